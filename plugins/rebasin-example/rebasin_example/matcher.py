@@ -1,0 +1,90 @@
+"""A matcher that is simple enough to read in a minute."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, final
+
+import torch
+from typing_extensions import override
+
+from rebasin_core import Matcher, MatchOutcome, MatchResult, Permutation, RebasinError, cells
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rebasin_core import Layout, MatchProblem, Posterior
+
+
+class NestedGroupError(RebasinError, ValueError):
+    """The network has groups within groups, which this matcher does not know."""
+
+
+@final
+class RankMatcher(Matcher):
+    r"""Pairs units by the rank of their norm.
+
+    The norm of a unit (of all weights that enter or leave it, in mean and standard deviation) does not change when
+    other groups are permuted, so sorting both networks' units by it aligns moved copies of one network exactly, in one
+    pass. Between networks that differ it is a weak method. If the pairing is worse than none, in the inner product of
+    the means, the identity is returned.
+
+    Example:
+        >>> import torch
+        >>> from rebasin_core import PointPosterior, table_spec
+        >>> a, b = {"w": torch.tensor([1.0, 2.0, 3.0])}, {"w": torch.tensor([3.0, 1.0, 2.0])}
+        >>> result = RankMatcher().match(PointPosterior(a), PointPosterior(b), table_spec({"w": "hidden"}, a))
+        >>> result.apply(b)["w"].tolist()
+        [1.0, 2.0, 3.0]
+    """
+
+    @override
+    def _match(self, problem: MatchProblem) -> MatchResult:
+        start = perf_counter()
+        layout, reference, candidate = problem.layout, problem.reference, problem.candidate
+        nested = [name for name, group in layout.groups.items() if group.within is not None]
+        if nested:
+            message = f"the matcher `rank` does not know groups within groups, got {nested}; use `weight`"
+            raise NestedGroupError(message)
+        indices: dict[str, Tensor] = {}
+        for name in layout.groups:
+            ranks = _norms(layout, reference, name).argsort().argsort()
+            indices[name] = _norms(layout, candidate, name).argsort()[ranks]
+        found, identity = Permutation(layout, indices), Permutation.identity(layout)
+        value, base = (_inner_product(reference, p.apply(candidate)) for p in (found, identity))
+        return MatchResult(
+            permutation=found if value >= base else identity,
+            objective=max(value, base),
+            identity_objective=base,
+            outcome=MatchOutcome.CONVERGED,
+            trace=(base, max(value, base)),
+            seconds={"total": perf_counter() - start},
+        )
+
+
+def _norms(layout: Layout, posterior: Posterior, group: str) -> Tensor:
+    """Return the squared norm of everything that is attached to each unit of a group."""
+    total = torch.zeros(layout.groups[group].size, dtype=torch.float64, device=posterior.device)
+    mean, stddev = posterior.mean, posterior.stddev
+    for name in layout.tensors_of(group):
+        if name not in mean:
+            continue
+        for tensor in (mean[name], stddev[name]):
+            total += _unit_sums(layout, name, tensor.double().square(), group)
+    return total
+
+
+def _unit_sums(layout: Layout, name: str, squares: Tensor, group: str) -> Tensor:
+    """Return the sums over everything but the units of a group, cell by cell."""
+    size = layout.groups[group].size
+    sums = torch.zeros(size, dtype=squares.dtype, device=squares.device)
+    for cell, atoms in cells(squares, layout.axes[name]):
+        for place, atom in enumerate(atoms):
+            if atom.group == group:
+                sums += cell.movedim(place, 0).flatten(1).sum(1) if cell.dim() > 1 else cell
+    return sums
+
+
+def _inner_product(reference: Posterior, candidate: Posterior) -> float:
+    other = candidate.mean
+    return sum((mean.double() * other[name].double()).sum().item() for name, mean in reference.mean.items())

@@ -1,0 +1,157 @@
+"""A loss curve along a path, and the barrier on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.tensors.statistics import mean_stderr
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+
+    from rebasin_core.evaluation.loss import LossEstimate
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LossCurve:
+    r"""The loss along a path $q_t$ between two posteriors, and the barrier on it.
+
+    $$ B = \max_t \; L(q_t) - \left[(1-t) L(q_0) + t L(q_1)\right]. $$
+
+    Attributes:
+        t: Places on the path, from 0 to 1.
+        loss: Predictive loss there, nats per example.
+        stderr: Its Monte Carlo standard error (NaN where one sample was drawn; 0 for points, which need none).
+        data_stderr: Its standard error from the finite data set.
+        gibbs: Gibbs loss (mean over samples of the loss of one network).
+        bias: Estimate of the upward bias of ``loss`` from the finite number of samples.
+        score: Accuracy or mean squared error of the averaged prediction.
+        score_name: Which of the two.
+        height: The barrier $B$, at least 0 (the ends themselves are on the path).
+        height_stderr: Its Monte Carlo standard error, paired over samples (common random numbers).
+        height_data_stderr: Its standard error from the data, paired over examples.
+        location: The place $t$ of the barrier.
+
+    References:
+        S. Ainsworth, J. Hayase, S. Srinivasa (2023), arXiv 2209.04836, definition 2.2 (for points of equal loss);
+        S. Rossi, A. Singh, T. Hannagan (2023), arXiv 2310.10171 (marginalised).
+    """
+
+    t: tuple[float, ...]
+    loss: tuple[float, ...]
+    stderr: tuple[float, ...]
+    data_stderr: tuple[float, ...]
+    gibbs: tuple[float, ...]
+    bias: tuple[float, ...]
+    score: tuple[float, ...]
+    score_name: str
+    height: float
+    height_stderr: float
+    height_data_stderr: float
+    location: float
+
+    @classmethod
+    def of(cls, t: Sequence[float], estimates: Sequence[LossEstimate], *, random: bool) -> LossCurve:
+        """Return the curve through loss estimates that share noise and data.
+
+        Args:
+            t: Places on the path, increasing from 0 to 1.
+            estimates: One a place, all with the same samples' noise and the same examples.
+            random: Whether the estimates are Monte Carlo; if not, their Monte Carlo errors are zero.
+
+        Returns:
+            The curve.
+
+        Raises:
+            InvalidInputError: If the places do not run from 0 to 1.
+        """
+        if not t or (t[0], t[-1]) != (0.0, 1.0) or list(t) != sorted(t):
+            message = f"expected places increasing from 0 to 1, got {list(t)}"
+            raise InvalidInputError(message)
+        first, last = estimates[0], estimates[-1]
+        heights = [e.loss - (1 - s) * first.loss - s * last.loss for s, e in zip(t, estimates, strict=True)]
+        top = max(range(len(heights)), key=heights.__getitem__)
+        place, peak = t[top], estimates[top]
+
+        def above_chord(part: str) -> torch.Tensor:
+            at, start, end = (getattr(e, part) for e in (peak, first, last))
+            return torch.as_tensor(at - (1 - place) * start - place * end)
+
+        return cls(
+            t=tuple(t),
+            loss=tuple(e.loss for e in estimates),
+            stderr=tuple(e.stderr if random else 0.0 for e in estimates),
+            data_stderr=tuple(e.data_stderr for e in estimates),
+            gibbs=tuple(e.gibbs for e in estimates),
+            bias=tuple(e.bias for e in estimates),
+            score=tuple(e.score for e in estimates),
+            score_name=first.score_name,
+            height=max(heights[top], 0.0),
+            height_stderr=mean_stderr(above_chord("sample_influence")).item() if random else 0.0,
+            height_data_stderr=mean_stderr(above_chord("example_losses")).item(),
+            location=place,
+        )
+
+    @property
+    def chord(self) -> tuple[float, ...]:
+        """The straight line between the end losses, at every place."""
+        return tuple((1 - t) * self.loss[0] + t * self.loss[-1] for t in self.t)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all attributes as plain JSON; NaN becomes null."""
+        return {name: _plain(getattr(self, name)) for name in self.__slots__}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> LossCurve:
+        """Return the curve written by `as_json`.
+
+        Args:
+            document: The parsed JSON.
+
+        Returns:
+            An equal curve (NaN for null).
+
+        Raises:
+            InvalidInputError: If attributes are missing or left over.
+        """
+        try:
+            return cls(**{name: _parsed(value) for name, value in document.items()})
+        except TypeError as error:
+            message = f"expected the attributes of a loss curve, got {sorted(document)}"
+            raise InvalidInputError(message) from error
+
+    def plot(self, axes: Axes | None = None, *, label: str | None = None) -> Axes:
+        """Draw the curve with a band of two standard errors.
+
+        Args:
+            axes: Matplotlib axes; a new figure's if not given.
+            label: For the legend.
+
+        Returns:
+            The axes.
+
+        Raises:
+            PluginError: If matplotlib is not installed.
+        """
+        from rebasin_core.barriers.drawing import draw_curve  # ruff: ignore[import-outside-top-level] - matplotlib is an extra
+
+        return draw_curve(self, axes, label=label)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and value != value else value  # ruff: ignore[comparison-with-itself] - only NaN differs from itself
+
+
+def _parsed(value: object) -> Any:  # ruff: ignore[any-type] - JSON
+    if isinstance(value, list):
+        return tuple(_parsed(item) for item in value)
+    return float("nan") if value is None else value

@@ -1,0 +1,52 @@
+"""How a loss curve is drawn."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rebasin_core.errors import PluginError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from rebasin_core.barriers.curve import LossCurve
+
+
+def draw_curve(
+    curve: LossCurve, axes: Axes | None = None, *, label: str | None = None, color: str | None = None, style: str = "-"
+) -> Axes:
+    """Draw a loss curve with a band of two Monte Carlo standard errors.
+
+    Args:
+        curve: The curve.
+        axes: Matplotlib axes; a new figure's if not given.
+        label: For the legend.
+        color: A matplotlib colour; the next of the cycle if not given.
+        style: A matplotlib line style.
+
+    Returns:
+        The axes.
+
+    Raises:
+        PluginError: If matplotlib is not installed.
+    """
+    if axes is None:
+        axes = _new_axes()
+    (line,) = axes.plot(curve.t, curve.loss, style, marker="o", markersize=3.5, label=label, color=color)
+    errors = [2 * e if math.isfinite(e) else 0.0 for e in curve.stderr]
+    low = [loss - error for loss, error in zip(curve.loss, errors, strict=True)]
+    high = [loss + error for loss, error in zip(curve.loss, errors, strict=True)]
+    axes.fill_between(curve.t, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set_xlabel("place on the path $t$")
+    axes.set_ylabel("loss (nats per example)")
+    return axes
+
+
+def _new_axes() -> Axes:
+    try:
+        from matplotlib import pyplot as plt  # ruff: ignore[import-outside-top-level] - an extra
+    except ImportError as error:
+        message = "drawing needs matplotlib; install it with: pip install 'rebasin-core[plot]'"
+        raise PluginError(message) from error
+    return plt.subplots()[1]

@@ -1,0 +1,5 @@
+"""The command `rebasin`."""
+
+from rebasin_core.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,126 @@
+"""The command line: one function a command, and one place where errors become sentences and exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rebasin_core.cli.output import ExitCode, exit_code, print_checks, print_plugins, print_result
+from rebasin_core.config.base import FAMILIES
+from rebasin_core.config.schema import run_schema
+from rebasin_core.engine.run import load_run
+from rebasin_core.engine.run import run as execute
+from rebasin_core.errors import RebasinError, RebasinWarning
+from rebasin_core.plugin.registry import default_registry
+from rebasin_core.report.figures import write_figures
+
+if TYPE_CHECKING:
+    from rebasin_core.config.run import RunConfig
+
+_OUTPUT = click.option(
+    "--output", "-o", type=click.Path(path_type=Path), help="The output folder; a run is resumed in its own folder."
+)
+_PROGRESS = click.option(
+    "--progress/--no-progress", default=None, help="Whether to show progress bars (default: on a terminal)."
+)
+_DEVICE = click.option("--device", help="Overrides the run file: auto, cpu, cuda, cuda:1, ...")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rebasin-core", prog_name="rebasin")
+def cli() -> None:
+    """Align Bayesian neural networks modulo their symmetries, and measure the loss barrier that is left.
+
+    Exit codes: 0 done; 1 a check failed or a plugin is broken; 2 something is wrong with what was given; 3 results
+    cannot be written; 130 interrupted.
+    """
+
+
+@cli.command()
+@_OUTPUT
+@_PROGRESS
+@_DEVICE
+def demo(output: Path | None, progress: bool | None, device: str | None) -> None:  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
+    """Watch two Bayesian neural networks become linearly connected (about a minute, no download)."""
+    config = load_run(Path(__file__).with_name("demo.yaml"))
+    _execute(config, output or Path("rebasin-demo"), progress=progress, device=device)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@_OUTPUT
+@_PROGRESS
+@_DEVICE
+def run(file: Path, output: Path | None, progress: bool | None, device: str | None) -> None:  # ruff: ignore[boolean-type-hint-positional-argument]
+    """Do what a run FILE (YAML or JSON) says: train or load, align, measure.
+
+    Results go to the output folder, runs/NAME of the file if none is given. Started again, finished stages are kept.
+    """
+    _execute(load_run(file), output or Path("runs") / file.stem, progress=progress, device=device)
+
+
+@cli.command()
+def plugins() -> None:
+    """List what is installed: every plugin, what it offers, and what failed and why."""
+    if print_plugins(default_registry()):
+        raise SystemExit(ExitCode.FAILED)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON schema of run files, with every installed strategy in it."""
+    registry = default_registry()
+    configs = {family: [registry.config_class(family, name) for name in registry.names(family)] for family in FAMILIES}
+    click.echo(json.dumps(run_schema(configs), indent=2))
+
+
+@cli.command()
+@click.argument("package")
+def check(package: str) -> None:
+    """Run the conformance kit on everything that an installed PACKAGE registers."""
+    from rebasin_core.testing.kit import run_checks  # ruff: ignore[import-outside-top-level] - the kit is needed here only
+
+    if print_checks(run_checks(package)):
+        raise SystemExit(ExitCode.FAILED)
+
+
+def main() -> None:
+    """Run the command line; every mistake of the user's becomes one sentence and an exit code."""
+    warnings.showwarning = _show_warning
+    try:
+        cli.main(standalone_mode=False)
+    except RebasinError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(exit_code(error))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted. Finished stages are kept: run the same command again to go on", err=True)
+        sys.exit(ExitCode.INTERRUPTED)
+
+
+def _execute(config: RunConfig, output: Path, *, progress: bool | None, device: str | None) -> None:
+    if device is not None:
+        config = config.model_copy(update={"device": device})
+    result = execute(config, output, progress=sys.stderr.isatty() if progress is None else progress)
+    figures = write_figures(result.folder)
+    print_result(result, figures)
+
+
+def _show_warning(  # ruff: ignore[too-many-positional-arguments] - the signature that `warnings` calls
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: str | None = None,
+) -> None:
+    del file, line
+    where = "" if issubclass(category, RebasinWarning) else f" ({filename}:{lineno})"
+    click.echo(f"warning: {message}{where}", err=True)

@@ -1,0 +1,110 @@
+"""What the commands print, and the exit codes they end with."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, final
+
+import click
+
+from rebasin_core.engine.run import UNALIGNED
+from rebasin_core.errors import LawViolationError, PluginError, StorageError
+from rebasin_core.plugin.hookspecs import HOOKS
+from rebasin_core.report.table import barrier_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from rebasin_core.engine.run import RunResult
+    from rebasin_core.errors import RebasinError
+    from rebasin_core.plugin.registry import Registry
+    from rebasin_core.testing.kit import Verdict
+
+
+@final
+class ExitCode(IntEnum):
+    """What the exit codes of `rebasin` mean."""
+
+    DONE = 0
+    FAILED = 1
+    MISTAKE = 2
+    STORAGE = 3
+    INTERRUPTED = 130
+
+
+def exit_code(error: RebasinError) -> ExitCode:
+    """Return the exit code that an error ends the program with.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        The code.
+    """
+    if isinstance(error, StorageError):
+        return ExitCode.STORAGE
+    return ExitCode.FAILED if isinstance(error, PluginError | LawViolationError) else ExitCode.MISTAKE
+
+
+def print_result(result: RunResult, figures: Sequence[Path]) -> None:
+    """Print the table of a run, what alignment bought, and where everything is.
+
+    Args:
+        result: The result.
+        figures: The figures drawn.
+    """
+    for split, curves in result.curves.items():
+        click.echo(f"\nLoss barrier on the {split} data ({result.device})\n")
+        click.echo(barrier_table(curves, result.distances))
+        best = min((label for label in curves if label != UNALIGNED), key=lambda label: curves[label].height)
+        before, after = curves[UNALIGNED], curves[best]
+        click.echo(
+            f"\nAligned by `{best}`, the barrier went from {before.height:.3f} ± {before.height_stderr:.3f} to "
+            f"{after.height:.3f} ± {after.height_stderr:.3f} nats per example."
+        )
+    click.echo(f"\nEverything is in {result.folder}; look at {next(path for path in figures if path.suffix == '.png')}")
+
+
+def print_plugins(registry: Registry) -> bool:
+    """Print every plugin with what it offers, or why it was left out.
+
+    Args:
+        registry: The registry.
+
+    Returns:
+        Whether anything is broken or offered twice.
+    """
+    entries = registry.all()
+    for status in registry.plugins:
+        click.echo(f"{status.label}")
+        if status.error is not None:
+            click.echo(f"  BROKEN: {status.error}")
+        for family in HOOKS:
+            names = sorted(e.name for e in entries if e.status is status and e.family == family)
+            if names:
+                click.echo(f"  {family:<18}{', '.join(names)}")
+    twice = sorted({
+        (e.family, e.name) for e in entries if sum((o.family, o.name) == (e.family, e.name) for o in entries) > 1
+    })
+    for family, name in twice:
+        offered = [e.status.label for e in entries if (e.family, e.name) == (family, name)]
+        click.echo(f"CLASH: the {family} {name!r} is offered by {' and '.join(offered)}")
+    return bool(twice) or any(status.error is not None for status in registry.plugins)
+
+
+def print_checks(verdicts: Mapping[str, Verdict]) -> bool:
+    """Print what came of the conformance kit.
+
+    Args:
+        verdicts: By check.
+
+    Returns:
+        Whether any law is broken.
+    """
+    marks = {"holds": "ok    ", "broken": "BROKEN", "exempt": "exempt"}
+    for name, verdict in verdicts.items():
+        click.echo(f"{marks[verdict.outcome]}  {name}{': ' + verdict.reason if verdict.reason else ''}")
+    counts = {outcome: sum(v.outcome == outcome for v in verdicts.values()) for outcome in marks}
+    click.echo(f"\n{counts['holds']} laws hold, {counts['broken']} are broken, {counts['exempt']} are exempted")
+    return counts["broken"] > 0

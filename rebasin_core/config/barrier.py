@@ -1,0 +1,62 @@
+"""Options of the barrier estimators."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Literal, final
+
+from pydantic import Field, field_validator
+from typing_extensions import override
+
+from rebasin_core.barriers.marginalized import MarginalizedBarrier
+from rebasin_core.barriers.path import PathName, places
+from rebasin_core.barriers.pointwise import PointwiseBarrier
+from rebasin_core.config.base import StrategyConfig
+
+if TYPE_CHECKING:
+    from rebasin_core.barriers.base import BarrierEstimator
+
+
+class BarrierConfig(StrategyConfig):
+    """Base of the options of every barrier estimator."""
+
+    family: ClassVar[str] = "barrier"
+
+    @override
+    @abstractmethod
+    def build(self) -> BarrierEstimator: ...
+
+
+def _checked(num_points: int) -> int:
+    places(num_points)
+    return num_points
+
+
+@final
+class MarginalizedBarrierConfig(BarrierConfig):
+    """Options of `MarginalizedBarrier`."""
+
+    name: Literal["marginalized"] = "marginalized"
+    num_points: int = Field(11, ge=3, description="Places on the path, ends included: odd, at least 3.")
+    num_samples: int = Field(32, ge=2, description="Samples at each place, at least 2.")
+    path: PathName = Field("wasserstein", description="The 2-Wasserstein geodesic, or marginal moments for any pair.")
+
+    _odd = field_validator("num_points")(_checked)
+
+    @override
+    def build(self) -> BarrierEstimator:
+        return MarginalizedBarrier(num_points=self.num_points, num_samples=self.num_samples, path=self.path)
+
+
+@final
+class PointwiseBarrierConfig(BarrierConfig):
+    """Options of `PointwiseBarrier`."""
+
+    name: Literal["pointwise"] = "pointwise"
+    num_points: int = Field(25, ge=3, description="Places on the path, ends included: odd, at least 3.")
+
+    _odd = field_validator("num_points")(_checked)
+
+    @override
+    def build(self) -> BarrierEstimator:
+        return PointwiseBarrier(num_points=self.num_points)

@@ -1,0 +1,97 @@
+"""CIFAR-10, in the binary version of its publisher."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from typing_extensions import override
+
+from rebasin_core.data.base import DataSource, DataSplits, Task
+from rebasin_core.data.examples import Examples
+from rebasin_core.data.files import RemoteFile, find_file, read_bytes, require_file
+from rebasin_core.errors import DataError
+from rebasin_core.tensors.files import write_bytes
+
+_FOLDER = "cifar-10-batches-bin"
+_TRAIN = tuple(f"data_batch_{k}.bin" for k in range(1, 6))
+_TEST = "test_batch.bin"
+_ARCHIVE = RemoteFile(
+    "cifar-10-binary.tar.gz",
+    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    "c32a1d4ab5d03f1284b67883e8d87530",
+)
+_RECORD = 1 + 3 * 32 * 32
+_NUM_CLASSES = 10
+_MEAN = (0.4914, 0.4822, 0.4465)
+_DEVIATION = (0.2470, 0.2435, 0.2616)
+
+
+@final
+class CIFAR10Source(DataSource):
+    """50,000 and 10,000 colour pictures of 32 x 32 pixels, in ten classes.
+
+    Inputs ``[N, 3, 32, 32]`` are standardised with the published means and deviations of the channels.
+
+    Args:
+        root: The folder that holds ``cifar-10-batches-bin`` (the binary version), or is it.
+        download: Whether the archive may be downloaded, verified and unpacked into ``root``.
+
+    References:
+        A. Krizhevsky (2009), "Learning multiple layers of features from tiny images".
+
+    Example:
+        >>> CIFAR10Source(root="no/such/folder").load()  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        rebasin_core.errors.MissingDataError: no data file 'data_batch_1.bin'; looked for ...
+    """
+
+    def __init__(self, *, root: Path | str = "data", download: bool = False) -> None:
+        self._root, self._download = Path(root), download
+
+    @override
+    def _load(self) -> DataSplits:
+        folders = (_FOLDER, ".")
+        if self._download and find_file(self._root, folders, (_TRAIN[0],)) is None:
+            archive = require_file(self._root, (".",), (_ARCHIVE.name,), remote=_ARCHIVE, download=True)
+            _unpack(archive, self._root / _FOLDER)
+        train = [require_file(self._root, folders, (name,), remote=None, download=False) for name in _TRAIN]
+        test = require_file(self._root, folders, (_TEST,), remote=None, download=False)
+        return DataSplits(_examples(train), _examples([test]), Task("classification", _NUM_CLASSES))
+
+
+def _examples(paths: list[Path]) -> Examples:
+    labels, images = [], []
+    for path in paths:
+        raw = np.frombuffer(read_bytes(path), np.uint8)
+        if not len(raw) or len(raw) % _RECORD:
+            message = (
+                f"{path} has {len(raw)} bytes, expected records of {_RECORD} bytes: it is truncated or another file"
+            )
+            raise DataError(message)
+        records = raw.reshape(-1, _RECORD)
+        if records[:, 0].max() >= _NUM_CLASSES:
+            message = f"{path} has the class {records[:, 0].max()}, expected classes 0 to {_NUM_CLASSES - 1}"
+            raise DataError(message)
+        labels.append(torch.from_numpy(records[:, 0].astype(np.int64)))
+        images.append(torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy()))
+    mean, deviation = (torch.tensor(values).reshape(3, 1, 1) for values in (_MEAN, _DEVIATION))
+    inputs = (torch.cat(images).float() / 255 - mean) / deviation
+    return Examples(inputs, torch.cat(labels))
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Write the batch files of the archive, by their plain names, so that no path in it can lead elsewhere."""
+    try:
+        with tarfile.open(archive) as found:
+            for member in found.getmembers():
+                name = Path(member.name).name
+                stream = found.extractfile(member) if name in {*_TRAIN, _TEST} else None
+                if stream is not None:
+                    write_bytes(folder / name, stream.read())
+    except (tarfile.TarError, EOFError) as error:
+        message = f"{archive} is damaged: {error}. Remove it and fetch it again"
+        raise DataError(message) from error

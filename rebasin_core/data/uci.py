@@ -1,0 +1,102 @@
+"""UCI regression sets with the standard splits."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+import torch
+from typing_extensions import override
+
+from rebasin_core.data.base import DataSource, DataSplits, Task
+from rebasin_core.data.examples import Examples
+from rebasin_core.data.files import find_file
+from rebasin_core.errors import DataError, InvalidInputError, MissingDataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Columns = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
+
+
+@final
+class UCISource(DataSource):
+    """A regression set of the UCI repository, with one of the standard random splits.
+
+    Two layouts are read: ``<dataset>.npz`` with arrays ``x`` [n, d], ``y`` [n] and ``test_index`` [splits, m]; and the
+    text files of the published splits, ``<dataset>/data/data.txt`` with ``index_features.txt``, ``index_target.txt``
+    and ``index_test_<split>.txt`` beside it. Inputs and targets are standardised with the training examples'
+    statistics.
+
+    Args:
+        dataset: The name of the set, such as ``concrete``; that of its file or folder.
+        root: The folder that holds it, in itself, ``uci`` or ``UCI_Datasets``.
+        split: The number of the split, from 0.
+
+    Raises:
+        InvalidInputError: If the split is negative.
+
+    References:
+        J. M. Hernandez-Lobato, R. Adams (2015), "Probabilistic backpropagation", ICML, arXiv 1502.05336 (the splits);
+        Y. Gal, Z. Ghahramani (2016), "Dropout as a Bayesian approximation", ICML, arXiv 1506.02142 (their files).
+
+    Example:
+        >>> UCISource(dataset="yacht", root="no/such/folder").load()  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        rebasin_core.errors.MissingDataError: no UCI set 'yacht' ...
+    """
+
+    def __init__(self, *, dataset: str, root: Path | str = "data", split: int = 0) -> None:
+        if split < 0:
+            message = f"expected a split of at least 0, got {split!r}"
+            raise InvalidInputError(message)
+        self._dataset, self._root, self._split = dataset, Path(root), split
+
+    @override
+    def _load(self) -> DataSplits:
+        folders = ("uci", "UCI_Datasets", ".")
+        archive = find_file(self._root, folders, (f"{self._dataset}.npz",))
+        text = find_file(self._root, folders, (f"{self._dataset}/data/data.txt",))
+        if archive is None and text is None:
+            message = (
+                f"no UCI set {self._dataset!r} below {self._root}; expected {self._dataset}.npz or "
+                f"{self._dataset}/data/data.txt there, in `uci` or in `UCI_Datasets`. Please set `root` to that folder"
+            )
+            raise MissingDataError(message)
+        path = archive or text or self._root
+        try:
+            x, y, test = _read_npz(path, self._split) if archive else _read_text(path.parent, self._split)
+        except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
+            message = f"{path} (split {self._split}) cannot be read: {error}"
+            raise DataError(message) from error
+        return _split(x, y, test)
+
+
+def _read_npz(path: Path, split: int) -> Columns:
+    with np.load(path, allow_pickle=False) as archive:
+        return archive["x"].astype(np.float64), archive["y"].astype(np.float64), archive["test_index"][split]
+
+
+def _read_text(folder: Path, split: int) -> Columns:
+    table = np.loadtxt(folder / "data.txt", ndmin=2)
+    features, target, test = (
+        np.loadtxt(folder / name, ndmin=1).astype(np.int64)
+        for name in ("index_features.txt", "index_target.txt", f"index_test_{split}.txt")
+    )
+    return table[:, features], table[:, target[0]], test
+
+
+def _split(x: NDArray[np.float64], y: NDArray[np.float64], test: NDArray[np.int64]) -> DataSplits:
+    is_test = np.zeros(len(x), dtype=bool)
+    is_test[test] = True
+    train_x, train_y = x[~is_test], y[~is_test]
+    # A column that does not vary carries nothing; dividing by one keeps it at zero.
+    scale = np.where(train_x.std(0) > 0, train_x.std(0), 1.0)
+    inputs = torch.from_numpy((x - train_x.mean(0)) / scale).float()
+    targets = torch.from_numpy((y - train_y.mean()) / (train_y.std() or 1.0)).float().unsqueeze(1)
+    mask = torch.from_numpy(is_test)
+    return DataSplits(
+        Examples(inputs[~mask], targets[~mask]), Examples(inputs[mask], targets[mask]), Task("regression", 1)
+    )

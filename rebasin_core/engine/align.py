@@ -1,0 +1,235 @@
+"""The two things most users do: align, and measure what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import Tensor, nn
+
+from rebasin_core.barriers.base import BarrierEstimator
+from rebasin_core.errors import ConfigError, FileFormatError, InvalidInputError
+from rebasin_core.matchers.base import Matcher
+from rebasin_core.plugin.registry import Registry, default_registry
+from rebasin_core.posteriors.base import Posterior
+from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.tensors.files import read_tensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from rebasin_core.barriers.curve import LossCurve
+    from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.predictive import Batches
+    from rebasin_core.matchers.result import MatchResult
+    from rebasin_core.specs.base import PermutationSpec
+
+PosteriorLike: TypeAlias = Posterior | Mapping[str, Tensor] | nn.Module | object
+
+
+def build(family: str, name: str, *, registry: Registry | None = None, **options: Any) -> Any:  # ruff: ignore[any-type]
+    """Return any registered strategy.
+
+    Args:
+        family: ``matcher``, ``barrier``, ``inference``, ``architecture``, ``dataset`` or ``spec``.
+        name: Its name there.
+        registry: Where to look; everything installed if not given.
+        **options: Its options.
+
+    Returns:
+        The strategy.
+
+    Raises:
+        UnknownNameError: If there is no such family or name.
+        ConfigError: If an option is unknown or out of range.
+        PluginError: If two distributions offer the name.
+
+    Example:
+        >>> build("matcher", name="weight", max_sweeps=50)  # doctest: +ELLIPSIS
+        <rebasin_core.matchers.weight.WeightMatcher object at ...>
+    """
+    return (registry or default_registry()).build(family, {"name": name, **options})
+
+
+def as_posterior(source: PosteriorLike, *, registry: Registry | None = None) -> Posterior:
+    """Return the posterior that an object stands for.
+
+    Args:
+        source: A posterior; a mapping of tensors (a point; its integer tensors ride along as buffers); or an object
+            that a registered adapter knows by its type: a module, or an object of another library.
+        registry: Where to look for adapters; everything installed if not given.
+
+    Returns:
+        The posterior.
+
+    Raises:
+        InvalidInputError: If the object is none of these; names the types that are known.
+    """
+    if isinstance(source, Posterior):
+        return source
+    if isinstance(source, Mapping):
+        buffers = {name: t.detach().clone() for name, t in source.items() if not t.is_floating_point()}
+        return PointPosterior(
+            {name: t.detach().clone() for name, t in source.items() if name not in buffers}, buffers=buffers
+        )
+    adapters = [entry.kind() for entry in (registry or default_registry()).all() if entry.family == "posterior_adapter"]
+    names = [f"{base.__module__}.{base.__qualname__}" for base in type(source).__mro__]
+    for name in names:
+        for adapter in adapters:
+            if name in adapter.handles:
+                posterior: Posterior = adapter.to_posterior(source)
+                return posterior
+    known = sorted(handled for adapter in adapters for handled in adapter.handles)
+    message = (
+        f"cannot read a posterior from {names[0]}; expected a Posterior, a mapping of tensors, or one of {known}. "
+        "A plugin can add an adapter with the hook `rebasin_posterior_adapters`"
+    )
+    raise InvalidInputError(message)
+
+
+def load_posterior(path: Path | str, *, registry: Registry | None = None) -> Posterior:
+    """Read a posterior of any registered representation, or a plain safetensors checkpoint as a point.
+
+    Args:
+        path: A file.
+        registry: Where to look for representations; everything installed if not given.
+
+    Returns:
+        The posterior, on the CPU.
+
+    Raises:
+        FileFormatError: If the file is missing or damaged.
+        UnknownNameError: If its representation is not installed.
+    """
+    tensors, document = read_tensors(path)
+    if document.get("kind") is None:
+        return as_posterior(tensors)
+    if document["kind"] != "posterior":
+        message = f"{path}: expected a posterior or a checkpoint, got a file of kind {document['kind']!r}"
+        raise FileFormatError(message)
+    kind: type[Posterior] = (registry or default_registry()).get("posterior", str(document["representation"])).kind
+    try:
+        return kind.from_tensors(tensors)
+    except (InvalidInputError, FileFormatError) as error:
+        message = f"{path}: {error}"
+        raise FileFormatError(message) from error
+
+
+def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the third
+    reference: PosteriorLike,
+    candidate: PosteriorLike,
+    spec: PermutationSpec,
+    matcher: Matcher | str | Mapping[str, object] = "wasserstein",
+    *,
+    model: nn.Module | None = None,
+    data: Batches | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> MatchResult:
+    """Return the permutation that moves a candidate onto a reference.
+
+    Args:
+        reference: Stays as it is: a posterior, or anything that `as_posterior` takes.
+        candidate: Is moved; the same.
+        spec: The symmetries of the network.
+        matcher: A registered name, a mapping with ``name`` and options, or an instance.
+        model: The network, for matchers that run it.
+        data: Batches ``(inputs, targets)``, for matchers that need data.
+        generator: Source of randomness; a fixed seed if not given.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The result; ``result.apply(candidate)`` is the aligned candidate.
+
+    Raises:
+        InvalidInputError: If the networks do not fit each other or the specification.
+        UnknownNameError: If there is no such matcher.
+        ConfigError: If its options are not valid.
+
+    Example:
+        >>> import torch
+        >>> from rebasin_core import match, table_spec
+        >>> a = {"in": torch.tensor([[1.0], [2.0]]), "out": torch.tensor([[1.0, 2.0]])}
+        >>> b = {"in": torch.tensor([[2.0], [1.0]]), "out": torch.tensor([[2.0, 1.0]])}
+        >>> spec = table_spec({"in": "hidden, -", "out": "-, hidden"}, a)
+        >>> match(a, b, spec, matcher="weight").apply(b)["in"].flatten().tolist()
+        [1.0, 2.0]
+    """
+    strategy = matcher if isinstance(matcher, Matcher) else default_registry().build("matcher", matcher)
+    result: MatchResult = strategy.match(
+        as_posterior(reference),
+        as_posterior(candidate),
+        spec,
+        model=model,
+        data=data,
+        generator=generator,
+        progress=progress,
+    )
+    return result
+
+
+def barrier(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the second
+    reference: PosteriorLike,
+    candidate: PosteriorLike,
+    *,
+    model: nn.Module,
+    data: Batches,
+    estimator: BarrierEstimator | str | Mapping[str, object] | None = None,
+    likelihood: Likelihood | str = "categorical",
+    num_points: int | None = None,
+    num_samples: int | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> LossCurve:
+    """Return the loss along the path between two posteriors, and the barrier on it.
+
+    Args:
+        reference: The posterior at 0, or anything that `as_posterior` takes.
+        candidate: The posterior at 1; the same.
+        model: The network.
+        data: Any iterable of ``(inputs, targets)`` batches.
+        estimator: A registered name, a mapping with ``name`` and options, or an instance. If not given, ``pointwise``
+            between two points and ``marginalized`` otherwise.
+        likelihood: An instance, ``categorical`` or ``gaussian``.
+        num_points: Shorthand for that option of a named estimator.
+        num_samples: Shorthand for that option of a named estimator.
+        generator: Source of randomness; a fixed seed if not given.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The curve: ``curve.t``, ``curve.loss``, ``curve.stderr``, ``curve.height``, ``curve.plot()``, ...
+
+    Raises:
+        InvalidInputError: If the posteriors, the model and the data do not fit each other.
+        UnknownNameError: If there is no such estimator.
+        ConfigError: If its options are not valid, or shorthands are given with an instance.
+
+    Example:
+        >>> import torch
+        >>> from rebasin_core import barrier
+        >>> model = torch.nn.Linear(1, 2)
+        >>> data = [(torch.ones(4, 1), torch.tensor([0, 1, 0, 1]))]
+        >>> barrier(model, model, model=model, data=data, num_points=3).height
+        0.0
+    """
+    ends = as_posterior(reference), as_posterior(candidate)
+    shorthands = {"num_points": num_points, "num_samples": num_samples}
+    options = {name: value for name, value in shorthands.items() if value is not None}
+    if isinstance(estimator, BarrierEstimator):
+        if options:
+            message = f"options {sorted(options)} were given beside an estimator that is already made; set them there"
+            raise ConfigError(message)
+        strategy = estimator
+    else:
+        points = all(isinstance(end, PointPosterior) for end in ends)
+        named = estimator or ("pointwise" if points else "marginalized")
+        strategy = default_registry().build("barrier", {**_mapping(named), **options})
+    return strategy.estimate(
+        *ends, model=model, data=data, likelihood=likelihood, generator=generator, progress=progress
+    )
+
+
+def _mapping(named: str | Mapping[str, object]) -> Mapping[str, object]:
+    return {"name": named} if isinstance(named, str) else named

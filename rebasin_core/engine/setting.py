@@ -1,0 +1,242 @@
+"""The setting of a run: its data, network and symmetries, made once, and what is done with them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+
+from rebasin_core.engine.align import load_posterior
+from rebasin_core.errors import ConfigError
+from rebasin_core.evaluation.functional import FunctionalModel
+from rebasin_core.evaluation.likelihood import CategoricalLikelihood, GaussianLikelihood, Likelihood
+from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.specs.check import check_spec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from rebasin_core.barriers.curve import LossCurve
+    from rebasin_core.config.run import PosteriorSource, RunConfig, Split
+    from rebasin_core.data.base import DataSplits
+    from rebasin_core.data.examples import TensorBatches
+    from rebasin_core.matchers.result import MatchResult
+    from rebasin_core.plugin.registry import Registry
+    from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.specs.base import PermutationSpec
+
+# A few examples are enough to see whether a permutation changes the outputs.
+_EXAMPLES_FOR_CHECK = 4
+
+
+@final
+class Setting:
+    """What all stages of a run share.
+
+    Args:
+        config: The run's configuration.
+        registry: Where representations of posteriors are looked up.
+
+    Raises:
+        ConfigError: If the device does not exist here.
+        DataError: If the data set cannot be read.
+    """
+
+    def __init__(self, config: RunConfig, registry: Registry) -> None:
+        self._config, self._registry = config, registry
+        self.device = choose_device(config.device)
+        self.dtype = torch.float64 if config.dtype == "float64" else torch.float32
+        self._architecture = config.architecture.build()
+        found = config.data.build().load()
+        self._data: DataSplits = type(found)(
+            found.train.first(config.num_train), found.test.first(config.num_test), found.task
+        )
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network whose tensors' names and shapes all posteriors have."""
+        return self.new_model(seed=0)
+
+    @cached_property
+    def spec(self) -> PermutationSpec:
+        """The symmetries."""
+        if self._config.spec is None:
+            return self._architecture.spec(self.model)
+        return self._config.spec.build().derive(self.model, self._example_inputs)
+
+    @cached_property
+    def likelihood(self) -> Likelihood:
+        """The likelihood that fits the task."""
+        if self._data.task.kind == "classification":
+            return CategoricalLikelihood()
+        return GaussianLikelihood(scale=self._config.noise_scale)
+
+    @property
+    def _example_inputs(self) -> torch.Tensor:
+        return self._data.test.inputs[:_EXAMPLES_FOR_CHECK]
+
+    def check_spec(self) -> None:
+        """Refuse symmetries that change the function.
+
+        Raises:
+            SpecError: With the guilty axes.
+        """
+        check_spec(self.spec, self.model, self._example_inputs).require()
+
+    def new_model(self, *, seed: int) -> nn.Module:
+        """Return a freshly initialised network.
+
+        Args:
+            seed: Seed of its initialisation.
+
+        Returns:
+            The network, on the run's device.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        model = self._architecture.build(self._data.input_shape, self._data.task.output_size, generator=generator)
+        return model.to(self.device, self.dtype)
+
+    def obtain(
+        self, source: PosteriorSource, checkpoint: Path, *, label: str, progress: bool
+    ) -> tuple[Posterior, dict[str, Any]]:
+        """Return a posterior, trained or loaded, and how it came about.
+
+        Args:
+            source: Where it comes from.
+            checkpoint: Where training keeps its state.
+            label: For the progress bar.
+            progress: Whether to show one.
+
+        Returns:
+            The posterior and plain JSON about it.
+
+        Raises:
+            RebasinError: If training diverges, or the file does not fit the network.
+        """
+        if source.path is not None:
+            return self.load(source.path), {"loaded_from": str(source.path)}
+        seed = source.seed or 0
+        inference = source.inference or self._config.inference
+        data = self._data.train.batches(self._config.batch_size, shuffle_seed=seed)
+        result = inference.build().fit(
+            self.new_model(seed=seed),
+            data,
+            likelihood=self.likelihood,
+            # Another stream than the initialisation's, which started from the seed itself.
+            generator=torch.Generator().manual_seed(seed + 2**32),
+            checkpoint=checkpoint,
+            progress=progress,
+            label=label,
+        )
+        meta = {"seed": seed, "inference": inference.model_dump(mode="json"), "history": list(result.history)}
+        return result.posterior, meta
+
+    def load(self, path: Path) -> Posterior:
+        """Read a posterior and check that it is one over this network.
+
+        Args:
+            path: A posterior's file, or a safetensors checkpoint.
+
+        Returns:
+            The posterior, on the run's device and in its dtype.
+
+        Raises:
+            InvalidInputError: If tensors are missing, left over, of other shapes or not finite.
+            FileFormatError: If the file is damaged.
+        """
+        posterior = load_posterior(path, registry=self._registry)
+        if (
+            isinstance(posterior, PointPosterior)
+            and not posterior.buffers.keys() >= dict(self.model.named_buffers()).keys()
+        ):
+            # A plain checkpoint does not say which of its tensors are buffers; the model does.
+            every = {**posterior.mean, **posterior.buffers}
+            names = dict(self.model.named_buffers()).keys()
+            posterior = PointPosterior(
+                {name: tensor for name, tensor in every.items() if name not in names},
+                buffers={name: tensor for name, tensor in every.items() if name in names},
+            )
+        FunctionalModel(self.model).check({**posterior.mean, **posterior.buffers}, str(path))
+        return posterior.to(device=self.device, dtype=self.dtype)
+
+    def match(self, name: str, reference: Posterior, candidate: Posterior, *, progress: bool) -> MatchResult:
+        """Return what one of the run's matchers finds.
+
+        Args:
+            name: Its name.
+            reference: Stays.
+            candidate: Is moved.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            The result.
+
+        Raises:
+            InvalidInputError: If the matcher cannot take these posteriors.
+        """
+        config = next(matcher for matcher in self._config.matchers if matcher.name == name)
+        return config.build().match(
+            reference,
+            candidate,
+            self.spec,
+            model=self.model,
+            data=self._batches("train"),
+            generator=torch.Generator().manual_seed(self._config.seed),
+            progress=progress,
+        )
+
+    def curve(self, split: Split, reference: Posterior, candidate: Posterior, *, progress: bool) -> LossCurve:
+        """Return the loss curve between two posteriors.
+
+        Args:
+            split: On which examples.
+            reference: The posterior at 0.
+            candidate: The posterior at 1.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            The curve.
+
+        Raises:
+            InvalidInputError: If the estimator cannot take these posteriors.
+        """
+        return self._config.barrier.build().estimate(
+            reference,
+            candidate,
+            model=self.model,
+            data=self._batches(split),
+            likelihood=self.likelihood,
+            generator=torch.Generator().manual_seed(self._config.seed),
+            progress=progress,
+        )
+
+    def _batches(self, split: Split) -> TensorBatches:
+        examples = self._data.train if split == "train" else self._data.test
+        return examples.batches(self._config.evaluation_batch_size)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return a device.
+
+    Args:
+        name: ``auto`` for CUDA where there is one and the CPU elsewhere, or a device of torch.
+
+    Returns:
+        The device.
+
+    Raises:
+        ConfigError: If there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        message = f"the device {name!r} cannot be used here ({reason}); expected `auto`, `cpu`, `cuda` or `cuda:<n>`"
+        raise ConfigError(message) from error
+    return device

@@ -1,0 +1,109 @@
+"""A model as a function of its parameters, on a private copy."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch.func import functional_call
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.tensors.checks import require_same_names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+
+@final
+class FunctionalModel:
+    """A model called with parameters from outside, in evaluation mode unless it is being trained.
+
+    The caller's model is copied once and never touched: not its mode, not its buffers, not its device.
+
+    Args:
+        model: Any module that returns one tensor.
+        device: Where it shall run.
+        dtype: The dtype of its floating tensors and inputs.
+        training: Whether layers shall behave as in training (batch statistics, dropout).
+
+    Example:
+        >>> import torch
+        >>> model = FunctionalModel(torch.nn.Linear(1, 1, bias=False))
+        >>> model({"weight": torch.tensor([[2.0]])}, torch.tensor([[3.0]])).item()
+        6.0
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        training: bool = False,
+    ) -> None:
+        self._device, self._dtype = torch.device(device), dtype
+        self._model = copy.deepcopy(model).to(self._device, dtype).train(training)
+        for parameter in self._model.parameters():
+            parameter.requires_grad = False
+        self._expected = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
+
+    @property
+    def module(self) -> nn.Module:
+        """The private copy, to put hooks on."""
+        return self._model
+
+    def check(self, tensors: Mapping[str, Tensor], what: str) -> None:
+        """Refuse tensors that are not this model's.
+
+        Args:
+            tensors: Parameters and buffers by name.
+            what: What they are, for the message.
+
+        Raises:
+            InvalidInputError: If names are missing or left over, or a shape differs.
+        """
+        require_same_names(self._expected, tensors, f"{what}, compared with the model,")
+        for name, tensor in self._expected.items():
+            if tensor.shape != tensors[name].shape:
+                message = f"{what}: `{name}` has shape {tuple(tensors[name].shape)}, the model {tuple(tensor.shape)}"
+                raise InvalidInputError(message)
+
+    def to_device(self, batch: Tensor) -> Tensor:
+        """Return a batch on the model's device, floating tensors in its dtype.
+
+        Args:
+            batch: Inputs or targets.
+
+        Returns:
+            The tensor, moved.
+        """
+        return batch.to(self._device, self._dtype if batch.is_floating_point() else None)
+
+    def __call__(self, tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Return the model's outputs at given parameters.
+
+        Args:
+            tensors: Parameters and buffers by name.
+            inputs: A batch, on the model's device.
+
+        Returns:
+            The outputs.
+
+        Raises:
+            InvalidInputError: If the model cannot take the batch, or returns something else than one tensor.
+        """
+        try:
+            outputs = functional_call(self._model, dict(tensors), (inputs,))
+        except (RuntimeError, TypeError, ValueError) as error:
+            message = f"the model cannot be run on inputs of shape {tuple(inputs.shape)} and {inputs.dtype}: {error}"
+            raise InvalidInputError(message) from error
+        if not isinstance(outputs, torch.Tensor):
+            message = (
+                f"expected the model to return one tensor, got {type(outputs).__name__}; wrap it in a module that "
+                "returns the outputs to be scored"
+            )
+            raise InvalidInputError(message)
+        return outputs

@@ -1,0 +1,200 @@
+"""Likelihoods: what a network's outputs say about the targets."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
+
+import torch
+from typing_extensions import override
+
+from rebasin_core.errors import InvalidInputError, UnknownNameError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LikelihoodName: TypeAlias = Literal["categorical", "gaussian"]
+
+
+class Likelihood(ABC):
+    r"""The density $p(y \mid f(x))$ of a target given a network's output.
+
+    Laws:
+        - *Normalised*: `log_prob` integrates (sums) to one over targets.
+        - *Per example*: results for an example do not depend on the others in the batch.
+    """
+
+    @abstractmethod
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        """Refuse outputs and targets that do not fit.
+
+        Args:
+            outputs: What the network returned.
+            targets: The targets of the same batch.
+
+        Raises:
+            InvalidInputError: If shapes, dtypes or ranges are wrong.
+        """
+
+    @abstractmethod
+    def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the log likelihood of every target.
+
+        Args:
+            outputs: ``[N, K]``.
+            targets: ``[N]`` or ``[N, K]``.
+
+        Returns:
+            ``[N]``, in nats.
+        """
+
+    @abstractmethod
+    def prediction(self, outputs: Tensor) -> Tensor:
+        """Return what is averaged over parameters to predict: probabilities, or means.
+
+        Args:
+            outputs: ``[N, K]``.
+
+        Returns:
+            ``[N, K]``.
+        """
+
+    @abstractmethod
+    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """Return how well an averaged prediction does on every example, in the usual measure of the task.
+
+        Args:
+            prediction: ``[N, K]``, as averaged.
+            targets: ``[N]`` or ``[N, K]``.
+
+        Returns:
+            ``[N]``: 1 for a correct class and 0 for a wrong one, or the squared error.
+        """
+
+    @property
+    @abstractmethod
+    def score_name(self) -> str:
+        """The name of the mean score: ``accuracy``, ``mean_squared_error``."""
+
+
+@final
+class CategoricalLikelihood(Likelihood):
+    """Classes: outputs are logits ``[N, K]``, targets class numbers ``[N]``.
+
+    Example:
+        >>> import torch
+        >>> CategoricalLikelihood().log_prob(torch.zeros(1, 2), torch.tensor([0])).exp().item()
+        0.5
+    """
+
+    @override
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        if outputs.dim() != 2 or targets.dim() != 1 or len(outputs) != len(targets):  # ruff: ignore[magic-value-comparison] - [N, K]
+            message = (
+                f"expected logits [N, K] and class numbers [N], got shapes {tuple(outputs.shape)} and "
+                f"{tuple(targets.shape)}"
+            )
+            raise InvalidInputError(message)
+        if targets.is_floating_point():
+            message = f"expected class numbers as integers, got {targets.dtype}; for regression use `gaussian`"
+            raise InvalidInputError(message)
+        if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
+            message = (
+                f"expected class numbers from 0 to {outputs.shape[1] - 1} (the model has {outputs.shape[1]} outputs), "
+                f"got {int(targets.min())} to {int(targets.max())}"
+            )
+            raise InvalidInputError(message)
+
+    @override
+    def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return -torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    @override
+    def prediction(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(-1)
+
+    @override
+    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        return (prediction.argmax(-1) == targets).to(prediction.dtype)
+
+    @property
+    @override
+    def score_name(self) -> str:
+        return "accuracy"
+
+
+@final
+class GaussianLikelihood(Likelihood):
+    r"""Regression: outputs are means ``[N, K]``, targets ``[N, K]`` with independent noise of known scale.
+
+    Args:
+        scale: Standard deviation of the noise, positive, in units of the targets.
+
+    Raises:
+        InvalidInputError: If the scale is not positive.
+
+    Example:
+        >>> import torch
+        >>> y = torch.zeros(1, 1)
+        >>> round(GaussianLikelihood(scale=1.0).log_prob(y, y).item(), 4)
+        -0.9189
+    """
+
+    def __init__(self, *, scale: float = 0.1) -> None:
+        if not (scale > 0 and math.isfinite(scale)):
+            message = f"expected a positive noise scale, got {scale!r}"
+            raise InvalidInputError(message)
+        self._scale = scale
+
+    @override
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        if outputs.shape != targets.shape or outputs.dim() != 2 or not targets.is_floating_point():  # ruff: ignore[magic-value-comparison]
+            message = (
+                "expected means [N, K] and floating targets of the same shape, got shapes "
+                f"{tuple(outputs.shape)} and {tuple(targets.shape)} of {targets.dtype}"
+            )
+            raise InvalidInputError(message)
+
+    @override
+    def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        standard = (targets - outputs) / self._scale
+        constant = math.log(self._scale) + 0.5 * math.log(2 * math.pi)
+        return (-0.5 * standard.square() - constant).sum(-1)
+
+    @override
+    def prediction(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    @override
+    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        return (prediction - targets).square().mean(-1)
+
+    @property
+    @override
+    def score_name(self) -> str:
+        return "mean_squared_error"
+
+
+def as_likelihood(likelihood: Likelihood | str) -> Likelihood:
+    """Return a likelihood, looked up by name with its default options if need be.
+
+    Args:
+        likelihood: An instance, ``categorical`` or ``gaussian``.
+
+    Returns:
+        An instance.
+
+    Raises:
+        UnknownNameError: If there is no likelihood of that name.
+    """
+    if isinstance(likelihood, Likelihood):
+        return likelihood
+    known: dict[str, type[CategoricalLikelihood | GaussianLikelihood]] = {
+        "categorical": CategoricalLikelihood,
+        "gaussian": GaussianLikelihood,
+    }
+    if likelihood not in known:
+        message = f"no likelihood {likelihood!r}; {nearest(likelihood, known)}"
+        raise UnknownNameError(message)
+    return known[likelihood]()

@@ -1,0 +1,142 @@
+"""The interface of inference methods."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+import torch
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rebasin_core.evaluation.predictive import Batches
+    from rebasin_core.posteriors.base import Posterior
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FitProblem:
+    """What an inference method is asked to do, already checked.
+
+    Attributes:
+        model: The network; where it stands is the starting point. Not to be changed.
+        data: Batches ``(inputs, targets)`` that can be read once an epoch.
+        num_examples: Number of examples in one pass over the data.
+        likelihood: Scores outputs against targets.
+        generator: The source of randomness.
+        checkpoint: Where to keep the state of training, so that it can go on after being killed; None for nowhere.
+        progress: Whether to show a progress bar.
+        label: What is being trained, for the progress bar.
+    """
+
+    model: nn.Module
+    data: Batches
+    num_examples: int
+    likelihood: Likelihood
+    generator: torch.Generator
+    checkpoint: Path | None
+    progress: bool
+    label: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """A fitted posterior, and how it came about.
+
+    Attributes:
+        posterior: The posterior, on the model's device.
+        history: The training objective after each epoch, nats per example.
+        resumed_at: The epoch at which an earlier run's checkpoint was taken up; 0 for a fresh start.
+    """
+
+    posterior: Posterior
+    history: tuple[float, ...]
+    resumed_at: int
+
+
+class Inference(ABC):
+    """Gets a posterior over the parameters of a network from data.
+
+    Laws:
+        - *Model untouched*: the given model is not changed; its state is the starting point.
+        - *Repeatable*: equal models, data and generators in equal states give equal posteriors, and the global
+          generator is left as it was.
+        - *Resumes*: a run that is killed and started again with the same checkpoint file gives the posterior of an
+          uninterrupted run.
+        - *Complete*: the posterior names every parameter and buffer of the model.
+        - *Learns*: the posterior predicts the training data better than the starting point.
+    """
+
+    @final
+    def fit(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the second
+        self,
+        model: nn.Module,
+        data: Batches,
+        *,
+        likelihood: Likelihood | str = "categorical",
+        generator: torch.Generator | None = None,
+        checkpoint: Path | str | None = None,
+        progress: bool = False,
+        label: str = "training",
+    ) -> FitResult:
+        """Return the posterior of a network given data.
+
+        Args:
+            model: The network; training starts from where it stands, on its device.
+            data: Batches ``(inputs, targets)``, read once an epoch: a list, a `DataLoader`, `TensorBatches`.
+            likelihood: An instance, ``categorical`` or ``gaussian``.
+            generator: Source of randomness; a fixed seed if not given.
+            checkpoint: A file that keeps the state of training. If it exists, training goes on from there.
+            progress: Whether to show a progress bar.
+            label: What is being trained, for the progress bar.
+
+        Returns:
+            The result.
+
+        Raises:
+            InvalidInputError: If the data are empty, cannot be read twice, or do not fit the model, or training
+                diverges.
+            FileFormatError: If the checkpoint belongs to another problem, or is damaged.
+            StorageError: If the checkpoint cannot be written.
+        """
+        problem = FitProblem(
+            model=model,
+            data=data,
+            num_examples=_count(data),
+            likelihood=as_likelihood(likelihood),
+            generator=generator or torch.Generator().manual_seed(0),
+            checkpoint=None if checkpoint is None else Path(checkpoint),
+            progress=progress,
+            label=label,
+        )
+        return self._fit(problem)
+
+    @abstractmethod
+    def _fit(self, problem: FitProblem) -> FitResult:
+        """Fit a checked problem."""
+
+
+def _count(data: Batches) -> int:
+    """Return the number of examples in one pass; refuse data without any, or that can be read only once."""
+    if iter(data) is data:
+        message = "the data can be read only once (a generator); expected something to be read every epoch, like a list"
+        raise InvalidInputError(message)
+    count = 0
+    for batch in data:
+        try:
+            _, targets = batch
+            count += len(targets)
+        except (TypeError, ValueError) as error:
+            message = f"expected batches (inputs, targets), got {type(batch).__name__}: {error}"
+            raise InvalidInputError(message) from error
+    if not count:
+        message = "expected at least one example, got an empty data set"
+        raise InvalidInputError(message)
+    return count

@@ -1,0 +1,113 @@
+"""The state of training in a file: tensors, optimiser, schedule, generator. Never pickle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor
+
+from rebasin_core.errors import FileFormatError
+from rebasin_core.tensors.files import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch.optim.lr_scheduler import LRScheduler
+
+_KIND = "training"
+
+
+@final
+@dataclass(slots=True)
+class TrainingState:
+    """Everything that changes while training: what a checkpoint holds.
+
+    Attributes:
+        parameters: The leaf tensors that are optimised.
+        buffers: The model's buffers.
+        optimizer: The optimiser of the parameters.
+        schedule: The learning-rate schedule, or None.
+        generator: The source of randomness.
+        history: The objective after each finished epoch.
+    """
+
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    schedule: LRScheduler | None
+    generator: torch.Generator
+    history: list[float] = field(default_factory=list)
+
+    def save(self, path: Path, fingerprint: str) -> None:
+        """Write the state, atomically.
+
+        Args:
+            path: The file.
+            fingerprint: Identifies the problem that is being solved.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        tensors = {f"parameter/{name}": tensor for name, tensor in self.parameters.items()}
+        tensors |= {f"buffer/{name}": tensor for name, tensor in self.buffers.items()}
+        tensors["generator"] = self.generator.get_state()
+        optimizer = self.optimizer.state_dict()
+        numbers: dict[str, Any] = {}
+        for index, entries in optimizer["state"].items():
+            for key, value in entries.items():
+                place = f"optimizer/{index}/{key}"
+                if isinstance(value, Tensor):
+                    tensors[place] = value
+                else:
+                    numbers[place] = value
+        document = {
+            "fingerprint": fingerprint,
+            "history": self.history,
+            "param_groups": optimizer["param_groups"],
+            "numbers": numbers,
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+        }
+        write_tensors(path, tensors, kind=_KIND, document=document)
+
+    def load(self, path: Path, fingerprint: str) -> None:
+        """Take the state from a file.
+
+        Args:
+            path: A file written by `save`.
+            fingerprint: Identifies the problem that is being solved.
+
+        Raises:
+            FileFormatError: If the file is damaged, or belongs to another problem.
+        """
+        tensors, document = read_tensors(path, kind=_KIND)
+        if document.get("fingerprint") != fingerprint:
+            message = (
+                f"{path} belongs to another training problem (other options, data or network); remove it or name "
+                "another checkpoint"
+            )
+            raise FileFormatError(message)
+        with torch.no_grad():
+            for prefix, mine in (("parameter", self.parameters), ("buffer", self.buffers)):
+                for name, tensor in mine.items():
+                    tensor.copy_(tensors[f"{prefix}/{name}"])
+        entries: dict[int, dict[str, Any]] = {}
+        stored = {**tensors, **document["numbers"]}
+        for place, value in stored.items():
+            if place.startswith("optimizer/"):
+                _, index, key = place.split("/", 2)
+                entries.setdefault(int(index), {})[key] = value
+        groups = [
+            {k: _tuple(v) if k != "params" else v for k, v in group.items()} for group in document["param_groups"]
+        ]
+        self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        if self.schedule is not None:
+            self.schedule.load_state_dict(document["schedule"])
+        self.generator.set_state(tensors["generator"])
+        self.history = list(document["history"])
+
+
+def _tuple(value: object) -> object:
+    """Return what JSON turned into a list as the tuple it was."""
+    return tuple(value) if isinstance(value, list) else value

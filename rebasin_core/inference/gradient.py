@@ -1,0 +1,160 @@
+"""Inference by stochastic gradients: the training loop that methods share."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from time import monotonic
+from typing import TYPE_CHECKING, final
+
+import torch
+from tqdm import tqdm
+from typing_extensions import override
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.functional import FunctionalModel
+from rebasin_core.evaluation.predictive import EpochBatches
+from rebasin_core.inference.base import FitProblem, FitResult, Inference
+from rebasin_core.inference.checkpoint import TrainingState
+from rebasin_core.inference.optimizer import OptimizerSpec, ScheduleSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rebasin_core.posteriors.base import Posterior
+
+# Writing the state costs a fraction of a second; every few seconds is often enough to lose little when killed.
+_CHECKPOINT_SECONDS = 5.0
+
+
+class AbstractObjective(ABC):
+    """What is minimised for one problem, batch by batch.
+
+    Attributes:
+        model: The network, a private copy.
+        buffers: Its buffers, updated by training.
+        parameters: The leaf tensors that are optimised.
+    """
+
+    def __init__(self, problem: FitProblem, model: FunctionalModel, parameters: dict[str, Tensor]) -> None:
+        self.problem = problem
+        self.model = model
+        self.buffers = {name: buffer.detach().clone() for name, buffer in model.module.named_buffers()}
+        self.parameters = {name: tensor.detach().clone().requires_grad_() for name, tensor in parameters.items()}
+
+    @abstractmethod
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the objective on a batch: an unbiased estimate, a scalar in nats per example."""
+
+    @abstractmethod
+    def posterior(self) -> Posterior:
+        """Return the posterior that the parameters stand for."""
+
+
+class AbstractGradientInference(Inference):
+    """Minimises an objective by minibatches; a subclass gives the objective.
+
+    Args:
+        epochs: Passes over the data, at least 1.
+        optimizer: Any optimiser of torch.
+        schedule: Any learning-rate schedule of torch, or None.
+
+    Raises:
+        InvalidInputError: If ``epochs`` is less than 1.
+    """
+
+    @abstractmethod
+    def __init__(
+        self, *, epochs: int = 20, optimizer: OptimizerSpec | None = None, schedule: ScheduleSpec | None = None
+    ) -> None:
+        if epochs < 1:
+            message = f"expected `epochs` of at least 1, got {epochs!r}"
+            raise InvalidInputError(message)
+        self._epochs = epochs
+        self._optimizer = optimizer or OptimizerSpec()
+        self._schedule = schedule
+
+    @abstractmethod
+    def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
+        """Return the objective of a problem."""
+
+    @abstractmethod
+    def _options(self) -> tuple[object, ...]:
+        """Return the subclass's own options, so that a checkpoint of other options is not taken up."""
+
+    @final
+    @override
+    def _fit(self, problem: FitProblem) -> FitResult:
+        first = next(problem.model.parameters(), None)
+        if first is None:
+            message = "the model has no parameters, so there is nothing to infer"
+            raise InvalidInputError(message)
+        model = FunctionalModel(problem.model, device=first.device, dtype=first.dtype, training=True)
+        # Layers with randomness of their own (dropout) use torch's global generator: it is forked, never advanced.
+        devices = [first.device] if first.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(problem.generator.initial_seed())
+            objective = self._objective(problem, model)
+            optimizer = self._optimizer.build(objective.parameters.values())
+            state = TrainingState(
+                parameters=objective.parameters,
+                buffers=objective.buffers,
+                optimizer=optimizer,
+                schedule=None if self._schedule is None else self._schedule.build(optimizer),
+                generator=problem.generator,
+            )
+            resumed_at = self._train(problem, objective, state)
+        return FitResult(objective.posterior(), tuple(state.history), resumed_at)
+
+    def _train(self, problem: FitProblem, objective: AbstractObjective, state: TrainingState) -> int:
+        """Run all epochs that are left; return at which one this began."""
+        fingerprint, checkpoint = self._fingerprint(problem), problem.checkpoint
+        if checkpoint is not None and checkpoint.exists():
+            state.load(checkpoint, fingerprint)
+        begin, saved = len(state.history), monotonic()
+        bar = tqdm(total=self._epochs, initial=begin, desc=problem.label, unit="epoch", disable=not problem.progress)
+        with bar:
+            for epoch in range(begin, self._epochs):
+                torch.manual_seed(problem.generator.initial_seed() + epoch)
+                state.history.append(self._epoch(problem, objective, state, epoch))
+                bar.set_postfix(loss=f"{state.history[-1]:.4f}")
+                bar.update()
+                last = epoch == self._epochs - 1
+                if checkpoint is not None and (last or monotonic() - saved > _CHECKPOINT_SECONDS):
+                    state.save(checkpoint, fingerprint)
+                    saved = monotonic()
+        return begin
+
+    def _epoch(self, problem: FitProblem, objective: AbstractObjective, state: TrainingState, epoch: int) -> float:
+        """Return the mean objective over one pass of the data."""
+        if isinstance(problem.data, EpochBatches):
+            problem.data.set_epoch(epoch)
+        total, count = 0.0, 0
+        for batch in problem.data:
+            inputs, targets = (objective.model.to_device(part) for part in batch)
+            loss = objective.loss(inputs, targets)
+            state.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            state.optimizer.step()
+            if state.schedule is not None and self._schedule is not None and self._schedule.interval == "step":
+                state.schedule.step()
+            total += loss.item() * len(targets)
+            count += len(targets)
+        if not math.isfinite(total):
+            message = (
+                f"training diverged: the loss in epoch {epoch + 1} is not finite. Lower the learning rate, or look for "
+                "NaN in the data"
+            )
+            raise InvalidInputError(message)
+        if state.schedule is not None and self._schedule is not None and self._schedule.interval == "epoch":
+            state.schedule.step()
+        return total / max(count, 1)
+
+    def _fingerprint(self, problem: FitProblem) -> str:
+        shapes = [(name, tuple(tensor.shape)) for name, tensor in problem.model.named_parameters()]
+        parts = (
+            type(self).__qualname__, self._options(), self._epochs, self._optimizer, self._schedule, shapes,
+            problem.num_examples, problem.generator.initial_seed(), type(problem.likelihood).__qualname__,
+        )  # fmt: skip
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

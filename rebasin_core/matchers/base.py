@@ -1,0 +1,108 @@
+"""The interface of matchers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+
+from rebasin_core.posteriors.pairing import require_same_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor, nn
+
+    from rebasin_core.matchers.result import MatchResult
+    from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.symmetry.layout import Layout
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MatchProblem:
+    """What a matcher is asked to solve, already checked.
+
+    Attributes:
+        reference: Stays as it is.
+        candidate: Is to be moved; on the device and in the dtype of the reference.
+        layout: The symmetries; names every tensor of both.
+        model: The network, for matchers that run it; else None.
+        data: Batches ``(inputs, targets)``, for matchers that need data; else None.
+        generator: The source of randomness.
+        progress: Whether to show a progress bar.
+    """
+
+    reference: Posterior
+    candidate: Posterior
+    layout: Layout
+    model: nn.Module | None
+    data: Iterable[tuple[Tensor, Tensor]] | None
+    generator: torch.Generator
+    progress: bool
+
+
+class Matcher(ABC):
+    r"""Finds the group element that moves a candidate onto a reference.
+
+    Laws:
+        - *Never worse than the identity*: the objective at the result is at least the objective at the identity.
+        - *Planted permutation*: a candidate that is a moved copy of a feed-forward reference with generic parameters
+          is moved back exactly.
+        - *Function kept*: the aligned candidate computes the candidate's function.
+        - *Inputs untouched*: reference and candidate are not changed.
+        - *Repeatable*: equal inputs and generators in equal states give equal results.
+        - *Device and dtype*: the matcher works on the reference's device, in any floating dtype.
+    """
+
+    @final
+    def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the third
+        self,
+        reference: Posterior,
+        candidate: Posterior,
+        spec: PermutationSpec,
+        *,
+        model: nn.Module | None = None,
+        data: Iterable[tuple[Tensor, Tensor]] | None = None,
+        generator: torch.Generator | None = None,
+        progress: bool = False,
+    ) -> MatchResult:
+        """Return the permutation that moves the candidate onto the reference.
+
+        Args:
+            reference: Stays as it is; sets device and dtype.
+            candidate: A posterior over the same parameters.
+            spec: The symmetries of the network.
+            model: The network, for matchers that run it.
+            data: Batches ``(inputs, targets)``, for matchers that need data.
+            generator: Source of randomness; a fixed seed if not given.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            The result. Not converging is a value of its `outcome`, not an error.
+
+        Raises:
+            InvalidInputError: If the posteriors do not fit each other or the specification, or something that this
+                matcher needs is missing.
+        """
+        for posterior, what in ((reference, "the reference"), (candidate, "the candidate")):
+            spec.layout.check({**posterior.mean, **posterior.buffers}, what)
+        require_same_tensors(reference.mean, candidate.mean, "the candidate")
+        problem = MatchProblem(
+            reference=reference,
+            candidate=candidate.to(device=reference.device, dtype=reference.dtype),
+            layout=spec.layout,
+            model=model,
+            data=data,
+            generator=generator or torch.Generator().manual_seed(0),
+            progress=progress,
+        )
+        with torch.no_grad():
+            return self._match(problem)
+
+    @abstractmethod
+    def _match(self, problem: MatchProblem) -> MatchResult:
+        """Solve a checked problem; the permutation may lie on any device."""

@@ -1,0 +1,80 @@
+"""Matchers that compare tensors of the parameters' shapes: one solver, different channels."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeAlias, final
+
+from typing_extensions import override
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.coordinate_descent import CoordinateDescent
+from rebasin_core.matchers.result import MatchOutcome, MatchResult
+from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.tensors.checks import require_finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rebasin_core.posteriors.base import Posterior
+
+Channels: TypeAlias = "dict[str, Tensor]"
+
+
+class AbstractChannelMatcher(Matcher):
+    r"""Maximises a sum of bilinear assignments between channels, by coordinate descent over the groups.
+
+    $$ \max_P \sum_l \langle \phi_l, P_l \, \psi_l \, P_{l-1}^\top \rangle $$
+
+    with channels $\phi$ of the reference and $\psi$ of the candidate, each of shape ``[C, *s]`` for a parameter of
+    shape ``s``. A subclass says what the channels are; they must be *equivariant*: computed entry by entry from tensors
+    attached to the parameters.
+
+    Args:
+        max_sweeps: The most sweeps over all groups, at least 1.
+
+    Raises:
+        InvalidInputError: If ``max_sweeps`` is less than 1.
+
+    References:
+        S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, algorithm 1.
+    """
+
+    @abstractmethod
+    def __init__(self, *, max_sweeps: int = 100) -> None:
+        if max_sweeps < 1:
+            message = f"expected `max_sweeps` of at least 1, got {max_sweeps!r}"
+            raise InvalidInputError(message)
+        self._max_sweeps = max_sweeps
+
+    @abstractmethod
+    def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
+        """Return the channels of both, ``[C, *s]`` for every parameter."""
+
+    @final
+    @override
+    def _match(self, problem: MatchProblem) -> MatchResult:
+        start = perf_counter()
+        reference, candidate = self._channels(problem.reference, problem.candidate)
+        require_finite(reference, "the reference's channels")
+        require_finite(candidate, "the candidate's channels")
+        solver = CoordinateDescent(problem.layout, reference, candidate)
+        trace = [solver.objective()]
+        outcome = MatchOutcome.MAX_SWEEPS
+        for _ in range(self._max_sweeps):
+            improved = solver.sweep(problem.generator)
+            trace.append(solver.objective())
+            if not improved:
+                outcome = MatchOutcome.CONVERGED
+                break
+        seconds = {"total": perf_counter() - start, **solver.seconds}
+        return MatchResult(
+            permutation=Permutation(problem.layout, solver.indices),
+            objective=trace[-1],
+            identity_objective=trace[0],
+            outcome=outcome,
+            trace=tuple(trace),
+            seconds=seconds,
+        )

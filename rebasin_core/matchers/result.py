@@ -1,0 +1,69 @@
+"""What a matcher returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, TypeVar, final, overload
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from rebasin_core.symmetry.permutation import Permutable, Permutation
+
+    P = TypeVar("P", bound=Permutable)
+
+
+@final
+class MatchOutcome(Enum):
+    """Why a matcher stopped."""
+
+    CONVERGED = "converged: no group can be improved with the others held fixed"
+    MAX_SWEEPS = "stopped at the largest number of sweeps; a higher `max_sweeps` may improve the objective"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MatchResult:
+    """The permutation that a matcher found, and how.
+
+    Attributes:
+        permutation: Moves the candidate onto the reference.
+        objective: What the matcher maximises, at that permutation; larger is better.
+        identity_objective: The same without moving anything; never larger than ``objective``.
+        outcome: Why the matcher stopped.
+        trace: The objective at the start and after each sweep.
+        seconds: Wall-clock time, by part of the work.
+    """
+
+    permutation: Permutation
+    objective: float
+    identity_objective: float
+    outcome: MatchOutcome
+    trace: tuple[float, ...]
+    seconds: Mapping[str, float]
+
+    @property
+    def sweeps(self) -> int:
+        """The number of sweeps over the groups."""
+        return len(self.trace) - 1
+
+    @overload
+    def apply(self, candidate: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+    @overload
+    def apply(self, candidate: P) -> P: ...
+    def apply(self, candidate: Mapping[str, Tensor] | Permutable) -> dict[str, Tensor] | Permutable:
+        """Return the candidate, moved onto the reference.
+
+        Args:
+            candidate: A mapping of tensors or a posterior, as for `Permutation.apply`.
+
+        Returns:
+            The same kind of thing.
+
+        Raises:
+            InvalidInputError: If it does not fit the specification.
+        """
+        return self.permutation.apply(candidate)

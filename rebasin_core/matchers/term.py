@@ -1,0 +1,120 @@
+"""Terms of a sum of bilinear assignments: one cell of one tensor, in both networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+
+from rebasin_core.symmetry.cells import cells
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from rebasin_core.symmetry.axis import Atom, Axis
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One cell of one tensor: its channels in both networks, and the atoms of its dimensions.
+
+    Attributes:
+        reference: ``[C, *atom sizes]``.
+        candidate: The same for the network that is moved.
+        atoms: One a dimension after the channel.
+    """
+
+    reference: Tensor
+    candidate: Tensor
+    atoms: tuple[Atom, ...]
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that act here, as often as they stand here."""
+        return tuple(atom.group for atom in self.atoms if atom.group is not None)
+
+    def places(self, group: str) -> list[int]:
+        """Return where a group stands among the atoms.
+
+        Args:
+            group: A group.
+
+        Returns:
+            Places, in order.
+        """
+        return [place for place, atom in enumerate(self.atoms) if atom.group == group]
+
+
+def terms_of(axes: Sequence[Axis], reference: Tensor, candidate: Tensor) -> Iterator[Term]:
+    """Yield the terms of one tensor.
+
+    Args:
+        axes: Its axes.
+        reference: ``[C, *s]``.
+        candidate: ``[C, *s]``.
+
+    Yields:
+        One term a cell.
+    """
+    pairs = zip(cells(_working(reference), axes), cells(_working(candidate), axes), strict=True)
+    for (left, atoms), (right, _) in pairs:
+        yield Term(left, right, atoms)
+
+
+def inner_products(left: Tensor, right: Tensor, *, batch: list[int], compared: list[int]) -> Tensor:
+    """Return the inner products of all pairs of slices of two cells.
+
+    Args:
+        left: ``[C, *atom sizes]``.
+        right: The same shape.
+        batch: Places among the atoms that both share.
+        compared: Places whose units are compared, all with all; everything else is summed over.
+
+    Returns:
+        ``[*batch, n, n]`` in float64, n being the number of compared units.
+    """
+    front = [1 + place for place in batch]
+    rows = [1 + place for place in compared]
+    order = [*front, *rows, *(dim for dim in range(left.dim()) if dim not in {*front, *rows})]
+    sides = []
+    for tensor in (left, right):
+        moved = tensor.permute(order)
+        sizes = moved.shape[: len(front)]
+        units = moved.shape[len(front) : len(front) + len(rows)].numel()
+        sides.append(moved.reshape(*sizes, units, -1))
+    return (sides[0] @ sides[1].transpose(-1, -2)).double()
+
+
+def total_product(left: Tensor, right: Tensor) -> float:
+    """Return the inner product of two tensors, accumulated in float64.
+
+    Args:
+        left: Any shape.
+        right: The same shape.
+
+    Returns:
+        A number.
+    """
+    return (left.double() * right.double()).sum().item()
+
+
+def picked(similarity: Tensor, index: Tensor) -> Tensor:
+    """Return the entries that an assignment picks.
+
+    Args:
+        similarity: ``[*batch, n, n]``.
+        index: ``[*batch, n]``.
+
+    Returns:
+        ``[*batch, n]``.
+    """
+    return similarity.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+
+
+def _working(tensor: Tensor) -> Tensor:
+    """Return a tensor in a precision fit for sums: half precision is widened."""
+    return tensor if tensor.dtype in {torch.float32, torch.float64} else tensor.float()

@@ -1,0 +1,58 @@
+"""Wasserstein matching: means and standard deviations together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+import torch
+from typing_extensions import override
+
+from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels
+
+if TYPE_CHECKING:
+    from rebasin_core.posteriors.base import Posterior
+
+
+@final
+class WassersteinMatcher(AbstractChannelMatcher):
+    r"""Aligns distributions: minimises $W_2(q_0, P_\# q_1)$ between independent Gaussians.
+
+    $$ W_2^2(q_0, P_\# q_1) = \mathrm{const} - 2 \sum_l \langle M^0_l, P_l M^1_l P_{l-1}^\top \rangle
+       + \langle S^0_l, P_l S^1_l P_{l-1}^\top \rangle $$
+
+    so the mean and the standard deviation are two channels of one sum of bilinear assignments. Posteriors that are not
+    diagonal Gaussians are compared by their marginal means and standard deviations (a lower bound of the distance).
+
+    Args:
+        max_sweeps: The most sweeps over all groups, at least 1.
+
+    Raises:
+        InvalidInputError: If ``max_sweeps`` is less than 1.
+
+    References:
+        S. Rossi, A. Singh, T. Hannagan (2023), "On permutation symmetries in Bayesian neural network posteriors: a
+        variational perspective", NeurIPS, arXiv 2310.10171.
+
+    Example:
+        >>> import torch
+        >>> from rebasin_core.posteriors import DiagonalGaussianPosterior
+        >>> from rebasin_core.specs import table_spec
+        >>> mean, stddev = {"b": torch.zeros(2)}, {"b": torch.tensor([1.0, 3.0])}
+        >>> spec = table_spec({"b": "hidden"}, mean)
+        >>> q = DiagonalGaussianPosterior(mean, stddev)
+        >>> r = DiagonalGaussianPosterior(mean, {"b": torch.tensor([3.0, 1.0])})
+        >>> WassersteinMatcher().match(q, r, spec).apply(r).stddev["b"].tolist()
+        [1.0, 3.0]
+    """
+
+    def __init__(self, *, max_sweeps: int = 100) -> None:
+        super().__init__(max_sweeps=max_sweeps)
+
+    @override
+    def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
+        return _moments(reference), _moments(candidate)
+
+
+def _moments(posterior: Posterior) -> Channels:
+    stddev = posterior.stddev
+    return {name: torch.stack([mean, stddev[name]]) for name, mean in posterior.mean.items()}

@@ -1,0 +1,51 @@
+"""Weight matching: Git Re-Basin on the means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from typing_extensions import override
+
+from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels
+
+if TYPE_CHECKING:
+    from rebasin_core.posteriors.base import Posterior
+
+
+@final
+class WeightMatcher(AbstractChannelMatcher):
+    r"""Aligns the means: $\max_P \sum_l \langle M^0_l, P_l M^1_l P_{l-1}^\top \rangle$.
+
+    For points this is the weight matching of Git Re-Basin. For distributions it ignores the spread, which is permuted
+    along: the baseline that `WassersteinMatcher` is compared with.
+
+    Args:
+        max_sweeps: The most sweeps over all groups, at least 1.
+
+    Raises:
+        InvalidInputError: If ``max_sweeps`` is less than 1.
+
+    References:
+        S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, algorithm 1.
+
+    Example:
+        >>> import torch
+        >>> from rebasin_core.posteriors import PointPosterior
+        >>> from rebasin_core.specs import table_spec
+        >>> a = {"in": torch.tensor([[1.0], [2.0], [3.0]]), "out": torch.tensor([[1.0, 2.0, 3.0]])}
+        >>> spec = table_spec({"in": "hidden, -", "out": "-, hidden"}, a)
+        >>> b = {"in": a["in"][[2, 0, 1]], "out": a["out"][:, [2, 0, 1]]}
+        >>> result = WeightMatcher().match(PointPosterior(a), PointPosterior(b), spec)
+        >>> result.apply(b)["out"].tolist()
+        [[1.0, 2.0, 3.0]]
+    """
+
+    def __init__(self, *, max_sweeps: int = 100) -> None:
+        super().__init__(max_sweeps=max_sweeps)
+
+    @override
+    def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
+        return (
+            {name: tensor.unsqueeze(0) for name, tensor in reference.mean.items()},
+            {name: tensor.unsqueeze(0) for name, tensor in candidate.mean.items()},
+        )

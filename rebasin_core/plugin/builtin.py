@@ -1,0 +1,98 @@
+"""The plugin that registers everything built in, through the same hooks as a third party's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rebasin_core.plugin.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rebasin_core.config.architecture import ArchitectureConfig
+    from rebasin_core.config.barrier import BarrierConfig
+    from rebasin_core.config.dataset import DatasetConfig
+    from rebasin_core.config.inference import InferenceConfig
+    from rebasin_core.config.matcher import MatcherConfig
+    from rebasin_core.config.spec import SpecConfig
+    from rebasin_core.posteriors.adapter import PosteriorAdapter
+    from rebasin_core.posteriors.base import Posterior
+
+
+@hookimpl
+def rebasin_architectures() -> Sequence[type[ArchitectureConfig]]:
+    """Return the architectures."""
+    from rebasin_core.config.architecture import MLPConfig
+
+    return [MLPConfig]
+
+
+@hookimpl
+def rebasin_specs() -> Sequence[type[SpecConfig]]:
+    """Return the ways to get a specification."""
+    from rebasin_core.config.spec import TableSpecConfig
+
+    return [TableSpecConfig]
+
+
+@hookimpl
+def rebasin_datasets() -> Sequence[type[DatasetConfig]]:
+    """Return the data sets."""
+    from rebasin_core.config import dataset
+
+    return [
+        dataset.DigitsConfig,
+        dataset.MNISTConfig,
+        dataset.FashionMNISTConfig,
+        dataset.CIFAR10Config,
+        dataset.UCIConfig,
+    ]
+
+
+@hookimpl
+def rebasin_inferences() -> Sequence[type[InferenceConfig]]:
+    """Return the inference methods."""
+    from rebasin_core.config.inference import MAPConfig, MeanFieldVIConfig
+
+    return [MAPConfig, MeanFieldVIConfig]
+
+
+@hookimpl
+def rebasin_matchers() -> Sequence[type[MatcherConfig]]:
+    """Return the matchers."""
+    from rebasin_core.config.matcher import KLMatcherConfig, WassersteinMatcherConfig, WeightMatcherConfig
+
+    return [WeightMatcherConfig, WassersteinMatcherConfig, KLMatcherConfig]
+
+
+@hookimpl
+def rebasin_barriers() -> Sequence[type[BarrierConfig]]:
+    """Return the barrier estimators."""
+    from rebasin_core.config.barrier import MarginalizedBarrierConfig, PointwiseBarrierConfig
+
+    return [MarginalizedBarrierConfig, PointwiseBarrierConfig]
+
+
+@hookimpl
+def rebasin_posteriors() -> Sequence[type[Posterior]]:
+    """Return the representations of posteriors."""
+    from rebasin_core.posteriors import DiagonalGaussianPosterior, PointPosterior, SamplesPosterior
+
+    return [PointPosterior, DiagonalGaussianPosterior, SamplesPosterior]
+
+
+@hookimpl
+def rebasin_posterior_adapters() -> Sequence[type[PosteriorAdapter]]:
+    """Return the adapters of foreign objects."""
+    from rebasin_core.posteriors import ModuleAdapter
+
+    return [ModuleAdapter]
+
+
+@hookimpl
+def rebasin_examples(kind: type[object], folder: Path) -> Sequence[object] | None:
+    """Return small instances for the conformance kit."""
+    from rebasin_core.plugin.builtin_examples import examples
+
+    return examples(kind, folder)

@@ -1,0 +1,140 @@
+"""Small instances of what is built in, for the conformance kit."""
+
+from __future__ import annotations
+
+import gzip
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from rebasin_core.config import barrier, dataset, inference, spec
+from rebasin_core.posteriors import DiagonalGaussianPosterior, ModuleAdapter, PointPosterior, SamplesPosterior
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+def examples(kind: type[object], folder: Path) -> Sequence[object] | None:
+    """Return small instances of a built-in class.
+
+    Args:
+        kind: The class.
+        folder: An empty folder, where data sets get a few small files.
+
+    Returns:
+        The instances, or None where the defaults do.
+    """
+    make = _MAKERS.get(kind)
+    return None if make is None else make(folder)
+
+
+def _table(_: Path) -> Sequence[object]:
+    table = {
+        "layers.0.weight": "a, -", "layers.0.bias": "a",
+        "layers.1.weight": "b, a", "layers.1.bias": "b",
+        "layers.2.weight": "-, b", "layers.2.bias": "-",
+    }  # fmt: skip
+    return [spec.TableSpecConfig(table=table)]
+
+
+def _mnist(folder: Path) -> Sequence[object]:
+    _write_idx_files(folder / "mnist" / "raw")
+    return [dataset.MNISTConfig(root=folder)]
+
+
+def _fashion(folder: Path) -> Sequence[object]:
+    _write_idx_files(folder / "fashion_mnist")
+    return [dataset.FashionMNISTConfig(root=folder)]
+
+
+def _cifar10(folder: Path) -> Sequence[object]:
+    random = np.random.default_rng(0)
+    batches = folder / "cifar-10-batches-bin"
+    batches.mkdir(parents=True, exist_ok=True)
+    for name in (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"):
+        # Three records a file, so that half a file is not a whole number of them.
+        labels, pixels = np.array([[0], [4], [9]], np.uint8), random.integers(0, 256, (3, 3072), np.uint8)
+        (batches / name).write_bytes(np.hstack([labels, pixels]).tobytes())
+    return [dataset.CIFAR10Config(root=folder)]
+
+
+def _uci(folder: Path) -> Sequence[object]:
+    random = np.random.default_rng(0)
+    x = random.normal(3, 2, (20, 4))
+    splits = np.array([[0, 5, 7], [1, 2, 19]])
+    np.savez(folder / "tiny.npz", x=x, y=x.sum(1), test_index=splits)
+    return [dataset.UCIConfig(dataset="tiny", root=folder, split=1)]
+
+
+def _mean_field(_: Path) -> Sequence[object]:
+    optimizer = inference.OptimizerConfig(name="Adam", lr=0.02)
+    return [
+        inference.MeanFieldVIConfig(epochs=30, prior_scale=1.0, optimizer=optimizer),
+        inference.MeanFieldVIConfig(epochs=30, prior_scale=1.0, optimizer=optimizer, local_reparameterization=False),
+    ]
+
+
+def _marginalized(_: Path) -> Sequence[object]:
+    return [
+        barrier.MarginalizedBarrierConfig(num_points=5, num_samples=16),
+        barrier.MarginalizedBarrierConfig(num_points=3, num_samples=16, path="moments"),
+    ]
+
+
+def _tensors(seed: int, *lead: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"weight": (3, 2), "bias": (3,), "scale": ()}
+    return {n: torch.randn((*lead, *s), generator=generator, dtype=torch.float64) for n, s in shapes.items()}
+
+
+def _buffers() -> dict[str, torch.Tensor]:
+    return {"running_mean": torch.arange(3, dtype=torch.float64), "steps": torch.tensor(7)}
+
+
+def _points(_: Path) -> Sequence[object]:
+    return [PointPosterior(_tensors(0), buffers=_buffers())]
+
+
+def _gaussians(_: Path) -> Sequence[object]:
+    stddev = {name: tensor.abs() + 0.1 for name, tensor in _tensors(1).items()}
+    return [DiagonalGaussianPosterior(_tensors(0), stddev, buffers=_buffers())]
+
+
+def _samples(_: Path) -> Sequence[object]:
+    return [SamplesPosterior(_tensors(0, 6), buffers=_buffers())]
+
+
+def _modules(_: Path) -> Sequence[object]:
+    return [torch.nn.BatchNorm1d(3)]
+
+
+_MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
+    spec.TableSpecConfig: _table,
+    dataset.MNISTConfig: _mnist,
+    dataset.FashionMNISTConfig: _fashion,
+    dataset.CIFAR10Config: _cifar10,
+    dataset.UCIConfig: _uci,
+    inference.MeanFieldVIConfig: _mean_field,
+    barrier.MarginalizedBarrierConfig: _marginalized,
+    PointPosterior: _points,
+    DiagonalGaussianPosterior: _gaussians,
+    SamplesPosterior: _samples,
+    ModuleAdapter: _modules,
+}
+
+
+def _write_idx_files(folder: Path) -> None:
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, count in (("train", 12), ("t10k", 7)):
+        _write_idx(folder / f"{part}-images-idx3-ubyte.gz", random.integers(0, 256, (count, 28, 28), np.uint8))
+        _write_idx(folder / f"{part}-labels-idx1-ubyte.gz", random.integers(0, 10, count, np.uint8))
+
+
+def _write_idx(path: Path, array: NDArray[np.uint8]) -> None:
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    path.write_bytes(gzip.compress(header + array.tobytes(), mtime=0))

@@ -1,0 +1,93 @@
+"""The hooks that a plugin may implement: one a family."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rebasin_core.config.architecture import ArchitectureConfig
+    from rebasin_core.config.barrier import BarrierConfig
+    from rebasin_core.config.dataset import DatasetConfig
+    from rebasin_core.config.inference import InferenceConfig
+    from rebasin_core.config.matcher import MatcherConfig
+    from rebasin_core.config.spec import SpecConfig
+    from rebasin_core.posteriors.adapter import PosteriorAdapter
+    from rebasin_core.posteriors.base import Posterior
+
+PROJECT = "rebasin_core"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a function of a plugin as the implementation of the hook of the same name."""
+
+
+class HookSpecs:
+    """All hooks. A plugin is a module (or object) with functions of these names, marked with `hookimpl`.
+
+    Every hook is called at most once, when its family is first asked for. Import strategies inside the hook, so that
+    asking for matchers does not import anything else.
+    """
+
+    @hookspec
+    def rebasin_architectures(self) -> Sequence[type[ArchitectureConfig]]:  # type: ignore[empty-body]
+        """Return the configuration classes of architectures."""
+
+    @hookspec
+    def rebasin_specs(self) -> Sequence[type[SpecConfig]]:  # type: ignore[empty-body]
+        """Return the configuration classes of ways to get a permutation specification."""
+
+    @hookspec
+    def rebasin_datasets(self) -> Sequence[type[DatasetConfig]]:  # type: ignore[empty-body]
+        """Return the configuration classes of data sets."""
+
+    @hookspec
+    def rebasin_inferences(self) -> Sequence[type[InferenceConfig]]:  # type: ignore[empty-body]
+        """Return the configuration classes of inference methods."""
+
+    @hookspec
+    def rebasin_matchers(self) -> Sequence[type[MatcherConfig]]:  # type: ignore[empty-body]
+        """Return the configuration classes of matchers."""
+
+    @hookspec
+    def rebasin_barriers(self) -> Sequence[type[BarrierConfig]]:  # type: ignore[empty-body]
+        """Return the configuration classes of barrier estimators."""
+
+    @hookspec
+    def rebasin_posteriors(self) -> Sequence[type[Posterior]]:  # type: ignore[empty-body]
+        """Return the classes of posteriors, so that their files can be read."""
+
+    @hookspec
+    def rebasin_posterior_adapters(self) -> Sequence[type[PosteriorAdapter]]:  # type: ignore[empty-body]
+        """Return the classes of adapters that turn foreign objects into posteriors."""
+
+    @hookspec
+    def rebasin_examples(self, kind: type[object], folder: Path) -> Sequence[object] | None:
+        """Return small instances of one of your own classes, for the conformance kit.
+
+        Needed for what cannot be made from its defaults, or is too large with them.
+
+        Args:
+            kind: A configuration, posterior or adapter class that this plugin registers.
+            folder: An empty folder; a data set may write small files there and point at them.
+
+        Returns:
+            Configurations, posteriors, or for adapters the foreign objects; None for a class that is not yours.
+        """
+
+
+HOOKS: dict[str, str] = {
+    "architecture": "rebasin_architectures",
+    "spec": "rebasin_specs",
+    "dataset": "rebasin_datasets",
+    "inference": "rebasin_inferences",
+    "matcher": "rebasin_matchers",
+    "barrier": "rebasin_barriers",
+    "posterior": "rebasin_posteriors",
+    "posterior_adapter": "rebasin_posterior_adapters",
+}
+"""For every family, the hook that gives it."""

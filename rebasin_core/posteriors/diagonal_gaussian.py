@@ -1,0 +1,133 @@
+"""Independent Gaussians: mean-field variational inference, diagonal Laplace, IVON."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar, final
+
+import torch
+from typing_extensions import override
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.posteriors.attached import AbstractAttachedPosterior
+from rebasin_core.posteriors.base import AbstractGeodesic, AbstractLogDensity, Posterior
+from rebasin_core.posteriors.pairing import blend_buffers, require_pair, require_same_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Self
+
+    from torch import Tensor
+
+
+@final
+class DiagonalGaussianPosterior(AbstractAttachedPosterior, AbstractLogDensity, AbstractGeodesic):
+    r"""The Gaussian $\mathcal N(m, \mathrm{diag}(s^2))$ with independent entries.
+
+    Its 2-Wasserstein geodesics are linear in the mean and in the *standard deviation* (not the variance):
+    $m_t = (1-t) m_0 + t m_1$ and $s_t = (1-t) s_0 + t s_1$.
+
+    Args:
+        mean: $m$ by parameter name.
+        stddev: $s$ by parameter name, same shapes; zero for parameters that are not random.
+        buffers: The model's buffers by name.
+
+    Raises:
+        InvalidInputError: If names or shapes differ, or a standard deviation is negative or not finite.
+
+    Example:
+        >>> import torch
+        >>> q = DiagonalGaussianPosterior({"w": torch.zeros(1)}, {"w": torch.ones(1)})
+        >>> r = DiagonalGaussianPosterior({"w": torch.ones(1)}, {"w": 3 * torch.ones(1)})
+        >>> q.geodesic(r, 0.5).stddev["w"].item()
+        2.0
+    """
+
+    kind: ClassVar[str] = "diagonal_gaussian"
+
+    def __init__(
+        self,
+        mean: Mapping[str, Tensor],
+        stddev: Mapping[str, Tensor],
+        *,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__({"mean": mean, "stddev": stddev}, buffers=buffers)
+        require_same_tensors(mean, stddev, "the standard deviation")
+        for name, tensor in stddev.items():
+            lowest = tensor.min().item() if tensor.numel() else 0.0
+            if lowest < 0:
+                message = (
+                    f"the standard deviation of `{name}` goes down to {lowest:.3g}; expected no negative entry. "
+                    "Give standard deviations, not logarithms or unconstrained values"
+                )
+                raise InvalidInputError(message)
+
+    @property
+    @override
+    def mean(self) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in self._fields["mean"].items()}
+
+    @property
+    @override
+    def stddev(self) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in self._fields["stddev"].items()}
+
+    @override
+    def draw_noise(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
+        return {
+            name: torch.randn(
+                (*sample_shape, *tensor.shape), generator=generator, device=generator.device, dtype=tensor.dtype
+            ).to(tensor.device)
+            for name, tensor in self._fields["mean"].items()
+        }
+
+    @override
+    def from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        samples = {
+            name: torch.addcmul(mean, self._fields["stddev"][name], noise[name])
+            for name, mean in self._fields["mean"].items()
+        }
+        name, sample = next(iter(samples.items()))
+        shape = tuple(sample.shape[: sample.dim() - self._fields["mean"][name].dim()])
+        return {**samples, **self._expanded_buffers(shape)}
+
+    @override
+    def log_prob(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        total: Tensor | float = 0.0
+        for name, mean in self._fields["mean"].items():
+            stddev = self._random(name)
+            standard = (parameters[name] - mean) / stddev
+            density = -0.5 * standard.square() - stddev.log() - 0.5 * math.log(2 * math.pi)
+            total += density.reshape((*density.shape[: density.dim() - mean.dim()], -1)).sum(-1)
+        return torch.as_tensor(total)
+
+    @override
+    def entropy(self) -> Tensor:
+        constant = 0.5 * (1 + math.log(2 * math.pi))
+        return torch.stack([(self._random(name).log() + constant).sum() for name in self._fields["mean"]]).sum()
+
+    @override
+    def geodesic(self, other: Posterior, t: float) -> DiagonalGaussianPosterior:
+        end = require_pair(self, other, t)
+        mean, stddev = (
+            {name: torch.lerp(tensor, target[name], t) for name, tensor in self._fields[field].items()}
+            for field, target in (("mean", end.mean), ("stddev", end.stddev))
+        )
+        return DiagonalGaussianPosterior(mean, stddev, buffers=blend_buffers(self._buffers, end.buffers, t))
+
+    def _random(self, name: str) -> Tensor:
+        stddev = self._fields["stddev"][name]
+        if stddev.numel() and not stddev.min().item() > 0:
+            message = (
+                f"`{name}` has entries with zero standard deviation, so there is no density; expected positive ones"
+            )
+            raise InvalidInputError(message)
+        return stddev
+
+    @classmethod
+    @override
+    def _rebuild(
+        cls, fields: Mapping[str, Mapping[str, Tensor]], buffers: Mapping[str, Tensor], free: Mapping[str, Tensor]
+    ) -> Self:
+        return cls(fields["mean"], fields["stddev"], buffers=buffers)

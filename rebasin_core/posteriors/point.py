@@ -1,0 +1,90 @@
+"""A point: all mass on one setting of the parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, final
+
+import torch
+from typing_extensions import override
+
+from rebasin_core.posteriors.attached import AbstractAttachedPosterior
+from rebasin_core.posteriors.base import AbstractGeodesic, Posterior
+from rebasin_core.posteriors.pairing import blend_buffers, require_pair
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Self
+
+    from torch import Tensor, nn
+
+
+@final
+class PointPosterior(AbstractAttachedPosterior, AbstractGeodesic):
+    r"""The point mass $\delta_{\theta}$: a trained network, a checkpoint, a MAP estimate.
+
+    Args:
+        mean: The parameters by name.
+        buffers: The model's buffers by name.
+
+    Example:
+        >>> import torch
+        >>> point = PointPosterior({"w": torch.tensor([1.0, 2.0])})
+        >>> other = PointPosterior({"w": torch.tensor([3.0, 2.0])})
+        >>> point.geodesic(other, 0.5).mean["w"].tolist()
+        [2.0, 2.0]
+    """
+
+    kind: ClassVar[str] = "point"
+
+    def __init__(self, mean: Mapping[str, Tensor], *, buffers: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__({"mean": mean}, buffers=buffers)
+
+    @classmethod
+    def from_module(cls, model: nn.Module) -> PointPosterior:
+        """Return the point at which a model stands.
+
+        Args:
+            model: Any module.
+
+        Returns:
+            Its parameters and buffers, copied.
+        """
+        return cls(
+            {name: parameter.detach().clone() for name, parameter in model.named_parameters()},
+            buffers={name: buffer.detach().clone() for name, buffer in model.named_buffers()},
+        )
+
+    @property
+    @override
+    def mean(self) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in self._fields["mean"].items()}
+
+    @property
+    @override
+    def stddev(self) -> dict[str, Tensor]:
+        return {name: torch.zeros_like(tensor) for name, tensor in self._fields["mean"].items()}
+
+    @override
+    def draw_noise(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
+        # A point needs no noise; the empty tensor carries the sample shape.
+        return {"": torch.zeros((*sample_shape, 0))}
+
+    @override
+    def from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        shape = tuple(noise[""].shape[:-1])
+        samples = {name: t.expand((*shape, *t.shape)).clone() for name, t in self._fields["mean"].items()}
+        return {**samples, **self._expanded_buffers(shape)}
+
+    @override
+    def geodesic(self, other: Posterior, t: float) -> PointPosterior:
+        end = require_pair(self, other, t)
+        target = end.mean
+        mean = {name: torch.lerp(tensor, target[name], t) for name, tensor in self._fields["mean"].items()}
+        return PointPosterior(mean, buffers=blend_buffers(self._buffers, end.buffers, t))
+
+    @classmethod
+    @override
+    def _rebuild(
+        cls, fields: Mapping[str, Mapping[str, Tensor]], buffers: Mapping[str, Tensor], free: Mapping[str, Tensor]
+    ) -> Self:
+        return cls(fields["mean"], buffers=buffers)

@@ -1,0 +1,103 @@
+"""The interface of permutation specifications."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import TYPE_CHECKING, final
+
+from typing_extensions import override
+
+from rebasin_core.symmetry.permutation import Permutation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+    from torch import Tensor, nn
+
+    from rebasin_core.symmetry.axis import Axis, Group
+    from rebasin_core.symmetry.layout import Layout
+
+
+class PermutationSpec(ABC):
+    """The permutation symmetries of one model: its groups, and the axes of every tensor that each group acts on.
+
+    A subclass says where the layout comes from: a table written by hand (`TableSpec`), or anything else.
+
+    Laws:
+        - *Function preserved*: applying any group element to all parameters and buffers of the model leaves its
+          outputs unchanged (to rounding). `check_spec` tests it.
+        - *Complete*: the layout names every parameter and buffer of the model, also those that do not move.
+        - *Stable*: the layout is the same every time it is asked for.
+    """
+
+    @abstractmethod
+    def _layout(self) -> Layout:
+        """Return the layout; called once."""
+
+    @final
+    @cached_property
+    def layout(self) -> Layout:
+        """The groups and axes as a value."""
+        return self._layout()
+
+    @final
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        """The groups by name."""
+        return self.layout.groups
+
+    @final
+    @property
+    def axes(self) -> Mapping[str, tuple[Axis, ...]]:
+        """The axes of every parameter and buffer."""
+        return self.layout.axes
+
+    @final
+    def identity(self) -> Permutation:
+        """Return the permutation that moves nothing."""
+        return Permutation.identity(self.layout)
+
+    @final
+    def random_permutation(self, *, generator: torch.Generator) -> Permutation:
+        """Return a uniformly random group element.
+
+        Args:
+            generator: The source of randomness.
+
+        Returns:
+            A permutation.
+        """
+        return Permutation.random(self.layout, generator=generator)
+
+    @final
+    @override
+    def __repr__(self) -> str:
+        """Return the class, the groups and the size of the group."""
+        groups = ", ".join(f"{name}={group.size}" for name, group in self.groups.items())
+        return f"{type(self).__name__}({groups or 'no groups'}; log10 of the order {self.layout.log10_order:.1f})"
+
+
+class SpecFactory(ABC):
+    """A way to get the specification of a model: the strategy that is registered and named in run files.
+
+    Laws:
+        - The specification it returns obeys the laws of `PermutationSpec` for the model it was given.
+        - The model is not changed.
+    """
+
+    @abstractmethod
+    def derive(self, model: nn.Module, example_inputs: Tensor) -> PermutationSpec:
+        """Return the specification of a model.
+
+        Args:
+            model: Any module.
+            example_inputs: A small batch, for factories that run or trace the model.
+
+        Returns:
+            The specification.
+
+        Raises:
+            SpecError: If none can be given for this model.
+        """

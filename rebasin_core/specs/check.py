@@ -1,0 +1,228 @@
+"""The test that a specification must pass: random group elements leave the function as it was."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch.func import functional_call
+from typing_extensions import override
+
+from rebasin_core.errors import SpecError
+from rebasin_core.specs.table import named_tensors
+from rebasin_core.symmetry.action import act
+from rebasin_core.symmetry.axis import Atom, Axis, Product, atoms_of, product
+from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.tensors.checks import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+
+    from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.symmetry.layout import Layout
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SpecCheck:
+    """What `check_spec` found.
+
+    Attributes:
+        error: The largest relative change of an output over all tries, in float64.
+        tolerance: What was allowed.
+        guilty_groups: Groups that change the function when they alone are permuted; with each, its error.
+        guilty_axes: For each guilty group the changes to one axis of one tensor each of which would mend it, or, if
+            none does, the tensors it acts on.
+        moved: Tensors that at least one group acts on.
+        frozen: Tensors that no group acts on.
+        log10_order: Decimal logarithm of the number of group elements.
+    """
+
+    error: float
+    tolerance: float
+    guilty_groups: dict[str, float]
+    guilty_axes: tuple[str, ...]
+    moved: tuple[str, ...]
+    frozen: tuple[str, ...]
+    log10_order: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the function was kept."""
+        return self.error <= self.tolerance
+
+    @override
+    def __str__(self) -> str:
+        """Return a readable report."""
+        kept = "kept" if self.passed else "NOT kept"
+        count = len(self.moved) + len(self.frozen)
+        lines = [
+            f"function {kept}: relative error {self.error:.1e} (allowed {self.tolerance:.0e})",
+            f"{len(self.moved)} of {count} tensors move; log10 of the group order: {self.log10_order:.1f}",
+        ]
+        lines += [f"  group {name!r} alone: relative error {error:.1e}" for name, error in self.guilty_groups.items()]
+        lines += [f"  look at {axis}" for axis in self.guilty_axes]
+        return "\n".join(lines)
+
+    def require(self) -> None:
+        """Raise if the function was not kept.
+
+        Raises:
+            SpecError: With the report.
+        """
+        if not self.passed:
+            message = f"the specification does not keep the function of the model\n{self}"
+            raise SpecError(message)
+
+
+def check_spec(
+    spec: PermutationSpec,
+    model: nn.Module,
+    example_inputs: Tensor,
+    *,
+    tries: int = 3,
+    tolerance: float = 1e-9,
+    generator: torch.Generator | None = None,
+) -> SpecCheck:
+    """Return whether random group elements keep the function of a model, and if not, which axes are guilty.
+
+    A copy of the model is taken to float64 and evaluation mode, and its parameters and floating buffers are replaced by
+    random ones, so that symmetries of a special initialisation (zero biases, unit scales) hide nothing.
+
+    Args:
+        spec: The specification; it must name every parameter and buffer.
+        model: The model; it is not changed.
+        example_inputs: A small batch.
+        tries: Number of random group elements, at least 1.
+        tolerance: Largest relative change of the outputs that counts as rounding.
+        generator: Source of randomness; a fixed seed if not given.
+
+    Returns:
+        The findings. A failed check is a value; call `SpecCheck.require` to make it an error.
+
+    Raises:
+        SpecError: If the specification does not name exactly the model's tensors.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    probe = _Probe(spec, model, example_inputs, generator, tolerance)
+    elements = [_moving_all(spec.layout, generator)]
+    elements += [spec.random_permutation(generator=generator) for _ in range(tries - 1)]
+    error = max((probe.error(element) for element in elements), default=0.0)
+    guilty: dict[str, float] = {}
+    axes: list[str] = []
+    if error > tolerance:
+        for name in spec.groups:
+            alone = _only(elements[0], name)
+            found = probe.error(alone)
+            if found > tolerance:
+                guilty[name] = found
+                axes += [f"{name!r}: {advice}" for advice in probe.guilty_axes(alone, name)]
+    layout = spec.layout
+    return SpecCheck(
+        error=error,
+        tolerance=tolerance,
+        guilty_groups=guilty,
+        guilty_axes=tuple(axes),
+        moved=layout.moved,
+        frozen=tuple(name for name in layout.axes if name not in layout.moved),
+        log10_order=layout.log10_order,
+    )
+
+
+class _Probe:
+    """A float64 copy of a model with random tensors, and its outputs on one batch."""
+
+    def __init__(
+        self,
+        spec: PermutationSpec,
+        model: nn.Module,
+        inputs: Tensor,
+        generator: torch.Generator,
+        tolerance: float,
+    ) -> None:
+        self._tolerance = tolerance
+        self._layout = spec.layout
+        self._model = copy.deepcopy(model).to("cpu", torch.float64).eval()
+        self._inputs = inputs.cpu().double() if inputs.is_floating_point() else inputs.cpu()
+        named = named_tensors(self._model)
+        if set(named) != set(spec.axes):
+            odd = sorted(set(named) ^ set(spec.axes))
+            message = f"the specification and the model do not have the same tensors; they differ in {odd}"
+            raise SpecError(message)
+        self._layout.check(named, "the model")
+        parameters = dict(self._model.named_parameters())
+        self._tensors = {
+            name: _randomised(tensor, generator, positive=name not in parameters) for name, tensor in named.items()
+        }
+        self._expected = self._run(self._tensors)
+
+    def error(self, permutation: Permutation) -> float:
+        """Return the relative change of the outputs under a group element."""
+        return self._distance(permutation.apply(self._tensors))
+
+    def guilty_axes(self, permutation: Permutation, group: str) -> list[str]:
+        """Return the single changes to the specification each of which would mend a group, or where else to look."""
+        moved = permutation.apply(self._tensors)
+        advice: list[str] = []
+        for name, axes in self._layout.axes.items():
+            for place, axis in enumerate(axes):
+                for changed, hint in _changes(axis, group, self._layout.groups[group].size):
+                    trial = (*axes[:place], changed, *axes[place + 1 :])
+                    tensor = act(self._layout, permutation.indices, self._tensors[name], trial)
+                    if self._distance({**moved, name: tensor}) <= self._tolerance:
+                        advice.append(f"`{name}`, axis {place}: {hint}")
+        return advice or [
+            f"no change to a single axis mends it; it acts on {shorten([*self._layout.tensors_of(group)])}"
+        ]
+
+    def _distance(self, tensors: dict[str, Tensor]) -> float:
+        return ((self._run(tensors) - self._expected).abs().max() / self._expected.abs().max().clamp_min(1e-300)).item()
+
+    def _run(self, tensors: dict[str, Tensor]) -> Tensor:
+        with torch.no_grad():
+            output: object = functional_call(self._model, tensors, (self._inputs,))
+        if isinstance(output, torch.Tensor):
+            return output
+        message = f"expected the model to return a tensor, got {type(output).__name__}"
+        raise SpecError(message)
+
+
+def _changes(axis: Axis, group: str, size: int) -> Iterator[tuple[Axis, str]]:
+    """Yield the likely corrections of an axis, each with the advice it stands for."""
+    if any(atom.group == group for atom in atoms_of(axis)):
+        yield Atom(axis.size), "should not move with it"
+        if isinstance(axis, Product):
+            yield product(*reversed(axis.factors)), "its factors should stand in the other order"
+    elif axis == Atom(size):
+        yield Atom(size, group), "should move with it"
+
+
+def _moving_all(layout: Layout, generator: torch.Generator) -> Permutation:
+    """Return a random group element that leaves no unit in place, where a group has at least two."""
+    order = Permutation.random(layout, generator=generator)
+    shift = Permutation(
+        layout, {name: index.roll(1, -1) for name, index in Permutation.identity(layout).indices.items()}
+    )
+    return order.compose(shift).compose(order.inverse())
+
+
+def _only(permutation: Permutation, group: str) -> Permutation:
+    """Return the permutation restricted to one group, and the groups within it left in order."""
+    identity = Permutation.identity(permutation.layout)
+    return Permutation(permutation.layout, {**identity.indices, group: permutation.indices[group]})
+
+
+def _randomised(tensor: Tensor, generator: torch.Generator, *, positive: bool) -> Tensor:
+    """Return random values in place of a tensor's; buffers are kept positive, since some are variances."""
+    if not tensor.is_floating_point():
+        return tensor.detach().clone()
+    if positive:
+        return torch.rand(tensor.shape, generator=generator, dtype=torch.float64) + 0.5
+    # The scale keeps deep networks from dying or exploding: outputs stay of order one.
+    fan_in = max(1, tensor[0].numel() if tensor.dim() > 1 else 1)
+    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64) * math.sqrt(2.0 / fan_in)

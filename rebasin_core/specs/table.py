@@ -1,0 +1,217 @@
+"""Specifications written by hand, as a table of tensor names and axes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, final
+
+from torch import nn
+from typing_extensions import override
+
+from rebasin_core.errors import SpecError, nearest
+from rebasin_core.specs.base import PermutationSpec, SpecFactory
+from rebasin_core.symmetry.axis import Atom, Group
+from rebasin_core.symmetry.layout import Layout
+from rebasin_core.symmetry.notation import parse_axes
+from rebasin_core.symmetry.resolve import names_of, resolve, solve
+from rebasin_core.tensors.checks import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from rebasin_core.symmetry.notation import Expression
+
+
+class TableSpec(PermutationSpec):
+    """A specification whose subclass gives a table: for every tensor, its axes in the notation of `symmetry.notation`.
+
+    Lengths are taken from the tensors, so that one table serves every width. A name is a group, ``-`` a fixed axis,
+    ``a*b`` a row-major product (flattening), ``a + b`` a concatenation, ``w@heads`` a group that permutes on its own
+    inside each unit of ``heads``.
+
+    Args:
+        tensors: The model, or its parameters and buffers by name. Only names and shapes are used.
+
+    Raises:
+        SpecError: When the layout is asked for, if the table leaves out a tensor or names one that does not exist, if
+            lengths contradict each other or cannot be worked out.
+
+    Example:
+        >>> from torch import nn
+        >>> class TwoLayers(TableSpec):
+        ...     table = {"0.weight": "hidden, -", "0.bias": "hidden", "2.weight": "-, hidden", "2.bias": "-"}
+        >>> spec = TwoLayers(nn.Sequential(nn.Linear(4, 7), nn.ReLU(), nn.Linear(7, 3)))
+        >>> spec.groups["hidden"].size
+        7
+    """
+
+    def __init__(self, tensors: nn.Module | Mapping[str, Tensor]) -> None:
+        named = named_tensors(tensors) if isinstance(tensors, nn.Module) else tensors
+        self._shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
+
+    @final
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of the model's tensors, for tables that depend on them."""
+        return self._shapes
+
+    @property
+    @abstractmethod
+    def table(self) -> Mapping[str, str]:
+        """The axes of every tensor; a plain class attribute does as well."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Sizes of groups that the shapes alone do not determine (the number of heads); a class attribute will do."""
+        return {}
+
+    @final
+    @override
+    def _layout(self) -> Layout:
+        table = {name: parse_axes(text) for name, text in self.table.items()}
+        self._check_names(table)
+        within = _nesting(table)
+        table, sizes = _solve(table, self._shapes, dict(self.sizes))
+        open_groups = [name for name in within if name not in sizes]
+        if open_groups:
+            message = f"the shapes do not determine the size of {shorten(open_groups)}; give it in `sizes`"
+            raise SpecError(message)
+        groups = {name: Group(name, sizes[name], outer) for name, outer in within.items()}
+        axes = {
+            name: tuple(resolve(axis, groups, f"`{name}`") for axis in table[name])
+            if name in table
+            else tuple(Atom(length) for length in shape)
+            for name, shape in self._shapes.items()
+        }
+        return Layout(groups, axes)
+
+    def _check_names(self, table: Mapping[str, tuple[Expression, ...]]) -> None:
+        for name, axes in table.items():
+            if name not in self._shapes:
+                message = f"the table has `{name}`, the model has no such tensor; {nearest(name, self._shapes)}"
+                raise SpecError(message)
+            if len(axes) != len(self._shapes[name]):
+                message = f"`{name}` has shape {self._shapes[name]}, the table gives it {len(axes)} axes"
+                raise SpecError(message)
+        # A scalar (a step counter, say) has nothing to permute and need not be in the table.
+        missing = [name for name, shape in self._shapes.items() if name not in table and shape]
+        if missing:
+            message = f"the table leaves out {shorten(missing)}; give every tensor, with `-` for axes that stay"
+            raise SpecError(message)
+
+
+def table_spec(
+    table: Mapping[str, str], tensors: nn.Module | Mapping[str, Tensor], *, sizes: Mapping[str, int] | None = None
+) -> TableSpec:
+    """Return a specification from a table at hand, without writing a class.
+
+    Args:
+        table: The axes of every tensor, as in `TableSpec`.
+        tensors: The model, or its parameters and buffers by name.
+        sizes: Sizes of groups that the shapes do not determine.
+
+    Returns:
+        The specification.
+
+    Raises:
+        SpecError: If the table does not fit the tensors.
+
+    Example:
+        >>> from torch import nn
+        >>> spec = table_spec({"weight": "-, -", "bias": "-"}, nn.Linear(4, 3))
+        >>> spec.layout.log10_order
+        0.0
+    """
+    spec = _GivenTable(tensors, table, sizes or {})
+    _ = spec.layout  # raises here, at the call that is to blame
+    return spec
+
+
+@final
+class TableSpecFactory(SpecFactory):
+    """Gives every model the same table.
+
+    Args:
+        table: As in `TableSpec`.
+        sizes: Sizes of groups that the shapes do not determine.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> factory = TableSpecFactory({"weight": "-, -", "bias": "-"})
+        >>> factory.derive(nn.Linear(4, 3), torch.zeros(1, 4)).identity().is_identity
+        True
+    """
+
+    def __init__(self, table: Mapping[str, str], *, sizes: Mapping[str, int] | None = None) -> None:
+        self._table, self._sizes = dict(table), dict(sizes or {})
+
+    @override
+    def derive(self, model: nn.Module, example_inputs: Tensor) -> PermutationSpec:
+        return table_spec(self._table, model, sizes=self._sizes)
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters and buffers of a model by name.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        Parameters first, then buffers, in the model's order.
+    """
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+@final
+class _GivenTable(TableSpec):
+    """A table passed as a value."""
+
+    def __init__(
+        self, tensors: nn.Module | Mapping[str, Tensor], table: Mapping[str, str], sizes: Mapping[str, int]
+    ) -> None:
+        super().__init__(tensors)
+        self._table, self._sizes = table, sizes
+
+    @property
+    @override
+    def table(self) -> Mapping[str, str]:
+        return self._table
+
+    @property
+    @override
+    def sizes(self) -> Mapping[str, int]:
+        return self._sizes
+
+
+def _nesting(table: Mapping[str, tuple[Expression, ...]]) -> dict[str, str | None]:
+    """Return every group with the group around it; `@` need not be repeated at every mention."""
+    within: dict[str, str | None] = {}
+    for tensor, axes in table.items():
+        for found in (name for axis in axes for name in names_of(axis)):
+            if found.within is not None and within.get(found.name) not in {None, found.within}:
+                message = (
+                    f"`{tensor}`: {found.name!r} lies within {found.within!r}, elsewhere within {within[found.name]!r}"
+                )
+                raise SpecError(message)
+            within[found.name] = found.within or within.get(found.name)
+    return within
+
+
+def _solve(
+    table: Mapping[str, tuple[Expression, ...]], shapes: Mapping[str, tuple[int, ...]], sizes: dict[str, int]
+) -> tuple[dict[str, tuple[Expression, ...]], dict[str, int]]:
+    """Return the table with every length that the shapes determine, and the group sizes."""
+    solved, known = dict(table), -1
+    while known < len(sizes):  # each pass can open the way for another
+        known = len(sizes)
+        for name, axes in solved.items():
+            try:
+                lengths = zip(axes, shapes[name], strict=True)
+                solved[name] = tuple(solve(axis, length, sizes) for axis, length in lengths)
+            except SpecError as error:
+                message = f"`{name}` of shape {shapes[name]}: {error}"
+                raise SpecError(message) from error
+    return solved, sizes

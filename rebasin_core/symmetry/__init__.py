@@ -1,0 +1,20 @@
+"""Values of the symmetry group: the axis algebra, layouts, permutations and how they act."""
+
+from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, concat, product
+from rebasin_core.symmetry.cells import cells
+from rebasin_core.symmetry.layout import Layout
+from rebasin_core.symmetry.permutation import Permutable, Permutation
+
+__all__ = [
+    "Atom",
+    "Axis",
+    "Concat",
+    "Group",
+    "Layout",
+    "Permutable",
+    "Permutation",
+    "Product",
+    "cells",
+    "concat",
+    "product",
+]

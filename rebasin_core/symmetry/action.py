@@ -1,0 +1,86 @@
+"""How a group element acts on one tensor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from rebasin_core.symmetry.cells import map_cells
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from torch import Tensor
+
+    from rebasin_core.symmetry.axis import Atom, Axis
+    from rebasin_core.symmetry.layout import Layout
+
+
+def act(layout: Layout, indices: Mapping[str, Tensor], tensor: Tensor, axes: Sequence[Axis]) -> Tensor:
+    """Return a tensor with its trailing axes permuted.
+
+    Args:
+        layout: Says how groups nest.
+        indices: ``[*outer, n]`` for each group: ``new[i] = old[index[i]]``.
+        tensor: ``[*lead, *sizes]`` with one size an axis.
+        axes: The axes of the trailing dimensions.
+
+    Returns:
+        A new tensor; it shares no memory with the old one.
+    """
+    result = map_cells(tensor, axes, lambda cell, atoms: act_on_cell(layout, indices, cell, atoms))
+    return result.clone() if result.data_ptr() == tensor.data_ptr() else result
+
+
+def act_on_cell(
+    layout: Layout,
+    indices: Mapping[str, Tensor],
+    cell: Tensor,
+    atoms: Sequence[Atom],
+    *,
+    skip: Collection[int] = (),
+) -> Tensor:
+    """Return a cell with its dimensions permuted, outer groups before the groups within them.
+
+    Args:
+        layout: Says how groups nest.
+        indices: One index a group.
+        cell: ``[*lead, *atom sizes]``.
+        atoms: The atoms of the trailing dimensions.
+        skip: Places among ``atoms`` that are left as they are.
+
+    Returns:
+        The permuted cell; the same tensor where nothing moves.
+    """
+    lead = cell.dim() - len(atoms)
+    for place, name in sorted(_grouped(atoms), key=lambda item: len(layout.ancestors(item[1]))):
+        if place in skip:
+            continue
+        index = indices[name].to(cell.device)
+        outer = layout.ancestors(name)
+        if not outer:
+            cell = cell.index_select(lead + place, index)
+            continue
+        # One permutation for each unit of the outer groups: spread the index over the dimensions where they stand.
+        dims = [lead + _place(atoms, group) for group in outer] + [lead + place]
+        spread = _spread(index, dims, cell.dim())
+        cell = torch.take_along_dim(cell, spread, dim=lead + place)
+    return cell
+
+
+def _grouped(atoms: Sequence[Atom]) -> list[tuple[int, str]]:
+    return [(place, atom.group) for place, atom in enumerate(atoms) if atom.group is not None]
+
+
+def _place(atoms: Sequence[Atom], group: str) -> int:
+    return next(place for place, atom in enumerate(atoms) if atom.group == group)
+
+
+def _spread(index: Tensor, dims: list[int], ndim: int) -> Tensor:
+    """Return the index with its dimensions moved to the places ``dims`` of an ``ndim``-dimensional tensor."""
+    order = sorted(range(len(dims)), key=dims.__getitem__)
+    shape = [1] * ndim
+    for source in order:
+        shape[dims[source]] = index.shape[source]
+    return index.permute(order).reshape(shape)

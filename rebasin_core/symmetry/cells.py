@@ -1,0 +1,100 @@
+"""Cells: the pieces of a tensor on which every dimension is one atom.
+
+Products are opened by reshaping and concatenations by splitting, until only atoms are left. Everything that acts on a
+tensor (permuting it, comparing two of them) is written for cells and does not know about products or concatenations.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from rebasin_core.symmetry.axis import Atom, Axis, Concat, factors_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
+
+Cell: TypeAlias = "tuple[Tensor, tuple[Atom, ...]]"
+
+
+def cells(tensor: Tensor, axes: Sequence[Axis]) -> Iterator[Cell]:
+    """Yield the cells of a tensor.
+
+    Args:
+        tensor: ``[*lead, *sizes]`` with one size an axis.
+        axes: The axes of the trailing dimensions.
+
+    Yields:
+        A view ``[*lead, *atom sizes]`` where possible, and its atoms.
+    """
+    lead = tensor.shape[: tensor.dim() - len(axes)]
+    factors = _factors(axes)
+    tensor = tensor.reshape((*lead, *(factor.size for factor in factors)))
+    place = _first_concat(factors)
+    if place is None:
+        yield tensor, tuple(factor for factor in factors if isinstance(factor, Atom))
+        return
+    for part, inner in _split(tensor, factors, place):
+        yield from cells(part, inner)
+
+
+def map_cells(tensor: Tensor, axes: Sequence[Axis], function: Callable[[Tensor, tuple[Atom, ...]], Tensor]) -> Tensor:
+    """Return the tensor with a function applied to each of its cells.
+
+    Args:
+        tensor: ``[*lead, *sizes]`` with one size an axis.
+        axes: The axes of the trailing dimensions.
+        function: Takes a cell's tensor and its atoms, returns a tensor of the same shape.
+
+    Returns:
+        A tensor of the same shape.
+    """
+    lead = tensor.shape[: tensor.dim() - len(axes)]
+    factors = _factors(axes)
+    opened = tensor.reshape((*lead, *(factor.size for factor in factors)))
+    place = _first_concat(factors)
+    if place is None:
+        result = function(opened, tuple(factor for factor in factors if isinstance(factor, Atom)))
+    else:
+        parts = [map_cells(part, inner, function) for part, inner in _split(opened, factors, place)]
+        result = torch.cat(parts, dim=len(lead) + place)
+    return result.reshape(tensor.shape)
+
+
+def atom_rows(axes: Sequence[Axis]) -> Iterator[tuple[Atom, ...]]:
+    """Yield the atoms of each cell that tensors with these axes have, without a tensor.
+
+    Args:
+        axes: The axes of one tensor.
+
+    Yields:
+        The atoms, one a dimension of the cell.
+    """
+    factors = _factors(axes)
+    place = _first_concat(factors)
+    if place is None:
+        yield tuple(factor for factor in factors if isinstance(factor, Atom))
+        return
+    found = factors[place]
+    for part in found.parts if isinstance(found, Concat) else ():
+        yield from atom_rows((*factors[:place], part, *factors[place + 1 :]))
+
+
+def _factors(axes: Sequence[Axis]) -> list[Axis]:
+    return [factor for axis in axes for factor in factors_of(axis)]
+
+
+def _first_concat(factors: Sequence[Axis]) -> int | None:
+    return next((i for i, factor in enumerate(factors) if isinstance(factor, Concat)), None)
+
+
+def _split(tensor: Tensor, factors: list[Axis], place: int) -> Iterator[tuple[Tensor, list[Axis]]]:
+    found = factors[place]
+    parts = found.parts if isinstance(found, Concat) else ()
+    dim = tensor.dim() - len(factors) + place
+    pieces = tensor.split([part.size for part in parts], dim=dim)
+    for piece, part in zip(pieces, parts, strict=True):
+        yield piece, [*factors[:place], part, *factors[place + 1 :]]

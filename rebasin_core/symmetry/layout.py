@@ -1,0 +1,219 @@
+"""A layout: the groups of a network and, for every tensor, which group acts on which axis."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, final
+
+from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError, nearest
+from rebasin_core.symmetry.axis import Atom, Axis, Group, atoms_of, is_fixed
+from rebasin_core.symmetry.cells import atom_rows
+from rebasin_core.symmetry.notation import format_axes, parse_axes
+from rebasin_core.symmetry.resolve import resolve
+from rebasin_core.tensors.checks import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Layout:
+    """Groups, and the axes of every tensor they act on: the content of a permutation specification, as a value.
+
+    Attributes:
+        groups: The groups by name.
+        axes: For every parameter and buffer, one axis a dimension.
+
+    Raises:
+        SpecError: On construction, if an atom names an unknown group or has another length than its group, if nested
+            groups form a circle, or if a nested group stands in a tensor where its outer group does not stand
+            exactly once beside it.
+    """
+
+    groups: Mapping[str, Group]
+    axes: Mapping[str, tuple[Axis, ...]]
+
+    def __post_init__(self) -> None:
+        """Freeze the mappings and check that they agree."""
+        object.__setattr__(self, "groups", MappingProxyType(dict(self.groups)))
+        object.__setattr__(self, "axes", MappingProxyType(dict(self.axes)))
+        for name in self.groups:
+            self.ancestors(name)
+        for tensor, axes in self.axes.items():
+            for row in atom_rows(axes):
+                self._check_row(tensor, row)
+
+    def _check_row(self, tensor: str, row: Sequence[Atom]) -> None:
+        names = [atom.group for atom in row]
+        for atom in row:
+            if atom.group is None:
+                continue
+            group = self.groups.get(atom.group)
+            if group is None:
+                message = f"`{tensor}` names the group {atom.group!r}; {nearest(atom.group, self.groups)}"
+                raise SpecError(message)
+            if group.size != atom.size:
+                message = f"`{tensor}`: group {group.name!r} has {group.size} units, its axis there has {atom.size}"
+                raise SpecError(message)
+            if group.within is not None and names.count(group.within) != 1:
+                message = (
+                    f"`{tensor}`: group {group.name!r} permutes within {group.within!r}, which must stand exactly once "
+                    f"beside it, but stands {names.count(group.within)} times"
+                )
+                raise SpecError(message)
+
+    def ancestors(self, name: str) -> tuple[str, ...]:
+        """Return the groups around a group, the outermost first.
+
+        Args:
+            name: A group.
+
+        Returns:
+            Names; empty for a group that is not nested.
+
+        Raises:
+            SpecError: If a group around it is unknown, or the nesting forms a circle.
+        """
+        chain: list[str] = []
+        within = self.groups[name].within
+        while within is not None:
+            if within not in self.groups:
+                message = f"group {name!r} lies within {within!r}, which is no group; {nearest(within, self.groups)}"
+                raise SpecError(message)
+            if within == name or within in chain:
+                message = f"groups {[name, *chain]} lie within each other in a circle"
+                raise SpecError(message)
+            chain.insert(0, within)
+            within = self.groups[within].within
+        return tuple(chain)
+
+    def index_shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a group's index: the sizes of the groups around it, then its own.
+
+        Args:
+            name: A group.
+
+        Returns:
+            ``(size,)``, or ``(*outer, size)`` for a nested group.
+        """
+        return (*(self.groups[outer].size for outer in self.ancestors(name)), self.groups[name].size)
+
+    @cached_property
+    def outer_first(self) -> tuple[str, ...]:
+        """The group names so that every group comes after the groups around it."""
+        return tuple(sorted(self.groups, key=lambda name: len(self.ancestors(name))))
+
+    @cached_property
+    def log10_order(self) -> float:
+        """The decimal logarithm of the number of group elements."""
+        log = 0.0
+        for name in self.groups:
+            *outer, size = self.index_shape(name)
+            log += math.prod(outer) * math.lgamma(size + 1)
+        return log / math.log(10)
+
+    @cached_property
+    def moved(self) -> tuple[str, ...]:
+        """The names of the tensors that at least one group acts on."""
+        return tuple(name for name, axes in self.axes.items() if not all(is_fixed(axis) for axis in axes))
+
+    def tensors_of(self, group: str) -> tuple[str, ...]:
+        """Return the names of the tensors that a group acts on.
+
+        Args:
+            group: A group.
+
+        Returns:
+            Names, in the layout's order.
+        """
+        return tuple(
+            name for name, axes in self.axes.items() if any(a.group == group for axis in axes for a in atoms_of(axis))
+        )
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor.
+
+        Args:
+            name: A tensor of the layout.
+
+        Returns:
+            One length an axis.
+        """
+        return tuple(axis.size for axis in self.axes[name])
+
+    def check(self, tensors: Mapping[str, Tensor], what: str, *, complete: bool = True) -> None:
+        """Refuse tensors that the layout does not describe.
+
+        A tensor attached to a parameter of shape ``s`` has shape ``(*lead, *s)``: extra leading dimensions pass.
+
+        Args:
+            tensors: Named tensors.
+            what: What they are, for the message ("the candidate").
+            complete: Whether every moved tensor of the layout must be there.
+
+        Raises:
+            InvalidInputError: If a name is unknown or missing, or a shape does not end with the layout's.
+        """
+        unknown = sorted(name for name in tensors if name not in self.axes)
+        missing = sorted(name for name in self.moved if name not in tensors) if complete else []
+        if unknown or missing:
+            parts = [f"{what} does not fit the specification"]
+            parts += [f"missing: {shorten(missing)}"] if missing else []
+            parts += [f"not in the specification: {shorten(unknown)}"] if unknown else []
+            raise InvalidInputError("; ".join(parts))
+        for name, tensor in tensors.items():
+            shape, expected = tuple(tensor.shape), self.shape(name)
+            if len(shape) < len(expected) or shape[len(shape) - len(expected) :] != expected:
+                message = f"{what}: `{name}` has shape {shape}, the specification expects {expected} (last dimensions)"
+                raise InvalidInputError(message)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the layout as plain JSON: readable, diffable, and all that is needed to read it back."""
+        return {
+            "groups": {
+                name: {"size": group.size} | ({"within": group.within} if group.within else {})
+                for name, group in self.groups.items()
+            },
+            "axes": {name: format_axes(axes, dict(self.groups)) for name, axes in self.axes.items()},
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Layout:
+        """Return the layout written by `as_json`.
+
+        Args:
+            document: The parsed JSON.
+
+        Returns:
+            An equal layout.
+
+        Raises:
+            FileFormatError: If the document does not have that form.
+        """
+        try:
+            groups = {
+                str(name): Group(str(name), int(entry["size"]), entry.get("within"))
+                for name, entry in document["groups"].items()
+            }
+            axes = {
+                str(name): tuple(resolve(e, groups, f"`{name}`") for e in parse_axes(text))
+                for name, text in document["axes"].items()
+            }
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            message = f"expected a layout with `groups` and `axes`, got something else ({error})"
+            raise FileFormatError(message) from error
+        return cls(groups, axes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short hash of the layout, equal for equal layouts."""
+        text = json.dumps(self.as_json(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

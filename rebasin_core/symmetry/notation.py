@@ -1,0 +1,163 @@
+"""The text form of axes: ``"heads*(query@heads + key@heads), 10"``.
+
+A tensor's axes are written with commas between them. In an axis, ``*`` is the row-major product, ``+`` the
+concatenation, parentheses group, a name is a group, ``name@outer`` a group that permutes on its own inside each unit of
+``outer``, a number a fixed length, and ``-`` a fixed length that is worked out from the tensor.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NoReturn, TypeAlias, final
+
+from rebasin_core.errors import SpecError
+from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product
+
+_TOKEN = re.compile(r"\s*(?:(?P<name>[A-Za-z_][\w.\[\]]*)|(?P<number>\d+)|(?P<mark>[-*+(),@]))")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A group in an expression, with the group around it where ``@`` names one."""
+
+    name: str
+    within: str | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Length:
+    """A fixed length in an expression; None where it is to be worked out."""
+
+    size: int | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A product (``*``) or concatenation (``+``) of expressions."""
+
+    mark: str
+    operands: tuple[Expression, ...]
+
+
+Expression: TypeAlias = Name | Length | Operation
+
+
+def parse_axes(text: str) -> tuple[Expression, ...]:
+    """Return the axes that a text describes, lengths not yet worked out.
+
+    Args:
+        text: Axes with commas between them; empty for a scalar.
+
+    Returns:
+        One expression an axis.
+
+    Raises:
+        SpecError: If the text is not in the notation; shows where.
+    """
+    return _Parser(text).axes()
+
+
+def format_axes(axes: tuple[Axis, ...], groups: dict[str, Group]) -> str:
+    """Return the text form of axes, every length written out.
+
+    Args:
+        axes: The axes of one tensor.
+        groups: The groups by name, to write ``@`` where a group is nested.
+
+    Returns:
+        A text that `parse_axes` reads back to the same axes.
+    """
+    return ", ".join(_format(axis, groups, inner=False) for axis in axes)
+
+
+def _format(axis: Axis, groups: dict[str, Group], *, inner: bool) -> str:
+    match axis:
+        case Atom(size, None):
+            return str(size)
+        case Atom(_, str(name)):
+            within = groups[name].within
+            return name if within is None else f"{name}@{within}"
+        case Product(factors):
+            return "*".join(_format(factor, groups, inner=True) for factor in factors)
+        case Concat(parts):
+            text = " + ".join(_format(part, groups, inner=False) for part in parts)
+            return f"({text})" if inner else text
+    message = f"expected an axis, got {axis!r}"
+    raise SpecError(message)
+
+
+class _Parser:
+    """Recursive descent over the tokens of one text."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._tokens: list[tuple[str, int]] = []
+        position, end = 0, len(text.rstrip())
+        while position < end:
+            found = _TOKEN.match(text, position)
+            if found is None:
+                self._fail(position, "a name, a number, `-`, `*`, `+`, `@`, `,` or a parenthesis")
+            self._tokens.append((found.group().strip(), found.end() - len(found.group().strip())))
+            position = found.end()
+        self._next = 0
+
+    def axes(self) -> tuple[Expression, ...]:
+        if not self._tokens:
+            return ()
+        found = [self._sum()]
+        while self._take(","):
+            found.append(self._sum())
+        if self._next < len(self._tokens):
+            self._fail(self._tokens[self._next][1], "`*`, `+`, `,` or the end")
+        return tuple(found)
+
+    def _sum(self) -> Expression:
+        operands = [self._product()]
+        while self._take("+"):
+            operands.append(self._product())
+        return operands[0] if len(operands) == 1 else Operation("+", tuple(operands))
+
+    def _product(self) -> Expression:
+        operands = [self._factor()]
+        while self._take("*"):
+            operands.append(self._factor())
+        return operands[0] if len(operands) == 1 else Operation("*", tuple(operands))
+
+    def _factor(self) -> Expression:
+        if self._take("("):
+            inside = self._sum()
+            if not self._take(")"):
+                self._fail(self._position(), "`)`")
+            return inside
+        if self._take("-"):
+            return Length(None)
+        token = self._pop()
+        if token.isdigit():
+            return Length(int(token))
+        if not (token[:1].isalpha() or token[:1] == "_"):
+            self._fail(self._tokens[self._next - 1][1], "a group, a number or `-`")
+        return Name(token, self._pop() if self._take("@") else None)
+
+    def _take(self, mark: str) -> bool:
+        if self._next < len(self._tokens) and self._tokens[self._next][0] == mark:
+            self._next += 1
+            return True
+        return False
+
+    def _pop(self) -> str:
+        if self._next == len(self._tokens):
+            self._fail(len(self._text), "a group, a number or `-`")
+        self._next += 1
+        return self._tokens[self._next - 1][0]
+
+    def _position(self) -> int:
+        return self._tokens[self._next][1] if self._next < len(self._tokens) else len(self._text)
+
+    def _fail(self, position: int, expected: str) -> NoReturn:
+        got = repr(self._text[position]) if position < len(self._text) else "the end"
+        message = f"axes {self._text!r}: expected {expected} at position {position + 1}, got {got}"
+        raise SpecError(message)

@@ -1,0 +1,280 @@
+"""A permutation: one index vector for each group of a layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol, TypeVar, final, overload
+
+import torch
+from typing_extensions import override
+
+from rebasin_core.errors import FileFormatError, InvalidInputError
+from rebasin_core.symmetry.action import act
+from rebasin_core.symmetry.layout import Layout
+from rebasin_core.tensors.checks import require_same_names
+from rebasin_core.tensors.files import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Self
+
+    from torch import Tensor
+
+_KIND = "permutation"
+
+
+class Permutable(Protocol):
+    """What a permutation can be applied to besides a mapping of tensors: a posterior, for one."""
+
+    def permute(self, permutation: Permutation) -> Self:
+        """Return a moved copy of this object."""
+
+
+P = TypeVar("P", bound=Permutable)
+
+
+@final
+class Permutation:
+    r"""An element of the symmetry group of a network: one index vector a group.
+
+    An index $p$ means ``new[i] = old[p[i]]``. A group that lies within another one has an index of shape
+    ``[*outer, n]``: a permutation for each unit of the outer groups, in their new order:
+    ``new[h, w] = old[p[h], q[h, w]]``.
+
+    Args:
+        layout: The groups, and the tensors they act on.
+        indices: For every group an integer tensor of shape `Layout.index_shape`.
+
+    Raises:
+        InvalidInputError: If groups are missing or left over, or an index is not a permutation of its shape.
+
+    Example:
+        >>> import torch
+        >>> from rebasin_core.symmetry import Atom, Group, Layout, Permutation
+        >>> layout = Layout({"hidden": Group("hidden", 3)}, {"bias": (Atom(3, "hidden"),)})
+        >>> shift = Permutation(layout, {"hidden": torch.tensor([2, 0, 1])})
+        >>> shift.apply({"bias": torch.tensor([10.0, 20.0, 30.0])})["bias"].tolist()
+        [30.0, 10.0, 20.0]
+        >>> shift.compose(shift.inverse()).is_identity
+        True
+    """
+
+    __slots__ = ("_indices", "_layout")
+
+    def __init__(self, layout: Layout, indices: Mapping[str, Tensor]) -> None:
+        require_same_names(layout.groups, indices, "the permutation")
+        for name, index in indices.items():
+            _check_index(name, index, layout.index_shape(name))
+        self._layout = layout
+        self._indices = MappingProxyType({
+            name: indices[name].detach().to(torch.int64).clone() for name in layout.groups
+        })
+
+    @classmethod
+    def identity(cls, layout: Layout) -> Permutation:
+        """Return the permutation that moves nothing.
+
+        Args:
+            layout: The groups.
+
+        Returns:
+            The neutral element.
+        """
+        return cls(
+            layout,
+            {name: torch.arange(layout.groups[name].size).expand(layout.index_shape(name)) for name in layout.groups},
+        )
+
+    @classmethod
+    def random(cls, layout: Layout, *, generator: torch.Generator) -> Permutation:
+        """Return a uniformly random group element.
+
+        Args:
+            layout: The groups.
+            generator: The source of randomness.
+
+        Returns:
+            A permutation.
+        """
+        # Sorting uniform noise gives a uniform permutation, for any number of outer units at once.
+        return cls(
+            layout,
+            {
+                name: torch
+                .rand(layout.index_shape(name), generator=generator, device=generator.device)
+                .argsort(-1)
+                .cpu()
+                for name in layout.groups
+            },
+        )
+
+    @property
+    def layout(self) -> Layout:
+        """The groups and the axes they act on."""
+        return self._layout
+
+    @property
+    def indices(self) -> Mapping[str, Tensor]:
+        """The index of every group (read only; do not write into the tensors)."""
+        return self._indices
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing moves."""
+        return not any(self.moved.values())
+
+    @property
+    def moved(self) -> dict[str, int]:
+        """The number of units of every group that do not stay in their place."""
+        return {
+            name: int((index != torch.arange(index.shape[-1], device=index.device)).sum().item())
+            for name, index in self._indices.items()
+        }
+
+    def inverse(self) -> Permutation:
+        """Return the permutation that undoes this one."""
+        indices: dict[str, Tensor] = {}
+        for name in self._layout.outer_first:
+            # Old unit h was moved to place back[h]; the inner permutation used there is the one to undo for it.
+            inner = self._indices[name].argsort(-1)
+            indices[name] = _reorder_outer(inner, [indices[outer] for outer in self._layout.ancestors(name)])
+        return Permutation(self._layout, indices)
+
+    def compose(self, then: Permutation) -> Permutation:
+        """Return the permutation that applies this one first, and ``then`` after it.
+
+        Args:
+            then: Applied second.
+
+        Returns:
+            ``p.compose(q)`` has the index ``p[q]``.
+
+        Raises:
+            InvalidInputError: If the two belong to different layouts.
+        """
+        self._require_layout(then.layout, "the second permutation")
+        indices: dict[str, Tensor] = {}
+        for name, index in self._indices.items():
+            second = then.indices[name].to(index.device)
+            outer = [then.indices[group].to(index.device) for group in self._layout.ancestors(name)]
+            indices[name] = _reorder_outer(index, outer).gather(-1, second)
+        return Permutation(self._layout, indices)
+
+    @overload
+    def apply(self, target: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+    @overload
+    def apply(self, target: P) -> P: ...
+    def apply(self, target: Mapping[str, Tensor] | Permutable) -> dict[str, Tensor] | Permutable:
+        """Return a moved copy of a mapping of tensors, or of a posterior.
+
+        Args:
+            target: Tensors by name, each of shape ``[*lead, *shape]`` with the shape that the layout gives, on any
+                device; or an object with a ``permute`` method.
+
+        Returns:
+            The same kind of thing, sharing no memory with ``target``.
+
+        Raises:
+            InvalidInputError: If a tensor is not in the layout or does not have its shape.
+        """
+        if not isinstance(target, Mapping):
+            return target.permute(self)
+        self._layout.check(target, "the mapping", complete=False)
+        return {
+            name: act(self._layout, self._indices, tensor, self._layout.axes[name]) for name, tensor in target.items()
+        }
+
+    def to(self, device: torch.device | str) -> Permutation:
+        """Return the permutation with its indices on a device.
+
+        Args:
+            device: Where the indices shall lie.
+
+        Returns:
+            An equal permutation.
+        """
+        return Permutation(self._layout, {name: index.to(device) for name, index in self._indices.items()})
+
+    def save(self, path: Path | str) -> None:
+        """Write the permutation and its layout to a safetensors file, atomically.
+
+        Args:
+            path: The file; replaced if it exists.
+
+        Raises:
+            StorageError: If it cannot be written; an older file is left as it was.
+        """
+        write_tensors(path, dict(self._indices), kind=_KIND, document={"layout": self._layout.as_json()})
+
+    @classmethod
+    def load(cls, path: Path | str, layout: Layout | None = None) -> Permutation:
+        """Read a permutation.
+
+        Args:
+            path: A file written by `save`.
+            layout: The layout it must belong to, if one is given.
+
+        Returns:
+            The permutation.
+
+        Raises:
+            FileFormatError: If the file is missing, damaged, of another kind, or belongs to another layout.
+        """
+        tensors, document = read_tensors(path, kind=_KIND)
+        stored = Layout.from_json(document.get("layout", {}))
+        if layout is not None and stored.fingerprint != layout.fingerprint:
+            message = (
+                f"{path}: the permutation belongs to another specification ({stored.fingerprint}, expected "
+                f"{layout.fingerprint})"
+            )
+            raise FileFormatError(message)
+        try:
+            return cls(stored, tensors)
+        except InvalidInputError as error:
+            message = f"{path}: {error}"
+            raise FileFormatError(message) from error
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        """Return whether both move the same units of the same layout."""
+        if not isinstance(other, Permutation):
+            return NotImplemented
+        return self._layout.fingerprint == other.layout.fingerprint and all(
+            torch.equal(index.cpu(), other.indices[name].cpu()) for name, index in self._indices.items()
+        )
+
+    @override
+    def __hash__(self) -> int:
+        """Return a hash of the layout: equal permutations have equal hashes."""
+        return hash(self._layout.fingerprint)
+
+    @override
+    def __repr__(self) -> str:
+        """Return a short description: groups, sizes, and how many units move."""
+        groups = ", ".join(f"{name}: {moved}/{self._indices[name].numel()}" for name, moved in self.moved.items())
+        return f"Permutation(units moved: {groups or 'no groups'})"
+
+    def _require_layout(self, other: Layout, what: str) -> None:
+        if other.fingerprint != self._layout.fingerprint:
+            message = (
+                f"{what} belongs to another specification ({other.fingerprint}, expected {self._layout.fingerprint})"
+            )
+            raise InvalidInputError(message)
+
+
+def _reorder_outer(index: Tensor, outer: list[Tensor]) -> Tensor:
+    """Return ``index[outer[0][h0], outer[1][h0, h1], ...]`` over all outer units: its rows in another outer order."""
+    rows = []
+    for depth, order in enumerate(outer):
+        rows.append(order.reshape(*order.shape, *[1] * (len(outer) - 1 - depth)))
+    return index[tuple(rows)] if rows else index
+
+
+def _check_index(name: str, index: Tensor, shape: tuple[int, ...]) -> None:
+    if index.is_floating_point() or tuple(index.shape) != shape:
+        message = f"group {name!r}: expected integers of shape {shape}, got {index.dtype} of shape {tuple(index.shape)}"
+        raise InvalidInputError(message)
+    if not torch.equal(index.sort(-1).values.cpu(), torch.arange(shape[-1]).expand(shape)):
+        message = f"group {name!r}: expected every number from 0 to {shape[-1] - 1} once, got another index"
+        raise InvalidInputError(message)

@@ -1,0 +1,1 @@
+"""Pure functions on tensors, without any notion of a network."""

@@ -1,0 +1,72 @@
+"""The checks on tensors that several interfaces share, each with its one message."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from rebasin_core.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+
+def require_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Refuse tensors that hold NaN or infinity.
+
+    Args:
+        tensors: Named tensors; integer tensors always pass.
+        what: What they are, for the message ("the candidate's mean").
+
+    Raises:
+        InvalidInputError: If an entry is not finite; names the tensor and counts the entries.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            continue
+        bad = int(tensor.numel() - torch.isfinite(tensor).sum().item())
+        if bad:
+            message = (
+                f"{what}: `{name}` has {bad} of {tensor.numel()} entries that are NaN or infinite; "
+                "expected finite numbers. Look for a diverged training run or a damaged file"
+            )
+            raise InvalidInputError(message)
+
+
+def require_same_names(expected: Mapping[str, object], given: Mapping[str, object], what: str) -> None:
+    """Refuse a mapping whose names are not exactly the expected ones.
+
+    Args:
+        expected: A mapping with the names that must be there.
+        given: The mapping to look at.
+        what: What it is, for the message.
+
+    Raises:
+        InvalidInputError: If names are missing or left over; lists both.
+    """
+    missing = sorted(expected.keys() - given.keys())
+    extra = sorted(given.keys() - expected.keys())
+    if missing or extra:
+        parts = [f"{what} does not have the expected tensors"]
+        if missing:
+            parts.append(f"missing: {shorten(missing)}")
+        if extra:
+            parts.append(f"not expected: {shorten(extra)}")
+        raise InvalidInputError("; ".join(parts))
+
+
+def shorten(names: list[str], limit: int = 8) -> str:
+    """Return the names in backticks, cut after ``limit`` of them.
+
+    Args:
+        names: The names.
+        limit: How many are written out.
+
+    Returns:
+        One readable line.
+    """
+    shown = ", ".join(f"`{name}`" for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -1,0 +1,79 @@
+"""Closed forms and Monte Carlo statistics used by posteriors and barriers."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def log_mean_exp(values: Tensor, dim: int = 0) -> Tensor:
+    r"""Return $\log \frac{1}{S} \sum_s e^{v_s}$ along a dimension, without overflow.
+
+    Args:
+        values: Any shape.
+        dim: The dimension averaged over.
+
+    Returns:
+        ``values`` without that dimension.
+    """
+    return torch.logsumexp(values, dim=dim) - math.log(values.shape[dim])
+
+
+def gaussian_kl(mean: Tensor, stddev: Tensor, other_mean: Tensor, other_stddev: Tensor) -> Tensor:
+    r"""Return the Kullback-Leibler divergence between independent Gaussians, summed over entries.
+
+    $$ \mathrm{KL}(q \| p) = \sum_i \log\frac{s'_i}{s_i} + \frac{s_i^2 + (m_i - m'_i)^2}{2 s'^2_i} - \frac12 $$
+
+    Args:
+        mean: Means of $q$, any shape.
+        stddev: Standard deviations of $q$, positive, same shape.
+        other_mean: Means of $p$, broadcastable.
+        other_stddev: Standard deviations of $p$, positive, broadcastable.
+
+    Returns:
+        A scalar, in nats: the true sum, not a mean over entries or layers.
+    """
+    ratio = (stddev / other_stddev) ** 2
+    shift = ((mean - other_mean) / other_stddev) ** 2
+    return 0.5 * (ratio + shift - 1.0 - torch.log(ratio)).sum()
+
+
+def isotropic_kl(mean: Tensor, stddev: Tensor, scale: float) -> Tensor:
+    r"""Return the divergence of `gaussian_kl` from a centred Gaussian of one scale, in as few passes as it takes.
+
+    $$ \mathrm{KL} = \frac{\lVert m \rVert^2 + \lVert s \rVert^2}{2\sigma^2} - \sum_i \log s_i
+       + n \left(\log\sigma - \tfrac12\right) $$
+
+    Args:
+        mean: Means, any shape.
+        stddev: Standard deviations, positive, same shape.
+        scale: The standard deviation $\sigma$ of the centred Gaussian, positive.
+
+    Returns:
+        A scalar, in nats.
+    """
+    m, s = mean.flatten(), stddev.flatten()
+    quadratic = (torch.dot(m, m) + torch.dot(s, s)) / (2 * scale**2)
+    return quadratic - s.log().sum() + m.numel() * (math.log(scale) - 0.5)
+
+
+def mean_stderr(values: Tensor, dim: int = -1) -> Tensor:
+    """Return the standard error of the mean of independent values.
+
+    Args:
+        values: Any shape.
+        dim: The dimension averaged over.
+
+    Returns:
+        ``values`` without that dimension; NaN where there is one value only, since one value tells nothing
+        about its spread.
+    """
+    count = values.shape[dim]
+    if count < 2:  # ruff: ignore[magic-value-comparison] - a variance needs two values
+        return torch.full_like(values.select(dim, 0), math.nan)
+    return values.std(dim=dim, correction=1) / math.sqrt(count)

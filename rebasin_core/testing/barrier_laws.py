@@ -1,0 +1,102 @@
+"""The laws of barrier estimators."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+
+from rebasin_core.evaluation.likelihood import GaussianLikelihood
+from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.testing.cases import gaussian, network
+from rebasin_core.testing.law import copied, expect, expect_equal, law, seeded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rebasin_core.barriers.curve import LossCurve
+    from rebasin_core.config.barrier import BarrierConfig
+    from rebasin_core.posteriors.base import Posterior
+
+
+def _curve(config: object, reference: Posterior, candidate: Posterior, seed: int = 0) -> LossCurve:
+    case = network()
+    estimator = cast("BarrierConfig", config).build()
+    return estimator.estimate(reference, candidate, model=case.model, data=case.data, generator=seeded(seed))
+
+
+@law("barrier")
+def equal_ends(config: object, folder: Path) -> None:
+    """Between a posterior and itself there is no barrier, and the loss is the same everywhere."""
+    del folder
+    curve = _curve(config, gaussian(0), gaussian(0))
+    expect(abs(curve.height) < 1e-12, f"the barrier between equal ends is {curve.height}")
+    expect(max(curve.loss) - min(curve.loss) < 1e-9, f"the loss between equal ends varies: {curve.loss}")
+
+
+@law("barrier")
+def closed_form_on_a_quadratic(config: object, folder: Path) -> None:
+    """For a linear model and Gaussian noise the loss between two points is the known parabola."""
+    del folder
+    model = nn.Linear(1, 1, bias=False).double()
+    a, b, scale = -1.0, 2.0, 0.7
+    ends = [PointPosterior({"weight": torch.full((1, 1), value, dtype=torch.float64)}) for value in (a, b)]
+    x, y = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+    curve = (
+        cast("BarrierConfig", config)
+        .build()
+        .estimate(*ends, model=model, data=[(x, y)], likelihood=GaussianLikelihood(scale=scale))
+    )
+    constant = math.log(scale) + 0.5 * math.log(2 * math.pi)
+    for t, loss in zip(curve.t, curve.loss, strict=True):
+        expected = 0.5 * (((1 - t) * a + t * b) / scale) ** 2 + constant
+        expect(abs(loss - expected) < 1e-9, f"at t = {t} the loss is {loss}, the closed form {expected}")
+
+
+@law("barrier")
+def direction(config: object, folder: Path) -> None:
+    """Exchanging the ends mirrors the curve, up to five stated standard errors."""
+    del folder
+    forward, backward = _curve(config, gaussian(0), gaussian(1)), _curve(config, gaussian(1), gaussian(0), seed=5)
+    for there, back, s, r in zip(
+        forward.loss, reversed(backward.loss), forward.stderr, reversed(backward.stderr), strict=True
+    ):
+        allowed = 5 * math.hypot(s, r) + 1e-9
+        expect(abs(there - back) <= allowed, f"losses {there} and {back} differ by more than {allowed:.2e}")
+
+
+@law("barrier")
+def errors_stated(config: object, folder: Path) -> None:
+    """Every loss, and the barrier, has a finite standard error."""
+    del folder
+    curve = _curve(config, gaussian(0), gaussian(1))
+    errors = (*curve.stderr, *curve.data_stderr, curve.height_stderr, curve.height_data_stderr)
+    expect(all(math.isfinite(e) and e >= 0 for e in errors), f"standard errors are missing: {errors}")
+    expect(len(curve.t) == len(curve.loss) == len(curve.stderr), "there is not one standard error for each loss")
+    expect((curve.t[0], curve.t[-1]) == (0.0, 1.0), f"the path does not run from 0 to 1: {curve.t}")
+
+
+@law("barrier")
+def inputs_untouched(config: object, folder: Path) -> None:
+    """Posteriors and model are not changed, the model's mode included."""
+    del folder
+    case, ends = network(), (gaussian(0), gaussian(1))
+    case.model.train()
+    before = [*(copied(end.mean) for end in ends), copied(dict(case.model.named_parameters()))]
+    cast("BarrierConfig", config).build().estimate(*ends, model=case.model, data=case.data)
+    after: list[dict[str, torch.Tensor]] = [*(end.mean for end in ends), dict(case.model.named_parameters())]
+    for now, then in zip(after, before, strict=True):
+        expect_equal(now, then, "after estimating")
+    expect(case.model.training, "the model was left in evaluation mode")
+
+
+@law("barrier")
+def repeatable(config: object, folder: Path) -> None:
+    """Equal generators give equal curves, and the global generator is left alone."""
+    del folder
+    state = torch.get_rng_state()
+    curves = [_curve(config, gaussian(0), gaussian(1), seed=3) for _ in range(2)]
+    expect(curves[0].loss == curves[1].loss, "two runs with the same seed differ")
+    expect(torch.equal(state, torch.get_rng_state()), "the global generator was used")

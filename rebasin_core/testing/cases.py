@@ -1,0 +1,73 @@
+"""The small problems on which laws are tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+
+from rebasin_core.architectures.mlp import MLPArchitecture
+from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
+from rebasin_core.specs.table import named_tensors
+from rebasin_core.testing.law import seeded
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from rebasin_core.specs.base import PermutationSpec
+
+INPUTS, OUTPUTS = 6, 3
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A small network with its symmetries, and data for it.
+
+    Attributes:
+        model: An MLP 6-5-4-3 in float64.
+        spec: Its symmetries.
+        data: Batches of 40 examples in three well separated classes.
+    """
+
+    model: nn.Module
+    spec: PermutationSpec
+    data: list[tuple[Tensor, Tensor]]
+
+
+def network(seed: int = 0) -> Network:
+    """Return the small network.
+
+    Args:
+        seed: Seed of its weights; the data are always the same.
+
+    Returns:
+        The network.
+    """
+    architecture = MLPArchitecture(hidden=[5, 4], activation="tanh")
+    model = architecture.build((INPUTS,), OUTPUTS, generator=seeded(seed)).double()
+    generator = seeded(99)
+    targets = torch.arange(40) % OUTPUTS
+    centres = 2 * torch.randn(OUTPUTS, INPUTS, generator=generator, dtype=torch.float64)
+    inputs = centres[targets] + 0.3 * torch.randn(40, INPUTS, generator=generator, dtype=torch.float64)
+    return Network(model, architecture.spec(model), list(zip(inputs.split(16), targets.split(16), strict=True)))
+
+
+def gaussian(seed: int, *, dtype: torch.dtype = torch.float64) -> DiagonalGaussianPosterior:
+    """Return a generic diagonal Gaussian over the small network's parameters.
+
+    Args:
+        seed: Seed of the means and standard deviations.
+        dtype: Their dtype.
+
+    Returns:
+        The posterior.
+    """
+    generator = seeded(seed)
+    shapes = {name: tensor.shape for name, tensor in named_tensors(network().model).items()}
+    mean = {n: torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for n, s in shapes.items()}
+    stddev = {
+        n: (0.05 + 0.1 * torch.rand(s, generator=generator, dtype=torch.float64)).to(dtype) for n, s in shapes.items()
+    }
+    return DiagonalGaussianPosterior(mean, stddev)

@@ -1,0 +1,66 @@
+"""The laws of data sets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from rebasin_core.errors import DataError
+from rebasin_core.testing.law import expect, law
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rebasin_core.config.dataset import DatasetConfig
+
+
+@law("dataset")
+def stable(config: object, folder: Path) -> None:
+    """Every load gives the same examples in the same order."""
+    del folder
+    first, second = (cast("DatasetConfig", config).build().load() for _ in range(2))
+    for one, other in ((first.train, second.train), (first.test, second.test)):
+        expect(torch.equal(one.inputs, other.inputs) and torch.equal(one.targets, other.targets), "two loads differ")
+
+
+@law("dataset")
+def clean(config: object, folder: Path) -> None:
+    """Inputs are floating and roughly standardised; targets fit the task; both splits hold examples."""
+    del folder
+    splits = cast("DatasetConfig", config).build().load()
+    expect(splits.task.output_size >= 1, f"the task has {splits.task.output_size} outputs")
+    for name, part in (("train", splits.train), ("test", splits.test)):
+        expect(part.inputs.is_floating_point(), f"{name}: inputs are {part.inputs.dtype}")
+        expect(
+            tuple(part.inputs.shape[1:]) == splits.input_shape, f"{name}: inputs have another shape than in training"
+        )
+        expect(part.inputs.abs().max().item() < 100, f"{name}: inputs go up to {part.inputs.abs().max().item():.3g}")
+        if splits.task.kind == "classification":
+            low, high = int(part.targets.min()), int(part.targets.max())
+            expect(0 <= low <= high < splits.task.output_size, f"{name}: classes from {low} to {high}")
+        else:
+            width = part.targets.shape[1:]
+            expect(
+                tuple(width) == (splits.task.output_size,), f"{name}: targets have shape {tuple(part.targets.shape)}"
+            )
+
+
+@law("dataset")
+def honest(config: object, folder: Path) -> None:
+    """A damaged or missing file is a DataError that names it, for data sets that are read from files."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    source = cast("DatasetConfig", config).build()
+    for path in files:
+        content = path.read_bytes()
+        for what, damaged in (("truncated", content[: len(content) // 2]), ("missing", None)):
+            path.unlink() if damaged is None else path.write_bytes(damaged)
+            try:
+                source.load()
+            except DataError as error:
+                expect(path.name in str(error), f"{path.name} is {what}, but the error does not name it: {error}")
+            except Exception as error:  # ruff: ignore[blind-except] - whatever it is, it is the wrong error
+                expect(condition=False, message=f"{path.name} is {what}: expected a DataError, got {error!r}")
+            else:
+                expect(condition=False, message=f"{path.name} is {what}, and nothing was said")
+            path.write_bytes(content)

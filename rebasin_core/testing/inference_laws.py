@@ -1,0 +1,104 @@
+"""The laws of inference methods."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, cast, final
+
+import torch
+
+from rebasin_core.evaluation.functional import FunctionalModel
+from rebasin_core.evaluation.likelihood import CategoricalLikelihood
+from rebasin_core.evaluation.loss import LossEstimate
+from rebasin_core.evaluation.predictive import held_batches, predict
+from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.specs.table import named_tensors
+from rebasin_core.testing.cases import network
+from rebasin_core.testing.law import copied, expect, expect_equal, law, seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from rebasin_core.config.inference import InferenceConfig
+    from rebasin_core.posteriors.base import Posterior
+
+
+def _fit(config: object, seed: int = 0) -> Posterior:
+    case = network()
+    return cast("InferenceConfig", config).build().fit(case.model, case.data, generator=seeded(seed)).posterior
+
+
+@law("inference")
+def model_untouched(config: object, folder: Path) -> None:
+    """The given model keeps its parameters and its mode."""
+    del folder
+    case = network()
+    before = copied(named_tensors(case.model))
+    cast("InferenceConfig", config).build().fit(case.model, case.data, generator=seeded())
+    expect_equal(named_tensors(case.model), before, "the model after fitting")
+    expect(case.model.training, "the model was left in another mode")
+
+
+@law("inference")
+def repeatable(config: object, folder: Path) -> None:
+    """Equal generators give equal posteriors, and the global generator is left alone."""
+    del folder
+    state = torch.get_rng_state()
+    first, second = _fit(config, 3), _fit(config, 3)
+    expect_equal(first.mean, second.mean, "two fits with the same seed")
+    expect_equal(first.stddev, second.stddev, "two fits with the same seed")
+    expect(torch.equal(state, torch.get_rng_state()), "the global generator was changed")
+
+
+@law("inference")
+def complete(config: object, folder: Path) -> None:
+    """The posterior names every parameter and buffer of the model, with its shape."""
+    del folder
+    posterior = _fit(config)
+    FunctionalModel(network().model).check({**posterior.mean, **posterior.buffers}, "the posterior")
+
+
+@law("inference")
+def learns(config: object, folder: Path) -> None:
+    """The posterior predicts the training data better than the starting point."""
+    del folder
+    case = network()
+    model = FunctionalModel(case.model, dtype=torch.float64)
+    batches = held_batches(model, case.data)
+    losses = [
+        LossEstimate.of(predict(q, model, batches, CategoricalLikelihood(), num_samples=16, seed=0)).loss
+        for q in (PointPosterior.from_module(case.model), _fit(config))
+    ]
+    expect(losses[1] < losses[0], f"the training loss went from {losses[0]:.3f} to {losses[1]:.3f}")
+
+
+@final
+class _Interrupting:
+    """Data that stop the program in the middle of a pass, once."""
+
+    def __init__(self, data: list[tuple[Tensor, Tensor]], passes: int) -> None:
+        self._data, self._left = data, passes
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self._left -= 1
+        for index, batch in enumerate(self._data):
+            if self._left == 0 and index == 1:
+                raise KeyboardInterrupt
+            yield batch
+
+
+@law("inference")
+def resumes(config: object, folder: Path) -> None:
+    """Interrupted in the middle of an epoch and started again, it gives the posterior of an uninterrupted run."""
+    case, checkpoint = network(), folder / "training.safetensors"
+    inference = cast("InferenceConfig", config).build()
+    whole = inference.fit(case.model, case.data, generator=seeded(1)).posterior
+    with contextlib.suppress(KeyboardInterrupt):
+        # The first pass counts the examples, so the third is the second epoch.
+        inference.fit(case.model, _Interrupting(case.data, 3), generator=seeded(1), checkpoint=checkpoint)
+    resumed = inference.fit(case.model, case.data, generator=seeded(1), checkpoint=checkpoint).posterior
+    expect_equal(resumed.mean, whole.mean, "resumed and uninterrupted")
+    expect_equal(resumed.stddev, whole.stddev, "resumed and uninterrupted")

@@ -1,0 +1,143 @@
+"""Running laws on what is registered: being registered means being tested."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, final
+
+from typing_extensions import override
+
+from rebasin_core.errors import LawViolationError, PluginError
+from rebasin_core.plugin.registry import Registered, Registry, default_registry
+from rebasin_core.plugin.registry import examples as examples_of
+from rebasin_core.testing import (  # ruff: ignore[unused-import] - importing them fills LAWS
+    barrier_laws,
+    data_laws,
+    inference_laws,
+    matcher_laws,
+    model_laws,
+    posterior_laws,
+)
+from rebasin_core.testing.law import LAWS, Law
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of one check.
+
+    Attributes:
+        outcome: Whether the law holds, is broken, or is exempted.
+        reason: What was wrong, or why it is exempted; empty if it holds.
+    """
+
+    outcome: Literal["holds", "broken", "exempt"]
+    reason: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One law, to be tried on one registered class.
+
+    Attributes:
+        entry: The class.
+        law: The law.
+    """
+
+    entry: Registered
+    law: Law
+
+    @override
+    def __str__(self) -> str:
+        """Return ``family:name:law``."""
+        return f"{self.entry.family}:{self.entry.name}:{self.law.name}"
+
+    def run(self) -> None:
+        """Try the law on all examples of the class.
+
+        Raises:
+            LawViolationError: If it is broken, or the class gives no example.
+        """
+        index, count = 0, 1
+        while index < count:
+            # Each example gets a folder of its own, so that what one leaves there cannot disturb the next.
+            with tempfile.TemporaryDirectory() as name:
+                examples = examples_of(self.entry, Path(name))
+                if not examples:
+                    message = (
+                        f"{self.entry.kind.__name__} cannot be made from defaults and {self.entry.status.label} gives "
+                        "no example of it; implement the hook `rebasin_examples`"
+                    )
+                    raise LawViolationError(message)
+                example = examples[index]
+                made = (self.entry.kind(), example) if self.entry.family == "posterior_adapter" else example
+                self.law.trial(made, Path(name))
+            index, count = index + 1, len(examples)
+
+    def verdict(self) -> Verdict:
+        """Return what comes of trying the law; nothing that the strategy raises gets out."""
+        exempt = getattr(self.entry.kind, "exempt_laws", {})
+        if self.law.name in exempt:
+            return Verdict("exempt", exempt[self.law.name])
+        try:
+            self.run()
+        except LawViolationError as error:
+            return Verdict("broken", str(error))
+        except Exception as error:  # ruff: ignore[blind-except] - a strategy under test may raise anything
+            return Verdict("broken", f"raised {type(error).__name__}: {error}")
+        return Verdict("holds")
+
+
+def conformance_checks(distribution: str | None = None, *, registry: Registry | None = None) -> Sequence[Check]:
+    """Return every law to be tried on everything that a distribution registers.
+
+    Args:
+        distribution: The name of an installed distribution; None for all.
+        registry: Where to look; everything installed if not given.
+
+    Returns:
+        The checks, by family and name, leaving out exempted laws.
+
+    Raises:
+        PluginError: If the distribution offers nothing, or could not be loaded.
+    """
+    registry = registry or default_registry()
+    entries = registry.all(distribution=distribution)
+    broken = [s for s in registry.plugins if s.error is not None and distribution in {None, s.distribution}]
+    if distribution is not None and (broken or not entries):
+        why = "; ".join(str(status.error) for status in broken) or "no plugin of that name is installed"
+        message = f"{distribution}: {why}"
+        raise PluginError(message)
+    return [
+        Check(entry, law)
+        for entry in entries
+        for law in LAWS[entry.family]
+        if law.name not in getattr(entry.kind, "exempt_laws", {})
+    ]
+
+
+def run_checks(distribution: str, *, registry: Registry | None = None) -> dict[str, Verdict]:
+    """Return what comes of all checks on a distribution.
+
+    Args:
+        distribution: The name of an installed distribution.
+        registry: Where to look; everything installed if not given.
+
+    Returns:
+        A verdict for each check, by its name, exempted laws included.
+
+    Raises:
+        PluginError: If the distribution offers nothing, or could not be loaded.
+    """
+    registry = registry or default_registry()
+    verdicts = {str(check): check.verdict() for check in conformance_checks(distribution, registry=registry)}
+    for entry in registry.all(distribution=distribution):
+        for name, reason in getattr(entry.kind, "exempt_laws", {}).items():
+            verdicts[f"{entry.family}:{entry.name}:{name}"] = Verdict("exempt", reason)
+    return verdicts

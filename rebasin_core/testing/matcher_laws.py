@@ -1,0 +1,97 @@
+"""The laws of matchers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch.func import functional_call
+
+from rebasin_core.testing.cases import Network, gaussian, network
+from rebasin_core.testing.law import copied, expect, expect_equal, law, seeded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rebasin_core.config.matcher import MatcherConfig
+    from rebasin_core.matchers.result import MatchResult
+    from rebasin_core.posteriors.base import Posterior
+
+
+def _match(config: object, reference: Posterior, candidate: Posterior, case: Network, seed: int = 0) -> MatchResult:
+    matcher = cast("MatcherConfig", config).build()
+    return matcher.match(reference, candidate, case.spec, model=case.model, data=case.data, generator=seeded(seed))
+
+
+@law("matcher")
+def planted_permutation(config: object, folder: Path) -> None:
+    """A moved copy of a generic feed-forward network is moved back exactly."""
+    del folder
+    case = network()
+    for seed in range(3):
+        reference = gaussian(seed)
+        planted = case.spec.random_permutation(generator=seeded(seed + 10))
+        result = _match(config, reference, planted.apply(reference), case, seed)
+        expect(result.permutation == planted.inverse(), f"seed {seed}: the planted permutation was not found")
+
+
+@law("matcher")
+def never_worse_than_the_identity(config: object, folder: Path) -> None:
+    """The objective at the result is at least the objective at the identity, and never falls on the way."""
+    del folder
+    case = network()
+    for seed in range(5):
+        result = _match(config, gaussian(seed), gaussian(seed + 50), case, seed)
+        expect(
+            result.objective >= result.identity_objective,
+            f"seed {seed}: objective {result.objective} below the identity's {result.identity_objective}",
+        )
+        falls = [b - a for a, b in zip(result.trace, result.trace[1:], strict=False) if b < a - 1e-9 * abs(a)]
+        expect(not falls, f"seed {seed}: the objective falls on the way: {result.trace}")
+
+
+@law("matcher")
+def function_kept(config: object, folder: Path) -> None:
+    """The aligned candidate computes what the candidate computes."""
+    del folder
+    case, candidate = network(), gaussian(1)
+    aligned = _match(config, gaussian(0), candidate, case).apply(candidate)
+    inputs = case.data[0][0]
+    before, after = (functional_call(case.model, q.mean, (inputs,)) for q in (candidate, aligned))
+    expect_equal({"outputs": after}, {"outputs": before}, "function", tolerance=1e-12)
+
+
+@law("matcher")
+def inputs_untouched(config: object, folder: Path) -> None:
+    """Reference, candidate and model are not changed."""
+    del folder
+    case, reference, candidate = network(), gaussian(0), gaussian(1)
+    before = [copied(reference.mean), copied(candidate.mean), copied(dict(case.model.named_parameters()))]
+    _match(config, reference, candidate, case)
+    after: list[dict[str, torch.Tensor]] = [reference.mean, candidate.mean, dict(case.model.named_parameters())]
+    for now, then in zip(after, before, strict=True):
+        expect_equal(now, then, "after matching")
+
+
+@law("matcher")
+def repeatable(config: object, folder: Path) -> None:
+    """Equal inputs and generators give equal results, and the global generator is left alone."""
+    del folder
+    case, state = network(), torch.get_rng_state()
+    results = [_match(config, gaussian(0), gaussian(1), case, seed=7) for _ in range(2)]
+    expect(results[0].permutation == results[1].permutation, "two runs with the same seed differ")
+    expect(torch.equal(state, torch.get_rng_state()), "the global generator was used")
+
+
+@law("matcher")
+def device_and_dtype(config: object, folder: Path) -> None:
+    """Single and half precision are taken too, and results fit the posteriors they came from."""
+    del folder
+    case = network()
+    for dtype in (torch.float32, torch.bfloat16):
+        reference = gaussian(0, dtype=dtype)
+        planted = case.spec.random_permutation(generator=seeded(3))
+        result = _match(config, reference, planted.apply(reference), case)
+        aligned = result.apply(planted.apply(reference))
+        expect(aligned.dtype == dtype, f"the aligned candidate is in {aligned.dtype}, not {dtype}")
+        expect_equal(aligned.mean, reference.mean, f"a planted permutation in {dtype}")

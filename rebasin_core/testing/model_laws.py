@@ -1,0 +1,73 @@
+"""The laws of architectures and of ways to get a specification."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from rebasin_core.specs.check import check_spec
+from rebasin_core.specs.table import named_tensors
+from rebasin_core.testing.cases import network
+from rebasin_core.testing.law import copied, expect, expect_equal, law, seeded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from rebasin_core.config.architecture import ArchitectureConfig
+    from rebasin_core.config.spec import SpecConfig
+
+# Pictures of one channel: what every built-in data set but CIFAR-10 gives.
+_INPUT_SHAPE, _OUTPUTS = (1, 8, 8), 5
+
+
+def _model(config: object, seed: int) -> nn.Module:
+    return cast("ArchitectureConfig", config).build().build(_INPUT_SHAPE, _OUTPUTS, generator=seeded(seed))
+
+
+@law("architecture")
+def shapes(config: object, folder: Path) -> None:
+    """A network takes a batch and returns one row of outputs for each example."""
+    del folder
+    inputs = torch.randn(4, *_INPUT_SHAPE, generator=seeded())
+    with torch.no_grad():
+        outputs = _model(config, 0).eval()(inputs)
+    expect(
+        tuple(outputs.shape) == (4, _OUTPUTS), f"outputs have shape {tuple(outputs.shape)}, expected {(4, _OUTPUTS)}"
+    )
+
+
+@law("architecture")
+def seeded_initialisation(config: object, folder: Path) -> None:
+    """Equal generators give equal networks, different ones different networks; the global one is left alone."""
+    del folder
+    state = torch.get_rng_state()
+    first, second, other = (named_tensors(_model(config, seed)) for seed in (1, 1, 2))
+    expect_equal(first, second, "two networks with the same seed")
+    expect(any(not torch.equal(first[name], other[name]) for name in first), "two seeds give the same network")
+    expect(torch.equal(state, torch.get_rng_state()), "the global generator was used")
+
+
+@law("architecture")
+def spec_keeps_the_function(config: object, folder: Path) -> None:
+    """Every group element leaves the outputs as they were, to 1e-9 in float64."""
+    del folder
+    model = _model(config, 3)
+    spec = cast("ArchitectureConfig", config).build().spec(model)
+    found = check_spec(spec, model, torch.randn(4, *_INPUT_SHAPE, generator=seeded()), generator=seeded(1))
+    expect(found.passed, str(found))
+    expect(spec.groups, "the specification has no groups; there is nothing to align")
+
+
+@law("spec")
+def derived_spec_keeps_the_function(config: object, folder: Path) -> None:
+    """The specification derived for the kit's MLP 6-5-4-3 keeps its function, and the model is not changed."""
+    del folder
+    case = network()
+    inputs, before = case.data[0][0], copied(named_tensors(case.model))
+    spec = cast("SpecConfig", config).build().derive(case.model, inputs)
+    expect_equal(named_tensors(case.model), before, "the model after deriving")
+    found = check_spec(spec, case.model, inputs, generator=seeded(1))
+    expect(found.passed, str(found))

@@ -1,0 +1,213 @@
+"""The laws of posteriors, and of the adapters that make them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from rebasin_core.posteriors.base import AbstractGeodesic, AbstractLogDensity, Posterior
+from rebasin_core.posteriors.divergence import wasserstein_distance
+from rebasin_core.symmetry.axis import Atom, Group
+from rebasin_core.symmetry.layout import Layout
+from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.tensors.files import read_tensors
+from rebasin_core.testing.law import copied, expect, expect_equal, law, seeded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from rebasin_core.posteriors.adapter import PosteriorAdapter
+
+
+def _element(posterior: Posterior, seed: int = 0) -> Permutation:
+    """Return a random permutation of all axes of equal length together: any such action is fair on a distribution."""
+    tensors = {**posterior.mean, **posterior.buffers}
+    sizes = {size for tensor in tensors.values() for size in tensor.shape}
+    groups = {f"of{size}": Group(f"of{size}", size) for size in sizes}
+    layout = Layout(groups, {n: tuple(Atom(s, f"of{s}") for s in t.shape) for n, t in tensors.items()})
+    return Permutation.random(layout, generator=seeded(seed))
+
+
+def _moved_noise(element: Permutation, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+    attached = {name: tensor for name, tensor in noise.items() if name in element.layout.axes}
+    return {**noise, **element.apply(attached)}
+
+
+@law("posterior")
+def complete_samples(example: object, folder: Path) -> None:
+    """Samples hold every parameter and buffer, for scalar, flat and nested sample shapes."""
+    del folder
+    posterior = cast("Posterior", example)
+    expected = {**posterior.mean, **posterior.buffers}
+    for shape in ((), (3,), (2, 2)):
+        samples = posterior.sample(shape, generator=seeded())
+        expect(samples.keys() == expected.keys(), f"samples name {sorted(samples)}, expected {sorted(expected)}")
+        for name, tensor in samples.items():
+            wanted = (*shape, *expected[name].shape)
+            expect(tuple(tensor.shape) == wanted, f"sample `{name}` has shape {tuple(tensor.shape)}, expected {wanted}")
+            expect(
+                tensor.dtype == expected[name].dtype, f"sample `{name}` is {tensor.dtype}, not {expected[name].dtype}"
+            )
+
+
+@law("posterior")
+def equivariance(example: object, folder: Path) -> None:
+    """Permuting and then sampling equals sampling and then permuting, for shared noise."""
+    del folder
+    posterior = cast("Posterior", example)
+    element = _element(posterior)
+    noise = posterior.draw_noise((4,), generator=seeded(1))
+    moved_first = posterior.permute(element).from_noise(_moved_noise(element, noise))
+    expect_equal(moved_first, element.apply(posterior.from_noise(noise)), "permute and sample", tolerance=1e-12)
+
+
+@law("posterior")
+def moments_move(example: object, folder: Path) -> None:
+    """Mean, standard deviation and buffers of the moved distribution are the moved ones."""
+    del folder
+    posterior = cast("Posterior", example)
+    element = _element(posterior)
+    moved = posterior.permute(element)
+    for part in ("mean", "stddev", "buffers"):
+        expect_equal(getattr(moved, part), element.apply(getattr(posterior, part)), f"moved {part}", tolerance=1e-12)
+
+
+@law("posterior")
+def moments_of_samples(example: object, folder: Path) -> None:
+    """The mean and standard deviation of many samples are the stated ones, to five standard errors."""
+    del folder
+    posterior, count = cast("Posterior", example), 4000
+    samples = posterior.sample((count,), generator=seeded(2))
+    for name, mean in posterior.mean.items():
+        stddev = posterior.stddev[name]
+        allowed = 5 * stddev / math.sqrt(count) + 1e-6
+        expect(bool(((samples[name].mean(0) - mean).abs() <= allowed).all()), f"the samples' mean of `{name}` is off")
+        # Five standard errors of a standard deviation, for tails up to those of a Gaussian.
+        spread = (samples[name].std(0, correction=0) - stddev).abs()
+        expect(
+            bool((spread <= 5 * stddev / math.sqrt(2 * count) + 1e-6).all()), f"the samples' spread of `{name}` is off"
+        )
+
+
+@law("posterior")
+def group_action(example: object, folder: Path) -> None:
+    """Permuting by an element and its inverse gives the distribution back; composition is permuting twice."""
+    del folder
+    posterior = cast("Posterior", example)
+    p, q = _element(posterior, 1), _element(posterior, 2)
+    noise = posterior.draw_noise((2,), generator=seeded())
+    back = posterior.permute(p).permute(p.inverse())
+    expect_equal(back.from_noise(noise), posterior.from_noise(noise), "there and back", tolerance=1e-12)
+    twice, once = posterior.permute(p).permute(q), posterior.permute(p.compose(q))
+    expect_equal(twice.from_noise(noise), once.from_noise(noise), "twice and composed", tolerance=1e-12)
+
+
+@law("posterior")
+def repeatable(example: object, folder: Path) -> None:
+    """Equal generators give equal samples, and the global generator is left alone."""
+    del folder
+    posterior, state = cast("Posterior", example), torch.get_rng_state()
+    first, second = (posterior.sample((2,), generator=seeded(4)) for _ in range(2))
+    expect_equal(first, second, "two draws with the same seed")
+    expect(torch.equal(state, torch.get_rng_state()), "the global generator was used")
+
+
+@law("posterior")
+def no_aliasing(example: object, folder: Path) -> None:
+    """Changing what a posterior returned does not change the posterior."""
+    del folder
+    posterior = cast("Posterior", example)
+    before = [copied(posterior.mean), copied(posterior.buffers), copied(posterior.sample(generator=seeded()))]
+    moved = posterior.permute(_element(posterior))
+    for returned in (
+        posterior.mean,
+        posterior.stddev,
+        posterior.buffers,
+        posterior.sample(generator=seeded()),
+        moved.mean,
+    ):
+        for tensor in returned.values():
+            tensor.zero_()
+    after = [posterior.mean, posterior.buffers, posterior.sample(generator=seeded())]
+    for now, then in zip(after, before, strict=True):
+        expect_equal(now, then, "after changing what was returned")
+
+
+@law("posterior")
+def round_trip(example: object, folder: Path) -> None:
+    """Saving and reading gives an equal posterior."""
+    posterior = cast("Posterior", example)
+    posterior.save(folder / "posterior.safetensors", meta={"note": "kit"})
+    tensors, document = read_tensors(folder / "posterior.safetensors", kind="posterior")
+    expect(document.get("representation") == posterior.kind, f"the file says {document.get('representation')!r}")
+    back = type(posterior).from_tensors(tensors)
+    noise = posterior.draw_noise((2,), generator=seeded())
+    expect_equal(back.from_noise(noise), posterior.from_noise(noise), "read back")
+
+
+@law("posterior")
+def moves_between_dtypes(example: object, folder: Path) -> None:
+    """Another dtype gives an equal posterior, to rounding; integer buffers stay integers."""
+    del folder
+    posterior = cast("Posterior", example)
+    single = posterior.to(dtype=torch.float32)
+    expect(single.dtype == torch.float32, f"asked for float32, got {single.dtype}")
+    expect_equal(single.mean, posterior.mean, "mean in float32", tolerance=1e-5)
+    for name, buffer in posterior.buffers.items():
+        kept = single.buffers[name].is_floating_point() == buffer.is_floating_point()
+        expect(kept, f"the buffer `{name}` changed from {buffer.dtype} to {single.buffers[name].dtype}")
+
+
+@law("posterior")
+def density_is_invariant(example: object, folder: Path) -> None:
+    """Where there is a density, it moves with the distribution, and the entropy does not change."""
+    del folder
+    if not isinstance(example, AbstractLogDensity):
+        return
+    posterior = cast("Posterior", example)
+    element, sample = _element(posterior), posterior.sample((3,), generator=seeded())
+    moved = cast("AbstractLogDensity", posterior.permute(element))
+    expect_equal(
+        {"d": moved.log_prob(element.apply(sample))}, {"d": example.log_prob(sample)}, "log density", tolerance=1e-8
+    )
+    expect_equal({"h": moved.entropy()}, {"h": example.entropy()}, "entropy", tolerance=1e-8)
+
+
+@law("posterior")
+def geodesic_has_constant_speed(example: object, folder: Path) -> None:
+    """Where a geodesic is known, its ends are the ends and its speed is constant."""
+    del folder
+    if not isinstance(example, AbstractGeodesic):
+        return
+    posterior = cast("Posterior", example)
+    other = posterior.permute(_element(posterior, 5))
+    start, end = example.geodesic(other, 0.0), example.geodesic(other, 1.0)
+    for name, got, wanted in (("0", start, posterior), ("1", end, other)):
+        distance = wasserstein_distance(got, wanted)
+        expect(distance < 1e-6, f"the geodesic at {name} is {distance:.1e} away from that end")
+    whole = wasserstein_distance(posterior, other)
+    for t in (0.25, 0.5, 0.75):
+        part = wasserstein_distance(posterior, example.geodesic(other, t))
+        expect(abs(part - t * whole) < 1e-6 * (1 + whole), f"at {t} the distance is {part}, expected {t * whole}")
+
+
+@law("posterior_adapter")
+def posterior_of_its_own(example: object, folder: Path) -> None:
+    """A foreign object becomes a posterior that samples, without being changed."""
+    del folder
+    adapter, source = cast("tuple[PosteriorAdapter, object]", example)
+    names = {f"{base.__module__}.{base.__qualname__}" for base in type(source).__mro__}
+    expect(
+        names & set(adapter.handles),
+        f"the adapter takes {adapter.handles}, its example is a {type(source).__qualname__}",
+    )
+    posterior = adapter.to_posterior(source)
+    before = copied(posterior.sample(generator=seeded()))
+    for returned in (posterior.mean, posterior.buffers):
+        for tensor in returned.values():
+            tensor.zero_()
+    expect_equal(adapter.to_posterior(source).sample(generator=seeded()), before, "the object after use")
