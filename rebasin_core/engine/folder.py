@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from rebasin_core.errors import FileFormatError, StorageError
-from rebasin_core.tensors.files import read_json, write_json
+from rebasin_core.tensors.files import PARTIAL, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +38,9 @@ class RunFolder:
     def __init__(self, root: Path | str, config: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         self.root = Path(root)
         stored = self._stored()
+        # What a killed run was writing at that moment.
+        for left_over in self.root.rglob(f".*{PARTIAL}*"):
+            left_over.unlink(missing_ok=True)
         if stored is None:
             write_json(self.root / CONFIG, {"config": dict(config), "about": dict(about)})
         else:

@@ -102,6 +102,11 @@ class TrainingState:
             {k: _tuple(v) if k != "params" else v for k, v in group.items()} for group in document["param_groups"]
         ]
         self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        # Torch casts some of its state to the parameters' dtype on loading; what was saved is put back exactly.
+        for index, parameter in enumerate(p for group in self.optimizer.param_groups for p in group["params"]):
+            for key, value in entries.get(index, {}).items():
+                if isinstance(value, Tensor):
+                    self.optimizer.state[parameter][key] = value.to(self.optimizer.state[parameter][key].device)
         if self.schedule is not None:
             self.schedule.load_state_dict(document["schedule"])
         self.generator.set_state(tensors["generator"])

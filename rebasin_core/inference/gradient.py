@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from rebasin_core.posteriors.base import Posterior
 
-# Writing the state costs a fraction of a second; every few seconds is often enough to lose little when killed.
-_CHECKPOINT_SECONDS = 5.0
+# The state is written as often as this keeps the cost of writing below one part in twenty.
+_RARITY = 20
 
 
 class AbstractObjective(ABC):
@@ -112,7 +112,7 @@ class AbstractGradientInference(Inference):
         fingerprint, checkpoint = self._fingerprint(problem), problem.checkpoint
         if checkpoint is not None and checkpoint.exists():
             state.load(checkpoint, fingerprint)
-        begin, saved = len(state.history), monotonic()
+        begin, next_writing = len(state.history), 0.0
         bar = tqdm(total=self._epochs, initial=begin, desc=problem.label, unit="epoch", disable=not problem.progress)
         with bar:
             for epoch in range(begin, self._epochs):
@@ -120,10 +120,10 @@ class AbstractGradientInference(Inference):
                 state.history.append(self._epoch(problem, objective, state, epoch))
                 bar.set_postfix(loss=f"{state.history[-1]:.4f}")
                 bar.update()
-                last = epoch == self._epochs - 1
-                if checkpoint is not None and (last or monotonic() - saved > _CHECKPOINT_SECONDS):
+                start = monotonic()
+                if checkpoint is not None and (start >= next_writing or epoch == self._epochs - 1):
                     state.save(checkpoint, fingerprint)
-                    saved = monotonic()
+                    next_writing = monotonic() + _RARITY * (monotonic() - start)
         return begin
 
     def _epoch(self, problem: FitProblem, objective: AbstractObjective, state: TrainingState, epoch: int) -> float:

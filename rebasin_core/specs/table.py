@@ -13,7 +13,7 @@ from rebasin_core.specs.base import PermutationSpec, SpecFactory
 from rebasin_core.symmetry.axis import Atom, Group
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.symmetry.notation import parse_axes
-from rebasin_core.symmetry.resolve import names_of, resolve, solve
+from rebasin_core.symmetry.resolve import names_of, resolve, solve, without_nesting
 from rebasin_core.tensors.checks import shorten
 
 if TYPE_CHECKING:
@@ -204,7 +204,8 @@ def _solve(
     table: Mapping[str, tuple[Expression, ...]], shapes: Mapping[str, tuple[int, ...]], sizes: dict[str, int]
 ) -> tuple[dict[str, tuple[Expression, ...]], dict[str, int]]:
     """Return the table with every length that the shapes determine, and the group sizes."""
-    solved, known = dict(table), -1
+    solved = {name: tuple(without_nesting(axis) for axis in axes) for name, axes in table.items()}
+    known = -1
     while known < len(sizes):  # each pass can open the way for another
         known = len(sizes)
         for name, axes in solved.items():

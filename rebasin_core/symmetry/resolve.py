@@ -59,6 +59,24 @@ def names_of(expression: Expression) -> Iterator[Name]:
             yield from names_of(operand)
 
 
+def without_nesting(expression: Expression) -> Expression:
+    """Return an expression without its ``@``, so that mentions of a group with and without it compare equal.
+
+    Args:
+        expression: As parsed.
+
+    Returns:
+        The expression, for working out lengths.
+    """
+    match expression:
+        case Name(name, _):
+            return Name(name, None)
+        case Operation(mark, operands):
+            return Operation(mark, tuple(without_nesting(operand) for operand in operands))
+        case _:
+            return expression
+
+
 def length_of(expression: Expression, sizes: Mapping[str, int]) -> int | None:
     """Return the length of an expression, or None while something in it is unknown.
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = "rebasin_core/1"
+_ENTRY = "rebasin_core"
+PARTIAL = ".part"
+"""In the name of every file that is not finished."""
 
 
 @contextmanager
@@ -39,7 +42,9 @@ def replacing(path: Path | str) -> Generator[Path]:
     temporary: Path | None = None
     try:  # ruff: ignore[too-many-statements-in-try-clause] - each of them may find the disk full
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=f".part{target.suffix}")
+        handle, name = tempfile.mkstemp(
+            dir=target.parent, prefix=f".{target.name}.", suffix=f"{PARTIAL}{target.suffix}"
+        )
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -115,7 +120,8 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], *, kind: str,
     Raises:
         StorageError: If it cannot be written.
     """
-    metadata = {"format": FORMAT, "kind": kind, "document": json.dumps(document)}
+    # One entry, since safetensors writes several in a random order, and equal runs shall give equal bytes.
+    metadata = {_ENTRY: json.dumps({"format": FORMAT, "kind": kind, "document": document})}
     content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata=metadata)
     write_bytes(path, content)
 
@@ -137,15 +143,15 @@ def read_tensors(path: Path | str, *, kind: str | None = None) -> tuple[dict[str
         with safe_open(path, framework="pt") as handle:
             metadata = handle.metadata() or {}
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # ruff: ignore[in-dict-keys] - no mapping
-        document = json.loads(metadata.get("document", "{}"))
+        header = json.loads(metadata.get(_ENTRY, "{}"))
     except (OSError, SafetensorError, ValueError) as error:
         message = f"cannot read {path}: {error}. Expected a safetensors file"
         raise FileFormatError(message) from error
-    if kind is not None and (metadata.get("kind") != kind or metadata.get("format") != FORMAT):
-        found = f"{metadata.get('kind', 'unknown')!r} in format {metadata.get('format', 'unknown')!r}"
+    if kind is not None and (header.get("kind") != kind or header.get("format") != FORMAT):
+        found = f"{header.get('kind', 'unknown')!r} in format {header.get('format', 'unknown')!r}"
         message = f"{path}: expected a file of kind {kind!r} in format {FORMAT!r}, got {found}"
         raise FileFormatError(message)
-    return tensors, {**document, "kind": metadata.get("kind")}
+    return tensors, {**header.get("document", {}), "kind": header.get("kind")}
 
 
 def _umask() -> int:

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from rebasin_core import (
+    DiagonalGaussianPosterior,
+    GaussianLikelihood,
+    LossCurve,
+    MarginalizedBarrier,
+    PointPosterior,
+    PointwiseBarrier,
+    SamplesPosterior,
+    barrier,
+)
+from rebasin_core.errors import ConfigError, InvalidInputError
+
+SCALE = 0.5
+X, Y = torch.tensor([[1.0], [2.0]]).double(), torch.tensor([[0.4], [-0.3]]).double()
+
+
+def end(mean: float, stddev: float) -> DiagonalGaussianPosterior:
+    shape = (1, 1)
+    return DiagonalGaussianPosterior(
+        {"weight": torch.full(shape, mean, dtype=torch.float64)}, {"weight": torch.full(shape, stddev).double()}
+    )
+
+
+def exact(mean: float, stddev: float) -> float:
+    """The predictive loss of Bayesian linear regression: a Gaussian with the variances added."""
+    total = 0.0
+    for x, y in zip(X.flatten().tolist(), Y.flatten().tolist(), strict=True):
+        variance = (stddev * x) ** 2 + SCALE**2
+        total += 0.5 * (y - mean * x) ** 2 / variance + 0.5 * math.log(2 * math.pi * variance)
+    return total / len(X)
+
+
+def curve(num_samples: int, seed: int = 0) -> LossCurve:
+    model = nn.Linear(1, 1, bias=False)
+    return MarginalizedBarrier(num_points=5, num_samples=num_samples).estimate(
+        end(-1.0, 0.3),
+        end(1.5, 0.6),
+        model=model,
+        data=[(X, Y)],
+        likelihood=GaussianLikelihood(scale=SCALE),
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def test_loss_along_the_geodesic_is_the_closed_form() -> None:
+    found = curve(4000)
+    for t, loss, stderr, bias in zip(found.t, found.loss, found.stderr, found.bias, strict=True):
+        expected = exact((1 - t) * -1.0 + t * 1.5, (1 - t) * 0.3 + t * 0.6)
+        assert abs(loss - expected) < 4 * stderr + bias, t
+
+
+@pytest.mark.statistics
+def test_error_of_the_height_is_the_spread_over_seeds() -> None:
+    # The spread over 60 seeds has a relative error of 9 %; the stated error must lie within four of these.
+    heights = [curve(64, seed) for seed in range(60)]
+    spread = torch.tensor([c.loss[2] - (c.loss[0] + c.loss[4]) / 2 for c in heights]).std().item()
+    at_middle = [c for c in heights if c.location == 0.5]
+    stated = sum(c.height_stderr for c in at_middle) / len(at_middle) if at_middle else math.nan
+    if at_middle:
+        assert stated == pytest.approx(spread, rel=0.4)
+
+
+def test_common_noise_makes_the_height_more_certain_than_the_losses() -> None:
+    q, r = end(1.0, 0.3), end(1.1, 0.3)
+    found = MarginalizedBarrier(num_points=3, num_samples=64).estimate(
+        q, r, model=nn.Linear(1, 1, bias=False), data=[(X, Y)], likelihood=GaussianLikelihood(scale=SCALE)
+    )
+    assert found.height_stderr < 0.1 * found.stderr[1]
+
+
+def test_points_need_no_sampling() -> None:
+    ends = [PointPosterior({"weight": torch.full((1, 1), v)}) for v in (-1.0, 1.5)]
+    found = PointwiseBarrier(num_points=3).estimate(
+        *ends, model=nn.Linear(1, 1, bias=False), data=[(X, Y)], likelihood=GaussianLikelihood(scale=SCALE)
+    )
+    assert found.stderr == (0.0, 0.0, 0.0)
+    assert found.loss[1] == pytest.approx(exact(0.25, 0.0))
+    assert found.data_stderr[1] > 0
+
+
+def test_moments_join_posteriors_of_different_kinds() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    samples = SamplesPosterior({"weight": torch.tensor([[[0.0]], [[1.0]]]).double()})
+    options = {"model": model, "data": [(X, Y)], "likelihood": "gaussian"}
+    found = barrier(samples, end(1.0, 0.3), estimator={"name": "marginalized", "path": "moments"}, **options)  # type: ignore[arg-type]
+    assert len(found.t) == 11
+    with pytest.raises(InvalidInputError, match="expected two posteriors of kind 'samples'"):
+        barrier(samples, end(1.0, 0.3), **options)  # type: ignore[arg-type]
+
+
+def test_samples_travel_in_pairs() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    a = SamplesPosterior({"weight": torch.tensor([[[0.0]], [[1.0]]]).double()})
+    b = SamplesPosterior({"weight": torch.tensor([[[1.1]], [[0.1]]]).double()})
+    middle = a.geodesic(b, 0.5)
+    assert sorted(middle.samples["weight"].flatten().tolist()) == pytest.approx([0.05, 1.05])
+    found = barrier(a, b, model=model, data=[(X, Y)], likelihood="gaussian", num_points=3, num_samples=8)
+    assert all(math.isfinite(loss) for loss in found.loss)
+
+
+def test_curve_survives_json() -> None:
+    found = curve(8)
+    assert LossCurve.from_json(found.as_json()) == found
+    with pytest.raises(InvalidInputError, match="attributes of a loss curve"):
+        LossCurve.from_json({"t": []})
+
+
+def test_bad_options() -> None:
+    with pytest.raises(InvalidInputError, match="an odd number of points"):
+        MarginalizedBarrier(num_points=4)
+    with pytest.raises(InvalidInputError, match="at least 2"):
+        MarginalizedBarrier(num_samples=1)
+    with pytest.raises(ConfigError, match="set them there"):
+        model = nn.Linear(1, 2)
+        barrier(model, model, model=model, data=[], estimator=MarginalizedBarrier(), num_points=3)

@@ -1,0 +1,86 @@
+"""The command as a user meets it: a subprocess."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = """
+data: digits
+architecture: {name: mlp, hidden: [16]}
+inference: {name: map, epochs: 2}
+matchers: [weight]
+barrier: {name: pointwise, num_points: 3}
+num_train: 200
+"""
+
+
+def rebasin(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rebasin_core", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=110)
+
+
+def test_a_run_ends_with_a_table_and_a_picture(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(RUN)
+    done = rebasin("run", "small.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "unaligned" in done.stdout
+    assert "the barrier went from" in done.stdout
+    assert (tmp_path / "runs/small/figures/barrier_test.png").is_file()
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "nothing.yaml"], 2, "cannot read nothing.yaml"),
+        (["run", "bad.yaml"], 2, "bad.yaml:4: inference.epoch: unknown key; did you mean 'epochs'?"),
+        (["run", "small.yaml", "--device", "tpu9"], 2, "the device 'tpu9' cannot be used here"),
+        (["run", "small.yaml", "-o", "small.yaml/out"], 3, "cannot"),
+        (["run", "mnist.yaml"], 2, "looked for"),
+        (["rnu"], 2, "No such command"),
+        (["run"], 2, "Missing argument"),
+        (["check", "no-such-package"], 1, "no plugin of that name is installed"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_an_exit_code(
+    tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    (tmp_path / "small.yaml").write_text(RUN)
+    (tmp_path / "bad.yaml").write_text(RUN.replace("epochs", "epoch"))
+    (tmp_path / "mnist.yaml").write_text(RUN.replace("digits", "{name: mnist, root: none}"))
+    before = sorted(path.name for path in tmp_path.iterdir())
+    done = rebasin(*arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_plugins_and_schema(tmp_path: Path) -> None:
+    listed = rebasin("plugins", cwd=tmp_path)
+    assert "rebasin-core" in listed.stdout
+    assert "kl, wasserstein, weight" in listed.stdout.replace("rank, ", "")
+    schema = json.loads(rebasin("schema", cwd=tmp_path).stdout)
+    assert "matchers" in schema["properties"]
+
+
+def test_interruption_says_how_to_go_on(tmp_path: Path) -> None:
+    import signal  # ruff: ignore[import-outside-top-level] - here only
+    import time  # ruff: ignore[import-outside-top-level] - here only
+
+    (tmp_path / "long.yaml").write_text(RUN.replace("epochs: 2", "epochs: 100000"))
+    command = [sys.executable, "-m", "rebasin_core", "run", "long.yaml"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "runs/long/posteriors").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again" in errors
+    assert "Traceback" not in errors

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rebasin_core import Registry, RunConfig
+from rebasin_core.config.document import Document
+from rebasin_core.config.reading import read_config
+from rebasin_core.config.schema import run_schema
+from rebasin_core.errors import ConfigError
+
+MINIMAL = "data: digits\narchitecture: mlp\n"
+
+
+def read(text: str, registry: Registry) -> RunConfig:
+    return read_config(RunConfig, Document.parse(text, "run.yaml"), registry.config_class)
+
+
+def test_a_name_alone_takes_all_defaults(builtin_registry: Registry) -> None:
+    config = read(MINIMAL, builtin_registry)
+    assert config.architecture.name == "mlp"
+    assert [matcher.name for matcher in config.matchers] == ["weight", "wasserstein"]
+    assert (config.reference.seed, config.candidate.seed) == (1, 2)
+
+
+def test_written_configuration_is_read_back(builtin_registry: Registry) -> None:
+    text = MINIMAL + "inference: {name: map, optimizer: {name: SGD, lr: 0.1, momentum: 0.9}}\nmatchers: [kl]\n"
+    config = read(text, builtin_registry)
+    assert read(config.model_dump_json(), builtin_registry) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("data: digits\n", ["run.yaml:1: architecture: is missing"]),
+        ("[1, 2]", ["run.yaml:1: expected a mapping"]),
+        ("", ["run.yaml:1: expected a mapping"]),
+        ("data: digit\narchitecture: mlp", ["run.yaml:1: data.name: no dataset 'digit'; did you mean 'digits'?"]),
+        (MINIMAL + "matcher: [weight]", ["run.yaml:3: matcher: unknown key; did you mean 'matchers'?"]),
+        (
+            MINIMAL + "matchers:\n- weight\n- {name: kl, direction: up}",
+            ["run.yaml:5: matchers[1].direction:", "got 'up'"],
+        ),
+        (MINIMAL + "matchers: [weight, weight]", ["each matcher can be named once"]),
+        (MINIMAL + "matchers: []", ["run.yaml:3: matchers: "]),
+        (MINIMAL + "matchers: [3]", ["run.yaml:3: matchers[0]: expected the name of a matcher"]),
+        (MINIMAL + "barrier: {num_points: 3}", ["run.yaml:3: barrier: expected the name of a barrier"]),
+        (MINIMAL + "reference: {seed: 1, path: x}", ["run.yaml:3: reference: give either `seed`"]),
+        (
+            MINIMAL + "reference: {seed: 1, inference: {name: map, epochs: x}}",
+            ["run.yaml:3: reference.inference.epochs:"],
+        ),
+        (MINIMAL + "splits: [val]", ["run.yaml:3: splits[0]: ", "'test' or 'train'"]),
+        (
+            "data: {name: mnist, rot: x}\narchitecture: {name: mlp, hidden: [0], activation: rel}\nseed: x\n",
+            [
+                "run.yaml:1: data.rot: unknown key",
+                "run.yaml:2: architecture.hidden[0]",
+                "activation",
+                "run.yaml:3: seed",
+            ],
+        ),
+        (
+            MINIMAL + "inference: {name: map, schedule: {name: StepLR, step: 1}}",
+            ["StepLR has no option 'step'", "'step_size'"],
+        ),
+    ],
+)
+def test_every_problem_has_its_line_and_the_nearest_name(
+    text: str, messages: list[str], builtin_registry: Registry
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(text, builtin_registry)
+    for message in messages:
+        assert message in str(error.value)
+
+
+def test_schema_holds_every_strategy(builtin_registry: Registry) -> None:
+    families = ("architecture", "spec", "dataset", "inference", "matcher", "barrier")
+    configs = {f: [builtin_registry.config_class(f, n) for n in builtin_registry.names(f)] for f in families}
+    schema = run_schema(configs)
+    text = json.dumps(schema)
+    for family in families:
+        for name in builtin_registry.names(family):
+            assert f'"{name}"' in text
+    assert schema["$defs"]["KLMatcherConfig"]["additionalProperties"] is False
+    references = {part.split('"')[0] for part in text.split('"$ref": "#/$defs/')[1:]}
+    assert references <= schema["$defs"].keys()

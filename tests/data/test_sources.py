@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rebasin_core import Registry
+from rebasin_core.data import CIFAR10Source, DigitsSource, Examples, FashionMNISTSource, MNISTSource, UCISource
+from rebasin_core.data import cifar10 as cifar10_module
+from rebasin_core.data import mnist as mnist_module
+from rebasin_core.data.files import RemoteFile
+from rebasin_core.data.mnist import read_idx
+from rebasin_core.errors import DataError, InvalidInputError, MissingDataError
+from rebasin_core.plugin.registry import examples
+
+
+def write_small(registry: Registry, name: str, folder: Path) -> None:
+    examples(registry.get("dataset", name), folder)
+
+
+def test_digits_are_what_scikit_learn_ships() -> None:
+    splits = DigitsSource().load()
+    assert len(splits.train) == 1437
+    assert len(splits.test) == 360
+    assert splits.train.inputs.mean().abs().item() < 1e-6
+    assert torch.bincount(splits.test.targets).min().item() >= 25
+
+
+def test_idx_pixels_and_labels(tmp_path: Path, builtin_registry: Registry) -> None:
+    write_small(builtin_registry, "mnist", tmp_path)
+    raw = read_idx(tmp_path / "mnist/raw/train-images-idx3-ubyte.gz")
+    splits = MNISTSource(root=tmp_path).load()
+    assert raw.shape == (12, 28, 28)
+    torch.testing.assert_close(splits.train.inputs[3, 0], (raw[3].float() / 255 - 0.1307) / 0.3081)
+    assert len(splits.test) == 7
+
+
+def test_unpacked_files_and_other_folders(tmp_path: Path, builtin_registry: Registry) -> None:
+    write_small(builtin_registry, "mnist", tmp_path / "a")
+    target = tmp_path / "b" / "MNIST" / "raw"
+    target.mkdir(parents=True)
+    for path in (tmp_path / "a/mnist/raw").iterdir():
+        (target / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    one, other = MNISTSource(root=tmp_path / "a").load(), MNISTSource(root=tmp_path / "b").load()
+    assert torch.equal(one.train.inputs, other.train.inputs)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not an idx file"),
+        (b"\0\0\x08\x01\0\0\0\x05abc", "truncated or too long"),
+        (b"\0\0\x0d\x01\0\0\0\x01abcd", "not an idx file of unsigned bytes"),
+    ],
+)
+def test_damaged_idx_files(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_idx(tmp_path / "x")
+
+
+def test_damaged_gzip(tmp_path: Path) -> None:
+    (tmp_path / "x.gz").write_bytes(gzip.compress(b"a" * 1000)[:15])
+    with pytest.raises(DataError, match="is damaged"):
+        read_idx(tmp_path / "x.gz")
+
+
+def test_cifar10_channels_come_first(tmp_path: Path, builtin_registry: Registry) -> None:
+    write_small(builtin_registry, "cifar10", tmp_path)
+    splits = CIFAR10Source(root=tmp_path).load()
+    raw = np.frombuffer((tmp_path / "cifar-10-batches-bin/test_batch.bin").read_bytes(), np.uint8)
+    red = (raw[1:1025].reshape(32, 32).astype(np.float32) / 255 - 0.4914) / 0.2470
+    torch.testing.assert_close(splits.test.inputs[0, 0], torch.from_numpy(red))
+    assert splits.train.targets.tolist() == [0, 4, 9] * 5
+
+
+def test_uci_splits_and_scales(tmp_path: Path, builtin_registry: Registry) -> None:
+    write_small(builtin_registry, "uci", tmp_path)
+    splits = UCISource(dataset="tiny", root=tmp_path, split=1).load()
+    assert (len(splits.train), len(splits.test)) == (17, 3)
+    torch.testing.assert_close(splits.train.inputs.std(0, correction=0), torch.ones(4))
+    torch.testing.assert_close(splits.train.targets.mean().item(), 0.0, atol=1e-6, rtol=0)
+    with pytest.raises(DataError, match="split 5"):
+        UCISource(dataset="tiny", root=tmp_path, split=5).load()
+    with pytest.raises(InvalidInputError, match="at least 0"):
+        UCISource(dataset="tiny", split=-1)
+
+
+def test_uci_text_layout_gives_the_same(tmp_path: Path, builtin_registry: Registry) -> None:
+    write_small(builtin_registry, "uci", tmp_path)
+    with np.load(tmp_path / "tiny.npz") as archive:
+        x, y, test = archive["x"], archive["y"], archive["test_index"]
+    folder = tmp_path / "UCI_Datasets" / "text" / "data"
+    folder.mkdir(parents=True)
+    np.savetxt(folder / "data.txt", np.hstack([x, y[:, None]]), fmt="%.18g")
+    np.savetxt(folder / "index_features.txt", np.arange(4))
+    np.savetxt(folder / "index_target.txt", [4])
+    np.savetxt(folder / "index_test_1.txt", test[1])
+    one = UCISource(dataset="tiny", root=tmp_path, split=1).load()
+    other = UCISource(dataset="text", root=tmp_path, split=1).load()
+    torch.testing.assert_close(one.test.inputs, other.test.inputs)
+    torch.testing.assert_close(one.test.targets, other.test.targets)
+
+
+def test_missing_folders_say_where_they_looked(tmp_path: Path) -> None:
+    for source in (MNISTSource(root=tmp_path), FashionMNISTSource(root=tmp_path), CIFAR10Source(root=tmp_path)):
+        with pytest.raises(MissingDataError, match=f"looked for {tmp_path}"):
+            source.load()
+
+
+def test_download_is_verified(tmp_path: Path, builtin_registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a local folder that plays the publisher, through the same library as from the network."""
+    publisher = tmp_path / "publisher"
+    write_small(builtin_registry, "mnist", publisher)
+    files = publisher / "mnist" / "raw"
+    served = {path.name: path.read_bytes() for path in files.iterdir()}
+
+    def fetch(url: str, known_hash: str, path: Path, fname: str, **_: object) -> str:
+        content = served[url.rsplit("/", 1)[1]]
+        if f"md5:{hashlib.md5(content, usedforsecurity=False).hexdigest()}" != known_hash:
+            message = f"MD5 hash of downloaded file ({fname}) does not match the known hash"
+            raise ValueError(message)
+        Path(path).mkdir(parents=True, exist_ok=True)
+        (Path(path) / fname).write_bytes(content)
+        return str(Path(path) / fname)
+
+    monkeypatch.setattr("pooch.retrieve", fetch)
+    sums = tuple(
+        hashlib.md5(served[name], usedforsecurity=False).hexdigest()
+        for name in mnist_module._NAMES  # ruff: ignore[private-member-access]
+    )
+    monkeypatch.setattr(mnist_module, "_MNIST_MD5", sums)
+    assert len(MNISTSource(root=tmp_path / "a", download=True).load().train) == 12
+    monkeypatch.setattr(mnist_module, "_MNIST_MD5", ("0" * 32, *sums[1:]))
+    with pytest.raises(MissingDataError, match="does not match the known hash"):
+        MNISTSource(root=tmp_path / "b", download=True).load()
+
+
+def test_archive_paths_cannot_lead_elsewhere(
+    tmp_path: Path, builtin_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_small(builtin_registry, "cifar10", tmp_path / "publisher")
+    archive = tmp_path / "c.tar.gz"
+    with tarfile.open(archive, "w:gz") as out:
+        for path in (tmp_path / "publisher/cifar-10-batches-bin").iterdir():
+            out.add(path, f"../../escaped/{path.name}")
+        out.addfile(tarfile.TarInfo("../../evil"), io.BytesIO(b""))
+    remote = RemoteFile("c.tar.gz", archive.as_uri(), "")
+    monkeypatch.setattr(cifar10_module, "_ARCHIVE", remote)
+    monkeypatch.setattr("pooch.retrieve", lambda *_, **__: str(archive))
+    root = tmp_path / "x" / "y"
+    root.mkdir(parents=True)
+    assert len(CIFAR10Source(root=root, download=True).load().train) == 15
+    assert not (tmp_path / "escaped").exists()
+    assert not (tmp_path / "evil").exists()
+
+
+def test_batches_are_shuffled_by_seed_and_epoch() -> None:
+    data = Examples(torch.arange(10.0)[:, None], torch.arange(10))
+
+    def order(seed: int, epoch: int) -> list[int]:
+        batches = data.batches(3, shuffle_seed=seed)
+        batches.set_epoch(epoch)
+        return [int(t) for _, targets in batches for t in targets]
+
+    assert order(1, 0) == order(1, 0)
+    assert sorted(order(1, 0)) == list(range(10))
+    assert len({tuple(order(s, e)) for s in range(3) for e in range(3)}) == 9
+    assert len(data.batches(3)) == 4
+    with pytest.raises(InvalidInputError, match="as many targets as inputs"):
+        Examples(torch.zeros(2), torch.zeros(3))

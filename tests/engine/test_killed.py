@@ -1,0 +1,70 @@
+"""Runs that are killed at any moment, by a signal that cannot be caught, and started again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+TEXT = """
+data: digits
+architecture: {name: mlp, hidden: [64]}
+inference: {name: mean_field_vi, epochs: 12, optimizer: {name: Adam, lr: 0.01}}
+matchers: [weight, kl]
+barrier: {name: marginalized, num_points: 5, num_samples: 16}
+batch_size: 16
+"""
+
+
+def start(folder: Path, output: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "rebasin_core", "run", str(folder / "run.yaml"), "-o", str(folder / output)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def whole(path: Path) -> bool:
+    if path.suffix == ".json":
+        json.loads(path.read_text())
+    elif path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as handle:
+            return bool(list(handle.keys()))
+    return True
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and "stages" not in p.parts
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(TEXT)
+    uninterrupted = start(tmp_path, "whole")
+    output, errors = uninterrupted.communicate(timeout=100)
+    assert uninterrupted.returncode == 0, errors.decode()
+    assert b"unaligned" in output
+    stages, resumed_from = set(), 0
+    # Each kill waits a little longer after the folder appears, so that they fall into different stages.
+    for delay in (0.0, 0.3, 0.8, 1.5, 2.5):
+        process = start(tmp_path, "killed")
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "killed" / "run.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        found = [p for p in (tmp_path / "killed").rglob("*") if p.is_file() and not p.name.startswith(".")]
+        assert all(whole(path) for path in found)
+        stages.add(len(found))
+        resumed_from += any("training" in path.name for path in found)
+    last = start(tmp_path, "killed")
+    _, errors = last.communicate(timeout=100)
+    assert last.returncode == 0, errors.decode()
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rebasin_core import MLPArchitecture, RunConfig, load_run, run
+from rebasin_core.errors import (
+    ConfigError,
+    FileFormatError,
+    InvalidInputError,
+    MissingDataError,
+    SpecError,
+    StorageError,
+)
+from rebasin_core.specs.table import named_tensors
+
+TEXT = """
+data: digits
+architecture: {name: mlp, hidden: [16]}
+inference: {name: mean_field_vi, epochs: 2, optimizer: {name: Adam, lr: 0.01}}
+matchers: [weight, wasserstein, kl]
+barrier: {name: marginalized, num_points: 3, num_samples: 4}
+num_train: 300
+num_test: 100
+"""
+
+
+def config(folder: Path, change: str = "", base: str = TEXT) -> RunConfig:
+    (folder / "run.yaml").write_text(base + change)
+    return load_run(folder / "run.yaml")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Everything that must be the same for the same run: not the times."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and "stages" not in p.parts
+    }
+
+
+def checkpoint(path: Path, seed: int) -> None:
+    model = MLPArchitecture(hidden=[16]).build((1, 8, 8), 10, generator=torch.Generator().manual_seed(seed))
+    save_file({name: tensor.detach() for name, tensor in named_tensors(model).items()}, path)
+
+
+def test_everything_is_in_the_folder(tmp_path: Path) -> None:
+    result = run(config(tmp_path), tmp_path / "out")
+    out = tmp_path / "out"
+    assert set(result.curves["test"]) == {"unaligned", "weight", "wasserstein", "kl"}
+    for path in (
+        "run.json", "summary.json", "posteriors/reference.safetensors", "posteriors/candidate.safetensors",
+        "permutations/kl.safetensors", "permutations/kl.json", "curves/test/unaligned.json", "curves/test/weight.csv",
+    ):  # fmt: skip
+        assert (out / path).is_file(), path
+    assert json.loads((out / "run.json").read_text())["config"]["num_train"] == 300
+    rows = list(csv.DictReader((out / "curves/test/weight.csv").read_text().splitlines()))
+    assert [float(row["t"]) for row in rows] == [0.0, 0.5, 1.0]
+    assert float(rows[1]["loss"]) == result.curves["test"]["weight"].loss[1]
+    assert not list(out.rglob("*.training*"))
+    assert not list(out.rglob("*.part*"))
+
+
+def test_a_seed_determines_every_byte(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run(config(tmp_path), tmp_path / name)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_finished_stages_are_kept_and_damaged_ones_done_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(config(tmp_path), out)
+    before = contents(out)
+    times = {path: path.stat().st_mtime_ns for path in (out / "posteriors").iterdir()}
+    (out / "curves/test/kl.json").write_text("{")
+    (out / "permutations/weight.safetensors").unlink()
+    run(config(tmp_path), out)
+    assert contents(out) == before
+    assert {path: path.stat().st_mtime_ns for path in (out / "posteriors").iterdir()} == times
+
+
+def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(config(tmp_path), out)
+    before = contents(out)
+    with pytest.raises(StorageError, match=r"differ in `seed`"):
+        run(config(tmp_path, "seed: 7"), out)
+    assert contents(out) == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(StorageError, match=r"holds other files \(thesis.tex\)"):
+        run(config(tmp_path), tmp_path / "mine")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError):
+        run(config(tmp_path), tmp_path / "file")
+
+
+def test_checkpoints_are_loaded_and_compared_as_points(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        checkpoint(tmp_path / f"{seed}.safetensors", seed)
+    change = (
+        f"reference: {{path: {tmp_path}/1.safetensors}}\ncandidate: {{path: {tmp_path}/2.safetensors}}\n"
+        "splits: [test, train]\n"
+    )
+    base = TEXT.replace("marginalized, num_points: 3, num_samples: 4", "pointwise, num_points: 3").replace(", kl]", "]")
+    result = run(config(tmp_path, change, base), tmp_path / "out")
+    assert set(result.curves) == {"test", "train"}
+    assert result.curves["test"]["weight"].stderr == (0.0, 0.0, 0.0)
+    unaligned, aligned = (result.distances[label] for label in ("unaligned", "weight"))
+    assert unaligned is not None
+    assert aligned is not None
+    assert aligned < unaligned
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: t.pop("layers.0.bias"), "missing: `layers.0.bias`"),
+        (lambda t: t.update(extra=torch.zeros(1)), "not expected: `extra`"),
+        (lambda t: t.update({"layers.0.bias": torch.zeros(3)}), r"`layers.0.bias` has shape \(3,\), the model \(16,\)"),
+        (lambda t: t["layers.0.bias"].fill_(float("nan")), "16 of 16 entries that are NaN"),
+    ],
+)
+def test_checkpoints_that_do_not_fit(tmp_path: Path, damage: object, message: str) -> None:
+    checkpoint(tmp_path / "c.safetensors", 1)
+    tensors = load_file(tmp_path / "c.safetensors")
+    damage(tensors)  # type: ignore[operator]
+    save_file(tensors, tmp_path / "c.safetensors")
+    with pytest.raises((InvalidInputError, FileFormatError), match=message):
+        run(config(tmp_path, f"reference: {{path: {tmp_path}/c.safetensors}}"), tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
+def test_a_spec_that_changes_the_function_is_refused(tmp_path: Path) -> None:
+    change = """
+spec:
+  name: table
+  table: {layers.0.weight: "h, -", layers.0.bias: "-", layers.1.weight: "-, h", layers.1.bias: "-"}
+"""
+    with pytest.raises(SpecError, match="`layers.0.bias`, axis 0: should move with it"):
+        run(config(tmp_path, change), tmp_path / "out")
+
+
+def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
+    data = TEXT.replace("digits", f"{{name: mnist, root: {tmp_path}/none}}")
+    with pytest.raises(MissingDataError, match="looked for"):
+        run(config(tmp_path, "", data), tmp_path / "out")
+    with pytest.raises(ConfigError, match="the device 'tpu9' cannot be used here"):
+        run(config(tmp_path, "device: tpu9"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_regression_runs_too(tmp_path: Path, builtin_registry: object) -> None:
+    import numpy as np  # ruff: ignore[import-outside-top-level] - here only
+
+    random = np.random.default_rng(0)
+    x = random.normal(size=(60, 3))
+    np.savez(tmp_path / "toy.npz", x=x, y=x @ [1.0, -1.0, 0.5], test_index=np.arange(10)[None])
+    base = TEXT.replace("digits", f"{{name: uci, dataset: toy, root: {tmp_path}}}")
+    result = run(config(tmp_path, "", base), tmp_path / "out")
+    assert result.curves["test"]["weight"].score_name == "mean_squared_error"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_cuda_gives_the_same_to_tolerance(tmp_path: Path) -> None:
+    here, there = (run(config(tmp_path, f"device: {d}"), tmp_path / d) for d in ("cpu", "cuda"))
+    for label, curve in here.curves["test"].items():
+        assert there.curves["test"][label].loss == pytest.approx(curve.loss, rel=1e-3)

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from typing_extensions import override
+
+from rebasin_core import DiagonalGaussianPosterior, GaussianLikelihood, MeanFieldVI, OptimizerSpec, ScheduleSpec
+from rebasin_core.errors import FileFormatError, InvalidInputError, UnknownNameError
+from rebasin_core.evaluation import FunctionalModel
+from rebasin_core.inference.local_reparameterization import LocalReparameterization
+
+
+def linear_regression() -> tuple[nn.Linear, list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor, torch.Tensor]:
+    """An orthogonal design, for which the exact posterior is a product of Gaussians: mean and deviation are returned."""
+    noise, prior = 0.5, 0.8
+    x = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]).double().repeat(5, 1)
+    y = x @ torch.tensor([[0.7], [-0.4]]).double() + 0.1 * torch.arange(20).double()[:, None].sin()
+    precision = (x.square().sum(0) / noise**2) + 1 / prior**2
+    mean = (x.T @ y).squeeze(1) / noise**2 / precision
+    return nn.Linear(2, 1, bias=False).double(), [(x, y)], mean, precision.rsqrt()
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_exact_posterior_of_linear_regression(local: bool) -> None:
+    model, data, mean, stddev = linear_regression()
+    method = MeanFieldVI(
+        epochs=1500,
+        prior_scale=0.8,
+        optimizer=OptimizerSpec("Adam", {"lr": 0.02}),
+        schedule=ScheduleSpec("CosineAnnealingLR", {"T_max": 1500}),
+        local_reparameterization=local,
+    )
+    posterior = method.fit(model, data, likelihood=GaussianLikelihood(scale=0.5)).posterior
+    torch.testing.assert_close(posterior.mean["weight"].flatten(), mean, atol=0.02, rtol=0)
+    torch.testing.assert_close(posterior.stddev["weight"].flatten(), stddev, atol=0.02, rtol=0)
+
+
+class Mixed(nn.Module):
+    """A layer called once, one called twice, a convolution, and a parameter used directly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.once = nn.Linear(4, 4)
+        self.twice = nn.Linear(4, 4)
+        self.convolution = nn.Conv1d(1, 2, 3, padding=1)
+        self.scale = nn.Parameter(torch.ones(4))
+
+    @override
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.twice(torch.tanh(self.twice(self.once(x)))) * self.scale
+        result: torch.Tensor = self.convolution(hidden[:, None]).flatten(1)
+        return result
+
+
+def test_only_layers_called_once_are_treated_locally() -> None:
+    model = FunctionalModel(Mixed())
+    tensors = {name: p.detach() for name, p in model.module.named_parameters()}
+    network = LocalReparameterization(model, torch.zeros(2, 4), tensors, torch.Generator().manual_seed(0))
+    assert network.local_names == {"once.weight", "once.bias", "convolution.weight", "convolution.bias"}
+
+
+def test_local_noise_has_the_marginals_of_weight_noise(generator: torch.Generator) -> None:
+    model = FunctionalModel(nn.Sequential(nn.Linear(3, 2)), dtype=torch.float64)
+    mean = {name: p.detach() for name, p in model.module.named_parameters()}
+    stddev = {name: torch.rand(p.shape, generator=generator, dtype=torch.float64) for name, p in mean.items()}
+    x = torch.randn(1, 3, generator=generator, dtype=torch.float64)
+    samples = DiagonalGaussianPosterior(mean, stddev).sample((20_000,), generator=generator)
+    direct = torch.einsum("soi,i->so", samples["0.weight"], x[0]) + samples["0.bias"]
+    network = LocalReparameterization(model, x, mean, generator)
+    local = network(mean, stddev, {}, x.expand(20_000, 3))
+    error = 5 * direct.std(0) / math.sqrt(20_000)
+    assert bool(((direct.mean(0) - local.mean(0)).abs() < 2 * error).all())
+    assert bool(((direct.std(0) - local.std(0)).abs() < 2 * error).all())
+
+
+def test_kl_weight_sets_the_spread() -> None:
+    model, data, _, _ = linear_regression()
+    spreads = []
+    for weight in (0.01, 1.0):
+        method = MeanFieldVI(
+            epochs=500, prior_scale=0.8, kl_weight=weight, optimizer=OptimizerSpec("Adam", {"lr": 0.03})
+        )
+        fit = method.fit(model, data, likelihood=GaussianLikelihood(scale=0.5))
+        spreads.append(fit.posterior.stddev["weight"].mean().item())
+    # Tempering by T makes the likelihood count 1/T times, so the spread shrinks by about its root.
+    assert spreads[0] < 0.2 * spreads[1]
+
+
+def test_normalisation_statistics_are_learnt_and_kept(generator: torch.Generator) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    data = [(5 + torch.randn(16, 2, generator=generator), torch.arange(16) % 2)]
+    posterior = MeanFieldVI(epochs=3).fit(model, data).posterior
+    assert posterior.buffers["1.num_batches_tracked"].item() == 3
+    assert model[1].num_batches_tracked.item() == 0
+    assert not torch.equal(posterior.buffers["1.running_mean"], torch.zeros(3))
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD", "RMSprop", "NAdam"])
+@pytest.mark.parametrize("schedule", [None, "OneCycleLR"])
+def test_resuming_gives_the_uninterrupted_run(
+    optimizer: str, schedule: str | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("resume")
+    model, data, _, _ = linear_regression()
+    options: dict[str, object] = {"lr": 0.01, **({"momentum": 0.9} if optimizer == "SGD" else {})}
+
+    class Stop(Exception):  # ruff: ignore[error-suffix-on-exception-name] - it is a signal
+        pass
+
+    def fit(epochs_allowed: int | None) -> DiagonalGaussianPosterior:
+        method = MeanFieldVI(
+            epochs=8,
+            optimizer=OptimizerSpec(optimizer, options),  # type: ignore[arg-type]
+            schedule=None if schedule is None else ScheduleSpec(schedule, {"max_lr": 0.1, "total_steps": 8}),
+        )
+
+        class Data:
+            passes = -1  # the first pass counts the examples
+
+            def __iter__(self) -> object:
+                type(self).passes += 1
+                if epochs_allowed is not None and type(self).passes > epochs_allowed:
+                    raise Stop
+                return iter(data)
+
+        checkpoint = None if epochs_allowed is None else folder / "c.safetensors"
+        result = method.fit(
+            model,
+            Data(),
+            likelihood="gaussian",
+            generator=torch.Generator().manual_seed(3),
+            checkpoint=checkpoint,  # type: ignore[arg-type]
+        )
+        resumed.append(result.resumed_at)
+        assert isinstance(result.posterior, DiagonalGaussianPosterior)
+        return result.posterior
+
+    resumed: list[int] = []
+    whole = fit(None)
+    with pytest.raises(Stop):
+        fit(5)
+    again = fit(99)
+    assert resumed[1] >= 1, "the run started from scratch"
+    assert torch.equal(again.mean["weight"], whole.mean["weight"])
+    assert torch.equal(again.stddev["weight"], whole.stddev["weight"])
+
+
+def test_another_problem_is_not_taken_up(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("other") / "c.safetensors"
+    model, data, _, _ = linear_regression()
+    MeanFieldVI(epochs=1).fit(model, data, likelihood="gaussian", checkpoint=path)
+    with pytest.raises(FileFormatError, match="another training problem"):
+        MeanFieldVI(epochs=1, prior_scale=2.0).fit(model, data, likelihood="gaussian", checkpoint=path)
+
+
+def test_divergence_is_an_error() -> None:
+    model, data, _, _ = linear_regression()
+    with pytest.raises(InvalidInputError, match="training diverged"):
+        MeanFieldVI(epochs=50, optimizer=OptimizerSpec("SGD", {"lr": 1e6})).fit(model, data, likelihood="gaussian")
+
+
+def test_bad_options() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'Adam'"):
+        OptimizerSpec("Adan")
+    with pytest.raises(InvalidInputError, match="did you mean 'momentum'"):
+        OptimizerSpec("SGD", {"momentun": 0.9})
+    with pytest.raises(UnknownNameError, match="no schedule 'LambdaLR' to use here"):
+        ScheduleSpec("LambdaLR")
+    with pytest.raises(InvalidInputError, match="positive `prior_scale`"):
+        MeanFieldVI(prior_scale=0.0)
+    with pytest.raises(InvalidInputError, match="refuses its options"):
+        MeanFieldVI(optimizer=OptimizerSpec("Adam", {"lr": -1.0})).fit(*linear_regression()[:2], likelihood="gaussian")
+    with pytest.raises(InvalidInputError, match="read only once"):
+        MeanFieldVI().fit(linear_regression()[0], iter([]))
+    with pytest.raises(InvalidInputError, match="no parameters"):
+        MeanFieldVI().fit(nn.Flatten(), [(torch.zeros(1, 2), torch.tensor([0]))])

@@ -1,0 +1,91 @@
+"""Plugins as they come: distributions installed with pip into a fresh environment, good ones and bad ones together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.plugin.environment import DISTRIBUTIONS, ROOT, Environment
+
+GOOD, FAILING, CLASHING, MISSPELT, HOOK_FAILS = (
+    f"rebasin-test-{name}" for name in ("good", "failing", "clashing", "misspelt", "hook-fails")
+)
+ALL = ",".join((GOOD, FAILING, CLASHING, MISSPELT, HOOK_FAILS))
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def environment(new_environment: Callable[..., Environment]) -> Environment:
+    return new_environment(*sorted(path for path in DISTRIBUTIONS.iterdir() if path.is_dir()))
+
+
+def test_everything_is_listed_and_what_failed_is_named(environment: Environment) -> None:
+    done = environment.run("-m", "rebasin_core", "plugins", plugins=ALL)
+    assert done.returncode == 1
+    for expected in (
+        "rebasin-test-good 1.2\n  matcher           identity",
+        "rebasin-test-failing 0.3\n  BROKEN: ModuleNotFoundError: No module named 'a_module_that_does_not_exist'",
+        "rebasin-test-misspelt 0.1\n  BROKEN: there is no hook 'rebasin_machers': did you mean 'rebasin_matchers'",
+        "rebasin-test-hook-fails 0.4\n  BROKEN: rebasin_barriers failed: RuntimeError: the sky is falling",
+        "CLASH: the matcher 'weight' is offered by rebasin-core 0.1.0 and rebasin-test-clashing 2.0",
+    ):
+        assert expected in done.stdout, done.stdout
+    assert "warning: the plugin rebasin-test-failing 0.3 is left out" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_bad_plugins_harm_nothing_else(environment: Environment) -> None:
+    code = "import rebasin_core as rc; print(type(rc.build('matcher', 'identity')), type(rc.build('barrier', 'pointwise')))"
+    done = environment.run("-c", code, plugins=ALL)
+    assert done.returncode == 0, done.stderr
+    assert "IdentityMatcher" in done.stdout
+    assert "PointwiseBarrier" in done.stdout
+
+
+def test_a_name_offered_twice_is_an_error_naming_both(environment: Environment) -> None:
+    done = environment.run("-c", "import rebasin_core as rc; rc.build('matcher', 'weight')", plugins=ALL)
+    assert done.returncode == 1
+    assert (
+        "PluginError: the matcher 'weight' is offered by rebasin-core 0.1.0 and rebasin-test-clashing 2.0"
+        in done.stderr
+    )
+
+
+def test_an_unknown_name_tells_which_plugins_are_broken(environment: Environment) -> None:
+    done = environment.run("-c", "import rebasin_core as rc; rc.build('matcher', 'missing')", plugins=ALL)
+    assert "no matcher 'missing'" in done.stderr
+    assert "rebasin-test-failing 0.3 (ModuleNotFoundError" in done.stderr
+
+
+@pytest.mark.parametrize("plugins", ["none", "", GOOD])
+def test_an_environment_variable_switches_plugins_off(environment: Environment, plugins: str) -> None:
+    done = environment.run("-m", "rebasin_core", "plugins", plugins=plugins)
+    assert done.returncode == 0, done.stdout
+    assert ("identity" in done.stdout) == (plugins == GOOD)
+    assert "BROKEN" not in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_kit_finds_a_broken_law(environment: Environment) -> None:
+    done = environment.run("-m", "rebasin_core", "check", GOOD, plugins=GOOD)
+    assert done.returncode == 1
+    assert "BROKEN  matcher:identity:planted_permutation: seed 0: the planted permutation was not found" in done.stdout
+    assert "ok      matcher:identity:never_worse_than_the_identity" in done.stdout
+    broken = environment.run("-m", "rebasin_core", "check", MISSPELT, plugins=MISSPELT)
+    assert broken.returncode == 1
+    assert "there is no hook 'rebasin_machers'" in broken.stderr
+
+
+def test_the_example_package_installs_passes_the_kit_and_runs(new_environment: Callable[..., Environment]) -> None:
+    example = ROOT / "plugins" / "rebasin-example"
+    environment = new_environment(example)
+    checked = environment.run("-m", "rebasin_core", "check", "rebasin-example", plugins="rebasin-example")
+    assert checked.returncode == 0, checked.stdout
+    assert "0 are broken" in checked.stdout
+    arguments = ("run", str(example / "run.yaml"), "-o", "out")
+    done = environment.run("-m", "rebasin_core", *arguments, plugins="rebasin-example")
+    assert done.returncode == 0, done.stderr
+    assert "rank" in done.stdout
+    assert (environment.folder / "out/permutations/rank.safetensors").is_file()

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from typing_extensions import override
+
+from rebasin_core import check_spec, table_spec
+from rebasin_core.errors import SpecError
+
+TABLE = {"0.weight": "a, -", "0.bias": "a", "2.weight": "b, a", "2.bias": "b", "4.weight": "-, b", "4.bias": "-"}
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+
+
+def inputs(*shape: int) -> torch.Tensor:
+    return torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+
+
+class Attention(nn.Module):
+    """Multi-head attention by hand, without an output bias."""
+
+    def __init__(self, heads: int, width: int, stream: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(stream, 3 * heads * width)
+        self.out = nn.Linear(heads * width, stream)
+
+    @override
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, t, _ = x.shape
+        q, k, v = (p.reshape(n, t, self.heads, -1).transpose(1, 2) for p in self.qkv(x).chunk(3, -1))
+        weights = (q @ k.transpose(-1, -2)).softmax(-1)
+        result: torch.Tensor = self.out((weights @ v).transpose(1, 2).reshape(n, t, -1))
+        return result
+
+
+def test_a_right_spec_passes() -> None:
+    found = check_spec(table_spec(TABLE, mlp()), mlp(), inputs(6))
+    assert found.passed
+    assert found.error < 1e-12
+    assert found.frozen == ("4.bias",)
+    assert 10**found.log10_order == pytest.approx(120 * 24)
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        ({"4.weight": "-, -"}, "`4.weight`, axis 1: should move with it"),
+        ({"2.bias": "-"}, "`2.bias`, axis 0: should move with it"),
+        ({"4.weight": "c, b"}, "`4.weight`, axis 0: should not move with it"),
+        ({"4.weight": "c, b", "4.bias": "c"}, "it acts on `4.weight`, `4.bias`"),
+    ],
+)
+def test_the_guilty_axis_is_named(change: dict[str, str], advice: str) -> None:
+    found = check_spec(table_spec({**TABLE, **change}, mlp()), mlp(), inputs(6))
+    assert not found.passed
+    assert any(advice in line for line in found.guilty_axes), found
+    with pytest.raises(SpecError, match="does not keep the function"):
+        found.require()
+
+
+def test_flattening_in_the_wrong_order_is_named() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(3 * 16, 2))
+    table = {"0.weight": "c, -, -, -", "0.bias": "c", "2.weight": "-, -*c", "2.bias": "-"}
+    found = check_spec(table_spec(table, model), model, inputs(1, 6, 6))
+    assert found.guilty_axes == ("'c': `2.weight`, axis 1: its factors should stand in the other order",)
+
+
+def test_buffers_count() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+    right = {
+        "0.weight": "a, -", "0.bias": "a", "1.weight": "a", "1.bias": "a", "1.running_mean": "a", "1.running_var": "a",
+        "3.weight": "-, a", "3.bias": "-",
+    }  # fmt: skip
+    assert check_spec(table_spec(right, model), model, inputs(6)).passed
+    wrong = check_spec(table_spec({**right, "1.running_var": "-"}, model), model, inputs(6))
+    assert wrong.guilty_axes == ("'a': `1.running_var`, axis 0: should move with it",)
+
+
+def test_heads_and_the_widths_inside_them() -> None:
+    model = Attention(3, 4, 6)
+    qkv = "h*w@h + h*w + h*v@h"
+    right = {"qkv.weight": f"{qkv}, -", "qkv.bias": qkv, "out.weight": "-, h*v", "out.bias": "-"}
+    spec = table_spec(right, model, sizes={"h": 3})
+    assert check_spec(spec, model, inputs(5, 6)).passed
+    # Mixing units across heads is the mistake of published BERT specifications.
+    mixed = {"qkv.weight": "a + a + v, -", "qkv.bias": "a + a + v", "out.weight": "-, v", "out.bias": "-"}
+    found = check_spec(table_spec(mixed, model, sizes={"a": 12}), model, inputs(5, 6))
+    assert not found.passed
+    assert set(found.guilty_groups) == {"a", "v"}
+
+
+def test_a_spec_of_other_tensors_is_refused() -> None:
+    with pytest.raises(SpecError, match="do not have the same tensors"):
+        check_spec(table_spec({"weight": "-, -", "bias": "-"}, nn.Linear(2, 2)), mlp(), inputs(6))

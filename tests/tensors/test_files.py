@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import os
+import resource
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rebasin_core.errors import FileFormatError, StorageError
+from rebasin_core.tensors.files import read_json, read_tensors, replacing, write_bytes, write_json, write_tensors
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    write_bytes(path, b"old")
+
+    def fail() -> None:
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
+
+
+def test_files_have_ordinary_permissions(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "x", b"")
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o666 & ~mask
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"old": True})
+    code = f"""
+import resource, torch
+from rebasin_core.errors import StorageError
+from rebasin_core.tensors.files import write_tensors, write_json
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, {resource.RLIM_INFINITY}))
+for write in (
+    lambda: write_tensors({str(tmp_path / "x.safetensors")!r}, {{"a": torch.zeros(100_000)}}, kind="k", document={{}}),
+    lambda: write_json({str(tmp_path / "x.json")!r}, list(range(10_000))),
+):
+    try:
+        write()
+    except StorageError as error:
+        assert "cannot write" in str(error), error
+    else:
+        raise SystemExit("no error")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+    assert read_json(tmp_path / "x.json") == {"old": True}
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write"):
+        write_json(tmp_path / "file" / "x.json", {})
+
+
+def test_kinds_are_kept_apart(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "x", {"a": torch.ones(2)}, kind="posterior", document={"n": 1})
+    tensors, document = read_tensors(tmp_path / "x", kind="posterior")
+    assert torch.equal(tensors["a"], torch.ones(2))
+    assert document == {"n": 1, "kind": "posterior"}
+    with pytest.raises(FileFormatError, match="expected a file of kind 'permutation'"):
+        read_tensors(tmp_path / "x", kind="permutation")
+
+
+def test_pickle_is_never_read(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.pt")
+    with pytest.raises(FileFormatError, match="Expected a safetensors file"):
+        read_tensors(tmp_path / "x.pt")

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from rebasin_core.tensors.statistics import gaussian_kl, isotropic_kl, log_mean_exp, mean_stderr
+
+
+def test_kl_equals_torch_distributions(generator: torch.Generator) -> None:
+    m, n = torch.randn(2, 7, 3, generator=generator, dtype=torch.float64)
+    s, r = torch.rand(2, 7, 3, generator=generator, dtype=torch.float64) + 0.1
+    assert gaussian_kl(m, s, n, r).item() == pytest.approx(kl_divergence(Normal(m, s), Normal(n, r)).sum().item())
+    prior = Normal(torch.zeros_like(m), 0.3)
+    assert isotropic_kl(m, s, 0.3).item() == pytest.approx(kl_divergence(Normal(m, s), prior).sum().item())
+
+
+def test_log_mean_exp_does_not_overflow() -> None:
+    assert log_mean_exp(torch.tensor([1000.0, 1000.0])).item() == 1000.0
+    assert log_mean_exp(torch.tensor([0.0, math.log(3.0)])).item() == pytest.approx(math.log(2.0))
+
+
+def test_stderr_of_one_value_is_unknown() -> None:
+    assert math.isnan(mean_stderr(torch.tensor([1.0])).item())
+    assert mean_stderr(torch.tensor([0.0, 2.0])).item() == pytest.approx(1.0)

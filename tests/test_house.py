@@ -1,0 +1,56 @@
+"""The style that a linter does not measure: sizes, finality, and what importing does."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rebasin_core
+from rebasin_core import Registry
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = sorted((ROOT / "rebasin_core").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_stay_small(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= 300
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+            assert lines <= 40, f"{node.name} has {lines} lines"
+
+
+def test_registered_strategies_are_final() -> None:
+    for entry in Registry(external=False).all():
+        kinds = [entry.kind]
+        assert all(getattr(kind, "__final__", False) for kind in kinds), f"{entry.kind.__name__} is not @final"
+
+
+def test_public_names_exist_and_are_documented() -> None:
+    for name in rebasin_core.__all__:
+        assert inspect.getdoc(getattr(rebasin_core, name)), f"{name} has no docstring"
+
+
+def test_importing_has_no_side_effects_and_needs_no_extra() -> None:
+    code = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"matplotlib", "sklearn", "pooch", "torchvision", "ot"}:
+            raise ImportError(f"{name} is an extra")
+sys.meta_path.insert(0, Refuse())
+import torch
+state = torch.get_rng_state()
+import rebasin_core
+assert torch.equal(state, torch.get_rng_state())
+assert torch.get_default_dtype() == torch.float32
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
