@@ -19,7 +19,7 @@ SHIPPED = sorted((ROOT / "rebasin_core").rglob("*.py"))
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_and_functions_stay_small(path: Path) -> None:
-    source = path.read_text()
+    source = path.read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 300
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):

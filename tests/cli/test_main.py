@@ -31,7 +31,7 @@ def test_a_run_ends_with_a_table_and_a_picture(tmp_path: Path) -> None:
     assert "unaligned" in done.stdout
     assert "the barrier went from" in done.stdout
     assert (tmp_path / "runs/small/figures/barrier_test.png").is_file()
-    assert done.stderr == ""
+    assert not done.stderr
 
 
 @pytest.mark.parametrize(

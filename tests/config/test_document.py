@@ -18,7 +18,7 @@ def test_lines_of_every_place() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-3", 1e-3), ("1.5E+2", 150.0), ("5", 5), (".inf", float("inf")), ("1_000", 1000), ("on", True)],
+    [("1e-3", 1e-3), ("1.5E+2", 150.0), ("5", 5), (".inf", float("inf")), ("1_000", 1000)],
 )
 def test_numbers_are_numbers(text: str, value: object) -> None:
     assert Document.parse(f"a: {text}", "f").content == {"a": value}

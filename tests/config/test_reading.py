@@ -49,7 +49,7 @@ def test_written_configuration_is_read_back(builtin_registry: Registry) -> None:
         (MINIMAL + "reference: {seed: 1, path: x}", ["run.yaml:3: reference: give either `seed`"]),
         (
             MINIMAL + "reference: {seed: 1, inference: {name: map, epochs: x}}",
-            ["run.yaml:3: reference.inference.epochs:"],
+            ["run.yaml:3: reference.inference.epochs"],
         ),
         (MINIMAL + "splits: [val]", ["run.yaml:3: splits[0]: ", "'test' or 'train'"]),
         (
@@ -63,7 +63,7 @@ def test_written_configuration_is_read_back(builtin_registry: Registry) -> None:
         ),
         (
             MINIMAL + "inference: {name: map, schedule: {name: StepLR, step: 1}}",
-            ["StepLR has no option 'step'", "'step_size'"],
+            ["no option 'step'", "'step_size'"],
         ),
     ],
 )

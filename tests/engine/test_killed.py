@@ -29,7 +29,7 @@ def start(folder: Path, output: str) -> subprocess.Popen[bytes]:
 
 def whole(path: Path) -> bool:
     if path.suffix == ".json":
-        json.loads(path.read_text())
+        json.loads(path.read_text(encoding="utf-8"))
     elif path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as handle:
             return bool(list(handle.keys()))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from rebasin_core.inference.local_reparameterization import LocalReparameterizat
 
 
 def linear_regression() -> tuple[nn.Linear, list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor, torch.Tensor]:
-    """An orthogonal design, for which the exact posterior is a product of Gaussians: mean and deviation are returned."""
+    """An orthogonal design, whose exact posterior is a product of Gaussians; returns its mean and deviation, too."""
     noise, prior = 0.5, 0.8
     x = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]).double().repeat(5, 1)
     y = x @ torch.tensor([[0.7], [-0.4]]).double() + 0.1 * torch.arange(20).double()[:, None].sin()
@@ -24,7 +25,7 @@ def linear_regression() -> tuple[nn.Linear, list[tuple[torch.Tensor, torch.Tenso
 
 
 @pytest.mark.parametrize("local", [True, False])
-def test_exact_posterior_of_linear_regression(local: bool) -> None:
+def test_exact_posterior_of_linear_regression(*, local: bool) -> None:
     model, data, mean, stddev = linear_regression()
     method = MeanFieldVI(
         epochs=1500,
@@ -94,7 +95,7 @@ def test_normalisation_statistics_are_learnt_and_kept(generator: torch.Generator
     data = [(5 + torch.randn(16, 2, generator=generator), torch.arange(16) % 2)]
     posterior = MeanFieldVI(epochs=3).fit(model, data).posterior
     assert posterior.buffers["1.num_batches_tracked"].item() == 3
-    assert model[1].num_batches_tracked.item() == 0
+    assert dict(model.named_buffers())["1.num_batches_tracked"].item() == 0
     assert not torch.equal(posterior.buffers["1.running_mean"], torch.zeros(3))
 
 
@@ -120,7 +121,7 @@ def test_resuming_gives_the_uninterrupted_run(
         class Data:
             passes = -1  # the first pass counts the examples
 
-            def __iter__(self) -> object:
+            def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
                 type(self).passes += 1
                 if epochs_allowed is not None and type(self).passes > epochs_allowed:
                     raise Stop
@@ -132,7 +133,7 @@ def test_resuming_gives_the_uninterrupted_run(
             Data(),
             likelihood="gaussian",
             generator=torch.Generator().manual_seed(3),
-            checkpoint=checkpoint,  # type: ignore[arg-type]
+            checkpoint=checkpoint,
         )
         resumed.append(result.resumed_at)
         assert isinstance(result.posterior, DiagonalGaussianPosterior)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.distributions import Independent, Normal
+from torch.distributions import Distribution, Independent, Normal
 
 from rebasin_core import DiagonalGaussianPosterior, PointPosterior, kl_divergence, wasserstein_distance
 from rebasin_core.errors import InvalidInputError
@@ -15,9 +15,9 @@ def gaussian(seed: int) -> DiagonalGaussianPosterior:
     return DiagonalGaussianPosterior(mean, stddev)
 
 
-def oracle(q: DiagonalGaussianPosterior) -> Independent:
-    flat = [torch.cat([part[name].flatten() for name in ("w", "b")]) for part in (q.mean, q.stddev)]
-    return Independent(Normal(*flat), 1)
+def oracle(q: DiagonalGaussianPosterior) -> Distribution:
+    mean, stddev = (torch.cat([part[name].flatten() for name in ("w", "b")]) for part in (q.mean, q.stddev))
+    return Independent(Normal(mean, stddev), 1)
 
 
 def test_density_and_entropy_equal_torch_distributions(generator: torch.Generator) -> None:
