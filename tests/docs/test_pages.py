@@ -1,0 +1,53 @@
+"""The pages say what is so: their code runs, every public name and option is in them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from sybil import Document, Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+import rebasin_core
+from rebasin_core import Registry
+from rebasin_core.plugin.hookspecs import HOOKS
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
+TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
+API = "\n".join(text for page, text in TEXT.items() if page.parent.name == "api")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "```python" in TEXT[p]], ids=lambda p: str(p.relative_to(ROOT)))
+def test_code_runs(page: Path) -> None:
+    blocks = list(Document.parse(str(page), *Sybil(parsers=[PythonCodeBlockParser()]).parsers))
+    assert blocks
+    for block in blocks:
+        block.evaluate()
+
+
+def test_every_public_name_is_in_the_api_pages() -> None:
+    # Type aliases and the hook marker are explained where they are used.
+    elsewhere = {"Axis", "Channels", "hookimpl"}
+    missing = [n for n in rebasin_core.__all__ if n not in elsewhere and f"::: rebasin_core.{n}\n" not in API + "\n"]
+    assert not missing
+
+
+def test_every_registered_strategy_is_in_the_api_pages() -> None:
+    missing = [e.kind.__name__ for e in Registry(external=False).all() if not re.search(rf"\.{e.kind.__name__}\b", API)]
+    assert not missing
+
+
+def test_every_hook_is_explained() -> None:
+    text = TEXT[ROOT / "docs" / "extending" / "index.md"]
+    assert not [hook for hook in HOOKS.values() if f"`{hook}`" not in text]
+
+
+def test_run_files_in_the_pages_are_valid(tmp_path: Path, builtin_registry: Registry) -> None:
+    block = re.search(r"```yaml\n(.*?)```", TEXT[ROOT / "docs" / "run-files.md"], re.DOTALL)
+    assert block
+    (tmp_path / "run.yaml").write_text(block[1])
+    rebasin_core.load_run(tmp_path / "run.yaml", registry=builtin_registry)
+    for path in sorted((ROOT / "docs").rglob("*.yaml")):
+        rebasin_core.load_run(path, registry=builtin_registry)
