@@ -30,12 +30,14 @@ class LossCurve:
         loss: Predictive loss there, nats per example.
         stderr: Its Monte Carlo standard error (NaN where one sample was drawn; 0 for points, which need none).
         data_stderr: Its standard error from the finite data set.
+        above: Height of the loss above the straight line between the end losses.
+        above_stderr: Its Monte Carlo standard error, paired over samples (common random numbers).
         gibbs: Gibbs loss (mean over samples of the loss of one network).
         bias: Estimate of the upward bias of ``loss`` from the finite number of samples.
         score: Accuracy or mean squared error of the averaged prediction.
         score_name: Which of the two.
         height: The barrier $B$, at least 0 (the ends themselves are on the path).
-        height_stderr: Its Monte Carlo standard error, paired over samples (common random numbers).
+        height_stderr: Its Monte Carlo standard error, paired over samples.
         height_data_stderr: Its standard error from the data, paired over examples.
         location: The place $t$ of the barrier.
 
@@ -48,6 +50,8 @@ class LossCurve:
     loss: tuple[float, ...]
     stderr: tuple[float, ...]
     data_stderr: tuple[float, ...]
+    above: tuple[float, ...]
+    above_stderr: tuple[float, ...]
     gibbs: tuple[float, ...]
     bias: tuple[float, ...]
     score: tuple[float, ...]
@@ -76,27 +80,33 @@ class LossCurve:
             message = f"expected places increasing from 0 to 1, got {list(t)}"
             raise InvalidInputError(message)
         first, last = estimates[0], estimates[-1]
-        heights = [e.loss - (1 - s) * first.loss - s * last.loss for s, e in zip(t, estimates, strict=True)]
+
+        def above(part: str, place: float, at: LossEstimate) -> torch.Tensor:
+            here, start, end = (torch.as_tensor(getattr(e, part)) for e in (at, first, last))
+            return here - (1 - place) * start - place * end
+
+        def stderr(part: str, place: float, at: LossEstimate) -> float:
+            return mean_stderr(above(part, place, at)).item()
+
+        pairs = list(zip(t, estimates, strict=True))
+        heights = [above("loss", *pair).item() for pair in pairs]
+        errors = [stderr("sample_influence", *pair) if random else 0.0 for pair in pairs]
         top = max(range(len(heights)), key=heights.__getitem__)
-        place, peak = t[top], estimates[top]
-
-        def above_chord(part: str) -> torch.Tensor:
-            at, start, end = (getattr(e, part) for e in (peak, first, last))
-            return torch.as_tensor(at - (1 - place) * start - place * end)
-
         return cls(
             t=tuple(t),
             loss=tuple(e.loss for e in estimates),
             stderr=tuple(e.stderr if random else 0.0 for e in estimates),
             data_stderr=tuple(e.data_stderr for e in estimates),
+            above=tuple(heights),
+            above_stderr=tuple(errors),
             gibbs=tuple(e.gibbs for e in estimates),
             bias=tuple(e.bias for e in estimates),
             score=tuple(e.score for e in estimates),
             score_name=first.score_name,
             height=max(heights[top], 0.0),
-            height_stderr=mean_stderr(above_chord("sample_influence")).item() if random else 0.0,
-            height_data_stderr=mean_stderr(above_chord("example_losses")).item(),
-            location=place,
+            height_stderr=errors[top],
+            height_data_stderr=stderr("example_losses", *pairs[top]),
+            location=t[top],
         )
 
     @property
@@ -127,11 +137,12 @@ class LossCurve:
             message = f"expected the attributes of a loss curve, got {sorted(document)}"
             raise InvalidInputError(message) from error
 
-    def plot(self, axes: Axes | None = None, *, label: str | None = None) -> Axes:
+    def plot(self, axes: Axes | None = None, *, above: bool = False, label: str | None = None) -> Axes:
         """Draw the curve with a band of two standard errors.
 
         Args:
             axes: Matplotlib axes; a new figure's if not given.
+            above: Whether to draw the height above the line between the end losses.
             label: For the legend.
 
         Returns:
@@ -140,9 +151,9 @@ class LossCurve:
         Raises:
             PluginError: If matplotlib is not installed.
         """
-        from rebasin_core.barriers.drawing import draw_curve  # ruff: ignore[import-outside-top-level] - matplotlib is an extra
+        from rebasin_core.barriers.drawing import draw_curve  # ruff: ignore[import-outside-top-level] - drawing is rare
 
-        return draw_curve(self, axes, label=label)
+        return draw_curve(self, axes, above=above, label=label)
 
 
 def _plain(value: object) -> object:

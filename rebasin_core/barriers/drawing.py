@@ -14,13 +14,20 @@ if TYPE_CHECKING:
 
 
 def draw_curve(
-    curve: LossCurve, axes: Axes | None = None, *, label: str | None = None, color: str | None = None, style: str = "-"
+    curve: LossCurve,
+    axes: Axes | None = None,
+    *,
+    above: bool = False,
+    label: str | None = None,
+    color: str | None = None,
+    style: str = "-",
 ) -> Axes:
     """Draw a loss curve with a band of two Monte Carlo standard errors.
 
     Args:
         curve: The curve.
         axes: Matplotlib axes; a new figure's if not given.
+        above: Whether to draw the height above the line between the end losses, with its paired standard errors.
         label: For the legend.
         color: A matplotlib colour; the next of the cycle if not given.
         style: A matplotlib line style.
@@ -31,15 +38,15 @@ def draw_curve(
     Raises:
         PluginError: If matplotlib is not installed.
     """
-    if axes is None:
-        axes = _new_axes()
-    (line,) = axes.plot(curve.t, curve.loss, style, marker="o", markersize=3.5, label=label, color=color)
-    errors = [2 * e if math.isfinite(e) else 0.0 for e in curve.stderr]
-    low = [loss - error for loss, error in zip(curve.loss, errors, strict=True)]
-    high = [loss + error for loss, error in zip(curve.loss, errors, strict=True)]
+    axes = _new_axes() if axes is None else axes
+    values, stderr = (curve.above, curve.above_stderr) if above else (curve.loss, curve.stderr)
+    (line,) = axes.plot(curve.t, values, style, marker="o", markersize=3.5, label=label, color=color)
+    # An unknown error (NaN) is drawn without a band.
+    errors = [2 * error if math.isfinite(error) else 0.0 for error in stderr]
+    low, high = ([v + sign * e for v, e in zip(values, errors, strict=True)] for sign in (-1, 1))
     axes.fill_between(curve.t, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     axes.set_xlabel("place on the path $t$")
-    axes.set_ylabel("loss (nats per example)")
+    axes.set_ylabel("above the line between the ends (nats)" if above else "loss (nats per example)")
     return axes
 
 

@@ -183,7 +183,7 @@ def _distance(reference: Posterior, candidate: Posterior) -> float | None:
 
 
 def _csv(curve: LossCurve) -> str:
-    columns = ("t", "loss", "stderr", "data_stderr", "chord", "gibbs", "bias", "score")
+    columns = ("t", "loss", "stderr", "data_stderr", "above", "above_stderr", "gibbs", "bias", "score")
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*columns[:-1], curve.score_name])

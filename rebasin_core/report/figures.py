@@ -34,8 +34,8 @@ _STYLE: dict[str, Any] = {
 def write_figures(folder: Path) -> list[Path]:
     """Draw the curves of a run, one figure a split, as PNG and SVG.
 
-    The left panel shows all curves, the right one the aligned ones at their own scale, above the straight line between
-    their ends.
+    The left panel shows the loss of all alignments, the right one what is left after alignment: the height above the
+    straight line between the end losses, at its own scale. Bands are two standard errors, on the right paired ones.
 
     Args:
         folder: The run's folder.
@@ -69,11 +69,12 @@ def _write(curves: Mapping[str, LossCurve], folder: Path, name: str, *, title: s
         raise PluginError(message) from error
     paths = [folder / f"{name}.{suffix}" for suffix in ("png", "svg")]
     with rc_context(cast("Any", _STYLE)):  # its keys are typed one by one
-        figure = Figure(figsize=(9.5, 3.8), layout="constrained")
+        figure = Figure(figsize=(9.5, 4.4), layout="constrained")
         left, right = figure.subplots(1, 2)
-        _all_curves(left, curves)
-        _aligned_curves(right, curves)
+        _losses(left, curves)
+        _aligned(right, curves)
         figure.suptitle(title)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
         for path in paths:
             with replacing(path) as temporary:
                 # Without a date the same curves give the same bytes.
@@ -82,21 +83,23 @@ def _write(curves: Mapping[str, LossCurve], folder: Path, name: str, *, title: s
     return paths
 
 
-def _all_curves(axes: Axes, curves: Mapping[str, LossCurve]) -> None:
+def _losses(axes: Axes, curves: Mapping[str, LossCurve]) -> None:
     for index, (label, curve) in enumerate(curves.items()):
-        color = _UNALIGNED_COLOR if index == 0 else _COLORS[(index - 1) % len(_COLORS)]
         text = f"{label}: barrier {curve.height:.3f}"
-        draw_curve(curve, axes, label=text, color=color, style=_STYLES[index % len(_STYLES)])
+        draw_curve(curve, axes, label=text, color=_color(index), style=_STYLES[index % len(_STYLES)])
     axes.set_ylim(bottom=0)
-    axes.set_title("before and after alignment")
-    axes.legend()
+    axes.set_title("loss, before and after alignment")
 
 
-def _aligned_curves(axes: Axes, curves: Mapping[str, LossCurve]) -> None:
-    for index, (label, curve) in enumerate(list(curves.items())[1:]):
-        style = _STYLES[(index + 1) % len(_STYLES)]
-        draw_curve(curve, axes, label=label, color=_COLORS[index % len(_COLORS)], style=style)
-        axes.plot(curve.t, curve.chord, color="black", linewidth=0.8, linestyle=":", label=None)
-    axes.plot([], [], color="black", linewidth=0.8, linestyle=":", label="line between the ends")
-    axes.set_title("after alignment, enlarged")
-    axes.legend()
+def _aligned(axes: Axes, curves: Mapping[str, LossCurve]) -> None:
+    """Draw what is left: the aligned curves above the line between their ends, where shared noise cancels."""
+    axes.axhline(0, color="black", linewidth=0.8)
+    for index, curve in enumerate(curves.values()):
+        if index > 0:
+            style = _STYLES[index % len(_STYLES)]
+            draw_curve(curve, axes, above=True, color=_color(index), style=style)
+    axes.set_title("what is left after alignment, enlarged")
+
+
+def _color(index: int) -> str:
+    return _UNALIGNED_COLOR if index == 0 else _COLORS[(index - 1) % len(_COLORS)]

@@ -19,7 +19,7 @@ _SQUARE = 2
 def solve_assignment(similarity: Tensor) -> Tensor:
     r"""Return the permutation that maximises the total similarity, exactly.
 
-    $$ p^* = \arg\max_{p \in S_n} \sum_i A_{i, p(i)} $$
+    $$ p^* = \mathrm{argmax}_{p \in S_n} \sum_i A_{i, p(i)} $$
 
     Args:
         similarity: ``[*batch, n, n]``, one problem for each leading index; finite.

@@ -17,6 +17,8 @@ def curve(height: float) -> LossCurve:
         loss=(0.1, 0.1 + height, 0.1),
         stderr=(0.01, float("nan"), 0.01),
         data_stderr=(0.01, 0.01, 0.01),
+        above=(0.0, height, 0.0),
+        above_stderr=(0.0, 0.01, 0.0),
         gibbs=(0.1, 0.2, 0.1),
         bias=(0.0, 0.0, 0.0),
         score=(0.9, 0.8, 0.9),
