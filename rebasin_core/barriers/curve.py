@@ -82,7 +82,7 @@ class LossCurve:
         first, last = estimates[0], estimates[-1]
 
         def above(part: str, place: float, at: LossEstimate) -> torch.Tensor:
-            here, start, end = (torch.as_tensor(getattr(e, part)) for e in (at, first, last))
+            here, start, end = (torch.as_tensor(getattr(e, part), dtype=torch.float64) for e in (at, first, last))
             return here - (1 - place) * start - place * end
 
         def stderr(part: str, place: float, at: LossEstimate) -> float:

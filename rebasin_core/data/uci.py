@@ -75,7 +75,8 @@ class UCISource(DataSource):
 
 
 def _read_npz(path: Path, split: int) -> Columns:
-    with np.load(path, allow_pickle=False) as archive:
+    # Opened here, since numpy leaves the file open when the archive in it is damaged.
+    with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
         return archive["x"].astype(np.float64), archive["y"].astype(np.float64), archive["test_index"][split]
 
 

@@ -93,10 +93,10 @@ def run(
         RebasinError: If the configuration, the data or a loaded file cannot be used, or results cannot be written.
     """
     setting = Setting(config, registry or default_registry())
+    setting.check()
     folder = RunFolder(output, config.model_dump(mode="json"), _about())
     stages = _Stages(setting, folder, progress=progress)
     ends = {role: stages.posterior(role, getattr(config, role)) for role in ("reference", "candidate")}
-    setting.check_spec()
     aligned: dict[str, Posterior] = {UNALIGNED: ends["candidate"]}
     matches: dict[str, Mapping[str, Any]] = {}
     for matcher in config.matchers:

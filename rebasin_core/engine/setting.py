@@ -78,13 +78,18 @@ class Setting:
     def _example_inputs(self) -> torch.Tensor:
         return self._data.test.inputs[:_EXAMPLES_FOR_CHECK]
 
-    def check_spec(self) -> None:
-        """Refuse symmetries that change the function.
+    def check(self) -> None:
+        """Look at everything that can be wrong before any work is done and any file is written.
 
         Raises:
-            SpecError: With the guilty axes.
+            SpecError: If the symmetries change the function; with the guilty axes.
+            InvalidInputError: If a posterior that is to be loaded does not fit the network.
+            FileFormatError: If its file is missing or damaged.
         """
         check_spec(self.spec, self.model, self._example_inputs).require()
+        for source in (self._config.reference, self._config.candidate):
+            if source.path is not None:
+                self.load(source.path)
 
     def new_model(self, *, seed: int) -> nn.Module:
         """Return a freshly initialised network.

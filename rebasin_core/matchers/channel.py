@@ -6,6 +6,7 @@ from abc import abstractmethod
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias, final
 
+from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
@@ -63,7 +64,8 @@ class AbstractChannelMatcher(Matcher):
         solver = CoordinateDescent(problem.layout, reference, candidate)
         trace = [solver.objective()]
         outcome = MatchOutcome.MAX_SWEEPS
-        for _ in range(self._max_sweeps):
+        sweeps = range(self._max_sweeps)
+        for _ in tqdm(sweeps, desc="match", unit="sweep", leave=False, disable=not problem.progress):
             improved = solver.sweep(problem.generator)
             trace.append(solver.objective())
             if not improved:

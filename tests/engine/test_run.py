@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from rebasin_core import MLPArchitecture, RunConfig, load_run, run
 from rebasin_core.errors import (
     ConfigError,
+    DataError,
     FileFormatError,
     InvalidInputError,
     MissingDataError,
@@ -134,7 +135,7 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path, damage: object, message: st
     save_file(tensors, tmp_path / "c.safetensors")
     with pytest.raises((InvalidInputError, FileFormatError), match=message):
         run(config(tmp_path, f"reference: {{path: {tmp_path}/c.safetensors}}"), tmp_path / "out")
-    assert not list((tmp_path / "out").rglob("*.safetensors"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_spec_that_changes_the_function_is_refused(tmp_path: Path) -> None:
@@ -145,11 +146,17 @@ spec:
 """
     with pytest.raises(SpecError, match=r"`layers\.0\.bias`, axis 0: should move with it"):
         run(config(tmp_path, change), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
     data = TEXT.replace("digits", f"{{name: mnist, root: {tmp_path}/none}}")
     with pytest.raises(MissingDataError, match="looked for"):
+        run(config(tmp_path, "", data), tmp_path / "out")
+    (tmp_path / "none").mkdir()
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (tmp_path / "none" / f"{name}-ubyte").write_bytes(b"not an idx file")
+    with pytest.raises(DataError, match="is not an idx file"):
         run(config(tmp_path, "", data), tmp_path / "out")
     with pytest.raises(ConfigError, match="the device 'tpu9' cannot be used here"):
         run(config(tmp_path, "device: tpu9"), tmp_path / "out")

@@ -55,3 +55,10 @@ def test_table_shows_errors_beside_numbers() -> None:
     assert "0.0100" in text
     assert "3.00" in text
     assert text.splitlines()[0].startswith("alignment")
+
+
+def test_a_curve_draws_itself() -> None:
+    axes = curve(0.5).plot(label="mine")
+    assert axes.get_xlabel() == "place on the path $t$"
+    assert curve(0.5).plot(axes, above=True) is axes
+    assert len(axes.lines) == 2
