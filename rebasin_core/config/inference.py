@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -28,12 +28,14 @@ class InferenceConfig(StrategyConfig):
     def build(self) -> Inference: ...
 
 
-class OptimizerConfig(BaseModel):
-    """An optimiser of ``torch.optim``; all further keys are its own options (``lr``, ``weight_decay``, ...)."""
+class _TorchConfig(BaseModel, ABC):
+    """A class of torch by its name; all further keys are its own options, and are checked against it."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    name: str = Field("Adam", description="The class name, such as `Adam`.")
+    @abstractmethod
+    def build(self) -> object:
+        """Return the name and the options, checked."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -43,29 +45,25 @@ class OptimizerConfig(BaseModel):
             raise ValueError(str(error)) from error
         return self
 
+
+class OptimizerConfig(_TorchConfig):
+    """An optimiser of ``torch.optim``; all further keys are its own options (``lr``, ``weight_decay``, ...)."""
+
+    name: str = Field("Adam", description="The class name, such as `Adam`.")
+
+    @override
     def build(self) -> OptimizerSpec:
-        """Return the optimiser and its options, checked."""
         return OptimizerSpec(self.name, {"lr": 1e-3, **(self.model_extra or {})})
 
 
-class ScheduleConfig(BaseModel):
+class ScheduleConfig(_TorchConfig):
     """A schedule of ``torch.optim.lr_scheduler``; all further keys are its own options (``T_max``, ...)."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
 
     name: str = Field(description="The class name, such as `CosineAnnealingLR`.")
     interval: Literal["epoch", "step"] = Field("epoch", description="Whether it advances every epoch or every step.")
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        try:
-            self.build()
-        except UnknownNameError as error:
-            raise ValueError(str(error)) from error
-        return self
-
+    @override
     def build(self) -> ScheduleSpec:
-        """Return the schedule and its options, checked."""
         return ScheduleSpec(self.name, self.model_extra or {}, self.interval)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
 import torch
@@ -27,33 +28,65 @@ _NAMES = (
     "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
 )
-_MNIST_MD5 = (
-    "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-    "d53e105ee54ea40749a09fcbcd1e9432",
-    "9fb629c4189551a2d022fa330f9573f3",
-    "ec29112dd5afa0611ce80d1b7f02629c",
-)
-_FASHION_MD5 = (
-    "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-    "25c81989df183df01b3e8a0aad5dffbe",
-    "bef4ecab320f06d8554ea6380940ec79",
-    "bb300cfdad3c16e7a12a480ee83cd310",
-)
-_MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist"
-_FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 _UNSIGNED_BYTE = 8
 _NUM_CLASSES = 10
 
 
 @final
-class MNISTSource(DataSource):
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """How a data set in this format was published.
+
+    Attributes:
+        url: Where its files are.
+        md5: Their checksums, in the order of the names.
+        folders: Where they may lie below a root; downloads go to the first.
+        mean: Mean of all training pixels, scaled to [0, 1].
+        deviation: Their standard deviation.
+    """
+
+    url: str
+    md5: tuple[str, str, str, str]
+    folders: tuple[str, ...]
+    mean: float
+    deviation: float
+
+
+class AbstractIdxSource(DataSource):
+    """Pictures of 28 x 28 pixels in ten classes, in four idx files; a subclass says how they were published.
+
+    Args:
+        root: The folder that holds the files, gzipped or not.
+        download: Whether missing files may be downloaded and verified.
+    """
+
+    publication: ClassVar[Publication]
+
+    def __init__(self, *, root: Path | str = "data", download: bool = False) -> None:
+        self._root, self._download = Path(root), download
+
+    @final
+    @override
+    def _load(self) -> DataSplits:
+        published = self.publication
+        paths = []
+        for name, md5 in zip(_NAMES, published.md5, strict=True):
+            remote = RemoteFile(name, f"{published.url}/{name}", md5)
+            names = (name, name.removesuffix(".gz"))
+            paths.append(require_file(self._root, published.folders, names, remote=remote, download=self._download))
+        train, test = (_examples(paths[k], paths[k + 1], published) for k in (0, 2))
+        return DataSplits(train, test, Task("classification", _NUM_CLASSES))
+
+
+@final
+class MNISTSource(AbstractIdxSource):
     """60,000 and 10,000 handwritten digits of 28 x 28 pixels.
 
     Inputs ``[N, 1, 28, 28]`` are ``(x / 255 - 0.1307) / 0.3081``, the published mean and deviation of the training set.
 
     Args:
-        root: The folder that holds the four idx files, gzipped or not, in itself, ``mnist``, ``mnist/raw`` or
-            ``MNIST/raw``.
+        root: The folder that holds the four idx files, gzipped or not, in ``mnist/raw``, ``mnist``, ``MNIST/raw`` or
+            itself.
         download: Whether missing files may be downloaded (to ``root/mnist/raw``) and verified.
 
     References:
@@ -65,18 +98,22 @@ class MNISTSource(DataSource):
         rebasin_core.errors.MissingDataError: no data file 'train-images-idx3-ubyte.gz'; looked for ...
     """
 
-    def __init__(self, *, root: Path | str = "data", download: bool = False) -> None:
-        self._root, self._download = Path(root), download
-
-    @override
-    def _load(self) -> DataSplits:
-        remotes = _remotes(_MNIST_URL, _MNIST_MD5)
-        folders = ("mnist/raw", "mnist", "MNIST/raw", ".")
-        return _load(self._root, folders, remotes, download=self._download, mean=0.1307, deviation=0.3081)
+    publication: ClassVar[Publication] = Publication(
+        url="https://ossci-datasets.s3.amazonaws.com/mnist",
+        md5=(
+            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "d53e105ee54ea40749a09fcbcd1e9432",
+            "9fb629c4189551a2d022fa330f9573f3",
+            "ec29112dd5afa0611ce80d1b7f02629c",
+        ),
+        folders=("mnist/raw", "mnist", "MNIST/raw", "."),
+        mean=0.1307,
+        deviation=0.3081,
+    )
 
 
 @final
-class FashionMNISTSource(DataSource):
+class FashionMNISTSource(AbstractIdxSource):
     """60,000 and 10,000 pictures of clothes of 28 x 28 pixels, in ten classes.
 
     Inputs ``[N, 1, 28, 28]`` are ``(x / 255 - 0.2860) / 0.3530``, the mean and deviation of the training set.
@@ -95,14 +132,18 @@ class FashionMNISTSource(DataSource):
         rebasin_core.errors.MissingDataError: no data file 'train-images-idx3-ubyte.gz'; looked for ...
     """
 
-    def __init__(self, *, root: Path | str = "data", download: bool = False) -> None:
-        self._root, self._download = Path(root), download
-
-    @override
-    def _load(self) -> DataSplits:
-        remotes = _remotes(_FASHION_URL, _FASHION_MD5)
-        folders = ("fashion_mnist/raw", "fashion_mnist", "FashionMNIST/raw", "fashion", ".")
-        return _load(self._root, folders, remotes, download=self._download, mean=0.2860, deviation=0.3530)
+    publication: ClassVar[Publication] = Publication(
+        url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+        md5=(
+            "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            "25c81989df183df01b3e8a0aad5dffbe",
+            "bef4ecab320f06d8554ea6380940ec79",
+            "bb300cfdad3c16e7a12a480ee83cd310",
+        ),
+        folders=("fashion_mnist/raw", "fashion_mnist", "FashionMNIST/raw", "fashion", "."),
+        mean=0.2860,
+        deviation=0.3530,
+    )
 
 
 def read_idx(path: Path) -> Tensor:
@@ -138,28 +179,7 @@ def read_idx(path: Path) -> Tensor:
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy())
 
 
-def _remotes(url: str, checksums: tuple[str, ...]) -> list[RemoteFile]:
-    return [RemoteFile(name, f"{url}/{name}", md5) for name, md5 in zip(_NAMES, checksums, strict=True)]
-
-
-def _load(
-    root: Path,
-    folders: tuple[str, ...],
-    remotes: list[RemoteFile],
-    *,
-    download: bool,
-    mean: float,
-    deviation: float,
-) -> DataSplits:
-    paths = [
-        require_file(root, folders, (remote.name, remote.name.removesuffix(".gz")), remote=remote, download=download)
-        for remote in remotes
-    ]
-    train, test = (_examples(paths[k], paths[k + 1], mean, deviation) for k in (0, 2))
-    return DataSplits(train, test, Task("classification", _NUM_CLASSES))
-
-
-def _examples(images_path: Path, labels_path: Path, mean: float, deviation: float) -> Examples:
+def _examples(images_path: Path, labels_path: Path, published: Publication) -> Examples:
     images, labels = read_idx(images_path), read_idx(labels_path)
     if images.shape[1:] != (28, 28) or labels.dim() != 1 or len(images) != len(labels):
         message = (
@@ -170,5 +190,5 @@ def _examples(images_path: Path, labels_path: Path, mean: float, deviation: floa
     if len(labels) and int(labels.max()) >= _NUM_CLASSES:
         message = f"{labels_path} has the class {int(labels.max())}, expected classes 0 to {_NUM_CLASSES - 1}"
         raise DataError(message)
-    inputs = (images.unsqueeze(1).float() / 255 - mean) / deviation
+    inputs = (images.unsqueeze(1).float() / 255 - published.mean) / published.deviation
     return Examples(inputs, labels.long())

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ import torch
 from rebasin_core import Registry
 from rebasin_core.data import CIFAR10Source, DigitsSource, Examples, FashionMNISTSource, MNISTSource, UCISource
 from rebasin_core.data import cifar10 as cifar10_module
-from rebasin_core.data import mnist as mnist_module
 from rebasin_core.data.files import RemoteFile
 from rebasin_core.data.mnist import read_idx
 from rebasin_core.errors import DataError, InvalidInputError, MissingDataError
@@ -131,13 +131,13 @@ def test_download_is_verified(tmp_path: Path, builtin_registry: Registry, monkey
         return str(Path(path) / fname)
 
     monkeypatch.setattr("pooch.retrieve", fetch)
-    sums = tuple(
-        hashlib.md5(served[name], usedforsecurity=False).hexdigest()
-        for name in mnist_module._NAMES  # ruff: ignore[private-member-access]
-    )
-    monkeypatch.setattr(mnist_module, "_MNIST_MD5", sums)
+    sums = [hashlib.md5(served[name], usedforsecurity=False).hexdigest() for name in sorted(served, reverse=True)]
+    train_images, train_labels, test_images, test_labels = sums[1], sums[0], sums[3], sums[2]
+    published = replace(MNISTSource.publication, md5=(train_images, train_labels, test_images, test_labels))
+    monkeypatch.setattr(MNISTSource, "publication", published)
     assert len(MNISTSource(root=tmp_path / "a", download=True).load().train) == 12
-    monkeypatch.setattr(mnist_module, "_MNIST_MD5", ("0" * 32, *sums[1:]))
+    wrong = replace(published, md5=("0" * 32, train_labels, test_images, test_labels))
+    monkeypatch.setattr(MNISTSource, "publication", wrong)
     with pytest.raises(MissingDataError, match="does not match the known hash"):
         MNISTSource(root=tmp_path / "b", download=True).load()
 
