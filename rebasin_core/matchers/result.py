@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from rebasin_core.symmetry.permutation import Permutable, Permutation
 
+    M = TypeVar("M", bound=nn.Module)
     P = TypeVar("P", bound=Permutable)
 
 
@@ -53,12 +54,14 @@ class MatchResult:
     @overload
     def apply(self, candidate: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
     @overload
+    def apply(self, candidate: M) -> M: ...
+    @overload
     def apply(self, candidate: P) -> P: ...
-    def apply(self, candidate: Mapping[str, Tensor] | Permutable) -> dict[str, Tensor] | Permutable:
+    def apply(self, candidate: Any) -> Any:
         """Return the candidate, moved onto the reference.
 
         Args:
-            candidate: A mapping of tensors or a posterior, as for `Permutation.apply`.
+            candidate: A mapping of tensors, a module or a posterior, as for `Permutation.apply`.
 
         Returns:
             The same kind of thing.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload, runtime_checkable
 
 import torch
+from torch import nn
 from typing_extensions import override
 
 from rebasin_core.errors import FileFormatError, InvalidInputError
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 _KIND = "permutation"
 
 
+@runtime_checkable
 class Permutable(Protocol):
     """What a permutation can be applied to besides a mapping of tensors: a posterior, for one."""
 
@@ -32,6 +35,7 @@ class Permutable(Protocol):
 
 
 P = TypeVar("P", bound=Permutable)
+M = TypeVar("M", bound=nn.Module)
 
 
 @final
@@ -164,26 +168,42 @@ class Permutation:
     @overload
     def apply(self, target: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
     @overload
+    def apply(self, target: M) -> M: ...
+    @overload
     def apply(self, target: P) -> P: ...
-    def apply(self, target: Mapping[str, Tensor] | Permutable) -> dict[str, Tensor] | Permutable:
-        """Return a moved copy of a mapping of tensors, or of a posterior.
+    def apply(self, target: object) -> Any:
+        """Return a moved copy of a mapping of tensors, of a module, or of a posterior.
 
         Args:
             target: Tensors by name, each of shape ``[*lead, *shape]`` with the shape that the layout gives, on any
-                device; or an object with a ``permute`` method.
+                device; or a module; or an object with a ``permute`` method.
 
         Returns:
             The same kind of thing, sharing no memory with ``target``.
 
         Raises:
-            InvalidInputError: If a tensor is not in the layout or does not have its shape.
+            InvalidInputError: If a tensor is not in the layout or does not have its shape, or the target is nothing
+                that can be moved.
         """
-        if not isinstance(target, Mapping):
+        if isinstance(target, nn.Module):
+            return self._moved_module(target)
+        if isinstance(target, Mapping):
+            self._layout.check(target, "the mapping", complete=False)
+            axes = self._layout.axes
+            return {name: act(self._layout, self._indices, t, axes[name]) for name, t in target.items()}
+        if isinstance(target, Permutable):
             return target.permute(self)
-        self._layout.check(target, "the mapping", complete=False)
-        return {
-            name: act(self._layout, self._indices, tensor, self._layout.axes[name]) for name, tensor in target.items()
-        }
+        message = f"expected a mapping of tensors, a module or a posterior to move, got {type(target).__qualname__}"
+        raise InvalidInputError(message)
+
+    def _moved_module(self, module: nn.Module) -> nn.Module:
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        self._layout.check(tensors, "the module")
+        moved = copy.deepcopy(module)
+        with torch.no_grad():
+            for name, tensor in (*moved.named_parameters(), *moved.named_buffers()):
+                tensor.copy_(act(self._layout, self._indices, tensors[name], self._layout.axes[name]))
+        return moved
 
     def to(self, device: torch.device | str) -> Permutation:
         """Return the permutation with its indices on a device.

@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from rebasin_core import Group, Layout, Permutation
+from rebasin_core import Group, Layout, Permutation, table_spec
 from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError
 from rebasin_core.symmetry.axis import Atom, concat, product
 
@@ -162,3 +163,20 @@ def test_json_round_trip() -> None:
     again = Layout.from_json(LAYOUT.as_json())
     assert again == LAYOUT
     assert again.fingerprint == LAYOUT.fingerprint
+
+
+def test_a_module_gives_a_module_with_the_same_function(generator: torch.Generator) -> None:
+    model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2)).eval()
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.data.uniform_(0.5, 1.5, generator=generator)
+    table = dict.fromkeys(("0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var"), "h")
+    spec = table_spec({**table, "0.weight": "h, -", "3.weight": "-, h", "3.bias": "-"}, model)
+    permutation = spec.random_permutation(generator=generator)
+    moved = permutation.apply(model)
+    x = torch.randn(4, 3, generator=generator)
+    assert isinstance(moved, nn.Sequential)
+    assert not torch.equal(dict(moved.named_parameters())["0.weight"], dict(model.named_parameters())["0.weight"])
+    torch.testing.assert_close(moved(x), model(x))
+    with pytest.raises(InvalidInputError, match="to move, got int"):
+        permutation.apply(3)  # type: ignore[call-overload]
