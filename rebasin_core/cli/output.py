@@ -60,8 +60,8 @@ def print_result(result: RunResult, figures: Sequence[Path]) -> None:
         best = min((label for label in curves if label != UNALIGNED), key=lambda label: curves[label].height)
         before, after = curves[UNALIGNED], curves[best]
         click.echo(
-            f"\nAligned by `{best}`, the barrier went from {before.height:.3f} ± {before.height_stderr:.3f} to "
-            f"{after.height:.3f} ± {after.height_stderr:.3f} nats per example."
+            f"\nAligned by `{best}`, the barrier went from {before.height:.4f} ± {before.height_stderr:.4f} to "
+            f"{after.height:.4f} ± {after.height_stderr:.4f} nats per example."
         )
     click.echo(f"\nEverything is in {result.folder}; look at {next(path for path in figures if path.suffix == '.png')}")
 
