@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
@@ -51,8 +52,8 @@ class Setting:
         self.dtype = torch.float64 if config.dtype == "float64" else torch.float32
         self._architecture = config.architecture.build()
         found = config.data.build().load()
-        self._data: DataSplits = type(found)(
-            found.train.first(config.num_train), found.test.first(config.num_test), found.task
+        self._data: DataSplits = replace(
+            found, train=found.train.first(config.num_train), test=found.test.first(config.num_test)
         )
 
     @cached_property
