@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from typing_extensions import override
 
 from rebasin_core.barriers.marginalized import MarginalizedBarrier
@@ -32,16 +32,17 @@ def _checked(num_points: int) -> int:
     return num_points
 
 
+NumPoints = Annotated[int, AfterValidator(_checked)]
+
+
 @final
 class MarginalizedBarrierConfig(BarrierConfig):
     """Options of `MarginalizedBarrier`."""
 
     name: Literal["marginalized"] = "marginalized"
-    num_points: int = Field(11, ge=3, description="Places on the path, ends included: odd, at least 3.")
+    num_points: NumPoints = Field(11, ge=3, description="Places on the path, ends included: odd, at least 3.")
     num_samples: int = Field(32, ge=2, description="Samples at each place, at least 2.")
     path: PathName = Field("wasserstein", description="The 2-Wasserstein geodesic, or marginal moments for any pair.")
-
-    _odd = field_validator("num_points")(_checked)
 
     @override
     def build(self) -> BarrierEstimator:
@@ -53,9 +54,7 @@ class PointwiseBarrierConfig(BarrierConfig):
     """Options of `PointwiseBarrier`."""
 
     name: Literal["pointwise"] = "pointwise"
-    num_points: int = Field(25, ge=3, description="Places on the path, ends included: odd, at least 3.")
-
-    _odd = field_validator("num_points")(_checked)
+    num_points: NumPoints = Field(25, ge=3, description="Places on the path, ends included: odd, at least 3.")
 
     @override
     def build(self) -> BarrierEstimator:

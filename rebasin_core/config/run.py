@@ -56,17 +56,23 @@ class RunConfig(BaseModel):
         None, description="Its symmetries, if not those that the architecture gives."
     )
     inference: SerializeAsAny[InferenceConfig] = Field(
-        default_factory=MeanFieldVIConfig, description="How posteriors are trained."
+        default_factory=MeanFieldVIConfig, description="How posteriors are trained; `mean_field_vi` if not given."
     )
-    reference: PosteriorSource = Field(default_factory=lambda: _trained(1), description="The posterior that stays.")
-    candidate: PosteriorSource = Field(default_factory=lambda: _trained(2), description="The posterior that is moved.")
+    reference: PosteriorSource = Field(
+        default_factory=lambda: _trained(1), description="The posterior that stays; trained from seed 1 if not given."
+    )
+    candidate: PosteriorSource = Field(
+        default_factory=lambda: _trained(2),
+        description="The posterior that is moved; trained from seed 2 if not given.",
+    )
     matchers: tuple[SerializeAsAny[MatcherConfig], ...] = Field(
         default_factory=lambda: (WeightMatcherConfig(), WassersteinMatcherConfig()),
         min_length=1,
-        description="The matchers, each tried on its own; names must differ.",
+        description="The matchers, each tried on its own, names must differ; `weight` and `wasserstein` if not given.",
     )
     barrier: SerializeAsAny[BarrierConfig] = Field(
-        default_factory=MarginalizedBarrierConfig, description="How barriers are estimated."
+        default_factory=MarginalizedBarrierConfig,
+        description="How barriers are estimated; `marginalized` if not given.",
     )
     splits: tuple[Split, ...] = Field(("test",), min_length=1, description="On which examples barriers are estimated.")
     batch_size: int = Field(128, ge=1, description="Training examples a batch.")

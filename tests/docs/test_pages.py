@@ -10,7 +10,8 @@ from sybil import Document, Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 import rebasin_core
-from rebasin_core import Registry
+from rebasin_core import Registry, RunConfig
+from rebasin_core.config import FAMILIES, PosteriorSource
 from rebasin_core.plugin.hookspecs import HOOKS
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +38,13 @@ def test_every_public_name_is_in_the_api_pages() -> None:
 def test_every_registered_strategy_is_in_the_api_pages() -> None:
     missing = [e.kind.__name__ for e in Registry(external=False).all() if not re.search(rf"\.{e.kind.__name__}\b", API)]
     assert not missing
+
+
+def test_every_option_is_described() -> None:
+    kinds = [e.kind for e in Registry(external=False).all() if e.family in FAMILIES]
+    for kind in (*kinds, RunConfig, PosteriorSource):
+        blank = [name for name, field in kind.model_fields.items() if name != "name" and not field.description]
+        assert not blank, f"{kind.__name__}: {blank}"
 
 
 def test_every_hook_is_explained() -> None:
