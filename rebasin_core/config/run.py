@@ -59,11 +59,11 @@ class RunConfig(BaseModel):
         default_factory=MeanFieldVIConfig, description="How posteriors are trained; `mean_field_vi` if not given."
     )
     reference: PosteriorSource = Field(
-        default_factory=lambda: _trained(1), description="The posterior that stays; trained from seed 1 if not given."
+        default_factory=lambda: _trained(1), description="The posterior that stays; by default trained from seed 1."
     )
     candidate: PosteriorSource = Field(
         default_factory=lambda: _trained(2),
-        description="The posterior that is moved; trained from seed 2 if not given.",
+        description="The posterior that is moved; by default trained from seed 2.",
     )
     matchers: tuple[SerializeAsAny[MatcherConfig], ...] = Field(
         default_factory=lambda: (WeightMatcherConfig(), WassersteinMatcherConfig()),
@@ -72,7 +72,7 @@ class RunConfig(BaseModel):
     )
     barrier: SerializeAsAny[BarrierConfig] = Field(
         default_factory=MarginalizedBarrierConfig,
-        description="How barriers are estimated; `marginalized` if not given.",
+        description="How barriers are estimated; by default `marginalized`.",
     )
     splits: tuple[Split, ...] = Field(("test",), min_length=1, description="On which examples barriers are estimated.")
     batch_size: int = Field(128, ge=1, description="Training examples a batch.")

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 from sybil import Document, Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -41,8 +42,8 @@ def test_every_registered_strategy_is_in_the_api_pages() -> None:
 
 
 def test_every_option_is_described() -> None:
-    kinds = [e.kind for e in Registry(external=False).all() if e.family in FAMILIES]
-    for kind in (*kinds, RunConfig, PosteriorSource):
+    kinds: list[type[BaseModel]] = [e.kind for e in Registry(external=False).all() if e.family in FAMILIES]
+    for kind in [*kinds, RunConfig, PosteriorSource]:
         blank = [name for name, field in kind.model_fields.items() if name != "name" and not field.description]
         assert not blank, f"{kind.__name__}: {blank}"
 
