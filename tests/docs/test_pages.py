@@ -43,7 +43,8 @@ def test_every_registered_strategy_is_in_the_api_pages() -> None:
 
 def test_every_option_is_described() -> None:
     kinds: list[type[BaseModel]] = [e.kind for e in Registry(external=False).all() if e.family in FAMILIES]
-    for kind in [*kinds, RunConfig, PosteriorSource]:
+    kinds += [RunConfig, PosteriorSource]
+    for kind in kinds:
         blank = [name for name, field in kind.model_fields.items() if name != "name" and not field.description]
         assert not blank, f"{kind.__name__}: {blank}"
 
