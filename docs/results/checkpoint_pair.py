@@ -1,8 +1,10 @@
-"""Midpoint accuracy of two MNIST checkpoints (784-400-200-100-10, no biases), before and after alignment.
+"""Midpoint accuracy of two published MNIST checkpoints, before and after alignment.
 
-    python checkpoint_pair.py FIRST SECOND DATA
+    python checkpoint_pair.py NETWORK FIRST SECOND DATA
 
-FIRST and SECOND are .npz or .safetensors files with tensors fc1.weight to fc4.weight; DATA is the folder with MNIST.
+NETWORK is `mlp` (784-400-200-100-10 without biases, tensors fc1.weight to fc4.weight) or `cnn` (two convolutions of 32
+and 64 channels with pooling and one dense layer, tensors 0.weight to 7.bias). FIRST and SECOND are .npz or .safetensors
+files; DATA is the folder with MNIST.
 """
 
 from __future__ import annotations
@@ -16,19 +18,45 @@ import numpy as np
 import torch
 from tabulate import tabulate
 from torch import nn
+from typing_extensions import override
 
 import rebasin_core as rc
 
-TABLE = {"fc1.weight": "a, -", "fc2.weight": "b, a", "fc3.weight": "c, b", "fc4.weight": "-, c"}
 WIDTHS = [784, 400, 200, 100, 10]
+TABLES = {
+    "mlp": {"fc1.weight": "a, -", "fc2.weight": "b, a", "fc3.weight": "c, b", "fc4.weight": "-, c"},
+    "cnn": {
+        "0.weight": "a, -, -, -",
+        "0.bias": "a",
+        "3.weight": "b, a, -, -",
+        "3.bias": "b",
+        "7.weight": "-, b*-",
+        "7.bias": "-",
+    },
+}
 
 
-def network() -> nn.Module:
+def network(name: str) -> nn.Module:
     """Return the network with the checkpoints' names."""
+    if name == "cnn":
+        blocks = [nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)]
+        # This one was trained on pixels in [0, 1]; the data set gives standardised ones.
+        return nn.Sequential(
+            OrderedDict([("pixels", Pixels()), *_numbered([*blocks, nn.Flatten(), nn.Linear(1600, 10)])])
+        )
     parts: list[tuple[str, nn.Module]] = [("flat", nn.Flatten())]
     for layer, (inputs, outputs) in enumerate(pairwise(WIDTHS), start=1):
         parts += [(f"fc{layer}", nn.Linear(inputs, outputs, bias=False)), (f"relu{layer}", nn.ReLU())]
     return nn.Sequential(OrderedDict(parts[:-1]))
+
+
+class Pixels(nn.Module):
+    """Undoes the standardisation of the data set."""
+
+    @override
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return pixels in [0, 1]."""
+        return inputs * 0.3081 + 0.1307
 
 
 def read(path: str) -> dict[str, torch.Tensor]:
@@ -41,9 +69,9 @@ def read(path: str) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     """Print the table."""
-    first, second = read(sys.argv[1]), read(sys.argv[2])
-    model, test = network(), rc.build("dataset", "mnist", root=sys.argv[3]).load().test
-    spec = rc.table_spec(TABLE, model)
+    name, first, second = sys.argv[1], read(sys.argv[2]), read(sys.argv[3])
+    model, test = network(name), rc.build("dataset", "mnist", root=sys.argv[4]).load().test
+    spec = rc.table_spec(TABLES[name], model)
     rc.check_spec(spec, model, test.inputs[:4]).require()
     result = rc.match(first, second, spec, matcher="weight")
     rows = []
