@@ -41,9 +41,8 @@ def network(name: str) -> nn.Module:
     if name == "cnn":
         blocks = [nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)]
         # This one was trained on pixels in [0, 1]; the data set gives standardised ones.
-        return nn.Sequential(
-            OrderedDict([("pixels", Pixels()), *_numbered([*blocks, nn.Flatten(), nn.Linear(1600, 10)])])
-        )
+        layers = [*blocks, nn.Flatten(), nn.Linear(1600, 10)]
+        return nn.Sequential(OrderedDict([("pixels", Pixels()), *((str(i), layer) for i, layer in enumerate(layers))]))
     parts: list[tuple[str, nn.Module]] = [("flat", nn.Flatten())]
     for layer, (inputs, outputs) in enumerate(pairwise(WIDTHS), start=1):
         parts += [(f"fc{layer}", nn.Linear(inputs, outputs, bias=False)), (f"relu{layer}", nn.ReLU())]
