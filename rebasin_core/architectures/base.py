@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.errors import InvalidInputError, SpecError
-from rebasin_core.specs.table import named_tensors
+from rebasin_core.tensors.modules import named_tensors
 
 if TYPE_CHECKING:
     from torch import nn

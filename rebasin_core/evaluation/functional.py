@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.tensors.checks import require_same_names
+from rebasin_core.tensors.modules import named_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,7 +49,7 @@ class FunctionalModel:
         self._model = copy.deepcopy(model).to(self._device, dtype).train(training)
         for parameter in self._model.parameters():
             parameter.requires_grad = False
-        self._expected = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
+        self._expected = named_tensors(self._model)
 
     @property
     def module(self) -> nn.Module:

@@ -12,11 +12,11 @@ from torch.func import functional_call
 from typing_extensions import override
 
 from rebasin_core.errors import SpecError
-from rebasin_core.specs.table import named_tensors
 from rebasin_core.symmetry.action import act
 from rebasin_core.symmetry.axis import Atom, Axis, Product, atoms_of, product
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.checks import shorten
+from rebasin_core.tensors.modules import named_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

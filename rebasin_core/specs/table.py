@@ -15,6 +15,7 @@ from rebasin_core.symmetry.layout import Layout
 from rebasin_core.symmetry.notation import parse_axes
 from rebasin_core.symmetry.resolve import names_of, resolve, solve, without_nesting
 from rebasin_core.tensors.checks import shorten
+from rebasin_core.tensors.modules import named_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -151,18 +152,6 @@ class TableSpecFactory(SpecFactory):
     @override
     def derive(self, model: nn.Module, example_inputs: Tensor) -> PermutationSpec:
         return table_spec(self._table, model, sizes=self._sizes)
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return all parameters and buffers of a model by name.
-
-    Args:
-        model: Any module.
-
-    Returns:
-        Parameters first, then buffers, in the model's order.
-    """
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 @final

@@ -16,6 +16,7 @@ from rebasin_core.symmetry.action import act
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.tensors.checks import require_same_names
 from rebasin_core.tensors.files import read_tensors, write_tensors
+from rebasin_core.tensors.modules import named_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -197,11 +198,11 @@ class Permutation:
         raise InvalidInputError(message)
 
     def _moved_module(self, module: nn.Module) -> nn.Module:
-        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        tensors = named_tensors(module)
         self._layout.check(tensors, "the module")
         moved = copy.deepcopy(module)
         with torch.no_grad():
-            for name, tensor in (*moved.named_parameters(), *moved.named_buffers()):
+            for name, tensor in named_tensors(moved).items():
                 tensor.copy_(act(self._layout, self._indices, tensors[name], self._layout.axes[name]))
         return moved
 
@@ -285,9 +286,8 @@ class Permutation:
 
 def _reorder_outer(index: Tensor, outer: list[Tensor]) -> Tensor:
     """Return ``index[outer[0][h0], outer[1][h0, h1], ...]`` over all outer units: its rows in another outer order."""
-    rows = []
-    for depth, order in enumerate(outer):
-        rows.append(order.reshape(*order.shape, *[1] * (len(outer) - 1 - depth)))
+    # Each order is spread over the levels below it, so that together they index the leading dimensions.
+    rows = [order.reshape(*order.shape, *[1] * (len(outer) - order.dim())) for order in outer]
     return index[tuple(rows)] if rows else index
 
 

@@ -9,7 +9,7 @@ import torch
 
 from rebasin_core.architectures.mlp import MLPArchitecture
 from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
-from rebasin_core.specs.table import named_tensors
+from rebasin_core.tensors.modules import named_tensors
 from rebasin_core.testing.law import seeded
 
 if TYPE_CHECKING:

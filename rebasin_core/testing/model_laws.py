@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from rebasin_core.specs.check import check_spec
-from rebasin_core.specs.table import named_tensors
+from rebasin_core.tensors.modules import named_tensors
 from rebasin_core.testing.cases import network
 from rebasin_core.testing.law import copied, expect, expect_equal, law, seeded
 

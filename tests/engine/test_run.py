@@ -19,7 +19,7 @@ from rebasin_core.errors import (
     SpecError,
     StorageError,
 )
-from rebasin_core.specs.table import named_tensors
+from rebasin_core.tensors.modules import named_tensors
 
 TEXT = """
 data: digits
