@@ -26,6 +26,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 """Marks a function of a plugin as the implementation of the hook of the same name."""
 
 
+# mypy: disable-error-code=empty-body
+# A hook specification is a signature and a docstring; the empty bodies are the point.
 class HookSpecs:
     """All hooks. A plugin is a module (or object) with functions of these names, marked with `hookimpl`.
 
@@ -34,35 +36,35 @@ class HookSpecs:
     """
 
     @hookspec
-    def rebasin_architectures(self) -> Sequence[type[ArchitectureConfig]]:  # type: ignore[empty-body]
+    def rebasin_architectures(self) -> Sequence[type[ArchitectureConfig]]:
         """Return the configuration classes of architectures."""
 
     @hookspec
-    def rebasin_specs(self) -> Sequence[type[SpecConfig]]:  # type: ignore[empty-body]
+    def rebasin_specs(self) -> Sequence[type[SpecConfig]]:
         """Return the configuration classes of ways to get a permutation specification."""
 
     @hookspec
-    def rebasin_datasets(self) -> Sequence[type[DatasetConfig]]:  # type: ignore[empty-body]
+    def rebasin_datasets(self) -> Sequence[type[DatasetConfig]]:
         """Return the configuration classes of data sets."""
 
     @hookspec
-    def rebasin_inferences(self) -> Sequence[type[InferenceConfig]]:  # type: ignore[empty-body]
+    def rebasin_inferences(self) -> Sequence[type[InferenceConfig]]:
         """Return the configuration classes of inference methods."""
 
     @hookspec
-    def rebasin_matchers(self) -> Sequence[type[MatcherConfig]]:  # type: ignore[empty-body]
+    def rebasin_matchers(self) -> Sequence[type[MatcherConfig]]:
         """Return the configuration classes of matchers."""
 
     @hookspec
-    def rebasin_barriers(self) -> Sequence[type[BarrierConfig]]:  # type: ignore[empty-body]
+    def rebasin_barriers(self) -> Sequence[type[BarrierConfig]]:
         """Return the configuration classes of barrier estimators."""
 
     @hookspec
-    def rebasin_posteriors(self) -> Sequence[type[Posterior]]:  # type: ignore[empty-body]
+    def rebasin_posteriors(self) -> Sequence[type[Posterior]]:
         """Return the classes of posteriors, so that their files can be read."""
 
     @hookspec
-    def rebasin_posterior_adapters(self) -> Sequence[type[PosteriorAdapter]]:  # type: ignore[empty-body]
+    def rebasin_posterior_adapters(self) -> Sequence[type[PosteriorAdapter]]:
         """Return the classes of adapters that turn foreign objects into posteriors."""
 
     @hookspec

@@ -106,10 +106,10 @@ def test_moments_join_posteriors_of_different_kinds() -> None:
     model = nn.Linear(1, 1, bias=False)
     samples = SamplesPosterior({"weight": torch.tensor([[[0.0]], [[1.0]]]).double()})
     options = {"model": model, "data": [(X, Y)], "likelihood": "gaussian"}
-    found = barrier(samples, end(1.0, 0.3), estimator={"name": "marginalized", "path": "moments"}, **options)  # type: ignore[arg-type]
+    found = barrier(samples, end(1.0, 0.3), estimator={"name": "marginalized", "path": "moments"}, **options)  # type: ignore[arg-type]  # mixed options
     assert len(found.t) == 11
     with pytest.raises(InvalidInputError, match="expected two posteriors of kind 'samples'"):
-        barrier(samples, end(1.0, 0.3), **options)  # type: ignore[arg-type]
+        barrier(samples, end(1.0, 0.3), **options)  # type: ignore[arg-type]  # mixed options
 
 
 def test_samples_travel_in_pairs() -> None:

@@ -131,7 +131,7 @@ def test_checkpoints_are_loaded_and_compared_as_points(tmp_path: Path) -> None:
 def test_checkpoints_that_do_not_fit(tmp_path: Path, damage: object, message: str) -> None:
     checkpoint(tmp_path / "c.safetensors", 1)
     tensors = load_file(tmp_path / "c.safetensors")
-    damage(tensors)  # type: ignore[operator]
+    damage(tensors)  # type: ignore[operator]  # a lambda kept as an object
     save_file(tensors, tmp_path / "c.safetensors")
     with pytest.raises((InvalidInputError, FileFormatError), match=message):
         run(config(tmp_path, f"reference: {{path: {tmp_path}/c.safetensors}}"), tmp_path / "out")

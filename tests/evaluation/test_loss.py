@@ -104,7 +104,7 @@ def test_models_and_data_that_do_not_fit() -> None:
     with pytest.raises(InvalidInputError, match="got an empty data set"):
         barrier(linear, linear, model=linear, data=[], num_points=3)
     with pytest.raises(InvalidInputError, match="expected batches"):
-        barrier(linear, linear, model=linear, data=[torch.zeros(4, 2)], num_points=3)  # type: ignore[list-item]
+        barrier(linear, linear, model=linear, data=[torch.zeros(4, 2)], num_points=3)  # type: ignore[list-item]  # on purpose
     with pytest.raises(InvalidInputError, match="missing: `bias`"):
         barrier({"weight": linear.weight}, {"weight": linear.weight}, model=linear, data=data, num_points=3)
     with pytest.raises(UnknownNameError, match="did you mean 'categorical'"):

@@ -114,7 +114,7 @@ def test_resuming_gives_the_uninterrupted_run(
     def fit(epochs_allowed: int | None) -> DiagonalGaussianPosterior:
         method = MeanFieldVI(
             epochs=8,
-            optimizer=OptimizerSpec(optimizer, options),  # type: ignore[arg-type]
+            optimizer=OptimizerSpec(optimizer, options),  # type: ignore[arg-type]  # mixed options
             schedule=None if schedule is None else ScheduleSpec(schedule, {"max_lr": 0.1, "total_steps": 8}),
         )
 

@@ -179,4 +179,4 @@ def test_a_module_gives_a_module_with_the_same_function(generator: torch.Generat
     assert not torch.equal(dict(moved.named_parameters())["0.weight"], dict(model.named_parameters())["0.weight"])
     torch.testing.assert_close(moved(x), model(x))
     with pytest.raises(InvalidInputError, match="to move, got int"):
-        permutation.apply(3)  # type: ignore[call-overload]
+        permutation.apply(3)  # type: ignore[call-overload]  # on purpose
