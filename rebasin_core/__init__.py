@@ -19,7 +19,17 @@ from rebasin_core.config import (
     StrategyConfig,
 )
 from rebasin_core.data import DataSource, DataSplits, Examples, Task, TensorBatches
-from rebasin_core.engine import RunResult, as_posterior, barrier, build, load_posterior, load_run, match, run
+from rebasin_core.engine import (
+    RunResult,
+    as_posterior,
+    barrier,
+    build,
+    load_posterior,
+    load_run,
+    match,
+    run,
+    trace_spec,
+)
 from rebasin_core.errors import RebasinError, RebasinWarning
 from rebasin_core.evaluation import CategoricalLikelihood, GaussianLikelihood, Likelihood
 from rebasin_core.inference import FitResult, Inference, MAPInference, MeanFieldVI, OptimizerSpec, ScheduleSpec
@@ -47,7 +57,24 @@ from rebasin_core.posteriors import (
     kl_divergence,
     wasserstein_distance,
 )
-from rebasin_core.specs import PermutationSpec, SpecCheck, SpecFactory, TableSpec, check_spec, table_spec
+from rebasin_core.specs import (
+    Call,
+    Coverage,
+    FrozenAxis,
+    GitRebasinSpec,
+    OperatorRules,
+    PermutationSpec,
+    SpecCheck,
+    SpecFactory,
+    TableSpec,
+    TracedSpec,
+    check_spec,
+    from_git_rebasin,
+    load_spec,
+    save_spec,
+    table_spec,
+    to_git_rebasin,
+)
 from rebasin_core.symmetry import Atom, Axis, Concat, Group, Layout, Permutation, Product, cells
 
 __version__ = _version("rebasin-core")
@@ -63,16 +90,20 @@ __all__ = [
     "Axis",
     "BarrierConfig",
     "BarrierEstimator",
+    "Call",
     "CategoricalLikelihood",
     "Channels",
     "Concat",
+    "Coverage",
     "DataSource",
     "DataSplits",
     "DatasetConfig",
     "DiagonalGaussianPosterior",
     "Examples",
     "FitResult",
+    "FrozenAxis",
     "GaussianLikelihood",
+    "GitRebasinSpec",
     "Group",
     "Inference",
     "InferenceConfig",
@@ -89,6 +120,7 @@ __all__ = [
     "Matcher",
     "MatcherConfig",
     "MeanFieldVI",
+    "OperatorRules",
     "OptimizerSpec",
     "Permutation",
     "PermutationSpec",
@@ -111,6 +143,7 @@ __all__ = [
     "TableSpec",
     "Task",
     "TensorBatches",
+    "TracedSpec",
     "WassersteinMatcher",
     "WeightMatcher",
     "as_posterior",
@@ -119,12 +152,17 @@ __all__ = [
     "cells",
     "check_spec",
     "default_registry",
+    "from_git_rebasin",
     "hookimpl",
     "kl_divergence",
     "load_posterior",
     "load_run",
+    "load_spec",
     "match",
     "run",
+    "save_spec",
     "table_spec",
+    "to_git_rebasin",
+    "trace_spec",
     "wasserstein_distance",
 ]

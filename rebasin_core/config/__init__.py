@@ -14,7 +14,7 @@ from rebasin_core.config.dataset import (
 from rebasin_core.config.inference import InferenceConfig, MAPConfig, MeanFieldVIConfig, OptimizerConfig, ScheduleConfig
 from rebasin_core.config.matcher import KLMatcherConfig, MatcherConfig, WassersteinMatcherConfig, WeightMatcherConfig
 from rebasin_core.config.run import PosteriorSource, RunConfig
-from rebasin_core.config.spec import SpecConfig, TableSpecConfig
+from rebasin_core.config.spec import FileSpecConfig, SpecConfig, TableSpecConfig, TracedSpecConfig
 
 __all__ = [
     "FAMILIES",
@@ -24,6 +24,7 @@ __all__ = [
     "DatasetConfig",
     "DigitsConfig",
     "FashionMNISTConfig",
+    "FileSpecConfig",
     "InferenceConfig",
     "KLMatcherConfig",
     "MAPConfig",
@@ -40,6 +41,7 @@ __all__ = [
     "SpecConfig",
     "StrategyConfig",
     "TableSpecConfig",
+    "TracedSpecConfig",
     "UCIConfig",
     "WassersteinMatcherConfig",
     "WeightMatcherConfig",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import Tensor, nn
 
 from rebasin_core.barriers.base import BarrierEstimator
+from rebasin_core.engine.trace import with_installed_rules
 from rebasin_core.errors import ConfigError, FileFormatError, InvalidInputError
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.registry import Registry, default_registry
@@ -50,7 +51,8 @@ def build(family: str, name: str, *, registry: Registry | None = None, **options
         >>> build("matcher", name="weight", max_sweeps=50)  # doctest: +ELLIPSIS
         <rebasin_core.matchers.weight.WeightMatcher object at ...>
     """
-    return (registry or default_registry()).build(family, {"name": name, **options})
+    strategy = (registry or default_registry()).build(family, {"name": name, **options})
+    return with_installed_rules(strategy, registry) if family == "spec" else strategy
 
 
 def as_posterior(source: PosteriorLike, *, registry: Registry | None = None) -> Posterior:

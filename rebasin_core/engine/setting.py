@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 
 from rebasin_core.engine.align import load_posterior
+from rebasin_core.engine.trace import with_installed_rules
 from rebasin_core.errors import ConfigError
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihood import CategoricalLikelihood, GaussianLikelihood, Likelihood
@@ -66,7 +67,7 @@ class Setting:
         """The symmetries."""
         if self._config.spec is None:
             return self._architecture.spec(self.model)
-        return self._config.spec.build().derive(self.model, self._example_inputs)
+        return with_installed_rules(self._config.spec.build(), self._registry).derive(self.model, self._example_inputs)
 
     @cached_property
     def likelihood(self) -> Likelihood:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rebasin_core.config.spec import SpecConfig
     from rebasin_core.posteriors.adapter import PosteriorAdapter
     from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.specs.operators.base import OperatorRules
 
 
 @hookimpl
@@ -31,9 +32,17 @@ def rebasin_architectures() -> Sequence[type[ArchitectureConfig]]:
 @hookimpl
 def rebasin_specs() -> Sequence[type[SpecConfig]]:
     """Return the ways to get a specification."""
-    from rebasin_core.config.spec import TableSpecConfig
+    from rebasin_core.config.spec import FileSpecConfig, TableSpecConfig, TracedSpecConfig
 
-    return [TableSpecConfig]
+    return [TableSpecConfig, TracedSpecConfig, FileSpecConfig]
+
+
+@hookimpl
+def rebasin_operator_rules() -> Sequence[type[OperatorRules]]:
+    """Return the rules for the operators of PyTorch and torchvision."""
+    from rebasin_core.specs.operators.catalogue import BUILT_IN_FAMILIES
+
+    return BUILT_IN_FAMILIES
 
 
 @hookimpl

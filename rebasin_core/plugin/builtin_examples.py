@@ -9,7 +9,11 @@ import numpy as np
 import torch
 
 from rebasin_core.config import barrier, dataset, inference, spec
+from rebasin_core.plugin.builtin_modules import modules
 from rebasin_core.posteriors import DiagonalGaussianPosterior, ModuleAdapter, PointPosterior, SamplesPosterior
+from rebasin_core.specs.files import GivenSpec, save_spec
+from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.symmetry.layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,6 +32,8 @@ def examples(kind: type[object], folder: Path) -> Sequence[object] | None:
     Returns:
         The instances, or None where the defaults do.
     """
+    if issubclass(kind, OperatorRules):
+        return modules(kind.name)
     make = _MAKERS.get(kind)
     return None if make is None else make(folder)
 
@@ -39,6 +45,19 @@ def _table(_: Path) -> Sequence[object]:
         "layers.2.weight": "-, b", "layers.2.bias": "-",
     }  # fmt: skip
     return [spec.TableSpecConfig(table=table)]
+
+
+def _spec_file(folder: Path) -> Sequence[object]:
+    layout = {
+        "groups": {"a": {"size": 5}, "b": {"size": 4}},
+        "axes": {
+            "layers.0.weight": "a, 6", "layers.0.bias": "a",
+            "layers.1.weight": "b, a", "layers.1.bias": "b",
+            "layers.2.weight": "3, b", "layers.2.bias": "3",
+        },
+    }  # fmt: skip
+    save_spec(GivenSpec(Layout.from_json(layout)), folder / "spec.json")
+    return [spec.FileSpecConfig(path=folder / "spec.json")]
 
 
 def _mnist(folder: Path) -> Sequence[object]:
@@ -114,6 +133,7 @@ def _modules(_: Path) -> Sequence[object]:
 
 _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
     spec.TableSpecConfig: _table,
+    spec.FileSpecConfig: _spec_file,
     dataset.MNISTConfig: _mnist,
     dataset.FashionMNISTConfig: _fashion,
     dataset.CIFAR10Config: _cifar10,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rebasin_core.config.spec import SpecConfig
     from rebasin_core.posteriors.adapter import PosteriorAdapter
     from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.specs.operators.base import OperatorRules
 
 PROJECT = "rebasin_core"
 
@@ -42,6 +43,10 @@ class HookSpecs:
     @hookspec
     def rebasin_specs(self) -> Sequence[type[SpecConfig]]:
         """Return the configuration classes of ways to get a permutation specification."""
+
+    @hookspec
+    def rebasin_operator_rules(self) -> Sequence[type[OperatorRules]]:
+        """Return families of rules for operators of your own, so that models that use them can be traced."""
 
     @hookspec
     def rebasin_datasets(self) -> Sequence[type[DatasetConfig]]:
@@ -74,17 +79,19 @@ class HookSpecs:
         Needed for what cannot be made from its defaults, or is too large with them.
 
         Args:
-            kind: A configuration, posterior or adapter class that this plugin registers.
+            kind: A configuration, posterior, adapter or rules class that this plugin registers.
             folder: An empty folder; a data set may write small files there and point at them.
 
         Returns:
-            Configurations, posteriors, or for adapters the foreign objects; None for a class that is not yours.
+            Configurations, posteriors, for adapters the foreign objects, for rules pairs of a module and its
+            inputs; None for a class that is not yours.
         """
 
 
 HOOKS: dict[str, str] = {
     "architecture": "rebasin_architectures",
     "spec": "rebasin_specs",
+    "operator_rules": "rebasin_operator_rules",
     "dataset": "rebasin_datasets",
     "inference": "rebasin_inferences",
     "matcher": "rebasin_matchers",

@@ -14,6 +14,7 @@ from rebasin_core.plugin.discovery import PluginStatus, load_plugins, new_manage
 from rebasin_core.plugin.hookspecs import HOOKS
 from rebasin_core.posteriors.adapter import PosteriorAdapter
 from rebasin_core.posteriors.base import Posterior
+from rebasin_core.specs.operators.base import OperatorRules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ class Registered:
     Attributes:
         family: Its family.
         name: Its name in that family.
-        kind: The configuration class, or for posteriors and adapters the class itself.
+        kind: The configuration class, or for posteriors, adapters and operator rules the class itself.
         status: The plugin it came from.
     """
 
@@ -209,9 +210,16 @@ def _offers(family: str, status: PluginStatus) -> list[Registered]:
         return []
 
 
+_BASES: dict[str, type[Any]] = {
+    "posterior": Posterior,
+    "posterior_adapter": PosteriorAdapter,
+    "operator_rules": OperatorRules,
+}
+
+
 def _name(family: str, kind: type[Any]) -> str:
     """Return the name of a class that a hook returned, after checking that it belongs there."""
-    base = {"posterior": Posterior, "posterior_adapter": PosteriorAdapter}.get(family, StrategyConfig)
+    base = _BASES.get(family, StrategyConfig)
     if not issubclass(kind, base):
         message = f"expected subclasses of {base.__name__}, got {kind!r}"
         raise PluginError(message)
@@ -220,6 +228,8 @@ def _name(family: str, kind: type[Any]) -> str:
             message = f"{kind.__name__} belongs to the family {family_of(kind)!r}, not {family!r}"
             raise PluginError(message)
         return kind.registry_name()
+    if issubclass(kind, OperatorRules):
+        return kind.name
     return str(kind.kind) if issubclass(kind, Posterior) else kind.__name__
 
 

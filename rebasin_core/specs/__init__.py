@@ -2,6 +2,35 @@
 
 from rebasin_core.specs.base import PermutationSpec, SpecFactory
 from rebasin_core.specs.check import SpecCheck, check_spec
+from rebasin_core.specs.files import FileSpecFactory, GivenSpec, load_spec, save_spec
+from rebasin_core.specs.interchange import GitRebasinSpec, from_git_rebasin, to_git_rebasin
+from rebasin_core.specs.operators import Call, OperatorRules
 from rebasin_core.specs.table import TableSpec, TableSpecFactory, table_spec
+from rebasin_core.specs.tracing.coverage import Coverage, FrozenAxis
+from rebasin_core.specs.tracing.factory import AbstractRuleBasedFactory, TracedSpecFactory
+from rebasin_core.specs.tracing.trace import TracedSpec, trace_spec
 
-__all__ = ["PermutationSpec", "SpecCheck", "SpecFactory", "TableSpec", "TableSpecFactory", "check_spec", "table_spec"]
+__all__ = [
+    "AbstractRuleBasedFactory",
+    "Call",
+    "Coverage",
+    "FileSpecFactory",
+    "FrozenAxis",
+    "GitRebasinSpec",
+    "GivenSpec",
+    "OperatorRules",
+    "PermutationSpec",
+    "SpecCheck",
+    "SpecFactory",
+    "TableSpec",
+    "TableSpecFactory",
+    "TracedSpec",
+    "TracedSpecFactory",
+    "check_spec",
+    "from_git_rebasin",
+    "load_spec",
+    "save_spec",
+    "table_spec",
+    "to_git_rebasin",
+    "trace_spec",
+]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from itertools import starmap
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode  # ruff: ignore[import-private-name] - its documented place
 from typing_extensions import override
 
 from rebasin_core.errors import SpecError
@@ -16,10 +18,11 @@ from rebasin_core.symmetry.action import act
 from rebasin_core.symmetry.axis import Atom, Axis, Product, atoms_of, product
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.checks import shorten
-from rebasin_core.tensors.modules import named_tensors
+from rebasin_core.tensors.modules import named_tensors, unsaved_buffers
+from rebasin_core.tensors.trees import tree_leaves, tree_map
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
 
@@ -80,24 +83,28 @@ class SpecCheck:
             raise SpecError(message)
 
 
-def check_spec(
+def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaults that suit nearly everybody
     spec: PermutationSpec,
     model: nn.Module,
-    example_inputs: Tensor,
+    example_inputs: object,
     *,
+    kwargs: Mapping[str, Any] | None = None,
     tries: int = 3,
     tolerance: float = 1e-9,
     generator: torch.Generator | None = None,
 ) -> SpecCheck:
     """Return whether random group elements keep the function of a model, and if not, which axes are guilty.
 
-    A copy of the model is taken to float64 and evaluation mode, and its parameters and floating buffers are replaced by
-    random ones, so that symmetries of a special initialisation (zero biases, unit scales) hide nothing.
+    A copy of the model is taken to float64 and evaluation mode, casts to narrower types inside it are left out, and its
+    parameters and floating buffers are replaced by random ones, so that symmetries of a special initialisation (zero
+    biases, unit scales) hide nothing. Buffers that are not part of the state dict are constants and stay. Every tensor
+    in the output counts.
 
     Args:
         spec: The specification; it must name every parameter and buffer.
         model: The model; it is not changed.
-        example_inputs: A small batch.
+        example_inputs: A small batch, or a tuple of positional inputs.
+        kwargs: Named inputs.
         tries: Number of random group elements, at least 1.
         tolerance: Largest relative change of the outputs that counts as rounding.
         generator: Source of randomness; a fixed seed if not given.
@@ -109,7 +116,7 @@ def check_spec(
         SpecError: If the specification does not name exactly the model's tensors.
     """
     generator = generator or torch.Generator().manual_seed(0)
-    probe = _Probe(spec, model, example_inputs, generator, tolerance)
+    probe = _Probe(spec, model, _Inputs.of(example_inputs, kwargs), generator, tolerance)
     elements = [_moving_all(spec.layout, generator)]
     elements += [spec.random_permutation(generator=generator) for _ in range(tries - 1)]
     error = max((probe.error(element) for element in elements), default=0.0)
@@ -134,6 +141,52 @@ def check_spec(
     )
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What a model is called with, in float64 on the CPU."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @classmethod
+    def of(cls, example_inputs: object, kwargs: Mapping[str, Any] | None) -> _Inputs:
+        args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+        return cls(tree_map(_in_float64, args), tree_map(_in_float64, dict(kwargs or {})))
+
+
+def _in_float64(leaf: object) -> object:
+    if not isinstance(leaf, torch.Tensor):
+        return leaf
+    return leaf.cpu().double() if leaf.is_floating_point() else leaf.cpu()
+
+
+@final
+class _FullPrecision(TorchDispatchMode):
+    """Keeps models that cast to a narrower type inside from rounding away what is checked."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch has no types there
+
+    @override
+    def __torch_dispatch__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
+        wide = {
+            name: torch.float64 if isinstance(value, torch.dtype) and value in _NARROW else value
+            for name, value in (kwargs or {}).items()
+        }
+        return tree_map(_widened, func(*tree_map(_widened, args), **tree_map(_widened, wide)))
+
+
+_NARROW = frozenset({torch.float32, torch.float16, torch.bfloat16})
+
+
+def _widened(leaf: object) -> object:
+    narrow = isinstance(leaf, torch.Tensor) and leaf.dtype in _NARROW
+    return leaf.double() if isinstance(leaf, torch.Tensor) and narrow else leaf
+
+
 class _Probe:
     """A float64 copy of a model with random tensors, and its outputs on one batch."""
 
@@ -141,23 +194,24 @@ class _Probe:
         self,
         spec: PermutationSpec,
         model: nn.Module,
-        inputs: Tensor,
+        inputs: _Inputs,
         generator: torch.Generator,
         tolerance: float,
     ) -> None:
         self._tolerance = tolerance
         self._layout = spec.layout
         self._model = copy.deepcopy(model).to("cpu", torch.float64).eval()
-        self._inputs = inputs.cpu().double() if inputs.is_floating_point() else inputs.cpu()
+        self._inputs = inputs
         named = named_tensors(self._model)
         if set(named) != set(spec.axes):
             odd = sorted(set(named) ^ set(spec.axes))
             message = f"the specification and the model do not have the same tensors; they differ in {odd}"
             raise SpecError(message)
         self._layout.check(named, "the model")
-        parameters = dict(self._model.named_parameters())
+        parameters, constant = dict(self._model.named_parameters()), unsaved_buffers(self._model)
         self._tensors = {
-            name: _randomised(tensor, generator, positive=name not in parameters) for name, tensor in named.items()
+            name: tensor if name in constant else _randomised(tensor, generator, positive=name not in parameters)
+            for name, tensor in named.items()
         }
         self._expected = self._run(self._tensors)
 
@@ -181,15 +235,29 @@ class _Probe:
         ]
 
     def _distance(self, tensors: dict[str, Tensor]) -> float:
-        return ((self._run(tensors) - self._expected).abs().max() / self._expected.abs().max().clamp_min(1e-300)).item()
+        pairs = list(zip(self._run(tensors), self._expected, strict=True))
+        if any(found.shape != expected.shape for found, expected in pairs):
+            return math.inf  # outputs whose number depends on values, as detections
+        return max(starmap(_relative, pairs), default=0.0)
 
-    def _run(self, tensors: dict[str, Tensor]) -> Tensor:
-        with torch.no_grad():
-            output: object = functional_call(self._model, tensors, (self._inputs,))
-        if isinstance(output, torch.Tensor):
-            return output
-        message = f"expected the model to return a tensor, got {type(output).__name__}"
-        raise SpecError(message)
+    def _run(self, tensors: dict[str, Tensor]) -> list[Tensor]:
+        with torch.no_grad(), _FullPrecision():
+            output: object = functional_call(self._model, tensors, self._inputs.args, self._inputs.kwargs)
+        found = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+        if not found:
+            message = f"expected the model to return a tensor, or tensors in containers, got {type(output).__name__}"
+            raise SpecError(message)
+        return found
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    """Return the largest change relative to the largest value; an output that is not finite cannot be compared."""
+    if not expected.numel():
+        return 0.0
+    if not expected.is_floating_point():
+        return 0.0 if torch.equal(found, expected) else math.inf
+    error = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-300)).item()
+    return math.inf if math.isnan(error) else error
 
 
 def _changes(axis: Axis, group: str, size: int) -> Iterator[tuple[Axis, str]]:

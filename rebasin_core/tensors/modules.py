@@ -18,3 +18,19 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
         Parameters first, then buffers, in the model's order.
     """
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def unsaved_buffers(module: nn.Module) -> frozenset[str]:
+    """Return the names of buffers that are not part of the state dict: constants that no training changes.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        Names as in `named_tensors`.
+    """
+    return frozenset(
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, owner in module.named_modules()
+        for name in owner._non_persistent_buffers_set  # ruff: ignore[private-member-access] - nothing public tells
+    )

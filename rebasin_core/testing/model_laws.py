@@ -1,4 +1,4 @@
-"""The laws of architectures and of ways to get a specification."""
+"""The laws of architectures, of ways to get a specification, and of rules for operators."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from rebasin_core.engine.trace import trace_spec
 from rebasin_core.specs.check import check_spec
 from rebasin_core.tensors.modules import named_tensors
 from rebasin_core.testing.cases import network
@@ -14,7 +15,7 @@ from rebasin_core.testing.law import copied, expect, expect_equal, law, seeded
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from rebasin_core.config.architecture import ArchitectureConfig
     from rebasin_core.config.spec import SpecConfig
@@ -71,3 +72,15 @@ def derived_spec_keeps_the_function(config: object, folder: Path) -> None:
     expect_equal(named_tensors(case.model), before, "the model after deriving")
     found = check_spec(spec, case.model, inputs, generator=seeded(1))
     expect(found.passed, str(found))
+
+
+@law("operator_rules")
+def rules_are_sound(example: object, folder: Path) -> None:
+    """A network with these operators keeps its function under every group element of the traced specification."""
+    del folder
+    model, inputs = cast("tuple[nn.Module, Tensor]", example)
+    spec = trace_spec(model, inputs)
+    expect(not spec.coverage.without_rule, f"operators without a rule: {sorted(spec.coverage.without_rule)}")
+    expect(spec.groups, "the example has no groups, so that it shows nothing")
+    found = check_spec(spec, model, inputs, generator=seeded(1))
+    expect(found.passed, f"{found}\n{spec.layout.as_json()['axes']}")

@@ -1,0 +1,109 @@
+"""Specifications in files: JSON that can be read, compared and edited."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from typing_extensions import override
+
+from rebasin_core.errors import FileFormatError, SpecError
+from rebasin_core.specs.base import PermutationSpec, SpecFactory
+from rebasin_core.symmetry.layout import Layout
+from rebasin_core.tensors.files import replacing
+from rebasin_core.tensors.modules import named_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_KIND, _VERSION = "specification", 1
+
+
+@final
+class GivenSpec(PermutationSpec):
+    """A specification whose layout is at hand, read from a file or built by code.
+
+    Args:
+        layout: Groups and axes.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._given = layout
+
+    @override
+    def _layout(self) -> Layout:
+        return self._given
+
+
+def save_spec(spec: PermutationSpec, path: Path | str) -> None:
+    """Write a specification as JSON: its groups, and the axes of every tensor in the notation of tables.
+
+    Args:
+        spec: Any specification.
+        path: The file; it is replaced as a whole or not at all.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    document = {"kind": _KIND, "version": _VERSION, **spec.layout.as_json()}
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def load_spec(path: Path | str) -> PermutationSpec:
+    """Read a specification written by `save_spec`, or by hand in that form.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The specification; `check_spec` tells whether it fits a model.
+
+    Raises:
+        FileFormatError: If the file is missing, is no JSON, or is not of that form.
+        SpecError: If its groups and axes contradict each other.
+    """
+    try:
+        document: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        message = f"{path}: expected a specification in JSON, {error}"
+        raise FileFormatError(message) from error
+    if not isinstance(document, dict) or document.get("kind") != _KIND:
+        message = f'{path}: expected a JSON object with "kind": "{_KIND}"'
+        raise FileFormatError(message)
+    if document.get("version") != _VERSION:
+        message = f"{path}: written in version {document.get('version')}, this release reads version {_VERSION}"
+        raise FileFormatError(message)
+    try:
+        return GivenSpec(Layout.from_json(document))
+    except FileFormatError as error:
+        message = f"{path}: {error}"
+        raise FileFormatError(message) from error
+    except SpecError as error:
+        message = f"{path}: {error}"
+        raise SpecError(message) from error
+
+
+@final
+class FileSpecFactory(SpecFactory):
+    """Gives every model the specification in a file.
+
+    Args:
+        path: A file written by `save_spec`.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self._path = Path(path)
+
+    @override
+    def derive(self, model: nn.Module, example_inputs: Tensor) -> PermutationSpec:
+        spec = load_spec(self._path)
+        odd = sorted(set(spec.axes) ^ set(named_tensors(model)))
+        if odd:
+            message = (
+                f"{self._path}: the specification and the model do not have the same tensors; they differ in {odd}"
+            )
+            raise SpecError(message)
+        spec.layout.check(named_tensors(model), "the model")
+        return spec

@@ -1,0 +1,5 @@
+"""What operators ask of the axes of their arguments: one rule an operator, one file a family."""
+
+from rebasin_core.specs.operators.base import Call, OperatorRules, Result, Rule, Rules, Terms
+
+__all__ = ["Call", "OperatorRules", "Result", "Rule", "Rules", "Terms"]

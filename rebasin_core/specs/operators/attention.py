@@ -1,0 +1,66 @@
+"""Scaled dot-product attention."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.unknowns.terms import length, uniform
+
+if TYPE_CHECKING:
+    from rebasin_core.specs.operators.base import Call, Result, Rule, Terms
+
+_CAUSAL = "a token sees only those before it"
+
+
+def attention(call: Call) -> Result:
+    """Tie queries and keys over their width, keys and values over the tokens, all three over heads and batch.
+
+    With grouped queries, several heads of the queries share one of the keys.
+
+    Args:
+        call: ``scaled_dot_product_attention(query, key, value, attn_mask, ...)`` and what it becomes.
+
+    Returns:
+        The axes of the result, and of anything else as fixed.
+    """
+    query, key, value = call.tensor("query"), call.tensor("key"), call.tensor("value")
+    if call.arguments.get("enable_gqa") and length(query[-3]) != length(key[-3]):
+        key, value = (_repeated(terms, length(query[-3])) for terms in (key, value))
+    call.join(query[-1], key[-1])
+    tokens = call.join(key[-2], value[-2])
+    batch = call.broadcast(query[:-2], key[:-2], value[:-2])
+    scores = (*batch, query[-2], tokens)
+    mask = call.optional("attn_mask") if "attn_mask" in call.arguments else call.optional("attn_bias")
+    if mask is not None:
+        scores = call.broadcast(scores, mask)
+    if call.arguments.get("is_causal"):
+        for term in scores[-2:]:
+            call.freeze(term, _CAUSAL)
+    call.equations.sight(scores)
+    call.equations.sight(scores[:-1])
+    result = (*scores[:-1], value[-1])
+    others = [tuple(call.fixed(size, "statistics of attention") for size in shape) for shape in call.shapes[1:]]
+    return result if not others else [result, *others]
+
+
+def _repeated(terms: Terms, heads: int) -> Terms:
+    """Return keys or values repeated for the queries that share them."""
+    return (*terms[:-3], (*terms[-3], *uniform(heads // length(terms[-3]))), *terms[-2:])
+
+
+_NAMES = (
+    "scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_attention_math",
+)  # fmt: skip
+
+RULES: dict[str, Rule] = {f"aten.{name}": attention for name in _NAMES}
+
+
+@final
+class AttentionRules(OperatorRules):
+    """Rules of scaled dot-product attention."""
+
+    name = "attention"
+    rules = RULES

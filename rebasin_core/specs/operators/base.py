@@ -1,0 +1,255 @@
+"""What a rule sees of an operator, and how it says what the operator asks of the axes."""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
+
+from rebasin_core.specs.unknowns.pieces import concat
+from rebasin_core.specs.unknowns.terms import Reason, Term, Uniform, fresh, length
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from rebasin_core.specs.unknowns.equations import Equations
+    from rebasin_core.specs.unknowns.pieces import Piece, Steps
+
+Terms: TypeAlias = "tuple[Term, ...]"
+"""The axes of one tensor, one a dimension."""
+
+Result: TypeAlias = "Terms | list[Terms]"
+"""What a rule returns: the axes of the output, or of each output of an operator with several."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One operator in the traced graph, with its arguments and the equations that its rule adds to.
+
+    Attributes:
+        operator: The operator's name without its overload, such as ``aten.linear``.
+        node: Its place in the graph, for reports.
+        arguments: By the names of the operator's schema; a tensor is given as its axes, a list of tensors as a list.
+        shapes: The shapes of the outputs.
+        used: Which outputs the graph uses.
+        equations: What is known of the axes so far.
+    """
+
+    operator: str
+    node: str
+    arguments: Mapping[str, Any]
+    shapes: tuple[tuple[int, ...], ...]
+    used: frozenset[int]
+    equations: Equations
+
+    def tensor(self, name: str) -> Terms:
+        """Return the axes of a tensor argument.
+
+        Args:
+            name: Its name in the schema.
+
+        Returns:
+            One term a dimension.
+        """
+        found: Terms = self.arguments[name]
+        return found
+
+    @property
+    def first(self) -> Terms:
+        """The axes of the first argument, the tensor that is worked on."""
+        found: Terms = self.arguments[next(iter(self.arguments))]
+        return found
+
+    def optional(self, name: str) -> Terms | None:
+        """Return the axes of a tensor argument that may be missing.
+
+        Args:
+            name: Its name in the schema.
+
+        Returns:
+            One term a dimension, or None.
+        """
+        found = self.arguments.get(name)
+        return found if is_tensor(found) else None
+
+    def because(self, why: str) -> Reason:
+        """Return the reason to freeze an axis here.
+
+        Args:
+            why: A phrase.
+
+        Returns:
+            The reason, with the operator and the node.
+        """
+        return Reason(self.operator.removeprefix("aten."), self.node, why)
+
+    def freeze(self, term: Term, why: str) -> Term:
+        """Say that an axis must stay in order.
+
+        Args:
+            term: The axis.
+            why: A phrase.
+
+        Returns:
+            The frozen axis.
+        """
+        return self.equations.freeze(term, self.because(why))
+
+    def fixed(self, size: int, why: str) -> Term:
+        """Return a new axis that stays in order.
+
+        Args:
+            size: Its length.
+            why: A phrase.
+
+        Returns:
+            The axis.
+        """
+        return fresh(size, self.because(why))
+
+    def join(self, first: Term, *others: Term, why: str = "two axes do not factor alike") -> Term:
+        """Say that axes of equal length are permuted alike.
+
+        Args:
+            first: An axis.
+            others: The others.
+            why: Why they are frozen if they do not factor alike.
+
+        Returns:
+            The axis that all of them are.
+        """
+        for other in others:
+            first = self.equations.join(first, other, self.because(why))
+        return first
+
+    def broadcast(self, *tensors: Terms) -> Terms:
+        """Say that tensors are combined elementwise, dimensions of length 1 and missing ones being repeated.
+
+        Args:
+            tensors: Their axes.
+
+        Returns:
+            The axes of the result.
+        """
+        found: list[Term] = []
+        for place in range(-max(map(len, tensors), default=0), 0):
+            terms = [terms[place] for terms in tensors if len(terms) >= -place]
+            sizes = {length(term) for term in terms} - {1}
+            joined = [term for term in terms if length(term) != 1 or not sizes]
+            found.append(self.join(*joined))
+        return tuple(found)
+
+    def cut(self, term: Term, sizes: Sequence[int], why: str = "it is cut where its factors do not end") -> list[Piece]:
+        """Say that an axis is used in pieces.
+
+        Args:
+            term: The axis.
+            sizes: Lengths of the pieces; empty ones are left out.
+            why: Why it is frozen if it cannot be cut there.
+
+        Returns:
+            The pieces, each with where it lies.
+        """
+        return self.equations.cut(term, [size for size in sizes if size], self.because(why))
+
+    def regroup(
+        self, terms: Sequence[Term], sizes: Sequence[int], why: str = "a reshape mixes its factors"
+    ) -> list[Term]:
+        """Return the axes of a reshaped tensor.
+
+        Args:
+            terms: The old ones.
+            sizes: The new lengths.
+            why: Why what does not nest is frozen.
+
+        Returns:
+            The new ones.
+        """
+        return self.equations.regroup(terms, sizes, self.because(why))
+
+    @staticmethod
+    def concat(terms: Sequence[Term]) -> Term:
+        """Return the axis that lays others end to end.
+
+        Args:
+            terms: At least one.
+
+        Returns:
+            Their concatenation.
+        """
+        return concat(terms)
+
+    def restrict(self, term: Term, steps: Steps) -> Term:
+        """Return what an axis is beside one piece of another axis of the same tensor.
+
+        Args:
+            term: The axis.
+            steps: Where the piece lies, from `cut`.
+
+        Returns:
+            The same axis, or one of its own where nothing forbids that.
+        """
+        return self.equations.restrict(term, steps)
+
+    def separate(self, terms: Terms, dims: Sequence[int]) -> None:
+        """Say that the operator sums over some dimensions inside, as a softmax or a normalisation does.
+
+        Args:
+            terms: The axes of the tensor.
+            dims: The dimensions summed over.
+        """
+        gone = {dim % len(terms) for dim in dims}
+        self.equations.sight(tuple(term for place, term in enumerate(terms) if place not in gone))
+
+
+Rule: TypeAlias = "Callable[[Call], Result]"
+"""What an operator asks of the axes of its arguments: adds the equations and returns the axes of the outputs."""
+
+Rules: TypeAlias = "Mapping[str, Rule]"
+"""Rules by the names of their operators."""
+
+
+class OperatorRules(ABC):
+    """Rules of a family of operators: what a plugin registers so that models with its operators can be traced.
+
+    Laws:
+        - *Sound*: a rule ties, cuts or freezes at least what the operator needs; a model traced with it keeps its
+          function under every group element. `check_spec` tests it on the examples that the plugin gives.
+        - *Local*: a rule only looks at its call, and returns one axis of the right length for every dimension of
+          every output.
+
+    Attributes:
+        name: Its name among the families of rules.
+        rules: A rule for every operator, by name without overload: ``aten.linear``, ``mylib.my_operator``. The name
+            of an operator that works in place, ``relu_``, need not stand there beside ``relu``.
+        exempt_laws: Laws that the conformance kit leaves out, with the reasons.
+    """
+
+    name: ClassVar[str]
+    rules: ClassVar[Rules]
+    exempt_laws: ClassVar[Mapping[str, str]] = {}
+
+
+def is_tensor(value: object) -> bool:
+    """Return whether an argument is a tensor, which a rule sees as the axes of its dimensions.
+
+    Args:
+        value: An argument.
+
+    Returns:
+        True for a tuple of terms.
+    """
+    return isinstance(value, tuple) and all(isinstance(term, tuple) for term in value)
+
+
+def is_uniform(term: Term) -> bool:
+    """Return whether a tensor is constant along an axis.
+
+    Args:
+        term: The axis.
+
+    Returns:
+        True if all its factors are uniform.
+    """
+    return all(isinstance(factor, Uniform) for factor in term)

@@ -1,0 +1,45 @@
+"""All rules that are built in."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from rebasin_core.specs.operators.attention import AttentionRules
+from rebasin_core.specs.operators.contraction import ContractionRules
+from rebasin_core.specs.operators.convolution import ConvolutionRules
+from rebasin_core.specs.operators.creation import CreationRules
+from rebasin_core.specs.operators.elementwise import ElementwiseRules
+from rebasin_core.specs.operators.fourier import FourierRules
+from rebasin_core.specs.operators.indexing import IndexingRules
+from rebasin_core.specs.operators.normalization import NormalizationRules
+from rebasin_core.specs.operators.recurrent import RecurrentRules
+from rebasin_core.specs.operators.reduction import ReductionRules
+from rebasin_core.specs.operators.shape import ShapeRules
+from rebasin_core.specs.operators.slicing import SlicingRules
+from rebasin_core.specs.operators.vision import VisionRules
+
+if TYPE_CHECKING:
+    from rebasin_core.specs.operators.base import OperatorRules, Rules
+
+BUILT_IN_FAMILIES: Final[tuple[type[OperatorRules], ...]] = (
+    AttentionRules,
+    ContractionRules,
+    ConvolutionRules,
+    CreationRules,
+    ElementwiseRules,
+    FourierRules,
+    IndexingRules,
+    NormalizationRules,
+    RecurrentRules,
+    ReductionRules,
+    ShapeRules,
+    SlicingRules,
+    VisionRules,
+)
+"""The families of rules for the operators of PyTorch and torchvision."""
+
+BUILT_IN_RULES: Final[Rules] = MappingProxyType({
+    name: rule for family in BUILT_IN_FAMILIES for name, rule in family.rules.items()
+})
+"""Their rules, by the names of the operators."""

@@ -1,0 +1,156 @@
+"""Sums of products: matrix products, linear layers, einsum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from rebasin_core.specs.operators.base import OperatorRules
+
+if TYPE_CHECKING:
+    from rebasin_core.specs.operators.base import Call, Result, Rule, Terms
+    from rebasin_core.specs.unknowns.terms import Term
+
+_WHY = "the two factors of a product do not factor alike"
+
+
+def linear(call: Call) -> Result:
+    """Tie the features of the input to the columns of the weight; the rows become the features.
+
+    Args:
+        call: ``linear(input, weight, bias)``.
+
+    Returns:
+        The axes of the result.
+    """
+    inputs, weight, bias = call.tensor("input"), call.tensor("weight"), call.optional("bias")
+    call.join(inputs[-1], weight[-1], why=_WHY)
+    if len(weight) == 1:
+        return inputs[:-1]
+    rows = weight[0] if bias is None else call.broadcast((weight[0],), bias)[0]
+    return (*inputs[:-1], rows)
+
+
+def matmul(call: Call) -> Result:
+    """Tie the last axis of the first factor to the last but one of the second; the others are a batch.
+
+    Args:
+        call: ``matmul``, ``mm``, ``bmm``, ``mv`` or ``dot``.
+
+    Returns:
+        The axes of the product.
+    """
+    first, second = (call.arguments[name] for name in [*call.arguments][:2])
+    return product(call, first, second)
+
+
+def product(call: Call, first: Terms, second: Terms) -> Terms:
+    """Return the axes of a matrix product.
+
+    Args:
+        call: The operator.
+        first: The first factor.
+        second: The second factor.
+
+    Returns:
+        The axes of the product.
+    """
+    inner = second[-2] if len(second) > 1 else second[-1]
+    call.join(first[-1], inner, why=_WHY)
+    batch = call.broadcast(first[:-2], second[:-2])
+    return (*batch, *first[-2:-1], *second[max(len(second) - 1, 1) :])
+
+
+def added(call: Call) -> Result:
+    """Tie a matrix product and what is added to it.
+
+    Args:
+        call: ``addmm``, ``baddbmm`` or ``addmv``.
+
+    Returns:
+        The axes of the sum.
+    """
+    start, first, second = (call.arguments[name] for name in [*call.arguments][:3])
+    return call.broadcast(start, product(call, first, second))
+
+
+def outer(call: Call) -> Result:
+    """Return the axes of an outer product.
+
+    Args:
+        call: ``outer``.
+
+    Returns:
+        The axes of both factors.
+    """
+    first, second = (call.arguments[name] for name in [*call.arguments][:2])
+    return (*first, *second)
+
+
+def einsum(call: Call) -> Result:
+    """Tie the axes that carry the same letter.
+
+    Args:
+        call: ``einsum(equation, tensors)``.
+
+    Returns:
+        The axes of the letters after the arrow.
+    """
+    equation = call.arguments["equation"].replace(" ", "")
+    tensors: list[Terms] = call.arguments["tensors"]
+    left, arrow, right = equation.partition("->")
+    letters: dict[str, Term] = {}
+    batches: list[Terms] = []
+    names = left.split(",")
+    for name, terms in zip(names, tensors, strict=True):
+        before, dots, after = name.partition("...")
+        end = len(terms) - len(after)
+        batches.append(terms[len(before) : end] if dots else ())
+        for letter, term in [*zip(before, terms, strict=False), *zip(after, terms[end:], strict=True)]:
+            letters[letter] = _joined(call, letters.get(letter, ()), term)
+    if not arrow:
+        once = sorted(letter for letter in letters if left.count(letter) == 1)
+        right = ("..." if "..." in left else "") + "".join(once)
+    before, dots, after = right.partition("...")
+    batch = call.broadcast(*batches) if dots else ()
+    return (*(letters[letter] for letter in before), *batch, *(letters[letter] for letter in after))
+
+
+def _joined(call: Call, first: Term, second: Term) -> Term:
+    """Return the axis of a letter; one of length 1 is repeated."""
+    return call.join(first, second, why=_WHY) if first and second else first or second
+
+
+def bilinear(call: Call) -> Result:
+    """Tie both inputs to the weight ``[out, in1, in2]``.
+
+    Args:
+        call: ``bilinear(input1, input2, weight, bias)``.
+
+    Returns:
+        The axes of the result.
+    """
+    first, second, weight = call.tensor("input1"), call.tensor("input2"), call.tensor("weight")
+    call.join(first[-1], weight[1], why=_WHY)
+    call.join(second[-1], weight[2], why=_WHY)
+    rows = (weight[0],)
+    bias = call.optional("bias")
+    return (*call.broadcast(first[:-1], second[:-1]), *(rows if bias is None else call.broadcast(rows, bias)))
+
+
+RULES: dict[str, Rule] = {
+    "aten.linear": linear,
+    "aten.bilinear": bilinear,
+    "aten.einsum": einsum,
+    "aten.outer": outer,
+    "aten.ger": outer,
+    **{f"aten.{name}": matmul for name in ("matmul", "mm", "bmm", "mv", "dot", "vdot", "linalg_matmul")},
+    **{f"aten.{name}": added for name in ("addmm", "baddbmm", "addmv", "addmm_")},
+}
+
+
+@final
+class ContractionRules(OperatorRules):
+    """Rules of matrix products, linear layers and einsum."""
+
+    name = "contraction"
+    rules = RULES

@@ -1,0 +1,250 @@
+"""Convolutions, pooling, resampling: channels are mixed by weights, positions by a kernel."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, final
+
+from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.unknowns.terms import length
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rebasin_core.specs.operators.base import Call, Result, Rule, Terms
+    from rebasin_core.specs.unknowns.terms import Term
+
+_KERNEL = "positions are mixed by a kernel"
+_GROUPS = "the channels do not divide into the groups of the convolution"
+
+
+def convolution(call: Call) -> Result:
+    """Tie the channels of the input to the weight, group by group; the weight's rows become the channels.
+
+    Args:
+        call: ``conv1d``, ``conv2d``, ``conv3d``, their transposes, or ``convolution``.
+
+    Returns:
+        The axes of the result.
+    """
+    names = [*call.arguments]
+    inputs, weight, bias = call.tensor(names[0]), call.tensor("weight"), call.optional("bias")
+    transposed = "transpose" in call.operator or bool(call.arguments.get("transposed", False))
+    groups = int(call.arguments["groups"])
+    lead, spatial = len(inputs) - len(weight) + 2, inputs[len(inputs) - len(weight) + 2 :]
+    channels, within = call.regroup([inputs[lead - 1]], [groups, length(inputs[lead - 1]) // groups], _GROUPS)
+    outer, inner = call.regroup([weight[0]], [groups, length(weight[0]) // groups], _GROUPS)
+    column, row = (inner, weight[1]) if transposed else (weight[1], inner)
+    call.join(within, column, why=_GROUPS)
+    rows: Term = (*call.join(channels, outer, why=_GROUPS), *row)
+    if bias is not None:
+        rows = call.join(rows, bias[0], why=_GROUPS)
+    return (*inputs[: lead - 1], rows, *_positions(call, spatial, weight[2:]))
+
+
+def _positions(call: Call, spatial: Terms, kernel: Terms) -> list[Term]:
+    """Return the positions after a convolution: untouched by a kernel of one position, else mixed."""
+    found: list[Term] = []
+    sizes = call.shapes[0][len(call.shapes[0]) - len(spatial) :]
+    for place, (term, window, size) in enumerate(zip(spatial, kernel, sizes, strict=True)):
+        if length(window) == 1 and size == length(term) and not _shifts(call, place):
+            found.append(term)
+            continue
+        if length(window) == length(term) and size == 1 and not _padded(call, place):
+            found.append(())  # the kernel sees everything at once, as a dense layer does
+            call.join(term, window)
+            continue
+        call.freeze(window, _KERNEL)
+        call.freeze(term, _KERNEL)
+        found.append(call.fixed(size, _KERNEL))
+    return found
+
+
+def _shifts(call: Call, place: int) -> bool:
+    """Return whether a kernel of one position still moves positions, by padding or a stride."""
+    return _padded(call, place) or _at(call.arguments.get("stride", 1), place, 1) != 1
+
+
+def _padded(call: Call, place: int) -> bool:
+    padding = call.arguments.get("padding", 0)
+    return padding == "same" or (padding != "valid" and _at(padding, place, 0) != 0)
+
+
+def _at(value: object, place: int, neutral: int) -> int:
+    if isinstance(value, list | tuple):
+        return int(value[place if place < len(value) else -1]) if value else neutral
+    return int(value) if isinstance(value, int) else neutral
+
+
+def pooling(call: Call) -> Result:
+    """Keep batch and channels; positions are mixed, unless all of them are reduced to one.
+
+    Args:
+        call: A pooling or resampling operator.
+
+    Returns:
+        The axes of the result, and of the indices where there are any.
+    """
+    inputs = call.first
+    results = [resampled(call, inputs, shape, _dims(call)) for shape in call.shapes]
+    return results[0] if len(results) == 1 else results
+
+
+def resampled(call: Call, inputs: Terms, shape: Sequence[int], dims: int) -> Terms:
+    """Return a tensor whose last dimensions are resampled.
+
+    Args:
+        call: The operator.
+        inputs: The axes before.
+        shape: The shape after.
+        dims: How many dimensions hold positions.
+
+    Returns:
+        The axes after.
+    """
+    symmetric = "adaptive" in call.operator
+    found: list[Term] = list(inputs[: len(inputs) - dims])
+    before = inputs[len(inputs) - dims :]
+    whole = symmetric and prod(shape[len(shape) - dims :]) == 1
+    for term, size in zip(before, shape[len(shape) - dims :], strict=True):
+        if not whole:
+            call.freeze(term, _KERNEL)
+        found.append(call.fixed(size, _KERNEL))
+    return tuple(found)
+
+
+def _dims(call: Call) -> int:
+    return next((count for count in (1, 2, 3) if f"{count}d" in call.operator), 2)
+
+
+def grid_sample(call: Call) -> Result:
+    """Keep batch and channels; positions are looked up.
+
+    Args:
+        call: ``grid_sampler(input, grid, ...)``.
+
+    Returns:
+        The axes of the result.
+    """
+    inputs, grid = call.tensor("input"), call.tensor("grid")
+    for term in inputs[2:]:
+        call.freeze(term, "positions are looked up")
+    call.freeze(grid[-1], "coordinates")
+    return (call.join(inputs[0], grid[0]), inputs[1], *grid[1:-1])
+
+
+def pixel_shuffle(call: Call) -> Result:
+    """Move factors of the channels into the positions.
+
+    Args:
+        call: ``pixel_shuffle(self, upscale_factor)``.
+
+    Returns:
+        The axes of the result.
+    """
+    *lead, channels, height, width = call.tensor("self")
+    factor = call.arguments["upscale_factor"]
+    outer, down, across = call.regroup([channels], [length(channels) // factor**2, factor, factor])
+    return (*lead, outer, (*height, *down), (*width, *across))
+
+
+def pixel_unshuffle(call: Call) -> Result:
+    """Move factors of the positions into the channels.
+
+    Args:
+        call: ``pixel_unshuffle(self, downscale_factor)``.
+
+    Returns:
+        The axes of the result.
+    """
+    *lead, channels, height, width = call.tensor("self")
+    factor = call.arguments["downscale_factor"]
+    high, down = call.regroup([height], [length(height) // factor, factor])
+    wide, across = call.regroup([width], [length(width) // factor, factor])
+    return (*lead, (*channels, *down, *across), high, wide)
+
+
+def channel_shuffle(call: Call) -> Result:
+    """Swap the groups and the channels within them.
+
+    Args:
+        call: ``channel_shuffle(self, groups)``.
+
+    Returns:
+        The axes of the result.
+    """
+    inputs, groups = call.tensor("self"), call.arguments["groups"]
+    outer, inner = call.regroup([inputs[1]], [groups, length(inputs[1]) // groups], _GROUPS)
+    return (inputs[0], (*inner, *outer), *inputs[2:])
+
+
+def im2col(call: Call) -> Result:
+    """Lay the patches of an image out as columns: channels times kernel, and positions.
+
+    Args:
+        call: ``im2col(self, kernel_size, ...)``.
+
+    Returns:
+        The axes of the result.
+    """
+    *lead, channels, height, width = call.tensor("self")
+    call.freeze(height, _KERNEL)
+    call.freeze(width, _KERNEL)
+    window = prod(call.arguments["kernel_size"])
+    return (*lead, (*channels, *call.fixed(window, _KERNEL)), call.fixed(call.shapes[0][-1], _KERNEL))
+
+
+def col2im(call: Call) -> Result:
+    """Put columns back in place as patches of an image.
+
+    Args:
+        call: ``col2im(self, output_size, kernel_size, ...)``.
+
+    Returns:
+        The axes of the result.
+    """
+    *lead, columns, positions = call.tensor("self")
+    window = prod(call.arguments["kernel_size"])
+    channels, inside = call.regroup([columns], [length(columns) // window, window])
+    call.freeze(inside, _KERNEL)
+    call.freeze(positions, _KERNEL)
+    return (*lead, channels, *(call.fixed(size, _KERNEL) for size in call.shapes[0][-2:]))
+
+
+_POOLING = (
+    *(f"{kind}_pool{dims}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "_adaptive_avg")
+      for dims in (1, 2, 3)),
+    *(f"max_pool{dims}d_with_indices" for dims in (1, 2, 3)),
+    *(f"upsample_{kind}" for kind in ("nearest1d", "nearest2d", "nearest3d", "bilinear2d", "bicubic2d", "linear1d",
+                                      "trilinear3d", "_nearest_exact2d")),
+    "_upsample_nearest_exact2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "_upsample_nearest_exact1d",
+)  # fmt: skip
+_CONVOLUTIONS = (
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "convolution",
+)
+
+RULES: dict[str, Rule] = {
+    **{f"aten.{name}": convolution for name in _CONVOLUTIONS},
+    **{f"aten.{name}": pooling for name in _POOLING},
+    **{f"aten.{name}": grid_sample for name in ("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")},
+    "aten.channel_shuffle": channel_shuffle,
+    "aten.native_channel_shuffle": channel_shuffle,
+    "aten.col2im": col2im,
+    "aten.im2col": im2col,
+    "aten.pixel_shuffle": pixel_shuffle,
+    "aten.pixel_unshuffle": pixel_unshuffle,
+}
+
+
+@final
+class ConvolutionRules(OperatorRules):
+    """Rules of convolutions, pooling and resampling."""
+
+    name = "convolution"
+    rules = RULES

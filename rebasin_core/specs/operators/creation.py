@@ -1,0 +1,59 @@
+"""Operators that make tensors out of nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.unknowns.terms import uniform
+
+if TYPE_CHECKING:
+    from rebasin_core.specs.operators.base import Call, Result, Rule
+
+
+def constant(call: Call) -> Result:
+    """Return axes along which the new tensor holds one value.
+
+    Args:
+        call: ``full``, ``zeros`` and the like.
+
+    Returns:
+        Uniform axes.
+    """
+    return tuple(uniform(size) for size in call.shapes[0])
+
+
+def counted(call: Call) -> Result:
+    """Return axes along which the values differ.
+
+    Args:
+        call: ``arange``, ``eye``, random numbers.
+
+    Returns:
+        Fixed axes.
+    """
+    results = [tuple(call.fixed(size, "its values differ") for size in shape) for shape in call.shapes]
+    return results[0] if len(results) == 1 else results
+
+
+_CONSTANT = (
+    "full", "full_like", "zeros", "zeros_like", "ones", "ones_like", "empty", "empty_like", "new_zeros", "new_ones",
+    "new_full", "new_empty", "scalar_tensor", "empty_permuted", "empty_strided", "new_empty_strided",
+)  # fmt: skip
+_COUNTED = (
+    "arange", "linspace", "logspace", "eye", "rand", "randn", "randint", "randperm", "rand_like", "randn_like",
+    "randint_like", "bernoulli", "normal", "hann_window", "hamming_window", "tril_indices", "triu_indices",
+)  # fmt: skip
+
+RULES: dict[str, Rule] = {
+    **{f"aten.{name}": constant for name in _CONSTANT},
+    **{f"aten.{name}": counted for name in _COUNTED},
+}
+
+
+@final
+class CreationRules(OperatorRules):
+    """Rules of operators that make tensors."""
+
+    name = "creation"
+    rules = RULES

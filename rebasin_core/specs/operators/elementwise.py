@@ -1,0 +1,119 @@
+"""Operators that treat every element alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from rebasin_core.specs.operators.base import OperatorRules, is_tensor
+
+if TYPE_CHECKING:
+    from rebasin_core.specs.operators.base import Call, Result, Rule, Terms
+
+
+def elementwise(call: Call) -> Result:
+    """Tie the axes of all tensors, aligned from the last dimension.
+
+    Args:
+        call: The operator.
+
+    Returns:
+        The axes of the result.
+    """
+    return call.broadcast(*tensors_of(call))
+
+
+def tensors_of(call: Call) -> list[Terms]:
+    """Return the tensors among the arguments of a call.
+
+    Args:
+        call: The operator.
+
+    Returns:
+        Their axes, those in lists too.
+    """
+    found: list[Terms] = []
+    for value in call.arguments.values():
+        if is_tensor(value):
+            found.append(value)
+        elif isinstance(value, list):
+            found.extend(item for item in value if is_tensor(item))
+    return found
+
+
+def unchanged(call: Call) -> Result:
+    """Return the axes of the first tensor: copies, casts and what does nothing in evaluation mode.
+
+    Args:
+        call: The operator.
+
+    Returns:
+        The same axes.
+    """
+    return tensors_of(call)[0]
+
+
+def prelu(call: Call) -> Result:
+    """Tie the slopes to the channels, dimension 1.
+
+    Args:
+        call: ``prelu(self, weight)``.
+
+    Returns:
+        The axes of the input.
+    """
+    inputs, (slopes,) = call.tensor("self"), call.tensor("weight")
+    if len(inputs) > 1 and slopes:
+        call.join(inputs[1], slopes)
+    return inputs
+
+
+def glu(call: Call) -> Result:
+    """Tie the two halves of an axis: one gates the other.
+
+    Args:
+        call: ``glu(self, dim)``.
+
+    Returns:
+        The axes of a half.
+    """
+    inputs, dim = call.tensor("self"), call.arguments["dim"] % len(call.tensor("self"))
+    half = call.shapes[0][dim]
+    pieces = call.cut(inputs[dim], [half, half])
+    sides = [
+        tuple(piece if place == dim else call.restrict(term, steps) for place, term in enumerate(inputs))
+        for piece, steps in pieces
+    ]
+    return call.broadcast(*sides)
+
+
+_UNCHANGED = (
+    "alias", "alias_copy", "clone", "contiguous", "detach", "detach_", "dropout", "dropout_", "alpha_dropout",
+    "feature_dropout", "native_dropout", "lift", "lift_fresh", "lift_fresh_copy", "to", "_to_copy", "type_as", "cpu",
+    "requires_grad_", "resolve_conj", "resolve_neg", "fake_quantize_per_tensor_affine", "_conj", "conj",
+    "set_data", "rename", "data", "feature_alpha_dropout", "real", "imag",
+)  # fmt: skip
+# Elementwise operators that PyTorch does not tag as such.
+_ELEMENTWISE = (
+    "hardswish", "special_ndtr", "isclose", "fill", "log_sigmoid", "copy", "masked_fill_", "zero_",
+    "threshold_", "isnan", "isinf", "isfinite", "true_divide", "floor_divide", "subtract", "multiply", "divide",
+    "not_equal", "greater", "less", "greater_equal", "less_equal", "arccos", "arcsin", "arctan", "arctan2",
+    "special_expit", "special_logit", "special_erf", "rsub", "__and__", "__or__", "__xor__", "__lshift__",
+    "__rshift__", "absolute", "negative", "fix", "polar", "complex", "mish_", "gelu_", "isreal",
+    "special_log1p", "special_expm1",
+)  # fmt: skip
+
+RULES: dict[str, Rule] = {
+    **{f"aten.{name}": elementwise for name in _ELEMENTWISE},
+    **{f"aten.{name}": unchanged for name in _UNCHANGED},
+    "aten._prelu_kernel": prelu,
+    "aten.glu": glu,
+    "aten.prelu": prelu,
+}
+
+
+@final
+class ElementwiseRules(OperatorRules):
+    """Rules of elementwise operators that PyTorch does not tag as such."""
+
+    name = "elementwise"
+    rules = RULES

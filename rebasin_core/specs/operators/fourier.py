@@ -1,0 +1,75 @@
+"""Complex numbers and Fourier transforms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from rebasin_core.specs.operators.base import OperatorRules
+
+if TYPE_CHECKING:
+    from rebasin_core.specs.operators.base import Call, Result, Rule
+
+_PARTS = "real and imaginary part"
+_FREQUENCIES = "positions become frequencies"
+
+
+def view_as_complex(call: Call) -> Result:
+    """Drop the last dimension, which holds real and imaginary part.
+
+    Args:
+        call: ``view_as_complex(self)``.
+
+    Returns:
+        The other axes.
+    """
+    *rest, pair = call.tensor("self")
+    call.freeze(pair, _PARTS)
+    return tuple(rest)
+
+
+def view_as_real(call: Call) -> Result:
+    """Add a dimension for real and imaginary part.
+
+    Args:
+        call: ``view_as_real(self)``.
+
+    Returns:
+        The axes, and a fixed one.
+    """
+    return (*call.tensor("self"), call.fixed(2, _PARTS))
+
+
+def fourier(call: Call) -> Result:
+    """Fix the dimensions that are transformed.
+
+    Args:
+        call: ``fft_fft`` and its kin.
+
+    Returns:
+        The axes of the result.
+    """
+    terms = list(call.tensor("self"))
+    dims = call.arguments.get("dim")
+    if dims is None:
+        dims = list(range(len(terms)))
+    for dim in [dims] if isinstance(dims, int) else dims:
+        call.freeze(terms[dim], _FREQUENCIES)
+        terms[dim] = call.fixed(call.shapes[0][dim], _FREQUENCIES)
+    return tuple(terms)
+
+
+_TRANSFORMS = ("fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2", "fftn", "ifftn", "rfftn", "irfftn")
+
+RULES: dict[str, Rule] = {
+    **{f"aten.fft_{name}": fourier for name in _TRANSFORMS},
+    "aten.view_as_complex": view_as_complex,
+    "aten.view_as_real": view_as_real,
+}
+
+
+@final
+class FourierRules(OperatorRules):
+    """Rules of complex numbers and Fourier transforms."""
+
+    name = "fourier"
+    rules = RULES

@@ -1,0 +1,115 @@
+"""Normalisations tie their parameters and statistics to the axes they normalise."""
+
+from __future__ import annotations
+
+from itertools import starmap
+from typing import TYPE_CHECKING, final
+
+from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.unknowns.terms import length
+
+if TYPE_CHECKING:
+    from rebasin_core.specs.operators.base import Call, Result, Rule
+    from rebasin_core.specs.unknowns.terms import Term
+
+_OWN = ("weight", "bias", "running_mean", "running_var", "mean", "var", "bn_weight", "bn_bias")
+_GROUPS = "the channels do not divide into the groups of the normalisation"
+
+
+def batch_norm(call: Call) -> Result:
+    """Tie scale, shift and running statistics to the channels, dimension 1.
+
+    Args:
+        call: ``batch_norm`` or ``instance_norm`` and what they become.
+
+    Returns:
+        The axes of the input, and of the statistics where they are returned.
+    """
+    inputs = list(call.first)
+    for name in _OWN:
+        own = call.optional(name)
+        if own is not None and length(own[0]) == length(inputs[1]):
+            inputs[1] = call.join(inputs[1], own[0])
+    if "instance" in call.operator:
+        call.separate(tuple(inputs), range(2, len(inputs)))
+    found = tuple(inputs)
+    return found if len(call.shapes) == 1 else [found, *((inputs[1],) if any(s) else ((),) for s in call.shapes[1:])]
+
+
+def layer_norm(call: Call) -> Result:
+    """Tie scale and shift to the last dimensions, over which the statistics are taken.
+
+    Args:
+        call: ``layer_norm`` or ``rms_norm``.
+
+    Returns:
+        The axes of the input, and of the statistics where they are returned.
+    """
+    inputs = call.first
+    count = len(call.arguments["normalized_shape"])
+    lead, normalised = inputs[: len(inputs) - count], inputs[len(inputs) - count :]
+    own = [found for name in ("weight", "bias") if (found := call.optional(name)) is not None]
+    joined = (*lead, *starmap(call.join, zip(normalised, *own, strict=True)))
+    call.separate(joined, range(len(lead), len(joined)))
+    statistics = (*lead, *((),) * count)
+    return joined if len(call.shapes) == 1 else [joined, *(statistics for _ in call.shapes[1:])]
+
+
+def group_norm(call: Call) -> Result:
+    """Divide the channels into groups; scale and shift are tied to the channels within them.
+
+    Args:
+        call: ``group_norm`` or ``native_group_norm``.
+
+    Returns:
+        The axes of the input, and of the statistics where they are returned.
+    """
+    inputs = call.tensor("input")
+    groups = call.arguments["num_groups"] if "num_groups" in call.arguments else call.arguments["group"]
+    channels: Term = inputs[1]
+    outer, inner = call.regroup([channels], [groups, length(channels) // groups], _GROUPS)
+    for name in ("weight", "bias"):
+        own = call.optional(name)
+        if own is not None:
+            first, second = call.regroup([own[0]], [groups, length(own[0]) // groups], _GROUPS)
+            outer, inner = call.join(outer, first, why=_GROUPS), call.join(inner, second, why=_GROUPS)
+    call.equations.sight((inputs[0], outer))
+    found = (inputs[0], (*outer, *inner), *inputs[2:])
+    return found if len(call.shapes) == 1 else [found, *((inputs[0], outer) for _ in call.shapes[1:])]
+
+
+def weight_norm(call: Call) -> Result:
+    """Tie the lengths to the dimension of the directions that they scale.
+
+    Args:
+        call: ``_weight_norm(v, g, dim)``.
+
+    Returns:
+        The axes of the weight, and of the norms where they are returned.
+    """
+    direction, scale, dim = call.tensor("v"), call.tensor("g"), call.arguments["dim"]
+    found = call.broadcast(direction, scale)
+    call.separate(found, [place for place in range(len(found)) if place != dim % len(found)])
+    return found if len(call.shapes) == 1 else [found, scale]
+
+
+_BATCH = (
+    "batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "native_batch_norm",
+    "cudnn_batch_norm", "instance_norm", "_batch_norm_impl_index", "_batch_norm_no_update",
+    "_batch_norm_with_update",
+)  # fmt: skip
+
+RULES: dict[str, Rule] = {
+    **{f"aten.{name}": batch_norm for name in _BATCH},
+    **{f"aten.{name}": layer_norm for name in ("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")},
+    **{f"aten.{name}": weight_norm for name in ("_weight_norm", "_weight_norm_interface")},
+    **{f"aten.{name}": group_norm for name in ("group_norm", "native_group_norm")},
+}
+
+
+@final
+class NormalizationRules(OperatorRules):
+    """Rules of normalisations."""
+
+    name = "normalization"
+    rules = RULES

@@ -1,0 +1,175 @@
+"""Operators that reduce or order dimensions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from rebasin_core.specs.operators.base import OperatorRules
+
+if TYPE_CHECKING:
+    from rebasin_core.specs.operators.base import Call, Result, Rule, Terms
+
+
+def reduction(call: Call) -> Result:
+    """Drop the dimensions that are summed over, or keep them with length 1.
+
+    Args:
+        call: ``sum``, ``mean``, ``amax``, ``logsumexp`` and the like.
+
+    Returns:
+        The axes that are left, for each output.
+    """
+    terms, dims = call.first, dims_of(call)
+    kept = bool(call.arguments.get("keepdim", False))
+    left = tuple(() if place in dims else term for place, term in enumerate(terms) if kept or place not in dims)
+    return left if len(call.shapes) == 1 else [left] * len(call.shapes)
+
+
+def extremum(call: Call) -> Result:
+    """Reduce a dimension, or compare two tensors; where the place of the extremum is used, the dimension is fixed.
+
+    Args:
+        call: ``max.dim``, ``min.dim``, ``median.dim``, ``mode``, ``kthvalue``.
+
+    Returns:
+        The axes of the values, and of the places.
+    """
+    if call.optional("other") is not None:
+        return call.broadcast(call.tensor("self"), call.tensor("other"))
+    if 1 in call.used:
+        for dim in dims_of(call):
+            call.freeze(call.tensor("self")[dim], "the place of an extremum is used")
+    return reduction(call)
+
+
+def place_of_extremum(call: Call) -> Result:
+    """Reduce a dimension to the place of its extremum, which fixes it.
+
+    Args:
+        call: ``argmax`` or ``argmin``.
+
+    Returns:
+        The axes that are left.
+    """
+    for dim in dims_of(call):
+        call.freeze(call.tensor("self")[dim], "the place of an extremum is used")
+    return reduction(call)
+
+
+def along(call: Call) -> Result:
+    """Keep all axes; what happens along one of them sees all its elements alike.
+
+    Args:
+        call: ``softmax``, ``log_softmax`` or ``normalize``-like operators.
+
+    Returns:
+        The same axes.
+    """
+    terms = call.first
+    if terms:
+        call.separate(terms, sorted(dims_of(call)))
+    return terms
+
+
+def ordered(call: Call) -> Result:
+    """Fix a dimension whose elements are put in order, or added up in order.
+
+    Args:
+        call: ``cumsum``, ``sort``, ``topk``, ``argsort``.
+
+    Returns:
+        The axes of each output.
+    """
+    terms, dims = list(call.tensor("self")), dims_of(call)
+    if terms:
+        call.separate(tuple(terms), sorted(dims))
+    for dim in dims:
+        call.freeze(terms[dim], "elements are used in order")
+        terms[dim] = call.fixed(call.shapes[0][dim], "elements are used in order")
+    return tuple(terms) if len(call.shapes) == 1 else [tuple(terms)] * len(call.shapes)
+
+
+def distance(call: Call) -> Result:
+    """Tie the features of two sets of points.
+
+    Args:
+        call: ``cdist(x1, x2)``.
+
+    Returns:
+        The axes of the matrix of distances.
+    """
+    first, second = (call.arguments[name] for name in [*call.arguments][:2])
+    call.join(first[-1], second[-1])
+    return (*call.broadcast(first[:-2], second[:-2]), first[-2], second[-2])
+
+
+def cosine_similarity(call: Call) -> Result:
+    """Tie two tensors and drop the dimension of their inner product.
+
+    Args:
+        call: ``cosine_similarity(x1, x2, dim)``.
+
+    Returns:
+        The axes that are left.
+    """
+    joined = call.broadcast(call.tensor("x1"), call.tensor("x2"))
+    gone = call.arguments["dim"] % len(joined)
+    return tuple(term for place, term in enumerate(joined) if place != gone)
+
+
+def triangle(call: Call) -> Result:
+    """Fix the last two dimensions, of which a triangle is kept.
+
+    Args:
+        call: ``tril`` or ``triu``.
+
+    Returns:
+        The axes of the result.
+    """
+    terms: Terms = call.tensor("self")
+    return (*terms[:-2], *(call.freeze(term, "a triangle is kept") for term in terms[-2:]))
+
+
+def dims_of(call: Call) -> set[int]:
+    """Return the dimensions that an operator works along; all of them if it does not say.
+
+    Args:
+        call: The operator.
+
+    Returns:
+        Dimensions, not negative.
+    """
+    terms = call.first
+    dims = call.arguments.get("dim")
+    chosen = range(len(terms)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
+    return {dim % len(terms) for dim in chosen} if terms else set()
+
+
+_REDUCTIONS = (
+    "sum", "mean", "prod", "amax", "amin", "logsumexp", "norm", "linalg_vector_norm", "std", "var", "var_mean",
+    "std_mean", "all", "any", "nansum", "nanmean", "count_nonzero", "special_logsumexp", "frobenius_norm",
+)  # fmt: skip
+
+RULES: dict[str, Rule] = {
+    **{f"aten.{name}": reduction for name in _REDUCTIONS},
+    **{f"aten.{name}": extremum for name in ("max", "min", "median", "nanmedian", "aminmax", "kthvalue", "mode")},
+    **{f"aten.{name}": place_of_extremum for name in ("argmax", "argmin")},
+    **{f"aten.{name}": along for name in ("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")},
+    **{f"aten.{name}": along for name in ("special_softmax", "special_log_softmax", "softmin")},
+    **{
+        f"aten.{name}": ordered
+        for name in ("cumsum", "cumprod", "sort", "topk", "argsort", "cummax", "cummin", "msort")
+    },
+    **{f"aten.{name}": ordered for name in ("logcumsumexp", "diff", "cumsum_")},
+    **{f"aten.{name}": triangle for name in ("tril", "triu", "tril_", "triu_")},
+    "aten.cdist": distance,
+    "aten.cosine_similarity": cosine_similarity,
+}
+
+
+@final
+class ReductionRules(OperatorRules):
+    """Rules of reductions, softmax and sorting."""
+
+    name = "reduction"
+    rules = RULES

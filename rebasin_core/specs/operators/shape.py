@@ -1,0 +1,250 @@
+"""Operators that move elements without computing: reshaping, reordering, repeating."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.unknowns.terms import length, uniform
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rebasin_core.specs.operators.base import Call, Result, Rule, Terms
+
+
+def reshape(call: Call) -> Result:
+    """Split and merge axes in row-major order.
+
+    Args:
+        call: ``view``, ``reshape``, ``flatten``, ``unflatten``, ``squeeze``, ``unsqueeze``.
+
+    Returns:
+        The axes in the new shape.
+    """
+    return tuple(call.regroup(call.first, call.shapes[0]))
+
+
+def permute(call: Call) -> Result:
+    """Reorder the dimensions.
+
+    Args:
+        call: ``permute(self, dims)``.
+
+    Returns:
+        The axes in their new order.
+    """
+    terms = call.first
+    return tuple(terms[dim] for dim in call.arguments["dims"])
+
+
+def transpose(call: Call) -> Result:
+    """Swap two dimensions.
+
+    Args:
+        call: ``transpose(self, dim0, dim1)``, ``t``, ``mT``.
+
+    Returns:
+        The axes in their new order.
+    """
+    terms = list(call.first)
+    names = [*call.arguments][1:3]
+    first, second = (call.arguments[name] for name in names) if len(names) == 2 else (-2, -1)  # ruff: ignore[magic-value-comparison]
+    if len(terms) > 1:
+        terms[first], terms[second] = terms[second], terms[first]
+    return tuple(terms)
+
+
+def movedim(call: Call) -> Result:
+    """Move dimensions to new places.
+
+    Args:
+        call: ``movedim(self, source, destination)``.
+
+    Returns:
+        The axes in their new order.
+    """
+    terms = call.first
+    source, target = (_list(call.arguments[name]) for name in ("source", "destination"))
+    places = {goal % len(terms): origin % len(terms) for origin, goal in zip(source, target, strict=True)}
+    others = iter(dim for dim in range(len(terms)) if dim not in places.values())
+    return tuple(terms[places[dim] if dim in places else next(others)] for dim in range(len(terms)))
+
+
+def expand(call: Call) -> Result:
+    """Repeat dimensions of length 1; along them the result is uniform.
+
+    Args:
+        call: ``expand``, ``expand_as``, ``broadcast_to``.
+
+    Returns:
+        The axes of the result.
+    """
+    return expanded(call.first, call.shapes[0])
+
+
+def expanded(terms: Terms, shape: Sequence[int]) -> Terms:
+    """Return the axes of a tensor that is broadcast to a shape.
+
+    Args:
+        terms: Its axes.
+        shape: The shape.
+
+    Returns:
+        The axes of the result.
+    """
+    padded = ((),) * (len(shape) - len(terms)) + tuple(terms)
+    return tuple(uniform(size) if length(term) == 1 else term for term, size in zip(padded, shape, strict=True))
+
+
+def repeat(call: Call) -> Result:
+    """Lay copies of a tensor end to end.
+
+    Args:
+        call: ``repeat(self, repeats)`` or ``tile(self, dims)``.
+
+    Returns:
+        The axes of the result.
+    """
+    terms, shape = call.first, call.shapes[0]
+    padded = ((),) * (len(shape) - len(terms)) + terms
+    return tuple((*uniform(size // length(term)), *term) for term, size in zip(padded, shape, strict=True))
+
+
+def repeat_interleave(call: Call) -> Result:
+    """Repeat every element in place.
+
+    Args:
+        call: ``repeat_interleave(self, repeats, dim)``.
+
+    Returns:
+        The axes of the result.
+    """
+    terms, dim = list(call.tensor("self")), call.arguments.get("dim")
+    repeats = call.arguments["repeats"]
+    if not isinstance(repeats, int) or dim is None:
+        for term in terms:
+            call.freeze(term, "elements are repeated unevenly")
+        return tuple(call.fixed(size, "elements are repeated unevenly") for size in call.shapes[0])
+    terms[dim] = (*terms[dim], *uniform(repeats))
+    return tuple(terms)
+
+
+def reordered(call: Call) -> Result:
+    """Freeze the dimensions along which elements change places: ``roll``, ``flip``, ``rot90``.
+
+    Args:
+        call: Such an operator.
+
+    Returns:
+        The axes of the result.
+    """
+    terms = list(call.first)
+    dims = _list(call.arguments.get("dims")) or list(range(len(terms)))
+    for dim in dims:
+        terms[dim] = call.freeze(terms[dim], "elements change places")
+    return tuple(terms)
+
+
+def unfold(call: Call) -> Result:
+    """Freeze a dimension of which overlapping windows are taken.
+
+    Args:
+        call: ``unfold(self, dimension, size, step)``.
+
+    Returns:
+        The axes of the result, the window last.
+    """
+    terms, dim = list(call.tensor("self")), call.arguments["dimension"]
+    call.freeze(terms[dim], "windows are taken")
+    terms[dim] = call.fixed(call.shapes[0][dim], "windows are taken")
+    return (*terms, call.fixed(call.shapes[0][-1], "windows are taken"))
+
+
+def diagonal(call: Call) -> Result:
+    """Tie the two dimensions whose diagonal is taken.
+
+    Args:
+        call: ``diagonal(self, offset, dim1, dim2)``.
+
+    Returns:
+        The axes of the result, the diagonal last.
+    """
+    terms, first, second = list(call.tensor("self")), call.arguments["dim1"], call.arguments["dim2"]
+    first, second = first % len(terms), second % len(terms)
+    rest = tuple(term for place, term in enumerate(terms) if place not in {first, second})
+    if call.arguments["offset"] == 0 and length(terms[first]) == length(terms[second]):
+        return (*rest, call.join(terms[first], terms[second]))
+    call.freeze(terms[first], "a diagonal is taken")
+    call.freeze(terms[second], "a diagonal is taken")
+    return (*rest, call.fixed(call.shapes[0][-1], "a diagonal is taken"))
+
+
+def diag_embed(call: Call) -> Result:
+    """Spread a dimension over the diagonal of a square.
+
+    Args:
+        call: ``diag_embed(self, offset, dim1, dim2)``.
+
+    Returns:
+        The axes of the result.
+    """
+    terms = call.tensor("self")
+    if call.arguments.get("offset", 0) or call.arguments.get("dim1", -2) != -2:  # ruff: ignore[magic-value-comparison]
+        for term in terms:
+            call.freeze(term, "a diagonal is written")
+        return tuple(call.fixed(size, "a diagonal is written") for size in call.shapes[0])
+    return (*terms, terms[-1])
+
+
+def meshgrid(call: Call) -> Result:
+    """Repeat vectors over a grid.
+
+    Args:
+        call: ``meshgrid(tensors, indexing)``.
+
+    Returns:
+        The axes of each of the grids.
+    """
+    tensors: list[Terms] = call.arguments["tensors"]
+    axes = [terms[0] if terms else () for terms in tensors]
+    if call.arguments.get("indexing") == "xy" and len(axes) > 1:
+        axes[:2] = reversed(axes[:2])
+    return [
+        tuple(term if term == own else uniform(length(term)) for term in axes)
+        for own in (terms[0] if terms else () for terms in tensors)
+    ]
+
+
+def _list(value: int | Sequence[int] | None) -> list[int]:
+    return [] if value is None else [value] if isinstance(value, int) else list(value)
+
+
+_RESHAPES = (
+    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "squeeze_", "unsqueeze_",
+    "view_copy", "reshape_as", "view_as", "ravel", "atleast_1d", "_reshape_alias",
+)  # fmt: skip
+
+RULES: dict[str, Rule] = {
+    **{f"aten.{name}": reshape for name in _RESHAPES},
+    **{f"aten.{name}": transpose for name in ("transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT", "adjoint")},
+    **{f"aten.{name}": transpose for name in ("transpose_", "swapaxes_", "t_")},
+    **{f"aten.{name}": expand for name in ("expand", "expand_as", "broadcast_to", "expand_copy")},
+    **{f"aten.{name}": reordered for name in ("roll", "flip", "rot90", "fliplr", "flipud")},
+    **{f"aten.{name}": repeat for name in ("repeat", "tile")},
+    **{f"aten.{name}": movedim for name in ("movedim", "moveaxis")},
+    "aten.diag_embed": diag_embed,
+    "aten.diagonal": diagonal,
+    "aten.meshgrid": meshgrid,
+    "aten.permute": permute,
+    "aten.repeat_interleave": repeat_interleave,
+    "aten.unfold": unfold,
+}
+
+
+@final
+class ShapeRules(OperatorRules):
+    """Rules of reshaping, reordering and repeating."""
+
+    name = "shape"
+    rules = RULES

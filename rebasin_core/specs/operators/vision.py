@@ -1,0 +1,72 @@
+"""Operators of torchvision, by name: nothing of it is imported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, final
+
+from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.operators.convolution import convolution
+from rebasin_core.specs.operators.creation import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rebasin_core.specs.operators.base import Call, Result, Rule
+
+_REGIONS = "regions are looked up"
+
+
+def roi_align(call: Call) -> Result:
+    """Keep the channels; positions are looked up, one result a region.
+
+    Args:
+        call: ``roi_align`` or ``roi_pool``.
+
+    Returns:
+        The axes of the result.
+    """
+    names = [*call.arguments]
+    batch, channels, *positions = call.tensor(names[0])
+    for term in (batch, *positions):
+        call.freeze(term, _REGIONS)
+    regions, coordinates = call.tensor(names[1])
+    call.freeze(coordinates, _REGIONS)
+    results = [(regions, channels, *(call.fixed(size, _REGIONS) for size in shape[2:])) for shape in call.shapes]
+    return results[0] if len(results) == 1 else results
+
+
+def deform_conv2d(call: Call) -> Result:
+    """Tie channels as a convolution does; offsets and masks stay in order.
+
+    Args:
+        call: ``deform_conv2d(input, weight, offset, mask, bias, ...)``.
+
+    Returns:
+        The axes of the result.
+    """
+    for name in ("offset", "mask"):
+        for term in call.optional(name) or ():
+            call.freeze(term, _REGIONS)
+    inputs, result = call.tensor("input"), convolution(call)
+    for term in (*inputs[2:], *call.tensor("weight")[2:]):
+        call.freeze(term, _REGIONS)
+    return (*result[:2], *(call.fixed(size, _REGIONS) for size in call.shapes[0][2:]))
+
+
+RULES: dict[str, Rule] = {
+    "torchvision.deform_conv2d": deform_conv2d,
+    "torchvision.nms": counted,
+    "torchvision.roi_align": roi_align,
+    "torchvision.roi_pool": roi_align,
+}
+
+
+@final
+class VisionRules(OperatorRules):
+    """Rules of torchvision's own operators."""
+
+    name = "vision"
+    exempt_laws: ClassVar[Mapping[str, str]] = {
+        "rules_are_sound": "the operators are torchvision's, which the core does not need"
+    }
+    rules = RULES

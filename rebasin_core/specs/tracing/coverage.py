@@ -1,0 +1,117 @@
+"""What a traced specification leaves free, and why not more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from typing_extensions import override
+
+from rebasin_core.symmetry.axis import atoms_of
+from rebasin_core.symmetry.notation import format_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rebasin_core.specs.unknowns.terms import Reason
+    from rebasin_core.symmetry.layout import Layout
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FrozenAxis:
+    """A dimension of a parameter or buffer of which all or a part cannot move.
+
+    Attributes:
+        tensor: Its name.
+        dimension: Which of its dimensions.
+        axis: What the axis is, in the notation of tables.
+        reasons: Why: the operators that need the order.
+    """
+
+    tensor: str
+    dimension: int
+    axis: str
+    reasons: tuple[Reason, ...]
+
+    @override
+    def __str__(self) -> str:
+        """Return a line for reports."""
+        return f"{self.tensor}, axis {self.dimension} [{self.axis}]: {'; '.join(map(str, self.reasons))}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of a model a specification moves.
+
+    Attributes:
+        moved_axes: Dimensions on which at least one group acts.
+        axes: Dimensions of length 2 or more.
+        moved_tensors: Tensors on which at least one group acts.
+        tensors: All parameters and buffers.
+        groups: Number of groups.
+        log10_order: Decimal logarithm of the number of group elements.
+        frozen: Every dimension of which all or a part cannot move, with the reasons.
+        without_rule: Operators that had no rule, with how often they were met; what meets them is frozen.
+    """
+
+    moved_axes: int
+    axes: int
+    moved_tensors: int
+    tensors: int
+    groups: int
+    log10_order: float
+    frozen: tuple[FrozenAxis, ...]
+    without_rule: Mapping[str, int]
+
+    @override
+    def __str__(self) -> str:
+        """Return the numbers, and the frozen axes by reason."""
+        lines = [
+            (
+                f"{self.moved_axes} of {self.axes} axes and {self.moved_tensors} of {self.tensors} tensors move, in "
+                f"{self.groups} groups; log10 of the group order: {self.log10_order:.1f}"
+            )
+        ]
+        lines += [f"no rule for {name} (met {count} times)" for name, count in self.without_rule.items()]
+        by_reason: dict[str, list[str]] = {}
+        for axis in self.frozen:
+            for reason in axis.reasons:
+                by_reason.setdefault(f"{reason.why} ({reason.operator})", []).append(f"{axis.tensor}[{axis.dimension}]")
+        lines += [f"frozen, {reason}: {', '.join(dict.fromkeys(places))}" for reason, places in by_reason.items()]
+        return "\n".join(lines)
+
+
+def coverage_of(
+    layout: Layout, reasons: Mapping[str, tuple[tuple[Reason, ...], ...]], without_rule: Mapping[str, int]
+) -> Coverage:
+    """Return the coverage of a layout.
+
+    Args:
+        layout: Groups and axes.
+        reasons: For every tensor and dimension, why what is fixed there is fixed.
+        without_rule: Operators that had no rule.
+
+    Returns:
+        The numbers and the frozen axes.
+    """
+    groups = dict(layout.groups)
+    every = [(name, place, axis) for name, axes in layout.axes.items() for place, axis in enumerate(axes)]
+    every = [item for item in every if item[2].size > 1]
+    moving = [item for item in every if any(atom.group for atom in atoms_of(item[2]))]
+    frozen = tuple(
+        FrozenAxis(name, place, format_axes((axis,), groups), reasons[name][place])
+        for name, place, axis in every
+        if reasons[name][place] and any(atom.group is None for atom in atoms_of(axis))
+    )
+    return Coverage(
+        moved_axes=len(moving),
+        axes=len(every),
+        moved_tensors=len(layout.moved),
+        tensors=len(layout.axes),
+        groups=len(groups),
+        log10_order=layout.log10_order,
+        frozen=frozen,
+        without_rule=without_rule,
+    )

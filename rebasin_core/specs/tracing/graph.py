@@ -1,0 +1,232 @@
+"""The graph of a model: `torch.export`, or a record of one execution for models that do not export."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx import GraphModule, Node
+
+from rebasin_core.errors import SpecError
+from rebasin_core.tensors.modules import named_tensors
+from rebasin_core.tensors.trees import tree_flatten, tree_leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Mapping
+
+
+Method: TypeAlias = Literal["export", "execution"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ModelGraph:
+    """A graph and where its placeholders come from.
+
+    Attributes:
+        module: The graph, with the graphs inside it.
+        origins: For every placeholder, the name of the parameter or buffer it is; None for an input.
+        constants: For every placeholder that is neither, the constant.
+    """
+
+    module: GraphModule
+    origins: Mapping[str, str | None]
+    constants: Mapping[str, Tensor]
+
+    @property
+    def placeholders(self) -> dict[str, Node]:
+        """The placeholders by name, in order."""
+        return {node.name: node for node in self.module.graph.nodes if node.op == "placeholder"}
+
+    @property
+    def used_tensors(self) -> set[str]:
+        """The names of the parameters and buffers that the graph uses."""
+        return {
+            origin
+            for name, node in self.placeholders.items()
+            if node.users and (origin := self.origins.get(name)) is not None
+        }
+
+    @property
+    def statistics(self) -> set[str]:
+        """The names of the buffers that normalisations use as their running statistics."""
+        found: set[str] = set()
+        for node in self.module.graph.nodes:
+            if "norm" in str(node.target):
+                names = [argument.name for argument in node.args if isinstance(argument, Node)]
+                found |= {origin for name in names if (origin := self.origins.get(name)) is not None}
+        return found
+
+    @property
+    def written_tensors(self) -> set[str]:
+        """The names of the parameters and buffers that the graph writes to."""
+        names = {node.name for node in written(self.module)}
+        return {origin for name, origin in self.origins.items() if origin is not None and name in names}
+
+
+def written(module: GraphModule) -> set[Node]:
+    """Return the nodes whose memory is written to by a later one, also inside regions of the graph.
+
+    Args:
+        module: Any graph.
+
+    Returns:
+        Nodes, and what they are views of.
+    """
+    found: set[Node] = set()
+    for node in module.graph.nodes:
+        for target in _targets(module, node):
+            base: object = target
+            while isinstance(base, Node) and base not in found:
+                found.add(base)
+                base = base.args[0] if base.args else None
+    return found
+
+
+def _targets(module: GraphModule, node: Node) -> Iterator[object]:
+    """Yield the arguments that an operator writes to."""
+    schema = getattr(node.target, "_schema", None)
+    regions = [argument for argument in node.args if isinstance(argument, Node) and argument.op == "get_attr"]
+    for region in regions:
+        inner = getattr(module, str(region.target))
+        if isinstance(inner, GraphModule):
+            changed = written(inner)
+            placeholders = (other for other in inner.graph.nodes if other.op == "placeholder")
+            given = node.args[node.args.index(region) + 1 :]
+            yield from (outer for outer, own in zip(given, placeholders, strict=False) if own in changed)
+    if schema is None or not schema.is_mutable:
+        return
+    for place, argument in enumerate(schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            yield node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
+
+
+def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], method: Method) -> ModelGraph:
+    """Return the graph of a model in evaluation mode.
+
+    Args:
+        model: The model; on the meta device nothing is allocated.
+        args: Its positional inputs.
+        kwargs: Its named inputs.
+        method: ``export``, or ``execution`` to record the operators of one real execution.
+
+    Returns:
+        The graph, in PyTorch's own operators before any decomposition.
+
+    Raises:
+        SpecError: If the model cannot be captured in this way; says what to try.
+    """
+    try:
+        return _captured(model, args, dict(kwargs), method, training=False)
+    except Exception as error:  # whatever the model's own code raises
+        first = str(error).strip().partition("\n")[0].rstrip(".")
+        message = f"{type(model).__name__} cannot be traced by {method}: {type(error).__name__}: {first}"
+        if method == "export":
+            message += ". If its control flow depends on data, `method='execution'` records one execution instead"
+        raise SpecError(message) from error
+
+
+def capture_training(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], method: Method
+) -> ModelGraph | None:
+    """Return the graph of a model in training mode, if it can be had.
+
+    Args:
+        model: The model; it is not changed.
+        args: Its positional inputs.
+        kwargs: Its named inputs.
+        method: As in `capture`.
+
+    Returns:
+        The graph, or None.
+    """
+    try:
+        return _captured(model, args, dict(kwargs), method, training=True)
+    except Exception:  # ruff: ignore[blind-except] - whatever the model's own code raises; evaluation is what counts
+        return None
+
+
+def canonical_names(model: nn.Module) -> dict[int, str]:
+    """Return the name of every parameter and buffer by identity, so that tied tensors have one name.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        Names by ``id``.
+    """
+    return {id(tensor): name for name, tensor in named_tensors(model).items()}
+
+
+def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelGraph:
+    from torch.export.graph_signature import InputKind  # ruff: ignore[import-outside-top-level] - half a second
+
+    program = torch.export.export(model, args, kwargs, strict=False)
+    names = canonical_names(model)
+    every = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    origins: dict[str, str | None] = {}
+    constants: dict[str, Tensor] = {}
+    for spec in program.graph_signature.input_specs:
+        placeholder = spec.arg.name
+        if spec.kind in {InputKind.PARAMETER, InputKind.BUFFER} and spec.target in every:
+            origins[placeholder] = names[id(every[spec.target])]
+        elif spec.kind in {InputKind.CONSTANT_TENSOR, InputKind.BUFFER} and spec.target in program.constants:
+            value = program.constants[spec.target]
+            if isinstance(value, Tensor):
+                constants[placeholder] = value
+        else:
+            origins[placeholder] = None
+    return ModelGraph(program.graph_module, origins, constants)
+
+
+def _executed(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelGraph:
+    from torch.fx.experimental.proxy_tensor import make_fx  # ruff: ignore[import-outside-top-level] - half a second
+
+    tensors = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
+    leaves, rebuild = tree_flatten((args, kwargs))
+
+    def function(tensors: dict[str, Tensor], leaves: list[Any]) -> list[Any]:
+        inner_args, inner_kwargs = rebuild(leaves)
+        output = functional_call(model, tensors, inner_args, inner_kwargs)
+        return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+
+    with torch.no_grad():
+        made = make_fx(function, tracing_mode="real", pre_dispatch=True, _error_on_data_dependent_ops=False)
+        module = made(tensors, leaves)
+    placeholders = [node.name for node in module.graph.nodes if node.op == "placeholder"]
+    sources: list[str | None] = [*tensors, *(None for _ in leaves)]
+    return ModelGraph(module, dict(zip(placeholders, sources, strict=True)), {})
+
+
+def _captured(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], method: Method, *, training: bool
+) -> ModelGraph:
+    take = _exported if method == "export" else _executed
+    with _mode(model, training=training), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what capturing warns about is PyTorch's business
+        graph = take(model, args, kwargs)
+    graph.module.graph.eliminate_dead_code()  # values of which only the shape was asked
+    return graph
+
+
+@contextmanager
+def _mode(model: nn.Module, *, training: bool) -> Generator[None]:
+    """Put a model into a mode for a while, and PyTorch's fused attention layers, which hide it, out of use."""
+    before = [(module, module.training) for module in model.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        model.train(training)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, was in before:
+            module.training = was

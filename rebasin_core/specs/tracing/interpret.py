@@ -1,0 +1,227 @@
+"""Walks a graph once, in order, and lets every operator add its equations."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any, cast, final
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from rebasin_core.specs.operators.base import Call, Terms, is_tensor
+from rebasin_core.specs.operators.elementwise import elementwise, tensors_of, unchanged
+from rebasin_core.specs.operators.indexing import frozen
+from rebasin_core.specs.tracing.graph import written
+from rebasin_core.specs.unknowns.terms import Reason, Term, Uniform, expand, fresh, is_solid, length, uniform
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rebasin_core.specs.operators.base import Result, Rules
+    from rebasin_core.specs.unknowns.equations import Equations
+
+
+_RANGES = ("aten.slice", "aten.narrow")  # an empty range of a tensor says nothing about the tensor
+# Rules that hold for empty tensors too.
+_TAKE_EMPTY = frozenset({
+    "aten.cat", "aten.index", "aten.index_put", "aten.index_put_", "aten.linear", "aten.conv2d", "aten.index_select",
+    "torchvision.roi_align", "torchvision.roi_pool", "torchvision.nms",
+})  # fmt: skip
+
+
+@final
+class Interpreter:
+    """Runs a graph on axes instead of numbers.
+
+    Args:
+        equations: Where the equations go.
+        rules: A rule for every operator that has one.
+
+    Attributes:
+        without_rule: The operators met that have no rule, with how often they were met.
+    """
+
+    def __init__(self, equations: Equations, rules: Rules) -> None:
+        self._equations = equations
+        self._rules = rules
+        self.without_rule: dict[str, int] = {}
+
+    def run(self, module: GraphModule, inputs: Mapping[str, Any] | Sequence[Any]) -> Any:  # ruff: ignore[any-type] - nested lists of axes
+        """Return what a graph returns.
+
+        Args:
+            module: The graph.
+            inputs: The axes of its placeholders, by name or in order.
+
+        Returns:
+            Axes, in the structure of the graph's output.
+        """
+        values: dict[Node, Any] = {}
+        given = iter(inputs) if not isinstance(inputs, dict) else None
+        mutated = written(module)
+        for node in module.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = next(given) if given is not None else inputs[node.name]
+            elif node.op == "get_attr":
+                values[node] = self._attribute(module, node)
+            elif node.op == "output":
+                return _filled(node.args[0], values)
+            else:
+                value = self._called(node, values)
+                values[node] = _writable(value) if node in mutated else value
+                self._sight(values[node])
+        return None
+
+    @staticmethod
+    def constant(tensor: Tensor, name: str) -> Terms:
+        """Return the axes of a constant: uniform where its values do not change along an axis.
+
+        Args:
+            tensor: The constant; without values (on the meta device) it is taken to change everywhere.
+            name: Its name, for reports.
+
+        Returns:
+            Its axes.
+        """
+        reason = Reason("constant", name, "its values differ")
+        known = tensor.device.type != "meta" and type(tensor) in {Tensor, torch.nn.Parameter} and tensor.numel() > 0
+        return tuple(
+            uniform(size) if known and bool((tensor == tensor.narrow(dim, 0, 1)).all()) else fresh(size, reason)
+            for dim, size in enumerate(tensor.shape)
+        )
+
+    def _called(self, node: Node, values: Mapping[Node, Any]) -> Any:  # ruff: ignore[any-type]
+        if node.target is operator.getitem:
+            source, place = _filled(node.args, values)
+            return source[place]
+        inner = [_filled(argument, values) for argument in node.args]
+        graphs = [argument for argument in inner if isinstance(argument, GraphModule)]
+        if len(graphs) == 1 and "wrap" in str(node.target):  # a region with gradients or casting switched
+            return self.run(graphs[0], inner[inner.index(graphs[0]) + 1 :])
+        name = str(node.target)
+        if isinstance(node.target, torch._ops.OpOverload):  # ruff: ignore[private-member-access] - the public alias does not exist
+            name = f"{node.target.namespace}.{node.target._schema.name.partition('::')[2]}"  # ruff: ignore[private-member-access]
+        shapes = _shapes(node)
+        call = Call(name, node.name, _bound(node, values), shapes, _used(node), self._equations)
+        if not shapes:
+            return _number(node)
+        tensors = tensors_of(call)
+        result = self._applied(call, node, tensors)
+        if is_tensor(result) and _gives_list(node):
+            result = [cast("Terms", result)]
+        _check(call, result)
+        return result
+
+    def _applied(self, call: Call, node: Node, tensors: Sequence[Terms]) -> Result:
+        rule = self._rules.get(call.operator) or self._rules.get(call.operator.removesuffix("_"))
+        if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
+            rule = elementwise
+        empty = any(0 in shape for shape in call.shapes) or any(_is_empty(terms) for terms in tensors)
+        if empty and rule not in {elementwise, unchanged} and call.operator not in _TAKE_EMPTY:
+            return self._empty(call, [] if call.operator in _RANGES else tensors)
+        if rule is None:
+            self.without_rule[call.operator] = self.without_rule.get(call.operator, 0) + 1
+            rule = frozen
+        return rule(call)
+
+    def _empty(self, call: Call, tensors: Sequence[Terms]) -> Result:
+        """Freeze what meets a tensor without elements: nothing can be learnt there."""
+        reason = call.because("only an empty tensor was seen here")
+        for term in (term for terms in tensors for term in terms):
+            self._equations.freeze(term, reason)
+        results = [tuple(fresh(size, reason) for size in shape) for shape in call.shapes]
+        return results[0] if len(results) == 1 else results
+
+    def _attribute(self, module: GraphModule, node: Node) -> Any:  # ruff: ignore[any-type]
+        value = operator.attrgetter(str(node.target))(module)
+        return self.constant(value, node.name) if isinstance(value, Tensor) else value
+
+    def _sight(self, value: Any) -> None:  # ruff: ignore[any-type]
+        if is_tensor(value):
+            self._equations.sight(value)
+        elif isinstance(value, list):
+            for item in value:
+                self._sight(item)
+
+
+def _is_empty(terms: Terms) -> bool:
+    return any(length(term) == 0 for term in terms)
+
+
+def _bound(node: Node, values: Mapping[Node, Any]) -> dict[str, Any]:
+    """Return the arguments by name, defaults filled in."""
+    schema = getattr(node.target, "_schema", None)
+    given = [_filled(argument, values) for argument in node.args]
+    if schema is None:
+        return {**{str(place): value for place, value in enumerate(given)}, **_filled(node.kwargs, values)}
+    found = {argument.name: argument.default_value for argument in schema.arguments}
+    found.update(zip(found, given, strict=False))
+    found.update(_filled(node.kwargs, values))
+    return found
+
+
+def _filled(argument: Any, values: Mapping[Node, Any]) -> Any:  # ruff: ignore[any-type]
+    """Return an argument with nodes replaced by their values; lists of tensors stay lists."""
+    if isinstance(argument, Node):
+        return values[argument]
+    if isinstance(argument, list | tuple):
+        return [_filled(item, values) for item in argument]
+    if isinstance(argument, dict):
+        return {key: _filled(item, values) for key, item in argument.items()}
+    return int(argument) if isinstance(argument, torch.SymInt) else argument
+
+
+def _shapes(node: Node) -> tuple[tuple[int, ...], ...]:
+    value = node.meta.get("val", node.meta.get("tensor_meta"))
+    if value is None:
+        return ()
+    found = value if isinstance(value, list | tuple) and not hasattr(value, "shape") else [value]
+    return tuple(tuple(_size(size) for size in item.shape) for item in found if hasattr(item, "shape"))
+
+
+def _gives_list(node: Node) -> bool:
+    value = node.meta.get("val", node.meta.get("tensor_meta"))
+    return isinstance(value, list | tuple) and not hasattr(value, "shape")
+
+
+def _size(size: int | torch.SymInt) -> int:
+    return size if isinstance(size, int) else int(size.node.hint)
+
+
+def _number(node: Node) -> object:
+    """Return the value of a node that is no tensor, such as a size that was left open."""
+    value = node.meta.get("val")
+    return _size(value) if isinstance(value, torch.SymInt) else value
+
+
+def _used(node: Node) -> frozenset[int]:
+    """Return which outputs of a node are used."""
+    places: set[int] = set()
+    for user in node.users:
+        if user.target is operator.getitem and isinstance(user.args[1], int) and user.users:
+            places.add(user.args[1])
+    return frozenset(places)
+
+
+def _writable(value: Any) -> Any:  # ruff: ignore[any-type]
+    """Return axes in which nothing is uniform."""
+    if is_tensor(value):
+        return tuple(_opened(term) for term in value)
+    return [_writable(item) for item in value] if isinstance(value, list) else value
+
+
+def _opened(term: Term) -> Term:
+    return tuple(
+        factor
+        for old in expand(term)
+        for factor in (fresh(old.size) if isinstance(old, Uniform) or not is_solid((old,)) else (old,))
+    )
+
+
+def _check(call: Call, result: Result) -> None:
+    results = result if isinstance(result, list) else [result]
+    shapes = tuple(tuple(length(term) for term in terms) for terms in results)
+    if shapes != call.shapes:
+        message = f"the rule of {call.operator} gives axes of shapes {shapes}, the operator returns {call.shapes}"
+        raise AssertionError(message)

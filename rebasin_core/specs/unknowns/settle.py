@@ -1,0 +1,220 @@
+"""Which axes may differ from one part of a concatenation to the next, once all is known."""
+
+from __future__ import annotations
+
+from itertools import combinations, starmap
+from typing import TYPE_CHECKING, Final, final
+
+from rebasin_core.specs.unknowns.terms import Reason, Term, Uniform, Unknown, expand, leaves, unknowns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rebasin_core.specs.unknowns.equations import Equations
+    from rebasin_core.specs.unknowns.terms import Factor
+
+_UNEQUAL: Final = Reason("slices", "the parts of an axis", "they are used differently")
+_MOST_SLICES: Final = 256  # a fixed axis longer than that is not opened, to keep specifications readable
+
+
+@final
+class Slices:
+    """Settles the children of all equations: axes that were restricted to parts of a concatenation.
+
+    A child stays an axis of its own if its parent always stands beside the concatenation, and in parameters right of
+    it, so that the parameter's axis can be written as a concatenation; else it is the parent after all.
+
+    Args:
+        equations: All equations of a graph.
+        parameters: The terms of all parameters and buffers.
+    """
+
+    def __init__(self, equations: Equations, parameters: Sequence[tuple[Term, ...]]) -> None:
+        self._equations = equations
+        self._parameters = {id(terms): terms for terms in parameters}
+        self._parents: dict[Unknown, set[Unknown]] = {}
+        self._done: set[tuple[Unknown, Unknown, int, Term]] = set()
+        self._commuted: set[tuple[Unknown, Unknown, int, Unknown, int]] = set()
+
+    def settle(self) -> None:
+        """Join every child that cannot differ with its parent, and open fixed axes that others may depend on."""
+        self._join_children()
+        while self._open_fixed() or self._commute():
+            self._join_children()
+
+    def _join_children(self) -> None:
+        changed = True
+        while changed:
+            changed = False
+            self._parents = self._parents_now()
+            for key, child in list(self._equations.children.items()):
+                changed |= self._settled(key, child)
+
+    def _settled(self, key: tuple[Unknown, Unknown, int], child: Term) -> bool:
+        """Settle one child; return whether that changed anything."""
+        unknown, owner, part = key
+        children, reason = self._equations.children, _UNEQUAL
+        if unknown.parts and unknown.term is None and owner.term is None:
+            mark = (unknown, owner, part, child)
+            if mark in self._done:
+                return False
+            self._done.add(mark)
+            whole = Unknown(unknown.size)
+            whole.parts = tuple(self._equations.restrict(term, ((owner, part),)) for term in unknown.parts)
+            self._equations.join(child, (whole,), reason)
+            return True
+        if unknown.term is None and owner.term is None and not unknown.fixed and self._may_differ(unknown, owner):
+            return False
+        del children[key]
+        if unknown.term is None and owner.term is None:
+            self._equations.join(child, (unknown,), unknown.fixed or reason)
+            return True
+        (root,) = expand((owner,))
+        if isinstance(root, Unknown):
+            self._equations.join(child, self._equations.restrict((unknown,), ((root, part),)), reason)
+        return True
+
+    def _may_differ(self, unknown: Unknown, owner: Unknown) -> bool:
+        """Return whether an axis, and all it is a slice of, always stands beside a concatenation and right of it."""
+        if not self._equations.may_depend(unknown, owner):
+            return False
+        owned = [terms for key, terms in unknown.sightings.items() if key in self._parameters]
+        if not all(_stands_right_of(term, unknown, owner) for terms in owned for term in terms):
+            return False
+        owners = (owner, *self._parents.get(owner, ()))
+        return all(any(self._may_differ(parent, one) for one in owners) for parent in self._parents.get(unknown, ()))
+
+    def _parents_now(self) -> dict[Unknown, set[Unknown]]:
+        """Return what every unknown is a slice of."""
+        found: dict[Unknown, set[Unknown]] = {}
+        for (parent, _, _), child in self._equations.children.items():
+            term = expand(child)
+            if len(term) == 1 and isinstance(term[0], Unknown) and term[0] is not parent and parent.term is None:
+                found.setdefault(term[0], set()).add(parent)
+        return found
+
+    def _open_fixed(self) -> bool:
+        """Cut fixed axes that always stand left of a free one into their units; return whether there were any."""
+        pairs: set[tuple[Unknown, Unknown]] = set()
+        for terms in self._parameters.values():
+            pairs.update(pair for term in terms for pair in _pairs(term))
+        in_order: list[tuple[Unknown, Unknown]] = sorted(pairs, key=_age)
+        opened = list(starmap(self._opened, in_order))
+        return any(opened)
+
+    def _commute(self) -> bool:
+        """Let an axis restricted by two concatenations be the same in either order; return whether any was new."""
+        beside: dict[Unknown, list[tuple[Unknown, int]]] = {}
+        for unknown, owner, part in self._equations.children:
+            if not unknown.parts:
+                beside.setdefault(unknown, []).append((owner, part))
+        found = False
+        for unknown, steps in beside.items():
+            for one, other in combinations(steps, 2):
+                mark = (unknown, *one, *other)
+                if one[0] is other[0] or mark in self._commuted:
+                    continue
+                self._commuted.add(mark)
+                first, second = (self._both(unknown, *order) for order in ((one, other), (other, one)))
+                self._equations.join(first, second, _UNEQUAL)
+                found = True
+        return found
+
+    def _both(self, unknown: Unknown, first: tuple[Unknown, int], second: tuple[Unknown, int]) -> Term:
+        """Return an axis beside a part of one concatenation and of another, as that one is beside the first."""
+        (owner,) = expand(self._equations.restrict((second[0],), (first,)))
+        inside = self._equations.restrict((unknown,), (first,))
+        return self._equations.restrict(inside, ((owner, second[1]),)) if isinstance(owner, Unknown) else inside
+
+    def _opened(self, left: Unknown, right: Unknown) -> bool:
+        if right.fixed or right.parts or right.term is not None or left.term is not None or left.size > _MOST_SLICES:
+            return False
+        if not (left.parts or left.fixed) or not self._may_differ(right, left):
+            return False
+        if not left.parts and left.fixed:
+            self._equations.cut((left,), [1] * left.size, left.fixed)
+        missing = [part for part in range(len(left.parts)) if (right, left, part) not in self._equations.children]
+        for part in missing:
+            self._equations.restrict((right,), ((left, part),))
+        return bool(missing)
+
+
+def _age(pair: tuple[Unknown, Unknown]) -> tuple[int, int]:
+    return pair[0].number, pair[1].number
+
+
+def rows(equations: Equations, terms: Sequence[Term]) -> Iterator[tuple[Unknown | Uniform, ...]]:
+    """Yield the factors of each cell of a tensor, one part chosen of every concatenation.
+
+    Args:
+        equations: Settled equations.
+        terms: The axes of a tensor.
+
+    Yields:
+        Unknowns without parts, and uniform factors.
+    """
+    factors = [factor for term in terms for factor in expand(term)]
+    place = next((i for i, factor in enumerate(factors) if isinstance(factor, Unknown) and factor.parts), None)
+    if place is None:
+        yield tuple(factors)
+        return
+    owner = factors[place]
+    before, after = tuple(factors[:place]), tuple(factors[place + 1 :])
+    if isinstance(owner, Unknown):
+        for part, term in enumerate(owner.parts):
+            chosen = ((owner, part),)
+            yield from rows(
+                equations, [chosen_in(equations, before, chosen), term, chosen_in(equations, after, chosen)]
+            )
+
+
+def chosen_in(equations: Equations, term: Term, steps: tuple[tuple[Unknown, int], ...]) -> Term:
+    """Return what an axis is beside one part of a concatenation, once the equations are settled.
+
+    Args:
+        equations: Settled equations.
+        term: The axis.
+        steps: The part.
+
+    Returns:
+        The axis of its own, where there is one.
+    """
+    found: list[Unknown | Uniform] = []
+    for factor in expand(term):
+        if isinstance(factor, Unknown):
+            child = next((equations.children.get((factor, owner, part)) for owner, part in steps), None)
+            found.extend(expand(child) if child is not None else (factor,))
+        else:
+            found.append(factor)
+    return tuple(found)
+
+
+def _pairs(term: Term) -> Iterator[tuple[Unknown, Unknown]]:
+    """Yield every factor of an axis with every leaf to the right of it."""
+    factors = expand(term)
+    for place, left in enumerate(factors):
+        if not isinstance(left, Unknown):
+            continue
+        for right in factors[place + 1 :]:
+            for leaf in leaves((right,)):
+                yield left, leaf
+    for factor in factors:
+        if isinstance(factor, Unknown):
+            for part in factor.parts:
+                yield from _pairs(part)
+
+
+def _stands_right_of(term: Term, unknown: Unknown, owner: Unknown) -> bool:
+    """Return whether a leaf stands in an axis only to the right of another factor, or of what that is a part of."""
+    for factor in expand(term):
+        if any(found is owner for found in unknowns((factor,))):
+            return factor is owner or all(_stands_right_of(part, unknown, owner) for part in _parts(factor, owner))
+        if factor is unknown:
+            return False
+        if not all(_stands_right_of(part, unknown, owner) for part in _parts(factor, owner)):
+            return False
+    return True
+
+
+def _parts(factor: Factor, owner: Unknown) -> tuple[Term, ...]:
+    return factor.parts if isinstance(factor, Unknown) and factor is not owner else ()
