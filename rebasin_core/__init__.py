@@ -6,7 +6,15 @@ run, the concepts, and how to extend.
 
 from importlib.metadata import version as _version
 
-from rebasin_core.architectures import Architecture, MLPArchitecture
+from rebasin_core.architectures import (
+    Architecture,
+    CifarResNetArchitecture,
+    GPTArchitecture,
+    MLPArchitecture,
+    ResNetArchitecture,
+    VGGArchitecture,
+    ViTArchitecture,
+)
 from rebasin_core.barriers import BarrierEstimator, LossCurve, MarginalizedBarrier, PointwiseBarrier
 from rebasin_core.config import (
     ArchitectureConfig,
@@ -93,6 +101,7 @@ __all__ = [
     "Call",
     "CategoricalLikelihood",
     "Channels",
+    "CifarResNetArchitecture",
     "Concat",
     "Coverage",
     "DataSource",
@@ -102,6 +111,7 @@ __all__ = [
     "Examples",
     "FitResult",
     "FrozenAxis",
+    "GPTArchitecture",
     "GaussianLikelihood",
     "GitRebasinSpec",
     "Group",
@@ -132,6 +142,7 @@ __all__ = [
     "RebasinError",
     "RebasinWarning",
     "Registry",
+    "ResNetArchitecture",
     "RunConfig",
     "RunResult",
     "SamplesPosterior",
@@ -144,6 +155,8 @@ __all__ = [
     "Task",
     "TensorBatches",
     "TracedSpec",
+    "VGGArchitecture",
+    "ViTArchitecture",
     "WassersteinMatcher",
     "WeightMatcher",
     "as_posterior",

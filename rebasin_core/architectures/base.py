@@ -11,7 +11,7 @@ from rebasin_core.errors import InvalidInputError, SpecError
 from rebasin_core.tensors.modules import named_tensors
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from rebasin_core.specs.base import PermutationSpec
 
@@ -20,7 +20,8 @@ class Architecture(ABC):
     """Builds networks of one kind, and knows their symmetries.
 
     Laws:
-        - *Shapes*: a network takes batches ``[N, *input_shape]`` and returns ``[N, output_size]``.
+        - *Shapes*: a network takes batches ``[N, *input_shape]`` and returns ``[N, output_size]``, or
+          ``[N, output_size, ...]`` with one score for every place of a sequence or picture.
         - *Seeded*: equal generators in equal states give equal networks, different ones different networks, and the
           global generator is left as it was.
         - *Spec fits*: the specification names every parameter and buffer, and every group element keeps the function.
@@ -49,6 +50,29 @@ class Architecture(ABC):
         return self._build(tuple(input_shape), output_size, generator or torch.Generator().manual_seed(0))
 
     @final
+    def example_inputs(
+        self,
+        input_shape: tuple[int, ...],
+        output_size: int,
+        *,
+        count: int = 2,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return random inputs of the kind that its networks take.
+
+        Args:
+            input_shape: Shape of one example.
+            output_size: Number of outputs.
+            count: Number of examples.
+            generator: Source of randomness; a fixed seed if not given.
+
+        Returns:
+            ``[count, *input_shape]``.
+        """
+        generator = generator or torch.Generator().manual_seed(0)
+        return self._example_inputs(tuple(input_shape), output_size, count, generator)
+
+    @final
     def spec(self, model: nn.Module) -> PermutationSpec:
         """Return the symmetries of a network of this architecture.
 
@@ -67,6 +91,13 @@ class Architecture(ABC):
             message = f"the model is not a {type(self).__name__}: they differ in {odd}"
             raise SpecError(message)
         return spec
+
+    def _example_inputs(  # ruff: ignore[no-self-use] - for subclasses to override
+        self, input_shape: tuple[int, ...], output_size: int, count: int, generator: torch.Generator
+    ) -> Tensor:
+        """Return random inputs; normal ones unless overridden (tokens, say, are whole numbers)."""
+        del output_size
+        return torch.randn(count, *input_shape, generator=generator)
 
     @abstractmethod
     def _build(self, input_shape: tuple[int, ...], output_size: int, generator: torch.Generator) -> nn.Module:

@@ -1,6 +1,14 @@
 """Validated options: one pydantic model a strategy, and the run file."""
 
-from rebasin_core.config.architecture import ArchitectureConfig, MLPConfig
+from rebasin_core.config.architecture import (
+    ArchitectureConfig,
+    CifarResNetConfig,
+    GPTConfig,
+    MLPConfig,
+    ResNetConfig,
+    VGGConfig,
+    ViTConfig,
+)
 from rebasin_core.config.barrier import BarrierConfig, MarginalizedBarrierConfig, PointwiseBarrierConfig
 from rebasin_core.config.base import FAMILIES, StrategyConfig, family_of
 from rebasin_core.config.dataset import (
@@ -21,10 +29,12 @@ __all__ = [
     "ArchitectureConfig",
     "BarrierConfig",
     "CIFAR10Config",
+    "CifarResNetConfig",
     "DatasetConfig",
     "DigitsConfig",
     "FashionMNISTConfig",
     "FileSpecConfig",
+    "GPTConfig",
     "InferenceConfig",
     "KLMatcherConfig",
     "MAPConfig",
@@ -36,6 +46,7 @@ __all__ = [
     "OptimizerConfig",
     "PointwiseBarrierConfig",
     "PosteriorSource",
+    "ResNetConfig",
     "RunConfig",
     "ScheduleConfig",
     "SpecConfig",
@@ -43,6 +54,8 @@ __all__ = [
     "TableSpecConfig",
     "TracedSpecConfig",
     "UCIConfig",
+    "VGGConfig",
+    "ViTConfig",
     "WassersteinMatcherConfig",
     "WeightMatcherConfig",
     "family_of",

@@ -24,9 +24,16 @@ if TYPE_CHECKING:
 @hookimpl
 def rebasin_architectures() -> Sequence[type[ArchitectureConfig]]:
     """Return the architectures."""
-    from rebasin_core.config.architecture import MLPConfig
+    from rebasin_core.config import architecture
 
-    return [MLPConfig]
+    return [
+        architecture.MLPConfig,
+        architecture.VGGConfig,
+        architecture.CifarResNetConfig,
+        architecture.ResNetConfig,
+        architecture.ViTConfig,
+        architecture.GPTConfig,
+    ]
 
 
 @hookimpl

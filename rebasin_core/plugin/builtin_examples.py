@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from rebasin_core.config import barrier, dataset, inference, spec
+from rebasin_core.config import architecture, barrier, dataset, inference, spec
 from rebasin_core.plugin.builtin_modules import modules
 from rebasin_core.posteriors import DiagonalGaussianPosterior, ModuleAdapter, PointPosterior, SamplesPosterior
 from rebasin_core.specs.files import GivenSpec, save_spec
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from rebasin_core.architectures.cifar_resnet import ShortcutName
+    from rebasin_core.architectures.layers import NormName
 
 
 def examples(kind: type[object], folder: Path) -> Sequence[object] | None:
@@ -45,6 +48,22 @@ def _table(_: Path) -> Sequence[object]:
         "layers.2.weight": "-, b", "layers.2.bias": "-",
     }  # fmt: skip
     return [spec.TableSpecConfig(table=table)]
+
+
+def _vggs(_: Path) -> Sequence[object]:
+    return [
+        architecture.VGGConfig(depth=11, width=0.0625),
+        architecture.VGGConfig(depth=11, width=0.0625, batch_norm=False),
+    ]
+
+
+def _cifar_resnets(_: Path) -> Sequence[object]:
+    kinds: list[tuple[NormName, ShortcutName]] = [("batch", "conv"), ("layer", "pad"), ("frn", "pad")]
+    return [architecture.CifarResNetConfig(depth=8, norm=norm, shortcut=shortcut) for norm, shortcut in kinds]
+
+
+def _resnets(_: Path) -> Sequence[object]:
+    return [architecture.ResNetConfig(depth=18, width=4), architecture.ResNetConfig(depth=50, width=2)]
 
 
 def _spec_file(folder: Path) -> Sequence[object]:
@@ -132,6 +151,9 @@ def _modules(_: Path) -> Sequence[object]:
 
 
 _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
+    architecture.VGGConfig: _vggs,
+    architecture.CifarResNetConfig: _cifar_resnets,
+    architecture.ResNetConfig: _resnets,
     spec.TableSpecConfig: _table,
     spec.FileSpecConfig: _spec_file,
     dataset.MNISTConfig: _mnist,

@@ -28,15 +28,20 @@ def _model(config: object, seed: int) -> nn.Module:
     return cast("ArchitectureConfig", config).build().build(_INPUT_SHAPE, _OUTPUTS, generator=seeded(seed))
 
 
+def _inputs(config: object) -> Tensor:
+    architecture = cast("ArchitectureConfig", config).build()
+    return architecture.example_inputs(_INPUT_SHAPE, _OUTPUTS, count=4, generator=seeded())
+
+
 @law("architecture")
 def shapes(config: object, folder: Path) -> None:
     """A network takes a batch and returns one row of outputs for each example."""
     del folder
-    inputs = torch.randn(4, *_INPUT_SHAPE, generator=seeded())
     with torch.no_grad():
-        outputs = _model(config, 0).eval()(inputs)
+        outputs = _model(config, 0).eval()(_inputs(config))
     expect(
-        tuple(outputs.shape) == (4, _OUTPUTS), f"outputs have shape {tuple(outputs.shape)}, expected {(4, _OUTPUTS)}"
+        tuple(outputs.shape[:2]) == (4, _OUTPUTS),
+        f"outputs have shape {tuple(outputs.shape)}, expected it to start with {(4, _OUTPUTS)}",
     )
 
 
@@ -57,7 +62,7 @@ def spec_keeps_the_function(config: object, folder: Path) -> None:
     del folder
     model = _model(config, 3)
     spec = cast("ArchitectureConfig", config).build().spec(model)
-    found = check_spec(spec, model, torch.randn(4, *_INPUT_SHAPE, generator=seeded()), generator=seeded(1))
+    found = check_spec(spec, model, _inputs(config), generator=seeded(1))
     expect(found.passed, str(found))
     expect(spec.groups, "the specification has no groups; there is nothing to align")
 

@@ -1,0 +1,298 @@
+"""Trace every model of torchvision, and classes of transformers, and check each specification.
+
+    python traced_models.py torchvision RECORDS.jsonl [NAME ...]
+    python traced_models.py transformers RECORDS.jsonl [NAME ...]
+    python traced_models.py table RECORDS.jsonl
+
+One line a model is added to RECORDS.jsonl, and models that have one are passed over, so that it can be interrupted.
+Models are traced on the meta device (RegNets, which do not export there, and detectors on the CPU) and checked in
+float64 on the CPU with three random group elements. Inputs are small where the architecture allows it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+import rebasin_core as rc
+
+DETECTORS = ("fasterrcnn", "fcos", "keypointrcnn", "maskrcnn", "retinanet", "ssd")
+SEGMENTERS = ("deeplab", "fcn", "lraspp")
+CODES = {
+    "it enters the model": "I",
+    "it leaves the model": "O",
+    "positions are mixed by a kernel": "K",
+    "its entries are looked up by number": "T",
+    "a buffer that training does not change": "B",
+    "a buffer that is not saved": "B",
+    "its values differ": "C",
+    "never used": "U",
+    "it is used one by one": "S",
+    "it is cut where its factors do not end": "S",
+    "slices are stacked in order": "S",
+}
+
+
+def torchvision_model(name: str, device: str) -> nn.Module:
+    """Return a torchvision model with random weights."""
+    from torchvision import models  # ruff: ignore[import-outside-top-level] - one of the two may be missing
+
+    options: dict[str, object] = {}
+    if name in {"googlenet", "inception_v3"}:
+        options["init_weights"] = False
+    if name.startswith((*SEGMENTERS, *DETECTORS)):
+        options["weights_backbone"] = None
+    if name.startswith("mvit"):
+        options |= {"spatial_size": (64, 64), "temporal_size": 8}
+    if name.startswith("vit"):
+        options["image_size"] = 32 if name.endswith(("16", "32")) else 28
+    with torch.device(device):
+        model: nn.Module = models.get_model(name, weights=None, **options).eval()
+    return model
+
+
+def torchvision_inputs(name: str) -> object:
+    """Return random inputs of the kind that a torchvision model takes."""
+    size = 64
+    if name.startswith("raft"):
+        return torch.randn(1, 3, 128, 128), torch.randn(1, 3, 128, 128)
+    if name.startswith(("r3d", "mc3", "r2plus1d", "swin3d", "mvit")):
+        return torch.randn(1, 3, 8, 64, 64)
+    if name == "s3d":
+        return torch.randn(1, 3, 16, 224, 224)
+    if name.startswith("vit"):
+        size = 32 if name.endswith(("16", "32")) else 28
+    if name.startswith(("maxvit", "alexnet")):
+        size = 224
+    if name.startswith("inception"):
+        size = 128
+    return torch.randn(2, 3, size, size)
+
+
+class Raw(nn.Module):
+    """What a detector computes before it chooses boxes, so that a check has something to compare."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        for name, child in detector.named_children():
+            self.add_module(name, child)
+
+    def forward(self, images: list[Tensor]) -> list[Tensor]:
+        """Return scores and boxes of the heads, for all regions or for two fixed ones."""
+        batch, _ = self.transform(images, None)
+        features = self.backbone(batch.tensors)
+        maps = list(features.values()) if isinstance(features, dict) else [features]
+        if hasattr(self, "head"):
+            return list(self.head(maps).values())
+        scores, boxes = self.rpn.head(maps)
+        found, heads = [*scores, *boxes], self.roi_heads
+        regions = [torch.tensor([[4.0, 4.0, 60.0, 60.0], [0.0, 10.0, 30.0, 50.0]], dtype=batch.tensors.dtype)]
+        pooled = heads.box_roi_pool(features, regions, batch.image_sizes)
+        found += heads.box_predictor(heads.box_head(pooled))
+        for kind in ("mask", "keypoint"):
+            if getattr(heads, f"{kind}_roi_pool", None) is not None:
+                own = getattr(heads, f"{kind}_roi_pool")(features, regions, batch.image_sizes)
+                found.append(getattr(heads, f"{kind}_predictor")(getattr(heads, f"{kind}_head")(own)))
+        return found
+
+
+def detector(name: str) -> tuple[nn.Module, tuple[list[Tensor]]]:
+    """Return a detector that keeps every box it finds, few of them, and a small picture."""
+    model = torchvision_model(name, "cpu")
+    for owner in (model, getattr(model, "roi_heads", None)):
+        if hasattr(owner, "score_thresh"):
+            owner.score_thresh = 0.0
+    if hasattr(model, "rpn"):
+        few = {"training": 20, "testing": 20}
+        model.rpn._pre_nms_top_n = model.rpn._post_nms_top_n = few  # ruff: ignore[private-member-access] - no other way
+    if hasattr(model, "topk_candidates"):
+        model.topk_candidates = 30
+    if not name.startswith("ssd"):
+        model.transform.min_size, model.transform.max_size = (96,), 128
+    return model, ([torch.rand(3, 96, 96)],)
+
+
+def transformers_models() -> dict[str, tuple[type[nn.Module], object, dict[str, Tensor]]]:  # ruff: ignore[too-many-locals] - a list of configurations
+    """Return classes of transformers with small configurations and inputs."""
+    import transformers as t  # ruff: ignore[import-outside-top-level]
+
+    ids = torch.randint(3, 90, (2, 7))
+    small = {
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 97,
+    }
+    causal = {**small, "num_key_value_heads": 2, "pad_token_id": 0, "use_cache": False}
+    image = {"image_size": 32, "patch_size": 8}
+    vision = {key: value for key, value in small.items() if key != "vocab_size"} | image
+    sides = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    seq2seq = {"vocab_size": 97, "d_model": 24, **sides, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40}
+    text, pixels = {"input_ids": ids}, {"pixel_values": torch.randn(2, 3, 32, 32)}
+    both = {**text, "decoder_input_ids": ids}
+    sound = {"input_features": torch.randn(2, 16, 40), "decoder_input_ids": ids}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    clip = {"text_config": {**small, "projection_dim": 16}, "vision_config": {**vision, "projection_dim": 16}}
+    gpt2 = t.GPT2Config(vocab_size=97, n_embd=24, n_layer=2, n_head=4, n_positions=32, use_cache=False)
+    t5 = t.T5Config(d_model=24, d_kv=6, d_ff=40, num_layers=2, num_heads=4, vocab_size=97, use_cache=False)
+    whisper = t.WhisperConfig(
+        **seq2seq, **special, num_mel_bins=16, max_source_positions=20, max_target_positions=16, use_cache=False
+    )
+    mamba = t.MambaConfig(vocab_size=97, hidden_size=24, state_size=5, num_hidden_layers=2, use_cache=False)
+    return {
+        "GPT2LMHeadModel": (t.GPT2LMHeadModel, gpt2, text),
+        "LlamaForCausalLM": (t.LlamaForCausalLM, t.LlamaConfig(**causal), text),
+        "MistralForCausalLM": (t.MistralForCausalLM, t.MistralConfig(**causal), text),
+        "Qwen2ForCausalLM": (t.Qwen2ForCausalLM, t.Qwen2Config(**causal), text),
+        "Qwen3ForCausalLM": (t.Qwen3ForCausalLM, t.Qwen3Config(**causal, head_dim=6), text),
+        "GemmaForCausalLM": (t.GemmaForCausalLM, t.GemmaConfig(**causal, head_dim=6), text),
+        "Gemma2ForCausalLM": (t.Gemma2ForCausalLM, t.Gemma2Config(**causal, head_dim=6), text),
+        "Phi3ForCausalLM": (t.Phi3ForCausalLM, t.Phi3Config(**causal), text),
+        "GPTNeoXForCausalLM": (t.GPTNeoXForCausalLM, t.GPTNeoXConfig(**small, use_cache=False), text),
+        "BloomForCausalLM": (
+            t.BloomForCausalLM,
+            t.BloomConfig(vocab_size=97, hidden_size=24, n_layer=2, n_head=4, use_cache=False),
+            text,
+        ),
+        "MambaForCausalLM": (t.MambaForCausalLM, mamba, text),
+        "BertForSequenceClassification": (t.BertForSequenceClassification, t.BertConfig(**small), text),
+        "RobertaForMaskedLM": (
+            t.RobertaForMaskedLM,
+            t.RobertaConfig(**small, max_position_embeddings=40),
+            text,
+        ),
+        "T5ForConditionalGeneration": (t.T5ForConditionalGeneration, t5, both),
+        "WhisperForConditionalGeneration": (t.WhisperForConditionalGeneration, whisper, sound),
+        "ViTForImageClassification": (t.ViTForImageClassification, t.ViTConfig(**vision), pixels),
+        "CLIPModel": (t.CLIPModel, t.CLIPConfig(**clip, projection_dim=16), {**text, **pixels}),
+    }
+
+
+class Logits(nn.Module):
+    """The scores of a model of transformers, without the hidden states beside them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: Tensor) -> object:
+        """Return what a user of the model reads."""
+        output = self.model(**inputs)
+        return (
+            output.logits if "logits" in output else (output.logits_per_image, output.text_embeds, output.image_embeds)
+        )
+
+
+def record(name: str, spec: rc.TracedSpec, seconds: float, check: rc.SpecCheck, parameters: int) -> dict[str, object]:
+    """Return what is written of a model."""
+    coverage, why = spec.coverage, dict[str, int]()
+    for axis in coverage.frozen:
+        for reason in dict.fromkeys(reason.why for reason in axis.reasons):
+            code = CODES.get(reason, reason)
+            why[code] = why.get(code, 0) + 1
+    return {
+        "name": name,
+        "parameters": parameters,
+        "seconds": round(seconds, 2),
+        "groups": coverage.groups,
+        "log10": round(coverage.log10_order, 1),
+        "moved": coverage.moved_axes,
+        "axes": coverage.axes,
+        "error": check.error,
+        "passed": check.passed,
+        "frozen": why,
+        "without_rule": dict(coverage.without_rule),
+    }
+
+
+def run_torchvision(name: str) -> dict[str, object]:
+    """Trace and check one model of torchvision."""
+    if name.startswith(DETECTORS):
+        model, inputs = detector(name)
+        start = time.perf_counter()
+        spec = rc.trace_spec(model, inputs, method="execution")
+        seconds = time.perf_counter() - start
+        check = rc.check_spec(spec, Raw(model), inputs)
+    else:
+        inputs = torchvision_inputs(name)
+        model = torchvision_model(name, "cpu" if name.startswith("regnet") else "meta")
+        start = time.perf_counter()
+        spec = rc.trace_spec(model, inputs)
+        seconds = time.perf_counter() - start
+        model = torchvision_model(name, "cpu")
+        check = rc.check_spec(spec, model, inputs)
+    return record(name, spec, seconds, check, sum(p.numel() for p in model.parameters()))
+
+
+def run_transformers(name: str) -> dict[str, object]:
+    """Trace and check one class of transformers."""
+    kind, config, kwargs = transformers_models()[name]
+    model = Logits(kind(config).eval())
+    start = time.perf_counter()
+    spec = rc.trace_spec(model, (), kwargs=kwargs)
+    seconds = time.perf_counter() - start
+    check = rc.check_spec(spec, model, (), kwargs=kwargs)
+    return record(name, spec, seconds, check, sum(p.numel() for p in model.parameters()))
+
+
+def table(records: list[dict[str, object]]) -> str:
+    """Return the records as a Markdown table."""
+    rows = [
+        [
+            f"`{r['name']}`",
+            f"{r['parameters'] / 1e6:.2f}",
+            f"{r['seconds']:.1f}",
+            r["groups"],
+            f"{r['log10']:.0f}",
+            f"{r['moved']} / {r['axes']}",
+            f"{r['error']:.0e}",
+            ", ".join(f"{code} {count}" for code, count in r["frozen"].items()),
+        ]
+        for r in records
+    ]
+    headers = ["model", "million parameters", "seconds", "groups", "log10 order", "axes moved", "error", "frozen axes"]
+    return tabulate(rows, headers, tablefmt="github")
+
+
+def main() -> None:
+    """Do what the arguments say."""
+    what, path, *names = sys.argv[1:]
+    done = (
+        [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        if Path(path).exists()
+        else []
+    )
+    if what == "table":
+        print(table(done))
+        return
+    if what == "torchvision":
+        from torchvision import models  # ruff: ignore[import-outside-top-level]
+
+        names = names or [name for name in models.list_models() if not name.startswith("quantized")]
+    names = names or list(transformers_models())
+    run = run_torchvision if what == "torchvision" else run_transformers
+    for name in names:
+        if name in {entry["name"] for entry in done}:
+            continue
+        torch.manual_seed(0)
+        try:
+            found = run(name)
+        except rc.RebasinError as error:
+            print(f"{name}: {error}", flush=True)
+            continue
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(found) + "\n")
+        print(name, "kept" if found["passed"] else "NOT KEPT", found["error"], flush=True)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main()

@@ -1,0 +1,177 @@
+"""Layers that several architectures share, and how networks get their first values."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from typing_extensions import override
+
+from rebasin_core.specs.blocks import batch_norm, norm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NormName: TypeAlias = Literal["batch", "layer", "frn"]
+
+
+@final
+class ChannelLayerNorm(nn.Module):
+    """Layer normalisation over the channels at every position, as convolutional networks use it.
+
+    Args:
+        channels: Number of channels.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        last = inputs.movedim(1, -1)
+        return functional.layer_norm(last, self.weight.shape, self.weight, self.bias).movedim(-1, 1)
+
+
+@final
+class FilterResponseNorm(nn.Module):
+    r"""Filter response normalisation with its thresholded linear unit (Singh and Krishnan, CVPR 2020).
+
+    $$ y = \max\!\left(\gamma \frac{x}{\sqrt{\operatorname{mean}_{hw} x^2 + \epsilon}} + \beta, \tau\right) $$
+
+    Args:
+        channels: Number of channels.
+        eps: The $\epsilon$.
+    """
+
+    def __init__(self, channels: int, *, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.threshold = nn.Parameter(torch.zeros(channels))
+        self._eps = eps
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        power = inputs.square().mean((2, 3), keepdim=True)
+        scaled = inputs * torch.rsqrt(power + self._eps)
+        weight, bias, threshold = (p[:, None, None] for p in (self.weight, self.bias, self.threshold))
+        return torch.maximum(weight * scaled + bias, threshold)
+
+
+def norm_layer(name: NormName, channels: int) -> nn.Module:
+    """Return a normalisation of feature maps.
+
+    Args:
+        name: ``batch``, ``layer`` or ``frn``.
+        channels: Number of channels.
+
+    Returns:
+        The layer.
+    """
+    if name == "batch":
+        return nn.BatchNorm2d(channels)
+    return ChannelLayerNorm(channels) if name == "layer" else FilterResponseNorm(channels)
+
+
+def norm_rows(kind: NormName, name: str, units: str) -> dict[str, str]:
+    """Return the rows of such a layer in a table.
+
+    Args:
+        kind: ``batch``, ``layer`` or ``frn``.
+        name: Of the layer.
+        units: The axis of the channels.
+
+    Returns:
+        Its rows.
+    """
+    if kind == "batch":
+        return batch_norm(name, units)
+    return norm(name, units) | ({f"{name}.threshold": units} if kind == "frn" else {})
+
+
+@final
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with one fused projection.
+
+    Args:
+        width: Features of the stream, divisible by the number of heads.
+        heads: Number of heads.
+        causal: Whether a token sees only those before it.
+    """
+
+    def __init__(self, width: int, heads: int, *, causal: bool = False) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self._heads, self._causal = heads, causal
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        batch, tokens, width = inputs.shape
+        fused = self.qkv(inputs).view(batch, tokens, 3, self._heads, width // self._heads)
+        query, key, value = fused.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=self._causal)
+        output: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        return output
+
+
+@final
+class TransformerBlock(nn.Module):
+    """Attention and a two-layer perceptron, each behind a layer normalisation and beside a residual connection.
+
+    Args:
+        width: Features of the stream.
+        heads: Number of heads.
+        hidden: Units of the perceptron.
+        causal: Whether a token sees only those before it.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, *, causal: bool = False) -> None:
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(width), SelfAttention(width, heads, causal=causal)
+        self.norm2, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        stream = inputs + self.attention(self.norm1(inputs))
+        output: Tensor = stream + self.down(functional.gelu(self.up(self.norm2(stream))))
+        return output
+
+
+def initialised(make: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:
+    """Return a network whose first values come from a generator and from nothing else.
+
+    Weights and biases of dense and convolutional layers start uniform on plus or minus one over the root of the fan in,
+    as PyTorch's do; embeddings and free parameters normal with standard deviation 0.02; normalisations as the identity.
+
+    Args:
+        make: Builds the network.
+        generator: The source of randomness.
+
+    Returns:
+        The network, on the CPU.
+    """
+    with torch.device("meta"):  # nothing is drawn there
+        model = make()
+    model = model.to_empty(device="cpu")
+    with torch.no_grad():
+        for module in model.modules():
+            _initialise(module, generator)
+    return model
+
+
+def _initialise(module: nn.Module, generator: torch.Generator) -> None:
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        bound = 1 / math.sqrt(module.weight[0].numel())
+        for parameter in module.parameters(recurse=False):
+            parameter.uniform_(-bound, bound, generator=generator)
+    elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d | ChannelLayerNorm | FilterResponseNorm):
+        for name, parameter in module.named_parameters(recurse=False):
+            parameter.fill_(1.0 if name == "weight" else 0.0)
+        for name, buffer in module.named_buffers(recurse=False):
+            buffer.fill_(1 if name == "running_var" else 0)
+    else:
+        for parameter in module.parameters(recurse=False):
+            parameter.normal_(0.0, 0.02, generator=generator)

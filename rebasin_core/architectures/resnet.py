@@ -1,0 +1,143 @@
+"""The residual networks of ImageNet: ResNet-18 and ResNet-50."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, final
+
+from torch import Tensor, nn
+from torch.nn import functional
+from typing_extensions import override
+
+from rebasin_core.architectures.base import Architecture
+from rebasin_core.architectures.layers import initialised
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.specs.blocks import batch_norm, conv, dense
+from rebasin_core.specs.table import TableSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from rebasin_core.specs.base import PermutationSpec
+
+ResNetDepth: TypeAlias = Literal[18, 34, 50, 101, 152]
+_BLOCKS: Final = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+_FIRST_BOTTLENECK: Final = 50
+
+
+@final
+class ResNetArchitecture(Architecture):
+    """Residual networks with four stages (He et al., CVPR 2016); tensors are named as torchvision names them.
+
+    So a checkpoint of torchvision loads, and its specification is this one.
+
+    Args:
+        depth: 18 and 34 have blocks of two 3x3 convolutions, 50, 101 and 152 bottlenecks.
+        width: Channels of the first stage, 64 in the paper; the others have 2, 4 and 8 times as many.
+
+    Raises:
+        InvalidInputError: If the width is less than 1.
+
+    Example:
+        >>> architecture = ResNetArchitecture(depth=18, width=8)
+        >>> model = architecture.build((3, 64, 64), 10)
+        >>> len(architecture.spec(model).groups)
+        12
+    """
+
+    def __init__(self, *, depth: ResNetDepth = 18, width: int = 64) -> None:
+        if width < 1:
+            message = f"expected a width of at least 1, got {width}"
+            raise InvalidInputError(message)
+        self._depth, self._width = depth, width
+
+    @override
+    def _build(self, input_shape: tuple[int, ...], output_size: int, generator: torch.Generator) -> nn.Module:
+        return initialised(lambda: _ResNet(input_shape[0], self._depth, self._width, output_size), generator)
+
+    @override
+    def _spec(self, model: nn.Module) -> PermutationSpec:
+        return ResNetSpec(model)
+
+
+@final
+class ResNetSpec(TableSpec):
+    """The symmetries of such a network: one group a residual stream, one or two inside each block.
+
+    Args:
+        tensors: The model, or its tensors by name.
+    """
+
+    @property
+    @override
+    def table(self) -> Mapping[str, str]:
+        stream = "conv1"
+        table = conv("conv1", "-", stream, bias=False) | batch_norm("bn1", stream)
+        for block in dict.fromkeys(name.rsplit(".", 2)[0] for name in self.shapes if ".conv1." in name):
+            before, units = stream, [f"{block}.conv1"]
+            if f"{block}.downsample.0.weight" in self.shapes:
+                stream = f"{block}.downsample"
+                table |= conv(f"{block}.downsample.0", before, stream, bias=False)
+                table |= batch_norm(f"{block}.downsample.1", stream)
+            units = [before, f"{block}.conv1", stream]
+            if f"{block}.conv3.weight" in self.shapes:
+                units.insert(2, f"{block}.conv2")
+            for number in range(1, len(units)):
+                table |= conv(f"{block}.conv{number}", units[number - 1], units[number], bias=False)
+                table |= batch_norm(f"{block}.bn{number}", units[number])
+        return table | dense("fc", stream, "-")
+
+
+@final
+class _Block(nn.Module):
+    """A basic block, or a bottleneck if it has a third convolution."""
+
+    def __init__(self, before: int, inner: int, stride: int, *, bottleneck: bool) -> None:
+        super().__init__()
+        after = 4 * inner if bottleneck else inner
+        self.conv1 = nn.Conv2d(before, inner, 1, bias=False) if bottleneck else _conv3(before, inner, stride)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = _conv3(inner, inner, stride if bottleneck else 1)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, after, 1, bias=False) if bottleneck else None
+        self.bn3 = nn.BatchNorm2d(after) if bottleneck else None
+        shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), nn.BatchNorm2d(after))
+        self.downsample = shortcut if stride > 1 or before != after else None
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden: Tensor = self.bn2(self.conv2(self.bn1(self.conv1(inputs)).relu()))
+        if self.conv3 is not None and self.bn3 is not None:
+            hidden = self.bn3(self.conv3(hidden.relu()))
+        beside = inputs if self.downsample is None else self.downsample(inputs)
+        return (hidden + beside).relu()
+
+
+@final
+class _ResNet(nn.Module):
+    def __init__(self, inputs: int, depth: int, width: int, outputs: int) -> None:
+        super().__init__()
+        bottleneck, before = depth >= _FIRST_BOTTLENECK, width
+        self.conv1 = nn.Conv2d(inputs, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        for stage, count in enumerate(_BLOCKS[depth]):
+            blocks: list[nn.Module] = []
+            for block in range(count):
+                inner, stride = width << stage, 2 if stage and not block else 1
+                blocks.append(_Block(before, inner, stride, bottleneck=bottleneck))
+                before = 4 * inner if bottleneck else inner
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(before, outputs)
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = functional.max_pool2d(self.bn1(self.conv1(inputs)).relu(), 3, stride=2, padding=1)
+        for stage in range(1, 5):
+            hidden = self.get_submodule(f"layer{stage}")(hidden)
+        output: Tensor = self.fc(hidden.mean((2, 3)))
+        return output
+
+
+def _conv3(before: int, after: int, stride: int) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)

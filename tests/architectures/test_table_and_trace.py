@@ -1,0 +1,125 @@
+"""Every architecture by hand and by tracing: the same groups on the same axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+import rebasin_core as rc
+from rebasin_core.architectures import CifarResNetSpec, VGGSpec
+from rebasin_core.symmetry.axis import atoms_of
+
+if TYPE_CHECKING:
+    from rebasin_core import Layout
+    from rebasin_core.architectures.cifar_resnet import ShortcutName
+    from rebasin_core.architectures.layers import NormName
+
+PICTURE = (3, 32, 32)
+RESNETS: list[tuple[int, NormName, ShortcutName, int]] = [
+    (20, "batch", "conv", 1), (20, "layer", "pad", 1), (20, "frn", "pad", 2),
+    (32, "frn", "conv", 1), (32, "batch", "pad", 2), (32, "layer", "conv", 1),
+]  # fmt: skip
+
+
+def _resnet(
+    depth: int, norm: NormName, shortcut: ShortcutName, width: int
+) -> tuple[rc.CifarResNetArchitecture, tuple[int, ...]]:
+    return rc.CifarResNetArchitecture(depth=depth, norm=norm, shortcut=shortcut, width=width), PICTURE
+
+
+CASES: dict[str, tuple[rc.Architecture, tuple[int, ...]]] = {
+    "mlp": (rc.MLPArchitecture(hidden=[7, 5]), PICTURE),
+    "vgg11": (rc.VGGArchitecture(depth=11, width=0.0625), PICTURE),
+    "vgg16": (rc.VGGArchitecture(depth=16, width=0.0625, batch_norm=False), (3, 40, 40)),
+    **{f"cifar_resnet{depth}-{norm}-{shortcut}-{width}": _resnet(depth, norm, shortcut, width) for depth, norm, shortcut, width in RESNETS},
+    "resnet18": (rc.ResNetArchitecture(depth=18, width=8), PICTURE),
+    "resnet50": (rc.ResNetArchitecture(depth=50, width=4), PICTURE),
+    "vit": (rc.ViTArchitecture(patch=8, width=24, depth=3, heads=4, hidden=40), PICTURE),
+    "gpt": (rc.GPTArchitecture(width=24, depth=3, heads=4, hidden=40), (11,)),
+}  # fmt: skip
+
+
+def canonical(layout: Layout) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[int, str | None]]]:
+    """Return the axes and groups with groups named by the order in which they are met."""
+    found = (a.group for axes in layout.axes.values() for axis in axes for a in atoms_of(axis) if a.group is not None)
+    names = {name: f"g{number}" for number, name in enumerate(dict.fromkeys(found))}
+    renamed = layout.as_json()["axes"]
+    for name in sorted(names, key=len, reverse=True):
+        renamed = {tensor: text.replace(name, f"<{names[name]}>") for tensor, text in renamed.items()}
+    groups = {
+        names[name]: (group.size, None if group.within is None else names[group.within])
+        for name, group in layout.groups.items()
+    }
+    return renamed, groups
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_table_and_trace_agree_and_keep_the_function(case: str) -> None:
+    architecture, shape = CASES[case]
+    model = architecture.build(shape, 10)
+    inputs = architecture.example_inputs(shape, 10)
+    table, trace = architecture.spec(model), rc.trace_spec(model, inputs)
+    assert canonical(table.layout) == canonical(trace.layout)
+    assert not trace.coverage.without_rule
+    rc.check_spec(table, model, inputs).require()
+
+
+def test_only_inputs_outputs_and_kernels_stay() -> None:
+    architecture, shape = CASES["cifar_resnet20-batch-conv-1"]
+    spec = rc.trace_spec(architecture.build(shape, 10), architecture.example_inputs(shape, 10))
+    whys = {reason.why for axis in spec.coverage.frozen for reason in axis.reasons}
+    assert whys == {"it enters the model", "it leaves the model", "positions are mixed by a kernel"}
+
+
+def test_a_class_axis_that_moves_is_caught() -> None:
+    model = CASES["vgg11"][0].build(PICTURE, 10)
+    wrong = rc.table_spec({**VGGSpec(model).table, "head.weight": "classes, convs.7*-", "head.bias": "classes"}, model)
+    check = rc.check_spec(wrong, model, torch.randn(2, *PICTURE))
+    assert not check.passed
+    assert set(check.guilty_groups) == {"classes"}
+    assert "head.weight" in str(check)
+
+
+def test_running_statistics_that_stay_are_caught_by_name() -> None:
+    model = CASES["vgg11"][0].build(PICTURE, 10)
+    wrong = rc.table_spec({**VGGSpec(model).table, "norms.3.running_mean": "-"}, model)
+    check = rc.check_spec(wrong, model, torch.randn(2, *PICTURE))
+    assert check.guilty_axes == ("'convs.3': `norms.3.running_mean`, axis 0: should move with it",)
+
+
+def test_streams_wrongly_untied_at_width_one_are_caught() -> None:
+    # The mistake of the known PyTorch port: a block without a projection is given a stream of its own.
+    architecture, shape = CASES["cifar_resnet20-batch-conv-1"]
+    model = architecture.build(shape, 10)
+    table = {
+        name: axes.replace("stem", "other") if name.startswith(("blocks.0.conv2", "blocks.0.norm2")) else axes
+        for name, axes in CifarResNetSpec(model).table.items()
+    }
+    check = rc.check_spec(rc.table_spec(table, model), model, torch.randn(2, *shape))
+    assert not check.passed
+    assert set(check.guilty_groups) == {"stem", "other"}
+    assert "blocks.0.conv2.weight" in str(check)
+
+
+def test_heads_mixed_with_their_widths_are_caught() -> None:
+    # The mistake of the known BERT port: one permutation of the whole width for queries and keys.
+    architecture, shape = CASES["vit"]
+    model = architecture.build(shape, 10)
+    spec = architecture.spec(model)
+    table = dict(spec.layout.as_json()["axes"])
+    name = "blocks.0.attention"
+    table[f"{name}.qkv.weight"] = "mixed + mixed + blocks.0.heads*blocks.0.heads.value@blocks.0.heads, stream"
+    table[f"{name}.qkv.bias"] = "mixed + mixed + blocks.0.heads*blocks.0.heads.value@blocks.0.heads"
+    wrong = rc.table_spec(table, model, sizes={f"blocks.{block}.heads": 4 for block in range(3)})
+    check = rc.check_spec(wrong, model, architecture.example_inputs(shape, 10))
+    assert not check.passed
+    assert "mixed" in check.guilty_groups
+    assert f"{name}.qkv.weight" in str(check)
+
+
+def test_a_checkpoint_of_torchvision_has_the_names_of_resnet() -> None:
+    names = set(rc.ResNetArchitecture(depth=50).build((3, 64, 64), 1000).state_dict())
+    assert {"layer1.0.downsample.0.weight", "layer4.2.bn3.running_var", "layer2.3.conv2.weight", "fc.bias"} <= names
+    assert len(names) == 320
