@@ -15,13 +15,18 @@ import json
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
 import rebasin_core as rc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DETECTORS = ("fasterrcnn", "fcos", "keypointrcnn", "maskrcnn", "retinanet", "ssd")
 SEGMENTERS = ("deeplab", "fcn", "lraspp")
@@ -49,13 +54,19 @@ def torchvision_model(name: str, device: str) -> nn.Module:
         options["init_weights"] = False
     if name.startswith((*SEGMENTERS, *DETECTORS)):
         options["weights_backbone"] = None
-    if name.startswith("mvit"):
-        options |= {"spatial_size": (64, 64), "temporal_size": 8}
     if name.startswith("vit"):
         options["image_size"] = 32 if name.endswith(("16", "32")) else 28
+    if name.startswith("mvit"):  # takes one size of input; there is no public way to another
+        mvit = sys.modules["torchvision.models.video.mvit"]
+        original = getattr(mvit, "_mvit")  # ruff: ignore[get-attr-with-constant]
+        setattr(mvit, "_mvit", partial(_small_mvit, getattr(original, "args", [original])[0]))  # ruff: ignore[set-attr-with-constant]
     with torch.device(device):
         model: nn.Module = models.get_model(name, weights=None, **options).eval()
     return model
+
+
+def _small_mvit(make: Callable[..., nn.Module], *arguments: object, **options: object) -> nn.Module:
+    return make(*arguments, **{**options, "spatial_size": (64, 64), "temporal_size": 8})
 
 
 def torchvision_inputs(name: str) -> object:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rebasin_core.cli.output import ExitCode, exit_code, print_checks, print_plugins, print_result
+from rebasin_core.cli.spec import spec
 from rebasin_core.config.base import FAMILIES
 from rebasin_core.config.schema import run_schema
 from rebasin_core.engine.run import load_run
@@ -87,6 +88,9 @@ def check(package: str) -> None:
 
     if print_checks(run_checks(package)):
         raise SystemExit(ExitCode.FAILED)
+
+
+cli.add_command(spec)
 
 
 def main() -> None:

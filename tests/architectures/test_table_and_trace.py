@@ -33,7 +33,7 @@ CASES: dict[str, tuple[rc.Architecture, tuple[int, ...]]] = {
     "mlp": (rc.MLPArchitecture(hidden=[7, 5]), PICTURE),
     "vgg11": (rc.VGGArchitecture(depth=11, width=0.0625), PICTURE),
     "vgg16": (rc.VGGArchitecture(depth=16, width=0.0625, batch_norm=False), (3, 40, 40)),
-    **{f"cifar_resnet{depth}-{norm}-{shortcut}-{width}": _resnet(depth, norm, shortcut, width) for depth, norm, shortcut, width in RESNETS},
+    **{"cifar_resnet{}-{}-{}-{}".format(*options): _resnet(*options) for options in RESNETS},
     "resnet18": (rc.ResNetArchitecture(depth=18, width=8), PICTURE),
     "resnet50": (rc.ResNetArchitecture(depth=50, width=4), PICTURE),
     "vit": (rc.ViTArchitecture(patch=8, width=24, depth=3, heads=4, hidden=40), PICTURE),

@@ -84,3 +84,65 @@ def test_interruption_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "run the same command again" in errors
     assert "Traceback" not in errors
+
+
+MODELS = """
+import torch
+from torch import nn
+
+def cnn():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+
+class Broken(nn.Module):
+    def forward(self, x):
+        return x.undefined
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(50, 6), nn.Linear(6, 3)
+    def forward(self, *, tokens):
+        return self.head(self.embed(tokens).tanh())
+
+number = 3
+"""
+
+
+def test_spec_prints_axes_coverage_and_check_and_writes_a_file(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(MODELS)
+    done = rebasin("spec", "models:cnn", "--input", "2,3,8,8", "-o", "cnn.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "5, units.0*36" in done.stdout
+    assert "log10 of the group order: 1.4" in done.stdout
+    assert "frozen, positions are mixed by a kernel (conv2d): 0.weight[2], 0.weight[3], 4.weight[1]" in done.stdout
+    assert "function kept" in done.stdout
+    assert json.loads((tmp_path / "cnn.json").read_text())["axes"]["1.running_var"] == "units.0"
+
+
+def test_spec_takes_named_whole_numbers(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(MODELS)
+    done = rebasin("spec", "models:Words", "-k", "tokens=2,7:int<50", "--freeze", "head.bias", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "its entries are looked up by number (embedding): embed.weight[0]" in done.stdout
+    meta = rebasin("spec", "models:Words", "-k", "tokens=2,7:int<50", "--meta", cwd=tmp_path)
+    assert meta.returncode == 0, meta.stderr
+    assert "function kept" not in meta.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["models:cmm"], "no attribute 'cmm'"),
+        (["models:Broken", "-i", "2,3"], "Broken cannot be traced by export: AttributeError"),
+        (["models:cnn", "-i", "2,x"], "expected a shape such as 2,3,224,224"),
+        (["models:cnn", "-i", "2,3,8,9"], "cannot be traced"),
+        (["models:cnn", "-i", "2,3,8,8", "--freeze", "9.*"], "no parameter or buffer matches"),
+    ],
+)
+def test_mistakes_with_spec_are_one_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "models.py").write_text(MODELS)
+    done = rebasin("spec", *arguments, "-o", "spec.json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not (tmp_path / "spec.json").exists()

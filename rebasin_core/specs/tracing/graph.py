@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -222,11 +223,15 @@ def _mode(model: nn.Module, *, training: bool) -> Generator[None]:
     """Put a model into a mode for a while, and PyTorch's fused attention layers, which hide it, out of use."""
     before = [(module, module.training) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
+    log = logging.getLogger("torch._subclasses.fake_tensor")  # it prints what is raised anyway
+    quiet = log.disabled
     try:
+        log.disabled = True
         torch.backends.mha.set_fastpath_enabled(False)
         model.train(training)
         yield
     finally:
+        log.disabled = quiet
         torch.backends.mha.set_fastpath_enabled(fast)
         for module, was in before:
             module.training = was

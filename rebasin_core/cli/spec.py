@@ -1,0 +1,75 @@
+"""The command `rebasin spec`: derive a specification, show it, check it, write it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from tabulate import tabulate
+
+from rebasin_core.cli.output import ExitCode
+from rebasin_core.cli.sources import load_model, parse_input, parse_named_inputs
+from rebasin_core.engine.trace import trace_spec
+from rebasin_core.specs.check import check_spec
+from rebasin_core.specs.files import save_spec
+
+if TYPE_CHECKING:
+    from rebasin_core.specs.tracing.graph import Method
+    from rebasin_core.specs.tracing.trace import TracedSpec
+
+
+@click.command()
+@click.argument("factory")
+@click.option("--input", "-i", "inputs", multiple=True, help="A positional input: 2,3,224,224 or 2,16:int<1000.")
+@click.option("--kwarg", "-k", "named", multiple=True, help="A named input: input_ids=2,16:int<1000.")
+@click.option("--freeze", multiple=True, help="Pattern of parameters and buffers that must not move.")
+@click.option(
+    "--method",
+    type=click.Choice(["export", "execution"]),
+    default="export",
+    help="Trace with torch.export, or record one execution (control flow that depends on data).",
+)
+@click.option("--meta", is_flag=True, help="Make the model on the meta device: nothing is allocated or checked.")
+@click.option("--check/--no-check", default=True, help="Whether to check that the function is kept.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Write the specification to a JSON file.")
+def spec(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - click passes one an option
+    factory: str,
+    inputs: tuple[str, ...],
+    named: tuple[str, ...],
+    freeze: tuple[str, ...],
+    method: Method,
+    meta: bool,  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
+    check: bool,  # ruff: ignore[boolean-type-hint-positional-argument]
+    output: Path | None,
+) -> None:
+    """Derive the permutation symmetries of the model that FACTORY makes, and check them.
+
+    FACTORY is package.module:factory, a function or class that needs no arguments. Printed are the axes of every
+    parameter and buffer, the groups, what stays in order and why, and whether random group elements keep the function.
+    \f
+
+    Raises:
+        SystemExit: If the function is not kept.
+    """  # ruff: ignore[escape-sequence-in-docstring] - click shows what stands before the form feed
+    model = load_model(factory, meta=meta)
+    args, kwargs = tuple(parse_input(text) for text in inputs), parse_named_inputs(named)
+    found = trace_spec(model, args, kwargs=kwargs, freeze=freeze, method=method)
+    if output is not None:
+        save_spec(found, output)
+    _print_spec(found)
+    if check and not meta:
+        result = check_spec(found, model, args, kwargs=kwargs)
+        click.echo(f"\n{result}")
+        if not result.passed:
+            raise SystemExit(ExitCode.FAILED)
+
+
+def _print_spec(found: TracedSpec) -> None:
+    layout = found.layout
+    axes = layout.as_json()["axes"]
+    rows = [[name, "x".join(map(str, layout.shape(name))), axes[name]] for name in layout.axes]
+    click.echo(tabulate(rows, ["tensor", "shape", "axes"], disable_numparse=True))
+    groups = [[group.name, group.size, group.within or ""] for group in layout.groups.values()]
+    click.echo(f"\n{tabulate(groups, ['group', 'size', 'within'], disable_numparse=True)}\n")
+    click.echo(str(found.coverage))

@@ -1,0 +1,105 @@
+"""Specifications in files and in the form of git-re-basin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import rebasin_core as rc
+from rebasin_core.errors import FileFormatError, SpecError
+
+MODEL = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+INPUTS = torch.randn(3, 4)
+
+
+def test_a_traced_spec_is_the_same_after_writing_and_reading(tmp_path: Path) -> None:
+    vit = rc.ViTArchitecture(patch=4, width=16, depth=2, heads=2, hidden=8)
+    model = vit.build((3, 8, 8), 4)
+    spec = rc.trace_spec(model, vit.example_inputs((3, 8, 8), 4))
+    rc.save_spec(spec, tmp_path / "vit.json")
+    read = rc.load_spec(tmp_path / "vit.json")
+    assert read.layout == spec.layout
+    assert read.layout.fingerprint == spec.layout.fingerprint
+    assert [path.name for path in tmp_path.iterdir()] == ["vit.json"]
+    rc.check_spec(read, model, vit.example_inputs((3, 8, 8), 4)).require()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "expected a specification in JSON"),
+        ("[]", "specification"),
+        (json.dumps({"kind": "specification", "version": 9}), "version 9"),
+        (json.dumps({"kind": "specification", "version": 1, "groups": {}}), "groups"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "spec.json").write_text(text)
+    with pytest.raises(FileFormatError, match=message):
+        rc.load_spec(tmp_path / "spec.json")
+    with pytest.raises(FileFormatError, match=r"nothing.json"):
+        rc.load_spec(tmp_path / "nothing.json")
+
+
+def test_groups_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    document = {"kind": "specification", "version": 1, "groups": {"a": {"size": 3}}, "axes": {"w": "b"}}
+    (tmp_path / "spec.json").write_text(json.dumps(document))
+    with pytest.raises(FileFormatError, match="names the group 'b'"):
+        rc.load_spec(tmp_path / "spec.json")
+
+
+def test_the_file_strategy_refuses_another_model(tmp_path: Path) -> None:
+    rc.save_spec(rc.trace_spec(MODEL, INPUTS), tmp_path / "spec.json")
+    factory = rc.build("spec", name="file", path=str(tmp_path / "spec.json"))
+    assert factory.derive(MODEL, INPUTS).groups
+    with pytest.raises(SpecError, match="do not have the same tensors"):
+        factory.derive(nn.Linear(4, 2), INPUTS)
+
+
+def test_git_rebasin_form_goes_both_ways() -> None:
+    spec = rc.trace_spec(MODEL, INPUTS)
+    theirs = rc.to_git_rebasin(spec)
+    assert theirs.perm_to_axes["units.0"] == [("0.weight", 0), ("0.bias", 0), ("2.weight", 1)]
+    assert theirs.axes_to_perm["4.weight"] == (None, "units.2")
+    assert rc.from_git_rebasin(theirs, MODEL).layout == spec.layout
+    assert rc.from_git_rebasin(theirs.axes_to_perm, MODEL).layout == spec.layout
+
+
+def test_what_git_rebasin_leaves_out_is_fixed_and_the_check_finds_it() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+    table = {
+        "0.weight": ("P", None),
+        "0.bias": ("P",),
+        "1.weight": ("P",),
+        "1.bias": ("P",),
+        "2.weight": (None, "P"),
+        "2.bias": (None,),
+    }
+    check = rc.check_spec(rc.from_git_rebasin(table, model), model, INPUTS)
+    assert not check.passed
+    assert "no change to a single axis mends it" in str(check)
+
+
+def test_axes_that_the_form_cannot_hold_are_named() -> None:
+    model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.Flatten(), nn.Linear(8, 2))
+    with pytest.raises(SpecError, match=r"`2.weight` \[2, units.0\*2\]"):
+        rc.to_git_rebasin(rc.trace_spec(model, torch.randn(2, 1, 4)))
+
+
+def test_a_run_file_can_ask_for_tracing(tmp_path: Path) -> None:
+    config = {
+        "data": "digits",
+        "architecture": {"name": "cifar_resnet", "depth": 8, "norm": "frn"},
+        "spec": "traced",
+        "inference": {"name": "map", "epochs": 1},
+        "matchers": ["weight"],
+        "barrier": {"name": "pointwise", "num_points": 3},
+        "num_train": 64,
+    }
+    (tmp_path / "run.json").write_text(json.dumps(config))
+    result = rc.run(rc.load_run(tmp_path / "run.json"), tmp_path / "out")
+    assert set(result.curves["test"]) == {"unaligned", "weight"}
