@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from itertools import starmap
@@ -18,7 +17,7 @@ from rebasin_core.symmetry.action import act
 from rebasin_core.symmetry.axis import Atom, Axis, Product, atoms_of, product
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.checks import shorten
-from rebasin_core.tensors.modules import named_tensors, unsaved_buffers
+from rebasin_core.tensors.modules import named_tensors, shared_copy, unsaved_buffers
 from rebasin_core.tensors.trees import tree_leaves, tree_map
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
 ) -> SpecCheck:
     """Return whether random group elements keep the function of a model, and if not, which axes are guilty.
 
-    A copy of the model is taken to float64 and evaluation mode, casts to narrower types inside it are left out, and its
+    The model is run in float64 and evaluation mode, casts to narrower types inside it are left out, and its
     parameters and floating buffers are replaced by random ones, so that symmetries of a special initialisation (zero
     biases, unit scales) hide nothing. Buffers that are not part of the state dict are constants and stay. Every tensor
     in the output counts.
@@ -188,7 +187,7 @@ def _widened(leaf: object) -> object:
 
 
 class _Probe:
-    """A float64 copy of a model with random tensors, and its outputs on one batch."""
+    """A model with random tensors in float64, and its outputs on one batch."""
 
     def __init__(
         self,
@@ -200,19 +199,19 @@ class _Probe:
     ) -> None:
         self._tolerance = tolerance
         self._layout = spec.layout
-        self._model = copy.deepcopy(model).to("cpu", torch.float64).eval()
-        self._inputs = inputs
-        named = named_tensors(self._model)
+        self._model, self._inputs = model, inputs
+        named: dict[str, Tensor] = tree_map(_in_float64, named_tensors(model))
         if set(named) != set(spec.axes):
             odd = sorted(set(named) ^ set(spec.axes))
             message = f"the specification and the model do not have the same tensors; they differ in {odd}"
             raise SpecError(message)
         self._layout.check(named, "the model")
-        parameters, constant = dict(self._model.named_parameters()), unsaved_buffers(self._model)
+        parameters, constant = dict(model.named_parameters()), unsaved_buffers(model)
         self._tensors = {
-            name: tensor if name in constant else _randomised(tensor, generator, positive=name not in parameters)
+            name: _randomised(tensor, generator, positive=name not in parameters)
             for name, tensor in named.items()
-        }
+            if name not in constant
+        } | {name: tensor.clone() for name, tensor in named.items() if name in constant}
         self._expected = self._run(self._tensors)
 
     def error(self, permutation: Permutation) -> float:
@@ -241,8 +240,10 @@ class _Probe:
         return max(starmap(_relative, pairs), default=0.0)
 
     def _run(self, tensors: dict[str, Tensor]) -> list[Tensor]:
+        # A fresh copy each time: some models keep results of earlier runs.
+        model = shared_copy(self._model).eval()
         with torch.no_grad(), _FullPrecision():
-            output: object = functional_call(self._model, tensors, self._inputs.args, self._inputs.kwargs)
+            output: object = functional_call(model, tensors, self._inputs.args, self._inputs.kwargs)
         found = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
         if not found:
             message = f"expected the model to return a tensor, or tensors in containers, got {type(output).__name__}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,3 +35,21 @@ def unsaved_buffers(module: nn.Module) -> frozenset[str]:
         for prefix, owner in module.named_modules()
         for name in owner._non_persistent_buffers_set  # ruff: ignore[private-member-access] - nothing public tells
     )
+
+
+def shared_copy(module: nn.Module) -> nn.Module:
+    """Return a copy of a module that shares its parameters and buffers.
+
+    What the copy keeps from a run (caches, counters, its mode) does not reach the module.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        The copy; the module itself if it cannot be copied.
+    """
+    shared = [*module.parameters(), *module.buffers()]
+    try:
+        return copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
+    except (RuntimeError, TypeError, ValueError):  # a member that cannot be copied, such as a handle or a result
+        return module

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from rebasin_core import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-    from rebasin_core import ArchitectureConfig, MatcherConfig
+    from rebasin_core import ArchitectureConfig, MatcherConfig, OperatorRules
 
 
 @hookimpl
@@ -18,6 +21,23 @@ def rebasin_architectures() -> Sequence[type[ArchitectureConfig]]:
     from rebasin_example.config import ConvNetConfig
 
     return [ConvNetConfig]
+
+
+@hookimpl
+def rebasin_operator_rules() -> Sequence[type[OperatorRules]]:
+    """Return the rules for operators."""
+    from rebasin_example.operators import DecayRules
+
+    return [DecayRules]
+
+
+@hookimpl
+def rebasin_examples(kind: type[object], folder: Path) -> Sequence[object] | None:
+    """Return networks on which the conformance kit tries the rules."""
+    del folder
+    from rebasin_example.operators import DecayNet, DecayRules
+
+    return [(DecayNet(), torch.randn(2, 5, 3))] if kind is DecayRules else None
 
 
 @hookimpl

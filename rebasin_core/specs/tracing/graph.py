@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.fx import GraphModule, Node
 
 from rebasin_core.errors import SpecError
-from rebasin_core.tensors.modules import named_tensors
+from rebasin_core.tensors.modules import named_tensors, shared_copy
 from rebasin_core.tensors.trees import tree_flatten, tree_leaves
 
 if TYPE_CHECKING:
@@ -125,8 +125,8 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     try:
         return _captured(model, args, dict(kwargs), method, training=False)
     except Exception as error:  # whatever the model's own code raises
-        first = str(error).strip().partition("\n")[0].rstrip(".")
-        message = f"{type(model).__name__} cannot be traced by {method}: {type(error).__name__}: {first}"
+        first = f"{type(error).__name__}: {error}".strip().partition("\n")[0].rstrip(".: ")
+        message = f"{type(model).__name__} cannot be traced by {method}: {first}"
         if method == "export":
             message += ". If its control flow depends on data, `method='execution'` records one execution instead"
         raise SpecError(message) from error
@@ -211,27 +211,25 @@ def _captured(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], method: Method, *, training: bool
 ) -> ModelGraph:
     take = _exported if method == "export" else _executed
-    with _mode(model, training=training), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what capturing warns about is PyTorch's business
+    model = shared_copy(model).train(training)
+    with _quietly():
         graph = take(model, args, kwargs)
     graph.module.graph.eliminate_dead_code()  # values of which only the shape was asked
     return graph
 
 
 @contextmanager
-def _mode(model: nn.Module, *, training: bool) -> Generator[None]:
-    """Put a model into a mode for a while, and PyTorch's fused attention layers, which hide it, out of use."""
-    before = [(module, module.training) for module in model.modules()]
+def _quietly() -> Generator[None]:
+    """Keep PyTorch from using fused attention layers, which hide a model, and from printing what is raised anyway."""
     fast = torch.backends.mha.get_fastpath_enabled()
-    log = logging.getLogger("torch._subclasses.fake_tensor")  # it prints what is raised anyway
+    log = logging.getLogger("torch._subclasses.fake_tensor")
     quiet = log.disabled
     try:
         log.disabled = True
         torch.backends.mha.set_fastpath_enabled(False)
-        model.train(training)
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what capturing warns about is PyTorch's business
+            yield
     finally:
         log.disabled = quiet
         torch.backends.mha.set_fastpath_enabled(fast)
-        for module, was in before:
-            module.training = was

@@ -64,7 +64,7 @@ class Interpreter:
             if node.op == "placeholder":
                 values[node] = next(given) if given is not None else inputs[node.name]
             elif node.op == "get_attr":
-                values[node] = self._attribute(module, node)
+                values[node] = _attribute(module, node)
             elif node.op == "output":
                 return _filled(node.args[0], values)
             else:
@@ -72,24 +72,6 @@ class Interpreter:
                 values[node] = _writable(value) if node in mutated else value
                 self._sight(values[node])
         return None
-
-    @staticmethod
-    def constant(tensor: Tensor, name: str) -> Terms:
-        """Return the axes of a constant: uniform where its values do not change along an axis.
-
-        Args:
-            tensor: The constant; without values (on the meta device) it is taken to change everywhere.
-            name: Its name, for reports.
-
-        Returns:
-            Its axes.
-        """
-        reason = Reason("constant", name, "its values differ")
-        known = tensor.device.type != "meta" and type(tensor) in {Tensor, torch.nn.Parameter} and tensor.numel() > 0
-        return tuple(
-            uniform(size) if known and bool((tensor == tensor.narrow(dim, 0, 1)).all()) else fresh(size, reason)
-            for dim, size in enumerate(tensor.shape)
-        )
 
     def _called(self, node: Node, values: Mapping[Node, Any]) -> Any:  # ruff: ignore[any-type]
         if node.target is operator.getitem:
@@ -133,16 +115,35 @@ class Interpreter:
         results = [tuple(fresh(size, reason) for size in shape) for shape in call.shapes]
         return results[0] if len(results) == 1 else results
 
-    def _attribute(self, module: GraphModule, node: Node) -> Any:  # ruff: ignore[any-type]
-        value = operator.attrgetter(str(node.target))(module)
-        return self.constant(value, node.name) if isinstance(value, Tensor) else value
-
     def _sight(self, value: Any) -> None:  # ruff: ignore[any-type]
         if is_tensor(value):
             self._equations.sight(value)
         elif isinstance(value, list):
             for item in value:
                 self._sight(item)
+
+
+def _attribute(module: GraphModule, node: Node) -> object:
+    value = operator.attrgetter(str(node.target))(module)
+    return constant_terms(value, node.name) if isinstance(value, Tensor) else value
+
+
+def constant_terms(tensor: Tensor, name: str) -> Terms:
+    """Return the axes of a constant: uniform where its values do not change along an axis.
+
+    Args:
+        tensor: The constant; without values (on the meta device) it is taken to change everywhere.
+        name: Its name, for reports.
+
+    Returns:
+        Its axes.
+    """
+    reason = Reason("constant", name, "its values differ")
+    known = tensor.device.type != "meta" and type(tensor) in {Tensor, torch.nn.Parameter} and tensor.numel() > 0
+    return tuple(
+        uniform(size) if known and bool((tensor == tensor.narrow(dim, 0, 1)).all()) else fresh(size, reason)
+        for dim, size in enumerate(tensor.shape)
+    )
 
 
 def _is_empty(terms: Terms) -> bool:

@@ -16,7 +16,7 @@ from rebasin_core.specs.operators.base import is_tensor
 from rebasin_core.specs.operators.catalogue import BUILT_IN_RULES
 from rebasin_core.specs.tracing.coverage import Coverage, coverage_of
 from rebasin_core.specs.tracing.graph import capture, capture_training
-from rebasin_core.specs.tracing.interpret import Interpreter
+from rebasin_core.specs.tracing.interpret import Interpreter, constant_terms
 from rebasin_core.specs.unknowns.equations import Equations
 from rebasin_core.specs.unknowns.solution import solve
 from rebasin_core.specs.unknowns.terms import Reason, fresh
@@ -108,7 +108,8 @@ def trace_spec(
     equations = Equations()
     tensors = _tensors_of(model, graph, freeze, lambda: capture_training(model, args, named, method))
     interpreter = Interpreter(equations, rules)
-    values = {name: _placeholder(node, graph, tensors, interpreter) for name, node in graph.placeholders.items()}
+    constants = {name: named_tensors(model)[name] for name in unsaved_buffers(model)}
+    values = {name: _placeholder(node, graph, tensors, constants) for name, node in graph.placeholders.items()}
     for terms in tensors.values():
         equations.sight(terms)
     for name, value in values.items():
@@ -122,13 +123,17 @@ def trace_spec(
     return TracedSpec(solve(equations, tensors, movable=set(parameters)), interpreter.without_rule)
 
 
-def _placeholder(node: Node, graph: ModelGraph, tensors: Mapping[str, Terms], interpreter: Interpreter) -> object:
+def _placeholder(
+    node: Node, graph: ModelGraph, tensors: Mapping[str, Terms], constants: Mapping[str, Tensor]
+) -> object:
     """Return what a placeholder stands for: a parameter or buffer, a constant, or an input, which stays in order."""
     origin = graph.origins.get(node.name)
+    if origin is not None and origin in constants:
+        return constant_terms(constants[origin], origin)
     if origin is not None:
         return tensors[origin]
     if node.name in graph.constants:
-        return interpreter.constant(graph.constants[node.name], node.name)
+        return constant_terms(graph.constants[node.name], node.name)
     value = node.meta.get("val", node.meta.get("tensor_meta"))
     if value is None or not hasattr(value, "shape"):
         return value

@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.unknowns.settle import rows
-from rebasin_core.specs.unknowns.terms import Unknown
+from rebasin_core.specs.unknowns.terms import Unknown, expand
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +28,9 @@ class Companions:
     def __init__(self, equations: Equations) -> None:
         self._always: dict[Unknown, set[Unknown]] = {}
         seen: set[tuple[object, ...]] = set()
-        for terms in equations.tensors:
+        for terms in dict.fromkeys(tuple(map(expand, terms)) for terms in equations.tensors):
             for row in rows(equations, terms):
-                free = tuple(f for f in row if isinstance(f, Unknown) and not f.fixed)
+                free = tuple(f for f in row if isinstance(f, Unknown) and not f.fixed and not f.parts)
                 if free in seen:
                     continue
                 seen.add(free)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations, starmap
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, cast, final
 
 from rebasin_core.specs.unknowns.terms import Reason, Term, Uniform, Unknown, expand, leaves, unknowns
 
@@ -143,7 +143,7 @@ def _age(pair: tuple[Unknown, Unknown]) -> tuple[int, int]:
     return pair[0].number, pair[1].number
 
 
-def rows(equations: Equations, terms: Sequence[Term]) -> Iterator[tuple[Unknown | Uniform, ...]]:
+def rows(equations: Equations, terms: Sequence[Term]) -> Iterator[Term]:
     """Yield the factors of each cell of a tensor, one part chosen of every concatenation.
 
     Args:
@@ -151,21 +151,28 @@ def rows(equations: Equations, terms: Sequence[Term]) -> Iterator[tuple[Unknown 
         terms: The axes of a tensor.
 
     Yields:
-        Unknowns without parts, and uniform factors.
+        Unknowns and uniform factors; concatenations only where it does not matter which part is chosen.
     """
     factors = [factor for term in terms for factor in expand(term)]
-    place = next((i for i, factor in enumerate(factors) if isinstance(factor, Unknown) and factor.parts), None)
+    place = next((place for place, factor in enumerate(factors) if _opens(equations, factor, factors)), None)
     if place is None:
         yield tuple(factors)
         return
-    owner = factors[place]
-    before, after = tuple(factors[:place]), tuple(factors[place + 1 :])
-    if isinstance(owner, Unknown):
-        for part, term in enumerate(owner.parts):
-            chosen = ((owner, part),)
-            yield from rows(
-                equations, [chosen_in(equations, before, chosen), term, chosen_in(equations, after, chosen)]
-            )
+    owner, before, after = cast("Unknown", factors[place]), tuple(factors[:place]), tuple(factors[place + 1 :])
+    for part, term in enumerate(owner.parts):
+        chosen = ((owner, part),)
+        yield from rows(equations, [chosen_in(equations, before, chosen), term, chosen_in(equations, after, chosen)])
+
+
+def _opens(equations: Equations, factor: Factor, beside: Sequence[Factor]) -> bool:
+    """Return whether it matters which part of a concatenation is chosen: something free is in it, or differs by it."""
+    if not isinstance(factor, Unknown) or not factor.parts:
+        return False
+    if any(not leaf.fixed for leaf in leaves((factor,))):
+        return True
+    parts = range(len(factor.parts))
+    others = [leaf for other in beside if other is not factor for leaf in unknowns((other,))]
+    return any((other, factor, part) in equations.children for other in others for part in parts)
 
 
 def chosen_in(equations: Equations, term: Term, steps: tuple[tuple[Unknown, int], ...]) -> Term:

@@ -1,0 +1,80 @@
+"""An operator of one's own, and the rule that lets models with it be traced."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from rebasin_core import OperatorRules
+
+if TYPE_CHECKING:
+    from rebasin_core import Call
+    from rebasin_core.specs.operators import Result, Rules
+
+
+@torch.library.custom_op("rebasin_example::decay", mutates_args=())
+def decay(x: Tensor, rate: Tensor) -> Tensor:
+    """Return running averages along time, with one rate a channel.
+
+    Args:
+        x: ``[batch, time, channels]``.
+        rate: ``[channels]``, between 0 and 1.
+
+    Returns:
+        ``[batch, time, channels]``.
+    """
+    state, states = torch.zeros_like(x[:, 0]), []
+    for step in x.unbind(1):
+        state = rate * state + (1 - rate) * step
+        states.append(state)
+    return torch.stack(states, 1)
+
+
+@decay.register_fake
+def _(x: Tensor, rate: Tensor) -> Tensor:
+    del rate
+    return torch.empty_like(x)
+
+
+def decay_rule(call: Call) -> Result:
+    """Keep the steps in order, and tie the rates to the channels.
+
+    Args:
+        call: ``decay(x, rate)``.
+
+    Returns:
+        The axes of the result.
+    """
+    batch, time, channels = call.tensor("x")
+    (rate,) = call.tensor("rate")
+    return batch, call.freeze(time, "steps follow each other"), call.join(channels, rate)
+
+
+@final
+class DecayRules(OperatorRules):
+    """The rule of `decay`."""
+
+    name = "example_decay"
+    rules: ClassVar[Rules] = {"rebasin_example.decay": decay_rule}
+
+
+@final
+class DecayNet(nn.Module):
+    """A network with the operator between two dense layers: what the conformance kit traces and checks.
+
+    Args:
+        width: Number of channels.
+    """
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, width), nn.Linear(width, 2)
+        self.rate = nn.Parameter(torch.rand(width))
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.last(decay(self.first(inputs), self.rate))
+        return output
