@@ -27,9 +27,9 @@ def attention(call: Call) -> Result:
     query, key, value = call.tensor("query"), call.tensor("key"), call.tensor("value")
     if call.arguments.get("enable_gqa") and length(query[-3]) != length(key[-3]):
         key, value = (_repeated(terms, length(query[-3])) for terms in (key, value))
-    call.join(query[-1], key[-1])
-    tokens = call.join(key[-2], value[-2])
     batch = call.broadcast(query[:-2], key[:-2], value[:-2])
+    call.contract(query[-1], key[-1], batch)
+    tokens = call.contract(key[-2], value[-2], batch)
     scores = (*batch, query[-2], tokens)
     mask = call.optional("attn_mask") if "attn_mask" in call.arguments else call.optional("attn_bias")
     if mask is not None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rebasin_core.specs.unknowns.equations import Equations
     from rebasin_core.specs.unknowns.pieces import Piece, Steps
 
+_SUMMED = "the two factors of a product do not factor alike"
+
 Terms: TypeAlias = "tuple[Term, ...]"
 """The axes of one tensor, one a dimension."""
 
@@ -191,6 +193,25 @@ class Call:
             The same axis, or one of its own where nothing forbids that.
         """
         return self.equations.restrict(term, steps)
+
+    def contract(self, first: Term, second: Term, batch: Terms = (), *, why: str = _SUMMED) -> Term:
+        """Say that two tensors are multiplied and summed over an axis.
+
+        Unlike `join`, this also says that the other axes of the two are not the same, apart from those of the batch:
+        what is summed over cannot be permuted differently in each unit of them.
+
+        Args:
+            first: The axis in one tensor.
+            second: The axis in the other.
+            batch: The axes along which the two go side by side.
+            why: Why both are frozen if they do not factor alike.
+
+        Returns:
+            The axis that both are.
+        """
+        joined = self.join(first, second, why=why)
+        self.equations.sight((*batch, joined))
+        return joined
 
     def separate(self, terms: Terms, dims: Sequence[int]) -> None:
         """Say that the operator sums over some dimensions inside, as a softmax or a normalisation does.

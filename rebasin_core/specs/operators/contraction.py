@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Call, Result, Rule, Terms
     from rebasin_core.specs.unknowns.terms import Term
 
-_WHY = "the two factors of a product do not factor alike"
-
 
 def linear(call: Call) -> Result:
     """Tie the features of the input to the columns of the weight; the rows become the features.
@@ -23,7 +21,7 @@ def linear(call: Call) -> Result:
         The axes of the result.
     """
     inputs, weight, bias = call.tensor("input"), call.tensor("weight"), call.optional("bias")
-    call.join(inputs[-1], weight[-1], why=_WHY)
+    call.contract(inputs[-1], weight[-1])
     if len(weight) == 1:
         return inputs[:-1]
     rows = weight[0] if bias is None else call.broadcast((weight[0],), bias)[0]
@@ -55,8 +53,8 @@ def product(call: Call, first: Terms, second: Terms) -> Terms:
         The axes of the product.
     """
     inner = second[-2] if len(second) > 1 else second[-1]
-    call.join(first[-1], inner, why=_WHY)
     batch = call.broadcast(first[:-2], second[:-2])
+    call.contract(first[-1], inner, batch)
     return (*batch, *first[-2:-1], *second[max(len(second) - 1, 1) :])
 
 
@@ -101,6 +99,7 @@ def einsum(call: Call) -> Result:
     letters: dict[str, Term] = {}
     batches: list[Terms] = []
     names = left.split(",")
+    shared = set.intersection(*(set(name) for name in names)) - set(".")
     for name, terms in zip(names, tensors, strict=True):
         before, dots, after = name.partition("...")
         end = len(terms) - len(after)
@@ -110,6 +109,8 @@ def einsum(call: Call) -> Result:
     if not arrow:
         once = sorted(letter for letter in letters if left.count(letter) == 1)
         right = ("..." if "..." in left else "") + "".join(once)
+    for letter in set(letters) - set(right):  # summed over, side by side only along what all tensors have
+        call.equations.sight(tuple(letters[other] for other in (shared & set(right)) | {letter}))
     before, dots, after = right.partition("...")
     batch = call.broadcast(*batches) if dots else ()
     return (*(letters[letter] for letter in before), *batch, *(letters[letter] for letter in after))
@@ -117,7 +118,7 @@ def einsum(call: Call) -> Result:
 
 def _joined(call: Call, first: Term, second: Term) -> Term:
     """Return the axis of a letter; one of length 1 is repeated."""
-    return call.join(first, second, why=_WHY) if first and second else first or second
+    return call.join(first, second) if first and second else first or second
 
 
 def bilinear(call: Call) -> Result:
@@ -130,8 +131,8 @@ def bilinear(call: Call) -> Result:
         The axes of the result.
     """
     first, second, weight = call.tensor("input1"), call.tensor("input2"), call.tensor("weight")
-    call.join(first[-1], weight[1], why=_WHY)
-    call.join(second[-1], weight[2], why=_WHY)
+    call.contract(first[-1], weight[1])
+    call.contract(second[-1], weight[2])
     rows = (weight[0],)
     bias = call.optional("bias")
     return (*call.broadcast(first[:-1], second[:-1]), *(rows if bias is None else call.broadcast(rows, bias)))

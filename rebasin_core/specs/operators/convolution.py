@@ -27,19 +27,24 @@ def convolution(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    names = [*call.arguments]
-    inputs, weight, bias = call.tensor(names[0]), call.tensor("weight"), call.optional("bias")
-    transposed = "transpose" in call.operator or bool(call.arguments.get("transposed", False))
-    groups = int(call.arguments["groups"])
-    lead, spatial = len(inputs) - len(weight) + 2, inputs[len(inputs) - len(weight) + 2 :]
-    channels, within = call.regroup([inputs[lead - 1]], [groups, length(inputs[lead - 1]) // groups], _GROUPS)
-    outer, inner = call.regroup([weight[0]], [groups, length(weight[0]) // groups], _GROUPS)
-    column, row = (inner, weight[1]) if transposed else (weight[1], inner)
-    call.join(within, column, why=_GROUPS)
-    rows: Term = (*call.join(channels, outer, why=_GROUPS), *row)
+    inputs, weight, bias = call.first, call.tensor("weight"), call.optional("bias")
+    lead = len(inputs) - len(weight) + 2
+    rows = _channels(call, inputs[lead - 1], weight)
     if bias is not None:
         rows = call.join(rows, bias[0], why=_GROUPS)
-    return (*inputs[: lead - 1], rows, *_positions(call, spatial, weight[2:]))
+    return (*inputs[: lead - 1], rows, *_positions(call, inputs[lead:], weight[2:]))
+
+
+def _channels(call: Call, inputs: Term, weight: Terms) -> Term:
+    """Return the channels that come out, after tying those that go in."""
+    transposed = "transpose" in call.operator or bool(call.arguments.get("transposed", False))
+    groups = int(call.arguments["groups"])
+    channels, within = call.regroup([inputs], [groups, length(inputs) // groups], _GROUPS)
+    outer, inner = call.regroup([weight[0]], [groups, length(weight[0]) // groups], _GROUPS)
+    column, row = (inner, weight[1]) if transposed else (weight[1], inner)
+    both = call.join(channels, outer, why=_GROUPS)
+    call.contract(within, column, (both,), why=_GROUPS)
+    return (*both, *row)
 
 
 def _positions(call: Call, spatial: Terms, kernel: Terms) -> list[Term]:
@@ -52,7 +57,7 @@ def _positions(call: Call, spatial: Terms, kernel: Terms) -> list[Term]:
             continue
         if length(window) == length(term) and size == 1 and not _padded(call, place):
             found.append(())  # the kernel sees everything at once, as a dense layer does
-            call.join(term, window)
+            call.contract(term, window)
             continue
         call.freeze(window, _KERNEL)
         call.freeze(term, _KERNEL)

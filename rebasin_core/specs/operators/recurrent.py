@@ -57,14 +57,14 @@ def _cell(call: Call, feature: Term, weights: Sequence[Terms], starts: Sequence[
     gates = _GATES[call.operator.removeprefix("aten.")]
     biases = 2 if call.arguments["has_biases"] else 0
     into, again, *rest = weights
-    call.join(feature, into[1])
+    call.contract(feature, into[1])
     rows = [into[0], again[0], *(bias[0] for bias in rest[:biases])]
     unit = call.join(*(_tied(call, row, gates) for row in rows))
     output = unit
     if rest[biases:]:
         output, inner = rest[biases]
-        unit = call.join(unit, inner)
-    output = call.join(output, again[1], starts[0])
+        unit = call.contract(unit, inner)
+    output = call.join(call.contract(output, again[1]), starts[0])
     return output, call.join(unit, *starts[1:])
 
 

@@ -99,8 +99,9 @@ def distance(call: Call) -> Result:
         The axes of the matrix of distances.
     """
     first, second = (call.arguments[name] for name in [*call.arguments][:2])
-    call.join(first[-1], second[-1])
-    return (*call.broadcast(first[:-2], second[:-2]), first[-2], second[-2])
+    batch = call.broadcast(first[:-2], second[:-2])
+    call.contract(first[-1], second[-1], batch)
+    return (*batch, first[-2], second[-2])
 
 
 def cosine_similarity(call: Call) -> Result:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 from rebasin_core.specs.unknowns.terms import Reason, Term, Uniform, Unknown, expand, leaves, unknowns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rebasin_core.specs.unknowns.equations import Equations
     from rebasin_core.specs.unknowns.terms import Factor
@@ -34,6 +34,7 @@ class Slices:
         self._parameters = {id(terms): terms for terms in parameters}
         self._parents: dict[Unknown, set[Unknown]] = {}
         self._done: set[tuple[Unknown, Unknown, int, Term]] = set()
+        self._tied: set[Unknown] = set()
         self._commuted: set[tuple[Unknown, Unknown, int, Unknown, int]] = set()
 
     def settle(self) -> None:
@@ -76,7 +77,7 @@ class Slices:
 
     def _may_differ(self, unknown: Unknown, owner: Unknown) -> bool:
         """Return whether an axis, and all it is a slice of, always stands beside a concatenation and right of it."""
-        if not self._equations.may_depend(unknown, owner):
+        if unknown in self._tied or not self._equations.may_depend(unknown, owner):
             return False
         owned = [terms for key, terms in unknown.sightings.items() if key in self._parameters]
         if not all(_stands_right_of(term, unknown, owner) for terms in owned for term in terms):
@@ -108,7 +109,7 @@ class Slices:
         for unknown, owner, part in self._equations.children:
             if not unknown.parts:
                 beside.setdefault(unknown, []).append((owner, part))
-        found = False
+        found = self._lift(beside)
         for unknown, steps in beside.items():
             for one, other in combinations(steps, 2):
                 mark = (unknown, *one, *other)
@@ -119,6 +120,29 @@ class Slices:
                 self._equations.join(first, second, _UNEQUAL)
                 found = True
         return found
+
+    def _lift(self, beside: Mapping[Unknown, Sequence[tuple[Unknown, int]]]) -> bool:
+        """Let what differs in slices of an axis differ in the axis itself; return whether any was new."""
+        children, found = self._equations.children, False
+        for (unknown, owner, _), child in list(children.items()):
+            for leaf in leaves(child):
+                for other, part in beside.get(leaf, ()):
+                    for one in (other, *self._parents.get(other, ())):
+                        new = one is not owner and (unknown, one, part) not in children and not unknown.parts
+                        if new and self._may_differ(unknown, one):
+                            self._equations.restrict((unknown,), ((one, part),))
+                            found = True
+        return found
+
+    def tie(self, unknown: Unknown) -> None:
+        """Let an axis be the same in all slices.
+
+        Args:
+            unknown: The axis.
+        """
+        for key in [key for key in self._equations.children if key[0] is unknown]:
+            self._equations.join(self._equations.children.pop(key), (unknown,), _UNEQUAL)
+        self._tied.update(unknowns((unknown,)))
 
     def _both(self, unknown: Unknown, first: tuple[Unknown, int], second: tuple[Unknown, int]) -> Term:
         """Return an axis beside a part of one concatenation and of another, as that one is beside the first."""

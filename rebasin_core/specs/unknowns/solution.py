@@ -51,9 +51,7 @@ def solve(equations: Equations, tensors: Mapping[str, tuple[Term, ...]], *, mova
     for name, terms in tensors.items():
         for leaf in {leaf for term in terms for leaf in leaves(term)} - learnt:
             leaf.fixed = leaf.fixed or Reason("none", name, "no parameter moves with it")
-    Slices(equations, list(tensors.values())).settle()
-    numbered: dict[str, Unknown] = {}
-    axes = {name: tuple(_axis(equations, term, numbered) for term in terms) for name, terms in tensors.items()}
+    numbered, axes = _settled(equations, tensors)
     companions = Companions(equations)
     order = [numbered[label] for label in _labels(axes)]
     within = parents(companions, order)
@@ -67,6 +65,23 @@ def solve(equations: Equations, tensors: Mapping[str, tuple[Term, ...]], *, mova
     groups, axes = _fuse(companions, numbered, groups, axes)
     reasons = {name: tuple(tuple(_reasons(term)) for term in terms) for name, terms in tensors.items()}
     return Solution(_named(groups, axes), reasons)
+
+
+def _settled(
+    equations: Equations, tensors: Mapping[str, tuple[Term, ...]]
+) -> tuple[dict[str, Unknown], dict[str, tuple[Axis, ...]]]:
+    """Return the axes of all tensors once every slice is settled, and the unknowns behind the names of their groups."""
+    slices = Slices(equations, list(tensors.values()))
+    while True:
+        slices.settle()
+        numbered: dict[str, Unknown] = {}
+        axes = {name: tuple(_axis(equations, term, numbered) for term in terms) for name, terms in tensors.items()}
+        sliced = {unknown for unknown, _, _ in equations.children}
+        left = [unknown for unknown in numbered.values() if unknown in sliced]
+        if not left:
+            return numbered, axes
+        for unknown in left:  # differs by slices in a way that no axis here can say
+            slices.tie(unknown)
 
 
 def _axis(equations: Equations, term: Term, numbered: dict[str, Unknown]) -> Axis:

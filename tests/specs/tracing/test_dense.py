@@ -238,3 +238,10 @@ def test_control_flow_that_depends_on_data_needs_an_execution() -> None:
 def test_errors_of_the_model_are_told_in_one_sentence() -> None:
     with pytest.raises(SpecError, match=r"Linear cannot be traced by export: .*same reduction dim"):
         trace_spec(nn.Linear(3, 2), torch.randn(2, 5))
+
+
+def test_an_axis_summed_over_does_not_follow_the_axes_beside_it() -> None:
+    # Both factors have the same heads, but rows and columns of their product are not the same head.
+    model = _plain(lambda x: (x.view(-1, 4, 3) @ x.view(-1, 4, 3).transpose(1, 2)).flatten(1), 12, 16)
+    spec = expect(model, ROWS, first="first*first.2, 3", last="2, first*first")
+    assert all(group.within is None for group in spec.groups.values())

@@ -1,0 +1,153 @@
+"""Random programs of the operators that are hard to trace: what comes in is split, tied, sliced and put together."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Program(nn.Module):
+    """A dense layer, a few random steps on its output, and a dense layer on what they give.
+
+    The steps are drawn while a trial batch runs through them, so that every shape is known, and then repeated.
+    """
+
+    def __init__(self, seed: int, steps: int = 6) -> None:
+        super().__init__()
+        self._random = random.Random(seed)
+        torch.manual_seed(seed)
+        width = self._random.choice([12, 16, 24])
+        self.first = nn.Linear(3, width)
+        self.members = nn.ModuleList()
+        self.scales = nn.ParameterList()
+        self.names: list[str] = []
+        self._steps: list[Callable[[Tensor], Tensor]] = []
+        value = self.first(self.inputs())
+        for _ in range(steps):
+            step = self._drawn(value)
+            after = step(value)
+            if after.numel() > 4096 or after.dim() > 5 or 0 in after.shape:
+                continue
+            self._steps.append(step)
+            value = after
+        self.last = nn.Linear(value.flatten(1).shape[1], 2)
+
+    def inputs(self) -> Tensor:
+        return torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        value = self.first(inputs)
+        for step in self._steps:
+            value = step(value)
+        output: Tensor = self.last(value.flatten(1))
+        return output
+
+    def _drawn(self, value: Tensor) -> Callable[[Tensor], Tensor]:
+        draw = self._random
+        dims = list(range(1, value.dim()))
+        dim = draw.choice(dims)
+        size = value.shape[dim]
+        makers = [self._tanh, self._split, self._merged, self._swapped, self._scaled, self._softmax, self._dense]
+        makers += [
+            self._sliced,
+            self._gated,
+            self._normed,
+            self._unbound,
+            self._contracted,
+            self._reduced,
+            self._padded,
+        ]
+        maker = draw.choice(makers)
+        self.names.append(f"{maker.__name__[1:]}({dim}) of {tuple(value.shape)}")
+        return maker(value, dim, size)
+
+    def _tanh(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del value, dim, size
+        return torch.tanh
+
+    def _split(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del value
+        outer = self._random.choice([d for d in range(1, size + 1) if size % d == 0])
+        return lambda x: x.unflatten(dim, (outer, size // outer))
+
+    def _merged(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del size
+        return (lambda x: x.flatten(dim, dim + 1)) if dim + 1 < value.dim() else torch.relu
+
+    def _swapped(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del size
+        other = self._random.choice(range(1, value.dim()))
+        return lambda x: x.transpose(dim, other)
+
+    def _scaled(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del dim, size
+        shape = [length if self._random.random() < 0.6 else 1 for length in value.shape[1:]]
+        self.scales.append(nn.Parameter(torch.randn(shape)))
+        place = len(self.scales) - 1
+        return lambda x: x * self.scales[place]
+
+    def _softmax(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del value, size
+        return lambda x: x.softmax(dim)
+
+    def _dense(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del dim, size
+        self.members.append(nn.Linear(value.shape[-1], self._random.choice([4, 6, 8])))
+        place = len(self.members) - 1
+        return lambda x: self.members[place](x)
+
+    def _sliced(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del value
+        start = self._random.randrange(size)
+        end = self._random.randint(start + 1, size)
+        step = self._random.choice([1, 1, 2])
+        return lambda x: x[(slice(None),) * dim + (slice(start, end, step),)]
+
+    def _gated(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del value
+        if size % 2:
+            return torch.sigmoid
+        return lambda x: x.chunk(2, dim)[0] * x.chunk(2, dim)[1].sigmoid()
+
+    def _normed(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        self.members.append(nn.LayerNorm(value.shape[dim:]))
+        del size
+        place = len(self.members) - 1
+        return lambda x: self.members[place](x)
+
+    def _unbound(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        if value.dim() < 3:
+            return torch.sin
+        order = list(range(size))
+        self._random.shuffle(order)
+        joined: Callable[..., Tensor] = self._random.choice([torch.stack, torch.cat])
+        last = dim if joined is torch.stack else 1
+        return lambda x: joined([f(x.select(dim, i)) for i, f in zip(order, _cycle(size), strict=True)], last)
+
+    def _contracted(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del dim, size
+        if value.dim() < 3:
+            return torch.relu
+        return lambda x: x @ x.transpose(-1, -2)
+
+    def _reduced(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del size
+        return (lambda x: x.mean(dim)) if value.dim() > 2 else torch.relu
+
+    def _padded(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del value, size
+        before, after = self._random.randrange(3), self._random.randrange(3)
+        return lambda x: nn.functional.pad(x, (0, 0) * (x.dim() - 1 - dim) + (before, after))
+
+
+def _cycle(size: int) -> list[Callable[[Tensor], Tensor]]:
+    functions: list[Callable[[Tensor], Tensor]] = [torch.tanh, torch.sin, torch.sigmoid]
+    return [functions[i % 3] for i in range(size)]
