@@ -50,7 +50,7 @@ def torchvision_model(name: str, device: str) -> nn.Module:
     from torchvision import models  # ruff: ignore[import-outside-top-level] - one of the two may be missing
 
     options: dict[str, object] = {}
-    if name in {"googlenet", "inception_v3"}:
+    if name.endswith(("googlenet", "inception_v3")):
         options["init_weights"] = False
     if name.startswith((*SEGMENTERS, *DETECTORS)):
         options["weights_backbone"] = None
@@ -82,7 +82,7 @@ def torchvision_inputs(name: str) -> object:
         size = 32 if name.endswith(("16", "32")) else 28
     if name.startswith(("maxvit", "alexnet")):
         size = 224
-    if name.startswith("inception"):
+    if name.endswith("inception_v3"):
         size = 128
     return torch.randn(2, 3, size, size)
 
@@ -287,7 +287,7 @@ def main() -> None:
     if what == "torchvision":
         from torchvision import models  # ruff: ignore[import-outside-top-level]
 
-        names = names or [name for name in models.list_models() if not name.startswith("quantized")]
+        names = names or models.list_models()
     names = names or list(transformers_models())
     run = run_torchvision if what == "torchvision" else run_transformers
     for name in names:

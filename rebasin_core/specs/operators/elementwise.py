@@ -88,9 +88,9 @@ def glu(call: Call) -> Result:
 
 _UNCHANGED = (
     "alias", "alias_copy", "clone", "contiguous", "detach", "detach_", "dropout", "dropout_", "alpha_dropout",
-    "feature_dropout", "native_dropout", "lift", "lift_fresh", "lift_fresh_copy", "to", "_to_copy", "type_as", "cpu",
-    "requires_grad_", "resolve_conj", "resolve_neg", "fake_quantize_per_tensor_affine", "_conj", "conj",
-    "set_data", "rename", "data", "feature_alpha_dropout", "real", "imag",
+    "feature_dropout", "lift", "lift_fresh", "lift_fresh_copy", "to", "_to_copy", "type_as",
+    "requires_grad_", "resolve_conj", "resolve_neg", "_conj", "conj",
+    "feature_alpha_dropout", "real", "imag",
 )  # fmt: skip
 # Elementwise operators that PyTorch does not tag as such.
 _ELEMENTWISE = (

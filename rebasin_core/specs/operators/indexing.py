@@ -177,7 +177,7 @@ def frozen(call: Call) -> Result:
 
 _NO_RULE = "the operator has no rule"
 _FROZEN = (
-    "masked_select", "nonzero", "unique", "bincount", "searchsorted", "bucketize", "take", "put", "as_strided",
+    "masked_select", "nonzero", "bincount", "searchsorted", "bucketize", "take", "put", "as_strided",
     "multinomial", "embedding_bag", "masked_scatter", "one_hot", "unique_consecutive", "histc", "select_scatter",
     "_unique2", "nonzero_numpy", "argwhere", "isin",
 )  # fmt: skip

@@ -156,7 +156,7 @@ RULES: dict[str, Rule] = {
     **{f"aten.{name}": extremum for name in ("max", "min", "median", "nanmedian", "aminmax", "kthvalue", "mode")},
     **{f"aten.{name}": place_of_extremum for name in ("argmax", "argmin")},
     **{f"aten.{name}": along for name in ("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")},
-    **{f"aten.{name}": along for name in ("special_softmax", "special_log_softmax", "softmin")},
+    **{f"aten.{name}": along for name in ("special_softmax", "special_log_softmax")},
     **{
         f"aten.{name}": ordered
         for name in ("cumsum", "cumprod", "sort", "topk", "argsort", "cummax", "cummin", "msort")

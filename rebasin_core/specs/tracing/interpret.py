@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from rebasin_core.errors import SpecError
 from rebasin_core.specs.operators.base import Call, Terms, is_tensor
 from rebasin_core.specs.operators.elementwise import elementwise, tensors_of, unchanged
 from rebasin_core.specs.operators.indexing import frozen
@@ -90,10 +91,7 @@ class Interpreter:
             return _number(node)
         tensors = tensors_of(call)
         result = self._applied(call, node, tensors)
-        if is_tensor(result) and _gives_list(node):
-            result = [cast("Terms", result)]
-        _check(call, result)
-        return result
+        return [cast("Terms", result)] if is_tensor(result) and _gives_list(node) else result
 
     def _applied(self, call: Call, node: Node, tensors: Sequence[Terms]) -> Result:
         rule = self._rules.get(call.operator) or self._rules.get(call.operator.removesuffix("_"))
@@ -103,9 +101,18 @@ class Interpreter:
         if empty and rule not in {elementwise, unchanged} and call.operator not in _TAKE_EMPTY:
             return self._empty(call, [] if call.operator in _RANGES else tensors)
         if rule is None:
-            self.without_rule[call.operator] = self.without_rule.get(call.operator, 0) + 1
-            rule = frozen
-        return rule(call)
+            return self._frozen(call, call.operator)
+        try:
+            result = rule(call)
+            _check(call, result)
+        except Exception as error:  # ruff: ignore[blind-except] - a rule that fails must not stop the trace
+            # What it said before it failed only ties more; freezing the rest keeps the result sound.
+            return self._frozen(call, f"{call.operator} (its rule failed: {type(error).__name__}: {error})")
+        return result
+
+    def _frozen(self, call: Call, label: str) -> Result:
+        self.without_rule[label] = self.without_rule.get(label, 0) + 1
+        return frozen(call)
 
     def _empty(self, call: Call, tensors: Sequence[Terms]) -> Result:
         """Freeze what meets a tensor without elements: nothing can be learnt there."""
@@ -224,5 +231,5 @@ def _check(call: Call, result: Result) -> None:
     results = result if isinstance(result, list) else [result]
     shapes = tuple(tuple(length(term) for term in terms) for terms in results)
     if shapes != call.shapes:
-        message = f"the rule of {call.operator} gives axes of shapes {shapes}, the operator returns {call.shapes}"
-        raise AssertionError(message)
+        message = f"it gives axes of shapes {shapes}, the operator returns {call.shapes}"
+        raise SpecError(message)
