@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rebasin_core.specs.unknowns.terms import Factor
 
 _UNEQUAL: Final = Reason("slices", "the parts of an axis", "they are used differently")
+_MOST_ROUNDS: Final = 200  # each makes or joins some slices, so that few suffice
 _MOST_SLICES: Final = 256  # a fixed axis longer than that is not opened, to keep specifications readable
 
 
@@ -40,8 +41,12 @@ class Slices:
     def settle(self) -> None:
         """Join every child that cannot differ with its parent, and open fixed axes that others may depend on."""
         self._join_children()
-        while self._open_fixed() or self._commute():
+        for _ in range(_MOST_ROUNDS):
+            if not (self._open_fixed() or self._commute()):
+                return
             self._join_children()
+        for unknown in {unknown for unknown, _, _ in self._equations.children}:  # never seen to happen
+            self.tie(unknown)
 
     def _join_children(self) -> None:
         changed = True
@@ -75,15 +80,16 @@ class Slices:
             self._equations.join(child, self._equations.restrict((unknown,), ((root, part),)), reason)
         return True
 
-    def _may_differ(self, unknown: Unknown, owner: Unknown) -> bool:
+    def _may_differ(self, unknown: Unknown, owner: Unknown, seen: frozenset[Unknown] = frozenset()) -> bool:
         """Return whether an axis, and all it is a slice of, always stands beside a concatenation and right of it."""
         if unknown in self._tied or not self._equations.may_depend(unknown, owner):
             return False
         owned = [terms for key, terms in unknown.sightings.items() if key in self._parameters]
         if not all(_stands_right_of(term, unknown, owner) for terms in owned for term in terms):
             return False
-        owners = (owner, *self._parents.get(owner, ()))
-        return all(any(self._may_differ(parent, one) for one in owners) for parent in self._parents.get(unknown, ()))
+        owners, seen = (owner, *self._parents.get(owner, ())), seen | {unknown}
+        parents = self._parents.get(unknown, set()) - seen
+        return all(any(self._may_differ(parent, one, seen) for one in owners) for parent in parents)
 
     def _parents_now(self) -> dict[Unknown, set[Unknown]]:
         """Return what every unknown is a slice of."""
