@@ -45,6 +45,12 @@ def test_a_rule_that_fails_freezes_and_is_reported() -> None:
     failed = rc.trace_spec(model, inputs, rules={**rules, "aten.tanh": broken})
     assert not failed.groups
     assert "no rule for aten.tanh (its rule failed: KeyError: 'width')" in str(failed.coverage)
+
+    def uneven(call: rc.Call) -> tuple[object, ...]:
+        return (call.first[0], call.join(call.first[1], call.fixed(7, "made up")))
+
+    mixed = rc.trace_spec(model, inputs, rules={**rules, "aten.tanh": uneven})  # type: ignore[dict-item]
+    assert "expected two axes of equal length, got 4 and 7" in str(mixed.coverage)
     wrong = rc.trace_spec(model, inputs, rules={**rules, "aten.tanh": short})
     assert "it gives axes of shapes ((),), the operator returns ((2, 4),)" in str(wrong.coverage)
 

@@ -11,6 +11,7 @@ from collections import deque
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, final
 
+from rebasin_core.errors import SpecError
 from rebasin_core.specs.unknowns.pieces import Pieces, concat
 from rebasin_core.specs.unknowns.terms import (
     Reason,
@@ -63,7 +64,13 @@ class Equations(Pieces):
 
         Returns:
             The axis that both now are.
+
+        Raises:
+            SpecError: If they do not have equal lengths.
         """
+        if length(first) != length(second):
+            message = f"expected two axes of equal length, got {length(first)} and {length(second)}"
+            raise SpecError(message)
         left, right = deque(expand(first)), deque(expand(second))
         found: list[Factor] = []
         while left and right:
