@@ -240,10 +240,10 @@ class _Probe:
         return max(starmap(_relative, pairs), default=0.0)
 
     def _run(self, tensors: dict[str, Tensor]) -> list[Tensor]:
-        # A fresh copy each time: some models keep results of earlier runs.
+        # Fresh copies each time: some models keep results of earlier runs, or put other buffers into the mapping.
         model = shared_copy(self._model).eval()
         with torch.no_grad(), _FullPrecision():
-            output: object = functional_call(model, tensors, self._inputs.args, self._inputs.kwargs)
+            output: object = functional_call(model, dict(tensors), self._inputs.args, self._inputs.kwargs)
         found = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
         if not found:
             message = f"expected the model to return a tensor, or tensors in containers, got {type(output).__name__}"

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from rebasin_core import check_spec, table_spec
+from rebasin_core import check_spec, table_spec, trace_spec
 from rebasin_core.errors import SpecError
 
 TABLE = {"0.weight": "a, -", "0.bias": "a", "2.weight": "b, a", "2.bias": "b", "4.weight": "-, b", "4.bias": "-"}
@@ -96,3 +96,29 @@ def test_heads_and_the_widths_inside_them() -> None:
 def test_a_spec_of_other_tensors_is_refused() -> None:
     with pytest.raises(SpecError, match="do not have the same tensors"):
         check_spec(table_spec({"weight": "-, -", "bias": "-"}, nn.Linear(2, 2)), mlp(), inputs(6))
+
+
+class Remembers(nn.Module):
+    """Keeps what it computed, and puts another buffer in the place of its own, as some published models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.register_buffer("places", torch.zeros(1), persistent=False)
+        self.kept: torch.Tensor | None = None
+
+    @override
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.kept is None:
+            self.kept = self.first.bias * 2
+            self.places = torch.arange(4.0)
+        output: torch.Tensor = self.last(self.first(inputs) + self.kept)
+        return output
+
+
+def test_models_that_remember_are_run_afresh_and_left_alone() -> None:
+    model = Remembers()
+    spec = trace_spec(model, torch.randn(2, 3))
+    assert check_spec(spec, model, torch.randn(2, 3)).passed
+    assert model.kept is None
+    assert model.places.shape == (1,)
