@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from rebasin_core.errors import InvalidInputError
 
@@ -37,6 +36,8 @@ def solve_assignment(similarity: Tensor) -> Tensor:
         D. F. Crouse (2016), "On implementing 2D rectangular assignment algorithms", IEEE TAES 52(4):
         the shortest augmenting path method behind ``scipy.optimize.linear_sum_assignment``.
     """
+    from scipy.optimize import linear_sum_assignment  # ruff: ignore[import-outside-top-level] - half a second
+
     shape = tuple(similarity.shape)
     if len(shape) < _SQUARE or shape[-1] != shape[-2]:
         message = f"expected square similarity matrices [*batch, n, n], got shape {shape}"
