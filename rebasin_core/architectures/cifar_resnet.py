@@ -49,14 +49,10 @@ class CifarResNetArchitecture(Architecture):
     def __init__(
         self, *, depth: int = 20, width: int = 1, norm: NormName = "batch", shortcut: ShortcutName = "conv"
     ) -> None:
-        blocks, rest = divmod(depth - 2, 6)
-        if rest or blocks < 1:
-            message = f"expected a depth of 6 n + 2 (8, 14, 20, 32, ...), got {depth}"
-            raise InvalidInputError(message)
         if width < 1:
             message = f"expected a width of at least 1, got {width}"
             raise InvalidInputError(message)
-        self._blocks, self._norm, self._shortcut = blocks, norm, shortcut
+        self._blocks, self._norm, self._shortcut = blocks_a_stage(depth), norm, shortcut
         self._channels = [16 * width, 32 * width, 64 * width]
 
     @override
@@ -69,6 +65,25 @@ class CifarResNetArchitecture(Architecture):
     @override
     def _spec(self, model: nn.Module) -> PermutationSpec:
         return CifarResNetSpec(model, norm=self._norm)
+
+
+def blocks_a_stage(depth: int) -> int:
+    """Return the number of blocks in each of the three stages.
+
+    Args:
+        depth: ``6 n + 2``.
+
+    Returns:
+        The ``n``.
+
+    Raises:
+        InvalidInputError: If the depth is another number.
+    """
+    blocks, rest = divmod(depth - 2, 6)
+    if rest or blocks < 1:
+        message = f"expected a depth of 6 n + 2 (8, 14, 20, 32, ...), got {depth}"
+        raise InvalidInputError(message)
+    return blocks
 
 
 @final

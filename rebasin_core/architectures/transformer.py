@@ -35,12 +35,10 @@ class AbstractTransformer(Architecture):
     """
 
     def __init__(self, *, width: int = 64, depth: int = 4, heads: int = 4, hidden: int = 128) -> None:
-        if min(width, depth, heads, hidden) < 1 or width % heads:
-            message = (
-                "expected sizes of at least 1 and a width divisible by the number of heads, got "
-                f"width {width}, depth {depth}, heads {heads}, hidden {hidden}"
-            )
+        if min(width, depth, heads, hidden) < 1:
+            message = f"expected sizes of at least 1, got width {width}, depth {depth}, heads {heads}, hidden {hidden}"
             raise InvalidInputError(message)
+        width_of_a_head(width, heads)
         self._width, self._depth, self._heads, self._hidden = width, depth, heads, hidden
 
     @final
@@ -50,9 +48,30 @@ class AbstractTransformer(Architecture):
         )
 
     @final
-    def _heads_of(self) -> dict[str, int]:
-        """Return the sizes that shapes do not tell: the number of heads in every block."""
-        return {f"blocks.{block}.heads": self._heads for block in range(self._depth)}
+    @override
+    def _spec(self, model: nn.Module) -> PermutationSpec:
+        # What shapes do not tell: the number of heads in every block.
+        return TransformerSpec(model, heads={f"blocks.{block}.heads": self._heads for block in range(self._depth)})
+
+
+def width_of_a_head(width: int, heads: int) -> int:
+    """Return the number of features of each head.
+
+    Args:
+        width: Features of the residual stream.
+        heads: Number of heads, at least 1.
+
+    Returns:
+        Their quotient.
+
+    Raises:
+        InvalidInputError: If they do not divide.
+    """
+    each, rest = divmod(width, heads)
+    if rest:
+        message = f"expected a width divisible by the number of heads, got {width} and {heads}"
+        raise InvalidInputError(message)
+    return each
 
 
 @final
@@ -94,10 +113,6 @@ class ViTArchitecture(AbstractTransformer):
 
         return initialised(make, generator)
 
-    @override
-    def _spec(self, model: nn.Module) -> PermutationSpec:
-        return TransformerSpec(model, heads=self._heads_of())
-
 
 @final
 class GPTArchitecture(AbstractTransformer):
@@ -133,10 +148,6 @@ class GPTArchitecture(AbstractTransformer):
         self, input_shape: tuple[int, ...], output_size: int, count: int, generator: torch.Generator
     ) -> Tensor:
         return torch.randint(output_size, (count, *input_shape), generator=generator)
-
-    @override
-    def _spec(self, model: nn.Module) -> PermutationSpec:
-        return TransformerSpec(model, heads=self._heads_of())
 
 
 @final

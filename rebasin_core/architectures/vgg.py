@@ -61,8 +61,7 @@ class VGGArchitecture(Architecture):
         for _ in self._stages:
             height, width = -(-height // 2), -(-width // 2)
         last = self._stages[-1][-1] * height * width
-        make = lambda: _VGG(channels, self._stages, last, output_size, norm=self._batch_norm)  # ruff: ignore[lambda-assignment]
-        return initialised(make, generator)
+        return initialised(lambda: _VGG(channels, self._stages, last, output_size, norm=self._batch_norm), generator)
 
     @override
     def _spec(self, model: nn.Module) -> PermutationSpec:

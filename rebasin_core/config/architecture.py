@@ -8,19 +8,16 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, final
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import override
 
-from rebasin_core.architectures.cifar_resnet import CifarResNetArchitecture, ShortcutName
+from rebasin_core.architectures.cifar_resnet import CifarResNetArchitecture, ShortcutName, blocks_a_stage
 from rebasin_core.architectures.layers import NormName
 from rebasin_core.architectures.mlp import ActivationName, MLPArchitecture
 from rebasin_core.architectures.resnet import ResNetArchitecture, ResNetDepth
-from rebasin_core.architectures.transformer import GPTArchitecture, ViTArchitecture
+from rebasin_core.architectures.transformer import GPTArchitecture, ViTArchitecture, width_of_a_head
 from rebasin_core.architectures.vgg import VGGArchitecture, VGGDepth
 from rebasin_core.config.base import StrategyConfig
 
 if TYPE_CHECKING:
     from rebasin_core.architectures.base import Architecture
-
-
-_SHALLOWEST = 8  # layers of a CIFAR ResNet with one block a stage
 
 
 class ArchitectureConfig(StrategyConfig):
@@ -76,9 +73,7 @@ class CifarResNetConfig(ArchitectureConfig):
     @field_validator("depth")
     @classmethod
     def _is_possible(cls, depth: int) -> int:
-        if depth < _SHALLOWEST or (depth - 2) % 6:
-            message = "expected 6 n + 2: 8, 14, 20, 32, ..."
-            raise ValueError(message)
+        blocks_a_stage(depth)
         return depth
 
     @override
@@ -109,9 +104,7 @@ class TransformerConfig(ArchitectureConfig):
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
-        if self.width % self.heads:
-            message = f"expected a width divisible by the number of heads, got {self.width} and {self.heads}"
-            raise ValueError(message)
+        width_of_a_head(self.width, self.heads)
         return self
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from rebasin_core.errors import PluginError
 from rebasin_core.plugin.registry import Registry, default_registry
-from rebasin_core.specs.tracing import trace as tracing
 from rebasin_core.specs.tracing.factory import AbstractRuleBasedFactory
+from rebasin_core.specs.tracing.trace import derive
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ def trace_spec(
         3.weight: 10, units.0*36
         3.bias: 10
     """
-    return tracing.trace_spec(
+    return derive(
         model,
         example_inputs,
         kwargs=kwargs,

@@ -8,7 +8,7 @@ from rebasin_core.specs.operators import Call, OperatorRules
 from rebasin_core.specs.table import TableSpec, TableSpecFactory, table_spec
 from rebasin_core.specs.tracing.coverage import Coverage, FrozenAxis
 from rebasin_core.specs.tracing.factory import AbstractRuleBasedFactory, TracedSpecFactory
-from rebasin_core.specs.tracing.trace import TracedSpec, trace_spec
+from rebasin_core.specs.tracing.trace import TracedSpec
 
 __all__ = [
     "AbstractRuleBasedFactory",
@@ -32,5 +32,4 @@ __all__ = [
     "save_spec",
     "table_spec",
     "to_git_rebasin",
-    "trace_spec",
 ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 
 from typing_extensions import override
 
+from rebasin_core.errors import SpecError
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
@@ -53,6 +54,24 @@ class PermutationSpec(ABC):
     def axes(self) -> Mapping[str, tuple[Axis, ...]]:
         """The axes of every parameter and buffer."""
         return self.layout.axes
+
+    @final
+    def require_fit(self, tensors: Mapping[str, Tensor], what: str = "the specification") -> None:
+        """Raise if this is not a specification of a model with these tensors.
+
+        Args:
+            tensors: The parameters and buffers of the model, by name.
+            what: What this is, for the message.
+
+        Raises:
+            SpecError: If the names differ.
+            InvalidInputError: If a shape differs.
+        """
+        odd = sorted(set(tensors) ^ set(self.axes))
+        if odd:
+            message = f"{what} and the model do not have the same tensors; they differ in {odd}"
+            raise SpecError(message)
+        self.layout.check(tensors, "the model")
 
     @final
     def identity(self) -> Permutation:

@@ -201,11 +201,7 @@ class _Probe:
         self._layout = spec.layout
         self._model, self._inputs = model, inputs
         named: dict[str, Tensor] = tree_map(_in_float64, named_tensors(model))
-        if set(named) != set(spec.axes):
-            odd = sorted(set(named) ^ set(spec.axes))
-            message = f"the specification and the model do not have the same tensors; they differ in {odd}"
-            raise SpecError(message)
-        self._layout.check(named, "the model")
+        spec.require_fit(named)
         parameters, constant = dict(model.named_parameters()), unsaved_buffers(model)
         self._tensors = {
             name: _randomised(tensor, generator, positive=name not in parameters)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 from typing_extensions import override
 
 from rebasin_core.errors import FileFormatError, SpecError
 from rebasin_core.specs.base import PermutationSpec, SpecFactory
 from rebasin_core.symmetry.layout import Layout
-from rebasin_core.tensors.files import replacing
+from rebasin_core.tensors.files import read_json, write_json
 from rebasin_core.tensors.modules import named_tensors
 
 if TYPE_CHECKING:
@@ -47,8 +46,7 @@ def save_spec(spec: PermutationSpec, path: Path | str) -> None:
         StorageError: If it cannot be written.
     """
     document = {"kind": _KIND, "version": _VERSION, **spec.layout.as_json()}
-    with replacing(Path(path)) as temporary:
-        temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_json(path, document)
 
 
 def load_spec(path: Path | str) -> PermutationSpec:
@@ -65,9 +63,9 @@ def load_spec(path: Path | str) -> PermutationSpec:
         SpecError: If its groups and axes contradict each other.
     """
     try:
-        document: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        message = f"{path}: expected a specification in JSON, {error}"
+        document = read_json(path)
+    except FileFormatError as error:
+        message = f"{error}; expected a specification in JSON"
         raise FileFormatError(message) from error
     if not isinstance(document, dict) or document.get("kind") != _KIND:
         message = f'{path}: expected a JSON object with "kind": "{_KIND}"'
@@ -77,12 +75,9 @@ def load_spec(path: Path | str) -> PermutationSpec:
         raise FileFormatError(message)
     try:
         return GivenSpec(Layout.from_json(document))
-    except FileFormatError as error:
+    except (FileFormatError, SpecError) as error:
         message = f"{path}: {error}"
-        raise FileFormatError(message) from error
-    except SpecError as error:
-        message = f"{path}: {error}"
-        raise SpecError(message) from error
+        raise type(error)(message) from error
 
 
 @final
@@ -99,11 +94,5 @@ class FileSpecFactory(SpecFactory):
     @override
     def derive(self, model: nn.Module, example_inputs: Tensor) -> PermutationSpec:
         spec = load_spec(self._path)
-        odd = sorted(set(spec.axes) ^ set(named_tensors(model)))
-        if odd:
-            message = (
-                f"{self._path}: the specification and the model do not have the same tensors; they differ in {odd}"
-            )
-            raise SpecError(message)
-        spec.layout.check(named_tensors(model), "the model")
+        spec.require_fit(named_tensors(model), f"{self._path}: the specification")
         return spec

@@ -8,7 +8,8 @@ from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.unknowns.terms import length, uniform
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.operators.base import Call, Result, Rule, Terms
+    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.call import Call, Terms
 
 _CAUSAL = "a token sees only those before it"
 
@@ -39,9 +40,7 @@ def attention(call: Call) -> Result:
             call.freeze(term, _CAUSAL)
     call.equations.sight(scores)
     call.equations.sight(scores[:-1])
-    result = (*scores[:-1], value[-1])
-    others = [tuple(call.fixed(size, "statistics of attention") for size in shape) for shape in call.shapes[1:]]
-    return result if not others else [result, *others]
+    return [(*scores[:-1], value[-1]), *call.all_fixed("statistics of attention")[1:]]
 
 
 def _repeated(terms: Terms, heads: int) -> Terms:

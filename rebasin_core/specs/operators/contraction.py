@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, final
 from rebasin_core.specs.operators.base import OperatorRules
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.operators.base import Call, Result, Rule, Terms
+    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.call import Call, Terms
     from rebasin_core.specs.unknowns.terms import Term
 
 

@@ -11,7 +11,8 @@ from rebasin_core.specs.unknowns.terms import length
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rebasin_core.specs.operators.base import Call, Result, Rule, Terms
+    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.call import Call, Terms
     from rebasin_core.specs.unknowns.terms import Term
 
 _KERNEL = "positions are mixed by a kernel"
@@ -90,9 +91,7 @@ def pooling(call: Call) -> Result:
     Returns:
         The axes of the result, and of the indices where there are any.
     """
-    inputs = call.first
-    results = [resampled(call, inputs, shape, _dims(call)) for shape in call.shapes]
-    return results[0] if len(results) == 1 else results
+    return [resampled(call, call.first, shape, _dims(call)) for shape in call.shapes]
 
 
 def resampled(call: Call, inputs: Terms, shape: Sequence[int], dims: int) -> Terms:
@@ -107,11 +106,9 @@ def resampled(call: Call, inputs: Terms, shape: Sequence[int], dims: int) -> Ter
     Returns:
         The axes after.
     """
-    symmetric = "adaptive" in call.operator
-    found: list[Term] = list(inputs[: len(inputs) - dims])
-    before = inputs[len(inputs) - dims :]
-    whole = symmetric and prod(shape[len(shape) - dims :]) == 1
-    for term, size in zip(before, shape[len(shape) - dims :], strict=True):
+    found: list[Term] = list(inputs[:-dims])
+    whole = "adaptive" in call.operator and prod(shape[-dims:]) == 1
+    for term, size in zip(inputs[-dims:], shape[-dims:], strict=True):
         if not whole:
             call.freeze(term, _KERNEL)
         found.append(call.fixed(size, _KERNEL))

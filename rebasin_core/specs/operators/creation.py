@@ -8,7 +8,8 @@ from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.unknowns.terms import uniform
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.operators.base import Call, Result, Rule
+    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.call import Call
 
 
 def constant(call: Call) -> Result:
@@ -32,8 +33,7 @@ def counted(call: Call) -> Result:
     Returns:
         Fixed axes.
     """
-    results = [tuple(call.fixed(size, "its values differ") for size in shape) for shape in call.shapes]
-    return results[0] if len(results) == 1 else results
+    return call.all_fixed("its values differ")
 
 
 _CONSTANT = (

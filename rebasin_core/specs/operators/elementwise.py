@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-from rebasin_core.specs.operators.base import OperatorRules, is_tensor
+from rebasin_core.specs.operators.base import OperatorRules
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.operators.base import Call, Result, Rule, Terms
+    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.call import Call
 
 
 def elementwise(call: Call) -> Result:
@@ -19,25 +20,7 @@ def elementwise(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    return call.broadcast(*tensors_of(call))
-
-
-def tensors_of(call: Call) -> list[Terms]:
-    """Return the tensors among the arguments of a call.
-
-    Args:
-        call: The operator.
-
-    Returns:
-        Their axes, those in lists too.
-    """
-    found: list[Terms] = []
-    for value in call.arguments.values():
-        if is_tensor(value):
-            found.append(value)
-        elif isinstance(value, list):
-            found.extend(item for item in value if is_tensor(item))
-    return found
+    return call.broadcast(*call.tensors)
 
 
 def unchanged(call: Call) -> Result:
@@ -49,7 +32,7 @@ def unchanged(call: Call) -> Result:
     Returns:
         The same axes.
     """
-    return tensors_of(call)[0]
+    return call.tensors[0]
 
 
 def prelu(call: Call) -> Result:
@@ -76,14 +59,9 @@ def glu(call: Call) -> Result:
     Returns:
         The axes of a half.
     """
-    inputs, dim = call.tensor("self"), call.arguments["dim"] % len(call.tensor("self"))
+    dim = call.arguments["dim"]
     half = call.shapes[0][dim]
-    pieces = call.cut(inputs[dim], [half, half])
-    sides = [
-        tuple(piece if place == dim else call.restrict(term, steps) for place, term in enumerate(inputs))
-        for piece, steps in pieces
-    ]
-    return call.broadcast(*sides)
+    return call.broadcast(*call.pieces(call.tensor("self"), dim, [half, half]))
 
 
 _UNCHANGED = (

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-from rebasin_core.specs.operators.base import OperatorRules, is_tensor
-from rebasin_core.specs.operators.elementwise import elementwise, tensors_of
+from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.operators.call import is_tensor
+from rebasin_core.specs.operators.elementwise import elementwise
 from rebasin_core.specs.unknowns.terms import length
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.operators.base import Call, Result, Rule, Terms
+    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.call import Call, Terms
 
 _LOOKED_UP = "its entries are looked up by number"
 
@@ -158,7 +160,7 @@ def where(call: Call) -> Result:
     return elementwise(call) if "other" in call.arguments else frozen(call)
 
 
-def frozen(call: Call) -> Result:
+def frozen(call: Call) -> list[Terms]:
     """Fix every axis of every tensor: the rule of operators that have none.
 
     Args:
@@ -167,12 +169,11 @@ def frozen(call: Call) -> Result:
     Returns:
         Fixed axes.
     """
-    why = call.because(_NO_RULE if call.operator not in RULES else _LOOKED_UP)
-    for terms in tensors_of(call):
+    why = _LOOKED_UP if call.operator in RULES else _NO_RULE
+    for terms in call.tensors:
         for term in terms:
-            call.equations.freeze(term, why)
-    results = [tuple(call.fixed(size, why.why) for size in shape) for shape in call.shapes]
-    return results[0] if len(results) == 1 else results
+            call.freeze(term, why)
+    return call.all_fixed(why)
 
 
 _NO_RULE = "the operator has no rule"

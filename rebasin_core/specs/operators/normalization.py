@@ -9,8 +9,8 @@ from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.unknowns.terms import length
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.operators.base import Call, Result, Rule
-    from rebasin_core.specs.unknowns.terms import Term
+    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.call import Call
 
 _OWN = ("weight", "bias", "running_mean", "running_var", "mean", "var", "bn_weight", "bn_bias")
 _GROUPS = "the channels do not divide into the groups of the normalisation"
@@ -32,8 +32,7 @@ def batch_norm(call: Call) -> Result:
             inputs[1] = call.join(inputs[1], own[0])
     if "instance" in call.operator:
         call.separate(tuple(inputs), range(2, len(inputs)))
-    found = tuple(inputs)
-    return found if len(call.shapes) == 1 else [found, *((inputs[1],) if any(s) else ((),) for s in call.shapes[1:])]
+    return [tuple(inputs), *((inputs[1],) if any(shape) else ((),) for shape in call.shapes[1:])]
 
 
 def layer_norm(call: Call) -> Result:
@@ -52,7 +51,7 @@ def layer_norm(call: Call) -> Result:
     joined = (*lead, *starmap(call.join, zip(normalised, *own, strict=True)))
     call.separate(joined, range(len(lead), len(joined)))
     statistics = (*lead, *((),) * count)
-    return joined if len(call.shapes) == 1 else [joined, *(statistics for _ in call.shapes[1:])]
+    return [joined, *(statistics for _ in call.shapes[1:])]
 
 
 def group_norm(call: Call) -> Result:
@@ -66,16 +65,14 @@ def group_norm(call: Call) -> Result:
     """
     inputs = call.tensor("input")
     groups = call.arguments["num_groups"] if "num_groups" in call.arguments else call.arguments["group"]
-    channels: Term = inputs[1]
-    outer, inner = call.regroup([channels], [groups, length(channels) // groups], _GROUPS)
+    outer, inner = call.regroup([inputs[1]], [groups, length(inputs[1]) // groups], _GROUPS)
     for name in ("weight", "bias"):
         own = call.optional(name)
         if own is not None:
             first, second = call.regroup([own[0]], [groups, length(own[0]) // groups], _GROUPS)
             outer, inner = call.join(outer, first, why=_GROUPS), call.join(inner, second, why=_GROUPS)
     call.equations.sight((inputs[0], outer))
-    found = (inputs[0], (*outer, *inner), *inputs[2:])
-    return found if len(call.shapes) == 1 else [found, *((inputs[0], outer) for _ in call.shapes[1:])]
+    return [(inputs[0], (*outer, *inner), *inputs[2:]), *((inputs[0], outer) for _ in call.shapes[1:])]
 
 
 def weight_norm(call: Call) -> Result:
@@ -90,7 +87,7 @@ def weight_norm(call: Call) -> Result:
     direction, scale, dim = call.tensor("v"), call.tensor("g"), call.arguments["dim"]
     found = call.broadcast(direction, scale)
     call.separate(found, [place for place in range(len(found)) if place != dim % len(found)])
-    return found if len(call.shapes) == 1 else [found, scale]
+    return [found, scale][: len(call.shapes)]
 
 
 _BATCH = (

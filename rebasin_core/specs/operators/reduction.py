@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, final
 from rebasin_core.specs.operators.base import OperatorRules
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.operators.base import Call, Result, Rule, Terms
+    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.call import Call, Terms
 
 
 def reduction(call: Call) -> Result:
@@ -22,7 +23,7 @@ def reduction(call: Call) -> Result:
     terms, dims = call.first, dims_of(call)
     kept = bool(call.arguments.get("keepdim", False))
     left = tuple(() if place in dims else term for place, term in enumerate(terms) if kept or place not in dims)
-    return left if len(call.shapes) == 1 else [left] * len(call.shapes)
+    return [left] * len(call.shapes)
 
 
 def extremum(call: Call) -> Result:
@@ -86,7 +87,7 @@ def ordered(call: Call) -> Result:
     for dim in dims:
         call.freeze(terms[dim], "elements are used in order")
         terms[dim] = call.fixed(call.shapes[0][dim], "elements are used in order")
-    return tuple(terms) if len(call.shapes) == 1 else [tuple(terms)] * len(call.shapes)
+    return [tuple(terms)] * len(call.shapes)
 
 
 def distance(call: Call) -> Result:

@@ -10,7 +10,8 @@ from rebasin_core.specs.unknowns.terms import length, uniform
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rebasin_core.specs.operators.base import Call, Result, Rule, Terms
+    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.call import Call, Terms
 
 
 def reshape(call: Call) -> Result:

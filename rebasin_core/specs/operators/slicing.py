@@ -10,8 +10,8 @@ from rebasin_core.specs.unknowns.terms import length, uniform
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rebasin_core.specs.operators.base import Call, Result, Rule, Terms
-    from rebasin_core.specs.unknowns.pieces import Steps
+    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.call import Call, Terms
     from rebasin_core.specs.unknowns.terms import Term
 
 
@@ -63,10 +63,10 @@ def stacked(call: Call, tensors: Sequence[Terms], dim: int) -> Terms:
     reason = call.because("slices are stacked in order")
     different = [place for place in range(len(tensors[0])) if len({terms[place] for terms in tensors}) > 1]
     found: list[Term] = list(tensors[0])
-    new = call.equations.stack([()] * len(tensors), reason)[0]
     if len(different) == 1:  # one axis may be another in every slice
         new, found[different[0]] = call.equations.stack([terms[different[0]] for terms in tensors], reason)
     else:
+        new, _ = call.equations.stack([()] * len(tensors), reason)
         for place in different:
             found[place] = call.join(*(terms[place] for terms in tensors))
     return (*found[:dim], new, *found[dim:])
@@ -81,10 +81,8 @@ def split(call: Call) -> Result:
     Returns:
         The axes of each piece.
     """
-    terms, dim = call.first, call.arguments.get("dim", 0)
-    sizes = [shape[dim] for shape in call.shapes]
-    found = iter(call.cut(terms[dim], sizes))
-    return [_piece(call, terms, dim, *(next(found) if size else ((), ()))) for size in sizes]
+    dim = call.arguments.get("dim", 0)
+    return call.pieces(call.first, dim, [shape[dim] for shape in call.shapes])
 
 
 def unbind(call: Call) -> Result:
@@ -97,8 +95,8 @@ def unbind(call: Call) -> Result:
         The axes of each slice.
     """
     terms, dim = call.first, call.arguments["dim"]
-    pieces = call.cut(terms[dim], [1] * length(terms[dim]), "it is used one by one")
-    return [_without(_piece(call, terms, dim, *piece), dim) for piece in pieces]
+    pieces = call.pieces(terms, dim, [1] * length(terms[dim]), "it is used one by one")
+    return [_without(piece, dim) for piece in pieces]
 
 
 def select(call: Call) -> Result:
@@ -127,7 +125,8 @@ def slice_(call: Call) -> Result:
     Returns:
         The axes of the range.
     """
-    terms, dim = call.first, call.arguments["dim"]
+    terms = call.first
+    dim = call.arguments["dim"] % len(terms)
     size, got = length(terms[dim]), call.shapes[0][dim]
     start = call.arguments["start"] or 0
     start = min(max(start + size if start < 0 else start, 0), size)
@@ -138,9 +137,8 @@ def slice_(call: Call) -> Result:
         return narrowed(call, terms, dim, start, got)
     if size % step == 0 and start < step and got == size // step:
         inner, outer = call.regroup([terms[dim]], [got, step])
-        opened = (*terms[:dim], inner, outer, *terms[dim + 1 :]) if dim >= 0 else ()
-        if opened:
-            return _without(narrowed(call, opened, dim + 1, start, 1), dim + 1)
+        opened = (*terms[:dim], inner, outer, *terms[dim + 1 :])
+        return _without(narrowed(call, opened, dim + 1, start, 1), dim + 1)
     call.freeze(terms[dim], "every so many are taken")
     return (*terms[:dim], call.fixed(got, "every so many are taken"), *terms[dim + 1 :])
 
@@ -174,8 +172,7 @@ def narrowed(call: Call, terms: Terms, dim: int, start: int, size: int) -> Terms
     whole = length(terms[dim])
     if whole == size:
         return terms
-    pieces = call.cut(terms[dim], [start, size, whole - start - size])
-    return _piece(call, terms, dim, *pieces[1 if start else 0])
+    return call.pieces(terms, dim, [start, size, whole - start - size])[1 if start else 0]
 
 
 def pad(call: Call) -> Result:
@@ -202,11 +199,6 @@ def pad(call: Call) -> Result:
         parts = [uniform(before), terms[dim], uniform(after)]
         terms[dim] = call.concat([part for part, size in zip(parts, (before, 1, after), strict=True) if size])
     return tuple(terms)
-
-
-def _piece(call: Call, terms: Terms, dim: int, piece: Term, steps: Steps) -> Terms:
-    dim %= len(terms)
-    return tuple(piece if place == dim else call.restrict(term, steps) for place, term in enumerate(terms))
 
 
 def _without(terms: Terms, dim: int) -> Terms:

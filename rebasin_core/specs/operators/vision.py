@@ -11,7 +11,8 @@ from rebasin_core.specs.operators.creation import counted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rebasin_core.specs.operators.base import Call, Result, Rule
+    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.call import Call
 
 _REGIONS = "regions are looked up"
 
@@ -25,14 +26,12 @@ def roi_align(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    names = [*call.arguments]
-    batch, channels, *positions = call.tensor(names[0])
+    batch, channels, *positions = call.first
     for term in (batch, *positions):
         call.freeze(term, _REGIONS)
-    regions, coordinates = call.tensor(names[1])
+    regions, coordinates = call.tensors[1]
     call.freeze(coordinates, _REGIONS)
-    results = [(regions, channels, *(call.fixed(size, _REGIONS) for size in shape[2:])) for shape in call.shapes]
-    return results[0] if len(results) == 1 else results
+    return [(regions, channels, *(call.fixed(size, _REGIONS) for size in shape[2:])) for shape in call.shapes]
 
 
 def deform_conv2d(call: Call) -> Result:

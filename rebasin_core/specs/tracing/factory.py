@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from rebasin_core.specs.base import PermutationSpec, SpecFactory
 from rebasin_core.specs.operators.catalogue import BUILT_IN_RULES
-from rebasin_core.specs.tracing.trace import trace_spec
+from rebasin_core.specs.tracing.trace import derive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ class AbstractRuleBasedFactory(SpecFactory):
 
 @final
 class TracedSpecFactory(AbstractRuleBasedFactory):
-    """Derives the specification of every model with `trace_spec`.
+    """Derives the specification of every model as `rebasin_core.trace_spec` does.
 
     Args:
         freeze: Patterns of parameters and buffers that must not move.
@@ -61,4 +61,4 @@ class TracedSpecFactory(AbstractRuleBasedFactory):
 
     @override
     def derive(self, model: nn.Module, example_inputs: Tensor) -> PermutationSpec:
-        return trace_spec(model, example_inputs, freeze=self._freeze, method=self._method, rules=self._rules)
+        return derive(model, example_inputs, freeze=self._freeze, method=self._method, rules=self._rules)

@@ -70,6 +70,18 @@ class ModelGraph:
         return {origin for name, origin in self.origins.items() if origin is not None and name in names}
 
 
+def value_of(node: Node) -> Any:  # ruff: ignore[any-type] - a tensor, a record of one, a number, or a list of those
+    """Return the stand-in of a node's value that was kept when its graph was taken.
+
+    Args:
+        node: A node.
+
+    Returns:
+        Something with the shape of the value; None if nothing was kept.
+    """
+    return node.meta.get("val", node.meta.get("tensor_meta"))
+
+
 def written(module: GraphModule) -> set[Node]:
     """Return the nodes whose memory is written to by a later one, also inside regions of the graph.
 
@@ -152,23 +164,11 @@ def capture_training(
         return None
 
 
-def canonical_names(model: nn.Module) -> dict[int, str]:
-    """Return the name of every parameter and buffer by identity, so that tied tensors have one name.
-
-    Args:
-        model: Any module.
-
-    Returns:
-        Names by ``id``.
-    """
-    return {id(tensor): name for name, tensor in named_tensors(model).items()}
-
-
 def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelGraph:
     from torch.export.graph_signature import InputKind  # ruff: ignore[import-outside-top-level] - half a second
 
     program = torch.export.export(model, args, kwargs, strict=False)
-    names = canonical_names(model)
+    names = {id(tensor): name for name, tensor in named_tensors(model).items()}  # tied tensors have one name
     every = {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from rebasin_core.errors import SpecError
-from rebasin_core.specs.operators.base import Call, Terms, is_tensor
-from rebasin_core.specs.operators.elementwise import elementwise, tensors_of, unchanged
+from rebasin_core.specs.operators.call import Call, Terms, is_tensor, tensors_in
+from rebasin_core.specs.operators.elementwise import elementwise, unchanged
 from rebasin_core.specs.operators.indexing import frozen
-from rebasin_core.specs.tracing.graph import written
+from rebasin_core.specs.tracing.graph import value_of, written
 from rebasin_core.specs.unknowns.terms import Reason, Term, Uniform, expand, fresh, is_solid, length, uniform
 
 if TYPE_CHECKING:
@@ -48,22 +48,22 @@ class Interpreter:
         self._rules = rules
         self.without_rule: dict[str, int] = {}
 
-    def run(self, module: GraphModule, inputs: Mapping[str, Any] | Sequence[Any]) -> Any:  # ruff: ignore[any-type] - nested lists of axes
+    def run(self, module: GraphModule, inputs: Sequence[Any]) -> Any:  # ruff: ignore[any-type] - nested lists of axes
         """Return what a graph returns.
 
         Args:
             module: The graph.
-            inputs: The axes of its placeholders, by name or in order.
+            inputs: The axes of its placeholders, in order.
 
         Returns:
             Axes, in the structure of the graph's output.
         """
         values: dict[Node, Any] = {}
-        given = iter(inputs) if not isinstance(inputs, dict) else None
+        given = iter(inputs)
         mutated = written(module)
         for node in module.graph.nodes:
             if node.op == "placeholder":
-                values[node] = next(given) if given is not None else inputs[node.name]
+                values[node] = next(given)
             elif node.op == "get_attr":
                 values[node] = _attribute(module, node)
             elif node.op == "output":
@@ -71,63 +71,62 @@ class Interpreter:
             else:
                 value = self._called(node, values)
                 values[node] = _writable(value) if node in mutated else value
-                self._sight(values[node])
+                for terms in tensors_in(values[node]):
+                    self._equations.sight(terms)
         return None
 
     def _called(self, node: Node, values: Mapping[Node, Any]) -> Any:  # ruff: ignore[any-type]
         if node.target is operator.getitem:
             source, place = _filled(node.args, values)
             return source[place]
-        inner = [_filled(argument, values) for argument in node.args]
-        graphs = [argument for argument in inner if isinstance(argument, GraphModule)]
-        if len(graphs) == 1 and "wrap" in str(node.target):  # a region with gradients or casting switched
-            return self.run(graphs[0], inner[inner.index(graphs[0]) + 1 :])
-        name = str(node.target)
-        if isinstance(node.target, torch._ops.OpOverload):  # ruff: ignore[private-member-access] - the public alias does not exist
-            name = f"{node.target.namespace}.{node.target._schema.name.partition('::')[2]}"  # ruff: ignore[private-member-access]
+        if "wrap" in str(node.target):  # a region with gradients or casting switched
+            given = _filled(node.args, values)
+            places = [place for place, argument in enumerate(given) if isinstance(argument, GraphModule)]
+            if len(places) == 1:
+                return self.run(given[places[0]], given[places[0] + 1 :])
         shapes = _shapes(node)
-        call = Call(name, node.name, _bound(node, values), shapes, _used(node), self._equations)
         if not shapes:
             return _number(node)
-        tensors = tensors_of(call)
-        result = self._applied(call, node, tensors)
-        return [cast("Terms", result)] if is_tensor(result) and _gives_list(node) else result
+        call = Call(_name(node), node.name, _bound(node, values), shapes, _used(node), self._equations)
+        results = self._applied(call, node)
+        return results if _gives_list(node) else results[0]
 
-    def _applied(self, call: Call, node: Node, tensors: Sequence[Terms]) -> Result:
+    def _applied(self, call: Call, node: Node) -> list[Terms]:
         rule = self._rules.get(call.operator) or self._rules.get(call.operator.removesuffix("_"))
         if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
             rule = elementwise
-        empty = any(0 in shape for shape in call.shapes) or any(_is_empty(terms) for terms in tensors)
+        empty = any(0 in shape for shape in call.shapes) or any(
+            length(term) == 0 for terms in call.tensors for term in terms
+        )
         if empty and rule not in {elementwise, unchanged} and call.operator not in _TAKE_EMPTY:
-            return self._empty(call, [] if call.operator in _RANGES else tensors)
+            return _empty(call)
         if rule is None:
             return self._frozen(call, call.operator)
         try:
-            result = rule(call)
-            _check(call, result)
+            return _checked(call, rule(call))
         except Exception as error:  # ruff: ignore[blind-except] - a rule that fails must not stop the trace
             # What it said before it failed only ties more; freezing the rest keeps the result sound.
             return self._frozen(call, f"{call.operator} (its rule failed: {type(error).__name__}: {error})")
-        return result
 
-    def _frozen(self, call: Call, label: str) -> Result:
+    def _frozen(self, call: Call, label: str) -> list[Terms]:
         self.without_rule[label] = self.without_rule.get(label, 0) + 1
         return frozen(call)
 
-    def _empty(self, call: Call, tensors: Sequence[Terms]) -> Result:
-        """Freeze what meets a tensor without elements: nothing can be learnt there."""
-        reason = call.because("only an empty tensor was seen here")
-        for term in (term for terms in tensors for term in terms):
-            self._equations.freeze(term, reason)
-        results = [tuple(fresh(size, reason) for size in shape) for shape in call.shapes]
-        return results[0] if len(results) == 1 else results
 
-    def _sight(self, value: Any) -> None:  # ruff: ignore[any-type]
-        if is_tensor(value):
-            self._equations.sight(value)
-        elif isinstance(value, list):
-            for item in value:
-                self._sight(item)
+def _empty(call: Call) -> list[Terms]:
+    """Freeze what meets a tensor without elements: nothing can be learnt there."""
+    why = "only an empty tensor was seen here"
+    for terms in [] if call.operator in _RANGES else call.tensors:
+        for term in terms:
+            call.freeze(term, why)
+    return call.all_fixed(why)
+
+
+def _name(node: Node) -> str:
+    """Return the name of an operator without its overload."""
+    if isinstance(node.target, torch._ops.OpOverload):  # ruff: ignore[private-member-access] - there is no public alias
+        return f"{node.target.namespace}.{node.target._schema.name.partition('::')[2]}"  # ruff: ignore[private-member-access]
+    return str(node.target)
 
 
 def _attribute(module: GraphModule, node: Node) -> object:
@@ -151,10 +150,6 @@ def constant_terms(tensor: Tensor, name: str) -> Terms:
         uniform(size) if known and bool((tensor == tensor.narrow(dim, 0, 1)).all()) else fresh(size, reason)
         for dim, size in enumerate(tensor.shape)
     )
-
-
-def _is_empty(terms: Terms) -> bool:
-    return any(length(term) == 0 for term in terms)
 
 
 def _bound(node: Node, values: Mapping[Node, Any]) -> dict[str, Any]:
@@ -181,15 +176,12 @@ def _filled(argument: Any, values: Mapping[Node, Any]) -> Any:  # ruff: ignore[a
 
 
 def _shapes(node: Node) -> tuple[tuple[int, ...], ...]:
-    value = node.meta.get("val", node.meta.get("tensor_meta"))
-    if value is None:
-        return ()
-    found = value if isinstance(value, list | tuple) and not hasattr(value, "shape") else [value]
+    found = value_of(node) if _gives_list(node) else [value_of(node)]
     return tuple(tuple(_size(size) for size in item.shape) for item in found if hasattr(item, "shape"))
 
 
 def _gives_list(node: Node) -> bool:
-    value = node.meta.get("val", node.meta.get("tensor_meta"))
+    value = value_of(node)  # a record of a tensor's shape is a tuple, too
     return isinstance(value, list | tuple) and not hasattr(value, "shape")
 
 
@@ -227,9 +219,11 @@ def _opened(term: Term) -> Term:
     )
 
 
-def _check(call: Call, result: Result) -> None:
-    results = result if isinstance(result, list) else [result]
+def _checked(call: Call, result: Result) -> list[Terms]:
+    """Return the result of a rule as a list, if its axes have the lengths of the outputs."""
+    results = [result] if is_tensor(result) else result
     shapes = tuple(tuple(length(term) for term in terms) for terms in results)
     if shapes != call.shapes:
         message = f"it gives axes of shapes {shapes}, the operator returns {call.shapes}"
         raise SpecError(message)
+    return results

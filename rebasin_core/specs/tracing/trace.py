@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
@@ -12,10 +12,10 @@ from typing_extensions import override
 
 from rebasin_core.errors import SpecError, nearest
 from rebasin_core.specs.base import PermutationSpec
-from rebasin_core.specs.operators.base import is_tensor
+from rebasin_core.specs.operators.call import is_tensor, tensors_in
 from rebasin_core.specs.operators.catalogue import BUILT_IN_RULES
 from rebasin_core.specs.tracing.coverage import Coverage, coverage_of
-from rebasin_core.specs.tracing.graph import capture, capture_training
+from rebasin_core.specs.tracing.graph import capture, capture_training, value_of
 from rebasin_core.specs.tracing.interpret import Interpreter, constant_terms
 from rebasin_core.specs.unknowns.equations import Equations
 from rebasin_core.specs.unknowns.solution import solve
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.fx import Node
 
-    from rebasin_core.specs.operators.base import Rules, Terms
+    from rebasin_core.specs.operators.base import Rules
+    from rebasin_core.specs.operators.call import Terms
     from rebasin_core.specs.tracing.graph import Method, ModelGraph
     from rebasin_core.specs.unknowns.solution import Solution
     from rebasin_core.symmetry.layout import Layout
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
 
 @final
 class TracedSpec(PermutationSpec):
-    """A specification derived by tracing, with the reason for everything that cannot move; `trace_spec` makes it.
+    """A specification derived by tracing, with the reason for everything that cannot move.
+
+    `rebasin_core.trace_spec` makes it.
 
     Args:
         solution: The solved equations.
@@ -57,7 +60,7 @@ class TracedSpec(PermutationSpec):
         return coverage_of(self.layout, self._solution.reasons, self._without_rule)
 
 
-def trace_spec(
+def derive(
     model: nn.Module,
     example_inputs: object,
     *,
@@ -66,24 +69,14 @@ def trace_spec(
     method: Method = "export",
     rules: Rules = BUILT_IN_RULES,
 ) -> TracedSpec:
-    """Return the permutation symmetries of a model, derived from its graph.
-
-    Every dimension of every parameter and buffer starts as an unknown axis. The graph is walked once; the rule of each
-    operator says which axes it ties, splits, merges, lays end to end, or needs in order. What is left free is a group;
-    a group may permute on its own inside every unit of another if nothing ever sees it without that other.
-
-    The result is sound: whatever meets the inputs or outputs of the model, an operator without a rule, or a structure
-    that does not fit the algebra of axes stays in order, and `TracedSpec.coverage` says so. Buffers move if
-    normalisations use them as running statistics or if training writes to them; all others are constants.
+    """Return the symmetries of a model: `rebasin_core.trace_spec`, with given rules.
 
     Args:
-        model: Any module; it is traced in evaluation mode and is not changed. On the meta device nothing is allocated.
-        example_inputs: A small batch, or a tuple of positional inputs; moved to the model's device.
+        model: Any module.
+        example_inputs: A small batch, or a tuple of positional inputs.
         kwargs: Named inputs.
-        freeze: Patterns (as in `fnmatch`) of parameters and buffers that must not move.
-        method: ``export`` traces with `torch.export`. ``execution`` records the operators of one real execution: for
-            models whose control flow depends on data, such as detectors; the specification then holds for that path,
-            and what the path does not reach is frozen.
+        freeze: Patterns of parameters and buffers that must not move.
+        method: How the graph is captured.
         rules: A rule for every operator that has one.
 
     Returns:
@@ -91,36 +84,25 @@ def trace_spec(
 
     Raises:
         SpecError: If the model cannot be traced, or a pattern in ``freeze`` matches nothing.
-
-    Example:
-        >>> from torch import nn
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
-        >>> spec = trace_spec(model, torch.zeros(1, 3, 8, 8))
-        >>> for name, axes in spec.layout.as_json()["axes"].items():
-        ...     print(f"{name}: {axes}")
-        0.weight: units.0, 3, 3, 3
-        0.bias: units.0
-        3.weight: 10, units.0*36
-        3.bias: 10
     """
-    args, named = _on_device(model, example_inputs, kwargs or {})
-    graph = capture(model, args, named, method)
+    args, named_args = _on_device(model, example_inputs, kwargs or {})
+    graph = capture(model, args, named_args, method)
     equations = Equations()
-    tensors = _tensors_of(model, graph, freeze, lambda: capture_training(model, args, named, method))
-    interpreter = Interpreter(equations, rules)
-    constants = {name: named_tensors(model)[name] for name in unsaved_buffers(model)}
-    values = {name: _placeholder(node, graph, tensors, constants) for name, node in graph.placeholders.items()}
+    tensors = _tensors_of(model, graph, freeze, lambda: capture_training(model, args, named_args, method))
     for terms in tensors.values():
         equations.sight(terms)
-    for name, value in values.items():
+    buffers = dict(model.named_buffers())
+    constants = {name: buffers[name] for name in unsaved_buffers(model)}
+    inputs = [_placeholder(node, graph, tensors, constants) for node in graph.placeholders.values()]
+    for name, value in zip(graph.placeholders, inputs, strict=True):
         if graph.origins.get(name) is None and is_tensor(value):
-            equations.sight(cast("Terms", value))
-    outputs = interpreter.run(graph.module, values)
-    for place, terms in enumerate(_leaves(outputs)):
+            equations.sight(value)
+    interpreter = Interpreter(equations, rules)
+    for place, terms in enumerate(tensors_in(interpreter.run(graph.module, inputs))):
         for term in terms:
             equations.freeze(term, Reason("output", str(place), "it leaves the model"))
     parameters = dict(model.named_parameters())
-    return TracedSpec(solve(equations, tensors, movable=set(parameters)), interpreter.without_rule)
+    return TracedSpec(solve(equations, tensors, movable=parameters), interpreter.without_rule)
 
 
 def _placeholder(
@@ -134,8 +116,8 @@ def _placeholder(
         return tensors[origin]
     if node.name in graph.constants:
         return constant_terms(graph.constants[node.name], node.name)
-    value = node.meta.get("val", node.meta.get("tensor_meta"))
-    if value is None or not hasattr(value, "shape"):
+    value = value_of(node)
+    if not hasattr(value, "shape"):
         return value
     reason = Reason("input", node.name, "it enters the model")
     return tuple(fresh(int(size), reason) for size in value.shape)
@@ -161,9 +143,8 @@ def _tensors_of(
 def _constant_buffers(model: nn.Module, graph: ModelGraph, training: Callable[[], ModelGraph | None]) -> set[str]:
     """Return the buffers that training does not change; permuting them would make two models incomparable."""
     buffers = dict(model.named_buffers())
-    open_ones = {name for name, buffer in buffers.items() if buffer.is_floating_point()} - graph.statistics
-    open_ones &= graph.used_tensors
     found = {name for name, buffer in buffers.items() if not buffer.is_floating_point()}
+    open_ones = (set(buffers) & graph.used_tensors) - found - graph.statistics - unsaved_buffers(model)
     if open_ones:
         trained = training()
         found |= open_ones - (trained.written_tensors if trained is not None else set())
@@ -182,11 +163,3 @@ def _on_device(
         return torch.empty_like(leaf, device=device) if device.type == "meta" else leaf.to(device)
 
     return tree_map(moved, args), tree_map(moved, dict(kwargs))
-
-
-def _leaves(value: object) -> list[Terms]:
-    if isinstance(value, tuple):
-        return [value]
-    if isinstance(value, list):
-        return [found for item in value for found in _leaves(item)]
-    return [found for item in value.values() for found in _leaves(item)] if isinstance(value, dict) else []

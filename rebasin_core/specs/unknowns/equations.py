@@ -8,7 +8,8 @@ frozen, so that the solution is always sound; how much is left free is the art.
 from __future__ import annotations
 
 from collections import deque
-from itertools import accumulate, pairwise
+from functools import reduce
+from itertools import accumulate
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.errors import SpecError
@@ -20,6 +21,7 @@ from rebasin_core.specs.unknowns.terms import (
     Unknown,
     expand,
     fresh,
+    gaps,
     is_solid,
     leaves,
     length,
@@ -100,10 +102,7 @@ class Equations(Pieces):
         if all(expand(term) == expand(terms[0]) for term in terms):
             return (owner,), terms[0]
         if not all(is_solid(term) for term in terms):
-            joined = terms[0]
-            for term in terms[1:]:
-                joined = self.join(joined, term, reason)
-            return (owner,), joined
+            return (owner,), reduce(lambda joined, term: self.join(joined, term, reason), terms)
         old = Unknown(length(terms[0]))
         for part, term in enumerate(terms):
             self.children[old, owner, part] = term
@@ -152,7 +151,7 @@ class Equations(Pieces):
             _bind(new, (old,))
             return (old,)
         points = sorted({*accumulate(map(length, x.parts)), *accumulate(map(length, y.parts))})
-        sizes = [after - before for before, after in pairwise([0, *points])]
+        sizes = gaps([0, *points])
         pieces = zip(self.partition(x, sizes, reason), self.partition(y, sizes, reason), strict=True)
         joined = [self.join(first, second, reason) for (first, _), (second, _) in pieces]
         if not (is_solid((x,)) or is_solid((y,))):

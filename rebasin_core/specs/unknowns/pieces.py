@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import TYPE_CHECKING, TypeAlias
 
-from rebasin_core.specs.unknowns.terms import Reason, Term, Uniform, Unknown, expand, fresh, leaves, length, unknowns
+from rebasin_core.specs.unknowns.terms import (
+    Reason,
+    Term,
+    Uniform,
+    Unknown,
+    expand,
+    fresh,
+    gaps,
+    leaves,
+    length,
+    unknowns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,16 +74,15 @@ class Pieces:
         head, rest = term[0], term[1:]
         inner = length(rest)
         bounds = sorted({bound for point in points for bound in (point // inner, -(-point // inner))} | {0})
-        lengths = [after - before for before, after in pairwise(bounds)]
         atoms: list[Piece] = []
-        for start, (outer, steps) in zip(bounds, self.partition(head, lengths, reason), strict=False):
+        for start, (outer, steps) in zip(bounds, self.partition(head, gaps(bounds), reason), strict=False):
             inside = self.restrict(rest, steps)
             first, last = start * inner, start * inner + length(outer) * inner
             marks = [first, *sorted(point for point in points if first < point < last), last]
             if len(marks) == 2:  # ruff: ignore[magic-value-comparison] - nothing lies between the ends
                 atoms.append(((*outer, *inside), steps))
             else:
-                within = self.cut(inside, [after - before for before, after in pairwise(marks)], reason)
+                within = self.cut(inside, gaps(marks), reason)
                 atoms.extend((piece, (*steps, *deeper)) for piece, deeper in within)
         return _gathered(atoms, sizes)
 
@@ -130,7 +140,7 @@ class Pieces:
         for number, part in enumerate(head.parts):
             start, end = end, end + length(part)
             marks = [start, *(point for point in points if start < point < end), end]
-            pieces = self.cut(part, [after - before for before, after in pairwise(marks)], reason)
+            pieces = self.cut(part, gaps(marks), reason)
             atoms.extend((piece, ((head, number), *steps)) for piece, steps in pieces)
         return _gathered(atoms, sizes)
 

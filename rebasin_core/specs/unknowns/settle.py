@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations, starmap
 from typing import TYPE_CHECKING, Final, cast, final
 
-from rebasin_core.specs.unknowns.terms import Reason, Term, Uniform, Unknown, expand, leaves, unknowns
+from rebasin_core.specs.unknowns.terms import Reason, Term, Unknown, expand, leaves, unknowns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -190,8 +190,8 @@ def rows(equations: Equations, terms: Sequence[Term]) -> Iterator[Term]:
         return
     owner, before, after = cast("Unknown", factors[place]), tuple(factors[:place]), tuple(factors[place + 1 :])
     for part, term in enumerate(owner.parts):
-        chosen = ((owner, part),)
-        yield from rows(equations, [chosen_in(equations, before, chosen), term, chosen_in(equations, after, chosen)])
+        sides = [chosen_in(equations, side, owner, part) for side in (before, after)]
+        yield from rows(equations, [sides[0], term, sides[1]])
 
 
 def _opens(equations: Equations, factor: Factor, beside: Sequence[Factor]) -> bool:
@@ -205,24 +205,22 @@ def _opens(equations: Equations, factor: Factor, beside: Sequence[Factor]) -> bo
     return any((other, factor, part) in equations.children for other in others for part in parts)
 
 
-def chosen_in(equations: Equations, term: Term, steps: tuple[tuple[Unknown, int], ...]) -> Term:
+def chosen_in(equations: Equations, term: Term, owner: Unknown, part: int) -> Term:
     """Return what an axis is beside one part of a concatenation, once the equations are settled.
 
     Args:
         equations: Settled equations.
         term: The axis.
-        steps: The part.
+        owner: The concatenation.
+        part: Which of its parts.
 
     Returns:
         The axis of its own, where there is one.
     """
-    found: list[Unknown | Uniform] = []
+    found: list[Factor] = []
     for factor in expand(term):
-        if isinstance(factor, Unknown):
-            child = next((equations.children.get((factor, owner, part)) for owner, part in steps), None)
-            found.extend(expand(child) if child is not None else (factor,))
-        else:
-            found.append(factor)
+        child = equations.children.get((factor, owner, part)) if isinstance(factor, Unknown) else None
+        found.extend((factor,) if child is None else expand(child))
     return tuple(found)
 
 

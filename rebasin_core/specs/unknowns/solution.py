@@ -96,7 +96,7 @@ def _axis(equations: Equations, term: Term, numbered: dict[str, Unknown]) -> Axi
             numbered[str(head.number)] = head
             atom = Atom(head.size, str(head.number))
         return product(atom, _axis(equations, rest, numbered))
-    inside = [chosen_in(equations, rest, ((head, part),)) for part in range(len(head.parts))]
+    inside = [chosen_in(equations, rest, head, part) for part in range(len(head.parts))]
     if all(choice == rest for choice in inside):
         return product(
             concat(*(_axis(equations, part, numbered) for part in head.parts)), _axis(equations, rest, numbered)

@@ -7,14 +7,14 @@ product, or a concatenation of terms; or `Uniform`, along which the tensor holds
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise
 from math import prod
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from typing_extensions import override
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 @final
@@ -121,6 +121,18 @@ def length(term: Term) -> int:
         The product of its factors' lengths.
     """
     return prod(factor.size for factor in term)
+
+
+def gaps(points: Iterable[int]) -> list[int]:
+    """Return the distances between neighbouring points.
+
+    Args:
+        points: In order.
+
+    Returns:
+        One fewer than there are points.
+    """
+    return [after - before for before, after in pairwise(points)]
 
 
 def expand(term: Term) -> Term:

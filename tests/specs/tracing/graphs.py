@@ -13,6 +13,8 @@ from rebasin_core import TracedSpec, check_spec, trace_spec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rebasin_core.specs.tracing.graph import Method
+
 
 Net: TypeAlias = Any
 """A `Graph` seen from inside its function: its members are what the test gave it."""
@@ -39,9 +41,9 @@ def constant(module: nn.Module, name: str, value: Tensor, *, persistent: bool = 
     return module
 
 
-def traced(model: nn.Module, *inputs: Tensor, **options: object) -> TracedSpec:
+def traced(model: nn.Module, *inputs: Tensor, method: Method = "export") -> TracedSpec:
     """Return the traced specification after checking that it keeps the function."""
-    spec = trace_spec(model, inputs, **options)  # type: ignore[arg-type]
+    spec = trace_spec(model, inputs, method=method)
     check = check_spec(spec, model, inputs)
     assert check.passed, f"{check}\n{axes(spec)}"
     assert not spec.coverage.without_rule
