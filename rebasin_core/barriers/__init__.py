@@ -3,7 +3,7 @@
 from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
 from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.barriers.marginalized import MarginalizedBarrier
-from rebasin_core.barriers.path import PathName, point_on_path
+from rebasin_core.barriers.path import Path, PathName
 from rebasin_core.barriers.pointwise import PointwiseBarrier
 
 __all__ = [
@@ -11,7 +11,7 @@ __all__ = [
     "BarrierProblem",
     "LossCurve",
     "MarginalizedBarrier",
+    "Path",
     "PathName",
     "PointwiseBarrier",
-    "point_on_path",
 ]

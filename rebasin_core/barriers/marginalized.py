@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import final, get_args
 
 from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
 from rebasin_core.barriers.curve import LossCurve
-from rebasin_core.barriers.path import PathName, places, point_on_path
+from rebasin_core.barriers.path import Path, PathName, places
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.loss import LossEstimate
 from rebasin_core.evaluation.predictive import predict
-
-if TYPE_CHECKING:
-    from rebasin_core.posteriors.base import Posterior
 
 
 @final
@@ -30,7 +27,8 @@ class MarginalizedBarrier(BarrierEstimator):
     Args:
         num_points: Number of places, ends included: odd, at least 3.
         num_samples: Number of samples S at each place, at least 2 (a standard error needs two).
-        path: ``wasserstein`` (the 2-Wasserstein geodesic) or ``moments`` (any pair; drops correlations).
+        path: One of the names that `Path` explains: ``auto``, ``wasserstein``, ``coupled``, ``moments``, ``samples``,
+            ``mixture``.
 
     Raises:
         InvalidInputError: If an option is out of range; on estimating, if the pair has no such path.
@@ -49,22 +47,21 @@ class MarginalizedBarrier(BarrierEstimator):
         0.0
     """
 
-    def __init__(self, *, num_points: int = 11, num_samples: int = 32, path: PathName = "wasserstein") -> None:
+    def __init__(self, *, num_points: int = 11, num_samples: int = 32, path: PathName = "auto") -> None:
         self._places = places(num_points)
         if num_samples < 2:  # ruff: ignore[magic-value-comparison] - a standard error needs two
             message = f"expected `num_samples` of at least 2, got {num_samples!r}; for points use `pointwise`"
             raise InvalidInputError(message)
-        if path not in {"wasserstein", "moments"}:
-            message = f"expected the path 'wasserstein' or 'moments', got {path!r}"
+        if path not in get_args(PathName):
+            message = f"expected a path among {', '.join(get_args(PathName))}, got {path!r}"
             raise InvalidInputError(message)
         self._num_samples = num_samples
         self._path: PathName = path
 
     @override
     def _estimate(self, problem: BarrierProblem) -> LossCurve:
-        def point(t: float) -> Posterior:
-            return point_on_path(problem.reference, problem.candidate, t, path=self._path)
-
+        ends = problem.reference, problem.candidate
+        point = Path(*ends, self._path, num_samples=self._num_samples, seed=problem.seed)
         estimates: list[LossEstimate] = []
         for t in tqdm(self._places, desc="path", unit="place", leave=False, disable=not problem.progress):
             predictions = predict(

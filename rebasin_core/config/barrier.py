@@ -42,7 +42,9 @@ class MarginalizedBarrierConfig(BarrierConfig):
     name: Literal["marginalized"] = "marginalized"
     num_points: NumPoints = Field(11, ge=3, description="Places on the path, ends included: odd, at least 3.")
     num_samples: int = Field(32, ge=2, description="Samples at each place, at least 2.")
-    path: PathName = Field("wasserstein", description="The 2-Wasserstein geodesic, or marginal moments for any pair.")
+    path: PathName = Field(
+        "auto", description="The kind of path; `auto` takes the 2-Wasserstein geodesic where it is known."
+    )
 
     @override
     def build(self) -> BarrierEstimator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, final, runtime_checkable
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.posteriors.samples import SamplesPosterior
 
 if TYPE_CHECKING:
     from rebasin_core.evaluation.functional import FunctionalModel
@@ -34,11 +35,13 @@ class Predictions:
 
     Attributes:
         log_prob: ``[S, N]``: the log likelihood of every target under every sample.
+        prediction: ``[N, K]``: probabilities or means, averaged over samples.
         score: ``[N]``: how well the prediction averaged over samples does (`Likelihood.score`).
         score_name: The name of its mean.
     """
 
     log_prob: Tensor
+    prediction: Tensor
     score: Tensor
     score_name: str
 
@@ -82,7 +85,8 @@ def predict(
     """Return the predictions of a posterior on held batches.
 
     Samples are drawn one after the other from a generator with the given seed, so that two posteriors of one kind get
-    the same noise (common random numbers), and only one sample is in memory at a time.
+    the same noise (common random numbers), and only one sample is in memory at a time. A set of equally weighted
+    samples that are no more than ``num_samples`` is taken whole, each once.
 
     Args:
         posterior: A distribution over the model's parameters.
@@ -102,8 +106,8 @@ def predict(
     log_probs: list[Tensor] = []
     averages: list[Tensor] = []
     with torch.no_grad():
-        for index in range(num_samples):
-            tensors = posterior.sample(generator=generator)
+        draws = _draws(posterior, num_samples, generator)
+        for index, tensors in enumerate(draws):
             if index == 0:
                 model.check(tensors, "the posterior")
             row: list[Tensor] = []
@@ -113,7 +117,19 @@ def predict(
                     likelihood.check(outputs, targets)
                     averages.append(torch.zeros_like(outputs))
                 row.append(likelihood.log_prob(outputs, targets))
-                averages[place] += likelihood.prediction(outputs) / num_samples
+                averages[place] += likelihood.prediction(outputs)
             log_probs.append(torch.cat(row).double())
+        averages = [average / len(log_probs) for average in averages]
         score = torch.cat([likelihood.score(a, targets) for a, (_, targets) in zip(averages, batches, strict=True)])
-    return Predictions(torch.stack(log_probs), score.double(), likelihood.score_name)
+    return Predictions(torch.stack(log_probs), torch.cat(averages), score.double(), likelihood.score_name)
+
+
+def _draws(posterior: Posterior, count: int, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
+    """Yield samples one after the other; of a set of equally weighted ones that are no more than asked, each once."""
+    if isinstance(posterior, SamplesPosterior) and posterior.num_samples <= count and posterior.is_uniform:
+        for index in range(posterior.num_samples):
+            member = posterior.member(index)
+            yield {**member.mean, **member.buffers}
+        return
+    for _ in range(count):
+        yield posterior.sample(generator=generator)

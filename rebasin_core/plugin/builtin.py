@@ -93,9 +93,18 @@ def rebasin_barriers() -> Sequence[type[BarrierConfig]]:
 @hookimpl
 def rebasin_posteriors() -> Sequence[type[Posterior]]:
     """Return the representations of posteriors."""
-    from rebasin_core.posteriors import DiagonalGaussianPosterior, PointPosterior, SamplesPosterior
+    from rebasin_core import posteriors
 
-    return [PointPosterior, DiagonalGaussianPosterior, SamplesPosterior]
+    return [
+        posteriors.PointPosterior,
+        posteriors.DiagonalGaussianPosterior,
+        posteriors.LowRankGaussianPosterior,
+        posteriors.KroneckerGaussianPosterior,
+        posteriors.FullGaussianPosterior,
+        posteriors.SamplesPosterior,
+        posteriors.MixturePosterior,
+        posteriors.MultiplicativeNoisePosterior,
+    ]
 
 
 @hookimpl

@@ -10,7 +10,8 @@ import torch
 
 from rebasin_core.config import architecture, barrier, dataset, inference, spec
 from rebasin_core.plugin.builtin_modules import modules
-from rebasin_core.posteriors import DiagonalGaussianPosterior, ModuleAdapter, PointPosterior, SamplesPosterior
+from rebasin_core.plugin.builtin_posteriors import POSTERIORS
+from rebasin_core.posteriors import ModuleAdapter
 from rebasin_core.specs.files import GivenSpec, save_spec
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.symmetry.layout import Layout
@@ -37,6 +38,8 @@ def examples(kind: type[object], folder: Path) -> Sequence[object] | None:
     """
     if issubclass(kind, OperatorRules):
         return modules(kind.name)
+    if kind in POSTERIORS:
+        return POSTERIORS[kind]()
     make = _MAKERS.get(kind)
     return None if make is None else make(folder)
 
@@ -123,29 +126,6 @@ def _marginalized(_: Path) -> Sequence[object]:
     ]
 
 
-def _tensors(seed: int, *lead: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {"weight": (3, 2), "bias": (3,), "scale": ()}
-    return {n: torch.randn((*lead, *s), generator=generator, dtype=torch.float64) for n, s in shapes.items()}
-
-
-def _buffers() -> dict[str, torch.Tensor]:
-    return {"running_mean": torch.arange(3, dtype=torch.float64), "steps": torch.tensor(7)}
-
-
-def _points(_: Path) -> Sequence[object]:
-    return [PointPosterior(_tensors(0), buffers=_buffers())]
-
-
-def _gaussians(_: Path) -> Sequence[object]:
-    stddev = {name: tensor.abs() + 0.1 for name, tensor in _tensors(1).items()}
-    return [DiagonalGaussianPosterior(_tensors(0), stddev, buffers=_buffers())]
-
-
-def _samples(_: Path) -> Sequence[object]:
-    return [SamplesPosterior(_tensors(0, 6), buffers=_buffers())]
-
-
 def _modules(_: Path) -> Sequence[object]:
     return [torch.nn.BatchNorm1d(3)]
 
@@ -162,9 +142,6 @@ _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
     dataset.UCIConfig: _uci,
     inference.MeanFieldVIConfig: _mean_field,
     barrier.MarginalizedBarrierConfig: _marginalized,
-    PointPosterior: _points,
-    DiagonalGaussianPosterior: _gaussians,
-    SamplesPosterior: _samples,
     ModuleAdapter: _modules,
 }
 

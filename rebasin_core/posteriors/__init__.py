@@ -2,22 +2,40 @@
 
 from rebasin_core.posteriors.adapter import ModuleAdapter, PosteriorAdapter
 from rebasin_core.posteriors.attached import AbstractAttachedPosterior
-from rebasin_core.posteriors.base import AbstractGeodesic, AbstractLogDensity, Posterior
+from rebasin_core.posteriors.base import AbstractCoupling, AbstractGeodesic, AbstractLogDensity, Posterior
+from rebasin_core.posteriors.companions import Companions
 from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
 from rebasin_core.posteriors.divergence import kl_divergence, wasserstein_distance
+from rebasin_core.posteriors.full_gaussian import FullGaussianPosterior
+from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior
+from rebasin_core.posteriors.kronecker_gaussian import KroneckerGaussianPosterior
+from rebasin_core.posteriors.low_rank_gaussian import LowRankGaussianPosterior
+from rebasin_core.posteriors.mixture import MixturePosterior
+from rebasin_core.posteriors.multiplicative_noise import MultiplicativeNoisePosterior, UnitNoise
 from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.posteriors.prior import GaussianPrior
 from rebasin_core.posteriors.samples import SamplesPosterior
 
 __all__ = [
     "AbstractAttachedPosterior",
+    "AbstractCoupling",
+    "AbstractGaussianPosterior",
     "AbstractGeodesic",
     "AbstractLogDensity",
+    "Companions",
     "DiagonalGaussianPosterior",
+    "FullGaussianPosterior",
+    "GaussianPrior",
+    "KroneckerGaussianPosterior",
+    "LowRankGaussianPosterior",
+    "MixturePosterior",
     "ModuleAdapter",
+    "MultiplicativeNoisePosterior",
     "PointPosterior",
     "Posterior",
     "PosteriorAdapter",
     "SamplesPosterior",
+    "UnitNoise",
     "kl_divergence",
     "wasserstein_distance",
 ]

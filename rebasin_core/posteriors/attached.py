@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, final
 
 from typing_extensions import override
 
 from rebasin_core.errors import FileFormatError, InvalidInputError
-from rebasin_core.posteriors.base import Posterior
-from rebasin_core.tensors.checks import require_finite, require_same_names
-from rebasin_core.tensors.files import read_tensors, write_tensors
+from rebasin_core.posteriors.base import KIND, Posterior
+from rebasin_core.posteriors.companions import Companions
+from rebasin_core.tensors.checks import require_finite
+from rebasin_core.tensors.files import read_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from rebasin_core.posteriors.prior import GaussianPrior
     from rebasin_core.symmetry.permutation import Permutation
 
-KIND = "posterior"
-_BUFFERS = "buffers"
+Fields: TypeAlias = "Mapping[str, Mapping[str, Tensor]]"
 _FREE = "free"
 
 
@@ -31,56 +32,110 @@ class AbstractAttachedPosterior(Posterior):
     """A posterior whose state is tensors of shape ``[*lead, *s]``, each attached to a parameter of shape ``s``.
 
     A subclass calls ``super().__init__`` with its *fields* (the mean, the standard deviation, the samples: a mapping
-    from parameter names for each), and gets permutation, device moves, files and checks from here. `_rebuild` makes one
-    from fields.
+    from parameter names for each), and gets permutation, device moves, files and checks from here. It gives the moments
+    and samples of its random parameters; fixed parameters and buffers are added here. `_rebuild` makes one from fields.
 
     Args:
-        fields: For each field, a tensor for each parameter; the names must be the same in all fields.
-        buffers: Tensors that ride along and are never random.
+        fields: For each field, tensors by parameter name; the first field names all random parameters.
+        companions: What is not random.
         free: Tensors that are attached to no parameter (sample weights).
 
     Raises:
-        InvalidInputError: If the fields' names differ, or a tensor holds NaN or infinity.
+        InvalidInputError: If a field names unknown parameters, a name is given twice, or a tensor holds NaN or
+            infinity.
     """
 
+    _apart: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose tensors are attached to other tensors than the random parameters."""
+
     def __init__(
-        self,
-        fields: Mapping[str, Mapping[str, Tensor]],
-        *,
-        buffers: Mapping[str, Tensor] | None = None,
-        free: Mapping[str, Tensor] | None = None,
+        self, fields: Fields, *, companions: Companions | None = None, free: Mapping[str, Tensor] | None = None
     ) -> None:
         self._fields = {field: {n: t.detach() for n, t in tensors.items()} for field, tensors in fields.items()}
-        self._buffers = {name: tensor.detach() for name, tensor in (buffers or {}).items()}
+        self._companions = companions or Companions.of(None, None, None)
         self._free = {name: tensor.detach() for name, tensor in (free or {}).items()}
-        first = next(iter(self._fields.values()))
+        what, random = type(self).__name__, next(iter(self._fields.values()))
+        separate = [tensors for field, tensors in self._fields.items() if field in self._apart]
         for field, tensors in self._fields.items():
-            require_same_names(first, tensors, f"`{field}` of {type(self).__name__}")
-            require_finite(tensors, f"`{field}` of {type(self).__name__}")
-        require_finite(self._buffers, f"buffers of {type(self).__name__}")
-        both = sorted(first.keys() & self._buffers.keys())
-        if both:
-            message = f"{both} are given both as parameters and as buffers"
-            raise InvalidInputError(message)
+            unknown = sorted(tensors.keys() - random.keys()) if field not in self._apart else []
+            if unknown:
+                message = f"`{field}` of {what} names {unknown}, which are not among its random parameters"
+                raise InvalidInputError(message)
+            require_finite(tensors, f"`{field}` of {what}")
+        self._companions.check([*random, *(name for tensors in separate for name in tensors)], what)
+
+    @abstractmethod
+    def _mean(self) -> dict[str, Tensor]:
+        """Return the means of the random parameters, not sharing memory with the state."""
+
+    @abstractmethod
+    def _stddev(self) -> dict[str, Tensor]:
+        """Return the marginal standard deviations of the random parameters, likewise."""
+
+    @abstractmethod
+    def _from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return samples of the random parameters, each ``[*sample_shape, *s]``."""
 
     @classmethod
     @abstractmethod
-    def _rebuild(
-        cls, fields: Mapping[str, Mapping[str, Tensor]], buffers: Mapping[str, Tensor], free: Mapping[str, Tensor]
-    ) -> Self:
-        """Return a posterior with these fields; raise KeyError where a field is missing."""
+    def _rebuild(cls, fields: Fields, free: Mapping[str, Tensor], companions: Companions) -> Self:
+        """Return a posterior with these parts; raise KeyError where a field is missing."""
+
+    def _moved(self, permutation: Permutation, field: str) -> dict[str, Tensor]:
+        """Return a field, moved; overridden where a tensor is attached to some axes of its parameter only."""
+        return permutation.apply(self._fields[field])
+
+    def _moved_free(self, permutation: Permutation) -> dict[str, Tensor]:
+        """Return the tensors that are attached to no parameter as a whole, moved where they are attached to an axis."""
+        del permutation
+        return self._free
 
     @final
     @property
     @override
+    def mean(self) -> dict[str, Tensor]:
+        return {**self._mean(), **{name: tensor.clone() for name, tensor in self._companions.fixed.items()}}
+
+    @final
+    @property
+    @override
+    def stddev(self) -> dict[str, Tensor]:
+        return {**self._stddev(), **{name: tensor.new_zeros(tensor.shape) for name, tensor in self._fixed.items()}}
+
+    @property
+    @override
     def buffers(self) -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in self._buffers.items()}
+        return {name: tensor.clone() for name, tensor in self._companions.buffers.items()}
+
+    @final
+    @property
+    def random_names(self) -> tuple[str, ...]:
+        """The names of the random parameters; all others are fixed."""
+        return tuple(next(iter(self._fields.values())))
+
+    @final
+    @property
+    def prior(self) -> GaussianPrior | None:
+        """The prior that the posterior was fitted under, if it is known."""
+        return self._companions.prior
+
+    @override
+    def from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        samples = self._from_noise(noise)
+        shapes = [tensor.shape[: tensor.dim() - self._dimensions(name)] for name, tensor in samples.items()]
+        # A model without parameters has a point only, whose noise carries the sample shape.
+        return {**samples, **self._companions.expanded(shapes[0] if shapes else noise[""].shape[:-1])}
+
+    def _dimensions(self, name: str) -> int:
+        """Return the number of dimensions of a random parameter."""
+        return next(iter(self._fields.values()))[name].dim()
 
     @final
     @override
     def permute(self, permutation: Permutation) -> Self:
-        permutation.layout.check({**next(iter(self._fields.values())), **self._buffers}, type(self).__name__)
-        return self._map(permutation.apply)
+        permutation.layout.check({**next(iter(self._fields.values())), **self._fixed, **self.buffers}, self.kind)
+        fields = {field: self._moved(permutation, field) for field in self._fields}
+        return self._rebuild(fields, self._moved_free(permutation), self._companions.mapped(permutation.apply))
 
     @final
     @override
@@ -91,16 +146,14 @@ class AbstractAttachedPosterior(Posterior):
                 for name, tensor in tensors.items()
             }
 
-        moved = self._map(move)
-        return self._rebuild(moved._fields, moved._buffers, move(self._free))  # ruff: ignore[private-member-access] - same class
+        return self._map(move)
 
     @final
     @override
-    def save(self, path: Path | str, *, meta: Mapping[str, Any] | None = None) -> None:
+    def as_tensors(self) -> dict[str, Tensor]:
         tensors = {f"{field}/{name}": t for field, named in self._fields.items() for name, t in named.items()}
-        tensors |= {f"{_BUFFERS}/{name}": tensor for name, tensor in self._buffers.items()}
-        tensors |= {f"{_FREE}/{name}": tensor for name, tensor in self._free.items()}
-        write_tensors(path, tensors, kind=KIND, document={"representation": self.kind, "meta": dict(meta or {})})
+        free = {f"{_FREE}/{name}": tensor for name, tensor in self._free.items()}
+        return {**tensors, **free, **self._companions.as_tensors()}
 
     @classmethod
     @final
@@ -130,9 +183,9 @@ class AbstractAttachedPosterior(Posterior):
         for key, tensor in tensors.items():
             field, _, name = key.partition("/")
             fields.setdefault(field, {})[name] = tensor
-        buffers, free = fields.pop(_BUFFERS, {}), fields.pop(_FREE, {})
+        companions, free = Companions.pop_from(fields), fields.pop(_FREE, {})
         try:
-            return cls._rebuild(fields, buffers, free)
+            return cls._rebuild(fields, free, companions)
         except (KeyError, TypeError) as error:
             message = f"expected the fields of a {cls.kind!r} posterior, got {sorted(fields)}"
             raise FileFormatError(message) from error
@@ -140,16 +193,16 @@ class AbstractAttachedPosterior(Posterior):
     @final
     def _map(self, function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> Self:
         fields = {field: function(tensors) for field, tensors in self._fields.items()}
-        return self._rebuild(fields, function(self._buffers), self._free)
+        return self._rebuild(fields, function(self._free), self._companions.mapped(function))
 
-    @final
-    def _expanded_buffers(self, sample_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        return {name: t.expand((*sample_shape, *t.shape)).clone() for name, t in self._buffers.items()}
+    @property
+    def _fixed(self) -> Mapping[str, Tensor]:
+        return self._companions.fixed
 
-    @final
     @override
     def __repr__(self) -> str:
         """Return the class, the number of tensors and the number of parameters."""
         mean = self.mean
         count = sum(tensor.numel() for tensor in mean.values())
-        return f"{type(self).__name__}({len(mean)} tensors, {count} parameters, {len(self._buffers)} buffers)"
+        fixed = f", {len(self._fixed)} fixed" if self._fixed else ""
+        return f"{type(self).__name__}({len(mean)} tensors{fixed}, {count} parameters, {len(self.buffers)} buffers)"

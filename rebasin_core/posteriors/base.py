@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 
+from rebasin_core.tensors.files import write_tensors
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.symmetry.permutation import Permutation
+
+KIND = "posterior"
+"""What the file of a posterior says that it holds."""
 
 
 class Posterior(ABC):
@@ -25,9 +30,7 @@ class Posterior(ABC):
 
     Laws:
         - *Complete samples*: ``sample(shape)`` holds every parameter and buffer, each of shape ``[*shape, *s]``.
-        - *Equivariance*: for shared noise $\epsilon$, ``permute(g).from_noise(g(noise)) == g(from_noise(noise))``,
-          exactly. Noise entries that are named like a parameter are attached to it and move with it; other noise
-          entries (which sample was drawn) do not move.
+        - *Equivariance*: for shared noise, ``permute(g).from_noise(permute_noise(g, noise)) == g(from_noise(noise))``.
         - *Moments move*: the mean and the standard deviation of ``permute(g)`` are those of the original, moved.
         - *Group action*: permuting by ``g`` and then by its inverse gives the same distribution back.
         - *Repeatable*: equal generators in equal states give equal samples; the global generator is not touched.
@@ -107,16 +110,8 @@ class Posterior(ABC):
         """
 
     @abstractmethod
-    def save(self, path: Path | str, *, meta: Mapping[str, Any] | None = None) -> None:
-        """Write the posterior to a safetensors file, atomically.
-
-        Args:
-            path: The file; replaced if it exists.
-            meta: Anything JSON can hold (how it was trained), kept in the file.
-
-        Raises:
-            StorageError: If it cannot be written.
-        """
+    def as_tensors(self) -> dict[str, Tensor]:
+        """Return all that the posterior is made of, as `save` writes it and `from_tensors` reads it."""
 
     @classmethod
     @abstractmethod
@@ -132,6 +127,36 @@ class Posterior(ABC):
         Raises:
             FileFormatError: If the tensors are not those of this representation.
         """
+
+    def permute_noise(  # ruff: ignore[no-self-use] - overridden where noise is attached otherwise
+        self, permutation: Permutation, noise: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the noise from which the moved posterior makes the moved samples.
+
+        Args:
+            permutation: A group element.
+            noise: As drawn by `draw_noise`.
+
+        Returns:
+            Entries that are named like a tensor of the layout are moved with it; all others stay. A representation
+            whose noise is attached otherwise overrides this.
+        """
+        attached = {name: tensor for name, tensor in noise.items() if name in permutation.layout.axes}
+        return {**noise, **permutation.apply(attached)}
+
+    @final
+    def save(self, path: Path | str, *, meta: Mapping[str, Any] | None = None) -> None:
+        """Write the posterior to a safetensors file, atomically.
+
+        Args:
+            path: The file; replaced if it exists.
+            meta: Anything JSON can hold (how it was trained), kept in the file.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        document = {"representation": self.kind, "meta": dict(meta or {})}
+        write_tensors(path, self.as_tensors(), kind=KIND, document=document)
 
     @final
     def sample(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
@@ -193,6 +218,32 @@ class AbstractGeodesic(ABC):
     @abstractmethod
     def geodesic(self, other: Posterior, t: float) -> Posterior:
         """Return the point at ``t`` on the 2-Wasserstein geodesic to another posterior.
+
+        Args:
+            other: A posterior of the same kind and names.
+            t: In [0, 1].
+
+        Returns:
+            The posterior there, whose noise is compatible with the ends' (common random numbers).
+
+        Raises:
+            InvalidInputError: If the other posterior is of another kind or has other tensors.
+        """
+
+
+class AbstractCoupling(ABC):
+    r"""A posterior with a path to others of its kind that stays within the kind, and is no 2-Wasserstein geodesic.
+
+    Samples of both ends are coupled by their noise, and move on straight lines.
+
+    Laws:
+        - *Ends*: ``coupled(other, 0)`` is this posterior and ``coupled(other, 1)`` is the other one.
+        - *Mean*: linear in t.
+    """
+
+    @abstractmethod
+    def coupled(self, other: Posterior, t: float) -> Posterior:
+        """Return the point at ``t`` on the path to another posterior.
 
         Args:
             other: A posterior of the same kind and names.

@@ -9,9 +9,10 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.attached import AbstractAttachedPosterior
-from rebasin_core.posteriors.base import AbstractGeodesic, AbstractLogDensity, Posterior
-from rebasin_core.posteriors.pairing import blend_buffers, require_pair, require_same_tensors
+from rebasin_core.posteriors.base import AbstractGeodesic, Posterior
+from rebasin_core.posteriors.companions import Companions
+from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior
+from rebasin_core.posteriors.pairing import blend, blend_buffers, require_pair, require_same_tensors, require_spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rebasin_core.posteriors.attached import Fields
+    from rebasin_core.posteriors.prior import GaussianPrior
+
 
 @final
-class DiagonalGaussianPosterior(AbstractAttachedPosterior, AbstractLogDensity, AbstractGeodesic):
+class DiagonalGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
     r"""The Gaussian $\mathcal N(m, \mathrm{diag}(s^2))$ with independent entries.
 
     Its 2-Wasserstein geodesics are linear in the mean and in the *standard deviation* (not the variance):
@@ -29,8 +33,10 @@ class DiagonalGaussianPosterior(AbstractAttachedPosterior, AbstractLogDensity, A
 
     Args:
         mean: $m$ by parameter name.
-        stddev: $s$ by parameter name, same shapes; zero for parameters that are not random.
+        stddev: $s$ by parameter name, same shapes; zero is allowed, and then there is no density.
         buffers: The model's buffers by name.
+        fixed: Parameters that are not random, by name.
+        prior: The prior that it was fitted under, if known.
 
     Raises:
         InvalidInputError: If names or shapes differ, or a standard deviation is negative or not finite.
@@ -51,26 +57,19 @@ class DiagonalGaussianPosterior(AbstractAttachedPosterior, AbstractLogDensity, A
         stddev: Mapping[str, Tensor],
         *,
         buffers: Mapping[str, Tensor] | None = None,
+        fixed: Mapping[str, Tensor] | None = None,
+        prior: GaussianPrior | None = None,
     ) -> None:
-        super().__init__({"mean": mean, "stddev": stddev}, buffers=buffers)
+        super().__init__({"mean": mean, "stddev": stddev}, companions=Companions.of(buffers, fixed, prior))
         require_same_tensors(mean, stddev, "the standard deviation")
-        for name, tensor in stddev.items():
-            lowest = tensor.min().item() if tensor.numel() else 0.0
-            if lowest < 0:
-                message = (
-                    f"the standard deviation of `{name}` goes down to {lowest:.3g}; expected no negative entry. "
-                    "Give standard deviations, not logarithms or unconstrained values"
-                )
-                raise InvalidInputError(message)
+        require_spread(stddev, "the standard deviation")
 
-    @property
     @override
-    def mean(self) -> dict[str, Tensor]:
+    def _mean(self) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in self._fields["mean"].items()}
 
-    @property
     @override
-    def stddev(self) -> dict[str, Tensor]:
+    def _stddev(self) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in self._fields["stddev"].items()}
 
     @override
@@ -83,14 +82,11 @@ class DiagonalGaussianPosterior(AbstractAttachedPosterior, AbstractLogDensity, A
         }
 
     @override
-    def from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        samples = {
+    def _from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
             name: torch.addcmul(mean, self._fields["stddev"][name], noise[name])
             for name, mean in self._fields["mean"].items()
         }
-        name, sample = next(iter(samples.items()))
-        shape = tuple(sample.shape[: sample.dim() - self._fields["mean"][name].dim()])
-        return {**samples, **self._expanded_buffers(shape)}
 
     @override
     def log_prob(self, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -110,11 +106,19 @@ class DiagonalGaussianPosterior(AbstractAttachedPosterior, AbstractLogDensity, A
     @override
     def geodesic(self, other: Posterior, t: float) -> DiagonalGaussianPosterior:
         end = require_pair(self, other, t)
-        mean, stddev = (
-            {name: torch.lerp(tensor, target[name], t) for name, tensor in self._fields[field].items()}
-            for field, target in (("mean", end.mean), ("stddev", end.stddev))
+        return DiagonalGaussianPosterior(
+            blend(self._fields["mean"], end._fields["mean"], t),
+            blend(self._fields["stddev"], end._fields["stddev"], t),
+            fixed=blend(self._fixed, end._fixed, t),  # ruff: ignore[private-member-access]
+            buffers=blend_buffers(self.buffers, end.buffers, t),
         )
-        return DiagonalGaussianPosterior(mean, stddev, buffers=blend_buffers(self._buffers, end.buffers, t))
+
+    @override
+    def _root(self) -> dict[str, Tensor]:
+        stddev = self._fields["stddev"]
+        sizes = [tensor.numel() for tensor in stddev.values()]
+        rows = torch.eye(sum(sizes), dtype=self.dtype, device=self.device).split(sizes, dim=1)
+        return {n: (eye * s.flatten()).reshape(-1, *s.shape) for eye, (n, s) in zip(rows, stddev.items(), strict=True)}
 
     def _random(self, name: str) -> Tensor:
         stddev = self._fields["stddev"][name]
@@ -127,7 +131,5 @@ class DiagonalGaussianPosterior(AbstractAttachedPosterior, AbstractLogDensity, A
 
     @classmethod
     @override
-    def _rebuild(
-        cls, fields: Mapping[str, Mapping[str, Tensor]], buffers: Mapping[str, Tensor], free: Mapping[str, Tensor]
-    ) -> Self:
-        return cls(fields["mean"], fields["stddev"], buffers=buffers)
+    def _rebuild(cls, fields: Fields, free: Mapping[str, Tensor], companions: Companions) -> Self:
+        return cls(fields["mean"], fields["stddev"], **companions.options)

@@ -40,6 +40,10 @@ def require_pair(first: Q, second: Posterior, t: float = 0.0) -> Q:
         message = f"expected two posteriors of kind {first.kind!r}, got {first.kind!r} and {second.kind!r}"
         raise InvalidInputError(message)
     require_same_tensors(first.mean, second.mean, "the second posterior")
+    one, other = (set(getattr(posterior, "random_names", ())) for posterior in (first, second))
+    if one != other:
+        message = f"expected the same random parameters in both posteriors, got {sorted(one ^ other)} in one only"
+        raise InvalidInputError(message)
     require_same_tensors(first.buffers, second.buffers, "the buffers of the second posterior")
     return second
 
@@ -60,6 +64,40 @@ def require_same_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tenso
         if tensor.shape != second[name].shape:
             message = f"{what}: `{name}` has shape {tuple(second[name].shape)}, expected {tuple(tensor.shape)}"
             raise InvalidInputError(message)
+
+
+def require_spread(stddev: Mapping[str, Tensor], what: str) -> None:
+    """Refuse standard deviations below zero.
+
+    Args:
+        stddev: By parameter name.
+        what: What they are, for the message.
+
+    Raises:
+        InvalidInputError: If an entry is negative.
+    """
+    for name, tensor in stddev.items():
+        lowest = tensor.min().item() if tensor.numel() else 0.0
+        if lowest < 0:
+            message = (
+                f"{what} of `{name}` goes down to {lowest:.3g}; expected no negative entry. "
+                "Give standard deviations, not logarithms or unconstrained values"
+            )
+            raise InvalidInputError(message)
+
+
+def blend(first: Mapping[str, Tensor], second: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
+    """Return the tensors at a place on the straight line between two ends.
+
+    Args:
+        first: The tensors at 0.
+        second: The tensors at 1, of the same names and shapes.
+        t: In [0, 1].
+
+    Returns:
+        New tensors.
+    """
+    return {name: torch.lerp(tensor, second[name].to(tensor), t) for name, tensor in first.items()}
 
 
 def blend_buffers(first: Mapping[str, Tensor], second: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, final
 import torch
 from typing_extensions import override
 
-from rebasin_core.posteriors.attached import AbstractAttachedPosterior
+from rebasin_core.posteriors.attached import AbstractAttachedPosterior, Fields
 from rebasin_core.posteriors.base import AbstractGeodesic, Posterior
+from rebasin_core.posteriors.companions import Companions
 from rebasin_core.posteriors.pairing import blend_buffers, require_pair
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from torch import Tensor, nn
+
+    from rebasin_core.posteriors.prior import GaussianPrior
 
 
 @final
@@ -25,6 +28,8 @@ class PointPosterior(AbstractAttachedPosterior, AbstractGeodesic):
     Args:
         mean: The parameters by name.
         buffers: The model's buffers by name.
+        fixed: Further parameters; a point makes no difference between them and ``mean``.
+        prior: The prior that it was fitted under, if known.
 
     Example:
         >>> import torch
@@ -36,8 +41,15 @@ class PointPosterior(AbstractAttachedPosterior, AbstractGeodesic):
 
     kind: ClassVar[str] = "point"
 
-    def __init__(self, mean: Mapping[str, Tensor], *, buffers: Mapping[str, Tensor] | None = None) -> None:
-        super().__init__({"mean": mean}, buffers=buffers)
+    def __init__(
+        self,
+        mean: Mapping[str, Tensor],
+        *,
+        buffers: Mapping[str, Tensor] | None = None,
+        fixed: Mapping[str, Tensor] | None = None,
+        prior: GaussianPrior | None = None,
+    ) -> None:
+        super().__init__({"mean": {**mean, **(fixed or {})}}, companions=Companions.of(buffers, None, prior))
 
     @classmethod
     def from_module(cls, model: nn.Module) -> PointPosterior:
@@ -54,14 +66,12 @@ class PointPosterior(AbstractAttachedPosterior, AbstractGeodesic):
             buffers={name: buffer.detach().clone() for name, buffer in model.named_buffers()},
         )
 
-    @property
     @override
-    def mean(self) -> dict[str, Tensor]:
+    def _mean(self) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in self._fields["mean"].items()}
 
-    @property
     @override
-    def stddev(self) -> dict[str, Tensor]:
+    def _stddev(self) -> dict[str, Tensor]:
         return {name: torch.zeros_like(tensor) for name, tensor in self._fields["mean"].items()}
 
     @override
@@ -70,21 +80,18 @@ class PointPosterior(AbstractAttachedPosterior, AbstractGeodesic):
         return {"": torch.zeros((*sample_shape, 0))}
 
     @override
-    def from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         shape = tuple(noise[""].shape[:-1])
-        samples = {name: t.expand((*shape, *t.shape)).clone() for name, t in self._fields["mean"].items()}
-        return {**samples, **self._expanded_buffers(shape)}
+        return {name: t.expand((*shape, *t.shape)).clone() for name, t in self._fields["mean"].items()}
 
     @override
     def geodesic(self, other: Posterior, t: float) -> PointPosterior:
         end = require_pair(self, other, t)
         target = end.mean
-        mean = {name: torch.lerp(tensor, target[name], t) for name, tensor in self._fields["mean"].items()}
-        return PointPosterior(mean, buffers=blend_buffers(self._buffers, end.buffers, t))
+        mean = {name: torch.lerp(tensor, target[name], t) for name, tensor in self.mean.items()}
+        return PointPosterior(mean, buffers=blend_buffers(self.buffers, end.buffers, t))
 
     @classmethod
     @override
-    def _rebuild(
-        cls, fields: Mapping[str, Mapping[str, Tensor]], buffers: Mapping[str, Tensor], free: Mapping[str, Tensor]
-    ) -> Self:
-        return cls(fields["mean"], buffers=buffers)
+    def _rebuild(cls, fields: Fields, free: Mapping[str, Tensor], companions: Companions) -> Self:
+        return cls(fields["mean"], **companions.options)

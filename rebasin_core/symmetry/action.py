@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rebasin_core.symmetry.cells import map_cells
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.symmetry.cells import atom_rows, map_cells
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -31,6 +32,41 @@ def act(layout: Layout, indices: Mapping[str, Tensor], tensor: Tensor, axes: Seq
     """
     result = map_cells(tensor, axes, lambda cell, atoms: act_on_cell(layout, indices, cell, atoms))
     return result.clone() if result.data_ptr() == tensor.data_ptr() else result
+
+
+def act_on_axes(
+    layout: Layout, indices: Mapping[str, Tensor], tensor: Tensor, axes: Sequence[Axis], what: str
+) -> Tensor:
+    """Return what `act` returns, for axes that are only some of a tensor's.
+
+    Args:
+        layout: Says how groups nest.
+        indices: One index a group.
+        tensor: ``[*lead, *sizes]``.
+        axes: The axes of the trailing dimensions.
+        what: What the tensor is, for messages.
+
+    Returns:
+        The moved tensor.
+
+    Raises:
+        InvalidInputError: If the sizes are others, or a group moves within one that stands on an axis left out.
+    """
+    sizes = tuple(axis.size for axis in axes)
+    if tuple(tensor.shape[tensor.dim() - len(sizes) :]) != sizes:
+        message = f"{what} has shape {tuple(tensor.shape)}, expected {sizes} as its last dimensions"
+        raise InvalidInputError(message)
+    for row in atom_rows(axes):
+        names = [atom.group for atom in row if atom.group is not None]
+        for name in names:
+            outside = [outer for outer in layout.ancestors(name) if outer not in names]
+            if outside:
+                message = (
+                    f"{what} cannot be moved: there {name!r} permutes within {outside[0]!r}, which stands on another "
+                    "axis. Use a representation that is attached to whole parameters"
+                )
+                raise InvalidInputError(message)
+    return act(layout, indices, tensor, axes)
 
 
 def act_on_cell(

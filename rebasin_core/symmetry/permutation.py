@@ -12,13 +12,15 @@ from torch import nn
 from typing_extensions import override
 
 from rebasin_core.errors import FileFormatError, InvalidInputError
-from rebasin_core.symmetry.action import act
+from rebasin_core.symmetry.action import act, act_on_axes
+from rebasin_core.symmetry.index import check_index, reorder_outer
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.tensors.checks import require_same_names
 from rebasin_core.tensors.files import read_tensors, write_tensors
 from rebasin_core.tensors.modules import named_tensors
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from typing import Self
 
@@ -70,7 +72,7 @@ class Permutation:
     def __init__(self, layout: Layout, indices: Mapping[str, Tensor]) -> None:
         require_same_names(layout.groups, indices, "the permutation")
         for name, index in indices.items():
-            _check_index(name, index, layout.index_shape(name))
+            check_index(name, index, layout.index_shape(name))
         self._layout = layout
         self._indices = MappingProxyType({
             name: indices[name].detach().to(torch.int64).clone() for name in layout.groups
@@ -102,17 +104,10 @@ class Permutation:
         Returns:
             A permutation.
         """
+        shapes = {name: layout.index_shape(name) for name in layout.groups}
         # Sorting uniform noise gives a uniform permutation, for any number of outer units at once.
-        return cls(
-            layout,
-            {
-                name: torch
-                .rand(layout.index_shape(name), generator=generator, device=generator.device)
-                .argsort(-1)
-                .cpu()
-                for name in layout.groups
-            },
-        )
+        noise = {n: torch.rand(shape, generator=generator, device=generator.device) for n, shape in shapes.items()}
+        return cls(layout, {name: tensor.argsort(-1).cpu() for name, tensor in noise.items()})
 
     @property
     def layout(self) -> Layout:
@@ -143,7 +138,7 @@ class Permutation:
         for name in self._layout.outer_first:
             # Old unit h was moved to place back[h]; the inner permutation used there is the one to undo for it.
             inner = self._indices[name].argsort(-1)
-            indices[name] = _reorder_outer(inner, [indices[outer] for outer in self._layout.ancestors(name)])
+            indices[name] = reorder_outer(inner, [indices[outer] for outer in self._layout.ancestors(name)])
         return Permutation(self._layout, indices)
 
     def compose(self, then: Permutation) -> Permutation:
@@ -163,7 +158,7 @@ class Permutation:
         for name, index in self._indices.items():
             second = then.indices[name].to(index.device)
             outer = [then.indices[group].to(index.device) for group in self._layout.ancestors(name)]
-            indices[name] = _reorder_outer(index, outer).gather(-1, second)
+            indices[name] = reorder_outer(index, outer).gather(-1, second)
         return Permutation(self._layout, indices)
 
     @overload
@@ -196,6 +191,23 @@ class Permutation:
             return target.permute(self)
         message = f"expected a mapping of tensors, a module or a posterior to move, got {type(target).__qualname__}"
         raise InvalidInputError(message)
+
+    def apply_to_axes(self, name: str, tensor: Tensor, dims: Sequence[int]) -> Tensor:
+        """Return a moved copy of a tensor that is attached to some of a tensor's axes only.
+
+        Args:
+            name: A tensor of the layout.
+            tensor: ``[*lead, *sizes]`` with the sizes of those axes.
+            dims: Which of the tensor's axes, in order.
+
+        Returns:
+            The moved tensor.
+
+        Raises:
+            InvalidInputError: If the shape is another, or a group there depends on one that stands on other axes.
+        """
+        axes = [self._layout.axes[name][dim] for dim in dims]
+        return act_on_axes(self._layout, self._indices, tensor, axes, f"a tensor attached to `{name}`")
 
     def _moved_module(self, module: nn.Module) -> nn.Module:
         tensors = named_tensors(module)
@@ -282,19 +294,3 @@ class Permutation:
                 f"{what} belongs to another specification ({other.fingerprint}, expected {self._layout.fingerprint})"
             )
             raise InvalidInputError(message)
-
-
-def _reorder_outer(index: Tensor, outer: list[Tensor]) -> Tensor:
-    """Return ``index[outer[0][h0], outer[1][h0, h1], ...]`` over all outer units: its rows in another outer order."""
-    # Each order is spread over the levels below it, so that together they index the leading dimensions.
-    rows = [order.reshape(*order.shape, *[1] * (len(outer) - order.dim())) for order in outer]
-    return index[tuple(rows)] if rows else index
-
-
-def _check_index(name: str, index: Tensor, shape: tuple[int, ...]) -> None:
-    if index.is_floating_point() or tuple(index.shape) != shape:
-        message = f"group {name!r}: expected integers of shape {shape}, got {index.dtype} of shape {tuple(index.shape)}"
-        raise InvalidInputError(message)
-    if not torch.equal(index.sort(-1).values.cpu(), torch.arange(shape[-1]).expand(shape)):
-        message = f"group {name!r}: expected every number from 0 to {shape[-1] - 1} once, got another index"
-        raise InvalidInputError(message)

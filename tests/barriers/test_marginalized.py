@@ -108,8 +108,12 @@ def test_moments_join_posteriors_of_different_kinds() -> None:
     options = {"model": model, "data": [(X, Y)], "likelihood": "gaussian"}
     found = barrier(samples, end(1.0, 0.3), estimator={"name": "marginalized", "path": "moments"}, **options)  # type: ignore[arg-type]  # mixed options
     assert len(found.t) == 11
+    by_samples = barrier(samples, end(1.0, 0.3), num_points=3, **options)  # type: ignore[arg-type]  # mixed options
+    alone = barrier(samples, samples, num_points=3, **options)  # type: ignore[arg-type]  # mixed options
+    assert by_samples.loss[0] == pytest.approx(alone.loss[0], rel=0.2)
+    geodesic = {"name": "marginalized", "path": "wasserstein"}
     with pytest.raises(InvalidInputError, match="expected two posteriors of kind 'samples'"):
-        barrier(samples, end(1.0, 0.3), **options)  # type: ignore[arg-type]  # mixed options
+        barrier(samples, end(1.0, 0.3), estimator=geodesic, **options)  # type: ignore[arg-type]  # mixed options
 
 
 def test_samples_travel_in_pairs() -> None:

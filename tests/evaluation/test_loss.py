@@ -65,7 +65,7 @@ def test_one_sample_has_no_sampling_error() -> None:
 def test_infinite_losses_are_refused() -> None:
     log_prob = torch.tensor([[-1.0, -float("inf")]])
     with pytest.raises(InvalidInputError, match="not finite on 1 of 2 examples"):
-        LossEstimate.of(Predictions(log_prob, torch.zeros(2), "accuracy"))
+        LossEstimate.of(Predictions(log_prob, torch.zeros(2, 1), torch.zeros(2), "accuracy"))
 
 
 def test_categorical_equals_cross_entropy(generator: torch.Generator) -> None:

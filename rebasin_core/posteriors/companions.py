@@ -1,0 +1,127 @@
+"""What rides along with the random parameters of a posterior: buffers, fixed parameters, the prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict, final
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.posteriors.prior import GaussianPrior
+from rebasin_core.tensors.checks import require_finite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from torch import Tensor
+
+_PREFIXES = ("buffers", "fixed", "prior.mean", "prior.stddev")
+
+
+class CompanionOptions(TypedDict):
+    """The companions as keyword arguments of a posterior's constructor."""
+
+    buffers: Mapping[str, Tensor] | None
+    fixed: Mapping[str, Tensor] | None
+    prior: GaussianPrior | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Companions:
+    """Tensors that belong to a posterior and are not random.
+
+    Attributes:
+        buffers: The model's buffers.
+        fixed: Parameters that are not random: of a partly stochastic network, all but the stochastic ones.
+        prior: The prior that the posterior was fitted under, if it is known.
+    """
+
+    buffers: Mapping[str, Tensor]
+    fixed: Mapping[str, Tensor]
+    prior: GaussianPrior | None
+
+    @classmethod
+    def of(
+        cls,
+        buffers: Mapping[str, Tensor] | None,
+        fixed: Mapping[str, Tensor] | None,
+        prior: GaussianPrior | None,
+    ) -> Companions:
+        """Return the companions of a posterior, detached.
+
+        Args:
+            buffers: By name; none if not given.
+            fixed: By name; none if not given.
+            prior: If known.
+
+        Returns:
+            The companions.
+        """
+        first, second = ({name: t.detach() for name, t in (part or {}).items()} for part in (buffers, fixed))
+        return cls(first, second, prior)
+
+    @property
+    def options(self) -> CompanionOptions:
+        """The companions as keyword arguments."""
+        return {"buffers": self.buffers, "fixed": self.fixed, "prior": self.prior}
+
+    def check(self, random: Iterable[str], what: str) -> None:
+        """Refuse companions that do not go with the random parameters.
+
+        Args:
+            random: Names of the random parameters.
+            what: The posterior, for messages.
+
+        Raises:
+            InvalidInputError: If a name is given twice, or a tensor is not finite.
+        """
+        require_finite(self.buffers, f"buffers of {what}")
+        require_finite(self.fixed, f"fixed parameters of {what}")
+        names = [*random, *self.buffers, *self.fixed]
+        twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        if twice:
+            message = f"{twice} are given more than once: as random parameters, fixed parameters or buffers"
+            raise InvalidInputError(message)
+
+    def mapped(self, function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> Companions:
+        """Return the companions with their tensors changed.
+
+        Args:
+            function: From tensors of the parameters' shapes to such tensors.
+
+        Returns:
+            The changed companions.
+        """
+        prior = None if self.prior is None else self.prior.mapped(function)
+        return Companions(function(self.buffers), function(self.fixed), prior)
+
+    def expanded(self, sample_shape: Sequence[int]) -> dict[str, Tensor]:
+        """Return fixed parameters and buffers as parts of samples.
+
+        Args:
+            sample_shape: Leading shape of the samples.
+
+        Returns:
+            Each ``[*sample_shape, *s]``, sharing no memory.
+        """
+        every = {**self.fixed, **self.buffers}
+        return {name: tensor.expand((*sample_shape, *tensor.shape)).clone() for name, tensor in every.items()}
+
+    def as_tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by the names they have in files."""
+        prior = () if self.prior is None else (self.prior.mean, self.prior.stddev)
+        parts = zip(_PREFIXES, (self.buffers, self.fixed, *prior), strict=False)
+        return {f"{prefix}/{name}": tensor for prefix, part in parts for name, tensor in part.items()}
+
+    @classmethod
+    def pop_from(cls, fields: dict[str, dict[str, Tensor]]) -> Companions:
+        """Return the companions among the parts of a file, which are taken out.
+
+        Args:
+            fields: Tensors by part and name; changed.
+
+        Returns:
+            The companions.
+        """
+        buffers, fixed, mean, stddev = (fields.pop(prefix, {}) for prefix in _PREFIXES)
+        return cls(buffers, fixed, GaussianPrior(mean, stddev) if mean else None)

@@ -1,0 +1,246 @@
+"""Mixtures of posteriors: multi-SWAG, mixtures of Laplace, ensembles of anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, final
+
+import torch
+from typing_extensions import override
+
+from rebasin_core.errors import FileFormatError, InvalidInputError, UnknownNameError, nearest
+from rebasin_core.posteriors.base import AbstractLogDensity, Posterior
+from rebasin_core.posteriors.pairing import require_same_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Self
+
+    from torch import Tensor
+
+    from rebasin_core.symmetry.permutation import Permutation
+
+_CHOICE = "component"
+
+
+@final
+class MixturePosterior(Posterior):
+    r"""The mixture $\sum_k w_k q_k$ of posteriors over the same parameters, of any kinds.
+
+    Components whose noise has the same form share it, so that a sample costs one sample, however many components.
+
+    Args:
+        components: At least one posterior; all with the same parameters and buffers, none a mixture itself.
+        weights: ``[K]``, not negative, not all zero; normalised here. Equal if not given.
+
+    Raises:
+        InvalidInputError: If the components do not fit each other, or the weights are not weights.
+
+    Example:
+        >>> import torch
+        >>> from rebasin_core.posteriors.point import PointPosterior
+        >>> q = MixturePosterior([PointPosterior({"w": torch.zeros(1)}), PointPosterior({"w": 2 * torch.ones(1)})])
+        >>> q.mean["w"].item(), q.stddev["w"].item()
+        (1.0, 1.0)
+    """
+
+    kind: ClassVar[str] = "mixture"
+
+    def __init__(self, components: Sequence[Posterior], *, weights: Tensor | None = None) -> None:
+        if not components:
+            message = "expected at least one component, got none"
+            raise InvalidInputError(message)
+        for number, component in enumerate(components):
+            if isinstance(component, MixturePosterior):
+                message = f"component {number} is a mixture itself; give its components, with weights"
+                raise InvalidInputError(message)
+            require_same_tensors(components[0].mean, component.mean, f"component {number}")
+            require_same_tensors(components[0].buffers, component.buffers, f"the buffers of component {number}")
+        count = len(components)
+        weights = torch.full((count,), 1 / count) if weights is None else weights.detach()
+        if tuple(weights.shape) != (count,) or not bool((weights >= 0).all()) or not weights.sum().item() > 0:
+            message = f"expected {count} weights, none negative and not all zero, got {weights}"
+            raise InvalidInputError(message)
+        self._components, self._weights = tuple(components), weights / weights.sum()
+        generator = torch.Generator().manual_seed(0)
+        forms = [_form(component, generator) for component in components]
+        self._forms = [forms.index(form) for form in forms]
+
+    @property
+    def components(self) -> tuple[Posterior, ...]:
+        """The components."""
+        return self._components
+
+    @property
+    def weights(self) -> Tensor:
+        """The normalised weights ``[K]``."""
+        return self._weights.clone()
+
+    @property
+    @override
+    def mean(self) -> dict[str, Tensor]:
+        return self._average([component.mean for component in self._components])
+
+    @property
+    @override
+    def stddev(self) -> dict[str, Tensor]:
+        mean = self.mean
+        second = [
+            {name: s.square() + (m[name] - mean[name]).square() for name, s in component.stddev.items()}
+            for component in self._components
+            for m in (component.mean,)
+        ]
+        return {name: variance.sqrt() for name, variance in self._average(second).items()}
+
+    @property
+    @override
+    def buffers(self) -> dict[str, Tensor]:
+        every = [component.buffers for component in self._components]
+        floating = self._average([{n: t for n, t in b.items() if t.is_floating_point()} for b in every])
+        return {**every[0], **floating}
+
+    @override
+    def draw_noise(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
+        noise = {_CHOICE: torch.rand((*sample_shape, 1), generator=generator, device=generator.device)}
+        for form in sorted(set(self._forms)):
+            drawn = self._components[form].draw_noise(sample_shape, generator=generator)
+            noise |= {f"{form}/{name}": tensor for name, tensor in drawn.items()}
+        return noise
+
+    @override
+    def from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        uniform = noise[_CHOICE].squeeze(-1)
+        shape = uniform.shape
+        ends = self._weights.cumsum(0).to(uniform)
+        chosen = torch.searchsorted(ends, uniform.reshape(-1), right=True).clamp_max(len(self._components) - 1)
+        samples: dict[str, Tensor] = {}
+        for number, component in enumerate(self._components):
+            rows = (chosen == number).nonzero().squeeze(-1)
+            if not len(rows):
+                continue
+            own = {
+                name: tensor.reshape(len(chosen), *tensor.shape[len(shape) :])[rows.to(tensor.device)]
+                for name, tensor in self._noise_of(number, noise).items()
+            }
+            for name, tensor in component.from_noise(own).items():
+                whole = samples.setdefault(name, tensor.new_empty((len(chosen), *tensor.shape[1:])))
+                whole[rows.to(whole.device)] = tensor
+        return {name: tensor.reshape((*shape, *tensor.shape[1:])) for name, tensor in samples.items()}
+
+    def _noise_of(self, number: int, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        prefix = f"{self._forms[number]}/"
+        return {name.removeprefix(prefix): tensor for name, tensor in noise.items() if name.startswith(prefix)}
+
+    @override
+    def permute_noise(self, permutation: Permutation, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        moved = dict(noise)
+        for form in set(self._forms):
+            own = self._components[form].permute_noise(permutation, self._noise_of(form, noise))
+            moved |= {f"{form}/{name}": tensor for name, tensor in own.items()}
+        return moved
+
+    @override
+    def permute(self, permutation: Permutation) -> Self:
+        return self.permute_each([permutation] * len(self._components))
+
+    def permute_each(self, permutations: Sequence[Permutation]) -> Self:
+        """Return the mixture with every component moved by a group element of its own.
+
+        The predictive distribution stays as it is; the distribution over weights does not.
+
+        Args:
+            permutations: One a component.
+
+        Returns:
+            The mixture of the moved components.
+
+        Raises:
+            InvalidInputError: If their number is another, or a layout does not fit.
+        """
+        if len(permutations) != len(self._components):
+            message = f"expected {len(self._components)} permutations, got {len(permutations)}"
+            raise InvalidInputError(message)
+        moved = [q.permute(p) for q, p in zip(self._components, permutations, strict=True)]
+        return type(self)(moved, weights=self._weights)
+
+    @override
+    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        return type(self)([q.to(device=device, dtype=dtype) for q in self._components], weights=self._weights)
+
+    def log_prob(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        r"""Return $\log \sum_k w_k q_k(\theta)$, where all components have a density.
+
+        Args:
+            parameters: Every random parameter, each ``[*lead, *s]``.
+
+        Returns:
+            ``[*lead]``, in nats.
+
+        Raises:
+            InvalidInputError: If a component has no density.
+        """
+        densities: list[Tensor] = []
+        for component in self._components:
+            if not isinstance(component, AbstractLogDensity):
+                message = f"a {component.kind!r} component has no density"
+                raise InvalidInputError(message)
+            densities.append(component.log_prob(parameters))
+        stacked = torch.stack(densities)
+        log_weights = self._weights.to(stacked).log().reshape(-1, *[1] * (stacked.dim() - 1))
+        return (stacked + log_weights).logsumexp(0)
+
+    @override
+    def as_tensors(self) -> dict[str, Tensor]:
+        tensors = {"weights": self._weights}
+        for number, component in enumerate(self._components):
+            tensors |= {f"{number}:{component.kind}/{key}": tensor for key, tensor in component.as_tensors().items()}
+        return tensors
+
+    @classmethod
+    @override
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        parts: dict[tuple[int, str], dict[str, Tensor]] = {}
+        try:
+            for key, tensor in tensors.items():
+                if key != "weights":
+                    component, _, rest = key.partition("/")
+                    number, _, kind = component.partition(":")
+                    parts.setdefault((int(number), kind), {})[rest] = tensor
+            weights = tensors["weights"]
+        except (KeyError, ValueError) as error:
+            message = f"expected the components of a mixture and its weights, got {sorted(tensors)[:4]}"
+            raise FileFormatError(message) from error
+        return cls([_kinds(kind).from_tensors(part) for (_, kind), part in sorted(parts.items())], weights=weights)
+
+    def _average(self, parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return {
+            name: torch.stack([
+                w.to(part[name]) * part[name] for w, part in zip(self._weights, parts, strict=True)
+            ]).sum(0)
+            for name in parts[0]
+        }
+
+    @override
+    def __repr__(self) -> str:
+        """Return the class and its components."""
+        return f"MixturePosterior({', '.join(map(repr, self._components))})"
+
+
+def _form(component: Posterior, generator: torch.Generator) -> object:
+    """Return what two components must have in common to share their noise."""
+    empty = component.draw_noise((0,), generator=generator)
+    return type(component), {name: tuple(tensor.shape) for name, tensor in empty.items()}
+
+
+def _kinds(kind: str) -> type[Posterior]:
+    """Return the class of a representation among those that are imported."""
+    known: dict[str, type[Posterior]] = {}
+    classes = Posterior.__subclasses__()
+    while classes:
+        found = classes.pop()
+        classes += found.__subclasses__()
+        if hasattr(found, "kind"):
+            known[found.kind] = found
+    if kind not in known:
+        message = f"the mixture has a component of the kind {kind!r}; {nearest(kind, known)}"
+        raise UnknownNameError(message)
+    return known[kind]

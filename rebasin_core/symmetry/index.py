@@ -1,0 +1,46 @@
+"""The index tensors of permutations: checked, and put into another outer order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from rebasin_core.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def reorder_outer(index: Tensor, outer: list[Tensor]) -> Tensor:
+    """Return ``index[outer[0][h0], outer[1][h0, h1], ...]`` over all outer units: its rows in another outer order.
+
+    Args:
+        index: ``[*outer, n]``.
+        outer: The orders of the groups around, from the outermost: ``[n0]``, ``[n0, n1]``, ...
+
+    Returns:
+        ``[*outer, n]``.
+    """
+    # Each order is spread over the levels below it, so that together they index the leading dimensions.
+    rows = [order.reshape(*order.shape, *[1] * (len(outer) - order.dim())) for order in outer]
+    return index[tuple(rows)] if rows else index
+
+
+def check_index(name: str, index: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse an index that is no permutation.
+
+    Args:
+        name: The group, for messages.
+        index: The index.
+        shape: The shape that it must have.
+
+    Raises:
+        InvalidInputError: If the shape is another, or a number from 0 to n - 1 is missing.
+    """
+    if index.is_floating_point() or tuple(index.shape) != shape:
+        message = f"group {name!r}: expected integers of shape {shape}, got {index.dtype} of shape {tuple(index.shape)}"
+        raise InvalidInputError(message)
+    if not torch.equal(index.sort(-1).values.cpu(), torch.arange(shape[-1]).expand(shape)):
+        message = f"group {name!r}: expected every number from 0 to {shape[-1] - 1} once, got another index"
+        raise InvalidInputError(message)
