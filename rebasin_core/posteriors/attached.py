@@ -122,9 +122,11 @@ class AbstractAttachedPosterior(Posterior):
     @override
     def from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         samples = self._from_noise(noise)
-        shapes = [tensor.shape[: tensor.dim() - self._dimensions(name)] for name, tensor in samples.items()]
-        # A model without parameters has a point only, whose noise carries the sample shape.
-        return {**samples, **self._companions.expanded(shapes[0] if shapes else noise[""].shape[:-1])}
+        if not samples:  # a point of a model without parameters, whose noise carries the sample shape
+            return self._companions.expanded(noise[""].shape[:-1])
+        name = self.random_names[0]
+        lead = samples[name].dim() - self._dimensions(name)
+        return {**samples, **self._companions.expanded(samples[name].shape[:lead])}
 
     def _dimensions(self, name: str) -> int:
         """Return the number of dimensions of a random parameter."""
