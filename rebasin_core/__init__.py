@@ -39,8 +39,28 @@ from rebasin_core.engine import (
     trace_spec,
 )
 from rebasin_core.errors import RebasinError, RebasinWarning
-from rebasin_core.evaluation import CategoricalLikelihood, GaussianLikelihood, Likelihood
-from rebasin_core.inference import FitResult, Inference, MAPInference, MeanFieldVI, OptimizerSpec, ScheduleSpec
+from rebasin_core.evaluation import (
+    CategoricalLikelihood,
+    GaussianLikelihood,
+    HeteroscedasticGaussianLikelihood,
+    Likelihood,
+    brier_score,
+    expected_calibration_error,
+)
+from rebasin_core.inference import (
+    SGHMC,
+    SGLD,
+    SWAG,
+    DeepEnsemble,
+    FitResult,
+    Inference,
+    MAPInference,
+    MCDropout,
+    MeanFieldVI,
+    OptimizerSpec,
+    ScheduleSpec,
+    SnapshotEnsemble,
+)
 from rebasin_core.matchers import (
     AbstractChannelMatcher,
     Channels,
@@ -98,6 +118,9 @@ from rebasin_core.symmetry import Atom, Axis, Concat, Group, Layout, Permutation
 __version__ = _version("rebasin-core")
 
 __all__ = [
+    "SGHMC",
+    "SGLD",
+    "SWAG",
     "AbstractAttachedPosterior",
     "AbstractChannelMatcher",
     "AbstractCoupling",
@@ -120,6 +143,7 @@ __all__ = [
     "DataSource",
     "DataSplits",
     "DatasetConfig",
+    "DeepEnsemble",
     "DiagonalGaussianPosterior",
     "Examples",
     "FitResult",
@@ -130,6 +154,7 @@ __all__ = [
     "GaussianPrior",
     "GitRebasinSpec",
     "Group",
+    "HeteroscedasticGaussianLikelihood",
     "Inference",
     "InferenceConfig",
     "KLMatcher",
@@ -139,6 +164,7 @@ __all__ = [
     "LossCurve",
     "LowRankGaussianPosterior",
     "MAPInference",
+    "MCDropout",
     "MLPArchitecture",
     "MarginalizedBarrier",
     "MatchOutcome",
@@ -166,6 +192,7 @@ __all__ = [
     "RunResult",
     "SamplesPosterior",
     "ScheduleSpec",
+    "SnapshotEnsemble",
     "SpecCheck",
     "SpecConfig",
     "SpecFactory",
@@ -181,10 +208,12 @@ __all__ = [
     "WeightMatcher",
     "as_posterior",
     "barrier",
+    "brier_score",
     "build",
     "cells",
     "check_spec",
     "default_registry",
+    "expected_calibration_error",
     "from_git_rebasin",
     "hookimpl",
     "kl_divergence",

@@ -30,6 +30,10 @@ class ChannelLayerNorm(nn.Module):
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
+    def reset_parameters(self) -> None:
+        """Make it the identity, as at the start."""
+        _reset_norm(self)
+
     @override
     def forward(self, inputs: Tensor) -> Tensor:
         last = inputs.movedim(1, -1)
@@ -52,6 +56,10 @@ class FilterResponseNorm(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.threshold = nn.Parameter(torch.zeros(channels))
         self._eps = eps
+
+    def reset_parameters(self) -> None:
+        """Make it the identity, as at the start."""
+        _reset_norm(self)
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
@@ -162,14 +170,19 @@ def initialised(make: Callable[[], nn.Module], generator: torch.Generator) -> nn
     return model
 
 
+def _reset_norm(module: nn.Module) -> None:
+    with torch.no_grad():
+        for name, parameter in module.named_parameters(recurse=False):
+            parameter.fill_(1.0 if name == "weight" else 0.0)
+
+
 def _initialise(module: nn.Module, generator: torch.Generator) -> None:
     if isinstance(module, nn.Linear | nn.Conv2d):
         bound = 1 / math.sqrt(module.weight[0].numel())
         for parameter in module.parameters(recurse=False):
             parameter.uniform_(-bound, bound, generator=generator)
     elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d | ChannelLayerNorm | FilterResponseNorm):
-        for name, parameter in module.named_parameters(recurse=False):
-            parameter.fill_(1.0 if name == "weight" else 0.0)
+        _reset_norm(module)
         for name, buffer in module.named_buffers(recurse=False):
             buffer.fill_(1 if name == "running_var" else 0)
     else:

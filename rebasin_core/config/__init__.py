@@ -19,8 +19,19 @@ from rebasin_core.config.dataset import (
     MNISTConfig,
     UCIConfig,
 )
-from rebasin_core.config.inference import InferenceConfig, MAPConfig, MeanFieldVIConfig, OptimizerConfig, ScheduleConfig
+from rebasin_core.config.inference import (
+    DeepEnsembleConfig,
+    InferenceConfig,
+    MAPConfig,
+    MCDropoutConfig,
+    MeanFieldVIConfig,
+    SGHMCConfig,
+    SGLDConfig,
+    SnapshotEnsembleConfig,
+    SWAGConfig,
+)
 from rebasin_core.config.matcher import KLMatcherConfig, MatcherConfig, WassersteinMatcherConfig, WeightMatcherConfig
+from rebasin_core.config.optimizer import OptimizerConfig, ScheduleConfig
 from rebasin_core.config.run import PosteriorSource, RunConfig
 from rebasin_core.config.spec import FileSpecConfig, SpecConfig, TableSpecConfig, TracedSpecConfig
 
@@ -31,6 +42,7 @@ __all__ = [
     "CIFAR10Config",
     "CifarResNetConfig",
     "DatasetConfig",
+    "DeepEnsembleConfig",
     "DigitsConfig",
     "FashionMNISTConfig",
     "FileSpecConfig",
@@ -38,6 +50,7 @@ __all__ = [
     "InferenceConfig",
     "KLMatcherConfig",
     "MAPConfig",
+    "MCDropoutConfig",
     "MLPConfig",
     "MNISTConfig",
     "MarginalizedBarrierConfig",
@@ -48,7 +61,11 @@ __all__ = [
     "PosteriorSource",
     "ResNetConfig",
     "RunConfig",
+    "SGHMCConfig",
+    "SGLDConfig",
+    "SWAGConfig",
     "ScheduleConfig",
+    "SnapshotEnsembleConfig",
     "SpecConfig",
     "StrategyConfig",
     "TableSpecConfig",

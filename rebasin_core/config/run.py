@@ -79,6 +79,12 @@ class RunConfig(BaseModel):
     evaluation_batch_size: int = Field(1000, ge=1, description="Examples a batch when nothing is trained.")
     num_train: Annotated[int, Field(ge=1)] | None = Field(None, description="Train on the first examples only.")
     num_test: Annotated[int, Field(ge=1)] | None = Field(None, description="Test on the first examples only.")
+    validation_fraction: float = Field(
+        0.0, ge=0, lt=1, description="Part of the training examples that is held out to stop training early."
+    )
+    likelihood: Literal["auto", "heteroscedastic"] = Field(
+        "auto", description="`auto` fits the task; `heteroscedastic`: regression whose noise the network predicts."
+    )
     noise_scale: float = Field(0.3, gt=0, description="Regression: standard deviation of the noise, in target units.")
     seed: int = Field(0, ge=0, description="Seed of matching and of the barrier's samples.")
     device: str = Field("auto", description="`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, ...")

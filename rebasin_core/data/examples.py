@@ -53,6 +53,18 @@ class Examples:
         """
         return self if count is None else Examples(self.inputs[:count], self.targets[:count])
 
+    def split(self, fraction: float) -> tuple[Examples, Examples]:
+        """Return the examples in two parts.
+
+        Args:
+            fraction: Size of the second part, taken from the end, in [0, 1).
+
+        Returns:
+            The first and the second part; the second is empty for a fraction of 0.
+        """
+        count = len(self) - round(fraction * len(self))
+        return Examples(self.inputs[:count], self.targets[:count]), Examples(self.inputs[count:], self.targets[count:])
+
     def batches(self, batch_size: int, *, shuffle_seed: int | None = None) -> TensorBatches:
         """Return the examples in batches.
 

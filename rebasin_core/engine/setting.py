@@ -12,7 +12,12 @@ from rebasin_core.engine.align import load_posterior
 from rebasin_core.engine.trace import with_installed_rules
 from rebasin_core.errors import ConfigError
 from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.evaluation.likelihood import CategoricalLikelihood, GaussianLikelihood, Likelihood
+from rebasin_core.evaluation.likelihood import (
+    CategoricalLikelihood,
+    GaussianLikelihood,
+    HeteroscedasticGaussianLikelihood,
+    Likelihood,
+)
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.specs.check import check_spec
 
@@ -72,6 +77,11 @@ class Setting:
     @cached_property
     def likelihood(self) -> Likelihood:
         """The likelihood that fits the task."""
+        if self._config.likelihood == "heteroscedastic":
+            if self._data.task.kind == "classification":
+                message = "the likelihood `heteroscedastic` is for regression; this data set has classes"
+                raise ConfigError(message)
+            return HeteroscedasticGaussianLikelihood()
         if self._data.task.kind == "classification":
             return CategoricalLikelihood()
         return GaussianLikelihood(scale=self._config.noise_scale)
@@ -103,7 +113,8 @@ class Setting:
             The network, on the run's device.
         """
         generator = torch.Generator().manual_seed(seed)
-        model = self._architecture.build(self._data.input_shape, self._data.task.output_size, generator=generator)
+        outputs = self._data.task.output_size * (2 if self._config.likelihood == "heteroscedastic" else 1)
+        model = self._architecture.build(self._data.input_shape, outputs, generator=generator)
         return model.to(self.device, self.dtype)
 
     def obtain(
@@ -127,10 +138,13 @@ class Setting:
             return self.load(source.path), {"loaded_from": str(source.path)}
         seed = source.seed or 0
         inference = source.inference or self._config.inference
-        data = self._data.train.batches(self._config.batch_size, shuffle_seed=seed)
+        train, validation = self._data.train.split(self._config.validation_fraction)
+        data = train.batches(self._config.batch_size, shuffle_seed=seed)
         result = inference.build().fit(
             self.new_model(seed=seed),
             data,
+            validation=validation.batches(self._config.evaluation_batch_size) if len(validation) else None,
+            spec=self.spec,
             likelihood=self.likelihood,
             # Another stream than the initialisation's, which started from the seed itself.
             generator=torch.Generator().manual_seed(seed + 2**32),

@@ -12,9 +12,11 @@ from typing_extensions import override
 from rebasin_core.errors import InvalidInputError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
-LikelihoodName: TypeAlias = Literal["categorical", "gaussian"]
+LikelihoodName: TypeAlias = Literal["categorical", "gaussian", "heteroscedastic"]
 
 
 class Likelihood(ABC):
@@ -142,9 +144,7 @@ class GaussianLikelihood(Likelihood):
     """
 
     def __init__(self, *, scale: float = 0.1) -> None:
-        if not (scale > 0 and math.isfinite(scale)):
-            message = f"expected a positive noise scale, got {scale!r}"
-            raise InvalidInputError(message)
+        _require_scale(scale)
         self._scale = scale
 
     @override
@@ -176,11 +176,72 @@ class GaussianLikelihood(Likelihood):
         return "mean_squared_error"
 
 
+@final
+class HeteroscedasticGaussianLikelihood(Likelihood):
+    r"""Regression with noise that the network predicts: outputs ``[N, 2K]`` are means and raw scales.
+
+    $$ p(y \mid f) = \prod_k \mathcal N\big(y_k;\, f_k,\, \sigma_k^2\big), \qquad
+       \sigma_k = \sigma_{\min} + \log(1 + e^{f_{K + k}}) $$
+
+    Args:
+        least_scale: $\sigma_{\min}$, positive, in units of the targets: without it the likelihood has no maximum.
+
+    Raises:
+        InvalidInputError: If it is not positive.
+
+    Example:
+        >>> import torch
+        >>> outputs = torch.tensor([[0.0, 0.0]])  # mean 0, standard deviation log 2
+        >>> round(HeteroscedasticGaussianLikelihood().log_prob(outputs, torch.zeros(1, 1)).item(), 2)
+        -0.55
+    """
+
+    def __init__(self, *, least_scale: float = 1e-3) -> None:
+        _require_scale(least_scale)
+        self._least_scale = least_scale
+
+    @override
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        fits = outputs.dim() == targets.dim() == 2 and outputs.shape == (len(targets), 2 * targets.shape[1])  # ruff: ignore[magic-value-comparison]
+        if not fits or not targets.is_floating_point():
+            message = (
+                "expected means and raw scales [N, 2K] and floating targets [N, K], got shapes "
+                f"{tuple(outputs.shape)} and {tuple(targets.shape)} of {targets.dtype}"
+            )
+            raise InvalidInputError(message)
+
+    @override
+    def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        mean, raw = outputs.chunk(2, -1)
+        scale = self._least_scale + torch.nn.functional.softplus(raw)
+        standard = (targets - mean) / scale
+        return (-0.5 * standard.square() - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    @override
+    def prediction(self, outputs: Tensor) -> Tensor:
+        return outputs.chunk(2, -1)[0]
+
+    @override
+    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        return (prediction - targets).square().mean(-1)
+
+    @property
+    @override
+    def score_name(self) -> str:
+        return "mean_squared_error"
+
+
+def _require_scale(scale: float) -> None:
+    if not (scale > 0 and math.isfinite(scale)):
+        message = f"expected a positive noise scale, got {scale!r}"
+        raise InvalidInputError(message)
+
+
 def as_likelihood(likelihood: Likelihood | str) -> Likelihood:
     """Return a likelihood, looked up by name with its default options if need be.
 
     Args:
-        likelihood: An instance, ``categorical`` or ``gaussian``.
+        likelihood: An instance, ``categorical``, ``gaussian`` or ``heteroscedastic``.
 
     Returns:
         An instance.
@@ -190,9 +251,10 @@ def as_likelihood(likelihood: Likelihood | str) -> Likelihood:
     """
     if isinstance(likelihood, Likelihood):
         return likelihood
-    known: dict[str, type[CategoricalLikelihood | GaussianLikelihood]] = {
+    known: dict[str, Callable[[], Likelihood]] = {
         "categorical": CategoricalLikelihood,
         "gaussian": GaussianLikelihood,
+        "heteroscedastic": HeteroscedasticGaussianLikelihood,
     }
     if likelihood not in known:
         message = f"no likelihood {likelihood!r}; {nearest(likelihood, known)}"

@@ -1,18 +1,31 @@
 """Inference: how a posterior is got from data."""
 
 from rebasin_core.inference.base import FitProblem, FitResult, Inference
-from rebasin_core.inference.gradient import AbstractGradientInference
+from rebasin_core.inference.deep_ensemble import DeepEnsemble
+from rebasin_core.inference.gradient import AbstractGradientInference, AbstractObjective
 from rebasin_core.inference.maximum_a_posteriori import MAPInference
+from rebasin_core.inference.mc_dropout import MCDropout
 from rebasin_core.inference.mean_field_vi import MeanFieldVI
 from rebasin_core.inference.optimizer import OptimizerSpec, ScheduleSpec
+from rebasin_core.inference.sghmc import SGHMC
+from rebasin_core.inference.sgld import SGLD
+from rebasin_core.inference.snapshot_ensemble import SnapshotEnsemble
+from rebasin_core.inference.swag import SWAG
 
 __all__ = [
+    "SGHMC",
+    "SGLD",
+    "SWAG",
     "AbstractGradientInference",
+    "AbstractObjective",
+    "DeepEnsemble",
     "FitProblem",
     "FitResult",
     "Inference",
     "MAPInference",
+    "MCDropout",
     "MeanFieldVI",
     "OptimizerSpec",
     "ScheduleSpec",
+    "SnapshotEnsemble",
 ]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.predictive import Batches
     from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.symmetry.layout import Layout
 
 
 @final
@@ -28,6 +30,9 @@ class FitProblem:
         model: The network; where it stands is the starting point. Not to be changed.
         data: Batches ``(inputs, targets)`` that can be read once an epoch.
         num_examples: Number of examples in one pass over the data.
+        num_batches: Number of batches in one pass.
+        validation: Batches that training is not done on, for early stopping; None for none.
+        layout: The symmetries of the network, for methods that use them; else None.
         likelihood: Scores outputs against targets.
         generator: The source of randomness.
         checkpoint: Where to keep the state of training, so that it can go on after being killed; None for nowhere.
@@ -38,6 +43,9 @@ class FitProblem:
     model: nn.Module
     data: Batches
     num_examples: int
+    num_batches: int
+    validation: Batches | None
+    layout: Layout | None
     likelihood: Likelihood
     generator: torch.Generator
     checkpoint: Path | None
@@ -54,11 +62,13 @@ class FitResult:
         posterior: The posterior, on the model's device.
         history: The training objective after each epoch, nats per example.
         resumed_at: The epoch at which an earlier run's checkpoint was taken up; 0 for a fresh start.
+        validation: The loss on validation data after each epoch, nats per example; empty without such data.
     """
 
     posterior: Posterior
     history: tuple[float, ...]
     resumed_at: int
+    validation: tuple[float, ...] = ()
 
 
 class Inference(ABC):
@@ -80,6 +90,8 @@ class Inference(ABC):
         model: nn.Module,
         data: Batches,
         *,
+        validation: Batches | None = None,
+        spec: PermutationSpec | None = None,
         likelihood: Likelihood | str = "categorical",
         generator: torch.Generator | None = None,
         checkpoint: Path | str | None = None,
@@ -91,7 +103,10 @@ class Inference(ABC):
         Args:
             model: The network; training starts from where it stands, on its device.
             data: Batches ``(inputs, targets)``, read once an epoch: a list, a `DataLoader`, `TensorBatches`.
-            likelihood: An instance, ``categorical`` or ``gaussian``.
+            validation: Batches that are not trained on: their loss is recorded after every epoch, and ends training
+                early where a method has a ``patience``.
+            spec: The symmetries of the network, for methods that use them.
+            likelihood: An instance, ``categorical``, ``gaussian`` or ``heteroscedastic``.
             generator: Source of randomness; a fixed seed if not given.
             checkpoint: A file that keeps the state of training. If it exists, training goes on from there.
             progress: Whether to show a progress bar.
@@ -106,10 +121,14 @@ class Inference(ABC):
             FileFormatError: If the checkpoint belongs to another problem, or is damaged.
             StorageError: If the checkpoint cannot be written.
         """
+        num_examples, num_batches = _count(data)
         problem = FitProblem(
             model=model,
             data=data,
-            num_examples=_count(data),
+            num_examples=num_examples,
+            num_batches=num_batches,
+            validation=validation,
+            layout=None if spec is None else spec.layout,
             likelihood=as_likelihood(likelihood),
             generator=generator or torch.Generator().manual_seed(0),
             checkpoint=None if checkpoint is None else Path(checkpoint),
@@ -123,20 +142,21 @@ class Inference(ABC):
         """Fit a checked problem."""
 
 
-def _count(data: Batches) -> int:
-    """Return the number of examples in one pass; refuse data without any, or that can be read only once."""
+def _count(data: Batches) -> tuple[int, int]:
+    """Return the numbers of examples and batches in one pass; refuse data without any, or read only once."""
     if iter(data) is data:
         message = "the data can be read only once (a generator); expected something to be read every epoch, like a list"
         raise InvalidInputError(message)
-    count = 0
+    count = batches = 0
     for batch in data:
         try:
             _, targets = batch
             count += len(targets)
+            batches += 1
         except (TypeError, ValueError) as error:
             message = f"expected batches (inputs, targets), got {type(batch).__name__}: {error}"
             raise InvalidInputError(message) from error
     if not count:
         message = "expected at least one example, got an empty data set"
         raise InvalidInputError(message)
-    return count
+    return count, batches

@@ -27,18 +27,22 @@ class TrainingState:
     Attributes:
         parameters: The leaf tensors that are optimised.
         buffers: The model's buffers.
+        memory: What the method keeps from epoch to epoch.
         optimizer: The optimiser of the parameters.
         schedule: The learning-rate schedule, or None.
         generator: The source of randomness.
         history: The objective after each finished epoch.
+        validation: The loss on validation data after each finished epoch.
     """
 
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
+    memory: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler | None
     generator: torch.Generator
     history: list[float] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
 
     def save(self, path: Path, fingerprint: str) -> None:
         """Write the state, atomically.
@@ -52,6 +56,7 @@ class TrainingState:
         """
         tensors = {f"parameter/{name}": tensor for name, tensor in self.parameters.items()}
         tensors |= {f"buffer/{name}": tensor for name, tensor in self.buffers.items()}
+        tensors |= {f"memory/{name}": tensor for name, tensor in self.memory.items()}
         tensors["generator"] = self.generator.get_state()
         optimizer = self.optimizer.state_dict()
         numbers: dict[str, Any] = {}
@@ -65,6 +70,7 @@ class TrainingState:
         document = {
             "fingerprint": fingerprint,
             "history": self.history,
+            "validation": self.validation,
             "param_groups": optimizer["param_groups"],
             "numbers": numbers,
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
@@ -89,7 +95,11 @@ class TrainingState:
             )
             raise FileFormatError(message)
         with torch.no_grad():
-            for prefix, mine in (("parameter", self.parameters), ("buffer", self.buffers)):
+            for prefix, mine in (
+                ("parameter", self.parameters),
+                ("buffer", self.buffers),
+                ("memory", self.memory),
+            ):
                 for name, tensor in mine.items():
                     tensor.copy_(tensors[f"{prefix}/{name}"])
         entries: dict[int, dict[str, Any]] = {}
@@ -110,7 +120,8 @@ class TrainingState:
         if self.schedule is not None:
             self.schedule.load_state_dict(document["schedule"])
         self.generator.set_state(tensors["generator"])
-        self.history = list(document["history"])
+        # In place: others hold these lists.
+        self.history[:], self.validation[:] = document["history"], document["validation"]
 
 
 def _tuple(value: object) -> object:

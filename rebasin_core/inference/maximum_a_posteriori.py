@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, final
 
-import torch
 from typing_extensions import override
 
-from rebasin_core.errors import InvalidInputError
 from rebasin_core.inference.gradient import AbstractGradientInference, AbstractObjective
+from rebasin_core.inference.prior import PriorScale, check_scale
+from rebasin_core.inference.stacked import AbstractStackedObjective
 from rebasin_core.posteriors.point import PointPosterior
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.inference.base import FitProblem
     from rebasin_core.inference.optimizer import OptimizerSpec, ScheduleSpec
@@ -31,7 +28,9 @@ class MAPInference(AbstractGradientInference):
         epochs: Passes over the data, at least 1.
         optimizer: Any optimiser of torch; Adam with rate 1e-3 if not given.
         schedule: Any learning-rate schedule of torch, or None.
-        prior_scale: $\sigma$, positive; infinity for a flat prior (maximum likelihood).
+        prior_scale: $\sigma$, for all parameters or by pattern of their names; infinity for a flat prior (maximum
+            likelihood).
+        patience: Epochs without a better validation loss after which training ends; None trains all epochs.
 
     Raises:
         InvalidInputError: If an option is out of range.
@@ -50,12 +49,11 @@ class MAPInference(AbstractGradientInference):
         epochs: int = 20,
         optimizer: OptimizerSpec | None = None,
         schedule: ScheduleSpec | None = None,
-        prior_scale: float = 1.0,
+        prior_scale: PriorScale = 1.0,
+        patience: int | None = None,
     ) -> None:
-        super().__init__(epochs=epochs, optimizer=optimizer, schedule=schedule)
-        if not prior_scale > 0:
-            message = f"expected a positive `prior_scale`, got {prior_scale!r}"
-            raise InvalidInputError(message)
+        super().__init__(epochs=epochs, optimizer=optimizer, schedule=schedule, patience=patience)
+        check_scale(prior_scale)
         self._prior_scale = prior_scale
 
     @override
@@ -64,27 +62,15 @@ class MAPInference(AbstractGradientInference):
 
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
-        return _Objective(problem, model, self._prior_scale)
+        return _Objective(problem, model, members=1, prior_scale=self._prior_scale)
 
 
 @final
-class _Objective(AbstractObjective):
-    def __init__(self, problem: FitProblem, model: FunctionalModel, prior_scale: float) -> None:
-        super().__init__(problem, model, dict(model.module.named_parameters()))
-        self._precision = 0.0 if math.isinf(prior_scale) else 1 / (prior_scale**2 * problem.num_examples)
-
-    @override
-    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        outputs = self.model({**self.parameters, **self.buffers}, inputs)
-        self.problem.likelihood.check(outputs, targets)
-        loss = -self.problem.likelihood.log_prob(outputs, targets).mean()
-        if self._precision:
-            loss += 0.5 * self._precision * torch.stack([p.square().sum() for p in self.parameters.values()]).sum()
-        return loss
-
+class _Objective(AbstractStackedObjective):
     @override
     def posterior(self) -> Posterior:
         return PointPosterior(
-            {name: p.detach().clone() for name, p in self.parameters.items()},
-            buffers={name: b.detach().clone() for name, b in self.buffers.items()},
+            {name: tensor[0].detach().clone() for name, tensor in self.parameters.items()},
+            buffers={name: buffer[0].clone() for name, buffer in self.buffers.items()},
+            prior=self.prior,
         )

@@ -69,9 +69,18 @@ def rebasin_datasets() -> Sequence[type[DatasetConfig]]:
 @hookimpl
 def rebasin_inferences() -> Sequence[type[InferenceConfig]]:
     """Return the inference methods."""
-    from rebasin_core.config.inference import MAPConfig, MeanFieldVIConfig
+    from rebasin_core.config import inference
 
-    return [MAPConfig, MeanFieldVIConfig]
+    return [
+        inference.MAPConfig,
+        inference.MeanFieldVIConfig,
+        inference.DeepEnsembleConfig,
+        inference.SnapshotEnsembleConfig,
+        inference.SWAGConfig,
+        inference.SGLDConfig,
+        inference.SGHMCConfig,
+        inference.MCDropoutConfig,
+    ]
 
 
 @hookimpl

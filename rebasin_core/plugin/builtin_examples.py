@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from rebasin_core.config import architecture, barrier, dataset, inference, spec
+from rebasin_core.config.optimizer import OptimizerConfig
 from rebasin_core.plugin.builtin_modules import modules
 from rebasin_core.plugin.builtin_posteriors import POSTERIORS
 from rebasin_core.posteriors import ModuleAdapter
@@ -112,11 +113,42 @@ def _uci(folder: Path) -> Sequence[object]:
 
 
 def _mean_field(_: Path) -> Sequence[object]:
-    optimizer = inference.OptimizerConfig(name="Adam", lr=0.02)
+    shared = inference.MeanFieldVIConfig(epochs=30, prior_scale=1.0, optimizer=_FAST)
     return [
-        inference.MeanFieldVIConfig(epochs=30, prior_scale=1.0, optimizer=optimizer),
-        inference.MeanFieldVIConfig(epochs=30, prior_scale=1.0, optimizer=optimizer, local_reparameterization=False),
+        shared,
+        shared.model_copy(update={"estimator": "weights", "sticking_the_landing": True}),
+        shared.model_copy(update={"estimator": "flipout", "stochastic": ("layers.2.*",), "kl_warmup": 5}),
     ]
+
+
+def _ensembles(_: Path) -> Sequence[object]:
+    return [inference.DeepEnsembleConfig(members=3, epochs=20, optimizer=_FAST)]
+
+
+def _snapshots(_: Path) -> Sequence[object]:
+    return [inference.SnapshotEnsembleConfig(members=3, epochs=24, optimizer=_FAST)]
+
+
+def _swags(_: Path) -> Sequence[object]:
+    return [inference.SWAGConfig(epochs=20, rank=4), inference.SWAGConfig(epochs=20, rank=4, members=2)]
+
+
+def _langevins(_: Path) -> Sequence[object]:
+    return [inference.SGLDConfig(epochs=40, learning_rate=0.1, burn_in=30, chains=2)]
+
+
+def _hamiltonians(_: Path) -> Sequence[object]:
+    return [
+        inference.SGHMCConfig(epochs=40, learning_rate=0.02, burn_in=30, chains=2),
+        inference.SGHMCConfig(epochs=40, learning_rate=0.05, cycles=2, exploration=0.8),
+    ]
+
+
+def _dropouts(_: Path) -> Sequence[object]:
+    return [inference.MCDropoutConfig(epochs=30, optimizer=_FAST)]
+
+
+_FAST = OptimizerConfig.model_validate({"name": "Adam", "lr": 0.02})
 
 
 def _marginalized(_: Path) -> Sequence[object]:
@@ -141,6 +173,12 @@ _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
     dataset.CIFAR10Config: _cifar10,
     dataset.UCIConfig: _uci,
     inference.MeanFieldVIConfig: _mean_field,
+    inference.DeepEnsembleConfig: _ensembles,
+    inference.SnapshotEnsembleConfig: _snapshots,
+    inference.SWAGConfig: _swags,
+    inference.SGLDConfig: _langevins,
+    inference.SGHMCConfig: _hamiltonians,
+    inference.MCDropoutConfig: _dropouts,
     barrier.MarginalizedBarrierConfig: _marginalized,
     ModuleAdapter: _modules,
 }

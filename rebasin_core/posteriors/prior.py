@@ -11,7 +11,7 @@ import torch
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.checks import require_finite, require_same_names
-from rebasin_core.tensors.statistics import gaussian_kl
+from rebasin_core.tensors.statistics import gaussian_kl, isotropic_kl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -106,8 +106,12 @@ class GaussianPrior:
             A scalar, in nats, summed over all entries; differentiable.
         """
         terms = [
-            gaussian_kl(mean[name], stddev[name], self.mean[name].to(mean[name]), self.stddev[name].to(mean[name]))
-            for name in self.mean
+            isotropic_kl(
+                mean[name] - centre.to(mean[name]) if centre.any() else mean[name], stddev[name], spread.item()
+            )
+            if (spread := self.stddev[name]).dim() == 0
+            else gaussian_kl(mean[name], stddev[name], centre.to(mean[name]), spread.to(mean[name]))
+            for name, centre in self.mean.items()
         ]
         return torch.stack(terms).sum()
 

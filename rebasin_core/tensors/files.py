@@ -122,8 +122,14 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], *, kind: str,
     """
     # One entry, since safetensors writes several in a random order, and equal runs shall give equal bytes.
     metadata = {_ENTRY: json.dumps({"format": FORMAT, "kind": kind, "document": document})}
-    content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata=metadata)
-    write_bytes(path, content)
+    ready: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        # The format holds no shared memory: what stands under two names is written twice.
+        whole = tensor.detach().cpu().contiguous()
+        ready[name] = whole.clone() if whole.data_ptr() in places else whole
+        places.add(whole.data_ptr())
+    write_bytes(path, save(ready, metadata=metadata))
 
 
 def read_tensors(path: Path | str, *, kind: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:

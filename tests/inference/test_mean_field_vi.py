@@ -11,7 +11,7 @@ from typing_extensions import override
 from rebasin_core import DiagonalGaussianPosterior, GaussianLikelihood, MeanFieldVI, OptimizerSpec, ScheduleSpec
 from rebasin_core.errors import FileFormatError, InvalidInputError, UnknownNameError
 from rebasin_core.evaluation import FunctionalModel
-from rebasin_core.inference.local_reparameterization import LocalReparameterization
+from rebasin_core.inference.weight_noise import EstimatorName, WeightNoise
 
 
 def linear_regression() -> tuple[nn.Linear, list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor, torch.Tensor]:
@@ -24,15 +24,24 @@ def linear_regression() -> tuple[nn.Linear, list[tuple[torch.Tensor, torch.Tenso
     return nn.Linear(2, 1, bias=False).double(), [(x, y)], mean, precision.rsqrt()
 
 
-@pytest.mark.parametrize("local", [True, False])
-def test_exact_posterior_of_linear_regression(*, local: bool) -> None:
+ESTIMATORS: list[tuple[EstimatorName, bool]] = [
+    ("local", False),
+    ("flipout", False),
+    ("weights", False),
+    ("weights", True),
+]
+
+
+@pytest.mark.parametrize(("estimator", "landing"), ESTIMATORS)
+def test_exact_posterior_of_linear_regression(estimator: EstimatorName, *, landing: bool) -> None:
     model, data, mean, stddev = linear_regression()
     method = MeanFieldVI(
         epochs=1500,
         prior_scale=0.8,
         optimizer=OptimizerSpec("Adam", {"lr": 0.02}),
         schedule=ScheduleSpec("CosineAnnealingLR", {"T_max": 1500}),
-        local_reparameterization=local,
+        estimator=estimator,
+        sticking_the_landing=landing,
     )
     posterior = method.fit(model, data, likelihood=GaussianLikelihood(scale=0.5)).posterior
     torch.testing.assert_close(posterior.mean["weight"].flatten(), mean, atol=0.02, rtol=0)
@@ -59,7 +68,7 @@ class Mixed(nn.Module):
 def test_only_layers_called_once_are_treated_locally() -> None:
     model = FunctionalModel(Mixed())
     tensors = {name: p.detach() for name, p in model.module.named_parameters()}
-    network = LocalReparameterization(model, torch.zeros(2, 4), tensors, torch.Generator().manual_seed(0))
+    network = WeightNoise(model, torch.zeros(2, 4), tensors, torch.Generator().manual_seed(0))
     assert network.local_names == {"once.weight", "once.bias", "convolution.weight", "convolution.bias"}
 
 
@@ -70,11 +79,77 @@ def test_local_noise_has_the_marginals_of_weight_noise(generator: torch.Generato
     x = torch.randn(1, 3, generator=generator, dtype=torch.float64)
     samples = DiagonalGaussianPosterior(mean, stddev).sample((20_000,), generator=generator)
     direct = torch.einsum("soi,i->so", samples["0.weight"], x[0]) + samples["0.bias"]
-    network = LocalReparameterization(model, x, mean, generator)
-    local = network(mean, stddev, {}, x.expand(20_000, 3))
     error = 5 * direct.std(0) / math.sqrt(20_000)
+    local, _ = WeightNoise(model, x, mean, generator)(mean, stddev, {}, x.expand(20_000, 3))
     assert bool(((direct.mean(0) - local.mean(0)).abs() < 2 * error).all())
     assert bool(((direct.std(0) - local.std(0)).abs() < 2 * error).all())
+
+
+def test_flipout_has_the_marginals_of_weight_noise(generator: torch.Generator) -> None:
+    model = FunctionalModel(nn.Sequential(nn.Linear(3, 2)), dtype=torch.float64)
+    mean = {name: p.detach() for name, p in model.module.named_parameters()}
+    stddev = {name: torch.rand(p.shape, generator=generator, dtype=torch.float64) for name, p in mean.items()}
+    x = torch.randn(1, 3, generator=generator, dtype=torch.float64)
+    centre = model(mean, x)[0]
+    network = WeightNoise(model, x, mean, generator, estimator="flipout")
+    outputs = torch.cat([network(mean, stddev, {}, x.expand(4, 3))[0] for _ in range(4000)])
+    exact = (x.square() @ stddev["0.weight"].square().T + stddev["0.bias"].square()).sqrt()[0]
+    # Draws of one batch share the size of their noise: four of them count as one.
+    assert bool(((outputs.std(0) - exact).abs() < 5 * exact / math.sqrt(2 * 4000)).all())
+    assert bool(((outputs.mean(0) - centre).abs() < 5 * exact / math.sqrt(4000)).all())
+
+
+def test_only_the_chosen_layers_are_random(generator: torch.Generator) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
+    data = [(torch.randn(16, 2, generator=generator), torch.arange(16) % 2)]
+    posterior = MeanFieldVI(epochs=3, stochastic=("2.*",)).fit(model, data).posterior
+    assert isinstance(posterior, DiagonalGaussianPosterior)
+    assert set(posterior.random_names) == {"2.weight", "2.bias"}
+    assert not posterior.stddev["0.weight"].any()
+    assert not torch.equal(posterior.mean["0.weight"], model.state_dict()["0.weight"]), "the others are trained, too"
+    with pytest.raises(InvalidInputError, match=r"pattern 'lost\.\*' of `stochastic` matches none"):
+        MeanFieldVI(epochs=1, stochastic=("lost.*",)).fit(model, data)
+
+
+def test_moped_starts_from_the_model_and_its_prior_stays_there(generator: torch.Generator) -> None:
+    model = nn.Linear(2, 2)
+    data = [(torch.randn(4, 2, generator=generator), torch.arange(4) % 2)]
+    optimizer = OptimizerSpec("SGD", {"lr": 1e-12})
+    posterior = MeanFieldVI(epochs=1, moped=0.1, prior_scale=1.0, optimizer=optimizer).fit(model, data).posterior
+    assert isinstance(posterior, DiagonalGaussianPosterior)
+    torch.testing.assert_close(posterior.stddev["weight"], 0.1 * model.weight.detach().abs(), rtol=1e-3, atol=1e-6)
+    assert posterior.prior is not None
+    assert torch.equal(posterior.prior.mean["weight"], model.weight.detach())
+
+
+def test_a_prior_scale_for_every_layer(generator: torch.Generator) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    data = [(torch.randn(4, 2, generator=generator), torch.arange(4) % 2)]
+    scales = {"0.*": 0.5, "*": 2.0}
+    posterior = MeanFieldVI(epochs=1, prior_scale=scales).fit(model, data).posterior
+    assert isinstance(posterior, DiagonalGaussianPosterior)
+    assert posterior.prior is not None
+    assert [posterior.prior.stddev[n].item() for n in ("0.weight", "1.weight")] == [0.5, 2.0]
+    with pytest.raises(InvalidInputError, match=r"no pattern of `prior_scale` matches `1\.weight`"):
+        MeanFieldVI(epochs=1, prior_scale={"0.*": 0.5}).fit(model, data)
+
+
+def test_divergence_weight_rises(generator: torch.Generator) -> None:
+    model = nn.Linear(2, 2)
+    data = [(torch.randn(4, 2, generator=generator), torch.arange(4) % 2)]
+    optimizer = OptimizerSpec("SGD", {"lr": 1e-12})
+    fit = MeanFieldVI(epochs=6, kl_warmup=4, kl_weight=100.0, optimizer=optimizer).fit(model, data)
+    first = [b - a for a, b in zip(fit.history, fit.history[1:], strict=False)]
+    assert all(step > 1 for step in first[:3])
+    assert all(abs(step) < 1 for step in first[3:])
+
+
+def test_the_invariant_bound_needs_symmetries_and_draws() -> None:
+    model, data, _, _ = linear_regression()
+    with pytest.raises(InvalidInputError, match="set estimator='weights'"):
+        MeanFieldVI(symmetry_elements=4)
+    with pytest.raises(InvalidInputError, match="give `spec` to `fit`"):
+        MeanFieldVI(symmetry_elements=4, estimator="weights").fit(model, data, likelihood="gaussian")
 
 
 def test_kl_weight_sets_the_spread() -> None:

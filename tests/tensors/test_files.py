@@ -78,3 +78,10 @@ def test_pickle_is_never_read(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "x.pt")
     with pytest.raises(FileFormatError, match="Expected a safetensors file"):
         read_tensors(tmp_path / "x.pt")
+
+
+def test_tensors_that_share_memory_are_written_each(tmp_path: Path) -> None:
+    shared = torch.arange(3.0)
+    write_tensors(tmp_path / "f.safetensors", {"a": shared, "b": shared}, kind="k", document={})
+    tensors, _ = read_tensors(tmp_path / "f.safetensors", kind="k")
+    assert torch.equal(tensors["a"], tensors["b"])

@@ -1,0 +1,121 @@
+"""Every inference method on the same network: predictive scores, and barriers between two of each.
+
+    python docs/results/posteriors.py --root DATA --output results.jsonl [--only METHOD ...] [--epochs 1.0]
+
+Fashion-MNIST and MNIST are read from ``DATA`` (or downloaded). One JSON line is written for every result; results that
+are there already are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+
+import rebasin_core as rc
+from rebasin_core.evaluation import FunctionalModel, LossEstimate, held_batches, predict
+from rebasin_core.tensors.statistics import mean_stderr
+
+ADAM = rc.OptimizerSpec("Adam", {"lr": 1e-3})
+
+
+def methods(scale: float) -> dict[str, rc.Inference]:
+    """The methods, each with enough epochs for its loss to be flat (times ``scale``, for a trial)."""
+
+    def n(epochs: int, multiple: int = 1) -> int:
+        return max(multiple, round(scale * epochs / multiple) * multiple)
+
+    return {
+        "map": rc.MAPInference(epochs=n(10), optimizer=ADAM, prior_scale=0.1),
+        "mean_field_vi": rc.MeanFieldVI(epochs=n(20), optimizer=ADAM, prior_scale=0.1),
+        "mc_dropout": rc.MCDropout(rate=0.2, epochs=n(15), optimizer=ADAM, prior_scale=0.1),
+        "deep_ensemble": rc.DeepEnsemble(members=5, epochs=n(10), optimizer=ADAM, prior_scale=0.1),
+        "snapshot_ensemble": rc.SnapshotEnsemble(members=5, epochs=n(25, 5), optimizer=ADAM, prior_scale=0.1),
+        "swag": rc.SWAG(epochs=n(30), start=n(30) // 2, rank=15, prior_scale=0.1),
+        "multi_swag": rc.SWAG(epochs=n(30), start=n(30) // 2, rank=15, prior_scale=0.1, members=3),
+        "sgld": rc.SGLD(epochs=n(60), learning_rate=0.05, burn_in=n(30), chains=2, thinning=3, prior_scale=0.1),
+        "sghmc": rc.SGHMC(epochs=n(60, 3), learning_rate=0.01, cycles=3, exploration=0.7, chains=2, prior_scale=0.1),
+    }
+
+
+def scores(posterior: rc.Posterior, model: torch.nn.Module, test: rc.Examples) -> dict[str, float]:
+    """NLL with its Monte Carlo standard error, accuracy, calibration error (15 bins) and Brier score on test data."""
+    functional = FunctionalModel(model)
+    batches = held_batches(functional, test.batches(1000))
+    found = predict(posterior, functional, batches, rc.CategoricalLikelihood(), num_samples=64, seed=0)
+    estimate = LossEstimate.of(found)
+    return {
+        "nll": estimate.loss,
+        "nll_stderr": mean_stderr(estimate.example_losses).item(),
+        "accuracy": estimate.score,
+        "ece": rc.expected_calibration_error(found.prediction, test.targets, bins=15),
+        "brier": rc.brier_score(found.prediction, test.targets),
+    }
+
+
+def main() -> None:
+    """Make what is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--data", default="fashion_mnist")
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--posteriors", type=Path, help="where the posteriors are kept")
+    arguments = parser.parse_args()
+    done = (
+        {json.loads(line)["what"] for line in arguments.output.read_text().splitlines()}
+        if arguments.output.exists()
+        else set()
+    )
+    data = rc.build("dataset", name=arguments.data, root=arguments.root).load()
+    architecture = rc.MLPArchitecture(hidden=[128, 128])
+    for name, method in methods(arguments.epochs).items():
+        if arguments.only and name not in arguments.only:
+            continue
+        pair: list[rc.Posterior] = []
+        for seed in (1, 2):
+            model = architecture.build(data.input_shape, 10, generator=torch.Generator().manual_seed(seed))
+            file = arguments.posteriors / f"{arguments.data}-{name}-{seed}.safetensors"
+            what, start = f"{arguments.data} {name} {seed}", time.time()
+            if not file.exists():
+                train = data.train.batches(128, shuffle_seed=seed)
+                fit = method.fit(model, train, generator=torch.Generator().manual_seed(seed + 2**32))
+                fit.posterior.save(file, meta={"seconds": time.time() - start})
+            seconds = time.time() - start
+            pair.append(rc.load_posterior(file))
+            if what not in done:
+                write(arguments.output, {"what": what, "seconds": round(seconds), **scores(pair[-1], model, data.test)})
+        what = f"{arguments.data} {name} barrier"
+        if what not in done and name != "multi_swag":
+            write(arguments.output, {"what": what, **barriers(pair, model, architecture.spec(model), data.test)})
+
+
+def barriers(
+    pair: list[rc.Posterior], model: torch.nn.Module, spec: rc.PermutationSpec, test: rc.Examples
+) -> dict[str, object]:
+    """The barrier between two posteriors of one kind, without and with alignment."""
+    options = {"model": model, "data": test.batches(1000), "num_points": 7}
+    if not isinstance(pair[0], rc.PointPosterior):
+        options["num_samples"] = 16
+    unaligned = rc.barrier(*pair, **options)
+    found: dict[str, object] = {"kind": pair[0].kind, "unaligned": [unaligned.height, unaligned.height_stderr]}
+    for matcher in ("weight", "wasserstein"):
+        result = rc.match(*pair, spec, matcher=matcher)
+        curve = rc.barrier(pair[0], result.apply(pair[1]), **options)
+        found[matcher] = [curve.height, curve.height_stderr]
+    return found
+
+
+def write(path: Path, record: dict[str, object]) -> None:
+    """Add a line, and show it."""
+    print(record, flush=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The stochastic-gradient Langevin and Hamiltonian samplers, as an optimiser that adds noise."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, final
+
+import torch
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from torch import Tensor
+
+
+@final
+class LangevinOptimizer(torch.optim.Optimizer):
+    r"""Steps of underdamped Langevin dynamics on the negative log posterior per example, $\tilde U = U / N$.
+
+    $$ v \leftarrow (1 - \alpha) v - \eta \nabla \tilde U(\theta) + \sqrt{2 \alpha \eta T / N}\, \xi, \qquad
+       \theta \leftarrow \theta + v $$
+
+    With $\alpha = 1$ there is no momentum, and this is Langevin dynamics (SGLD) with the step $\epsilon = 2 \eta / N$.
+
+    Args:
+        parameters: Leaf tensors.
+        lr: $\eta$, in units of the loss per example.
+        momentum_decay: $\alpha$ in (0, 1].
+        temperature: $T$; 1 samples the posterior, 0 descends.
+        num_examples: $N$.
+        generator: The source of the noise.
+
+    References:
+        M. Welling, Y. W. Teh (2011), "Bayesian learning via stochastic gradient Langevin dynamics", ICML, equation 4;
+        T. Chen, E. Fox, C. Guestrin (2014), "Stochastic gradient Hamiltonian Monte Carlo", ICML, arXiv 1402.4102,
+        equation 15.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        *,
+        lr: float,
+        momentum_decay: float,
+        temperature: float,
+        num_examples: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum_decay": momentum_decay, "temperature": temperature})
+        self._num_examples, self._generator = num_examples, generator
+
+    @torch.no_grad()
+    @override
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no closure is taken
+        for group in self.param_groups:
+            rate, decay = group["lr"], group["momentum_decay"]
+            spread = math.sqrt(2 * decay * rate * group["temperature"] / self._num_examples)
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                momentum = state.setdefault("momentum", torch.zeros_like(parameter))
+                momentum.mul_(1 - decay).add_(parameter.grad, alpha=-rate)
+                if spread:
+                    noise = torch.randn(
+                        parameter.shape,
+                        generator=self._generator,
+                        device=self._generator.device,
+                        dtype=parameter.dtype,
+                    )
+                    momentum.add_(noise.to(parameter.device), alpha=spread)
+                parameter.add_(momentum)

@@ -1,0 +1,194 @@
+"""Several networks trained side by side, as one network with stacked parameters."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch.func import functional_call
+from typing_extensions import override
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.inference.gradient import AbstractObjective
+from rebasin_core.inference.prior import PriorScale, prior_of, scales_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from rebasin_core.evaluation.functional import FunctionalModel
+    from rebasin_core.inference.base import FitProblem
+    from rebasin_core.posteriors.prior import GaussianPrior
+
+# Optimisers that treat every entry on its own, so that networks in one tensor do not feel each other.
+_ENTRYWISE = frozenset({
+    "SGD",
+    "Adam",
+    "AdamW",
+    "NAdam",
+    "RAdam",
+    "Adamax",
+    "Adagrad",
+    "RMSprop",
+    "Rprop",
+    "Adadelta",
+    "ASGD",
+})
+
+
+def require_entrywise(optimizer: str, members: int) -> None:
+    """Refuse optimisers that would mix networks that are trained side by side.
+
+    Args:
+        optimizer: Its name in ``torch.optim``.
+        members: Number of networks.
+
+    Raises:
+        InvalidInputError: If there are several networks, and it is not entrywise.
+    """
+    if members > 1 and optimizer not in _ENTRYWISE:
+        message = (
+            f"{optimizer} does not treat every entry on its own, so networks cannot be trained side by side with it; "
+            f"expected one of {', '.join(sorted(_ENTRYWISE))}"
+        )
+        raise InvalidInputError(message)
+
+
+def reinitialised(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Return a copy of a model with fresh first values, from its layers' own ``reset_parameters``.
+
+    Args:
+        model: Any module.
+        generator: The source of randomness; the global generator is left alone.
+
+    Returns:
+        The copy.
+
+    Raises:
+        InvalidInputError: If a module owns parameters and cannot reset them.
+    """
+    fresh = copy.deepcopy(model)
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device).item())
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for name, module in fresh.named_modules():
+            reset: Any = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if reset is not None:
+                reset()
+            elif next(module.parameters(recurse=False), None) is not None:
+                message = (
+                    f"`{name}` ({type(module).__name__}) owns parameters and has no method `reset_parameters`, so that "
+                    "further networks cannot be started afresh; add one"
+                )
+                raise InvalidInputError(message)
+    return fresh
+
+
+@final
+class StackedNetworks:
+    """Runs K networks with stacked parameters on the same inputs: at once where torch can, else one by one.
+
+    Small networks on a CPU, and all on a GPU, are several times faster at once.
+
+    Args:
+        model: The network.
+        members: The number K.
+        together: Whether to run them at once (``vmap``); falls back to one by one where that is impossible.
+    """
+
+    def __init__(self, model: FunctionalModel, members: int, *, together: bool = True) -> None:
+        self._model, self._members = model, members
+        self._together = together and members > 1
+
+    def __call__(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Return the outputs of all networks.
+
+        Args:
+            parameters: Each ``[K, *s]``.
+            buffers: Each ``[K, *s]``; in training mode they are updated.
+            inputs: A batch ``[N, ...]``.
+
+        Returns:
+            ``[K, N, ...]``.
+
+        Raises:
+            InvalidInputError: If the model cannot take the batch.
+        """
+        if self._together:
+            try:
+                return self._at_once(parameters, buffers, inputs)
+            except (
+                RuntimeError,
+                ValueError,
+            ):  # what vmap cannot do: data-dependent control flow, some in-place changes
+                self._together = False
+        every = {**parameters, **buffers}
+        return torch.stack([
+            self._model({name: tensor[k] for name, tensor in every.items()}, inputs) for k in range(self._members)
+        ])
+
+    def _at_once(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        def call(own: dict[str, Tensor], kept: dict[str, Tensor]) -> Tensor:
+            outputs: Tensor = functional_call(self._model.module, {**own, **kept}, (inputs,))
+            return outputs
+
+        run = torch.vmap(call, randomness="different")
+        outputs: Tensor = run(dict(parameters), dict(buffers))
+        return outputs
+
+
+class AbstractStackedObjective(AbstractObjective):
+    r"""The negative log posterior per example of K networks side by side, each with a gradient of its own.
+
+    $$ -\frac1B \sum_{i \in \text{batch}} \log p(y_i \mid x_i, \theta_k) - \frac1N \log p(\theta_k) $$
+
+    summed over the networks. The first starts where the model stands, the others afresh. All see the same batches.
+
+    Args:
+        problem: What is to be fitted.
+        model: The network, a private copy.
+        members: The number K.
+        prior_scale: Of the Gaussian prior; infinity for a flat one.
+        together: Whether to run the networks at once.
+    """
+
+    def __init__(
+        self,
+        problem: FitProblem,
+        model: FunctionalModel,
+        *,
+        members: int,
+        prior_scale: PriorScale,
+        together: bool = True,
+    ) -> None:
+        networks = [problem.model, *(reinitialised(problem.model, problem.generator) for _ in range(members - 1))]
+        first = dict(model.module.named_parameters())
+        stacked = {
+            n: torch.stack([dict(m.named_parameters())[n].detach().to(t) for m in networks]) for n, t in first.items()
+        }
+        buffers = {
+            n: torch.stack([dict(m.named_buffers())[n].detach().to(t) for m in networks])
+            for n, t in model.module.named_buffers()
+        }
+        super().__init__(problem, model, stacked, buffers=buffers, members=members)
+        self.prior: GaussianPrior | None = prior_of(first, prior_scale)
+        scales = scales_of(first, prior_scale)
+        self._precisions = {name: 1 / (scale**2 * problem.num_examples) for name, scale in scales.items()}
+        self._networks = StackedNetworks(model, members, together=together)
+
+    @override
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        outputs = self._networks(self.parameters, self.buffers, inputs)
+        likelihood = self.problem.likelihood
+        likelihood.check(outputs[0], targets)
+        repeated = targets.expand(self.members, *targets.shape).flatten(0, 1)
+        loss = -likelihood.log_prob(outputs.flatten(0, 1), repeated).sum() / len(targets)
+        penalties = [0.5 * p * self.parameters[n].square().sum() for n, p in self._precisions.items() if p]
+        return loss + torch.stack(penalties).sum() if penalties else loss
+
+    @override
+    def points(self) -> list[dict[str, Tensor]]:
+        every = {**self.parameters, **self.buffers}
+        return [{name: tensor[k].detach() for name, tensor in every.items()} for k in range(self.members)]

@@ -1,0 +1,183 @@
+"""Noise in a network's weights: drawn for the outputs of its layers, for pairs of examples, or for the weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from rebasin_core.evaluation.functional import FunctionalModel
+
+EstimatorName: TypeAlias = Literal["local", "flipout", "weights"]
+_CONVOLUTIONS: dict[type[nn.Module], Any] = {
+    nn.Conv1d: functional.conv1d,
+    nn.Conv2d: functional.conv2d,
+    nn.Conv3d: functional.conv3d,
+}
+# Below this the standard deviation of an output counts as zero: the square root has no derivative there.
+_LEAST_VARIANCE = 1e-16
+
+
+@final
+class WeightNoise:
+    r"""Runs a model with independent Gaussian weights, by one of three estimators of the same expectation.
+
+    - ``local``: for a dense layer $y = W x + b$ with $W_{ij} \sim \mathcal N(m_{ij}, s_{ij}^2)$, the outputs for one
+      example are exactly $\mathcal N(M x + m_b,\; S^2 x^2 + s_b^2)$, independently. Drawing them, independently for
+      each example, gives gradients of far lower variance. Convolutions are treated alike, with the noise at different
+      positions independent: exact marginals, not the exact joint.
+    - ``flipout``: one draw $\Delta W$ for the batch, with signs $r, s$ of its own for every example,
+      $y = M x + r \odot \Delta W (s \odot x)$: the exact joint for every example, nearly uncorrelated between examples.
+    - ``weights``: one draw of all weights for the batch.
+
+    Dense and convolutional layers that are called exactly once in a forward pass, and share their parameters with no
+    other layer, are treated so; every other parameter is drawn itself.
+
+    Args:
+        model: The model; forward hooks are put on its private copy.
+        inputs: A small batch, to see which layers are called how often.
+        tensors: Parameters and buffers to run it at.
+        generator: The source of the noise.
+        estimator: Which of the three.
+
+    References:
+        D. P. Kingma, T. Salimans, M. Welling (2015), "Variational dropout and the local reparameterization trick",
+        NeurIPS, arXiv 1506.02557, section 2.2; Y. Wen et al. (2018), "Flipout: efficient pseudo-independent weight
+        perturbations on mini-batches", ICLR, arXiv 1803.04386, equation 4.
+    """
+
+    def __init__(
+        self,
+        model: FunctionalModel,
+        inputs: Tensor,
+        tensors: Mapping[str, Tensor],
+        generator: torch.Generator,
+        *,
+        estimator: EstimatorName = "local",
+    ) -> None:
+        self._model, self._generator = model, generator
+        self._stddev: Mapping[str, Tensor] = {}
+        self.local_names: set[str] = set()
+        hook = {"local": self._local_hook, "flipout": self._flipout_hook}.get(estimator)
+        for prefix, module in [] if hook is None else _called_once(model, inputs, tensors):
+            names = {f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters(recurse=False)}
+            self.local_names |= names
+            module.register_forward_hook(hook(prefix))  # type: ignore[misc]  # not None here
+
+    def __call__(
+        self, mean: Mapping[str, Tensor], stddev: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the model's outputs under a fresh draw.
+
+        Args:
+            mean: Means of all parameters.
+            stddev: Standard deviations of the random ones; the others stay at their mean.
+            buffers: The buffers.
+            inputs: A batch.
+
+        Returns:
+            The outputs, differentiable in means and standard deviations, and the parameters that were run: drawn, or at
+            their means where the noise was drawn at the outputs.
+        """
+        self._stddev = stddev
+        drawn = {
+            name: torch.addcmul(tensor, stddev[name], self._noise(tensor))
+            if name in stddev and name not in self.local_names
+            else tensor
+            for name, tensor in mean.items()
+        }
+        return self._model({**drawn, **buffers}, inputs), drawn
+
+    def _noise(self, like: Tensor) -> Tensor:
+        shape, device = like.shape, self._generator.device
+        return torch.randn(shape, generator=self._generator, device=device, dtype=like.dtype).to(like.device)
+
+    def _signs(self, like: Tensor) -> Tensor:
+        """Return a random sign for every example and feature (channel), broadcastable to features."""
+        features = like.shape[:2] if like.dim() > 2 else like.shape  # ruff: ignore[magic-value-comparison] - [N, C, ...]
+        shape = (*features, *[1] * (like.dim() - len(features)))
+        device = self._generator.device
+        signs = 2 * torch.randint(2, shape, generator=self._generator, device=device) - 1
+        return signs.to(like)
+
+    def _spread(self, prefix: str) -> tuple[Tensor | None, Tensor | None]:
+        """Return the standard deviations of a layer's weight and bias; None where they are not random."""
+        names = (f"{prefix}.{name}" if prefix else name for name in ("weight", "bias"))
+        weight, bias = (self._stddev.get(name) for name in names)
+        return weight, bias
+
+    def _local_hook(self, prefix: str):  # type: ignore[no-untyped-def]  # ruff: ignore[missing-return-type-private-function] - torch types hooks as callables of anything
+        def add_noise(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            weight, bias = (None if stddev is None else stddev.square() for stddev in self._spread(prefix))
+            if weight is None and bias is None:
+                return output
+            variance = _variance(module, arguments[0], weight, bias, output)
+            return torch.addcmul(output, variance.clamp_min(_LEAST_VARIANCE).sqrt(), self._noise(output))
+
+        return add_noise
+
+    def _flipout_hook(self, prefix: str):  # type: ignore[no-untyped-def]  # ruff: ignore[missing-return-type-private-function] - as above
+        def add_noise(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            weight, bias = (None if stddev is None else stddev * self._noise(stddev) for stddev in self._spread(prefix))
+            if weight is not None:
+                inputs = arguments[0] * self._signs(arguments[0])
+                noisy = torch.addcmul(output, _linear_part(module, inputs, weight, None), self._signs(output))
+            else:
+                noisy = output
+            if bias is not None:
+                shaped = bias if isinstance(module, nn.Linear) else bias.reshape(-1, *[1] * (output.dim() - 2))
+                noisy = torch.addcmul(noisy, shaped, self._signs(output))
+            return noisy
+
+        return add_noise
+
+
+def _variance(module: nn.Module, inputs: Tensor, weight: Tensor | None, bias: Tensor | None, output: Tensor) -> Tensor:
+    """Return the variance of a layer's outputs."""
+    if weight is None:
+        shaped = bias if isinstance(module, nn.Linear) or bias is None else bias.reshape(-1, *[1] * (output.dim() - 2))
+        return torch.zeros_like(output) if shaped is None else shaped.expand_as(output)
+    return _linear_part(module, inputs.square(), weight, bias)
+
+
+def _linear_part(module: nn.Module, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return what a dense or convolutional module computes, with other weights."""
+    if isinstance(module, nn.Linear):
+        return functional.linear(inputs, weight, bias)
+    convolution: Any = _CONVOLUTIONS[type(module)]
+    arguments = (module.stride, module.padding, module.dilation, module.groups)
+    result: Tensor = convolution(inputs, weight, bias, *arguments)
+    return result
+
+
+def _called_once(model: FunctionalModel, inputs: Tensor, tensors: Mapping[str, Tensor]) -> list[tuple[str, nn.Module]]:
+    """Return the layers that local reparameterisation is right for, by their prefix."""
+    owners = Counter(
+        id(parameter)
+        for module in model.module.modules()
+        for _, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+    )
+    layers = [
+        (prefix, module)
+        for prefix, module in model.module.named_modules()
+        if (type(module) is nn.Linear or (type(module) in _CONVOLUTIONS and module.padding_mode == "zeros"))
+        and all(owners[id(parameter)] == 1 for parameter in module.parameters(recurse=False))
+    ]
+    calls: Counter[str] = Counter()
+    handles = [
+        module.register_forward_hook(lambda *_, prefix=prefix: calls.update([prefix])) for prefix, module in layers
+    ]
+    with torch.no_grad():
+        # Copies, since a pass in training mode updates normalisation statistics in place.
+        model({name: tensor.clone() for name, tensor in tensors.items()}, inputs)
+    for handle in handles:
+        handle.remove()
+    return [(prefix, module) for prefix, module in layers if calls[prefix] == 1]

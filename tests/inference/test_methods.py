@@ -1,0 +1,191 @@
+"""Ensembles, SWAG and chains, against what is known exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import rebasin_core as rc
+
+Batches = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def linear_regression() -> tuple[nn.Linear, Batches, torch.Tensor, torch.Tensor]:
+    """A correlated design; returns the exact posterior mean and covariance, too."""
+    generator = torch.Generator().manual_seed(0)
+    noise, prior = 0.5, 0.8
+    x = torch.randn(32, 2, generator=generator).double() @ torch.tensor([[1.0, 0.6], [0.0, 0.8]]).double()
+    y = x @ torch.tensor([[0.7], [-0.4]]).double() + noise * torch.randn(32, 1, generator=generator).double()
+    covariance = torch.linalg.inv(x.T @ x / noise**2 + torch.eye(2).double() / prior**2)
+    return nn.Linear(2, 1, bias=False).double(), [(x, y)], (covariance @ x.T @ y / noise**2).squeeze(1), covariance
+
+
+def classes(count: int = 48) -> Batches:
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.arange(count) % 3
+    inputs = 2 * torch.eye(3)[targets] + torch.randn(count, 3, generator=generator)
+    return list(zip(inputs.split(16), targets.split(16), strict=True))
+
+
+def network(*, norm: bool = False) -> nn.Module:
+    middle: Sequence[nn.Module] = [nn.BatchNorm1d(5)] if norm else []
+    return nn.Sequential(nn.Linear(3, 5), *middle, nn.Tanh(), nn.Linear(5, 3))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        rc.SGLD(epochs=6000, learning_rate=0.004, burn_in=500, prior_scale=0.8, chains=8),
+        rc.SGHMC(epochs=4000, learning_rate=0.0008, momentum_decay=0.1, burn_in=500, prior_scale=0.8, chains=8),
+    ],
+    ids=["sgld", "sghmc"],
+)
+def test_chains_sample_the_exact_posterior_of_linear_regression(method: rc.Inference) -> None:
+    model, data, mean, covariance = linear_regression()
+    posterior = method.fit(model, data, likelihood=rc.GaussianLikelihood(scale=0.5)).posterior
+    assert isinstance(posterior, rc.SamplesPosterior)
+    samples = posterior.samples["weight"][:, 0]
+    chain_means = torch.stack([samples[posterior.chains == k].mean(0) for k in range(8)])
+    # The standard error comes from chains that know nothing of each other.
+    stderr = chain_means.std(0) / math.sqrt(8)
+    assert bool(((samples.mean(0) - mean).abs() < 5 * stderr + 0.002).all())
+    torch.testing.assert_close(torch.cov(samples.T), covariance, rtol=0.1, atol=0.1 * covariance.diag().mean().item())
+
+
+def test_colder_chains_are_narrower() -> None:
+    model, data, _, covariance = linear_regression()
+    method = rc.SGHMC(epochs=3000, learning_rate=0.0008, burn_in=500, prior_scale=0.8, chains=8, temperature=0.1)
+    posterior = method.fit(model, data, likelihood=rc.GaussianLikelihood(scale=0.5)).posterior
+    expected = (0.1 * covariance.diag()).sqrt()
+    torch.testing.assert_close(posterior.stddev["weight"][0], expected, rtol=0.15, atol=0)
+
+
+def test_cycles_collect_at_their_ends() -> None:
+    posterior = rc.SGHMC(epochs=12, cycles=3, exploration=0.5, thinning=2, chains=2).fit(network(), classes()).posterior
+    assert isinstance(posterior, rc.SamplesPosterior)
+    # Of each cycle of four epochs the last two are sampled, every second of them.
+    assert posterior.num_samples == 2 * 3
+    assert posterior.chains.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_networks_side_by_side_are_those_trained_one_by_one(*, norm: bool) -> None:
+    model, data = network(norm=norm), classes()
+    fits = [
+        rc.DeepEnsemble(members=3, epochs=4, together=together).fit(model, data).posterior for together in (True, False)
+    ]
+    first, second = (q.sample((1,), generator=torch.Generator().manual_seed(0)) for q in fits)
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=1e-4, atol=1e-5)
+    alone = rc.MAPInference(epochs=4).fit(model, data).posterior
+    member = fits[0]
+    assert isinstance(member, rc.SamplesPosterior)
+    torch.testing.assert_close(member.member(0).mean["0.weight"], alone.mean["0.weight"], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(member.samples["0.weight"][0], member.samples["0.weight"][1])
+
+
+def test_swag_has_the_moments_of_the_iterates() -> None:
+    model, data = network(), classes()
+    optimizer = rc.OptimizerSpec("SGD", {"lr": 0.1})
+    iterates = [
+        rc.MAPInference(epochs=n, optimizer=optimizer).fit(model, data).posterior.mean["0.weight"] for n in (4, 5, 6, 7)
+    ]
+    swag = rc.SWAG(epochs=7, start=3, rank=3, optimizer=optimizer).fit(model, data).posterior
+    assert isinstance(swag, rc.LowRankGaussianPosterior)
+    stacked = torch.stack(iterates)
+    torch.testing.assert_close(swag.mean["0.weight"], stacked.mean(0))
+    diagonal = (0.5 * stacked.var(0, correction=0)).sqrt()
+    torch.testing.assert_close(swag.diagonal["0.weight"], diagonal, rtol=1e-3, atol=1e-7)
+    running = torch.stack([stacked[: n + 1].mean(0) for n in range(4)])
+    deviations = (stacked - running)[1:] * math.sqrt(0.5 / 2)
+    rows = swag.factor["0.weight"]
+    # A ring: the order of the rows is no part of the distribution.
+    gram = [t.flatten(1).T @ t.flatten(1) for t in (rows, deviations)]
+    torch.testing.assert_close(gram[0], gram[1], rtol=1e-3, atol=1e-8)
+
+
+def test_swag_takes_statistics_at_its_mean() -> None:
+    model, data = network(norm=True), classes()
+    swag = rc.SWAG(epochs=6, rank=2).fit(model, data).posterior
+    hidden = [x @ swag.mean["0.weight"].T + swag.mean["0.bias"] for x, _ in data]
+    expected = torch.stack([h.mean(0) for h in hidden]).mean(0)
+    torch.testing.assert_close(swag.buffers["1.running_mean"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_several_swags_are_a_mixture() -> None:
+    posterior = rc.SWAG(epochs=6, rank=2, members=3).fit(network(), classes()).posterior
+    assert isinstance(posterior, rc.MixturePosterior)
+    assert [q.kind for q in posterior.components] == ["low_rank_gaussian"] * 3
+
+
+def test_dropout_drops_what_enters_later_layers() -> None:
+    posterior = rc.MCDropout(rate=0.25, epochs=2).fit(network(), classes()).posterior
+    assert isinstance(posterior, rc.MultiplicativeNoisePosterior)
+    sample = posterior.sample((400,), generator=torch.Generator().manual_seed(0))["2.weight"]
+    dropped = (sample == 0).all(1).float().mean().item()
+    assert abs(dropped - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 2000)
+
+
+def test_training_stops_early_and_goes_back(tmp_path: Path) -> None:
+    data = classes()
+    noisy = [(x, torch.randint(3, (len(y),), generator=torch.Generator().manual_seed(5))) for x, y in data]
+    model = nn.Sequential(nn.Linear(3, 64), nn.ReLU(), nn.Linear(64, 3))
+    options = {"epochs": 200, "patience": 3, "optimizer": rc.OptimizerSpec("Adam", {"lr": 0.02})}
+    method = rc.MAPInference(**options)  # type: ignore[arg-type]  # mixed options
+    fit = method.fit(model, noisy, validation=data, checkpoint=tmp_path / "c.safetensors")
+    best = min(range(len(fit.validation)), key=fit.validation.__getitem__)
+    assert len(fit.history) == best + 4 < 200
+    loss = rc.barrier(fit.posterior, fit.posterior, model=model, data=data, num_points=3).loss[0]
+    assert loss == pytest.approx(fit.validation[best], rel=1e-4)
+    again = method.fit(model, noisy, validation=data, checkpoint=tmp_path / "c.safetensors")
+    assert again.validation == fit.validation
+    assert torch.equal(again.posterior.mean["0.weight"], fit.posterior.mean["0.weight"])
+    with pytest.raises(rc.RebasinError, match="needs validation data"):
+        method.fit(model, noisy)
+
+
+def test_heteroscedastic_noise_is_learnt() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(400, 1, generator=generator) * 2 - 1
+    scale = torch.where(x > 0, 1.0, 0.1)
+    data = [(x, scale * torch.randn(400, 1, generator=generator))]
+    model = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 2))
+    method = rc.MAPInference(epochs=600, optimizer=rc.OptimizerSpec("Adam", {"lr": 0.02}))
+    point = method.fit(model, data, likelihood="heteroscedastic").posterior
+    raw = torch.func.functional_call(model, point.mean, (torch.tensor([[-0.5], [0.5]]),))[:, 1]
+    assert torch.nn.functional.softplus(raw).tolist() == pytest.approx([0.1, 1.0], rel=0.4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: rc.DeepEnsemble(members=1), "for one network use `map`"),
+        (
+            lambda: rc.DeepEnsemble(optimizer=rc.OptimizerSpec("Adafactor", {"lr": 0.1})),
+            "networks cannot be trained side",
+        ),
+        (lambda: rc.SnapshotEnsemble(members=3, epochs=10), "that divide `epochs`"),
+        (lambda: rc.SWAG(epochs=4, start=3), "at least two epochs after `start`"),
+        (lambda: rc.SGLD(epochs=10, burn_in=20), "no sample would be taken"),
+        (lambda: rc.SGHMC(momentum_decay=0.0), r"`momentum_decay` in \(0, 1\]"),
+        (lambda: rc.MCDropout(rate=1.0), r"`rate` in \(0, 1\)"),
+        (lambda: rc.MCDropout().fit(nn.Linear(3, 3), classes()), "layers after the first to drop out"),
+        (lambda: rc.DeepEnsemble(epochs=1).fit(Own(), classes()), "`` \\(Own\\) owns parameters"),
+    ],
+)
+def test_bad_options_are_refused(make, message: str) -> None:  # type: ignore[no-untyped-def]  # ruff: ignore[missing-type-function-argument] - any call
+    with pytest.raises(rc.RebasinError, match=message):
+        make()
+
+
+class Own(nn.Module):
+    """A module that cannot start afresh."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
