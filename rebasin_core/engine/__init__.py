@@ -1,17 +1,34 @@
 """The engine: composes the interfaces, by hand (`match`, `barrier`, `trace_spec`) or for a whole run."""
 
-from rebasin_core.engine.align import as_posterior, barrier, build, load_posterior, match
+from rebasin_core.engine.align import barrier, build, match
+from rebasin_core.engine.canonical import CanonicalForm, canonical_form
+from rebasin_core.engine.convert import as_posterior, load_posterior, write_back
+from rebasin_core.engine.diagnostics import ChainDiagnostics, count_transpositions, diagnose_chains
+from rebasin_core.engine.information import PermutationInformation, permutation_information
 from rebasin_core.engine.run import RunResult, load_run, run
+from rebasin_core.engine.samples import AlignedSamples, Summary, align_samples, summarise
 from rebasin_core.engine.trace import trace_spec
 
 __all__ = [
+    "AlignedSamples",
+    "CanonicalForm",
+    "ChainDiagnostics",
+    "PermutationInformation",
     "RunResult",
+    "Summary",
+    "align_samples",
     "as_posterior",
     "barrier",
     "build",
+    "canonical_form",
+    "count_transpositions",
+    "diagnose_chains",
     "load_posterior",
     "load_run",
     "match",
+    "permutation_information",
     "run",
+    "summarise",
     "trace_spec",
+    "write_back",
 ]

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from rebasin_core.barriers.base import BarrierEstimator
+from rebasin_core.engine.convert import PosteriorLike, as_posterior
 from rebasin_core.engine.trace import with_installed_rules
-from rebasin_core.errors import ConfigError, FileFormatError, InvalidInputError
+from rebasin_core.errors import ConfigError
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.registry import Registry, default_registry
-from rebasin_core.posteriors.base import Posterior
 from rebasin_core.posteriors.point import PointPosterior
-from rebasin_core.tensors.files import read_tensors
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
     import torch
+    from torch import nn
 
     from rebasin_core.barriers.curve import LossCurve
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.predictive import Batches
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.specs.base import PermutationSpec
-
-PosteriorLike: TypeAlias = Posterior | Mapping[str, Tensor] | nn.Module | object
 
 
 def build(family: str, name: str, *, registry: Registry | None = None, **options: Any) -> Any:  # ruff: ignore[any-type]
@@ -53,70 +48,6 @@ def build(family: str, name: str, *, registry: Registry | None = None, **options
     """
     strategy = (registry or default_registry()).build(family, {"name": name, **options})
     return with_installed_rules(strategy, registry) if family == "spec" else strategy
-
-
-def as_posterior(source: PosteriorLike, *, registry: Registry | None = None) -> Posterior:
-    """Return the posterior that an object stands for.
-
-    Args:
-        source: A posterior; a mapping of tensors (a point; its integer tensors ride along as buffers); or an object
-            that a registered adapter knows by its type: a module, or an object of another library.
-        registry: Where to look for adapters; everything installed if not given.
-
-    Returns:
-        The posterior.
-
-    Raises:
-        InvalidInputError: If the object is none of these; names the types that are known.
-    """
-    if isinstance(source, Posterior):
-        return source
-    if isinstance(source, Mapping):
-        buffers = {name: t.detach().clone() for name, t in source.items() if not t.is_floating_point()}
-        return PointPosterior(
-            {name: t.detach().clone() for name, t in source.items() if name not in buffers}, buffers=buffers
-        )
-    adapters = [entry.kind() for entry in (registry or default_registry()).all() if entry.family == "posterior_adapter"]
-    names = [f"{base.__module__}.{base.__qualname__}" for base in type(source).__mro__]
-    for name in names:
-        for adapter in adapters:
-            if name in adapter.handles:
-                posterior: Posterior = adapter.to_posterior(source)
-                return posterior
-    known = sorted(handled for adapter in adapters for handled in adapter.handles)
-    message = (
-        f"cannot read a posterior from {names[0]}; expected a Posterior, a mapping of tensors, or one of {known}. "
-        "A plugin can add an adapter with the hook `rebasin_posterior_adapters`"
-    )
-    raise InvalidInputError(message)
-
-
-def load_posterior(path: Path | str, *, registry: Registry | None = None) -> Posterior:
-    """Read a posterior of any registered representation, or a plain safetensors checkpoint as a point.
-
-    Args:
-        path: A file.
-        registry: Where to look for representations; everything installed if not given.
-
-    Returns:
-        The posterior, on the CPU.
-
-    Raises:
-        FileFormatError: If the file is missing or damaged.
-        UnknownNameError: If its representation is not installed.
-    """
-    tensors, document = read_tensors(path)
-    if document.get("kind") is None:
-        return as_posterior(tensors)
-    if document["kind"] != "posterior":
-        message = f"{path}: expected a posterior or a checkpoint, got a file of kind {document['kind']!r}"
-        raise FileFormatError(message)
-    kind: type[Posterior] = (registry or default_registry()).get("posterior", str(document["representation"])).kind
-    try:
-        return kind.from_tensors(tensors)
-    except (InvalidInputError, FileFormatError) as error:
-        message = f"{path}: {error}"
-        raise FileFormatError(message) from error
 
 
 def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the third
@@ -161,8 +92,8 @@ def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
     """
     strategy = matcher if isinstance(matcher, Matcher) else default_registry().build("matcher", matcher)
     result: MatchResult = strategy.match(
-        as_posterior(reference),
-        as_posterior(candidate),
+        as_posterior(reference, model=model),
+        as_posterior(candidate, model=model),
         spec,
         model=model,
         data=data,
@@ -216,7 +147,7 @@ def barrier(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
         >>> barrier(model, model, model=model, data=data, num_points=3).height
         0.0
     """
-    ends = as_posterior(reference), as_posterior(candidate)
+    ends = as_posterior(reference, model=model), as_posterior(candidate, model=model)
     shorthands = {"num_points": num_points, "num_samples": num_samples}
     options = {name: value for name, value in shorthands.items() if value is not None}
     if isinstance(estimator, BarrierEstimator):

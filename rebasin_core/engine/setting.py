@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
-from rebasin_core.engine.align import load_posterior
+from rebasin_core.engine.convert import load_posterior
 from rebasin_core.engine.trace import with_installed_rules
 from rebasin_core.errors import ConfigError
 from rebasin_core.evaluation.functional import FunctionalModel

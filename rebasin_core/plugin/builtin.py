@@ -119,9 +119,9 @@ def rebasin_posteriors() -> Sequence[type[Posterior]]:
 @hookimpl
 def rebasin_posterior_adapters() -> Sequence[type[PosteriorAdapter]]:
     """Return the adapters of foreign objects."""
-    from rebasin_core.posteriors import ModuleAdapter
+    from rebasin_core.posteriors import AveragedModelAdapter, IVONAdapter, ModuleAdapter, PyroGuideAdapter
 
-    return [ModuleAdapter]
+    return [ModuleAdapter, AveragedModelAdapter, IVONAdapter, PyroGuideAdapter]
 
 
 @hookimpl

@@ -6,13 +6,12 @@ import gzip
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from rebasin_core.config import architecture, barrier, dataset, inference, spec
 from rebasin_core.config.optimizer import OptimizerConfig
+from rebasin_core.plugin.builtin_foreign import FOREIGN
 from rebasin_core.plugin.builtin_modules import modules
 from rebasin_core.plugin.builtin_posteriors import POSTERIORS
-from rebasin_core.posteriors import ModuleAdapter
 from rebasin_core.specs.files import GivenSpec, save_spec
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.symmetry.layout import Layout
@@ -39,8 +38,9 @@ def examples(kind: type[object], folder: Path) -> Sequence[object] | None:
     """
     if issubclass(kind, OperatorRules):
         return modules(kind.name)
-    if kind in POSTERIORS:
-        return POSTERIORS[kind]()
+    for given in (POSTERIORS, FOREIGN):
+        if kind in given:
+            return given[kind]()
     make = _MAKERS.get(kind)
     return None if make is None else make(folder)
 
@@ -158,10 +158,6 @@ def _marginalized(_: Path) -> Sequence[object]:
     ]
 
 
-def _modules(_: Path) -> Sequence[object]:
-    return [torch.nn.BatchNorm1d(3)]
-
-
 _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
     architecture.VGGConfig: _vggs,
     architecture.CifarResNetConfig: _cifar_resnets,
@@ -180,7 +176,6 @@ _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
     inference.SGHMCConfig: _hamiltonians,
     inference.MCDropoutConfig: _dropouts,
     barrier.MarginalizedBarrierConfig: _marginalized,
-    ModuleAdapter: _modules,
 }
 
 

@@ -1,11 +1,18 @@
 """Distributions over the parameters of a network, in weight space: one file a representation."""
 
-from rebasin_core.posteriors.adapter import ModuleAdapter, PosteriorAdapter
+from rebasin_core.posteriors.adapter import AbstractWriteBack, PosteriorAdapter
 from rebasin_core.posteriors.attached import AbstractAttachedPosterior
 from rebasin_core.posteriors.base import AbstractCoupling, AbstractGeodesic, AbstractLogDensity, Posterior
 from rebasin_core.posteriors.companions import Companions
 from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
 from rebasin_core.posteriors.divergence import kl_divergence, wasserstein_distance
+from rebasin_core.posteriors.foreign.adapters import (
+    AveragedModelAdapter,
+    IVONAdapter,
+    ModuleAdapter,
+    PyroGuideAdapter,
+)
+from rebasin_core.posteriors.foreign.state_dict import from_state_dict, load_samples
 from rebasin_core.posteriors.full_gaussian import FullGaussianPosterior
 from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior
 from rebasin_core.posteriors.kronecker_gaussian import KroneckerGaussianPosterior
@@ -22,10 +29,13 @@ __all__ = [
     "AbstractGaussianPosterior",
     "AbstractGeodesic",
     "AbstractLogDensity",
+    "AbstractWriteBack",
+    "AveragedModelAdapter",
     "Companions",
     "DiagonalGaussianPosterior",
     "FullGaussianPosterior",
     "GaussianPrior",
+    "IVONAdapter",
     "KroneckerGaussianPosterior",
     "LowRankGaussianPosterior",
     "MixturePosterior",
@@ -34,8 +44,11 @@ __all__ = [
     "PointPosterior",
     "Posterior",
     "PosteriorAdapter",
+    "PyroGuideAdapter",
     "SamplesPosterior",
     "UnitNoise",
+    "from_state_dict",
     "kl_divergence",
+    "load_samples",
     "wasserstein_distance",
 ]

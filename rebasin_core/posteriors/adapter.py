@@ -1,17 +1,13 @@
-"""Adapters: how objects of other libraries, and plain modules, become posteriors."""
+"""Adapters: how objects of other libraries become posteriors, and how posteriors go back into them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, final
-
-from torch import nn
-from typing_extensions import override
-
-from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.point import PointPosterior
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from rebasin_core.posteriors.base import Posterior
 
 
@@ -29,35 +25,38 @@ class PosteriorAdapter(ABC):
     """Qualified names of the types it takes, such as ``"laplace.baselaplace.DiagLaplace"``."""
 
     @abstractmethod
-    def to_posterior(self, source: object) -> Posterior:
+    def to_posterior(self, source: object, *, model: nn.Module | None = None) -> Posterior:
         """Return the posterior that a foreign object stands for.
 
         Args:
             source: An object of one of the types in `handles`.
+            model: The deterministic network, for objects that do not know the names of its parameters.
 
         Returns:
             The posterior, keyed by the parameter names of the deterministic network.
 
         Raises:
-            InvalidInputError: If the object is not in a state that can be read.
+            InvalidInputError: If the object is not in a state that can be read, or needs a model.
         """
 
 
-@final
-class ModuleAdapter(PosteriorAdapter):
-    """A module stands for the point at which it is.
+class AbstractWriteBack(ABC):
+    """An adapter that can put a posterior back into an object of its library.
 
-    Example:
-        >>> from torch import nn
-        >>> ModuleAdapter().to_posterior(nn.Linear(2, 3)).kind
-        'point'
+    Laws:
+        - *Lossless or not at all*: after writing back, the object gives the written posterior, and predicts as the
+          posterior does; what the object cannot hold is refused before it is changed.
     """
 
-    handles: ClassVar[tuple[str, ...]] = ("torch.nn.modules.module.Module",)
+    @abstractmethod
+    def write_back(self, source: object, posterior: Posterior, *, model: nn.Module | None = None) -> None:
+        """Put a posterior into an object, in place.
 
-    @override
-    def to_posterior(self, source: object) -> Posterior:
-        if not isinstance(source, nn.Module):
-            message = f"expected a torch module, got {type(source).__name__}"
-            raise InvalidInputError(message)
-        return PointPosterior.from_module(source)
+        Args:
+            source: An object of one of the adapter's types, which gave a posterior of this kind.
+            posterior: The posterior, such as the aligned one.
+            model: The deterministic network, for objects that do not know the names of its parameters.
+
+        Raises:
+            InvalidInputError: If the object cannot hold this posterior.
+        """

@@ -5,6 +5,7 @@ from rebasin_core.specs.check import SpecCheck, check_spec
 from rebasin_core.specs.files import FileSpecFactory, GivenSpec, load_spec, save_spec
 from rebasin_core.specs.interchange import GitRebasinSpec, from_git_rebasin, to_git_rebasin
 from rebasin_core.specs.operators import Call, OperatorRules
+from rebasin_core.specs.rescaling import find_rescalings
 from rebasin_core.specs.table import TableSpec, TableSpecFactory, table_spec
 from rebasin_core.specs.tracing.coverage import Coverage, FrozenAxis
 from rebasin_core.specs.tracing.factory import AbstractRuleBasedFactory, TracedSpecFactory
@@ -27,6 +28,7 @@ __all__ = [
     "TracedSpec",
     "TracedSpecFactory",
     "check_spec",
+    "find_rescalings",
     "from_git_rebasin",
     "load_spec",
     "save_spec",

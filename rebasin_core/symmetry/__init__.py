@@ -4,6 +4,7 @@ from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, conca
 from rebasin_core.symmetry.cells import cells
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.symmetry.permutation import Permutable, Permutation
+from rebasin_core.symmetry.rescaling import Rescaling, UnitScaling
 
 __all__ = [
     "Atom",
@@ -14,6 +15,8 @@ __all__ = [
     "Permutable",
     "Permutation",
     "Product",
+    "Rescaling",
+    "UnitScaling",
     "cells",
     "concat",
     "product",

@@ -1,4 +1,4 @@
-"""The laws of posteriors, and of the adapters that make them."""
+"""The laws of posteriors."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ from rebasin_core.testing.law import copied, expect, expect_equal, law, seeded
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rebasin_core.posteriors.adapter import PosteriorAdapter
 
-
-def _element(posterior: Posterior, seed: int = 0) -> Permutation:
+def any_element(posterior: Posterior, seed: int = 0) -> Permutation:
     """Return a random permutation of all axes of equal length together: any such action is fair on a distribution."""
     tensors = {**posterior.mean, **posterior.buffers}
     sizes = {size for tensor in tensors.values() for size in tensor.shape}
@@ -54,7 +52,7 @@ def equivariance(example: object, folder: Path) -> None:
     """Permuting and then sampling equals sampling and then permuting, for shared noise."""
     del folder
     posterior = cast("Posterior", example)
-    element = _element(posterior)
+    element = any_element(posterior)
     noise = posterior.draw_noise((4,), generator=seeded(1))
     moved_first = posterior.permute(element).from_noise(posterior.permute_noise(element, noise))
     expect_equal(moved_first, element.apply(posterior.from_noise(noise)), "permute and sample", tolerance=1e-12)
@@ -65,7 +63,7 @@ def moments_move(example: object, folder: Path) -> None:
     """Mean, standard deviation and buffers of the moved distribution are the moved ones."""
     del folder
     posterior = cast("Posterior", example)
-    element = _element(posterior)
+    element = any_element(posterior)
     moved = posterior.permute(element)
     for part in ("mean", "stddev", "buffers"):
         expect_equal(getattr(moved, part), element.apply(getattr(posterior, part)), f"moved {part}", tolerance=1e-12)
@@ -93,7 +91,7 @@ def group_action(example: object, folder: Path) -> None:
     """Permuting by an element and its inverse gives the distribution back; composition is permuting twice."""
     del folder
     posterior = cast("Posterior", example)
-    p, q = _element(posterior, 1), _element(posterior, 2)
+    p, q = any_element(posterior, 1), any_element(posterior, 2)
     noise = posterior.draw_noise((2,), generator=seeded())
     there = posterior.permute_noise(p, noise)
     back = posterior.permute(p).permute(p.inverse())
@@ -119,7 +117,7 @@ def no_aliasing(example: object, folder: Path) -> None:
     del folder
     posterior = cast("Posterior", example)
     before = [copied(posterior.mean), copied(posterior.buffers), copied(posterior.sample(generator=seeded()))]
-    moved = posterior.permute(_element(posterior))
+    moved = posterior.permute(any_element(posterior))
     for returned in (
         posterior.mean,
         posterior.stddev,
@@ -168,7 +166,7 @@ def density_is_invariant(example: object, folder: Path) -> None:
     if not isinstance(example, AbstractLogDensity):
         return
     posterior = cast("Posterior", example)
-    element, sample = _element(posterior), posterior.sample((3,), generator=seeded())
+    element, sample = any_element(posterior), posterior.sample((3,), generator=seeded())
     moved = cast("AbstractLogDensity", posterior.permute(element))
     expect_equal(
         {"d": moved.log_prob(element.apply(sample))}, {"d": example.log_prob(sample)}, "log density", tolerance=1e-8
@@ -198,7 +196,7 @@ def covariance_moves(example: object, folder: Path) -> None:
     del folder
     if not isinstance(example, AbstractGaussianPosterior):
         return
-    element = _element(example)
+    element = any_element(example)
     mean = {name: example.mean[name] for name in example.random_names}
     counted = torch.arange(sum(t.numel() for t in mean.values()))
     places = dict(zip(mean, counted.split([t.numel() for t in mean.values()]), strict=True))
@@ -206,7 +204,7 @@ def covariance_moves(example: object, folder: Path) -> None:
     order = torch.cat([moved[name].flatten() for name in example.random_names])
     expected = example.covariance()[order][:, order]
     expect_equal({"c": example.permute(element).covariance()}, {"c": expected}, "moved covariance", tolerance=1e-10)
-    other = example.permute(_element(example, 7))
+    other = example.permute(any_element(example, 7))
     before = wasserstein_distance(example, other)
     after = wasserstein_distance(example.permute(element), other.permute(element))
     expect(abs(before - after) <= 1e-6 * (1 + before), f"moving both changed their distance from {before} to {after}")
@@ -217,7 +215,7 @@ def companions_move(example: object, folder: Path) -> None:
     """Fixed parameters and the prior move too, and are written and read back."""
     if not isinstance(example, AbstractAttachedPosterior):
         return
-    element = _element(example)
+    element = any_element(example)
     moved = example.permute(element)
     example.save(folder / "posterior.safetensors")
     back = type(example).load(folder / "posterior.safetensors")
@@ -249,7 +247,7 @@ def coupling_has_its_ends(example: object, folder: Path) -> None:
     if not isinstance(example, AbstractCoupling):
         return
     posterior = cast("Posterior", example)
-    other = posterior.permute(_element(posterior, 5))
+    other = posterior.permute(any_element(posterior, 5))
     for t in (0.0, 0.5, 1.0):
         point = example.coupled(other, t)
         line = {name: (1 - t) * a + t * other.mean[name] for name, a in posterior.mean.items()}
@@ -265,7 +263,7 @@ def geodesic_has_constant_speed(example: object, folder: Path) -> None:
     if not isinstance(example, AbstractGeodesic):
         return
     posterior = cast("Posterior", example)
-    other = posterior.permute(_element(posterior, 5))
+    other = posterior.permute(any_element(posterior, 5))
     start, end = example.geodesic(other, 0.0), example.geodesic(other, 1.0)
     for name, got, wanted in (("0", start, posterior), ("1", end, other)):
         distance = wasserstein_distance(got, wanted)
@@ -275,21 +273,3 @@ def geodesic_has_constant_speed(example: object, folder: Path) -> None:
     for t in (0.25, 0.5, 0.75):
         part = wasserstein_distance(posterior, example.geodesic(other, t))
         expect(abs(part - t * whole) < 1e-6 * (1 + whole), f"at {t} the distance is {part}, expected {t * whole}")
-
-
-@law("posterior_adapter")
-def posterior_of_its_own(example: object, folder: Path) -> None:
-    """A foreign object becomes a posterior that samples, without being changed."""
-    del folder
-    adapter, source = cast("tuple[PosteriorAdapter, object]", example)
-    names = {f"{base.__module__}.{base.__qualname__}" for base in type(source).__mro__}
-    expect(
-        names & set(adapter.handles),
-        f"the adapter takes {adapter.handles}, its example is a {type(source).__qualname__}",
-    )
-    posterior = adapter.to_posterior(source)
-    before = copied(posterior.sample(generator=seeded()))
-    for returned in (posterior.mean, posterior.buffers):
-        for tensor in returned.values():
-            tensor.zero_()
-    expect_equal(adapter.to_posterior(source).sample(generator=seeded()), before, "the object after use")

@@ -1,0 +1,49 @@
+"""The hooks of this plugin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rebasin_core import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rebasin_core import InferenceConfig, PosteriorAdapter
+
+
+@hookimpl
+def rebasin_inferences() -> Sequence[type[InferenceConfig]]:
+    """Return the inference methods."""
+    from rebasin_posteriors import config
+
+    return [config.PosteriorsSGLDConfig, config.PosteriorsSGHMCConfig, config.PosteriorsVIConfig]
+
+
+@hookimpl
+def rebasin_posterior_adapters() -> Sequence[type[PosteriorAdapter]]:
+    """Return the adapter of states."""
+    from rebasin_posteriors.adapter import StateAdapter
+
+    return [StateAdapter]
+
+
+@hookimpl
+def rebasin_examples(kind: type[object], folder: Path) -> Sequence[object] | None:
+    """Return small instances for the conformance kit."""
+    del folder
+    from rebasin_posteriors import config
+    from rebasin_posteriors.adapter import StateAdapter
+
+    if kind is config.PosteriorsSGLDConfig:
+        return [config.PosteriorsSGLDConfig(epochs=30, burn_in=20, learning_rate=0.05)]
+    if kind is config.PosteriorsSGHMCConfig:
+        return [config.PosteriorsSGHMCConfig(epochs=30, burn_in=20, learning_rate=0.05)]
+    if kind is config.PosteriorsVIConfig:
+        return [config.PosteriorsVIConfig(epochs=30, learning_rate=0.02)]
+    if kind is not StateAdapter:
+        return None
+    from rebasin_posteriors.examples import states
+
+    return states()[:2]  # momenta cannot be written back

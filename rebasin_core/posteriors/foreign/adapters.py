@@ -1,0 +1,218 @@
+"""Adapters that look at attributes only: modules, averaged models, IVON, Pyro's guides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.posteriors.adapter import AbstractWriteBack, PosteriorAdapter
+from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
+from rebasin_core.posteriors.foreign.layout import LAYOUTS, from_bayesian_layers
+from rebasin_core.posteriors.foreign.state_dict import from_state_dict
+from rebasin_core.posteriors.low_rank_gaussian import LowRankGaussianPosterior
+from rebasin_core.posteriors.pairing import require_same_tensors
+from rebasin_core.posteriors.point import PointPosterior
+
+if TYPE_CHECKING:
+    from rebasin_core.posteriors.base import Posterior
+
+# Packages whose layers are Bayesian, and the library's name among the layouts.
+_PACKAGES = {
+    "bayesian_torch": "bayesian-torch",
+    "torch_uncertainty.layers.bayesian": "torch-uncertainty",
+    "blitz": "blitz",
+    "torchbnn": "torchbnn",
+}
+
+
+@final
+class ModuleAdapter(PosteriorAdapter):
+    """A module stands for the point at which it is; one with Bayesian layers for their independent Gaussians.
+
+    Layers of bayesian-torch, torch-uncertainty, blitz and torchbnn are known, by the packages of their types.
+
+    Example:
+        >>> from torch import nn
+        >>> ModuleAdapter().to_posterior(nn.Linear(2, 3)).kind
+        'point'
+    """
+
+    handles: ClassVar[tuple[str, ...]] = ("torch.nn.modules.module.Module",)
+
+    @override
+    def to_posterior(self, source: object, *, model: nn.Module | None = None) -> Posterior:
+        if not isinstance(source, nn.Module):
+            message = f"expected a torch module, got {type(source).__name__}"
+            raise InvalidInputError(message)
+        libraries = {
+            library
+            for module in source.modules()
+            for package, library in _PACKAGES.items()
+            if f"{type(module).__module__}.".startswith(f"{package}.")
+        }
+        if not libraries:
+            return PointPosterior.from_module(source)
+        if len(libraries) > 1:
+            message = f"the module mixes layers of {sorted(libraries)}; expected those of one library"
+            raise InvalidInputError(message)
+        layout = next(layout for layout in LAYOUTS if layout.library in libraries)
+        state = source.state_dict()
+        if not layout.fits(state):
+            message = (
+                f"the module has layers of {layout.library}, but none of the tensors that are known of it (means named "
+                f"like {layout.mean.pattern!r}); is it another version?"
+            )
+            raise InvalidInputError(message)
+        return from_bayesian_layers(state, layout, dict(source.named_buffers()))
+
+
+@final
+class AveragedModelAdapter(PosteriorAdapter):
+    """Averages and SWAG wrappers: ``torch.optim.swa_utils.AveragedModel``, swa_gaussian, torch-uncertainty."""
+
+    handles: ClassVar[tuple[str, ...]] = (
+        "torch.optim.swa_utils.AveragedModel",
+        "swag.posteriors.swag.SWAG",
+        "torch_uncertainty.methods.swag.SWAG",
+    )
+
+    @override
+    def to_posterior(self, source: object, *, model: nn.Module | None = None) -> Posterior:
+        if not isinstance(source, nn.Module):
+            message = f"expected a torch module, got {type(source).__name__}"
+            raise InvalidInputError(message)
+        # Some keep their statistics in a dictionary beside the state dict.
+        statistics = dict(getattr(source, "swag_stats", {}))
+        return from_state_dict({**source.state_dict(), **statistics})
+
+
+@final
+class IVONAdapter(PosteriorAdapter, AbstractWriteBack):
+    r"""The optimiser IVON, whose state is a Gaussian: $s = 1 / \sqrt{\lambda (h + \delta)}$.
+
+    With $\lambda$ its ``ess``, $h$ its ``hess`` and $\delta$ its ``weight_decay``. The optimiser does not know the
+    names of its parameters: give the model. It must not be inside ``sampled_params``.
+    """
+
+    handles: ClassVar[tuple[str, ...]] = ("ivon._ivon.IVON", "ivon.IVON")
+
+    @override
+    def to_posterior(self, source: object, *, model: nn.Module | None = None) -> Posterior:
+        mean, stddev = {}, {}
+        for names, group in self._groups(source, model):
+            spread = (group["ess"] * (group["hess"] + group["weight_decay"])).rsqrt()
+            sizes = [parameter.numel() for parameter in group["params"]]
+            for name, parameter, part in zip(names, group["params"], spread.split(sizes), strict=True):
+                mean[name] = parameter.detach().clone()
+                stddev[name] = part.detach().reshape(parameter.shape).to(parameter.dtype)
+        own = {} if model is None else {n: t.detach().clone() for n, t in model.named_parameters() if n not in mean}
+        buffers = {} if model is None else {n: t.detach().clone() for n, t in model.named_buffers()}
+        return DiagonalGaussianPosterior(mean, stddev, fixed=own, buffers=buffers)
+
+    @override
+    def write_back(self, source: object, posterior: Posterior, *, model: nn.Module | None = None) -> None:
+        before = self.to_posterior(source, model=model)
+        require_same_tensors(before.mean, posterior.mean, "the posterior to be written into IVON")
+        mean, stddev = posterior.mean, posterior.stddev
+        groups = self._groups(source, model)
+        hessians: list[Tensor] = []
+        for names, group in groups:
+            spread = torch.cat([stddev[name].flatten() for name in names]).to(group["hess"])
+            hessians.append(1 / (group["ess"] * spread.square()) - group["weight_decay"])
+            if not bool(torch.isfinite(hessians[-1]).all()):
+                message = "IVON cannot hold a standard deviation of zero; expected positive ones"
+                raise InvalidInputError(message)
+        with torch.no_grad():
+            for (names, group), hessian in zip(groups, hessians, strict=True):
+                group["hess"].copy_(hessian)
+                for name, parameter in zip(names, group["params"], strict=True):
+                    parameter.copy_(mean[name])
+            rest = {} if model is None else {**dict(model.named_parameters()), **dict(model.named_buffers())}
+            written = {name for names, _ in groups for name in names}
+            for name, tensor in rest.items():
+                if name not in written:
+                    tensor.copy_({**mean, **posterior.buffers}[name])
+
+    @staticmethod
+    def _groups(source: object, model: nn.Module | None) -> list[tuple[list[str], dict[str, Any]]]:
+        if model is None:
+            message = "IVON does not know the names of its parameters; give the network: as_posterior(..., model=...)"
+            raise InvalidInputError(message)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        groups: list[dict[str, Any]] = getattr(source, "param_groups", [])
+        found: list[tuple[list[str], dict[str, Any]]] = []
+        for group in groups:
+            lacking = [key for key in ("hess", "ess", "weight_decay", "params") if key not in group]
+            strangers = sum(id(parameter) not in names for parameter in group.get("params", ()))
+            if lacking or strangers:
+                message = (
+                    f"this IVON lacks {lacking}; is it another version?"
+                    if lacking
+                    else f"{strangers} parameters of IVON are not the model's; give the model that it was made for"
+                )
+                raise InvalidInputError(message)
+            found.append(([names[id(parameter)] for parameter in group["params"]], group))
+        return found
+
+
+@final
+class PyroGuideAdapter(PosteriorAdapter):
+    """Pyro's automatic guides ``AutoNormal``, ``AutoDiagonalNormal`` and ``AutoLowRankMultivariateNormal``.
+
+    Sites are parameters; a prefix that all sites share and the model does not have (the network's name) is dropped.
+    """
+
+    handles: ClassVar[tuple[str, ...]] = (
+        "pyro.infer.autoguide.guides.AutoNormal",
+        "pyro.infer.autoguide.guides.AutoDiagonalNormal",
+        "pyro.infer.autoguide.guides.AutoLowRankMultivariateNormal",
+    )
+
+    @override
+    def to_posterior(self, source: object, *, model: nn.Module | None = None) -> Posterior:
+        guide: Any = source
+        shapes: dict[str, torch.Size] | None = getattr(guide, "_unconstrained_shapes", None)
+        if not shapes and not hasattr(guide, "locs"):
+            message = "the guide has not been set up; run it once before its posterior is read"
+            raise InvalidInputError(message)
+        buffers = {} if model is None else {n: t.detach().clone() for n, t in model.named_buffers()}
+        if hasattr(guide, "locs"):
+            sites = [name.removesuffix("_unconstrained") for name, _ in guide.locs.named_parameters()]
+            parts = [{n: _site(part, n) for n in sites} for part in (guide.locs, guide.scales)]
+            mean, stddev = ({_renamed(n, sites, model): t for n, t in part.items()} for part in parts)
+            return DiagonalGaussianPosterior(mean, stddev, buffers=buffers)
+        names = list(shapes or {})
+        sizes = [shape.numel() for shape in (shapes or {}).values()]
+
+        def named(flat: Tensor) -> dict[str, Tensor]:
+            pieces = flat.detach().split(sizes, dim=-1)
+            return {
+                _renamed(n, names, model): piece.reshape(*piece.shape[:-1], *(shapes or {})[n]).clone()
+                for n, piece in zip(names, pieces, strict=True)
+            }
+
+        factor = getattr(guide, "cov_factor", None)
+        if factor is None:
+            return DiagonalGaussianPosterior(named(guide.loc), named(guide.scale), buffers=buffers)
+        rows = (factor * guide.scale[:, None]).T
+        return LowRankGaussianPosterior(named(guide.loc), named(guide.scale), named(rows), buffers=buffers)
+
+
+def _site(part: object, name: str) -> Tensor:
+    value: Any = part
+    for piece in name.split("."):
+        value = getattr(value, piece)
+    tensor: Tensor = value.detach().clone()
+    return tensor
+
+
+def _renamed(site: str, sites: list[str], model: nn.Module | None) -> str:
+    """Return a site's name without the prefix that all sites share and the model's parameters do not have."""
+    known = set() if model is None else {name for name, _ in model.named_parameters()}
+    first, dot, rest = site.partition(".")
+    shared = bool(dot) and all(other.startswith(f"{first}.") for other in sites)
+    return rest if shared and site not in known and (rest in known or model is None) else site

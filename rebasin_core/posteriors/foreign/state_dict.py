@@ -1,0 +1,161 @@
+"""Posteriors in state dicts and arrays of other libraries."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rebasin_core.errors import FileFormatError, InvalidInputError
+from rebasin_core.posteriors.foreign.layout import (
+    LAYOUTS,
+    buffers_among,
+    from_bayesian_layers,
+    from_swag_moments,
+    unknown_layout,
+)
+from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.posteriors.samples import SamplesPosterior
+from rebasin_core.tensors.files import read_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from rebasin_core.posteriors.base import Posterior
+
+_SWAG = re.compile(r"^(?:base\.)?(?P<prefix>.*?)(?P<name>[^.]+?)_(?P<part>sq_mean|cov_mat_sqrt|mean)$")
+_WRAPPED_SWAG = re.compile(r"^(?:.*\.)?swag_stats\.(?P<name>.+?)_(?P<part>sq_mean|covariance_sqrt|mean)$")
+_LEAST_VARIANCE = 1e-30
+
+
+def from_state_dict(tensors: Mapping[str, Tensor], *, swag_scale: float = 0.5) -> Posterior:
+    r"""Return the posterior in a state dict of another library, recognised by the names of its tensors.
+
+    - Bayesian layers (bayesian-torch, torch-uncertainty, blitz, torchbnn): independent Gaussians under the names of the
+      deterministic network, parameters of ordinary layers fixed. What they call ``rho`` (torch-uncertainty: ``sigma``)
+      is unconstrained, and becomes $\log(1 + e^\rho)$.
+    - SWAG (swa_gaussian, torch-uncertainty): low rank plus diagonal, with the covariance of the paper, whatever the
+      library samples from.
+    - ``torch.optim.swa_utils.AveragedModel``: a point.
+
+    Args:
+        tensors: The state dict.
+        swag_scale: Factor of SWAG's covariance; the paper's is one half.
+
+    Returns:
+        The posterior.
+
+    Raises:
+        InvalidInputError: If no layout fits, or tensors are missing.
+
+    Example:
+        >>> state = {"fc.mu_weight": torch.zeros(2, 3), "fc.rho_weight": torch.full((2, 3), -3.0)}
+        >>> from_state_dict(state).mean.keys()
+        dict_keys(['fc.weight'])
+    """
+    tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+    for pattern, names in ((_WRAPPED_SWAG, "covariance_sqrt"), (_SWAG, "cov_mat_sqrt")):
+        if any((found := pattern.match(name)) and found["part"] == "sq_mean" for name in tensors):
+            return _swag(tensors, pattern, names, swag_scale)
+    if "n_averaged" in tensors:
+        own = {n.removeprefix("module."): t for n, t in tensors.items() if n.startswith("module.")}
+        buffers = buffers_among(own)
+        return PointPosterior({n: t.clone() for n, t in own.items() if n not in buffers}, buffers=buffers)
+    for layout in LAYOUTS:
+        if layout.fits(tensors):
+            return from_bayesian_layers(tensors, layout, buffers_among(tensors))
+    message = unknown_layout(tensors)
+    raise InvalidInputError(message)
+
+
+def _swag(tensors: Mapping[str, Tensor], pattern: re.Pattern[str], factor: str, scale: float) -> Posterior:
+    parts: dict[str, dict[str, Tensor]] = {"mean": {}, "sq_mean": {}, factor: {}}
+    for name, tensor in tensors.items():
+        found = pattern.match(name)
+        if found is not None and found["part"] in parts:
+            own = found.groupdict().get("prefix") or ""
+            parts[found["part"]][own + found["name"]] = tensor
+    # Running means of normalisation layers have the name of a SWAG mean, and no square beside it.
+    mean = {name: tensor for name, tensor in parts["mean"].items() if name in parts["sq_mean"]}
+    missing = sorted(parts["sq_mean"].keys() - mean.keys())
+    if missing or (parts[factor] and parts[factor].keys() != mean.keys()):
+        message = f"the SWAG statistics are not complete: {missing or sorted(mean.keys() ^ parts[factor].keys())}"
+        raise InvalidInputError(message)
+    buffers = {
+        name.removeprefix("base.").removeprefix("core_model."): tensor
+        for name, tensor in buffers_among(tensors).items()
+        if name not in {"n_models", "num_avgd_models"} and not _is_moment(pattern.match(name), mean)
+    }
+    return from_swag_moments(
+        mean, parts["sq_mean"], parts[factor], scale=scale, least_variance=_LEAST_VARIANCE, buffers=buffers
+    )
+
+
+def _is_moment(found: re.Match[str] | None, mean: Mapping[str, Tensor]) -> bool:
+    """Return whether a name is that of a SWAG statistic; a running mean only looks like one."""
+    return found is not None and (found.groupdict().get("prefix") or "") + found["name"] in mean
+
+
+def load_samples(path: Path | str, *, model: nn.Module | None = None, prefix: str = "") -> SamplesPosterior:
+    """Read samples of another program: one array for every parameter, stacked along the first axis.
+
+    Args:
+        path: A file of NumPy (``.npz``) or safetensors. Nothing in it is executed.
+        model: The network, to check names and shapes; its own values are taken for parameters and buffers that the file
+            does not have.
+        prefix: What stands before the parameter names in the file, such as ``net.``.
+
+    Returns:
+        The samples, all of one chain; or, for arrays of one axis more than the model's parameters have with a sample
+        axis, of several: ``[chains, draws, *s]``.
+
+    Raises:
+        FileFormatError: If the file is missing, damaged or holds objects.
+        InvalidInputError: If arrays do not fit each other, or the model.
+    """
+    arrays = {name: t for name, t in _arrays(Path(path)).items() if name.startswith(prefix)}
+    own = {name.removeprefix(prefix): tensor for name, tensor in arrays.items() if tensor.is_floating_point()}
+    if not own:
+        message = f"{path}: found no arrays of numbers whose names start with {prefix!r}"
+        raise InvalidInputError(message)
+    if model is None:
+        return SamplesPosterior(own)
+    parameters = {n: t.detach() for n, t in model.named_parameters()}
+    unknown = sorted(own.keys() - parameters.keys())
+    if unknown:
+        message = f"{path}: {unknown[:8]} are no parameters of the model, which has {sorted(parameters)[:8]}"
+        raise InvalidInputError(message)
+    chains: int | None = None
+    flat: dict[str, Tensor] = {}
+    for name, tensor in own.items():
+        lead = tensor.dim() - parameters[name].dim()
+        if lead not in {1, 2} or tensor.shape[lead:] != parameters[name].shape:
+            shape = tuple(parameters[name].shape)
+            message = (
+                f"{path}: `{name}` has shape {tuple(tensor.shape)}, expected samples of {shape} along the first axes"
+            )
+            raise InvalidInputError(message)
+        chains = tensor.shape[0] if lead == 2 else chains  # ruff: ignore[magic-value-comparison] - chains, draws
+        flat[name] = tensor.flatten(0, lead - 1)
+    count = len(next(iter(flat.values())))
+    number = torch.zeros(count, dtype=torch.int64) if chains is None else torch.arange(count) // (count // chains)
+    fixed = {name: tensor.clone() for name, tensor in parameters.items() if name not in own}
+    buffers = {name: tensor.detach().clone() for name, tensor in model.named_buffers()}
+    return SamplesPosterior(flat, chains=number, fixed=fixed, buffers=buffers)
+
+
+def _arrays(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".npz":
+        return read_tensors(path)[0]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: torch.from_numpy(np.ascontiguousarray(archive[name])) for name in archive.files}
+    except (OSError, ValueError, TypeError) as error:
+        message = f"cannot read {path}: {error}. Expected an .npz of numbers"
+        raise FileFormatError(message) from error

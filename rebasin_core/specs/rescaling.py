@@ -1,0 +1,170 @@
+"""Which units have a scale or a sign that can be chosen freely: found from gradients, and checked."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch.func import functional_call
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.symmetry.axis import atoms_of
+from rebasin_core.symmetry.rescaling import Rescaling, RescalingKind, UnitScaling, unit_norms
+from rebasin_core.tensors.modules import named_tensors
+from rebasin_core.tensors.trees import tree_leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+    from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.symmetry.layout import Layout
+
+# A conserved quantity is zero to rounding; a broken one is of the order of the gradients.
+_ZERO = 1e-7
+_PROBES = 6
+
+
+def find_rescalings(
+    spec: PermutationSpec, model: nn.Module, inputs: Tensor | tuple[Tensor, ...], *, seed: int = 0
+) -> tuple[Rescaling, ...]:
+    r"""Return the scale and sign symmetries of a network's units, one or more for a group that has them.
+
+    Scaling the slots of a unit (its incoming weights, its bias, its outgoing weights) by $\lambda^{d_s}$ leaves the
+    function alone for all $\lambda > 0$ only if
+    $\sum_s d_s \langle \theta_s, \partial f / \partial \theta_s \rangle = 0$ for every output and input. The degrees
+    $d$ are the null space of those inner products, and those of them that are whole numbers are tried on the network. A
+    sign symmetry is tried on all slots of a group at once. What is returned has left the outputs as they were, in
+    float64, under random factors.
+
+    Args:
+        spec: The symmetries under permutation; its groups that are not nested are looked at.
+        model: The network, in the state in which it shall be looked at; not changed.
+        inputs: Example inputs.
+        seed: Of the random outputs that are looked at, and of the factors.
+
+    Returns:
+        The rescalings.
+
+    Raises:
+        InvalidInputError: If the model does not fit the specification.
+
+    References:
+        D. Kunin et al. (2021), "Neural mechanics", ICLR, arXiv 2012.04728 (symmetries constrain gradients); F.
+        Pittorino et al. (2022), "Deep networks on toroids", ICML, arXiv 2202.03038.
+
+    Example:
+        >>> from rebasin_core import MLPArchitecture
+        >>> architecture = MLPArchitecture(hidden=[4])
+        >>> model = architecture.build((3,), 2)
+        >>> (found,) = find_rescalings(architecture.spec(model), model, torch.randn(5, 3))
+        >>> found.kind, found.degrees["layers.0.bias", 0], found.degrees["layers.1.weight", 1]
+        ('scale', 1, -1)
+    """
+    network = _Network(model, inputs, seed)
+    spec.layout.check(network.tensors, "the model")
+    found: list[Rescaling] = []
+    for group in (group for group in spec.layout.groups.values() if group.within is None):
+        slots = [
+            (name, dim)
+            for name, axes in spec.layout.axes.items()
+            for dim, axis in enumerate(axes)
+            if name in network.parameters and any(atom.group == group.name for atom in atoms_of(axis))
+        ]
+        if not slots:
+            continue
+        candidates: list[tuple[RescalingKind, dict[tuple[str, int], int]]] = [
+            ("scale", dict(zip(slots, degrees, strict=True)))
+            for degrees in _degrees(network.conserved(spec.layout, group.name, slots))
+        ]
+        candidates.append(("sign", dict.fromkeys(slots, 1)))
+        for kind, degrees in candidates:
+            rescaling = Rescaling(group.name, kind, {slot: degree for slot, degree in degrees.items() if degree})
+            if network.is_kept(spec.layout, rescaling, group.size):
+                found.append(rescaling)
+    return tuple(found)
+
+
+@final
+class _Network:
+    """The network in float64, with the gradients of random combinations of its outputs."""
+
+    def __init__(self, model: nn.Module, inputs: Tensor | tuple[Tensor, ...], seed: int) -> None:
+        self._model = copy.deepcopy(model).double().eval()
+        given = inputs if isinstance(inputs, tuple) else (inputs,)
+        self._inputs = tuple(x.detach().double() if x.is_floating_point() else x for x in given)
+        self.tensors = {name: tensor.detach() for name, tensor in named_tensors(self._model).items()}
+        self.parameters = {name for name, _ in self._model.named_parameters()}
+        self._generator = torch.Generator().manual_seed(seed)
+        self._gradients = self._probe()
+
+    def outputs(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Return all outputs as one vector."""
+        try:
+            result = functional_call(self._model, tensors, self._inputs)
+        except (RuntimeError, TypeError, ValueError) as error:
+            message = f"the model cannot be run on these inputs: {error}"
+            raise InvalidInputError(message) from error
+        return torch.cat([
+            t.flatten() for t in tree_leaves(result) if isinstance(t, torch.Tensor) and t.is_floating_point()
+        ])
+
+    def _probe(self) -> list[dict[str, Tensor]]:
+        leaves = {n: self.tensors[n].clone().requires_grad_() for n in self.parameters}
+        outputs = self.outputs({**self.tensors, **leaves})
+        found: list[dict[str, Tensor]] = []
+        for _ in range(_PROBES):
+            direction = torch.randn(outputs.shape, generator=self._generator, dtype=outputs.dtype)
+            gradients = torch.autograd.grad(
+                outputs, list(leaves.values()), direction, retain_graph=True, materialize_grads=True
+            )
+            found.append(dict(zip(leaves, gradients, strict=True)))
+        return found
+
+    def conserved(self, layout: Layout, group: str, slots: Sequence[tuple[str, int]]) -> Tensor:
+        """Return the inner products of parameters and gradients, ``[probes * units, slots]``."""
+        columns = [
+            torch.cat([self._products(layout, group, slot, gradients) for gradients in self._gradients])
+            for slot in slots
+        ]
+        return torch.stack(columns, dim=1)
+
+    def _products(self, layout: Layout, group: str, slot: tuple[str, int], gradients: dict[str, Tensor]) -> Tensor:
+        name, dim = slot
+        value, gradient = self.tensors[name], gradients[name]
+        # Inner products from norms, since those are what is known unit by unit: 4 <a, b> = |a + b|^2 - |a - b|^2.
+        norms = [unit_norms(layout, group, name, dim, value + sign * gradient) for sign in (1, -1)]
+        return (norms[0] - norms[1]) / 4
+
+    def is_kept(self, layout: Layout, rescaling: Rescaling, size: int) -> bool:
+        """Return whether random factors leave the outputs as they were."""
+        noise = torch.rand(size, generator=self._generator, dtype=torch.float64)
+        factors = (noise - 0.5).exp() if rescaling.kind == "scale" else torch.where(noise < 0.5, -1.0, 1.0).double()  # ruff: ignore[magic-value-comparison] - a coin
+        if rescaling.kind == "sign" and not bool((factors < 0).any()):
+            factors[0] = -1.0
+        scaled = UnitScaling(layout, [rescaling], [factors]).apply(self.tensors)
+        with torch.no_grad():
+            before, after = self.outputs(self.tensors), self.outputs(scaled)
+        return bool(torch.allclose(before, after, rtol=1e-8, atol=1e-9 * before.abs().max().item()))
+
+
+def _degrees(products: Tensor) -> list[tuple[int, ...]]:
+    """Return whole numbers with which the columns of a matrix add to nothing: a basis of all such, in echelon form."""
+    columns = products.shape[1]
+    _, values, right = torch.linalg.svd(products, full_matrices=True)
+    padded = torch.zeros(columns, dtype=values.dtype)
+    padded[: len(values)] = values
+    basis = right[padded <= _ZERO * max(padded.max().item(), 1e-300)]
+    for row in range(len(basis)):
+        # Gauss-Jordan with pivoting makes the entries whole numbers where whole numbers span the space.
+        pivot = int(basis[row].abs().argmax())
+        basis[row] /= basis[row, pivot].clone()
+        for other in range(len(basis)):
+            if other != row:
+                basis[other] -= basis[other, pivot].clone() * basis[row]
+    whole = basis.round()
+    near = (basis - whole).abs().amax(1) < 1e-4 if len(basis) else torch.zeros(0, dtype=torch.bool)  # ruff: ignore[magic-value-comparison]
+    rows = [tuple(int(v) for v in row) for row in whole[near].tolist()]
+    return [row if next(v for v in row if v) > 0 else tuple(-v for v in row) for row in rows if any(row)]

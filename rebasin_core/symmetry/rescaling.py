@@ -1,0 +1,152 @@
+"""Symmetries of single units beside permutation: scales (ReLU) and signs (tanh), as group actions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
+
+import torch
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.symmetry.cells import map_cells
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from rebasin_core.symmetry.axis import Atom
+    from rebasin_core.symmetry.layout import Layout
+
+RescalingKind: TypeAlias = Literal["scale", "sign"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Rescaling:
+    r"""How the units of one group may be scaled without changing the function.
+
+    A unit with positively homogeneous activation ($\mathrm{relu}(\lambda x) = \lambda\, \mathrm{relu}(x)$) may have its
+    incoming weights and bias multiplied by $\lambda > 0$ and its outgoing weights divided by it; one with an odd
+    activation ($\tanh$) all of them by $-1$.
+
+    Attributes:
+        group: The group whose units are scaled, each by a factor of its own.
+        kind: ``scale`` (any positive factor) or ``sign`` (plus or minus one).
+        degrees: For tensor and dimension where the group stands, the power of the factor: 1, -1; others stay.
+    """
+
+    group: str
+    kind: RescalingKind
+    degrees: Mapping[tuple[str, int], int]
+
+    def __post_init__(self) -> None:
+        """Freeze the mapping."""
+        object.__setattr__(self, "degrees", MappingProxyType(dict(self.degrees)))
+
+
+@final
+class UnitScaling:
+    """One factor for every unit of some groups: an element of the group of rescalings.
+
+    Args:
+        layout: The groups and the axes they stand on.
+        rescalings: How each group's units may be scaled.
+        factors: ``[n]`` for every rescaling, in order: positive, or plus and minus one.
+
+    Raises:
+        InvalidInputError: If a factor is not allowed, or their number is another than the group's size.
+    """
+
+    def __init__(self, layout: Layout, rescalings: Sequence[Rescaling], factors: Sequence[Tensor]) -> None:
+        for rescaling, factor in zip(rescalings, factors, strict=True):
+            size = layout.groups[rescaling.group].size
+            allowed = factor > 0 if rescaling.kind == "scale" else factor.abs() == 1
+            if tuple(factor.shape) != (size,) or not bool(allowed.all()):
+                message = f"expected {size} factors of kind {rescaling.kind!r} for {rescaling.group!r}, got {factor}"
+                raise InvalidInputError(message)
+        self._layout, self._rescalings = layout, tuple(rescalings)
+        self._factors = tuple(factor.detach().clone() for factor in factors)
+
+    @property
+    def factors(self) -> tuple[Tensor, ...]:
+        """The factors, one tensor ``[n]`` for every rescaling."""
+        return self._factors
+
+    def inverse(self) -> UnitScaling:
+        """Return the rescaling that undoes this one."""
+        return UnitScaling(self._layout, self._rescalings, [1 / factor for factor in self._factors])
+
+    def compose(self, then: UnitScaling) -> UnitScaling:
+        """Return this rescaling followed by another one of the same kinds.
+
+        Args:
+            then: Applied second; rescalings commute.
+
+        Returns:
+            The product.
+        """
+        both = [a * b for a, b in zip(self._factors, then.factors, strict=True)]
+        return UnitScaling(self._layout, self._rescalings, both)
+
+    def apply(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return scaled copies of tensors; all that is not touched is copied.
+
+        Args:
+            tensors: By name, each ``[*lead, *s]`` with the shape that the layout gives.
+
+        Returns:
+            The scaled tensors.
+
+        Raises:
+            InvalidInputError: If a tensor is not in the layout or does not have its shape.
+        """
+        self._layout.check(tensors, "the mapping", complete=False)
+        result = {name: tensor.clone() for name, tensor in tensors.items()}
+        for rescaling, factor in zip(self._rescalings, self._factors, strict=True):
+            for (name, dim), degree in rescaling.degrees.items():
+                if name in result:
+                    result[name] = self._scaled(name, dim, result[name], rescaling.group, factor**degree)
+        return result
+
+    def _scaled(self, name: str, dim: int, tensor: Tensor, group: str, factor: Tensor) -> Tensor:
+        axes = self._layout.axes[name]
+        place = tensor.dim() - len(axes) + dim
+
+        def multiply(cell: Tensor, atoms: Sequence[Atom]) -> Tensor:
+            for number, atom in enumerate(atoms):
+                if atom.group == group:
+                    behind = [1] * (len(atoms) - number - 1)
+                    cell = cell * factor.to(cell).reshape(-1, *behind)  # ruff: ignore[non-augmented-assignment] - a view of the input
+            return cell
+
+        return map_cells(tensor.movedim(place, -1), (axes[dim],), multiply).movedim(-1, place)
+
+
+def unit_norms(layout: Layout, group: str, name: str, dim: int, tensor: Tensor) -> Tensor:
+    """Return the squared norm of what belongs to each unit of a group, on one axis of a tensor.
+
+    Args:
+        layout: The groups and the axes they stand on.
+        group: The group; it must not be nested.
+        name: The tensor.
+        dim: The dimension on which the group stands.
+        tensor: ``[*s]``.
+
+    Returns:
+        ``[n]`` in float64.
+    """
+    size = layout.groups[group].size
+    squares = tensor.double().square().movedim(dim, -1)
+    totals = torch.zeros(size, dtype=torch.float64, device=tensor.device)
+
+    def add(cell: Tensor, atoms: Sequence[Atom]) -> Tensor:
+        for number, atom in enumerate(atoms):
+            if atom.group == group:
+                place = cell.dim() - len(atoms) + number
+                totals.add_(cell.movedim(place, -1).reshape(-1, size).sum(0))
+        return cell
+
+    map_cells(squares, (layout.axes[name][dim],), add)
+    return totals
