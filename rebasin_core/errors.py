@@ -57,6 +57,10 @@ class RebasinWarning(UserWarning):
     """Base of every warning that this package gives."""
 
 
+class PriorWarning(RebasinWarning):
+    """A posterior's prior is not the same for all units of a layer: permuting moves it, too."""
+
+
 class BrokenPluginWarning(RebasinWarning):
     """An installed plugin could not be loaded and is left out."""
 

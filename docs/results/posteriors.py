@@ -107,6 +107,11 @@ def barriers(
         result = rc.match(*pair, spec, matcher=matcher)
         curve = rc.barrier(pair[0], result.apply(pair[1]), **options)
         found[matcher] = [curve.height, curve.height_stderr]
+    if isinstance(pair[0], rc.SamplesPosterior):
+        # Several modes on each side: first into one order on each side, then the one side onto the other.
+        own = [rc.align_samples(q, spec).samples for q in pair if isinstance(q, rc.SamplesPosterior)]
+        curve = rc.barrier(own[0], rc.match(own[0], own[1], spec, matcher="weight").apply(own[1]), **options)
+        found["samples_first"] = [curve.height, curve.height_stderr]
     return found
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import torch
 
+from rebasin_core.errors import PriorWarning
 from rebasin_core.posteriors.pairing import require_same_tensors
+from rebasin_core.posteriors.prior import GaussianPrior
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -91,6 +94,13 @@ class Matcher(ABC):
         for posterior, what in ((reference, "the reference"), (candidate, "the candidate")):
             spec.layout.check({**posterior.mean, **posterior.buffers}, what)
         require_same_tensors(reference.mean, candidate.mean, "the candidate")
+        prior = getattr(candidate, "prior", None)
+        if isinstance(prior, GaussianPrior) and not prior.is_exchangeable(spec.layout):
+            message = (
+                "the candidate's prior is not the same for all units, so that it moves with them: the aligned "
+                "posterior is one under another prior"
+            )
+            warnings.warn(message, PriorWarning, stacklevel=2)
         problem = MatchProblem(
             reference=reference,
             candidate=candidate.to(device=reference.device, dtype=reference.dtype),

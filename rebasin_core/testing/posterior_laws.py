@@ -27,7 +27,12 @@ def any_element(posterior: Posterior, seed: int = 0) -> Permutation:
     sizes = {size for tensor in tensors.values() for size in tensor.shape}
     groups = {f"of{size}": Group(f"of{size}", size) for size in sizes}
     layout = Layout(groups, {n: tuple(Atom(s, f"of{s}") for s in t.shape) for n, t in tensors.items()})
-    return Permutation.random(layout, generator=seeded(seed))
+    generator = seeded(seed)
+    while True:
+        element = Permutation.random(layout, generator=generator)
+        # An element that leaves a group in place would hide what does not move with it.
+        if all(moved for name, moved in element.moved.items() if groups[name].size > 1):
+            return element
 
 
 @law("posterior")

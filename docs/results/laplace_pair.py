@@ -1,0 +1,96 @@
+"""Two Laplace posteriors of laplace-torch, aligned: the marginalised barrier before and after. Needs rebasin-laplace.
+
+python docs/results/laplace_pair.py --root DATA --output laplace.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from laplace import Laplace
+from torch.utils.data import DataLoader, TensorDataset
+
+import rebasin_core as rc
+from rebasin_core.evaluation import FunctionalModel, LossEstimate, held_batches, predict
+
+
+def main() -> None:
+    """Write one line a structure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    data = rc.build("dataset", name="mnist", root=arguments.root).load()
+    architecture = rc.MLPArchitecture(hidden=[128, 128])
+    models = [trained(architecture, data, seed) for seed in (1, 2)]
+    spec = architecture.spec(models[0])
+    for subset, structure in (("all", "diag"), ("all", "kron"), ("last_layer", "full")):
+        start = time.time()
+        fits = [fitted(model, data, subset, structure) for model in models]
+        seconds = time.time() - start
+        record: dict[str, Any] = {"subset": subset, "structure": structure, "fit_seconds": round(seconds)}
+        record |= predictives(fits[0], models[0], data.test)
+        options: dict[str, Any] = {
+            "model": models[0],
+            "data": data.test.batches(1000),
+            "num_points": 7,
+            "num_samples": 16,
+        }
+        curve = rc.barrier(*fits, **options)
+        record["unaligned"] = [curve.height, curve.height_stderr]
+        for matcher in ("weight", "wasserstein"):
+            result = rc.match(*fits, spec, matcher=matcher)
+            curve = rc.barrier(fits[0], result.apply(rc.as_posterior(fits[1])), **options)
+            record[matcher] = [curve.height, curve.height_stderr]
+        before = fits[1](data.test.inputs[:500])
+        rc.write_back(fits[1], result.apply(rc.as_posterior(fits[1])))
+        record["glm_change"] = (fits[1](data.test.inputs[:500]) - before).abs().max().item()
+        print(record, flush=True)
+        with arguments.output.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def trained(architecture: rc.MLPArchitecture, data: rc.DataSplits, seed: int) -> torch.nn.Module:
+    """A network at its maximum a posteriori."""
+    model = architecture.build(data.input_shape, 10, generator=torch.Generator().manual_seed(seed))
+    method = rc.MAPInference(epochs=10, prior_scale=0.1)
+    train = data.train.batches(128, shuffle_seed=seed)
+    model.load_state_dict(method.fit(model, train, generator=torch.Generator().manual_seed(seed)).posterior.mean)
+    return model
+
+
+def fitted(model: torch.nn.Module, data: rc.DataSplits, subset: str, structure: str) -> Any:
+    """A Laplace object over a copy of the network, with the prior precision of the highest evidence."""
+    copy = rc.MLPArchitecture(hidden=[128, 128]).build(data.input_shape, 10)
+    copy.load_state_dict(model.state_dict())
+    laplace = Laplace(copy, "classification", subset_of_weights=subset, hessian_structure=structure)
+    laplace.fit(DataLoader(TensorDataset(data.train.inputs, data.train.targets), batch_size=500))
+    laplace.optimize_prior_precision(method="marglik")
+    return laplace
+
+
+def predictives(laplace: Any, model: torch.nn.Module, test: rc.Examples) -> dict[str, float]:
+    """NLL of sampled networks, by us and by the library, and of its GLM predictive."""
+    functional = FunctionalModel(model)
+    batches = held_batches(functional, test.batches(1000))
+    found = predict(rc.as_posterior(laplace), functional, batches, rc.CategoricalLikelihood(), num_samples=64, seed=0)
+    estimate = LossEstimate.of(found)
+    library = torch.cat([laplace(x, pred_type="nn", link_approx="mc", n_samples=64) for x, _ in test.batches(1000)])
+    glm = torch.cat([laplace(x) for x, _ in test.batches(500)])
+    rows = torch.arange(len(test))
+    return {
+        "nll_sampled": estimate.loss,
+        "nll_stderr": estimate.stderr,
+        "nll_sampled_by_laplace_torch": -library[rows, test.targets].log().mean().item(),
+        "nll_glm": -glm[rows, test.targets].log().mean().item(),
+        "accuracy": estimate.score,
+    }
+
+
+if __name__ == "__main__":
+    main()

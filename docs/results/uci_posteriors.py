@@ -1,0 +1,74 @@
+"""Every inference method on two UCI regressions, beside published values on the same splits and network.
+
+    python docs/results/uci_posteriors.py --root DATA --output uci.jsonl [--splits 20]
+
+``DATA`` holds the sets with the splits of Hernandez-Lobato and Adams. The network has one hidden layer of 50 units with
+ReLU, and predicts mean and noise (the `heteroscedastic` likelihood). Scores are in the units of the targets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import rebasin_core as rc
+from rebasin_core.evaluation import FunctionalModel, LossEstimate, held_batches, predict
+
+ADAM = rc.OptimizerSpec("Adam", {"lr": 0.01})
+LATE = rc.ScheduleSpec("CosineAnnealingLR", {"T_max": 200})
+METHODS: dict[str, rc.Inference] = {
+    "map": rc.MAPInference(epochs=200, optimizer=ADAM, schedule=LATE),
+    "mean_field_vi": rc.MeanFieldVI(epochs=400, optimizer=ADAM, prior_scale=1.0),
+    "mc_dropout": rc.MCDropout(rate=0.05, epochs=200, optimizer=ADAM, schedule=LATE),
+    "deep_ensemble": rc.DeepEnsemble(members=5, epochs=200, optimizer=ADAM, schedule=LATE),
+    "snapshot_ensemble": rc.SnapshotEnsemble(members=5, epochs=250, optimizer=ADAM),
+    "swag": rc.SWAG(epochs=300, start=200, rank=20, optimizer=rc.OptimizerSpec("SGD", {"lr": 0.005, "momentum": 0.9})),
+    "sgld": rc.SGLD(epochs=600, learning_rate=0.01, burn_in=300, thinning=10, chains=4),
+    "sghmc": rc.SGHMC(epochs=600, learning_rate=0.002, burn_in=300, thinning=10, chains=4),
+}
+
+
+def score(posterior: rc.Posterior, model: torch.nn.Module, test: rc.Examples, unit: float) -> dict[str, float]:
+    """Root mean squared error and NLL of the predictive, in the units of the targets."""
+    functional = FunctionalModel(model)
+    batches = held_batches(functional, test.batches(1000))
+    likelihood = rc.HeteroscedasticGaussianLikelihood()
+    estimate = LossEstimate.of(predict(posterior, functional, batches, likelihood, num_samples=128, seed=0))
+    return {"rmse": unit * math.sqrt(estimate.score), "nll": estimate.loss + math.log(unit)}
+
+
+def main() -> None:
+    """Write one line a set, method and split."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--splits", type=int, default=20)
+    arguments = parser.parse_args()
+    architecture = rc.MLPArchitecture(hidden=[50])
+    for name in ("concrete", "energy"):
+        for split in range(arguments.splits):
+            data = rc.build("dataset", name="uci", dataset=name, root=arguments.root, split=split).load()
+            with np.load(arguments.root / "uci" / f"{name}.npz") as archive:
+                test = np.isin(np.arange(len(archive["y"])), archive["test_index"][split])
+                unit = float(archive["y"][~test].std())
+            for label, method in METHODS.items():
+                model = architecture.build(data.input_shape, 2, generator=torch.Generator().manual_seed(split))
+                train, start = data.train.batches(32, shuffle_seed=split), time.time()
+                fit = method.fit(
+                    model, train, likelihood="heteroscedastic", generator=torch.Generator().manual_seed(split)
+                )
+                record = {"set": name, "method": label, "split": split, "seconds": round(time.time() - start, 1)}
+                record |= score(fit.posterior, model, data.test, unit)
+                print(record, flush=True)
+                with arguments.output.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(record) + "\n")
+
+
+if __name__ == "__main__":
+    main()
