@@ -40,8 +40,8 @@ def network(*, norm: bool = False) -> nn.Module:
 @pytest.mark.parametrize(
     "method",
     [
-        rc.SGLD(epochs=6000, learning_rate=0.004, burn_in=500, prior_scale=0.8, chains=8),
-        rc.SGHMC(epochs=4000, learning_rate=0.0008, momentum_decay=0.1, burn_in=500, prior_scale=0.8, chains=8),
+        rc.SGLD(epochs=2500, learning_rate=0.004, burn_in=300, prior_scale=0.8, chains=8),
+        rc.SGHMC(epochs=2500, learning_rate=0.0008, momentum_decay=0.1, burn_in=300, prior_scale=0.8, chains=8),
     ],
     ids=["sgld", "sghmc"],
 )
@@ -54,15 +54,15 @@ def test_chains_sample_the_exact_posterior_of_linear_regression(method: rc.Infer
     # The standard error comes from chains that know nothing of each other.
     stderr = chain_means.std(0) / math.sqrt(8)
     assert bool(((samples.mean(0) - mean).abs() < 5 * stderr + 0.002).all())
-    torch.testing.assert_close(torch.cov(samples.T), covariance, rtol=0.1, atol=0.1 * covariance.diag().mean().item())
+    torch.testing.assert_close(torch.cov(samples.T), covariance, rtol=0.15, atol=0.15 * covariance.diag().mean().item())
 
 
 def test_colder_chains_are_narrower() -> None:
     model, data, _, covariance = linear_regression()
-    method = rc.SGHMC(epochs=3000, learning_rate=0.0008, burn_in=500, prior_scale=0.8, chains=8, temperature=0.1)
+    method = rc.SGHMC(epochs=1500, learning_rate=0.0008, burn_in=300, prior_scale=0.8, chains=8, temperature=0.1)
     posterior = method.fit(model, data, likelihood=rc.GaussianLikelihood(scale=0.5)).posterior
     expected = (0.1 * covariance.diag()).sqrt()
-    torch.testing.assert_close(posterior.stddev["weight"][0], expected, rtol=0.15, atol=0)
+    torch.testing.assert_close(posterior.stddev["weight"][0], expected, rtol=0.2, atol=0)
 
 
 def test_cycles_collect_at_their_ends() -> None:
