@@ -1,4 +1,4 @@
-"""Every inference method on two UCI regressions, beside published values on the same splits and network.
+"""Every inference method on two UCI regressions.
 
     python docs/results/uci_posteriors.py --root DATA --output uci.jsonl [--splits 20]
 
