@@ -9,6 +9,7 @@ import torch
 
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.symmetry.rescaling import Rescaling, UnitScaling, unit_norms
+from rebasin_core.tensors.modules import copied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,7 +81,7 @@ def canonical_form(
     """
     layout = spec.layout
     layout.check(tensors, "the network")
-    current = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    current = copied(tensors)
     factors = [torch.ones(layout.groups[r.group].size, dtype=torch.float64) for r in rescalings]
     for _ in range(_MAX_SWEEPS):
         change = 0.0

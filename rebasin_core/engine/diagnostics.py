@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -140,8 +141,7 @@ def count_transpositions(permutation: Permutation) -> int:
 
 def _array_stats() -> Any:  # ruff: ignore[any-type] - of an optional package
     try:
-        from arviz_stats import base  # ruff: ignore[import-outside-top-level] - an extra
+        return import_module("arviz_stats.base").array_stats
     except ImportError as error:
         message = "diagnostics need ArviZ; install it with: pip install 'rebasin-core[diagnostics]'"
         raise PluginError(message) from error
-    return base.array_stats  # type: ignore[attr-defined]  # it is there, but not in the names that are exported

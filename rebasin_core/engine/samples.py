@@ -230,9 +230,10 @@ def _as_samples(
     if not points:
         message = "expected at least one sample, got none"
         raise InvalidInputError(message)
+    means, buffers = [q.mean for q in points], [q.buffers for q in points]
     return SamplesPosterior(
-        {name: torch.stack([q.mean[name] for q in points]) for name in points[0].mean},
-        sample_buffers={name: torch.stack([q.buffers[name] for q in points]) for name in points[0].buffers},
+        {name: torch.stack([mean[name] for mean in means]) for name in means[0]},
+        sample_buffers={name: torch.stack([own[name] for own in buffers]) for name in buffers[0]},
         weights=weights,
     )
 

@@ -126,8 +126,23 @@ class CategoricalLikelihood(Likelihood):
         return "accuracy"
 
 
+class AbstractRegressionLikelihood(Likelihood):
+    """A likelihood of numbers, scored by the squared error of the averaged prediction."""
+
+    @final
+    @override
+    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        return (prediction - targets).square().mean(-1)
+
+    @final
+    @property
+    @override
+    def score_name(self) -> str:
+        return "mean_squared_error"
+
+
 @final
-class GaussianLikelihood(Likelihood):
+class GaussianLikelihood(AbstractRegressionLikelihood):
     r"""Regression: outputs are means ``[N, K]``, targets ``[N, K]`` with independent noise of known scale.
 
     Args:
@@ -166,18 +181,9 @@ class GaussianLikelihood(Likelihood):
     def prediction(self, outputs: Tensor) -> Tensor:
         return outputs
 
-    @override
-    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        return (prediction - targets).square().mean(-1)
-
-    @property
-    @override
-    def score_name(self) -> str:
-        return "mean_squared_error"
-
 
 @final
-class HeteroscedasticGaussianLikelihood(Likelihood):
+class HeteroscedasticGaussianLikelihood(AbstractRegressionLikelihood):
     r"""Regression with noise that the network predicts: outputs ``[N, 2K]`` are means and raw scales.
 
     $$ p(y \mid f) = \prod_k \mathcal N\big(y_k;\, f_k,\, \sigma_k^2\big), \qquad
@@ -220,15 +226,6 @@ class HeteroscedasticGaussianLikelihood(Likelihood):
     @override
     def prediction(self, outputs: Tensor) -> Tensor:
         return outputs.chunk(2, -1)[0]
-
-    @override
-    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        return (prediction - targets).square().mean(-1)
-
-    @property
-    @override
-    def score_name(self) -> str:
-        return "mean_squared_error"
 
 
 def _require_scale(scale: float) -> None:

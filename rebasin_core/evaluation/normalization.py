@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.tensors.modules import named_tensors
+from rebasin_core.tensors.modules import copied, named_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +36,7 @@ def refreshed_buffers(model: nn.Module, parameters: Mapping[str, Tensor], data: 
     first = next(iter(parameters.values()))
     private = FunctionalModel(model, device=first.device, dtype=first.dtype, training=True)
     norms = [m for m in private.module.modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats]
-    buffers = {name: buffer.detach().clone() for name, buffer in private.module.named_buffers()}
+    buffers = copied(dict(private.module.named_buffers()))
     if not norms:
         return buffers
     for norm in norms:

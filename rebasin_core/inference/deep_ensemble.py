@@ -11,6 +11,7 @@ from rebasin_core.inference.gradient import AbstractGradientInference, AbstractO
 from rebasin_core.inference.prior import PriorScale, check_scale
 from rebasin_core.inference.stacked import AbstractStackedObjective, require_entrywise
 from rebasin_core.posteriors.samples import SamplesPosterior
+from rebasin_core.tensors.modules import copied
 
 if TYPE_CHECKING:
     from rebasin_core.evaluation.functional import FunctionalModel
@@ -81,8 +82,4 @@ class DeepEnsemble(AbstractGradientInference):
 class _Objective(AbstractStackedObjective):
     @override
     def posterior(self) -> Posterior:
-        return SamplesPosterior(
-            {name: tensor.detach().clone() for name, tensor in self.parameters.items()},
-            sample_buffers={name: tensor.clone() for name, tensor in self.buffers.items()},
-            prior=self.prior,
-        )
+        return SamplesPosterior(copied(self.parameters), sample_buffers=copied(self.buffers), prior=self.prior)

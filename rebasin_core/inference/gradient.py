@@ -19,6 +19,7 @@ from rebasin_core.inference.base import FitProblem, FitResult, Inference
 from rebasin_core.inference.checkpoint import TrainingState
 from rebasin_core.inference.early_stopping import EarlyStopping
 from rebasin_core.inference.optimizer import OptimizerSpec, ScheduleSpec
+from rebasin_core.tensors.modules import copied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +55,7 @@ class AbstractObjective(ABC):
     ) -> None:
         self.problem, self.model, self.members = problem, model, members
         given = dict(model.module.named_buffers()) if buffers is None else buffers
-        self.buffers = {name: buffer.detach().clone() for name, buffer in given.items()}
+        self.buffers = copied(given)
         self.parameters = {name: tensor.detach().clone().requires_grad_() for name, tensor in parameters.items()}
         self.memory: dict[str, Tensor] = {}
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, final
 import torch
 from typing_extensions import override
 
+from rebasin_core.tensors.noise import standard_normal
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -63,11 +65,6 @@ class LangevinOptimizer(torch.optim.Optimizer):
                 momentum = state.setdefault("momentum", torch.zeros_like(parameter))
                 momentum.mul_(1 - decay).add_(parameter.grad, alpha=-rate)
                 if spread:
-                    noise = torch.randn(
-                        parameter.shape,
-                        generator=self._generator,
-                        device=self._generator.device,
-                        dtype=parameter.dtype,
-                    )
-                    momentum.add_(noise.to(parameter.device), alpha=spread)
+                    noise = standard_normal(parameter.shape, parameter, self._generator)
+                    momentum.add_(noise, alpha=spread)
                 parameter.add_(momentum)

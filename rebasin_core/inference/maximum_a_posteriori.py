@@ -69,8 +69,5 @@ class MAPInference(AbstractGradientInference):
 class _Objective(AbstractStackedObjective):
     @override
     def posterior(self) -> Posterior:
-        return PointPosterior(
-            {name: tensor[0].detach().clone() for name, tensor in self.parameters.items()},
-            buffers={name: buffer[0].clone() for name, buffer in self.buffers.items()},
-            prior=self.prior,
-        )
+        parameters, buffers = self.copies(0)
+        return PointPosterior(parameters, buffers=buffers, prior=self.prior)

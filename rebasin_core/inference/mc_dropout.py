@@ -109,12 +109,12 @@ class _Objective(AbstractStackedObjective):
 
     @override
     def posterior(self) -> Posterior:
-        mean = {name: tensor[0].detach().clone() for name, tensor in self.parameters.items()}
+        mean, buffers = self.copies(0)
         targets = [f"{layer}.weight" if layer else "weight" for layer in self._layers]
         keep = {name: mean[name].new_full((mean[name].shape[1],), 1 - self._rate) for name in targets}
         return MultiplicativeNoisePosterior(
             mean,
             [UnitNoise(((name, 1),), "bernoulli", keep[name]) for name in targets],
-            buffers={name: buffer[0].clone() for name, buffer in self.buffers.items()},
+            buffers=buffers,
             prior=self.prior,
         )

@@ -18,6 +18,7 @@ from rebasin_core.inference.weight_noise import EstimatorName, WeightNoise
 from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
 from rebasin_core.posteriors.prior import GaussianPrior
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.tensors.modules import copied
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -206,8 +207,7 @@ class _Objective(AbstractObjective):
         """Return the divergence from the prior, and minus the log prior of the parameters that are points."""
         if self._chosen.sticking_the_landing:
             centre, spread = ({n: part[n].detach() for n in self._random} for part in (mean, stddev))
-            constant = -0.5 * math.log(2 * math.pi) * sum(mean[name].numel() for name in self._random)
-            total = independent_log_prob(centre, spread, drawn) + constant - self._random_prior.log_prob(drawn)
+            total = independent_log_prob(centre, spread, drawn) - self._random_prior.log_prob(drawn)
         else:
             total = self._random_prior.kl(mean, stddev)
         if self._point_prior is not None:
@@ -230,8 +230,8 @@ class _Objective(AbstractObjective):
         mean, stddev = self._moments()
         return DiagonalGaussianPosterior(
             {name: mean[name].detach().clone() for name in self._random},
-            {name: tensor.detach().clone() for name, tensor in stddev.items()},
-            buffers={name: buffer.detach().clone() for name, buffer in self.buffers.items()},
+            copied(stddev),
+            buffers=copied(self.buffers),
             fixed={name: mean[name].detach().clone() for name in self._names if name not in stddev},
             prior=self._random_prior,
         )

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-from typing_extensions import override
-
-from rebasin_core.errors import InvalidInputError
-from rebasin_core.inference.stochastic_gradient_mcmc import AbstractStochasticGradientMCMC, SamplingPlan
+from rebasin_core.inference.stochastic_gradient_mcmc import AbstractStochasticGradientMCMC, ChainOptions, SamplingPlan
 
 if TYPE_CHECKING:
     from rebasin_core.inference.prior import PriorScale
@@ -63,20 +60,6 @@ class SGHMC(AbstractStochasticGradientMCMC):
         chains: int = 1,
         together: bool = True,
     ) -> None:
-        if not 0 < momentum_decay <= 1:
-            message = f"expected `momentum_decay` in (0, 1], got {momentum_decay!r}"
-            raise InvalidInputError(message)
-        self._decay = momentum_decay
-        super().__init__(
-            plan=SamplingPlan(epochs, burn_in, thinning, cycles, exploration),
-            learning_rate=learning_rate,
-            temperature=temperature,
-            prior_scale=prior_scale,
-            chains=chains,
-            together=together,
-        )
-
-    @property
-    @override
-    def _momentum_decay(self) -> float:
-        return self._decay
+        plan = SamplingPlan(epochs, burn_in, thinning, cycles, exploration)
+        options = ChainOptions(plan, learning_rate, momentum_decay, temperature, prior_scale, chains)
+        super().__init__(options, together=together)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-from typing_extensions import override
-
-from rebasin_core.inference.stochastic_gradient_mcmc import AbstractStochasticGradientMCMC, SamplingPlan
+from rebasin_core.inference.stochastic_gradient_mcmc import AbstractStochasticGradientMCMC, ChainOptions, SamplingPlan
 
 if TYPE_CHECKING:
     from rebasin_core.inference.prior import PriorScale
@@ -62,16 +60,6 @@ class SGLD(AbstractStochasticGradientMCMC):
         chains: int = 1,
         together: bool = True,
     ) -> None:
-        super().__init__(
-            plan=SamplingPlan(epochs, burn_in, thinning, cycles, exploration),
-            learning_rate=learning_rate,
-            temperature=temperature,
-            prior_scale=prior_scale,
-            chains=chains,
-            together=together,
-        )
-
-    @property
-    @override
-    def _momentum_decay(self) -> float:
-        return 1.0
+        plan = SamplingPlan(epochs, burn_in, thinning, cycles, exploration)
+        options = ChainOptions(plan, learning_rate, 1.0, temperature, prior_scale, chains)
+        super().__init__(options, together=together)

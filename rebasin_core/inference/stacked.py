@@ -12,6 +12,7 @@ from typing_extensions import override
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.inference.gradient import AbstractObjective
 from rebasin_core.inference.prior import PriorScale, prior_of, scales_of
+from rebasin_core.tensors.modules import copied, named_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,10 +120,8 @@ class StackedNetworks:
         if self._together:
             try:
                 return self._at_once(parameters, buffers, inputs)
-            except (
-                RuntimeError,
-                ValueError,
-            ):  # what vmap cannot do: data-dependent control flow, some in-place changes
+            except (RuntimeError, ValueError):
+                # What vmap cannot do: control flow that depends on data, some changes in place.
                 self._together = False
         every = {**parameters, **buffers}
         return torch.stack([
@@ -165,13 +164,11 @@ class AbstractStackedObjective(AbstractObjective):
     ) -> None:
         networks = [problem.model, *(reinitialised(problem.model, problem.generator) for _ in range(members - 1))]
         first = dict(model.module.named_parameters())
-        stacked = {
-            n: torch.stack([dict(m.named_parameters())[n].detach().to(t) for m in networks]) for n, t in first.items()
-        }
-        buffers = {
-            n: torch.stack([dict(m.named_buffers())[n].detach().to(t) for m in networks])
-            for n, t in model.module.named_buffers()
-        }
+        every = [named_tensors(network) for network in networks]
+        stacked, buffers = (
+            {name: torch.stack([tensors[name].detach().to(like) for tensors in every]) for name, like in part.items()}
+            for part in (first, dict(model.module.named_buffers()))
+        )
         super().__init__(problem, model, stacked, buffers=buffers, members=members)
         self.prior: GaussianPrior | None = prior_of(first, prior_scale)
         scales = scales_of(first, prior_scale)
@@ -187,6 +184,20 @@ class AbstractStackedObjective(AbstractObjective):
         loss = -likelihood.log_prob(outputs.flatten(0, 1), repeated).sum() / len(targets)
         penalties = [0.5 * p * self.parameters[n].square().sum() for n, p in self._precisions.items() if p]
         return loss + torch.stack(penalties).sum() if penalties else loss
+
+    def copies(self, member: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return a network's parameters and buffers, copied.
+
+        Args:
+            member: Its number.
+
+        Returns:
+            Both by name.
+        """
+        parameters, buffers = (
+            copied({name: tensor[member] for name, tensor in part.items()}) for part in (self.parameters, self.buffers)
+        )
+        return parameters, buffers
 
     @override
     def points(self) -> list[dict[str, Tensor]]:

@@ -99,61 +99,70 @@ class SamplingPlan:
         return 0.5 * (1 + math.cos(math.pi * part)), part >= self.exploration
 
 
-class AbstractStochasticGradientMCMC(AbstractGradientInference):
-    """Runs chains side by side and collects their states; a subclass says how much momentum they have.
+@final
+@dataclass(frozen=True, slots=True)
+class ChainOptions:
+    """How chains move, how many there are, and what they sample.
 
-    Args:
+    Attributes:
         plan: When to sample.
         learning_rate: The largest step, in units of the loss per example.
+        momentum_decay: The part of the momentum that is lost at every step; 1 for none to keep.
         temperature: 1 for the posterior, less for a cold one.
         prior_scale: Of the Gaussian prior, for all parameters or by pattern.
         chains: Their number, at least 1.
-        together: Whether to run them at once where that is possible.
 
     Raises:
-        InvalidInputError: If an option is out of range.
+        InvalidInputError: On construction, if an option is out of range.
+    """
+
+    plan: SamplingPlan
+    learning_rate: float
+    momentum_decay: float
+    temperature: float
+    prior_scale: PriorScale
+    chains: int
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not 0 < self.momentum_decay <= 1:
+            message = f"expected `momentum_decay` in (0, 1], got {self.momentum_decay!r}"
+            raise InvalidInputError(message)
+        if not self.learning_rate > 0 or not self.temperature >= 0 or self.chains < 1:
+            message = (
+                "expected a positive `learning_rate`, a `temperature` of at least 0 and `chains` of at least 1, got "
+                f"{self.learning_rate!r}, {self.temperature!r} and {self.chains!r}"
+            )
+            raise InvalidInputError(message)
+        check_scale(self.prior_scale)
+
+
+class AbstractStochasticGradientMCMC(AbstractGradientInference):
+    """Runs chains side by side and collects their states; a subclass says with what options.
+
+    Args:
+        options: Of the chains.
+        together: Whether to run them at once where that is possible.
     """
 
     @abstractmethod
-    def __init__(
-        self,
-        *,
-        plan: SamplingPlan,
-        learning_rate: float,
-        temperature: float,
-        prior_scale: PriorScale,
-        chains: int,
-        together: bool,
-    ) -> None:
-        super().__init__(epochs=plan.epochs)
-        if not learning_rate > 0 or not temperature >= 0 or chains < 1:
-            message = (
-                "expected a positive `learning_rate`, a `temperature` of at least 0 and `chains` of at least 1, got "
-                f"{learning_rate!r}, {temperature!r} and {chains!r}"
-            )
-            raise InvalidInputError(message)
-        check_scale(prior_scale)
-        self._plan, self._rate, self._temperature = plan, learning_rate, temperature
-        self._prior_scale, self._chains, self._together = prior_scale, chains, together
-
-    @property
-    @abstractmethod
-    def _momentum_decay(self) -> float:
-        """The part of the momentum that is lost at every step, in (0, 1]."""
+    def __init__(self, options: ChainOptions, *, together: bool) -> None:
+        super().__init__(epochs=options.plan.epochs)
+        self._chain, self._together = options, together
 
     @final
     @override
     def _options(self) -> tuple[object, ...]:
-        return self._plan, self._rate, self._temperature, self._prior_scale, self._chains, self._momentum_decay
+        return (self._chain,)
 
     @final
     @override
     def _build_optimizer(self, objective: AbstractObjective) -> torch.optim.Optimizer:
         return LangevinOptimizer(
             objective.parameters.values(),
-            lr=self._rate,
-            momentum_decay=self._momentum_decay,
-            temperature=self._temperature,
+            lr=self._chain.learning_rate,
+            momentum_decay=self._chain.momentum_decay,
+            temperature=self._chain.temperature,
             num_examples=objective.problem.num_examples,
             generator=objective.problem.generator,
         )
@@ -161,37 +170,26 @@ class AbstractStochasticGradientMCMC(AbstractGradientInference):
     @final
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
-        return _Objective(problem, model, self)
-
-    @final
-    def objective_options(self) -> tuple[SamplingPlan, float, float]:
-        """Return the plan, the largest step and the temperature."""
-        return self._plan, self._rate, self._temperature
-
-    @final
-    def network_options(self) -> tuple[int, PriorScale, bool]:
-        """Return the number of chains, the scale of the prior, and whether they run at once."""
-        return self._chains, self._prior_scale, self._together
+        return _Objective(problem, model, self._chain, together=self._together)
 
 
 @final
 class _Objective(AbstractStackedObjective):
-    def __init__(self, problem: FitProblem, model: FunctionalModel, method: AbstractStochasticGradientMCMC) -> None:
-        chains, prior_scale, together = method.network_options()
-        super().__init__(problem, model, members=chains, prior_scale=prior_scale, together=together)
-        self._plan, self._rate, self._temperature = method.objective_options()
-        self._collected = Collected(self, self._plan.count)
+    def __init__(self, problem: FitProblem, model: FunctionalModel, options: ChainOptions, *, together: bool) -> None:
+        super().__init__(problem, model, members=options.chains, prior_scale=options.prior_scale, together=together)
+        self._chain = options
+        self._collected = Collected(self, options.plan.count)
 
     @override
     def begin_step(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        factor, noisy = self._plan.rate(step / self.problem.num_batches)
+        factor, noisy = self._chain.plan.rate(step / self.problem.num_batches)
         for group in optimizer.param_groups:
-            group["lr"] = self._rate * factor
-            group["temperature"] = self._temperature if noisy else 0.0
+            group["lr"] = self._chain.learning_rate * factor
+            group["temperature"] = self._chain.temperature if noisy else 0.0
 
     @override
     def end_epoch(self, epoch: int) -> None:
-        if self._plan.is_sampled(epoch):
+        if self._chain.plan.is_sampled(epoch):
             self._collected.add()
 
     @override

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rebasin_core.tensors.statistics import normal_log_density
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 def independent_log_prob(
     mean: Mapping[str, Tensor], stddev: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
 ) -> Tensor:
-    """Return the log density of independent Gaussians, up to the constant that all places share.
+    """Return the log density of independent Gaussians.
 
     Args:
         mean: By parameter name.
@@ -28,10 +30,7 @@ def independent_log_prob(
     Returns:
         A scalar in nats, differentiable.
     """
-    terms = [
-        -(0.5 * ((parameters[name] - mean[name]) / spread).square() + spread.log()).sum()
-        for name, spread in stddev.items()
-    ]
+    terms = [normal_log_density((parameters[name] - mean[name]) / spread, spread) for name, spread in stddev.items()]
     return torch.stack(terms).sum()
 
 

@@ -9,13 +9,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from rebasin_core.tensors.noise import standard_normal
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
     from rebasin_core.evaluation.functional import FunctionalModel
 
+Hook: TypeAlias = "Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]"
 EstimatorName: TypeAlias = Literal["local", "flipout", "weights"]
 _CONVOLUTIONS: dict[type[nn.Module], Any] = {
     nn.Conv1d: functional.conv1d,
@@ -66,11 +69,13 @@ class WeightNoise:
         self._model, self._generator = model, generator
         self._stddev: Mapping[str, Tensor] = {}
         self.local_names: set[str] = set()
-        hook = {"local": self._local_hook, "flipout": self._flipout_hook}.get(estimator)
-        for prefix, module in [] if hook is None else _called_once(model, inputs, tensors):
+        if estimator == "weights":
+            return
+        for prefix, module in _called_once(model, inputs, tensors):
             names = {f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters(recurse=False)}
             self.local_names |= names
-            module.register_forward_hook(hook(prefix))  # type: ignore[misc]  # not None here
+            hook = self._local_hook(prefix) if estimator == "local" else self._flipout_hook(prefix)
+            module.register_forward_hook(hook)
 
     def __call__(
         self, mean: Mapping[str, Tensor], stddev: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor
@@ -97,8 +102,7 @@ class WeightNoise:
         return self._model({**drawn, **buffers}, inputs), drawn
 
     def _noise(self, like: Tensor) -> Tensor:
-        shape, device = like.shape, self._generator.device
-        return torch.randn(shape, generator=self._generator, device=device, dtype=like.dtype).to(like.device)
+        return standard_normal(like.shape, like, self._generator)
 
     def _signs(self, like: Tensor) -> Tensor:
         """Return a random sign for every example and feature (channel), broadcastable to features."""
@@ -114,7 +118,7 @@ class WeightNoise:
         weight, bias = (self._stddev.get(name) for name in names)
         return weight, bias
 
-    def _local_hook(self, prefix: str):  # type: ignore[no-untyped-def]  # ruff: ignore[missing-return-type-private-function] - torch types hooks as callables of anything
+    def _local_hook(self, prefix: str) -> Hook:
         def add_noise(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
             weight, bias = (None if stddev is None else stddev.square() for stddev in self._spread(prefix))
             if weight is None and bias is None:
@@ -124,7 +128,7 @@ class WeightNoise:
 
         return add_noise
 
-    def _flipout_hook(self, prefix: str):  # type: ignore[no-untyped-def]  # ruff: ignore[missing-return-type-private-function] - as above
+    def _flipout_hook(self, prefix: str) -> Hook:
         def add_noise(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
             weight, bias = (None if stddev is None else stddev * self._noise(stddev) for stddev in self._spread(prefix))
             if weight is not None:

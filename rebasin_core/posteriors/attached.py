@@ -12,6 +12,7 @@ from rebasin_core.posteriors.base import KIND, Posterior
 from rebasin_core.posteriors.companions import Companions
 from rebasin_core.tensors.checks import require_finite
 from rebasin_core.tensors.files import read_tensors
+from rebasin_core.tensors.modules import copied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -64,9 +65,9 @@ class AbstractAttachedPosterior(Posterior):
             require_finite(tensors, f"`{field}` of {what}")
         self._companions.check([*random, *(name for tensors in separate for name in tensors)], what)
 
-    @abstractmethod
     def _mean(self) -> dict[str, Tensor]:
-        """Return the means of the random parameters, not sharing memory with the state."""
+        """Return the means of the random parameters, copied; by default the field ``mean``."""
+        return copied(self._fields["mean"])
 
     @abstractmethod
     def _stddev(self) -> dict[str, Tensor]:
@@ -94,7 +95,7 @@ class AbstractAttachedPosterior(Posterior):
     @property
     @override
     def mean(self) -> dict[str, Tensor]:
-        return {**self._mean(), **{name: tensor.clone() for name, tensor in self._companions.fixed.items()}}
+        return {**self._mean(), **copied(self._fixed)}
 
     @final
     @property
@@ -105,7 +106,7 @@ class AbstractAttachedPosterior(Posterior):
     @property
     @override
     def buffers(self) -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in self._companions.buffers.items()}
+        return copied(self._companions.buffers)
 
     @final
     @property

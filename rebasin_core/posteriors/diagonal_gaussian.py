@@ -11,8 +11,11 @@ from typing_extensions import override
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.base import AbstractGeodesic, Posterior
 from rebasin_core.posteriors.companions import Companions
-from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior
+from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior, unit_rows
 from rebasin_core.posteriors.pairing import blend, blend_buffers, require_pair, require_same_tensors, require_spread
+from rebasin_core.tensors.modules import copied
+from rebasin_core.tensors.noise import standard_normal
+from rebasin_core.tensors.statistics import normal_log_density
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,19 +68,13 @@ class DiagonalGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
         require_spread(stddev, "the standard deviation")
 
     @override
-    def _mean(self) -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in self._fields["mean"].items()}
-
-    @override
     def _stddev(self) -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in self._fields["stddev"].items()}
+        return copied(self._fields["stddev"])
 
     @override
     def draw_noise(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
         return {
-            name: torch.randn(
-                (*sample_shape, *tensor.shape), generator=generator, device=generator.device, dtype=tensor.dtype
-            ).to(tensor.device)
+            name: standard_normal((*sample_shape, *tensor.shape), tensor, generator)
             for name, tensor in self._fields["mean"].items()
         }
 
@@ -93,9 +90,7 @@ class DiagonalGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
         total: Tensor | float = 0.0
         for name, mean in self._fields["mean"].items():
             stddev = self._random(name)
-            standard = (parameters[name] - mean) / stddev
-            density = -0.5 * standard.square() - stddev.log() - 0.5 * math.log(2 * math.pi)
-            total += density.reshape((*density.shape[: density.dim() - mean.dim()], -1)).sum(-1)
+            total += normal_log_density((parameters[name] - mean) / stddev, stddev)
         return torch.as_tensor(total)
 
     @override
@@ -115,10 +110,7 @@ class DiagonalGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
 
     @override
     def _root(self) -> dict[str, Tensor]:
-        stddev = self._fields["stddev"]
-        sizes = [tensor.numel() for tensor in stddev.values()]
-        rows = torch.eye(sum(sizes), dtype=self.dtype, device=self.device).split(sizes, dim=1)
-        return {n: (eye * s.flatten()).reshape(-1, *s.shape) for eye, (n, s) in zip(rows, stddev.items(), strict=True)}
+        return {name: unit * self._fields["stddev"][name] for name, unit in unit_rows(self._fields["stddev"]).items()}
 
     def _random(self, name: str) -> Tensor:
         stddev = self._fields["stddev"][name]

@@ -69,7 +69,11 @@ def wasserstein_distance(first: Posterior, second: Posterior) -> float:
                 "Gaussians with the same random parameters, or two sets of samples"
             )
             raise InvalidInputError(message)
-        roots.append(_ordered_root(posterior, names[0]) if isinstance(posterior, AbstractGaussianPosterior) else None)
+        roots.append(
+            posterior.to(dtype=torch.float64).flat_root(names[0])
+            if isinstance(posterior, AbstractGaussianPosterior)
+            else None
+        )
     squared = _squared_distance(first.mean, second.mean)
     squared += sum(root.square().sum().item() for root in roots if root is not None)
     if roots[0] is not None and roots[1] is not None:
@@ -118,7 +122,7 @@ def _gaussian_divergence(first: Posterior, second: Posterior) -> float:
         return sum(gaussian_kl(*(m[name] for m in moments)).item() for name in first.random_names)
     if isinstance(first, KroneckerGaussianPosterior) and isinstance(second, KroneckerGaussianPosterior):
         _require_same_random(first, second)
-        return sum(_kronecker_kl(first, second, name) for name in first.random_names)
+        return _kronecker_kl(first, second)
     if (
         isinstance(first, LowRankGaussianPosterior)
         and isinstance(second, LowRankGaussianPosterior)
@@ -136,20 +140,24 @@ def _require_same_random(first: AbstractGaussianPosterior, second: AbstractGauss
         raise InvalidInputError(message)
 
 
-def _kronecker_kl(first: KroneckerGaussianPosterior, second: KroneckerGaussianPosterior, name: str) -> float:
-    r"""Return the divergence of one parameter: all terms in the eigenbasis of the second.
+def _kronecker_kl(first: KroneckerGaussianPosterior, second: KroneckerGaussianPosterior) -> float:
+    r"""Return the divergence, parameter by parameter in the eigenbasis of the second.
 
     The variances of $q_0$ there are $(U_1 U_0^\top)^{\circ 2} S_0^2 (V_0 V_1^\top)^{\circ 2}$.
     """
-    own, other = first.scale[name].square(), second.scale[name].square()
-    spread = own
-    if name in first.left:
-        mixed = (second.left[name] @ first.left[name].T).square()
-        spread = mixed @ spread if name in first.right else spread @ mixed.T
-    if name in first.right:
-        spread @= (first.right[name].flatten(1) @ second.right[name].flatten(1).T).square()
-    shift = second.in_eigenbasis(name, first.mean[name] - second.mean[name]).square()
-    return 0.5 * ((spread + shift) / other - 1 + other.log() - own.log()).sum().item()
+    left, right = (first.left, second.left), (first.right, second.right)
+    scales, means, total = (first.scale, second.scale), (first.mean, second.mean), 0.0
+    for name in first.random_names:
+        own, other = (scale[name].square() for scale in scales)
+        spread = own
+        if name in left[0]:
+            mixed = (left[1][name] @ left[0][name].T).square()
+            spread = mixed @ spread if name in right[0] else spread @ mixed.T
+        if name in right[0]:
+            spread @= (right[0][name].flatten(1) @ right[1][name].flatten(1).T).square()
+        shift = second.in_eigenbasis(name, means[0][name] - means[1][name]).square()
+        total += 0.5 * ((spread + shift) / other - 1 + other.log() - own.log()).sum().item()
+    return total
 
 
 def _dense(posterior: Posterior, order: Posterior) -> FullGaussianPosterior:
@@ -160,11 +168,6 @@ def _dense(posterior: Posterior, order: Posterior) -> FullGaussianPosterior:
     _require_same_random(posterior, order)
     mean, root = posterior.mean, posterior.root()
     return FullGaussianPosterior({n: mean[n] for n in order.random_names}, {n: root[n] for n in order.random_names})
-
-
-def _ordered_root(posterior: AbstractGaussianPosterior, names: tuple[str, ...]) -> torch.Tensor:
-    root = posterior.to(dtype=torch.float64).root()
-    return torch.cat([root[name].reshape(len(root[name]), -1) for name in names], dim=1)
 
 
 def _squared_distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:

@@ -12,7 +12,8 @@ from rebasin_core.posteriors.base import AbstractGeodesic, Posterior
 from rebasin_core.posteriors.companions import Companions
 from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior
 from rebasin_core.posteriors.pairing import blend, blend_buffers, require_pair, require_same_tensors
-from rebasin_core.tensors.transport import procrustes
+from rebasin_core.tensors.noise import standard_normal
+from rebasin_core.tensors.transport import turned_onto
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -116,10 +117,6 @@ class FullGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
         return cls(mean, root, buffers=buffers, fixed=fixed, prior=prior)
 
     @override
-    def _mean(self) -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in self._fields["mean"].items()}
-
-    @override
     def _stddev(self) -> dict[str, Tensor]:
         return {name: tensor.square().sum(0).sqrt() for name, tensor in self._fields["root"].items()}
 
@@ -130,8 +127,8 @@ class FullGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
 
     @override
     def draw_noise(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
-        noise = torch.randn((*sample_shape, self.rows), generator=generator, device=generator.device, dtype=self.dtype)
-        return {"": noise.to(self.device)}
+        like = next(iter(self._fields["mean"].values()))
+        return {"": standard_normal((*sample_shape, self.rows), like, generator)}
 
     @override
     def _from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -140,41 +137,14 @@ class FullGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
             for name, mean in self._fields["mean"].items()
         }
 
-    def as_distribution(self) -> torch.distributions.MultivariateNormal:
-        """Return the distribution over flat vectors ``[P]``, in the order of `random_names`.
-
-        Returns:
-            PyTorch's distribution.
-
-        Raises:
-            InvalidInputError: If the covariance is singular, so that there is no density.
-        """
-        factor, failed = torch.linalg.cholesky_ex(self.covariance())
-        if int(failed):
-            message = "the covariance is singular, so there is no density; expected a positive definite one"
-            raise InvalidInputError(message)
-        return torch.distributions.MultivariateNormal(self.flat_mean(), scale_tril=factor, validate_args=False)
-
-    @override
-    def log_prob(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        result: Tensor = self.as_distribution().log_prob(self._flat(parameters))
-        return result
-
-    @override
-    def entropy(self) -> Tensor:
-        result: Tensor = self.as_distribution().entropy()
-        return result
-
     @override
     def geodesic(self, other: Posterior, t: float) -> FullGaussianPosterior:
         end = require_pair(self, other, t)
         rows = max(self.rows, end.rows)
         start, target = (_padded(q._fields["root"], rows) for q in (self, end))
-        rotation = procrustes(start, target)
-        turned = {n: torch.tensordot(rotation.to(tensor), tensor, dims=1) for n, tensor in target.items()}
         return FullGaussianPosterior(
             blend(self._fields["mean"], end._mean(), t),  # ruff: ignore[private-member-access] - same class
-            blend(start, turned, t),
+            blend(start, turned_onto(start, target), t),
             fixed=blend(self._fixed, end._fixed, t),  # ruff: ignore[private-member-access]
             buffers=blend_buffers(self.buffers, end.buffers, t),
         )

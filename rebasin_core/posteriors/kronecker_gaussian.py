@@ -10,8 +10,11 @@ from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.companions import Companions
-from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior
+from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior, unit_rows
 from rebasin_core.posteriors.pairing import require_spread
+from rebasin_core.tensors.modules import copied
+from rebasin_core.tensors.noise import standard_normal
+from rebasin_core.tensors.statistics import normal_log_density
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -145,21 +148,17 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
     @property
     def left(self) -> dict[str, Tensor]:
         """The bases $U$ of the rows, each ``[n, n]``."""
-        return {name: tensor.clone() for name, tensor in self._fields["left"].items()}
+        return copied(self._fields["left"])
 
     @property
     def right(self) -> dict[str, Tensor]:
         """The bases $V$ of the other axes, each ``[m, *s[1:]]``."""
-        return {name: tensor.clone() for name, tensor in self._fields["right"].items()}
+        return copied(self._fields["right"])
 
     @property
     def scale(self) -> dict[str, Tensor]:
         """The standard deviations $S$ in the bases."""
-        return {name: tensor.clone() for name, tensor in self._fields["scale"].items()}
-
-    @override
-    def _mean(self) -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in self._fields["mean"].items()}
+        return copied(self._fields["scale"])
 
     @override
     def _stddev(self) -> dict[str, Tensor]:
@@ -171,9 +170,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
     def draw_noise(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
         # In the eigenbasis, which no permutation moves: named so that it is attached to no parameter.
         return {
-            f"{name}/eigenbasis": torch.randn(
-                (*sample_shape, *scale.shape), generator=generator, device=generator.device, dtype=scale.dtype
-            ).to(scale.device)
+            f"{name}/eigenbasis": standard_normal((*sample_shape, *scale.shape), scale, generator)
             for name, scale in self._fields["scale"].items()
         }
 
@@ -189,9 +186,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
         total: Tensor | float = 0.0
         for name, mean in self._fields["mean"].items():
             scale = self._positive(name)
-            standard = self.in_eigenbasis(name, parameters[name] - mean) / scale
-            density = -0.5 * standard.square() - scale.log() - 0.5 * math.log(2 * math.pi)
-            total += density.reshape((*density.shape[: density.dim() - scale.dim()], -1)).sum(-1)
+            total += normal_log_density(self.in_eigenbasis(name, parameters[name] - mean) / scale, scale)
         return torch.as_tensor(total)
 
     @override
@@ -232,12 +227,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
     @override
     def _root(self) -> dict[str, Tensor]:
         scales = self._fields["scale"]
-        sizes = [tensor.numel() for tensor in scales.values()]
-        rows = torch.eye(sum(sizes), dtype=self.dtype, device=self.device).split(sizes, dim=1)
-        return {
-            name: self._rotated(name, scale * eye.reshape(-1, *scale.shape))
-            for eye, (name, scale) in zip(rows, scales.items(), strict=True)
-        }
+        return {name: self._rotated(name, scales[name] * unit) for name, unit in unit_rows(scales).items()}
 
     def _positive(self, name: str) -> Tensor:
         scale = self._fields["scale"][name]

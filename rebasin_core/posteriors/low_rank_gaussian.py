@@ -10,9 +10,11 @@ from typing_extensions import override
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.base import AbstractCoupling, Posterior
 from rebasin_core.posteriors.companions import Companions
-from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior
+from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior, unit_rows
 from rebasin_core.posteriors.pairing import blend, blend_buffers, require_pair, require_same_tensors, require_spread
-from rebasin_core.tensors.transport import procrustes
+from rebasin_core.tensors.modules import copied
+from rebasin_core.tensors.noise import standard_normal
+from rebasin_core.tensors.transport import turned_onto
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,16 +90,12 @@ class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupling):
     @property
     def diagonal(self) -> dict[str, Tensor]:
         """The standard deviation $d$ of the independent part, each ``[*s]``."""
-        return {name: tensor.clone() for name, tensor in self._fields["diagonal"].items()}
+        return copied(self._fields["diagonal"])
 
     @property
     def factor(self) -> dict[str, Tensor]:
         """The factor $F$, each ``[R, *s]``."""
-        return {name: tensor.clone() for name, tensor in self._fields["factor"].items()}
-
-    @override
-    def _mean(self) -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in self._fields["mean"].items()}
+        return copied(self._fields["factor"])
 
     @override
     def _stddev(self) -> dict[str, Tensor]:
@@ -108,12 +106,10 @@ class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupling):
 
     @override
     def draw_noise(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
-        def draw(shape: Sequence[int]) -> Tensor:
-            noise = torch.randn((*sample_shape, *shape), generator=generator, device=generator.device, dtype=self.dtype)
-            return noise.to(self.device)
-
-        # The noise of the factor, "", is attached to no parameter.
-        return {name: draw(tensor.shape) for name, tensor in self._fields["mean"].items()} | {"": draw((self.rank,))}
+        mean = self._fields["mean"]
+        noise = {n: standard_normal((*sample_shape, *t.shape), t, generator) for n, t in mean.items()}
+        # The noise of the factor is attached to no parameter.
+        return noise | {"": standard_normal((*sample_shape, self.rank), next(iter(mean.values())), generator)}
 
     @override
     def _from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -124,24 +120,8 @@ class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupling):
         }
 
     @override
-    def log_prob(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        result: Tensor = self.as_distribution().log_prob(self._flat(parameters))
-        return result
-
-    @override
-    def entropy(self) -> Tensor:
-        result: Tensor = self.as_distribution().entropy()
-        return result
-
     def as_distribution(self) -> torch.distributions.LowRankMultivariateNormal:
-        """Return the distribution over flat vectors ``[P]``, in the order of `random_names`.
-
-        Returns:
-            PyTorch's distribution, which never forms a matrix of P x P.
-
-        Raises:
-            InvalidInputError: If an entry of the diagonal is zero, so that there is no density.
-        """
+        # Never a matrix of P x P.
         diagonal, factor = (self._flat(self._fields[field]) for field in ("diagonal", "factor"))
         if not bool((diagonal > 0).all()):
             message = "the diagonal has zero entries, so there is no density; expected positive ones"
@@ -156,25 +136,18 @@ class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupling):
         if end.rank != self.rank:
             message = f"expected two factors of the same rank, got {self.rank} and {end.rank}"
             raise InvalidInputError(message)
-        rotation = procrustes(self._fields["factor"], end.factor)
-        turned = {name: torch.tensordot(rotation.to(tensor), tensor, dims=1) for name, tensor in end.factor.items()}
         return LowRankGaussianPosterior(
             blend(self._fields["mean"], end._mean(), t),  # ruff: ignore[private-member-access] - same class
             blend(self._fields["diagonal"], end.diagonal, t),
-            blend(self._fields["factor"], turned, t),
+            blend(self._fields["factor"], turned_onto(self._fields["factor"], end.factor), t),
             fixed=blend(self._fixed, end._fixed, t),  # ruff: ignore[private-member-access]
             buffers=blend_buffers(self.buffers, end.buffers, t),
         )
 
     @override
     def _root(self) -> dict[str, Tensor]:
-        diagonal = self._fields["diagonal"]
-        sizes = [tensor.numel() for tensor in diagonal.values()]
-        rows = torch.eye(sum(sizes), dtype=self.dtype, device=self.device).split(sizes, dim=1)
-        return {
-            name: torch.cat([(eye * d.flatten()).reshape(-1, *d.shape), self._fields["factor"][name]])
-            for eye, (name, d) in zip(rows, diagonal.items(), strict=True)
-        }
+        diagonal, factor = self._fields["diagonal"], self._fields["factor"]
+        return {name: torch.cat([unit * diagonal[name], factor[name]]) for name, unit in unit_rows(diagonal).items()}
 
     @classmethod
     @override

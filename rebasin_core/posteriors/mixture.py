@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from rebasin_core.errors import FileFormatError, InvalidInputError, UnknownNameError, nearest
 from rebasin_core.posteriors.base import AbstractLogDensity, Posterior
-from rebasin_core.posteriors.pairing import require_same_tensors
+from rebasin_core.posteriors.pairing import normalised_weights, require_same_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,10 +57,7 @@ class MixturePosterior(Posterior):
             require_same_tensors(components[0].buffers, component.buffers, f"the buffers of component {number}")
         count = len(components)
         weights = torch.full((count,), 1 / count) if weights is None else weights.detach()
-        if tuple(weights.shape) != (count,) or not bool((weights >= 0).all()) or not weights.sum().item() > 0:
-            message = f"expected {count} weights, none negative and not all zero, got {weights}"
-            raise InvalidInputError(message)
-        self._components, self._weights = tuple(components), weights / weights.sum()
+        self._components, self._weights = tuple(components), normalised_weights(weights, count)
         generator = torch.Generator().manual_seed(0)
         forms = [_form(component, generator) for component in components]
         self._forms = [forms.index(form) for form in forms]

@@ -166,10 +166,6 @@ class MultiplicativeNoisePosterior(AbstractAttachedPosterior, AbstractCoupling):
         return tuple(UnitNoise.from_key(key, rate.clone()) for key, rate in self._free.items())
 
     @override
-    def _mean(self) -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in self._fields["mean"].items()}
-
-    @override
     def _stddev(self) -> dict[str, Tensor]:
         moments = self._spread({source.key: source.second_moment() for source in self.noise})
         return {

@@ -66,6 +66,25 @@ def require_same_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tenso
             raise InvalidInputError(message)
 
 
+def normalised_weights(weights: Tensor, count: int) -> Tensor:
+    """Return weights that sum to one.
+
+    Args:
+        weights: ``[K]``, not negative, not all zero.
+        count: The number K.
+
+    Returns:
+        The weights over their sum.
+
+    Raises:
+        InvalidInputError: If they are not weights.
+    """
+    if tuple(weights.shape) != (count,) or not bool((weights >= 0).all()) or not weights.sum().item() > 0:
+        message = f"expected {count} weights, none negative and not all zero, got {weights}"
+        raise InvalidInputError(message)
+    return weights / weights.sum()
+
+
 def require_spread(stddev: Mapping[str, Tensor], what: str) -> None:
     """Refuse standard deviations below zero.
 

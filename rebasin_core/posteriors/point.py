@@ -11,6 +11,7 @@ from rebasin_core.posteriors.attached import AbstractAttachedPosterior, Fields
 from rebasin_core.posteriors.base import AbstractGeodesic, Posterior
 from rebasin_core.posteriors.companions import Companions
 from rebasin_core.posteriors.pairing import blend_buffers, require_pair
+from rebasin_core.tensors.modules import copied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,13 +63,9 @@ class PointPosterior(AbstractAttachedPosterior, AbstractGeodesic):
             Its parameters and buffers, copied.
         """
         return cls(
-            {name: parameter.detach().clone() for name, parameter in model.named_parameters()},
-            buffers={name: buffer.detach().clone() for name, buffer in model.named_buffers()},
+            copied(dict(model.named_parameters())),
+            buffers=copied(dict(model.named_buffers())),
         )
-
-    @override
-    def _mean(self) -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in self._fields["mean"].items()}
 
     @override
     def _stddev(self) -> dict[str, Tensor]:

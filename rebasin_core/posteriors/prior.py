@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, final
 
@@ -45,6 +45,7 @@ class GaussianPrior:
 
     mean: Mapping[str, Tensor]
     stddev: Mapping[str, Tensor]
+    _centred: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Freeze the mappings and check them."""
@@ -59,6 +60,8 @@ class GaussianPrior:
                     f"the prior's standard deviation of `{name}` is {stddev.min().item():.3g}; expected above zero"
                 )
                 raise InvalidInputError(message)
+        # Looked up at every step of training, where asking the device each time would be slow.
+        object.__setattr__(self, "_centred", frozenset(name for name, mean in self.mean.items() if not mean.any()))
 
     @classmethod
     def isotropic(cls, names: Iterable[str], scale: float) -> GaussianPrior:
@@ -105,14 +108,13 @@ class GaussianPrior:
         Returns:
             A scalar, in nats, summed over all entries; differentiable.
         """
-        terms = [
-            isotropic_kl(
-                mean[name] - centre.to(mean[name]) if centre.any() else mean[name], stddev[name], spread.item()
-            )
-            if (spread := self.stddev[name]).dim() == 0
-            else gaussian_kl(mean[name], stddev[name], centre.to(mean[name]), spread.to(mean[name]))
-            for name, centre in self.mean.items()
-        ]
+        terms: list[Tensor] = []
+        for name, centre in self.mean.items():
+            m, s, spread = mean[name], stddev[name], self.stddev[name].to(mean[name])
+            if spread.dim():
+                terms.append(gaussian_kl(m, s, centre.to(m), spread))
+            else:
+                terms.append(isotropic_kl(m if name in self._centred else m - centre.to(m), s, spread))
         return torch.stack(terms).sum()
 
     def mapped(self, function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> GaussianPrior:
@@ -135,6 +137,8 @@ class GaussianPrior:
         Returns:
             True if random group elements leave it as it is.
         """
+        if not any(tensor.dim() for part in (self.mean, self.stddev) for tensor in part.values()):
+            return True
         generator = torch.Generator().manual_seed(0)
         element = Permutation.random(layout, generator=generator)
         return all(

@@ -11,9 +11,10 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.attached import AbstractAttachedPosterior, Fields
 from rebasin_core.posteriors.base import AbstractGeodesic, Posterior
 from rebasin_core.posteriors.companions import Companions
-from rebasin_core.posteriors.pairing import blend, blend_buffers, require_pair
+from rebasin_core.posteriors.pairing import blend, blend_buffers, normalised_weights, require_pair
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.tensors.assignment import solve_assignment
+from rebasin_core.tensors.modules import copied
 from rebasin_core.tensors.transport import squared_distances
 
 if TYPE_CHECKING:
@@ -74,16 +75,13 @@ class SamplesPosterior(AbstractAttachedPosterior, AbstractGeodesic):
             message = f"expected the same number (at least 1) of samples for every parameter, got {counts}"
             raise InvalidInputError(message)
         count = next(iter(counts.values()))
-        weights = torch.ones(count) if weights is None else weights
-        if tuple(weights.shape) != (count,) or not bool((weights >= 0).all()) or not weights.sum().item() > 0:
-            message = f"expected {count} weights, none negative and not all zero, got {weights}"
-            raise InvalidInputError(message)
+        weights = normalised_weights(torch.ones(count) if weights is None else weights, count)
         chains = torch.zeros(count, dtype=torch.int64) if chains is None else chains
         if tuple(chains.shape) != (count,) or chains.is_floating_point():
             message = f"expected {count} numbers of chains as integers, got {chains}"
             raise InvalidInputError(message)
         fields = {"samples": samples, "sample_buffers": sample_buffers or {}}
-        free = {"weights": weights / weights.sum(), "chains": chains}
+        free = {"weights": weights, "chains": chains}
         super().__init__(fields, companions=Companions.of(buffers, fixed, prior), free=free)
 
     @property
@@ -94,7 +92,7 @@ class SamplesPosterior(AbstractAttachedPosterior, AbstractGeodesic):
     @property
     def samples(self) -> dict[str, Tensor]:
         """The samples, each ``[K, *s]``."""
-        return {name: tensor.clone() for name, tensor in self._fields["samples"].items()}
+        return copied(self._fields["samples"])
 
     @property
     def weights(self) -> Tensor:

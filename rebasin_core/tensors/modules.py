@@ -6,6 +6,8 @@ import copy
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
 
 
@@ -19,6 +21,18 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
         Parameters first, then buffers, in the model's order.
     """
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of tensors that share neither memory nor gradients with them.
+
+    Args:
+        tensors: Named tensors.
+
+    Returns:
+        Their copies.
+    """
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def unsaved_buffers(module: nn.Module) -> frozenset[str]:

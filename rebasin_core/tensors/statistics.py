@@ -43,7 +43,23 @@ def gaussian_kl(mean: Tensor, stddev: Tensor, other_mean: Tensor, other_stddev: 
     return 0.5 * (ratio + shift - 1.0 - torch.log(ratio)).sum()
 
 
-def isotropic_kl(mean: Tensor, stddev: Tensor, scale: float) -> Tensor:
+def normal_log_density(standard: Tensor, stddev: Tensor) -> Tensor:
+    r"""Return the log density of independent Gaussians, summed over the entries of the standard deviations.
+
+    $$ \sum_i -\tfrac12 z_i^2 - \log s_i - \tfrac12 \log 2\pi, \qquad z_i = (x_i - m_i) / s_i $$
+
+    Args:
+        standard: $z$: ``[*lead, *s]``.
+        stddev: $s$: ``[*s]``, positive.
+
+    Returns:
+        ``[*lead]``, in nats.
+    """
+    density = -0.5 * standard.square() - stddev.log() - 0.5 * math.log(2 * math.pi)
+    return density.reshape((*density.shape[: density.dim() - stddev.dim()], -1)).sum(-1)
+
+
+def isotropic_kl(mean: Tensor, stddev: Tensor, scale: Tensor | float) -> Tensor:
     r"""Return the divergence of `gaussian_kl` from a centred Gaussian of one scale, in as few passes as it takes.
 
     $$ \mathrm{KL} = \frac{\lVert m \rVert^2 + \lVert s \rVert^2}{2\sigma^2} - \sum_i \log s_i
@@ -52,14 +68,15 @@ def isotropic_kl(mean: Tensor, stddev: Tensor, scale: float) -> Tensor:
     Args:
         mean: Means, any shape.
         stddev: Standard deviations, positive, same shape.
-        scale: The standard deviation $\sigma$ of the centred Gaussian, positive.
+        scale: The standard deviation $\sigma$ of the centred Gaussian, a positive scalar.
 
     Returns:
         A scalar, in nats.
     """
     m, s = mean.flatten(), stddev.flatten()
+    scale = torch.as_tensor(scale, dtype=m.dtype, device=m.device)
     quadratic = (torch.dot(m, m) + torch.dot(s, s)) / (2 * scale**2)
-    return quadratic - s.log().sum() + m.numel() * (math.log(scale) - 0.5)
+    return quadratic - s.log().sum() + m.numel() * (scale.log() - 0.5)
 
 
 def mean_stderr(values: Tensor, dim: int = -1) -> Tensor:

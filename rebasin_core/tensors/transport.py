@@ -29,17 +29,18 @@ def squared_distances(first: Mapping[str, Tensor], second: Mapping[str, Tensor])
     return torch.as_tensor(total)
 
 
-def procrustes(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Tensor:
-    r"""Return the rotation that brings the rows of one matrix nearest to those of another.
+def turned_onto(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    r"""Return the rows of one matrix, rotated among themselves to come nearest to those of another.
 
-    $$ \operatorname*{argmin}_{Q^\top Q = I} \lVert A - Q B \rVert_F = U V^\top, \qquad A B^\top = U S V^\top $$
+    $$ Q B, \qquad Q = \operatorname*{argmin}_{Q^\top Q = I} \lVert A - Q B \rVert_F = U V^\top,
+       \qquad A B^\top = U S V^\top $$
 
     Args:
         first: $A$: ``[R, *s]`` for every name, each row spread over the names.
         second: $B$: the same names and shapes.
 
     Returns:
-        $Q$: ``[R, R]`` in float64.
+        $Q B$, of the form of ``second``.
 
     References:
         P. Schoenemann (1966), "A generalized solution of the orthogonal Procrustes problem", Psychometrika 31.
@@ -49,8 +50,8 @@ def procrustes(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Ten
         a, b = (t.reshape(len(t), -1).double().to(tensor.device) for t in (tensor, second[name]))
         product += a @ b.T
     left, _, right = torch.linalg.svd(torch.as_tensor(product))
-    rotation: Tensor = left @ right
-    return rotation
+    rotation = left @ right
+    return {name: torch.tensordot(rotation.to(tensor), tensor, dims=1) for name, tensor in second.items()}
 
 
 def transport_cost(weights: Tensor, other_weights: Tensor, cost: Tensor) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from rebasin_core.posteriors.adapter import AbstractWriteBack
-from rebasin_core.testing.law import copied, expect, expect_equal, law, seeded
+from rebasin_core.tensors.modules import copied
+from rebasin_core.testing.law import expect, expect_equal, law, seeded
 from rebasin_core.testing.posterior_laws import any_element
 
 if TYPE_CHECKING:

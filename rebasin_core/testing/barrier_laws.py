@@ -10,8 +10,9 @@ from torch import nn
 
 from rebasin_core.evaluation.likelihood import GaussianLikelihood
 from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.tensors.modules import copied
 from rebasin_core.testing.cases import gaussian, network
-from rebasin_core.testing.law import copied, expect, expect_equal, law, seeded
+from rebasin_core.testing.law import expect, expect_equal, law, seeded
 
 if TYPE_CHECKING:
     from pathlib import Path

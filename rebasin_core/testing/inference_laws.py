@@ -12,9 +12,9 @@ from rebasin_core.evaluation.likelihood import CategoricalLikelihood
 from rebasin_core.evaluation.loss import LossEstimate
 from rebasin_core.evaluation.predictive import held_batches, predict
 from rebasin_core.posteriors.point import PointPosterior
-from rebasin_core.tensors.modules import named_tensors
+from rebasin_core.tensors.modules import copied, named_tensors
 from rebasin_core.testing.cases import network
-from rebasin_core.testing.law import copied, expect, expect_equal, law, seeded
+from rebasin_core.testing.law import expect, expect_equal, law, seeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -100,18 +100,6 @@ def expect_equal(
         expect(difference <= tolerance, f"{what}: `{name}` differs by up to {difference:.2e} (allowed {tolerance:.0e})")
 
 
-def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies of tensors, to see later whether they were changed.
-
-    Args:
-        tensors: Named tensors.
-
-    Returns:
-        Their copies.
-    """
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
-
-
 def seeded(seed: int = 0) -> torch.Generator:
     """Return a generator with a seed.
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch.func import functional_call
 
+from rebasin_core.tensors.modules import copied
 from rebasin_core.testing.cases import Network, gaussian, network
-from rebasin_core.testing.law import copied, expect, expect_equal, law, seeded
+from rebasin_core.testing.law import expect, expect_equal, law, seeded
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,9 +8,9 @@ import torch
 
 from rebasin_core.engine.trace import trace_spec
 from rebasin_core.specs.check import check_spec
-from rebasin_core.tensors.modules import named_tensors
+from rebasin_core.tensors.modules import copied, named_tensors
 from rebasin_core.testing.cases import network
-from rebasin_core.testing.law import copied, expect, expect_equal, law, seeded
+from rebasin_core.testing.law import expect, expect_equal, law, seeded
 
 if TYPE_CHECKING:
     from pathlib import Path

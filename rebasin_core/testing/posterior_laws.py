@@ -15,7 +15,8 @@ from rebasin_core.symmetry.axis import Atom, Group
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.files import read_tensors
-from rebasin_core.testing.law import copied, expect, expect_equal, law, seeded
+from rebasin_core.tensors.modules import copied
+from rebasin_core.testing.law import expect, expect_equal, law, seeded
 
 if TYPE_CHECKING:
     from pathlib import Path

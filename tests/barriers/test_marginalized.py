@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -105,15 +106,15 @@ def test_points_need_no_sampling() -> None:
 def test_moments_join_posteriors_of_different_kinds() -> None:
     model = nn.Linear(1, 1, bias=False)
     samples = SamplesPosterior({"weight": torch.tensor([[[0.0]], [[1.0]]]).double()})
-    options = {"model": model, "data": [(X, Y)], "likelihood": "gaussian"}
-    found = barrier(samples, end(1.0, 0.3), estimator={"name": "marginalized", "path": "moments"}, **options)  # type: ignore[arg-type]  # mixed options
+    options: dict[str, Any] = {"model": model, "data": [(X, Y)], "likelihood": "gaussian"}
+    found = barrier(samples, end(1.0, 0.3), estimator={"name": "marginalized", "path": "moments"}, **options)
     assert len(found.t) == 11
-    by_samples = barrier(samples, end(1.0, 0.3), num_points=3, **options)  # type: ignore[arg-type]  # mixed options
-    alone = barrier(samples, samples, num_points=3, **options)  # type: ignore[arg-type]  # mixed options
+    by_samples = barrier(samples, end(1.0, 0.3), num_points=3, **options)
+    alone = barrier(samples, samples, num_points=3, **options)
     assert by_samples.loss[0] == pytest.approx(alone.loss[0], rel=0.2)
     geodesic = {"name": "marginalized", "path": "wasserstein"}
     with pytest.raises(InvalidInputError, match="expected two posteriors of kind 'samples'"):
-        barrier(samples, end(1.0, 0.3), estimator=geodesic, **options)  # type: ignore[arg-type]  # mixed options
+        barrier(samples, end(1.0, 0.3), estimator=geodesic, **options)
 
 
 def test_samples_travel_in_pairs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -63,7 +64,6 @@ def test_summary_has_the_moments_of_the_aligned_samples(kind: SummaryKind) -> No
 
 
 def test_summary_of_aligned_samples_predicts_and_of_unaligned_ones_does_not() -> None:
-    samples, _ = scrambled(8, noise=0.02)
     case = network()
     model = rc.MAPInference(epochs=60, optimizer=rc.OptimizerSpec("Adam", {"lr": 0.05})).fit(case.model, case.data)
     trained = model.posterior
@@ -79,7 +79,6 @@ def test_summary_of_aligned_samples_predicts_and_of_unaligned_ones_does_not() ->
     naive = rc.DiagonalGaussianPosterior(plain.mean, plain.stddev)
     loss = [rc.barrier(q, q, model=case.model, data=case.data, num_points=3).loss[0] for q in (aligned, naive)]
     assert loss[0] < 0.5 * loss[1]
-    del samples
 
 
 def test_rhat_of_scrambled_chains_falls_to_one() -> None:
@@ -228,10 +227,10 @@ def test_bad_samples_are_refused() -> None:
 def test_invariant_bound_is_a_training_option() -> None:
     case = network()
     still = rc.OptimizerSpec("SGD", {"lr": 1e-12})
-    options = {"epochs": 1, "estimator": "weights", "prior_scale": 1.0, "optimizer": still}
+    options: dict[str, Any] = {"epochs": 1, "estimator": "weights", "prior_scale": 1.0, "optimizer": still}
     data = [(torch.cat([x for x, _ in case.data]), torch.cat([y for _, y in case.data]))]
-    plain = rc.MeanFieldVI(**options).fit(case.model, data)  # type: ignore[arg-type]  # mixed options
-    method = rc.MeanFieldVI(**options, symmetry_elements=8)  # type: ignore[arg-type]  # mixed options
+    plain = rc.MeanFieldVI(**options).fit(case.model, data)
+    method = rc.MeanFieldVI(**options, symmetry_elements=8)
     bound = method.fit(case.model, data, spec=case.spec)
     # The information is at most log 9, shared by 40 examples.
     assert 0 < plain.history[0] - bound.history[0] <= math.log(9) / 40 + 1e-6

@@ -1,5 +1,7 @@
 """Metrics of predictions, against scikit-learn and by hand."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from sklearn.metrics import brier_score_loss
@@ -28,7 +30,7 @@ def test_calibrated_predictions_have_no_error() -> None:
 
 
 @pytest.mark.parametrize("metric", [rc.brier_score, rc.expected_calibration_error])
-def test_logits_are_refused(metric) -> None:  # type: ignore[no-untyped-def]  # ruff: ignore[missing-type-function-argument] - either metric
+def test_logits_are_refused(metric: Callable[[torch.Tensor, torch.Tensor], float]) -> None:
     with pytest.raises(rc.RebasinError, match="apply softmax first"):
         metric(torch.tensor([[2.0, 1.0]]), torch.tensor([0]))
     with pytest.raises(rc.RebasinError, match="expected probabilities"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -135,8 +136,8 @@ def test_training_stops_early_and_goes_back(tmp_path: Path) -> None:
     data = classes()
     noisy = [(x, torch.randint(3, (len(y),), generator=torch.Generator().manual_seed(5))) for x, y in data]
     model = nn.Sequential(nn.Linear(3, 64), nn.ReLU(), nn.Linear(64, 3))
-    options = {"epochs": 200, "patience": 3, "optimizer": rc.OptimizerSpec("Adam", {"lr": 0.02})}
-    method = rc.MAPInference(**options)  # type: ignore[arg-type]  # mixed options
+    options: dict[str, Any] = {"epochs": 200, "patience": 3, "optimizer": rc.OptimizerSpec("Adam", {"lr": 0.02})}
+    method = rc.MAPInference(**options)
     fit = method.fit(model, noisy, validation=data, checkpoint=tmp_path / "c.safetensors")
     best = min(range(len(fit.validation)), key=fit.validation.__getitem__)
     assert len(fit.history) == best + 4 < 200
@@ -178,7 +179,7 @@ def test_heteroscedastic_noise_is_learnt() -> None:
         (lambda: rc.DeepEnsemble(epochs=1).fit(Own(), classes()), "`` \\(Own\\) owns parameters"),
     ],
 )
-def test_bad_options_are_refused(make, message: str) -> None:  # type: ignore[no-untyped-def]  # ruff: ignore[missing-type-function-argument] - any call
+def test_bad_options_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(rc.RebasinError, match=message):
         make()
 

@@ -8,6 +8,7 @@ import torch
 from typing_extensions import override
 
 from rebasin_core import (
+    AbstractGaussianPosterior,
     AbstractWriteBack,
     DiagonalGaussianPosterior,
     FullGaussianPosterior,
@@ -69,7 +70,7 @@ class LaplaceAdapter(PosteriorAdapter, AbstractWriteBack):
     def write_back(self, source: object, posterior: Posterior, *, model: nn.Module | None = None) -> None:
         laplace: Laplace = source
         before = self.to_posterior(source)
-        if type(posterior) is not type(before) or set(before.random_names) != set(posterior.random_names):  # type: ignore[attr-defined]  # of Gaussians
+        if type(posterior) is not type(before) or not _same_parameters(before, posterior):
             message = (
                 f"{type(source).__name__} holds a {before.kind!r} posterior over {list(_random_shapes(laplace))}, got a"
                 f"  {posterior.kind!r} one; give what `as_posterior` gave for it, moved"
@@ -79,7 +80,8 @@ class LaplaceAdapter(PosteriorAdapter, AbstractWriteBack):
         names = list(_random_shapes(laplace))
         state["prior_precision"] = _moved_precision(laplace, posterior, names)
         state["H"] = _curvature(laplace, posterior, names, state["prior_precision"])
-        state["mean"] = torch.cat([posterior.mean[name].flatten() for name in names]).to(laplace.mean)
+        mean = posterior.mean
+        state["mean"] = torch.cat([mean[name].flatten() for name in names]).to(laplace.mean)
         own = torch.is_tensor(laplace.prior_mean) and laplace.prior_mean.numel() > 1
         prior = getattr(posterior, "prior", None)
         if own and prior is not None:
@@ -93,6 +95,11 @@ class LaplaceAdapter(PosteriorAdapter, AbstractWriteBack):
             laplace.load_state_dict(state)
         # Without this the GLM predictive, which linearises around the network, is silently another one.
         _set_network(_network(laplace), {**posterior.mean, **posterior.buffers})
+
+
+def _same_parameters(first: Posterior, second: Posterior) -> bool:
+    names = [set(q.random_names) for q in (first, second) if isinstance(q, AbstractGaussianPosterior)]
+    return len(names) == 2 and names[0] == names[1]  # ruff: ignore[magic-value-comparison] - both
 
 
 def _structure(laplace: Laplace) -> str:
@@ -174,7 +181,8 @@ def _curvature(laplace: Laplace, posterior: Posterior, names: list[str], prior_p
     count = laplace.mean.numel()
     added = prior_precision.expand(count) if prior_precision.numel() in {1, count} else laplace.prior_precision_diag
     if isinstance(posterior, DiagonalGaussianPosterior):
-        stddev = torch.cat([posterior.stddev[name].flatten() for name in names])
+        spread = posterior.stddev
+        stddev = torch.cat([spread[name].flatten() for name in names])
         if not bool((stddev > 0).all()):
             message = "a Laplace object cannot hold a standard deviation of zero; expected positive ones"
             raise InvalidInputError(message)
@@ -182,25 +190,26 @@ def _curvature(laplace: Laplace, posterior: Posterior, names: list[str], prior_p
     if not isinstance(posterior, FullGaussianPosterior):
         message = f"a full Laplace object cannot hold a {posterior.kind!r} posterior"
         raise InvalidInputError(message)
-    root = posterior.root()
-    rows = torch.cat([root[name].reshape(len(root[name]), -1) for name in names], dim=1)
+    rows = posterior.flat_root(names)
     return (torch.linalg.inv(rows.T @ rows) - torch.diag(added)) / factor
 
 
 def _factors(laplace: Laplace, posterior: KroneckerGaussianPosterior, names: list[str]) -> list[list[Tensor]]:
     """Return the Kronecker factors with the object's eigenvalues in the posterior's bases."""
     own = LaplaceAdapter().to_posterior(laplace)
+    kept = own.scale if isinstance(own, KroneckerGaussianPosterior) else {}
+    scale, left, right = posterior.scale, posterior.left, posterior.right
     found: list[list[Tensor]] = []
     for place, name in enumerate(names):
-        scale, kept = posterior.scale[name], own.scale[name]  # type: ignore[attr-defined]  # Kronecker, too
-        if scale.shape != kept.shape or not torch.allclose(scale, kept, rtol=_SAME, atol=_SAME * kept.max().item()):
+        mine, theirs = scale[name], kept[name]
+        if mine.shape != theirs.shape or not torch.allclose(mine, theirs, rtol=_SAME, atol=_SAME * theirs.max().item()):
             message = (
                 f"the standard deviations of `{name}` in its eigenbasis are not those of the Laplace object, which can "
                 "hold factors only; write back what was read from it and moved"
             )
             raise InvalidInputError(message)
         values = laplace.H.eigenvalues[place]
-        bases = [posterior.left[name], *([posterior.right[name].flatten(1)] if len(values) > 1 else [])]
+        bases = [left[name], *([right[name].flatten(1)] if len(values) > 1 else [])]
         found.append([basis.T @ (value[:, None] * basis) for value, basis in zip(values, bases, strict=True)])
     return found
 

@@ -16,6 +16,7 @@ from rebasin_core.posteriors.foreign.state_dict import from_state_dict
 from rebasin_core.posteriors.low_rank_gaussian import LowRankGaussianPosterior
 from rebasin_core.posteriors.pairing import require_same_tensors
 from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.tensors.modules import copied
 
 if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
@@ -110,7 +111,7 @@ class IVONAdapter(PosteriorAdapter, AbstractWriteBack):
                 mean[name] = parameter.detach().clone()
                 stddev[name] = part.detach().reshape(parameter.shape).to(parameter.dtype)
         own = {} if model is None else {n: t.detach().clone() for n, t in model.named_parameters() if n not in mean}
-        buffers = {} if model is None else {n: t.detach().clone() for n, t in model.named_buffers()}
+        buffers = {} if model is None else copied(dict(model.named_buffers()))
         return DiagonalGaussianPosterior(mean, stddev, fixed=own, buffers=buffers)
 
     @override
@@ -179,7 +180,7 @@ class PyroGuideAdapter(PosteriorAdapter):
         if not shapes and not hasattr(guide, "locs"):
             message = "the guide has not been set up; run it once before its posterior is read"
             raise InvalidInputError(message)
-        buffers = {} if model is None else {n: t.detach().clone() for n, t in model.named_buffers()}
+        buffers = {} if model is None else copied(dict(model.named_buffers()))
         if hasattr(guide, "locs"):
             sites = [name.removesuffix("_unconstrained") for name, _ in guide.locs.named_parameters()]
             parts = [{n: _site(part, n) for n in sites} for part in (guide.locs, guide.scales)]

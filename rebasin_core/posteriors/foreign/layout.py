@@ -13,6 +13,7 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
 from rebasin_core.posteriors.low_rank_gaussian import LowRankGaussianPosterior
 from rebasin_core.tensors.checks import shorten
+from rebasin_core.tensors.modules import copied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -153,8 +154,8 @@ def from_swag_moments(
         name: (scale * (squares[name].reshape(m.shape) - m.square()).clamp_min(least_variance)).sqrt()
         for name, m in mean.items()
     }
-    own = {name: tensor.detach().clone() for name, tensor in mean.items()}
-    kept = {name: tensor.detach().clone() for name, tensor in buffers.items()}
+    own = copied(mean)
+    kept = copied(buffers)
     if not deviations:
         return DiagonalGaussianPosterior(own, diagonal, buffers=kept)
     count = min(len(tensor) for tensor in deviations.values())

@@ -21,6 +21,7 @@ from rebasin_core.posteriors.foreign.layout import (
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.posteriors.samples import SamplesPosterior
 from rebasin_core.tensors.files import read_tensors
+from rebasin_core.tensors.modules import copied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,7 +147,7 @@ def load_samples(path: Path | str, *, model: nn.Module | None = None, prefix: st
     count = len(next(iter(flat.values())))
     number = torch.zeros(count, dtype=torch.int64) if chains is None else torch.arange(count) // (count // chains)
     fixed = {name: tensor.clone() for name, tensor in parameters.items() if name not in own}
-    buffers = {name: tensor.detach().clone() for name, tensor in model.named_buffers()}
+    buffers = copied(dict(model.named_buffers()))
     return SamplesPosterior(flat, chains=number, fixed=fixed, buffers=buffers)
 
 
