@@ -22,7 +22,7 @@ import rebasin_core as rc
 from rebasin_core.evaluation import FunctionalModel, LossEstimate, held_batches, predict
 
 
-def main() -> None:
+def main() -> None:  # ruff: ignore[too-many-locals] - a script
     """Write one line a structure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, required=True)
@@ -33,7 +33,7 @@ def main() -> None:
     architecture = rc.MLPArchitecture(hidden=[128, 128])
     models = [trained(architecture, data, seed) for seed in (1, 2)]
     spec = architecture.spec(models[0])
-    for subset, structure in (("all", "kron"), ("last_layer", "full"), ("all", "diag")):
+    for subset, structure in (("last_layer", "full"), ("all", "kron"), ("all", "diag")):
         start = time.time()
         fits = [fitted(model, data, subset, structure) for model in models]
         seconds = time.time() - start
@@ -51,9 +51,10 @@ def main() -> None:
             result = rc.match(*fits, spec, matcher=matcher)
             curve = rc.barrier(fits[0], result.apply(rc.as_posterior(fits[1])), **options)
             record[matcher] = [curve.height, curve.height_stderr]
-        before = fits[1](data.test.inputs[:500])
+        few = data.test.inputs[:20]
+        before = fits[1](few)
         rc.write_back(fits[1], result.apply(rc.as_posterior(fits[1])))
-        record["glm_change"] = (fits[1](data.test.inputs[:500]) - before).abs().max().item()
+        record["glm_change"] = (fits[1](few) - before).abs().max().item()
         print(record, flush=True)
         with arguments.output.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -73,7 +74,7 @@ def fitted(model: torch.nn.Module, data: rc.DataSplits, subset: str, structure: 
     copy = rc.MLPArchitecture(hidden=[128, 128]).build(data.input_shape, 10)
     copy.load_state_dict(model.state_dict())
     laplace = Laplace(copy, "classification", subset_of_weights=subset, hessian_structure=structure)
-    laplace.fit(DataLoader(TensorDataset(data.train.inputs, data.train.targets), batch_size=500))
+    laplace.fit(DataLoader(TensorDataset(data.train.inputs, data.train.targets), batch_size=50))
     laplace.optimize_prior_precision(method="marglik")
     return laplace
 
@@ -85,13 +86,14 @@ def predictives(laplace: Any, model: torch.nn.Module, test: rc.Examples) -> dict
     found = predict(rc.as_posterior(laplace), functional, batches, rc.CategoricalLikelihood(), num_samples=64, seed=0)
     estimate = LossEstimate.of(found)
     library = torch.cat([laplace(x, pred_type="nn", link_approx="mc", n_samples=64) for x, _ in test.batches(1000)])
-    glm = torch.cat([laplace(x) for x, _ in test.batches(500)])
+    few = test.first(1000)  # the GLM predictive takes the Jacobian of every output by every weight
+    glm = torch.cat([laplace(x) for x, _ in few.batches(10)])
     rows = torch.arange(len(test))
     return {
         "nll_sampled": estimate.loss,
         "nll_stderr": estimate.stderr,
         "nll_sampled_by_laplace_torch": -library[rows, test.targets].log().mean().item(),
-        "nll_glm": -glm[rows, test.targets].log().mean().item(),
+        "nll_glm_1000": -glm[rows[:1000], few.targets].log().mean().item(),
         "accuracy": estimate.score,
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from rebasin_core.barriers.adjustment import PathAdjustment
     from rebasin_core.barriers.curve import LossCurve
     from rebasin_core.evaluation.predictive import Batches
     from rebasin_core.posteriors.base import Posterior
@@ -36,6 +37,8 @@ class BarrierProblem:
         likelihood: Scores outputs against targets.
         seed: Seed of the noise that all places share.
         progress: Whether to show a progress bar.
+        calibration: Data from which normalisation statistics or activations are taken; on the same device.
+        adjustment: What is done to the networks on the path before they are measured; None for nothing.
     """
 
     reference: Posterior
@@ -45,6 +48,19 @@ class BarrierProblem:
     likelihood: Likelihood
     seed: int
     progress: bool
+    calibration: Sequence[tuple[Tensor, Tensor]]
+    adjustment: PathAdjustment | None = None
+
+    def adjusted(self, adjustment: PathAdjustment) -> BarrierProblem:
+        """Return the problem with another adjustment.
+
+        Args:
+            adjustment: Takes the place of the present one.
+
+        Returns:
+            The new problem.
+        """
+        return replace(self, adjustment=adjustment)
 
 
 class BarrierEstimator(ABC):
@@ -68,6 +84,7 @@ class BarrierEstimator(ABC):
         model: nn.Module,
         data: Batches,
         likelihood: Likelihood | str = "categorical",
+        calibration: Batches | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
     ) -> LossCurve:
@@ -79,6 +96,8 @@ class BarrierEstimator(ABC):
             model: The network.
             data: Any iterable of ``(inputs, targets)`` batches; read once and held in memory meanwhile.
             likelihood: An instance, ``categorical`` or ``gaussian``.
+            calibration: Data for estimators that take normalisation statistics or activations: training data. The data
+                themselves if not given.
             generator: Source of randomness; a fixed seed if not given.
             progress: Whether to show a progress bar.
 
@@ -93,15 +112,32 @@ class BarrierEstimator(ABC):
         functional = FunctionalModel(model, device=reference.device, dtype=reference.dtype)
         for posterior, what in ((reference, "the reference"), (candidate, "the candidate")):
             functional.check({**posterior.mean, **posterior.buffers}, what)
+        batches = held_batches(functional, data)
         problem = BarrierProblem(
             reference=reference,
             candidate=candidate.to(device=reference.device, dtype=reference.dtype),
             model=functional,
-            batches=held_batches(functional, data),
+            batches=batches,
             likelihood=as_likelihood(likelihood),
             seed=int(torch.randint(2**62, (), generator=generator, device=generator.device).item()),
             progress=progress,
+            calibration=batches if calibration is None else held_batches(functional, calibration),
         )
+        return self.solve(problem)
+
+    @final
+    def solve(self, problem: BarrierProblem) -> LossCurve:
+        """Return the curve of a checked problem: for estimators around estimators.
+
+        Args:
+            problem: As `estimate` makes it.
+
+        Returns:
+            The curve.
+
+        Raises:
+            InvalidInputError: If a loss is not finite, or the estimator cannot be used on it.
+        """
         with torch.no_grad():
             return self._estimate(problem)
 

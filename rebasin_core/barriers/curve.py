@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -40,6 +41,9 @@ class LossCurve:
         height_stderr: Its Monte Carlo standard error, paired over samples.
         height_data_stderr: Its standard error from the data, paired over examples.
         location: The place $t$ of the barrier.
+        metric: What is in the place of the loss: ``nll``, or another metric.
+        height_bias: Estimate of the upward bias of the height from the finite number of samples, ends subtracted:
+            ``height - height_bias`` is corrected to first order.
 
     References:
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), arXiv 2209.04836, definition 2.2 (for points of equal loss);
@@ -60,15 +64,20 @@ class LossCurve:
     height_stderr: float
     height_data_stderr: float
     location: float
+    metric: str = "nll"
+    height_bias: float = math.nan
 
     @classmethod
-    def of(cls, t: Sequence[float], estimates: Sequence[LossEstimate], *, random: bool) -> LossCurve:
+    def of(
+        cls, t: Sequence[float], estimates: Sequence[LossEstimate], *, random: bool, metric: str = "nll"
+    ) -> LossCurve:
         """Return the curve through loss estimates that share noise and data.
 
         Args:
             t: Places on the path, increasing from 0 to 1.
             estimates: One a place, all with the same samples' noise and the same examples.
             random: Whether the estimates are Monte Carlo; if not, their Monte Carlo errors are zero.
+            metric: The name of what is in the place of the loss.
 
         Returns:
             The curve.
@@ -107,6 +116,8 @@ class LossCurve:
             height_stderr=errors[top],
             height_data_stderr=stderr("example_losses", *pairs[top]),
             location=t[top],
+            metric=metric,
+            height_bias=above("bias", *pairs[top]).item(),
         )
 
     @property

@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from rebasin_core.barriers.curve import LossCurve
 
 
+_METRICS = {
+    "nll": ("loss", " (nats)"),
+    "gibbs": ("Gibbs loss", " (nats)"),
+    "error": ("error rate", ""),
+    "brier": ("Brier score", ""),
+    "squared_error": ("squared error", ""),
+}
+
+
 def draw_curve(
     curve: LossCurve,
     axes: Axes | None = None,
@@ -46,7 +55,8 @@ def draw_curve(
     low, high = ([v + sign * e for v, e in zip(values, errors, strict=True)] for sign in (-1, 1))
     axes.fill_between(curve.t, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     axes.set_xlabel("place on the path $t$")
-    axes.set_ylabel("above the line between the ends (nats)" if above else "loss (nats per example)")
+    name, unit = _METRICS.get(curve.metric, (curve.metric, ""))
+    axes.set_ylabel(f"{name} above the line between the ends{unit}" if above else f"{name}{unit} per example")
     return axes
 
 

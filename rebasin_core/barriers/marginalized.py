@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import final, get_args
+from typing import TYPE_CHECKING, final, get_args
 
-from tqdm import tqdm
 from typing_extensions import override
 
-from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
-from rebasin_core.barriers.curve import LossCurve
-from rebasin_core.barriers.path import Path, PathName, places
+from rebasin_core.barriers.measured import AbstractPathBarrier
+from rebasin_core.barriers.path import Path, PathName
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.loss import LossEstimate
-from rebasin_core.evaluation.predictive import predict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rebasin_core.barriers.base import BarrierProblem
+    from rebasin_core.evaluation.loss import MetricName
+    from rebasin_core.evaluation.networks import EvaluationOptions
+    from rebasin_core.posteriors.base import Posterior
 
 
 @final
-class MarginalizedBarrier(BarrierEstimator):
+class MarginalizedBarrier(AbstractPathBarrier):
     r"""Estimates the marginalised barrier of Rossi et al. by Monte Carlo.
 
     At every place $t$ the loss is that of the *predictive*, $-\frac1N \sum_i \log \mathbb E_{\theta \sim q_t}
@@ -29,6 +33,11 @@ class MarginalizedBarrier(BarrierEstimator):
         num_samples: Number of samples S at each place, at least 2 (a standard error needs two).
         path: One of the names that `Path` explains: ``auto``, ``wasserstein``, ``coupled``, ``moments``, ``samples``,
             ``mixture``.
+        tolerance: If given, places are added around the highest one until the height is within so many nats of the
+            maximum, as a parabola sees it.
+        metric: ``nll``; or another measure in its place: ``gibbs``, ``error``, ``brier``, ``squared_error``.
+        evaluation: How networks are run; if not given, the outputs of layers are drawn instead of weights where that is
+            exact, at a far smaller error.
 
     Raises:
         InvalidInputError: If an option is out of range; on estimating, if the pair has no such path.
@@ -47,30 +56,28 @@ class MarginalizedBarrier(BarrierEstimator):
         0.0
     """
 
-    def __init__(self, *, num_points: int = 11, num_samples: int = 32, path: PathName = "auto") -> None:
-        self._places = places(num_points)
+    def __init__(
+        self,
+        *,
+        num_points: int = 11,
+        num_samples: int = 32,
+        path: PathName = "auto",
+        tolerance: float | None = None,
+        metric: MetricName = "nll",
+        evaluation: EvaluationOptions | None = None,
+    ) -> None:
+        super().__init__(
+            num_points=num_points, num_samples=num_samples, tolerance=tolerance, metric=metric, evaluation=evaluation
+        )
         if num_samples < 2:  # ruff: ignore[magic-value-comparison] - a standard error needs two
             message = f"expected `num_samples` of at least 2, got {num_samples!r}; for points use `pointwise`"
             raise InvalidInputError(message)
         if path not in get_args(PathName):
             message = f"expected a path among {', '.join(get_args(PathName))}, got {path!r}"
             raise InvalidInputError(message)
-        self._num_samples = num_samples
-        self._path: PathName = path
+        self._name: PathName = path
 
     @override
-    def _estimate(self, problem: BarrierProblem) -> LossCurve:
+    def _path(self, problem: BarrierProblem) -> Callable[[float], Posterior]:
         ends = problem.reference, problem.candidate
-        point = Path(*ends, self._path, num_samples=self._num_samples, seed=problem.seed)
-        estimates: list[LossEstimate] = []
-        for t in tqdm(self._places, desc="path", unit="place", leave=False, disable=not problem.progress):
-            predictions = predict(
-                point(t),
-                problem.model,
-                problem.batches,
-                problem.likelihood,
-                num_samples=self._num_samples,
-                seed=problem.seed,
-            )
-            estimates.append(LossEstimate.of(predictions, where=f"t = {t:g} of the path"))
-        return LossCurve.of(self._places, estimates, random=True)
+        return Path(*ends, self._name, num_samples=self._num_samples, seed=problem.seed)

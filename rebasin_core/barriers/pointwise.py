@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import final
+from functools import partial
+from typing import TYPE_CHECKING, final
 
-from tqdm import tqdm
 from typing_extensions import override
 
-from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
-from rebasin_core.barriers.curve import LossCurve
-from rebasin_core.barriers.path import places
-from rebasin_core.evaluation.loss import LossEstimate
-from rebasin_core.evaluation.predictive import predict
+from rebasin_core.barriers.measured import AbstractPathBarrier
 from rebasin_core.posteriors.point import PointPosterior
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rebasin_core.barriers.base import BarrierProblem
+    from rebasin_core.evaluation.loss import MetricName
+    from rebasin_core.evaluation.networks import EvaluationOptions
+    from rebasin_core.posteriors.base import Posterior
 
 
 @final
-class PointwiseBarrier(BarrierEstimator):
+class PointwiseBarrier(AbstractPathBarrier):
     r"""Computes the barrier of Git Re-Basin, between the means of two posteriors.
 
     $$ \max_t \; L(\theta_t) - \left[(1-t) L(\theta_0) + t L(\theta_1)\right],
@@ -26,9 +30,13 @@ class PointwiseBarrier(BarrierEstimator):
 
     Args:
         num_points: Number of places, ends included: odd, at least 3.
+        tolerance: If given, places are added around the highest one until the height is within so many nats of the
+            maximum, as a parabola sees it.
+        metric: ``nll``; or another measure in its place: ``error``, ``brier``, ``squared_error``.
+        evaluation: How networks are run.
 
     Raises:
-        InvalidInputError: If ``num_points`` is even or less than 3.
+        InvalidInputError: If an option is out of range.
 
     References:
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, definition 2.2.
@@ -43,16 +51,19 @@ class PointwiseBarrier(BarrierEstimator):
         0.0
     """
 
-    def __init__(self, *, num_points: int = 25) -> None:
-        self._places = places(num_points)
+    def __init__(
+        self,
+        *,
+        num_points: int = 25,
+        tolerance: float | None = None,
+        metric: MetricName = "nll",
+        evaluation: EvaluationOptions | None = None,
+    ) -> None:
+        super().__init__(
+            num_points=num_points, num_samples=1, tolerance=tolerance, metric=metric, evaluation=evaluation
+        )
 
     @override
-    def _estimate(self, problem: BarrierProblem) -> LossCurve:
+    def _path(self, problem: BarrierProblem) -> Callable[[float], Posterior]:
         start, end = (PointPosterior(q.mean, buffers=q.buffers) for q in (problem.reference, problem.candidate))
-        estimates: list[LossEstimate] = []
-        for t in tqdm(self._places, desc="path", unit="place", leave=False, disable=not problem.progress):
-            predictions = predict(
-                start.geodesic(end, t), problem.model, problem.batches, problem.likelihood, num_samples=1, seed=0
-            )
-            estimates.append(LossEstimate.of(predictions, where=f"t = {t:g} of the path"))
-        return LossCurve.of(self._places, estimates, random=False)
+        return partial(start.geodesic, end)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny
 from typing_extensions import override
 
 from rebasin_core.barriers.marginalized import MarginalizedBarrier
 from rebasin_core.barriers.path import PathName, places
 from rebasin_core.barriers.pointwise import PointwiseBarrier
+from rebasin_core.barriers.repaired import RepairBarrier, ResetBarrier
 from rebasin_core.config.base import StrategyConfig
+from rebasin_core.evaluation.loss import MetricName
+from rebasin_core.evaluation.networks import EvaluationOptions, MethodName, PrecisionName
 
 if TYPE_CHECKING:
     from rebasin_core.barriers.base import BarrierEstimator
@@ -35,8 +38,42 @@ def _checked(num_points: int) -> int:
 NumPoints = Annotated[int, AfterValidator(_checked)]
 
 
+class EvaluationConfig(BaseModel):
+    """Options of how networks are run (`EvaluationOptions`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: MethodName = Field(
+        "auto", description="`auto`, `loop`, `vectorized` or `local` (noise at layers' outputs)."
+    )
+    chunk_size: int | None = Field(None, ge=1, description="Networks at once; found from the free memory if not given.")
+    precision: PrecisionName = Field("full", description="`full` or `bfloat16`.")
+    antithetic: bool = Field(default=False, description="Samples in pairs of opposite noise (Gaussian posteriors).")
+
+    def build(self) -> EvaluationOptions:
+        """Return the options."""
+        return EvaluationOptions(**self.model_dump())
+
+
+class AbstractPathBarrierConfig(BarrierConfig):
+    """What estimators along a path have in common."""
+
+    tolerance: float | None = Field(
+        None,
+        gt=0,
+        description="Add places around the highest one until the height is this exact, in units of the loss.",
+    )
+    metric: MetricName = Field("nll", description="`nll`, or in its place `gibbs`, `error`, `brier`, `squared_error`.")
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="How networks are run.")
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The arguments that all of them take."""
+        return {"tolerance": self.tolerance, "metric": self.metric, "evaluation": self.evaluation.build()}
+
+
 @final
-class MarginalizedBarrierConfig(BarrierConfig):
+class MarginalizedBarrierConfig(AbstractPathBarrierConfig):
     """Options of `MarginalizedBarrier`."""
 
     name: Literal["marginalized"] = "marginalized"
@@ -48,11 +85,13 @@ class MarginalizedBarrierConfig(BarrierConfig):
 
     @override
     def build(self) -> BarrierEstimator:
-        return MarginalizedBarrier(num_points=self.num_points, num_samples=self.num_samples, path=self.path)
+        return MarginalizedBarrier(
+            num_points=self.num_points, num_samples=self.num_samples, path=self.path, **self.shared
+        )
 
 
 @final
-class PointwiseBarrierConfig(BarrierConfig):
+class PointwiseBarrierConfig(AbstractPathBarrierConfig):
     """Options of `PointwiseBarrier`."""
 
     name: Literal["pointwise"] = "pointwise"
@@ -60,4 +99,36 @@ class PointwiseBarrierConfig(BarrierConfig):
 
     @override
     def build(self) -> BarrierEstimator:
-        return PointwiseBarrier(num_points=self.num_points)
+        return PointwiseBarrier(num_points=self.num_points, **self.shared)
+
+
+class AbstractWrapperConfig(BarrierConfig):
+    """What estimators around estimators have in common."""
+
+    estimator: SerializeAsAny[BarrierConfig] = Field(
+        default_factory=MarginalizedBarrierConfig,
+        description="The estimator that is wrapped; `marginalized` if not given.",
+    )
+    per_sample: bool = Field(default=False, description="Adjust every drawn network by its own statistics.")
+
+
+@final
+class ResetBarrierConfig(AbstractWrapperConfig):
+    """Options of `ResetBarrier`."""
+
+    name: Literal["reset"] = "reset"
+
+    @override
+    def build(self) -> BarrierEstimator:
+        return ResetBarrier(self.estimator.build(), per_sample=self.per_sample)
+
+
+@final
+class RepairBarrierConfig(AbstractWrapperConfig):
+    """Options of `RepairBarrier`."""
+
+    name: Literal["repair"] = "repair"
+
+    @override
+    def build(self) -> BarrierEstimator:
+        return RepairBarrier(self.estimator.build(), per_sample=self.per_sample)

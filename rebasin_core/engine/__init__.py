@@ -4,6 +4,7 @@ from rebasin_core.engine.align import barrier, build, match
 from rebasin_core.engine.canonical import CanonicalForm, canonical_form
 from rebasin_core.engine.convert import as_posterior, load_posterior, write_back
 from rebasin_core.engine.diagnostics import ChainDiagnostics, count_transpositions, diagnose_chains
+from rebasin_core.engine.evaluate import score
 from rebasin_core.engine.information import PermutationInformation, permutation_information
 from rebasin_core.engine.run import RunResult, load_run, run
 from rebasin_core.engine.samples import AlignedSamples, Summary, align_samples, summarise
@@ -28,6 +29,7 @@ __all__ = [
     "match",
     "permutation_information",
     "run",
+    "score",
     "summarise",
     "trace_spec",
     "write_back",

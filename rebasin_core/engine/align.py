@@ -111,6 +111,7 @@ def barrier(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
     data: Batches,
     estimator: BarrierEstimator | str | Mapping[str, object] | None = None,
     likelihood: Likelihood | str = "categorical",
+    calibration: Batches | None = None,
     num_points: int | None = None,
     num_samples: int | None = None,
     generator: torch.Generator | None = None,
@@ -126,6 +127,8 @@ def barrier(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
         estimator: A registered name, a mapping with ``name`` and options, or an instance. If not given, ``pointwise``
             between two points and ``marginalized`` otherwise.
         likelihood: An instance, ``categorical`` or ``gaussian``.
+        calibration: Training data, for estimators that take normalisation statistics or activations (``reset``,
+            ``repair``); the data themselves if not given.
         num_points: Shorthand for that option of a named estimator.
         num_samples: Shorthand for that option of a named estimator.
         generator: Source of randomness; a fixed seed if not given.
@@ -159,9 +162,16 @@ def barrier(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
         points = all(isinstance(end, PointPosterior) for end in ends)
         named = estimator or ("pointwise" if points else "marginalized")
         strategy = default_registry().build("barrier", {**_mapping(named), **options})
-    return strategy.estimate(
-        *ends, model=model, data=data, likelihood=likelihood, generator=generator, progress=progress
+    curve: LossCurve = strategy.estimate(
+        *ends,
+        model=model,
+        data=data,
+        likelihood=likelihood,
+        calibration=calibration,
+        generator=generator,
+        progress=progress,
     )
+    return curve
 
 
 def _mapping(named: str | Mapping[str, object]) -> Mapping[str, object]:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # A few examples are enough to see whether a permutation changes the outputs.
 _EXAMPLES_FOR_CHECK = 4
+# Enough training examples for means and standard deviations of activations.
+_CALIBRATION = 5000
 
 
 @final
@@ -230,6 +232,7 @@ class Setting:
             model=self.model,
             data=self._batches(split),
             likelihood=self.likelihood,
+            calibration=self._data.train.first(_CALIBRATION).batches(self._config.evaluation_batch_size),
             generator=torch.Generator().manual_seed(self._config.seed),
             progress=progress,
         )

@@ -2,6 +2,7 @@
 
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihood import (
+    AbstractRegressionLikelihood,
     CategoricalLikelihood,
     GaussianLikelihood,
     HeteroscedasticGaussianLikelihood,
@@ -9,25 +10,50 @@ from rebasin_core.evaluation.likelihood import (
     LikelihoodName,
     as_likelihood,
 )
-from rebasin_core.evaluation.loss import LossEstimate
-from rebasin_core.evaluation.metrics import brier_score, expected_calibration_error
+from rebasin_core.evaluation.loss import LossEstimate, MetricName
+from rebasin_core.evaluation.metrics import (
+    agreement,
+    auroc,
+    brier_score,
+    expected_calibration_error,
+    gaussian_mixture_crps,
+    predictive_entropy,
+    total_variation,
+)
+from rebasin_core.evaluation.networks import EvaluationOptions, MethodName, PrecisionName
 from rebasin_core.evaluation.normalization import refreshed_buffers
 from rebasin_core.evaluation.predictive import Batches, Predictions, held_batches, predict
+from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair, UnitMaps
+from rebasin_core.evaluation.scores import PredictiveScores
 
 __all__ = [
+    "AbstractRegressionLikelihood",
+    "ActivationMoments",
+    "ActivationRepair",
     "Batches",
     "CategoricalLikelihood",
+    "EvaluationOptions",
     "FunctionalModel",
     "GaussianLikelihood",
     "HeteroscedasticGaussianLikelihood",
     "Likelihood",
     "LikelihoodName",
     "LossEstimate",
+    "MethodName",
+    "MetricName",
+    "PrecisionName",
     "Predictions",
+    "PredictiveScores",
+    "UnitMaps",
+    "agreement",
     "as_likelihood",
+    "auroc",
     "brier_score",
     "expected_calibration_error",
+    "gaussian_mixture_crps",
     "held_batches",
     "predict",
+    "predictive_entropy",
     "refreshed_buffers",
+    "total_variation",
 ]

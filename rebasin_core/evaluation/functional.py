@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.tensors.checks import require_same_names
+from rebasin_core.tensors.memory import is_out_of_memory
 from rebasin_core.tensors.modules import named_tensors
 
 if TYPE_CHECKING:
@@ -72,6 +73,30 @@ class FunctionalModel:
                 message = f"{what}: `{name}` has shape {tuple(tensors[name].shape)}, the model {tuple(tensor.shape)}"
                 raise InvalidInputError(message)
 
+    def output_elements(self, inputs: Tensor) -> int:
+        """Return how many numbers all layers together return for a batch, as a measure of memory.
+
+        Args:
+            inputs: A batch; one of its examples is run.
+
+        Returns:
+            The number.
+        """
+        found: list[int] = [inputs.numel()]
+
+        def count(_: nn.Module, __: object, output: object) -> None:
+            if isinstance(output, torch.Tensor):
+                found.append(output.numel() * len(inputs))
+
+        leaves = [module for module in self._model.modules() if next(module.children(), None) is None]
+        handles = [module.register_forward_hook(count) for module in leaves]
+        try:
+            self(self._expected, inputs[:1])
+        finally:
+            for handle in handles:
+                handle.remove()
+        return sum(found)
+
     def to_device(self, batch: Tensor) -> Tensor:
         """Return a batch on the model's device, floating tensors in its dtype.
 
@@ -95,12 +120,16 @@ class FunctionalModel:
 
         Raises:
             InvalidInputError: If the model cannot take the batch, or returns something else than one tensor.
+            RuntimeError: If memory does not suffice: a smaller piece of work may succeed.
         """
         try:
             outputs = functional_call(self._model, dict(tensors), (inputs,))
-        except (RuntimeError, TypeError, ValueError) as error:
-            message = f"the model cannot be run on inputs of shape {tuple(inputs.shape)} and {inputs.dtype}: {error}"
-            raise InvalidInputError(message) from error
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise InvalidInputError(_misfit(inputs, error)) from error
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(_misfit(inputs, error)) from error
         if not isinstance(outputs, torch.Tensor):
             message = (
                 f"expected the model to return one tensor, got {type(outputs).__name__}; wrap it in a module that "
@@ -108,3 +137,7 @@ class FunctionalModel:
             )
             raise InvalidInputError(message)
         return outputs
+
+
+def _misfit(inputs: Tensor, error: Exception) -> str:
+    return f"the model cannot be run on inputs of shape {tuple(inputs.shape)} and {inputs.dtype}: {error}"

@@ -74,6 +74,17 @@ class Likelihood(ABC):
             ``[N]``: 1 for a correct class and 0 for a wrong one, or the squared error.
         """
 
+    def entropy(self, outputs: Tensor) -> Tensor:  # ruff: ignore[no-self-use] - overridden where it is known
+        """Return the entropy of the density of a target, in nats.
+
+        Args:
+            outputs: ``[N, K]``.
+
+        Returns:
+            ``[N]``; NaN where a likelihood does not know it.
+        """
+        return outputs.new_full((len(outputs),), math.nan)
+
     @property
     @abstractmethod
     def score_name(self) -> str:
@@ -117,6 +128,11 @@ class CategoricalLikelihood(Likelihood):
         return outputs.softmax(-1)
 
     @override
+    def entropy(self, outputs: Tensor) -> Tensor:
+        logs = outputs.log_softmax(-1)
+        return -(logs.exp() * logs).sum(-1)
+
+    @override
     def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
         return (prediction.argmax(-1) == targets).to(prediction.dtype)
 
@@ -127,7 +143,36 @@ class CategoricalLikelihood(Likelihood):
 
 
 class AbstractRegressionLikelihood(Likelihood):
-    """A likelihood of numbers, scored by the squared error of the averaged prediction."""
+    """A likelihood of numbers with Gaussian noise, scored by the squared error of the averaged prediction."""
+
+    @abstractmethod
+    def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the standard deviation of the targets.
+
+        Args:
+            outputs: What the network returned.
+
+        Returns:
+            Both ``[N, K]``.
+        """
+
+    @final
+    @override
+    def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        mean, scale = self.moments(outputs)
+        standard = (targets - mean) / scale
+        return (-0.5 * standard.square() - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    @final
+    @override
+    def prediction(self, outputs: Tensor) -> Tensor:
+        return self.moments(outputs)[0]
+
+    @final
+    @override
+    def entropy(self, outputs: Tensor) -> Tensor:
+        scale = self.moments(outputs)[1]
+        return (scale.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
     @final
     @override
@@ -172,14 +217,8 @@ class GaussianLikelihood(AbstractRegressionLikelihood):
             raise InvalidInputError(message)
 
     @override
-    def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        standard = (targets - outputs) / self._scale
-        constant = math.log(self._scale) + 0.5 * math.log(2 * math.pi)
-        return (-0.5 * standard.square() - constant).sum(-1)
-
-    @override
-    def prediction(self, outputs: Tensor) -> Tensor:
-        return outputs
+    def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        return outputs, torch.full_like(outputs, self._scale)
 
 
 @final
@@ -217,15 +256,9 @@ class HeteroscedasticGaussianLikelihood(AbstractRegressionLikelihood):
             raise InvalidInputError(message)
 
     @override
-    def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = outputs.chunk(2, -1)
-        scale = self._least_scale + torch.nn.functional.softplus(raw)
-        standard = (targets - mean) / scale
-        return (-0.5 * standard.square() - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
-
-    @override
-    def prediction(self, outputs: Tensor) -> Tensor:
-        return outputs.chunk(2, -1)[0]
+        return mean, self._least_scale + torch.nn.functional.softplus(raw)
 
 
 def _require_scale(scale: float) -> None:

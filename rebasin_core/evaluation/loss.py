@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import torch
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.evaluation.predictive import Predictions
+
+_RESAMPLES = 64
+MetricName: TypeAlias = Literal["nll", "gibbs", "error", "brier", "squared_error"]
 
 
 @final
@@ -32,7 +36,8 @@ class LossEstimate:
         bias: First-order estimate of the upward bias of `loss`: the mean over examples of the relative variance of the
             likelihood, divided by 2S. Zero for a single sample, where it cannot be seen.
         example_losses: ``[N]``: the terms of $L$; their spread is the error from the data.
-        sample_influence: ``[S]``: how far each sample moves $L$; its spread is the Monte Carlo error.
+        sample_influence: How far each sample (or pair, or resample) moves $L$; their spread is the Monte Carlo
+            error.
     """
 
     loss: float
@@ -44,18 +49,21 @@ class LossEstimate:
     sample_influence: Tensor
 
     @classmethod
-    def of(cls, predictions: Predictions, *, where: str = "the posterior") -> LossEstimate:
+    def of(cls, predictions: Predictions, *, where: str = "the posterior", metric: MetricName = "nll") -> LossEstimate:
         """Return the estimate from predictions.
 
         Args:
             predictions: As from `evaluation.predict`.
             where: What was evaluated, for messages.
+            metric: What stands in the place of the predictive loss: ``nll`` (that loss), ``gibbs``, or a metric of the
+                averaged prediction (``error``, ``brier``, ``squared_error``), whose Monte Carlo error is found by
+                drawing groups of samples again (bootstrap); `predict` must have kept groups then.
 
         Returns:
             The estimate.
 
         Raises:
-            InvalidInputError: If a loss is not finite.
+            InvalidInputError: If a loss is not finite, or the predictions do not have what the metric needs.
         """
         log_prob = predictions.log_prob
         losses = -log_mean_exp(log_prob, dim=0)
@@ -66,18 +74,27 @@ class LossEstimate:
                 "diverged, or inputs that are not numbers"
             )
             raise InvalidInputError(message)
-        samples = log_prob.shape[0]
-        # p_s / mean(p): with mean 1 over samples; the derivative of -log mean(p) in the direction of sample s.
-        relative = torch.exp(log_prob + losses)
-        bias = 0.0 if samples == 1 else (relative.var(dim=0, correction=1).mean() / (2 * samples)).item()
+        samples, bias = log_prob.shape[0], 0.0
+        if metric == "nll":
+            # p_s / mean(p): with mean 1 over samples; the derivative of -log mean(p) in the direction of sample s.
+            relative = torch.exp(log_prob + losses)
+            bias = 0.0 if samples == 1 else (relative.var(dim=0, correction=1).mean() / (2 * samples)).item()
+            examples, influence = losses, (1.0 - relative).mean(dim=1)
+        elif metric == "gibbs":
+            examples = -log_prob.mean(0)
+            influence = -log_prob.mean(1) - examples.mean()
+        else:
+            examples, influence = _of_prediction(predictions, metric)
+        if predictions.paired and metric in {"nll", "gibbs"}:
+            influence = influence.unflatten(0, (-1, 2)).mean(1)  # two of opposite noise are one independent draw
         return cls(
-            loss=losses.mean().item(),
+            loss=examples.mean().item(),
             gibbs=-log_prob.mean().item(),
             score=predictions.score.mean().item(),
             score_name=predictions.score_name,
             bias=bias,
-            example_losses=losses.cpu(),
-            sample_influence=(1.0 - relative).mean(dim=1).cpu(),
+            example_losses=examples.cpu(),
+            sample_influence=influence.cpu(),
         )
 
     @property
@@ -89,3 +106,37 @@ class LossEstimate:
     def data_stderr(self) -> float:
         """The standard error of `loss` from the finite number of examples; NaN for a single example."""
         return mean_stderr(self.example_losses).item()
+
+
+def _of_prediction(predictions: Predictions, metric: MetricName) -> tuple[Tensor, Tensor]:
+    """Return a metric of the averaged prediction for every example, and the influence of every resample."""
+    groups, targets = predictions.groups, predictions.targets
+    if groups is None or targets is None:
+        message = f"the metric {metric!r} needs predictions of groups of samples; set `groups` of `predict`"
+        raise InvalidInputError(message)
+    whole = _each(metric, predictions.prediction, targets)
+    count = len(groups)
+    if count == 1:
+        return whole, whole.new_zeros(1)
+    # The same resamples everywhere, so that the errors of places on a path stay paired.
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randint(count, (_RESAMPLES, count), generator=generator).to(groups.device)
+    values = torch.stack([_each(metric, groups[rows].mean(0), targets).mean() for rows in chosen])
+    # Their spread, in a form whose standard error of the mean it is.
+    return whole, (values - values.mean()) * math.sqrt(_RESAMPLES * count / (count - 1))
+
+
+def _each(metric: MetricName, prediction: Tensor, targets: Tensor) -> Tensor:
+    """Return a metric of a prediction for every example, in float64."""
+    if metric == "squared_error":
+        if prediction.shape != targets.shape:
+            message = f"`squared_error` is for regression, got predictions {list(prediction.shape)}; use `brier`"
+            raise InvalidInputError(message)
+        return (prediction - targets).double().square().mean(-1)
+    if targets.is_floating_point():
+        message = f"{metric!r} is for classes, got numbers as targets; use `squared_error`"
+        raise InvalidInputError(message)
+    if metric == "error":
+        return (prediction.argmax(-1) != targets).double()
+    truth = torch.nn.functional.one_hot(targets, prediction.shape[-1]).double()
+    return (prediction.double() - truth).square().sum(-1)

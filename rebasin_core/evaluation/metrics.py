@@ -1,7 +1,8 @@
-"""Metrics of predictive distributions over classes."""
+"""Metrics of predictive distributions."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -70,6 +71,150 @@ def expected_calibration_error(probabilities: Tensor, targets: Tensor, *, bins: 
     gap = (predicted == targets).double() - confidence
     sums = torch.zeros(bins, dtype=torch.float64, device=gap.device).index_add_(0, place, gap)
     return (sums.abs().sum() / len(targets)).item()
+
+
+def predictive_entropy(probabilities: Tensor) -> Tensor:
+    r"""Return $-\sum_k p_k \log p_k$ of every prediction.
+
+    Args:
+        probabilities: ``[N, K]``, rows summing to 1.
+
+    Returns:
+        ``[N]``, in nats.
+
+    Example:
+        >>> round(predictive_entropy(torch.tensor([[0.5, 0.5]])).item(), 4)
+        0.6931
+    """
+    entropy: Tensor = torch.special.entr(probabilities.double()).sum(-1)
+    return entropy
+
+
+def auroc(inside: Tensor, outside: Tensor) -> float:
+    r"""Return how well a score tells inputs of another kind: $P(u_{out} > u_{in}) + \tfrac12 P(u_{out} = u_{in})$.
+
+    Args:
+        inside: ``[N]``: scores (predictive entropies, say) of inputs like those of the training.
+        outside: ``[M]``: scores of other inputs, meant to be larger.
+
+    Returns:
+        The area under the receiver operating characteristic: 1 is perfect, 0.5 is chance.
+
+    Raises:
+        InvalidInputError: If either is empty or not finite.
+
+    References:
+        D. Hendrycks, K. Gimpel (2017), "A baseline for detecting misclassified and out-of-distribution examples", ICLR,
+        arXiv 1610.02136.
+
+    Example:
+        >>> auroc(torch.tensor([0.1, 0.4]), torch.tensor([0.3, 0.9]))
+        0.75
+    """
+    for scores in (inside, outside):
+        if scores.dim() != 1 or not len(scores) or not bool(torch.isfinite(scores).all()):
+            message = f"expected finite scores [N] of at least one input, got shape {list(scores.shape)}"
+            raise InvalidInputError(message)
+    values = inside.double().sort().values
+    below, up_to = (torch.searchsorted(values, outside.double(), right=right) for right in (False, True))
+    return ((below + up_to).double().mean() / (2 * len(inside))).item()
+
+
+def agreement(first: Tensor, second: Tensor) -> float:
+    """Return the share of examples for which two predictives prefer the same class.
+
+    Args:
+        first: ``[N, K]`` probabilities.
+        second: The same shape.
+
+    Returns:
+        The share.
+
+    Raises:
+        InvalidInputError: If the two do not fit each other.
+
+    Example:
+        >>> agreement(torch.tensor([[0.9, 0.1], [0.4, 0.6]]), torch.tensor([[0.6, 0.4], [0.7, 0.3]]))
+        0.5
+    """
+    _require_same(first, second)
+    return (first.argmax(-1) == second.argmax(-1)).double().mean().item()
+
+
+def total_variation(first: Tensor, second: Tensor) -> float:
+    r"""Return the mean over examples of $\tfrac12 \sum_k \lvert p_k - q_k \rvert$, from 0 to 1.
+
+    Args:
+        first: ``[N, K]`` probabilities.
+        second: The same shape.
+
+    Returns:
+        The mean distance.
+
+    Raises:
+        InvalidInputError: If the two do not fit each other.
+
+    Example:
+        >>> total_variation(torch.tensor([[0.75, 0.25]]), torch.tensor([[0.5, 0.5]]))
+        0.25
+    """
+    _require_same(first, second)
+    return (first.double() - second.double()).abs().sum(-1).mean().item() / 2
+
+
+def gaussian_mixture_crps(means: Tensor, stddevs: Tensor, targets: Tensor) -> Tensor:
+    r"""Return the continuous ranked probability score of equally weighted mixtures of Gaussians, in closed form.
+
+    $$ \frac1S \sum_s A(y - \mu_s, \sigma_s^2)
+       - \frac1{2S^2} \sum_{r, s} A(\mu_r - \mu_s, \sigma_r^2 + \sigma_s^2), \qquad
+       A(m, v) = 2 \sqrt v\, \varphi(m / \sqrt v) + m\, (2 \Phi(m / \sqrt v) - 1) $$
+
+    Args:
+        means: ``[S, N, K]``.
+        stddevs: The same shape, positive.
+        targets: ``[N, K]``.
+
+    Returns:
+        ``[N, K]``, in units of the targets; lower is better.
+
+    Raises:
+        InvalidInputError: If shapes do not fit.
+
+    References:
+        E. Grimit et al. (2006), "The continuous ranked probability score for circular variables and its application to
+        mesoscale forecast ensemble verification", QJRMS 132, equation 5 (Gaussian mixtures on the line).
+
+    Example:
+        >>> one, zero = torch.ones(1, 1, 1), torch.zeros(1, 1)
+        >>> round(gaussian_mixture_crps(0 * one, one, zero).item(), 4)
+        0.2337
+    """
+    if means.shape != stddevs.shape or means.shape[1:] != targets.shape:
+        message = (
+            f"expected means and standard deviations [S, N, K] and targets [N, K], got {list(means.shape)}, "
+            f"{list(stddevs.shape)} and {list(targets.shape)}"
+        )
+        raise InvalidInputError(message)
+    means, variances = means.double(), stddevs.double().square()
+    score = _expected_absolute(targets - means, variances).mean(0)
+    for mean, variance in zip(means, variances, strict=True):  # one row at a time: S^2 N numbers would be many
+        score -= _expected_absolute(mean - means, variance + variances).mean(0) / (2 * len(means))
+    return score
+
+
+def _expected_absolute(mean: Tensor, variance: Tensor) -> Tensor:
+    """Return the expected absolute value of Gaussian numbers."""
+    scale = variance.sqrt()
+    standard = mean / scale
+    density = torch.exp(-0.5 * standard.square()) / math.sqrt(2 * math.pi)
+    absolute: Tensor = 2 * scale * density + mean * (2 * torch.special.ndtr(standard) - 1)
+    return absolute
+
+
+def _require_same(first: Tensor, second: Tensor) -> None:
+    if first.shape != second.shape or first.dim() != 2 or not len(first):  # ruff: ignore[magic-value-comparison] - [N, K]
+        message = f"expected two predictives [N, K] of one shape, got {list(first.shape)} and {list(second.shape)}"
+        raise InvalidInputError(message)
 
 
 def _require_probabilities(probabilities: Tensor, targets: Tensor) -> None:

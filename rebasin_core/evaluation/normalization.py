@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch import nn
@@ -20,6 +20,56 @@ if TYPE_CHECKING:
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
+@final
+class BatchStatistics:
+    """Takes a model's batch statistics anew at any parameters: the reset of Garipov et al. and Izmailov et al.
+
+    Args:
+        model: The network; not changed.
+        device: Where it is run.
+        dtype: Its floating dtype.
+
+    References:
+        P. Izmailov et al. (2018), "Averaging weights leads to wider optima and better generalization", UAI, arXiv
+        1803.05407, section 3.2.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        self._private = FunctionalModel(model, device=device, dtype=dtype, training=True)
+        self._names = list(named_tensors(model))
+        modules = self._private.module.named_modules()
+        self._norms = [(p, m) for p, m in modules if isinstance(m, _BATCH_NORMS) and m.track_running_stats]
+        for _, norm in self._norms:
+            norm.momentum = None  # the plain average over batches
+
+    def __bool__(self) -> bool:
+        """Return whether the model has any such statistics."""
+        return bool(self._norms)
+
+    def at(self, parameters: Mapping[str, Tensor], data: Batches) -> dict[str, Tensor]:
+        """Return all buffers, with the statistics of data at given parameters.
+
+        Args:
+            parameters: All parameters by name; buffers among them are ignored.
+            data: Batches ``(inputs, targets)``; one pass, each batch with the same weight.
+
+        Returns:
+            All buffers by name; the model's own where there is nothing to take.
+        """
+        buffers = copied(dict(self._private.module.named_buffers()))
+        if not self._norms:
+            return buffers
+        for prefix, norm in self._norms:
+            for name, _ in norm.named_buffers(recurse=False):
+                buffers[f"{prefix}.{name}".lstrip(".")].zero_()
+        with torch.no_grad():
+            for inputs, _ in data:
+                self._private({**parameters, **buffers}, self._private.to_device(inputs))
+        return {name: buffers[name] for name in self._names if name in buffers}
+
+
 def refreshed_buffers(model: nn.Module, parameters: Mapping[str, Tensor], data: Batches) -> dict[str, Tensor]:
     """Return a model's buffers with its batch statistics taken afresh at given parameters.
 
@@ -34,18 +84,4 @@ def refreshed_buffers(model: nn.Module, parameters: Mapping[str, Tensor], data: 
         All buffers by name; the model's own where there is nothing to take.
     """
     first = next(iter(parameters.values()))
-    private = FunctionalModel(model, device=first.device, dtype=first.dtype, training=True)
-    norms = [m for m in private.module.modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats]
-    buffers = copied(dict(private.module.named_buffers()))
-    if not norms:
-        return buffers
-    for norm in norms:
-        norm.momentum = None  # the plain average over batches
-    prefixes = {id(module): name for name, module in private.module.named_modules()}
-    for norm in norms:
-        for name, _ in norm.named_buffers(recurse=False):
-            buffers[f"{prefixes[id(norm)]}.{name}".lstrip(".")].zero_()
-    with torch.no_grad():
-        for inputs, _ in data:
-            private({**parameters, **buffers}, private.to_device(inputs))
-    return {name: buffers[name] for name in named_tensors(model) if name in buffers}
+    return BatchStatistics(model, device=first.device, dtype=first.dtype).at(parameters, data)

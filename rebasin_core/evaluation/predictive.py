@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias, final, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.samples import SamplesPosterior
+from rebasin_core.evaluation.local import LocalNetworks, local_layers
+from rebasin_core.evaluation.networks import (
+    AbstractNetworks,
+    DrawnNetworks,
+    EvaluationOptions,
+    LoopedNetworks,
+    VectorizedNetworks,
+)
+from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
+from rebasin_core.tensors.memory import free_memory, is_out_of_memory
 
 if TYPE_CHECKING:
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.networks import Adjust
     from rebasin_core.posteriors.base import Posterior
 
 Batches: TypeAlias = Iterable[tuple[Tensor, Tensor]]
+
+# Below this many multiplications a network and batch, calls cost more than arithmetic.
+_SMALL = {"cpu": 2e7, "cuda": 2e10}
+# Rows of a matrix that stay in the cache of a CPU, while products are still large enough.
+_CPU_ROWS = 2000
+# A pass needs several times its parameters and outputs; no more than a part of the free memory is taken.
+_COPIES, _SHARE = 6, 0.5
 
 
 @runtime_checkable
@@ -38,12 +55,22 @@ class Predictions:
         prediction: ``[N, K]``: probabilities or means, averaged over samples.
         score: ``[N]``: how well the prediction averaged over samples does (`Likelihood.score`).
         score_name: The name of its mean.
+        targets: ``[N]`` or ``[N, K]``; None if they were not kept.
+        entropy: ``[N]``: the entropy of one network's prediction, averaged over samples; None if unknown.
+        groups: ``[G, N, K]``: the prediction of every group of samples, if groups were asked for.
+        paired: Whether samples come in pairs of opposite noise.
+        outputs: ``[S, N, ...]``: what every network returned, if it was asked for.
     """
 
     log_prob: Tensor
     prediction: Tensor
     score: Tensor
     score_name: str
+    targets: Tensor | None = None
+    entropy: Tensor | None = None
+    groups: Tensor | None = None
+    paired: bool = False
+    outputs: Tensor | None = None
 
 
 def held_batches(model: FunctionalModel, data: Batches) -> Sequence[tuple[Tensor, Tensor]]:
@@ -70,10 +97,10 @@ def held_batches(model: FunctionalModel, data: Batches) -> Sequence[tuple[Tensor
     if not any(len(targets) for _, targets in batches):
         message = "expected at least one example, got an empty data set; a generator can be read only once"
         raise InvalidInputError(message)
-    return batches
+    return [batch for batch in batches if len(batch[1])]
 
 
-def predict(
+def predict(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the fourth
     posterior: Posterior,
     model: FunctionalModel,
     batches: Sequence[tuple[Tensor, Tensor]],
@@ -81,12 +108,16 @@ def predict(
     *,
     num_samples: int,
     seed: int,
+    options: EvaluationOptions | None = None,
+    adjust: Adjust | None = None,
+    groups: int = 0,
+    keep_outputs: bool = False,
 ) -> Predictions:
     """Return the predictions of a posterior on held batches.
 
-    Samples are drawn one after the other from a generator with the given seed, so that two posteriors of one kind get
-    the same noise (common random numbers), and only one sample is in memory at a time. A set of equally weighted
-    samples that are no more than ``num_samples`` is taken whole, each once.
+    Two posteriors of one kind get the same noise from the same seed (common random numbers). A set of equally weighted
+    samples that are no more than ``num_samples`` is taken whole, each once. Where memory does not suffice for as many
+    networks at once as were planned, half as many are tried.
 
     Args:
         posterior: A distribution over the model's parameters.
@@ -95,41 +126,177 @@ def predict(
         likelihood: Scores outputs against targets.
         num_samples: Number of samples S, at least 1.
         seed: Seed of the noise.
+        options: How networks are run; `EvaluationOptions` if not given.
+        adjust: Changes the tensors of every drawn network, given its number.
+        groups: If positive, the samples are split into as many groups, and the prediction of each is kept.
+        keep_outputs: Whether to keep what every network returned.
 
     Returns:
         The predictions.
 
     Raises:
-        InvalidInputError: If the posterior does not fit the model, or the outputs do not fit the targets.
+        InvalidInputError: If the posterior does not fit the model, the outputs do not fit the targets, the method
+            cannot be used, or one network alone does not fit into memory.
     """
-    generator = torch.Generator().manual_seed(seed)
-    log_probs: list[Tensor] = []
-    averages: list[Tensor] = []
-    with torch.no_grad():
-        draws = _draws(posterior, num_samples, generator)
-        for index, tensors in enumerate(draws):
-            if index == 0:
-                model.check(tensors, "the posterior")
-            row: list[Tensor] = []
-            for place, (inputs, targets) in enumerate(batches):
-                outputs = model(tensors, inputs)
-                if index == 0:
-                    likelihood.check(outputs, targets)
-                    averages.append(torch.zeros_like(outputs))
-                row.append(likelihood.log_prob(outputs, targets))
-                averages[place] += likelihood.prediction(outputs)
-            log_probs.append(torch.cat(row).double())
-        averages = [average / len(log_probs) for average in averages]
-        score = torch.cat([likelihood.score(a, targets) for a, (_, targets) in zip(averages, batches, strict=True)])
-    return Predictions(torch.stack(log_probs), torch.cat(averages), score.double(), likelihood.score_name)
+    options = options or EvaluationOptions()
+    chunk: int | None = None
+    while chunk != 0:
+        if chunk is not None:
+            options = replace(options, chunk_size=chunk)
+        with torch.no_grad():
+            networks = networks_of(
+                posterior, model, batches, options, num_samples=num_samples, seed=seed, adjust=adjust
+            )
+            collected = _Collected(networks, batches, likelihood, groups=groups, keep_outputs=keep_outputs)
+            if collected.fits(networks):
+                return replace(collected.predictions(), paired=options.antithetic)
+        chunk = networks.chunk // 2
+    message = "one network on one batch does not fit into memory; use smaller batches"
+    raise InvalidInputError(message)
 
 
-def _draws(posterior: Posterior, count: int, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
-    """Yield samples one after the other; of a set of equally weighted ones that are no more than asked, each once."""
-    if isinstance(posterior, SamplesPosterior) and posterior.num_samples <= count and posterior.is_uniform:
-        for index in range(posterior.num_samples):
-            member = posterior.member(index)
-            yield {**member.mean, **member.buffers}
-        return
-    for _ in range(count):
-        yield posterior.sample(generator=generator)
+def networks_of(  # ruff: ignore[too-many-arguments] - the problem's parts
+    posterior: Posterior,
+    model: FunctionalModel,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    options: EvaluationOptions,
+    *,
+    num_samples: int,
+    seed: int,
+    adjust: Adjust | None = None,
+) -> AbstractNetworks:
+    """Return networks drawn from a posterior, to be run by the method that the options ask for or that fits best.
+
+    Args:
+        posterior: A distribution over the model's parameters.
+        model: The network.
+        batches: As from `held_batches`.
+        options: How networks are run.
+        num_samples: Number of samples, at least 1.
+        seed: Seed of the noise.
+        adjust: Changes the tensors of every drawn network.
+
+    Returns:
+        The networks.
+
+    Raises:
+        InvalidInputError: If the method cannot be used.
+    """
+    inputs = batches[0][0]
+    if options.method in {"auto", "local"} and isinstance(posterior, DiagonalGaussianPosterior) and adjust is None:
+        found = local_layers(posterior, model, inputs)
+        if found is not None and (found[1] or options.method == "local"):
+            chunk = options.chunk_size or _chunk(posterior, model, inputs, num_samples, stacked=False)
+            return LocalNetworks(posterior, model, found[0], options, count=num_samples, seed=seed, chunk=chunk)
+    if options.method == "local":
+        message = (
+            "the method `local` needs independent Gaussians over dense and convolutional layers that are called once, "
+            f"and nothing that changes drawn weights; got a {posterior.kind!r} posterior. Use `auto`"
+        )
+        raise InvalidInputError(message)
+    drawn = DrawnNetworks(posterior, num_samples, seed, antithetic=options.antithetic, adjust=adjust)
+    small = _work(posterior, inputs) < _SMALL.get(inputs.device.type, 0)
+    if drawn.count > 1 and (options.method == "vectorized" or (options.method == "auto" and small)):
+        chunk = options.chunk_size or _chunk(posterior, model, inputs, num_samples, stacked=True)
+        vectorized = VectorizedNetworks(drawn, model, options, min(chunk, drawn.count))
+        if options.method == "vectorized" or vectorized.is_possible(inputs):
+            return vectorized
+    return LoopedNetworks(drawn, model, options)
+
+
+def _work(posterior: Posterior, inputs: Tensor) -> float:
+    """Return about how many multiplications one network does for a batch: weights met once an example."""
+    return float(sum(tensor.numel() for tensor in posterior.mean.values()) * len(inputs))
+
+
+def _chunk(posterior: Posterior, model: FunctionalModel, inputs: Tensor, count: int, *, stacked: bool) -> int:
+    """Return how many networks fit into memory at once, and on a CPU into its cache where weights are not stacked."""
+    per_network = model.output_elements(inputs) * inputs.element_size() * _COPIES
+    if stacked:
+        per_network += sum(tensor.numel() * tensor.element_size() for tensor in posterior.mean.values()) * 2
+    elif inputs.device.type == "cpu":
+        count = min(count, max(1, _CPU_ROWS // len(inputs)))
+    return int(max(1, min(count, _SHARE * free_memory(inputs.device) // max(per_network, 1))))
+
+
+@final
+class _Collected:
+    """Gathers the outputs of networks into predictions."""
+
+    def __init__(
+        self,
+        networks: AbstractNetworks,
+        batches: Sequence[tuple[Tensor, Tensor]],
+        likelihood: Likelihood,
+        *,
+        groups: int,
+        keep_outputs: bool,
+    ) -> None:
+        self._batches, self._likelihood, self._samples = batches, likelihood, networks.count
+        self._starts = [0]
+        for _, targets in batches:
+            self._starts.append(self._starts[-1] + len(targets))
+        device, examples = batches[0][1].device, self._starts[-1]
+        self._log_prob = torch.empty((networks.count, examples), dtype=torch.float64, device=device)
+        self._entropy = torch.zeros(examples, dtype=torch.float64, device=device)
+        # Pairs of opposite noise stay together.
+        self._group = torch.arange(networks.count, device=device) // 2 % max(1, min(groups, networks.count // 2))
+        self._sums: list[Tensor | None] = [None] * len(batches)
+        self._outputs: dict[tuple[int, int], Tensor] | None = {} if keep_outputs else None
+        self._keep_groups = groups > 0
+
+    def fits(self, networks: AbstractNetworks) -> bool:
+        """Take the outputs of all networks for all batches; return whether the memory sufficed."""
+        try:
+            for outputs in networks.outputs(self._batches):
+                self._add(outputs.first, outputs.place, outputs.values)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def _add(self, first: int, place: int, values: Tensor) -> None:
+        """Take the outputs of some networks for one batch: ``[c, N, ...]``."""
+        if values.dtype in {torch.bfloat16, torch.float16}:
+            values = values.float()
+        targets, networks = self._batches[place][1], len(values)
+        self._likelihood.check(values[0], targets)
+        where = slice(self._starts[place], self._starts[place + 1])
+        rows = values.flatten(0, 1)
+        repeated = targets.expand(networks, *targets.shape).flatten(0, 1)
+        log_prob = self._likelihood.log_prob(rows, repeated).reshape(networks, -1)
+        self._log_prob[first : first + networks, where] = log_prob.double()
+        self._entropy[where] += self._likelihood.entropy(rows).reshape(networks, -1).double().sum(0)
+        prediction = self._likelihood.prediction(rows).unflatten(0, (networks, -1))
+        sums = self._sums[place]
+        if sums is None:
+            groups = int(self._group.max().item()) + 1
+            sums = self._sums[place] = prediction.new_zeros((groups, *prediction.shape[1:]))
+        sums.index_add_(0, self._group[first : first + networks], prediction)
+        if self._outputs is not None:
+            self._outputs[first, place] = values
+
+    def predictions(self) -> Predictions:
+        """Return what was gathered."""
+        sums = torch.cat([part for part in self._sums if part is not None], dim=1)
+        average = sums.sum(0) / self._samples
+        targets = torch.cat([part for _, part in self._batches])
+        sizes = torch.bincount(self._group).to(sums)
+        return Predictions(
+            log_prob=self._log_prob,
+            prediction=average,
+            score=self._likelihood.score(average, targets).double(),
+            score_name=self._likelihood.score_name,
+            targets=targets,
+            entropy=self._entropy / self._samples,
+            groups=sums / sizes.reshape(-1, *[1] * (sums.dim() - 1)) if self._keep_groups else None,
+            outputs=None if self._outputs is None else _joined(self._outputs),
+        )
+
+
+def _joined(outputs: dict[tuple[int, int], Tensor]) -> Tensor:
+    """Return all networks' outputs for all batches in order."""
+    firsts = sorted({first for first, _ in outputs})
+    places = sorted({place for _, place in outputs})
+    return torch.cat([torch.cat([outputs[first, place] for place in places], 1) for first in firsts])

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import torch
-from torch import nn
-from torch.nn import functional
 
+from rebasin_core.evaluation.layers import Layer, layers_called_once, linear_part, output_variance
 from rebasin_core.tensors.noise import standard_normal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from rebasin_core.evaluation.functional import FunctionalModel
 
 Hook: TypeAlias = "Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]"
 EstimatorName: TypeAlias = Literal["local", "flipout", "weights"]
-_CONVOLUTIONS: dict[type[nn.Module], Any] = {
-    nn.Conv1d: functional.conv1d,
-    nn.Conv2d: functional.conv2d,
-    nn.Conv3d: functional.conv3d,
-}
 # Below this the standard deviation of an output counts as zero: the square root has no derivative there.
 _LEAST_VARIANCE = 1e-16
 
@@ -71,11 +64,10 @@ class WeightNoise:
         self.local_names: set[str] = set()
         if estimator == "weights":
             return
-        for prefix, module in _called_once(model, inputs, tensors):
-            names = {f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters(recurse=False)}
-            self.local_names |= names
-            hook = self._local_hook(prefix) if estimator == "local" else self._flipout_hook(prefix)
-            module.register_forward_hook(hook)
+        for layer in layers_called_once(model, inputs, tensors):
+            self.local_names.update(layer.parameter_names)
+            hook = self._local_hook(layer) if estimator == "local" else self._flipout_hook(layer)
+            layer.module.register_forward_hook(hook)
 
     def __call__(
         self, mean: Mapping[str, Tensor], stddev: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor
@@ -112,76 +104,31 @@ class WeightNoise:
         signs = 2 * torch.randint(2, shape, generator=self._generator, device=device) - 1
         return signs.to(like)
 
-    def _spread(self, prefix: str) -> tuple[Tensor | None, Tensor | None]:
+    def _spread(self, layer: Layer) -> tuple[Tensor | None, Tensor | None]:
         """Return the standard deviations of a layer's weight and bias; None where they are not random."""
-        names = (f"{prefix}.{name}" if prefix else name for name in ("weight", "bias"))
-        weight, bias = (self._stddev.get(name) for name in names)
-        return weight, bias
+        return self._stddev.get(layer.name("weight")), self._stddev.get(layer.name("bias"))
 
-    def _local_hook(self, prefix: str) -> Hook:
+    def _local_hook(self, layer: Layer) -> Hook:
         def add_noise(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            weight, bias = (None if stddev is None else stddev.square() for stddev in self._spread(prefix))
-            if weight is None and bias is None:
+            del module
+            weight, bias = (None if stddev is None else stddev.square() for stddev in self._spread(layer))
+            variance = output_variance(layer, arguments[0], weight, bias, output)
+            if variance is None:
                 return output
-            variance = _variance(module, arguments[0], weight, bias, output)
             return torch.addcmul(output, variance.clamp_min(_LEAST_VARIANCE).sqrt(), self._noise(output))
 
         return add_noise
 
-    def _flipout_hook(self, prefix: str) -> Hook:
+    def _flipout_hook(self, layer: Layer) -> Hook:
         def add_noise(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            weight, bias = (None if stddev is None else stddev * self._noise(stddev) for stddev in self._spread(prefix))
+            weight, bias = (None if stddev is None else stddev * self._noise(stddev) for stddev in self._spread(layer))
             if weight is not None:
                 inputs = arguments[0] * self._signs(arguments[0])
-                noisy = torch.addcmul(output, _linear_part(module, inputs, weight, None), self._signs(output))
+                noisy = torch.addcmul(output, linear_part(module, inputs, weight, None), self._signs(output))
             else:
                 noisy = output
             if bias is not None:
-                shaped = bias if isinstance(module, nn.Linear) else bias.reshape(-1, *[1] * (output.dim() - 2))
-                noisy = torch.addcmul(noisy, shaped, self._signs(output))
+                noisy = torch.addcmul(noisy, layer.shaped(bias, output), self._signs(output))
             return noisy
 
         return add_noise
-
-
-def _variance(module: nn.Module, inputs: Tensor, weight: Tensor | None, bias: Tensor | None, output: Tensor) -> Tensor:
-    """Return the variance of a layer's outputs."""
-    if weight is None:
-        shaped = bias if isinstance(module, nn.Linear) or bias is None else bias.reshape(-1, *[1] * (output.dim() - 2))
-        return torch.zeros_like(output) if shaped is None else shaped.expand_as(output)
-    return _linear_part(module, inputs.square(), weight, bias)
-
-
-def _linear_part(module: nn.Module, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return what a dense or convolutional module computes, with other weights."""
-    if isinstance(module, nn.Linear):
-        return functional.linear(inputs, weight, bias)
-    convolution: Any = _CONVOLUTIONS[type(module)]
-    arguments = (module.stride, module.padding, module.dilation, module.groups)
-    result: Tensor = convolution(inputs, weight, bias, *arguments)
-    return result
-
-
-def _called_once(model: FunctionalModel, inputs: Tensor, tensors: Mapping[str, Tensor]) -> list[tuple[str, nn.Module]]:
-    """Return the layers that local reparameterisation is right for, by their prefix."""
-    owners = Counter(
-        id(parameter)
-        for module in model.module.modules()
-        for _, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
-    )
-    layers = [
-        (prefix, module)
-        for prefix, module in model.module.named_modules()
-        if (type(module) is nn.Linear or (type(module) in _CONVOLUTIONS and module.padding_mode == "zeros"))
-        and all(owners[id(parameter)] == 1 for parameter in module.parameters(recurse=False))
-    ]
-    calls: Counter[str] = Counter()
-    handles = [
-        module.register_forward_hook(lambda *_, prefix=prefix: calls.update([prefix])) for prefix, module in layers
-    ]
-    with torch.no_grad():
-        # Copies, since a pass in training mode updates normalisation statistics in place.
-        model({name: tensor.clone() for name, tensor in tensors.items()}, inputs)
-    for handle in handles:
-        handle.remove()
-    return [(prefix, module) for prefix, module in layers if calls[prefix] == 1]

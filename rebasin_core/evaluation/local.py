@@ -1,0 +1,179 @@
+"""Networks with independent Gaussian weights, run by drawing the outputs of their layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+import torch
+from typing_extensions import override
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.layers import Layer, layers_called_once, output_variance
+from rebasin_core.evaluation.networks import AbstractNetworks, EvaluationOptions, Outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from rebasin_core.evaluation.functional import FunctionalModel
+    from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
+
+# Few rows, and another number of networks than rows, so that shapes that fit by chance are seen.
+_TRIAL_ROWS, _TRIAL_NETWORKS = 2, 3
+
+
+def local_layers(
+    posterior: DiagonalGaussianPosterior, model: FunctionalModel, inputs: Tensor
+) -> tuple[list[Layer], bool] | None:
+    """Return the layers whose outputs can be drawn instead of weights, if these are all that is random.
+
+    Args:
+        posterior: Independent Gaussians.
+        model: The model.
+        inputs: A batch.
+
+    Returns:
+        The random layers, in order of their call, and whether every example's predictive is exact; None if something
+        else is random than dense and convolutional layers that are called once.
+    """
+    tensors = {**posterior.mean, **posterior.buffers}
+    model.check(tensors, "the posterior")
+    random = {name for name in posterior.random_names if bool((posterior.stddev[name] > 0).any())}
+    called = layers_called_once(model, inputs[:_TRIAL_ROWS], tensors)
+    layers = [layer for layer in called if random.intersection(layer.parameter_names)]
+    if random.difference(*(layer.parameter_names for layer in layers)) or not layers:
+        return None
+    return layers, all(layer.is_dense_on_rows for layer in layers)
+
+
+@final
+class LocalNetworks(AbstractNetworks):
+    r"""Draws the outputs of layers: $y \sim \mathcal N(Mx + m,\; S^2 x^2 + s^2)$, independently for every example.
+
+    What comes before the first random layer, and its moments, are the same for all networks and computed once a batch.
+
+    Args:
+        posterior: Independent Gaussians.
+        model: The model; forward hooks stay on its private copy for the life of this object.
+        layers: As from `local_layers`.
+        options: Precision and pairs.
+        count: Number of networks.
+        seed: Seed of the noise.
+        chunk: Networks at once.
+    """
+
+    def __init__(  # ruff: ignore[too-many-arguments] - one thing a part
+        self,
+        posterior: DiagonalGaussianPosterior,
+        model: FunctionalModel,
+        layers: Sequence[Layer],
+        options: EvaluationOptions,
+        *,
+        count: int,
+        seed: int,
+        chunk: int,
+    ) -> None:
+        if options.antithetic and count % 2:
+            message = f"antithetic pairs need an even number of samples, got {count}"
+            raise InvalidInputError(message)
+        self._model, self._layers, self._options, self._seed = model, layers, options, seed
+        step = 2 if options.antithetic else 1
+        self.count, self.chunk = count, min(count, max(step, chunk - chunk % step))
+        self._tensors = {**posterior.mean, **posterior.buffers}
+        self._variances = {name: stddev.square() for name, stddev in posterior.stddev.items()}
+
+    @override
+    def outputs(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Outputs]:
+        generator = torch.Generator(batches[0][0].device).manual_seed(self._seed)
+        late = self._can_branch_late(batches[0][0])
+        for place, (inputs, _) in enumerate(batches):
+            noise = _Noise(self._variances, generator, antithetic=self._options.antithetic)
+            with noise.on(self._layers), self._options.arithmetic(inputs.device):
+                for first in range(0, self.count, self.chunk):
+                    networks = min(self.chunk, self.count - first)
+                    yield Outputs(first, place, self._run(noise, inputs, networks, late=late))
+
+    def _run(self, noise: _Noise, inputs: Tensor, networks: int, *, late: bool) -> Tensor:
+        rows = len(inputs)
+        noise.begin(networks, rows, branch=late)
+        if not late and networks > 1:
+            inputs = inputs.repeat(networks, *[1] * (inputs.dim() - 1))
+        values = self._model(self._tensors, inputs)
+        return values.reshape(networks, rows, *values.shape[1:])
+
+    def _can_branch_late(self, inputs: Tensor) -> bool:
+        """Return whether one pass may go from one network to several at the first random layer.
+
+        It may not where something passes by that layer, to be added to what went through it.
+        """
+        noise = _Noise(self._variances, torch.Generator(inputs.device).manual_seed(0), antithetic=False)
+        with noise.on(self._layers):
+            try:
+                self._run(noise, inputs[:_TRIAL_ROWS], _TRIAL_NETWORKS, late=True)
+            except InvalidInputError:
+                return False
+        return True
+
+
+@final
+class _Noise:
+    """The noise at the outputs of layers, as forward hooks."""
+
+    def __init__(self, variances: Mapping[str, Tensor], generator: torch.Generator, *, antithetic: bool) -> None:
+        self._variances, self._generator, self._antithetic = variances, generator, antithetic
+        self._networks, self._rows, self._branch = 1, 0, False
+        self._moments: tuple[Tensor, Tensor] | None = None
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._layers: Sequence[Layer] = ()
+
+    def on(self, layers: Sequence[Layer]) -> _Noise:
+        """Return this, to be entered for as long as these layers shall be noisy."""
+        self._layers = layers
+        return self
+
+    def __enter__(self) -> None:
+        for index, layer in enumerate(self._layers):
+            self._handles.append(layer.module.register_forward_hook(self._hook(layer, first=index == 0)))
+        first = self._layers[0].module
+        compute = first.forward
+        # The first layer's mean outputs are the same in every chunk of a batch: computed once.
+        first.forward = lambda inputs: compute(inputs) if self._moments is None else self._moments[0]
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        del self._layers[0].module.forward
+
+    def begin(self, networks: int, rows: int, *, branch: bool) -> None:
+        """Say how many networks the next pass stands for; with ``branch``, they part at the first layer."""
+        self._networks, self._rows, self._branch = networks, rows, branch
+
+    def _hook(self, layer: Layer, *, first: bool) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def add_noise(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if not (first and self._branch):
+                return self._drawn(output, self._deviation(layer, arguments[0], output))
+            # The same inputs in every chunk of this batch: the moments are found once.
+            if self._moments is None:
+                self._moments = output, self._deviation(layer, arguments[0], output)
+            return self._drawn(*self._moments)
+
+        return add_noise
+
+    def _deviation(self, layer: Layer, inputs: Tensor, output: Tensor) -> Tensor:
+        weight, bias = (self._variances.get(layer.name(own)) for own in ("weight", "bias"))
+        variance = output_variance(layer, inputs, weight, bias, output)
+        return torch.zeros_like(output) if variance is None else variance.clamp_min(0).sqrt()
+
+    def _drawn(self, mean: Tensor, deviation: Tensor) -> Tensor:
+        """Return outputs for every network: ``[networks * rows, ...]``."""
+        networks = self._networks // 2 if self._antithetic else self._networks
+        dtype = torch.float64 if mean.dtype == torch.float64 else torch.float32
+        shape = (networks, self._rows, *mean.shape[1:])
+        noise = torch.randn(shape, generator=self._generator, device=mean.device, dtype=dtype)
+        if self._antithetic:
+            noise = torch.stack([noise, -noise], 1).flatten(0, 1)
+        # What is the same for all networks has as many rows as one of them.
+        deviation, mean = (side.reshape(-1, self._rows, *side.shape[1:]) for side in (deviation, mean))
+        return noise.mul_(deviation).add_(mean).flatten(0, 1)

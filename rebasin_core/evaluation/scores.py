@@ -1,0 +1,102 @@
+"""All the usual scores of a predictive distribution at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.likelihood import AbstractRegressionLikelihood, CategoricalLikelihood
+from rebasin_core.evaluation.loss import LossEstimate
+from rebasin_core.evaluation.metrics import (
+    brier_score,
+    expected_calibration_error,
+    gaussian_mixture_crps,
+    predictive_entropy,
+)
+
+if TYPE_CHECKING:
+    from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.predictive import Predictions
+
+CALIBRATION_BINS = 15
+"""Bins of equal width of the expected calibration error in `PredictiveScores`."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PredictiveScores:
+    """How good a predictive distribution is.
+
+    Attributes:
+        nll: Negative mean log likelihood of the predictive, nats per example.
+        nll_stderr: Its Monte Carlo standard error.
+        nll_data_stderr: Its standard error from the finite number of examples.
+        gibbs: The mean loss of one drawn network, nats per example.
+        values: The other scores by name. Classes: ``accuracy``, ``brier``, ``ece`` (15 bins of equal width),
+            ``entropy`` (of the predictive, mean over examples), ``mutual_information`` (between target and weights).
+            Regression: ``rmse`` and ``crps``, in units of the targets.
+    """
+
+    nll: float
+    nll_stderr: float
+    nll_data_stderr: float
+    gibbs: float
+    values: dict[str, float]
+
+    @classmethod
+    def of(cls, predictions: Predictions, likelihood: Likelihood) -> PredictiveScores:
+        """Return the scores of predictions.
+
+        Args:
+            predictions: As from `evaluation.predict`; for regression with outputs kept.
+            likelihood: What they were scored by.
+
+        Returns:
+            The scores.
+
+        Raises:
+            InvalidInputError: If a loss is not finite, or outputs are missing.
+        """
+        estimate = LossEstimate.of(predictions)
+        if isinstance(likelihood, CategoricalLikelihood):
+            values = _of_classes(predictions, estimate)
+        elif isinstance(likelihood, AbstractRegressionLikelihood):
+            values = _of_numbers(predictions, likelihood)
+        else:
+            values = {estimate.score_name: estimate.score}
+        return cls(estimate.loss, estimate.stderr, estimate.data_stderr, estimate.gibbs, values)
+
+    def as_json(self) -> dict[str, float | None]:
+        """Return all scores as plain JSON; NaN becomes null."""
+        fixed = {name: getattr(self, name) for name in ("nll", "nll_stderr", "nll_data_stderr", "gibbs")}
+        return {name: None if math.isnan(value) else value for name, value in {**fixed, **self.values}.items()}
+
+
+def _of_classes(predictions: Predictions, estimate: LossEstimate) -> dict[str, float]:
+    probabilities, targets = predictions.prediction, predictions.targets
+    if targets is None or predictions.entropy is None:
+        message = "the predictions do not hold their targets and entropies; make them by `predict`"
+        raise InvalidInputError(message)
+    entropy = predictive_entropy(probabilities)
+    return {
+        "accuracy": estimate.score,
+        "brier": brier_score(probabilities, targets),
+        "ece": expected_calibration_error(probabilities, targets, bins=CALIBRATION_BINS),
+        "entropy": entropy.mean().item(),
+        "mutual_information": (entropy - predictions.entropy).mean().item(),
+    }
+
+
+def _of_numbers(predictions: Predictions, likelihood: AbstractRegressionLikelihood) -> dict[str, float]:
+    outputs, targets = predictions.outputs, predictions.targets
+    if outputs is None or targets is None:
+        message = "the scores of a regression need every network's outputs; set `keep_outputs` of `predict`"
+        raise InvalidInputError(message)
+    mean, scale = likelihood.moments(outputs.flatten(0, 1))
+    means, scales = (part.unflatten(0, outputs.shape[:2]) for part in (mean, scale))
+    return {
+        "rmse": math.sqrt(predictions.score.mean().item()),
+        "crps": gaussian_mixture_crps(means, scales, targets).mean().item(),
+    }

@@ -1,0 +1,125 @@
+"""Statistics taken anew and activations repaired, along a path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rebasin_core as rc
+from rebasin_core.evaluation import ActivationRepair, FunctionalModel, refreshed_buffers
+
+
+def inputs(rows: int = 200) -> torch.Tensor:
+    return torch.randn(rows, 6, generator=torch.Generator().manual_seed(5)).double()
+
+
+def batches(size: int = 50) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    x = inputs()
+    y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+    return list(zip(x.split(size), y.split(size), strict=True))
+
+
+def network(seed: int, *, bias: bool = True, norm: bool = False) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = [nn.Linear(6, 9, bias=bias)]
+    layers += [nn.BatchNorm1d(9)] if norm else []
+    layers += [nn.ReLU(), nn.Linear(9, 8, bias=bias), nn.ReLU(), nn.Linear(8, 3, bias=bias)]
+    return nn.Sequential(*layers).double()
+
+
+def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {n: t.detach() for n, t in (*model.named_parameters(), *model.named_buffers())}
+
+
+@pytest.mark.parametrize("size", [50, 200])
+def test_moments_are_those_wanted(size: int) -> None:
+    first, second = network(0), network(1)
+    repair = ActivationRepair(first, inputs()[:2], dtype=torch.float64)
+    data = batches(size)
+    wanted = repair.moments(tensors(first), data).blend(repair.moments(tensors(second), data), 0.3)
+    middle = {n: torch.lerp(t, tensors(second)[n], 0.3) for n, t in tensors(first).items()}
+    repaired = repair.maps(middle, data, wanted).folded(middle)
+    found = repair.moments(repaired, data)
+    for name in wanted.mean:
+        torch.testing.assert_close(found.mean[name], wanted.mean[name])
+        torch.testing.assert_close(found.stddev[name], wanted.stddev[name])
+    # By hand, of the first layer.
+    outputs = first[0](inputs())
+    torch.testing.assert_close(repair.moments(tensors(first), data).mean["0"], outputs.mean(0).detach())
+
+
+def test_layers_without_a_bias_are_scaled() -> None:
+    first = network(0, bias=False)
+    repair = ActivationRepair(first, inputs()[:2], dtype=torch.float64)
+    wanted = repair.moments(tensors(first), batches())
+    small = {n: 0.5 * t for n, t in tensors(first).items()}
+    repaired = repair.maps(small, batches(), wanted).folded(small)
+    torch.testing.assert_close(repaired["0.weight"], tensors(first)["0.weight"])
+    torch.testing.assert_close(repaired["2.weight"], tensors(first)["2.weight"])
+    torch.testing.assert_close(repaired["4.weight"], small["4.weight"])
+
+
+def test_units_that_do_not_vary_are_left_alone() -> None:
+    model = network(0)
+    dict(model.named_parameters())["0.weight"].data[3] = 0
+    repair = ActivationRepair(model, inputs()[:2], dtype=torch.float64)
+    found = repair.maps(tensors(model), batches(), repair.moments(tensors(model), batches()))
+    assert found.scale["0"][3] == 1.0
+    assert all(bool(torch.isfinite(t).all()) for t in found.folded(tensors(model)).values())
+
+
+def test_convolutions_are_repaired_by_channel() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).double()
+    x = torch.randn(30, 1, 6, 6).double()
+    repair = ActivationRepair(model, x[:2], dtype=torch.float64)
+    data = [(x, torch.zeros(30).long())]
+    moments = repair.moments(tensors(model), data)
+    torch.testing.assert_close(moments.stddev["0"], model[0](x).std((0, 2, 3), correction=0).detach())
+    halved = {n: 0.5 * t if n.startswith("0") else t for n, t in tensors(model).items()}
+    repaired = repair.maps(halved, data, moments).folded(halved)
+    torch.testing.assert_close(FunctionalModel(model, dtype=torch.float64)(repaired, x), model(x).detach())
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("wrapper", [rc.RepairBarrier, rc.ResetBarrier])
+def test_wrapped_estimators_lower_a_barrier_of_scale(
+    wrapper: type[rc.RepairBarrier | rc.ResetBarrier], *, per_sample: bool
+) -> None:
+    norm = wrapper is rc.ResetBarrier
+    first, second = network(0, norm=norm), network(1, norm=norm)
+    for model in (first, second):
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+        for _ in range(60):
+            for x, y in batches():
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(x), y).backward()
+                optimizer.step()
+        model.eval()
+    small = 0.01
+    ends: list[rc.Posterior] = [
+        rc.DiagonalGaussianPosterior(
+            {n: p.detach() for n, p in m.named_parameters()},
+            {n: torch.full_like(p, small) for n, p in m.named_parameters()},
+            buffers=dict(m.named_buffers()),
+        )
+        for m in (first, second)
+    ]
+    options: dict[str, Any] = {"model": first, "data": batches(), "calibration": batches(200)}
+    inner = rc.MarginalizedBarrier(num_points=3, num_samples=8)
+    plain = rc.MarginalizedBarrier(num_points=3, num_samples=8, evaluation=rc.EvaluationOptions(method="loop"))
+    before = plain.estimate(*ends, **options)
+    after = wrapper(inner, per_sample=per_sample).estimate(*ends, **options)
+    assert after.loss[0] == pytest.approx(before.loss[0], rel=1e-6)
+    assert after.loss[-1] == pytest.approx(before.loss[-1], rel=1e-6)
+    assert after.loss[1] != pytest.approx(before.loss[1], rel=1e-3)
+
+
+def test_reset_statistics_are_those_of_one_pass() -> None:
+    model = network(0, norm=True)
+    found = refreshed_buffers(model, dict(model.named_parameters()), batches(200))
+    outputs = model[0](inputs()).detach()
+    torch.testing.assert_close(found["1.running_mean"], outputs.mean(0))
+    torch.testing.assert_close(found["1.running_var"], outputs.var(0, correction=1))

@@ -1,0 +1,222 @@
+"""The ways to run many networks: each against the loop, the closed form, and what memory does to them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, log_loss
+from torch import nn
+from typing_extensions import override
+
+import rebasin_core as rc
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation import EvaluationOptions, FunctionalModel, LossEstimate, Predictions, predict
+from rebasin_core.evaluation import predictive as predictive_module
+from rebasin_core.evaluation.local import LocalNetworks
+from rebasin_core.evaluation.networks import LoopedNetworks, VectorizedNetworks
+
+if TYPE_CHECKING:
+    from rebasin_core.evaluation import PrecisionName
+
+PRECISIONS: tuple[PrecisionName, ...] = ("full", "bfloat16")
+LIKELIHOOD = rc.CategoricalLikelihood()
+
+
+def data(rows: int = 60, inputs: int = 5, batch: int = 25) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    g = torch.Generator().manual_seed(3)
+    x, y = torch.randn(rows, inputs, generator=g).double(), torch.randint(3, (rows,), generator=g)
+    return list(zip(x.split(batch), y.split(batch), strict=True))
+
+
+def spread_over(model: nn.Module, stddev: float = 0.3) -> rc.DiagonalGaussianPosterior:
+    mean = {name: parameter.detach().double() for name, parameter in model.named_parameters()}
+    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    return rc.DiagonalGaussianPosterior(
+        mean, {name: torch.full_like(tensor, stddev) for name, tensor in mean.items()}, buffers=buffers
+    )
+
+
+def mlp() -> nn.Module:
+    return rc.MLPArchitecture(hidden=[7, 6]).build((5,), 3).double()
+
+
+class Skip(nn.Module):
+    """What goes past the first layer is added after it, so that networks cannot part there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 5), nn.Linear(5, 3)
+
+    @override
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.last(inputs + self.first(inputs).tanh())
+        return output
+
+
+def run(posterior: rc.Posterior, model: nn.Module, num_samples: int = 64, seed: int = 0, **options: Any) -> Predictions:
+    functional = FunctionalModel(model, dtype=torch.float64)
+    chosen = EvaluationOptions(**options)
+    return predict(posterior, functional, data(), LIKELIHOOD, num_samples=num_samples, seed=seed, options=chosen)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+def test_vectorized_is_the_loop(chunk: int) -> None:
+    model = mlp()
+    one, other = (run(spread_over(model), model, method=method, chunk_size=chunk) for method in ("loop", "vectorized"))
+    torch.testing.assert_close(one.log_prob, other.log_prob)
+    torch.testing.assert_close(one.prediction, other.prediction)
+    torch.testing.assert_close(one.entropy, other.entropy)
+
+
+@pytest.mark.statistics
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("model", [mlp(), Skip().double()])
+def test_local_noise_gives_the_same_predictive(model: nn.Module, *, antithetic: bool) -> None:
+    posterior = spread_over(model)
+    exact = run(posterior, model, 20_000, method="vectorized")
+    local = run(posterior, model, 20_000, seed=1, method="local", chunk_size=1000, antithetic=antithetic)
+    # Every example's own predictive, not only their mean: four errors of the worst of 60.
+    a, b = exact.log_prob.exp(), local.log_prob.exp()
+    error = torch.sqrt((a.var(0) + b.var(0)) / 20_000)
+    assert ((a.mean(0) - b.mean(0)) / error).abs().max() < 4.5
+    assert abs(LossEstimate.of(local).gibbs - LossEstimate.of(exact).gibbs) < 0.02
+
+
+def test_local_noise_has_a_smaller_error() -> None:
+    model = mlp()
+    errors = {
+        method: torch.tensor([
+            LossEstimate.of(run(spread_over(model), model, 16, s, method=method)).loss for s in range(30)
+        ])
+        for method in ("loop", "local")
+    }
+    assert errors["local"].std() < 0.5 * errors["loop"].std()
+
+
+@pytest.mark.statistics
+@pytest.mark.parametrize("options", [{"method": "local"}, {"method": "loop", "antithetic": True}])
+def test_stated_errors_are_the_spread_over_seeds(options: dict[str, Any]) -> None:
+    model = mlp()
+    found = [LossEstimate.of(run(spread_over(model), model, 32, seed, **options)) for seed in range(80)]
+    spread = torch.tensor([estimate.loss for estimate in found]).std().item()
+    # 80 seeds know the spread to 8 %.
+    assert sum(estimate.stderr for estimate in found) / 80 == pytest.approx(spread, rel=0.35)
+
+
+def test_auto_takes_what_fits() -> None:
+    small = mlp()
+    functional = FunctionalModel(small, dtype=torch.float64)
+    options = EvaluationOptions()
+
+    def chosen(posterior: rc.Posterior, model: FunctionalModel = functional, **extra: Any) -> type:
+        batches = data() if model is functional else [(torch.zeros(4, 1, 8, 8).double(), torch.zeros(4).long())]
+        return type(predictive_module.networks_of(posterior, model, batches, options, num_samples=4, seed=0, **extra))
+
+    assert chosen(spread_over(small)) is LocalNetworks
+    assert chosen(spread_over(small), adjust=lambda tensors, _: tensors) is VectorizedNetworks
+    assert chosen(rc.PointPosterior.from_module(small)) is VectorizedNetworks
+    convolutional = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3)).double()
+    # The noise of a convolution is shared by all positions of one example.
+    assert chosen(spread_over(convolutional), FunctionalModel(convolutional, dtype=torch.float64)) is VectorizedNetworks
+    # Control flow that depends on data cannot be vectorised.
+    assert chosen(rc.PointPosterior.from_module(Branching()), FunctionalModel(Branching(), dtype=torch.float64)) is (
+        LoopedNetworks
+    )
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 3)
+
+    @override
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.layer(inputs.flatten(1))
+        return output if output.sum() > 0 else -output
+
+
+def test_bfloat16_moves_the_loss_little() -> None:
+    model = mlp().float()
+    batches = [(x.float(), y) for x, y in data()]
+    posterior = spread_over(model).to(dtype=torch.float32)
+    full, half = (
+        rc.score(
+            posterior, model=model, data=batches, evaluation=EvaluationOptions(method="loop", precision=precision)
+        ).nll
+        for precision in PRECISIONS
+    )
+    assert full != half
+    assert half == pytest.approx(full, abs=0.02)
+
+
+def test_too_little_memory_halves_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mlp()
+    expected = run(spread_over(model), model, 16, method="vectorized")
+    tried: list[int] = []
+    original: Any = VectorizedNetworks._at_once
+
+    def scarce(self: object, held: list[object], *rest: object) -> object:
+        tried.append(len(held))
+        if len(held) > 3:
+            message = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"
+            raise RuntimeError(message)
+        return original(self, held, *rest)
+
+    monkeypatch.setattr(VectorizedNetworks, "_at_once", scarce)
+    found = run(spread_over(model), model, 16, method="vectorized", chunk_size=16)
+    assert tried[:3] == [16, 8, 4]
+    torch.testing.assert_close(found.log_prob, expected.log_prob)
+
+
+def test_one_network_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scarce(*_: object) -> object:
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(FunctionalModel, "__call__", scarce)
+    with pytest.raises(InvalidInputError, match="one network on one batch does not fit into memory; use smaller"):
+        run(rc.PointPosterior.from_module(mlp()), mlp(), 2, method="loop")
+
+
+def test_bad_options() -> None:
+    with pytest.raises(InvalidInputError, match="expected a method among"):
+        EvaluationOptions(method="fast")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="`chunk_size` of at least 1"):
+        EvaluationOptions(chunk_size=0)
+    model = mlp()
+    with pytest.raises(InvalidInputError, match="antithetic pairs need a Gaussian"):
+        run(rc.PointPosterior.from_module(model), model, 4, method="loop", antithetic=True)
+    with pytest.raises(InvalidInputError, match="even number"):
+        run(spread_over(model), model, 5, method="local", antithetic=True)
+    with pytest.raises(InvalidInputError, match="got a 'point' posterior"):
+        run(rc.PointPosterior.from_module(model), model, 4, method="local")
+
+
+def test_scores_of_classes_against_scikit_learn() -> None:
+    model = mlp()
+    found = run(spread_over(model), model, 32)
+    y, p = torch.cat([t for _, t in data()]), found.prediction
+    scores = rc.PredictiveScores.of(found, LIKELIHOOD)
+    assert scores.nll == pytest.approx(log_loss(y.numpy(), p.numpy()), rel=1e-6)
+    assert scores.values["accuracy"] == pytest.approx(accuracy_score(y.numpy(), p.argmax(1).numpy()))
+    assert scores.gibbs > scores.nll
+    assert 0 < scores.values["mutual_information"] < scores.values["entropy"] < math.log(3)
+    assert set(scores.as_json()) >= {"nll", "brier", "ece"}
+
+
+def test_scores_of_numbers() -> None:
+    model = nn.Linear(1, 1, bias=False).double()
+    x, y = torch.tensor([[1.0], [2.0]]).double(), torch.tensor([[0.4], [-0.3]]).double()
+    posterior = rc.DiagonalGaussianPosterior(
+        {"weight": torch.ones(1, 1).double()}, {"weight": 0.5 * torch.ones(1, 1).double()}
+    )
+    scores = rc.score(
+        posterior, model=model, data=[(x, y)], likelihood=rc.GaussianLikelihood(scale=0.3), num_samples=2000
+    )
+    # The predictive is a Gaussian: its score in closed form (one component of the mixture formula).
+    scale = torch.sqrt((0.5 * x) ** 2 + 0.3**2)
+    exact = rc.gaussian_mixture_crps(x.unsqueeze(0), scale.unsqueeze(0), y).mean().item()
+    assert scores.values["crps"] == pytest.approx(exact, rel=0.03)
+    assert scores.values["rmse"] == pytest.approx(math.sqrt((0.6**2 + 2.3**2) / 2), rel=0.03)
