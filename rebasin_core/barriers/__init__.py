@@ -3,6 +3,7 @@
 from rebasin_core.barriers.adjustment import PathAdjustment
 from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
 from rebasin_core.barriers.curve import LossCurve
+from rebasin_core.barriers.curved import CurvedBarrier
 from rebasin_core.barriers.marginalized import MarginalizedBarrier
 from rebasin_core.barriers.measured import AbstractPathBarrier
 from rebasin_core.barriers.path import Path, PathName
@@ -13,6 +14,7 @@ __all__ = [
     "AbstractPathBarrier",
     "BarrierEstimator",
     "BarrierProblem",
+    "CurvedBarrier",
     "LossCurve",
     "MarginalizedBarrier",
     "Path",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rebasin_core.cli.checkpoints import align, barrier, merge
 from rebasin_core.cli.output import ExitCode, exit_code, print_checks, print_plugins, print_result
 from rebasin_core.cli.spec import spec
 from rebasin_core.config.base import FAMILIES
@@ -18,7 +19,7 @@ from rebasin_core.engine.run import load_run
 from rebasin_core.engine.run import run as execute
 from rebasin_core.errors import RebasinError, RebasinWarning
 from rebasin_core.plugin.registry import default_registry
-from rebasin_core.report.figures import write_figures
+from rebasin_core.report.page import write_report
 
 if TYPE_CHECKING:
     from rebasin_core.config.run import RunConfig
@@ -66,6 +67,13 @@ def run(file: Path, output: Path | None, progress: bool | None, device: str | No
 
 
 @cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def report(folder: Path) -> None:
+    """Draw the figures of the run in FOLDER again, and write its report: one HTML file that opens offline."""
+    click.echo(write_report(folder))
+
+
+@cli.command()
 def plugins() -> None:
     """List what is installed: every plugin, what it offers, and what failed and why."""
     if print_plugins(default_registry()):
@@ -90,7 +98,8 @@ def check(package: str) -> None:
         raise SystemExit(ExitCode.FAILED)
 
 
-cli.add_command(spec)
+for command in (spec, align, merge, barrier):
+    cli.add_command(command)
 
 
 def main() -> None:
@@ -113,8 +122,7 @@ def _execute(config: RunConfig, output: Path, *, progress: bool | None, device: 
     if device is not None:
         config = config.model_copy(update={"device": device})
     result = execute(config, output, progress=sys.stderr.isatty() if progress is None else progress)
-    figures = write_figures(result.folder)
-    print_result(result, figures)
+    print_result(result, write_report(result.folder))
 
 
 def _show_warning(  # ruff: ignore[too-many-positional-arguments] - the signature that `warnings` calls

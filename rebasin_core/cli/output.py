@@ -13,7 +13,7 @@ from rebasin_core.plugin.hookspecs import HOOKS
 from rebasin_core.report.table import barrier_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from rebasin_core.engine.run import RunResult
@@ -47,12 +47,12 @@ def exit_code(error: RebasinError) -> ExitCode:
     return ExitCode.FAILED if isinstance(error, PluginError | LawViolationError) else ExitCode.MISTAKE
 
 
-def print_result(result: RunResult, figures: Sequence[Path]) -> None:
+def print_result(result: RunResult, report: Path) -> None:
     """Print the table of a run, what alignment bought, and where everything is.
 
     Args:
         result: The result.
-        figures: The figures drawn.
+        report: Its HTML file.
     """
     for split, curves in result.curves.items():
         click.echo(f"\nLoss barrier on the {split} data ({result.device})\n")
@@ -63,7 +63,7 @@ def print_result(result: RunResult, figures: Sequence[Path]) -> None:
             f"\nAligned by `{best}`, the barrier went from {before.height:.4f} ± {before.height_stderr:.4f} to "
             f"{after.height:.4f} ± {after.height_stderr:.4f} nats per example."
         )
-    click.echo(f"\nEverything is in {result.folder}; look at {next(path for path in figures if path.suffix == '.png')}")
+    click.echo(f"\nEverything is in {result.folder}; open {report}")
 
 
 def print_plugins(registry: Registry) -> bool:

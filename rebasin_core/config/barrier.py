@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny
 from typing_extensions import override
 
+from rebasin_core.barriers.curved import CurvedBarrier, CurveKind
 from rebasin_core.barriers.marginalized import MarginalizedBarrier
 from rebasin_core.barriers.path import PathName, places
 from rebasin_core.barriers.pointwise import PointwiseBarrier
@@ -100,6 +101,27 @@ class PointwiseBarrierConfig(AbstractPathBarrierConfig):
     @override
     def build(self) -> BarrierEstimator:
         return PointwiseBarrier(num_points=self.num_points, **self.shared)
+
+
+@final
+class CurvedBarrierConfig(AbstractPathBarrierConfig):
+    """Options of `CurvedBarrier`."""
+
+    name: Literal["curved"] = "curved"
+    kind: CurveKind = Field("bezier", description="`bezier` or `polygon`, each with one trained bend.")
+    epochs: int = Field(10, ge=0, description="Passes over the calibration data.")
+    learning_rate: float = Field(1e-3, gt=0, description="Of Adam.")
+    num_points: NumPoints = Field(25, ge=3, description="Places on the path, ends included: odd, at least 3.")
+
+    @override
+    def build(self) -> BarrierEstimator:
+        return CurvedBarrier(
+            kind=self.kind,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            num_points=self.num_points,
+            **self.shared,
+        )
 
 
 class AbstractWrapperConfig(BarrierConfig):

@@ -9,6 +9,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from rebasin_core.config.base import StrategyConfig
+from rebasin_core.matchers.activation import ActivationMatcher, ActivationMetric
 from rebasin_core.matchers.kl import KLMatcher
 from rebasin_core.matchers.wasserstein import WassersteinMatcher
 from rebasin_core.matchers.weight import WeightMatcher
@@ -64,3 +65,16 @@ class KLMatcherConfig(MatcherConfig):
     @override
     def build(self) -> Matcher:
         return KLMatcher(direction=self.direction, max_sweeps=self.max_sweeps)
+
+
+@final
+class ActivationMatcherConfig(MatcherConfig):
+    """Options of `ActivationMatcher`."""
+
+    name: Literal["activation"] = "activation"
+    metric: ActivationMetric = Field("correlation", description="`correlation` or `covariance`.")
+    num_samples: int = Field(4, ge=1, description="Networks drawn from each posterior.")
+
+    @override
+    def build(self) -> Matcher:
+        return ActivationMatcher(metric=self.metric, num_samples=self.num_samples)

@@ -6,30 +6,45 @@ from rebasin_core.engine.convert import as_posterior, load_posterior, write_back
 from rebasin_core.engine.diagnostics import ChainDiagnostics, count_transpositions, diagnose_chains
 from rebasin_core.engine.evaluate import score
 from rebasin_core.engine.information import PermutationInformation, permutation_information
+from rebasin_core.engine.landscape import BarrierMatrix, Star, barrier_matrix, star
+from rebasin_core.engine.merge import Merged, greedy_soup, merge, save_checkpoint
+from rebasin_core.engine.plane import HullLosses, LossPlane, hull_losses, loss_plane
 from rebasin_core.engine.run import RunResult, load_run, run
 from rebasin_core.engine.samples import AlignedSamples, Summary, align_samples, summarise
 from rebasin_core.engine.trace import trace_spec
 
 __all__ = [
     "AlignedSamples",
+    "BarrierMatrix",
     "CanonicalForm",
     "ChainDiagnostics",
+    "HullLosses",
+    "LossPlane",
+    "Merged",
     "PermutationInformation",
     "RunResult",
+    "Star",
     "Summary",
     "align_samples",
     "as_posterior",
     "barrier",
+    "barrier_matrix",
     "build",
     "canonical_form",
     "count_transpositions",
     "diagnose_chains",
+    "greedy_soup",
+    "hull_losses",
     "load_posterior",
     "load_run",
+    "loss_plane",
     "match",
+    "merge",
     "permutation_information",
     "run",
+    "save_checkpoint",
     "score",
+    "star",
     "summarise",
     "trace_spec",
     "write_back",

@@ -17,6 +17,7 @@ from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.config.run import RunConfig
 from rebasin_core.engine.folder import CURVES, SUMMARY, RunFolder
+from rebasin_core.engine.pictures import similarity_pictures
 from rebasin_core.engine.setting import Setting
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.plugin.registry import Registry, default_registry
@@ -76,9 +77,9 @@ def run(
 ) -> RunResult:
     """Train or load two posteriors, align them with every matcher, and estimate the barriers before and after.
 
-    The output folder holds the configuration as run (``run.json``), ``posteriors/``, ``permutations/``, ``curves/`` and
-    ``summary.json``. Every file is written whole or not at all. Run again with the same configuration, finished stages
-    are read back, and training goes on from its last checkpoint.
+    The output folder holds the configuration as run (``run.json``), ``posteriors/``, ``permutations/``,
+    ``similarities/``, ``curves/``, ``scores/`` and ``summary.json``. Every file is written whole or not at all. Run
+    again with the same configuration, finished stages are read back, and training goes on from its last checkpoint.
 
     Args:
         config: What to do.
@@ -106,6 +107,9 @@ def run(
         split: {label: stages.curve(split, label, ends["reference"], moved) for label, moved in aligned.items()}
         for split in config.splits
     }
+    for split in config.splits:
+        for role, posterior in ends.items():
+            stages.scores(split, role, posterior)
     distances = {label: _distance(ends["reference"], moved) for label, moved in aligned.items()}
     result = RunResult(folder.root, curves, distances, matches, str(setting.device))
     write_json(folder.path(SUMMARY), _summary(result))
@@ -149,7 +153,9 @@ class _Stages:
                 "moved": result.permutation.moved,
             }
             write_json(record, entries)
-            return [path, record]
+            pictures = self._folder.path("similarities", f"{name}.json")
+            write_json(pictures, similarity_pictures(reference, candidate, result.permutation))
+            return [path, record, pictures]
 
         self._once(f"match-{name}", make)
         return Permutation.load(path, self._setting.spec.layout), read_json(record)
@@ -167,6 +173,17 @@ class _Stages:
 
         self._once(f"curve-{split}-{label}", make)
         return LossCurve.from_json(read_json(path))
+
+    def scores(self, split: Split, role: str, posterior: Posterior) -> None:
+        """Write how good the predictive of one posterior is."""
+        path = self._folder.path("scores", split, f"{role}.json")
+
+        def make() -> list[Path]:
+            found = self._setting.scores(split, posterior)
+            write_json(path, {"scores": found.as_json(), "bins": found.bins})
+            return [path]
+
+        self._once(f"scores-{split}-{role}", make)
 
     def _once(self, stage: str, make: Callable[[], list[Path]]) -> None:
         if not self._folder.is_done(stage):

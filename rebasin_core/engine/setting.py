@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 
 from rebasin_core.engine.convert import load_posterior
+from rebasin_core.engine.evaluate import score
 from rebasin_core.engine.trace import with_installed_rules
 from rebasin_core.errors import ConfigError
 from rebasin_core.evaluation.functional import FunctionalModel
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from rebasin_core.config.run import PosteriorSource, RunConfig, Split
     from rebasin_core.data.base import DataSplits
     from rebasin_core.data.examples import TensorBatches
+    from rebasin_core.evaluation.scores import PredictiveScores
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.plugin.registry import Registry
     from rebasin_core.posteriors.base import Posterior
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 _EXAMPLES_FOR_CHECK = 4
 # Enough training examples for means and standard deviations of activations.
 _CALIBRATION = 5000
+_SCORED_SAMPLES = 32
 
 
 @final
@@ -235,6 +238,28 @@ class Setting:
             calibration=self._data.train.first(_CALIBRATION).batches(self._config.evaluation_batch_size),
             generator=torch.Generator().manual_seed(self._config.seed),
             progress=progress,
+        )
+
+    def scores(self, split: Split, posterior: Posterior) -> PredictiveScores:
+        """Return how good the predictive of a posterior is.
+
+        Args:
+            split: On which examples.
+            posterior: The posterior.
+
+        Returns:
+            The scores.
+
+        Raises:
+            InvalidInputError: If a loss is not finite.
+        """
+        return score(
+            posterior,
+            model=self.model,
+            data=self._batches(split),
+            likelihood=self.likelihood,
+            num_samples=_SCORED_SAMPLES,
+            seed=self._config.seed,
         )
 
     def _batches(self, split: Split) -> TensorBatches:

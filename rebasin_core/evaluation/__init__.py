@@ -18,6 +18,7 @@ from rebasin_core.evaluation.metrics import (
     expected_calibration_error,
     gaussian_mixture_crps,
     predictive_entropy,
+    reliability,
     total_variation,
 )
 from rebasin_core.evaluation.networks import EvaluationOptions, MethodName, PrecisionName
@@ -55,5 +56,6 @@ __all__ = [
     "predict",
     "predictive_entropy",
     "refreshed_buffers",
+    "reliability",
     "total_variation",
 ]

@@ -61,16 +61,45 @@ def expected_calibration_error(probabilities: Tensor, targets: Tensor, *, bins: 
         >>> round(expected_calibration_error(torch.tensor([[0.75, 0.25]]), torch.tensor([0])), 4)
         0.25
     """
+    counts, confidence, accuracy = reliability(probabilities, targets, bins=bins)
+    return ((counts * (confidence - accuracy)).abs().sum() / len(targets)).item()
+
+
+def reliability(probabilities: Tensor, targets: Tensor, *, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how many examples, with what confidence and what accuracy, lie in every bin of the confidence.
+
+    Args:
+        probabilities: ``[N, K]``, rows summing to 1.
+        targets: ``[N]`` class numbers.
+        bins: Number of bins of equal width, at least 1; closed above, as in the papers: 0 falls into the first.
+
+    Returns:
+        Counts, mean confidences and accuracies, each ``[bins]``; zeros where a bin is empty.
+
+    Raises:
+        InvalidInputError: If the two do not fit each other, or there are no bins.
+
+    References:
+        M. DeGroot, S. Fienberg (1983), "The comparison and evaluation of forecasters", The Statistician 32.
+
+    Example:
+        >>> counts, confidence, accuracy = reliability(torch.tensor([[0.75, 0.25]]), torch.tensor([0]), bins=2)
+        >>> counts.tolist(), confidence.tolist(), accuracy.tolist()
+        ([0.0, 1.0], [0.0, 0.75], [0.0, 1.0])
+    """
     _require_probabilities(probabilities, targets)
     if bins < 1:
         message = f"expected at least one bin, got {bins!r}"
         raise InvalidInputError(message)
     confidence, predicted = (t.double() if t.is_floating_point() else t for t in probabilities.max(-1))
-    # Bins are closed above, as in the papers: 0 alone falls into the first from below.
     place = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    gap = (predicted == targets).double() - confidence
-    sums = torch.zeros(bins, dtype=torch.float64, device=gap.device).index_add_(0, place, gap)
-    return (sums.abs().sum() / len(targets)).item()
+    right = (predicted == targets).double()
+    sums = [
+        torch.zeros(bins, dtype=torch.float64, device=right.device).index_add_(0, place, values)
+        for values in (torch.ones_like(right), confidence, right)
+    ]
+    counts = sums[0].clamp_min(1)
+    return sums[0], sums[1] / counts, sums[2] / counts
 
 
 def predictive_entropy(probabilities: Tensor) -> Tensor:

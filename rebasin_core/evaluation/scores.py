@@ -14,6 +14,7 @@ from rebasin_core.evaluation.metrics import (
     expected_calibration_error,
     gaussian_mixture_crps,
     predictive_entropy,
+    reliability,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class PredictiveScores:
         values: The other scores by name. Classes: ``accuracy``, ``brier``, ``ece`` (15 bins of equal width),
             ``entropy`` (of the predictive, mean over examples), ``mutual_information`` (between target and weights).
             Regression: ``rmse`` and ``crps``, in units of the targets.
+        bins: Of classes: ``count``, ``confidence`` and ``accuracy`` of every bin, as `reliability` gives them.
     """
 
     nll: float
@@ -44,6 +46,7 @@ class PredictiveScores:
     nll_data_stderr: float
     gibbs: float
     values: dict[str, float]
+    bins: dict[str, list[float]] | None = None
 
     @classmethod
     def of(cls, predictions: Predictions, likelihood: Likelihood) -> PredictiveScores:
@@ -60,33 +63,37 @@ class PredictiveScores:
             InvalidInputError: If a loss is not finite, or outputs are missing.
         """
         estimate = LossEstimate.of(predictions)
+        bins: dict[str, list[float]] | None = None
         if isinstance(likelihood, CategoricalLikelihood):
-            values = _of_classes(predictions, estimate)
+            values, bins = _of_classes(predictions, estimate)
         elif isinstance(likelihood, AbstractRegressionLikelihood):
             values = _of_numbers(predictions, likelihood)
         else:
             values = {estimate.score_name: estimate.score}
-        return cls(estimate.loss, estimate.stderr, estimate.data_stderr, estimate.gibbs, values)
+        return cls(estimate.loss, estimate.stderr, estimate.data_stderr, estimate.gibbs, values, bins)
 
     def as_json(self) -> dict[str, float | None]:
-        """Return all scores as plain JSON; NaN becomes null."""
+        """Return all scores, without the bins, as plain JSON; NaN becomes null."""
         fixed = {name: getattr(self, name) for name in ("nll", "nll_stderr", "nll_data_stderr", "gibbs")}
         return {name: None if math.isnan(value) else value for name, value in {**fixed, **self.values}.items()}
 
 
-def _of_classes(predictions: Predictions, estimate: LossEstimate) -> dict[str, float]:
+def _of_classes(predictions: Predictions, estimate: LossEstimate) -> tuple[dict[str, float], dict[str, list[float]]]:
     probabilities, targets = predictions.prediction, predictions.targets
     if targets is None or predictions.entropy is None:
         message = "the predictions do not hold their targets and entropies; make them by `predict`"
         raise InvalidInputError(message)
     entropy = predictive_entropy(probabilities)
-    return {
+    parts = reliability(probabilities, targets, bins=CALIBRATION_BINS)
+    bins = {name: part.tolist() for name, part in zip(("count", "confidence", "accuracy"), parts, strict=True)}
+    values = {
         "accuracy": estimate.score,
         "brier": brier_score(probabilities, targets),
         "ece": expected_calibration_error(probabilities, targets, bins=CALIBRATION_BINS),
         "entropy": entropy.mean().item(),
         "mutual_information": (entropy - predictions.entropy).mean().item(),
     }
+    return values, bins
 
 
 def _of_numbers(predictions: Predictions, likelihood: AbstractRegressionLikelihood) -> dict[str, float]:

@@ -80,6 +80,17 @@ class CoordinateDescent:
                 moved = True
         return moved
 
+    def similarity(self, name: str) -> Tensor:
+        """Return what each unit of the reference gains from each unit of the candidate, at the present permutation.
+
+        Args:
+            name: A group.
+
+        Returns:
+            ``[*outer, n, n]`` in float64.
+        """
+        return self._similarity(name, self._touching[name])
+
     def _solve(self, name: str) -> bool:
         """Move one group to its best place; return whether it moved."""
         self._stale[name] = False

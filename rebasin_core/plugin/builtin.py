@@ -86,9 +86,14 @@ def rebasin_inferences() -> Sequence[type[InferenceConfig]]:
 @hookimpl
 def rebasin_matchers() -> Sequence[type[MatcherConfig]]:
     """Return the matchers."""
-    from rebasin_core.config.matcher import KLMatcherConfig, WassersteinMatcherConfig, WeightMatcherConfig
+    from rebasin_core.config import matcher
 
-    return [WeightMatcherConfig, WassersteinMatcherConfig, KLMatcherConfig]
+    return [
+        matcher.WeightMatcherConfig,
+        matcher.WassersteinMatcherConfig,
+        matcher.KLMatcherConfig,
+        matcher.ActivationMatcherConfig,
+    ]
 
 
 @hookimpl
@@ -101,6 +106,7 @@ def rebasin_barriers() -> Sequence[type[BarrierConfig]]:
         barrier.PointwiseBarrierConfig,
         barrier.ResetBarrierConfig,
         barrier.RepairBarrierConfig,
+        barrier.CurvedBarrierConfig,
     ]
 
 

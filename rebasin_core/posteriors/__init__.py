@@ -2,6 +2,7 @@
 
 from rebasin_core.posteriors.adapter import AbstractWriteBack, PosteriorAdapter
 from rebasin_core.posteriors.attached import AbstractAttachedPosterior
+from rebasin_core.posteriors.barycenter import barycenter
 from rebasin_core.posteriors.base import AbstractCoupling, AbstractGeodesic, AbstractLogDensity, Posterior
 from rebasin_core.posteriors.companions import Companions
 from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
@@ -47,6 +48,7 @@ __all__ = [
     "PyroGuideAdapter",
     "SamplesPosterior",
     "UnitNoise",
+    "barycenter",
     "from_state_dict",
     "kl_divergence",
     "load_samples",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.barriers.drawing import draw_curve
-from rebasin_core.errors import FileFormatError, PluginError
-from rebasin_core.tensors.files import read_json, replacing
+from rebasin_core.errors import FileFormatError
+from rebasin_core.report.drawing import draw_reliability, draw_similarity
+from rebasin_core.report.style import COLORS, LINES, UNALIGNED_COLOR, save_figure, styled_figure
+from rebasin_core.tensors.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,27 +19,13 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; grey for what was not aligned.
-_UNALIGNED_COLOR = "#666666"
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_STYLES = ("-", "--", "-.", ":")
-_STYLE: dict[str, Any] = {
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "font.size": 10,
-    "legend.frameon": False,
-    "svg.hashsalt": "rebasin_core",
-}
-
 
 def write_figures(folder: Path) -> list[Path]:
     """Draw the curves of a run, one figure a split, as PNG and SVG.
 
     The left panel shows the loss of all alignments, the right one what is left after alignment: the height above the
     straight line between the end losses, at its own scale. Bands are two standard errors, on the right paired ones.
+    Beside them: the reliability of both posteriors, and how alike units are before and after each matcher.
 
     Args:
         folder: The run's folder.
@@ -57,36 +47,56 @@ def write_figures(folder: Path) -> list[Path]:
     for split in splits:
         curves = {label: LossCurve.from_json(read_json(split / f"{label}.json")) for label in order}
         written += _write(curves, folder / "figures", f"barrier_{split.name}", title=f"{split.name} data")
+        scores = {role: folder / "scores" / split.name / f"{role}.json" for role in ("reference", "candidate")}
+        if all(path.is_file() for path in scores.values()):
+            written += _write_reliability(scores, folder / "figures", f"reliability_{split.name}")
+    for path in sorted((folder / "similarities").glob("*.json")):
+        written += _write_similarity(path, folder / "figures")
     return written
 
 
 def _write(curves: Mapping[str, LossCurve], folder: Path, name: str, *, title: str) -> list[Path]:
-    try:
-        from matplotlib import rc_context  # ruff: ignore[import-outside-top-level] - an extra
-        from matplotlib.figure import Figure  # ruff: ignore[import-outside-top-level] - an extra
-    except ImportError as error:
-        message = "figures need matplotlib; install it with: pip install 'rebasin-core[plot]'"
-        raise PluginError(message) from error
-    paths = [folder / f"{name}.{suffix}" for suffix in ("png", "svg")]
-    with rc_context(cast("Any", _STYLE)):  # its keys are typed one by one
-        figure = Figure(figsize=(9.5, 4.4), layout="constrained")
+    with styled_figure(9.5, 4.4) as figure:
         left, right = figure.subplots(1, 2)
         _losses(left, curves)
         _aligned(right, curves)
         figure.suptitle(title)
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-        for path in paths:
-            with replacing(path) as temporary:
-                # Without a date the same curves give the same bytes.
-                metadata = {"Date": None} if path.suffix == ".svg" else None
-                figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=metadata)
-    return paths
+        return save_figure(figure, folder, name)
+
+
+def _write_reliability(files: Mapping[str, Path], folder: Path, name: str) -> list[Path]:
+    """Draw the reliability of both posteriors; nothing for a regression."""
+    bins: dict[str, Any] = {role: read_json(path)["bins"] for role, path in files.items()}
+    if not all(bins.values()):
+        return []
+    with styled_figure(3.6 * len(bins), 3.4) as figure:
+        for axes, (role, parts) in zip(figure.subplots(1, len(bins), squeeze=False)[0], bins.items(), strict=True):
+            draw_reliability(axes, *(torch.tensor(parts[part]) for part in ("count", "confidence", "accuracy")))
+            axes.set_title(role)
+        return save_figure(figure, folder, name)
+
+
+def _write_similarity(path: Path, folder: Path) -> list[Path]:
+    """Draw how alike units are before and after a matcher: two rows of one picture a group."""
+    groups: dict[str, Any] = read_json(path)
+    if not groups:
+        return []
+    with styled_figure(max(2.4 * len(groups), 3.2), 5.2) as figure:
+        panels = figure.subplots(2, len(groups), squeeze=False)
+        for column, (group, sides) in enumerate(groups.items()):
+            matrices = {side: torch.tensor(sides[side]) for side in ("before", "after")}
+            largest = max(float(matrix.max()) for matrix in matrices.values())
+            for row, (side, matrix) in enumerate(matrices.items()):
+                draw_similarity(panels[row, column], matrix, largest=max(largest, 1e-6))
+                panels[row, column].set_title(f"{group}, {side}")
+        return save_figure(figure, folder, f"similarity_{path.stem}")
 
 
 def _losses(axes: Axes, curves: Mapping[str, LossCurve]) -> None:
     for index, (label, curve) in enumerate(curves.items()):
         text = f"{label}: barrier {curve.height:.3f}"
-        draw_curve(curve, axes, label=text, color=_color(index), style=_STYLES[index % len(_STYLES)])
+        draw_curve(curve, axes, label=text, color=_color(index), style=LINES[index % len(LINES)])
     axes.set_ylim(bottom=0)
     axes.set_title("loss, before and after alignment")
 
@@ -96,10 +106,10 @@ def _aligned(axes: Axes, curves: Mapping[str, LossCurve]) -> None:
     axes.axhline(0, color="black", linewidth=0.8)
     for index, curve in enumerate(curves.values()):
         if index > 0:
-            style = _STYLES[index % len(_STYLES)]
+            style = LINES[index % len(LINES)]
             draw_curve(curve, axes, above=True, color=_color(index), style=style)
     axes.set_title("what is left after alignment, enlarged")
 
 
 def _color(index: int) -> str:
-    return _UNALIGNED_COLOR if index == 0 else _COLORS[(index - 1) % len(_COLORS)]
+    return UNALIGNED_COLOR if index == 0 else COLORS[(index - 1) % len(COLORS)]

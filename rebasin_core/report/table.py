@@ -23,10 +23,28 @@ def barrier_table(curves: Mapping[str, LossCurve], distances: Mapping[str, float
     Returns:
         The table as text.
     """
+    headings, rows = barrier_rows(curves, distances)
+    # Two lines a heading keep the table narrow enough for a terminal.
+    headers = [heading.replace("|", "\n") for heading in headings]
+    return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
+
+
+def barrier_rows(
+    curves: Mapping[str, LossCurve], distances: Mapping[str, float | None]
+) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and rows of a table of barriers, as text.
+
+    Args:
+        curves: Curves by label.
+        distances: 2-Wasserstein distances by label.
+
+    Returns:
+        Headings, with a bar where a line may be broken, and one row a label.
+    """
     name = {"accuracy": "accuracy", "mean_squared_error": "MSE"}
     rows = []
     for label, curve in curves.items():
-        middle = len(curve.t) // 2
+        middle = min(enumerate(curve.t), key=lambda place: abs(place[1] - 0.5))[0]
         distance = distances.get(label)
         rows.append([
             label,
@@ -38,20 +56,20 @@ def barrier_table(curves: Mapping[str, LossCurve], distances: Mapping[str, float
             f"{curve.score[middle]:.4f}",
             "-" if distance is None else f"{distance:.2f}",
         ])
-    score = name[next(iter(curves.values())).score_name]
-    # Two lines a heading keep the table narrow enough for a terminal.
-    headings = (
+    first = next(iter(curves.values()))
+    score = name.get(first.score_name, first.score_name)
+    unit = "(nats)" if first.metric in {"nll", "gibbs"} else f"({first.metric})"
+    headings = [
         "alignment",
-        "barrier|(nats)",
+        f"barrier|{unit}",
         "±|sampling",
         "±|data",
         "at t",
         "end|losses",
         f"{score}|at 0.5",
         "W2|distance",
-    )
-    headers = [heading.replace("|", "\n") for heading in headings]
-    return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
+    ]
+    return headings, rows
 
 
 def _error(value: float) -> str:

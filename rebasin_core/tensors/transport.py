@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rebasin_core.tensors.assignment import solve_assignment
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -52,6 +54,20 @@ def turned_onto(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> di
     left, _, right = torch.linalg.svd(torch.as_tensor(product))
     rotation = left @ right
     return {name: torch.tensordot(rotation.to(tensor), tensor, dims=1) for name, tensor in second.items()}
+
+
+def assigned_onto(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return points in the order in which they are nearest, in the mean square, to as many others.
+
+    Args:
+        first: ``[K, *s]`` for every name: the points that stay.
+        second: The same names and shapes.
+
+    Returns:
+        ``second``, its points reordered.
+    """
+    index = solve_assignment(-squared_distances(first, second))
+    return {name: tensor.index_select(0, index.to(tensor.device)) for name, tensor in second.items()}
 
 
 def transport_cost(weights: Tensor, other_weights: Tensor, cost: Tensor) -> float:

@@ -31,6 +31,12 @@ def test_a_run_ends_with_a_table_and_a_picture(tmp_path: Path) -> None:
     assert "unaligned" in done.stdout
     assert "the barrier went from" in done.stdout
     assert (tmp_path / "runs/small/figures/barrier_test.png").is_file()
+    report = tmp_path / "runs/small/report.html"
+    before = report.read_bytes()
+    report.unlink()
+    again = rebasin("report", "runs/small", cwd=tmp_path)
+    assert again.stdout.strip() == "runs/small/report.html"
+    assert report.read_bytes() == before
     assert not done.stderr
 
 
@@ -44,6 +50,7 @@ def test_a_run_ends_with_a_table_and_a_picture(tmp_path: Path) -> None:
         (["run", "mnist.yaml"], 2, "looked for"),
         (["rnu"], 2, "No such command"),
         (["run"], 2, "Missing argument"),
+        (["report", "small.yaml"], 2, "is not the folder of a finished run"),
         (["check", "no-such-package"], 1, "no plugin of that name is installed"),
     ],
 )

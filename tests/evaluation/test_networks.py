@@ -14,7 +14,7 @@ from typing_extensions import override
 import rebasin_core as rc
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation import EvaluationOptions, FunctionalModel, LossEstimate, Predictions, predict
-from rebasin_core.evaluation import predictive as predictive_module
+from rebasin_core.evaluation.choice import networks_of
 from rebasin_core.evaluation.local import LocalNetworks
 from rebasin_core.evaluation.networks import LoopedNetworks, VectorizedNetworks
 
@@ -113,7 +113,7 @@ def test_auto_takes_what_fits() -> None:
 
     def chosen(posterior: rc.Posterior, model: FunctionalModel = functional, **extra: Any) -> type:
         batches = data() if model is functional else [(torch.zeros(4, 1, 8, 8).double(), torch.zeros(4).long())]
-        return type(predictive_module.networks_of(posterior, model, batches, options, num_samples=4, seed=0, **extra))
+        return type(networks_of(posterior, model, batches, options, num_samples=4, seed=0, **extra))
 
     assert chosen(spread_over(small)) is LocalNetworks
     assert chosen(spread_over(small), adjust=lambda tensors, _: tensors) is VectorizedNetworks

@@ -1,0 +1,222 @@
+"""The study: posteriors of many networks trained from several seeds, all pairs aligned, and the barriers between them.
+
+    python docs/reproduction/study.py train --root DATA --folder STUDY [--only PATTERN]
+    python docs/reproduction/study.py measure --root DATA --folder STUDY --output results.jsonl [--only PATTERN]
+
+Both go on where they were stopped. Without the data sets in ``DATA``, add ``--download``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import time
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+import torch
+
+import rebasin_core as rc
+
+SEEDS = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the study: a data set, a network, and how its posteriors are found.
+
+    Attributes:
+        data: Name of the data set.
+        network: ``mlp`` (equally wide hidden layers, ReLU) or ``resnet`` (ResNet-20 with filter response normalisation)
+            or ``resnet_batch`` (the same with batch normalisation).
+        method: ``vi`` (mean field) or ``map``.
+        width: Units of each hidden layer, or the multiple of the channels.
+        depth: Hidden layers.
+        prior_scale: Standard deviation of the prior.
+        kl_weight: Weight of the divergence: 1 is Bayes, less is colder.
+        epochs: Passes over the training data.
+        num_train: How many training examples.
+    """
+
+    data: str
+    network: str = "mlp"
+    method: str = "vi"
+    width: int = 512
+    depth: int = 3
+    prior_scale: float = 0.05
+    kl_weight: float = 0.05
+    epochs: int = 8
+    num_train: int = 60_000
+
+    @property
+    def name(self) -> str:
+        """A name for files and for ``--only``."""
+        cold = f"-kl{self.kl_weight:g}" if self.method == "vi" else ""
+        return (
+            f"{self.data}-{self.network}-{self.method}-w{self.width}-d{self.depth}-p{self.prior_scale:g}{cold}"
+            f"-e{self.epochs}-n{self.num_train}"
+        )
+
+    def architecture(self) -> rc.Architecture:
+        """The network."""
+        if self.network == "mlp":
+            return rc.MLPArchitecture(hidden=[self.width] * self.depth)
+        norm = "batch" if self.network == "resnet_batch" else "frn"
+        return rc.CifarResNetArchitecture(depth=20, width=self.width, norm=norm)
+
+    def inference(self) -> rc.Inference:
+        """How it is trained."""
+        optimizer = rc.OptimizerSpec("Adam", {"lr": 1e-3, "fused": True})
+        schedule = rc.ScheduleSpec("CosineAnnealingLR", {"T_max": self.epochs})
+        if self.method == "map":
+            return rc.MAPInference(
+                epochs=self.epochs, optimizer=optimizer, schedule=schedule, prior_scale=self.prior_scale
+            )
+        return rc.MeanFieldVI(
+            epochs=self.epochs,
+            optimizer=optimizer,
+            schedule=schedule,
+            prior_scale=self.prior_scale,
+            kl_weight=self.kl_weight,
+            initial_stddev=0.02,
+        )
+
+
+def cells() -> list[Cell]:
+    """All cells, the cheaper ones first."""
+    sets, widths = ("mnist", "fashion_mnist"), (512, 256, 128, 64)
+    found = [Cell(data, width=width) for data in sets for width in widths]
+    found += [Cell(data, method="map", width=width, prior_scale=0.1) for data in sets for width in widths]
+    base = Cell("mnist", width=256)
+    found += [replace(base, kl_weight=weight) for weight in (0.01, 0.2, 1.0)]
+    found += [replace(base, depth=depth) for depth in (1, 2, 5)]
+    found += [replace(base, prior_scale=scale) for scale in (0.025, 0.1, 0.2)]
+    found += [replace(base, num_train=number, epochs=epochs) for number, epochs in ((5_000, 96), (20_000, 24))]
+    cifar = Cell("cifar10", num_train=50_000, epochs=12)
+    found += [cifar, replace(cifar, method="map", prior_scale=0.1)]
+    return found + [Cell(data, width=1024) for data in sets]
+
+
+def train(cell: Cell, root: Path, folder: Path, *, download: bool) -> None:
+    """Train the posteriors of a cell that are not there yet."""
+    files = {seed: folder / f"{cell.name}-s{seed}.safetensors" for seed in SEEDS}
+    if all(file.exists() for file in files.values()):
+        return
+    data = dataset(cell, root, download=download)
+    for seed, file in files.items():
+        if file.exists():
+            continue
+        start = time.time()
+        model = cell.architecture().build(data.input_shape, 10, generator=torch.Generator().manual_seed(seed))
+        result = cell.inference().fit(
+            model,
+            data.train.batches(256, shuffle_seed=seed),
+            generator=torch.Generator().manual_seed(seed + 2**32),
+            checkpoint=file.with_suffix(".training"),
+        )
+        seconds = time.time() - start
+        result.posterior.save(file, meta={"seconds": seconds})
+        file.with_suffix(".training").unlink(missing_ok=True)
+        print(f"{file.name}: {seconds:.0f} s, loss {result.history[-1]}", flush=True)
+
+
+def measure(  # ruff: ignore[too-many-locals] - a script
+    cell: Cell, root: Path, folder: Path, output: Path, matchers: list[str], *, download: bool
+) -> None:
+    """Measure the pairs of a cell whose posteriors are there, and that are not measured yet."""
+    files = {seed: folder / f"{cell.name}-s{seed}.safetensors" for seed in SEEDS}
+    done = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()] if output.exists() else []
+    known = {(record["cell"], *record["pair"], record["alignment"]) for record in done}
+    pairs = [pair for pair in combinations(SEEDS, 2) if all(files[seed].exists() for seed in pair)]
+    labels = ["unaligned", *matchers]
+    missing = [(pair, label) for pair in pairs for label in labels if (cell.name, *pair, label) not in known]
+    if not missing:
+        return
+    data = dataset(cell, root, download=download)
+    model = cell.architecture().build(data.input_shape, 10)
+    spec = cell.architecture().spec(model)
+    posteriors = {seed: rc.load_posterior(file) for seed, file in files.items() if file.exists()}
+    for pair, label in missing:
+        reference, candidate = (posteriors[seed] for seed in pair)
+        start = time.time()
+        if label != "unaligned":
+            train = data.train.first(10_000).batches(1000)
+            candidate = rc.match(reference, candidate, spec, label, model=model, data=train).apply(candidate)
+        matched = time.time() - start
+        curve = rc.barrier(
+            reference,
+            candidate,
+            model=model,
+            data=data.test.batches(1000),
+            calibration=data.train.first(5_000).batches(1000),
+            estimator=estimator(cell),
+        )
+        middle = curve.t.index(0.5)
+        record = {
+            "cell": cell.name,
+            "pair": pair,
+            "alignment": label,
+            "height": curve.height,
+            "stderr": curve.height_stderr,
+            "data_stderr": curve.height_data_stderr,
+            "bias": curve.height_bias,
+            "ends": [curve.loss[0], curve.loss[-1]],
+            "gibbs": [curve.gibbs[0], curve.gibbs[middle], curve.gibbs[-1]],
+            "scores": [curve.score[0], curve.score[middle], curve.score[-1]],
+            "match_seconds": round(matched, 2),
+            "barrier_seconds": round(time.time() - start - matched, 1),
+        }
+        print(cell.name, pair, label, round(curve.height, 4), round(curve.height_stderr, 4), flush=True)
+        with output.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def estimator(cell: Cell) -> dict[str, object]:
+    """How barriers of a cell are estimated: marginalised for distributions; batch statistics taken anew."""
+    points = cell.method == "map"
+    inner: dict[str, object] = (
+        {"name": "pointwise", "num_points": 11}
+        if points
+        else {
+            "name": "marginalized",
+            "num_points": 5,
+            "num_samples": 16,
+        }
+    )
+    return {"name": "reset", "estimator": inner} if cell.network == "resnet_batch" else inner
+
+
+def dataset(cell: Cell, root: Path, *, download: bool) -> rc.DataSplits:
+    """The data of a cell."""
+    data: rc.DataSplits = rc.build("dataset", name=cell.data, root=root, download=download).load()
+    return replace(data, train=data.train.first(cell.num_train))
+
+
+def main() -> None:
+    """Do one of the two stages for all cells that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", choices=("train", "measure", "list"))
+    parser.add_argument("--root", type=Path, default=Path("data"))
+    parser.add_argument("--folder", type=Path, default=Path("study"))
+    parser.add_argument("--output", type=Path, default=Path("study.jsonl"))
+    parser.add_argument("--only", default="*", help="a pattern of the names of cells")
+    parser.add_argument("--matchers", nargs="*", default=["weight", "wasserstein"])
+    parser.add_argument("--download", action="store_true")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    for cell in cells():
+        if not fnmatch.fnmatch(cell.name, arguments.only):
+            continue
+        if arguments.stage == "list":
+            print(cell.name)
+        elif arguments.stage == "train":
+            train(cell, arguments.root, arguments.folder, download=arguments.download)
+        else:
+            where = (arguments.root, arguments.folder, arguments.output)
+            measure(cell, *where, arguments.matchers, download=arguments.download)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""The commands on checkpoints: align, merge, and the barrier between two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rebasin_core.cli.sources import load_model, parse_input
+from rebasin_core.engine.align import barrier as measure
+from rebasin_core.engine.align import build, match
+from rebasin_core.engine.convert import load_posterior
+from rebasin_core.engine.merge import merge as merge_networks
+from rebasin_core.engine.merge import save_checkpoint
+from rebasin_core.engine.trace import trace_spec
+from rebasin_core.errors import ConfigError
+from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.report.table import barrier_table
+from rebasin_core.specs.files import load_spec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rebasin_core.data.base import DataSplits
+    from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.specs.base import PermutationSpec
+
+_INPUTS = click.option(
+    "--input", "-i", "inputs", multiple=True, help="An input to trace the model with: 2,3,224,224 or 2,16:int<1000."
+)
+_SPEC = click.option("--spec", type=click.Path(path_type=Path), help="A specification file, instead of tracing.")
+_MATCHER = click.option("--matcher", default="weight", show_default=True, help="A registered matcher.")
+_DATA = click.option("--data", help="A registered data set: for matchers that need data, for repair and barriers.")
+_ROOT = click.option("--root", type=click.Path(path_type=Path), help="The folder of the data set.")
+_OUTPUT = click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="The safetensors file.")
+_CHECKPOINT = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("factory")
+@click.argument("reference", type=_CHECKPOINT)
+@click.argument("candidate", type=_CHECKPOINT)
+@_INPUTS
+@_SPEC
+@_MATCHER
+@_DATA
+@_ROOT
+@_OUTPUT
+def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - click passes one an option
+    factory: str,
+    reference: Path,
+    candidate: Path,
+    inputs: tuple[str, ...],
+    spec: Path | None,
+    matcher: str,
+    data: str | None,
+    root: Path | None,
+    output: Path,
+) -> None:
+    """Move the CANDIDATE checkpoint onto the REFERENCE, for the model that FACTORY makes; its function stays.
+
+    FACTORY is package.module:factory, a function or class that needs no arguments.
+    """
+    model = load_model(factory)
+    symmetries = _symmetries(model, inputs, spec)
+    first, second = (_loaded(path, model) for path in (reference, candidate))
+    batches = None if data is None else _data(data, root).train.batches(1000)
+    result = match(first, second, symmetries, matcher, model=model, data=batches)
+    aligned = result.apply(second)
+    if isinstance(aligned, PointPosterior):
+        save_checkpoint(aligned, output)
+    else:
+        aligned.save(output)
+    moved = sum(result.permutation.moved.values())
+    click.echo(
+        f"objective {result.identity_objective:.6g} -> {result.objective:.6g}, {moved} units moved in "
+        f"{len(result.permutation.moved)} groups; {result.outcome.value}\nwritten to {output}"
+    )
+
+
+@click.command()
+@click.argument("factory")
+@click.argument("checkpoints", type=_CHECKPOINT, nargs=-1, required=True)
+@_INPUTS
+@_SPEC
+@_MATCHER
+@click.option("--no-align", is_flag=True, help="Average the checkpoints as they are.")
+@click.option("--weight", "-w", "weights", multiple=True, type=float, help="One a checkpoint; equal if not given.")
+@click.option("--repair", type=click.Choice(["reset", "repair"]), help="Statistics or activations, from --data.")
+@_DATA
+@_ROOT
+@_OUTPUT
+def merge(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - click passes one an option
+    factory: str,
+    checkpoints: tuple[Path, ...],
+    inputs: tuple[str, ...],
+    spec: Path | None,
+    matcher: str,
+    no_align: bool,  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
+    weights: tuple[float, ...],
+    repair: str | None,
+    data: str | None,
+    root: Path | None,
+    output: Path,
+) -> None:
+    """Align CHECKPOINTS with the first of them and write their average, for the model that FACTORY makes."""
+    model = load_model(factory)
+    merged = merge_networks(
+        [_loaded(path, model) for path in checkpoints],
+        _symmetries(model, inputs, spec),
+        matcher=None if no_align else matcher,
+        weights=list(weights) or None,
+        repair="reset" if repair == "reset" else "repair" if repair == "repair" else None,
+        model=model,
+        data=None if data is None else _data(data, root).train.first(5000).batches(500),
+    )
+    save_checkpoint(merged.posterior, output)
+    click.echo(f"{len(checkpoints)} checkpoints merged; written to {output}")
+
+
+@click.command()
+@click.argument("factory")
+@click.argument("reference", type=_CHECKPOINT)
+@click.argument("candidate", type=_CHECKPOINT)
+@_INPUTS
+@_SPEC
+@_MATCHER
+@_DATA
+@_ROOT
+@click.option("--points", default=11, show_default=True, help="Places on the path, ends included: odd.")
+def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - click passes one an option
+    factory: str,
+    reference: Path,
+    candidate: Path,
+    inputs: tuple[str, ...],
+    spec: Path | None,
+    matcher: str,
+    data: str | None,
+    root: Path | None,
+    points: int,
+) -> None:
+    """Print the loss barrier between two checkpoints, unaligned and aligned, on the test data of --data.
+
+    \f
+
+    Raises:
+        ConfigError: If no data set is named.
+    """  # ruff: ignore[escape-sequence-in-docstring] - click shows what stands before the form feed
+    if data is None:
+        message = "a barrier is measured on data: name a data set with --data, and its folder with --root"
+        raise ConfigError(message)
+    model = load_model(factory)
+    symmetries = _symmetries(model, inputs, spec)
+    first, second = (_loaded(path, model) for path in (reference, candidate))
+    splits = _data(data, root)
+    test, train = splits.test.batches(1000), splits.train.first(5000).batches(1000)
+    aligned = match(first, second, symmetries, matcher, model=model, data=train).apply(second)
+    curves = {
+        label: measure(first, moved, model=model, data=test, calibration=train, num_points=points)
+        for label, moved in (("unaligned", second), (matcher, aligned))
+    }
+    click.echo(barrier_table(curves, {}))
+
+
+def _loaded(path: Path, model: nn.Module) -> Posterior:
+    """Return what a file holds; of a plain checkpoint, the model's buffers as such."""
+    found = load_posterior(path)
+    names = {name for name, _ in model.named_buffers()}
+    if not isinstance(found, PointPosterior):
+        return found
+    every = {**found.mean, **found.buffers}
+    return PointPosterior(
+        {n: t for n, t in every.items() if n not in names}, buffers={n: t for n, t in every.items() if n in names}
+    )
+
+
+def _symmetries(model: nn.Module, inputs: tuple[str, ...], spec: Path | None) -> PermutationSpec:
+    if (spec is None) == (not inputs):
+        message = "give either --input, to trace the model with, or --spec, a specification file"
+        raise ConfigError(message)
+    return load_spec(spec) if spec is not None else trace_spec(model, tuple(parse_input(text) for text in inputs))
+
+
+def _data(name: str, root: Path | None) -> DataSplits:
+    source = build("dataset", name=name) if root is None else build("dataset", name=name, root=root)
+    splits: DataSplits = source.load()
+    return splits

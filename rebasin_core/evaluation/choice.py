@@ -1,0 +1,97 @@
+"""Which way to run networks, and how many at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.local import LocalNetworks, local_layers
+from rebasin_core.evaluation.networks import (
+    AbstractNetworks,
+    DrawnNetworks,
+    EvaluationOptions,
+    LoopedNetworks,
+    VectorizedNetworks,
+)
+from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
+from rebasin_core.tensors.memory import free_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from rebasin_core.evaluation.functional import FunctionalModel
+    from rebasin_core.evaluation.networks import Adjust
+    from rebasin_core.posteriors.base import Posterior
+
+# Below this many multiplications a network and batch, calls cost more than arithmetic.
+_SMALL = {"cpu": 2e7, "cuda": 2e10}
+# Rows of a matrix that stay in the cache of a CPU, while products are still large enough.
+_CPU_ROWS = 2000
+# A pass needs several times its parameters and outputs; no more than a part of the free memory is taken.
+_COPIES, _SHARE = 6, 0.5
+
+
+def networks_of(  # ruff: ignore[too-many-arguments] - the problem's parts
+    posterior: Posterior,
+    model: FunctionalModel,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    options: EvaluationOptions,
+    *,
+    num_samples: int,
+    seed: int,
+    adjust: Adjust | None = None,
+) -> AbstractNetworks:
+    """Return networks drawn from a posterior, to be run by the method that the options ask for or that fits best.
+
+    Args:
+        posterior: A distribution over the model's parameters.
+        model: The network.
+        batches: As from `held_batches`.
+        options: How networks are run.
+        num_samples: Number of samples, at least 1.
+        seed: Seed of the noise.
+        adjust: Changes the tensors of every drawn network.
+
+    Returns:
+        The networks.
+
+    Raises:
+        InvalidInputError: If the method cannot be used.
+    """
+    inputs = batches[0][0]
+    if options.method in {"auto", "local"} and isinstance(posterior, DiagonalGaussianPosterior) and adjust is None:
+        found = local_layers(posterior, model, inputs)
+        if found is not None and (found[1] or options.method == "local"):
+            chunk = options.chunk_size or _chunk(posterior, model, inputs, num_samples, stacked=False)
+            return LocalNetworks(posterior, model, found[0], options, count=num_samples, seed=seed, chunk=chunk)
+    if options.method == "local":
+        message = (
+            "the method `local` needs independent Gaussians over dense and convolutional layers that are called once, "
+            f"and nothing that changes drawn weights; got a {posterior.kind!r} posterior. Use `auto`"
+        )
+        raise InvalidInputError(message)
+    drawn = DrawnNetworks(posterior, num_samples, seed, antithetic=options.antithetic, adjust=adjust)
+    small = _work(posterior, inputs) < _SMALL.get(inputs.device.type, 0)
+    if drawn.count > 1 and (options.method == "vectorized" or (options.method == "auto" and small)):
+        chunk = options.chunk_size or _chunk(posterior, model, inputs, num_samples, stacked=True)
+        vectorized = VectorizedNetworks(drawn, model, options, min(chunk, drawn.count))
+        if options.method == "vectorized" or vectorized.is_possible(inputs):
+            return vectorized
+    return LoopedNetworks(drawn, model, options)
+
+
+def _work(posterior: Posterior, inputs: Tensor) -> float:
+    """Return about how many multiplications one network does for a batch: weights met once an example."""
+    return float(sum(tensor.numel() for tensor in posterior.mean.values()) * len(inputs))
+
+
+def _chunk(posterior: Posterior, model: FunctionalModel, inputs: Tensor, count: int, *, stacked: bool) -> int:
+    """Return how many networks fit into memory at once, and on a CPU into its cache where weights are not stacked."""
+    per_network = model.output_elements(inputs) * inputs.element_size() * _COPIES
+    if stacked:
+        per_network += sum(tensor.numel() * tensor.element_size() for tensor in posterior.mean.values()) * 2
+    elif inputs.device.type == "cpu":
+        count = min(count, max(1, _CPU_ROWS // len(inputs)))
+    return int(max(1, min(count, _SHARE * free_memory(inputs.device) // max(per_network, 1))))

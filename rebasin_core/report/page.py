@@ -1,0 +1,162 @@
+"""The report of a run: one HTML file that opens anywhere, without a network."""
+
+from __future__ import annotations
+
+import base64
+import json
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from rebasin_core.barriers.curve import LossCurve
+from rebasin_core.errors import FileFormatError
+from rebasin_core.report.figures import write_figures
+from rebasin_core.report.table import barrier_rows
+from rebasin_core.tensors.files import read_json, write_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+_PAGE = "report.html"
+_CSS = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d8dee4; --paper: #ffffff; --tint: #f6f8fa; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ec; --soft: #9aa4ae; --line: #38414a; --paper: #14181c; --tint: #1d2329; }
+}
+body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem 4rem; color: var(--ink); background: var(--paper);
+  font: 16px/1.55 system-ui, sans-serif; }
+h1 { font-size: 1.7rem; margin: 0 0 .25rem; }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
+p { max-width: 46rem; } .soft { color: var(--soft); } .answer { font-size: 1.15rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { font-weight: 600; background: var(--tint); } th:first-child, td:first-child { text-align: left; }
+img { max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
+figure { margin: 1rem 0; } figcaption { color: var(--soft); font-size: .9rem; }
+pre { background: var(--tint); padding: 1rem; overflow-x: auto; font-size: .85rem; border-radius: 4px; }
+summary { cursor: pointer; }
+"""
+_CAPTIONS = {
+    "barrier": "Loss along the path, and what is left above the line between the ends. Bands are two standard errors.",
+    "reliability": "Accuracy against confidence; grey bars are the share of examples in each bin.",
+    "similarity": "Cosines between the weights of the largest units and of those in their places, before and after.",
+}
+
+
+def write_report(folder: Path) -> Path:
+    """Draw the figures of a run and write its report: everything in one HTML file.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        The file, ``report.html`` in the folder.
+
+    Raises:
+        PluginError: If matplotlib is not installed.
+        FileFormatError: If it is not the folder of a finished run, or files are damaged.
+        StorageError: If the file cannot be written.
+    """
+    if not (folder / "summary.json").is_file():
+        message = f"{folder} is not the folder of a finished run: it has no summary.json. Run it to its end first"
+        raise FileFormatError(message)
+    figures = [path for path in write_figures(folder) if path.suffix == ".svg"]
+    summary, record = read_json(folder / "summary.json"), read_json(folder / "run.json")
+    try:
+        body = _body(folder, summary, record, figures)
+    except (KeyError, TypeError, AttributeError) as error:
+        message = f"{folder}: a file of the run is damaged, or was written by another version ({error!r})"
+        raise FileFormatError(message) from error
+    title = f"rebasin_core: {escape(folder.resolve().name)}"
+    page = (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_CSS}</style></head>\n'
+        f"<body>{body}</body></html>\n"
+    )
+    write_bytes(folder / _PAGE, page.encode())
+    return folder / _PAGE
+
+
+def _body(folder: Path, summary: Mapping[str, Any], record: Mapping[str, Any], figures: Sequence[Path]) -> str:
+    config, about = record["config"], record["about"]
+    what = f"{config['architecture']['name']} on {config['data']['name']}, {config['inference']['name']}"
+    parts = [f"<h1>{escape(folder.resolve().name)}</h1>", f'<p class="soft">{escape(what)}</p>']
+    for split, entries in summary["barriers"].items():
+        curves = {
+            label: LossCurve.from_json(read_json(folder / "curves" / split / f"{label}.json")) for label in entries
+        }
+        parts += [f"<h2>Loss barrier on the {escape(split)} data</h2>", _answer(curves)]
+        headings, rows = barrier_rows(curves, summary["wasserstein_distances"])
+        parts.append(_table([heading.replace("|", " ") for heading in headings], rows))
+        parts += [_figure(path) for path in figures if path.stem == f"barrier_{split}"]
+        parts.append(_scores(folder, split))
+        parts += [_figure(path) for path in figures if path.stem == f"reliability_{split}"]
+    parts += ["<h2>Matching</h2>", _matches(summary["matches"])]
+    parts += [_figure(path) for path in figures if path.stem.startswith("similarity_")]
+    settings = escape(json.dumps(config, indent=2))
+    versions = ", ".join(f"{name} {version}" for name, version in about.items())
+    parts += [
+        "<h2>How it was made</h2>",
+        f"<details><summary>The configuration, with all defaults</summary><pre>{settings}</pre></details>",
+        f'<p class="soft">{escape(versions)}</p>',
+    ]
+    return "\n".join(parts)
+
+
+def _answer(curves: Mapping[str, LossCurve]) -> str:
+    """Return what alignment bought, in a sentence."""
+    unaligned, *others = curves
+    best = min(others, key=lambda label: curves[label].height)
+    before, after = (f"{curves[k].height:.4f} ± {curves[k].height_stderr:.4f}" for k in (unaligned, best))
+    return (
+        f'<p class="answer">Aligned by <b>{escape(best)}</b>, the barrier went from {before} to <b>{after}</b> nats '
+        "per example (± the Monte Carlo standard error).</p>"
+    )
+
+
+def _scores(folder: Path, split: str) -> str:
+    paths = {role: folder / "scores" / split / f"{role}.json" for role in ("reference", "candidate")}
+    if not all(path.is_file() for path in paths.values()):
+        return ""
+    found = {role: read_json(path)["scores"] for role, path in paths.items()}
+    names = list(found["reference"])
+    rows = [[role, *(_number(scores[name]) for name in names)] for role, scores in found.items()]
+    return "<h3>Predictive scores</h3>" + _table(["posterior", *names], rows)
+
+
+def _matches(matches: Mapping[str, Mapping[str, Any]]) -> str:
+    headings = ["matcher", "objective", "at the identity", "sweeps", "outcome", "units moved"]
+    rows = [
+        [
+            name,
+            _number(entry["objective"]),
+            _number(entry["identity_objective"]),
+            str(entry["sweeps"]),
+            str(entry["outcome"]),
+            ", ".join(f"{group} {count}" for group, count in entry["moved"].items()),
+        ]
+        for name, entry in matches.items()
+    ]
+    return _table(headings, rows)
+
+
+def _table(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _figure(path: Path) -> str:
+    """Return a picture in the page itself; as an image, so that names within pictures do not meet."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    caption = next((text for kind, text in _CAPTIONS.items() if path.stem.startswith(kind)), "")
+    alternative = escape(f"{path.stem.replace('_', ' ')}. {caption}")
+    return (
+        f'<figure><img alt="{alternative}" src="data:image/svg+xml;base64,{data}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,90 @@
+"""The commands on checkpoints, as a user meets them: subprocesses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+NETS = """
+import torch
+def make():
+    return torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 12), torch.nn.BatchNorm1d(12), torch.nn.ReLU(), torch.nn.Linear(12, 10)
+    )
+"""
+
+
+def rebasin(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rebasin_core", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=110)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "nets.py").write_text(NETS)
+    namespace: dict[str, object] = {}
+    exec(NETS, namespace)
+    make = namespace["make"]
+    assert callable(make)
+    torch.manual_seed(0)
+    first = make()
+    order = torch.randperm(12)
+    moved = {name: tensor.clone() for name, tensor in first.state_dict().items()}
+    for name in ("1.weight", "1.bias", "2.weight", "2.bias", "2.running_mean", "2.running_var"):
+        moved[name] = moved[name][order].contiguous()
+    moved["4.weight"] = moved["4.weight"][:, order].contiguous()
+    save_file(first.state_dict(), tmp_path / "a.safetensors")
+    save_file(moved, tmp_path / "b.safetensors")
+    return tmp_path
+
+
+def test_align_finds_the_order(folder: Path) -> None:
+    done = rebasin(
+        "align", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8", "-o", "c.safetensors", cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    assert "12 units moved" in done.stdout or "units moved in 1 groups" in done.stdout
+    first, found = load_file(folder / "a.safetensors"), load_file(folder / "c.safetensors")
+    assert set(first) == set(found)
+    for name, tensor in first.items():
+        torch.testing.assert_close(found[name], tensor)
+
+
+def test_merge_writes_an_ordinary_checkpoint(folder: Path) -> None:
+    arguments = ("merge", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8", "-o", "m.safetensors")
+    done = rebasin(*arguments, "--repair", "reset", "--data", "digits", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    first, found = load_file(folder / "a.safetensors"), load_file(folder / "m.safetensors")
+    torch.testing.assert_close(found["4.weight"], first["4.weight"])
+    assert not torch.equal(found["2.running_mean"], first["2.running_mean"])
+
+
+def test_barrier_is_printed_beside_the_unaligned_one(folder: Path) -> None:
+    arguments = ("barrier", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8", "--points", "3")
+    done = rebasin(*arguments, "--data", "digits", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith(("unaligned", "weight"))]
+    assert [line[0] for line in lines] == ["unaligned", "weight"]
+    assert float(lines[1][1]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["align", "nets:make", "a.safetensors", "b.safetensors", "-o", "c"], "either --input"),
+        (["barrier", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8"], "name a data set with --data"),
+        (["merge", "nets:make", "a.safetensors", "no.safetensors", "-i", "4,1,8,8", "-o", "c"], "cannot read"),
+        (["merge", "nets:make", "a.safetensors", "-w", "1", "-w", "2", "-i", "4,1,8,8", "-o", "c"], "1 weights"),
+    ],
+)
+def test_mistakes_are_one_sentence(folder: Path, arguments: list[str], message: str) -> None:
+    done = rebasin(*arguments, cwd=folder)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "c").exists()

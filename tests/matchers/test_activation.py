@@ -1,0 +1,65 @@
+"""Activation matching, against correlations by hand and on networks with shared streams, convolutions and heads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import nn
+
+import rebasin_core as rc
+from rebasin_core.errors import InvalidInputError
+
+
+def test_one_layer_is_solved_by_the_correlations() -> None:
+    architecture = rc.MLPArchitecture(hidden=[7])
+    first, second = (
+        architecture.build((5,), 3, generator=torch.Generator().manual_seed(seed)).double() for seed in (0, 1)
+    )
+    x = torch.randn(90, 5, generator=torch.Generator().manual_seed(2)).double()
+    data = [(part, torch.zeros(len(part))) for part in x.split(40)]
+    found = rc.match(first, second, architecture.spec(first), "activation", model=first, data=data)
+    z = [(x @ dict(m.named_parameters())["layers.0.weight"].T).T.detach() for m in (first, second)]
+    correlation = torch.corrcoef(torch.cat(z))[:7, 7:]
+    expected = linear_sum_assignment(correlation.numpy(), maximize=True)[1]
+    assert found.permutation.indices["hidden.0"].tolist() == expected.tolist()
+    assert found.objective == pytest.approx(correlation[range(7), expected].sum().item())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape"),
+    [
+        (rc.CifarResNetArchitecture(depth=8, norm="batch"), (3, 16, 16)),
+        (rc.ViTArchitecture(width=16, heads=2, depth=1, patch=8), (3, 16, 16)),
+    ],
+    ids=["residual", "heads"],
+)
+def test_planted_permutations_of_deep_networks(architecture: rc.Architecture, shape: tuple[int, ...]) -> None:
+    model = architecture.build(shape, 10, generator=torch.Generator().manual_seed(0)).eval()
+    spec = architecture.spec(model)
+    planted = spec.random_permutation(generator=torch.Generator().manual_seed(1))
+    x = torch.randn(64, *shape, generator=torch.Generator().manual_seed(2))
+    moved = planted.apply(model)
+    found = rc.match(model, moved, spec, "activation", model=model, data=[(x, torch.zeros(64))])
+    assert found.permutation == planted.inverse()
+
+
+def test_units_that_never_vary_are_like_no_other() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with torch.no_grad():
+        dict(model.named_parameters())["0.weight"][1] = 0
+    spec = rc.table_spec({"0.weight": "a, -", "0.bias": "a", "2.weight": "-, a", "2.bias": "-"}, model)
+    data = [(torch.randn(30, 3), torch.zeros(30))]
+    assert rc.match(model, model, spec, "activation", model=model, data=data).permutation.is_identity
+
+
+def test_what_is_missing() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    spec = rc.table_spec({"0.weight": "a, -", "0.bias": "a", "2.weight": "-, a", "2.bias": "-"}, model)
+    with pytest.raises(InvalidInputError, match="give `model` and `data`"):
+        rc.match(model, model, spec, "activation", model=model)
+    frozen = rc.table_spec(dict.fromkeys(["0.weight", "2.weight"], "-, -") | {"0.bias": "-", "2.bias": "-"}, model)
+    with pytest.raises(InvalidInputError, match="Use `weight`"):
+        rc.match(model, model, frozen, "activation", model=model, data=[(torch.zeros(2, 3), torch.zeros(2))])
+    with pytest.raises(InvalidInputError, match="expected a metric among"):
+        rc.ActivationMatcher(metric="cosine")  # type: ignore[arg-type]

@@ -1,0 +1,121 @@
+"""The report of a run, and single drawings."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from typing_extensions import override
+
+import rebasin_core as rc
+from rebasin_core.config.run import RunConfig
+from rebasin_core.errors import FileFormatError
+from rebasin_core.report import (
+    draw_barrier_matrix,
+    draw_loss_plane,
+    draw_reliability,
+    draw_similarity,
+    save_figure,
+    styled_figure,
+    write_report,
+)
+
+TEXT = """
+data: digits
+architecture: {name: mlp, hidden: [10]}
+inference: {name: mean_field_vi, epochs: 2}
+matchers: [weight, kl]
+barrier: {name: marginalized, num_points: 3, num_samples: 4}
+num_train: 300
+splits: [test, train]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report")
+    (root / "run.yaml").write_text(TEXT)
+    config: RunConfig = rc.load_run(root / "run.yaml")
+    return rc.run(config, root / "a run").folder
+
+
+class Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.links: list[str] = []
+
+    @override
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.sources += [str(values["src"])] if "src" in values else []
+        self.links += [str(values["href"])] if "href" in values else []
+        if tag not in {"meta", "img", "br"}:
+            self.open.append(tag)
+
+    @override
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_everything_is_in_one_file(folder: Path) -> None:
+    text = write_report(folder).read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    assert not page.open
+    assert not page.links
+    assert len(page.sources) == 6
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
+    assert not re.search(r"https?://", text)
+    assert "Loss barrier on the train data" in text
+    summary = json.loads((folder / "summary.json").read_text())
+    for curve in summary["barriers"]["test"].values():
+        assert f"{curve['height']:.4f}" in text
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+def test_a_browser_shows_it(folder: Path, tmp_path: Path) -> None:
+    page = write_report(folder)
+    command = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        f"--user-data-dir={tmp_path}", "--virtual-time-budget=5000", "--dump-dom", page.resolve().as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert "the barrier went from" in done.stdout
+
+
+def test_what_is_not_a_finished_run(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(FileFormatError, match="is not the folder of a finished run"):
+        write_report(tmp_path)
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    (broken / "run.json").write_text("{}")
+    with pytest.raises(FileFormatError, match="damaged"):
+        write_report(broken)
+
+
+def test_single_drawings_are_written_and_repeat(tmp_path: Path) -> None:
+    def draw(name: str) -> list[bytes]:
+        with styled_figure(8, 8) as figure:
+            panels = figure.subplots(2, 2)
+            draw_barrier_matrix(panels[0, 0], torch.tensor([[0.0, 0.5], [0.5, 0.0]]), labels=["a", "b"])
+            grid = torch.linspace(0, 1, 5)
+            draw_loss_plane(
+                panels[0, 1], grid, grid, 0.1 + torch.outer(grid, grid), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+            )
+            counts, confidence, accuracy = rc.reliability(torch.tensor([[0.7, 0.3], [0.2, 0.8]]), torch.tensor([0, 0]))
+            draw_reliability(panels[1, 0], counts, confidence, accuracy)
+            draw_similarity(panels[1, 1], torch.eye(3))
+            return [path.read_bytes() for path in save_figure(figure, tmp_path, name)]
+
+    assert draw("one") == draw("two")
+    with styled_figure(2, 2) as figure, pytest.raises(rc.RebasinError, match="square matrix"):
+        draw_barrier_matrix(figure.subplots(), torch.zeros(2, 3))
