@@ -20,6 +20,8 @@ def test_every_family_has_laws() -> None:
     assert LAWS.keys() == HOOKS.keys()
 
 
-def test_nothing_built_in_is_exempt_but_what_needs_torchvision() -> None:
-    # tests/specs/operators/test_vision.py has the rules of torchvision's operators.
-    assert [entry.name for entry in BUILTIN.all() if getattr(entry.kind, "exempt_laws", {})] == ["vision"]
+def test_what_is_built_in_and_exempt_is_known() -> None:
+    # tests/specs/operators/test_vision.py has the rules of torchvision's operators; matchers that minimise a loss on
+    # data and barriers along a trained curve cannot promise what holds for weights and straight lines.
+    exempt = {entry.name for entry in BUILTIN.all() if getattr(entry.kind, "exempt_laws", {})}
+    assert exempt == {"vision", "annealing", "straight_through", "curved"}

@@ -9,7 +9,15 @@ from rebasin_core.config.architecture import (
     VGGConfig,
     ViTConfig,
 )
-from rebasin_core.config.barrier import BarrierConfig, MarginalizedBarrierConfig, PointwiseBarrierConfig
+from rebasin_core.config.barrier import (
+    BarrierConfig,
+    CurvedBarrierConfig,
+    EvaluationConfig,
+    MarginalizedBarrierConfig,
+    PointwiseBarrierConfig,
+    RepairBarrierConfig,
+    ResetBarrierConfig,
+)
 from rebasin_core.config.base import FAMILIES, StrategyConfig, family_of
 from rebasin_core.config.dataset import (
     CIFAR10Config,
@@ -30,22 +38,43 @@ from rebasin_core.config.inference import (
     SnapshotEnsembleConfig,
     SWAGConfig,
 )
-from rebasin_core.config.matcher import KLMatcherConfig, MatcherConfig, WassersteinMatcherConfig, WeightMatcherConfig
+from rebasin_core.config.matcher import (
+    ActivationMatcherConfig,
+    AnnealingMatcherConfig,
+    ChainMatcherConfig,
+    FisherMatcherConfig,
+    FrankWolfeMatcherConfig,
+    KLMatcherConfig,
+    MatcherConfig,
+    PortfolioMatcherConfig,
+    RestartsMatcherConfig,
+    SinkhornMatcherConfig,
+    StraightThroughMatcherConfig,
+    WassersteinMatcherConfig,
+    WeightMatcherConfig,
+)
 from rebasin_core.config.optimizer import OptimizerConfig, ScheduleConfig
 from rebasin_core.config.run import PosteriorSource, RunConfig
 from rebasin_core.config.spec import FileSpecConfig, SpecConfig, TableSpecConfig, TracedSpecConfig
 
 __all__ = [
     "FAMILIES",
+    "ActivationMatcherConfig",
+    "AnnealingMatcherConfig",
     "ArchitectureConfig",
     "BarrierConfig",
     "CIFAR10Config",
+    "ChainMatcherConfig",
     "CifarResNetConfig",
+    "CurvedBarrierConfig",
     "DatasetConfig",
     "DeepEnsembleConfig",
     "DigitsConfig",
+    "EvaluationConfig",
     "FashionMNISTConfig",
     "FileSpecConfig",
+    "FisherMatcherConfig",
+    "FrankWolfeMatcherConfig",
     "GPTConfig",
     "InferenceConfig",
     "KLMatcherConfig",
@@ -58,15 +87,21 @@ __all__ = [
     "MeanFieldVIConfig",
     "OptimizerConfig",
     "PointwiseBarrierConfig",
+    "PortfolioMatcherConfig",
     "PosteriorSource",
+    "RepairBarrierConfig",
     "ResNetConfig",
+    "ResetBarrierConfig",
+    "RestartsMatcherConfig",
     "RunConfig",
     "SGHMCConfig",
     "SGLDConfig",
     "SWAGConfig",
     "ScheduleConfig",
+    "SinkhornMatcherConfig",
     "SnapshotEnsembleConfig",
     "SpecConfig",
+    "StraightThroughMatcherConfig",
     "StrategyConfig",
     "TableSpecConfig",
     "TracedSpecConfig",

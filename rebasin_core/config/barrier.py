@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny
@@ -49,7 +50,9 @@ class EvaluationConfig(BaseModel):
     )
     chunk_size: int | None = Field(None, ge=1, description="Networks at once; found from the free memory if not given.")
     precision: PrecisionName = Field("full", description="`full` or `bfloat16`.")
-    antithetic: bool = Field(default=False, description="Samples in pairs of opposite noise (Gaussian posteriors).")
+    antithetic: bool | None = Field(
+        None, description="Samples in pairs of opposite noise (Gaussian posteriors); by default for `local` only."
+    )
 
     def build(self) -> EvaluationOptions:
         """Return the options."""
@@ -107,6 +110,9 @@ class PointwiseBarrierConfig(AbstractPathBarrierConfig):
 class CurvedBarrierConfig(AbstractPathBarrierConfig):
     """Options of `CurvedBarrier`."""
 
+    exempt_laws: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("equal_ends", "closed_form_on_a_quadratic", "direction"), "the curve is trained, and leaves the straight line"
+    )
     name: Literal["curved"] = "curved"
     kind: CurveKind = Field("bezier", description="`bezier` or `polygon`, each with one trained bend.")
     epochs: int = Field(10, ge=0, description="Passes over the calibration data.")

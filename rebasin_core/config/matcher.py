@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 from typing_extensions import override
 
 from rebasin_core.config.base import StrategyConfig
+from rebasin_core.evaluation.likelihood import LikelihoodName
 from rebasin_core.matchers.activation import ActivationMatcher, ActivationMetric
+from rebasin_core.matchers.annealing import AnnealingMatcher
+from rebasin_core.matchers.fisher import FisherMatcher
+from rebasin_core.matchers.frank_wolfe import FrankWolfeMatcher, Start
 from rebasin_core.matchers.kl import KLMatcher
+from rebasin_core.matchers.sinkhorn import SinkhornLoss, SinkhornMatcher
+from rebasin_core.matchers.straight_through import StraightThroughMatcher
 from rebasin_core.matchers.wasserstein import WassersteinMatcher
 from rebasin_core.matchers.weight import WeightMatcher
+from rebasin_core.matchers.wrappers import ChainMatcher, PortfolioMatcher, RestartsMatcher, Selection
 
 if TYPE_CHECKING:
     from rebasin_core.matchers.base import Matcher
@@ -78,3 +86,142 @@ class ActivationMatcherConfig(MatcherConfig):
     @override
     def build(self) -> Matcher:
         return ActivationMatcher(metric=self.metric, num_samples=self.num_samples)
+
+
+@final
+class FisherMatcherConfig(MatcherConfig):
+    """Options of `FisherMatcher`."""
+
+    name: Literal["fisher"] = "fisher"
+    max_sweeps: int = Field(100, ge=1, description="The most sweeps over all groups, at least 1.")
+
+    @override
+    def build(self) -> Matcher:
+        return FisherMatcher(max_sweeps=self.max_sweeps)
+
+
+@final
+class FrankWolfeMatcherConfig(MatcherConfig):
+    """Options of `FrankWolfeMatcher`."""
+
+    name: Literal["frank_wolfe"] = "frank_wolfe"
+    channels: Literal["mean", "mean and standard deviation"] = Field("mean", description="What is compared.")
+    max_steps: int = Field(100, ge=0, description="The most steps.")
+    start: Start = Field("identity", description="`identity` or `uniform`.")
+    tolerance: float = Field(1e-5, ge=0, description="Steps end when one gains less than this part of the objective.")
+
+    @override
+    def build(self) -> Matcher:
+        return FrankWolfeMatcher(
+            channels=self.channels, max_steps=self.max_steps, start=self.start, tolerance=self.tolerance
+        )
+
+
+@final
+class RestartsMatcherConfig(MatcherConfig):
+    """Options of `RestartsMatcher`."""
+
+    name: Literal["restarts"] = "restarts"
+    matcher: SerializeAsAny[MatcherConfig] = Field(
+        default_factory=WassersteinMatcherConfig, description="The matcher; `wasserstein` if not given."
+    )
+    restarts: int = Field(5, ge=1, description="Random beginnings beside the first.")
+
+    @override
+    def build(self) -> Matcher:
+        return RestartsMatcher(self.matcher.build(), restarts=self.restarts)
+
+
+@final
+class ChainMatcherConfig(MatcherConfig):
+    """Options of `ChainMatcher`."""
+
+    name: Literal["chain"] = "chain"
+    matchers: tuple[SerializeAsAny[MatcherConfig], ...] = Field(
+        default_factory=lambda: (ActivationMatcherConfig(), WassersteinMatcherConfig()),
+        min_length=1,
+        description="One after the other; `activation` and then `wasserstein` if not given.",
+    )
+
+    @override
+    def build(self) -> Matcher:
+        return ChainMatcher([matcher.build() for matcher in self.matchers])
+
+
+@final
+class PortfolioMatcherConfig(MatcherConfig):
+    """Options of `PortfolioMatcher`."""
+
+    name: Literal["portfolio"] = "portfolio"
+    matchers: tuple[SerializeAsAny[MatcherConfig], ...] = Field(
+        default_factory=lambda: (WassersteinMatcherConfig(), FrankWolfeMatcherConfig()),
+        min_length=1,
+        description="Each is tried; `wasserstein` and `frank_wolfe` if not given.",
+    )
+    select: Selection = Field("distance", description="`distance`, or `loss` on the training data.")
+    seconds: float | None = Field(None, gt=0, description="No further matcher is begun when so many are spent.")
+
+    @override
+    def build(self) -> Matcher:
+        return PortfolioMatcher(
+            [matcher.build() for matcher in self.matchers], select=self.select, seconds=self.seconds
+        )
+
+
+_BY_LOSS = "minimises the loss half-way on the data, for which a moved copy need not be the best partner"
+
+
+@final
+class StraightThroughMatcherConfig(MatcherConfig):
+    """Options of `StraightThroughMatcher`."""
+
+    exempt_laws: ClassVar[Mapping[str, str]] = {"planted_permutation": _BY_LOSS, "device_and_dtype": _BY_LOSS}
+    name: Literal["straight_through"] = "straight_through"
+    epochs: int = Field(5, ge=1, description="Passes over the data.")
+    learning_rate: float = Field(1e-3, gt=0, description="Of Adam.")
+    sweeps: int = Field(1, ge=1, description="Sweeps of coordinate descent a step.")
+    likelihood: LikelihoodName = Field("categorical", description="What outputs are scored by.")
+
+    @override
+    def build(self) -> Matcher:
+        return StraightThroughMatcher(
+            epochs=self.epochs, learning_rate=self.learning_rate, sweeps=self.sweeps, likelihood=self.likelihood
+        )
+
+
+@final
+class SinkhornMatcherConfig(MatcherConfig):
+    """Options of `SinkhornMatcher`."""
+
+    name: Literal["sinkhorn"] = "sinkhorn"
+    loss: SinkhornLoss = Field("weights", description="`weights`, `midpoint` or `random`.")
+    epochs: int = Field(10, ge=1, description="Passes over the data; of 20 steps each for `weights`.")
+    learning_rate: float = Field(0.1, gt=0, description="Of Adam, on the logits.")
+    temperature: float = Field(1.0, gt=0, description="Of the normalisation.")
+    iterations: int = Field(20, ge=1, description="Normalisations of rows and columns.")
+    likelihood: LikelihoodName = Field("categorical", description="What outputs are scored by.")
+
+    @override
+    def build(self) -> Matcher:
+        return SinkhornMatcher(**self.model_dump(exclude={"name"}))
+
+
+@final
+class AnnealingMatcherConfig(MatcherConfig):
+    """Options of `AnnealingMatcher`."""
+
+    exempt_laws: ClassVar[Mapping[str, str]] = {"planted_permutation": _BY_LOSS, "device_and_dtype": _BY_LOSS}
+    name: Literal["annealing"] = "annealing"
+    steps: int = Field(1000, ge=1, description="Exchanges that are tried.")
+    temperature: float = Field(0.01, gt=0, description="At the start, in nats.")
+    final_temperature: float = Field(1e-5, gt=0, description="At the end.")
+    likelihood: LikelihoodName = Field("categorical", description="What outputs are scored by.")
+
+    @override
+    def build(self) -> Matcher:
+        return AnnealingMatcher(
+            steps=self.steps,
+            temperature=self.temperature,
+            final_temperature=self.final_temperature,
+            likelihood=self.likelihood,
+        )

@@ -7,6 +7,7 @@ from rebasin_core.engine.diagnostics import ChainDiagnostics, count_transpositio
 from rebasin_core.engine.evaluate import score
 from rebasin_core.engine.information import PermutationInformation, permutation_information
 from rebasin_core.engine.landscape import BarrierMatrix, Star, barrier_matrix, star
+from rebasin_core.engine.many import ManyMatch, match_many
 from rebasin_core.engine.merge import Merged, greedy_soup, merge, save_checkpoint
 from rebasin_core.engine.plane import HullLosses, LossPlane, hull_losses, loss_plane
 from rebasin_core.engine.run import RunResult, load_run, run
@@ -20,6 +21,7 @@ __all__ = [
     "ChainDiagnostics",
     "HullLosses",
     "LossPlane",
+    "ManyMatch",
     "Merged",
     "PermutationInformation",
     "RunResult",
@@ -39,6 +41,7 @@ __all__ = [
     "load_run",
     "loss_plane",
     "match",
+    "match_many",
     "merge",
     "permutation_information",
     "run",

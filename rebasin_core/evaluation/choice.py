@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 # Below this many multiplications a network and batch, calls cost more than arithmetic.
 _SMALL = {"cpu": 2e7, "cuda": 2e10}
-# Rows of a matrix that stay in the cache of a CPU, while products are still large enough.
-_CPU_ROWS = 2000
+# Numbers that all layers together return at once on a CPU: as many as stay in its cache, products large enough.
+_CPU_ELEMENTS = 5_000_000
 # A pass needs several times its parameters and outputs; no more than a part of the free memory is taken.
 _COPIES, _SHARE = 6, 0.5
 
@@ -72,7 +72,7 @@ def networks_of(  # ruff: ignore[too-many-arguments] - the problem's parts
             f"and nothing that changes drawn weights; got a {posterior.kind!r} posterior. Use `auto`"
         )
         raise InvalidInputError(message)
-    drawn = DrawnNetworks(posterior, num_samples, seed, antithetic=options.antithetic, adjust=adjust)
+    drawn = DrawnNetworks(posterior, num_samples, seed, antithetic=bool(options.antithetic), adjust=adjust)
     small = _work(posterior, inputs) < _SMALL.get(inputs.device.type, 0)
     if drawn.count > 1 and (options.method == "vectorized" or (options.method == "auto" and small)):
         chunk = options.chunk_size or _chunk(posterior, model, inputs, num_samples, stacked=True)
@@ -89,9 +89,10 @@ def _work(posterior: Posterior, inputs: Tensor) -> float:
 
 def _chunk(posterior: Posterior, model: FunctionalModel, inputs: Tensor, count: int, *, stacked: bool) -> int:
     """Return how many networks fit into memory at once, and on a CPU into its cache where weights are not stacked."""
-    per_network = model.output_elements(inputs) * inputs.element_size() * _COPIES
+    elements = model.output_elements(inputs)
+    per_network = elements * inputs.element_size() * _COPIES
     if stacked:
         per_network += sum(tensor.numel() * tensor.element_size() for tensor in posterior.mean.values()) * 2
     elif inputs.device.type == "cpu":
-        count = min(count, max(1, _CPU_ROWS // len(inputs)))
+        count = min(count, max(1, _CPU_ELEMENTS // elements))
     return int(max(1, min(count, _SHARE * free_memory(inputs.device) // max(per_network, 1))))

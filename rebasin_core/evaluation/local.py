@@ -78,7 +78,8 @@ class LocalNetworks(AbstractNetworks):
             message = f"antithetic pairs need an even number of samples, got {count}"
             raise InvalidInputError(message)
         self._model, self._layers, self._options, self._seed = model, layers, options, seed
-        step = 2 if options.antithetic else 1
+        self.paired = count % 2 == 0 if options.antithetic is None else options.antithetic
+        step = 2 if self.paired else 1
         self.count, self.chunk = count, min(count, max(step, chunk - chunk % step))
         self._tensors = {**posterior.mean, **posterior.buffers}
         self._variances = {name: stddev.square() for name, stddev in posterior.stddev.items()}
@@ -88,7 +89,7 @@ class LocalNetworks(AbstractNetworks):
         generator = torch.Generator(batches[0][0].device).manual_seed(self._seed)
         late = self._can_branch_late(batches[0][0])
         for place, (inputs, _) in enumerate(batches):
-            noise = _Noise(self._variances, generator, antithetic=self._options.antithetic)
+            noise = _Noise(self._variances, generator, antithetic=self.paired)
             with noise.on(self._layers), self._options.arithmetic(inputs.device):
                 for first in range(0, self.count, self.chunk):
                     networks = min(self.chunk, self.count - first)
@@ -164,7 +165,10 @@ class _Noise:
     def _deviation(self, layer: Layer, inputs: Tensor, output: Tensor) -> Tensor:
         weight, bias = (self._variances.get(layer.name(own)) for own in ("weight", "bias"))
         variance = output_variance(layer, inputs, weight, bias, output)
-        return torch.zeros_like(output) if variance is None else variance.clamp_min(0).sqrt()
+        if variance is None:
+            return torch.zeros_like(output)
+        # In place where the variance is a tensor of its own: fresh memory costs more than the root.
+        return variance.sqrt() if weight is None else variance.clamp_min_(0).sqrt_()
 
     def _drawn(self, mean: Tensor, deviation: Tensor) -> Tensor:
         """Return outputs for every network: ``[networks * rows, ...]``."""

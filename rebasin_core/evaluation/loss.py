@@ -74,19 +74,22 @@ class LossEstimate:
                 "diverged, or inputs that are not numbers"
             )
             raise InvalidInputError(message)
-        samples, bias = log_prob.shape[0], 0.0
+        bias = 0.0
         if metric == "nll":
             # p_s / mean(p): with mean 1 over samples; the derivative of -log mean(p) in the direction of sample s.
             relative = torch.exp(log_prob + losses)
-            bias = 0.0 if samples == 1 else (relative.var(dim=0, correction=1).mean() / (2 * samples)).item()
-            examples, influence = losses, (1.0 - relative).mean(dim=1)
+            # Two of opposite noise are one independent draw.
+            drawn = relative.unflatten(0, (-1, 2)).mean(1) if predictions.paired else relative
+            if len(drawn) > 1:
+                bias = (drawn.var(dim=0, correction=1).mean() / (2 * len(drawn))).item()
+            examples, influence = losses, (1.0 - drawn).mean(dim=1)
         elif metric == "gibbs":
             examples = -log_prob.mean(0)
             influence = -log_prob.mean(1) - examples.mean()
+            if predictions.paired:
+                influence = influence.unflatten(0, (-1, 2)).mean(1)
         else:
             examples, influence = _of_prediction(predictions, metric)
-        if predictions.paired and metric in {"nll", "gibbs"}:
-            influence = influence.unflatten(0, (-1, 2)).mean(1)  # two of opposite noise are one independent draw
         return cls(
             loss=examples.mean().item(),
             gibbs=-log_prob.mean().item(),

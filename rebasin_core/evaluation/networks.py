@@ -44,7 +44,8 @@ class EvaluationOptions:
             else ``loop``.
         chunk_size: Networks at once, for ``vectorized`` and ``local``; found from the free memory if None.
         precision: ``bfloat16`` multiplies matrices in that precision: about twice as fast on hardware that has it.
-        antithetic: Whether samples come in pairs of opposite noise; for Gaussian posteriors and an even number.
+        antithetic: Whether samples come in pairs of opposite noise; for Gaussian posteriors and an even number. None:
+            for ``local`` if the number is even.
 
     Raises:
         InvalidInputError: If an option is out of range.
@@ -57,7 +58,7 @@ class EvaluationOptions:
     method: MethodName = "auto"
     chunk_size: int | None = None
     precision: PrecisionName = "full"
-    antithetic: bool = False
+    antithetic: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse options that are out of range."""
@@ -110,6 +111,9 @@ class AbstractNetworks(ABC):
     chunk: int
     """How many are run at once."""
 
+    paired: bool = False
+    """Whether every second one has the opposite noise of the one before."""
+
     @abstractmethod
     def outputs(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Outputs]:
         """Yield the outputs of every network for every batch, each once, in an order that suits the method.
@@ -142,7 +146,7 @@ class DrawnNetworks:
     def __init__(
         self, posterior: Posterior, count: int, seed: int, *, antithetic: bool = False, adjust: Adjust | None = None
     ) -> None:
-        self._posterior, self._seed, self._antithetic, self._adjust = posterior, seed, antithetic, adjust
+        self._posterior, self._seed, self.paired, self._adjust = posterior, seed, antithetic, adjust
         self._whole = (
             isinstance(posterior, SamplesPosterior) and posterior.num_samples <= count and posterior.is_uniform
         )
@@ -169,7 +173,7 @@ class DrawnNetworks:
         generator = torch.Generator().manual_seed(self._seed)
         noise: dict[str, Tensor] = {}
         for index in range(self.count):
-            if self._antithetic and index % 2:
+            if self.paired and index % 2:
                 noise = {name: -tensor for name, tensor in noise.items()}
             else:
                 noise = posterior.draw_noise(generator=generator)
@@ -188,7 +192,7 @@ class LoopedNetworks(AbstractNetworks):
 
     def __init__(self, drawn: DrawnNetworks, model: FunctionalModel, options: EvaluationOptions) -> None:
         self._drawn, self._model, self._options = drawn, model, options
-        self.count, self.chunk = drawn.count, 1
+        self.count, self.chunk, self.paired = drawn.count, 1, drawn.paired
 
     @override
     def outputs(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Outputs]:
@@ -214,7 +218,7 @@ class VectorizedNetworks(AbstractNetworks):
 
     def __init__(self, drawn: DrawnNetworks, model: FunctionalModel, options: EvaluationOptions, chunk: int) -> None:
         self._drawn, self._model, self._options = drawn, model, options
-        self.count, self.chunk = drawn.count, chunk
+        self.count, self.chunk, self.paired = drawn.count, chunk, drawn.paired
 
     @override
     def outputs(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Outputs]:

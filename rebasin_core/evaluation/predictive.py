@@ -135,7 +135,7 @@ def predict(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
             )
             collected = _Collected(networks, batches, likelihood, groups=groups, keep_outputs=keep_outputs)
             if collected.fits(networks):
-                return replace(collected.predictions(), paired=options.antithetic)
+                return replace(collected.predictions(), paired=networks.paired)
         chunk = networks.chunk // 2
     message = "one network on one batch does not fit into memory; use smaller batches"
     raise InvalidInputError(message)

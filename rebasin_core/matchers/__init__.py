@@ -1,23 +1,37 @@
 """Matchers: methods that find the group element which moves a candidate onto a reference."""
 
 from rebasin_core.matchers.activation import ActivationMatcher
+from rebasin_core.matchers.annealing import AnnealingMatcher
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels
+from rebasin_core.matchers.fisher import FisherMatcher
+from rebasin_core.matchers.frank_wolfe import FrankWolfeMatcher
 from rebasin_core.matchers.kl import KLMatcher
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
 from rebasin_core.matchers.similarity import UnitSimilarity, unit_similarities
+from rebasin_core.matchers.sinkhorn import SinkhornMatcher
+from rebasin_core.matchers.straight_through import StraightThroughMatcher
 from rebasin_core.matchers.wasserstein import WassersteinMatcher
 from rebasin_core.matchers.weight import WeightMatcher
+from rebasin_core.matchers.wrappers import ChainMatcher, PortfolioMatcher, RestartsMatcher
 
 __all__ = [
     "AbstractChannelMatcher",
     "ActivationMatcher",
+    "AnnealingMatcher",
+    "ChainMatcher",
     "Channels",
+    "FisherMatcher",
+    "FrankWolfeMatcher",
     "KLMatcher",
     "MatchOutcome",
     "MatchProblem",
     "MatchResult",
     "Matcher",
+    "PortfolioMatcher",
+    "RestartsMatcher",
+    "SinkhornMatcher",
+    "StraightThroughMatcher",
     "UnitSimilarity",
     "WassersteinMatcher",
     "WeightMatcher",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import torch
 
-from rebasin_core.errors import PriorWarning
+from rebasin_core.errors import InvalidInputError, PriorWarning
 from rebasin_core.posteriors.pairing import require_same_tensors
 from rebasin_core.posteriors.prior import GaussianPrior
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.layout import Layout
+    from rebasin_core.symmetry.permutation import Permutation
 
 
 @final
@@ -37,6 +38,7 @@ class MatchProblem:
         data: Batches ``(inputs, targets)``, for matchers that need data; else None.
         generator: The source of randomness.
         progress: Whether to show a progress bar.
+        initial: Where matchers that improve step by step begin; the identity if None.
     """
 
     reference: Posterior
@@ -46,6 +48,18 @@ class MatchProblem:
     data: Iterable[tuple[Tensor, Tensor]] | None
     generator: torch.Generator
     progress: bool
+    initial: Permutation | None = None
+
+    def starting_at(self, initial: Permutation | None) -> MatchProblem:
+        """Return the problem with another beginning.
+
+        Args:
+            initial: Where to begin.
+
+        Returns:
+            The new problem.
+        """
+        return replace(self, initial=initial)
 
 
 class Matcher(ABC):
@@ -72,6 +86,7 @@ class Matcher(ABC):
         data: Iterable[tuple[Tensor, Tensor]] | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
+        initial: Permutation | None = None,
     ) -> MatchResult:
         """Return the permutation that moves the candidate onto the reference.
 
@@ -83,6 +98,7 @@ class Matcher(ABC):
             data: Batches ``(inputs, targets)``, for matchers that need data.
             generator: Source of randomness; a fixed seed if not given.
             progress: Whether to show a progress bar.
+            initial: Where matchers that improve step by step begin; the identity if not given.
 
         Returns:
             The result. Not converging is a value of its `outcome`, not an error.
@@ -109,7 +125,26 @@ class Matcher(ABC):
             data=data,
             generator=generator or torch.Generator().manual_seed(0),
             progress=progress,
+            initial=initial,
         )
+        if initial is not None and initial.layout.fingerprint != spec.layout.fingerprint:
+            message = "the initial permutation belongs to another specification"
+            raise InvalidInputError(message)
+        return self.solve(problem)
+
+    @final
+    def solve(self, problem: MatchProblem) -> MatchResult:
+        """Return the result of a checked problem: for matchers around matchers.
+
+        Args:
+            problem: As `match` makes it.
+
+        Returns:
+            The result.
+
+        Raises:
+            InvalidInputError: If something that this matcher needs is missing.
+        """
         with torch.no_grad():
             return self._match(problem)
 

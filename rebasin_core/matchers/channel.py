@@ -61,7 +61,10 @@ class AbstractChannelMatcher(Matcher):
         reference, candidate = self._channels(problem.reference, problem.candidate)
         require_finite(reference, "the reference's channels")
         require_finite(candidate, "the candidate's channels")
-        solver = CoordinateDescent(problem.layout, reference, candidate)
+        identity = CoordinateDescent(problem.layout, reference, candidate)
+        solver = identity
+        if problem.initial is not None:
+            solver = CoordinateDescent(problem.layout, reference, candidate, initial=problem.initial.indices)
         trace = [solver.objective()]
         outcome = MatchOutcome.MAX_SWEEPS
         sweeps = range(self._max_sweeps)
@@ -75,8 +78,27 @@ class AbstractChannelMatcher(Matcher):
         return MatchResult(
             permutation=Permutation(problem.layout, solver.indices),
             objective=trace[-1],
-            identity_objective=trace[0],
+            identity_objective=trace[0] if solver is identity else identity.objective(),
             outcome=outcome,
             trace=tuple(trace),
             seconds=seconds,
         )
+
+
+def require_positive_stddev(posterior: Posterior, what: str) -> None:
+    """Refuse posteriors that are sure of an entry, for channels with precisions.
+
+    Args:
+        posterior: The posterior.
+        what: What it is, for the message.
+
+    Raises:
+        InvalidInputError: If a standard deviation is zero; names the tensor.
+    """
+    for name, stddev in posterior.stddev.items():
+        if stddev.numel() and not bool((stddev > 0).all()):
+            message = (
+                f"the {what}'s `{name}` has entries with zero standard deviation, so that their precision is infinite; "
+                "use the matcher `wasserstein`, or `weight` for points"
+            )
+            raise InvalidInputError(message)

@@ -12,7 +12,7 @@ from rebasin_core.symmetry.action import act_on_cell
 from rebasin_core.tensors.assignment import solve_assignment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -37,12 +37,20 @@ class CoordinateDescent:
         layout: The groups.
         reference: Channels ``[C, *s]`` for every parameter.
         candidate: The same for the network that is moved.
+        initial: An index for every group to begin with; the identity if not given.
 
     Complexity:
         For each group solved, one matrix product for each axis it stands on, and $O(n^3)$ for the assignment.
     """
 
-    def __init__(self, layout: Layout, reference: Channels, candidate: Channels) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        reference: Channels,
+        candidate: Channels,
+        *,
+        initial: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self._layout = layout
         terms = [
             term for name, tensor in reference.items() for term in terms_of(layout.axes[name], tensor, candidate[name])
@@ -52,6 +60,8 @@ class CoordinateDescent:
         device = self._terms[0].reference.device if self._terms else torch.device("cpu")
         self.indices: dict[str, Tensor] = {
             name: torch.arange(group.size, device=device).expand(layout.index_shape(name)).clone()
+            if initial is None
+            else initial[name].to(device).clone()
             for name, group in layout.groups.items()
         }
         self.seconds = {"similarity": 0.0, "assignment": 0.0}

@@ -8,7 +8,7 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels
+from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels, require_positive_stddev
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +68,7 @@ class KLMatcher(AbstractChannelMatcher):
     @override
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
         for posterior, what in ((reference, "reference"), (candidate, "candidate")):
-            _require_spread(posterior, what)
+            require_positive_stddev(posterior, what)
         if self._direction == "candidate_to_reference":
             return _natural(reference), _moments(candidate)
         return _moments(reference), _natural(candidate)
@@ -88,13 +88,3 @@ def _natural(posterior: Posterior) -> Channels:
 
 def _double(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.double() for name, tensor in tensors.items()}
-
-
-def _require_spread(posterior: Posterior, what: str) -> None:
-    for name, stddev in posterior.stddev.items():
-        if stddev.numel() and not bool((stddev > 0).all()):
-            message = (
-                f"the {what}'s `{name}` has entries with zero standard deviation, so the KL divergence is infinite; "
-                "use the matcher `wasserstein`, or `weight` for points"
-            )
-            raise InvalidInputError(message)

@@ -23,6 +23,7 @@ class MatchOutcome(Enum):
 
     CONVERGED = "converged: no group can be improved with the others held fixed"
     MAX_SWEEPS = "stopped at the largest number of sweeps; a higher `max_sweeps` may improve the objective"
+    BUDGET = "stopped when its steps or seconds were spent; more of them may improve the objective"
 
 
 @final

@@ -92,7 +92,15 @@ def rebasin_matchers() -> Sequence[type[MatcherConfig]]:
         matcher.WeightMatcherConfig,
         matcher.WassersteinMatcherConfig,
         matcher.KLMatcherConfig,
+        matcher.FisherMatcherConfig,
         matcher.ActivationMatcherConfig,
+        matcher.FrankWolfeMatcherConfig,
+        matcher.StraightThroughMatcherConfig,
+        matcher.SinkhornMatcherConfig,
+        matcher.AnnealingMatcherConfig,
+        matcher.RestartsMatcherConfig,
+        matcher.ChainMatcherConfig,
+        matcher.PortfolioMatcherConfig,
     ]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rebasin_core.config import architecture, barrier, dataset, inference, spec
+from rebasin_core.config import architecture, barrier, dataset, inference, matcher, spec
 from rebasin_core.config.optimizer import OptimizerConfig
 from rebasin_core.plugin.builtin_foreign import FOREIGN
 from rebasin_core.plugin.builtin_modules import modules
@@ -159,6 +159,7 @@ def _marginalized(_: Path) -> Sequence[object]:
 
 
 _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
+    matcher.AnnealingMatcherConfig: lambda _: [matcher.AnnealingMatcherConfig(steps=60)],
     architecture.VGGConfig: _vggs,
     architecture.CifarResNetConfig: _cifar_resnets,
     architecture.ResNetConfig: _resnets,

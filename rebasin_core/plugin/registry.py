@@ -51,8 +51,8 @@ class Registry:
 
     Example:
         >>> registry = Registry(external=False)
-        >>> sorted(registry.names("matcher"))
-        ['kl', 'wasserstein', 'weight']
+        >>> sorted(registry.names("barrier"))
+        ['curved', 'marginalized', 'pointwise', 'repair', 'reset']
         >>> type(registry.build("matcher", {"name": "weight", "max_sweeps": 5})).__name__
         'WeightMatcher'
     """

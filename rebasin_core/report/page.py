@@ -64,13 +64,12 @@ def write_report(folder: Path) -> Path:
     figures = [path for path in write_figures(folder) if path.suffix == ".svg"]
     summary, record = read_json(folder / "summary.json"), read_json(folder / "run.json")
     try:
-        body = _body(folder, summary, record, figures)
+        body, title = _body(folder, summary, record, figures), escape(_title(record["config"]))
     except (KeyError, TypeError, AttributeError) as error:
         message = f"{folder}: a file of the run is damaged, or was written by another version ({error!r})"
         raise FileFormatError(message) from error
-    title = f"rebasin_core: {escape(folder.resolve().name)}"
     page = (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>rebasin_core: {title}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_CSS}</style></head>\n'
         f"<body>{body}</body></html>\n"
     )
@@ -80,8 +79,7 @@ def write_report(folder: Path) -> Path:
 
 def _body(folder: Path, summary: Mapping[str, Any], record: Mapping[str, Any], figures: Sequence[Path]) -> str:
     config, about = record["config"], record["about"]
-    what = f"{config['architecture']['name']} on {config['data']['name']}, {config['inference']['name']}"
-    parts = [f"<h1>{escape(folder.resolve().name)}</h1>", f'<p class="soft">{escape(what)}</p>']
+    parts = [f"<h1>{escape(_title(config))}</h1>", f'<p class="soft">{escape(config["inference"]["name"])}</p>']
     for split, entries in summary["barriers"].items():
         curves = {
             label: LossCurve.from_json(read_json(folder / "curves" / split / f"{label}.json")) for label in entries
@@ -102,6 +100,11 @@ def _body(folder: Path, summary: Mapping[str, Any], record: Mapping[str, Any], f
         f'<p class="soft">{escape(versions)}</p>',
     ]
     return "\n".join(parts)
+
+
+def _title(config: Mapping[str, Any]) -> str:
+    """Return what the run is about; not where it lies, so that equal runs have equal reports."""
+    return f"{config['architecture']['name']} on {config['data']['name']}"
 
 
 def _answer(curves: Mapping[str, LossCurve]) -> str:

@@ -71,7 +71,7 @@ def test_mistakes_are_one_sentence_and_an_exit_code(
 def test_plugins_and_schema(tmp_path: Path) -> None:
     listed = rebasin("plugins", cwd=tmp_path)
     assert "rebasin-core" in listed.stdout
-    assert "kl, wasserstein, weight" in listed.stdout.replace("rank, ", "")
+    assert {"kl,", "wasserstein,", "weight"} <= set(listed.stdout.split())
     schema = json.loads(rebasin("schema", cwd=tmp_path).stdout)
     assert "matchers" in schema["properties"]
 

@@ -1,0 +1,131 @@
+"""The tables and the figure of the study, from the lines that ``study.py measure`` wrote.
+
+python docs/reproduction/tables.py study.jsonl --figure docs/reproduction/widths.svg
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from rebasin_core.report import save_figure, styled_figure
+from rebasin_core.report.style import COLORS, LINES, UNALIGNED_COLOR
+
+ALIGNMENTS = ("unaligned", "weight", "wasserstein", "activation")
+Records = dict[str, list[dict[str, Any]]]
+
+
+def read(path: Path) -> dict[str, Records]:
+    """Return the records by cell and alignment."""
+    found: dict[str, Records] = defaultdict(lambda: defaultdict(list))
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        found[record["cell"]][record["alignment"]].append(record)
+    return found
+
+
+def mean_error(values: list[float]) -> tuple[float, float]:
+    """Return a mean over pairs of seeds, and its standard error."""
+    spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return statistics.mean(values), spread
+
+
+def table(cells: dict[str, Records], chosen: list[tuple[str, str]]) -> str:
+    """Return a Markdown table: one row a cell."""
+    rows = []
+    for label, name in chosen:
+        if name not in cells:
+            continue
+        records = cells[name]
+        row = [label]
+        for alignment in ALIGNMENTS:
+            heights = [record["height"] for record in records.get(alignment, [])]
+            row.append("" if not heights else "{:.4f} ± {:.4f}".format(*mean_error(heights)))
+        known = records["unaligned"]
+        monte_carlo = max(r["stderr"] for records in records.values() for r in records)
+        data = statistics.mean(r["data_stderr"] for r in records["wasserstein"])
+        ends = statistics.mean(score for r in known for score in (r["scores"][0], r["scores"][2]))
+        middle = statistics.mean(r["scores"][1] for r in records["wasserstein"])
+        rows.append([*row, f"{monte_carlo:.4f}", f"{data:.4f}", f"{100 * ends:.2f}", f"{100 * middle:.2f}"])
+    headers = [
+        "",
+        *(f"`{a}`" if a != "unaligned" else a for a in ALIGNMENTS),
+        "± sampling",
+        "± data",
+        "ends %",
+        "middle %",
+    ]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def widths(data: str, method: str) -> list[tuple[str, str]]:
+    """Return the cells over width."""
+    cold = "p0.05-kl0.05" if method == "vi" else "p0.1"
+    return [(str(w), f"{data}-mlp-{method}-w{w}-d3-{cold}-e8-n60000") for w in (64, 128, 256, 512, 1024)]
+
+
+def figure(cells: dict[str, Records], path: Path) -> None:
+    """Draw the heights over the width."""
+    with styled_figure(9, 3.8) as drawn:
+        panels = drawn.subplots(1, 2, sharey=True)
+        for axes, (data, title) in zip(panels, (("mnist", "MNIST"), ("fashion_mnist", "Fashion-MNIST")), strict=True):
+            for method, line in (("vi", LINES[0]), ("map", LINES[1])):
+                for number, alignment in enumerate(ALIGNMENTS):
+                    known = [(int(w), cells[name][alignment]) for w, name in widths(data, method) if name in cells]
+                    if (method == "map" and alignment == "wasserstein") or not known:
+                        continue  # for points the same as `weight`
+                    points = [(w, *mean_error([r["height"] for r in records])) for w, records in known if records]
+                    color = UNALIGNED_COLOR if number == 0 else COLORS[number - 1]
+                    xs, ys, errors = zip(*points, strict=True)
+                    label = f"{alignment}, {'mean field' if method == 'vi' else 'points'}"
+                    axes.errorbar(xs, ys, errors, linestyle=line, marker="o", markersize=4, color=color, label=label)
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.set_xlabel("units of each hidden layer")
+            axes.set_title(title)
+        panels[0].set_ylabel("barrier (nats)")
+        drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        save_figure(drawn, path.parent, path.stem)
+
+
+def main() -> None:
+    """Print the tables and write the figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("lines", type=Path)
+    parser.add_argument("--figure", type=Path, default=Path("widths.svg"))
+    arguments = parser.parse_args()
+    cells = read(arguments.lines)
+    base = "mnist-mlp-vi-w256"
+    others = [
+        ("as above", f"{base}-d3-p0.05-kl0.05-e8-n60000"),
+        *((f"KL weight {k}", f"{base}-d3-p0.05-kl{k}-e8-n60000") for k in ("0.01", "0.2", "1")),
+        *((f"{d} hidden layers", f"{base}-d{d}-p0.05-kl0.05-e8-n60000") for d in (1, 2, 5)),
+        *((f"prior scale {p}", f"{base}-d3-p{p}-kl0.05-e8-n60000") for p in ("0.025", "0.1", "0.2")),
+        ("20,000 examples", f"{base}-d3-p0.05-kl0.05-e24-n20000"),
+        ("5,000 examples", f"{base}-d3-p0.05-kl0.05-e96-n5000"),
+    ]
+    cifar = [
+        ("mean field, 512", "cifar10-mlp-vi-w512-d3-p0.05-kl0.05-e12-n50000"),
+        ("points, 512", "cifar10-mlp-map-w512-d3-p0.1-e12-n50000"),
+    ]
+    for title, chosen in (
+        ("MNIST, mean field", widths("mnist", "vi")),
+        ("Fashion-MNIST, mean field", widths("fashion_mnist", "vi")),
+        ("MNIST, points", widths("mnist", "map")),
+        ("Fashion-MNIST, points", widths("fashion_mnist", "map")),
+        ("MNIST, mean field, 3 x 256, one thing changed", others),
+        ("CIFAR-10", cifar),
+    ):
+        print(f"\n### {title}\n\n{table(cells, chosen)}")
+    figure(cells, arguments.figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Frank-Wolfe matching: all groups at once, over doubly stochastic matrices."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from typing_extensions import override
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.coordinate_descent import CoordinateDescent
+from rebasin_core.matchers.result import MatchOutcome, MatchResult
+from rebasin_core.matchers.term import Term, inner_products, terms_of
+from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.tensors.assignment import solve_assignment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from rebasin_core.posteriors.base import Posterior
+
+Start: TypeAlias = Literal["identity", "uniform"]
+
+# Roots of a polynomial are real up to rounding.
+_REAL = 1e-9
+_POLISH = 100
+
+
+@final
+class FrankWolfeMatcher(Matcher):
+    r"""Maximises the sum of bilinear assignments over doubly stochastic matrices, then rounds and polishes.
+
+    $$ \max_{X_1, \dots, X_G \,\in\, \mathcal B} \; \sum_l \langle \phi_l, X_l \psi_l X_{l-1}^\top \rangle $$
+
+    Each step solves one assignment a group against the gradient, all groups at once, and goes along the line to the
+    result to the maximum of the objective, which is a polynomial there and found exactly. The point that is reached is
+    rounded by one more assignment a group, and coordinate descent goes on from it. Groups within groups stay in their
+    present order until then.
+
+    Args:
+        channels: ``mean``, or ``mean and standard deviation``.
+        max_steps: The most steps.
+        start: ``identity`` or ``uniform`` (all entries equal), if no initial permutation is given.
+        tolerance: Steps end when one gains less than this part of the objective.
+
+    Raises:
+        InvalidInputError: If an option is out of range.
+
+    References:
+        M. Frank, P. Wolfe (1956), "An algorithm for quadratic programming", Naval Research Logistics 3; D. Crisostomi
+        et al. (2024), "C2M3: cycle-consistent multi-model merging", NeurIPS, arXiv 2405.17897, section 3.
+
+    Example:
+        >>> import torch
+        >>> from rebasin_core.posteriors import PointPosterior
+        >>> from rebasin_core.specs import table_spec
+        >>> a = {"in": torch.tensor([[1.0], [2.0], [3.0]]), "out": torch.tensor([[1.0, 2.0, 3.0]])}
+        >>> b = {"in": a["in"][[2, 0, 1]], "out": a["out"][:, [2, 0, 1]]}
+        >>> spec = table_spec({"in": "hidden, -", "out": "-, hidden"}, a)
+        >>> FrankWolfeMatcher().match(PointPosterior(a), PointPosterior(b), spec).apply(b)["out"].tolist()
+        [[1.0, 2.0, 3.0]]
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: Literal["mean", "mean and standard deviation"] = "mean",
+        max_steps: int = 100,
+        start: Start = "identity",
+        tolerance: float = 1e-5,
+    ) -> None:
+        if channels not in {"mean", "mean and standard deviation"} or max_steps < 0 or start not in get_args(Start):
+            message = (
+                f"expected channels `mean` or `mean and standard deviation`, steps of at least 0 and a start among "
+                f"{get_args(Start)}, got {channels!r}, {max_steps!r} and {start!r}"
+            )
+            raise InvalidInputError(message)
+        self._channels, self._max_steps, self._start, self._tolerance = channels, max_steps, start, tolerance
+
+    @override
+    def _match(self, problem: MatchProblem) -> MatchResult:
+        began = perf_counter()
+        reference, candidate = (self._channels_of(q) for q in (problem.reference, problem.candidate))
+        first = CoordinateDescent(problem.layout, reference, candidate).objective()
+        uniform = self._start == "uniform" and problem.initial is None
+        ascent = _Ascent(problem, reference, candidate, uniform=uniform)
+        outcome = MatchOutcome.BUDGET
+        for _ in tqdm(range(self._max_steps), desc="frank-wolfe", leave=False, disable=not problem.progress):
+            gain = ascent.step()
+            if gain <= self._tolerance * abs(ascent.value):
+                outcome = MatchOutcome.CONVERGED
+                break
+        best = _polished(problem, reference, candidate, ascent.rounded())
+        if best.objective() < first:  # a local optimum below the identity: coordinate descent from there instead
+            best = _polished(problem, reference, candidate, None)
+        return MatchResult(
+            permutation=Permutation(problem.layout, best.indices),
+            objective=best.objective(),
+            identity_objective=first,
+            outcome=outcome,
+            trace=(first, best.objective()),
+            seconds={"total": perf_counter() - began, "assignment": ascent.seconds},
+        )
+
+    def _channels_of(self, posterior: Posterior) -> dict[str, Tensor]:
+        stddev = posterior.stddev
+        if self._channels == "mean":
+            return {name: tensor.unsqueeze(0) for name, tensor in posterior.mean.items()}
+        return {name: torch.stack([tensor, stddev[name]]) for name, tensor in posterior.mean.items()}
+
+
+def _polished(
+    problem: MatchProblem,
+    reference: Mapping[str, Tensor],
+    candidate: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor] | None,
+) -> CoordinateDescent:
+    """Return coordinate descent at its end."""
+    solver = CoordinateDescent(problem.layout, dict(reference), dict(candidate), initial=initial)
+    for _ in range(_POLISH):
+        if not solver.sweep(problem.generator):
+            break
+    return solver
+
+
+@final
+class _Ascent:
+    """The state of Frank-Wolfe: one doubly stochastic matrix for every group that is not within another."""
+
+    def __init__(
+        self,
+        problem: MatchProblem,
+        reference: Mapping[str, Tensor],
+        candidate: Mapping[str, Tensor],
+        *,
+        uniform: bool,
+    ) -> None:
+        layout = problem.layout
+        self._initial = problem.initial or Permutation.identity(layout)
+        self._free = [n for n, g in layout.groups.items() if g.within is None and g.size > 1]
+        moved = self._initial.apply(dict(candidate))
+        terms = [
+            term for name, tensor in reference.items() for term in terms_of(layout.axes[name], tensor, moved[name])
+        ]
+        self._terms = [term for term in terms if any(group in self._free for group in term.groups)]
+        like = self._terms[0].reference if self._terms else torch.zeros(())
+        self._soft = {
+            n: torch.full((layout.groups[n].size,) * 2, 1 / layout.groups[n].size, dtype=like.dtype, device=like.device)
+            if uniform
+            else torch.eye(layout.groups[n].size, dtype=like.dtype, device=like.device)
+            for n in self._free
+        }
+        self._degree = max([sum(g in self._free for g in term.groups) for term in self._terms], default=1)
+        self.seconds = 0.0
+        self.value = self._objective(self._soft)
+
+    def step(self) -> float:
+        """Go one step; return what it gained."""
+        if not self._terms:
+            return 0.0
+        corners: dict[str, Tensor] = {}
+        for name in self._free:
+            gradient = self._gradient(name)
+            start = perf_counter()
+            corners[name] = _matrix(solve_assignment(gradient), self._soft[name])
+            self.seconds += perf_counter() - start
+        # Along the line the objective is a polynomial of known degree: as many values fix it.
+        places = np.linspace(0.0, 1.0, self._degree + 1)
+        values = [self.value, *(self._objective(self._at(corners, place)) for place in places[1:].tolist())]
+        polynomial = np.polynomial.Polynomial.fit(places, values, self._degree, domain=[0, 1], window=[0, 1])
+        stationary = [
+            r.real for r in np.atleast_1d(polynomial.deriv().roots()) if abs(r.imag) < _REAL and 0 < r.real < 1
+        ]
+        place = max([0.0, 1.0, *stationary], key=lambda p: float(polynomial(p)))
+        before = self.value
+        self._soft = self._at(corners, place)
+        self.value = self._objective(self._soft)
+        return self.value - before
+
+    def rounded(self) -> Mapping[str, Tensor]:
+        """Return the nearest permutations, after the initial ones; inner groups move with those around them."""
+        then = dict(Permutation.identity(self._initial.layout).indices)
+        for name, matrix in self._soft.items():
+            then[name] = solve_assignment(matrix).cpu()
+        return self._initial.to("cpu").compose(Permutation(self._initial.layout, then)).indices
+
+    def _at(self, corners: Mapping[str, Tensor], place: float) -> dict[str, Tensor]:
+        return {name: torch.lerp(matrix, corners[name], place) for name, matrix in self._soft.items()}
+
+    def _objective(self, soft: Mapping[str, Tensor]) -> float:
+        return sum(
+            (term.reference.double() * _applied(term, soft, skip=None).double()).sum().item() for term in self._terms
+        )
+
+    def _gradient(self, name: str) -> Tensor:
+        total: Tensor | float = 0.0
+        for term in self._terms:
+            for place in term.places(name):
+                moved = _applied(term, self._soft, skip=place)
+                total += inner_products(term.reference, moved, batch=[], compared=[place])
+        return torch.as_tensor(total)
+
+
+def _applied(term: Term, soft: Mapping[str, Tensor], *, skip: int | None) -> Tensor:
+    """Return the candidate's cell with every axis of a free group multiplied by its matrix, but one."""
+    cell = term.candidate
+    for place, atom in enumerate(term.atoms):
+        if atom.group in soft and place != skip:
+            cell = torch.tensordot(cell, soft[str(atom.group)], dims=([1 + place], [1])).movedim(-1, 1 + place)
+    return cell
+
+
+def _matrix(index: Tensor, like: Tensor) -> Tensor:
+    """Return the permutation matrix with ones at ``[i, index[i]]``."""
+    matrix = torch.zeros_like(like)
+    matrix[torch.arange(len(index), device=like.device), index.to(like.device)] = 1.0
+    return matrix

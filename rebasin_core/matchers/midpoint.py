@@ -1,0 +1,101 @@
+"""The loss half-way between a reference and a moved candidate: what learned matchers minimise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+import torch
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.functional import FunctionalModel
+from rebasin_core.evaluation.predictive import held_batches
+from rebasin_core.posteriors.pairing import blend_buffers
+from rebasin_core.tensors.noise import standard_normal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.matchers.base import MatchProblem
+    from rebasin_core.symmetry.permutation import Permutation
+
+
+@final
+class MidpointLoss:
+    """Runs networks between the reference and a moved candidate; of distributions, drawn on the path of their moments.
+
+    Args:
+        problem: With a model and data.
+        likelihood: Scores outputs.
+
+    Raises:
+        InvalidInputError: If the model or the data are missing.
+    """
+
+    def __init__(self, problem: MatchProblem, likelihood: Likelihood) -> None:
+        if problem.model is None or problem.data is None:
+            message = (
+                "this matcher minimises the loss between the two networks: give `model` and `data`, batches (inputs, "
+                "targets); `weight` needs neither"
+            )
+            raise InvalidInputError(message)
+        reference = problem.reference
+        self._dtype = reference.dtype if reference.dtype == torch.float64 else torch.float32
+        self.model = FunctionalModel(problem.model, device=reference.device, dtype=self._dtype)
+        self.batches = held_batches(self.model, problem.data)
+        self._problem, self._likelihood = problem, likelihood
+        self.reference, self.candidate = (self._wide(q.mean) for q in (reference, problem.candidate))
+        spreads = [self._wide(q.stddev) for q in (reference, problem.candidate)]
+        self._spreads = spreads if any(bool((t > 0).any()) for side in spreads for t in side.values()) else None
+        self._buffers = self._wide(reference.buffers), self._wide(problem.candidate.buffers)
+
+    def at(
+        self, mean: Mapping[str, Tensor], permutation: Permutation, inputs: Tensor, targets: Tensor, *, t: float = 0.5
+    ) -> Tensor:
+        """Return the loss on a batch at a place between the two, differentiable in the candidate's moved means.
+
+        Args:
+            mean: The moved means of the candidate.
+            permutation: How its standard deviations and buffers are moved.
+            inputs: A batch.
+            targets: Its targets.
+            t: The place.
+
+        Returns:
+            Nats per example, a scalar.
+        """
+        between = {name: torch.lerp(tensor, mean[name], t) for name, tensor in self.reference.items()}
+        if self._spreads is not None:
+            moved = permutation.apply(self._spreads[1])
+            between = {
+                name: tensor
+                + torch.lerp(self._spreads[0][name], moved[name], t)
+                * standard_normal(tensor.shape, tensor, self._problem.generator)
+                for name, tensor in between.items()
+            }
+        buffers = blend_buffers(self._buffers[0], permutation.apply(self._buffers[1]), t)
+        outputs = self.model({**between, **buffers}, inputs)
+        self._likelihood.check(outputs, targets)
+        return -self._likelihood.log_prob(outputs, targets).mean()
+
+    def of(self, permutation: Permutation) -> float:
+        """Return the loss half-way on all data; of distributions with the same noise each time.
+
+        Args:
+            permutation: How the candidate is moved.
+
+        Returns:
+            Nats per example.
+        """
+        generator = self._problem.generator
+        state = generator.get_state()
+        generator.manual_seed(0)
+        moved = permutation.apply(self.candidate)
+        total = [self.at(moved, permutation, x, y).double() * len(y) for x, y in self.batches]
+        generator.set_state(state)
+        return (torch.stack(total).sum() / sum(len(y) for _, y in self.batches)).item()
+
+    def _wide(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: t.to(self._dtype) if t.is_floating_point() else t for name, t in tensors.items()}

@@ -1,0 +1,201 @@
+"""Sinkhorn matching: doubly stochastic matrices, learned by gradients."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
+
+import torch
+from tqdm import tqdm
+from typing_extensions import override
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
+from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.midpoint import MidpointLoss
+from rebasin_core.matchers.result import MatchOutcome, MatchResult
+from rebasin_core.symmetry.cells import map_cells
+from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.tensors.assignment import solve_assignment
+from rebasin_core.tensors.sinkhorn import sinkhorn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from rebasin_core.symmetry.axis import Atom
+
+SinkhornLoss: TypeAlias = Literal["weights", "midpoint", "random"]
+
+
+@final
+class SinkhornMatcher(Matcher):
+    r"""Learns, for every group, logits whose Sinkhorn normalisation moves the candidate softly.
+
+    What is minimised: ``weights``, the squared distance $\lVert \theta_0 - X \theta_1 \rVert^2$; ``midpoint``, the
+    loss half-way; ``random``, the loss at a uniformly random place of the line. After every epoch the matrices are
+    rounded to permutations by assignments; the best of these, measured after rounding, is kept. Gradients go through
+    the normalisations; groups within groups stay in order.
+
+    Args:
+        loss: What is minimised.
+        epochs: Passes over the data (steps, for ``weights``, of which an epoch has 20).
+        learning_rate: Of Adam on the logits, positive.
+        temperature: Of the normalisation, positive.
+        iterations: Normalisations of rows and columns.
+        likelihood: An instance or a name.
+
+    Raises:
+        InvalidInputError: If an option is out of range; on matching by a loss, without a model and data.
+
+    References:
+        F. Guerrero Pena et al. (2023), "Re-basin via implicit Sinkhorn differentiation", CVPR, arXiv 2212.12042,
+        equations 6 to 9 (there differentiated implicitly: the same gradients in the limit).
+
+    Example:
+        >>> SinkhornMatcher(loss="weights", epochs=2)  # doctest: +ELLIPSIS
+        <...SinkhornMatcher object at ...>
+    """
+
+    def __init__(
+        self,
+        *,
+        loss: SinkhornLoss = "weights",
+        epochs: int = 10,
+        learning_rate: float = 0.1,
+        temperature: float = 1.0,
+        iterations: int = 20,
+        likelihood: Likelihood | str = "categorical",
+    ) -> None:
+        if loss not in get_args(SinkhornLoss) or min(epochs, iterations) < 1 or not min(learning_rate, temperature) > 0:
+            message = (
+                f"expected a loss among {get_args(SinkhornLoss)}, epochs and iterations of at least 1, and a positive "
+                f"rate and temperature; got {loss!r}, {epochs!r}, {iterations!r}, {learning_rate!r}, {temperature!r}"
+            )
+            raise InvalidInputError(message)
+        self._loss: SinkhornLoss = loss
+        self._epochs, self._learning_rate = epochs, learning_rate
+        self._temperature, self._iterations = temperature, iterations
+        self._likelihood = as_likelihood(likelihood)
+
+    @override
+    def _match(self, problem: MatchProblem) -> MatchResult:
+        start = perf_counter()
+        soft = _Soft(problem, self._temperature, self._iterations)
+        objective = _Distance(problem) if self._loss == "weights" else _Between(problem, self._likelihood, self._loss)
+        identity = Permutation.identity(problem.layout)
+        begin = problem.initial or identity
+        trace, best = [objective.hard(identity)], identity
+        optimizer = torch.optim.Adam(list(soft.logits.values()) or [torch.zeros(1)], lr=self._learning_rate)
+        for _ in tqdm(range(self._epochs), desc="sinkhorn", leave=False, disable=not problem.progress):
+            for batch in objective.batches:
+                with torch.enable_grad():
+                    optimizer.zero_grad()
+                    loss = objective.soft(soft.moved(objective.candidate), begin, batch)
+                    if loss.requires_grad:
+                        loss.backward()
+                optimizer.step()
+            found = soft.rounded()
+            value = objective.hard(found)
+            if value > trace[-1]:
+                best = found
+            trace.append(max(value, trace[-1]))
+        return MatchResult(
+            permutation=best,
+            objective=trace[-1],
+            identity_objective=trace[0],
+            outcome=MatchOutcome.BUDGET,
+            trace=tuple(trace),
+            seconds={"total": perf_counter() - start},
+        )
+
+
+Batch: TypeAlias = "tuple[Tensor, Tensor] | None"
+_STEPS = 20
+
+
+@final
+class _Soft:
+    """One matrix for every group that is not within another."""
+
+    def __init__(self, problem: MatchProblem, temperature: float, iterations: int) -> None:
+        layout, like = problem.layout, problem.reference
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        self._layout, self._temperature, self._iterations = layout, temperature, iterations
+        initial = problem.initial or Permutation.identity(layout)
+        self._initial = initial
+        self.logits: dict[str, Tensor] = {}
+        for name, group in layout.groups.items():
+            if group.within is None and group.size > 1:
+                matrix = torch.eye(group.size, dtype=dtype, device=like.device)[initial.indices[name].to(like.device)]
+                self.logits[name] = matrix.requires_grad_()
+
+    def _matrices(self) -> dict[str, Tensor]:
+        return {
+            name: sinkhorn(logits, temperature=self._temperature, iterations=self._iterations)
+            for name, logits in self.logits.items()
+        }
+
+    def moved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors moved softly, differentiable in the logits."""
+        matrices = self._matrices()
+
+        def act(cell: Tensor, atoms: tuple[Atom, ...]) -> Tensor:
+            lead = cell.dim() - len(atoms)
+            for place, atom in enumerate(atoms):
+                if atom.group in matrices:
+                    dims = ([lead + place], [1])
+                    cell = torch.tensordot(cell, matrices[str(atom.group)], dims=dims).movedim(-1, lead + place)
+            return cell
+
+        return {name: map_cells(tensor, self._layout.axes[name], act) for name, tensor in tensors.items()}
+
+    def rounded(self) -> Permutation:
+        """Return the permutations of largest total logits."""
+        indices = dict(self._initial.indices)
+        for name, matrix in self._matrices().items():
+            indices[name] = solve_assignment(matrix.detach()).cpu()
+        return Permutation(self._layout, indices)
+
+
+@final
+class _Distance:
+    """The squared distance of weights."""
+
+    def __init__(self, problem: MatchProblem) -> None:
+        dtype = torch.float64 if problem.reference.dtype == torch.float64 else torch.float32
+        self._reference, self.candidate = (
+            {name: t.to(dtype) for name, t in q.mean.items()} for q in (problem.reference, problem.candidate)
+        )
+        self.batches: list[Batch] = [None] * _STEPS
+
+    def soft(self, moved: Mapping[str, Tensor], permutation: Permutation, batch: Batch) -> Tensor:
+        """Return what is minimised."""
+        del permutation, batch
+        return torch.stack([(t - moved[name]).square().sum() for name, t in self._reference.items()]).sum()
+
+    def hard(self, permutation: Permutation) -> float:
+        """Return minus the same of a permutation."""
+        moved = permutation.apply(self.candidate)
+        return -sum((t.double() - moved[name].double()).square().sum().item() for name, t in self._reference.items())
+
+
+@final
+class _Between:
+    """The loss half-way, or at a random place."""
+
+    def __init__(self, problem: MatchProblem, likelihood: Likelihood, kind: SinkhornLoss) -> None:
+        self._loss = MidpointLoss(problem, likelihood)
+        self.candidate, self._generator, self._kind = self._loss.candidate, problem.generator, kind
+        self.batches: list[Batch] = list(self._loss.batches)
+
+    def soft(self, moved: Mapping[str, Tensor], permutation: Permutation, batch: Batch) -> Tensor:
+        """Return what is minimised."""
+        assert batch is not None  # ruff: ignore[assert] - these batches hold data
+        draw = torch.rand((), generator=self._generator, device=self._generator.device).item()
+        return self._loss.at(moved, permutation, *batch, t=draw if self._kind == "random" else 0.5)
+
+    def hard(self, permutation: Permutation) -> float:
+        """Return minus the loss half-way of a permutation, on all data."""
+        return -self._loss.of(permutation)

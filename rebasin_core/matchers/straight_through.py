@@ -1,0 +1,116 @@
+"""The straight-through matcher of Git Re-Basin: weight matching onto weights that are learned."""
+
+from __future__ import annotations
+
+import math
+from time import perf_counter
+from typing import TYPE_CHECKING, final
+
+import torch
+from tqdm import tqdm
+from typing_extensions import override
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
+from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.coordinate_descent import CoordinateDescent
+from rebasin_core.matchers.midpoint import MidpointLoss
+from rebasin_core.matchers.result import MatchOutcome, MatchResult
+from rebasin_core.symmetry.permutation import Permutation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+
+@final
+class StraightThroughMatcher(Matcher):
+    r"""Minimises the loss half-way by learning weights $\hat\theta$ onto which the candidate is matched.
+
+    $$ P = \operatorname*{argmax}_P \langle \hat\theta, P \theta_1 \rangle, \qquad
+       \hat\theta \leftarrow \hat\theta - \eta \nabla_{\hat\theta}\,
+       L\left(\tfrac12 \theta_0 + \tfrac12 (P\theta_1 + \hat\theta - \mathrm{stop}(\hat\theta))\right) $$
+
+    from $\hat\theta = \theta_0$ on, where $P$ is that of weight matching. The matching goes on from the one before, by
+    a few sweeps. After every epoch the loss half-way is taken on all data; the best permutation is kept. Of
+    distributions, networks are drawn between the two at every step, standard deviations moved along.
+
+    Args:
+        epochs: Passes over the data, at least 1.
+        learning_rate: Of Adam, positive.
+        sweeps: Sweeps of coordinate descent a step, at least 1.
+        likelihood: An instance or a name.
+
+    Raises:
+        InvalidInputError: If an option is out of range; on matching, without a model and data.
+
+    References:
+        S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, algorithm 3.
+
+    Example:
+        >>> StraightThroughMatcher(epochs=2)  # doctest: +ELLIPSIS
+        <...StraightThroughMatcher object at ...>
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: int = 5,
+        learning_rate: float = 1e-3,
+        sweeps: int = 1,
+        likelihood: Likelihood | str = "categorical",
+    ) -> None:
+        if epochs < 1 or sweeps < 1 or not (learning_rate > 0 and math.isfinite(learning_rate)):
+            message = (
+                f"expected epochs and sweeps of at least 1 and a positive learning rate, got {epochs!r}, {sweeps!r} "
+                f"and {learning_rate!r}"
+            )
+            raise InvalidInputError(message)
+        self._epochs, self._learning_rate, self._sweeps = epochs, learning_rate, sweeps
+        self._likelihood = as_likelihood(likelihood)
+
+    @override
+    def _match(self, problem: MatchProblem) -> MatchResult:
+        start = perf_counter()
+        loss = MidpointLoss(problem, self._likelihood)
+        identity = Permutation.identity(problem.layout)
+        trace, best = [-loss.of(identity)], identity
+        learned = {name: tensor.clone().requires_grad_() for name, tensor in loss.reference.items()}
+        optimizer = torch.optim.Adam(list(learned.values()), lr=self._learning_rate)
+        current = self._projected(problem, loss, learned, problem.initial or identity, sweeps=100)
+        for _ in tqdm(range(self._epochs), desc="straight-through", leave=False, disable=not problem.progress):
+            value = -loss.of(current)
+            best, trace = (current, [*trace, value]) if value > trace[-1] else (best, [*trace, trace[-1]])
+            for inputs, targets in loss.batches:
+                with torch.enable_grad():
+                    moved = current.apply(loss.candidate)
+                    through = {name: tensor + learned[name] - learned[name].detach() for name, tensor in moved.items()}
+                    optimizer.zero_grad()
+                    loss.at(through, current, inputs, targets).backward()
+                optimizer.step()
+                current = self._projected(problem, loss, learned, current, sweeps=self._sweeps)
+        value = -loss.of(current)
+        if value > trace[-1]:
+            best = current
+        trace.append(max(value, trace[-1]))
+        return MatchResult(
+            permutation=best,
+            objective=trace[-1],
+            identity_objective=trace[0],
+            outcome=MatchOutcome.BUDGET,
+            trace=tuple(trace),
+            seconds={"total": perf_counter() - start},
+        )
+
+    @staticmethod
+    def _projected(
+        problem: MatchProblem, loss: MidpointLoss, learned: Mapping[str, Tensor], initial: Permutation, *, sweeps: int
+    ) -> Permutation:
+        """Return the weight matching of the candidate onto the learned weights, from a permutation on."""
+        sides = ({name: t.detach().unsqueeze(0) for name, t in side.items()} for side in (learned, loss.candidate))
+        solver = CoordinateDescent(problem.layout, *sides, initial=initial.indices)
+        for _ in range(sweeps):
+            if not solver.sweep(problem.generator):
+                break
+        return Permutation(problem.layout, solver.indices)

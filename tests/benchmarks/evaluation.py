@@ -1,0 +1,138 @@
+"""What it costs to evaluate many drawn networks: a loop, local noise, vectorised small ones, and bfloat16.
+
+    python tests/benchmarks/evaluation.py [--posteriors FIRST SECOND --root DATA]
+
+All in one process and one thread, side by side. With two trained mean-field posteriors of MNIST (784-512-512-512-10),
+the Monte Carlo errors are those at the middle of the path between them; without, of a random network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import nn
+
+import rebasin_core as rc
+from rebasin_core.evaluation import EvaluationOptions, FunctionalModel, LossEstimate, held_batches, predict
+
+LIKELIHOOD = rc.CategoricalLikelihood()
+
+
+def best(function: Callable[[], object], repeats: int = 3) -> float:
+    """Return the least seconds of a call."""
+    times: list[float] = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def peak(rows: int = 1000, width: int = 512) -> float:
+    """Return the multiplications and additions a second of a matrix product of the networks' size."""
+    a, b = torch.randn(rows, width), torch.randn(width, width)
+    return 2 * rows * width * width / best(lambda: a @ b, 30)
+
+
+def random_problem(hidden: list[int], inputs: int, rows: int) -> tuple[nn.Module, rc.Posterior, list[Any]]:
+    """Return a network, a posterior around it, and data."""
+    generator = torch.Generator().manual_seed(0)
+    model = rc.MLPArchitecture(hidden=hidden).build((inputs,), 10, generator=generator)
+    mean = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    posterior = rc.DiagonalGaussianPosterior(mean, {name: torch.full_like(t, 0.03) for name, t in mean.items()})
+    x, y = torch.randn(rows, inputs, generator=generator), torch.randint(10, (rows,), generator=generator)
+    return model, posterior, list(zip(x.split(1000), y.split(1000), strict=True))
+
+
+def large(arguments: argparse.Namespace) -> None:  # ruff: ignore[too-many-locals] - a script
+    """Print seconds, the share of the peak, and Monte Carlo errors for the network of the MNIST results."""
+    if arguments.posteriors:
+        first, second = (rc.load_posterior(path) for path in arguments.posteriors)
+        data = rc.build("dataset", "mnist", root=arguments.root).load()
+        model: nn.Module = rc.MLPArchitecture(hidden=[512] * 3).build(data.input_shape, 10)
+        spec = rc.MLPArchitecture(hidden=[512] * 3).spec(model)
+        aligned = rc.match(first, second, spec, "wasserstein").apply(second)
+        assert isinstance(first, rc.DiagonalGaussianPosterior)
+        posterior: rc.Posterior = first.geodesic(aligned, 0.5)
+        batches = list(data.test.batches(1000))
+    else:
+        model, posterior, batches = random_problem([512] * 3, 784, 10_000)
+    functional = FunctionalModel(model)
+    held = held_batches(functional, batches)
+    weights = sum(t.numel() for n, t in posterior.mean.items() if n.endswith("weight"))
+    work = 2 * weights * sum(len(y) for _, y in held)
+    rows: list[list[object]] = []
+    loop_seconds = loop_error = 0.0
+    methods: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("loop", {"method": "loop"}),
+        ("loop, antithetic", {"method": "loop", "antithetic": True}),
+        ("local", {"method": "local", "antithetic": False}),
+        ("local, antithetic", {"method": "local"}),
+        ("vectorized, 4 at once", {"method": "vectorized", "chunk_size": 4}),
+        ("loop, bfloat16", {"method": "loop", "precision": "bfloat16"}),
+    )
+    samples = 4
+    for name, options in methods:
+
+        def run(seed: int = 0, options: dict[str, Any] = options) -> LossEstimate:
+            chosen = EvaluationOptions(**options)
+            found = predict(posterior, functional, held, LIKELIHOOD, num_samples=samples, seed=seed, options=chosen)
+            return LossEstimate.of(found)
+
+        flops = peak()
+        seconds = best(run, 2) / samples
+        # The same samples as the loop's have the same spread.
+        seeds = 12 if name.startswith("local") or name in {"loop", "loop, antithetic"} else 2
+        losses = torch.tensor([run(seed).loss for seed in range(seeds)], dtype=torch.float64)
+        error = losses.std().item() if seeds > 2 else loop_error
+        if name == "loop":
+            loop_seconds, loop_error = seconds, error
+        gain = (loop_seconds * loop_error**2) / (seconds * error**2)
+        share = work / seconds / flops
+        rows.append([name, 1e3 * seconds, 100 * share, losses[:2].mean().item(), error, gain])
+        print(rows[-1], flush=True)
+    headers = ["method", "ms a network", "% of the peak", f"NLL, {samples} samples", "its spread over seeds", "gain"]
+    print(tabulate(rows, headers, floatfmt=("", ".0f", ".0f", ".5f", ".6f", ".1f"), tablefmt="github"))
+
+
+def small() -> None:
+    """Print seconds of small networks, one after the other and at once."""
+    rows: list[list[object]] = []
+    for hidden, inputs, batch in (([50], 13, 500), ([32, 32], 64, 100), ([16], 8, 1000), ([64, 64], 64, 200)):
+        model, posterior, data = random_problem(hidden, inputs, batch)
+        functional = FunctionalModel(model)
+        held = held_batches(functional, data)
+
+        def run(
+            method: str, posterior: rc.Posterior = posterior, model: FunctionalModel = functional, held: Any = held
+        ) -> None:
+            options = EvaluationOptions(method=method)  # type: ignore[arg-type]  # one of them
+            predict(posterior, model, held, LIKELIHOOD, num_samples=256, seed=0, options=options)
+
+        seconds = {method: best(partial(run, method)) for method in ("loop", "vectorized", "local")}
+        ratios = [seconds["loop"] / seconds[method] for method in ("vectorized", "local")]
+        rows.append(["-".join(map(str, [inputs, *hidden, 10])), batch, *(1e3 * s for s in seconds.values()), *ratios])
+    headers = ["network", "rows", "loop (ms)", "vectorized (ms)", "local (ms)", "loop / vectorized", "loop / local"]
+    print(tabulate(rows, headers, floatfmt=("", "", ".0f", ".0f", ".0f", ".1f", ".1f"), tablefmt="github"))
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--posteriors", nargs=2, type=Path)
+    parser.add_argument("--root", type=Path, default=Path("data"))
+    large(parser.parse_args())
+    print("\n256 samples of small networks:\n")
+    small()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # two threads on a busy machine wait for each other
+    main()

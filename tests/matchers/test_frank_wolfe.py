@@ -1,0 +1,130 @@
+"""Frank-Wolfe and matchers around matchers, against brute force and coordinate descent."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+import torch
+
+import rebasin_core as rc
+from rebasin_core.errors import InvalidInputError
+
+ARCHITECTURE = rc.MLPArchitecture(hidden=[24, 24, 24])
+
+
+def network(seed: int) -> torch.nn.Module:
+    return ARCHITECTURE.build((10,), 4, generator=torch.Generator().manual_seed(seed))
+
+
+def objective(permutation: rc.Permutation, first: torch.nn.Module, second: torch.nn.Module) -> float:
+    moved = permutation.apply(dict(second.named_parameters()))
+    return sum((p.double() * moved[n].double()).sum().item() for n, p in first.named_parameters())
+
+
+def test_objective_is_what_it_says_and_mostly_above_coordinate_descent() -> None:
+    better = 0
+    for seed in range(6):
+        first, second = network(seed), network(seed + 50)
+        spec = ARCHITECTURE.spec(first)
+        found = rc.match(first, second, spec, rc.FrankWolfeMatcher())
+        assert found.objective == pytest.approx(objective(found.permutation, first, second), rel=1e-5)
+        better += found.objective >= rc.match(first, second, spec, "weight").objective
+    assert better >= 4
+
+
+@pytest.mark.parametrize("start", ["identity", "uniform"])
+@pytest.mark.parametrize("channels", ["mean", "mean and standard deviation"])
+def test_planted_permutations_inside_heads_too(start: str, channels: str) -> None:
+    architecture = rc.ViTArchitecture(width=16, heads=2, depth=1, patch=8)
+    model = architecture.build((3, 16, 16), 10, generator=torch.Generator().manual_seed(0))
+    spec = architecture.spec(model)
+    planted = spec.random_permutation(generator=torch.Generator().manual_seed(1))
+    matcher = rc.FrankWolfeMatcher(start=start, channels=channels)  # type: ignore[arg-type]  # one of them
+    found = rc.match(model, planted.apply(model), spec, matcher)
+    assert found.permutation == planted.inverse()
+
+
+def test_an_initial_permutation_is_begun_from() -> None:
+    first, second = network(0), network(1)
+    spec = ARCHITECTURE.spec(first)
+    reference, candidate = rc.as_posterior(first), rc.as_posterior(second)
+    best = rc.WeightMatcher().match(reference, candidate, spec)
+    again = rc.WeightMatcher().match(reference, candidate, spec, initial=best.permutation)
+    assert again.permutation == best.permutation
+    assert again.trace[0] == pytest.approx(best.objective)
+    assert again.identity_objective == pytest.approx(best.identity_objective)
+    stuck = rc.FrankWolfeMatcher(max_steps=0).match(reference, candidate, spec, initial=best.permutation)
+    assert stuck.permutation == best.permutation
+    other = rc.MLPArchitecture(hidden=[3]).spec(rc.MLPArchitecture(hidden=[3]).build((10,), 4))
+    with pytest.raises(InvalidInputError, match="belongs to another specification"):
+        rc.WeightMatcher().match(reference, candidate, spec, initial=other.identity())
+
+
+def test_restarts_are_never_worse() -> None:
+    for seed in range(4):
+        first, second = network(seed), network(seed + 50)
+        spec = ARCHITECTURE.spec(first)
+        one = rc.match(first, second, spec, "weight").objective
+        assert rc.match(first, second, spec, rc.RestartsMatcher(rc.WeightMatcher(), restarts=4)).objective >= one
+
+
+def test_a_chain_begins_where_the_last_one_ended() -> None:
+    first, second = network(0), network(1)
+    spec = ARCHITECTURE.spec(first)
+    chain = rc.ChainMatcher([rc.FrankWolfeMatcher(), rc.WeightMatcher()])
+    found = rc.match(first, second, spec, chain)
+    assert found.trace[0] == pytest.approx(rc.match(first, second, spec, rc.FrankWolfeMatcher()).objective)
+
+
+def test_a_portfolio_keeps_the_nearest_or_the_best() -> None:
+    first, second = network(0), network(1)
+    spec = ARCHITECTURE.spec(first)
+    members = [rc.WeightMatcher(), rc.FrankWolfeMatcher()]
+    found = rc.match(first, second, spec, rc.PortfolioMatcher(members))
+    distances = [
+        sum(
+            (p.double() - m.double()).square().sum().item()
+            for p, m in zip(
+                first.parameters(), rc.match(first, second, spec, member).apply(second).parameters(), strict=True
+            )
+        )
+        for member in members
+    ]
+    assert found.objective == pytest.approx(-min(distances), rel=1e-5)
+    data = [(torch.randn(50, 10, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 4)]
+    by_loss = rc.match(first, second, spec, rc.PortfolioMatcher(members, select="loss"), model=first, data=data)
+    middle = rc.barycenter([rc.as_posterior(first), rc.as_posterior(by_loss.apply(second))])
+    assert by_loss.objective == pytest.approx(-rc.score(middle, model=first, data=data).nll, rel=1e-5)
+    with pytest.raises(InvalidInputError, match="give `model` and `data`"):
+        rc.match(first, second, spec, rc.PortfolioMatcher(members, select="loss"))
+
+
+def test_precision_weighted_matching_minimises_what_it_says() -> None:
+    g = torch.Generator().manual_seed(0)
+
+    def gaussian() -> rc.DiagonalGaussianPosterior:
+        mean = {"w": torch.randn(5, 3, generator=g, dtype=torch.float64)}
+        return rc.DiagonalGaussianPosterior(mean, {"w": 0.2 + torch.rand(5, 3, generator=g, dtype=torch.float64)})
+
+    first, second = gaussian(), gaussian()
+    spec = rc.table_spec({"w": "h, -"}, first.mean)
+
+    def cost(index: list[int]) -> float:
+        precision = first.stddev["w"] ** -2 + second.stddev["w"][index] ** -2
+        return (0.5 * precision * (first.mean["w"] - second.mean["w"][index]) ** 2).sum().item()
+
+    best = min(permutations(range(5)), key=lambda p: cost(list(p)))
+    found = rc.match(first, second, spec, "fisher")
+    assert found.permutation.indices["h"].tolist() == list(best)
+    assert found.objective - found.identity_objective == pytest.approx(cost(list(range(5))) - cost(list(best)))
+
+
+def test_bad_options() -> None:
+    with pytest.raises(InvalidInputError, match="steps of at least 0"):
+        rc.FrankWolfeMatcher(max_steps=-1)
+    with pytest.raises(InvalidInputError, match="`restarts` of at least 1"):
+        rc.RestartsMatcher(rc.WeightMatcher(), restarts=0)
+    for wrapper in (rc.ChainMatcher, rc.PortfolioMatcher):
+        with pytest.raises(InvalidInputError, match="at least one matcher"):
+            wrapper([])

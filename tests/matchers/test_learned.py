@@ -1,0 +1,141 @@
+"""Matchers that minimise a loss on data, and many networks in one order."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import rebasin_core as rc
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.tensors.sinkhorn import sinkhorn
+
+ARCHITECTURE = rc.MLPArchitecture(hidden=[16])
+LEARNED: dict[str, rc.Matcher] = {
+    "straight_through": rc.StraightThroughMatcher(epochs=4, learning_rate=0.01),
+    "sinkhorn midpoint": rc.SinkhornMatcher(loss="midpoint", epochs=8),
+    "sinkhorn random": rc.SinkhornMatcher(loss="random", epochs=8),
+    "annealing": rc.AnnealingMatcher(steps=150),
+}
+
+
+def data() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    g = torch.Generator().manual_seed(0)
+    centres = 2 * torch.randn(3, 6, generator=g)
+    y = torch.arange(180) % 3
+    return list(zip((centres[y] + torch.randn(180, 6, generator=g)).split(60), y.split(60), strict=True))
+
+
+def trained(seed: int) -> nn.Module:
+    model = ARCHITECTURE.build((6,), 3, generator=torch.Generator().manual_seed(seed))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(40):
+        for x, y in data():
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    return model
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[nn.Module, nn.Module]:
+    return trained(0), trained(1)
+
+
+def middle_loss(first: nn.Module, second: nn.Module) -> float:
+    middle = rc.barycenter([rc.as_posterior(first), rc.as_posterior(second)])
+    return rc.score(middle, model=first, data=data()).nll
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_the_objective_is_minus_the_loss_half_way_and_grows(name: str, pair: tuple[nn.Module, nn.Module]) -> None:
+    first, second = pair
+    found = rc.match(first, second, ARCHITECTURE.spec(first), LEARNED[name], model=first, data=data())
+    assert found.objective == pytest.approx(-middle_loss(first, found.apply(second)), rel=1e-5)
+    assert found.identity_objective == pytest.approx(-middle_loss(first, second), rel=1e-5)
+    assert found.objective > found.identity_objective
+    assert list(found.trace) == sorted(found.trace)
+    with pytest.raises(InvalidInputError, match="give `model` and `data`"):
+        rc.match(first, second, ARCHITECTURE.spec(first), LEARNED[name])
+
+
+def test_learned_matching_does_not_lose_to_weight_matching(pair: tuple[nn.Module, nn.Module]) -> None:
+    first, second = pair
+    spec = ARCHITECTURE.spec(first)
+    by_weight = middle_loss(first, rc.match(first, second, spec, "weight").apply(second))
+    found = rc.match(first, second, spec, LEARNED["straight_through"], model=first, data=data())
+    assert -found.objective <= by_weight + 1e-6
+
+
+def test_distributions_are_drawn_between(pair: tuple[nn.Module, nn.Module]) -> None:
+    first, second = (
+        rc.DiagonalGaussianPosterior(
+            {n: p.detach() for n, p in m.named_parameters()},
+            {n: torch.full_like(p, 0.05) for n, p in m.named_parameters()},
+        )
+        for m in pair
+    )
+    spec = ARCHITECTURE.spec(pair[0])
+    found = rc.match(first, second, spec, LEARNED["straight_through"], model=pair[0], data=data())
+    assert found.objective > found.identity_objective
+    again = rc.match(first, second, spec, LEARNED["straight_through"], model=pair[0], data=data())
+    assert again.permutation == found.permutation
+
+
+def test_normalised_matrices_are_doubly_stochastic() -> None:
+    x = torch.randn(4, 7, 7, dtype=torch.float64)
+    found = sinkhorn(x, iterations=200)
+    for dim in (-1, -2):
+        torch.testing.assert_close(found.sum(dim), torch.ones(4, 7, dtype=torch.float64))
+    # It is the nearest in relative entropy: log ratios are sums of a row's and a column's number.
+    logs = found.log() - x
+    torch.testing.assert_close(logs[:, 1:, 1:] + logs[:, :1, :1], logs[:, 1:, :1] + logs[:, :1, 1:])
+    assert torch.autograd.gradcheck(lambda t: sinkhorn(t, iterations=5), x[0].requires_grad_())
+
+
+def test_sinkhorn_by_weights_recovers_a_planted_permutation(pair: tuple[nn.Module, nn.Module]) -> None:
+    spec = ARCHITECTURE.spec(pair[0])
+    planted = spec.random_permutation(generator=torch.Generator().manual_seed(3))
+    found = rc.match(pair[0], planted.apply(pair[0]), spec, "sinkhorn")
+    assert found.permutation == planted.inverse()
+
+
+def test_many_copies_come_into_one_order_and_circles_close() -> None:
+    architecture = rc.MLPArchitecture(hidden=[16, 16])
+    model = architecture.build((6,), 3, generator=torch.Generator().manual_seed(0))
+    spec = architecture.spec(model)
+    g = torch.Generator().manual_seed(1)
+    planted = [spec.random_permutation(generator=g) for _ in range(6)]
+    found = rc.match_many([p.apply(model) for p in planted], spec)
+    assert found.trace[-1] < 1e-9 * found.trace[0]
+    around = found.between(0, 3).compose(found.between(3, 5)).compose(found.between(5, 0))
+    assert around.is_identity
+    assert found.between(2, 4) == planted[2].inverse().compose(planted[4])
+
+
+@pytest.mark.parametrize("matcher", ["weight", "frank_wolfe"])
+def test_the_spread_never_rises(matcher: str) -> None:
+    models = [trained(seed) for seed in range(4)]
+    spec = ARCHITECTURE.spec(models[0])
+    found = rc.match_many(models, spec, matcher=matcher)
+    assert list(found.trace) == sorted(found.trace, reverse=True)
+    plain = rc.barycenter([rc.as_posterior(m) for m in models])
+    assert rc.score(found.center, model=models[0], data=data()).nll < rc.score(plain, model=models[0], data=data()).nll
+    samples = rc.SamplesPosterior({
+        n: torch.stack([dict(m.named_parameters())[n].detach() for m in models])
+        for n, _ in models[0].named_parameters()
+    })
+    assert rc.match_many(samples, spec, matcher=matcher).trace[-1] == pytest.approx(found.trace[-1], rel=1e-3)
+    with pytest.raises(InvalidInputError, match="at least one network"):
+        rc.match_many([], spec)
+
+
+def test_bad_options() -> None:
+    with pytest.raises(InvalidInputError, match="epochs and sweeps of at least 1"):
+        rc.StraightThroughMatcher(epochs=0)
+    with pytest.raises(InvalidInputError, match="expected a loss among"):
+        rc.SinkhornMatcher(loss="loss")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="temperatures that fall"):
+        rc.AnnealingMatcher(temperature=math.inf)
