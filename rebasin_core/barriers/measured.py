@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.networks import Adjust
     from rebasin_core.posteriors.base import Posterior
 
-# Groups of samples that are left out in turn, for the error of metrics of the averaged prediction.
+# Groups of samples that are drawn again (bootstrap), for the error of metrics of the averaged prediction.
 _GROUPS = 16
 
 

@@ -56,7 +56,8 @@ def located(
         if t is None or promised - highest <= tolerance:
             break
         found[t] = evaluate(t)
-        if _heights(found)[t] - highest <= tolerance and promised - _heights(found)[t] <= tolerance:
+        reached = _heights(found)[t]
+        if reached - highest <= tolerance and promised - reached <= tolerance:
             break
     order = sorted(found)
     return order, [found[t] for t in order]
@@ -82,6 +83,4 @@ def _promising(found: dict[float, LossEstimate]) -> tuple[float | None, float]:
     if abs(place - b) < _LEAST_DISTANCE:
         # The parabola has its top where the loss is known: look into the wider side, if it is wide.
         place = (a + b) / 2 if b - a > c - b else (b + c) / 2
-        height = u + left * (place - a) + curvature * (place - a) * (place - b)
-        return place, height
     return place, u + left * (place - a) + curvature * (place - a) * (place - b)

@@ -141,8 +141,8 @@ class _Reset(PathAdjustment):
     def at(self, t: float, point: Posterior) -> Adjust | None:
         if t in {0.0, 1.0} or not self._statistics:
             return None
-        own = None if self._per_sample else self._statistics.at(point.mean, self._data)
-        return lambda tensors, _: {**tensors, **(own or self._statistics.at(tensors, self._data))}
+        own = None if self._per_sample else self.statistics(point.mean)
+        return lambda tensors, _: {**tensors, **(own or self.statistics(tensors))}
 
 
 @final

@@ -20,32 +20,39 @@ from rebasin_core.report.table import barrier_table
 from rebasin_core.specs.files import load_spec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
     from rebasin_core.data.base import DataSplits
-    from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.engine.merge import RepairName
     from rebasin_core.specs.base import PermutationSpec
 
-_INPUTS = click.option(
-    "--input", "-i", "inputs", multiple=True, help="An input to trace the model with: 2,3,224,224 or 2,16:int<1000."
+_SHARED = (
+    click.option(
+        "--input", "-i", "inputs", multiple=True, help="An input to trace the model with: 2,3,224,224 or 2,16:int<1000."
+    ),
+    click.option("--spec", type=click.Path(path_type=Path), help="A specification file, instead of tracing."),
+    click.option("--matcher", default="weight", show_default=True, help="A registered matcher."),
+    click.option("--data", help="A registered data set: for matchers that need data, for repair and barriers."),
+    click.option("--root", type=click.Path(path_type=Path), help="The folder of the data set."),
 )
-_SPEC = click.option("--spec", type=click.Path(path_type=Path), help="A specification file, instead of tracing.")
-_MATCHER = click.option("--matcher", default="weight", show_default=True, help="A registered matcher.")
-_DATA = click.option("--data", help="A registered data set: for matchers that need data, for repair and barriers.")
-_ROOT = click.option("--root", type=click.Path(path_type=Path), help="The folder of the data set.")
 _OUTPUT = click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="The safetensors file.")
 _CHECKPOINT = click.Path(path_type=Path)
+
+
+def _shared(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that all of these have."""
+    for option in reversed(_SHARED):
+        command = option(command)
+    return command
 
 
 @click.command()
 @click.argument("factory")
 @click.argument("reference", type=_CHECKPOINT)
 @click.argument("candidate", type=_CHECKPOINT)
-@_INPUTS
-@_SPEC
-@_MATCHER
-@_DATA
-@_ROOT
+@_shared
 @_OUTPUT
 def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - click passes one an option
     factory: str,
@@ -64,7 +71,7 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     """
     model = load_model(factory)
     symmetries = _symmetries(model, inputs, spec)
-    first, second = (_loaded(path, model) for path in (reference, candidate))
+    first, second = (load_posterior(path, model=model) for path in (reference, candidate))
     batches = None if data is None else _data(data, root).train.batches(1000)
     result = match(first, second, symmetries, matcher, model=model, data=batches)
     aligned = result.apply(second)
@@ -82,14 +89,10 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
 @click.command()
 @click.argument("factory")
 @click.argument("checkpoints", type=_CHECKPOINT, nargs=-1, required=True)
-@_INPUTS
-@_SPEC
-@_MATCHER
+@_shared
 @click.option("--no-align", is_flag=True, help="Average the checkpoints as they are.")
 @click.option("--weight", "-w", "weights", multiple=True, type=float, help="One a checkpoint; equal if not given.")
 @click.option("--repair", type=click.Choice(["reset", "repair"]), help="Statistics or activations, from --data.")
-@_DATA
-@_ROOT
 @_OUTPUT
 def merge(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - click passes one an option
     factory: str,
@@ -99,7 +102,7 @@ def merge(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     matcher: str,
     no_align: bool,  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     weights: tuple[float, ...],
-    repair: str | None,
+    repair: RepairName | None,
     data: str | None,
     root: Path | None,
     output: Path,
@@ -107,11 +110,11 @@ def merge(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     """Align CHECKPOINTS with the first of them and write their average, for the model that FACTORY makes."""
     model = load_model(factory)
     merged = merge_networks(
-        [_loaded(path, model) for path in checkpoints],
+        [load_posterior(path, model=model) for path in checkpoints],
         _symmetries(model, inputs, spec),
         matcher=None if no_align else matcher,
         weights=list(weights) or None,
-        repair="reset" if repair == "reset" else "repair" if repair == "repair" else None,
+        repair=repair,
         model=model,
         data=None if data is None else _data(data, root).train.first(5000).batches(500),
     )
@@ -123,11 +126,7 @@ def merge(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
 @click.argument("factory")
 @click.argument("reference", type=_CHECKPOINT)
 @click.argument("candidate", type=_CHECKPOINT)
-@_INPUTS
-@_SPEC
-@_MATCHER
-@_DATA
-@_ROOT
+@_shared
 @click.option("--points", default=11, show_default=True, help="Places on the path, ends included: odd.")
 def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - click passes one an option
     factory: str,
@@ -152,7 +151,7 @@ def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] -
         raise ConfigError(message)
     model = load_model(factory)
     symmetries = _symmetries(model, inputs, spec)
-    first, second = (_loaded(path, model) for path in (reference, candidate))
+    first, second = (load_posterior(path, model=model) for path in (reference, candidate))
     splits = _data(data, root)
     test, train = splits.test.batches(1000), splits.train.first(5000).batches(1000)
     aligned = match(first, second, symmetries, matcher, model=model, data=train).apply(second)
@@ -161,18 +160,6 @@ def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] -
         for label, moved in (("unaligned", second), (matcher, aligned))
     }
     click.echo(barrier_table(curves, {}))
-
-
-def _loaded(path: Path, model: nn.Module) -> Posterior:
-    """Return what a file holds; of a plain checkpoint, the model's buffers as such."""
-    found = load_posterior(path)
-    names = {name for name, _ in model.named_buffers()}
-    if not isinstance(found, PointPosterior):
-        return found
-    every = {**found.mean, **found.buffers}
-    return PointPosterior(
-        {n: t for n, t in every.items() if n not in names}, buffers={n: t for n, t in every.items() if n in names}
-    )
 
 
 def _symmetries(model: nn.Module, inputs: tuple[str, ...], spec: Path | None) -> PermutationSpec:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, final
 
 import click
 
-from rebasin_core.engine.run import UNALIGNED
 from rebasin_core.errors import LawViolationError, PluginError, StorageError
 from rebasin_core.plugin.hookspecs import HOOKS
-from rebasin_core.report.table import barrier_table
+from rebasin_core.report.table import barrier_table, best_alignment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,12 +56,8 @@ def print_result(result: RunResult, report: Path) -> None:
     for split, curves in result.curves.items():
         click.echo(f"\nLoss barrier on the {split} data ({result.device})\n")
         click.echo(barrier_table(curves, result.distances))
-        best = min((label for label in curves if label != UNALIGNED), key=lambda label: curves[label].height)
-        before, after = curves[UNALIGNED], curves[best]
-        click.echo(
-            f"\nAligned by `{best}`, the barrier went from {before.height:.4f} ± {before.height_stderr:.4f} to "
-            f"{after.height:.4f} ± {after.height_stderr:.4f} nats per example."
-        )
+        best, before, after = best_alignment(curves)
+        click.echo(f"\nAligned by `{best}`, the barrier went from {before} to {after} nats per example.")
     click.echo(f"\nEverything is in {result.folder}; open {report}")
 
 

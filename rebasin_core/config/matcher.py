@@ -14,7 +14,7 @@ from rebasin_core.evaluation.likelihood import LikelihoodName
 from rebasin_core.matchers.activation import ActivationMatcher, ActivationMetric
 from rebasin_core.matchers.annealing import AnnealingMatcher
 from rebasin_core.matchers.fisher import FisherMatcher
-from rebasin_core.matchers.frank_wolfe import FrankWolfeMatcher, Start
+from rebasin_core.matchers.frank_wolfe import ChannelNames, FrankWolfeMatcher, Start
 from rebasin_core.matchers.kl import KLMatcher
 from rebasin_core.matchers.sinkhorn import SinkhornLoss, SinkhornMatcher
 from rebasin_core.matchers.straight_through import StraightThroughMatcher
@@ -105,7 +105,7 @@ class FrankWolfeMatcherConfig(MatcherConfig):
     """Options of `FrankWolfeMatcher`."""
 
     name: Literal["frank_wolfe"] = "frank_wolfe"
-    channels: Literal["mean", "mean and standard deviation"] = Field("mean", description="What is compared.")
+    channels: ChannelNames = Field("mean", description="What is compared.")
     max_steps: int = Field(100, ge=0, description="The most steps.")
     start: Start = Field("identity", description="`identity` or `uniform`.")
     tolerance: float = Field(1e-5, ge=0, description="Steps end when one gains less than this part of the objective.")

@@ -50,6 +50,25 @@ def build(family: str, name: str, *, registry: Registry | None = None, **options
     return with_installed_rules(strategy, registry) if family == "spec" else strategy
 
 
+def as_matcher(matcher: Matcher | str | Mapping[str, object]) -> Matcher:
+    """Return a matcher, looked up with its options if it is not one already.
+
+    Args:
+        matcher: A registered name, a mapping with ``name`` and options, or an instance.
+
+    Returns:
+        The matcher.
+
+    Raises:
+        UnknownNameError: If there is no such matcher.
+        ConfigError: If its options are not valid.
+    """
+    if isinstance(matcher, Matcher):
+        return matcher
+    built: Matcher = default_registry().build("matcher", matcher)
+    return built
+
+
 def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the third
     reference: PosteriorLike,
     candidate: PosteriorLike,
@@ -90,8 +109,7 @@ def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         >>> match(a, b, spec, matcher="weight").apply(b)["in"].flatten().tolist()
         [1.0, 2.0]
     """
-    strategy = matcher if isinstance(matcher, Matcher) else default_registry().build("matcher", matcher)
-    result: MatchResult = strategy.match(
+    return as_matcher(matcher).match(
         as_posterior(reference, model=model),
         as_posterior(candidate, model=model),
         spec,
@@ -100,7 +118,6 @@ def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         generator=generator,
         progress=progress,
     )
-    return result
 
 
 def barrier(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the second

@@ -86,11 +86,12 @@ def _adapter_of(source: object, registry: Registry | None) -> PosteriorAdapter:
     raise InvalidInputError(message)
 
 
-def load_posterior(path: Path | str, *, registry: Registry | None = None) -> Posterior:
+def load_posterior(path: Path | str, *, model: nn.Module | None = None, registry: Registry | None = None) -> Posterior:
     """Read a posterior of any registered representation, or a plain safetensors checkpoint as a point.
 
     Args:
         path: A file.
+        model: The network: a plain checkpoint does not say which of its tensors are buffers.
         registry: Where to look for representations; everything installed if not given.
 
     Returns:
@@ -102,7 +103,7 @@ def load_posterior(path: Path | str, *, registry: Registry | None = None) -> Pos
     """
     tensors, document = read_tensors(path)
     if document.get("kind") is None:
-        return as_posterior(tensors)
+        return _with_buffers(as_posterior(tensors), model)
     if document["kind"] != "posterior":
         message = f"{path}: expected a posterior or a checkpoint, got a file of kind {document['kind']!r}"
         raise FileFormatError(message)
@@ -110,7 +111,18 @@ def load_posterior(path: Path | str, *, registry: Registry | None = None) -> Pos
     registry.names("posterior")  # imports all representations, of which a mixture may hold any
     kind: type[Posterior] = registry.get("posterior", str(document["representation"])).kind
     try:
-        return kind.from_tensors(tensors)
+        return _with_buffers(kind.from_tensors(tensors), model)
     except (InvalidInputError, FileFormatError) as error:
         message = f"{path}: {error}"
         raise FileFormatError(message) from error
+
+
+def _with_buffers(point: Posterior, model: nn.Module | None) -> Posterior:
+    """Return a point whose buffers are those of a model, whatever the kinds of its numbers are."""
+    if model is None or not isinstance(point, PointPosterior):
+        return point
+    every, names = {**point.mean, **point.buffers}, dict(model.named_buffers()).keys()
+    if point.buffers.keys() >= names:
+        return point
+    parameters, buffers = ({n: t for n, t in every.items() if (n in names) == chosen} for chosen in (False, True))
+    return PointPosterior(parameters, buffers=buffers)

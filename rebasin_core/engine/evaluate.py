@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rebasin_core.engine.convert import PosteriorLike, as_posterior
-from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.evaluation.likelihood import AbstractRegressionLikelihood, as_likelihood
-from rebasin_core.evaluation.predictive import held_batches, predict
+from rebasin_core.evaluation.evaluator import Evaluator
+from rebasin_core.evaluation.likelihood import AbstractRegressionLikelihood
 from rebasin_core.evaluation.scores import PredictiveScores
-from rebasin_core.posteriors.point import PointPosterior
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,16 +51,9 @@ def score(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         >>> sorted(score(model, model=model, data=data).values)
         ['accuracy', 'brier', 'ece', 'entropy', 'mutual_information']
     """
-    distribution, scored = as_posterior(posterior, model=model), as_likelihood(likelihood)
-    functional = FunctionalModel(model, device=distribution.device, dtype=distribution.dtype)
-    found = predict(
-        distribution,
-        functional,
-        held_batches(functional, data),
-        scored,
-        num_samples=1 if isinstance(distribution, PointPosterior) else num_samples,
-        seed=seed,
-        options=evaluation,
-        keep_outputs=isinstance(scored, AbstractRegressionLikelihood),
+    distribution = as_posterior(posterior, model=model)
+    evaluator = Evaluator(
+        model, data, distribution, likelihood=likelihood, num_samples=num_samples, seed=seed, options=evaluation
     )
-    return PredictiveScores.of(found, scored)
+    regression = isinstance(evaluator.likelihood, AbstractRegressionLikelihood)
+    return PredictiveScores.of(evaluator.predictions(distribution, keep_outputs=regression), evaluator.likelihood)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, final
 import torch
 from tqdm import tqdm
 
+from rebasin_core.engine.align import as_matcher
 from rebasin_core.engine.convert import PosteriorLike, as_posterior
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.matchers.base import Matcher
-from rebasin_core.plugin.registry import default_registry
 from rebasin_core.posteriors.barycenter import barycenter
+from rebasin_core.posteriors.divergence import squared_moment_distance
 from rebasin_core.posteriors.samples import SamplesPosterior
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rebasin_core.evaluation.predictive import Batches
+    from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.permutation import Permutation
@@ -113,7 +114,7 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
     if not given or max_rounds < 0:
         message = f"expected at least one network and rounds of at least 0, got {len(given)} and {max_rounds!r}"
         raise InvalidInputError(message)
-    strategy = matcher if isinstance(matcher, Matcher) else default_registry().build("matcher", matcher)
+    strategy = as_matcher(matcher)
     generator = generator or torch.Generator().manual_seed(0)
     held = None if data is None else list(data)
     permutations, moved = [spec.identity()] * len(given), list(given)
@@ -127,7 +128,7 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
             step = strategy.match(middle, moved[k], spec, model=model, data=held, generator=generator).permutation
             attempt = permutations[k].compose(step.to("cpu"))
             candidate = attempt.apply(given[k])
-            if _distance(middle, candidate) < _distance(middle, moved[k]):
+            if squared_moment_distance(middle, candidate) < squared_moment_distance(middle, moved[k]):
                 permutations[k], moved[k] = attempt, candidate
         trace.append(_spread(moved))
         if trace[-1] >= trace[-2]:
@@ -137,13 +138,4 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
 
 def _spread(posteriors: Sequence[Posterior]) -> float:
     middle = barycenter(posteriors)
-    return sum(_distance(middle, q) for q in posteriors) / len(posteriors)
-
-
-def _distance(first: Posterior, second: Posterior) -> float:
-    """Return the squared distance of means and standard deviations."""
-    total = 0.0
-    for part in ("mean", "stddev"):
-        other = getattr(second, part)
-        total += sum((t.double() - other[n].double()).square().sum().item() for n, t in getattr(first, part).items())
-    return total
+    return sum(squared_moment_distance(middle, q) for q in posteriors) / len(posteriors)

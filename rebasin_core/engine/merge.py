@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
 
 from safetensors.torch import save
 
+from rebasin_core.engine.align import as_matcher
 from rebasin_core.engine.convert import PosteriorLike, as_posterior
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.evaluation.likelihood import as_likelihood
-from rebasin_core.evaluation.loss import LossEstimate, MetricName
 from rebasin_core.evaluation.normalization import BatchStatistics
-from rebasin_core.evaluation.predictive import held_batches, predict
+from rebasin_core.evaluation.predictive import held_batches
 from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair
-from rebasin_core.matchers.base import Matcher
-from rebasin_core.plugin.registry import default_registry
 from rebasin_core.posteriors.barycenter import Weights, barycenter
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.tensors.files import write_bytes
@@ -29,7 +27,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.loss import MetricName
     from rebasin_core.evaluation.predictive import Batches
+    from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.permutation import Permutation
@@ -105,7 +105,7 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
     held = None if data is None else list(data)
     moved, permutations = list(posteriors), [spec.identity()] * len(posteriors)
     if matcher is not None:
-        strategy = matcher if isinstance(matcher, Matcher) else default_registry().build("matcher", matcher)
+        strategy = as_matcher(matcher)
         for number, posterior in enumerate(posteriors):
             if number != reference:
                 found = strategy.match(
@@ -132,12 +132,11 @@ def _repaired(  # ruff: ignore[too-many-positional-arguments] - private, called 
             f"{merged.kind!r} posterior"
         )
         raise InvalidInputError(message)
-    like = {"device": merged.device, "dtype": merged.dtype}
-    functional = FunctionalModel(model, **like)  # type: ignore[arg-type]  # by name
-    batches = held_batches(functional, data)
+    device, dtype = merged.device, merged.dtype
+    batches = held_batches(FunctionalModel(model, device=device, dtype=dtype), data)
     parameters, buffers = merged.mean, merged.buffers
     if repair == "repair":
-        activations = ActivationRepair(model, batches[0][0][:2], **like)  # type: ignore[arg-type]
+        activations = ActivationRepair(model, batches[0][0][:2], device=device, dtype=dtype)
         moments = [activations.moments({**q.mean, **q.buffers}, batches) for q in moved]
         mean, stddev = (
             barycenter([PointPosterior(dict(getattr(m, part))) for m in moments], _plain(weights)).mean
@@ -146,7 +145,7 @@ def _repaired(  # ruff: ignore[too-many-positional-arguments] - private, called 
         every = {**parameters, **buffers}
         folded = activations.maps(every, batches, ActivationMoments(mean, stddev)).folded(every)
         parameters = {name: folded[name] for name in parameters}
-    statistics = BatchStatistics(model, **like)  # type: ignore[arg-type]
+    statistics = BatchStatistics(model, device=device, dtype=dtype)
     if statistics:
         buffers = statistics.at(parameters, batches)
     return PointPosterior(parameters, buffers=buffers)
@@ -195,19 +194,15 @@ def greedy_soup(  # ruff: ignore[too-many-arguments] - the problem's parts, keyw
     if not posteriors:
         message = "expected at least one network, got none"
         raise InvalidInputError(message)
-    functional = FunctionalModel(model, device=posteriors[0].device, dtype=posteriors[0].dtype)
-    batches, scored = held_batches(functional, validation), as_likelihood(likelihood)
+    held = list(validation)
+    evaluator = Evaluator(model, held, posteriors[0], likelihood=likelihood, num_samples=num_samples)
 
     def loss(posterior: Posterior) -> float:
-        samples = 1 if isinstance(posterior, PointPosterior) else num_samples
-        found = predict(posterior, functional, batches, scored, num_samples=samples, seed=0, groups=1)
-        return LossEstimate.of(found, metric=metric).loss
+        return evaluator.loss(posterior, metric=metric, groups=1).loss
 
     losses = [loss(posterior) for posterior in posteriors]
     order = sorted(range(len(posteriors)), key=losses.__getitem__)
-    aligned = merge(
-        posteriors, spec, matcher=matcher, reference=order[0], model=model, data=batches, generator=generator
-    )
+    aligned = merge(posteriors, spec, matcher=matcher, reference=order[0], model=model, data=held, generator=generator)
     moved = [p.apply(q) for p, q in zip(aligned.permutations, posteriors, strict=True)]
     members, best = [order[0]], losses[order[0]]
     for number in order[1:]:

@@ -10,10 +10,7 @@ from tqdm import tqdm
 
 from rebasin_core.engine.convert import PosteriorLike, as_posterior
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.evaluation.likelihood import as_likelihood
-from rebasin_core.evaluation.loss import LossEstimate
-from rebasin_core.evaluation.predictive import held_batches, predict
+from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.posteriors.barycenter import barycenter
 from rebasin_core.posteriors.point import PointPosterior
 
@@ -91,14 +88,12 @@ def loss_plane(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
         torch.linspace(low - margin * (high - low), high + margin * (high - low), resolution, dtype=torch.float64)
         for low, high in zip(frame.points.amin(0).tolist(), frame.points.amax(0).tolist(), strict=True)
     )
-    functional = FunctionalModel(model, device=ends[0].device, dtype=ends[0].dtype)
-    batches, scored = held_batches(functional, data), as_likelihood(likelihood)
+    evaluator = Evaluator(model, data, ends[0], likelihood=likelihood)
     loss = torch.empty((resolution, resolution), dtype=torch.float64)
     for row in tqdm(range(resolution), desc="plane", unit="row", leave=False, disable=not progress):
         for column in range(resolution):
             point = PointPosterior(frame.at(u[column].item(), v[row].item(), ends[0].dtype), buffers=ends[0].buffers)
-            found = predict(point, functional, batches, scored, num_samples=1, seed=0)
-            loss[row, column] = LossEstimate.of(found, where=f"a place of the plane ({row}, {column})").loss
+            loss[row, column] = evaluator.loss(point, where=f"a place of the plane ({row}, {column})").loss
     return LossPlane(u, v, loss, frame.points)
 
 
@@ -191,14 +186,9 @@ def hull_losses(  # ruff: ignore[too-many-arguments] - the problem's parts, keyw
     # Normalised exponential numbers are uniform on the simplex.
     drawn = -torch.rand((num_places, count), generator=generator, dtype=torch.float64).clamp_min(1e-300).log()
     weights = torch.cat([torch.eye(count, dtype=torch.float64), drawn / drawn.sum(1, keepdim=True)])
-    functional = FunctionalModel(model, device=posteriors[0].device, dtype=posteriors[0].dtype)
-    batches, scored = held_batches(functional, data), as_likelihood(likelihood)
-    estimates: list[LossEstimate] = []
-    for row in tqdm(weights.tolist(), desc="hull", unit="place", leave=False, disable=not progress):
-        here = barycenter(posteriors, row)
-        samples = 1 if isinstance(here, PointPosterior) else num_samples
-        found = predict(here, functional, batches, scored, num_samples=samples, seed=0)
-        estimates.append(LossEstimate.of(found, where=f"the place {row} of the hull"))
+    evaluator = Evaluator(model, data, posteriors[0], likelihood=likelihood, num_samples=num_samples)
+    bar = tqdm(weights.tolist(), desc="hull", unit="place", leave=False, disable=not progress)
+    estimates = [evaluator.loss(barycenter(posteriors, row), where=f"the place {row} of the hull") for row in bar]
     loss = torch.tensor([estimate.loss for estimate in estimates], dtype=torch.float64)
     stderr = torch.tensor([estimate.stderr for estimate in estimates], dtype=torch.float64).nan_to_num(0.0)
     return HullLosses(weights, loss, loss - weights @ loss[:count], stderr)

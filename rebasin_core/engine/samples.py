@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
 import torch
 from tqdm import tqdm
 
+from rebasin_core.engine.align import as_matcher
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.matchers.base import Matcher
-from rebasin_core.plugin.registry import default_registry
 from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
 from rebasin_core.posteriors.full_gaussian import FullGaussianPosterior
 from rebasin_core.posteriors.low_rank_gaussian import LowRankGaussianPosterior
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rebasin_core.evaluation.predictive import Batches
+    from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.posteriors.companions import CompanionOptions
     from rebasin_core.specs.base import PermutationSpec
@@ -116,7 +116,7 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
     if reference is not None and not 0 <= reference < given.num_samples:
         message = f"expected a reference from 0 to {given.num_samples - 1}, got {reference!r}"
         raise InvalidInputError(message)
-    strategy = matcher if isinstance(matcher, Matcher) else default_registry().build("matcher", matcher)
+    strategy = as_matcher(matcher)
     generator = generator or torch.Generator().manual_seed(0)
     permutations = [spec.identity()] * given.num_samples
     spread, current = [_spread(given)], given

@@ -19,7 +19,6 @@ from rebasin_core.evaluation.likelihood import (
     HeteroscedasticGaussianLikelihood,
     Likelihood,
 )
-from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.specs.check import check_spec
 
 if TYPE_CHECKING:
@@ -173,18 +172,7 @@ class Setting:
             InvalidInputError: If tensors are missing, left over, of other shapes or not finite.
             FileFormatError: If the file is damaged.
         """
-        posterior = load_posterior(path, registry=self._registry)
-        if (
-            isinstance(posterior, PointPosterior)
-            and not posterior.buffers.keys() >= dict(self.model.named_buffers()).keys()
-        ):
-            # A plain checkpoint does not say which of its tensors are buffers; the model does.
-            every = {**posterior.mean, **posterior.buffers}
-            names = dict(self.model.named_buffers()).keys()
-            posterior = PointPosterior(
-                {name: tensor for name, tensor in every.items() if name not in names},
-                buffers={name: tensor for name, tensor in every.items() if name in names},
-            )
+        posterior = load_posterior(path, model=self.model, registry=self._registry)
         FunctionalModel(self.model).check({**posterior.mean, **posterior.buffers}, str(path))
         return posterior.to(device=self.device, dtype=self.dtype)
 

@@ -1,5 +1,6 @@
 """Running networks under distributions of parameters, and scoring what they predict."""
 
+from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihood import (
     AbstractRegressionLikelihood,
@@ -34,6 +35,7 @@ __all__ = [
     "Batches",
     "CategoricalLikelihood",
     "EvaluationOptions",
+    "Evaluator",
     "FunctionalModel",
     "GaussianLikelihood",
     "HeteroscedasticGaussianLikelihood",

@@ -64,7 +64,7 @@ def networks_of(  # ruff: ignore[too-many-arguments] - the problem's parts
     if options.method in {"auto", "local"} and isinstance(posterior, DiagonalGaussianPosterior) and adjust is None:
         found = local_layers(posterior, model, inputs)
         if found is not None and (found[1] or options.method == "local"):
-            chunk = options.chunk_size or _chunk(posterior, model, inputs, num_samples, stacked=False)
+            chunk = options.chunk_size or _chunk(model, inputs, num_samples, stacked=False)
             return LocalNetworks(posterior, model, found[0], options, count=num_samples, seed=seed, chunk=chunk)
     if options.method == "local":
         message = (
@@ -73,26 +73,22 @@ def networks_of(  # ruff: ignore[too-many-arguments] - the problem's parts
         )
         raise InvalidInputError(message)
     drawn = DrawnNetworks(posterior, num_samples, seed, antithetic=bool(options.antithetic), adjust=adjust)
-    small = _work(posterior, inputs) < _SMALL.get(inputs.device.type, 0)
+    # Every weight is met about once an example.
+    small = model.size * len(inputs) < _SMALL.get(inputs.device.type, 0)
     if drawn.count > 1 and (options.method == "vectorized" or (options.method == "auto" and small)):
-        chunk = options.chunk_size or _chunk(posterior, model, inputs, num_samples, stacked=True)
+        chunk = options.chunk_size or _chunk(model, inputs, num_samples, stacked=True)
         vectorized = VectorizedNetworks(drawn, model, options, min(chunk, drawn.count))
         if options.method == "vectorized" or vectorized.is_possible(inputs):
             return vectorized
     return LoopedNetworks(drawn, model, options)
 
 
-def _work(posterior: Posterior, inputs: Tensor) -> float:
-    """Return about how many multiplications one network does for a batch: weights met once an example."""
-    return float(sum(tensor.numel() for tensor in posterior.mean.values()) * len(inputs))
-
-
-def _chunk(posterior: Posterior, model: FunctionalModel, inputs: Tensor, count: int, *, stacked: bool) -> int:
+def _chunk(model: FunctionalModel, inputs: Tensor, count: int, *, stacked: bool) -> int:
     """Return how many networks fit into memory at once, and on a CPU into its cache where weights are not stacked."""
     elements = model.output_elements(inputs)
     per_network = elements * inputs.element_size() * _COPIES
     if stacked:
-        per_network += sum(tensor.numel() * tensor.element_size() for tensor in posterior.mean.values()) * 2
+        per_network += model.size * inputs.element_size() * 2
     elif inputs.device.type == "cpu":
         count = min(count, max(1, _CPU_ELEMENTS // elements))
     return int(max(1, min(count, _SHARE * free_memory(inputs.device) // max(per_network, 1))))

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.tensors.checks import require_same_names
 from rebasin_core.tensors.memory import is_out_of_memory
-from rebasin_core.tensors.modules import named_tensors
+from rebasin_core.tensors.modules import forward_hooks, named_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +57,11 @@ class FunctionalModel:
         """The private copy, to put hooks on."""
         return self._model
 
+    @property
+    def size(self) -> int:
+        """The number of its parameters."""
+        return sum(parameter.numel() for parameter in self._model.parameters())
+
     def check(self, tensors: Mapping[str, Tensor], what: str) -> None:
         """Refuse tensors that are not this model's.
 
@@ -89,12 +94,8 @@ class FunctionalModel:
                 found.append(output.numel() * len(inputs))
 
         leaves = [module for module in self._model.modules() if next(module.children(), None) is None]
-        handles = [module.register_forward_hook(count) for module in leaves]
-        try:
+        with forward_hooks((module, count) for module in leaves):
             self(self._expected, inputs[:1])
-        finally:
-            for handle in handles:
-                handle.remove()
         return sum(found)
 
     def to_device(self, batch: Tensor) -> Tensor:

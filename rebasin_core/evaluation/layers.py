@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from rebasin_core.tensors.modules import forward_hooks
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -66,6 +68,17 @@ class Layer:
         """
         return f"{self.prefix}.{own}" if self.prefix else own
 
+    def by_unit(self, output: Tensor) -> Tensor:
+        """Return the layer's outputs with its units first: ``[units, everything else]``.
+
+        Args:
+            output: The outputs.
+
+        Returns:
+            A view where possible.
+        """
+        return output.movedim(self.channel_dim, 0).flatten(1)
+
     def shaped(self, per_unit: Tensor, output: Tensor) -> Tensor:
         """Return one value a unit, broadcastable to the layer's outputs.
 
@@ -102,19 +115,13 @@ def layers_called_once(model: FunctionalModel, inputs: Tensor, tensors: Mapping[
         and all(owners[id(parameter)] == 1 for parameter in module.parameters(recurse=False))
     }
     calls: list[tuple[str, tuple[int, ...]]] = []
-    handles = [
-        module.register_forward_hook(
-            lambda _, arguments, __, prefix=prefix: calls.append((prefix, tuple(arguments[0].shape)))
-        )
+    hooks = [
+        (module, lambda _, arguments, __, prefix=prefix: calls.append((prefix, tuple(arguments[0].shape))))
         for prefix, module in known.items()
     ]
-    try:
-        with torch.no_grad():
-            # Copies, since a pass in training mode updates normalisation statistics in place.
-            model({name: tensor.clone() for name, tensor in tensors.items()}, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), forward_hooks(hooks):
+        # Copies, since a pass in training mode updates normalisation statistics in place.
+        model({name: tensor.clone() for name, tensor in tensors.items()}, inputs)
     counts = Counter(prefix for prefix, _ in calls)
     return [Layer(prefix, known[prefix], shape) for prefix, shape in calls if counts[prefix] == 1]
 

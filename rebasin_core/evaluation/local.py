@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -10,9 +11,10 @@ from typing_extensions import override
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.layers import Layer, layers_called_once, output_variance
 from rebasin_core.evaluation.networks import AbstractNetworks, EvaluationOptions, Outputs
+from rebasin_core.tensors.modules import forward_hooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -39,7 +41,8 @@ def local_layers(
     """
     tensors = {**posterior.mean, **posterior.buffers}
     model.check(tensors, "the posterior")
-    random = {name for name in posterior.random_names if bool((posterior.stddev[name] > 0).any())}
+    stddev = posterior.stddev
+    random = {name for name in posterior.random_names if bool((stddev[name] > 0).any())}
     called = layers_called_once(model, inputs[:_TRIAL_ROWS], tensors)
     layers = [layer for layer in called if random.intersection(layer.parameter_names)]
     if random.difference(*(layer.parameter_names for layer in layers)) or not layers:
@@ -55,7 +58,7 @@ class LocalNetworks(AbstractNetworks):
 
     Args:
         posterior: Independent Gaussians.
-        model: The model; forward hooks stay on its private copy for the life of this object.
+        model: The model.
         layers: As from `local_layers`.
         options: Precision and pairs.
         count: Number of networks.
@@ -79,8 +82,8 @@ class LocalNetworks(AbstractNetworks):
             raise InvalidInputError(message)
         self._model, self._layers, self._options, self._seed = model, layers, options, seed
         self.paired = count % 2 == 0 if options.antithetic is None else options.antithetic
-        step = 2 if self.paired else 1
-        self.count, self.chunk = count, min(count, max(step, chunk - chunk % step))
+        self.least_chunk = 2 if self.paired else 1
+        self.count, self.chunk = count, min(count, max(self.least_chunk, chunk - chunk % self.least_chunk))
         self._tensors = {**posterior.mean, **posterior.buffers}
         self._variances = {name: stddev.square() for name, stddev in posterior.stddev.items()}
 
@@ -89,8 +92,8 @@ class LocalNetworks(AbstractNetworks):
         generator = torch.Generator(batches[0][0].device).manual_seed(self._seed)
         late = self._can_branch_late(batches[0][0])
         for place, (inputs, _) in enumerate(batches):
-            noise = _Noise(self._variances, generator, antithetic=self.paired)
-            with noise.on(self._layers), self._options.arithmetic(inputs.device):
+            noise = _Noise(self._layers, self._variances, generator, antithetic=self.paired)
+            with noise.on(), self._options.arithmetic(inputs.device):
                 for first in range(0, self.count, self.chunk):
                     networks = min(self.chunk, self.count - first)
                     yield Outputs(first, place, self._run(noise, inputs, networks, late=late))
@@ -108,8 +111,9 @@ class LocalNetworks(AbstractNetworks):
 
         It may not where something passes by that layer, to be added to what went through it.
         """
-        noise = _Noise(self._variances, torch.Generator(inputs.device).manual_seed(0), antithetic=False)
-        with noise.on(self._layers):
+        generator = torch.Generator(inputs.device).manual_seed(0)
+        noise = _Noise(self._layers, self._variances, generator, antithetic=False)
+        with noise.on():
             try:
                 self._run(noise, inputs[:_TRIAL_ROWS], _TRIAL_NETWORKS, late=True)
             except InvalidInputError:
@@ -121,31 +125,31 @@ class LocalNetworks(AbstractNetworks):
 class _Noise:
     """The noise at the outputs of layers, as forward hooks."""
 
-    def __init__(self, variances: Mapping[str, Tensor], generator: torch.Generator, *, antithetic: bool) -> None:
-        self._variances, self._generator, self._antithetic = variances, generator, antithetic
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        variances: Mapping[str, Tensor],
+        generator: torch.Generator,
+        *,
+        antithetic: bool,
+    ) -> None:
+        self._layers, self._variances, self._generator, self._antithetic = layers, variances, generator, antithetic
         self._networks, self._rows, self._branch = 1, 0, False
         self._moments: tuple[Tensor, Tensor] | None = None
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._layers: Sequence[Layer] = ()
 
-    def on(self, layers: Sequence[Layer]) -> _Noise:
-        """Return this, to be entered for as long as these layers shall be noisy."""
-        self._layers = layers
-        return self
-
-    def __enter__(self) -> None:
-        for index, layer in enumerate(self._layers):
-            self._handles.append(layer.module.register_forward_hook(self._hook(layer, first=index == 0)))
+    @contextmanager
+    def on(self) -> Generator[None]:
+        """Make the layers noisy while a block runs."""
         first = self._layers[0].module
         compute = first.forward
         # The first layer's mean outputs are the same in every chunk of a batch: computed once.
         first.forward = lambda inputs: compute(inputs) if self._moments is None else self._moments[0]
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        del self._layers[0].module.forward
+        hooks = [(layer.module, self._hook(layer, first=index == 0)) for index, layer in enumerate(self._layers)]
+        try:
+            with forward_hooks(hooks):
+                yield
+        finally:
+            del first.forward
 
     def begin(self, networks: int, rows: int, *, branch: bool) -> None:
         """Say how many networks the next pass stands for; with ``branch``, they part at the first layer."""

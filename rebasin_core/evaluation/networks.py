@@ -111,6 +111,9 @@ class AbstractNetworks(ABC):
     chunk: int
     """How many are run at once."""
 
+    least_chunk: int = 1
+    """How many must be run at once: two, where pairs of opposite noise are drawn together."""
+
     paired: bool = False
     """Whether every second one has the opposite noise of the one before."""
 
@@ -126,6 +129,7 @@ class AbstractNetworks(ABC):
         """
 
 
+@final
 class DrawnNetworks:
     """Draws networks one after the other, from a generator with a given seed.
 
@@ -147,10 +151,10 @@ class DrawnNetworks:
         self, posterior: Posterior, count: int, seed: int, *, antithetic: bool = False, adjust: Adjust | None = None
     ) -> None:
         self._posterior, self._seed, self.paired, self._adjust = posterior, seed, antithetic, adjust
-        self._whole = (
-            isinstance(posterior, SamplesPosterior) and posterior.num_samples <= count and posterior.is_uniform
-        )
-        self.count = posterior.num_samples if self._whole and isinstance(posterior, SamplesPosterior) else count
+        self._whole: SamplesPosterior | None = None
+        if isinstance(posterior, SamplesPosterior) and posterior.num_samples <= count and posterior.is_uniform:
+            self._whole = posterior
+        self.count = count if self._whole is None else self._whole.num_samples
         if antithetic and (count % 2 or not isinstance(posterior, AbstractGaussianPosterior)):
             message = (
                 f"antithetic pairs need a Gaussian posterior and an even number of samples, got a {posterior.kind!r} "
@@ -164,10 +168,9 @@ class DrawnNetworks:
             yield tensors if self._adjust is None else self._adjust(tensors, index)
 
     def _drawn(self) -> Iterator[dict[str, Tensor]]:
-        posterior = self._posterior
-        if self._whole and isinstance(posterior, SamplesPosterior):
+        if self._whole is not None:
             for index in range(self.count):
-                member = posterior.member(index)
+                member = self._whole.member(index)
                 yield {**member.mean, **member.buffers}
             return
         generator = torch.Generator().manual_seed(self._seed)
@@ -176,8 +179,8 @@ class DrawnNetworks:
             if self.paired and index % 2:
                 noise = {name: -tensor for name, tensor in noise.items()}
             else:
-                noise = posterior.draw_noise(generator=generator)
-            yield posterior.from_noise(noise)
+                noise = self._posterior.draw_noise(generator=generator)
+            yield self._posterior.from_noise(noise)
 
 
 @final

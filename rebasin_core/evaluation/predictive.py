@@ -125,10 +125,7 @@ def predict(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
             cannot be used, or one network alone does not fit into memory.
     """
     options = options or EvaluationOptions()
-    chunk: int | None = None
-    while chunk != 0:
-        if chunk is not None:
-            options = replace(options, chunk_size=chunk)
+    while True:
         with torch.no_grad():
             networks = networks_of(
                 posterior, model, batches, options, num_samples=num_samples, seed=seed, adjust=adjust
@@ -136,9 +133,10 @@ def predict(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
             collected = _Collected(networks, batches, likelihood, groups=groups, keep_outputs=keep_outputs)
             if collected.fits(networks):
                 return replace(collected.predictions(), paired=networks.paired)
-        chunk = networks.chunk // 2
-    message = "one network on one batch does not fit into memory; use smaller batches"
-    raise InvalidInputError(message)
+        if networks.chunk <= networks.least_chunk:
+            message = "one network on one batch does not fit into memory; use smaller batches"
+            raise InvalidInputError(message)
+        options = replace(options, chunk_size=max(networks.chunk // 2, networks.least_chunk))
 
 
 @final

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -10,10 +9,10 @@ import torch
 
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.layers import Layer, layers_called_once
-from rebasin_core.tensors.modules import named_tensors
+from rebasin_core.tensors.modules import forward_hooks, named_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -187,24 +186,14 @@ class ActivationRepair:
             {name: shift for name, (_, shift) in known.items()},
             [layer for layer in self._layers if layer.prefix in known],
         ).folded(tensors)
-        with torch.no_grad(), self._measuring(sums):
-            for inputs, _ in data:
-                self._model(folded, self._model.to_device(inputs))
-
-    @contextmanager
-    def _measuring(self, sums: Mapping[str, _Sums]) -> Generator[None]:
-        handles = [
-            layer.module.register_forward_hook(
-                lambda _, __, output, layer=layer: sums[layer.prefix].add(output, layer.channel_dim)
-            )
+        hooks = [
+            (layer.module, lambda _, __, output, layer=layer: sums[layer.prefix].add(layer.by_unit(output)))
             for layer in self._layers
             if layer.prefix in sums
         ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with torch.no_grad(), forward_hooks(hooks):
+            for inputs, _ in data:
+                self._model(folded, self._model.to_device(inputs))
 
 
 @final
@@ -216,9 +205,9 @@ class _Sums:
         self._second: Tensor | None = None
         self._count = 0
 
-    def add(self, output: Tensor, channel_dim: int) -> None:
-        """Add a batch of outputs."""
-        rows = output.double().movedim(channel_dim, 0).flatten(1)
+    def add(self, outputs: Tensor) -> None:
+        """Add a batch of outputs, ``[units, everything else]``."""
+        rows = outputs.double()
         first, second = rows.sum(1), rows.square().sum(1)
         self._first = first if self._first is None else self._first + first
         self._second = second if self._second is None else self._second + second

@@ -14,18 +14,19 @@ from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.layers import Layer, layers_called_once
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.coordinate_descent import CoordinateDescent
-from rebasin_core.matchers.result import MatchOutcome, MatchResult
+from rebasin_core.matchers.descent import descended
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.symmetry.axis import Atom, Axis, is_fixed
 from rebasin_core.symmetry.layout import Layout
-from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.tensors.modules import forward_hooks
+from rebasin_core.tensors.precision import widened, working_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor, nn
 
-    from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.matchers.result import MatchResult
 
 ActivationMetric: TypeAlias = Literal["correlation", "covariance"]
 
@@ -95,21 +96,8 @@ class ActivationMatcher(Matcher):
             n: torch.eye(len(c), dtype=c.dtype, device=c.device).unsqueeze(0) for n, (_, c) in products.items()
         }
         solver = CoordinateDescent(layout, reference, {n: c.unsqueeze(0) for n, (_, c) in products.items()})
-        trace, outcome = [solver.objective()], MatchOutcome.MAX_SWEEPS
-        for _ in range(_MAX_SWEEPS):
-            improved = solver.sweep(problem.generator)
-            trace.append(solver.objective())
-            if not improved:
-                outcome = MatchOutcome.CONVERGED
-                break
-        seconds = {"total": perf_counter() - start, "activations": measured - start, **solver.seconds}
-        return MatchResult(
-            permutation=Permutation(problem.layout, solver.indices),
-            objective=trace[-1],
-            identity_objective=trace[0],
-            outcome=outcome,
-            trace=tuple(trace),
-            seconds=seconds,
+        return descended(
+            problem, solver, max_sweeps=_MAX_SWEEPS, start=start, seconds={"activations": measured - start}
         )
 
     def _products(self, problem: MatchProblem) -> dict[str, tuple[tuple[Axis, ...], Tensor]]:
@@ -120,11 +108,10 @@ class ActivationMatcher(Matcher):
                 "`weight` needs neither"
             )
             raise InvalidInputError(message)
-        dtype = problem.reference.dtype if problem.reference.dtype == torch.float64 else torch.float32
-        pair = _Pair(problem.model, problem, dtype)
+        pair = _Pair(problem.model, problem)
+        points = isinstance(problem.reference, PointPosterior) and isinstance(problem.candidate, PointPosterior)
         for inputs, _ in tqdm(problem.data, desc="activations", leave=False, disable=not problem.progress):
-            points = isinstance(problem.reference, PointPosterior) and isinstance(problem.candidate, PointPosterior)
-            pair.add(inputs, 1 if points else self._num_samples, problem.generator)
+            pair.add(inputs, 1 if points else self._num_samples)
         return pair.products(correlation=self._metric == "correlation")
 
 
@@ -132,18 +119,18 @@ class ActivationMatcher(Matcher):
 class _Pair:
     """Two networks run side by side, and the sums of products of their layers' outputs."""
 
-    def __init__(self, model: nn.Module, problem: MatchProblem, dtype: torch.dtype) -> None:
-        self._problem, self._dtype = problem, dtype
+    def __init__(self, model: nn.Module, problem: MatchProblem) -> None:
+        self._problem, dtype = problem, working_dtype(problem.reference.dtype)
         self._sides = [FunctionalModel(model, device=problem.reference.device, dtype=dtype) for _ in range(2)]
         self._layers: list[list[Layer]] | None = None
         self._sums: dict[str, list[Tensor]] = {}
 
-    def add(self, inputs: Tensor, samples: int, generator: torch.Generator) -> None:
+    def add(self, inputs: Tensor, samples: int) -> None:
         """Run both networks on a batch."""
         inputs = self._sides[0].to_device(inputs)
         ends = self._problem.reference, self._problem.candidate
         for _ in range(samples):
-            drawn = [self._tensors(q, generator, mean=samples == 1) for q in ends]
+            drawn = [widened(q.sample(generator=self._problem.generator)) for q in ends]
             if self._layers is None:
                 self._layers = [
                     self._fitting(layers_called_once(side, inputs[:_TRIAL_ROWS], tensors))
@@ -191,10 +178,6 @@ class _Pair:
         axes = self._problem.layout.axes
         return [layer for layer in layers if not is_fixed(axes[layer.name("weight")][0])]
 
-    def _tensors(self, q: Posterior, generator: torch.Generator, *, mean: bool) -> Mapping[str, Tensor]:
-        tensors = {**q.mean, **q.buffers} if mean else q.sample(generator=generator)
-        return {name: t.to(self._dtype) if t.is_floating_point() else t for name, t in tensors.items()}
-
 
 def _outputs(
     model: FunctionalModel, layers: list[Layer], tensors: Mapping[str, Tensor], inputs: Tensor
@@ -203,14 +186,9 @@ def _outputs(
     found: dict[str, Tensor] = {}
 
     def keep(layer: Layer, output: Tensor) -> None:
-        found[layer.name("weight")] = output.movedim(layer.channel_dim, 0).flatten(1)
+        found[layer.name("weight")] = layer.by_unit(output)
 
-    handles = [
-        layer.module.register_forward_hook(lambda _, __, output, layer=layer: keep(layer, output)) for layer in layers
-    ]
-    try:
+    hooks = [(layer.module, lambda _, __, output, layer=layer: keep(layer, output)) for layer in layers]
+    with forward_hooks(hooks):
         model(tensors, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found

@@ -6,19 +6,18 @@ from abc import abstractmethod
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias, final
 
-from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.coordinate_descent import CoordinateDescent
-from rebasin_core.matchers.result import MatchOutcome, MatchResult
-from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.matchers.descent import descended
 from rebasin_core.tensors.checks import require_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rebasin_core.matchers.result import MatchResult
     from rebasin_core.posteriors.base import Posterior
 
 Channels: TypeAlias = "dict[str, Tensor]"
@@ -61,27 +60,13 @@ class AbstractChannelMatcher(Matcher):
         reference, candidate = self._channels(problem.reference, problem.candidate)
         require_finite(reference, "the reference's channels")
         require_finite(candidate, "the candidate's channels")
-        identity = CoordinateDescent(problem.layout, reference, candidate)
-        solver = identity
+        solver = CoordinateDescent(problem.layout, reference, candidate)
+        identity_objective: float | None = None
         if problem.initial is not None:
+            identity_objective = solver.objective()
             solver = CoordinateDescent(problem.layout, reference, candidate, initial=problem.initial.indices)
-        trace = [solver.objective()]
-        outcome = MatchOutcome.MAX_SWEEPS
-        sweeps = range(self._max_sweeps)
-        for _ in tqdm(sweeps, desc="match", unit="sweep", leave=False, disable=not problem.progress):
-            improved = solver.sweep(problem.generator)
-            trace.append(solver.objective())
-            if not improved:
-                outcome = MatchOutcome.CONVERGED
-                break
-        seconds = {"total": perf_counter() - start, **solver.seconds}
-        return MatchResult(
-            permutation=Permutation(problem.layout, solver.indices),
-            objective=trace[-1],
-            identity_objective=trace[0] if solver is identity else identity.objective(),
-            outcome=outcome,
-            trace=tuple(trace),
-            seconds=seconds,
+        return descended(
+            problem, solver, max_sweeps=self._max_sweeps, start=start, identity_objective=identity_objective
         )
 
 

@@ -12,7 +12,7 @@ from rebasin_core.symmetry.action import act_on_cell
 from rebasin_core.tensors.assignment import solve_assignment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -89,6 +89,32 @@ class CoordinateDescent:
             if self._stale[name] and self._solve(name):
                 moved = True
         return moved
+
+    def sweeps(self, generator: torch.Generator, most: int) -> Iterator[bool]:
+        """Sweep until nothing moves.
+
+        Args:
+            generator: The source of the orders.
+            most: The most sweeps.
+
+        Yields:
+            After each sweep, whether any group moved; the last is False if nothing can be improved.
+        """
+        for _ in range(most):
+            moved = self.sweep(generator)
+            yield moved
+            if not moved:
+                break
+
+    def run(self, generator: torch.Generator, most: int) -> None:
+        """Sweep until nothing moves.
+
+        Args:
+            generator: The source of the orders.
+            most: The most sweeps.
+        """
+        for _ in self.sweeps(generator, most):
+            pass
 
     def similarity(self, name: str) -> Tensor:
         """Return what each unit of the reference gains from each unit of the candidate, at the present permutation.

@@ -14,7 +14,8 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.coordinate_descent import CoordinateDescent
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
-from rebasin_core.matchers.term import Term, inner_products, terms_of
+from rebasin_core.matchers.term import inner_products, terms_of
+from rebasin_core.symmetry.action import act_softly
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.assignment import solve_assignment
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
 
 Start: TypeAlias = Literal["identity", "uniform"]
+ChannelNames: TypeAlias = Literal["mean", "mean and standard deviation"]
 
 # Roots of a polynomial are real up to rounding.
 _REAL = 1e-9
@@ -70,12 +72,12 @@ class FrankWolfeMatcher(Matcher):
     def __init__(
         self,
         *,
-        channels: Literal["mean", "mean and standard deviation"] = "mean",
+        channels: ChannelNames = "mean",
         max_steps: int = 100,
         start: Start = "identity",
         tolerance: float = 1e-5,
     ) -> None:
-        if channels not in {"mean", "mean and standard deviation"} or max_steps < 0 or start not in get_args(Start):
+        if channels not in get_args(ChannelNames) or max_steps < 0 or start not in get_args(Start):
             message = (
                 f"expected channels `mean` or `mean and standard deviation`, steps of at least 0 and a start among "
                 f"{get_args(Start)}, got {channels!r}, {max_steps!r} and {start!r}"
@@ -123,9 +125,7 @@ def _polished(
 ) -> CoordinateDescent:
     """Return coordinate descent at its end."""
     solver = CoordinateDescent(problem.layout, dict(reference), dict(candidate), initial=initial)
-    for _ in range(_POLISH):
-        if not solver.sweep(problem.generator):
-            break
+    solver.run(problem.generator, _POLISH)
     return solver
 
 
@@ -195,25 +195,17 @@ class _Ascent:
 
     def _objective(self, soft: Mapping[str, Tensor]) -> float:
         return sum(
-            (term.reference.double() * _applied(term, soft, skip=None).double()).sum().item() for term in self._terms
+            (term.reference.double() * act_softly(soft, term.candidate, term.atoms).double()).sum().item()
+            for term in self._terms
         )
 
     def _gradient(self, name: str) -> Tensor:
         total: Tensor | float = 0.0
         for term in self._terms:
             for place in term.places(name):
-                moved = _applied(term, self._soft, skip=place)
+                moved = act_softly(self._soft, term.candidate, term.atoms, skip=place)
                 total += inner_products(term.reference, moved, batch=[], compared=[place])
         return torch.as_tensor(total)
-
-
-def _applied(term: Term, soft: Mapping[str, Tensor], *, skip: int | None) -> Tensor:
-    """Return the candidate's cell with every axis of a free group multiplied by its matrix, but one."""
-    cell = term.candidate
-    for place, atom in enumerate(term.atoms):
-        if atom.group in soft and place != skip:
-            cell = torch.tensordot(cell, soft[str(atom.group)], dims=([1 + place], [1])).movedim(-1, 1 + place)
-    return cell
 
 
 def _matrix(index: Tensor, like: Tensor) -> Tensor:

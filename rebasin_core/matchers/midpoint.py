@@ -11,6 +11,7 @@ from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.predictive import held_batches
 from rebasin_core.posteriors.pairing import blend_buffers
 from rebasin_core.tensors.noise import standard_normal
+from rebasin_core.tensors.precision import widened, working_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,14 +43,14 @@ class MidpointLoss:
             )
             raise InvalidInputError(message)
         reference = problem.reference
-        self._dtype = reference.dtype if reference.dtype == torch.float64 else torch.float32
-        self.model = FunctionalModel(problem.model, device=reference.device, dtype=self._dtype)
+        dtype = working_dtype(reference.dtype)
+        self.model = FunctionalModel(problem.model, device=reference.device, dtype=dtype)
         self.batches = held_batches(self.model, problem.data)
         self._problem, self._likelihood = problem, likelihood
-        self.reference, self.candidate = (self._wide(q.mean) for q in (reference, problem.candidate))
-        spreads = [self._wide(q.stddev) for q in (reference, problem.candidate)]
+        self.reference, self.candidate = (widened(q.mean) for q in (reference, problem.candidate))
+        spreads = [widened(q.stddev) for q in (reference, problem.candidate)]
         self._spreads = spreads if any(bool((t > 0).any()) for side in spreads for t in side.values()) else None
-        self._buffers = self._wide(reference.buffers), self._wide(problem.candidate.buffers)
+        self._buffers = widened(reference.buffers), widened(problem.candidate.buffers)
 
     def at(
         self, mean: Mapping[str, Tensor], permutation: Permutation, inputs: Tensor, targets: Tensor, *, t: float = 0.5
@@ -96,6 +97,3 @@ class MidpointLoss:
         total = [self.at(moved, permutation, x, y).double() * len(y) for x, y in self.batches]
         generator.set_state(state)
         return (torch.stack(total).sum() / sum(len(y) for _, y in self.batches)).item()
-
-    def _wide(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: t.to(self._dtype) if t.is_floating_point() else t for name, t in tensors.items()}

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
+import torch
+
 from rebasin_core.matchers.coordinate_descent import CoordinateDescent
+from rebasin_core.symmetry.cells import cells
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,12 +50,24 @@ def unit_similarities(
     Returns:
         For every group that is not within another one.
     """
-    pairs = ((reference, candidate), (reference, reference), (candidate, candidate))
-    solvers = [CoordinateDescent(layout, *({n: t.unsqueeze(0) for n, t in side.items()} for side in p)) for p in pairs]
+    sides = ({name: tensor.unsqueeze(0) for name, tensor in side.items()} for side in (reference, candidate))
+    solver = CoordinateDescent(layout, *sides)
     found: dict[str, UnitSimilarity] = {}
     for name, group in layout.groups.items():
         if group.within is None:
-            cross, *own = (solver.similarity(name) for solver in solvers)
-            first, second = (matrix.diagonal().clamp_min(0).sqrt() for matrix in own)
-            found[name] = UnitSimilarity(cross / (first.unsqueeze(1) * second).clamp_min(1e-300), first)
+            first, second = (_norms(layout, side, name) for side in (reference, candidate))
+            cosines = solver.similarity(name) / (first.unsqueeze(1) * second).clamp_min(1e-300)
+            found[name] = UnitSimilarity(cosines, first)
     return found
+
+
+def _norms(layout: Layout, tensors: Mapping[str, Tensor], group: str) -> Tensor:
+    """Return the norms of all weights of every unit of a group, in float64."""
+    like = next(iter(tensors.values()))
+    total = torch.zeros(layout.groups[group].size, dtype=torch.float64, device=like.device)
+    for name, tensor in tensors.items():
+        for cell, atoms in cells(tensor, layout.axes[name]):
+            for place, atom in enumerate(atoms):
+                if atom.group == group:
+                    total += cell.double().square().movedim(place, 0).reshape(len(total), -1).sum(1)
+    return total.sqrt()

@@ -12,18 +12,23 @@ from typing_extensions import override
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
 from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.best import BestSoFar
 from rebasin_core.matchers.midpoint import MidpointLoss
-from rebasin_core.matchers.result import MatchOutcome, MatchResult
+from rebasin_core.matchers.result import MatchOutcome
+from rebasin_core.symmetry.action import act_softly
 from rebasin_core.symmetry.cells import map_cells
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.assignment import solve_assignment
+from rebasin_core.tensors.precision import widened, working_dtype
 from rebasin_core.tensors.sinkhorn import sinkhorn
+from rebasin_core.tensors.transport import squared_distance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
+    from rebasin_core.matchers.result import MatchResult
     from rebasin_core.symmetry.axis import Atom
 
 SinkhornLoss: TypeAlias = Literal["weights", "midpoint", "random"]
@@ -84,9 +89,8 @@ class SinkhornMatcher(Matcher):
         start = perf_counter()
         soft = _Soft(problem, self._temperature, self._iterations)
         objective = _Distance(problem) if self._loss == "weights" else _Between(problem, self._likelihood, self._loss)
-        identity = Permutation.identity(problem.layout)
-        begin = problem.initial or identity
-        trace, best = [objective.hard(identity)], identity
+        best = BestSoFar(problem, objective.hard)
+        begin = problem.initial or Permutation.identity(problem.layout)
         optimizer = torch.optim.Adam(list(soft.logits.values()) or [torch.zeros(1)], lr=self._learning_rate)
         for _ in tqdm(range(self._epochs), desc="sinkhorn", leave=False, disable=not problem.progress):
             for batch in objective.batches:
@@ -96,19 +100,8 @@ class SinkhornMatcher(Matcher):
                     if loss.requires_grad:
                         loss.backward()
                 optimizer.step()
-            found = soft.rounded()
-            value = objective.hard(found)
-            if value > trace[-1]:
-                best = found
-            trace.append(max(value, trace[-1]))
-        return MatchResult(
-            permutation=best,
-            objective=trace[-1],
-            identity_objective=trace[0],
-            outcome=MatchOutcome.BUDGET,
-            trace=tuple(trace),
-            seconds={"total": perf_counter() - start},
-        )
+            best.offer(soft.rounded())
+        return best.result(MatchOutcome.BUDGET, {"total": perf_counter() - start})
 
 
 Batch: TypeAlias = "tuple[Tensor, Tensor] | None"
@@ -121,7 +114,7 @@ class _Soft:
 
     def __init__(self, problem: MatchProblem, temperature: float, iterations: int) -> None:
         layout, like = problem.layout, problem.reference
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        dtype = working_dtype(like.dtype)
         self._layout, self._temperature, self._iterations = layout, temperature, iterations
         initial = problem.initial or Permutation.identity(layout)
         self._initial = initial
@@ -142,12 +135,7 @@ class _Soft:
         matrices = self._matrices()
 
         def act(cell: Tensor, atoms: tuple[Atom, ...]) -> Tensor:
-            lead = cell.dim() - len(atoms)
-            for place, atom in enumerate(atoms):
-                if atom.group in matrices:
-                    dims = ([lead + place], [1])
-                    cell = torch.tensordot(cell, matrices[str(atom.group)], dims=dims).movedim(-1, lead + place)
-            return cell
+            return act_softly(matrices, cell, atoms)
 
         return {name: map_cells(tensor, self._layout.axes[name], act) for name, tensor in tensors.items()}
 
@@ -164,10 +152,7 @@ class _Distance:
     """The squared distance of weights."""
 
     def __init__(self, problem: MatchProblem) -> None:
-        dtype = torch.float64 if problem.reference.dtype == torch.float64 else torch.float32
-        self._reference, self.candidate = (
-            {name: t.to(dtype) for name, t in q.mean.items()} for q in (problem.reference, problem.candidate)
-        )
+        self._reference, self.candidate = (widened(q.mean) for q in (problem.reference, problem.candidate))
         self.batches: list[Batch] = [None] * _STEPS
 
     def soft(self, moved: Mapping[str, Tensor], permutation: Permutation, batch: Batch) -> Tensor:
@@ -177,8 +162,7 @@ class _Distance:
 
     def hard(self, permutation: Permutation) -> float:
         """Return minus the same of a permutation."""
-        moved = permutation.apply(self.candidate)
-        return -sum((t.double() - moved[name].double()).square().sum().item() for name, t in self._reference.items())
+        return -squared_distance(self._reference, permutation.apply(self.candidate))
 
 
 @final

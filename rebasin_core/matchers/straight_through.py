@@ -13,15 +13,18 @@ from typing_extensions import override
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
 from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.best import BestSoFar
 from rebasin_core.matchers.coordinate_descent import CoordinateDescent
 from rebasin_core.matchers.midpoint import MidpointLoss
-from rebasin_core.matchers.result import MatchOutcome, MatchResult
+from rebasin_core.matchers.result import MatchOutcome
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
+
+    from rebasin_core.matchers.result import MatchResult
 
 
 @final
@@ -74,14 +77,13 @@ class StraightThroughMatcher(Matcher):
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
         loss = MidpointLoss(problem, self._likelihood)
-        identity = Permutation.identity(problem.layout)
-        trace, best = [-loss.of(identity)], identity
+        best = BestSoFar(problem, lambda permutation: -loss.of(permutation))
         learned = {name: tensor.clone().requires_grad_() for name, tensor in loss.reference.items()}
         optimizer = torch.optim.Adam(list(learned.values()), lr=self._learning_rate)
-        current = self._projected(problem, loss, learned, problem.initial or identity, sweeps=100)
+        begin = problem.initial or Permutation.identity(problem.layout)
+        current = self._projected(problem, loss, learned, begin, sweeps=100)
         for _ in tqdm(range(self._epochs), desc="straight-through", leave=False, disable=not problem.progress):
-            value = -loss.of(current)
-            best, trace = (current, [*trace, value]) if value > trace[-1] else (best, [*trace, trace[-1]])
+            best.offer(current)
             for inputs, targets in loss.batches:
                 with torch.enable_grad():
                     moved = current.apply(loss.candidate)
@@ -90,18 +92,8 @@ class StraightThroughMatcher(Matcher):
                     loss.at(through, current, inputs, targets).backward()
                 optimizer.step()
                 current = self._projected(problem, loss, learned, current, sweeps=self._sweeps)
-        value = -loss.of(current)
-        if value > trace[-1]:
-            best = current
-        trace.append(max(value, trace[-1]))
-        return MatchResult(
-            permutation=best,
-            objective=trace[-1],
-            identity_objective=trace[0],
-            outcome=MatchOutcome.BUDGET,
-            trace=tuple(trace),
-            seconds={"total": perf_counter() - start},
-        )
+        best.offer(current)
+        return best.result(MatchOutcome.BUDGET, {"total": perf_counter() - start})
 
     @staticmethod
     def _projected(
@@ -110,7 +102,5 @@ class StraightThroughMatcher(Matcher):
         """Return the weight matching of the candidate onto the learned weights, from a permutation on."""
         sides = ({name: t.detach().unsqueeze(0) for name, t in side.items()} for side in (learned, loss.candidate))
         solver = CoordinateDescent(problem.layout, *sides, initial=initial.indices)
-        for _ in range(sweeps):
-            if not solver.sweep(problem.generator):
-                break
+        solver.run(problem.generator, sweeps)
         return Permutation(problem.layout, solver.indices)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-import torch
-
 from rebasin_core.symmetry.cells import cells
+from rebasin_core.tensors.precision import working_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,7 +59,8 @@ def terms_of(axes: Sequence[Axis], reference: Tensor, candidate: Tensor) -> Iter
     Yields:
         One term a cell.
     """
-    pairs = zip(cells(_working(reference), axes), cells(_working(candidate), axes), strict=True)
+    sides = (cells(tensor.to(working_dtype(tensor.dtype)), axes) for tensor in (reference, candidate))
+    pairs = zip(*sides, strict=True)
     for (left, atoms), (right, _) in pairs:
         yield Term(left, right, atoms)
 
@@ -113,8 +113,3 @@ def picked(similarity: Tensor, index: Tensor) -> Tensor:
         ``[*batch, n]``.
     """
     return similarity.gather(-1, index.unsqueeze(-1)).squeeze(-1)
-
-
-def _working(tensor: Tensor) -> Tensor:
-    """Return a tensor in a precision fit for sums: half precision is widened."""
-    return tensor if tensor.dtype in {torch.float32, torch.float64} else tensor.float()

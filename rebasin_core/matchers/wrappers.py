@@ -6,19 +6,17 @@ from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
 
-import torch
 from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.functional import FunctionalModel
+from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
-from rebasin_core.evaluation.loss import LossEstimate
-from rebasin_core.evaluation.predictive import held_batches, predict
 from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.best import BestSoFar
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
 from rebasin_core.posteriors.barycenter import barycenter
-from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.posteriors.divergence import squared_moment_distance
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
@@ -151,8 +149,7 @@ class PortfolioMatcher(Matcher):
         if problem.data is not None:
             problem = replace(problem, data=list(problem.data))
         value = self._loss(problem) if self._select == "loss" else _nearness(problem)
-        identity = Permutation.identity(problem.layout)
-        values, best = [value(identity)], identity
+        best = BestSoFar(problem, value)
         seconds: dict[str, float] = {}
         for number, matcher in enumerate(self._matchers):
             if number and self._seconds is not None and perf_counter() - start > self._seconds:
@@ -160,44 +157,20 @@ class PortfolioMatcher(Matcher):
                 break
             found = matcher.solve(problem)
             seconds[f"{number} {type(matcher).__name__}"] = found.seconds.get("total", 0.0)
-            attempt = value(found.permutation)
-            if attempt > max(values):
-                best = found.permutation
-            values.append(max(attempt, values[-1]))
-        return MatchResult(
-            permutation=best,
-            objective=values[-1],
-            identity_objective=values[0],
-            outcome=outcome,
-            trace=tuple(values),
-            seconds={"total": perf_counter() - start, **seconds},
-        )
+            best.offer(found.permutation)
+        return best.result(outcome, {"total": perf_counter() - start, **seconds})
 
     def _loss(self, problem: MatchProblem) -> Callable[[Permutation], float]:
         if problem.model is None or problem.data is None:
             message = "selecting by `loss` runs the network on data: give `model` and `data`, or select by `distance`"
             raise InvalidInputError(message)
-        model = FunctionalModel(problem.model, device=problem.reference.device, dtype=problem.reference.dtype)
-        batches = held_batches(model, problem.data)
-
-        def value(permutation: Permutation) -> float:
-            middle = barycenter([problem.reference, permutation.apply(problem.candidate)])
-            samples = 1 if isinstance(middle, PointPosterior) else _SAMPLES
-            found = predict(middle, model, batches, self._likelihood, num_samples=samples, seed=0)
-            return -LossEstimate.of(found).loss
-
-        return value
+        evaluator = Evaluator(
+            problem.model, problem.data, problem.reference, likelihood=self._likelihood, num_samples=_SAMPLES
+        )
+        return lambda permutation: (
+            -evaluator.loss(barycenter([problem.reference, permutation.apply(problem.candidate)])).loss
+        )
 
 
 def _nearness(problem: MatchProblem) -> Callable[[Permutation], float]:
-    reference, candidate = problem.reference, problem.candidate
-
-    def value(permutation: Permutation) -> float:
-        total = 0.0
-        for fixed, moving in ((reference.mean, candidate.mean), (reference.stddev, candidate.stddev)):
-            moved = permutation.apply(moving)
-            squares = [(tensor.double() - moved[name].double()).square().sum() for name, tensor in fixed.items()]
-            total -= torch.stack(squares).sum().item() if squares else 0.0
-        return total
-
-    return value
+    return lambda permutation: -squared_moment_distance(problem.reference, permutation.apply(problem.candidate))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias, final
 
@@ -15,7 +14,7 @@ from rebasin_core.posteriors.full_gaussian import FullGaussianPosterior
 from rebasin_core.posteriors.pairing import normalised_weights, require_same_tensors
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.posteriors.samples import SamplesPosterior
-from rebasin_core.tensors.transport import assigned_onto, turned_onto
+from rebasin_core.tensors.transport import assigned_onto, squared_distance, turned_onto
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,9 +129,8 @@ def _dense(
     current = roots[0]
     for _ in range(_ROUNDS):
         moved = shares.mean([turned_onto(current, root) for root in roots])
-        still = _distance(moved, current) <= _STILL * _distance(
-            moved, {n: torch.zeros_like(t) for n, t in moved.items()}
-        )
+        size = squared_distance(moved, {name: torch.zeros_like(tensor) for name, tensor in moved.items()})
+        still = squared_distance(moved, current) <= _STILL**2 * size
         current = moved
         if still:
             break
@@ -149,7 +147,7 @@ def _free_support(
     current: Mapping[str, Tensor] = sets[0]
     for _ in range(_ROUNDS):
         moved = shares.mean([assigned_onto(current, samples) for samples in sets])
-        still = not _distance(moved, current)
+        still = not squared_distance(moved, current)
         current = moved
         if still:
             break
@@ -159,8 +157,3 @@ def _free_support(
 
 def _padded(root: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
     return {name: torch.cat([t, t.new_zeros((rows - len(t), *t.shape[1:]))]) for name, t in root.items()}
-
-
-def _distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
-    squares = [(tensor - second[name]).double().square().sum().item() for name, tensor in first.items()]
-    return math.sqrt(sum(squares))

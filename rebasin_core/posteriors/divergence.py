@@ -17,7 +17,7 @@ from rebasin_core.posteriors.pairing import require_same_tensors
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.posteriors.samples import SamplesPosterior
 from rebasin_core.tensors.statistics import gaussian_kl
-from rebasin_core.tensors.transport import squared_distances, transport_cost
+from rebasin_core.tensors.transport import squared_distance, squared_distances, transport_cost
 
 if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
@@ -54,12 +54,12 @@ def wasserstein_distance(first: Posterior, second: Posterior) -> float:
     """
     require_same_tensors(first.mean, second.mean, "the second posterior")
     if isinstance(first, SamplesPosterior) and isinstance(second, SamplesPosterior):
-        cost = squared_distances(first.samples, second.samples) + _squared_distance(
+        cost = squared_distances(first.samples, second.samples) + squared_distance(
             {n: t for n, t in first.mean.items() if n not in first.random_names}, second.mean
         )
         return math.sqrt(transport_cost(first.weights, second.weights, cost))
     if all(isinstance(q, DiagonalGaussianPosterior | PointPosterior) for q in (first, second)):
-        return math.sqrt(_squared_distance(first.mean, second.mean) + _squared_distance(first.stddev, second.stddev))
+        return math.sqrt(squared_moment_distance(first, second))
     roots: list[torch.Tensor | None] = []
     names = [q.random_names for q in (first, second) if isinstance(q, AbstractGaussianPosterior)]
     for posterior in (first, second):
@@ -74,11 +74,24 @@ def wasserstein_distance(first: Posterior, second: Posterior) -> float:
             if isinstance(posterior, AbstractGaussianPosterior)
             else None
         )
-    squared = _squared_distance(first.mean, second.mean)
+    squared = squared_distance(first.mean, second.mean)
     squared += sum(root.square().sum().item() for root in roots if root is not None)
     if roots[0] is not None and roots[1] is not None:
         squared -= 2 * torch.linalg.svdvals(roots[0] @ roots[1].T).sum().item()
     return math.sqrt(max(squared, 0.0))
+
+
+def squared_moment_distance(first: Posterior, second: Posterior) -> float:
+    r"""Return $\lVert m_0 - m_1 \rVert^2 + \lVert s_0 - s_1 \rVert^2$, of means and marginal standard deviations.
+
+    Args:
+        first: A posterior.
+        second: Another one with the same parameters, of any kind.
+
+    Returns:
+        The squared 2-Wasserstein distance of points and of independent Gaussians; of any others a lower bound of it.
+    """
+    return squared_distance(first.mean, second.mean) + squared_distance(first.stddev, second.stddev)
 
 
 def kl_divergence(first: Posterior, second: Posterior) -> float:
@@ -168,7 +181,3 @@ def _dense(posterior: Posterior, order: Posterior) -> FullGaussianPosterior:
     _require_same_random(posterior, order)
     mean, root = posterior.mean, posterior.root()
     return FullGaussianPosterior({n: mean[n] for n in order.random_names}, {n: root[n] for n in order.random_names})
-
-
-def _squared_distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
-    return sum((first[name] - second[name].to(first[name])).double().square().sum().item() for name in first)

@@ -47,12 +47,25 @@ def write_figures(folder: Path) -> list[Path]:
     for split in splits:
         curves = {label: LossCurve.from_json(read_json(split / f"{label}.json")) for label in order}
         written += _write(curves, folder / "figures", f"barrier_{split.name}", title=f"{split.name} data")
-        scores = {role: folder / "scores" / split.name / f"{role}.json" for role in ("reference", "candidate")}
-        if all(path.is_file() for path in scores.values()):
-            written += _write_reliability(scores, folder / "figures", f"reliability_{split.name}")
+        scores = score_files(folder, split.name)
+        written += _write_reliability(scores, folder / "figures", f"reliability_{split.name}")
     for path in sorted((folder / "similarities").glob("*.json")):
         written += _write_similarity(path, folder / "figures")
     return written
+
+
+def score_files(folder: Path, split: str) -> dict[str, Path]:
+    """Return the files with the scores of both posteriors.
+
+    Args:
+        folder: The run's folder.
+        split: The split.
+
+    Returns:
+        By role; empty for a run of an earlier version, which has none.
+    """
+    paths = {role: folder / "scores" / split / f"{role}.json" for role in ("reference", "candidate")}
+    return paths if all(path.is_file() for path in paths.values()) else {}
 
 
 def _write(curves: Mapping[str, LossCurve], folder: Path, name: str, *, title: str) -> list[Path]:
@@ -68,7 +81,7 @@ def _write(curves: Mapping[str, LossCurve], folder: Path, name: str, *, title: s
 def _write_reliability(files: Mapping[str, Path], folder: Path, name: str) -> list[Path]:
     """Draw the reliability of both posteriors; nothing for a regression."""
     bins: dict[str, Any] = {role: read_json(path)["bins"] for role, path in files.items()}
-    if not all(bins.values()):
+    if not bins or not all(bins.values()):
         return []
     with styled_figure(3.6 * len(bins), 3.4) as figure:
         for axes, (role, parts) in zip(figure.subplots(1, len(bins), squeeze=False)[0], bins.items(), strict=True):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.errors import FileFormatError
-from rebasin_core.report.figures import write_figures
-from rebasin_core.report.table import barrier_rows
+from rebasin_core.report.figures import score_files, write_figures
+from rebasin_core.report.table import barrier_rows, best_alignment
 from rebasin_core.tensors.files import read_json, write_bytes
 
 if TYPE_CHECKING:
@@ -109,9 +109,7 @@ def _title(config: Mapping[str, Any]) -> str:
 
 def _answer(curves: Mapping[str, LossCurve]) -> str:
     """Return what alignment bought, in a sentence."""
-    unaligned, *others = curves
-    best = min(others, key=lambda label: curves[label].height)
-    before, after = (f"{curves[k].height:.4f} ± {curves[k].height_stderr:.4f}" for k in (unaligned, best))
+    best, before, after = best_alignment(curves)
     return (
         f'<p class="answer">Aligned by <b>{escape(best)}</b>, the barrier went from {before} to <b>{after}</b> nats '
         "per example (± the Monte Carlo standard error).</p>"
@@ -119,10 +117,9 @@ def _answer(curves: Mapping[str, LossCurve]) -> str:
 
 
 def _scores(folder: Path, split: str) -> str:
-    paths = {role: folder / "scores" / split / f"{role}.json" for role in ("reference", "candidate")}
-    if not all(path.is_file() for path in paths.values()):
+    found = {role: read_json(path)["scores"] for role, path in score_files(folder, split).items()}
+    if not found:
         return ""
-    found = {role: read_json(path)["scores"] for role, path in paths.items()}
     names = list(found["reference"])
     rows = [[role, *(_number(scores[name]) for name in names)] for role, scores in found.items()]
     return "<h3>Predictive scores</h3>" + _table(["posterior", *names], rows)

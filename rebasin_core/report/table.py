@@ -72,5 +72,20 @@ def barrier_rows(
     return headings, rows
 
 
+def best_alignment(curves: Mapping[str, LossCurve]) -> tuple[str, str, str]:
+    """Return what alignment bought, as text.
+
+    Args:
+        curves: Curves by label, the unaligned one first.
+
+    Returns:
+        The label of the lowest barrier, the unaligned barrier and that one, each with its Monte Carlo standard error.
+    """
+    unaligned, *others = curves
+    best = min(others, key=lambda label: curves[label].height)
+    before, after = (f"{curves[k].height:.4f} ± {curves[k].height_stderr:.4f}" for k in (unaligned, best))
+    return best, before, after
+
+
 def _error(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"

@@ -105,6 +105,28 @@ def act_on_cell(
     return cell
 
 
+def act_softly(
+    matrices: Mapping[str, Tensor], cell: Tensor, atoms: Sequence[Atom], *, skip: int | None = None
+) -> Tensor:
+    """Return a cell with every axis of a group multiplied by that group's matrix.
+
+    Args:
+        matrices: ``[n, n]`` for some groups; a permutation's has its ones at ``[i, index[i]]``.
+        cell: ``[*lead, *atom sizes]``.
+        atoms: The atoms of the trailing dimensions.
+        skip: A place among ``atoms`` that is left as it is.
+
+    Returns:
+        The cell, differentiable in the matrices; the same tensor where nothing acts.
+    """
+    lead = cell.dim() - len(atoms)
+    for place, atom in enumerate(atoms):
+        if atom.group in matrices and place != skip:
+            dims = ([lead + place], [1])
+            cell = torch.tensordot(cell, matrices[str(atom.group)], dims=dims).movedim(-1, lead + place)
+    return cell
+
+
 def _gathered(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
     """Return ``tensor.index_select(dim, index)``, over fewer dimensions: torch is up to 20 times faster there."""
     inner = tensor.shape[dim + 1 :].numel()

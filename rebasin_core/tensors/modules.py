@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     from torch import Tensor, nn
 
@@ -67,3 +68,21 @@ def shared_copy(module: nn.Module) -> nn.Module:
         return copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
     except (RuntimeError, TypeError, ValueError):  # a member that cannot be copied, such as a handle or a result
         return module
+
+
+@contextmanager
+def forward_hooks(hooks: Iterable[tuple[nn.Module, Callable[..., Tensor | None]]]) -> Generator[None]:
+    """Keep forward hooks on modules while a block runs, whatever happens in it.
+
+    Args:
+        hooks: Pairs of a module and its hook, called with the module, its arguments and its output.
+
+    Yields:
+        Nothing; the hooks are on.
+    """
+    handles = [module.register_forward_hook(hook) for module, hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -31,6 +31,19 @@ def squared_distances(first: Mapping[str, Tensor], second: Mapping[str, Tensor])
     return torch.as_tensor(total)
 
 
+def squared_distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
+    """Return the squared Euclidean distance between two points, each spread over named tensors, in float64.
+
+    Args:
+        first: Named tensors.
+        second: Tensors of the same names and shapes, and perhaps others.
+
+    Returns:
+        A number.
+    """
+    return sum((t.double() - second[name].to(t.device).double()).square().sum().item() for name, t in first.items())
+
+
 def turned_onto(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
     r"""Return the rows of one matrix, rotated among themselves to come nearest to those of another.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -12,6 +12,9 @@ from typing_extensions import override
 
 import rebasin_core as rc
 from rebasin_core.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from rebasin_core.evaluation import MetricName
 
 
 def ends(a: float, b: float) -> list[rc.PointPosterior]:
@@ -64,12 +67,12 @@ def network(seed: int) -> tuple[nn.Module, rc.DiagonalGaussianPosterior]:
 
 @pytest.mark.statistics
 @pytest.mark.parametrize("metric", ["gibbs", "error", "brier"])
-def test_errors_of_other_metrics_are_the_spread_over_seeds(metric: str) -> None:
+def test_errors_of_other_metrics_are_the_spread_over_seeds(metric: MetricName) -> None:
     model, first = network(1)
     _, second = network(2)
     g = torch.Generator().manual_seed(0)
     data = [(torch.randn(40, 4, generator=g).double(), torch.randint(3, (40,), generator=g))]
-    estimator = rc.MarginalizedBarrier(num_points=3, num_samples=64, metric=metric)  # type: ignore[arg-type]
+    estimator = rc.MarginalizedBarrier(num_points=3, num_samples=64, metric=metric)
     found = [
         estimator.estimate(first, second, model=model, data=data, generator=torch.Generator().manual_seed(seed))
         for seed in range(40)

@@ -20,8 +20,16 @@ from tabulate import tabulate
 from torch import nn
 
 import rebasin_core as rc
-from rebasin_core.evaluation import EvaluationOptions, FunctionalModel, LossEstimate, held_batches, predict
+from rebasin_core.evaluation import (
+    EvaluationOptions,
+    FunctionalModel,
+    LossEstimate,
+    MethodName,
+    held_batches,
+    predict,
+)
 
+METHODS: tuple[MethodName, ...] = ("loop", "vectorized", "local")
 LIKELIHOOD = rc.CategoricalLikelihood()
 
 
@@ -111,13 +119,16 @@ def small() -> None:
         held = held_batches(functional, data)
 
         def run(
-            method: str, posterior: rc.Posterior = posterior, model: FunctionalModel = functional, held: Any = held
+            method: MethodName,
+            posterior: rc.Posterior = posterior,
+            model: FunctionalModel = functional,
+            held: Any = held,
         ) -> None:
-            options = EvaluationOptions(method=method)  # type: ignore[arg-type]  # one of them
+            options = EvaluationOptions(method=method)
             predict(posterior, model, held, LIKELIHOOD, num_samples=256, seed=0, options=options)
 
-        seconds = {method: best(partial(run, method)) for method in ("loop", "vectorized", "local")}
-        ratios = [seconds["loop"] / seconds[method] for method in ("vectorized", "local")]
+        seconds = {method: best(partial(run, method)) for method in METHODS}
+        ratios = [seconds["loop"] / seconds[method] for method in METHODS[1:]]
         rows.append(["-".join(map(str, [inputs, *hidden, 10])), batch, *(1e3 * s for s in seconds.values()), *ratios])
     headers = ["network", "rows", "loop (ms)", "vectorized (ms)", "local (ms)", "loop / vectorized", "loop / local"]
     print(tabulate(rows, headers, floatfmt=("", "", ".0f", ".0f", ".0f", ".1f", ".1f"), tablefmt="github"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -138,12 +139,12 @@ def test_hull_has_its_corners_first(networks: list[nn.Module]) -> None:
 
 @pytest.mark.parametrize("kind", ["bezier", "polygon"])
 def test_a_trained_bend_goes_round_the_barrier(networks: list[nn.Module], kind: str) -> None:
-    options = {"model": networks[0], "data": examples()}
-    straight = rc.barrier(networks[0], networks[1], **options, num_points=11)  # type: ignore[arg-type]  # by name
+    options: dict[str, Any] = {"model": networks[0], "data": examples()}
+    straight = rc.barrier(networks[0], networks[1], **options, num_points=11)
     bent = rc.barrier(
         networks[0],
         networks[1],
-        **options,  # type: ignore[arg-type]
+        **options,
         estimator={"name": "curved", "kind": kind, "epochs": 60, "learning_rate": 0.02},
         num_points=11,
     )

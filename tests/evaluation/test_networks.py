@@ -180,6 +180,20 @@ def test_one_network_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         run(rc.PointPosterior.from_module(mlp()), mlp(), 2, method="loop")
 
 
+def test_pairs_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mlp()
+    original: Any = FunctionalModel.__call__
+
+    def scarce(self: FunctionalModel, tensors: dict[str, torch.Tensor], inputs: torch.Tensor) -> object:
+        if len(inputs) > 2:
+            raise torch.cuda.OutOfMemoryError
+        return original(self, tensors, inputs)
+
+    monkeypatch.setattr(FunctionalModel, "__call__", scarce)
+    with pytest.raises(InvalidInputError, match="does not fit into memory"):
+        run(spread_over(model), model, 8, method="local")
+
+
 def test_bad_options() -> None:
     with pytest.raises(InvalidInputError, match="expected a method among"):
         EvaluationOptions(method="fast")  # type: ignore[arg-type]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from itertools import permutations
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 import rebasin_core as rc
 from rebasin_core.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from rebasin_core.matchers.frank_wolfe import ChannelNames, Start
 
 ARCHITECTURE = rc.MLPArchitecture(hidden=[24, 24, 24])
 
@@ -35,12 +39,12 @@ def test_objective_is_what_it_says_and_mostly_above_coordinate_descent() -> None
 
 @pytest.mark.parametrize("start", ["identity", "uniform"])
 @pytest.mark.parametrize("channels", ["mean", "mean and standard deviation"])
-def test_planted_permutations_inside_heads_too(start: str, channels: str) -> None:
+def test_planted_permutations_inside_heads_too(start: Start, channels: ChannelNames) -> None:
     architecture = rc.ViTArchitecture(width=16, heads=2, depth=1, patch=8)
     model = architecture.build((3, 16, 16), 10, generator=torch.Generator().manual_seed(0))
     spec = architecture.spec(model)
     planted = spec.random_permutation(generator=torch.Generator().manual_seed(1))
-    matcher = rc.FrankWolfeMatcher(start=start, channels=channels)  # type: ignore[arg-type]  # one of them
+    matcher = rc.FrankWolfeMatcher(start=start, channels=channels)
     found = rc.match(model, planted.apply(model), spec, matcher)
     assert found.permutation == planted.inverse()
 
@@ -128,3 +132,13 @@ def test_bad_options() -> None:
     for wrapper in (rc.ChainMatcher, rc.PortfolioMatcher):
         with pytest.raises(InvalidInputError, match="at least one matcher"):
             wrapper([])
+
+
+def test_norms_of_units_are_those_of_their_similarity_with_themselves() -> None:
+    model = network(0)
+    tensors = {name: p.detach() for name, p in model.named_parameters()}
+    layout = ARCHITECTURE.spec(model).layout
+    for similarity in rc.unit_similarities(layout, tensors, tensors).values():
+        torch.testing.assert_close(
+            similarity.cosines.diagonal(), torch.ones_like(similarity.norms), rtol=1e-5, atol=1e-5
+        )

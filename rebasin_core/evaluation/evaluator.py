@@ -1,0 +1,99 @@
+"""The predictions and losses of many posteriors on the same data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from rebasin_core.evaluation.functional import FunctionalModel
+from rebasin_core.evaluation.likelihood import as_likelihood
+from rebasin_core.evaluation.loss import LossEstimate, MetricName
+from rebasin_core.evaluation.predictive import held_batches, predict
+from rebasin_core.posteriors.point import PointPosterior
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.networks import EvaluationOptions
+    from rebasin_core.evaluation.predictive import Batches, Predictions
+    from rebasin_core.posteriors.base import Posterior
+
+
+@final
+class Evaluator:
+    """Runs posteriors over one model's parameters on data that are held, all with the same noise.
+
+    Args:
+        model: The network.
+        data: Batches ``(inputs, targets)``.
+        like: A posterior on the device and in the dtype of all that will be evaluated.
+        likelihood: An instance or a name.
+        num_samples: Networks drawn of each posterior; of a point, one.
+        seed: Seed of the noise.
+        options: How networks are run.
+
+    Raises:
+        InvalidInputError: If there are no data.
+        UnknownNameError: If there is no likelihood of that name.
+    """
+
+    def __init__(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the third
+        self,
+        model: nn.Module,
+        data: Batches,
+        like: Posterior,
+        *,
+        likelihood: Likelihood | str = "categorical",
+        num_samples: int = 1,
+        seed: int = 0,
+        options: EvaluationOptions | None = None,
+    ) -> None:
+        self._model = FunctionalModel(model, device=like.device, dtype=like.dtype)
+        self._batches = held_batches(self._model, data)
+        self.likelihood = as_likelihood(likelihood)
+        self._num_samples, self._seed, self._options = num_samples, seed, options
+
+    def predictions(self, posterior: Posterior, *, groups: int = 0, keep_outputs: bool = False) -> Predictions:
+        """Return what a posterior predicts.
+
+        Args:
+            posterior: The posterior.
+            groups: As for `predict`.
+            keep_outputs: As for `predict`.
+
+        Returns:
+            The predictions.
+
+        Raises:
+            InvalidInputError: If the posterior does not fit the model, or the outputs do not fit the targets.
+        """
+        return predict(
+            posterior,
+            self._model,
+            self._batches,
+            self.likelihood,
+            num_samples=1 if isinstance(posterior, PointPosterior) else self._num_samples,
+            seed=self._seed,
+            options=self._options,
+            groups=groups,
+            keep_outputs=keep_outputs,
+        )
+
+    def loss(
+        self, posterior: Posterior, *, where: str = "the posterior", metric: MetricName = "nll", groups: int = 0
+    ) -> LossEstimate:
+        """Return the loss of a posterior, or a metric in its place.
+
+        Args:
+            posterior: The posterior.
+            where: What is evaluated, for messages.
+            metric: As for `LossEstimate.of`.
+            groups: As for `predict`.
+
+        Returns:
+            The estimate.
+
+        Raises:
+            InvalidInputError: If a loss is not finite, or the posterior does not fit.
+        """
+        return LossEstimate.of(self.predictions(posterior, groups=groups), where=where, metric=metric)

@@ -1,0 +1,56 @@
+"""Coordinate descent as a result: from a beginning to the end, with its trace."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from rebasin_core.matchers.result import MatchOutcome, MatchResult
+from rebasin_core.symmetry.permutation import Permutation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rebasin_core.matchers.base import MatchProblem
+    from rebasin_core.matchers.coordinate_descent import CoordinateDescent
+
+
+def descended(
+    problem: MatchProblem,
+    solver: CoordinateDescent,
+    *,
+    max_sweeps: int,
+    start: float,
+    identity_objective: float | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> MatchResult:
+    """Sweep over the groups until none moves, and return the result.
+
+    Args:
+        problem: What is matched.
+        solver: Coordinate descent at its beginning.
+        max_sweeps: The most sweeps.
+        start: When the matcher began (`time.perf_counter`).
+        identity_objective: The objective without moving anything; that of the beginning if not given.
+        seconds: How long other parts of the work took.
+
+    Returns:
+        The result.
+    """
+    trace, outcome = [solver.objective()], MatchOutcome.MAX_SWEEPS
+    sweeps = solver.sweeps(problem.generator, max_sweeps)
+    bar = tqdm(sweeps, desc="match", unit="sweep", total=max_sweeps, leave=False, disable=not problem.progress)
+    for moved in bar:
+        trace.append(solver.objective())
+        if not moved:
+            outcome = MatchOutcome.CONVERGED
+    return MatchResult(
+        permutation=Permutation(problem.layout, solver.indices),
+        objective=trace[-1],
+        identity_objective=trace[0] if identity_objective is None else identity_objective,
+        outcome=outcome,
+        trace=tuple(trace),
+        seconds={"total": perf_counter() - start, **(seconds or {}), **solver.seconds},
+    )
