@@ -15,6 +15,15 @@ from rebasin_core.architectures import (
     VGGArchitecture,
     ViTArchitecture,
 )
+from rebasin_core.assignment import (
+    Assignment,
+    AssignmentSolver,
+    AuctionAssignment,
+    AutoAssignment,
+    CompiledAssignment,
+    ScipyAssignment,
+    solve_assignment,
+)
 from rebasin_core.barriers import (
     AbstractPathBarrier,
     BarrierEstimator,
@@ -27,6 +36,7 @@ from rebasin_core.barriers import (
 )
 from rebasin_core.config import (
     ArchitectureConfig,
+    AssignmentConfig,
     BarrierConfig,
     DatasetConfig,
     InferenceConfig,
@@ -205,7 +215,12 @@ __all__ = [
     "AnnealingMatcher",
     "Architecture",
     "ArchitectureConfig",
+    "Assignment",
+    "AssignmentConfig",
+    "AssignmentSolver",
     "Atom",
+    "AuctionAssignment",
+    "AutoAssignment",
     "Axis",
     "BarrierConfig",
     "BarrierEstimator",
@@ -218,6 +233,7 @@ __all__ = [
     "Channels",
     "CifarResNetArchitecture",
     "Companions",
+    "CompiledAssignment",
     "Concat",
     "Coverage",
     "CurvedBarrier",
@@ -287,6 +303,7 @@ __all__ = [
     "RunResult",
     "SamplesPosterior",
     "ScheduleSpec",
+    "ScipyAssignment",
     "SinkhornMatcher",
     "SnapshotEnsemble",
     "SpecCheck",
@@ -346,6 +363,7 @@ __all__ = [
     "save_checkpoint",
     "save_spec",
     "score",
+    "solve_assignment",
     "star",
     "summarise",
     "table_spec",

@@ -49,9 +49,10 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--sets", nargs="+", default=["concrete", "energy"])
     arguments = parser.parse_args()
     architecture = rc.MLPArchitecture(hidden=[50])
-    for name in ("concrete", "energy"):
+    for name in arguments.sets:
         for split in range(arguments.splits):
             data = rc.build("dataset", name="uci", dataset=name, root=arguments.root, split=split).load()
             with np.load(arguments.root / "uci" / f"{name}.npz") as archive:

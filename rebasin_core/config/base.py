@@ -49,7 +49,7 @@ class StrategyConfig(BaseModel, ABC):
         """Return the strategy with these options."""
 
 
-FAMILIES: tuple[str, ...] = ("architecture", "spec", "dataset", "inference", "matcher", "barrier")
+FAMILIES: tuple[str, ...] = ("architecture", "spec", "dataset", "inference", "assignment", "matcher", "barrier")
 """The families of strategies that are configured by name."""
 
 

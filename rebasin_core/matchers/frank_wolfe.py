@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 from typing_extensions import override
 
+from rebasin_core.assignment import solve_assignment
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.coordinate_descent import CoordinateDescent
@@ -17,7 +18,6 @@ from rebasin_core.matchers.result import MatchOutcome, MatchResult
 from rebasin_core.matchers.term import inner_products, terms_of
 from rebasin_core.symmetry.action import act_softly
 from rebasin_core.symmetry.permutation import Permutation
-from rebasin_core.tensors.assignment import solve_assignment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

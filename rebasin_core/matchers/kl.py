@@ -13,6 +13,7 @@ from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels, requ
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rebasin_core.assignment import AssignmentSolver
     from rebasin_core.posteriors.base import Posterior
 
 _DIRECTIONS = ("candidate_to_reference", "reference_to_candidate")
@@ -34,6 +35,7 @@ class KLMatcher(AbstractChannelMatcher):
         direction: ``candidate_to_reference`` is $\mathrm{KL}(P_\# q_1 \| q_0)$, ``reference_to_candidate`` is
             $\mathrm{KL}(q_0 \| P_\# q_1)$.
         max_sweeps: The most sweeps over all groups, at least 1.
+        assignment: Solves the assignments; the fastest exact solver if not given.
 
     Raises:
         InvalidInputError: If an option is out of range; on matching, if a standard deviation is zero.
@@ -58,8 +60,9 @@ class KLMatcher(AbstractChannelMatcher):
         *,
         direction: Literal["candidate_to_reference", "reference_to_candidate"] = "candidate_to_reference",
         max_sweeps: int = 100,
+        assignment: AssignmentSolver | None = None,
     ) -> None:
-        super().__init__(max_sweeps=max_sweeps)
+        super().__init__(max_sweeps=max_sweeps, assignment=assignment)
         if direction not in _DIRECTIONS:
             message = f"expected `direction` to be one of {_DIRECTIONS}, got {direction!r}"
             raise InvalidInputError(message)

@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 from typing_extensions import override
 
+from rebasin_core.assignment import solve_assignment
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
 from rebasin_core.matchers.base import Matcher, MatchProblem
@@ -18,7 +19,6 @@ from rebasin_core.matchers.result import MatchOutcome
 from rebasin_core.symmetry.action import act_softly
 from rebasin_core.symmetry.cells import map_cells
 from rebasin_core.symmetry.permutation import Permutation
-from rebasin_core.tensors.assignment import solve_assignment
 from rebasin_core.tensors.precision import widened, working_dtype
 from rebasin_core.tensors.sinkhorn import sinkhorn
 from rebasin_core.tensors.transport import squared_distance

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
+import torch
+
 from rebasin_core.symmetry.cells import cells
 from rebasin_core.tensors.precision import working_dtype
 
@@ -65,6 +67,27 @@ def terms_of(axes: Sequence[Axis], reference: Tensor, candidate: Tensor) -> Iter
         yield Term(left, right, atoms)
 
 
+def joined(terms: Sequence[Term]) -> list[Term]:
+    """Return terms with the vectors of each group (biases, scales) made one term, their channels side by side.
+
+    Args:
+        terms: Any terms.
+
+    Returns:
+        Terms with the same sum.
+    """
+    vectors: dict[tuple[Atom, ...], list[Term]] = {}
+    rest = []
+    for term in terms:
+        if len(term.atoms) == 1:
+            vectors.setdefault(term.atoms, []).append(term)
+        else:
+            rest.append(term)
+    for atoms, alike in vectors.items():
+        rest.append(Term(torch.cat([t.reference for t in alike]), torch.cat([t.candidate for t in alike]), atoms))
+    return rest
+
+
 def inner_products(left: Tensor, right: Tensor, *, batch: list[int], compared: list[int]) -> Tensor:
     """Return the inner products of all pairs of slices of two cells.
 
@@ -75,7 +98,7 @@ def inner_products(left: Tensor, right: Tensor, *, batch: list[int], compared: l
         compared: Places whose units are compared, all with all; everything else is summed over.
 
     Returns:
-        ``[*batch, n, n]`` in float64, n being the number of compared units.
+        ``[*batch, n, n]`` in the precision of the cells, n being the number of compared units.
     """
     front = [1 + place for place in batch]
     rows = [1 + place for place in compared]
@@ -86,7 +109,7 @@ def inner_products(left: Tensor, right: Tensor, *, batch: list[int], compared: l
         sizes = moved.shape[: len(front)]
         units = moved.shape[len(front) : len(front) + len(rows)].numel()
         sides.append(moved.reshape(*sizes, units, -1))
-    return (sides[0] @ sides[1].transpose(-1, -2)).double()
+    return sides[0] @ sides[1].transpose(-1, -2)
 
 
 def total_product(left: Tensor, right: Tensor) -> float:
@@ -99,7 +122,7 @@ def total_product(left: Tensor, right: Tensor) -> float:
     Returns:
         A number.
     """
-    return (left.double() * right.double()).sum().item()
+    return (left * right).sum(dtype=torch.float64).item()
 
 
 def picked(similarity: Tensor, index: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing_extensions import override
 from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels
 
 if TYPE_CHECKING:
+    from rebasin_core.assignment import AssignmentSolver
     from rebasin_core.posteriors.base import Posterior
 
 
@@ -25,6 +26,7 @@ class WassersteinMatcher(AbstractChannelMatcher):
 
     Args:
         max_sweeps: The most sweeps over all groups, at least 1.
+        assignment: Solves the assignments; the fastest exact solver if not given.
 
     Raises:
         InvalidInputError: If ``max_sweeps`` is less than 1.
@@ -45,8 +47,8 @@ class WassersteinMatcher(AbstractChannelMatcher):
         [1.0, 3.0]
     """
 
-    def __init__(self, *, max_sweeps: int = 100) -> None:
-        super().__init__(max_sweeps=max_sweeps)
+    def __init__(self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None) -> None:
+        super().__init__(max_sweeps=max_sweeps, assignment=assignment)
 
     @override
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:

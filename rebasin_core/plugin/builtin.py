@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rebasin_core.config.architecture import ArchitectureConfig
+    from rebasin_core.config.assignment import AssignmentConfig
     from rebasin_core.config.barrier import BarrierConfig
     from rebasin_core.config.dataset import DatasetConfig
     from rebasin_core.config.inference import InferenceConfig
@@ -80,6 +81,19 @@ def rebasin_inferences() -> Sequence[type[InferenceConfig]]:
         inference.SGLDConfig,
         inference.SGHMCConfig,
         inference.MCDropoutConfig,
+    ]
+
+
+@hookimpl
+def rebasin_assignments() -> Sequence[type[AssignmentConfig]]:
+    """Return the assignment solvers."""
+    from rebasin_core.config import assignment
+
+    return [
+        assignment.AutoAssignmentConfig,
+        assignment.ScipyAssignmentConfig,
+        assignment.CompiledAssignmentConfig,
+        assignment.AuctionAssignmentConfig,
     ]
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rebasin_core.config.architecture import ArchitectureConfig
+    from rebasin_core.config.assignment import AssignmentConfig
     from rebasin_core.config.barrier import BarrierConfig
     from rebasin_core.config.dataset import DatasetConfig
     from rebasin_core.config.inference import InferenceConfig
@@ -57,6 +58,10 @@ class HookSpecs:
         """Return the configuration classes of inference methods."""
 
     @hookspec
+    def rebasin_assignments(self) -> Sequence[type[AssignmentConfig]]:
+        """Return the configuration classes of assignment solvers."""
+
+    @hookspec
     def rebasin_matchers(self) -> Sequence[type[MatcherConfig]]:
         """Return the configuration classes of matchers."""
 
@@ -94,6 +99,7 @@ HOOKS: dict[str, str] = {
     "operator_rules": "rebasin_operator_rules",
     "dataset": "rebasin_datasets",
     "inference": "rebasin_inferences",
+    "assignment": "rebasin_assignments",
     "matcher": "rebasin_matchers",
     "barrier": "rebasin_barriers",
     "posterior": "rebasin_posteriors",

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, final
 import torch
 from typing_extensions import override
 
+from rebasin_core.assignment import solve_assignment
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.attached import AbstractAttachedPosterior, Fields
 from rebasin_core.posteriors.base import AbstractGeodesic, Posterior
 from rebasin_core.posteriors.companions import Companions
 from rebasin_core.posteriors.pairing import blend, blend_buffers, normalised_weights, require_pair
 from rebasin_core.posteriors.point import PointPosterior
-from rebasin_core.tensors.assignment import solve_assignment
 from rebasin_core.tensors.modules import copied
 from rebasin_core.tensors.transport import squared_distances
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rebasin_core.tensors.assignment import solve_assignment
+from rebasin_core.assignment import solve_assignment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

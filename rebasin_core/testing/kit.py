@@ -14,6 +14,7 @@ from rebasin_core.plugin.registry import Registered, Registry, default_registry
 from rebasin_core.plugin.registry import examples as examples_of
 from rebasin_core.testing import (  # ruff: ignore[unused-import] - importing them fills LAWS
     adapter_laws,
+    assignment_laws,
     barrier_laws,
     data_laws,
     inference_laws,

@@ -1,0 +1,57 @@
+"""Which solver is used where none is named."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, final
+
+from typing_extensions import override
+
+from rebasin_core.assignment.base import Assignment, AssignmentSolver
+from rebasin_core.assignment.compiled import CompiledAssignment
+from rebasin_core.assignment.scipy_solver import ScipyAssignment
+from rebasin_core.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@final
+class AutoAssignment(AssignmentSolver):
+    """The fastest exact solver that this machine has: `compiled`, or `scipy` where that cannot be built.
+
+    Example:
+        >>> import torch
+        >>> AutoAssignment().solve(torch.tensor([[1.0, 2.0], [3.0, 5.0]])).index.tolist()
+        [0, 1]
+    """
+
+    @override
+    def _solve(self, similarity: Tensor, start: Assignment | None) -> Assignment:
+        return default_solver().solve(similarity, start=start)
+
+
+@functools.cache
+def default_solver() -> AssignmentSolver:
+    """Return the solver that is used where none is named."""
+    try:
+        return CompiledAssignment()
+    except InvalidInputError:
+        return ScipyAssignment()
+
+
+def solve_assignment(similarity: Tensor) -> Tensor:
+    r"""Return the assignment that maximises the total similarity, exactly.
+
+    $$ p^* = \operatorname*{argmax}_{p} \sum_i A_{i, p(i)} $$
+
+    Args:
+        similarity: ``[*batch, m, n]`` with ``m <= n``, one problem for each leading index.
+
+    Returns:
+        ``[*batch, m]`` indices on the device of ``similarity``.
+
+    Raises:
+        InvalidInputError: If there are more rows than columns, or entries are NaN or plus infinity.
+    """
+    return default_solver().solve(similarity).index

@@ -1,0 +1,58 @@
+"""Assignment by SciPy: the reference."""
+
+from __future__ import annotations
+
+from itertools import starmap
+from typing import TYPE_CHECKING, final
+
+import torch
+from typing_extensions import override
+
+from rebasin_core.assignment.base import Assignment, AssignmentSolver
+from rebasin_core.assignment.duals import bound_gap, potentials_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@final
+class ScipyAssignment(AssignmentSolver):
+    """Solves with SciPy, in float64 on the CPU, one matrix after the other.
+
+    Args:
+        certify: Whether to compute potentials and the gap, too: as much work again.
+
+    Complexity:
+        $O(n^3)$ a matrix. Begun from potentials, SciPy is given the reduced matrix, which it solves faster.
+
+    References:
+        D. F. Crouse (2016), "On implementing 2D rectangular assignment algorithms", IEEE TAES 52(4): the shortest
+        augmenting path method behind ``scipy.optimize.linear_sum_assignment``.
+
+    Example:
+        >>> found = ScipyAssignment(certify=True).solve(torch.tensor([[1.0, 2.0], [3.0, 5.0]]))
+        >>> found.index.tolist(), found.potentials.tolist(), found.gap.item()
+        ([0, 1], [0.0, 1.0], 0.0)
+    """
+
+    def __init__(self, *, certify: bool = False) -> None:
+        self._certify = certify
+
+    @override
+    def _solve(self, similarity: Tensor, start: Assignment | None) -> Assignment:
+        from scipy.optimize import linear_sum_assignment  # ruff: ignore[import-outside-top-level] - half a second
+
+        shape = similarity.shape
+        exact = similarity.to("cpu", torch.float64).reshape(-1, *shape[-2:])
+        reduced = exact
+        if start is not None and start.potentials is not None and shape[-2] == shape[-1]:
+            after = exact - start.potentials.to("cpu").reshape(-1, 1, shape[-1])
+            reduced = after.sub_(after.amax(-1, keepdim=True))
+        columns = [torch.from_numpy(linear_sum_assignment(m, maximize=True)[1]) for m in reduced.numpy()]
+        index = torch.stack(columns).reshape(shape[:-1])
+        if not self._certify:
+            return Assignment(index.to(similarity.device))
+        found = torch.stack(list(starmap(potentials_of, zip(exact, columns, strict=True))))
+        potentials = found.reshape(*shape[:-2], shape[-1])
+        gap = bound_gap(exact.reshape(shape), index, potentials)
+        return Assignment(*(tensor.to(similarity.device) for tensor in (index, potentials, gap)))

@@ -1,0 +1,128 @@
+"""The laws of assignment solvers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from rebasin_core.assignment.duals import bound_gap
+from rebasin_core.testing.law import expect, law, seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from rebasin_core.assignment import Assignment
+    from rebasin_core.config.assignment import AssignmentConfig
+
+_SIZES = (1, 2, 3, 8, 40, 150)
+
+
+def _matrices(size: int, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield square matrices of every sort, those on which solvers go wrong among them."""
+    generator = seeded(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    dead = normal(size, size)
+    dead[: size // 4], dead[:, : size // 4] = 0.0, 0.0
+    features = normal(size, 2 * size)
+    yield "generic", normal(size, size)
+    yield "products of weights", features @ normal(size, 2 * size).T
+    yield "a moved copy", features @ features[torch.randperm(size, generator=generator)].T
+    yield "ties", torch.randint(0, 3, (size, size), generator=generator).double()
+    yield "constant", torch.full((size, size), 2.5, dtype=torch.float64)
+    yield "equal rows", normal(1, size).expand(size, size).clone()
+    yield "rank one", normal(size, 1) * normal(1, size)
+    yield (
+        "rows and columns of very different scales",
+        normal(size, size) * normal(size, 1).exp() * normal(1, size).exp(),
+    )
+    yield "dead rows and columns", dead
+
+
+def _total(matrix: Tensor, found: Assignment) -> float:
+    index = found.index
+    expect(index.sort().values.unique().numel() == len(matrix), f"{index.tolist()} takes a column twice")
+    return matrix.double().gather(1, index.unsqueeze(1)).sum().item()
+
+
+def _best(matrix: Tensor) -> float:
+    rows, columns = linear_sum_assignment(matrix.double().numpy(), maximize=True)
+    return float(matrix.double().numpy()[rows, columns].sum())
+
+
+@law("assignment")
+def optimal(config: object, folder: Path) -> None:
+    """The total is that of the best assignment, up to the gap that the solver states."""
+    del folder
+    solver = cast("AssignmentConfig", config).build()
+    for size in _SIZES:
+        for dtype in (torch.float32, torch.float64):
+            for what, matrix in _matrices(size, seed=size):
+                given = matrix.to(dtype)
+                found = solver.solve(given)
+                short = _best(given) - _total(given, found)
+                allowed = 1e-9 * given.abs().double().sum().item() + (
+                    found.gap.item() if found.gap is not None else 0.0
+                )
+                expect(short <= allowed, f"{what}, {size} rows, {dtype}: the total falls short by {short:.3e}")
+
+
+@law("assignment")
+def certified(config: object, folder: Path) -> None:
+    """Potentials, where they are given, prove the gap that is stated."""
+    del folder
+    solver = cast("AssignmentConfig", config).build()
+    for what, matrix in _matrices(40, seed=1):
+        found = solver.solve(matrix)
+        if found.potentials is not None and found.gap is not None:
+            proven = bound_gap(matrix, found.index, found.potentials).item()
+            expect(
+                abs(proven - found.gap.item()) <= 1e-9 * matrix.abs().sum(), f"{what}: {proven} is proven, not stated"
+            )
+
+
+@law("assignment")
+def beginnings_do_not_matter(config: object, folder: Path) -> None:
+    """Begun from the result for a similar or quite another matrix, the total is the same."""
+    del folder
+    solver = cast("AssignmentConfig", config).build()
+    for what, matrix in _matrices(150, seed=2):
+        noise = torch.randn(matrix.shape, generator=seeded(3), dtype=torch.float64)
+        for scale in (0.0, 0.01, 10.0):
+            changed = matrix + scale * noise
+            found = solver.solve(changed, start=solver.solve(matrix))
+            short = _best(changed) - _total(changed, found)
+            expect(short <= 1e-9 * changed.abs().sum().item(), f"{what}, noise {scale}: short by {short:.3e}")
+
+
+@law("assignment")
+def batches(config: object, folder: Path) -> None:
+    """A batch is solved as its matrices are, one by one."""
+    del folder
+    solver = cast("AssignmentConfig", config).build()
+    matrices = torch.randn(2, 3, 20, 20, generator=seeded(4), dtype=torch.float64)
+    found = solver.solve(matrices)
+    expect(found.index.shape == (2, 3, 20), f"the indices of a batch have shape {tuple(found.index.shape)}")
+    for i in range(2):
+        for j in range(3):
+            expect(torch.equal(found.index[i, j], solver.solve(matrices[i, j]).index), f"matrix {i}, {j} differs")
+
+
+@law("assignment")
+def rectangular(config: object, folder: Path) -> None:
+    """With fewer rows than columns, the best columns are taken, and the gap holds."""
+    del folder
+    solver = cast("AssignmentConfig", config).build()
+    for rows, columns in ((1, 5), (3, 4), (20, 60)):
+        matrix = torch.randn(rows, columns, generator=seeded(rows), dtype=torch.float64) - 1
+        found = solver.solve(matrix)
+        short = _best(matrix) - _total(matrix, found)
+        expect(short <= 1e-9, f"{rows} of {columns}: the total falls short by {short:.3e}")
+        expect(found.gap is None or found.gap.item() <= 1e-9, f"{rows} of {columns}: the gap is {found.gap}")

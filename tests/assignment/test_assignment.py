@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rebasin_core.assignment import (
+    Assignment,
+    AssignmentSolver,
+    AuctionAssignment,
+    AutoAssignment,
+    CompiledAssignment,
+    ScipyAssignment,
+    default_solver,
+    kernel,
+    solve_assignment,
+)
+from rebasin_core.assignment.duals import bound_gap, potentials_of
+from rebasin_core.errors import InvalidInputError
+
+SOLVERS = [ScipyAssignment(certify=True), CompiledAssignment(), AuctionAssignment(), AutoAssignment()]
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+@given(st.integers(1, 5), st.integers(0, 2**31), st.sampled_from(["normal", "ties", "constant", "rank one", "far"]))
+@settings(max_examples=60, deadline=None)
+def test_equals_brute_force(solver: AssignmentSolver, n: int, seed: int, kind: str) -> None:
+    g = torch.Generator().manual_seed(seed)
+    a = {
+        "normal": torch.randn(n, n, generator=g, dtype=torch.float64),
+        "ties": torch.randint(0, 3, (n, n), generator=g).double(),
+        "constant": torch.ones(n, n, dtype=torch.float64),
+        "rank one": torch.outer(*torch.randn(2, n, generator=g, dtype=torch.float64)),
+        "far": 1e6 + torch.randn(n, n, generator=g, dtype=torch.float64),
+    }[kind]
+    found = solver.solve(a)
+    best = max(sum(a[i, p[i]].item() for i in range(n)) for p in permutations(range(n)))
+    assert sorted(found.index.tolist()) == list(range(n))
+    assert a.gather(1, found.index[:, None]).sum().item() == pytest.approx(best, rel=1e-12, abs=1e-12)
+    if found.gap is not None:
+        assert found.gap.item() <= 1e-9 * a.abs().sum().item()
+
+
+@pytest.mark.parametrize("n", [128, 300, 700])
+def test_large_matrices_equal_scipy(n: int) -> None:
+    g = torch.Generator().manual_seed(n)
+    for a in (torch.randn(n, n, generator=g), torch.randn(n, 1, generator=g) * torch.randn(1, n, generator=g)):
+        best = ScipyAssignment().solve(a).index
+        for solver in (CompiledAssignment(), AuctionAssignment(free=0.1), AuctionAssignment(free=0.0)):
+            found = solver.solve(a)
+            totals = [a.double().gather(1, index[:, None]).sum().item() for index in (found.index, best)]
+            assert totals[0] == pytest.approx(totals[1], rel=1e-12)
+            assert found.gap is not None
+            assert found.gap.item() < 1e-9
+
+
+def test_a_converged_matrix_keeps_its_assignment() -> None:
+    a = torch.randn(200, 200, generator=torch.Generator().manual_seed(0))
+    first = CompiledAssignment().solve(a)
+    again = CompiledAssignment().solve(a, start=first)
+    assert torch.equal(first.index, again.index)
+    assert first.potentials is not None
+    assert again.potentials is not None
+    assert torch.equal(first.potentials, again.potentials)
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+def test_forbidden_pairs_are_never_taken(solver: AssignmentSolver) -> None:
+    a = torch.tensor([[5.0, 1.0, 0.0], [4.0, -torch.inf, 0.0], [-torch.inf, 2.0, -torch.inf]])
+    assert solver.solve(a).index.tolist() == [0, 2, 1]
+    with pytest.raises(InvalidInputError, match="takes a forbidden pair"):
+        solver.solve(torch.tensor([[1.0, -torch.inf], [1.0, -torch.inf]]))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [torch.zeros(3, 2), torch.zeros(3), torch.tensor([[float("nan")]]), torch.tensor([[torch.inf]])],
+    ids=["more rows", "no matrix", "nan", "infinity"],
+)
+def test_bad_matrices(bad: torch.Tensor) -> None:
+    with pytest.raises(InvalidInputError, match="similarity"):
+        solve_assignment(bad)
+
+
+@pytest.mark.parametrize("index", [[0, 0], [0, 2], [0, 1, 2], [-2, 0]])
+def test_starts_that_are_no_assignments(index: list[int]) -> None:
+    start = Assignment(torch.tensor(index), torch.zeros(2, dtype=torch.float64))
+    with pytest.raises(InvalidInputError, match="the start is no assignment"):
+        default_solver().solve(torch.zeros(2, 2), start=start)
+
+
+def test_empty_batches_and_matrices() -> None:
+    assert solve_assignment(torch.zeros(0, 3, 3)).shape == (0, 3)
+    assert solve_assignment(torch.zeros(2, 0, 0)).shape == (2, 0)
+
+
+def test_a_suboptimal_assignment_has_the_gap_that_the_duals_prove() -> None:
+    a = torch.tensor([[3.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    duals = potentials_of(a, torch.tensor([0, 1]))
+    assert bound_gap(a, torch.tensor([0, 1]), duals).item() == 0
+    assert bound_gap(a, torch.tensor([1, 0]), duals).item() == pytest.approx(3.0)
+
+
+def test_bad_options() -> None:
+    with pytest.raises(InvalidInputError, match="between 0 and 1"):
+        AuctionAssignment(free=2.0)
+
+
+def run(code: str, tmp_path: Path, **environment: str) -> str:
+    settings_ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment}
+    done = subprocess.run([sys.executable, "-c", code], env=settings_, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+WHICH = "from rebasin_core.assignment import default_solver as d; print(type(d()).__name__)"
+EXPLICIT = """
+import rebasin_core as rc, rebasin_core.errors
+try: rc.CompiledAssignment()
+except rc.errors.InvalidInputError as error: print(error)
+"""
+
+
+def test_the_kernel_is_built_once_and_kept(tmp_path: Path) -> None:
+    assert run(WHICH, tmp_path) == "CompiledAssignment"
+    built = list((tmp_path / "rebasin_core").iterdir())
+    assert [path.suffix for path in built] == [".so"]
+    before = built[0].stat().st_mtime_ns
+    assert run(WHICH, tmp_path) == "CompiledAssignment"
+    assert built[0].stat().st_mtime_ns == before
+
+
+def test_without_a_compiler_scipy_solves(tmp_path: Path) -> None:
+    assert run(WHICH, tmp_path, PATH="") == "ScipyAssignment"
+    assert "no C compiler was found" in run(EXPLICIT, tmp_path, PATH="")
+    assert run(WHICH, tmp_path, REBASIN_COMPILE="0") == "ScipyAssignment"
+
+
+def test_a_compiler_that_fails_is_told(tmp_path: Path) -> None:
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\necho out of order >&2\nexit 1\n", encoding="utf-8")
+    broken.chmod(0o755)
+    assert "out of order" in run(EXPLICIT, tmp_path, CC=str(broken))
+
+
+def test_a_folder_that_others_may_write_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rebasin_core").mkdir()
+    (tmp_path / "rebasin_core").chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert kernel._folder() == kernel._own_folder()
