@@ -137,6 +137,9 @@ from rebasin_core.matchers import (
     WeightMatcher,
     unit_similarities,
 )
+from rebasin_core.matchers.coupling import Coupling
+from rebasin_core.matchers.gradient import GradientMatcher
+from rebasin_core.matchers.transport import TransportMatcher
 from rebasin_core.plugin import Registry, default_registry, hookimpl
 from rebasin_core.posteriors import (
     AbstractAttachedPosterior,
@@ -235,6 +238,7 @@ __all__ = [
     "Companions",
     "CompiledAssignment",
     "Concat",
+    "Coupling",
     "Coverage",
     "CurvedBarrier",
     "DataSource",
@@ -253,6 +257,7 @@ __all__ = [
     "GaussianLikelihood",
     "GaussianPrior",
     "GitRebasinSpec",
+    "GradientMatcher",
     "Group",
     "HeteroscedasticGaussianLikelihood",
     "HullLosses",
@@ -317,6 +322,7 @@ __all__ = [
     "Task",
     "TensorBatches",
     "TracedSpec",
+    "TransportMatcher",
     "UnitNoise",
     "UnitScaling",
     "UnitSimilarity",

@@ -12,16 +12,21 @@ from typing_extensions import override
 from rebasin_core.config.assignment import AssignmentConfig, AutoAssignmentConfig
 from rebasin_core.config.base import StrategyConfig
 from rebasin_core.evaluation.likelihood import LikelihoodName
-from rebasin_core.matchers.activation import ActivationMatcher, ActivationMetric
+from rebasin_core.matchers.activation import ActivationMatcher
 from rebasin_core.matchers.annealing import AnnealingMatcher
+from rebasin_core.matchers.channel import Start as ChannelStart
 from rebasin_core.matchers.fisher import FisherMatcher
 from rebasin_core.matchers.frank_wolfe import ChannelNames, FrankWolfeMatcher, Start
+from rebasin_core.matchers.gradient import GradientMatcher
 from rebasin_core.matchers.kl import KLMatcher
+from rebasin_core.matchers.responses import ResponseMetric
 from rebasin_core.matchers.sinkhorn import SinkhornLoss, SinkhornMatcher
 from rebasin_core.matchers.straight_through import StraightThroughMatcher
+from rebasin_core.matchers.transport import GroundCost, TransportMatcher
 from rebasin_core.matchers.wasserstein import WassersteinMatcher
 from rebasin_core.matchers.weight import WeightMatcher
 from rebasin_core.matchers.wrappers import ChainMatcher, PortfolioMatcher, RestartsMatcher, Selection
+from rebasin_core.tensors.plans import PlanMethod
 
 if TYPE_CHECKING:
     from rebasin_core.matchers.base import Matcher
@@ -44,6 +49,7 @@ class ChannelMatcherConfig(MatcherConfig):
     assignment: SerializeAsAny[AssignmentConfig] = Field(
         default_factory=AutoAssignmentConfig, description="The assignment solver; `auto` if not given."
     )
+    start: ChannelStart = Field("outward", description="`outward` or `identity`.")
 
 
 @final
@@ -54,7 +60,7 @@ class WeightMatcherConfig(ChannelMatcherConfig):
 
     @override
     def build(self) -> Matcher:
-        return WeightMatcher(max_sweeps=self.max_sweeps, assignment=self.assignment.build())
+        return WeightMatcher(max_sweeps=self.max_sweeps, assignment=self.assignment.build(), start=self.start)
 
 
 @final
@@ -65,7 +71,7 @@ class WassersteinMatcherConfig(ChannelMatcherConfig):
 
     @override
     def build(self) -> Matcher:
-        return WassersteinMatcher(max_sweeps=self.max_sweeps, assignment=self.assignment.build())
+        return WassersteinMatcher(max_sweeps=self.max_sweeps, assignment=self.assignment.build(), start=self.start)
 
 
 @final
@@ -79,7 +85,9 @@ class KLMatcherConfig(ChannelMatcherConfig):
 
     @override
     def build(self) -> Matcher:
-        return KLMatcher(direction=self.direction, max_sweeps=self.max_sweeps, assignment=self.assignment.build())
+        return KLMatcher(
+            direction=self.direction, max_sweeps=self.max_sweeps, assignment=self.assignment.build(), start=self.start
+        )
 
 
 @final
@@ -87,12 +95,26 @@ class ActivationMatcherConfig(MatcherConfig):
     """Options of `ActivationMatcher`."""
 
     name: Literal["activation"] = "activation"
-    metric: ActivationMetric = Field("correlation", description="`correlation` or `covariance`.")
+    metric: ResponseMetric = Field("correlation", description="`correlation` or `covariance`.")
     num_samples: int = Field(4, ge=1, description="Networks drawn from each posterior.")
 
     @override
     def build(self) -> Matcher:
         return ActivationMatcher(metric=self.metric, num_samples=self.num_samples)
+
+
+@final
+class GradientMatcherConfig(MatcherConfig):
+    """Options of `GradientMatcher`."""
+
+    name: Literal["gradient"] = "gradient"
+    metric: ResponseMetric = Field("correlation", description="`correlation` or `covariance`.")
+    num_samples: int = Field(4, ge=1, description="Networks drawn from each posterior.")
+    likelihood: LikelihoodName = Field("categorical", description="What outputs are scored by.")
+
+    @override
+    def build(self) -> Matcher:
+        return GradientMatcher(metric=self.metric, num_samples=self.num_samples, likelihood=self.likelihood)
 
 
 @final
@@ -103,7 +125,7 @@ class FisherMatcherConfig(ChannelMatcherConfig):
 
     @override
     def build(self) -> Matcher:
-        return FisherMatcher(max_sweeps=self.max_sweeps, assignment=self.assignment.build())
+        return FisherMatcher(max_sweeps=self.max_sweeps, assignment=self.assignment.build(), start=self.start)
 
 
 @final
@@ -210,6 +232,23 @@ class SinkhornMatcherConfig(MatcherConfig):
     @override
     def build(self) -> Matcher:
         return SinkhornMatcher(**self.model_dump(exclude={"name"}))
+
+
+@final
+class TransportMatcherConfig(MatcherConfig):
+    """Options of `TransportMatcher`."""
+
+    name: Literal["transport"] = "transport"
+    cost: GroundCost = Field("weights", description="`weights`, `moments` or `activations`.")
+    method: PlanMethod = Field("exact", description="`exact`, `entropic`, `unbalanced` or `partial`.")
+    regularization: float = Field(0.05, gt=0, description="Of the entropy, in standard deviations of the cost.")
+    relaxation: float = Field(1.0, gt=0, description="Of unbalanced marginals, in the same units.")
+    mass: float = Field(0.9, gt=0, le=1, description="The part that is carried by `partial`.")
+    num_samples: int = Field(4, ge=1, description="Networks drawn from each posterior, for `activations`.")
+
+    @override
+    def build(self) -> Matcher:
+        return TransportMatcher(**self.model_dump(exclude={"name"}))
 
 
 @final

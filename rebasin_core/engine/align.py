@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from rebasin_core.barriers.curve import LossCurve
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.predictive import Batches
+    from rebasin_core.matchers.base import OnInterrupt
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.symmetry.permutation import Permutation
 
 
 def build(family: str, name: str, *, registry: Registry | None = None, **options: Any) -> Any:  # ruff: ignore[any-type]
@@ -79,6 +81,8 @@ def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
     data: Batches | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
+    initial: Permutation | None = None,
+    on_interrupt: OnInterrupt = "raise",
 ) -> MatchResult:
     """Return the permutation that moves a candidate onto a reference.
 
@@ -91,6 +95,8 @@ def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         data: Batches ``(inputs, targets)``, for matchers that need data.
         generator: Source of randomness; a fixed seed if not given.
         progress: Whether to show a progress bar.
+        initial: Where matchers that improve step by step begin.
+        on_interrupt: ``return``: an interrupted search returns its best so far, from which ``initial`` goes on.
 
     Returns:
         The result; ``result.apply(candidate)`` is the aligned candidate.
@@ -117,6 +123,8 @@ def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         data=data,
         generator=generator,
         progress=progress,
+        initial=initial,
+        on_interrupt=on_interrupt,
     )
 
 

@@ -4,13 +4,16 @@ from rebasin_core.matchers.activation import ActivationMatcher
 from rebasin_core.matchers.annealing import AnnealingMatcher
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels
+from rebasin_core.matchers.coupling import Coupling
 from rebasin_core.matchers.fisher import FisherMatcher
 from rebasin_core.matchers.frank_wolfe import FrankWolfeMatcher
+from rebasin_core.matchers.gradient import GradientMatcher
 from rebasin_core.matchers.kl import KLMatcher
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
 from rebasin_core.matchers.similarity import UnitSimilarity, unit_similarities
 from rebasin_core.matchers.sinkhorn import SinkhornMatcher
 from rebasin_core.matchers.straight_through import StraightThroughMatcher
+from rebasin_core.matchers.transport import TransportMatcher
 from rebasin_core.matchers.wasserstein import WassersteinMatcher
 from rebasin_core.matchers.weight import WeightMatcher
 from rebasin_core.matchers.wrappers import ChainMatcher, PortfolioMatcher, RestartsMatcher
@@ -21,8 +24,10 @@ __all__ = [
     "AnnealingMatcher",
     "ChainMatcher",
     "Channels",
+    "Coupling",
     "FisherMatcher",
     "FrankWolfeMatcher",
+    "GradientMatcher",
     "KLMatcher",
     "MatchOutcome",
     "MatchProblem",
@@ -32,6 +37,7 @@ __all__ = [
     "RestartsMatcher",
     "SinkhornMatcher",
     "StraightThroughMatcher",
+    "TransportMatcher",
     "UnitSimilarity",
     "WassersteinMatcher",
     "WeightMatcher",

@@ -13,6 +13,7 @@ from typing_extensions import override
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
 from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.interruption import interruptible
 from rebasin_core.matchers.midpoint import MidpointLoss
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
 from rebasin_core.symmetry.permutation import Permutation
@@ -72,23 +73,24 @@ class AnnealingMatcher(Matcher):
         best, lowest = (current, here) if here < first else (identity, first)
         trace = [-first]
         first_temperature, last_temperature = self._range
-        for step in tqdm(range(self._steps), desc="annealing", leave=False, disable=not problem.progress):
-            attempt = _exchanged(current, problem.generator)
-            if attempt is None:
-                break
-            there = loss.of(attempt)
-            cooling = (last_temperature / first_temperature) ** (step / self._steps)
-            draw = torch.rand((), generator=problem.generator, device=problem.generator.device).item()
-            if there < here or draw < math.exp(-(there - here) / (first_temperature * cooling)):
-                current, here = attempt, there
-            if here < lowest:
-                best, lowest = current, here
-                trace.append(-lowest)
+        with interruptible(problem) as interruption:
+            for step in tqdm(range(self._steps), desc="annealing", leave=False, disable=not problem.progress):
+                attempt = _exchanged(current, problem.generator)
+                if attempt is None:
+                    break
+                there = loss.of(attempt)
+                cooling = (last_temperature / first_temperature) ** (step / self._steps)
+                draw = torch.rand((), generator=problem.generator, device=problem.generator.device).item()
+                if there < here or draw < math.exp(-(there - here) / (first_temperature * cooling)):
+                    current, here = attempt, there
+                if here < lowest:
+                    best, lowest = current, here
+                    trace.append(-lowest)
         return MatchResult(
             permutation=best,
             objective=-lowest,
             identity_objective=-first,
-            outcome=MatchOutcome.BUDGET,
+            outcome=interruption.outcome(MatchOutcome.BUDGET),
             trace=tuple(trace),
             seconds={"total": perf_counter() - start},
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import torch
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from rebasin_core.symmetry.permutation import Permutation
 
 
+OnInterrupt: TypeAlias = Literal["raise", "return"]
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class MatchProblem:
@@ -39,6 +42,7 @@ class MatchProblem:
         generator: The source of randomness.
         progress: Whether to show a progress bar.
         initial: Where matchers that improve step by step begin; the identity if None.
+        on_interrupt: Whether an interrupted search raises, or returns its best so far.
     """
 
     reference: Posterior
@@ -49,6 +53,7 @@ class MatchProblem:
     generator: torch.Generator
     progress: bool
     initial: Permutation | None = None
+    on_interrupt: OnInterrupt = "raise"
 
     def starting_at(self, initial: Permutation | None) -> MatchProblem:
         """Return the problem with another beginning.
@@ -87,6 +92,7 @@ class Matcher(ABC):
         generator: torch.Generator | None = None,
         progress: bool = False,
         initial: Permutation | None = None,
+        on_interrupt: OnInterrupt = "raise",
     ) -> MatchResult:
         """Return the permutation that moves the candidate onto the reference.
 
@@ -99,6 +105,8 @@ class Matcher(ABC):
             generator: Source of randomness; a fixed seed if not given.
             progress: Whether to show a progress bar.
             initial: Where matchers that improve step by step begin; the identity if not given.
+            on_interrupt: ``return``: when the user interrupts a search, its best so far is the result, with the outcome
+                `MatchOutcome.INTERRUPTED`; given as ``initial``, it goes on from there. ``raise``: KeyboardInterrupt.
 
         Returns:
             The result. Not converging is a value of its `outcome`, not an error.
@@ -107,9 +115,13 @@ class Matcher(ABC):
             InvalidInputError: If the posteriors do not fit each other or the specification, or something that this
                 matcher needs is missing.
         """
-        for posterior, what in ((reference, "the reference"), (candidate, "the candidate")):
-            spec.layout.check({**posterior.mean, **posterior.buffers}, what)
-        require_same_tensors(reference.mean, candidate.mean, "the candidate")
+        means = reference.mean, candidate.mean  # copies, so asked for once
+        for posterior, mean, what in zip(
+            (reference, candidate), means, ("the reference", "the candidate"), strict=True
+        ):
+            spec.layout.check({**mean, **posterior.buffers}, what)
+        require_same_tensors(*means, "the candidate")
+        del means
         prior = getattr(candidate, "prior", None)
         if isinstance(prior, GaussianPrior) and not prior.is_exchangeable(spec.layout):
             message = (
@@ -126,6 +138,7 @@ class Matcher(ABC):
             generator=generator or torch.Generator().manual_seed(0),
             progress=progress,
             initial=initial,
+            on_interrupt=on_interrupt,
         )
         if initial is not None and initial.layout.fingerprint != spec.layout.fingerprint:
             message = "the initial permutation belongs to another specification"

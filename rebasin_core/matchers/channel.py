@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
 
 from typing_extensions import override
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
 
 Channels: TypeAlias = "dict[str, Tensor]"
+Start: TypeAlias = Literal["outward", "identity"]
 
 
 class AbstractChannelMatcher(Matcher):
@@ -36,20 +37,27 @@ class AbstractChannelMatcher(Matcher):
     Args:
         max_sweeps: The most sweeps over all groups, at least 1.
         assignment: Solves the assignments; the fastest exact solver if not given.
+        start: ``outward``: if no initial permutation is given, every group is first solved once by what is known
+            already, from the data on; where that is worse than the identity, and with ``identity``, from the identity.
 
     Raises:
-        InvalidInputError: If ``max_sweeps`` is less than 1.
+        InvalidInputError: If an option is out of range.
 
     References:
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, algorithm 1.
     """
 
     @abstractmethod
-    def __init__(self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None) -> None:
+    def __init__(
+        self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None, start: Start = "outward"
+    ) -> None:
         if max_sweeps < 1:
             message = f"expected `max_sweeps` of at least 1, got {max_sweeps!r}"
             raise InvalidInputError(message)
-        self._max_sweeps, self._assignment = max_sweeps, assignment
+        if start not in get_args(Start):
+            message = f"expected a start among {get_args(Start)}, got {start!r}"
+            raise InvalidInputError(message)
+        self._max_sweeps, self._assignment, self._start = max_sweeps, assignment, start
 
     @abstractmethod
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
@@ -63,9 +71,11 @@ class AbstractChannelMatcher(Matcher):
         require_finite(reference, "the reference's channels")
         require_finite(candidate, "the candidate's channels")
         solver = CoordinateDescent(problem.layout, reference, candidate, solver=self._assignment)
-        identity_objective: float | None = None
-        if problem.initial is not None:
-            identity_objective = solver.objective()
+        identity_objective = solver.objective()
+        if problem.initial is None:
+            if self._start == "outward":
+                solver.begin_outward()
+        else:
             solver = CoordinateDescent(
                 problem.layout, reference, candidate, initial=problem.initial.indices, solver=self._assignment
             )

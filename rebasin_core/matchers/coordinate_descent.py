@@ -75,13 +75,56 @@ class CoordinateDescent:
         self._last: dict[str, Assignment] = {}
         self._stale = dict.fromkeys(layout.groups, True)
         self.gained = 0.0
+        self._objective: tuple[Mapping[str, Tensor], float] | None = None  # at which indices, and its value
 
     def objective(self) -> float:
-        """Return the objective at the present permutation, accumulated in float64.
+        """Return the objective at the present permutation: sums of tensors in their precision, added up in float64.
 
         Between two calls it grows by what is added to ``gained``, up to the rounding of the similarities.
         """
-        return self._constant + self._value(self._terms)
+        if self._objective is None or self._objective[0] is not self.indices:
+            self._objective = (self.indices, self._constant + self._value(self._terms))
+        return self._objective[1]
+
+    def upper_bound(self) -> float:
+        """Return what no permutation can exceed: an assignment a group for what it gains alone, norms for the rest."""
+        bound = self._constant
+        for name, terms in self._touching.items():
+            if any(term.groups == (name,) for term in terms):
+                alone = self._all_gains.constant_part(name, self.indices)
+                bound += picked(alone, self._solver.solve(alone).index).double().sum().item()
+        return bound + sum(term.bound for term in self._terms if len(term.groups) > 1)
+
+    def begin_outward(self) -> bool:
+        """Solve groups once, each by what is known already, from where most is known on.
+
+        While neighbours have not been matched, what a unit gains from them says nothing: from the identity, most of the
+        first sweep is spent on noise, and ends in worse optima. Here a group is solved by those terms alone whose
+        other groups have had their turn, as input and output weights next to data have at once.
+
+        Returns:
+            Whether the objective is higher than before; if not, nothing has changed.
+        """
+        waiting = [name for name, group in self._layout.groups.items() if group.within is None]
+        waiting = [n for n in waiting if not any(n in self._layout.ancestors(other) for other in self._layout.groups)]
+        before, old, settled = self.objective(), self.indices, set[str]()
+        while waiting:
+            name = max(waiting, key=lambda n: self._all_gains.share_known(n, settled))
+            if self._all_gains.share_known(name, settled) > 0:
+                start = perf_counter()
+                gains = self._all_gains.known(name, self.indices, settled)
+                mid = perf_counter()
+                self.indices = {**self.indices, name: self._solver.solve(gains).index}
+                self.seconds["similarity"] += mid - start
+                self.seconds["assignment"] += perf_counter() - mid
+            settled.add(name)
+            waiting.remove(name)
+        gain = self.objective() - before
+        if gain <= _RELATIVE_GAIN * abs(before):
+            self.indices = old
+            return False
+        self.gained += gain
+        return True
 
     def sweep(self, generator: torch.Generator) -> bool:
         """Solve every group once, in random order.

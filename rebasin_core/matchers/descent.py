@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from rebasin_core.matchers.interruption import interruptible
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
 from rebasin_core.symmetry.permutation import Permutation
 
@@ -40,19 +41,22 @@ def descended(
         The result.
     """
     trace, outcome = [solver.objective()], MatchOutcome.MAX_SWEEPS
+    gained = solver.gained
     sweeps = solver.sweeps(problem.generator, max_sweeps)
     bar = tqdm(sweeps, desc="match", unit="sweep", total=max_sweeps, leave=False, disable=not problem.progress)
-    for moved in bar:
-        trace.append(trace[0] + solver.gained)
-        if not moved:
-            outcome = MatchOutcome.CONVERGED
+    with interruptible(problem) as interruption:
+        for moved in bar:
+            trace.append(trace[0] + solver.gained - gained)
+            if not moved:
+                outcome = MatchOutcome.CONVERGED
     # What was gained on the way is added up from single gains; the end is computed anew, and bounds what came before.
     objective = max(solver.objective(), trace[0])
     return MatchResult(
         permutation=Permutation(problem.layout, solver.indices),
         objective=objective,
         identity_objective=trace[0] if identity_objective is None else identity_objective,
-        outcome=outcome,
+        outcome=interruption.outcome(outcome),
         trace=(*(min(value, objective) for value in trace[:-1]), objective),
         seconds={"total": perf_counter() - start, **(seconds or {}), **solver.seconds},
+        upper_bound=max(objective, solver.upper_bound()),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 import torch
 from typing_extensions import override
 
-from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels, require_positive_stddev
+from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels, Start, require_positive_stddev
 
 if TYPE_CHECKING:
     from rebasin_core.assignment import AssignmentSolver
@@ -28,9 +28,10 @@ class FisherMatcher(AbstractChannelMatcher):
     Args:
         max_sweeps: The most sweeps over all groups, at least 1.
         assignment: Solves the assignments; the fastest exact solver if not given.
+        start: ``outward`` or ``identity``, as in `AbstractChannelMatcher`.
 
     Raises:
-        InvalidInputError: If ``max_sweeps`` is less than 1; on matching, if a standard deviation is zero.
+        InvalidInputError: If an option is out of range; on matching, if a standard deviation is zero.
 
     References:
         M. Matena, C. Raffel (2022), "Merging models with Fisher-weighted averaging", NeurIPS, arXiv 2111.09832 (the
@@ -48,8 +49,10 @@ class FisherMatcher(AbstractChannelMatcher):
         [1.0, 0.0]
     """
 
-    def __init__(self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None) -> None:
-        super().__init__(max_sweeps=max_sweeps, assignment=assignment)
+    def __init__(
+        self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None, start: Start = "outward"
+    ) -> None:
+        super().__init__(max_sweeps=max_sweeps, assignment=assignment, start=start)
 
     @override
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:

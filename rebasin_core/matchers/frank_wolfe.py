@@ -14,6 +14,7 @@ from rebasin_core.assignment import solve_assignment
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.coordinate_descent import CoordinateDescent
+from rebasin_core.matchers.interruption import interruptible
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
 from rebasin_core.matchers.term import inner_products, terms_of
 from rebasin_core.symmetry.action import act_softly
@@ -93,11 +94,12 @@ class FrankWolfeMatcher(Matcher):
         uniform = self._start == "uniform" and problem.initial is None
         ascent = _Ascent(problem, reference, candidate, uniform=uniform)
         outcome = MatchOutcome.BUDGET
-        for _ in tqdm(range(self._max_steps), desc="frank-wolfe", leave=False, disable=not problem.progress):
-            gain = ascent.step()
-            if gain <= self._tolerance * abs(ascent.value):
-                outcome = MatchOutcome.CONVERGED
-                break
+        with interruptible(problem) as interruption:
+            for _ in tqdm(range(self._max_steps), desc="frank-wolfe", leave=False, disable=not problem.progress):
+                gain = ascent.step()
+                if gain <= self._tolerance * abs(ascent.value):
+                    outcome = MatchOutcome.CONVERGED
+                    break
         best = _polished(problem, reference, candidate, ascent.rounded())
         if best.objective() < first:  # a local optimum below the identity: coordinate descent from there instead
             best = _polished(problem, reference, candidate, None)
@@ -105,7 +107,7 @@ class FrankWolfeMatcher(Matcher):
             permutation=Permutation(problem.layout, best.indices),
             objective=best.objective(),
             identity_objective=first,
-            outcome=outcome,
+            outcome=interruption.outcome(outcome),
             trace=(first, best.objective()),
             seconds={"total": perf_counter() - began, "assignment": ascent.seconds},
         )

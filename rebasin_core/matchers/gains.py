@@ -11,7 +11,7 @@ from rebasin_core.matchers.term import Term, inner_products
 from rebasin_core.symmetry.action import act_on_cell
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from torch import Tensor
 
@@ -28,11 +28,12 @@ _MOST_UPDATES = 12
 @final
 @dataclass(slots=True)
 class _Kept:
-    """What was last computed for a group, and at which permutation of the others."""
+    """What was last computed for a group: the sum over some terms, and at which permutation of the others."""
 
     total: Tensor
     indices: dict[str, Tensor]
-    updates: int
+    terms: list[Term]
+    updates: int = 0
 
 
 @final
@@ -75,15 +76,51 @@ class Gains:
             ``[*outer, n, n]``, in the precision of the terms.
         """
         if not self._varying[name]:
-            return self._constant_part(name, indices)
+            return self.constant_part(name, indices)
         if not self._flat[name]:
-            return self._constant_part(name, indices) + self.anew(name, indices, self._varying[name])
-        now = {group: indices[group] for term in self._varying[name] for group in _others(name, term)}
+            return self.constant_part(name, indices) + self.anew(name, indices, self._varying[name])
         kept = self._kept.get(name)
-        if kept is None or kept.updates >= _MOST_UPDATES or not self._update(name, kept, now):
-            total = self._constant_part(name, indices) + self.anew(name, indices, self._varying[name])
-            kept = self._kept[name] = _Kept(total, now, 0)
+        if kept is None or kept.updates >= _MOST_UPDATES or not self._update(name, kept, indices):
+            kept = self._keep(name, indices, self._varying[name])
+        missing = [term for term in self._varying[name] if term not in kept.terms]
+        if missing:
+            kept.total += self.anew(name, indices, missing)
+            kept.indices = _others_of(name, indices, self._varying[name])
+            kept.terms = self._varying[name]
         return kept.total
+
+    def share_known(self, name: str, settled: Collection[str]) -> float:
+        """Return how much of what a group gains depends on settled groups alone, by the norms of the terms.
+
+        Args:
+            name: The group.
+            settled: Groups whose place is known.
+
+        Returns:
+            Between 0 and 1.
+        """
+        known, everything = (
+            sum(term.norm for term in terms)
+            for terms in (self._known(name, settled), (*self._fixed[name], *self._varying[name]))
+        )
+        return known / everything if everything > 0 else 0.0
+
+    def known(self, name: str, indices: Mapping[str, Tensor], settled: Collection[str]) -> Tensor:
+        """Return the part of a matrix that depends on settled groups alone.
+
+        Args:
+            name: The group.
+            indices: The present permutation.
+            settled: Groups whose place is known.
+
+        Returns:
+            ``[*outer, n, n]``.
+        """
+        return self._keep(name, indices, [term for term in self._known(name, settled) if term.groups != (name,)]).total
+
+    def _known(self, name: str, settled: Collection[str]) -> list[Term]:
+        terms = (*self._fixed[name], *self._varying[name])
+        return [term for term in terms if all(group in settled for group in _others(name, term))]
 
     def anew(self, name: str, indices: Mapping[str, Tensor], terms: Sequence[Term]) -> Tensor:
         """Return the part of some terms, computed from nothing.
@@ -110,22 +147,38 @@ class Gains:
             return torch.zeros((*shape, shape[-1]), dtype=torch.float32, device=indices[name].device)
         return total
 
-    def _constant_part(self, name: str, indices: Mapping[str, Tensor]) -> Tensor:
+    def constant_part(self, name: str, indices: Mapping[str, Tensor]) -> Tensor:
+        """Return the part of a matrix that depends on no other group; not to be written into.
+
+        Args:
+            name: The group.
+            indices: The present permutation; of groups around it, the part depends on them.
+
+        Returns:
+            ``[*outer, n, n]``.
+        """
         if name not in self._constant:
             self._constant[name] = self.anew(name, indices, self._fixed[name])
         return self._constant[name]
 
-    def _update(self, name: str, kept: _Kept, now: dict[str, Tensor]) -> bool:
+    def _keep(self, name: str, indices: Mapping[str, Tensor], terms: list[Term]) -> _Kept:
+        """Compute the sum over the constant and some other terms, and keep it."""
+        total = self.constant_part(name, indices) + self.anew(name, indices, terms)
+        self._kept[name] = _Kept(total, _others_of(name, indices, terms), terms)
+        return self._kept[name]
+
+    def _update(self, name: str, kept: _Kept, indices: Mapping[str, Tensor]) -> bool:
         """Bring a matrix up to date if that is less work than computing it anew; return whether it was done."""
+        now = _others_of(name, indices, kept.terms)
         changed = {group: (index != kept.indices[group]).nonzero() for group, index in now.items()}
         changed = {group: places[:, 0] for group, places in changed.items() if len(places)}
-        plans = [(term, self._along(name, term, changed)) for term in self._varying[name]]
+        plans = [(term, self._along(name, term, changed)) for term in kept.terms]
         plans = [(term, along) for term, along in plans if not changed.keys().isdisjoint(_others(name, term))]
         work = sum(
             term.candidate.numel() * (1.0 if along is None else len(changed[along]) / now[along].numel())
             for term, along in plans
         )
-        if work > _MOST_CHANGED * self._size[name]:
+        if work > _MOST_CHANGED * sum(term.candidate.numel() for term in kept.terms):
             return False
         for term, along in plans:
             self._add_change(name, term, along, None if along is None else changed[along], kept, now)
@@ -161,6 +214,10 @@ def _others(name: str, term: Term) -> list[str]:
     others = list(term.groups)
     others.remove(name)
     return others
+
+
+def _others_of(name: str, indices: Mapping[str, Tensor], terms: Sequence[Term]) -> dict[str, Tensor]:
+    return {group: indices[group] for term in terms for group in _others(name, term)}
 
 
 def reordered_within(layout: Layout, indices: Mapping[str, Tensor], name: str, order: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels, require_positive_stddev
+from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels, Start, require_positive_stddev
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +36,7 @@ class KLMatcher(AbstractChannelMatcher):
             $\mathrm{KL}(q_0 \| P_\# q_1)$.
         max_sweeps: The most sweeps over all groups, at least 1.
         assignment: Solves the assignments; the fastest exact solver if not given.
+        start: ``outward`` or ``identity``, as in `AbstractChannelMatcher`.
 
     Raises:
         InvalidInputError: If an option is out of range; on matching, if a standard deviation is zero.
@@ -61,8 +62,9 @@ class KLMatcher(AbstractChannelMatcher):
         direction: Literal["candidate_to_reference", "reference_to_candidate"] = "candidate_to_reference",
         max_sweeps: int = 100,
         assignment: AssignmentSolver | None = None,
+        start: Start = "outward",
     ) -> None:
-        super().__init__(max_sweeps=max_sweeps, assignment=assignment)
+        super().__init__(max_sweeps=max_sweeps, assignment=assignment, start=start)
         if direction not in _DIRECTIONS:
             message = f"expected `direction` to be one of {_DIRECTIONS}, got {direction!r}"
             raise InvalidInputError(message)

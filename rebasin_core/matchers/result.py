@@ -23,6 +23,7 @@ class MatchOutcome(Enum):
 
     CONVERGED = "converged: no group can be improved with the others held fixed"
     MAX_SWEEPS = "stopped at the largest number of sweeps; a higher `max_sweeps` may improve the objective"
+    INTERRUPTED = "interrupted; begin again from this result with `initial=result.permutation`"
     BUDGET = "stopped when its steps or seconds were spent; more of them may improve the objective"
 
 
@@ -38,6 +39,8 @@ class MatchResult:
         outcome: Why the matcher stopped.
         trace: The objective at the start and after each sweep.
         seconds: Wall-clock time, by part of the work.
+        upper_bound: What no permutation can exceed, where that is cheap to know: what single groups could gain, each
+            by an assignment of its own, and for tensors with several groups the product of their norms.
     """
 
     permutation: Permutation
@@ -46,6 +49,17 @@ class MatchResult:
     outcome: MatchOutcome
     trace: tuple[float, ...]
     seconds: Mapping[str, float]
+    upper_bound: float | None = None
+
+    @property
+    def gap(self) -> float | None:
+        """By how much the objective could be larger at most; 0 proves that it is the largest."""
+        return None if self.upper_bound is None else max(0.0, self.upper_bound - self.objective)
+
+    @property
+    def moved(self) -> Mapping[str, int]:
+        """The number of units of every group that do not stay in their place."""
+        return self.permutation.moved
 
     @property
     def sweeps(self) -> int:

@@ -14,6 +14,7 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.best import BestSoFar
+from rebasin_core.matchers.interruption import interruptible
 from rebasin_core.matchers.midpoint import MidpointLoss
 from rebasin_core.matchers.result import MatchOutcome
 from rebasin_core.symmetry.action import act_softly
@@ -92,16 +93,17 @@ class SinkhornMatcher(Matcher):
         best = BestSoFar(problem, objective.hard)
         begin = problem.initial or Permutation.identity(problem.layout)
         optimizer = torch.optim.Adam(list(soft.logits.values()) or [torch.zeros(1)], lr=self._learning_rate)
-        for _ in tqdm(range(self._epochs), desc="sinkhorn", leave=False, disable=not problem.progress):
-            for batch in objective.batches:
-                with torch.enable_grad():
-                    optimizer.zero_grad()
-                    loss = objective.soft(soft.moved(objective.candidate), begin, batch)
-                    if loss.requires_grad:
-                        loss.backward()
-                optimizer.step()
-            best.offer(soft.rounded())
-        return best.result(MatchOutcome.BUDGET, {"total": perf_counter() - start})
+        with interruptible(problem) as interruption:
+            for _ in tqdm(range(self._epochs), desc="sinkhorn", leave=False, disable=not problem.progress):
+                for batch in objective.batches:
+                    with torch.enable_grad():
+                        optimizer.zero_grad()
+                        loss = objective.soft(soft.moved(objective.candidate), begin, batch)
+                        if loss.requires_grad:
+                            loss.backward()
+                    optimizer.step()
+                best.offer(soft.rounded())
+        return best.result(interruption.outcome(MatchOutcome.BUDGET), {"total": perf_counter() - start})
 
 
 Batch: TypeAlias = "tuple[Tensor, Tensor] | None"

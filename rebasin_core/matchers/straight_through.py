@@ -15,6 +15,7 @@ from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.best import BestSoFar
 from rebasin_core.matchers.coordinate_descent import CoordinateDescent
+from rebasin_core.matchers.interruption import interruptible
 from rebasin_core.matchers.midpoint import MidpointLoss
 from rebasin_core.matchers.result import MatchOutcome
 from rebasin_core.symmetry.permutation import Permutation
@@ -80,27 +81,34 @@ class StraightThroughMatcher(Matcher):
         best = BestSoFar(problem, lambda permutation: -loss.of(permutation))
         learned = {name: tensor.clone().requires_grad_() for name, tensor in loss.reference.items()}
         optimizer = torch.optim.Adam(list(learned.values()), lr=self._learning_rate)
-        begin = problem.initial or Permutation.identity(problem.layout)
-        current = self._projected(problem, loss, learned, begin, sweeps=100)
-        for _ in tqdm(range(self._epochs), desc="straight-through", leave=False, disable=not problem.progress):
-            best.offer(current)
-            for inputs, targets in loss.batches:
-                with torch.enable_grad():
-                    moved = current.apply(loss.candidate)
-                    through = {name: tensor + learned[name] - learned[name].detach() for name, tensor in moved.items()}
-                    optimizer.zero_grad()
-                    loss.at(through, current, inputs, targets).backward()
-                optimizer.step()
-                current = self._projected(problem, loss, learned, current, sweeps=self._sweeps)
+        current = self._projected(problem, loss, learned, problem.initial, sweeps=100)
         best.offer(current)
-        return best.result(MatchOutcome.BUDGET, {"total": perf_counter() - start})
+        with interruptible(problem) as interruption:
+            for _ in tqdm(range(self._epochs), desc="straight-through", leave=False, disable=not problem.progress):
+                for inputs, targets in loss.batches:
+                    with torch.enable_grad():
+                        moved = current.apply(loss.candidate)
+                        through = {n: tensor + learned[n] - learned[n].detach() for n, tensor in moved.items()}
+                        optimizer.zero_grad()
+                        loss.at(through, current, inputs, targets).backward()
+                    optimizer.step()
+                    current = self._projected(problem, loss, learned, current, sweeps=self._sweeps)
+                best.offer(current)
+        return best.result(interruption.outcome(MatchOutcome.BUDGET), {"total": perf_counter() - start})
 
     @staticmethod
     def _projected(
-        problem: MatchProblem, loss: MidpointLoss, learned: Mapping[str, Tensor], initial: Permutation, *, sweeps: int
+        problem: MatchProblem,
+        loss: MidpointLoss,
+        learned: Mapping[str, Tensor],
+        initial: Permutation | None,
+        *,
+        sweeps: int,
     ) -> Permutation:
-        """Return the weight matching of the candidate onto the learned weights, from a permutation on."""
+        """Return the weight matching of the candidate onto the learned weights, from a permutation (or the data) on."""
         sides = ({name: t.detach().unsqueeze(0) for name, t in side.items()} for side in (learned, loss.candidate))
-        solver = CoordinateDescent(problem.layout, *sides, initial=initial.indices)
+        solver = CoordinateDescent(problem.layout, *sides, initial=None if initial is None else initial.indices)
+        if initial is None:
+            solver.begin_outward()
         solver.run(problem.generator, sweeps)
         return Permutation(problem.layout, solver.indices)

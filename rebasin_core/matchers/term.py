@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Term:
     """One cell of one tensor: its channels in both networks, and the atoms of its dimensions.
 
@@ -33,7 +34,20 @@ class Term:
     candidate: Tensor
     atoms: tuple[Atom, ...]
 
-    @property
+    @cached_property
+    def bound(self) -> float:
+        """The product of both norms: the most that the term can give."""
+        return float(torch.linalg.vector_norm(self.reference)) * float(torch.linalg.vector_norm(self.candidate))
+
+    @cached_property
+    def norm(self) -> float:
+        """The same, of vectors about their means: the most that the term can tell of the units."""
+        if len(self.atoms) != 1:
+            return self.bound
+        left, right = (side - side.mean(-1, keepdim=True) for side in (self.reference, self.candidate))
+        return float(torch.linalg.vector_norm(left)) * float(torch.linalg.vector_norm(right))
+
+    @cached_property
     def groups(self) -> tuple[str, ...]:
         """The groups that act here, as often as they stand here."""
         return tuple(atom.group for atom in self.atoms if atom.group is not None)
@@ -113,7 +127,7 @@ def inner_products(left: Tensor, right: Tensor, *, batch: list[int], compared: l
 
 
 def total_product(left: Tensor, right: Tensor) -> float:
-    """Return the inner product of two tensors, accumulated in float64.
+    """Return the inner product of two tensors, summed pairwise in their own precision.
 
     Args:
         left: Any shape.
@@ -122,7 +136,7 @@ def total_product(left: Tensor, right: Tensor) -> float:
     Returns:
         A number.
     """
-    return (left * right).sum(dtype=torch.float64).item()
+    return (left * right).sum().item()
 
 
 def picked(similarity: Tensor, index: Tensor) -> Tensor:

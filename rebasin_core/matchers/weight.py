@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, final
 
 from typing_extensions import override
 
-from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels
+from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels, Start
 
 if TYPE_CHECKING:
     from rebasin_core.assignment import AssignmentSolver
@@ -23,9 +23,10 @@ class WeightMatcher(AbstractChannelMatcher):
     Args:
         max_sweeps: The most sweeps over all groups, at least 1.
         assignment: Solves the assignments; the fastest exact solver if not given.
+        start: ``outward`` or ``identity``, as in `AbstractChannelMatcher`.
 
     Raises:
-        InvalidInputError: If ``max_sweeps`` is less than 1.
+        InvalidInputError: If an option is out of range.
 
     References:
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, algorithm 1.
@@ -42,8 +43,10 @@ class WeightMatcher(AbstractChannelMatcher):
         [[1.0, 2.0, 3.0]]
     """
 
-    def __init__(self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None) -> None:
-        super().__init__(max_sweeps=max_sweeps, assignment=assignment)
+    def __init__(
+        self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None, start: Start = "outward"
+    ) -> None:
+        super().__init__(max_sweeps=max_sweeps, assignment=assignment, start=start)
 
     @override
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:

@@ -14,6 +14,7 @@ from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.best import BestSoFar
+from rebasin_core.matchers.interruption import interruptible
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
 from rebasin_core.posteriors.barycenter import barycenter
 from rebasin_core.posteriors.divergence import squared_moment_distance
@@ -57,12 +58,18 @@ class RestartsMatcher(Matcher):
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
         best = self._matcher.solve(problem)
-        for _ in tqdm(range(self._restarts), desc="restarts", leave=False, disable=not problem.progress):
-            initial = Permutation.random(problem.layout, generator=problem.generator)
-            found = self._matcher.solve(problem.starting_at(initial))
-            if found.objective > best.objective:
-                best = found
-        return replace(best, seconds={**best.seconds, "total": perf_counter() - start})
+        last = best
+        with interruptible(problem) as interruption:
+            for _ in tqdm(range(self._restarts), desc="restarts", leave=False, disable=not problem.progress):
+                if last.outcome is MatchOutcome.INTERRUPTED:
+                    break
+                initial = Permutation.random(problem.layout, generator=problem.generator)
+                last = self._matcher.solve(problem.starting_at(initial))
+                if last.objective > best.objective:
+                    best = last
+        interruption.happened |= last.outcome is MatchOutcome.INTERRUPTED
+        seconds = {**best.seconds, "total": perf_counter() - start}
+        return replace(best, outcome=interruption.outcome(best.outcome), seconds=seconds)
 
 
 @final
@@ -92,14 +99,17 @@ class ChainMatcher(Matcher):
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
-        initial = problem.initial
-        for matcher in self._matchers:
-            result = matcher.solve(problem.starting_at(initial))
-            initial = result.permutation
-        if result.objective < result.identity_objective:
-            # A local optimum below the identity: begin there instead.
-            result = self._matchers[-1].solve(problem.starting_at(None))
-        return replace(result, seconds={**result.seconds, "total": perf_counter() - start})
+        result = self._matchers[0].solve(problem)
+        with interruptible(problem) as interruption:
+            for matcher in self._matchers[1:]:
+                if result.outcome is MatchOutcome.INTERRUPTED:
+                    break
+                result = matcher.solve(problem.starting_at(result.permutation))
+            if result.objective < result.identity_objective and result.outcome is not MatchOutcome.INTERRUPTED:
+                # A local optimum below the identity: begin there instead.
+                result = self._matchers[-1].solve(problem.starting_at(None))
+        seconds = {**result.seconds, "total": perf_counter() - start}
+        return replace(result, outcome=interruption.outcome(result.outcome), seconds=seconds)
 
 
 @final
@@ -151,14 +161,18 @@ class PortfolioMatcher(Matcher):
         value = self._loss(problem) if self._select == "loss" else _nearness(problem)
         best = BestSoFar(problem, value)
         seconds: dict[str, float] = {}
-        for number, matcher in enumerate(self._matchers):
-            if number and self._seconds is not None and perf_counter() - start > self._seconds:
-                outcome = MatchOutcome.BUDGET
-                break
-            found = matcher.solve(problem)
-            seconds[f"{number} {type(matcher).__name__}"] = found.seconds.get("total", 0.0)
-            best.offer(found.permutation)
-        return best.result(outcome, {"total": perf_counter() - start, **seconds})
+        with interruptible(problem) as interruption:
+            for number, matcher in enumerate(self._matchers):
+                if number and self._seconds is not None and perf_counter() - start > self._seconds:
+                    outcome = MatchOutcome.BUDGET
+                    break
+                found = matcher.solve(problem)
+                seconds[f"{number} {type(matcher).__name__}"] = found.seconds.get("total", 0.0)
+                best.offer(found.permutation)
+                if found.outcome is MatchOutcome.INTERRUPTED:
+                    outcome = found.outcome
+                    break
+        return best.result(interruption.outcome(outcome), {"total": perf_counter() - start, **seconds})
 
     def _loss(self, problem: MatchProblem) -> Callable[[Permutation], float]:
         if problem.model is None or problem.data is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar, TypeAlias, final
 
+import torch
 from typing_extensions import override
 
 from rebasin_core.errors import FileFormatError, InvalidInputError
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    import torch
     from torch import Tensor
 
     from rebasin_core.posteriors.prior import GaussianPrior
@@ -90,6 +90,25 @@ class AbstractAttachedPosterior(Posterior):
         """Return the tensors that are attached to no parameter as a whole, moved where they are attached to an axis."""
         del permutation
         return self._free
+
+    @final
+    @property
+    @override
+    def device(self) -> torch.device:
+        return self._any_tensor().device
+
+    @final
+    @property
+    @override
+    def dtype(self) -> torch.dtype:
+        return self._any_tensor().dtype
+
+    def _any_tensor(self) -> Tensor:
+        """Return one of the tensors, without copying what `mean` copies."""
+        held = (
+            t for tensors in (*self._fields.values(), self._fixed) for t in tensors.values() if t.is_floating_point()
+        )
+        return next(held, torch.zeros(()))
 
     @final
     @property

@@ -171,13 +171,11 @@ class Posterior(ABC):
         """
         return self.from_noise(self.draw_noise(sample_shape, generator=generator))
 
-    @final
     @property
     def device(self) -> torch.device:
         """The device of the parameters."""
         return next((tensor.device for tensor in self.mean.values()), torch.device("cpu"))
 
-    @final
     @property
     def dtype(self) -> torch.dtype:
         """The floating dtype of the parameters."""

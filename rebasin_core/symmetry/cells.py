@@ -41,17 +41,25 @@ def cells(tensor: Tensor, axes: Sequence[Axis]) -> Iterator[Cell]:
         yield from cells(part, inner)
 
 
-def map_cells(tensor: Tensor, axes: Sequence[Axis], function: Callable[[Tensor, tuple[Atom, ...]], Tensor]) -> Tensor:
+def map_cells(
+    tensor: Tensor,
+    axes: Sequence[Axis],
+    function: Callable[[Tensor, tuple[Atom, ...]], Tensor],
+    *,
+    becoming: Sequence[Axis] | None = None,
+) -> Tensor:
     """Return the tensor with a function applied to each of its cells.
 
     Args:
         tensor: ``[*lead, *sizes]`` with one size an axis.
         axes: The axes of the trailing dimensions.
-        function: Takes a cell's tensor and its atoms, returns a tensor of the same shape.
+        function: Takes a cell's tensor and its atoms, returns the tensor that takes its place.
+        becoming: The axes of the result, of the same form, if the function changes the sizes of atoms.
 
     Returns:
-        A tensor of the same shape.
+        A tensor of the sizes of ``becoming``, or of the same shape.
     """
+    becoming = axes if becoming is None else becoming
     lead = tensor.shape[: tensor.dim() - len(axes)]
     factors = _factors(axes)
     opened = tensor.reshape((*lead, *(factor.size for factor in factors)))
@@ -59,9 +67,10 @@ def map_cells(tensor: Tensor, axes: Sequence[Axis], function: Callable[[Tensor, 
     if place is None:
         result = function(opened, tuple(factor for factor in factors if isinstance(factor, Atom)))
     else:
-        parts = [map_cells(part, inner, function) for part, inner in _split(opened, factors, place)]
+        split = zip(_split(opened, factors, place), _inner(_factors(becoming), place), strict=True)
+        parts = [map_cells(part, inner, function, becoming=target) for (part, inner), target in split]
         result = torch.cat(parts, dim=len(lead) + place)
-    return result.reshape(tensor.shape)
+    return result.reshape((*lead, *(axis.size for axis in becoming)))
 
 
 def atom_rows(axes: Sequence[Axis]) -> Iterator[tuple[Atom, ...]]:
@@ -78,9 +87,8 @@ def atom_rows(axes: Sequence[Axis]) -> Iterator[tuple[Atom, ...]]:
     if place is None:
         yield tuple(factor for factor in factors if isinstance(factor, Atom))
         return
-    found = factors[place]
-    for part in found.parts if isinstance(found, Concat) else ():
-        yield from atom_rows((*factors[:place], part, *factors[place + 1 :]))
+    for inner in _inner(factors, place):
+        yield from atom_rows(inner)
 
 
 def _factors(axes: Sequence[Axis]) -> list[Axis]:
@@ -92,9 +100,14 @@ def _first_concat(factors: Sequence[Axis]) -> int | None:
 
 
 def _split(tensor: Tensor, factors: list[Axis], place: int) -> Iterator[tuple[Tensor, list[Axis]]]:
-    found = factors[place]
-    parts = found.parts if isinstance(found, Concat) else ()
+    inner = list(_inner(factors, place))
     dim = tensor.dim() - len(factors) + place
-    pieces = tensor.split([part.size for part in parts], dim=dim)
-    for piece, part in zip(pieces, parts, strict=True):
-        yield piece, [*factors[:place], part, *factors[place + 1 :]]
+    pieces = tensor.split([axes[place].size for axes in inner], dim=dim)
+    yield from zip(pieces, inner, strict=True)
+
+
+def _inner(factors: list[Axis], place: int) -> Iterator[list[Axis]]:
+    """Yield the axes of each part of a concatenation."""
+    found = factors[place]
+    for part in found.parts if isinstance(found, Concat) else ():
+        yield [*factors[:place], part, *factors[place + 1 :]]

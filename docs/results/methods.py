@@ -1,0 +1,112 @@
+"""Every matcher on every pair of published checkpoints: midpoint accuracy and barrier, unaligned and aligned.
+
+    python docs/results/methods.py --checkpoints FOLDER --data DATA --output methods.jsonl [--pairs NAME ...]
+    python docs/results/methods.py --output methods.jsonl --table
+
+`pairs.py` says which files are needed. Test images: all of MNIST, the first 2,000 of CIFAR-10; matchers that need data
+get the first 2,000 training images; of the two networks on groups, a tenth of all inputs, and all of them for the test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from pairs import FILES, Pair, load
+from tabulate import tabulate
+
+import rebasin_core as rc
+from rebasin_core.errors import InvalidInputError
+
+METHODS: dict[str, rc.Matcher | None] = {
+    "unaligned": None,
+    "weight": rc.WeightMatcher(),
+    "weight, from the identity": rc.WeightMatcher(start="identity"),
+    "frank_wolfe": rc.FrankWolfeMatcher(),
+    "restarts of weight, 5": rc.RestartsMatcher(rc.WeightMatcher(), restarts=5),
+    "transport, weights": rc.TransportMatcher(),
+    "activation": rc.ActivationMatcher(),
+    "gradient": rc.GradientMatcher(),
+    "transport, activations": rc.TransportMatcher(cost="activations"),
+    "activation, then weight": rc.ChainMatcher([rc.ActivationMatcher(), rc.WeightMatcher()]),
+    "sinkhorn, weights": rc.SinkhornMatcher(loss="weights"),
+    "sinkhorn, midpoint": rc.SinkhornMatcher(loss="midpoint", epochs=10),
+    "straight_through": rc.StraightThroughMatcher(epochs=5),
+    "annealing, 500 steps": rc.AnnealingMatcher(steps=500),
+    "portfolio by loss": rc.PortfolioMatcher(
+        [rc.WeightMatcher(), rc.ActivationMatcher(), rc.GradientMatcher()], select="loss"
+    ),
+}
+RESET = "cifar10-resnet20"
+
+
+def measure(pair: Pair, name: str, method: str) -> dict[str, float]:
+    """Return what one method gives on one pair."""
+    matcher = METHODS[method]
+    first, second = pair.ends
+    start = time.perf_counter()
+    train = list(pair.train.batches(250))
+    if matcher is not None:
+        result = rc.match(first, second, pair.spec, matcher, model=pair.model, data=train)
+        second = result.apply(second)
+    seconds = time.perf_counter() - start
+    test = list((pair.test.first(2000) if name == RESET else pair.test).batches(500))
+    curve = rc.barrier(first, second, model=pair.model, data=test, num_points=7)
+    found = {"seconds": seconds, "accuracy": curve.score[3], "barrier": curve.height, "error": curve.height_data_stderr}
+    if name == RESET:
+        again = rc.barrier(
+            first, second, model=pair.model, data=test, calibration=train, estimator="reset", num_points=7
+        )
+        found |= {"reset accuracy": again.score[3], "reset barrier": again.height}
+    return found
+
+
+def table(lines: list[dict[str, float | str]]) -> str:
+    """Return the table of all lines."""
+    names = [name for name in FILES if any(line["pair"] == name for line in lines)]
+    rows = []
+    for method in METHODS:
+        row = [method]
+        for name in names:
+            found = next((line for line in lines if line["pair"] == name and line["method"] == method), None)
+            if found is None or "why" in found:
+                row.append("")
+                continue
+            cell = f"{100 * float(found['accuracy']):.1f} %, {float(found['barrier']):.3f}"
+            if name == RESET:
+                cell += f"; reset {100 * float(found['reset accuracy']):.1f} %, {float(found['reset barrier']):.3f}"
+            row.append(f"{cell} ({float(found['seconds']):.1f} s)")
+        rows.append(row)
+    return tabulate(rows, headers=["", *names], tablefmt="github")
+
+
+def main() -> None:
+    """Write one line a pair and method, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoints", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--pairs", nargs="+", default=list(FILES))
+    parser.add_argument("--table", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        torch.set_num_threads(1)
+        for name in arguments.pairs:
+            pair = load(name, arguments.checkpoints, arguments.data)
+            for method in METHODS:
+                try:
+                    line = {"pair": name, "method": method, **measure(pair, name, method)}
+                except InvalidInputError as error:  # such as: no layer whose activations could be matched
+                    line = {"pair": name, "method": method, "why": str(error)}
+                print(line, flush=True)
+                with arguments.output.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+    text = arguments.output.read_text(encoding="utf-8")
+    print(table([json.loads(line) for line in text.splitlines()]))
+
+
+if __name__ == "__main__":
+    main()

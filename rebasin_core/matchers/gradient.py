@@ -1,0 +1,77 @@
+"""Gradient matching: units on which the loss depends alike."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, final, get_args
+
+from typing_extensions import override
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
+from rebasin_core.matchers.activation import matched_by_products
+from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.responses import ResponseMetric, ResponseProducts
+
+if TYPE_CHECKING:
+    from rebasin_core.matchers.result import MatchResult
+
+
+@final
+class GradientMatcher(Matcher):
+    r"""Aligns units by the gradients of the loss at their outputs, as `ActivationMatcher` does by the outputs.
+
+    $$ \max_P \sum_l \sum_i C^l_{i, p_l(i)}, \qquad C^l_{ij} = \mathrm{corr}\Bigl(
+       \frac{\partial L_0}{\partial z^0_{l,i}}, \frac{\partial L_1}{\partial z^1_{l,j}} \Bigr) $$
+
+    over examples, positions and drawn networks, $L$ being minus the log-likelihood of each network's own outputs. What
+    a unit is for then counts, and not when it is active.
+
+    Args:
+        metric: ``correlation``, or ``covariance``, in which units that matter more count for more.
+        num_samples: Networks drawn from each posterior, with independent noise; points are run once.
+        likelihood: An instance or a name.
+
+    Raises:
+        InvalidInputError: If an option is out of range; on matching, without a model and data, or if no layer fits.
+
+    References:
+        Y. Li et al. (2016), "Convergent learning", ICLR, arXiv 1511.07543 (for outputs); S. Ainsworth, J. Hayase, S.
+        Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, section 3.1.
+
+    Example:
+        >>> import torch
+        >>> from rebasin_core.posteriors import PointPosterior
+        >>> from rebasin_core.specs import table_spec
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
+        >>> data = [(torch.randn(50, 2), torch.arange(50) % 2)]
+        >>> rows = {"0.weight": "a, -", "0.bias": "a", "2.weight": "-, a", "2.bias": "-"}
+        >>> spec = table_spec(rows, model)
+        >>> planted = spec.random_permutation(generator=torch.Generator().manual_seed(1))
+        >>> q = PointPosterior.from_module(model)
+        >>> found = GradientMatcher().match(q, planted.apply(q), spec, model=model, data=data)
+        >>> found.permutation == planted.inverse()
+        True
+    """
+
+    def __init__(
+        self,
+        *,
+        metric: ResponseMetric = "correlation",
+        num_samples: int = 4,
+        likelihood: Likelihood | str = "categorical",
+    ) -> None:
+        if metric not in get_args(ResponseMetric) or num_samples < 1:
+            message = (
+                f"expected a metric among {get_args(ResponseMetric)} and `num_samples` of at least 1, got {metric!r} "
+                f"and {num_samples!r}"
+            )
+            raise InvalidInputError(message)
+        self._metric: ResponseMetric = metric
+        self._num_samples, self._likelihood = num_samples, as_likelihood(likelihood)
+
+    @override
+    def _match(self, problem: MatchProblem) -> MatchResult:
+        start = perf_counter()
+        products = ResponseProducts.of(problem, problem.model, self._num_samples, self._likelihood)
+        return matched_by_products(problem, products.products(correlation=self._metric == "correlation"), start)

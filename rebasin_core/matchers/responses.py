@@ -1,0 +1,205 @@
+"""What two networks' layers have in common on the same data: sums of products, streamed, nothing else kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
+
+import torch
+from tqdm import tqdm
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.functional import FunctionalModel
+from rebasin_core.evaluation.layers import Layer, layers_called_once
+from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.symmetry.axis import Atom, Axis, is_fixed
+from rebasin_core.tensors.modules import forward_hooks
+from rebasin_core.tensors.precision import widened, working_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.matchers.base import MatchProblem
+
+ResponseMetric: TypeAlias = Literal["correlation", "covariance"]
+
+_TRIAL_ROWS = 2
+# A unit that does not vary is like no other.
+_LEAST_VARIANCE = 1e-12
+
+
+@final
+class ResponseProducts:
+    """Two networks run side by side, and the sums of products of their layers' outputs, or of the gradients there.
+
+    Args:
+        models: The networks of the reference and the candidate.
+        problem: Their posteriors, the layout of the reference, and the source of drawn networks.
+        likelihood: Of the targets, if gradients are compared; activations if not given.
+    """
+
+    def __init__(
+        self, models: tuple[nn.Module, nn.Module], problem: MatchProblem, likelihood: Likelihood | None = None
+    ) -> None:
+        self._likelihood = likelihood
+        self._problem, dtype = problem, working_dtype(problem.reference.dtype)
+        self._sides = [FunctionalModel(model, device=problem.reference.device, dtype=dtype) for model in models]
+        self._layers: list[list[Layer]] | None = None
+        self._sums: dict[str, list[Tensor]] = {}
+
+    @classmethod
+    def of(
+        cls,
+        problem: MatchProblem,
+        candidate_model: nn.Module | None,
+        samples: int,
+        likelihood: Likelihood | None = None,
+    ) -> ResponseProducts:
+        """Return the sums over all data.
+
+        Args:
+            problem: With a model and data.
+            candidate_model: The network of the candidate.
+            samples: Networks drawn from each posterior; points are run once.
+            likelihood: Of the targets, if gradients are compared.
+
+        Returns:
+            The sums.
+
+        Raises:
+            InvalidInputError: If a model or the data are missing.
+        """
+        if problem.model is None or candidate_model is None or problem.data is None:
+            message = (
+                "matching by activations runs the network on data: give `model` and `data`, batches (inputs, targets); "
+                "`weight` needs neither"
+            )
+            raise InvalidInputError(message)
+        pair = cls((problem.model, candidate_model), problem, likelihood)
+        points = isinstance(problem.reference, PointPosterior) and isinstance(problem.candidate, PointPosterior)
+        for inputs, targets in tqdm(problem.data, desc="responses", leave=False, disable=not problem.progress):
+            pair.add(inputs, targets, 1 if points else samples)
+        return pair
+
+    def add(self, inputs: Tensor, targets: Tensor, samples: int) -> None:
+        """Run both networks on a batch.
+
+        Args:
+            inputs: The batch.
+            targets: Its targets.
+            samples: Networks drawn.
+        """
+        inputs, targets = self._sides[0].to_device(inputs), targets.to(self._problem.reference.device)
+        ends = self._problem.reference, self._problem.candidate
+        for _ in range(samples):
+            drawn = [widened(q.sample(generator=self._problem.generator)) for q in ends]
+            if self._layers is None:
+                self._layers = [
+                    self._fitting(layers_called_once(side, inputs[:_TRIAL_ROWS], tensors))
+                    for side, tensors in zip(self._sides, drawn, strict=True)
+                ]
+            outputs = [
+                self._responses(side, layers, tensors, inputs, targets)
+                for side, layers, tensors in zip(self._sides, self._layers, drawn, strict=True)
+            ]
+            for name, first in outputs[0].items():
+                second = outputs[1][name]
+                parts = [
+                    first @ second.T,
+                    first.sum(1), second.sum(1), first.square().sum(1), second.square().sum(1),
+                    torch.tensor(float(first.shape[1]), device=first.device),
+                ]  # fmt: skip
+                wide = [part.double() for part in parts]
+                sums = self._sums.get(name)
+                self._sums[name] = wide if sums is None else [a + b for a, b in zip(sums, wide, strict=True)]
+
+    def products(self, *, correlation: bool) -> dict[str, tuple[tuple[Axis, ...], Tensor]]:
+        """Return the covariances or correlations, with their axes.
+
+        Args:
+            correlation: Which of them.
+
+        Returns:
+            Axes and ``[units, units]`` in float64, by the names of layers' weights.
+
+        Raises:
+            InvalidInputError: If there is no layer whose units a group permutes.
+        """
+        self._require_layers()
+        found: dict[str, tuple[tuple[Axis, ...], Tensor]] = {}
+        for name, (cross, first, second, squares, other_squares, count) in self._sums.items():
+            covariance = cross / count - torch.outer(first, second) / count**2
+            if correlation:
+                variances = [
+                    (s / count - (m / count).square()).clamp_min(0)
+                    for s, m in ((squares, first), (other_squares, second))
+                ]
+                scales = [torch.where(v > _LEAST_VARIANCE, v, torch.full_like(v, torch.inf)).rsqrt() for v in variances]
+                covariance *= torch.outer(*scales)
+            axis = self._problem.layout.axes[name][0]
+            found[name] = ((Atom(axis.size), axis), covariance)
+        return found
+
+    def distances(self) -> dict[str, tuple[Axis, Tensor]]:
+        """Return the mean squared distances between outputs.
+
+        Returns:
+            The axis of the units and ``[units, units]`` in float64, by the names of layers' weights.
+
+        Raises:
+            InvalidInputError: If there is no layer whose units a group permutes.
+        """
+        self._require_layers()
+        return {
+            name: (
+                self._problem.layout.axes[name][0],
+                ((squares.unsqueeze(1) + other_squares - 2 * cross) / count).clamp_min(0),
+            )
+            for name, (cross, _, _, squares, other_squares, count) in self._sums.items()
+        }
+
+    def _require_layers(self) -> None:
+        if not self._sums:
+            message = (
+                "no group permutes the outputs of a dense or convolutional layer that is called once and shares no "
+                "parameter: there is nothing whose activations could be matched. Use `weight`"
+            )
+            raise InvalidInputError(message)
+
+    def _responses(
+        self,
+        model: FunctionalModel,
+        layers: list[Layer],
+        tensors: Mapping[str, Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+    ) -> dict[str, Tensor]:
+        """Return outputs of layers or gradients there, ``[units, rows]``, by the names of their weights."""
+        kept: dict[str, tuple[Layer, Tensor]] = {}
+
+        def keep(layer: Layer, output: Tensor) -> Tensor:
+            if self._likelihood is not None:
+                output = output if output.requires_grad else output.requires_grad_()
+                output.retain_grad()
+            kept[layer.name("weight")] = layer, output
+            # What follows may write into its inputs.
+            return output.clone() if self._likelihood is not None else output
+
+        hooks = [(layer.module, lambda _, __, output, layer=layer: keep(layer, output)) for layer in layers]
+        with forward_hooks(hooks), torch.set_grad_enabled(self._likelihood is not None):
+            outputs = model(tensors, inputs)
+            if self._likelihood is None:
+                return {name: layer.by_unit(output) for name, (layer, output) in kept.items()}
+            self._likelihood.check(outputs, targets)
+            (-self._likelihood.log_prob(outputs, targets)).sum().backward()
+        return {
+            name: layer.by_unit(output.grad if output.grad is not None else torch.zeros_like(output))
+            for name, (layer, output) in kept.items()
+        }
+
+    def _fitting(self, layers: list[Layer]) -> list[Layer]:
+        """Return the layers whose units are moved."""
+        axes = self._problem.layout.axes
+        return [layer for layer in layers if not is_fixed(axes[layer.name("weight")][0])]

@@ -1,0 +1,219 @@
+"""Transport matching: units are carried onto units at the least cost, layer by layer."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
+
+import torch
+from typing_extensions import override
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.best import BestSoFar
+from rebasin_core.matchers.coupling import Coupling, consuming_axes, require_same_form
+from rebasin_core.matchers.ground_cost import WeightCosts
+from rebasin_core.matchers.responses import ResponseProducts
+from rebasin_core.matchers.result import MatchOutcome
+from rebasin_core.symmetry.axis import Atom
+from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.tensors.checks import require_finite
+from rebasin_core.tensors.plans import PlanMethod, TransportSolver, nearest_permutation
+from rebasin_core.tensors.precision import widened
+from rebasin_core.tensors.transport import squared_distance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor, nn
+
+    from rebasin_core.matchers.result import MatchResult
+    from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.symmetry.layout import Layout
+
+GroundCost: TypeAlias = Literal["weights", "moments", "activations"]
+
+
+@final
+class TransportMatcher(Matcher):
+    r"""Aligns units by optimal transport between them, one group after the other, from the data on.
+
+    The cost of carrying unit $j$ of the candidate onto unit $i$ of the reference is, by `cost`: ``weights``, the
+    squared distance of the means of the weights that make them; ``moments``, the squared 2-Wasserstein (Bures) distance
+    of these weights as independent Gaussians, that of means and standard deviations; ``activations``, the mean squared
+    distance of their responses to data. With weights, those of a layer are compared after the plan of the layer before
+    has acted on the candidate.
+
+    `match` rounds the plans to the nearest permutations; of these and the identity, what is nearer to the reference is
+    returned. `couple` gives the plans themselves, also between networks of **different widths**, and applies them
+    softly: the fusion of OTFusion is the mean of the reference and ``coupling.apply(candidate)``. Groups within groups
+    stay in order.
+
+    Args:
+        cost: The ground cost.
+        method: ``exact``, ``entropic``, ``unbalanced`` or ``partial``, as in `TransportSolver`.
+        regularization: Of the entropy, in units of the cost's standard deviation, positive.
+        relaxation: Of unbalanced marginals, in the same units, positive.
+        mass: The part that is carried by ``partial``.
+        num_samples: Networks drawn from each posterior, for ``activations``; points are run once.
+
+    Raises:
+        InvalidInputError: If an option is out of range; on matching by activations, without a model and data.
+
+    References:
+        S. Singh, M. Jaggi (2020), "Model fusion via optimal transport", NeurIPS, arXiv 1910.05653, algorithm 1 (which
+        averages what units of a wider network take in; here it is shared out, so that functions are kept).
+
+    Example:
+        >>> from rebasin_core.specs import table_spec
+        >>> from rebasin_core.posteriors import PointPosterior
+        >>> a = {"in": torch.tensor([[1.0], [2.0]]), "out.weight": torch.tensor([[1.0, 2.0]])}
+        >>> wide = {"in": a["in"][[1, 1, 0, 0]], "out.weight": a["out.weight"][:, [1, 1, 0, 0]] / 2}
+        >>> specs = [table_spec({"in": "hidden, -", "out.weight": "-, hidden"}, t) for t in (a, wide)]
+        >>> coupling = TransportMatcher().couple(PointPosterior(a), PointPosterior(wide), *specs)
+        >>> coupling.apply(wide)["out.weight"].tolist()
+        [[1.0, 2.0]]
+    """
+
+    def __init__(
+        self,
+        *,
+        cost: GroundCost = "weights",
+        method: PlanMethod = "exact",
+        regularization: float = 0.05,
+        relaxation: float = 1.0,
+        mass: float = 0.9,
+        num_samples: int = 4,
+    ) -> None:
+        if cost not in get_args(GroundCost) or num_samples < 1:
+            message = (
+                f"expected a cost among {get_args(GroundCost)} and `num_samples` of at least 1, got {cost!r} and "
+                f"{num_samples!r}"
+            )
+            raise InvalidInputError(message)
+        self._cost: GroundCost = cost
+        self._solver = TransportSolver(method, regularization, relaxation, mass)
+        self._num_samples = num_samples
+
+    def couple(  # ruff: ignore[too-many-arguments] - both networks, and what is needed to run them
+        self,
+        reference: Posterior,
+        candidate: Posterior,
+        spec: PermutationSpec,
+        candidate_spec: PermutationSpec | None = None,
+        *,
+        model: nn.Module | None = None,
+        candidate_model: nn.Module | None = None,
+        data: Iterable[tuple[Tensor, Tensor]] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Coupling:
+        """Return the plans between two networks that may differ in the widths of their groups.
+
+        Args:
+            reference: Stays as it is.
+            candidate: Is carried over.
+            spec: The symmetries of the reference.
+            candidate_spec: Those of the candidate, if its widths are others.
+            model: The reference's network: tells which axes take in (without it, the second axis of every
+                ``weight``), and is run for activations.
+            candidate_model: The candidate's, if its widths are others.
+            data: Batches ``(inputs, targets)``, for activations.
+            generator: Source of drawn networks; a fixed seed if not given.
+
+        Returns:
+            The coupling.
+
+        Raises:
+            InvalidInputError: If the specifications differ in more than the sizes of groups, posteriors do not fit
+                them, or something that is needed is missing.
+        """
+        other = spec if candidate_spec is None else candidate_spec
+        require_same_form(spec.layout, other.layout)
+        sides = ((reference, spec, "the reference"), (candidate, other, "the candidate"))
+        for posterior, its_spec, what in sides:
+            its_spec.layout.check({**posterior.mean, **posterior.buffers}, what)
+        problem = MatchProblem(
+            reference=reference,
+            candidate=candidate.to(device=reference.device, dtype=reference.dtype),
+            layout=spec.layout,
+            model=model,
+            data=data,
+            generator=generator or torch.Generator().manual_seed(0),
+            progress=False,
+        )
+        with torch.no_grad():
+            return self._coupled(problem, other.layout, candidate_model or model)
+
+    @override
+    def _match(self, problem: MatchProblem) -> MatchResult:
+        start = perf_counter()
+        coupling = self._coupled(problem, problem.layout, problem.model)
+        indices = dict(Permutation.identity(problem.layout).indices)
+        for group, plan in coupling.plans.items():
+            indices[group] = nearest_permutation(plan, coupling.costs[group]).cpu()
+        best = BestSoFar(problem, lambda permutation: -self._distance(problem, coupling, permutation))
+        best.offer(Permutation(problem.layout, indices))
+        return best.result(MatchOutcome.CONVERGED, {"total": perf_counter() - start})
+
+    def _coupled(self, problem: MatchProblem, other: Layout, candidate_model: nn.Module | None) -> Coupling:
+        layout = problem.layout
+        around = {outer for name in layout.groups for outer in layout.ancestors(name)}
+        free = [name for name, group in layout.groups.items() if group.within is None and name not in around]
+        coupling = Coupling(layout, other, {}, {}, consuming_axes(layout, problem.model))
+        if self._cost == "activations":
+            costs = self._activation_costs(problem, candidate_model, free)
+        else:
+            costs = self._weight_costs(problem, coupling, free)
+        plans = {group: self._solver.plan(cost) for group, cost in costs.items()}
+        missing = [n for n in free if n not in plans and layout.groups[n].size != other.groups[n].size]
+        if missing:
+            message = f"nothing tells how the units of {missing[:5]} correspond, whose numbers differ"
+            raise InvalidInputError(message)
+        return Coupling(layout, other, plans, costs, coupling.consuming)
+
+    def _weight_costs(self, problem: MatchProblem, coupling: Coupling, free: list[str]) -> dict[str, Tensor]:
+        """Return the costs, group by group, each after the plans of those before it."""
+        channels = [self._channels(q) for q in (problem.reference, problem.candidate)]
+        for side, what in zip(channels, ("the reference", "the candidate"), strict=True):
+            require_finite(side, what)
+        ground = WeightCosts(coupling, channels[0], channels[1], free)
+        costs: dict[str, Tensor] = {}
+        plans: dict[str, Tensor] = {}
+        waiting = list(free)
+        while waiting:
+            group = max(waiting, key=lambda name: ground.share_known(name, plans))
+            waiting.remove(group)
+            cost = ground.cost(group, plans)
+            if cost is not None:
+                costs[group], plans[group] = cost, self._solver.plan(cost)
+        return costs
+
+    def _channels(self, posterior: Posterior) -> dict[str, Tensor]:
+        mean = widened(posterior.mean)
+        if self._cost == "weights":
+            return {name: tensor.unsqueeze(0) for name, tensor in mean.items()}
+        stddev = widened(posterior.stddev)
+        return {name: torch.stack([tensor, stddev[name]]) for name, tensor in mean.items()}
+
+    def _activation_costs(
+        self, problem: MatchProblem, candidate_model: nn.Module | None, free: list[str]
+    ) -> dict[str, Tensor]:
+        products = ResponseProducts.of(problem, candidate_model, self._num_samples)
+        costs: dict[str, Tensor] = {}
+        for axis, distances in products.distances().values():
+            if isinstance(axis, Atom) and axis.group in free:
+                costs[axis.group] = costs[axis.group] + distances if axis.group in costs else distances
+        return costs
+
+    def _distance(self, problem: MatchProblem, coupling: Coupling, permutation: Permutation) -> float:
+        """Return what is to be small: the distance of weights (and spreads), or the sum of what is carried."""
+        if self._cost == "activations":
+            return sum(
+                cost.gather(1, permutation.indices[group].to(cost.device).unsqueeze(1)).sum().item()
+                for group, cost in coupling.costs.items()
+            )
+        moved = permutation.apply(problem.candidate)
+        total = squared_distance(problem.reference.mean, moved.mean)
+        spreads: Mapping[str, Tensor] = problem.reference.stddev if self._cost == "moments" else {}
+        return total + squared_distance(spreads, moved.stddev)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+import torch
+
+import rebasin_core as rc
+from rebasin_core.matchers.coordinate_descent import CoordinateDescent
+
+ARCHITECTURE = rc.MLPArchitecture(hidden=[20, 20, 20])
+A, B = (ARCHITECTURE.build((6,), 3, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+SPEC = ARCHITECTURE.spec(A)
+DATA = [(torch.randn(30, 6, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3)]
+
+
+def interrupt_sweep(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the user press a key in the middle of a sweep."""
+    solve, calls = CoordinateDescent._solve, [0]
+
+    def interrupted(self: CoordinateDescent, name: str) -> bool:
+        calls[0] += 1
+        if calls[0] == number:
+            raise KeyboardInterrupt
+        return solve(self, name)
+
+    monkeypatch.setattr(CoordinateDescent, "_solve", interrupted)
+
+
+def test_an_interrupted_descent_returns_its_best_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    matcher = rc.WeightMatcher(start="identity")
+    whole = rc.match(A, B, SPEC, matcher)
+    with monkeypatch.context() as patch:
+        interrupt_sweep(patch, 2)
+        stopped = rc.match(A, B, SPEC, matcher, on_interrupt="return")
+    assert stopped.outcome is rc.MatchOutcome.INTERRUPTED
+    assert stopped.identity_objective < stopped.objective < whole.objective
+    resumed = rc.match(A, B, SPEC, matcher, initial=stopped.permutation)
+    assert resumed.outcome is rc.MatchOutcome.CONVERGED
+    assert resumed.objective > stopped.objective
+    assert resumed.identity_objective == whole.identity_objective
+
+
+def test_by_default_an_interruption_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_sweep(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        rc.match(A, B, SPEC, "weight")
+
+
+@pytest.mark.parametrize(
+    "matcher",
+    [
+        rc.AnnealingMatcher(steps=10**7),
+        rc.StraightThroughMatcher(epochs=10**6),
+        rc.SinkhornMatcher(loss="midpoint", epochs=10**6),
+        rc.RestartsMatcher(rc.WeightMatcher(), restarts=10**6),
+        rc.PortfolioMatcher([rc.AnnealingMatcher(steps=10**7), rc.WeightMatcher()]),
+        rc.ChainMatcher([rc.AnnealingMatcher(steps=10**7), rc.WeightMatcher()]),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_a_real_signal_ends_every_long_search(matcher: rc.Matcher) -> None:
+    # What is imported on first use is imported now: the signal shall come while searching.
+    rc.match(A, B, SPEC, rc.StraightThroughMatcher(epochs=1), model=A, data=DATA)
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    result = rc.match(A, B, SPEC, matcher, model=A, data=DATA, on_interrupt="return")
+    timer.join()
+    assert result.outcome is rc.MatchOutcome.INTERRUPTED
+    assert result.objective >= result.identity_objective
+
+
+def test_bounds_and_what_moved() -> None:
+    result = rc.match(A, B, SPEC, "weight")
+    assert result.gap is not None
+    assert result.gap > 0
+    assert sum(result.moved.values()) > 0
+    by_activations = rc.match(A, B, SPEC, "activation", model=A, data=DATA)
+    assert by_activations.gap == pytest.approx(0.0, abs=1e-9)  # its groups are independent: the optimum is proven
+    itself = rc.match(A, A, SPEC, "weight")
+    assert itself.gap == pytest.approx(0.0, abs=1e-4)
+    assert not any(itself.moved.values())

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+
+import rebasin_core as rc
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.tensors.plans import PlanMethod, TransportSolver, nearest_permutation
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def mlp(widths: list[int], seed: int = 0) -> tuple[nn.Module, rc.PermutationSpec]:
+    architecture = rc.MLPArchitecture(hidden=widths, activation="tanh")
+    model = architecture.build((5,), 3, generator=generator(seed)).double()
+    return model, architecture.spec(model)
+
+
+def parameters(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach() for name, tensor in model.named_parameters()}
+
+
+def doubled(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a network with every hidden unit twice, in a random order, that computes the same (Net2Net)."""
+    tensors, order = parameters(model), None
+    for number in range(3):
+        weight, bias = tensors[f"layers.{number}.weight"], tensors[f"layers.{number}.bias"]
+        if order is not None:
+            weight = weight[:, order] / 2
+        if number < 2:
+            order = torch.randperm(2 * len(bias), generator=generator(number)) % len(bias)
+            weight, bias = weight[order], bias[order]
+        tensors |= {f"layers.{number}.weight": weight, f"layers.{number}.bias": bias}
+    return tensors
+
+
+@pytest.mark.parametrize("cost", ["weights", "activations"])
+@pytest.mark.parametrize("wide_reference", [False, True])
+def test_networks_of_other_widths_keep_their_function(cost: str, *, wide_reference: bool) -> None:
+    narrow, spec = mlp([6, 4])
+    wide, wide_spec = mlp([12, 8])
+    inputs = torch.randn(50, 5, generator=generator(9), dtype=torch.float64)
+    tensors, wide_tensors = parameters(narrow), doubled(narrow)
+    outputs = functional_call(narrow, tensors, (inputs,))
+    torch.testing.assert_close(functional_call(wide, wide_tensors, (inputs,)), outputs)
+    sides = [(tensors, narrow, spec), (wide_tensors, wide, wide_spec)]
+    first, second = sides[::-1] if wide_reference else sides
+    coupling = rc.TransportMatcher(cost=cost).couple(  # type: ignore[arg-type]
+        rc.PointPosterior(first[0]),
+        rc.PointPosterior(second[0]),
+        first[2],
+        second[2],
+        model=first[1],
+        candidate_model=second[1],
+        data=[(inputs, torch.zeros(50))],
+    )
+    carried = coupling.apply(second[0])
+    torch.testing.assert_close(carried, first[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(functional_call(first[1], carried, (inputs,)), outputs)
+
+
+def test_convolutions_and_flattened_features_of_other_widths() -> None:
+    def network(channels: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(2, channels, 3), nn.ReLU(), nn.Flatten(), nn.Linear(channels * 4, 3)).double()
+
+    torch.manual_seed(0)
+    narrow, wide = network(3), network(6)
+    order = torch.tensor([2, 0, 1, 1, 2, 0])
+    weights = parameters(narrow)
+    pixels = weights["3.weight"].reshape(3, 3, 4)
+    candidate = {
+        "0.weight": weights["0.weight"][order],
+        "0.bias": weights["0.bias"][order],
+        "3.weight": (pixels[:, order] / 2).reshape(3, 24),
+        "3.bias": weights["3.bias"],
+    }
+    rows = {"0.weight": "c, -, -, -", "0.bias": "c", "3.weight": "-, c*-", "3.bias": "-"}
+    specs = [rc.table_spec(rows, model) for model in (narrow, wide)]
+    coupling = rc.TransportMatcher().couple(
+        rc.PointPosterior(weights), rc.PointPosterior(candidate), specs[0], specs[1], model=narrow, candidate_model=wide
+    )
+    torch.testing.assert_close(coupling.apply(candidate), weights, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["exact", "entropic", "unbalanced", "partial"])
+@pytest.mark.parametrize("cost", ["weights", "moments", "activations"])
+def test_planted_permutations_are_found_by_every_method(method: str, cost: str) -> None:
+    model, spec = mlp([7, 6])
+    mean = parameters(model)
+    reference = rc.DiagonalGaussianPosterior(mean, {name: 0.01 + 0.01 * t.abs() for name, t in mean.items()})
+    planted = spec.random_permutation(generator=generator(3))
+    data = [(torch.randn(200, 5, generator=generator(4), dtype=torch.float64), torch.zeros(200))]
+    matcher = rc.build("matcher", "transport", cost=cost, method=method, num_samples=2)
+    result = matcher.match(reference, planted.apply(reference), spec, model=model, data=data)
+    assert result.permutation == planted.inverse()
+
+
+def test_moments_see_what_means_do_not() -> None:
+    mean = {"a.weight": torch.zeros(3, 2), "b.weight": torch.zeros(1, 3)}
+    spec = rc.table_spec({"a.weight": "h, -", "b.weight": "-, h"}, mean)
+    spread = {"a.weight": torch.tensor([[1.0], [2.0], [3.0]]).expand(3, 2).clone(), "b.weight": torch.ones(1, 3)}
+    reference = rc.DiagonalGaussianPosterior(mean, spread)
+    moved = rc.DiagonalGaussianPosterior(mean, {**spread, "a.weight": spread["a.weight"][[2, 0, 1]]})
+    assert rc.TransportMatcher(cost="weights").match(reference, moved, spec).permutation.is_identity
+    found = rc.TransportMatcher(cost="moments").match(reference, moved, spec)
+    assert torch.equal(found.apply(moved).stddev["a.weight"], spread["a.weight"])
+
+
+@pytest.mark.parametrize("method", ["exact", "entropic", "unbalanced", "partial"])
+def test_plans_against_their_definitions(method: PlanMethod) -> None:
+    cost = torch.rand(6, 4, generator=generator(), dtype=torch.float64)
+    plan = TransportSolver(method, mass=0.5).plan(cost)
+    assert bool((plan >= 0).all())
+    rows, columns = plan.sum(1), plan.sum(0)
+    if method in {"exact", "entropic"}:
+        torch.testing.assert_close(rows, torch.full((6,), 1 / 6, dtype=torch.float64), rtol=0, atol=1e-6)
+        torch.testing.assert_close(columns, torch.full((4,), 1 / 4, dtype=torch.float64), rtol=0, atol=1e-6)
+    if method == "partial":
+        assert plan.sum().item() == pytest.approx(0.5)
+        assert bool((rows <= 1 / 6 + 1e-9).all())
+    if method == "exact":  # no worse than mass spread evenly, nor than the best of many entropic plans
+        entropic = TransportSolver("entropic", regularization=0.01).plan(cost)
+        assert (plan * cost).sum() <= (entropic * cost).sum() + 1e-9
+
+
+def test_equal_plans_are_rounded_at_the_least_cost() -> None:
+    cost = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert nearest_permutation(torch.full((2, 2), 0.25), cost).tolist() == [1, 0]
+
+
+def test_bad_input() -> None:
+    model, spec = mlp([6, 4])
+    wide, wide_spec = mlp([12, 8])
+    q, r = rc.PointPosterior(parameters(model)), rc.PointPosterior(parameters(wide))
+    with pytest.raises(InvalidInputError, match="expected a method among"):
+        rc.TransportMatcher(regularization=0.0)
+    with pytest.raises(InvalidInputError, match="expected a cost among"):
+        rc.TransportMatcher(cost="nothing")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="give `model` and `data`"):
+        rc.TransportMatcher(cost="activations").match(q, q, spec)
+    with pytest.raises(InvalidInputError, match="the candidate"):
+        rc.TransportMatcher().couple(q, r, spec)
+    with pytest.raises(InvalidInputError, match="shape"):
+        rc.TransportMatcher().match(q, r, spec)
+    _, deeper = mlp([12, 8, 4])
+    with pytest.raises(InvalidInputError, match="do not name the same groups"):
+        rc.TransportMatcher().couple(q, r, spec, deeper)
+    assert wide_spec.layout.groups.keys() == spec.layout.groups.keys()
