@@ -20,8 +20,6 @@ import torch
 
 import rebasin_core as rc
 
-SEEDS = (1, 2, 3)
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -99,9 +97,9 @@ def cells() -> list[Cell]:
     return found + [Cell(data, width=1024) for data in sets]
 
 
-def train(cell: Cell, root: Path, folder: Path, *, download: bool) -> None:
+def train(cell: Cell, root: Path, folder: Path, seeds: range, *, download: bool) -> None:
     """Train the posteriors of a cell that are not there yet."""
-    files = {seed: folder / f"{cell.name}-s{seed}.safetensors" for seed in SEEDS}
+    files = {seed: folder / f"{cell.name}-s{seed}.safetensors" for seed in seeds}
     if all(file.exists() for file in files.values()):
         return
     data = dataset(cell, root, download=download)
@@ -122,14 +120,22 @@ def train(cell: Cell, root: Path, folder: Path, *, download: bool) -> None:
         print(f"{file.name}: {seconds:.0f} s, loss {result.history[-1]}", flush=True)
 
 
-def measure(  # ruff: ignore[too-many-locals] - a script
-    cell: Cell, root: Path, folder: Path, output: Path, matchers: list[str], *, download: bool
+def measure(  # ruff: ignore[too-many-locals, too-many-arguments, too-many-positional-arguments] - a script
+    cell: Cell,
+    root: Path,
+    folder: Path,
+    seeds: range,
+    output: Path,
+    matchers: list[str],
+    *,
+    start_at: str,
+    download: bool,
 ) -> None:
     """Measure the pairs of a cell whose posteriors are there, and that are not measured yet."""
-    files = {seed: folder / f"{cell.name}-s{seed}.safetensors" for seed in SEEDS}
+    files = {seed: folder / f"{cell.name}-s{seed}.safetensors" for seed in seeds}
     done = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()] if output.exists() else []
     known = {(record["cell"], *record["pair"], record["alignment"]) for record in done}
-    pairs = [pair for pair in combinations(SEEDS, 2) if all(files[seed].exists() for seed in pair)]
+    pairs = [pair for pair in combinations(seeds, 2) if all(files[seed].exists() for seed in pair)]
     labels = ["unaligned", *matchers]
     missing = [(pair, label) for pair in pairs for label in labels if (cell.name, *pair, label) not in known]
     if not missing:
@@ -143,7 +149,8 @@ def measure(  # ruff: ignore[too-many-locals] - a script
         start = time.time()
         if label != "unaligned":
             train = data.train.first(10_000).batches(1000)
-            candidate = rc.match(reference, candidate, spec, label, model=model, data=train).apply(candidate)
+            matcher = {"name": label, **({} if label == "activation" else {"start": start_at})}
+            candidate = rc.match(reference, candidate, spec, matcher, model=model, data=train).apply(candidate)
         matched = time.time() - start
         curve = rc.barrier(
             reference,
@@ -202,7 +209,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("study"))
     parser.add_argument("--output", type=Path, default=Path("study.jsonl"))
     parser.add_argument("--only", default="*", help="a pattern of the names of cells")
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--matchers", nargs="*", default=["weight", "wasserstein"])
+    parser.add_argument("--start", default="outward", help="where coordinate descent begins: outward or identity")
     parser.add_argument("--download", action="store_true")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -212,10 +221,10 @@ def main() -> None:
         if arguments.stage == "list":
             print(cell.name)
         elif arguments.stage == "train":
-            train(cell, arguments.root, arguments.folder, download=arguments.download)
+            train(cell, arguments.root, arguments.folder, range(1, arguments.seeds + 1), download=arguments.download)
         else:
-            where = (arguments.root, arguments.folder, arguments.output)
-            measure(cell, *where, arguments.matchers, download=arguments.download)
+            where = (arguments.root, arguments.folder, range(1, arguments.seeds + 1), arguments.output)
+            measure(cell, *where, arguments.matchers, start_at=arguments.start, download=arguments.download)
 
 
 if __name__ == "__main__":

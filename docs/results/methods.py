@@ -3,6 +3,8 @@
     python docs/results/methods.py --checkpoints FOLDER --data DATA --output methods.jsonl [--pairs NAME ...]
     python docs/results/methods.py --output methods.jsonl --table
 
+Goes on where it was stopped.
+
 `pairs.py` says which files are needed. Test images: all of MNIST, the first 2,000 of CIFAR-10; matchers that need data
 get the first 2,000 training images; of the two networks on groups, a tenth of all inputs, and all of them for the test.
 """
@@ -48,7 +50,8 @@ def measure(pair: Pair, name: str, method: str) -> dict[str, float]:
     matcher = METHODS[method]
     first, second = pair.ends
     start = time.perf_counter()
-    train = list(pair.train.batches(250))
+    # Annealing looks at all its data at every step, so that it gets a part of them.
+    train = list((pair.train.first(500) if method.startswith("annealing") else pair.train).batches(250))
     if matcher is not None:
         result = rc.match(first, second, pair.spec, matcher, model=pair.model, data=train)
         second = result.apply(second)
@@ -94,9 +97,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.table:
         torch.set_num_threads(1)
+        lines = arguments.output.read_text(encoding="utf-8").splitlines() if arguments.output.exists() else []
+        done = {(line["pair"], line["method"]) for line in map(json.loads, lines)}
         for name in arguments.pairs:
             pair = load(name, arguments.checkpoints, arguments.data)
             for method in METHODS:
+                if (name, method) in done:
+                    continue
                 try:
                     line = {"pair": name, "method": method, **measure(pair, name, method)}
                 except InvalidInputError as error:  # such as: no layer whose activations could be matched

@@ -69,6 +69,7 @@ class CoordinateDescent:
             else initial[name].to(device).clone()
             for name, group in layout.groups.items()
         }
+        self._unmoved = self.indices if initial is None else None
         self.seconds = {"similarity": 0.0, "assignment": 0.0}
         self._touching = {name: [term for term in self._terms if name in term.groups] for name in layout.groups}
         self._all_gains = Gains(layout, self._touching)
@@ -83,7 +84,8 @@ class CoordinateDescent:
         Between two calls it grows by what is added to ``gained``, up to the rounding of the similarities.
         """
         if self._objective is None or self._objective[0] is not self.indices:
-            self._objective = (self.indices, self._constant + self._value(self._terms))
+            value = self._value(self._terms)
+            self._objective = (self.indices, self._constant + value)
         return self._objective[1]
 
     def upper_bound(self) -> float:
@@ -266,6 +268,8 @@ class CoordinateDescent:
         return picked(similarity, choice).sum(-1), choice
 
     def _value(self, terms: Sequence[Term]) -> float:
+        if self.indices is self._unmoved:
+            return sum(total_product(term.reference, term.candidate) for term in terms)
         return sum(
             total_product(term.reference, act_on_cell(self._layout, self.indices, term.candidate, term.atoms))
             for term in terms

@@ -26,6 +26,30 @@ def test_one_layer_is_solved_by_the_correlations() -> None:
     assert found.objective == pytest.approx(correlation[range(7), expected].sum().item())
 
 
+def test_gradients_are_those_of_autograd() -> None:
+    architecture = rc.MLPArchitecture(hidden=[7, 6])
+    models = [architecture.build((5,), 3, generator=torch.Generator().manual_seed(seed)).double() for seed in (0, 1)]
+    x = torch.randn(90, 5, generator=torch.Generator().manual_seed(2)).double()
+    y = torch.arange(90) % 3
+    data = list(zip(x.split(40), y.split(40), strict=True))
+    found = rc.match(models[0], models[1], architecture.spec(models[0]), "gradient", model=models[0], data=data)
+    gradients = []
+    for model in models:
+        w = dict(model.named_parameters())
+        outputs = (x @ w["layers.0.weight"].T + w["layers.0.bias"]).detach().requires_grad_()
+        deeper = outputs.relu() @ w["layers.1.weight"].T + w["layers.1.bias"]
+        logits = deeper.relu() @ w["layers.2.weight"].T + w["layers.2.bias"]
+        loss = nn.functional.cross_entropy(logits, y, reduction="sum")
+        gradients.append(torch.autograd.grad(loss, (outputs, deeper)))
+    for layer, size in enumerate((7, 6)):
+        correlation = torch.corrcoef(torch.cat([g[layer].T for g in gradients]))[:size, size:].nan_to_num()
+        expected = linear_sum_assignment(correlation.numpy(), maximize=True)[1]
+        index = found.permutation.indices[f"hidden.{layer}"]
+        assert correlation[range(size), index].sum() == pytest.approx(correlation[range(size), expected].sum().item())
+    assert all(p.grad is None for p in models[0].parameters())
+
+
+@pytest.mark.parametrize("matcher", ["activation", "gradient"])
 @pytest.mark.parametrize(
     ("architecture", "shape"),
     [
@@ -34,13 +58,15 @@ def test_one_layer_is_solved_by_the_correlations() -> None:
     ],
     ids=["residual", "heads"],
 )
-def test_planted_permutations_of_deep_networks(architecture: rc.Architecture, shape: tuple[int, ...]) -> None:
+def test_planted_permutations_of_deep_networks(
+    architecture: rc.Architecture, shape: tuple[int, ...], matcher: str
+) -> None:
     model = architecture.build(shape, 10, generator=torch.Generator().manual_seed(0)).eval()
     spec = architecture.spec(model)
     planted = spec.random_permutation(generator=torch.Generator().manual_seed(1))
     x = torch.randn(64, *shape, generator=torch.Generator().manual_seed(2))
     moved = planted.apply(model)
-    found = rc.match(model, moved, spec, "activation", model=model, data=[(x, torch.zeros(64))])
+    found = rc.match(model, moved, spec, matcher, model=model, data=[(x, torch.arange(64) % 10)])
     assert found.permutation == planted.inverse()
 
 

@@ -39,6 +39,7 @@ class PosteriorsSGHMCConfig(_ChainConfig):
     """Options of `PosteriorsChain` with SGHMC."""
 
     name: Literal["posteriors_sghmc"] = "posteriors_sghmc"
+    friction: float = Field(0.01, gt=0, description="The friction of the library's sampler.")
 
     @override
     def build(self) -> Inference:

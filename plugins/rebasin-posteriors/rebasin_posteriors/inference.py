@@ -37,6 +37,7 @@ class PosteriorsChain(Inference):
         epochs: Passes over the data.
         burn_in: Passes before the first sample.
         learning_rate: Its ``lr``.
+        friction: Its ``alpha``, for ``sghmc``.
         prior_scale: Standard deviation of the Gaussian prior.
 
     Raises:
@@ -50,16 +51,18 @@ class PosteriorsChain(Inference):
         epochs: int = 100,
         burn_in: int = 20,
         learning_rate: float = 0.01,
+        friction: float = 0.01,
         prior_scale: float = 1.0,
     ) -> None:
-        if not 0 <= burn_in < epochs or not learning_rate > 0 or not prior_scale > 0:
+        if not 0 <= burn_in < epochs or not min(learning_rate, friction, prior_scale) > 0:
             message = (
-                "expected `burn_in` below `epochs`, and a positive `learning_rate` and `prior_scale`, got "
-                f"{burn_in!r}, {epochs!r}, {learning_rate!r} and {prior_scale!r}"
+                "expected `burn_in` below `epochs`, and a positive `learning_rate`, `friction` and `prior_scale`, got "
+                f"{burn_in!r}, {epochs!r}, {learning_rate!r}, {friction!r} and {prior_scale!r}"
             )
             raise InvalidInputError(message)
         self._sampler, self._epochs, self._burn_in = sampler, epochs, burn_in
         self._rate, self._prior_scale = learning_rate, prior_scale
+        self._options = {"alpha": friction} if sampler == "sghmc" else {}
 
     @override
     def _fit(self, problem: FitProblem) -> FitResult:
@@ -68,7 +71,9 @@ class PosteriorsChain(Inference):
         make: Any = getattr(posteriors.sgmcmc, self._sampler)
         return _run(
             problem,
-            lambda log_posterior: make.build(log_posterior, lr=self._rate, temperature=1 / problem.num_examples),
+            lambda log_posterior: make.build(
+                log_posterior, lr=self._rate, temperature=1 / problem.num_examples, **self._options
+            ),
             self._epochs,
             self._prior_scale,
             burn_in=self._burn_in,

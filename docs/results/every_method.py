@@ -1,6 +1,6 @@
 """Every inference method on the same network: predictive scores, and barriers between two of each.
 
-    python docs/results/posteriors.py --root DATA --output results.jsonl [--only METHOD ...] [--epochs 1.0]
+    python docs/results/every_method.py --root DATA --output results.jsonl [--only METHOD ...] [--epochs 1.0]
 
 Fashion-MNIST and MNIST are read from ``DATA`` (or downloaded). One JSON line is written for every result; results that
 are there already are not made again.

@@ -1,0 +1,93 @@
+"""Our methods beside those of the library posteriors, at equal settings: the same networks, data, prior and steps.
+
+    pip install rebasin-posteriors
+    python docs/results/reference_library.py --root DATA --output reference.jsonl [--splits 5]
+
+A 784-128-128-10 network on Fashion-MNIST, and one hidden layer of 50 units on two UCI sets, as in `every_method.py` and
+`uci_posteriors.py`. One chain each; SGHMC with steps 0.01 and friction 0.1 a step, which in the library's parameters
+are ``lr = 0.1`` and ``alpha = 1`` (0.002 for UCI: 0.0447 and 2.236).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from every_method import scores
+from rebasin_posteriors import PosteriorsChain, PosteriorsVI
+from uci_posteriors import score
+
+import rebasin_core as rc
+
+
+def methods(epochs: int, rate: float, step: float, scale: float) -> dict[str, rc.Inference]:
+    """Return pairs of methods, ours first."""
+    burn_in, root = epochs // 2, math.sqrt(step)
+    chain = {"epochs": epochs, "burn_in": burn_in, "prior_scale": scale}
+    adam = rc.OptimizerSpec("Adam", {"lr": 1e-3})
+    start = {"epochs": epochs, "initial_stddev": 0.01, "prior_scale": scale}
+    return {
+        "sgld": rc.SGLD(learning_rate=rate, **chain),
+        "sgld, library": PosteriorsChain(sampler="sgld", learning_rate=rate, **chain),
+        "sghmc": rc.SGHMC(learning_rate=step, momentum_decay=0.1, **chain),
+        "sghmc, library": PosteriorsChain(sampler="sghmc", learning_rate=root, friction=0.1 / root, **chain),
+        "mean_field_vi": rc.MeanFieldVI(optimizer=adam, **start),
+        "mean_field_vi, library": PosteriorsVI(learning_rate=1e-3, **start),
+    }
+
+
+def write(path: Path, record: dict[str, object]) -> None:
+    """Add a line, and show it."""
+    print(record, flush=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def images(root: Path, output: Path) -> None:
+    """Fashion-MNIST."""
+    data = rc.build("dataset", name="fashion_mnist", root=root).load()
+    architecture = rc.MLPArchitecture(hidden=[128, 128])
+    for label, method in methods(30, 0.05, 0.01, 0.1).items():
+        model = architecture.build(data.input_shape, 10, generator=torch.Generator().manual_seed(1))
+        train, start = data.train.batches(128, shuffle_seed=1), time.time()
+        fit = method.fit(model, train, generator=torch.Generator().manual_seed(1))
+        found = {"set": "fashion_mnist", "method": label, "seconds": round(time.time() - start)}
+        write(output, found | scores(fit.posterior, model, data.test))
+
+
+def regressions(root: Path, output: Path, splits: int) -> None:
+    """Two UCI sets."""
+    architecture = rc.MLPArchitecture(hidden=[50])
+    for name in ("concrete", "energy"):
+        for split in range(splits):
+            data = rc.build("dataset", name="uci", dataset=name, root=root, split=split).load()
+            with np.load(root / "uci" / f"{name}.npz") as archive:
+                test = np.isin(np.arange(len(archive["y"])), archive["test_index"][split])
+                unit = float(archive["y"][~test].std())
+            for label, method in methods(400, 0.01, 0.002, 1.0).items():
+                model = architecture.build(data.input_shape, 2, generator=torch.Generator().manual_seed(split))
+                train, start = data.train.batches(32, shuffle_seed=split), time.time()
+                generator = torch.Generator().manual_seed(split)
+                fit = method.fit(model, train, likelihood="heteroscedastic", generator=generator)
+                found = {"set": name, "method": label, "split": split, "seconds": round(time.time() - start)}
+                write(output, found | score(fit.posterior, model, data.test, unit))
+
+
+def main() -> None:
+    """Write one line a set, method and split."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--splits", type=int, default=5)
+    arguments = parser.parse_args()
+    images(arguments.root, arguments.output)
+    regressions(arguments.root, arguments.output, arguments.splits)
+
+
+if __name__ == "__main__":
+    main()

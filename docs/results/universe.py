@@ -1,0 +1,94 @@
+"""Ten networks in one common order: the mean of all, beside merging by pairs.
+
+    python docs/results/universe.py --root DATA [--networks 10] [--width 256]
+
+Networks 784-w-w-w-10 trained on MNIST from different seeds. *To the first*: every network is matched with the first
+one, and all are averaged. *One after the other*: each is matched with the mean of those before it. *Circle*: the
+largest share of units that composing the maps 1 to 2, 2 to 3, 3 to 1 leaves out of place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from itertools import permutations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from tabulate import tabulate
+
+import rebasin_core as rc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def circle(between: Callable[[int, int], rc.Permutation], units: int) -> float:
+    """Return the largest share of units out of place after three steps around a circle, of the first five networks."""
+    left = [
+        sum(between(a, b).compose(between(b, c)).compose(between(c, a)).moved.values())
+        for a, b, c in permutations(range(5), 3)
+    ]
+    return max(left) / units
+
+
+def trained(root: Path, count: int, width: int) -> tuple[torch.nn.Module, rc.PermutationSpec, list[rc.Posterior], list]:
+    """Return the model, its symmetries, the trained networks, and test data."""
+    data = rc.build("dataset", name="mnist", root=root).load()
+    architecture = rc.MLPArchitecture(hidden=[width] * 3)
+    optimizer, schedule = rc.OptimizerSpec("Adam", {"lr": 1e-3, "fused": True}), ("CosineAnnealingLR", {"T_max": 5})
+    method = rc.MAPInference(epochs=5, optimizer=optimizer, schedule=rc.ScheduleSpec(*schedule))
+    networks: list[rc.Posterior] = []
+    for seed in range(count):
+        model = architecture.build(data.input_shape, 10, generator=torch.Generator().manual_seed(seed))
+        train = data.train.batches(256, shuffle_seed=seed)
+        networks.append(method.fit(model, train, generator=torch.Generator().manual_seed(seed)).posterior)
+        print(f"network {seed} is trained", flush=True)
+    return model, architecture.spec(model), networks, list(data.test.batches(1000))
+
+
+def main() -> None:  # ruff: ignore[too-many-locals] - a script
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--networks", type=int, default=10)
+    parser.add_argument("--width", type=int, default=256)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    model, spec, networks, test = trained(arguments.root, arguments.networks, arguments.width)
+    units = sum(group.size for group in spec.layout.groups.values())
+
+    def row(label: str, members: list[rc.Posterior], seconds: float, error: float | None = None) -> list[str]:
+        score = rc.score(rc.barycenter(members), model=model, data=test)
+        around = "" if error is None else f"{100 * error:.1f} %"
+        return [label, f"{100 * score.values['accuracy']:.2f} %", f"{score.nll:.4f}", f"{seconds:.1f}", around]
+
+    singles = [rc.score(q, model=model, data=test) for q in networks]
+    accuracy = sum(score.values["accuracy"] for score in singles) / len(singles)
+    loss = sum(score.nll for score in singles) / len(singles)
+    rows = [["single networks, mean", f"{100 * accuracy:.2f} %", f"{loss:.4f}", "", ""]]
+    rows.append(row("mean of all, unaligned", networks, 0.0))
+    start = time.perf_counter()
+    first = [networks[0], *(rc.match(networks[0], q, spec, "weight").apply(q) for q in networks[1:])]
+    seconds = time.perf_counter() - start
+    maps = {
+        (a, b): rc.match(networks[b], networks[a], spec, "weight").permutation for a, b in permutations(range(5), 2)
+    }
+    rows.append(row("to the first", first, seconds, circle(lambda a, b: maps[a, b], units)))
+    start, running = time.perf_counter(), [networks[0]]
+    for q in networks[1:]:
+        running.append(rc.match(rc.barycenter(running), q, spec, "weight").apply(q))
+    rows.append(row("one after the other", running, time.perf_counter() - start))
+    for matcher in ("weight", "frank_wolfe"):
+        start = time.perf_counter()
+        many = rc.match_many(networks, spec, matcher=matcher)
+        seconds = time.perf_counter() - start
+        label = f"`match_many`, {matcher}, {len(many.trace) - 1} rounds"
+        rows.append(row(label, list(many.posteriors), seconds, circle(many.between, units)))
+    headers = ["", "accuracy", "NLL (nats)", "seconds", "circle"]
+    print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()

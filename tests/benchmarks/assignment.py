@@ -1,0 +1,110 @@
+"""Assignment solvers side by side, on matrices of every sort: seconds, and ratios to SciPy.
+
+    python tests/benchmarks/assignment.py [SIZE ...]      # and `pip install lapx` for its column
+
+One thread; processor time, the best of three. *Again* is the compiled kernel begun from its own result for the matrix
+before one per cent of noise was added. Every total is compared with SciPy's.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from tabulate import tabulate
+
+import rebasin_core as rc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+try:
+    import lap
+except ImportError:
+    lap = None
+
+
+def matrices(n: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield matrices in single precision."""
+    g = torch.Generator().manual_seed(n)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g)
+
+    a, b = normal(n, 4 * n), normal(n, 4 * n)
+    order = torch.randperm(n, generator=g)
+    hard = math.sqrt(4 * n / (2 * math.log(n)))
+    dead = normal(n, n)
+    dead[: n // 5], dead[:, : n // 5] = 0, 0
+    yield "independent entries", normal(n, n)
+    yield "unrelated weights", a @ b.T
+    yield "moved copy, noise 1", a @ (a[order] + normal(n, 4 * n)).T
+    yield "moved copy, noise at the limit", a @ (a[order] + hard * normal(n, 4 * n)).T
+    yield "rank one", normal(n, 1) * normal(1, n)
+    yield "scales over e^2", normal(n, n) * (2 * normal(n, 1)).exp() * (2 * normal(1, n)).exp()
+    yield "a fifth dead", dead
+    yield "integers 0 to 9", torch.randint(0, 10, (n, n), generator=g).float()
+    yield "constant", torch.ones(n, n)
+
+
+def timed(run: Callable[[], Tensor]) -> tuple[float, Tensor]:
+    """Return the best processor time of three, and the result."""
+    best, result = math.inf, torch.zeros(0)
+    for _ in range(3):
+        start = time.process_time()
+        result = run()
+        best = min(best, time.process_time() - start)
+    return best, result
+
+
+def total(matrix: Tensor, index: Tensor) -> float:
+    """Return what an assignment takes, in double precision."""
+    return matrix.double().gather(1, index.long().unsqueeze(1)).sum().item()
+
+
+def measured(matrix: Tensor) -> list[float]:
+    """Return the seconds of every solver on one matrix, SciPy's first."""
+    exact, costs = matrix.double().numpy(), (-matrix).numpy()
+    compiled, auction = rc.CompiledAssignment(), rc.AuctionAssignment()
+    before = compiled.solve(matrix)
+    later = matrix + 0.01 * matrix.std() * torch.randn(matrix.shape, generator=torch.Generator().manual_seed(1))
+    runs: list[Callable[[], Tensor]] = [
+        lambda: torch.from_numpy(linear_sum_assignment(exact, maximize=True)[1]),
+        lambda: compiled.solve(matrix).index,
+        lambda: auction.solve(matrix).index,
+        lambda: compiled.solve(later, start=before).index,
+    ]
+    if lap is not None:
+        runs.append(lambda: torch.as_tensor(lap.lapjvr(costs)[1]))
+    seconds, found = zip(*map(timed, runs), strict=True)
+    best = total(matrix, found[0])
+    for index in found[1:3]:
+        if abs(best - total(matrix, index)) > 1e-6 * max(1.0, abs(best)):
+            message = f"a total falls short of SciPy's by {best - total(matrix, index)}"
+            raise ValueError(message)
+    return list(seconds)
+
+
+def main() -> None:
+    """Print the table."""
+    torch.set_num_threads(1)
+    rows: list[list[str | float]] = []
+    ratios: list[float] = []
+    for n in [int(size) for size in sys.argv[1:]] or [256, 512, 1024, 2048]:
+        for name, matrix in matrices(n):
+            seconds = measured(matrix)
+            ratios.append(seconds[0] / seconds[1])
+            rows.append([name, n, *(1000 * spent for spent in seconds), ratios[-1]])
+    headers = ["", "n", "scipy, ms", "compiled", "auction", "again", *(["lapx"] if lap is not None else []), "ratio"]
+    print(tabulate(rows, headers, tablefmt="github", floatfmt=".2f"))
+    print(f"\nGeometric mean of scipy over compiled: {math.exp(sum(map(math.log, ratios)) / len(ratios)):.1f}")
+
+
+if __name__ == "__main__":
+    main()
