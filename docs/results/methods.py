@@ -60,9 +60,8 @@ def measure(pair: Pair, name: str, method: str) -> dict[str, float]:
     curve = rc.barrier(first, second, model=pair.model, data=test, num_points=7)
     found = {"seconds": seconds, "accuracy": curve.score[3], "barrier": curve.height, "error": curve.height_data_stderr}
     if name == RESET:
-        again = rc.barrier(
-            first, second, model=pair.model, data=test, calibration=train, estimator="reset", num_points=7
-        )
+        estimator = {"name": "reset", "estimator": {"name": "pointwise", "num_points": 7}}
+        again = rc.barrier(first, second, model=pair.model, data=test, calibration=train, estimator=estimator)
         found |= {"reset accuracy": again.score[3], "reset barrier": again.height}
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rebasin_core.config.architecture import ArchitectureConfig
+from rebasin_core.config.assignment import AssignmentConfig
 from rebasin_core.config.barrier import BarrierConfig
 from rebasin_core.config.dataset import DatasetConfig
 from rebasin_core.config.inference import InferenceConfig
@@ -23,6 +24,7 @@ _BASES: tuple[type[StrategyConfig], ...] = (
     DatasetConfig,
     InferenceConfig,
     MatcherConfig,
+    AssignmentConfig,  # after the matchers, which name it
     SpecConfig,
 )
 

@@ -149,6 +149,7 @@ class _Stages:
                 "identity_objective": result.identity_objective,
                 "outcome": result.outcome.name.lower(),
                 "sweeps": result.sweeps,
+                "upper_bound": result.upper_bound,
                 "trace": list(result.trace),
                 "moved": result.permutation.moved,
             }

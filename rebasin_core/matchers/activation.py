@@ -33,10 +33,11 @@ class ActivationMatcher(Matcher):
     $$ \max_P \sum_l \sum_i C^l_{i, p_l(i)}, \qquad
        C^l_{ij} = \frac{\mathrm{cov}(z^0_{l,i}, z^1_{l,j})}{\sigma(z^0_{l,i})\, \sigma(z^1_{l,j})} $$
 
-    with $z_l$ the outputs of every dense and convolutional layer that is called once and whose units a group permutes,
-    over examples, positions and drawn networks. Where several layers write into one group (a residual stream), their
-    matrices are added. Groups are independent of each other, so each is solved exactly; groups within groups (widths
-    within heads) jointly. Groups that no such layer writes into stay as they are.
+    with $z_l$ what every weight that stands in just one dense or convolutional product makes of its inputs (a layer, or
+    ``x @ weight``), where a group permutes these units, over examples, positions and drawn networks. Where several
+    weights write into one group (a residual stream), their matrices are added. Groups are independent of each other,
+    so each is solved exactly; groups within groups (widths within heads) jointly. Groups that no such product writes
+    into stay as they are.
 
     Activations are not kept: both networks are run batch by batch, and the products added up.
 

@@ -9,10 +9,9 @@ from tqdm import tqdm
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.evaluation.layers import Layer, layers_called_once
+from rebasin_core.evaluation.products import ProductWatch, WeightProduct, products_computed_once
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.symmetry.axis import Atom, Axis, is_fixed
-from rebasin_core.tensors.modules import forward_hooks
 from rebasin_core.tensors.precision import widened, working_dtype
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class ResponseProducts:
         self._likelihood = likelihood
         self._problem, dtype = problem, working_dtype(problem.reference.dtype)
         self._sides = [FunctionalModel(model, device=problem.reference.device, dtype=dtype) for model in models]
-        self._layers: list[list[Layer]] | None = None
+        self._watched: list[dict[str, WeightProduct]] | None = None
         self._sums: dict[str, list[Tensor]] = {}
 
     @classmethod
@@ -95,14 +94,14 @@ class ResponseProducts:
         ends = self._problem.reference, self._problem.candidate
         for _ in range(samples):
             drawn = [widened(q.sample(generator=self._problem.generator)) for q in ends]
-            if self._layers is None:
-                self._layers = [
-                    self._fitting(layers_called_once(side, inputs[:_TRIAL_ROWS], tensors))
+            if self._watched is None:
+                self._watched = [
+                    self._fitting(products_computed_once(side, inputs[:_TRIAL_ROWS], tensors))
                     for side, tensors in zip(self._sides, drawn, strict=True)
                 ]
             outputs = [
-                self._responses(side, layers, tensors, inputs, targets)
-                for side, layers, tensors in zip(self._sides, self._layers, drawn, strict=True)
+                self._responses(side, watched, tensors, inputs, targets)
+                for side, watched, tensors in zip(self._sides, self._watched, drawn, strict=True)
             ]
             for name, first in outputs[0].items():
                 second = outputs[1][name]
@@ -122,12 +121,12 @@ class ResponseProducts:
             correlation: Which of them.
 
         Returns:
-            Axes and ``[units, units]`` in float64, by the names of layers' weights.
+            Axes and ``[units, units]`` in float64, by the names of the weights.
 
         Raises:
             InvalidInputError: If there is no layer whose units a group permutes.
         """
-        self._require_layers()
+        self._require_products()
         found: dict[str, tuple[tuple[Axis, ...], Tensor]] = {}
         for name, (cross, first, second, squares, other_squares, count) in self._sums.items():
             covariance = cross / count - torch.outer(first, second) / count**2
@@ -138,7 +137,7 @@ class ResponseProducts:
                 ]
                 scales = [torch.where(v > _LEAST_VARIANCE, v, torch.full_like(v, torch.inf)).rsqrt() for v in variances]
                 covariance *= torch.outer(*scales)
-            axis = self._problem.layout.axes[name][0]
+            axis = self._axis(name)
             found[name] = ((Atom(axis.size), axis), covariance)
         return found
 
@@ -146,60 +145,65 @@ class ResponseProducts:
         """Return the mean squared distances between outputs.
 
         Returns:
-            The axis of the units and ``[units, units]`` in float64, by the names of layers' weights.
+            The axis of the units and ``[units, units]`` in float64, by the names of the weights.
 
         Raises:
             InvalidInputError: If there is no layer whose units a group permutes.
         """
-        self._require_layers()
+        self._require_products()
         return {
             name: (
-                self._problem.layout.axes[name][0],
+                self._axis(name),
                 ((squares.unsqueeze(1) + other_squares - 2 * cross) / count).clamp_min(0),
             )
             for name, (cross, _, _, squares, other_squares, count) in self._sums.items()
         }
 
-    def _require_layers(self) -> None:
+    def _require_products(self) -> None:
         if not self._sums:
             message = (
-                "no group permutes the outputs of a dense or convolutional layer that is called once and shares no "
-                "parameter: there is nothing whose activations could be matched. Use `weight`"
+                "no group permutes what a weight makes of its inputs in one dense or convolutional product: there is "
+                "nothing whose activations could be matched. Use `weight`"
             )
             raise InvalidInputError(message)
 
     def _responses(
         self,
         model: FunctionalModel,
-        layers: list[Layer],
+        watched: Mapping[str, WeightProduct],
         tensors: Mapping[str, Tensor],
         inputs: Tensor,
         targets: Tensor,
     ) -> dict[str, Tensor]:
-        """Return outputs of layers or gradients there, ``[units, rows]``, by the names of their weights."""
-        kept: dict[str, tuple[Layer, Tensor]] = {}
+        """Return outputs of products or gradients there, ``[units, rows]``, by the names of their weights."""
+        if not watched:
+            return {}
+        kept: dict[str, Tensor] = {}
 
-        def keep(layer: Layer, output: Tensor) -> Tensor:
+        def keep(product: WeightProduct, output: Tensor) -> Tensor:
+            if watched.get(product.name) != product:
+                return output
             if self._likelihood is not None:
                 output = output if output.requires_grad else output.requires_grad_()
                 output.retain_grad()
-            kept[layer.name("weight")] = layer, output
-            # What follows may write into its inputs.
-            return output.clone() if self._likelihood is not None else output
+            kept[product.name] = output
+            return output.clone()  # what follows may write into its inputs
 
-        hooks = [(layer.module, lambda _, __, output, layer=layer: keep(layer, output)) for layer in layers]
-        with forward_hooks(hooks), torch.set_grad_enabled(self._likelihood is not None):
-            outputs = model(tensors, inputs)
-            if self._likelihood is None:
-                return {name: layer.by_unit(output) for name, (layer, output) in kept.items()}
-            self._likelihood.check(outputs, targets)
-            (-self._likelihood.log_prob(outputs, targets)).sum().backward()
-        return {
-            name: layer.by_unit(output.grad if output.grad is not None else torch.zeros_like(output))
-            for name, (layer, output) in kept.items()
-        }
+        with torch.set_grad_enabled(self._likelihood is not None):
+            with ProductWatch(tensors, keep):
+                outputs = model(tensors, inputs)
+            if self._likelihood is not None:
+                self._likelihood.check(outputs, targets)
+                (-self._likelihood.log_prob(outputs, targets)).sum().backward()
+                kept = {n: torch.zeros_like(t) if t.grad is None else t.grad for n, t in kept.items()}
+        return {name: watched[name].by_unit(output) for name, output in kept.items()}
 
-    def _fitting(self, layers: list[Layer]) -> list[Layer]:
-        """Return the layers whose units are moved."""
+    def _fitting(self, products: list[WeightProduct]) -> dict[str, WeightProduct]:
+        """Return the products whose units are moved, by the names of their weights."""
         axes = self._problem.layout.axes
-        return [layer for layer in layers if not is_fixed(axes[layer.name("weight")][0])]
+        return {p.name: p for p in products if p.name in axes and not is_fixed(axes[p.name][p.axis])}
+
+    def _axis(self, name: str) -> Axis:
+        """Return the axis along which the units of a product stand."""
+        watched = (self._watched or [{}])[0]
+        return self._problem.layout.axes[name][watched[name].axis]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from rebasin_core import Registry, RunConfig
+from rebasin_core.config.base import FAMILIES
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.config.schema import run_schema
@@ -77,7 +78,7 @@ def test_every_problem_has_its_line_and_the_nearest_name(
 
 
 def test_schema_holds_every_strategy(builtin_registry: Registry) -> None:
-    families = ("architecture", "spec", "dataset", "inference", "matcher", "barrier")
+    families = FAMILIES
     configs = {f: [builtin_registry.config_class(f, n) for n in builtin_registry.names(f)] for f in families}
     schema = run_schema(configs)
     text = json.dumps(schema)

@@ -87,5 +87,7 @@ def test_what_is_missing() -> None:
     frozen = rc.table_spec(dict.fromkeys(["0.weight", "2.weight"], "-, -") | {"0.bias": "-", "2.bias": "-"}, model)
     with pytest.raises(InvalidInputError, match="Use `weight`"):
         rc.match(model, model, frozen, "activation", model=model, data=[(torch.zeros(2, 3), torch.zeros(2))])
+    with pytest.raises(InvalidInputError, match="Use `weight`"):
+        rc.match(model, model, frozen, "gradient", model=model, data=[(torch.zeros(2, 3), torch.zeros(2).long())])
     with pytest.raises(InvalidInputError, match="expected a metric among"):
         rc.ActivationMatcher(metric="cosine")  # type: ignore[arg-type]
