@@ -5,7 +5,7 @@
 
 Goes on where it was stopped.
 
-`pairs.py` says which files are needed. Test images: all of MNIST, the first 2,000 of CIFAR-10; matchers that need data
+`pairs.py` says which files are needed. Test images: all of MNIST, the first 1,000 of CIFAR-10; matchers that need data
 get the first 2,000 training images; of the two networks on groups, a tenth of all inputs, and all of them for the test.
 """
 
@@ -56,13 +56,14 @@ def measure(pair: Pair, name: str, method: str) -> dict[str, float]:
         result = rc.match(first, second, pair.spec, matcher, model=pair.model, data=train)
         second = result.apply(second)
     seconds = time.perf_counter() - start
-    test = list((pair.test.first(2000) if name == RESET else pair.test).batches(500))
+    test = list((pair.test.first(1000) if name == RESET else pair.test).batches(500))
     curve = rc.barrier(first, second, model=pair.model, data=test, num_points=7)
     found = {"seconds": seconds, "accuracy": curve.score[3], "barrier": curve.height, "error": curve.height_data_stderr}
     if name == RESET:
-        estimator = {"name": "reset", "estimator": {"name": "pointwise", "num_points": 7}}
-        again = rc.barrier(first, second, model=pair.model, data=test, calibration=train, estimator=estimator)
-        found |= {"reset accuracy": again.score[3], "reset barrier": again.height}
+        estimator = {"name": "reset", "estimator": {"name": "pointwise", "num_points": 3}}
+        statistics = pair.train.first(1000).batches(250)
+        again = rc.barrier(first, second, model=pair.model, data=test, calibration=statistics, estimator=estimator)
+        found |= {"reset accuracy": again.score[1], "reset barrier": again.height}
     return found
 
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 # The increments, in parts of the usual difference between a row's best and second best column.
 _INCREMENTS = (8.0, 2.0, 0.5, 0.125)
-_MOST_ROUNDS = 2000
+# Bids for every row, and rounds, after which a stage ends however many rows are free.
+_MOST_BIDS = 8
+_MOST_ROUNDS = 300
 
 
 @final
@@ -86,11 +88,13 @@ class _Auction:
         if usual > 0:
             for part in _INCREMENTS:
                 self._release(usual * part)
+                bids = 0
                 for _ in range(_MOST_ROUNDS):
                     free = (self.column_of < 0).nonzero().squeeze(1)
-                    if len(free) <= enough:
+                    if len(free) <= enough or bids > _MOST_BIDS * len(self._gain):
                         break
                     self._bid(free, usual * part)
+                    bids += len(free)
 
     def _two_least(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the least and the second least of price - gain of some rows, and the column of the least."""

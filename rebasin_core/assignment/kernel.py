@@ -87,13 +87,13 @@ def _built(command: Sequence[str], source: bytes) -> Path:
 
 def _folder() -> Path:
     """Return the user's cache folder; one for this process alone if that cannot be trusted or written."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "rebasin_core"
     try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "rebasin_core"
         folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
         mine = not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
         others = folder.stat().st_mode & 0o022
-    except OSError:
+    except (OSError, RuntimeError):  # also without a home
         return _own_folder()
     return folder if mine and not others and os.access(folder, os.W_OK) else _own_folder()
 
