@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ResponseMetric: TypeAlias = Literal["correlation", "covariance"]
 
 _TRIAL_ROWS = 2
-# A unit that does not vary is like no other.
+# A unit that does not vary is like no other; in parts of the largest mean square of its layer.
 _LEAST_VARIANCE = 1e-12
 
 
@@ -131,11 +131,11 @@ class ResponseProducts:
         for name, (cross, first, second, squares, other_squares, count) in self._sums.items():
             covariance = cross / count - torch.outer(first, second) / count**2
             if correlation:
-                variances = [
-                    (s / count - (m / count).square()).clamp_min(0)
-                    for s, m in ((squares, first), (other_squares, second))
-                ]
-                scales = [torch.where(v > _LEAST_VARIANCE, v, torch.full_like(v, torch.inf)).rsqrt() for v in variances]
+                scales = []
+                for square, total in ((squares, first), (other_squares, second)):
+                    variance = (square / count - (total / count).square()).clamp_min(0)
+                    varies = variance > _LEAST_VARIANCE * (square / count).max()
+                    scales.append(torch.where(varies, variance, torch.full_like(variance, torch.inf)).rsqrt())
                 covariance *= torch.outer(*scales)
             axis = self._axis(name)
             found[name] = ((Atom(axis.size), axis), covariance)

@@ -79,6 +79,20 @@ def test_units_that_never_vary_are_like_no_other() -> None:
     assert rc.match(model, model, spec, "activation", model=model, data=data).permutation.is_identity
 
 
+def test_small_gradients_are_compared_like_large_ones() -> None:
+    architecture = rc.MLPArchitecture(hidden=[7])
+    model = architecture.build((5,), 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        dict(model.named_parameters())["layers.1.bias"].add_(
+            torch.tensor([25.0, 0.0, 0.0])
+        )  # sure of its answer: gradients of 1e-10
+    spec = architecture.spec(model)
+    planted = spec.random_permutation(generator=torch.Generator().manual_seed(1))
+    data = [(torch.randn(90, 5, generator=torch.Generator().manual_seed(2)), torch.zeros(90).long())]
+    found = rc.match(model, planted.apply(model), spec, "gradient", model=model, data=data)
+    assert found.permutation == planted.inverse()
+
+
 def test_what_is_missing() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     spec = rc.table_spec({"0.weight": "a, -", "0.bias": "a", "2.weight": "-, a", "2.bias": "-"}, model)
