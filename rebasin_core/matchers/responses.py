@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 ResponseMetric: TypeAlias = Literal["correlation", "covariance"]
 
 _TRIAL_ROWS = 2
-# A unit that does not vary is like no other; in parts of the largest mean square of its layer.
-_LEAST_VARIANCE = 1e-12
+# A unit that does not vary is like no other: by so many roundings of its mean square.
+_ROUNDINGS = 10
 
 
 @final
@@ -43,8 +43,9 @@ class ResponseProducts:
         self, models: tuple[nn.Module, nn.Module], problem: MatchProblem, likelihood: Likelihood | None = None
     ) -> None:
         self._likelihood = likelihood
-        self._problem, dtype = problem, working_dtype(problem.reference.dtype)
-        self._sides = [FunctionalModel(model, device=problem.reference.device, dtype=dtype) for model in models]
+        self._problem, self._dtype = problem, working_dtype(problem.reference.dtype)
+        device = problem.reference.device
+        self._sides = [FunctionalModel(model, device=device, dtype=self._dtype) for model in models]
         self._watched: list[dict[str, WeightProduct]] | None = None
         self._sums: dict[str, list[Tensor]] = {}
 
@@ -134,7 +135,7 @@ class ResponseProducts:
                 scales = []
                 for square, total in ((squares, first), (other_squares, second)):
                     variance = (square / count - (total / count).square()).clamp_min(0)
-                    varies = variance > _LEAST_VARIANCE * (square / count).max()
+                    varies = variance > _ROUNDINGS * torch.finfo(self._dtype).eps * square / count
                     scales.append(torch.where(varies, variance, torch.full_like(variance, torch.inf)).rsqrt())
                 covariance *= torch.outer(*scales)
             axis = self._axis(name)
