@@ -108,6 +108,14 @@ def test_a_suboptimal_assignment_has_the_gap_that_the_duals_prove() -> None:
     assert bound_gap(a, torch.tensor([1, 0]), duals).item() == pytest.approx(3.0)
 
 
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+def test_matrices_on_any_device(solver: AssignmentSolver, device: torch.device) -> None:
+    a = torch.randn(3, 150, 150, generator=torch.Generator().manual_seed(0))
+    found = solver.solve(a.to(device))
+    assert found.index.device.type == device.type
+    assert torch.equal(found.index.cpu(), solver.solve(a).index)
+
+
 def test_bad_options() -> None:
     with pytest.raises(InvalidInputError, match="between 0 and 1"):
         AuctionAssignment(free=2.0)
