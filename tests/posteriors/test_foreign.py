@@ -179,6 +179,40 @@ def test_real_layers_of_blitz() -> None:
     assert torch.allclose(posterior.stddev["0.weight"], torch.log1p(layer.weight_sampler.rho.detach().exp()))
 
 
+def test_real_layers_of_torch_uncertainty() -> None:
+    layers: Any = pytest.importorskip("torch_uncertainty.layers.bayesian", reason="torch-uncertainty is not installed")
+    torch.manual_seed(0)
+    layer = layers.BayesLinear(3, 2)
+    posterior = rc.as_posterior(nn.Sequential(layer))
+    theirs = torch.stack([layer(torch.eye(3)) for _ in range(4000)]).detach().std(0).T
+    ours = (posterior.stddev["0.weight"].square() + posterior.stddev["0.bias"].square().unsqueeze(1)).sqrt()
+    torch.testing.assert_close(theirs, ours, rtol=0.1, atol=0)
+
+
+def test_real_swag_of_torch_uncertainty() -> None:
+    methods: Any = pytest.importorskip("torch_uncertainty.methods", reason="torch-uncertainty is not installed")
+    torch.manual_seed(0)
+    core = nn.Linear(3, 2)
+    wrapped = methods.SWAG(core, cycle_start=0, cycle_length=1, max_num_models=4)
+    for epoch in range(6):
+        with torch.no_grad():
+            for parameter in core.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        wrapped.update_wrapper(epoch)
+    posterior = rc.as_posterior(wrapped)
+    assert isinstance(posterior, rc.LowRankGaussianPosterior)
+    held = {
+        name.removeprefix("model.swag_stats."): t.flatten()
+        for name, t in wrapped.swag_stats.items()
+        if "cov" not in name
+    }
+    factor = wrapped.swag_stats["model.swag_stats.weight_covariance_sqrt"].T
+    mean, squares = held["weight_mean"], held["weight_sq_mean"]
+    torch.testing.assert_close(posterior.mean["weight"].flatten(), mean)
+    variance = (squares - mean.square()).clamp_min(1e-6) / 2 + factor.square().sum(1) / (2 * (factor.shape[1] - 1))
+    torch.testing.assert_close(posterior.stddev["weight"].flatten().square(), variance, rtol=1e-4, atol=1e-6)
+
+
 def test_real_ivon_is_read_and_written() -> None:
     library: Any = pytest.importorskip("ivon", reason="ivon-opt is not installed")
     model = nn.Linear(3, 2)
