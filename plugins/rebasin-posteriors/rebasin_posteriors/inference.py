@@ -62,7 +62,9 @@ class PosteriorsChain(Inference):
             raise InvalidInputError(message)
         self._sampler, self._epochs, self._burn_in = sampler, epochs, burn_in
         self._rate, self._prior_scale = learning_rate, prior_scale
-        self._options = {"alpha": friction} if sampler == "sghmc" else {}
+        # At rest to begin with: the library's own start, momenta of variance 1, is N times too hot at temperature 1 / N
+        # and throws the parameters far from where they were set up.
+        self._options = {"alpha": friction, "momenta": 0.0} if sampler == "sghmc" else {}
 
     @override
     def _fit(self, problem: FitProblem) -> FitResult:
