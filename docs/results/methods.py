@@ -23,24 +23,23 @@ from tabulate import tabulate
 import rebasin_core as rc
 from rebasin_core.errors import InvalidInputError
 
+WEIGHT = rc.WeightMatcher(start="outward")
 METHODS: dict[str, rc.Matcher | None] = {
     "unaligned": None,
-    "weight": rc.WeightMatcher(),
+    "weight": WEIGHT,
     "weight, from the identity": rc.WeightMatcher(start="identity"),
     "frank_wolfe": rc.FrankWolfeMatcher(),
-    "restarts of weight, 5": rc.RestartsMatcher(rc.WeightMatcher(), restarts=5),
+    "restarts of weight, 5": rc.RestartsMatcher(WEIGHT, restarts=5),
     "transport, weights": rc.TransportMatcher(),
     "activation": rc.ActivationMatcher(),
     "gradient": rc.GradientMatcher(),
     "transport, activations": rc.TransportMatcher(cost="activations"),
-    "activation, then weight": rc.ChainMatcher([rc.ActivationMatcher(), rc.WeightMatcher()]),
+    "activation, then weight": rc.ChainMatcher([rc.ActivationMatcher(), WEIGHT]),
     "sinkhorn, weights": rc.SinkhornMatcher(loss="weights"),
     "sinkhorn, midpoint": rc.SinkhornMatcher(loss="midpoint", epochs=10),
     "straight_through": rc.StraightThroughMatcher(epochs=5),
     "annealing, 500 steps": rc.AnnealingMatcher(steps=500),
-    "portfolio by loss": rc.PortfolioMatcher(
-        [rc.WeightMatcher(), rc.ActivationMatcher(), rc.GradientMatcher()], select="loss"
-    ),
+    "portfolio by loss": rc.PortfolioMatcher([WEIGHT, rc.ActivationMatcher(), rc.GradientMatcher()], select="loss"),
 }
 RESET = "cifar10-resnet20"
 

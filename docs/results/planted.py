@@ -27,8 +27,8 @@ NOISE = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
 METHODS: dict[str, rc.Matcher | None] = {
     "loop": None,
     "weight, from the identity": rc.WeightMatcher(start="identity"),
-    "weight": rc.WeightMatcher(),
-    "restarts of weight, 5": rc.RestartsMatcher(rc.WeightMatcher(), restarts=5),
+    "weight, outward": rc.WeightMatcher(start="outward"),
+    "restarts of weight, 5": rc.RestartsMatcher(rc.WeightMatcher(start="outward"), restarts=5),
     "frank_wolfe": rc.FrankWolfeMatcher(),
     "sinkhorn": rc.SinkhornMatcher(epochs=10),
 }

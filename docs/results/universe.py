@@ -23,6 +23,8 @@ import rebasin_core as rc
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+WEIGHT = rc.WeightMatcher(start="outward")
+
 
 def circle(between: Callable[[int, int], rc.Permutation], units: int) -> float:
     """Return the largest share of units out of place after three steps around a circle, of the first five networks."""
@@ -70,21 +72,19 @@ def main() -> None:  # ruff: ignore[too-many-locals] - a script
     rows = [["single networks, mean", f"{100 * accuracy:.2f} %", f"{loss:.4f}", "", ""]]
     rows.append(row("mean of all, unaligned", networks, 0.0))
     start = time.perf_counter()
-    first = [networks[0], *(rc.match(networks[0], q, spec, "weight").apply(q) for q in networks[1:])]
+    first = [networks[0], *(rc.match(networks[0], q, spec, WEIGHT).apply(q) for q in networks[1:])]
     seconds = time.perf_counter() - start
-    maps = {
-        (a, b): rc.match(networks[b], networks[a], spec, "weight").permutation for a, b in permutations(range(5), 2)
-    }
+    maps = {(a, b): rc.match(networks[b], networks[a], spec, WEIGHT).permutation for a, b in permutations(range(5), 2)}
     rows.append(row("to the first", first, seconds, circle(lambda a, b: maps[a, b], units)))
     start, running = time.perf_counter(), [networks[0]]
     for q in networks[1:]:
-        running.append(rc.match(rc.barycenter(running), q, spec, "weight").apply(q))
+        running.append(rc.match(rc.barycenter(running), q, spec, WEIGHT).apply(q))
     rows.append(row("one after the other", running, time.perf_counter() - start))
-    for matcher in ("weight", "frank_wolfe"):
+    for name, matcher in {"weight": WEIGHT, "frank_wolfe": "frank_wolfe"}.items():
         start = time.perf_counter()
         many = rc.match_many(networks, spec, matcher=matcher)
         seconds = time.perf_counter() - start
-        label = f"`match_many`, {matcher}, {len(many.trace) - 1} rounds"
+        label = f"`match_many`, {name}, {len(many.trace) - 1} rounds"
         rows.append(row(label, list(many.posteriors), seconds, circle(many.between, units)))
     headers = ["", "accuracy", "NLL (nats)", "seconds", "circle"]
     print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))

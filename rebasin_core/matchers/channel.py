@@ -11,18 +11,25 @@ from typing_extensions import override
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.coordinate_descent import CoordinateDescent
-from rebasin_core.matchers.descent import descended
+from rebasin_core.matchers.descent import better, descended
+from rebasin_core.matchers.result import MatchOutcome
 from rebasin_core.tensors.checks import require_finite
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from torch import Tensor
 
     from rebasin_core.assignment import AssignmentSolver
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.symmetry.permutation import Permutation
 
 Channels: TypeAlias = "dict[str, Tensor]"
-Start: TypeAlias = Literal["outward", "identity"]
+Start: TypeAlias = Literal["best", "outward", "identity"]
+
+# If a descent gains less than this part after it has begun outward, one from the identity ends lower.
+_MORE_TO_FIND = 0.02
 
 
 class AbstractChannelMatcher(Matcher):
@@ -37,8 +44,10 @@ class AbstractChannelMatcher(Matcher):
     Args:
         max_sweeps: The most sweeps over all groups, at least 1.
         assignment: Solves the assignments; the fastest exact solver if not given.
-        start: ``outward``: if no initial permutation is given, every group is first solved once by what is known
-            already, from the data on; where that is worse than the identity, and with ``identity``, from the identity.
+        start: Where descents begin if no initial permutation is given. ``identity``; ``outward``: every group is first
+            solved once by what is known already, from the data on (better by far for unrelated networks; the identity
+            where that is worse); ``best``: the better of both, the second of them left out where the first hardly
+            moved after its beginning.
 
     Raises:
         InvalidInputError: If an option is out of range.
@@ -49,7 +58,7 @@ class AbstractChannelMatcher(Matcher):
 
     @abstractmethod
     def __init__(
-        self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None, start: Start = "outward"
+        self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None, start: Start = "best"
     ) -> None:
         if max_sweeps < 1:
             message = f"expected `max_sweeps` of at least 1, got {max_sweeps!r}"
@@ -70,18 +79,33 @@ class AbstractChannelMatcher(Matcher):
         reference, candidate = self._channels(problem.reference, problem.candidate)
         require_finite(reference, "the reference's channels")
         require_finite(candidate, "the candidate's channels")
-        solver = CoordinateDescent(problem.layout, reference, candidate, solver=self._assignment)
-        identity_objective = solver.objective()
-        if problem.initial is None:
-            if self._start == "outward":
-                solver.begin_outward()
-        else:
-            solver = CoordinateDescent(
-                problem.layout, reference, candidate, initial=problem.initial.indices, solver=self._assignment
+
+        def begin(initial: Permutation | None = None) -> CoordinateDescent:
+            indices = None if initial is None else initial.indices
+            return CoordinateDescent(problem.layout, reference, candidate, initial=indices, solver=self._assignment)
+
+        first = begin()
+        identity_objective = first.objective()
+        found: MatchResult | None = None
+        for solver in self._beginnings(first, begin) if problem.initial is None else [begin(problem.initial)]:
+            result = descended(
+                problem, solver, max_sweeps=self._max_sweeps, start=start, identity_objective=identity_objective
             )
-        return descended(
-            problem, solver, max_sweeps=self._max_sweeps, start=start, identity_objective=identity_objective
-        )
+            found = result if found is None else better(found, result)
+            if found.outcome is MatchOutcome.INTERRUPTED:
+                break
+        assert found is not None  # ruff: ignore[assert] - there is a beginning
+        return found
+
+    def _beginnings(
+        self, first: CoordinateDescent, begin: Callable[[], CoordinateDescent]
+    ) -> Iterator[CoordinateDescent]:
+        """Yield where descents begin; what stands at the identity is given, and how to make another."""
+        outward = self._start != "identity" and first.begin_outward()
+        begun = first.gained
+        yield first
+        if outward and self._start == "best" and first.gained - begun > _MORE_TO_FIND * first.gained:
+            yield begin()
 
 
 def require_positive_stddev(posterior: Posterior, what: str) -> None:

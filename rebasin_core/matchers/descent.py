@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -60,3 +61,20 @@ def descended(
         seconds={"total": perf_counter() - start, **(seconds or {}), **solver.seconds},
         upper_bound=max(objective, solver.upper_bound()),
     )
+
+
+def better(first: MatchResult, second: MatchResult) -> MatchResult:
+    """Return the one of two results with the larger objective, with the time that both took.
+
+    Args:
+        first: A result.
+        second: Another one, of the same problem.
+
+    Returns:
+        The better one; interrupted if either was.
+    """
+    best = second if second.objective > first.objective else first
+    parts = first.seconds.keys() - {"total"}
+    seconds = {"total": second.seconds["total"], **{p: first.seconds[p] + second.seconds[p] for p in sorted(parts)}}
+    stopped = MatchOutcome.INTERRUPTED in {first.outcome, second.outcome}
+    return replace(best, seconds=seconds, outcome=MatchOutcome.INTERRUPTED if stopped else best.outcome)

@@ -28,7 +28,7 @@ class FisherMatcher(AbstractChannelMatcher):
     Args:
         max_sweeps: The most sweeps over all groups, at least 1.
         assignment: Solves the assignments; the fastest exact solver if not given.
-        start: ``outward`` or ``identity``, as in `AbstractChannelMatcher`.
+        start: ``best``, ``outward`` or ``identity``, as in `AbstractChannelMatcher`.
 
     Raises:
         InvalidInputError: If an option is out of range; on matching, if a standard deviation is zero.
@@ -50,7 +50,7 @@ class FisherMatcher(AbstractChannelMatcher):
     """
 
     def __init__(
-        self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None, start: Start = "outward"
+        self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None, start: Start = "best"
     ) -> None:
         super().__init__(max_sweeps=max_sweeps, assignment=assignment, start=start)
 

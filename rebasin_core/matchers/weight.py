@@ -23,7 +23,7 @@ class WeightMatcher(AbstractChannelMatcher):
     Args:
         max_sweeps: The most sweeps over all groups, at least 1.
         assignment: Solves the assignments; the fastest exact solver if not given.
-        start: ``outward`` or ``identity``, as in `AbstractChannelMatcher`.
+        start: ``best``, ``outward`` or ``identity``, as in `AbstractChannelMatcher`.
 
     Raises:
         InvalidInputError: If an option is out of range.
@@ -44,7 +44,7 @@ class WeightMatcher(AbstractChannelMatcher):
     """
 
     def __init__(
-        self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None, start: Start = "outward"
+        self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None, start: Start = "best"
     ) -> None:
         super().__init__(max_sweeps=max_sweeps, assignment=assignment, start=start)
 
