@@ -64,10 +64,15 @@ def test_by_default_an_interruption_is_an_interruption(monkeypatch: pytest.Monke
 def test_a_real_signal_ends_every_long_search(matcher: rc.Matcher) -> None:
     # What is imported on first use is imported now: the signal shall come while searching.
     rc.match(A, B, SPEC, rc.StraightThroughMatcher(epochs=1), model=A, data=DATA)
+    # Jobs in the background of a shell ignore the signal unless they say otherwise.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    result = rc.match(A, B, SPEC, matcher, model=A, data=DATA, on_interrupt="return")
-    timer.join()
+    try:
+        result = rc.match(A, B, SPEC, matcher, model=A, data=DATA, on_interrupt="return")
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
     assert result.outcome is rc.MatchOutcome.INTERRUPTED
     assert result.objective >= result.identity_objective
 
