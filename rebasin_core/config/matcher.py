@@ -103,13 +103,17 @@ class ActivationMatcherConfig(MatcherConfig):
         return ActivationMatcher(metric=self.metric, num_samples=self.num_samples)
 
 
+_BY_DRAWS = "compares gradients of independently drawn networks, which tell units apart only as draws add up"
+
+
 @final
 class GradientMatcherConfig(MatcherConfig):
     """Options of `GradientMatcher`."""
 
+    exempt_laws: ClassVar[Mapping[str, str]] = {"planted_permutation": _BY_DRAWS, "device_and_dtype": _BY_DRAWS}
     name: Literal["gradient"] = "gradient"
     metric: ResponseMetric = Field("correlation", description="`correlation` or `covariance`.")
-    num_samples: int = Field(4, ge=1, description="Networks drawn from each posterior.")
+    num_samples: int = Field(16, ge=1, description="Networks drawn from each posterior.")
     likelihood: LikelihoodName = Field("categorical", description="What outputs are scored by.")
 
     @override

@@ -54,6 +54,7 @@ class ActivationMatcher(Matcher):
 
     Example:
         >>> import torch
+        >>> from rebasin_core.posteriors import PointPosterior
         >>> from rebasin_core.specs import table_spec
         >>> make = lambda: torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
         >>> model, data = make(), [(torch.randn(50, 2), torch.zeros(50))]

@@ -58,7 +58,7 @@ class GradientMatcher(Matcher):
         self,
         *,
         metric: ResponseMetric = "correlation",
-        num_samples: int = 4,
+        num_samples: int = 16,
         likelihood: Likelihood | str = "categorical",
     ) -> None:
         if metric not in get_args(ResponseMetric) or num_samples < 1:
