@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
-from typing_extensions import override
-
-from rebasin_core.assignment.base import Assignment, AssignmentSolver
 from rebasin_core.assignment.compiled import CompiledAssignment
 from rebasin_core.assignment.scipy_solver import ScipyAssignment
 from rebasin_core.errors import InvalidInputError
@@ -15,25 +12,12 @@ from rebasin_core.errors import InvalidInputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-@final
-class AutoAssignment(AssignmentSolver):
-    """The fastest exact solver that this machine has: `compiled`, or `scipy` where that cannot be built.
-
-    Example:
-        >>> import torch
-        >>> AutoAssignment().solve(torch.tensor([[1.0, 2.0], [3.0, 5.0]])).index.tolist()
-        [0, 1]
-    """
-
-    @override
-    def _solve(self, similarity: Tensor, start: Assignment | None) -> Assignment:
-        return default_solver().solve(similarity, start=start)
+    from rebasin_core.assignment.base import AssignmentSolver
 
 
 @functools.cache
 def default_solver() -> AssignmentSolver:
-    """Return the solver that is used where none is named."""
+    """Return the fastest exact solver that this machine has: `compiled`, or `scipy` where that cannot be built."""
     try:
         return CompiledAssignment()
     except InvalidInputError:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, final
 from pydantic import Field
 from typing_extensions import override
 
-from rebasin_core.assignment import AuctionAssignment, AutoAssignment, CompiledAssignment, ScipyAssignment
+from rebasin_core.assignment import AuctionAssignment, CompiledAssignment, ScipyAssignment, default_solver
 from rebasin_core.config.base import StrategyConfig
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ class AssignmentConfig(StrategyConfig):
 
 @final
 class AutoAssignmentConfig(AssignmentConfig):
-    """Options of `AutoAssignment`."""
+    """Options of `auto`: the fastest exact solver that this machine has, `compiled` or `scipy`."""
 
     name: Literal["auto"] = "auto"
 
     @override
     def build(self) -> AssignmentSolver:
-        return AutoAssignment()
+        return default_solver()
 
 
 @final

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, final, get_args
+from typing import TYPE_CHECKING, final
 
 import torch
 from typing_extensions import override
 
-from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.coordinate_descent import CoordinateDescent
 from rebasin_core.matchers.descent import descended
-from rebasin_core.matchers.responses import ResponseMetric, ResponseProducts
+from rebasin_core.matchers.responses import ResponseMetric, ResponseProducts, require_response_options
 from rebasin_core.symmetry.layout import Layout
 
 if TYPE_CHECKING:
@@ -68,12 +67,7 @@ class ActivationMatcher(Matcher):
     """
 
     def __init__(self, *, metric: ResponseMetric = "correlation", num_samples: int = 4) -> None:
-        if metric not in get_args(ResponseMetric) or num_samples < 1:
-            message = (
-                f"expected a metric among {get_args(ResponseMetric)} and `num_samples` of at least 1, got {metric!r} "
-                f"and {num_samples!r}"
-            )
-            raise InvalidInputError(message)
+        require_response_options(metric, num_samples)
         self._metric: ResponseMetric = metric
         self._num_samples = num_samples
 

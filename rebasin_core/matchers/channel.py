@@ -6,6 +6,7 @@ from abc import abstractmethod
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
 
+import torch
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
@@ -16,14 +17,11 @@ from rebasin_core.matchers.result import MatchOutcome
 from rebasin_core.tensors.checks import require_finite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from torch import Tensor
 
     from rebasin_core.assignment import AssignmentSolver
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.posteriors.base import Posterior
-    from rebasin_core.symmetry.permutation import Permutation
 
 Channels: TypeAlias = "dict[str, Tensor]"
 Start: TypeAlias = Literal["best", "outward", "identity"]
@@ -56,7 +54,6 @@ class AbstractChannelMatcher(Matcher):
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, algorithm 1.
     """
 
-    @abstractmethod
     def __init__(
         self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None, start: Start = "best"
     ) -> None:
@@ -79,33 +76,50 @@ class AbstractChannelMatcher(Matcher):
         reference, candidate = self._channels(problem.reference, problem.candidate)
         require_finite(reference, "the reference's channels")
         require_finite(candidate, "the candidate's channels")
+        solver = CoordinateDescent(problem.layout, reference, candidate, solver=self._assignment)
+        identity_objective = solver.objective()
 
-        def begin(initial: Permutation | None = None) -> CoordinateDescent:
-            indices = None if initial is None else initial.indices
-            return CoordinateDescent(problem.layout, reference, candidate, initial=indices, solver=self._assignment)
-
-        first = begin()
-        identity_objective = first.objective()
-        found: MatchResult | None = None
-        for solver in self._beginnings(first, begin) if problem.initial is None else [begin(problem.initial)]:
-            result = descended(
+        def descend() -> MatchResult:
+            return descended(
                 problem, solver, max_sweeps=self._max_sweeps, start=start, identity_objective=identity_objective
             )
-            found = result if found is None else better(found, result)
-            if found.outcome is MatchOutcome.INTERRUPTED:
-                break
-        assert found is not None  # ruff: ignore[assert] - there is a beginning
-        return found
 
-    def _beginnings(
-        self, first: CoordinateDescent, begin: Callable[[], CoordinateDescent]
-    ) -> Iterator[CoordinateDescent]:
-        """Yield where descents begin; what stands at the identity is given, and how to make another."""
-        outward = self._start != "identity" and first.begin_outward()
-        begun = first.gained
-        yield first
-        if outward and self._start == "best" and first.gained - begun > _MORE_TO_FIND * first.gained:
-            yield begin()
+        if problem.initial is not None:
+            solver.begin_at(problem.initial.indices)
+            return descend()
+        outward = self._start != "identity" and solver.begin_outward()
+        begun = solver.gained
+        result = descend()
+        more = self._start == "best" and solver.gained - begun > _MORE_TO_FIND * solver.gained
+        if not (outward and more) or result.outcome is MatchOutcome.INTERRUPTED:
+            return result
+        solver.begin_at(None)
+        return better(result, descend())
+
+
+def mean_channels(posterior: Posterior) -> Channels:
+    """Return the means as one channel.
+
+    Args:
+        posterior: The posterior.
+
+    Returns:
+        ``[1, *s]`` for every parameter.
+    """
+    return {name: tensor.unsqueeze(0) for name, tensor in posterior.mean.items()}
+
+
+def moment_channels(posterior: Posterior) -> Channels:
+    """Return means and standard deviations as two channels.
+
+    Args:
+        posterior: The posterior.
+
+    Returns:
+        ``[2, *s]`` for every parameter.
+    """
+    stddev = posterior.stddev
+    return {name: torch.stack([mean, stddev[name]]) for name, mean in posterior.mean.items()}
 
 
 def require_positive_stddev(posterior: Posterior, what: str) -> None:

@@ -63,19 +63,13 @@ class CoordinateDescent:
         self._terms = joined([term for term in terms if term.groups])
         self._constant = sum(total_product(term.reference, term.candidate) for term in terms if not term.groups)
         device = self._terms[0].reference.device if self._terms else torch.device("cpu")
-        self.indices: dict[str, Tensor] = {
+        self._identity = {
             name: torch.arange(group.size, device=device).expand(layout.index_shape(name)).clone()
-            if initial is None
-            else initial[name].to(device).clone()
             for name, group in layout.groups.items()
         }
-        self._unmoved = self.indices if initial is None else None
-        self.seconds = {"similarity": 0.0, "assignment": 0.0}
         self._touching = {name: [term for term in self._terms if name in term.groups] for name in layout.groups}
         self._all_gains = Gains(layout, self._touching)
-        self._last: dict[str, Assignment] = {}
-        self._stale = dict.fromkeys(layout.groups, True)
-        self.gained = 0.0
+        self.begin_at(initial)
         self._objective: tuple[Mapping[str, Tensor], float] | None = None  # at which indices, and its value
 
     def objective(self) -> float:
@@ -87,6 +81,21 @@ class CoordinateDescent:
             value = self._value(self._terms)
             self._objective = (self.indices, self._constant + value)
         return self._objective[1]
+
+    def begin_at(self, initial: Mapping[str, Tensor] | None) -> None:
+        """Begin, or begin anew; what depends on no permutation is not computed again.
+
+        Args:
+            initial: An index for every group; None for the identity.
+        """
+        self.indices: dict[str, Tensor] = self._identity
+        if initial is not None:
+            self.indices = {name: initial[name].to(index.device).clone() for name, index in self._identity.items()}
+        self._all_gains.forget()
+        self._last: dict[str, Assignment] = {}
+        self._stale = dict.fromkeys(self._layout.groups, True)
+        self.seconds = {"similarity": 0.0, "assignment": 0.0}
+        self.gained = 0.0
 
     def upper_bound(self) -> float:
         """Return what no permutation can exceed: an assignment a group for what it gains alone, norms for the rest."""
@@ -268,7 +277,7 @@ class CoordinateDescent:
         return picked(similarity, choice).sum(-1), choice
 
     def _value(self, terms: Sequence[Term]) -> float:
-        if self.indices is self._unmoved:
+        if self.indices is self._identity:
             return sum(total_product(term.reference, term.candidate) for term in terms)
         return sum(
             total_product(term.reference, act_on_cell(self._layout, self.indices, term.candidate, term.atoms))

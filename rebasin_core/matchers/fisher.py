@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, final
 import torch
 from typing_extensions import override
 
-from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels, Start, require_positive_stddev
+from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels, require_positive_stddev
 
 if TYPE_CHECKING:
-    from rebasin_core.assignment import AssignmentSolver
     from rebasin_core.posteriors.base import Posterior
 
 
@@ -48,11 +47,6 @@ class FisherMatcher(AbstractChannelMatcher):
         >>> FisherMatcher().match(q, r, spec).apply(r).mean["b"].tolist()
         [1.0, 0.0]
     """
-
-    def __init__(
-        self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None, start: Start = "best"
-    ) -> None:
-        super().__init__(max_sweeps=max_sweeps, assignment=assignment, start=start)
 
     @override
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:

@@ -13,6 +13,7 @@ from typing_extensions import override
 from rebasin_core.assignment import solve_assignment
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.channel import mean_channels, moment_channels
 from rebasin_core.matchers.coordinate_descent import CoordinateDescent
 from rebasin_core.matchers.interruption import interruptible
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
@@ -113,10 +114,7 @@ class FrankWolfeMatcher(Matcher):
         )
 
     def _channels_of(self, posterior: Posterior) -> dict[str, Tensor]:
-        stddev = posterior.stddev
-        if self._channels == "mean":
-            return {name: tensor.unsqueeze(0) for name, tensor in posterior.mean.items()}
-        return {name: torch.stack([tensor, stddev[name]]) for name, tensor in posterior.mean.items()}
+        return mean_channels(posterior) if self._channels == "mean" else moment_channels(posterior)
 
 
 def _polished(

@@ -89,6 +89,10 @@ class Gains:
             kept.terms = self._varying[name]
         return kept.total
 
+    def forget(self) -> None:
+        """Keep nothing but what depends on no other group."""
+        self._kept.clear()
+
     def share_known(self, name: str, settled: Collection[str]) -> float:
         """Return how much of what a group gains depends on settled groups alone, by the norms of the terms.
 
@@ -152,7 +156,7 @@ class Gains:
 
         Args:
             name: The group.
-            indices: The present permutation; of groups around it, the part depends on them.
+            indices: The present permutation, on which the part does not depend.
 
         Returns:
             ``[*outer, n, n]``.

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, final, get_args
+from typing import TYPE_CHECKING, final
 
 from typing_extensions import override
 
-from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
 from rebasin_core.matchers.activation import matched_by_products
 from rebasin_core.matchers.base import Matcher, MatchProblem
-from rebasin_core.matchers.responses import ResponseMetric, ResponseProducts
+from rebasin_core.matchers.responses import ResponseMetric, ResponseProducts, require_response_options
 
 if TYPE_CHECKING:
     from rebasin_core.matchers.result import MatchResult
@@ -61,12 +60,7 @@ class GradientMatcher(Matcher):
         num_samples: int = 16,
         likelihood: Likelihood | str = "categorical",
     ) -> None:
-        if metric not in get_args(ResponseMetric) or num_samples < 1:
-            message = (
-                f"expected a metric among {get_args(ResponseMetric)} and `num_samples` of at least 1, got {metric!r} "
-                f"and {num_samples!r}"
-            )
-            raise InvalidInputError(message)
+        require_response_options(metric, num_samples)
         self._metric: ResponseMetric = metric
         self._num_samples, self._likelihood = num_samples, as_likelihood(likelihood)
 

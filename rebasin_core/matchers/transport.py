@@ -11,6 +11,7 @@ from typing_extensions import override
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.best import BestSoFar
+from rebasin_core.matchers.channel import mean_channels, moment_channels
 from rebasin_core.matchers.coupling import Coupling, consuming_axes, require_same_form
 from rebasin_core.matchers.ground_cost import WeightCosts
 from rebasin_core.matchers.responses import ResponseProducts
@@ -190,11 +191,7 @@ class TransportMatcher(Matcher):
         return costs
 
     def _channels(self, posterior: Posterior) -> dict[str, Tensor]:
-        mean = widened(posterior.mean)
-        if self._cost == "weights":
-            return {name: tensor.unsqueeze(0) for name, tensor in mean.items()}
-        stddev = widened(posterior.stddev)
-        return {name: torch.stack([tensor, stddev[name]]) for name, tensor in mean.items()}
+        return widened(mean_channels(posterior) if self._cost == "weights" else moment_channels(posterior))
 
     def _activation_costs(
         self, problem: MatchProblem, candidate_model: nn.Module | None, free: list[str]

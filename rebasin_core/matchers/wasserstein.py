@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-import torch
 from typing_extensions import override
 
-from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels, Start
+from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels, moment_channels
 
 if TYPE_CHECKING:
-    from rebasin_core.assignment import AssignmentSolver
     from rebasin_core.posteriors.base import Posterior
 
 
@@ -48,16 +46,6 @@ class WassersteinMatcher(AbstractChannelMatcher):
         [1.0, 3.0]
     """
 
-    def __init__(
-        self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None, start: Start = "best"
-    ) -> None:
-        super().__init__(max_sweeps=max_sweeps, assignment=assignment, start=start)
-
     @override
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
-        return _moments(reference), _moments(candidate)
-
-
-def _moments(posterior: Posterior) -> Channels:
-    stddev = posterior.stddev
-    return {name: torch.stack([mean, stddev[name]]) for name, mean in posterior.mean.items()}
+        return moment_channels(reference), moment_channels(candidate)

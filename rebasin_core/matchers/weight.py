@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, final
 
 from typing_extensions import override
 
-from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels, Start
+from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels, mean_channels
 
 if TYPE_CHECKING:
-    from rebasin_core.assignment import AssignmentSolver
     from rebasin_core.posteriors.base import Posterior
 
 
@@ -43,14 +42,6 @@ class WeightMatcher(AbstractChannelMatcher):
         [[1.0, 2.0, 3.0]]
     """
 
-    def __init__(
-        self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None, start: Start = "best"
-    ) -> None:
-        super().__init__(max_sweeps=max_sweeps, assignment=assignment, start=start)
-
     @override
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
-        return (
-            {name: tensor.unsqueeze(0) for name, tensor in reference.mean.items()},
-            {name: tensor.unsqueeze(0) for name, tensor in candidate.mean.items()},
-        )
+        return mean_channels(reference), mean_channels(candidate)

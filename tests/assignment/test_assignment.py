@@ -15,7 +15,6 @@ from rebasin_core.assignment import (
     Assignment,
     AssignmentSolver,
     AuctionAssignment,
-    AutoAssignment,
     CompiledAssignment,
     ScipyAssignment,
     default_solver,
@@ -25,7 +24,7 @@ from rebasin_core.assignment import (
 from rebasin_core.assignment.duals import bound_gap, potentials_of
 from rebasin_core.errors import InvalidInputError
 
-SOLVERS = [ScipyAssignment(certify=True), CompiledAssignment(), AuctionAssignment(), AutoAssignment()]
+SOLVERS = [ScipyAssignment(certify=True), CompiledAssignment(), AuctionAssignment(), default_solver()]
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)

@@ -22,7 +22,8 @@ API = "\n".join(text for page, text in TEXT.items() if page.parent.name == "api"
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if "```python" in TEXT[p]], ids=lambda p: str(p.relative_to(ROOT)))
-def test_code_runs(page: Path) -> None:
+def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # what a page writes shall not stay
     blocks = list(Document.parse(str(page), *Sybil(parsers=[PythonCodeBlockParser()]).parsers))
     assert blocks
     for block in blocks:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch.func import functional_call
 
 import rebasin_core as rc
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.matchers.transport import GroundCost
 from rebasin_core.tensors.plans import PlanMethod, TransportSolver, nearest_permutation
 
 
@@ -40,7 +43,7 @@ def doubled(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("cost", ["weights", "activations"])
 @pytest.mark.parametrize("wide_reference", [False, True])
-def test_networks_of_other_widths_keep_their_function(cost: str, *, wide_reference: bool) -> None:
+def test_networks_of_other_widths_keep_their_function(cost: GroundCost, *, wide_reference: bool) -> None:
     narrow, spec = mlp([6, 4])
     wide, wide_spec = mlp([12, 8])
     inputs = torch.randn(50, 5, generator=generator(9), dtype=torch.float64)
@@ -49,7 +52,7 @@ def test_networks_of_other_widths_keep_their_function(cost: str, *, wide_referen
     torch.testing.assert_close(functional_call(wide, wide_tensors, (inputs,)), outputs)
     sides = [(tensors, narrow, spec), (wide_tensors, wide, wide_spec)]
     first, second = sides[::-1] if wide_reference else sides
-    coupling = rc.TransportMatcher(cost=cost).couple(  # type: ignore[arg-type]
+    coupling = rc.TransportMatcher(cost=cost).couple(
         rc.PointPosterior(first[0]),
         rc.PointPosterior(second[0]),
         first[2],
@@ -139,7 +142,7 @@ def test_bad_input() -> None:
     with pytest.raises(InvalidInputError, match="expected a method among"):
         rc.TransportMatcher(regularization=0.0)
     with pytest.raises(InvalidInputError, match="expected a cost among"):
-        rc.TransportMatcher(cost="nothing")  # type: ignore[arg-type]
+        rc.TransportMatcher(cost=cast("Any", "nothing"))
     with pytest.raises(InvalidInputError, match="give `model` and `data`"):
         rc.TransportMatcher(cost="activations").match(q, q, spec)
     with pytest.raises(InvalidInputError, match="the candidate"):
