@@ -84,21 +84,25 @@ class ProductWatch(TorchFunctionMode):
         product = self._product(func, args, kwargs or {})
         return output if product is None else self._seen(product, output)
 
+    def _weight(self, value: object) -> tuple[str, tuple[int, ...]]:
+        """Return the name of a weight and the numbers of its axes, in the order of the tensor; empty for others."""
+        _, name, axes = self._known.get(id(value), (None, "", ()))
+        return name, axes
+
     def _note_view(self, args: Sequence[Any], output: Tensor) -> None:
-        tensor, name, axes = self._known.get(id(args[0]), (None, "", ()))
-        if tensor is not None and tensor.dim() == _MATRIX and output.stride() == tensor.stride()[::-1]:
+        name, axes = self._weight(args[0])
+        if len(axes) == _MATRIX and output.stride() == args[0].stride()[::-1]:
             self._known[id(output)] = output, name, axes[::-1]
 
     def _product(self, func: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> WeightProduct | None:
         if func in _LAYERS:
-            weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
-            _, name, axes = self._known.get(id(weight), (None, "", ()))
+            name, axes = self._weight(kwargs.get("weight", args[1] if len(args) > 1 else None))
             return WeightProduct(name, axes[0], _LAYERS[func]) if name else None
         if func in _MATMULS or func in _ADDED:
-            left, right = (self._known.get(id(arg), (None, "", ())) for arg in args[-2:])
-            if right[1] and not left[1]:
-                return WeightProduct(right[1], right[2][-1], -1) if len(right[2]) == _MATRIX else None
-            return WeightProduct(left[1], left[2][0], -2) if left[1] and len(left[2]) == _MATRIX else None
+            (left, left_axes), (right, right_axes) = map(self._weight, args[-2:])
+            if right and not left:
+                return WeightProduct(right, right_axes[-1], -1) if len(right_axes) == _MATRIX else None
+            return WeightProduct(left, left_axes[0], -2) if len(left_axes) == _MATRIX else None
         return self._contraction(args) if func is torch.functional.einsum else None
 
     def _contraction(self, args: Sequence[Any]) -> WeightProduct | None:
@@ -108,7 +112,7 @@ class ProductWatch(TorchFunctionMode):
             return None
         (*terms, result) = equation.replace(" ", "").replace("->", ",").split(",")
         for weight, letters, others in ((operands[0], *terms), (operands[1], *terms[::-1])):
-            _, name, axes = self._known.get(id(weight), (None, "", ()))
+            name, axes = self._weight(weight)
             own = [letter for letter in letters if letter in result and letter not in others]
             if name and len(own) == 1:
                 return WeightProduct(name, axes[letters.index(own[0])], result.index(own[0]) - len(result))
