@@ -24,6 +24,8 @@ from uci_posteriors import score
 
 import rebasin_core as rc
 
+REGRESSIONS = ("concrete", "energy")
+
 
 def methods(epochs: int, rate: float, step: float, scale: float) -> dict[str, rc.Inference]:
     """Return pairs of methods, ours first."""
@@ -60,10 +62,10 @@ def images(root: Path, output: Path) -> None:
         write(output, found | scores(fit.posterior, model, data.test))
 
 
-def regressions(root: Path, output: Path, splits: int) -> None:
-    """Two UCI sets."""
+def regressions(chosen: list[str], root: Path, output: Path, splits: int) -> None:
+    """UCI sets."""
     architecture = rc.MLPArchitecture(hidden=[50])
-    for name in ("concrete", "energy"):
+    for name in chosen:
         for split in range(splits):
             data = rc.build("dataset", name="uci", dataset=name, root=root, split=split).load()
             with np.load(root / "uci" / f"{name}.npz") as archive:
@@ -84,9 +86,12 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--sets", nargs="+", default=["fashion_mnist", *REGRESSIONS])
     arguments = parser.parse_args()
-    images(arguments.root, arguments.output)
-    regressions(arguments.root, arguments.output, arguments.splits)
+    if "fashion_mnist" in arguments.sets:
+        images(arguments.root, arguments.output)
+    chosen = [name for name in REGRESSIONS if name in arguments.sets]
+    regressions(chosen, arguments.root, arguments.output, arguments.splits)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Every inference method on two UCI regressions.
 
-    python docs/results/uci_posteriors.py --root DATA --output uci.jsonl [--splits 20]
+    python docs/results/uci_posteriors.py --root DATA --output uci.jsonl [--splits 20] [--only METHOD ...]
 
 ``DATA`` holds the sets with the splits of Hernandez-Lobato and Adams. The network has one hidden layer of 50 units with
 ReLU, and predicts mean and noise (the `heteroscedastic` likelihood). Scores are in the units of the targets.
@@ -28,7 +28,7 @@ METHODS: dict[str, rc.Inference] = {
     "mc_dropout": rc.MCDropout(rate=0.05, epochs=200, optimizer=ADAM, schedule=LATE),
     "deep_ensemble": rc.DeepEnsemble(members=5, epochs=200, optimizer=ADAM, schedule=LATE),
     "snapshot_ensemble": rc.SnapshotEnsemble(members=5, epochs=250, optimizer=ADAM),
-    "swag": rc.SWAG(epochs=300, start=200, rank=20, optimizer=rc.OptimizerSpec("SGD", {"lr": 0.005, "momentum": 0.9})),
+    "swag": rc.SWAG(epochs=300, start=200, rank=20, optimizer=ADAM),
     "sgld": rc.SGLD(epochs=600, learning_rate=0.01, burn_in=300, thinning=10, chains=4),
     "sghmc": rc.SGHMC(epochs=600, learning_rate=0.002, burn_in=300, thinning=10, chains=4),
 }
@@ -36,7 +36,7 @@ METHODS: dict[str, rc.Inference] = {
 
 def score(posterior: rc.Posterior, model: torch.nn.Module, test: rc.Examples, unit: float) -> dict[str, float]:
     """Root mean squared error and NLL of the predictive, in the units of the targets."""
-    functional = FunctionalModel(model)
+    functional = FunctionalModel(model, dtype=next(model.parameters()).dtype)
     batches = held_batches(functional, test.batches(1000))
     likelihood = rc.HeteroscedasticGaussianLikelihood()
     estimate = LossEstimate.of(predict(posterior, functional, batches, likelihood, num_samples=128, seed=0))
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--sets", nargs="+", default=["concrete", "energy"])
+    parser.add_argument("--only", nargs="+", default=list(METHODS), choices=list(METHODS))
     arguments = parser.parse_args()
     architecture = rc.MLPArchitecture(hidden=[50])
     for name in arguments.sets:
@@ -58,10 +59,10 @@ def main() -> None:
             with np.load(arguments.root / "uci" / f"{name}.npz") as archive:
                 test = np.isin(np.arange(len(archive["y"])), archive["test_index"][split])
                 unit = float(archive["y"][~test].std())
-            for label, method in METHODS.items():
+            for label in arguments.only:
                 model = architecture.build(data.input_shape, 2, generator=torch.Generator().manual_seed(split))
                 train, start = data.train.batches(32, shuffle_seed=split), time.time()
-                fit = method.fit(
+                fit = METHODS[label].fit(
                     model, train, likelihood="heteroscedastic", generator=torch.Generator().manual_seed(split)
                 )
                 record = {"set": name, "method": label, "split": split, "seconds": round(time.time() - start, 1)}

@@ -9,7 +9,7 @@ import torch
 
 from rebasin_core.assignment import Assignment, AssignmentSolver, default_solver
 from rebasin_core.matchers.gains import Gains, reordered_within
-from rebasin_core.matchers.term import Term, inner_products, joined, picked, terms_of, total_product
+from rebasin_core.matchers.term import Term, inner_products, joined, picked, sorted_product, terms_of, total_product
 from rebasin_core.symmetry.action import act_on_cell
 
 if TYPE_CHECKING:
@@ -98,12 +98,19 @@ class CoordinateDescent:
         self.gained = 0.0
 
     def upper_bound(self) -> float:
-        """Return what no permutation can exceed: an assignment a group for what it gains alone, norms for the rest."""
+        """Return what no permutation can exceed.
+
+        Matrices that one group alone acts on count by the best assignment, vectors by their sorted entries (which is
+        the best assignment for one channel), everything else by norms.
+        """
         bound = self._constant
         for name, terms in self._touching.items():
-            if any(term.groups == (name,) for term in terms):
-                alone = self._all_gains.constant_part(name, self.indices)
-                bound += picked(alone, self._solver.solve(alone).index).double().sum().item()
+            alone = [term for term in terms if term.groups == (name,)]
+            if any(len(term.atoms) > 1 for term in alone):
+                gains = self._all_gains.constant_part(name, self.indices)
+                bound += picked(gains, self._solver.solve(gains).index).double().sum().item()
+            else:
+                bound += sum(sorted_product(term.reference, term.candidate) for term in alone)
         return bound + sum(term.bound for term in self._terms if len(term.groups) > 1)
 
     def begin_outward(self) -> bool:
@@ -119,22 +126,28 @@ class CoordinateDescent:
         waiting = [name for name, group in self._layout.groups.items() if group.within is None]
         waiting = [n for n in waiting if not any(n in self._layout.ancestors(other) for other in self._layout.groups)]
         before, old, settled = self.objective(), self.indices, set[str]()
+        # Every term is counted by the last of its groups that is settled, in what that group gains.
+        value, uncounted = self._constant, dict.fromkeys(self._terms)
         while waiting:
             name = max(waiting, key=lambda n: self._all_gains.share_known(n, settled))
-            if self._all_gains.share_known(name, settled) > 0:
+            known = self._all_gains.known_terms(name, settled)
+            if any(term.norm > 0 for term in known):
                 start = perf_counter()
-                gains = self._all_gains.known(name, self.indices, settled)
+                gains = self._all_gains.known(name, self.indices, known)
                 mid = perf_counter()
                 self.indices = {**self.indices, name: self._solver.solve(gains).index}
+                value += picked(gains, self.indices[name]).double().sum().item()
+                uncounted = {term: None for term in uncounted if term not in known}
                 self.seconds["similarity"] += mid - start
                 self.seconds["assignment"] += perf_counter() - mid
             settled.add(name)
             waiting.remove(name)
-        gain = self.objective() - before
-        if gain <= _RELATIVE_GAIN * abs(before):
+        value += self._value([*uncounted])
+        if value - before <= _RELATIVE_GAIN * abs(before):
             self.indices = old
             return False
-        self.gained += gain
+        self._objective = (self.indices, value)
+        self.gained += value - before
         return True
 
     def sweep(self, generator: torch.Generator) -> bool:

@@ -104,27 +104,37 @@ class Gains:
             Between 0 and 1.
         """
         known, everything = (
-            sum(term.norm for term in terms)
-            for terms in (self._known(name, settled), (*self._fixed[name], *self._varying[name]))
+            sum(term.norm for term in terms) for terms in (self.known_terms(name, settled), self._every(name))
         )
         return known / everything if everything > 0 else 0.0
 
-    def known(self, name: str, indices: Mapping[str, Tensor], settled: Collection[str]) -> Tensor:
+    def known_terms(self, name: str, settled: Collection[str]) -> list[Term]:
+        """Return the terms of a group whose other groups are all settled.
+
+        Args:
+            name: The group.
+            settled: Groups whose place is known.
+
+        Returns:
+            Terms that the group stands in once.
+        """
+        return [term for term in self._every(name) if all(group in settled for group in _others(name, term))]
+
+    def known(self, name: str, indices: Mapping[str, Tensor], terms: Sequence[Term]) -> Tensor:
         """Return the part of a matrix that depends on settled groups alone.
 
         Args:
             name: The group.
             indices: The present permutation.
-            settled: Groups whose place is known.
+            terms: Its known terms.
 
         Returns:
             ``[*outer, n, n]``.
         """
-        return self._keep(name, indices, [term for term in self._known(name, settled) if term.groups != (name,)]).total
+        return self._keep(name, indices, [term for term in terms if term.groups != (name,)]).total
 
-    def _known(self, name: str, settled: Collection[str]) -> list[Term]:
-        terms = (*self._fixed[name], *self._varying[name])
-        return [term for term in terms if all(group in settled for group in _others(name, term))]
+    def _every(self, name: str) -> Sequence[Term]:
+        return (*self._fixed[name], *self._varying[name])
 
     def anew(self, name: str, indices: Mapping[str, Tensor], terms: Sequence[Term]) -> Tensor:
         """Return the part of some terms, computed from nothing.

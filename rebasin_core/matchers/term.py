@@ -139,6 +139,19 @@ def total_product(left: Tensor, right: Tensor) -> float:
     return (left * right).sum().item()
 
 
+def sorted_product(left: Tensor, right: Tensor) -> float:
+    """Return the largest inner product of two vectors over all orders of the second, a sum over channels.
+
+    Args:
+        left: ``[C, n]``.
+        right: ``[C, n]``.
+
+    Returns:
+        A number.
+    """
+    return total_product(left.sort(-1).values, right.sort(-1).values)
+
+
 def picked(similarity: Tensor, index: Tensor) -> Tensor:
     """Return the entries that an assignment picks.
 

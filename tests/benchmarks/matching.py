@@ -41,7 +41,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "resnet20-x16": lambda: (rc.CifarResNetArchitecture(depth=20, width=16), (3, 32, 32), 10),
     "vgg16": lambda: (rc.VGGArchitecture(depth=16), (3, 32, 32), 10),
     "resnet50": lambda: (rc.ResNetArchitecture(depth=50), (3, 64, 64), 1000),
-    "vit-b16": lambda: (rc.ViTArchitecture(patch=16, width=768, depth=12, heads=12), (3, 224, 224), 1000),
+    "vit-b16": lambda: (rc.ViTArchitecture(patch=16, width=768, depth=12, heads=12, hidden=3072), (3, 224, 224), 1000),
 }
 TRAINED = ("mlp-3x512", "mlp-3x2048")
 LIMIT = 900.0  # seconds for one measurement

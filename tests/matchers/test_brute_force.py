@@ -14,9 +14,11 @@ from rebasin_core import (
     MLPArchitecture,
     Permutation,
     PermutationSpec,
+    PointPosterior,
     WassersteinMatcher,
     WeightMatcher,
     kl_divergence,
+    table_spec,
     wasserstein_distance,
 )
 
@@ -89,3 +91,20 @@ def test_objective_differs_from_the_distance_by_a_constant(name: str) -> None:
     gained = value(name, q, result.apply(r)) - value(name, q, r)
     factor = 2.0 if name == "wasserstein" else 1.0
     assert factor * (result.objective - result.identity_objective) == pytest.approx(gained)
+
+
+def test_no_permutation_exceeds_the_bound() -> None:
+    s = spec([4, 3])
+    for seed in range(5):
+        q, r = gaussian(s, seed), gaussian(s, seed + 100)
+        bound = WeightMatcher().match(q, r, s).upper_bound
+        assert bound is not None
+        assert bound >= best_of_all("weight", s, q, r) - 1e-9
+
+
+def test_the_bound_of_vectors_alone_is_the_optimum() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = ({"v": torch.randn(6, generator=generator, dtype=torch.float64)} for _ in range(2))
+    found = WeightMatcher().match(PointPosterior(a), PointPosterior(b), table_spec({"v": "h"}, a))
+    assert found.upper_bound == pytest.approx(found.objective)
+    assert found.objective == pytest.approx((a["v"].sort().values * b["v"].sort().values).sum().item())

@@ -1,0 +1,260 @@
+"""Our methods beside a plain loop of torch, and the wrappers of torch-uncertainty around it, at equal settings.
+
+    pip install torch-uncertainty
+    python docs/results/reference_loops.py --root DATA --output loops.jsonl [--splits 3]
+
+The networks, data, batches, optimisers and first values are those of `every_method.py` (Fashion-MNIST) and
+`uci_posteriors.py`. The reference trains by ten lines of torch; its posterior is torch-uncertainty's (SWAG, snapshots,
+MC dropout), predicts by torch-uncertainty's own forward, and its scores are taken by `torch.distributions` and
+torchmetrics. ``apart`` is the largest difference between the trained weights, where both run the same steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from every_method import methods as image_methods
+from every_method import scores
+from torch import Tensor, nn
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.nn import functional
+from torch_uncertainty.methods import SWAG, CheckpointCollector, mc_dropout
+from torchmetrics.classification import MulticlassCalibrationError
+from uci_posteriors import METHODS as REGRESSION_METHODS
+from uci_posteriors import score
+
+import rebasin_core as rc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DRAWS = 64
+
+
+@dataclass
+class Problem:
+    """A network, what it is trained on, and the settings of its methods."""
+
+    model: nn.Module
+    data: rc.DataSplits
+    batch_size: int
+    seed: int
+    loss: Callable[[Tensor, Tensor], Tensor]
+    rate: float
+    prior_scale: float
+    dropout: float
+    epochs: dict[str, int]
+    falls: bool = False
+
+    def train(self, model: nn.Module, method: str, end_epoch: Callable[[int], None] | None = None) -> None:
+        """Minimise the mean loss plus the prior's part by Adam (SWAG on images: by SGD)."""
+        epochs, batches = self.epochs[method], self.data.train.batches(self.batch_size, shuffle_seed=self.seed)
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=self.rate)
+        if method == "swag" and not self.falls:
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        steps = math.ceil(len(self.data.train.targets) / self.batch_size)
+        by_step = by_epoch = None
+        if method == "snapshot_ensemble":
+            by_step = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, steps * epochs // 5)
+        elif self.falls and method != "swag":
+            by_epoch = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
+        weight = 1 / (2 * self.prior_scale**2 * len(self.data.train.targets))
+        for epoch in range(epochs):
+            batches.set_epoch(epoch)
+            for inputs, targets in batches:
+                optimizer.zero_grad()
+                penalty = sum(parameter.square().sum() for parameter in model.parameters())
+                (self.loss(model(inputs), targets) + weight * penalty).backward()
+                optimizer.step()
+                if by_step is not None:
+                    by_step.step()
+            if by_epoch is not None:
+                by_epoch.step()
+            if end_epoch is not None:
+                end_epoch(epoch)
+
+    @torch.no_grad()
+    def outputs(self, draws: list[nn.Module]) -> Tensor:
+        """``[S, N, K]`` on the test data."""
+        return torch.stack([draw(self.data.test.inputs) for draw in draws])
+
+
+def networks_of(problem: Problem, method: str) -> tuple[nn.Module, Tensor]:
+    """Train the reference's posterior; return its network (or mean) and its outputs on test data."""
+    torch.manual_seed(problem.seed)
+    model = copy.deepcopy(problem.model)
+    if method == "map":
+        problem.train(model, method)
+        return model, problem.outputs([model])
+    if method == "deep_ensemble":
+        members = [model, *(_other(model) for _ in range(4))]
+        for member in members:
+            problem.train(member, method)
+        return model, problem.outputs(members)
+    if method == "snapshot_ensemble":
+        length = problem.epochs[method] // 5
+        collector = CheckpointCollector(
+            model, save_schedule=[length * k - 1 for k in range(1, 6)], use_final_model=False
+        )
+        problem.train(model, method, collector.update_wrapper)
+        return model, problem.outputs(list(collector.saved_models))
+    if method == "mc_dropout":
+        for number, layer in list(enumerate(model.layers))[1:]:
+            model.layers[number] = nn.Sequential(nn.Dropout(problem.dropout), layer)
+        problem.train(model, method)
+        dropped = mc_dropout(model, num_estimators=DRAWS).eval()
+        with torch.no_grad():
+            return model, dropped(problem.data.test.inputs).unflatten(0, (DRAWS, -1))
+    start = problem.epochs[method] * (2 if problem.falls else 1) // (3 if problem.falls else 2)
+    rank = 20 if problem.falls else 15
+    wrapped = SWAG(model, start - 1, 1, scale=0.5, max_num_models=rank, var_clamp=1e-30, num_estimators=1)
+    problem.train(model, method, wrapped.update_wrapper)
+    draws = [wrapped.sample(0.5, diag_covariance=False) for _ in range(DRAWS)]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(wrapped.swag_stats[f"{wrapped.prfx}{name}_mean"])
+    return model, problem.outputs(draws)
+
+
+def _other(model: nn.Module) -> nn.Module:
+    other = copy.deepcopy(model)
+    for layer in other.layers:
+        layer.reset_parameters()
+    return other
+
+
+def apart(posterior: rc.Posterior, reference: nn.Module, method: str) -> float | None:
+    """The largest difference between means, or last snapshots, where both run the same steps from the same values."""
+    if method not in {"map", "swag", "snapshot_ensemble"}:
+        return None
+    ours = {n: t[-1] for n, t in posterior.samples.items()} if method == "snapshot_ensemble" else posterior.mean
+    return max((ours[name] - parameter).abs().max().item() for name, parameter in reference.named_parameters())
+
+
+def image_scores(outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    """NLL, accuracy, calibration error (15 bins) and Brier score of the predictive."""
+    predictive = outputs.softmax(-1).mean(0)
+    return {
+        "nll": functional.nll_loss(predictive.log(), targets).item(),
+        "accuracy": (predictive.argmax(-1) == targets).double().mean().item(),
+        "ece": MulticlassCalibrationError(10, n_bins=15)(predictive, targets).item(),
+        "brier": (predictive - functional.one_hot(targets, 10)).square().sum(-1).mean().item(),
+    }
+
+
+def doubled(data: rc.DataSplits) -> rc.DataSplits:
+    """In float64: in float32, rounding alone drives equal runs apart within a hundred epochs."""
+
+    def cast(part: rc.Examples) -> rc.Examples:
+        return rc.Examples(part.inputs.double(), part.targets.double())
+
+    return replace(data, train=cast(data.train), test=cast(data.test))
+
+
+def noisy(outputs: Tensor) -> Independent:
+    """Means and softplus scales, as the likelihood `heteroscedastic` reads them."""
+    mean, raw = outputs.chunk(2, dim=-1)
+    return Independent(Normal(mean, 1e-3 + functional.softplus(raw)), 1)
+
+
+def regression_scores(outputs: Tensor, targets: Tensor, unit: float) -> dict[str, float]:
+    """Root mean squared error and NLL of the predictive, in the units of the targets."""
+    members = outputs.movedim(0, 1)
+    mixture = MixtureSameFamily(Categorical(torch.ones_like(members[..., 0])), noisy(members))
+    error = (mixture.mean - targets).square().mean().sqrt().item()
+    return {"rmse": unit * error, "nll": -mixture.log_prob(targets).mean().item() + math.log(unit)}
+
+
+def write(path: Path, record: dict[str, object]) -> None:
+    """Add a line, and show it."""
+    print(record, flush=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def compare(problem: Problem, method: str, ours: rc.Inference, likelihood: str) -> tuple[rc.Posterior, Tensor, dict]:
+    """Run both, and say how far apart they end."""
+    start = time.time()
+    train = problem.data.train.batches(problem.batch_size, shuffle_seed=problem.seed)
+    generator = torch.Generator().manual_seed(problem.seed)
+    fit = ours.fit(copy.deepcopy(problem.model), train, likelihood=likelihood, generator=generator)
+    middle = time.time()
+    reference, outputs = networks_of(problem, method)
+    seconds = {"seconds": round(middle - start, 1), "reference_seconds": round(time.time() - middle, 1)}
+    return fit.posterior, outputs, seconds | {"apart": apart(fit.posterior, reference, method)}
+
+
+def images(root: Path, output: Path, chosen: list[str]) -> None:
+    """Fashion-MNIST."""
+    data = rc.build("dataset", name="fashion_mnist", root=root).load()
+    epochs = {"map": 10, "deep_ensemble": 10, "snapshot_ensemble": 25, "mc_dropout": 15, "swag": 30}
+    for method in chosen:
+        model = rc.MLPArchitecture(hidden=[128, 128]).build(
+            data.input_shape, 10, generator=torch.Generator().manual_seed(1)
+        )
+        problem = Problem(model, data, 128, 1, functional.cross_entropy, 1e-3, 0.1, 0.2, epochs)
+        posterior, outputs, found = compare(problem, method, image_methods(1.0)[method], "categorical")
+        line = {"set": "fashion_mnist", "method": method} | found
+        write(
+            output,
+            line
+            | {"ours": scores(posterior, model, data.test)}
+            | {"reference": image_scores(outputs, data.test.targets)},
+        )
+
+
+def regressions(root: Path, output: Path, splits: int, chosen: list[str]) -> None:
+    """Two UCI sets."""
+    torch.set_default_dtype(torch.float64)  # in which torch-uncertainty draws
+    epochs = {"map": 200, "deep_ensemble": 200, "snapshot_ensemble": 250, "mc_dropout": 200, "swag": 300}
+    for name in ("concrete", "energy"):
+        for split in range(splits):
+            data = doubled(rc.build("dataset", name="uci", dataset=name, root=root, split=split).load())
+            with np.load(root / "uci" / f"{name}.npz") as archive:
+                test = np.isin(np.arange(len(archive["y"])), archive["test_index"][split])
+                unit = float(archive["y"][~test].std())
+            for method in chosen:
+                model = (
+                    rc
+                    .MLPArchitecture(hidden=[50])
+                    .build(data.input_shape, 2, generator=torch.Generator().manual_seed(split))
+                    .double()
+                )
+
+                def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+                    return -noisy(outputs).log_prob(targets).mean()
+
+                problem = Problem(model, data, 32, split, loss, 0.01, 1.0, 0.05, epochs, falls=True)
+                posterior, outputs, found = compare(problem, method, REGRESSION_METHODS[method], "heteroscedastic")
+                line = (
+                    {"set": name, "split": split, "method": method}
+                    | found
+                    | {"ours": score(posterior, model, data.test, unit)}
+                )
+                write(output, line | {"reference": regression_scores(outputs, data.test.targets, unit)})
+
+
+def main() -> None:
+    """Write one line a set, method and split."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--splits", type=int, default=3)
+    every = ["map", "swag", "snapshot_ensemble", "mc_dropout", "deep_ensemble"]
+    parser.add_argument("--only", nargs="+", default=every, choices=every)
+    arguments = parser.parse_args()
+    images(arguments.root, arguments.output, arguments.only)
+    regressions(arguments.root, arguments.output, arguments.splits, arguments.only)
+
+
+if __name__ == "__main__":
+    main()
