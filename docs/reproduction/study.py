@@ -20,6 +20,8 @@ import torch
 
 import rebasin_core as rc
 
+SAMPLES = 16
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -129,12 +131,13 @@ def measure(  # ruff: ignore[too-many-locals, too-many-arguments, too-many-posit
     matchers: list[str],
     *,
     start_at: str,
+    num_samples: int,
     download: bool,
 ) -> None:
     """Measure the pairs of a cell whose posteriors are there, and that are not measured yet."""
     files = {seed: folder / f"{cell.name}-s{seed}.safetensors" for seed in seeds}
     done = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()] if output.exists() else []
-    known = {(record["cell"], *record["pair"], record["alignment"]) for record in done}
+    known = {(r["cell"], *r["pair"], r["alignment"]) for r in done if r.get("samples", SAMPLES) == num_samples}
     pairs = [pair for pair in combinations(seeds, 2) if all(files[seed].exists() for seed in pair)]
     labels = ["unaligned", *matchers]
     missing = [(pair, label) for pair in pairs for label in labels if (cell.name, *pair, label) not in known]
@@ -158,13 +161,14 @@ def measure(  # ruff: ignore[too-many-locals, too-many-arguments, too-many-posit
             model=model,
             data=data.test.batches(1000),
             calibration=data.train.first(5_000).batches(1000),
-            estimator=estimator(cell),
+            estimator=estimator(cell, num_samples),
         )
         middle = curve.t.index(0.5)
         record = {
             "cell": cell.name,
             "pair": pair,
             "alignment": label,
+            "samples": num_samples,
             "height": curve.height,
             "stderr": curve.height_stderr,
             "data_stderr": curve.height_data_stderr,
@@ -180,17 +184,13 @@ def measure(  # ruff: ignore[too-many-locals, too-many-arguments, too-many-posit
             file.write(json.dumps(record) + "\n")
 
 
-def estimator(cell: Cell) -> dict[str, object]:
+def estimator(cell: Cell, num_samples: int) -> dict[str, object]:
     """How barriers of a cell are estimated: marginalised for distributions; batch statistics taken anew."""
     points = cell.method == "map"
     inner: dict[str, object] = (
         {"name": "pointwise", "num_points": 11}
         if points
-        else {
-            "name": "marginalized",
-            "num_points": 5,
-            "num_samples": 16,
-        }
+        else {"name": "marginalized", "num_points": 5, "num_samples": num_samples}
     )
     return {"name": "reset", "estimator": inner} if cell.network == "resnet_batch" else inner
 
@@ -211,6 +211,7 @@ def main() -> None:
     parser.add_argument("--only", default="*", help="a pattern of the names of cells")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--matchers", nargs="*", default=["weight", "wasserstein"])
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="networks drawn at every place")
     parser.add_argument("--start", default="outward", help="where coordinate descent begins: outward or identity")
     parser.add_argument("--download", action="store_true")
     arguments = parser.parse_args()
@@ -224,7 +225,8 @@ def main() -> None:
             train(cell, arguments.root, arguments.folder, range(1, arguments.seeds + 1), download=arguments.download)
         else:
             where = (arguments.root, arguments.folder, range(1, arguments.seeds + 1), arguments.output)
-            measure(cell, *where, arguments.matchers, start_at=arguments.start, download=arguments.download)
+            options = {"start_at": arguments.start, "num_samples": arguments.samples, "download": arguments.download}
+            measure(cell, *where, arguments.matchers, **options)
 
 
 if __name__ == "__main__":

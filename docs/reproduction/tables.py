@@ -13,6 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from study import SAMPLES
 from tabulate import tabulate
 
 from rebasin_core.report import save_figure, styled_figure
@@ -27,7 +28,10 @@ def read(path: Path) -> dict[str, Records]:
     found: dict[str, Records] = defaultdict(lambda: defaultdict(list))
     for line in path.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        found[record["cell"]][record["alignment"]].append(record)
+        # Rows with another number of samples than usual stand under a name of their own.
+        number = record.get("samples", SAMPLES)
+        cell = record["cell"] if number == SAMPLES else f"{record['cell']}-{number}"
+        found[cell][record["alignment"]].append(record)
     return found
 
 
@@ -111,6 +115,8 @@ def main() -> None:
         ("20,000 examples", f"{base}-d3-p0.05-kl0.05-e24-n20000"),
         ("5,000 examples", f"{base}-d3-p0.05-kl0.05-e96-n5000"),
     ]
+    name = others[0][1]
+    samples = [(str(n), name if n == SAMPLES else f"{name}-{n}") for n in (2, 4, SAMPLES, 64, 256)]
     cifar = [
         ("mean field, 512", "cifar10-mlp-vi-w512-d3-p0.05-kl0.05-e12-n50000"),
         ("points, 512", "cifar10-mlp-map-w512-d3-p0.1-e12-n50000"),
@@ -121,6 +127,7 @@ def main() -> None:
         ("MNIST, points", widths("mnist", "map")),
         ("Fashion-MNIST, points", widths("fashion_mnist", "map")),
         ("MNIST, mean field, 3 x 256, one thing changed", others),
+        ("MNIST, mean field, 3 x 256, samples", samples),
         ("CIFAR-10", cifar),
     ):
         print(f"\n### {title}\n\n{table(cells, chosen)}")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
     from rebasin_core.evaluation.networks import Adjust
     from rebasin_core.posteriors.base import Posterior
+
+EndPairs: TypeAlias = "Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]"
 
 
 class PathAdjustment(ABC):
@@ -22,12 +24,14 @@ class PathAdjustment(ABC):
     """
 
     @abstractmethod
-    def at(self, t: float, point: Posterior) -> Adjust | None:
+    def at(self, t: float, point: Posterior, ends: EndPairs) -> Adjust | None:
         """Return what changes the tensors of a network drawn there, given its number; None if nothing does.
 
         Args:
             t: The place.
             point: The posterior there.
+            ends: The networks that were drawn at both ends with the noise of those drawn here, in their order; drawn
+                as they are asked for.
 
         Returns:
             A function, or None.

@@ -14,12 +14,13 @@ from rebasin_core.barriers.path import places
 from rebasin_core.barriers.placing import located, require_tolerance
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.loss import LossEstimate, MetricName
-from rebasin_core.evaluation.networks import EvaluationOptions
+from rebasin_core.evaluation.networks import DrawnNetworks, EvaluationOptions
 from rebasin_core.evaluation.predictive import predict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rebasin_core.barriers.adjustment import EndPairs
     from rebasin_core.evaluation.networks import Adjust
     from rebasin_core.posteriors.base import Posterior
 
@@ -68,6 +69,7 @@ class AbstractPathBarrier(BarrierEstimator):
     @override
     def _estimate(self, problem: BarrierProblem) -> LossCurve:
         point, random = self._path(problem), self._num_samples > 1
+        ends = () if problem.adjustment is None else self._ends(problem, point)
         bar = tqdm(total=len(self._places), desc="path", unit="place", leave=False, disable=not problem.progress)
 
         def evaluate(t: float) -> LossEstimate:
@@ -80,7 +82,7 @@ class AbstractPathBarrier(BarrierEstimator):
                 num_samples=self._num_samples,
                 seed=problem.seed,
                 options=self._evaluation,
-                adjust=_adjust(problem, t, here),
+                adjust=_adjust(problem, t, here, ends),
                 groups=0 if self._metric in {"nll", "gibbs"} else _GROUPS,
             )
             bar.update()
@@ -90,12 +92,20 @@ class AbstractPathBarrier(BarrierEstimator):
             order, estimates = located(evaluate, self._places, self._tolerance)
         return LossCurve.of(order, estimates, random=random, metric=self._metric)
 
+    def _ends(self, problem: BarrierProblem, point: Callable[[float], Posterior]) -> EndPairs:
+        """Return the networks drawn at both ends, paired as the path pairs them."""
+        opposite = bool(self._evaluation.antithetic)
+        first, second = (
+            DrawnNetworks(point(t), self._num_samples, problem.seed, antithetic=opposite) for t in (0.0, 1.0)
+        )
+        return zip(first, second, strict=True)
 
-def _adjust(problem: BarrierProblem, t: float, point: Posterior) -> Adjust | None:
+
+def _adjust(problem: BarrierProblem, t: float, point: Posterior, ends: EndPairs) -> Adjust | None:
     """Return what is done to networks at a place; where only this place is left alone, something that does nothing.
 
     So that all places are measured by the same method, with the same noise.
     """
     if problem.adjustment is None:
         return None
-    return problem.adjustment.at(t, point) or (lambda tensors, _: tensors)
+    return problem.adjustment.at(t, point, ends) or (lambda tensors, _: tensors)

@@ -10,15 +10,15 @@ from typing_extensions import override
 
 from rebasin_core.barriers.adjustment import PathAdjustment, in_turn
 from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
-from rebasin_core.evaluation.networks import DrawnNetworks
 from rebasin_core.evaluation.normalization import BatchStatistics
 from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
+    from rebasin_core.barriers.adjustment import EndPairs
     from rebasin_core.barriers.curve import LossCurve
     from rebasin_core.evaluation.networks import Adjust
     from rebasin_core.posteriors.base import Posterior
@@ -87,8 +87,8 @@ class RepairBarrier(AbstractAdjustedBarrier):
 
     Args:
         estimator: The estimator that is wrapped.
-        per_sample: Whether every drawn network is repaired towards the activations of the two ends drawn with the same
-            noise, instead of all by the maps of the mean network.
+        per_sample: Whether every drawn network is repaired towards the activations of the two ends that it lies
+            between, instead of all by the maps of the mean network.
 
     References:
         K. Jordan et al. (2023), "REPAIR: renormalizing permuted activations for interpolation repair", ICLR, arXiv
@@ -117,8 +117,9 @@ class _Both(PathAdjustment):
         self._first, self._second = first, second
 
     @override
-    def at(self, t: float, point: Posterior) -> Adjust | None:
-        return in_turn(None if self._first is None else self._first.at(t, point), self._second.at(t, point))
+    def at(self, t: float, point: Posterior, ends: EndPairs) -> Adjust | None:
+        first = None if self._first is None else self._first.at(t, point, ends)
+        return in_turn(first, self._second.at(t, point, ends))
 
 
 @final
@@ -138,7 +139,7 @@ class _Reset(PathAdjustment):
         return self._statistics.at(tensors, self._data)
 
     @override
-    def at(self, t: float, point: Posterior) -> Adjust | None:
+    def at(self, t: float, point: Posterior, ends: EndPairs) -> Adjust | None:
         if t in {0.0, 1.0} or not self._statistics:
             return None
         own = None if self._per_sample else self.statistics(point.mean)
@@ -152,6 +153,7 @@ class _Repair(PathAdjustment):
         inputs = problem.calibration[0][0][:2]
         self._repair = ActivationRepair(problem.model.module, inputs, device=like.device, dtype=like.dtype)
         self._reset = _Reset(problem, per_sample=per_sample)
+        self._pairs: Iterator[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]] | None = None
         self._drawn: list[tuple[ActivationMoments, ActivationMoments]] = []
 
     @cached_property
@@ -164,29 +166,27 @@ class _Repair(PathAdjustment):
         return self._repair.moments(tensors, self._problem.calibration)
 
     def _drawn_ends(self, index: int) -> tuple[ActivationMoments, ActivationMoments]:
-        """Return the moments of the ends drawn with the noise of a number, found once."""
-        if index >= len(self._drawn):
-            ends = self._problem.reference, self._problem.candidate
-            sides = [DrawnNetworks(end, index + 1, self._problem.seed) for end in ends]
-            for number, (first, second) in enumerate(zip(*sides, strict=True)):
-                if number == len(self._drawn):
-                    self._drawn.append((self._moments(first), self._moments(second)))
+        """Return the moments of the ends of a number, found once for all places."""
+        while self._pairs is not None and index >= len(self._drawn):
+            first, second = next(self._pairs)
+            self._drawn.append((self._moments(first), self._moments(second)))
         return self._drawn[index]
 
     @override
-    def at(self, t: float, point: Posterior) -> Adjust | None:
+    def at(self, t: float, point: Posterior, ends: EndPairs) -> Adjust | None:
         if t in {0.0, 1.0}:
             return None
         if not self._repair:
-            return self._reset.at(t, point)
+            return self._reset.at(t, point, ends)
         data = self._problem.calibration
         if self._per_sample:
+            self._pairs = self._pairs or iter(ends)
 
             def repaired(tensors: Mapping[str, Tensor], index: int) -> Mapping[str, Tensor]:
                 first, second = self._drawn_ends(index)
                 return self._repair.maps(tensors, data, first.blend(second, t)).folded(tensors)
 
-            return in_turn(repaired, self._reset.at(t, point))
+            return in_turn(repaired, self._reset.at(t, point, ends))
         mean = {**point.mean, **point.buffers}
         maps = self._repair.maps(mean, data, self._ends[0].blend(self._ends[1], t))
         if not self._reset.is_needed:

@@ -117,6 +117,34 @@ def test_wrapped_estimators_lower_a_barrier_of_scale(
     assert after.loss[1] != pytest.approx(before.loss[1], rel=1e-3)
 
 
+def test_networks_are_repaired_towards_the_ends_that_they_lie_between() -> None:
+    members = [dict(network(seed).named_parameters()) for seed in range(4)]
+    first, second = (
+        rc.SamplesPosterior({name: torch.stack([m[name].detach() for m in order]) for name in members[0]})
+        for order in (members, members[::-1])
+    )
+    estimator = rc.RepairBarrier(rc.MarginalizedBarrier(num_points=3, num_samples=4), per_sample=True)
+    curve = estimator.estimate(first, second, model=network(0), data=batches(), calibration=batches(200))
+    # The path pairs every network with itself: nothing is to be repaired.
+    assert curve.loss[1] == pytest.approx(curve.loss[0], rel=1e-9)
+
+
+def test_opposite_noise_is_opposite_at_the_ends() -> None:
+    ends = [
+        rc.DiagonalGaussianPosterior(
+            {n: p.detach() for n, p in network(0).named_parameters()},
+            {n: torch.full_like(p, 0.3) for n, p in network(0).named_parameters()},
+        )
+        for _ in range(2)
+    ]
+    evaluation = rc.EvaluationOptions(method="loop", antithetic=True)
+    estimator = rc.RepairBarrier(
+        rc.MarginalizedBarrier(num_points=3, num_samples=4, evaluation=evaluation), per_sample=True
+    )
+    curve = estimator.estimate(*ends, model=network(0), data=batches(), calibration=batches(200))
+    assert curve.loss[1] == pytest.approx(curve.loss[0], rel=1e-9)
+
+
 def test_reset_statistics_are_those_of_one_pass() -> None:
     model = network(0, norm=True)
     found = refreshed_buffers(model, dict(model.named_parameters()), batches(200))
