@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Called
+
 RUN = """
 data: digits
 architecture: {name: mlp, hidden: [16]}
@@ -43,7 +45,6 @@ def test_a_run_ends_with_a_table_and_a_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["run", "nothing.yaml"], 2, "cannot read nothing.yaml"),
         (["run", "bad.yaml"], 2, "bad.yaml:4: inference.epoch: unknown key; did you mean 'epochs'?"),
         (["run", "small.yaml", "--device", "tpu9"], 2, "the device 'tpu9' cannot be used here"),
         (["run", "small.yaml", "-o", "small.yaml/out"], 3, "cannot"),
@@ -55,17 +56,24 @@ def test_a_run_ends_with_a_table_and_a_picture(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_one_sentence_and_an_exit_code(
-    tmp_path: Path, arguments: list[str], code: int, message: str
+    tmp_path: Path, called: Called, arguments: list[str], code: int, message: str
 ) -> None:
     (tmp_path / "small.yaml").write_text(RUN)
     (tmp_path / "bad.yaml").write_text(RUN.replace("epochs", "epoch"))
     (tmp_path / "mnist.yaml").write_text(RUN.replace("digits", "{name: mnist, root: none}"))
     before = sorted(path.name for path in tmp_path.iterdir())
-    done = rebasin(*arguments, cwd=tmp_path)
-    assert done.returncode == code
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
+    found, output, errors = called(*arguments, cwd=tmp_path)
+    assert found == code
+    assert message in errors
+    assert "Traceback" not in errors + output
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_mistake_ends_the_process_with_its_code(tmp_path: Path) -> None:
+    done = rebasin("run", "nothing.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: cannot read nothing.yaml")
+    assert not done.stdout
 
 
 def test_plugins_and_schema(tmp_path: Path) -> None:
@@ -140,10 +148,12 @@ def test_spec_takes_named_whole_numbers(tmp_path: Path) -> None:
         (["models:cnn", "-i", "2,3,8,8", "--freeze", "9.*"], "no parameter or buffer matches"),
     ],
 )
-def test_mistakes_with_spec_are_one_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_mistakes_with_spec_are_one_sentence(
+    tmp_path: Path, called: Called, arguments: list[str], message: str
+) -> None:
     (tmp_path / "models.py").write_text(MODELS)
-    done = rebasin("spec", *arguments, "-o", "spec.json", cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
+    code, output, errors = called("spec", *arguments, "-o", "spec.json", cwd=tmp_path)
+    assert code == 2
+    assert message in errors
+    assert "Traceback" not in errors + output
     assert not (tmp_path / "spec.json").exists()
