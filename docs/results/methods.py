@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--pairs", nargs="+", default=list(FILES))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     if not arguments.table:
@@ -100,7 +101,7 @@ def main() -> None:
         done = {(line["pair"], line["method"]) for line in map(json.loads, lines)}
         for name in arguments.pairs:
             pair = load(name, arguments.checkpoints, arguments.data)
-            for method in METHODS:
+            for method in arguments.methods:
                 if (name, method) in done:
                     continue
                 try:

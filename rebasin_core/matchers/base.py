@@ -115,7 +115,7 @@ class Matcher(ABC):
             InvalidInputError: If the posteriors do not fit each other or the specification, or something that this
                 matcher needs is missing.
         """
-        means = reference.mean, candidate.mean  # copies, so asked for once
+        means = reference.shared_mean(), candidate.shared_mean()
         for posterior, mean, what in zip(
             (reference, candidate), means, ("the reference", "the candidate"), strict=True
         ):

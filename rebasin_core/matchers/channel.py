@@ -106,7 +106,7 @@ def mean_channels(posterior: Posterior) -> Channels:
     Returns:
         ``[1, *s]`` for every parameter.
     """
-    return {name: tensor.unsqueeze(0) for name, tensor in posterior.mean.items()}
+    return {name: tensor.unsqueeze(0) for name, tensor in posterior.shared_mean().items()}
 
 
 def moment_channels(posterior: Posterior) -> Channels:
@@ -119,7 +119,7 @@ def moment_channels(posterior: Posterior) -> Channels:
         ``[2, *s]`` for every parameter.
     """
     stddev = posterior.stddev
-    return {name: torch.stack([mean, stddev[name]]) for name, mean in posterior.mean.items()}
+    return {name: torch.stack([mean, stddev[name]]) for name, mean in posterior.shared_mean().items()}
 
 
 def require_positive_stddev(posterior: Posterior, what: str) -> None:

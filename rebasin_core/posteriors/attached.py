@@ -117,6 +117,11 @@ class AbstractAttachedPosterior(Posterior):
         return {**self._mean(), **copied(self._fixed)}
 
     @final
+    @override
+    def shared_mean(self) -> Mapping[str, Tensor]:
+        return {**(self._fields.get("mean") or self._mean()), **self._fixed}
+
+    @final
     @property
     @override
     def stddev(self) -> dict[str, Tensor]:
@@ -162,13 +167,12 @@ class AbstractAttachedPosterior(Posterior):
     @final
     @override
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {
-                name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-                for name, tensor in tensors.items()
-            }
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
 
-        return self._map(move)
+        if all(moved(tensor) is tensor for tensor in self.as_tensors().values()):
+            return self
+        return self._map(lambda tensors: {name: moved(tensor) for name, tensor in tensors.items()})
 
     @final
     @override

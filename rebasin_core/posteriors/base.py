@@ -128,6 +128,14 @@ class Posterior(ABC):
             FileFormatError: If the tensors are not those of this representation.
         """
 
+    def shared_mean(self) -> Mapping[str, Tensor]:
+        """Return `mean`, not copied where it need not be: to be read, not to be written into.
+
+        Returns:
+            Parameters, fixed ones included, by name.
+        """
+        return self.mean
+
     def permute_noise(  # ruff: ignore[no-self-use] - overridden where noise is attached otherwise
         self, permutation: Permutation, noise: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:

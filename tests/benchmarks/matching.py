@@ -43,7 +43,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "resnet50": lambda: (rc.ResNetArchitecture(depth=50), (3, 64, 64), 1000),
     "vit-b16": lambda: (rc.ViTArchitecture(patch=16, width=768, depth=12, heads=12, hidden=3072), (3, 224, 224), 1000),
 }
-TRAINED = ("mlp-3x512", "mlp-3x2048")
+STEPS = {"mlp-3x512": 200, "mlp-3x2048": 200, "resnet20-x1": 50}  # of training, for `...:trained`
 LIMIT = 900.0  # seconds for one measurement
 MOST_SWEEPS = 100
 METHODS = ("ours", "outward", "identity", "plain", "package")
@@ -62,7 +62,7 @@ def networks(name: str) -> tuple[nn.Module, nn.Module, rc.PermutationSpec, tuple
         for seed, model in enumerate(models):
             optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
             generator = torch.Generator().manual_seed(seed)
-            for _ in range(200):
+            for _ in range(STEPS[name]):
                 rows = torch.randint(len(data.train.targets), (128,), generator=generator)
                 optimizer.zero_grad()
                 loss = nn.functional.cross_entropy(model(data.train.inputs[rows]), data.train.targets[rows])
@@ -181,7 +181,7 @@ def main() -> None:
         return
     rows: list[list[str | float]] = []
     ratios: list[float] = []
-    for case in arguments.cases or [*CASES, *(f"{name}:trained" for name in TRAINED)]:
+    for case in arguments.cases or [*CASES, *(f"{name}:trained" for name in STEPS)]:
         found = [in_process(m, case, arguments.peer if m == "package" else sys.executable) for m in METHODS]
         seconds, objectives = ([math.nan if r is None else r[key] for r in found] for key in ("seconds", "objective"))
         ratios.append(min(s for s in seconds[3:] if not math.isnan(s)) / seconds[0])
