@@ -49,7 +49,7 @@ class ChannelMatcherConfig(MatcherConfig):
     assignment: SerializeAsAny[AssignmentConfig] = Field(
         default_factory=AutoAssignmentConfig, description="The assignment solver; `auto` if not given."
     )
-    start: ChannelStart = Field("best", description="`outward`, `identity`, or the `best` of both.")
+    start: ChannelStart = Field("outward", description="`outward`, `identity`, or the `best` of both.")
 
 
 @final

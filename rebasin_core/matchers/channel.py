@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 Channels: TypeAlias = "dict[str, Tensor]"
 Start: TypeAlias = Literal["best", "outward", "identity"]
 
-# If a descent gains less than this part after it has begun outward, one from the identity ends lower.
-_MORE_TO_FIND = 0.02
-
 
 class AbstractChannelMatcher(Matcher):
     r"""Maximises a sum of bilinear assignments between channels, by coordinate descent over the groups.
@@ -42,10 +39,9 @@ class AbstractChannelMatcher(Matcher):
     Args:
         max_sweeps: The most sweeps over all groups, at least 1.
         assignment: Solves the assignments; the fastest exact solver if not given.
-        start: Where descents begin if no initial permutation is given. ``identity``; ``outward``: every group is first
-            solved once by what is known already, from the data on (better by far for unrelated networks; the identity
-            where that is worse); ``best``: the better of both, the second of them left out where the first hardly
-            moved after its beginning.
+        start: Where descents begin if no initial permutation is given. ``outward``: every group is first solved once by
+            what is known already, from the data on (the identity where that is worse); ``identity``; ``best``: both
+            are tried, and the better end is taken.
 
     Raises:
         InvalidInputError: If an option is out of range.
@@ -55,7 +51,7 @@ class AbstractChannelMatcher(Matcher):
     """
 
     def __init__(
-        self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None, start: Start = "best"
+        self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None, start: Start = "outward"
     ) -> None:
         if max_sweeps < 1:
             message = f"expected `max_sweeps` of at least 1, got {max_sweeps!r}"
@@ -88,10 +84,8 @@ class AbstractChannelMatcher(Matcher):
             solver.begin_at(problem.initial.indices)
             return descend()
         outward = self._start != "identity" and solver.begin_outward()
-        begun = solver.gained
         result = descend()
-        more = self._start == "best" and solver.gained - begun > _MORE_TO_FIND * solver.gained
-        if not (outward and more) or result.outcome is MatchOutcome.INTERRUPTED:
+        if not (outward and self._start == "best") or result.outcome is MatchOutcome.INTERRUPTED:
             return result
         solver.begin_at(None)
         return better(result, descend())

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.assignment import Assignment, AssignmentSolver, default_solver
+from rebasin_core.matchers.bound import upper_bound
 from rebasin_core.matchers.gains import Gains, reordered_within
-from rebasin_core.matchers.term import Term, inner_products, joined, picked, sorted_product, terms_of, total_product
+from rebasin_core.matchers.term import Term, inner_products, joined, picked, terms_of, total_product
 from rebasin_core.symmetry.action import act_on_cell
 
 if TYPE_CHECKING:
@@ -98,20 +99,8 @@ class CoordinateDescent:
         self.gained = 0.0
 
     def upper_bound(self) -> float:
-        """Return what no permutation can exceed.
-
-        Matrices that one group alone acts on count by the best assignment, vectors by their sorted entries (which is
-        the best assignment for one channel), everything else by norms.
-        """
-        bound = self._constant
-        for name, terms in self._touching.items():
-            alone = [term for term in terms if term.groups == (name,)]
-            if any(len(term.atoms) > 1 for term in alone):
-                gains = self._all_gains.constant_part(name, self.indices)
-                bound += picked(gains, self._solver.solve(gains).index).double().sum().item()
-            else:
-                bound += sum(sorted_product(term.reference, term.candidate) for term in alone)
-        return bound + sum(term.bound for term in self._terms if len(term.groups) > 1)
+        """Return what no permutation can exceed, as `upper_bound` knows it."""
+        return self._constant + upper_bound(self._touching, self._all_gains, self._solver, self.indices)
 
     def begin_outward(self) -> bool:
         """Solve groups once, each by what is known already, from where most is known on.
@@ -126,10 +115,11 @@ class CoordinateDescent:
         waiting = [name for name, group in self._layout.groups.items() if group.within is None]
         waiting = [n for n in waiting if not any(n in self._layout.ancestors(other) for other in self._layout.groups)]
         before, old, settled = self.objective(), self.indices, set[str]()
+        shares = {name: self._all_gains.share_known(name, settled) for name in waiting}
         # Every term is counted by the last of its groups that is settled, in what that group gains.
         value, uncounted = self._constant, dict.fromkeys(self._terms)
-        while waiting:
-            name = max(waiting, key=lambda n: self._all_gains.share_known(n, settled))
+        while shares:
+            name = max(shares, key=shares.__getitem__)
             known = self._all_gains.known_terms(name, settled)
             if any(term.norm > 0 for term in known):
                 start = perf_counter()
@@ -141,7 +131,9 @@ class CoordinateDescent:
                 self.seconds["similarity"] += mid - start
                 self.seconds["assignment"] += perf_counter() - mid
             settled.add(name)
-            waiting.remove(name)
+            del shares[name]
+            for other in {g for term in self._touching[name] for g in term.groups if g in shares}:
+                shares[other] = self._all_gains.share_known(other, settled)
         value += self._value([*uncounted])
         if value - before <= _RELATIVE_GAIN * abs(before):
             self.indices = old

@@ -36,7 +36,7 @@ class KLMatcher(AbstractChannelMatcher):
             $\mathrm{KL}(q_0 \| P_\# q_1)$.
         max_sweeps: The most sweeps over all groups, at least 1.
         assignment: Solves the assignments; the fastest exact solver if not given.
-        start: ``best``, ``outward`` or ``identity``, as in `AbstractChannelMatcher`.
+        start: ``outward``, ``identity`` or ``best``, as in `AbstractChannelMatcher`.
 
     Raises:
         InvalidInputError: If an option is out of range; on matching, if a standard deviation is zero.
@@ -62,7 +62,7 @@ class KLMatcher(AbstractChannelMatcher):
         direction: Literal["candidate_to_reference", "reference_to_candidate"] = "candidate_to_reference",
         max_sweeps: int = 100,
         assignment: AssignmentSolver | None = None,
-        start: Start = "best",
+        start: Start = "outward",
     ) -> None:
         super().__init__(max_sweeps=max_sweeps, assignment=assignment, start=start)
         if direction not in _DIRECTIONS:

@@ -25,7 +25,7 @@ class WassersteinMatcher(AbstractChannelMatcher):
     Args:
         max_sweeps: The most sweeps over all groups, at least 1.
         assignment: Solves the assignments; the fastest exact solver if not given.
-        start: ``best``, ``outward`` or ``identity``, as in `AbstractChannelMatcher`.
+        start: ``outward``, ``identity`` or ``best``, as in `AbstractChannelMatcher`.
 
     Raises:
         InvalidInputError: If an option is out of range.

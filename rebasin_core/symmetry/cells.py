@@ -30,6 +30,10 @@ def cells(tensor: Tensor, axes: Sequence[Axis]) -> Iterator[Cell]:
     Yields:
         A view ``[*lead, *atom sizes]`` where possible, and its atoms.
     """
+    atoms = tuple(axis for axis in axes if isinstance(axis, Atom))
+    if len(atoms) == len(axes):
+        yield tensor, atoms
+        return
     lead = tensor.shape[: tensor.dim() - len(axes)]
     factors = _factors(axes)
     tensor = tensor.reshape((*lead, *(factor.size for factor in factors)))

@@ -1,0 +1,45 @@
+"""What no permutation can exceed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rebasin_core.matchers.term import picked, sorted_product
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from rebasin_core.assignment import AssignmentSolver
+    from rebasin_core.matchers.gains import Gains
+    from rebasin_core.matchers.term import Term
+
+
+def upper_bound(
+    touching: Mapping[str, Sequence[Term]], gains: Gains, solver: AssignmentSolver, indices: Mapping[str, Tensor]
+) -> float:
+    """Return a bound of a sum of bilinear assignments that is cheap to know.
+
+    Matrices that one group alone acts on count by the best assignment, vectors by their sorted entries (which is the
+    best assignment for one channel), everything else by norms.
+
+    Args:
+        touching: For every group, the terms it stands in.
+        gains: What its units gain.
+        solver: Solves the assignments.
+        indices: Any permutation.
+
+    Returns:
+        A number that no permutation exceeds, but for rounding.
+    """
+    bound = 0.0
+    for name, terms in touching.items():
+        alone = [term for term in terms if term.groups == (name,)]
+        if any(len(term.atoms) > 1 for term in alone):
+            constant = gains.constant_part(name, indices)
+            bound += picked(constant, solver.solve(constant).index).double().sum().item()
+        else:
+            bound += sum(sorted_product(term.reference, term.candidate) for term in alone)
+    shared = dict.fromkeys(term for terms in touching.values() for term in terms if len(term.groups) > 1)
+    return bound + sum(term.bound for term in shared)
