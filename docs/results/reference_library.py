@@ -11,16 +11,14 @@ are ``lr = 0.1`` and ``alpha = 1`` (0.002 for UCI: 0.0447 and 2.236).
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from every_method import scores
+from every_method import scores, write
 from rebasin_posteriors import PosteriorsChain, PosteriorsVI
-from uci_posteriors import score
+from uci_posteriors import score, unit_of
 
 import rebasin_core as rc
 
@@ -43,13 +41,6 @@ def methods(epochs: int, rate: float, step: float, scale: float) -> dict[str, rc
     }
 
 
-def write(path: Path, record: dict[str, object]) -> None:
-    """Add a line, and show it."""
-    print(record, flush=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
 def images(root: Path, output: Path) -> None:
     """Fashion-MNIST."""
     data = rc.build("dataset", name="fashion_mnist", root=root).load()
@@ -68,9 +59,7 @@ def regressions(chosen: list[str], root: Path, output: Path, splits: int) -> Non
     for name in chosen:
         for split in range(splits):
             data = rc.build("dataset", name="uci", dataset=name, root=root, split=split).load()
-            with np.load(root / "uci" / f"{name}.npz") as archive:
-                test = np.isin(np.arange(len(archive["y"])), archive["test_index"][split])
-                unit = float(archive["y"][~test].std())
+            unit = unit_of(root, name, split)
             for label, method in methods(400, 0.01, 0.002, 1.0).items():
                 model = architecture.build(data.input_shape, 2, generator=torch.Generator().manual_seed(split))
                 train, start = data.train.batches(32, shuffle_seed=split), time.time()

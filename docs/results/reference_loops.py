@@ -13,24 +13,22 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from every_method import methods as image_methods
-from every_method import scores
+from every_method import scores, write
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torch.nn import functional
 from torch_uncertainty.methods import SWAG, CheckpointCollector, mc_dropout
 from torchmetrics.classification import MulticlassCalibrationError
 from uci_posteriors import METHODS as REGRESSION_METHODS
-from uci_posteriors import score
+from uci_posteriors import score, unit_of
 
 import rebasin_core as rc
 
@@ -174,13 +172,6 @@ def regression_scores(outputs: Tensor, targets: Tensor, unit: float) -> dict[str
     return {"rmse": unit * error, "nll": -mixture.log_prob(targets).mean().item() + math.log(unit)}
 
 
-def write(path: Path, record: dict[str, object]) -> None:
-    """Add a line, and show it."""
-    print(record, flush=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
 def compare(problem: Problem, method: str, ours: rc.Inference, likelihood: str) -> tuple[rc.Posterior, Tensor, dict]:
     """Run both, and say how far apart they end."""
     start = time.time()
@@ -219,15 +210,10 @@ def regressions(root: Path, output: Path, splits: int, chosen: list[str]) -> Non
     for name in ("concrete", "energy"):
         for split in range(splits):
             data = doubled(rc.build("dataset", name="uci", dataset=name, root=root, split=split).load())
-            with np.load(root / "uci" / f"{name}.npz") as archive:
-                test = np.isin(np.arange(len(archive["y"])), archive["test_index"][split])
-                unit = float(archive["y"][~test].std())
+            unit = unit_of(root, name, split)
             for method in chosen:
-                model = (
-                    rc
-                    .MLPArchitecture(hidden=[50])
-                    .build(data.input_shape, 2, generator=torch.Generator().manual_seed(split))
-                    .double()
+                model = rc.MLPArchitecture(hidden=[50]).build(
+                    data.input_shape, 2, generator=torch.Generator().manual_seed(split)
                 )
 
                 def loss(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -34,6 +34,13 @@ METHODS: dict[str, rc.Inference] = {
 }
 
 
+def unit_of(root: Path, name: str, split: int) -> float:
+    """The standard deviation of the training targets of a split, by which they were divided."""
+    with np.load(root / "uci" / f"{name}.npz") as archive:
+        test = np.isin(np.arange(len(archive["y"])), archive["test_index"][split])
+        return float(archive["y"][~test].std())
+
+
 def score(posterior: rc.Posterior, model: torch.nn.Module, test: rc.Examples, unit: float) -> dict[str, float]:
     """Root mean squared error and NLL of the predictive, in the units of the targets."""
     functional = FunctionalModel(model, dtype=next(model.parameters()).dtype)
@@ -56,9 +63,7 @@ def main() -> None:
     for name in arguments.sets:
         for split in range(arguments.splits):
             data = rc.build("dataset", name="uci", dataset=name, root=arguments.root, split=split).load()
-            with np.load(arguments.root / "uci" / f"{name}.npz") as archive:
-                test = np.isin(np.arange(len(archive["y"])), archive["test_index"][split])
-                unit = float(archive["y"][~test].std())
+            unit = unit_of(arguments.root, name, split)
             for label in arguments.only:
                 model = architecture.build(data.input_shape, 2, generator=torch.Generator().manual_seed(split))
                 train, start = data.train.batches(32, shuffle_seed=split), time.time()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.networks import Adjust
     from rebasin_core.posteriors.base import Posterior
 
-EndPairs: TypeAlias = "Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]"
+Ends: TypeAlias = "tuple[Iterable[Mapping[str, Tensor]], Iterable[Mapping[str, Tensor]]]"
 
 
 class PathAdjustment(ABC):
@@ -24,14 +24,14 @@ class PathAdjustment(ABC):
     """
 
     @abstractmethod
-    def at(self, t: float, point: Posterior, ends: EndPairs) -> Adjust | None:
+    def at(self, t: float, point: Posterior, ends: Ends) -> Adjust | None:
         """Return what changes the tensors of a network drawn there, given its number; None if nothing does.
 
         Args:
             t: The place.
             point: The posterior there.
-            ends: The networks that were drawn at both ends with the noise of those drawn here, in their order; drawn
-                as they are asked for.
+            ends: The networks drawn at each end with the noise of those drawn here, in their order; they can be
+                gone through again and again.
 
         Returns:
             A function, or None.

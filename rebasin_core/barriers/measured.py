@@ -20,7 +20,7 @@ from rebasin_core.evaluation.predictive import predict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rebasin_core.barriers.adjustment import EndPairs
+    from rebasin_core.barriers.adjustment import Ends
     from rebasin_core.evaluation.networks import Adjust
     from rebasin_core.posteriors.base import Posterior
 
@@ -69,7 +69,7 @@ class AbstractPathBarrier(BarrierEstimator):
     @override
     def _estimate(self, problem: BarrierProblem) -> LossCurve:
         point, random = self._path(problem), self._num_samples > 1
-        ends = () if problem.adjustment is None else self._ends(problem, point)
+        ends = self._ends(problem, point)
         bar = tqdm(total=len(self._places), desc="path", unit="place", leave=False, disable=not problem.progress)
 
         def evaluate(t: float) -> LossEstimate:
@@ -92,20 +92,22 @@ class AbstractPathBarrier(BarrierEstimator):
             order, estimates = located(evaluate, self._places, self._tolerance)
         return LossCurve.of(order, estimates, random=random, metric=self._metric)
 
-    def _ends(self, problem: BarrierProblem, point: Callable[[float], Posterior]) -> EndPairs:
-        """Return the networks drawn at both ends, paired as the path pairs them."""
+    def _ends(self, problem: BarrierProblem, point: Callable[[float], Posterior]) -> Ends | None:
+        """Return the networks drawn at each end, in the order in which the path pairs them; None if nobody asks."""
+        if problem.adjustment is None:
+            return None
         opposite = bool(self._evaluation.antithetic)
         first, second = (
             DrawnNetworks(point(t), self._num_samples, problem.seed, antithetic=opposite) for t in (0.0, 1.0)
         )
-        return zip(first, second, strict=True)
+        return first, second
 
 
-def _adjust(problem: BarrierProblem, t: float, point: Posterior, ends: EndPairs) -> Adjust | None:
+def _adjust(problem: BarrierProblem, t: float, point: Posterior, ends: Ends | None) -> Adjust | None:
     """Return what is done to networks at a place; where only this place is left alone, something that does nothing.
 
     So that all places are measured by the same method, with the same noise.
     """
-    if problem.adjustment is None:
+    if problem.adjustment is None or ends is None:
         return None
     return problem.adjustment.at(t, point, ends) or (lambda tensors, _: tensors)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rebasin_core.barriers.adjustment import EndPairs
+    from rebasin_core.barriers.adjustment import Ends
     from rebasin_core.barriers.curve import LossCurve
     from rebasin_core.evaluation.networks import Adjust
     from rebasin_core.posteriors.base import Posterior
@@ -117,7 +117,7 @@ class _Both(PathAdjustment):
         self._first, self._second = first, second
 
     @override
-    def at(self, t: float, point: Posterior, ends: EndPairs) -> Adjust | None:
+    def at(self, t: float, point: Posterior, ends: Ends) -> Adjust | None:
         first = None if self._first is None else self._first.at(t, point, ends)
         return in_turn(first, self._second.at(t, point, ends))
 
@@ -139,7 +139,7 @@ class _Reset(PathAdjustment):
         return self._statistics.at(tensors, self._data)
 
     @override
-    def at(self, t: float, point: Posterior, ends: EndPairs) -> Adjust | None:
+    def at(self, t: float, point: Posterior, ends: Ends) -> Adjust | None:
         if t in {0.0, 1.0} or not self._statistics:
             return None
         own = None if self._per_sample else self.statistics(point.mean)
@@ -173,14 +173,14 @@ class _Repair(PathAdjustment):
         return self._drawn[index]
 
     @override
-    def at(self, t: float, point: Posterior, ends: EndPairs) -> Adjust | None:
+    def at(self, t: float, point: Posterior, ends: Ends) -> Adjust | None:
         if t in {0.0, 1.0}:
             return None
         if not self._repair:
             return self._reset.at(t, point, ends)
         data = self._problem.calibration
         if self._per_sample:
-            self._pairs = self._pairs or iter(ends)
+            self._pairs = self._pairs or zip(*ends, strict=True)
 
             def repaired(tensors: Mapping[str, Tensor], index: int) -> Mapping[str, Tensor]:
                 first, second = self._drawn_ends(index)

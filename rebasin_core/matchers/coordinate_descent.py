@@ -121,13 +121,14 @@ class CoordinateDescent:
         while shares:
             name = max(shares, key=shares.__getitem__)
             known = self._all_gains.known_terms(name, settled)
-            if any(term.norm > 0 for term in known):
+            if shares[name] > 0:
                 start = perf_counter()
                 gains = self._all_gains.known(name, self.indices, known)
                 mid = perf_counter()
                 self.indices = {**self.indices, name: self._solver.solve(gains).index}
                 value += picked(gains, self.indices[name]).double().sum().item()
-                uncounted = {term: None for term in uncounted if term not in known}
+                for term in known:
+                    del uncounted[term]
                 self.seconds["similarity"] += mid - start
                 self.seconds["assignment"] += perf_counter() - mid
             settled.add(name)

@@ -1,7 +1,8 @@
-"""The command, run in this process: for what a process of its own would only make slower."""
+"""The command, run in a process of its own, or in this one where that would only be slower."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,6 +14,12 @@ import pytest
 from rebasin_core.cli import main
 
 Called: TypeAlias = Callable[..., tuple[int, str, str]]
+
+
+def rebasin(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder, as a user does."""
+    command = [sys.executable, "-m", "rebasin_core", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=110)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Called
+from tests.cli.conftest import Called, rebasin
 
 RUN = """
 data: digits
@@ -19,11 +19,6 @@ matchers: [weight]
 barrier: {name: pointwise, num_points: 3}
 num_train: 200
 """
-
-
-def rebasin(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rebasin_core", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=110)
 
 
 def test_a_run_ends_with_a_table_and_a_picture(tmp_path: Path) -> None:
