@@ -10,7 +10,8 @@ import torch
 from rebasin_core.assignment import Assignment, AssignmentSolver, default_solver
 from rebasin_core.matchers.bound import upper_bound
 from rebasin_core.matchers.gains import Gains, reordered_within
-from rebasin_core.matchers.term import Term, inner_products, joined, picked, terms_of, total_product
+from rebasin_core.matchers.products import total_product
+from rebasin_core.matchers.term import Term, inner_products, joined, picked, terms_of
 from rebasin_core.symmetry.action import act_on_cell
 
 if TYPE_CHECKING:
@@ -74,9 +75,10 @@ class CoordinateDescent:
         self._objective: tuple[Mapping[str, Tensor], float] | None = None  # at which indices, and its value
 
     def objective(self) -> float:
-        """Return the objective at the present permutation: sums of tensors in their precision, added up in float64.
+        """Return the objective at the present permutation.
 
-        Between two calls it grows by what is added to ``gained``, up to the rounding of the similarities.
+        It is added up once, over short pieces in the precision of the tensors and over their sums in float64. From
+        there on it grows by what is ``gained``, up to the rounding of the similarities.
         """
         if self._objective is None or self._objective[0] is not self.indices:
             value = self._value(self._terms)
@@ -195,7 +197,7 @@ class CoordinateDescent:
         Returns:
             ``[*outer, n, n]`` in float64.
         """
-        return self._all_gains.of(name, self.indices).double()
+        return self._all_gains.of(name, self.indices).to(torch.float64, copy=True)
 
     def _solve(self, name: str) -> bool:
         """Move one group to its best place; return whether it moved."""
@@ -232,7 +234,7 @@ class CoordinateDescent:
         """Take a new index; where its gain is not sure, only if the objective grows."""
         terms = self._touching[name]
         exact = gain is not None and all(term.groups.count(name) == 1 for term in terms)
-        before, old = 0.0 if exact else self._value(terms), dict(self.indices)
+        before, old, value = 0.0 if exact else self._value(terms), self.indices, self._objective
         # New unit h holds the old unit index[h], which stood at place where[index[h]] before.
         where = old[name].argsort(-1).gather(-1, index)
         self.indices = {**reordered_within(self._layout, self.indices, name, where), name: index}
@@ -245,6 +247,8 @@ class CoordinateDescent:
                 self.indices = old
                 return False
         self.gained += gain
+        if value is not None and value[0] is old:
+            self._objective = (self.indices, value[1] + gain)
         for term in terms:
             for other in term.groups:
                 if other != name or term.groups.count(name) > 1:

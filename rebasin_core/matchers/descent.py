@@ -50,7 +50,7 @@ def descended(
             trace.append(trace[0] + solver.gained - gained)
             if not moved:
                 outcome = MatchOutcome.CONVERGED
-    # What was gained on the way is added up from single gains; the end is computed anew, and bounds what came before.
+    # Where the objective is computed anew, rounding must not leave it below what came before.
     objective = max(solver.objective(), trace[0])
     return MatchResult(
         permutation=Permutation(problem.layout, solver.indices),

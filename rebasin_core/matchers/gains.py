@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import torch
 
+from rebasin_core.matchers.products import Workspace, add_inner_products
 from rebasin_core.matchers.term import Term, inner_products
 from rebasin_core.symmetry.action import act_on_cell
 
@@ -40,8 +42,9 @@ class _Kept:
 class Gains:
     """Matrices ``[*outer, n, n]``: what each unit of the reference gains from each unit of the candidate.
 
-    A matrix is a sum of one product a term. What depends on no other group is computed once. Of the rest, only the
-    columns of units that another group moved since then are computed, as a product with the difference that they make.
+    A matrix is a sum of one product a term. What depends on no other group is computed once, the rest again only where
+    another group moved since then: of large tensors the columns of the units that moved, as a product with the
+    difference that they make.
 
     Args:
         layout: The groups.
@@ -55,15 +58,17 @@ class Gains:
         self._layout = layout
         self._constant: dict[str, Tensor] = {}
         self._kept: dict[str, _Kept] = {}
-        self._fixed = {name: [t for t in terms if t.groups == (name,)] for name, terms in touching.items()}
-        self._varying = {name: [t for t in terms if t.groups != (name,)] for name, terms in touching.items()}
+        alone = {name: [t for t in terms if t.groups == (name,)] for name, terms in touching.items()}
+        # Products of vectors are sooner computed again than kept.
+        self._fixed = {name: terms if any(len(t.atoms) > 1 for t in terms) else [] for name, terms in alone.items()}
+        self._varying = {name: [t for t in terms if t not in self._fixed[name]] for name, terms in touching.items()}
         self._size = {name: sum(t.candidate.numel() for t in terms) for name, terms in self._varying.items()}
         within = {name for name in layout.groups if layout.ancestors(name)}
         nested = within | {outer for name in within for outer in layout.ancestors(name)}
-        self._flat = {
-            name: name not in nested and self._size[name] > _SMALL and bool(self._varying[name]) for name in touching
-        }
         self._nested = nested
+        every = [term.candidate for terms in touching.values() for term in terms]
+        self._dtype = functools.reduce(torch.promote_types, {t.dtype for t in every}, torch.float32)
+        self._workspace = Workspace()
 
     def of(self, name: str, indices: Mapping[str, Tensor]) -> Tensor:
         """Return the matrix of a group; not to be written into.
@@ -77,14 +82,14 @@ class Gains:
         """
         if not self._varying[name]:
             return self.constant_part(name, indices)
-        if not self._flat[name]:
+        if name in self._nested:
             return self.constant_part(name, indices) + self.anew(name, indices, self._varying[name])
         kept = self._kept.get(name)
-        if kept is None or kept.updates >= _MOST_UPDATES or not self._update(name, kept, indices):
+        if kept is None or not self._brought_up_to_date(name, kept, indices):
             kept = self._keep(name, indices, self._varying[name])
         missing = [term for term in self._varying[name] if term not in kept.terms]
         if missing:
-            kept.total += self.anew(name, indices, missing)
+            self._add(kept.total, name, indices, missing)
             kept.indices = _others_of(name, indices, self._varying[name])
             kept.terms = self._varying[name]
         return kept.total
@@ -131,7 +136,7 @@ class Gains:
         Returns:
             ``[*outer, n, n]``.
         """
-        return self._keep(name, indices, [term for term in terms if term.groups != (name,)]).total
+        return self._keep(name, indices, [term for term in terms if term not in self._fixed[name]]).total
 
     def _every(self, name: str) -> Sequence[Term]:
         return (*self._fixed[name], *self._varying[name])
@@ -147,18 +152,30 @@ class Gains:
         Returns:
             ``[*outer, n, n]``.
         """
+        return self._add(self._matrix(name, indices), name, indices, terms, empty=True)
+
+    def _matrix(self, name: str, indices: Mapping[str, Tensor]) -> Tensor:
+        """Return memory for what the units of a group gain."""
         shape = self._layout.index_shape(name)
+        return torch.empty((*shape, shape[-1]), dtype=self._dtype, device=indices[name].device)
+
+    def _add(
+        self, total: Tensor, name: str, indices: Mapping[str, Tensor], terms: Sequence[Term], *, empty: bool = False
+    ) -> Tensor:
+        """Add the part of some terms to a matrix, or write it there."""
+        if empty and not (terms and self._nested.isdisjoint(terms[0].groups)):
+            total.zero_()
         # Seen from a unit of the candidate, the groups within it go with it.
-        indices = reordered_within(self._layout, indices, name, indices[name].argsort(-1))
-        total: Tensor | None = None
-        for term in terms:
-            for place in term.places(name):
-                moved = act_on_cell(self._layout, indices, term.candidate, term.atoms, skip=(place,))
-                front = [term.places(outer)[0] for outer in self._layout.ancestors(name)]
-                part = inner_products(term.reference, moved, batch=front, compared=[place])
-                total = part if total is None else total.add_(part)
-        if total is None:
-            return torch.zeros((*shape, shape[-1]), dtype=torch.float32, device=indices[name].device)
+        inside = reordered_within(self._layout, indices, name, indices[name].argsort(-1))
+        standing = [(term, place) for term in terms for place in term.places(name)]
+        for number, (term, place) in enumerate(standing):
+            if self._nested.isdisjoint(term.groups):
+                new = empty and number == 0
+                add_inner_products(total, term, place, indices, self._workspace, empty=new)
+                continue
+            front = [term.places(outer)[0] for outer in self._layout.ancestors(name)]
+            moved = act_on_cell(self._layout, inside, term.candidate, term.atoms, skip=(place,))
+            total += inner_products(term.reference, moved, batch=front, compared=[place])
         return total
 
     def constant_part(self, name: str, indices: Mapping[str, Tensor]) -> Tensor:
@@ -176,10 +193,20 @@ class Gains:
         return self._constant[name]
 
     def _keep(self, name: str, indices: Mapping[str, Tensor], terms: list[Term]) -> _Kept:
-        """Compute the sum over the constant and some other terms, and keep it."""
-        total = self.constant_part(name, indices) + self.anew(name, indices, terms)
+        """Compute the sum over the constant and some other terms, and keep it, where the last one was."""
+        kept, fixed = self._kept.get(name), self._fixed[name]
+        total = self._matrix(name, indices) if kept is None else kept.total
+        if fixed:
+            total.copy_(self.constant_part(name, indices))
+        self._add(total, name, indices, terms, empty=not fixed)
         self._kept[name] = _Kept(total, _others_of(name, indices, terms), terms)
         return self._kept[name]
+
+    def _brought_up_to_date(self, name: str, kept: _Kept, indices: Mapping[str, Tensor]) -> bool:
+        """Bring a matrix up to date if that is less work than computing it anew; return whether it is."""
+        if all(index is kept.indices[group] for group, index in _others_of(name, indices, kept.terms).items()):
+            return True
+        return self._size[name] > _SMALL and kept.updates < _MOST_UPDATES and self._update(name, kept, indices)
 
     def _update(self, name: str, kept: _Kept, indices: Mapping[str, Tensor]) -> bool:
         """Bring a matrix up to date if that is less work than computing it anew; return whether it was done."""

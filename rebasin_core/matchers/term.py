@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
+from rebasin_core.matchers.products import total_product
 from rebasin_core.symmetry.cells import cells
 from rebasin_core.tensors.precision import working_dtype
 
@@ -50,7 +51,12 @@ class Term:
     @cached_property
     def groups(self) -> tuple[str, ...]:
         """The groups that act here, as often as they stand here."""
-        return tuple(atom.group for atom in self.atoms if atom.group is not None)
+        return tuple(group for _, group in self.grouped)
+
+    @cached_property
+    def grouped(self) -> tuple[tuple[int, str], ...]:
+        """Where among the atoms groups act, and which."""
+        return tuple((place, atom.group) for place, atom in enumerate(self.atoms) if atom.group is not None)
 
     def places(self, group: str) -> list[int]:
         """Return where a group stands among the atoms.
@@ -61,7 +67,7 @@ class Term:
         Returns:
             Places, in order.
         """
-        return [place for place, atom in enumerate(self.atoms) if atom.group == group]
+        return [place for place, name in self.grouped if name == group]
 
 
 def terms_of(axes: Sequence[Axis], reference: Tensor, candidate: Tensor) -> Iterator[Term]:
@@ -124,19 +130,6 @@ def inner_products(left: Tensor, right: Tensor, *, batch: list[int], compared: l
         units = moved.shape[len(front) : len(front) + len(rows)].numel()
         sides.append(moved.reshape(*sizes, units, -1))
     return sides[0] @ sides[1].transpose(-1, -2)
-
-
-def total_product(left: Tensor, right: Tensor) -> float:
-    """Return the inner product of two tensors, summed pairwise in their own precision.
-
-    Args:
-        left: Any shape.
-        right: The same shape.
-
-    Returns:
-        A number.
-    """
-    return (left * right).sum().item()
 
 
 def sorted_product(left: Tensor, right: Tensor) -> float:

@@ -78,10 +78,14 @@ class Layout:
 
         Returns:
             Names; empty for a group that is not nested.
-
-        Raises:
-            SpecError: If a group around it is unknown, or the nesting forms a circle.
         """
+        return self._chains[name]
+
+    @cached_property
+    def _chains(self) -> dict[str, tuple[str, ...]]:
+        return {name: self._chain(name) for name in self.groups}
+
+    def _chain(self, name: str) -> tuple[str, ...]:
         chain: list[str] = []
         within = self.groups[name].within
         while within is not None:
@@ -147,7 +151,11 @@ class Layout:
         Returns:
             One length an axis.
         """
-        return tuple(axis.size for axis in self.axes[name])
+        return self._shapes[name]
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(axis.size for axis in axes) for name, axes in self.axes.items()}
 
     def check(self, tensors: Mapping[str, Tensor], what: str, *, complete: bool = True) -> None:
         """Refuse tensors that the layout does not describe.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import rebasin_core as rc
-from rebasin_core.matchers import gains
+from rebasin_core.matchers import gains, products
 from rebasin_core.matchers.coordinate_descent import CoordinateDescent
 from rebasin_core.matchers.gains import Gains
 
@@ -27,8 +27,11 @@ def nudged(index: torch.Tensor, part: float, generator: torch.Generator) -> torc
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_kept_gains_equal_gains_computed_anew(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gains, "_SMALL", 0)
+@pytest.mark.parametrize("large", [True, False])
+def test_kept_gains_equal_gains_computed_anew(*, name: str, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if large:  # as for tensors of which only changed columns are computed, in memory that is used again
+        monkeypatch.setattr(gains, "_SMALL", 0)
+        monkeypatch.setattr(products, "_LARGE", 0)
     updates: list[bool] = []
     update = Gains._update
 
@@ -50,7 +53,7 @@ def test_kept_gains_equal_gains_computed_anew(name: str, monkeypatch: pytest.Mon
         for other in layout.groups:
             expected = fresh.similarity(other)
             torch.testing.assert_close(solver.similarity(other), expected, rtol=0, atol=1e-10)
-    assert any(updates)
+    assert any(updates) == large
 
 
 def test_the_running_objective_is_the_objective() -> None:
