@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -29,15 +30,19 @@ class Cell:
 
     Attributes:
         data: Name of the data set.
-        network: ``mlp`` (equally wide hidden layers, ReLU) or ``resnet`` (ResNet-20 with filter response normalisation)
+        network: ``mlp`` (equally wide hidden layers, ReLU) or ``resnet`` (with filter response normalisation)
             or ``resnet_batch`` (the same with batch normalisation).
         method: ``vi`` (mean field) or ``map``.
         width: Units of each hidden layer, or the multiple of the channels.
-        depth: Hidden layers.
+        depth: Hidden layers, or layers of the ResNet.
         prior_scale: Standard deviation of the prior.
         kl_weight: Weight of the divergence: 1 is Bayes, less is colder.
         epochs: Passes over the training data.
         num_train: How many training examples.
+        batch_size: Of training.
+        rate: Of learning, at the start.
+        noise: How the variational expectation is estimated: at the outputs of layers, or by one draw of the weights a
+            step, which takes a convolutional network half the time.
     """
 
     data: str
@@ -49,6 +54,9 @@ class Cell:
     kl_weight: float = 0.05
     epochs: int = 8
     num_train: int = 60_000
+    batch_size: int = 256
+    rate: float = 1e-3
+    noise: Literal["local", "weights"] = "local"
 
     @property
     def name(self) -> str:
@@ -64,11 +72,11 @@ class Cell:
         if self.network == "mlp":
             return rc.MLPArchitecture(hidden=[self.width] * self.depth)
         norm = "batch" if self.network == "resnet_batch" else "frn"
-        return rc.CifarResNetArchitecture(depth=20, width=self.width, norm=norm)
+        return rc.CifarResNetArchitecture(depth=self.depth, width=self.width, norm=norm)
 
     def inference(self) -> rc.Inference:
         """How it is trained."""
-        optimizer = rc.OptimizerSpec("Adam", {"lr": 1e-3, "fused": True})
+        optimizer = rc.OptimizerSpec("Adam", {"lr": self.rate, "fused": True})
         schedule = rc.ScheduleSpec("CosineAnnealingLR", {"T_max": self.epochs})
         if self.method == "map":
             return rc.MAPInference(
@@ -81,6 +89,7 @@ class Cell:
             prior_scale=self.prior_scale,
             kl_weight=self.kl_weight,
             initial_stddev=0.02,
+            estimator=self.noise,
         )
 
 
@@ -96,6 +105,9 @@ def cells() -> list[Cell]:
     found += [replace(base, num_train=number, epochs=epochs) for number, epochs in ((5_000, 96), (20_000, 24))]
     cifar = Cell("cifar10", num_train=50_000, epochs=12)
     found += [cifar, replace(cifar, method="map", prior_scale=0.1)]
+    residual = Cell("cifar10", "resnet", "vi", 1, 20, prior_scale=0.1, epochs=3, num_train=50_000)
+    residual = replace(residual, batch_size=128, rate=3e-3, noise="weights")
+    found += [residual, replace(residual, method="map")]
     return found + [Cell(data, width=1024) for data in sets]
 
 
@@ -112,7 +124,7 @@ def train(cell: Cell, root: Path, folder: Path, seeds: range, *, download: bool)
         model = cell.architecture().build(data.input_shape, 10, generator=torch.Generator().manual_seed(seed))
         result = cell.inference().fit(
             model,
-            data.train.batches(256, shuffle_seed=seed),
+            data.train.batches(cell.batch_size, shuffle_seed=seed),
             generator=torch.Generator().manual_seed(seed + 2**32),
             checkpoint=file.with_suffix(".training"),
         )
@@ -132,6 +144,7 @@ def measure(  # ruff: ignore[too-many-locals, too-many-arguments, too-many-posit
     *,
     start_at: str,
     num_samples: int,
+    num_test: int,
     download: bool,
 ) -> None:
     """Measure the pairs of a cell whose posteriors are there, and that are not measured yet."""
@@ -159,7 +172,7 @@ def measure(  # ruff: ignore[too-many-locals, too-many-arguments, too-many-posit
             reference,
             candidate,
             model=model,
-            data=data.test.batches(1000),
+            data=(data.test.first(num_test) if num_test else data.test).batches(1000),
             calibration=data.train.first(5_000).batches(1000),
             estimator=estimator(cell, num_samples),
         )
@@ -212,6 +225,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--matchers", nargs="*", default=["weight", "wasserstein"])
     parser.add_argument("--samples", type=int, default=SAMPLES, help="networks drawn at every place")
+    parser.add_argument("--test", type=int, default=0, help="test images; all if 0")
     parser.add_argument("--start", default="outward", help="where coordinate descent begins: outward or identity")
     parser.add_argument("--download", action="store_true")
     arguments = parser.parse_args()
@@ -225,8 +239,8 @@ def main() -> None:
             train(cell, arguments.root, arguments.folder, range(1, arguments.seeds + 1), download=arguments.download)
         else:
             where = (arguments.root, arguments.folder, range(1, arguments.seeds + 1), arguments.output)
-            options = {"start_at": arguments.start, "num_samples": arguments.samples, "download": arguments.download}
-            measure(cell, *where, arguments.matchers, **options)
+            options = {"start_at": arguments.start, "num_samples": arguments.samples, "num_test": arguments.test}
+            measure(cell, *where, arguments.matchers, **options, download=arguments.download)
 
 
 if __name__ == "__main__":

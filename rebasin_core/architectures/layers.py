@@ -63,10 +63,10 @@ class FilterResponseNorm(nn.Module):
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
-        power = inputs.square().mean((2, 3), keepdim=True)
-        scaled = inputs * torch.rsqrt(power + self._eps)
         weight, bias, threshold = (p[:, None, None] for p in (self.weight, self.bias, self.threshold))
-        return torch.maximum(weight * scaled + bias, threshold)
+        scale = weight * torch.rsqrt(inputs.square().mean((2, 3), keepdim=True) + self._eps)
+        # max(y, t) as relu(y - t) + t: the gradient of a maximum takes four times as long.
+        return torch.relu(inputs * scale + (bias - threshold)) + threshold
 
 
 def norm_layer(name: NormName, channels: int) -> nn.Module:

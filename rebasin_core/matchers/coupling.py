@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.matchers.families import is_joint
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Product
 from rebasin_core.symmetry.cells import map_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -42,8 +43,9 @@ class Coupling:
     Attributes:
         layout: Of the reference.
         candidate_layout: Of the candidate: the same groups, of other sizes perhaps.
-        plans: ``[n_reference, n_candidate]`` for every group that is not within another one.
-        costs: What the plans were made from, of the same shapes.
+        plans: ``[n_reference, n_candidate]`` for every group that is not within another one; ``[H, m, H', m']`` for one
+            that is, as heads and their widths: how much of each width of each head goes where.
+        costs: What the plans were made from, of the same shapes; of heads, the least that their widths cost.
         consuming: Axes ``(tensor, number)`` along which a tensor takes in.
     """
 
@@ -96,13 +98,24 @@ class Coupling:
 
         def act(cell: Tensor, atoms: tuple[Atom, ...]) -> Tensor:
             lead = cell.dim() - len(atoms)
-            for place, atom in enumerate(atoms):
-                if atom.group in self.plans:
-                    matrix = self.matrix(str(atom.group), consumed=consumed).to(cell)
-                    cell = torch.tensordot(cell, matrix, dims=([lead + place], [1])).movedim(-1, lead + place)
+            for places, group in self._acting(atoms):
+                matrix = self.matrix(group, consumed=consumed).to(cell)
+                dims, number = [lead + place for place in places], len(places)
+                cell = torch.tensordot(cell, matrix, dims=(dims, [*range(number, 2 * number)]))
+                cell = cell.movedim([*range(-number, 0)], dims)
             return cell
 
         return map_cells(tensor, alone, act, becoming=target)
+
+    def _acting(self, atoms: Sequence[Atom]) -> Iterator[tuple[list[int], str]]:
+        """Yield the plans that act on a cell, and where: units within others are carried together with these."""
+        names = [str(atom.group) for atom in atoms]
+        held = [name for name in names if name in self.plans]
+        around = {name: self.layout.groups[name].within for name in held if is_joint(self.plans[name])}
+        for place, name in enumerate(names):
+            if name in held and name not in around.values():
+                outer = around.get(name)
+                yield [place] if outer is None else [names.index(outer), place], name
 
     def matrix(self, group: str, *, consumed: bool) -> Tensor:
         """Return the matrix that acts on a group's axes.
@@ -112,9 +125,12 @@ class Coupling:
             consumed: Whether the axis takes in, or puts out.
 
         Returns:
-            ``[n_reference, n_candidate]``: with columns that sum to 1 where it takes in, rows where it puts out.
+            ``[n_reference, n_candidate]``, or ``[H, m, H', m']``: with columns that sum to 1 where it takes in, rows
+            where it puts out.
         """
-        return normalized(self.plans[group], consumed=consumed)
+        plan = self.plans[group]
+        rows = plan.shape[: plan.dim() // 2].numel()
+        return normalized(plan.reshape(rows, -1), consumed=consumed).reshape(plan.shape)
 
 
 def normalized(plan: Tensor, *, consumed: bool) -> Tensor:

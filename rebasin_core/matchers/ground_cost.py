@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rebasin_core.matchers.families import Families
+    from rebasin_core.symmetry.axis import Axis
+
 
 @final
 class WeightCosts:
@@ -28,7 +31,7 @@ class WeightCosts:
         coupling: The layouts, and which axes take in; its plans are not used.
         reference: Channels ``[C, *s]`` by name.
         candidate: The same of the candidate.
-        free: The groups that are coupled.
+        families: The groups that are coupled, with those directly within each.
     """
 
     def __init__(
@@ -36,16 +39,17 @@ class WeightCosts:
         coupling: Coupling,
         reference: Mapping[str, Tensor],
         candidate: Mapping[str, Tensor],
-        free: Collection[str],
+        families: Families,
     ) -> None:
         self._coupling, self._reference, self._candidate = coupling, reference, candidate
-        self._free = frozenset(free)
+        self._families = families
+        self._free = frozenset(families).union(*families.values())
         self._norms = {name: float(torch.linalg.vector_norm(tensor)) for name, tensor in reference.items()}
-        self._makers: dict[str, list[tuple[str, int]]] = {group: [] for group in free}
+        self._makers: dict[str, list[tuple[str, int]]] = {group: [] for group in families}
         for name in reference:
             for number, axis in enumerate(coupling.layout.axes[name]):
                 if (name, number) not in coupling.consuming:
-                    for group in {str(atom.group) for atom in atoms_of(axis) if atom.group in self._free}:
+                    for group in {str(atom.group) for atom in atoms_of(axis) if atom.group in families}:
                         self._makers[group].append((name, number))
 
     def share_known(self, group: str, settled: Collection[str]) -> float:
@@ -62,27 +66,27 @@ class WeightCosts:
         known = sum(self._norms[name] for name, number in self._makers[group] if self._open(name, number, settled))
         return known / everything if everything > 0 else 0.0
 
-    def cost(self, group: str, plans: Mapping[str, Tensor]) -> Tensor | None:
-        """Return the squared distances between the units of a group.
+    def costs(self, group: str, plans: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the squared distances between the units of a group, and of the groups within it.
 
         Args:
             group: The group.
             plans: Of the groups that are settled.
 
         Returns:
-            ``[n_reference, n_candidate]`` in float64; None if nothing can be compared.
+            ``[n_reference, n_candidate]`` in float64 for the group, ``[H, m, H', m']`` for those within; none where
+            nothing can be compared.
         """
         given = self._coupling
         coupling = Coupling(given.layout, given.candidate_layout, plans, {}, given.consuming)
-        total: Tensor | None = None
+        found: dict[str, Tensor] = {}
         for name, number in self._makers[group]:
             if self._open(name, number, plans):
                 moved = coupling.moved(name, self._candidate[name], skip=number)
-                for left, right in self._rows(name, number, group, moved):
-                    squares = left.square().sum(1).unsqueeze(1) + right.square().sum(1)
-                    part = (squares - 2 * left @ right.T).clamp_min(0).double()
-                    total = part if total is None else total + part
-        return total
+                for unit, left, right in self._units(name, number, group, moved):
+                    distances = _squared_distances(left, right)
+                    found[unit] = found[unit] + distances if unit in found else distances
+        return found
 
     def _open(self, name: str, number: int, settled: Collection[str]) -> bool:
         """Return whether all other axes of a tensor can be moved."""
@@ -90,13 +94,50 @@ class WeightCosts:
         others = (atom.group for k, axis in enumerate(axes) if k != number for atom in atoms_of(axis))
         return all(group in settled for group in others if group in self._free)
 
-    def _rows(self, name: str, number: int, group: str, moved: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the units of a group as rows, of both networks, for each cell of a tensor."""
+    def _units(self, name: str, number: int, group: str, moved: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield a group, or one within it, and its units in both networks, for each cell of a tensor.
+
+        Shapes are ``[n, rest]``, or ``[H, m, rest]`` for units within others.
+        """
         own = only(self._coupling.layout.axes[name], number)
         other = [*own[:number], self._coupling.candidate_layout.axes[name][number], *own[number + 1 :]]
         for (left, atoms), (right, _) in zip(cells(self._reference[name], own), cells(moved, other), strict=True):
-            places = [place for place, atom in enumerate(atoms) if atom.group == group]
-            alone = {atom.group for atom in atoms if atom.group in self._free} == {group}
-            if len(places) == 1 and alone:
-                first, second = (t.movedim(1 + places[0], 0).flatten(1) for t in (left, right))
-                yield first, second
+            names = [atom.group for atom in atoms]
+            held = [unit for unit in names if unit in self._free]
+            inner = [unit for unit in held if unit in self._families[group]]
+            expected = [group, *inner]
+            if sorted(map(str, held)) == sorted(expected):
+                dims = [1 + names.index(unit) for unit in expected]
+                first, second = (t.movedim(dims, [*range(len(dims))]).flatten(len(dims)) for t in (left, right))
+                yield expected[-1], first, second
+
+
+def response_costs(families: Families, axes: tuple[Axis, Axis], distances: Tensor) -> Iterator[tuple[str, str, Tensor]]:
+    """Yield the parts of distances between responses that are distances between the units of one group.
+
+    Args:
+        families: The groups that are coupled, with those directly within each.
+        axes: What stands along the responses of the reference, and of the candidate.
+        distances: ``[units, units]``.
+
+    Yields:
+        The group that lies in no other one, the group itself or one within it, and ``[n, n']`` or ``[H, m, H', m']``.
+    """
+    sides = (cells(torch.arange(side.size, device=distances.device), (side,)) for side in axes)
+    for (rows, atoms), (columns, _) in zip(*sides, strict=True):
+        names = [str(atom.group) for atom in atoms]
+        for group in (name for name in names if name in families):
+            held = [group, *(name for name in names if name in families[group])]
+            if len(held) == len(names):
+                order = [names.index(name) for name in held]
+                first, second = (side.permute(order) for side in (rows, columns))
+                part = distances[first.flatten()][:, second.flatten()]
+                yield group, held[-1], part.reshape(*first.shape, *second.shape)
+
+
+def _squared_distances(left: Tensor, right: Tensor) -> Tensor:
+    """Return squared distances in float64: ``[*m, *n]`` of all ``[*m, rest]`` from all ``[*n, rest]``."""
+    rows, columns = (side.flatten(0, -2) for side in (left, right))
+    squares = rows.square().sum(1).unsqueeze(1) + columns.square().sum(1)
+    distances = (squares - 2 * rows @ columns.T).clamp_min(0).double()
+    return distances.reshape(*left.shape[:-1], *right.shape[:-1])

@@ -160,21 +160,19 @@ class ResponseProducts:
             found[name] = ((Atom(axis.size), axis), covariance)
         return found
 
-    def distances(self) -> dict[str, tuple[Axis, Tensor]]:
+    def distances(self) -> dict[str, tuple[int, Tensor]]:
         """Return the mean squared distances between outputs.
 
         Returns:
-            The axis of the units and ``[units, units]`` in float64, by the names of the weights.
+            The number of the axis of the units and ``[units, units]`` in float64, by the names of the weights.
 
         Raises:
             InvalidInputError: If there is no layer whose units a group permutes.
         """
         self._require_products()
+        watched = (self._watched or [{}])[0]
         return {
-            name: (
-                self._axis(name),
-                ((squares.unsqueeze(1) + other_squares - 2 * cross) / count).clamp_min(0),
-            )
+            name: (watched[name].axis, ((squares.unsqueeze(1) + other_squares - 2 * cross) / count).clamp_min(0))
             for name, (cross, _, _, squares, other_squares, count) in self._sums.items()
         }
 

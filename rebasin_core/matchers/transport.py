@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
 
@@ -13,13 +14,13 @@ from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.best import BestSoFar
 from rebasin_core.matchers.channel import mean_channels, moment_channels
 from rebasin_core.matchers.coupling import Coupling, consuming_axes, require_same_form
-from rebasin_core.matchers.ground_cost import WeightCosts
+from rebasin_core.matchers.families import carried_cost, families_of, family_plans, nearest_permutations
+from rebasin_core.matchers.ground_cost import WeightCosts, response_costs
 from rebasin_core.matchers.responses import ResponseProducts
 from rebasin_core.matchers.result import MatchOutcome
-from rebasin_core.symmetry.axis import Atom
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.checks import require_finite
-from rebasin_core.tensors.plans import PlanMethod, TransportSolver, nearest_permutation
+from rebasin_core.tensors.plans import PlanMethod, TransportSolver
 from rebasin_core.tensors.precision import widened
 from rebasin_core.tensors.transport import squared_distance
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from rebasin_core.matchers.families import Families
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
@@ -48,8 +50,8 @@ class TransportMatcher(Matcher):
 
     `match` rounds the plans to the nearest permutations; of these and the identity, what is nearer to the reference is
     returned. `couple` gives the plans themselves, also between networks of **different widths**, and applies them
-    softly: the fusion of OTFusion is the mean of the reference and ``coupling.apply(candidate)``. Groups within groups
-    stay in order.
+    softly: the fusion of OTFusion is the mean of the reference and ``coupling.apply(candidate)``. Heads are coupled by
+    what carrying their widths onto each other costs (`family_plans`).
 
     Args:
         cost: The ground cost.
@@ -150,66 +152,72 @@ class TransportMatcher(Matcher):
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
         coupling = self._coupled(problem, problem.layout, problem.model)
-        indices = dict(Permutation.identity(problem.layout).indices)
-        for group, plan in coupling.plans.items():
-            indices[group] = nearest_permutation(plan, coupling.costs[group]).cpu()
+        nearest = nearest_permutations(families_of(problem.layout), coupling.plans, coupling.costs)
+        indices = {**Permutation.identity(problem.layout).indices, **{n: index.cpu() for n, index in nearest.items()}}
         best = BestSoFar(problem, lambda permutation: -self._distance(problem, coupling, permutation))
         best.offer(Permutation(problem.layout, indices))
         return best.result(MatchOutcome.CONVERGED, {"total": perf_counter() - start})
 
     def _coupled(self, problem: MatchProblem, other: Layout, candidate_model: nn.Module | None) -> Coupling:
         layout = problem.layout
-        around = {outer for name in layout.groups for outer in layout.ancestors(name)}
-        free = [name for name, group in layout.groups.items() if group.within is None and name not in around]
+        families = families_of(layout)
         coupling = Coupling(layout, other, {}, {}, consuming_axes(layout, problem.model))
-        if self._cost == "activations":
-            costs = self._activation_costs(problem, candidate_model, free)
-        else:
-            costs = self._weight_costs(problem, coupling, free)
-        plans = {group: self._solver.plan(cost) for group, cost in costs.items()}
-        missing = [n for n in free if n not in plans and layout.groups[n].size != other.groups[n].size]
+        by_activations = self._cost == "activations"
+        coupling = (
+            self._by_activations(problem, coupling, candidate_model, families)
+            if by_activations
+            else self._by_weights(problem, coupling, families)
+        )
+        plans = coupling.plans
+        missing = [n for n in families if n not in plans and layout.groups[n].size != other.groups[n].size]
         if missing:
             message = f"nothing tells how the units of {missing[:5]} correspond, whose numbers differ"
             raise InvalidInputError(message)
-        return Coupling(layout, other, plans, costs, coupling.consuming)
+        return coupling
 
-    def _weight_costs(self, problem: MatchProblem, coupling: Coupling, free: list[str]) -> dict[str, Tensor]:
-        """Return the costs, group by group, each after the plans of those before it."""
+    def _by_weights(self, problem: MatchProblem, coupling: Coupling, families: Families) -> Coupling:
+        """Return the coupling by weights, group by group, each after the plans of those before it."""
         channels = [self._channels(q) for q in (problem.reference, problem.candidate)]
         for side, what in zip(channels, ("the reference", "the candidate"), strict=True):
             require_finite(side, what)
-        ground = WeightCosts(coupling, channels[0], channels[1], free)
-        costs: dict[str, Tensor] = {}
-        plans: dict[str, Tensor] = {}
-        waiting = list(free)
+        ground = WeightCosts(coupling, channels[0], channels[1], families)
+        waiting = list(families)
         while waiting:
-            group = max(waiting, key=lambda name: ground.share_known(name, plans))
+            group = max(waiting, key=lambda name: ground.share_known(name, coupling.plans))
             waiting.remove(group)
-            cost = ground.cost(group, plans)
-            if cost is not None:
-                costs[group], plans[group] = cost, self._solver.plan(cost)
-        return costs
+            coupling = self._with_plans(coupling, group, ground.costs(group, coupling.plans))
+        return coupling
+
+    def _with_plans(self, coupling: Coupling, group: str, costs: Mapping[str, Tensor]) -> Coupling:
+        """Return the coupling with the plans of one more group, and of those within it."""
+        if not costs:
+            return coupling
+        within = {name: cost for name, cost in costs.items() if name != group}
+        plan, inner, cost = family_plans(self._solver, costs.get(group), within)
+        plans, known = {**coupling.plans, group: plan, **inner}, {**coupling.costs, group: cost, **within}
+        return replace(coupling, plans=plans, costs=known)
 
     def _channels(self, posterior: Posterior) -> dict[str, Tensor]:
         return widened(mean_channels(posterior) if self._cost == "weights" else moment_channels(posterior))
 
-    def _activation_costs(
-        self, problem: MatchProblem, candidate_model: nn.Module | None, free: list[str]
-    ) -> dict[str, Tensor]:
+    def _by_activations(
+        self, problem: MatchProblem, coupling: Coupling, candidate_model: nn.Module | None, families: Families
+    ) -> Coupling:
         products = ResponseProducts.of(problem, candidate_model, self._num_samples)
-        costs: dict[str, Tensor] = {}
-        for axis, distances in products.distances().values():
-            if isinstance(axis, Atom) and axis.group in free:
-                costs[axis.group] = costs[axis.group] + distances if axis.group in costs else distances
-        return costs
+        costs: dict[str, dict[str, Tensor]] = {}
+        for name, (number, distances) in products.distances().items():
+            axes = coupling.layout.axes[name][number], coupling.candidate_layout.axes[name][number]
+            for group, unit, part in response_costs(families, axes, distances):
+                known = costs.setdefault(group, {})
+                known[unit] = known[unit] + part if unit in known else part
+        for group, found in costs.items():
+            coupling = self._with_plans(coupling, group, found)
+        return coupling
 
     def _distance(self, problem: MatchProblem, coupling: Coupling, permutation: Permutation) -> float:
         """Return what is to be small: the distance of weights (and spreads), or the sum of what is carried."""
         if self._cost == "activations":
-            return sum(
-                cost.gather(1, permutation.indices[group].to(cost.device).unsqueeze(1)).sum().item()
-                for group, cost in coupling.costs.items()
-            )
+            return carried_cost(families_of(problem.layout), coupling.costs, permutation.indices)
         moved = permutation.apply(problem.candidate)
         total = squared_distance(problem.reference.mean, moved.mean)
         spreads: Mapping[str, Tensor] = problem.reference.stddev if self._cost == "moments" else {}

@@ -102,6 +102,53 @@ def test_planted_permutations_are_found_by_every_method(method: str, cost: str) 
     assert result.permutation == planted.inverse()
 
 
+def transformer(seed: int = 0) -> tuple[nn.Module, rc.PermutationSpec]:
+    """Return a transformer of two layers, with weights far from each other."""
+    architecture = rc.ViTArchitecture(patch=4, width=12, depth=2, heads=3, hidden=10)
+    model = architecture.build((3, 8, 8), 3, generator=generator(seed)).double()
+    for number, parameter in enumerate(model.parameters()):
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator(number), dtype=torch.float64)
+    return model, architecture.spec(model)
+
+
+@pytest.mark.parametrize("method", ["exact", "entropic", "unbalanced", "partial"])
+@pytest.mark.parametrize("cost", ["weights", "moments"])
+def test_heads_are_carried_with_their_widths(method: str, cost: str) -> None:
+    model, spec = transformer()
+    mean = parameters(model)
+    reference = rc.DiagonalGaussianPosterior(mean, {name: 0.01 + 0.01 * t.abs() for name, t in mean.items()})
+    planted = spec.random_permutation(generator=generator(3))
+    assert sum(group.within is not None for group in spec.layout.groups.values()) == 4
+    matcher = rc.build("matcher", "transport", cost=cost, method=method)
+    result = matcher.match(reference, planted.apply(reference), spec, model=model)
+    assert result.permutation == planted.inverse()
+
+
+def test_heads_are_found_by_what_they_respond() -> None:
+    model, spec = transformer()
+    planted = spec.random_permutation(generator=generator(3))
+    reference = rc.PointPosterior.from_module(model)
+    data = [(torch.randn(64, 3, 8, 8, generator=generator(4), dtype=torch.float64), torch.zeros(64))]
+    matcher = rc.build("matcher", "transport", cost="activations")
+    result = matcher.match(reference, planted.apply(reference), spec, model=model, data=data)
+    assert result.permutation == planted.inverse()
+    assert result.objective == pytest.approx(0.0, abs=1e-8)
+
+
+def test_couplings_of_heads_keep_the_function() -> None:
+    model, spec = transformer()
+    reference, planted = rc.PointPosterior.from_module(model), spec.random_permutation(generator=generator(5))
+    moved = planted.apply(reference)
+    coupling = rc.TransportMatcher().couple(reference, moved, spec, model=model)
+    torch.testing.assert_close(coupling.apply(moved.mean), dict(reference.mean), rtol=0, atol=1e-12)
+    soft = rc.TransportMatcher(method="entropic", regularization=0.5).couple(reference, moved, spec, model=model)
+    for name, group in spec.layout.groups.items():
+        if group.within is not None:
+            heads, joint = soft.plans[group.within], soft.plans[name]
+            torch.testing.assert_close(joint.sum((1, 3)), heads, rtol=1e-5, atol=1e-9)
+            assert joint.sum().item() == pytest.approx(1.0, rel=1e-5)
+
+
 def test_moments_see_what_means_do_not() -> None:
     mean = {"a.weight": torch.zeros(3, 2), "b.weight": torch.zeros(1, 3)}
     spec = rc.table_spec({"a.weight": "h, -", "b.weight": "-, h"}, mean)
