@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.matchers.families import is_joint
+from rebasin_core.matchers.families import linked_axes
+from rebasin_core.symmetry.action import act_softly
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Product
 from rebasin_core.symmetry.cells import map_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from torch import Tensor
 
@@ -73,49 +74,37 @@ class Coupling:
             for name, tensor in candidate.items()
         }
 
-    def moved(self, name: str, tensor: Tensor, *, skip: int | None = None) -> Tensor:
+    def moved(self, name: str, tensor: Tensor, *, skip: Collection[int] = ()) -> Tensor:
         """Return one tensor in the reference's shape.
 
         Args:
             name: Its name.
             tensor: ``[*lead, *s]``.
-            skip: The number of an axis that is left as it is.
+            skip: The numbers of axes that are left as they are, with all that are linked to them.
 
         Returns:
             ``[*lead, *s]``.
         """
         axes = list(self.candidate_layout.axes[name])
-        for number, becoming in enumerate(self.layout.axes[name]):
-            if number != skip:
-                tensor = self._along(tensor, axes, number, becoming, consumed=(name, number) in self.consuming)
-                axes[number] = becoming
+        for linked in linked_axes(self.layout, name):
+            if not any(number in skip for number in linked):
+                becoming = {number: self.layout.axes[name][number] for number in linked}
+                consumed = any((name, number) in self.consuming for number in linked)
+                tensor = self._along(tensor, axes, becoming, consumed=consumed)
+                axes = _replaced(axes, becoming)
         return tensor
 
-    def _along(self, tensor: Tensor, axes: Sequence[Axis], number: int, becoming: Axis, *, consumed: bool) -> Tensor:
-        """Return a tensor ``[*lead, *s]`` with one of its axes moved."""
-        alone = only(axes, number)
-        target = [*alone[:number], becoming, *alone[number + 1 :]]
+    def _along(self, tensor: Tensor, axes: Sequence[Axis], becoming: Mapping[int, Axis], *, consumed: bool) -> Tensor:
+        """Return a tensor ``[*lead, *s]`` with some of its axes moved."""
+        alone = only(axes, becoming)
+        target = _replaced(alone, becoming)
 
         def act(cell: Tensor, atoms: tuple[Atom, ...]) -> Tensor:
-            lead = cell.dim() - len(atoms)
-            for places, group in self._acting(atoms):
-                matrix = self.matrix(group, consumed=consumed).to(cell)
-                dims, number = [lead + place for place in places], len(places)
-                cell = torch.tensordot(cell, matrix, dims=(dims, [*range(number, 2 * number)]))
-                cell = cell.movedim([*range(-number, 0)], dims)
-            return cell
+            held = [str(atom.group) for atom in atoms if atom.group in self.plans]
+            matrices = {group: self.matrix(group, consumed=consumed).to(cell) for group in held}
+            return act_softly(self.layout, matrices, cell, atoms)
 
         return map_cells(tensor, alone, act, becoming=target)
-
-    def _acting(self, atoms: Sequence[Atom]) -> Iterator[tuple[list[int], str]]:
-        """Yield the plans that act on a cell, and where: units within others are carried together with these."""
-        names = [str(atom.group) for atom in atoms]
-        held = [name for name in names if name in self.plans]
-        around = {name: self.layout.groups[name].within for name in held if is_joint(self.plans[name])}
-        for place, name in enumerate(names):
-            if name in held and name not in around.values():
-                outer = around.get(name)
-                yield [place] if outer is None else [names.index(outer), place], name
 
     def matrix(self, group: str, *, consumed: bool) -> Tensor:
         """Return the matrix that acts on a group's axes.
@@ -200,17 +189,25 @@ def require_same_form(layout: Layout, other: Layout) -> None:
             raise InvalidInputError(message)
 
 
-def only(axes: Sequence[Axis], number: int) -> list[Axis]:
-    """Return axes of which all but one hold fixed positions.
+def only(axes: Sequence[Axis], numbers: Collection[int]) -> list[Axis]:
+    """Return axes of which all but some hold fixed positions.
 
     Args:
         axes: The axes.
-        number: The one that stays as it is.
+        numbers: Those that stay as they are.
 
     Returns:
         The axes.
     """
-    return [axis if place == number else Atom(axis.size) for place, axis in enumerate(axes)]
+    return [axis if place in numbers else Atom(axis.size) for place, axis in enumerate(axes)]
+
+
+def _replaced(axes: Sequence[Axis], becoming: Mapping[int, Axis]) -> list[Axis]:
+    """Return axes with those of some numbers replaced."""
+    replaced = list(axes)
+    for number, axis in becoming.items():
+        replaced[number] = axis
+    return replaced
 
 
 def _form(axes: Axis | Sequence[Axis]) -> object:

@@ -6,28 +6,24 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
+from rebasin_core.symmetry.axis import atoms_of
 from rebasin_core.symmetry.cells import atom_rows
 from rebasin_core.tensors.plans import TransportSolver, nearest_permutation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from torch import Tensor
 
-    from rebasin_core.symmetry.axis import Atom
     from rebasin_core.symmetry.layout import Layout
 
 Families: TypeAlias = "dict[str, tuple[str, ...]]"
-
-# Heads and widths, of the reference and of the candidate.
-_JOINT = 4
 
 
 def families_of(layout: Layout) -> Families:
     """Return the groups that can be coupled: those in no other one, each with the groups directly within it.
 
-    A group is left out if something lies deeper in it, or if a tensor holds two of the groups within it on one axis, or
-    one of them on another axis than the group itself.
+    A group is left out if something lies deeper in it, or if a tensor holds two of the groups within it side by side.
 
     Args:
         layout: The symmetries.
@@ -35,20 +31,34 @@ def families_of(layout: Layout) -> Families:
     Returns:
         The groups within, by the group around them; none for most.
     """
+    rows = [{atom.group for atom in row} for axes in layout.axes.values() for row in atom_rows(axes)]
     found: Families = {}
     for name, group in layout.groups.items():
-        inner = [other for other in layout.groups if name in layout.ancestors(other)]
-        if group.within is None and all(layout.ancestors(other) == (name,) for other in inner):
-            rows = [row for axes in layout.axes.values() for axis in axes for row in atom_rows((axis,))]
-            if all(_side_by_side(row, name, inner) for row in rows):
-                found[name] = tuple(inner)
+        inner = {other for other in layout.groups if name in layout.ancestors(other)}
+        shallow = all(layout.ancestors(other) == (name,) for other in inner)
+        if group.within is None and shallow and all(len(inner & row) <= 1 for row in rows):
+            found[name] = tuple(sorted(inner))
     return found
 
 
-def _side_by_side(row: Sequence[Atom], name: str, inner: Sequence[str]) -> bool:
-    """Return whether an axis holds at most one of the groups within a group, and then both just once."""
-    held = [atom.group for atom in row if atom.group in inner]
-    return not held or (len(held) == 1 and sum(atom.group == name for atom in row) == 1)
+def linked_axes(layout: Layout, tensor: str) -> list[tuple[int, ...]]:
+    """Return the axes of a tensor in sets that are carried together: units, and the units that they lie within.
+
+    Args:
+        layout: The symmetries.
+        tensor: A tensor of it.
+
+    Returns:
+        Every axis in one set, most of them alone.
+    """
+    sets = [{number} for number in range(len(layout.axes[tensor]))]
+    held = [{str(atom.group) for atom in atoms_of(axis) if atom.group} for axis in layout.axes[tensor]]
+    for number, names in enumerate(held):
+        around = {layout.groups[name].within for name in names} - {None}
+        for other in (other for other, beside in enumerate(held) if beside & around):
+            both = sets[number] | sets[other]
+            sets = [both if k in both else known for k, known in enumerate(sets)]
+    return sorted({tuple(sorted(linked)) for linked in sets})
 
 
 def family_plans(
@@ -126,15 +136,3 @@ def carried_cost(families: Families, costs: Mapping[str, Tensor], indices: Mappi
             pairs = cost.movedim(2, 1)[torch.arange(len(outer), device=cost.device), outer]
             total += pairs.gather(2, columns.to(cost.device).unsqueeze(2)).sum().item()
     return total
-
-
-def is_joint(plan: Tensor) -> bool:
-    """Return whether a plan is one of units within others.
-
-    Args:
-        plan: ``[m, n]`` or ``[H, m, H', m']``.
-
-    Returns:
-        True for the second form.
-    """
-    return plan.dim() == _JOINT

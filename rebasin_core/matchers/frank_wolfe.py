@@ -194,16 +194,15 @@ class _Ascent:
         return {name: torch.lerp(matrix, corners[name], place) for name, matrix in self._soft.items()}
 
     def _objective(self, soft: Mapping[str, Tensor]) -> float:
-        return sum(
-            (term.reference.double() * act_softly(soft, term.candidate, term.atoms).double()).sum().item()
-            for term in self._terms
-        )
+        layout = self._initial.layout
+        moved = (act_softly(layout, soft, term.candidate, term.atoms).double() for term in self._terms)
+        return sum((term.reference.double() * t).sum().item() for term, t in zip(self._terms, moved, strict=True))
 
     def _gradient(self, name: str) -> Tensor:
         total: Tensor | float = 0.0
         for term in self._terms:
             for place in term.places(name):
-                moved = act_softly(self._soft, term.candidate, term.atoms, skip=place)
+                moved = act_softly(self._initial.layout, self._soft, term.candidate, term.atoms, skip=place)
                 total += inner_products(term.reference, moved, batch=[], compared=[place])
         return torch.as_tensor(total)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.matchers.coupling import Coupling, only
+from rebasin_core.matchers.families import linked_axes
 from rebasin_core.symmetry.axis import atoms_of
 from rebasin_core.symmetry.cells import cells
 
@@ -45,12 +46,14 @@ class WeightCosts:
         self._families = families
         self._free = frozenset(families).union(*families.values())
         self._norms = {name: float(torch.linalg.vector_norm(tensor)) for name, tensor in reference.items()}
-        self._makers: dict[str, list[tuple[str, int]]] = {group: [] for group in families}
+        self._makers: dict[str, list[tuple[str, tuple[int, ...]]]] = {group: [] for group in families}
         for name in reference:
-            for number, axis in enumerate(coupling.layout.axes[name]):
-                if (name, number) not in coupling.consuming:
-                    for group in {str(atom.group) for atom in atoms_of(axis) if atom.group in families}:
-                        self._makers[group].append((name, number))
+            axes = coupling.layout.axes[name]
+            for linked in linked_axes(coupling.layout, name):
+                if not any((name, number) in coupling.consuming for number in linked):
+                    held = {atom.group for number in linked for atom in atoms_of(axes[number])}
+                    for group in families.keys() & held:
+                        self._makers[group].append((name, linked))
 
     def share_known(self, group: str, settled: Collection[str]) -> float:
         """Return how much of what makes a group's units can be compared when other groups are settled.
@@ -63,7 +66,7 @@ class WeightCosts:
             Between 0 and 1, by the norms of the tensors.
         """
         everything = sum(self._norms[name] for name, _ in self._makers[group])
-        known = sum(self._norms[name] for name, number in self._makers[group] if self._open(name, number, settled))
+        known = sum(self._norms[name] for name, linked in self._makers[group] if self._open(name, linked, settled))
         return known / everything if everything > 0 else 0.0
 
     def costs(self, group: str, plans: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -80,27 +83,30 @@ class WeightCosts:
         given = self._coupling
         coupling = Coupling(given.layout, given.candidate_layout, plans, {}, given.consuming)
         found: dict[str, Tensor] = {}
-        for name, number in self._makers[group]:
-            if self._open(name, number, plans):
-                moved = coupling.moved(name, self._candidate[name], skip=number)
-                for unit, left, right in self._units(name, number, group, moved):
+        for name, linked in self._makers[group]:
+            if self._open(name, linked, plans):
+                moved = coupling.moved(name, self._candidate[name], skip=linked)
+                for unit, left, right in self._units(name, linked, group, moved):
                     distances = _squared_distances(left, right)
                     found[unit] = found[unit] + distances if unit in found else distances
         return found
 
-    def _open(self, name: str, number: int, settled: Collection[str]) -> bool:
+    def _open(self, name: str, linked: Collection[int], settled: Collection[str]) -> bool:
         """Return whether all other axes of a tensor can be moved."""
         axes = self._coupling.layout.axes[name]
-        others = (atom.group for k, axis in enumerate(axes) if k != number for atom in atoms_of(axis))
+        others = (atom.group for k, axis in enumerate(axes) if k not in linked for atom in atoms_of(axis))
         return all(group in settled for group in others if group in self._free)
 
-    def _units(self, name: str, number: int, group: str, moved: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+    def _units(
+        self, name: str, linked: Collection[int], group: str, moved: Tensor
+    ) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield a group, or one within it, and its units in both networks, for each cell of a tensor.
 
         Shapes are ``[n, rest]``, or ``[H, m, rest]`` for units within others.
         """
-        own = only(self._coupling.layout.axes[name], number)
-        other = [*own[:number], self._coupling.candidate_layout.axes[name][number], *own[number + 1 :]]
+        own = only(self._coupling.layout.axes[name], linked)
+        candidate = self._coupling.candidate_layout.axes[name]
+        other = [candidate[number] if number in linked else axis for number, axis in enumerate(own)]
         for (left, atoms), (right, _) in zip(cells(self._reference[name], own), cells(moved, other), strict=True):
             names = [atom.group for atom in atoms]
             held = [unit for unit in names if unit in self._free]
@@ -128,7 +134,8 @@ def response_costs(families: Families, axes: tuple[Axis, Axis], distances: Tenso
         names = [str(atom.group) for atom in atoms]
         for group in (name for name in names if name in families):
             held = [group, *(name for name in names if name in families[group])]
-            if len(held) == len(names):
+            whole = len(held) > 1 or not families[group]  # heads alone would be compared with their widths in order
+            if whole and len(held) == len(names):
                 order = [names.index(name) for name in held]
                 first, second = (side.permute(order) for side in (rows, columns))
                 part = distances[first.flatten()][:, second.flatten()]

@@ -14,6 +14,7 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.best import BestSoFar
+from rebasin_core.matchers.families import families_of
 from rebasin_core.matchers.interruption import interruptible
 from rebasin_core.matchers.midpoint import MidpointLoss
 from rebasin_core.matchers.result import MatchOutcome
@@ -42,7 +43,8 @@ class SinkhornMatcher(Matcher):
     What is minimised: ``weights``, the squared distance $\lVert \theta_0 - X \theta_1 \rVert^2$; ``midpoint``, the
     loss half-way; ``random``, the loss at a uniformly random place of the line. After every epoch the matrices are
     rounded to permutations by assignments; the best of these, measured after rounding, is kept. Gradients go through
-    the normalisations; groups within groups stay in order.
+    the normalisations. Each head of the reference has a matrix for the widths within it, which acts on whichever head
+    comes there.
 
     Args:
         loss: What is minimised.
@@ -112,19 +114,19 @@ _STEPS = 20
 
 @final
 class _Soft:
-    """One matrix for every group that is not within another."""
+    """One matrix for every group, or for each unit of the group around it."""
 
     def __init__(self, problem: MatchProblem, temperature: float, iterations: int) -> None:
         layout, like = problem.layout, problem.reference
         dtype = working_dtype(like.dtype)
         self._layout, self._temperature, self._iterations = layout, temperature, iterations
-        initial = problem.initial or Permutation.identity(layout)
-        self._initial = initial
+        self._initial = problem.initial or Permutation.identity(layout)
         self.logits: dict[str, Tensor] = {}
+        within = {name for inner in families_of(layout).values() for name in inner}
         for name, group in layout.groups.items():
-            if group.within is None and group.size > 1:
-                matrix = torch.eye(group.size, dtype=dtype, device=like.device)[initial.indices[name].to(like.device)]
-                self.logits[name] = matrix.requires_grad_()
+            if group.within is None or name in within:
+                matrix = torch.eye(group.size, dtype=dtype, device=like.device)
+                self.logits[name] = matrix[self._initial.indices[name].to(like.device)].requires_grad_()
 
     def _matrices(self) -> dict[str, Tensor]:
         return {
@@ -134,10 +136,15 @@ class _Soft:
 
     def moved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return tensors moved softly, differentiable in the logits."""
-        matrices = self._matrices()
+        alone = self._matrices()
+        around = {name: self._layout.groups[name].within for name in alone}
+        matrices = {
+            name: matrix if outer is None else alone[outer][:, None, :, None] * matrix[:, :, None]
+            for (name, matrix), outer in zip(alone.items(), around.values(), strict=True)
+        }
 
         def act(cell: Tensor, atoms: tuple[Atom, ...]) -> Tensor:
-            return act_softly(matrices, cell, atoms)
+            return act_softly(self._layout, matrices, cell, atoms)
 
         return {name: map_cells(tensor, self._layout.axes[name], act) for name, tensor in tensors.items()}
 

@@ -10,7 +10,7 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.symmetry.cells import atom_rows, map_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -106,12 +106,14 @@ def act_on_cell(
 
 
 def act_softly(
-    matrices: Mapping[str, Tensor], cell: Tensor, atoms: Sequence[Atom], *, skip: int | None = None
+    layout: Layout, matrices: Mapping[str, Tensor], cell: Tensor, atoms: Sequence[Atom], *, skip: int | None = None
 ) -> Tensor:
     """Return a cell with every axis of a group multiplied by that group's matrix.
 
     Args:
-        matrices: ``[n, n]`` for some groups; a permutation's has its ones at ``[i, index[i]]``.
+        layout: Says how groups nest.
+        matrices: ``[n, n']`` for some groups; a permutation's has its ones at ``[i, index[i]]``. ``[H, m, H', m']`` for
+            a group directly within another one: how much of each unit within each goes where, both levels at once.
         cell: ``[*lead, *atom sizes]``.
         atoms: The atoms of the trailing dimensions.
         skip: A place among ``atoms`` that is left as it is.
@@ -120,11 +122,25 @@ def act_softly(
         The cell, differentiable in the matrices; the same tensor where nothing acts.
     """
     lead = cell.dim() - len(atoms)
-    for place, atom in enumerate(atoms):
-        if atom.group in matrices and place != skip:
-            dims = ([lead + place], [1])
-            cell = torch.tensordot(cell, matrices[str(atom.group)], dims=dims).movedim(-1, lead + place)
+    for places, group in _soft_places(layout, matrices, atoms):
+        if skip not in places:
+            dims, number = [lead + place for place in places], len(places)
+            cell = torch.tensordot(cell, matrices[group], dims=(dims, [*range(number, 2 * number)]))
+            cell = cell.movedim([*range(-number, 0)], dims)
     return cell
+
+
+def _soft_places(
+    layout: Layout, matrices: Mapping[str, Tensor], atoms: Sequence[Atom]
+) -> Iterator[tuple[list[int], str]]:
+    """Yield the matrices that act on a cell, and where: units within others are carried together with these."""
+    names = [str(atom.group) for atom in atoms]
+    held = [name for name in names if name in matrices]
+    around = {name: layout.groups[name].within for name in held}
+    for place, name in enumerate(names):
+        if name in held and name not in around.values():
+            outer = around[name]
+            yield [place] if outer is None else [names.index(outer), place], name
 
 
 def _gathered(tensor: Tensor, dim: int, index: Tensor) -> Tensor:

@@ -103,6 +103,19 @@ def test_sinkhorn_by_weights_recovers_a_planted_permutation(pair: tuple[nn.Modul
     assert found.permutation == planted.inverse()
 
 
+def test_sinkhorn_moves_heads_with_their_widths() -> None:
+    architecture = rc.ViTArchitecture(patch=4, width=9, depth=1, heads=3, hidden=6)
+    model = architecture.build((3, 8, 8), 3, generator=torch.Generator().manual_seed(0)).double()
+    for number, parameter in enumerate(model.parameters()):
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+        parameter.data += 0.3 * noise
+    spec, reference = architecture.spec(model), rc.PointPosterior.from_module(model)
+    planted = spec.random_permutation(generator=torch.Generator().manual_seed(4))
+    matcher = rc.SinkhornMatcher(loss="weights", epochs=30)
+    result = matcher.match(reference, planted.apply(reference), spec)
+    assert result.permutation == planted.inverse()
+
+
 def test_many_copies_come_into_one_order_and_circles_close() -> None:
     architecture = rc.MLPArchitecture(hidden=[16, 16])
     model = architecture.build((6,), 3, generator=torch.Generator().manual_seed(0))

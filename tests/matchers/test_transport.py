@@ -135,6 +135,16 @@ def test_heads_are_found_by_what_they_respond() -> None:
     assert result.objective == pytest.approx(0.0, abs=1e-8)
 
 
+def test_heads_and_widths_on_axes_of_their_own() -> None:
+    torch.manual_seed(0)
+    first = {"q": torch.randn(3, 4, 6), "v": torch.randn(3, 5, 6), "o": torch.randn(6, 3, 5), "gain": torch.randn(3)}
+    rows = {"q": "heads, query@heads, -", "v": "heads, value@heads, -", "o": "-, heads, value@heads", "gain": "heads"}
+    spec = rc.table_spec(rows, first)
+    planted = spec.random_permutation(generator=generator(1))
+    result = rc.TransportMatcher().match(rc.PointPosterior(first), rc.PointPosterior(planted.apply(first)), spec)
+    assert result.permutation == planted.inverse()
+
+
 def test_couplings_of_heads_keep_the_function() -> None:
     model, spec = transformer()
     reference, planted = rc.PointPosterior.from_module(model), spec.random_permutation(generator=generator(5))
