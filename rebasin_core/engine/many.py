@@ -76,10 +76,11 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
 
     In every round each of them, in random order, is matched with the barycentre of all the others, and moved if that
     brings it nearer: block coordinate ascent on $\sum_{i<j} \langle P_i \theta_i, P_j \theta_j \rangle$, until nothing
-    moves.
+    moves. (In the barycentre of all, a network would also be compared with itself as it stands, and stay there.)
 
     Args:
-        networks: At least one posterior, or anything that `as_posterior` takes; or the samples of a chain.
+        networks: At least one posterior, or anything that `as_posterior` takes; or the samples of a chain, with their
+            weights.
         spec: The symmetries of the network.
         matcher: A registered name (``frank_wolfe``, ...), a mapping with ``name`` and options, or an instance.
         max_rounds: The most rounds.
@@ -109,33 +110,53 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
     """
     if isinstance(networks, SamplesPosterior):
         given: list[Posterior] = [networks.member(k) for k in range(networks.num_samples)]
+        weights = networks.weights.double()
     else:
         given = [as_posterior(network, model=model) for network in networks]
+        weights = torch.full((len(given),), 1 / max(1, len(given)), dtype=torch.float64)
     if not given or max_rounds < 0:
         message = f"expected at least one network and rounds of at least 0, got {len(given)} and {max_rounds!r}"
         raise InvalidInputError(message)
     strategy = as_matcher(matcher)
     generator = generator or torch.Generator().manual_seed(0)
     held = None if data is None else list(data)
-    permutations, moved = [spec.identity()] * len(given), list(given)
-    trace = [_spread(moved)]
+    order = _Order(given, weights.tolist(), spec)
+    trace = [order.spread()]
     for _ in tqdm(range(max_rounds), desc="match many", leave=False, disable=not progress):
         for k in torch.randperm(len(given), generator=generator, device=generator.device).tolist():
-            others = [q for j, q in enumerate(moved) if j != k]
-            if not others:
-                break
-            middle = barycenter(others)
-            step = strategy.match(middle, moved[k], spec, model=model, data=held, generator=generator).permutation
-            attempt = permutations[k].compose(step.to("cpu"))
-            candidate = attempt.apply(given[k])
-            if squared_moment_distance(middle, candidate) < squared_moment_distance(middle, moved[k]):
-                permutations[k], moved[k] = attempt, candidate
-        trace.append(_spread(moved))
+            middle = order.middle_of_others(k)
+            if middle is not None:
+                step = strategy.match(middle, order.moved[k], spec, model=model, data=held, generator=generator)
+                order.offer(k, step.permutation, middle)
+        trace.append(order.spread())
         if trace[-1] >= trace[-2]:
             break
-    return ManyMatch(tuple(permutations), tuple(moved), tuple(trace))
+    return ManyMatch(tuple(order.permutations), tuple(order.moved), tuple(trace))
 
 
-def _spread(posteriors: Sequence[Posterior]) -> float:
-    middle = barycenter(posteriors)
-    return sum(squared_moment_distance(middle, q) for q in posteriors) / len(posteriors)
+@final
+class _Order:
+    """Networks as they stand in the common order."""
+
+    def __init__(self, given: Sequence[Posterior], weights: Sequence[float], spec: PermutationSpec) -> None:
+        self._given, self._weights = given, weights
+        self.permutations = [spec.identity()] * len(given)
+        self.moved = list(given)
+
+    def middle_of_others(self, number: int) -> Posterior | None:
+        """Return the barycentre of all but one; None if these have no weight."""
+        others = [k for k in range(len(self._given)) if k != number]
+        weights = [self._weights[k] for k in others]
+        return barycenter([self.moved[k] for k in others], weights) if sum(weights) > 0 else None
+
+    def offer(self, number: int, step: Permutation, middle: Posterior) -> None:
+        """Move a network if that brings it nearer to the middle of the others."""
+        permutation = self.permutations[number].compose(step.to("cpu"))
+        candidate = permutation.apply(self._given[number])
+        if squared_moment_distance(middle, candidate) < squared_moment_distance(middle, self.moved[number]):
+            self.permutations[number], self.moved[number] = permutation, candidate
+
+    def spread(self) -> float:
+        """Return the mean squared distance from the barycentre."""
+        middle = barycenter(self.moved, self._weights)
+        return sum(w * squared_moment_distance(middle, q) for w, q in zip(self._weights, self.moved, strict=True))

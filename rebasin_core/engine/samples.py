@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from rebasin_core.engine.align import as_matcher
+from rebasin_core.engine.many import match_many
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
 from rebasin_core.posteriors.full_gaussian import FullGaussianPosterior
@@ -41,8 +42,7 @@ class AlignedSamples:
         samples: The moved samples: of the same function each, and so of the same predictive distribution.
         permutations: How each was moved, into one common order: from sample $a$ to sample $b$ it is the first's
             permutation and then the inverse of the second's, and around any circle these compose to the identity.
-        spread: The mean squared distance of samples from their mean, before the first round and after each that moved
-            something.
+        spread: The mean squared distance of samples from their mean, before the first round and after each.
     """
 
     samples: SamplesPosterior
@@ -78,16 +78,15 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
 ) -> AlignedSamples:
     """Move the members of an ensemble, or the draws of chains, onto each other.
 
-    With a ``reference``, every sample is matched with that one. Without, all find a common order: they are matched with
-    the first, and then again and again with the mean of all, until nothing moves. Samples that symmetries may permute
-    (of a posterior under an exchangeable prior) are as good afterwards as before.
+    With a ``reference``, every sample is matched with that one. Without, all find a common order, as by `match_many`.
+    Samples that symmetries may permute (of a posterior under an exchangeable prior) are as good afterwards as before.
 
     Args:
         samples: Samples, points as components of a mixture, or parameters of several networks.
         spec: The symmetries of the network.
         reference: The number of the sample that all are matched with; None for a common order.
         matcher: A registered name, a mapping with ``name`` and options, or an instance.
-        max_rounds: Most rounds of matching with the mean.
+        max_rounds: Most rounds of matching with the mean of the others.
         model: The network, for matchers that run it.
         data: Batches ``(inputs, targets)``, for matchers that need data.
         generator: Source of randomness; a fixed seed if not given.
@@ -98,11 +97,6 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
 
     Raises:
         InvalidInputError: If the samples do not fit the specification, or there is no such reference.
-
-    References:
-        S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, algorithm 2; D. Crisostomi
-        et al. (2024), "C2M3: cycle-consistent multi-model merging", NeurIPS, arXiv 2405.17897 (maps through one common
-        order).
 
     Example:
         >>> from rebasin_core import table_spec
@@ -116,29 +110,26 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
     if reference is not None and not 0 <= reference < given.num_samples:
         message = f"expected a reference from 0 to {given.num_samples - 1}, got {reference!r}"
         raise InvalidInputError(message)
-    strategy = as_matcher(matcher)
     generator = generator or torch.Generator().manual_seed(0)
-    permutations = [spec.identity()] * given.num_samples
-    spread, current = [_spread(given)], given
-    rounds = 1 if reference is not None else max_rounds + 1
-    for number in tqdm(range(rounds), desc="align samples", leave=False, disable=not progress):
-        centre = given.member(reference or 0) if number == 0 else _centre(current)
-        steps = [
-            strategy.match(centre, current.member(k), spec, model=model, data=data, generator=generator).permutation.to(
-                "cpu"
-            )
-            for k in range(given.num_samples)
-        ]
-        if all(step.is_identity for step in steps):
-            break
-        moved = [before.compose(step) for before, step in zip(permutations, steps, strict=True)]
-        attempt = given.permute_each(moved)
-        distance = _spread(attempt)
-        if number and distance > spread[-1]:
-            break
-        permutations, current = moved, attempt
-        spread.append(distance)
-    return AlignedSamples(current, tuple(permutations), tuple(spread))
+    if reference is None:
+        found = match_many(
+            given,
+            spec,
+            matcher=matcher,
+            max_rounds=max_rounds,
+            model=model,
+            data=data,
+            generator=generator,
+            progress=progress,
+        )
+        return AlignedSamples(given.permute_each(found.permutations), found.permutations, found.trace)
+    strategy, target = as_matcher(matcher), given.member(reference)
+    permutations = tuple(
+        strategy.match(target, given.member(k), spec, model=model, data=data, generator=generator).permutation.to("cpu")
+        for k in tqdm(range(given.num_samples), desc="align samples", leave=False, disable=not progress)
+    )
+    aligned = given.permute_each(permutations)
+    return AlignedSamples(aligned, permutations, (_spread(given), _spread(aligned)))
 
 
 def summarise(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the second
@@ -236,10 +227,6 @@ def _as_samples(
         sample_buffers={name: torch.stack([own[name] for own in buffers]) for name in buffers[0]},
         weights=weights,
     )
-
-
-def _centre(samples: SamplesPosterior) -> PointPosterior:
-    return PointPosterior(samples.mean, buffers=samples.buffers)
 
 
 def _spread(samples: SamplesPosterior) -> float:
