@@ -43,6 +43,7 @@ class Cell:
         rate: Of learning, at the start.
         noise: How the variational expectation is estimated: at the outputs of layers, or by one draw of the weights a
             step, which takes a convolutional network half the time.
+        stddev: Standard deviation of all weights at the start.
     """
 
     data: str
@@ -57,6 +58,7 @@ class Cell:
     batch_size: int = 256
     rate: float = 1e-3
     noise: Literal["local", "weights"] = "local"
+    stddev: float = 0.02
 
     @property
     def name(self) -> str:
@@ -88,7 +90,7 @@ class Cell:
             schedule=schedule,
             prior_scale=self.prior_scale,
             kl_weight=self.kl_weight,
-            initial_stddev=0.02,
+            initial_stddev=self.stddev,
             estimator=self.noise,
         )
 
@@ -106,7 +108,7 @@ def cells() -> list[Cell]:
     cifar = Cell("cifar10", num_train=50_000, epochs=12)
     found += [cifar, replace(cifar, method="map", prior_scale=0.1)]
     residual = Cell("cifar10", "resnet", "vi", 1, 20, prior_scale=0.1, epochs=3, num_train=50_000)
-    residual = replace(residual, batch_size=128, rate=3e-3, noise="weights")
+    residual = replace(residual, batch_size=128, rate=3e-3, noise="weights", stddev=0.003)
     found += [residual, replace(residual, method="map")]
     return found + [Cell(data, width=1024) for data in sets]
 

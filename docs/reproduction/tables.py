@@ -1,6 +1,7 @@
-"""The tables and the figure of the study, from the lines that ``study.py measure`` wrote.
+"""The tables of the study, from the lines that ``study.py measure`` wrote, and the figure, from the tables of the page.
 
-python docs/reproduction/tables.py study.jsonl --figure docs/reproduction/widths.svg
+python docs/reproduction/tables.py study.jsonl
+python docs/reproduction/tables.py --page docs/reproduction/index.md --figure docs/reproduction/widths.svg
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from study import SAMPLES
 from tabulate import tabulate
 
 from rebasin_core.report import save_figure, styled_figure
 from rebasin_core.report.style import COLORS, LINES, UNALIGNED_COLOR
+from study import SAMPLES
 
 ALIGNMENTS = ("unaligned", "weight", "wasserstein", "activation")
 Records = dict[str, list[dict[str, Any]]]
@@ -75,36 +76,51 @@ def widths(data: str, method: str) -> list[tuple[str, str]]:
     return [(str(w), f"{data}-mlp-{method}-w{w}-d3-{cold}-e8-n60000") for w in (64, 128, 256, 512, 1024)]
 
 
-def figure(cells: dict[str, Records], path: Path) -> None:
+def heights(page: str, data: str, method: str) -> dict[str, list[tuple[int, float, float]]]:
+    """Return the widths, heights and errors of every alignment from the page's table of a data set and method."""
+    section = page.split(f"## Width, {data}\n")[1].split("\n## ", maxsplit=1)[0]
+    lines = section.split(f"{method}:\n")[1].strip().split("\n\n")[0].splitlines()
+    headers, *rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+    found: dict[str, list[tuple[int, float, float]]] = {}
+    for alignment in ALIGNMENTS:
+        cells = [(row[0], row[headers.index(alignment)]) for row in rows[1:]]
+        found[alignment] = [(int(width), *map(float, cell.split(" ± "))) for width, cell in cells]
+    return found
+
+
+def figure(page: str, path: Path) -> None:
     """Draw the heights over the width."""
     with styled_figure(9, 3.8) as drawn:
         panels = drawn.subplots(1, 2, sharey=True)
-        for axes, (data, title) in zip(panels, (("mnist", "MNIST"), ("fashion_mnist", "Fashion-MNIST")), strict=True):
-            for method, line in (("vi", LINES[0]), ("map", LINES[1])):
-                for number, alignment in enumerate(ALIGNMENTS):
-                    known = [(int(w), cells[name][alignment]) for w, name in widths(data, method) if name in cells]
-                    if (method == "map" and alignment == "wasserstein") or not known:
-                        continue  # for points the same as `weight`
-                    points = [(w, *mean_error([r["height"] for r in records])) for w, records in known if records]
+        for axes, data in zip(panels, ("MNIST", "Fashion-MNIST"), strict=True):
+            for method, line in (("Mean field", LINES[0]), ("Points", LINES[1])):
+                for number, (alignment, points) in enumerate(heights(page, data, method).items()):
+                    if method == "Points" and alignment == "wasserstein":
+                        continue  # the same as `weight`
                     color = UNALIGNED_COLOR if number == 0 else COLORS[number - 1]
                     xs, ys, errors = zip(*points, strict=True)
-                    label = f"{alignment}, {'mean field' if method == 'vi' else 'points'}"
+                    label = f"{alignment}, {method.lower()}"
                     axes.errorbar(xs, ys, errors, linestyle=line, marker="o", markersize=4, color=color, label=label)
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
             axes.set_xlabel("units of each hidden layer")
-            axes.set_title(title)
+            axes.set_title(data)
         panels[0].set_ylabel("barrier (nats)")
         drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         save_figure(drawn, path.parent, path.stem)
 
 
 def main() -> None:
-    """Print the tables and write the figure."""
+    """Print the tables of some lines, or write the figure of a page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("lines", type=Path)
+    parser.add_argument("lines", type=Path, nargs="?")
+    parser.add_argument("--page", type=Path)
     parser.add_argument("--figure", type=Path, default=Path("widths.svg"))
     arguments = parser.parse_args()
+    if arguments.page:
+        figure(arguments.page.read_text(encoding="utf-8"), arguments.figure)
+    if not arguments.lines:
+        return
     cells = read(arguments.lines)
     base = "mnist-mlp-vi-w256"
     others = [
@@ -118,6 +134,7 @@ def main() -> None:
     name = others[0][1]
     samples = [(str(n), name if n == SAMPLES else f"{name}-{n}") for n in (2, 4, SAMPLES, 64, 256)]
     cifar = [
+        ("ResNet-20, FRN, mean field", "cifar10-resnet-vi-w1-d20-p0.1-kl0.05-e3-n50000"),
         ("mean field, 512", "cifar10-mlp-vi-w512-d3-p0.05-kl0.05-e12-n50000"),
         ("points, 512", "cifar10-mlp-map-w512-d3-p0.1-e12-n50000"),
     ]
@@ -131,7 +148,6 @@ def main() -> None:
         ("CIFAR-10", cifar),
     ):
         print(f"\n### {title}\n\n{table(cells, chosen)}")
-    figure(cells, arguments.figure)
 
 
 if __name__ == "__main__":

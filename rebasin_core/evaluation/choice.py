@@ -84,11 +84,11 @@ def networks_of(  # ruff: ignore[too-many-arguments] - the problem's parts
 
 
 def _chunk(model: FunctionalModel, inputs: Tensor, count: int, *, stacked: bool) -> int:
-    """Return how many networks fit into memory at once, and on a CPU into its cache where weights are not stacked."""
+    """Return how many networks fit into memory at once, and on a CPU into its cache."""
     elements = model.output_elements(inputs)
     per_network = elements * inputs.element_size() * _COPIES
     if stacked:
         per_network += model.size * inputs.element_size() * 2
-    elif inputs.device.type == "cpu":
+    if inputs.device.type == "cpu":
         count = min(count, max(1, _CPU_ELEMENTS // elements))
     return int(max(1, min(count, _SHARE * free_memory(inputs.device) // max(per_network, 1))))

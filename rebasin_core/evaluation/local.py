@@ -180,8 +180,13 @@ class _Noise:
         dtype = torch.float64 if mean.dtype == torch.float64 else torch.float32
         shape = (networks, self._rows, *mean.shape[1:])
         noise = torch.randn(shape, generator=self._generator, device=mean.device, dtype=dtype)
-        if self._antithetic:
-            noise = torch.stack([noise, -noise], 1).flatten(0, 1)
         # What is the same for all networks has as many rows as one of them.
         deviation, mean = (side.reshape(-1, self._rows, *side.shape[1:]) for side in (deviation, mean))
-        return noise.mul_(deviation).add_(mean).flatten(0, 1)
+        if not self._antithetic:
+            return noise.mul_(deviation).add_(mean).flatten(0, 1)
+        # The two of a pair are written where they belong, in one pass each.
+        drawn = torch.empty((networks, 2, *shape[1:]), dtype=torch.promote_types(dtype, mean.dtype), device=mean.device)
+        for number, sign in enumerate((1, -1)):
+            own = [side if len(side) == 1 else side[number::2] for side in (mean, deviation)]
+            torch.addcmul(own[0], own[1], noise, value=sign, out=drawn[:, number])
+        return drawn.flatten(0, 2)

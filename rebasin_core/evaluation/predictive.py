@@ -185,10 +185,10 @@ class _Collected:
         where = slice(self._starts[place], self._starts[place + 1])
         rows = values.flatten(0, 1)
         repeated = targets.expand(networks, *targets.shape).flatten(0, 1)
-        log_prob = self._likelihood.log_prob(rows, repeated).reshape(networks, -1)
-        self._log_prob[first : first + networks, where] = log_prob.double()
-        self._entropy[where] += self._likelihood.entropy(rows).reshape(networks, -1).double().sum(0)
-        prediction = self._likelihood.prediction(rows).unflatten(0, (networks, -1))
+        log_prob, prediction, entropy = self._likelihood.assess(rows, repeated)
+        self._log_prob[first : first + networks, where] = log_prob.reshape(networks, -1).double()
+        self._entropy[where] += entropy.reshape(networks, -1).double().sum(0)
+        prediction = prediction.unflatten(0, (networks, -1))
         sums = self._sums[place]
         if sums is None:
             groups = int(self._group.max().item()) + 1

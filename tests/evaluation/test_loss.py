@@ -10,7 +10,7 @@ from typing_extensions import override
 from rebasin_core import CategoricalLikelihood, DiagonalGaussianPosterior, GaussianLikelihood, PointPosterior, barrier
 from rebasin_core.errors import InvalidInputError, UnknownNameError
 from rebasin_core.evaluation import FunctionalModel, LossEstimate, Predictions, held_batches, predict
-from rebasin_core.evaluation.likelihood import as_likelihood
+from rebasin_core.evaluation.likelihood import HeteroscedasticGaussianLikelihood, Likelihood, as_likelihood
 
 
 def predictive_loss(num_samples: int, seed: int) -> LossEstimate:
@@ -72,6 +72,24 @@ def test_categorical_equals_cross_entropy(generator: torch.Generator) -> None:
     logits, targets = torch.randn(7, 4, generator=generator), torch.tensor([0, 1, 2, 3, 0, 1, 2])
     likelihood = CategoricalLikelihood()
     torch.testing.assert_close(-likelihood.log_prob(logits, targets).mean(), nn.CrossEntropyLoss()(logits, targets))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "targets"),
+    [
+        (CategoricalLikelihood(), torch.tensor([0, 1, 2, 3])),
+        (GaussianLikelihood(), torch.linspace(-1, 1, 16).reshape(4, 4)),
+        (HeteroscedasticGaussianLikelihood(), torch.linspace(-1, 1, 8).reshape(4, 2)),
+    ],
+)
+def test_what_is_assessed_together_is_what_is_assessed_alone(
+    likelihood: Likelihood, targets: torch.Tensor, generator: torch.Generator
+) -> None:
+    outputs = 3 * torch.randn(4, 4, generator=generator)
+    likelihood.check(outputs, targets)
+    together = likelihood.assess(outputs, targets)
+    alone = likelihood.log_prob(outputs, targets), likelihood.prediction(outputs), likelihood.entropy(outputs)
+    torch.testing.assert_close(together, alone)
 
 
 @pytest.mark.parametrize(
