@@ -162,12 +162,10 @@ class TransportMatcher(Matcher):
         layout = problem.layout
         families = families_of(layout)
         coupling = Coupling(layout, other, {}, {}, consuming_axes(layout, problem.model))
-        by_activations = self._cost == "activations"
-        coupling = (
-            self._by_activations(problem, coupling, candidate_model, families)
-            if by_activations
-            else self._by_weights(problem, coupling, families)
-        )
+        if self._cost == "activations":
+            coupling = self._by_activations(problem, coupling, candidate_model, families)
+        else:
+            coupling = self._by_weights(problem, coupling, families)
         plans = coupling.plans
         missing = [n for n in families if n not in plans and layout.groups[n].size != other.groups[n].size]
         if missing:
