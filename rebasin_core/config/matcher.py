@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from rebasin_core.config.assignment import AssignmentConfig, AutoAssignmentConfig
 from rebasin_core.config.base import StrategyConfig
-from rebasin_core.evaluation.likelihood import LikelihoodName
+from rebasin_core.evaluation.likelihoods import LikelihoodName
 from rebasin_core.matchers.activation import ActivationMatcher
 from rebasin_core.matchers.annealing import AnnealingMatcher
 from rebasin_core.matchers.channel import Start as ChannelStart

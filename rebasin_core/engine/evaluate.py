@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rebasin_core.engine.convert import PosteriorLike, as_posterior
 from rebasin_core.evaluation.evaluator import Evaluator
-from rebasin_core.evaluation.likelihood import AbstractRegressionLikelihood
+from rebasin_core.evaluation.likelihoods import AbstractRegressionLikelihood
 from rebasin_core.evaluation.scores import PredictiveScores
 
 if TYPE_CHECKING:

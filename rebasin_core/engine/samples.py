@@ -103,7 +103,7 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
         >>> a = {"in": torch.tensor([[1.0], [2.0]]), "out": torch.tensor([[1.0, 2.0]])}
         >>> b = {"in": torch.tensor([[2.0], [1.0]]), "out": torch.tensor([[2.0, 1.0]])}
         >>> found = align_samples([a, b], table_spec({"in": "hidden, -", "out": "-, hidden"}, a))
-        >>> found.spread
+        >>> found.spread[0], found.spread[-1]
         (1.0, 0.0)
     """
     given = _as_samples(samples)

@@ -13,11 +13,10 @@ from rebasin_core.engine.evaluate import score
 from rebasin_core.engine.trace import with_installed_rules
 from rebasin_core.errors import ConfigError
 from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.evaluation.likelihood import (
+from rebasin_core.evaluation.likelihoods import (
     CategoricalLikelihood,
     GaussianLikelihood,
     HeteroscedasticGaussianLikelihood,
-    Likelihood,
 )
 from rebasin_core.specs.check import check_spec
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from rebasin_core.config.run import PosteriorSource, RunConfig, Split
     from rebasin_core.data.base import DataSplits
     from rebasin_core.data.examples import TensorBatches
+    from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.scores import PredictiveScores
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.plugin.registry import Registry

@@ -2,12 +2,12 @@
 
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.evaluation.likelihood import (
+from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.evaluation.likelihoods import (
     AbstractRegressionLikelihood,
     CategoricalLikelihood,
     GaussianLikelihood,
     HeteroscedasticGaussianLikelihood,
-    Likelihood,
     LikelihoodName,
     as_likelihood,
 )

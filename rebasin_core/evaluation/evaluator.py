@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.evaluation.likelihood import as_likelihood
+from rebasin_core.evaluation.likelihoods import as_likelihood
 from rebasin_core.evaluation.loss import LossEstimate, MetricName
 from rebasin_core.evaluation.predictive import held_batches, predict
 from rebasin_core.posteriors.point import PointPosterior

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.likelihood import AbstractRegressionLikelihood, CategoricalLikelihood
+from rebasin_core.evaluation.likelihoods import AbstractRegressionLikelihood, CategoricalLikelihood
 from rebasin_core.evaluation.loss import LossEstimate
 from rebasin_core.evaluation.metrics import (
     brier_score,

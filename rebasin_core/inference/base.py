@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
+from rebasin_core.evaluation.likelihoods import as_likelihood
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.predictive import Batches
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec

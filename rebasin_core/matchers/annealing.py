@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from time import perf_counter
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
+from rebasin_core.evaluation.likelihoods import as_likelihood
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.interruption import interruptible
 from rebasin_core.matchers.midpoint import MidpointLoss
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
 from rebasin_core.symmetry.permutation import Permutation
+
+if TYPE_CHECKING:
+    from rebasin_core.evaluation.likelihood import Likelihood
 
 
 @final

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from rebasin_core.assignment import solve_assignment
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
+from rebasin_core.evaluation.likelihoods import as_likelihood
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.best import BestSoFar
 from rebasin_core.matchers.families import families_of
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.symmetry.axis import Atom
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.evaluator import Evaluator
-from rebasin_core.evaluation.likelihood import Likelihood, as_likelihood
+from rebasin_core.evaluation.likelihoods import as_likelihood
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.best import BestSoFar
 from rebasin_core.matchers.interruption import interruptible
@@ -22,6 +22,8 @@ from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from rebasin_core.evaluation.likelihood import Likelihood
 
 Selection: TypeAlias = Literal["distance", "loss"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
-from rebasin_core.evaluation.likelihood import GaussianLikelihood
+from rebasin_core.evaluation.likelihoods import GaussianLikelihood
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.tensors.modules import copied
 from rebasin_core.testing.cases import gaussian, network

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast, final
 import torch
 
 from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.evaluation.likelihood import CategoricalLikelihood
+from rebasin_core.evaluation.likelihoods import CategoricalLikelihood
 from rebasin_core.evaluation.loss import LossEstimate
 from rebasin_core.evaluation.predictive import held_batches, predict
 from rebasin_core.posteriors.point import PointPosterior

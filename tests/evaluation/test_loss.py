@@ -10,7 +10,8 @@ from typing_extensions import override
 from rebasin_core import CategoricalLikelihood, DiagonalGaussianPosterior, GaussianLikelihood, PointPosterior, barrier
 from rebasin_core.errors import InvalidInputError, UnknownNameError
 from rebasin_core.evaluation import FunctionalModel, LossEstimate, Predictions, held_batches, predict
-from rebasin_core.evaluation.likelihood import HeteroscedasticGaussianLikelihood, Likelihood, as_likelihood
+from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.evaluation.likelihoods import HeteroscedasticGaussianLikelihood, as_likelihood
 
 
 def predictive_loss(num_samples: int, seed: int) -> LossEstimate:

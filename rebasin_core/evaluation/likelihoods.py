@@ -1,0 +1,228 @@
+"""The likelihoods: classes, and numbers with noise of a known or a predicted scale."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
+
+import torch
+from typing_extensions import override
+
+from rebasin_core.errors import InvalidInputError, UnknownNameError, nearest
+from rebasin_core.evaluation.likelihood import Likelihood
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+LikelihoodName: TypeAlias = Literal["categorical", "gaussian", "heteroscedastic"]
+
+
+@final
+class CategoricalLikelihood(Likelihood):
+    """Classes: outputs are logits ``[N, K]``, targets class numbers ``[N]``.
+
+    Example:
+        >>> import torch
+        >>> CategoricalLikelihood().log_prob(torch.zeros(1, 2), torch.tensor([0])).exp().item()
+        0.5
+    """
+
+    @override
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        if outputs.dim() != 2 or targets.dim() != 1 or len(outputs) != len(targets):  # ruff: ignore[magic-value-comparison] - [N, K]
+            message = (
+                f"expected logits [N, K] and class numbers [N], got shapes {tuple(outputs.shape)} and "
+                f"{tuple(targets.shape)}"
+            )
+            raise InvalidInputError(message)
+        if targets.is_floating_point():
+            message = f"expected class numbers as integers, got {targets.dtype}; for regression use `gaussian`"
+            raise InvalidInputError(message)
+        if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
+            message = (
+                f"expected class numbers from 0 to {outputs.shape[1] - 1} (the model has {outputs.shape[1]} outputs), "
+                f"got {int(targets.min())} to {int(targets.max())}"
+            )
+            raise InvalidInputError(message)
+
+    @override
+    def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return -torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    @override
+    def prediction(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(-1)
+
+    @override
+    def entropy(self, outputs: Tensor) -> Tensor:
+        logs = outputs.log_softmax(-1)
+        return -(logs.exp() * logs).sum(-1)
+
+    @override
+    def assess(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logs = outputs.log_softmax(-1)
+        probabilities = logs.exp()
+        entropies = -(probabilities * logs).sum(-1)
+        return logs.gather(-1, targets.long().unsqueeze(-1)).squeeze(-1), probabilities, entropies
+
+    @override
+    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        return (prediction.argmax(-1) == targets).to(prediction.dtype)
+
+    @property
+    @override
+    def score_name(self) -> str:
+        return "accuracy"
+
+
+class AbstractRegressionLikelihood(Likelihood):
+    """A likelihood of numbers with Gaussian noise, scored by the squared error of the averaged prediction."""
+
+    @abstractmethod
+    def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the standard deviation of the targets.
+
+        Args:
+            outputs: What the network returned.
+
+        Returns:
+            Both ``[N, K]``.
+        """
+
+    @final
+    @override
+    def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        mean, scale = self.moments(outputs)
+        standard = (targets - mean) / scale
+        return (-0.5 * standard.square() - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    @final
+    @override
+    def prediction(self, outputs: Tensor) -> Tensor:
+        return self.moments(outputs)[0]
+
+    @final
+    @override
+    def entropy(self, outputs: Tensor) -> Tensor:
+        scale = self.moments(outputs)[1]
+        return (scale.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    @final
+    @override
+    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        return (prediction - targets).square().mean(-1)
+
+    @final
+    @property
+    @override
+    def score_name(self) -> str:
+        return "mean_squared_error"
+
+
+@final
+class GaussianLikelihood(AbstractRegressionLikelihood):
+    r"""Regression: outputs are means ``[N, K]``, targets ``[N, K]`` with independent noise of known scale.
+
+    Args:
+        scale: Standard deviation of the noise, positive, in units of the targets.
+
+    Raises:
+        InvalidInputError: If the scale is not positive.
+
+    Example:
+        >>> import torch
+        >>> y = torch.zeros(1, 1)
+        >>> round(GaussianLikelihood(scale=1.0).log_prob(y, y).item(), 4)
+        -0.9189
+    """
+
+    def __init__(self, *, scale: float = 0.1) -> None:
+        _require_scale(scale)
+        self._scale = scale
+
+    @override
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        if outputs.shape != targets.shape or outputs.dim() != 2 or not targets.is_floating_point():  # ruff: ignore[magic-value-comparison]
+            message = (
+                "expected means [N, K] and floating targets of the same shape, got shapes "
+                f"{tuple(outputs.shape)} and {tuple(targets.shape)} of {targets.dtype}"
+            )
+            raise InvalidInputError(message)
+
+    @override
+    def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        return outputs, torch.full_like(outputs, self._scale)
+
+
+@final
+class HeteroscedasticGaussianLikelihood(AbstractRegressionLikelihood):
+    r"""Regression with noise that the network predicts: outputs ``[N, 2K]`` are means and raw scales.
+
+    $$ p(y \mid f) = \prod_k \mathcal N\big(y_k;\, f_k,\, \sigma_k^2\big), \qquad
+       \sigma_k = \sigma_{\min} + \log(1 + e^{f_{K + k}}) $$
+
+    Args:
+        least_scale: $\sigma_{\min}$, positive, in units of the targets: without it the likelihood has no maximum.
+
+    Raises:
+        InvalidInputError: If it is not positive.
+
+    Example:
+        >>> import torch
+        >>> outputs = torch.tensor([[0.0, 0.0]])  # mean 0, standard deviation log 2
+        >>> round(HeteroscedasticGaussianLikelihood().log_prob(outputs, torch.zeros(1, 1)).item(), 2)
+        -0.55
+    """
+
+    def __init__(self, *, least_scale: float = 1e-3) -> None:
+        _require_scale(least_scale)
+        self._least_scale = least_scale
+
+    @override
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        fits = outputs.dim() == targets.dim() == 2 and outputs.shape == (len(targets), 2 * targets.shape[1])  # ruff: ignore[magic-value-comparison]
+        if not fits or not targets.is_floating_point():
+            message = (
+                "expected means and raw scales [N, 2K] and floating targets [N, K], got shapes "
+                f"{tuple(outputs.shape)} and {tuple(targets.shape)} of {targets.dtype}"
+            )
+            raise InvalidInputError(message)
+
+    @override
+    def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        mean, raw = outputs.chunk(2, -1)
+        return mean, self._least_scale + torch.nn.functional.softplus(raw)
+
+
+def _require_scale(scale: float) -> None:
+    if not (scale > 0 and math.isfinite(scale)):
+        message = f"expected a positive noise scale, got {scale!r}"
+        raise InvalidInputError(message)
+
+
+def as_likelihood(likelihood: Likelihood | str) -> Likelihood:
+    """Return a likelihood, looked up by name with its default options if need be.
+
+    Args:
+        likelihood: An instance, ``categorical``, ``gaussian`` or ``heteroscedastic``.
+
+    Returns:
+        An instance.
+
+    Raises:
+        UnknownNameError: If there is no likelihood of that name.
+    """
+    if isinstance(likelihood, Likelihood):
+        return likelihood
+    known: dict[str, Callable[[], Likelihood]] = {
+        "categorical": CategoricalLikelihood,
+        "gaussian": GaussianLikelihood,
+        "heteroscedastic": HeteroscedasticGaussianLikelihood,
+    }
+    if likelihood not in known:
+        message = f"no likelihood {likelihood!r}; {nearest(likelihood, known)}"
+        raise UnknownNameError(message)
+    return known[likelihood]()
