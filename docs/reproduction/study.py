@@ -118,6 +118,7 @@ def train(cell: Cell, root: Path, folder: Path, seeds: range, *, download: bool)
     files = {seed: folder / f"{cell.name}-s{seed}.safetensors" for seed in seeds}
     if all(file.exists() for file in files.values()):
         return
+    folder.mkdir(parents=True, exist_ok=True)
     data = dataset(cell, root, download=download)
     for seed, file in files.items():
         if file.exists():
@@ -231,7 +232,6 @@ def main() -> None:
     parser.add_argument("--start", default="outward", help="where coordinate descent begins: outward or identity")
     parser.add_argument("--download", action="store_true")
     arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     for cell in cells():
         if not fnmatch.fnmatch(cell.name, arguments.only):
             continue
