@@ -14,11 +14,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from study import SAMPLES
 from tabulate import tabulate
 
 from rebasin_core.report import save_figure, styled_figure
 from rebasin_core.report.style import COLORS, LINES, UNALIGNED_COLOR
-from study import SAMPLES
 
 ALIGNMENTS = ("unaligned", "weight", "wasserstein", "activation")
 Records = dict[str, list[dict[str, Any]]]
