@@ -64,8 +64,7 @@ class Gains:
         self._varying = {name: [t for t in terms if t not in self._fixed[name]] for name, terms in touching.items()}
         self._size = {name: sum(t.candidate.numel() for t in terms) for name, terms in self._varying.items()}
         within = {name for name in layout.groups if layout.ancestors(name)}
-        nested = within | {outer for name in within for outer in layout.ancestors(name)}
-        self._nested = nested
+        self._nested = within | {outer for name in within for outer in layout.ancestors(name)}
         every = [term.candidate for terms in touching.values() for term in terms]
         self._dtype = functools.reduce(torch.promote_types, {t.dtype for t in every}, torch.float32)
         self._workspace = Workspace()
@@ -165,8 +164,9 @@ class Gains:
         """Add the part of some terms to a matrix, or write it there."""
         if empty and not (terms and self._nested.isdisjoint(terms[0].groups)):
             total.zero_()
-        # Seen from a unit of the candidate, the groups within it go with it.
-        inside = reordered_within(self._layout, indices, name, indices[name].argsort(-1))
+        inside = indices
+        if name in self._nested:  # seen from a unit of the candidate, the groups within it go with it
+            inside = reordered_within(self._layout, indices, name, indices[name].argsort(-1))
         standing = [(term, place) for term in terms for place in term.places(name)]
         for number, (term, place) in enumerate(standing):
             if self._nested.isdisjoint(term.groups):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
+from rebasin_core.symmetry.action import gathered
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -65,7 +67,9 @@ def add_inner_products(
     candidate = term.candidate
     for number, (other, group) in enumerate(term.grouped):
         if other != place:
-            candidate = _gathered(candidate, 1 + other, indices[group], workspace, f"gathered {number % 2}")
+            large = candidate.numel() >= _LARGE
+            out = workspace.take(f"gathered {number % 2}", candidate.shape, candidate) if large else None
+            candidate = gathered(candidate, 1 + other, indices[group], out=out)
     left = rows_of_units(term.reference, place, workspace, "reference")
     right = rows_of_units(candidate, place, workspace, "candidate")
     total.addmm_(left.to(total.dtype), right.to(total.dtype).T, beta=0 if empty else 1)
@@ -108,13 +112,3 @@ def total_product(left: Tensor, right: Tensor) -> float:
         return torch.dot(*sides).item()
     pieces = zip(*(side.split(_CHUNK) for side in sides), strict=True)
     return math.fsum(torch.stack(list(starmap(torch.dot, pieces))).tolist())
-
-
-def _gathered(tensor: Tensor, dim: int, index: Tensor, workspace: Workspace, role: str) -> Tensor:
-    """Return ``tensor.index_select(dim, index)``, over fewer dimensions: torch is up to 20 times faster there."""
-    inner = tensor.shape[dim + 1 :].numel()
-    flat = tensor.reshape((-1, tensor.shape[dim], inner) if inner > 1 else (-1, tensor.shape[dim]))
-    if tensor.numel() < _LARGE:
-        return flat.index_select(1, index).view(tensor.shape)
-    target = workspace.take(role, flat.shape, tensor)
-    return torch.index_select(flat, 1, index, out=target).view(tensor.shape)

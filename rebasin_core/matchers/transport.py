@@ -151,10 +151,10 @@ class TransportMatcher(Matcher):
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
-        coupling = self._coupled(problem, problem.layout, problem.model)
-        nearest = nearest_permutations(families_of(problem.layout), coupling.plans, coupling.costs)
+        coupling, families = self._coupled(problem, problem.layout, problem.model), families_of(problem.layout)
+        nearest = nearest_permutations(families, coupling.plans, coupling.costs)
         indices = {**Permutation.identity(problem.layout).indices, **{n: index.cpu() for n, index in nearest.items()}}
-        best = BestSoFar(problem, lambda permutation: -self._distance(problem, coupling, permutation))
+        best = BestSoFar(problem, lambda permutation: -self._distance(problem, families, coupling.costs, permutation))
         best.offer(Permutation(problem.layout, indices))
         return best.result(MatchOutcome.CONVERGED, {"total": perf_counter() - start})
 
@@ -166,8 +166,7 @@ class TransportMatcher(Matcher):
             coupling = self._by_activations(problem, coupling, candidate_model, families)
         else:
             coupling = self._by_weights(problem, coupling, families)
-        plans = coupling.plans
-        missing = [n for n in families if n not in plans and layout.groups[n].size != other.groups[n].size]
+        missing = [n for n in families if n not in coupling.plans and layout.groups[n].size != other.groups[n].size]
         if missing:
             message = f"nothing tells how the units of {missing[:5]} correspond, whose numbers differ"
             raise InvalidInputError(message)
@@ -212,10 +211,12 @@ class TransportMatcher(Matcher):
             coupling = self._with_plans(coupling, group, found)
         return coupling
 
-    def _distance(self, problem: MatchProblem, coupling: Coupling, permutation: Permutation) -> float:
+    def _distance(
+        self, problem: MatchProblem, families: Families, costs: Mapping[str, Tensor], permutation: Permutation
+    ) -> float:
         """Return what is to be small: the distance of weights (and spreads), or the sum of what is carried."""
         if self._cost == "activations":
-            return carried_cost(families_of(problem.layout), coupling.costs, permutation.indices)
+            return carried_cost(families, costs, permutation.indices)
         moved = permutation.apply(problem.candidate)
         total = squared_distance(problem.reference.mean, moved.mean)
         spreads: Mapping[str, Tensor] = problem.reference.stddev if self._cost == "moments" else {}

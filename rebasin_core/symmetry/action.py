@@ -96,7 +96,7 @@ def act_on_cell(
         index = indices[name].to(cell.device)
         outer = layout.ancestors(name)
         if not outer:
-            cell = _gathered(cell, lead + place, index)
+            cell = gathered(cell, lead + place, index)
             continue
         # One permutation for each unit of the outer groups: spread the index over the dimensions where they stand.
         dims = [lead + _place(atoms, group) for group in outer] + [lead + place]
@@ -143,11 +143,22 @@ def _soft_places(
             yield [place] if outer is None else [names.index(outer), place], name
 
 
-def _gathered(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
-    """Return ``tensor.index_select(dim, index)``, over fewer dimensions: torch is up to 20 times faster there."""
+def gathered(tensor: Tensor, dim: int, index: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Return ``tensor.index_select(dim, index)``, over fewer dimensions: torch is up to 20 times faster there.
+
+    Args:
+        tensor: Any tensor.
+        dim: One of its dimensions, not counted from the end.
+        index: As many numbers as that dimension has entries.
+        out: Where it is written, contiguous and of the same shape; fresh memory if not given.
+
+    Returns:
+        A tensor of the same shape.
+    """
     inner = tensor.shape[dim + 1 :].numel()
-    flat = tensor.reshape(-1, tensor.shape[dim], inner) if inner > 1 else tensor.reshape(-1, tensor.shape[dim])
-    return flat.index_select(1, index).reshape(tensor.shape)
+    shape = (-1, tensor.shape[dim], inner) if inner > 1 else (-1, tensor.shape[dim])
+    target = None if out is None else out.view(shape)
+    return torch.index_select(tensor.reshape(shape), 1, index, out=target).view(tensor.shape)
 
 
 def _grouped(atoms: Sequence[Atom]) -> list[tuple[int, str]]:
