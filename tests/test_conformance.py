@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from rebasin_core import Registry
 from rebasin_core.plugin.hookspecs import HOOKS
@@ -13,6 +14,13 @@ BUILTIN = Registry(external=False)
 
 @pytest.mark.parametrize("check", conformance_checks("rebasin-core", registry=BUILTIN), ids=str)
 def test_law_holds(check: Check) -> None:
+    check.run()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("check", conformance_checks("rebasin-core", registry=BUILTIN, device="cuda"), ids=str)
+def test_law_holds_on_a_gpu(check: Check) -> None:
     check.run()
 
 

@@ -110,23 +110,31 @@ def cells() -> list[Cell]:
     residual = Cell("cifar10", "resnet", "vi", 1, 20, prior_scale=0.1, epochs=3, num_train=50_000)
     residual = replace(residual, batch_size=128, rate=3e-3, noise="weights", stddev=0.003)
     found += [residual, replace(residual, method="map")]
-    return found + [Cell(data, width=1024) for data in sets]
+    found += [Cell(data, width=1024) for data in sets]
+    # On a GPU.
+    found += [Cell(data, width=width) for data in sets for width in (2048, 4096)]
+    large = replace(residual, batch_size=512)
+    return found + [
+        replace(large, method=method, width=width, epochs=epochs)
+        for width, epochs in ((1, 24), (4, 8))
+        for method in ("map", "vi")
+    ]
 
 
-def train(cell: Cell, root: Path, folder: Path, seeds: range, *, download: bool) -> None:
+def train(cell: Cell, root: Path, folder: Path, seeds: range, *, device: str, download: bool) -> None:
     """Train the posteriors of a cell that are not there yet."""
     files = {seed: folder / f"{cell.name}-s{seed}.safetensors" for seed in seeds}
     if all(file.exists() for file in files.values()):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    data = dataset(cell, root, download=download)
+    data = dataset(cell, root, device, download=download)
     for seed, file in files.items():
         if file.exists():
             continue
         start = time.time()
         model = cell.architecture().build(data.input_shape, 10, generator=torch.Generator().manual_seed(seed))
         result = cell.inference().fit(
-            model,
+            model.to(device),
             data.train.batches(cell.batch_size, shuffle_seed=seed),
             generator=torch.Generator().manual_seed(seed + 2**32),
             checkpoint=file.with_suffix(".training"),
@@ -148,6 +156,7 @@ def measure(  # ruff: ignore[too-many-locals, too-many-arguments, too-many-posit
     start_at: str,
     num_samples: int,
     num_test: int,
+    device: str,
     download: bool,
 ) -> None:
     """Measure the pairs of a cell whose posteriors are there, and that are not measured yet."""
@@ -159,10 +168,10 @@ def measure(  # ruff: ignore[too-many-locals, too-many-arguments, too-many-posit
     missing = [(pair, label) for pair in pairs for label in labels if (cell.name, *pair, label) not in known]
     if not missing:
         return
-    data = dataset(cell, root, download=download)
-    model = cell.architecture().build(data.input_shape, 10)
+    data = dataset(cell, root, device, download=download)
+    model = cell.architecture().build(data.input_shape, 10).to(device)
     spec = cell.architecture().spec(model)
-    posteriors = {seed: rc.load_posterior(file) for seed, file in files.items() if file.exists()}
+    posteriors = {seed: rc.load_posterior(file).to(device=device) for seed, file in files.items() if file.exists()}
     for pair, label in missing:
         reference, candidate = (posteriors[seed] for seed in pair)
         start = time.time()
@@ -211,10 +220,14 @@ def estimator(cell: Cell, num_samples: int) -> dict[str, object]:
     return {"name": "reset", "estimator": inner} if cell.network == "resnet_batch" else inner
 
 
-def dataset(cell: Cell, root: Path, *, download: bool) -> rc.DataSplits:
-    """The data of a cell."""
+def dataset(cell: Cell, root: Path, device: str, *, download: bool) -> rc.DataSplits:
+    """The data of a cell, on a device."""
     data: rc.DataSplits = rc.build("dataset", name=cell.data, root=root, download=download).load()
-    return replace(data, train=data.train.first(cell.num_train))
+    train, test = (
+        rc.Examples(part.inputs.to(device), part.targets.to(device))
+        for part in (data.train.first(cell.num_train), data.test)
+    )
+    return replace(data, train=train, test=test)
 
 
 def main() -> None:
@@ -230,6 +243,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=SAMPLES, help="networks drawn at every place")
     parser.add_argument("--test", type=int, default=0, help="test images; all if 0")
     parser.add_argument("--start", default="outward", help="where coordinate descent begins: outward or identity")
+    parser.add_argument("--device", default="cpu", help="of torch: cpu, cuda, ...")
     parser.add_argument("--download", action="store_true")
     arguments = parser.parse_args()
     for cell in cells():
@@ -238,11 +252,13 @@ def main() -> None:
         if arguments.stage == "list":
             print(cell.name)
         elif arguments.stage == "train":
-            train(cell, arguments.root, arguments.folder, range(1, arguments.seeds + 1), download=arguments.download)
+            where = {"device": arguments.device, "download": arguments.download}
+            train(cell, arguments.root, arguments.folder, range(1, arguments.seeds + 1), **where)
         else:
-            where = (arguments.root, arguments.folder, range(1, arguments.seeds + 1), arguments.output)
+            places = (arguments.root, arguments.folder, range(1, arguments.seeds + 1), arguments.output)
             options = {"start_at": arguments.start, "num_samples": arguments.samples, "num_test": arguments.test}
-            measure(cell, *where, arguments.matchers, **options, download=arguments.download)
+            options |= {"device": arguments.device, "download": arguments.download}
+            measure(cell, *places, arguments.matchers, **options)
 
 
 if __name__ == "__main__":

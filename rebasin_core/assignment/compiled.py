@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -13,6 +14,9 @@ from rebasin_core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# Entries of a batch from which it is solved on several threads.
+_WORTH_THREADS = 2**18
 
 
 @final
@@ -28,7 +32,8 @@ class CompiledAssignment(AssignmentSolver):
         InvalidInputError: If the kernel cannot be built: tells why. The solver `scipy` needs no compiler.
 
     Complexity:
-        $O(n^3)$ a matrix at worst, in practice some passes over it. On the CPU; matrices from elsewhere are copied.
+        $O(n^3)$ a matrix at worst, in practice some passes over it. On the CPU, the matrices of a batch on as many
+        threads as torch has; matrices from elsewhere are copied.
 
     References:
         D. Bertsekas (1988), "The auction algorithm", Annals of Operations Research 14; R. Jonker, A. Volgenant (1987),
@@ -59,10 +64,24 @@ class CompiledAssignment(AssignmentSolver):
             index[..., :rows] = start.index
             potentials.copy_(start.potentials)
         gap = torch.zeros(batch, dtype=torch.float64)
-        kernel = load_kernel("float" if gain.dtype == torch.float32 else "double")
-        pointers = (gain.data_ptr(), potentials.data_ptr(), int(warm), index.data_ptr(), gap.data_ptr())
-        if kernel(batch.numel(), size, *pointers) != 0:
+        parts = (gain.view(-1, size, size), potentials.view(-1, size), index.view(-1, size), gap.view(-1))
+        if not _all_solved(*parts, warm=warm):
             message = f"no memory for an assignment of {size} rows"
             raise MemoryError(message)
         device = similarity.device
         return Assignment(index[..., :rows].to(device, torch.int64), potentials.to(device), gap.to(device))
+
+
+def _all_solved(gain: Tensor, potentials: Tensor, index: Tensor, gap: Tensor, *, warm: bool) -> bool:
+    """Solve a batch ``[B, n, n]`` in place, on as many threads as torch has; return whether the memory sufficed."""
+    kernel = load_kernel("float" if gain.dtype == torch.float32 else "double")
+
+    def solved(gain: Tensor, potentials: Tensor, index: Tensor, gap: Tensor) -> bool:
+        pointers = (gain.data_ptr(), potentials.data_ptr(), int(warm), index.data_ptr(), gap.data_ptr())
+        return bool(kernel(*gain.shape[:2], *pointers) == 0)
+
+    threads = min(torch.get_num_threads(), len(gain)) if gain.numel() > _WORTH_THREADS else 1
+    if threads == 1:
+        return solved(gain, potentials, index, gap)
+    with ThreadPoolExecutor(threads) as pool:  # the kernel does not hold Python's lock
+        return all(pool.map(solved, *(part.tensor_split(threads) for part in (gain, potentials, index, gap))))

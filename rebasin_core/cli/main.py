@@ -17,6 +17,7 @@ from rebasin_core.config.base import FAMILIES
 from rebasin_core.config.schema import run_schema
 from rebasin_core.engine.run import load_run
 from rebasin_core.engine.run import run as execute
+from rebasin_core.engine.setting import choose_device
 from rebasin_core.errors import RebasinError, RebasinWarning
 from rebasin_core.plugin.registry import default_registry
 from rebasin_core.report.page import write_report
@@ -90,11 +91,12 @@ def schema() -> None:
 
 @cli.command()
 @click.argument("package")
-def check(package: str) -> None:
+@click.option("--device", default="cpu", show_default=True, help="Where the laws are tried: cpu, cuda, cuda:1, ...")
+def check(package: str, device: str) -> None:
     """Run the conformance kit on everything that an installed PACKAGE registers."""
     from rebasin_core.testing.kit import run_checks  # ruff: ignore[import-outside-top-level] - the kit is needed here only
 
-    if print_checks(run_checks(package)):
+    if print_checks(run_checks(package, device=choose_device(device))):
         raise SystemExit(ExitCode.FAILED)
 
 

@@ -173,7 +173,7 @@ class DrawnNetworks:
                 member = self._whole.member(index)
                 yield {**member.mean, **member.buffers}
             return
-        generator = torch.Generator().manual_seed(self._seed)
+        generator = torch.Generator(self._posterior.device).manual_seed(self._seed)
         noise: dict[str, Tensor] = {}
         for index in range(self.count):
             if self.paired and index % 2:

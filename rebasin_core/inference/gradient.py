@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, final
 
@@ -20,6 +21,7 @@ from rebasin_core.inference.checkpoint import TrainingState
 from rebasin_core.inference.early_stopping import EarlyStopping
 from rebasin_core.inference.optimizer import OptimizerSpec, ScheduleSpec
 from rebasin_core.tensors.modules import copied
+from rebasin_core.tensors.noise import on_device
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -143,6 +145,7 @@ class AbstractGradientInference(Inference):
         if self._patience is not None and problem.validation is None:
             message = f"`patience` of {self._patience} needs validation data; give them to `fit`, or leave it out"
             raise InvalidInputError(message)
+        problem = replace(problem, generator=on_device(problem.generator, first.device))
         model = FunctionalModel(problem.model, device=first.device, dtype=first.dtype, training=True)
         # Layers with randomness of their own (dropout) use torch's global generator: it is forked, never advanced.
         devices = [first.device] if first.device.type == "cuda" else []

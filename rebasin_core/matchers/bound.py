@@ -11,13 +11,17 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rebasin_core.assignment import AssignmentSolver
+    from rebasin_core.assignment import Assignment, AssignmentSolver
     from rebasin_core.matchers.gains import Gains
     from rebasin_core.matchers.term import Term
 
 
 def upper_bound(
-    touching: Mapping[str, Sequence[Term]], gains: Gains, solver: AssignmentSolver, indices: Mapping[str, Tensor]
+    touching: Mapping[str, Sequence[Term]],
+    gains: Gains,
+    solver: AssignmentSolver,
+    indices: Mapping[str, Tensor],
+    last: Mapping[str, Assignment],
 ) -> float:
     """Return a bound of a sum of bilinear assignments that is cheap to know.
 
@@ -29,6 +33,7 @@ def upper_bound(
         gains: What its units gain.
         solver: Solves the assignments.
         indices: Any permutation.
+        last: Assignments to begin from, of some groups.
 
     Returns:
         A number that no permutation exceeds, but for rounding.
@@ -38,7 +43,7 @@ def upper_bound(
         alone = [term for term in terms if term.groups == (name,)]
         if any(len(term.atoms) > 1 for term in alone):
             constant = gains.constant_part(name, indices)
-            bound += picked(constant, solver.solve(constant).index).double().sum().item()
+            bound += picked(constant, solver.solve(constant, start=last.get(name)).index).double().sum().item()
         else:
             bound += sum(sorted_product(term.reference, term.candidate) for term in alone)
     shared = dict.fromkeys(term for terms in touching.values() for term in terms if len(term.groups) > 1)

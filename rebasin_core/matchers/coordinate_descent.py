@@ -102,7 +102,7 @@ class CoordinateDescent:
 
     def upper_bound(self) -> float:
         """Return what no permutation can exceed, as `upper_bound` knows it."""
-        return self._constant + upper_bound(self._touching, self._all_gains, self._solver, self.indices)
+        return self._constant + upper_bound(self._touching, self._all_gains, self._solver, self.indices, self._last)
 
     def begin_outward(self) -> bool:
         """Solve groups once, each by what is known already, from where most is known on.
@@ -127,12 +127,15 @@ class CoordinateDescent:
                 start = perf_counter()
                 gains = self._all_gains.known(name, self.indices, known)
                 mid = perf_counter()
-                self.indices = {**self.indices, name: self._solver.solve(gains).index}
+                self._last[name] = self._solver.solve(gains)
+                self.indices = {**self.indices, name: self._last[name].index}
                 value += picked(gains, self.indices[name]).double().sum().item()
                 for term in known:
                     del uncounted[term]
                 self.seconds["similarity"] += mid - start
                 self.seconds["assignment"] += perf_counter() - mid
+            # Where everything was known it is solved, until a neighbour moves.
+            self._stale[name] = len(known) < len(self._touching[name])
             settled.add(name)
             del shares[name]
             for other in {g for term in self._touching[name] for g in term.groups if g in shares}:
@@ -140,6 +143,8 @@ class CoordinateDescent:
         value += self._value([*uncounted])
         if value - before <= _RELATIVE_GAIN * abs(before):
             self.indices = old
+            self._last.clear()
+            self._stale = dict.fromkeys(self._layout.groups, True)
             return False
         self._objective = (self.indices, value)
         self.gained += value - before

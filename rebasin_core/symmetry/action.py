@@ -98,10 +98,12 @@ def act_on_cell(
         if not outer:
             cell = gathered(cell, lead + place, index)
             continue
-        # One permutation for each unit of the outer groups: spread the index over the dimensions where they stand.
+        # One permutation for each unit of the outer groups.
         dims = [lead + _place(atoms, group) for group in outer] + [lead + place]
-        spread = _spread(index, dims, cell.dim())
-        cell = torch.take_along_dim(cell, spread, dim=lead + place)
+        if dims == [*range(dims[0], dims[-1] + 1)]:
+            cell = _gathered_together(cell, dims[0], index)
+        else:  # spread the index over the dimensions where they stand
+            cell = torch.take_along_dim(cell, _spread(index, dims, cell.dim()), dim=lead + place)
     return cell
 
 
@@ -159,6 +161,16 @@ def gathered(tensor: Tensor, dim: int, index: Tensor, *, out: Tensor | None = No
     shape = (-1, tensor.shape[dim], inner) if inner > 1 else (-1, tensor.shape[dim])
     target = None if out is None else out.view(shape)
     return torch.index_select(tensor.reshape(shape), 1, index, out=target).view(tensor.shape)
+
+
+def _gathered_together(cell: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Return a cell whose dimensions from one on are those of the index, each last one permuted on its own.
+
+    As one gather of all their units, it is several times as fast as `torch.take_along_dim`.
+    """
+    rows = torch.arange(index.numel(), device=index.device).reshape(index.shape)
+    flat = torch.take_along_dim(rows, index, dim=-1).flatten()
+    return gathered(cell.flatten(dim, dim + index.dim() - 1), dim, flat).view(cell.shape)
 
 
 def _grouped(atoms: Sequence[Atom]) -> list[tuple[int, str]]:

@@ -27,3 +27,19 @@ def standard_normal(shape: Sequence[int], like: Tensor, generator: torch.Generat
     """
     noise = torch.randn(tuple(shape), generator=generator, device=generator.device, dtype=like.dtype)
     return noise.to(like.device)
+
+
+def on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """Return a source of randomness on a device, so that noise need not be moved there.
+
+    Args:
+        generator: The source; if it is elsewhere, one number is drawn from it, as the seed of the other.
+        device: Where the noise is needed.
+
+    Returns:
+        The same generator if it is there already, else a new one.
+    """
+    if generator.device.type == device.type:
+        return generator
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
+    return torch.Generator(device).manual_seed(int(seed))

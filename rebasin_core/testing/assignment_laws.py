@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from rebasin_core.assignment.duals import bound_gap
-from rebasin_core.testing.law import expect, law, seeded
+from rebasin_core.testing.law import device_under_test, expect, law, seeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,8 +53,9 @@ def _total(matrix: Tensor, found: Assignment) -> float:
 
 
 def _best(matrix: Tensor) -> float:
-    rows, columns = linear_sum_assignment(matrix.double().numpy(), maximize=True)
-    return float(matrix.double().numpy()[rows, columns].sum())
+    exact = matrix.double().cpu().numpy()
+    rows, columns = linear_sum_assignment(exact, maximize=True)
+    return float(exact[rows, columns].sum())
 
 
 @law("assignment")
@@ -65,7 +66,7 @@ def optimal(config: object, folder: Path) -> None:
     for size in _SIZES:
         for dtype in (torch.float32, torch.float64):
             for what, matrix in _matrices(size, seed=size):
-                given = matrix.to(dtype)
+                given = matrix.to(device_under_test(), dtype)
                 found = solver.solve(given)
                 short = _best(given) - _total(given, found)
                 allowed = 1e-9 * given.abs().double().sum().item() + (
@@ -79,7 +80,8 @@ def certified(config: object, folder: Path) -> None:
     """Potentials, where they are given, prove the gap that is stated."""
     del folder
     solver = cast("AssignmentConfig", config).build()
-    for what, matrix in _matrices(40, seed=1):
+    for what, cpu_matrix in _matrices(40, seed=1):
+        matrix = cpu_matrix.to(device_under_test())
         found = solver.solve(matrix)
         if found.potentials is not None and found.gap is not None:
             proven = bound_gap(matrix, found.index, found.potentials).item()
@@ -93,8 +95,9 @@ def beginnings_do_not_matter(config: object, folder: Path) -> None:
     """Begun from the result for a similar or quite another matrix, the total is the same."""
     del folder
     solver = cast("AssignmentConfig", config).build()
-    for what, matrix in _matrices(150, seed=2):
-        noise = torch.randn(matrix.shape, generator=seeded(3), dtype=torch.float64)
+    for what, cpu_matrix in _matrices(150, seed=2):
+        matrix = cpu_matrix.to(device_under_test())
+        noise = torch.randn(matrix.shape, generator=seeded(3), dtype=torch.float64).to(matrix.device)
         for scale in (0.0, 0.01, 10.0):
             changed = matrix + scale * noise
             found = solver.solve(changed, start=solver.solve(matrix))
@@ -107,7 +110,7 @@ def batches(config: object, folder: Path) -> None:
     """A batch is solved as its matrices are, one by one."""
     del folder
     solver = cast("AssignmentConfig", config).build()
-    matrices = torch.randn(2, 3, 20, 20, generator=seeded(4), dtype=torch.float64)
+    matrices = torch.randn(2, 3, 20, 20, generator=seeded(4), dtype=torch.float64).to(device_under_test())
     found = solver.solve(matrices)
     expect(found.index.shape == (2, 3, 20), f"the indices of a batch have shape {tuple(found.index.shape)}")
     for i in range(2):
@@ -121,7 +124,7 @@ def rectangular(config: object, folder: Path) -> None:
     del folder
     solver = cast("AssignmentConfig", config).build()
     for rows, columns in ((1, 5), (3, 4), (20, 60)):
-        matrix = torch.randn(rows, columns, generator=seeded(rows), dtype=torch.float64) - 1
+        matrix = torch.randn(rows, columns, generator=seeded(rows), dtype=torch.float64).to(device_under_test()) - 1
         found = solver.solve(matrix)
         short = _best(matrix) - _total(matrix, found)
         expect(short <= 1e-9, f"{rows} of {columns}: the total falls short by {short:.3e}")

@@ -12,7 +12,7 @@ from rebasin_core.evaluation.likelihoods import GaussianLikelihood
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.tensors.modules import copied
 from rebasin_core.testing.cases import gaussian, network
-from rebasin_core.testing.law import expect, expect_equal, law, seeded
+from rebasin_core.testing.law import device_under_test, expect, expect_equal, law, seeded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,8 +42,11 @@ def closed_form_on_a_quadratic(config: object, folder: Path) -> None:
     """For a linear model and Gaussian noise the loss between two points is the known parabola."""
     del folder
     model = nn.Linear(1, 1, bias=False).double()
+    device = device_under_test()
     a, b, scale = -1.0, 2.0, 0.7
-    ends = [PointPosterior({"weight": torch.full((1, 1), value, dtype=torch.float64)}) for value in (a, b)]
+    ends = [
+        PointPosterior({"weight": torch.full((1, 1), value, dtype=torch.float64, device=device)}) for value in (a, b)
+    ]
     x, y = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
     curve = (
         cast("BarrierConfig", config)

@@ -10,7 +10,7 @@ import torch
 from rebasin_core.architectures.mlp import MLPArchitecture
 from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
 from rebasin_core.tensors.modules import named_tensors
-from rebasin_core.testing.law import seeded
+from rebasin_core.testing.law import device_under_test, seeded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,7 +26,7 @@ class Network:
     """A small network with its symmetries, and data for it.
 
     Attributes:
-        model: An MLP 6-5-4-3 in float64.
+        model: An MLP 6-5-4-3 in float64, on the device under test.
         spec: Its symmetries.
         data: Batches of 40 examples in three well separated classes.
     """
@@ -51,7 +51,8 @@ def network(seed: int = 0) -> Network:
     targets = torch.arange(40) % OUTPUTS
     centres = 2 * torch.randn(OUTPUTS, INPUTS, generator=generator, dtype=torch.float64)
     inputs = centres[targets] + 0.3 * torch.randn(40, INPUTS, generator=generator, dtype=torch.float64)
-    return Network(model, architecture.spec(model), list(zip(inputs.split(16), targets.split(16), strict=True)))
+    data = list(zip(inputs.split(16), targets.split(16), strict=True))
+    return Network(model.to(device_under_test()), architecture.spec(model), data)
 
 
 def gaussian(seed: int, *, dtype: torch.dtype = torch.float64) -> DiagonalGaussianPosterior:
@@ -70,4 +71,4 @@ def gaussian(seed: int, *, dtype: torch.dtype = torch.float64) -> DiagonalGaussi
     stddev = {
         n: (0.05 + 0.1 * torch.rand(s, generator=generator, dtype=torch.float64)).to(dtype) for n, s in shapes.items()
     }
-    return DiagonalGaussianPosterior(mean, stddev)
+    return DiagonalGaussianPosterior(mean, stddev).to(device=device_under_test())

@@ -14,7 +14,7 @@ from rebasin_core.evaluation.predictive import held_batches, predict
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.tensors.modules import copied, named_tensors
 from rebasin_core.testing.cases import network
-from rebasin_core.testing.law import expect, expect_equal, law, seeded
+from rebasin_core.testing.law import device_under_test, expect, expect_equal, law, seeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +66,7 @@ def learns(config: object, folder: Path) -> None:
     """The posterior predicts the training data better than the starting point."""
     del folder
     case = network()
-    model = FunctionalModel(case.model, dtype=torch.float64)
+    model = FunctionalModel(case.model, device=device_under_test(), dtype=torch.float64)
     batches = held_batches(model, case.data)
     losses = [
         LossEstimate.of(predict(q, model, batches, CategoricalLikelihood(), num_samples=16, seed=0)).loss

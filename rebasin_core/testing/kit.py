@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, final
 
+import torch
 from typing_extensions import override
 
 from rebasin_core.errors import LawViolationError, PluginError
 from rebasin_core.plugin.registry import Registered, Registry, default_registry
 from rebasin_core.plugin.registry import examples as examples_of
+from rebasin_core.posteriors.base import Posterior
 from rebasin_core.testing import (  # ruff: ignore[unused-import] - importing them fills LAWS
     adapter_laws,
     assignment_laws,
@@ -22,10 +24,13 @@ from rebasin_core.testing import (  # ruff: ignore[unused-import] - importing th
     model_laws,
     posterior_laws,
 )
-from rebasin_core.testing.law import LAWS, Law
+from rebasin_core.testing.law import LAWS, Law, tried_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_CPU = torch.device("cpu")
+_ON_DEVICES = frozenset({"assignment", "barrier", "inference", "matcher", "posterior"})
 
 
 @final
@@ -50,15 +55,18 @@ class Check:
     Attributes:
         entry: The class.
         law: The law.
+        device: Where posteriors, networks and matrices lie.
     """
 
     entry: Registered
     law: Law
+    device: torch.device = _CPU
 
     @override
     def __str__(self) -> str:
-        """Return ``family:name:law``."""
-        return f"{self.entry.family}:{self.entry.name}:{self.law.name}"
+        """Return ``family:name:law``, and the device if it is not the CPU."""
+        where = "" if self.device == _CPU else f":{self.device}"
+        return f"{self.entry.family}:{self.entry.name}:{self.law.name}{where}"
 
     def run(self) -> None:
         """Try the law on all examples of the class.
@@ -79,7 +87,10 @@ class Check:
                     raise LawViolationError(message)
                 example = examples[index]
                 made = (self.entry.kind(), example) if self.entry.family == "posterior_adapter" else example
-                self.law.trial(made, Path(name))
+                if isinstance(example, Posterior):
+                    made = example.to(device=self.device)
+                with tried_on(self.device):
+                    self.law.trial(made, Path(name))
             index, count = index + 1, len(examples)
 
     def verdict(self) -> Verdict:
@@ -93,12 +104,16 @@ class Check:
         return Verdict("holds")
 
 
-def conformance_checks(distribution: str | None = None, *, registry: Registry | None = None) -> Sequence[Check]:
+def conformance_checks(
+    distribution: str | None = None, *, registry: Registry | None = None, device: torch.device | str = "cpu"
+) -> Sequence[Check]:
     """Return every law to be tried on everything that a distribution registers.
 
     Args:
         distribution: The name of an installed distribution; None for all.
         registry: Where to look; everything installed if not given.
+        device: Where posteriors, networks and matrices lie; on another one than the CPU, families that never meet
+            them there (architectures, specifications, data sets, ...) are left out.
 
     Returns:
         The checks, by family and name, leaving out exempted laws.
@@ -113,20 +128,25 @@ def conformance_checks(distribution: str | None = None, *, registry: Registry | 
         why = "; ".join(str(status.error) for status in broken) or "no plugin of that name is installed"
         message = f"{distribution}: {why}"
         raise PluginError(message)
+    place = torch.device(device)
     return [
-        Check(entry, law)
+        Check(entry, law, place)
         for entry in entries
+        if place == _CPU or entry.family in _ON_DEVICES
         for law in LAWS[entry.family]
         if law.name not in getattr(entry.kind, "exempt_laws", {})
     ]
 
 
-def run_checks(distribution: str, *, registry: Registry | None = None) -> dict[str, Verdict]:
+def run_checks(
+    distribution: str, *, registry: Registry | None = None, device: torch.device | str = "cpu"
+) -> dict[str, Verdict]:
     """Return what comes of all checks on a distribution.
 
     Args:
         distribution: The name of an installed distribution.
         registry: Where to look; everything installed if not given.
+        device: Where the laws are tried, as for `conformance_checks`.
 
     Returns:
         A verdict for each check, by its name, exempted laws included.
@@ -135,7 +155,8 @@ def run_checks(distribution: str, *, registry: Registry | None = None) -> dict[s
         PluginError: If the distribution offers nothing, or could not be loaded.
     """
     registry = registry or default_registry()
-    verdicts = {str(check): check.verdict() for check in conformance_checks(distribution, registry=registry)}
+    checks = conformance_checks(distribution, registry=registry, device=device)
+    verdicts = {str(check): check.verdict() for check in checks}
     for entry in registry.all(distribution=distribution):
         for name, reason in getattr(entry.kind, "exempt_laws", {}).items():
             verdicts[f"{entry.family}:{entry.name}:{name}"] = Verdict("exempt", reason)

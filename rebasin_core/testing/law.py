@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, final
@@ -12,7 +14,7 @@ import torch
 from rebasin_core.errors import LawViolationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
     from torch import Tensor
 
@@ -43,6 +45,28 @@ class Law:
 
 LAWS: dict[str, list[Law]] = {}
 """All laws by family."""
+
+_CPU = torch.device("cpu")
+_DEVICE: ContextVar[torch.device] = ContextVar("device")
+
+
+def device_under_test() -> torch.device:
+    """Return where posteriors, networks and matrices of a law shall lie; data stay on the CPU, as loaders give them."""
+    return _DEVICE.get(_CPU)
+
+
+@contextmanager
+def tried_on(device: torch.device) -> Generator[None]:
+    """Try laws on a device while a block runs.
+
+    Args:
+        device: The device.
+    """
+    token = _DEVICE.set(device)
+    try:
+        yield
+    finally:
+        _DEVICE.reset(token)
 
 
 def law(family: str) -> Callable[[Trial], Trial]:
@@ -96,7 +120,8 @@ def expect_equal(
             got[name].shape == tensor.shape,
             f"{what}: `{name}` has shape {tuple(got[name].shape)}, not {tuple(tensor.shape)}",
         )
-        difference = (got[name].double() - tensor.double()).abs().max().item() if tensor.numel() else 0.0
+        sides = [side.to("cpu", torch.float64) for side in (got[name], tensor)]
+        difference = (sides[0] - sides[1]).abs().max().item() if tensor.numel() else 0.0
         expect(difference <= tolerance, f"{what}: `{name}` differs by up to {difference:.2e} (allowed {tolerance:.0e})")
 
 

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from rebasin_core.tensors.modules import copied
 from rebasin_core.testing.cases import Network, gaussian, network
-from rebasin_core.testing.law import expect, expect_equal, law, seeded
+from rebasin_core.testing.law import device_under_test, expect, expect_equal, law, seeded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,7 @@ def function_kept(config: object, folder: Path) -> None:
     del folder
     case, candidate = network(), gaussian(1)
     aligned = _match(config, gaussian(0), candidate, case).apply(candidate)
-    inputs = case.data[0][0]
+    inputs = case.data[0][0].to(device_under_test())
     before, after = (functional_call(case.model, q.mean, (inputs,)) for q in (candidate, aligned))
     expect_equal({"outputs": after}, {"outputs": before}, "function", tolerance=1e-12)
 
@@ -95,4 +95,8 @@ def device_and_dtype(config: object, folder: Path) -> None:
         result = _match(config, reference, planted.apply(reference), case)
         aligned = result.apply(planted.apply(reference))
         expect(aligned.dtype == dtype, f"the aligned candidate is in {aligned.dtype}, not {dtype}")
+        expect(
+            aligned.device.type == device_under_test().type,
+            f"the aligned candidate is on {aligned.device}, not {device_under_test()}",
+        )
         expect_equal(aligned.mean, reference.mean, f"a planted permutation in {dtype}")

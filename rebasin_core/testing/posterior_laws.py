@@ -145,7 +145,7 @@ def round_trip(example: object, folder: Path) -> None:
     posterior.save(folder / "posterior.safetensors", meta={"note": "kit"})
     tensors, document = read_tensors(folder / "posterior.safetensors", kind="posterior")
     expect(document.get("representation") == posterior.kind, f"the file says {document.get('representation')!r}")
-    back = type(posterior).from_tensors(tensors)
+    back = type(posterior).from_tensors(tensors).to(device=posterior.device)
     expect_equal(back.as_tensors(), posterior.as_tensors(), "read back")
     noise = posterior.draw_noise((2,), generator=seeded())
     # To rounding: how a sum is ordered may depend on where in memory its terms lie.
@@ -233,7 +233,9 @@ def companions_move(example: object, folder: Path) -> None:
         for what, posterior, expected in (("moved", moved, wanted), ("read back", back, tensor)):
             expect(posterior.prior is not None, f"the prior of the {what} posterior is gone")
             given = {} if posterior.prior is None else dict(posterior.prior.stddev)
-            expect(torch.equal(given[name], expected), f"the prior's scale of `{name}` is wrong when {what}")
+            expect(
+                torch.equal(given[name].cpu(), expected.cpu()), f"the prior's scale of `{name}` is wrong when {what}"
+            )
 
 
 @law("posterior")

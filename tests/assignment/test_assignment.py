@@ -115,6 +115,21 @@ def test_matrices_on_any_device(solver: AssignmentSolver, device: torch.device) 
     assert torch.equal(found.index.cpu(), solver.solve(a).index)
 
 
+def test_a_batch_on_several_threads_is_solved_as_on_one() -> None:
+    similarity = torch.randn(33, 128, 128, generator=torch.Generator().manual_seed(0))
+    alone = CompiledAssignment().solve(similarity)
+    torch.set_num_threads(3)
+    try:
+        together = CompiledAssignment().solve(similarity)
+        again = CompiledAssignment().solve(similarity, start=together)
+    finally:
+        torch.set_num_threads(1)
+    for found in (together, again):
+        assert torch.equal(found.index, alone.index)
+        assert found.gap is not None
+        assert found.gap.max().item() <= 1e-6
+
+
 def test_bad_options() -> None:
     with pytest.raises(InvalidInputError, match="between 0 and 1"):
         AuctionAssignment(free=2.0)

@@ -92,13 +92,14 @@ def plain(layout: rc.Layout, first: dict[str, Tensor], second: dict[str, Tensor]
         for place, group in enumerate(groups):
             if group is not None:
                 names[group].append((name, place))
-    index = {group: torch.arange(layout.groups[group].size) for group in names}
+    device = next(iter(first.values())).device
+    index = {group: torch.arange(layout.groups[group].size, device=device) for group in names}
     generator = torch.Generator().manual_seed(0)
     for _ in range(MOST_SWEEPS):
         progress = False
         for number in torch.randperm(len(names), generator=generator).tolist():
             group = list(names)[number]
-            gram = torch.zeros(len(index[group]), len(index[group]))
+            gram = torch.zeros(len(index[group]), len(index[group]), device=device)
             for name, place in names[group]:
                 moved = second[name]
                 for other, there in enumerate(axes[name]):
@@ -106,8 +107,8 @@ def plain(layout: rc.Layout, first: dict[str, Tensor], second: dict[str, Tensor]
                         moved = moved.index_select(other, index[there])
                 rows = (t.movedim(place, 0).reshape(len(gram), -1) for t in (first[name], moved))
                 gram += next(rows) @ next(rows).T
-            _, columns = linear_sum_assignment(gram.numpy(), maximize=True)
-            best = torch.from_numpy(columns)
+            _, columns = linear_sum_assignment(gram.cpu().numpy(), maximize=True)
+            best = torch.from_numpy(columns).to(device)
             old, new = (gram.gather(1, i.unsqueeze(1)).sum().item() for i in (index[group], best))
             progress = progress or new > old + 1e-12 + 1e-6 * abs(old)
             index[group] = best

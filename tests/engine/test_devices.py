@@ -1,0 +1,179 @@
+"""What a user does with networks on a device: the same numbers as on the CPU, and results where the inputs were."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rebasin_core as rc
+from rebasin_core.evaluation import FunctionalModel, MethodName, PrecisionName, held_batches, predict
+from rebasin_core.tensors.modules import named_tensors
+from rebasin_core.tensors.noise import on_device
+
+ARCHITECTURE = rc.MLPArchitecture(hidden=[12, 10])
+CPU = torch.device("cpu")
+
+
+def batches(shape: tuple[int, ...] = (6,)) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(5)
+    return [(torch.randn(30, *shape, generator=generator), torch.arange(30) % 3) for _ in range(2)]
+
+
+def network(device: torch.device, seed: int = 0) -> nn.Module:
+    return ARCHITECTURE.build((6,), 3, generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+def residual(device: torch.device, seed: int = 0) -> tuple[nn.Module, rc.PermutationSpec]:
+    architecture = rc.CifarResNetArchitecture(depth=8)
+    model = architecture.build((3, 8, 8), 3, generator=torch.Generator().manual_seed(seed)).to(device).eval()
+    return model, architecture.spec(model)
+
+
+def gaussian(device: torch.device, seed: int = 0) -> rc.DiagonalGaussianPosterior:
+    mean = {name: tensor.detach() for name, tensor in named_tensors(network(device, seed)).items()}
+    return rc.DiagonalGaussianPosterior(mean, {name: 0.1 * tensor.abs() + 0.01 for name, tensor in mean.items()})
+
+
+def close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-5) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name].cpu(), tensor.cpu(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("path", ["weight", "frank_wolfe", "activation", "transport"])
+def test_residual_networks_are_matched_alike(path: str, device: torch.device) -> None:
+    data, found = batches((3, 8, 8)), []
+    for place in (CPU, device):
+        (first, spec), (second, _) = (residual(place, seed) for seed in (0, 1))
+        found.append(rc.match(first, second, spec, path, model=first, data=data))
+    assert found[1].objective == pytest.approx(found[0].objective, rel=1e-3)
+    moved = found[1].apply(second)
+    assert {tensor.device.type for tensor in named_tensors(moved).values()} == {device.type}
+    inputs = data[0][0].to(device)
+    torch.testing.assert_close(moved.eval()(inputs), second(inputs), rtol=1e-3, atol=1e-4)
+
+
+def test_different_widths(device: torch.device) -> None:
+    wide = rc.MLPArchitecture(hidden=[20, 15])
+    other = wide.build((6,), 3, generator=torch.Generator().manual_seed(3))
+    found = []
+    for place in (CPU, device):
+        model = network(place)
+        first, second = (rc.PointPosterior.from_module(m) for m in (model, other.to(place)))
+        specs = ARCHITECTURE.spec(model), wide.spec(other)
+        found.append(rc.TransportMatcher().couple(first, second, *specs, model=model).apply(second.mean))
+    close(found[1], found[0])
+    assert all(tensor.device.type == device.type for tensor in found[1].values())
+
+
+def test_many_networks(device: torch.device) -> None:
+    found = []
+    for place in (CPU, device):
+        models = [network(place, seed) for seed in range(3)]
+        found.append(rc.match_many(models, ARCHITECTURE.spec(models[0]), matcher="weight"))
+    assert found[1].trace == pytest.approx(found[0].trace, rel=1e-4)
+    assert found[1].between(0, 1).compose(found[1].between(1, 0)).is_identity
+    close(dict(found[1].center.mean), dict(found[0].center.mean))
+
+
+def test_samples(device: torch.device) -> None:
+    found = []
+    for place in (CPU, device):
+        models = [network(place, seed) for seed in range(4)]
+        tensors = [{name: tensor.detach() for name, tensor in named_tensors(model).items()} for model in models]
+        found.append(rc.summarise(tensors, ARCHITECTURE.spec(models[0]), kind="low_rank_gaussian", rank=2))
+    close(dict(found[1].posterior.stddev), dict(found[0].posterior.stddev), 1e-4)
+
+
+@pytest.mark.parametrize("repair", [None, "reset", "repair"])
+def test_merging(repair: Literal["reset", "repair"] | None, device: torch.device) -> None:
+    found = []
+    for place in (CPU, device):
+        (first, spec), (second, _) = (residual(place, seed) for seed in (0, 1))
+        merged = rc.merge([first, second], spec, repair=repair, model=first, data=batches((3, 8, 8)))
+        found.append({**merged.posterior.mean, **merged.posterior.buffers})
+    close(found[1], found[0], 1e-3)
+
+
+@pytest.mark.parametrize("name", ["pointwise", "marginalized", "reset", "repair"])
+def test_barriers_of_points(name: str, device: torch.device) -> None:
+    curves = []
+    for place in (CPU, device):
+        (first, _), (second, _) = (residual(place, seed) for seed in (0, 1))
+        data = batches((3, 8, 8))
+        estimator: dict[str, object] = {"name": name, "num_points": 3}
+        if name in {"reset", "repair"}:
+            estimator = {"name": name, "estimator": {"name": "pointwise", "num_points": 3}}
+        curves.append(rc.barrier(first, second, model=first, data=data, calibration=data, estimator=estimator))
+    assert curves[1].loss == pytest.approx(curves[0].loss, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["loop", "vectorized", "local"])
+@pytest.mark.parametrize("precision", ["full", "bfloat16"])
+def test_scores_of_distributions(method: MethodName, precision: PrecisionName, device: torch.device) -> None:
+    # The noise is drawn where the networks are: other numbers, and the same loss up to its error.
+    scores = []
+    for place in (CPU, device):
+        options = rc.EvaluationOptions(method=method, precision=precision)
+        scores.append(
+            rc.score(gaussian(place), model=network(place), data=batches(), num_samples=256, evaluation=options)
+        )
+    assert scores[1].nll == pytest.approx(scores[0].nll, abs=6 * scores[0].nll_stderr + 1e-6)
+
+
+def test_planes_hulls_and_matrices(device: torch.device) -> None:
+    found = []
+    for place in (CPU, device):
+        models = [network(place, seed) for seed in range(3)]
+        plane = rc.loss_plane(*models, model=models[0], data=batches(), resolution=3)
+        hull = rc.hull_losses(models, model=models[0], data=batches(), num_places=4)
+        spec = ARCHITECTURE.spec(models[0])
+        matrix = rc.barrier_matrix(models, model=models[0], data=batches(), spec=spec, estimator="pointwise")
+        assert matrix.aligned is not None
+        found.append({"plane": plane.loss, "hull": hull.loss, "aligned": matrix.aligned})
+    close(found[1], found[0], 1e-4)
+
+
+def test_canonical_forms_and_information(device: torch.device) -> None:
+    found = []
+    for place in (CPU, device):
+        model = network(place)
+        spec = ARCHITECTURE.spec(model)
+        form = rc.canonical_form({name: t.detach() for name, t in named_tensors(model).items()}, spec)
+        found.append(dict(form.tensors))
+        information = rc.permutation_information(gaussian(place), spec)
+        assert 0 <= information.upper <= information.log_order + 5 * information.upper_stderr
+    close(found[1], found[0])
+
+
+@pytest.mark.parametrize("method", ["mean_field_vi", "map", "deep_ensemble", "swag", "sgld", "sghmc"])
+def test_training_stays_on_the_device(method: str, device: torch.device) -> None:
+    options: dict[str, Any] = {"burn_in": 2} if method in {"sgld", "sghmc"} else {}
+    posterior = rc.build("inference", name=method, epochs=4, **options).fit(network(device), batches()).posterior
+    assert posterior.device.type == device.type
+    assert all(tensor.device.type == device.type for tensor in posterior.stddev.values())
+    drawn = posterior.sample((2,), generator=torch.Generator().manual_seed(0))
+    assert {tensor.device.type for tensor in drawn.values()} == {device.type}
+
+
+def test_memory_that_is_short_is_found(device: torch.device) -> None:
+    # More networks at once than any memory holds: fewer are tried.
+    model = FunctionalModel(network(device), device=device)
+    held = held_batches(model, batches())
+    options = rc.EvaluationOptions(method="vectorized", chunk_size=64)
+    found = predict(gaussian(device), model, held, rc.CategoricalLikelihood(), num_samples=64, seed=0, options=options)
+    assert found.log_prob.shape == (64, 60)
+    assert found.log_prob.device.type == device.type
+
+
+def test_a_source_of_noise_on_a_device(device: torch.device) -> None:
+    given = torch.Generator().manual_seed(3)
+    there = on_device(given, device)
+    assert there.device.type == device.type
+    assert (there is given) == (device.type == "cpu")
+    again = on_device(torch.Generator().manual_seed(3), device)
+    assert there.initial_seed() == again.initial_seed()
+    assert on_device(there, device) is there
