@@ -29,6 +29,10 @@ Adjust: TypeAlias = "Callable[[Mapping[str, Tensor], int], Mapping[str, Tensor]]
 """Changes the tensors of a drawn network, given its number."""
 
 
+# Numbers, and networks, that are drawn at once: small networks share what calls cost.
+_DRAWN_TOGETHER, _MOST_TOGETHER = 2**18, 64
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class EvaluationOptions:
@@ -131,7 +135,7 @@ class AbstractNetworks(ABC):
 
 @final
 class DrawnNetworks:
-    """Draws networks one after the other, from a generator with a given seed.
+    """Draws networks one after the other (small ones several at once), from a generator with a given seed.
 
     Posteriors of one kind get the same noise (common random numbers). A set of equally weighted samples that are no
     more than asked for is taken whole, each once.
@@ -174,13 +178,23 @@ class DrawnNetworks:
                 yield {**member.mean, **member.buffers}
             return
         generator = torch.Generator(self._posterior.device).manual_seed(self._seed)
-        noise: dict[str, Tensor] = {}
-        for index in range(self.count):
-            if self.paired and index % 2:
-                noise = {name: -tensor for name, tensor in noise.items()}
-            else:
-                noise = self._posterior.draw_noise(generator=generator)
-            yield self._posterior.from_noise(noise)
+        size = sum(tensor.numel() for tensor in self._posterior.mean.values())
+        together = min(_MOST_TOGETHER, _DRAWN_TOGETHER // max(1, size))
+        done = 0
+        while done < self.count:
+            number = max(1, min(together, self.count - done))
+            number = max(2, number - number % 2) if self.paired else number
+            drawn = self._posterior.from_noise(self._noise(number, generator))
+            for index in range(number):
+                yield {name: tensor[index] for name, tensor in drawn.items()}
+            done += number
+
+    def _noise(self, number: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the noise of several networks."""
+        if not self.paired:
+            return self._posterior.draw_noise((number,), generator=generator)
+        half = self._posterior.draw_noise((number // 2,), generator=generator)
+        return {name: torch.stack([tensor, -tensor], 1).flatten(0, 1) for name, tensor in half.items()}
 
 
 @final

@@ -43,7 +43,9 @@ def upper_bound(
         alone = [term for term in terms if term.groups == (name,)]
         if any(len(term.atoms) > 1 for term in alone):
             constant = gains.constant_part(name, indices)
-            bound += picked(constant, solver.solve(constant, start=last.get(name)).index).double().sum().item()
+            # Where that is all, it was solved before; other prices are worse than none to begin from.
+            start = last.get(name) if len(alone) == len(terms) else None
+            bound += picked(constant, solver.solve(constant, start=start).index).double().sum().item()
         else:
             bound += sum(sorted_product(term.reference, term.candidate) for term in alone)
     shared = dict.fromkeys(term for terms in touching.values() for term in terms if len(term.groups) > 1)

@@ -127,15 +127,15 @@ class CoordinateDescent:
                 start = perf_counter()
                 gains = self._all_gains.known(name, self.indices, known)
                 mid = perf_counter()
-                self._last[name] = self._solver.solve(gains)
-                self.indices = {**self.indices, name: self._last[name].index}
+                found = self._solver.solve(gains)
+                self.indices = {**self.indices, name: found.index}
                 value += picked(gains, self.indices[name]).double().sum().item()
+                if len(known) == len(self._touching[name]):  # solved, until a neighbour moves
+                    self._last[name], self._stale[name] = found, False
                 for term in known:
                     del uncounted[term]
                 self.seconds["similarity"] += mid - start
                 self.seconds["assignment"] += perf_counter() - mid
-            # Where everything was known it is solved, until a neighbour moves.
-            self._stale[name] = len(known) < len(self._touching[name])
             settled.add(name)
             del shares[name]
             for other in {g for term in self._touching[name] for g in term.groups if g in shares}:

@@ -52,6 +52,7 @@ def descended(
                 outcome = MatchOutcome.CONVERGED
     # Where the objective is computed anew, rounding must not leave it below what came before.
     objective = max(solver.objective(), trace[0])
+    bound = max(objective, solver.upper_bound())
     return MatchResult(
         permutation=Permutation(problem.layout, solver.indices),
         objective=objective,
@@ -59,7 +60,7 @@ def descended(
         outcome=interruption.outcome(outcome),
         trace=(*(min(value, objective) for value in trace[:-1]), objective),
         seconds={"total": perf_counter() - start, **(seconds or {}), **solver.seconds},
-        upper_bound=max(objective, solver.upper_bound()),
+        upper_bound=bound,
     )
 
 
