@@ -24,6 +24,12 @@ def test_law_holds_on_a_gpu(check: Check) -> None:
     check.run()
 
 
+def test_on_a_device_only_what_meets_it_is_tried() -> None:
+    checks = conformance_checks("rebasin-core", registry=BUILTIN, device="cuda")
+    assert {check.entry.family for check in checks} == {"assignment", "barrier", "inference", "matcher", "posterior"}
+    assert all(str(check).endswith(":cuda") for check in checks)
+
+
 def test_every_family_has_laws() -> None:
     assert LAWS.keys() == HOOKS.keys()
 

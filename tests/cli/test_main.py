@@ -42,6 +42,7 @@ def test_a_run_ends_with_a_table_and_a_picture(tmp_path: Path) -> None:
     [
         (["run", "bad.yaml"], 2, "bad.yaml:4: inference.epoch: unknown key; did you mean 'epochs'?"),
         (["run", "small.yaml", "--device", "tpu9"], 2, "the device 'tpu9' cannot be used here"),
+        (["check", "rebasin-core", "--device", "tpu9"], 2, "the device 'tpu9' cannot be used here"),
         (["run", "small.yaml", "-o", "small.yaml/out"], 3, "cannot"),
         (["run", "mnist.yaml"], 2, "looked for"),
         (["rnu"], 2, "No such command"),

@@ -16,7 +16,7 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation import EvaluationOptions, FunctionalModel, LossEstimate, Predictions, predict
 from rebasin_core.evaluation.choice import networks_of
 from rebasin_core.evaluation.local import LocalNetworks
-from rebasin_core.evaluation.networks import LoopedNetworks, VectorizedNetworks
+from rebasin_core.evaluation.networks import DrawnNetworks, LoopedNetworks, VectorizedNetworks
 
 if TYPE_CHECKING:
     from rebasin_core.evaluation import PrecisionName
@@ -234,3 +234,14 @@ def test_scores_of_numbers() -> None:
     exact = rc.gaussian_mixture_crps(x.unsqueeze(0), scale.unsqueeze(0), y).mean().item()
     assert scores.values["crps"] == pytest.approx(exact, rel=0.03)
     assert scores.values["rmse"] == pytest.approx(math.sqrt((0.6**2 + 2.3**2) / 2), rel=0.03)
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_small_networks_that_are_drawn_at_once_are_all_there(*, antithetic: bool) -> None:
+    posterior, count = spread_over(mlp()), 130  # more than two blocks
+    networks = list(DrawnNetworks(posterior, count, 0, antithetic=antithetic))
+    name, mean = next(iter(posterior.mean.items()))
+    weights = torch.stack([tensors[name] for tensors in networks])
+    assert len(networks) == len(weights.flatten(1).unique(dim=0)) == count
+    middles = weights.unflatten(0, (-1, 2)).mean(1)
+    assert torch.allclose(middles, mean.expand_as(middles), atol=1e-6) == antithetic
