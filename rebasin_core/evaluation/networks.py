@@ -179,15 +179,13 @@ class DrawnNetworks:
             return
         generator = torch.Generator(self._posterior.device).manual_seed(self._seed)
         size = sum(tensor.numel() for tensor in self._posterior.mean.values())
-        together = min(_MOST_TOGETHER, _DRAWN_TOGETHER // max(1, size))
-        done = 0
-        while done < self.count:
-            number = max(1, min(together, self.count - done))
-            number = max(2, number - number % 2) if self.paired else number
+        least = 2 if self.paired else 1
+        together = max(1, min(_MOST_TOGETHER, _DRAWN_TOGETHER // max(1, size)) // least) * least
+        for first in range(0, self.count, together):
+            number = min(together, self.count - first)
             drawn = self._posterior.from_noise(self._noise(number, generator))
             for index in range(number):
                 yield {name: tensor[index] for name, tensor in drawn.items()}
-            done += number
 
     def _noise(self, number: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the noise of several networks."""

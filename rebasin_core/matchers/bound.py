@@ -33,7 +33,7 @@ def upper_bound(
         gains: What its units gain.
         solver: Solves the assignments.
         indices: Any permutation.
-        last: Assignments to begin from, of some groups.
+        last: What groups were last solved by; counts where nothing else can change what they gain.
 
     Returns:
         A number that no permutation exceeds, but for rounding.
@@ -43,9 +43,9 @@ def upper_bound(
         alone = [term for term in terms if term.groups == (name,)]
         if any(len(term.atoms) > 1 for term in alone):
             constant = gains.constant_part(name, indices)
-            # Where that is all, it was solved before; other prices are worse than none to begin from.
-            start = last.get(name) if len(alone) == len(terms) else None
-            bound += picked(constant, solver.solve(constant, start=start).index).double().sum().item()
+            # Where that is all, it was solved before; from other prices it would take longer than from none.
+            solved = last.get(name) if len(alone) == len(terms) else None
+            bound += picked(constant, (solved or solver.solve(constant)).index).double().sum().item()
         else:
             bound += sum(sorted_product(term.reference, term.candidate) for term in alone)
     shared = dict.fromkeys(term for terms in touching.values() for term in terms if len(term.groups) > 1)

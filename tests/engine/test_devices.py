@@ -159,8 +159,7 @@ def test_training_stays_on_the_device(method: str, device: torch.device) -> None
     assert {tensor.device.type for tensor in drawn.values()} == {device.type}
 
 
-def test_memory_that_is_short_is_found(device: torch.device) -> None:
-    # More networks at once than any memory holds: fewer are tried.
+def test_predictions_stay_on_the_device(device: torch.device) -> None:
     model = FunctionalModel(network(device), device=device)
     held = held_batches(model, batches())
     options = rc.EvaluationOptions(method="vectorized", chunk_size=64)
