@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.engine.convert import PosteriorLike, as_posterior
+from rebasin_core.engine.resumed import resumed
 from rebasin_core.engine.trace import with_installed_rules
 from rebasin_core.errors import ConfigError
 from rebasin_core.matchers.base import Matcher
@@ -14,6 +16,7 @@ from rebasin_core.posteriors.point import PointPosterior
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import torch
     from torch import nn
@@ -83,6 +86,7 @@ def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
     progress: bool = False,
     initial: Permutation | None = None,
     on_interrupt: OnInterrupt = "raise",
+    checkpoint: Path | str | None = None,
 ) -> MatchResult:
     """Return the permutation that moves a candidate onto a reference.
 
@@ -97,6 +101,8 @@ def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         progress: Whether to show a progress bar.
         initial: Where matchers that improve step by step begin.
         on_interrupt: ``return``: an interrupted search returns its best so far, from which ``initial`` goes on.
+        checkpoint: Where an interrupted search leaves its best so far (a permutation's file), whatever ``on_interrupt``
+            says: the same call goes on from there; removed when the search ends by itself.
 
     Returns:
         The result; ``result.apply(candidate)`` is the aligned candidate.
@@ -105,6 +111,7 @@ def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         InvalidInputError: If the networks do not fit each other or the specification.
         UnknownNameError: If there is no such matcher.
         ConfigError: If its options are not valid.
+        FileFormatError: If the checkpoint is damaged, or of another specification.
 
     Example:
         >>> import torch
@@ -115,7 +122,8 @@ def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         >>> match(a, b, spec, matcher="weight").apply(b)["in"].flatten().tolist()
         [1.0, 2.0]
     """
-    return as_matcher(matcher).match(
+    search = partial(
+        as_matcher(matcher).match,
         as_posterior(reference, model=model),
         as_posterior(candidate, model=model),
         spec,
@@ -123,9 +131,10 @@ def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         data=data,
         generator=generator,
         progress=progress,
-        initial=initial,
-        on_interrupt=on_interrupt,
     )
+    if checkpoint is None:
+        return search(initial=initial, on_interrupt=on_interrupt)
+    return resumed(search, spec.layout, checkpoint, initial=initial, on_interrupt=on_interrupt)
 
 
 def barrier(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the second

@@ -79,7 +79,8 @@ def run(
 
     The output folder holds the configuration as run (``run.json``), ``posteriors/``, ``permutations/``,
     ``similarities/``, ``curves/``, ``scores/`` and ``summary.json``. Every file is written whole or not at all. Run
-    again with the same configuration, finished stages are read back, and training goes on from its last checkpoint.
+    again with the same configuration, finished stages are read back, training goes on from its last checkpoint, and a
+    match that was interrupted from its best so far.
 
     Args:
         config: What to do.
@@ -142,7 +143,8 @@ class _Stages:
         record = path.with_suffix(".json")
 
         def make() -> list[Path]:
-            result = self._setting.match(name, reference, candidate, progress=self._progress)
+            unfinished = path.with_suffix(".unfinished.safetensors")
+            result = self._setting.match(name, reference, candidate, unfinished, progress=self._progress)
             result.permutation.save(path)
             entries = {
                 "objective": result.objective,

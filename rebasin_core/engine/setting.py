@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
+from rebasin_core.engine.align import match
 from rebasin_core.engine.convert import load_posterior
 from rebasin_core.engine.evaluate import score
 from rebasin_core.engine.trace import with_installed_rules
@@ -176,13 +177,16 @@ class Setting:
         FunctionalModel(self.model).check({**posterior.mean, **posterior.buffers}, str(path))
         return posterior.to(device=self.device, dtype=self.dtype)
 
-    def match(self, name: str, reference: Posterior, candidate: Posterior, *, progress: bool) -> MatchResult:
+    def match(
+        self, name: str, reference: Posterior, candidate: Posterior, checkpoint: Path, *, progress: bool
+    ) -> MatchResult:
         """Return what one of the run's matchers finds.
 
         Args:
             name: Its name.
             reference: Stays.
             candidate: Is moved.
+            checkpoint: Where an interrupted search leaves its best so far.
             progress: Whether to show a progress bar.
 
         Returns:
@@ -192,14 +196,16 @@ class Setting:
             InvalidInputError: If the matcher cannot take these posteriors.
         """
         config = next(matcher for matcher in self._config.matchers if matcher.name == name)
-        return config.build().match(
+        return match(
             reference,
             candidate,
             self.spec,
+            config.build(),
             model=self.model,
             data=self._batches("train"),
             generator=torch.Generator().manual_seed(self._config.seed),
             progress=progress,
+            checkpoint=checkpoint,
         )
 
     def curve(self, split: Split, reference: Posterior, candidate: Posterior, *, progress: bool) -> LossCurve:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @final
 class BestSoFar:
-    """Keeps the permutation of the highest value, from the identity on.
+    """Keeps the permutation of the highest value, from the identity and where the search begins on.
 
     Args:
         problem: What is matched.
@@ -27,6 +27,8 @@ class BestSoFar:
         self._value = value
         self.permutation = Permutation.identity(problem.layout)
         self.trace = [value(self.permutation)]
+        if problem.initial is not None:
+            self.offer(problem.initial)
 
     def offer(self, permutation: Permutation) -> None:
         """Take a permutation if it is better than all before; the trace grows by one either way.

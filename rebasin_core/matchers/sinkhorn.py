@@ -43,16 +43,16 @@ class SinkhornMatcher(Matcher):
 
     What is minimised: ``weights``, the squared distance $\lVert \theta_0 - X \theta_1 \rVert^2$; ``midpoint``, the
     loss half-way; ``random``, the loss at a uniformly random place of the line. After every epoch the matrices are
-    rounded to permutations by assignments; the best of these, measured after rounding, is kept. Gradients go through
-    the normalisations. Each head of the reference has a matrix for the widths within it, which acts on whichever head
-    comes there.
+    rounded to permutations by assignments; the best of these, measured after rounding, is kept. Normalisations are
+    differentiated implicitly, so that nothing of their iterations is kept. Each head of the reference has a matrix for
+    the widths within it, which acts on whichever head comes there.
 
     Args:
         loss: What is minimised.
         epochs: Passes over the data (steps, for ``weights``, of which an epoch has 20).
         learning_rate: Of Adam on the logits, positive.
         temperature: Of the normalisation, positive.
-        iterations: Normalisations of rows and columns.
+        iterations: At most so many normalisations of rows and columns; they end where rows and columns sum to 1.
         likelihood: An instance or a name.
 
     Raises:
@@ -60,7 +60,7 @@ class SinkhornMatcher(Matcher):
 
     References:
         F. Guerrero Pena et al. (2023), "Re-basin via implicit Sinkhorn differentiation", CVPR, arXiv 2212.12042,
-        equations 6 to 9 (there differentiated implicitly: the same gradients in the limit).
+        equations 6 to 9.
 
     Example:
         >>> SinkhornMatcher(loss="weights", epochs=2)  # doctest: +ELLIPSIS
@@ -74,7 +74,7 @@ class SinkhornMatcher(Matcher):
         epochs: int = 10,
         learning_rate: float = 0.1,
         temperature: float = 1.0,
-        iterations: int = 20,
+        iterations: int = 100,
         likelihood: Likelihood | str = "categorical",
     ) -> None:
         if loss not in get_args(SinkhornLoss) or min(epochs, iterations) < 1 or not min(learning_rate, temperature) > 0:

@@ -1,0 +1,101 @@
+"""Matches that were interrupted, taken up where they ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import rebasin_core as rc
+from rebasin_core.errors import FileFormatError
+from rebasin_core.matchers.coordinate_descent import CoordinateDescent
+
+ARCHITECTURE = rc.MLPArchitecture(hidden=[20, 20, 20])
+A, B = (ARCHITECTURE.build((6,), 3, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+SPEC = ARCHITECTURE.spec(A)
+MATCHER = rc.WeightMatcher(start="identity")
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the user press a key when a group is solved for the given time."""
+    solve, calls = CoordinateDescent._solve, [0]
+
+    def interrupted(self: CoordinateDescent, name: str) -> bool:
+        calls[0] += 1
+        if calls[0] == number:
+            raise KeyboardInterrupt
+        return solve(self, name)
+
+    monkeypatch.setattr(CoordinateDescent, "_solve", interrupted)
+
+
+def test_an_interrupted_match_leaves_its_best_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "match.safetensors"
+    whole = rc.match(A, B, SPEC, MATCHER, checkpoint=file)
+    assert not file.exists()
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            rc.match(A, B, SPEC, MATCHER, checkpoint=file)
+    assert not rc.Permutation.load(file, SPEC.layout).is_identity
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1)
+        stopped = rc.match(A, B, SPEC, MATCHER, checkpoint=file, on_interrupt="return")
+    assert stopped.outcome is rc.MatchOutcome.INTERRUPTED
+    # Nothing of what the first had found is lost, though the second had no time for anything.
+    assert stopped.identity_objective < stopped.objective < whole.objective
+    assert stopped.permutation == rc.Permutation.load(file)
+    resumed = rc.match(A, B, SPEC, MATCHER, checkpoint=file)
+    assert resumed.outcome is rc.MatchOutcome.CONVERGED
+    assert resumed.objective > stopped.objective
+    assert not file.exists()
+
+
+def test_a_learned_match_does_not_fall_behind_where_it_begins(tmp_path: Path) -> None:
+    file = tmp_path / "match.safetensors"
+    found = rc.match(A, B, SPEC, "weight")
+    found.permutation.save(file)
+    # A rate at which nothing can be learned.
+    again = rc.match(A, B, SPEC, rc.SinkhornMatcher(epochs=1, learning_rate=1e-12), checkpoint=file)
+    assert again.permutation == found.permutation
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    other = rc.MLPArchitecture(hidden=[7])
+    spec = other.spec(other.build((6,), 3))
+    spec.random_permutation(generator=torch.Generator().manual_seed(0)).save(tmp_path / "other.safetensors")
+    with pytest.raises(FileFormatError, match="another specification"):
+        rc.match(A, B, SPEC, "weight", checkpoint=tmp_path / "other.safetensors")
+
+
+def test_a_run_goes_on_with_its_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    architecture = rc.MLPArchitecture(hidden=[12, 12])
+    for seed, file in enumerate((first, second)):
+        rc.save_checkpoint(architecture.build((64,), 10, generator=torch.Generator().manual_seed(seed)), file)
+    (tmp_path / "run.yaml").write_text(
+        "data: digits\narchitecture: {name: mlp, hidden: [12, 12]}\n"
+        f"reference: {{path: {first}}}\ncandidate: {{path: {second}}}\n"
+        "matchers: [{name: weight, start: identity}]\nbarrier: {name: pointwise, num_points: 3}\n"
+    )
+    config, output = rc.load_run(tmp_path / "run.yaml"), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            rc.run(config, output)
+    kept = output / "permutations" / "weight.unfinished.safetensors"
+    begun = rc.Permutation.load(kept)
+    assert not begun.is_identity
+    seen: list[rc.Permutation | None] = []
+    match = rc.WeightMatcher.match
+
+    def watched(self: rc.WeightMatcher, *arguments: object, **options: object) -> object:
+        seen.append(options["initial"])  # type: ignore[arg-type]  # what is passed on
+        return match(self, *arguments, **options)  # type: ignore[arg-type]  # what is passed on
+
+    monkeypatch.setattr(rc.WeightMatcher, "match", watched)
+    rc.run(config, output)
+    assert seen == [begun]
+    assert not kept.exists()
+    assert (output / "summary.json").exists()

@@ -1,0 +1,78 @@
+"""Doubly stochastic matrices, beside POT and beside gradients through every iteration."""
+
+from __future__ import annotations
+
+import numpy as np
+import ot
+import pytest
+import torch
+
+from rebasin_core.tensors.sinkhorn import sinkhorn
+
+ONES = torch.ones(4, 7, dtype=torch.float64)
+
+
+def logits(*shape: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def unrolled(x: torch.Tensor, iterations: int) -> torch.Tensor:
+    for _ in range(iterations):
+        x = x - torch.logsumexp(x, -1, keepdim=True)  # ruff: ignore[non-augmented-assignment] - autograd needs the old one
+        x = x - torch.logsumexp(x, -2, keepdim=True)  # ruff: ignore[non-augmented-assignment]
+    return x.exp()
+
+
+def test_normalised_matrices_are_doubly_stochastic() -> None:
+    x = logits(4, 7, 7)
+    found = sinkhorn(x)
+    for dim in (-1, -2):
+        torch.testing.assert_close(found.sum(dim), ONES)
+    # It is the nearest in relative entropy: log ratios are sums of a row's and a column's number.
+    logs = found.log() - x
+    torch.testing.assert_close(logs[:, 1:, 1:] + logs[:, :1, :1], logs[:, 1:, :1] + logs[:, :1, 1:])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.2])
+def test_the_plan_is_that_of_pot(temperature: float) -> None:
+    x = logits(9, 9)
+    uniform = np.full(9, 1 / 9)
+    plan = ot.sinkhorn(uniform, uniform, -x.numpy(), temperature, method="sinkhorn_log", stopThr=1e-14)
+    found = sinkhorn(x, temperature=temperature, iterations=10_000)
+    torch.testing.assert_close(found, torch.from_numpy(9 * plan), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 3, 30])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
+def test_the_implicit_gradient_is_that_through_every_iteration(size: int, scale: float) -> None:
+    x, weight = logits(3, size, size, scale=scale).requires_grad_(), logits(3, size, size, seed=1)
+    (found,) = torch.autograd.grad((sinkhorn(x, iterations=3000) * weight).sum(), x)
+    (expected,) = torch.autograd.grad((unrolled(x, 3000) * weight).sum(), x)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_the_gradient_is_that_of_finite_differences() -> None:
+    x = logits(5, 5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda t: sinkhorn(t, temperature=0.5, iterations=1000), x)
+
+
+@pytest.mark.parametrize("scale", [100.0, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_all_but_permutations_stay_finite(scale: float, dtype: torch.dtype) -> None:
+    x = (scale * torch.eye(20, dtype=dtype)[torch.randperm(20)] + torch.randn(20, 20, dtype=dtype)).requires_grad_()
+    found = sinkhorn(x)
+    (gradient,) = torch.autograd.grad((found * torch.randn(20, 20, dtype=dtype)).sum(), x)
+    torch.testing.assert_close(found.sum(0), torch.ones(20, dtype=dtype))
+    assert bool(torch.isfinite(gradient).all())
+    assert gradient.abs().max() < 1e-5  # nothing moves a permutation
+
+
+def test_rows_that_want_the_same_column_are_no_overflow() -> None:
+    x = torch.zeros(6, 6)
+    x[:, 0] = 300.0
+    torch.testing.assert_close(sinkhorn(x), torch.full((6, 6), 1 / 6))
+
+
+def test_no_more_iterations_than_are_allowed() -> None:
+    x = logits(8, 8, scale=30.0)
+    torch.testing.assert_close(sinkhorn(x, iterations=7), unrolled(x, 7))
