@@ -230,7 +230,7 @@ class SinkhornMatcherConfig(MatcherConfig):
     epochs: int = Field(10, ge=1, description="Passes over the data; of 20 steps each for `weights`.")
     learning_rate: float = Field(0.1, gt=0, description="Of Adam, on the logits.")
     temperature: float = Field(1.0, gt=0, description="Of the normalisation.")
-    iterations: int = Field(100, ge=1, description="At most so many normalisations of rows and columns.")
+    iterations: int = Field(20, ge=1, description="At most so many normalisations of rows and columns.")
     likelihood: LikelihoodName = Field("categorical", description="What outputs are scored by.")
 
     @override

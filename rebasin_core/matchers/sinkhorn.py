@@ -74,7 +74,7 @@ class SinkhornMatcher(Matcher):
         epochs: int = 10,
         learning_rate: float = 0.1,
         temperature: float = 1.0,
-        iterations: int = 100,
+        iterations: int = 20,
         likelihood: Likelihood | str = "categorical",
     ) -> None:
         if loss not in get_args(SinkhornLoss) or min(epochs, iterations) < 1 or not min(learning_rate, temperature) > 0:
@@ -130,10 +130,14 @@ class _Soft:
                 self.logits[name] = matrix[self._initial.indices[name].to(like.device)].requires_grad_()
 
     def _matrices(self) -> dict[str, Tensor]:
-        return {
-            name: sinkhorn(logits, temperature=self._temperature, iterations=self._iterations)
-            for name, logits in self.logits.items()
-        }
+        """Return all matrices; those of one size are normalised together, since small ones cost what calls cost."""
+        found: dict[str, Tensor] = {}
+        for size in {logits.shape for logits in self.logits.values()}:
+            names = [name for name, logits in self.logits.items() if logits.shape == size]
+            stacked = torch.stack([self.logits[name] for name in names])
+            together = sinkhorn(stacked, temperature=self._temperature, iterations=self._iterations)
+            found |= dict(zip(names, together, strict=True))
+        return {name: found[name] for name in self.logits}
 
     def moved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return tensors moved softly, differentiable in the logits."""

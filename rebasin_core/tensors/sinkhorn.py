@@ -13,13 +13,12 @@ if TYPE_CHECKING:
 
 # Scalings beyond this are taken into the logarithms, so that nothing over- or underflows.
 _LARGEST_SCALING = 1e6
+_STEPS = 5
 # Against the direction in which row and column shifts cancel, and rows that are all but permuted.
 _RIDGE = 1e-13
 
 
-def sinkhorn(
-    logits: Tensor, *, temperature: float = 1.0, iterations: int = 100, tolerance: float | None = None
-) -> Tensor:
+def sinkhorn(logits: Tensor, *, temperature: float = 1.0, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:
     r"""Return the doubly stochastic matrix $P = \mathrm{diag}(u)\, e^{X / \tau}\, \mathrm{diag}(v)$, in the limit.
 
     Rows and columns are normalised in turn until every row sums to 1. The derivative is that of the limit, from one
@@ -35,7 +34,7 @@ def sinkhorn(
         logits: $X$: ``[*batch, n, n]``, float32 or float64.
         temperature: $\tau$, positive; the lower, the nearer to a permutation.
         iterations: At most so many pairs of normalisations, of rows and then columns.
-        tolerance: How far from 1 a row may sum at the end; a hundred times the precision if not given.
+        tolerance: How far from 1 a row may sum at the end; nothing that a float32 cannot reach.
 
     Returns:
         ``[*batch, n, n]``: columns sum to 1, rows up to the tolerance, or what is left after all iterations.
@@ -50,8 +49,7 @@ def sinkhorn(
         >>> matrix.round().tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    allowed = 100 * torch.finfo(logits.dtype).eps if tolerance is None else tolerance
-    result: Tensor = _Normalised.apply(logits / temperature, iterations, allowed)  # type: ignore[no-untyped-call]  # PyTorch has no types there
+    result: Tensor = _Normalised.apply(logits / temperature, iterations, tolerance)  # type: ignore[no-untyped-call]  # PyTorch has no types there
     return result
 
 
@@ -98,15 +96,18 @@ def _scaled(matrix: Tensor, iterations: int, tolerance: float) -> tuple[Tensor, 
     """Return scalings of rows and columns, what is left of the iterations, and whether these ended."""
     rows, columns = (matrix.new_ones(*matrix.shape[:-1], 1) for _ in range(2))
     while iterations > 0:
-        sums = matrix @ columns
-        if _is_within(rows * sums, tolerance):
-            return rows, columns, iterations, True
-        new_rows = sums.reciprocal()
-        new_columns = (matrix.mT @ new_rows).reciprocal()
+        new_rows, new_columns = rows, columns
+        # To look at the result takes as long as several steps.
+        steps = min(iterations, _STEPS)
+        for _ in range(steps):
+            new_rows = (matrix @ new_columns).reciprocal()
+            new_columns = (matrix.mT @ new_rows).reciprocal()
         if not max(new_rows.max().item(), new_columns.max().item()) < _LARGEST_SCALING:
             return rows, columns, iterations, False
-        rows, columns, iterations = new_rows, new_columns, iterations - 1
-    return rows, columns, 0, True
+        rows, columns, iterations = new_rows, new_columns, iterations - steps
+        if _is_within(rows * (matrix @ columns), tolerance):
+            break
+    return rows, columns, iterations, True
 
 
 def _is_within(sums: Tensor, tolerance: float) -> bool:

@@ -1,4 +1,4 @@
-"""The commands on checkpoints, as a user meets them: subprocesses."""
+"""The commands on checkpoints: one as a user meets it, in a subprocess, the others in this one."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ def test_align_finds_the_order(folder: Path) -> None:
         torch.testing.assert_close(found[name], tensor)
 
 
-def test_merge_writes_an_ordinary_checkpoint(folder: Path) -> None:
+def test_merge_writes_an_ordinary_checkpoint(folder: Path, called: Called) -> None:
     arguments = ("merge", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8", "-o", "m.safetensors")
-    done = rebasin(*arguments, "--repair", "reset", "--data", "digits", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    code, _, errors = called(*arguments, "--repair", "reset", "--data", "digits", cwd=folder)
+    assert code == 0, errors
     first, found = load_file(folder / "a.safetensors"), load_file(folder / "m.safetensors")
     torch.testing.assert_close(found["4.weight"], first["4.weight"])
     assert not torch.equal(found["2.running_mean"], first["2.running_mean"])
 
 
-def test_barrier_is_printed_beside_the_unaligned_one(folder: Path) -> None:
+def test_barrier_is_printed_beside_the_unaligned_one(folder: Path, called: Called) -> None:
     arguments = ("barrier", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8", "--points", "3")
-    done = rebasin(*arguments, "--data", "digits", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    lines = [line.split() for line in done.stdout.splitlines() if line.startswith(("unaligned", "weight"))]
+    code, output, errors = called(*arguments, "--data", "digits", cwd=folder)
+    assert code == 0, errors
+    lines = [line.split() for line in output.splitlines() if line.startswith(("unaligned", "weight"))]
     assert [line[0] for line in lines] == ["unaligned", "weight"]
     assert float(lines[1][1]) == 0.0
 

@@ -21,7 +21,7 @@ num_train: 200
 """
 
 
-def test_a_run_ends_with_a_table_and_a_picture(tmp_path: Path) -> None:
+def test_a_run_ends_with_a_table_and_a_picture(tmp_path: Path, called: Called) -> None:
     (tmp_path / "small.yaml").write_text(RUN)
     done = rebasin("run", "small.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -31,8 +31,8 @@ def test_a_run_ends_with_a_table_and_a_picture(tmp_path: Path) -> None:
     report = tmp_path / "runs/small/report.html"
     before = report.read_bytes()
     report.unlink()
-    again = rebasin("report", "runs/small", cwd=tmp_path)
-    assert again.stdout.strip() == "runs/small/report.html"
+    _, output, _ = called("report", "runs/small", cwd=tmp_path)
+    assert output.strip() == "runs/small/report.html"
     assert report.read_bytes() == before
     assert not done.stderr
 
@@ -72,12 +72,12 @@ def test_a_mistake_ends_the_process_with_its_code(tmp_path: Path) -> None:
     assert not done.stdout
 
 
-def test_plugins_and_schema(tmp_path: Path) -> None:
+def test_plugins_and_schema(tmp_path: Path, called: Called) -> None:
     listed = rebasin("plugins", cwd=tmp_path)
     assert "rebasin-core" in listed.stdout
     assert {"kl,", "wasserstein,", "weight"} <= set(listed.stdout.split())
-    schema = json.loads(rebasin("schema", cwd=tmp_path).stdout)
-    assert "matchers" in schema["properties"]
+    _, schema, _ = called("schema", cwd=tmp_path)
+    assert "matchers" in json.loads(schema)["properties"]
 
 
 def test_interruption_says_how_to_go_on(tmp_path: Path) -> None:
@@ -130,11 +130,13 @@ def test_spec_prints_axes_coverage_and_check_and_writes_a_file(tmp_path: Path) -
     assert json.loads((tmp_path / "cnn.json").read_text())["axes"]["1.running_var"] == "units.0"
 
 
-def test_spec_takes_named_whole_numbers(tmp_path: Path) -> None:
+def test_spec_takes_named_whole_numbers(tmp_path: Path, called: Called) -> None:
     (tmp_path / "models.py").write_text(MODELS)
-    done = rebasin("spec", "models:Words", "-k", "tokens=2,7:int<50", "--freeze", "head.bias", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "its entries are looked up by number (embedding): embed.weight[0]" in done.stdout
+    code, output, errors = called(
+        "spec", "models:Words", "-k", "tokens=2,7:int<50", "--freeze", "head.bias", cwd=tmp_path
+    )
+    assert code == 0, errors
+    assert "its entries are looked up by number (embedding): embed.weight[0]" in output
 
 
 @pytest.mark.parametrize(
