@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from sys import stderr
 from typing import TYPE_CHECKING
 
 import click
@@ -67,13 +68,17 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
 ) -> None:
     """Move the CANDIDATE checkpoint onto the REFERENCE, for the model that FACTORY makes; its function stays.
 
-    FACTORY is package.module:factory, a function or class that needs no arguments.
+    FACTORY is package.module:factory, a function or class that needs no arguments. Interrupted, the same command goes
+    on from the best that was found.
     """
     model = load_model(factory)
     symmetries = _symmetries(model, inputs, spec)
     first, second = (load_posterior(path, model=model) for path in (reference, candidate))
     batches = None if data is None else _data(data, root).train.batches(1000)
-    result = match(first, second, symmetries, matcher, model=model, data=batches)
+    unfinished = output.with_name(f"{output.name}.unfinished")
+    result = match(
+        first, second, symmetries, matcher, model=model, data=batches, progress=stderr.isatty(), checkpoint=unfinished
+    )
     aligned = result.apply(second)
     if isinstance(aligned, PointPosterior):
         save_checkpoint(aligned, output)

@@ -143,7 +143,7 @@ class _Stages:
         record = path.with_suffix(".json")
 
         def make() -> list[Path]:
-            unfinished = path.with_suffix(".unfinished.safetensors")
+            unfinished = path.with_suffix(".unfinished")
             result = self._setting.match(name, reference, candidate, unfinished, progress=self._progress)
             result.permutation.save(path)
             entries = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
 
@@ -13,6 +14,7 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.coordinate_descent import CoordinateDescent
 from rebasin_core.matchers.descent import better, descended
+from rebasin_core.matchers.interruption import interruptible
 from rebasin_core.matchers.result import MatchOutcome
 from rebasin_core.tensors.checks import require_finite
 
@@ -75,15 +77,19 @@ class AbstractChannelMatcher(Matcher):
         solver = CoordinateDescent(problem.layout, reference, candidate, solver=self._assignment)
         identity_objective = solver.objective()
 
-        def descend() -> MatchResult:
-            return descended(
-                problem, solver, max_sweeps=self._max_sweeps, start=start, identity_objective=identity_objective
-            )
+        def descend(max_sweeps: int = self._max_sweeps) -> MatchResult:
+            return descended(problem, solver, max_sweeps=max_sweeps, start=start, identity_objective=identity_objective)
 
         if problem.initial is not None:
             solver.begin_at(problem.initial.indices)
             return descend()
-        outward = self._start != "identity" and solver.begin_outward()
+        outward = False
+        with interruptible(problem) as beginning:
+            outward = self._start != "identity" and solver.begin_outward()
+        if beginning.happened:
+            if solver.objective() < identity_objective:
+                solver.begin_at(None)
+            return replace(descend(max_sweeps=0), outcome=MatchOutcome.INTERRUPTED)
         result = descend()
         if not (outward and self._start == "best") or result.outcome is MatchOutcome.INTERRUPTED:
             return result

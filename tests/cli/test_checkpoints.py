@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rebasin_core.matchers.coordinate_descent import CoordinateDescent
 from tests.cli.conftest import Called, rebasin
 
 NETS = """
@@ -48,6 +49,24 @@ def test_align_finds_the_order(folder: Path) -> None:
     assert set(first) == set(found)
     for name, tensor in first.items():
         torch.testing.assert_close(found[name], tensor)
+
+
+def test_an_interrupted_align_goes_on(folder: Path, called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("align", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8", "-o", "c.safetensors")
+
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CoordinateDescent, "begin_outward", interrupted)
+        code, _, errors = called(*arguments, cwd=folder)
+    assert code == 130
+    assert "run the same command again" in errors
+    assert (folder / "c.safetensors.unfinished").exists()
+    assert not (folder / "c.safetensors").exists()
+    assert called(*arguments, cwd=folder)[0] == 0
+    assert not (folder / "c.safetensors.unfinished").exists()
+    assert (folder / "c.safetensors").exists()
 
 
 def test_merge_writes_an_ordinary_checkpoint(folder: Path, called: Called) -> None:

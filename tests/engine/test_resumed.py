@@ -84,7 +84,7 @@ def test_a_run_goes_on_with_its_match(tmp_path: Path, monkeypatch: pytest.Monkey
         interrupt(patch, 2)
         with pytest.raises(KeyboardInterrupt):
             rc.run(config, output)
-    kept = output / "permutations" / "weight.unfinished.safetensors"
+    kept = output / "permutations" / "weight.unfinished"
     begun = rc.Permutation.load(kept)
     assert not begun.is_identity
     seen: list[rc.Permutation | None] = []

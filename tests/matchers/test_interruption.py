@@ -3,11 +3,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from typing import Any
 
 import pytest
 import torch
 
 import rebasin_core as rc
+from rebasin_core.assignment import Assignment, AssignmentSolver
 from rebasin_core.matchers.coordinate_descent import CoordinateDescent
 
 ARCHITECTURE = rc.MLPArchitecture(hidden=[20, 20, 20])
@@ -41,6 +43,31 @@ def test_an_interrupted_descent_returns_its_best_and_goes_on(monkeypatch: pytest
     assert resumed.outcome is rc.MatchOutcome.CONVERGED
     assert resumed.objective > stopped.objective
     assert resumed.identity_objective == whole.identity_objective
+
+
+def interrupted_solve(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the user press a key when an assignment is solved."""
+    solve, calls = AssignmentSolver.solve, [0]
+
+    def interrupted(self: AssignmentSolver, similarity: torch.Tensor, **options: Any) -> Assignment:
+        calls[0] += 1
+        if calls[0] == number:
+            raise KeyboardInterrupt
+        return solve(self, similarity, **options)
+
+    monkeypatch.setattr(AssignmentSolver, "solve", interrupted)
+
+
+def test_an_interrupted_beginning_is_not_worse_than_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    objectives = []
+    for number in (1, 2, 3):
+        with monkeypatch.context() as patch:
+            interrupted_solve(patch, number)
+            stopped = rc.match(A, B, SPEC, "weight", on_interrupt="return")
+        assert stopped.outcome is rc.MatchOutcome.INTERRUPTED
+        assert stopped.objective >= stopped.identity_objective
+        objectives.append(stopped.objective)
+    assert objectives[0] < objectives[-1] < rc.match(A, B, SPEC, "weight").objective
 
 
 def test_by_default_an_interruption_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
