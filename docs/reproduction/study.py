@@ -22,6 +22,7 @@ import torch
 import rebasin_core as rc
 
 SAMPLES = 16
+_RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Cell:
     epochs: int = 8
     num_train: int = 60_000
     batch_size: int = 256
-    rate: float = 1e-3
+    rate: float = _RATE
     noise: Literal["local", "weights"] = "local"
     stddev: float = 0.02
 
@@ -64,9 +65,10 @@ class Cell:
     def name(self) -> str:
         """A name for files and for ``--only``."""
         cold = f"-kl{self.kl_weight:g}" if self.method == "vi" else ""
+        fast = f"-r{self.rate:g}" if self.network == "mlp" and self.rate != _RATE else ""
         return (
             f"{self.data}-{self.network}-{self.method}-w{self.width}-d{self.depth}-p{self.prior_scale:g}{cold}"
-            f"-e{self.epochs}-n{self.num_train}"
+            f"-e{self.epochs}-n{self.num_train}{fast}"
         )
 
     def architecture(self) -> rc.Architecture:
@@ -105,6 +107,7 @@ def cells() -> list[Cell]:
     found += [replace(base, depth=depth) for depth in (1, 2, 5)]
     found += [replace(base, prior_scale=scale) for scale in (0.025, 0.1, 0.2)]
     found += [replace(base, num_train=number, epochs=epochs) for number, epochs in ((5_000, 96), (20_000, 24))]
+    found += [Cell("fashion_mnist", rate=rate) for rate in (3e-3, 1e-2)]
     cifar = Cell("cifar10", num_train=50_000, epochs=12)
     found += [cifar, replace(cifar, method="map", prior_scale=0.1)]
     residual = Cell("cifar10", "resnet", "vi", 1, 20, prior_scale=0.1, epochs=3, num_train=50_000)

@@ -133,8 +133,11 @@ def main() -> None:
     ]
     name = others[0][1]
     samples = [(str(n), name if n == SAMPLES else f"{name}-{n}") for n in (2, 4, SAMPLES, 64, 256)]
+    fashion = widths("fashion_mnist", "vi")[3][1]
+    rates = [("as above", fashion), *((f"learning rate {rate}", f"{fashion}-r{rate}") for rate in ("0.003", "0.01"))]
     cifar = [
         ("ResNet-20, FRN, mean field", "cifar10-resnet-vi-w1-d20-p0.1-kl0.05-e3-n50000"),
+        ("ResNet-20, FRN, points", "cifar10-resnet-map-w1-d20-p0.1-e3-n50000"),
         ("mean field, 512", "cifar10-mlp-vi-w512-d3-p0.05-kl0.05-e12-n50000"),
         ("points, 512", "cifar10-mlp-map-w512-d3-p0.1-e12-n50000"),
     ]
@@ -145,6 +148,7 @@ def main() -> None:
         ("Fashion-MNIST, points", widths("fashion_mnist", "map")),
         ("MNIST, mean field, 3 x 256, one thing changed", others),
         ("MNIST, mean field, 3 x 256, samples", samples),
+        ("Fashion-MNIST, mean field, 3 x 512, rates", rates),
         ("CIFAR-10", cifar),
     ):
         print(f"\n### {title}\n\n{table(cells, chosen)}")

@@ -28,7 +28,8 @@ class AnnealingMatcher(Matcher):
 
     A step exchanges two units of one group, and is taken if the loss falls, or with probability
     $e^{-\Delta L / T}$ if it rises; $T$ falls geometrically. Every step runs the network on all data that are given, so
-    give few. The best permutation on the way is returned. It hardly moves large networks: that is what it shows.
+    give few. The best permutation on the way is returned. It hardly moves large networks: that is what it shows. Batch
+    normalisations take the statistics of each batch.
 
     Args:
         steps: Exchanges that are tried, at least 1.

@@ -8,6 +8,7 @@ import torch
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.functional import FunctionalModel
+from rebasin_core.evaluation.normalization import use_batch_statistics
 from rebasin_core.evaluation.predictive import held_batches
 from rebasin_core.posteriors.pairing import blend_buffers
 from rebasin_core.tensors.noise import standard_normal
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 class MidpointLoss:
     """Runs networks between the reference and a moved candidate; of distributions, drawn on the path of their moments.
 
+    Batch normalisations take the statistics of the batch: averaged ones fit no network between the two, whose loss
+    would say nothing about what is left once they are taken anew.
+
     Args:
         problem: With a model and data.
         likelihood: Scores outputs.
@@ -45,6 +49,7 @@ class MidpointLoss:
         reference = problem.reference
         dtype = working_dtype(reference.dtype)
         self.model = FunctionalModel(problem.model, device=reference.device, dtype=dtype)
+        use_batch_statistics(self.model)
         self.batches = held_batches(self.model, problem.data)
         self._problem, self._likelihood = problem, likelihood
         self.reference, self.candidate = (widened(q.mean) for q in (reference, problem.candidate))

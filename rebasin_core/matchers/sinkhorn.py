@@ -45,7 +45,8 @@ class SinkhornMatcher(Matcher):
     loss half-way; ``random``, the loss at a uniformly random place of the line. After every epoch the matrices are
     rounded to permutations by assignments; the best of these, measured after rounding, is kept. Normalisations are
     differentiated implicitly, so that nothing of their iterations is kept. Each head of the reference has a matrix for
-    the widths within it, which acts on whichever head comes there.
+    the widths within it, which acts on whichever head comes there. In losses, batch normalisations take the statistics
+    of each batch.
 
     Args:
         loss: What is minimised.

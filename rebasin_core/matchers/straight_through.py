@@ -39,7 +39,8 @@ class StraightThroughMatcher(Matcher):
 
     from $\hat\theta = \theta_0$ on, where $P$ is that of weight matching. The matching goes on from the one before, by
     a few sweeps. After every epoch the loss half-way is taken on all data; the best permutation is kept. Of
-    distributions, networks are drawn between the two at every step, standard deviations moved along.
+    distributions, networks are drawn between the two at every step, standard deviations moved along. Batch
+    normalisations take the statistics of each batch.
 
     Args:
         epochs: Passes over the data, at least 1.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from torch import nn
 
 import rebasin_core as rc
 from rebasin_core.errors import InvalidInputError
@@ -102,6 +103,17 @@ def test_a_portfolio_keeps_the_nearest_or_the_best() -> None:
     assert by_loss.objective == pytest.approx(-rc.score(middle, model=first, data=data).nll, rel=1e-5)
     with pytest.raises(InvalidInputError, match="give `model` and `data`"):
         rc.match(first, second, spec, rc.PortfolioMatcher(members, select="loss"))
+
+
+def test_a_portfolio_by_loss_takes_batch_statistics_anew() -> None:
+    torch.manual_seed(0)
+    first, second = (nn.Sequential(nn.Linear(10, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)) for _ in range(2))
+    spec, data = rc.trace_spec(first, torch.zeros(2, 10)), [(torch.randn(50, 10), torch.arange(50) % 4)]
+    found = rc.match(
+        first, second, spec, rc.PortfolioMatcher([rc.WeightMatcher()], select="loss"), model=first, data=data
+    )
+    merged = rc.merge([first, found.apply(second)], spec, matcher=None, repair="reset", model=first, data=data)
+    assert found.objective == pytest.approx(-rc.score(merged.posterior, model=first, data=data).nll, rel=1e-5)
 
 
 def test_precision_weighted_matching_minimises_what_it_says() -> None:

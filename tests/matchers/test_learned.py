@@ -84,6 +84,29 @@ def test_distributions_are_drawn_between(pair: tuple[nn.Module, nn.Module]) -> N
     assert again.permutation == found.permutation
 
 
+@pytest.mark.parametrize("name", LEARNED)
+def test_batch_normalisations_take_the_statistics_of_the_batch(name: str) -> None:
+    def normalised(seed: int) -> nn.Sequential:
+        torch.manual_seed(seed)
+        norm = nn.BatchNorm1d(8)
+        norm.load_state_dict({"running_var": torch.full((8,), 1e-6)}, strict=False)  # as far off as averaged ones
+        return nn.Sequential(nn.Linear(6, 8), norm, nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)).eval()
+
+    first, second = normalised(0), normalised(1)
+    before = {name: tensor.clone() for name, tensor in second.state_dict().items()}
+    spec = rc.trace_spec(first, torch.zeros(2, 6))
+    found = rc.match(first, second, spec, LEARNED[name], model=first, data=data())
+    moved = found.apply(second)
+    middle = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).train()
+    ends = [[*network.parameters()] for network in (first, moved)]
+    with torch.no_grad():
+        for own, *both in zip(middle.parameters(), *ends, strict=True):
+            own.copy_((both[0] + both[1]) / 2)
+    loss = sum(nn.functional.cross_entropy(middle(x), y).item() for x, y in data()) / len(data())
+    assert found.objective == pytest.approx(-loss, rel=1e-5)
+    assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in before.items())
+
+
 def test_sinkhorn_by_weights_recovers_a_planted_permutation(pair: tuple[nn.Module, nn.Module]) -> None:
     spec = ARCHITECTURE.spec(pair[0])
     planted = spec.random_permutation(generator=torch.Generator().manual_seed(3))
