@@ -63,12 +63,13 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in ("mnist-mlp", "cifar10-resnet20"):
         pair = load(name, arguments.checkpoints, arguments.data)
         rows = []
-        for method in METHODS:
+        for method in arguments.methods:
             row, seeds = [method], min(arguments.seeds, 3) if method == "sinkhorn" else arguments.seeds
             for noise in NOISE:
                 shares = [put_back(method, pair.spec, pair.ends[0], noise, seed) for seed in range(seeds)]
