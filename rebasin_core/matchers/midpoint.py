@@ -71,6 +71,9 @@ class MidpointLoss:
 
         Returns:
             Nats per example, a scalar.
+
+        Raises:
+            InvalidInputError: If it is not finite, or outputs do not fit the targets.
         """
         between = {name: torch.lerp(tensor, mean[name], t) for name, tensor in self.reference.items()}
         if self._spreads is not None:
@@ -84,7 +87,14 @@ class MidpointLoss:
         buffers = blend_buffers(self._buffers[0], permutation.apply(self._buffers[1]), t)
         outputs = self.model({**between, **buffers}, inputs)
         self._likelihood.check(outputs, targets)
-        return -self._likelihood.log_prob(outputs, targets).mean()
+        loss = -self._likelihood.log_prob(outputs, targets).mean()
+        if not torch.isfinite(loss):
+            message = (
+                f"the loss between the two networks, at {t:.3g}, is {loss.item()}; look for inputs that are not numbers, "
+                "weights that diverged, or a learning rate that is too large"
+            )
+            raise InvalidInputError(message)
+        return loss
 
     def of(self, permutation: Permutation) -> float:
         """Return the loss half-way on all data; of distributions with the same noise each time.
@@ -94,6 +104,9 @@ class MidpointLoss:
 
         Returns:
             Nats per example.
+
+        Raises:
+            InvalidInputError: If it is not finite, or outputs do not fit the targets.
         """
         generator = self._problem.generator
         state = generator.get_state()

@@ -42,7 +42,7 @@ def sinkhorn(logits: Tensor, *, temperature: float = 1.0, iterations: int = 100,
     References:
         R. Sinkhorn (1964), Ann. Math. Statist. 35; M. Cuturi (2013), "Sinkhorn distances", NeurIPS, arXiv 1306.0895;
         M. Eisenberger et al. (2022), "A unified framework for implicit Sinkhorn differentiation", CVPR, arXiv
-        2205.06688, theorem 1.
+        2205.06688.
 
     Example:
         >>> matrix = sinkhorn(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), temperature=0.1)
@@ -122,7 +122,7 @@ def _pulled_back(matrix: Tensor, gradient: Tensor) -> Tensor:
     # Without the columns' shifts; a constant for all rows against all columns is free, and set to zero.
     reduced = torch.diag_embed(row_sums.squeeze(-1) + _RIDGE) - (matrix / column_sums.mT) @ matrix.mT
     reduced += 1 / matrix.shape[-1]
-    factor = torch.linalg.cholesky(reduced)
+    factor = torch.linalg.cholesky_ex(reduced)[0]  # what is not a number stays so
     rows = torch.cholesky_solve(of_rows - matrix @ (of_columns / column_sums), factor)
     columns = (of_columns - matrix.mT @ rows) / column_sums
     return weighted - matrix * (rows + columns.mT)

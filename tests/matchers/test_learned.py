@@ -61,6 +61,13 @@ def test_the_objective_is_minus_the_loss_half_way_and_grows(name: str, pair: tup
         rc.match(first, second, ARCHITECTURE.spec(first), LEARNED[name])
 
 
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_loss_that_is_no_number_is_an_error(name: str, pair: tuple[nn.Module, nn.Module]) -> None:
+    batch = (torch.full((4, 6), math.nan), torch.arange(4) % 3)
+    with pytest.raises(InvalidInputError, match="is nan; look for inputs that are not numbers"):
+        rc.match(*pair, ARCHITECTURE.spec(pair[0]), LEARNED[name], model=pair[0], data=[batch])
+
+
 def test_learned_matching_does_not_lose_to_weight_matching(pair: tuple[nn.Module, nn.Module]) -> None:
     first, second = pair
     spec = ARCHITECTURE.spec(first)
@@ -122,7 +129,7 @@ def test_sinkhorn_moves_heads_with_their_widths() -> None:
         parameter.data += 0.3 * noise
     spec, reference = architecture.spec(model), rc.PointPosterior.from_module(model)
     planted = spec.random_permutation(generator=torch.Generator().manual_seed(4))
-    matcher = rc.SinkhornMatcher(loss="weights", epochs=30)
+    matcher = rc.SinkhornMatcher(loss="weights", epochs=12)
     result = matcher.match(reference, planted.apply(reference), spec)
     assert result.permutation == planted.inverse()
 
