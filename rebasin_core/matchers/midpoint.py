@@ -90,8 +90,8 @@ class MidpointLoss:
         loss = -self._likelihood.log_prob(outputs, targets).mean()
         if not torch.isfinite(loss):
             message = (
-                f"the loss between the two networks, at {t:.3g}, is {loss.item()}; look for inputs that are not numbers, "
-                "weights that diverged, or a learning rate that is too large"
+                f"the loss between the two networks, at {t:.3g}, is {loss.item()}; look for inputs that are not "
+                "numbers, weights that diverged, or a learning rate that is too large"
             )
             raise InvalidInputError(message)
         return loss
