@@ -36,6 +36,7 @@ METHODS: dict[str, rc.Matcher | None] = {
     "transport, activations": rc.TransportMatcher(cost="activations"),
     "activation, then weight": rc.ChainMatcher([rc.ActivationMatcher(), WEIGHT]),
     "sinkhorn, weights": rc.SinkhornMatcher(loss="weights"),
+    "activation, then sinkhorn": rc.ChainMatcher([rc.ActivationMatcher(), rc.SinkhornMatcher()]),
     "sinkhorn, midpoint": rc.SinkhornMatcher(loss="midpoint", epochs=10),
     "straight_through": rc.StraightThroughMatcher(epochs=5),
     "annealing, 500 steps": rc.AnnealingMatcher(steps=500),

@@ -83,6 +83,7 @@ class AbstractChannelMatcher(Matcher):
         if problem.initial is not None:
             solver.begin_at(problem.initial.indices)
             return descend()
+        orders = problem.generator.get_state()
         outward = False
         with interruptible(problem) as beginning:
             outward = self._start != "identity" and solver.begin_outward()
@@ -93,6 +94,8 @@ class AbstractChannelMatcher(Matcher):
         result = descend()
         if not (outward and self._start == "best") or result.outcome is MatchOutcome.INTERRUPTED:
             return result
+        # In the orders in which a descent from the identity alone would go, so that no better one is missed.
+        problem.generator.set_state(orders)
         solver.begin_at(None)
         return better(result, descend())
 

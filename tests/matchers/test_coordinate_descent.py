@@ -7,6 +7,7 @@ from rebasin_core import (
     DiagonalGaussianPosterior,
     KLMatcher,
     MatchOutcome,
+    MLPArchitecture,
     PermutationSpec,
     PointPosterior,
     WeightMatcher,
@@ -109,3 +110,17 @@ def test_kl_of_points_is_infinite() -> None:
         match(a, a, spec, matcher="kl")
     spread = DiagonalGaussianPosterior(a, {name: torch.ones_like(t) for name, t in a.items()})
     assert KLMatcher().match(spread, spread, spec).permutation.is_identity
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_best_start_is_never_below_either(seed: int) -> None:
+    architecture = MLPArchitecture(hidden=[12, 12, 12])
+    first, second = (
+        architecture.build((5,), 3, generator=torch.Generator().manual_seed(2 * seed + number)) for number in (0, 1)
+    )
+    spec = architecture.spec(first)
+    found = {
+        start: match(first, second, spec, {"name": "weight", "start": start}).objective
+        for start in ("best", "outward", "identity")
+    }
+    assert found["best"] == max(found["outward"], found["identity"])
