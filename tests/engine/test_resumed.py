@@ -9,7 +9,7 @@ import torch
 
 import rebasin_core as rc
 from rebasin_core.errors import FileFormatError
-from rebasin_core.matchers.coordinate_descent import CoordinateDescent
+from tests.matchers.test_interruption import interrupt_sweep
 
 ARCHITECTURE = rc.MLPArchitecture(hidden=[20, 20, 20])
 A, B = (ARCHITECTURE.build((6,), 3, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
@@ -17,30 +17,17 @@ SPEC = ARCHITECTURE.spec(A)
 MATCHER = rc.WeightMatcher(start="identity")
 
 
-def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Let the user press a key when a group is solved for the given time."""
-    solve, calls = CoordinateDescent._solve, [0]
-
-    def interrupted(self: CoordinateDescent, name: str) -> bool:
-        calls[0] += 1
-        if calls[0] == number:
-            raise KeyboardInterrupt
-        return solve(self, name)
-
-    monkeypatch.setattr(CoordinateDescent, "_solve", interrupted)
-
-
 def test_an_interrupted_match_leaves_its_best_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "match.safetensors"
     whole = rc.match(A, B, SPEC, MATCHER, checkpoint=file)
     assert not file.exists()
     with monkeypatch.context() as patch:
-        interrupt(patch, 2)
+        interrupt_sweep(patch, 2)
         with pytest.raises(KeyboardInterrupt):
             rc.match(A, B, SPEC, MATCHER, checkpoint=file)
     assert not rc.Permutation.load(file, SPEC.layout).is_identity
     with monkeypatch.context() as patch:
-        interrupt(patch, 1)
+        interrupt_sweep(patch, 1)
         stopped = rc.match(A, B, SPEC, MATCHER, checkpoint=file, on_interrupt="return")
     assert stopped.outcome is rc.MatchOutcome.INTERRUPTED
     # Nothing of what the first had found is lost, though the second had no time for anything.
@@ -81,7 +68,7 @@ def test_a_run_goes_on_with_its_match(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     config, output = rc.load_run(tmp_path / "run.yaml"), tmp_path / "out"
     with monkeypatch.context() as patch:
-        interrupt(patch, 2)
+        interrupt_sweep(patch, 2)
         with pytest.raises(KeyboardInterrupt):
             rc.run(config, output)
     kept = output / "permutations" / "weight.unfinished"
