@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rebasin_core.evaluation.likelihood import Likelihood
-    from rebasin_core.evaluation.networks import EvaluationOptions
+    from rebasin_core.evaluation.networks import Adjust, EvaluationOptions
     from rebasin_core.evaluation.predictive import Batches, Predictions
     from rebasin_core.posteriors.base import Posterior
 
@@ -31,6 +31,7 @@ class Evaluator:
         num_samples: Networks drawn of each posterior; of a point, one.
         seed: Seed of the noise.
         options: How networks are run.
+        adjust: Changes the tensors of every network that is run, as for `predict`.
 
     Raises:
         InvalidInputError: If there are no data.
@@ -47,11 +48,12 @@ class Evaluator:
         num_samples: int = 1,
         seed: int = 0,
         options: EvaluationOptions | None = None,
+        adjust: Adjust | None = None,
     ) -> None:
         self._model = FunctionalModel(model, device=like.device, dtype=like.dtype)
         self._batches = held_batches(self._model, data)
         self.likelihood = as_likelihood(likelihood)
-        self._num_samples, self._seed, self._options = num_samples, seed, options
+        self._num_samples, self._seed, self._options, self._adjust = num_samples, seed, options, adjust
 
     def predictions(self, posterior: Posterior, *, groups: int = 0, keep_outputs: bool = False) -> Predictions:
         """Return what a posterior predicts.
@@ -75,6 +77,7 @@ class Evaluator:
             num_samples=1 if isinstance(posterior, PointPosterior) else self._num_samples,
             seed=self._seed,
             options=self._options,
+            adjust=self._adjust,
             groups=groups,
             keep_outputs=keep_outputs,
         )

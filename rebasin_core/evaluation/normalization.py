@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.tensors.modules import copied, named_tensors
@@ -19,29 +17,22 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.predictive import Batches
 
-BatchNorm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def use_batch_statistics(model: FunctionalModel) -> bool:
-    """Let batch normalisations of a model take the statistics of whatever batch they are given, and nothing else.
+def use_batch_statistics(model: FunctionalModel) -> None:
+    """Let batch normalisations of a model take the statistics of whatever batch they are given.
 
-    Other layers (dropout) stay as they are; stored statistics are neither read nor changed.
+    Other layers (dropout) stay as they are, and so do the statistics that a call is given, but for their count of
+    batches.
 
     Args:
         model: Changed for good.
-
-    Returns:
-        Whether it has any.
     """
-    norms = [module for module in model.module.modules() if isinstance(module, _BATCH_NORMS)]
-    for norm in norms:
-        norm.forward = partial(_normalised_by_batch, norm)  # type: ignore[method-assign]  # of a private copy
-    return bool(norms)
-
-
-def _normalised_by_batch(norm: BatchNorm, inputs: Tensor) -> Tensor:
-    return functional.batch_norm(inputs, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+    for module in model.module.modules():
+        if isinstance(module, _BATCH_NORMS):
+            module.train()
+            module.momentum = 0.0
 
 
 @final

@@ -138,7 +138,7 @@ class _Soft:
             stacked = torch.stack([self.logits[name] for name in names])
             together = sinkhorn(stacked, temperature=self._temperature, iterations=self._iterations)
             found |= dict(zip(names, together, strict=True))
-        return {name: found[name] for name in self.logits}
+        return found
 
     def moved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return tensors moved softly, differentiable in the logits."""

@@ -10,18 +10,15 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.functional import FunctionalModel
+from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.likelihoods import as_likelihood
-from rebasin_core.evaluation.loss import LossEstimate
 from rebasin_core.evaluation.normalization import BatchStatistics
-from rebasin_core.evaluation.predictive import held_batches, predict
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.best import BestSoFar
 from rebasin_core.matchers.interruption import interruptible
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
 from rebasin_core.posteriors.barycenter import barycenter
 from rebasin_core.posteriors.divergence import squared_moment_distance
-from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
@@ -187,23 +184,19 @@ class PortfolioMatcher(Matcher):
         if problem.model is None or problem.data is None:
             message = "selecting by `loss` runs the network on data: give `model` and `data`, or select by `distance`"
             raise InvalidInputError(message)
-        like = problem.reference
-        model = FunctionalModel(problem.model, device=like.device, dtype=like.dtype)
-        batches = held_batches(model, problem.data)
+        like, data = problem.reference, problem.data
         statistics = BatchStatistics(problem.model, device=like.device, dtype=like.dtype)
 
         def renewed(tensors: Mapping[str, Tensor], _: int) -> Mapping[str, Tensor]:
-            return {**tensors, **statistics.at(tensors, batches)}
+            return {**tensors, **statistics.at(tensors, data)}
 
-        def value(permutation: Permutation) -> float:
-            middle = barycenter([problem.reference, permutation.apply(problem.candidate)])
-            number = 1 if isinstance(middle, PointPosterior) else _SAMPLES
-            adjust = renewed if statistics else None
-            likelihood = self._likelihood
-            found = predict(middle, model, batches, likelihood, num_samples=number, seed=0, adjust=adjust)
-            return -LossEstimate.of(found).loss
-
-        return value
+        adjust = renewed if statistics else None
+        evaluator = Evaluator(
+            problem.model, data, like, likelihood=self._likelihood, num_samples=_SAMPLES, adjust=adjust
+        )
+        return lambda permutation: (
+            -evaluator.loss(barycenter([problem.reference, permutation.apply(problem.candidate)])).loss
+        )
 
 
 def _nearness(problem: MatchProblem) -> Callable[[Permutation], float]:

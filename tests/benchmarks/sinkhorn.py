@@ -20,9 +20,9 @@ from rebasin_core.tensors.sinkhorn import sinkhorn
 ITERATIONS = 20
 
 
-def unrolled(logits: Tensor) -> Tensor:
+def unrolled(logits: Tensor, iterations: int = ITERATIONS) -> Tensor:
     """Return the same matrix, for autograd to go back through every iteration."""
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         logits = logits - torch.logsumexp(logits, -1, keepdim=True)  # ruff: ignore[non-augmented-assignment] - autograd needs the old one
         logits = logits - torch.logsumexp(logits, -2, keepdim=True)  # ruff: ignore[non-augmented-assignment]
     return logits.exp()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,9 +78,9 @@ def test_a_run_goes_on_with_its_match(tmp_path: Path, monkeypatch: pytest.Monkey
     seen: list[rc.Permutation | None] = []
     match = rc.WeightMatcher.match
 
-    def watched(self: rc.WeightMatcher, *arguments: object, **options: object) -> object:
-        seen.append(options["initial"])  # type: ignore[arg-type]  # what is passed on
-        return match(self, *arguments, **options)  # type: ignore[arg-type]  # what is passed on
+    def watched(self: rc.WeightMatcher, *arguments: Any, **options: Any) -> rc.MatchResult:
+        seen.append(options["initial"])
+        return match(self, *arguments, **options)
 
     monkeypatch.setattr(rc.WeightMatcher, "match", watched)
     rc.run(config, output)

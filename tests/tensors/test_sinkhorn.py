@@ -8,19 +8,13 @@ import pytest
 import torch
 
 from rebasin_core.tensors.sinkhorn import sinkhorn
+from tests.benchmarks.sinkhorn import unrolled
 
 ONES = torch.ones(4, 7, dtype=torch.float64)
 
 
 def logits(*shape: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
     return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def unrolled(x: torch.Tensor, iterations: int) -> torch.Tensor:
-    for _ in range(iterations):
-        x = x - torch.logsumexp(x, -1, keepdim=True)  # ruff: ignore[non-augmented-assignment] - autograd needs the old one
-        x = x - torch.logsumexp(x, -2, keepdim=True)  # ruff: ignore[non-augmented-assignment]
-    return x.exp()
 
 
 def test_normalised_matrices_are_doubly_stochastic() -> None:
