@@ -124,7 +124,9 @@ def cells() -> list[Cell]:
     ]
 
 
-def train(cell: Cell, root: Path, folder: Path, seeds: range, *, device: str, download: bool) -> None:
+def train(  # ruff: ignore[too-many-arguments] - a script
+    cell: Cell, root: Path, folder: Path, seeds: range, *, device: str, download: bool, compiled: bool
+) -> None:
     """Train the posteriors of a cell that are not there yet."""
     files = {seed: folder / f"{cell.name}-s{seed}.safetensors" for seed in seeds}
     if all(file.exists() for file in files.values()):
@@ -141,6 +143,7 @@ def train(cell: Cell, root: Path, folder: Path, seeds: range, *, device: str, do
             data.train.batches(cell.batch_size, shuffle_seed=seed),
             generator=torch.Generator().manual_seed(seed + 2**32),
             checkpoint=file.with_suffix(".training"),
+            compiled=compiled,
         )
         seconds = time.time() - start
         result.posterior.save(file, meta={"seconds": seconds})
@@ -161,6 +164,7 @@ def measure(  # ruff: ignore[too-many-locals, too-many-arguments, too-many-posit
     num_test: int,
     device: str,
     download: bool,
+    compiled: bool,
 ) -> None:
     """Measure the pairs of a cell whose posteriors are there, and that are not measured yet."""
     files = {seed: folder / f"{cell.name}-s{seed}.safetensors" for seed in seeds}
@@ -189,7 +193,7 @@ def measure(  # ruff: ignore[too-many-locals, too-many-arguments, too-many-posit
             model=model,
             data=(data.test.first(num_test) if num_test else data.test).batches(1000),
             calibration=data.train.first(5_000).batches(1000),
-            estimator=estimator(cell, num_samples),
+            estimator=estimator(cell, num_samples, compiled=compiled),
         )
         middle = curve.t.index(0.5)
         record = {
@@ -212,13 +216,14 @@ def measure(  # ruff: ignore[too-many-locals, too-many-arguments, too-many-posit
             file.write(json.dumps(record) + "\n")
 
 
-def estimator(cell: Cell, num_samples: int) -> dict[str, object]:
+def estimator(cell: Cell, num_samples: int, *, compiled: bool) -> dict[str, object]:
     """How barriers of a cell are estimated: marginalised for distributions; batch statistics taken anew."""
+    evaluation = {"method": "loop", "compiled": True} if compiled else {}
     points = cell.method == "map"
     inner: dict[str, object] = (
-        {"name": "pointwise", "num_points": 11}
+        {"name": "pointwise", "num_points": 11, "evaluation": evaluation}
         if points
-        else {"name": "marginalized", "num_points": 5, "num_samples": num_samples}
+        else {"name": "marginalized", "num_points": 5, "num_samples": num_samples, "evaluation": evaluation}
     )
     return {"name": "reset", "estimator": inner} if cell.network == "resnet_batch" else inner
 
@@ -247,20 +252,21 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=0, help="test images; all if 0")
     parser.add_argument("--start", default="outward", help="where coordinate descent begins: outward or identity")
     parser.add_argument("--device", default="cpu", help="of torch: cpu, cuda, ...")
+    parser.add_argument("--compile", action="store_true", help="networks, with torch.compile")
     parser.add_argument("--download", action="store_true")
     arguments = parser.parse_args()
+    where = {"device": arguments.device, "download": arguments.download, "compiled": arguments.compile}
     for cell in cells():
         if not fnmatch.fnmatch(cell.name, arguments.only):
             continue
         if arguments.stage == "list":
             print(cell.name)
         elif arguments.stage == "train":
-            where = {"device": arguments.device, "download": arguments.download}
             train(cell, arguments.root, arguments.folder, range(1, arguments.seeds + 1), **where)
         else:
             places = (arguments.root, arguments.folder, range(1, arguments.seeds + 1), arguments.output)
             options = {"start_at": arguments.start, "num_samples": arguments.samples, "num_test": arguments.test}
-            options |= {"device": arguments.device, "download": arguments.download}
+            options |= where
             measure(cell, *places, arguments.matchers, **options)
 
 

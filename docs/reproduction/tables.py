@@ -55,9 +55,10 @@ def table(cells: dict[str, Records], chosen: list[tuple[str, str]]) -> str:
             row.append("" if not heights else "{:.4f} ± {:.4f}".format(*mean_error(heights)))
         known = records["unaligned"]
         monte_carlo = max(r["stderr"] for records in records.values() for r in records)
-        data = statistics.mean(r["data_stderr"] for r in records["wasserstein"])
+        aligned = records.get("wasserstein") or records["weight"]  # the same for points
+        data = statistics.mean(r["data_stderr"] for r in aligned)
         ends = statistics.mean(score for r in known for score in (r["scores"][0], r["scores"][2]))
-        middle = statistics.mean(r["scores"][1] for r in records["wasserstein"])
+        middle = statistics.mean(r["scores"][1] for r in aligned)
         rows.append([*row, f"{monte_carlo:.4f}", f"{data:.4f}", f"{100 * ends:.2f}", f"{100 * middle:.2f}"])
     headers = [
         "",
@@ -136,7 +137,7 @@ def main() -> None:
     fashion = widths("fashion_mnist", "vi")[3][1]
     rates = [("as above", fashion), *((f"learning rate {rate}", f"{fashion}-r{rate}") for rate in ("0.003", "0.01"))]
     cifar = [
-        ("ResNet-20, FRN, mean field", "cifar10-resnet-vi-w1-d20-p0.1-kl0.05-e3-n50000"),
+        ("ResNet-20, FRN, mean field", "cifar10-resnet-vi-w1-d20-p0.1-kl0.05-e3-n50000-8"),
         ("ResNet-20, FRN, points", "cifar10-resnet-map-w1-d20-p0.1-e3-n50000"),
         ("mean field, 512", "cifar10-mlp-vi-w512-d3-p0.05-kl0.05-e12-n50000"),
         ("points, 512", "cifar10-mlp-map-w512-d3-p0.1-e12-n50000"),

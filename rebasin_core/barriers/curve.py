@@ -91,8 +91,7 @@ class LossCurve:
         first, last = estimates[0], estimates[-1]
 
         def above(part: str, place: float, at: LossEstimate) -> torch.Tensor:
-            here, start, end = (torch.as_tensor(getattr(e, part), dtype=torch.float64) for e in (at, first, last))
-            return here - (1 - place) * start - place * end
+            return above_chord(part, place, at, first, last)
 
         def stderr(part: str, place: float, at: LossEstimate) -> float:
             return mean_stderr(above(part, place, at)).item()
@@ -165,6 +164,25 @@ class LossCurve:
         from rebasin_core.barriers.drawing import draw_curve  # ruff: ignore[import-outside-top-level] - drawing is rare
 
         return draw_curve(self, axes, above=above, label=label)
+
+
+def above_chord(part: str, place: float, at: LossEstimate, first: LossEstimate, last: LossEstimate) -> torch.Tensor:
+    """Return how far something of a loss estimate lies above the straight line between those of the ends.
+
+    Args:
+        part: An attribute of `LossEstimate`.
+        place: Where the estimate stands, in [0, 1].
+        at: The estimate.
+        first: The estimate at 0.
+        last: The estimate at 1.
+
+    Returns:
+        The difference, float64.
+    """
+    sides = [torch.as_tensor(getattr(estimate, part), dtype=torch.float64) for estimate in (at, first, last)]
+    # An end without noise may be run another way, and then has another number of zeros.
+    here, start, end = (side if side.any() else torch.zeros_like(max(sides, key=torch.numel)) for side in sides)
+    return here - (1 - place) * start - place * end
 
 
 def _plain(value: object) -> object:

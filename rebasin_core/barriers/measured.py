@@ -9,19 +9,21 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
-from rebasin_core.barriers.curve import LossCurve
+from rebasin_core.barriers.curve import LossCurve, above_chord
 from rebasin_core.barriers.path import places
 from rebasin_core.barriers.placing import located, require_tolerance
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.loss import LossEstimate, MetricName
 from rebasin_core.evaluation.networks import DrawnNetworks, EvaluationOptions
 from rebasin_core.evaluation.predictive import predict
+from rebasin_core.evaluation.stratified import StratifiedPredictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rebasin_core.barriers.adjustment import Ends
     from rebasin_core.evaluation.networks import Adjust
+    from rebasin_core.evaluation.predictive import Predictions
     from rebasin_core.posteriors.base import Posterior
 
 # Groups of samples that are drawn again (bootstrap), for the error of metrics of the averaged prediction.
@@ -69,12 +71,27 @@ class AbstractPathBarrier(BarrierEstimator):
     @override
     def _estimate(self, problem: BarrierProblem) -> LossCurve:
         point, random = self._path(problem), self._num_samples > 1
-        ends = self._ends(problem, point)
+        adaptive = self._evaluation.allocation == "adaptive"
+        predictions = (self._adaptive if adaptive else self._even)(problem, point)
         bar = tqdm(total=len(self._places), desc="path", unit="place", leave=False, disable=not problem.progress)
 
         def evaluate(t: float) -> LossEstimate:
-            here = point(t)
-            predictions = predict(
+            found = predictions(t, point(t))
+            bar.update()
+            return LossEstimate.of(found, where=f"t = {t:g} of the path", metric=self._metric)
+
+        with bar:
+            order, estimates = located(evaluate, self._places, self._tolerance)
+        return LossCurve.of(order, estimates, random=random, metric=self._metric)
+
+    def _even(
+        self, problem: BarrierProblem, point: Callable[[float], Posterior]
+    ) -> Callable[[float, Posterior], Predictions]:
+        """Return what predicts at a place, with equally many samples of all examples."""
+        ends = self._ends(problem, point)
+
+        def predictions(t: float, here: Posterior) -> Predictions:
+            return predict(
                 here,
                 problem.model,
                 problem.batches,
@@ -85,12 +102,29 @@ class AbstractPathBarrier(BarrierEstimator):
                 adjust=_adjust(problem, t, here, ends),
                 groups=0 if self._metric in {"nll", "gibbs"} else _GROUPS,
             )
-            bar.update()
-            return LossEstimate.of(predictions, where=f"t = {t:g} of the path", metric=self._metric)
 
-        with bar:
-            order, estimates = located(evaluate, self._places, self._tolerance)
-        return LossCurve.of(order, estimates, random=random, metric=self._metric)
+        return predictions
+
+    def _adaptive(
+        self, problem: BarrierProblem, point: Callable[[float], Posterior]
+    ) -> Callable[[float, Posterior], Predictions]:
+        """Return what predicts at a place, with the samples that suit the height half-way."""
+        if problem.adjustment is not None:
+            message = "allocation='adaptive' is not for networks that are reset or repaired; take allocation='even'"
+            raise InvalidInputError(message)
+        stratified = StratifiedPredictor(
+            problem.model,
+            problem.batches,
+            problem.likelihood,
+            num_samples=self._num_samples,
+            seed=problem.seed,
+            options=self._evaluation,
+            metric=self._metric,
+        )
+        first, middle, last = (stratified.pilot(point(t)) for t in (0.0, 0.5, 1.0))
+        errors = above_chord("sample_influence", 0.5, middle, first, last)
+        allocation = stratified.allocate(errors, middle.example_losses)
+        return lambda _, here: stratified.predictions(here, allocation)
 
     def _ends(self, problem: BarrierProblem, point: Callable[[float], Posterior]) -> Ends | None:
         """Return the networks drawn at each end, in the order in which the path pairs them; None if nobody asks."""

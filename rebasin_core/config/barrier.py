@@ -16,7 +16,7 @@ from rebasin_core.barriers.pointwise import PointwiseBarrier
 from rebasin_core.barriers.repaired import RepairBarrier, ResetBarrier
 from rebasin_core.config.base import StrategyConfig
 from rebasin_core.evaluation.loss import MetricName
-from rebasin_core.evaluation.networks import EvaluationOptions, MethodName, PrecisionName
+from rebasin_core.evaluation.networks import AllocationName, EvaluationOptions, MethodName, PrecisionName
 
 if TYPE_CHECKING:
     from rebasin_core.barriers.base import BarrierEstimator
@@ -53,6 +53,10 @@ class EvaluationConfig(BaseModel):
     antithetic: bool | None = Field(
         None, description="Samples in pairs of opposite noise (Gaussian posteriors); by default for `local` only."
     )
+    allocation: AllocationName = Field(
+        "even", description="`even`, or `adaptive`: more samples for uncertain examples (`local` only)."
+    )
+    compiled: bool = Field(default=False, description="Whether `loop` runs the network as `torch.compile` has it.")
 
     def build(self) -> EvaluationOptions:
         """Return the options."""

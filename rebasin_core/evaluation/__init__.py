@@ -1,5 +1,6 @@
 """Running networks under distributions of parameters, and scoring what they predict."""
 
+from rebasin_core.evaluation.allocation import Allocation, Stratum
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihood import Likelihood
@@ -22,16 +23,19 @@ from rebasin_core.evaluation.metrics import (
     reliability,
     total_variation,
 )
-from rebasin_core.evaluation.networks import EvaluationOptions, MethodName, PrecisionName
+from rebasin_core.evaluation.networks import AllocationName, EvaluationOptions, MethodName, PrecisionName
 from rebasin_core.evaluation.normalization import refreshed_buffers
 from rebasin_core.evaluation.predictive import Batches, Predictions, held_batches, predict
 from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair, UnitMaps
 from rebasin_core.evaluation.scores import PredictiveScores
+from rebasin_core.evaluation.stratified import StratifiedPredictor
 
 __all__ = [
     "AbstractRegressionLikelihood",
     "ActivationMoments",
     "ActivationRepair",
+    "Allocation",
+    "AllocationName",
     "Batches",
     "CategoricalLikelihood",
     "EvaluationOptions",
@@ -47,6 +51,8 @@ __all__ = [
     "PrecisionName",
     "Predictions",
     "PredictiveScores",
+    "StratifiedPredictor",
+    "Stratum",
     "UnitMaps",
     "agreement",
     "as_likelihood",

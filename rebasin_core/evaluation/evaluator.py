@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
+from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihoods import as_likelihood
 from rebasin_core.evaluation.loss import LossEstimate, MetricName
+from rebasin_core.evaluation.networks import EvaluationOptions
 from rebasin_core.evaluation.predictive import held_batches, predict
+from rebasin_core.evaluation.stratified import StratifiedPredictor
 from rebasin_core.posteriors.point import PointPosterior
 
 if TYPE_CHECKING:
     from torch import nn
 
     from rebasin_core.evaluation.likelihood import Likelihood
-    from rebasin_core.evaluation.networks import Adjust, EvaluationOptions
+    from rebasin_core.evaluation.networks import Adjust
     from rebasin_core.evaluation.predictive import Batches, Predictions
     from rebasin_core.posteriors.base import Posterior
 
@@ -53,7 +56,8 @@ class Evaluator:
         self._model = FunctionalModel(model, device=like.device, dtype=like.dtype)
         self._batches = held_batches(self._model, data)
         self.likelihood = as_likelihood(likelihood)
-        self._num_samples, self._seed, self._options, self._adjust = num_samples, seed, options, adjust
+        self._num_samples, self._seed, self._adjust = num_samples, seed, adjust
+        self._options = options or EvaluationOptions()
 
     def predictions(self, posterior: Posterior, *, groups: int = 0, keep_outputs: bool = False) -> Predictions:
         """Return what a posterior predicts.
@@ -69,18 +73,40 @@ class Evaluator:
         Raises:
             InvalidInputError: If the posterior does not fit the model, or the outputs do not fit the targets.
         """
+        point = isinstance(posterior, PointPosterior)
+        if self._options.allocation == "adaptive" and not point:
+            if groups or keep_outputs or self._adjust is not None:
+                message = (
+                    "allocation='adaptive' gives examples different numbers of samples, so that there are no groups of "
+                    "samples, no outputs of every network, and nothing that adjusts networks; take allocation='even'"
+                )
+                raise InvalidInputError(message)
+            return self._allocated(posterior)
         return predict(
             posterior,
             self._model,
             self._batches,
             self.likelihood,
-            num_samples=1 if isinstance(posterior, PointPosterior) else self._num_samples,
+            num_samples=1 if point else self._num_samples,
             seed=self._seed,
             options=self._options,
             adjust=self._adjust,
             groups=groups,
             keep_outputs=keep_outputs,
         )
+
+    def _allocated(self, posterior: Posterior) -> Predictions:
+        """Return predictions with more samples for the examples that need them."""
+        stratified = StratifiedPredictor(
+            self._model,
+            self._batches,
+            self.likelihood,
+            num_samples=self._num_samples,
+            seed=self._seed,
+            options=self._options,
+        )
+        pilot = stratified.pilot(posterior)
+        return stratified.predictions(posterior, stratified.allocate(pilot.sample_influence, pilot.example_losses))
 
     def loss(
         self, posterior: Posterior, *, where: str = "the posterior", metric: MetricName = "nll", groups: int = 0

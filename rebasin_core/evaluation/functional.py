@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -14,7 +15,7 @@ from rebasin_core.tensors.memory import is_out_of_memory
 from rebasin_core.tensors.modules import forward_hooks, named_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
@@ -51,6 +52,8 @@ class FunctionalModel:
         for parameter in self._model.parameters():
             parameter.requires_grad = False
         self._expected = named_tensors(self._model)
+        self._call: Callable[[dict[str, Tensor], Tensor], object] = self._called
+        self._compiled: FunctionalModel | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -61,6 +64,28 @@ class FunctionalModel:
     def size(self) -> int:
         """The number of its parameters."""
         return sum(parameter.numel() for parameter in self._model.parameters())
+
+    def compiled(self) -> FunctionalModel:
+        """Return this model as ``torch.compile`` has it: slow at the first call of a shape, faster ever after.
+
+        It shares the private copy. Hooks that are put on that copy later are not noticed: what needs them calls the
+        model itself.
+
+        Returns:
+            The model, the same one each time.
+        """
+        if self._compiled is None:
+            compiled = torch.compile(self._called)
+
+            def call(tensors: dict[str, Tensor], inputs: Tensor) -> object:
+                with warnings.catch_warnings():
+                    # While it is traced, tensors that are no leaves are asked for their gradient.
+                    warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
+                    return compiled(tensors, inputs)
+
+            self._compiled = copy.copy(self)
+            self._compiled._call = call  # ruff: ignore[private-member-access] - of its own class
+        return self._compiled
 
     def check(self, tensors: Mapping[str, Tensor], what: str) -> None:
         """Refuse tensors that are not this model's.
@@ -124,7 +149,7 @@ class FunctionalModel:
             RuntimeError: If memory does not suffice: a smaller piece of work may succeed.
         """
         try:
-            outputs = functional_call(self._model, dict(tensors), (inputs,))
+            outputs = self._call(dict(tensors), inputs)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -138,6 +163,9 @@ class FunctionalModel:
             )
             raise InvalidInputError(message)
         return outputs
+
+    def _called(self, tensors: dict[str, Tensor], inputs: Tensor) -> object:
+        return functional_call(self._model, tensors, (inputs,))
 
 
 def _misfit(inputs: Tensor, error: Exception) -> str:

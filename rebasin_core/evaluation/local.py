@@ -41,8 +41,7 @@ def local_layers(
     """
     tensors = {**posterior.mean, **posterior.buffers}
     model.check(tensors, "the posterior")
-    stddev = posterior.stddev
-    random = {name for name in posterior.random_names if bool((stddev[name] > 0).any())}
+    random = posterior.noisy_names
     called = layers_called_once(model, inputs[:_TRIAL_ROWS], tensors)
     layers = [layer for layer in called if random.intersection(layer.parameter_names)]
     if random.difference(*(layer.parameter_names for layer in layers)) or not layers:
@@ -65,6 +64,8 @@ class LocalNetworks(AbstractNetworks):
         seed: Seed of the noise.
         chunk: Networks at once.
     """
+
+    independent = True
 
     def __init__(  # ruff: ignore[too-many-arguments] - one thing a part
         self,

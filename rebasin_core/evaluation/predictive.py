@@ -15,6 +15,7 @@ from rebasin_core.evaluation.networks import AbstractNetworks, EvaluationOptions
 from rebasin_core.tensors.memory import is_out_of_memory
 
 if TYPE_CHECKING:
+    from rebasin_core.evaluation.allocation import Stratum
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.networks import Adjust
@@ -46,6 +47,9 @@ class Predictions:
         groups: ``[G, N, K]``: the prediction of every group of samples, if groups were asked for.
         paired: Whether samples come in pairs of opposite noise.
         outputs: ``[S, N, ...]``: what every network returned, if it was asked for.
+        independent: Whether the noise of one example has nothing to do with that of another.
+        parts: Where examples have different numbers of samples: the predictions of each stratum; `log_prob` then holds
+            the samples that all have.
     """
 
     log_prob: Tensor
@@ -57,6 +61,8 @@ class Predictions:
     groups: Tensor | None = None
     paired: bool = False
     outputs: Tensor | None = None
+    independent: bool = False
+    parts: tuple[tuple[Stratum, Predictions], ...] = ()
 
 
 def held_batches(model: FunctionalModel, data: Batches) -> Sequence[tuple[Tensor, Tensor]]:
@@ -125,6 +131,9 @@ def predict(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
             cannot be used, or one network alone does not fit into memory.
     """
     options = options or EvaluationOptions()
+    if options.allocation != "even":
+        message = f"`predict` gives all examples equally many samples, got {options.allocation!r}; use an `Evaluator`"
+        raise InvalidInputError(message)
     while True:
         with torch.no_grad():
             networks = networks_of(
@@ -132,7 +141,7 @@ def predict(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
             )
             collected = _Collected(networks, batches, likelihood, groups=groups, keep_outputs=keep_outputs)
             if collected.fits(networks):
-                return replace(collected.predictions(), paired=networks.paired)
+                return replace(collected.predictions(), paired=networks.paired, independent=networks.independent)
         if networks.chunk <= networks.least_chunk:
             message = "one network on one batch does not fit into memory; use smaller batches"
             raise InvalidInputError(message)

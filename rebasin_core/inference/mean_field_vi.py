@@ -155,6 +155,12 @@ class MeanFieldVI(AbstractGradientInference):
         if self._chosen.symmetry_elements and problem.layout is None:
             message = "`symmetry_elements` needs the symmetries of the network; give `spec` to `fit`"
             raise InvalidInputError(message)
+        if problem.compiled and self._chosen.estimator != "weights":
+            message = (
+                f"the noise of estimator={self._chosen.estimator!r} is added by hooks, which are not compiled: set "
+                "estimator='weights', or leave `compiled` out"
+            )
+            raise InvalidInputError(message)
         return _Objective(problem, model, self._chosen)
 
 
@@ -247,7 +253,7 @@ class _Objective(AbstractObjective):
         if self._network is None:
             # Two examples are enough to see which layers are called, and normalisation layers need more than one.
             self._network = WeightNoise(
-                self.model,
+                self.model.compiled() if self.problem.compiled else self.model,
                 inputs[:2],
                 {**mean, **self.buffers},
                 self.problem.generator,

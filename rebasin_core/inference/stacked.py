@@ -173,7 +173,8 @@ class AbstractStackedObjective(AbstractObjective):
         self.prior: GaussianPrior | None = prior_of(first, prior_scale)
         scales = scales_of(first, prior_scale)
         self._precisions = {name: 1 / (scale**2 * problem.num_examples) for name, scale in scales.items()}
-        self._networks = StackedNetworks(model, members, together=together)
+        run = model.compiled() if problem.compiled else model
+        self._networks = StackedNetworks(run, members, together=together)
 
     @override
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:

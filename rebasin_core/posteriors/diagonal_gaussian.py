@@ -67,6 +67,11 @@ class DiagonalGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
         require_same_tensors(mean, stddev, "the standard deviation")
         require_spread(stddev, "the standard deviation")
 
+    @property
+    def noisy_names(self) -> frozenset[str]:
+        """The parameters with a standard deviation above zero somewhere."""
+        return frozenset(name for name, stddev in self._fields["stddev"].items() if bool((stddev > 0).any()))
+
     @override
     def _stddev(self) -> dict[str, Tensor]:
         return copied(self._fields["stddev"])

@@ -1,4 +1,4 @@
-"""What it costs to evaluate many drawn networks: a loop, local noise, vectorised small ones, and bfloat16.
+"""What it costs to evaluate many drawn networks: a loop, local noise, vectorised small ones, bfloat16, compilation.
 
     python tests/benchmarks/evaluation.py [--posteriors FIRST SECOND --root DATA]
 
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import nn
 import rebasin_core as rc
 from rebasin_core.evaluation import (
     EvaluationOptions,
+    Evaluator,
     FunctionalModel,
     LossEstimate,
     MethodName,
@@ -72,42 +74,41 @@ def large(arguments: argparse.Namespace) -> None:  # ruff: ignore[too-many-local
         batches = list(data.test.batches(1000))
     else:
         model, posterior, batches = random_problem([512] * 3, 784, 10_000)
-    functional = FunctionalModel(model)
-    held = held_batches(functional, batches)
     weights = sum(t.numel() for n, t in posterior.mean.items() if n.endswith("weight"))
-    work = 2 * weights * sum(len(y) for _, y in held)
+    work = 2 * weights * sum(len(y) for _, y in batches)
     rows: list[list[object]] = []
     loop_seconds = loop_error = 0.0
-    methods: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("loop", {"method": "loop"}),
-        ("loop, antithetic", {"method": "loop", "antithetic": True}),
-        ("local", {"method": "local", "antithetic": False}),
-        ("local, antithetic", {"method": "local"}),
-        ("vectorized, 4 at once", {"method": "vectorized", "chunk_size": 4}),
-        ("loop, bfloat16", {"method": "loop", "precision": "bfloat16"}),
+    # Seeds: as many as tell the spread; the same samples as the loop's have the same spread.
+    methods: tuple[tuple[str, int, int, dict[str, Any]], ...] = (
+        ("loop", 4, 12, {"method": "loop"}),
+        ("loop, antithetic", 4, 12, {"method": "loop", "antithetic": True}),
+        ("local", 4, 12, {"method": "local", "antithetic": False}),
+        ("local, antithetic", 4, 12, {"method": "local"}),
+        ("local, adaptive", 8, 12, {"method": "local", "allocation": "adaptive"}),
+        ("local, adaptive", 32, 6, {"method": "local", "allocation": "adaptive"}),
+        ("vectorized, 4 at once", 4, 2, {"method": "vectorized", "chunk_size": 4}),
+        ("loop, bfloat16", 4, 2, {"method": "loop", "precision": "bfloat16"}),
     )
-    samples = 4
-    for name, options in methods:
+    for name, samples, seeds, options in methods:
 
-        def run(seed: int = 0, options: dict[str, Any] = options) -> LossEstimate:
+        def run(seed: int = 0, samples: int = samples, options: dict[str, Any] = options) -> LossEstimate:
             chosen = EvaluationOptions(**options)
-            found = predict(posterior, functional, held, LIKELIHOOD, num_samples=samples, seed=seed, options=chosen)
-            return LossEstimate.of(found)
+            evaluator = Evaluator(model, batches, posterior, num_samples=samples, seed=seed, options=chosen)
+            return evaluator.loss(posterior)
 
         flops = peak()
         seconds = best(run, 2) / samples
-        # The same samples as the loop's have the same spread.
-        seeds = 12 if name.startswith("local") or name in {"loop", "loop, antithetic"} else 2
         losses = torch.tensor([run(seed).loss for seed in range(seeds)], dtype=torch.float64)
-        error = losses.std().item() if seeds > 2 else loop_error
+        # Of one network: the variance of a mean falls with their number.
+        error = losses.std().item() * samples**0.5 if seeds > 2 else loop_error
         if name == "loop":
             loop_seconds, loop_error = seconds, error
         gain = (loop_seconds * loop_error**2) / (seconds * error**2)
         share = work / seconds / flops
-        rows.append([name, 1e3 * seconds, 100 * share, losses[:2].mean().item(), error, gain])
+        rows.append([name, samples, 1e3 * seconds, 100 * share, losses.mean().item(), error / samples**0.5, gain])
         print(rows[-1], flush=True)
-    headers = ["method", "ms a network", "% of the peak", f"NLL, {samples} samples", "its spread over seeds", "gain"]
-    print(tabulate(rows, headers, floatfmt=("", ".0f", ".0f", ".5f", ".6f", ".1f"), tablefmt="github"))
+    headers = ["method", "networks", "ms a network", "% of the peak", "NLL", "its spread over seeds", "gain"]
+    print(tabulate(rows, headers, floatfmt=("", "", ".0f", ".0f", ".5f", ".6f", ".1f"), tablefmt="github"))
 
 
 def small() -> None:
@@ -134,14 +135,48 @@ def small() -> None:
     print(tabulate(rows, headers, floatfmt=("", "", ".0f", ".0f", ".0f", ".1f", ".1f"), tablefmt="github"))
 
 
+def compiled() -> None:
+    """Print seconds of a residual network, as it is and as ``torch.compile`` has it."""
+    rows: list[list[object]] = []
+    data = [(torch.randn(128, 3, 32, 32), torch.randint(10, (128,))) for _ in range(2)]
+    for norm in ("frn", "batch"):
+        model = rc.CifarResNetArchitecture(norm=norm).build((3, 32, 32), 10)
+        point = rc.PointPosterior.from_module(model)
+        seconds: list[float] = []
+        for chosen in (False, True):
+            evaluator = Evaluator(model, data, point, options=EvaluationOptions(method="loop", compiled=chosen))
+            seconds.append(best(partial(evaluator.loss, point), 4) / 2)
+        rows.append([f"ResNet-20, {norm}, run", *(1e3 * s for s in seconds), seconds[0] / seconds[1]])
+        seconds = [seconds_of_a_step(model, data, compiled=chosen) for chosen in (False, True)]
+        rows.append([f"ResNet-20, {norm}, trained", *(1e3 * s for s in seconds), seconds[0] / seconds[1]])
+    headers = ["network", "as it is (ms)", "compiled (ms)", "ratio"]
+    print(tabulate(rows, headers, floatfmt=("", ".0f", ".0f", ".1f"), tablefmt="github"))
+
+
+def seconds_of_a_step(model: nn.Module, data: list[Any], *, compiled: bool) -> float:
+    """Return the least seconds of a step of training."""
+    times: list[float] = []
+
+    class Timed:
+        def __iter__(self) -> Iterator[Any]:
+            for batch in data:
+                times.append(time.perf_counter())
+                yield batch
+
+    rc.MAPInference(epochs=4).fit(model, Timed(), compiled=compiled)
+    return min(later - earlier for earlier, later in pairwise(times[2:]))
+
+
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--posteriors", nargs=2, type=Path)
     parser.add_argument("--root", type=Path, default=Path("data"))
     large(parser.parse_args())
     print("\n256 samples of small networks:\n")
     small()
+    print("\nCompiled, 128 images:\n")
+    compiled()
 
 
 if __name__ == "__main__":

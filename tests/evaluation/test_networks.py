@@ -195,7 +195,7 @@ def test_pairs_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(InvalidInputError, match="expected a method among"):
+    with pytest.raises(InvalidInputError, match="expected `method` among auto, loop"):
         EvaluationOptions(method="fast")  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="`chunk_size` of at least 1"):
         EvaluationOptions(chunk_size=0)

@@ -1,0 +1,146 @@
+"""Predictions where examples get different numbers of samples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, final
+
+import torch
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.allocation import LEAST_SAMPLES, Allocation
+from rebasin_core.evaluation.loss import LossEstimate, MetricName
+from rebasin_core.evaluation.predictive import Predictions, predict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from rebasin_core.evaluation.functional import FunctionalModel
+    from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.networks import EvaluationOptions
+    from rebasin_core.posteriors.base import Posterior
+
+
+@final
+class StratifiedPredictor:
+    """Predicts with as many samples of every example as an `Allocation` gives it, the same for all posteriors.
+
+    Args:
+        model: The network.
+        batches: As from `held_batches`.
+        likelihood: Scores outputs against targets.
+        num_samples: Samples of an example, on average.
+        seed: Seed of the noise.
+        options: How networks are run.
+        metric: What the samples are for: ``nll`` or ``gibbs``.
+
+    Raises:
+        InvalidInputError: If the metric is another one.
+    """
+
+    def __init__(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the third
+        self,
+        model: FunctionalModel,
+        batches: Sequence[tuple[Tensor, Tensor]],
+        likelihood: Likelihood,
+        *,
+        num_samples: int,
+        seed: int,
+        options: EvaluationOptions,
+        metric: MetricName = "nll",
+    ) -> None:
+        if metric not in {"nll", "gibbs"}:
+            message = f"allocation='adaptive' is for the metrics nll and gibbs, got {metric!r}; take allocation='even'"
+            raise InvalidInputError(message)
+        self._model, self._batches, self._likelihood = model, batches, likelihood
+        self._num_samples, self._seed, self._metric = num_samples, seed, metric
+        self._options = replace(options, allocation="even")  # within a stratum
+
+    def pilot(self, posterior: Posterior) -> LossEstimate:
+        """Return the loss from a few samples that are used for nothing but an allocation.
+
+        Args:
+            posterior: A distribution over the model's parameters.
+
+        Returns:
+            The estimate.
+
+        Raises:
+            InvalidInputError: If examples share their noise, or `predict` refuses.
+        """
+        found = self._predict(posterior, self._batches, LEAST_SAMPLES, stream=-1)
+        if not found.independent:
+            message = (
+                "allocation='adaptive' needs noise that belongs to one example: independent Gaussians over dense "
+                f"layers (or method='local'); got a {posterior.kind!r} posterior over other layers, or of another "
+                "kind. Take allocation='even'"
+            )
+            raise InvalidInputError(message)
+        return LossEstimate.of(found, metric=self._metric, contrasts=1)
+
+    def allocate(self, errors: Tensor, losses: Tensor) -> Allocation:
+        """Return the allocation that pilots suggest.
+
+        Args:
+            errors: ``[N]``: as for `Allocation.of`.
+            losses: ``[N]``: as for `Allocation.of`.
+
+        Returns:
+            The allocation.
+
+        Raises:
+            InvalidInputError: If there are too few samples to share out.
+        """
+        return Allocation.of(errors, losses, self._batches, self._num_samples)
+
+    def predictions(self, posterior: Posterior, allocation: Allocation) -> Predictions:
+        """Return what a posterior predicts.
+
+        Args:
+            posterior: A distribution over the model's parameters.
+            allocation: How many samples every example gets.
+
+        Returns:
+            The predictions, examples in their order, with those of every stratum.
+
+        Raises:
+            InvalidInputError: As `predict`.
+        """
+        parts = [
+            self._predict(posterior, stratum.batches, stratum.num_samples, stream=number)
+            for number, stratum in enumerate(allocation.strata)
+        ]
+        order = torch.cat([stratum.rows for stratum in allocation.strata]).argsort()
+        least = min(len(part.log_prob) for part in parts)
+
+        def joined(name: str) -> Tensor:
+            return torch.cat([getattr(part, name) for part in parts])[order]
+
+        return Predictions(
+            log_prob=torch.cat([part.log_prob[:least] for part in parts], 1)[:, order],
+            prediction=joined("prediction"),
+            score=joined("score"),
+            score_name=self._likelihood.score_name,
+            targets=joined("targets"),
+            entropy=joined("entropy"),
+            paired=parts[0].paired,
+            independent=True,
+            parts=tuple(zip(allocation.strata, parts, strict=True)),
+        )
+
+    def _predict(
+        self, posterior: Posterior, batches: Sequence[tuple[Tensor, Tensor]], num_samples: int, *, stream: int
+    ) -> Predictions:
+        """Return predictions with noise of a stream that has nothing in common with the others."""
+        seed = (self._seed + stream * 0x9E3779B97F4A7C15) % 2**63
+        return predict(
+            posterior,
+            self._model,
+            batches,
+            self._likelihood,
+            num_samples=num_samples,
+            seed=seed,
+            options=self._options,
+        )

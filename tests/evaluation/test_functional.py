@@ -1,0 +1,52 @@
+"""Compiled models: the same function, for evaluation and for training."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+import rebasin_core as rc
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation import EvaluationOptions, Evaluator, FunctionalModel
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def classes() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.arange(32) % 3
+    inputs = 2 * torch.eye(3)[targets] + torch.randn(32, 3, generator=generator)
+    return list(zip(inputs.split(16), targets.split(16), strict=True))
+
+
+@needs_compiler
+def test_compiled_losses_and_training_are_those_of_the_plain_model() -> None:
+    model = network()
+    spread = {name: torch.full_like(p, 0.1) for name, p in model.named_parameters()}
+    q = rc.DiagonalGaussianPosterior(rc.PointPosterior.from_module(model).mean, spread)
+    plain, compiled = (
+        Evaluator(model, classes(), q, num_samples=6, options=options).loss(q)
+        for options in (EvaluationOptions(method="loop"), EvaluationOptions(method="loop", compiled=True))
+    )
+    torch.testing.assert_close(compiled.example_losses, plain.example_losses, rtol=1e-5, atol=1e-6)
+    for method in (rc.MAPInference(epochs=2), rc.MeanFieldVI(epochs=2, estimator="weights")):
+        first, second = (method.fit(model, classes(), compiled=compiled).posterior for compiled in (False, True))
+        torch.testing.assert_close(dict(second.mean), dict(first.mean), rtol=1e-4, atol=1e-5)
+
+
+def test_noise_at_outputs_is_not_compiled() -> None:
+    with pytest.raises(InvalidInputError, match="estimator='local' is added by hooks, which are not compiled"):
+        rc.MeanFieldVI(epochs=1).fit(network(), classes(), compiled=True)
+
+
+def test_one_compiled_model() -> None:
+    functional = FunctionalModel(network())
+    assert functional.compiled() is functional.compiled()
+    assert functional.compiled() is not functional

@@ -1,0 +1,153 @@
+"""Different numbers of samples for different examples: against closed forms, and against equal numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rebasin_core as rc
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation import EvaluationOptions, Evaluator, LossEstimate
+
+SCALE = 0.3
+ADAPTIVE = EvaluationOptions(allocation="adaptive")
+
+
+def regression() -> tuple[rc.DiagonalGaussianPosterior, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """y = theta x: for most examples x is so small that theta hardly matters."""
+    x = torch.cat([torch.linspace(0.01, 0.05, 380), torch.linspace(1, 2, 20)]).double()[:, None]
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
+    y = 0.3 * x + SCALE * torch.randn(400, 1, generator=torch.Generator().manual_seed(1)).double()
+    q = rc.DiagonalGaussianPosterior({"weight": torch.full((1, 1), 0.5)}, {"weight": torch.full((1, 1), 0.4)})
+    return q.to(dtype=torch.float64), list(zip(x[order].split(90), y[order].split(90), strict=True))
+
+
+def exact() -> float:
+    q, data = regression()
+    x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
+    variance = (q.stddev["weight"] * x).square() + SCALE**2
+    return (0.5 * ((y - q.mean["weight"] * x).square() / variance + (2 * math.pi * variance).log())).mean().item()
+
+
+def found(seed: int, num_samples: int = 32, metric: Any = "nll", options: EvaluationOptions = ADAPTIVE) -> LossEstimate:
+    q, data = regression()
+    evaluator = Evaluator(
+        nn.Linear(1, 1, bias=False), data, q, likelihood=rc.GaussianLikelihood(scale=SCALE), num_samples=num_samples,
+        seed=seed, options=options,
+    )  # fmt: skip
+    return evaluator.loss(q, metric=metric)
+
+
+@pytest.mark.statistics
+def test_stated_errors_cover_the_closed_form() -> None:
+    # 190 +- 3.1 of 200 are expected within 1.96 errors; seeds are fixed.
+    estimates = [found(seed) for seed in range(200)]
+    inside = sum(abs(e.loss - e.bias - exact()) < 1.96 * e.stderr for e in estimates)
+    assert 175 <= inside <= 200
+    spread = torch.tensor([e.loss for e in estimates]).std().item()
+    stated = math.sqrt(sum(e.stderr**2 for e in estimates) / 200)
+    assert stated == pytest.approx(spread, rel=0.2)
+
+
+def test_examples_stay_in_order() -> None:
+    q, data = regression()
+    estimate = found(0, num_samples=4000)
+    x, y = (torch.cat(parts)[:, 0] for parts in zip(*data, strict=True))
+    variance = (0.4 * x).square() + SCALE**2
+    losses = 0.5 * ((y - 0.5 * x).square() / variance + (2 * math.pi * variance).log())
+    assert (estimate.example_losses - losses).abs().max() < 0.05
+    # The Gibbs loss of a linear model is known as well.
+    gibbs = 0.5 * (((y - 0.5 * x).square() + (0.4 * x).square()) / SCALE**2 + math.log(2 * math.pi * SCALE**2))
+    by_gibbs = found(0, num_samples=4000, metric="gibbs")
+    assert by_gibbs.gibbs == pytest.approx(gibbs.mean().item(), abs=5 * by_gibbs.stderr)
+    assert q.mean["weight"].item() == 0.5
+
+
+Classes = tuple[nn.Module, rc.DiagonalGaussianPosterior, list[tuple[torch.Tensor, torch.Tensor]]]
+
+
+def classes(rows: int = 300) -> Classes:
+    g = torch.Generator().manual_seed(3)
+    model = rc.MLPArchitecture(hidden=[8]).build((5,), 3, generator=g).double()
+    mean = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    posterior = rc.DiagonalGaussianPosterior(mean, {name: torch.full_like(t, 0.3) for name, t in mean.items()})
+    x = 2 * torch.randn(rows, 5, generator=g).double()
+    return model, posterior, list(zip(x.split(100), model(x).detach().argmax(1).split(100), strict=True))
+
+
+def digits() -> Classes:
+    """A trained network, which is sure of most examples."""
+    data = rc.build("dataset", "digits").load()
+    model = rc.MLPArchitecture(hidden=[32]).build(data.input_shape, 10, generator=torch.Generator().manual_seed(0))
+    method = rc.MeanFieldVI(epochs=10, kl_weight=0.1, optimizer=rc.OptimizerSpec("Adam", {"lr": 1e-2}))
+    posterior = method.fit(model, data.train.batches(100, shuffle_seed=0)).posterior
+    assert isinstance(posterior, rc.DiagonalGaussianPosterior)
+    return model, posterior, list(data.test.batches(200))
+
+
+def test_scores_are_those_of_equal_numbers_within_errors() -> None:
+    model, posterior, data = classes()
+    adaptive, even = (
+        rc.score(posterior, model=model, data=data, num_samples=n, evaluation=options)
+        for n, options in ((64, ADAPTIVE), (2000, None))
+    )
+    assert adaptive.nll == pytest.approx(even.nll, abs=5 * adaptive.nll_stderr)
+    for name in ("accuracy", "brier", "ece", "entropy", "mutual_information"):
+        assert adaptive.values[name] == pytest.approx(even.values[name], abs=0.02), name
+
+
+def test_a_barrier_has_smaller_errors_and_is_zero_between_equals() -> None:
+    model, posterior, data = digits()
+    spec = rc.MLPArchitecture(hidden=[32]).spec(model)
+    candidate = spec.random_permutation(generator=torch.Generator().manual_seed(0)).apply(posterior)
+    shared: dict[str, Any] = {"model": model, "data": data, "num_points": 3}
+    same = rc.barrier(posterior, posterior, num_samples=16, estimator=estimator(), **shared)
+    assert same.above == pytest.approx((0.0, 0.0, 0.0), abs=1e-7)
+    assert same.height_stderr < 1e-7
+    adaptive, even, many = (
+        rc.barrier(posterior, candidate, num_samples=n, estimator=e, **shared)
+        for n, e in ((64, estimator()), (64, None), (1024, None))
+    )
+    assert adaptive.location == 0.5
+    # A third of the variance, at as many samples.
+    assert adaptive.height_stderr < 0.75 * even.height_stderr
+    assert adaptive.height == pytest.approx(many.height, abs=4 * math.hypot(adaptive.height_stderr, many.height_stderr))
+
+
+def test_an_end_without_noise() -> None:
+    model, posterior, data = classes()
+    sharp = rc.DiagonalGaussianPosterior(posterior.mean, {n: torch.zeros_like(t) for n, t in posterior.mean.items()})
+    for chosen in (estimator(), None):
+        curve = rc.barrier(sharp, posterior, model=model, data=data, num_points=3, num_samples=16, estimator=chosen)
+        assert curve.stderr[0] < 1e-12
+        assert curve.stderr[2] > 0
+
+
+def estimator(**more: Any) -> dict[str, Any]:
+    return {"name": "marginalized", "evaluation": {"allocation": "adaptive"}, **more}
+
+
+def test_what_cannot_be_done() -> None:
+    model, posterior, data = classes(20)
+
+    def barrier(of: rc.Posterior, chosen: dict[str, Any]) -> None:
+        rc.barrier(of, of, model=model, data=data, estimator=chosen)
+
+    with pytest.raises(InvalidInputError, match="for the metrics nll and gibbs, got 'brier'"):
+        barrier(posterior, estimator(metric="brier"))
+    with pytest.raises(InvalidInputError, match="not for networks that are reset or repaired"):
+        barrier(posterior, {"name": "reset", "estimator": estimator()})
+    samples = rc.SamplesPosterior({name: tensor[None] for name, tensor in posterior.mean.items()})
+    with pytest.raises(InvalidInputError, match="got a 'samples' posterior"):
+        barrier(samples, estimator())
+    with pytest.raises(InvalidInputError, match="at least 8 samples"):
+        barrier(posterior, estimator(num_samples=4))
+    q, numbers = regression()
+    with pytest.raises(InvalidInputError, match="no outputs of every network"):
+        rc.score(q, model=nn.Linear(1, 1, bias=False), data=numbers, likelihood="gaussian", evaluation=ADAPTIVE)
+    with pytest.raises(InvalidInputError, match="expected `allocation` among even, adaptive, got 'fair'"):
+        EvaluationOptions(allocation="fair")  # type: ignore[arg-type]
