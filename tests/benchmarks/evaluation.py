@@ -85,7 +85,7 @@ def large(arguments: argparse.Namespace) -> None:  # ruff: ignore[too-many-local
         ("local", 4, 12, {"method": "local", "antithetic": False}),
         ("local, antithetic", 4, 12, {"method": "local"}),
         ("local, adaptive", 8, 12, {"method": "local", "allocation": "adaptive"}),
-        ("local, adaptive", 32, 6, {"method": "local", "allocation": "adaptive"}),
+        ("local, adaptive", 32, 12, {"method": "local", "allocation": "adaptive"}),
         ("vectorized, 4 at once", 4, 2, {"method": "vectorized", "chunk_size": 4}),
         ("loop, bfloat16", 4, 2, {"method": "loop", "precision": "bfloat16"}),
     )
