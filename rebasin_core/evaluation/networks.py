@@ -53,8 +53,9 @@ class EvaluationOptions:
         antithetic: Whether samples come in pairs of opposite noise; for Gaussian posteriors and an even number. None:
             for ``local`` if the number is even.
         allocation: ``even`` gives every example equally many samples. ``adaptive`` gives more to those whose losses are
-            uncertain (`Allocation`), as many as asked for on average, at least 8: a far smaller error of the loss in
-            the same time. For ``local`` alone, where noise belongs to one example.
+            uncertain (`Allocation`), as many as asked for on average, at least 8, after a pilot of 4: a far smaller
+            error of the loss on data that a network knows well. For ``local`` alone, where noise belongs to one
+            example.
         compiled: Whether ``loop`` runs the network as ``torch.compile`` has it: half a minute at the first place, then
             faster where much is not matrix products (normalisation, activations).
 
