@@ -86,7 +86,12 @@ def test_interruption_says_how_to_go_on(tmp_path: Path) -> None:
 
     (tmp_path / "long.yaml").write_text(RUN.replace("epochs: 2", "epochs: 100000"))
     command = [sys.executable, "-m", "rebasin_core", "run", "long.yaml"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Tests that a shell runs in the background ignore the signal, and what they start would ignore it as well.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 60
     while not (tmp_path / "runs/long/posteriors").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

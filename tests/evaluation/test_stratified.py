@@ -146,8 +146,9 @@ def test_what_cannot_be_done() -> None:
         barrier(samples, estimator())
     with pytest.raises(InvalidInputError, match="at least 8 samples"):
         barrier(posterior, estimator(num_samples=4))
+    unknown: dict[str, Any] = {"allocation": "fair"}
     q, numbers = regression()
     with pytest.raises(InvalidInputError, match="no outputs of every network"):
         rc.score(q, model=nn.Linear(1, 1, bias=False), data=numbers, likelihood="gaussian", evaluation=ADAPTIVE)
     with pytest.raises(InvalidInputError, match="expected `allocation` among even, adaptive, got 'fair'"):
-        EvaluationOptions(allocation="fair")  # type: ignore[arg-type]
+        EvaluationOptions(**unknown)
