@@ -6,6 +6,43 @@ run, the concepts, and how to extend.
 
 from importlib.metadata import version as _version
 
+from rebasin_core.analysis import (
+    CanonicalForm,
+    ChainDiagnostics,
+    PermutationInformation,
+    canonical_form,
+    count_transpositions,
+    diagnose_chains,
+    permutation_information,
+)
+from rebasin_core.api import (
+    AlignedSamples,
+    BarrierMatrix,
+    HullLosses,
+    LossPlane,
+    ManyMatch,
+    Merged,
+    Star,
+    Summary,
+    align_samples,
+    as_posterior,
+    barrier,
+    barrier_matrix,
+    build,
+    greedy_soup,
+    hull_losses,
+    load_posterior,
+    loss_plane,
+    match,
+    match_many,
+    merge,
+    save_checkpoint,
+    score,
+    star,
+    summarise,
+    trace_spec,
+    write_back,
+)
 from rebasin_core.architectures import (
     Architecture,
     CifarResNetArchitecture,
@@ -33,6 +70,7 @@ from rebasin_core.barriers import (
     RepairBarrier,
     ResetBarrier,
 )
+from rebasin_core.bilinear import Channels, UnitSimilarity, unit_similarities
 from rebasin_core.config import (
     ArchitectureConfig,
     AssignmentConfig,
@@ -44,45 +82,8 @@ from rebasin_core.config import (
     SpecConfig,
     StrategyConfig,
 )
+from rebasin_core.coupling.coupling import Coupling
 from rebasin_core.data import DataSource, DataSplits, Examples, Task, TensorBatches
-from rebasin_core.engine import (
-    AlignedSamples,
-    BarrierMatrix,
-    CanonicalForm,
-    ChainDiagnostics,
-    HullLosses,
-    LossPlane,
-    ManyMatch,
-    Merged,
-    PermutationInformation,
-    RunResult,
-    Star,
-    Summary,
-    align_samples,
-    as_posterior,
-    barrier,
-    barrier_matrix,
-    build,
-    canonical_form,
-    count_transpositions,
-    diagnose_chains,
-    greedy_soup,
-    hull_losses,
-    load_posterior,
-    load_run,
-    loss_plane,
-    match,
-    match_many,
-    merge,
-    permutation_information,
-    run,
-    save_checkpoint,
-    score,
-    star,
-    summarise,
-    trace_spec,
-    write_back,
-)
 from rebasin_core.errors import RebasinError, RebasinWarning
 from rebasin_core.evaluation import (
     CategoricalLikelihood,
@@ -119,7 +120,6 @@ from rebasin_core.matchers import (
     ActivationMatcher,
     AnnealingMatcher,
     ChainMatcher,
-    Channels,
     FisherMatcher,
     FrankWolfeMatcher,
     KLMatcher,
@@ -131,12 +131,9 @@ from rebasin_core.matchers import (
     RestartsMatcher,
     SinkhornMatcher,
     StraightThroughMatcher,
-    UnitSimilarity,
     WassersteinMatcher,
     WeightMatcher,
-    unit_similarities,
 )
-from rebasin_core.matchers.coupling import Coupling
 from rebasin_core.matchers.gradient import GradientMatcher
 from rebasin_core.matchers.transport import TransportMatcher
 from rebasin_core.plugin import Registry, default_registry, hookimpl
@@ -185,6 +182,7 @@ from rebasin_core.specs import (
     table_spec,
     to_git_rebasin,
 )
+from rebasin_core.studies import RunResult, load_run, run
 from rebasin_core.symmetry import (
     Atom,
     Axis,

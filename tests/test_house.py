@@ -21,7 +21,7 @@ SHIPPED = sorted((ROOT / "rebasin_core").rglob("*.py"))
 def test_files_and_functions_stay_small(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     # The public face is a list of names, and no room to live in.
-    assert len(source.splitlines()) <= 300 or path == ROOT / "rebasin_core" / "__init__.py"
+    assert len(source.splitlines()) <= 400 or path == ROOT / "rebasin_core" / "__init__.py"
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body

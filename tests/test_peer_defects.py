@@ -15,7 +15,7 @@ from torch import nn
 from typing_extensions import override
 
 import rebasin_core as rc
-from rebasin_core.plugin.builtin_posteriors import POSTERIORS
+from rebasin_core.testing.examples.posteriors import POSTERIORS
 from rebasin_core.testing.law import LAWS
 
 LAW = {law.name: law.trial for family in ("posterior", "posterior_adapter") for law in LAWS[family]}

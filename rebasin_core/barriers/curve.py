@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
+from rebasin_core.barriers.drawing import draw_band, new_axes
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.tensors.statistics import mean_stderr
 
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from rebasin_core.evaluation.loss import LossEstimate
+
+
+_METRICS = {
+    "nll": ("loss", " (nats per example)"),
+    "gibbs": ("Gibbs loss", " (nats per example)"),
+    "error": ("error rate", ""),
+    "brier": ("Brier score", ""),
+    "squared_error": ("squared error", ""),
+}
+# Names of attributes in files of earlier versions.
+_FORMER = {"above": "excess", "above_stderr": "excess_stderr"}
 
 
 @final
@@ -31,8 +43,8 @@ class LossCurve:
         loss: Predictive loss there, nats per example.
         stderr: Its Monte Carlo standard error (NaN where one sample was drawn; 0 for points, which need none).
         data_stderr: Its standard error from the finite data set.
-        above: Height of the loss above the straight line between the end losses.
-        above_stderr: Its Monte Carlo standard error, paired over samples (common random numbers).
+        excess: L(q_t) - [(1 - t) L(q_0) + t L(q_1)]: how far the loss exceeds the interpolated endpoint losses.
+        excess_stderr: Its Monte Carlo standard error, paired over samples (common random numbers).
         gibbs: Gibbs loss (mean over samples of the loss of one network).
         bias: Estimate of the upward bias of ``loss`` from the finite number of samples.
         score: Accuracy or mean squared error of the averaged prediction.
@@ -54,8 +66,8 @@ class LossCurve:
     loss: tuple[float, ...]
     stderr: tuple[float, ...]
     data_stderr: tuple[float, ...]
-    above: tuple[float, ...]
-    above_stderr: tuple[float, ...]
+    excess: tuple[float, ...]
+    excess_stderr: tuple[float, ...]
     gibbs: tuple[float, ...]
     bias: tuple[float, ...]
     score: tuple[float, ...]
@@ -90,14 +102,14 @@ class LossCurve:
             raise InvalidInputError(message)
         first, last = estimates[0], estimates[-1]
 
-        def above(part: str, place: float, at: LossEstimate) -> torch.Tensor:
-            return above_chord(part, place, at, first, last)
+        def excess(part: str, place: float, at: LossEstimate) -> torch.Tensor:
+            return excess_over_chord(part, place, at, first, last)
 
         def stderr(part: str, place: float, at: LossEstimate) -> float:
-            return mean_stderr(above(part, place, at)).item()
+            return mean_stderr(excess(part, place, at)).item()
 
         pairs = list(zip(t, estimates, strict=True))
-        heights = [above("loss", *pair).item() for pair in pairs]
+        heights = [excess("loss", *pair).item() for pair in pairs]
         errors = [stderr("sample_influence", *pair) if random else 0.0 for pair in pairs]
         top = max(range(len(heights)), key=heights.__getitem__)
         return cls(
@@ -105,8 +117,8 @@ class LossCurve:
             loss=tuple(e.loss for e in estimates),
             stderr=tuple(e.stderr if random else 0.0 for e in estimates),
             data_stderr=tuple(e.data_stderr for e in estimates),
-            above=tuple(heights),
-            above_stderr=tuple(errors),
+            excess=tuple(heights),
+            excess_stderr=tuple(errors),
             gibbs=tuple(e.gibbs for e in estimates),
             bias=tuple(e.bias for e in estimates),
             score=tuple(e.score for e in estimates),
@@ -116,7 +128,7 @@ class LossCurve:
             height_data_stderr=stderr("example_losses", *pairs[top]),
             location=t[top],
             metric=metric,
-            height_bias=above("bias", *pairs[top]).item(),
+            height_bias=excess("bias", *pairs[top]).item(),
         )
 
     @property
@@ -142,18 +154,28 @@ class LossCurve:
             InvalidInputError: If attributes are missing or left over.
         """
         try:
-            return cls(**{name: _parsed(value) for name, value in document.items()})
+            return cls(**{_FORMER.get(name, name): _parsed(value) for name, value in document.items()})
         except TypeError as error:
             message = f"expected the attributes of a loss curve, got {sorted(document)}"
             raise InvalidInputError(message) from error
 
-    def plot(self, axes: Axes | None = None, *, above: bool = False, label: str | None = None) -> Axes:
+    def plot(
+        self,
+        axes: Axes | None = None,
+        *,
+        excess: bool = False,
+        label: str | None = None,
+        color: str | None = None,
+        style: str = "-",
+    ) -> Axes:
         """Draw the curve with a band of two standard errors.
 
         Args:
             axes: Matplotlib axes; a new figure's if not given.
-            above: Whether to draw the height above the line between the end losses.
+            excess: Whether to draw the excess over the linear interpolation of the endpoint losses.
             label: For the legend.
+            color: A matplotlib color; the next of the cycle if not given.
+            style: A matplotlib line style.
 
         Returns:
             The axes.
@@ -161,12 +183,18 @@ class LossCurve:
         Raises:
             PluginError: If matplotlib is not installed.
         """
-        from rebasin_core.barriers.drawing import draw_curve  # ruff: ignore[import-outside-top-level] - drawing is rare
+        axes = new_axes() if axes is None else axes
+        values, stderr = (self.excess, self.excess_stderr) if excess else (self.loss, self.stderr)
+        draw_band(axes, self.t, values, stderr, label=label, color=color, style=style)
+        name, unit = _METRICS.get(self.metric, (self.metric, ""))
+        axes.set_xlabel("interpolation coefficient $t$")
+        axes.set_ylabel(f"excess {name}{unit}" if excess else f"{name}{unit}")
+        return axes
 
-        return draw_curve(self, axes, above=above, label=label)
 
-
-def above_chord(part: str, place: float, at: LossEstimate, first: LossEstimate, last: LossEstimate) -> torch.Tensor:
+def excess_over_chord(
+    part: str, place: float, at: LossEstimate, first: LossEstimate, last: LossEstimate
+) -> torch.Tensor:
     """Return how far something of a loss estimate lies above the straight line between those of the ends.
 
     Args:

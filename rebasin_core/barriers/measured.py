@@ -9,7 +9,7 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
-from rebasin_core.barriers.curve import LossCurve, above_chord
+from rebasin_core.barriers.curve import LossCurve, excess_over_chord
 from rebasin_core.barriers.path import places
 from rebasin_core.barriers.placing import located, require_tolerance
 from rebasin_core.errors import InvalidInputError
@@ -122,7 +122,7 @@ class AbstractPathBarrier(BarrierEstimator):
             metric=self._metric,
         )
         first, middle, last = (stratified.pilot(point(t)) for t in (0.0, 0.5, 1.0))
-        errors = above_chord("sample_influence", 0.5, middle, first, last)
+        errors = excess_over_chord("sample_influence", 0.5, middle, first, last)
         allocation = stratified.allocate(errors, middle.example_losses)
         return lambda _, here: stratified.predictions(here, allocation)
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rebasin_core.api.conversion import load_posterior
+from rebasin_core.api.matching import barrier as measure
+from rebasin_core.api.matching import build, match
+from rebasin_core.api.merging import merge as merge_networks
+from rebasin_core.api.merging import save_checkpoint
+from rebasin_core.api.tracing import trace_spec
 from rebasin_core.cli.sources import load_model, parse_input
-from rebasin_core.engine.align import barrier as measure
-from rebasin_core.engine.align import build, match
-from rebasin_core.engine.convert import load_posterior
-from rebasin_core.engine.merge import merge as merge_networks
-from rebasin_core.engine.merge import save_checkpoint
-from rebasin_core.engine.trace import trace_spec
 from rebasin_core.errors import ConfigError
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.report.table import barrier_table
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from rebasin_core.api.merging import RepairName
     from rebasin_core.data.base import DataSplits
-    from rebasin_core.engine.merge import RepairName
     from rebasin_core.specs.base import PermutationSpec
 
 _SHARED = (

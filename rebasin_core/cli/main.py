@@ -15,12 +15,12 @@ from rebasin_core.cli.output import ExitCode, exit_code, print_checks, print_plu
 from rebasin_core.cli.spec import spec
 from rebasin_core.config.base import FAMILIES
 from rebasin_core.config.schema import run_schema
-from rebasin_core.engine.run import load_run
-from rebasin_core.engine.run import run as execute
-from rebasin_core.engine.setting import choose_device
 from rebasin_core.errors import RebasinError, RebasinWarning
 from rebasin_core.plugin.registry import default_registry
 from rebasin_core.report.page import write_report
+from rebasin_core.studies.run import load_run
+from rebasin_core.studies.run import run as execute
+from rebasin_core.studies.setting import choose_device
 
 if TYPE_CHECKING:
     from rebasin_core.config.run import RunConfig

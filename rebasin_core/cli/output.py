@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from rebasin_core.engine.run import RunResult
     from rebasin_core.errors import RebasinError
     from rebasin_core.plugin.registry import Registry
+    from rebasin_core.studies.run import RunResult
     from rebasin_core.testing.kit import Verdict
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 from tabulate import tabulate
 
+from rebasin_core.api.tracing import trace_spec
 from rebasin_core.cli.output import ExitCode
 from rebasin_core.cli.sources import load_model, parse_input, parse_named_inputs
-from rebasin_core.engine.trace import trace_spec
 from rebasin_core.specs.check import check_spec
 from rebasin_core.specs.files import save_spec
 

@@ -13,20 +13,20 @@ from rebasin_core.config.assignment import AssignmentConfig, AutoAssignmentConfi
 from rebasin_core.config.base import StrategyConfig
 from rebasin_core.evaluation.likelihoods import LikelihoodName
 from rebasin_core.matchers.activation import ActivationMatcher
+from rebasin_core.matchers.activation_statistics import ResponseMetric
 from rebasin_core.matchers.annealing import AnnealingMatcher
 from rebasin_core.matchers.channel import Start as ChannelStart
 from rebasin_core.matchers.fisher import FisherMatcher
 from rebasin_core.matchers.frank_wolfe import ChannelNames, FrankWolfeMatcher, Start
 from rebasin_core.matchers.gradient import GradientMatcher
 from rebasin_core.matchers.kl import KLMatcher
-from rebasin_core.matchers.responses import ResponseMetric
 from rebasin_core.matchers.sinkhorn import SinkhornLoss, SinkhornMatcher
 from rebasin_core.matchers.straight_through import StraightThroughMatcher
 from rebasin_core.matchers.transport import GroundCost, TransportMatcher
 from rebasin_core.matchers.wasserstein import WassersteinMatcher
 from rebasin_core.matchers.weight import WeightMatcher
 from rebasin_core.matchers.wrappers import ChainMatcher, PortfolioMatcher, RestartsMatcher, Selection
-from rebasin_core.tensors.plans import PlanMethod
+from rebasin_core.tensors.optimal_transport import PlanMethod
 
 if TYPE_CHECKING:
     from rebasin_core.matchers.base import Matcher

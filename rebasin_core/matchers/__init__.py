@@ -3,14 +3,12 @@
 from rebasin_core.matchers.activation import ActivationMatcher
 from rebasin_core.matchers.annealing import AnnealingMatcher
 from rebasin_core.matchers.base import Matcher, MatchProblem
-from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels
-from rebasin_core.matchers.coupling import Coupling
+from rebasin_core.matchers.channel import AbstractChannelMatcher
 from rebasin_core.matchers.fisher import FisherMatcher
 from rebasin_core.matchers.frank_wolfe import FrankWolfeMatcher
 from rebasin_core.matchers.gradient import GradientMatcher
 from rebasin_core.matchers.kl import KLMatcher
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
-from rebasin_core.matchers.similarity import UnitSimilarity, unit_similarities
 from rebasin_core.matchers.sinkhorn import SinkhornMatcher
 from rebasin_core.matchers.straight_through import StraightThroughMatcher
 from rebasin_core.matchers.transport import TransportMatcher
@@ -23,8 +21,6 @@ __all__ = [
     "ActivationMatcher",
     "AnnealingMatcher",
     "ChainMatcher",
-    "Channels",
-    "Coupling",
     "FisherMatcher",
     "FrankWolfeMatcher",
     "GradientMatcher",
@@ -38,8 +34,6 @@ __all__ = [
     "SinkhornMatcher",
     "StraightThroughMatcher",
     "TransportMatcher",
-    "UnitSimilarity",
     "WassersteinMatcher",
     "WeightMatcher",
-    "unit_similarities",
 ]

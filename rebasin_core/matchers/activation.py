@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, final
 import torch
 from typing_extensions import override
 
+from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
+from rebasin_core.matchers.activation_statistics import ResponseMetric, ResponseProducts, require_response_options
 from rebasin_core.matchers.base import Matcher, MatchProblem
-from rebasin_core.matchers.coordinate_descent import CoordinateDescent
-from rebasin_core.matchers.descent import descended
-from rebasin_core.matchers.responses import ResponseMetric, ResponseProducts, require_response_options
+from rebasin_core.matchers.search import descended
 from rebasin_core.symmetry.layout import Layout
 
 if TYPE_CHECKING:

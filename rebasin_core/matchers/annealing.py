@@ -13,9 +13,9 @@ from typing_extensions import override
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihoods import as_likelihood
 from rebasin_core.matchers.base import Matcher, MatchProblem
-from rebasin_core.matchers.interruption import interruptible
 from rebasin_core.matchers.midpoint import MidpointLoss
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
+from rebasin_core.matchers.search import interruptible
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:

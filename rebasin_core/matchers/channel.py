@@ -10,22 +10,19 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
 import torch
 from typing_extensions import override
 
+from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.base import Matcher, MatchProblem
-from rebasin_core.matchers.coordinate_descent import CoordinateDescent
-from rebasin_core.matchers.descent import better, descended
-from rebasin_core.matchers.interruption import interruptible
 from rebasin_core.matchers.result import MatchOutcome
+from rebasin_core.matchers.search import better, descended, interruptible
 from rebasin_core.tensors.checks import require_finite
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from rebasin_core.assignment import AssignmentSolver
+    from rebasin_core.bilinear.terms import Channels
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.posteriors.base import Posterior
 
-Channels: TypeAlias = "dict[str, Tensor]"
 Start: TypeAlias = Literal["best", "outward", "identity"]
 
 
@@ -81,22 +78,22 @@ class AbstractChannelMatcher(Matcher):
             return descended(problem, solver, max_sweeps=max_sweeps, start=start, identity_objective=identity_objective)
 
         if problem.initial is not None:
-            solver.begin_at(problem.initial.indices)
+            solver.start_at(problem.initial.indices)
             return descend()
         orders = problem.generator.get_state()
         outward = False
         with interruptible(problem) as beginning:
-            outward = self._start != "identity" and solver.begin_outward()
+            outward = self._start != "identity" and solver.initialize_greedily()
         if beginning.happened:
             if solver.objective() < identity_objective:
-                solver.begin_at(None)
+                solver.start_at(None)
             return replace(descend(max_sweeps=0), outcome=MatchOutcome.INTERRUPTED)
         result = descend()
         if not (outward and self._start == "best") or result.outcome is MatchOutcome.INTERRUPTED:
             return result
         # In the orders in which a descent from the identity alone would go, so that no better one is missed.
         problem.generator.set_state(orders)
-        solver.begin_at(None)
+        solver.start_at(None)
         return better(result, descend())
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, final
 import torch
 from typing_extensions import override
 
-from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels, require_positive_stddev
+from rebasin_core.matchers.channel import AbstractChannelMatcher, require_positive_stddev
 
 if TYPE_CHECKING:
+    from rebasin_core.bilinear.terms import Channels
     from rebasin_core.posteriors.base import Posterior
 
 

@@ -9,8 +9,8 @@ from typing_extensions import override
 
 from rebasin_core.evaluation.likelihoods import as_likelihood
 from rebasin_core.matchers.activation import matched_by_products
+from rebasin_core.matchers.activation_statistics import ResponseMetric, ResponseProducts, require_response_options
 from rebasin_core.matchers.base import Matcher, MatchProblem
-from rebasin_core.matchers.responses import ResponseMetric, ResponseProducts, require_response_options
 
 if TYPE_CHECKING:
     from rebasin_core.evaluation.likelihood import Likelihood

@@ -8,12 +8,13 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels, Start, require_positive_stddev
+from rebasin_core.matchers.channel import AbstractChannelMatcher, Start, require_positive_stddev
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.assignment import AssignmentSolver
+    from rebasin_core.bilinear.terms import Channels
     from rebasin_core.posteriors.base import Posterior
 
 _DIRECTIONS = ("candidate_to_reference", "reference_to_candidate")

@@ -10,20 +10,19 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core.assignment import solve_assignment
+from rebasin_core.coupling.nested_groups import families_of
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihoods import as_likelihood
 from rebasin_core.matchers.base import Matcher, MatchProblem
-from rebasin_core.matchers.best import BestSoFar
-from rebasin_core.matchers.families import families_of
-from rebasin_core.matchers.interruption import interruptible
 from rebasin_core.matchers.midpoint import MidpointLoss
 from rebasin_core.matchers.result import MatchOutcome
+from rebasin_core.matchers.search import BestSoFar, interruptible
 from rebasin_core.symmetry.action import act_softly
 from rebasin_core.symmetry.cells import map_cells
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.tensors.optimal_transport import squared_distance
 from rebasin_core.tensors.precision import widened, working_dtype
 from rebasin_core.tensors.sinkhorn import sinkhorn
-from rebasin_core.tensors.transport import squared_distance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,14 +10,13 @@ import torch
 from tqdm import tqdm
 from typing_extensions import override
 
+from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihoods import as_likelihood
 from rebasin_core.matchers.base import Matcher, MatchProblem
-from rebasin_core.matchers.best import BestSoFar
-from rebasin_core.matchers.coordinate_descent import CoordinateDescent
-from rebasin_core.matchers.interruption import interruptible
 from rebasin_core.matchers.midpoint import MidpointLoss
 from rebasin_core.matchers.result import MatchOutcome
+from rebasin_core.matchers.search import BestSoFar, interruptible
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
@@ -111,6 +110,6 @@ class StraightThroughMatcher(Matcher):
         sides = ({name: t.detach().unsqueeze(0) for name, t in side.items()} for side in (learned, loss.candidate))
         solver = CoordinateDescent(problem.layout, *sides, initial=None if initial is None else initial.indices)
         if initial is None:
-            solver.begin_outward()
+            solver.initialize_greedily()
         solver.run(problem.generator, sweeps)
         return Permutation(problem.layout, solver.indices)

@@ -9,27 +9,26 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
 import torch
 from typing_extensions import override
 
+from rebasin_core.coupling.coupling import Coupling, consuming_axes, require_same_form
+from rebasin_core.coupling.ground_cost import WeightCosts, response_costs
+from rebasin_core.coupling.nested_groups import carried_cost, families_of, family_plans, nearest_permutations
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.matchers.activation_statistics import ResponseProducts
 from rebasin_core.matchers.base import Matcher, MatchProblem
-from rebasin_core.matchers.best import BestSoFar
 from rebasin_core.matchers.channel import mean_channels, moment_channels
-from rebasin_core.matchers.coupling import Coupling, consuming_axes, require_same_form
-from rebasin_core.matchers.families import carried_cost, families_of, family_plans, nearest_permutations
-from rebasin_core.matchers.ground_cost import WeightCosts, response_costs
-from rebasin_core.matchers.responses import ResponseProducts
 from rebasin_core.matchers.result import MatchOutcome
+from rebasin_core.matchers.search import BestSoFar
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.checks import require_finite
-from rebasin_core.tensors.plans import PlanMethod, TransportSolver
+from rebasin_core.tensors.optimal_transport import PlanMethod, TransportSolver, squared_distance
 from rebasin_core.tensors.precision import widened
-from rebasin_core.tensors.transport import squared_distance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from torch import Tensor, nn
 
-    from rebasin_core.matchers.families import Families
+    from rebasin_core.coupling.nested_groups import Families
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec

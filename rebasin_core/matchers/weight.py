@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, final
 
 from typing_extensions import override
 
-from rebasin_core.matchers.channel import AbstractChannelMatcher, Channels, mean_channels
+from rebasin_core.matchers.channel import AbstractChannelMatcher, mean_channels
 
 if TYPE_CHECKING:
+    from rebasin_core.bilinear.terms import Channels
     from rebasin_core.posteriors.base import Posterior
 
 

@@ -14,9 +14,8 @@ from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.likelihoods import as_likelihood
 from rebasin_core.evaluation.normalization import BatchStatistics
 from rebasin_core.matchers.base import Matcher, MatchProblem
-from rebasin_core.matchers.best import BestSoFar
-from rebasin_core.matchers.interruption import interruptible
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
+from rebasin_core.matchers.search import BestSoFar, interruptible
 from rebasin_core.posteriors.barycenter import barycenter
 from rebasin_core.posteriors.divergence import squared_moment_distance
 from rebasin_core.symmetry.permutation import Permutation

@@ -2,7 +2,7 @@
 
 from rebasin_core.plugin.discovery import ENTRY_POINT_GROUP, PluginStatus
 from rebasin_core.plugin.hookspecs import HookSpecs, hookimpl
-from rebasin_core.plugin.registry import Registered, Registry, default_registry, examples
+from rebasin_core.plugin.registry import Registered, Registry, default_registry
 
 __all__ = [
     "ENTRY_POINT_GROUP",
@@ -11,6 +11,5 @@ __all__ = [
     "Registered",
     "Registry",
     "default_registry",
-    "examples",
     "hookimpl",
 ]

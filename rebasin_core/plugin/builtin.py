@@ -8,7 +8,6 @@ from rebasin_core.plugin.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from rebasin_core.config.architecture import ArchitectureConfig
     from rebasin_core.config.assignment import AssignmentConfig
@@ -157,11 +156,3 @@ def rebasin_posterior_adapters() -> Sequence[type[PosteriorAdapter]]:
     from rebasin_core.posteriors import AveragedModelAdapter, IVONAdapter, ModuleAdapter, PyroGuideAdapter
 
     return [ModuleAdapter, AveragedModelAdapter, IVONAdapter, PyroGuideAdapter]
-
-
-@hookimpl
-def rebasin_examples(kind: type[object], folder: Path) -> Sequence[object] | None:
-    """Return small instances for the conformance kit."""
-    from rebasin_core.plugin.builtin_examples import examples
-
-    return examples(kind, folder)

@@ -49,6 +49,11 @@ class PluginStatus:
         """The distribution and its version."""
         return f"{self.distribution} {self.version}"
 
+    @property
+    def is_built_in(self) -> bool:
+        """Whether it is part of this package."""
+        return self.distribution == CORE
+
 
 def load_plugins(manager: pluggy.PluginManager, *, external: bool = True) -> list[PluginStatus]:
     """Register the built-in plugin and all installed ones.

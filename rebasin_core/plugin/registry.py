@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, final
 
 from rebasin_core.config.base import StrategyConfig, family_of
 from rebasin_core.config.reading import parse_strategy
@@ -18,7 +18,6 @@ from rebasin_core.specs.operators.base import OperatorRules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 
 @final
@@ -176,25 +175,6 @@ class Registry:
 def default_registry() -> Registry:
     """Return the registry of everything installed, made on first use."""
     return Registry()
-
-
-def examples(entry: Registered, folder: Path) -> Sequence[object]:
-    """Return small instances of a registered class, for the conformance kit.
-
-    Args:
-        entry: The class.
-        folder: An empty folder that examples may use.
-
-    Returns:
-        What the plugin's ``rebasin_examples`` gives, else one instance with default options, else nothing.
-    """
-    hook = getattr(entry.status.plugin, "rebasin_examples", None)
-    given = None if hook is None else hook(entry.kind, folder)
-    if given is not None:
-        return tuple(given)
-    if issubclass(entry.kind, StrategyConfig) and not any(f.is_required() for f in entry.kind.model_fields.values()):
-        return (cast("Any", entry.kind)(),)
-    return ()
 
 
 def _offers(family: str, status: PluginStatus) -> list[Registered]:

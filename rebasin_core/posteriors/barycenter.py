@@ -14,7 +14,7 @@ from rebasin_core.posteriors.full_gaussian import FullGaussianPosterior
 from rebasin_core.posteriors.pairing import normalised_weights, require_same_tensors
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.posteriors.samples import SamplesPosterior
-from rebasin_core.tensors.transport import assigned_onto, squared_distance, turned_onto
+from rebasin_core.tensors.optimal_transport import assigned_onto, orthogonal_procrustes, squared_distance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,7 +128,7 @@ def _dense(
     roots = [_padded(q.root(), rows) for q in posteriors]
     current = roots[0]
     for _ in range(_ROUNDS):
-        moved = shares.mean([turned_onto(current, root) for root in roots])
+        moved = shares.mean([orthogonal_procrustes(current, root) for root in roots])
         size = squared_distance(moved, {name: torch.zeros_like(tensor) for name, tensor in moved.items()})
         still = squared_distance(moved, current) <= _STILL**2 * size
         current = moved

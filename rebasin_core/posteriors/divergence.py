@@ -16,8 +16,8 @@ from rebasin_core.posteriors.low_rank_gaussian import LowRankGaussianPosterior
 from rebasin_core.posteriors.pairing import require_same_tensors
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.posteriors.samples import SamplesPosterior
+from rebasin_core.tensors.optimal_transport import squared_distance, squared_distances, transport_cost
 from rebasin_core.tensors.statistics import gaussian_kl
-from rebasin_core.tensors.transport import squared_distance, squared_distances, transport_cost
 
 if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior

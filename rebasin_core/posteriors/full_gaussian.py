@@ -13,7 +13,7 @@ from rebasin_core.posteriors.companions import Companions
 from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior
 from rebasin_core.posteriors.pairing import blend, blend_buffers, require_pair, require_same_tensors
 from rebasin_core.tensors.noise import standard_normal
-from rebasin_core.tensors.transport import turned_onto
+from rebasin_core.tensors.optimal_transport import orthogonal_procrustes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -144,7 +144,7 @@ class FullGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
         start, target = (_padded(q._fields["root"], rows) for q in (self, end))
         return FullGaussianPosterior(
             blend(self._fields["mean"], end._mean(), t),  # ruff: ignore[private-member-access] - same class
-            blend(start, turned_onto(start, target), t),
+            blend(start, orthogonal_procrustes(start, target), t),
             fixed=blend(self._fixed, end._fixed, t),  # ruff: ignore[private-member-access]
             buffers=blend_buffers(self.buffers, end.buffers, t),
         )

@@ -14,7 +14,7 @@ from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior, unit_row
 from rebasin_core.posteriors.pairing import blend, blend_buffers, require_pair, require_same_tensors, require_spread
 from rebasin_core.tensors.modules import copied
 from rebasin_core.tensors.noise import standard_normal
-from rebasin_core.tensors.transport import turned_onto
+from rebasin_core.tensors.optimal_transport import orthogonal_procrustes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -139,7 +139,7 @@ class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupling):
         return LowRankGaussianPosterior(
             blend(self._fields["mean"], end._mean(), t),  # ruff: ignore[private-member-access] - same class
             blend(self._fields["diagonal"], end.diagonal, t),
-            blend(self._fields["factor"], turned_onto(self._fields["factor"], end.factor), t),
+            blend(self._fields["factor"], orthogonal_procrustes(self._fields["factor"], end.factor), t),
             fixed=blend(self._fixed, end._fixed, t),  # ruff: ignore[private-member-access]
             buffers=blend_buffers(self.buffers, end.buffers, t),
         )

@@ -15,7 +15,7 @@ from rebasin_core.posteriors.companions import Companions
 from rebasin_core.posteriors.pairing import blend, blend_buffers, normalised_weights, require_pair
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.tensors.modules import copied
-from rebasin_core.tensors.transport import squared_distances
+from rebasin_core.tensors.optimal_transport import squared_distances
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

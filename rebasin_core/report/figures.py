@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rebasin_core.barriers.curve import LossCurve
-from rebasin_core.barriers.drawing import draw_curve
 from rebasin_core.errors import FileFormatError
 from rebasin_core.report.drawing import draw_reliability, draw_similarity
 from rebasin_core.report.style import COLORS, LINES, UNALIGNED_COLOR, save_figure, styled_figure
@@ -109,7 +108,7 @@ def _write_similarity(path: Path, folder: Path) -> list[Path]:
 def _losses(axes: Axes, curves: Mapping[str, LossCurve]) -> None:
     for index, (label, curve) in enumerate(curves.items()):
         text = f"{label}: barrier {curve.height:.3f}"
-        draw_curve(curve, axes, label=text, color=_color(index), style=LINES[index % len(LINES)])
+        curve.plot(axes, label=text, color=_color(index), style=LINES[index % len(LINES)])
     axes.set_ylim(bottom=0)
     axes.set_title("loss, before and after alignment")
 
@@ -120,7 +119,7 @@ def _aligned(axes: Axes, curves: Mapping[str, LossCurve]) -> None:
     for index, curve in enumerate(curves.values()):
         if index > 0:
             style = LINES[index % len(LINES)]
-            draw_curve(curve, axes, above=True, color=_color(index), style=style)
+            curve.plot(axes, excess=True, color=_color(index), style=style)
     axes.set_title("what is left after alignment, enlarged")
 
 

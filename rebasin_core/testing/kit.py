@@ -12,7 +12,6 @@ from typing_extensions import override
 
 from rebasin_core.errors import LawViolationError, PluginError
 from rebasin_core.plugin.registry import Registered, Registry, default_registry
-from rebasin_core.plugin.registry import examples as examples_of
 from rebasin_core.posteriors.base import Posterior
 from rebasin_core.testing import (  # ruff: ignore[unused-import] - importing them fills LAWS
     adapter_laws,
@@ -24,6 +23,7 @@ from rebasin_core.testing import (  # ruff: ignore[unused-import] - importing th
     model_laws,
     posterior_laws,
 )
+from rebasin_core.testing.examples.registered import examples_of
 from rebasin_core.testing.law import LAWS, Law, tried_on
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from rebasin_core.engine.trace import trace_spec
+from rebasin_core.api.tracing import trace_spec
 from rebasin_core.specs.check import check_spec
 from rebasin_core.tensors.modules import copied, named_tensors
 from rebasin_core.testing.cases import network

@@ -77,8 +77,8 @@ def test_errors_of_other_metrics_are_the_spread_over_seeds(metric: MetricName) -
         estimator.estimate(first, second, model=model, data=data, generator=torch.Generator().manual_seed(seed))
         for seed in range(40)
     ]
-    spread = torch.tensor([curve.above[1] for curve in found]).std().item()
-    stated = sum(curve.above_stderr[1] for curve in found) / 40
+    spread = torch.tensor([curve.excess[1] for curve in found]).std().item()
+    stated = sum(curve.excess_stderr[1] for curve in found) / 40
     # 40 seeds know the spread to 11 %, 16 groups to as much.
     assert stated == pytest.approx(spread, rel=0.5)
     assert {curve.metric for curve in found} == {metric}

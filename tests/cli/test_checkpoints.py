@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rebasin_core.matchers.coordinate_descent import CoordinateDescent
+from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from tests.cli.conftest import Called, rebasin
 
 NETS = """
@@ -58,7 +58,7 @@ def test_an_interrupted_align_goes_on(folder: Path, called: Called, monkeypatch:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(CoordinateDescent, "begin_outward", interrupted)
+        patch.setattr(CoordinateDescent, "initialize_greedily", interrupted)
         code, _, errors = called(*arguments, cwd=folder)
     assert code == 130
     assert "run the same command again" in errors

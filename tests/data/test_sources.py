@@ -17,11 +17,11 @@ from rebasin_core.data import cifar10 as cifar10_module
 from rebasin_core.data.files import RemoteFile
 from rebasin_core.data.mnist import read_idx
 from rebasin_core.errors import DataError, InvalidInputError, MissingDataError
-from rebasin_core.plugin.registry import examples
+from rebasin_core.testing.examples.registered import examples_of
 
 
 def write_small(registry: Registry, name: str, folder: Path) -> None:
-    examples(registry.get("dataset", name), folder)
+    examples_of(registry.get("dataset", name), folder)
 
 
 def test_digits_are_what_scikit_learn_ships() -> None:

@@ -106,7 +106,7 @@ def test_a_barrier_has_smaller_errors_and_is_zero_between_equals() -> None:
     candidate = spec.random_permutation(generator=torch.Generator().manual_seed(0)).apply(posterior)
     shared: dict[str, Any] = {"model": model, "data": data, "num_points": 3}
     same = rc.barrier(posterior, posterior, num_samples=16, estimator=estimator(), **shared)
-    assert same.above == pytest.approx((0.0, 0.0, 0.0), abs=1e-7)
+    assert same.excess == pytest.approx((0.0, 0.0, 0.0), abs=1e-7)
     assert same.height_stderr < 1e-7
     adaptive, even, many = (
         rc.barrier(posterior, candidate, num_samples=n, estimator=e, **shared)

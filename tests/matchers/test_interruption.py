@@ -10,7 +10,7 @@ import torch
 
 import rebasin_core as rc
 from rebasin_core.assignment import Assignment, AssignmentSolver
-from rebasin_core.matchers.coordinate_descent import CoordinateDescent
+from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 
 ARCHITECTURE = rc.MLPArchitecture(hidden=[20, 20, 20])
 A, B = (ARCHITECTURE.build((6,), 3, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))

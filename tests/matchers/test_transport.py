@@ -10,7 +10,7 @@ from torch.func import functional_call
 import rebasin_core as rc
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.transport import GroundCost
-from rebasin_core.tensors.plans import PlanMethod, TransportSolver, nearest_permutation
+from rebasin_core.tensors.optimal_transport import PlanMethod, TransportSolver, nearest_permutation
 
 
 def generator(seed: int = 0) -> torch.Generator:

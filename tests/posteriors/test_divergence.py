@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rebasin_core as rc
-from rebasin_core.plugin.builtin_posteriors import POSTERIORS
+from rebasin_core.testing.examples.posteriors import POSTERIORS
 
 
 def gaussian(kind: type[rc.Posterior]) -> rc.AbstractGaussianPosterior:

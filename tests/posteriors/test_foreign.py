@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import rebasin_core as rc
-from rebasin_core.plugin.builtin_foreign import stand_in
+from rebasin_core.testing.examples.foreign import stand_in
 
 SOFT = torch.nn.functional.softplus
 

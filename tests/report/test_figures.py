@@ -17,8 +17,8 @@ def curve(height: float) -> LossCurve:
         loss=(0.1, 0.1 + height, 0.1),
         stderr=(0.01, float("nan"), 0.01),
         data_stderr=(0.01, 0.01, 0.01),
-        above=(0.0, height, 0.0),
-        above_stderr=(0.0, 0.01, 0.0),
+        excess=(0.0, height, 0.0),
+        excess_stderr=(0.0, 0.01, 0.0),
         gibbs=(0.1, 0.2, 0.1),
         bias=(0.0, 0.0, 0.0),
         score=(0.9, 0.8, 0.9),
@@ -60,5 +60,5 @@ def test_table_shows_errors_beside_numbers() -> None:
 def test_a_curve_draws_itself() -> None:
     axes = curve(0.5).plot(label="mine")
     assert axes.get_xlabel() == "place on the path $t$"
-    assert curve(0.5).plot(axes, above=True) is axes
+    assert curve(0.5).plot(axes, excess=True) is axes
     assert len(axes.lines) == 2

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
-from rebasin_core.specs.unknowns.pieces import concat
-from rebasin_core.specs.unknowns.terms import Reason, Term, fresh, length
+from rebasin_core.specs.unification.pieces import concat
+from rebasin_core.specs.unification.terms import Reason, Term, fresh, length
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from typing_extensions import TypeIs
 
-    from rebasin_core.specs.unknowns.equations import Equations
-    from rebasin_core.specs.unknowns.pieces import Piece, Steps
+    from rebasin_core.specs.unification.equations import Equations
+    from rebasin_core.specs.unification.pieces import Piece, Steps
 
 _CUT = "it is cut where its factors do not end"
 _SUMMED = "the two factors of a product do not factor alike"

@@ -9,7 +9,7 @@ from rebasin_core.specs.operators.base import OperatorRules
 if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Result, Rule
     from rebasin_core.specs.operators.call import Call, Terms
-    from rebasin_core.specs.unknowns.terms import Term
+    from rebasin_core.specs.unification.terms import Term
 
 
 def linear(call: Call) -> Result:

@@ -6,14 +6,14 @@ from math import prod
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
-from rebasin_core.specs.unknowns.terms import length
+from rebasin_core.specs.unification.terms import length
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rebasin_core.specs.operators.base import Result, Rule
     from rebasin_core.specs.operators.call import Call, Terms
-    from rebasin_core.specs.unknowns.terms import Term
+    from rebasin_core.specs.unification.terms import Term
 
 _KERNEL = "positions are mixed by a kernel"
 _GROUPS = "the channels do not divide into the groups of the convolution"

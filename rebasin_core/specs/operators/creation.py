@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
-from rebasin_core.specs.unknowns.terms import uniform
+from rebasin_core.specs.unification.terms import uniform
 
 if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Result, Rule

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.operators.call import is_tensor
 from rebasin_core.specs.operators.elementwise import elementwise
-from rebasin_core.specs.unknowns.terms import length
+from rebasin_core.specs.unification.terms import length
 
 if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Result, Rule

@@ -6,7 +6,7 @@ from itertools import starmap
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
-from rebasin_core.specs.unknowns.terms import length
+from rebasin_core.specs.unification.terms import length
 
 if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Result, Rule

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.operators.slicing import narrowed, stacked
-from rebasin_core.specs.unknowns.terms import length
+from rebasin_core.specs.unification.terms import length
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rebasin_core.specs.operators.base import Result, Rule
     from rebasin_core.specs.operators.call import Call, Terms
-    from rebasin_core.specs.unknowns.terms import Term
+    from rebasin_core.specs.unification.terms import Term
 
 _TIME = "steps follow each other"
 _BATCHED = 3  # dimensions of an input with a batch

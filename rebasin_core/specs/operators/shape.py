@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
-from rebasin_core.specs.unknowns.terms import length, uniform
+from rebasin_core.specs.unification.terms import length, uniform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

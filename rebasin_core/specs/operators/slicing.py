@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
-from rebasin_core.specs.unknowns.terms import length, uniform
+from rebasin_core.specs.unification.terms import length, uniform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rebasin_core.specs.operators.base import Result, Rule
     from rebasin_core.specs.operators.call import Call, Terms
-    from rebasin_core.specs.unknowns.terms import Term
+    from rebasin_core.specs.unification.terms import Term
 
 
 def cat(call: Call) -> Result:

@@ -13,7 +13,7 @@ from rebasin_core.symmetry.notation import format_axes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rebasin_core.specs.unknowns.terms import Reason
+    from rebasin_core.specs.unification.terms import Reason
     from rebasin_core.symmetry.layout import Layout
 
 

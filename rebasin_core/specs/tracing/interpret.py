@@ -14,13 +14,13 @@ from rebasin_core.specs.operators.call import Call, Terms, is_tensor, tensors_in
 from rebasin_core.specs.operators.elementwise import elementwise, unchanged
 from rebasin_core.specs.operators.indexing import frozen
 from rebasin_core.specs.tracing.graph import value_of, written
-from rebasin_core.specs.unknowns.terms import Reason, Term, Uniform, expand, fresh, is_solid, length, uniform
+from rebasin_core.specs.unification.terms import Reason, Term, Uniform, expand, fresh, is_solid, length, uniform
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rebasin_core.specs.operators.base import Result, Rules
-    from rebasin_core.specs.unknowns.equations import Equations
+    from rebasin_core.specs.unification.equations import Equations
 
 
 _RANGES = ("aten.slice", "aten.narrow")  # an empty range of a tensor says nothing about the tensor

@@ -17,9 +17,9 @@ from rebasin_core.specs.operators.catalogue import BUILT_IN_RULES
 from rebasin_core.specs.tracing.coverage import Coverage, coverage_of
 from rebasin_core.specs.tracing.graph import capture, capture_training, value_of
 from rebasin_core.specs.tracing.interpret import Interpreter, constant_terms
-from rebasin_core.specs.unknowns.equations import Equations
-from rebasin_core.specs.unknowns.solution import solve
-from rebasin_core.specs.unknowns.terms import Reason, fresh
+from rebasin_core.specs.unification.equations import Equations
+from rebasin_core.specs.unification.solution import solve
+from rebasin_core.specs.unification.terms import Reason, fresh
 from rebasin_core.tensors.modules import named_tensors, unsaved_buffers
 from rebasin_core.tensors.trees import tree_map
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Rules
     from rebasin_core.specs.operators.call import Terms
     from rebasin_core.specs.tracing.graph import Method, ModelGraph
-    from rebasin_core.specs.unknowns.solution import Solution
+    from rebasin_core.specs.unification.solution import Solution
     from rebasin_core.symmetry.layout import Layout
 
 

@@ -1,0 +1,15 @@
+"""What a posterior or a network says of itself modulo symmetries: canonical forms, diagnostics, information."""
+
+from rebasin_core.analysis.canonical import CanonicalForm, canonical_form
+from rebasin_core.analysis.diagnostics import ChainDiagnostics, count_transpositions, diagnose_chains
+from rebasin_core.analysis.information import PermutationInformation, permutation_information
+
+__all__ = [
+    "CanonicalForm",
+    "ChainDiagnostics",
+    "PermutationInformation",
+    "canonical_form",
+    "count_transpositions",
+    "diagnose_chains",
+    "permutation_information",
+]

@@ -1,0 +1,40 @@
+"""The verbs: match, barrier, merge, score, trace and their kin, each one call."""
+
+from rebasin_core.api.conversion import as_posterior, load_posterior, write_back
+from rebasin_core.api.evaluation import score
+from rebasin_core.api.landscape import BarrierMatrix, Star, barrier_matrix, star
+from rebasin_core.api.many import ManyMatch, match_many
+from rebasin_core.api.matching import barrier, build, match
+from rebasin_core.api.merging import Merged, greedy_soup, merge, save_checkpoint
+from rebasin_core.api.plane import HullLosses, LossPlane, hull_losses, loss_plane
+from rebasin_core.api.samples import AlignedSamples, Summary, align_samples, summarise
+from rebasin_core.api.tracing import trace_spec
+
+__all__ = [
+    "AlignedSamples",
+    "BarrierMatrix",
+    "HullLosses",
+    "LossPlane",
+    "ManyMatch",
+    "Merged",
+    "Star",
+    "Summary",
+    "align_samples",
+    "as_posterior",
+    "barrier",
+    "barrier_matrix",
+    "build",
+    "greedy_soup",
+    "hull_losses",
+    "load_posterior",
+    "loss_plane",
+    "match",
+    "match_many",
+    "merge",
+    "save_checkpoint",
+    "score",
+    "star",
+    "summarise",
+    "trace_spec",
+    "write_back",
+]

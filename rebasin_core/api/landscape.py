@@ -1,0 +1,142 @@
+"""Beyond one pair: barriers between all pairs, and from the middle to each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from tqdm import tqdm
+
+from rebasin_core.api.conversion import PosteriorLike, as_posterior
+from rebasin_core.api.matching import barrier, match
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.posteriors.barycenter import barycenter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from rebasin_core.barriers.base import BarrierEstimator
+    from rebasin_core.barriers.curve import LossCurve
+    from rebasin_core.evaluation.predictive import Batches
+    from rebasin_core.matchers.base import Matcher
+    from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.specs.base import PermutationSpec
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class BarrierMatrix:
+    """The barriers between all pairs of several networks or posteriors.
+
+    Attributes:
+        unaligned: ``[K, K]``: heights as they are; zero on the diagonal.
+        unaligned_stderr: ``[K, K]``: their Monte Carlo standard errors.
+        aligned: ``[K, K]``: heights after the second of each pair was matched with the first; None without a matcher.
+        aligned_stderr: ``[K, K]``.
+    """
+
+    unaligned: Tensor
+    unaligned_stderr: Tensor
+    aligned: Tensor | None
+    aligned_stderr: Tensor | None
+
+
+def barrier_matrix(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the first
+    networks: Sequence[PosteriorLike],
+    *,
+    model: nn.Module,
+    data: Batches,
+    spec: PermutationSpec | None = None,
+    matcher: Matcher | str | Mapping[str, object] = "weight",
+    matching_data: Batches | None = None,
+    estimator: BarrierEstimator | str | Mapping[str, object] | None = None,
+    progress: bool = False,
+    **options: Any,  # ruff: ignore[any-type] - those of `barrier`
+) -> BarrierMatrix:
+    """Return the barriers between all pairs, unaligned and, with a specification, aligned.
+
+    Args:
+        networks: At least two.
+        model: The network.
+        data: Batches ``(inputs, targets)``; held in memory meanwhile.
+        spec: The symmetries; None measures the networks as they are.
+        matcher: How each pair is aligned.
+        matching_data: Data for matchers that need them.
+        estimator: As for `barrier`.
+        progress: Whether to show a progress bar.
+        **options: Further arguments of `barrier`: ``num_points``, ``num_samples``, ``likelihood``, ``calibration``.
+
+    Returns:
+        The matrices.
+
+    Raises:
+        InvalidInputError: If there are fewer than two networks, or they do not fit each other.
+    """
+    posteriors = [as_posterior(network, model=model) for network in networks]
+    if len(posteriors) < 2:  # ruff: ignore[magic-value-comparison] - a pair
+        message = f"expected at least two networks, got {len(posteriors)}"
+        raise InvalidInputError(message)
+    held = list(data)
+    count = len(posteriors)
+    found = {kind: torch.zeros((2, count, count), dtype=torch.float64) for kind in ("unaligned", "aligned")}
+
+    def note(kind: str, i: int, j: int, curve: LossCurve) -> None:
+        values = torch.tensor([curve.height, curve.height_stderr], dtype=torch.float64)
+        found[kind][:, i, j] = found[kind][:, j, i] = values
+
+    pairs = list(combinations(range(count), 2))
+    for i, j in tqdm(pairs, desc="pairs", leave=False, disable=not progress):
+        first, second = posteriors[i], posteriors[j]
+        note("unaligned", i, j, barrier(first, second, model=model, data=held, estimator=estimator, **options))
+        if spec is not None:
+            moved = match(first, second, spec, matcher, model=model, data=matching_data or held).apply(second)
+            note("aligned", i, j, barrier(first, moved, model=model, data=held, estimator=estimator, **options))
+    aligned = found["aligned"] if spec is not None else (None, None)
+    return BarrierMatrix(found["unaligned"][0], found["unaligned"][1], aligned[0], aligned[1])
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Star:
+    """The barriers from the barycentre of several posteriors to each of them.
+
+    Attributes:
+        center: The barycentre.
+        curves: The loss from the centre to each.
+    """
+
+    center: Posterior
+    curves: tuple[LossCurve, ...]
+
+
+def star(
+    networks: Sequence[PosteriorLike],
+    *,
+    model: nn.Module,
+    data: Batches,
+    estimator: BarrierEstimator | str | Mapping[str, object] | None = None,
+    **options: Any,  # ruff: ignore[any-type] - those of `barrier`
+) -> Star:
+    """Return the loss on the paths from the barycentre of (aligned) posteriors to each of them.
+
+    Args:
+        networks: At least one, already aligned.
+        model: The network.
+        data: Batches ``(inputs, targets)``; held in memory meanwhile.
+        estimator: As for `barrier`.
+        **options: Further arguments of `barrier`.
+
+    Returns:
+        The centre and the curves.
+
+    Raises:
+        InvalidInputError: If the networks do not fit each other, the model or the data.
+    """
+    posteriors = [as_posterior(network, model=model) for network in networks]
+    center, held = barycenter(posteriors), list(data)
+    curves = [barrier(center, q, model=model, data=held, estimator=estimator, **options) for q in posteriors]
+    return Star(center, tuple(curves))

@@ -1,0 +1,194 @@
+"""Losses on the plane through three networks, and in the convex hull of many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+from tqdm import tqdm
+
+from rebasin_core.api.conversion import PosteriorLike, as_posterior
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.evaluator import Evaluator
+from rebasin_core.posteriors.barycenter import barycenter
+from rebasin_core.posteriors.point import PointPosterior
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.predictive import Batches
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LossPlane:
+    """The loss on the plane through three networks.
+
+    Attributes:
+        u: ``[A]``: coordinates along the line from the first to the second, in units of the parameters.
+        v: ``[B]``: coordinates across, towards the third.
+        loss: ``[B, A]``: nats per example.
+        points: ``[3, 2]``: where the three networks lie.
+    """
+
+    u: Tensor
+    v: Tensor
+    loss: Tensor
+    points: Tensor
+
+
+def loss_plane(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the third
+    first: PosteriorLike,
+    second: PosteriorLike,
+    third: PosteriorLike,
+    *,
+    model: nn.Module,
+    data: Batches,
+    likelihood: Likelihood | str = "categorical",
+    resolution: int = 21,
+    margin: float = 0.2,
+    progress: bool = False,
+) -> LossPlane:
+    r"""Return the loss on the plane through the means of three posteriors.
+
+    $$ \theta(u, v) = \theta_0 + u\, e_u + v\, e_v, \qquad e_u \propto \theta_1 - \theta_0,\quad
+       e_v \propto (\theta_2 - \theta_0) - \langle \theta_2 - \theta_0, e_u\rangle e_u $$
+
+    Args:
+        first: At the origin.
+        second: On the first axis.
+        third: Anywhere else.
+        model: The network.
+        data: Batches ``(inputs, targets)``.
+        likelihood: An instance or a name.
+        resolution: Places along each axis, at least 2.
+        margin: How far beyond the three, as a part of the extent.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The losses and where the three lie.
+
+    Raises:
+        InvalidInputError: If the three lie on a line, or do not fit each other.
+
+    References:
+        T. Garipov et al. (2018), "Loss surfaces, mode connectivity, and fast ensembling of DNNs", NeurIPS, arXiv
+        1802.10026, section 5.1 and appendix A.1.
+    """
+    ends = [as_posterior(network, model=model) for network in (first, second, third)]
+    frame = _Frame([q.mean for q in ends])
+    if resolution < 2 or not frame.is_plane:  # ruff: ignore[magic-value-comparison] - two places make an axis
+        message = "expected three networks that do not lie on a line, and a resolution of at least 2"
+        raise InvalidInputError(message)
+    u, v = (
+        torch.linspace(low - margin * (high - low), high + margin * (high - low), resolution, dtype=torch.float64)
+        for low, high in zip(frame.points.amin(0).tolist(), frame.points.amax(0).tolist(), strict=True)
+    )
+    evaluator = Evaluator(model, data, ends[0], likelihood=likelihood)
+    loss = torch.empty((resolution, resolution), dtype=torch.float64)
+    for row in tqdm(range(resolution), desc="plane", unit="row", leave=False, disable=not progress):
+        for column in range(resolution):
+            point = PointPosterior(frame.at(u[column].item(), v[row].item(), ends[0].dtype), buffers=ends[0].buffers)
+            loss[row, column] = evaluator.loss(point, where=f"a place of the plane ({row}, {column})").loss
+    return LossPlane(u, v, loss, frame.points)
+
+
+@final
+class _Frame:
+    """Two orthogonal directions through three networks."""
+
+    def __init__(self, means: Sequence[Mapping[str, Tensor]]) -> None:
+        self._origin, *others = ({name: tensor.double() for name, tensor in mean.items()} for mean in means)
+        first, second = ({name: t - self._origin[name] for name, t in other.items()} for other in others)
+        self._length = _inner(first, first) ** 0.5
+        shift = _inner(second, first) / self._length if self._length else 0.0
+        rest = {name: t - (shift / self._length if self._length else 0.0) * first[name] for name, t in second.items()}
+        self._height = _inner(rest, rest) ** 0.5
+        self._first, self._rest = first, rest
+        self.points = torch.tensor([[0.0, 0.0], [self._length, 0.0], [shift, self._height]], dtype=torch.float64)
+
+    @property
+    def is_plane(self) -> bool:
+        """Whether the three do not lie on a line."""
+        return bool(self._length > 0 and self._height > 1e-9 * self._length)
+
+    def at(self, u: float, v: float, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Return the parameters at coordinates."""
+        a, b = u / self._length, v / self._height
+        return {n: (t + a * self._first[n] + b * self._rest[n]).to(dtype) for n, t in self._origin.items()}
+
+
+def _inner(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
+    return sum((tensor * second[name]).sum().item() for name, tensor in first.items())
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HullLosses:
+    """Losses at random places of the convex hull of several networks or posteriors.
+
+    Attributes:
+        weights: ``[M, K]``: the weights of the K corners at each place; the first K are the corners themselves.
+        loss: ``[M]``: nats per example.
+        excess: ``[M]``: how far the loss lies above the weighted mean of the corners' losses.
+        stderr: ``[M]``: Monte Carlo standard error of ``loss``; zero for points.
+    """
+
+    weights: Tensor
+    loss: Tensor
+    excess: Tensor
+    stderr: Tensor
+
+
+def hull_losses(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the first
+    networks: Sequence[PosteriorLike],
+    *,
+    model: nn.Module,
+    data: Batches,
+    likelihood: Likelihood | str = "categorical",
+    num_places: int = 50,
+    num_samples: int = 16,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> HullLosses:
+    """Return the loss at places drawn uniformly from the simplex that (aligned) posteriors span.
+
+    Args:
+        networks: The corners, at least two, already aligned.
+        model: The network.
+        data: Batches ``(inputs, targets)``.
+        likelihood: An instance or a name.
+        num_places: Places beside the corners, each the barycentre under weights from a flat Dirichlet distribution.
+        num_samples: Networks drawn at each place, with shared noise; points need one.
+        generator: Source of the places; a fixed seed if not given.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The losses; the largest of ``excess`` is the barrier of the hull.
+
+    Raises:
+        InvalidInputError: If there are fewer than two networks, or they do not fit each other.
+
+    References:
+        G. Benton et al. (2021), "Loss surface simplexes for mode connecting volumes and fast ensembling", ICML, arXiv
+        2102.13042, section 3.
+    """
+    posteriors = [as_posterior(network, model=model) for network in networks]
+    count = len(posteriors)
+    if count < 2 or num_places < 0:  # ruff: ignore[magic-value-comparison] - a hull has two corners
+        message = f"expected at least two networks and places of at least 0, got {count} and {num_places!r}"
+        raise InvalidInputError(message)
+    generator = generator or torch.Generator().manual_seed(0)
+    # Normalised exponential numbers are uniform on the simplex.
+    drawn = -torch.rand((num_places, count), generator=generator, dtype=torch.float64).clamp_min(1e-300).log()
+    weights = torch.cat([torch.eye(count, dtype=torch.float64), drawn / drawn.sum(1, keepdim=True)])
+    evaluator = Evaluator(model, data, posteriors[0], likelihood=likelihood, num_samples=num_samples)
+    bar = tqdm(weights.tolist(), desc="hull", unit="place", leave=False, disable=not progress)
+    estimates = [evaluator.loss(barycenter(posteriors, row), where=f"the place {row} of the hull") for row in bar]
+    loss = torch.tensor([estimate.loss for estimate in estimates], dtype=torch.float64)
+    stderr = torch.tensor([estimate.stderr for estimate in estimates], dtype=torch.float64).nan_to_num(0.0)
+    return HullLosses(weights, loss, loss - weights @ loss[:count], stderr)

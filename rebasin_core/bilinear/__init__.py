@@ -1,0 +1,13 @@
+"""Sums of bilinear assignment problems over the groups of a network: terms, similarity matrices, descent, bound."""
+
+from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
+from rebasin_core.bilinear.terms import Channels, Term
+from rebasin_core.bilinear.unit_similarity import UnitSimilarity, unit_similarities
+
+__all__ = [
+    "Channels",
+    "CoordinateDescent",
+    "Term",
+    "UnitSimilarity",
+    "unit_similarities",
+]

@@ -1,0 +1,241 @@
+"""A whole run: posteriors trained or loaded, matched, and measured, each stage resumable."""
+
+from __future__ import annotations
+
+import csv
+import io
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+
+from rebasin_core.barriers.curve import LossCurve
+from rebasin_core.config.document import Document
+from rebasin_core.config.reading import read_config
+from rebasin_core.config.run import RunConfig
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.plugin.registry import Registry, default_registry
+from rebasin_core.posteriors.divergence import wasserstein_distance
+from rebasin_core.studies.folder import CURVES, SUMMARY, RunFolder
+from rebasin_core.studies.setting import Setting
+from rebasin_core.studies.similarity_images import similarity_images
+from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.tensors.files import read_json, write_bytes, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from rebasin_core.config.run import PosteriorSource, Split
+    from rebasin_core.posteriors.base import Posterior
+
+UNALIGNED = "unaligned"
+"""The label of the curve without any alignment, in files and tables."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run found.
+
+    Attributes:
+        folder: Its output folder.
+        curves: For every split, the curve without alignment and with each matcher, by label.
+        distances: 2-Wasserstein distance between reference and candidate, by label; None where there is no exact one.
+        matches: For every matcher, its objective, outcome and more, as written to its JSON file.
+        device: Where it was computed.
+    """
+
+    folder: Path
+    curves: Mapping[Split, Mapping[str, LossCurve]]
+    distances: Mapping[str, float | None]
+    matches: Mapping[str, Mapping[str, Any]]
+    device: str
+
+
+def load_run(path: Path | str, *, registry: Registry | None = None) -> RunConfig:
+    """Read a run file.
+
+    Args:
+        path: A YAML or JSON file.
+        registry: Where to look for strategies; everything installed if not given.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: With every problem in the file, each with its line and the nearest valid name.
+    """
+    return read_config(RunConfig, Document.read(path), (registry or default_registry()).config_class)
+
+
+def run(
+    config: RunConfig, output: Path | str, *, registry: Registry | None = None, progress: bool = False
+) -> RunResult:
+    """Train or load two posteriors, align them with every matcher, and estimate the barriers before and after.
+
+    The output folder holds the configuration as run (``run.json``), ``posteriors/``, ``permutations/``,
+    ``similarities/``, ``curves/``, ``scores/`` and ``summary.json``. Every file is written whole or not at all. Run
+    again with the same configuration, finished stages are read back, training goes on from its last checkpoint, and a
+    match that was interrupted from its best so far.
+
+    Args:
+        config: What to do.
+        output: The output folder: new, empty, or of the same run.
+        registry: Where to look for representations of posteriors; everything installed if not given.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The result.
+
+    Raises:
+        RebasinError: If the configuration, the data or a loaded file cannot be used, or results cannot be written.
+    """
+    setting = Setting(config, registry or default_registry())
+    setting.check()
+    folder = RunFolder(output, config.model_dump(mode="json"), _about())
+    stages = _Stages(setting, folder, progress=progress)
+    ends = {role: stages.posterior(role, getattr(config, role)) for role in ("reference", "candidate")}
+    aligned: dict[str, Posterior] = {UNALIGNED: ends["candidate"]}
+    matches: dict[str, Mapping[str, Any]] = {}
+    for matcher in config.matchers:
+        permutation, matches[matcher.name] = stages.match(matcher.name, ends["reference"], ends["candidate"])
+        aligned[matcher.name] = permutation.apply(ends["candidate"])
+    curves: dict[Split, dict[str, LossCurve]] = {
+        split: {label: stages.curve(split, label, ends["reference"], moved) for label, moved in aligned.items()}
+        for split in config.splits
+    }
+    for split in config.splits:
+        for role, posterior in ends.items():
+            stages.scores(split, role, posterior)
+    distances = {label: _distance(ends["reference"], moved) for label, moved in aligned.items()}
+    result = RunResult(folder.root, curves, distances, matches, str(setting.device))
+    write_json(folder.path(SUMMARY), _summary(result))
+    return result
+
+
+class _Stages:
+    """The stages of a run: each reads its results back if they are there."""
+
+    def __init__(self, setting: Setting, folder: RunFolder, *, progress: bool) -> None:
+        self._setting, self._folder, self._progress = setting, folder, progress
+
+    def posterior(self, role: str, source: PosteriorSource) -> Posterior:
+        """Return a posterior: trained, loaded, or read back."""
+        path = self._folder.path("posteriors", f"{role}.safetensors")
+        checkpoint = path.with_suffix(".training.safetensors")
+
+        def make() -> list[Path]:
+            found, meta = self._setting.obtain(source, checkpoint, label=f"train {role}", progress=self._progress)
+            found.save(path, meta=meta)
+            return [path]
+
+        self._once(f"posterior-{role}", make)
+        checkpoint.unlink(missing_ok=True)
+        return self._setting.load(path)
+
+    def match(self, name: str, reference: Posterior, candidate: Posterior) -> tuple[Permutation, Mapping[str, Any]]:
+        """Return a matcher's permutation and the record of how it was found."""
+        path = self._folder.path("permutations", f"{name}.safetensors")
+        record = path.with_suffix(".json")
+
+        def make() -> list[Path]:
+            unfinished = path.with_suffix(".unfinished")
+            result = self._setting.match(name, reference, candidate, unfinished, progress=self._progress)
+            result.permutation.save(path)
+            entries = {
+                "objective": result.objective,
+                "identity_objective": result.identity_objective,
+                "outcome": result.outcome.name.lower(),
+                "sweeps": result.sweeps,
+                "upper_bound": result.upper_bound,
+                "trace": list(result.trace),
+                "moved": result.permutation.moved,
+            }
+            write_json(record, entries)
+            pictures = self._folder.path("similarities", f"{name}.json")
+            write_json(pictures, similarity_images(reference, candidate, result.permutation))
+            return [path, record, pictures]
+
+        self._once(f"match-{name}", make)
+        return Permutation.load(path, self._setting.spec.layout), read_json(record)
+
+    def curve(self, split: Split, label: str, reference: Posterior, candidate: Posterior) -> LossCurve:
+        """Return the loss curve of one alignment on one split."""
+        path = self._folder.path(CURVES, split, f"{label}.json")
+
+        def make() -> list[Path]:
+            curve = self._setting.curve(split, reference, candidate, progress=self._progress)
+            write_json(path, curve.as_json())
+            table = path.with_suffix(".csv")
+            write_bytes(table, _csv(curve).encode())
+            return [path, table]
+
+        self._once(f"curve-{split}-{label}", make)
+        return LossCurve.from_json(read_json(path))
+
+    def scores(self, split: Split, role: str, posterior: Posterior) -> None:
+        """Write how good the predictive of one posterior is."""
+        path = self._folder.path("scores", split, f"{role}.json")
+
+        def make() -> list[Path]:
+            found = self._setting.scores(split, posterior)
+            write_json(path, {"scores": found.as_json(), "bins": found.bins})
+            return [path]
+
+        self._once(f"scores-{split}-{role}", make)
+
+    def _once(self, stage: str, make: Callable[[], list[Path]]) -> None:
+        if not self._folder.is_done(stage):
+            start = perf_counter()
+            files = make()
+            self._folder.finish(stage, files, seconds=perf_counter() - start)
+
+
+def _distance(reference: Posterior, candidate: Posterior) -> float | None:
+    try:
+        return wasserstein_distance(reference, candidate)
+    except InvalidInputError:  # some representations have no exact distance
+        return None
+
+
+def _csv(curve: LossCurve) -> str:
+    columns = ("t", "loss", "stderr", "data_stderr", "excess", "excess_stderr", "gibbs", "bias", "score")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*columns[:-1], curve.score_name])
+    writer.writerows(zip(*(getattr(curve, column) for column in columns), strict=True))
+    return buffer.getvalue()
+
+
+def _summary(result: RunResult) -> dict[str, Any]:
+    return {
+        "barriers": {
+            split: {
+                label: {
+                    "height": curve.height,
+                    "stderr": curve.height_stderr,
+                    "data_stderr": curve.height_data_stderr,
+                    "location": curve.location,
+                    "end_losses": [curve.loss[0], curve.loss[-1]],
+                    curve.score_name: list(curve.score),
+                }
+                for label, curve in curves.items()
+            }
+            for split, curves in result.curves.items()
+        },
+        "wasserstein_distances": dict(result.distances),
+        "matches": dict(result.matches),
+    }
+
+
+def _about() -> dict[str, str]:
+    return {
+        "rebasin-core": version("rebasin-core"),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }

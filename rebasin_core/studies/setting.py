@@ -1,0 +1,285 @@
+"""The setting of a run: its data, network and symmetries, made once, and what is done with them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+
+from rebasin_core.api.conversion import load_posterior
+from rebasin_core.api.evaluation import score
+from rebasin_core.api.matching import match
+from rebasin_core.api.tracing import with_installed_rules
+from rebasin_core.errors import ConfigError
+from rebasin_core.evaluation.functional import FunctionalModel
+from rebasin_core.evaluation.likelihoods import (
+    CategoricalLikelihood,
+    GaussianLikelihood,
+    HeteroscedasticGaussianLikelihood,
+)
+from rebasin_core.specs.check import check_spec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from rebasin_core.barriers.curve import LossCurve
+    from rebasin_core.config.run import PosteriorSource, RunConfig, Split
+    from rebasin_core.data.base import DataSplits
+    from rebasin_core.data.examples import TensorBatches
+    from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.scores import PredictiveScores
+    from rebasin_core.matchers.result import MatchResult
+    from rebasin_core.plugin.registry import Registry
+    from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.specs.base import PermutationSpec
+
+# A few examples are enough to see whether a permutation changes the outputs.
+_EXAMPLES_FOR_CHECK = 4
+# Enough training examples for means and standard deviations of activations.
+_CALIBRATION = 5000
+_SCORED_SAMPLES = 32
+
+
+@final
+class Setting:
+    """What all stages of a run share.
+
+    Args:
+        config: The run's configuration.
+        registry: Where representations of posteriors are looked up.
+
+    Raises:
+        ConfigError: If the device does not exist here.
+        DataError: If the data set cannot be read.
+    """
+
+    def __init__(self, config: RunConfig, registry: Registry) -> None:
+        self._config, self._registry = config, registry
+        self.device = choose_device(config.device)
+        self.dtype = torch.float64 if config.dtype == "float64" else torch.float32
+        self._architecture = config.architecture.build()
+        found = config.data.build().load()
+        self._data: DataSplits = replace(
+            found, train=found.train.first(config.num_train), test=found.test.first(config.num_test)
+        )
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network whose tensors' names and shapes all posteriors have."""
+        return self.new_model(seed=0)
+
+    @cached_property
+    def spec(self) -> PermutationSpec:
+        """The symmetries."""
+        if self._config.spec is None:
+            return self._architecture.spec(self.model)
+        return with_installed_rules(self._config.spec.build(), self._registry).derive(self.model, self._example_inputs)
+
+    @cached_property
+    def likelihood(self) -> Likelihood:
+        """The likelihood that fits the task."""
+        if self._config.likelihood == "heteroscedastic":
+            if self._data.task.kind == "classification":
+                message = "the likelihood `heteroscedastic` is for regression; this data set has classes"
+                raise ConfigError(message)
+            return HeteroscedasticGaussianLikelihood()
+        if self._data.task.kind == "classification":
+            return CategoricalLikelihood()
+        return GaussianLikelihood(scale=self._config.noise_scale)
+
+    @property
+    def _example_inputs(self) -> torch.Tensor:
+        return self._data.test.inputs[:_EXAMPLES_FOR_CHECK]
+
+    def check(self) -> None:
+        """Look at everything that can be wrong before any work is done and any file is written.
+
+        Raises:
+            SpecError: If the symmetries change the function; with the guilty axes.
+            InvalidInputError: If a posterior that is to be loaded does not fit the network.
+            FileFormatError: If its file is missing or damaged.
+        """
+        check_spec(self.spec, self.model, self._example_inputs).require()
+        for source in (self._config.reference, self._config.candidate):
+            if source.path is not None:
+                self.load(source.path)
+
+    def new_model(self, *, seed: int) -> nn.Module:
+        """Return a freshly initialised network.
+
+        Args:
+            seed: Seed of its initialisation.
+
+        Returns:
+            The network, on the run's device.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        outputs = self._data.task.output_size * (2 if self._config.likelihood == "heteroscedastic" else 1)
+        model = self._architecture.build(self._data.input_shape, outputs, generator=generator)
+        return model.to(self.device, self.dtype)
+
+    def obtain(
+        self, source: PosteriorSource, checkpoint: Path, *, label: str, progress: bool
+    ) -> tuple[Posterior, dict[str, Any]]:
+        """Return a posterior, trained or loaded, and how it came about.
+
+        Args:
+            source: Where it comes from.
+            checkpoint: Where training keeps its state.
+            label: For the progress bar.
+            progress: Whether to show one.
+
+        Returns:
+            The posterior and plain JSON about it.
+
+        Raises:
+            RebasinError: If training diverges, or the file does not fit the network.
+        """
+        if source.path is not None:
+            return self.load(source.path), {"loaded_from": str(source.path)}
+        seed = source.seed or 0
+        inference = source.inference or self._config.inference
+        train, validation = self._data.train.split(self._config.validation_fraction)
+        data = train.batches(self._config.batch_size, shuffle_seed=seed)
+        result = inference.build().fit(
+            self.new_model(seed=seed),
+            data,
+            validation=validation.batches(self._config.evaluation_batch_size) if len(validation) else None,
+            spec=self.spec,
+            likelihood=self.likelihood,
+            # Another stream than the initialisation's, which started from the seed itself.
+            generator=torch.Generator().manual_seed(seed + 2**32),
+            checkpoint=checkpoint,
+            progress=progress,
+            label=label,
+        )
+        meta = {"seed": seed, "inference": inference.model_dump(mode="json"), "history": list(result.history)}
+        return result.posterior, meta
+
+    def load(self, path: Path) -> Posterior:
+        """Read a posterior and check that it is one over this network.
+
+        Args:
+            path: A posterior's file, or a safetensors checkpoint.
+
+        Returns:
+            The posterior, on the run's device and in its dtype.
+
+        Raises:
+            InvalidInputError: If tensors are missing, left over, of other shapes or not finite.
+            FileFormatError: If the file is damaged.
+        """
+        posterior = load_posterior(path, model=self.model, registry=self._registry)
+        FunctionalModel(self.model).check({**posterior.mean, **posterior.buffers}, str(path))
+        return posterior.to(device=self.device, dtype=self.dtype)
+
+    def match(
+        self, name: str, reference: Posterior, candidate: Posterior, checkpoint: Path, *, progress: bool
+    ) -> MatchResult:
+        """Return what one of the run's matchers finds.
+
+        Args:
+            name: Its name.
+            reference: Stays.
+            candidate: Is moved.
+            checkpoint: Where an interrupted search leaves its best so far.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            The result.
+
+        Raises:
+            InvalidInputError: If the matcher cannot take these posteriors.
+        """
+        config = next(matcher for matcher in self._config.matchers if matcher.name == name)
+        return match(
+            reference,
+            candidate,
+            self.spec,
+            config.build(),
+            model=self.model,
+            data=self._batches("train"),
+            generator=torch.Generator().manual_seed(self._config.seed),
+            progress=progress,
+            checkpoint=checkpoint,
+        )
+
+    def curve(self, split: Split, reference: Posterior, candidate: Posterior, *, progress: bool) -> LossCurve:
+        """Return the loss curve between two posteriors.
+
+        Args:
+            split: On which examples.
+            reference: The posterior at 0.
+            candidate: The posterior at 1.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            The curve.
+
+        Raises:
+            InvalidInputError: If the estimator cannot take these posteriors.
+        """
+        return self._config.barrier.build().estimate(
+            reference,
+            candidate,
+            model=self.model,
+            data=self._batches(split),
+            likelihood=self.likelihood,
+            calibration=self._data.train.first(_CALIBRATION).batches(self._config.evaluation_batch_size),
+            generator=torch.Generator().manual_seed(self._config.seed),
+            progress=progress,
+        )
+
+    def scores(self, split: Split, posterior: Posterior) -> PredictiveScores:
+        """Return how good the predictive of a posterior is.
+
+        Args:
+            split: On which examples.
+            posterior: The posterior.
+
+        Returns:
+            The scores.
+
+        Raises:
+            InvalidInputError: If a loss is not finite.
+        """
+        return score(
+            posterior,
+            model=self.model,
+            data=self._batches(split),
+            likelihood=self.likelihood,
+            num_samples=_SCORED_SAMPLES,
+            seed=self._config.seed,
+        )
+
+    def _batches(self, split: Split) -> TensorBatches:
+        examples = self._data.train if split == "train" else self._data.test
+        return examples.batches(self._config.evaluation_batch_size)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return a device.
+
+    Args:
+        name: ``auto`` for CUDA where there is one and the CPU elsewhere, or a device of torch.
+
+    Returns:
+        The device.
+
+    Raises:
+        ConfigError: If there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        message = f"the device {name!r} cannot be used here ({reason}); expected `auto`, `cpu`, `cuda` or `cuda:<n>`"
+        raise ConfigError(message) from error
+    return device

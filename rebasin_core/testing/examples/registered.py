@@ -1,0 +1,34 @@
+"""Small instances of registered classes, on which the conformance kit tries its laws."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from rebasin_core.config.base import StrategyConfig
+from rebasin_core.testing.examples.strategies import built_in_examples
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rebasin_core.plugin.registry import Registered
+
+
+def examples_of(entry: Registered, folder: Path) -> Sequence[object]:
+    """Return small instances of a registered class.
+
+    Args:
+        entry: The class.
+        folder: An empty folder that examples may use.
+
+    Returns:
+        What the plugin's hook ``rebasin_examples`` gives, or those of this package for what is built in; else one
+        instance with default options, if there are defaults; else nothing.
+    """
+    hook = getattr(entry.status.plugin, "rebasin_examples", built_in_examples if entry.status.is_built_in else None)
+    given = None if hook is None else hook(entry.kind, folder)
+    if given is not None:
+        return tuple(given)
+    if issubclass(entry.kind, StrategyConfig) and not any(f.is_required() for f in entry.kind.model_fields.values()):
+        return (cast("Any", entry.kind)(),)
+    return ()

@@ -1,0 +1,194 @@
+"""Small instances of what is built in, for the conformance kit."""
+
+from __future__ import annotations
+
+import gzip
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rebasin_core.config import architecture, barrier, dataset, inference, matcher, spec
+from rebasin_core.config.optimizer import OptimizerConfig
+from rebasin_core.specs.files import GivenSpec, save_spec
+from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.symmetry.layout import Layout
+from rebasin_core.testing.examples.foreign import FOREIGN
+from rebasin_core.testing.examples.modules import modules
+from rebasin_core.testing.examples.posteriors import POSTERIORS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from rebasin_core.architectures.cifar_resnet import ShortcutName
+    from rebasin_core.architectures.layers import NormName
+
+
+def built_in_examples(kind: type[object], folder: Path) -> Sequence[object] | None:
+    """Return small instances of a built-in class.
+
+    Args:
+        kind: The class.
+        folder: An empty folder, where data sets get a few small files.
+
+    Returns:
+        The instances, or None where the defaults do.
+    """
+    if issubclass(kind, OperatorRules):
+        return modules(kind.name)
+    for given in (POSTERIORS, FOREIGN):
+        if kind in given:
+            return given[kind]()
+    make = _MAKERS.get(kind)
+    return None if make is None else make(folder)
+
+
+def _table(_: Path) -> Sequence[object]:
+    table = {
+        "layers.0.weight": "a, -", "layers.0.bias": "a",
+        "layers.1.weight": "b, a", "layers.1.bias": "b",
+        "layers.2.weight": "-, b", "layers.2.bias": "-",
+    }  # fmt: skip
+    return [spec.TableSpecConfig(table=table)]
+
+
+def _vggs(_: Path) -> Sequence[object]:
+    return [
+        architecture.VGGConfig(depth=11, width=0.0625),
+        architecture.VGGConfig(depth=11, width=0.0625, batch_norm=False),
+    ]
+
+
+def _cifar_resnets(_: Path) -> Sequence[object]:
+    kinds: list[tuple[NormName, ShortcutName]] = [("batch", "conv"), ("layer", "pad"), ("frn", "pad")]
+    return [architecture.CifarResNetConfig(depth=8, norm=norm, shortcut=shortcut) for norm, shortcut in kinds]
+
+
+def _resnets(_: Path) -> Sequence[object]:
+    return [architecture.ResNetConfig(depth=18, width=4), architecture.ResNetConfig(depth=50, width=2)]
+
+
+def _spec_file(folder: Path) -> Sequence[object]:
+    layout = {
+        "groups": {"a": {"size": 5}, "b": {"size": 4}},
+        "axes": {
+            "layers.0.weight": "a, 6", "layers.0.bias": "a",
+            "layers.1.weight": "b, a", "layers.1.bias": "b",
+            "layers.2.weight": "3, b", "layers.2.bias": "3",
+        },
+    }  # fmt: skip
+    save_spec(GivenSpec(Layout.from_json(layout)), folder / "spec.json")
+    return [spec.FileSpecConfig(path=folder / "spec.json")]
+
+
+def _mnist(folder: Path) -> Sequence[object]:
+    _write_idx_files(folder / "mnist" / "raw")
+    return [dataset.MNISTConfig(root=folder)]
+
+
+def _fashion(folder: Path) -> Sequence[object]:
+    _write_idx_files(folder / "fashion_mnist")
+    return [dataset.FashionMNISTConfig(root=folder)]
+
+
+def _cifar10(folder: Path) -> Sequence[object]:
+    random = np.random.default_rng(0)
+    batches = folder / "cifar-10-batches-bin"
+    batches.mkdir(parents=True, exist_ok=True)
+    for name in (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"):
+        # Three records a file, so that half a file is not a whole number of them.
+        labels, pixels = np.array([[0], [4], [9]], np.uint8), random.integers(0, 256, (3, 3072), np.uint8)
+        (batches / name).write_bytes(np.hstack([labels, pixels]).tobytes())
+    return [dataset.CIFAR10Config(root=folder)]
+
+
+def _uci(folder: Path) -> Sequence[object]:
+    random = np.random.default_rng(0)
+    x = random.normal(3, 2, (20, 4))
+    splits = np.array([[0, 5, 7], [1, 2, 19]])
+    np.savez(folder / "tiny.npz", x=x, y=x.sum(1), test_index=splits)
+    return [dataset.UCIConfig(dataset="tiny", root=folder, split=1)]
+
+
+def _mean_field(_: Path) -> Sequence[object]:
+    shared = inference.MeanFieldVIConfig(epochs=30, prior_scale=1.0, optimizer=_FAST)
+    return [
+        shared,
+        # So few examples say little beside a whole prior, with noise as large as that of drawn weights.
+        shared.model_copy(update={"estimator": "weights", "sticking_the_landing": True, "kl_weight": 0.1}),
+        shared.model_copy(update={"estimator": "flipout", "stochastic": ("layers.2.*",), "kl_warmup": 5}),
+    ]
+
+
+def _ensembles(_: Path) -> Sequence[object]:
+    return [inference.DeepEnsembleConfig(members=3, epochs=20, optimizer=_FAST)]
+
+
+def _snapshots(_: Path) -> Sequence[object]:
+    return [inference.SnapshotEnsembleConfig(members=3, epochs=24, optimizer=_FAST)]
+
+
+def _swags(_: Path) -> Sequence[object]:
+    return [inference.SWAGConfig(epochs=20, rank=4), inference.SWAGConfig(epochs=20, rank=4, members=2)]
+
+
+def _langevins(_: Path) -> Sequence[object]:
+    return [inference.SGLDConfig(epochs=40, learning_rate=0.1, burn_in=30, chains=2)]
+
+
+def _hamiltonians(_: Path) -> Sequence[object]:
+    return [
+        inference.SGHMCConfig(epochs=40, learning_rate=0.02, burn_in=30, chains=2),
+        inference.SGHMCConfig(epochs=40, learning_rate=0.05, cycles=2, exploration=0.8),
+    ]
+
+
+def _dropouts(_: Path) -> Sequence[object]:
+    return [inference.MCDropoutConfig(epochs=30, optimizer=_FAST)]
+
+
+_FAST = OptimizerConfig.model_validate({"name": "Adam", "lr": 0.02})
+
+
+def _marginalized(_: Path) -> Sequence[object]:
+    return [
+        barrier.MarginalizedBarrierConfig(num_points=5, num_samples=16),
+        barrier.MarginalizedBarrierConfig(num_points=3, num_samples=16, path="moments"),
+    ]
+
+
+_MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
+    matcher.AnnealingMatcherConfig: lambda _: [matcher.AnnealingMatcherConfig(steps=60)],
+    architecture.VGGConfig: _vggs,
+    architecture.CifarResNetConfig: _cifar_resnets,
+    architecture.ResNetConfig: _resnets,
+    spec.TableSpecConfig: _table,
+    spec.FileSpecConfig: _spec_file,
+    dataset.MNISTConfig: _mnist,
+    dataset.FashionMNISTConfig: _fashion,
+    dataset.CIFAR10Config: _cifar10,
+    dataset.UCIConfig: _uci,
+    inference.MeanFieldVIConfig: _mean_field,
+    inference.DeepEnsembleConfig: _ensembles,
+    inference.SnapshotEnsembleConfig: _snapshots,
+    inference.SWAGConfig: _swags,
+    inference.SGLDConfig: _langevins,
+    inference.SGHMCConfig: _hamiltonians,
+    inference.MCDropoutConfig: _dropouts,
+    barrier.MarginalizedBarrierConfig: _marginalized,
+}
+
+
+def _write_idx_files(folder: Path) -> None:
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, count in (("train", 12), ("t10k", 7)):
+        _write_idx(folder / f"{part}-images-idx3-ubyte.gz", random.integers(0, 256, (count, 28, 28), np.uint8))
+        _write_idx(folder / f"{part}-labels-idx1-ubyte.gz", random.integers(0, 10, count, np.uint8))
+
+
+def _write_idx(path: Path, array: NDArray[np.uint8]) -> None:
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    path.write_bytes(gzip.compress(header + array.tobytes(), mtime=0))

@@ -1,0 +1,236 @@
+"""Samples, chains and networks modulo their symmetries."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rebasin_core as rc
+from rebasin_core.api.samples import SummaryKind
+from rebasin_core.testing.cases import gaussian, network
+
+
+def scrambled(count: int = 5, *, noise: float = 0.05) -> tuple[rc.SamplesPosterior, list[rc.Permutation]]:
+    """Copies of one network with a little noise, each in another order."""
+    case = network()
+    generator = torch.Generator().manual_seed(3)
+    elements = [case.spec.random_permutation(generator=generator) for _ in range(count)]
+    base = {name: p.detach() for name, p in case.model.named_parameters()}
+    moved = [
+        g.apply({n: t + noise * torch.randn(t.shape, generator=generator, dtype=t.dtype) for n, t in base.items()})
+        for g in elements
+    ]
+    return rc.SamplesPosterior({n: torch.stack([m[n] for m in moved]) for n in base}), elements
+
+
+@pytest.mark.parametrize("reference", [None, 2])
+def test_scrambled_copies_are_put_in_one_order(reference: int | None) -> None:
+    samples, elements = scrambled()
+    found = rc.align_samples(samples, network().spec, reference=reference)
+    order = [g.compose(p) for g, p in zip(elements, found.permutations, strict=True)]
+    assert all(p == order[0] for p in order), "every copy ends in the same order"
+    assert found.spread[-1] < 0.1 * found.spread[0]
+
+
+def test_maps_around_a_circle_compose_to_the_identity() -> None:
+    samples, _ = scrambled(4)
+    p = rc.align_samples(samples, network().spec).permutations
+    around = network().spec.identity()
+    for a, b in ((0, 1), (1, 2), (2, 3), (3, 0)):
+        around = around.compose(p[a].compose(p[b].inverse()))
+    assert around.is_identity
+
+
+def test_aligning_keeps_the_predictive() -> None:
+    samples, _ = scrambled()
+    case = network()
+    moved = rc.align_samples(samples, case.spec).samples
+    losses = [rc.barrier(q, q, model=case.model, data=case.data, num_points=3).loss[0] for q in (samples, moved)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["diagonal_gaussian", "low_rank_gaussian", "full_gaussian"])
+def test_summary_has_the_moments_of_the_aligned_samples(kind: SummaryKind) -> None:
+    samples, _ = scrambled(8)
+    summary = rc.summarise(samples, network().spec, kind=kind, rank=3)
+    assert summary.posterior.kind == kind
+    for name, tensor in summary.aligned.samples.stddev.items():
+        torch.testing.assert_close(summary.posterior.mean[name], summary.aligned.samples.mean[name])
+        torch.testing.assert_close(summary.posterior.stddev[name], tensor)
+
+
+def test_summary_of_aligned_samples_predicts_and_of_unaligned_ones_does_not() -> None:
+    case = network()
+    model = rc.MAPInference(epochs=60, optimizer=rc.OptimizerSpec("Adam", {"lr": 0.05})).fit(case.model, case.data)
+    trained = model.posterior
+    generator = torch.Generator().manual_seed(0)
+    copies = [
+        case.spec.random_permutation(generator=generator).apply({
+            n: t + 0.02 * torch.randn(t.shape, generator=generator, dtype=t.dtype) for n, t in trained.mean.items()
+        })
+        for _ in range(8)
+    ]
+    aligned = rc.summarise(copies, case.spec).posterior
+    plain = rc.SamplesPosterior({n: torch.stack([c[n] for c in copies]) for n in trained.mean})
+    naive = rc.DiagonalGaussianPosterior(plain.mean, plain.stddev)
+    loss = [rc.barrier(q, q, model=case.model, data=case.data, num_points=3).loss[0] for q in (aligned, naive)]
+    assert loss[0] < 0.5 * loss[1]
+
+
+def test_rhat_of_scrambled_chains_falls_to_one() -> None:
+    pytest.importorskip("arviz_stats", reason="ArviZ is not installed")
+    samples, _ = scrambled(40)
+    chains = torch.arange(40) // 10
+    case = network()
+    # Each chain keeps one order of its own: what a sampler does that never jumps between modes.
+    base = {name: p.detach() for name, p in case.model.named_parameters()}
+    generator = torch.Generator().manual_seed(5)
+    orders = [case.spec.random_permutation(generator=generator) for _ in range(4)]
+    draws = [
+        orders[int(k)].apply({
+            n: t + 0.05 * torch.randn(t.shape, generator=generator, dtype=t.dtype) for n, t in base.items()
+        })
+        for k in chains
+    ]
+    stuck = rc.SamplesPosterior({n: torch.stack([d[n] for d in draws]) for n in base}, chains=chains)
+    aligned = rc.align_samples(stuck, case.spec)
+    before, after = rc.diagnose_chains(stuck), rc.diagnose_chains(aligned.samples)
+    assert before.quantiles()[1] > 1.5
+    assert after.quantiles()[1] < 1.1
+    assert after.quantiles("ess")[1] > 2 * before.quantiles("ess")[1]
+    assert before.autocorrelation[0] == pytest.approx(1.0)
+    within = [
+        rc.count_transpositions(p.compose(q.inverse()))
+        for p, q in zip(aligned.permutations, aligned.permutations[1:], strict=False)
+    ]
+    assert [n > 0 for n in within] == [k % 10 == 9 for k in range(39)]
+    with pytest.raises(rc.RebasinError, match="at least two chains"):
+        rc.diagnose_chains(samples)
+
+
+def test_transpositions_are_counted() -> None:
+    spec = rc.table_spec({"w": "units"}, {"w": torch.zeros(5)})
+    cycle = rc.Permutation(spec.layout, {"units": torch.tensor([1, 2, 0, 4, 3])})
+    assert rc.count_transpositions(cycle) == 3
+
+
+def test_information_of_separate_modes_is_the_order_of_the_group() -> None:
+    spec = rc.table_spec({"w": "units"}, {"w": torch.zeros(4)})
+    apart = rc.DiagonalGaussianPosterior({"w": torch.arange(4.0)}, {"w": torch.full((4,), 0.01)})
+    found = rc.permutation_information(apart, spec, num_samples=16, num_elements=200)
+    assert found.log_order == pytest.approx(math.log(24))
+    # Every 24th uniform element is the identity, so that the lower bound nearly is the whole.
+    assert found.lower == pytest.approx(math.log(24), abs=0.3)
+    assert found.upper == pytest.approx(math.log(24), abs=1e-6)
+
+
+def test_information_of_one_blurred_mode_is_small_and_bounded_exactly() -> None:
+    spec = rc.table_spec({"w": "units"}, {"w": torch.zeros(2)})
+    mean = torch.tensor([0.0, 1.0])
+    q = rc.DiagonalGaussianPosterior({"w": mean}, {"w": torch.ones(2)})
+    found = rc.permutation_information(q, spec, num_samples=400, num_elements=12)
+    # By quadrature: the symmetrised density is the mixture of two Gaussians, a step of the root of 2 apart.
+    z = torch.linspace(-12, 12, 20001, dtype=torch.float64)
+    shift = math.sqrt(2)
+    one, other = (torch.distributions.Normal(m, 1.0).log_prob(z) for m in (0.0, shift))
+    mixture = torch.logaddexp(one, other) - math.log(2)
+    exact = torch.trapezoid(one.exp() * (one - mixture), z).item()
+    assert found.lower == pytest.approx(exact, abs=5 * found.lower_stderr + 0.02)
+    assert found.upper == pytest.approx(exact, abs=5 * found.upper_stderr + 0.01)
+
+
+def test_information_needs_a_density() -> None:
+    case = network()
+    with pytest.raises(rc.RebasinError, match="has no density"):
+        rc.permutation_information(rc.as_posterior(case.model), case.spec)
+
+
+def small(activation: str, *, norm: bool = False) -> tuple[nn.Module, rc.PermutationSpec, torch.Tensor]:
+    acts = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
+    torch.manual_seed(0)
+    middle = [nn.BatchNorm1d(6)] if norm else []
+    model = nn.Sequential(
+        nn.Linear(4, 6), *middle, acts[activation](), nn.Linear(6, 5), acts[activation](), nn.Linear(5, 3)
+    ).double()
+    inputs = torch.randn(7, 4, generator=torch.Generator().manual_seed(1)).double()
+    return model, rc.trace_spec(model, inputs), inputs
+
+
+@pytest.mark.parametrize(("activation", "kinds"), [("relu", ["scale"] * 2), ("tanh", ["sign"] * 2), ("gelu", [])])
+def test_scale_and_sign_symmetries_are_found(activation: str, kinds: list[str]) -> None:
+    model, spec, inputs = small(activation)
+    found = rc.find_rescalings(spec, model, inputs)
+    assert [r.kind for r in found] == kinds
+    if kinds == ["scale"] * 2:
+        assert dict(found[0].degrees) == {("0.weight", 0): 1, ("0.bias", 0): 1, ("2.weight", 1): -1}
+
+
+def test_convolutions_and_flattened_axes_scale_too() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)).double()
+    inputs = torch.randn(3, 1, 6, 6).double()
+    (found,) = rc.find_rescalings(rc.trace_spec(model, inputs), model, inputs)
+    assert dict(found.degrees) == {("0.weight", 0): 1, ("0.bias", 0): 1, ("4.weight", 1): -1}
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_networks_of_one_orbit_have_one_form(activation: str) -> None:
+    model, spec, inputs = small(activation)
+    rescalings = rc.find_rescalings(spec, model, inputs)
+    generator = torch.Generator().manual_seed(4)
+    tensors = {name: p.detach() for name, p in model.named_parameters()}
+    factors = [
+        (2 * torch.rand(spec.groups[r.group].size, generator=generator).double() - 1).exp()
+        if r.kind == "scale"
+        else 2.0 * torch.randint(2, (spec.groups[r.group].size,), generator=generator).double() - 1
+        for r in rescalings
+    ]
+    scaling = rc.UnitScaling(spec.layout, rescalings, factors)
+    other = spec.random_permutation(generator=generator).apply(scaling.apply(tensors))
+    forms = [rc.canonical_form(t, spec, rescalings) for t in (tensors, other)]
+    for name, tensor in forms[0].tensors.items():
+        torch.testing.assert_close(forms[1].tensors[name], tensor, rtol=1e-6, atol=1e-9)
+    before = model(inputs)
+    after = torch.func.functional_call(model, dict(forms[0].tensors), (inputs,))
+    torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
+    assert sum(t.square().sum() for t in forms[0].tensors.values()) <= sum(t.square().sum() for t in tensors.values())
+
+
+def test_rescalings_form_a_group() -> None:
+    model, spec, inputs = small("relu")
+    rescalings = rc.find_rescalings(spec, model, inputs)
+    factors = [torch.linspace(0.5, 2, spec.groups[r.group].size).double() for r in rescalings]
+    g = rc.UnitScaling(spec.layout, rescalings, factors)
+    tensors = {name: p.detach() for name, p in model.named_parameters()}
+    back = g.compose(g.inverse()).apply(tensors)
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(back[name], tensor)
+    with pytest.raises(rc.RebasinError, match="factors of kind 'scale'"):
+        rc.UnitScaling(spec.layout, rescalings, [-f for f in factors])
+
+
+def test_bad_samples_are_refused() -> None:
+    spec = network().spec
+    with pytest.raises(rc.RebasinError, match="got none"):
+        rc.align_samples([], spec)
+    with pytest.raises(rc.RebasinError, match="reference from 0 to 4"):
+        rc.align_samples(scrambled()[0], spec, reference=9)
+    with pytest.raises(rc.RebasinError, match="expected points as components"):
+        rc.align_samples(rc.MixturePosterior([gaussian(0)]), spec)
+    with pytest.raises(rc.RebasinError, match="at least two samples"):
+        rc.summarise(scrambled(1)[0], spec)
+
+
+def test_invariant_bound_is_a_training_option() -> None:
+    case = network()
+    still = rc.OptimizerSpec("SGD", {"lr": 1e-12})
+    options: dict[str, Any] = {"epochs": 1, "estimator": "weights", "prior_scale": 1.0, "optimizer": still}
+    data = [(torch.cat([x for x, _ in case.data]), torch.cat([y for _, y in case.data]))]
+    plain = rc.MeanFieldVI(**options).fit(case.model, data)
+    method = rc.MeanFieldVI(**options, symmetry_elements=8)
+    bound = method.fit(case.model, data, spec=case.spec)
+    # The information is at most log 9, shared by 40 examples.
+    assert 0 < plain.history[0] - bound.history[0] <= math.log(9) / 40 + 1e-6

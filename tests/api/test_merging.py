@@ -1,0 +1,152 @@
+"""Many networks made one, and the landscape between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import rebasin_core as rc
+from rebasin_core.errors import InvalidInputError
+
+INPUTS = 6
+
+
+def examples(rows: int = 240) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    g = torch.Generator().manual_seed(0)
+    centres = 2 * torch.randn(3, INPUTS, generator=g)
+    y = torch.arange(rows) % 3
+    return list(zip((centres[y] + torch.randn(rows, INPUTS, generator=g)).split(60), y.split(60), strict=True))
+
+
+ARCHITECTURE = rc.MLPArchitecture(hidden=[12])
+
+
+def trained(seed: int, epochs: int = 60) -> nn.Module:
+    model = ARCHITECTURE.build((INPUTS,), 3, generator=torch.Generator().manual_seed(seed))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(epochs):
+        for x, y in examples():
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    return model
+
+
+@pytest.fixture(scope="module")
+def networks() -> list[nn.Module]:
+    return [trained(seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def spec(networks: list[nn.Module]) -> rc.PermutationSpec:
+    return ARCHITECTURE.spec(networks[0])
+
+
+def test_copies_in_other_orders_merge_into_themselves(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
+    g = torch.Generator().manual_seed(1)
+    copies = [networks[0], *(spec.random_permutation(generator=g).apply(networks[0]) for _ in range(3))]
+    merged = rc.merge(copies, spec)
+    for name, parameter in networks[0].named_parameters():
+        torch.testing.assert_close(merged.posterior.mean[name], parameter.detach())
+    assert merged.permutations[0].is_identity
+    plain = rc.merge(copies, spec, matcher=None)
+    assert rc.score(plain.posterior, model=networks[0], data=examples()).nll > (
+        rc.score(merged.posterior, model=networks[0], data=examples()).nll + 0.1
+    )
+
+
+def test_repaired_activations_are_the_mean_of_the_networks(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
+    merged = rc.merge(networks, spec, repair="repair", model=networks[0], data=examples())
+    x = torch.cat([x for x, _ in examples()])
+
+    def stddev(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        return (x @ tensors["layers.0.weight"].T + tensors["layers.0.bias"]).std(0, correction=0)
+
+    moved = [p.apply(dict(n.named_parameters())) for p, n in zip(merged.permutations, networks, strict=True)]
+    expected = torch.stack([stddev({n: t.detach() for n, t in m.items()}) for m in moved]).mean(0)
+    torch.testing.assert_close(stddev(merged.posterior.mean), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InvalidInputError, match="needs points, `model` and `data`"):
+        rc.merge(networks, spec, repair="reset")
+
+
+def test_a_soup_leaves_out_what_spoils_it(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
+    spoilt = trained(9, epochs=0)
+    with torch.no_grad():
+        for parameter in spoilt.parameters():
+            parameter.mul_(8)
+    found = rc.greedy_soup([spoilt, *networks], spec, model=networks[0], validation=examples())
+    assert 0 not in found.members
+    best = min(rc.score(n, model=n, data=examples()).nll for n in networks)
+    assert rc.score(found.posterior, model=networks[0], data=examples()).nll <= best + 1e-6
+
+
+def test_checkpoints_are_ordinary(networks: list[nn.Module], tmp_path: Path) -> None:
+    rc.save_checkpoint(networks[0], tmp_path / "merged.safetensors")
+    other = ARCHITECTURE.build((INPUTS,), 3)
+    other.load_state_dict(load_file(tmp_path / "merged.safetensors"))
+    x = examples()[0][0]
+    torch.testing.assert_close(other(x), networks[0](x))
+    assert rc.load_posterior(tmp_path / "merged.safetensors").kind == "point"
+
+
+def test_matrix_of_all_pairs(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
+    found = rc.barrier_matrix(networks, model=networks[0], data=examples(), spec=spec, num_points=5)
+    assert found.aligned is not None
+    torch.testing.assert_close(found.unaligned, found.unaligned.T)
+    assert found.unaligned.diagonal().tolist() == [0.0, 0.0, 0.0]
+    direct = rc.barrier(networks[0], networks[1], model=networks[0], data=examples(), num_points=5)
+    assert found.unaligned[0, 1].item() == pytest.approx(direct.height)
+    assert found.aligned.sum() < found.unaligned.sum()
+    assert rc.barrier_matrix(networks[:2], model=networks[0], data=examples(), num_points=3).aligned is None
+    with pytest.raises(InvalidInputError, match="at least two networks"):
+        rc.barrier_matrix(networks[:1], model=networks[0], data=examples())
+
+
+def test_star_runs_from_the_centre(networks: list[nn.Module]) -> None:
+    found = rc.star(networks, model=networks[0], data=examples(), num_points=3)
+    centre = rc.score(found.center, model=networks[0], data=examples()).nll
+    assert [curve.loss[0] for curve in found.curves] == pytest.approx([centre] * 3, rel=1e-5)
+    assert found.curves[1].loss[-1] == pytest.approx(
+        rc.score(networks[1], model=networks[0], data=examples()).nll, rel=1e-5
+    )
+
+
+def test_plane_goes_through_the_three(networks: list[nn.Module]) -> None:
+    found = rc.loss_plane(*networks, model=networks[0], data=examples(), resolution=3, margin=0.0)
+    ends = [rc.score(n, model=networks[0], data=examples()).nll for n in networks]
+    # Without a margin the second lies at the right end of the first row, the first at its left end or beyond.
+    assert found.loss[0, -1].item() == pytest.approx(ends[1], rel=1e-4) or found.points[2, 0] > found.points[1, 0]
+    distance = sum(
+        (a - b).square().sum().item() for a, b in zip(networks[0].parameters(), networks[2].parameters(), strict=True)
+    )
+    assert (found.points[2] - found.points[0]).square().sum().item() == pytest.approx(distance, rel=1e-5)
+    with pytest.raises(InvalidInputError, match="do not lie on a line"):
+        rc.loss_plane(networks[0], networks[1], networks[1], model=networks[0], data=examples())
+
+
+def test_hull_has_its_corners_first(networks: list[nn.Module]) -> None:
+    found = rc.hull_losses(networks, model=networks[0], data=examples(), num_places=6)
+    ends = [rc.score(n, model=networks[0], data=examples()).nll for n in networks]
+    assert found.loss[:3].tolist() == pytest.approx(ends, rel=1e-5)
+    torch.testing.assert_close(found.weights.sum(1), torch.ones(9, dtype=torch.float64))
+    assert found.excess[:3].abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("kind", ["bezier", "polygon"])
+def test_a_trained_bend_goes_round_the_barrier(networks: list[nn.Module], kind: str) -> None:
+    options: dict[str, Any] = {"model": networks[0], "data": examples()}
+    straight = rc.barrier(networks[0], networks[1], **options, num_points=11)
+    bent = rc.barrier(
+        networks[0],
+        networks[1],
+        **options,
+        estimator={"name": "curved", "kind": kind, "epochs": 60, "learning_rate": 0.02},
+        num_points=11,
+    )
+    assert bent.height < 0.3 * straight.height
+    assert (bent.loss[0], bent.loss[-1]) == pytest.approx((straight.loss[0], straight.loss[-1]), rel=1e-5)

@@ -1,0 +1,62 @@
+"""Tracing with the rules of all plugins."""
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+import torch
+from torch import nn
+
+import rebasin_core as rc
+from rebasin_core.api.tracing import installed_rules
+from rebasin_core.errors import PluginError
+from rebasin_core.specs.operators import Terms
+
+
+def _entry(distribution: str) -> SimpleNamespace:
+    kind = SimpleNamespace(rules={"mylib.scan": lambda call: call.first})
+    return SimpleNamespace(family="operator_rules", kind=kind, status=SimpleNamespace(label=distribution))
+
+
+def test_two_rules_for_one_operator_are_an_error_that_names_both() -> None:
+    registry = SimpleNamespace(all=lambda: [_entry("one 1.0"), _entry("two 2.0")])
+    with pytest.raises(PluginError, match=r"'mylib.scan' has rules from one 1.0 and two 2.0"):
+        installed_rules(cast("rc.Registry", registry))
+
+
+def test_every_rule_has_a_namespace_and_belongs_to_one_family() -> None:
+    rules = installed_rules(rc.Registry(external=False))
+    assert {name.partition(".")[0] for name in rules} == {"aten", "torchvision"}
+    assert len(rules) > 300
+    assert not [name for name in rules if name.startswith("aten.") and not hasattr(torch.ops.aten, name[5:])]
+
+
+def test_a_rule_that_fails_freezes_and_is_reported() -> None:
+    def broken(call: rc.Call) -> tuple[()]:
+        del call
+        message = "width"
+        raise KeyError(message)
+
+    def short(call: rc.Call) -> tuple[()]:
+        del call
+        return ()
+
+    model, inputs = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(2, 3)
+    rules = installed_rules()
+    failed = rc.trace_spec(model, inputs, rules={**rules, "aten.tanh": broken})
+    assert not failed.groups
+    assert "no rule for aten.tanh (its rule failed: KeyError: 'width')" in str(failed.coverage)
+
+    def uneven(call: rc.Call) -> Terms:
+        return (call.first[0], call.join(call.first[1], call.fixed(7, "made up")))
+
+    mixed = rc.trace_spec(model, inputs, rules={**rules, "aten.tanh": uneven})
+    assert "expected two axes of equal length, got 4 and 7" in str(mixed.coverage)
+    wrong = rc.trace_spec(model, inputs, rules={**rules, "aten.tanh": short})
+    assert "it gives axes of shapes ((),), the operator returns ((2, 4),)" in str(wrong.coverage)
+
+
+def test_a_factory_from_the_registry_knows_the_rules_of_plugins() -> None:
+    factory = rc.build("spec", name="traced", freeze=["2.*"])
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    assert not factory.derive(model, torch.randn(2, 3)).groups

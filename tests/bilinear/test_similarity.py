@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import rebasin_core as rc
+from rebasin_core.bilinear import similarity, terms
+from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
+from rebasin_core.bilinear.similarity import SimilarityMatrices
+
+# Residual streams (a group twice in one tensor), heads with widths within, convolutions, products after flattening.
+ARCHITECTURES = {
+    "mlp": (rc.MLPArchitecture(hidden=[30, 20, 25]), (8,)),
+    "resnet": (rc.CifarResNetArchitecture(depth=8), (3, 8, 8)),
+    "vit": (rc.ViTArchitecture(patch=4, width=16, depth=2, heads=4), (3, 8, 8)),
+}
+
+
+def nudged(index: torch.Tensor, part: float, generator: torch.Generator) -> torch.Tensor:
+    """Return an index with some of its units exchanged."""
+    units = torch.randperm(index.shape[-1], generator=generator)[: max(2, int(part * index.shape[-1]))]
+    moved = index.clone()
+    moved[..., units] = index[..., units.roll(1)]
+    return moved
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("large", [True, False])
+def test_updated_matrices_equal_recomputed_ones(*, name: str, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if large:  # as for tensors of which only changed columns are computed, in memory that is used again
+        monkeypatch.setattr(similarity, "_SMALL", 0)
+        monkeypatch.setattr(terms, "_LARGE", 0)
+    updates: list[bool] = []
+    update = SimilarityMatrices._update
+
+    def watched(self: SimilarityMatrices, *arguments: Any) -> bool:
+        updates.append(update(self, *arguments))
+        return updates[-1]
+
+    monkeypatch.setattr(SimilarityMatrices, "_update", watched)
+    architecture, shape = ARCHITECTURES[name]
+    models = [architecture.build(shape, 5, generator=torch.Generator().manual_seed(s)).double() for s in (1, 2)]
+    layout = architecture.spec(models[0]).layout
+    first, second = ({n: p.detach().unsqueeze(0) for n, p in model.named_parameters()} for model in models)
+    solver = CoordinateDescent(layout, first, second)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(20):
+        group = list(layout.groups)[step % len(layout.groups)]
+        solver.indices = {**solver.indices, group: nudged(solver.indices[group], 0.2, generator)}
+        fresh = CoordinateDescent(layout, first, second, initial=solver.indices)
+        for other in layout.groups:
+            expected = fresh.similarity(other)
+            torch.testing.assert_close(solver.similarity(other), expected, rtol=0, atol=1e-10)
+    assert any(updates) == large
+
+
+def test_the_running_objective_is_the_objective() -> None:
+    architecture, shape = ARCHITECTURES["mlp"]
+    models = [architecture.build(shape, 5, generator=torch.Generator().manual_seed(s)) for s in (1, 2)]
+    reference, candidate = (rc.PointPosterior.from_module(model) for model in models)
+    result = rc.WeightMatcher().match(reference, candidate, architecture.spec(models[0]))
+    moved = result.apply(candidate).mean
+    expected = sum((t.double() * moved[n].double()).sum().item() for n, t in reference.mean.items())
+    assert result.objective == pytest.approx(expected, rel=1e-6)
+    assert result.trace[-1] == result.objective
+    assert list(result.trace) == sorted(result.trace)
