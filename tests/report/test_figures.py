@@ -59,6 +59,6 @@ def test_table_shows_errors_beside_numbers() -> None:
 
 def test_a_curve_draws_itself() -> None:
     axes = curve(0.5).plot(label="mine")
-    assert axes.get_xlabel() == "place on the path $t$"
+    assert axes.get_xlabel() == "interpolation coefficient $t$"
     assert curve(0.5).plot(axes, excess=True) is axes
     assert len(axes.lines) == 2
