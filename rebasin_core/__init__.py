@@ -73,11 +73,9 @@ from rebasin_core.barriers import (
 from rebasin_core.bilinear import Channels, UnitSimilarity, unit_similarities
 from rebasin_core.config import (
     ArchitectureConfig,
-    AssignmentConfig,
     BarrierConfig,
     DatasetConfig,
     InferenceConfig,
-    MatcherConfig,
     RunConfig,
     SpecConfig,
     StrategyConfig,
@@ -216,7 +214,6 @@ __all__ = [
     "Architecture",
     "ArchitectureConfig",
     "Assignment",
-    "AssignmentConfig",
     "AssignmentSolver",
     "Atom",
     "AuctionAssignment",
@@ -275,7 +272,6 @@ __all__ = [
     "MatchProblem",
     "MatchResult",
     "Matcher",
-    "MatcherConfig",
     "MeanFieldVI",
     "Merged",
     "MixturePosterior",

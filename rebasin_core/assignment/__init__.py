@@ -3,13 +3,14 @@
 from rebasin_core.assignment.auction import AuctionAssignment
 from rebasin_core.assignment.base import Assignment, AssignmentSolver
 from rebasin_core.assignment.compiled import CompiledAssignment
-from rebasin_core.assignment.default import default_solver, solve_assignment
+from rebasin_core.assignment.default import AutoAssignment, default_solver, solve_assignment
 from rebasin_core.assignment.scipy_solver import ScipyAssignment
 
 __all__ = [
     "Assignment",
     "AssignmentSolver",
     "AuctionAssignment",
+    "AutoAssignment",
     "CompiledAssignment",
     "ScipyAssignment",
     "default_solver",

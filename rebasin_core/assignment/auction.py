@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Annotated, Literal, final
 
 import torch
+from pydantic import AliasChoices, Field
 from typing_extensions import override
 
-from rebasin_core.assignment.base import Assignment, AssignmentSolver, squared
+from rebasin_core.assignment.base import Assignment, AssignmentSolver, padded_to_square
 from rebasin_core.assignment.default import default_solver
-from rebasin_core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,11 +29,8 @@ class AuctionAssignment(AssignmentSolver):
     stages, each ended when few rows are free: going on to the last of them would take most of the rounds. What is left
     is solved exactly from these prices on the CPU, by the compiled kernel where there is one.
 
-    Args:
-        free: The part of the rows that may be free when the auction ends, between 0 and 1.
-
     Raises:
-        InvalidInputError: If an option is out of range.
+        ConfigError: If an option is invalid.
 
     Complexity:
         A few passes over the matrix for all rounds together; then one copy to the CPU. On a CPU, `compiled` is faster.
@@ -46,21 +43,20 @@ class AuctionAssignment(AssignmentSolver):
         [0, 1]
     """
 
-    def __init__(self, *, free: float = 0.02) -> None:
-        if not 0 <= free <= 1:
-            message = f"expected a part of the rows between 0 and 1, got {free!r}"
-            raise InvalidInputError(message)
-        self._free = free
+    name: Literal["auction"] = "auction"
+
+    max_unassigned: Annotated[float, Field(ge=0, le=1, validation_alias=AliasChoices("max_unassigned", "free"))] = 0.02
+    """Share of the rows that may be unassigned when the auction ends."""
 
     @override
     def _solve(self, similarity: Tensor, start: Assignment | None) -> Assignment:
         rows, size = similarity.shape[-2:]
-        gain = similarity if rows == size else squared(similarity)
+        gain = similarity if rows == size else padded_to_square(similarity)
         batch = gain.shape[:-2]
         auction = _Auction(gain.reshape(-1, size, size))
         if start is not None and start.potentials is not None:
             auction.price.copy_(start.potentials.reshape(-1, size))
-        auction.run(enough=int(self._free * batch.numel() * size))
+        auction.run(enough=int(self.max_unassigned * batch.numel() * size))
         begin = Assignment(auction.column_of.reshape(*batch, size).cpu(), auction.price.reshape(*batch, size).cpu())
         found = default_solver().solve(gain.cpu(), start=begin)
         device = similarity.device

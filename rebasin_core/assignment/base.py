@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.strategy import Strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +38,7 @@ class Assignment:
     gap: Tensor | None = None
 
 
-class AssignmentSolver(ABC):
+class AssignmentSolver(Strategy):
     r"""Finds the assignment of rows to columns with the largest total similarity.
 
     $$ p^* = \operatorname*{argmax}_{p} \sum_i A_{i, p(i)}, \qquad p \text{ one-to-one} $$
@@ -50,6 +51,8 @@ class AssignmentSolver(ABC):
         - *Batches*: a batch is solved as its matrices are, one by one.
         - *Rectangular*: fewer rows than columns leave the worst columns out.
     """
+
+    family: ClassVar[str] = "assignment"
 
     @final
     def solve(self, similarity: Tensor, *, start: Assignment | None = None) -> Assignment:
@@ -119,7 +122,7 @@ def without_forbidden(similarity: Tensor) -> Assignment:
     return Assignment(torch.stack(columns).reshape(shape[:-1]).to(similarity.device))
 
 
-def squared(similarity: Tensor) -> Tensor:
+def padded_to_square(similarity: Tensor) -> Tensor:
     """Return matrices made square with rows of zeros, which take the columns that are left out.
 
     Args:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, Self, final
 
 import torch
+from pydantic import model_validator
 from typing_extensions import override
 
-from rebasin_core.assignment.base import Assignment, AssignmentSolver, squared
+from rebasin_core.assignment.base import Assignment, AssignmentSolver, padded_to_square
 from rebasin_core.assignment.kernel import KernelUnavailableError, load_kernel
-from rebasin_core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ class CompiledAssignment(AssignmentSolver):
     and the gap that they prove.
 
     Raises:
-        InvalidInputError: If the kernel cannot be built: tells why. The solver `scipy` needs no compiler.
+        ConfigError: If the kernel cannot be built; says why. The solver `scipy` needs no compiler.
 
     Complexity:
         $O(n^3)$ a matrix at worst, in practice some passes over it. On the CPU, the matrices of a batch on as many
@@ -45,17 +45,21 @@ class CompiledAssignment(AssignmentSolver):
         ([0, 1], 0.0)
     """
 
-    def __init__(self) -> None:
+    name: Literal["compiled"] = "compiled"
+
+    @model_validator(mode="after")
+    def _is_available(self) -> Self:
         try:
             load_kernel("float")
         except KernelUnavailableError as error:
             message = f"the assignment solver `compiled` is not available: {error}; use `scipy`"
-            raise InvalidInputError(message) from error
+            raise ValueError(message) from error
+        return self
 
     @override
     def _solve(self, similarity: Tensor, start: Assignment | None) -> Assignment:
         rows, size = similarity.shape[-2:]
-        gain = (similarity if rows == size else squared(similarity)).cpu().contiguous()
+        gain = (similarity if rows == size else padded_to_square(similarity)).cpu().contiguous()
         batch = gain.shape[:-2]
         warm = start is not None and start.potentials is not None
         index = torch.full((*batch, size), -1, dtype=torch.int32)

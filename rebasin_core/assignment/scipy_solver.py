@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import starmap
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 import torch
 from typing_extensions import override
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 class ScipyAssignment(AssignmentSolver):
     """Solves with SciPy, in float64 on the CPU, one matrix after the other.
 
-    Args:
-        certify: Whether to compute potentials and the gap, too: as much work again.
-
     Complexity:
         $O(n^3)$ a matrix. Begun from potentials, SciPy is given the reduced matrix, which it solves faster.
 
@@ -35,8 +32,10 @@ class ScipyAssignment(AssignmentSolver):
         ([0, 1], [0.0, 1.0], 0.0)
     """
 
-    def __init__(self, *, certify: bool = False) -> None:
-        self._certify = certify
+    name: Literal["scipy"] = "scipy"
+
+    certify: bool = False
+    """Whether to compute potentials and the gap, too: as much work again."""
 
     @override
     def _solve(self, similarity: Tensor, start: Assignment | None) -> Assignment:
@@ -50,7 +49,7 @@ class ScipyAssignment(AssignmentSolver):
             reduced = after.sub_(after.amax(-1, keepdim=True))
         columns = [torch.from_numpy(linear_sum_assignment(m, maximize=True)[1]) for m in reduced.numpy()]
         index = torch.stack(columns).reshape(shape[:-1])
-        if not self._certify:
+        if not self.certify:
             return Assignment(index.to(similarity.device))
         found = torch.stack(list(starmap(potentials_of, zip(exact, columns, strict=True))))
         potentials = found.reshape(*shape[:-2], shape[-1])

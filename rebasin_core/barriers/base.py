@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.evaluation.likelihoods import as_likelihood
+from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.predictive import held_batches
 from rebasin_core.posteriors.pairing import require_same_tensors
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from rebasin_core.barriers.adjustment import PathAdjustment
     from rebasin_core.barriers.curve import LossCurve
-    from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.predictive import Batches
     from rebasin_core.posteriors.base import Posterior
 
@@ -119,7 +118,7 @@ class BarrierEstimator(ABC):
             candidate=candidate.to(device=reference.device, dtype=reference.dtype),
             model=functional,
             batches=batches,
-            likelihood=as_likelihood(likelihood),
+            likelihood=Likelihood.of(likelihood),
             seed=int(torch.randint(2**62, (), generator=generator, device=generator.device).item()),
             progress=progress,
             calibration=batches if calibration is None else held_batches(functional, calibration),

@@ -13,10 +13,9 @@ import click
 from rebasin_core.cli.checkpoints import align, barrier, merge
 from rebasin_core.cli.output import ExitCode, exit_code, print_checks, print_plugins, print_result
 from rebasin_core.cli.spec import spec
-from rebasin_core.config.base import FAMILIES
 from rebasin_core.config.schema import run_schema
 from rebasin_core.errors import RebasinError, RebasinWarning
-from rebasin_core.plugin.registry import default_registry
+from rebasin_core.plugin.registry import FAMILIES, default_registry
 from rebasin_core.report.page import write_report
 from rebasin_core.studies.run import load_run
 from rebasin_core.studies.run import run as execute
@@ -85,7 +84,9 @@ def plugins() -> None:
 def schema() -> None:
     """Print the JSON schema of run files, with every installed strategy in it."""
     registry = default_registry()
-    configs = {family: [registry.config_class(family, name) for name in registry.names(family)] for family in FAMILIES}
+    configs = {
+        family: [registry.strategy_class(family, name) for name in registry.names(family)] for family in FAMILIES
+    }
     click.echo(json.dumps(run_schema(configs), indent=2))
 
 

@@ -10,11 +10,12 @@ from pydantic import BaseModel, ValidationError
 
 from rebasin_core.config.base import StrategyConfig
 from rebasin_core.errors import ConfigError, RebasinError, nearest
+from rebasin_core.strategy import Strategy
 
 if TYPE_CHECKING:
     from rebasin_core.config.document import Document, Location
 
-Lookup: TypeAlias = Callable[[str, str], type[StrategyConfig]]
+Lookup: TypeAlias = Callable[[str, str], type[Any]]
 """Gives the configuration class of a family and a name, or raises UnknownNameError."""
 
 M = TypeVar("M", bound=BaseModel)
@@ -70,7 +71,7 @@ def parse_strategy(family: str, value: object, lookup: Lookup, *, source: str = 
     result = reader.read(found, options, ())
     if result is None or reader.problems:
         raise ConfigError("\n".join(problem.replace(f"{source}:1", source) for problem in reader.problems))
-    return result
+    return result  # type: ignore[no-any-return] # of a class that the lookup returned
 
 
 @dataclass
@@ -101,7 +102,7 @@ class _Reader:
 
     def _validate(self, model: type[M], values: Mapping[str, Any], location: Location, *, told: set[str]) -> M | None:
         try:
-            return model.model_validate(dict(values))
+            return model.model_validate(dict(values), context={"lookup": self.lookup})
         except ValidationError as error:
             for problem in error.errors():
                 place = tuple(problem["loc"])
@@ -116,6 +117,8 @@ class _Reader:
             return value
         if isinstance(value, list):
             return tuple(self._nested(annotation, item, (*location, index)) for index, item in enumerate(value))
+        if issubclass(inner[0], Strategy):
+            return value  # validated with the names that the context knows
         if issubclass(inner[0], StrategyConfig):
             return self._strategy(inner[0].family, value, location)
         return self.read(inner[0], value, location)

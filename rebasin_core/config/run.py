@@ -11,8 +11,10 @@ from rebasin_core.config.architecture import ArchitectureConfig
 from rebasin_core.config.barrier import BarrierConfig, MarginalizedBarrierConfig
 from rebasin_core.config.dataset import DatasetConfig
 from rebasin_core.config.inference import InferenceConfig, MeanFieldVIConfig
-from rebasin_core.config.matcher import MatcherConfig, WassersteinMatcherConfig, WeightMatcherConfig
 from rebasin_core.config.spec import SpecConfig
+from rebasin_core.matchers.base import Matcher
+from rebasin_core.matchers.wasserstein import WassersteinMatcher
+from rebasin_core.matchers.weight import WeightMatcher
 
 Split = Literal["test", "train"]
 
@@ -65,8 +67,8 @@ class RunConfig(BaseModel):
         default_factory=lambda: _trained(2),
         description="The posterior that is moved; by default trained from seed 2.",
     )
-    matchers: tuple[SerializeAsAny[MatcherConfig], ...] = Field(
-        default_factory=lambda: (WeightMatcherConfig(), WassersteinMatcherConfig()),
+    matchers: tuple[Matcher, ...] = Field(
+        default_factory=lambda: (WeightMatcher(), WassersteinMatcher()),
         min_length=1,
         description="The matchers, each tried on its own, names must differ; `weight` and `wasserstein` if not given.",
     )

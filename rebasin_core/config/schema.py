@@ -5,51 +5,53 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rebasin_core.config.architecture import ArchitectureConfig
-from rebasin_core.config.assignment import AssignmentConfig
 from rebasin_core.config.barrier import BarrierConfig
 from rebasin_core.config.dataset import DatasetConfig
 from rebasin_core.config.inference import InferenceConfig
-from rebasin_core.config.matcher import MatcherConfig
 from rebasin_core.config.run import RunConfig
 from rebasin_core.config.spec import SpecConfig
+from rebasin_core.strategy import FAMILY_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from rebasin_core.config.base import StrategyConfig
-
-_BASES: tuple[type[StrategyConfig], ...] = (
-    ArchitectureConfig,
-    BarrierConfig,
-    DatasetConfig,
-    InferenceConfig,
-    MatcherConfig,
-    AssignmentConfig,  # after the matchers, which name it
-    SpecConfig,
-)
+_OLD = {
+    base.family: base.__name__
+    for base in (ArchitectureConfig, BarrierConfig, DatasetConfig, InferenceConfig, SpecConfig)
+}
 
 
-def run_schema(configs: Mapping[str, Iterable[type[StrategyConfig]]]) -> dict[str, Any]:
+def run_schema(strategies: Mapping[str, Iterable[type[Any]]]) -> dict[str, Any]:
     """Return the JSON schema of a run file.
 
     Args:
-        configs: For every family, the configuration classes that are registered.
+        strategies: For every family, the classes that are registered.
 
     Returns:
-        A JSON schema (draft 2020-12): where a family's strategy is expected, its name, or any of its option sets.
+        A JSON schema (draft 2020-12): where a strategy of a family is expected, its name, or any of its option sets.
     """
     schema = RunConfig.model_json_schema()
-    definitions = schema["$defs"]
-    for base in _BASES:
+    definitions = schema.setdefault("$defs", {})
+    for family, kinds in strategies.items():
         choices: list[dict[str, Any]] = []
         names: list[str] = []
-        for config in configs.get(base.family, ()):
-            part = config.model_json_schema(ref_template="#/$defs/{model}")
+        for kind in kinds:
+            part = kind.model_json_schema(ref_template="#/$defs/{model}")
             definitions |= part.pop("$defs", {})
             part["required"] = sorted({*part.get("required", []), "name"})
-            definitions[config.__name__] = part
-            choices.append({"$ref": f"#/$defs/{config.__name__}"})
-            names.append(config.registry_name())
-        # Any strategy may stand as its bare name, which takes all defaults.
-        definitions[base.__name__] = {"oneOf": [{"enum": names}, *choices], "title": base.__name__}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+            definitions[kind.__name__] = part
+            choices.append({"$ref": f"#/$defs/{kind.__name__}"})
+            names.append(kind.model_fields["name"].default)
+        # Any strategy may be given by its bare name, which takes all defaults.
+        definitions[_OLD.get(family, family)] = {"oneOf": [{"enum": names}, *choices], "title": family}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_linked(schema)}
+
+
+def _linked(part: Any) -> Any:  # ruff: ignore[any-type] - any part of a schema
+    """Return a schema in which any strategy of a family is a reference to the family's definition."""
+    if isinstance(part, list):
+        return [_linked(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    linked = {key: _linked(value) for key, value in part.items() if key != FAMILY_KEY}
+    return {**linked, "$ref": f"#/$defs/{part[FAMILY_KEY]}"} if FAMILY_KEY in part else linked

@@ -9,8 +9,6 @@ from rebasin_core.evaluation.likelihoods import (
     CategoricalLikelihood,
     GaussianLikelihood,
     HeteroscedasticGaussianLikelihood,
-    LikelihoodName,
-    as_likelihood,
 )
 from rebasin_core.evaluation.loss import LossEstimate, MetricName
 from rebasin_core.evaluation.metrics import (
@@ -44,7 +42,6 @@ __all__ = [
     "GaussianLikelihood",
     "HeteroscedasticGaussianLikelihood",
     "Likelihood",
-    "LikelihoodName",
     "LossEstimate",
     "MethodName",
     "MetricName",
@@ -55,7 +52,6 @@ __all__ = [
     "Stratum",
     "UnitMaps",
     "agreement",
-    "as_likelihood",
     "auroc",
     "brier_score",
     "expected_calibration_error",

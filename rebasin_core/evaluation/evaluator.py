@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, final
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.evaluation.likelihoods import as_likelihood
+from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.loss import LossEstimate, MetricName
 from rebasin_core.evaluation.networks import EvaluationOptions
 from rebasin_core.evaluation.predictive import held_batches, predict
@@ -16,7 +16,6 @@ from rebasin_core.posteriors.point import PointPosterior
 if TYPE_CHECKING:
     from torch import nn
 
-    from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.networks import Adjust
     from rebasin_core.evaluation.predictive import Batches, Predictions
     from rebasin_core.posteriors.base import Posterior
@@ -55,7 +54,7 @@ class Evaluator:
     ) -> None:
         self._model = FunctionalModel(model, device=like.device, dtype=like.dtype)
         self._batches = held_batches(self._model, data)
-        self.likelihood = as_likelihood(likelihood)
+        self.likelihood = Likelihood.of(likelihood)
         self._num_samples, self._seed, self._adjust = num_samples, seed, adjust
         self._options = options or EvaluationOptions()
 

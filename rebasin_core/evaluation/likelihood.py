@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from rebasin_core.strategy import Strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Likelihood(ABC):
+class Likelihood(Strategy):
     r"""The density $p(y \mid f(x))$ of a target given a network's output.
 
     Laws:
         - *Normalised*: `log_prob` integrates (sums) to one over targets.
         - *Per example*: results for an example do not depend on the others in the batch.
     """
+
+    family: ClassVar[str] = "likelihood"
 
     @abstractmethod
     def check(self, outputs: Tensor, targets: Tensor) -> None:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, Annotated, Literal, final
 
 import torch
+from pydantic import Field, PositiveFloat
 from typing_extensions import override
 
-from rebasin_core.errors import InvalidInputError, UnknownNameError, nearest
+from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihood import Likelihood
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
-
-LikelihoodName: TypeAlias = Literal["categorical", "gaussian", "heteroscedastic"]
 
 
 @final
@@ -29,6 +26,8 @@ class CategoricalLikelihood(Likelihood):
         >>> CategoricalLikelihood().log_prob(torch.zeros(1, 2), torch.tensor([0])).exp().item()
         0.5
     """
+
+    name: Literal["categorical"] = "categorical"
 
     @override
     def check(self, outputs: Tensor, targets: Tensor) -> None:
@@ -126,11 +125,8 @@ class AbstractRegressionLikelihood(Likelihood):
 class GaussianLikelihood(AbstractRegressionLikelihood):
     r"""Regression: outputs are means ``[N, K]``, targets ``[N, K]`` with independent noise of known scale.
 
-    Args:
-        scale: Standard deviation of the noise, positive, in units of the targets.
-
     Raises:
-        InvalidInputError: If the scale is not positive.
+        ConfigError: If the scale is not positive.
 
     Example:
         >>> import torch
@@ -139,9 +135,10 @@ class GaussianLikelihood(AbstractRegressionLikelihood):
         -0.9189
     """
 
-    def __init__(self, *, scale: float = 0.1) -> None:
-        _require_scale(scale)
-        self._scale = scale
+    name: Literal["gaussian"] = "gaussian"
+
+    scale: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 0.1
+    """Standard deviation of the noise, in units of the targets."""
 
     @override
     def check(self, outputs: Tensor, targets: Tensor) -> None:
@@ -154,7 +151,7 @@ class GaussianLikelihood(AbstractRegressionLikelihood):
 
     @override
     def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        return outputs, torch.full_like(outputs, self._scale)
+        return outputs, torch.full_like(outputs, self.scale)
 
 
 @final
@@ -164,11 +161,8 @@ class HeteroscedasticGaussianLikelihood(AbstractRegressionLikelihood):
     $$ p(y \mid f) = \prod_k \mathcal N\big(y_k;\, f_k,\, \sigma_k^2\big), \qquad
        \sigma_k = \sigma_{\min} + \log(1 + e^{f_{K + k}}) $$
 
-    Args:
-        least_scale: $\sigma_{\min}$, positive, in units of the targets: without it the likelihood has no maximum.
-
     Raises:
-        InvalidInputError: If it is not positive.
+        ConfigError: If the least scale is not positive.
 
     Example:
         >>> import torch
@@ -177,9 +171,10 @@ class HeteroscedasticGaussianLikelihood(AbstractRegressionLikelihood):
         -0.55
     """
 
-    def __init__(self, *, least_scale: float = 1e-3) -> None:
-        _require_scale(least_scale)
-        self._least_scale = least_scale
+    name: Literal["heteroscedastic"] = "heteroscedastic"
+
+    least_scale: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 1e-3
+    r"""Least standard deviation $\sigma_{\min}$, in units of the targets: without it the likelihood has no maximum."""
 
     @override
     def check(self, outputs: Tensor, targets: Tensor) -> None:
@@ -194,35 +189,4 @@ class HeteroscedasticGaussianLikelihood(AbstractRegressionLikelihood):
     @override
     def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = outputs.chunk(2, -1)
-        return mean, self._least_scale + torch.nn.functional.softplus(raw)
-
-
-def _require_scale(scale: float) -> None:
-    if not (scale > 0 and math.isfinite(scale)):
-        message = f"expected a positive noise scale, got {scale!r}"
-        raise InvalidInputError(message)
-
-
-def as_likelihood(likelihood: Likelihood | str) -> Likelihood:
-    """Return a likelihood, looked up by name with its default options if need be.
-
-    Args:
-        likelihood: An instance, ``categorical``, ``gaussian`` or ``heteroscedastic``.
-
-    Returns:
-        An instance.
-
-    Raises:
-        UnknownNameError: If there is no likelihood of that name.
-    """
-    if isinstance(likelihood, Likelihood):
-        return likelihood
-    known: dict[str, Callable[[], Likelihood]] = {
-        "categorical": CategoricalLikelihood,
-        "gaussian": GaussianLikelihood,
-        "heteroscedastic": HeteroscedasticGaussianLikelihood,
-    }
-    if likelihood not in known:
-        message = f"no likelihood {likelihood!r}; {nearest(likelihood, known)}"
-        raise UnknownNameError(message)
-    return known[likelihood]()
+        return mean, self.least_scale + torch.nn.functional.softplus(raw)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.likelihoods import as_likelihood
+from rebasin_core.evaluation.likelihood import Likelihood
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.predictive import Batches
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
@@ -136,7 +135,7 @@ class Inference(ABC):
             num_batches=num_batches,
             validation=validation,
             layout=None if spec is None else spec.layout,
-            likelihood=as_likelihood(likelihood),
+            likelihood=Likelihood.of(likelihood),
             generator=generator or torch.Generator().manual_seed(0),
             checkpoint=None if checkpoint is None else Path(checkpoint),
             progress=progress,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 import torch
+from pydantic import PositiveInt
 from typing_extensions import override
 
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
-from rebasin_core.matchers.activation_statistics import ResponseMetric, ResponseProducts, require_response_options
+from rebasin_core.matchers.activation_statistics import ResponseMetric, ResponseProducts
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.search import descended
 from rebasin_core.symmetry.layout import Layout
@@ -40,12 +41,9 @@ class ActivationMatcher(Matcher):
 
     Activations are not kept: both networks are run batch by batch, and the products added up.
 
-    Args:
-        metric: ``correlation``, or ``covariance``, in which units of large variance count for more.
-        num_samples: Networks drawn from each posterior, with independent noise; points are run once.
-
     Raises:
-        InvalidInputError: If an option is out of range; on matching, without a model and data, or if no layer fits.
+        ConfigError: If an option is invalid.
+        InvalidInputError: On matching, without a model and data, or if no layer fits.
 
     References:
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, section 3.1; Y. Li et al.
@@ -66,16 +64,19 @@ class ActivationMatcher(Matcher):
         True
     """
 
-    def __init__(self, *, metric: ResponseMetric = "correlation", num_samples: int = 4) -> None:
-        require_response_options(metric, num_samples)
-        self._metric: ResponseMetric = metric
-        self._num_samples = num_samples
+    name: Literal["activation"] = "activation"
+
+    metric: ResponseMetric = "correlation"
+    """``correlation``, or ``covariance``, which gives units of large variance more weight."""
+
+    num_samples: PositiveInt = 4
+    """Number of posterior samples of each network, with independent noise; a single network is run once."""
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
-        products = ResponseProducts.of(problem, problem.model, self._num_samples)
-        return matched_by_products(problem, products.products(correlation=self._metric == "correlation"), start)
+        products = ResponseProducts.of(problem, problem.model, self.num_samples)
+        return matched_by_products(problem, products.products(correlation=self.metric == "correlation"), start)
 
 
 def matched_by_products(

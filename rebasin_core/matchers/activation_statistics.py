@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import torch
 from tqdm import tqdm
@@ -27,24 +27,6 @@ ResponseMetric: TypeAlias = Literal["correlation", "covariance"]
 _TRIAL_ROWS = 2
 # A unit that does not vary is like no other: by so many roundings of its mean square.
 _ROUNDINGS = 10
-
-
-def require_response_options(metric: str, num_samples: int) -> None:
-    """Refuse options of matchers by responses.
-
-    Args:
-        metric: One of `ResponseMetric`.
-        num_samples: At least 1.
-
-    Raises:
-        InvalidInputError: If one is out of range.
-    """
-    if metric not in get_args(ResponseMetric) or num_samples < 1:
-        message = (
-            f"expected a metric among {get_args(ResponseMetric)} and `num_samples` of at least 1, got {metric!r} and "
-            f"{num_samples!r}"
-        )
-        raise InvalidInputError(message)
 
 
 @final

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, final
+from typing import Annotated, ClassVar, Literal, Self, final
 
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from tqdm import tqdm
 from typing_extensions import override
 
-from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.likelihoods import as_likelihood
+from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.evaluation.likelihoods import CategoricalLikelihood
 from rebasin_core.matchers.base import Matcher, MatchProblem
-from rebasin_core.matchers.midpoint import MidpointLoss
+from rebasin_core.matchers.midpoint import BY_LOSS, MidpointLoss
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
 from rebasin_core.matchers.search import interruptible
 from rebasin_core.symmetry.permutation import Permutation
-
-if TYPE_CHECKING:
-    from rebasin_core.evaluation.likelihood import Likelihood
 
 
 @final
@@ -31,61 +30,64 @@ class AnnealingMatcher(Matcher):
     give few. The best permutation on the way is returned. It hardly moves large networks: that is what it shows. Batch
     normalisations take the statistics of each batch.
 
-    Args:
-        steps: Exchanges that are tried, at least 1.
-        temperature: $T$ at the start, positive, in nats.
-        final_temperature: $T$ at the end, positive and not larger.
-        likelihood: An instance or a name.
-
     Raises:
-        InvalidInputError: If an option is out of range; on matching, without a model and data.
+        ConfigError: If an option is invalid.
+        InvalidInputError: On matching, without a model and data.
 
     References:
         R. Entezari, H. Sedghi, O. Saukh, B. Neyshabur (2022), "The role of permutation invariance in linear mode
         connectivity of neural networks", ICLR, arXiv 2110.06296, section 3.2.
 
     Example:
-        >>> AnnealingMatcher(steps=10)  # doctest: +ELLIPSIS
-        <...AnnealingMatcher object at ...>
+        >>> AnnealingMatcher(steps=10)
+        AnnealingMatcher(steps=10)
     """
 
-    def __init__(
-        self,
-        *,
-        steps: int = 1000,
-        temperature: float = 0.01,
-        final_temperature: float = 1e-5,
-        likelihood: Likelihood | str = "categorical",
-    ) -> None:
-        if steps < 1 or not 0 < final_temperature <= temperature < math.inf:
+    exempt_laws: ClassVar[Mapping[str, str]] = {"planted_permutation": BY_LOSS, "device_and_dtype": BY_LOSS}
+
+    name: Literal["annealing"] = "annealing"
+
+    steps: PositiveInt = 1000
+    """Number of exchanges that are tried."""
+
+    temperature: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 0.01
+    """Temperature $T$ at the start, in nats."""
+
+    final_temperature: PositiveFloat = 1e-5
+    """Temperature $T$ at the end, in nats; at most ``temperature``."""
+
+    likelihood: Likelihood = CategoricalLikelihood()
+    """Likelihood of the targets, by which the network's outputs are scored."""
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if self.final_temperature > self.temperature:
             message = (
-                "expected steps of at least 1 and temperatures that fall and stay positive, got "
-                f"{steps!r}, {temperature!r} and {final_temperature!r}"
+                f"expected a `final_temperature` of at most `temperature` = {self.temperature!r}, got "
+                f"{self.final_temperature!r}"
             )
-            raise InvalidInputError(message)
-        self._steps, self._range = steps, (temperature, final_temperature)
-        self._likelihood = as_likelihood(likelihood)
+            raise ValueError(message)
+        return self
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
-        loss = MidpointLoss(problem, self._likelihood)
+        loss = MidpointLoss(problem, self.likelihood)
         identity = Permutation.identity(problem.layout)
         first = loss.of(identity)
         current = problem.initial or identity
         here = loss.of(current)
         best, lowest = (current, here) if here < first else (identity, first)
         trace = [-first]
-        first_temperature, last_temperature = self._range
         with interruptible(problem) as interruption:
-            for step in tqdm(range(self._steps), desc="annealing", leave=False, disable=not problem.progress):
+            for step in tqdm(range(self.steps), desc="annealing", leave=False, disable=not problem.progress):
                 attempt = _exchanged(current, problem.generator)
                 if attempt is None:
                     break
                 there = loss.of(attempt)
-                cooling = (last_temperature / first_temperature) ** (step / self._steps)
+                cooling = (self.final_temperature / self.temperature) ** (step / self.steps)
                 draw = torch.rand((), generator=problem.generator, device=problem.generator.device).item()
-                if there < here or draw < math.exp(-(there - here) / (first_temperature * cooling)):
+                if there < here or draw < math.exp(-(there - here) / (self.temperature * cooling)):
                     current, here = attempt, there
                 if here < lowest:
                     best, lowest = current, here

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, final
 
 import torch
 
 from rebasin_core.errors import InvalidInputError, PriorWarning
 from rebasin_core.posteriors.pairing import require_same_tensors
 from rebasin_core.posteriors.prior import GaussianPrior
+from rebasin_core.strategy import Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,7 +68,7 @@ class MatchProblem:
         return replace(self, initial=initial)
 
 
-class Matcher(ABC):
+class Matcher(Strategy):
     r"""Finds the group element that moves a candidate onto a reference.
 
     Laws:
@@ -79,6 +80,8 @@ class Matcher(ABC):
         - *Repeatable*: equal inputs and generators in equal states give equal results.
         - *Device and dtype*: the matcher works on the reference's device, in any floating dtype.
     """
+
+    family: ClassVar[str] = "matcher"
 
     @final
     def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the third

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, final
 
 import torch
+from pydantic import BeforeValidator, PositiveInt
 from typing_extensions import override
 
+from rebasin_core.assignment import AssignmentSolver, AutoAssignment
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.base import Matcher, MatchProblem
@@ -18,12 +20,16 @@ from rebasin_core.matchers.search import better, descended, interruptible
 from rebasin_core.tensors.checks import require_finite
 
 if TYPE_CHECKING:
-    from rebasin_core.assignment import AssignmentSolver
     from rebasin_core.bilinear.terms import Channels
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.posteriors.base import Posterior
 
-Start: TypeAlias = Literal["best", "outward", "identity"]
+Start: TypeAlias = Literal["best", "greedy", "identity"]
+
+
+def _current(start: object) -> object:
+    """Return the present name of a start, which was called ``outward`` in earlier run files."""
+    return "greedy" if start == "outward" else start
 
 
 class AbstractChannelMatcher(Matcher):
@@ -35,30 +41,23 @@ class AbstractChannelMatcher(Matcher):
     shape ``s``. A subclass says what the channels are; they must be *equivariant*: computed entry by entry from tensors
     attached to the parameters.
 
-    Args:
-        max_sweeps: The most sweeps over all groups, at least 1.
-        assignment: Solves the assignments; the fastest exact solver if not given.
-        start: Where descents begin if no initial permutation is given. ``outward``: every group is first solved once by
-            what is known already, from the data on (the identity where that is worse); ``identity``; ``best``: both
-            are tried, and the better end is taken.
-
     Raises:
-        InvalidInputError: If an option is out of range.
+        ConfigError: If an option is invalid.
 
     References:
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, algorithm 1.
     """
 
-    def __init__(
-        self, *, max_sweeps: int = 100, assignment: AssignmentSolver | None = None, start: Start = "outward"
-    ) -> None:
-        if max_sweeps < 1:
-            message = f"expected `max_sweeps` of at least 1, got {max_sweeps!r}"
-            raise InvalidInputError(message)
-        if start not in get_args(Start):
-            message = f"expected a start among {get_args(Start)}, got {start!r}"
-            raise InvalidInputError(message)
-        self._max_sweeps, self._assignment, self._start = max_sweeps, assignment, start
+    max_sweeps: PositiveInt = 100
+    """Maximum number of sweeps over all groups."""
+
+    assignment: AssignmentSolver = AutoAssignment()
+    """Solver of the linear assignment problems."""
+
+    start: Annotated[Start, BeforeValidator(_current)] = "greedy"
+    """Start of the descent without an initial permutation. ``greedy``: every group is matched once, in the order in
+    which its neighbors are already matched, beginning next to inputs and outputs (the identity where that is worse).
+    ``identity``: no unit is moved. ``best``: a descent from each of the two, and the better result."""
 
     @abstractmethod
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
@@ -71,25 +70,25 @@ class AbstractChannelMatcher(Matcher):
         reference, candidate = self._channels(problem.reference, problem.candidate)
         require_finite(reference, "the reference's channels")
         require_finite(candidate, "the candidate's channels")
-        solver = CoordinateDescent(problem.layout, reference, candidate, solver=self._assignment)
+        solver = CoordinateDescent(problem.layout, reference, candidate, solver=self.assignment)
         identity_objective = solver.objective()
 
-        def descend(max_sweeps: int = self._max_sweeps) -> MatchResult:
+        def descend(max_sweeps: int = self.max_sweeps) -> MatchResult:
             return descended(problem, solver, max_sweeps=max_sweeps, start=start, identity_objective=identity_objective)
 
         if problem.initial is not None:
             solver.start_at(problem.initial.indices)
             return descend()
         orders = problem.generator.get_state()
-        outward = False
+        greedy = False
         with interruptible(problem) as beginning:
-            outward = self._start != "identity" and solver.initialize_greedily()
+            greedy = self.start != "identity" and solver.initialize_greedily()
         if beginning.happened:
             if solver.objective() < identity_objective:
                 solver.start_at(None)
             return replace(descend(max_sweeps=0), outcome=MatchOutcome.INTERRUPTED)
         result = descend()
-        if not (outward and self._start == "best") or result.outcome is MatchOutcome.INTERRUPTED:
+        if not (greedy and self.start == "best") or result.outcome is MatchOutcome.INTERRUPTED:
             return result
         # In the orders in which a descent from the identity alone would go, so that no better one is missed.
         problem.generator.set_state(orders)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 import torch
 from typing_extensions import override
@@ -25,13 +25,9 @@ class FisherMatcher(AbstractChannelMatcher):
 
     (written for one axis) with squares taken entry by entry: a sum of bilinear assignments with four channels.
 
-    Args:
-        max_sweeps: The most sweeps over all groups, at least 1.
-        assignment: Solves the assignments; the fastest exact solver if not given.
-        start: ``outward``, ``identity`` or ``best``, as in `AbstractChannelMatcher`.
-
     Raises:
-        InvalidInputError: If an option is out of range; on matching, if a standard deviation is zero.
+        ConfigError: If an option is invalid.
+        InvalidInputError: On matching, if a standard deviation is zero.
 
     References:
         M. Matena, C. Raffel (2022), "Merging models with Fisher-weighted averaging", NeurIPS, arXiv 2111.09832 (the
@@ -48,6 +44,8 @@ class FisherMatcher(AbstractChannelMatcher):
         >>> FisherMatcher().match(q, r, spec).apply(r).mean["b"].tolist()
         [1.0, 0.0]
     """
+
+    name: Literal["fisher"] = "fisher"
 
     @override
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, final
 
 import numpy as np
 import torch
+from pydantic import BeforeValidator, NonNegativeFloat, NonNegativeInt
 from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core.assignment import solve_assignment
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.bilinear.terms import inner_products, terms_of
-from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.channel import mean_channels, moment_channels
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
@@ -28,8 +28,13 @@ if TYPE_CHECKING:
 
     from rebasin_core.posteriors.base import Posterior
 
-Start: TypeAlias = Literal["identity", "uniform"]
-ChannelNames: TypeAlias = Literal["mean", "mean and standard deviation"]
+ChannelNames: TypeAlias = Literal["mean", "moments"]
+
+
+def _current(channels: object) -> object:
+    """Return the present name of channels, as ``moments`` was written in earlier run files."""
+    return "moments" if channels == "mean and standard deviation" else channels
+
 
 # Roots of a polynomial are real up to rounding.
 _REAL = 1e-9
@@ -47,14 +52,8 @@ class FrankWolfeMatcher(Matcher):
     rounded by one more assignment a group, and coordinate descent goes on from it. Groups within groups stay in their
     present order until then.
 
-    Args:
-        channels: ``mean``, or ``mean and standard deviation``.
-        max_steps: The most steps.
-        start: ``identity`` or ``uniform`` (all entries equal), if no initial permutation is given.
-        tolerance: Steps end when one gains less than this part of the objective.
-
     Raises:
-        InvalidInputError: If an option is out of range.
+        ConfigError: If an option is invalid.
 
     References:
         M. Frank, P. Wolfe (1956), "An algorithm for quadratic programming", Naval Research Logistics 3; D. Crisostomi
@@ -71,34 +70,32 @@ class FrankWolfeMatcher(Matcher):
         [[1.0, 2.0, 3.0]]
     """
 
-    def __init__(
-        self,
-        *,
-        channels: ChannelNames = "mean",
-        max_steps: int = 100,
-        start: Start = "identity",
-        tolerance: float = 1e-5,
-    ) -> None:
-        if channels not in get_args(ChannelNames) or max_steps < 0 or start not in get_args(Start):
-            message = (
-                f"expected channels `mean` or `mean and standard deviation`, steps of at least 0 and a start among "
-                f"{get_args(Start)}, got {channels!r}, {max_steps!r} and {start!r}"
-            )
-            raise InvalidInputError(message)
-        self._channels, self._max_steps, self._start, self._tolerance = channels, max_steps, start, tolerance
+    name: Literal["frank_wolfe"] = "frank_wolfe"
+
+    channels: Annotated[ChannelNames, BeforeValidator(_current)] = "mean"
+    """Tensors that are compared: ``mean``, or ``moments`` (mean and standard deviation)."""
+
+    max_steps: NonNegativeInt = 100
+    """Maximum number of steps."""
+
+    start: Literal["identity", "uniform"] = "identity"
+    """Starting point without an initial permutation: the identity, or ``uniform``, matrices with equal entries."""
+
+    tolerance: NonNegativeFloat = 1e-5
+    """Relative gain of the objective in one step below which the search stops."""
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         began = perf_counter()
         reference, candidate = (self._channels_of(q) for q in (problem.reference, problem.candidate))
         first = CoordinateDescent(problem.layout, reference, candidate).objective()
-        uniform = self._start == "uniform" and problem.initial is None
+        uniform = self.start == "uniform" and problem.initial is None
         ascent = _Ascent(problem, reference, candidate, uniform=uniform)
         outcome = MatchOutcome.BUDGET
         with interruptible(problem) as interruption:
-            for _ in tqdm(range(self._max_steps), desc="frank-wolfe", leave=False, disable=not problem.progress):
+            for _ in tqdm(range(self.max_steps), desc="frank-wolfe", leave=False, disable=not problem.progress):
                 gain = ascent.step()
-                if gain <= self._tolerance * abs(ascent.value):
+                if gain <= self.tolerance * abs(ascent.value):
                     outcome = MatchOutcome.CONVERGED
                     break
         best = _polished(problem, reference, candidate, ascent.rounded())
@@ -114,7 +111,7 @@ class FrankWolfeMatcher(Matcher):
         )
 
     def _channels_of(self, posterior: Posterior) -> dict[str, Tensor]:
-        return mean_channels(posterior) if self._channels == "mean" else moment_channels(posterior)
+        return mean_channels(posterior) if self.channels == "mean" else moment_channels(posterior)
 
 
 def _polished(

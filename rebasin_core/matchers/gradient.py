@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, Literal, final
 
+from pydantic import PositiveInt
 from typing_extensions import override
 
-from rebasin_core.evaluation.likelihoods import as_likelihood
+from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.evaluation.likelihoods import CategoricalLikelihood
 from rebasin_core.matchers.activation import matched_by_products
-from rebasin_core.matchers.activation_statistics import ResponseMetric, ResponseProducts, require_response_options
+from rebasin_core.matchers.activation_statistics import ResponseMetric, ResponseProducts
 from rebasin_core.matchers.base import Matcher, MatchProblem
 
 if TYPE_CHECKING:
-    from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.matchers.result import MatchResult
+
+
+_BY_SAMPLES = "compares gradients of independent posterior samples, which tell units apart only as samples add up"
 
 
 @final
@@ -27,13 +32,9 @@ class GradientMatcher(Matcher):
     over examples, positions and drawn networks, $L$ being minus the log-likelihood of each network's own outputs. What
     a unit is for then counts, and not when it is active.
 
-    Args:
-        metric: ``correlation``, or ``covariance``, in which units that matter more count for more.
-        num_samples: Networks drawn from each posterior, with independent noise; points are run once.
-        likelihood: An instance or a name.
-
     Raises:
-        InvalidInputError: If an option is out of range; on matching, without a model and data, or if no layer fits.
+        ConfigError: If an option is invalid.
+        InvalidInputError: On matching, without a model and data, or if no layer fits.
 
     References:
         Y. Li et al. (2016), "Convergent learning", ICLR, arXiv 1511.07543 (for outputs); S. Ainsworth, J. Hayase, S.
@@ -54,19 +55,21 @@ class GradientMatcher(Matcher):
         True
     """
 
-    def __init__(
-        self,
-        *,
-        metric: ResponseMetric = "correlation",
-        num_samples: int = 16,
-        likelihood: Likelihood | str = "categorical",
-    ) -> None:
-        require_response_options(metric, num_samples)
-        self._metric: ResponseMetric = metric
-        self._num_samples, self._likelihood = num_samples, as_likelihood(likelihood)
+    exempt_laws: ClassVar[Mapping[str, str]] = {"planted_permutation": _BY_SAMPLES, "device_and_dtype": _BY_SAMPLES}
+
+    name: Literal["gradient"] = "gradient"
+
+    metric: ResponseMetric = "correlation"
+    """``correlation``, or ``covariance``, which gives units of large gradients more weight."""
+
+    num_samples: PositiveInt = 16
+    """Number of posterior samples of each network, with independent noise; a single network is run once."""
+
+    likelihood: Likelihood = CategoricalLikelihood()
+    """Likelihood of the targets, by which the network's outputs are scored."""
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
-        products = ResponseProducts.of(problem, problem.model, self._num_samples, self._likelihood)
-        return matched_by_products(problem, products.products(correlation=self._metric == "correlation"), start)
+        products = ResponseProducts.of(problem, problem.model, self.num_samples, self.likelihood)
+        return matched_by_products(problem, products.products(correlation=self.metric == "correlation"), start)

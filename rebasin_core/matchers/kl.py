@@ -7,17 +7,13 @@ from typing import TYPE_CHECKING, Literal, final
 import torch
 from typing_extensions import override
 
-from rebasin_core.errors import InvalidInputError
-from rebasin_core.matchers.channel import AbstractChannelMatcher, Start, require_positive_stddev
+from rebasin_core.matchers.channel import AbstractChannelMatcher, require_positive_stddev
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rebasin_core.assignment import AssignmentSolver
     from rebasin_core.bilinear.terms import Channels
     from rebasin_core.posteriors.base import Posterior
-
-_DIRECTIONS = ("candidate_to_reference", "reference_to_candidate")
 
 
 @final
@@ -32,15 +28,9 @@ class KLMatcher(AbstractChannelMatcher):
 
     and for the other direction with the roles exchanged.
 
-    Args:
-        direction: ``candidate_to_reference`` is $\mathrm{KL}(P_\# q_1 \| q_0)$, ``reference_to_candidate`` is
-            $\mathrm{KL}(q_0 \| P_\# q_1)$.
-        max_sweeps: The most sweeps over all groups, at least 1.
-        assignment: Solves the assignments; the fastest exact solver if not given.
-        start: ``outward``, ``identity`` or ``best``, as in `AbstractChannelMatcher`.
-
     Raises:
-        InvalidInputError: If an option is out of range; on matching, if a standard deviation is zero.
+        ConfigError: If an option is invalid.
+        InvalidInputError: On matching, if a standard deviation is zero.
 
     References:
         S. Rossi, A. Singh, T. Hannagan (2023), arXiv 2310.10171, on the choice of divergence.
@@ -57,25 +47,17 @@ class KLMatcher(AbstractChannelMatcher):
         [1.0, 0.0]
     """
 
-    def __init__(
-        self,
-        *,
-        direction: Literal["candidate_to_reference", "reference_to_candidate"] = "candidate_to_reference",
-        max_sweeps: int = 100,
-        assignment: AssignmentSolver | None = None,
-        start: Start = "outward",
-    ) -> None:
-        super().__init__(max_sweeps=max_sweeps, assignment=assignment, start=start)
-        if direction not in _DIRECTIONS:
-            message = f"expected `direction` to be one of {_DIRECTIONS}, got {direction!r}"
-            raise InvalidInputError(message)
-        self._direction = direction
+    name: Literal["kl"] = "kl"
+
+    direction: Literal["candidate_to_reference", "reference_to_candidate"] = "candidate_to_reference"
+    r"""``candidate_to_reference`` minimizes $\mathrm{KL}(P_\# q_1 \| q_0)$, ``reference_to_candidate``
+    $\mathrm{KL}(q_0 \| P_\# q_1)$."""
 
     @override
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
         for posterior, what in ((reference, "reference"), (candidate, "candidate")):
             require_positive_stddev(posterior, what)
-        if self._direction == "candidate_to_reference":
+        if self.direction == "candidate_to_reference":
             return _natural(reference), _moments(candidate)
         return _moments(reference), _natural(candidate)
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from rebasin_core.symmetry.permutation import Permutation
 
 
+BY_LOSS = "minimizes the loss at the midpoint, for which a permuted copy of the reference need not be optimal"
+"""Why matchers by the loss are exempt from laws about the distance of weights."""
+
+
 @final
 class MidpointLoss:
     """Runs networks between the reference and a moved candidate; of distributions, drawn on the path of their moments.

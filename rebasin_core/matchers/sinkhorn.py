@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core.assignment import solve_assignment
 from rebasin_core.coupling.nested_groups import families_of
-from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.likelihoods import as_likelihood
+from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.evaluation.likelihoods import CategoricalLikelihood
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.midpoint import MidpointLoss
 from rebasin_core.matchers.result import MatchOutcome
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.symmetry.axis import Atom
 
@@ -47,57 +47,49 @@ class SinkhornMatcher(Matcher):
     the widths within it, which acts on whichever head comes there. In losses, batch normalisations take the statistics
     of each batch.
 
-    Args:
-        loss: What is minimised.
-        epochs: Passes over the data (steps, for ``weights``, of which an epoch has 20).
-        learning_rate: Of Adam on the logits, positive.
-        temperature: Of the normalisation, positive.
-        iterations: At most so many normalisations of rows and columns; they end where rows and columns sum to 1.
-        likelihood: An instance or a name.
-
     Raises:
-        InvalidInputError: If an option is out of range; on matching by a loss, without a model and data.
+        ConfigError: If an option is invalid.
+        InvalidInputError: On matching by a loss, without a model and data.
 
     References:
         F. Guerrero Pena et al. (2023), "Re-basin via implicit Sinkhorn differentiation", CVPR, arXiv 2212.12042,
         equations 6 to 9.
 
     Example:
-        >>> SinkhornMatcher(loss="weights", epochs=2)  # doctest: +ELLIPSIS
-        <...SinkhornMatcher object at ...>
+        >>> SinkhornMatcher(loss="weights", epochs=2)
+        SinkhornMatcher(epochs=2)
     """
 
-    def __init__(
-        self,
-        *,
-        loss: SinkhornLoss = "weights",
-        epochs: int = 10,
-        learning_rate: float = 0.1,
-        temperature: float = 1.0,
-        iterations: int = 20,
-        likelihood: Likelihood | str = "categorical",
-    ) -> None:
-        if loss not in get_args(SinkhornLoss) or min(epochs, iterations) < 1 or not min(learning_rate, temperature) > 0:
-            message = (
-                f"expected a loss among {get_args(SinkhornLoss)}, epochs and iterations of at least 1, and a positive "
-                f"rate and temperature; got {loss!r}, {epochs!r}, {iterations!r}, {learning_rate!r}, {temperature!r}"
-            )
-            raise InvalidInputError(message)
-        self._loss: SinkhornLoss = loss
-        self._epochs, self._learning_rate = epochs, learning_rate
-        self._temperature, self._iterations = temperature, iterations
-        self._likelihood = as_likelihood(likelihood)
+    name: Literal["sinkhorn"] = "sinkhorn"
+
+    loss: SinkhornLoss = "weights"
+    """The objective that is minimized, see above."""
+
+    epochs: PositiveInt = 10
+    """Number of passes over the data; for ``weights``, of 20 steps each."""
+
+    learning_rate: PositiveFloat = 0.1
+    """Learning rate of Adam, for the logits."""
+
+    temperature: PositiveFloat = 1.0
+    """Temperature of the normalization."""
+
+    iterations: PositiveInt = 20
+    """Maximum number of Sinkhorn iterations; they end earlier where rows and columns sum to 1."""
+
+    likelihood: Likelihood = CategoricalLikelihood()
+    """Likelihood of the targets, by which the network's outputs are scored."""
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
-        soft = _Soft(problem, self._temperature, self._iterations)
-        objective = _Distance(problem) if self._loss == "weights" else _Between(problem, self._likelihood, self._loss)
+        soft = _Soft(problem, self.temperature, self.iterations)
+        objective = _Distance(problem) if self.loss == "weights" else _Between(problem, self.likelihood, self.loss)
         best = BestSoFar(problem, objective.hard)
         begin = problem.initial or Permutation.identity(problem.layout)
-        optimizer = torch.optim.Adam(list(soft.logits.values()) or [torch.zeros(1)], lr=self._learning_rate)
+        optimizer = torch.optim.Adam(list(soft.logits.values()) or [torch.zeros(1)], lr=self.learning_rate)
         with interruptible(problem) as interruption:
-            for _ in tqdm(range(self._epochs), desc="sinkhorn", leave=False, disable=not problem.progress):
+            for _ in tqdm(range(self.epochs), desc="sinkhorn", leave=False, disable=not problem.progress):
                 for batch in objective.batches:
                     with torch.enable_grad():
                         optimizer.zero_grad()
@@ -184,16 +176,16 @@ class _Between:
     """The loss half-way, or at a random place."""
 
     def __init__(self, problem: MatchProblem, likelihood: Likelihood, kind: SinkhornLoss) -> None:
-        self._loss = MidpointLoss(problem, likelihood)
-        self.candidate, self._generator, self._kind = self._loss.candidate, problem.generator, kind
-        self.batches: list[Batch] = list(self._loss.batches)
+        self.loss = MidpointLoss(problem, likelihood)
+        self.candidate, self._generator, self._kind = self.loss.candidate, problem.generator, kind
+        self.batches: list[Batch] = list(self.loss.batches)
 
     def soft(self, moved: Mapping[str, Tensor], permutation: Permutation, batch: Batch) -> Tensor:
         """Return what is minimised."""
         assert batch is not None  # ruff: ignore[assert] - these batches hold data
         draw = torch.rand((), generator=self._generator, device=self._generator.device).item()
-        return self._loss.at(moved, permutation, *batch, t=draw if self._kind == "random" else 0.5)
+        return self.loss.at(moved, permutation, *batch, t=draw if self._kind == "random" else 0.5)
 
     def hard(self, permutation: Permutation) -> float:
         """Return minus the loss half-way of a permutation, on all data."""
-        return -self._loss.of(permutation)
+        return -self.loss.of(permutation)

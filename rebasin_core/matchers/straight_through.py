@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt
 from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
-from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.likelihoods import as_likelihood
+from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.evaluation.likelihoods import CategoricalLikelihood
 from rebasin_core.matchers.base import Matcher, MatchProblem
-from rebasin_core.matchers.midpoint import MidpointLoss
+from rebasin_core.matchers.midpoint import BY_LOSS, MidpointLoss
 from rebasin_core.matchers.result import MatchOutcome
 from rebasin_core.matchers.search import BestSoFar, interruptible
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
-    from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.matchers.result import MatchResult
 
 
@@ -41,51 +39,45 @@ class StraightThroughMatcher(Matcher):
     distributions, networks are drawn between the two at every step, standard deviations moved along. Batch
     normalisations take the statistics of each batch.
 
-    Args:
-        epochs: Passes over the data, at least 1.
-        learning_rate: Of Adam, positive.
-        sweeps: Sweeps of coordinate descent a step, at least 1.
-        likelihood: An instance or a name.
-
     Raises:
-        InvalidInputError: If an option is out of range; on matching, without a model and data.
+        ConfigError: If an option is invalid.
+        InvalidInputError: On matching, without a model and data.
 
     References:
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, algorithm 3.
 
     Example:
-        >>> StraightThroughMatcher(epochs=2)  # doctest: +ELLIPSIS
-        <...StraightThroughMatcher object at ...>
+        >>> StraightThroughMatcher(epochs=2)
+        StraightThroughMatcher(epochs=2)
     """
 
-    def __init__(
-        self,
-        *,
-        epochs: int = 5,
-        learning_rate: float = 1e-3,
-        sweeps: int = 1,
-        likelihood: Likelihood | str = "categorical",
-    ) -> None:
-        if epochs < 1 or sweeps < 1 or not (learning_rate > 0 and math.isfinite(learning_rate)):
-            message = (
-                f"expected epochs and sweeps of at least 1 and a positive learning rate, got {epochs!r}, {sweeps!r} "
-                f"and {learning_rate!r}"
-            )
-            raise InvalidInputError(message)
-        self._epochs, self._learning_rate, self._sweeps = epochs, learning_rate, sweeps
-        self._likelihood = as_likelihood(likelihood)
+    exempt_laws: ClassVar[Mapping[str, str]] = {"planted_permutation": BY_LOSS, "device_and_dtype": BY_LOSS}
+
+    name: Literal["straight_through"] = "straight_through"
+
+    epochs: PositiveInt = 5
+    """Number of passes over the data."""
+
+    learning_rate: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 1e-3
+    """Learning rate of Adam."""
+
+    sweeps: PositiveInt = 1
+    """Number of sweeps of coordinate descent after each step."""
+
+    likelihood: Likelihood = CategoricalLikelihood()
+    """Likelihood of the targets, by which the network's outputs are scored."""
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
-        loss = MidpointLoss(problem, self._likelihood)
+        loss = MidpointLoss(problem, self.likelihood)
         best = BestSoFar(problem, lambda permutation: -loss.of(permutation))
         learned = {name: tensor.clone().requires_grad_() for name, tensor in loss.reference.items()}
-        optimizer = torch.optim.Adam(list(learned.values()), lr=self._learning_rate)
+        optimizer = torch.optim.Adam(list(learned.values()), lr=self.learning_rate)
         current = self._projected(problem, loss, learned, problem.initial, sweeps=100)
         best.offer(current)
         with interruptible(problem) as interruption:
-            for _ in tqdm(range(self._epochs), desc="straight-through", leave=False, disable=not problem.progress):
+            for _ in tqdm(range(self.epochs), desc="straight-through", leave=False, disable=not problem.progress):
                 for inputs, targets in loss.batches:
                     with torch.enable_grad():
                         moved = current.apply(loss.candidate)
@@ -93,7 +85,7 @@ class StraightThroughMatcher(Matcher):
                         optimizer.zero_grad()
                         loss.at(through, current, inputs, targets).backward()
                     optimizer.step()
-                    current = self._projected(problem, loss, learned, current, sweeps=self._sweeps)
+                    current = self._projected(problem, loss, learned, current, sweeps=self.sweeps)
                 best.offer(current)
         return best.result(interruption.outcome(MatchOutcome.BUDGET), {"total": perf_counter() - start})
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, final
 
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt
 from typing_extensions import override
 
 from rebasin_core.coupling.coupling import Coupling, consuming_axes, require_same_form
@@ -52,16 +53,9 @@ class TransportMatcher(Matcher):
     softly: the fusion of OTFusion is the mean of the reference and ``coupling.apply(candidate)``. Heads are coupled by
     what carrying their widths onto each other costs (`family_plans`).
 
-    Args:
-        cost: The ground cost.
-        method: ``exact``, ``entropic``, ``unbalanced`` or ``partial``, as in `TransportSolver`.
-        regularization: Of the entropy, in units of the cost's standard deviation, positive.
-        relaxation: Of unbalanced marginals, in the same units, positive.
-        mass: The part that is carried by ``partial``.
-        num_samples: Networks drawn from each posterior, for ``activations``; points are run once.
-
     Raises:
-        InvalidInputError: If an option is out of range; on matching by activations, without a model and data.
+        ConfigError: If an option is invalid.
+        InvalidInputError: On matching by activations, without a model and data.
 
     References:
         S. Singh, M. Jaggi (2020), "Model fusion via optimal transport", NeurIPS, arXiv 1910.05653, algorithm 1 (which
@@ -78,25 +72,25 @@ class TransportMatcher(Matcher):
         [[1.0, 2.0]]
     """
 
-    def __init__(
-        self,
-        *,
-        cost: GroundCost = "weights",
-        method: PlanMethod = "exact",
-        regularization: float = 0.05,
-        relaxation: float = 1.0,
-        mass: float = 0.9,
-        num_samples: int = 4,
-    ) -> None:
-        if cost not in get_args(GroundCost) or num_samples < 1:
-            message = (
-                f"expected a cost among {get_args(GroundCost)} and `num_samples` of at least 1, got {cost!r} and "
-                f"{num_samples!r}"
-            )
-            raise InvalidInputError(message)
-        self._cost: GroundCost = cost
-        self._solver = TransportSolver(method, regularization, relaxation, mass)
-        self._num_samples = num_samples
+    name: Literal["transport"] = "transport"
+
+    cost: GroundCost = "weights"
+    """The ground cost: ``weights``, ``moments`` or ``activations``, see above."""
+
+    method: PlanMethod = "exact"
+    """The transport problem: ``exact``, ``entropic``, ``unbalanced`` or ``partial``, as in `TransportSolver`."""
+
+    regularization: PositiveFloat = 0.05
+    """Strength of the entropic regularization, in units of the cost's standard deviation."""
+
+    relaxation: PositiveFloat = 1.0
+    """Weight of the divergence from the marginals for ``unbalanced``, in the same units."""
+
+    mass: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the mass that ``partial`` transports."""
+
+    num_samples: PositiveInt = 4
+    """Number of posterior samples of each network for ``activations``; a single network is run once."""
 
     def couple(  # ruff: ignore[too-many-arguments] - both networks, and what is needed to run them
         self,
@@ -161,7 +155,7 @@ class TransportMatcher(Matcher):
         layout = problem.layout
         families = families_of(layout)
         coupling = Coupling(layout, other, {}, {}, consuming_axes(layout, problem.model))
-        if self._cost == "activations":
+        if self.cost == "activations":
             coupling = self._by_activations(problem, coupling, candidate_model, families)
         else:
             coupling = self._by_weights(problem, coupling, families)
@@ -189,17 +183,20 @@ class TransportMatcher(Matcher):
         if not costs:
             return coupling
         within = {name: cost for name, cost in costs.items() if name != group}
-        plan, inner, cost = family_plans(self._solver, costs.get(group), within)
+        plan, inner, cost = family_plans(self._solver(), costs.get(group), within)
         plans, known = {**coupling.plans, group: plan, **inner}, {**coupling.costs, group: cost, **within}
         return replace(coupling, plans=plans, costs=known)
 
+    def _solver(self) -> TransportSolver:
+        return TransportSolver(self.method, self.regularization, self.relaxation, self.mass)
+
     def _channels(self, posterior: Posterior) -> dict[str, Tensor]:
-        return widened(mean_channels(posterior) if self._cost == "weights" else moment_channels(posterior))
+        return widened(mean_channels(posterior) if self.cost == "weights" else moment_channels(posterior))
 
     def _by_activations(
         self, problem: MatchProblem, coupling: Coupling, candidate_model: nn.Module | None, families: Families
     ) -> Coupling:
-        products = ResponseProducts.of(problem, candidate_model, self._num_samples)
+        products = ResponseProducts.of(problem, candidate_model, self.num_samples)
         costs: dict[str, dict[str, Tensor]] = {}
         for name, (number, distances) in products.distances().items():
             axes = coupling.layout.axes[name][number], coupling.candidate_layout.axes[name][number]
@@ -214,9 +211,9 @@ class TransportMatcher(Matcher):
         self, problem: MatchProblem, families: Families, costs: Mapping[str, Tensor], permutation: Permutation
     ) -> float:
         """Return what is to be small: the distance of weights (and spreads), or the sum of what is carried."""
-        if self._cost == "activations":
+        if self.cost == "activations":
             return carried_cost(families, costs, permutation.indices)
         moved = permutation.apply(problem.candidate)
         total = squared_distance(problem.reference.mean, moved.mean)
-        spreads: Mapping[str, Tensor] = problem.reference.stddev if self._cost == "moments" else {}
+        spreads: Mapping[str, Tensor] = problem.reference.stddev if self.cost == "moments" else {}
         return total + squared_distance(spreads, moved.stddev)

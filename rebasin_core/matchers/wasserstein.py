@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 from typing_extensions import override
 
@@ -23,13 +23,8 @@ class WassersteinMatcher(AbstractChannelMatcher):
     so the mean and the standard deviation are two channels of one sum of bilinear assignments. Posteriors that are not
     diagonal Gaussians are compared by their marginal means and standard deviations (a lower bound of the distance).
 
-    Args:
-        max_sweeps: The most sweeps over all groups, at least 1.
-        assignment: Solves the assignments; the fastest exact solver if not given.
-        start: ``outward``, ``identity`` or ``best``, as in `AbstractChannelMatcher`.
-
     Raises:
-        InvalidInputError: If an option is out of range.
+        ConfigError: If an option is invalid.
 
     References:
         S. Rossi, A. Singh, T. Hannagan (2023), "On permutation symmetries in Bayesian neural network posteriors: a
@@ -46,6 +41,8 @@ class WassersteinMatcher(AbstractChannelMatcher):
         >>> WassersteinMatcher().match(q, r, spec).apply(r).stddev["b"].tolist()
         [1.0, 3.0]
     """
+
+    name: Literal["wasserstein"] = "wasserstein"
 
     @override
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:

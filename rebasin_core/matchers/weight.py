@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 from typing_extensions import override
 
@@ -20,13 +20,8 @@ class WeightMatcher(AbstractChannelMatcher):
     For points this is the weight matching of Git Re-Basin. For distributions it ignores the spread, which is permuted
     along: the baseline that `WassersteinMatcher` is compared with.
 
-    Args:
-        max_sweeps: The most sweeps over all groups, at least 1.
-        assignment: Solves the assignments; the fastest exact solver if not given.
-        start: ``outward``, ``identity`` or ``best``, as in `AbstractChannelMatcher`.
-
     Raises:
-        InvalidInputError: If an option is out of range.
+        ConfigError: If an option is invalid.
 
     References:
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, algorithm 1.
@@ -42,6 +37,8 @@ class WeightMatcher(AbstractChannelMatcher):
         >>> result.apply(b)["out"].tolist()
         [[1.0, 2.0, 3.0]]
     """
+
+    name: Literal["weight"] = "weight"
 
     @override
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, final
 
+from annotated_types import MinLen
+from pydantic import PositiveFloat, PositiveInt
 from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.evaluator import Evaluator
-from rebasin_core.evaluation.likelihoods import as_likelihood
+from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.evaluation.likelihoods import CategoricalLikelihood
 from rebasin_core.evaluation.normalization import BatchStatistics
+from rebasin_core.matchers.activation import ActivationMatcher
 from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.frank_wolfe import FrankWolfeMatcher
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
 from rebasin_core.matchers.search import BestSoFar, interruptible
+from rebasin_core.matchers.wasserstein import WassersteinMatcher
 from rebasin_core.posteriors.barycenter import barycenter
 from rebasin_core.posteriors.divergence import squared_moment_distance
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
-    from rebasin_core.evaluation.likelihood import Likelihood
 
 Selection: TypeAlias = Literal["distance", "loss"]
 
@@ -39,36 +44,34 @@ class RestartsMatcher(Matcher):
     The first beginning is the identity (or what was given). Coordinate descent has local optima in residual networks;
     matchers that do not depend on where they begin gain nothing.
 
-    Args:
-        matcher: The matcher.
-        restarts: Random beginnings beside the first, at least 1.
-
     Raises:
-        InvalidInputError: If there are fewer than one.
+        ConfigError: If an option is invalid.
 
     Example:
         >>> from rebasin_core.matchers import WeightMatcher
-        >>> RestartsMatcher(WeightMatcher(), restarts=4)  # doctest: +ELLIPSIS
-        <...RestartsMatcher object at ...>
+        >>> RestartsMatcher(matcher=WeightMatcher(), restarts=4)
+        RestartsMatcher(matcher=WeightMatcher(), restarts=4)
     """
 
-    def __init__(self, matcher: Matcher, *, restarts: int = 5) -> None:
-        if restarts < 1:
-            message = f"expected `restarts` of at least 1, got {restarts!r}"
-            raise InvalidInputError(message)
-        self._matcher, self._restarts = matcher, restarts
+    name: Literal["restarts"] = "restarts"
+
+    matcher: Matcher = WassersteinMatcher()
+    """The matcher that is run."""
+
+    restarts: PositiveInt = 5
+    """Number of runs from random permutations, in addition to the first run."""
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
-        best = self._matcher.solve(problem)
+        best = self.matcher.solve(problem)
         last = best
         with interruptible(problem) as interruption:
-            for _ in tqdm(range(self._restarts), desc="restarts", leave=False, disable=not problem.progress):
+            for _ in tqdm(range(self.restarts), desc="restarts", leave=False, disable=not problem.progress):
                 if last.outcome is MatchOutcome.INTERRUPTED:
                     break
                 initial = Permutation.random(problem.layout, generator=problem.generator)
-                last = self._matcher.solve(problem.starting_at(initial))
+                last = self.matcher.solve(problem.starting_at(initial))
                 if last.objective > best.objective:
                     best = last
         interruption.happened |= last.outcome is MatchOutcome.INTERRUPTED
@@ -82,36 +85,32 @@ class ChainMatcher(Matcher):
 
     The result is the last one's, and never below its objective at the identity.
 
-    Args:
-        matchers: At least one.
-
     Raises:
-        InvalidInputError: If there is none.
+        ConfigError: If there is no matcher.
 
     Example:
         >>> from rebasin_core.matchers import ActivationMatcher, WeightMatcher
-        >>> ChainMatcher([ActivationMatcher(), WeightMatcher()])  # doctest: +ELLIPSIS
-        <...ChainMatcher object at ...>
+        >>> ChainMatcher(matchers=[ActivationMatcher(), WeightMatcher()])
+        ChainMatcher(matchers=(ActivationMatcher(), WeightMatcher()))
     """
 
-    def __init__(self, matchers: Sequence[Matcher]) -> None:
-        if not matchers:
-            message = "expected at least one matcher, got none"
-            raise InvalidInputError(message)
-        self._matchers = tuple(matchers)
+    name: Literal["chain"] = "chain"
+
+    matchers: Annotated[tuple[Matcher, ...], MinLen(1)] = (ActivationMatcher(), WassersteinMatcher())
+    """The matchers, in order."""
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
-        result = self._matchers[0].solve(problem)
+        result = self.matchers[0].solve(problem)
         with interruptible(problem) as interruption:
-            for matcher in self._matchers[1:]:
+            for matcher in self.matchers[1:]:
                 if result.outcome is MatchOutcome.INTERRUPTED:
                     break
                 result = matcher.solve(problem.starting_at(result.permutation))
             if result.objective < result.identity_objective and result.outcome is not MatchOutcome.INTERRUPTED:
                 # A local optimum below the identity: begin there instead.
-                result = self._matchers[-1].solve(problem.starting_at(None))
+                result = self.matchers[-1].solve(problem.starting_at(None))
         seconds = {**result.seconds, "total": perf_counter() - start}
         return replace(result, outcome=interruption.outcome(result.outcome), seconds=seconds)
 
@@ -126,49 +125,41 @@ class PortfolioMatcher(Matcher):
     - ``loss``: minus the loss of the barycentre of both on the data that were given, of 8 drawn networks; batch
       statistics are taken anew.
 
-    Args:
-        matchers: At least one.
-        select: Which measure.
-        seconds: No further matcher is begun when so many are spent; the first always is.
-        likelihood: For ``loss``: an instance or a name.
-
     Raises:
-        InvalidInputError: If an option is out of range; on matching by ``loss``, without a model and data.
+        ConfigError: If an option is invalid.
+        InvalidInputError: On matching by ``loss``, without a model and data.
 
     Example:
         >>> from rebasin_core.matchers import ActivationMatcher, WeightMatcher
-        >>> PortfolioMatcher([WeightMatcher(), ActivationMatcher()], select="loss")  # doctest: +ELLIPSIS
-        <...PortfolioMatcher object at ...>
+        >>> PortfolioMatcher(matchers=[WeightMatcher(), ActivationMatcher()], select="loss").select
+        'loss'
     """
 
-    def __init__(
-        self,
-        matchers: Sequence[Matcher],
-        *,
-        select: Selection = "distance",
-        seconds: float | None = None,
-        likelihood: Likelihood | str = "categorical",
-    ) -> None:
-        if not matchers or select not in get_args(Selection) or (seconds is not None and not seconds > 0):
-            message = (
-                f"expected at least one matcher, a measure among {get_args(Selection)} and a positive time or None, "
-                f"got {len(matchers)}, {select!r} and {seconds!r}"
-            )
-            raise InvalidInputError(message)
-        self._matchers, self._select, self._seconds = tuple(matchers), select, seconds
-        self._likelihood = as_likelihood(likelihood)
+    name: Literal["portfolio"] = "portfolio"
+
+    matchers: Annotated[tuple[Matcher, ...], MinLen(1)] = (WassersteinMatcher(), FrankWolfeMatcher())
+    """The matchers; each is tried."""
+
+    select: Selection = "distance"
+    """The measure by which results are compared: ``distance`` or ``loss``."""
+
+    seconds: PositiveFloat | None = None
+    """Time after which no further matcher is started; the first one always is. No limit if None."""
+
+    likelihood: Likelihood = CategoricalLikelihood()
+    """Likelihood of the targets, by which the network's outputs are scored."""
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start, outcome = perf_counter(), MatchOutcome.CONVERGED
         if problem.data is not None:
             problem = replace(problem, data=list(problem.data))
-        value = self._loss(problem) if self._select == "loss" else _nearness(problem)
+        value = self._loss(problem) if self.select == "loss" else _nearness(problem)
         best = BestSoFar(problem, value)
         seconds: dict[str, float] = {}
         with interruptible(problem) as interruption:
-            for number, matcher in enumerate(self._matchers):
-                if number and self._seconds is not None and perf_counter() - start > self._seconds:
+            for number, matcher in enumerate(self.matchers):
+                if number and self.seconds is not None and perf_counter() - start > self.seconds:
                     outcome = MatchOutcome.BUDGET
                     break
                 found = matcher.solve(problem)
@@ -191,7 +182,7 @@ class PortfolioMatcher(Matcher):
 
         adjust = renewed if statistics else None
         evaluator = Evaluator(
-            problem.model, data, like, likelihood=self._likelihood, num_samples=_SAMPLES, adjust=adjust
+            problem.model, data, like, likelihood=self.likelihood, num_samples=_SAMPLES, adjust=adjust
         )
         return lambda permutation: (
             -evaluator.loss(barycenter([problem.reference, permutation.apply(problem.candidate)])).loss

@@ -9,13 +9,14 @@ from rebasin_core.plugin.hookspecs import hookimpl
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rebasin_core.assignment.base import AssignmentSolver
     from rebasin_core.config.architecture import ArchitectureConfig
-    from rebasin_core.config.assignment import AssignmentConfig
     from rebasin_core.config.barrier import BarrierConfig
     from rebasin_core.config.dataset import DatasetConfig
     from rebasin_core.config.inference import InferenceConfig
-    from rebasin_core.config.matcher import MatcherConfig
     from rebasin_core.config.spec import SpecConfig
+    from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.adapter import PosteriorAdapter
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.operators.base import OperatorRules
@@ -84,38 +85,45 @@ def rebasin_inferences() -> Sequence[type[InferenceConfig]]:
 
 
 @hookimpl
-def rebasin_assignments() -> Sequence[type[AssignmentConfig]]:
+def rebasin_assignments() -> Sequence[type[AssignmentSolver]]:
     """Return the assignment solvers."""
-    from rebasin_core.config import assignment
+    from rebasin_core.assignment import AuctionAssignment, AutoAssignment, CompiledAssignment, ScipyAssignment
+
+    return [AutoAssignment, ScipyAssignment, CompiledAssignment, AuctionAssignment]
+
+
+@hookimpl
+def rebasin_likelihoods() -> Sequence[type[Likelihood]]:
+    """Return the likelihoods."""
+    from rebasin_core import evaluation
 
     return [
-        assignment.AutoAssignmentConfig,
-        assignment.ScipyAssignmentConfig,
-        assignment.CompiledAssignmentConfig,
-        assignment.AuctionAssignmentConfig,
+        evaluation.CategoricalLikelihood,
+        evaluation.GaussianLikelihood,
+        evaluation.HeteroscedasticGaussianLikelihood,
     ]
 
 
 @hookimpl
-def rebasin_matchers() -> Sequence[type[MatcherConfig]]:
+def rebasin_matchers() -> Sequence[type[Matcher]]:
     """Return the matchers."""
-    from rebasin_core.config import matcher
+    from rebasin_core import matchers
 
     return [
-        matcher.WeightMatcherConfig,
-        matcher.WassersteinMatcherConfig,
-        matcher.KLMatcherConfig,
-        matcher.FisherMatcherConfig,
-        matcher.ActivationMatcherConfig,
-        matcher.GradientMatcherConfig,
-        matcher.FrankWolfeMatcherConfig,
-        matcher.TransportMatcherConfig,
-        matcher.StraightThroughMatcherConfig,
-        matcher.SinkhornMatcherConfig,
-        matcher.AnnealingMatcherConfig,
-        matcher.RestartsMatcherConfig,
-        matcher.ChainMatcherConfig,
-        matcher.PortfolioMatcherConfig,
+        matchers.WeightMatcher,
+        matchers.WassersteinMatcher,
+        matchers.KLMatcher,
+        matchers.FisherMatcher,
+        matchers.ActivationMatcher,
+        matchers.GradientMatcher,
+        matchers.FrankWolfeMatcher,
+        matchers.TransportMatcher,
+        matchers.StraightThroughMatcher,
+        matchers.SinkhornMatcher,
+        matchers.AnnealingMatcher,
+        matchers.RestartsMatcher,
+        matchers.ChainMatcher,
+        matchers.PortfolioMatcher,
     ]
 
 

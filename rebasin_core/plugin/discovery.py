@@ -11,7 +11,7 @@ import pluggy
 
 from rebasin_core.errors import nearest
 from rebasin_core.plugin import builtin
-from rebasin_core.plugin.hookspecs import HOOKS, PROJECT, HookSpecs
+from rebasin_core.plugin.hookspecs import KNOWN_HOOKS, PROJECT, HookSpecs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -97,23 +97,33 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> PluginStatus:
     status = PluginStatus(point.name, _distribution(point), point.dist.version if point.dist is not None else "?")
     try:
         plugin = point.load()
-        unknown = _unknown_hooks(plugin)
-        if unknown:
-            status.error = unknown
-            return status
-        manager.register(plugin, name=f"{status.distribution}:{point.name}")
+        status.error = _registered(manager, plugin, f"{status.distribution}:{point.name}")
     except Exception as error:  # ruff: ignore[blind-except] - whatever a plugin does on import must not harm the others
         status.error = f"{type(error).__name__}: {error}"
         return status
-    status.plugin = plugin
+    status.plugin = plugin if status.error is None else None
     return status
 
 
-def _unknown_hooks(plugin: object) -> str | None:
-    """Return what is wrong with the names of a plugin's hooks, which pluggy would ignore without a word."""
-    known = {*HOOKS.values(), "rebasin_examples"}
-    marked = [name for name in dir(plugin) if getattr(getattr(plugin, name), f"{PROJECT}_impl", None)]
-    wrong = [name for name in marked if name not in known]
-    if wrong:
-        return "; ".join(f"there is no hook {name!r}: {nearest(name, known)}" for name in wrong)
-    return None if marked else f"it implements no hook; {nearest('', known)}"
+def _registered(manager: pluggy.PluginManager, plugin: object, name: str) -> str | None:
+    """Register a plugin; return why it cannot be."""
+    if manager.register(plugin, name=name) is None:
+        return "it is blocked"
+    mistake = _mistake(manager, plugin)
+    if mistake is not None:
+        manager.unregister(plugin)
+    return mistake
+
+
+def _mistake(manager: pluggy.PluginManager, plugin: object) -> str | None:
+    """Return the sentence about hooks that do not exist, which pluggy would ignore, or about a plugin without hooks."""
+    callers = manager.get_hookcallers(plugin) or []
+    unknown = [
+        caller.name
+        for caller in callers
+        if not caller.has_spec()
+        and any(impl.plugin is plugin and not impl.optionalhook for impl in caller.get_hookimpls())
+    ]
+    if unknown:
+        return "; ".join(f"there is no hook {name!r}: {nearest(name, KNOWN_HOOKS)}" for name in sorted(unknown))
+    return None if callers else f"it implements no hook; {nearest('', KNOWN_HOOKS)}"

@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from rebasin_core.assignment.base import AssignmentSolver
     from rebasin_core.config.architecture import ArchitectureConfig
-    from rebasin_core.config.assignment import AssignmentConfig
     from rebasin_core.config.barrier import BarrierConfig
     from rebasin_core.config.dataset import DatasetConfig
     from rebasin_core.config.inference import InferenceConfig
-    from rebasin_core.config.matcher import MatcherConfig
     from rebasin_core.config.spec import SpecConfig
+    from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.adapter import PosteriorAdapter
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.operators.base import OperatorRules
@@ -58,12 +59,16 @@ class HookSpecs:
         """Return the configuration classes of inference methods."""
 
     @hookspec
-    def rebasin_assignments(self) -> Sequence[type[AssignmentConfig]]:
-        """Return the configuration classes of assignment solvers."""
+    def rebasin_assignments(self) -> Sequence[type[AssignmentSolver]]:
+        """Return the classes of assignment solvers."""
 
     @hookspec
-    def rebasin_matchers(self) -> Sequence[type[MatcherConfig]]:
-        """Return the configuration classes of matchers."""
+    def rebasin_matchers(self) -> Sequence[type[Matcher]]:
+        """Return the classes of matchers."""
+
+    @hookspec
+    def rebasin_likelihoods(self) -> Sequence[type[Likelihood]]:
+        """Return the classes of likelihoods."""
 
     @hookspec
     def rebasin_barriers(self) -> Sequence[type[BarrierConfig]]:
@@ -100,9 +105,13 @@ HOOKS: dict[str, str] = {
     "dataset": "rebasin_datasets",
     "inference": "rebasin_inferences",
     "assignment": "rebasin_assignments",
+    "likelihood": "rebasin_likelihoods",
     "matcher": "rebasin_matchers",
     "barrier": "rebasin_barriers",
     "posterior": "rebasin_posteriors",
     "posterior_adapter": "rebasin_posterior_adapters",
 }
 """For every family, the hook that gives it."""
+
+KNOWN_HOOKS: tuple[str, ...] = (*HOOKS.values(), "rebasin_examples")
+"""The names of all hooks."""

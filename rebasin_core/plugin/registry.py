@@ -7,17 +7,36 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
-from rebasin_core.config.base import StrategyConfig, family_of
+from rebasin_core.assignment.base import AssignmentSolver
+from rebasin_core.config.base import StrategyConfig
 from rebasin_core.config.reading import parse_strategy
 from rebasin_core.errors import BrokenPluginWarning, PluginError, UnknownNameError, nearest
+from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.discovery import PluginStatus, load_plugins, new_manager
 from rebasin_core.plugin.hookspecs import HOOKS
 from rebasin_core.posteriors.adapter import PosteriorAdapter
 from rebasin_core.posteriors.base import Posterior
 from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.strategy import Strategy, find_names_by
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import pluggy
+
+INTERFACES: Mapping[str, type[Any]] = {
+    "assignment": AssignmentSolver,
+    "likelihood": Likelihood,
+    "matcher": Matcher,
+    "posterior": Posterior,
+    "posterior_adapter": PosteriorAdapter,
+    "operator_rules": OperatorRules,
+}
+"""The interface of every family."""
+
+FAMILIES: Sequence[str] = [f for f in HOOKS if issubclass(INTERFACES.get(f, StrategyConfig), Strategy | StrategyConfig)]
+"""The families whose members are chosen by name: those of strategies."""
 
 
 @final
@@ -28,7 +47,7 @@ class Registered:
     Attributes:
         family: Its family.
         name: Its name in that family.
-        kind: The configuration class, or for posteriors, adapters and operator rules the class itself.
+        kind: The class.
         status: The plugin it came from.
     """
 
@@ -42,8 +61,9 @@ class Registered:
 class Registry:
     """All strategies of all plugins.
 
-    Hooks are called when their family is first asked for. A plugin whose hook fails, or returns something else than it
-    should, is left out with its error in `plugins`, and a warning; the others are not touched.
+    Hooks are called through pluggy when their family is first asked for, each plugin's on its own: one whose hook
+    fails, or returns something else than it should, is left out with its error in `plugins`, and a warning; the others
+    are not touched. Plugins may be registered, unregistered and blocked at any time through `manager`.
 
     Args:
         external: Whether to load installed plugin packages, or only what is built in.
@@ -52,17 +72,23 @@ class Registry:
         >>> registry = Registry(external=False)
         >>> sorted(registry.names("barrier"))
         ['curved', 'marginalized', 'pointwise', 'repair', 'reset']
-        >>> type(registry.build("matcher", {"name": "weight", "max_sweeps": 5})).__name__
-        'WeightMatcher'
+        >>> registry.build("matcher", {"name": "weight", "max_sweeps": 5})
+        WeightMatcher(max_sweeps=5)
     """
 
     def __init__(self, *, external: bool = True) -> None:
         self._manager = new_manager()
         self._plugins = load_plugins(self._manager, external=external)
-        self._families: dict[str, dict[str, list[Registered]]] = {}
+        # What each family offers, and the plugins of which that was asked.
+        self._families: dict[str, tuple[Sequence[object], dict[str, list[Registered]]]] = {}
         for status in self._plugins:
             if status.error is not None:
                 _warn(status)
+
+    @property
+    def manager(self) -> pluggy.PluginManager:
+        """The plugin manager: ``register``, ``unregister`` and ``set_blocked`` take effect at once."""
+        return self._manager
 
     @property
     def plugins(self) -> Sequence[PluginStatus]:
@@ -90,7 +116,7 @@ class Registry:
             distribution: Only what this distribution offers.
 
         Returns:
-            Registered classes, by family and name; one name may stand twice if two distributions offer it.
+            Registered classes, by family and name; a name occurs twice if two distributions offer it.
         """
         found = [entry for family in HOOKS for entries in self._family(family).values() for entry in entries]
         return [entry for entry in found if distribution in {None, entry.status.distribution}]
@@ -106,7 +132,7 @@ class Registry:
             The class and where it came from.
 
         Raises:
-            UnknownNameError: If nothing has that name; tells the nearest names, and which plugins are broken.
+            UnknownNameError: If nothing has that name; lists the nearest names, and plugins that could not be loaded.
             PluginError: If two distributions offer the name.
         """
         entries = self._family(family).get(name, [])
@@ -124,11 +150,11 @@ class Registry:
             message += f". These plugins could not be loaded: {'; '.join(broken)}"
         raise UnknownNameError(message)
 
-    def config_class(self, family: str, name: str) -> type[StrategyConfig]:
-        """Return the configuration class of a strategy.
+    def strategy_class(self, family: str, name: str) -> type[Any]:
+        """Return the class of a strategy.
 
         Args:
-            family: One of `config.FAMILIES`.
+            family: Such as ``matcher``.
             name: Its name there.
 
         Returns:
@@ -138,14 +164,13 @@ class Registry:
             UnknownNameError: If there is no such strategy.
             PluginError: If two distributions offer it.
         """
-        kind: type[StrategyConfig] = self.get(family, name).kind
-        return kind
+        return self.get(family, name).kind
 
-    def build(self, family: str, value: str | Mapping[str, object]) -> Any:  # ruff: ignore[any-type] - any family's strategy
+    def build(self, family: str, value: object) -> Any:  # ruff: ignore[any-type] - any family's strategy
         """Return a strategy.
 
         Args:
-            family: One of `config.FAMILIES`.
+            family: Such as ``matcher``.
             value: A name, or a mapping with ``name`` and options.
 
         Returns:
@@ -156,19 +181,61 @@ class Registry:
             ConfigError: If options are unknown or out of range.
             PluginError: If two distributions offer it.
         """
-        return parse_strategy(family, value, self.config_class, source=f"{family} options").build()
+        self._family(family)
+        interface = INTERFACES.get(family, StrategyConfig)
+        if issubclass(interface, Strategy):
+            return interface.of(value, self.strategy_class)
+        return parse_strategy(family, value, self.strategy_class, source=f"{family} options").build()
+
+    def call(self, plugin: object, hook: str, **arguments: object) -> list[Any]:
+        """Call one plugin's implementation of a hook, with the wrappers that other plugins put around it.
+
+        Args:
+            plugin: The plugin.
+            hook: The name of the hook.
+            **arguments: Those of the hook.
+
+        Returns:
+            What the implementations return; empty if there are none.
+        """
+        impls = getattr(self._manager.hook, hook).get_hookimpls()
+        others = [impl.plugin for impl in impls if impl.plugin is not plugin and not (impl.wrapper or impl.hookwrapper)]
+        found: list[Any] = self._manager.subset_hook_caller(hook, others)(**arguments)
+        return found
 
     def _family(self, family: str) -> dict[str, list[Registered]]:
         if family not in HOOKS:
             message = f"no family {family!r}; {nearest(family, HOOKS)}"
             raise UnknownNameError(message)
-        if family not in self._families:
-            found: dict[str, list[Registered]] = {}
-            for status in self._plugins:
-                for entry in _offers(family, status):
+        plugins = [plugin for _, plugin in self._manager.list_name_plugin() if plugin is not None]
+        asked, found = self._families.get(family, ((), {}))
+        if not found or plugins != asked:
+            found = {}
+            for plugin in plugins:
+                for entry in self._offers(family, plugin):
                     found.setdefault(entry.name, []).append(entry)
-            self._families[family] = found
-        return self._families[family]
+            self._families[family] = plugins, found
+        return found
+
+    def _offers(self, family: str, plugin: object) -> list[Registered]:
+        """Return what a plugin offers in a family; note its error if its hook fails."""
+        status = self._status(plugin)
+        try:
+            offered = self.call(plugin, HOOKS[family])
+            return [Registered(family, _name(family, kind), kind, status) for kinds in offered for kind in kinds]
+        except Exception as error:  # ruff: ignore[blind-except] - a failing hook must not harm other plugins
+            status.error = f"{HOOKS[family]} failed: {type(error).__name__}: {error}"
+            _warn(status)
+            return []
+
+    def _status(self, plugin: object) -> PluginStatus:
+        """Return the status of a registered plugin, a new one if it was registered by hand."""
+        for status in self._plugins:
+            if status.plugin is plugin:
+                return status
+        name = self._manager.get_name(plugin) or repr(plugin)
+        self._plugins.append(PluginStatus(name, name, "registered by hand", plugin=plugin))
+        return self._plugins[-1]
 
 
 @functools.cache
@@ -177,36 +244,18 @@ def default_registry() -> Registry:
     return Registry()
 
 
-def _offers(family: str, status: PluginStatus) -> list[Registered]:
-    """Return what a plugin offers in a family; note its error if its hook fails."""
-    hook = getattr(status.plugin, HOOKS[family], None)
-    if hook is None:
-        return []
-    try:
-        return [Registered(family, _name(family, kind), kind, status) for kind in hook()]
-    except Exception as error:  # ruff: ignore[blind-except] - a failing hook must not harm other plugins
-        status.error = f"{HOOKS[family]} failed: {type(error).__name__}: {error}"
-        _warn(status)
-        return []
+find_names_by(lambda family, name: default_registry().strategy_class(family, name))
 
 
-_BASES: dict[str, type[Any]] = {
-    "posterior": Posterior,
-    "posterior_adapter": PosteriorAdapter,
-    "operator_rules": OperatorRules,
-}
-
-
-def _name(family: str, kind: type[Any]) -> str:
+def _name(family: str, kind: object) -> str:
     """Return the name of a class that a hook returned, after checking that it belongs there."""
-    base = _BASES.get(family, StrategyConfig)
-    if not issubclass(kind, base):
+    base = INTERFACES.get(family, StrategyConfig)
+    if not isinstance(kind, type) or not issubclass(kind, base):
         message = f"expected subclasses of {base.__name__}, got {kind!r}"
         raise PluginError(message)
+    if issubclass(kind, Strategy):
+        return kind.registered_name()
     if issubclass(kind, StrategyConfig):
-        if family_of(kind) != family:
-            message = f"{kind.__name__} belongs to the family {family_of(kind)!r}, not {family!r}"
-            raise PluginError(message)
         return kind.registry_name()
     if issubclass(kind, OperatorRules):
         return kind.name

@@ -69,7 +69,7 @@ def load_run(path: Path | str, *, registry: Registry | None = None) -> RunConfig
     Raises:
         ConfigError: With every problem in the file, each with its line and the nearest valid name.
     """
-    return read_config(RunConfig, Document.read(path), (registry or default_registry()).config_class)
+    return read_config(RunConfig, Document.read(path), (registry or default_registry()).strategy_class)
 
 
 def run(

@@ -195,12 +195,12 @@ class Setting:
         Raises:
             InvalidInputError: If the matcher cannot take these posteriors.
         """
-        config = next(matcher for matcher in self._config.matchers if matcher.name == name)
+        chosen = next(matcher for matcher in self._config.matchers if matcher.name == name)
         return match(
             reference,
             candidate,
             self.spec,
-            config.build(),
+            chosen,
             model=self.model,
             data=self._batches("train"),
             generator=torch.Generator().manual_seed(self._config.seed),

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rebasin_core.assignment import Assignment
-    from rebasin_core.config.assignment import AssignmentConfig
+    from rebasin_core.assignment import Assignment, AssignmentSolver
 
 _SIZES = (1, 2, 3, 8, 40, 150)
 
@@ -62,7 +61,7 @@ def _best(matrix: Tensor) -> float:
 def optimal(config: object, folder: Path) -> None:
     """The total is that of the best assignment, up to the gap that the solver states."""
     del folder
-    solver = cast("AssignmentConfig", config).build()
+    solver = cast("AssignmentSolver", config)
     for size in _SIZES:
         for dtype in (torch.float32, torch.float64):
             for what, matrix in _matrices(size, seed=size):
@@ -79,7 +78,7 @@ def optimal(config: object, folder: Path) -> None:
 def certified(config: object, folder: Path) -> None:
     """Potentials, where they are given, prove the gap that is stated."""
     del folder
-    solver = cast("AssignmentConfig", config).build()
+    solver = cast("AssignmentSolver", config)
     for what, cpu_matrix in _matrices(40, seed=1):
         matrix = cpu_matrix.to(device_under_test())
         found = solver.solve(matrix)
@@ -94,7 +93,7 @@ def certified(config: object, folder: Path) -> None:
 def beginnings_do_not_matter(config: object, folder: Path) -> None:
     """Begun from the result for a similar or quite another matrix, the total is the same."""
     del folder
-    solver = cast("AssignmentConfig", config).build()
+    solver = cast("AssignmentSolver", config)
     for what, cpu_matrix in _matrices(150, seed=2):
         matrix = cpu_matrix.to(device_under_test())
         noise = torch.randn(matrix.shape, generator=seeded(3), dtype=torch.float64).to(matrix.device)
@@ -109,7 +108,7 @@ def beginnings_do_not_matter(config: object, folder: Path) -> None:
 def batches(config: object, folder: Path) -> None:
     """A batch is solved as its matrices are, one by one."""
     del folder
-    solver = cast("AssignmentConfig", config).build()
+    solver = cast("AssignmentSolver", config)
     matrices = torch.randn(2, 3, 20, 20, generator=seeded(4), dtype=torch.float64).to(device_under_test())
     found = solver.solve(matrices)
     expect(found.index.shape == (2, 3, 20), f"the indices of a batch have shape {tuple(found.index.shape)}")
@@ -122,7 +121,7 @@ def batches(config: object, folder: Path) -> None:
 def rectangular(config: object, folder: Path) -> None:
     """With fewer rows than columns, the best columns are taken, and the gap holds."""
     del folder
-    solver = cast("AssignmentConfig", config).build()
+    solver = cast("AssignmentSolver", config)
     for rows, columns in ((1, 5), (3, 4), (20, 60)):
         matrix = torch.randn(rows, columns, generator=seeded(rows), dtype=torch.float64).to(device_under_test()) - 1
         found = solver.solve(matrix)

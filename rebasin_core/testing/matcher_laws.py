@@ -14,13 +14,13 @@ from rebasin_core.testing.law import device_under_test, expect, expect_equal, la
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rebasin_core.config.matcher import MatcherConfig
+    from rebasin_core.matchers.base import Matcher
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.posteriors.base import Posterior
 
 
 def _match(config: object, reference: Posterior, candidate: Posterior, case: Network, seed: int = 0) -> MatchResult:
-    matcher = cast("MatcherConfig", config).build()
+    matcher = cast("Matcher", config)
     return matcher.match(reference, candidate, case.spec, model=case.model, data=case.data, generator=seeded(seed))
 
 

@@ -52,7 +52,11 @@ def test_large_matrices_equal_scipy(n: int) -> None:
     g = torch.Generator().manual_seed(n)
     for a in (torch.randn(n, n, generator=g), torch.randn(n, 1, generator=g) * torch.randn(1, n, generator=g)):
         best = ScipyAssignment().solve(a).index
-        for solver in (CompiledAssignment(), AuctionAssignment(free=0.1), AuctionAssignment(free=0.0)):
+        for solver in (
+            CompiledAssignment(),
+            AuctionAssignment(max_unassigned=0.1),
+            AuctionAssignment(max_unassigned=0.0),
+        ):
             found = solver.solve(a)
             totals = [a.double().gather(1, index[:, None]).sum().item() for index in (found.index, best)]
             assert totals[0] == pytest.approx(totals[1], rel=1e-12)
@@ -132,7 +136,7 @@ def test_a_batch_on_several_threads_is_solved_as_on_one() -> None:
 
 def test_bad_options() -> None:
     with pytest.raises(InvalidInputError, match="between 0 and 1"):
-        AuctionAssignment(free=2.0)
+        AuctionAssignment(max_unassigned=2.0)
 
 
 def run(code: str, tmp_path: Path, **environment: str) -> str:

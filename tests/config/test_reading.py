@@ -5,17 +5,17 @@ import json
 import pytest
 
 from rebasin_core import Registry, RunConfig
-from rebasin_core.config.base import FAMILIES
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.config.schema import run_schema
 from rebasin_core.errors import ConfigError
+from rebasin_core.plugin.registry import FAMILIES
 
 MINIMAL = "data: digits\narchitecture: mlp\n"
 
 
 def read(text: str, registry: Registry) -> RunConfig:
-    return read_config(RunConfig, Document.parse(text, "run.yaml"), registry.config_class)
+    return read_config(RunConfig, Document.parse(text, "run.yaml"), registry.strategy_class)
 
 
 def test_a_name_alone_takes_all_defaults(builtin_registry: Registry) -> None:
@@ -79,7 +79,7 @@ def test_every_problem_has_its_line_and_the_nearest_name(
 
 def test_schema_holds_every_strategy(builtin_registry: Registry) -> None:
     families = FAMILIES
-    configs = {f: [builtin_registry.config_class(f, n) for n in builtin_registry.names(f)] for f in families}
+    configs = {f: [builtin_registry.strategy_class(f, n) for n in builtin_registry.names(f)] for f in families}
     schema = run_schema(configs)
     text = json.dumps(schema)
     for family in families:

@@ -12,8 +12,9 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 import rebasin_core
 from rebasin_core import Registry, RunConfig
-from rebasin_core.config import FAMILIES, PosteriorSource
+from rebasin_core.config import PosteriorSource
 from rebasin_core.plugin.hookspecs import HOOKS
+from rebasin_core.plugin.registry import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])

@@ -11,7 +11,7 @@ from rebasin_core import CategoricalLikelihood, DiagonalGaussianPosterior, Gauss
 from rebasin_core.errors import InvalidInputError, UnknownNameError
 from rebasin_core.evaluation import FunctionalModel, LossEstimate, Predictions, held_batches, predict
 from rebasin_core.evaluation.likelihood import Likelihood
-from rebasin_core.evaluation.likelihoods import HeteroscedasticGaussianLikelihood, as_likelihood
+from rebasin_core.evaluation.likelihoods import HeteroscedasticGaussianLikelihood
 
 
 def predictive_loss(num_samples: int, seed: int) -> LossEstimate:
@@ -127,7 +127,7 @@ def test_models_and_data_that_do_not_fit() -> None:
     with pytest.raises(InvalidInputError, match="missing: `bias`"):
         barrier({"weight": linear.weight}, {"weight": linear.weight}, model=linear, data=data, num_points=3)
     with pytest.raises(UnknownNameError, match="did you mean 'categorical'"):
-        as_likelihood("categoric")
+        Likelihood.of("categoric")
 
 
 def test_data_that_can_be_read_only_once_are_enough() -> None:

@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 import rebasin_core as rc
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import ConfigError, InvalidInputError
 
 
 def test_one_layer_is_solved_by_the_correlations() -> None:
@@ -103,5 +103,5 @@ def test_what_is_missing() -> None:
         rc.match(model, model, frozen, "activation", model=model, data=[(torch.zeros(2, 3), torch.zeros(2))])
     with pytest.raises(InvalidInputError, match="Use `weight`"):
         rc.match(model, model, frozen, "gradient", model=model, data=[(torch.zeros(2, 3), torch.zeros(2).long())])
-    with pytest.raises(InvalidInputError, match="expected a metric among"):
-        rc.ActivationMatcher(metric="cosine")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="metric: expected 'correlation' or 'covariance', got 'cosine'"):
+        rc.ActivationMatcher(metric="cosine")

@@ -82,9 +82,9 @@ def test_by_default_an_interruption_is_an_interruption(monkeypatch: pytest.Monke
         rc.AnnealingMatcher(steps=10**7),
         rc.StraightThroughMatcher(epochs=10**6),
         rc.SinkhornMatcher(loss="midpoint", epochs=10**6),
-        rc.RestartsMatcher(rc.WeightMatcher(), restarts=10**6),
-        rc.PortfolioMatcher([rc.AnnealingMatcher(steps=10**7), rc.WeightMatcher()]),
-        rc.ChainMatcher([rc.AnnealingMatcher(steps=10**7), rc.WeightMatcher()]),
+        rc.RestartsMatcher(matcher=rc.WeightMatcher(), restarts=10**6),
+        rc.PortfolioMatcher(matchers=[rc.AnnealingMatcher(steps=10**7), rc.WeightMatcher()]),
+        rc.ChainMatcher(matchers=[rc.AnnealingMatcher(steps=10**7), rc.WeightMatcher()]),
     ],
     ids=lambda m: type(m).__name__,
 )

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Literal, final
 from pydantic import Field
 from typing_extensions import override
 
-from rebasin_core import ArchitectureConfig, MatcherConfig
+from rebasin_core import ArchitectureConfig
 from rebasin_example.architecture import ConvNetArchitecture
-from rebasin_example.matcher import RankMatcher
 
 if TYPE_CHECKING:
-    from rebasin_core import Architecture, Matcher
+    from rebasin_core import Architecture
 
 
 @final
@@ -26,14 +25,3 @@ class ConvNetConfig(ArchitectureConfig):
     @override
     def build(self) -> Architecture:
         return ConvNetArchitecture(channels=self.channels, hidden=self.hidden)
-
-
-@final
-class RankMatcherConfig(MatcherConfig):
-    """Options of `RankMatcher`: none."""
-
-    name: Literal["rank"] = "rank"
-
-    @override
-    def build(self) -> Matcher:
-        return RankMatcher()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 import torch
 from typing_extensions import override
@@ -37,6 +37,8 @@ class RankMatcher(Matcher):
         >>> result.apply(b)["w"].tolist()
         [1.0, 2.0, 3.0]
     """
+
+    name: Literal["rank"] = "rank"
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:

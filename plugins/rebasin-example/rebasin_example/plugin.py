@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from rebasin_core import ArchitectureConfig, MatcherConfig, OperatorRules
+    from rebasin_core import ArchitectureConfig, Matcher, OperatorRules
 
 
 @hookimpl
@@ -41,8 +41,8 @@ def rebasin_examples(kind: type[object], folder: Path) -> Sequence[object] | Non
 
 
 @hookimpl
-def rebasin_matchers() -> Sequence[type[MatcherConfig]]:
+def rebasin_matchers() -> Sequence[type[Matcher]]:
     """Return the matchers."""
-    from rebasin_example.config import RankMatcherConfig
+    from rebasin_example.matcher import RankMatcher
 
-    return [RankMatcherConfig]
+    return [RankMatcher]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from rebasin_core.config.base import StrategyConfig
+from rebasin_core.strategy import Strategy
 from rebasin_core.testing.examples.strategies import built_in_examples
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def examples_of(entry: Registered, folder: Path) -> Sequence[object]:
     given = None if hook is None else hook(entry.kind, folder)
     if given is not None:
         return tuple(given)
-    if issubclass(entry.kind, StrategyConfig) and not any(f.is_required() for f in entry.kind.model_fields.values()):
+    if issubclass(entry.kind, StrategyConfig | Strategy) and not any(
+        f.is_required() for f in entry.kind.model_fields.values()
+    ):
         return (cast("Any", entry.kind)(),)
     return ()

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rebasin_core.config import architecture, barrier, dataset, inference, matcher, spec
+from rebasin_core.config import architecture, barrier, dataset, inference, spec
 from rebasin_core.config.optimizer import OptimizerConfig
+from rebasin_core.matchers.annealing import AnnealingMatcher
 from rebasin_core.specs.files import GivenSpec, save_spec
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.symmetry.layout import Layout
@@ -160,7 +161,7 @@ def _marginalized(_: Path) -> Sequence[object]:
 
 
 _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
-    matcher.AnnealingMatcherConfig: lambda _: [matcher.AnnealingMatcherConfig(steps=60)],
+    AnnealingMatcher: lambda _: [AnnealingMatcher(steps=60)],
     architecture.VGGConfig: _vggs,
     architecture.CifarResNetConfig: _cifar_resnets,
     architecture.ResNetConfig: _resnets,
