@@ -48,8 +48,8 @@ def build(family: str, name: str, *, registry: Registry | None = None, **options
         PluginError: If two distributions offer the name.
 
     Example:
-        >>> build("matcher", name="weight", max_sweeps=50)  # doctest: +ELLIPSIS
-        <rebasin_core.matchers.weight.WeightMatcher object at ...>
+        >>> build("matcher", name="weight", max_sweeps=50)
+        WeightMatcher(max_sweeps=50)
     """
     strategy = (registry or default_registry()).build(family, {"name": name, **options})
     return with_installed_rules(strategy, registry) if family == "spec" else strategy

@@ -22,7 +22,7 @@ from rebasin_core.assignment import (
     solve_assignment,
 )
 from rebasin_core.assignment.duals import bound_gap, potentials_of
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import ConfigError, InvalidInputError
 
 SOLVERS = [ScipyAssignment(certify=True), CompiledAssignment(), AuctionAssignment(), default_solver()]
 
@@ -135,7 +135,7 @@ def test_a_batch_on_several_threads_is_solved_as_on_one() -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(InvalidInputError, match="between 0 and 1"):
+    with pytest.raises(ConfigError, match="max_unassigned: expected a value less than or equal to 1, got 2.0"):
         AuctionAssignment(max_unassigned=2.0)
 
 
@@ -147,10 +147,10 @@ def run(code: str, tmp_path: Path, **environment: str) -> str:
 
 WHICH = """
 from rebasin_core import assignment
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import ConfigError
 print(type(assignment.default_solver()).__name__)
 try: assignment.CompiledAssignment()
-except InvalidInputError as error: print(error)
+except ConfigError as error: print(error)
 """
 
 
@@ -180,7 +180,7 @@ def test_compiling_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REBASIN_COMPILE", "0")
     kernel.load_kernel.cache_clear()
     try:
-        with pytest.raises(InvalidInputError, match="turned off"):
+        with pytest.raises(ConfigError, match="turned off"):
             CompiledAssignment()
     finally:
         kernel.load_kernel.cache_clear()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import rebasin_core as rc
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import ConfigError, InvalidInputError
 
 ARCHITECTURE = rc.MLPArchitecture(hidden=[16])
 LEARNED: dict[str, rc.Matcher] = {
@@ -165,9 +165,11 @@ def test_the_spread_never_rises(matcher: str) -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(InvalidInputError, match="epochs and sweeps of at least 1"):
+    with pytest.raises(ConfigError, match="epochs: expected a value greater than 0, got 0"):
         rc.StraightThroughMatcher(epochs=0)
-    with pytest.raises(InvalidInputError, match="expected a loss among"):
+    with pytest.raises(ConfigError, match="loss: expected 'weights', 'midpoint' or 'random'"):
         rc.SinkhornMatcher(loss=cast("Any", "loss"))
-    with pytest.raises(InvalidInputError, match="temperatures that fall"):
+    with pytest.raises(ConfigError, match="temperature: expected a finite number, got inf"):
         rc.AnnealingMatcher(temperature=math.inf)
+    with pytest.raises(ConfigError, match="expected a `final_temperature` of at most `temperature` = 0.01, got 1.0"):
+        rc.AnnealingMatcher(final_temperature=1.0)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 
 import rebasin_core as rc
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import ConfigError, InvalidInputError
 from rebasin_core.matchers.transport import GroundCost
 from rebasin_core.tensors.optimal_transport import PlanMethod, TransportSolver, nearest_permutation
 
@@ -198,9 +198,9 @@ def test_bad_input() -> None:
     model, spec = mlp([6, 4])
     wide, wide_spec = mlp([12, 8])
     q, r = rc.PointPosterior(parameters(model)), rc.PointPosterior(parameters(wide))
-    with pytest.raises(InvalidInputError, match="expected a method among"):
+    with pytest.raises(ConfigError, match="regularization: expected a value greater than 0, got 0.0"):
         rc.TransportMatcher(regularization=0.0)
-    with pytest.raises(InvalidInputError, match="expected a cost among"):
+    with pytest.raises(ConfigError, match="cost: expected 'weights', 'moments' or 'activations'"):
         rc.TransportMatcher(cost=cast("Any", "nothing"))
     with pytest.raises(InvalidInputError, match="give `model` and `data`"):
         rc.TransportMatcher(cost="activations").match(q, q, spec)
