@@ -135,7 +135,7 @@ def test_a_batch_on_several_threads_is_solved_as_on_one() -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(ConfigError, match="max_unassigned: expected a value less than or equal to 1, got 2.0"):
+    with pytest.raises(ConfigError, match=r"max_unassigned: expected a value less than or equal to 1, got 2.0"):
         AuctionAssignment(max_unassigned=2.0)
 
 

@@ -171,5 +171,5 @@ def test_bad_options() -> None:
         rc.SinkhornMatcher(loss=cast("Any", "loss"))
     with pytest.raises(ConfigError, match="temperature: expected a finite number, got inf"):
         rc.AnnealingMatcher(temperature=math.inf)
-    with pytest.raises(ConfigError, match="expected a `final_temperature` of at most `temperature` = 0.01, got 1.0"):
+    with pytest.raises(ConfigError, match=r"expected a `final_temperature` of at most `temperature` = 0.01, got 1.0"):
         rc.AnnealingMatcher(final_temperature=1.0)

@@ -198,7 +198,7 @@ def test_bad_input() -> None:
     model, spec = mlp([6, 4])
     wide, wide_spec = mlp([12, 8])
     q, r = rc.PointPosterior(parameters(model)), rc.PointPosterior(parameters(wide))
-    with pytest.raises(ConfigError, match="regularization: expected a value greater than 0, got 0.0"):
+    with pytest.raises(ConfigError, match=r"regularization: expected a value greater than 0, got 0.0"):
         rc.TransportMatcher(regularization=0.0)
     with pytest.raises(ConfigError, match="cost: expected 'weights', 'moments' or 'activations'"):
         rc.TransportMatcher(cost=cast("Any", "nothing"))
