@@ -1,4 +1,4 @@
-"""What no permutation can exceed."""
+"""An upper bound of sums of bilinear assignment problems."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ if TYPE_CHECKING:
 
 
 def upper_bound(
-    touching: Mapping[str, Sequence[Term]],
+    terms_of_group: Mapping[str, Sequence[Term]],
     similarities: SimilarityMatrices,
     solver: AssignmentSolver,
     indices: Mapping[str, Tensor],
     last: Mapping[str, Assignment],
 ) -> float:
-    """Return a bound of a sum of bilinear assignments that is cheap to know.
+    """Return an upper bound of a sum of bilinear assignment problems over all group elements.
 
-    Matrices that one group alone acts on count by the best assignment, vectors by their sorted entries (which is the
-    best assignment for one channel), everything else by norms.
+    The terms on which one group alone acts contribute their best assignment: for matrices by solving it, for vectors by
+    sorting. All other terms contribute the product of their norms.
 
     Args:
-        touching: For every group, the terms it stands in.
-        similarities: What its units gain.
-        solver: Solves the assignments.
-        indices: Any permutation.
-        last: What groups were last solved by; counts where nothing else can change what they gain.
+        terms_of_group: The terms on which each group acts.
+        similarities: The similarity matrices of the groups.
+        solver: Solver of the assignment problems.
+        indices: Any indices of the groups.
+        last: The last assignment of each group; used where it is optimal whatever the other groups do.
 
     Returns:
-        A number that no permutation exceeds, but for rounding.
+        The bound, up to rounding.
     """
     bound = 0.0
-    for name, terms in touching.items():
+    for name, terms in terms_of_group.items():
         alone = [term for term in terms if term.groups == (name,)]
         if any(len(term.atoms) > 1 for term in alone):
             constant = similarities.constant_part(name, indices)
-            # Where that is all, it was solved before; from other prices it would take longer than from none.
+            # If these are all terms, the group was optimized already; a warm start would take longer than a cold one.
             solved = last.get(name) if len(alone) == len(terms) else None
             bound += picked(constant, (solved or solver.solve(constant)).index).double().sum().item()
         else:
             bound += sum(sorted_product(term.reference, term.candidate) for term in alone)
-    shared = dict.fromkeys(term for terms in touching.values() for term in terms if len(term.groups) > 1)
+    shared = dict.fromkeys(term for terms in terms_of_group.values() for term in terms if len(term.groups) > 1)
     return bound + sum(term.bound for term in shared)

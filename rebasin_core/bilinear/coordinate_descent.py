@@ -1,4 +1,4 @@
-"""The solver of sums of bilinear assignments: one group at a time, the others held fixed."""
+"""Block coordinate ascent for sums of bilinear assignment problems: one group at a time, all others fixed."""
 
 from __future__ import annotations
 
@@ -21,31 +21,37 @@ if TYPE_CHECKING:
     from rebasin_core.bilinear.terms import Channels
     from rebasin_core.symmetry.layout import Layout
 
-# A group is moved only if it gains more than rounding could pretend, relative to the similarities at hand.
+# A step is accepted only if its gain exceeds rounding, relative to the similarities involved.
 _RELATIVE_GAIN = 1e-6
 
 
 @final
 class CoordinateDescent:
-    r"""Maximises $\sum_c \langle \phi_c, g \cdot \psi_c \rangle$ over group elements $g$, from the identity on.
+    r"""Block coordinate ascent for $\max_g \sum_c \langle \phi_c, g \psi_c \rangle$ over group elements $g$.
 
-    A group is solved exactly with the others held fixed: a linear assignment, or one for each unit of the groups
-    around it. A group and those directly within it (heads and their widths) are solved together, by an assignment for
-    every pair of heads. A group is moved only if the objective truly grows, also where it stands twice in one tensor
-    and the assignment is only a linearisation. Groups whose neighbours did not move since they were last solved are
-    skipped, what depends on no other group is computed once, and of the rest only what moved units change. Assignments
-    begin from where the last one of their group ended.
+    Each step optimizes one group exactly with all others fixed: one linear assignment problem, or one for each unit of
+    the outer groups. A group and its directly nested groups (heads and the width inside them) are optimized jointly, by
+    one assignment problem for every pair of outer units. If a group acts twice on a tensor, the assignment is a
+    linearization. A step is accepted only if the objective increases by more than rounding.
+
+    Similarity matrices are updated incrementally, groups whose neighbors are unchanged are skipped, and assignments are
+    warm-started.
 
     Args:
         layout: The groups.
-        reference: Channels ``[C, *s]`` for every parameter.
-        candidate: The same for the network that is moved.
-        initial: An index for every group to begin with; the identity if not given.
-        solver: Solves the assignments; the fastest exact one if not given.
+        reference: Channels ``[C, *s]`` of every parameter of the reference.
+        candidate: Channels of the candidate, of the same shapes.
+        initial: The initial index of every group; the identity if None.
+        solver: Solver of the assignment problems; the fastest exact one if None.
+
+    Attributes:
+        indices: The current index of every group, ``new[i] = old[index[i]]``; replaced, never modified in place.
+        gained: Increase of the objective since the start.
+        seconds: Time spent on similarity matrices and on assignments.
 
     Complexity:
-        For each group solved, at most one matrix product for each axis it stands on, and one assignment. Two matrices
-        for every group are kept.
+        For each step at most one matrix product for each axis on which the group acts, and one assignment. Memory for
+        two similarity matrices for each group.
     """
 
     def __init__(
@@ -57,7 +63,8 @@ class CoordinateDescent:
         initial: Mapping[str, Tensor] | None = None,
         solver: AssignmentSolver | None = None,
     ) -> None:
-        self._layout, self._solver = layout, solver or default_solver()
+        self._layout = layout
+        self._solver = solver or default_solver()
         terms = [
             term for name, tensor in reference.items() for term in terms_of(layout.axes[name], tensor, candidate[name])
         ]
@@ -68,16 +75,17 @@ class CoordinateDescent:
             name: torch.arange(group.size, device=device).expand(layout.index_shape(name)).clone()
             for name, group in layout.groups.items()
         }
-        self._touching = {name: [term for term in self._terms if name in term.groups] for name in layout.groups}
-        self._similarities = SimilarityMatrices(layout, self._touching)
+        self._terms_of_group = {name: [term for term in self._terms if name in term.groups] for name in layout.groups}
+        self._similarities = SimilarityMatrices(layout, self._terms_of_group)
         self.start_at(initial)
-        self._objective: tuple[Mapping[str, Tensor], float] | None = None  # at which indices, and its value
+        # The last computed objective, with the indices it belongs to.
+        self._objective: tuple[Mapping[str, Tensor], float] | None = None
 
     def objective(self) -> float:
-        """Return the objective at the present permutation.
+        """Return the objective at the current indices.
 
-        It is added up once, over short pieces in the precision of the tensors and over their sums in float64. From
-        there on it grows by what is ``gained``, up to the rounding of the similarities.
+        It is summed once, over short pieces in the precision of the tensors and over these in float64. Afterwards the
+        gains of the steps are added, up to the rounding of the similarity matrices.
         """
         if self._objective is None or self._objective[0] is not self.indices:
             value = self._value(self._terms)
@@ -85,10 +93,10 @@ class CoordinateDescent:
         return self._objective[1]
 
     def start_at(self, initial: Mapping[str, Tensor] | None) -> None:
-        """Begin, or begin anew; what depends on no permutation is not computed again.
+        """Start, or restart, at given indices; parts that depend on no index are not recomputed.
 
         Args:
-            initial: An index for every group; None for the identity.
+            initial: The index of every group; the identity if None.
         """
         self.indices: dict[str, Tensor] = self._identity
         if initial is not None:
@@ -100,45 +108,39 @@ class CoordinateDescent:
         self.gained = 0.0
 
     def upper_bound(self) -> float:
-        """Return what no permutation can exceed, as `upper_bound` knows it."""
-        return self._constant + upper_bound(self._touching, self._similarities, self._solver, self.indices, self._last)
+        """Return an upper bound of the objective over all group elements, see `upper_bound`."""
+        bound = upper_bound(self._terms_of_group, self._similarities, self._solver, self.indices, self._last)
+        return self._constant + bound
 
     def initialize_greedily(self) -> bool:
-        """Solve groups once, each by what is known already, from where most is known on.
+        """Match every group once, each by the terms whose other groups are already matched.
 
-        While neighbours have not been matched, what a unit gains from them says nothing: from the identity, most of the
-        first sweep is spent on noise, and ends in worse optima. Here a group is solved by those terms alone whose
-        other groups have had their turn, as input and output weights next to data have at once.
+        Always the group with the largest share of its similarity in such terms is next: at first that is similarity in
+        biases and in weights next to inputs and outputs. Unmatched neighbors contribute only noise to a similarity
+        matrix, so a first sweep from the identity leads to worse local optima. Nested groups and the groups around them
+        keep their current indices.
 
         Returns:
-            Whether the objective is higher than before; if not, nothing has changed.
+            Whether the objective increased; if not, nothing has changed.
         """
-        waiting = [name for name, group in self._layout.groups.items() if group.within is None]
-        waiting = [n for n in waiting if not any(n in self._layout.ancestors(other) for other in self._layout.groups)]
-        before, old, settled = self.objective(), self.indices, set[str]()
-        shares = {name: self._similarities.share_known(name, settled) for name in waiting}
-        # Every term is counted by the last of its groups that is settled, in what that group gains.
-        value, uncounted = self._constant, dict.fromkeys(self._terms)
+        before = self.objective()
+        old = self.indices
+        matched: set[str] = set()
+        shares = {name: self._similarities.share_known(name, matched) for name in self._not_nested()}
+        # Each term is counted when the last of its groups is matched, by the similarity of that group.
+        value = self._constant
+        uncounted = dict.fromkeys(self._terms)
         while shares:
             name = max(shares, key=shares.__getitem__)
-            known = self._similarities.known_terms(name, settled)
             if shares[name] > 0:
-                start = perf_counter()
-                gains = self._similarities.known(name, self.indices, known)
-                mid = perf_counter()
-                found = self._solver.solve(gains)
-                self.indices = {**self.indices, name: found.index}
-                value += picked(gains, self.indices[name]).double().sum().item()
-                if len(known) == len(self._touching[name]):  # solved, until a neighbour moves
-                    self._last[name], self._stale[name] = found, False
+                known = self._similarities.known_terms(name, matched)
+                value += self._match_by(name, known)
                 for term in known:
                     del uncounted[term]
-                self.seconds["similarity"] += mid - start
-                self.seconds["assignment"] += perf_counter() - mid
-            settled.add(name)
+            matched.add(name)
             del shares[name]
-            for other in {g for term in self._touching[name] for g in term.groups if g in shares}:
-                shares[other] = self._similarities.share_known(other, settled)
+            for other in {group for term in self._terms_of_group[name] for group in term.groups if group in shares}:
+                shares[other] = self._similarities.share_known(other, matched)
         value += self._value([*uncounted])
         if value - before <= _RELATIVE_GAIN * abs(before):
             self.indices = old
@@ -150,67 +152,88 @@ class CoordinateDescent:
         return True
 
     def sweep(self, generator: torch.Generator) -> bool:
-        """Solve every group once, in random order.
+        """Optimize every group once, in random order.
 
         Args:
-            generator: The source of the order.
+            generator: Source of the order.
 
         Returns:
-            Whether any group moved.
+            Whether any index changed.
         """
         names = list(self._layout.groups)
         order = torch.randperm(len(names), generator=generator, device=generator.device).tolist()
-        moved = False
+        changed = False
         for name in (names[i] for i in order):
-            if self._stale[name] and self._solve(name):
-                moved = True
-        return moved
+            if self._stale[name] and self._step(name):
+                changed = True
+        return changed
 
-    def sweeps(self, generator: torch.Generator, most: int) -> Iterator[bool]:
-        """Sweep until nothing moves.
+    def sweeps(self, generator: torch.Generator, max_sweeps: int) -> Iterator[bool]:
+        """Sweep until no index changes.
 
         Args:
-            generator: The source of the orders.
-            most: The most sweeps.
+            generator: Source of the orders.
+            max_sweeps: Maximum number of sweeps.
 
         Yields:
-            After each sweep, whether any group moved; the last is False if nothing can be improved.
+            After each sweep, whether any index changed; the last is False at a local optimum.
         """
-        for _ in range(most):
-            moved = self.sweep(generator)
-            yield moved
-            if not moved:
+        for _ in range(max_sweeps):
+            changed = self.sweep(generator)
+            yield changed
+            if not changed:
                 break
 
-    def run(self, generator: torch.Generator, most: int) -> None:
-        """Sweep until nothing moves.
+    def run(self, generator: torch.Generator, max_sweeps: int) -> None:
+        """Sweep until no index changes.
 
         Args:
-            generator: The source of the orders.
-            most: The most sweeps.
+            generator: Source of the orders.
+            max_sweeps: Maximum number of sweeps.
         """
-        for _ in self.sweeps(generator, most):
+        for _ in self.sweeps(generator, max_sweeps):
             pass
 
     def similarity(self, name: str) -> Tensor:
-        """Return what each unit of the reference gains from each unit of the candidate, at the present permutation.
+        """Return the similarity matrix of a group at the current indices.
 
         Args:
-            name: A group.
+            name: Name of the group.
 
         Returns:
-            ``[*outer, n, n]`` in float64.
+            ``[*outer, n, n]`` in float64: rows are reference units, columns candidate units.
         """
         return self._similarities.of(name, self.indices).to(torch.float64, copy=True)
 
-    def _solve(self, name: str) -> bool:
-        """Move one group to its best place; return whether it moved."""
+    def _not_nested(self) -> list[str]:
+        """Return the groups that are neither nested nor have nested groups."""
+        outermost = [name for name, group in self._layout.groups.items() if group.within is None]
+        around = {outer for name in self._layout.groups for outer in self._layout.ancestors(name)}
+        return [name for name in outermost if name not in around]
+
+    def _match_by(self, name: str, terms: list[Term]) -> float:
+        """Match a group by some of its terms; return their sum at the assignment."""
+        start = perf_counter()
+        similarity = self._similarities.known(name, self.indices, terms)
+        mid = perf_counter()
+        found = self._solver.solve(similarity)
+        self.indices = {**self.indices, name: found.index}
+        value = picked(similarity, found.index).double().sum().item()
+        if len(terms) == len(self._terms_of_group[name]):  # optimal until a neighbor changes
+            self._last[name] = found
+            self._stale[name] = False
+        self.seconds["similarity"] += mid - start
+        self.seconds["assignment"] += perf_counter() - mid
+        return value
+
+    def _step(self, name: str) -> bool:
+        """Optimize one group; return whether its index changed."""
         self._stale[name] = False
-        terms = self._touching[name]
+        terms = self._terms_of_group[name]
         if self._layout.index_shape(name)[-1] == 1 or not terms:
             return False
         start = perf_counter()
-        inner = self._solvable_within(name)
+        inner = self._jointly_solvable(name)
         if inner is None:
             similarity = self._similarities.of(name, self.indices)
         else:
@@ -222,75 +245,78 @@ class CoordinateDescent:
         best = self._last[name] = self._solver.solve(similarity, start=self._last.get(name))
         self.seconds["similarity"] += mid - start
         self.seconds["assignment"] += perf_counter() - mid
-        # Where heads are solved with their widths, the present inner order need not be the best.
+        # With nested groups, the gain over the current inner indices is not known from the similarity.
         gain = None if within else self._gain(name, similarity, best.index)
         if gain == 0:
             return False
         return self._accept(name, best.index, {child: choice for child, (_, choice) in within.items()}, gain)
 
     def _gain(self, name: str, similarity: Tensor, best: Tensor) -> float:
-        """Return by how much an assignment beats the present one; 0 if not by more than rounding."""
-        present = picked(similarity, self.indices[name]).double()
-        gain = (picked(similarity, best).double().sum() - present.sum()).item()
-        return gain if gain > _RELATIVE_GAIN * present.abs().sum().item() else 0.0
+        """Return by how much an assignment beats the current one; 0 if not by more than rounding."""
+        current = picked(similarity, self.indices[name]).double()
+        gain = (picked(similarity, best).double().sum() - current.sum()).item()
+        return gain if gain > _RELATIVE_GAIN * current.abs().sum().item() else 0.0
 
     def _accept(self, name: str, index: Tensor, within: dict[str, Tensor], gain: float | None) -> bool:
-        """Take a new index; where its gain is not sure, only if the objective grows."""
-        terms = self._touching[name]
+        """Accept a new index; if its gain is not exact, only if the objective increases."""
+        terms = self._terms_of_group[name]
         exact = gain is not None and all(term.groups.count(name) == 1 for term in terms)
-        before, old, value = 0.0 if exact else self._value(terms), self.indices, self._objective
-        # New unit h holds the old unit index[h], which stood at place where[index[h]] before.
-        where = old[name].argsort(-1).gather(-1, index)
-        self.indices = {**reordered_within(self._layout, self.indices, name, where), name: index}
+        before = 0.0 if exact else self._value(terms)
+        old = self.indices
+        objective = self._objective
+        # New unit h is old unit index[h], which had the position order[h] until now.
+        order = old[name].argsort(-1).gather(-1, index)
+        self.indices = {**reordered_within(self._layout, self.indices, name, order), name: index}
         for child, choice in within.items():
-            spread = index[..., None, None].expand(*index.shape, 1, choice.shape[-1])
-            self.indices[child] = choice.gather(-2, spread).squeeze(-2)
+            chosen = index[..., None, None].expand(*index.shape, 1, choice.shape[-1])
+            self.indices[child] = choice.gather(-2, chosen).squeeze(-2)
         if gain is None or not exact:
             gain = self._value(terms) - before
             if gain <= _RELATIVE_GAIN * abs(before):
                 self.indices = old
                 return False
         self.gained += gain
-        if value is not None and value[0] is old:
-            self._objective = (self.indices, value[1] + gain)
+        if objective is not None and objective[0] is old:
+            self._objective = (self.indices, objective[1] + gain)
         for term in terms:
             for other in term.groups:
                 if other != name or term.groups.count(name) > 1:
                     self._stale[other] = True
         return True
 
-    def _solvable_within(self, name: str) -> set[str] | None:
-        """Return the groups directly within a group if both levels can be solved at once, else None.
+    def _jointly_solvable(self, name: str) -> set[str] | None:
+        """Return the groups nested in a group if both levels can be optimized jointly, else None.
 
-        That is so when nothing lies deeper, and no tensor holds two of them or any of them twice.
+        They can if nothing is nested deeper, and no term has two of the nested groups or one of them twice.
         """
         inner = {other for other in self._layout.groups if name in self._layout.ancestors(other)}
         if not inner or any(self._layout.groups[other].within != name for other in inner):
             return None
-        for term in self._touching[name]:
-            held = [group for group in term.groups if group in inner]
-            if len(held) > 1 or (held and term.groups.count(name) != 1):
+        for term in self._terms_of_group[name]:
+            nested = [group for group in term.groups if group in inner]
+            if len(nested) > 1 or (nested and term.groups.count(name) != 1):
                 return None
         return inner
 
     def _best_within(self, name: str, child: str) -> tuple[Tensor, Tensor]:
-        """Return for each pair of units of a group the best assignment of the group within: value and index.
+        """Return the value and the index of the best assignment of a nested group, for each pair of outer units.
 
-        Shapes are ``[*outer, n, n]`` and ``[*outer, n, n, m]`` for a group of n units with m units within each.
+        The shapes are ``[*outer, n, n]`` and ``[*outer, n, n, m]`` for a group of n units with m units within each.
         """
         *outer, size, width = self._layout.index_shape(child)
         total: Tensor | float = 0.0
-        for term in self._touching[child]:
-            places = [term.places(name)[0], term.places(child)[0]]
-            front = [term.places(group)[0] for group in self._layout.ancestors(name)]
-            moved = act_on_cell(self._layout, self.indices, term.candidate, term.atoms, skip=places)
-            products = inner_products(term.reference, moved, batch=front, compared=places)
+        for term in self._terms_of_group[child]:
+            compared = [term.positions(name)[0], term.positions(child)[0]]
+            batch = [term.positions(group)[0] for group in self._layout.ancestors(name)]
+            permuted = act_on_cell(self._layout, self.indices, term.candidate, term.atoms, skip=compared)
+            products = inner_products(term.reference, permuted, batch=batch, compared=compared)
             total = products.reshape(*outer, size, width, size, width).transpose(-3, -2) + total
         similarity = torch.as_tensor(total)
         choice = self._solver.solve(similarity).index
         return picked(similarity, choice).sum(-1), choice
 
     def _value(self, terms: Sequence[Term]) -> float:
+        """Return the sum of some terms at the current indices."""
         if self.indices is self._identity:
             return sum(total_product(term.reference, term.candidate) for term in terms)
         return sum(

@@ -1,4 +1,4 @@
-"""What units gain from each other at the present permutation, kept up to date with what changes."""
+"""Similarity matrices between the units of two networks, updated incrementally during a descent."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
     from rebasin_core.symmetry.layout import Layout
 
-# Entries of all terms below which the products are computed anew: keeping books would take longer.
+# Total number of entries of a group's terms below which a matrix is recomputed: bookkeeping would take longer.
 _SMALL = 100_000
-# The part of the products above which they are computed anew.
+# Share of the products above which a matrix is recomputed instead of updated.
 _MOST_CHANGED = 0.85
-# Rounding adds up over updates; after so many, the products are computed anew.
+# Rounding errors accumulate over updates; after this many, a matrix is recomputed.
 _MOST_UPDATES = 12
 
 
 @final
 @dataclass(slots=True)
 class _Kept:
-    """What was last computed for a group: the sum over some terms, and at which permutation of the others."""
+    """The last matrix of a group: the sum over some terms, and the permutations of the other groups it is valid for."""
 
     total: Tensor
     indices: dict[str, Tensor]
@@ -39,41 +39,44 @@ class _Kept:
 
 @final
 class SimilarityMatrices:
-    """Matrices ``[*outer, n, n]``: what each unit of the reference gains from each unit of the candidate.
+    r"""The similarity matrix of every group, ``[*outer, n, n]``.
 
-    A matrix is a sum of one product a term. What depends on no other group is computed once, the rest again only where
-    another group moved since then: of large tensors the columns of the units that moved, as a product with the
-    difference that they make.
+    Entry $S_{ij}$ is the contribution to the objective of assigning candidate unit $j$ to reference unit $i$, given the
+    permutations of all other groups. $S$ is a sum of one matrix product for each term. The part that depends on no
+    other group is computed once. The rest is updated when another group has changed: for large tensors, by a product
+    over the permuted units only, with the difference between their new and old weights.
 
     Args:
         layout: The groups.
-        touching: For every group, the terms it stands in.
+        terms_of_group: The terms on which each group acts.
 
     Complexity:
-        Beside the two networks, two matrices for every group are kept.
+        Memory for two matrices for each group, in addition to the two networks.
     """
 
-    def __init__(self, layout: Layout, touching: Mapping[str, Sequence[Term]]) -> None:
+    def __init__(self, layout: Layout, terms_of_group: Mapping[str, Sequence[Term]]) -> None:
         self._layout = layout
         self._constant: dict[str, Tensor] = {}
         self._kept: dict[str, _Kept] = {}
-        alone = {name: [t for t in terms if t.groups == (name,)] for name, terms in touching.items()}
-        # Products of vectors are sooner computed again than kept.
+        alone = {name: [t for t in terms if t.groups == (name,)] for name, terms in terms_of_group.items()}
+        # Recomputing products of vectors takes less time than keeping them.
         self._fixed = {name: terms if any(len(t.atoms) > 1 for t in terms) else [] for name, terms in alone.items()}
-        self._varying = {name: [t for t in terms if t not in self._fixed[name]] for name, terms in touching.items()}
+        self._varying = {
+            name: [t for t in terms if t not in self._fixed[name]] for name, terms in terms_of_group.items()
+        }
         self._size = {name: sum(t.candidate.numel() for t in terms) for name, terms in self._varying.items()}
         within = {name for name in layout.groups if layout.ancestors(name)}
         self._nested = within | {outer for name in within for outer in layout.ancestors(name)}
-        every = [term.candidate for terms in touching.values() for term in terms]
+        every = [term.candidate for terms in terms_of_group.values() for term in terms]
         self._dtype = functools.reduce(torch.promote_types, {t.dtype for t in every}, torch.float32)
         self._workspace = Workspace()
 
     def of(self, name: str, indices: Mapping[str, Tensor]) -> Tensor:
-        """Return the matrix of a group; not to be written into.
+        """Return the similarity matrix of a group; do not modify it in place.
 
         Args:
-            name: The group.
-            indices: The present permutation.
+            name: Name of the group.
+            indices: Current permutations of all groups.
 
         Returns:
             ``[*outer, n, n]``, in the precision of the terms.
@@ -83,7 +86,7 @@ class SimilarityMatrices:
         if name in self._nested:
             return self.constant_part(name, indices) + self.recomputed(name, indices, self._varying[name])
         kept = self._kept.get(name)
-        if kept is None or not self._brought_up_to_date(name, kept, indices):
+        if kept is None or not self._is_updated(name, kept, indices):
             kept = self._keep(name, indices, self._varying[name])
         missing = [term for term in self._varying[name] if term not in kept.terms]
         if missing:
@@ -93,43 +96,42 @@ class SimilarityMatrices:
         return kept.total
 
     def forget(self) -> None:
-        """Keep nothing but what depends on no other group."""
+        """Discard all matrices except the parts that depend on no other group."""
         self._kept.clear()
 
-    def share_known(self, name: str, settled: Collection[str]) -> float:
-        """Return how much of what a group gains depends on settled groups alone, by the norms of the terms.
+    def share_known(self, name: str, matched: Collection[str]) -> float:
+        """Return the share of a group's similarity, by the norms of terms, that depends only on matched groups.
 
         Args:
-            name: The group.
-            settled: Groups whose place is known.
+            name: Name of the group.
+            matched: Groups that are already matched.
 
         Returns:
-            Between 0 and 1.
+            The share, in [0, 1].
         """
-        known, everything = (
-            sum(term.norm for term in terms) for terms in (self.known_terms(name, settled), self._every(name))
-        )
-        return known / everything if everything > 0 else 0.0
+        known = sum(term.norm for term in self.known_terms(name, matched))
+        total = sum(term.norm for term in self._every(name))
+        return known / total if total > 0 else 0.0
 
-    def known_terms(self, name: str, settled: Collection[str]) -> list[Term]:
-        """Return the terms of a group whose other groups are all settled.
+    def known_terms(self, name: str, matched: Collection[str]) -> list[Term]:
+        """Return the terms of a group whose other groups are all matched.
 
         Args:
-            name: The group.
-            settled: Groups whose place is known.
+            name: Name of the group.
+            matched: Groups that are already matched.
 
         Returns:
-            Terms that the group stands in once.
+            Terms on which the group acts once.
         """
-        return [term for term in self._every(name) if all(group in settled for group in _others(name, term))]
+        return [term for term in self._every(name) if all(group in matched for group in _others(name, term))]
 
     def known(self, name: str, indices: Mapping[str, Tensor], terms: Sequence[Term]) -> Tensor:
-        """Return the part of a matrix that depends on settled groups alone.
+        """Return the sum over the terms of a group that depend only on matched groups.
 
         Args:
-            name: The group.
-            indices: The present permutation.
-            terms: Its known terms.
+            name: Name of the group.
+            indices: Current permutations of all groups.
+            terms: The terms, from `known_terms`.
 
         Returns:
             ``[*outer, n, n]``.
@@ -140,12 +142,12 @@ class SimilarityMatrices:
         return (*self._fixed[name], *self._varying[name])
 
     def recomputed(self, name: str, indices: Mapping[str, Tensor], terms: Sequence[Term]) -> Tensor:
-        """Return the part of some terms, computed from nothing.
+        """Return the sum over some terms of a group, without using earlier results.
 
         Args:
-            name: The group.
-            indices: The present permutation.
-            terms: Terms that the group stands in.
+            name: Name of the group.
+            indices: Current permutations of all groups.
+            terms: Terms on which the group acts.
 
         Returns:
             ``[*outer, n, n]``.
@@ -153,36 +155,36 @@ class SimilarityMatrices:
         return self._add(self._matrix(name, indices), name, indices, terms, empty=True)
 
     def _matrix(self, name: str, indices: Mapping[str, Tensor]) -> Tensor:
-        """Return memory for what the units of a group gain."""
+        """Return memory for a group's similarity matrix."""
         shape = self._layout.index_shape(name)
         return torch.empty((*shape, shape[-1]), dtype=self._dtype, device=indices[name].device)
 
     def _add(
         self, total: Tensor, name: str, indices: Mapping[str, Tensor], terms: Sequence[Term], *, empty: bool = False
     ) -> Tensor:
-        """Add the part of some terms to a matrix, or write it there."""
+        """Add the sum over some terms to a matrix, or write it if the matrix is empty."""
         if empty and not (terms and self._nested.isdisjoint(terms[0].groups)):
             total.zero_()
         inside = indices
-        if name in self._nested:  # seen from a unit of the candidate, the groups within it go with it
+        if name in self._nested:  # inner groups are permuted together with the candidate's units
             inside = reordered_within(self._layout, indices, name, indices[name].argsort(-1))
-        standing = [(term, place) for term in terms for place in term.places(name)]
-        for number, (term, place) in enumerate(standing):
+        occurrences = [(term, position) for term in terms for position in term.positions(name)]
+        for number, (term, position) in enumerate(occurrences):
             if self._nested.isdisjoint(term.groups):
                 new = empty and number == 0
-                add_inner_products(total, term, place, indices, self._workspace, empty=new)
+                add_inner_products(total, term, position, indices, self._workspace, empty=new)
                 continue
-            front = [term.places(outer)[0] for outer in self._layout.ancestors(name)]
-            moved = act_on_cell(self._layout, inside, term.candidate, term.atoms, skip=(place,))
-            total += inner_products(term.reference, moved, batch=front, compared=[place])
+            outer = [term.positions(group)[0] for group in self._layout.ancestors(name)]
+            permuted = act_on_cell(self._layout, inside, term.candidate, term.atoms, skip=(position,))
+            total += inner_products(term.reference, permuted, batch=outer, compared=[position])
         return total
 
     def constant_part(self, name: str, indices: Mapping[str, Tensor]) -> Tensor:
-        """Return the part of a matrix that depends on no other group; not to be written into.
+        """Return the part of a matrix that depends on no other group; do not modify it in place.
 
         Args:
-            name: The group.
-            indices: The present permutation, on which the part does not depend.
+            name: Name of the group.
+            indices: The present permutation, on which the result does not depend.
 
         Returns:
             ``[*outer, n, n]``.
@@ -192,7 +194,7 @@ class SimilarityMatrices:
         return self._constant[name]
 
     def _keep(self, name: str, indices: Mapping[str, Tensor], terms: list[Term]) -> _Kept:
-        """Compute the sum over the constant and some other terms, and keep it, where the last one was."""
+        """Compute the sum over the constant and some other terms, and keep it in the memory of the last matrix."""
         kept, fixed = self._kept.get(name), self._fixed[name]
         total = self._matrix(name, indices) if kept is None else kept.total
         if fixed:
@@ -201,17 +203,17 @@ class SimilarityMatrices:
         self._kept[name] = _Kept(total, _others_of(name, indices, terms), terms)
         return self._kept[name]
 
-    def _brought_up_to_date(self, name: str, kept: _Kept, indices: Mapping[str, Tensor]) -> bool:
-        """Bring a matrix up to date if that is less work than computing it anew; return whether it is."""
+    def _is_updated(self, name: str, kept: _Kept, indices: Mapping[str, Tensor]) -> bool:
+        """Update a matrix if that is less work than recomputing it; return whether it is valid now."""
         if all(index is kept.indices[group] for group, index in _others_of(name, indices, kept.terms).items()):
             return True
         return self._size[name] > _SMALL and kept.updates < _MOST_UPDATES and self._update(name, kept, indices)
 
     def _update(self, name: str, kept: _Kept, indices: Mapping[str, Tensor]) -> bool:
-        """Bring a matrix up to date if that is less work than computing it anew; return whether it was done."""
+        """Update a matrix if that is less work than recomputing it; return whether it was updated."""
         now = _others_of(name, indices, kept.terms)
         changed = {group: (index != kept.indices[group]).nonzero() for group, index in now.items()}
-        changed = {group: places[:, 0] for group, places in changed.items() if len(places)}
+        changed = {group: units[:, 0] for group, units in changed.items() if len(units)}
         plans = [(term, self._along(name, term, changed)) for term in kept.terms]
         plans = [(term, along) for term, along in plans if not changed.keys().isdisjoint(_others(name, term))]
         work = sum(
@@ -227,50 +229,55 @@ class SimilarityMatrices:
         return True
 
     def _along(self, name: str, term: Term, changed: Mapping[str, Tensor]) -> str | None:
-        """Return the one group along which alone a term changed, if there is just one place of it."""
-        moved = [group for group in _others(name, term) if group in changed]
-        return moved[0] if len(moved) == 1 and moved[0] != name and moved[0] not in self._nested else None
+        """Return the group whose permuted units are the only change of a term, if there is exactly one such group."""
+        permuted = [group for group in _others(name, term) if group in changed]
+        if len(permuted) != 1 or permuted[0] == name or permuted[0] in self._nested:
+            return None
+        return permuted[0]
 
     def _add_change(  # ruff: ignore[too-many-positional-arguments] - one step of `_update`
         self, name: str, term: Term, along: str | None, units: Tensor | None, kept: _Kept, now: Mapping[str, Tensor]
     ) -> None:
-        reference, candidate, skipped = term.reference, term.candidate, []
-        sides: list[Tensor] = [candidate, candidate]
+        """Add the difference that changed permutations make to one term; only for ``units`` of ``along``, if given."""
+        reference = term.reference
+        new_candidate = old_candidate = term.candidate
+        skipped: list[int] = []
         if along is not None and units is not None:
-            place = term.places(along)[0]
-            skipped = [place]
-            reference = reference.index_select(1 + place, units)
-            sides = [candidate.index_select(1 + place, index[along][units]) for index in (now, kept.indices)]
-        for place in term.places(name):
-            new, old = (
-                act_on_cell(self._layout, index, side, term.atoms, skip=(place, *skipped))
-                for index, side in zip((now, kept.indices), sides, strict=True)
-            )
-            kept.total += inner_products(reference, new - old, batch=[], compared=[place])
+            dim = term.positions(along)[0]
+            skipped = [dim]
+            reference = reference.index_select(1 + dim, units)
+            new_candidate = term.candidate.index_select(1 + dim, now[along][units])
+            old_candidate = term.candidate.index_select(1 + dim, kept.indices[along][units])
+        for position in term.positions(name):
+            fixed = (position, *skipped)
+            new = act_on_cell(self._layout, now, new_candidate, term.atoms, skip=fixed)
+            old = act_on_cell(self._layout, kept.indices, old_candidate, term.atoms, skip=fixed)
+            kept.total += inner_products(reference, new - old, batch=[], compared=[position])
 
 
 def _others(name: str, term: Term) -> list[str]:
-    """Return the groups, as often as they stand in a term, whose permutation changes what a group gains there."""
+    """Return the groups, with multiplicity, on whose permutations the similarity of a group in a term depends."""
     others = list(term.groups)
     others.remove(name)
     return others
 
 
 def _others_of(name: str, indices: Mapping[str, Tensor], terms: Sequence[Term]) -> dict[str, Tensor]:
+    """Return the permutations on which the similarity of a group in some terms depends."""
     return {group: indices[group] for term in terms for group in _others(name, term)}
 
 
 def reordered_within(layout: Layout, indices: Mapping[str, Tensor], name: str, order: Tensor) -> dict[str, Tensor]:
-    """Return indices with the groups within a group reordered as its units are.
+    """Return indices with the groups nested in a group reordered like its units.
 
     Args:
         layout: The groups.
-        indices: One index a group.
+        indices: The index of every group.
         name: The group whose units are reordered.
-        order: ``[*outer, n]``.
+        order: The order, ``[*outer, n]``.
 
     Returns:
-        The indices, those of the group itself untouched.
+        The indices; that of the group itself is unchanged.
     """
     reordered = dict(indices)
     for other in layout.groups:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise, starmap
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias, final
 
 import torch
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 
 Channels: TypeAlias = "dict[str, Tensor]"
-"""For every parameter of shape ``s`` a tensor ``[C, *s]``: what two networks are compared by."""
+"""Channels by parameter name: for a parameter of shape ``s``, a tensor ``[C, *s]``."""
 
-# Products of so many entries are added up at once in their own precision, and their sums in float64.
+# Number of entries that are summed in their own precision; sums of such pieces are added in float64.
 _CHUNK = 2**14
-# Entries from which memory is used again; what is smaller never goes back to the system.
+# Number of entries from which memory is reused; the allocator keeps smaller blocks anyway.
 _LARGE = 2**14
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Term:
-    """One cell of one tensor: its channels in both networks, and the atoms of its dimensions.
+    """One summand of the objective: one cell of one tensor, in both networks.
 
     Attributes:
-        reference: ``[C, *atom sizes]``.
-        candidate: The same for the network that is moved.
-        atoms: One a dimension after the channel.
+        reference: Channels of the reference, ``[C, *atom sizes]``.
+        candidate: Channels of the candidate, of the same shape.
+        atoms: One atom for each dimension after the channels.
     """
 
     reference: Tensor
@@ -48,37 +48,38 @@ class Term:
 
     @cached_property
     def bound(self) -> float:
-        """The product of both norms: the most that the term can give."""
+        """The product of both norms, an upper bound of the term (Cauchy-Schwarz)."""
         return float(torch.linalg.vector_norm(self.reference)) * float(torch.linalg.vector_norm(self.candidate))
 
     @cached_property
     def norm(self) -> float:
-        """The same, of vectors about their means: the most that the term can tell of the units."""
+        """The same bound for centered vectors: how much the term can discriminate between assignments."""
         if len(self.atoms) != 1:
             return self.bound
-        left, right = (side - side.mean(-1, keepdim=True) for side in (self.reference, self.candidate))
+        left = self.reference - self.reference.mean(-1, keepdim=True)
+        right = self.candidate - self.candidate.mean(-1, keepdim=True)
         return float(torch.linalg.vector_norm(left)) * float(torch.linalg.vector_norm(right))
 
     @cached_property
     def groups(self) -> tuple[str, ...]:
-        """The groups that act here, as often as they stand here."""
+        """The groups that act on the term; twice if on two dimensions."""
         return tuple(group for _, group in self.grouped)
 
     @cached_property
     def grouped(self) -> tuple[tuple[int, str], ...]:
-        """Where among the atoms groups act, and which."""
-        return tuple((place, atom.group) for place, atom in enumerate(self.atoms) if atom.group is not None)
+        """The positions among the atoms on which a group acts, with the group."""
+        return tuple((position, atom.group) for position, atom in enumerate(self.atoms) if atom.group is not None)
 
-    def places(self, group: str) -> list[int]:
-        """Return where a group stands among the atoms.
+    def positions(self, group: str) -> list[int]:
+        """Return the positions among the atoms on which a group acts.
 
         Args:
-            group: A group.
+            group: Name of the group.
 
         Returns:
-            Places, in order.
+            The positions, ascending.
         """
-        return [place for place, name in self.grouped if name == group]
+        return [position for position, name in self.grouped if name == group]
 
 
 def terms_of(axes: Sequence[Axis], reference: Tensor, candidate: Tensor) -> Iterator[Term]:
@@ -90,16 +91,16 @@ def terms_of(axes: Sequence[Axis], reference: Tensor, candidate: Tensor) -> Iter
         candidate: ``[C, *s]``.
 
     Yields:
-        One term a cell.
+        One term for each cell.
     """
-    sides = (cells(tensor.to(working_dtype(tensor.dtype)), axes) for tensor in (reference, candidate))
-    pairs = zip(*sides, strict=True)
-    for (left, atoms), (right, _) in pairs:
+    reference_cells = cells(reference.to(working_dtype(reference.dtype)), axes)
+    candidate_cells = cells(candidate.to(working_dtype(candidate.dtype)), axes)
+    for (left, atoms), (right, _) in zip(reference_cells, candidate_cells, strict=True):
         yield Term(left, right, atoms)
 
 
 def joined(terms: Sequence[Term]) -> list[Term]:
-    """Return terms with the vectors of each group (biases, scales) made one term, their channels side by side.
+    """Return terms with all vectors of one group (biases, scales) concatenated along the channels into one term.
 
     Args:
         terms: Any terms.
@@ -114,8 +115,8 @@ def joined(terms: Sequence[Term]) -> list[Term]:
             vectors.setdefault(term.atoms, []).append(term)
         else:
             rest.append(term)
-    for atoms, alike in vectors.items():
-        rest.append(Term(torch.cat([t.reference for t in alike]), torch.cat([t.candidate for t in alike]), atoms))
+    for atoms, same in vectors.items():
+        rest.append(Term(torch.cat([t.reference for t in same]), torch.cat([t.candidate for t in same]), atoms))
     return rest
 
 
@@ -125,14 +126,14 @@ def inner_products(left: Tensor, right: Tensor, *, batch: list[int], compared: l
     Args:
         left: ``[C, *atom sizes]``.
         right: The same shape.
-        batch: Places among the atoms that both share.
-        compared: Places whose units are compared, all with all; everything else is summed over.
+        batch: Positions among the atoms that are batch dimensions.
+        compared: Positions whose units are compared, all pairs; all other dimensions are summed over.
 
     Returns:
-        ``[*batch, n, n]`` in the precision of the cells, n being the number of compared units.
+        ``[*batch, n, n]`` in the precision of the cells, for n compared units.
     """
-    front = [1 + place for place in batch]
-    rows = [1 + place for place in compared]
+    front = [1 + position for position in batch]
+    rows = [1 + position for position in compared]
     order = [*front, *rows, *(dim for dim in range(left.dim()) if dim not in {*front, *rows})]
     sides = []
     for tensor in (left, right):
@@ -144,20 +145,20 @@ def inner_products(left: Tensor, right: Tensor, *, batch: list[int], compared: l
 
 
 def sorted_product(left: Tensor, right: Tensor) -> float:
-    """Return the largest inner product of two vectors over all orders of the second, a sum over channels.
+    """Return the largest inner product over all permutations of the second vector, summed over channels.
 
     Args:
         left: ``[C, n]``.
         right: ``[C, n]``.
 
     Returns:
-        A number.
+        The sum over channels of the inner products of the sorted vectors.
     """
     return total_product(left.sort(-1).values, right.sort(-1).values)
 
 
 def picked(similarity: Tensor, index: Tensor) -> Tensor:
-    """Return the entries that an assignment picks.
+    """Return the entries of a similarity matrix that an assignment selects.
 
     Args:
         similarity: ``[*batch, n, n]``.
@@ -171,25 +172,25 @@ def picked(similarity: Tensor, index: Tensor) -> Tensor:
 
 @final
 class Workspace:
-    """Memory for what is needed between two steps, the largest of each role being kept.
+    """Reusable memory for intermediate results: for each role, the largest tensor that was needed so far.
 
-    The system hands out fresh memory page by page, so that a large tensor takes several times as long to fill as one
-    that has been there before.
+    The operating system provides new memory page by page, so filling a new large tensor takes several times as long as
+    overwriting an existing one.
     """
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
 
     def take(self, role: str, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Return a tensor to be written into; it is overwritten by the next one of its role.
+        """Return an uninitialized tensor; the next call with the same role overwrites it.
 
         Args:
-            role: What it is for.
-            shape: Its shape.
-            like: Sets dtype and device.
+            role: Name of the purpose.
+            shape: Shape of the tensor.
+            like: Tensor with the dtype and device.
 
         Returns:
-            A contiguous tensor of any content.
+            A contiguous tensor.
         """
         size, kept = math.prod(shape), self._kept.get(role)
         if kept is None or kept.numel() < size or kept.dtype != like.dtype or kept.device != like.device:
@@ -198,42 +199,42 @@ class Workspace:
 
 
 def add_inner_products(
-    total: Tensor, term: Term, place: int, indices: Mapping[str, Tensor], workspace: Workspace, *, empty: bool
+    total: Tensor, term: Term, position: int, indices: Mapping[str, Tensor], workspace: Workspace, *, empty: bool
 ) -> None:
-    """Add the inner products of all units of both networks, the other axes of the candidate being permuted.
+    """Add the inner products of all pairs of units, after permuting the candidate's other dimensions.
 
     Args:
-        total: ``[n, n]``, is added to: a row for each unit of the reference, a column for each of the candidate.
-        term: No group of it is nested.
-        place: Where among its atoms the units stand.
-        indices: The permutation of every other group.
-        workspace: Memory for the permuted candidate, and for both as matrices.
-        empty: Whether nothing is in ``total`` yet, which then is only written to.
+        total: Matrix ``[n, n]`` that is added to in place; rows are reference units, columns candidate units.
+        term: A term without nested groups.
+        position: Position of the units among the term's atoms.
+        indices: Permutations of the other groups.
+        workspace: Memory for the permuted candidate and for both cells as matrices.
+        empty: Whether ``total`` is uninitialized; it is then overwritten.
     """
     candidate = term.candidate
     for number, (other, group) in enumerate(term.grouped):
-        if other != place:
+        if other != position:
             large = candidate.numel() >= _LARGE
             out = workspace.take(f"gathered {number % 2}", candidate.shape, candidate) if large else None
             candidate = gathered(candidate, 1 + other, indices[group], out=out)
-    left = rows_of_units(term.reference, place, workspace, "reference")
-    right = rows_of_units(candidate, place, workspace, "candidate")
+    left = rows_of_units(term.reference, position, workspace, "reference")
+    right = rows_of_units(candidate, position, workspace, "candidate")
     total.addmm_(left.to(total.dtype), right.to(total.dtype).T, beta=0 if empty else 1)
 
 
-def rows_of_units(cell: Tensor, place: int, workspace: Workspace, role: str) -> Tensor:
-    """Return a cell as a matrix with a row for each unit: a view where that is possible.
+def rows_of_units(cell: Tensor, position: int, workspace: Workspace, role: str) -> Tensor:
+    """Return a cell as a matrix with one row for each unit, a view if possible.
 
     Args:
         cell: ``[C, *atom sizes]``.
-        place: Where among the atoms the units stand.
+        position: Position of the units among the atoms.
         workspace: Memory for a copy.
         role: The role of the copy.
 
     Returns:
         ``[n, rest]``.
     """
-    units = cell.movedim(1 + place, 0)
+    units = cell.movedim(1 + position, 0)
     if cell.numel() < _LARGE:
         return units.reshape(len(units), -1)
     rest = [(size, stride) for size, stride in zip(units.shape[1:], units.stride()[1:], strict=True) if size != 1]
@@ -244,22 +245,23 @@ def rows_of_units(cell: Tensor, place: int, workspace: Workspace, role: str) -> 
 
 
 def total_product(left: Tensor, right: Tensor) -> float:
-    """Return the inner product of two tensors, short pieces in their own precision and their sum in float64.
+    """Return the inner product of two tensors: pieces in the tensors' precision, their sum in float64.
 
     Args:
         left: Any shape.
         right: The same shape.
 
     Returns:
-        A number.
+        The inner product.
     """
-    sides = left.reshape(-1), right.reshape(-1)
+    first = left.reshape(-1)
+    second = right.reshape(-1)
     if left.numel() <= _CHUNK:
-        return torch.dot(*sides).item()
-    if left.is_cuda:  # a call a piece would take longer than the pieces
+        return torch.dot(first, second).item()
+    if left.is_cuda:  # one launch for each piece would take longer than the pieces
         whole = left.numel() // _CHUNK * _CHUNK
-        rows = (side[:whole].view(-1, _CHUNK) for side in sides)
-        rest = torch.dot(*(side[whole:] for side in sides))
-        return (torch.einsum("pc,pc->p", *rows).double().sum() + rest).item()
-    pieces = zip(*(side.split(_CHUNK) for side in sides), strict=True)
-    return math.fsum(torch.stack(list(starmap(torch.dot, pieces))).tolist())
+        rest = torch.dot(first[whole:], second[whole:])
+        pieces = torch.einsum("pc,pc->p", first[:whole].view(-1, _CHUNK), second[:whole].view(-1, _CHUNK))
+        return (pieces.double().sum() + rest).item()
+    products = map(torch.dot, first.split(_CHUNK), second.split(_CHUNK))
+    return math.fsum(torch.stack(list(products)).tolist())

@@ -1,4 +1,4 @@
-"""How alike the units of two networks are."""
+"""Cosine similarities between the units of two networks."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rebasin_core.bilinear.terms import Channels
     from rebasin_core.symmetry.layout import Layout
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class UnitSimilarity:
-    """How alike the units of one group are in two networks.
+    """Cosine similarities between the units of one group in two networks.
 
     Attributes:
-        cosines: ``[n, n]`` in float64: between each unit of the reference and each of the candidate.
-        norms: ``[n]``: the norms of the reference's units.
+        cosines: ``[n, n]`` in float64: rows are reference units, columns candidate units.
+        norms: ``[n]``: the norms of the reference units.
     """
 
     cosines: Tensor
@@ -35,30 +36,33 @@ class UnitSimilarity:
 def unit_similarities(
     layout: Layout, reference: Mapping[str, Tensor], candidate: Mapping[str, Tensor]
 ) -> dict[str, UnitSimilarity]:
-    r"""Return the cosines between the weights of the units of two networks, everything else as it stands.
+    r"""Return the cosine similarities between the units of two networks, without permuting anything.
 
     $$ C_{ij} = \frac{\langle w^0_i, w^1_j \rangle}{\lVert w^0_i \rVert\, \lVert w^1_j \rVert} $$
 
-    with all weights of a unit, incoming and outgoing, in one vector $w$. On the diagonal stands what a group element
-    gains: of aligned networks, it is large there.
+    where $w_i$ is the vector of all incoming and outgoing weights of unit $i$. For aligned networks the diagonal is
+    large.
 
     Args:
-        layout: The symmetries.
-        reference: Parameters by name.
-        candidate: The same of the other network.
+        layout: The groups.
+        reference: Parameters of the reference by name.
+        candidate: Parameters of the candidate by name.
 
     Returns:
-        For every group that is not within another one.
+        The similarities of every group that is not nested in another one.
     """
-    sides = ({name: tensor.unsqueeze(0) for name, tensor in side.items()} for side in (reference, candidate))
-    solver = CoordinateDescent(layout, *sides)
+    solver = CoordinateDescent(layout, _one_channel(reference), _one_channel(candidate))
     found: dict[str, UnitSimilarity] = {}
     for name, group in layout.groups.items():
         if group.within is None:
-            first, second = (_norms(layout, side, name) for side in (reference, candidate))
-            cosines = solver.similarity(name) / (first.unsqueeze(1) * second).clamp_min(1e-300)
-            found[name] = UnitSimilarity(cosines, first)
+            norms = _norms(layout, reference, name)
+            products = norms.unsqueeze(1) * _norms(layout, candidate, name)
+            found[name] = UnitSimilarity(solver.similarity(name) / products.clamp_min(1e-300), norms)
     return found
+
+
+def _one_channel(tensors: Mapping[str, Tensor]) -> Channels:
+    return {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}
 
 
 def _norms(layout: Layout, tensors: Mapping[str, Tensor], group: str) -> Tensor:
@@ -67,7 +71,7 @@ def _norms(layout: Layout, tensors: Mapping[str, Tensor], group: str) -> Tensor:
     total = torch.zeros(layout.groups[group].size, dtype=torch.float64, device=like.device)
     for name, tensor in tensors.items():
         for cell, atoms in cells(tensor, layout.axes[name]):
-            for place, atom in enumerate(atoms):
+            for dim, atom in enumerate(atoms):
                 if atom.group == group:
-                    total += cell.double().square().movedim(place, 0).reshape(len(total), -1).sum(1)
+                    total += cell.double().square().movedim(dim, 0).reshape(len(total), -1).sum(1)
     return total.sqrt()

@@ -198,9 +198,9 @@ class _Ascent:
     def _gradient(self, name: str) -> Tensor:
         total: Tensor | float = 0.0
         for term in self._terms:
-            for place in term.places(name):
-                moved = act_softly(self._initial.layout, self._soft, term.candidate, term.atoms, skip=place)
-                total += inner_products(term.reference, moved, batch=[], compared=[place])
+            for position in term.positions(name):
+                moved = act_softly(self._initial.layout, self._soft, term.candidate, term.atoms, skip=position)
+                total += inner_products(term.reference, moved, batch=[], compared=[position])
         return torch.as_tensor(total)
 
 

@@ -20,7 +20,7 @@ DATA = [(torch.randn(30, 6, generator=torch.Generator().manual_seed(0)), torch.a
 
 def interrupt_sweep(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Let the user press a key in the middle of a sweep."""
-    solve, calls = CoordinateDescent._solve, [0]
+    solve, calls = CoordinateDescent._step, [0]
 
     def interrupted(self: CoordinateDescent, name: str) -> bool:
         calls[0] += 1
@@ -28,7 +28,7 @@ def interrupt_sweep(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
             raise KeyboardInterrupt
         return solve(self, name)
 
-    monkeypatch.setattr(CoordinateDescent, "_solve", interrupted)
+    monkeypatch.setattr(CoordinateDescent, "_step", interrupted)
 
 
 def test_an_interrupted_descent_returns_its_best_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ def test_an_interrupted_descent_returns_its_best_and_goes_on(monkeypatch: pytest
     assert resumed.identity_objective == whole.identity_objective
 
 
-def interrupted_solve(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def interrupted_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Let the user press a key when an assignment is solved."""
     solve, calls = AssignmentSolver.solve, [0]
 
@@ -62,7 +62,7 @@ def test_an_interrupted_beginning_is_not_worse_than_the_identity(monkeypatch: py
     objectives = []
     for number in (1, 2, 3):
         with monkeypatch.context() as patch:
-            interrupted_solve(patch, number)
+            interrupted_step(patch, number)
             stopped = rc.match(A, B, SPEC, "weight", on_interrupt="return")
         assert stopped.outcome is rc.MatchOutcome.INTERRUPTED
         assert stopped.objective >= stopped.identity_objective
