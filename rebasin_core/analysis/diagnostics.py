@@ -134,7 +134,8 @@ def count_transpositions(permutation: Permutation) -> int:
                 place, length = start, 0
                 while not seen[place]:
                     seen[place] = True
-                    place, length = row[place], length + 1
+                    place = row[place]
+                    length += 1
                 total += max(length - 1, 0)
     return total
 

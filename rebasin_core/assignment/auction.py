@@ -60,7 +60,8 @@ class AuctionAssignment(AssignmentSolver):
         begin = Assignment(auction.column_of.reshape(*batch, size).cpu(), auction.price.reshape(*batch, size).cpu())
         found = default_solver().solve(gain.cpu(), start=begin)
         device = similarity.device
-        potentials, gap = (None if t is None else t.to(device) for t in (found.potentials, found.gap))
+        potentials = None if found.potentials is None else found.potentials.to(device)
+        gap = None if found.gap is None else found.gap.to(device)
         return Assignment(found.index[..., :rows].to(device), potentials, gap)
 
 

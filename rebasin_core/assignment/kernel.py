@@ -76,7 +76,8 @@ def _built(command: Sequence[str], source: bytes) -> Path:
     path = folder / f"assignment-{key}.so"
     if not path.is_file():
         with tempfile.TemporaryDirectory(dir=folder) as room:
-            written, built = Path(room, "assignment.c"), Path(room, path.name)
+            written = Path(room, "assignment.c")
+            built = Path(room, path.name)
             written.write_bytes(source)
             subprocess.run(  # ruff: ignore[subprocess-without-shell-equals-true] - our source, the user's compiler
                 [*command, "-o", str(built), str(written)], check=True, capture_output=True, text=True, timeout=_SECONDS

@@ -195,7 +195,8 @@ class SimilarityMatrices:
 
     def _keep(self, name: str, indices: Mapping[str, Tensor], terms: list[Term]) -> _Kept:
         """Compute the sum over the constant and some other terms, and keep it in the memory of the last matrix."""
-        kept, fixed = self._kept.get(name), self._fixed[name]
+        kept = self._kept.get(name)
+        fixed = self._fixed[name]
         total = self._matrix(name, indices) if kept is None else kept.total
         if fixed:
             total.copy_(self.constant_part(name, indices))

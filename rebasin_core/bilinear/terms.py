@@ -192,7 +192,8 @@ class Workspace:
         Returns:
             A contiguous tensor.
         """
-        size, kept = math.prod(shape), self._kept.get(role)
+        size = math.prod(shape)
+        kept = self._kept.get(role)
         if kept is None or kept.numel() < size or kept.dtype != like.dtype or kept.device != like.device:
             kept = self._kept[role] = like.new_empty(size)
         return kept[:size].view(*shape)

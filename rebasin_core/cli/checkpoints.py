@@ -73,7 +73,8 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     """
     model = load_model(factory)
     symmetries = _symmetries(model, inputs, spec)
-    first, second = (load_posterior(path, model=model) for path in (reference, candidate))
+    first = load_posterior(reference, model=model)
+    second = load_posterior(candidate, model=model)
     batches = None if data is None else _data(data, root).train.batches(1000)
     unfinished = output.with_name(f"{output.name}.unfinished")
     result = match(
@@ -156,9 +157,11 @@ def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] -
         raise ConfigError(message)
     model = load_model(factory)
     symmetries = _symmetries(model, inputs, spec)
-    first, second = (load_posterior(path, model=model) for path in (reference, candidate))
+    first = load_posterior(reference, model=model)
+    second = load_posterior(candidate, model=model)
     splits = _data(data, root)
-    test, train = splits.test.batches(1000), splits.train.first(5000).batches(1000)
+    test = splits.test.batches(1000)
+    train = splits.train.first(5000).batches(1000)
     aligned = match(first, second, symmetries, matcher, model=model, data=train).apply(second)
     curves = {
         label: measure(first, moved, model=model, data=test, calibration=train, num_points=points)

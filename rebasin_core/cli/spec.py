@@ -53,7 +53,8 @@ def spec(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - cl
         SystemExit: If the function is not kept.
     """  # ruff: ignore[escape-sequence-in-docstring] - click shows what stands before the form feed
     model = load_model(factory, meta=meta)
-    args, kwargs = tuple(parse_input(text) for text in inputs), parse_named_inputs(named)
+    args = tuple(parse_input(text) for text in inputs)
+    kwargs = parse_named_inputs(named)
     found = trace_spec(model, args, kwargs=kwargs, freeze=freeze, method=method)
     if output is not None:
         save_spec(found, output)

@@ -64,13 +64,15 @@ class KLMatcher(AbstractChannelMatcher):
 
 def _moments(posterior: Posterior) -> Channels:
     """Return the channels of the first argument of the divergence, in float64: squares and precisions spread widely."""
-    mean, stddev = _double(posterior.mean), _double(posterior.stddev)
+    mean = _double(posterior.mean)
+    stddev = _double(posterior.stddev)
     return {name: torch.stack([stddev[name].square() + m.square(), m]) for name, m in mean.items()}
 
 
 def _natural(posterior: Posterior) -> Channels:
     """Return the channels of the second argument of the divergence."""
-    mean, stddev = _double(posterior.mean), _double(posterior.stddev)
+    mean = _double(posterior.mean)
+    stddev = _double(posterior.stddev)
     return {name: torch.stack([torch.full_like(m, -0.5), m]) / stddev[name].square() for name, m in mean.items()}
 
 

@@ -55,8 +55,10 @@ class MidpointLoss:
         self.model = FunctionalModel(problem.model, device=reference.device, dtype=dtype)
         use_batch_statistics(self.model)
         self.batches = held_batches(self.model, problem.data)
-        self._problem, self._likelihood = problem, likelihood
-        self.reference, self.candidate = (widened(q.mean) for q in (reference, problem.candidate))
+        self._problem = problem
+        self._likelihood = likelihood
+        self.reference = widened(reference.mean)
+        self.candidate = widened(problem.candidate.mean)
         spreads = [widened(q.stddev) for q in (reference, problem.candidate)]
         self._spreads = spreads if any(bool((t > 0).any()) for side in spreads for t in side.values()) else None
         self._buffers = widened(reference.buffers), widened(problem.candidate.buffers)

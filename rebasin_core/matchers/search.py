@@ -129,7 +129,8 @@ def descended(
     Returns:
         The result.
     """
-    trace, outcome = [solver.objective()], MatchOutcome.MAX_SWEEPS
+    trace = [solver.objective()]
+    outcome = MatchOutcome.MAX_SWEEPS
     gained = solver.gained
     sweeps = solver.sweeps(problem.generator, max_sweeps)
     bar = tqdm(sweeps, desc="match", unit="sweep", total=max_sweeps, leave=False, disable=not problem.progress)

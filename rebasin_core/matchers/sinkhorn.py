@@ -112,7 +112,9 @@ class _Soft:
     def __init__(self, problem: MatchProblem, temperature: float, iterations: int) -> None:
         layout, like = problem.layout, problem.reference
         dtype = working_dtype(like.dtype)
-        self._layout, self._temperature, self._iterations = layout, temperature, iterations
+        self._layout = layout
+        self._temperature = temperature
+        self._iterations = iterations
         self._initial = problem.initial or Permutation.identity(layout)
         self.logits: dict[str, Tensor] = {}
         within = {name for inner in families_of(layout).values() for name in inner}
@@ -158,7 +160,8 @@ class _Distance:
     """The squared distance of weights."""
 
     def __init__(self, problem: MatchProblem) -> None:
-        self._reference, self.candidate = (widened(q.mean) for q in (problem.reference, problem.candidate))
+        self._reference = widened(problem.reference.mean)
+        self.candidate = widened(problem.candidate.mean)
         self.batches: list[Batch] = [None] * _STEPS
 
     def soft(self, moved: Mapping[str, Tensor], permutation: Permutation, batch: Batch) -> Tensor:
@@ -177,7 +180,9 @@ class _Between:
 
     def __init__(self, problem: MatchProblem, likelihood: Likelihood, kind: SinkhornLoss) -> None:
         self.loss = MidpointLoss(problem, likelihood)
-        self.candidate, self._generator, self._kind = self.loss.candidate, problem.generator, kind
+        self.candidate = self.loss.candidate
+        self._generator = problem.generator
+        self._kind = kind
         self.batches: list[Batch] = list(self.loss.batches)
 
     def soft(self, moved: Mapping[str, Tensor], permutation: Permutation, batch: Batch) -> Tensor:

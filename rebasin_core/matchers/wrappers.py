@@ -151,7 +151,8 @@ class PortfolioMatcher(Matcher):
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
-        start, outcome = perf_counter(), MatchOutcome.CONVERGED
+        start = perf_counter()
+        outcome = MatchOutcome.CONVERGED
         if problem.data is not None:
             problem = replace(problem, data=list(problem.data))
         value = self._loss(problem) if self.select == "loss" else _nearness(problem)

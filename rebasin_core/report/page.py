@@ -62,9 +62,11 @@ def write_report(folder: Path) -> Path:
         message = f"{folder} is not the folder of a finished run: it has no summary.json. Run it to its end first"
         raise FileFormatError(message)
     figures = [path for path in write_figures(folder) if path.suffix == ".svg"]
-    summary, record = read_json(folder / "summary.json"), read_json(folder / "run.json")
+    summary = read_json(folder / "summary.json")
+    record = read_json(folder / "run.json")
     try:
-        body, title = _body(folder, summary, record, figures), escape(_title(record["config"]))
+        body = _body(folder, summary, record, figures)
+        title = escape(_title(record["config"]))
     except (KeyError, TypeError, AttributeError) as error:
         message = f"{folder}: a file of the run is damaged, or was written by another version ({error!r})"
         raise FileFormatError(message) from error
@@ -78,7 +80,8 @@ def write_report(folder: Path) -> Path:
 
 
 def _body(folder: Path, summary: Mapping[str, Any], record: Mapping[str, Any], figures: Sequence[Path]) -> str:
-    config, about = record["config"], record["about"]
+    config = record["config"]
+    about = record["about"]
     parts = [f"<h1>{escape(_title(config))}</h1>", f'<p class="soft">{escape(config["inference"]["name"])}</p>']
     for split, entries in summary["barriers"].items():
         curves = {

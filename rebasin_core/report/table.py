@@ -83,7 +83,8 @@ def best_alignment(curves: Mapping[str, LossCurve]) -> tuple[str, str, str]:
     """
     unaligned, *others = curves
     best = min(others, key=lambda label: curves[label].height)
-    before, after = (f"{curves[k].height:.4f} ± {curves[k].height_stderr:.4f}" for k in (unaligned, best))
+    before = f"{curves[unaligned].height:.4f} ± {curves[unaligned].height_stderr:.4f}"
+    after = f"{curves[best].height:.4f} ± {curves[best].height_stderr:.4f}"
     return best, before, after
 
 

@@ -126,7 +126,8 @@ def act_softly(
     lead = cell.dim() - len(atoms)
     for places, group in _soft_places(layout, matrices, atoms):
         if skip not in places:
-            dims, number = [lead + place for place in places], len(places)
+            dims = [lead + place for place in places]
+            number = len(places)
             cell = torch.tensordot(cell, matrices[group], dims=(dims, [*range(number, 2 * number)]))
             cell = cell.movedim([*range(-number, 0)], dims)
     return cell

@@ -178,7 +178,8 @@ class Layout:
             parts += [f"not in the specification: {shorten(unknown)}"] if unknown else []
             raise InvalidInputError("; ".join(parts))
         for name, tensor in tensors.items():
-            shape, expected = tuple(tensor.shape), self.shape(name)
+            shape = tuple(tensor.shape)
+            expected = self.shape(name)
             if len(shape) < len(expected) or shape[len(shape) - len(expected) :] != expected:
                 message = f"{what}: `{name}` has shape {shape}, the specification expects {expected} (last dimensions)"
                 raise InvalidInputError(message)

@@ -96,7 +96,8 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text
         self._tokens: list[tuple[str, int]] = []
-        position, end = 0, len(text.rstrip())
+        position = 0
+        end = len(text.rstrip())
         while position < end:
             found = _TOKEN.match(text, position)
             if found is None:

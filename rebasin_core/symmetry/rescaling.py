@@ -66,7 +66,8 @@ class UnitScaling:
             if tuple(factor.shape) != (size,) or not bool(allowed.all()):
                 message = f"expected {size} factors of kind {rescaling.kind!r} for {rescaling.group!r}, got {factor}"
                 raise InvalidInputError(message)
-        self._layout, self._rescalings = layout, tuple(rescalings)
+        self._layout = layout
+        self._rescalings = tuple(rescalings)
         self._factors = tuple(factor.detach().clone() for factor in factors)
 
     @property

@@ -109,7 +109,8 @@ def nearest_permutation(plan: Tensor, cost: Tensor) -> Tensor:
     Returns:
         ``[n]``.
     """
-    largest, spread = plan.max().clamp_min(1e-300), (cost.max() - cost.min()).clamp_min(1e-300)
+    largest = plan.max().clamp_min(1e-300)
+    spread = (cost.max() - cost.min()).clamp_min(1e-300)
     return solve_assignment((plan / largest - _TIE * cost / spread).double())
 
 
@@ -125,7 +126,8 @@ def squared_distances(first: Mapping[str, Tensor], second: Mapping[str, Tensor])
     """
     total: Tensor | float = 0.0
     for name, tensor in first.items():
-        a, b = (t.reshape(len(t), -1).double().to(tensor.device) for t in (tensor, second[name]))
+        a = tensor.reshape(len(tensor), -1).double().to(tensor.device)
+        b = second[name].reshape(len(second[name]), -1).double().to(tensor.device)
         total += torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
     return torch.as_tensor(total)
 
@@ -161,7 +163,8 @@ def orthogonal_procrustes(first: Mapping[str, Tensor], second: Mapping[str, Tens
     """
     product: Tensor | float = 0.0
     for name, tensor in first.items():
-        a, b = (t.reshape(len(t), -1).double().to(tensor.device) for t in (tensor, second[name]))
+        a = tensor.reshape(len(tensor), -1).double().to(tensor.device)
+        b = second[name].reshape(len(second[name]), -1).double().to(tensor.device)
         product += a @ b.T
     left, _, right = torch.linalg.svd(torch.as_tensor(product))
     rotation = left @ right

@@ -104,7 +104,9 @@ def _scaled(matrix: Tensor, iterations: int, tolerance: float) -> tuple[Tensor, 
             new_columns = (matrix.mT @ new_rows).reciprocal()
         if not max(new_rows.max().item(), new_columns.max().item()) < _LARGEST_SCALING:
             return rows, columns, iterations, False
-        rows, columns, iterations = new_rows, new_columns, iterations - steps
+        rows = new_rows
+        columns = new_columns
+        iterations -= steps
         if _is_within(rows * (matrix @ columns), tolerance):
             break
     return rows, columns, iterations, True
@@ -117,8 +119,10 @@ def _is_within(sums: Tensor, tolerance: float) -> bool:
 def _pulled_back(matrix: Tensor, gradient: Tensor) -> Tensor:
     """Return the gradient in the logarithms, sums of rows and columns held as they are."""
     weighted = matrix * gradient
-    row_sums, column_sums = matrix.sum(-1, keepdim=True), matrix.sum(-2).unsqueeze(-1)
-    of_rows, of_columns = weighted.sum(-1, keepdim=True), weighted.sum(-2).unsqueeze(-1)
+    row_sums = matrix.sum(-1, keepdim=True)
+    column_sums = matrix.sum(-2).unsqueeze(-1)
+    of_rows = weighted.sum(-1, keepdim=True)
+    of_columns = weighted.sum(-2).unsqueeze(-1)
     # Without the columns' shifts; a constant for all rows against all columns is free, and set to zero.
     reduced = torch.diag_embed(row_sums.squeeze(-1) + _RIDGE) - (matrix / column_sums.mT) @ matrix.mT
     reduced += 1 / matrix.shape[-1]

@@ -73,7 +73,8 @@ def isotropic_kl(mean: Tensor, stddev: Tensor, scale: Tensor | float) -> Tensor:
     Returns:
         A scalar, in nats.
     """
-    m, s = mean.flatten(), stddev.flatten()
+    m = mean.flatten()
+    s = stddev.flatten()
     scale = torch.as_tensor(scale, dtype=m.dtype, device=m.device)
     quadratic = (torch.dot(m, m) + torch.dot(s, s)) / (2 * scale**2)
     return quadratic - s.log().sum() + m.numel() * (scale.log() - 0.5)
