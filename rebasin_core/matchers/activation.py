@@ -12,7 +12,7 @@ from typing_extensions import override
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.matchers.activation_statistics import ResponseMetric, ResponseProducts
 from rebasin_core.matchers.base import Matcher, MatchProblem
-from rebasin_core.matchers.search import descended
+from rebasin_core.matchers.search import run_descent
 from rebasin_core.symmetry.layout import Layout
 
 if TYPE_CHECKING:
@@ -97,4 +97,4 @@ def matched_by_products(
     layout = Layout(problem.layout.groups, {name: axes for name, (axes, _) in products.items()})
     reference = {n: torch.eye(len(c), dtype=c.dtype, device=c.device).unsqueeze(0) for n, (_, c) in products.items()}
     solver = CoordinateDescent(layout, reference, {n: c.unsqueeze(0) for n, (_, c) in products.items()})
-    return descended(problem, solver, max_sweeps=_MAX_SWEEPS, start=start, seconds={"responses": measured - start})
+    return run_descent(problem, solver, max_sweeps=_MAX_SWEEPS, start=start, seconds={"responses": measured - start})

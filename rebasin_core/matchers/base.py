@@ -32,18 +32,18 @@ OnInterrupt: TypeAlias = Literal["raise", "return"]
 @final
 @dataclass(frozen=True, slots=True)
 class MatchProblem:
-    """What a matcher is asked to solve, already checked.
+    """A matching problem whose parts are already checked.
 
     Attributes:
-        reference: Stays as it is.
-        candidate: Is to be moved; on the device and in the dtype of the reference.
-        layout: The symmetries; names every tensor of both.
-        model: The network, for matchers that run it; else None.
-        data: Batches ``(inputs, targets)``, for matchers that need data; else None.
-        generator: The source of randomness.
+        reference: Posterior to align to.
+        candidate: Posterior to permute, on the device and in the dtype of the reference.
+        layout: The groups, and the axes of every tensor of both posteriors.
+        model: The network module, for matchers that run it; may be None.
+        data: Batches ``(inputs, targets)``, for matchers that need data; may be None.
+        generator: Random number generator.
         progress: Whether to show a progress bar.
-        initial: Where matchers that improve step by step begin; the identity if None.
-        on_interrupt: Whether an interrupted search raises, or returns its best so far.
+        initial: Permutation to start from, for iterative matchers; their own initialization if None.
+        on_interrupt: On Ctrl-C, ``"raise"`` KeyboardInterrupt or ``"return"`` the best result so far.
     """
 
     reference: Posterior
@@ -57,10 +57,10 @@ class MatchProblem:
     on_interrupt: OnInterrupt = "raise"
 
     def starting_at(self, initial: Permutation | None) -> MatchProblem:
-        """Return the problem with another beginning.
+        """Return the problem with another initial permutation.
 
         Args:
-            initial: Where to begin.
+            initial: Permutation to start from.
 
         Returns:
             The new problem.
@@ -69,16 +69,16 @@ class MatchProblem:
 
 
 class Matcher(Strategy):
-    r"""Finds the group element that moves a candidate onto a reference.
+    r"""Algorithm that finds a permutation aligning a candidate with a reference.
 
     Laws:
-        - *Never worse than the identity*: the objective at the result is at least the objective at the identity.
-        - *Planted permutation*: a candidate that is a moved copy of a feed-forward reference with generic parameters
-          is moved back exactly.
+        - *Never worse than the identity*: the returned objective is at least that of the identity.
+        - *Planted permutation*: if the candidate is a permuted copy of a feed-forward reference with generic
+          parameters, the permutation is recovered exactly.
         - *Function kept*: the aligned candidate computes the candidate's function.
         - *Inputs untouched*: reference and candidate are not changed.
-        - *Repeatable*: equal inputs and generators in equal states give equal results.
-        - *Device and dtype*: the matcher works on the reference's device, in any floating dtype.
+        - *Repeatable*: equal inputs and generator states give equal results.
+        - *Device and dtype*: runs on the reference's device, in any floating-point dtype.
     """
 
     family: ClassVar[str] = "matcher"
@@ -97,25 +97,25 @@ class Matcher(Strategy):
         initial: Permutation | None = None,
         on_interrupt: OnInterrupt = "raise",
     ) -> MatchResult:
-        """Return the permutation that moves the candidate onto the reference.
+        """Find the permutation that aligns a candidate with a reference.
 
         Args:
-            reference: Stays as it is; sets device and dtype.
-            candidate: A posterior over the same parameters.
-            spec: The symmetries of the network.
-            model: The network, for matchers that run it.
+            reference: Posterior to align to; sets device and dtype.
+            candidate: Posterior to permute, over the same parameters.
+            spec: Permutation symmetries of the network.
+            model: Network module, for matchers that run it.
             data: Batches ``(inputs, targets)``, for matchers that need data.
-            generator: Source of randomness; a fixed seed if not given.
+            generator: Random number generator; seeded with 0 if None.
             progress: Whether to show a progress bar.
-            initial: Where matchers that improve step by step begin; the identity if not given.
-            on_interrupt: ``return``: when the user interrupts a search, its best so far is the result, with the outcome
-                `MatchOutcome.INTERRUPTED`; given as ``initial``, it goes on from there. ``raise``: KeyboardInterrupt.
+            initial: Permutation to start from, for iterative matchers; their own initialization if None.
+            on_interrupt: On Ctrl-C, ``"raise"`` KeyboardInterrupt, or ``"return"`` the best result so far, with the
+                outcome `MatchOutcome.INTERRUPTED`. Pass its permutation as ``initial`` to resume.
 
         Returns:
-            The result. Not converging is a value of its `outcome`, not an error.
+            The result. Not converging is an `outcome`, not an error.
 
         Raises:
-            InvalidInputError: If the posteriors do not fit each other or the specification, or something that this
+            InvalidInputError: If the posteriors do not fit each other or the specification, or an input that this
                 matcher needs is missing.
         """
         means = reference.shared_mean(), candidate.shared_mean()
@@ -127,10 +127,7 @@ class Matcher(Strategy):
         del means
         prior = getattr(candidate, "prior", None)
         if isinstance(prior, GaussianPrior) and not prior.is_exchangeable(spec.layout):
-            message = (
-                "the candidate's prior is not the same for all units, so that it moves with them: the aligned "
-                "posterior is one under another prior"
-            )
+            message = "the candidate's prior differs between units of a group; the aligned posterior refers to the permuted prior"
             warnings.warn(message, PriorWarning, stacklevel=2)
         problem = MatchProblem(
             reference=reference,
@@ -150,20 +147,20 @@ class Matcher(Strategy):
 
     @final
     def solve(self, problem: MatchProblem) -> MatchResult:
-        """Return the result of a checked problem: for matchers around matchers.
+        """Solve a checked problem; for matchers that run other matchers.
 
         Args:
-            problem: As `match` makes it.
+            problem: A problem that `match` made.
 
         Returns:
             The result.
 
         Raises:
-            InvalidInputError: If something that this matcher needs is missing.
+            InvalidInputError: If an input that this matcher needs is missing.
         """
         with torch.no_grad():
             return self._match(problem)
 
     @abstractmethod
     def _match(self, problem: MatchProblem) -> MatchResult:
-        """Solve a checked problem; the permutation may lie on any device."""
+        """Solve a checked problem; the permutation may be on any device."""

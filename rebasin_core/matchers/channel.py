@@ -1,4 +1,4 @@
-"""Matchers that compare tensors of the parameters' shapes: one solver, different channels."""
+"""Matchers that maximize a sum of bilinear assignment problems between channels, by coordinate descent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.result import MatchOutcome
-from rebasin_core.matchers.search import better, descended, interruptible
+from rebasin_core.matchers.search import best_result, interruptible, run_descent
 from rebasin_core.tensors.checks import require_finite
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ def _current(start: object) -> object:
 
 
 class AbstractChannelMatcher(Matcher):
-    r"""Maximises a sum of bilinear assignments between channels, by coordinate descent over the groups.
+    r"""Maximizes a sum of bilinear assignment problems between channels, by coordinate descent over the groups.
 
     $$ \max_P \sum_l \langle \phi_l, P_l \, \psi_l \, P_{l-1}^\top \rangle $$
 
-    with channels $\phi$ of the reference and $\psi$ of the candidate, each of shape ``[C, *s]`` for a parameter of
-    shape ``s``. A subclass says what the channels are; they must be *equivariant*: computed entry by entry from tensors
-    attached to the parameters.
+    where $\phi$ are channels of the reference and $\psi$ channels of the candidate, of shape ``[C, *s]`` for a
+    parameter of shape ``s``. A subclass defines the channels. They must be *equivariant*: computed entry by entry from
+    tensors of the parameters' shapes.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -61,7 +61,7 @@ class AbstractChannelMatcher(Matcher):
 
     @abstractmethod
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
-        """Return the channels of both, ``[C, *s]`` for every parameter."""
+        """Return the channels of the reference and of the candidate: ``[C, *s]`` for every parameter."""
 
     @final
     @override
@@ -74,12 +74,14 @@ class AbstractChannelMatcher(Matcher):
         identity_objective = solver.objective()
 
         def descend(max_sweeps: int = self.max_sweeps) -> MatchResult:
-            return descended(problem, solver, max_sweeps=max_sweeps, start=start, identity_objective=identity_objective)
+            return run_descent(
+                problem, solver, max_sweeps=max_sweeps, start=start, identity_objective=identity_objective
+            )
 
         if problem.initial is not None:
             solver.start_at(problem.initial.indices)
             return descend()
-        orders = problem.generator.get_state()
+        state = problem.generator.get_state()
         greedy = False
         with interruptible(problem) as beginning:
             greedy = self.start != "identity" and solver.initialize_greedily()
@@ -90,14 +92,14 @@ class AbstractChannelMatcher(Matcher):
         result = descend()
         if not (greedy and self.start == "best") or result.outcome is MatchOutcome.INTERRUPTED:
             return result
-        # In the orders in which a descent from the identity alone would go, so that no better one is missed.
-        problem.generator.set_state(orders)
+        # With the orders of sweeps that a descent from the identity alone would have.
+        problem.generator.set_state(state)
         solver.start_at(None)
-        return better(result, descend())
+        return best_result(result, descend())
 
 
 def mean_channels(posterior: Posterior) -> Channels:
-    """Return the means as one channel.
+    """Return the mean as one channel.
 
     Args:
         posterior: The posterior.
@@ -109,7 +111,7 @@ def mean_channels(posterior: Posterior) -> Channels:
 
 
 def moment_channels(posterior: Posterior) -> Channels:
-    """Return means and standard deviations as two channels.
+    """Return the mean and the standard deviation as two channels.
 
     Args:
         posterior: The posterior.
@@ -122,11 +124,11 @@ def moment_channels(posterior: Posterior) -> Channels:
 
 
 def require_positive_stddev(posterior: Posterior, what: str) -> None:
-    """Refuse posteriors that are sure of an entry, for channels with precisions.
+    """Raise if any standard deviation is zero: its precision would be infinite.
 
     Args:
         posterior: The posterior.
-        what: What it is, for the message.
+        what: Its role, for the message: ``reference`` or ``candidate``.
 
     Raises:
         InvalidInputError: If a standard deviation is zero; names the tensor.
@@ -134,7 +136,7 @@ def require_positive_stddev(posterior: Posterior, what: str) -> None:
     for name, stddev in posterior.stddev.items():
         if stddev.numel() and not bool((stddev > 0).all()):
             message = (
-                f"the {what}'s `{name}` has entries with zero standard deviation, so that their precision is infinite; "
-                "use the matcher `wasserstein`, or `weight` for points"
+                f"`{name}` of the {what} has zero standard deviations (infinite precision); use the matcher "
+                "`wasserstein`, or `weight` for single networks"
             )
             raise InvalidInputError(message)

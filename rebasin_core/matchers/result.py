@@ -1,4 +1,4 @@
-"""What a matcher returns."""
+"""The result of matching."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ class MatchOutcome(Enum):
     """Why a matcher stopped."""
 
     CONVERGED = "converged: no group can be improved with the others held fixed"
-    MAX_SWEEPS = "stopped at the largest number of sweeps; a higher `max_sweeps` may improve the objective"
-    INTERRUPTED = "interrupted; begin again from this result with `initial=result.permutation`"
-    BUDGET = "stopped when its steps or seconds were spent; more of them may improve the objective"
+    MAX_SWEEPS = "stopped: maximum number of sweeps reached; a larger `max_sweeps` may improve the objective"
+    INTERRUPTED = "interrupted; resume with `initial=result.permutation`"
+    BUDGET = "stopped: step or time budget exhausted; a larger budget may improve the objective"
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class MatchResult:
-    """The permutation that a matcher found, and how.
+    """The permutation that a matcher found, with its objective.
 
     Attributes:
-        permutation: Moves the candidate onto the reference.
-        objective: What the matcher maximises, at that permutation; larger is better.
-        identity_objective: The same without moving anything; never larger than ``objective``.
+        permutation: Aligns the candidate with the reference.
+        objective: The matcher's objective at the permutation; larger is better.
+        identity_objective: The objective at the identity; at most ``objective``.
         outcome: Why the matcher stopped.
         trace: The objective at the start and after each sweep.
-        seconds: Wall-clock time, by part of the work.
-        upper_bound: What no permutation can exceed, where that is cheap to know: what single groups could gain, each
-            by an assignment of its own, and for tensors with several groups the product of their norms.
+        seconds: Wall-clock time, by part of the algorithm.
+        upper_bound: Upper bound on the objective over all permutations, or None if the matcher computes none. Tensors
+            with one group contribute their best assignment, tensors with several groups the product of their norms.
     """
 
     permutation: Permutation
@@ -53,17 +53,17 @@ class MatchResult:
 
     @property
     def gap(self) -> float | None:
-        """By how much the objective could be larger at most; 0 proves that it is the largest."""
+        """Optimality gap: ``upper_bound - objective``; 0 proves global optimality, None without a bound."""
         return None if self.upper_bound is None else max(0.0, self.upper_bound - self.objective)
 
     @property
     def moved(self) -> Mapping[str, int]:
-        """The number of units of every group that do not stay in their place."""
+        """Number of permuted units (not fixed points) of every group."""
         return self.permutation.moved
 
     @property
     def sweeps(self) -> int:
-        """The number of sweeps over the groups."""
+        """Number of sweeps over the groups."""
         return len(self.trace) - 1
 
     @overload
@@ -73,13 +73,13 @@ class MatchResult:
     @overload
     def apply(self, candidate: P) -> P: ...
     def apply(self, candidate: Any) -> Any:
-        """Return the candidate, moved onto the reference.
+        """Return the aligned candidate.
 
         Args:
             candidate: A mapping of tensors, a module or a posterior, as for `Permutation.apply`.
 
         Returns:
-            The same kind of thing.
+            A permuted copy of the same type.
 
         Raises:
             InvalidInputError: If it does not fit the specification.

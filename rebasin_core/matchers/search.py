@@ -1,4 +1,4 @@
-"""What searches have in common: running to a result, keeping the best, stopping when interrupted."""
+"""Parts that search algorithms share: interruption, the best permutation so far, coordinate descent to a result."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ if TYPE_CHECKING:
 
 @final
 class Interruption:
-    """Whether a block was interrupted."""
+    """Whether a search was interrupted."""
 
     def __init__(self) -> None:
         self.happened = False
 
     def outcome(self, otherwise: MatchOutcome) -> MatchOutcome:
-        """Return why the search stopped.
+        """Return the outcome of the search.
 
         Args:
-            otherwise: The outcome if it was not interrupted.
+            otherwise: The outcome if the search was not interrupted.
 
         Returns:
-            The outcome.
+            ``INTERRUPTED``, or the given outcome.
         """
         return MatchOutcome.INTERRUPTED if self.happened else otherwise
 
 
 @contextmanager
 def interruptible(problem: MatchProblem) -> Generator[Interruption]:
-    """Leave a block when the user interrupts it, if the problem asks for the best so far.
+    """Leave a block on Ctrl-C without an error, if the problem asks for the best result so far.
 
     Args:
-        problem: What is matched.
+        problem: The matching problem.
 
     Yields:
-        Whether it happened, to be asked afterwards.
+        The state, which knows after the block whether it was interrupted.
 
     Raises:
-        KeyboardInterrupt: If the problem does not ask for it.
+        KeyboardInterrupt: If the problem has ``on_interrupt="raise"``.
     """
     state = Interruption()
     try:
@@ -62,11 +62,11 @@ def interruptible(problem: MatchProblem) -> Generator[Interruption]:
 
 @final
 class BestSoFar:
-    """Keeps the permutation of the highest value, from the identity and where the search begins on.
+    """The best permutation seen during a search; at first the identity, or the initial permutation if that is better.
 
     Args:
-        problem: What is matched.
-        value: What is maximised.
+        problem: The matching problem.
+        value: The objective, which is maximized.
     """
 
     def __init__(self, problem: MatchProblem, value: Callable[[Permutation], float]) -> None:
@@ -77,7 +77,7 @@ class BestSoFar:
             self.offer(problem.initial)
 
     def offer(self, permutation: Permutation) -> None:
-        """Take a permutation if it is better than all before; the trace grows by one either way.
+        """Keep a permutation if it is better than all before, and extend the trace.
 
         Args:
             permutation: The permutation.
@@ -88,11 +88,11 @@ class BestSoFar:
         self.trace.append(max(value, self.trace[-1]))
 
     def result(self, outcome: MatchOutcome, seconds: Mapping[str, float]) -> MatchResult:
-        """Return what was found.
+        """Return the result of the search.
 
         Args:
             outcome: Why the search stopped.
-            seconds: How long it took.
+            seconds: Its run time, by part.
 
         Returns:
             The result.
@@ -107,7 +107,7 @@ class BestSoFar:
         )
 
 
-def descended(
+def run_descent(
     problem: MatchProblem,
     solver: CoordinateDescent,
     *,
@@ -116,15 +116,15 @@ def descended(
     identity_objective: float | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> MatchResult:
-    """Sweep over the groups until none moves, and return the result.
+    """Sweep over the groups until no index changes, and return the result.
 
     Args:
-        problem: What is matched.
-        solver: Coordinate descent at its beginning.
-        max_sweeps: The most sweeps.
-        start: When the matcher began (`time.perf_counter`).
-        identity_objective: The objective without moving anything; that of the beginning if not given.
-        seconds: How long other parts of the work took.
+        problem: The matching problem.
+        solver: Coordinate descent at its starting point.
+        max_sweeps: Maximum number of sweeps.
+        start: The `time.perf_counter` when the matcher started.
+        identity_objective: The objective at the identity; that at the starting point if None.
+        seconds: Run time of other parts of the matcher.
 
     Returns:
         The result.
@@ -135,11 +135,11 @@ def descended(
     sweeps = solver.sweeps(problem.generator, max_sweeps)
     bar = tqdm(sweeps, desc="match", unit="sweep", total=max_sweeps, leave=False, disable=not problem.progress)
     with interruptible(problem) as interruption:
-        for moved in bar:
+        for changed in bar:
             trace.append(trace[0] + solver.gained - gained)
-            if not moved:
+            if not changed:
                 outcome = MatchOutcome.CONVERGED
-    # Where the objective is computed anew, rounding must not leave it below what came before.
+    # A recomputed objective may be lower by rounding only.
     objective = max(solver.objective(), trace[0])
     bound = max(objective, solver.upper_bound())
     return MatchResult(
@@ -153,15 +153,15 @@ def descended(
     )
 
 
-def better(first: MatchResult, second: MatchResult) -> MatchResult:
-    """Return the one of two results with the larger objective, with the time that both took.
+def best_result(first: MatchResult, second: MatchResult) -> MatchResult:
+    """Return the result with the larger objective, with the total run time of both.
 
     Args:
         first: A result.
-        second: Another one, of the same problem.
+        second: Another result of the same problem.
 
     Returns:
-        The better one; interrupted if either was.
+        The better result, marked as interrupted if either was.
     """
     best = second if second.objective > first.objective else first
     parts = first.seconds.keys() - {"total"}
