@@ -127,7 +127,10 @@ class Matcher(Strategy):
         del means
         prior = getattr(candidate, "prior", None)
         if isinstance(prior, GaussianPrior) and not prior.is_exchangeable(spec.layout):
-            message = "the candidate's prior differs between units of a group; the aligned posterior refers to the permuted prior"
+            message = (
+                "the candidate's prior differs between units of a group; the aligned posterior refers to the permuted "
+                "prior"
+            )
             warnings.warn(message, PriorWarning, stacklevel=2)
         problem = MatchProblem(
             reference=reference,

@@ -22,7 +22,7 @@ def test_a_prior_of_its_own_for_every_unit_is_warned_of_and_moves() -> None:
         n: torch.rand(t.shape, generator=torch.Generator().manual_seed(0)) + 0.5 for n, t in gaussian(1).mean.items()
     }
     candidate = with_prior(scale)
-    with pytest.warns(PriorWarning, match="moves with them"):
+    with pytest.warns(PriorWarning, match="differs between units of a group"):
         result = rc.match(gaussian(0), candidate, case.spec)
     aligned = result.apply(candidate)
     assert isinstance(aligned, rc.DiagonalGaussianPosterior)
