@@ -7,9 +7,11 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
+from rebasin_core.architectures.base import Architecture
 from rebasin_core.assignment.base import AssignmentSolver
 from rebasin_core.config.base import StrategyConfig
 from rebasin_core.config.reading import parse_strategy
+from rebasin_core.data.base import DataSource
 from rebasin_core.errors import BrokenPluginWarning, PluginError, UnknownNameError, nearest
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.matchers.base import Matcher
@@ -17,6 +19,7 @@ from rebasin_core.plugin.discovery import PluginStatus, load_plugins, new_manage
 from rebasin_core.plugin.hookspecs import HOOKS
 from rebasin_core.posteriors.adapter import PosteriorAdapter
 from rebasin_core.posteriors.base import Posterior
+from rebasin_core.specs.base import SpecFactory
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.strategy import Strategy, find_names_by
 
@@ -26,12 +29,15 @@ if TYPE_CHECKING:
     import pluggy
 
 INTERFACES: Mapping[str, type[Any]] = {
+    "architecture": Architecture,
     "assignment": AssignmentSolver,
+    "dataset": DataSource,
     "likelihood": Likelihood,
     "matcher": Matcher,
     "posterior": Posterior,
     "posterior_adapter": PosteriorAdapter,
     "operator_rules": OperatorRules,
+    "spec": SpecFactory,
 }
 """The interface of every family."""
 
