@@ -72,12 +72,9 @@ from rebasin_core.barriers import (
 )
 from rebasin_core.bilinear import Channels, UnitSimilarity, unit_similarities
 from rebasin_core.config import (
-    ArchitectureConfig,
     BarrierConfig,
-    DatasetConfig,
     InferenceConfig,
     RunConfig,
-    SpecConfig,
     StrategyConfig,
 )
 from rebasin_core.coupling.coupling import Coupling
@@ -212,7 +209,6 @@ __all__ = [
     "AlignedSamples",
     "AnnealingMatcher",
     "Architecture",
-    "ArchitectureConfig",
     "Assignment",
     "AssignmentSolver",
     "Atom",
@@ -236,7 +232,6 @@ __all__ = [
     "CurvedBarrier",
     "DataSource",
     "DataSplits",
-    "DatasetConfig",
     "DeepEnsemble",
     "DiagonalGaussianPosterior",
     "EvaluationOptions",
@@ -304,7 +299,6 @@ __all__ = [
     "SinkhornMatcher",
     "SnapshotEnsemble",
     "SpecCheck",
-    "SpecConfig",
     "SpecFactory",
     "Star",
     "StraightThroughMatcher",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from abc import ABC
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
@@ -19,7 +20,7 @@ from typing_extensions import override
 from rebasin_core.errors import ConfigError, RebasinError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 FAMILY_KEY = "x-family"
 """In a JSON schema, marks the place of any strategy of a family."""
 
-_REWORDED = "rebasin"
+REWORDED = "rebasin"
+"""The type of problems that are already in the words of this project."""
+
 _TEMPLATE = "{sentence}"
 
 
@@ -62,7 +65,7 @@ class Options(BaseModel):
         try:
             return handler(value)
         except ValidationError as error:
-            problems = [_reworded(cls, problem) for problem in error.errors()]
+            problems = [_reworded(cls, problem) for problem in without_echoes(error.errors())]
             raise ValidationError.from_exception_data(cls.__name__, problems) from None
 
     @override
@@ -86,9 +89,10 @@ class Options(BaseModel):
         """Return the one JSON text of these options: all of them, defaults included, keys sorted, no spaces.
 
         Returns:
-            The text; equal options give equal texts.
+            The text; equal options give equal texts. Infinities and NaN are strings, which are read back as numbers.
         """
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        options = _canonical(self.model_dump(mode="json"))
+        return json.dumps(options, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 Lookup: TypeAlias = "Callable[[str, str], type[Strategy]]"
@@ -233,6 +237,19 @@ def sentences(problems: Iterable[ErrorDetails]) -> list[str]:
     return found
 
 
+def without_echoes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Return problems without those that merely follow from others: a list whose items are invalid is too short, too.
+
+    Args:
+        problems: As pydantic reports them.
+
+    Returns:
+        The problems that need a change.
+    """
+    inside = {problem["loc"][:length] for problem in problems for length in range(len(problem["loc"]))}
+    return [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in inside]
+
+
 def located(location: Iterable[str | int]) -> str:
     """Return a location in a document: ``matchers[1].max_sweeps``.
 
@@ -252,16 +269,29 @@ def _default_lookup() -> Lookup:
     return _LOOKUPS[0]
 
 
+def _canonical(value: Any) -> Any:  # ruff: ignore[any-type] - any JSON value
+    """Return a JSON value in which equal numbers have equal texts, and numbers that JSON does not know are strings."""
+    match value:
+        case dict():
+            return {key: _canonical(item) for key, item in value.items()}
+        case list():
+            return [_canonical(item) for item in value]
+        case float():
+            return value + 0.0 if math.isfinite(value) else json.dumps(value)  # -0.0 + 0.0 is 0.0
+        case _:
+            return value
+
+
 def _dumped(strategy: Strategy, info: core_schema.SerializationInfo) -> dict[str, Any]:
     return strategy.model_dump(mode=info.mode)
 
 
 def _problem(sentence: str) -> PydanticCustomError:
-    return PydanticCustomError(_REWORDED, _TEMPLATE, {"sentence": sentence})
+    return PydanticCustomError(REWORDED, _TEMPLATE, {"sentence": sentence})
 
 
 def _reworded(options: type[Options], problem: ErrorDetails) -> InitErrorDetails:
-    sentence = problem["msg"] if problem["type"] == _REWORDED else _sentence(options, problem)
+    sentence = problem["msg"] if problem["type"] == REWORDED else _sentence(options, problem)
     return {"type": _problem(sentence), "loc": problem["loc"], "input": problem["input"]}
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.api.resumption import resumed
-from rebasin_core.api.tracing import with_installed_rules
 from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.errors import ConfigError
 from rebasin_core.matchers.base import Matcher
@@ -51,8 +50,7 @@ def build(family: str, name: str, *, registry: Registry | None = None, **options
         >>> build("matcher", name="weight", max_sweeps=50)
         WeightMatcher(max_sweeps=50)
     """
-    strategy = (registry or default_registry()).build(family, {"name": name, **options})
-    return with_installed_rules(strategy, registry) if family == "spec" else strategy
+    return (registry or default_registry()).build(family, {"name": name, **options})
 
 
 def as_matcher(matcher: Matcher | str | Mapping[str, object]) -> Matcher:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rebasin_core.errors import PluginError
 from rebasin_core.plugin.registry import Registry, default_registry
-from rebasin_core.specs.tracing.factory import AbstractRuleBasedFactory
+from rebasin_core.specs.operators.default import find_rules_by
 from rebasin_core.specs.tracing.trace import derive
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from rebasin_core.specs.base import SpecFactory
     from rebasin_core.specs.operators.base import Rule, Rules
     from rebasin_core.specs.tracing.graph import Method
     from rebasin_core.specs.tracing.trace import TracedSpec
@@ -47,7 +46,7 @@ def trace_spec(
         method: ``export`` traces with `torch.export`. ``execution`` records the operators of one real execution: for
             models whose control flow depends on data, such as detectors; the specification then holds for that path,
             and what the path does not reach is frozen.
-        rules: A rule for every operator that has one; those of all installed plugins if not given.
+        rules: Rules by operator name; those of all installed plugins if None.
 
     Returns:
         The specification.
@@ -68,14 +67,7 @@ def trace_spec(
         3.weight: 10, units.0*36
         3.bias: 10
     """
-    return derive(
-        model,
-        example_inputs,
-        kwargs=kwargs,
-        freeze=freeze,
-        method=method,
-        rules=installed_rules() if rules is None else rules,
-    )
+    return derive(model, example_inputs, kwargs=kwargs, freeze=freeze, method=method, rules=rules)
 
 
 def installed_rules(registry: Registry | None = None) -> Rules:
@@ -103,19 +95,4 @@ def installed_rules(registry: Registry | None = None) -> Rules:
     return found
 
 
-def with_installed_rules(factory: SpecFactory, registry: Registry | None = None) -> SpecFactory:
-    """Return a way to get specifications that knows the rules of all plugins, if it works with rules.
-
-    Args:
-        factory: Any.
-        registry: Where to look; everything installed if not given.
-
-    Returns:
-        The same, or one with the rules.
-
-    Raises:
-        PluginError: If two plugins have a rule for the same operator.
-    """
-    if isinstance(factory, AbstractRuleBasedFactory):
-        return factory.with_rules(installed_rules(registry))
-    return factory
+find_rules_by(installed_rules)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, final
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 
 from rebasin_core.errors import InvalidInputError, SpecError
+from rebasin_core.strategy import Strategy
 from rebasin_core.tensors.modules import named_tensors
 
 if TYPE_CHECKING:
@@ -16,27 +17,30 @@ if TYPE_CHECKING:
     from rebasin_core.specs.base import PermutationSpec
 
 
-class Architecture(ABC):
-    """Builds networks of one kind, and knows their symmetries.
+class Architecture(Strategy):
+    """Builds networks of one kind, and gives their symmetries.
 
     Laws:
         - *Shapes*: a network takes batches ``[N, *input_shape]`` and returns ``[N, output_size]``, or
-          ``[N, output_size, ...]`` with one score for every place of a sequence or picture.
-        - *Seeded*: equal generators in equal states give equal networks, different ones different networks, and the
-          global generator is left as it was.
-        - *Spec fits*: the specification names every parameter and buffer, and every group element keeps the function.
+          ``[N, output_size, ...]`` with one score for every position of a sequence or image.
+        - *Seeded*: generators in equal states give equal networks, different ones different networks, and the global
+          generator is not used.
+        - *Spec fits*: the specification names every parameter and buffer, and every group element preserves the
+          function.
     """
+
+    family: ClassVar[str] = "architecture"
 
     @final
     def build(
         self, input_shape: tuple[int, ...], output_size: int, *, generator: torch.Generator | None = None
     ) -> nn.Module:
-        """Return a freshly initialised network.
+        """Return a newly initialized network.
 
         Args:
             input_shape: Shape of one example.
             output_size: Number of outputs, at least 1.
-            generator: Source of randomness; a fixed seed if not given.
+            generator: Source of randomness; seeded with 0 if None.
 
         Returns:
             The network, on the CPU.
@@ -64,7 +68,7 @@ class Architecture(ABC):
             input_shape: Shape of one example.
             output_size: Number of outputs.
             count: Number of examples.
-            generator: Source of randomness; a fixed seed if not given.
+            generator: Source of randomness; seeded with 0 if None.
 
         Returns:
             ``[count, *input_shape]``.
@@ -95,13 +99,13 @@ class Architecture(ABC):
     def _example_inputs(  # ruff: ignore[no-self-use] - for subclasses to override
         self, input_shape: tuple[int, ...], output_size: int, count: int, generator: torch.Generator
     ) -> Tensor:
-        """Return random inputs; normal ones unless overridden (tokens, say, are whole numbers)."""
+        """Return random inputs: standard normal, unless overridden (for tokens, say, which are integers)."""
         del output_size
         return torch.randn(count, *input_shape, generator=generator)
 
     @abstractmethod
     def _build(self, input_shape: tuple[int, ...], output_size: int, generator: torch.Generator) -> nn.Module:
-        """Return a network; draw its parameters from the generator and from nothing else."""
+        """Return a network whose parameters are drawn from the generator only."""
 
     @abstractmethod
     def _spec(self, model: nn.Module) -> PermutationSpec:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
+from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
 from rebasin_core.architectures.base import Architecture
-from rebasin_core.architectures.layers import NormName, initialised, norm_layer, norm_rows
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.architectures.layers import NormName, initialized, norm_layer, norm_rows
 from rebasin_core.specs.blocks import conv, dense
 from rebasin_core.specs.table import TableSpec
 
@@ -26,18 +26,14 @@ ShortcutName: TypeAlias = Literal["conv", "pad"]
 
 @final
 class CifarResNetArchitecture(Architecture):
-    """ResNet-20, -32 and so on for small pictures (He et al., CVPR 2016, section 4.2).
-
-    Args:
-        depth: ``6 n + 2`` for ``n`` blocks a stage: 8, 14, 20, 32, 44, 56.
-        width: Multiplies the channels 16, 32, 64 of the three stages.
-        norm: ``batch``, ``layer`` (over channels, as in Git Re-Basin) or ``frn`` (filter response normalisation, as in
-            Bayesian work, where statistics over a batch have no place).
-        shortcut: Where the channels double, ``conv`` projects by a 1x1 convolution and a normalisation, ``pad`` adds
-            channels of zeros on both sides (option A of the paper).
+    """ResNet-20, -32 and so on, for small images.
 
     Raises:
-        InvalidInputError: If the depth is not ``6 n + 2``, or the width is less than 1.
+        ConfigError: If an option is invalid.
+
+    References:
+        K. He, X. Zhang, S. Ren, J. Sun (2016), "Deep residual learning for image recognition", CVPR, arXiv 1512.03385,
+        section 4.2.
 
     Example:
         >>> architecture = CifarResNetArchitecture(depth=20, norm="frn")
@@ -46,55 +42,55 @@ class CifarResNetArchitecture(Architecture):
         12
     """
 
-    def __init__(
-        self, *, depth: int = 20, width: int = 1, norm: NormName = "batch", shortcut: ShortcutName = "conv"
-    ) -> None:
-        if width < 1:
-            message = f"expected a width of at least 1, got {width}"
-            raise InvalidInputError(message)
-        self._blocks, self._norm, self._shortcut = blocks_a_stage(depth), norm, shortcut
-        self._channels = [16 * width, 32 * width, 64 * width]
+    name: Literal["cifar_resnet"] = "cifar_resnet"
+
+    depth: int = 20
+    """Number of weight layers, ``6 n + 2`` with ``n`` blocks in each of the three stages: 8, 14, 20, 32, 44, 56, ..."""
+
+    width: PositiveInt = 1
+    """Factor of the numbers of channels 16, 32 and 64 of the stages."""
+
+    norm: NormName = "batch"
+    """Normalization: ``batch``; ``layer``, over channels, as in Git Re-Basin; or ``frn``, filter response
+    normalization, as in Bayesian work, since it uses no statistics of a batch."""
+
+    shortcut: ShortcutName = "conv"
+    """Shortcut where the number of channels doubles: ``conv``, a 1x1 convolution and a normalization; or ``pad``,
+    channels of zeros on both sides (option A of the paper)."""
+
+    @field_validator("depth")
+    @classmethod
+    def _is_possible(cls, depth: int) -> int:
+        blocks, rest = divmod(depth - 2, 6)
+        if rest or blocks < 1:
+            message = f"expected 6 n + 2 (8, 14, 20, 32, ...), got {depth}"
+            raise ValueError(message)
+        return depth
 
     @override
     def _build(self, input_shape: tuple[int, ...], output_size: int, generator: torch.Generator) -> nn.Module:
-        def make() -> nn.Module:
-            return _Net(input_shape[0], self._channels, self._blocks, output_size, self._norm, self._shortcut)
+        channels = [16 * self.width, 32 * self.width, 64 * self.width]
+        blocks = (self.depth - 2) // 6
 
-        return initialised(make, generator)
+        def make() -> nn.Module:
+            return _Net(input_shape[0], channels, blocks, output_size, self.norm, self.shortcut)
+
+        return initialized(make, generator)
 
     @override
     def _spec(self, model: nn.Module) -> PermutationSpec:
-        return CifarResNetSpec(model, norm=self._norm)
-
-
-def blocks_a_stage(depth: int) -> int:
-    """Return the number of blocks in each of the three stages.
-
-    Args:
-        depth: ``6 n + 2``.
-
-    Returns:
-        The ``n``.
-
-    Raises:
-        InvalidInputError: If the depth is another number.
-    """
-    blocks, rest = divmod(depth - 2, 6)
-    if rest or blocks < 1:
-        message = f"expected a depth of 6 n + 2 (8, 14, 20, 32, ...), got {depth}"
-        raise InvalidInputError(message)
-    return blocks
+        return CifarResNetSpec(model, norm=self.norm)
 
 
 @final
 class CifarResNetSpec(TableSpec):
-    """The symmetries of such a network: one group a residual stream, one inside each block.
+    """The symmetries of such a network: one group for each residual stream, one inside each block.
 
-    With padding, the channels of a stage are those of the stage before between two groups of new ones.
+    With padding, the channels of a stage are those of the previous stage between two groups of new ones.
 
     Args:
         tensors: The model, or its tensors by name.
-        norm: The kind of its normalisations.
+        norm: The kind of its normalizations.
     """
 
     def __init__(self, tensors: nn.Module | Mapping[str, Tensor], *, norm: NormName = "batch") -> None:

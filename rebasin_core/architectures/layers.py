@@ -1,4 +1,4 @@
-"""Layers that several architectures share, and how networks get their first values."""
+"""Layers that several architectures share, and their initialization."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NormName: TypeAlias = Literal["batch", "layer", "frn"]
 
 @final
 class ChannelLayerNorm(nn.Module):
-    """Layer normalisation over the channels at every position, as convolutional networks use it.
+    """Layer normalization over the channels at every position, as convolutional networks use it.
 
     Args:
         channels: Number of channels.
@@ -31,7 +31,7 @@ class ChannelLayerNorm(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
     def reset_parameters(self) -> None:
-        """Make it the identity, as at the start."""
+        """Make it the identity, as at initialization."""
         _reset_norm(self)
 
     @override
@@ -42,7 +42,7 @@ class ChannelLayerNorm(nn.Module):
 
 @final
 class FilterResponseNorm(nn.Module):
-    r"""Filter response normalisation with its thresholded linear unit (Singh and Krishnan, CVPR 2020).
+    r"""Filter response normalization with its thresholded linear unit (Singh and Krishnan, CVPR 2020).
 
     $$ y = \max\!\left(\gamma \frac{x}{\sqrt{\operatorname{mean}_{hw} x^2 + \epsilon}} + \beta, \tau\right) $$
 
@@ -58,7 +58,7 @@ class FilterResponseNorm(nn.Module):
         self._eps = eps
 
     def reset_parameters(self) -> None:
-        """Make it the identity, as at the start."""
+        """Make it the identity, as at initialization."""
         _reset_norm(self)
 
     @override
@@ -70,7 +70,7 @@ class FilterResponseNorm(nn.Module):
 
 
 def norm_layer(name: NormName, channels: int) -> nn.Module:
-    """Return a normalisation of feature maps.
+    """Return a normalization of feature maps.
 
     Args:
         name: ``batch``, ``layer`` or ``frn``.
@@ -127,12 +127,12 @@ class SelfAttention(nn.Module):
 
 @final
 class TransformerBlock(nn.Module):
-    """Attention and a two-layer perceptron, each behind a layer normalisation and beside a residual connection.
+    """Attention and a two-layer MLP, each with a layer normalization before it and a residual connection around it.
 
     Args:
         width: Features of the stream.
         heads: Number of heads.
-        hidden: Units of the perceptron.
+        hidden: Number of hidden units of the MLP.
         causal: Whether a token sees only those before it.
     """
 
@@ -148,11 +148,12 @@ class TransformerBlock(nn.Module):
         return output
 
 
-def initialised(make: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:
-    """Return a network whose first values come from a generator and from nothing else.
+def initialized(make: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:
+    """Return a network that is initialized from a generator only.
 
-    Weights and biases of dense and convolutional layers start uniform on plus or minus one over the root of the fan in,
-    as PyTorch's do; embeddings and free parameters normal with standard deviation 0.02; normalisations as the identity.
+    Weights and biases of dense and convolutional layers are uniform on plus or minus one over the square root of the
+    fan in, as in PyTorch; embeddings and free parameters normal with standard deviation 0.02; normalizations the
+    identity.
 
     Args:
         make: Builds the network.
@@ -166,7 +167,7 @@ def initialised(make: Callable[[], nn.Module], generator: torch.Generator) -> nn
     model = model.to_empty(device="cpu")
     with torch.no_grad():
         for module in model.modules():
-            _initialise(module, generator)
+            _initialize(module, generator)
     return model
 
 
@@ -176,7 +177,7 @@ def _reset_norm(module: nn.Module) -> None:
             parameter.fill_(1.0 if name == "weight" else 0.0)
 
 
-def _initialise(module: nn.Module, generator: torch.Generator) -> None:
+def _initialize(module: nn.Module, generator: torch.Generator) -> None:
     if isinstance(module, nn.Linear | nn.Conv2d):
         bound = 1 / math.sqrt(module.weight[0].numel())
         for parameter in module.parameters(recurse=False):

@@ -1,18 +1,18 @@
-"""The multilayer perceptron."""
+"""The multilayer perceptron (MLP)."""
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import torch
+from pydantic import PositiveInt
 from torch import nn
 from torch.nn.utils import skip_init
 from typing_extensions import override
 
 from rebasin_core.architectures.base import Architecture
-from rebasin_core.errors import InvalidInputError
 from rebasin_core.specs.table import TableSpec
 
 if TYPE_CHECKING:
@@ -37,19 +37,14 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 @final
 class MLPArchitecture(Architecture):
-    r"""Dense layers with an elementwise activation between them; inputs are flattened.
+    r"""Dense layers with an elementwise activation $\phi$ between them; inputs are flattened.
 
     $$ h_l = \phi(W_l h_{l-1} + b_l), \qquad f(x) = W_L h_{L-1} + b_L $$
 
-    Weights and biases start uniform on $\pm 1/\sqrt{\text{fan in}}$, as ``nn.Linear`` does.
-
-    Args:
-        hidden: Widths of the hidden layers; empty for a linear model.
-        activation: The activation $\phi$.
-        bias: Whether the layers have biases.
+    Weights and biases are initialized uniformly on $\pm 1/\sqrt{\text{fan in}}$, as in ``nn.Linear``.
 
     Raises:
-        InvalidInputError: If a width is less than 1 or the activation is unknown.
+        ConfigError: If an option is invalid.
 
     Example:
         >>> architecture = MLPArchitecture(hidden=[5, 4])
@@ -60,21 +55,21 @@ class MLPArchitecture(Architecture):
         {'hidden.0': 5, 'hidden.1': 4}
     """
 
-    def __init__(
-        self, *, hidden: Sequence[int] = (512, 512, 512), activation: ActivationName = "relu", bias: bool = True
-    ) -> None:
-        if any(width < 1 for width in hidden):
-            message = f"expected hidden widths of at least 1, got {list(hidden)}"
-            raise InvalidInputError(message)
-        if activation not in _ACTIVATIONS:
-            message = f"expected an activation among {', '.join(get_args(ActivationName))}, got {activation!r}"
-            raise InvalidInputError(message)
-        self._hidden, self._activation, self._bias = tuple(hidden), activation, bias
+    name: Literal["mlp"] = "mlp"
+
+    hidden: tuple[PositiveInt, ...] = (512, 512, 512)
+    """Widths of the hidden layers; empty for a linear model."""
+
+    activation: ActivationName = "relu"
+    """Activation after each hidden layer."""
+
+    bias: bool = True
+    """Whether the layers have biases."""
 
     @override
     def _build(self, input_shape: tuple[int, ...], output_size: int, generator: torch.Generator) -> nn.Module:
-        widths = (math.prod(input_shape), *self._hidden, output_size)
-        return _MLP(widths, _ACTIVATIONS[self._activation], bias=self._bias, generator=generator)
+        widths = (math.prod(input_shape), *self.hidden, output_size)
+        return _MLP(widths, _ACTIVATIONS[self.activation], bias=self.bias, generator=generator)
 
     @override
     def _spec(self, model: nn.Module) -> PermutationSpec:
@@ -83,7 +78,7 @@ class MLPArchitecture(Architecture):
 
 @final
 class MLPSpec(TableSpec):
-    """The symmetries of an MLP: each hidden layer's units permute, inputs and outputs stay.
+    """The symmetries of an MLP: one group for each hidden layer; inputs and outputs are fixed.
 
     Args:
         tensors: The model, or its tensors by name: ``layers.<l>.weight`` and, if there are biases, ``layers.<l>.bias``.

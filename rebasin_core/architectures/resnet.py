@@ -1,16 +1,16 @@
-"""The residual networks of ImageNet: ResNet-18 and ResNet-50."""
+"""The residual networks of ImageNet: ResNet-18, -34, -50, -101 and -152."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, final
 
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
 from rebasin_core.architectures.base import Architecture
-from rebasin_core.architectures.layers import initialised
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.architectures.layers import initialized
 from rebasin_core.specs.blocks import batch_norm, conv, dense
 from rebasin_core.specs.table import TableSpec
 
@@ -28,16 +28,15 @@ _FIRST_BOTTLENECK: Final = 50
 
 @final
 class ResNetArchitecture(Architecture):
-    """Residual networks with four stages (He et al., CVPR 2016); tensors are named as torchvision names them.
+    """Residual networks with four stages, whose tensors are named as in torchvision.
 
-    So a checkpoint of torchvision loads, and its specification is this one.
-
-    Args:
-        depth: 18 and 34 have blocks of two 3x3 convolutions, 50, 101 and 152 bottlenecks.
-        width: Channels of the first stage, 64 in the paper; the others have 2, 4 and 8 times as many.
+    Checkpoints of torchvision can therefore be loaded, and have this specification.
 
     Raises:
-        InvalidInputError: If the width is less than 1.
+        ConfigError: If an option is invalid.
+
+    References:
+        K. He, X. Zhang, S. Ren, J. Sun (2016), "Deep residual learning for image recognition", CVPR, arXiv 1512.03385.
 
     Example:
         >>> architecture = ResNetArchitecture(depth=18, width=8)
@@ -46,15 +45,18 @@ class ResNetArchitecture(Architecture):
         12
     """
 
-    def __init__(self, *, depth: ResNetDepth = 18, width: int = 64) -> None:
-        if width < 1:
-            message = f"expected a width of at least 1, got {width}"
-            raise InvalidInputError(message)
-        self._depth, self._width = depth, width
+    name: Literal["resnet"] = "resnet"
+
+    depth: ResNetDepth = 18
+    """Number of weight layers. Networks of 18 and 34 layers have blocks of two 3x3 convolutions, deeper ones
+    bottlenecks."""
+
+    width: PositiveInt = 64
+    """Number of channels in the first stage, 64 in the paper; the others have 2, 4 and 8 times as many."""
 
     @override
     def _build(self, input_shape: tuple[int, ...], output_size: int, generator: torch.Generator) -> nn.Module:
-        return initialised(lambda: _ResNet(input_shape[0], self._depth, self._width, output_size), generator)
+        return initialized(lambda: _ResNet(input_shape[0], self.depth, self.width, output_size), generator)
 
     @override
     def _spec(self, model: nn.Module) -> PermutationSpec:
@@ -63,7 +65,7 @@ class ResNetArchitecture(Architecture):
 
 @final
 class ResNetSpec(TableSpec):
-    """The symmetries of such a network: one group a residual stream, one or two inside each block.
+    """The symmetries of such a network: one group for each residual stream, one or two inside each block.
 
     Args:
         tensors: The model, or its tensors by name.

@@ -1,16 +1,17 @@
-"""Small transformers: for pictures (ViT), and for sequences of tokens (GPT)."""
+"""Small transformers: for images (ViT), and for sequences of tokens (GPT)."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, Self, final
 
 import torch
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 from typing_extensions import override
 
 from rebasin_core.architectures.base import Architecture
-from rebasin_core.architectures.layers import TransformerBlock, initialised
+from rebasin_core.architectures.layers import TransformerBlock, initialized
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.specs.blocks import attention, conv, dense, embedding, norm
 from rebasin_core.specs.table import TableSpec
@@ -22,71 +23,54 @@ if TYPE_CHECKING:
 
 
 class AbstractTransformer(Architecture):
-    """The sizes that both have.
-
-    Args:
-        width: Features of the residual stream, divisible by the number of heads.
-        depth: Number of blocks.
-        heads: Number of heads.
-        hidden: Units of the perceptron in each block.
+    """Base of the transformers, with the options that both have.
 
     Raises:
-        InvalidInputError: If a size is less than 1, or the width is not divisible by the number of heads.
+        ConfigError: If an option is invalid.
     """
 
-    def __init__(self, *, width: int = 64, depth: int = 4, heads: int = 4, hidden: int = 128) -> None:
-        if min(width, depth, heads, hidden) < 1:
-            message = f"expected sizes of at least 1, got width {width}, depth {depth}, heads {heads}, hidden {hidden}"
-            raise InvalidInputError(message)
-        width_of_a_head(width, heads)
-        self._width, self._depth, self._heads, self._hidden = width, depth, heads, hidden
+    width: PositiveInt = 64
+    """Number of features in the residual stream, divisible by the number of heads."""
+
+    depth: PositiveInt = 4
+    """Number of blocks."""
+
+    heads: PositiveInt = 4
+    """Number of attention heads in each block."""
+
+    hidden: PositiveInt = 128
+    """Number of hidden units of the MLP in each block."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.width % self.heads:
+            message = f"expected a width divisible by the number of heads, got {self.width} and {self.heads}"
+            raise ValueError(message)
+        return self
 
     @final
     def _blocks(self, *, causal: bool) -> nn.Sequential:
         return nn.Sequential(
-            *(TransformerBlock(self._width, self._heads, self._hidden, causal=causal) for _ in range(self._depth))
+            *(TransformerBlock(self.width, self.heads, self.hidden, causal=causal) for _ in range(self.depth))
         )
 
     @final
     @override
     def _spec(self, model: nn.Module) -> PermutationSpec:
-        # What shapes do not tell: the number of heads in every block.
-        return TransformerSpec(model, heads={f"blocks.{block}.heads": self._heads for block in range(self._depth)})
-
-
-def width_of_a_head(width: int, heads: int) -> int:
-    """Return the number of features of each head.
-
-    Args:
-        width: Features of the residual stream.
-        heads: Number of heads, at least 1.
-
-    Returns:
-        Their quotient.
-
-    Raises:
-        InvalidInputError: If they do not divide.
-    """
-    each, rest = divmod(width, heads)
-    if rest:
-        message = f"expected a width divisible by the number of heads, got {width} and {heads}"
-        raise InvalidInputError(message)
-    return each
+        # Shapes do not determine the number of heads in a block.
+        return TransformerSpec(model, heads={f"blocks.{block}.heads": self.heads for block in range(self.depth)})
 
 
 @final
 class ViTArchitecture(AbstractTransformer):
-    """A vision transformer (Dosovitskiy et al., ICLR 2021): patches, a class token, learned positions.
-
-    Args:
-        patch: Side of the square patches; must divide the sides of the pictures.
-        width: Features of the residual stream, divisible by the number of heads.
-        depth: Number of blocks.
-        heads: Number of heads.
-        hidden: Units of the perceptron in each block.
+    """A vision transformer: patches, a class token, learned positions.
 
     Raises:
-        InvalidInputError: If a size is not possible.
+        ConfigError: If an option is invalid.
+        InvalidInputError: On building, if the patches do not divide the images.
+
+    References:
+        A. Dosovitskiy et al. (2021), "An image is worth 16x16 words", ICLR, arXiv 2010.11929.
 
     Example:
         >>> architecture = ViTArchitecture(patch=4, width=16, depth=2, heads=2, hidden=32)
@@ -95,40 +79,38 @@ class ViTArchitecture(AbstractTransformer):
         'blocks.0.heads'
     """
 
-    def __init__(self, *, patch: int = 4, width: int = 64, depth: int = 4, heads: int = 4, hidden: int = 128) -> None:
-        super().__init__(width=width, depth=depth, heads=heads, hidden=hidden)
-        self._patch = patch
+    name: Literal["vit"] = "vit"
+
+    patch: PositiveInt = 4
+    """Side of the square patches in pixels; must divide the sides of the images."""
 
     @override
     def _build(self, input_shape: tuple[int, ...], output_size: int, generator: torch.Generator) -> nn.Module:
         channels, *sides = input_shape
-        if any(side % self._patch for side in sides):
-            message = f"expected sides divisible by the patch size {self._patch}, got pictures of {tuple(sides)}"
+        if any(side % self.patch for side in sides):
+            message = f"expected sides divisible by the patch size {self.patch}, got images of {tuple(sides)}"
             raise InvalidInputError(message)
-        tokens = 1 + math.prod(side // self._patch for side in sides)
+        tokens = 1 + math.prod(side // self.patch for side in sides)
 
         def make() -> nn.Module:
-            patches = nn.Conv2d(channels, self._width, self._patch, stride=self._patch)
-            return _ViT(patches, tokens, self._blocks(causal=False), self._width, output_size)
+            patches = nn.Conv2d(channels, self.width, self.patch, stride=self.patch)
+            return _ViT(patches, tokens, self._blocks(causal=False), self.width, output_size)
 
-        return initialised(make, generator)
+        return initialized(make, generator)
 
 
 @final
 class GPTArchitecture(AbstractTransformer):
-    """A decoder of tokens (Radford et al. 2019): learned positions, causal attention, the embedding tied to the head.
+    """A decoder of tokens: learned positions, causal attention, and an embedding tied to the readout.
 
-    Its inputs are whole numbers less than the output size, the vocabulary; they are flattened to one sequence. Its
-    outputs are scores for the token after each: ``[N, vocabulary, tokens]``, the form that cross entropy takes.
-
-    Args:
-        width: Features of the residual stream, divisible by the number of heads.
-        depth: Number of blocks.
-        heads: Number of heads.
-        hidden: Units of the perceptron in each block.
+    The inputs are integers less than the output size, which is the vocabulary; they are flattened to one sequence. The
+    outputs are the scores of the next token after each: ``[N, vocabulary, tokens]``, as cross entropy expects them.
 
     Raises:
-        InvalidInputError: If a size is not possible.
+        ConfigError: If an option is invalid.
+
+    References:
+        A. Radford et al. (2019), "Language models are unsupervised multitask learners".
 
     Example:
         >>> model = GPTArchitecture(width=16, depth=2, heads=2, hidden=32).build((12,), 65)
@@ -136,12 +118,14 @@ class GPTArchitecture(AbstractTransformer):
         (3, 65, 12)
     """
 
+    name: Literal["gpt"] = "gpt"
+
     @override
     def _build(self, input_shape: tuple[int, ...], output_size: int, generator: torch.Generator) -> nn.Module:
         def make() -> nn.Module:
-            return _GPT(output_size, math.prod(input_shape), self._blocks(causal=True), self._width)
+            return _GPT(output_size, math.prod(input_shape), self._blocks(causal=True), self.width)
 
-        return initialised(make, generator)
+        return initialized(make, generator)
 
     @override
     def _example_inputs(
@@ -152,7 +136,7 @@ class GPTArchitecture(AbstractTransformer):
 
 @final
 class TransformerSpec(TableSpec):
-    """The symmetries of both: the stream, the units of every perceptron, heads, and the width inside every head.
+    """The symmetries of both: the residual stream, the hidden units of each MLP, heads, and the width inside each head.
 
     Args:
         tensors: The model, or its tensors by name.

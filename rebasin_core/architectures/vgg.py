@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, final
 
+from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
 from rebasin_core.architectures.base import Architecture
-from rebasin_core.architectures.layers import initialised
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.architectures.layers import initialized
 from rebasin_core.specs.blocks import batch_norm, conv, dense
 from rebasin_core.specs.table import TableSpec
 
@@ -27,18 +27,17 @@ _CHANNELS: Final = (64, 128, 256, 512, 512)
 
 @final
 class VGGArchitecture(Architecture):
-    """Stages of 3x3 convolutions, halved by max pooling, and one dense layer on the flattened map.
+    """Five stages of 3x3 convolutions, each followed by max pooling, and one dense layer on the flattened map.
 
-    The form used on CIFAR (Simonyan and Zisserman, ICLR 2015, with one dense layer for three). Pooling rounds up, so
-    that small pictures pass.
-
-    Args:
-        depth: 11, 13, 16 or 19: the number of weight layers in the original.
-        width: Multiplies the numbers of channels 64, 128, 256, 512, 512.
-        batch_norm: Whether a batch normalisation follows each convolution.
+    This is the form used on CIFAR: one dense layer instead of three. Pooling rounds sizes up, so that small images are
+    possible.
 
     Raises:
-        InvalidInputError: If the width is not positive.
+        ConfigError: If an option is invalid.
+
+    References:
+        K. Simonyan, A. Zisserman (2015), "Very deep convolutional networks for large-scale image recognition", ICLR,
+        arXiv 1409.1556.
 
     Example:
         >>> architecture = VGGArchitecture(depth=11, width=0.125)
@@ -47,21 +46,26 @@ class VGGArchitecture(Architecture):
         64
     """
 
-    def __init__(self, *, depth: VGGDepth = 16, width: float = 1.0, batch_norm: bool = True) -> None:
-        if width <= 0:
-            message = f"expected a positive width, got {width}"
-            raise InvalidInputError(message)
-        channels = [max(1, round(width * channels)) for channels in _CHANNELS]
-        self._stages = [[count] * layers for count, layers in zip(channels, _STAGES[depth], strict=True)]
-        self._batch_norm = batch_norm
+    name: Literal["vgg"] = "vgg"
+
+    depth: VGGDepth = 16
+    """Number of weight layers in the original networks, which have three dense layers."""
+
+    width: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Factor of the numbers of channels 64, 128, 256, 512 and 512."""
+
+    batch_norm: bool = True
+    """Whether each convolution is followed by batch normalization."""
 
     @override
     def _build(self, input_shape: tuple[int, ...], output_size: int, generator: torch.Generator) -> nn.Module:
+        widths = [max(1, round(self.width * channels)) for channels in _CHANNELS]
+        stages = [[count] * layers for count, layers in zip(widths, _STAGES[self.depth], strict=True)]
         channels, height, width = input_shape
-        for _ in self._stages:
+        for _ in stages:
             height, width = -(-height // 2), -(-width // 2)
-        last = self._stages[-1][-1] * height * width
-        return initialised(lambda: _VGG(channels, self._stages, last, output_size, norm=self._batch_norm), generator)
+        last = widths[-1] * height * width
+        return initialized(lambda: _VGG(channels, stages, last, output_size, norm=self.batch_norm), generator)
 
     @override
     def _spec(self, model: nn.Module) -> PermutationSpec:
@@ -70,7 +74,7 @@ class VGGArchitecture(Architecture):
 
 @final
 class VGGSpec(TableSpec):
-    """The symmetries of a VGG network: the channels of every convolution permute, block by block in the dense layer.
+    """The symmetries of a VGG network: one group for the channels of each convolution.
 
     Args:
         tensors: The model, or its tensors by name.
@@ -103,9 +107,9 @@ class _VGG(nn.Module):
     @override
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = inputs
-        for place, (convolution, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+        for layer, (convolution, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             hidden = norm(convolution(hidden)).relu()
-            if place in self._ends:
+            if layer in self._ends:
                 hidden = nn.functional.max_pool2d(hidden, 2, ceil_mode=True)
         output: Tensor = self.head(hidden.flatten(1))
         return output

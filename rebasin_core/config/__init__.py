@@ -1,14 +1,5 @@
 """Validated options: one pydantic model a strategy, and the run file."""
 
-from rebasin_core.config.architecture import (
-    ArchitectureConfig,
-    CifarResNetConfig,
-    GPTConfig,
-    MLPConfig,
-    ResNetConfig,
-    VGGConfig,
-    ViTConfig,
-)
 from rebasin_core.config.barrier import (
     BarrierConfig,
     CurvedBarrierConfig,
@@ -19,14 +10,6 @@ from rebasin_core.config.barrier import (
     ResetBarrierConfig,
 )
 from rebasin_core.config.base import FAMILIES, StrategyConfig, family_of
-from rebasin_core.config.dataset import (
-    CIFAR10Config,
-    DatasetConfig,
-    DigitsConfig,
-    FashionMNISTConfig,
-    MNISTConfig,
-    UCIConfig,
-)
 from rebasin_core.config.inference import (
     DeepEnsembleConfig,
     InferenceConfig,
@@ -40,34 +23,22 @@ from rebasin_core.config.inference import (
 )
 from rebasin_core.config.optimizer import OptimizerConfig, ScheduleConfig
 from rebasin_core.config.run import PosteriorSource, RunConfig
-from rebasin_core.config.spec import FileSpecConfig, SpecConfig, TableSpecConfig, TracedSpecConfig
 
 __all__ = [
     "FAMILIES",
-    "ArchitectureConfig",
     "BarrierConfig",
-    "CIFAR10Config",
-    "CifarResNetConfig",
     "CurvedBarrierConfig",
-    "DatasetConfig",
     "DeepEnsembleConfig",
-    "DigitsConfig",
     "EvaluationConfig",
-    "FashionMNISTConfig",
-    "FileSpecConfig",
-    "GPTConfig",
     "InferenceConfig",
     "MAPConfig",
     "MCDropoutConfig",
-    "MLPConfig",
-    "MNISTConfig",
     "MarginalizedBarrierConfig",
     "MeanFieldVIConfig",
     "OptimizerConfig",
     "PointwiseBarrierConfig",
     "PosteriorSource",
     "RepairBarrierConfig",
-    "ResNetConfig",
     "ResetBarrierConfig",
     "RunConfig",
     "SGHMCConfig",
@@ -75,12 +46,6 @@ __all__ = [
     "SWAGConfig",
     "ScheduleConfig",
     "SnapshotEnsembleConfig",
-    "SpecConfig",
     "StrategyConfig",
-    "TableSpecConfig",
-    "TracedSpecConfig",
-    "UCIConfig",
-    "VGGConfig",
-    "ViTConfig",
     "family_of",
 ]

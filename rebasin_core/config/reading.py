@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from rebasin_core.config.base import StrategyConfig
 from rebasin_core.errors import ConfigError, RebasinError, nearest
-from rebasin_core.strategy import Strategy
+from rebasin_core.strategy import REWORDED, Strategy, without_echoes
 
 if TYPE_CHECKING:
     from rebasin_core.config.document import Document, Location
@@ -104,7 +104,7 @@ class _Reader:
         try:
             return model.model_validate(dict(values), context={"lookup": self.lookup})
         except ValidationError as error:
-            for problem in error.errors():
+            for problem in without_echoes(error.errors()):
                 place = tuple(problem["loc"])
                 if not (place and place[0] in told):
                     self._note((*location, *place), _sentence(model, dict(problem)))
@@ -155,6 +155,8 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any]) -> str:
     if problem["type"] == "missing":
         return "is missing"
     text = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == REWORDED:
+        return text
     given = problem.get("input")
     if isinstance(given, Mapping | BaseModel) or "got " in text:
         return text

@@ -7,14 +7,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
-from rebasin_core.config.architecture import ArchitectureConfig
+from rebasin_core.architectures.base import Architecture
 from rebasin_core.config.barrier import BarrierConfig, MarginalizedBarrierConfig
-from rebasin_core.config.dataset import DatasetConfig
 from rebasin_core.config.inference import InferenceConfig, MeanFieldVIConfig
-from rebasin_core.config.spec import SpecConfig
+from rebasin_core.data.base import DataSource
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.matchers.wasserstein import WassersteinMatcher
 from rebasin_core.matchers.weight import WeightMatcher
+from rebasin_core.specs.base import SpecFactory
 
 Split = Literal["test", "train"]
 
@@ -52,11 +52,9 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: SerializeAsAny[DatasetConfig] = Field(description="The data set.")
-    architecture: SerializeAsAny[ArchitectureConfig] = Field(description="The network.")
-    spec: SerializeAsAny[SpecConfig] | None = Field(
-        None, description="Its symmetries, if not those that the architecture gives."
-    )
+    data: DataSource = Field(description="The data set.")
+    architecture: Architecture = Field(description="The network.")
+    spec: SpecFactory | None = Field(None, description="Its symmetries, if not those that the architecture gives.")
     inference: SerializeAsAny[InferenceConfig] = Field(
         default_factory=MeanFieldVIConfig, description="How posteriors are trained; `mean_field_vi` if not given."
     )

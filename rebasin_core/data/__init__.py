@@ -1,13 +1,14 @@
-"""Data sets by name, read from a folder in their publishers' layouts, or downloaded and verified."""
+"""Datasets by name, read from a folder in their publishers' layouts, or downloaded and verified."""
 
 from rebasin_core.data.base import DataSource, DataSplits, Task
 from rebasin_core.data.cifar10 import CIFAR10Source
 from rebasin_core.data.digits import DigitsSource
 from rebasin_core.data.examples import Examples, TensorBatches
-from rebasin_core.data.mnist import FashionMNISTSource, MNISTSource
+from rebasin_core.data.mnist import AbstractIdxSource, FashionMNISTSource, MNISTSource
 from rebasin_core.data.uci import UCISource
 
 __all__ = [
+    "AbstractIdxSource",
     "CIFAR10Source",
     "DataSource",
     "DataSplits",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, final
+from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 from rebasin_core.errors import DataError
+from rebasin_core.strategy import Strategy
 from rebasin_core.tensors.checks import require_finite
 
 if TYPE_CHECKING:
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is to be predicted.
+    """The quantity to predict.
 
     Attributes:
-        kind: Classes, or numbers.
-        output_size: Number of outputs that a network needs: classes, or target dimensions.
+        kind: Classification or regression.
+        output_size: Number of outputs that a network needs: of classes, or of target dimensions.
     """
 
     kind: Literal["classification", "regression"]
@@ -35,7 +36,7 @@ class DataSplits:
     Attributes:
         train: Training examples.
         test: Test examples, never used in training.
-        task: What is to be predicted.
+        task: The quantity to predict.
     """
 
     train: Examples
@@ -48,19 +49,21 @@ class DataSplits:
         return tuple(self.train.inputs.shape[1:])
 
 
-class DataSource(ABC):
-    """A data set with a name.
+class DataSource(Strategy):
+    """A dataset that can be loaded by name.
 
     Laws:
         - *Stable*: every load gives the same examples in the same order.
-        - *Clean*: inputs are floating, finite and normalised with statistics of the training examples or published
-          ones; class numbers lie in the task's range; both splits hold examples.
+        - *Clean*: inputs are floating-point, finite and normalized with statistics of the training examples or
+          published ones; class labels are in the range of the task; both splits hold examples.
         - *Honest*: missing files, damaged files and wrong sizes are errors that name the file.
     """
 
+    family: ClassVar[str] = "dataset"
+
     @final
     def load(self) -> DataSplits:
-        """Return the data set.
+        """Load the dataset.
 
         Returns:
             Training and test examples in memory.
@@ -79,4 +82,4 @@ class DataSource(ABC):
 
     @abstractmethod
     def _load(self) -> DataSplits:
-        """Return the data set; raise DataError or MissingDataError."""
+        """Return the dataset; raise DataError or MissingDataError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 import torch
@@ -32,13 +32,12 @@ _DEVIATION = (0.2470, 0.2435, 0.2616)
 
 @final
 class CIFAR10Source(DataSource):
-    """50,000 and 10,000 colour pictures of 32 x 32 pixels, in ten classes.
+    """50,000 and 10,000 color images of 32 x 32 pixels, in ten classes.
 
-    Inputs ``[N, 3, 32, 32]`` are standardised with the published means and deviations of the channels.
+    Inputs ``[N, 3, 32, 32]`` are standardized with the published means and standard deviations of the channels.
 
-    Args:
-        root: The folder that holds ``cifar-10-batches-bin`` (the binary version), or is it.
-        download: Whether the archive may be downloaded, verified and unpacked into ``root``.
+    Raises:
+        ConfigError: If an option is invalid.
 
     References:
         A. Krizhevsky (2009), "Learning multiple layers of features from tiny images".
@@ -49,17 +48,22 @@ class CIFAR10Source(DataSource):
         rebasin_core.errors.MissingDataError: no data file 'data_batch_1.bin'; looked for ...
     """
 
-    def __init__(self, *, root: Path | str = "data", download: bool = False) -> None:
-        self._root, self._download = Path(root), download
+    name: Literal["cifar10"] = "cifar10"
+
+    root: Path = Path("data")
+    """Folder that contains ``cifar-10-batches-bin`` (the binary version), or that folder itself."""
+
+    download: bool = False
+    """Whether the archive may be downloaded, verified and unpacked into ``root``."""
 
     @override
     def _load(self) -> DataSplits:
         folders = (_FOLDER, ".")
-        if self._download and find_file(self._root, folders, (_TRAIN[0],)) is None:
-            archive = require_file(self._root, (".",), (_ARCHIVE.name,), remote=_ARCHIVE, download=True)
-            _unpack(archive, self._root / _FOLDER)
-        train = [require_file(self._root, folders, (name,), remote=None, download=False) for name in _TRAIN]
-        test = require_file(self._root, folders, (_TEST,), remote=None, download=False)
+        if self.download and find_file(self.root, folders, (_TRAIN[0],)) is None:
+            archive = require_file(self.root, (".",), (_ARCHIVE.name,), remote=_ARCHIVE, download=True)
+            _unpack(archive, self.root / _FOLDER)
+        train = [require_file(self.root, folders, (name,), remote=None, download=False) for name in _TRAIN]
+        test = require_file(self.root, folders, (_TEST,), remote=None, download=False)
         return DataSplits(_examples(train), _examples([test]), Task("classification", _NUM_CLASSES))
 
 

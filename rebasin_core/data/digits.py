@@ -1,8 +1,8 @@
-"""The digits data set, which comes with scikit-learn: no files, no download."""
+"""The digits dataset, which comes with scikit-learn: no files, no download."""
 
 from __future__ import annotations
 
-from typing import final
+from typing import Literal, final
 
 import torch
 from typing_extensions import override
@@ -19,7 +19,7 @@ _LARGEST_PIXEL = 16.0
 class DigitsSource(DataSource):
     """1797 handwritten digits of 8 x 8 pixels: 1437 to train on and 360 to test, in a fixed random order.
 
-    Inputs ``[N, 1, 8, 8]`` are standardised with the mean and deviation of all training pixels.
+    Inputs ``[N, 1, 8, 8]`` are standardized with the mean and standard deviation of all training pixels.
 
     References:
         E. Alpaydin, C. Kaynak (1998), "Optical recognition of handwritten digits", UCI machine learning repository;
@@ -30,6 +30,8 @@ class DigitsSource(DataSource):
         >>> tuple(splits.train.inputs.shape), splits.task.output_size
         ((1437, 1, 8, 8), 10)
     """
+
+    name: Literal["digits"] = "digits"
 
     @override
     def _load(self) -> DataSplits:
@@ -43,7 +45,7 @@ class DigitsSource(DataSource):
         found = load_digits()
         images = torch.from_numpy(found.images).float().unsqueeze(1) / _LARGEST_PIXEL
         labels = torch.from_numpy(found.target).long()
-        # The file is ordered by writer; a fixed shuffle makes both parts alike.
+        # The file is ordered by writer; after a fixed shuffle, both parts have digits of all writers.
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
         train, test = order[:-_NUM_TEST], order[-_NUM_TEST:]
         inputs = (images - images[train].mean()) / images[train].std()

@@ -7,7 +7,7 @@ import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -35,14 +35,14 @@ _NUM_CLASSES = 10
 @final
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """How a data set in this format was published.
+    """Where a dataset in this format was published, and the statistics of its pixels.
 
     Attributes:
-        url: Where its files are.
-        md5: Their checksums, in the order of the names.
-        folders: Where they may lie below a root; downloads go to the first.
+        url: Address of the folder of its files.
+        md5: Checksums of the files, in the order of the names.
+        folders: Folders below a root that may hold the files; downloads go to the first.
         mean: Mean of all training pixels, scaled to [0, 1].
-        deviation: Their standard deviation.
+        deviation: Standard deviation of all training pixels, scaled to [0, 1].
     """
 
     url: str
@@ -53,17 +53,19 @@ class Publication:
 
 
 class AbstractIdxSource(DataSource):
-    """Pictures of 28 x 28 pixels in ten classes, in four idx files; a subclass says how they were published.
+    """Images of 28 x 28 pixels in ten classes, in four idx files; a subclass gives their publication.
 
-    Args:
-        root: The folder that holds the files, gzipped or not.
-        download: Whether missing files may be downloaded and verified.
+    Raises:
+        ConfigError: If an option is invalid.
     """
 
     publication: ClassVar[Publication]
 
-    def __init__(self, *, root: Path | str = "data", download: bool = False) -> None:
-        self._root, self._download = Path(root), download
+    root: Path = Path("data")
+    """Folder that contains the four idx files, gzipped or not, directly or in a subfolder named after the dataset."""
+
+    download: bool = False
+    """Whether missing files may be downloaded, into the subfolder of the dataset, and verified."""
 
     @final
     @override
@@ -73,8 +75,9 @@ class AbstractIdxSource(DataSource):
         for name, md5 in zip(_NAMES, published.md5, strict=True):
             remote = RemoteFile(name, f"{published.url}/{name}", md5)
             names = (name, name.removesuffix(".gz"))
-            paths.append(require_file(self._root, published.folders, names, remote=remote, download=self._download))
-        train, test = (_examples(paths[k], paths[k + 1], published) for k in (0, 2))
+            paths.append(require_file(self.root, published.folders, names, remote=remote, download=self.download))
+        train = _examples(paths[0], paths[1], published)
+        test = _examples(paths[2], paths[3], published)
         return DataSplits(train, test, Task("classification", _NUM_CLASSES))
 
 
@@ -82,12 +85,12 @@ class AbstractIdxSource(DataSource):
 class MNISTSource(AbstractIdxSource):
     """60,000 and 10,000 handwritten digits of 28 x 28 pixels.
 
-    Inputs ``[N, 1, 28, 28]`` are ``(x / 255 - 0.1307) / 0.3081``, the published mean and deviation of the training set.
+    Inputs ``[N, 1, 28, 28]`` are ``(x / 255 - 0.1307) / 0.3081``, with the published mean and standard deviation of the
+    training set. The files may be in the subfolders ``mnist/raw``, ``mnist`` and ``MNIST/raw`` of the root;
+    downloads go to the first.
 
-    Args:
-        root: The folder that holds the four idx files, gzipped or not, in ``mnist/raw``, ``mnist``, ``MNIST/raw`` or
-            itself.
-        download: Whether missing files may be downloaded (to ``root/mnist/raw``) and verified.
+    Raises:
+        ConfigError: If an option is invalid.
 
     References:
         Y. LeCun, L. Bottou, Y. Bengio, P. Haffner (1998), "Gradient-based learning applied to document recognition".
@@ -97,6 +100,8 @@ class MNISTSource(AbstractIdxSource):
         Traceback (most recent call last):
         rebasin_core.errors.MissingDataError: no data file 'train-images-idx3-ubyte.gz'; looked for ...
     """
+
+    name: Literal["mnist"] = "mnist"
 
     publication: ClassVar[Publication] = Publication(
         url="https://ossci-datasets.s3.amazonaws.com/mnist",
@@ -114,14 +119,14 @@ class MNISTSource(AbstractIdxSource):
 
 @final
 class FashionMNISTSource(AbstractIdxSource):
-    """60,000 and 10,000 pictures of clothes of 28 x 28 pixels, in ten classes.
+    """60,000 and 10,000 images of clothes of 28 x 28 pixels, in ten classes.
 
-    Inputs ``[N, 1, 28, 28]`` are ``(x / 255 - 0.2860) / 0.3530``, the mean and deviation of the training set.
+    Inputs ``[N, 1, 28, 28]`` are ``(x / 255 - 0.2860) / 0.3530``, with the mean and standard deviation of the training
+    set. The files may be in the subfolders ``fashion_mnist/raw``, ``fashion_mnist``, ``FashionMNIST/raw`` and
+    ``fashion`` of the root; downloads go to the first.
 
-    Args:
-        root: The folder that holds the four idx files, gzipped or not, in ``fashion_mnist/raw``, ``fashion_mnist``,
-            ``FashionMNIST/raw``, ``fashion`` or itself.
-        download: Whether missing files may be downloaded (to ``root/fashion_mnist/raw``) and verified.
+    Raises:
+        ConfigError: If an option is invalid.
 
     References:
         H. Xiao, K. Rasul, R. Vollgraf (2017), "Fashion-MNIST", arXiv 1708.07747.
@@ -131,6 +136,8 @@ class FashionMNISTSource(AbstractIdxSource):
         Traceback (most recent call last):
         rebasin_core.errors.MissingDataError: no data file 'train-images-idx3-ubyte.gz'; looked for ...
     """
+
+    name: Literal["fashion_mnist"] = "fashion_mnist"
 
     publication: ClassVar[Publication] = Publication(
         url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",

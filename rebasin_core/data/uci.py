@@ -1,19 +1,20 @@
-"""UCI regression sets with the standard splits."""
+"""UCI regression datasets with the standard splits."""
 
 from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
 import torch
+from pydantic import NonNegativeInt
 from typing_extensions import override
 
 from rebasin_core.data.base import DataSource, DataSplits, Task
 from rebasin_core.data.examples import Examples
 from rebasin_core.data.files import find_file
-from rebasin_core.errors import DataError, InvalidInputError, MissingDataError
+from rebasin_core.errors import DataError, MissingDataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,20 +24,15 @@ if TYPE_CHECKING:
 
 @final
 class UCISource(DataSource):
-    """A regression set of the UCI repository, with one of the standard random splits.
+    """A regression dataset of the UCI repository, with one of the standard random splits.
 
-    Two layouts are read: ``<dataset>.npz`` with arrays ``x`` [n, d], ``y`` [n] and ``test_index`` [splits, m]; and the
-    text files of the published splits, ``<dataset>/data/data.txt`` with ``index_features.txt``, ``index_target.txt``
-    and ``index_test_<split>.txt`` beside it. Inputs and targets are standardised with the training examples'
-    statistics.
-
-    Args:
-        dataset: The name of the set, such as ``concrete``; that of its file or folder.
-        root: The folder that holds it, in itself, ``uci`` or ``UCI_Datasets``.
-        split: The number of the split, from 0.
+    Two layouts are read: ``<dataset>.npz`` with arrays ``x`` ``[n, d]``, ``y`` ``[n]`` and ``test_index``
+    ``[splits, m]``; and the text files of the published splits, ``<dataset>/data/data.txt`` with
+    ``index_features.txt``, ``index_target.txt`` and ``index_test_<split>.txt`` in the same folder. Inputs and targets
+    are standardized with the statistics of the training examples.
 
     Raises:
-        InvalidInputError: If the split is negative.
+        ConfigError: If an option is invalid.
 
     References:
         J. M. Hernandez-Lobato, R. Adams (2015), "Probabilistic backpropagation", ICML, arXiv 1502.05336 (the splits);
@@ -45,31 +41,36 @@ class UCISource(DataSource):
     Example:
         >>> UCISource(dataset="yacht", root="no/such/folder").load()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        rebasin_core.errors.MissingDataError: no UCI set 'yacht' ...
+        rebasin_core.errors.MissingDataError: no UCI dataset 'yacht' ...
     """
 
-    def __init__(self, *, dataset: str, root: Path | str = "data", split: int = 0) -> None:
-        if split < 0:
-            message = f"expected a split of at least 0, got {split!r}"
-            raise InvalidInputError(message)
-        self._dataset, self._root, self._split = dataset, Path(root), split
+    name: Literal["uci"] = "uci"
+
+    dataset: str
+    """Name of the dataset, such as ``concrete``; also that of its file or folder."""
+
+    root: Path = Path("data")
+    """Folder that contains the dataset, directly or in the subfolder ``uci`` or ``UCI_Datasets``."""
+
+    split: NonNegativeInt = 0
+    """Index of the standard split, from 0."""
 
     @override
     def _load(self) -> DataSplits:
         folders = ("uci", "UCI_Datasets", ".")
-        archive = find_file(self._root, folders, (f"{self._dataset}.npz",))
-        text = find_file(self._root, folders, (f"{self._dataset}/data/data.txt",))
+        archive = find_file(self.root, folders, (f"{self.dataset}.npz",))
+        text = find_file(self.root, folders, (f"{self.dataset}/data/data.txt",))
         if archive is None and text is None:
             message = (
-                f"no UCI set {self._dataset!r} below {self._root}; expected {self._dataset}.npz or "
-                f"{self._dataset}/data/data.txt there, in `uci` or in `UCI_Datasets`. Please set `root` to that folder"
+                f"no UCI dataset {self.dataset!r} below {self.root}; expected {self.dataset}.npz or "
+                f"{self.dataset}/data/data.txt there, in `uci` or in `UCI_Datasets`. Please set `root` to that folder"
             )
             raise MissingDataError(message)
-        path = archive or text or self._root
+        path = archive or text or self.root
         try:
-            x, y, test = _read_npz(path, self._split) if archive else _read_text(path.parent, self._split)
+            x, y, test = _read_npz(path, self.split) if archive else _read_text(path.parent, self.split)
         except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
-            message = f"{path} (split {self._split}) cannot be read: {error}"
+            message = f"{path} (split {self.split}) cannot be read: {error}"
             raise DataError(message) from error
         return _split(x, y, test)
 

@@ -9,40 +9,40 @@ from rebasin_core.plugin.hookspecs import hookimpl
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rebasin_core.architectures.base import Architecture
     from rebasin_core.assignment.base import AssignmentSolver
-    from rebasin_core.config.architecture import ArchitectureConfig
     from rebasin_core.config.barrier import BarrierConfig
-    from rebasin_core.config.dataset import DatasetConfig
     from rebasin_core.config.inference import InferenceConfig
-    from rebasin_core.config.spec import SpecConfig
+    from rebasin_core.data.base import DataSource
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.adapter import PosteriorAdapter
     from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.specs.base import SpecFactory
     from rebasin_core.specs.operators.base import OperatorRules
 
 
 @hookimpl
-def rebasin_architectures() -> Sequence[type[ArchitectureConfig]]:
+def rebasin_architectures() -> Sequence[type[Architecture]]:
     """Return the architectures."""
-    from rebasin_core.config import architecture
+    from rebasin_core import architectures
 
     return [
-        architecture.MLPConfig,
-        architecture.VGGConfig,
-        architecture.CifarResNetConfig,
-        architecture.ResNetConfig,
-        architecture.ViTConfig,
-        architecture.GPTConfig,
+        architectures.MLPArchitecture,
+        architectures.VGGArchitecture,
+        architectures.CifarResNetArchitecture,
+        architectures.ResNetArchitecture,
+        architectures.ViTArchitecture,
+        architectures.GPTArchitecture,
     ]
 
 
 @hookimpl
-def rebasin_specs() -> Sequence[type[SpecConfig]]:
-    """Return the ways to get a specification."""
-    from rebasin_core.config.spec import FileSpecConfig, TableSpecConfig, TracedSpecConfig
+def rebasin_specs() -> Sequence[type[SpecFactory]]:
+    """Return the specification factories."""
+    from rebasin_core.specs import FileSpecFactory, TableSpecFactory, TracedSpecFactory
 
-    return [TableSpecConfig, TracedSpecConfig, FileSpecConfig]
+    return [TableSpecFactory, TracedSpecFactory, FileSpecFactory]
 
 
 @hookimpl
@@ -54,16 +54,16 @@ def rebasin_operator_rules() -> Sequence[type[OperatorRules]]:
 
 
 @hookimpl
-def rebasin_datasets() -> Sequence[type[DatasetConfig]]:
-    """Return the data sets."""
-    from rebasin_core.config import dataset
+def rebasin_datasets() -> Sequence[type[DataSource]]:
+    """Return the datasets."""
+    from rebasin_core import data
 
     return [
-        dataset.DigitsConfig,
-        dataset.MNISTConfig,
-        dataset.FashionMNISTConfig,
-        dataset.CIFAR10Config,
-        dataset.UCIConfig,
+        data.DigitsSource,
+        data.MNISTSource,
+        data.FashionMNISTSource,
+        data.CIFAR10Source,
+        data.UCISource,
     ]
 
 

@@ -109,14 +109,22 @@ def _registered(manager: pluggy.PluginManager, plugin: object, name: str) -> str
     """Register a plugin; return why it cannot be."""
     if manager.register(plugin, name=name) is None:
         return "it is blocked"
-    mistake = _mistake(manager, plugin)
+    mistake = mistake_of(plugin, manager)
     if mistake is not None:
         manager.unregister(plugin)
     return mistake
 
 
-def _mistake(manager: pluggy.PluginManager, plugin: object) -> str | None:
-    """Return the sentence about hooks that do not exist, which pluggy would ignore, or about a plugin without hooks."""
+def mistake_of(plugin: object, manager: pluggy.PluginManager) -> str | None:
+    """Return what is wrong with the hooks of a registered plugin, which pluggy itself accepts.
+
+    Args:
+        plugin: The plugin.
+        manager: The manager with which it is registered.
+
+    Returns:
+        A sentence about hooks that do not exist, or about a plugin without hooks; None if all is well.
+    """
     callers = manager.get_hookcallers(plugin) or []
     unknown = [
         caller.name

@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from rebasin_core.architectures.base import Architecture
     from rebasin_core.assignment.base import AssignmentSolver
-    from rebasin_core.config.architecture import ArchitectureConfig
     from rebasin_core.config.barrier import BarrierConfig
-    from rebasin_core.config.dataset import DatasetConfig
     from rebasin_core.config.inference import InferenceConfig
-    from rebasin_core.config.spec import SpecConfig
+    from rebasin_core.data.base import DataSource
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.adapter import PosteriorAdapter
     from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.specs.base import SpecFactory
     from rebasin_core.specs.operators.base import OperatorRules
 
 PROJECT = "rebasin_core"
@@ -39,20 +39,20 @@ class HookSpecs:
     """
 
     @hookspec
-    def rebasin_architectures(self) -> Sequence[type[ArchitectureConfig]]:
-        """Return the configuration classes of architectures."""
+    def rebasin_architectures(self) -> Sequence[type[Architecture]]:
+        """Return the classes of architectures."""
 
     @hookspec
-    def rebasin_specs(self) -> Sequence[type[SpecConfig]]:
-        """Return the configuration classes of ways to get a permutation specification."""
+    def rebasin_specs(self) -> Sequence[type[SpecFactory]]:
+        """Return the classes of specification factories."""
 
     @hookspec
     def rebasin_operator_rules(self) -> Sequence[type[OperatorRules]]:
         """Return families of rules for operators of your own, so that models that use them can be traced."""
 
     @hookspec
-    def rebasin_datasets(self) -> Sequence[type[DatasetConfig]]:
-        """Return the configuration classes of data sets."""
+    def rebasin_datasets(self) -> Sequence[type[DataSource]]:
+        """Return the classes of datasets."""
 
     @hookspec
     def rebasin_inferences(self) -> Sequence[type[InferenceConfig]]:

@@ -7,16 +7,19 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
+from rebasin_core.architectures.base import Architecture
 from rebasin_core.assignment.base import AssignmentSolver
 from rebasin_core.config.base import StrategyConfig
 from rebasin_core.config.reading import parse_strategy
+from rebasin_core.data.base import DataSource
 from rebasin_core.errors import BrokenPluginWarning, PluginError, UnknownNameError, nearest
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.matchers.base import Matcher
-from rebasin_core.plugin.discovery import PluginStatus, load_plugins, new_manager
+from rebasin_core.plugin.discovery import PluginStatus, load_plugins, mistake_of, new_manager
 from rebasin_core.plugin.hookspecs import HOOKS
 from rebasin_core.posteriors.adapter import PosteriorAdapter
 from rebasin_core.posteriors.base import Posterior
+from rebasin_core.specs.base import SpecFactory
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.strategy import Strategy, find_names_by
 
@@ -26,12 +29,15 @@ if TYPE_CHECKING:
     import pluggy
 
 INTERFACES: Mapping[str, type[Any]] = {
+    "architecture": Architecture,
     "assignment": AssignmentSolver,
+    "dataset": DataSource,
     "likelihood": Likelihood,
     "matcher": Matcher,
     "posterior": Posterior,
     "posterior_adapter": PosteriorAdapter,
     "operator_rules": OperatorRules,
+    "spec": SpecFactory,
 }
 """The interface of every family."""
 
@@ -199,7 +205,10 @@ class Registry:
             What the implementations return; empty if there are none.
         """
         impls = getattr(self._manager.hook, hook).get_hookimpls()
-        others = [impl.plugin for impl in impls if impl.plugin is not plugin and not (impl.wrapper or impl.hookwrapper)]
+        offering = [impl.plugin for impl in impls if not (impl.wrapper or impl.hookwrapper)]
+        if plugin not in offering:
+            return []
+        others = [other for other in offering if other is not plugin]
         found: list[Any] = self._manager.subset_hook_caller(hook, others)(**arguments)
         return found
 
@@ -234,8 +243,12 @@ class Registry:
             if status.plugin is plugin:
                 return status
         name = self._manager.get_name(plugin) or repr(plugin)
-        self._plugins.append(PluginStatus(name, name, "registered by hand", plugin=plugin))
-        return self._plugins[-1]
+        mistake = mistake_of(plugin, self._manager)
+        status = PluginStatus(name, name, "registered by hand", error=mistake, plugin=plugin)
+        if mistake is not None:
+            _warn(status)
+        self._plugins.append(status)
+        return status
 
 
 @functools.cache

@@ -8,11 +8,10 @@ from rebasin_core.specs.operators import Call, OperatorRules
 from rebasin_core.specs.rescaling import find_rescalings
 from rebasin_core.specs.table import TableSpec, TableSpecFactory, table_spec
 from rebasin_core.specs.tracing.coverage import Coverage, FrozenAxis
-from rebasin_core.specs.tracing.factory import AbstractRuleBasedFactory, TracedSpecFactory
+from rebasin_core.specs.tracing.factory import TracedSpecFactory
 from rebasin_core.specs.tracing.trace import TracedSpec
 
 __all__ = [
-    "AbstractRuleBasedFactory",
     "Call",
     "Coverage",
     "FileSpecFactory",

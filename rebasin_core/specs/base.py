@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 from typing_extensions import override
 
 from rebasin_core.errors import SpecError
+from rebasin_core.strategy import Strategy
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from rebasin_core.specs.operators.base import Rules
     from rebasin_core.symmetry.axis import Axis, Group
     from rebasin_core.symmetry.layout import Layout
 
@@ -98,21 +100,24 @@ class PermutationSpec(ABC):
         return f"{type(self).__name__}({groups or 'no groups'}; log10 of the order {self.layout.log10_order:.1f})"
 
 
-class SpecFactory(ABC):
-    """A way to get the specification of a model: the strategy that is registered and named in run files.
+class SpecFactory(Strategy):
+    """Gives the specification of a model: a strategy that can be named in run files.
 
     Laws:
-        - The specification it returns obeys the laws of `PermutationSpec` for the model it was given.
-        - The model is not changed.
+        - *Valid*: the specification obeys the laws of `PermutationSpec` for the given model.
+        - *No side effects*: the model is not changed.
     """
 
+    family: ClassVar[str] = "spec"
+
     @abstractmethod
-    def derive(self, model: nn.Module, example_inputs: Tensor) -> PermutationSpec:
+    def derive(self, model: nn.Module, example_inputs: Tensor, *, rules: Rules | None = None) -> PermutationSpec:
         """Return the specification of a model.
 
         Args:
             model: Any module.
             example_inputs: A small batch, for factories that run or trace the model.
+            rules: Rules by operator name, for factories that trace the model; those of all installed plugins if None.
 
         Returns:
             The specification.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 from typing_extensions import override
 
@@ -15,6 +15,8 @@ from rebasin_core.tensors.modules import named_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from rebasin_core.specs.operators.base import Rules
 
 _KIND, _VERSION = "specification", 1
 
@@ -84,15 +86,21 @@ def load_spec(path: Path | str) -> PermutationSpec:
 class FileSpecFactory(SpecFactory):
     """Gives every model the specification in a file.
 
-    Args:
-        path: A file written by `save_spec`.
+    Raises:
+        ConfigError: If an option is invalid.
+
+    Example:
+        >>> FileSpecFactory(path="spec.json").canonical_json()
+        '{"name":"file","path":"spec.json"}'
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self._path = Path(path)
+    name: Literal["file"] = "file"
+
+    path: Path
+    """JSON file, written by `save_spec` or by ``rebasin spec --output``."""
 
     @override
-    def derive(self, model: nn.Module, example_inputs: Tensor) -> PermutationSpec:
-        spec = load_spec(self._path)
-        spec.require_fit(named_tensors(model), f"{self._path}: the specification")
+    def derive(self, model: nn.Module, example_inputs: Tensor, *, rules: Rules | None = None) -> PermutationSpec:
+        spec = load_spec(self.path)
+        spec.require_fit(named_tensors(model), f"{self.path}: the specification")
         return spec

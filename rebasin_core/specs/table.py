@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, final
 
+from pydantic import Field, PositiveInt
 from torch import nn
 from typing_extensions import override
 
@@ -18,10 +20,9 @@ from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.modules import named_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
+    from rebasin_core.specs.operators.base import Rules
     from rebasin_core.symmetry.notation import Expression
 
 
@@ -132,26 +133,30 @@ def table_spec(
 
 @final
 class TableSpecFactory(SpecFactory):
-    """Gives every model the same table.
+    """Gives every model the same table, as in `TableSpec`.
 
-    Args:
-        table: As in `TableSpec`.
-        sizes: Sizes of groups that the shapes do not determine.
+    Raises:
+        ConfigError: If an option is invalid.
 
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> factory = TableSpecFactory({"weight": "-, -", "bias": "-"})
+        >>> factory = TableSpecFactory(table={"weight": "-, -", "bias": "-"})
         >>> factory.derive(nn.Linear(4, 3), torch.zeros(1, 4)).identity().is_identity
         True
     """
 
-    def __init__(self, table: Mapping[str, str], *, sizes: Mapping[str, int] | None = None) -> None:
-        self._table, self._sizes = dict(table), dict(sizes or {})
+    name: Literal["table"] = "table"
+
+    table: Mapping[str, str]
+    """Axes of every parameter and buffer, such as ``fc1.weight: hidden, -``."""
+
+    sizes: Mapping[str, PositiveInt] = Field(default_factory=dict)
+    """Sizes of groups that the shapes do not determine, such as the number of heads."""
 
     @override
-    def derive(self, model: nn.Module, example_inputs: Tensor) -> PermutationSpec:
-        return table_spec(self._table, model, sizes=self._sizes)
+    def derive(self, model: nn.Module, example_inputs: Tensor, *, rules: Rules | None = None) -> PermutationSpec:
+        return table_spec(self.table, model, sizes=self.sizes)
 
 
 @final

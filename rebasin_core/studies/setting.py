@@ -11,7 +11,7 @@ import torch
 from rebasin_core.api.conversion import load_posterior
 from rebasin_core.api.evaluation import score
 from rebasin_core.api.matching import match
-from rebasin_core.api.tracing import with_installed_rules
+from rebasin_core.api.tracing import installed_rules
 from rebasin_core.errors import ConfigError
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihoods import (
@@ -61,8 +61,8 @@ class Setting:
         self._config, self._registry = config, registry
         self.device = choose_device(config.device)
         self.dtype = torch.float64 if config.dtype == "float64" else torch.float32
-        self._architecture = config.architecture.build()
-        found = config.data.build().load()
+        self._architecture = config.architecture
+        found = config.data.load()
         self._data: DataSplits = replace(
             found, train=found.train.first(config.num_train), test=found.test.first(config.num_test)
         )
@@ -77,7 +77,8 @@ class Setting:
         """The symmetries."""
         if self._config.spec is None:
             return self._architecture.spec(self.model)
-        return with_installed_rules(self._config.spec.build(), self._registry).derive(self.model, self._example_inputs)
+        rules = installed_rules(self._registry)
+        return self._config.spec.derive(self.model, self._example_inputs, rules=rules)
 
     @cached_property
     def likelihood(self) -> Likelihood:

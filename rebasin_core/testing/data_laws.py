@@ -1,4 +1,4 @@
-"""The laws of data sets."""
+"""The laws of datasets."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from rebasin_core.testing.law import expect, law
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rebasin_core.config.dataset import DatasetConfig
+    from rebasin_core.data.base import DataSource
 
 
 @law("dataset")
-def stable(config: object, folder: Path) -> None:
+def stable(source: object, folder: Path) -> None:
     """Every load gives the same examples in the same order."""
     del folder
-    first, second = (cast("DatasetConfig", config).build().load() for _ in range(2))
+    first = cast("DataSource", source).load()
+    second = cast("DataSource", source).load()
     for one, other in ((first.train, second.train), (first.test, second.test)):
         expect(torch.equal(one.inputs, other.inputs) and torch.equal(one.targets, other.targets), "two loads differ")
 
 
 @law("dataset")
-def clean(config: object, folder: Path) -> None:
-    """Inputs are floating and roughly standardised; targets fit the task; both splits hold examples."""
+def clean(source: object, folder: Path) -> None:
+    """Inputs are floating-point and roughly standardized; targets fit the task; both splits hold examples."""
     del folder
-    splits = cast("DatasetConfig", config).build().load()
+    splits = cast("DataSource", source).load()
     expect(splits.task.output_size >= 1, f"the task has {splits.task.output_size} outputs")
     for name, part in (("train", splits.train), ("test", splits.test)):
         expect(part.inputs.is_floating_point(), f"{name}: inputs are {part.inputs.dtype}")
@@ -47,16 +48,15 @@ def clean(config: object, folder: Path) -> None:
 
 
 @law("dataset")
-def honest(config: object, folder: Path) -> None:
-    """A damaged or missing file is a DataError that names it, for data sets that are read from files."""
+def honest(source: object, folder: Path) -> None:
+    """A damaged or missing file is a DataError that names it, for datasets that are read from files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    source = cast("DatasetConfig", config).build()
     for path in files:
         content = path.read_bytes()
         for what, damaged in (("truncated", content[: len(content) // 2]), ("missing", None)):
             path.unlink() if damaged is None else path.write_bytes(damaged)
             try:
-                source.load()
+                cast("DataSource", source).load()
             except DataError as error:
                 expect(path.name in str(error), f"{path.name} is {what}, but the error does not name it: {error}")
             except Exception as error:  # ruff: ignore[blind-except] - whatever it is, it is the wrong error

@@ -1,4 +1,4 @@
-"""The laws of architectures, of ways to get a specification, and of rules for operators."""
+"""The laws of architectures, of specification factories, and of rules for operators."""
 
 from __future__ import annotations
 
@@ -17,28 +17,27 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from rebasin_core.config.architecture import ArchitectureConfig
-    from rebasin_core.config.spec import SpecConfig
+    from rebasin_core.architectures.base import Architecture
+    from rebasin_core.specs.base import SpecFactory
 
-# Pictures of one channel: what every built-in data set but CIFAR-10 gives.
+# Images of one channel, as in all built-in datasets but CIFAR-10.
 _INPUT_SHAPE, _OUTPUTS = (1, 8, 8), 5
 
 
-def _model(config: object, seed: int) -> nn.Module:
-    return cast("ArchitectureConfig", config).build().build(_INPUT_SHAPE, _OUTPUTS, generator=seeded(seed))
+def _model(architecture: object, seed: int) -> nn.Module:
+    return cast("Architecture", architecture).build(_INPUT_SHAPE, _OUTPUTS, generator=seeded(seed))
 
 
-def _inputs(config: object) -> Tensor:
-    architecture = cast("ArchitectureConfig", config).build()
-    return architecture.example_inputs(_INPUT_SHAPE, _OUTPUTS, count=4, generator=seeded())
+def _inputs(architecture: object) -> Tensor:
+    return cast("Architecture", architecture).example_inputs(_INPUT_SHAPE, _OUTPUTS, count=4, generator=seeded())
 
 
 @law("architecture")
-def shapes(config: object, folder: Path) -> None:
+def shapes(architecture: object, folder: Path) -> None:
     """A network takes a batch and returns one row of outputs for each example."""
     del folder
     with torch.no_grad():
-        outputs = _model(config, 0).eval()(_inputs(config))
+        outputs = _model(architecture, 0).eval()(_inputs(architecture))
     expect(
         tuple(outputs.shape[:2]) == (4, _OUTPUTS),
         f"outputs have shape {tuple(outputs.shape)}, expected it to start with {(4, _OUTPUTS)}",
@@ -46,34 +45,36 @@ def shapes(config: object, folder: Path) -> None:
 
 
 @law("architecture")
-def seeded_initialisation(config: object, folder: Path) -> None:
-    """Equal generators give equal networks, different ones different networks; the global one is left alone."""
+def seeded_initialisation(architecture: object, folder: Path) -> None:
+    """Equal generators give equal networks, different ones different networks; the global one is not used."""
     del folder
     state = torch.get_rng_state()
-    first, second, other = (named_tensors(_model(config, seed)) for seed in (1, 1, 2))
+    first = named_tensors(_model(architecture, seed=1))
+    second = named_tensors(_model(architecture, seed=1))
+    other = named_tensors(_model(architecture, seed=2))
     expect_equal(first, second, "two networks with the same seed")
     expect(any(not torch.equal(first[name], other[name]) for name in first), "two seeds give the same network")
     expect(torch.equal(state, torch.get_rng_state()), "the global generator was used")
 
 
 @law("architecture")
-def spec_keeps_the_function(config: object, folder: Path) -> None:
-    """Every group element leaves the outputs as they were, to 1e-9 in float64."""
+def spec_keeps_the_function(architecture: object, folder: Path) -> None:
+    """Every group element leaves the outputs unchanged, to 1e-9 in float64."""
     del folder
-    model = _model(config, 3)
-    spec = cast("ArchitectureConfig", config).build().spec(model)
-    found = check_spec(spec, model, _inputs(config), generator=seeded(1))
+    model = _model(architecture, 3)
+    spec = cast("Architecture", architecture).spec(model)
+    found = check_spec(spec, model, _inputs(architecture), generator=seeded(1))
     expect(found.passed, str(found))
     expect(spec.groups, "the specification has no groups; there is nothing to align")
 
 
 @law("spec")
-def derived_spec_keeps_the_function(config: object, folder: Path) -> None:
+def derived_spec_keeps_the_function(factory: object, folder: Path) -> None:
     """The specification derived for the kit's MLP 6-5-4-3 keeps its function, and the model is not changed."""
     del folder
     case = network()
     inputs, before = case.data[0][0], copied(named_tensors(case.model))
-    spec = cast("SpecConfig", config).build().derive(case.model, inputs)
+    spec = cast("SpecFactory", factory).derive(case.model, inputs)
     expect_equal(named_tensors(case.model), before, "the model after deriving")
     found = check_spec(spec, case.model, inputs, generator=seeded(1))
     expect(found.passed, str(found))

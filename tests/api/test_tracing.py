@@ -1,7 +1,7 @@
 """Tracing with the rules of all plugins."""
 
-from types import SimpleNamespace
-from typing import cast
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar, cast, final
 
 import pytest
 import torch
@@ -10,7 +10,11 @@ from torch import nn
 import rebasin_core as rc
 from rebasin_core.api.tracing import installed_rules
 from rebasin_core.errors import PluginError
+from rebasin_core.specs import TracedSpecFactory
 from rebasin_core.specs.operators import Terms
+from rebasin_core.specs.operators.base import Rules
+from rebasin_core.specs.operators.default import default_rules, find_rules_by
+from rebasin_core.studies.setting import Setting
 
 
 def _entry(distribution: str) -> SimpleNamespace:
@@ -56,7 +60,38 @@ def test_a_rule_that_fails_freezes_and_is_reported() -> None:
     assert "it gives axes of shapes ((),), the operator returns ((2, 4),)" in str(wrong.coverage)
 
 
-def test_a_factory_from_the_registry_knows_the_rules_of_plugins() -> None:
+def test_a_factory_has_options_but_no_rules() -> None:
     factory = rc.build("spec", name="traced", freeze=["2.*"])
+    assert factory == TracedSpecFactory(freeze=["2.*"])
+    assert factory.canonical_json() == '{"freeze":["2.*"],"method":"export","name":"traced"}'
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
     assert not factory.derive(model, torch.randn(2, 3)).groups
+    assert len(TracedSpecFactory().derive(model, torch.randn(2, 3)).groups) == 2
+
+
+def test_a_factory_uses_the_rules_of_installed_plugins_unless_others_are_given() -> None:
+    model, inputs = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(2, 3)
+    assert default_rules().keys() == installed_rules().keys()
+    assert TracedSpecFactory().derive(model, inputs).groups
+    assert not TracedSpecFactory().derive(model, inputs, rules={}).groups
+    find_rules_by(dict)
+    try:
+        assert not TracedSpecFactory().derive(model, inputs).groups
+        assert not rc.trace_spec(model, inputs).groups
+    finally:
+        find_rules_by(installed_rules)
+
+
+def test_a_run_uses_the_rules_of_its_own_registry() -> None:
+    @final
+    class OtherRules(rc.OperatorRules):
+        name = "other"
+        rules: ClassVar[Rules] = {"aten.linear": lambda call: call.first}
+
+    plugin = ModuleType("mine")
+    vars(plugin)["rebasin_operator_rules"] = rc.hookimpl(lambda: [OtherRules])
+    registry = rc.Registry(external=False)
+    registry.manager.register(plugin)
+    config = rc.RunConfig.model_validate({"data": "digits", "architecture": "mlp", "spec": "traced"})
+    with pytest.raises(PluginError, match=r"'aten.linear' has rules from rebasin-core .* and mine"):
+        _ = Setting(config, registry).spec

@@ -56,7 +56,7 @@ def test_written_configuration_is_read_back(builtin_registry: Registry) -> None:
         (
             "data: {name: mnist, rot: x}\narchitecture: {name: mlp, hidden: [0], activation: rel}\nseed: x\n",
             [
-                "run.yaml:1: data.rot: unknown key",
+                "run.yaml:1: data.rot: unknown option; did you mean 'root'?",
                 "run.yaml:2: architecture.hidden[0]",
                 "activation",
                 "run.yaml:3: seed",

@@ -16,7 +16,7 @@ from rebasin_core.data import CIFAR10Source, DigitsSource, Examples, FashionMNIS
 from rebasin_core.data import cifar10 as cifar10_module
 from rebasin_core.data.files import RemoteFile
 from rebasin_core.data.mnist import read_idx
-from rebasin_core.errors import DataError, InvalidInputError, MissingDataError
+from rebasin_core.errors import ConfigError, DataError, InvalidInputError, MissingDataError
 from rebasin_core.testing.examples.registered import examples_of
 
 
@@ -88,7 +88,7 @@ def test_uci_splits_and_scales(tmp_path: Path, builtin_registry: Registry) -> No
     torch.testing.assert_close(splits.train.targets.mean().item(), 0.0, atol=1e-6, rtol=0)
     with pytest.raises(DataError, match="split 5"):
         UCISource(dataset="tiny", root=tmp_path, split=5).load()
-    with pytest.raises(InvalidInputError, match="at least 0"):
+    with pytest.raises(ConfigError, match="split: expected a value greater than or equal to 0, got -1"):
         UCISource(dataset="tiny", split=-1)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 import torch
+from pydantic import PositiveInt
 from torch import nn
 from torch.nn.utils import skip_init
 from typing_extensions import override
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
 
 @final
 class ConvNetSpec(TableSpec):
-    """The symmetries of a `ConvNetArchitecture` network.
+    """The symmetries of a network that `ConvNetArchitecture` builds.
 
-    Pooling acts on every channel alike, so channels stay free. Flattening ``[channels, height, width]`` makes the dense
-    layer's inputs a product: ``channels * -``, the second factor being the positions, which stay.
+    Pooling acts on every channel in the same way, so that channels can be permuted. Flattening
+    ``[channels, height, width]`` makes the inputs of the dense layer a product, ``channels*-``: the second factor, the
+    positions, is fixed.
     """
 
     table = {  # ruff: ignore[mutable-class-default] - a table is never changed
@@ -38,9 +40,8 @@ class ConvNetSpec(TableSpec):
 class ConvNetArchitecture(Architecture):
     """One convolution, pooling, one dense layer and a readout.
 
-    Args:
-        channels: Channels of the convolution, at least 1.
-        hidden: Units of the dense layer, at least 1.
+    Raises:
+        ConfigError: If an option is invalid.
 
     Example:
         >>> architecture = ConvNetArchitecture(channels=4, hidden=8)
@@ -49,12 +50,17 @@ class ConvNetArchitecture(Architecture):
         {'channels': 4, 'hidden': 8}
     """
 
-    def __init__(self, *, channels: int = 16, hidden: int = 64) -> None:
-        self._channels, self._hidden = channels, hidden
+    name: Literal["conv_net"] = "conv_net"
+
+    channels: PositiveInt = 16
+    """Number of channels of the convolution."""
+
+    hidden: PositiveInt = 64
+    """Number of units of the dense layer."""
 
     @override
     def _build(self, input_shape: tuple[int, ...], output_size: int, generator: torch.Generator) -> nn.Module:
-        return _ConvNet(input_shape, (self._channels, self._hidden, output_size), generator)
+        return _ConvNet(input_shape, (self.channels, self.hidden, output_size), generator)
 
     @override
     def _spec(self, model: nn.Module) -> PermutationSpec:
@@ -69,7 +75,7 @@ class _ConvNet(nn.Module):
         super().__init__()
         depth, height, width = input_shape
         channels, hidden, outputs = widths
-        # skip_init leaves the global generator alone; the parameters come from the given one.
+        # skip_init does not draw from the global generator; the parameters are drawn from the given one.
         self.convolution = skip_init(nn.Conv2d, depth, channels, kernel_size=3, padding=1)
         self.dense = skip_init(nn.Linear, channels * (height // 2) * (width // 2), hidden)
         self.readout = skip_init(nn.Linear, hidden, outputs)

@@ -1,4 +1,4 @@
-"""The hooks: what this package adds. Strategies are imported inside them, when their family is first asked for."""
+"""The hooks, which return the classes that this package adds. Each class is imported inside its hook, when needed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from rebasin_core import ArchitectureConfig, Matcher, OperatorRules
+    from rebasin_core import Architecture, Matcher, OperatorRules
 
 
 @hookimpl
-def rebasin_architectures() -> Sequence[type[ArchitectureConfig]]:
+def rebasin_architectures() -> Sequence[type[Architecture]]:
     """Return the architectures."""
-    from rebasin_example.config import ConvNetConfig
+    from rebasin_example.architecture import ConvNetArchitecture
 
-    return [ConvNetConfig]
+    return [ConvNetArchitecture]
 
 
 @hookimpl

@@ -1,48 +1,29 @@
-"""Tracing as a registered way to get a specification."""
+"""Tracing as a strategy that can be named in run files."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 from typing_extensions import override
 
 from rebasin_core.specs.base import PermutationSpec, SpecFactory
-from rebasin_core.specs.operators.catalogue import BUILT_IN_RULES
+from rebasin_core.specs.tracing.graph import Method
 from rebasin_core.specs.tracing.trace import derive
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor, nn
 
     from rebasin_core.specs.operators.base import Rules
-    from rebasin_core.specs.tracing.graph import Method
-
-
-class AbstractRuleBasedFactory(SpecFactory):
-    """A way to get a specification that works with rules for operators; the engine gives it those of all plugins."""
-
-    @abstractmethod
-    def with_rules(self, rules: Rules) -> AbstractRuleBasedFactory:
-        """Return the same with other rules.
-
-        Args:
-            rules: A rule for every operator that has one.
-
-        Returns:
-            A new factory.
-        """
 
 
 @final
-class TracedSpecFactory(AbstractRuleBasedFactory):
-    """Derives the specification of every model as `rebasin_core.trace_spec` does.
+class TracedSpecFactory(SpecFactory):
+    """Derives the specification of every model from its graph, as `rebasin_core.trace_spec` does.
 
-    Args:
-        freeze: Patterns of parameters and buffers that must not move.
-        method: ``export`` or ``execution``.
-        rules: A rule for every operator that has one.
+    Rules for operators are not options: they are those of all installed plugins, unless others are passed to `derive`.
+
+    Raises:
+        ConfigError: If an option is invalid.
 
     Example:
         >>> import torch
@@ -52,13 +33,15 @@ class TracedSpecFactory(AbstractRuleBasedFactory):
         TracedSpec(units.0=5; log10 of the order 2.1)
     """
 
-    def __init__(self, *, freeze: Sequence[str] = (), method: Method = "export", rules: Rules = BUILT_IN_RULES) -> None:
-        self._freeze, self._method, self._rules = tuple(freeze), method, rules
+    name: Literal["traced"] = "traced"
+
+    freeze: tuple[str, ...] = ()
+    """Patterns, as in `fnmatch`, of parameters and buffers that are not permuted."""
+
+    method: Method = "export"
+    """``export`` traces with `torch.export`; ``execution`` records one execution, for models whose control flow depends
+    on data."""
 
     @override
-    def with_rules(self, rules: Rules) -> TracedSpecFactory:
-        return TracedSpecFactory(freeze=self._freeze, method=self._method, rules=rules)
-
-    @override
-    def derive(self, model: nn.Module, example_inputs: Tensor) -> PermutationSpec:
-        return derive(model, example_inputs, freeze=self._freeze, method=self._method, rules=self._rules)
+    def derive(self, model: nn.Module, example_inputs: Tensor, *, rules: Rules | None = None) -> PermutationSpec:
+        return derive(model, example_inputs, freeze=self.freeze, method=self.method, rules=rules)

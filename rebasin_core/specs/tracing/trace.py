@@ -13,7 +13,7 @@ from typing_extensions import override
 from rebasin_core.errors import SpecError, nearest
 from rebasin_core.specs.base import PermutationSpec
 from rebasin_core.specs.operators.call import is_tensor, tensors_in
-from rebasin_core.specs.operators.catalogue import BUILT_IN_RULES
+from rebasin_core.specs.operators.default import default_rules
 from rebasin_core.specs.tracing.coverage import Coverage, coverage_of
 from rebasin_core.specs.tracing.graph import capture, capture_training, value_of
 from rebasin_core.specs.tracing.interpret import Interpreter, constant_terms
@@ -67,9 +67,9 @@ def derive(
     kwargs: Mapping[str, Any] | None = None,
     freeze: Sequence[str] = (),
     method: Method = "export",
-    rules: Rules = BUILT_IN_RULES,
+    rules: Rules | None = None,
 ) -> TracedSpec:
-    """Return the symmetries of a model: `rebasin_core.trace_spec`, with given rules.
+    """Derive the permutation symmetries of a model; see `rebasin_core.trace_spec`.
 
     Args:
         model: Any module.
@@ -77,13 +77,14 @@ def derive(
         kwargs: Named inputs.
         freeze: Patterns of parameters and buffers that must not move.
         method: How the graph is captured.
-        rules: A rule for every operator that has one.
+        rules: Rules by operator name; those of all installed plugins if None.
 
     Returns:
         The specification.
 
     Raises:
         SpecError: If the model cannot be traced, or a pattern in ``freeze`` matches nothing.
+        PluginError: If two plugins have a rule for the same operator.
     """
     args, named_args = _on_device(model, example_inputs, kwargs or {})
     graph = capture(model, args, named_args, method)
@@ -97,7 +98,7 @@ def derive(
     for name, value in zip(graph.placeholders, inputs, strict=True):
         if graph.origins.get(name) is None and is_tensor(value):
             equations.sight(value)
-    interpreter = Interpreter(equations, rules)
+    interpreter = Interpreter(equations, default_rules() if rules is None else rules)
     for place, terms in enumerate(tensors_in(interpreter.run(graph.module, inputs))):
         for term in terms:
             equations.freeze(term, Reason("output", str(place), "it leaves the model"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from rebasin_core.config.base import StrategyConfig
+from rebasin_core.plugin.discovery import new_manager
 from rebasin_core.strategy import Strategy
 from rebasin_core.testing.examples.strategies import built_in_examples
 
@@ -26,8 +27,7 @@ def examples_of(entry: Registered, folder: Path) -> Sequence[object]:
         What the plugin's hook ``rebasin_examples`` gives, or those of this package for what is built in; else one
         instance with default options, if there are defaults; else nothing.
     """
-    hook = getattr(entry.status.plugin, "rebasin_examples", built_in_examples if entry.status.is_built_in else None)
-    given = None if hook is None else hook(entry.kind, folder)
+    given = built_in_examples(entry.kind, folder) if entry.status.is_built_in else _given(entry, folder)
     if given is not None:
         return tuple(given)
     if issubclass(entry.kind, StrategyConfig | Strategy) and not any(
@@ -35,3 +35,10 @@ def examples_of(entry: Registered, folder: Path) -> Sequence[object]:
     ):
         return (cast("Any", entry.kind)(),)
     return ()
+
+
+def _given(entry: Registered, folder: Path) -> Sequence[object] | None:
+    """Return what the plugin's own hook gives, called through pluggy, which knows the options of the hook's marker."""
+    manager = new_manager()
+    manager.register(entry.status.plugin)
+    return next(iter(manager.hook.rebasin_examples(kind=entry.kind, folder=folder)), None)

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rebasin_core.config import architecture, barrier, dataset, inference, spec
+from rebasin_core import architectures, data
+from rebasin_core.config import barrier, inference
 from rebasin_core.config.optimizer import OptimizerConfig
 from rebasin_core.matchers.annealing import AnnealingMatcher
-from rebasin_core.specs.files import GivenSpec, save_spec
+from rebasin_core.specs.files import FileSpecFactory, GivenSpec, save_spec
 from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.table import TableSpecFactory
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.testing.examples.foreign import FOREIGN
 from rebasin_core.testing.examples.modules import modules
@@ -52,23 +54,23 @@ def _table(_: Path) -> Sequence[object]:
         "layers.1.weight": "b, a", "layers.1.bias": "b",
         "layers.2.weight": "-, b", "layers.2.bias": "-",
     }  # fmt: skip
-    return [spec.TableSpecConfig(table=table)]
+    return [TableSpecFactory(table=table)]
 
 
 def _vggs(_: Path) -> Sequence[object]:
     return [
-        architecture.VGGConfig(depth=11, width=0.0625),
-        architecture.VGGConfig(depth=11, width=0.0625, batch_norm=False),
+        architectures.VGGArchitecture(depth=11, width=0.0625),
+        architectures.VGGArchitecture(depth=11, width=0.0625, batch_norm=False),
     ]
 
 
 def _cifar_resnets(_: Path) -> Sequence[object]:
     kinds: list[tuple[NormName, ShortcutName]] = [("batch", "conv"), ("layer", "pad"), ("frn", "pad")]
-    return [architecture.CifarResNetConfig(depth=8, norm=norm, shortcut=shortcut) for norm, shortcut in kinds]
+    return [architectures.CifarResNetArchitecture(depth=8, norm=norm, shortcut=shortcut) for norm, shortcut in kinds]
 
 
 def _resnets(_: Path) -> Sequence[object]:
-    return [architecture.ResNetConfig(depth=18, width=4), architecture.ResNetConfig(depth=50, width=2)]
+    return [architectures.ResNetArchitecture(depth=18, width=4), architectures.ResNetArchitecture(depth=50, width=2)]
 
 
 def _spec_file(folder: Path) -> Sequence[object]:
@@ -81,17 +83,17 @@ def _spec_file(folder: Path) -> Sequence[object]:
         },
     }  # fmt: skip
     save_spec(GivenSpec(Layout.from_json(layout)), folder / "spec.json")
-    return [spec.FileSpecConfig(path=folder / "spec.json")]
+    return [FileSpecFactory(path=folder / "spec.json")]
 
 
 def _mnist(folder: Path) -> Sequence[object]:
     _write_idx_files(folder / "mnist" / "raw")
-    return [dataset.MNISTConfig(root=folder)]
+    return [data.MNISTSource(root=folder)]
 
 
 def _fashion(folder: Path) -> Sequence[object]:
     _write_idx_files(folder / "fashion_mnist")
-    return [dataset.FashionMNISTConfig(root=folder)]
+    return [data.FashionMNISTSource(root=folder)]
 
 
 def _cifar10(folder: Path) -> Sequence[object]:
@@ -102,7 +104,7 @@ def _cifar10(folder: Path) -> Sequence[object]:
         # Three records a file, so that half a file is not a whole number of them.
         labels, pixels = np.array([[0], [4], [9]], np.uint8), random.integers(0, 256, (3, 3072), np.uint8)
         (batches / name).write_bytes(np.hstack([labels, pixels]).tobytes())
-    return [dataset.CIFAR10Config(root=folder)]
+    return [data.CIFAR10Source(root=folder)]
 
 
 def _uci(folder: Path) -> Sequence[object]:
@@ -110,7 +112,7 @@ def _uci(folder: Path) -> Sequence[object]:
     x = random.normal(3, 2, (20, 4))
     splits = np.array([[0, 5, 7], [1, 2, 19]])
     np.savez(folder / "tiny.npz", x=x, y=x.sum(1), test_index=splits)
-    return [dataset.UCIConfig(dataset="tiny", root=folder, split=1)]
+    return [data.UCISource(dataset="tiny", root=folder, split=1)]
 
 
 def _mean_field(_: Path) -> Sequence[object]:
@@ -162,15 +164,15 @@ def _marginalized(_: Path) -> Sequence[object]:
 
 _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
     AnnealingMatcher: lambda _: [AnnealingMatcher(steps=60)],
-    architecture.VGGConfig: _vggs,
-    architecture.CifarResNetConfig: _cifar_resnets,
-    architecture.ResNetConfig: _resnets,
-    spec.TableSpecConfig: _table,
-    spec.FileSpecConfig: _spec_file,
-    dataset.MNISTConfig: _mnist,
-    dataset.FashionMNISTConfig: _fashion,
-    dataset.CIFAR10Config: _cifar10,
-    dataset.UCIConfig: _uci,
+    architectures.VGGArchitecture: _vggs,
+    architectures.CifarResNetArchitecture: _cifar_resnets,
+    architectures.ResNetArchitecture: _resnets,
+    TableSpecFactory: _table,
+    FileSpecFactory: _spec_file,
+    data.MNISTSource: _mnist,
+    data.FashionMNISTSource: _fashion,
+    data.CIFAR10Source: _cifar10,
+    data.UCISource: _uci,
     inference.MeanFieldVIConfig: _mean_field,
     inference.DeepEnsembleConfig: _ensembles,
     inference.SnapshotEnsembleConfig: _snapshots,

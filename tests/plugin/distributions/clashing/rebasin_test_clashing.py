@@ -1,21 +1,20 @@
-"""A plugin that offers a name which is taken."""
+"""A plugin that registers a name that is already used."""
 
 from typing import Literal
 
-from rebasin_core import Matcher, MatcherConfig, WeightMatcher, hookimpl
+from rebasin_core import Matcher, MatchProblem, MatchResult, WeightMatcher, hookimpl
 
 
-class OtherWeightConfig(MatcherConfig):
-    """Options: none."""
+class OtherWeightMatcher(Matcher):
+    """Another matcher of the same name."""
 
     name: Literal["weight"] = "weight"
 
-    def build(self) -> Matcher:
-        """Return the matcher."""
-        return WeightMatcher()
+    def _match(self, problem: MatchProblem) -> MatchResult:
+        return WeightMatcher().solve(problem)
 
 
 @hookimpl
-def rebasin_matchers() -> list[type[MatcherConfig]]:
+def rebasin_matchers() -> list[type[Matcher]]:
     """Return the matcher."""
-    return [OtherWeightConfig]
+    return [OtherWeightMatcher]

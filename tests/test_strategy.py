@@ -1,0 +1,405 @@
+"""A strategy is one declaration: signature, validation, run-file entry, schema, documentation, equality, identity."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, final
+
+import pytest
+from pydantic import Field, PositiveInt, ValidationError, model_validator
+from typing_extensions import override
+
+import rebasin_core as rc
+from rebasin_core.config.document import Document
+from rebasin_core.config.reading import read_config
+from rebasin_core.config.schema import run_schema
+from rebasin_core.errors import ConfigError, UnknownNameError
+from rebasin_core.evaluation import CategoricalLikelihood
+from rebasin_core.matchers import ChainMatcher, KLMatcher, PortfolioMatcher, RestartsMatcher, WeightMatcher
+from rebasin_core.specs import TableSpecFactory
+from rebasin_core.strategy import Strategy
+
+
+class Sorter(Strategy):
+    """A family of a third party, here to see that declaring one takes nothing else."""
+
+    family: ClassVar[str] = "sorter"
+
+    @abstractmethod
+    def sort(self, values: list[float]) -> list[float]:
+        """Return the values in order."""
+
+
+@final
+class PlainSorter(Sorter):
+    """Sorts values."""
+
+    name: Literal["plain"] = "plain"
+
+    descending: bool = False
+    """Whether the largest value comes first."""
+
+    limit: float = math.inf
+    """Values above this one are dropped."""
+
+    weights: Mapping[str, float] = Field(default_factory=dict)
+    """Weights by name."""
+
+    folder: Path = Path("data")
+    """A folder."""
+
+    low: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Lower quantile."""
+
+    high: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Upper quantile."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            message = f"expected `low` to be at most `high`, got {self.low} and {self.high}"
+            raise ValueError(message)
+        return self
+
+    @override
+    def sort(self, values: list[float]) -> list[float]:
+        return sorted((value for value in values if value <= self.limit), reverse=self.descending)
+
+
+@final
+class TwiceSorter(Sorter):
+    """Sorts by one sorter, then by another."""
+
+    name: Literal["twice"] = "twice"
+
+    first: Sorter
+    """The first."""
+
+    others: Annotated[tuple[Sorter, ...], Field(min_length=1)]
+    """The others, in order."""
+
+    times: PositiveInt = 1
+    """How often."""
+
+    @override
+    def sort(self, values: list[float]) -> list[float]:
+        for sorter in (self.first, *self.others):
+            values = sorter.sort(values)
+        return values
+
+
+SORTERS: dict[str, type[Strategy]] = {"plain": PlainSorter, "twice": TwiceSorter}
+
+
+def lookup(family: str, name: str) -> type[Strategy]:
+    if name not in SORTERS:
+        message = f"no {family} {name!r}"
+        raise UnknownNameError(message)
+    return SORTERS[name]
+
+
+def sorter(value: object) -> Sorter:
+    return Sorter.of(value, lookup)
+
+
+EQUAL: dict[str, tuple[Strategy, Strategy]] = {
+    "explicit default": (WeightMatcher(max_sweeps=100), WeightMatcher()),
+    "name": (rc.Matcher.of("weight"), WeightMatcher()),
+    "mapping": (rc.Matcher.of({"name": "weight", "max_sweeps": 5}), WeightMatcher(max_sweeps=5)),
+    "instance": (rc.Matcher.of(WeightMatcher(max_sweeps=5)), WeightMatcher(max_sweeps=5)),
+    "nested name": (RestartsMatcher(matcher="kl"), RestartsMatcher(matcher=KLMatcher())),
+    "nested mapping": (
+        RestartsMatcher(matcher={"name": "weight", "assignment": "scipy"}),
+        RestartsMatcher(matcher=WeightMatcher(assignment=rc.ScipyAssignment())),
+    ),
+    "list of names": (ChainMatcher(matchers=["kl", "weight"]), ChainMatcher(matchers=(KLMatcher(), WeightMatcher()))),
+    "list for a tuple": (rc.MLPArchitecture(hidden=[3, 4]), rc.MLPArchitecture(hidden=(3, 4))),
+    "integer for a number": (PlainSorter(limit=3), PlainSorter(limit=3.0)),
+    "negative zero": (PlainSorter(low=-0.0), PlainSorter(low=0.0)),
+    "order of keys": (TableSpecFactory(table={"a": "x", "b": "-"}), TableSpecFactory(table={"b": "-", "a": "x"})),
+    "text for a path": (PlainSorter(folder="a/b"), PlainSorter(folder=Path("a") / "b")),
+}
+
+
+@pytest.mark.parametrize("case", EQUAL)
+def test_equal_options_are_equal_with_equal_hashes_and_texts(case: str) -> None:
+    one, other = EQUAL[case]
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one.canonical_json() == other.canonical_json()
+    assert len({one, other}) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (WeightMatcher(), WeightMatcher(max_sweeps=99)),
+        (WeightMatcher(), rc.WassersteinMatcher()),  # the same options in another class
+        (RestartsMatcher(matcher="weight"), RestartsMatcher(matcher="kl")),
+        (rc.ScipyAssignment(), CategoricalLikelihood()),
+        (WeightMatcher(), {"name": "weight"}),
+    ],
+)
+def test_other_options_or_classes_are_not_equal(one: Strategy, other: object) -> None:
+    assert one != other
+    assert isinstance(other, dict) or hash(one) != hash(other)
+
+
+def test_canonical_json_is_sorted_complete_and_compact() -> None:
+    assert WeightMatcher(max_sweeps=5).canonical_json() == (
+        '{"assignment":{"name":"auto"},"max_sweeps":5,"name":"weight","start":"greedy"}'
+    )
+    assert json.loads(rc.VGGArchitecture().canonical_json()) == rc.VGGArchitecture().model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        PortfolioMatcher(matchers=["weight", {"name": "restarts", "matcher": "kl"}]),
+        TableSpecFactory(table={"a": "x, -"}, sizes={"x": 3}),
+        PlainSorter(limit=-math.inf, weights={"b": math.inf, "a": 1}),
+        TwiceSorter(first=PlainSorter(limit=5), others=[PlainSorter()]),
+    ],
+    ids=repr,
+)
+def test_canonical_json_is_json_and_can_be_read_back(strategy: Strategy) -> None:
+    def refuse(constant: str) -> float:
+        raise AssertionError(constant)
+
+    written = json.loads(strategy.canonical_json(), parse_constant=refuse)
+    read = sorter(written) if strategy.family == "sorter" else type(strategy).model_validate(written)
+    assert read == strategy
+
+
+def test_repr_shows_what_differs_from_the_defaults() -> None:
+    assert repr(WeightMatcher()) == "WeightMatcher()"
+    assert repr(WeightMatcher(max_sweeps=100, start="identity")) == "WeightMatcher(start='identity')"
+    nested = TwiceSorter(first=PlainSorter(), others=[PlainSorter(descending=True)])
+    assert repr(nested) == "TwiceSorter(first=PlainSorter(), others=(PlainSorter(descending=True),))"
+    assert str(nested) == repr(nested)
+
+
+@pytest.mark.parametrize("strategy", [*(pair[0] for pair in EQUAL.values()), PlainSorter(limit=math.nan)], ids=repr)
+def test_copies_and_pickles_are_equal(strategy: Strategy) -> None:
+    if not isinstance(strategy, PlainSorter):
+        for copied in (copy.copy(strategy), copy.deepcopy(strategy), pickle.loads(pickle.dumps(strategy))):
+            assert copied == strategy
+            assert type(copied) is type(strategy)
+    assert pickle.loads(pickle.dumps(strategy)).canonical_json() == strategy.canonical_json()
+
+
+def test_options_cannot_be_changed() -> None:
+    matcher = WeightMatcher()
+    with pytest.raises(ValidationError, match="frozen"):
+        matcher.max_sweeps = 3  # type: ignore[misc] # wrong on purpose
+    table = {"a": "-"}
+    factory = TableSpecFactory(table=table)
+    table["b"] = "-"
+    assert factory == TableSpecFactory(table={"a": "-"})
+
+
+# In Python and in a run file: the family's key there, the options, and the sentence with its location.
+BAD_OPTIONS: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "unknown": (
+        "matchers",
+        {"name": "weight", "momentum": 1},
+        "momentum",
+        "unknown option; known: 'assignment', 'max_sweeps', 'start'",
+    ),
+    "misspelt": (
+        "matchers",
+        {"name": "weight", "max_sweep": 3},
+        "max_sweep",
+        "unknown option; did you mean 'max_sweeps'?",
+    ),
+    "out of range": ("matchers", {"name": "weight", "max_sweeps": 0}, "max_sweeps", "expected a value greater than 0"),
+    "of another type": ("matchers", {"name": "weight", "max_sweeps": "x"}, "max_sweeps", "expected a valid integer"),
+    "none of the choices": (
+        "matchers",
+        {"name": "weight", "start": "up"},
+        "start",
+        "expected 'best', 'greedy' or 'identity', got 'up'",
+    ),
+    "in a list": ("architecture", {"name": "mlp", "hidden": [3, 0]}, "hidden[1]", "expected a value greater than 0"),
+    "in a mapping": ("spec", {"name": "table", "table": {"a": 3}}, "table.a", "expected a valid string, got 3"),
+    "missing": ("data", {"name": "uci"}, "dataset", "is missing"),
+    "by a check of its own": (
+        "architecture",
+        {"name": "cifar_resnet", "depth": 9},
+        "depth",
+        "expected 6 n + 2 (8, 14, 20, 32, ...), got 9",
+    ),
+    "two options together": (
+        "architecture",
+        {"name": "vit", "width": 10, "heads": 3},
+        "",
+        "expected a width divisible by the number of heads, got 10 and 3",
+    ),
+    "nested": (
+        "matchers",
+        {"name": "portfolio", "matchers": ["weight", {"name": "kl", "max_sweeps": 0}]},
+        "matchers[1].max_sweeps",
+        "expected a value greater than 0, got 0",
+    ),
+    "nested and misspelt": (
+        "matchers",
+        {"name": "portfolio", "matchers": ["weight", {"name": "kl", "max_sweep": 1}]},
+        "matchers[1].max_sweep",
+        "unknown option; did you mean 'max_sweeps'?",
+    ),
+    "nested unknown name": (
+        "matchers",
+        {"name": "restarts", "matcher": "wieght"},
+        "matcher.name",
+        "no matcher 'wieght'; did you mean 'weight'?",
+    ),
+    "nested twice": (
+        "matchers",
+        {"name": "chain", "matchers": [{"name": "weight", "assignment": {"name": "auction", "max_unassigned": 2}}]},
+        "matchers[0].assignment.max_unassigned",
+        "expected a value less than or equal to 1, got 2",
+    ),
+    "no strategy": ("matchers", {"name": "restarts", "matcher": 3}, "matcher", "expected the name of a matcher"),
+}
+INTERFACES: dict[str, type[Strategy]] = {
+    "data": rc.DataSource,
+    "architecture": rc.Architecture,
+    "spec": rc.SpecFactory,
+    "matchers": rc.Matcher,
+}
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_a_bad_option_is_named_in_python(case: str) -> None:
+    key, options, location, sentence = BAD_OPTIONS[case]
+    found = f"{location}: {sentence}" if location else sentence
+    interface = INTERFACES[key]
+    with pytest.raises(ConfigError) as by_mapping:
+        interface.of(options)
+    assert str(by_mapping.value).startswith(f"invalid {interface.family}: {found}")
+    kind = rc.plugin.registry.default_registry().strategy_class(interface.family, options["name"])
+    with pytest.raises(ConfigError) as by_class:
+        kind(**{name: value for name, value in options.items() if name != "name"})
+    assert str(by_class.value).startswith(f"invalid options of `{kind.__name__}`: {found}")
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_a_run_file_says_the_same_with_its_line(case: str, builtin_registry: rc.Registry) -> None:
+    key, options, _, _ = BAD_OPTIONS[case]
+    interface = INTERFACES[key]
+    with pytest.raises(ConfigError) as in_python:
+        interface.of(options)
+    sentence = str(in_python.value).removeprefix(f"invalid {interface.family}: ")
+    document: dict[str, Any] = {"data": "digits", "architecture": "mlp"}
+    document[key] = [options] if key == "matchers" else options
+    lines = [f'"{name}": {json.dumps(value)}' for name, value in document.items()]
+    text = "{\n" + ",\n".join(lines) + "\n}"
+    line = 2 + list(document).index(key)
+    with pytest.raises(ConfigError) as in_file:
+        read_config(rc.RunConfig, Document.parse(text, "run.json"), builtin_registry.strategy_class)
+    place = "matchers[0]" if key == "matchers" else key
+    dot = "." if BAD_OPTIONS[case][2] else ": "
+    assert str(in_file.value) == f"run.json:{line}: {place}{dot}{sentence}"
+
+
+def test_lines_of_nested_options_are_their_own(builtin_registry: rc.Registry) -> None:
+    text = """data: digits
+architecture: mlp
+matchers:
+- weight
+- name: chain
+  matchers:
+  - kl
+  - name: weight
+    max_sweeps: 0
+"""
+    with pytest.raises(ConfigError) as error:
+        read_config(rc.RunConfig, Document.parse(text, "run.yaml"), builtin_registry.strategy_class)
+    expected = "run.yaml:9: matchers[1].matchers[1].max_sweeps: expected a value greater than 0, got 0"
+    assert str(error.value) == expected
+
+
+def test_all_problems_are_told_at_once_and_each_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        sorter({"name": "twice", "first": {"name": "plain", "low": 2, "hihg": 1}, "others": ["plian"], "times": 0})
+    assert str(error.value) == (
+        "invalid sorter: first.low: expected a value less than or equal to 1, got 2; "
+        "first.hihg: unknown option; did you mean 'high'?; "
+        "others[0].name: no sorter 'plian'; "
+        "times: expected a value greater than 0, got 0"
+    )
+    with pytest.raises(ConfigError, match=r"^invalid sorter: others: .*at least 1 item"):
+        sorter({"name": "twice", "first": "plain", "others": []})
+
+
+@pytest.mark.parametrize("value", [3, None, {"max_sweeps": 3}, {"name": 3}, [], KLMatcher])
+def test_what_is_no_strategy_is_refused_with_what_is_expected(value: object) -> None:
+    with pytest.raises(ConfigError, match="expected the name of a matcher, a mapping with `name` and options, or an"):
+        rc.Matcher.of(value)
+
+
+def test_a_strategy_of_another_family_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"an instance of `Matcher`, got CategoricalLikelihood\(\)"):
+        RestartsMatcher(matcher=CategoricalLikelihood())
+
+
+def test_an_unknown_name_at_the_top_is_an_unknown_name() -> None:
+    with pytest.raises(UnknownNameError, match="no matcher 'wieght'; did you mean 'weight'"):
+        rc.Matcher.of("wieght")
+
+
+def test_an_interface_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Sorter(name="plain")  # type: ignore[abstract] # wrong on purpose
+
+
+def test_the_name_is_fixed() -> None:
+    assert PlainSorter.registered_name() == "plain"
+    with pytest.raises(ConfigError, match="name: expected 'plain', got 'other'"):
+        PlainSorter(name="other")
+    with pytest.raises(ConfigError, match=r"Sorter gives no registered name; add a line: name: Literal"):
+        Sorter.registered_name()
+
+
+def test_a_third_party_declares_a_strategy_with_docstrings_under_its_options() -> None:
+    twice = sorter({"name": "twice", "first": "plain", "others": [{"name": "plain", "descending": True}]})
+    assert twice.sort([2.0, 3.0, 1.0]) == [3.0, 2.0, 1.0]
+    with pytest.raises(ConfigError, match=r"expected `low` to be at most `high`, got 0\.5 and 0\.1"):
+        PlainSorter(low=0.5, high=0.1)
+    descriptions = {name: field.description for name, field in PlainSorter.model_fields.items() if name != "name"}
+    assert descriptions["descending"] == "Whether the largest value comes first."
+    assert all(descriptions.values())
+
+
+def test_the_schema_has_the_docstrings_and_its_references_lead_somewhere(builtin_registry: rc.Registry) -> None:
+    kinds = {
+        family: [builtin_registry.strategy_class(family, name) for name in builtin_registry.names(family)]
+        for family in rc.plugin.registry.FAMILIES
+    }
+    schema = run_schema(kinds | {"sorter": [PlainSorter, TwiceSorter]})
+    definitions = schema["$defs"]
+    limit = definitions["PlainSorter"]["properties"]["limit"]
+    assert limit["description"] == "Values above this one are dropped."
+    assert definitions["PlainSorter"]["description"].startswith("Sorts values.")
+    assert definitions["PlainSorter"]["required"] == ["name"]
+    assert definitions["TwiceSorter"]["required"] == ["first", "name", "others"]
+    assert definitions["TwiceSorter"]["properties"]["first"]["$ref"] == "#/$defs/sorter"
+    assert definitions["TwiceSorter"]["properties"]["others"]["items"]["$ref"] == "#/$defs/sorter"
+    assert definitions["sorter"]["oneOf"] == [
+        {"enum": ["plain", "twice"]},
+        {"$ref": "#/$defs/PlainSorter"},
+        {"$ref": "#/$defs/TwiceSorter"},
+    ]
+    assert schema["properties"]["architecture"]["$ref"] == "#/$defs/architecture"
+    assert schema["properties"]["data"]["$ref"] == "#/$defs/dataset"
+    assert definitions["MLPArchitecture"]["properties"]["hidden"]["description"].startswith("Widths of the hidden")
+    text = json.dumps(schema)
+    assert "x-family" not in text
+    references = {part.split('"')[0] for part in text.split('"$ref": "#/$defs/')[1:]}
+    assert references <= definitions.keys()
