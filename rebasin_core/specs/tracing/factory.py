@@ -1,4 +1,4 @@
-"""Tracing as a registered way to get a specification."""
+"""Tracing as a registered specification factory."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class AbstractRuleBasedFactory(SpecFactory):
-    """A way to get a specification that works with rules for operators; the engine gives it those of all plugins."""
+    """A specification factory that uses rules for operators; it is given those of all plugins."""
 
     @abstractmethod
     def with_rules(self, rules: Rules) -> AbstractRuleBasedFactory:
-        """Return the same with other rules.
+        """Return the same factory with other rules.
 
         Args:
             rules: A rule for every operator that has one.
@@ -40,7 +40,7 @@ class TracedSpecFactory(AbstractRuleBasedFactory):
     """Derives the specification of every model as `rebasin_core.trace_spec` does.
 
     Args:
-        freeze: Patterns of parameters and buffers that must not move.
+        freeze: Patterns of parameters and buffers that are fixed.
         method: ``export`` or ``execution``.
         rules: A rule for every operator that has one.
 
