@@ -25,7 +25,7 @@ from rebasin_core.tensors.modules import unsaved_buffers
 from rebasin_core.tensors.trees import tree_map
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from torch import nn
     from torch.fx import Node
@@ -87,12 +87,7 @@ def derive(
         SpecError: If the model cannot be traced, or a pattern in ``freeze`` matches nothing.
     """
     tensors = _ModelTensors.of(model)
-    for pattern in freeze:
-        if not any(fnmatchcase(name, pattern) for name in tensors.named):
-            message = (
-                f"`freeze` names {pattern!r}, which no parameter or buffer matches; {nearest(pattern, tensors.named)}"
-            )
-            raise SpecError(message)
+    _require_matches(freeze, tensors.named)
     args, named_args = tensors.on_device(example_inputs, kwargs or {})
     graph = capture(model, args, named_args, method)
     reasons = _reasons(tensors, graph, freeze, lambda: capture_training(model, args, named_args, method))
@@ -118,7 +113,7 @@ def derive(
 @final
 @dataclass(frozen=True, slots=True)
 class _ModelTensors:
-    """The tensors of a model by name, parameters first."""
+    """The tensors of a model by name, parameters first; a tensor that several modules share has one name."""
 
     named: Mapping[str, Tensor]
     parameters: Mapping[str, Tensor]
@@ -129,7 +124,7 @@ class _ModelTensors:
     def of(cls, model: nn.Module) -> _ModelTensors:
         parameters = dict(model.named_parameters())
         buffers = dict(model.named_buffers())
-        return cls({**parameters, **buffers}, parameters, buffers, unsaved_buffers(model))
+        return cls({**parameters, **buffers}, parameters, buffers, unsaved_buffers(model) & buffers.keys())
 
     def on_device(self, example_inputs: object, kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the inputs on the device of the model."""
@@ -142,6 +137,13 @@ class _ModelTensors:
             return torch.empty_like(leaf, device=device) if device.type == "meta" else leaf.to(device)
 
         return tree_map(moved, args), tree_map(moved, dict(kwargs))
+
+
+def _require_matches(freeze: Sequence[str], names: Collection[str]) -> None:
+    for pattern in freeze:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            message = f"`freeze` names {pattern!r}, which no parameter or buffer matches; {nearest(pattern, names)}"
+            raise SpecError(message)
 
 
 def _placeholder(
