@@ -11,7 +11,7 @@ import rebasin_core as rc
 from rebasin_core.api.tracing import installed_rules
 from rebasin_core.errors import PluginError
 from rebasin_core.specs import TracedSpecFactory
-from rebasin_core.specs.operators import Terms
+from rebasin_core.specs.operators import AxisTerms
 from rebasin_core.specs.operators.base import Rules
 from rebasin_core.specs.operators.default import default_rules, find_rules_by
 from rebasin_core.studies.setting import Setting
@@ -51,8 +51,8 @@ def test_a_rule_that_fails_freezes_and_is_reported() -> None:
     assert not failed.groups
     assert "no rule for aten.tanh (its rule failed: KeyError: 'width')" in str(failed.coverage)
 
-    def uneven(call: rc.Call) -> Terms:
-        return (call.first[0], call.join(call.first[1], call.fixed(7, "made up")))
+    def uneven(call: rc.Call) -> AxisTerms:
+        return (call.first[0], call.unify(call.first[1], call.fixed(7, "made up")))
 
     mixed = rc.trace_spec(model, inputs, rules={**rules, "aten.tanh": uneven})
     assert "expected two axes of equal length, got 4 and 7" in str(mixed.coverage)

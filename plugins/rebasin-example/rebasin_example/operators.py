@@ -50,7 +50,7 @@ def decay_rule(call: Call) -> Result:
     """
     batch, time, channels = call.tensor("x")
     (rate,) = call.tensor("rate")
-    return batch, call.freeze(time, "steps follow each other"), call.join(channels, rate)
+    return batch, call.freeze(time, "steps follow each other"), call.unify(channels, rate)
 
 
 @final

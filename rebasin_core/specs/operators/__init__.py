@@ -1,6 +1,7 @@
-"""What operators ask of the axes of their arguments: one rule an operator, one file a family."""
+"""Constraints of operators on the axes of their arguments: one rule per operator, one file per family."""
 
 from rebasin_core.specs.operators.base import OperatorRules, Result, Rule, Rules
-from rebasin_core.specs.operators.call import Call, Terms
+from rebasin_core.specs.operators.call import Call
+from rebasin_core.specs.unification.terms import AxisTerms
 
-__all__ = ["Call", "OperatorRules", "Result", "Rule", "Rules", "Terms"]
+__all__ = ["AxisTerms", "Call", "OperatorRules", "Result", "Rule", "Rules"]

@@ -9,7 +9,8 @@ from rebasin_core.specs.unification.terms import length, uniform
 
 if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Result, Rule
-    from rebasin_core.specs.operators.call import Call, Terms
+    from rebasin_core.specs.operators.call import Call
+    from rebasin_core.specs.unification.terms import AxisTerms
 
 _CAUSAL = "a token sees only those before it"
 
@@ -17,13 +18,13 @@ _CAUSAL = "a token sees only those before it"
 def attention(call: Call) -> Result:
     """Tie queries and keys over their width, keys and values over the tokens, all three over heads and batch.
 
-    With grouped queries, several heads of the queries share one of the keys.
+    With grouped queries, several query heads share one key head.
 
     Args:
-        call: ``scaled_dot_product_attention(query, key, value, attn_mask, ...)`` and what it becomes.
+        call: ``scaled_dot_product_attention(query, key, value, attn_mask, ...)`` or one of its implementations.
 
     Returns:
-        The axes of the result, and of anything else as fixed.
+        The axes of the result, and fixed axes for all other outputs.
     """
     query, key, value = call.tensor("query"), call.tensor("key"), call.tensor("value")
     if call.arguments.get("enable_gqa") and length(query[-3]) != length(key[-3]):
@@ -38,12 +39,12 @@ def attention(call: Call) -> Result:
     if call.arguments.get("is_causal"):
         for term in scores[-2:]:
             call.freeze(term, _CAUSAL)
-    call.equations.sight(scores)
-    call.equations.sight(scores[:-1])
+    call.observe(scores)
+    call.observe(scores[:-1])
     return [(*scores[:-1], value[-1]), *call.all_fixed("statistics of attention")[1:]]
 
 
-def _repeated(terms: Terms, heads: int) -> Terms:
+def _repeated(terms: AxisTerms, heads: int) -> AxisTerms:
     """Return keys or values repeated for the queries that share them."""
     return (*terms[:-3], (*terms[-3], *uniform(heads // length(terms[-3]))), *terms[-2:])
 

@@ -1,40 +1,40 @@
-"""What a rule sees of an operator, and how it says what the operator asks of the axes."""
+"""One operator of a traced graph as its rule sees it: the arguments, and the constraints that a rule can add."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, final
 
-from rebasin_core.specs.unification.pieces import concat
-from rebasin_core.specs.unification.terms import Reason, Term, fresh, length
+from rebasin_core.specs.unification.reshaping import reshape, stack
+from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms, Reason, concatenation, fresh, length
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from typing_extensions import TypeIs
 
-    from rebasin_core.specs.unification.equations import Equations
-    from rebasin_core.specs.unification.pieces import Piece, Steps
+    from rebasin_core.specs.unification.constraints import Constraints, Part, PartPath
 
-_CUT = "it is cut where its factors do not end"
+_SPLIT = "it is cut where its factors do not end"
 _SUMMED = "the two factors of a product do not factor alike"
-
-Terms: TypeAlias = "tuple[Term, ...]"
-"""The axes of one tensor, one a dimension."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One operator in the traced graph, with its arguments and the equations that its rule adds to.
+    """One operator in the traced graph, with its arguments and the constraints that its rule adds to.
+
+    The axes of a tensor are given as *terms*, one per dimension. A rule passes them on to the outputs, and calls the
+    methods below to constrain them.
 
     Attributes:
-        operator: The operator's name without its overload, such as ``aten.linear``.
-        node: Its place in the graph, for reports.
-        arguments: By the names of the operator's schema; a tensor is given as its axes, a list of tensors as a list.
+        operator: Name of the operator without its overload, such as ``aten.linear``.
+        node: Name of the node in the graph, for reports.
+        arguments: Arguments by the names of the operator's schema. A tensor is given as the terms of its axes, a list
+            of tensors as a list of those.
         shapes: The shapes of the outputs.
-        used: Which outputs the graph uses.
-        equations: What is known of the axes so far.
+        used: Indices of the outputs that the graph uses.
+        constraints: The constraints of the graph so far.
     """
 
     operator: str
@@ -42,45 +42,45 @@ class Call:
     arguments: Mapping[str, Any]
     shapes: tuple[tuple[int, ...], ...]
     used: frozenset[int]
-    equations: Equations
+    constraints: Constraints
 
-    def tensor(self, name: str) -> Terms:
+    def tensor(self, name: str) -> AxisTerms:
         """Return the axes of a tensor argument.
 
         Args:
             name: Its name in the schema.
 
         Returns:
-            One term a dimension.
+            One term per dimension.
         """
-        found: Terms = self.arguments[name]
+        found: AxisTerms = self.arguments[name]
         return found
 
     @property
-    def tensors(self) -> list[Terms]:
-        """The axes of all tensors among the arguments, those in lists too."""
+    def tensors(self) -> list[AxisTerms]:
+        """The axes of all tensors among the arguments, including those in lists."""
         return tensors_in([*self.arguments.values()])
 
     @property
-    def first(self) -> Terms:
-        """The axes of the first argument, the tensor that is worked on."""
-        found: Terms = self.arguments[next(iter(self.arguments))]
+    def first(self) -> AxisTerms:
+        """The axes of the first argument, the tensor that the operator transforms."""
+        found: AxisTerms = self.arguments[next(iter(self.arguments))]
         return found
 
-    def optional(self, name: str) -> Terms | None:
-        """Return the axes of a tensor argument that may be missing.
+    def optional(self, name: str) -> AxisTerms | None:
+        """Return the axes of an optional tensor argument.
 
         Args:
             name: Its name in the schema.
 
         Returns:
-            One term a dimension, or None.
+            One term per dimension; None if the argument is missing.
         """
         found = self.arguments.get(name)
         return found if is_tensor(found) else None
 
     def because(self, why: str) -> Reason:
-        """Return the reason to freeze an axis here.
+        """Return a reason to fix an axis that names this operator.
 
         Args:
             why: A phrase.
@@ -90,58 +90,58 @@ class Call:
         """
         return Reason(self.operator.removeprefix("aten."), self.node, why)
 
-    def freeze(self, term: Term, why: str) -> Term:
-        """Say that an axis must stay in order.
+    def freeze(self, term: AxisTerm, why: str) -> AxisTerm:
+        """Constrain an axis to be fixed.
 
         Args:
             term: The axis.
-            why: A phrase.
+            why: A phrase for reports.
 
         Returns:
-            The frozen axis.
+            The fixed axis.
         """
-        return self.equations.freeze(term, self.because(why))
+        return self.constraints.freeze(term, self.because(why))
 
-    def fixed(self, size: int, why: str) -> Term:
-        """Return a new axis that stays in order.
+    def fixed(self, size: int, why: str) -> AxisTerm:
+        """Return a new fixed axis.
 
         Args:
             size: Its length.
-            why: A phrase.
+            why: A phrase for reports.
 
         Returns:
             The axis.
         """
         return fresh(size, self.because(why))
 
-    def all_fixed(self, why: str) -> list[Terms]:
-        """Return new axes that stay in order for every output.
+    def all_fixed(self, why: str) -> list[AxisTerms]:
+        """Return new fixed axes for all outputs.
 
         Args:
-            why: A phrase.
+            why: A phrase for reports.
 
         Returns:
             The axes of each output.
         """
         return [tuple(self.fixed(size, why) for size in shape) for shape in self.shapes]
 
-    def join(self, first: Term, *others: Term, why: str = "two axes do not factor alike") -> Term:
-        """Say that axes of equal length are permuted alike.
+    def unify(self, first: AxisTerm, *others: AxisTerm, why: str = "two axes do not factor alike") -> AxisTerm:
+        """Constrain axes of equal length to be permuted identically.
 
         Args:
             first: An axis.
-            others: The others.
-            why: Why they are frozen if they do not factor alike.
+            others: The other axes.
+            why: Why they are frozen if they have no common factors.
 
         Returns:
-            The axis that all of them are.
+            The unified axis.
         """
         for other in others:
-            first = self.equations.join(first, other, self.because(why))
+            first = self.constraints.unify(first, other, self.because(why))
         return first
 
-    def broadcast(self, *tensors: Terms) -> Terms:
-        """Say that tensors are combined elementwise, dimensions of length 1 and missing ones being repeated.
+    def broadcast(self, *tensors: AxisTerms) -> AxisTerms:
+        """Constrain tensors that are combined elementwise; missing dimensions and those of length 1 are broadcast.
 
         Args:
             tensors: Their axes.
@@ -149,116 +149,138 @@ class Call:
         Returns:
             The axes of the result.
         """
-        found: list[Term] = []
-        for place in range(-max(map(len, tensors), default=0), 0):
-            terms = [terms[place] for terms in tensors if len(terms) >= -place]
+        found: list[AxisTerm] = []
+        for dim in range(-max(map(len, tensors), default=0), 0):
+            terms = [terms[dim] for terms in tensors if len(terms) >= -dim]
             sizes = {length(term) for term in terms} - {1}
-            joined = [term for term in terms if length(term) != 1 or not sizes]
-            found.append(self.join(*joined))
+            found.append(self.unify(*(term for term in terms if length(term) != 1 or not sizes)))
         return tuple(found)
 
-    def cut(self, term: Term, sizes: Sequence[int], why: str = _CUT) -> list[Piece]:
-        """Say that an axis is used in pieces.
+    def contract(self, first: AxisTerm, second: AxisTerm, batch: AxisTerms = (), *, why: str = _SUMMED) -> AxisTerm:
+        """Constrain an axis of each of two tensors that are multiplied and summed over it.
+
+        Both axes are unified. In addition, the axis that is summed over cannot be permuted differently in each unit of
+        the other axes, except for those of the batch.
 
         Args:
-            term: The axis.
-            sizes: Lengths of the pieces; empty ones are left out.
-            why: Why it is frozen if it cannot be cut there.
+            first: The axis in one tensor.
+            second: The axis in the other tensor.
+            batch: The axes along which the tensors are multiplied one by one.
+            why: Why both are frozen if they have no common factors.
 
         Returns:
-            The pieces, each with where it lies.
+            The unified axis.
         """
-        return self.equations.cut(term, [size for size in sizes if size], self.because(why))
+        unified = self.unify(first, second, why=why)
+        self.observe((*batch, unified))
+        return unified
 
-    def pieces(self, terms: Terms, dim: int, sizes: Sequence[int], why: str = _CUT) -> list[Terms]:
-        """Say that a tensor is used in pieces along a dimension.
+    def observe(self, terms: AxisTerms) -> None:
+        """Record that the operator computes an intermediate tensor with these axes.
+
+        An axis can only be permuted differently in each unit of another one if all tensors that have the first also
+        have the second.
+
+        Args:
+            terms: The axes of the intermediate tensor.
+        """
+        self.constraints.observe(terms)
+
+    def reduce(self, terms: AxisTerms, dims: Sequence[int]) -> None:
+        """Record that the operator sums over some dimensions inside, as a softmax or a normalization does.
+
+        Args:
+            terms: The axes of the tensor.
+            dims: The dimensions that are summed over.
+        """
+        reduced = {dim % len(terms) for dim in dims}
+        self.observe(tuple(term for dim, term in enumerate(terms) if dim not in reduced))
+
+    def split(self, terms: AxisTerms, dim: int, sizes: Sequence[int], why: str = _SPLIT) -> list[AxisTerms]:
+        """Split a tensor along a dimension into consecutive parts.
 
         Args:
             terms: The axes of the tensor.
             dim: The dimension.
-            sizes: Lengths of the pieces; empty ones are left out.
-            why: Why the dimension is frozen if it cannot be cut there.
+            sizes: Lengths of the parts; parts of length 0 are left out.
+            why: Why parts of length 1 are fixed.
 
         Returns:
-            The axes of each piece.
+            The axes of each part.
         """
         dim %= len(terms)
         return [
-            tuple(piece if place == dim else self.restrict(term, steps) for place, term in enumerate(terms))
-            for piece, steps in self.cut(terms[dim], sizes, why)
+            tuple(part.term if other == dim else self.restrict(term, part.path) for other, term in enumerate(terms))
+            for part in self.split_axis(terms[dim], sizes, why)
         ]
 
-    def regroup(
-        self, terms: Sequence[Term], sizes: Sequence[int], why: str = "a reshape mixes its factors"
-    ) -> list[Term]:
-        """Return the axes of a reshaped tensor.
-
-        Args:
-            terms: The old ones.
-            sizes: The new lengths.
-            why: Why what does not nest is frozen.
-
-        Returns:
-            The new ones.
-        """
-        return self.equations.regroup(terms, sizes, self.because(why))
-
-    @staticmethod
-    def concat(terms: Sequence[Term]) -> Term:
-        """Return the axis that lays others end to end.
-
-        Args:
-            terms: At least one.
-
-        Returns:
-            Their concatenation.
-        """
-        return concat(terms)
-
-    def restrict(self, term: Term, steps: Steps) -> Term:
-        """Return what an axis is beside one piece of another axis of the same tensor.
+    def split_axis(self, term: AxisTerm, sizes: Sequence[int], why: str = _SPLIT) -> list[Part]:
+        """Split an axis into consecutive parts.
 
         Args:
             term: The axis.
-            steps: Where the piece lies, from `cut`.
+            sizes: Lengths of the parts; parts of length 0 are left out.
+            why: Why parts of length 1 are fixed.
 
         Returns:
-            The same axis, or one of its own where nothing forbids that.
+            The parts, with their paths for `restrict`.
         """
-        return self.equations.restrict(term, steps)
+        return self.constraints.split(term, [size for size in sizes if size], self.because(why))
 
-    def contract(self, first: Term, second: Term, batch: Terms = (), *, why: str = _SUMMED) -> Term:
-        """Say that two tensors are multiplied and summed over an axis.
-
-        Unlike `join`, this also says that the other axes of the two are not the same, apart from those of the batch:
-        what is summed over cannot be permuted differently in each unit of them.
+    def restrict(self, term: AxisTerm, path: PartPath) -> AxisTerm:
+        """Return the restriction of an axis to a part of another axis of the same tensor.
 
         Args:
-            first: The axis in one tensor.
-            second: The axis in the other.
-            batch: The axes along which the two go side by side.
-            why: Why both are frozen if they do not factor alike.
+            term: The axis.
+            path: The path of the part, from `split_axis`.
 
         Returns:
-            The axis that both are.
+            The axis itself, or another one if it may be permuted differently in each part.
         """
-        joined = self.join(first, second, why=why)
-        self.equations.sight((*batch, joined))
-        return joined
+        return self.constraints.restrict(term, path)
 
-    def separate(self, terms: Terms, dims: Sequence[int]) -> None:
-        """Say that the operator sums over some dimensions inside, as a softmax or a normalisation does.
+    @staticmethod
+    def concat(terms: Sequence[AxisTerm]) -> AxisTerm:
+        """Return the concatenation of axes.
 
         Args:
-            terms: The axes of the tensor.
-            dims: The dimensions summed over.
+            terms: At least one axis.
+
+        Returns:
+            The concatenated axis.
         """
-        gone = {dim % len(terms) for dim in dims}
-        self.equations.sight(tuple(term for place, term in enumerate(terms) if place not in gone))
+        return concatenation(terms)
+
+    def stack(self, terms: Sequence[AxisTerm], why: str) -> tuple[AxisTerm, AxisTerm]:
+        """Return the axes of tensors that are stacked along a new dimension.
+
+        Args:
+            terms: The same old dimension of each tensor; the tensors may have different axes there.
+            why: Why the new dimension is fixed.
+
+        Returns:
+            The new dimension, and the old one.
+        """
+        return stack(self.constraints, terms, self.because(why))
+
+    def reshape(
+        self, terms: Sequence[AxisTerm], sizes: Sequence[int], why: str = "a reshape mixes its factors"
+    ) -> list[AxisTerm]:
+        """Return the axes of a reshaped tensor.
+
+        Args:
+            terms: The old axes.
+            sizes: The new lengths, with the same product.
+            why: Why axes are frozen if neither shape refines the other there.
+
+        Returns:
+            The new axes.
+        """
+        return reshape(self.constraints, terms, sizes, self.because(why))
 
 
-def is_tensor(value: object) -> TypeIs[Terms]:
-    """Return whether an argument is a tensor, which a rule sees as the axes of its dimensions.
+def is_tensor(value: object) -> TypeIs[AxisTerms]:
+    """Return whether an argument is a tensor, which a rule sees as the terms of its axes.
 
     Args:
         value: An argument.
@@ -269,11 +291,11 @@ def is_tensor(value: object) -> TypeIs[Terms]:
     return isinstance(value, tuple) and all(isinstance(term, tuple) for term in value)
 
 
-def tensors_in(value: object) -> list[Terms]:
+def tensors_in(value: object) -> list[AxisTerms]:
     """Return the tensors in an argument or result.
 
     Args:
-        value: A tensor, anything else, or lists and dictionaries of them, nested.
+        value: A tensor, anything else, or nested lists and dictionaries of them.
 
     Returns:
         The axes of each, in order.

@@ -1,4 +1,4 @@
-"""All rules that are built in."""
+"""All built-in rules."""
 
 from __future__ import annotations
 
@@ -42,4 +42,4 @@ BUILT_IN_FAMILIES: Final[tuple[type[OperatorRules], ...]] = (
 BUILT_IN_RULES: Final[Rules] = MappingProxyType({
     name: rule for family in BUILT_IN_FAMILIES for name, rule in family.rules.items()
 })
-"""Their rules, by the names of the operators."""
+"""The rules of all built-in families, by operator name."""

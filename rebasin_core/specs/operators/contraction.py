@@ -8,8 +8,8 @@ from rebasin_core.specs.operators.base import OperatorRules
 
 if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Result, Rule
-    from rebasin_core.specs.operators.call import Call, Terms
-    from rebasin_core.specs.unification.terms import Term
+    from rebasin_core.specs.operators.call import Call
+    from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
 
 
 def linear(call: Call) -> Result:
@@ -30,7 +30,7 @@ def linear(call: Call) -> Result:
 
 
 def matmul(call: Call) -> Result:
-    """Tie the last axis of the first factor to the last but one of the second; the others are a batch.
+    """Tie the last axis of the first factor to the last but one of the second; the others are batch dimensions.
 
     Args:
         call: ``matmul``, ``mm``, ``bmm``, ``mv`` or ``dot``.
@@ -42,7 +42,7 @@ def matmul(call: Call) -> Result:
     return product(call, first, second)
 
 
-def product(call: Call, first: Terms, second: Terms) -> Terms:
+def product(call: Call, first: AxisTerms, second: AxisTerms) -> AxisTerms:
     """Return the axes of a matrix product.
 
     Args:
@@ -60,7 +60,7 @@ def product(call: Call, first: Terms, second: Terms) -> Terms:
 
 
 def added(call: Call) -> Result:
-    """Tie a matrix product and what is added to it.
+    """Tie a matrix product and the tensor that is added to it.
 
     Args:
         call: ``addmm``, ``baddbmm`` or ``addmv``.
@@ -86,7 +86,7 @@ def outer(call: Call) -> Result:
 
 
 def einsum(call: Call) -> Result:
-    """Tie the axes that carry the same letter.
+    """Tie the axes with the same letter.
 
     Args:
         call: ``einsum(equation, tensors)``.
@@ -95,10 +95,10 @@ def einsum(call: Call) -> Result:
         The axes of the letters after the arrow.
     """
     equation = call.arguments["equation"].replace(" ", "")
-    tensors: list[Terms] = call.arguments["tensors"]
+    tensors: list[AxisTerms] = call.arguments["tensors"]
     left, arrow, right = equation.partition("->")
-    letters: dict[str, Term] = {}
-    batches: list[Terms] = []
+    letters: dict[str, AxisTerm] = {}
+    batches: list[AxisTerms] = []
     names = left.split(",")
     shared = set.intersection(*(set(name) for name in names)) - set(".")
     for name, terms in zip(names, tensors, strict=True):
@@ -106,20 +106,20 @@ def einsum(call: Call) -> Result:
         end = len(terms) - len(after)
         batches.append(terms[len(before) : end] if dots else ())
         for letter, term in [*zip(before, terms, strict=False), *zip(after, terms[end:], strict=True)]:
-            letters[letter] = _joined(call, letters.get(letter, ()), term)
+            letters[letter] = _unified(call, letters.get(letter, ()), term)
     if not arrow:
         once = sorted(letter for letter in letters if left.count(letter) == 1)
         right = ("..." if "..." in left else "") + "".join(once)
-    for letter in set(letters) - set(right):  # summed over, side by side only along what all tensors have
-        call.equations.sight(tuple(letters[other] for other in (shared & set(right)) | {letter}))
+    for letter in set(letters) - set(right):  # summed over; only letters of all tensors are batch dimensions
+        call.observe(tuple(letters[other] for other in (shared & set(right)) | {letter}))
     before, dots, after = right.partition("...")
     batch = call.broadcast(*batches) if dots else ()
     return (*(letters[letter] for letter in before), *batch, *(letters[letter] for letter in after))
 
 
-def _joined(call: Call, first: Term, second: Term) -> Term:
-    """Return the axis of a letter; one of length 1 is repeated."""
-    return call.join(first, second) if first and second else first or second
+def _unified(call: Call, first: AxisTerm, second: AxisTerm) -> AxisTerm:
+    """Return the axis of a letter; an axis of length 1 is broadcast."""
+    return call.unify(first, second) if first and second else first or second
 
 
 def bilinear(call: Call) -> Result:

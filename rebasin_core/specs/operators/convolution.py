@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rebasin_core.specs.operators.base import Result, Rule
-    from rebasin_core.specs.operators.call import Call, Terms
-    from rebasin_core.specs.unification.terms import Term
+    from rebasin_core.specs.operators.call import Call
+    from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
 
 _KERNEL = "positions are mixed by a kernel"
 _GROUPS = "the channels do not divide into the groups of the convolution"
@@ -32,32 +32,32 @@ def convolution(call: Call) -> Result:
     lead = len(inputs) - len(weight) + 2
     rows = _channels(call, inputs[lead - 1], weight)
     if bias is not None:
-        rows = call.join(rows, bias[0], why=_GROUPS)
+        rows = call.unify(rows, bias[0], why=_GROUPS)
     return (*inputs[: lead - 1], rows, *_positions(call, inputs[lead:], weight[2:]))
 
 
-def _channels(call: Call, inputs: Term, weight: Terms) -> Term:
-    """Return the channels that come out, after tying those that go in."""
+def _channels(call: Call, inputs: AxisTerm, weight: AxisTerms) -> AxisTerm:
+    """Return the output channels, after tying the input channels to the weight."""
     transposed = "transpose" in call.operator or bool(call.arguments.get("transposed", False))
     groups = int(call.arguments["groups"])
-    channels, within = call.regroup([inputs], [groups, length(inputs) // groups], _GROUPS)
-    outer, inner = call.regroup([weight[0]], [groups, length(weight[0]) // groups], _GROUPS)
+    channels, within = call.reshape([inputs], [groups, length(inputs) // groups], _GROUPS)
+    outer, inner = call.reshape([weight[0]], [groups, length(weight[0]) // groups], _GROUPS)
     column, row = (inner, weight[1]) if transposed else (weight[1], inner)
-    both = call.join(channels, outer, why=_GROUPS)
+    both = call.unify(channels, outer, why=_GROUPS)
     call.contract(within, column, (both,), why=_GROUPS)
     return (*both, *row)
 
 
-def _positions(call: Call, spatial: Terms, kernel: Terms) -> list[Term]:
-    """Return the positions after a convolution: untouched by a kernel of one position, else mixed."""
-    found: list[Term] = []
+def _positions(call: Call, spatial: AxisTerms, kernel: AxisTerms) -> list[AxisTerm]:
+    """Return the positions of the output: those of the input if the kernel has one position, else fixed ones."""
+    found: list[AxisTerm] = []
     sizes = call.shapes[0][len(call.shapes[0]) - len(spatial) :]
-    for place, (term, window, size) in enumerate(zip(spatial, kernel, sizes, strict=True)):
-        if length(window) == 1 and size == length(term) and not _shifts(call, place):
+    for index, (term, window, size) in enumerate(zip(spatial, kernel, sizes, strict=True)):
+        if length(window) == 1 and size == length(term) and not _shifts(call, index):
             found.append(term)
             continue
-        if length(window) == length(term) and size == 1 and not _padded(call, place):
-            found.append(())  # the kernel sees everything at once, as a dense layer does
+        if length(window) == length(term) and size == 1 and not _padded(call, index):
+            found.append(())  # the kernel covers all positions, as a dense layer does
             call.contract(term, window)
             continue
         call.freeze(window, _KERNEL)
@@ -66,47 +66,47 @@ def _positions(call: Call, spatial: Terms, kernel: Terms) -> list[Term]:
     return found
 
 
-def _shifts(call: Call, place: int) -> bool:
-    """Return whether a kernel of one position still moves positions, by padding or a stride."""
-    return _padded(call, place) or _at(call.arguments.get("stride", 1), place, 1) != 1
+def _shifts(call: Call, index: int) -> bool:
+    """Return whether a kernel of one position shifts positions, by padding or a stride."""
+    return _padded(call, index) or _at(call.arguments.get("stride", 1), index, 1) != 1
 
 
-def _padded(call: Call, place: int) -> bool:
+def _padded(call: Call, index: int) -> bool:
     padding = call.arguments.get("padding", 0)
-    return padding == "same" or (padding != "valid" and _at(padding, place, 0) != 0)
+    return padding == "same" or (padding != "valid" and _at(padding, index, 0) != 0)
 
 
-def _at(value: object, place: int, neutral: int) -> int:
+def _at(value: object, index: int, neutral: int) -> int:
     if isinstance(value, list | tuple):
-        return int(value[place if place < len(value) else -1]) if value else neutral
+        return int(value[index if index < len(value) else -1]) if value else neutral
     return int(value) if isinstance(value, int) else neutral
 
 
 def pooling(call: Call) -> Result:
-    """Keep batch and channels; positions are mixed, unless all of them are reduced to one.
+    """Keep batch and channels; positions are mixed, unless all of them are averaged.
 
     Args:
         call: A pooling or resampling operator.
 
     Returns:
-        The axes of the result, and of the indices where there are any.
+        The axes of the result, and of the indices if they are returned.
     """
     return [resampled(call, call.first, shape, _dims(call)) for shape in call.shapes]
 
 
-def resampled(call: Call, inputs: Terms, shape: Sequence[int], dims: int) -> Terms:
-    """Return a tensor whose last dimensions are resampled.
+def resampled(call: Call, inputs: AxisTerms, shape: Sequence[int], dims: int) -> AxisTerms:
+    """Return the axes of a tensor whose last dimensions are resampled.
 
     Args:
         call: The operator.
-        inputs: The axes before.
-        shape: The shape after.
-        dims: How many dimensions hold positions.
+        inputs: The axes of the input.
+        shape: The shape of the output.
+        dims: Number of dimensions with positions.
 
     Returns:
-        The axes after.
+        The axes of the output.
     """
-    found: list[Term] = list(inputs[:-dims])
+    found: list[AxisTerm] = list(inputs[:-dims])
     whole = "adaptive" in call.operator and prod(shape[-dims:]) == 1
     for term, size in zip(inputs[-dims:], shape[-dims:], strict=True):
         if not whole:
@@ -120,7 +120,7 @@ def _dims(call: Call) -> int:
 
 
 def grid_sample(call: Call) -> Result:
-    """Keep batch and channels; positions are looked up.
+    """Keep batch and channels; positions are looked up and therefore fixed.
 
     Args:
         call: ``grid_sampler(input, grid, ...)``.
@@ -132,7 +132,7 @@ def grid_sample(call: Call) -> Result:
     for term in inputs[2:]:
         call.freeze(term, "positions are looked up")
     call.freeze(grid[-1], "coordinates")
-    return (call.join(inputs[0], grid[0]), inputs[1], *grid[1:-1])
+    return (call.unify(inputs[0], grid[0]), inputs[1], *grid[1:-1])
 
 
 def pixel_shuffle(call: Call) -> Result:
@@ -146,7 +146,7 @@ def pixel_shuffle(call: Call) -> Result:
     """
     *lead, channels, height, width = call.tensor("self")
     factor = call.arguments["upscale_factor"]
-    outer, down, across = call.regroup([channels], [length(channels) // factor**2, factor, factor])
+    outer, down, across = call.reshape([channels], [length(channels) // factor**2, factor, factor])
     return (*lead, outer, (*height, *down), (*width, *across))
 
 
@@ -161,8 +161,8 @@ def pixel_unshuffle(call: Call) -> Result:
     """
     *lead, channels, height, width = call.tensor("self")
     factor = call.arguments["downscale_factor"]
-    high, down = call.regroup([height], [length(height) // factor, factor])
-    wide, across = call.regroup([width], [length(width) // factor, factor])
+    high, down = call.reshape([height], [length(height) // factor, factor])
+    wide, across = call.reshape([width], [length(width) // factor, factor])
     return (*lead, (*channels, *down, *across), high, wide)
 
 
@@ -176,12 +176,12 @@ def channel_shuffle(call: Call) -> Result:
         The axes of the result.
     """
     inputs, groups = call.tensor("self"), call.arguments["groups"]
-    outer, inner = call.regroup([inputs[1]], [groups, length(inputs[1]) // groups], _GROUPS)
+    outer, inner = call.reshape([inputs[1]], [groups, length(inputs[1]) // groups], _GROUPS)
     return (inputs[0], (*inner, *outer), *inputs[2:])
 
 
 def im2col(call: Call) -> Result:
-    """Lay the patches of an image out as columns: channels times kernel, and positions.
+    """Arrange the patches of an image as columns: channels times kernel, and positions.
 
     Args:
         call: ``im2col(self, kernel_size, ...)``.
@@ -197,7 +197,7 @@ def im2col(call: Call) -> Result:
 
 
 def col2im(call: Call) -> Result:
-    """Put columns back in place as patches of an image.
+    """Add up columns as patches of an image.
 
     Args:
         call: ``col2im(self, output_size, kernel_size, ...)``.
@@ -207,7 +207,7 @@ def col2im(call: Call) -> Result:
     """
     *lead, columns, positions = call.tensor("self")
     window = prod(call.arguments["kernel_size"])
-    channels, inside = call.regroup([columns], [length(columns) // window, window])
+    channels, inside = call.reshape([columns], [length(columns) // window, window])
     call.freeze(inside, _KERNEL)
     call.freeze(positions, _KERNEL)
     return (*lead, channels, *(call.fixed(size, _KERNEL) for size in call.shapes[0][-2:]))

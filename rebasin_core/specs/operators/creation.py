@@ -1,4 +1,4 @@
-"""Operators that make tensors out of nothing."""
+"""Operators that create tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def constant(call: Call) -> Result:
-    """Return axes along which the new tensor holds one value.
+    """Return uniform axes for a tensor whose elements are all equal.
 
     Args:
         call: ``full``, ``zeros`` and the like.
@@ -25,7 +25,7 @@ def constant(call: Call) -> Result:
 
 
 def counted(call: Call) -> Result:
-    """Return axes along which the values differ.
+    """Return fixed axes for a tensor whose elements differ.
 
     Args:
         call: ``arange``, ``eye``, random numbers.
@@ -53,7 +53,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class CreationRules(OperatorRules):
-    """Rules of operators that make tensors."""
+    """Rules of operators that create tensors."""
 
     name = "creation"
     rules = RULES

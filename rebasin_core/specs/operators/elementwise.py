@@ -1,4 +1,4 @@
-"""Operators that treat every element alike."""
+"""Elementwise operators."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def elementwise(call: Call) -> Result:
 
 
 def unchanged(call: Call) -> Result:
-    """Return the axes of the first tensor: copies, casts and what does nothing in evaluation mode.
+    """Return the axes of the first tensor: copies, casts and operators without effect in evaluation mode.
 
     Args:
         call: The operator.
@@ -46,12 +46,12 @@ def prelu(call: Call) -> Result:
     """
     inputs, (slopes,) = call.tensor("self"), call.tensor("weight")
     if len(inputs) > 1 and slopes:
-        call.join(inputs[1], slopes)
+        call.unify(inputs[1], slopes)
     return inputs
 
 
 def glu(call: Call) -> Result:
-    """Tie the two halves of an axis: one gates the other.
+    """Tie the two halves of an axis, of which one gates the other.
 
     Args:
         call: ``glu(self, dim)``.
@@ -61,7 +61,7 @@ def glu(call: Call) -> Result:
     """
     dim = call.arguments["dim"]
     half = call.shapes[0][dim]
-    return call.broadcast(*call.pieces(call.tensor("self"), dim, [half, half]))
+    return call.broadcast(*call.split(call.tensor("self"), dim, [half, half]))
 
 
 _UNCHANGED = (

@@ -15,7 +15,7 @@ _FREQUENCIES = "positions become frequencies"
 
 
 def view_as_complex(call: Call) -> Result:
-    """Drop the last dimension, which holds real and imaginary part.
+    """Drop the last dimension, real and imaginary parts.
 
     Args:
         call: ``view_as_complex(self)``.
@@ -29,7 +29,7 @@ def view_as_complex(call: Call) -> Result:
 
 
 def view_as_real(call: Call) -> Result:
-    """Add a dimension for real and imaginary part.
+    """Add a dimension for real and imaginary parts.
 
     Args:
         call: ``view_as_real(self)``.
@@ -44,7 +44,7 @@ def fourier(call: Call) -> Result:
     """Fix the dimensions that are transformed.
 
     Args:
-        call: ``fft_fft`` and its kin.
+        call: ``fft_fft`` or a similar transform.
 
     Returns:
         The axes of the result.

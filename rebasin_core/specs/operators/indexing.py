@@ -1,4 +1,4 @@
-"""Looking elements up by their number: the axis looked into must stay in order."""
+"""Lookup and writing by index: the indexed axis is fixed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from rebasin_core.specs.unification.terms import length
 
 if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Result, Rule
-    from rebasin_core.specs.operators.call import Call, Terms
+    from rebasin_core.specs.operators.call import Call
+    from rebasin_core.specs.unification.terms import AxisTerms
 
 _LOOKED_UP = "its entries are looked up by number"
 
@@ -31,7 +32,7 @@ def embedding(call: Call) -> Result:
 
 
 def index(call: Call) -> Result:
-    """Fix the dimensions that index tensors look into; the dimensions of the index tensors take their place.
+    """Fix the indexed dimensions; the dimensions of the index tensors replace them.
 
     Args:
         call: ``index(self, indices)``.
@@ -40,17 +41,17 @@ def index(call: Call) -> Result:
         The axes of the result.
     """
     terms, indices = call.tensor("self"), [item if is_tensor(item) else None for item in call.arguments["indices"]]
-    places = [place for place, item in enumerate(indices) if item is not None]
-    if not places:
+    dims = [dim for dim, item in enumerate(indices) if item is not None]
+    if not dims:
         return terms
-    given: list[Terms] = [item for item in indices if item is not None]
-    kept = [term for place, term in enumerate(terms) if place not in places]
+    given: list[AxisTerms] = [item for item in indices if item is not None]
+    kept = [term for dim, term in enumerate(terms) if dim not in dims]
     looked = max(len(item) for item in given)
-    if len(call.shapes[0]) != len(kept) + looked:  # a mask stands for several dimensions
+    if len(call.shapes[0]) != len(kept) + looked:  # a mask indexes several dimensions
         return frozen(call)
-    for place in places:
-        call.freeze(terms[place], _LOOKED_UP)
-    start = places[0] if places == list(range(places[0], places[-1] + 1)) else 0
+    for dim in dims:
+        call.freeze(terms[dim], _LOOKED_UP)
+    start = dims[0] if dims == list(range(dims[0], dims[-1] + 1)) else 0
     found = call.broadcast(*given)
     sizes = call.shapes[0][start : start + looked]
     if [length(term) for term in found] != list(sizes):  # a mask of one dimension
@@ -61,7 +62,7 @@ def index(call: Call) -> Result:
 
 
 def index_select(call: Call) -> Result:
-    """Fix the dimension looked into.
+    """Fix the indexed dimension; the dimension of the index tensor replaces it.
 
     Args:
         call: ``index_select(self, dim, index)``.
@@ -76,7 +77,7 @@ def index_select(call: Call) -> Result:
 
 
 def gather(call: Call) -> Result:
-    """Fix the dimension looked into; the others go along with the index.
+    """Fix the indexed dimension; the others are tied to the index tensor.
 
     Args:
         call: ``gather(self, dim, index)``.
@@ -86,70 +87,70 @@ def gather(call: Call) -> Result:
     """
     terms, dim, chosen = call.tensor("self"), call.arguments["dim"], call.tensor("index")
     found = list(chosen)
-    for place, (term, own) in enumerate(zip(terms, chosen, strict=True)):
-        if place == dim % len(terms) or length(term) != length(own):
+    for other, (term, own) in enumerate(zip(terms, chosen, strict=True)):
+        if other == dim % len(terms) or length(term) != length(own):
             call.freeze(term, _LOOKED_UP)
         else:
-            found[place] = call.join(term, own)
+            found[other] = call.unify(term, own)
     return tuple(found)
 
 
 def index_put(call: Call) -> Result:
-    """Fix the dimensions written into by number; the others go along with the values.
+    """Fix the dimension written to by index; the others are tied to the values.
 
     Args:
         call: ``index_put(self, indices, values)``.
 
     Returns:
-        The axes of the tensor written into.
+        The axes of the tensor that is written to.
     """
     terms, values = list(call.tensor("self")), call.tensor("values")
     given = [item if is_tensor(item) else None for item in call.arguments["indices"]]
-    places = [place for place, item in enumerate(given) if item is not None]
-    looked = [len(item) for item in given if item is not None]
-    if len(places) != 1 or looked[0] != 1:  # several index tensors, or a mask of several dimensions
+    indexed = [(dim, item) for dim, item in enumerate(given) if item is not None]
+    if len(indexed) != 1 or len(indexed[0][1]) != 1:  # several index tensors, or a mask of several dimensions
         return frozen(call)
-    terms[places[0]] = call.freeze(terms[places[0]], _LOOKED_UP)
+    dim, _ = indexed[0]
+    terms[dim] = call.freeze(terms[dim], _LOOKED_UP)
     for back in range(1, min(len(values), len(terms)) + 1):
-        place = len(terms) - back
-        if place == places[0]:
+        other = len(terms) - back
+        if other == dim:
             call.freeze(values[-back], _LOOKED_UP)
-        elif length(values[-back]) == length(terms[place]):
-            terms[place] = call.join(terms[place], values[-back])
+        elif length(values[-back]) == length(terms[other]):
+            terms[other] = call.unify(terms[other], values[-back])
     return tuple(terms)
 
 
 def scatter(call: Call) -> Result:
-    """Fix the dimension written into by number; the others go along with what is written.
+    """Fix the dimension written to by index; the others are tied to the values.
 
     Args:
-        call: ``scatter``, ``index_add``, ``index_copy``, ``slice_scatter``, ``select_scatter`` and their kin.
+        call: ``scatter``, ``index_add``, ``index_copy``, ``slice_scatter`` and the like.
 
     Returns:
-        The axes of the tensor written into.
+        The axes of the tensor that is written to.
     """
     terms, dim = list(call.tensor("self")), call.arguments["dim"] % len(call.tensor("self"))
     terms[dim] = call.freeze(terms[dim], _LOOKED_UP)
     for name in ("index", "src", "source"):
-        other = call.optional(name)
-        if other is None or len(other) != len(terms):
-            for term in other or ():
+        given = call.optional(name)
+        if given is None or len(given) != len(terms):
+            for term in given or ():
                 call.freeze(term, _LOOKED_UP)
             continue
-        call.freeze(other[dim], _LOOKED_UP)
-        for place, term in enumerate(other):
-            if place == dim:
+        call.freeze(given[dim], _LOOKED_UP)
+        for other, term in enumerate(given):
+            if other == dim:
                 continue
-            if length(term) == length(terms[place]):
-                terms[place] = call.join(terms[place], term)
+            if length(term) == length(terms[other]):
+                terms[other] = call.unify(terms[other], term)
             else:
-                terms[place] = call.freeze(terms[place], _LOOKED_UP)
+                terms[other] = call.freeze(terms[other], _LOOKED_UP)
                 call.freeze(term, _LOOKED_UP)
     return tuple(terms)
 
 
 def where(call: Call) -> Result:
-    """Tie the axes of a choice between two tensors; alone, the condition gives the places where it holds.
+    """Tie the axes of a choice between two tensors; with a condition only, the result is its indices.
 
     Args:
         call: ``where(condition, self, other)`` or ``where(condition)``.
@@ -160,8 +161,8 @@ def where(call: Call) -> Result:
     return elementwise(call) if "other" in call.arguments else frozen(call)
 
 
-def frozen(call: Call) -> list[Terms]:
-    """Fix every axis of every tensor: the rule of operators that have none.
+def frozen(call: Call) -> list[AxisTerms]:
+    """Fix every axis of every tensor: the rule of operators without a rule.
 
     Args:
         call: Any operator.
@@ -203,7 +204,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class IndexingRules(OperatorRules):
-    """Rules of looking up and writing by number."""
+    """Rules of lookup and writing by index."""
 
     name = "indexing"
     rules = RULES

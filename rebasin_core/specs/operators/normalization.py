@@ -1,4 +1,4 @@
-"""Normalisations tie their parameters and statistics to the axes they normalise."""
+"""Normalizations tie their parameters and statistics to the axes that they normalize."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ if TYPE_CHECKING:
     from rebasin_core.specs.operators.call import Call
 
 _OWN = ("weight", "bias", "running_mean", "running_var", "mean", "var", "bn_weight", "bn_bias")
-_GROUPS = "the channels do not divide into the groups of the normalisation"
+_GROUPS = "the channels do not divide into the groups of the normalization"
 
 
 def batch_norm(call: Call) -> Result:
     """Tie scale, shift and running statistics to the channels, dimension 1.
 
     Args:
-        call: ``batch_norm`` or ``instance_norm`` and what they become.
+        call: ``batch_norm``, ``instance_norm`` or one of their implementations.
 
     Returns:
-        The axes of the input, and of the statistics where they are returned.
+        The axes of the input, and of the statistics if they are returned.
     """
     inputs = list(call.first)
     for name in _OWN:
         own = call.optional(name)
         if own is not None and length(own[0]) == length(inputs[1]):
-            inputs[1] = call.join(inputs[1], own[0])
+            inputs[1] = call.unify(inputs[1], own[0])
     if "instance" in call.operator:
-        call.separate(tuple(inputs), range(2, len(inputs)))
+        call.reduce(tuple(inputs), range(2, len(inputs)))
     return [tuple(inputs), *((inputs[1],) if any(shape) else ((),) for shape in call.shapes[1:])]
 
 
 def layer_norm(call: Call) -> Result:
-    """Tie scale and shift to the last dimensions, over which the statistics are taken.
+    """Tie scale and shift to the last dimensions, over which the statistics are computed.
 
     Args:
         call: ``layer_norm`` or ``rms_norm``.
 
     Returns:
-        The axes of the input, and of the statistics where they are returned.
+        The axes of the input, and of the statistics if they are returned.
     """
     inputs = call.first
     count = len(call.arguments["normalized_shape"])
-    lead, normalised = inputs[: len(inputs) - count], inputs[len(inputs) - count :]
+    lead, normalized = inputs[: len(inputs) - count], inputs[len(inputs) - count :]
     own = [found for name in ("weight", "bias") if (found := call.optional(name)) is not None]
-    joined = (*lead, *starmap(call.join, zip(normalised, *own, strict=True)))
-    call.separate(joined, range(len(lead), len(joined)))
+    joined = (*lead, *starmap(call.unify, zip(normalized, *own, strict=True)))
+    call.reduce(joined, range(len(lead), len(joined)))
     statistics = (*lead, *((),) * count)
     return [joined, *(statistics for _ in call.shapes[1:])]
 
@@ -61,32 +61,32 @@ def group_norm(call: Call) -> Result:
         call: ``group_norm`` or ``native_group_norm``.
 
     Returns:
-        The axes of the input, and of the statistics where they are returned.
+        The axes of the input, and of the statistics if they are returned.
     """
     inputs = call.tensor("input")
     groups = call.arguments["num_groups"] if "num_groups" in call.arguments else call.arguments["group"]
-    outer, inner = call.regroup([inputs[1]], [groups, length(inputs[1]) // groups], _GROUPS)
+    outer, inner = call.reshape([inputs[1]], [groups, length(inputs[1]) // groups], _GROUPS)
     for name in ("weight", "bias"):
         own = call.optional(name)
         if own is not None:
-            first, second = call.regroup([own[0]], [groups, length(own[0]) // groups], _GROUPS)
-            outer, inner = call.join(outer, first, why=_GROUPS), call.join(inner, second, why=_GROUPS)
-    call.equations.sight((inputs[0], outer))
+            first, second = call.reshape([own[0]], [groups, length(own[0]) // groups], _GROUPS)
+            outer, inner = call.unify(outer, first, why=_GROUPS), call.unify(inner, second, why=_GROUPS)
+    call.observe((inputs[0], outer))
     return [(inputs[0], (*outer, *inner), *inputs[2:]), *((inputs[0], outer) for _ in call.shapes[1:])]
 
 
 def weight_norm(call: Call) -> Result:
-    """Tie the lengths to the dimension of the directions that they scale.
+    """Tie the norms to the dimension of the directions that they scale.
 
     Args:
         call: ``_weight_norm(v, g, dim)``.
 
     Returns:
-        The axes of the weight, and of the norms where they are returned.
+        The axes of the weight, and of the norms if they are returned.
     """
     direction, scale, dim = call.tensor("v"), call.tensor("g"), call.arguments["dim"]
     found = call.broadcast(direction, scale)
-    call.separate(found, [place for place in range(len(found)) if place != dim % len(found)])
+    call.reduce(found, [other for other in range(len(found)) if other != dim % len(found)])
     return [found, scale][: len(call.shapes)]
 
 
@@ -106,7 +106,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class NormalizationRules(OperatorRules):
-    """Rules of normalisations."""
+    """Rules of normalizations."""
 
     name = "normalization"
     rules = RULES

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rebasin_core.specs.operators.base import Result, Rule
-    from rebasin_core.specs.operators.call import Call, Terms
-    from rebasin_core.specs.unification.terms import Term
+    from rebasin_core.specs.operators.call import Call
+    from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
 
 _TIME = "steps follow each other"
 _BATCHED = 3  # dimensions of an input with a batch
@@ -27,17 +27,17 @@ def recurrent(call: Call) -> Result:
         call: ``lstm``, ``gru``, ``rnn_tanh`` or ``rnn_relu``.
 
     Returns:
-        The axes of the sequence, and of the last states stacked over layers and directions.
+        The axes of the sequence, and of the last states, stacked over layers and directions.
     """
     given = [*call.arguments.values()][1]
-    states: list[Terms] = given if isinstance(given, list) else [given]
+    states: list[AxisTerms] = given if isinstance(given, list) else [given]
     inputs = call.first
     for term in inputs[:-1] if len(inputs) < _BATCHED else (inputs[1 if call.arguments["batch_first"] else 0],):
         call.freeze(term, _TIME)
     cells = call.arguments["num_layers"] * (2 if call.arguments["bidirectional"] else 1)
     size = len(call.arguments["params"]) // cells
     feature = inputs[-1]
-    found: list[tuple[Term, Term]] = []
+    found: list[tuple[AxisTerm, AxisTerm]] = []
     for number in range(cells):
         weights = call.arguments["params"][number * size : (number + 1) * size]
         starts = [narrowed(call, state, 0, number, 1)[-1] for state in states]
@@ -46,38 +46,41 @@ def recurrent(call: Call) -> Result:
             feature = found[-1][0]
         elif number % 2:
             feature = call.concat([found[-2][0], found[-1][0]])
-    places = range(1, len(states) + 1)
+    outputs = range(1, len(states) + 1)
     return [
         (*inputs[:-1], feature),
-        *(_last(call, states[0], [cell[place - 1] for cell in found], place) for place in places),
+        *(_last_states(call, states[0], [cell[output - 1] for cell in found], output) for output in outputs),
     ]
 
 
-def _cell(call: Call, feature: Term, weights: Sequence[Terms], starts: Sequence[Term]) -> tuple[Term, Term]:
-    """Return what one cell puts out and its inner state; they differ when the output is projected."""
+def _cell(
+    call: Call, feature: AxisTerm, weights: Sequence[AxisTerms], starts: Sequence[AxisTerm]
+) -> tuple[AxisTerm, AxisTerm]:
+    """Return the axes of the output and of the inner state of one cell; they differ if the output is projected."""
     gates = _GATES[call.operator.removeprefix("aten.")]
     biases = 2 if call.arguments["has_biases"] else 0
     into, again, *rest = weights
     call.contract(feature, into[1])
     rows = [into[0], again[0], *(bias[0] for bias in rest[:biases])]
-    unit = call.join(*(_tied(call, row, gates) for row in rows))
+    unit = call.unify(*(_units(call, row, gates) for row in rows))
     output = unit
     if rest[biases:]:
         output, inner = rest[biases]
         unit = call.contract(unit, inner)
-    output = call.join(call.contract(output, again[1]), starts[0])
-    return output, call.join(unit, *starts[1:])
+    output = call.unify(call.contract(output, again[1]), starts[0])
+    return output, call.unify(unit, *starts[1:])
 
 
-def _tied(call: Call, rows: Term, gates: int) -> Term:
-    """Return the units behind an axis that holds all gates."""
-    pieces = call.cut(rows, [length(rows) // gates] * gates)
-    return call.join(*(piece for piece, _ in pieces))
+def _units(call: Call, rows: AxisTerm, gates: int) -> AxisTerm:
+    """Return the axis of the units, after tying the gates that an axis concatenates."""
+    parts = call.split_axis(rows, [length(rows) // gates] * gates)
+    return call.unify(*(part.term for part in parts))
 
 
-def _last(call: Call, state: Terms, axes: Sequence[Term], place: int) -> Terms:
-    if place not in call.used:
-        return tuple(call.fixed(size, "never used") for size in call.shapes[place])
+def _last_states(call: Call, state: AxisTerms, axes: Sequence[AxisTerm], output: int) -> AxisTerms:
+    """Return the axes of the last states, stacked over layers and directions."""
+    if output not in call.used:
+        return tuple(call.fixed(size, "never used") for size in call.shapes[output])
     return stacked(call, [(*state[1:-1], axis) for axis in axes], 0)
 
 

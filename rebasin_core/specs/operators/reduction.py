@@ -8,32 +8,33 @@ from rebasin_core.specs.operators.base import OperatorRules
 
 if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Result, Rule
-    from rebasin_core.specs.operators.call import Call, Terms
+    from rebasin_core.specs.operators.call import Call
+    from rebasin_core.specs.unification.terms import AxisTerms
 
 
 def reduction(call: Call) -> Result:
-    """Drop the dimensions that are summed over, or keep them with length 1.
+    """Drop the reduced dimensions, or keep them with length 1.
 
     Args:
         call: ``sum``, ``mean``, ``amax``, ``logsumexp`` and the like.
 
     Returns:
-        The axes that are left, for each output.
+        The remaining axes, for each output.
     """
     terms, dims = call.first, dims_of(call)
     kept = bool(call.arguments.get("keepdim", False))
-    left = tuple(() if place in dims else term for place, term in enumerate(terms) if kept or place not in dims)
-    return [left] * len(call.shapes)
+    remaining = tuple(() if dim in dims else term for dim, term in enumerate(terms) if kept or dim not in dims)
+    return [remaining] * len(call.shapes)
 
 
 def extremum(call: Call) -> Result:
-    """Reduce a dimension, or compare two tensors; where the place of the extremum is used, the dimension is fixed.
+    """Reduce a dimension, or compare two tensors. The dimension is fixed if the index of the extremum is used.
 
     Args:
         call: ``max.dim``, ``min.dim``, ``median.dim``, ``mode``, ``kthvalue``.
 
     Returns:
-        The axes of the values, and of the places.
+        The axes of the values, and of the indices.
     """
     if call.optional("other") is not None:
         return call.broadcast(call.tensor("self"), call.tensor("other"))
@@ -43,14 +44,14 @@ def extremum(call: Call) -> Result:
     return reduction(call)
 
 
-def place_of_extremum(call: Call) -> Result:
-    """Reduce a dimension to the place of its extremum, which fixes it.
+def index_of_extremum(call: Call) -> Result:
+    """Reduce a dimension to the index of its extremum, which fixes it.
 
     Args:
         call: ``argmax`` or ``argmin``.
 
     Returns:
-        The axes that are left.
+        The remaining axes.
     """
     for dim in dims_of(call):
         call.freeze(call.tensor("self")[dim], "the place of an extremum is used")
@@ -58,7 +59,7 @@ def place_of_extremum(call: Call) -> Result:
 
 
 def along(call: Call) -> Result:
-    """Keep all axes; what happens along one of them sees all its elements alike.
+    """Keep all axes; the operator is symmetric in the elements along its dimensions.
 
     Args:
         call: ``softmax``, ``log_softmax`` or ``normalize``-like operators.
@@ -68,12 +69,12 @@ def along(call: Call) -> Result:
     """
     terms = call.first
     if terms:
-        call.separate(terms, sorted(dims_of(call)))
+        call.reduce(terms, sorted(dims_of(call)))
     return terms
 
 
 def ordered(call: Call) -> Result:
-    """Fix a dimension whose elements are put in order, or added up in order.
+    """Fix a dimension whose elements are sorted, or summed cumulatively.
 
     Args:
         call: ``cumsum``, ``sort``, ``topk``, ``argsort``.
@@ -83,7 +84,7 @@ def ordered(call: Call) -> Result:
     """
     terms, dims = list(call.tensor("self")), dims_of(call)
     if terms:
-        call.separate(tuple(terms), sorted(dims))
+        call.reduce(tuple(terms), sorted(dims))
     for dim in dims:
         call.freeze(terms[dim], "elements are used in order")
         terms[dim] = call.fixed(call.shapes[0][dim], "elements are used in order")
@@ -112,15 +113,15 @@ def cosine_similarity(call: Call) -> Result:
         call: ``cosine_similarity(x1, x2, dim)``.
 
     Returns:
-        The axes that are left.
+        The remaining axes.
     """
-    joined = call.broadcast(call.tensor("x1"), call.tensor("x2"))
-    gone = call.arguments["dim"] % len(joined)
-    return tuple(term for place, term in enumerate(joined) if place != gone)
+    terms = call.broadcast(call.tensor("x1"), call.tensor("x2"))
+    reduced = call.arguments["dim"] % len(terms)
+    return tuple(term for dim, term in enumerate(terms) if dim != reduced)
 
 
 def triangle(call: Call) -> Result:
-    """Fix the last two dimensions, of which a triangle is kept.
+    """Fix the last two dimensions, of which one triangle is kept.
 
     Args:
         call: ``tril`` or ``triu``.
@@ -128,18 +129,18 @@ def triangle(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    terms: Terms = call.tensor("self")
+    terms: AxisTerms = call.tensor("self")
     return (*terms[:-2], *(call.freeze(term, "a triangle is kept") for term in terms[-2:]))
 
 
 def dims_of(call: Call) -> set[int]:
-    """Return the dimensions that an operator works along; all of them if it does not say.
+    """Return the dimensions of an operator: its argument ``dim``, or all.
 
     Args:
         call: The operator.
 
     Returns:
-        Dimensions, not negative.
+        Nonnegative dimensions.
     """
     terms = call.first
     dims = call.arguments.get("dim")
@@ -155,7 +156,7 @@ _REDUCTIONS = (
 RULES: dict[str, Rule] = {
     **{f"aten.{name}": reduction for name in _REDUCTIONS},
     **{f"aten.{name}": extremum for name in ("max", "min", "median", "nanmedian", "aminmax", "kthvalue", "mode")},
-    **{f"aten.{name}": place_of_extremum for name in ("argmax", "argmin")},
+    **{f"aten.{name}": index_of_extremum for name in ("argmax", "argmin")},
     **{f"aten.{name}": along for name in ("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")},
     **{f"aten.{name}": along for name in ("special_softmax", "special_log_softmax")},
     **{

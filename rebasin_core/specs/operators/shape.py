@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rebasin_core.specs.operators.base import Result, Rule
-    from rebasin_core.specs.operators.call import Call, Terms
+    from rebasin_core.specs.operators.call import Call
+    from rebasin_core.specs.unification.terms import AxisTerms
 
 
 def reshape(call: Call) -> Result:
@@ -23,7 +24,7 @@ def reshape(call: Call) -> Result:
     Returns:
         The axes in the new shape.
     """
-    return tuple(call.regroup(call.first, call.shapes[0]))
+    return tuple(call.reshape(call.first, call.shapes[0]))
 
 
 def permute(call: Call) -> Result:
@@ -57,7 +58,7 @@ def transpose(call: Call) -> Result:
 
 
 def movedim(call: Call) -> Result:
-    """Move dimensions to new places.
+    """Move dimensions to new positions.
 
     Args:
         call: ``movedim(self, source, destination)``.
@@ -67,9 +68,9 @@ def movedim(call: Call) -> Result:
     """
     terms = call.first
     source, target = (_list(call.arguments[name]) for name in ("source", "destination"))
-    places = {goal % len(terms): origin % len(terms) for origin, goal in zip(source, target, strict=True)}
-    others = iter(dim for dim in range(len(terms)) if dim not in places.values())
-    return tuple(terms[places[dim] if dim in places else next(others)] for dim in range(len(terms)))
+    origins = {goal % len(terms): origin % len(terms) for origin, goal in zip(source, target, strict=True)}
+    others = iter(dim for dim in range(len(terms)) if dim not in origins.values())
+    return tuple(terms[origins[dim] if dim in origins else next(others)] for dim in range(len(terms)))
 
 
 def expand(call: Call) -> Result:
@@ -84,7 +85,7 @@ def expand(call: Call) -> Result:
     return expanded(call.first, call.shapes[0])
 
 
-def expanded(terms: Terms, shape: Sequence[int]) -> Terms:
+def expanded(terms: AxisTerms, shape: Sequence[int]) -> AxisTerms:
     """Return the axes of a tensor that is broadcast to a shape.
 
     Args:
@@ -99,7 +100,7 @@ def expanded(terms: Terms, shape: Sequence[int]) -> Terms:
 
 
 def repeat(call: Call) -> Result:
-    """Lay copies of a tensor end to end.
+    """Concatenate copies of a tensor.
 
     Args:
         call: ``repeat(self, repeats)`` or ``tile(self, dims)``.
@@ -113,7 +114,7 @@ def repeat(call: Call) -> Result:
 
 
 def repeat_interleave(call: Call) -> Result:
-    """Repeat every element in place.
+    """Repeat every element.
 
     Args:
         call: ``repeat_interleave(self, repeats, dim)``.
@@ -132,7 +133,7 @@ def repeat_interleave(call: Call) -> Result:
 
 
 def reordered(call: Call) -> Result:
-    """Freeze the dimensions along which elements change places: ``roll``, ``flip``, ``rot90``.
+    """Freeze the dimensions along which elements are reordered: ``roll``, ``flip``, ``rot90``.
 
     Args:
         call: Such an operator.
@@ -148,7 +149,7 @@ def reordered(call: Call) -> Result:
 
 
 def unfold(call: Call) -> Result:
-    """Freeze a dimension of which overlapping windows are taken.
+    """Freeze a dimension that is divided into overlapping windows.
 
     Args:
         call: ``unfold(self, dimension, size, step)``.
@@ -163,7 +164,7 @@ def unfold(call: Call) -> Result:
 
 
 def diagonal(call: Call) -> Result:
-    """Tie the two dimensions whose diagonal is taken.
+    """Tie the two dimensions of which the diagonal is returned.
 
     Args:
         call: ``diagonal(self, offset, dim1, dim2)``.
@@ -173,16 +174,16 @@ def diagonal(call: Call) -> Result:
     """
     terms, first, second = list(call.tensor("self")), call.arguments["dim1"], call.arguments["dim2"]
     first, second = first % len(terms), second % len(terms)
-    rest = tuple(term for place, term in enumerate(terms) if place not in {first, second})
+    rest = tuple(term for dim, term in enumerate(terms) if dim not in {first, second})
     if call.arguments["offset"] == 0 and length(terms[first]) == length(terms[second]):
-        return (*rest, call.join(terms[first], terms[second]))
+        return (*rest, call.unify(terms[first], terms[second]))
     call.freeze(terms[first], "a diagonal is taken")
     call.freeze(terms[second], "a diagonal is taken")
     return (*rest, call.fixed(call.shapes[0][-1], "a diagonal is taken"))
 
 
 def diag_embed(call: Call) -> Result:
-    """Spread a dimension over the diagonal of a square.
+    """Write a dimension to the diagonal of a matrix.
 
     Args:
         call: ``diag_embed(self, offset, dim1, dim2)``.
@@ -207,7 +208,7 @@ def meshgrid(call: Call) -> Result:
     Returns:
         The axes of each of the grids.
     """
-    tensors: list[Terms] = call.arguments["tensors"]
+    tensors: list[AxisTerms] = call.arguments["tensors"]
     axes = [terms[0] if terms else () for terms in tensors]
     if call.arguments.get("indexing") == "xy" and len(axes) > 1:
         axes[:2] = reversed(axes[:2])

@@ -1,4 +1,4 @@
-"""Operators that take tensors apart and put them together along a dimension."""
+"""Operators that split, concatenate, stack and pad tensors along a dimension."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rebasin_core.specs.operators.base import Result, Rule
-    from rebasin_core.specs.operators.call import Call, Terms
-    from rebasin_core.specs.unification.terms import Term
+    from rebasin_core.specs.operators.call import Call
+    from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
+
+_STACKED = "slices are stacked in order"
 
 
 def cat(call: Call) -> Result:
-    """Lay tensors end to end along one dimension and tie the others.
+    """Concatenate tensors along one dimension and tie the others.
 
     Args:
         call: ``cat(tensors, dim)``.
@@ -28,9 +30,9 @@ def cat(call: Call) -> Result:
     dim = call.arguments["dim"] % len(tensors[0])
     found = [
         call.concat([terms[dim] for terms in tensors])
-        if place == dim
-        else call.join(*(terms[place] for terms in tensors))
-        for place in range(len(tensors[0]))
+        if other == dim
+        else call.unify(*(terms[other] for terms in tensors))
+        for other in range(len(tensors[0]))
     ]
     return tuple(found)
 
@@ -44,45 +46,45 @@ def stack(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    tensors: list[Terms] = call.arguments["tensors"]
+    tensors: list[AxisTerms] = call.arguments["tensors"]
     dim = call.arguments["dim"] % (len(tensors[0]) + 1)
     return stacked(call, tensors, dim)
 
 
-def stacked(call: Call, tensors: Sequence[Terms], dim: int) -> Terms:
+def stacked(call: Call, tensors: Sequence[AxisTerms], dim: int) -> AxisTerms:
     """Return the axes of stacked tensors.
 
     Args:
         call: The operator.
         tensors: Their axes.
-        dim: Where the new dimension goes.
+        dim: Index of the new dimension.
 
     Returns:
         The axes of the result.
     """
-    reason = call.because("slices are stacked in order")
-    different = [place for place in range(len(tensors[0])) if len({terms[place] for terms in tensors}) > 1]
-    found: list[Term] = list(tensors[0])
-    if len(different) == 1:  # one axis may be another in every slice
-        new, found[different[0]] = call.equations.stack([terms[different[0]] for terms in tensors], reason)
+    different = [other for other in range(len(tensors[0])) if len({terms[other] for terms in tensors}) > 1]
+    found: list[AxisTerm] = list(tensors[0])
+    if len(different) == 1:  # one dimension may be a different axis in each slice
+        (only,) = different
+        new, found[only] = call.stack([terms[only] for terms in tensors], _STACKED)
     else:
-        new, _ = call.equations.stack([()] * len(tensors), reason)
-        for place in different:
-            found[place] = call.join(*(terms[place] for terms in tensors))
+        new, _ = call.stack([()] * len(tensors), _STACKED)
+        for other in different:
+            found[other] = call.unify(*(terms[other] for terms in tensors))
     return (*found[:dim], new, *found[dim:])
 
 
 def split(call: Call) -> Result:
-    """Cut a dimension into consecutive pieces.
+    """Split a dimension into consecutive parts.
 
     Args:
         call: ``split``, ``chunk``, ``tensor_split``, ``hsplit``.
 
     Returns:
-        The axes of each piece.
+        The axes of each part.
     """
     dim = call.arguments.get("dim", 0)
-    return call.pieces(call.first, dim, [shape[dim] for shape in call.shapes])
+    return call.split(call.first, dim, [shape[dim] for shape in call.shapes])
 
 
 def unbind(call: Call) -> Result:
@@ -95,8 +97,8 @@ def unbind(call: Call) -> Result:
         The axes of each slice.
     """
     terms, dim = call.first, call.arguments["dim"]
-    pieces = call.pieces(terms, dim, [1] * length(terms[dim]), "it is used one by one")
-    return [_without(piece, dim) for piece in pieces]
+    slices = call.split(terms, dim, [1] * length(terms[dim]), "it is used one by one")
+    return [_without(part, dim) for part in slices]
 
 
 def select(call: Call) -> Result:
@@ -136,7 +138,7 @@ def slice_(call: Call) -> Result:
     if step == 1:
         return narrowed(call, terms, dim, start, got)
     if size % step == 0 and start < step and got == size // step:
-        inner, outer = call.regroup([terms[dim]], [got, step])
+        inner, outer = call.reshape([terms[dim]], [got, step])
         opened = (*terms[:dim], inner, outer, *terms[dim + 1 :])
         return _without(narrowed(call, opened, dim + 1, start, 1), dim + 1)
     call.freeze(terms[dim], "every so many are taken")
@@ -156,14 +158,14 @@ def narrow(call: Call) -> Result:
     return narrowed(call, call.first, dim, start, call.shapes[0][dim])
 
 
-def narrowed(call: Call, terms: Terms, dim: int, start: int, size: int) -> Terms:
+def narrowed(call: Call, terms: AxisTerms, dim: int, start: int, size: int) -> AxisTerms:
     """Return a range of a tensor along one dimension.
 
     Args:
         call: The operator.
         terms: The axes of the tensor.
         dim: The dimension.
-        start: Where the range starts.
+        start: First index of the range.
         size: Its length, at least 1.
 
     Returns:
@@ -172,11 +174,11 @@ def narrowed(call: Call, terms: Terms, dim: int, start: int, size: int) -> Terms
     whole = length(terms[dim])
     if whole == size:
         return terms
-    return call.pieces(terms, dim, [start, size, whole - start - size])[1 if start else 0]
+    return call.split(terms, dim, [start, size, whole - start - size])[1 if start else 0]
 
 
 def pad(call: Call) -> Result:
-    """Lay constants around a tensor; other modes of padding copy positions and so fix them.
+    """Concatenate constants and a tensor; other modes of padding copy positions, which fixes them.
 
     Args:
         call: ``pad(self, pad, mode, value)`` or ``constant_pad_nd``.
@@ -187,9 +189,9 @@ def pad(call: Call) -> Result:
     terms = list(call.first)
     amounts = call.arguments["pad"]
     constant = call.arguments.get("mode", "constant") == "constant"
-    for place in range(len(amounts) // 2):
-        dim = len(terms) - 1 - place
-        before, after = amounts[2 * place : 2 * place + 2]
+    for number in range(len(amounts) // 2):  # amounts are given from the last dimension backward
+        dim = len(terms) - 1 - number
+        before, after = amounts[2 * number : 2 * number + 2]
         if not (before or after):
             continue
         if not constant or before < 0 or after < 0:
@@ -201,7 +203,7 @@ def pad(call: Call) -> Result:
     return tuple(terms)
 
 
-def _without(terms: Terms, dim: int) -> Terms:
+def _without(terms: AxisTerms, dim: int) -> AxisTerms:
     dim %= len(terms)
     return (*terms[:dim], *terms[dim + 1 :])
 
@@ -222,7 +224,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class SlicingRules(OperatorRules):
-    """Rules of slicing, joining and padding."""
+    """Rules of splitting, concatenating, stacking and padding."""
 
     name = "slicing"
     rules = RULES

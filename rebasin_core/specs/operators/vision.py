@@ -1,4 +1,4 @@
-"""Operators of torchvision, by name: nothing of it is imported."""
+"""Operators of torchvision, by name: torchvision is not imported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REGIONS = "regions are looked up"
 
 
 def roi_align(call: Call) -> Result:
-    """Keep the channels; positions are looked up, one result a region.
+    """Keep the channels; positions are looked up, with one result per region.
 
     Args:
         call: ``roi_align`` or ``roi_pool``.
@@ -35,7 +35,7 @@ def roi_align(call: Call) -> Result:
 
 
 def deform_conv2d(call: Call) -> Result:
-    """Tie channels as a convolution does; offsets and masks stay in order.
+    """Tie channels as a convolution does; offsets and masks are fixed.
 
     Args:
         call: ``deform_conv2d(input, weight, offset, mask, bias, ...)``.

@@ -1,4 +1,4 @@
-"""What a traced specification leaves free, and why not more."""
+"""The permuted and the fixed axes of a traced specification."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class FrozenAxis:
-    """A dimension of a parameter or buffer of which all or a part cannot move.
+    """A dimension of a parameter or buffer that is fixed, in whole or in part.
 
     Attributes:
         tensor: Its name.
-        dimension: Which of its dimensions.
-        axis: What the axis is, in the notation of tables.
-        reasons: Why: the operators that need the order.
+        dimension: The index of the dimension.
+        axis: Its axis, in the notation of tables.
+        reasons: Why it is fixed: the operators that need its order.
     """
 
     tensor: str
@@ -43,7 +43,7 @@ class FrozenAxis:
 @final
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How much of a model a specification moves.
+    """The part of a model that a specification permutes.
 
     Attributes:
         moved_axes: Dimensions on which at least one group acts.
@@ -52,8 +52,8 @@ class Coverage:
         tensors: All parameters and buffers.
         groups: Number of groups.
         log10_order: Decimal logarithm of the number of group elements.
-        frozen: Every dimension of which all or a part cannot move, with the reasons.
-        without_rule: Operators that had no rule, with how often they were met; what meets them is frozen.
+        frozen: Every dimension that is fixed, in whole or in part, with the reasons.
+        without_rule: Operators that have no rule, with the number of their calls; axes that they use are fixed.
     """
 
     moved_axes: int
@@ -67,7 +67,7 @@ class Coverage:
 
     @override
     def __str__(self) -> str:
-        """Return the numbers, and the frozen axes by reason."""
+        """Return the counts, and the fixed axes by reason."""
         lines = [
             (
                 f"{self.moved_axes} of {self.axes} axes and {self.moved_tensors} of {self.tensors} tensors move, in "
@@ -90,20 +90,24 @@ def coverage_of(
 
     Args:
         layout: Groups and axes.
-        reasons: For every tensor and dimension, why what is fixed there is fixed.
-        without_rule: Operators that had no rule.
+        reasons: For every tensor and dimension, why it is fixed, in whole or in part.
+        without_rule: Operators that have no rule, with the number of their calls.
 
     Returns:
-        The numbers and the frozen axes.
+        The counts and the fixed axes.
     """
     groups = dict(layout.groups)
-    every = [(name, place, axis) for name, axes in layout.axes.items() for place, axis in enumerate(axes)]
-    every = [item for item in every if item[2].size > 1]
+    every = [
+        (name, dimension, axis)
+        for name, axes in layout.axes.items()
+        for dimension, axis in enumerate(axes)
+        if axis.size > 1
+    ]
     moving = [item for item in every if any(atom.group for atom in atoms_of(item[2]))]
     frozen = tuple(
-        FrozenAxis(name, place, format_axes((axis,), groups), reasons[name][place])
-        for name, place, axis in every
-        if reasons[name][place] and any(atom.group is None for atom in atoms_of(axis))
+        FrozenAxis(name, dimension, format_axes((axis,), groups), reasons[name][dimension])
+        for name, dimension, axis in every
+        if reasons[name][dimension] and any(atom.group is None for atom in atoms_of(axis))
     )
     return Coverage(
         moved_axes=len(moving),

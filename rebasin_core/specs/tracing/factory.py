@@ -1,4 +1,4 @@
-"""Tracing as a strategy that can be named in run files."""
+"""Tracing as a registered specification factory."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import logging
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
 
 import torch
@@ -25,71 +26,71 @@ Method: TypeAlias = Literal["export", "execution"]
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelGraph:
-    """A graph and where its placeholders come from.
+    """A graph, and the tensors that its placeholders stand for; the graph must not be changed afterward.
 
     Attributes:
         module: The graph, with the graphs inside it.
-        origins: For every placeholder, the name of the parameter or buffer it is; None for an input.
-        constants: For every placeholder that is neither, the constant.
+        origins: For every placeholder, the name of its parameter or buffer; None for an input.
+        constants: The constants of all other placeholders.
     """
 
     module: GraphModule
     origins: Mapping[str, str | None]
     constants: Mapping[str, Tensor]
 
-    @property
-    def placeholders(self) -> dict[str, Node]:
+    @cached_property
+    def placeholders(self) -> Mapping[str, Node]:
         """The placeholders by name, in order."""
         return {node.name: node for node in self.module.graph.nodes if node.op == "placeholder"}
 
-    @property
-    def used_tensors(self) -> set[str]:
+    @cached_property
+    def used_tensors(self) -> frozenset[str]:
         """The names of the parameters and buffers that the graph uses."""
-        return {
+        return frozenset(
             origin
             for name, node in self.placeholders.items()
             if node.users and (origin := self.origins.get(name)) is not None
-        }
+        )
 
-    @property
-    def statistics(self) -> set[str]:
-        """The names of the buffers that normalisations use as their running statistics."""
+    @cached_property
+    def statistics(self) -> frozenset[str]:
+        """The names of the buffers that normalizations use as running statistics."""
         found: set[str] = set()
         for node in self.module.graph.nodes:
             if "norm" in str(node.target):
                 names = [argument.name for argument in node.args if isinstance(argument, Node)]
                 found |= {origin for name in names if (origin := self.origins.get(name)) is not None}
-        return found
+        return frozenset(found)
 
-    @property
-    def written_tensors(self) -> set[str]:
+    @cached_property
+    def written_tensors(self) -> frozenset[str]:
         """The names of the parameters and buffers that the graph writes to."""
         names = {node.name for node in written(self.module)}
-        return {origin for name, origin in self.origins.items() if origin is not None and name in names}
+        return frozenset(origin for name, origin in self.origins.items() if origin is not None and name in names)
 
 
-def value_of(node: Node) -> Any:  # ruff: ignore[any-type] - a tensor, a record of one, a number, or a list of those
-    """Return the stand-in of a node's value that was kept when its graph was taken.
+def value_of(node: Node) -> Any:  # ruff: ignore[any-type] - a tensor, a record of one, a scalar, or a list of those
+    """Return the recorded value of a node, or a record of its shape.
 
     Args:
         node: A node.
 
     Returns:
-        Something with the shape of the value; None if nothing was kept.
+        An object with the shape of the value; None if nothing was recorded.
     """
     return node.meta.get("val", node.meta.get("tensor_meta"))
 
 
 def written(module: GraphModule) -> set[Node]:
-    """Return the nodes whose memory is written to by a later one, also inside regions of the graph.
+    """Return the nodes whose memory a later node writes to, also inside regions of the graph.
 
     Args:
         module: Any graph.
 
     Returns:
-        Nodes, and what they are views of.
+        Nodes, and the nodes of which they are views.
     """
     found: set[Node] = set()
     for node in module.graph.nodes:
@@ -114,9 +115,9 @@ def _targets(module: GraphModule, node: Node) -> Iterator[object]:
             yield from (outer for outer, own in zip(given, placeholders, strict=False) if own in changed)
     if schema is None or not schema.is_mutable:
         return
-    for place, argument in enumerate(schema.arguments):
+    for index, argument in enumerate(schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
-            yield node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
+            yield node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
 
 
 def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], method: Method) -> ModelGraph:
@@ -132,7 +133,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
         The graph, in PyTorch's own operators before any decomposition.
 
     Raises:
-        SpecError: If the model cannot be captured in this way; says what to try.
+        SpecError: If the model cannot be captured in this way; the message suggests the other one.
     """
     try:
         return _captured(model, args, dict(kwargs), method, training=False)
@@ -147,7 +148,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
 def capture_training(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], method: Method
 ) -> ModelGraph | None:
-    """Return the graph of a model in training mode, if it can be had.
+    """Return the graph of a model in training mode, if it can be captured.
 
     Args:
         model: The model; it is not changed.
@@ -168,6 +169,7 @@ def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     from torch.export.graph_signature import InputKind  # ruff: ignore[import-outside-top-level] - half a second
 
     program = torch.export.export(model, args, kwargs, strict=False)
+    _remove_dead_code(program.graph_module)
     names = {id(tensor): name for name, tensor in named_tensors(model).items()}  # tied tensors have one name
     every = {
         **dict(model.named_parameters(remove_duplicate=False)),
@@ -202,6 +204,7 @@ def _executed(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     with torch.no_grad():
         made = make_fx(function, tracing_mode="real", pre_dispatch=True, _error_on_data_dependent_ops=False)
         module = made(tensors, leaves)
+    _remove_dead_code(module)
     placeholders = [node.name for node in module.graph.nodes if node.op == "placeholder"]
     sources: list[str | None] = [*tensors, *(None for _ in leaves)]
     return ModelGraph(module, dict(zip(placeholders, sources, strict=True)), {})
@@ -213,14 +216,17 @@ def _captured(
     take = _exported if method == "export" else _executed
     model = shared_copy(model).train(training)
     with _quietly():
-        graph = take(model, args, kwargs)
-    graph.module.graph.eliminate_dead_code()  # values of which only the shape was asked
-    return graph
+        return take(model, args, kwargs)
+
+
+def _remove_dead_code(module: GraphModule) -> None:
+    """Remove values of which the model only used the shape."""
+    module.graph.eliminate_dead_code()
 
 
 @contextmanager
 def _quietly() -> Generator[None]:
-    """Keep PyTorch from using fused attention layers, which hide a model, and from printing what is raised anyway."""
+    """Disable fused attention layers, which hide operators, and messages that repeat the error that is raised."""
     fast = torch.backends.mha.get_fastpath_enabled()
     log = logging.getLogger("torch._subclasses.fake_tensor")
     quiet = log.disabled

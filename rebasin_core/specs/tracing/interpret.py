@@ -1,4 +1,4 @@
-"""Walks a graph once, in order, and lets every operator add its equations."""
+"""Abstract interpretation of a graph: every operator maps the axes of its arguments to those of its outputs."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from rebasin_core.errors import SpecError
-from rebasin_core.specs.operators.call import Call, Terms, is_tensor, tensors_in
+from rebasin_core.specs.operators.call import Call, is_tensor, tensors_in
 from rebasin_core.specs.operators.elementwise import elementwise, unchanged
 from rebasin_core.specs.operators.indexing import frozen
 from rebasin_core.specs.tracing.graph import value_of, written
-from rebasin_core.specs.unification.terms import Reason, Term, Uniform, expand, fresh, is_solid, length, uniform
+from rebasin_core.specs.unification.terms import Reason, fresh, has_uniform, length, substitute, uniform
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rebasin_core.specs.operators.base import Result, Rules
-    from rebasin_core.specs.unification.equations import Equations
+    from rebasin_core.specs.unification.constraints import Constraints
+    from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms, Factor
 
 
-_RANGES = ("aten.slice", "aten.narrow")  # an empty range of a tensor says nothing about the tensor
-# Rules that hold for empty tensors too.
+_RANGES = ("aten.slice", "aten.narrow")  # an empty range does not constrain the tensor
+# Operators whose rules also hold for empty tensors.
 _TAKE_EMPTY = frozenset({
     "aten.cat", "aten.index", "aten.index_put", "aten.index_put_", "aten.linear", "aten.conv2d", "aten.index_select",
     "torchvision.roi_align", "torchvision.roi_pool", "torchvision.nms",
@@ -33,23 +34,23 @@ _TAKE_EMPTY = frozenset({
 
 @final
 class Interpreter:
-    """Runs a graph on axes instead of numbers.
+    """Runs a graph once, in order, on the axes of tensors instead of their values.
 
     Args:
-        equations: Where the equations go.
+        constraints: The constraints that the rules add to.
         rules: A rule for every operator that has one.
 
     Attributes:
-        without_rule: The operators met that have no rule, with how often they were met.
+        without_rule: Operators of the graph that have no rule, with the number of their calls.
     """
 
-    def __init__(self, equations: Equations, rules: Rules) -> None:
-        self._equations = equations
+    def __init__(self, constraints: Constraints, rules: Rules) -> None:
+        self._constraints = constraints
         self._rules = rules
         self.without_rule: dict[str, int] = {}
 
     def run(self, module: GraphModule, inputs: Sequence[Any]) -> Any:  # ruff: ignore[any-type] - nested lists of axes
-        """Return what a graph returns.
+        """Return the outputs of a graph.
 
         Args:
             module: The graph.
@@ -72,26 +73,26 @@ class Interpreter:
                 value = self._called(node, values)
                 values[node] = _writable(value) if node in mutated else value
                 for terms in tensors_in(values[node]):
-                    self._equations.sight(terms)
+                    self._constraints.observe(terms)
         return None
 
     def _called(self, node: Node, values: Mapping[Node, Any]) -> Any:  # ruff: ignore[any-type]
         if node.target is operator.getitem:
-            source, place = _filled(node.args, values)
-            return source[place]
+            source, index = _filled(node.args, values)
+            return source[index]
         if "wrap" in str(node.target):  # a region with gradients or casting switched
             given = _filled(node.args, values)
-            places = [place for place, argument in enumerate(given) if isinstance(argument, GraphModule)]
-            if len(places) == 1:
-                return self.run(given[places[0]], given[places[0] + 1 :])
+            regions = [index for index, argument in enumerate(given) if isinstance(argument, GraphModule)]
+            if len(regions) == 1:
+                return self.run(given[regions[0]], given[regions[0] + 1 :])
         shapes = _shapes(node)
         if not shapes:
             return _number(node)
-        call = Call(_name(node), node.name, _bound(node, values), shapes, _used(node), self._equations)
+        call = Call(_name(node), node.name, _bound(node, values), shapes, _used(node), self._constraints)
         results = self._applied(call, node)
         return results if _gives_list(node) else results[0]
 
-    def _applied(self, call: Call, node: Node) -> list[Terms]:
+    def _applied(self, call: Call, node: Node) -> list[AxisTerms]:
         rule = self._rules.get(call.operator) or self._rules.get(call.operator.removesuffix("_"))
         if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
             rule = elementwise
@@ -105,16 +106,16 @@ class Interpreter:
         try:
             return _checked(call, rule(call))
         except Exception as error:  # ruff: ignore[blind-except] - a rule that fails must not stop the trace
-            # What it said before it failed only ties more; freezing the rest keeps the result sound.
+            # Constraints that it added before it failed do no harm; freezing the rest keeps the result sound.
             return self._frozen(call, f"{call.operator} (its rule failed: {type(error).__name__}: {error})")
 
-    def _frozen(self, call: Call, label: str) -> list[Terms]:
+    def _frozen(self, call: Call, label: str) -> list[AxisTerms]:
         self.without_rule[label] = self.without_rule.get(label, 0) + 1
         return frozen(call)
 
 
-def _empty(call: Call) -> list[Terms]:
-    """Freeze what meets a tensor without elements: nothing can be learnt there."""
+def _empty(call: Call) -> list[AxisTerms]:
+    """Freeze the axes of an operator on empty tensors, which the rules do not cover."""
     why = "only an empty tensor was seen here"
     for terms in [] if call.operator in _RANGES else call.tensors:
         for term in terms:
@@ -134,11 +135,11 @@ def _attribute(module: GraphModule, node: Node) -> object:
     return constant_terms(value, node.name) if isinstance(value, Tensor) else value
 
 
-def constant_terms(tensor: Tensor, name: str) -> Terms:
-    """Return the axes of a constant: uniform where its values do not change along an axis.
+def constant_terms(tensor: Tensor, name: str) -> AxisTerms:
+    """Return the axes of a constant: uniform if its values do not vary along the axis.
 
     Args:
-        tensor: The constant; without values (on the meta device) it is taken to change everywhere.
+        tensor: The constant. On the meta device, where it has no values, it is assumed to vary along every axis.
         name: Its name, for reports.
 
     Returns:
@@ -157,7 +158,7 @@ def _bound(node: Node, values: Mapping[Node, Any]) -> dict[str, Any]:
     schema = getattr(node.target, "_schema", None)
     given = [_filled(argument, values) for argument in node.args]
     if schema is None:
-        return {**{str(place): value for place, value in enumerate(given)}, **_filled(node.kwargs, values)}
+        return {**{str(index): value for index, value in enumerate(given)}, **_filled(node.kwargs, values)}
     found = {argument.name: argument.default_value for argument in schema.arguments}
     found.update(zip(found, given, strict=False))
     found.update(_filled(node.kwargs, values))
@@ -190,37 +191,36 @@ def _size(size: int | torch.SymInt) -> int:
 
 
 def _number(node: Node) -> object:
-    """Return the value of a node that is no tensor, such as a size that was left open."""
+    """Return the value of a node that is not a tensor, such as a dynamic size."""
     value = node.meta.get("val")
     return _size(value) if isinstance(value, torch.SymInt) else value
 
 
 def _used(node: Node) -> frozenset[int]:
     """Return which outputs of a node are used."""
-    places: set[int] = set()
+    used: set[int] = set()
     for user in node.users:
         if user.target is operator.getitem and isinstance(user.args[1], int) and user.users:
-            places.add(user.args[1])
-    return frozenset(places)
+            used.add(user.args[1])
+    return frozenset(used)
 
 
 def _writable(value: Any) -> Any:  # ruff: ignore[any-type]
-    """Return axes in which nothing is uniform."""
+    """Return the axes of a tensor that is written to: new variables replace uniform factors."""
     if is_tensor(value):
-        return tuple(_opened(term) for term in value)
+        return tuple(_without_uniform(term) for term in value)
     return [_writable(item) for item in value] if isinstance(value, list) else value
 
 
-def _opened(term: Term) -> Term:
-    return tuple(
-        factor
-        for old in expand(term)
-        for factor in (fresh(old.size) if isinstance(old, Uniform) or not is_solid((old,)) else (old,))
-    )
+def _without_uniform(term: AxisTerm) -> AxisTerm:
+    found: list[Factor] = []
+    for factor in substitute(term):
+        found.extend(fresh(factor.size) if has_uniform((factor,)) else (factor,))
+    return tuple(found)
 
 
-def _checked(call: Call, result: Result) -> list[Terms]:
-    """Return the result of a rule as a list, if its axes have the lengths of the outputs."""
+def _checked(call: Call, result: Result) -> list[AxisTerms]:
+    """Return the result of a rule as a list, after checking the lengths of its axes."""
     results = [result] if is_tensor(result) else result
     shapes = tuple(tuple(length(term) for term in terms) for terms in results)
     if shapes != call.shapes:

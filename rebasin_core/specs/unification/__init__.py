@@ -1,1 +1,1 @@
-"""Axes that are not yet known, the equations between them, and their solution."""
+"""Unification of axes: terms with variables, constraints between them, and the solution as groups and axes."""

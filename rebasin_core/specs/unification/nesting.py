@@ -1,99 +1,133 @@
-"""Which groups lie within which, and which are one."""
+"""Nesting: which free variables may be permuted differently in each unit of another.
+
+A *cell* of a tensor is the product of its axes after one part has been chosen of every concatenation. If w occurs
+exactly once in every cell that contains v, then v may be permuted differently in each unit of w: the group of v is
+nested in that of w, as the width of an attention head is nested in the heads.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from math import prod
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, cast, final
 
-from rebasin_core.specs.unification.settle import rows
-from rebasin_core.specs.unification.terms import Unknown, expand
+from rebasin_core.specs.unification.terms import Variable, atomic_variables, substitute, variables
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from rebasin_core.specs.unification.equations import Equations
+    from rebasin_core.specs.unification.constraints import Constraints
+    from rebasin_core.specs.unification.terms import AxisTerm, Factor
 
 
 @final
-class Companions:
-    """For every free axis, the free axes that stand beside it in every tensor.
-
-    An axis may be permuted differently in every unit of its companions: nothing ever sees it without them.
+class CoOccurrence:
+    """Which free variables always occur together, in the cells of all observed tensors.
 
     Args:
-        equations: Settled equations.
+        constraints: Constraints whose restrictions are resolved.
     """
 
-    def __init__(self, equations: Equations) -> None:
-        self._always: dict[Unknown, set[Unknown]] = {}
-        seen: set[tuple[object, ...]] = set()
-        for terms in dict.fromkeys(tuple(map(expand, terms)) for terms in equations.tensors):
-            for row in rows(equations, terms):
-                free = tuple(f for f in row if isinstance(f, Unknown) and not f.fixed and not f.parts)
-                if free in seen:
-                    continue
-                seen.add(free)
-                counts = Counter(free)
-                once = {unknown for unknown, count in counts.items() if count == 1}
-                for unknown in counts:
-                    beside = once - {unknown}
-                    self._always[unknown] = self._always[unknown] & beside if unknown in self._always else beside
+    def __init__(self, constraints: Constraints) -> None:
+        self._always: dict[Variable, set[Variable]] = {}
+        seen: set[tuple[Variable, ...]] = set()
+        for terms in dict.fromkeys(tuple(map(substitute, terms)) for terms in constraints.tensors):
+            for cell in cells(constraints, terms):
+                free = tuple(factor for factor in cell if isinstance(factor, Variable) and factor.is_free)
+                if free not in seen:
+                    seen.add(free)
+                    self._add(free)
 
-    def of(self, unknown: Unknown) -> set[Unknown]:
-        """Return the companions of an axis.
+    def _add(self, free: Sequence[Variable]) -> None:
+        counts = Counter(free)
+        once = {variable for variable, count in counts.items() if count == 1}
+        for variable in counts:
+            others = once - {variable}
+            self._always[variable] = self._always.get(variable, others) & others
+
+    def always_with(self, variable: Variable) -> set[Variable]:
+        """Return the variables that occur exactly once in every cell that contains a variable.
 
         Args:
-            unknown: A free leaf.
+            variable: A free variable.
 
         Returns:
-            Free leaves.
+            Free variables.
         """
-        return self._always.get(unknown, set())
+        return self._always.get(variable, set())
 
-    def inseparable(self, first: Unknown, second: Unknown) -> bool:
-        """Return whether each of two axes is a companion of the other.
+    def inseparable(self, first: Variable, second: Variable) -> bool:
+        """Return whether two variables occur in the same cells, exactly once in each.
 
         Args:
-            first: A free leaf.
+            first: A free variable.
             second: Another.
 
         Returns:
-            Whether nothing sees one without the other.
+            Whether no cell contains one without the other.
         """
-        return second in self.of(first) and first in self.of(second)
+        return second in self.always_with(first) and first in self.always_with(second)
 
 
-def parents(companions: Companions, order: Sequence[Unknown]) -> dict[Unknown, Unknown | None]:
-    """Return for every free axis the one it lies within.
+def outer_variables(co_occurrence: CoOccurrence, order: Sequence[Variable]) -> dict[Variable, Variable | None]:
+    """Return, for every free variable, the variable in which it is nested.
 
-    Groups nest in chains: of the companions, the one is chosen that gives the most permutations to choose.
+    Nested groups form chains. Where several outer variables are possible, the chain with the largest number of
+    independent permutations, the product of its sizes, is chosen.
 
     Args:
-        companions: What always stands beside what.
-        order: All free leaves in parameters, from outer to inner where two are inseparable.
+        co_occurrence: Which variables always occur together.
+        order: All free variables of parameters and buffers; of two inseparable ones, the outer one is first.
 
     Returns:
-        The parent of each, or None.
+        The outer variable of each, or None.
     """
-    ranks = {unknown: rank for rank, unknown in enumerate(order)}
-
-    def outside(unknown: Unknown) -> list[Unknown]:
-        return [
+    ranks = {variable: rank for rank, variable in enumerate(order)}
+    candidates = {
+        variable: [
             other
-            for other in companions.of(unknown)
-            if other in ranks and (not companions.inseparable(unknown, other) or ranks[other] < ranks[unknown])
+            for other in co_occurrence.always_with(variable)
+            if other in ranks and (ranks[other] < ranks[variable] or not co_occurrence.inseparable(variable, other))
         ]
-
-    found: dict[Unknown, Unknown | None] = {}
-    chains: dict[Unknown, tuple[Unknown, ...]] = {}
-    for unknown in sorted(order, key=lambda item: (len(outside(item)), ranks[item])):
-        choices = [other for other in outside(unknown) if other in chains]
-        best = max(choices, key=lambda other: (_weight(chains[other]), -ranks[other]), default=None)
-        found[unknown] = best
-        chains[unknown] = (*(chains[best] if best is not None else ()), unknown)
+        for variable in order
+    }
+    found: dict[Variable, Variable | None] = {}
+    copies: dict[Variable, int] = {}
+    for variable in sorted(order, key=lambda variable: (len(candidates[variable]), ranks[variable])):
+        known = [other for other in candidates[variable] if other in copies]
+        outer = max(known, key=lambda other: (copies[other], -ranks[other]), default=None)
+        found[variable] = outer
+        copies[variable] = variable.size * (1 if outer is None else copies[outer])
     return found
 
 
-def _weight(chain: tuple[Unknown, ...]) -> int:
-    return prod(unknown.size for unknown in chain)
+def cells(constraints: Constraints, terms: Sequence[AxisTerm]) -> Iterator[AxisTerm]:
+    """Yield the factors of each cell of a tensor.
+
+    Args:
+        constraints: Constraints whose restrictions are resolved.
+        terms: The axes of the tensor.
+
+    Yields:
+        Variables and uniform factors. Concatenations only remain where no free variable depends on the part.
+    """
+    factors = [factor for term in terms for factor in substitute(term)]
+    index = next((index for index, factor in enumerate(factors) if _has_cells(constraints, factor, factors)), None)
+    if index is None:
+        yield tuple(factors)
+        return
+    whole = cast("Variable", factors[index])
+    for number, part in enumerate(whole.parts):
+        before = constraints.restriction_of(tuple(factors[:index]), whole, number)
+        after = constraints.restriction_of(tuple(factors[index + 1 :]), whole, number)
+        yield from cells(constraints, [before, part, after])
+
+
+def _has_cells(constraints: Constraints, factor: Factor, factors: Sequence[Factor]) -> bool:
+    """Return whether cells depend on a concatenation: a part of it, or the restriction of another factor, is free."""
+    if not isinstance(factor, Variable) or not factor.parts:
+        return False
+    if any(not variable.fixed for variable in atomic_variables((factor,))):
+        return True
+    others = variables(tuple(other for other in factors if other is not factor))
+    indices = range(len(factor.parts))
+    return any((other, factor, index) in constraints.restrictions for other in others for index in indices)

@@ -1,223 +1,124 @@
-"""From settled equations to a layout: groups with names, and the axes of every parameter and buffer."""
+"""The solution of all constraints: groups, and the axes of every parameter and buffer."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, final
 
-from rebasin_core.specs.unification.nesting import Companions, parents
-from rebasin_core.specs.unification.settle import Slices, chosen_in
-from rebasin_core.specs.unification.terms import Reason, Term, Unknown, expand, leaves, unknowns
-from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, concat, product
-from rebasin_core.symmetry.layout import Layout
+from rebasin_core.specs.unification.groups import merge_inseparable, named_layout
+from rebasin_core.specs.unification.nesting import CoOccurrence, outer_variables
+from rebasin_core.specs.unification.restriction import RestrictionResolver
+from rebasin_core.specs.unification.terms import Reason, Variable, atomic_variables, substitute, variables
+from rebasin_core.symmetry.axis import Atom, Group, atoms_of, concat, product
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from rebasin_core.specs.unification.equations import Equations
-
-
-_ODD: Final = re.compile(r"[^\w.\[\]]")  # what the notation does not allow in names
+    from rebasin_core.specs.unification.constraints import Constraints
+    from rebasin_core.specs.unification.groups import Axes
+    from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
+    from rebasin_core.symmetry.axis import Axis
+    from rebasin_core.symmetry.layout import Layout
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """What the equations say.
+    """The largest specification that satisfies all constraints.
 
     Attributes:
         layout: Groups and axes.
-        reasons: For every tensor and dimension, why what is fixed there is fixed; empty where all of it moves.
+        reasons: For every tensor and dimension, why it is fixed, in whole or in part; empty if no part of it is.
     """
 
     layout: Layout
     reasons: Mapping[str, tuple[tuple[Reason, ...], ...]]
 
 
-def solve(equations: Equations, tensors: Mapping[str, tuple[Term, ...]], *, movable: Collection[str]) -> Solution:
-    """Return the largest specification that the equations leave.
+def solve_constraints(
+    constraints: Constraints, tensors: Mapping[str, AxisTerms], *, parameters: Collection[str]
+) -> Solution:
+    """Return the solution: every atomic variable that is not fixed is a group.
 
     Args:
-        equations: All equations of a graph.
-        tensors: The terms of every parameter and buffer, by name.
-        movable: The names of the parameters: a group that acts on none of them is no symmetry of what is learnt.
+        constraints: All constraints of a graph.
+        tensors: The axes of every parameter and buffer, by name.
+        parameters: The names of the parameters. The axes of a group that would act on buffers only are fixed.
 
     Returns:
         The solution.
     """
-    learnt = {leaf for name in movable for term in tensors[name] for leaf in leaves(term)}
-    for name, terms in tensors.items():
-        for leaf in {leaf for term in terms for leaf in leaves(term)} - learnt:
-            leaf.fixed = leaf.fixed or Reason("none", name, "no parameter moves with it")
-    numbered, axes = _settled(equations, tensors)
-    companions = Companions(equations)
-    order = [numbered[label] for label in _labels(axes)]
-    within = parents(companions, order)
-    label_of = {unknown: label for label, unknown in numbered.items()}
-    groups = {
-        label_of[unknown]: Group(
-            label_of[unknown], unknown.size, label_of[outer] if (outer := within[unknown]) else None
-        )
-        for unknown in order
-    }
-    groups, axes = _fuse(companions, numbered, groups, axes)
+    _freeze_unlearned(tensors, parameters)
+    variable_of, axes = _resolved_axes(constraints, tensors)
+    names = {variable: name for name, variable in variable_of.items()}
+    order = [variable_of[name] for name in _groups_in_order(axes)]
+    co_occurrence = CoOccurrence(constraints)
+    outer_of = outer_variables(co_occurrence, order)
+    groups: dict[str, Group] = {}
+    for variable in order:
+        outer = outer_of[variable]
+        groups[names[variable]] = Group(names[variable], variable.size, None if outer is None else names[outer])
+
+    def inseparable(first: str, second: str) -> bool:
+        return co_occurrence.inseparable(variable_of[first], variable_of[second])
+
+    layout = named_layout(*merge_inseparable(groups, axes, inseparable))
     reasons = {name: tuple(tuple(_reasons(term)) for term in terms) for name, terms in tensors.items()}
-    return Solution(_named(groups, axes), reasons)
+    return Solution(layout, reasons)
 
 
-def _settled(
-    equations: Equations, tensors: Mapping[str, tuple[Term, ...]]
-) -> tuple[dict[str, Unknown], dict[str, tuple[Axis, ...]]]:
-    """Return the axes of all tensors once every slice is settled, and the unknowns behind the names of their groups."""
-    slices = Slices(equations, list(tensors.values()))
+def _freeze_unlearned(tensors: Mapping[str, AxisTerms], parameters: Collection[str]) -> None:
+    """Freeze the variables that occur in buffers only."""
+    learned = {variable for name in parameters for term in tensors[name] for variable in atomic_variables(term)}
+    for name, terms in tensors.items():
+        for variable in {variable for term in terms for variable in atomic_variables(term)} - learned:
+            variable.fixed = variable.fixed or Reason("none", name, "no parameter moves with it")
+
+
+def _resolved_axes(
+    constraints: Constraints, tensors: Mapping[str, AxisTerms]
+) -> tuple[dict[str, Variable], dict[str, tuple[Axis, ...]]]:
+    """Return the variables of all groups by provisional names, and the axes of all tensors."""
+    resolver = RestrictionResolver(constraints, list(tensors.values()))
     while True:
-        slices.settle()
-        numbered: dict[str, Unknown] = {}
-        axes = {name: tuple(_axis(equations, term, numbered) for term in terms) for name, terms in tensors.items()}
-        sliced = {unknown for unknown, _, _ in equations.children}
-        left = [unknown for unknown in numbered.values() if unknown in sliced]
-        if not left:
-            return numbered, axes
-        for unknown in left:  # differs by slices in a way that no axis here can say
-            slices.tie(unknown)
+        resolver.resolve()
+        variable_of: dict[str, Variable] = {}
+        axes = {name: tuple(_axis(constraints, term, variable_of) for term in terms) for name, terms in tensors.items()}
+        restricted = {variable for variable, _, _ in constraints.restrictions}
+        inexpressible = [variable for variable in variable_of.values() if variable in restricted]
+        if not inexpressible:
+            return variable_of, axes
+        for variable in inexpressible:  # an axis contains v itself, although v|A_i differs from v elsewhere
+            resolver.make_constant(variable)
 
 
-def _axis(equations: Equations, term: Term, numbered: dict[str, Unknown]) -> Axis:
-    """Return the axis of a settled term; its groups have numbers for names."""
-    factors = expand(term)
+def _axis(constraints: Constraints, term: AxisTerm, variable_of: dict[str, Variable]) -> Axis:
+    """Return the axis of a term, and add its groups; the provisional name of a group is the number of its variable."""
+    factors = substitute(term)
     if not factors:
         return Atom(1)
-    head, rest = factors[0], factors[1:]
-    if not (isinstance(head, Unknown) and head.parts):
-        atom = Atom(head.size)
-        if isinstance(head, Unknown) and not head.fixed:
-            numbered[str(head.number)] = head
-            atom = Atom(head.size, str(head.number))
-        return product(atom, _axis(equations, rest, numbered))
-    inside = [chosen_in(equations, rest, head, part) for part in range(len(head.parts))]
-    if all(choice == rest for choice in inside):
-        return product(
-            concat(*(_axis(equations, part, numbered) for part in head.parts)), _axis(equations, rest, numbered)
-        )
-    return concat(*(_axis(equations, (*p, *choice), numbered) for p, choice in zip(head.parts, inside, strict=True)))
+    first, rest = factors[0], factors[1:]
+    if not isinstance(first, Variable):
+        return product(Atom(first.size), _axis(constraints, rest, variable_of))
+    if not first.parts:
+        name = None if first.fixed else str(first.number)
+        if name is not None:
+            variable_of[name] = first
+        return product(Atom(first.size, name), _axis(constraints, rest, variable_of))
+    # (A_1 + A_2)*v is A_1*v|A_1 + A_2*v|A_2, written as a product if v does not depend on the part
+    restricted = [constraints.restriction_of(rest, first, index) for index in range(len(first.parts))]
+    if all(own == rest for own in restricted):
+        parts = [_axis(constraints, part, variable_of) for part in first.parts]
+        return product(concat(*parts), _axis(constraints, rest, variable_of))
+    pairs = zip(first.parts, restricted, strict=True)
+    return concat(*(_axis(constraints, (*part, *own), variable_of) for part, own in pairs))
 
 
-def _labels(axes: Mapping[str, tuple[Axis, ...]]) -> list[str]:
-    """Return the names of all groups in the order in which they are met, outer factors first."""
+def _groups_in_order(axes: Axes) -> list[str]:
+    """Return the names of all groups in the order of the tensors, outer factors first."""
     found = (atom.group for dims in axes.values() for axis in dims for atom in atoms_of(axis))
     return list(dict.fromkeys(name for name in found if name is not None))
 
 
-def _reasons(term: Term) -> Iterator[Reason]:
-    yield from dict.fromkeys(unknown.fixed for unknown in unknowns(term) if unknown.fixed)
-
-
-def _fuse(
-    companions: Companions, numbered: dict[str, Unknown], groups: dict[str, Group], axes: dict[str, tuple[Axis, ...]]
-) -> tuple[dict[str, Group], dict[str, tuple[Axis, ...]]]:
-    """Make neighbours that nothing ever tells apart one group."""
-    while True:
-        pair = next(_fusable(companions, numbered, groups, axes), None)
-        if pair is None:
-            return groups, axes
-        outer, inner = pair
-        size = groups[outer].size * groups[inner].size
-        axes = {name: tuple(_merged(axis, pair, size) for axis in dims) for name, dims in axes.items()}
-        groups = {
-            name: Group(
-                name,
-                size if name == outer else group.size,
-                outer if group.within == inner else group.within,
-            )
-            for name, group in groups.items()
-            if name != inner
-        }
-
-
-def _fusable(
-    companions: Companions, numbered: dict[str, Unknown], groups: dict[str, Group], axes: dict[str, tuple[Axis, ...]]
-) -> Iterator[tuple[str, str]]:
-    neighbours: dict[tuple[str, str], int] = {}
-    counts: dict[str, int] = {}
-    for dims in axes.values():
-        for axis in dims:
-            for atom in atoms_of(axis):
-                if atom.group is not None:
-                    counts[atom.group] = counts.get(atom.group, 0) + 1
-            for pair in _neighbours(axis):
-                neighbours[pair] = neighbours.get(pair, 0) + 1
-    for (outer, inner), count in neighbours.items():
-        together = counts[outer] == count == counts[inner]
-        inseparable = outer != inner and companions.inseparable(numbered[outer], numbered[inner])
-        if together and inseparable and groups[inner].within == outer:
-            yield outer, inner
-
-
-def _neighbours(axis: Axis) -> Iterator[tuple[str, str]]:
-    match axis:
-        case Product(factors):
-            for first, second in pairwise(factors):
-                if isinstance(first, Atom) and isinstance(second, Atom) and first.group and second.group:
-                    yield first.group, second.group
-            for factor in factors:
-                yield from _neighbours(factor)
-        case Concat(parts):
-            for part in parts:
-                yield from _neighbours(part)
-        case Atom():
-            return
-
-
-def _merged(axis: Axis, pair: tuple[str, str], size: int) -> Axis:
-    match axis:
-        case Product(factors):
-            left = [
-                Atom(size, pair[0])
-                if isinstance(factor, Atom) and factor.group == pair[0]
-                else _merged(factor, pair, size)
-                for factor in factors
-                if not (isinstance(factor, Atom) and factor.group == pair[1])
-            ]
-            return product(*left)
-        case Concat(parts):
-            return concat(*(_merged(part, pair, size) for part in parts))
-        case Atom():
-            return axis
-
-
-def _named(groups: dict[str, Group], axes: dict[str, tuple[Axis, ...]]) -> Layout:
-    """Return the layout with readable names: a group is called after the module that first meets it."""
-    names: dict[str, str] = {}
-    for tensor, dims in axes.items():
-        module = tensor.rpartition(".")[0] or tensor
-        for atom in (atom for axis in dims for atom in atoms_of(axis)):
-            if atom.group is not None and atom.group not in names:
-                names[atom.group] = _unused(module, groups[atom.group].within is not None, set(names.values()))
-    return Layout(
-        {
-            names[label]: Group(names[label], group.size, names[group.within] if group.within else None)
-            for label, group in groups.items()
-        },
-        {tensor: tuple(_renamed(axis, names) for axis in dims) for tensor, dims in axes.items()},
-    )
-
-
-def _unused(module: str, nested: bool, taken: set[str]) -> str:  # ruff: ignore[boolean-type-hint-positional-argument]
-    base = _ODD.sub("_", f"{module}.inner" if nested else module)
-    base = base if base[0].isalpha() or base[0] == "_" else f"units.{base}"
-    name, number = base, 2
-    while name in taken:
-        name, number = f"{base}.{number}", number + 1
-    return name
-
-
-def _renamed(axis: Axis, names: Mapping[str, str]) -> Axis:
-    match axis:
-        case Atom(size, group):
-            return Atom(size, None if group is None else names[group])
-        case Product(factors):
-            return Product(tuple(_renamed(factor, names) for factor in factors))
-        case Concat(parts):
-            return Concat(tuple(_renamed(part, names) for part in parts))
+def _reasons(term: AxisTerm) -> Iterator[Reason]:
+    yield from dict.fromkeys(variable.fixed for variable in variables(term) if variable.fixed)

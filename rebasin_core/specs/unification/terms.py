@@ -1,7 +1,17 @@
-"""Axes that are not yet known: what tracing writes down for every dimension of every tensor.
+"""Terms, and the substitution that unification builds.
 
-A term is a row-major product of factors. A factor is an `Unknown`, which may later turn out to be another unknown, a
-product, or a concatenation of terms; or `Uniform`, along which the tensor holds one value. Lengths are always known.
+During tracing, the axis of each dimension of each tensor is a *term*: a row-major product of factors. A factor is a
+`Variable`, or `Uniform` if the tensor is constant along it. Lengths are always known; structure and groups are not.
+
+A variable x is in one of three states:
+
+- *atomic*: nothing is known yet. In the solution, an atomic variable is a group, or a fixed axis if `Variable.fixed`.
+- *concatenation*: ``x = x_1 + ... + x_n``, where each part is a term. It remains a representative, because restrictions
+  ``v|x_i`` refer to it.
+- *bound*: ``x := t``. The term t replaces x everywhere.
+
+The bindings are the links of a union-find forest: `bind` is union, `substitute` is find with path compression. An
+occurs check is not needed: a term has the length of its variable, and its factors and their parts are shorter.
 """
 
 from __future__ import annotations
@@ -14,17 +24,17 @@ from typing import TYPE_CHECKING, Final, TypeAlias, final
 from typing_extensions import override
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why an axis cannot move.
+    """Why an axis is fixed.
 
     Attributes:
-        operator: The operator that needs it in order, such as ``conv2d``; ``input`` and ``output`` for the boundary.
-        node: The place in the traced graph.
+        operator: The operator that needs the order, such as ``conv2d``; ``input`` and ``output`` at the boundary.
+        node: The node of the traced graph.
         why: A phrase, such as "positions are mixed by a kernel".
     """
 
@@ -34,14 +44,14 @@ class Reason:
 
     @override
     def __str__(self) -> str:
-        """Return the reason as it stands in reports."""
+        """Return the reason as reports print it."""
         return f"{self.why} ({self.operator} at {self.node})"
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """An axis along which a tensor is constant, by broadcasting or by construction: any permutation leaves it alone.
+    """An axis along which a tensor is constant, such as a broadcast one: every permutation leaves it unchanged.
 
     Attributes:
         size: Its length.
@@ -54,27 +64,33 @@ _NUMBERS: Final = count()
 
 
 @final
-class Unknown:
-    """One factor of an axis, to be found out.
+class Variable:
+    """One factor of an axis whose structure and group are to be found.
 
     Attributes:
-        size: Its length, more than 1.
-        term: What it turned out to be, if it is bound.
-        parts: The terms laid end to end, if it turned out to be a concatenation.
-        fixed: Why it cannot move, if it cannot.
-        sightings: The tensors it was seen in, as tuples of terms, by identity.
-        number: Orders unknowns by age.
+        size: Its length, at least 2.
+        binding: The term that replaces it, if it is bound.
+        parts: The terms that it concatenates, if it is a concatenation.
+        fixed: Why it is fixed, if it is. A fixed concatenation keeps the order of its parts of length 1, which have no
+            variable of their own.
+        occurrences: The observed tensors that contain it, by the identity of their tuple of terms.
+        number: Increases with every new variable: a variable is older than another if its number is smaller.
     """
 
-    __slots__ = ("fixed", "number", "parts", "sightings", "size", "term")
+    __slots__ = ("binding", "fixed", "number", "occurrences", "parts", "size")
 
     def __init__(self, size: int, fixed: Reason | None = None) -> None:
         self.size = size
         self.fixed = fixed
-        self.term: Term | None = None
-        self.parts: tuple[Term, ...] = ()
-        self.sightings: dict[int, tuple[Term, ...]] = {}
+        self.binding: AxisTerm | None = None
+        self.parts: tuple[AxisTerm, ...] = ()
+        self.occurrences: dict[int, AxisTerms] = {}
         self.number = next(_NUMBERS)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it is atomic and not fixed; of a bound variable, ask for those of its term."""
+        return not self.fixed and not self.parts
 
     @override
     def __repr__(self) -> str:
@@ -82,115 +98,154 @@ class Unknown:
         return f"?{self.number}:{self.size}{'!' if self.fixed else ''}"
 
 
-Factor: TypeAlias = Unknown | Uniform
-Term: TypeAlias = "tuple[Factor, ...]"
+Factor: TypeAlias = Variable | Uniform
+
+AxisTerm: TypeAlias = "tuple[Factor, ...]"
+"""The term of one axis: the product of its factors, from slowest to fastest varying. The empty product has length 1."""
+
+AxisTerms: TypeAlias = "tuple[AxisTerm, ...]"
+"""The axes of one tensor: one term per dimension."""
 
 
-def fresh(size: int, fixed: Reason | None = None) -> Term:
-    """Return a new term of a given length.
+def fresh(size: int, fixed: Reason | None = None) -> AxisTerm:
+    """Return a term that is one new variable.
 
     Args:
-        size: The length; a dimension of length 1 is the empty product.
-        fixed: Why it cannot move, if it cannot.
+        size: Its length.
+        fixed: Why it is fixed, if it is.
 
     Returns:
-        One unknown, or nothing.
+        The variable; the empty product if the length is 1.
     """
-    return () if size == 1 else (Unknown(size, fixed),)
+    return () if size == 1 else (Variable(size, fixed),)
 
 
-def uniform(size: int) -> Term:
-    """Return the term of a dimension along which a tensor is constant.
+def uniform(size: int) -> AxisTerm:
+    """Return the term of an axis along which a tensor is constant.
 
     Args:
-        size: The length.
+        size: Its length.
 
     Returns:
-        One uniform factor, or nothing.
+        One uniform factor; the empty product if the length is 1.
     """
     return () if size == 1 else (Uniform(size),)
 
 
-def length(term: Term) -> int:
+def concatenation(terms: Sequence[AxisTerm]) -> AxisTerm:
+    """Return the term of a concatenation.
+
+    Args:
+        terms: The parts in order, at least one.
+
+    Returns:
+        One new variable that is a concatenation; the part itself if there is only one.
+    """
+    if len(terms) == 1:
+        return terms[0]
+    whole = Variable(sum(length(term) for term in terms))
+    whole.parts = tuple(terms)
+    return (whole,)
+
+
+def length(term: AxisTerm) -> int:
     """Return the length of a term.
 
     Args:
         term: Any term.
 
     Returns:
-        The product of its factors' lengths.
+        The product of the lengths of its factors.
     """
     return prod(factor.size for factor in term)
 
 
-def gaps(points: Iterable[int]) -> list[int]:
-    """Return the distances between neighbouring points.
+def differences(bounds: Iterable[int]) -> list[int]:
+    """Return the lengths between consecutive bounds.
 
     Args:
-        points: In order.
+        bounds: Increasing integers.
 
     Returns:
-        One fewer than there are points.
+        One integer less than there are bounds.
     """
-    return [after - before for before, after in pairwise(points)]
+    return [end - start for start, end in pairwise(bounds)]
 
 
-def expand(term: Term) -> Term:
-    """Return a term with everything that is known by now put in.
+def bind(variable: Variable, term: AxisTerm) -> None:
+    """Bind a variable to a term: the union of union-find.
+
+    The variables of the term inherit the occurrences of the variable, and why it is fixed.
+
+    Args:
+        variable: A variable that is not bound.
+        term: A term of the same length.
+    """
+    variable.binding = term
+    for inner in variables(term):
+        inner.occurrences.update(variable.occurrences)
+        if bool(variable.parts) == bool(inner.parts):  # a fixed concatenation does not fix its parts
+            inner.fixed = inner.fixed or variable.fixed
+
+
+def substitute(term: AxisTerm) -> AxisTerm:
+    """Return a term with all bound variables replaced: the find of union-find, with path compression.
 
     Args:
         term: Any term.
 
     Returns:
-        An equal term whose unknowns are not bound.
+        An equal product without bound factors; parts of concatenations are not replaced.
     """
-    if all(isinstance(factor, Uniform) or factor.term is None for factor in term):
+    if all(isinstance(factor, Uniform) or factor.binding is None for factor in term):
         return term
     found: list[Factor] = []
     for factor in term:
-        if isinstance(factor, Uniform) or factor.term is None:
+        if isinstance(factor, Uniform) or factor.binding is None:
             found.append(factor)
         else:
-            factor.term = expand(factor.term)
-            found.extend(factor.term)
+            factor.binding = substitute(factor.binding)
+            found.extend(factor.binding)
     return tuple(found)
 
 
-def unknowns(term: Term) -> Iterator[Unknown]:
-    """Yield the unknowns of a term, concatenations before what they are made of.
+def variables(term: AxisTerm) -> Iterator[Variable]:
+    """Yield the variables of a term, each concatenation before the variables of its parts.
 
     Args:
         term: Any term.
 
     Yields:
-        Unknowns that are not bound, as often as they stand there.
+        Variables that are not bound, once per occurrence.
     """
-    for factor in expand(term):
-        if isinstance(factor, Unknown):
+    for factor in substitute(term):
+        if isinstance(factor, Variable):
             yield factor
             for part in factor.parts:
-                yield from unknowns(part)
+                yield from variables(part)
 
 
-def leaves(term: Term) -> Iterator[Unknown]:
-    """Return the unknowns of a term that are not concatenations.
-
-    Args:
-        term: Any term.
-
-    Returns:
-        Unknowns that are neither bound nor made of parts.
-    """
-    return (unknown for unknown in unknowns(term) if not unknown.parts)
-
-
-def is_solid(term: Term) -> bool:
-    """Return whether no factor of a term is uniform.
+def atomic_variables(term: AxisTerm) -> Iterator[Variable]:
+    """Return the atomic variables of a term.
 
     Args:
         term: Any term.
 
     Returns:
-        False if a tensor is constant along some factor, or along some part of one.
+        Variables that are neither bound nor concatenations, once per occurrence.
     """
-    return all(isinstance(factor, Unknown) and all(is_solid(part) for part in factor.parts) for factor in expand(term))
+    return (variable for variable in variables(term) if not variable.parts)
+
+
+def has_uniform(term: AxisTerm) -> bool:
+    """Return whether a term contains a uniform factor.
+
+    Args:
+        term: Any term.
+
+    Returns:
+        True if a factor, or a factor of a part of a concatenation, is uniform.
+    """
+    return any(
+        isinstance(factor, Uniform) or any(has_uniform(part) for part in factor.parts) for factor in substitute(term)
+    )

@@ -1,0 +1,138 @@
+"""Groups of a solution: inseparable ones become one group, and every group gets a readable name."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, concat, product
+from rebasin_core.symmetry.layout import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+
+Groups: TypeAlias = "Mapping[str, Group]"
+Axes: TypeAlias = "Mapping[str, tuple[Axis, ...]]"
+
+_NOT_IN_NAMES: Final = re.compile(r"[^\w.\[\]]")  # characters that the notation of axes does not allow in names
+
+
+def merge_inseparable(groups: Groups, axes: Axes, inseparable: Callable[[str, str], bool]) -> tuple[Groups, Axes]:
+    """Replace every product ``v*w`` of inseparable groups by one group of ``|v| |w|`` units.
+
+    If v and w only occur as this product, then all permutations of the product are symmetries, not only those of w
+    within the units of v.
+
+    Args:
+        groups: The groups by name.
+        axes: The axes of all tensors.
+        inseparable: Whether no cell of an observed tensor contains one of two groups without the other.
+
+    Returns:
+        The groups and axes; a merged group has the name of the outer one.
+    """
+    while True:
+        pair = next(_mergeable(groups, axes, inseparable), None)
+        if pair is None:
+            return groups, axes
+        outer, inner = pair
+        size = groups[outer].size * groups[inner].size
+        axes = {name: tuple(_merged(axis, pair, size) for axis in dims) for name, dims in axes.items()}
+        groups = {
+            name: Group(
+                name,
+                size if name == outer else group.size,
+                outer if group.within == inner else group.within,
+            )
+            for name, group in groups.items()
+            if name != inner
+        }
+
+
+def _mergeable(groups: Groups, axes: Axes, inseparable: Callable[[str, str], bool]) -> Iterator[tuple[str, str]]:
+    every = [axis for dims in axes.values() for axis in dims]
+    counts = Counter(atom.group for axis in every for atom in atoms_of(axis))
+    adjacent = Counter(pair for axis in every for pair in _adjacent(axis))
+    for (outer, inner), count in adjacent.items():
+        if outer == inner or groups[inner].within != outer:
+            continue
+        if counts[outer] == count == counts[inner] and inseparable(outer, inner):
+            yield outer, inner
+
+
+def _adjacent(axis: Axis) -> Iterator[tuple[str, str]]:
+    """Yield the groups of adjacent factors, once per occurrence."""
+    match axis:
+        case Product(factors):
+            for first, second in pairwise(factors):
+                if isinstance(first, Atom) and isinstance(second, Atom) and first.group and second.group:
+                    yield first.group, second.group
+            for factor in factors:
+                yield from _adjacent(factor)
+        case Concat(parts):
+            for part in parts:
+                yield from _adjacent(part)
+        case Atom():
+            return
+
+
+def _merged(axis: Axis, pair: tuple[str, str], size: int) -> Axis:
+    outer, inner = pair
+    match axis:
+        case Product(factors):
+            kept = [factor for factor in factors if not (isinstance(factor, Atom) and factor.group == inner)]
+            return product(*(_merged(factor, pair, size) for factor in kept))
+        case Concat(parts):
+            return concat(*(_merged(part, pair, size) for part in parts))
+        case Atom(_, group):
+            return Atom(size, outer) if group == outer else axis
+
+
+def named_layout(groups: Groups, axes: Axes) -> Layout:
+    """Return the layout of groups that are named after the module of the first tensor that contains them.
+
+    Args:
+        groups: The groups by provisional names.
+        axes: The axes of all tensors.
+
+    Returns:
+        The layout.
+    """
+    names: dict[str, str] = {}
+    for tensor, dims in axes.items():
+        module = tensor.rpartition(".")[0] or tensor
+        for atom in (atom for axis in dims for atom in atoms_of(axis)):
+            if atom.group is not None and atom.group not in names:
+                nested = groups[atom.group].within is not None
+                names[atom.group] = _unused_name(f"{module}.inner" if nested else module, names.values())
+    return Layout(
+        {
+            names[name]: Group(names[name], group.size, names[group.within] if group.within else None)
+            for name, group in groups.items()
+        },
+        {tensor: tuple(_renamed(axis, names) for axis in dims) for tensor, dims in axes.items()},
+    )
+
+
+def _unused_name(wanted: str, taken: Collection[str]) -> str:
+    base = _NOT_IN_NAMES.sub("_", wanted)
+    if not (base[0].isalpha() or base[0] == "_"):
+        base = f"units.{base}"
+    name = base
+    number = 2
+    while name in taken:
+        name = f"{base}.{number}"
+        number += 1
+    return name
+
+
+def _renamed(axis: Axis, names: Mapping[str, str]) -> Axis:
+    match axis:
+        case Atom(size, group):
+            return Atom(size, None if group is None else names[group])
+        case Product(factors):
+            return Product(tuple(_renamed(factor, names) for factor in factors))
+        case Concat(parts):
+            return Concat(tuple(_renamed(part, names) for part in parts))

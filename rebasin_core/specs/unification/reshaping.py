@@ -1,0 +1,104 @@
+"""Axes of tensors that are reshaped or stacked."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import reduce
+from math import prod
+from typing import TYPE_CHECKING
+
+from rebasin_core.specs.unification.constraints import Constraints, factor_atomic
+from rebasin_core.specs.unification.terms import AxisTerm, Reason, Variable, fresh, has_uniform, length, substitute
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rebasin_core.specs.unification.terms import Factor
+
+
+def reshape(
+    constraints: Constraints, terms: Sequence[AxisTerm], sizes: Sequence[int], reason: Reason
+) -> list[AxisTerm]:
+    """Return the axes of a reshaped tensor: the product of the new terms is the product of the old ones.
+
+    A dimension that is divided into several, ``x -> y, z``, is bound to a product, ``x := y*z``. Dimensions that are
+    flattened into one are multiplied.
+
+    Args:
+        constraints: The constraints of the graph.
+        terms: One term per old dimension.
+        sizes: The new lengths, with the same product.
+        reason: Why dimensions are frozen if neither shape refines the other there, such as ``4, 6 -> 6, 4``.
+
+    Returns:
+        One term per new dimension.
+    """
+    factors = deque(factor for term in terms for factor in substitute(term))
+    targets = deque(sizes)
+    found: list[AxisTerm] = []
+    while targets:
+        size = targets.popleft()
+        taken: list[Factor] = []
+        while size > 1:
+            factors = deque(substitute(tuple(factors)))
+            if size % factors[0].size == 0:
+                taken.append(factors.popleft())
+                size //= taken[-1].size
+            elif factors[0].size % size == 0:
+                _factor_first(constraints, factors, size, reason)
+            else:
+                break
+        if size == 1:
+            found.append(tuple(taken))
+        else:
+            targets.appendleft(size * length(tuple(taken)))
+            found.extend(_freeze_run(factors, taken, targets, reason))
+    return found
+
+
+def _factor_first(constraints: Constraints, factors: deque[Factor], size: int, reason: Reason) -> None:
+    """Replace the first factor x by a product y*z with y of a given length; x may be a concatenation."""
+    if factor_atomic(factors, size):
+        return
+    first = factors.popleft()
+    product = (*fresh(size), *fresh(first.size // size))
+    constraints.unify((first,), product, reason)
+    factors.extendleft(reversed(substitute(product)))
+
+
+def _freeze_run(factors: deque[Factor], taken: list[Factor], targets: deque[int], reason: Reason) -> list[AxisTerm]:
+    """Freeze the shortest run of old dimensions with the length of a run of new ones; return the new ones."""
+    sizes = [targets.popleft()]
+    while length(tuple(taken)) != prod(sizes):
+        if length(tuple(taken)) < prod(sizes):
+            taken.append(factors.popleft())
+        else:
+            sizes.append(targets.popleft())
+    Constraints.freeze(tuple(taken), reason)
+    return [fresh(size, reason) for size in sizes]
+
+
+def stack(constraints: Constraints, terms: Sequence[AxisTerm], reason: Reason) -> tuple[AxisTerm, AxisTerm]:
+    """Return the axes of tensors that are stacked along a new dimension N.
+
+    Args:
+        constraints: The constraints of the graph.
+        terms: The term of the same old dimension in each of the tensors.
+        reason: Why the new dimension is fixed.
+
+    Returns:
+        N, a concatenation of parts of length 1, and the old dimension v. Unless all terms are equal, ``v|N_i`` is the
+        i-th term.
+    """
+    if len(terms) == 1:
+        return (), terms[0]
+    new = Variable(len(terms), reason)
+    new.parts = ((),) * len(terms)
+    if all(substitute(term) == substitute(terms[0]) for term in terms):
+        return (new,), terms[0]
+    if any(has_uniform(term) for term in terms):
+        return (new,), reduce(lambda unified, term: constraints.unify(unified, term, reason), terms)
+    old = Variable(length(terms[0]))
+    for index, term in enumerate(terms):
+        constraints.restrictions[old, new, index] = term
+    return (new,), (old,)
