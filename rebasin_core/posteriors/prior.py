@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.checks import require_finite, require_same_names
+from rebasin_core.tensors.frozen import FrozenMapping
 from rebasin_core.tensors.statistics import gaussian_kl, isotropic_kl
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class GaussianPrior:
     def __post_init__(self) -> None:
         """Freeze the mappings and check them."""
         for part in ("mean", "stddev"):
-            object.__setattr__(self, part, MappingProxyType({n: t.detach() for n, t in getattr(self, part).items()}))
+            object.__setattr__(self, part, FrozenMapping({n: t.detach() for n, t in getattr(self, part).items()}))
         require_same_names(self.mean, self.stddev, "the prior's standard deviation")
         require_finite({**self.mean}, "the prior's mean")
         require_finite({**self.stddev}, "the prior's standard deviation")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle  # ruff: ignore[suspicious-pickle-import] - the law is about it
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -154,6 +156,17 @@ def round_trip(example: object, folder: Path) -> None:
     noise = posterior.draw_noise((2,), generator=seeded())
     # To rounding: how a sum is ordered may depend on where in memory its terms lie.
     expect_equal(back.from_noise(noise), posterior.from_noise(noise), "samples of what was read", tolerance=1e-12)
+
+
+@law("posterior")
+def copies_are_equal(example: object, folder: Path) -> None:
+    """Pickling and deep copies give an equal posterior, for use in other processes."""
+    del folder
+    posterior = cast("Posterior", example)
+    pickled = pickle.loads(pickle.dumps(posterior))  # ruff: ignore[suspicious-pickle-usage] - written one line before
+    for what, back in (("pickled", pickled), ("copied", copy.deepcopy(posterior))):
+        expect(type(back) is type(posterior), f"{what} it is a {type(back).__name__}")
+        expect_equal(back.as_tensors(), posterior.as_tensors(), what)
 
 
 @law("posterior")
