@@ -11,7 +11,6 @@ from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.errors import ConfigError
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.registry import Registry, default_registry
-from rebasin_core.posteriors.point import PointPosterior
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -191,7 +190,7 @@ def barrier(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
             raise ConfigError(message)
         strategy = estimator
     else:
-        points = all(isinstance(end, PointPosterior) for end in ends)
+        points = all(end.is_point for end in ends)
         named = estimator or ("pointwise" if points else "marginalized")
         strategy = default_registry().build("barrier", {**_mapping(named), **options})
     curve: LossCurve = strategy.estimate(

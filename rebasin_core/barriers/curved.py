@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from rebasin_core.barriers.measured import AbstractPathBarrier
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.pairing import blend_buffers
+from rebasin_core.posteriors.interpolation import interpolate_buffers
 from rebasin_core.posteriors.point import PointPosterior
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class CurvedBarrier(AbstractPathBarrier):
 
         def point(t: float) -> Posterior:
             here = _at(self._kind, t, ends[0].mean, bend, ends[1].mean)
-            return PointPosterior(here, buffers=blend_buffers(ends[0].buffers, ends[1].buffers, t))
+            return PointPosterior(here, buffers=interpolate_buffers(ends[0].buffers, ends[1].buffers, t))
 
         return point
 
@@ -108,7 +108,7 @@ class CurvedBarrier(AbstractPathBarrier):
             for inputs, targets in problem.calibration:
                 t = torch.rand((), generator=generator).item()
                 with torch.enable_grad():
-                    tensors = {**_at(self._kind, t, first, bend, last), **blend_buffers(*ends, t)}
+                    tensors = {**_at(self._kind, t, first, bend, last), **interpolate_buffers(*ends, t)}
                     outputs = problem.model(tensors, inputs)
                     problem.likelihood.check(outputs, targets)
                     loss = -problem.likelihood.log_prob(outputs, targets).mean()

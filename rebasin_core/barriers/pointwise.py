@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, final
 
 from typing_extensions import override
 
 from rebasin_core.barriers.measured import AbstractPathBarrier
-from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.posteriors.paths import mean_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,5 +64,4 @@ class PointwiseBarrier(AbstractPathBarrier):
 
     @override
     def _path(self, problem: BarrierProblem) -> Callable[[float], Posterior]:
-        start, end = (PointPosterior(q.mean, buffers=q.buffers) for q in (problem.reference, problem.candidate))
-        return partial(start.geodesic, end)
+        return mean_path(problem.reference, problem.candidate)

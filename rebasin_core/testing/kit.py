@@ -21,6 +21,7 @@ from rebasin_core.testing import (  # ruff: ignore[unused-import] - importing th
     inference_laws,
     matcher_laws,
     model_laws,
+    pair_laws,
     posterior_laws,
 )
 from rebasin_core.testing.examples.registered import examples_of
