@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# How parallel and compiled modules name the tensors of the module that they wrap.
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
 @final
 @dataclass(frozen=True)
 class Layout:
@@ -176,6 +180,11 @@ class Layout:
             parts = [f"{what} does not fit the specification"]
             parts += [f"missing: {shorten(missing)}"] if missing else []
             parts += [f"not in the specification: {shorten(unknown)}"] if unknown else []
+            parts += [
+                f"all names begin with `{prefix}`: give the wrapped module"
+                for prefix in _WRAPPERS
+                if tensors and all(name.startswith(prefix) for name in tensors)
+            ]
             raise InvalidInputError("; ".join(parts))
         for name, tensor in tensors.items():
             shape = tuple(tensor.shape)

@@ -17,7 +17,7 @@ from rebasin_core.symmetry.layout import Layout
 from rebasin_core.tensors.checks import require_same_names
 from rebasin_core.tensors.files import read_tensors, write_tensors
 from rebasin_core.tensors.frozen import FrozenMapping
-from rebasin_core.tensors.modules import named_tensors
+from rebasin_core.tensors.modules import named_tensors, shared_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +70,7 @@ class Permutation:
     __slots__ = ("_indices", "_layout")
 
     def __init__(self, layout: Layout, indices: Mapping[str, Tensor]) -> None:
+        _require_layout(layout)
         require_same_names(layout.groups, indices, "the permutation")
         for name, index in indices.items():
             check_index(name, index, layout.index_shape(name))
@@ -182,12 +183,13 @@ class Permutation:
         if isinstance(target, nn.Module):
             return self._moved_module(target)
         if isinstance(target, Mapping):
-            self._layout.check(target, "the mapping", complete=False)
-            axes = self._layout.axes
-            return {name: act(self._layout, self._indices, t, axes[name]) for name, t in target.items()}
+            return self._permuted_tensors(target)
         if isinstance(target, Permutable):
             return target.permute(self)
-        message = f"expected a mapping of tensors, a module or a posterior to move, got {type(target).__qualname__}"
+        message = (
+            f"expected a mapping of tensors, a module or a posterior, got `{type(target).__qualname__}`; convert it "
+            "with `rebasin_core.as_posterior`, and put the result back with `rebasin_core.write_back`"
+        )
         raise InvalidInputError(message)
 
     def apply_to_axes(self, name: str, tensor: Tensor, dims: Sequence[int]) -> Tensor:
@@ -206,6 +208,16 @@ class Permutation:
         """
         axes = [self._layout.axes[name][dim] for dim in dims]
         return act_on_axes(self._layout, self._indices, tensor, axes, f"a tensor attached to `{name}`")
+
+    def _permuted_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        axes = self._layout.axes
+        # A module that is registered under two names has both in its state dict; the layout has the first.
+        known = all(name in axes for name in tensors)
+        repeated = {} if known else {n: f for n, f in shared_names(tensors).items() if n not in axes and f in axes}
+        own = {name: tensor for name, tensor in tensors.items() if name not in repeated}
+        self._layout.check(own, "the mapping", complete=False)
+        permuted = {name: act(self._layout, self._indices, t, axes[name]) for name, t in own.items()}
+        return {name: permuted[repeated.get(name, name)] for name in tensors}
 
     def _moved_module(self, module: nn.Module) -> nn.Module:
         tensors = named_tensors(module)
@@ -252,6 +264,8 @@ class Permutation:
         Raises:
             FileFormatError: If the file is missing, damaged, of another kind, or belongs to another layout.
         """
+        if layout is not None:
+            _require_layout(layout)
         tensors, document = read_tensors(path, kind=_KIND)
         stored = Layout.from_json(document.get("layout", {}))
         if layout is not None and stored.fingerprint != layout.fingerprint:
@@ -292,3 +306,9 @@ class Permutation:
                 f"{what} belongs to another specification ({other.fingerprint}, expected {self._layout.fingerprint})"
             )
             raise InvalidInputError(message)
+
+
+def _require_layout(value: object) -> None:
+    if not isinstance(value, Layout):
+        message = f"expected a `Layout`, got `{type(value).__qualname__}`; a specification has it as `layout`"
+        raise InvalidInputError(message)

@@ -24,6 +24,27 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
+def shared_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the names that repeat a tensor, as in the state dict of a module that is registered under two names.
+
+    Args:
+        tensors: Named tensors.
+
+    Returns:
+        For each name after the first of a tensor, that first name.
+    """
+    first: dict[tuple[object, ...], str] = {}
+    repeated: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        # Two names share a tensor if it is the same object, or (in a state dict) another view of the same memory.
+        memory = (tensor.device, tensor.dtype, tensor.data_ptr(), tensor.shape, tensor.stride())
+        key = memory if tensor.numel() and tensor.device.type != "meta" else (id(tensor),)
+        known = first.setdefault(key, name)
+        if known != name:
+            repeated[name] = known
+    return repeated
+
+
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return copies of tensors that share neither memory nor gradients with them.
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -178,5 +179,42 @@ def test_a_module_gives_a_module_with_the_same_function(generator: torch.Generat
     assert isinstance(moved, nn.Sequential)
     assert not torch.equal(dict(moved.named_parameters())["0.weight"], dict(model.named_parameters())["0.weight"])
     torch.testing.assert_close(moved(x), model(x))
-    with pytest.raises(InvalidInputError, match="to move, got int"):
+    with pytest.raises(InvalidInputError, match="or a posterior, got `int`"):
         permutation.apply(3)  # type: ignore[call-overload]  # on purpose
+
+
+def test_a_specification_in_place_of_its_layout_is_named(tmp_path: Path) -> None:
+    spec: Any = table_spec({"w": "units"}, {"w": torch.zeros(3)})
+    permutation = spec.identity()
+    permutation.save(tmp_path / "p.safetensors")
+    with pytest.raises(InvalidInputError, match="expected a `Layout`, got `_GivenTable`; a specification has it as"):
+        Permutation(spec, permutation.indices)
+    with pytest.raises(InvalidInputError, match="expected a `Layout`"):
+        Permutation.load(tmp_path / "p.safetensors", spec)
+
+
+def test_what_cannot_be_permuted_is_refused_with_a_way_out() -> None:
+    spec = table_spec({"weight": "units, -", "bias": "units"}, torch.nn.Linear(2, 3))
+    odd: Any = object()
+    with pytest.raises(InvalidInputError, match=r"got `object`; convert it with `rebasin_core.as_posterior`"):
+        spec.identity().apply(odd)
+    with pytest.raises(InvalidInputError, match=r"all names begin with `module.`: give the wrapped module"):
+        spec.identity().apply(torch.nn.DataParallel(torch.nn.Linear(2, 3)))
+
+
+def test_a_module_under_two_names_keeps_both_in_its_state_dict() -> None:
+    class Twice(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = torch.nn.Linear(2, 3)
+            self.again = self.first
+
+    model = Twice()
+    spec = table_spec({"first.weight": "units, -", "first.bias": "units"}, model)
+    permutation = spec.random_permutation(generator=torch.Generator().manual_seed(1))
+    permuted = permutation.apply(model.state_dict())
+    assert list(permuted) == list(model.state_dict())
+    assert torch.equal(permuted["again.weight"], permutation.apply(model).first.weight)
+    strange = {**model.state_dict(), "other": torch.zeros(3)}
+    with pytest.raises(InvalidInputError, match="not in the specification: `other`"):
+        permutation.apply(strange)
