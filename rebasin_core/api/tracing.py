@@ -28,24 +28,26 @@ def trace_spec(
     method: Method = "export",
     rules: Rules | None = None,
 ) -> TracedSpec:
-    """Return the permutation symmetries of a model, derived from its graph.
+    """Derive the permutation symmetries of a model from its computation graph.
 
-    Every dimension of every parameter and buffer starts as an unknown axis. The graph is walked once; the rule of each
-    operator says which axes it ties, splits, merges, lays end to end, or needs in order. What is left free is a group;
-    a group may permute on its own inside every unit of another if nothing ever sees it without that other.
+    Each axis of each parameter and buffer starts as a variable. One pass over the graph applies a rule for each
+    operator: the rule unifies, splits, reshapes or concatenates axes, or fixes an axis whose order matters. Each
+    variable that remains free defines a group. A group is nested in another one if every tensor that has its axis also
+    has the other's, once; it is then permuted separately within each outer unit. The page "How a specification is
+    derived" of the documentation works two networks through by hand.
 
-    The result is sound: whatever meets the inputs or outputs of the model, an operator without a rule, or a structure
-    that does not fit the algebra of axes stays in order, and ``spec.coverage`` says so. Buffers move if normalisations
-    use them as running statistics or if training writes to them; all others are constants.
+    The result is conservative: axes that reach a model input or output, an operator without a rule, or a structure
+    that products and concatenations cannot express are fixed, and ``spec.coverage`` lists them with reasons. Buffers
+    are permuted if a normalization uses them as running statistics or if training writes to them; other buffers are
+    constants.
 
     Args:
-        model: Any module; it is traced in evaluation mode and is not changed. On the meta device nothing is allocated.
-        example_inputs: A small batch, or a tuple of positional inputs; moved to the model's device.
-        kwargs: Named inputs.
-        freeze: Patterns (as in `fnmatch`) of parameters and buffers that must not move.
-        method: ``export`` traces with `torch.export`. ``execution`` records the operators of one real execution: for
-            models whose control flow depends on data, such as detectors; the specification then holds for that path,
-            and what the path does not reach is frozen.
+        model: Module to trace, in evaluation mode; it is not changed. On the meta device nothing is allocated.
+        example_inputs: Small batch, or tuple of positional inputs; moved to the model's device.
+        kwargs: Keyword inputs.
+        freeze: Glob patterns (`fnmatch`) of parameters and buffers to keep fixed.
+        method: ``export`` uses `torch.export`. ``execution`` records one forward pass, for data-dependent control flow
+            such as in detectors; the result holds for that execution path, and tensors it does not use are fixed.
         rules: Rules by operator name; those of all installed plugins if None.
 
     Returns:

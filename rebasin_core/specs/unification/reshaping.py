@@ -38,21 +38,21 @@ def reshape(
     found: list[AxisTerm] = []
     while targets:
         size = targets.popleft()
-        taken: list[Factor] = []
+        run: list[Factor] = []
         while size > 1:
             factors = deque(substitute(tuple(factors)))
             if size % factors[0].size == 0:
-                taken.append(factors.popleft())
-                size //= taken[-1].size
+                run.append(factors.popleft())
+                size //= run[-1].size
             elif factors[0].size % size == 0:
                 _factor_first(constraints, factors, size, reason)
             else:
                 break
         if size == 1:
-            found.append(tuple(taken))
+            found.append(tuple(run))
         else:
-            targets.appendleft(size * length(tuple(taken)))
-            found.extend(_freeze_run(factors, taken, targets, reason))
+            targets.appendleft(size * length(tuple(run)))
+            found.extend(_freeze_run(factors, run, targets, reason))
     return found
 
 
@@ -66,15 +66,15 @@ def _factor_first(constraints: Constraints, factors: deque[Factor], size: int, r
     factors.extendleft(reversed(substitute(product)))
 
 
-def _freeze_run(factors: deque[Factor], taken: list[Factor], targets: deque[int], reason: Reason) -> list[AxisTerm]:
+def _freeze_run(factors: deque[Factor], run: list[Factor], targets: deque[int], reason: Reason) -> list[AxisTerm]:
     """Freeze the shortest run of old dimensions with the length of a run of new ones; return the new ones."""
     sizes = [targets.popleft()]
-    while length(tuple(taken)) != prod(sizes):
-        if length(tuple(taken)) < prod(sizes):
-            taken.append(factors.popleft())
+    while length(tuple(run)) != prod(sizes):
+        if length(tuple(run)) < prod(sizes):
+            run.append(factors.popleft())
         else:
             sizes.append(targets.popleft())
-    Constraints.freeze(tuple(taken), reason)
+    Constraints.freeze(tuple(run), reason)
     return [fresh(size, reason) for size in sizes]
 
 

@@ -54,7 +54,7 @@ class RestrictionResolver:
         """Apply the four rules until none applies."""
         self._unify_all()
         for _ in range(_MAX_ROUNDS):
-            split = self._split_fixed_axes()
+            split = self._split_left_axes()
             if not (split or self._commute()):
                 return
             self._unify_all()
@@ -131,7 +131,7 @@ class RestrictionResolver:
                     found.setdefault(variable, set()).add(source)
         return found
 
-    def _split_fixed_axes(self) -> bool:
+    def _split_left_axes(self) -> bool:
         """Rule 2, for all axes of parameters; return whether any restriction is new."""
         pairs: set[tuple[Variable, Variable]] = set()
         for terms in self._parameters.values():
@@ -139,11 +139,11 @@ class RestrictionResolver:
                 pairs.update(_pairs(term))
         changed = False
         for left, right in sorted(pairs, key=_age):
-            changed |= self._split_fixed(left, right)
+            changed |= self._split_left(left, right)
         return changed
 
-    def _split_fixed(self, left: Variable, right: Variable) -> bool:
-        """Rule 2 for a fixed axis or a concatenation, and a variable to the right of it."""
+    def _split_left(self, left: Variable, right: Variable) -> bool:
+        """Rule 2 for two factors of an axis, if the left one is a concatenation or fixed, and the right one free."""
         if left.binding is not None or right.binding is not None or not right.is_free or left.size > _MAX_SPLIT:
             return False
         if not (left.parts or left.fixed) or not self._may_vary(right, left):
