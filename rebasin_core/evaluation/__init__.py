@@ -3,7 +3,7 @@
 from rebasin_core.evaluation.allocation import Allocation, Stratum
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.evaluation.likelihood import Likelihood, TargetKind
 from rebasin_core.evaluation.likelihoods import (
     AbstractRegressionLikelihood,
     CategoricalLikelihood,
@@ -50,6 +50,7 @@ __all__ = [
     "PredictiveScores",
     "StratifiedPredictor",
     "Stratum",
+    "TargetKind",
     "UnitMaps",
     "agreement",
     "auroc",
