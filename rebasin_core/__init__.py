@@ -84,11 +84,14 @@ from rebasin_core.coupling.coupling import Coupling
 from rebasin_core.data import DataSource, DataSplits, Examples, Task, TensorBatches
 from rebasin_core.errors import RebasinError, RebasinWarning
 from rebasin_core.evaluation import (
+    AbstractPredictionMetric,
+    AbstractSampleMetric,
     CategoricalLikelihood,
     EvaluationOptions,
     GaussianLikelihood,
     HeteroscedasticGaussianLikelihood,
     Likelihood,
+    Metric,
     PredictiveScores,
     agreement,
     auroc,
@@ -207,6 +210,8 @@ __all__ = [
     "AbstractGeodesic",
     "AbstractLogDensity",
     "AbstractPathBarrier",
+    "AbstractPredictionMetric",
+    "AbstractSampleMetric",
     "AbstractWriteBack",
     "ActivationMatcher",
     "AlignedSamples",
@@ -274,6 +279,7 @@ __all__ = [
     "Matcher",
     "MeanFieldVI",
     "Merged",
+    "Metric",
     "MixturePosterior",
     "MultiplicativeNoisePosterior",
     "OperatorRules",

@@ -10,6 +10,7 @@ import torch
 
 from rebasin_core.barriers.drawing import draw_band, new_axes
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.metric import Metric
 from rebasin_core.tensors.statistics import mean_stderr
 
 if TYPE_CHECKING:
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.loss import LossEstimate
 
 
-_METRICS = {
-    "nll": ("loss", " (nats per example)"),
-    "gibbs": ("Gibbs loss", " (nats per example)"),
-    "error": ("error rate", ""),
-    "brier": ("Brier score", ""),
-    "squared_error": ("squared error", ""),
-}
 # Names of attributes in files of earlier versions.
 _FORMER = {"above": "excess", "above_stderr": "excess_stderr"}
 
@@ -53,9 +47,11 @@ class LossCurve:
         height_stderr: Its Monte Carlo standard error, paired over samples.
         height_data_stderr: Its standard error from the data, paired over examples.
         location: The place $t$ of the barrier.
-        metric: What is in the place of the loss: ``nll``, or another metric.
-        height_bias: Estimate of the upward bias of the height from the finite number of samples, ends subtracted:
+        metric: Name of the metric that is reported as the loss.
+        height_bias: Estimate of the upward bias of the height from the finite number of samples, endpoints subtracted:
             ``height - height_bias`` is corrected to first order.
+        label: The metric in figures, such as ``Brier score``.
+        unit: Its unit; empty if it has none.
 
     References:
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), arXiv 2209.04836, definition 2.2 (for points of equal loss);
@@ -78,10 +74,12 @@ class LossCurve:
     location: float
     metric: str = "nll"
     height_bias: float = math.nan
+    label: str = "loss"
+    unit: str = "nats per example"
 
     @classmethod
     def of(
-        cls, t: Sequence[float], estimates: Sequence[LossEstimate], *, random: bool, metric: str = "nll"
+        cls, t: Sequence[float], estimates: Sequence[LossEstimate], *, random: bool, metric: Metric | str = "nll"
     ) -> LossCurve:
         """Return the curve through loss estimates that share noise and data.
 
@@ -89,7 +87,7 @@ class LossCurve:
             t: Places on the path, increasing from 0 to 1.
             estimates: One a place, all with the same samples' noise and the same examples.
             random: Whether the estimates are Monte Carlo; if not, their Monte Carlo errors are zero.
-            metric: The name of what is in the place of the loss.
+            metric: The metric that was estimated: an instance or a registered name.
 
         Returns:
             The curve.
@@ -100,6 +98,7 @@ class LossCurve:
         if not t or (t[0], t[-1]) != (0.0, 1.0) or list(t) != sorted(t):
             message = f"expected places increasing from 0 to 1, got {list(t)}"
             raise InvalidInputError(message)
+        metric = Metric.of(metric)
         first, last = estimates[0], estimates[-1]
 
         def excess(part: str, place: float, at: LossEstimate) -> torch.Tensor:
@@ -127,8 +126,10 @@ class LossCurve:
             height_stderr=errors[top],
             height_data_stderr=stderr("example_losses", *pairs[top]),
             location=t[top],
-            metric=metric,
+            metric=metric.name,
             height_bias=excess("bias", *pairs[top]).item(),
+            label=metric.label,
+            unit=metric.unit,
         )
 
     @property
@@ -153,6 +154,8 @@ class LossCurve:
         Raises:
             InvalidInputError: If attributes are missing or left over.
         """
+        if "label" not in document and document.get("metric", "nll") != "nll":  # written by an earlier version
+            document = {**document, "label": document["metric"], "unit": ""}
         try:
             return cls(**{_FORMER.get(name, name): _parsed(value) for name, value in document.items()})
         except TypeError as error:
@@ -186,9 +189,9 @@ class LossCurve:
         axes = new_axes() if axes is None else axes
         values, stderr = (self.excess, self.excess_stderr) if excess else (self.loss, self.stderr)
         draw_band(axes, self.t, values, stderr, label=label, color=color, style=style)
-        name, unit = _METRICS.get(self.metric, (self.metric, ""))
+        name = f"{self.label} ({self.unit})" if self.unit else self.label
         axes.set_xlabel("interpolation coefficient $t$")
-        axes.set_ylabel(f"excess {name}{unit}" if excess else f"{name}{unit}")
+        axes.set_ylabel(f"excess {name}" if excess else name)
         return axes
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.barriers.base import BarrierProblem
-    from rebasin_core.evaluation.loss import MetricName
+    from rebasin_core.evaluation.metric import Metric
     from rebasin_core.evaluation.networks import EvaluationOptions
     from rebasin_core.posteriors.base import Posterior
 
@@ -71,7 +71,7 @@ class CurvedBarrier(AbstractPathBarrier):
         learning_rate: float = 1e-3,
         num_points: int = 25,
         tolerance: float | None = None,
-        metric: MetricName = "nll",
+        metric: Metric | str = "nll",
         evaluation: EvaluationOptions | None = None,
     ) -> None:
         super().__init__(

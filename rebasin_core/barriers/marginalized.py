@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rebasin_core.barriers.base import BarrierProblem
-    from rebasin_core.evaluation.loss import MetricName
+    from rebasin_core.evaluation.metric import Metric
     from rebasin_core.evaluation.networks import EvaluationOptions
     from rebasin_core.posteriors.base import Posterior
 
@@ -63,7 +63,7 @@ class MarginalizedBarrier(AbstractPathBarrier):
         num_samples: int = 32,
         path: PathName = "auto",
         tolerance: float | None = None,
-        metric: MetricName = "nll",
+        metric: Metric | str = "nll",
         evaluation: EvaluationOptions | None = None,
     ) -> None:
         super().__init__(

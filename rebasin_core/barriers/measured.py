@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, final, get_args
+from typing import TYPE_CHECKING, final
 
 from tqdm import tqdm
 from typing_extensions import override
@@ -13,7 +13,8 @@ from rebasin_core.barriers.curve import LossCurve, excess_over_chord
 from rebasin_core.barriers.path import places
 from rebasin_core.barriers.placing import located, require_tolerance
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.loss import LossEstimate, MetricName
+from rebasin_core.evaluation.loss import LossEstimate
+from rebasin_core.evaluation.metric import Metric
 from rebasin_core.evaluation.networks import DrawnNetworks, EvaluationOptions
 from rebasin_core.evaluation.predictive import predict
 from rebasin_core.evaluation.stratified import StratifiedPredictor
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.networks import Adjust
     from rebasin_core.evaluation.predictive import Predictions
     from rebasin_core.posteriors.base import Posterior
-
-# Groups of samples that are drawn again (bootstrap), for the error of metrics of the averaged prediction.
-_GROUPS = 16
 
 
 class AbstractPathBarrier(BarrierEstimator):
@@ -52,15 +50,12 @@ class AbstractPathBarrier(BarrierEstimator):
         num_points: int,
         num_samples: int,
         tolerance: float | None,
-        metric: MetricName,
+        metric: Metric | str,
         evaluation: EvaluationOptions | None,
     ) -> None:
         self._places = places(num_points)
         require_tolerance(tolerance)
-        if metric not in get_args(MetricName):
-            message = f"expected a metric among {', '.join(get_args(MetricName))}, got {metric!r}"
-            raise InvalidInputError(message)
-        self._num_samples, self._tolerance, self._metric = num_samples, tolerance, metric
+        self._num_samples, self._tolerance, self._metric = num_samples, tolerance, Metric.of(metric)
         self._evaluation = evaluation or EvaluationOptions()
 
     @abstractmethod
@@ -100,7 +95,7 @@ class AbstractPathBarrier(BarrierEstimator):
                 seed=problem.seed,
                 options=self._evaluation,
                 adjust=_adjust(problem, t, here, ends),
-                groups=0 if self._metric in {"nll", "gibbs"} else _GROUPS,
+                groups=self._metric.num_groups,
             )
 
         return predictions

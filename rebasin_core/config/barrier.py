@@ -15,7 +15,8 @@ from rebasin_core.barriers.path import PathName, places
 from rebasin_core.barriers.pointwise import PointwiseBarrier
 from rebasin_core.barriers.repaired import RepairBarrier, ResetBarrier
 from rebasin_core.config.base import StrategyConfig
-from rebasin_core.evaluation.loss import MetricName
+from rebasin_core.evaluation.metric import Metric
+from rebasin_core.evaluation.metrics import NLLMetric
 from rebasin_core.evaluation.networks import AllocationName, EvaluationOptions, MethodName, PrecisionName
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ class AbstractPathBarrierConfig(BarrierConfig):
         gt=0,
         description="Add places around the highest one until the height is this exact, in units of the loss.",
     )
-    metric: MetricName = Field("nll", description="`nll`, or in its place `gibbs`, `error`, `brier`, `squared_error`.")
+    metric: Metric = Field(
+        default_factory=NLLMetric, description="`nll`, or in its place `gibbs`, `error`, `brier`, `squared_error`."
+    )
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="How networks are run.")
 
     @property

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rebasin_core.config.inference import InferenceConfig
     from rebasin_core.config.spec import SpecConfig
     from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.metric import Metric
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.adapter import PosteriorAdapter
     from rebasin_core.posteriors.base import Posterior
@@ -101,6 +102,20 @@ def rebasin_likelihoods() -> Sequence[type[Likelihood]]:
         evaluation.CategoricalLikelihood,
         evaluation.GaussianLikelihood,
         evaluation.HeteroscedasticGaussianLikelihood,
+    ]
+
+
+@hookimpl
+def rebasin_metrics() -> Sequence[type[Metric]]:
+    """Return the metrics."""
+    from rebasin_core.evaluation import metrics
+
+    return [
+        metrics.NLLMetric,
+        metrics.GibbsMetric,
+        metrics.ErrorMetric,
+        metrics.BrierMetric,
+        metrics.SquaredErrorMetric,
     ]
 
 

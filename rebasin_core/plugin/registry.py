@@ -12,6 +12,7 @@ from rebasin_core.config.base import StrategyConfig
 from rebasin_core.config.reading import parse_strategy
 from rebasin_core.errors import BrokenPluginWarning, PluginError, UnknownNameError, nearest
 from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.evaluation.metric import Metric
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.discovery import PluginStatus, load_plugins, new_manager
 from rebasin_core.plugin.hookspecs import HOOKS
@@ -29,6 +30,7 @@ INTERFACES: Mapping[str, type[Any]] = {
     "assignment": AssignmentSolver,
     "likelihood": Likelihood,
     "matcher": Matcher,
+    "metric": Metric,
     "posterior": Posterior,
     "posterior_adapter": PosteriorAdapter,
     "operator_rules": OperatorRules,

@@ -21,6 +21,7 @@ from rebasin_core.testing import (  # ruff: ignore[unused-import] - importing th
     inference_laws,
     likelihood_laws,
     matcher_laws,
+    metric_laws,
     model_laws,
     posterior_laws,
 )
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _CPU = torch.device("cpu")
-_ON_DEVICES = frozenset({"assignment", "barrier", "inference", "likelihood", "matcher", "posterior"})
+_ON_DEVICES = frozenset({"assignment", "barrier", "inference", "likelihood", "matcher", "metric", "posterior"})
 
 
 @final

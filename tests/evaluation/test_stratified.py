@@ -137,7 +137,7 @@ def test_what_cannot_be_done() -> None:
     def barrier(of: rc.Posterior, chosen: dict[str, Any]) -> None:
         rc.barrier(of, of, model=model, data=data, estimator=chosen)
 
-    with pytest.raises(InvalidInputError, match="for the metrics nll and gibbs, got 'brier'"):
+    with pytest.raises(InvalidInputError, match="such as nll and gibbs, got 'brier'"):
         barrier(posterior, estimator(metric="brier"))
     with pytest.raises(InvalidInputError, match="not for networks that are reset or repaired"):
         barrier(posterior, {"name": "reset", "estimator": estimator()})
