@@ -73,7 +73,6 @@ from rebasin_core.barriers import (
 from rebasin_core.bilinear import Channels, UnitSimilarity, unit_similarities
 from rebasin_core.config import (
     ArchitectureConfig,
-    BarrierConfig,
     DatasetConfig,
     InferenceConfig,
     RunConfig,
@@ -223,7 +222,6 @@ __all__ = [
     "Atom",
     "AuctionAssignment",
     "Axis",
-    "BarrierConfig",
     "BarrierEstimator",
     "BarrierMatrix",
     "Call",

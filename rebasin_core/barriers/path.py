@@ -14,8 +14,6 @@ from rebasin_core.posteriors.pairing import blend, blend_buffers, require_same_t
 from rebasin_core.posteriors.samples import SamplesPosterior
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rebasin_core.posteriors.base import Posterior
 
 PathName: TypeAlias = Literal["auto", "wasserstein", "coupled", "moments", "samples", "mixture"]
@@ -129,21 +127,3 @@ def _mixture(reference: Posterior, candidate: Posterior, t: float) -> Posterior:
     return MixturePosterior(
         [component for component, _ in parts], weights=torch.tensor([weight for _, weight in parts])
     )
-
-
-def places(num_points: int) -> Sequence[float]:
-    """Return equally spaced places from 0 to 1.
-
-    Args:
-        num_points: Number of places, at least 3 and odd, so that the middle is one of them.
-
-    Returns:
-        The places.
-
-    Raises:
-        InvalidInputError: If the number is even or less than 3.
-    """
-    if num_points < 3 or num_points % 2 == 0:  # ruff: ignore[magic-value-comparison] - two ends and the middle
-        message = f"expected an odd number of points, at least 3, so that the middle is among them; got {num_points!r}"
-        raise InvalidInputError(message)
-    return [index / (num_points - 1) for index in range(num_points)]

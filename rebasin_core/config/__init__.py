@@ -9,15 +9,6 @@ from rebasin_core.config.architecture import (
     VGGConfig,
     ViTConfig,
 )
-from rebasin_core.config.barrier import (
-    BarrierConfig,
-    CurvedBarrierConfig,
-    EvaluationConfig,
-    MarginalizedBarrierConfig,
-    PointwiseBarrierConfig,
-    RepairBarrierConfig,
-    ResetBarrierConfig,
-)
 from rebasin_core.config.base import FAMILIES, StrategyConfig, family_of
 from rebasin_core.config.dataset import (
     CIFAR10Config,
@@ -45,14 +36,11 @@ from rebasin_core.config.spec import FileSpecConfig, SpecConfig, TableSpecConfig
 __all__ = [
     "FAMILIES",
     "ArchitectureConfig",
-    "BarrierConfig",
     "CIFAR10Config",
     "CifarResNetConfig",
-    "CurvedBarrierConfig",
     "DatasetConfig",
     "DeepEnsembleConfig",
     "DigitsConfig",
-    "EvaluationConfig",
     "FashionMNISTConfig",
     "FileSpecConfig",
     "GPTConfig",
@@ -61,14 +49,10 @@ __all__ = [
     "MCDropoutConfig",
     "MLPConfig",
     "MNISTConfig",
-    "MarginalizedBarrierConfig",
     "MeanFieldVIConfig",
     "OptimizerConfig",
-    "PointwiseBarrierConfig",
     "PosteriorSource",
-    "RepairBarrierConfig",
     "ResNetConfig",
-    "ResetBarrierConfig",
     "RunConfig",
     "SGHMCConfig",
     "SGLDConfig",

@@ -17,8 +17,9 @@ from pydantic import (
     model_validator,
 )
 
+from rebasin_core.barriers.base import BarrierEstimator
+from rebasin_core.barriers.marginalized import MarginalizedBarrier
 from rebasin_core.config.architecture import ArchitectureConfig
-from rebasin_core.config.barrier import BarrierConfig, MarginalizedBarrierConfig
 from rebasin_core.config.dataset import DatasetConfig
 from rebasin_core.config.inference import InferenceConfig, MeanFieldVIConfig
 from rebasin_core.config.spec import SpecConfig
@@ -103,8 +104,8 @@ class RunConfig(BaseModel):
         min_length=1,
         description="The matchers, each tried on its own, names must differ; `weight` and `wasserstein` if not given.",
     )
-    barrier: SerializeAsAny[BarrierConfig] = Field(
-        default_factory=MarginalizedBarrierConfig,
+    barrier: BarrierEstimator = Field(
+        default_factory=MarginalizedBarrier,
         description="How barriers are estimated; by default `marginalized`.",
     )
     splits: tuple[Split, ...] = Field(("test",), min_length=1, description="On which examples barriers are estimated.")

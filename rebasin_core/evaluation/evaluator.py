@@ -56,7 +56,9 @@ class Evaluator:
         self._model = FunctionalModel(model, device=like.device, dtype=like.dtype)
         self._batches = held_batches(self._model, data)
         self.likelihood = Likelihood.of(likelihood)
-        self._num_samples, self._seed, self._adjust = num_samples, seed, adjust
+        self._num_samples = num_samples
+        self._seed = seed
+        self._adjust = adjust
         self._options = options or EvaluationOptions()
 
     def predictions(self, posterior: Posterior, *, groups: int = 0, keep_outputs: bool = False) -> Predictions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -64,7 +63,7 @@ class StratifiedPredictor:
         self._likelihood = likelihood
         self._num_samples = num_samples
         self._seed = seed
-        self._options = replace(options, allocation="even")  # within a stratum
+        self._options = options.model_copy(update={"allocation": "even"})  # within a stratum
 
     def pilot(self, posterior: Posterior) -> LossEstimate:
         """Return the loss from a few samples that are used for nothing but an allocation.

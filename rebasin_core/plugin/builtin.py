@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rebasin_core.assignment.base import AssignmentSolver
+    from rebasin_core.barriers.base import BarrierEstimator
     from rebasin_core.config.architecture import ArchitectureConfig
-    from rebasin_core.config.barrier import BarrierConfig
     from rebasin_core.config.dataset import DatasetConfig
     from rebasin_core.config.inference import InferenceConfig
     from rebasin_core.config.spec import SpecConfig
@@ -143,16 +143,16 @@ def rebasin_matchers() -> Sequence[type[Matcher]]:
 
 
 @hookimpl
-def rebasin_barriers() -> Sequence[type[BarrierConfig]]:
+def rebasin_barriers() -> Sequence[type[BarrierEstimator]]:
     """Return the barrier estimators."""
-    from rebasin_core.config import barrier
+    from rebasin_core import barriers
 
     return [
-        barrier.MarginalizedBarrierConfig,
-        barrier.PointwiseBarrierConfig,
-        barrier.ResetBarrierConfig,
-        barrier.RepairBarrierConfig,
-        barrier.CurvedBarrierConfig,
+        barriers.MarginalizedBarrier,
+        barriers.PointwiseBarrier,
+        barriers.ResetBarrier,
+        barriers.RepairBarrier,
+        barriers.CurvedBarrier,
     ]
 
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rebasin_core.assignment.base import AssignmentSolver
+    from rebasin_core.barriers.base import BarrierEstimator
     from rebasin_core.config.architecture import ArchitectureConfig
-    from rebasin_core.config.barrier import BarrierConfig
     from rebasin_core.config.dataset import DatasetConfig
     from rebasin_core.config.inference import InferenceConfig
     from rebasin_core.config.spec import SpecConfig
@@ -76,8 +76,8 @@ class HookSpecs:
         """Return the classes of metrics."""
 
     @hookspec
-    def rebasin_barriers(self) -> Sequence[type[BarrierConfig]]:
-        """Return the configuration classes of barrier estimators."""
+    def rebasin_barriers(self) -> Sequence[type[BarrierEstimator]]:
+        """Return the classes of barrier estimators."""
 
     @hookspec
     def rebasin_posteriors(self) -> Sequence[type[Posterior]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 from rebasin_core.assignment.base import AssignmentSolver
+from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.config.base import StrategyConfig
 from rebasin_core.config.reading import parse_strategy
 from rebasin_core.errors import BrokenPluginWarning, PluginError, UnknownNameError, nearest
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 INTERFACES: Mapping[str, type[Any]] = {
     "assignment": AssignmentSolver,
+    "barrier": BarrierEstimator,
     "likelihood": Likelihood,
     "matcher": Matcher,
     "metric": Metric,

@@ -222,7 +222,7 @@ class Setting:
         Raises:
             InvalidInputError: If the estimator cannot take these posteriors.
         """
-        return self._config.barrier.build().estimate(
+        return self._config.barrier.estimate(
             reference,
             candidate,
             model=self.model,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import rebasin_core as rc
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import ConfigError, InvalidInputError
 from rebasin_core.evaluation import EvaluationOptions, Evaluator, LossEstimate
 
 SCALE = 0.3
@@ -150,5 +150,5 @@ def test_what_cannot_be_done() -> None:
     q, numbers = regression()
     with pytest.raises(InvalidInputError, match="no outputs of every network"):
         rc.score(q, model=nn.Linear(1, 1, bias=False), data=numbers, likelihood="gaussian", evaluation=ADAPTIVE)
-    with pytest.raises(InvalidInputError, match="expected `allocation` among even, adaptive, got 'fair'"):
+    with pytest.raises(ConfigError, match="allocation: expected 'even' or 'adaptive', got 'fair'"):
         EvaluationOptions(**unknown)
