@@ -17,6 +17,10 @@ class InvalidInputError(RebasinError, ValueError):
     """A value given by the caller cannot be used: wrong shape, range, dtype or content."""
 
 
+class NoClosedFormError(InvalidInputError):
+    """No distance, divergence, path or barycenter of these posteriors is known."""
+
+
 class SpecError(RebasinError, ValueError):
     """A permutation specification is inconsistent, or does not fit the tensors it is given."""
 

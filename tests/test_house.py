@@ -29,6 +29,22 @@ def test_files_and_functions_stay_small(path: Path) -> None:
             assert lines <= 40, f"{node.name} has {lines} lines"
 
 
+CONCRETE_POSTERIORS = {e.kind.__name__ for e in Registry(external=False).all() if e.family == "posterior"}
+
+
+def test_only_posteriors_know_each_other_by_class() -> None:
+    """Elsewhere a capability or a registered function decides, so that a third party's posterior can join."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+        for path in SHIPPED
+        if "posteriors" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"isinstance", "issubclass"}
+        if CONCRETE_POSTERIORS & {part.id for part in ast.walk(node.args[1]) if isinstance(part, ast.Name)}
+    ]
+    assert not found
+
+
 def test_registered_strategies_are_final() -> None:
     for entry in Registry(external=False).all():
         kinds = [entry.kind]

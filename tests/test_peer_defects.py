@@ -176,7 +176,7 @@ DEFECTS = {
     "moments_of_samples": [variance_in_the_place_of_deviation],
     "complete_samples": [sampling_one_by_one_fails, nested_layers_are_not_sampled],
     "no_aliasing": [state_is_handed_out],
-    "companions_move": [prior_is_not_saved, prior_stays_behind],
+    "auxiliary_tensors_move": [prior_is_not_saved, prior_stays_behind],
     "moments_move": [buffers_stay_behind],
     "order_of_names_does_not_matter": [flat_vectors_in_sorted_order],
     "repeatable": [global_noise],

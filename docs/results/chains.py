@@ -40,7 +40,7 @@ def main() -> None:
     found = {"as sampled": rc.diagnose_chains(chains), "aligned": rc.diagnose_chains(aligned.samples)}
     outputs = functions(chains, FunctionalModel(model), data.test.inputs[:500])
     found["functions"] = rc.diagnose_chains(rc.SamplesPosterior(outputs, chains=chains.chains))
-    print("spread", aligned.spread)
+    print("mean squared distances", aligned.mean_squared_distances)
     moves = [
         rc.count_transpositions(p.compose(q.inverse()))
         for p, q in zip(aligned.permutations, aligned.permutations[1:], strict=False)

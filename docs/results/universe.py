@@ -5,7 +5,7 @@
 Networks 784-w-w-w-10 trained on MNIST from different seeds. *To the first*: every network is matched with the first
 one, and all are averaged. *One after the other*: each is matched with the mean of those before it. *With the mean of
 all*: after `to the first`, all are matched with the mean of all, their own part included, as long as that brings them
-nearer; `match_many` takes the mean of the others. *Spread*: the mean squared distance from the mean of all. *Circle*:
+nearer; `match_many` takes the mean of the others. *Mean squared distance*: to the mean of all. *Circle*:
 the largest share of units that composing the maps 1 to 2, 2 to 3, 3 to 1 leaves out of place.
 """
 
@@ -53,7 +53,7 @@ def trained(root: Path, count: int, width: int) -> tuple[torch.nn.Module, rc.Per
     return model, architecture.spec(model), networks, list(data.test.batches(1000))
 
 
-def spread(members: list[rc.Posterior]) -> float:
+def mean_squared_distance(members: list[rc.Posterior]) -> float:
     """Return the mean squared distance of networks from their mean."""
     middle = rc.barycenter(members)
     return sum(squared_moment_distance(middle, q) for q in members) / len(members)
@@ -64,7 +64,7 @@ def with_mean_of_all(members: list[rc.Posterior], spec: rc.PermutationSpec) -> l
     for _ in range(20):
         middle = rc.barycenter(members)
         nearer = [rc.match(middle, q, spec, WEIGHT).apply(q) for q in members]
-        if spread(nearer) >= spread(members):
+        if mean_squared_distance(nearer) >= mean_squared_distance(members):
             break
         members = nearer
     return members
@@ -84,7 +84,7 @@ def main() -> None:  # ruff: ignore[too-many-locals] - a script
     def row(label: str, members: list[rc.Posterior], seconds: float, error: float | None = None) -> list[str]:
         score = rc.score(rc.barycenter(members), model=model, data=test)
         around = "" if error is None else f"{100 * error:.1f} %"
-        near = f"{spread(members):.1f}"
+        near = f"{mean_squared_distance(members):.1f}"
         return [label, f"{100 * score.values['accuracy']:.2f} %", f"{score.nll:.4f}", near, f"{seconds:.1f}", around]
 
     singles = [rc.score(q, model=model, data=test) for q in networks]
@@ -109,7 +109,7 @@ def main() -> None:  # ruff: ignore[too-many-locals] - a script
         seconds = time.perf_counter() - start
         label = f"`match_many`, {name}, {len(many.trace) - 1} rounds"
         rows.append(row(label, list(many.posteriors), seconds, circle(many.between, units)))
-    headers = ["", "accuracy", "NLL (nats)", "spread", "seconds", "circle"]
+    headers = ["", "accuracy", "NLL (nats)", "mean squared distance", "seconds", "circle"]
     print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
 
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.base import AbstractLogDensity, Posterior
+from rebasin_core.posteriors.capabilities import AbstractLogDensity
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.statistics import mean_stderr
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.layout import Layout
 

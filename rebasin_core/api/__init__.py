@@ -7,7 +7,7 @@ from rebasin_core.api.many import ManyMatch, match_many
 from rebasin_core.api.matching import barrier, build, match
 from rebasin_core.api.merging import Merged, greedy_soup, merge, save_checkpoint
 from rebasin_core.api.plane import HullLosses, LossPlane, hull_losses, loss_plane
-from rebasin_core.api.samples import AlignedSamples, Summary, align_samples, summarise
+from rebasin_core.api.samples import AlignedSamples, Summary, align_samples, summarize
 from rebasin_core.api.tracing import trace_spec
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "save_checkpoint",
     "score",
     "star",
-    "summarise",
+    "summarize",
     "trace_spec",
     "write_back",
 ]

@@ -119,7 +119,7 @@ def load_posterior(path: Path | str, *, model: nn.Module | None = None, registry
 
 def _with_buffers(point: Posterior, model: nn.Module | None) -> Posterior:
     """Return a point whose buffers are those of a model, whatever the kinds of its numbers are."""
-    if model is None or not isinstance(point, PointPosterior):
+    if model is None or not point.is_point:
         return point
     every, names = {**point.mean, **point.buffers}, dict(model.named_buffers()).keys()
     if point.buffers.keys() >= names:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.api.matching import barrier, match
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.barycenter import barycenter
+from rebasin_core.posteriors.barycenter import barycenter_or_moments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -103,15 +103,18 @@ def barrier_matrix(  # ruff: ignore[too-many-arguments] - the problem's parts, k
 @final
 @dataclass(frozen=True, slots=True)
 class Star:
-    """The barriers from the barycentre of several posteriors to each of them.
+    """The barriers from the barycenter of several posteriors to each of them.
 
     Attributes:
-        center: The barycentre.
-        curves: The loss from the centre to each.
+        center: The barycenter.
+        curves: The loss from the center to each.
+        is_barycenter: Whether `center` is the 2-Wasserstein barycenter. False where none is registered for these kinds
+            of posteriors: then it is their `moment_barycenter`.
     """
 
     center: Posterior
     curves: tuple[LossCurve, ...]
+    is_barycenter: bool = True
 
 
 def star(
@@ -122,7 +125,7 @@ def star(
     estimator: BarrierEstimator | str | Mapping[str, object] | None = None,
     **options: Any,  # ruff: ignore[any-type] - those of `barrier`
 ) -> Star:
-    """Return the loss on the paths from the barycentre of (aligned) posteriors to each of them.
+    """Return the loss on the paths from the barycenter of (aligned) posteriors to each of them.
 
     Args:
         networks: At least one, already aligned.
@@ -132,12 +135,13 @@ def star(
         **options: Further arguments of `barrier`.
 
     Returns:
-        The centre and the curves.
+        The center and the curves.
 
     Raises:
         InvalidInputError: If the networks do not fit each other, the model or the data.
     """
     posteriors = [as_posterior(network, model=model) for network in networks]
-    center, held = barycenter(posteriors), list(data)
+    center, is_barycenter = barycenter_or_moments(posteriors)
+    held = list(data)
     curves = [barrier(center, q, model=model, data=held, estimator=estimator, **options) for q in posteriors]
-    return Star(center, tuple(curves))
+    return Star(center, tuple(curves), is_barycenter)

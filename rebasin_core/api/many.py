@@ -1,4 +1,4 @@
-"""Many networks in one common order: maps that compose to the identity around every circle."""
+"""Many networks in one common order: permutations that compose to the identity around every cycle."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tqdm import tqdm
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.api.matching import as_matcher
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.barycenter import barycenter
+from rebasin_core.posteriors.barycenter import barycenter, barycenter_or_moments
+from rebasin_core.posteriors.capabilities import AbstractMixture
 from rebasin_core.posteriors.divergence import squared_moment_distance
-from rebasin_core.posteriors.samples import SamplesPosterior
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,9 +33,9 @@ class ManyMatch:
     """Many networks or posteriors in one common order, the *universe*.
 
     Attributes:
-        permutations: How each is moved into it.
-        posteriors: The moved posteriors.
-        trace: The mean squared distance from the barycentre (means and standard deviations) before the first round and
+        permutations: The permutation of each into it.
+        posteriors: The permuted posteriors.
+        trace: The mean squared distance to the barycenter (of means and standard deviations) before the first round and
             after each; it never rises.
     """
 
@@ -44,11 +44,11 @@ class ManyMatch:
     trace: tuple[float, ...]
 
     def between(self, source: int, target: int) -> Permutation:
-        """Return what moves one onto another: into the universe, and out again. Circles compose to the identity.
+        """Return the permutation that aligns `source` to `target`; around a cycle these compose to the identity.
 
         Args:
-            source: The number of the one that is moved.
-            target: The number of the other.
+            source: The number of the candidate.
+            target: The number of the reference.
 
         Returns:
             The permutation.
@@ -57,12 +57,16 @@ class ManyMatch:
 
     @property
     def center(self) -> Posterior:
-        """The barycentre of the moved posteriors: the merged network."""
+        """The barycenter of the permuted posteriors: the merged network.
+
+        Raises:
+            NoClosedFormError: If no barycenter is registered for these kinds; see `moment_barycenter`.
+        """
         return barycenter(self.posteriors)
 
 
 def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the second
-    networks: Sequence[PosteriorLike] | SamplesPosterior,
+    networks: Sequence[PosteriorLike] | AbstractMixture,
     spec: PermutationSpec,
     *,
     matcher: Matcher | str | Mapping[str, object] = "wasserstein",
@@ -72,15 +76,17 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> ManyMatch:
-    r"""Move many networks or posteriors into one common order.
+    r"""Permute many networks or posteriors into one common order.
 
-    In every round each of them, in random order, is matched with the barycentre of all the others, and moved if that
+    In every round each of them, in random order, is matched with the barycenter of all the others, and permuted if that
     brings it nearer: block coordinate ascent on $\sum_{i<j} \langle P_i \theta_i, P_j \theta_j \rangle$, until nothing
-    moves. (In the barycentre of all, a network would also be compared with itself as it stands, and stay there.)
+    changes. (The barycenter of all would contain the network itself, which favors its current order.) Where no
+    barycenter is registered for these kinds of posteriors, their means and standard deviations are averaged
+    (`moment_barycenter`).
 
     Args:
-        networks: At least one posterior, or anything that `as_posterior` takes; or the samples of a chain, with their
-            weights.
+        networks: At least one posterior, or anything that `as_posterior` takes; or the samples of a chain or the
+            components of a mixture, with their weights.
         spec: The symmetries of the network.
         matcher: A registered name (``frank_wolfe``, ...), a mapping with ``name`` and options, or an instance.
         max_rounds: The most rounds.
@@ -90,7 +96,7 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
         progress: Whether to show a progress bar.
 
     Returns:
-        The permutations, and the moved posteriors.
+        The permutations, and the permuted posteriors.
 
     Raises:
         InvalidInputError: If there is no network, or they do not fit each other or the specification.
@@ -108,8 +114,8 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
         >>> found.trace[-1], found.between(0, 2).is_identity
         (0.0, True)
     """
-    if isinstance(networks, SamplesPosterior):
-        given: list[Posterior] = [networks.member(k) for k in range(networks.num_samples)]
+    if isinstance(networks, AbstractMixture):
+        given = list(networks.components)
         weights = networks.weights.double()
     else:
         given = [as_posterior(network, model=model) for network in networks]
@@ -121,42 +127,55 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
     generator = generator or torch.Generator().manual_seed(0)
     held = None if data is None else list(data)
     order = _Order(given, weights.tolist(), spec)
-    trace = [order.spread()]
+    trace = [mean_squared_distance(order.permuted, weights.tolist())]
     for _ in tqdm(range(max_rounds), desc="match many", leave=False, disable=not progress):
         for k in torch.randperm(len(given), generator=generator, device=generator.device).tolist():
             middle = order.middle_of_others(k)
             if middle is not None:
-                step = strategy.match(middle, order.moved[k], spec, model=model, data=held, generator=generator)
+                step = strategy.match(middle, order.permuted[k], spec, model=model, data=held, generator=generator)
                 order.offer(k, step.permutation, middle)
-        trace.append(order.spread())
+        trace.append(mean_squared_distance(order.permuted, weights.tolist()))
         if trace[-1] >= trace[-2]:
             break
-    return ManyMatch(tuple(order.permutations), tuple(order.moved), tuple(trace))
+    return ManyMatch(tuple(order.permutations), tuple(order.permuted), tuple(trace))
+
+
+def mean_squared_distance(posteriors: Sequence[Posterior], weights: Sequence[float]) -> float:
+    """Return the weighted mean of the squared distances of posteriors to their barycenter.
+
+    Args:
+        posteriors: At least one.
+        weights: One per posterior, summing to one.
+
+    Returns:
+        The mean of `squared_moment_distance` (of means and standard deviations).
+    """
+    center, _ = barycenter_or_moments(posteriors, weights)
+    return sum(w * squared_moment_distance(center, q) for w, q in zip(weights, posteriors, strict=True))
 
 
 @final
 class _Order:
-    """Networks as they stand in the common order."""
+    """Networks in their current common order."""
 
     def __init__(self, given: Sequence[Posterior], weights: Sequence[float], spec: PermutationSpec) -> None:
-        self._given, self._weights = given, weights
+        self._given = given
+        self._weights = weights
         self.permutations = [spec.identity()] * len(given)
-        self.moved = list(given)
+        self.permuted = list(given)
 
     def middle_of_others(self, number: int) -> Posterior | None:
-        """Return the barycentre of all but one; None if these have no weight."""
+        """Return the barycenter of all but one; None if these have no weight."""
         others = [k for k in range(len(self._given)) if k != number]
         weights = [self._weights[k] for k in others]
-        return barycenter([self.moved[k] for k in others], weights) if sum(weights) > 0 else None
+        if not sum(weights) > 0:
+            return None
+        return barycenter_or_moments([self.permuted[k] for k in others], weights)[0]
 
     def offer(self, number: int, step: Permutation, middle: Posterior) -> None:
-        """Move a network if that brings it nearer to the middle of the others."""
+        """Permute a network if that brings it nearer to the barycenter of the others."""
         permutation = self.permutations[number].compose(step.to("cpu"))
         candidate = permutation.apply(self._given[number])
-        if squared_moment_distance(middle, candidate) < squared_moment_distance(middle, self.moved[number]):
-            self.permutations[number], self.moved[number] = permutation, candidate
-
-    def spread(self) -> float:
-        """Return the mean squared distance from the barycentre."""
-        middle = barycenter(self.moved, self._weights)
-        return sum(w * squared_moment_distance(middle, q) for w, q in zip(self._weights, self.moved, strict=True))
+        if squared_moment_distance(middle, candidate) < squared_moment_distance(middle, self.permuted[number]):
+            self.permutations[number] = permutation
+            self.permuted[number] = candidate

@@ -11,7 +11,6 @@ from rebasin_core.api.tracing import with_installed_rules
 from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.registry import Registry, default_registry
-from rebasin_core.posteriors.point import PointPosterior
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -190,7 +189,7 @@ def barrier(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
         0.0
     """
     ends = as_posterior(reference, model=model), as_posterior(candidate, model=model)
-    points = all(isinstance(end, PointPosterior) for end in ends)
+    points = all(end.is_point for end in ends)
     chosen = BarrierEstimator.of(estimator or ("pointwise" if points else "marginalized"))
     shorthands = {"num_points": num_points, "num_samples": num_samples, "path": path, "metric": metric}
     options = {name: value for name, value in shorthands.items() if value is not None}

@@ -15,7 +15,7 @@ from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.normalization import BatchStatistics
 from rebasin_core.evaluation.predictive import held_batches
 from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair
-from rebasin_core.posteriors.barycenter import Weights, barycenter
+from rebasin_core.posteriors.barycenter import barycenter, barycenter_or_moments
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.tensors.files import write_bytes
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.metric import Metric
     from rebasin_core.evaluation.predictive import Batches
     from rebasin_core.matchers.base import Matcher
+    from rebasin_core.posteriors.averaging import Weights
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.permutation import Permutation
@@ -46,11 +47,14 @@ class Merged:
         posterior: The merged one.
         permutations: How each was moved before; the reference by the identity.
         members: Their numbers among those given, in the order in which they were taken.
+        is_barycenter: Whether the members were averaged by their 2-Wasserstein barycenter. False where none is
+            registered for these kinds of posteriors: then `posterior` is their `moment_barycenter`.
     """
 
     posterior: Posterior
     permutations: tuple[Permutation, ...]
     members: tuple[int, ...]
+    is_barycenter: bool = True
 
 
 def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the second
@@ -65,7 +69,10 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
     data: Batches | None = None,
     generator: torch.Generator | None = None,
 ) -> Merged:
-    """Align networks or posteriors with one of them, and return their 2-Wasserstein barycentre: of points, the mean.
+    """Align networks or posteriors with one of them, and return their 2-Wasserstein barycenter: of points, the mean.
+
+    Where no barycenter is registered for these kinds of posteriors, their means and standard deviations are averaged
+    (`moment_barycenter`); the result says so.
 
     Args:
         networks: At least one; each a posterior, or anything that `as_posterior` takes.
@@ -112,10 +119,10 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
                     posteriors[reference], posterior, spec, model=model, data=held, generator=generator
                 )
                 permutations[number], moved[number] = found.permutation, found.apply(posterior)
-    result = barycenter(moved, weights)
+    result, is_barycenter = barycenter_or_moments(moved, weights)
     if repair is not None:
         result = _repaired(moved, result, repair, weights, model, held)
-    return Merged(result, tuple(permutations), tuple(range(len(posteriors))))
+    return Merged(result, tuple(permutations), tuple(range(len(posteriors))), is_barycenter)
 
 
 def _repaired(  # ruff: ignore[too-many-positional-arguments] - private, called once
@@ -126,7 +133,7 @@ def _repaired(  # ruff: ignore[too-many-positional-arguments] - private, called 
     model: nn.Module | None,
     data: Sequence[tuple[Tensor, Tensor]] | None,
 ) -> Posterior:
-    if repair not in get_args(RepairName) or model is None or not data or not isinstance(merged, PointPosterior):
+    if repair not in get_args(RepairName) or model is None or not data or not merged.is_point:
         message = (
             f"a repair among {get_args(RepairName)} needs points, `model` and `data`; got {repair!r} for a "
             f"{merged.kind!r} posterior"
@@ -206,13 +213,12 @@ def greedy_soup(  # ruff: ignore[too-many-arguments] - the problem's parts, keyw
     moved = [p.apply(q) for p, q in zip(aligned.permutations, posteriors, strict=True)]
     members, best = [order[0]], losses[order[0]]
     for number in order[1:]:
-        attempt = loss(barycenter([moved[k] for k in (*members, number)]))
+        attempt = loss(barycenter_or_moments([moved[k] for k in (*members, number)])[0])
         if attempt <= best:
             members.append(number)
             best = attempt
-    return Merged(
-        barycenter([moved[k] for k in members]), tuple(aligned.permutations[k] for k in members), tuple(members)
-    )
+    average, is_barycenter = barycenter_or_moments([moved[k] for k in members])
+    return Merged(average, tuple(aligned.permutations[k] for k in members), tuple(members), is_barycenter)
 
 
 def save_checkpoint(network: PosteriorLike, path: Path | str, *, model: nn.Module | None = None) -> None:

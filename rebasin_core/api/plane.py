@@ -11,7 +11,7 @@ from tqdm import tqdm
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.evaluator import Evaluator
-from rebasin_core.posteriors.barycenter import barycenter
+from rebasin_core.posteriors.barycenter import barycenter_or_moments
 from rebasin_core.posteriors.point import PointPosterior
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.loss import LossEstimate
     from rebasin_core.evaluation.predictive import Batches
 
 
@@ -136,12 +137,15 @@ class HullLosses:
         loss: ``[M]``: nats per example.
         excess: ``[M]``: how far the loss lies above the weighted mean of the corners' losses.
         stderr: ``[M]``: Monte Carlo standard error of ``loss``; zero for points.
+        is_barycenter: Whether the losses are those of 2-Wasserstein barycenters. False where none is registered for
+            these kinds of posteriors: then they are those of their `moment_barycenter`, at the corners too.
     """
 
     weights: Tensor
     loss: Tensor
     excess: Tensor
     stderr: Tensor
+    is_barycenter: bool = True
 
 
 def hull_losses(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the first
@@ -162,7 +166,7 @@ def hull_losses(  # ruff: ignore[too-many-arguments] - the problem's parts, keyw
         model: The network.
         data: Batches ``(inputs, targets)``.
         likelihood: An instance or a name.
-        num_places: Places beside the corners, each the barycentre under weights from a flat Dirichlet distribution.
+        num_places: Places beside the corners, each the barycenter under weights from a flat Dirichlet distribution.
         num_samples: Networks drawn at each place, with shared noise; points need one.
         generator: Source of the places; a fixed seed if not given.
         progress: Whether to show a progress bar.
@@ -188,7 +192,12 @@ def hull_losses(  # ruff: ignore[too-many-arguments] - the problem's parts, keyw
     weights = torch.cat([torch.eye(count, dtype=torch.float64), drawn / drawn.sum(1, keepdim=True)])
     evaluator = Evaluator(model, data, posteriors[0], likelihood=likelihood, num_samples=num_samples)
     bar = tqdm(weights.tolist(), desc="hull", unit="place", leave=False, disable=not progress)
-    estimates = [evaluator.loss(barycenter(posteriors, row), where=f"the place {row} of the hull") for row in bar]
+    estimates: list[LossEstimate] = []
+    exact = True
+    for row in bar:
+        average, is_barycenter = barycenter_or_moments(posteriors, row)
+        estimates.append(evaluator.loss(average, where=f"the point {row} of the hull"))
+        exact = exact and is_barycenter
     loss = torch.tensor([estimate.loss for estimate in estimates], dtype=torch.float64)
     stderr = torch.tensor([estimate.stderr for estimate in estimates], dtype=torch.float64).nan_to_num(0.0)
-    return HullLosses(weights, loss, loss - weights @ loss[:count], stderr)
+    return HullLosses(weights, loss, loss - weights @ loss[:count], stderr, exact)

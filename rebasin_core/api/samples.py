@@ -1,63 +1,64 @@
-"""Many modes made one: samples aligned with each other, and summarised in one compact posterior."""
+"""Samples aligned with each other, and summarized in one compact posterior."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
+from typing import TYPE_CHECKING, TypeAlias, final, get_args
 
 import torch
 from tqdm import tqdm
 
-from rebasin_core.api.many import match_many
+from rebasin_core.api.conversion import PosteriorLike, as_posterior
+from rebasin_core.api.many import match_many, mean_squared_distance
 from rebasin_core.api.matching import as_matcher
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
-from rebasin_core.posteriors.full_gaussian import FullGaussianPosterior
-from rebasin_core.posteriors.low_rank_gaussian import LowRankGaussianPosterior
+from rebasin_core.posteriors.capabilities import AbstractEmpirical, AbstractMixture
 from rebasin_core.posteriors.mixture import MixturePosterior
-from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.posteriors.samples import SamplesPosterior
+from rebasin_core.posteriors.summary import SummaryKind, gaussian_summary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torch import Tensor, nn
+    from torch import nn
 
     from rebasin_core.evaluation.predictive import Batches
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.base import Posterior
-    from rebasin_core.posteriors.companions import CompanionOptions
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.permutation import Permutation
 
-SummaryKind: TypeAlias = Literal["diagonal_gaussian", "low_rank_gaussian", "full_gaussian"]
+SamplesLike: TypeAlias = AbstractMixture | Sequence[PosteriorLike]
+"""Samples, a mixture, or a sequence of networks or posteriors."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class AlignedSamples:
-    r"""Samples moved onto each other.
+    r"""Samples aligned with each other.
 
     Attributes:
-        samples: The moved samples: of the same function each, and so of the same predictive distribution.
-        permutations: How each was moved, into one common order: from sample $a$ to sample $b$ it is the first's
-            permutation and then the inverse of the second's, and around any circle these compose to the identity.
-        spread: The mean squared distance of samples from their mean, before the first round and after each.
+        samples: The permuted samples, of the same predictive distribution as before: a `SamplesPosterior` if all are
+            single networks, a mixture otherwise.
+        permutations: The permutation of each into one common order. Sample $a$ is aligned to sample $b$ by
+            $P_b^{-1} P_a$; around a cycle these compose to the identity.
+        mean_squared_distances: The mean squared distance to the barycenter, before the first round and after each. Of
+            single networks it is that of their parameters to the mean; of others, that of means and standard
+            deviations.
     """
 
-    samples: SamplesPosterior
+    samples: AbstractMixture
     permutations: tuple[Permutation, ...]
-    spread: tuple[float, ...]
+    mean_squared_distances: tuple[float, ...]
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A compact posterior in the place of many samples.
+    """A compact posterior that stands for many samples.
 
     Attributes:
         posterior: The posterior, with the mean and the marginal standard deviations of the aligned samples.
-        aligned: The samples it summarises.
+        aligned: The samples it summarizes.
     """
 
     posterior: Posterior
@@ -65,7 +66,7 @@ class Summary:
 
 
 def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the second
-    samples: SamplesPosterior | MixturePosterior | Sequence[Mapping[str, Tensor]],
+    samples: SamplesLike,
     spec: PermutationSpec,
     *,
     reference: int | None = None,
@@ -76,18 +77,19 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> AlignedSamples:
-    """Move the members of an ensemble, or the draws of chains, onto each other.
+    """Align the members of an ensemble, the draws of chains, or the components of a mixture with each other.
 
     With a ``reference``, every sample is matched with that one. Without, all find a common order, as by `match_many`.
-    Samples that symmetries may permute (of a posterior under an exchangeable prior) are as good afterwards as before.
+    Under an exchangeable prior the posterior has these symmetries, and the permuted samples are as good as before.
 
     Args:
-        samples: Samples, points as components of a mixture, or parameters of several networks.
+        samples: Samples, a mixture, or a sequence of at least one network or posterior: anything that `as_posterior`
+            takes (points, modules, state dicts, ...).
         spec: The symmetries of the network.
         reference: The number of the sample that all are matched with; None for a common order.
         matcher: A registered name, a mapping with ``name`` and options, or an instance.
         max_rounds: Most rounds of matching with the mean of the others.
-        model: The network, for matchers that run it.
+        model: The network, for matchers that run it, and for objects that do not know the names of its parameters.
         data: Batches ``(inputs, targets)``, for matchers that need data.
         generator: Source of randomness; a fixed seed if not given.
         progress: Whether to show a progress bar.
@@ -103,12 +105,13 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
         >>> a = {"in": torch.tensor([[1.0], [2.0]]), "out": torch.tensor([[1.0, 2.0]])}
         >>> b = {"in": torch.tensor([[2.0], [1.0]]), "out": torch.tensor([[2.0, 1.0]])}
         >>> found = align_samples([a, b], table_spec({"in": "hidden, -", "out": "-, hidden"}, a))
-        >>> found.spread[0], found.spread[-1]
+        >>> found.mean_squared_distances[0], found.mean_squared_distances[-1]
         (1.0, 0.0)
     """
-    given = _as_samples(samples)
-    if reference is not None and not 0 <= reference < given.num_samples:
-        message = f"expected a reference from 0 to {given.num_samples - 1}, got {reference!r}"
+    given = _as_mixture(samples, model)
+    components = given.components
+    if reference is not None and not 0 <= reference < len(components):
+        message = f"expected a reference from 0 to {len(components) - 1}, got {reference!r}"
         raise InvalidInputError(message)
     generator = generator or torch.Generator().manual_seed(0)
     if reference is None:
@@ -123,17 +126,19 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
             progress=progress,
         )
         return AlignedSamples(given.permute_each(found.permutations), found.permutations, found.trace)
-    strategy, target = as_matcher(matcher), given.member(reference)
+    strategy = as_matcher(matcher)
     permutations = tuple(
-        strategy.match(target, given.member(k), spec, model=model, data=data, generator=generator).permutation.to("cpu")
-        for k in tqdm(range(given.num_samples), desc="align samples", leave=False, disable=not progress)
+        strategy.match(components[reference], q, spec, model=model, data=data, generator=generator).permutation.to(
+            "cpu"
+        )
+        for q in tqdm(components, desc="align samples", leave=False, disable=not progress)
     )
     aligned = given.permute_each(permutations)
-    return AlignedSamples(aligned, permutations, (_spread(given), _spread(aligned)))
+    return AlignedSamples(aligned, permutations, (_mean_squared_distance(given), _mean_squared_distance(aligned)))
 
 
-def summarise(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the second
-    samples: SamplesPosterior | MixturePosterior | Sequence[Mapping[str, Tensor]],
+def summarize(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the second
+    samples: SamplesLike,
     spec: PermutationSpec,
     *,
     kind: SummaryKind = "diagonal_gaussian",
@@ -143,16 +148,16 @@ def summarise(  # ruff: ignore[too-many-arguments] - the problem's parts, keywor
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> Summary:
-    r"""Return one compact posterior for an ensemble or for chains, after aligning them.
+    r"""Return one compact posterior for an ensemble, for chains or for a mixture, after aligning them.
 
     The mean and the marginal standard deviations are those of the aligned samples. ``low_rank_gaussian`` keeps the
-    first principal directions of the deviations as factor, and puts what they leave of the marginal variances into the
-    diagonal; ``full_gaussian`` keeps all deviations (its covariance has the rank of the samples).
+    first principal directions of the deviations from the mean as factor, and puts the rest of the marginal variances
+    into the diagonal; ``full_gaussian`` keeps the covariance (of single networks it has at most their number as rank).
 
     Args:
-        samples: Samples, points as components of a mixture, or parameters of several networks.
+        samples: As for `align_samples`.
         spec: The symmetries of the network.
-        kind: Of the summary.
+        kind: The kind of the summary.
         rank: Rows of the factor of a ``low_rank_gaussian``; at most one less than there are samples.
         reference: The number of the sample that all are matched with; None for a common order.
         matcher: A registered name, a mapping with ``name`` and options, or an instance.
@@ -169,65 +174,42 @@ def summarise(  # ruff: ignore[too-many-arguments] - the problem's parts, keywor
         T. Xiao, W. Liu, R. Bamler (2024), "A compact representation for Bayesian neural networks by removing
         permutation symmetry", arXiv 2401.00611.
     """
-    given = _as_samples(samples)
-    if kind not in get_args(SummaryKind) or given.num_samples < 2 or rank < 1:  # ruff: ignore[magic-value-comparison] - a spread needs two
+    given = _as_mixture(samples, None)
+    count = len(given.weights)
+    if kind not in get_args(SummaryKind) or count < 2 or rank < 1:  # ruff: ignore[magic-value-comparison] - a standard deviation needs two
         message = (
             f"expected at least two samples, a rank of at least 1 and a kind among {get_args(SummaryKind)}, got "
-            f"{given.num_samples}, {rank!r} and {kind!r}"
+            f"{count}, {rank!r} and {kind!r}"
         )
         raise InvalidInputError(message)
     aligned = align_samples(given, spec, reference=reference, matcher=matcher, generator=generator, progress=progress)
-    return Summary(_gaussian(aligned.samples, kind, rank), aligned)
+    return Summary(gaussian_summary(aligned.samples, kind, rank), aligned)
 
 
-def _gaussian(samples: SamplesPosterior, kind: SummaryKind, rank: int) -> Posterior:
-    names = samples.random_names
-    mean, stddev = ({n: part[n] for n in names} for part in (samples.mean, samples.stddev))
-    fixed = {name: tensor for name, tensor in samples.mean.items() if name not in names}
-    rest: CompanionOptions = {"fixed": fixed, "buffers": samples.buffers, "prior": None}
-    if kind == "diagonal_gaussian":
-        return DiagonalGaussianPosterior(mean, stddev, **rest)
-    root = samples.weights.sqrt()
-    rows = {
-        name: root.to(tensor).reshape(-1, *[1] * mean[name].dim()) * (tensor - mean[name])
-        for name, tensor in samples.samples.items()
-    }
-    if kind == "full_gaussian":
-        return FullGaussianPosterior(mean, rows, **rest)
-    gram = sum(t.reshape(len(t), -1).double() @ t.reshape(len(t), -1).double().T for t in rows.values())
-    _, vectors = torch.linalg.eigh(torch.as_tensor(gram))
-    keep = min(rank, samples.num_samples - 1)
-    directions = vectors[:, -keep:].T.flip(0)  # of falling variance
-    factor = {n: torch.tensordot(directions.to(t), t, dims=1) for n, t in rows.items()}
-    diagonal = {n: (s.square() - factor[n].square().sum(0)).clamp_min(0).sqrt() for n, s in stddev.items()}
-    return LowRankGaussianPosterior(mean, diagonal, factor, **rest)
-
-
-def _as_samples(
-    samples: SamplesPosterior | MixturePosterior | Sequence[Mapping[str, Tensor]],
-) -> SamplesPosterior:
-    """Return any collection of networks as samples."""
-    if isinstance(samples, SamplesPosterior):
+def _as_mixture(samples: SamplesLike, model: nn.Module | None) -> AbstractMixture:
+    """Return any collection of networks as one posterior: as samples if all are single networks."""
+    if isinstance(samples, AbstractEmpirical):
         return samples
-    weights: Tensor | None = None
-    if isinstance(samples, MixturePosterior):
-        points, weights = list(samples.components), samples.weights
-        strangers = sorted({q.kind for q in points if not isinstance(q, PointPosterior)})
-        if strangers:
-            message = f"expected points as components, got {strangers}; draw samples of them"
-            raise InvalidInputError(message)
-    else:
-        points = [PointPosterior(dict(tensors)) for tensors in samples]
-    if not points:
+    if isinstance(samples, AbstractMixture):
+        if not all(q.is_point for q in samples.components):
+            return samples
+        return SamplesPosterior.from_points(samples.components, weights=samples.weights)
+    if isinstance(samples, Mapping) or not isinstance(samples, Sequence):
+        message = (
+            f"expected samples, a mixture or a sequence of networks, got one `{type(samples).__qualname__}`; put "
+            "several networks into a list"
+        )
+        raise InvalidInputError(message)
+    posteriors = [as_posterior(network, model=model) for network in samples]
+    if not posteriors:
         message = "expected at least one sample, got none"
         raise InvalidInputError(message)
-    means, buffers = [q.mean for q in points], [q.buffers for q in points]
-    return SamplesPosterior(
-        {name: torch.stack([mean[name] for mean in means]) for name in means[0]},
-        sample_buffers={name: torch.stack([own[name] for own in buffers]) for name in buffers[0]},
-        weights=weights,
-    )
+    if all(q.is_point for q in posteriors):
+        return SamplesPosterior.from_points(posteriors)
+    return MixturePosterior(posteriors)
 
 
-def _spread(samples: SamplesPosterior) -> float:
-    return sum(tensor.double().square().sum().item() for tensor in samples.stddev.values())
+def _mean_squared_distance(samples: AbstractMixture) -> float:
+    if all(q.is_point for q in samples.components):
+        return sum(tensor.double().square().sum().item() for tensor in samples.stddev.values())
+    return mean_squared_distance(samples.components, samples.weights.tolist())

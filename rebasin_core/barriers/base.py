@@ -11,7 +11,7 @@ import torch
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.predictive import held_batches
-from rebasin_core.posteriors.pairing import require_same_tensors
+from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.strategy import Strategy
 
 if TYPE_CHECKING:

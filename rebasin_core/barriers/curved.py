@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from rebasin_core.barriers.path_barrier import AbstractNetworkBarrier
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.pairing import blend_buffers
+from rebasin_core.posteriors.interpolation import interpolate_buffers
 from rebasin_core.posteriors.point import PointPosterior
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class CurvedBarrier(AbstractNetworkBarrier):
 
         def point(t: float) -> Posterior:
             here = _at(self.kind, t, reference.mean, bend, candidate.mean)
-            return PointPosterior(here, buffers=blend_buffers(reference.buffers, candidate.buffers, t))
+            return PointPosterior(here, buffers=interpolate_buffers(reference.buffers, candidate.buffers, t))
 
         return point
 
@@ -93,7 +93,7 @@ class CurvedBarrier(AbstractNetworkBarrier):
             for inputs, targets in problem.calibration:
                 t = torch.rand((), generator=generator).item()
                 with torch.enable_grad():
-                    buffers = blend_buffers(problem.reference.buffers, problem.candidate.buffers, t)
+                    buffers = interpolate_buffers(problem.reference.buffers, problem.candidate.buffers, t)
                     outputs = problem.model({**_at(self.kind, t, first, bend, last), **buffers}, inputs)
                     problem.likelihood.check(outputs, targets)
                     loss = -problem.likelihood.log_prob(outputs, targets).mean()

@@ -16,7 +16,6 @@ from rebasin_core.api.merging import save_checkpoint
 from rebasin_core.api.tracing import trace_spec
 from rebasin_core.cli.sources import load_model, parse_input
 from rebasin_core.errors import ConfigError
-from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.report.table import barrier_table
 from rebasin_core.specs.files import load_spec
 
@@ -80,7 +79,7 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
         first, second, symmetries, matcher, model=model, data=batches, progress=stderr.isatty(), checkpoint=unfinished
     )
     aligned = result.apply(second)
-    if isinstance(aligned, PointPosterior):
+    if aligned.is_point:
         save_checkpoint(aligned, output)
     else:
         aligned.save(output)

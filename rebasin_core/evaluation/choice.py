@@ -13,7 +13,7 @@ from rebasin_core.evaluation.networks import (
     LoopedNetworks,
     VectorizedNetworks,
 )
-from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
+from rebasin_core.posteriors.capabilities import AbstractIndependentGaussian
 from rebasin_core.tensors.memory import free_memory
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def networks_of(  # ruff: ignore[too-many-arguments] - the problem's parts
         InvalidInputError: If the method cannot be used.
     """
     inputs = batches[0][0]
-    if options.method in {"auto", "local"} and isinstance(posterior, DiagonalGaussianPosterior) and adjust is None:
+    if options.method in {"auto", "local"} and isinstance(posterior, AbstractIndependentGaussian) and adjust is None:
         found = local_layers(posterior, model, inputs)
         if found is not None and (found[1] or options.method == "local"):
             chunk = options.chunk_size or _chunk(model, inputs, num_samples, stacked=False)

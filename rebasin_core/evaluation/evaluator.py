@@ -12,7 +12,6 @@ from rebasin_core.evaluation.metric import Metric
 from rebasin_core.evaluation.networks import EvaluationOptions
 from rebasin_core.evaluation.predictive import held_batches, predict
 from rebasin_core.evaluation.stratified import StratifiedPredictor
-from rebasin_core.posteriors.point import PointPosterior
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,7 +74,7 @@ class Evaluator:
         Raises:
             InvalidInputError: If the posterior does not fit the model, or the outputs do not fit the targets.
         """
-        point = isinstance(posterior, PointPosterior)
+        point = posterior.is_point
         if self._options.allocation == "adaptive" and not point:
             if groups or keep_outputs or self._adjust is not None:
                 message = (

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rebasin_core.evaluation.functional import FunctionalModel
-    from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
+    from rebasin_core.posteriors.capabilities import AbstractIndependentGaussian
 
 # Few rows, and another number of networks than rows, so that shapes that fit by chance are seen.
 _TRIAL_ROWS, _TRIAL_NETWORKS = 2, 3
 
 
 def local_layers(
-    posterior: DiagonalGaussianPosterior, model: FunctionalModel, inputs: Tensor
+    posterior: AbstractIndependentGaussian, model: FunctionalModel, inputs: Tensor
 ) -> tuple[list[Layer], bool] | None:
     """Return the layers whose outputs can be drawn instead of weights, if these are all that is random.
 
@@ -39,9 +39,11 @@ def local_layers(
         The random layers, in order of their call, and whether every example's predictive is exact; None if something
         else is random than dense and convolutional layers that are called once.
     """
+    random = posterior.noisy_names
+    if not random:
+        return None
     tensors = {**posterior.mean, **posterior.buffers}
     model.check(tensors, "the posterior")
-    random = posterior.noisy_names
     called = layers_called_once(model, inputs[:_TRIAL_ROWS], tensors)
     layers = [layer for layer in called if random.intersection(layer.parameter_names)]
     if random.difference(*(layer.parameter_names for layer in layers)) or not layers:
@@ -69,7 +71,7 @@ class LocalNetworks(AbstractNetworks):
 
     def __init__(  # ruff: ignore[too-many-arguments] - one thing a part
         self,
-        posterior: DiagonalGaussianPosterior,
+        posterior: AbstractIndependentGaussian,
         model: FunctionalModel,
         layers: Sequence[Layer],
         options: EvaluationOptions,

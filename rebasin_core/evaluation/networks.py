@@ -12,9 +12,8 @@ from pydantic import PositiveInt
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
+from rebasin_core.posteriors.capabilities import AbstractEmpirical, AbstractIndependentGaussian
 from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior
-from rebasin_core.posteriors.samples import SamplesPosterior
 from rebasin_core.strategy import Options
 
 if TYPE_CHECKING:
@@ -167,11 +166,13 @@ class DrawnNetworks:
         self._seed = seed
         self._adjust = adjust
         self.paired = antithetic
-        self._whole: SamplesPosterior | None = None
-        if isinstance(posterior, SamplesPosterior) and posterior.num_samples <= count and posterior.is_uniform:
+        self._whole: AbstractEmpirical | None = None
+        if isinstance(posterior, AbstractEmpirical) and posterior.num_samples <= count and posterior.is_uniform:
             self._whole = posterior
         self.count = count if self._whole is None else self._whole.num_samples
-        self.independent = isinstance(posterior, DiagonalGaussianPosterior) and not posterior.noisy_names
+        # Points are left out: they have one sample, and no errors that would be paired with those of others.
+        without_noise = isinstance(posterior, AbstractIndependentGaussian) and not posterior.noisy_names
+        self.independent = without_noise and not posterior.is_point
         if antithetic and (count % 2 or not isinstance(posterior, AbstractGaussianPosterior)):
             message = (
                 f"antithetic pairs need a Gaussian posterior and an even number of samples, got a {posterior.kind!r} "

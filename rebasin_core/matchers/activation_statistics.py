@@ -10,7 +10,6 @@ from tqdm import tqdm
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.products import ProductWatch, WeightProduct, products_computed_once
-from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.symmetry.axis import Atom, Axis, is_fixed
 from rebasin_core.tensors.precision import widened, working_dtype
 
@@ -78,7 +77,7 @@ class ResponseProducts:
             )
             raise InvalidInputError(message)
         pair = cls((problem.model, candidate_model), problem, likelihood)
-        points = isinstance(problem.reference, PointPosterior) and isinstance(problem.candidate, PointPosterior)
+        points = problem.reference.is_point and problem.candidate.is_point
         for inputs, targets in tqdm(problem.data, desc="responses", leave=False, disable=not problem.progress):
             pair.add(inputs, targets, 1 if points else samples)
         return pair

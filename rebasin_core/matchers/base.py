@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, final
 import torch
 
 from rebasin_core.errors import InvalidInputError, PriorWarning
-from rebasin_core.posteriors.pairing import require_same_tensors
-from rebasin_core.posteriors.prior import GaussianPrior
+from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -125,8 +124,7 @@ class Matcher(Strategy):
             spec.layout.check({**mean, **posterior.buffers}, what)
         require_same_tensors(*means, "the candidate")
         del means
-        prior = getattr(candidate, "prior", None)
-        if isinstance(prior, GaussianPrior) and not prior.is_exchangeable(spec.layout):
+        if candidate.prior is not None and not candidate.prior.is_exchangeable(spec.layout):
             message = (
                 "the candidate's prior is not the same for all units, so that it moves with them: the aligned "
                 "posterior is one under another prior"

@@ -10,7 +10,7 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.normalization import use_batch_statistics
 from rebasin_core.evaluation.predictive import held_batches
-from rebasin_core.posteriors.pairing import blend_buffers
+from rebasin_core.posteriors.interpolation import interpolate_buffers
 from rebasin_core.tensors.noise import standard_normal
 from rebasin_core.tensors.precision import widened, working_dtype
 
@@ -88,7 +88,7 @@ class MidpointLoss:
                 * standard_normal(tensor.shape, tensor, self._problem.generator)
                 for name, tensor in between.items()
             }
-        buffers = blend_buffers(self._buffers[0], permutation.apply(self._buffers[1]), t)
+        buffers = interpolate_buffers(self._buffers[0], permutation.apply(self._buffers[1]), t)
         outputs = self.model({**between, **buffers}, inputs)
         self._likelihood.check(outputs, targets)
         loss = -self._likelihood.log_prob(outputs, targets).mean()

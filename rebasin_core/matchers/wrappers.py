@@ -22,7 +22,7 @@ from rebasin_core.matchers.frank_wolfe import FrankWolfeMatcher
 from rebasin_core.matchers.result import MatchOutcome, MatchResult
 from rebasin_core.matchers.search import BestSoFar, interruptible
 from rebasin_core.matchers.wasserstein import WassersteinMatcher
-from rebasin_core.posteriors.barycenter import barycenter
+from rebasin_core.posteriors.barycenter import barycenter_or_moments
 from rebasin_core.posteriors.divergence import squared_moment_distance
 from rebasin_core.symmetry.permutation import Permutation
 
@@ -122,8 +122,9 @@ class PortfolioMatcher(Matcher):
     Objectives of different matchers cannot be compared; two measures can:
 
     - ``distance``: $-\lVert M_0 - P M_1 \rVert^2 - \lVert S_0 - P S_1 \rVert^2$ of means and standard deviations.
-    - ``loss``: minus the loss of the barycentre of both on the data that were given, of 8 drawn networks; batch
-      statistics are taken anew.
+    - ``loss``: minus the loss of the barycenter of both on the given data, estimated from 8 sampled networks; batch
+      statistics are recomputed. Where no barycenter is registered for these kinds of posteriors, their means and
+      standard deviations are averaged (`moment_barycenter`).
 
     Raises:
         ConfigError: If an option is invalid.
@@ -184,9 +185,12 @@ class PortfolioMatcher(Matcher):
         evaluator = Evaluator(
             problem.model, data, like, likelihood=self.likelihood, num_samples=_SAMPLES, adjust=adjust
         )
-        return lambda permutation: (
-            -evaluator.loss(barycenter([problem.reference, permutation.apply(problem.candidate)])).loss
-        )
+
+        def value(permutation: Permutation) -> float:
+            midpoint, _ = barycenter_or_moments([problem.reference, permutation.apply(problem.candidate)])
+            return -evaluator.loss(midpoint).loss
+
+        return value
 
 
 def _nearness(problem: MatchProblem) -> Callable[[Permutation], float]:

@@ -1,12 +1,21 @@
-"""Distributions over the parameters of a network, in weight space: one file a representation."""
+"""Distributions over the parameters of a network, in weight space: one file per representation."""
 
 from rebasin_core.posteriors.adapter import AbstractWriteBack, PosteriorAdapter
 from rebasin_core.posteriors.attached import AbstractAttachedPosterior
-from rebasin_core.posteriors.barycenter import barycenter
-from rebasin_core.posteriors.base import AbstractCoupling, AbstractGeodesic, AbstractLogDensity, Posterior
-from rebasin_core.posteriors.companions import Companions
+from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
+from rebasin_core.posteriors.averaging import TensorWeights
+from rebasin_core.posteriors.barycenter import barycenter, moment_barycenter
+from rebasin_core.posteriors.base import Posterior
+from rebasin_core.posteriors.capabilities import (
+    AbstractCoupledPath,
+    AbstractEmpirical,
+    AbstractIndependentGaussian,
+    AbstractLogDensity,
+    AbstractMixture,
+    PosteriorPath,
+)
 from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
-from rebasin_core.posteriors.divergence import kl_divergence, wasserstein_distance
+from rebasin_core.posteriors.divergence import kl_divergence, squared_moment_distance, wasserstein_distance
 from rebasin_core.posteriors.foreign.adapters import (
     AveragedModelAdapter,
     IVONAdapter,
@@ -20,19 +29,30 @@ from rebasin_core.posteriors.kronecker_gaussian import KroneckerGaussianPosterio
 from rebasin_core.posteriors.low_rank_gaussian import LowRankGaussianPosterior
 from rebasin_core.posteriors.mixture import MixturePosterior
 from rebasin_core.posteriors.multiplicative_noise import MultiplicativeNoisePosterior, UnitNoise
+from rebasin_core.posteriors.pairs import register_barycenter, register_geodesic, register_kl, register_wasserstein
+from rebasin_core.posteriors.paths import (
+    coupled_path,
+    displacement_path,
+    geodesic,
+    mean_path,
+    mixture_path,
+    moment_path,
+)
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.posteriors.prior import GaussianPrior
 from rebasin_core.posteriors.samples import SamplesPosterior
 
 __all__ = [
     "AbstractAttachedPosterior",
-    "AbstractCoupling",
+    "AbstractCoupledPath",
+    "AbstractEmpirical",
     "AbstractGaussianPosterior",
-    "AbstractGeodesic",
+    "AbstractIndependentGaussian",
     "AbstractLogDensity",
+    "AbstractMixture",
     "AbstractWriteBack",
+    "AuxiliaryTensors",
     "AveragedModelAdapter",
-    "Companions",
     "DiagonalGaussianPosterior",
     "FullGaussianPosterior",
     "GaussianPrior",
@@ -45,12 +65,26 @@ __all__ = [
     "PointPosterior",
     "Posterior",
     "PosteriorAdapter",
+    "PosteriorPath",
     "PyroGuideAdapter",
     "SamplesPosterior",
+    "TensorWeights",
     "UnitNoise",
     "barycenter",
+    "coupled_path",
+    "displacement_path",
     "from_state_dict",
+    "geodesic",
     "kl_divergence",
     "load_samples",
+    "mean_path",
+    "mixture_path",
+    "moment_barycenter",
+    "moment_path",
+    "register_barycenter",
+    "register_geodesic",
+    "register_kl",
+    "register_wasserstein",
+    "squared_moment_distance",
     "wasserstein_distance",
 ]

@@ -26,7 +26,7 @@ class PosteriorAdapter(ABC):
 
     @abstractmethod
     def to_posterior(self, source: object, *, model: nn.Module | None = None) -> Posterior:
-        """Return the posterior that a foreign object stands for.
+        """Return the posterior that a foreign object represents.
 
         Args:
             source: An object of one of the types in `handles`.

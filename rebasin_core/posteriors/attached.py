@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, TypeAlias, final
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeVar, final
 
 import torch
 from typing_extensions import override
 
 from rebasin_core.errors import FileFormatError, InvalidInputError
+from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
 from rebasin_core.posteriors.base import KIND, Posterior
-from rebasin_core.posteriors.companions import Companions
+from rebasin_core.posteriors.checks import require_same_tensors
+from rebasin_core.posteriors.interpolation import interpolate, interpolate_buffers
 from rebasin_core.tensors.checks import require_finite
 from rebasin_core.tensors.files import read_tensors
 from rebasin_core.tensors.modules import copied
@@ -22,51 +24,62 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rebasin_core.posteriors.capabilities import PosteriorPath
     from rebasin_core.posteriors.prior import GaussianPrior
     from rebasin_core.symmetry.permutation import Permutation
 
+Q = TypeVar("Q", bound="AbstractAttachedPosterior")
 Fields: TypeAlias = "Mapping[str, Mapping[str, Tensor]]"
-_FREE = "free"
+# The prefix of unattached tensors in files.
+_UNATTACHED = "free"
 
 
 class AbstractAttachedPosterior(Posterior):
     """A posterior whose state is tensors of shape ``[*lead, *s]``, each attached to a parameter of shape ``s``.
 
-    A subclass calls ``super().__init__`` with its *fields* (the mean, the standard deviation, the samples: a mapping
-    from parameter names for each), and gets permutation, device moves, files and checks from here. It gives the moments
-    and samples of its random parameters; fixed parameters and buffers are added here. `_rebuild` makes one from fields.
+    A subclass calls ``super().__init__`` with its *fields* (the mean, the standard deviation, the samples: each a
+    mapping from parameter names to tensors). This class then permutes, moves, saves and checks them. The subclass
+    gives the moments and samples of its random parameters; this class adds fixed parameters and buffers. `_rebuild`
+    makes a posterior from fields.
 
     Args:
         fields: For each field, tensors by parameter name; the first field names all random parameters.
-        companions: What is not random.
-        free: Tensors that are attached to no parameter (sample weights).
+        auxiliary: The tensors that are not random.
+        unattached: Tensors that are attached to no parameter (sample weights).
 
     Raises:
         InvalidInputError: If a field names unknown parameters, a name is given twice, or a tensor holds NaN or
             infinity.
     """
 
-    _apart: ClassVar[frozenset[str]] = frozenset()
-    """Fields whose tensors are attached to other tensors than the random parameters."""
+    _buffer_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose tensors are attached to buffers instead of random parameters."""
 
     def __init__(
-        self, fields: Fields, *, companions: Companions | None = None, free: Mapping[str, Tensor] | None = None
+        self,
+        fields: Fields,
+        *,
+        auxiliary: AuxiliaryTensors | None = None,
+        unattached: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._fields = {field: {n: t.detach() for n, t in tensors.items()} for field, tensors in fields.items()}
-        self._companions = companions or Companions.of(None, None, None)
-        self._free = {name: tensor.detach() for name, tensor in (free or {}).items()}
-        what, random = type(self).__name__, next(iter(self._fields.values()))
-        separate = [tensors for field, tensors in self._fields.items() if field in self._apart]
+        self._auxiliary = auxiliary or AuxiliaryTensors.of(None, None, None)
+        self._unattached = {name: tensor.detach() for name, tensor in (unattached or {}).items()}
+        what = type(self).__name__
+        random = next(iter(self._fields.values()))
+        names = list(random)
         for field, tensors in self._fields.items():
-            unknown = sorted(tensors.keys() - random.keys()) if field not in self._apart else []
-            if unknown:
+            if field in self._buffer_fields:
+                names += tensors
+            elif tensors.keys() - random.keys():
+                unknown = sorted(tensors.keys() - random.keys())
                 message = f"`{field}` of {what} names {unknown}, which are not among its random parameters"
                 raise InvalidInputError(message)
             require_finite(tensors, f"`{field}` of {what}")
-        self._companions.check([*random, *(name for tensors in separate for name in tensors)], what)
+        self._auxiliary.check(names, what)
 
     def _mean(self) -> dict[str, Tensor]:
-        """Return the means of the random parameters, copied; by default the field ``mean``."""
+        """Return copies of the means of the random parameters; by default the field ``mean``."""
         return copied(self._fields["mean"])
 
     @abstractmethod
@@ -79,17 +92,17 @@ class AbstractAttachedPosterior(Posterior):
 
     @classmethod
     @abstractmethod
-    def _rebuild(cls, fields: Fields, free: Mapping[str, Tensor], companions: Companions) -> Self:
+    def _rebuild(cls, fields: Fields, unattached: Mapping[str, Tensor], auxiliary: AuxiliaryTensors) -> Self:
         """Return a posterior with these parts; raise KeyError where a field is missing."""
 
-    def _moved(self, permutation: Permutation, field: str) -> dict[str, Tensor]:
-        """Return a field, moved; overridden where a tensor is attached to some axes of its parameter only."""
+    def _permuted_field(self, permutation: Permutation, field: str) -> dict[str, Tensor]:
+        """Return a permuted field; overridden where a tensor is attached to only some axes of its parameter."""
         return permutation.apply(self._fields[field])
 
-    def _moved_free(self, permutation: Permutation) -> dict[str, Tensor]:
-        """Return the tensors that are attached to no parameter as a whole, moved where they are attached to an axis."""
+    def _permuted_unattached(self, permutation: Permutation) -> dict[str, Tensor]:
+        """Return the unattached tensors; overridden where they are attached to one axis of a parameter."""
         del permutation
-        return self._free
+        return self._unattached
 
     @final
     @property
@@ -130,7 +143,7 @@ class AbstractAttachedPosterior(Posterior):
     @property
     @override
     def buffers(self) -> dict[str, Tensor]:
-        return copied(self._companions.buffers)
+        return copied(self._auxiliary.buffers)
 
     @final
     @property
@@ -140,18 +153,36 @@ class AbstractAttachedPosterior(Posterior):
 
     @final
     @property
+    def random_mean(self) -> dict[str, Tensor]:
+        """The means of the random parameters, each ``[*s]``."""
+        return self._mean()
+
+    @final
+    @property
+    def fixed(self) -> dict[str, Tensor]:
+        """The parameters that are not random, each ``[*s]``."""
+        return copied(self._fixed)
+
+    @final
+    @property
+    def unattached(self) -> dict[str, Tensor]:
+        """The tensors that are attached to no parameter."""
+        return copied(self._unattached)
+
+    @final
+    @property
+    @override
     def prior(self) -> GaussianPrior | None:
-        """The prior that the posterior was fitted under, if it is known."""
-        return self._companions.prior
+        return self._auxiliary.prior
 
     @override
     def from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         samples = self._from_noise(noise)
-        if not samples:  # a point of a model without parameters, whose noise carries the sample shape
-            return self._companions.expanded(noise[""].shape[:-1])
+        if not samples:  # a model without random parameters: the noise carries the sample shape
+            return self._auxiliary.expanded(noise[""].shape[:-1])
         name = self.random_names[0]
         lead = samples[name].dim() - self._dimensions(name)
-        return {**samples, **self._companions.expanded(samples[name].shape[:lead])}
+        return {**samples, **self._auxiliary.expanded(samples[name].shape[:lead])}
 
     def _dimensions(self, name: str) -> int:
         """Return the number of dimensions of a random parameter."""
@@ -161,8 +192,8 @@ class AbstractAttachedPosterior(Posterior):
     @override
     def permute(self, permutation: Permutation) -> Self:
         permutation.layout.check({**next(iter(self._fields.values())), **self._fixed, **self.buffers}, self.kind)
-        fields = {field: self._moved(permutation, field) for field in self._fields}
-        return self._rebuild(fields, self._moved_free(permutation), self._companions.mapped(permutation.apply))
+        fields = {field: self._permuted_field(permutation, field) for field in self._fields}
+        return self._rebuild(fields, self._permuted_unattached(permutation), self._auxiliary.mapped(permutation.apply))
 
     @final
     @override
@@ -178,8 +209,8 @@ class AbstractAttachedPosterior(Posterior):
     @override
     def as_tensors(self) -> dict[str, Tensor]:
         tensors = {f"{field}/{name}": t for field, named in self._fields.items() for name, t in named.items()}
-        free = {f"{_FREE}/{name}": tensor for name, tensor in self._free.items()}
-        return {**tensors, **free, **self._companions.as_tensors()}
+        unattached = {f"{_UNATTACHED}/{name}": tensor for name, tensor in self._unattached.items()}
+        return {**tensors, **unattached, **self._auxiliary.as_tensors()}
 
     @classmethod
     @final
@@ -209,21 +240,54 @@ class AbstractAttachedPosterior(Posterior):
         for key, tensor in tensors.items():
             field, _, name = key.partition("/")
             fields.setdefault(field, {})[name] = tensor
-        companions, free = Companions.pop_from(fields), fields.pop(_FREE, {})
+        auxiliary = AuxiliaryTensors.pop_from(fields)
+        unattached = fields.pop(_UNATTACHED, {})
         try:
-            return cls._rebuild(fields, free, companions)
+            return cls._rebuild(fields, unattached, auxiliary)
         except (KeyError, TypeError) as error:
             message = f"expected the fields of a {cls.kind!r} posterior, got {sorted(fields)}"
             raise FileFormatError(message) from error
 
     @final
+    def linear_path(self, other: Posterior) -> PosteriorPath:
+        """Return the path on which every tensor of two posteriors of one class is linear in t.
+
+        Whether this is a geodesic depends on the representation.
+
+        Args:
+            other: The posterior at t = 1, of the class of this one and over the same tensors.
+
+        Returns:
+            A function of t in [0, 1]. Integer buffers are those of the nearer endpoint; the prior is left out.
+
+        Raises:
+            InvalidInputError: If classes, names or shapes differ.
+        """
+        end = require_compatible(self, other)
+        for field, tensors in self._fields.items():
+            require_same_tensors(tensors, end._fields[field], f"`{field}` of the second posterior")
+        unattached, end_unattached = self.unattached, end.unattached
+        require_same_tensors(unattached, end_unattached, "the second posterior")
+        buffers, end_buffers = self.buffers, end.buffers
+        fixed, end_fixed = self.fixed, end.fixed
+
+        def at(t: float) -> Posterior:
+            fields = {field: interpolate_buffers(own, end._fields[field], t) for field, own in self._fields.items()}
+            auxiliary = AuxiliaryTensors.of(
+                interpolate_buffers(buffers, end_buffers, t), interpolate(fixed, end_fixed, t), None
+            )
+            return self._rebuild(fields, interpolate_buffers(unattached, end_unattached, t), auxiliary)
+
+        return at
+
+    @final
     def _map(self, function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> Self:
         fields = {field: function(tensors) for field, tensors in self._fields.items()}
-        return self._rebuild(fields, function(self._free), self._companions.mapped(function))
+        return self._rebuild(fields, function(self._unattached), self._auxiliary.mapped(function))
 
     @property
     def _fixed(self) -> Mapping[str, Tensor]:
-        return self._companions.fixed
+        return self._auxiliary.fixed
 
     @override
     def __repr__(self) -> str:
@@ -232,3 +296,28 @@ class AbstractAttachedPosterior(Posterior):
         count = sum(tensor.numel() for tensor in mean.values())
         fixed = f", {len(self._fixed)} fixed" if self._fixed else ""
         return f"{type(self).__name__}({len(mean)} tensors{fixed}, {count} parameters, {len(self.buffers)} buffers)"
+
+
+def require_compatible(first: Q, second: Posterior) -> Q:
+    """Return the second posterior, checked to be of the class of the first and over the same tensors.
+
+    Args:
+        first: A posterior.
+        second: Another one.
+
+    Returns:
+        ``second``.
+
+    Raises:
+        InvalidInputError: If classes, names, shapes or random parameters differ.
+    """
+    if not isinstance(second, type(first)):
+        message = f"expected two posteriors of kind {first.kind!r}, got {first.kind!r} and {second.kind!r}"
+        raise InvalidInputError(message)
+    require_same_tensors(first.mean, second.mean, "the second posterior")
+    differing = sorted(set(first.random_names) ^ set(second.random_names))
+    if differing:
+        message = f"expected the same random parameters in both posteriors, got {differing} in one only"
+        raise InvalidInputError(message)
+    require_same_tensors(first.buffers, second.buffers, "the buffers of the second posterior")
+    return second

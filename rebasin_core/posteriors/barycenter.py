@@ -1,53 +1,45 @@
-"""Barycentres: one distribution in the middle of many."""
+"""Barycenters of several posteriors: checks, and the function registered for their common class."""
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING
 
-import torch
-
-from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
-from rebasin_core.posteriors.full_gaussian import FullGaussianPosterior
-from rebasin_core.posteriors.pairing import normalised_weights, require_same_tensors
-from rebasin_core.posteriors.point import PointPosterior
-from rebasin_core.posteriors.samples import SamplesPosterior
-from rebasin_core.tensors.optimal_transport import assigned_onto, orthogonal_procrustes, squared_distance
+from rebasin_core.errors import InvalidInputError, NoClosedFormError
+from rebasin_core.posteriors.averaging import TensorWeights
+from rebasin_core.posteriors.checks import require_posteriors, require_same_tensors
+from rebasin_core.posteriors.diagonal_gaussian import weighted_moments
+from rebasin_core.posteriors.pairs import BARYCENTER
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Sequence
 
+    from rebasin_core.posteriors.averaging import Weights
     from rebasin_core.posteriors.base import Posterior
-
-Weights: TypeAlias = Sequence[float] | Mapping[str, Sequence[float]]
-"""One weight a posterior; or such weights by pattern of the tensors' names, of which the first that matches counts."""
-
-_ROUNDS = 50
-_STILL = 1e-7
+    from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
 
 
 def barycenter(posteriors: Sequence[Posterior], weights: Weights | None = None) -> Posterior:
-    r"""Return the 2-Wasserstein barycentre $\operatorname*{argmin}_q \sum_k w_k\, W_2^2(q, q_k)$ of posteriors.
+    r"""Return the 2-Wasserstein barycenter $\operatorname*{argmin}_q \sum_k w_k\, W_2^2(q, q_k)$ of posteriors.
 
     - Points: the weighted mean.
-    - Independent Gaussians: the weighted means of means and of *standard deviations*, exactly.
+    - Independent Gaussians, and points among them: the weighted means of means and of *standard deviations*.
     - Dense Gaussians: the fixed point of Alvarez-Esteban et al., on roots of the covariances.
-    - Equally weighted samples, as many in each: the fixed point on free supports, samples assigned optimally.
-    - Any others, or of several kinds: that of the independent Gaussians with their moments.
+    - Sets of the same number of equally weighted samples: the fixed point on free supports, with samples assigned
+      optimally.
+    - Further kinds: see `register_barycenter`. `moment_barycenter` averages the moments of any posteriors.
 
-    Weights that differ from tensor to tensor are for points and independent Gaussians, whose entries are independent.
+    Weights that differ between tensors are for points and independent Gaussians, whose entries are independent.
 
     Args:
-        posteriors: At least one, of the same tensors.
-        weights: See `Weights`; equal if not given. Buffers are averaged likewise; integers are the first posterior's.
+        posteriors: At least one, over the same tensors.
+        weights: See `Weights`; equal if not given. Buffers are averaged too; integer buffers are those of the first.
 
     Returns:
-        The barycentre, on the device of the first.
+        The barycenter, on the device of the first.
 
     Raises:
-        InvalidInputError: If there is none, tensors differ, or weights do not fit.
+        InvalidInputError: If no posterior is given, their tensors differ, or weights do not fit.
+        NoClosedFormError: If no barycenter is registered for posteriors of these kinds.
 
     References:
         P. Alvarez-Esteban et al. (2016), "A fixed-point approach to barycenters in Wasserstein space", J. Math. Anal.
@@ -56,104 +48,71 @@ def barycenter(posteriors: Sequence[Posterior], weights: Weights | None = None) 
 
     Example:
         >>> import torch
-        >>> ends = (torch.tensor([0.0]), torch.tensor([1.0])), (torch.tensor([1.0]), torch.tensor([3.0]))
-        >>> q, r = (DiagonalGaussianPosterior({"w": mean}, {"w": stddev}) for mean, stddev in ends)
+        >>> from rebasin_core import DiagonalGaussianPosterior
+        >>> q = DiagonalGaussianPosterior({"w": torch.tensor([0.0])}, {"w": torch.tensor([1.0])})
+        >>> r = DiagonalGaussianPosterior({"w": torch.tensor([1.0])}, {"w": torch.tensor([3.0])})
         >>> middle = barycenter([q, r])
         >>> middle.mean["w"].item(), middle.stddev["w"].item()
         (0.5, 2.0)
     """
+    checked = _checked(posteriors, weights)
+    return BARYCENTER.require(posteriors)(posteriors, checked)
+
+
+def moment_barycenter(posteriors: Sequence[Posterior], weights: Weights | None = None) -> DiagonalGaussianPosterior:
+    """Return the independent Gaussian with the weighted means of the means and of the standard deviations.
+
+    For independent Gaussians and points it is the 2-Wasserstein barycenter. For all others it is an approximation that
+    drops correlations and the shapes of the distributions.
+
+    Args:
+        posteriors: At least one, over the same tensors, of any kinds.
+        weights: As for `barycenter`.
+
+    Returns:
+        The independent Gaussian, on the device of the first.
+
+    Raises:
+        InvalidInputError: If no posterior is given, their tensors differ, or weights do not fit.
+
+    Example:
+        >>> import torch
+        >>> from rebasin_core import PointPosterior, SamplesPosterior
+        >>> samples = SamplesPosterior({"w": torch.tensor([[1.0], [5.0]])})
+        >>> middle = moment_barycenter([PointPosterior({"w": torch.tensor([0.0])}), samples])
+        >>> middle.mean["w"].item(), middle.stddev["w"].item()
+        (1.5, 1.0)
+    """
+    return weighted_moments(posteriors, _checked(posteriors, weights))
+
+
+def barycenter_or_moments(posteriors: Sequence[Posterior], weights: Weights | None = None) -> tuple[Posterior, bool]:
+    """Return the barycenter if one is registered, the moment barycenter otherwise, and whether it is the first.
+
+    Args:
+        posteriors: As for `barycenter`.
+        weights: As for `barycenter`.
+
+    Returns:
+        The posterior, and True if it is the 2-Wasserstein barycenter, False if it is that of the moments.
+
+    Raises:
+        InvalidInputError: If no posterior is given, their tensors differ, or weights do not fit.
+    """
+    try:
+        return barycenter(posteriors, weights), True
+    except NoClosedFormError:
+        return moment_barycenter(posteriors, weights), False
+
+
+def _checked(posteriors: Sequence[Posterior], weights: Weights | None) -> TensorWeights:
+    """Return the weights of posteriors, after checking that these are over the same tensors."""
     if not posteriors:
         message = "expected at least one posterior, got none"
         raise InvalidInputError(message)
+    require_posteriors(*posteriors)
     first = posteriors[0]
     for other in posteriors[1:]:
-        require_same_tensors(first.mean, other.mean, "a posterior")
+        require_same_tensors(first.shared_mean(), other.shared_mean(), "a posterior")
         require_same_tensors(first.buffers, other.buffers, "the buffers of a posterior")
-    shares = _Shares(weights, len(posteriors))
-    buffers = shares.mean([q.buffers for q in posteriors])
-    kinds = {type(q) for q in posteriors}
-    if kinds == {PointPosterior}:
-        return PointPosterior(shares.mean([q.mean for q in posteriors]), buffers=buffers)
-    if shares.uniform_over_tensors is not None:
-        if kinds == {FullGaussianPosterior}:
-            return _dense([q for q in posteriors if isinstance(q, FullGaussianPosterior)], shares, buffers)
-        sets = [q for q in posteriors if isinstance(q, SamplesPosterior)]
-        if len(sets) == len(posteriors) and all(q.is_uniform for q in sets) and len({q.num_samples for q in sets}) == 1:
-            return _free_support(sets, shares, buffers)
-    mean, stddev = (shares.mean([getattr(q, part) for q in posteriors]) for part in ("mean", "stddev"))
-    return DiagonalGaussianPosterior(mean, stddev, buffers=buffers)
-
-
-@final
-class _Shares:
-    """Weights that sum to one, for every tensor."""
-
-    def __init__(self, weights: Weights | None, count: int) -> None:
-        given = weights if weights is not None else [1.0] * count
-        by_pattern = given if isinstance(given, Mapping) else {"*": given}
-        self._by_pattern = {
-            pattern: normalised_weights(torch.tensor(list(own), dtype=torch.float64), count)
-            for pattern, own in by_pattern.items()
-        }
-        self._equal = torch.full((count,), 1 / count, dtype=torch.float64)
-
-    @property
-    def uniform_over_tensors(self) -> Tensor | None:
-        """The weights, if they are the same for all tensors."""
-        return self._by_pattern.get("*") if len(self._by_pattern) == 1 else None
-
-    def of(self, name: str) -> Tensor:
-        """Return the weights for a tensor; equal where no pattern matches."""
-        return next((own for p, own in self._by_pattern.items() if fnmatch.fnmatchcase(name, p)), self._equal)
-
-    def mean(self, every: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the weighted means of tensors; integers are those of the first."""
-        found: dict[str, Tensor] = {}
-        for name, first in every[0].items():
-            if not first.is_floating_point():
-                found[name] = first.clone()
-                continue
-            total = torch.zeros_like(first, dtype=torch.float64)
-            for share, tensors in zip(self.of(name).tolist(), every, strict=True):
-                total += share * tensors[name].to(first.device).double()
-            found[name] = total.to(first.dtype)
-        return found
-
-
-def _dense(
-    posteriors: Sequence[FullGaussianPosterior], shares: _Shares, buffers: Mapping[str, Tensor]
-) -> FullGaussianPosterior:
-    """Return the barycentre of dense Gaussians: every root is turned onto the present one, and averaged."""
-    rows = max(q.rows for q in posteriors)
-    roots = [_padded(q.root(), rows) for q in posteriors]
-    current = roots[0]
-    for _ in range(_ROUNDS):
-        moved = shares.mean([orthogonal_procrustes(current, root) for root in roots])
-        size = squared_distance(moved, {name: torch.zeros_like(tensor) for name, tensor in moved.items()})
-        still = squared_distance(moved, current) <= _STILL**2 * size
-        current = moved
-        if still:
-            break
-    fixed = [{n: t for n, t in q.mean.items() if n not in q.random_names} for q in posteriors]
-    mean = shares.mean([{n: q.mean[n] for n in q.random_names} for q in posteriors])
-    return FullGaussianPosterior(mean, current, fixed=shares.mean(fixed), buffers=buffers)
-
-
-def _free_support(
-    posteriors: Sequence[SamplesPosterior], shares: _Shares, buffers: Mapping[str, Tensor]
-) -> SamplesPosterior:
-    """Return the barycentre of sets of samples: every set is assigned onto the present one, and averaged."""
-    sets = [q.samples for q in posteriors]
-    current: Mapping[str, Tensor] = sets[0]
-    for _ in range(_ROUNDS):
-        moved = shares.mean([assigned_onto(current, samples) for samples in sets])
-        still = not squared_distance(moved, current)
-        current = moved
-        if still:
-            break
-    fixed = [{n: t for n, t in q.mean.items() if n not in q.random_names} for q in posteriors]
-    return SamplesPosterior(current, fixed=shares.mean(fixed), buffers=buffers)
-
-
-def _padded(root: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
-    return {name: torch.cat([t, t.new_zeros((rows - len(t), *t.shape[1:]))]) for name, t in root.items()}
+    return TensorWeights(weights, len(posteriors))

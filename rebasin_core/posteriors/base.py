@@ -1,4 +1,4 @@
-"""The interface of posteriors, and the capabilities that some of them have."""
+"""The interface of posteriors."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rebasin_core.posteriors.prior import GaussianPrior
     from rebasin_core.symmetry.permutation import Permutation
 
 KIND = "posterior"
-"""What the file of a posterior says that it holds."""
+"""The kind that the file of a posterior states."""
 
 
 class Posterior(ABC):
     r"""A distribution over the named parameters of one network, in *weight space*.
 
-    Parameters are keyed by the names of ``model.named_parameters()``; buffers (normalisation statistics) ride along,
-    are moved by permutations, and are never random. A posterior is a value: no method changes it.
+    Parameters are keyed by the names of ``model.named_parameters()``. Buffers (normalization statistics) belong to the
+    posterior too: permutations act on them, and they are never random. A posterior is a value: no method changes it.
 
     Laws:
         - *Complete samples*: ``sample(shape)`` holds every parameter and buffer, each of shape ``[*shape, *s]``.
         - *Equivariance*: for shared noise, ``permute(g).from_noise(permute_noise(g, noise)) == g(from_noise(noise))``.
-        - *Moments move*: the mean and the standard deviation of ``permute(g)`` are those of the original, moved.
+        - *Moments*: the mean and the standard deviation of ``permute(g)`` are the permuted ones of the original.
         - *Group action*: permuting by ``g`` and then by its inverse gives the same distribution back.
         - *Repeatable*: equal generators in equal states give equal samples; the global generator is not touched.
         - *No aliasing*: changing a tensor of the result in place does not change the posterior.
-        - *Round trip*: `save` then `load` gives an equal posterior.
+        - *Round trip*: `save` then `load` gives an equal posterior, and so do pickling and `copy.deepcopy`.
     """
 
     kind: ClassVar[str]
@@ -54,7 +55,7 @@ class Posterior(ABC):
     @property
     @abstractmethod
     def buffers(self) -> dict[str, Tensor]:
-        """The buffers that ride along, each ``[*s]``."""
+        """The buffers, each ``[*s]``."""
 
     @abstractmethod
     def draw_noise(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
@@ -73,11 +74,11 @@ class Posterior(ABC):
 
     @abstractmethod
     def from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the samples that noise stands for.
+        """Return the samples that correspond to noise.
 
         Args:
-            noise: As drawn by `draw_noise`, of this posterior or of another one of the same kind and names: sharing
-                noise gives common random numbers.
+            noise: From `draw_noise` of this posterior, or of another one of the same kind and names: sharing noise
+                gives common random numbers.
 
         Returns:
             Parameters and buffers, each ``[*sample_shape, *s]``.
@@ -91,7 +92,7 @@ class Posterior(ABC):
             permutation: A group element whose layout names all parameters and buffers.
 
         Returns:
-            The moved distribution.
+            The permuted distribution.
 
         Raises:
             InvalidInputError: If the layout does not fit.
@@ -102,8 +103,8 @@ class Posterior(ABC):
         """Return this posterior on another device or in another floating dtype.
 
         Args:
-            device: Where its tensors shall lie; None leaves them.
-            dtype: The dtype of its floating tensors; None leaves them.
+            device: The device of its tensors; None keeps it.
+            dtype: The dtype of its floating tensors; None keeps it.
 
         Returns:
             An equal posterior, to rounding.
@@ -111,7 +112,7 @@ class Posterior(ABC):
 
     @abstractmethod
     def as_tensors(self) -> dict[str, Tensor]:
-        """Return all that the posterior is made of, as `save` writes it and `from_tensors` reads it."""
+        """Return all tensors of the posterior, as `save` writes them and `from_tensors` reads them."""
 
     @classmethod
     @abstractmethod
@@ -128,8 +129,18 @@ class Posterior(ABC):
             FileFormatError: If the tensors are not those of this representation.
         """
 
+    @property
+    def is_point(self) -> bool:
+        """Whether this is a single network without randomness, of which one sample is enough."""
+        return False
+
+    @property
+    def prior(self) -> GaussianPrior | None:
+        """The prior that the posterior was fitted under, if it is known."""
+        return None
+
     def shared_mean(self) -> Mapping[str, Tensor]:
-        """Return `mean`, not copied where it need not be: to be read, not to be written into.
+        """Return `mean` without copying where possible: to be read, not written.
 
         Returns:
             Parameters, fixed ones included, by name.
@@ -139,15 +150,15 @@ class Posterior(ABC):
     def permute_noise(  # ruff: ignore[no-self-use] - overridden where noise is attached otherwise
         self, permutation: Permutation, noise: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Return the noise from which the moved posterior makes the moved samples.
+        """Return the noise from which the permuted posterior makes the permuted samples.
 
         Args:
             permutation: A group element.
-            noise: As drawn by `draw_noise`.
+            noise: From `draw_noise`.
 
         Returns:
-            Entries that are named like a tensor of the layout are moved with it; all others stay. A representation
-            whose noise is attached otherwise overrides this.
+            Entries that are named like a tensor of the layout are permuted with it; all others are unchanged. A
+            representation whose noise is attached otherwise overrides this method.
         """
         attached = {name: tensor for name, tensor in noise.items() if name in permutation.layout.axes}
         return {**noise, **permutation.apply(attached)}
@@ -188,76 +199,3 @@ class Posterior(ABC):
     def dtype(self) -> torch.dtype:
         """The floating dtype of the parameters."""
         return next((tensor.dtype for tensor in self.mean.values()), torch.get_default_dtype())
-
-
-class AbstractLogDensity(ABC):
-    """A posterior with a density.
-
-    Laws:
-        - *Invariance*: ``permute(g).log_prob(g(x)) == log_prob(x)``, and the entropy does not change.
-    """
-
-    @abstractmethod
-    def log_prob(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return the log density at parameters.
-
-        Args:
-            parameters: Every random parameter, each ``[*lead, *s]``; buffers are ignored.
-
-        Returns:
-            ``[*lead]``, in nats, summed over all entries.
-        """
-
-    @abstractmethod
-    def entropy(self) -> Tensor:
-        """Return the differential entropy, a scalar in nats, summed over all entries."""
-
-
-class AbstractGeodesic(ABC):
-    r"""A posterior whose 2-Wasserstein geodesics to others of its kind are known in closed form.
-
-    Laws:
-        - *Ends*: ``geodesic(other, 0)`` is this posterior and ``geodesic(other, 1)`` is the other one.
-        - *Constant speed*: $W_2(q_0, q_t) = t \, W_2(q_0, q_1)$.
-    """
-
-    @abstractmethod
-    def geodesic(self, other: Posterior, t: float) -> Posterior:
-        """Return the point at ``t`` on the 2-Wasserstein geodesic to another posterior.
-
-        Args:
-            other: A posterior of the same kind and names.
-            t: In [0, 1].
-
-        Returns:
-            The posterior there, whose noise is compatible with the ends' (common random numbers).
-
-        Raises:
-            InvalidInputError: If the other posterior is of another kind or has other tensors.
-        """
-
-
-class AbstractCoupling(ABC):
-    r"""A posterior with a path to others of its kind that stays within the kind, and is no 2-Wasserstein geodesic.
-
-    Samples of both ends are coupled by their noise, and move on straight lines.
-
-    Laws:
-        - *Ends*: ``coupled(other, 0)`` is this posterior and ``coupled(other, 1)`` is the other one.
-        - *Mean*: linear in t.
-    """
-
-    @abstractmethod
-    def coupled(self, other: Posterior, t: float) -> Posterior:
-        """Return the point at ``t`` on the path to another posterior.
-
-        Args:
-            other: A posterior of the same kind and names.
-            t: In [0, 1].
-
-        Returns:
-            The posterior there, whose noise is compatible with the ends' (common random numbers).
-
-        Raises:
-            InvalidInputError: If the other posterior is of another kind or has other tensors.
-        """

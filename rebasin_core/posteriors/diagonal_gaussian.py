@@ -9,13 +9,15 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.base import AbstractGeodesic, Posterior
-from rebasin_core.posteriors.companions import Companions
-from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior, unit_rows
-from rebasin_core.posteriors.pairing import blend, blend_buffers, require_pair, require_same_tensors, require_spread
+from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
+from rebasin_core.posteriors.capabilities import AbstractIndependentGaussian, PosteriorPath
+from rebasin_core.posteriors.checks import require_nonnegative, require_same_tensors
+from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior, require_same_random, unit_rows
+from rebasin_core.posteriors.pairs import register_barycenter, register_geodesic, register_kl, register_wasserstein
 from rebasin_core.tensors.modules import copied
 from rebasin_core.tensors.noise import standard_normal
-from rebasin_core.tensors.statistics import normal_log_density
+from rebasin_core.tensors.optimal_transport import squared_distance
+from rebasin_core.tensors.statistics import gaussian_kl, normal_log_density
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,11 +26,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.posteriors.attached import Fields
+    from rebasin_core.posteriors.averaging import TensorWeights
+    from rebasin_core.posteriors.base import Posterior
     from rebasin_core.posteriors.prior import GaussianPrior
 
 
 @final
-class DiagonalGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
+class DiagonalGaussianPosterior(AbstractIndependentGaussian, AbstractGaussianPosterior):
     r"""The Gaussian $\mathcal N(m, \mathrm{diag}(s^2))$ with independent entries.
 
     Its 2-Wasserstein geodesics are linear in the mean and in the *standard deviation* (not the variance):
@@ -46,9 +50,10 @@ class DiagonalGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
 
     Example:
         >>> import torch
+        >>> from rebasin_core.posteriors import geodesic
         >>> q = DiagonalGaussianPosterior({"w": torch.zeros(1)}, {"w": torch.ones(1)})
         >>> r = DiagonalGaussianPosterior({"w": torch.ones(1)}, {"w": 3 * torch.ones(1)})
-        >>> q.geodesic(r, 0.5).stddev["w"].item()
+        >>> geodesic(q, r)(0.5).stddev["w"].item()
         2.0
     """
 
@@ -63,14 +68,9 @@ class DiagonalGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
         fixed: Mapping[str, Tensor] | None = None,
         prior: GaussianPrior | None = None,
     ) -> None:
-        super().__init__({"mean": mean, "stddev": stddev}, companions=Companions.of(buffers, fixed, prior))
+        super().__init__({"mean": mean, "stddev": stddev}, auxiliary=AuxiliaryTensors.of(buffers, fixed, prior))
         require_same_tensors(mean, stddev, "the standard deviation")
-        require_spread(stddev, "the standard deviation")
-
-    @property
-    def noisy_names(self) -> frozenset[str]:
-        """The parameters with a standard deviation above zero somewhere."""
-        return frozenset(name for name, stddev in self._fields["stddev"].items() if bool((stddev > 0).any()))
+        require_nonnegative(stddev, "the standard deviation")
 
     @override
     def _stddev(self) -> dict[str, Tensor]:
@@ -104,16 +104,6 @@ class DiagonalGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
         return torch.stack([(self._random(name).log() + constant).sum() for name in self._fields["mean"]]).sum()
 
     @override
-    def geodesic(self, other: Posterior, t: float) -> DiagonalGaussianPosterior:
-        end = require_pair(self, other, t)
-        return DiagonalGaussianPosterior(
-            blend(self._fields["mean"], end._fields["mean"], t),
-            blend(self._fields["stddev"], end._fields["stddev"], t),
-            fixed=blend(self._fixed, end._fixed, t),  # ruff: ignore[private-member-access]
-            buffers=blend_buffers(self.buffers, end.buffers, t),
-        )
-
-    @override
     def _root(self) -> dict[str, Tensor]:
         return {name: unit * self._fields["stddev"][name] for name, unit in unit_rows(self._fields["stddev"]).items()}
 
@@ -128,5 +118,38 @@ class DiagonalGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
 
     @classmethod
     @override
-    def _rebuild(cls, fields: Fields, free: Mapping[str, Tensor], companions: Companions) -> Self:
-        return cls(fields["mean"], fields["stddev"], **companions.options)
+    def _rebuild(cls, fields: Fields, unattached: Mapping[str, Tensor], auxiliary: AuxiliaryTensors) -> Self:
+        return cls(fields["mean"], fields["stddev"], **auxiliary.options)
+
+
+@register_wasserstein(AbstractIndependentGaussian, AbstractIndependentGaussian)
+def _distance(first: AbstractIndependentGaussian, second: AbstractIndependentGaussian) -> float:
+    return math.sqrt(squared_distance(first.mean, second.mean) + squared_distance(first.stddev, second.stddev))
+
+
+@register_kl(DiagonalGaussianPosterior, DiagonalGaussianPosterior)
+def _divergence(first: DiagonalGaussianPosterior, second: DiagonalGaussianPosterior) -> float:
+    require_same_random(first, second)
+    moments = (first.mean, first.stddev, second.mean, second.stddev)
+    return sum(gaussian_kl(*(part[name] for part in moments)).item() for name in first.random_names)
+
+
+@register_geodesic(DiagonalGaussianPosterior, DiagonalGaussianPosterior)
+def _geodesic(first: DiagonalGaussianPosterior, second: DiagonalGaussianPosterior) -> PosteriorPath:
+    return first.linear_path(second)
+
+
+@register_barycenter(AbstractIndependentGaussian)
+def weighted_moments(posteriors: Sequence[Posterior], weights: TensorWeights) -> DiagonalGaussianPosterior:
+    """Return the independent Gaussian whose mean and standard deviation are weighted means of those of posteriors.
+
+    Args:
+        posteriors: At least one, of any kinds.
+        weights: Their weights for each tensor.
+
+    Returns:
+        The 2-Wasserstein barycenter of independent Gaussians and points; an approximation for other kinds.
+    """
+    mean = weights.mean([q.mean for q in posteriors])
+    stddev = weights.mean([q.stddev for q in posteriors])
+    return DiagonalGaussianPosterior(mean, stddev, buffers=weights.mean([q.buffers for q in posteriors]))

@@ -8,12 +8,14 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.base import AbstractGeodesic, Posterior
-from rebasin_core.posteriors.companions import Companions
+from rebasin_core.posteriors.attached import require_compatible
+from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
+from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior
-from rebasin_core.posteriors.pairing import blend, blend_buffers, require_pair, require_same_tensors
+from rebasin_core.posteriors.pairs import register_barycenter, register_geodesic
+from rebasin_core.tensors.modules import copied
 from rebasin_core.tensors.noise import standard_normal
-from rebasin_core.tensors.optimal_transport import orthogonal_procrustes
+from rebasin_core.tensors.optimal_transport import orthogonal_procrustes, squared_distance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,18 +24,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.posteriors.attached import Fields
+    from rebasin_core.posteriors.averaging import TensorWeights
+    from rebasin_core.posteriors.capabilities import PosteriorPath
     from rebasin_core.posteriors.prior import GaussianPrior
+
+# Fixed-point iterations for the barycenter: their largest number, and the relative change that ends them.
+_ITERATIONS = 50
+_TOLERANCE = 1e-7
 
 
 @final
-class FullGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
+class FullGaussianPosterior(AbstractGaussianPosterior):
     r"""The Gaussian $\mathcal N(m, A^\top A)$ with any covariance, kept as a root $A$.
 
     $$ \theta = m + A^\top z, \qquad z \sim \mathcal N(0, I_R) $$
 
-    Every row of $A$ has the shape of the parameters, so that a permutation moves the covariance by moving $A$: both
-    sides at once, exactly. 2-Wasserstein geodesics are those of Bures: with the root of the other end turned as near as
-    it comes ($Q$, by Procrustes), $m_t$ and $A_t = (1-t) A_0 + t Q A_1$ are linear.
+    Every row of $A$ has the shape of the parameters, so that permuting $A$ permutes rows and columns of the covariance.
+    2-Wasserstein geodesics are those of Bures: $m_t$ and $A_t = (1-t) A_0 + t Q A_1$ are linear, where $Q$ rotates the
+    second root to be nearest to the first (Procrustes).
 
     Args:
         mean: $m$ by parameter name.
@@ -68,7 +76,7 @@ class FullGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
         fixed: Mapping[str, Tensor] | None = None,
         prior: GaussianPrior | None = None,
     ) -> None:
-        super().__init__({"mean": mean, "root": root}, companions=Companions.of(buffers, fixed, prior))
+        super().__init__({"mean": mean, "root": root}, auxiliary=AuxiliaryTensors.of(buffers, fixed, prior))
         rows = {name: len(tensor) if tensor.dim() else 0 for name, tensor in root.items()}
         if len(set(rows.values())) != 1 or 0 in rows.values():
             message = f"expected a root with as many rows (at least 1) for every parameter, got {rows}"
@@ -125,6 +133,11 @@ class FullGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
         """The number R of rows of the root."""
         return len(next(iter(self._fields["root"].values())))
 
+    @property
+    def factor(self) -> dict[str, Tensor]:
+        """The root $A$, each ``[R, *s]``."""
+        return copied(self._fields["root"])
+
     @override
     def draw_noise(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
         like = next(iter(self._fields["mean"].values()))
@@ -138,27 +151,48 @@ class FullGaussianPosterior(AbstractGaussianPosterior, AbstractGeodesic):
         }
 
     @override
-    def geodesic(self, other: Posterior, t: float) -> FullGaussianPosterior:
-        end = require_pair(self, other, t)
-        rows = max(self.rows, end.rows)
-        start, target = (_padded(q._fields["root"], rows) for q in (self, end))
-        return FullGaussianPosterior(
-            blend(self._fields["mean"], end._mean(), t),  # ruff: ignore[private-member-access] - same class
-            blend(start, orthogonal_procrustes(start, target), t),
-            fixed=blend(self._fixed, end._fixed, t),  # ruff: ignore[private-member-access]
-            buffers=blend_buffers(self.buffers, end.buffers, t),
-        )
-
-    @override
     def _root(self) -> dict[str, Tensor]:
         return dict(self._fields["root"])
 
     @classmethod
     @override
-    def _rebuild(cls, fields: Fields, free: Mapping[str, Tensor], companions: Companions) -> Self:
-        return cls(fields["mean"], fields["root"], **companions.options)
+    def _rebuild(cls, fields: Fields, unattached: Mapping[str, Tensor], auxiliary: AuxiliaryTensors) -> Self:
+        return cls(fields["mean"], fields["root"], **auxiliary.options)
+
+
+@register_geodesic(FullGaussianPosterior, FullGaussianPosterior)
+def _geodesic(first: FullGaussianPosterior, second: FullGaussianPosterior) -> PosteriorPath:
+    require_compatible(first, second)
+    rows = max(first.rows, second.rows)
+    start = _padded(first.factor, rows)
+    end = orthogonal_procrustes(start, _padded(second.factor, rows))
+    return _with_root(first, start).linear_path(_with_root(second, end))
+
+
+@register_barycenter(FullGaussianPosterior)
+def _barycenter(posteriors: Sequence[FullGaussianPosterior], weights: TensorWeights) -> FullGaussianPosterior:
+    """Return the fixed point of Alvarez-Esteban et al.: all roots are rotated to the current one and averaged."""
+    weights.require_uniform("dense Gaussians")
+    rows = max(q.rows for q in posteriors)
+    roots = [_padded(q.factor, rows) for q in posteriors]
+    current = roots[0]
+    for _ in range(_ITERATIONS):
+        previous = current
+        current = weights.mean([orthogonal_procrustes(previous, root) for root in roots])
+        size = squared_distance(current, {name: torch.zeros_like(tensor) for name, tensor in current.items()})
+        if squared_distance(current, previous) <= _TOLERANCE**2 * size:
+            break
+    mean = weights.mean([q.random_mean for q in posteriors])
+    fixed = weights.mean([q.fixed for q in posteriors])
+    return FullGaussianPosterior(mean, current, fixed=fixed, buffers=weights.mean([q.buffers for q in posteriors]))
+
+
+def _with_root(posterior: FullGaussianPosterior, root: Mapping[str, Tensor]) -> FullGaussianPosterior:
+    return FullGaussianPosterior(
+        posterior.random_mean, root, fixed=posterior.fixed, buffers=posterior.buffers, prior=posterior.prior
+    )
 
 
 def _padded(root: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
-    """Return a root with rows of zeros added, which change nothing."""
+    """Return a root with zero rows appended, which leave the covariance unchanged."""
     return {name: torch.cat([t, t.new_zeros((rows - len(t), *t.shape[1:]))]) for name, t in root.items()}

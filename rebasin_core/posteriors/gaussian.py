@@ -1,7 +1,8 @@
-"""What all Gaussian posteriors share: flat vectors, and the dense form that is the oracle of the others."""
+"""The base of Gaussian posteriors: flat vectors, dense covariances, and the distances that are computed from them."""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING, final
 
@@ -10,7 +11,9 @@ from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.attached import AbstractAttachedPosterior
-from rebasin_core.posteriors.base import AbstractLogDensity
+from rebasin_core.posteriors.capabilities import AbstractIndependentGaussian, AbstractLogDensity
+from rebasin_core.posteriors.pairs import register_kl, register_wasserstein
+from rebasin_core.tensors.optimal_transport import squared_distance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,8 +69,8 @@ class AbstractGaussianPosterior(AbstractAttachedPosterior, AbstractLogDensity):
         count = sum(tensor.numel() for tensor in self._mean().values())
         if count > DENSE_LIMIT:
             message = (
-                f"a covariance matrix over {count} parameters was asked for; expected at most {DENSE_LIMIT}. Use what "
-                "the structure gives: marginal standard deviations, samples, densities"
+                f"expected at most {DENSE_LIMIT} random parameters for a covariance matrix, got {count} parameters; "
+                "use marginal standard deviations, samples or densities"
             )
             raise InvalidInputError(message)
         return self._root()
@@ -77,8 +80,7 @@ class AbstractGaussianPosterior(AbstractAttachedPosterior, AbstractLogDensity):
         r"""Return $A$ with $\Sigma = A^\top A$ as one matrix.
 
         Args:
-            order: The names of the random parameters, in the order that the columns shall have; `random_names` if not
-                given.
+            order: The names of the random parameters in the order of the columns; `random_names` if not given.
 
         Returns:
             ``[R, P]``.
@@ -93,16 +95,12 @@ class AbstractGaussianPosterior(AbstractAttachedPosterior, AbstractLogDensity):
         """Return the distribution over flat vectors ``[P]``, in the order of `random_names`.
 
         Returns:
-            PyTorch's distribution: here that of the dense covariance.
+            A distribution of PyTorch; by default with the dense covariance.
 
         Raises:
             InvalidInputError: If the covariance is singular, so that there is no density.
         """
-        factor, failed = torch.linalg.cholesky_ex(self.covariance())
-        if int(failed):
-            message = "the covariance is singular, so there is no density; expected a positive definite one"
-            raise InvalidInputError(message)
-        return torch.distributions.MultivariateNormal(self.flat_mean(), scale_tril=factor, validate_args=False)
+        return _dense_distribution(self, self.random_names)
 
     @override
     def log_prob(self, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -126,7 +124,7 @@ def unit_rows(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the identity matrix over all entries of some tensors, each row in the tensors' shapes.
 
     Args:
-        tensors: Of P entries together.
+        tensors: P entries in total.
 
     Returns:
         ``[P, *s]`` for every name, in the dtype and on the device of the first tensor.
@@ -135,3 +133,97 @@ def unit_rows(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     first = next(iter(tensors.values()))
     rows = torch.eye(sum(sizes), dtype=first.dtype, device=first.device).split(sizes, dim=1)
     return {n: row.reshape(-1, *t.shape) for row, (n, t) in zip(rows, tensors.items(), strict=True)}
+
+
+@register_wasserstein(AbstractGaussianPosterior, AbstractGaussianPosterior)
+def gaussian_distance(first: AbstractGaussianPosterior, second: AbstractGaussianPosterior) -> float:
+    r"""Return the 2-Wasserstein distance of Gaussians: the Bures distance of their covariances, plus that of the means.
+
+    With $A_i^\top A_i = \Sigma_i$, it is
+    $W_2^2 = \lVert m_0 - m_1 \rVert^2 + \operatorname{tr} \Sigma_0 + \operatorname{tr} \Sigma_1
+    - 2 \lVert A_0 A_1^\top \rVert_*$.
+
+    Args:
+        first: A Gaussian with at most 10,000 random parameters.
+        second: A Gaussian with the same random parameters.
+
+    Returns:
+        The distance.
+
+    Raises:
+        InvalidInputError: If other parameters are random in the second, or there are too many.
+
+    References:
+        M. Gelbrich (1990), "On a formula for the L2 Wasserstein metric between measures on Euclidean and Hilbert
+        spaces", Math. Nachr. 147.
+    """
+    require_same_random(first, second)
+    root = first.to(dtype=torch.float64).flat_root()
+    other = second.to(dtype=torch.float64).flat_root(first.random_names)
+    squared = squared_distance(first.mean, second.mean)
+    squared += root.square().sum().item() + other.square().sum().item()
+    squared -= 2 * torch.linalg.svdvals(root @ other.T).sum().item()
+    return math.sqrt(max(squared, 0.0))
+
+
+@register_wasserstein(AbstractGaussianPosterior, AbstractIndependentGaussian)
+def _distance_from_independent(first: AbstractGaussianPosterior, second: AbstractIndependentGaussian) -> float:
+    """Return the distance of `gaussian_distance`, where the second covariance is diagonal (zero for a point)."""
+    root = first.to(dtype=torch.float64).flat_root()
+    stddev = second.stddev
+    squared = squared_distance(first.mean, second.mean) + root.square().sum().item()
+    squared += sum(tensor.double().square().sum().item() for tensor in stddev.values())
+    if second.noisy_names.intersection(first.random_names):
+        diagonal = torch.cat([stddev[name].flatten() for name in first.random_names]).to(root)
+        squared -= 2 * torch.linalg.svdvals(root * diagonal).sum().item()
+    return math.sqrt(max(squared, 0.0))
+
+
+@register_kl(AbstractGaussianPosterior, AbstractGaussianPosterior)
+def gaussian_divergence(first: AbstractGaussianPosterior, second: AbstractGaussianPosterior) -> float:
+    """Return the KL divergence of Gaussians, computed from dense covariances.
+
+    Args:
+        first: A Gaussian with at most 10,000 random parameters.
+        second: A Gaussian with the same random parameters.
+
+    Returns:
+        The divergence in nats.
+
+    Raises:
+        InvalidInputError: If other parameters are random in the second, there are too many, or a covariance is
+            singular.
+    """
+    require_same_random(first, second)
+    dense = [_dense_distribution(q, first.random_names) for q in (first, second)]
+    return torch.distributions.kl_divergence(*dense).item()
+
+
+def require_same_random(first: AbstractGaussianPosterior, second: AbstractGaussianPosterior) -> None:
+    """Raise if a parameter is random in only one of two Gaussians.
+
+    Args:
+        first: A Gaussian.
+        second: Another one.
+
+    Raises:
+        InvalidInputError: If so; names the parameters.
+    """
+    differing = sorted(set(first.random_names) ^ set(second.random_names))
+    if differing:
+        message = f"expected the same random parameters in both posteriors, got {differing} in one only"
+        raise InvalidInputError(message)
+
+
+def _dense_distribution(
+    posterior: AbstractGaussianPosterior, order: Sequence[str]
+) -> torch.distributions.MultivariateNormal:
+    """Return the distribution over flat vectors, the random parameters in a given order."""
+    root = posterior.flat_root(order)
+    factor, failed = torch.linalg.cholesky_ex(root.T @ root)
+    if int(failed):
+        message = "the covariance is singular, so there is no density; expected a positive definite one"
+        raise InvalidInputError(message)
+    mean = posterior.mean
+    flat = torch.cat([mean[name].flatten() for name in order])
+    return torch.distributions.MultivariateNormal(flat, scale_tril=factor, validate_args=False)

@@ -9,9 +9,10 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.companions import Companions
-from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior, unit_rows
-from rebasin_core.posteriors.pairing import require_spread
+from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
+from rebasin_core.posteriors.checks import require_nonnegative
+from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior, require_same_random, unit_rows
+from rebasin_core.posteriors.pairs import register_kl
 from rebasin_core.tensors.modules import copied
 from rebasin_core.tensors.noise import standard_normal
 from rebasin_core.tensors.statistics import normal_log_density
@@ -44,7 +45,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
     A parameter with one axis (a bias) has no $V$, one without axes neither. Permutations move the columns of $U$ and
     $V$ and leave $S$ alone.
 
-    There is no 2-Wasserstein geodesic within this kind: take the path `moments` or `samples`.
+    There is no 2-Wasserstein geodesic within this kind; use the path `moments` or `samples`.
 
     Args:
         mean: $M$ by parameter name.
@@ -86,7 +87,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
         prior: GaussianPrior | None = None,
     ) -> None:
         fields = {"mean": mean, "left": left, "right": right, "scale": scale}
-        super().__init__(fields, companions=Companions.of(buffers, fixed, prior))
+        super().__init__(fields, auxiliary=AuxiliaryTensors.of(buffers, fixed, prior))
         for name, tensor in mean.items():
             expected = _expected_shapes(tuple(tensor.shape))
             for field, shape in expected.items():
@@ -94,7 +95,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
                 if given != shape:
                     message = f"`{field}` of `{name}` has shape {given}, expected {shape}"
                     raise InvalidInputError(message)
-        require_spread(scale, "the standard deviation in the eigenbasis")
+        require_nonnegative(scale, "the standard deviation in the eigenbasis")
         for field in ("left", "right"):
             for name, basis in fields[field].items():
                 _require_orthonormal(basis.flatten(1), f"`{field}` of `{name}`")
@@ -237,7 +238,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
         return scale
 
     @override
-    def _moved(self, permutation: Permutation, field: str) -> dict[str, Tensor]:
+    def _permuted_field(self, permutation: Permutation, field: str) -> dict[str, Tensor]:
         tensors = self._fields[field]
         if field == "mean":
             return permutation.apply(tensors)
@@ -252,10 +253,37 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
 
     @classmethod
     @override
-    def _rebuild(cls, fields: Fields, free: Mapping[str, Tensor], companions: Companions) -> Self:
-        # Bases that no parameter has (only biases are random) leave no trace in a file.
-        left, right = fields.get("left", {}), fields.get("right", {})
-        return cls(fields["mean"], left, right, fields["scale"], **companions.options)
+    def _rebuild(cls, fields: Fields, unattached: Mapping[str, Tensor], auxiliary: AuxiliaryTensors) -> Self:
+        # A basis that no parameter has (if only biases are random) is missing in a file.
+        left = fields.get("left", {})
+        right = fields.get("right", {})
+        return cls(fields["mean"], left, right, fields["scale"], **auxiliary.options)
+
+
+@register_kl(KroneckerGaussianPosterior, KroneckerGaussianPosterior)
+def _divergence(first: KroneckerGaussianPosterior, second: KroneckerGaussianPosterior) -> float:
+    r"""Return the divergence, parameter by parameter in the eigenbasis of the second.
+
+    The variances of $q_0$ there are $(U_1 U_0^\top)^{\circ 2} S_0^2 (V_0 V_1^\top)^{\circ 2}$.
+    """
+    require_same_random(first, second)
+    left, other_left = first.left, second.left
+    right, other_right = first.right, second.right
+    scale, other_scale = first.scale, second.scale
+    mean, other_mean = first.mean, second.mean
+    total = 0.0
+    for name in first.random_names:
+        own = scale[name].square()
+        other = other_scale[name].square()
+        variance = own
+        if name in left:
+            mixed = (other_left[name] @ left[name].T).square()
+            variance = mixed @ variance if name in right else variance @ mixed.T
+        if name in right:
+            variance @= (right[name].flatten(1) @ other_right[name].flatten(1).T).square()
+        shift = second.in_eigenbasis(name, mean[name] - other_mean[name]).square()
+        total += 0.5 * ((variance + shift) / other - 1 + other.log() - own.log()).sum().item()
+    return total
 
 
 def _expected_shapes(shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, final
 import torch
 from typing_extensions import override
 
-from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.base import AbstractCoupling, Posterior
-from rebasin_core.posteriors.companions import Companions
-from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior, unit_rows
-from rebasin_core.posteriors.pairing import blend, blend_buffers, require_pair, require_same_tensors, require_spread
+from rebasin_core.errors import InvalidInputError, NoClosedFormError
+from rebasin_core.posteriors.attached import require_compatible
+from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
+from rebasin_core.posteriors.capabilities import AbstractCoupledPath, PosteriorPath
+from rebasin_core.posteriors.checks import require_nonnegative, require_same_tensors
+from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior, gaussian_divergence, unit_rows
+from rebasin_core.posteriors.pairs import register_kl
 from rebasin_core.tensors.modules import copied
 from rebasin_core.tensors.noise import standard_normal
 from rebasin_core.tensors.optimal_transport import orthogonal_procrustes
@@ -23,19 +25,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.posteriors.attached import Fields
+    from rebasin_core.posteriors.base import Posterior
     from rebasin_core.posteriors.prior import GaussianPrior
 
 
 @final
-class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupling):
+class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupledPath):
     r"""The Gaussian $\mathcal N\big(m, \mathrm{diag}(d^2) + F^\top F\big)$ with a factor $F$ of few rows.
 
     $$ \theta = m + d \odot z + F^\top w, \qquad z \sim \mathcal N(0, I_P),\; w \sim \mathcal N(0, I_R) $$
 
-    The rows of $F$ couple all parameters, across layers too. They are defined up to a rotation among themselves, so
-    that $F$ is no channel for a matcher: the marginal standard deviation is. Another one of the same rank is coupled
-    with it by turning its factor as near as it comes (Procrustes); on the path that this gives, $m$, $d$ and $F$ are
-    linear in $t$, at a speed of at least the 2-Wasserstein distance, which has no closed form here.
+    The rows of $F$ couple all parameters, across layers too. They are defined up to a rotation among themselves.
+    Therefore $F$ is no channel for a matcher; the marginal standard deviation is one. To couple two such posteriors of
+    the same rank, the second factor is rotated to be nearest to the first (Procrustes). On the resulting path $m$, $d$
+    and $F$ are linear in $t$. Its length is at least the 2-Wasserstein distance.
 
     Args:
         mean: $m$ by parameter name.
@@ -73,9 +76,9 @@ class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupling):
         prior: GaussianPrior | None = None,
     ) -> None:
         fields = {"mean": mean, "diagonal": diagonal, "factor": factor}
-        super().__init__(fields, companions=Companions.of(buffers, fixed, prior))
+        super().__init__(fields, auxiliary=AuxiliaryTensors.of(buffers, fixed, prior))
         require_same_tensors(mean, diagonal, "the diagonal")
-        require_spread(diagonal, "the diagonal")
+        require_nonnegative(diagonal, "the diagonal")
         ranks = {name: len(tensor) if tensor.dim() else 0 for name, tensor in factor.items()}
         if len(set(ranks.values())) != 1 or 0 in ranks.values():
             message = f"expected a factor of the same rank (at least 1) for every parameter, got ranks {ranks}"
@@ -122,7 +125,8 @@ class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupling):
     @override
     def as_distribution(self) -> torch.distributions.LowRankMultivariateNormal:
         # Never a matrix of P x P.
-        diagonal, factor = (self._flat(self._fields[field]) for field in ("diagonal", "factor"))
+        diagonal = self._flat(self._fields["diagonal"])
+        factor = self._flat(self._fields["factor"])
         if not bool((diagonal > 0).all()):
             message = "the diagonal has zero entries, so there is no density; expected positive ones"
             raise InvalidInputError(message)
@@ -131,18 +135,14 @@ class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupling):
         )
 
     @override
-    def coupled(self, other: Posterior, t: float) -> LowRankGaussianPosterior:
-        end = require_pair(self, other, t)
+    def coupled_path(self, other: Posterior) -> PosteriorPath:
+        end = require_compatible(self, other)
         if end.rank != self.rank:
-            message = f"expected two factors of the same rank, got {self.rank} and {end.rank}"
-            raise InvalidInputError(message)
-        return LowRankGaussianPosterior(
-            blend(self._fields["mean"], end._mean(), t),  # ruff: ignore[private-member-access] - same class
-            blend(self._fields["diagonal"], end.diagonal, t),
-            blend(self._fields["factor"], orthogonal_procrustes(self._fields["factor"], end.factor), t),
-            fixed=blend(self._fixed, end._fixed, t),  # ruff: ignore[private-member-access]
-            buffers=blend_buffers(self.buffers, end.buffers, t),
-        )
+            message = f"expected two factors of the same rank for the coupled path, got {self.rank} and {end.rank}"
+            raise NoClosedFormError(message)
+        factor = orthogonal_procrustes(self._fields["factor"], end._fields["factor"])
+        rotated = LowRankGaussianPosterior(end.random_mean, end.diagonal, factor, fixed=end.fixed, buffers=end.buffers)
+        return self.linear_path(rotated)
 
     @override
     def _root(self) -> dict[str, Tensor]:
@@ -151,5 +151,12 @@ class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupling):
 
     @classmethod
     @override
-    def _rebuild(cls, fields: Fields, free: Mapping[str, Tensor], companions: Companions) -> Self:
-        return cls(fields["mean"], fields["diagonal"], fields["factor"], **companions.options)
+    def _rebuild(cls, fields: Fields, unattached: Mapping[str, Tensor], auxiliary: AuxiliaryTensors) -> Self:
+        return cls(fields["mean"], fields["diagonal"], fields["factor"], **auxiliary.options)
+
+
+@register_kl(LowRankGaussianPosterior, LowRankGaussianPosterior)
+def _divergence(first: LowRankGaussianPosterior, second: LowRankGaussianPosterior) -> float:
+    if first.random_names != second.random_names:
+        return gaussian_divergence(first, second)
+    return torch.distributions.kl_divergence(first.as_distribution(), second.as_distribution()).item()

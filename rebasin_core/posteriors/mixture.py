@@ -8,8 +8,10 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.errors import FileFormatError, InvalidInputError, UnknownNameError, nearest
-from rebasin_core.posteriors.base import AbstractLogDensity, Posterior
-from rebasin_core.posteriors.pairing import normalised_weights, require_same_tensors
+from rebasin_core.posteriors.averaging import normalized_weights
+from rebasin_core.posteriors.base import Posterior
+from rebasin_core.posteriors.capabilities import AbstractLogDensity, AbstractMixture
+from rebasin_core.posteriors.checks import require_same_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,14 +25,14 @@ _CHOICE = "component"
 
 
 @final
-class MixturePosterior(Posterior):
+class MixturePosterior(AbstractMixture):
     r"""The mixture $\sum_k w_k q_k$ of posteriors over the same parameters, of any kinds.
 
     Components whose noise has the same form share it, so that a sample costs one sample, however many components.
 
     Args:
         components: At least one posterior; all with the same parameters and buffers, none a mixture itself.
-        weights: ``[K]``, not negative, not all zero; normalised here. Equal if not given.
+        weights: ``[K]``, not negative, not all zero; normalized on construction. Equal if not given.
 
     Raises:
         InvalidInputError: If the components do not fit each other, or the weights are not weights.
@@ -57,19 +59,19 @@ class MixturePosterior(Posterior):
             require_same_tensors(components[0].buffers, component.buffers, f"the buffers of component {number}")
         count = len(components)
         weights = torch.full((count,), 1 / count) if weights is None else weights.detach()
-        self._components, self._weights = tuple(components), normalised_weights(weights, count)
+        self._components, self._weights = tuple(components), normalized_weights(weights, count)
         generator = torch.Generator().manual_seed(0)
         forms = [_form(component, generator) for component in components]
         self._forms = [forms.index(form) for form in forms]
 
     @property
+    @override
     def components(self) -> tuple[Posterior, ...]:
-        """The components."""
         return self._components
 
     @property
+    @override
     def weights(self) -> Tensor:
-        """The normalised weights ``[K]``."""
         return self._weights.clone()
 
     @property
@@ -139,20 +141,8 @@ class MixturePosterior(Posterior):
     def permute(self, permutation: Permutation) -> Self:
         return self.permute_each([permutation] * len(self._components))
 
+    @override
     def permute_each(self, permutations: Sequence[Permutation]) -> Self:
-        """Return the mixture with every component moved by a group element of its own.
-
-        The predictive distribution stays as it is; the distribution over weights does not.
-
-        Args:
-            permutations: One a component.
-
-        Returns:
-            The mixture of the moved components.
-
-        Raises:
-            InvalidInputError: If their number is another, or a layout does not fit.
-        """
         if len(permutations) != len(self._components):
             message = f"expected {len(self._components)} permutations, got {len(permutations)}"
             raise InvalidInputError(message)
@@ -223,7 +213,7 @@ class MixturePosterior(Posterior):
 
 
 def _form(component: Posterior, generator: torch.Generator) -> object:
-    """Return what two components must have in common to share their noise."""
+    """Return the form of a component's noise; components of equal form share their noise."""
     empty = component.draw_noise((0,), generator=generator)
     return type(component), {name: tuple(tensor.shape) for name, tensor in empty.items()}
 

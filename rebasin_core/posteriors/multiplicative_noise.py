@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, final, get_args
 import torch
 from typing_extensions import override
 
-from rebasin_core.errors import FileFormatError, InvalidInputError
-from rebasin_core.posteriors.attached import AbstractAttachedPosterior, Fields
-from rebasin_core.posteriors.base import AbstractCoupling, Posterior
-from rebasin_core.posteriors.companions import Companions
-from rebasin_core.posteriors.pairing import blend, blend_buffers, require_pair
+from rebasin_core.errors import FileFormatError, InvalidInputError, NoClosedFormError
+from rebasin_core.posteriors.attached import AbstractAttachedPosterior, Fields, require_compatible
+from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
+from rebasin_core.posteriors.capabilities import AbstractCoupledPath, PosteriorPath
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rebasin_core.posteriors.base import Posterior
     from rebasin_core.posteriors.prior import GaussianPrior
     from rebasin_core.symmetry.permutation import Permutation
 
@@ -94,7 +94,7 @@ class UnitNoise:
         return 1 / self.rate if self.law == "bernoulli" else 1 + self.rate.square()
 
     def factor(self, noise: Tensor) -> Tensor:
-        """Return the factors that noise stands for.
+        """Return the factors that correspond to noise.
 
         Args:
             noise: ``[*lead, n]``: uniform, or standard normal.
@@ -108,7 +108,7 @@ class UnitNoise:
 
 
 @final
-class MultiplicativeNoisePosterior(AbstractAttachedPosterior, AbstractCoupling):
+class MultiplicativeNoisePosterior(AbstractAttachedPosterior, AbstractCoupledPath):
     r"""Weights times random factors on their units: $\theta = m \odot \prod_j z_j$, each $z_j$ along one axis.
 
     Dropout of a layer's inputs with one mask for all examples multiplies the columns of its weight. (Dropout draws a
@@ -121,7 +121,7 @@ class MultiplicativeNoisePosterior(AbstractAttachedPosterior, AbstractCoupling):
         mean: $m$ by parameter name.
         noise: The random factors.
         buffers: The model's buffers by name.
-        fixed: Parameters that no noise touches may stand here or in ``mean``.
+        fixed: Parameters without noise; they may be in ``mean`` too.
         prior: The prior that it was fitted under, if known.
 
     Raises:
@@ -157,17 +157,17 @@ class MultiplicativeNoisePosterior(AbstractAttachedPosterior, AbstractCoupling):
                         f"noise of {len(source.rate)} units cannot act on axis {dim} of `{name}`, which has {shape}"
                     )
                     raise InvalidInputError(message)
-        free = {source.key: source.rate for source in noise}
-        super().__init__({"mean": mean}, companions=Companions.of(buffers, fixed, prior), free=free)
+        rates = {source.key: source.rate for source in noise}
+        super().__init__({"mean": mean}, auxiliary=AuxiliaryTensors.of(buffers, fixed, prior), unattached=rates)
 
     @property
     def noise(self) -> tuple[UnitNoise, ...]:
         """The random factors."""
-        return tuple(UnitNoise.from_key(key, rate.clone()) for key, rate in self._free.items())
+        return tuple(UnitNoise.from_key(key, rate.clone()) for key, rate in self._unattached.items())
 
     @override
     def _stddev(self) -> dict[str, Tensor]:
-        moments = self._spread({source.key: source.second_moment() for source in self.noise})
+        moments = self._products({source.key: source.second_moment() for source in self.noise})
         return {
             name: mean.abs() * (moments[name] - 1).clamp_min(0).sqrt() if name in moments else torch.zeros_like(mean)
             for name, mean in self._fields["mean"].items()
@@ -187,7 +187,7 @@ class MultiplicativeNoisePosterior(AbstractAttachedPosterior, AbstractCoupling):
     @override
     def _from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         shape = noise[""].shape[:-1]
-        factors = self._spread({source.key: source.factor(noise[source.key]) for source in self.noise})
+        factors = self._products({source.key: source.factor(noise[source.key]) for source in self.noise})
         return {
             name: mean * factors[name] if name in factors else mean.expand((*shape, *mean.shape)).clone()
             for name, mean in self._fields["mean"].items()
@@ -195,47 +195,41 @@ class MultiplicativeNoisePosterior(AbstractAttachedPosterior, AbstractCoupling):
 
     @override
     def permute_noise(self, permutation: Permutation, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        moved = {source.key: _moved_units(permutation, source, noise[source.key]) for source in self.noise}
+        moved = {source.key: _permuted_units(permutation, source, noise[source.key]) for source in self.noise}
         return {**noise, **moved}
 
-    def _spread(self, factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return, for every parameter that noise acts on, the product of its factors, broadcastable to its shape."""
-        spread: dict[str, Tensor] = {}
+    def _products(self, factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the product of the factors of each parameter that noise acts on, broadcastable to its shape."""
+        products: dict[str, Tensor] = {}
         for source in self.noise:
             factor = factors[source.key]
             for name, dim in source.targets:
                 behind = [1] * (self._dimensions(name) - dim - 1)
                 before = [1] * dim
                 shaped = factor.reshape(*factor.shape[:-1], *before, factor.shape[-1], *behind)
-                spread[name] = spread[name] * shaped if name in spread else shaped
-        return spread
+                products[name] = products[name] * shaped if name in products else shaped
+        return products
 
     @override
-    def coupled(self, other: Posterior, t: float) -> MultiplicativeNoisePosterior:
-        end = require_pair(self, other, t)
-        if end._free.keys() != self._free.keys():  # ruff: ignore[private-member-access] - same class
-            message = "expected noise on the same axes at both ends"
-            raise InvalidInputError(message)
-        rates = blend(self._free, end._free, t)  # ruff: ignore[private-member-access]
-        return MultiplicativeNoisePosterior(
-            blend(self._fields["mean"], end._mean(), t),  # ruff: ignore[private-member-access]
-            list(starmap(UnitNoise.from_key, rates.items())),
-            fixed=blend(self._fixed, end._fixed, t),  # ruff: ignore[private-member-access]
-            buffers=blend_buffers(self.buffers, end.buffers, t),
-        )
+    def coupled_path(self, other: Posterior) -> PosteriorPath:
+        end = require_compatible(self, other)
+        if end.unattached.keys() != self._unattached.keys():
+            message = "expected noise on the same axes in both posteriors for the coupled path"
+            raise NoClosedFormError(message)
+        return self.linear_path(end)
 
     @override
-    def _moved_free(self, permutation: Permutation) -> dict[str, Tensor]:
-        return {source.key: _moved_units(permutation, source, source.rate) for source in self.noise}
+    def _permuted_unattached(self, permutation: Permutation) -> dict[str, Tensor]:
+        return {source.key: _permuted_units(permutation, source, source.rate) for source in self.noise}
 
     @classmethod
     @override
-    def _rebuild(cls, fields: Fields, free: Mapping[str, Tensor], companions: Companions) -> Self:
-        noise = list(starmap(UnitNoise.from_key, free.items()))
-        return cls(fields["mean"], noise, **companions.options)
+    def _rebuild(cls, fields: Fields, unattached: Mapping[str, Tensor], auxiliary: AuxiliaryTensors) -> Self:
+        noise = list(starmap(UnitNoise.from_key, unattached.items()))
+        return cls(fields["mean"], noise, **auxiliary.options)
 
 
-def _moved_units(permutation: Permutation, source: UnitNoise, units: Tensor) -> Tensor:
+def _permuted_units(permutation: Permutation, source: UnitNoise, units: Tensor) -> Tensor:
     """Return a tensor ``[*lead, n]`` of the noise's units, moved as the axis of its first target is."""
     name, dim = source.targets[0]
     return permutation.apply_to_axes(name, units, [dim])

@@ -8,9 +8,9 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.posteriors.attached import AbstractAttachedPosterior, Fields
-from rebasin_core.posteriors.base import AbstractGeodesic, Posterior
-from rebasin_core.posteriors.companions import Companions
-from rebasin_core.posteriors.pairing import blend_buffers, require_pair
+from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
+from rebasin_core.posteriors.capabilities import AbstractIndependentGaussian, PosteriorPath
+from rebasin_core.posteriors.pairs import register_barycenter, register_geodesic
 from rebasin_core.tensors.modules import copied
 
 if TYPE_CHECKING:
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from rebasin_core.posteriors.averaging import TensorWeights
     from rebasin_core.posteriors.prior import GaussianPrior
 
 
 @final
-class PointPosterior(AbstractAttachedPosterior, AbstractGeodesic):
+class PointPosterior(AbstractIndependentGaussian, AbstractAttachedPosterior):
     r"""The point mass $\delta_{\theta}$: a trained network, a checkpoint, a MAP estimate.
 
     Args:
         mean: The parameters by name.
         buffers: The model's buffers by name.
-        fixed: Further parameters; a point makes no difference between them and ``mean``.
+        fixed: Further parameters, added to ``mean``.
         prior: The prior that it was fitted under, if known.
 
     Example:
         >>> import torch
         >>> point = PointPosterior({"w": torch.tensor([1.0, 2.0])})
-        >>> other = PointPosterior({"w": torch.tensor([3.0, 2.0])})
-        >>> point.geodesic(other, 0.5).mean["w"].tolist()
-        [2.0, 2.0]
+        >>> point.mean["w"].tolist(), point.stddev["w"].tolist()
+        ([1.0, 2.0], [0.0, 0.0])
     """
 
     kind: ClassVar[str] = "point"
@@ -50,11 +50,11 @@ class PointPosterior(AbstractAttachedPosterior, AbstractGeodesic):
         fixed: Mapping[str, Tensor] | None = None,
         prior: GaussianPrior | None = None,
     ) -> None:
-        super().__init__({"mean": {**mean, **(fixed or {})}}, companions=Companions.of(buffers, None, prior))
+        super().__init__({"mean": {**mean, **(fixed or {})}}, auxiliary=AuxiliaryTensors.of(buffers, None, prior))
 
     @classmethod
     def from_module(cls, model: nn.Module) -> PointPosterior:
-        """Return the point at which a model stands.
+        """Return the current parameters and buffers of a model as a point.
 
         Args:
             model: Any module.
@@ -81,14 +81,23 @@ class PointPosterior(AbstractAttachedPosterior, AbstractGeodesic):
         shape = tuple(noise[""].shape[:-1])
         return {name: t.expand((*shape, *t.shape)).clone() for name, t in self._fields["mean"].items()}
 
+    @property
     @override
-    def geodesic(self, other: Posterior, t: float) -> PointPosterior:
-        end = require_pair(self, other, t)
-        target = end.mean
-        mean = {name: torch.lerp(tensor, target[name], t) for name, tensor in self.mean.items()}
-        return PointPosterior(mean, buffers=blend_buffers(self.buffers, end.buffers, t))
+    def is_point(self) -> bool:
+        return True
 
     @classmethod
     @override
-    def _rebuild(cls, fields: Fields, free: Mapping[str, Tensor], companions: Companions) -> Self:
-        return cls(fields["mean"], **companions.options)
+    def _rebuild(cls, fields: Fields, unattached: Mapping[str, Tensor], auxiliary: AuxiliaryTensors) -> Self:
+        return cls(fields["mean"], **auxiliary.options)
+
+
+@register_geodesic(PointPosterior, PointPosterior)
+def _straight_line(first: PointPosterior, second: PointPosterior) -> PosteriorPath:
+    return first.linear_path(second)
+
+
+@register_barycenter(PointPosterior)
+def _weighted_mean(points: Sequence[PointPosterior], weights: TensorWeights) -> PointPosterior:
+    buffers = weights.mean([q.buffers for q in points])
+    return PointPosterior(weights.mean([q.mean for q in points]), buffers=buffers)

@@ -1,9 +1,8 @@
-"""The prior that a posterior was fitted under: it moves with the parameters."""
+"""The prior that a posterior was fitted under: permutations act on it as on the parameters."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.checks import require_finite, require_same_names
+from rebasin_core.tensors.frozen import FrozenMapping
 from rebasin_core.tensors.statistics import gaussian_kl, isotropic_kl
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 class GaussianPrior:
     r"""Independent Gaussians over parameters, $\mathcal N(\mu, \mathrm{diag}(\sigma^2))$.
 
-    A prior that is equal for all units of a layer does not change under permutations (it is *exchangeable*). One with a
-    mean or a scale of its own for every entry (a pretrained mean, MOPED, relevance determination) does, and has to move
-    with the parameters: otherwise the evidence lower bound of the moved posterior is another one.
+    A prior that is equal for all units of a layer does not change under permutations (it is *exchangeable*). A prior
+    with a mean or a scale for each entry (a pretrained mean, MOPED, relevance determination) does change. It has to be
+    permuted with the parameters: otherwise the evidence lower bound of the permuted posterior differs.
 
     Attributes:
         mean: $\mu$ by parameter name; each a scalar for all entries, or of the parameter's shape.
@@ -45,12 +45,12 @@ class GaussianPrior:
 
     mean: Mapping[str, Tensor]
     stddev: Mapping[str, Tensor]
-    _centred: frozenset[str] = field(init=False, repr=False, compare=False)
+    _centered: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Freeze the mappings and check them."""
         for part in ("mean", "stddev"):
-            object.__setattr__(self, part, MappingProxyType({n: t.detach() for n, t in getattr(self, part).items()}))
+            object.__setattr__(self, part, FrozenMapping({n: t.detach() for n, t in getattr(self, part).items()}))
         require_same_names(self.mean, self.stddev, "the prior's standard deviation")
         require_finite({**self.mean}, "the prior's mean")
         require_finite({**self.stddev}, "the prior's standard deviation")
@@ -61,11 +61,11 @@ class GaussianPrior:
                 )
                 raise InvalidInputError(message)
         # Looked up at every step of training, where asking the device each time would be slow.
-        object.__setattr__(self, "_centred", frozenset(name for name, mean in self.mean.items() if not mean.any()))
+        object.__setattr__(self, "_centered", frozenset(name for name, mean in self.mean.items() if not mean.any()))
 
     @classmethod
     def isotropic(cls, names: Iterable[str], scale: float) -> GaussianPrior:
-        """Return the centred prior of one scale.
+        """Return the centered prior with one scale for all entries.
 
         Args:
             names: Of the parameters.
@@ -109,24 +109,26 @@ class GaussianPrior:
             A scalar, in nats, summed over all entries; differentiable.
         """
         terms: list[Tensor] = []
-        for name, centre in self.mean.items():
-            m, s, spread = mean[name], stddev[name], self.stddev[name].to(mean[name])
-            if spread.dim():
-                terms.append(gaussian_kl(m, s, centre.to(m), spread))
+        for name, center in self.mean.items():
+            m = mean[name]
+            s = stddev[name]
+            scale = self.stddev[name].to(m)
+            if scale.dim():
+                terms.append(gaussian_kl(m, s, center.to(m), scale))
             else:
-                terms.append(isotropic_kl(m if name in self._centred else m - centre.to(m), s, spread))
+                terms.append(isotropic_kl(m if name in self._centered else m - center.to(m), s, scale))
         return torch.stack(terms).sum()
 
     def mapped(self, function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> GaussianPrior:
-        """Return the prior with its tensors changed; scalars are left out of the change.
+        """Return the prior with a function applied to its tensors; scalars are kept.
 
         Args:
-            function: From tensors of the parameters' shapes to such tensors.
+            function: Maps tensors of the parameters' shapes to such tensors.
 
         Returns:
-            The changed prior.
+            The new prior.
         """
-        return GaussianPrior(*(_mapped(part, function) for part in (self.mean, self.stddev)))
+        return GaussianPrior(_mapped(self.mean, function), _mapped(self.stddev, function))
 
     def is_exchangeable(self, layout: Layout) -> bool:
         """Return whether no permutation of a layout changes the prior.

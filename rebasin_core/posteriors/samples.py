@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 from typing_extensions import override
 
 from rebasin_core.assignment import solve_assignment
-from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.attached import AbstractAttachedPosterior, Fields
-from rebasin_core.posteriors.base import AbstractGeodesic, Posterior
-from rebasin_core.posteriors.companions import Companions
-from rebasin_core.posteriors.pairing import blend, blend_buffers, normalised_weights, require_pair
+from rebasin_core.errors import InvalidInputError, NoClosedFormError
+from rebasin_core.posteriors.attached import AbstractAttachedPosterior, Fields, require_compatible
+from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
+from rebasin_core.posteriors.averaging import normalized_weights
+from rebasin_core.posteriors.capabilities import AbstractEmpirical, PosteriorPath
+from rebasin_core.posteriors.checks import require_same_tensors
+from rebasin_core.posteriors.interpolation import interpolate, interpolate_buffers
+from rebasin_core.posteriors.pairs import register_barycenter, register_geodesic, register_wasserstein
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.tensors.modules import copied
-from rebasin_core.tensors.optimal_transport import squared_distances
+from rebasin_core.tensors.optimal_transport import assigned_onto, squared_distance, squared_distances, transport_cost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,24 +27,28 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rebasin_core.posteriors.averaging import TensorWeights
+    from rebasin_core.posteriors.base import Posterior
     from rebasin_core.posteriors.prior import GaussianPrior
     from rebasin_core.symmetry.permutation import Permutation
 
 
+# Most iterations of the fixed point for the barycenter.
+_ITERATIONS = 50
+
+
 @final
-class SamplesPosterior(AbstractAttachedPosterior, AbstractGeodesic):
+class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
     r"""The empirical distribution $\sum_k w_k \delta_{\theta_k}$ of weighted samples.
 
-    Its geodesic to another one of as many, equally weighted samples is the displacement interpolation: samples are
-    paired by optimal transport (an assignment, exact) and each pair moves on a straight line.
+    The 2-Wasserstein geodesic between two sets of the same number of equally weighted samples is the displacement
+    interpolation: optimal transport pairs the samples (an exact assignment), and each pair moves on a straight line.
 
     Args:
         samples: ``[K, *s]`` for every random parameter, K at least 1 and the same for all.
-        weights: ``[K]``, not negative, not all zero; normalised here. Equal if not given.
-        chains: ``[K]`` integers: the chain that every sample is from, in order of time within a chain. All from one
-            chain if not given.
-        sample_buffers: Buffers that every sample has its own of (an ensemble with normalisation statistics), each
-            ``[K, *s]``.
+        weights: ``[K]``, not negative, not all zero; normalized on construction. Equal if not given.
+        chains: ``[K]`` integers: the chain of each sample, in order of time within a chain. One chain if not given.
+        sample_buffers: Buffers of each sample (an ensemble with normalization statistics), each ``[K, *s]``.
         buffers: Buffers that all samples share.
         fixed: Parameters that are not random, by name.
         prior: The prior that they were drawn under, if known.
@@ -56,7 +64,7 @@ class SamplesPosterior(AbstractAttachedPosterior, AbstractGeodesic):
     """
 
     kind: ClassVar[str] = "samples"
-    _apart: ClassVar[frozenset[str]] = frozenset({"sample_buffers"})
+    _buffer_fields: ClassVar[frozenset[str]] = frozenset({"sample_buffers"})
 
     def __init__(  # ruff: ignore[too-many-arguments] - the parts of one distribution
         self,
@@ -75,19 +83,47 @@ class SamplesPosterior(AbstractAttachedPosterior, AbstractGeodesic):
             message = f"expected the same number (at least 1) of samples for every parameter, got {counts}"
             raise InvalidInputError(message)
         count = next(iter(counts.values()))
-        weights = normalised_weights(torch.ones(count) if weights is None else weights, count)
+        weights = normalized_weights(torch.ones(count) if weights is None else weights, count)
         chains = torch.zeros(count, dtype=torch.int64) if chains is None else chains
         if tuple(chains.shape) != (count,) or chains.is_floating_point():
             message = f"expected {count} numbers of chains as integers, got {chains}"
             raise InvalidInputError(message)
         fields = {"samples": samples, "sample_buffers": sample_buffers or {}}
-        free = {"weights": weights, "chains": chains}
-        super().__init__(fields, companions=Companions.of(buffers, fixed, prior), free=free)
+        unattached = {"weights": weights, "chains": chains}
+        super().__init__(fields, auxiliary=AuxiliaryTensors.of(buffers, fixed, prior), unattached=unattached)
+
+    @classmethod
+    def from_points(cls, points: Sequence[Posterior], *, weights: Tensor | None = None) -> Self:
+        """Return the samples that single networks are.
+
+        Args:
+            points: At least one network, as points over the same tensors.
+            weights: ``[K]``; equal if not given.
+
+        Returns:
+            The samples; buffers are kept for each sample.
+
+        Raises:
+            InvalidInputError: If there is none, one is no point, or their tensors differ.
+        """
+        if not points or not all(q.is_point for q in points):
+            message = f"expected at least one point, got {[q.kind for q in points]}"
+            raise InvalidInputError(message)
+        for number, point in enumerate(points):
+            require_same_tensors(points[0].mean, point.mean, f"point {number}")
+            require_same_tensors(points[0].buffers, point.buffers, f"the buffers of point {number}")
+        means = [q.mean for q in points]
+        buffers = [q.buffers for q in points]
+        return cls(
+            {name: torch.stack([mean[name] for mean in means]) for name in means[0]},
+            sample_buffers={name: torch.stack([own[name] for own in buffers]) for name in buffers[0]},
+            weights=weights,
+        )
 
     @property
+    @override
     def num_samples(self) -> int:
-        """The number of samples."""
-        return self._free["weights"].shape[0]
+        return self._unattached["weights"].shape[0]
 
     @property
     def samples(self) -> dict[str, Tensor]:
@@ -95,14 +131,14 @@ class SamplesPosterior(AbstractAttachedPosterior, AbstractGeodesic):
         return copied(self._fields["samples"])
 
     @property
+    @override
     def weights(self) -> Tensor:
-        """The normalised weights ``[K]``."""
-        return self._free["weights"].clone()
+        return self._unattached["weights"].clone()
 
     @property
     def chains(self) -> Tensor:
         """The chain of every sample, ``[K]``."""
-        return self._free["chains"].clone()
+        return self._unattached["chains"].clone()
 
     @property
     @override
@@ -111,28 +147,26 @@ class SamplesPosterior(AbstractAttachedPosterior, AbstractGeodesic):
             n: self._average(t) if t.is_floating_point() else t[0].clone()
             for n, t in self._fields["sample_buffers"].items()
         }
-        return {**own, **{name: tensor.clone() for name, tensor in self._companions.buffers.items()}}
+        return {**own, **self.shared_buffers}
 
+    @property
+    def sample_buffers(self) -> dict[str, Tensor]:
+        """The buffers of each sample, each ``[K, *s]``."""
+        return copied(self._fields["sample_buffers"])
+
+    @property
+    def shared_buffers(self) -> dict[str, Tensor]:
+        """The buffers that all samples share, each ``[*s]``."""
+        return copied(self._auxiliary.buffers)
+
+    @override
     def member(self, index: int) -> PointPosterior:
-        """Return one of the samples, with its buffers and the fixed parameters.
-
-        Args:
-            index: Which, from 0.
-
-        Returns:
-            The point.
-
-        Raises:
-            InvalidInputError: If there is no such sample.
-        """
         if not 0 <= index < self.num_samples:
             message = f"expected the number of a sample from 0 to {self.num_samples - 1}, got {index!r}"
             raise InvalidInputError(message)
-        own, buffers = (
-            {name: t[index].clone() for name, t in part.items()}
-            for part in (self._fields["samples"], self._fields["sample_buffers"])
-        )
-        return PointPosterior({**own, **self._fixed}, buffers={**buffers, **self._companions.buffers}, prior=self.prior)
+        own = {name: tensor[index].clone() for name, tensor in self._fields["samples"].items()}
+        buffers = {name: tensor[index].clone() for name, tensor in self._fields["sample_buffers"].items()}
+        return PointPosterior({**own, **self._fixed}, buffers={**buffers, **self._auxiliary.buffers}, prior=self.prior)
 
     @override
     def _mean(self) -> dict[str, Tensor]:
@@ -156,81 +190,104 @@ class SamplesPosterior(AbstractAttachedPosterior, AbstractGeodesic):
 
     @override
     def _from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        uniform = noise[""].squeeze(-1).to(self._free["weights"].device)
-        index = torch.searchsorted(self._free["weights"].cumsum(0).to(uniform), uniform, right=True)
+        uniform = noise[""].squeeze(-1).to(self._unattached["weights"].device)
+        index = torch.searchsorted(self._unattached["weights"].cumsum(0).to(uniform), uniform, right=True)
         index = index.clamp_max(self.num_samples - 1)
         every = {**self._fields["samples"], **self._fields["sample_buffers"]}
         return {name: tensor[index.to(tensor.device)].clone() for name, tensor in every.items()}
 
-    def permute_each(self, permutations: Sequence[Permutation]) -> SamplesPosterior:
-        """Return the samples, each moved by a group element of its own.
-
-        The predictive distribution stays as it is; the distribution over weights does not. Where every sample comes
-        from a posterior that symmetries leave unchanged, the moved samples are as good as the given ones.
-
-        Args:
-            permutations: One a sample.
-
-        Returns:
-            The moved samples.
-
-        Raises:
-            InvalidInputError: If their number is another, or a layout does not fit.
-        """
+    @override
+    def permute_each(self, permutations: Sequence[Permutation]) -> Self:
         if len(permutations) != self.num_samples:
-            message = f"expected {self.num_samples} permutations, one a sample, got {len(permutations)}"
+            message = f"expected {self.num_samples} permutations, one per sample, got {len(permutations)}"
             raise InvalidInputError(message)
         every = {**self._fields["samples"], **self._fields["sample_buffers"]}
-        shared = {**self._fixed, **self._companions.buffers}
+        shared = {**self._fixed, **self._auxiliary.buffers}
         fixed = [name for p in permutations for name, t in p.apply(shared).items() if not torch.equal(t, shared[name])]
         if fixed:
-            message = f"{sorted(set(fixed))} are shared by all samples and would have to move with each of them"
+            message = (
+                f"{sorted(set(fixed))} are shared by all samples; no permutation of single samples may change them"
+            )
             raise InvalidInputError(message)
         moved = [p.apply({name: t[k] for name, t in every.items()}) for k, p in enumerate(permutations)]
         stacked = {name: torch.stack([m[name] for m in moved]) for name in every}
-        return SamplesPosterior(
+        return type(self)(
             {name: stacked[name] for name in self._fields["samples"]},
             sample_buffers={name: stacked[name] for name in self._fields["sample_buffers"]},
-            **{name: tensor.clone() for name, tensor in self._free.items()},
-            **self._companions.options,
+            **{name: tensor.clone() for name, tensor in self._unattached.items()},
+            **self._auxiliary.options,
         )
-
-    @override
-    def geodesic(self, other: Posterior, t: float) -> SamplesPosterior:
-        end = require_pair(self, other, t)
-        for posterior in (self, end):
-            if posterior.num_samples != self.num_samples or not posterior.is_uniform:
-                message = (
-                    "the displacement path needs as many samples at both ends, equally weighted; got "
-                    f"{self.num_samples} and {end.num_samples}. Resample one of them"
-                )
-                raise InvalidInputError(message)
-        target = end._fields["samples"]
-        order = solve_assignment(-squared_distances(self._fields["samples"], target))
-
-        def paired(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name: tensor[order.to(tensor.device)] for name, tensor in tensors.items()}
-
-        return SamplesPosterior(
-            blend(self._fields["samples"], paired(target), t),
-            sample_buffers=blend_buffers(self._fields["sample_buffers"], paired(end._fields["sample_buffers"]), t),
-            fixed=blend(self._fixed, end._fixed, t),  # ruff: ignore[private-member-access]
-            buffers=blend_buffers(self._companions.buffers, end._companions.buffers, t),  # ruff: ignore[private-member-access]
-        )
-
-    @property
-    def is_uniform(self) -> bool:
-        """Whether all samples have the same weight."""
-        weights = self._free["weights"]
-        return torch.allclose(weights, torch.full_like(weights, 1 / len(weights)))
 
     def _average(self, tensor: Tensor) -> Tensor:
-        average: Tensor = torch.tensordot(self._free["weights"].to(tensor), tensor, dims=1)
+        average: Tensor = torch.tensordot(self._unattached["weights"].to(tensor), tensor, dims=1)
         return average
 
     @classmethod
     @override
-    def _rebuild(cls, fields: Fields, free: Mapping[str, Tensor], companions: Companions) -> Self:
-        own = fields.get("sample_buffers")
-        options = companions.options
-        return cls(fields["samples"], weights=free["weights"], chains=free["chains"], sample_buffers=own, **options)
+    def _rebuild(cls, fields: Fields, unattached: Mapping[str, Tensor], auxiliary: AuxiliaryTensors) -> Self:
+        return cls(
+            fields["samples"],
+            weights=unattached["weights"],
+            chains=unattached["chains"],
+            sample_buffers=fields.get("sample_buffers"),
+            **auxiliary.options,
+        )
+
+
+@register_wasserstein(SamplesPosterior, SamplesPosterior)
+def _distance(first: SamplesPosterior, second: SamplesPosterior) -> float:
+    """Return the distance by exact optimal transport between the samples."""
+    cost = squared_distances(first.samples, second.samples) + squared_distance(first.fixed, second.mean)
+    return math.sqrt(transport_cost(first.weights, second.weights, cost))
+
+
+@register_geodesic(SamplesPosterior, SamplesPosterior)
+def _displacement(first: SamplesPosterior, second: SamplesPosterior) -> PosteriorPath:
+    require_compatible(first, second)
+    require_same_tensors(first.sample_buffers, second.sample_buffers, "the sample buffers of the second posterior")
+    _require_equal_numbers([first, second])
+    order = solve_assignment(-squared_distances(first.samples, second.samples))
+
+    def paired(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor[order.to(tensor.device)] for name, tensor in tensors.items()}
+
+    samples, end = first.samples, paired(second.samples)
+    own, end_own = first.sample_buffers, paired(second.sample_buffers)
+    fixed, end_fixed = first.fixed, second.fixed
+    shared, end_shared = first.shared_buffers, second.shared_buffers
+
+    def at(t: float) -> SamplesPosterior:
+        return SamplesPosterior(
+            interpolate(samples, end, t),
+            sample_buffers=interpolate_buffers(own, end_own, t),
+            fixed=interpolate(fixed, end_fixed, t),
+            buffers=interpolate_buffers(shared, end_shared, t),
+        )
+
+    return at
+
+
+@register_barycenter(SamplesPosterior)
+def _barycenter(posteriors: Sequence[SamplesPosterior], weights: TensorWeights) -> SamplesPosterior:
+    """Return the fixed point on free supports: all sets are assigned to the current one and averaged."""
+    weights.require_uniform("samples")
+    _require_equal_numbers(posteriors)
+    sets = [q.samples for q in posteriors]
+    current: Mapping[str, Tensor] = sets[0]
+    for _ in range(_ITERATIONS):
+        previous = current
+        current = weights.mean([assigned_onto(previous, samples) for samples in sets])
+        if not squared_distance(current, previous):
+            break
+    fixed = weights.mean([q.fixed for q in posteriors])
+    return SamplesPosterior(current, fixed=fixed, buffers=weights.mean([q.buffers for q in posteriors]))
+
+
+def _require_equal_numbers(posteriors: Sequence[SamplesPosterior]) -> None:
+    counts = [q.num_samples for q in posteriors]
+    if len(set(counts)) > 1 or not all(q.is_uniform for q in posteriors):
+        message = (
+            f"expected the same number of equally weighted samples in all posteriors, got {counts} samples with "
+            f"{'equal' if all(q.is_uniform for q in posteriors) else 'unequal'} weights; resample to the same number"
+        )
+        raise NoClosedFormError(message)

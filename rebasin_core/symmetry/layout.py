@@ -7,7 +7,6 @@ import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError, nearest
@@ -16,6 +15,7 @@ from rebasin_core.symmetry.cells import atom_rows
 from rebasin_core.symmetry.notation import format_axes, parse_axes
 from rebasin_core.symmetry.resolve import resolve
 from rebasin_core.tensors.checks import shorten
+from rebasin_core.tensors.frozen import FrozenMapping
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,8 +43,8 @@ class Layout:
 
     def __post_init__(self) -> None:
         """Freeze the mappings and check that they agree."""
-        object.__setattr__(self, "groups", MappingProxyType(dict(self.groups)))
-        object.__setattr__(self, "axes", MappingProxyType(dict(self.axes)))
+        object.__setattr__(self, "groups", FrozenMapping(dict(self.groups)))
+        object.__setattr__(self, "axes", FrozenMapping(dict(self.axes)))
         for name in self.groups:
             self.ancestors(name)
         for tensor, axes in self.axes.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload, runtime_checkable
 
 import torch
@@ -17,6 +16,7 @@ from rebasin_core.symmetry.index import check_index, reorder_outer
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.tensors.checks import require_same_names
 from rebasin_core.tensors.files import read_tensors, write_tensors
+from rebasin_core.tensors.frozen import FrozenMapping
 from rebasin_core.tensors.modules import named_tensors
 
 if TYPE_CHECKING:
@@ -74,9 +74,7 @@ class Permutation:
         for name, index in indices.items():
             check_index(name, index, layout.index_shape(name))
         self._layout = layout
-        self._indices = MappingProxyType({
-            name: indices[name].detach().to(torch.int64).clone() for name in layout.groups
-        })
+        self._indices = FrozenMapping({name: indices[name].detach().to(torch.int64).clone() for name in layout.groups})
 
     @classmethod
     def identity(cls, layout: Layout) -> Permutation:

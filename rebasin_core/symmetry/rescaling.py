@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import torch
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.symmetry.cells import map_cells
+from rebasin_core.tensors.frozen import FrozenMapping
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ class Rescaling:
 
     def __post_init__(self) -> None:
         """Freeze the mapping."""
-        object.__setattr__(self, "degrees", MappingProxyType(dict(self.degrees)))
+        object.__setattr__(self, "degrees", FrozenMapping(dict(self.degrees)))
 
 
 @final

@@ -23,6 +23,7 @@ from rebasin_core.testing import (  # ruff: ignore[unused-import] - importing th
     matcher_laws,
     metric_laws,
     model_laws,
+    pair_laws,
     posterior_laws,
 )
 from rebasin_core.testing.examples.registered import examples_of

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle  # ruff: ignore[suspicious-pickle-import] - the law is about it
 from typing import TYPE_CHECKING, cast
 
 import torch
 
 from rebasin_core.posteriors.attached import AbstractAttachedPosterior
-from rebasin_core.posteriors.base import AbstractCoupling, AbstractGeodesic, AbstractLogDensity, Posterior
+from rebasin_core.posteriors.capabilities import AbstractIndependentGaussian, AbstractLogDensity, AbstractMixture
 from rebasin_core.posteriors.divergence import wasserstein_distance
 from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior
 from rebasin_core.symmetry.axis import Atom, Group
@@ -20,6 +22,10 @@ from rebasin_core.testing.law import expect, expect_equal, law, seeded
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from torch import Tensor
+
+    from rebasin_core.posteriors.base import Posterior
 
 
 def any_element(posterior: Posterior, seed: int = 0) -> Permutation:
@@ -153,6 +159,17 @@ def round_trip(example: object, folder: Path) -> None:
 
 
 @law("posterior")
+def copies_are_equal(example: object, folder: Path) -> None:
+    """Pickling and deep copies give an equal posterior, for use in other processes."""
+    del folder
+    posterior = cast("Posterior", example)
+    pickled = pickle.loads(pickle.dumps(posterior))  # ruff: ignore[suspicious-pickle-usage] - written one line before
+    for what, back in (("pickled", pickled), ("copied", copy.deepcopy(posterior))):
+        expect(type(back) is type(posterior), f"{what} it is a {type(back).__name__}")
+        expect_equal(back.as_tensors(), posterior.as_tensors(), what)
+
+
+@law("posterior")
 def moves_between_dtypes(example: object, folder: Path) -> None:
     """Another dtype gives an equal posterior, to rounding; integer buffers stay integers."""
     del folder
@@ -217,7 +234,7 @@ def covariance_moves(example: object, folder: Path) -> None:
 
 
 @law("posterior")
-def companions_move(example: object, folder: Path) -> None:
+def auxiliary_tensors_move(example: object, folder: Path) -> None:
     """Fixed parameters and the prior move too, and are written and read back."""
     if not isinstance(example, AbstractAttachedPosterior):
         return
@@ -249,35 +266,37 @@ def order_of_names_does_not_matter(example: object, folder: Path) -> None:
 
 
 @law("posterior")
-def coupling_has_its_ends(example: object, folder: Path) -> None:
-    """Where a path within the kind is known, its ends are the ends and its mean is linear."""
+def independent_gaussian_entries(example: object, folder: Path) -> None:
+    """Entries that are stated to be independent Gaussians have Gaussian tails and no correlation."""
     del folder
-    if not isinstance(example, AbstractCoupling):
+    if not isinstance(example, AbstractIndependentGaussian) or not example.noisy_names:
         return
-    posterior = cast("Posterior", example)
-    other = posterior.permute(any_element(posterior, 5))
-    for t in (0.0, 0.5, 1.0):
-        point = example.coupled(other, t)
-        line = {name: (1 - t) * a + t * other.mean[name] for name, a in posterior.mean.items()}
-        expect_equal(point.mean, line, f"the mean at {t}", tolerance=1e-12)
-    for t, end in ((0.0, posterior), (1.0, other)):
-        expect_equal(example.coupled(other, t).stddev, end.stddev, f"the spread at {t}", tolerance=1e-8)
+    count = 20_000
+    samples = example.sample((count,), generator=seeded(4))
+    noise: list[Tensor] = []
+    for name in sorted(example.noisy_names):
+        stddev = example.stddev[name]
+        standardized = (samples[name] - example.mean[name]) / stddev
+        noise.append(standardized.reshape(count, -1)[:, (stddev > 0).flatten()][:, :2])
+    entries = torch.cat(noise, dim=1)
+    # The fourth moment of a Gaussian is 3, its estimate has the variance 96 / count.
+    worst = (entries.pow(4).mean(0) - 3).abs().max().item()
+    expect(worst <= 5 * math.sqrt(96 / count), f"the fourth moment of an entry is off by {worst:.2f}")
+    correlation = entries.T @ entries / count
+    largest = (correlation - correlation.diag().diag()).abs().max().item()
+    expect(largest <= 5 / math.sqrt(count), f"two entries have the correlation {largest:.3f}")
 
 
 @law("posterior")
-def geodesic_has_constant_speed(example: object, folder: Path) -> None:
-    """Where a geodesic is known, its ends are the ends and its speed is constant."""
+def mixtures_have_components(example: object, folder: Path) -> None:
+    """The mean of a mixture is the weighted mean of its components, and each can be permuted on its own."""
     del folder
-    if not isinstance(example, AbstractGeodesic):
+    if not isinstance(example, AbstractMixture):
         return
-    posterior = cast("Posterior", example)
-    other = posterior.permute(any_element(posterior, 5))
-    start, end = example.geodesic(other, 0.0), example.geodesic(other, 1.0)
-    for name, got, wanted in (("0", start, posterior), ("1", end, other)):
-        distance = wasserstein_distance(got, wanted)
-        # The distance is the root of a difference, which keeps half of the digits.
-        expect(distance < 1e-6, f"the geodesic at {name} is {distance:.1e} away from that end")
-    whole = wasserstein_distance(posterior, other)
-    for t in (0.25, 0.5, 0.75):
-        part = wasserstein_distance(posterior, example.geodesic(other, t))
-        expect(abs(part - t * whole) < 1e-6 * (1 + whole), f"at {t} the distance is {part}, expected {t * whole}")
+    components = example.components
+    weights = example.weights
+    expect(len(weights) == len(components), f"{len(weights)} weights for {len(components)} components")
+    for name, mean in example.mean.items():
+        parts = torch.stack([q.mean[name] for q in components])
+        average = torch.tensordot(weights.to(parts), parts, dims=1)
+        expect_equal({name: average}, {name: mean}, "mean of the components", tolerance=1e-6)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import rebasin_core as rc
-from rebasin_core.api.samples import SummaryKind
+from rebasin_core.posteriors.summary import SummaryKind
 from rebasin_core.testing.cases import gaussian, network
 
 
@@ -33,7 +33,7 @@ def test_scrambled_copies_are_put_in_one_order(reference: int | None) -> None:
     found = rc.align_samples(samples, network().spec, reference=reference)
     order = [g.compose(p) for g, p in zip(elements, found.permutations, strict=True)]
     assert all(p == order[0] for p in order), "every copy ends in the same order"
-    assert found.spread[-1] < 0.1 * found.spread[0]
+    assert found.mean_squared_distances[-1] < 0.1 * found.mean_squared_distances[0]
 
 
 def test_maps_around_a_circle_compose_to_the_identity() -> None:
@@ -56,7 +56,7 @@ def test_aligning_keeps_the_predictive() -> None:
 @pytest.mark.parametrize("kind", ["diagonal_gaussian", "low_rank_gaussian", "full_gaussian"])
 def test_summary_has_the_moments_of_the_aligned_samples(kind: SummaryKind) -> None:
     samples, _ = scrambled(8)
-    summary = rc.summarise(samples, network().spec, kind=kind, rank=3)
+    summary = rc.summarize(samples, network().spec, kind=kind, rank=3)
     assert summary.posterior.kind == kind
     for name, tensor in summary.aligned.samples.stddev.items():
         torch.testing.assert_close(summary.posterior.mean[name], summary.aligned.samples.mean[name])
@@ -74,7 +74,7 @@ def test_summary_of_aligned_samples_predicts_and_of_unaligned_ones_does_not() ->
         })
         for _ in range(8)
     ]
-    aligned = rc.summarise(copies, case.spec).posterior
+    aligned = rc.summarize(copies, case.spec).posterior
     plain = rc.SamplesPosterior({n: torch.stack([c[n] for c in copies]) for n in trained.mean})
     naive = rc.DiagonalGaussianPosterior(plain.mean, plain.stddev)
     loss = [rc.barrier(q, q, model=case.model, data=case.data, num_points=3).loss[0] for q in (aligned, naive)]
@@ -98,6 +98,7 @@ def test_rhat_of_scrambled_chains_falls_to_one() -> None:
     ]
     stuck = rc.SamplesPosterior({n: torch.stack([d[n] for d in draws]) for n in base}, chains=chains)
     aligned = rc.align_samples(stuck, case.spec)
+    assert isinstance(aligned.samples, rc.SamplesPosterior)
     before, after = rc.diagnose_chains(stuck), rc.diagnose_chains(aligned.samples)
     assert before.quantiles()[1] > 1.5
     assert after.quantiles()[1] < 1.1
@@ -214,14 +215,15 @@ def test_rescalings_form_a_group() -> None:
 
 def test_bad_samples_are_refused() -> None:
     spec = network().spec
+    single: Any = gaussian(0)
     with pytest.raises(rc.RebasinError, match="got none"):
         rc.align_samples([], spec)
     with pytest.raises(rc.RebasinError, match="reference from 0 to 4"):
         rc.align_samples(scrambled()[0], spec, reference=9)
-    with pytest.raises(rc.RebasinError, match="expected points as components"):
-        rc.align_samples(rc.MixturePosterior([gaussian(0)]), spec)
+    with pytest.raises(rc.RebasinError, match="got one `DiagonalGaussianPosterior`; put several networks into a list"):
+        rc.align_samples(single, spec)
     with pytest.raises(rc.RebasinError, match="at least two samples"):
-        rc.summarise(scrambled(1)[0], spec)
+        rc.summarize(scrambled(1)[0], spec)
 
 
 def test_invariant_bound_is_a_training_option() -> None:
@@ -234,3 +236,103 @@ def test_invariant_bound_is_a_training_option() -> None:
     bound = method.fit(case.model, data, spec=case.spec)
     # The information is at most log 9, shared by 40 examples.
     assert 0 < plain.history[0] - bound.history[0] <= math.log(9) / 40 + 1e-6
+
+
+def permuted_modules(count: int = 3) -> tuple[list[nn.Module], rc.PermutationSpec]:
+    """Copies of one network with batch statistics, each in another order."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).double()
+    with torch.no_grad():
+        model(torch.randn(64, 4, generator=torch.Generator().manual_seed(0)).double())
+    spec = rc.trace_spec(model.eval(), torch.zeros(2, 4).double())
+    generator = torch.Generator().manual_seed(1)
+    return [spec.random_permutation(generator=generator).apply(model) for _ in range(count)], spec
+
+
+@pytest.mark.parametrize("form", ["points", "modules", "state_dicts"])
+def test_networks_in_every_form_are_aligned_as_match_many_does(form: str) -> None:
+    modules, spec = permuted_modules()
+    forms: dict[str, list[Any]] = {
+        "points": [rc.as_posterior(module) for module in modules],
+        "modules": list(modules),
+        "state_dicts": [module.state_dict() for module in modules],
+    }
+    given = forms[form]
+    found = rc.align_samples(given, spec)
+    expected = rc.match_many(given, spec, matcher="weight", max_rounds=10)
+    assert found.permutations == expected.permutations
+    assert found.mean_squared_distances == pytest.approx(expected.trace)
+    assert found.mean_squared_distances[-1] < 1e-12 < found.mean_squared_distances[0]
+    assert isinstance(found.samples, rc.SamplesPosterior)
+    assert found.samples.buffers["1.num_batches_tracked"].item() == 1
+    by_reference = rc.align_samples(given, spec, reference=1)
+    assert by_reference.mean_squared_distances[-1] < 1e-12
+    assert rc.summarize(given, spec).posterior.stddev["0.weight"].max() < 1e-7
+
+
+def scrambled_gaussians(count: int = 3) -> list[rc.LowRankGaussianPosterior]:
+    """Copies of one low-rank Gaussian (SWAG), each in another order."""
+    case = network()
+    generator = torch.Generator().manual_seed(2)
+    mean = {name: p.detach() for name, p in case.model.named_parameters()}
+    diagonal = {n: 0.05 * torch.rand(t.shape, generator=generator).to(t) for n, t in mean.items()}
+    factor = {n: 0.05 * torch.randn(2, *t.shape, generator=generator).to(t) for n, t in mean.items()}
+    base = rc.LowRankGaussianPosterior(mean, diagonal, factor)
+    return [case.spec.random_permutation(generator=generator).apply(base) for _ in range(count)]
+
+
+@pytest.mark.parametrize("reference", [None, 1])
+@pytest.mark.parametrize("form", ["list", "mixture"])
+def test_mixtures_of_gaussians_are_aligned(reference: int | None, form: str) -> None:
+    case = network()
+    parts = scrambled_gaussians()
+    given: Any = parts if form == "list" else rc.MixturePosterior(parts, weights=torch.tensor([1.0, 2.0, 1.0]))
+    found = rc.align_samples(given, case.spec, reference=reference)
+    assert isinstance(found.samples, rc.MixturePosterior)
+    assert found.mean_squared_distances[0] > 1.0
+    assert found.mean_squared_distances[-1] == pytest.approx(0.0, abs=1e-12)
+    first, *others = found.samples.components
+    for other in others:
+        assert rc.wasserstein_distance(first, other) < 1e-5, "components are copies of each other again"
+    loss = [
+        rc.score(q, model=case.model, data=case.data, num_samples=2000).nll
+        for q in (rc.MixturePosterior(parts), found.samples)
+    ]
+    assert loss[0] == pytest.approx(loss[1], abs=0.02)
+
+
+@pytest.mark.parametrize("kind", ["diagonal_gaussian", "low_rank_gaussian", "full_gaussian"])
+def test_summary_of_a_mixture_has_its_moments(kind: SummaryKind) -> None:
+    case = network()
+    parts = [*scrambled_gaussians(2), rc.PointPosterior(scrambled_gaussians()[0].mean)]
+    found = rc.summarize(
+        rc.MixturePosterior(parts, weights=torch.tensor([1.0, 2.0, 1.0])), case.spec, kind=kind, rank=2
+    )
+    mixture = found.aligned.samples
+    assert found.posterior.kind == kind
+    for name, tensor in mixture.stddev.items():
+        torch.testing.assert_close(found.posterior.mean[name], mixture.mean[name])
+        torch.testing.assert_close(found.posterior.stddev[name], tensor)
+
+
+def test_full_summary_of_a_mixture_has_its_covariance() -> None:
+    case = network()
+    parts = scrambled_gaussians(2)
+    found = rc.summarize(parts, case.spec, kind="full_gaussian")
+    assert isinstance(found.posterior, rc.FullGaussianPosterior)
+    first, second = found.aligned.samples.components
+    assert isinstance(first, rc.LowRankGaussianPosterior)
+    assert isinstance(second, rc.LowRankGaussianPosterior)
+    shift = (first.flat_mean() - second.flat_mean()) / 2
+    expected = (first.covariance() + second.covariance()) / 2 + torch.outer(shift, shift)
+    torch.testing.assert_close(found.posterior.covariance(), expected)
+
+
+def test_a_summary_that_cannot_be_made_says_why() -> None:
+    noise = rc.UnitNoise((("layers.0.weight", 0),), "bernoulli", torch.full((5,), 0.5).double())
+    mean = {name: p.detach() for name, p in network().model.named_parameters()}
+    parts = [rc.MultiplicativeNoisePosterior(mean, [noise])] * 2
+    assert rc.summarize(parts, network().spec, kind="low_rank_gaussian").posterior.kind == "low_rank_gaussian"
+    with pytest.raises(
+        rc.RebasinError, match="needs points or Gaussians, got a component of kind 'multiplicative_noise'"
+    ):
+        rc.summarize(parts, network().spec, kind="full_gaussian")

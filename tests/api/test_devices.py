@@ -84,7 +84,7 @@ def test_samples(device: torch.device) -> None:
     for place in (CPU, device):
         models = [network(place, seed) for seed in range(4)]
         tensors = [{name: tensor.detach() for name, tensor in named_tensors(model).items()} for model in models]
-        found.append(rc.summarise(tensors, ARCHITECTURE.spec(models[0]), kind="low_rank_gaussian", rank=2))
+        found.append(rc.summarize(tensors, ARCHITECTURE.spec(models[0]), kind="low_rank_gaussian", rank=2))
     close(dict(found[1].posterior.stddev), dict(found[0].posterior.stddev), 1e-4)
 
 

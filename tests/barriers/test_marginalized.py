@@ -16,6 +16,7 @@ from rebasin_core import (
     PointwiseBarrier,
     SamplesPosterior,
     barrier,
+    geodesic,
 )
 from rebasin_core.errors import ConfigError, InvalidInputError
 
@@ -112,16 +113,17 @@ def test_moments_join_posteriors_of_different_kinds() -> None:
     by_samples = barrier(samples, end(1.0, 0.3), num_points=3, **options)
     alone = barrier(samples, samples, num_points=3, **options)
     assert by_samples.loss[0] == pytest.approx(alone.loss[0], rel=0.2)
-    geodesic = {"name": "marginalized", "path": "wasserstein"}
-    with pytest.raises(InvalidInputError, match="expected two posteriors of kind 'samples'"):
-        barrier(samples, end(1.0, 0.3), estimator=geodesic, **options)
+    by_geodesic = {"name": "marginalized", "path": "wasserstein"}
+    with pytest.raises(InvalidInputError, match="no 2-Wasserstein geodesic of `SamplesPosterior` and `DiagonalGauss"):
+        barrier(samples, end(1.0, 0.3), estimator=by_geodesic, **options)
 
 
 def test_samples_travel_in_pairs() -> None:
     model = nn.Linear(1, 1, bias=False)
     a = SamplesPosterior({"weight": torch.tensor([[[0.0]], [[1.0]]]).double()})
     b = SamplesPosterior({"weight": torch.tensor([[[1.1]], [[0.1]]]).double()})
-    middle = a.geodesic(b, 0.5)
+    middle = geodesic(a, b)(0.5)
+    assert isinstance(middle, SamplesPosterior)
     assert sorted(middle.samples["weight"].flatten().tolist()) == pytest.approx([0.05, 1.05])
     found = barrier(a, b, model=model, data=[(X, Y)], likelihood="gaussian", num_points=3, num_samples=8)
     assert all(math.isfinite(loss) for loss in found.loss)

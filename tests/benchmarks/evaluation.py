@@ -70,7 +70,7 @@ def large(arguments: argparse.Namespace) -> None:  # ruff: ignore[too-many-local
         spec = rc.MLPArchitecture(hidden=[512] * 3).spec(model)
         aligned = rc.match(first, second, spec, "wasserstein").apply(second)
         assert isinstance(first, rc.DiagonalGaussianPosterior)
-        posterior: rc.Posterior = first.geodesic(aligned, 0.5)
+        posterior = rc.geodesic(first, aligned)(0.5)
         batches = list(data.test.batches(1000))
     else:
         model, posterior, batches = random_problem([512] * 3, 784, 10_000)

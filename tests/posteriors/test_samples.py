@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from rebasin_core import SamplesPosterior, wasserstein_distance
+from rebasin_core import SamplesPosterior, geodesic, wasserstein_distance
 from rebasin_core.errors import InvalidInputError
 
 
@@ -34,8 +34,8 @@ def test_distance_equals_brute_force() -> None:
 
 
 def test_displacement_needs_as_many_samples() -> None:
-    with pytest.raises(InvalidInputError, match="as many samples at both ends"):
-        samples(0, 4).geodesic(samples(1, 5), 0.5)
+    with pytest.raises(InvalidInputError, match="same number of equally weighted samples"):
+        geodesic(samples(0, 4), samples(1, 5))
 
 
 def test_bad_weights() -> None:

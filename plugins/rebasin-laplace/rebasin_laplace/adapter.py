@@ -83,9 +83,8 @@ class LaplaceAdapter(PosteriorAdapter, AbstractWriteBack):
         mean = posterior.mean
         state["mean"] = torch.cat([mean[name].flatten() for name in names]).to(laplace.mean)
         own = torch.is_tensor(laplace.prior_mean) and laplace.prior_mean.numel() > 1
-        prior = getattr(posterior, "prior", None)
-        if own and prior is not None:
-            state["prior_mean"] = _flat_prior(prior.mean, posterior.mean, names)
+        if own and posterior.prior is not None:
+            state["prior_mean"] = _flat_prior(posterior.prior.mean, posterior.mean, names)
         held = state.pop("data", None)
         if "_last_layer_name" in state:
             # With data, loading looks for the last layer, and fails since it is known already.
@@ -217,9 +216,8 @@ def _factors(laplace: Laplace, posterior: KroneckerGaussianPosterior, names: lis
 def _moved_precision(laplace: Laplace, posterior: Posterior, names: list[str]) -> Tensor:
     """Return the prior precision: moved if every parameter has its own."""
     precision: Tensor = laplace.prior_precision
-    prior = getattr(posterior, "prior", None)
-    if precision.numel() == laplace.mean.numel() > 1 and prior is not None:
-        return _flat_prior(prior.stddev, posterior.mean, names).square().reciprocal()
+    if precision.numel() == laplace.mean.numel() > 1 and posterior.prior is not None:
+        return _flat_prior(posterior.prior.stddev, posterior.mean, names).square().reciprocal()
     return precision
 
 

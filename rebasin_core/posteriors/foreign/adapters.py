@@ -10,11 +10,11 @@ from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.adapter import AbstractWriteBack, PosteriorAdapter
+from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
 from rebasin_core.posteriors.foreign.layout import LAYOUTS, from_bayesian_layers
 from rebasin_core.posteriors.foreign.state_dict import from_state_dict
 from rebasin_core.posteriors.low_rank_gaussian import LowRankGaussianPosterior
-from rebasin_core.posteriors.pairing import require_same_tensors
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.tensors.modules import copied
 
@@ -32,7 +32,7 @@ _PACKAGES = {
 
 @final
 class ModuleAdapter(PosteriorAdapter):
-    """A module stands for the point at which it is; one with Bayesian layers for their independent Gaussians.
+    """A module is read as the point of its parameters; one with Bayesian layers as their independent Gaussians.
 
     Layers of bayesian-torch, torch-uncertainty, blitz and torchbnn are known, by the packages of their types.
 
@@ -105,9 +105,9 @@ class IVONAdapter(PosteriorAdapter, AbstractWriteBack):
     def to_posterior(self, source: object, *, model: nn.Module | None = None) -> Posterior:
         mean, stddev = {}, {}
         for names, group in self._groups(source, model):
-            spread = (group["ess"] * (group["hess"] + group["weight_decay"])).rsqrt()
+            flat = (group["ess"] * (group["hess"] + group["weight_decay"])).rsqrt()
             sizes = [parameter.numel() for parameter in group["params"]]
-            for name, parameter, part in zip(names, group["params"], spread.split(sizes), strict=True):
+            for name, parameter, part in zip(names, group["params"], flat.split(sizes), strict=True):
                 mean[name] = parameter.detach().clone()
                 stddev[name] = part.detach().reshape(parameter.shape).to(parameter.dtype)
         own = {} if model is None else {n: t.detach().clone() for n, t in model.named_parameters() if n not in mean}
@@ -122,8 +122,8 @@ class IVONAdapter(PosteriorAdapter, AbstractWriteBack):
         groups = self._groups(source, model)
         hessians: list[Tensor] = []
         for names, group in groups:
-            spread = torch.cat([stddev[name].flatten() for name in names]).to(group["hess"])
-            hessians.append(1 / (group["ess"] * spread.square()) - group["weight_decay"])
+            flat = torch.cat([stddev[name].flatten() for name in names]).to(group["hess"])
+            hessians.append(1 / (group["ess"] * flat.square()) - group["weight_decay"])
             if not bool(torch.isfinite(hessians[-1]).all()):
                 message = "IVON cannot hold a standard deviation of zero; expected positive ones"
                 raise InvalidInputError(message)

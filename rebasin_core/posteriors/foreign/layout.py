@@ -29,24 +29,24 @@ _STATISTICS = re.compile(r"(^|\.)(running_mean|running_var|num_batches_tracked)$
 @final
 @dataclass(frozen=True, slots=True)
 class BayesianLayout:
-    """How a library of Bayesian layers names means and spreads.
+    """The names that a library of Bayesian layers gives to means and scales.
 
     Attributes:
         library: Its name.
         mean: Pattern of the names of means; groups ``prefix`` and ``kind`` (``weight``, ``kernel`` or ``bias``).
-        spread: The name of the spread that goes with a mean, with those groups in braces.
-        stddev: From the stored spread to standard deviations.
+        scale: The name of the scale that belongs to a mean, with those groups in braces.
+        stddev: Maps the stored scale to standard deviations.
         ignored: Pattern of names that repeat others, or are noise or priors.
     """
 
     library: str
     mean: re.Pattern[str]
-    spread: str
+    scale: str
     stddev: Callable[[Tensor], Tensor]
     ignored: re.Pattern[str]
 
     def fits(self, names: Mapping[str, object]) -> bool:
-        """Return whether there is a mean with its spread among names.
+        """Return whether there is a mean with its scale among names.
 
         Args:
             names: The names of a state dict.
@@ -55,12 +55,12 @@ class BayesianLayout:
             True if so.
         """
         return any(
-            (found := self.mean.search(name)) is not None and self.spread.format(**found.groupdict()) in names
+            (found := self.mean.search(name)) is not None and self.scale.format(**found.groupdict()) in names
             for name in names
         )
 
 
-# In this order: a later layout's names may also stand in an earlier one's state dicts, as copies.
+# The order matters: state dicts of an earlier layout may contain the names of a later one, as copies.
 LAYOUTS: tuple[BayesianLayout, ...] = (
     BayesianLayout(
         "bayesian-torch",
@@ -71,7 +71,7 @@ LAYOUTS: tuple[BayesianLayout, ...] = (
     ),
     BayesianLayout(
         "blitz",
-        # The means outside the samplers are copies, which come apart when the module is moved.
+        # The means outside the samplers are copies, which differ once the module is moved to another device.
         re.compile(r"^(?P<prefix>(?:.*\.)?)(?P<kind>weight|bias)_sampler\.mu(?=$)"),
         "{prefix}{kind}_sampler.rho",
         functional.softplus,
@@ -100,14 +100,14 @@ def from_bayesian_layers(tensors: Tensors, layout: BayesianLayout, buffers: Tens
 
     Args:
         tensors: The state dict.
-        layout: How means and spreads are named.
+        layout: The names of means and scales.
         buffers: The network's buffers among them.
 
     Returns:
         Independent Gaussians over the parameters of the deterministic network; parameters of ordinary layers are fixed.
 
     Raises:
-        InvalidInputError: If a mean has no spread.
+        InvalidInputError: If a mean has no scale.
     """
     mean: dict[str, Tensor] = {}
     stddev: dict[str, Tensor] = {}
@@ -116,14 +116,14 @@ def from_bayesian_layers(tensors: Tensors, layout: BayesianLayout, buffers: Tens
         found = layout.mean.search(name)
         if found is None:
             continue
-        spread = layout.spread.format(**found.groupdict())
-        if spread not in tensors:
-            message = f"`{name}` looks like a mean of {layout.library}, but there is no `{spread}` beside it"
+        scale = layout.scale.format(**found.groupdict())
+        if scale not in tensors:
+            message = f"`{name}` looks like a mean of {layout.library}, but there is no `{scale}`"
             raise InvalidInputError(message)
         plain = found["prefix"] + ("bias" if found["kind"] == "bias" else "weight")
         mean[plain] = tensor.detach().clone()
-        stddev[plain] = layout.stddev(tensors[spread].detach())
-        read |= {name, spread}
+        stddev[plain] = layout.stddev(tensors[scale].detach())
+        read |= {name, scale}
     rest = {n: t for n, t in tensors.items() if n not in read and layout.ignored.search(n) is None}
     fixed = {n: t.detach().clone() for n, t in rest.items() if n not in buffers}
     return DiagonalGaussianPosterior(
@@ -168,7 +168,7 @@ def from_swag_moments(
 
 
 def buffers_among(tensors: Tensors) -> dict[str, Tensor]:
-    """Return the tensors of a state dict that are buffers: integers, and normalisation statistics.
+    """Return the tensors of a state dict that are buffers: integers, and normalization statistics.
 
     Args:
         tensors: A state dict.

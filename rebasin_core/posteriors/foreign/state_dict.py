@@ -82,7 +82,7 @@ def _swag(tensors: Mapping[str, Tensor], pattern: re.Pattern[str], factor: str, 
         if found is not None and found["part"] in parts:
             own = found.groupdict().get("prefix") or ""
             parts[found["part"]][own + found["name"]] = tensor
-    # Running means of normalisation layers have the name of a SWAG mean, and no square beside it.
+    # Running means of normalization layers have the name of a SWAG mean, but no square belongs to them.
     mean = {name: tensor for name, tensor in parts["mean"].items() if name in parts["sq_mean"]}
     missing = sorted(parts["sq_mean"].keys() - mean.keys())
     if missing or (parts[factor] and parts[factor].keys() != mean.keys()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from rebasin_core.specs.operators.attention import AttentionRules
@@ -18,6 +17,7 @@ from rebasin_core.specs.operators.reduction import ReductionRules
 from rebasin_core.specs.operators.shape import ShapeRules
 from rebasin_core.specs.operators.slicing import SlicingRules
 from rebasin_core.specs.operators.vision import VisionRules
+from rebasin_core.tensors.frozen import FrozenMapping
 
 if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import OperatorRules, Rules
@@ -39,7 +39,7 @@ BUILT_IN_FAMILIES: Final[tuple[type[OperatorRules], ...]] = (
 )
 """The families of rules for the operators of PyTorch and torchvision."""
 
-BUILT_IN_RULES: Final[Rules] = MappingProxyType({
+BUILT_IN_RULES: Final[Rules] = FrozenMapping({
     name: rule for family in BUILT_IN_FAMILIES for name, rule in family.rules.items()
 })
 """Their rules, by the names of the operators."""

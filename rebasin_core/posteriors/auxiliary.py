@@ -1,4 +1,4 @@
-"""What rides along with the random parameters of a posterior: buffers, fixed parameters, the prior."""
+"""The tensors of a posterior that are not random: buffers, fixed parameters, the prior."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-_PREFIXES = ("buffers", "fixed", "prior.mean", "prior.stddev")
+# The prefixes of their names in files.
+_BUFFERS = "buffers"
+_FIXED = "fixed"
+_PRIOR_MEAN = "prior.mean"
+_PRIOR_STDDEV = "prior.stddev"
 
 
-class CompanionOptions(TypedDict):
-    """The companions as keyword arguments of a posterior's constructor."""
+class AuxiliaryOptions(TypedDict):
+    """Auxiliary tensors as keyword arguments of a posterior's constructor."""
 
     buffers: Mapping[str, Tensor] | None
     fixed: Mapping[str, Tensor] | None
@@ -27,7 +31,7 @@ class CompanionOptions(TypedDict):
 
 @final
 @dataclass(frozen=True, slots=True)
-class Companions:
+class AuxiliaryTensors:
     """Tensors that belong to a posterior and are not random.
 
     Attributes:
@@ -46,8 +50,8 @@ class Companions:
         buffers: Mapping[str, Tensor] | None,
         fixed: Mapping[str, Tensor] | None,
         prior: GaussianPrior | None,
-    ) -> Companions:
-        """Return the companions of a posterior, detached.
+    ) -> AuxiliaryTensors:
+        """Return the auxiliary tensors of a posterior, detached.
 
         Args:
             buffers: By name; none if not given.
@@ -55,22 +59,21 @@ class Companions:
             prior: If known.
 
         Returns:
-            The companions.
+            The auxiliary tensors.
         """
-        first, second = ({name: t.detach() for name, t in (part or {}).items()} for part in (buffers, fixed))
-        return cls(first, second, prior)
+        return cls(_detached(buffers), _detached(fixed), prior)
 
     @property
-    def options(self) -> CompanionOptions:
-        """The companions as keyword arguments."""
+    def options(self) -> AuxiliaryOptions:
+        """The auxiliary tensors as keyword arguments."""
         return {"buffers": self.buffers, "fixed": self.fixed, "prior": self.prior}
 
     def check(self, random: Iterable[str], what: str) -> None:
-        """Refuse companions that do not go with the random parameters.
+        """Raise if these tensors do not fit the random parameters.
 
         Args:
             random: Names of the random parameters.
-            what: The posterior, for messages.
+            what: The name of the posterior, for messages.
 
         Raises:
             InvalidInputError: If a name is given twice, or a tensor is not finite.
@@ -83,17 +86,17 @@ class Companions:
             message = f"{twice} are given more than once: as random parameters, fixed parameters or buffers"
             raise InvalidInputError(message)
 
-    def mapped(self, function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> Companions:
-        """Return the companions with their tensors changed.
+    def mapped(self, function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> AuxiliaryTensors:
+        """Return the result of a function of the tensors.
 
         Args:
-            function: From tensors of the parameters' shapes to such tensors.
+            function: Maps tensors of the parameters' shapes to such tensors.
 
         Returns:
-            The changed companions.
+            The new auxiliary tensors.
         """
         prior = None if self.prior is None else self.prior.mapped(function)
-        return Companions(function(self.buffers), function(self.fixed), prior)
+        return AuxiliaryTensors(function(self.buffers), function(self.fixed), prior)
 
     def expanded(self, sample_shape: Sequence[int]) -> dict[str, Tensor]:
         """Return fixed parameters and buffers as parts of samples.
@@ -109,19 +112,27 @@ class Companions:
 
     def as_tensors(self) -> dict[str, Tensor]:
         """Return all tensors by the names they have in files."""
-        prior = () if self.prior is None else (self.prior.mean, self.prior.stddev)
-        parts = zip(_PREFIXES, (self.buffers, self.fixed, *prior), strict=False)
-        return {f"{prefix}/{name}": tensor for prefix, part in parts for name, tensor in part.items()}
+        parts = {_BUFFERS: self.buffers, _FIXED: self.fixed}
+        if self.prior is not None:
+            parts |= {_PRIOR_MEAN: self.prior.mean, _PRIOR_STDDEV: self.prior.stddev}
+        return {f"{prefix}/{name}": tensor for prefix, part in parts.items() for name, tensor in part.items()}
 
     @classmethod
-    def pop_from(cls, fields: dict[str, dict[str, Tensor]]) -> Companions:
-        """Return the companions among the parts of a file, which are taken out.
+    def pop_from(cls, fields: dict[str, dict[str, Tensor]]) -> AuxiliaryTensors:
+        """Remove the auxiliary tensors from the parts of a file, and return them.
 
         Args:
             fields: Tensors by part and name; changed.
 
         Returns:
-            The companions.
+            The auxiliary tensors.
         """
-        buffers, fixed, mean, stddev = (fields.pop(prefix, {}) for prefix in _PREFIXES)
+        buffers = fields.pop(_BUFFERS, {})
+        fixed = fields.pop(_FIXED, {})
+        mean = fields.pop(_PRIOR_MEAN, {})
+        stddev = fields.pop(_PRIOR_STDDEV, {})
         return cls(buffers, fixed, GaussianPrior(mean, stddev) if mean else None)
+
+
+def _detached(tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in (tensors or {}).items()}

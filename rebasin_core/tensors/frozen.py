@@ -1,0 +1,71 @@
+"""A mapping that cannot be changed, and that can be pickled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypeVar, final
+
+from typing_extensions import override
+
+K = TypeVar("K")
+V_co = TypeVar("V_co", covariant=True)
+
+
+@final
+class FrozenMapping(Mapping[K, V_co]):
+    """A read-only copy of a mapping.
+
+    Unlike `types.MappingProxyType` it can be pickled and deep-copied, so that values that hold one travel to other
+    processes. Equality is that of mappings; it has no hash, since its values may have none.
+
+    Args:
+        items: The mapping; copied, so that changing it later has no effect. Its values are not copied.
+
+    Example:
+        >>> sizes = FrozenMapping({"hidden": 3})
+        >>> sizes["hidden"], sizes == {"hidden": 3}
+        (3, True)
+        >>> sizes["hidden"] = 4
+        Traceback (most recent call last):
+        ...
+        TypeError: 'FrozenMapping' object does not support item assignment
+    """
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[K, V_co]) -> None:
+        self._items = dict(items)
+
+    @override
+    def __getitem__(self, key: K) -> V_co:
+        """Return the value of a key."""
+        return self._items[key]
+
+    @override
+    def __contains__(self, key: object) -> bool:
+        """Return whether there is a value for a key."""
+        return key in self._items
+
+    @override
+    def __iter__(self) -> Iterator[K]:
+        """Return an iterator over the keys, in their order."""
+        return iter(self._items)
+
+    @override
+    def __len__(self) -> int:
+        """Return the number of keys."""
+        return len(self._items)
+
+    @override
+    def __reduce__(self) -> tuple[type[FrozenMapping[K, V_co]], tuple[dict[K, V_co]]]:
+        """Return the parts to make an equal mapping from: for pickling and deep copies."""
+        return FrozenMapping, (self._items,)
+
+    def __copy__(self) -> FrozenMapping[K, V_co]:
+        """Return this mapping, which needs no copy."""
+        return self
+
+    @override
+    def __repr__(self) -> str:
+        """Return the class and the items."""
+        return f"FrozenMapping({self._items!r})"
