@@ -72,7 +72,6 @@ from rebasin_core.barriers import (
 )
 from rebasin_core.bilinear import Channels, UnitSimilarity, unit_similarities
 from rebasin_core.config import (
-    BarrierConfig,
     InferenceConfig,
     RunConfig,
     StrategyConfig,
@@ -81,11 +80,14 @@ from rebasin_core.coupling.coupling import Coupling
 from rebasin_core.data import DataSource, DataSplits, Examples, Task, TensorBatches
 from rebasin_core.errors import RebasinError, RebasinWarning
 from rebasin_core.evaluation import (
+    AbstractPredictionMetric,
+    AbstractSampleMetric,
     CategoricalLikelihood,
     EvaluationOptions,
     GaussianLikelihood,
     HeteroscedasticGaussianLikelihood,
     Likelihood,
+    Metric,
     PredictiveScores,
     agreement,
     auroc,
@@ -208,6 +210,8 @@ __all__ = [
     "AbstractLogDensity",
     "AbstractMixture",
     "AbstractPathBarrier",
+    "AbstractPredictionMetric",
+    "AbstractSampleMetric",
     "AbstractWriteBack",
     "ActivationMatcher",
     "AlignedSamples",
@@ -219,7 +223,6 @@ __all__ = [
     "AuctionAssignment",
     "AuxiliaryTensors",
     "Axis",
-    "BarrierConfig",
     "BarrierEstimator",
     "BarrierMatrix",
     "Call",
@@ -273,6 +276,7 @@ __all__ = [
     "Matcher",
     "MeanFieldVI",
     "Merged",
+    "Metric",
     "MixturePosterior",
     "MultiplicativeNoisePosterior",
     "OperatorRules",

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 import rebasin_core as rc
 from rebasin_core.matchers import MatchOutcome
 from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
+from rebasin_core.strategy import Options
 from rebasin_core.tensors.frozen import FrozenMapping
 from rebasin_core.testing.cases import network
 from rebasin_core.testing.examples.posteriors import POSTERIORS
@@ -195,8 +197,11 @@ def test_values_cannot_be_changed(travel: Callable[[Any], Any]) -> None:
                 back.groups["new"] = rc.Group("new", 2)  # type: ignore[index]
             with pytest.raises(AttributeError):
                 back.groups = {}  # type: ignore[misc]
+        elif isinstance(back, Options):
+            with pytest.raises(ValidationError, match="frozen"):
+                setattr(back, next(iter(type(back).model_fields)), None)
         else:
-            assert isinstance(back, rc.Permutation | FrozenMapping | MatchOutcome | tuple | rc.Likelihood), name
+            assert isinstance(back, rc.Permutation | FrozenMapping | MatchOutcome | tuple), name
     for mapping in (values()["mapping"], values()["nested_permutation"].indices, values()["auxiliary"].prior.mean):
         with pytest.raises(TypeError, match="does not support item assignment"):
             travel(mapping)["a"] = torch.zeros(2)

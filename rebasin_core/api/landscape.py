@@ -68,7 +68,8 @@ def barrier_matrix(  # ruff: ignore[too-many-arguments] - the problem's parts, k
         matching_data: Data for matchers that need them.
         estimator: As for `barrier`.
         progress: Whether to show a progress bar.
-        **options: Further arguments of `barrier`: ``num_points``, ``num_samples``, ``likelihood``, ``calibration``.
+        **options: Further arguments of `barrier`: ``num_points``, ``num_samples``, ``path``, ``metric``,
+            ``likelihood``, ``calibration``.
 
     Returns:
         The matrices.

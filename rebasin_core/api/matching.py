@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.api.resumption import resumed
 from rebasin_core.barriers.base import BarrierEstimator
-from rebasin_core.errors import ConfigError
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.registry import Registry, default_registry
 
@@ -20,7 +19,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rebasin_core.barriers.curve import LossCurve
+    from rebasin_core.barriers.path import PathName
     from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.metric import Metric
     from rebasin_core.evaluation.predictive import Batches
     from rebasin_core.matchers.base import OnInterrupt
     from rebasin_core.matchers.result import MatchResult
@@ -145,23 +146,27 @@ def barrier(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
     calibration: Batches | None = None,
     num_points: int | None = None,
     num_samples: int | None = None,
+    path: PathName | None = None,
+    metric: Metric | str | Mapping[str, object] | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> LossCurve:
     """Return the loss along the path between two posteriors, and the barrier on it.
 
     Args:
-        reference: The posterior at 0, or anything that `as_posterior` takes.
-        candidate: The posterior at 1; the same.
+        reference: The posterior at t = 0, or anything that `as_posterior` takes.
+        candidate: The posterior at t = 1; the same.
         model: The network.
         data: Any iterable of ``(inputs, targets)`` batches.
         estimator: A registered name, a mapping with ``name`` and options, or an instance. If not given, ``pointwise``
-            between two points and ``marginalized`` otherwise.
-        likelihood: An instance, ``categorical`` or ``gaussian``.
-        calibration: Training data, for estimators that take normalisation statistics or activations (``reset``,
+            between two single networks and ``marginalized`` otherwise.
+        likelihood: An instance or a registered name.
+        calibration: Training data, for estimators that compute normalization statistics or activations (``reset``,
             ``repair``); the data themselves if not given.
-        num_points: Shorthand for that option of a named estimator.
-        num_samples: Shorthand for that option of a named estimator.
+        num_points: Shorthand for that option of the estimator, or of the one that it wraps (as all shorthands).
+        num_samples: Shorthand for that option. Without effect on estimators of single networks, which need one sample.
+        path: Shorthand for that option.
+        metric: Shorthand for that option.
         generator: Source of randomness; a fixed seed if not given.
         progress: Whether to show a progress bar.
 
@@ -171,7 +176,7 @@ def barrier(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
     Raises:
         InvalidInputError: If the posteriors, the model and the data do not fit each other.
         UnknownNameError: If there is no such estimator.
-        ConfigError: If its options are not valid, or shorthands are given with an instance.
+        ConfigError: If its options are not valid.
 
     Example:
         >>> import torch
@@ -182,18 +187,11 @@ def barrier(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
         0.0
     """
     ends = as_posterior(reference, model=model), as_posterior(candidate, model=model)
-    shorthands = {"num_points": num_points, "num_samples": num_samples}
+    points = all(end.is_point for end in ends)
+    chosen = BarrierEstimator.of(estimator or ("pointwise" if points else "marginalized"))
+    shorthands = {"num_points": num_points, "num_samples": num_samples, "path": path, "metric": metric}
     options = {name: value for name, value in shorthands.items() if value is not None}
-    if isinstance(estimator, BarrierEstimator):
-        if options:
-            message = f"options {sorted(options)} were given beside an estimator that is already made; set them there"
-            raise ConfigError(message)
-        strategy = estimator
-    else:
-        points = all(end.is_point for end in ends)
-        named = estimator or ("pointwise" if points else "marginalized")
-        strategy = default_registry().build("barrier", {**_mapping(named), **options})
-    curve: LossCurve = strategy.estimate(
+    return chosen.with_options(**options).estimate(
         *ends,
         model=model,
         data=data,
@@ -202,8 +200,3 @@ def barrier(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
         generator=generator,
         progress=progress,
     )
-    return curve
-
-
-def _mapping(named: str | Mapping[str, object]) -> Mapping[str, object]:
-    return {"name": named} if isinstance(named, str) else named

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rebasin_core.evaluation.likelihood import Likelihood
-    from rebasin_core.evaluation.loss import MetricName
+    from rebasin_core.evaluation.metric import Metric
     from rebasin_core.evaluation.predictive import Batches
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.averaging import Weights
@@ -171,7 +171,7 @@ def greedy_soup(  # ruff: ignore[too-many-arguments] - the problem's parts, keyw
     validation: Batches,
     matcher: Matcher | str | Mapping[str, object] | None = "weight",
     likelihood: Likelihood | str = "categorical",
-    metric: MetricName = "nll",
+    metric: Metric | str = "nll",
     num_samples: int = 16,
     generator: torch.Generator | None = None,
 ) -> Merged:
@@ -184,7 +184,7 @@ def greedy_soup(  # ruff: ignore[too-many-arguments] - the problem's parts, keyw
         validation: Batches ``(inputs, targets)`` that none of them was trained on.
         matcher: Moves each onto the best one; None averages them as they are.
         likelihood: An instance or a name.
-        metric: What must not get worse: ``nll``, ``gibbs``, ``error``, ``brier``, ``squared_error``.
+        metric: The metric that must not get worse: an instance or a name, such as ``nll``, ``error`` or ``brier``.
         num_samples: Networks drawn of each posterior; points need one.
         generator: Source of randomness; a fixed seed if not given.
 

@@ -1,16 +1,18 @@
-"""Barriers: the loss on the path between two posteriors, and how far it rises above its ends."""
+"""Barriers: the loss on the path between two posteriors, and its excess over the interpolated endpoint losses."""
 
 from rebasin_core.barriers.adjustment import PathAdjustment
 from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
 from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.barriers.curved import CurvedBarrier
 from rebasin_core.barriers.marginalized import MarginalizedBarrier
-from rebasin_core.barriers.measured import AbstractPathBarrier
 from rebasin_core.barriers.path import Path, PathName
+from rebasin_core.barriers.path_barrier import AbstractNetworkBarrier, AbstractPathBarrier
 from rebasin_core.barriers.pointwise import PointwiseBarrier
-from rebasin_core.barriers.repaired import RepairBarrier, ResetBarrier
+from rebasin_core.barriers.repaired import AbstractAdjustedBarrier, RepairBarrier, ResetBarrier
 
 __all__ = [
+    "AbstractAdjustedBarrier",
+    "AbstractNetworkBarrier",
     "AbstractPathBarrier",
     "BarrierEstimator",
     "BarrierProblem",

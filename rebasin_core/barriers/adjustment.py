@@ -1,4 +1,4 @@
-"""What is done to the networks on a path before they are measured."""
+"""Adjustments of the networks on a path before their loss is measured."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.networks import Adjust
     from rebasin_core.posteriors.base import Posterior
 
-Ends: TypeAlias = "tuple[Iterable[Mapping[str, Tensor]], Iterable[Mapping[str, Tensor]]]"
+Endpoints: TypeAlias = "tuple[Iterable[Mapping[str, Tensor]], Iterable[Mapping[str, Tensor]]]"
 
 
 class PathAdjustment(ABC):
-    """Changes the networks drawn at a place of a path: statistics taken anew, activations repaired.
+    """Changes the sampled networks on a path: recomputes their statistics, or repairs their activations.
 
     Laws:
-        - *Ends stay*: nothing is changed at 0 and 1.
+        - *Endpoints*: nothing is changed at t = 0 and t = 1.
     """
 
     @abstractmethod
-    def at(self, t: float, point: Posterior, ends: Ends) -> Adjust | None:
-        """Return what changes the tensors of a network drawn there, given its number; None if nothing does.
+    def at(self, t: float, point: Posterior, endpoints: Endpoints) -> Adjust | None:
+        """Return the change to apply to the tensors of a network sampled at t; None if there is none.
 
         Args:
-            t: The place.
-            point: The posterior there.
-            ends: The networks drawn at each end with the noise of those drawn here, in their order; they can be
-                gone through again and again.
+            t: The interpolation coefficient, in [0, 1].
+            point: The posterior at t.
+            endpoints: The networks sampled at each endpoint with the noise of those at t, in the same order. They can
+                be iterated again and again.
 
         Returns:
-            A function, or None.
+            A function of the tensors of a network and its index among the samples, or None.
         """
 
 
 def in_turn(first: Adjust | None, second: Adjust | None) -> Adjust | None:
-    """Return the two changes one after the other.
+    """Return the composition of two changes.
 
     Args:
         first: A change, or None.
-        second: The one that follows.
+        second: The change that follows it, or None.
 
     Returns:
-        Both; None if there is none.
+        Both, one after the other; None if there is neither.
     """
     if first is None or second is None:
         return first or second

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, Self, final
 
 import torch
 
@@ -12,6 +12,7 @@ from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.predictive import held_batches
 from rebasin_core.posteriors.checks import require_same_tensors
+from rebasin_core.strategy import Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,18 +28,18 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class BarrierProblem:
-    """What a barrier estimator is asked to estimate, already checked.
+    """A checked problem for a barrier estimator.
 
     Attributes:
-        reference: The posterior at 0.
-        candidate: The posterior at 1, on the device and in the dtype of the reference.
+        reference: The posterior at t = 0.
+        candidate: The posterior at t = 1, on the device and in the dtype of the reference.
         model: The network, a private copy.
         batches: The data, on the same device.
         likelihood: Scores outputs against targets.
-        seed: Seed of the noise that all places share.
+        seed: Seed of the noise that all points on the path share.
         progress: Whether to show a progress bar.
-        calibration: Data from which normalisation statistics or activations are taken; on the same device.
-        adjustment: What is done to the networks on the path before they are measured; None for nothing.
+        calibration: Data from which normalization statistics or activations are computed, on the same device.
+        adjustment: Adjusts the networks on the path before they are measured; None for no adjustment.
     """
 
     reference: Posterior
@@ -55,7 +56,7 @@ class BarrierProblem:
         """Return the problem with another adjustment.
 
         Args:
-            adjustment: Takes the place of the present one.
+            adjustment: Replaces the present one.
 
         Returns:
             The new problem.
@@ -63,17 +64,39 @@ class BarrierProblem:
         return replace(self, adjustment=adjustment)
 
 
-class BarrierEstimator(ABC):
+class BarrierEstimator(Strategy):
     """Estimates the loss along a path between two posteriors.
 
     Laws:
-        - *Equal ends*: between a posterior and itself the loss is the same everywhere and the barrier is zero.
-        - *Ends are ends*: the losses at 0 and 1 are those of the two posteriors, whatever lies between.
-        - *Direction*: exchanging the ends mirrors the curve, up to the stated errors.
+        - *Equal ends*: between a posterior and itself the loss is the same at every t and the barrier is zero.
+        - *Endpoints*: the losses at t = 0 and t = 1 are those of the two posteriors, whatever lies between.
+        - *Direction*: exchanging the endpoints mirrors the curve, up to the stated errors.
         - *Errors stated*: every number that rests on random samples comes with its standard error.
         - *Inputs untouched*: posteriors, model (its mode included) and data are not changed.
         - *Repeatable*: equal generators in equal states give equal curves.
     """
+
+    family: ClassVar[str] = "barrier"
+
+    def with_options(self, **options: object) -> Self:
+        """Return this estimator with some options changed. A wrapper passes them on to the estimator that it wraps.
+
+        Args:
+            **options: Options by name, such as ``num_points=5``.
+
+        Returns:
+            The new estimator.
+
+        Raises:
+            ConfigError: If an option is unknown or out of range.
+
+        Example:
+            >>> from rebasin_core.barriers import MarginalizedBarrier, RepairBarrier
+            >>> RepairBarrier(estimator=MarginalizedBarrier(num_samples=8)).with_options(num_points=5)
+            RepairBarrier(estimator=MarginalizedBarrier(num_points=5, num_samples=8))
+        """
+        present = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**{**present, **options})
 
     @final
     def estimate(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the second
@@ -91,12 +114,12 @@ class BarrierEstimator(ABC):
         """Return the loss curve from the reference to the candidate.
 
         Args:
-            reference: The posterior at 0; sets device and dtype.
-            candidate: The posterior at 1.
+            reference: The posterior at t = 0; sets device and dtype.
+            candidate: The posterior at t = 1.
             model: The network.
             data: Any iterable of ``(inputs, targets)`` batches; read once and held in memory meanwhile.
-            likelihood: An instance, ``categorical`` or ``gaussian``.
-            calibration: Data for estimators that take normalisation statistics or activations: training data. The data
+            likelihood: An instance or a registered name.
+            calibration: Training data, from which normalization statistics or activations are computed; the data
                 themselves if not given.
             generator: Source of randomness; a fixed seed if not given.
             progress: Whether to show a progress bar.
@@ -110,8 +133,8 @@ class BarrierEstimator(ABC):
         require_same_tensors(reference.mean, candidate.mean, "the candidate")
         generator = generator or torch.Generator().manual_seed(0)
         functional = FunctionalModel(model, device=reference.device, dtype=reference.dtype)
-        for posterior, what in ((reference, "the reference"), (candidate, "the candidate")):
-            functional.check({**posterior.mean, **posterior.buffers}, what)
+        for posterior, role in ((reference, "the reference"), (candidate, "the candidate")):
+            functional.check({**posterior.mean, **posterior.buffers}, role)
         batches = held_batches(functional, data)
         problem = BarrierProblem(
             reference=reference,
@@ -127,7 +150,7 @@ class BarrierEstimator(ABC):
 
     @final
     def solve(self, problem: BarrierProblem) -> LossCurve:
-        """Return the curve of a checked problem: for estimators around estimators.
+        """Return the curve of a checked problem: for estimators that wrap another one.
 
         Args:
             problem: As `estimate` makes it.
@@ -136,7 +159,7 @@ class BarrierEstimator(ABC):
             The curve.
 
         Raises:
-            InvalidInputError: If a loss is not finite, or the estimator cannot be used on it.
+            InvalidInputError: If a loss is not finite, or the estimator cannot be used on the problem.
         """
         with torch.no_grad():
             return self._estimate(problem)

@@ -10,6 +10,7 @@ import torch
 
 from rebasin_core.barriers.drawing import draw_band, new_axes
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.metric import Metric
 from rebasin_core.tensors.statistics import mean_stderr
 
 if TYPE_CHECKING:
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.loss import LossEstimate
 
 
-_METRICS = {
-    "nll": ("loss", " (nats per example)"),
-    "gibbs": ("Gibbs loss", " (nats per example)"),
-    "error": ("error rate", ""),
-    "brier": ("Brier score", ""),
-    "squared_error": ("squared error", ""),
-}
 # Names of attributes in files of earlier versions.
 _FORMER = {"above": "excess", "above_stderr": "excess_stderr"}
 
@@ -39,9 +33,9 @@ class LossCurve:
     $$ B = \max_t \; L(q_t) - \left[(1-t) L(q_0) + t L(q_1)\right]. $$
 
     Attributes:
-        t: Places on the path, from 0 to 1.
-        loss: Predictive loss there, nats per example.
-        stderr: Its Monte Carlo standard error (NaN where one sample was drawn; 0 for points, which need none).
+        t: Interpolation coefficients, from 0 to 1.
+        loss: Predictive loss at each t, nats per example; or another metric.
+        stderr: Its Monte Carlo standard error (NaN for a single sample; 0 for single networks, which need none).
         data_stderr: Its standard error from the finite data set.
         excess: L(q_t) - [(1 - t) L(q_0) + t L(q_1)]: how far the loss exceeds the interpolated endpoint losses.
         excess_stderr: Its Monte Carlo standard error, paired over samples (common random numbers).
@@ -49,17 +43,19 @@ class LossCurve:
         bias: Estimate of the upward bias of ``loss`` from the finite number of samples.
         score: Accuracy or mean squared error of the averaged prediction.
         score_name: Which of the two.
-        height: The barrier $B$, at least 0 (the ends themselves are on the path).
+        height: The barrier $B$, at least 0 (the endpoints themselves are on the path).
         height_stderr: Its Monte Carlo standard error, paired over samples.
         height_data_stderr: Its standard error from the data, paired over examples.
-        location: The place $t$ of the barrier.
-        metric: What is in the place of the loss: ``nll``, or another metric.
-        height_bias: Estimate of the upward bias of the height from the finite number of samples, ends subtracted:
+        location: The $t$ of the barrier.
+        metric: Name of the metric that is reported as the loss.
+        height_bias: Estimate of the upward bias of the height from the finite number of samples, endpoints subtracted:
             ``height - height_bias`` is corrected to first order.
+        label: The metric in figures, such as ``Brier score``.
+        unit: Its unit; empty if it has none.
 
     References:
-        S. Ainsworth, J. Hayase, S. Srinivasa (2023), arXiv 2209.04836, definition 2.2 (for points of equal loss);
-        S. Rossi, A. Singh, T. Hannagan (2023), arXiv 2310.10171 (marginalised).
+        S. Ainsworth, J. Hayase, S. Srinivasa (2023), arXiv 2209.04836, definition 2.2 (for networks of equal loss);
+        S. Rossi, A. Singh, T. Hannagan (2023), arXiv 2310.10171 (marginalized).
     """
 
     t: tuple[float, ...]
@@ -78,35 +74,39 @@ class LossCurve:
     location: float
     metric: str = "nll"
     height_bias: float = math.nan
+    label: str = "loss"
+    unit: str = "nats per example"
 
     @classmethod
     def of(
-        cls, t: Sequence[float], estimates: Sequence[LossEstimate], *, random: bool, metric: str = "nll"
+        cls, t: Sequence[float], estimates: Sequence[LossEstimate], *, random: bool, metric: Metric | str = "nll"
     ) -> LossCurve:
         """Return the curve through loss estimates that share noise and data.
 
         Args:
-            t: Places on the path, increasing from 0 to 1.
-            estimates: One a place, all with the same samples' noise and the same examples.
+            t: Interpolation coefficients, increasing from 0 to 1.
+            estimates: One for each t, all with the same noise and the same examples.
             random: Whether the estimates are Monte Carlo; if not, their Monte Carlo errors are zero.
-            metric: The name of what is in the place of the loss.
+            metric: The metric that was estimated: an instance or a registered name.
 
         Returns:
             The curve.
 
         Raises:
-            InvalidInputError: If the places do not run from 0 to 1.
+            InvalidInputError: If t does not increase from 0 to 1.
         """
         if not t or (t[0], t[-1]) != (0.0, 1.0) or list(t) != sorted(t):
-            message = f"expected places increasing from 0 to 1, got {list(t)}"
+            message = f"expected interpolation coefficients that increase from 0 to 1, got {list(t)}"
             raise InvalidInputError(message)
-        first, last = estimates[0], estimates[-1]
+        metric = Metric.of(metric)
+        first = estimates[0]
+        last = estimates[-1]
 
-        def excess(part: str, place: float, at: LossEstimate) -> torch.Tensor:
-            return excess_over_chord(part, place, at, first, last)
+        def excess(part: str, point: float, at: LossEstimate) -> torch.Tensor:
+            return excess_over_chord(part, point, at, first, last)
 
-        def stderr(part: str, place: float, at: LossEstimate) -> float:
-            return mean_stderr(excess(part, place, at)).item()
+        def stderr(part: str, point: float, at: LossEstimate) -> float:
+            return mean_stderr(excess(part, point, at)).item()
 
         pairs = list(zip(t, estimates, strict=True))
         heights = [excess("loss", *pair).item() for pair in pairs]
@@ -127,13 +127,15 @@ class LossCurve:
             height_stderr=errors[top],
             height_data_stderr=stderr("example_losses", *pairs[top]),
             location=t[top],
-            metric=metric,
+            metric=metric.name,
             height_bias=excess("bias", *pairs[top]).item(),
+            label=metric.label,
+            unit=metric.unit,
         )
 
     @property
     def chord(self) -> tuple[float, ...]:
-        """The straight line between the end losses, at every place."""
+        """The linear interpolation of the endpoint losses, at every t."""
         return tuple((1 - t) * self.loss[0] + t * self.loss[-1] for t in self.t)
 
     def as_json(self) -> dict[str, Any]:
@@ -153,6 +155,8 @@ class LossCurve:
         Raises:
             InvalidInputError: If attributes are missing or left over.
         """
+        if "label" not in document and document.get("metric", "nll") != "nll":  # written by an earlier version
+            document = {**document, "label": document["metric"], "unit": ""}
         try:
             return cls(**{_FORMER.get(name, name): _parsed(value) for name, value in document.items()})
         except TypeError as error:
@@ -184,33 +188,33 @@ class LossCurve:
             PluginError: If matplotlib is not installed.
         """
         axes = new_axes() if axes is None else axes
-        values, stderr = (self.excess, self.excess_stderr) if excess else (self.loss, self.stderr)
+        values = self.excess if excess else self.loss
+        stderr = self.excess_stderr if excess else self.stderr
         draw_band(axes, self.t, values, stderr, label=label, color=color, style=style)
-        name, unit = _METRICS.get(self.metric, (self.metric, ""))
+        name = f"{self.label} ({self.unit})" if self.unit else self.label
         axes.set_xlabel("interpolation coefficient $t$")
-        axes.set_ylabel(f"excess {name}{unit}" if excess else f"{name}{unit}")
+        axes.set_ylabel(f"excess {name}" if excess else name)
         return axes
 
 
-def excess_over_chord(
-    part: str, place: float, at: LossEstimate, first: LossEstimate, last: LossEstimate
-) -> torch.Tensor:
-    """Return how far something of a loss estimate lies above the straight line between those of the ends.
+def excess_over_chord(part: str, t: float, at: LossEstimate, first: LossEstimate, last: LossEstimate) -> torch.Tensor:
+    """Return the excess of an attribute of a loss estimate over the linear interpolation between the endpoints.
 
     Args:
         part: An attribute of `LossEstimate`.
-        place: Where the estimate stands, in [0, 1].
-        at: The estimate.
+        t: The interpolation coefficient of the estimate, in [0, 1].
+        at: The estimate at t.
         first: The estimate at 0.
         last: The estimate at 1.
 
     Returns:
         The difference, float64.
     """
-    sides = [torch.as_tensor(getattr(estimate, part), dtype=torch.float64) for estimate in (at, first, last)]
-    # An end without noise may be run another way, and then has another number of zeros.
-    here, start, end = (side if side.any() else torch.zeros_like(max(sides, key=torch.numel)) for side in sides)
-    return here - (1 - place) * start - place * end
+    values = [torch.as_tensor(getattr(estimate, part), dtype=torch.float64) for estimate in (at, first, last)]
+    # An endpoint without noise may be run by another method, and then has another number of zeros.
+    zeros = torch.zeros_like(max(values, key=torch.numel))
+    padded = [value if value.any() else zeros for value in values]
+    return padded[0] - (1 - t) * padded[1] - t * padded[2]
 
 
 def _plain(value: object) -> object:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
-from rebasin_core.errors import InvalidInputError, NoClosedFormError
+from rebasin_core.errors import NoClosedFormError
 from rebasin_core.posteriors.paths import coupled_path, displacement_path, geodesic, mixture_path, moment_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.posteriors.capabilities import PosteriorPath
 
@@ -82,21 +80,3 @@ def _automatic(reference: Posterior, candidate: Posterior, num_samples: int, see
         except NoClosedFormError:
             continue
     return displacement_path(reference, candidate, num_samples=num_samples, seed=seed)
-
-
-def places(num_points: int) -> Sequence[float]:
-    """Return equally spaced points from 0 to 1.
-
-    Args:
-        num_points: The number of points, at least 3 and odd, so that the midpoint is one of them.
-
-    Returns:
-        The points.
-
-    Raises:
-        InvalidInputError: If the number is even or less than 3.
-    """
-    if num_points < 3 or num_points % 2 == 0:  # ruff: ignore[magic-value-comparison] - two ends and the middle
-        message = f"expected an odd number of points, at least 3, so that the middle is among them; got {num_points!r}"
-        raise InvalidInputError(message)
-    return [index / (num_points - 1) for index in range(num_points)]

@@ -1,41 +1,31 @@
-"""The point-wise barrier: the loss of one network, on the straight line between two."""
+"""The pointwise barrier: the loss of one network, on the path between two."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 from typing_extensions import override
 
-from rebasin_core.barriers.measured import AbstractPathBarrier
-from rebasin_core.posteriors.paths import mean_path
+from rebasin_core.barriers.path_barrier import AbstractNetworkBarrier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rebasin_core.barriers.base import BarrierProblem
-    from rebasin_core.evaluation.loss import MetricName
-    from rebasin_core.evaluation.networks import EvaluationOptions
     from rebasin_core.posteriors.base import Posterior
 
 
 @final
-class PointwiseBarrier(AbstractPathBarrier):
+class PointwiseBarrier(AbstractNetworkBarrier):
     r"""Computes the barrier of Git Re-Basin, between the means of two posteriors.
 
     $$ \max_t \; L(\theta_t) - \left[(1-t) L(\theta_0) + t L(\theta_1)\right],
        \qquad \theta_t = (1-t)\,\mathbb E_{q_0}\theta + t\,\mathbb E_{q_1}\theta $$
 
-    Nothing is random, so the Monte Carlo standard errors are zero; those from the data are given.
-
-    Args:
-        num_points: Number of places, ends included: odd, at least 3.
-        tolerance: If given, places are added around the highest one until the height is within so many nats of the
-            maximum, as a parabola sees it.
-        metric: ``nll``; or another measure in its place: ``error``, ``brier``, ``squared_error``.
-        evaluation: How networks are run.
+    Nothing is random. Therefore the Monte Carlo standard errors are zero; those from the finite data set are given.
 
     Raises:
-        InvalidInputError: If an option is out of range.
+        ConfigError: If an option is invalid.
 
     References:
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, definition 2.2.
@@ -50,18 +40,8 @@ class PointwiseBarrier(AbstractPathBarrier):
         0.0
     """
 
-    def __init__(
-        self,
-        *,
-        num_points: int = 25,
-        tolerance: float | None = None,
-        metric: MetricName = "nll",
-        evaluation: EvaluationOptions | None = None,
-    ) -> None:
-        super().__init__(
-            num_points=num_points, num_samples=1, tolerance=tolerance, metric=metric, evaluation=evaluation
-        )
+    name: Literal["pointwise"] = "pointwise"
 
     @override
     def _path(self, problem: BarrierProblem) -> Callable[[float], Posterior]:
-        return mean_path(problem.reference, problem.candidate)
+        return self._networks(problem)

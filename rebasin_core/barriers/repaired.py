@@ -1,15 +1,16 @@
-"""Estimators around estimators: normalisation statistics taken anew, and activations repaired, along the path."""
+"""Wrappers of estimators: normalization statistics recomputed, and activations repaired, along the path."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, Self, final
 
 from typing_extensions import override
 
 from rebasin_core.barriers.adjustment import PathAdjustment, in_turn
 from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
+from rebasin_core.barriers.marginalized import MarginalizedBarrier
 from rebasin_core.evaluation.normalization import BatchStatistics
 from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair
 
@@ -18,43 +19,45 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rebasin_core.barriers.adjustment import Ends
+    from rebasin_core.barriers.adjustment import Endpoints
     from rebasin_core.barriers.curve import LossCurve
     from rebasin_core.evaluation.networks import Adjust
     from rebasin_core.posteriors.base import Posterior
 
 
 class AbstractAdjustedBarrier(BarrierEstimator):
-    """Estimates what another estimator does, on networks that are adjusted between the ends.
+    """Wraps an estimator, and adjusts the networks between the endpoints before they are measured."""
 
-    Args:
-        estimator: The other one.
-        per_sample: Whether every drawn network is adjusted by its own statistics, instead of all by those of the mean.
-    """
+    estimator: BarrierEstimator = MarginalizedBarrier()
+    """The estimator that is wrapped."""
 
-    def __init__(self, estimator: BarrierEstimator, *, per_sample: bool = False) -> None:
-        self._estimator, self._per_sample = estimator, per_sample
+    per_sample: bool = False
+    """Whether every sampled network is adjusted by its own statistics, instead of all by those of the mean network."""
 
     @abstractmethod
     def _adjustment(self, problem: BarrierProblem) -> PathAdjustment:
-        """Return what is done along the path."""
+        """Return the adjustment along the path."""
+
+    @final
+    @override
+    def with_options(self, **options: object) -> Self:
+        own = {name: value for name, value in options.items() if name in type(self).model_fields}
+        inner = {name: value for name, value in options.items() if name not in own}
+        changed = super().with_options(**own)
+        return BarrierEstimator.with_options(changed, estimator=changed.estimator.with_options(**inner))
 
     @final
     @override
     def _estimate(self, problem: BarrierProblem) -> LossCurve:
-        return self._estimator.solve(problem.adjusted(_Both(problem.adjustment, self._adjustment(problem))))
+        return self.estimator.solve(problem.adjusted(_Both(problem.adjustment, self._adjustment(problem))))
 
 
 @final
 class ResetBarrier(AbstractAdjustedBarrier):
-    """Takes batch-normalisation statistics anew at every place between the ends, from the calibration data.
+    """Recomputes batch-normalization statistics at every point between the endpoints, from the calibration data.
 
-    Interpolated statistics are not those of interpolated networks; without the reset, barriers of networks with batch
-    normalisation say more about the statistics than about the weights. A model without any is measured as it is.
-
-    Args:
-        estimator: The estimator that is wrapped.
-        per_sample: Whether every drawn network gets its own statistics, instead of those of the mean network.
+    Interpolated statistics are not those of interpolated networks. Without the reset, barriers of networks with batch
+    normalization tell more about the statistics than about the weights. A model without any is measured as it is.
 
     References:
         P. Izmailov et al. (2018), arXiv 1803.05407, section 3.2; S. Ainsworth et al. (2023), arXiv 2209.04836,
@@ -67,28 +70,27 @@ class ResetBarrier(AbstractAdjustedBarrier):
         >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.BatchNorm1d(2))
         >>> data = [(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([0, 1, 1]))]
         >>> q = PointPosterior.from_module(model)
-        >>> len(ResetBarrier(PointwiseBarrier(num_points=3)).estimate(q, q, model=model, data=data).loss)
-        3
+        >>> reset = ResetBarrier(estimator=PointwiseBarrier(num_points=3))
+        >>> reset.estimate(q, q, model=model, data=data).t
+        (0.0, 0.5, 1.0)
     """
+
+    name: Literal["reset"] = "reset"
 
     @override
     def _adjustment(self, problem: BarrierProblem) -> PathAdjustment:
-        return _Reset(problem, per_sample=self._per_sample)
+        return _Reset(problem, per_sample=self.per_sample)
 
 
 @final
 class RepairBarrier(AbstractAdjustedBarrier):
-    r"""REPAIR: gives every unit, at every place, the mean and standard deviation between those of the ends.
+    r"""REPAIR: gives every unit, at every t, the interpolated mean and standard deviation of the endpoints.
 
     Interpolated networks have activations of too small a variance. At $t$, the output of each unit of every layer but
     the last is mapped affinely so that its mean is $(1-t)\mu_0 + t\mu_1$ and its standard deviation
-    $(1-t)\sigma_0 + t\sigma_1$ on the calibration data. Batch-normalisation statistics, if there are any, are taken
-    anew afterwards.
-
-    Args:
-        estimator: The estimator that is wrapped.
-        per_sample: Whether every drawn network is repaired towards the activations of the two ends that it lies
-            between, instead of all by the maps of the mean network.
+    $(1-t)\sigma_0 + t\sigma_1$ on the calibration data. Batch-normalization statistics, if there are any, are
+    recomputed afterwards. With ``per_sample``, every sampled network is repaired towards the activations of the two
+    endpoint networks that it interpolates.
 
     References:
         K. Jordan et al. (2023), "REPAIR: renormalizing permuted activations for interpolation repair", ICLR, arXiv
@@ -101,25 +103,28 @@ class RepairBarrier(AbstractAdjustedBarrier):
         >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2))
         >>> data = [(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1]))]
         >>> q = PointPosterior.from_module(model)
-        >>> curve = RepairBarrier(PointwiseBarrier(num_points=3)).estimate(q, q, model=model, data=data)
-        >>> curve.height < 1e-6
+        >>> repair = RepairBarrier(estimator=PointwiseBarrier(num_points=3))
+        >>> repair.estimate(q, q, model=model, data=data).height < 1e-6
         True
     """
 
+    name: Literal["repair"] = "repair"
+
     @override
     def _adjustment(self, problem: BarrierProblem) -> PathAdjustment:
-        return _Repair(problem, per_sample=self._per_sample)
+        return _Repair(problem, per_sample=self.per_sample)
 
 
 @final
 class _Both(PathAdjustment):
     def __init__(self, first: PathAdjustment | None, second: PathAdjustment) -> None:
-        self._first, self._second = first, second
+        self._first = first
+        self._second = second
 
     @override
-    def at(self, t: float, point: Posterior, ends: Ends) -> Adjust | None:
-        first = None if self._first is None else self._first.at(t, point, ends)
-        return in_turn(first, self._second.at(t, point, ends))
+    def at(self, t: float, point: Posterior, endpoints: Endpoints) -> Adjust | None:
+        first = None if self._first is None else self._first.at(t, point, endpoints)
+        return in_turn(first, self._second.at(t, point, endpoints))
 
 
 @final
@@ -127,7 +132,8 @@ class _Reset(PathAdjustment):
     def __init__(self, problem: BarrierProblem, *, per_sample: bool) -> None:
         like = problem.reference
         self._statistics = BatchStatistics(problem.model.module, device=like.device, dtype=like.dtype)
-        self._data, self._per_sample = problem.calibration, per_sample
+        self._data = problem.calibration
+        self._per_sample = per_sample
 
     @property
     def is_needed(self) -> bool:
@@ -135,11 +141,11 @@ class _Reset(PathAdjustment):
         return bool(self._statistics)
 
     def statistics(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the buffers of a network, taken anew."""
+        """Return the recomputed buffers of a network."""
         return self._statistics.at(tensors, self._data)
 
     @override
-    def at(self, t: float, point: Posterior, ends: Ends) -> Adjust | None:
+    def at(self, t: float, point: Posterior, endpoints: Endpoints) -> Adjust | None:
         if t in {0.0, 1.0} or not self._statistics:
             return None
         own = None if self._per_sample else self.statistics(point.mean)
@@ -149,46 +155,53 @@ class _Reset(PathAdjustment):
 @final
 class _Repair(PathAdjustment):
     def __init__(self, problem: BarrierProblem, *, per_sample: bool) -> None:
-        self._problem, self._per_sample, like = problem, per_sample, problem.reference
+        like = problem.reference
+        self._problem = problem
+        self._per_sample = per_sample
         inputs = problem.calibration[0][0][:2]
         self._repair = ActivationRepair(problem.model.module, inputs, device=like.device, dtype=like.dtype)
         self._reset = _Reset(problem, per_sample=per_sample)
         self._pairs: Iterator[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]] | None = None
-        self._drawn: list[tuple[ActivationMoments, ActivationMoments]] = []
+        self._sampled: list[tuple[ActivationMoments, ActivationMoments]] = []
 
     @cached_property
-    def _ends(self) -> tuple[ActivationMoments, ActivationMoments]:
-        ends = self._problem.reference, self._problem.candidate
-        first, second = (self._moments({**end.mean, **end.buffers}) for end in ends)
-        return first, second
+    def _mean_endpoints(self) -> tuple[ActivationMoments, ActivationMoments]:
+        """The moments of the mean network of each endpoint."""
+        reference = self._problem.reference
+        candidate = self._problem.candidate
+        return (
+            self._moments({**reference.mean, **reference.buffers}),
+            self._moments({**candidate.mean, **candidate.buffers}),
+        )
 
     def _moments(self, tensors: Mapping[str, Tensor]) -> ActivationMoments:
         return self._repair.moments(tensors, self._problem.calibration)
 
-    def _drawn_ends(self, index: int) -> tuple[ActivationMoments, ActivationMoments]:
-        """Return the moments of the ends of a number, found once for all places."""
-        while self._pairs is not None and index >= len(self._drawn):
+    def _sampled_endpoints(self, index: int) -> tuple[ActivationMoments, ActivationMoments]:
+        """Return the moments of the endpoint networks of a sample, computed once for all points."""
+        while self._pairs is not None and index >= len(self._sampled):
             first, second = next(self._pairs)
-            self._drawn.append((self._moments(first), self._moments(second)))
-        return self._drawn[index]
+            self._sampled.append((self._moments(first), self._moments(second)))
+        return self._sampled[index]
 
     @override
-    def at(self, t: float, point: Posterior, ends: Ends) -> Adjust | None:
+    def at(self, t: float, point: Posterior, endpoints: Endpoints) -> Adjust | None:
         if t in {0.0, 1.0}:
             return None
         if not self._repair:
-            return self._reset.at(t, point, ends)
+            return self._reset.at(t, point, endpoints)
         data = self._problem.calibration
         if self._per_sample:
-            self._pairs = self._pairs or zip(*ends, strict=True)
+            self._pairs = self._pairs or zip(*endpoints, strict=True)
 
             def repaired(tensors: Mapping[str, Tensor], index: int) -> Mapping[str, Tensor]:
-                first, second = self._drawn_ends(index)
+                first, second = self._sampled_endpoints(index)
                 return self._repair.maps(tensors, data, first.blend(second, t)).folded(tensors)
 
-            return in_turn(repaired, self._reset.at(t, point, ends))
+            return in_turn(repaired, self._reset.at(t, point, endpoints))
         mean = {**point.mean, **point.buffers}
-        maps = self._repair.maps(mean, data, self._ends[0].blend(self._ends[1], t))
+        first, second = self._mean_endpoints
+        maps = self._repair.maps(mean, data, first.blend(second, t))
         if not self._reset.is_needed:
             return lambda tensors, _: maps.folded(tensors)
         buffers = self._reset.statistics(maps.folded(mean))

@@ -1,14 +1,5 @@
 """Validated options: one pydantic model a strategy, and the run file."""
 
-from rebasin_core.config.barrier import (
-    BarrierConfig,
-    CurvedBarrierConfig,
-    EvaluationConfig,
-    MarginalizedBarrierConfig,
-    PointwiseBarrierConfig,
-    RepairBarrierConfig,
-    ResetBarrierConfig,
-)
 from rebasin_core.config.base import FAMILIES, StrategyConfig, family_of
 from rebasin_core.config.inference import (
     DeepEnsembleConfig,
@@ -26,20 +17,13 @@ from rebasin_core.config.run import PosteriorSource, RunConfig
 
 __all__ = [
     "FAMILIES",
-    "BarrierConfig",
-    "CurvedBarrierConfig",
     "DeepEnsembleConfig",
-    "EvaluationConfig",
     "InferenceConfig",
     "MAPConfig",
     "MCDropoutConfig",
-    "MarginalizedBarrierConfig",
     "MeanFieldVIConfig",
     "OptimizerConfig",
-    "PointwiseBarrierConfig",
     "PosteriorSource",
-    "RepairBarrierConfig",
-    "ResetBarrierConfig",
     "RunConfig",
     "SGHMCConfig",
     "SGLDConfig",

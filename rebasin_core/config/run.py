@@ -3,20 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    WrapSerializer,
+    model_validator,
+)
 
 from rebasin_core.architectures.base import Architecture
-from rebasin_core.config.barrier import BarrierConfig, MarginalizedBarrierConfig
+from rebasin_core.barriers.base import BarrierEstimator
+from rebasin_core.barriers.marginalized import MarginalizedBarrier
 from rebasin_core.config.inference import InferenceConfig, MeanFieldVIConfig
 from rebasin_core.data.base import DataSource
+from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.matchers.wasserstein import WassersteinMatcher
 from rebasin_core.matchers.weight import WeightMatcher
 from rebasin_core.specs.base import SpecFactory
+from rebasin_core.strategy import FAMILY_KEY
 
 Split = Literal["test", "train"]
+_AUTO = "auto"
+_NOISE_SCALE = 0.3
+
+
+def _none_for_auto(value: object) -> object:
+    return None if value == _AUTO else value
+
+
+def _auto_for_none(value: object, handler: SerializerFunctionWrapHandler) -> Any:  # ruff: ignore[any-type] - JSON
+    return _AUTO if value is None else handler(value)
+
+
+AutoOrLikelihood: TypeAlias = Annotated[
+    Likelihood | None,
+    BeforeValidator(_none_for_auto),
+    WrapSerializer(_auto_for_none),
+    WithJsonSchema({"anyOf": [{"const": _AUTO}, {FAMILY_KEY: Likelihood.family}]}),
+]
+"""A likelihood; None, written as ``auto`` in run files, for the one that fits the data set."""
 
 
 class PosteriorSource(BaseModel):
@@ -70,8 +102,8 @@ class RunConfig(BaseModel):
         min_length=1,
         description="The matchers, each tried on its own, names must differ; `weight` and `wasserstein` if not given.",
     )
-    barrier: SerializeAsAny[BarrierConfig] = Field(
-        default_factory=MarginalizedBarrierConfig,
+    barrier: BarrierEstimator = Field(
+        default_factory=MarginalizedBarrier,
         description="How barriers are estimated; by default `marginalized`.",
     )
     splits: tuple[Split, ...] = Field(("test",), min_length=1, description="On which examples barriers are estimated.")
@@ -82,10 +114,17 @@ class RunConfig(BaseModel):
     validation_fraction: float = Field(
         0.0, ge=0, lt=1, description="Part of the training examples that is held out to stop training early."
     )
-    likelihood: Literal["auto", "heteroscedastic"] = Field(
-        "auto", description="`auto` fits the task; `heteroscedastic`: regression whose noise the network predicts."
+    likelihood: AutoOrLikelihood = Field(
+        None,
+        description="The likelihood; by default `auto`: `categorical` for classes, `gaussian` with the scale "
+        "`noise_scale` for numbers.",
+        json_schema_extra={"default": _AUTO},
     )
-    noise_scale: float = Field(0.3, gt=0, description="Regression: standard deviation of the noise, in target units.")
+    noise_scale: float = Field(
+        _NOISE_SCALE,
+        gt=0,
+        description="Standard deviation of the noise of numbers, in units of the targets, if the likelihood is `auto`.",
+    )
     seed: int = Field(0, ge=0, description="Seed of matching and of the barrier's samples.")
     device: str = Field("auto", description="`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, ...")
     dtype: Literal["float32", "float64"] = Field("float32", description="Floating-point precision.")
@@ -95,5 +134,17 @@ class RunConfig(BaseModel):
         names = [matcher.name for matcher in self.matchers]
         if len(set(names)) < len(names):
             message = f"each matcher can be named once, got {names}"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _one_noise_scale(self) -> Self:
+        # Run files of earlier versions may have both keys for `heteroscedastic`, which has no use for the scale.
+        chosen = self.likelihood
+        if self.noise_scale != _NOISE_SCALE and chosen is not None and chosen.name != "heteroscedastic":
+            message = (
+                f"`noise_scale` is for the likelihood `auto`, got {self.noise_scale!r} with {chosen!r}; give the scale "
+                "as an option of the likelihood: {name: gaussian, scale: ...}"
+            )
             raise ValueError(message)
         return self

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rebasin_core.config.barrier import BarrierConfig
 from rebasin_core.config.inference import InferenceConfig
 from rebasin_core.config.run import RunConfig
 from rebasin_core.strategy import FAMILY_KEY
@@ -12,7 +11,7 @@ from rebasin_core.strategy import FAMILY_KEY
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_OLD = {base.family: base.__name__ for base in (BarrierConfig, InferenceConfig)}
+_OLD = {InferenceConfig.family: InferenceConfig.__name__}
 
 
 def run_schema(strategies: Mapping[str, Iterable[type[Any]]]) -> dict[str, Any]:

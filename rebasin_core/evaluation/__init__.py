@@ -3,15 +3,21 @@
 from rebasin_core.evaluation.allocation import Allocation, Stratum
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.evaluation.likelihood import Likelihood, TargetKind
 from rebasin_core.evaluation.likelihoods import (
     AbstractRegressionLikelihood,
     CategoricalLikelihood,
     GaussianLikelihood,
     HeteroscedasticGaussianLikelihood,
 )
-from rebasin_core.evaluation.loss import LossEstimate, MetricName
+from rebasin_core.evaluation.loss import LossEstimate
+from rebasin_core.evaluation.metric import AbstractPredictionMetric, AbstractSampleMetric, Metric, MetricValues
 from rebasin_core.evaluation.metrics import (
+    BrierMetric,
+    ErrorMetric,
+    GibbsMetric,
+    NLLMetric,
+    SquaredErrorMetric,
     agreement,
     auroc,
     brier_score,
@@ -29,27 +35,36 @@ from rebasin_core.evaluation.scores import PredictiveScores
 from rebasin_core.evaluation.stratified import StratifiedPredictor
 
 __all__ = [
+    "AbstractPredictionMetric",
     "AbstractRegressionLikelihood",
+    "AbstractSampleMetric",
     "ActivationMoments",
     "ActivationRepair",
     "Allocation",
     "AllocationName",
     "Batches",
+    "BrierMetric",
     "CategoricalLikelihood",
+    "ErrorMetric",
     "EvaluationOptions",
     "Evaluator",
     "FunctionalModel",
     "GaussianLikelihood",
+    "GibbsMetric",
     "HeteroscedasticGaussianLikelihood",
     "Likelihood",
     "LossEstimate",
     "MethodName",
-    "MetricName",
+    "Metric",
+    "MetricValues",
+    "NLLMetric",
     "PrecisionName",
     "Predictions",
     "PredictiveScores",
+    "SquaredErrorMetric",
     "StratifiedPredictor",
     "Stratum",
+    "TargetKind",
     "UnitMaps",
     "agreement",
     "auroc",

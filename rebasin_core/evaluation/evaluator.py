@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, final
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihood import Likelihood
-from rebasin_core.evaluation.loss import LossEstimate, MetricName
+from rebasin_core.evaluation.loss import LossEstimate
+from rebasin_core.evaluation.metric import Metric
 from rebasin_core.evaluation.networks import EvaluationOptions
 from rebasin_core.evaluation.predictive import held_batches, predict
 from rebasin_core.evaluation.stratified import StratifiedPredictor
@@ -54,7 +55,9 @@ class Evaluator:
         self._model = FunctionalModel(model, device=like.device, dtype=like.dtype)
         self._batches = held_batches(self._model, data)
         self.likelihood = Likelihood.of(likelihood)
-        self._num_samples, self._seed, self._adjust = num_samples, seed, adjust
+        self._num_samples = num_samples
+        self._seed = seed
+        self._adjust = adjust
         self._options = options or EvaluationOptions()
 
     def predictions(self, posterior: Posterior, *, groups: int = 0, keep_outputs: bool = False) -> Predictions:
@@ -107,15 +110,20 @@ class Evaluator:
         return stratified.predictions(posterior, stratified.allocate(pilot.sample_influence, pilot.example_losses))
 
     def loss(
-        self, posterior: Posterior, *, where: str = "the posterior", metric: MetricName = "nll", groups: int = 0
+        self,
+        posterior: Posterior,
+        *,
+        where: str = "the posterior",
+        metric: Metric | str = "nll",
+        groups: int | None = None,
     ) -> LossEstimate:
         """Return the loss of a posterior, or a metric in its place.
 
         Args:
             posterior: The posterior.
-            where: What is evaluated, for messages.
+            where: The posterior's role, for messages.
             metric: As for `LossEstimate.of`.
-            groups: As for `predict`.
+            groups: As for `predict`; as many as the metric needs if not given. One is enough for the value alone.
 
         Returns:
             The estimate.
@@ -123,4 +131,6 @@ class Evaluator:
         Raises:
             InvalidInputError: If a loss is not finite, or the posterior does not fit.
         """
-        return LossEstimate.of(self.predictions(posterior, groups=groups), where=where, metric=metric)
+        metric = Metric.of(metric)
+        predictions = self.predictions(posterior, groups=metric.num_groups if groups is None else groups)
+        return LossEstimate.of(predictions, where=where, metric=metric)

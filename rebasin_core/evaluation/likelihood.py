@@ -1,34 +1,56 @@
-"""The interface of likelihoods: what a network's outputs say about the targets."""
+"""The interface of likelihoods: densities of targets given the outputs of a network."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from rebasin_core.strategy import Strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+TargetKind: TypeAlias = Literal["classes", "numbers", "counts"]
+
 
 class Likelihood(Strategy):
     r"""The density $p(y \mid f(x))$ of a target given a network's output.
 
     Laws:
-        - *Normalised*: `log_prob` integrates (sums) to one over targets.
+        - *Normalized*: the exponential of `log_prob` integrates (sums) to one over targets.
+        - *Prediction*: `prediction` returns the probabilities of the classes, or the mean of the density.
+        - *Entropy*: `entropy` is minus the expectation of `log_prob`, unless it is NaN.
+        - *Together*: `assess` returns what `log_prob`, `prediction` and `entropy` return.
         - *Per example*: results for an example do not depend on the others in the batch.
+        - *Misfits*: `check` raises if outputs and targets do not fit each other.
+        - *Gradients*: `log_prob` has finite gradients with respect to the outputs, and keeps their dtype and device.
     """
 
     family: ClassVar[str] = "likelihood"
 
-    @abstractmethod
-    def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """Refuse outputs and targets that do not fit.
+    targets: ClassVar[TargetKind] = "numbers"
+    """The targets: ``classes`` (integers ``[N]``), ``numbers`` (``[N, K]``) or ``counts`` (floating integers from 0 on,
+    ``[N, K]``)."""
+
+    def num_outputs(self, size: int) -> int:  # ruff: ignore[no-self-use] - overridden where outputs have more parts
+        """Return the number of outputs that a network needs.
 
         Args:
-            outputs: What the network returned.
-            targets: The targets of the same batch.
+            size: Number of classes, or of numbers in one target.
+
+        Returns:
+            The same number, unless outputs have several parts (a mean and a scale).
+        """
+        return size
+
+    @abstractmethod
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        """Raise if outputs and targets do not fit each other.
+
+        Args:
+            outputs: Outputs of the network, ``[N, num_outputs(K)]``.
+            targets: Targets of the same batch.
 
         Raises:
             InvalidInputError: If shapes, dtypes or ranges are wrong.
@@ -39,7 +61,7 @@ class Likelihood(Strategy):
         """Return the log likelihood of every target.
 
         Args:
-            outputs: ``[N, K]``.
+            outputs: ``[N, num_outputs(K)]``.
             targets: ``[N]`` or ``[N, K]``.
 
         Returns:
@@ -48,10 +70,10 @@ class Likelihood(Strategy):
 
     @abstractmethod
     def prediction(self, outputs: Tensor) -> Tensor:
-        """Return what is averaged over parameters to predict: probabilities, or means.
+        """Return the prediction of one network, to be averaged over networks: probabilities, or means.
 
         Args:
-            outputs: ``[N, K]``.
+            outputs: ``[N, num_outputs(K)]``.
 
         Returns:
             ``[N, K]``.
@@ -59,7 +81,7 @@ class Likelihood(Strategy):
 
     @abstractmethod
     def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """Return how well an averaged prediction does on every example, in the usual measure of the task.
+        """Return the score of an averaged prediction on every example, in the usual measure of the task.
 
         Args:
             prediction: ``[N, K]``, as averaged.
@@ -73,10 +95,10 @@ class Likelihood(Strategy):
         """Return the entropy of the density of a target, in nats.
 
         Args:
-            outputs: ``[N, K]``.
+            outputs: ``[N, num_outputs(K)]``.
 
         Returns:
-            ``[N]``; NaN where a likelihood does not know it.
+            ``[N]``; NaN if the likelihood does not know it.
         """
         return outputs.new_full((len(outputs),), math.nan)
 
@@ -84,11 +106,11 @@ class Likelihood(Strategy):
         """Return log likelihoods, predictions and entropies together: faster where they have parts in common.
 
         Args:
-            outputs: ``[N, K]``.
+            outputs: ``[N, num_outputs(K)]``.
             targets: ``[N]`` or ``[N, K]``.
 
         Returns:
-            What `log_prob`, `prediction` and `entropy` return.
+            The results of `log_prob`, `prediction` and `entropy`.
         """
         return self.log_prob(outputs, targets), self.prediction(outputs), self.entropy(outputs)
 

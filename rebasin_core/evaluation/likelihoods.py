@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Literal, final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 
 import torch
 from pydantic import Field, PositiveFloat
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.evaluation.likelihood import Likelihood, TargetKind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,8 @@ class CategoricalLikelihood(Likelihood):
         >>> CategoricalLikelihood().log_prob(torch.zeros(1, 2), torch.tensor([0])).exp().item()
         0.5
     """
+
+    targets: ClassVar[TargetKind] = "classes"
 
     name: Literal["categorical"] = "categorical"
 
@@ -175,6 +177,10 @@ class HeteroscedasticGaussianLikelihood(AbstractRegressionLikelihood):
 
     least_scale: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 1e-3
     r"""Least standard deviation $\sigma_{\min}$, in units of the targets: without it the likelihood has no maximum."""
+
+    @override
+    def num_outputs(self, size: int) -> int:
+        return 2 * size
 
     @override
     def check(self, outputs: Tensor, targets: Tensor) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import torch
+from pydantic import PositiveInt
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.capabilities import AbstractEmpirical, AbstractIndependentGaussian
 from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior
+from rebasin_core.strategy import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,64 +32,60 @@ Adjust: TypeAlias = "Callable[[Mapping[str, Tensor], int], Mapping[str, Tensor]]
 """Changes the tensors of a drawn network, given its number."""
 
 
-# Numbers, and networks, that are drawn at once: small networks share what calls cost.
-_DRAWN_TOGETHER, _MOST_TOGETHER = 2**18, 64
+# Scalars, and networks, that are drawn in one call: small networks share the cost of calls.
+_DRAWN_TOGETHER = 2**18
+_MOST_TOGETHER = 64
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class EvaluationOptions:
-    r"""How networks drawn from a posterior are run.
-
-    Attributes:
-        method: ``loop`` draws weights and runs one network after the other. ``vectorized`` runs several at once, faster
-            where networks are so small that calls cost more than arithmetic. ``local`` draws the outputs of layers
-            instead of weights (local reparameterisation), for every example independently: for independent Gaussians
-            and dense layers that every example meets once, exactly the predictive of every example, at a far smaller
-            error for as many samples. In convolutions it takes the noise at different positions as independent, which
-            changes the predictive. ``auto`` takes ``local`` where it is exact, ``vectorized`` for small networks, and
-            else ``loop``.
-        chunk_size: Networks at once, for ``vectorized`` and ``local``; found from the free memory if None.
-        precision: ``bfloat16`` multiplies matrices in that precision: about twice as fast on hardware that has it.
-        antithetic: Whether samples come in pairs of opposite noise; for Gaussian posteriors and an even number. None:
-            for ``local`` if the number is even.
-        allocation: ``even`` gives every example equally many samples. ``adaptive`` gives more to those whose losses are
-            uncertain (`Allocation`), as many as asked for on average, at least 8, after a pilot of 4: a far smaller
-            error of the loss on data that a network knows well. For ``local`` alone, where noise belongs to one
-            example.
-        compiled: Whether ``loop`` runs the network as ``torch.compile`` has it: half a minute at the first place, then
-            faster where much is not matrix products (normalisation, activations).
+class EvaluationOptions(Options):
+    r"""How networks sampled from a posterior are run.
 
     Raises:
-        InvalidInputError: If an option is out of range.
+        ConfigError: If an option is invalid.
 
     References:
         D. P. Kingma, T. Salimans, M. Welling (2015), "Variational dropout and the local reparameterization trick",
         NeurIPS, arXiv 1506.02557, section 2.2.
+
+    Example:
+        >>> EvaluationOptions(method="loop", antithetic=True)
+        EvaluationOptions(method='loop', antithetic=True)
     """
 
     method: MethodName = "auto"
-    chunk_size: int | None = None
-    precision: PrecisionName = "full"
-    antithetic: bool | None = None
-    allocation: AllocationName = "even"
-    compiled: bool = False
+    """``loop`` samples weights and runs one network after the other. ``vectorized`` runs several in one batch, faster
+    for networks so small that calls cost more than arithmetic. ``local`` samples the outputs of layers instead of
+    weights (local reparameterization), independently for every example: for independent Gaussians and dense layers that
+    every example passes once, exactly the predictive of every example, at a far smaller error for as many samples. In
+    convolutions it takes the noise at different positions as independent, which changes the predictive. ``auto`` uses
+    ``local`` where it is exact, ``vectorized`` for small networks, and ``loop`` otherwise."""
 
-    def __post_init__(self) -> None:
-        """Refuse options that are out of range."""
-        for name, known in (("method", MethodName), ("precision", PrecisionName), ("allocation", AllocationName)):
-            if getattr(self, name) not in get_args(known):
-                message = f"expected `{name}` among {', '.join(get_args(known))}, got {getattr(self, name)!r}"
-                raise InvalidInputError(message)
-        if self.chunk_size is not None and self.chunk_size < 1:
-            message = f"expected a `chunk_size` of at least 1, got {self.chunk_size!r}"
-            raise InvalidInputError(message)
+    chunk_size: PositiveInt | None = None
+    """Networks in one batch, for ``vectorized`` and ``local``; determined from the free memory if not given."""
+
+    precision: PrecisionName = "full"
+    """``full``, or ``bfloat16``: matrix products in that precision, about twice as fast on hardware that has it."""
+
+    antithetic: bool | None = None
+    """Whether samples come in antithetic pairs (opposite noise); for Gaussian posteriors and an even number of samples.
+    By default for ``local`` only, if the number is even."""
+
+    allocation: AllocationName = "even"
+    """``even`` gives every example equally many samples. ``adaptive`` gives more to those whose losses are uncertain
+    (Neyman allocation, see `Allocation`), as many as asked for on average, at least 8, after a pilot of 4: a far
+    smaller error of the loss on data that a network knows well. Only for noise that is independent across examples, as
+    with ``local``."""
+
+    compiled: bool = False
+    """Whether ``loop`` compiles the network by ``torch.compile``: half a minute at the first point, then faster where
+    much of the time is not matrix products (normalization, activations)."""
 
     def arithmetic(self, device: torch.device) -> AbstractContextManager[object]:
         """Return the context in which matrices are multiplied in the chosen precision.
 
         Args:
-            device: Where.
+            device: The device of the matrices.
 
         Returns:
             A context manager.
@@ -164,7 +162,10 @@ class DrawnNetworks:
     def __init__(
         self, posterior: Posterior, count: int, seed: int, *, antithetic: bool = False, adjust: Adjust | None = None
     ) -> None:
-        self._posterior, self._seed, self.paired, self._adjust = posterior, seed, antithetic, adjust
+        self._posterior = posterior
+        self._seed = seed
+        self._adjust = adjust
+        self.paired = antithetic
         self._whole: AbstractEmpirical | None = None
         if isinstance(posterior, AbstractEmpirical) and posterior.num_samples <= count and posterior.is_uniform:
             self._whole = posterior
@@ -219,9 +220,12 @@ class LoopedNetworks(AbstractNetworks):
     """
 
     def __init__(self, drawn: DrawnNetworks, model: FunctionalModel, options: EvaluationOptions) -> None:
-        self._drawn, self._options = drawn, options
+        self._drawn = drawn
+        self._options = options
         self._model = model.compiled() if options.compiled else model
-        self.count, self.chunk, self.paired = drawn.count, 1, drawn.paired
+        self.count = drawn.count
+        self.chunk = 1
+        self.paired = drawn.paired
         self.independent = drawn.independent
 
     @override
@@ -247,8 +251,12 @@ class VectorizedNetworks(AbstractNetworks):
     """
 
     def __init__(self, drawn: DrawnNetworks, model: FunctionalModel, options: EvaluationOptions, chunk: int) -> None:
-        self._drawn, self._model, self._options = drawn, model, options
-        self.count, self.chunk, self.paired = drawn.count, chunk, drawn.paired
+        self._drawn = drawn
+        self._model = model
+        self._options = options
+        self.count = drawn.count
+        self.chunk = chunk
+        self.paired = drawn.paired
         self.independent = drawn.independent
 
     @override

@@ -145,7 +145,7 @@ def predict(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
         if networks.chunk <= networks.least_chunk:
             message = "one network on one batch does not fit into memory; use smaller batches"
             raise InvalidInputError(message)
-        options = replace(options, chunk_size=max(networks.chunk // 2, networks.least_chunk))
+        options = options.model_copy(update={"chunk_size": max(networks.chunk // 2, networks.least_chunk)})
 
 
 @final
@@ -161,11 +161,14 @@ class _Collected:
         groups: int,
         keep_outputs: bool,
     ) -> None:
-        self._batches, self._likelihood, self._samples = batches, likelihood, networks.count
+        self._batches = batches
+        self._likelihood = likelihood
+        self._samples = networks.count
         self._starts = [0]
         for _, targets in batches:
             self._starts.append(self._starts[-1] + len(targets))
-        device, examples = batches[0][1].device, self._starts[-1]
+        device = batches[0][1].device
+        examples = self._starts[-1]
         self._log_prob = torch.empty((networks.count, examples), dtype=torch.float64, device=device)
         self._entropy = torch.zeros(examples, dtype=torch.float64, device=device)
         # Pairs of opposite noise stay together.
@@ -189,7 +192,8 @@ class _Collected:
         """Take the outputs of some networks for one batch: ``[c, N, ...]``."""
         if values.dtype in {torch.bfloat16, torch.float16}:
             values = values.float()
-        targets, networks = self._batches[place][1], len(values)
+        targets = self._batches[place][1]
+        networks = len(values)
         self._likelihood.check(values[0], targets)
         where = slice(self._starts[place], self._starts[place + 1])
         rows = values.flatten(0, 1)

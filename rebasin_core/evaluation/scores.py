@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.likelihoods import AbstractRegressionLikelihood, CategoricalLikelihood
+from rebasin_core.evaluation.likelihoods import AbstractRegressionLikelihood
 from rebasin_core.evaluation.loss import LossEstimate
 from rebasin_core.evaluation.metrics import (
     brier_score,
@@ -64,7 +64,7 @@ class PredictiveScores:
         """
         estimate = LossEstimate.of(predictions)
         bins: dict[str, list[float]] | None = None
-        if isinstance(likelihood, CategoricalLikelihood):
+        if likelihood.targets == "classes":
             values, bins = _of_classes(predictions, estimate)
         elif isinstance(likelihood, AbstractRegressionLikelihood):
             values = _of_numbers(predictions, likelihood)

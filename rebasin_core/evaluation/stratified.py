@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 import torch
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.allocation import LEAST_SAMPLES, Allocation
-from rebasin_core.evaluation.loss import LossEstimate, MetricName
+from rebasin_core.evaluation.loss import LossEstimate
+from rebasin_core.evaluation.metric import Metric
 from rebasin_core.evaluation.predictive import Predictions, predict
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ class StratifiedPredictor:
         num_samples: Samples of an example, on average.
         seed: Seed of the noise.
         options: How networks are run.
-        metric: What the samples are for: ``nll`` or ``gibbs``.
+        metric: The metric whose error is minimized: one of the samples of each example, such as ``nll`` or ``gibbs``.
 
     Raises:
-        InvalidInputError: If the metric is another one.
+        InvalidInputError: If the metric needs groups of samples.
     """
 
     def __init__(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the third
@@ -49,14 +49,21 @@ class StratifiedPredictor:
         num_samples: int,
         seed: int,
         options: EvaluationOptions,
-        metric: MetricName = "nll",
+        metric: Metric | str = "nll",
     ) -> None:
-        if metric not in {"nll", "gibbs"}:
-            message = f"allocation='adaptive' is for the metrics nll and gibbs, got {metric!r}; take allocation='even'"
+        self._metric = Metric.of(metric)
+        if self._metric.num_groups:
+            message = (
+                "allocation='adaptive' is for metrics of the samples of each example, such as nll and gibbs, got "
+                f"{self._metric.name!r}; use allocation='even'"
+            )
             raise InvalidInputError(message)
-        self._model, self._batches, self._likelihood = model, batches, likelihood
-        self._num_samples, self._seed, self._metric = num_samples, seed, metric
-        self._options = replace(options, allocation="even")  # within a stratum
+        self._model = model
+        self._batches = batches
+        self._likelihood = likelihood
+        self._num_samples = num_samples
+        self._seed = seed
+        self._options = options.model_copy(update={"allocation": "even"})  # within a stratum
 
     def pilot(self, posterior: Posterior) -> LossEstimate:
         """Return the loss from a few samples that are used for nothing but an allocation.

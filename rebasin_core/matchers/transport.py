@@ -188,7 +188,9 @@ class TransportMatcher(Matcher):
         return replace(coupling, plans=plans, costs=known)
 
     def _solver(self) -> TransportSolver:
-        return TransportSolver(self.method, self.regularization, self.relaxation, self.mass)
+        return TransportSolver(
+            method=self.method, regularization=self.regularization, relaxation=self.relaxation, mass=self.mass
+        )
 
     def _channels(self, posterior: Posterior) -> dict[str, Tensor]:
         return widened(mean_channels(posterior) if self.cost == "weights" else moment_channels(posterior))

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
     from rebasin_core.architectures.base import Architecture
     from rebasin_core.assignment.base import AssignmentSolver
-    from rebasin_core.config.barrier import BarrierConfig
+    from rebasin_core.barriers.base import BarrierEstimator
     from rebasin_core.config.inference import InferenceConfig
     from rebasin_core.data.base import DataSource
     from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.metric import Metric
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.adapter import PosteriorAdapter
     from rebasin_core.posteriors.base import Posterior
@@ -105,6 +106,20 @@ def rebasin_likelihoods() -> Sequence[type[Likelihood]]:
 
 
 @hookimpl
+def rebasin_metrics() -> Sequence[type[Metric]]:
+    """Return the metrics."""
+    from rebasin_core.evaluation import metrics
+
+    return [
+        metrics.NLLMetric,
+        metrics.GibbsMetric,
+        metrics.ErrorMetric,
+        metrics.BrierMetric,
+        metrics.SquaredErrorMetric,
+    ]
+
+
+@hookimpl
 def rebasin_matchers() -> Sequence[type[Matcher]]:
     """Return the matchers."""
     from rebasin_core import matchers
@@ -128,16 +143,16 @@ def rebasin_matchers() -> Sequence[type[Matcher]]:
 
 
 @hookimpl
-def rebasin_barriers() -> Sequence[type[BarrierConfig]]:
+def rebasin_barriers() -> Sequence[type[BarrierEstimator]]:
     """Return the barrier estimators."""
-    from rebasin_core.config import barrier
+    from rebasin_core import barriers
 
     return [
-        barrier.MarginalizedBarrierConfig,
-        barrier.PointwiseBarrierConfig,
-        barrier.ResetBarrierConfig,
-        barrier.RepairBarrierConfig,
-        barrier.CurvedBarrierConfig,
+        barriers.MarginalizedBarrier,
+        barriers.PointwiseBarrier,
+        barriers.ResetBarrier,
+        barriers.RepairBarrier,
+        barriers.CurvedBarrier,
     ]
 
 

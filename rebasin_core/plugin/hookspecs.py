@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
     from rebasin_core.architectures.base import Architecture
     from rebasin_core.assignment.base import AssignmentSolver
-    from rebasin_core.config.barrier import BarrierConfig
+    from rebasin_core.barriers.base import BarrierEstimator
     from rebasin_core.config.inference import InferenceConfig
     from rebasin_core.data.base import DataSource
     from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.metric import Metric
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.adapter import PosteriorAdapter
     from rebasin_core.posteriors.base import Posterior
@@ -71,8 +72,12 @@ class HookSpecs:
         """Return the classes of likelihoods."""
 
     @hookspec
-    def rebasin_barriers(self) -> Sequence[type[BarrierConfig]]:
-        """Return the configuration classes of barrier estimators."""
+    def rebasin_metrics(self) -> Sequence[type[Metric]]:
+        """Return the classes of metrics."""
+
+    @hookspec
+    def rebasin_barriers(self) -> Sequence[type[BarrierEstimator]]:
+        """Return the classes of barrier estimators."""
 
     @hookspec
     def rebasin_posteriors(self) -> Sequence[type[Posterior]]:
@@ -106,6 +111,7 @@ HOOKS: dict[str, str] = {
     "inference": "rebasin_inferences",
     "assignment": "rebasin_assignments",
     "likelihood": "rebasin_likelihoods",
+    "metric": "rebasin_metrics",
     "matcher": "rebasin_matchers",
     "barrier": "rebasin_barriers",
     "posterior": "rebasin_posteriors",

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, final
 
 from rebasin_core.architectures.base import Architecture
 from rebasin_core.assignment.base import AssignmentSolver
+from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.config.base import StrategyConfig
 from rebasin_core.config.reading import parse_strategy
 from rebasin_core.data.base import DataSource
 from rebasin_core.errors import BrokenPluginWarning, PluginError, UnknownNameError, nearest
 from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.evaluation.metric import Metric
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.discovery import PluginStatus, load_plugins, mistake_of, new_manager
 from rebasin_core.plugin.hookspecs import HOOKS
@@ -32,8 +34,10 @@ INTERFACES: Mapping[str, type[Any]] = {
     "architecture": Architecture,
     "assignment": AssignmentSolver,
     "dataset": DataSource,
+    "barrier": BarrierEstimator,
     "likelihood": Likelihood,
     "matcher": Matcher,
+    "metric": Metric,
     "posterior": Posterior,
     "posterior_adapter": PosteriorAdapter,
     "operator_rules": OperatorRules,

@@ -58,7 +58,7 @@ def barrier_rows(
         ])
     first = next(iter(curves.values()))
     score = name.get(first.score_name, first.score_name)
-    unit = "(nats)" if first.metric in {"nll", "gibbs"} else f"({first.metric})"
+    unit = "(nats)" if first.unit.startswith("nats") else f"({first.metric})"
     headings = [
         "alignment",
         f"barrier|{unit}",

@@ -14,11 +14,7 @@ from rebasin_core.api.matching import match
 from rebasin_core.api.tracing import installed_rules
 from rebasin_core.errors import ConfigError
 from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.evaluation.likelihoods import (
-    CategoricalLikelihood,
-    GaussianLikelihood,
-    HeteroscedasticGaussianLikelihood,
-)
+from rebasin_core.evaluation.likelihoods import CategoricalLikelihood, GaussianLikelihood
 from rebasin_core.specs.check import check_spec
 
 if TYPE_CHECKING:
@@ -82,15 +78,18 @@ class Setting:
 
     @cached_property
     def likelihood(self) -> Likelihood:
-        """The likelihood that fits the task."""
-        if self._config.likelihood == "heteroscedastic":
-            if self._data.task.kind == "classification":
-                message = "the likelihood `heteroscedastic` is for regression; this data set has classes"
-                raise ConfigError(message)
-            return HeteroscedasticGaussianLikelihood()
-        if self._data.task.kind == "classification":
-            return CategoricalLikelihood()
-        return GaussianLikelihood(scale=self._config.noise_scale)
+        """The likelihood of the run; by default the one that fits the data set."""
+        classes, chosen = self._data.task.kind == "classification", self._config.likelihood
+        if chosen is None:
+            return CategoricalLikelihood() if classes else GaussianLikelihood(scale=self._config.noise_scale)
+        if classes != (chosen.targets == "classes"):
+            found = "classes" if classes else "numbers"
+            message = (
+                f"the likelihood `{chosen.name}` is for {chosen.targets}, and the targets of this data set are "
+                f"{found}; use `likelihood: auto`"
+            )
+            raise ConfigError(message)
+        return chosen
 
     @property
     def _example_inputs(self) -> torch.Tensor:
@@ -119,7 +118,7 @@ class Setting:
             The network, on the run's device.
         """
         generator = torch.Generator().manual_seed(seed)
-        outputs = self._data.task.output_size * (2 if self._config.likelihood == "heteroscedastic" else 1)
+        outputs = self.likelihood.num_outputs(self._data.task.output_size)
         model = self._architecture.build(self._data.input_shape, outputs, generator=generator)
         return model.to(self.device, self.dtype)
 
@@ -224,7 +223,7 @@ class Setting:
         Raises:
             InvalidInputError: If the estimator cannot take these posteriors.
         """
-        return self._config.barrier.build().estimate(
+        return self._config.barrier.estimate(
             reference,
             candidate,
             model=self.model,

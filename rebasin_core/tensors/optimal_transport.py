@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, final
 
 import torch
+from pydantic import Field, PositiveFloat
 
 from rebasin_core.assignment import solve_assignment
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.strategy import Options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,43 +23,37 @@ _TIE = 1e-3
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class TransportSolver:
-    r"""Finds how mass, spread evenly over units, is carried at the least cost.
+class TransportSolver(Options):
+    r"""Finds the transport plan of least cost between units that carry equal mass.
 
     $$ \min_{T \ge 0} \; \langle T, C \rangle \quad\text{with}\quad T 1 = \tfrac1m 1,\; T^\top 1 = \tfrac1n 1 $$
 
-    and, ``entropic``, plus $\varepsilon \sum T \log T$; ``unbalanced``, with the marginals not fixed but held by
-    $\rho$ times their Kullback-Leibler divergence, too; ``partial``, with only a part of the mass carried.
-
-    Args:
-        method: Which of them.
-        regularization: $\varepsilon$ in units of the cost's standard deviation, positive.
-        relaxation: $\rho$ in the same units, positive.
-        mass: The part that is carried by ``partial``, above 0 and at most 1.
+    ``entropic`` adds $\varepsilon \sum T \log T$. ``unbalanced`` adds this too, and replaces the constraints on the
+    marginals by $\rho$ times their Kullback-Leibler divergence. ``partial`` transports only a share of the mass.
 
     Raises:
-        InvalidInputError: If an option is out of range.
+        ConfigError: If an option is invalid.
 
     References:
         R. Flamary et al. (2021), "POT: Python Optimal Transport", JMLR 22(78); M. Cuturi (2013), arXiv 1306.0895;
         L. Chizat et al. (2018), "Scaling algorithms for unbalanced optimal transport problems", Math. Comp. 87.
+
+    Example:
+        >>> TransportSolver().plan(torch.tensor([[0.0, 1.0], [1.0, 0.0]])).tolist()
+        [[0.5, 0.0], [0.0, 0.5]]
     """
 
     method: PlanMethod = "exact"
-    regularization: float = 0.05
-    relaxation: float = 1.0
-    mass: float = 0.9
+    """The transport problem: ``exact``, ``entropic``, ``unbalanced`` or ``partial``."""
 
-    def __post_init__(self) -> None:
-        """Check the options."""
-        positive = self.regularization > 0 and self.relaxation > 0 and 0 < self.mass <= 1
-        if self.method not in get_args(PlanMethod) or not positive:
-            message = (
-                f"expected a method among {get_args(PlanMethod)}, a positive regularization and relaxation and a mass "
-                f"between 0 and 1, got {self.method!r}, {self.regularization!r}, {self.relaxation!r}, {self.mass!r}"
-            )
-            raise InvalidInputError(message)
+    regularization: PositiveFloat = 0.05
+    r"""Strength $\varepsilon$ of the entropic regularization, in units of the cost's standard deviation."""
+
+    relaxation: PositiveFloat = 1.0
+    r"""Weight $\rho$ of the divergence from the marginals for ``unbalanced``, in the same units."""
+
+    mass: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the mass that ``partial`` transports."""
 
     def plan(self, cost: Tensor) -> Tensor:
         """Return the plan of least cost.

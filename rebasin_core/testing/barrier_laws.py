@@ -17,14 +17,14 @@ from rebasin_core.testing.law import device_under_test, expect, expect_equal, la
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rebasin_core.barriers.base import BarrierEstimator
     from rebasin_core.barriers.curve import LossCurve
-    from rebasin_core.config.barrier import BarrierConfig
     from rebasin_core.posteriors.base import Posterior
 
 
 def _curve(config: object, reference: Posterior, candidate: Posterior, seed: int = 0) -> LossCurve:
     case = network()
-    estimator = cast("BarrierConfig", config).build()
+    estimator = cast("BarrierEstimator", config)
     return estimator.estimate(reference, candidate, model=case.model, data=case.data, generator=seeded(seed))
 
 
@@ -48,11 +48,8 @@ def closed_form_on_a_quadratic(config: object, folder: Path) -> None:
         PointPosterior({"weight": torch.full((1, 1), value, dtype=torch.float64, device=device)}) for value in (a, b)
     ]
     x, y = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
-    curve = (
-        cast("BarrierConfig", config)
-        .build()
-        .estimate(*ends, model=model, data=[(x, y)], likelihood=GaussianLikelihood(scale=scale))
-    )
+    estimator = cast("BarrierEstimator", config)
+    curve = estimator.estimate(*ends, model=model, data=[(x, y)], likelihood=GaussianLikelihood(scale=scale))
     constant = math.log(scale) + 0.5 * math.log(2 * math.pi)
     for t, loss in zip(curve.t, curve.loss, strict=True):
         expected = 0.5 * (((1 - t) * a + t * b) / scale) ** 2 + constant
@@ -89,7 +86,7 @@ def inputs_untouched(config: object, folder: Path) -> None:
     case, ends = network(), (gaussian(0), gaussian(1))
     case.model.train()
     before = [*(copied(end.mean) for end in ends), copied(dict(case.model.named_parameters()))]
-    cast("BarrierConfig", config).build().estimate(*ends, model=case.model, data=case.data)
+    cast("BarrierEstimator", config).estimate(*ends, model=case.model, data=case.data)
     after: list[dict[str, torch.Tensor]] = [*(end.mean for end in ends), dict(case.model.named_parameters())]
     for now, then in zip(after, before, strict=True):
         expect_equal(now, then, "after estimating")

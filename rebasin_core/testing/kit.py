@@ -19,7 +19,9 @@ from rebasin_core.testing import (  # ruff: ignore[unused-import] - importing th
     barrier_laws,
     data_laws,
     inference_laws,
+    likelihood_laws,
     matcher_laws,
+    metric_laws,
     model_laws,
     pair_laws,
     posterior_laws,
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _CPU = torch.device("cpu")
-_ON_DEVICES = frozenset({"assignment", "barrier", "inference", "matcher", "posterior"})
+_ON_DEVICES = frozenset({"assignment", "barrier", "inference", "likelihood", "matcher", "metric", "posterior"})
 
 
 @final

@@ -137,10 +137,11 @@ def test_curve_survives_json() -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(InvalidInputError, match="an odd number of points"):
+    with pytest.raises(ConfigError, match=r"num_points: expected an odd number of points, .* got 4"):
         MarginalizedBarrier(num_points=4)
-    with pytest.raises(InvalidInputError, match="at least 2"):
+    with pytest.raises(ConfigError, match="num_points: expected a value greater than or equal to 3, got 1"):
+        MarginalizedBarrier(num_points=1)
+    with pytest.raises(ConfigError, match="num_samples: expected a value greater than or equal to 2, got 1"):
         MarginalizedBarrier(num_samples=1)
-    model = nn.Linear(1, 2)
-    with pytest.raises(ConfigError, match="set them there"):
-        barrier(model, model, model=model, data=[], estimator=MarginalizedBarrier(), num_points=3)
+    with pytest.raises(ConfigError, match="num_pionts: unknown option; did you mean 'num_points'"):
+        MarginalizedBarrier(num_pionts=3)  # type: ignore[call-arg]

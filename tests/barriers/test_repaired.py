@@ -111,7 +111,7 @@ def test_wrapped_estimators_lower_a_barrier_of_scale(
     inner = rc.MarginalizedBarrier(num_points=3, num_samples=8)
     plain = rc.MarginalizedBarrier(num_points=3, num_samples=8, evaluation=rc.EvaluationOptions(method="loop"))
     before = plain.estimate(*ends, **options)
-    after = wrapper(inner, per_sample=per_sample).estimate(*ends, **options)
+    after = wrapper(estimator=inner, per_sample=per_sample).estimate(*ends, **options)
     assert after.loss[0] == pytest.approx(before.loss[0], rel=1e-6)
     assert after.loss[-1] == pytest.approx(before.loss[-1], rel=1e-6)
     assert after.loss[1] != pytest.approx(before.loss[1], rel=1e-3)
@@ -123,7 +123,7 @@ def test_networks_are_repaired_towards_the_ends_that_they_lie_between() -> None:
         rc.SamplesPosterior({name: torch.stack([m[name].detach() for m in order]) for name in members[0]})
         for order in (members, members[::-1])
     )
-    estimator = rc.RepairBarrier(rc.MarginalizedBarrier(num_points=3, num_samples=4), per_sample=True)
+    estimator = rc.RepairBarrier(estimator=rc.MarginalizedBarrier(num_points=3, num_samples=4), per_sample=True)
     curve = estimator.estimate(first, second, model=network(0), data=batches(), calibration=batches(200))
     # The path pairs every network with itself: nothing is to be repaired.
     assert curve.loss[1] == pytest.approx(curve.loss[0], rel=1e-9)
@@ -139,7 +139,7 @@ def test_opposite_noise_is_opposite_at_the_ends() -> None:
     ]
     evaluation = rc.EvaluationOptions(method="loop", antithetic=True)
     estimator = rc.RepairBarrier(
-        rc.MarginalizedBarrier(num_points=3, num_samples=4, evaluation=evaluation), per_sample=True
+        estimator=rc.MarginalizedBarrier(num_points=3, num_samples=4, evaluation=evaluation), per_sample=True
     )
     curve = estimator.estimate(*ends, model=network(0), data=batches(), calibration=batches(200))
     assert curve.loss[1] == pytest.approx(curve.loss[0], rel=1e-9)

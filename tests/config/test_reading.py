@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rebasin_core import Registry, RunConfig
+from rebasin_core import GaussianLikelihood, HeteroscedasticGaussianLikelihood, Registry, RunConfig
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.config.schema import run_schema
@@ -27,8 +27,18 @@ def test_a_name_alone_takes_all_defaults(builtin_registry: Registry) -> None:
 
 def test_written_configuration_is_read_back(builtin_registry: Registry) -> None:
     text = MINIMAL + "inference: {name: map, optimizer: {name: SGD, lr: 0.1, momentum: 0.9}}\nmatchers: [kl]\n"
-    config = read(text, builtin_registry)
-    assert read(config.model_dump_json(), builtin_registry) == config
+    for likelihood in ("auto", "gaussian", "{name: gaussian, scale: 0.5}"):
+        config = read(text + f"likelihood: {likelihood}\n", builtin_registry)
+        assert read(config.model_dump_json(), builtin_registry) == config
+
+
+def test_a_likelihood_is_given_by_name_with_options_or_not_at_all(builtin_registry: Registry) -> None:
+    assert read(MINIMAL, builtin_registry).likelihood is None
+    assert read(MINIMAL, builtin_registry).model_dump()["likelihood"] == "auto"
+    old = read(MINIMAL + "likelihood: heteroscedastic\nnoise_scale: 0.1", builtin_registry)
+    assert old.likelihood == HeteroscedasticGaussianLikelihood()
+    given = read(MINIMAL + "likelihood: {name: gaussian, scale: 0.5}", builtin_registry)
+    assert given.likelihood == GaussianLikelihood(scale=0.5)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +56,15 @@ def test_written_configuration_is_read_back(builtin_registry: Registry) -> None:
         (MINIMAL + "matchers: [weight, weight]", ["each matcher can be named once"]),
         (MINIMAL + "matchers: []", ["run.yaml:3: matchers: "]),
         (MINIMAL + "matchers: [3]", ["run.yaml:3: matchers[0]: expected the name of a matcher"]),
+        (MINIMAL + "likelihood: gausian", ["run.yaml:3: likelihood.name: no likelihood 'gausian'; did you mean"]),
+        (
+            MINIMAL + "likelihood: {name: gaussian, scale: 0}",
+            ["run.yaml:3: likelihood.scale: expected a value greater than 0, got 0"],
+        ),
+        (
+            MINIMAL + "likelihood: gaussian\nnoise_scale: 0.2",
+            ["`noise_scale` is for the likelihood `auto`, got 0.2", "{name: gaussian, scale: ...}"],
+        ),
         (MINIMAL + "barrier: {num_points: 3}", ["run.yaml:3: barrier: expected the name of a barrier"]),
         (MINIMAL + "reference: {seed: 1, path: x}", ["run.yaml:3: reference: give either `seed`"]),
         (

@@ -12,7 +12,7 @@ from torch import nn
 from typing_extensions import override
 
 import rebasin_core as rc
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import ConfigError, InvalidInputError
 from rebasin_core.evaluation import EvaluationOptions, FunctionalModel, LossEstimate, Predictions, predict
 from rebasin_core.evaluation.choice import networks_of
 from rebasin_core.evaluation.local import LocalNetworks
@@ -195,9 +195,9 @@ def test_pairs_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(InvalidInputError, match="expected `method` among auto, loop"):
-        EvaluationOptions(method="fast")  # type: ignore[arg-type]
-    with pytest.raises(InvalidInputError, match="`chunk_size` of at least 1"):
+    with pytest.raises(ConfigError, match="method: expected 'auto', 'loop', 'vectorized' or 'local', got 'fast'"):
+        EvaluationOptions(method="fast")
+    with pytest.raises(ConfigError, match="chunk_size: expected a value greater than 0, got 0"):
         EvaluationOptions(chunk_size=0)
     model = mlp()
     with pytest.raises(InvalidInputError, match="antithetic pairs need a Gaussian"):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import rebasin_core as rc
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import ConfigError, InvalidInputError
 from rebasin_core.evaluation import EvaluationOptions, Evaluator, LossEstimate
 
 SCALE = 0.3
@@ -137,7 +137,7 @@ def test_what_cannot_be_done() -> None:
     def barrier(of: rc.Posterior, chosen: dict[str, Any]) -> None:
         rc.barrier(of, of, model=model, data=data, estimator=chosen)
 
-    with pytest.raises(InvalidInputError, match="for the metrics nll and gibbs, got 'brier'"):
+    with pytest.raises(InvalidInputError, match="such as nll and gibbs, got 'brier'"):
         barrier(posterior, estimator(metric="brier"))
     with pytest.raises(InvalidInputError, match="not for networks that are reset or repaired"):
         barrier(posterior, {"name": "reset", "estimator": estimator()})
@@ -150,5 +150,5 @@ def test_what_cannot_be_done() -> None:
     q, numbers = regression()
     with pytest.raises(InvalidInputError, match="no outputs of every network"):
         rc.score(q, model=nn.Linear(1, 1, bias=False), data=numbers, likelihood="gaussian", evaluation=ADAPTIVE)
-    with pytest.raises(InvalidInputError, match="expected `allocation` among even, adaptive, got 'fair'"):
+    with pytest.raises(ConfigError, match="allocation: expected 'even' or 'adaptive', got 'fair'"):
         EvaluationOptions(**unknown)

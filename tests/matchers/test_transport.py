@@ -175,7 +175,7 @@ def test_moments_see_what_means_do_not() -> None:
 @pytest.mark.parametrize("method", ["exact", "entropic", "unbalanced", "partial"])
 def test_plans_against_their_definitions(method: PlanMethod) -> None:
     cost = torch.rand(6, 4, generator=generator(), dtype=torch.float64)
-    plan = TransportSolver(method, mass=0.5).plan(cost)
+    plan = TransportSolver(method=method, mass=0.5).plan(cost)
     assert bool((plan >= 0).all())
     rows, columns = plan.sum(1), plan.sum(0)
     if method in {"exact", "entropic"}:
@@ -185,7 +185,7 @@ def test_plans_against_their_definitions(method: PlanMethod) -> None:
         assert plan.sum().item() == pytest.approx(0.5)
         assert bool((rows <= 1 / 6 + 1e-9).all())
     if method == "exact":  # no worse than mass spread evenly, nor than the best of many entropic plans
-        entropic = TransportSolver("entropic", regularization=0.01).plan(cost)
+        entropic = TransportSolver(method="entropic", regularization=0.01).plan(cost)
         assert (plan * cost).sum() <= (entropic * cost).sum() + 1e-9
 
 

@@ -163,13 +163,40 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_regression_runs_too(tmp_path: Path) -> None:
+def regression(folder: Path) -> str:
+    """The text of a run on a data set of numbers."""
     random = np.random.default_rng(0)
     x = random.normal(size=(60, 3))
-    np.savez(tmp_path / "toy.npz", x=x, y=x @ [1.0, -1.0, 0.5], test_index=np.arange(10)[None])
-    base = TEXT.replace("digits", f"{{name: uci, dataset: toy, root: {tmp_path}}}")
-    result = run(config(tmp_path, "", base), tmp_path / "out")
+    np.savez(folder / "toy.npz", x=x, y=x @ [1.0, -1.0, 0.5], test_index=np.arange(10)[None])
+    return TEXT.replace("digits", f"{{name: uci, dataset: toy, root: {folder}}}")
+
+
+def test_regression_runs_too(tmp_path: Path) -> None:
+    result = run(config(tmp_path, "", regression(tmp_path)), tmp_path / "out")
     assert result.curves["test"]["weight"].score_name == "mean_squared_error"
+
+
+def test_the_likelihood_is_chosen_by_name_or_with_options(tmp_path: Path) -> None:
+    base = regression(tmp_path)
+    curves = {
+        name: run(config(tmp_path, text, base), tmp_path / name).curves["test"]["weight"]
+        for name, text in (
+            ("auto", "likelihood: auto\nnoise_scale: 0.1"),
+            ("name", "likelihood: gaussian"),
+            ("options", "likelihood: {name: gaussian, scale: 0.2}"),
+            ("two outputs", "likelihood: heteroscedastic\nnoise_scale: 0.1"),
+        )
+    }
+    assert curves["auto"] == curves["name"]
+    assert len({curve.loss for curve in curves.values()}) == 3
+
+
+def test_a_likelihood_must_fit_the_data_set(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="`gaussian` is for numbers, and the targets of this data set are classes"):
+        run(config(tmp_path, "likelihood: gaussian"), tmp_path / "out")
+    with pytest.raises(ConfigError, match="`categorical` is for classes, and the targets of this data set are numbers"):
+        run(config(tmp_path, "likelihood: categorical", regression(tmp_path)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.gpu

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rebasin_core import architectures, data
-from rebasin_core.config import barrier, inference
+from rebasin_core.barriers.marginalized import MarginalizedBarrier
+from rebasin_core.config import inference
 from rebasin_core.config.optimizer import OptimizerConfig
 from rebasin_core.matchers.annealing import AnnealingMatcher
 from rebasin_core.specs.files import FileSpecFactory, GivenSpec, save_spec
@@ -157,8 +158,8 @@ _FAST = OptimizerConfig.model_validate({"name": "Adam", "lr": 0.02})
 
 def _marginalized(_: Path) -> Sequence[object]:
     return [
-        barrier.MarginalizedBarrierConfig(num_points=5, num_samples=16),
-        barrier.MarginalizedBarrierConfig(num_points=3, num_samples=16, path="moments"),
+        MarginalizedBarrier(num_points=5, num_samples=16),
+        MarginalizedBarrier(num_points=3, num_samples=16, path="moments"),
     ]
 
 
@@ -180,7 +181,7 @@ _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
     inference.SGLDConfig: _langevins,
     inference.SGHMCConfig: _hamiltonians,
     inference.MCDropoutConfig: _dropouts,
-    barrier.MarginalizedBarrierConfig: _marginalized,
+    MarginalizedBarrier: _marginalized,
 }
 
 

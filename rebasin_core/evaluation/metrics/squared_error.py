@@ -1,0 +1,38 @@
+"""The squared error of the averaged prediction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal, final
+
+from typing_extensions import override
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.metric import AbstractPredictionMetric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@final
+class SquaredErrorMetric(AbstractPredictionMetric):
+    r"""The squared error of the averaged prediction, in squared units of the targets, averaged over their entries.
+
+    Example:
+        >>> import torch
+        >>> from rebasin_core.evaluation import Predictions
+        >>> mean, targets, zeros = torch.tensor([[1.0]]), torch.tensor([[3.0]]), torch.zeros(1, 1)
+        >>> predictions = Predictions(zeros, mean, zeros[0], "mse", targets=targets, groups=mean.unsqueeze(0))
+        >>> SquaredErrorMetric().estimate(predictions).examples.tolist()
+        [4.0]
+    """
+
+    label: ClassVar[str] = "squared error"
+
+    name: Literal["squared_error"] = "squared_error"
+
+    @override
+    def _score(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        if prediction.shape != targets.shape:
+            message = f"`squared_error` is for regression, got predictions {list(prediction.shape)}; use `brier`"
+            raise InvalidInputError(message)
+        return (prediction - targets).double().square().mean(-1)

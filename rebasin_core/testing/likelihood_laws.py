@@ -1,0 +1,165 @@
+"""The laws of likelihoods."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.testing.law import device_under_test, expect, expect_equal, law, seeded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from rebasin_core.evaluation.likelihood import Likelihood
+
+_CLASSES, _ROWS = 3, 4
+# Targets on both sides of the prediction, at distances from exp(-30) to exp(20): at equal steps of the logarithm, the
+# sum converges to the integral for narrow densities and for heavy tails.
+_STEP, _FIRST, _LAST = 0.005, -6000, 4000
+_COUNTS = 2000
+
+
+def _outputs(likelihood: Likelihood, size: int, *, rows: int = _ROWS) -> Tensor:
+    """Return random outputs for targets of a size: ``[rows, num_outputs(size)]``."""
+    shape = rows, likelihood.num_outputs(size)
+    return torch.randn(shape, generator=seeded(), dtype=torch.float64).to(device_under_test())
+
+
+def _targets(likelihood: Likelihood, size: int, *, rows: int = _ROWS) -> Tensor:
+    """Return targets that fit outputs for a size."""
+    if likelihood.targets == "classes":
+        return (torch.arange(rows) % size).to(device_under_test())
+    drawn = torch.randn(rows, size, generator=seeded(1), dtype=torch.float64).to(device_under_test())
+    return (2 * drawn).abs().floor() if likelihood.targets == "counts" else drawn
+
+
+def _every_target(likelihood: Likelihood, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return G targets for each of N examples, and how much each counts in an integral (sum), both ``[G, N]``."""
+    if likelihood.targets != "numbers":
+        count = _CLASSES if likelihood.targets == "classes" else _COUNTS
+        each = torch.arange(count, device=outputs.device).unsqueeze(1).expand(-1, len(outputs))
+        return each if likelihood.targets == "classes" else each.double(), torch.ones_like(each).double()
+    distance = (_STEP * torch.arange(_FIRST, _LAST + 1, device=outputs.device).double()).exp().unsqueeze(1)
+    offset = torch.cat([-distance, distance])
+    weight = (_STEP * offset.abs()).expand(-1, len(outputs))
+    return likelihood.prediction(outputs).squeeze(-1) + offset, weight
+
+
+def _densities(likelihood: Likelihood) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return outputs ``[N, ...]``, and targets, their weights and log likelihoods, each ``[G, N]``."""
+    outputs = _outputs(likelihood, _CLASSES if likelihood.targets == "classes" else 1)
+    targets, weight = _every_target(likelihood, outputs)
+    rows = targets.reshape(-1)
+    if likelihood.targets != "classes":
+        rows = rows.unsqueeze(-1)
+    repeated = outputs.repeat(len(targets), 1)
+    likelihood.check(repeated, rows)
+    return outputs, targets, weight, likelihood.log_prob(repeated, rows).reshape(targets.shape)
+
+
+@law("likelihood")
+def normalized(example: object, folder: Path) -> None:
+    """The likelihood of all targets together is one, for every example."""
+    del folder
+    _, _, weight, log_prob = _densities(cast("Likelihood", example))
+    totals = (log_prob.exp() * weight).sum(0)
+    expect(bool(((totals - 1).abs() < 1e-6).all()), f"the likelihoods of all targets sum to {totals.tolist()}")
+
+
+@law("likelihood")
+def prediction(example: object, folder: Path) -> None:
+    """The prediction is the probability of every class, or the mean of the density."""
+    del folder
+    likelihood = cast("Likelihood", example)
+    outputs, targets, weight, log_prob = _densities(likelihood)
+    found, probability = likelihood.prediction(outputs), log_prob.exp()
+    expected = probability.T if likelihood.targets == "classes" else (probability * targets * weight).sum(0)[:, None]
+    expect_equal({"prediction": found}, {"prediction": expected}, "of the density", tolerance=1e-6)
+
+
+@law("likelihood")
+def entropy(example: object, folder: Path) -> None:
+    """The entropy is minus the expected log likelihood, where it is known."""
+    del folder
+    likelihood = cast("Likelihood", example)
+    outputs, _, weight, log_prob = _densities(likelihood)
+    probability = log_prob.exp()
+    terms = torch.where(probability > 0, probability * log_prob, 0.0)
+    expected, found = -(terms * weight).sum(0), likelihood.entropy(outputs)
+    known = ~found.isnan()
+    expect_equal({"entropy": found[known]}, {"entropy": expected[known]}, "of the density", tolerance=1e-6)
+
+
+@law("likelihood")
+def assessed_together(example: object, folder: Path) -> None:
+    """`assess` returns log likelihoods, predictions and entropies as they are returned one by one."""
+    del folder
+    likelihood = cast("Likelihood", example)
+    outputs, targets = _outputs(likelihood, _CLASSES), _targets(likelihood, _CLASSES)
+    log_prob, predicted, entropies = likelihood.assess(outputs, targets)
+    together = {"log_prob": log_prob, "prediction": predicted, "entropy": entropies.nan_to_num(0.0)}
+    alone = {
+        "log_prob": likelihood.log_prob(outputs, targets),
+        "prediction": likelihood.prediction(outputs),
+        "entropy": likelihood.entropy(outputs).nan_to_num(0.0),
+    }
+    expect_equal(together, alone, "together", tolerance=1e-12)
+
+
+@law("likelihood")
+def per_example(example: object, folder: Path) -> None:
+    """Results for an example are the same alone and in a batch."""
+    del folder
+    likelihood = cast("Likelihood", example)
+    outputs, targets = _outputs(likelihood, _CLASSES), _targets(likelihood, _CLASSES)
+
+    def results(rows: slice) -> dict[str, Tensor]:
+        log_prob, predicted, entropies = likelihood.assess(outputs[rows], targets[rows])
+        score = likelihood.score(predicted, targets[rows]).double()
+        return {"log_prob": log_prob, "prediction": predicted, "entropy": entropies.nan_to_num(0.0), "score": score}
+
+    whole = results(slice(None))
+    for row in range(_ROWS):
+        own = slice(row, row + 1)
+        expect_equal(results(own), {name: part[own] for name, part in whole.items()}, "alone", tolerance=1e-12)
+    shapes = {name: len(part) for name, part in whole.items()}
+    expect(set(shapes.values()) == {_ROWS}, f"expected {_ROWS} of each result, got {shapes}")
+
+
+@law("likelihood")
+def misfits(example: object, folder: Path) -> None:
+    """`check` takes what fits, and raises InvalidInputError for targets of another number or form."""
+    del folder
+    likelihood = cast("Likelihood", example)
+    outputs, targets = _outputs(likelihood, _CLASSES), _targets(likelihood, _CLASSES)
+    likelihood.check(outputs, targets)
+    for what, wrong in (
+        ("a target too few", targets[1:]),
+        ("targets in a further dimension", targets.unsqueeze(-1)),
+    ):
+        try:
+            likelihood.check(outputs, wrong)
+        except InvalidInputError:
+            continue
+        expect(condition=False, message=f"`check` takes {what}")
+
+
+@law("likelihood")
+def gradients(example: object, folder: Path) -> None:
+    """Log likelihoods can be differentiated with respect to outputs, and keep their dtype and device."""
+    del folder
+    likelihood = cast("Likelihood", example)
+    for dtype in (torch.float32, torch.float64):
+        outputs, targets = _outputs(likelihood, _CLASSES).to(dtype), _targets(likelihood, _CLASSES)
+        targets = targets if likelihood.targets == "classes" else targets.to(dtype)
+        log_prob = likelihood.log_prob(outputs.requires_grad_(), targets)
+        expect(
+            (log_prob.dtype, log_prob.device) == (dtype, outputs.device),
+            f"log likelihoods of outputs in {dtype} on {outputs.device} are in {log_prob.dtype} on {log_prob.device}",
+        )
+        (gradient,) = torch.autograd.grad(log_prob.sum(), outputs)
+        expect(bool(gradient.isfinite().all()), f"gradients are not finite: {gradient}")

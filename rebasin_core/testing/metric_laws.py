@@ -1,0 +1,150 @@
+"""The laws of metrics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+
+import torch
+from torch.nn.functional import one_hot
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.functional import FunctionalModel
+from rebasin_core.evaluation.likelihoods import CategoricalLikelihood, GaussianLikelihood
+from rebasin_core.evaluation.networks import EvaluationOptions
+from rebasin_core.evaluation.predictive import held_batches, predict
+from rebasin_core.tensors.statistics import mean_stderr
+from rebasin_core.testing.cases import OUTPUTS, gaussian, network
+from rebasin_core.testing.law import expect, expect_equal, law
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.evaluation.metric import Metric, MetricValues
+    from rebasin_core.evaluation.networks import MethodName
+    from rebasin_core.evaluation.predictive import Predictions
+
+_Task: TypeAlias = Literal["classes", "numbers"]
+
+_SAMPLES, _REPETITIONS = 64, 60
+# Four standard errors of the standard deviation of 60 numbers, and as much again for 16 groups.
+_RATIO = 0.5
+
+
+def _predictions(metric: Metric, task: _Task, *, seed: int = 0, method: MethodName = "loop") -> Predictions:
+    """Return predictions of a small network with uncertain weights, for a metric."""
+    case, posterior = network(), gaussian(0)
+    data, likelihood = case.data, cast("Likelihood", CategoricalLikelihood())
+    if task == "numbers":
+        data, likelihood = [(x, one_hot(y, OUTPUTS).double()) for x, y in data], GaussianLikelihood(scale=1.0)
+    model = FunctionalModel(case.model, device=posterior.device, dtype=posterior.dtype)
+    return predict(
+        posterior,
+        model,
+        held_batches(model, data),
+        likelihood,
+        num_samples=_SAMPLES,
+        seed=seed,
+        options=EvaluationOptions(method=method),
+        groups=metric.num_groups,
+    )
+
+
+def _tasks(metric: Metric) -> list[_Task]:
+    """Return the tasks that a metric is for: those that it does not refuse."""
+    found: list[_Task] = []
+    tasks: tuple[_Task, ...] = ("classes", "numbers")
+    for task in tasks:
+        predictions = _predictions(metric, task)
+        try:
+            metric.estimate(predictions)
+        except InvalidInputError:
+            continue
+        found.append(task)
+    expect(found, f"the metric {metric.name!r} refuses classes and numbers alike")
+    return found
+
+
+def _values(estimated: MetricValues) -> dict[str, Tensor]:
+    return {"examples": estimated.examples}
+
+
+def _rows(predictions: Predictions, rows: slice) -> Predictions:
+    """Return the predictions of some examples."""
+    targets, groups, entropy = predictions.targets, predictions.groups, predictions.entropy
+    return replace(
+        predictions,
+        log_prob=predictions.log_prob[:, rows],
+        prediction=predictions.prediction[rows],
+        score=predictions.score[rows],
+        targets=None if targets is None else targets[rows],
+        entropy=None if entropy is None else entropy[rows],
+        groups=None if groups is None else groups[:, rows],
+    )
+
+
+@law("metric")
+def per_example(example: object, folder: Path) -> None:
+    """There is one finite value for every example, the same alone and among others."""
+    del folder
+    metric = cast("Metric", example)
+    for task in _tasks(metric):
+        predictions = _predictions(metric, task)
+        whole = metric.estimate(predictions).examples
+        expect(whole.shape == predictions.score.shape, f"values of shape {tuple(whole.shape)} for one of each example")
+        expect(bool(whole.isfinite().all()), f"values are not finite: {whole}")
+        for rows in (slice(0, 1), slice(5, 20)):
+            few = metric.estimate(_rows(predictions, rows))
+            expect_equal(_values(few), {"examples": whole[rows]}, f"examples {rows}", tolerance=1e-12)
+
+
+@law("metric")
+def exchangeable(example: object, folder: Path) -> None:
+    """Reordering the samples, or repeating all of them, changes no value."""
+    del folder
+    metric = cast("Metric", example)
+    for task in _tasks(metric):
+        predictions = _predictions(metric, task)
+        whole, groups = metric.estimate(predictions), predictions.groups
+        for what, change in (("reordered", lambda t: t.flip(0)), ("repeated", lambda t: torch.cat([t, t]))):
+            changed = replace(
+                predictions,
+                log_prob=change(predictions.log_prob),
+                groups=None if groups is None else change(groups),
+            )
+            expect_equal(_values(metric.estimate(changed)), _values(whole), f"samples {what}", tolerance=1e-9)
+
+
+@law("metric")
+def errors_stated(example: object, folder: Path) -> None:
+    """The stated Monte Carlo standard error is the standard deviation over independent repetitions."""
+    del folder
+    metric = cast("Metric", example)
+    methods: tuple[MethodName, ...] = ("loop", "local")
+    for task in _tasks(metric):
+        for method in methods:
+            found = [
+                metric.estimate(_predictions(metric, task, seed=seed, method=method)) for seed in range(_REPETITIONS)
+            ]
+            stated = torch.stack([mean_stderr(one.influence) for one in found]).mean().item()
+            observed = torch.stack([one.examples.mean() for one in found]).std().item()
+            expect(
+                abs(stated - observed) <= _RATIO * observed,
+                f"{task}, method {method!r}: the stated error is {stated:.3e}, the observed one {observed:.3e}",
+            )
+
+
+@law("metric")
+def inputs_untouched(example: object, folder: Path) -> None:
+    """Predictions are not changed."""
+    del folder
+    metric = cast("Metric", example)
+    for task in _tasks(metric):
+        predictions = _predictions(metric, task)
+        before = {"log_prob": predictions.log_prob.clone(), "prediction": predictions.prediction.clone()}
+        metric.estimate(predictions)
+        after = {"log_prob": predictions.log_prob, "prediction": predictions.prediction}
+        expect_equal(after, before, "after estimating")

@@ -1,0 +1,79 @@
+"""The shorthands of `barrier` reach every estimator, between single networks and between posteriors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rebasin_core as rc
+from rebasin_core.errors import ConfigError
+
+MODEL = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).double()
+PROBLEM: dict[str, Any] = {"model": MODEL, "data": [(X, torch.arange(12) % 3)]}
+ESTIMATORS = [
+    None,
+    "marginalized",
+    "pointwise",
+    "curved",
+    "repair",
+    "reset",
+    {"name": "repair", "estimator": "pointwise"},
+    {"name": "reset", "estimator": {"name": "repair", "estimator": {"name": "curved", "epochs": 1}}},
+]
+
+
+def tensors(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {n: torch.randn(p.shape, generator=generator).double() for n, p in MODEL.named_parameters()}
+
+
+POINTS = [rc.PointPosterior(tensors(seed)) for seed in (1, 2)]
+GAUSSIANS = [
+    rc.DiagonalGaussianPosterior(tensors(seed), {n: torch.full_like(t, 0.1) for n, t in tensors(seed).items()})
+    for seed in (1, 2)
+]
+
+
+@pytest.mark.parametrize("ends", [POINTS, GAUSSIANS], ids=["points", "gaussians"])
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
+def test_every_shorthand_reaches_every_estimator(estimator: Any, ends: list[rc.Posterior]) -> None:
+    curve = rc.barrier(
+        *ends, **PROBLEM, estimator=estimator, num_points=5, num_samples=4, path="moments", metric="brier"
+    )
+    assert curve.t == (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert curve.metric == "brier"
+
+
+def test_shorthands_are_options_of_the_innermost_estimator() -> None:
+    inner = {"name": "marginalized", "num_points": 3, "num_samples": 4, "path": "moments", "metric": "gibbs"}
+    expected = rc.barrier(*GAUSSIANS, **PROBLEM, estimator={"name": "reset", "estimator": inner})
+    found = rc.barrier(
+        *GAUSSIANS, **PROBLEM, estimator="reset", num_points=3, num_samples=4, path="moments", metric="gibbs"
+    )
+    assert found == expected
+
+
+def test_single_networks_need_one_sample() -> None:
+    # A straight line of networks, whatever the number of samples: nothing is random.
+    expected = rc.barrier(*POINTS, **PROBLEM)
+    assert rc.barrier(*POINTS, **PROBLEM, num_samples=16) == expected
+    assert rc.barrier(*GAUSSIANS, **PROBLEM, estimator="pointwise", num_samples=16) == expected
+
+
+def test_an_instance_takes_shorthands_as_a_name_does() -> None:
+    expected = rc.barrier(*GAUSSIANS, **PROBLEM, estimator="marginalized", num_points=3, num_samples=4)
+    given = rc.MarginalizedBarrier(num_samples=4)
+    assert rc.barrier(*GAUSSIANS, **PROBLEM, estimator=given, num_points=3) == expected
+
+
+def test_a_shorthand_is_validated_where_it_is_an_option() -> None:
+    with pytest.raises(ConfigError, match="num_points: expected an odd number of points"):
+        rc.barrier(*GAUSSIANS, **PROBLEM, estimator="repair", num_points=4)
+    with pytest.raises(ConfigError, match=r"path: .*'moment'"):
+        rc.barrier(*GAUSSIANS, **PROBLEM, path="moment")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="no metric 'bier'; did you mean 'brier'"):
+        rc.barrier(*GAUSSIANS, **PROBLEM, estimator="reset", metric="bier")

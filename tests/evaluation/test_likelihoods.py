@@ -1,0 +1,131 @@
+"""The laws of likelihoods hold for right densities, and find wrong ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import pytest
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+import rebasin_core as rc
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation import TargetKind
+from rebasin_core.testing import LAWS
+
+
+def broken_laws(likelihood: rc.Likelihood, folder: Path) -> set[str]:
+    broken: set[str] = set()
+    for law in LAWS["likelihood"]:
+        try:
+            law.trial(likelihood, folder)
+        except rc.RebasinError:
+            broken.add(law.name)
+    return broken
+
+
+class PoissonLikelihood(rc.Likelihood):
+    targets: ClassVar[TargetKind] = "counts"
+
+    name: Literal["poisson"] = "poisson"
+
+    @override
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        if outputs.shape != targets.shape or outputs.dim() != 2:
+            message = "expected rates and counts of one shape"
+            raise InvalidInputError(message)
+
+    @override
+    def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return -torch.nn.functional.poisson_nll_loss(outputs, targets, reduction="none").sum(-1) - (
+            targets + 1
+        ).lgamma().sum(-1)
+
+    @override
+    def prediction(self, outputs: Tensor) -> Tensor:
+        return outputs.exp()
+
+    @override
+    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        return (prediction - targets).square().mean(-1)
+
+    @property
+    @override
+    def score_name(self) -> str:
+        return "mean_squared_error"
+
+
+class Unnormalized(PoissonLikelihood):
+    @override
+    def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return super().log_prob(outputs, targets) + 0.01
+
+
+class WrongEntropy(PoissonLikelihood):
+    @override
+    def entropy(self, outputs: Tensor) -> Tensor:
+        return torch.zeros(len(outputs), dtype=outputs.dtype)
+
+
+class WrongTogether(PoissonLikelihood):
+    @override
+    def assess(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        log_prob, prediction, entropy = super().assess(outputs, targets)
+        return log_prob, 2 * prediction, entropy
+
+
+class WrongPrediction(PoissonLikelihood):
+    @override
+    def prediction(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+
+class OfTheBatch(PoissonLikelihood):
+    @override
+    def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return super().log_prob(outputs - outputs.mean(0), targets)
+
+
+class Careless(PoissonLikelihood):
+    @override
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        pass
+
+
+class Detached(PoissonLikelihood):
+    @override
+    def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return super().log_prob(outputs, targets).float()
+
+
+def test_counts_are_summed(tmp_path: Path) -> None:
+    assert not broken_laws(PoissonLikelihood(), tmp_path)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+def test_densities_of_any_width_are_integrated(scale: float, tmp_path: Path) -> None:
+    assert not broken_laws(rc.GaussianLikelihood(scale=scale), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "law"),
+    [
+        (Unnormalized, "normalized"),
+        (WrongEntropy, "entropy"),
+        (WrongTogether, "assessed_together"),
+        (WrongPrediction, "prediction"),
+        (OfTheBatch, "per_example"),
+        (Careless, "misfits"),
+        (Detached, "gradients"),
+    ],
+)
+def test_a_wrong_likelihood_breaks_a_law(wrong: type[rc.Likelihood], law: str, tmp_path: Path) -> None:
+    assert law in broken_laws(wrong(name="poisson"), tmp_path)
+
+
+def test_outputs_have_room_for_the_scale() -> None:
+    assert rc.CategoricalLikelihood().num_outputs(10) == 10
+    assert rc.GaussianLikelihood().num_outputs(2) == 2
+    assert rc.HeteroscedasticGaussianLikelihood().num_outputs(2) == 4
