@@ -17,6 +17,7 @@ from rebasin_core.analysis import (
 )
 from rebasin_core.api import (
     AlignedSamples,
+    AlignResult,
     BarrierMatrix,
     HullLosses,
     LossPlane,
@@ -24,6 +25,7 @@ from rebasin_core.api import (
     Merged,
     Star,
     Summary,
+    align,
     align_samples,
     as_posterior,
     barrier,
@@ -77,7 +79,7 @@ from rebasin_core.config import (
     StrategyConfig,
 )
 from rebasin_core.coupling.coupling import Coupling
-from rebasin_core.data import DataSource, DataSplits, Examples, Task, TensorBatches
+from rebasin_core.data import DataSource, DataSplits, Examples, Target, TensorBatches
 from rebasin_core.errors import RebasinError, RebasinWarning
 from rebasin_core.evaluation import (
     AbstractPredictionMetric,
@@ -89,6 +91,7 @@ from rebasin_core.evaluation import (
     Likelihood,
     Metric,
     PredictiveScores,
+    Task,
     agreement,
     auroc,
     brier_score,
@@ -214,6 +217,7 @@ __all__ = [
     "AbstractSampleMetric",
     "AbstractWriteBack",
     "ActivationMatcher",
+    "AlignResult",
     "AlignedSamples",
     "AnnealingMatcher",
     "Architecture",
@@ -313,6 +317,7 @@ __all__ = [
     "StrategyConfig",
     "Summary",
     "TableSpec",
+    "Target",
     "Task",
     "TensorBatches",
     "TracedSpec",
@@ -325,6 +330,7 @@ __all__ = [
     "WassersteinMatcher",
     "WeightMatcher",
     "agreement",
+    "align",
     "align_samples",
     "as_posterior",
     "auroc",

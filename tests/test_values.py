@@ -43,7 +43,7 @@ def values() -> dict[str, Any]:
     first: Any = case.model
     second: Any = case.spec.random_permutation(generator=generator).apply(case.model)
     pair = [first, second]
-    options: dict[str, Any] = {"model": case.model, "data": case.data}
+    options: dict[str, Any] = {"task": rc.Task(case.model, case.data)}
     tensors = {name: p.detach() for name, p in case.model.named_parameters()}
     traced = rc.trace_spec(case.model, case.data[0][0])
     sign = rc.Rescaling("hidden.0", "sign", {("layers.0.weight", 0): 1, ("layers.1.weight", 1): -1})
@@ -64,8 +64,8 @@ def values() -> dict[str, Any]:
         "curve": rc.barrier(first, second, **options, num_points=3),
         "matrix": rc.barrier_matrix(pair, **options, spec=case.spec, num_points=3),
         "star": rc.star(pair, **options, num_points=3),
-        "plane": rc.loss_plane(first, second, {n: 2 * t for n, t in tensors.items()}, **options, resolution=2),
-        "hull": rc.hull_losses(pair, **options, num_places=1),
+        "plane": rc.loss_plane(first, second, {n: 2 * t for n, t in tensors.items()}, **options, num_points=2),
+        "hull": rc.hull_losses(pair, **options, num_points=1),
         "check": rc.check_spec(case.spec, case.model, case.data[0][0]),
         "coverage": traced.coverage,
         "frozen_axis": traced.coverage.frozen[0],
@@ -86,7 +86,7 @@ def values() -> dict[str, Any]:
         "splits": rc.DataSplits(
             rc.Examples(torch.zeros(2, 1), torch.tensor([0, 1])),
             rc.Examples(torch.ones(2, 1), torch.tensor([1, 0])),
-            rc.Task("classification", 2),
+            rc.Target("classification", 2),
         ),
         "auxiliary": AuxiliaryTensors.of({"b": torch.ones(1)}, None, rc.GaussianPrior.isotropic(["w"], 2.0)),
         "noise": rc.UnitNoise((("w", 0),), "gaussian", torch.ones(3)),

@@ -185,14 +185,16 @@ def measure(  # ruff: ignore[too-many-locals, too-many-arguments, too-many-posit
         if label != "unaligned":
             train = data.train.first(10_000).batches(1000)
             matcher = {"name": label, **({} if label == "activation" else {"start": start_at})}
-            candidate = rc.match(reference, candidate, spec, matcher, model=model, data=train).apply(candidate)
+            candidate = rc.match(reference, candidate, spec, matcher, task=rc.Task(model, train)).apply(candidate)
         matched = time.time() - start
         curve = rc.barrier(
             reference,
             candidate,
-            model=model,
-            data=(data.test.first(num_test) if num_test else data.test).batches(1000),
-            calibration=data.train.first(5_000).batches(1000),
+            rc.Task(
+                model,
+                (data.test.first(num_test) if num_test else data.test).batches(1000),
+                calibration=data.train.first(5_000).batches(1000),
+            ),
             estimator=estimator(cell, num_samples, compiled=compiled),
         )
         middle = curve.t.index(0.5)

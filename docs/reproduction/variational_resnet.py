@@ -48,9 +48,9 @@ def measure(  # ruff: ignore[too-many-positional-arguments] - a script
     for name in ("unaligned", "weight", "wasserstein", "activation"):
         start, moved = time.time(), ends[1]
         if name != "unaligned":
-            moved = rc.match(*ends, pair.spec, matcher=name, model=pair.model, data=some).apply(moved)
+            moved = rc.match(*ends, pair.spec, task=rc.Task(pair.model, some), matcher=name).apply(moved)
         matched = time.time() - start
-        curve = rc.barrier(ends[0], moved, model=pair.model, data=test, calibration=some, estimator=estimator)
+        curve = rc.barrier(ends[0], moved, rc.Task(pair.model, test, calibration=some), estimator=estimator)
         middle = curve.t.index(0.5)
         record = {
             "alignment": name,
@@ -81,7 +81,7 @@ def main() -> None:
     seconds = time.time() - start
     for end in ends:
         deviations = torch.cat([t.flatten() for t in end.stddev.values()])
-        found = rc.score(end, model=pair.model, data=test, num_samples=8)
+        found = rc.score(end, rc.Task(pair.model, test), num_samples=8)
         print(f"{found.nll:.3f} nats, {found.values['accuracy']:.4f}, deviations {deviations.median():.4f}", flush=True)
     measure(pair, ends, train.first(1000).batches(500), test, arguments.output, round(seconds))
 

@@ -98,7 +98,7 @@ def barriers(
     pair: list[rc.Posterior], model: torch.nn.Module, spec: rc.PermutationSpec, test: rc.Examples
 ) -> dict[str, object]:
     """The barrier between two posteriors of one kind, without and with alignment."""
-    options = {"model": model, "data": test.batches(1000), "num_points": 7}
+    options = {"task": rc.Task(model, test.batches(1000)), "num_points": 7}
     if not isinstance(pair[0], rc.PointPosterior):
         options["num_samples"] = 16
     unaligned = rc.barrier(*pair, **options)

@@ -40,8 +40,7 @@ def main() -> None:  # ruff: ignore[too-many-locals] - a script
         record: dict[str, Any] = {"subset": subset, "structure": structure, "fit_seconds": round(seconds)}
         record |= predictives(fits[0], models[0], data.test)
         options: dict[str, Any] = {
-            "model": models[0],
-            "data": data.test.batches(1000),
+            "task": rc.Task(models[0], data.test.batches(1000)),
             "num_points": 7,
             "num_samples": 16,
         }

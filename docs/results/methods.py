@@ -53,16 +53,16 @@ def measure(pair: Pair, name: str, method: str) -> dict[str, float]:
     # Annealing looks at all its data at every step, so that it gets a part of them.
     train = list((pair.train.first(500) if method.startswith("annealing") else pair.train).batches(250))
     if matcher is not None:
-        result = rc.match(first, second, pair.spec, matcher, model=pair.model, data=train)
+        result = rc.match(first, second, pair.spec, matcher, task=rc.Task(pair.model, train))
         second = result.apply(second)
     seconds = time.perf_counter() - start
     test = list((pair.test.first(1000) if name == RESET else pair.test).batches(500))
-    curve = rc.barrier(first, second, model=pair.model, data=test, num_points=7)
+    curve = rc.barrier(first, second, rc.Task(pair.model, test), num_points=7)
     found = {"seconds": seconds, "accuracy": curve.score[3], "barrier": curve.height, "error": curve.height_data_stderr}
     if name == RESET:
         estimator = {"name": "reset", "estimator": {"name": "pointwise", "num_points": 3}}
         statistics = pair.train.first(1000).batches(250)
-        again = rc.barrier(first, second, model=pair.model, data=test, calibration=statistics, estimator=estimator)
+        again = rc.barrier(first, second, rc.Task(pair.model, test, calibration=statistics), estimator=estimator)
         found |= {"reset accuracy": again.score[1], "reset barrier": again.height}
     return found
 

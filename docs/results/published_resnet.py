@@ -27,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     pair = load("cifar10-resnet20", arguments.checkpoints, arguments.data)
     calibration, test = list(pair.train.first(1000).batches(500)), list(pair.test.batches(500))
-    found = [rc.score(end, model=pair.model, data=test) for end in pair.ends]
+    found = [rc.score(end, rc.Task(pair.model, test)) for end in pair.ends]
     print(*(f"{100 * end.values['accuracy']:.2f} %, {end.nll:.3f} nats" for end in found), sep="; ", flush=True)
     chord = (found[0].nll + found[1].nll) / 2
     rows = []
@@ -35,9 +35,11 @@ def main() -> None:
         matcher = None if name == "unaligned" else name
         for repair in (None, "reset", "repair"):
             start = time.time()
-            merged = rc.merge(pair.ends, pair.spec, matcher=matcher, repair=repair, model=pair.model, data=calibration)
+            merged = rc.merge(
+                pair.ends, pair.spec, task=rc.Task(pair.model, calibration), matcher=matcher, repair=repair
+            )
             seconds = time.time() - start
-            middle = rc.score(merged.posterior, model=pair.model, data=test)
+            middle = rc.score(merged.posterior, rc.Task(pair.model, test))
             accuracy, height = f"{100 * middle.values['accuracy']:.2f} %", f"{middle.nll - chord:.3f}"
             rows.append([name, repair or "-", accuracy, height, f"{seconds:.0f}"])
             print(rows[-1], file=sys.stderr, flush=True)

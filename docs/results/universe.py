@@ -82,12 +82,12 @@ def main() -> None:  # ruff: ignore[too-many-locals] - a script
     units = sum(group.size for group in spec.layout.groups.values())
 
     def row(label: str, members: list[rc.Posterior], seconds: float, error: float | None = None) -> list[str]:
-        score = rc.score(rc.barycenter(members), model=model, data=test)
+        score = rc.score(rc.barycenter(members), rc.Task(model, test))
         around = "" if error is None else f"{100 * error:.1f} %"
         near = f"{mean_squared_distance(members):.1f}"
         return [label, f"{100 * score.values['accuracy']:.2f} %", f"{score.nll:.4f}", near, f"{seconds:.1f}", around]
 
-    singles = [rc.score(q, model=model, data=test) for q in networks]
+    singles = [rc.score(q, rc.Task(model, test)) for q in networks]
     accuracy = sum(score.values["accuracy"] for score in singles) / len(singles)
     loss = sum(score.nll for score in singles) / len(singles)
     rows = [["single networks, mean", f"{100 * accuracy:.2f} %", f"{loss:.4f}", "", "", ""]]

@@ -66,7 +66,9 @@ class ChainDiagnostics:
         return tuple(order[(places * (len(order) - 1)).round().long()].tolist())
 
 
-def diagnose_chains(samples: SamplesPosterior, *, max_entries: int = 20_000, seed: int = 0) -> ChainDiagnostics:
+def diagnose_chains(
+    samples: SamplesPosterior, *, max_entries: int = 20_000, generator: torch.Generator | None = None
+) -> ChainDiagnostics:
     r"""Return $\hat R$, effective sample sizes and autocorrelations of chains.
 
     Chains of a network from different seeds never agree on their weights, since each may hold its units in another
@@ -76,7 +78,7 @@ def diagnose_chains(samples: SamplesPosterior, *, max_entries: int = 20_000, see
     Args:
         samples: With at least two chains of as many draws, at least four.
         max_entries: Entries looked at for every parameter, drawn at random where it has more; the others are NaN.
-        seed: Of that draw.
+        generator: Random number generator for that choice; seeded with 0 if None.
 
     Returns:
         The diagnostics.
@@ -92,7 +94,7 @@ def diagnose_chains(samples: SamplesPosterior, *, max_entries: int = 20_000, see
         raise InvalidInputError(message)
     array_stats = _array_stats()
     order = torch.argsort(chains, stable=True)
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator or torch.Generator().manual_seed(0)
     rhat: dict[str, Tensor] = {}
     ess: dict[str, Tensor] = {}
     lags = torch.zeros(counts[0], dtype=torch.float64)

@@ -1,16 +1,18 @@
 """The verbs: match, barrier, merge, score, trace and their kin, each one call."""
 
+from rebasin_core.api.alignment import AlignResult, align
 from rebasin_core.api.conversion import as_posterior, load_posterior, write_back
-from rebasin_core.api.evaluation import score
+from rebasin_core.api.evaluation import barrier, score
 from rebasin_core.api.landscape import BarrierMatrix, Star, barrier_matrix, star
 from rebasin_core.api.many import ManyMatch, match_many
-from rebasin_core.api.matching import barrier, build, match
+from rebasin_core.api.matching import build, match
 from rebasin_core.api.merging import Merged, greedy_soup, merge, save_checkpoint
 from rebasin_core.api.plane import HullLosses, LossPlane, hull_losses, loss_plane
 from rebasin_core.api.samples import AlignedSamples, Summary, align_samples, summarize
 from rebasin_core.api.tracing import trace_spec
 
 __all__ = [
+    "AlignResult",
     "AlignedSamples",
     "BarrierMatrix",
     "HullLosses",
@@ -19,6 +21,7 @@ __all__ = [
     "Merged",
     "Star",
     "Summary",
+    "align",
     "align_samples",
     "as_posterior",
     "barrier",

@@ -1,42 +1,97 @@
-"""The scores of one posterior."""
+"""The verbs that measure: the loss barrier between two posteriors, the scores of one."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
+from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.evaluation.evaluator import Evaluator
-from rebasin_core.evaluation.likelihoods import AbstractRegressionLikelihood
 from rebasin_core.evaluation.scores import PredictiveScores
+from rebasin_core.tensors.noise import drawn_seed
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Mapping
 
-    from rebasin_core.evaluation.likelihood import Likelihood
+    import torch
+
+    from rebasin_core.barriers.curve import LossCurve
+    from rebasin_core.barriers.path import PathName
+    from rebasin_core.evaluation.metric import Metric
     from rebasin_core.evaluation.networks import EvaluationOptions
-    from rebasin_core.evaluation.predictive import Batches
+    from rebasin_core.evaluation.task import Task
 
 
-def score(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the first
-    posterior: PosteriorLike,
+def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options that are set most often
+    reference: PosteriorLike,
+    candidate: PosteriorLike,
+    task: Task,
     *,
-    model: nn.Module,
-    data: Batches,
-    likelihood: Likelihood | str = "categorical",
-    num_samples: int = 64,
-    seed: int = 0,
-    evaluation: EvaluationOptions | None = None,
-) -> PredictiveScores:
-    """Return how good the predictive of a posterior is on data.
+    estimator: BarrierEstimator | str | Mapping[str, object] | None = None,
+    num_points: int | None = None,
+    num_samples: int | None = None,
+    path: PathName | None = None,
+    metric: Metric | str | Mapping[str, object] | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> LossCurve:
+    """Estimate the loss along the path between two posteriors, and the loss barrier.
 
     Args:
-        posterior: A posterior, or anything that `as_posterior` takes.
-        model: The network.
-        data: Any iterable of ``(inputs, targets)`` batches.
-        likelihood: An instance, ``categorical``, ``gaussian`` or ``heteroscedastic``.
-        num_samples: Networks drawn; one is enough of a point.
-        seed: Seed of the noise.
-        evaluation: How networks are run.
+        reference: Posterior at t = 0; anything that `as_posterior` takes.
+        candidate: Posterior at t = 1; anything that `as_posterior` takes.
+        task: The model, data and likelihood. Statistics for ``reset`` and ``repair`` are computed from its calibration
+            data.
+        estimator: A registered name, a mapping with ``name`` and options, or an instance. If None, ``pointwise`` for
+            two single networks and ``marginalized`` otherwise.
+        num_points: Overrides this option of the estimator, or of the one that it wraps.
+        num_samples: Overrides this option. It has no effect on estimators of single networks, which need one sample.
+        path: Overrides this option.
+        metric: Overrides this option.
+        generator: Random number generator; seeded with 0 if None.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The loss curve. Its ``height`` is the barrier and ``height_stderr`` the Monte Carlo standard error.
+
+    Raises:
+        InvalidInputError: If the posteriors, the model and the data do not fit each other.
+        UnknownNameError: If no estimator has that name.
+        ConfigError: If options are invalid.
+
+    Example:
+        >>> import torch
+        >>> from rebasin_core import Task, barrier
+        >>> model = torch.nn.Linear(1, 2)
+        >>> task = Task(model, [(torch.ones(4, 1), torch.tensor([0, 1, 0, 1]))])
+        >>> barrier(model, model, task, num_points=3).height
+        0.0
+    """
+    first = as_posterior(reference, model=task.model)
+    second = as_posterior(candidate, model=task.model)
+    default = "pointwise" if first.is_point and second.is_point else "marginalized"
+    chosen = BarrierEstimator.of(default if estimator is None else estimator)
+    shorthands = {"num_points": num_points, "num_samples": num_samples, "path": path, "metric": metric}
+    options = {name: value for name, value in shorthands.items() if value is not None}
+    return chosen.with_options(**options).estimate(first, second, task, generator=generator, progress=progress)
+
+
+def score(
+    posterior: PosteriorLike,
+    task: Task,
+    *,
+    num_samples: int = 64,
+    evaluation: EvaluationOptions | None = None,
+    generator: torch.Generator | None = None,
+) -> PredictiveScores:
+    """Score the predictive distribution of a posterior on data.
+
+    Args:
+        posterior: A posterior; anything that `as_posterior` takes.
+        task: The model, data and likelihood.
+        num_samples: Number of posterior samples; a single network is run once.
+        evaluation: Options of how sampled networks are run.
+        generator: Random number generator; seeded with 0 if None.
 
     Returns:
         Negative log likelihood with its standard errors, accuracy, Brier score, calibration error and more.
@@ -46,14 +101,13 @@ def score(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
 
     Example:
         >>> import torch
+        >>> from rebasin_core import Task
         >>> model = torch.nn.Linear(1, 2)
-        >>> data = [(torch.ones(4, 1), torch.tensor([0, 1, 0, 1]))]
-        >>> sorted(score(model, model=model, data=data).values)
+        >>> task = Task(model, [(torch.ones(4, 1), torch.tensor([0, 1, 0, 1]))])
+        >>> sorted(score(model, task).values)
         ['accuracy', 'brier', 'ece', 'entropy', 'mutual_information']
     """
-    distribution = as_posterior(posterior, model=model)
-    evaluator = Evaluator(
-        model, data, distribution, likelihood=likelihood, num_samples=num_samples, seed=seed, options=evaluation
-    )
-    regression = isinstance(evaluator.likelihood, AbstractRegressionLikelihood)
-    return PredictiveScores.of(evaluator.predictions(distribution, keep_outputs=regression), evaluator.likelihood)
+    distribution = as_posterior(posterior, model=task.model)
+    seed = 0 if generator is None else drawn_seed(generator)
+    evaluator = Evaluator(task, distribution, num_samples=num_samples, seed=seed, options=evaluation)
+    return PredictiveScores.estimate(evaluator, distribution)

@@ -10,18 +10,19 @@ import torch
 from tqdm import tqdm
 
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
-from rebasin_core.api.matching import barrier, match
+from rebasin_core.api.evaluation import barrier
+from rebasin_core.api.matching import match
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.barycenter import barycenter_or_moments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from rebasin_core.barriers.base import BarrierEstimator
     from rebasin_core.barriers.curve import LossCurve
-    from rebasin_core.evaluation.predictive import Batches
+    from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
@@ -45,14 +46,12 @@ class BarrierMatrix:
     aligned_stderr: Tensor | None
 
 
-def barrier_matrix(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the first
+def barrier_matrix(
     networks: Sequence[PosteriorLike],
+    task: Task,
     *,
-    model: nn.Module,
-    data: Batches,
     spec: PermutationSpec | None = None,
-    matcher: Matcher | str | Mapping[str, object] = "weight",
-    matching_data: Batches | None = None,
+    matcher: Matcher | str | Mapping[str, object] = "wasserstein",
     estimator: BarrierEstimator | str | Mapping[str, object] | None = None,
     progress: bool = False,
     **options: Any,  # ruff: ignore[any-type] - those of `barrier`
@@ -60,16 +59,13 @@ def barrier_matrix(  # ruff: ignore[too-many-arguments] - the problem's parts, k
     """Return the barriers between all pairs, unaligned and, with a specification, aligned.
 
     Args:
-        networks: At least two.
-        model: The network.
-        data: Batches ``(inputs, targets)``; held in memory meanwhile.
-        spec: The symmetries; None measures the networks as they are.
-        matcher: How each pair is aligned.
-        matching_data: Data for matchers that need them.
+        networks: At least two networks or posteriors.
+        task: The model, data and likelihood; matchers that need data use its calibration data.
+        spec: Permutation symmetries; None for unaligned barriers only.
+        matcher: Aligns the second of each pair with the first.
         estimator: As for `barrier`.
         progress: Whether to show a progress bar.
-        **options: Further arguments of `barrier`: ``num_points``, ``num_samples``, ``path``, ``metric``,
-            ``likelihood``, ``calibration``.
+        **options: Further arguments of `barrier`: ``num_points``, ``num_samples``, ``path``, ``metric``.
 
     Returns:
         The matrices.
@@ -77,11 +73,11 @@ def barrier_matrix(  # ruff: ignore[too-many-arguments] - the problem's parts, k
     Raises:
         InvalidInputError: If there are fewer than two networks, or they do not fit each other.
     """
-    posteriors = [as_posterior(network, model=model) for network in networks]
+    posteriors = [as_posterior(network, model=task.model) for network in networks]
     if len(posteriors) < 2:  # ruff: ignore[magic-value-comparison] - a pair
         message = f"expected at least two networks, got {len(posteriors)}"
         raise InvalidInputError(message)
-    held = list(data)
+    held = task.held()
     count = len(posteriors)
     found = {kind: torch.zeros((2, count, count), dtype=torch.float64) for kind in ("unaligned", "aligned")}
 
@@ -91,13 +87,14 @@ def barrier_matrix(  # ruff: ignore[too-many-arguments] - the problem's parts, k
 
     pairs = list(combinations(range(count), 2))
     for i, j in tqdm(pairs, desc="pairs", leave=False, disable=not progress):
-        first, second = posteriors[i], posteriors[j]
-        note("unaligned", i, j, barrier(first, second, model=model, data=held, estimator=estimator, **options))
+        first = posteriors[i]
+        second = posteriors[j]
+        note("unaligned", i, j, barrier(first, second, held, estimator=estimator, **options))
         if spec is not None:
-            moved = match(first, second, spec, matcher, model=model, data=matching_data or held).apply(second)
-            note("aligned", i, j, barrier(first, moved, model=model, data=held, estimator=estimator, **options))
-    aligned = found["aligned"] if spec is not None else (None, None)
-    return BarrierMatrix(found["unaligned"][0], found["unaligned"][1], aligned[0], aligned[1])
+            aligned = match(first, second, spec, matcher, task=held).apply(second)
+            note("aligned", i, j, barrier(first, aligned, held, estimator=estimator, **options))
+    heights = found["aligned"] if spec is not None else (None, None)
+    return BarrierMatrix(found["unaligned"][0], found["unaligned"][1], heights[0], heights[1])
 
 
 @final
@@ -119,9 +116,8 @@ class Star:
 
 def star(
     networks: Sequence[PosteriorLike],
+    task: Task,
     *,
-    model: nn.Module,
-    data: Batches,
     estimator: BarrierEstimator | str | Mapping[str, object] | None = None,
     **options: Any,  # ruff: ignore[any-type] - those of `barrier`
 ) -> Star:
@@ -129,8 +125,7 @@ def star(
 
     Args:
         networks: At least one, already aligned.
-        model: The network.
-        data: Batches ``(inputs, targets)``; held in memory meanwhile.
+        task: The model, data and likelihood.
         estimator: As for `barrier`.
         **options: Further arguments of `barrier`.
 
@@ -140,8 +135,8 @@ def star(
     Raises:
         InvalidInputError: If the networks do not fit each other, the model or the data.
     """
-    posteriors = [as_posterior(network, model=model) for network in networks]
+    posteriors = [as_posterior(network, model=task.model) for network in networks]
     center, is_barycenter = barycenter_or_moments(posteriors)
-    held = list(data)
-    curves = [barrier(center, q, model=model, data=held, estimator=estimator, **options) for q in posteriors]
+    held = task.held()
+    curves = [barrier(center, q, held, estimator=estimator, **options) for q in posteriors]
     return Star(center, tuple(curves), is_barycenter)

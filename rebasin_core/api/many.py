@@ -18,9 +18,7 @@ from rebasin_core.posteriors.divergence import squared_moment_distance
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import nn
-
-    from rebasin_core.evaluation.predictive import Batches
+    from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
@@ -71,8 +69,7 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
     *,
     matcher: Matcher | str | Mapping[str, object] = "wasserstein",
     max_rounds: int = 20,
-    model: nn.Module | None = None,
-    data: Batches | None = None,
+    task: Task | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> ManyMatch:
@@ -90,8 +87,8 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
         spec: The symmetries of the network.
         matcher: A registered name (``frank_wolfe``, ...), a mapping with ``name`` and options, or an instance.
         max_rounds: The most rounds.
-        model: The network, for matchers that run it.
-        data: Batches ``(inputs, targets)``, for matchers that need data.
+        task: Network module and data, for matchers that run the network, and for objects that do not know the names of
+            their parameters.
         generator: Source of randomness; a fixed seed if not given.
         progress: Whether to show a progress bar.
 
@@ -118,6 +115,7 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
         given = list(networks.components)
         weights = networks.weights.double()
     else:
+        model = None if task is None else task.model
         given = [as_posterior(network, model=model) for network in networks]
         weights = torch.full((len(given),), 1 / max(1, len(given)), dtype=torch.float64)
     if not given or max_rounds < 0:
@@ -125,14 +123,14 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
         raise InvalidInputError(message)
     strategy = as_matcher(matcher)
     generator = generator or torch.Generator().manual_seed(0)
-    held = None if data is None else list(data)
+    held = None if task is None else task.held()
     order = _Order(given, weights.tolist(), spec)
     trace = [mean_squared_distance(order.permuted, weights.tolist())]
     for _ in tqdm(range(max_rounds), desc="match many", leave=False, disable=not progress):
         for k in torch.randperm(len(given), generator=generator, device=generator.device).tolist():
             middle = order.middle_of_others(k)
             if middle is not None:
-                step = strategy.match(middle, order.permuted[k], spec, model=model, data=held, generator=generator)
+                step = strategy.match(middle, order.permuted[k], spec, task=held, generator=generator)
                 order.offer(k, step.permutation, middle)
         trace.append(mean_squared_distance(order.permuted, weights.tolist()))
         if trace[-1] >= trace[-2]:

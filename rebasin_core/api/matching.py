@@ -1,4 +1,4 @@
-"""The two things most users do: align, and measure what is left."""
+"""Matching, and strategies by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.api.resumption import resumed
-from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.registry import Registry, default_registry
 
@@ -16,13 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
-    from torch import nn
 
-    from rebasin_core.barriers.curve import LossCurve
-    from rebasin_core.barriers.path import PathName
-    from rebasin_core.evaluation.likelihood import Likelihood
-    from rebasin_core.evaluation.metric import Metric
-    from rebasin_core.evaluation.predictive import Batches
+    from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import OnInterrupt
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.specs.base import PermutationSpec
@@ -72,43 +66,42 @@ def as_matcher(matcher: Matcher | str | Mapping[str, object]) -> Matcher:
     return built
 
 
-def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the third
+def match(  # ruff: ignore[too-many-arguments] - a long search has to be started, watched, stopped and resumed
     reference: PosteriorLike,
     candidate: PosteriorLike,
     spec: PermutationSpec,
     matcher: Matcher | str | Mapping[str, object] = "wasserstein",
     *,
-    model: nn.Module | None = None,
-    data: Batches | None = None,
+    task: Task | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
     initial: Permutation | None = None,
     on_interrupt: OnInterrupt = "raise",
     checkpoint: Path | str | None = None,
 ) -> MatchResult:
-    """Return the permutation that moves a candidate onto a reference.
+    """Find the permutation that aligns a candidate network or posterior with a reference.
 
     Args:
-        reference: Stays as it is: a posterior, or anything that `as_posterior` takes.
-        candidate: Is moved; the same.
-        spec: The symmetries of the network.
-        matcher: A registered name, a mapping with ``name`` and options, or an instance.
-        model: The network, for matchers that run it.
-        data: Batches ``(inputs, targets)``, for matchers that need data.
-        generator: Source of randomness; a fixed seed if not given.
+        reference: Network or posterior to align to; anything that `as_posterior` takes. It is not changed.
+        candidate: Network or posterior to permute, with the same parameters as the reference.
+        spec: Permutation symmetries of the network.
+        matcher: A registered name, a mapping with ``name`` and options, or a `Matcher` instance.
+        task: Network module and data, for matchers that run the network, and for objects that do not know the names of
+            their parameters.
+        generator: Random number generator; seeded with 0 if None.
         progress: Whether to show a progress bar.
-        initial: Where matchers that improve step by step begin.
-        on_interrupt: ``return``: an interrupted search returns its best so far, from which ``initial`` goes on.
-        checkpoint: Where an interrupted search leaves its best so far (a permutation's file), whatever ``on_interrupt``
-            says: the same call goes on from there; removed when the search ends by itself.
+        initial: Permutation to start from, for iterative matchers; their own initialization if None.
+        on_interrupt: On Ctrl-C, ``"raise"`` KeyboardInterrupt, or ``"return"`` the best result so far.
+        checkpoint: File for the best permutation found, written when the search is interrupted (for either
+            ``on_interrupt``). If the file exists, the search resumes from it; it is deleted when the search completes.
 
     Returns:
-        The result; ``result.apply(candidate)`` is the aligned candidate.
+        The result. ``result.apply(candidate)`` is the aligned candidate.
 
     Raises:
         InvalidInputError: If the networks do not fit each other or the specification.
-        UnknownNameError: If there is no such matcher.
-        ConfigError: If its options are not valid.
+        UnknownNameError: If no matcher has that name.
+        ConfigError: If options of the matcher are invalid.
         FileFormatError: If the checkpoint is damaged, or of another specification.
 
     Example:
@@ -120,83 +113,16 @@ def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         >>> match(a, b, spec, matcher="weight").apply(b)["in"].flatten().tolist()
         [1.0, 2.0]
     """
+    model = None if task is None else task.model
     search = partial(
         as_matcher(matcher).match,
         as_posterior(reference, model=model),
         as_posterior(candidate, model=model),
         spec,
-        model=model,
-        data=data,
+        task=task,
         generator=generator,
         progress=progress,
     )
     if checkpoint is None:
         return search(initial=initial, on_interrupt=on_interrupt)
     return resumed(search, spec.layout, checkpoint, initial=initial, on_interrupt=on_interrupt)
-
-
-def barrier(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the second
-    reference: PosteriorLike,
-    candidate: PosteriorLike,
-    *,
-    model: nn.Module,
-    data: Batches,
-    estimator: BarrierEstimator | str | Mapping[str, object] | None = None,
-    likelihood: Likelihood | str = "categorical",
-    calibration: Batches | None = None,
-    num_points: int | None = None,
-    num_samples: int | None = None,
-    path: PathName | None = None,
-    metric: Metric | str | Mapping[str, object] | None = None,
-    generator: torch.Generator | None = None,
-    progress: bool = False,
-) -> LossCurve:
-    """Return the loss along the path between two posteriors, and the barrier on it.
-
-    Args:
-        reference: The posterior at t = 0, or anything that `as_posterior` takes.
-        candidate: The posterior at t = 1; the same.
-        model: The network.
-        data: Any iterable of ``(inputs, targets)`` batches.
-        estimator: A registered name, a mapping with ``name`` and options, or an instance. If not given, ``pointwise``
-            between two single networks and ``marginalized`` otherwise.
-        likelihood: An instance or a registered name.
-        calibration: Training data, for estimators that compute normalization statistics or activations (``reset``,
-            ``repair``); the data themselves if not given.
-        num_points: Shorthand for that option of the estimator, or of the one that it wraps (as all shorthands).
-        num_samples: Shorthand for that option. Without effect on estimators of single networks, which need one sample.
-        path: Shorthand for that option.
-        metric: Shorthand for that option.
-        generator: Source of randomness; a fixed seed if not given.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        The curve: ``curve.t``, ``curve.loss``, ``curve.stderr``, ``curve.height``, ``curve.plot()``, ...
-
-    Raises:
-        InvalidInputError: If the posteriors, the model and the data do not fit each other.
-        UnknownNameError: If there is no such estimator.
-        ConfigError: If its options are not valid.
-
-    Example:
-        >>> import torch
-        >>> from rebasin_core import barrier
-        >>> model = torch.nn.Linear(1, 2)
-        >>> data = [(torch.ones(4, 1), torch.tensor([0, 1, 0, 1]))]
-        >>> barrier(model, model, model=model, data=data, num_points=3).height
-        0.0
-    """
-    ends = as_posterior(reference, model=model), as_posterior(candidate, model=model)
-    points = all(end.is_point for end in ends)
-    chosen = BarrierEstimator.of(estimator or ("pointwise" if points else "marginalized"))
-    shorthands = {"num_points": num_points, "num_samples": num_samples, "path": path, "metric": metric}
-    options = {name: value for name, value in shorthands.items() if value is not None}
-    return chosen.with_options(**options).estimate(
-        *ends,
-        model=model,
-        data=data,
-        likelihood=likelihood,
-        calibration=calibration,
-        generator=generator,
-        progress=progress,
-    )

@@ -24,11 +24,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
-    from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.metric import Metric
-    from rebasin_core.evaluation.predictive import Batches
+    from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.averaging import Weights
     from rebasin_core.posteriors.base import Posterior
@@ -61,12 +60,11 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
     networks: Sequence[PosteriorLike],
     spec: PermutationSpec,
     *,
-    matcher: Matcher | str | Mapping[str, object] | None = "weight",
+    matcher: Matcher | str | Mapping[str, object] | None = "wasserstein",
     reference: int = 0,
     weights: Weights | None = None,
     repair: RepairName | None = None,
-    model: nn.Module | None = None,
-    data: Batches | None = None,
+    task: Task | None = None,
     generator: torch.Generator | None = None,
 ) -> Merged:
     """Align networks or posteriors with one of them, and return their 2-Wasserstein barycenter: of points, the mean.
@@ -81,9 +79,9 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         reference: The number of the one that stays.
         weights: One a network, or such by pattern of the tensors' names (layer-wise); equal if not given.
         repair: ``reset`` takes batch-normalisation statistics anew, ``repair`` gives every unit the averaged mean and
-            standard deviation of its activations (REPAIR) and then does so. For points; needs ``model`` and ``data``.
-        model: The network.
-        data: Batches ``(inputs, targets)``, for the repair and for matchers that need data.
+            standard deviation of its activations (REPAIR) and then does so. For single networks; needs a ``task``.
+        task: Network module and data, for the repair and for matchers that run the network. Statistics are computed
+            from its calibration data.
         generator: Source of randomness; a fixed seed if not given.
 
     Returns:
@@ -105,46 +103,46 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         >>> merged.posterior.mean["in"].flatten().tolist()
         [1.0, 3.0]
     """
+    model = None if task is None else task.model
     posteriors = [as_posterior(network, model=model) for network in networks]
     if not 0 <= reference < len(posteriors):
         message = f"expected at least one network and a reference among them, got {len(posteriors)} and {reference}"
         raise InvalidInputError(message)
-    held = None if data is None else list(data)
-    moved, permutations = list(posteriors), [spec.identity()] * len(posteriors)
+    held = None if task is None else task.held()
+    aligned = list(posteriors)
+    permutations = [spec.identity()] * len(posteriors)
     if matcher is not None:
         strategy = as_matcher(matcher)
         for number, posterior in enumerate(posteriors):
             if number != reference:
-                found = strategy.match(
-                    posteriors[reference], posterior, spec, model=model, data=held, generator=generator
-                )
-                permutations[number], moved[number] = found.permutation, found.apply(posterior)
-    result, is_barycenter = barycenter_or_moments(moved, weights)
+                found = strategy.match(posteriors[reference], posterior, spec, task=held, generator=generator)
+                permutations[number] = found.permutation
+                aligned[number] = found.apply(posterior)
+    result, is_barycenter = barycenter_or_moments(aligned, weights)
     if repair is not None:
-        result = _repaired(moved, result, repair, weights, model, held)
+        result = _repaired(aligned, result, repair, weights, held)
     return Merged(result, tuple(permutations), tuple(range(len(posteriors))), is_barycenter)
 
 
-def _repaired(  # ruff: ignore[too-many-positional-arguments] - private, called once
-    moved: Sequence[Posterior],
-    merged: Posterior,
-    repair: RepairName,
-    weights: Weights | None,
-    model: nn.Module | None,
-    data: Sequence[tuple[Tensor, Tensor]] | None,
+def _repaired(
+    aligned: Sequence[Posterior], merged: Posterior, repair: RepairName, weights: Weights | None, task: Task | None
 ) -> Posterior:
-    if repair not in get_args(RepairName) or model is None or not data or not merged.is_point:
+    """Return a merged network with recomputed statistics, of its units and of batch normalizations."""
+    if repair not in get_args(RepairName) or task is None or not merged.is_point:
         message = (
-            f"a repair among {get_args(RepairName)} needs points, `model` and `data`; got {repair!r} for a "
-            f"{merged.kind!r} posterior"
+            f"expected a repair among {get_args(RepairName)} of single networks, and a `task`; got {repair!r} for a "
+            f"{merged.kind!r} posterior and {'no' if task is None else 'a'} task"
         )
         raise InvalidInputError(message)
-    device, dtype = merged.device, merged.dtype
-    batches = held_batches(FunctionalModel(model, device=device, dtype=dtype), data)
-    parameters, buffers = merged.mean, merged.buffers
+    model = task.model
+    device = merged.device
+    dtype = merged.dtype
+    batches = held_batches(FunctionalModel(model, device=device, dtype=dtype), task.fitting_data)
+    parameters = merged.mean
+    buffers = merged.buffers
     if repair == "repair":
         activations = ActivationRepair(model, batches[0][0][:2], device=device, dtype=dtype)
-        moments = [activations.moments({**q.mean, **q.buffers}, batches) for q in moved]
+        moments = [activations.moments({**q.mean, **q.buffers}, batches) for q in aligned]
         mean, stddev = (
             barycenter([PointPosterior(dict(getattr(m, part))) for m in moments], _plain(weights)).mean
             for part in ("mean", "stddev")
@@ -163,14 +161,12 @@ def _plain(weights: Weights | None) -> Sequence[float] | None:
     return None if weights is None or hasattr(weights, "keys") else list(weights)
 
 
-def greedy_soup(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the second
+def greedy_soup(  # ruff: ignore[too-many-arguments] - all but three have defaults
     networks: Sequence[PosteriorLike],
     spec: PermutationSpec,
+    task: Task,
     *,
-    model: nn.Module,
-    validation: Batches,
-    matcher: Matcher | str | Mapping[str, object] | None = "weight",
-    likelihood: Likelihood | str = "categorical",
+    matcher: Matcher | str | Mapping[str, object] | None = "wasserstein",
     metric: Metric | str = "nll",
     num_samples: int = 16,
     generator: torch.Generator | None = None,
@@ -180,10 +176,8 @@ def greedy_soup(  # ruff: ignore[too-many-arguments] - the problem's parts, keyw
     Args:
         networks: At least one.
         spec: The symmetries of the network.
-        model: The network.
-        validation: Batches ``(inputs, targets)`` that none of them was trained on.
+        task: Network module and held-out data, on which none of the networks was trained.
         matcher: Moves each onto the best one; None averages them as they are.
-        likelihood: An instance or a name.
         metric: The metric that must not get worse: an instance or a name, such as ``nll``, ``error`` or ``brier``.
         num_samples: Networks drawn of each posterior; points need one.
         generator: Source of randomness; a fixed seed if not given.
@@ -197,28 +191,29 @@ def greedy_soup(  # ruff: ignore[too-many-arguments] - the problem's parts, keyw
     References:
         M. Wortsman et al. (2022), "Model soups", ICML, arXiv 2203.05482, recipe 1.
     """
-    posteriors = [as_posterior(network, model=model) for network in networks]
+    posteriors = [as_posterior(network, model=task.model) for network in networks]
     if not posteriors:
         message = "expected at least one network, got none"
         raise InvalidInputError(message)
-    held = list(validation)
-    evaluator = Evaluator(model, held, posteriors[0], likelihood=likelihood, num_samples=num_samples)
+    held = task.held()
+    evaluator = Evaluator(held, posteriors[0], num_samples=num_samples)
 
     def loss(posterior: Posterior) -> float:
         return evaluator.loss(posterior, metric=metric, groups=1).loss
 
     losses = [loss(posterior) for posterior in posteriors]
     order = sorted(range(len(posteriors)), key=losses.__getitem__)
-    aligned = merge(posteriors, spec, matcher=matcher, reference=order[0], model=model, data=held, generator=generator)
-    moved = [p.apply(q) for p, q in zip(aligned.permutations, posteriors, strict=True)]
-    members, best = [order[0]], losses[order[0]]
+    merged = merge(posteriors, spec, matcher=matcher, reference=order[0], task=held, generator=generator)
+    aligned = [p.apply(q) for p, q in zip(merged.permutations, posteriors, strict=True)]
+    members = [order[0]]
+    best = losses[order[0]]
     for number in order[1:]:
-        attempt = loss(barycenter_or_moments([moved[k] for k in (*members, number)])[0])
+        attempt = loss(barycenter_or_moments([aligned[k] for k in (*members, number)])[0])
         if attempt <= best:
             members.append(number)
             best = attempt
-    average, is_barycenter = barycenter_or_moments([moved[k] for k in members])
-    return Merged(average, tuple(aligned.permutations[k] for k in members), tuple(members), is_barycenter)
+    average, is_barycenter = barycenter_or_moments([aligned[k] for k in members])
+    return Merged(average, tuple(merged.permutations[k] for k in members), tuple(members), is_barycenter)
 
 
 def save_checkpoint(network: PosteriorLike, path: Path | str, *, model: nn.Module | None = None) -> None:

@@ -17,11 +17,10 @@ from rebasin_core.posteriors.point import PointPosterior
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.loss import LossEstimate
-    from rebasin_core.evaluation.predictive import Batches
+    from rebasin_core.evaluation.task import Task
 
 
 @final
@@ -46,11 +45,9 @@ def loss_plane(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
     first: PosteriorLike,
     second: PosteriorLike,
     third: PosteriorLike,
+    task: Task,
     *,
-    model: nn.Module,
-    data: Batches,
-    likelihood: Likelihood | str = "categorical",
-    resolution: int = 21,
+    num_points: int = 21,
     margin: float = 0.2,
     progress: bool = False,
 ) -> LossPlane:
@@ -63,10 +60,8 @@ def loss_plane(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
         first: At the origin.
         second: On the first axis.
         third: Anywhere else.
-        model: The network.
-        data: Batches ``(inputs, targets)``.
-        likelihood: An instance or a name.
-        resolution: Places along each axis, at least 2.
+        task: The model, data and likelihood.
+        num_points: Number of points along each axis, at least 2.
         margin: How far beyond the three, as a part of the extent.
         progress: Whether to show a progress bar.
 
@@ -80,19 +75,19 @@ def loss_plane(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
         T. Garipov et al. (2018), "Loss surfaces, mode connectivity, and fast ensembling of DNNs", NeurIPS, arXiv
         1802.10026, section 5.1 and appendix A.1.
     """
-    ends = [as_posterior(network, model=model) for network in (first, second, third)]
+    ends = [as_posterior(network, model=task.model) for network in (first, second, third)]
     frame = _Frame([q.mean for q in ends])
-    if resolution < 2 or not frame.is_plane:  # ruff: ignore[magic-value-comparison] - two places make an axis
-        message = "expected three networks that do not lie on a line, and a resolution of at least 2"
+    if num_points < 2 or not frame.is_plane:  # ruff: ignore[magic-value-comparison] - two places make an axis
+        message = "expected three networks that do not lie on a line, and `num_points` of at least 2"
         raise InvalidInputError(message)
     u, v = (
-        torch.linspace(low - margin * (high - low), high + margin * (high - low), resolution, dtype=torch.float64)
+        torch.linspace(low - margin * (high - low), high + margin * (high - low), num_points, dtype=torch.float64)
         for low, high in zip(frame.points.amin(0).tolist(), frame.points.amax(0).tolist(), strict=True)
     )
-    evaluator = Evaluator(model, data, ends[0], likelihood=likelihood)
-    loss = torch.empty((resolution, resolution), dtype=torch.float64)
-    for row in tqdm(range(resolution), desc="plane", unit="row", leave=False, disable=not progress):
-        for column in range(resolution):
+    evaluator = Evaluator(task, ends[0])
+    loss = torch.empty((num_points, num_points), dtype=torch.float64)
+    for row in tqdm(range(num_points), desc="plane", unit="row", leave=False, disable=not progress):
+        for column in range(num_points):
             point = PointPosterior(frame.at(u[column].item(), v[row].item(), ends[0].dtype), buffers=ends[0].buffers)
             loss[row, column] = evaluator.loss(point, where=f"a place of the plane ({row}, {column})").loss
     return LossPlane(u, v, loss, frame.points)
@@ -148,13 +143,11 @@ class HullLosses:
     is_barycenter: bool = True
 
 
-def hull_losses(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the first
+def hull_losses(
     networks: Sequence[PosteriorLike],
+    task: Task,
     *,
-    model: nn.Module,
-    data: Batches,
-    likelihood: Likelihood | str = "categorical",
-    num_places: int = 50,
+    num_points: int = 50,
     num_samples: int = 16,
     generator: torch.Generator | None = None,
     progress: bool = False,
@@ -163,12 +156,12 @@ def hull_losses(  # ruff: ignore[too-many-arguments] - the problem's parts, keyw
 
     Args:
         networks: The corners, at least two, already aligned.
-        model: The network.
-        data: Batches ``(inputs, targets)``.
-        likelihood: An instance or a name.
-        num_places: Places beside the corners, each the barycenter under weights from a flat Dirichlet distribution.
-        num_samples: Networks drawn at each place, with shared noise; points need one.
-        generator: Source of the places; a fixed seed if not given.
+        task: The model, data and likelihood.
+        num_points: Number of points in addition to the corners. Each is the barycenter under weights from a flat
+            Dirichlet distribution.
+        num_samples: Number of posterior samples at each point, with common random numbers; a single network is run
+            once.
+        generator: Random number generator, for the points; seeded with 0 if None.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -181,16 +174,16 @@ def hull_losses(  # ruff: ignore[too-many-arguments] - the problem's parts, keyw
         G. Benton et al. (2021), "Loss surface simplexes for mode connecting volumes and fast ensembling", ICML, arXiv
         2102.13042, section 3.
     """
-    posteriors = [as_posterior(network, model=model) for network in networks]
+    posteriors = [as_posterior(network, model=task.model) for network in networks]
     count = len(posteriors)
-    if count < 2 or num_places < 0:  # ruff: ignore[magic-value-comparison] - a hull has two corners
-        message = f"expected at least two networks and places of at least 0, got {count} and {num_places!r}"
+    if count < 2 or num_points < 0:  # ruff: ignore[magic-value-comparison] - a hull has two corners
+        message = f"expected at least two networks and places of at least 0, got {count} and {num_points!r}"
         raise InvalidInputError(message)
     generator = generator or torch.Generator().manual_seed(0)
     # Normalised exponential numbers are uniform on the simplex.
-    drawn = -torch.rand((num_places, count), generator=generator, dtype=torch.float64).clamp_min(1e-300).log()
+    drawn = -torch.rand((num_points, count), generator=generator, dtype=torch.float64).clamp_min(1e-300).log()
     weights = torch.cat([torch.eye(count, dtype=torch.float64), drawn / drawn.sum(1, keepdim=True)])
-    evaluator = Evaluator(model, data, posteriors[0], likelihood=likelihood, num_samples=num_samples)
+    evaluator = Evaluator(task, posteriors[0], num_samples=num_samples)
     bar = tqdm(weights.tolist(), desc="hull", unit="place", leave=False, disable=not progress)
     estimates: list[LossEstimate] = []
     exact = True

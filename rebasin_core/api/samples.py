@@ -19,9 +19,7 @@ from rebasin_core.posteriors.samples import SamplesPosterior
 from rebasin_core.posteriors.summary import SummaryKind, gaussian_summary
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from rebasin_core.evaluation.predictive import Batches
+    from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
@@ -70,10 +68,9 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
     spec: PermutationSpec,
     *,
     reference: int | None = None,
-    matcher: Matcher | str | Mapping[str, object] = "weight",
+    matcher: Matcher | str | Mapping[str, object] = "wasserstein",
     max_rounds: int = 10,
-    model: nn.Module | None = None,
-    data: Batches | None = None,
+    task: Task | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> AlignedSamples:
@@ -89,8 +86,8 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
         reference: The number of the sample that all are matched with; None for a common order.
         matcher: A registered name, a mapping with ``name`` and options, or an instance.
         max_rounds: Most rounds of matching with the mean of the others.
-        model: The network, for matchers that run it, and for objects that do not know the names of its parameters.
-        data: Batches ``(inputs, targets)``, for matchers that need data.
+        task: Network module and data, for matchers that run the network, and for objects that do not know the names of
+            their parameters.
         generator: Source of randomness; a fixed seed if not given.
         progress: Whether to show a progress bar.
 
@@ -108,29 +105,27 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
         >>> found.mean_squared_distances[0], found.mean_squared_distances[-1]
         (1.0, 0.0)
     """
-    given = _as_mixture(samples, model)
+    given = _as_mixture(samples, task)
     components = given.components
     if reference is not None and not 0 <= reference < len(components):
         message = f"expected a reference from 0 to {len(components) - 1}, got {reference!r}"
         raise InvalidInputError(message)
     generator = generator or torch.Generator().manual_seed(0)
+    task = None if task is None else task.held()
     if reference is None:
         found = match_many(
             given,
             spec,
             matcher=matcher,
             max_rounds=max_rounds,
-            model=model,
-            data=data,
+            task=task,
             generator=generator,
             progress=progress,
         )
         return AlignedSamples(given.permute_each(found.permutations), found.permutations, found.trace)
     strategy = as_matcher(matcher)
     permutations = tuple(
-        strategy.match(components[reference], q, spec, model=model, data=data, generator=generator).permutation.to(
-            "cpu"
-        )
+        strategy.match(components[reference], q, spec, task=task, generator=generator).permutation.to("cpu")
         for q in tqdm(components, desc="align samples", leave=False, disable=not progress)
     )
     aligned = given.permute_each(permutations)
@@ -144,7 +139,7 @@ def summarize(  # ruff: ignore[too-many-arguments] - the problem's parts, keywor
     kind: SummaryKind = "diagonal_gaussian",
     rank: int = 10,
     reference: int | None = None,
-    matcher: Matcher | str | Mapping[str, object] = "weight",
+    matcher: Matcher | str | Mapping[str, object] = "wasserstein",
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> Summary:
@@ -186,7 +181,7 @@ def summarize(  # ruff: ignore[too-many-arguments] - the problem's parts, keywor
     return Summary(gaussian_summary(aligned.samples, kind, rank), aligned)
 
 
-def _as_mixture(samples: SamplesLike, model: nn.Module | None) -> AbstractMixture:
+def _as_mixture(samples: SamplesLike, task: Task | None) -> AbstractMixture:
     """Return any collection of networks as one posterior: as samples if all are single networks."""
     if isinstance(samples, AbstractEmpirical):
         return samples
@@ -200,6 +195,7 @@ def _as_mixture(samples: SamplesLike, model: nn.Module | None) -> AbstractMixtur
             "several networks into a list"
         )
         raise InvalidInputError(message)
+    model = None if task is None else task.model
     posteriors = [as_posterior(network, model=model) for network in samples]
     if not posteriors:
         message = "expected at least one sample, got none"

@@ -13,15 +13,16 @@ from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.predictive import held_batches
 from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.strategy import Strategy
+from rebasin_core.tensors.noise import drawn_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from rebasin_core.barriers.adjustment import PathAdjustment
     from rebasin_core.barriers.curve import LossCurve
-    from rebasin_core.evaluation.predictive import Batches
+    from rebasin_core.evaluation.task import Task
     from rebasin_core.posteriors.base import Posterior
 
 
@@ -99,15 +100,12 @@ class BarrierEstimator(Strategy):
         return type(self)(**{**present, **options})
 
     @final
-    def estimate(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the second
+    def estimate(
         self,
         reference: Posterior,
         candidate: Posterior,
+        task: Task,
         *,
-        model: nn.Module,
-        data: Batches,
-        likelihood: Likelihood | str = "categorical",
-        calibration: Batches | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
     ) -> LossCurve:
@@ -116,11 +114,8 @@ class BarrierEstimator(Strategy):
         Args:
             reference: The posterior at t = 0; sets device and dtype.
             candidate: The posterior at t = 1.
-            model: The network.
-            data: Any iterable of ``(inputs, targets)`` batches; read once and held in memory meanwhile.
-            likelihood: An instance or a registered name.
-            calibration: Training data, from which normalization statistics or activations are computed; the data
-                themselves if not given.
+            task: The model, data and likelihood; the data are read once and held in memory meanwhile. Normalization
+                statistics and activations are computed from its calibration data.
             generator: Source of randomness; a fixed seed if not given.
             progress: Whether to show a progress bar.
 
@@ -132,19 +127,19 @@ class BarrierEstimator(Strategy):
         """
         require_same_tensors(reference.mean, candidate.mean, "the candidate")
         generator = generator or torch.Generator().manual_seed(0)
-        functional = FunctionalModel(model, device=reference.device, dtype=reference.dtype)
+        functional = FunctionalModel(task.model, device=reference.device, dtype=reference.dtype)
         for posterior, role in ((reference, "the reference"), (candidate, "the candidate")):
             functional.check({**posterior.mean, **posterior.buffers}, role)
-        batches = held_batches(functional, data)
+        batches = held_batches(functional, task.data)
         problem = BarrierProblem(
             reference=reference,
             candidate=candidate.to(device=reference.device, dtype=reference.dtype),
             model=functional,
             batches=batches,
-            likelihood=Likelihood.of(likelihood),
-            seed=int(torch.randint(2**62, (), generator=generator, device=generator.device).item()),
+            likelihood=Likelihood.of(task.likelihood),
+            seed=drawn_seed(generator),
             progress=progress,
-            calibration=batches if calibration is None else held_batches(functional, calibration),
+            calibration=batches if task.calibration is None else held_batches(functional, task.calibration),
         )
         return self.solve(problem)
 

@@ -51,7 +51,8 @@ class CurvedBarrier(AbstractNetworkBarrier):
         >>> model = torch.nn.Linear(1, 2, bias=False)
         >>> a, b = (PointPosterior({"weight": torch.tensor([[v], [0.0]])}) for v in (-1.0, 1.0))
         >>> data = [(torch.ones(1, 1), torch.tensor([0]))]
-        >>> CurvedBarrier(epochs=1, num_points=3).estimate(a, b, model=model, data=data).height
+        >>> from rebasin_core.evaluation import Task
+        >>> CurvedBarrier(epochs=1, num_points=3).estimate(a, b, task=Task(model, data)).height
         0.0
     """
 

@@ -40,7 +40,8 @@ class MarginalizedBarrier(AbstractPathBarrier):
         >>> model = torch.nn.Linear(1, 2, bias=False)
         >>> q = DiagonalGaussianPosterior({"weight": torch.zeros(2, 1)}, {"weight": torch.ones(2, 1)})
         >>> data = [(torch.ones(4, 1), torch.tensor([0, 1, 0, 1]))]
-        >>> MarginalizedBarrier(num_points=3, num_samples=8).estimate(q, q, model=model, data=data).height
+        >>> from rebasin_core.evaluation import Task
+        >>> MarginalizedBarrier(num_points=3, num_samples=8).estimate(q, q, task=Task(model, data)).height
         0.0
     """
 

@@ -36,7 +36,8 @@ class PointwiseBarrier(AbstractNetworkBarrier):
         >>> model = torch.nn.Linear(1, 2, bias=False)
         >>> a, b = (PointPosterior({"weight": torch.tensor([[v], [0.0]])}) for v in (-1.0, 1.0))
         >>> data = [(torch.ones(1, 1), torch.tensor([0]))]
-        >>> PointwiseBarrier(num_points=3).estimate(a, b, model=model, data=data).height
+        >>> from rebasin_core.evaluation import Task
+        >>> PointwiseBarrier(num_points=3).estimate(a, b, task=Task(model, data)).height
         0.0
     """
 

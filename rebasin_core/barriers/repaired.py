@@ -71,7 +71,8 @@ class ResetBarrier(AbstractAdjustedBarrier):
         >>> data = [(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([0, 1, 1]))]
         >>> q = PointPosterior.from_module(model)
         >>> reset = ResetBarrier(estimator=PointwiseBarrier(num_points=3))
-        >>> reset.estimate(q, q, model=model, data=data).t
+        >>> from rebasin_core.evaluation import Task
+        >>> reset.estimate(q, q, task=Task(model, data)).t
         (0.0, 0.5, 1.0)
     """
 
@@ -104,7 +105,8 @@ class RepairBarrier(AbstractAdjustedBarrier):
         >>> data = [(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1]))]
         >>> q = PointPosterior.from_module(model)
         >>> repair = RepairBarrier(estimator=PointwiseBarrier(num_points=3))
-        >>> repair.estimate(q, q, model=model, data=data).height < 1e-6
+        >>> from rebasin_core.evaluation import Task
+        >>> repair.estimate(q, q, task=Task(model, data)).height < 1e-6
         True
     """
 

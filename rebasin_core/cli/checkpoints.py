@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from rebasin_core.api.conversion import load_posterior
-from rebasin_core.api.matching import barrier as measure
+from rebasin_core.api.evaluation import barrier as measure
 from rebasin_core.api.matching import build, match
 from rebasin_core.api.merging import merge as merge_networks
 from rebasin_core.api.merging import save_checkpoint
 from rebasin_core.api.tracing import trace_spec
 from rebasin_core.cli.sources import load_model, parse_input
 from rebasin_core.errors import ConfigError
+from rebasin_core.evaluation.task import Task
 from rebasin_core.report.table import barrier_table
 from rebasin_core.specs.files import load_spec
 
@@ -33,7 +34,7 @@ _SHARED = (
         "--input", "-i", "inputs", multiple=True, help="An input to trace the model with: 2,3,224,224 or 2,16:int<1000."
     ),
     click.option("--spec", type=click.Path(path_type=Path), help="A specification file, instead of tracing."),
-    click.option("--matcher", default="weight", show_default=True, help="A registered matcher."),
+    click.option("--matcher", default="wasserstein", show_default=True, help="A registered matcher."),
     click.option("--data", help="A registered data set: for matchers that need data, for repair and barriers."),
     click.option("--root", type=click.Path(path_type=Path), help="The folder of the data set."),
 )
@@ -74,11 +75,9 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     symmetries = _symmetries(model, inputs, spec)
     first = load_posterior(reference, model=model)
     second = load_posterior(candidate, model=model)
-    batches = None if data is None else _data(data, root).train.batches(1000)
+    task = None if data is None else Task(model, _data(data, root).train.batches(1000))
     unfinished = output.with_name(f"{output.name}.unfinished")
-    result = match(
-        first, second, symmetries, matcher, model=model, data=batches, progress=stderr.isatty(), checkpoint=unfinished
-    )
+    result = match(first, second, symmetries, matcher, task=task, progress=stderr.isatty(), checkpoint=unfinished)
     aligned = result.apply(second)
     if aligned.is_point:
         save_checkpoint(aligned, output)
@@ -114,14 +113,14 @@ def merge(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
 ) -> None:
     """Align CHECKPOINTS with the first of them and write their average, for the model that FACTORY makes."""
     model = load_model(factory)
+    task = None if data is None else Task(model, _data(data, root).train.first(5000).batches(500))
     merged = merge_networks(
         [load_posterior(path, model=model) for path in checkpoints],
         _symmetries(model, inputs, spec),
         matcher=None if no_align else matcher,
         weights=list(weights) or None,
         repair=repair,
-        model=model,
-        data=None if data is None else _data(data, root).train.first(5000).batches(500),
+        task=task,
     )
     save_checkpoint(merged.posterior, output)
     click.echo(f"{len(checkpoints)} checkpoints merged; written to {output}")
@@ -161,10 +160,11 @@ def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] -
     splits = _data(data, root)
     test = splits.test.batches(1000)
     train = splits.train.first(5000).batches(1000)
-    aligned = match(first, second, symmetries, matcher, model=model, data=train).apply(second)
+    task = Task(model, test, calibration=train)
+    aligned = match(first, second, symmetries, matcher, task=task).apply(second)
     curves = {
-        label: measure(first, moved, model=model, data=test, calibration=train, num_points=points)
-        for label, moved in (("unaligned", second), (matcher, aligned))
+        label: measure(first, other, task, num_points=points)
+        for label, other in (("unaligned", second), (matcher, aligned))
     }
     click.echo(barrier_table(curves, {}))
 

@@ -1,6 +1,6 @@
 """Datasets by name, read from a folder in their publishers' layouts, or downloaded and verified."""
 
-from rebasin_core.data.base import DataSource, DataSplits, Task
+from rebasin_core.data.base import DataSource, DataSplits, Target
 from rebasin_core.data.cifar10 import CIFAR10Source
 from rebasin_core.data.digits import DigitsSource
 from rebasin_core.data.examples import Examples, TensorBatches
@@ -16,7 +16,7 @@ __all__ = [
     "Examples",
     "FashionMNISTSource",
     "MNISTSource",
-    "Task",
+    "Target",
     "TensorBatches",
     "UCISource",
 ]

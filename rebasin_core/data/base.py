@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Task:
+class Target:
     """The quantity to predict.
 
     Attributes:
@@ -41,7 +41,7 @@ class DataSplits:
 
     train: Examples
     test: Examples
-    task: Task
+    target: Target
 
     @property
     def input_shape(self) -> tuple[int, ...]:

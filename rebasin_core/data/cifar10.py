@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from rebasin_core.data.base import DataSource, DataSplits, Task
+from rebasin_core.data.base import DataSource, DataSplits, Target
 from rebasin_core.data.examples import Examples
 from rebasin_core.data.files import RemoteFile, find_file, read_bytes, require_file
 from rebasin_core.errors import DataError
@@ -64,7 +64,7 @@ class CIFAR10Source(DataSource):
             _unpack(archive, self.root / _FOLDER)
         train = [require_file(self.root, folders, (name,), remote=None, download=False) for name in _TRAIN]
         test = require_file(self.root, folders, (_TEST,), remote=None, download=False)
-        return DataSplits(_examples(train), _examples([test]), Task("classification", _NUM_CLASSES))
+        return DataSplits(_examples(train), _examples([test]), Target("classification", _NUM_CLASSES))
 
 
 def _examples(paths: list[Path]) -> Examples:

@@ -7,7 +7,7 @@ from typing import Literal, final
 import torch
 from typing_extensions import override
 
-from rebasin_core.data.base import DataSource, DataSplits, Task
+from rebasin_core.data.base import DataSource, DataSplits, Target
 from rebasin_core.data.examples import Examples
 from rebasin_core.errors import MissingDataError
 
@@ -27,7 +27,7 @@ class DigitsSource(DataSource):
 
     Example:
         >>> splits = DigitsSource().load()
-        >>> tuple(splits.train.inputs.shape), splits.task.output_size
+        >>> tuple(splits.train.inputs.shape), splits.target.output_size
         ((1437, 1, 8, 8), 10)
     """
 
@@ -50,5 +50,5 @@ class DigitsSource(DataSource):
         train, test = order[:-_NUM_TEST], order[-_NUM_TEST:]
         inputs = (images - images[train].mean()) / images[train].std()
         return DataSplits(
-            Examples(inputs[train], labels[train]), Examples(inputs[test], labels[test]), Task("classification", 10)
+            Examples(inputs[train], labels[train]), Examples(inputs[test], labels[test]), Target("classification", 10)
         )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from rebasin_core.data.base import DataSource, DataSplits, Task
+from rebasin_core.data.base import DataSource, DataSplits, Target
 from rebasin_core.data.examples import Examples
 from rebasin_core.data.files import RemoteFile, read_bytes, require_file
 from rebasin_core.errors import DataError
@@ -78,7 +78,7 @@ class AbstractIdxSource(DataSource):
             paths.append(require_file(self.root, published.folders, names, remote=remote, download=self.download))
         train = _examples(paths[0], paths[1], published)
         test = _examples(paths[2], paths[3], published)
-        return DataSplits(train, test, Task("classification", _NUM_CLASSES))
+        return DataSplits(train, test, Target("classification", _NUM_CLASSES))
 
 
 @final

@@ -11,7 +11,7 @@ import torch
 from pydantic import NonNegativeInt
 from typing_extensions import override
 
-from rebasin_core.data.base import DataSource, DataSplits, Task
+from rebasin_core.data.base import DataSource, DataSplits, Target
 from rebasin_core.data.examples import Examples
 from rebasin_core.data.files import find_file
 from rebasin_core.errors import DataError, MissingDataError
@@ -100,5 +100,5 @@ def _split(x: NDArray[np.float64], y: NDArray[np.float64], test: NDArray[np.int6
     targets = torch.from_numpy((y - train_y.mean()) / (train_y.std() or 1.0)).float().unsqueeze(1)
     mask = torch.from_numpy(is_test)
     return DataSplits(
-        Examples(inputs[~mask], targets[~mask]), Examples(inputs[mask], targets[mask]), Task("regression", 1)
+        Examples(inputs[~mask], targets[~mask]), Examples(inputs[mask], targets[mask]), Target("regression", 1)
     )

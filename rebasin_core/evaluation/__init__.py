@@ -33,6 +33,7 @@ from rebasin_core.evaluation.predictive import Batches, Predictions, held_batche
 from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair, UnitMaps
 from rebasin_core.evaluation.scores import PredictiveScores
 from rebasin_core.evaluation.stratified import StratifiedPredictor
+from rebasin_core.evaluation.task import Task
 
 __all__ = [
     "AbstractPredictionMetric",
@@ -65,6 +66,7 @@ __all__ = [
     "StratifiedPredictor",
     "Stratum",
     "TargetKind",
+    "Task",
     "UnitMaps",
     "agreement",
     "auroc",

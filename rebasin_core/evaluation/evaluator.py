@@ -14,10 +14,9 @@ from rebasin_core.evaluation.predictive import held_batches, predict
 from rebasin_core.evaluation.stratified import StratifiedPredictor
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from rebasin_core.evaluation.networks import Adjust
-    from rebasin_core.evaluation.predictive import Batches, Predictions
+    from rebasin_core.evaluation.predictive import Predictions
+    from rebasin_core.evaluation.task import Task
     from rebasin_core.posteriors.base import Posterior
 
 
@@ -26,10 +25,8 @@ class Evaluator:
     """Runs posteriors over one model's parameters on data that are held, all with the same noise.
 
     Args:
-        model: The network.
-        data: Batches ``(inputs, targets)``.
+        task: The model, the data and the likelihood.
         like: A posterior on the device and in the dtype of all that will be evaluated.
-        likelihood: An instance or a name.
         num_samples: Networks drawn of each posterior; of a point, one.
         seed: Seed of the noise.
         options: How networks are run.
@@ -37,24 +34,21 @@ class Evaluator:
 
     Raises:
         InvalidInputError: If there are no data.
-        UnknownNameError: If there is no likelihood of that name.
     """
 
-    def __init__(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the third
+    def __init__(
         self,
-        model: nn.Module,
-        data: Batches,
+        task: Task,
         like: Posterior,
         *,
-        likelihood: Likelihood | str = "categorical",
         num_samples: int = 1,
         seed: int = 0,
         options: EvaluationOptions | None = None,
         adjust: Adjust | None = None,
     ) -> None:
-        self._model = FunctionalModel(model, device=like.device, dtype=like.dtype)
-        self._batches = held_batches(self._model, data)
-        self.likelihood = Likelihood.of(likelihood)
+        self._model = FunctionalModel(task.model, device=like.device, dtype=like.dtype)
+        self._batches = held_batches(self._model, task.data)
+        self.likelihood = Likelihood.of(task.likelihood)
         self._num_samples = num_samples
         self._seed = seed
         self._adjust = adjust

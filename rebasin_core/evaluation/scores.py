@@ -18,8 +18,10 @@ from rebasin_core.evaluation.metrics import (
 )
 
 if TYPE_CHECKING:
+    from rebasin_core.evaluation.evaluator import Evaluator
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.predictive import Predictions
+    from rebasin_core.posteriors.base import Posterior
 
 CALIBRATION_BINS = 15
 """Bins of equal width of the expected calibration error in `PredictiveScores`."""
@@ -47,6 +49,23 @@ class PredictiveScores:
     gibbs: float
     values: dict[str, float]
     bins: dict[str, list[float]] | None = None
+
+    @classmethod
+    def estimate(cls, evaluator: Evaluator, posterior: Posterior) -> PredictiveScores:
+        """Return the scores of a posterior.
+
+        Args:
+            evaluator: Runs posterior samples on data.
+            posterior: The posterior.
+
+        Returns:
+            The scores.
+
+        Raises:
+            InvalidInputError: If the posterior does not fit, or a loss is not finite.
+        """
+        regression = isinstance(evaluator.likelihood, AbstractRegressionLikelihood)
+        return cls.of(evaluator.predictions(posterior, keep_outputs=regression), evaluator.likelihood)
 
     @classmethod
     def of(cls, predictions: Predictions, likelihood: Likelihood) -> PredictiveScores:

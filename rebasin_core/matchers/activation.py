@@ -59,7 +59,8 @@ class ActivationMatcher(Matcher):
         >>> spec = table_spec(rows, model)
         >>> planted = spec.random_permutation(generator=torch.Generator().manual_seed(1))
         >>> q = PointPosterior.from_module(model)
-        >>> found = ActivationMatcher().match(q, planted.apply(q), spec, model=model, data=data)
+        >>> from rebasin_core.evaluation import Task
+        >>> found = ActivationMatcher().match(q, planted.apply(q), spec, task=Task(model, data))
         >>> found.permutation == planted.inverse()
         True
     """

@@ -72,8 +72,8 @@ class ResponseProducts:
         """
         if problem.model is None or candidate_model is None or problem.data is None:
             message = (
-                "matching by activations runs the network on data: give `model` and `data`, batches (inputs, targets); "
-                "`weight` needs neither"
+                "matching by activations runs the network on data: give `task`, a model with batches (inputs, "
+                "targets); `weight` needs none"
             )
             raise InvalidInputError(message)
         pair = cls((problem.model, candidate_model), problem, likelihood)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
@@ -89,8 +90,7 @@ class Matcher(Strategy):
         candidate: Posterior,
         spec: PermutationSpec,
         *,
-        model: nn.Module | None = None,
-        data: Iterable[tuple[Tensor, Tensor]] | None = None,
+        task: Task | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
         initial: Permutation | None = None,
@@ -102,8 +102,7 @@ class Matcher(Strategy):
             reference: Posterior to align to; sets device and dtype.
             candidate: Posterior to permute, over the same parameters.
             spec: Permutation symmetries of the network.
-            model: Network module, for matchers that run it.
-            data: Batches ``(inputs, targets)``, for matchers that need data.
+            task: The network module and the data, for matchers that run it.
             generator: Random number generator; seeded with 0 if None.
             progress: Whether to show a progress bar.
             initial: Permutation to start from, for iterative matchers; their own initialization if None.
@@ -134,8 +133,8 @@ class Matcher(Strategy):
             reference=reference,
             candidate=candidate.to(device=reference.device, dtype=reference.dtype),
             layout=spec.layout,
-            model=model,
-            data=data,
+            model=None if task is None else task.model,
+            data=None if task is None else task.fitting_data,
             generator=generator or torch.Generator().manual_seed(0),
             progress=progress,
             initial=initial,

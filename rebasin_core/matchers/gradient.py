@@ -50,7 +50,8 @@ class GradientMatcher(Matcher):
         >>> spec = table_spec(rows, model)
         >>> planted = spec.random_permutation(generator=torch.Generator().manual_seed(1))
         >>> q = PointPosterior.from_module(model)
-        >>> found = GradientMatcher().match(q, planted.apply(q), spec, model=model, data=data)
+        >>> from rebasin_core.evaluation import Task
+        >>> found = GradientMatcher().match(q, planted.apply(q), spec, task=Task(model, data))
         >>> found.permutation == planted.inverse()
         True
     """

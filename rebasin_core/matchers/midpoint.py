@@ -46,8 +46,8 @@ class MidpointLoss:
     def __init__(self, problem: MatchProblem, likelihood: Likelihood) -> None:
         if problem.model is None or problem.data is None:
             message = (
-                "this matcher minimises the loss between the two networks: give `model` and `data`, batches (inputs, "
-                "targets); `weight` needs neither"
+                "this matcher minimizes the loss at the midpoint of the two networks: give `task`, a model with "
+                "batches (inputs, targets); `weight` needs none"
             )
             raise InvalidInputError(message)
         reference = problem.reference

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, final
 
 from typing_extensions import override
 
-from rebasin_core.matchers.channel import AbstractChannelMatcher, moment_channels
+from rebasin_core.matchers.channel import AbstractChannelMatcher, mean_channels, moment_channels
 
 if TYPE_CHECKING:
     from rebasin_core.bilinear.terms import Channels
@@ -46,4 +46,6 @@ class WassersteinMatcher(AbstractChannelMatcher):
 
     @override
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
+        if reference.is_point and candidate.is_point:  # all standard deviations are zero
+            return mean_channels(reference), mean_channels(candidate)
         return moment_channels(reference), moment_channels(candidate)

@@ -16,6 +16,7 @@ from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.likelihoods import CategoricalLikelihood
 from rebasin_core.evaluation.normalization import BatchStatistics
+from rebasin_core.evaluation.task import Task
 from rebasin_core.matchers.activation import ActivationMatcher
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.frank_wolfe import FrankWolfeMatcher
@@ -174,7 +175,7 @@ class PortfolioMatcher(Matcher):
 
     def _loss(self, problem: MatchProblem) -> Callable[[Permutation], float]:
         if problem.model is None or problem.data is None:
-            message = "selecting by `loss` runs the network on data: give `model` and `data`, or select by `distance`"
+            message = "selecting by `loss` runs the network on data: give `task`, or select by `distance`"
             raise InvalidInputError(message)
         like, data = problem.reference, problem.data
         statistics = BatchStatistics(problem.model, device=like.device, dtype=like.dtype)
@@ -183,9 +184,8 @@ class PortfolioMatcher(Matcher):
             return {**tensors, **statistics.at(tensors, data)}
 
         adjust = renewed if statistics else None
-        evaluator = Evaluator(
-            problem.model, data, like, likelihood=self.likelihood, num_samples=_SAMPLES, adjust=adjust
-        )
+        task = Task(problem.model, data, self.likelihood)
+        evaluator = Evaluator(task, like, num_samples=_SAMPLES, adjust=adjust)
 
         def value(permutation: Permutation) -> float:
             midpoint, _ = barycenter_or_moments([problem.reference, permutation.apply(problem.candidate)])

@@ -28,7 +28,11 @@ _PROBES = 6
 
 
 def find_rescalings(
-    spec: PermutationSpec, model: nn.Module, inputs: Tensor | tuple[Tensor, ...], *, seed: int = 0
+    spec: PermutationSpec,
+    model: nn.Module,
+    inputs: Tensor | tuple[Tensor, ...],
+    *,
+    generator: torch.Generator | None = None,
 ) -> tuple[Rescaling, ...]:
     r"""Return the scale and sign symmetries of a network's units, one or more for a group that has them.
 
@@ -43,7 +47,8 @@ def find_rescalings(
         spec: The symmetries under permutation; its groups that are not nested are looked at.
         model: The network, in the state in which it shall be looked at; not changed.
         inputs: Example inputs.
-        seed: Of the random outputs that are looked at, and of the factors.
+        generator: Random number generator, for the random outputs that are compared and for the factors; seeded with 0
+            if None.
 
     Returns:
         The rescalings.
@@ -63,7 +68,7 @@ def find_rescalings(
         >>> found.kind, found.degrees["layers.0.bias", 0], found.degrees["layers.1.weight", 1]
         ('scale', 1, -1)
     """
-    network = _Network(model, inputs, seed)
+    network = _Network(model, inputs, generator or torch.Generator().manual_seed(0))
     spec.layout.check(network.tensors, "the model")
     found: list[Rescaling] = []
     for group in (group for group in spec.layout.groups.values() if group.within is None):
@@ -91,13 +96,13 @@ def find_rescalings(
 class _Network:
     """The network in float64, with the gradients of random combinations of its outputs."""
 
-    def __init__(self, model: nn.Module, inputs: Tensor | tuple[Tensor, ...], seed: int) -> None:
+    def __init__(self, model: nn.Module, inputs: Tensor | tuple[Tensor, ...], generator: torch.Generator) -> None:
         self._model = copy.deepcopy(model).double().eval()
         given = inputs if isinstance(inputs, tuple) else (inputs,)
         self._inputs = tuple(x.detach().double() if x.is_floating_point() else x for x in given)
         self.tensors = {name: tensor.detach() for name, tensor in named_tensors(self._model).items()}
         self.parameters = {name for name, _ in self._model.named_parameters()}
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = generator
         self._gradients = self._probe()
 
     def outputs(self, tensors: dict[str, Tensor]) -> Tensor:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 
 from rebasin_core.api.conversion import load_posterior
-from rebasin_core.api.evaluation import score
 from rebasin_core.api.matching import match
 from rebasin_core.api.tracing import installed_rules
 from rebasin_core.errors import ConfigError
+from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihoods import CategoricalLikelihood, GaussianLikelihood
+from rebasin_core.evaluation.scores import PredictiveScores
+from rebasin_core.evaluation.task import Task
 from rebasin_core.specs.check import check_spec
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from rebasin_core.data.base import DataSplits
     from rebasin_core.data.examples import TensorBatches
     from rebasin_core.evaluation.likelihood import Likelihood
-    from rebasin_core.evaluation.scores import PredictiveScores
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.plugin.registry import Registry
     from rebasin_core.posteriors.base import Posterior
@@ -79,7 +80,8 @@ class Setting:
     @cached_property
     def likelihood(self) -> Likelihood:
         """The likelihood of the run; by default the one that fits the data set."""
-        classes, chosen = self._data.task.kind == "classification", self._config.likelihood
+        classes = self._data.target.kind == "classification"
+        chosen = self._config.likelihood
         if chosen is None:
             return CategoricalLikelihood() if classes else GaussianLikelihood(scale=self._config.noise_scale)
         if classes != (chosen.targets == "classes"):
@@ -118,7 +120,7 @@ class Setting:
             The network, on the run's device.
         """
         generator = torch.Generator().manual_seed(seed)
-        outputs = self.likelihood.num_outputs(self._data.task.output_size)
+        outputs = self.likelihood.num_outputs(self._data.target.output_size)
         model = self._architecture.build(self._data.input_shape, outputs, generator=generator)
         return model.to(self.device, self.dtype)
 
@@ -201,8 +203,7 @@ class Setting:
             candidate,
             self.spec,
             chosen,
-            model=self.model,
-            data=self._batches("train"),
+            task=Task(self.model, self._batches("train"), self.likelihood),
             generator=torch.Generator().manual_seed(self._config.seed),
             progress=progress,
             checkpoint=checkpoint,
@@ -223,13 +224,11 @@ class Setting:
         Raises:
             InvalidInputError: If the estimator cannot take these posteriors.
         """
+        calibration = self._data.train.first(_CALIBRATION).batches(self._config.evaluation_batch_size)
         return self._config.barrier.estimate(
             reference,
             candidate,
-            model=self.model,
-            data=self._batches(split),
-            likelihood=self.likelihood,
-            calibration=self._data.train.first(_CALIBRATION).batches(self._config.evaluation_batch_size),
+            Task(self.model, self._batches(split), self.likelihood, calibration),
             generator=torch.Generator().manual_seed(self._config.seed),
             progress=progress,
         )
@@ -247,14 +246,9 @@ class Setting:
         Raises:
             InvalidInputError: If a loss is not finite.
         """
-        return score(
-            posterior,
-            model=self.model,
-            data=self._batches(split),
-            likelihood=self.likelihood,
-            num_samples=_SCORED_SAMPLES,
-            seed=self._config.seed,
-        )
+        task = Task(self.model, self._batches(split), self.likelihood)
+        evaluator = Evaluator(task, posterior, num_samples=_SCORED_SAMPLES, seed=self._config.seed)
+        return PredictiveScores.estimate(evaluator, posterior)
 
     def _batches(self, split: Split) -> TensorBatches:
         examples = self._data.train if split == "train" else self._data.test

@@ -41,5 +41,16 @@ def on_device(generator: torch.Generator, device: torch.device) -> torch.Generat
     """
     if generator.device.type == device.type:
         return generator
-    seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
-    return torch.Generator(device).manual_seed(int(seed))
+    return torch.Generator(device).manual_seed(drawn_seed(generator))
+
+
+def drawn_seed(generator: torch.Generator) -> int:
+    """Return a random seed, for noise that is generated several times from its beginning.
+
+    Args:
+        generator: Random number generator; one number is drawn from it.
+
+    Returns:
+        The seed, in [0, 2^62).
+    """
+    return int(torch.randint(2**62, (), generator=generator, device=generator.device).item())

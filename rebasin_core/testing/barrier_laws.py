@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from rebasin_core.evaluation.likelihoods import GaussianLikelihood
+from rebasin_core.evaluation.task import Task
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.tensors.modules import copied
 from rebasin_core.testing.cases import gaussian, network
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def _curve(config: object, reference: Posterior, candidate: Posterior, seed: int = 0) -> LossCurve:
     case = network()
     estimator = cast("BarrierEstimator", config)
-    return estimator.estimate(reference, candidate, model=case.model, data=case.data, generator=seeded(seed))
+    return estimator.estimate(reference, candidate, Task(case.model, case.data), generator=seeded(seed))
 
 
 @law("barrier")
@@ -49,7 +50,7 @@ def closed_form_on_a_quadratic(config: object, folder: Path) -> None:
     ]
     x, y = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
     estimator = cast("BarrierEstimator", config)
-    curve = estimator.estimate(*ends, model=model, data=[(x, y)], likelihood=GaussianLikelihood(scale=scale))
+    curve = estimator.estimate(ends[0], ends[1], task=Task(model, [(x, y)], likelihood=GaussianLikelihood(scale=scale)))
     constant = math.log(scale) + 0.5 * math.log(2 * math.pi)
     for t, loss in zip(curve.t, curve.loss, strict=True):
         expected = 0.5 * (((1 - t) * a + t * b) / scale) ** 2 + constant
@@ -86,7 +87,7 @@ def inputs_untouched(config: object, folder: Path) -> None:
     case, ends = network(), (gaussian(0), gaussian(1))
     case.model.train()
     before = [*(copied(end.mean) for end in ends), copied(dict(case.model.named_parameters()))]
-    cast("BarrierEstimator", config).estimate(*ends, model=case.model, data=case.data)
+    cast("BarrierEstimator", config).estimate(ends[0], ends[1], task=Task(case.model, case.data))
     after: list[dict[str, torch.Tensor]] = [*(end.mean for end in ends), dict(case.model.named_parameters())]
     for now, then in zip(after, before, strict=True):
         expect_equal(now, then, "after estimating")

@@ -30,20 +30,20 @@ def clean(source: object, folder: Path) -> None:
     """Inputs are floating-point and roughly standardized; targets fit the task; both splits hold examples."""
     del folder
     splits = cast("DataSource", source).load()
-    expect(splits.task.output_size >= 1, f"the task has {splits.task.output_size} outputs")
+    expect(splits.target.output_size >= 1, f"the target has {splits.target.output_size} outputs")
     for name, part in (("train", splits.train), ("test", splits.test)):
         expect(part.inputs.is_floating_point(), f"{name}: inputs are {part.inputs.dtype}")
         expect(
             tuple(part.inputs.shape[1:]) == splits.input_shape, f"{name}: inputs have another shape than in training"
         )
         expect(part.inputs.abs().max().item() < 100, f"{name}: inputs go up to {part.inputs.abs().max().item():.3g}")
-        if splits.task.kind == "classification":
+        if splits.target.kind == "classification":
             low, high = int(part.targets.min()), int(part.targets.max())
-            expect(0 <= low <= high < splits.task.output_size, f"{name}: classes from {low} to {high}")
+            expect(0 <= low <= high < splits.target.output_size, f"{name}: classes from {low} to {high}")
         else:
             width = part.targets.shape[1:]
             expect(
-                tuple(width) == (splits.task.output_size,), f"{name}: targets have shape {tuple(part.targets.shape)}"
+                tuple(width) == (splits.target.output_size,), f"{name}: targets have shape {tuple(part.targets.shape)}"
             )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch.func import functional_call
 
+from rebasin_core.evaluation.task import Task
 from rebasin_core.tensors.modules import copied
 from rebasin_core.testing.cases import Network, gaussian, network
 from rebasin_core.testing.law import device_under_test, expect, expect_equal, law, seeded
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def _match(config: object, reference: Posterior, candidate: Posterior, case: Network, seed: int = 0) -> MatchResult:
     matcher = cast("Matcher", config)
-    return matcher.match(reference, candidate, case.spec, model=case.model, data=case.data, generator=seeded(seed))
+    return matcher.match(reference, candidate, case.spec, task=Task(case.model, case.data), generator=seeded(seed))
 
 
 @law("matcher")

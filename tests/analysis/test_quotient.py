@@ -49,7 +49,7 @@ def test_aligning_keeps_the_predictive() -> None:
     samples, _ = scrambled()
     case = network()
     moved = rc.align_samples(samples, case.spec).samples
-    losses = [rc.barrier(q, q, model=case.model, data=case.data, num_points=3).loss[0] for q in (samples, moved)]
+    losses = [rc.barrier(q, q, rc.Task(case.model, case.data), num_points=3).loss[0] for q in (samples, moved)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-10)
 
 
@@ -77,7 +77,7 @@ def test_summary_of_aligned_samples_predicts_and_of_unaligned_ones_does_not() ->
     aligned = rc.summarize(copies, case.spec).posterior
     plain = rc.SamplesPosterior({n: torch.stack([c[n] for c in copies]) for n in trained.mean})
     naive = rc.DiagonalGaussianPosterior(plain.mean, plain.stddev)
-    loss = [rc.barrier(q, q, model=case.model, data=case.data, num_points=3).loss[0] for q in (aligned, naive)]
+    loss = [rc.barrier(q, q, rc.Task(case.model, case.data), num_points=3).loss[0] for q in (aligned, naive)]
     assert loss[0] < 0.5 * loss[1]
 
 
@@ -294,7 +294,7 @@ def test_mixtures_of_gaussians_are_aligned(reference: int | None, form: str) -> 
     for other in others:
         assert rc.wasserstein_distance(first, other) < 1e-5, "components are copies of each other again"
     loss = [
-        rc.score(q, model=case.model, data=case.data, num_samples=2000).nll
+        rc.score(q, rc.Task(case.model, case.data), num_samples=2000).nll
         for q in (rc.MixturePosterior(parts), found.samples)
     ]
     assert loss[0] == pytest.approx(loss[1], abs=0.02)

@@ -48,7 +48,7 @@ def test_residual_networks_are_matched_alike(path: str, device: torch.device) ->
     data, found = batches((3, 8, 8)), []
     for place in (CPU, device):
         (first, spec), (second, _) = (residual(place, seed) for seed in (0, 1))
-        found.append(rc.match(first, second, spec, path, model=first, data=data))
+        found.append(rc.match(first, second, spec, path, task=rc.Task(first, data)))
     assert found[1].objective == pytest.approx(found[0].objective, rel=1e-3)
     moved = found[1].apply(second)
     assert {tensor.device.type for tensor in named_tensors(moved).values()} == {device.type}
@@ -93,7 +93,7 @@ def test_merging(repair: Literal["reset", "repair"] | None, device: torch.device
     found = []
     for place in (CPU, device):
         (first, spec), (second, _) = (residual(place, seed) for seed in (0, 1))
-        merged = rc.merge([first, second], spec, repair=repair, model=first, data=batches((3, 8, 8)))
+        merged = rc.merge([first, second], spec, task=rc.Task(first, batches((3, 8, 8))), repair=repair)
         found.append({**merged.posterior.mean, **merged.posterior.buffers})
     close(found[1], found[0], 1e-3)
 
@@ -107,7 +107,7 @@ def test_barriers_of_points(name: str, device: torch.device) -> None:
         estimator: dict[str, object] = {"name": name, "num_points": 3}
         if name in {"reset", "repair"}:
             estimator = {"name": name, "estimator": {"name": "pointwise", "num_points": 3}}
-        curves.append(rc.barrier(first, second, model=first, data=data, calibration=data, estimator=estimator))
+        curves.append(rc.barrier(first, second, rc.Task(first, data, calibration=data), estimator=estimator))
     assert curves[1].loss == pytest.approx(curves[0].loss, rel=1e-3)
 
 
@@ -119,7 +119,7 @@ def test_scores_of_distributions(method: MethodName, precision: PrecisionName, d
     for place in (CPU, device):
         options = rc.EvaluationOptions(method=method, precision=precision)
         scores.append(
-            rc.score(gaussian(place), model=network(place), data=batches(), num_samples=256, evaluation=options)
+            rc.score(gaussian(place), rc.Task(network(place), batches()), num_samples=256, evaluation=options)
         )
     assert scores[1].nll == pytest.approx(scores[0].nll, abs=6 * scores[0].nll_stderr + 1e-6)
 
@@ -128,10 +128,10 @@ def test_planes_hulls_and_matrices(device: torch.device) -> None:
     found = []
     for place in (CPU, device):
         models = [network(place, seed) for seed in range(3)]
-        plane = rc.loss_plane(*models, model=models[0], data=batches(), resolution=3)
-        hull = rc.hull_losses(models, model=models[0], data=batches(), num_places=4)
+        plane = rc.loss_plane(models[0], models[1], models[2], rc.Task(models[0], batches()), num_points=3)
+        hull = rc.hull_losses(models, rc.Task(models[0], batches()), num_points=4)
         spec = ARCHITECTURE.spec(models[0])
-        matrix = rc.barrier_matrix(models, model=models[0], data=batches(), spec=spec, estimator="pointwise")
+        matrix = rc.barrier_matrix(models, rc.Task(models[0], batches()), spec=spec, estimator="pointwise")
         assert matrix.aligned is not None
         found.append({"plane": plane.loss, "hull": hull.loss, "aligned": matrix.aligned})
     close(found[1], found[0], 1e-4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rebasin_core import MLPArchitecture, as_posterior, barrier, build, match
+from rebasin_core import MLPArchitecture, Task, as_posterior, barrier, build, match
 from rebasin_core.errors import InvalidInputError, UnknownNameError
 
 
@@ -32,7 +32,7 @@ def test_a_posterior_made_from_a_module_is_a_copy() -> None:
 def test_points_take_the_pointwise_estimator() -> None:
     model = nn.Linear(2, 3)
     data = [(torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))]
-    assert barrier(model, model, model=model, data=data).stderr == (0.0,) * 25
+    assert barrier(model, model, Task(model, data)).stderr == (0.0,) * 25
 
 
 def test_modules_are_matched_and_moved() -> None:

@@ -55,13 +55,13 @@ def test_copies_in_other_orders_merge_into_themselves(networks: list[nn.Module],
         torch.testing.assert_close(merged.posterior.mean[name], parameter.detach())
     assert merged.permutations[0].is_identity
     plain = rc.merge(copies, spec, matcher=None)
-    assert rc.score(plain.posterior, model=networks[0], data=examples()).nll > (
-        rc.score(merged.posterior, model=networks[0], data=examples()).nll + 0.1
+    assert rc.score(plain.posterior, rc.Task(networks[0], examples())).nll > (
+        rc.score(merged.posterior, rc.Task(networks[0], examples())).nll + 0.1
     )
 
 
 def test_repaired_activations_are_the_mean_of_the_networks(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
-    merged = rc.merge(networks, spec, repair="repair", model=networks[0], data=examples())
+    merged = rc.merge(networks, spec, task=rc.Task(networks[0], examples()), repair="repair")
     x = torch.cat([x for x, _ in examples()])
 
     def stddev(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -70,7 +70,7 @@ def test_repaired_activations_are_the_mean_of_the_networks(networks: list[nn.Mod
     moved = [p.apply(dict(n.named_parameters())) for p, n in zip(merged.permutations, networks, strict=True)]
     expected = torch.stack([stddev({n: t.detach() for n, t in m.items()}) for m in moved]).mean(0)
     torch.testing.assert_close(stddev(merged.posterior.mean), expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(InvalidInputError, match="needs points, `model` and `data`"):
+    with pytest.raises(InvalidInputError, match=r"a `task`; got 'reset' for a .* and no task"):
         rc.merge(networks, spec, repair="reset")
 
 
@@ -79,10 +79,10 @@ def test_a_soup_leaves_out_what_spoils_it(networks: list[nn.Module], spec: rc.Pe
     with torch.no_grad():
         for parameter in spoilt.parameters():
             parameter.mul_(8)
-    found = rc.greedy_soup([spoilt, *networks], spec, model=networks[0], validation=examples())
+    found = rc.greedy_soup([spoilt, *networks], spec, rc.Task(networks[0], examples()))
     assert 0 not in found.members
-    best = min(rc.score(n, model=n, data=examples()).nll for n in networks)
-    assert rc.score(found.posterior, model=networks[0], data=examples()).nll <= best + 1e-6
+    best = min(rc.score(n, rc.Task(n, examples())).nll for n in networks)
+    assert rc.score(found.posterior, rc.Task(networks[0], examples())).nll <= best + 1e-6
 
 
 def test_checkpoints_are_ordinary(networks: list[nn.Module], tmp_path: Path) -> None:
@@ -95,30 +95,32 @@ def test_checkpoints_are_ordinary(networks: list[nn.Module], tmp_path: Path) -> 
 
 
 def test_matrix_of_all_pairs(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
-    found = rc.barrier_matrix(networks, model=networks[0], data=examples(), spec=spec, num_points=5)
+    found = rc.barrier_matrix(networks, rc.Task(networks[0], examples()), spec=spec, num_points=5)
     assert found.aligned is not None
     torch.testing.assert_close(found.unaligned, found.unaligned.T)
     assert found.unaligned.diagonal().tolist() == [0.0, 0.0, 0.0]
-    direct = rc.barrier(networks[0], networks[1], model=networks[0], data=examples(), num_points=5)
+    direct = rc.barrier(networks[0], networks[1], rc.Task(networks[0], examples()), num_points=5)
     assert found.unaligned[0, 1].item() == pytest.approx(direct.height)
     assert found.aligned.sum() < found.unaligned.sum()
-    assert rc.barrier_matrix(networks[:2], model=networks[0], data=examples(), num_points=3).aligned is None
+    assert rc.barrier_matrix(networks[:2], rc.Task(networks[0], examples()), num_points=3).aligned is None
     with pytest.raises(InvalidInputError, match="at least two networks"):
-        rc.barrier_matrix(networks[:1], model=networks[0], data=examples())
+        rc.barrier_matrix(networks[:1], rc.Task(networks[0], examples()))
 
 
 def test_star_runs_from_the_centre(networks: list[nn.Module]) -> None:
-    found = rc.star(networks, model=networks[0], data=examples(), num_points=3)
-    centre = rc.score(found.center, model=networks[0], data=examples()).nll
+    found = rc.star(networks, rc.Task(networks[0], examples()), num_points=3)
+    centre = rc.score(found.center, rc.Task(networks[0], examples())).nll
     assert [curve.loss[0] for curve in found.curves] == pytest.approx([centre] * 3, rel=1e-5)
     assert found.curves[1].loss[-1] == pytest.approx(
-        rc.score(networks[1], model=networks[0], data=examples()).nll, rel=1e-5
+        rc.score(networks[1], rc.Task(networks[0], examples())).nll, rel=1e-5
     )
 
 
 def test_plane_goes_through_the_three(networks: list[nn.Module]) -> None:
-    found = rc.loss_plane(*networks, model=networks[0], data=examples(), resolution=3, margin=0.0)
-    ends = [rc.score(n, model=networks[0], data=examples()).nll for n in networks]
+    found = rc.loss_plane(
+        networks[0], networks[1], networks[2], rc.Task(networks[0], examples()), num_points=3, margin=0.0
+    )
+    ends = [rc.score(n, rc.Task(networks[0], examples())).nll for n in networks]
     # Without a margin the second lies at the right end of the first row, the first at its left end or beyond.
     assert found.loss[0, -1].item() == pytest.approx(ends[1], rel=1e-4) or found.points[2, 0] > found.points[1, 0]
     distance = sum(
@@ -126,12 +128,12 @@ def test_plane_goes_through_the_three(networks: list[nn.Module]) -> None:
     )
     assert (found.points[2] - found.points[0]).square().sum().item() == pytest.approx(distance, rel=1e-5)
     with pytest.raises(InvalidInputError, match="do not lie on a line"):
-        rc.loss_plane(networks[0], networks[1], networks[1], model=networks[0], data=examples())
+        rc.loss_plane(networks[0], networks[1], networks[1], rc.Task(networks[0], examples()))
 
 
 def test_hull_has_its_corners_first(networks: list[nn.Module]) -> None:
-    found = rc.hull_losses(networks, model=networks[0], data=examples(), num_places=6)
-    ends = [rc.score(n, model=networks[0], data=examples()).nll for n in networks]
+    found = rc.hull_losses(networks, rc.Task(networks[0], examples()), num_points=6)
+    ends = [rc.score(n, rc.Task(networks[0], examples())).nll for n in networks]
     assert found.loss[:3].tolist() == pytest.approx(ends, rel=1e-5)
     torch.testing.assert_close(found.weights.sum(1), torch.ones(9, dtype=torch.float64))
     assert found.excess[:3].abs().max() < 1e-9
@@ -139,7 +141,7 @@ def test_hull_has_its_corners_first(networks: list[nn.Module]) -> None:
 
 @pytest.mark.parametrize("kind", ["bezier", "polygon"])
 def test_a_trained_bend_goes_round_the_barrier(networks: list[nn.Module], kind: str) -> None:
-    options: dict[str, Any] = {"model": networks[0], "data": examples()}
+    options: dict[str, Any] = {"task": rc.Task(networks[0], examples())}
     straight = rc.barrier(networks[0], networks[1], **options, num_points=11)
     bent = rc.barrier(
         networks[0],

@@ -13,7 +13,7 @@ from rebasin_core.errors import ConfigError
 
 MODEL = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double()
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).double()
-PROBLEM: dict[str, Any] = {"model": MODEL, "data": [(X, torch.arange(12) % 3)]}
+PROBLEM: dict[str, Any] = {"task": rc.Task(MODEL, [(X, torch.arange(12) % 3)])}
 ESTIMATORS = [
     None,
     "marginalized",
@@ -42,7 +42,7 @@ GAUSSIANS = [
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
 def test_every_shorthand_reaches_every_estimator(estimator: Any, ends: list[rc.Posterior]) -> None:
     curve = rc.barrier(
-        *ends, **PROBLEM, estimator=estimator, num_points=5, num_samples=4, path="moments", metric="brier"
+        ends[0], ends[1], **PROBLEM, estimator=estimator, num_points=5, num_samples=4, path="moments", metric="brier"
     )
     assert curve.t == (0.0, 0.25, 0.5, 0.75, 1.0)
     assert curve.metric == "brier"
@@ -50,30 +50,37 @@ def test_every_shorthand_reaches_every_estimator(estimator: Any, ends: list[rc.P
 
 def test_shorthands_are_options_of_the_innermost_estimator() -> None:
     inner = {"name": "marginalized", "num_points": 3, "num_samples": 4, "path": "moments", "metric": "gibbs"}
-    expected = rc.barrier(*GAUSSIANS, **PROBLEM, estimator={"name": "reset", "estimator": inner})
+    expected = rc.barrier(GAUSSIANS[0], GAUSSIANS[1], **PROBLEM, estimator={"name": "reset", "estimator": inner})
     found = rc.barrier(
-        *GAUSSIANS, **PROBLEM, estimator="reset", num_points=3, num_samples=4, path="moments", metric="gibbs"
+        GAUSSIANS[0],
+        GAUSSIANS[1],
+        **PROBLEM,
+        estimator="reset",
+        num_points=3,
+        num_samples=4,
+        path="moments",
+        metric="gibbs",
     )
     assert found == expected
 
 
 def test_single_networks_need_one_sample() -> None:
     # A straight line of networks, whatever the number of samples: nothing is random.
-    expected = rc.barrier(*POINTS, **PROBLEM)
-    assert rc.barrier(*POINTS, **PROBLEM, num_samples=16) == expected
-    assert rc.barrier(*GAUSSIANS, **PROBLEM, estimator="pointwise", num_samples=16) == expected
+    expected = rc.barrier(POINTS[0], POINTS[1], **PROBLEM)
+    assert rc.barrier(POINTS[0], POINTS[1], **PROBLEM, num_samples=16) == expected
+    assert rc.barrier(GAUSSIANS[0], GAUSSIANS[1], **PROBLEM, estimator="pointwise", num_samples=16) == expected
 
 
 def test_an_instance_takes_shorthands_as_a_name_does() -> None:
-    expected = rc.barrier(*GAUSSIANS, **PROBLEM, estimator="marginalized", num_points=3, num_samples=4)
+    expected = rc.barrier(GAUSSIANS[0], GAUSSIANS[1], **PROBLEM, estimator="marginalized", num_points=3, num_samples=4)
     given = rc.MarginalizedBarrier(num_samples=4)
-    assert rc.barrier(*GAUSSIANS, **PROBLEM, estimator=given, num_points=3) == expected
+    assert rc.barrier(GAUSSIANS[0], GAUSSIANS[1], **PROBLEM, estimator=given, num_points=3) == expected
 
 
 def test_a_shorthand_is_validated_where_it_is_an_option() -> None:
     with pytest.raises(ConfigError, match="num_points: expected an odd number of points"):
-        rc.barrier(*GAUSSIANS, **PROBLEM, estimator="repair", num_points=4)
+        rc.barrier(GAUSSIANS[0], GAUSSIANS[1], **PROBLEM, estimator="repair", num_points=4)
     with pytest.raises(ConfigError, match=r"path: .*'moment'"):
-        rc.barrier(*GAUSSIANS, **PROBLEM, path="moment")  # type: ignore[arg-type]
+        rc.barrier(GAUSSIANS[0], GAUSSIANS[1], **PROBLEM, path="moment")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no metric 'bier'; did you mean 'brier'"):
-        rc.barrier(*GAUSSIANS, **PROBLEM, estimator="reset", metric="bier")
+        rc.barrier(GAUSSIANS[0], GAUSSIANS[1], **PROBLEM, estimator="reset", metric="bier")

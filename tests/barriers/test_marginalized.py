@@ -19,6 +19,7 @@ from rebasin_core import (
     geodesic,
 )
 from rebasin_core.errors import ConfigError, InvalidInputError
+from rebasin_core.evaluation.task import Task
 
 SCALE = 0.5
 X, Y = torch.tensor([[1.0], [2.0]]).double(), torch.tensor([[0.4], [-0.3]]).double()
@@ -45,9 +46,7 @@ def curve(num_samples: int, seed: int = 0) -> LossCurve:
     return MarginalizedBarrier(num_points=5, num_samples=num_samples).estimate(
         end(-1.0, 0.3),
         end(1.5, 0.6),
-        model=model,
-        data=[(X, Y)],
-        likelihood=GaussianLikelihood(scale=SCALE),
+        Task(model, [(X, Y)], likelihood=GaussianLikelihood(scale=SCALE)),
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -72,10 +71,9 @@ def test_error_of_the_height_is_the_spread_over_seeds() -> None:
     ]
     found = [
         MarginalizedBarrier(num_points=3, num_samples=64).estimate(
-            *ends,
-            model=model,
-            data=[(X, X)],
-            likelihood=GaussianLikelihood(scale=SCALE),
+            ends[0],
+            ends[1],
+            task=Task(model, [(X, X)], likelihood=GaussianLikelihood(scale=SCALE)),
             generator=torch.Generator().manual_seed(seed),
         )
         for seed in range(60)
@@ -89,7 +87,7 @@ def test_error_of_the_height_is_the_spread_over_seeds() -> None:
 def test_common_noise_makes_the_height_more_certain_than_the_losses() -> None:
     q, r = end(1.0, 0.3), end(1.1, 0.3)
     found = MarginalizedBarrier(num_points=3, num_samples=64).estimate(
-        q, r, model=nn.Linear(1, 1, bias=False), data=[(X, Y)], likelihood=GaussianLikelihood(scale=SCALE)
+        q, r, Task(nn.Linear(1, 1, bias=False), [(X, Y)], likelihood=GaussianLikelihood(scale=SCALE))
     )
     assert found.height_stderr < 0.1 * found.stderr[1]
 
@@ -97,7 +95,7 @@ def test_common_noise_makes_the_height_more_certain_than_the_losses() -> None:
 def test_points_need_no_sampling() -> None:
     ends = [PointPosterior({"weight": torch.full((1, 1), v)}) for v in (-1.0, 1.5)]
     found = PointwiseBarrier(num_points=3).estimate(
-        *ends, model=nn.Linear(1, 1, bias=False), data=[(X, Y)], likelihood=GaussianLikelihood(scale=SCALE)
+        ends[0], ends[1], task=Task(nn.Linear(1, 1, bias=False), [(X, Y)], likelihood=GaussianLikelihood(scale=SCALE))
     )
     assert found.stderr == (0.0, 0.0, 0.0)
     assert found.loss[1] == pytest.approx(exact(0.25, 0.0))
@@ -107,7 +105,7 @@ def test_points_need_no_sampling() -> None:
 def test_moments_join_posteriors_of_different_kinds() -> None:
     model = nn.Linear(1, 1, bias=False)
     samples = SamplesPosterior({"weight": torch.tensor([[[0.0]], [[1.0]]]).double()})
-    options: dict[str, Any] = {"model": model, "data": [(X, Y)], "likelihood": "gaussian"}
+    options: dict[str, Any] = {"task": Task(model, [(X, Y)], likelihood="gaussian")}
     found = barrier(samples, end(1.0, 0.3), estimator={"name": "marginalized", "path": "moments"}, **options)
     assert len(found.t) == 11
     by_samples = barrier(samples, end(1.0, 0.3), num_points=3, **options)
@@ -125,7 +123,7 @@ def test_samples_travel_in_pairs() -> None:
     middle = geodesic(a, b)(0.5)
     assert isinstance(middle, SamplesPosterior)
     assert sorted(middle.samples["weight"].flatten().tolist()) == pytest.approx([0.05, 1.05])
-    found = barrier(a, b, model=model, data=[(X, Y)], likelihood="gaussian", num_points=3, num_samples=8)
+    found = barrier(a, b, Task(model, [(X, Y)], likelihood="gaussian"), num_points=3, num_samples=8)
     assert all(math.isfinite(loss) for loss in found.loss)
 
 

@@ -14,8 +14,12 @@ import rebasin_core as rc
 from rebasin_core.errors import ConfigError, InvalidInputError
 
 
-def ends(a: float, b: float) -> list[rc.PointPosterior]:
-    return [rc.PointPosterior({"weight": torch.full((1, 1), v, dtype=torch.float64)}) for v in (a, b)]
+def end(value: float) -> rc.PointPosterior:
+    return rc.PointPosterior({"weight": torch.full((1, 1), value, dtype=torch.float64)})
+
+
+def ends(a: float, b: float) -> tuple[rc.PointPosterior, rc.PointPosterior]:
+    return end(a), end(b)
 
 
 class Bump(nn.Module):
@@ -35,7 +39,7 @@ DATA = [(torch.ones(1, 1).double(), torch.zeros(1, 1).double())]
 
 
 def test_the_maximum_is_located() -> None:
-    options: dict[str, Any] = {"model": Bump(), "data": DATA, "likelihood": rc.GaussianLikelihood(scale=1.0)}
+    options: dict[str, Any] = {"task": rc.Task(Bump(), DATA, likelihood=rc.GaussianLikelihood(scale=1.0))}
     # The maximum, 0.5 at t = 0.3, is between the points.
     coarse = rc.PointwiseBarrier(num_points=5).estimate(*ends(0.0, 1.0), **options)
     fine = rc.PointwiseBarrier(num_points=5, tolerance=1e-5).estimate(*ends(0.0, 1.0), **options)
@@ -48,7 +52,7 @@ def test_the_maximum_is_located() -> None:
 
 
 def test_no_points_are_added_where_nothing_rises() -> None:
-    options: dict[str, Any] = {"model": nn.Linear(1, 1, bias=False), "data": DATA, "likelihood": "gaussian"}
+    options: dict[str, Any] = {"task": rc.Task(nn.Linear(1, 1, bias=False), DATA, likelihood="gaussian")}
     found = rc.PointwiseBarrier(num_points=5, tolerance=1e-3).estimate(*ends(-1.0, 1.0), **options)
     assert found.height == 0.0
     assert len(found.t) == 5
@@ -71,7 +75,7 @@ def test_errors_of_other_metrics_are_the_spread_over_seeds(metric: str) -> None:
     data = [(torch.randn(40, 4, generator=g).double(), torch.randint(3, (40,), generator=g))]
     estimator = rc.MarginalizedBarrier(num_points=3, num_samples=64, metric=metric)
     found = [
-        estimator.estimate(first, second, model=model, data=data, generator=torch.Generator().manual_seed(seed))
+        estimator.estimate(first, second, rc.Task(model, data), generator=torch.Generator().manual_seed(seed))
         for seed in range(40)
     ]
     spread = torch.tensor([curve.excess[1] for curve in found]).std().item()
@@ -85,10 +89,10 @@ def test_metrics_that_do_not_fit_the_task() -> None:
     model, q = network(1)
     data = [(torch.zeros(2, 4).double(), torch.tensor([0, 1]))]
     with pytest.raises(InvalidInputError, match="use `brier`"):
-        rc.MarginalizedBarrier(metric="squared_error").estimate(q, q, model=model, data=data)
+        rc.MarginalizedBarrier(metric="squared_error").estimate(q, q, rc.Task(model, data))
     with pytest.raises(InvalidInputError, match="use `squared_error`"):
         rc.PointwiseBarrier(metric="error").estimate(
-            *ends(0.0, 1.0), model=nn.Linear(1, 1, bias=False), data=DATA, likelihood="gaussian"
+            *ends(0.0, 1.0), rc.Task(nn.Linear(1, 1, bias=False), DATA, likelihood="gaussian")
         )
     with pytest.raises(ConfigError, match=r"metric\.name: no metric 'loss'"):
         rc.PointwiseBarrier(metric="loss")
@@ -102,7 +106,7 @@ def test_bias_of_the_height_is_that_of_the_points() -> None:
     x = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)).double()
     data = [(x, model(x).argmax(1))]
     few, many = (
-        rc.MarginalizedBarrier(num_points=3, num_samples=samples).estimate(q, r, model=model, data=data)
+        rc.MarginalizedBarrier(num_points=3, num_samples=samples).estimate(q, r, rc.Task(model, data))
         for samples in (8, 4000)
     )
     assert few.location == many.location == 0.5

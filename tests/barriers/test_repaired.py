@@ -107,11 +107,11 @@ def test_wrapped_estimators_lower_a_barrier_of_scale(
         )
         for m in (first, second)
     ]
-    options: dict[str, Any] = {"model": first, "data": batches(), "calibration": batches(200)}
+    options: dict[str, Any] = {"task": rc.Task(first, batches(), calibration=batches(200))}
     inner = rc.MarginalizedBarrier(num_points=3, num_samples=8)
     plain = rc.MarginalizedBarrier(num_points=3, num_samples=8, evaluation=rc.EvaluationOptions(method="loop"))
-    before = plain.estimate(*ends, **options)
-    after = wrapper(estimator=inner, per_sample=per_sample).estimate(*ends, **options)
+    before = plain.estimate(ends[0], ends[1], **options)
+    after = wrapper(estimator=inner, per_sample=per_sample).estimate(ends[0], ends[1], **options)
     assert after.loss[0] == pytest.approx(before.loss[0], rel=1e-6)
     assert after.loss[-1] == pytest.approx(before.loss[-1], rel=1e-6)
     assert after.loss[1] != pytest.approx(before.loss[1], rel=1e-3)
@@ -124,7 +124,7 @@ def test_networks_are_repaired_towards_the_ends_that_they_lie_between() -> None:
         for order in (members, members[::-1])
     )
     estimator = rc.RepairBarrier(estimator=rc.MarginalizedBarrier(num_points=3, num_samples=4), per_sample=True)
-    curve = estimator.estimate(first, second, model=network(0), data=batches(), calibration=batches(200))
+    curve = estimator.estimate(first, second, rc.Task(network(0), batches(), calibration=batches(200)))
     # The path pairs every network with itself: nothing is to be repaired.
     assert curve.loss[1] == pytest.approx(curve.loss[0], rel=1e-9)
 
@@ -141,7 +141,7 @@ def test_opposite_noise_is_opposite_at_the_ends() -> None:
     estimator = rc.RepairBarrier(
         estimator=rc.MarginalizedBarrier(num_points=3, num_samples=4, evaluation=evaluation), per_sample=True
     )
-    curve = estimator.estimate(*ends, model=network(0), data=batches(), calibration=batches(200))
+    curve = estimator.estimate(ends[0], ends[1], task=rc.Task(network(0), batches(), calibration=batches(200)))
     assert curve.loss[1] == pytest.approx(curve.loss[0], rel=1e-9)
 
 

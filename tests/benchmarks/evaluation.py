@@ -93,7 +93,7 @@ def large(arguments: argparse.Namespace) -> None:  # ruff: ignore[too-many-local
 
         def run(seed: int = 0, samples: int = samples, options: dict[str, Any] = options) -> LossEstimate:
             chosen = EvaluationOptions(**options)
-            evaluator = Evaluator(model, batches, posterior, num_samples=samples, seed=seed, options=chosen)
+            evaluator = Evaluator(rc.Task(model, batches), posterior, num_samples=samples, seed=seed, options=chosen)
             return evaluator.loss(posterior)
 
         flops = peak()
@@ -144,7 +144,9 @@ def compiled() -> None:
         point = rc.PointPosterior.from_module(model)
         seconds: list[float] = []
         for chosen in (False, True):
-            evaluator = Evaluator(model, data, point, options=EvaluationOptions(method="loop", compiled=chosen))
+            evaluator = Evaluator(
+                rc.Task(model, data), point, options=EvaluationOptions(method="loop", compiled=chosen)
+            )
             seconds.append(best(partial(evaluator.loss, point), 4) / 2)
         rows.append([f"ResNet-20, {norm}, run", *(1e3 * s for s in seconds), seconds[0] / seconds[1]])
         seconds = [seconds_of_a_step(model, data, compiled=chosen) for chosen in (False, True)]

@@ -32,7 +32,7 @@ def test_compiled_losses_and_training_are_those_of_the_plain_model() -> None:
     spread = {name: torch.full_like(p, 0.1) for name, p in model.named_parameters()}
     q = rc.DiagonalGaussianPosterior(rc.PointPosterior.from_module(model).mean, spread)
     plain, compiled = (
-        Evaluator(model, classes(), q, num_samples=6, options=options).loss(q)
+        Evaluator(rc.Task(model, classes()), q, num_samples=6, options=options).loss(q)
         for options in (EvaluationOptions(method="loop"), EvaluationOptions(method="loop", compiled=True))
     )
     torch.testing.assert_close(compiled.example_losses, plain.example_losses, rtol=1e-5, atol=1e-6)

@@ -7,7 +7,14 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from rebasin_core import CategoricalLikelihood, DiagonalGaussianPosterior, GaussianLikelihood, PointPosterior, barrier
+from rebasin_core import (
+    CategoricalLikelihood,
+    DiagonalGaussianPosterior,
+    GaussianLikelihood,
+    PointPosterior,
+    Task,
+    barrier,
+)
 from rebasin_core.errors import InvalidInputError, UnknownNameError
 from rebasin_core.evaluation import FunctionalModel, LossEstimate, Predictions, held_batches, predict
 from rebasin_core.evaluation.likelihood import Likelihood
@@ -117,15 +124,15 @@ def test_models_and_data_that_do_not_fit() -> None:
     linear = nn.Linear(2, 3)
     data = [(torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))]
     with pytest.raises(InvalidInputError, match="expected the model to return one tensor, got tuple"):
-        barrier({}, {}, model=Odd(), data=data, num_points=3)
+        barrier({}, {}, Task(Odd(), data), num_points=3)
     with pytest.raises(InvalidInputError, match="cannot be run on inputs of shape"):
-        barrier(linear, linear, model=linear, data=[(torch.zeros(4, 5), data[0][1])], num_points=3)
+        barrier(linear, linear, Task(linear, [(torch.zeros(4, 5), data[0][1])]), num_points=3)
     with pytest.raises(InvalidInputError, match="got an empty data set"):
-        barrier(linear, linear, model=linear, data=[], num_points=3)
+        barrier(linear, linear, Task(linear, []), num_points=3)
     with pytest.raises(InvalidInputError, match="expected batches"):
-        barrier(linear, linear, model=linear, data=[torch.zeros(4, 2)], num_points=3)  # type: ignore[list-item]  # on purpose
+        barrier(linear, linear, Task(linear, [torch.zeros(4, 2)]), num_points=3)  # type: ignore[list-item]  # on purpose
     with pytest.raises(InvalidInputError, match="missing: `bias`"):
-        barrier({"weight": linear.weight}, {"weight": linear.weight}, model=linear, data=data, num_points=3)
+        barrier({"weight": linear.weight}, {"weight": linear.weight}, Task(linear, data), num_points=3)
     with pytest.raises(UnknownNameError, match="did you mean 'categorical'"):
         Likelihood.of("categoric")
 
@@ -133,11 +140,11 @@ def test_models_and_data_that_do_not_fit() -> None:
 def test_data_that_can_be_read_only_once_are_enough() -> None:
     linear = nn.Linear(2, 3)
     once = iter([(torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))])
-    assert barrier(linear, linear, model=linear, data=once, num_points=3).height == 0.0
+    assert barrier(linear, linear, Task(linear, once), num_points=3).height == 0.0
 
 
 def test_half_precision_weights_run_on_their_own_device(device: torch.device) -> None:
     linear = nn.Linear(2, 3).to(device, torch.bfloat16)
     data = [(torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))]
     point = PointPosterior.from_module(linear)
-    assert barrier(point, point, model=linear, data=data, num_points=3).height == 0.0
+    assert barrier(point, point, Task(linear, data), num_points=3).height == 0.0

@@ -144,7 +144,7 @@ def test_bfloat16_moves_the_loss_little() -> None:
     posterior = spread_over(model).to(dtype=torch.float32)
     full, half = (
         rc.score(
-            posterior, model=model, data=batches, evaluation=EvaluationOptions(method="loop", precision=precision)
+            posterior, rc.Task(model, batches), evaluation=EvaluationOptions(method="loop", precision=precision)
         ).nll
         for precision in PRECISIONS
     )
@@ -227,7 +227,7 @@ def test_scores_of_numbers() -> None:
         {"weight": torch.ones(1, 1).double()}, {"weight": 0.5 * torch.ones(1, 1).double()}
     )
     scores = rc.score(
-        posterior, model=model, data=[(x, y)], likelihood=rc.GaussianLikelihood(scale=0.3), num_samples=2000
+        posterior, rc.Task(model, [(x, y)], likelihood=rc.GaussianLikelihood(scale=0.3)), num_samples=2000
     )
     # The predictive is a Gaussian: its score in closed form (one component of the mixture formula).
     scale = torch.sqrt((0.5 * x) ** 2 + 0.3**2)

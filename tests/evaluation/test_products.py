@@ -64,7 +64,7 @@ def test_parameters_without_modules_are_matched(how: str, matcher: str) -> None:
     spec = rc.table_spec({"first": first, "second": "-, h"}, model)
     planted = spec.random_permutation(generator=torch.Generator().manual_seed(1))
     data = [(torch.randn(60, 5, generator=torch.Generator().manual_seed(2)), torch.arange(60) % 3)]
-    found = rc.match(model, planted.apply(model), spec, matcher, model=model, data=data)
+    found = rc.match(model, planted.apply(model), spec, matcher, task=rc.Task(model, data))
     assert found.permutation == planted.inverse()
 
 

@@ -35,10 +35,8 @@ def exact() -> float:
 
 def found(seed: int, num_samples: int = 32, metric: Any = "nll", options: EvaluationOptions = ADAPTIVE) -> LossEstimate:
     q, data = regression()
-    evaluator = Evaluator(
-        nn.Linear(1, 1, bias=False), data, q, likelihood=rc.GaussianLikelihood(scale=SCALE), num_samples=num_samples,
-        seed=seed, options=options,
-    )  # fmt: skip
+    task = rc.Task(nn.Linear(1, 1, bias=False), data, rc.GaussianLikelihood(scale=SCALE))
+    evaluator = Evaluator(task, q, num_samples=num_samples, seed=seed, options=options)
     return evaluator.loss(q, metric=metric)
 
 
@@ -92,7 +90,7 @@ def digits() -> Classes:
 def test_scores_are_those_of_equal_numbers_within_errors() -> None:
     model, posterior, data = classes()
     adaptive, even = (
-        rc.score(posterior, model=model, data=data, num_samples=n, evaluation=options)
+        rc.score(posterior, rc.Task(model, data), num_samples=n, evaluation=options)
         for n, options in ((64, ADAPTIVE), (2000, None))
     )
     assert adaptive.nll == pytest.approx(even.nll, abs=5 * adaptive.nll_stderr)
@@ -104,7 +102,7 @@ def test_a_barrier_has_smaller_errors_and_is_zero_between_equals() -> None:
     model, posterior, data = digits()
     spec = rc.MLPArchitecture(hidden=[32]).spec(model)
     candidate = spec.random_permutation(generator=torch.Generator().manual_seed(0)).apply(posterior)
-    shared: dict[str, Any] = {"model": model, "data": data, "num_points": 3}
+    shared: dict[str, Any] = {"task": rc.Task(model, data), "num_points": 3}
     same = rc.barrier(posterior, posterior, num_samples=16, estimator=estimator(), **shared)
     assert same.excess == pytest.approx((0.0, 0.0, 0.0), abs=1e-7)
     assert same.height_stderr < 1e-7
@@ -122,7 +120,7 @@ def test_an_end_without_noise() -> None:
     model, posterior, data = classes()
     sharp = rc.DiagonalGaussianPosterior(posterior.mean, {n: torch.zeros_like(t) for n, t in posterior.mean.items()})
     for chosen in (estimator(), None):
-        curve = rc.barrier(sharp, posterior, model=model, data=data, num_points=3, num_samples=16, estimator=chosen)
+        curve = rc.barrier(sharp, posterior, rc.Task(model, data), num_points=3, num_samples=16, estimator=chosen)
         assert curve.stderr[0] < 1e-12
         assert curve.stderr[2] > 0
 
@@ -135,7 +133,7 @@ def test_what_cannot_be_done() -> None:
     model, posterior, data = classes(20)
 
     def barrier(of: rc.Posterior, chosen: dict[str, Any]) -> None:
-        rc.barrier(of, of, model=model, data=data, estimator=chosen)
+        rc.barrier(of, of, rc.Task(model, data), estimator=chosen)
 
     with pytest.raises(InvalidInputError, match="such as nll and gibbs, got 'brier'"):
         barrier(posterior, estimator(metric="brier"))
@@ -149,6 +147,6 @@ def test_what_cannot_be_done() -> None:
     unknown: dict[str, Any] = {"allocation": "fair"}
     q, numbers = regression()
     with pytest.raises(InvalidInputError, match="no outputs of every network"):
-        rc.score(q, model=nn.Linear(1, 1, bias=False), data=numbers, likelihood="gaussian", evaluation=ADAPTIVE)
+        rc.score(q, rc.Task(nn.Linear(1, 1, bias=False), numbers, likelihood="gaussian"), evaluation=ADAPTIVE)
     with pytest.raises(ConfigError, match="allocation: expected 'even' or 'adaptive', got 'fair'"):
         EvaluationOptions(**unknown)

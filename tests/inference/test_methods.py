@@ -143,7 +143,7 @@ def test_training_stops_early_and_goes_back(tmp_path: Path) -> None:
     fit = method.fit(model, noisy, validation=data, checkpoint=tmp_path / "c.safetensors")
     best = min(range(len(fit.validation)), key=fit.validation.__getitem__)
     assert len(fit.history) == best + 4 < 200
-    loss = rc.barrier(fit.posterior, fit.posterior, model=model, data=data, num_points=3).loss[0]
+    loss = rc.barrier(fit.posterior, fit.posterior, rc.Task(model, data), num_points=3).loss[0]
     assert loss == pytest.approx(fit.validation[best], rel=1e-4)
     again = method.fit(model, noisy, validation=data, checkpoint=tmp_path / "c.safetensors")
     assert again.validation == fit.validation

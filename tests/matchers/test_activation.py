@@ -18,7 +18,7 @@ def test_one_layer_is_solved_by_the_correlations() -> None:
     )
     x = torch.randn(90, 5, generator=torch.Generator().manual_seed(2)).double()
     data = [(part, torch.zeros(len(part))) for part in x.split(40)]
-    found = rc.match(first, second, architecture.spec(first), "activation", model=first, data=data)
+    found = rc.match(first, second, architecture.spec(first), "activation", task=rc.Task(first, data))
     z = [(x @ dict(m.named_parameters())["layers.0.weight"].T).T.detach() for m in (first, second)]
     correlation = torch.corrcoef(torch.cat(z))[:7, 7:]
     expected = linear_sum_assignment(correlation.numpy(), maximize=True)[1]
@@ -32,7 +32,7 @@ def test_gradients_are_those_of_autograd() -> None:
     x = torch.randn(90, 5, generator=torch.Generator().manual_seed(2)).double()
     y = torch.arange(90) % 3
     data = list(zip(x.split(40), y.split(40), strict=True))
-    found = rc.match(models[0], models[1], architecture.spec(models[0]), "gradient", model=models[0], data=data)
+    found = rc.match(models[0], models[1], architecture.spec(models[0]), "gradient", task=rc.Task(models[0], data))
     gradients = []
     for model in models:
         w = dict(model.named_parameters())
@@ -66,7 +66,7 @@ def test_planted_permutations_of_deep_networks(
     planted = spec.random_permutation(generator=torch.Generator().manual_seed(1))
     x = torch.randn(64, *shape, generator=torch.Generator().manual_seed(2))
     moved = planted.apply(model)
-    found = rc.match(model, moved, spec, matcher, model=model, data=[(x, torch.arange(64) % 10)])
+    found = rc.match(model, moved, spec, matcher, task=rc.Task(model, [(x, torch.arange(64) % 10)]))
     assert found.permutation == planted.inverse()
 
 
@@ -76,7 +76,7 @@ def test_units_that_never_vary_are_like_no_other() -> None:
         dict(model.named_parameters())["0.weight"][1] = 0
     spec = rc.table_spec({"0.weight": "a, -", "0.bias": "a", "2.weight": "-, a", "2.bias": "-"}, model)
     data = [(torch.randn(30, 3), torch.zeros(30))]
-    assert rc.match(model, model, spec, "activation", model=model, data=data).permutation.is_identity
+    assert rc.match(model, model, spec, "activation", task=rc.Task(model, data)).permutation.is_identity
 
 
 def test_small_gradients_are_compared_like_large_ones() -> None:
@@ -89,19 +89,19 @@ def test_small_gradients_are_compared_like_large_ones() -> None:
     spec = architecture.spec(model)
     planted = spec.random_permutation(generator=torch.Generator().manual_seed(1))
     data = [(torch.randn(90, 5, generator=torch.Generator().manual_seed(2)), torch.zeros(90).long())]
-    found = rc.match(model, planted.apply(model), spec, "gradient", model=model, data=data)
+    found = rc.match(model, planted.apply(model), spec, "gradient", task=rc.Task(model, data))
     assert found.permutation == planted.inverse()
 
 
 def test_what_is_missing() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     spec = rc.table_spec({"0.weight": "a, -", "0.bias": "a", "2.weight": "-, a", "2.bias": "-"}, model)
-    with pytest.raises(InvalidInputError, match="give `model` and `data`"):
-        rc.match(model, model, spec, "activation", model=model)
+    with pytest.raises(InvalidInputError, match="give `task`"):
+        rc.match(model, model, spec, "activation")
     frozen = rc.table_spec(dict.fromkeys(["0.weight", "2.weight"], "-, -") | {"0.bias": "-", "2.bias": "-"}, model)
     with pytest.raises(InvalidInputError, match="Use `weight`"):
-        rc.match(model, model, frozen, "activation", model=model, data=[(torch.zeros(2, 3), torch.zeros(2))])
+        rc.match(model, model, frozen, "activation", task=rc.Task(model, [(torch.zeros(2, 3), torch.zeros(2))]))
     with pytest.raises(InvalidInputError, match="Use `weight`"):
-        rc.match(model, model, frozen, "gradient", model=model, data=[(torch.zeros(2, 3), torch.zeros(2).long())])
+        rc.match(model, model, frozen, "gradient", task=rc.Task(model, [(torch.zeros(2, 3), torch.zeros(2).long())]))
     with pytest.raises(ConfigError, match="metric: expected 'correlation' or 'covariance', got 'cosine'"):
         rc.ActivationMatcher(metric="cosine")

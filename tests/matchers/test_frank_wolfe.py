@@ -101,11 +101,11 @@ def test_a_portfolio_keeps_the_nearest_or_the_best() -> None:
     assert found.objective == pytest.approx(-min(distances), rel=1e-5)
     data = [(torch.randn(50, 10, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 4)]
     by_loss = rc.match(
-        first, second, spec, rc.PortfolioMatcher(matchers=members, select="loss"), model=first, data=data
+        first, second, spec, rc.PortfolioMatcher(matchers=members, select="loss"), task=rc.Task(first, data)
     )
     middle = rc.barycenter([rc.as_posterior(first), rc.as_posterior(by_loss.apply(second))])
-    assert by_loss.objective == pytest.approx(-rc.score(middle, model=first, data=data).nll, rel=1e-5)
-    with pytest.raises(InvalidInputError, match="give `model` and `data`"):
+    assert by_loss.objective == pytest.approx(-rc.score(middle, rc.Task(first, data)).nll, rel=1e-5)
+    with pytest.raises(InvalidInputError, match="give `task`"):
         rc.match(first, second, spec, rc.PortfolioMatcher(matchers=members, select="loss"))
 
 
@@ -114,10 +114,14 @@ def test_a_portfolio_by_loss_takes_batch_statistics_anew() -> None:
     first, second = (nn.Sequential(nn.Linear(10, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)) for _ in range(2))
     spec, data = rc.trace_spec(first, torch.zeros(2, 10)), [(torch.randn(50, 10), torch.arange(50) % 4)]
     found = rc.match(
-        first, second, spec, rc.PortfolioMatcher(matchers=[rc.WeightMatcher()], select="loss"), model=first, data=data
+        first,
+        second,
+        spec,
+        rc.PortfolioMatcher(matchers=[rc.WeightMatcher()], select="loss"),
+        task=rc.Task(first, data),
     )
-    merged = rc.merge([first, found.apply(second)], spec, matcher=None, repair="reset", model=first, data=data)
-    assert found.objective == pytest.approx(-rc.score(merged.posterior, model=first, data=data).nll, rel=1e-5)
+    merged = rc.merge([first, found.apply(second)], spec, task=rc.Task(first, data), matcher=None, repair="reset")
+    assert found.objective == pytest.approx(-rc.score(merged.posterior, rc.Task(first, data)).nll, rel=1e-5)
 
 
 def test_precision_weighted_matching_minimises_what_it_says() -> None:

@@ -90,13 +90,13 @@ def test_by_default_an_interruption_is_an_interruption(monkeypatch: pytest.Monke
 )
 def test_a_real_signal_ends_every_long_search(matcher: rc.Matcher) -> None:
     # What is imported on first use is imported now: the signal shall come while searching.
-    rc.match(A, B, SPEC, rc.StraightThroughMatcher(epochs=1), model=A, data=DATA)
+    rc.match(A, B, SPEC, rc.StraightThroughMatcher(epochs=1), task=rc.Task(A, DATA))
     # Jobs in the background of a shell ignore the signal unless they say otherwise.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     try:
-        result = rc.match(A, B, SPEC, matcher, model=A, data=DATA, on_interrupt="return")
+        result = rc.match(A, B, SPEC, matcher, task=rc.Task(A, DATA), on_interrupt="return")
     finally:
         timer.join()
         signal.signal(signal.SIGINT, before)
@@ -109,7 +109,7 @@ def test_bounds_and_what_moved() -> None:
     assert result.gap is not None
     assert result.gap > 0
     assert sum(result.moved.values()) > 0
-    by_activations = rc.match(A, B, SPEC, "activation", model=A, data=DATA)
+    by_activations = rc.match(A, B, SPEC, "activation", task=rc.Task(A, DATA))
     assert by_activations.gap == pytest.approx(0.0, abs=1e-9)  # its groups are independent: the optimum is proven
     itself = rc.match(A, A, SPEC, "weight")
     assert itself.gap == pytest.approx(0.0, abs=1e-4)

@@ -46,18 +46,18 @@ def pair() -> tuple[nn.Module, nn.Module]:
 
 def middle_loss(first: nn.Module, second: nn.Module) -> float:
     middle = rc.barycenter([rc.as_posterior(first), rc.as_posterior(second)])
-    return rc.score(middle, model=first, data=data()).nll
+    return rc.score(middle, rc.Task(first, data())).nll
 
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_the_objective_is_minus_the_loss_half_way_and_grows(name: str, pair: tuple[nn.Module, nn.Module]) -> None:
     first, second = pair
-    found = rc.match(first, second, ARCHITECTURE.spec(first), LEARNED[name], model=first, data=data())
+    found = rc.match(first, second, ARCHITECTURE.spec(first), LEARNED[name], task=rc.Task(first, data()))
     assert found.objective == pytest.approx(-middle_loss(first, found.apply(second)), rel=1e-5)
     assert found.identity_objective == pytest.approx(-middle_loss(first, second), rel=1e-5)
     assert found.objective > found.identity_objective
     assert list(found.trace) == sorted(found.trace)
-    with pytest.raises(InvalidInputError, match="give `model` and `data`"):
+    with pytest.raises(InvalidInputError, match="give `task`"):
         rc.match(first, second, ARCHITECTURE.spec(first), LEARNED[name])
 
 
@@ -65,14 +65,14 @@ def test_the_objective_is_minus_the_loss_half_way_and_grows(name: str, pair: tup
 def test_a_loss_that_is_no_number_is_an_error(name: str, pair: tuple[nn.Module, nn.Module]) -> None:
     batch = (torch.full((4, 6), math.nan), torch.arange(4) % 3)
     with pytest.raises(InvalidInputError, match="is nan; look for inputs that are not numbers"):
-        rc.match(*pair, ARCHITECTURE.spec(pair[0]), LEARNED[name], model=pair[0], data=[batch])
+        rc.match(*pair, ARCHITECTURE.spec(pair[0]), LEARNED[name], task=rc.Task(pair[0], [batch]))
 
 
 def test_learned_matching_does_not_lose_to_weight_matching(pair: tuple[nn.Module, nn.Module]) -> None:
     first, second = pair
     spec = ARCHITECTURE.spec(first)
     by_weight = middle_loss(first, rc.match(first, second, spec, "weight").apply(second))
-    found = rc.match(first, second, spec, LEARNED["straight_through"], model=first, data=data())
+    found = rc.match(first, second, spec, LEARNED["straight_through"], task=rc.Task(first, data()))
     assert -found.objective <= by_weight + 1e-6
 
 
@@ -85,9 +85,9 @@ def test_distributions_are_drawn_between(pair: tuple[nn.Module, nn.Module]) -> N
         for m in pair
     )
     spec = ARCHITECTURE.spec(pair[0])
-    found = rc.match(first, second, spec, LEARNED["straight_through"], model=pair[0], data=data())
+    found = rc.match(first, second, spec, LEARNED["straight_through"], task=rc.Task(pair[0], data()))
     assert found.objective > found.identity_objective
-    again = rc.match(first, second, spec, LEARNED["straight_through"], model=pair[0], data=data())
+    again = rc.match(first, second, spec, LEARNED["straight_through"], task=rc.Task(pair[0], data()))
     assert again.permutation == found.permutation
 
 
@@ -102,7 +102,7 @@ def test_batch_normalisations_take_the_statistics_of_the_batch(name: str) -> Non
     first, second = normalised(0), normalised(1)
     before = {name: tensor.clone() for name, tensor in second.state_dict().items()}
     spec = rc.trace_spec(first, torch.zeros(2, 6))
-    found = rc.match(first, second, spec, LEARNED[name], model=first, data=data())
+    found = rc.match(first, second, spec, LEARNED[name], task=rc.Task(first, data()))
     moved = found.apply(second)
     middle = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).train()
     ends = [[*network.parameters()] for network in (first, moved)]
@@ -154,7 +154,7 @@ def test_the_spread_never_rises(matcher: str) -> None:
     found = rc.match_many(models, spec, matcher=matcher)
     assert list(found.trace) == sorted(found.trace, reverse=True)
     plain = rc.barycenter([rc.as_posterior(m) for m in models])
-    assert rc.score(found.center, model=models[0], data=data()).nll < rc.score(plain, model=models[0], data=data()).nll
+    assert rc.score(found.center, rc.Task(models[0], data())).nll < rc.score(plain, rc.Task(models[0], data())).nll
     samples = rc.SamplesPosterior({
         n: torch.stack([dict(m.named_parameters())[n].detach() for m in models])
         for n, _ in models[0].named_parameters()

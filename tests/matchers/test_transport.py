@@ -98,7 +98,7 @@ def test_planted_permutations_are_found_by_every_method(method: str, cost: str) 
     planted = spec.random_permutation(generator=generator(3))
     data = [(torch.randn(200, 5, generator=generator(4), dtype=torch.float64), torch.zeros(200))]
     matcher = rc.build("matcher", "transport", cost=cost, method=method, num_samples=2)
-    result = matcher.match(reference, planted.apply(reference), spec, model=model, data=data)
+    result = matcher.match(reference, planted.apply(reference), spec, task=rc.Task(model, data))
     assert result.permutation == planted.inverse()
 
 
@@ -122,7 +122,7 @@ def test_heads_are_carried_with_their_widths(method: str, cost: str) -> None:
     # A softer plan than by default, which takes a tenth of the iterations.
     regularization = 0.3 if method == "entropic" else 0.05
     matcher = rc.build("matcher", "transport", cost=cost, method=method, regularization=regularization)
-    result = matcher.match(reference, planted.apply(reference), spec, model=model)
+    result = matcher.match(reference, planted.apply(reference), spec, task=rc.Task(model, []))
     assert result.permutation == planted.inverse()
 
 
@@ -132,7 +132,7 @@ def test_heads_are_found_by_what_they_respond() -> None:
     reference = rc.PointPosterior.from_module(model)
     data = [(torch.randn(64, 3, 8, 8, generator=generator(4), dtype=torch.float64), torch.zeros(64))]
     matcher = rc.build("matcher", "transport", cost="activations")
-    result = matcher.match(reference, planted.apply(reference), spec, model=model, data=data)
+    result = matcher.match(reference, planted.apply(reference), spec, task=rc.Task(model, data))
     assert result.permutation == planted.inverse()
     assert result.objective == pytest.approx(0.0, abs=1e-8)
 
@@ -202,7 +202,7 @@ def test_bad_input() -> None:
         rc.TransportMatcher(regularization=0.0)
     with pytest.raises(ConfigError, match="cost: expected 'weights', 'moments' or 'activations'"):
         rc.TransportMatcher(cost=cast("Any", "nothing"))
-    with pytest.raises(InvalidInputError, match="give `model` and `data`"):
+    with pytest.raises(InvalidInputError, match="give `task`"):
         rc.TransportMatcher(cost="activations").match(q, q, spec)
     with pytest.raises(InvalidInputError, match="the candidate"):
         rc.TransportMatcher().couple(q, r, spec)

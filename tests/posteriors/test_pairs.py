@@ -171,10 +171,10 @@ def test_the_default_path_of_a_third_party_is_its_geodesic() -> None:
         return one.linear_path(other)
 
     first, second = (Pillar({"weight": torch.full((2, 1), c)}, {"weight": torch.ones(2, 1)}) for c in (0.0, 2.0))
-    options: dict[str, Any] = {"data": [(torch.ones(4, 1), torch.tensor([0, 1, 0, 1]))], "num_points": 3}
-    model = torch.nn.Linear(1, 2, bias=False)
-    curve = rc.barrier(first, second, model=model, num_samples=4, **options)
-    assert curve.loss[0] == pytest.approx(rc.barrier(first, first, model=model, num_samples=4, **options).loss[0])
+    task = rc.Task(torch.nn.Linear(1, 2, bias=False), [(torch.ones(4, 1), torch.tensor([0, 1, 0, 1]))])
+    options: dict[str, Any] = {"num_samples": 4, "num_points": 3}
+    curve = rc.barrier(first, second, task, **options)
+    assert curve.loss[0] == pytest.approx(rc.barrier(first, first, task, **options).loss[0])
 
 
 def test_modules_are_no_posteriors() -> None:
@@ -195,15 +195,15 @@ def test_moments_in_place_of_a_barycenter_are_stated() -> None:
         for k in (1, 3)
     ]
     exact = [rc.DiagonalGaussianPosterior(mean, scale)] * 2
-    options: dict[str, Any] = {"model": case.model, "data": case.data, "num_samples": 2}
+    options: dict[str, Any] = {"task": rc.Task(case.model, case.data), "num_samples": 2}
     for posteriors, expected in ((swag, False), (exact, True)):
         merged = rc.merge(posteriors, case.spec)
         assert merged.is_barycenter is expected
         assert merged.posterior.kind == "diagonal_gaussian"
-        soup = rc.greedy_soup(posteriors, case.spec, model=case.model, validation=case.data, num_samples=2)
+        soup = rc.greedy_soup(posteriors, case.spec, rc.Task(case.model, case.data), num_samples=2)
         assert soup.is_barycenter is (expected or len(soup.members) == 1)
         assert rc.star(posteriors, num_points=3, **options).is_barycenter is expected
-        assert rc.hull_losses(posteriors, num_places=1, **options).is_barycenter is expected
+        assert rc.hull_losses(posteriors, num_points=1, **options).is_barycenter is expected
     with pytest.raises(NoClosedFormError, match="barycenter of `LowRankGaussianPosterior`"):
         _ = rc.match_many(swag, case.spec, max_rounds=1).center
     middle = rc.moment_barycenter(swag, [1, 3])

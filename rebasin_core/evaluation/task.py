@@ -1,0 +1,60 @@
+"""What networks are run on: a model, data, a likelihood, and data for calibration, in one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from rebasin_core.evaluation.likelihood import Likelihood
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rebasin_core.evaluation.predictive import Batches
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A network module with the data on which posteriors over its parameters are matched and evaluated.
+
+    Everything that is *measured* (losses, barriers, scores) uses ``data``. Everything that is *fitted* (matching by
+    activations or by the loss, batch-normalization statistics, REPAIR) uses ``calibration``, if given.
+
+    Attributes:
+        model: Network module; its parameters are replaced by those of posterior samples, on a copy.
+        data: Batches ``(inputs, targets)``: a data loader, a list, or any iterable. It is iterated once in each call
+            that uses the task.
+        likelihood: Likelihood of the targets: an instance, a registered name (``categorical``, ``gaussian``, ...), or a
+            mapping with ``name`` and options.
+        calibration: Training batches; ``data`` if None.
+
+    Raises:
+        UnknownNameError: If no likelihood has that name.
+        ConfigError: If options of the likelihood are invalid.
+
+    Example:
+        >>> import torch
+        >>> task = Task(torch.nn.Linear(1, 2), [(torch.ones(4, 1), torch.tensor([0, 1, 0, 1]))])
+        >>> task.likelihood
+        CategoricalLikelihood()
+    """
+
+    model: nn.Module
+    data: Batches
+    likelihood: Likelihood | str = "categorical"
+    calibration: Batches | None = None
+
+    def __post_init__(self) -> None:
+        """Look the likelihood up."""
+        object.__setattr__(self, "likelihood", Likelihood.of(self.likelihood))
+
+    def held(self) -> Task:
+        """Return the same task with its batches in lists, so that they can be iterated several times."""
+        calibration = None if self.calibration is None else list(self.calibration)
+        return Task(self.model, list(self.data), self.likelihood, calibration)
+
+    @property
+    def fitting_data(self) -> Batches:
+        """The batches from which something is fitted: ``calibration``, or else ``data``."""
+        return self.data if self.calibration is None else self.calibration
