@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rebasin_core.barriers.curve import LossCurve
-    from rebasin_core.barriers.path import PathName
+    from rebasin_core.barriers.paths.base import Path as PosteriorPath
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.metric import Metric
     from rebasin_core.evaluation.predictive import Batches
@@ -148,7 +148,7 @@ def barrier(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
     calibration: Batches | None = None,
     num_points: int | None = None,
     num_samples: int | None = None,
-    path: PathName | None = None,
+    path: PosteriorPath | str | Mapping[str, object] | None = None,
     metric: Metric | str | Mapping[str, object] | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
