@@ -26,7 +26,7 @@ def test_law_holds_on_a_gpu(check: Check) -> None:
 
 def test_on_a_device_only_what_meets_it_is_tried() -> None:
     checks = conformance_checks("rebasin-core", registry=BUILTIN, device="cuda")
-    families = {"assignment", "barrier", "inference", "likelihood", "matcher", "metric", "posterior"}
+    families = {"assignment", "barrier", "inference", "likelihood", "matcher", "metric", "path", "posterior"}
     assert {check.entry.family for check in checks} == families
     assert all(str(check).endswith(":cuda") for check in checks)
 

@@ -26,7 +26,7 @@ from rebasin_core.testing.cases import network
 from rebasin_core.testing.examples.posteriors import POSTERIORS
 
 # Dataclasses that are no results: what a strategy or a rule is given to work on, while it works.
-WORK = {rc.Call, rc.MatchProblem}
+WORK = {rc.Call, rc.MatchProblem, rc.PathProblem}
 
 
 def nested_layout() -> rc.Layout:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from rebasin_core.barriers.curve import LossCurve
-    from rebasin_core.barriers.path import PathName
+    from rebasin_core.barriers.paths.base import Path
     from rebasin_core.evaluation.metric import Metric
     from rebasin_core.evaluation.networks import EvaluationOptions
     from rebasin_core.evaluation.task import Task
@@ -30,7 +30,7 @@ def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options th
     estimator: BarrierEstimator | str | Mapping[str, object] | None = None,
     num_points: int | None = None,
     num_samples: int | None = None,
-    path: PathName | None = None,
+    path: Path | str | Mapping[str, object] | None = None,
     metric: Metric | str | Mapping[str, object] | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,

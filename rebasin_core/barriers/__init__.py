@@ -5,8 +5,17 @@ from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
 from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.barriers.curved import CurvedBarrier
 from rebasin_core.barriers.marginalized import MarginalizedBarrier
-from rebasin_core.barriers.path import Path, PathName
 from rebasin_core.barriers.path_barrier import AbstractNetworkBarrier, AbstractPathBarrier
+from rebasin_core.barriers.paths import (
+    AutoPath,
+    CoupledPath,
+    MixturePath,
+    MomentsPath,
+    Path,
+    PathProblem,
+    SamplesPath,
+    WassersteinPath,
+)
 from rebasin_core.barriers.pointwise import PointwiseBarrier
 from rebasin_core.barriers.repaired import AbstractAdjustedBarrier, RepairBarrier, ResetBarrier
 
@@ -14,15 +23,21 @@ __all__ = [
     "AbstractAdjustedBarrier",
     "AbstractNetworkBarrier",
     "AbstractPathBarrier",
+    "AutoPath",
     "BarrierEstimator",
     "BarrierProblem",
+    "CoupledPath",
     "CurvedBarrier",
     "LossCurve",
     "MarginalizedBarrier",
+    "MixturePath",
+    "MomentsPath",
     "Path",
     "PathAdjustment",
-    "PathName",
+    "PathProblem",
     "PointwiseBarrier",
     "RepairBarrier",
     "ResetBarrier",
+    "SamplesPath",
+    "WassersteinPath",
 ]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Literal, final
 from pydantic import Field
 from typing_extensions import override
 
-from rebasin_core.barriers.path import Path
 from rebasin_core.barriers.path_barrier import AbstractPathBarrier
 
 if TYPE_CHECKING:
@@ -58,4 +57,4 @@ class MarginalizedBarrier(AbstractPathBarrier):
 
     @override
     def _path(self, problem: BarrierProblem) -> Callable[[float], Posterior]:
-        return Path(problem.reference, problem.candidate, self.path, num_samples=self.num_samples, seed=problem.seed)
+        return self.path.between(problem.reference, problem.candidate, num_samples=self.num_samples, seed=problem.seed)

@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
 from rebasin_core.barriers.curve import LossCurve, excess_over_chord
-from rebasin_core.barriers.path import Path, PathName
+from rebasin_core.barriers.paths.auto import AutoPath
+from rebasin_core.barriers.paths.base import Path
 from rebasin_core.barriers.refine import NumPoints, path_grid, refine_maximum
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.loss import LossEstimate
@@ -41,8 +42,8 @@ class AbstractPathBarrier(BarrierEstimator):
     num_points: NumPoints = 11
     """Number of points on the path, endpoints included: odd, at least 3."""
 
-    path: PathName = "auto"
-    """The path between the endpoints."""
+    path: Path = AutoPath()
+    """The path between the endpoints; by default the 2-Wasserstein geodesic where it is known."""
 
     tolerance: Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None = None
     """If given, points are added around the maximum until, by parabolic interpolation, the height is within this
@@ -150,7 +151,7 @@ class AbstractNetworkBarrier(AbstractPathBarrier):
         """Return the path between the means of the endpoints: the mean of the path at each t."""
         reference = _mean(problem.reference)
         candidate = _mean(problem.candidate)
-        path = Path(reference, candidate, self.path, num_samples=1, seed=problem.seed)
+        path = self.path.between(reference, candidate, num_samples=1, seed=problem.seed)
         return lambda t: _mean(path(t))
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rebasin_core.architectures.base import Architecture
     from rebasin_core.assignment.base import AssignmentSolver
     from rebasin_core.barriers.base import BarrierEstimator
+    from rebasin_core.barriers.paths.base import Path
     from rebasin_core.config.inference import InferenceConfig
     from rebasin_core.data.base import DataSource
     from rebasin_core.evaluation.likelihood import Likelihood
@@ -153,6 +154,21 @@ def rebasin_barriers() -> Sequence[type[BarrierEstimator]]:
         barriers.ResetBarrier,
         barriers.RepairBarrier,
         barriers.CurvedBarrier,
+    ]
+
+
+@hookimpl
+def rebasin_paths() -> Sequence[type[Path]]:
+    """Return the paths between posteriors."""
+    from rebasin_core.barriers import paths
+
+    return [
+        paths.AutoPath,
+        paths.WassersteinPath,
+        paths.CoupledPath,
+        paths.MomentsPath,
+        paths.SamplesPath,
+        paths.MixturePath,
     ]
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rebasin_core.architectures.base import Architecture
     from rebasin_core.assignment.base import AssignmentSolver
     from rebasin_core.barriers.base import BarrierEstimator
+    from rebasin_core.barriers.paths.base import Path as PosteriorPath
     from rebasin_core.config.inference import InferenceConfig
     from rebasin_core.data.base import DataSource
     from rebasin_core.evaluation.likelihood import Likelihood
@@ -80,6 +81,10 @@ class HookSpecs:
         """Return the classes of barrier estimators."""
 
     @hookspec
+    def rebasin_paths(self) -> Sequence[type[PosteriorPath]]:
+        """Return the classes of paths between posteriors."""
+
+    @hookspec
     def rebasin_posteriors(self) -> Sequence[type[Posterior]]:
         """Return the classes of posteriors, so that their files can be read."""
 
@@ -114,6 +119,7 @@ HOOKS: dict[str, str] = {
     "metric": "rebasin_metrics",
     "matcher": "rebasin_matchers",
     "barrier": "rebasin_barriers",
+    "path": "rebasin_paths",
     "posterior": "rebasin_posteriors",
     "posterior_adapter": "rebasin_posterior_adapters",
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 from rebasin_core.architectures.base import Architecture
 from rebasin_core.assignment.base import AssignmentSolver
 from rebasin_core.barriers.base import BarrierEstimator
+from rebasin_core.barriers.paths.base import Path
 from rebasin_core.config.base import StrategyConfig
 from rebasin_core.config.reading import parse_strategy
 from rebasin_core.data.base import DataSource
@@ -38,6 +39,7 @@ INTERFACES: Mapping[str, type[Any]] = {
     "likelihood": Likelihood,
     "matcher": Matcher,
     "metric": Metric,
+    "path": Path,
     "posterior": Posterior,
     "posterior_adapter": PosteriorAdapter,
     "operator_rules": OperatorRules,

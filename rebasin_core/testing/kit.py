@@ -24,6 +24,7 @@ from rebasin_core.testing import (  # ruff: ignore[unused-import] - importing th
     metric_laws,
     model_laws,
     pair_laws,
+    path_laws,
     posterior_laws,
 )
 from rebasin_core.testing.examples.registered import examples_of
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _CPU = torch.device("cpu")
-_ON_DEVICES = frozenset({"assignment", "barrier", "inference", "likelihood", "matcher", "metric", "posterior"})
+_ON_DEVICES = frozenset({"assignment", "barrier", "inference", "likelihood", "matcher", "metric", "path", "posterior"})
 
 
 @final

@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from rebasin_core import GaussianLikelihood, HeteroscedasticGaussianLikelihood, Registry, RunConfig
+from rebasin_core import (
+    EvaluationOptions,
+    GaussianLikelihood,
+    HeteroscedasticGaussianLikelihood,
+    MarginalizedBarrier,
+    Registry,
+    ResetBarrier,
+    RunConfig,
+)
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.config.schema import run_schema
@@ -41,6 +49,31 @@ def test_a_likelihood_is_given_by_name_with_options_or_not_at_all(builtin_regist
     assert given.likelihood == GaussianLikelihood(scale=0.5)
 
 
+def test_barriers_metrics_and_paths_are_given_by_name_or_with_options(builtin_registry: Registry) -> None:
+    assert read(MINIMAL, builtin_registry).barrier == MarginalizedBarrier()
+    text = """
+barrier:
+  name: reset
+  estimator:
+    name: marginalized
+    num_points: 5
+    path: moments
+    metric: {name: gibbs}
+    tolerance: 0.01
+    evaluation: {method: loop, antithetic: true}
+"""
+    inner = MarginalizedBarrier(
+        num_points=5,
+        path="moments",
+        metric="gibbs",
+        tolerance=0.01,
+        evaluation=EvaluationOptions(method="loop", antithetic=True),
+    )
+    config = read(MINIMAL + text, builtin_registry)
+    assert config.barrier == ResetBarrier(estimator=inner)
+    assert read(config.model_dump_json(), builtin_registry) == config
+
+
 @pytest.mark.parametrize(
     ("text", "messages"),
     [
@@ -65,6 +98,14 @@ def test_a_likelihood_is_given_by_name_with_options_or_not_at_all(builtin_regist
             MINIMAL + "likelihood: gaussian\nnoise_scale: 0.2",
             ["`noise_scale` is for the likelihood `auto`, got 0.2", "{name: gaussian, scale: ...}"],
         ),
+        (
+            MINIMAL + "barrier: {name: repair, estimator: {name: marginalized, num_points: 4, path: moment}}",
+            [
+                "run.yaml:3: barrier.estimator.num_points: expected an odd number of points",
+                "run.yaml:3: barrier.estimator.path.name: no path 'moment'; did you mean 'moments'",
+            ],
+        ),
+        (MINIMAL + "barrier: {name: reset, num_points: 3}", ["run.yaml:3: barrier.num_points: unknown option"]),
         (MINIMAL + "barrier: {num_points: 3}", ["run.yaml:3: barrier: expected the name of a barrier"]),
         (MINIMAL + "reference: {seed: 1, path: x}", ["run.yaml:3: reference: give either `seed`"]),
         (

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rebasin_core as rc
-from rebasin_core.barriers import Path
+from rebasin_core.barriers import AutoPath
 from rebasin_core.errors import InvalidInputError, NoClosedFormError
 from rebasin_core.posteriors import (
     PosteriorPath,
@@ -86,8 +86,8 @@ def test_what_has_no_coupled_path_travels_as_samples_by_default() -> None:
         coupled_path(first, second)
     with pytest.raises(NoClosedFormError, match="no coupled path between posteriors of kind 'low_rank_gaussian' and"):
         coupled_path(first, rc.PointPosterior(tensors(0)))
-    assert Path(first, second, "auto", num_samples=4)(0.25).kind == "samples"
-    assert Path(first, swag(1, 2), "auto")(0.25).kind == "low_rank_gaussian"
+    assert AutoPath().between(first, second, num_samples=4)(0.25).kind == "samples"
+    assert AutoPath().between(first, swag(1, 2))(0.25).kind == "low_rank_gaussian"
 
 
 def test_displacement_path_moves_paired_samples_on_lines() -> None:
