@@ -17,6 +17,10 @@ class InvalidInputError(RebasinError, ValueError):
     """A value given by the caller cannot be used: wrong shape, range, dtype or content."""
 
 
+class DivergenceError(RebasinError, ArithmeticError):
+    """Training diverged: a loss or a parameter became NaN or infinite."""
+
+
 class SpecError(RebasinError, ValueError):
     """A permutation specification is inconsistent, or does not fit the tensors it is given."""
 

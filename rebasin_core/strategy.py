@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 FAMILY_KEY = "x-family"
 """In a JSON schema, marks the place of any strategy of a family."""
 
-_REWORDED = "rebasin"
+REWORDED = "rebasin"
+"""The type of validation problems that are in the words of this project already."""
+
 _TEMPLATE = "{sentence}"
 
 
@@ -88,7 +90,8 @@ class Options(BaseModel):
         Returns:
             The text; equal options give equal texts.
         """
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        # Through pydantic's own JSON, where infinity is a text: JSON has no number for it.
+        return json.dumps(json.loads(self.model_dump_json()), sort_keys=True, separators=(",", ":"))
 
 
 Lookup: TypeAlias = "Callable[[str, str], type[Strategy]]"
@@ -253,15 +256,18 @@ def _default_lookup() -> Lookup:
 
 
 def _dumped(strategy: Strategy, info: core_schema.SerializationInfo) -> dict[str, Any]:
-    return strategy.model_dump(mode=info.mode)
+    if info.mode != "json":
+        return strategy.model_dump(mode=info.mode)
+    options: dict[str, Any] = json.loads(strategy.model_dump_json())
+    return options
 
 
 def _problem(sentence: str) -> PydanticCustomError:
-    return PydanticCustomError(_REWORDED, _TEMPLATE, {"sentence": sentence})
+    return PydanticCustomError(REWORDED, _TEMPLATE, {"sentence": sentence})
 
 
 def _reworded(options: type[Options], problem: ErrorDetails) -> InitErrorDetails:
-    sentence = problem["msg"] if problem["type"] == _REWORDED else _sentence(options, problem)
+    sentence = problem["msg"] if problem["type"] == REWORDED else _sentence(options, problem)
     return {"type": _problem(sentence), "loc": problem["loc"], "input": problem["input"]}
 
 

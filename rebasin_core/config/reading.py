@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from rebasin_core.config.base import StrategyConfig
 from rebasin_core.errors import ConfigError, RebasinError, nearest
-from rebasin_core.strategy import Strategy
+from rebasin_core.strategy import REWORDED, Strategy
 
 if TYPE_CHECKING:
     from rebasin_core.config.document import Document, Location
@@ -156,6 +156,6 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any]) -> str:
         return "is missing"
     text = str(problem["msg"]).removeprefix("Value error, ")
     given = problem.get("input")
-    if isinstance(given, Mapping | BaseModel) or "got " in text:
+    if problem["type"] == REWORDED or isinstance(given, Mapping | BaseModel) or "got " in text:
         return text
     return f"{text[:1].lower()}{text[1:]}, got {given!r}"

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validat
 from rebasin_core.config.architecture import ArchitectureConfig
 from rebasin_core.config.barrier import BarrierConfig, MarginalizedBarrierConfig
 from rebasin_core.config.dataset import DatasetConfig
-from rebasin_core.config.inference import InferenceConfig, MeanFieldVIConfig
 from rebasin_core.config.spec import SpecConfig
+from rebasin_core.inference.base import Inference
+from rebasin_core.inference.mean_field_vi import MeanFieldVI
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.matchers.wasserstein import WassersteinMatcher
 from rebasin_core.matchers.weight import WeightMatcher
@@ -28,9 +29,7 @@ class PosteriorSource(BaseModel):
         None, ge=0, description="Seed of its initialisation, batches and noise, when it is trained."
     )
     path: Path | None = Field(None, description="A posterior saved by this library, or a safetensors checkpoint.")
-    inference: SerializeAsAny[InferenceConfig] | None = Field(
-        None, description="How it is trained, if not as the whole run says."
-    )
+    inference: Inference | None = Field(None, description="How it is trained, if not as the whole run says.")
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -57,8 +56,8 @@ class RunConfig(BaseModel):
     spec: SerializeAsAny[SpecConfig] | None = Field(
         None, description="Its symmetries, if not those that the architecture gives."
     )
-    inference: SerializeAsAny[InferenceConfig] = Field(
-        default_factory=MeanFieldVIConfig, description="How posteriors are trained; `mean_field_vi` if not given."
+    inference: Inference = Field(
+        default_factory=MeanFieldVI, description="How posteriors are trained; `mean_field_vi` if not given."
     )
     reference: PosteriorSource = Field(
         default_factory=lambda: _trained(1), description="The posterior that stays; by default trained from seed 1."

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from rebasin_core.config.architecture import ArchitectureConfig
 from rebasin_core.config.barrier import BarrierConfig
 from rebasin_core.config.dataset import DatasetConfig
-from rebasin_core.config.inference import InferenceConfig
 from rebasin_core.config.run import RunConfig
 from rebasin_core.config.spec import SpecConfig
 from rebasin_core.strategy import FAMILY_KEY
@@ -15,10 +14,7 @@ from rebasin_core.strategy import FAMILY_KEY
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_OLD = {
-    base.family: base.__name__
-    for base in (ArchitectureConfig, BarrierConfig, DatasetConfig, InferenceConfig, SpecConfig)
-}
+_OLD = {base.family: base.__name__ for base in (ArchitectureConfig, BarrierConfig, DatasetConfig, SpecConfig)}
 
 
 def run_schema(strategies: Mapping[str, Iterable[type[Any]]]) -> dict[str, Any]:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from rebasin_core.config.architecture import ArchitectureConfig
     from rebasin_core.config.barrier import BarrierConfig
     from rebasin_core.config.dataset import DatasetConfig
-    from rebasin_core.config.inference import InferenceConfig
     from rebasin_core.config.spec import SpecConfig
     from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.inference.base import Inference
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.adapter import PosteriorAdapter
     from rebasin_core.posteriors.base import Posterior
@@ -55,8 +55,8 @@ class HookSpecs:
         """Return the configuration classes of data sets."""
 
     @hookspec
-    def rebasin_inferences(self) -> Sequence[type[InferenceConfig]]:
-        """Return the configuration classes of inference methods."""
+    def rebasin_inferences(self) -> Sequence[type[Inference]]:
+        """Return the classes of inference methods."""
 
     @hookspec
     def rebasin_assignments(self) -> Sequence[type[AssignmentSolver]]:

@@ -12,6 +12,7 @@ from rebasin_core.config.base import StrategyConfig
 from rebasin_core.config.reading import parse_strategy
 from rebasin_core.errors import BrokenPluginWarning, PluginError, UnknownNameError, nearest
 from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.inference.base import Inference
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.discovery import PluginStatus, load_plugins, new_manager
 from rebasin_core.plugin.hookspecs import HOOKS
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 INTERFACES: Mapping[str, type[Any]] = {
     "assignment": AssignmentSolver,
+    "inference": Inference,
     "likelihood": Likelihood,
     "matcher": Matcher,
     "posterior": Posterior,
