@@ -75,11 +75,7 @@ from rebasin_core.barriers import (
     ResetBarrier,
 )
 from rebasin_core.bilinear import Channels, UnitSimilarity, unit_similarities
-from rebasin_core.config import (
-    InferenceConfig,
-    RunConfig,
-    StrategyConfig,
-)
+from rebasin_core.config import RunConfig
 from rebasin_core.coupling.coupling import Coupling
 from rebasin_core.data import DataSource, DataSplits, Examples, Target, TensorBatches
 from rebasin_core.errors import RebasinError, RebasinWarning
@@ -187,6 +183,7 @@ from rebasin_core.specs import (
     table_spec,
     to_git_rebasin,
 )
+from rebasin_core.strategy import Strategy
 from rebasin_core.studies import RunResult, load_run, run
 from rebasin_core.symmetry import (
     Atom,
@@ -263,7 +260,6 @@ __all__ = [
     "HeteroscedasticGaussianLikelihood",
     "HullLosses",
     "Inference",
-    "InferenceConfig",
     "KLMatcher",
     "KroneckerGaussianPosterior",
     "Layout",
@@ -318,7 +314,7 @@ __all__ = [
     "SpecFactory",
     "Star",
     "StraightThroughMatcher",
-    "StrategyConfig",
+    "Strategy",
     "Summary",
     "TableSpec",
     "Target",

@@ -21,6 +21,10 @@ class NoClosedFormError(InvalidInputError):
     """No distance, divergence, path or barycenter of these posteriors is known."""
 
 
+class DivergenceError(RebasinError, ArithmeticError):
+    """Training diverged: a loss or a parameter became NaN or infinite."""
+
+
 class SpecError(RebasinError, ValueError):
     """A permutation specification is inconsistent, or does not fit the tensors it is given."""
 

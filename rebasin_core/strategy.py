@@ -283,7 +283,10 @@ def _canonical(value: Any) -> Any:  # ruff: ignore[any-type] - any JSON value
 
 
 def _dumped(strategy: Strategy, info: core_schema.SerializationInfo) -> dict[str, Any]:
-    return strategy.model_dump(mode=info.mode)
+    if info.mode != "json":
+        return strategy.model_dump(mode=info.mode)
+    options: dict[str, Any] = json.loads(strategy.model_dump_json())
+    return options
 
 
 def _problem(sentence: str) -> PydanticCustomError:

@@ -81,8 +81,8 @@ def values() -> dict[str, Any]:
         "diagnostics": rc.ChainDiagnostics({"w": torch.ones(2)}, {"w": torch.ones(2)}, (1.0, 0.5), 2, 3),
         "run": rc.RunResult(Path("runs"), {}, {"weight": 1.0, "other": None}, {}, "cpu"),
         "evaluation": rc.EvaluationOptions(method="loop"),
-        "optimizer": rc.OptimizerSpec("Adam", {"lr": 0.1}),
-        "schedule": rc.ScheduleSpec("CosineAnnealingLR", {"T_max": 3}),
+        "optimizer": rc.OptimizerSpec(name="Adam", lr=0.1),
+        "schedule": rc.ScheduleSpec(name="CosineAnnealingLR", T_max=3),
         "splits": rc.DataSplits(
             rc.Examples(torch.zeros(2, 1), torch.tensor([0, 1])),
             rc.Examples(torch.ones(2, 1), torch.tensor([1, 0])),

@@ -80,8 +80,8 @@ class Cell:
 
     def inference(self) -> rc.Inference:
         """How it is trained."""
-        optimizer = rc.OptimizerSpec("Adam", {"lr": self.rate, "fused": True})
-        schedule = rc.ScheduleSpec("CosineAnnealingLR", {"T_max": self.epochs})
+        optimizer = rc.OptimizerSpec(name="Adam", lr=self.rate, fused=True)
+        schedule = rc.ScheduleSpec(name="CosineAnnealingLR", T_max=self.epochs)
         if self.method == "map":
             return rc.MAPInference(
                 epochs=self.epochs, optimizer=optimizer, schedule=schedule, prior_scale=self.prior_scale

@@ -30,8 +30,8 @@ def fitted(pair: Pair, end: rc.PointPosterior, images: rc.Examples) -> rc.Poster
     pair.model.load_state_dict({**end.mean, **end.buffers}, strict=False)
     method = rc.MeanFieldVI(
         epochs=3,
-        optimizer=rc.OptimizerSpec("Adam", {"lr": 5e-4, "fused": True}),
-        schedule=rc.ScheduleSpec("CosineAnnealingLR", {"T_max": 3}),
+        optimizer=rc.OptimizerSpec(name="Adam", lr=5e-4, fused=True),
+        schedule=rc.ScheduleSpec(name="CosineAnnealingLR", T_max=3),
         prior_scale=0.1,
         kl_weight=0.05,
         moped=0.1,

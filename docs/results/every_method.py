@@ -19,7 +19,7 @@ import rebasin_core as rc
 from rebasin_core.evaluation import FunctionalModel, LossEstimate, held_batches, predict
 from rebasin_core.tensors.statistics import mean_stderr
 
-ADAM = rc.OptimizerSpec("Adam", {"lr": 1e-3})
+ADAM = rc.OptimizerSpec(name="Adam", lr=1e-3)
 
 
 def methods(scale: float) -> dict[str, rc.Inference]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from every_method import scores, write
-from rebasin_posteriors import PosteriorsChain, PosteriorsVI
+from rebasin_posteriors import PosteriorsSGHMC, PosteriorsSGLD, PosteriorsVI
 from uci_posteriors import score, unit_of
 
 import rebasin_core as rc
@@ -29,13 +29,13 @@ def methods(epochs: int, rate: float, step: float, scale: float) -> dict[str, rc
     """Return pairs of methods, ours first."""
     burn_in, root = epochs // 2, math.sqrt(step)
     chain = {"epochs": epochs, "burn_in": burn_in, "prior_scale": scale}
-    adam = rc.OptimizerSpec("Adam", {"lr": 1e-3})
+    adam = rc.OptimizerSpec(name="Adam", lr=1e-3)
     start = {"epochs": epochs, "initial_stddev": 0.01, "prior_scale": scale}
     return {
         "sgld": rc.SGLD(learning_rate=rate, **chain),
-        "sgld, library": PosteriorsChain(sampler="sgld", learning_rate=rate, **chain),
+        "sgld, library": PosteriorsSGLD(learning_rate=rate, **chain),
         "sghmc": rc.SGHMC(learning_rate=step, momentum_decay=0.1, **chain),
-        "sghmc, library": PosteriorsChain(sampler="sghmc", learning_rate=root, friction=0.1 / root, **chain),
+        "sghmc, library": PosteriorsSGHMC(learning_rate=root, friction=0.1 / root, **chain),
         "mean_field_vi": rc.MeanFieldVI(optimizer=adam, **start),
         "mean_field_vi, library": PosteriorsVI(learning_rate=1e-3, **start),
     }

@@ -20,8 +20,8 @@ import torch
 import rebasin_core as rc
 from rebasin_core.evaluation import FunctionalModel, LossEstimate, held_batches, predict
 
-ADAM = rc.OptimizerSpec("Adam", {"lr": 0.01})
-LATE = rc.ScheduleSpec("CosineAnnealingLR", {"T_max": 200})
+ADAM = rc.OptimizerSpec(name="Adam", lr=0.01)
+LATE = rc.ScheduleSpec(name="CosineAnnealingLR", T_max=200)
 METHODS: dict[str, rc.Inference] = {
     "map": rc.MAPInference(epochs=200, optimizer=ADAM, schedule=LATE),
     "mean_field_vi": rc.MeanFieldVI(epochs=400, optimizer=ADAM, prior_scale=1.0),

@@ -42,8 +42,8 @@ def trained(root: Path, count: int, width: int) -> tuple[torch.nn.Module, rc.Per
     """Return the model, its symmetries, the trained networks, and test data."""
     data = rc.build("dataset", name="mnist", root=root).load()
     architecture = rc.MLPArchitecture(hidden=[width] * 3)
-    optimizer, schedule = rc.OptimizerSpec("Adam", {"lr": 1e-3, "fused": True}), ("CosineAnnealingLR", {"T_max": 5})
-    method = rc.MAPInference(epochs=5, optimizer=optimizer, schedule=rc.ScheduleSpec(*schedule))
+    optimizer = rc.OptimizerSpec(name="Adam", lr=1e-3, fused=True)
+    method = rc.MAPInference(epochs=5, optimizer=optimizer, schedule=rc.ScheduleSpec(name="CosineAnnealingLR", T_max=5))
     networks: list[rc.Posterior] = []
     for seed in range(count):
         model = architecture.build(data.input_shape, 10, generator=torch.Generator().manual_seed(seed))

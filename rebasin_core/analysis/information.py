@@ -11,7 +11,7 @@ import torch
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.capabilities import AbstractLogDensity
 from rebasin_core.symmetry.permutation import Permutation
-from rebasin_core.tensors.statistics import mean_stderr
+from rebasin_core.tensors.statistics import mean_stderr, symmetrization_bound
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,18 +93,26 @@ def permutation_information(
     upper: list[float] = []
     for _ in range(num_samples):
         sample = posterior.sample(generator=generator)
-        here = posterior.log_prob(sample)
-
-        def ratios(elements: list[Permutation], sample: dict[str, Tensor] = sample, here: Tensor = here) -> Tensor:
-            there = [posterior.log_prob(element.apply(sample)) - here for element in elements]
-            return torch.stack([torch.zeros_like(here), *there]).double()
-
         uniform = [Permutation.random(layout, generator=generator) for _ in range(num_elements)]
-        lower.append(math.log(num_elements + 1) - ratios(uniform).logsumexp(0).item())
-        upper.append(order - ratios(exchanges).logsumexp(0).item())
-    bounds = [torch.tensor(values, dtype=torch.float64) for values in (lower, upper)]
-    low, high = (min(max(values.mean().item(), 0.0), order) for values in bounds)
-    return PermutationInformation(low, mean_stderr(bounds[0]).item(), high, mean_stderr(bounds[1]).item(), order)
+        log_ratios = _log_ratios(posterior, sample, uniform)
+        lower.append(symmetrization_bound(log_ratios[0], log_ratios[1:]).item())
+        upper.append(order - _log_ratios(posterior, sample, exchanges).logsumexp(0).item())
+    low, low_stderr = _mean(lower, order)
+    high, high_stderr = _mean(upper, order)
+    return PermutationInformation(low, low_stderr, high, high_stderr, order)
+
+
+def _log_ratios(posterior: AbstractLogDensity, sample: dict[str, Tensor], elements: list[Permutation]) -> Tensor:
+    r"""Return $\log q(g\theta) / q(\theta)$ for the identity and the given elements, in float64."""
+    log_density = posterior.log_prob(sample)
+    permuted = [posterior.log_prob(element.apply(sample)) - log_density for element in elements]
+    return torch.stack([torch.zeros_like(log_density), *permuted]).double()
+
+
+def _mean(values: list[float], order: float) -> tuple[float, float]:
+    r"""Return mean and standard error of bounds, the mean clipped to the range of the information."""
+    bounds = torch.tensor(values, dtype=torch.float64)
+    return min(max(bounds.mean().item(), 0.0), order), mean_stderr(bounds).item()
 
 
 def _exchanges(layout: Layout, count: int, generator: torch.Generator) -> list[Permutation]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 
 import click
 
-from rebasin_core.errors import LawViolationError, PluginError, StorageError
+from rebasin_core.errors import DivergenceError, LawViolationError, PluginError, StorageError
 from rebasin_core.plugin.hookspecs import HOOKS
 from rebasin_core.report.table import barrier_table, best_alignment
 
@@ -43,7 +43,8 @@ def exit_code(error: RebasinError) -> ExitCode:
     """
     if isinstance(error, StorageError):
         return ExitCode.STORAGE
-    return ExitCode.FAILED if isinstance(error, PluginError | LawViolationError) else ExitCode.MISTAKE
+    failed = isinstance(error, DivergenceError | LawViolationError | PluginError)
+    return ExitCode.FAILED if failed else ExitCode.MISTAKE
 
 
 def print_result(result: RunResult, report: Path) -> None:

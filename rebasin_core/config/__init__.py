@@ -1,35 +1,8 @@
-"""Validated options: one pydantic model a strategy, and the run file."""
+"""Run files: their options, reading them with line numbers, and their JSON schema."""
 
-from rebasin_core.config.base import FAMILIES, StrategyConfig, family_of
-from rebasin_core.config.inference import (
-    DeepEnsembleConfig,
-    InferenceConfig,
-    MAPConfig,
-    MCDropoutConfig,
-    MeanFieldVIConfig,
-    SGHMCConfig,
-    SGLDConfig,
-    SnapshotEnsembleConfig,
-    SWAGConfig,
-)
-from rebasin_core.config.optimizer import OptimizerConfig, ScheduleConfig
+from rebasin_core.config.document import Document
+from rebasin_core.config.reading import read_config
 from rebasin_core.config.run import PosteriorSource, RunConfig
+from rebasin_core.config.schema import run_schema
 
-__all__ = [
-    "FAMILIES",
-    "DeepEnsembleConfig",
-    "InferenceConfig",
-    "MAPConfig",
-    "MCDropoutConfig",
-    "MeanFieldVIConfig",
-    "OptimizerConfig",
-    "PosteriorSource",
-    "RunConfig",
-    "SGHMCConfig",
-    "SGLDConfig",
-    "SWAGConfig",
-    "ScheduleConfig",
-    "SnapshotEnsembleConfig",
-    "StrategyConfig",
-    "family_of",
-]
+__all__ = ["Document", "PosteriorSource", "RunConfig", "read_config", "run_schema"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
+from annotated_types import MinLen
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    SerializeAsAny,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
     SerializerFunctionWrapHandler,
     WithJsonSchema,
     WrapSerializer,
@@ -20,14 +21,15 @@ from pydantic import (
 from rebasin_core.architectures.base import Architecture
 from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.barriers.marginalized import MarginalizedBarrier
-from rebasin_core.config.inference import InferenceConfig, MeanFieldVIConfig
 from rebasin_core.data.base import DataSource
 from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.inference.base import Inference
+from rebasin_core.inference.mean_field_vi import MeanFieldVI
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.matchers.wasserstein import WassersteinMatcher
 from rebasin_core.matchers.weight import WeightMatcher
 from rebasin_core.specs.base import SpecFactory
-from rebasin_core.strategy import FAMILY_KEY
+from rebasin_core.strategy import FAMILY_KEY, Options
 
 Split = Literal["test", "train"]
 _AUTO = "auto"
@@ -51,18 +53,17 @@ AutoOrLikelihood: TypeAlias = Annotated[
 """A likelihood; None, written as ``auto`` in run files, for the one that fits the data set."""
 
 
-class PosteriorSource(BaseModel):
+class PosteriorSource(Options):
     """Where a posterior comes from: trained from a seed, or loaded from a file. Exactly one of the two."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    seed: NonNegativeInt | None = None
+    """Seed of the initialization, the batches and the noise, if the posterior is trained."""
 
-    seed: int | None = Field(
-        None, ge=0, description="Seed of its initialisation, batches and noise, when it is trained."
-    )
-    path: Path | None = Field(None, description="A posterior saved by this library, or a safetensors checkpoint.")
-    inference: SerializeAsAny[InferenceConfig] | None = Field(
-        None, description="How it is trained, if not as the whole run says."
-    )
+    path: Path | None = None
+    """A posterior saved by this library, or a safetensors checkpoint."""
+
+    inference: Inference | None = None
+    """The inference method; that of the run if not given."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -75,59 +76,70 @@ class PosteriorSource(BaseModel):
         return self
 
 
-def _trained(seed: int) -> PosteriorSource:
-    return PosteriorSource(seed=seed)
+class RunConfig(Options):
+    """A whole run: two posteriors, aligned by every matcher, and the barriers before and after.
 
+    Raises:
+        ConfigError: If an option is unknown, missing or out of range.
+    """
 
-class RunConfig(BaseModel):
-    """A whole run: two posteriors, aligned by every matcher, and the barriers before and after."""
+    data: DataSource
+    """The data set."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    architecture: Architecture
+    """The network."""
 
-    data: DataSource = Field(description="The data set.")
-    architecture: Architecture = Field(description="The network.")
-    spec: SpecFactory | None = Field(None, description="Its symmetries, if not those that the architecture gives.")
-    inference: SerializeAsAny[InferenceConfig] = Field(
-        default_factory=MeanFieldVIConfig, description="How posteriors are trained; `mean_field_vi` if not given."
-    )
-    reference: PosteriorSource = Field(
-        default_factory=lambda: _trained(1), description="The posterior that stays; by default trained from seed 1."
-    )
-    candidate: PosteriorSource = Field(
-        default_factory=lambda: _trained(2),
-        description="The posterior that is moved; by default trained from seed 2.",
-    )
-    matchers: tuple[Matcher, ...] = Field(
-        default_factory=lambda: (WeightMatcher(), WassersteinMatcher()),
-        min_length=1,
-        description="The matchers, each tried on its own, names must differ; `weight` and `wasserstein` if not given.",
-    )
-    barrier: BarrierEstimator = Field(
-        default_factory=MarginalizedBarrier,
-        description="How barriers are estimated; by default `marginalized`.",
-    )
-    splits: tuple[Split, ...] = Field(("test",), min_length=1, description="On which examples barriers are estimated.")
-    batch_size: int = Field(128, ge=1, description="Training examples a batch.")
-    evaluation_batch_size: int = Field(1000, ge=1, description="Examples a batch when nothing is trained.")
-    num_train: Annotated[int, Field(ge=1)] | None = Field(None, description="Train on the first examples only.")
-    num_test: Annotated[int, Field(ge=1)] | None = Field(None, description="Test on the first examples only.")
-    validation_fraction: float = Field(
-        0.0, ge=0, lt=1, description="Part of the training examples that is held out to stop training early."
-    )
-    likelihood: AutoOrLikelihood = Field(
-        None,
-        description="The likelihood; by default `auto`: `categorical` for classes, `gaussian` with the scale "
-        "`noise_scale` for numbers.",
-        json_schema_extra={"default": _AUTO},
-    )
-    noise_scale: float = Field(
-        _NOISE_SCALE,
-        gt=0,
-        description="Standard deviation of the noise of numbers, in units of the targets, if the likelihood is `auto`.",
-    )
-    seed: int = Field(0, ge=0, description="Seed of matching and of the barrier's samples.")
-    device: str = Field("auto", description="`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, ...")
-    dtype: Literal["float32", "float64"] = Field("float32", description="Floating-point precision.")
+    spec: SpecFactory | None = None
+    """Source of the permutation symmetries; the architecture itself if not given."""
+
+    inference: Inference = Field(default_factory=MeanFieldVI)
+    """The inference method; `mean_field_vi` if not given."""
+
+    reference: PosteriorSource = PosteriorSource(seed=1)
+    """The posterior to align to; by default trained from seed 1."""
+
+    candidate: PosteriorSource = PosteriorSource(seed=2)
+    """The posterior to permute; by default trained from seed 2."""
+
+    matchers: Annotated[tuple[Matcher, ...], MinLen(1)] = (WeightMatcher(), WassersteinMatcher())
+    """The matchers, each tried on its own; their names must differ. `weight` and `wasserstein` if not given."""
+
+    barrier: BarrierEstimator = MarginalizedBarrier()
+    """The barrier estimator; `marginalized` if not given."""
+
+    splits: Annotated[tuple[Split, ...], MinLen(1)] = ("test",)
+    """The examples on which barriers are estimated: `test`, `train` or both."""
+
+    batch_size: PositiveInt = 128
+    """Number of training examples in a batch."""
+
+    evaluation_batch_size: PositiveInt = 1000
+    """Number of examples in a batch when nothing is trained."""
+
+    num_train: PositiveInt | None = None
+    """Number of training examples that are used, from the first on; all if not given."""
+
+    num_test: PositiveInt | None = None
+    """Number of test examples that are used, from the first on; all if not given."""
+
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training examples that is held out for early stopping."""
+
+    likelihood: AutoOrLikelihood = Field(None, json_schema_extra={"default": _AUTO})
+    """The likelihood; by default `auto`: `categorical` for classes, and for numbers `gaussian` with the scale
+    `noise_scale`."""
+
+    noise_scale: PositiveFloat = _NOISE_SCALE
+    """Standard deviation of the noise of numbers, in units of the targets, if the likelihood is `auto`."""
+
+    seed: NonNegativeInt = 0
+    """Seed of matching and of the barrier's posterior samples."""
+
+    device: str = "auto"
+    """`auto` (CUDA if available), `cpu`, `cuda`, `cuda:1`, ..."""
+
+    dtype: Literal["float32", "float64"] = "float32"
+    """Floating-point precision."""
 
     @model_validator(mode="after")
     def _distinct_matchers(self) -> Self:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rebasin_core.config.inference import InferenceConfig
 from rebasin_core.config.run import RunConfig
 from rebasin_core.strategy import FAMILY_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-_OLD = {InferenceConfig.family: InferenceConfig.__name__}
 
 
 def run_schema(strategies: Mapping[str, Iterable[type[Any]]]) -> dict[str, Any]:
@@ -36,7 +33,7 @@ def run_schema(strategies: Mapping[str, Iterable[type[Any]]]) -> dict[str, Any]:
             choices.append({"$ref": f"#/$defs/{kind.__name__}"})
             names.append(kind.model_fields["name"].default)
         # Any strategy may be given by its bare name, which takes all defaults.
-        definitions[_OLD.get(family, family)] = {"oneOf": [{"enum": names}, *choices], "title": family}
+        definitions[family] = {"oneOf": [{"enum": names}, *choices], "title": family}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_linked(schema)}
 
 

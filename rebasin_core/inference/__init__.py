@@ -1,16 +1,19 @@
-"""Inference: how a posterior is got from data."""
+"""Inference: methods that fit a posterior to data."""
 
 from rebasin_core.inference.base import FitProblem, FitResult, Inference
 from rebasin_core.inference.deep_ensemble import DeepEnsemble
-from rebasin_core.inference.gradient import AbstractGradientInference, AbstractObjective
+from rebasin_core.inference.gradient import AbstractGradientInference, AbstractOptimizedInference
 from rebasin_core.inference.maximum_a_posteriori import MAPInference
 from rebasin_core.inference.mc_dropout import MCDropout
 from rebasin_core.inference.mean_field_vi import MeanFieldVI
+from rebasin_core.inference.objective import AbstractObjective
 from rebasin_core.inference.optimizer import OptimizerSpec, ScheduleSpec
 from rebasin_core.inference.sghmc import SGHMC
 from rebasin_core.inference.sgld import SGLD
 from rebasin_core.inference.snapshot_ensemble import SnapshotEnsemble
+from rebasin_core.inference.stochastic_gradient_mcmc import AbstractStochasticGradientMCMC
 from rebasin_core.inference.swag import SWAG
+from rebasin_core.inference.training import Optimization
 
 __all__ = [
     "SGHMC",
@@ -18,6 +21,8 @@ __all__ = [
     "SWAG",
     "AbstractGradientInference",
     "AbstractObjective",
+    "AbstractOptimizedInference",
+    "AbstractStochasticGradientMCMC",
     "DeepEnsemble",
     "FitProblem",
     "FitResult",
@@ -25,6 +30,7 @@ __all__ = [
     "MAPInference",
     "MCDropout",
     "MeanFieldVI",
+    "Optimization",
     "OptimizerSpec",
     "ScheduleSpec",
     "SnapshotEnsemble",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.strategy import Strategy
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,21 +25,21 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class FitProblem:
-    """What an inference method is asked to do, already checked.
+    """The problem that an inference method solves, already checked.
 
     Attributes:
-        model: The network; where it stands is the starting point. Not to be changed.
+        model: The network; its parameters are the starting point. Not to be changed.
         data: Batches ``(inputs, targets)`` that can be read once an epoch.
         num_examples: Number of examples in one pass over the data.
         num_batches: Number of batches in one pass.
-        validation: Batches that training is not done on, for early stopping; None for none.
-        layout: The symmetries of the network, for methods that use them; else None.
-        likelihood: Scores outputs against targets.
-        generator: The source of randomness.
-        checkpoint: Where to keep the state of training, so that it can go on after being killed; None for nowhere.
+        validation: Batches that are not trained on, for early stopping; None for none.
+        layout: Symmetries of the network, for methods that use them; None for none.
+        likelihood: Likelihood of the targets, by which the network's outputs are scored.
+        generator: Source of randomness.
+        checkpoint: File that keeps the state of training, so that an interrupted run can be resumed; None for none.
         progress: Whether to show a progress bar.
-        label: What is being trained, for the progress bar.
-        compiled: Whether to run the network as ``torch.compile`` has it.
+        label: Text beside the progress bar.
+        compiled: Whether to run the network with ``torch.compile``.
     """
 
     model: nn.Module
@@ -58,13 +59,13 @@ class FitProblem:
 @final
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """A fitted posterior, and how it came about.
+    """A fitted posterior, and the record of its training.
 
     Attributes:
         posterior: The posterior, on the model's device.
-        history: The training objective after each epoch, nats per example.
-        resumed_at: The epoch at which an earlier run's checkpoint was taken up; 0 for a fresh start.
-        validation: The loss on validation data after each epoch, nats per example; empty without such data.
+        history: Training objective of each epoch, nats per example.
+        resumed_at: The epoch at which the checkpoint of an earlier run was resumed; 0 without one.
+        validation: Loss on validation data after each epoch, nats per example; empty without such data.
     """
 
     posterior: Posterior
@@ -73,18 +74,20 @@ class FitResult:
     validation: tuple[float, ...] = ()
 
 
-class Inference(ABC):
-    """Gets a posterior over the parameters of a network from data.
+class Inference(Strategy):
+    """A method that fits a posterior over the parameters of a network to data.
 
     Laws:
         - *Model untouched*: the given model is not changed; its state is the starting point.
         - *Repeatable*: equal models, data and generators in equal states give equal posteriors, and the global
-          generator is left as it was.
+          generator is not changed.
         - *Resumes*: a run that is killed and started again with the same checkpoint file gives the posterior of an
           uninterrupted run.
         - *Complete*: the posterior names every parameter and buffer of the model.
         - *Learns*: the posterior predicts the training data better than the starting point.
     """
+
+    family: ClassVar[str] = "inference"
 
     @final
     def fit(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the second
@@ -104,26 +107,26 @@ class Inference(ABC):
         """Return the posterior of a network given data.
 
         Args:
-            model: The network; training starts from where it stands, on its device.
+            model: The network; training starts from its parameters, on its device.
             data: Batches ``(inputs, targets)``, read once an epoch: a list, a `DataLoader`, `TensorBatches`.
             validation: Batches that are not trained on: their loss is recorded after every epoch, and ends training
-                early where a method has a ``patience``.
-            spec: The symmetries of the network, for methods that use them.
-            likelihood: An instance, ``categorical``, ``gaussian`` or ``heteroscedastic``.
+                early for methods with a ``patience``.
+            spec: Symmetries of the network, for methods that use them.
+            likelihood: A likelihood, or its registered name (``categorical``, ``gaussian``, ``heteroscedastic``).
             generator: Source of randomness; a fixed seed if not given.
-            checkpoint: A file that keeps the state of training. If it exists, training goes on from there.
+            checkpoint: A file that keeps the state of training. If it exists, training is resumed.
             progress: Whether to show a progress bar.
-            label: What is being trained, for the progress bar.
-            compiled: Whether to run the network as ``torch.compile`` has it: a minute or two at the start, then faster
-                where much is not matrix products (normalisation, activations), above all of residual networks. Not for
-                noise at the outputs of layers, nor for networks that are trained side by side.
+            label: Text beside the progress bar.
+            compiled: Whether to run the network with ``torch.compile``: a minute or two at the start, then faster for
+                networks with many operations other than matrix products (normalization, activations), above all
+                residual ones. Not for noise at the outputs of layers, nor for networks that are trained in parallel.
 
         Returns:
             The result.
 
         Raises:
-            InvalidInputError: If the data are empty, cannot be read twice, or do not fit the model, or training
-                diverges.
+            InvalidInputError: If the data are empty, cannot be read twice, or do not fit the model.
+            DivergenceError: If training diverges: a loss or a parameter becomes NaN or infinite.
             FileFormatError: If the checkpoint belongs to another problem, or is damaged.
             StorageError: If the checkpoint cannot be written.
         """
@@ -150,11 +153,14 @@ class Inference(ABC):
 
 
 def _count(data: Batches) -> tuple[int, int]:
-    """Return the numbers of examples and batches in one pass; refuse data without any, or read only once."""
+    """Return the numbers of examples and batches in one pass; raise if there are none, or only one pass is possible."""
     if iter(data) is data:
-        message = "the data can be read only once (a generator); expected something to be read every epoch, like a list"
+        message = (
+            "the data can be read only once (a generator); expected data that can be read every epoch, like a list"
+        )
         raise InvalidInputError(message)
-    count = batches = 0
+    count = 0
+    batches = 0
     for batch in data:
         try:
             _, targets = batch

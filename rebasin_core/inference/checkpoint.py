@@ -1,4 +1,4 @@
-"""The state of training in a file: tensors, optimiser, schedule, generator. Never pickle."""
+"""The state of training in a file: tensors, optimizer, schedule, generator. Never pickle."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _KIND = "training"
 @final
 @dataclass(slots=True)
 class TrainingState:
-    """Everything that changes while training: what a checkpoint holds.
+    """Everything that changes during training: the content of a checkpoint.
 
     Attributes:
-        parameters: The leaf tensors that are optimised.
-        buffers: The model's buffers.
-        memory: What the method keeps from epoch to epoch.
-        optimizer: The optimiser of the parameters.
-        schedule: The learning-rate schedule, or None.
-        generator: The source of randomness.
-        history: The objective after each finished epoch.
-        validation: The loss on validation data after each finished epoch.
+        parameters: Leaf tensors that are optimized.
+        buffers: Buffers of the model.
+        memory: Tensors that the method keeps from epoch to epoch.
+        optimizer: Optimizer of the parameters.
+        schedule: Learning-rate schedule, or None.
+        generator: Source of randomness.
+        history: Objective of each finished epoch.
+        validation: Loss on validation data after each finished epoch.
     """
 
     parameters: dict[str, Tensor]
@@ -49,7 +49,7 @@ class TrainingState:
 
         Args:
             path: The file.
-            fingerprint: Identifies the problem that is being solved.
+            fingerprint: Identifies method and problem.
 
         Raises:
             StorageError: If it cannot be written.
@@ -62,11 +62,11 @@ class TrainingState:
         numbers: dict[str, Any] = {}
         for index, entries in optimizer["state"].items():
             for key, value in entries.items():
-                place = f"optimizer/{index}/{key}"
+                path_in_file = f"optimizer/{index}/{key}"
                 if isinstance(value, Tensor):
-                    tensors[place] = value
+                    tensors[path_in_file] = value
                 else:
-                    numbers[place] = value
+                    numbers[path_in_file] = value
         document = {
             "fingerprint": fingerprint,
             "history": self.history,
@@ -78,11 +78,11 @@ class TrainingState:
         write_tensors(path, tensors, kind=_KIND, document=document)
 
     def load(self, path: Path, fingerprint: str) -> None:
-        """Take the state from a file.
+        """Read the state from a file.
 
         Args:
             path: A file written by `save`.
-            fingerprint: Identifies the problem that is being solved.
+            fingerprint: Identifies method and problem.
 
         Raises:
             FileFormatError: If the file is damaged, or belongs to another problem.
@@ -104,15 +104,15 @@ class TrainingState:
                     tensor.copy_(tensors[f"{prefix}/{name}"])
         entries: dict[int, dict[str, Any]] = {}
         stored = {**tensors, **document["numbers"]}
-        for place, value in stored.items():
-            if place.startswith("optimizer/"):
-                _, index, key = place.split("/", 2)
+        for path_in_file, value in stored.items():
+            if path_in_file.startswith("optimizer/"):
+                _, index, key = path_in_file.split("/", 2)
                 entries.setdefault(int(index), {})[key] = value
         groups = [
             {k: _tuple(v) if k != "params" else v for k, v in group.items()} for group in document["param_groups"]
         ]
         self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
-        # Torch casts some of its state to the parameters' dtype on loading; what was saved is put back exactly.
+        # Torch casts some of its state to the parameters' dtype on loading; the saved values are restored exactly.
         for index, parameter in enumerate(p for group in self.optimizer.param_groups for p in group["params"]):
             for key, value in entries.get(index, {}).items():
                 if isinstance(value, Tensor):
@@ -121,9 +121,10 @@ class TrainingState:
             self.schedule.load_state_dict(document["schedule"])
         self.generator.set_state(tensors["generator"])
         # In place: others hold these lists.
-        self.history[:], self.validation[:] = document["history"], document["validation"]
+        self.history[:] = document["history"]
+        self.validation[:] = document["validation"]
 
 
 def _tuple(value: object) -> object:
-    """Return what JSON turned into a list as the tuple it was."""
+    """Return a list, as which JSON returns a tuple, as a tuple."""
     return tuple(value) if isinstance(value, list) else value

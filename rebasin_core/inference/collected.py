@@ -1,4 +1,4 @@
-"""Samples that training collects on its way."""
+"""Samples that are collected during training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
-from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.samples import SamplesPosterior
 
 if TYPE_CHECKING:
@@ -19,35 +18,32 @@ _COUNT = "collected"
 
 @final
 class Collected:
-    """Room for T snapshots of K networks, in the memory of an objective.
+    """Snapshots of K networks, kept in the memory of an objective.
 
     Args:
-        objective: The objective; its networks are collected.
-        capacity: The number T.
-
-    Raises:
-        InvalidInputError: If nothing would be collected.
+        objective: The objective whose networks are collected.
+        capacity: Maximum number of snapshots, at least 1.
     """
 
     def __init__(self, objective: AbstractStackedObjective, capacity: int) -> None:
-        if capacity < 1:
-            message = "no epoch is left to collect samples in; train longer, burn in for less, or thin less"
-            raise InvalidInputError(message)
-        self._objective, self._names = objective, list(objective.parameters)
+        self._objective = objective
+        self._names = list(objective.parameters)
         objective.memory[_COUNT] = torch.zeros((), dtype=torch.int64)
         for name, tensor in {**objective.parameters, **objective.buffers}.items():
             objective.memory[f"samples/{name}"] = tensor.new_zeros((capacity, *tensor.shape), requires_grad=False)
 
     def add(self) -> None:
-        """Collect all networks where they stand."""
-        memory, count = self._objective.memory, self._objective.memory[_COUNT]
+        """Collect all networks in their present state."""
+        memory = self._objective.memory
+        count = memory[_COUNT]
         for name, tensor in {**self._objective.parameters, **self._objective.buffers}.items():
             memory[f"samples/{name}"][int(count)].copy_(tensor.detach())
         count += 1
 
     def posterior(self) -> SamplesPosterior:
         """Return the samples, chain after chain and in order of time within each."""
-        count, members = int(self._objective.memory[_COUNT]), self._objective.members
+        count = int(self._objective.memory[_COUNT])
+        members = self._objective.members
 
         def flat(name: str) -> Tensor:
             return self._objective.memory[f"samples/{name}"][:count].transpose(0, 1).flatten(0, 1).clone()

@@ -1,4 +1,4 @@
-"""Early stopping: training ends when the loss on validation data no longer falls, and goes back to the best epoch."""
+"""Early stopping: training ends when the loss on validation data no longer falls, and returns to the best epoch."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ if TYPE_CHECKING:
 
 @final
 class EarlyStopping:
-    """Watches the loss on validation data, and keeps the best epoch.
+    """Records the loss on validation data, and keeps the best epoch.
 
-    The loss is the mean, over networks, of the negative log likelihood at the point where each stands, in evaluation
-    mode: for variational inference at the means.
+    The loss is the negative log likelihood of the present parameters in evaluation mode, averaged over networks; for
+    variational inference, of the means.
 
     Args:
         problem: The problem, with validation data.
-        state: The state of training; the best epoch is kept in its memory, so that it is part of checkpoints.
-        patience: Epochs without a better loss after which training is over; None for never.
+        state: State of training; the best epoch is kept in its memory, which is part of checkpoints.
+        patience: Number of epochs without a better loss after which training is over; None for no limit.
     """
 
     def __init__(self, problem: FitProblem, state: TrainingState, patience: int | None) -> None:
         first = next(problem.model.parameters())
         self._model = FunctionalModel(problem.model, device=first.device, dtype=first.dtype)
         self._batches = held_batches(self._model, problem.validation or ())
-        self._likelihood, self._state, self._patience = problem.likelihood, state, patience
+        self._likelihood = problem.likelihood
+        self._state = state
+        self._patience = patience
         if patience is not None:
             state.memory |= {f"best/{key}": tensor.detach().clone() for key, tensor in self._live().items()}
 
@@ -45,13 +47,14 @@ class EarlyStopping:
         losses = self._state.validation
         return self._patience is not None and len(losses) - 1 - _best(losses) >= self._patience
 
-    def look(self, points: Sequence[dict[str, Tensor]]) -> None:
-        """Take the loss after an epoch.
+    def record(self, points: Sequence[dict[str, Tensor]]) -> None:
+        """Compute the loss after an epoch, and keep the state if it is the best one.
 
         Args:
             points: Parameters and buffers of every network.
         """
-        total, count = 0.0, 0
+        total = 0.0
+        count = 0
         with torch.no_grad():
             for tensors in points:
                 for inputs, targets in self._batches:
@@ -66,7 +69,7 @@ class EarlyStopping:
                 self._state.memory[f"best/{key}"].copy_(tensor.detach())
 
     def restore(self) -> None:
-        """Go back to the best epoch, if training may have gone past it."""
+        """Return to the best epoch, if training may have passed it."""
         if self._patience is not None:
             with torch.no_grad():
                 for key, tensor in self._live().items():

@@ -1,4 +1,4 @@
-"""The stochastic-gradient Langevin and Hamiltonian samplers, as an optimiser that adds noise."""
+"""The stochastic-gradient Langevin and Hamiltonian samplers, as an optimizer that adds noise."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class LangevinOptimizer(torch.optim.Optimizer):
 
     Args:
         parameters: Leaf tensors.
-        lr: $\eta$, in units of the loss per example.
-        momentum_decay: $\alpha$ in (0, 1].
-        temperature: $T$; 1 samples the posterior, 0 descends.
-        num_examples: $N$.
-        generator: The source of the noise.
+        lr: Step $\eta$, in units of the loss per example.
+        momentum_decay: Friction $\alpha$ in (0, 1].
+        temperature: Temperature $T$; 1 samples the posterior, 0 descends.
+        num_examples: Number $N$ of examples.
+        generator: Source of the noise.
 
     References:
         M. Welling, Y. W. Teh (2011), "Bayesian learning via stochastic gradient Langevin dynamics", ICML, equation 4;
@@ -50,21 +50,23 @@ class LangevinOptimizer(torch.optim.Optimizer):
         generator: torch.Generator,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum_decay": momentum_decay, "temperature": temperature})
-        self._num_examples, self._generator = num_examples, generator
+        self._num_examples = num_examples
+        self._generator = generator
 
     @torch.no_grad()
     @override
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no closure is taken
         for group in self.param_groups:
-            rate, decay = group["lr"], group["momentum_decay"]
-            spread = math.sqrt(2 * decay * rate * group["temperature"] / self._num_examples)
+            rate = group["lr"]
+            decay = group["momentum_decay"]
+            stddev = math.sqrt(2 * decay * rate * group["temperature"] / self._num_examples)
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
                 state = self.state[parameter]
                 momentum = state.setdefault("momentum", torch.zeros_like(parameter))
                 momentum.mul_(1 - decay).add_(parameter.grad, alpha=-rate)
-                if spread:
+                if stddev:
                     noise = standard_normal(parameter.shape, parameter, self._generator)
-                    momentum.add_(noise, alpha=spread)
+                    momentum.add_(noise, alpha=stddev)
                 parameter.add_(momentum)

@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 from typing_extensions import override
 
-from rebasin_core.inference.gradient import AbstractGradientInference, AbstractObjective
-from rebasin_core.inference.prior import PriorScale, check_scale
+from rebasin_core.inference.gradient import AbstractOptimizedInference
+from rebasin_core.inference.options import PriorScale
 from rebasin_core.inference.stacked import AbstractStackedObjective
 from rebasin_core.posteriors.point import PointPosterior
 
 if TYPE_CHECKING:
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.inference.base import FitProblem
-    from rebasin_core.inference.optimizer import OptimizerSpec, ScheduleSpec
+    from rebasin_core.inference.objective import AbstractObjective
     from rebasin_core.posteriors.base import Posterior
 
 
 @final
-class MAPInference(AbstractGradientInference):
-    r"""Minimises $-\frac1N \log p(\theta \mid D)$ up to a constant, with prior $\mathcal N(0, \sigma^2 I)$.
+class MAPInference(AbstractOptimizedInference):
+    r"""Minimizes $-\frac1N \log p(\theta \mid D)$ up to a constant, with prior $\mathcal N(0, \sigma^2 I)$.
 
     $$ -\frac1B \sum_{i \in \text{batch}} \log p(y_i \mid x_i, \theta) + \frac{\lVert\theta\rVert^2}{2 \sigma^2 N} $$
 
-    Args:
-        epochs: Passes over the data, at least 1.
-        optimizer: Any optimiser of torch; Adam with rate 1e-3 if not given.
-        schedule: Any learning-rate schedule of torch, or None.
-        prior_scale: $\sigma$, for all parameters or by pattern of their names; infinity for a flat prior (maximum
-            likelihood).
-        patience: Epochs without a better validation loss after which training ends; None trains all epochs.
-
     Raises:
-        InvalidInputError: If an option is out of range.
+        ConfigError: If an option is invalid.
 
     Example:
         >>> import torch
@@ -43,26 +35,15 @@ class MAPInference(AbstractGradientInference):
         ('point', 2)
     """
 
-    def __init__(
-        self,
-        *,
-        epochs: int = 20,
-        optimizer: OptimizerSpec | None = None,
-        schedule: ScheduleSpec | None = None,
-        prior_scale: PriorScale = 1.0,
-        patience: int | None = None,
-    ) -> None:
-        super().__init__(epochs=epochs, optimizer=optimizer, schedule=schedule, patience=patience)
-        check_scale(prior_scale)
-        self._prior_scale = prior_scale
+    name: Literal["map"] = "map"
 
-    @override
-    def _options(self) -> tuple[object, ...]:
-        return (self._prior_scale,)
+    prior_scale: PriorScale = 1.0
+    r"""Standard deviation $\sigma$ of the prior, for all parameters or by pattern of their names; infinity for a flat
+    prior (maximum likelihood)."""
 
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
-        return _Objective(problem, model, members=1, prior_scale=self._prior_scale)
+        return _Objective(problem, model, members=1, prior_scale=self.prior_scale)
 
 
 @final

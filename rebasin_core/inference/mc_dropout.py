@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Annotated, Literal, final
 
+from pydantic import Field
 from torch import nn
 from torch.nn import functional
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.inference.gradient import AbstractGradientInference, AbstractObjective
-from rebasin_core.inference.prior import PriorScale, check_scale, chosen_names
+from rebasin_core.inference.gradient import AbstractOptimizedInference
+from rebasin_core.inference.options import PriorScale
+from rebasin_core.inference.prior import chosen_names
 from rebasin_core.inference.stacked import AbstractStackedObjective
 from rebasin_core.posteriors.multiplicative_noise import MultiplicativeNoisePosterior, UnitNoise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.inference.base import FitProblem
-    from rebasin_core.inference.optimizer import OptimizerSpec, ScheduleSpec
+    from rebasin_core.inference.objective import AbstractObjective
     from rebasin_core.posteriors.base import Posterior
 
 
 @final
-class MCDropout(AbstractGradientInference):
+class MCDropout(AbstractOptimizedInference):
     r"""Trains with dropout on the inputs of layers, and keeps the dropout as the posterior.
 
-    In training every example has masks of its own: on the features that enter a dense layer, and on whole channels that
-    enter a convolution. A sample of the posterior is a network with one set of masks, applied to its weights.
-
-    Args:
-        rate: The probability that a unit is dropped, in (0, 1).
-        layers: Patterns of the names of layers whose inputs are dropped out; all dense and convolutional layers but the
-            first if not given.
-        epochs: Passes over the data, at least 1.
-        optimizer: Any optimiser of torch; Adam with rate 1e-3 if not given.
-        schedule: Any learning-rate schedule of torch, or None.
-        prior_scale: $\sigma$ of the prior, for all parameters or by pattern of their names; infinity for a flat one.
-        patience: Epochs without a better validation loss after which training ends; None trains all epochs.
+    In training every example has its own masks: on the input features of a dense layer, and on whole input channels of
+    a convolution. A posterior sample is a network with one set of masks, applied to its weights.
 
     Raises:
-        InvalidInputError: If an option is out of range; on fitting, if there is no layer to drop out.
+        ConfigError: If an option is invalid.
+        InvalidInputError: On fitting, if there is no layer to drop out.
 
     References:
         Y. Gal, Z. Ghahramani (2016), "Dropout as a Bayesian approximation", ICML, arXiv 1506.02142.
@@ -56,28 +47,18 @@ class MCDropout(AbstractGradientInference):
         [(('2.weight', 1),)]
     """
 
-    def __init__(  # ruff: ignore[too-many-arguments] - options of one method, keyword-only
-        self,
-        *,
-        rate: float = 0.1,
-        layers: Sequence[str] | None = None,
-        epochs: int = 20,
-        optimizer: OptimizerSpec | None = None,
-        schedule: ScheduleSpec | None = None,
-        prior_scale: PriorScale = 1.0,
-        patience: int | None = None,
-    ) -> None:
-        super().__init__(epochs=epochs, optimizer=optimizer, schedule=schedule, patience=patience)
-        if not 0 < rate < 1:
-            message = f"expected a dropout `rate` in (0, 1), got {rate!r}"
-            raise InvalidInputError(message)
-        check_scale(prior_scale)
-        self._rate, self._prior_scale = rate, prior_scale
-        self._layers = None if layers is None else tuple(layers)
+    name: Literal["mc_dropout"] = "mc_dropout"
 
-    @override
-    def _options(self) -> tuple[object, ...]:
-        return self._rate, self._layers, self._prior_scale
+    rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Probability that a unit is dropped."""
+
+    layers: tuple[str, ...] | None = None
+    """Patterns of the names of layers whose inputs are dropped out; all dense and convolutional layers except the first
+    if not given."""
+
+    prior_scale: PriorScale = 1.0
+    r"""Standard deviation $\sigma$ of the prior, for all parameters or by pattern of their names; infinity for a flat
+    prior."""
 
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
@@ -86,20 +67,19 @@ class MCDropout(AbstractGradientInference):
             for name, module in model.module.named_modules()
             if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
         ]
-        layers = every[1:] if self._layers is None else chosen_names(every, self._layers, "layers")
+        layers = every[1:] if self.layers is None else chosen_names(every, self.layers, "layers")
         if not layers:
             message = f"expected dense or convolutional layers after the first to drop out, got {every}"
             raise InvalidInputError(message)
-        return _Objective(problem, model, self._prior_scale, rate=self._rate, layers=layers)
+        return _Objective(problem, model, self, layers)
 
 
 @final
 class _Objective(AbstractStackedObjective):
-    def __init__(
-        self, problem: FitProblem, model: FunctionalModel, prior_scale: PriorScale, *, rate: float, layers: list[str]
-    ) -> None:
-        super().__init__(problem, model, members=1, prior_scale=prior_scale)
-        self._rate, self._layers = rate, layers
+    def __init__(self, problem: FitProblem, model: FunctionalModel, method: MCDropout, layers: list[str]) -> None:
+        super().__init__(problem, model, members=1, prior_scale=method.prior_scale)
+        self._rate = method.rate
+        self._layers = layers
         for name in layers:
             model.module.get_submodule(name).register_forward_pre_hook(self._drop)
 

@@ -1,111 +1,57 @@
-"""Mean-field variational inference: independent Gaussians that maximise the evidence lower bound."""
+"""Mean-field variational inference: independent Gaussians that maximize the evidence lower bound."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, final, get_args
+from typing import TYPE_CHECKING, Literal, Self, final
 
 import torch
+from pydantic import NonNegativeInt, model_validator
 from torch.nn import functional
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.inference.gradient import AbstractGradientInference, AbstractObjective
-from rebasin_core.inference.prior import PriorScale, check_scale, chosen_names, scales_of
-from rebasin_core.inference.symmetrized import independent_log_prob, information_lower_bound
+from rebasin_core.inference.gradient import AbstractOptimizedInference
+from rebasin_core.inference.objective import AbstractObjective
+from rebasin_core.inference.options import PositiveFinite, ProperPriorScale
+from rebasin_core.inference.prior import chosen_names, scales_of
 from rebasin_core.inference.weight_noise import EstimatorName, WeightNoise
 from rebasin_core.posteriors.diagonal_gaussian import DiagonalGaussianPosterior
 from rebasin_core.posteriors.prior import GaussianPrior
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.modules import copied
+from rebasin_core.tensors.statistics import normal_log_density, symmetrization_bound
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.inference.base import FitProblem
-    from rebasin_core.inference.optimizer import OptimizerSpec, ScheduleSpec
     from rebasin_core.posteriors.base import Posterior
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """What the objective is made of; the arguments of `MeanFieldVI`."""
-
-    prior_scale: PriorScale
-    kl_weight: float
-    kl_warmup: int
-    initial_stddev: float
-    estimator: EstimatorName
-    sticking_the_landing: bool
-    stochastic: tuple[str, ...] | None
-    moped: float | None
-    symmetry_elements: int
-
-    def check(self) -> None:
-        """Refuse options that are out of range, or do not go together."""
-        check_scale(self.prior_scale)
-        positive = {"kl_weight": self.kl_weight, "initial_stddev": self.initial_stddev, "moped": self.moped}
-        for name, value in positive.items():
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                message = f"expected a positive `{name}`, got {value!r}"
-                raise InvalidInputError(message)
-        if self.estimator not in get_args(EstimatorName) or self.kl_warmup < 0 or self.symmetry_elements < 0:
-            message = (
-                f"expected an estimator among {get_args(EstimatorName)}, and `kl_warmup` and `symmetry_elements` of at "
-                f"least 0, got {self.estimator!r}, {self.kl_warmup!r} and {self.symmetry_elements!r}"
-            )
-            raise InvalidInputError(message)
-        if (self.sticking_the_landing or self.symmetry_elements) and self.estimator != "weights":
-            message = (
-                "`sticking_the_landing` and `symmetry_elements` need draws of the weights: set estimator='weights'"
-            )
-            raise InvalidInputError(message)
-
-
-@final
-class MeanFieldVI(AbstractGradientInference):
-    r"""Fits $q = \mathcal N(m, \mathrm{diag}(s^2))$ by minimising the negative evidence lower bound per example.
+class MeanFieldVI(AbstractOptimizedInference):
+    r"""Fits $q = \mathcal N(m, \mathrm{diag}(s^2))$ by minimizing the negative evidence lower bound (ELBO) per example.
 
     $$ -\frac1B \sum_{i \in \text{batch}} \mathbb E_q \log p(y_i \mid x_i, \theta)
        + \frac{\lambda}{N} \, \mathrm{KL}\big(q \,\|\, \mathcal N(\mu, \sigma^2)\big), $$
 
-    with the true, summed divergence. The means start where the model stands; $s = \log(1 + e^\rho)$ starts at
-    ``initial_stddev``. With $\lambda = T < 1$ the likelihood counts $1/T$ times: a tempered ("cold") posterior.
-
-    Args:
-        epochs: Passes over the data, at least 1.
-        optimizer: Any optimiser of torch; Adam with rate 1e-3 if not given.
-        schedule: Any learning-rate schedule of torch, or None.
-        prior_scale: $\sigma$, positive: for all parameters, or by pattern of their names (the first match counts).
-        kl_weight: $\lambda$, positive; 1 is Bayes.
-        kl_warmup: Epochs in which the weight of the divergence rises linearly to $\lambda$.
-        initial_stddev: The standard deviation at the start, positive.
-        estimator: How the expectation is estimated: ``local`` (noise at the outputs of layers), ``flipout``, or
-            ``weights`` (one draw for the batch).
-        sticking_the_landing: Whether the divergence is estimated at the draw, without the gradient that vanishes in
-            expectation; needs ``weights``.
-        stochastic: Patterns of the parameters that are random (``layers.3.*``: a last layer); the others are trained to
-            a point under the same prior. All if not given.
-        moped: Start from a trained model: the prior's mean $\mu$ is where the model stands, and the standard deviations
-            start at this fraction of the weights' sizes.
-        symmetry_elements: If positive, the permutation-invariant bound: the mutual information that symmetrising $q$
-            would add is bounded from below with as many random permutations, and added. Needs ``weights`` and a spec.
-        patience: Epochs without a better validation loss (at the means) after which training ends.
+    with the true, summed divergence. The means start at the parameters of the model; $s = \log(1 + e^\rho)$ starts at
+    ``initial_stddev``. A weight $\lambda < 1$ tempers the likelihood, which counts $1 / \lambda$ times, and leaves the
+    prior as it is. (The temperature of `SGLD` and `SGHMC` tempers both.)
 
     Raises:
-        InvalidInputError: If an option is out of range.
+        ConfigError: If an option is invalid.
+        InvalidInputError: On fitting, if something that the options need is missing.
 
     References:
         C. Blundell et al. (2015), "Weight uncertainty in neural networks", ICML, arXiv 1505.05424, equations 2 and 8;
         G. Roeder, Y. Wu, D. Duvenaud (2017), "Sticking the landing", NeurIPS, arXiv 1703.09194; R. Krishnan, M.
         Subedar, O. Tickoo (2020), "Specifying weight priors in Bayesian deep neural networks with empirical Bayes"
-        (MOPED), AAAI, arXiv 1906.05323; F. Wenzel et al. (2020), arXiv 2002.02405 (a weight as temperature); Y. Gelberg
-        et al. (2024), "Variational inference failures under model symmetries", arXiv 2408.05496 (the invariant bound).
+        (MOPED), AAAI, arXiv 1906.05323; Y. Gelberg et al. (2024), "Variational inference failures under model
+        symmetries", arXiv 2408.05496 (the permutation-invariant bound).
 
     Example:
         >>> import torch
@@ -115,88 +61,94 @@ class MeanFieldVI(AbstractGradientInference):
         ('diagonal_gaussian', ['bias', 'weight'])
     """
 
-    def __init__(  # ruff: ignore[too-many-arguments] - options of one method, keyword-only
-        self,
-        *,
-        epochs: int = 20,
-        optimizer: OptimizerSpec | None = None,
-        schedule: ScheduleSpec | None = None,
-        prior_scale: PriorScale = 0.1,
-        kl_weight: float = 1.0,
-        kl_warmup: int = 0,
-        initial_stddev: float = 0.01,
-        estimator: EstimatorName = "local",
-        sticking_the_landing: bool = False,
-        stochastic: Sequence[str] | None = None,
-        moped: float | None = None,
-        symmetry_elements: int = 0,
-        patience: int | None = None,
-    ) -> None:
-        super().__init__(epochs=epochs, optimizer=optimizer, schedule=schedule, patience=patience)
-        self._chosen = _Options(
-            prior_scale,
-            kl_weight,
-            kl_warmup,
-            initial_stddev,
-            estimator,
-            sticking_the_landing,
-            None if stochastic is None else tuple(stochastic),
-            moped,
-            symmetry_elements,
-        )
-        self._chosen.check()
+    name: Literal["mean_field_vi"] = "mean_field_vi"
 
-    @override
-    def _options(self) -> tuple[object, ...]:
-        return (self._chosen,)
+    prior_scale: ProperPriorScale = 0.1
+    r"""Standard deviation $\sigma$ of the prior, for all parameters or by pattern of their names (the first match
+    counts)."""
+
+    kl_weight: PositiveFinite = 1.0
+    r"""Weight $\lambda$ of the KL divergence from the prior; 1 for the Bayesian posterior."""
+
+    kl_warmup: NonNegativeInt = 0
+    r"""Number of epochs in which the weight of the divergence rises linearly to $\lambda$."""
+
+    initial_stddev: PositiveFinite = 0.01
+    """Standard deviation at the start of training."""
+
+    estimator: EstimatorName = "local"
+    """Estimator of the expectation. ``local``: noise at the outputs of layers (local reparameterization). ``flipout``:
+    one draw of the weights, with random signs for every example. ``weights``: one draw of the weights for the batch."""
+
+    sticking_the_landing: bool = False
+    """Whether the divergence is estimated at the draw, without the part of the gradient that is zero in expectation;
+    needs ``weights``."""
+
+    stochastic: tuple[str, ...] | None = None
+    """Patterns of the random parameters (``layers.3.*``: a last layer); the others are trained to a point under the
+    same prior. All parameters are random if not given."""
+
+    moped: PositiveFinite | None = None
+    r"""Start from a trained model: the prior's mean $\mu$ is at the model's parameters, and the standard deviations
+    start at this fraction of the weights' absolute values."""
+
+    symmetry_elements: NonNegativeInt = 0
+    """Number of random permutations with which the permutation-invariant bound is estimated: a lower bound of the
+    mutual information that symmetrizing $q$ would add. 0 for the usual ELBO. Needs ``weights``, and a specification."""
+
+    @model_validator(mode="after")
+    def _check_draws(self) -> Self:
+        for option in ("sticking_the_landing", "symmetry_elements"):
+            if getattr(self, option) and self.estimator != "weights":
+                message = (
+                    f"`{option}` needs draws of the weights, got estimator={self.estimator!r}; set it to 'weights'"
+                )
+                raise ValueError(message)
+        return self
 
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
-        if self._chosen.symmetry_elements and problem.layout is None:
+        if self.symmetry_elements and problem.layout is None:
             message = "`symmetry_elements` needs the symmetries of the network; give `spec` to `fit`"
             raise InvalidInputError(message)
-        if problem.compiled and self._chosen.estimator != "weights":
+        if problem.compiled and self.estimator != "weights":
             message = (
-                f"the noise of estimator={self._chosen.estimator!r} is added by hooks, which are not compiled: set "
+                f"the noise of estimator={self.estimator!r} is added by hooks, which are not compiled: set "
                 "estimator='weights', or leave `compiled` out"
             )
             raise InvalidInputError(message)
-        return _Objective(problem, model, self._chosen)
+        return _Objective(problem, model, self)
 
 
 @final
 class _Objective(AbstractObjective):
     """The negative evidence lower bound per example."""
 
-    def __init__(self, problem: FitProblem, model: FunctionalModel, options: _Options) -> None:
+    def __init__(self, problem: FitProblem, model: FunctionalModel, method: MeanFieldVI) -> None:
         start: dict[str, Tensor] = {n: t.detach() for n, t in model.module.named_parameters()}
-        random = chosen_names(list(start), options.stochastic, "stochastic")
+        random = chosen_names(list(start), method.stochastic, "stochastic")
         initial = {
-            name: torch.full_like(start[name], options.initial_stddev)
-            if options.moped is None
-            else (options.moped * start[name].abs()).clamp_min(1e-6)
+            name: torch.full_like(start[name], method.initial_stddev)
+            if method.moped is None
+            else (method.moped * start[name].abs()).clamp_min(1e-6)
             for name in random
         }
         parameters = {f"mean/{name}": tensor for name, tensor in start.items()}
         parameters |= {f"rho/{name}": tensor.expm1().log() for name, tensor in initial.items()}
         super().__init__(problem, model, parameters)
-        self._names, self._random, self._chosen = list(start), random, options
-        scales = scales_of(start, options.prior_scale)
-        centres = {n: t.new_zeros(()) if options.moped is None else t.clone() for n, t in start.items()}
-
-        def prior(names: Sequence[str]) -> GaussianPrior:
-            return GaussianPrior({n: centres[n] for n in names}, {n: start[n].new_tensor(scales[n]) for n in names})
-
-        self._random_prior = prior(random)
+        self._method = method
+        self._names = list(start)
+        self._random = random
         points = [name for name in start if name not in initial]
-        self._point_prior = prior(points) if points else None
+        self._random_prior = _prior(start, random, method)
+        self._point_prior = _prior(start, points, method) if points else None
         self._network: WeightNoise | None = None
-        self._weight = options.kl_weight
+        self._weight = method.kl_weight
 
     @override
     def begin_step(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        warmup = self._chosen.kl_warmup * self.problem.num_batches
-        self._weight = self._chosen.kl_weight * min(1.0, (step + 1) / warmup if warmup else 1.0)
+        warmup = self._method.kl_warmup * self.problem.num_batches
+        self._weight = self._method.kl_weight * min(1.0, (step + 1) / warmup if warmup else 1.0)
 
     @override
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -210,20 +162,22 @@ class _Objective(AbstractObjective):
         )
 
     def _divergence(self, mean: dict[str, Tensor], stddev: dict[str, Tensor], drawn: dict[str, Tensor]) -> Tensor:
-        """Return the divergence from the prior, and minus the log prior of the parameters that are points."""
-        if self._chosen.sticking_the_landing:
-            centre, spread = ({n: part[n].detach() for n in self._random} for part in (mean, stddev))
-            total = independent_log_prob(centre, spread, drawn) - self._random_prior.log_prob(drawn)
+        """Return the divergence from the prior, minus the log prior of the parameters that are not random."""
+        if self._method.sticking_the_landing:
+            fixed_mean = {name: mean[name].detach() for name in self._random}
+            fixed_stddev = {name: stddev[name].detach() for name in self._random}
+            total = _log_density(fixed_mean, fixed_stddev, drawn) - self._random_prior.log_prob(drawn)
         else:
             total = self._random_prior.kl(mean, stddev)
         if self._point_prior is not None:
             total -= self._point_prior.log_prob(mean)
-        if self._chosen.symmetry_elements and self.problem.layout is not None:
+        if self._method.symmetry_elements and self.problem.layout is not None:
             elements = [
                 Permutation.random(self.problem.layout, generator=self.problem.generator)
-                for _ in range(self._chosen.symmetry_elements)
+                for _ in range(self._method.symmetry_elements)
             ]
-            total -= information_lower_bound(mean, stddev, drawn, elements)
+            permuted = [_log_density(mean, stddev, element.apply(drawn)) for element in elements]
+            total -= symmetrization_bound(_log_density(mean, stddev, drawn), torch.stack(permuted))
         return total
 
     @override
@@ -251,12 +205,25 @@ class _Objective(AbstractObjective):
         self, mean: dict[str, Tensor], stddev: dict[str, Tensor], inputs: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         if self._network is None:
-            # Two examples are enough to see which layers are called, and normalisation layers need more than one.
+            # Two examples are enough to see which layers are called, and normalization layers need more than one.
             self._network = WeightNoise(
                 self.model.compiled() if self.problem.compiled else self.model,
                 inputs[:2],
                 {**mean, **self.buffers},
                 self.problem.generator,
-                estimator=self._chosen.estimator,
+                estimator=self._method.estimator,
             )
         return self._network(mean, stddev, self.buffers, inputs)
+
+
+def _prior(start: Mapping[str, Tensor], names: Sequence[str], method: MeanFieldVI) -> GaussianPrior:
+    """Return the prior of some parameters: centered, or around their start with MOPED."""
+    scales = scales_of(start, method.prior_scale)
+    means = {name: start[name].new_zeros(()) if method.moped is None else start[name].clone() for name in names}
+    return GaussianPrior(means, {name: start[name].new_tensor(scales[name]) for name in names})
+
+
+def _log_density(mean: Mapping[str, Tensor], stddev: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Tensor:
+    """Return the log density of independent Gaussians at parameters, a scalar in nats, differentiable."""
+    terms = [normal_log_density((parameters[name] - mean[name]) / scale, scale) for name, scale in stddev.items()]
+    return torch.stack(terms).sum()

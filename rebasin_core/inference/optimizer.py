@@ -1,150 +1,246 @@
-"""Any optimiser and learning-rate schedule of torch, by name."""
+"""Any optimizer and learning-rate schedule of torch, by name."""
 
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias, final
 
 import torch
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from torch import Tensor
 from torch.optim import lr_scheduler
+from typing_extensions import override
 
-from rebasin_core.errors import InvalidInputError, UnknownNameError, nearest
+from rebasin_core.errors import InvalidInputError, nearest
+from rebasin_core.strategy import Options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-OptionValue: TypeAlias = bool | int | float | str | list[float] | None
+    from pydantic_core import InitErrorDetails
+
+Interval: TypeAlias = Literal["epoch", "step"]
+
+
+def _subclasses(module: object, base: type, unsupported: set[str]) -> dict[str, type[Any]]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, base) and name not in unsupported and not name.startswith("_")
+    }
+
+
+# LBFGS needs a closure and SparseAdam sparse gradients: they cannot take the plain step of the training loop.
+_OPTIMIZERS = _subclasses(torch.optim, torch.optim.Optimizer, {"Optimizer", "LBFGS", "SparseAdam"})
+# The others need functions, other schedules or a validation loss, which a run file cannot hold.
+_SCHEDULES = _subclasses(
+    lr_scheduler,
+    lr_scheduler.LRScheduler,
+    {"LRScheduler", "LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedScheduler", "ReduceLROnPlateau"},
+)
+
+
+def _plain(value: object) -> object:
+    """Return a value that JSON can hold, with lists as tuples, which torch expects of pairs such as ``betas``."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain(item) for item in value)
+    if value is None or isinstance(value, int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    message = f"expected a finite number, a text, true, false, none, or a list of these, got {value!r}"
+    raise ValueError(message)
+
+
+class AbstractTorchOptions(Options, ABC):
+    """A class of torch by its name, with options of its own as further keyword arguments.
+
+    The options are checked against the signature of the class, and their values by the class itself.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_plain)]]
+
+    name: str
+    """Name of the class."""
+
+    # Equal as JSON: Python takes 1, 1.0 and True for equal, but options that differ so have different hashes.
+    @override
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, AbstractTorchOptions):
+            return NotImplemented
+        return type(self) is type(other) and self.canonical_json() == other.canonical_json()
+
+    @override
+    def __hash__(self) -> int:
+        return super().__hash__()
+
+    @override
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        yield "name", self.name
+        yield from super().__repr_args__()
+
+    @abstractmethod
+    def _class(self) -> type[Any]:
+        """Return the class of torch."""
+
+    @abstractmethod
+    def _arguments(self) -> Mapping[str, object]:
+        """Return the keyword arguments of the class."""
+
+    @abstractmethod
+    def _try(self) -> None:
+        """Build an instance for a parameter that nobody trains, so that torch checks the values."""
+
+    @model_validator(mode="after")
+    def _check_arguments(self) -> Self:
+        signature = list(inspect.signature(self._class()).parameters.values())[1:]  # after what it is built for
+        given = self._arguments()
+        known = {parameter.name for parameter in signature}
+        problems = [
+            _problem(option, value, f"`{self.name}` has no option {option!r}; {nearest(option, known)}")
+            for option, value in given.items()
+            if option not in known
+        ]
+        problems += [
+            _problem(parameter.name, None, f"is missing; `{self.name}` needs it")
+            for parameter in signature
+            if parameter.default is inspect.Parameter.empty and parameter.name not in given
+        ]
+        if problems:
+            raise ValidationError.from_exception_data(type(self).__name__, problems)
+        self._try()
+        return self
+
+    @final
+    def _built(self, target: object) -> Any:  # ruff: ignore[any-type] - of a class that is looked up
+        arguments = self._arguments()
+        try:
+            return self._class()(target, **arguments)
+        except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+            message = f"`{self.name}` refuses its options {dict(arguments)}: {error}"
+            raise InvalidInputError(message) from error
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class OptimizerSpec:
-    """An optimiser of ``torch.optim`` and its options.
-
-    Attributes:
-        name: The class name, such as ``Adam``.
-        options: Its keyword arguments.
+class OptimizerSpec(AbstractTorchOptions):
+    """An optimizer of ``torch.optim``; further keyword arguments are its own options (``weight_decay``, ...).
 
     Raises:
-        UnknownNameError: On construction, if torch has no such optimiser.
-        InvalidInputError: On construction, if it has no such option.
+        ConfigError: If torch has no such optimizer, or the optimizer no such option, or it refuses a value.
+
+    Example:
+        >>> OptimizerSpec(name="SGD", lr=0.1, momentum=0.9)
+        OptimizerSpec(name='SGD', lr=0.1, momentum=0.9)
     """
 
     name: str = "Adam"
-    options: Mapping[str, OptionValue] = field(default_factory=lambda: {"lr": 1e-3})
+    """Name of the class in ``torch.optim``, such as ``Adam``."""
 
-    def __post_init__(self) -> None:
-        """Check the name and the options."""
-        _check_options(self._find(), self.options, skip={"params"})
+    lr: Annotated[NonNegativeFloat, Field(allow_inf_nan=False)] = 1e-3
+    """Learning rate."""
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if name not in _OPTIMIZERS:
+            message = f"torch.optim has no optimizer {name!r} for minibatches; {nearest(name, _OPTIMIZERS)}"
+            raise ValueError(message)
+        return name
 
     def build(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-        """Return the optimiser of some parameters.
+        """Return the optimizer of some parameters.
 
         Args:
             parameters: Leaf tensors.
 
         Returns:
-            The optimiser.
+            The optimizer.
 
         Raises:
-            InvalidInputError: If an option has a value that the optimiser refuses.
+            InvalidInputError: If the optimizer refuses these parameters.
         """
-        try:
-            optimizer: torch.optim.Optimizer = self._find()(parameters, **_tuples(self.options))
-        except (TypeError, ValueError) as error:
-            message = f"{self.name} refuses its options {dict(self.options)}: {error}"
-            raise InvalidInputError(message) from error
+        optimizer: torch.optim.Optimizer = self._built(parameters)
         return optimizer
 
-    def _find(self) -> Any:  # ruff: ignore[any-type] - a class whose arguments differ from those of its base
-        known = _subclasses(torch.optim, torch.optim.Optimizer)
-        # These need a closure, or sparse gradients only: they cannot take the plain step that training makes.
-        for unfit in ("Optimizer", "LBFGS", "SparseAdam"):
-            known.pop(unfit, None)
-        if self.name not in known:
-            message = f"torch.optim has no optimiser {self.name!r} for minibatches; {nearest(self.name, known)}"
-            raise UnknownNameError(message)
-        return known[self.name]
+    @override
+    def _class(self) -> type[Any]:
+        return _OPTIMIZERS[self.name]
+
+    @override
+    def _arguments(self) -> Mapping[str, object]:
+        return {"lr": self.lr, **(self.model_extra or {})}
+
+    @override
+    def _try(self) -> None:
+        # Not for the defaults: the first optimizer that torch builds imports its compiler, which takes a second.
+        if self.model_extra:
+            self.build([torch.zeros(1, 1, requires_grad=True)])
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class ScheduleSpec:
-    """A learning-rate schedule of ``torch.optim.lr_scheduler`` and its options.
-
-    Attributes:
-        name: The class name, such as ``CosineAnnealingLR``.
-        options: Its keyword arguments.
-        interval: Whether it advances every epoch or every step (minibatch).
+class ScheduleSpec(AbstractTorchOptions):
+    """A schedule of ``torch.optim.lr_scheduler``; further keyword arguments are its own options (``T_max``, ...).
 
     Raises:
-        UnknownNameError: On construction, if torch has no such schedule.
-        InvalidInputError: On construction, if it has no such option.
+        ConfigError: If torch has no such schedule, or the schedule no such option, or it refuses a value.
+
+    Example:
+        >>> ScheduleSpec(name="CosineAnnealingLR", T_max=20)
+        ScheduleSpec(name='CosineAnnealingLR', T_max=20)
     """
 
     name: str
-    options: Mapping[str, OptionValue] = field(default_factory=dict)
-    interval: Literal["epoch", "step"] = "epoch"
+    """Name of the class in ``torch.optim.lr_scheduler``, such as ``CosineAnnealingLR``."""
 
-    def __post_init__(self) -> None:
-        """Check the name and the options."""
-        _check_options(self._find(), self.options, skip={"optimizer"})
+    interval: Interval = "epoch"
+    """Whether the schedule advances every epoch or every step (minibatch)."""
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if name not in _SCHEDULES:
+            message = f"torch.optim.lr_scheduler has no schedule {name!r} to use here; {nearest(name, _SCHEDULES)}"
+            raise ValueError(message)
+        return name
 
     def build(self, optimizer: torch.optim.Optimizer) -> lr_scheduler.LRScheduler:
-        """Return the schedule of an optimiser.
+        """Return the schedule of an optimizer.
 
         Args:
-            optimizer: The optimiser whose rate it sets.
+            optimizer: The optimizer whose learning rate is set.
 
         Returns:
             The schedule.
 
         Raises:
-            InvalidInputError: If an option has a value that the schedule refuses.
+            InvalidInputError: If the schedule refuses this optimizer.
         """
-        try:
-            schedule: lr_scheduler.LRScheduler = self._find()(optimizer, **_tuples(self.options))
-        except (TypeError, ValueError) as error:
-            message = f"{self.name} refuses its options {dict(self.options)}: {error}"
-            raise InvalidInputError(message) from error
+        schedule: lr_scheduler.LRScheduler = self._built(optimizer)
         return schedule
 
-    def _find(self) -> Any:  # ruff: ignore[any-type] - as above
-        known = _subclasses(lr_scheduler, lr_scheduler.LRScheduler)
-        # These need functions, other schedules or a validation loss, which a run file does not hold.
-        for unfit in (
-            "LRScheduler",
-            "LambdaLR",
-            "MultiplicativeLR",
-            "SequentialLR",
-            "ChainedScheduler",
-            "ReduceLROnPlateau",
-        ):
-            known.pop(unfit, None)
-        if self.name not in known:
-            message = f"torch.optim.lr_scheduler has no schedule {self.name!r} to use here; {nearest(self.name, known)}"
-            raise UnknownNameError(message)
-        return known[self.name]
+    @override
+    def _class(self) -> type[Any]:
+        return _SCHEDULES[self.name]
+
+    @override
+    def _arguments(self) -> Mapping[str, object]:
+        return self.model_extra or {}
+
+    @override
+    def _try(self) -> None:
+        # Adam has what every schedule asks of an optimizer: a learning rate, and momenta that some let cycle.
+        self.build(torch.optim.Adam([torch.zeros(1, 1, requires_grad=True)]))
 
 
-def _subclasses(module: object, base: type) -> dict[str, type]:
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if inspect.isclass(value) and issubclass(value, base) and not name.startswith("_")
-    }
-
-
-def _check_options(found: type, options: Mapping[str, object], *, skip: set[str]) -> None:
-    known = set(inspect.signature(found).parameters) - skip
-    for option in options:
-        if option not in known:
-            message = f"{found.__name__} has no option {option!r}; {nearest(option, known)}"
-            raise InvalidInputError(message)
-
-
-def _tuples(options: Mapping[str, OptionValue]) -> dict[str, Any]:
-    """Return the options with lists as tuples, as torch expects pairs (betas) to be."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+def _problem(option: str, value: object, sentence: str) -> InitErrorDetails:
+    return {"type": "value_error", "loc": (option,), "input": value, "ctx": {"error": ValueError(sentence)}}

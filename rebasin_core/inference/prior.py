@@ -1,11 +1,10 @@
-"""Scales of the prior, one for all parameters or one a layer."""
+"""The Gaussian prior, and parameters chosen by patterns of their names."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,34 +12,19 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.posteriors.prior import GaussianPrior
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
-PriorScale: TypeAlias = float | Mapping[str, float]
-
-
-def check_scale(scale: PriorScale) -> None:
-    """Refuse scales that are not positive.
-
-    Args:
-        scale: One for all, or by pattern of parameter names.
-
-    Raises:
-        InvalidInputError: If one is not positive.
-    """
-    for value in scale.values() if isinstance(scale, Mapping) else [scale]:
-        if not value > 0:
-            message = f"expected a positive `prior_scale`, got {value!r}"
-            raise InvalidInputError(message)
+    from rebasin_core.inference.options import PriorScale
 
 
 def scales_of(names: Iterable[str], scale: PriorScale) -> dict[str, float]:
     """Return the prior scale of every parameter.
 
     Args:
-        names: Of the parameters.
-        scale: One for all, or by pattern (``layers.0.*``); the first that matches counts.
+        names: Names of the parameters.
+        scale: One for all, or pairs of a pattern (``layers.0.*``) and a scale; the first match counts.
 
     Returns:
         Scales by name.
@@ -48,24 +32,24 @@ def scales_of(names: Iterable[str], scale: PriorScale) -> dict[str, float]:
     Raises:
         InvalidInputError: If a parameter matches no pattern.
     """
-    if not isinstance(scale, Mapping):
+    if not isinstance(scale, tuple):
         return dict.fromkeys(names, float(scale))
     found: dict[str, float] = {}
     for name in names:
-        matching = [value for pattern, value in scale.items() if fnmatchcase(name, pattern)]
+        matching = [value for pattern, value in scale if fnmatchcase(name, pattern)]
         if not matching:
             message = f"no pattern of `prior_scale` matches `{name}`; add one, or `*` for all others"
             raise InvalidInputError(message)
-        found[name] = float(matching[0])
+        found[name] = matching[0]
     return found
 
 
 def prior_of(parameters: Mapping[str, Tensor], scale: PriorScale) -> GaussianPrior | None:
-    """Return the centred Gaussian prior with given scales.
+    """Return the centered Gaussian prior with given scales.
 
     Args:
-        parameters: By name; they set device and dtype.
-        scale: One for all, or by pattern.
+        parameters: Parameters by name; they set device and dtype.
+        scale: One scale for all, or pairs of a pattern and a scale.
 
     Returns:
         The prior; None if a scale is infinite (a flat prior).
@@ -82,8 +66,8 @@ def chosen_names(names: Sequence[str], patterns: Sequence[str] | None, what: str
 
     Args:
         names: All names.
-        patterns: Shell patterns; None takes all.
-        what: The option, for messages.
+        patterns: Shell patterns; None chooses all names.
+        what: The option that holds the patterns, for messages.
 
     Returns:
         The names, in their order.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import Annotated, Literal, final
 
-from rebasin_core.inference.stochastic_gradient_mcmc import AbstractStochasticGradientMCMC, ChainOptions, SamplingPlan
+from pydantic import Field
+from typing_extensions import override
 
-if TYPE_CHECKING:
-    from rebasin_core.inference.prior import PriorScale
+from rebasin_core.inference.stochastic_gradient_mcmc import AbstractStochasticGradientMCMC
 
 
 @final
@@ -17,21 +17,10 @@ class SGHMC(AbstractStochasticGradientMCMC):
     $$ v \leftarrow (1 - \alpha) v - \eta \nabla \tilde U(\theta) + \sqrt{2 \alpha \eta T / N}\, \xi, \qquad
        \theta \leftarrow \theta + v, \qquad \tilde U = -\tfrac1N \log p(\theta, D) $$
 
-    Args:
-        epochs: Passes over the data.
-        learning_rate: $\eta$, the largest step.
-        momentum_decay: $\alpha$ in (0, 1]: the friction of a step; 1 is SGLD.
-        burn_in: Passes before the first sample; without cycles.
-        thinning: Passes from one sample to the next.
-        cycles: 0 for a constant step, else the number of cosine cycles.
-        exploration: The noiseless part of each cycle.
-        temperature: $T$; 1 for the posterior.
-        prior_scale: $\sigma$ of the prior, for all parameters or by pattern of their names.
-        chains: Number of chains, side by side on the same batches.
-        together: Whether to run them at once where that is possible.
+    The first chain starts from the parameters of the model, the others from a new initialization.
 
     Raises:
-        InvalidInputError: If an option is out of range.
+        ConfigError: If an option is invalid.
 
     References:
         T. Chen, E. Fox, C. Guestrin (2014), "Stochastic gradient Hamiltonian Monte Carlo", ICML, arXiv 1402.4102,
@@ -45,21 +34,11 @@ class SGHMC(AbstractStochasticGradientMCMC):
         6
     """
 
-    def __init__(  # ruff: ignore[too-many-arguments] - options of one method, keyword-only
-        self,
-        *,
-        epochs: int = 100,
-        learning_rate: float = 0.01,
-        momentum_decay: float = 0.1,
-        burn_in: int = 20,
-        thinning: int = 1,
-        cycles: int = 0,
-        exploration: float = 0.5,
-        temperature: float = 1.0,
-        prior_scale: PriorScale = 1.0,
-        chains: int = 1,
-        together: bool = True,
-    ) -> None:
-        plan = SamplingPlan(epochs, burn_in, thinning, cycles, exploration)
-        options = ChainOptions(plan, learning_rate, momentum_decay, temperature, prior_scale, chains)
-        super().__init__(options, together=together)
+    name: Literal["sghmc"] = "sghmc"
+
+    momentum_decay: Annotated[float, Field(gt=0, le=1)] = 0.1
+    r"""The friction $\alpha$ of a step; 1 is SGLD."""
+
+    @override
+    def friction(self) -> float:
+        return self.momentum_decay

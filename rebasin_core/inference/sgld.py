@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import Literal, final
 
-from rebasin_core.inference.stochastic_gradient_mcmc import AbstractStochasticGradientMCMC, ChainOptions, SamplingPlan
+from typing_extensions import override
 
-if TYPE_CHECKING:
-    from rebasin_core.inference.prior import PriorScale
+from rebasin_core.inference.stochastic_gradient_mcmc import AbstractStochasticGradientMCMC
 
 
 @final
@@ -17,23 +16,11 @@ class SGLD(AbstractStochasticGradientMCMC):
     $$ \theta \leftarrow \theta - \eta \nabla \tilde U(\theta) + \sqrt{2 \eta T / N}\, \xi, \qquad
        \tilde U = -\tfrac1N \log p(\theta, D) $$
 
-    The steps have a bias that vanishes with $\eta$, and with it the noise of minibatches. Chains start where the model
-    stands (the first) and afresh (the others), on the same batches.
-
-    Args:
-        epochs: Passes over the data.
-        learning_rate: $\eta$, the largest step.
-        burn_in: Passes before the first sample; without cycles.
-        thinning: Passes from one sample to the next.
-        cycles: 0 for a constant step, else the number of cosine cycles.
-        exploration: The noiseless part of each cycle.
-        temperature: $T$; 1 for the posterior.
-        prior_scale: $\sigma$ of the prior, for all parameters or by pattern of their names.
-        chains: Number of chains.
-        together: Whether to run them at once where that is possible.
+    The bias of the samples vanishes with $\eta$, and with it the noise of minibatches. The first chain starts from the
+    parameters of the model, the others from a new initialization.
 
     Raises:
-        InvalidInputError: If an option is out of range.
+        ConfigError: If an option is invalid.
 
     References:
         M. Welling, Y. W. Teh (2011), "Bayesian learning via stochastic gradient Langevin dynamics", ICML; R. Zhang et
@@ -46,20 +33,8 @@ class SGLD(AbstractStochasticGradientMCMC):
         8
     """
 
-    def __init__(  # ruff: ignore[too-many-arguments] - options of one method, keyword-only
-        self,
-        *,
-        epochs: int = 100,
-        learning_rate: float = 0.01,
-        burn_in: int = 20,
-        thinning: int = 1,
-        cycles: int = 0,
-        exploration: float = 0.5,
-        temperature: float = 1.0,
-        prior_scale: PriorScale = 1.0,
-        chains: int = 1,
-        together: bool = True,
-    ) -> None:
-        plan = SamplingPlan(epochs, burn_in, thinning, cycles, exploration)
-        options = ChainOptions(plan, learning_rate, 1.0, temperature, prior_scale, chains)
-        super().__init__(options, together=together)
+    name: Literal["sgld"] = "sgld"
+
+    @override
+    def friction(self) -> float:
+        return 1.0

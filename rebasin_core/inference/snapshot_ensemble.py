@@ -1,41 +1,37 @@
-"""Snapshot ensembles: one network, caught at the end of every cycle of its learning rate."""
+"""Snapshot ensembles: one network, kept at the end of every cycle of its learning rate."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Annotated, Literal, Self, final
 
+from pydantic import Field, PositiveInt, model_validator
 from typing_extensions import override
 
-from rebasin_core.errors import InvalidInputError
 from rebasin_core.inference.collected import Collected
-from rebasin_core.inference.gradient import AbstractGradientInference, AbstractObjective
-from rebasin_core.inference.prior import PriorScale, check_scale
+from rebasin_core.inference.gradient import AbstractGradientInference
+from rebasin_core.inference.optimizer import OptimizerSpec
+from rebasin_core.inference.options import PriorScale
 from rebasin_core.inference.stacked import AbstractStackedObjective
+from rebasin_core.inference.training import Optimization
 
 if TYPE_CHECKING:
     import torch
 
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.inference.base import FitProblem
-    from rebasin_core.inference.optimizer import OptimizerSpec
+    from rebasin_core.inference.objective import AbstractObjective
     from rebasin_core.posteriors.base import Posterior
 
 
 @final
 class SnapshotEnsemble(AbstractGradientInference):
-    r"""Trains one network with a learning rate that falls and starts again M times, and keeps it after each fall.
+    r"""Trains one network with a learning rate that falls and restarts M times, and keeps the network after each fall.
 
     $$ \alpha_t = \frac{\alpha_0}{2} \left(1 + \cos \frac{\pi \, (t \bmod C)}{C}\right), \qquad C = T / M $$
 
-    Args:
-        members: The number M of cycles, at least 2.
-        epochs: Passes over the data, a multiple of M.
-        optimizer: Any optimiser of torch; its rate is $\alpha_0$. Adam with rate 1e-3 if not given.
-        prior_scale: $\sigma$ of the prior, for all parameters or by pattern of their names; infinity for a flat one.
-
     Raises:
-        InvalidInputError: If an option is out of range.
+        ConfigError: If an option is invalid.
 
     References:
         G. Huang et al. (2017), "Snapshot ensembles: train 1, get M for free", ICLR, arXiv 1704.00109, equation 2.
@@ -47,37 +43,48 @@ class SnapshotEnsemble(AbstractGradientInference):
         2
     """
 
-    def __init__(
-        self,
-        *,
-        members: int = 5,
-        epochs: int = 50,
-        optimizer: OptimizerSpec | None = None,
-        prior_scale: PriorScale = 1.0,
-    ) -> None:
-        super().__init__(epochs=epochs, optimizer=optimizer)
-        if members < 2 or epochs % members:  # ruff: ignore[magic-value-comparison] - one network is no ensemble
-            message = f"expected `members` of at least 2 that divide `epochs`, got {members!r} and {epochs!r}"
-            raise InvalidInputError(message)
-        check_scale(prior_scale)
-        self._members, self._prior_scale = members, prior_scale
+    name: Literal["snapshot_ensemble"] = "snapshot_ensemble"
 
-    @override
-    def _options(self) -> tuple[object, ...]:
-        return self._members, self._prior_scale
+    members: Annotated[int, Field(ge=2)] = 5
+    """Number M of cycles, and of networks that are kept."""
+
+    epochs: PositiveInt = 50
+    """Number of passes over the data, a multiple of ``members``."""
+
+    optimizer: OptimizerSpec = OptimizerSpec()
+    r"""Optimizer, any of ``torch.optim``; its learning rate is $\alpha_0$."""
+
+    prior_scale: PriorScale = 1.0
+    r"""Standard deviation $\sigma$ of the prior, for all parameters or by pattern of their names; infinity for a flat
+    prior."""
+
+    @model_validator(mode="after")
+    def _check_cycles(self) -> Self:
+        if self.epochs % self.members:
+            message = f"expected `members` that divide `epochs`, got {self.members} and {self.epochs}"
+            raise ValueError(message)
+        return self
+
+    @property
+    def cycle_length(self) -> int:
+        """Number of epochs in a cycle."""
+        return self.epochs // self.members
 
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
-        return _Objective(problem, model, self._prior_scale, cycles=self._members, length=self._epochs // self._members)
+        return _Objective(problem, model, self)
+
+    @override
+    def _optimization(self, objective: AbstractObjective) -> Optimization:
+        return Optimization(self.optimizer.build(objective.parameters.values()))
 
 
 @final
 class _Objective(AbstractStackedObjective):
-    def __init__(
-        self, problem: FitProblem, model: FunctionalModel, prior_scale: PriorScale, *, cycles: int, length: int
-    ) -> None:
-        super().__init__(problem, model, members=1, prior_scale=prior_scale)
-        self._length, self._collected = length, Collected(self, cycles)
+    def __init__(self, problem: FitProblem, model: FunctionalModel, method: SnapshotEnsemble) -> None:
+        super().__init__(problem, model, members=1, prior_scale=method.prior_scale)
+        self._length = method.cycle_length
+        self._collected = Collected(self, method.members)
 
     @override
     def begin_step(self, optimizer: torch.optim.Optimizer, step: int) -> None:

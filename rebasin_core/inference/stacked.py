@@ -1,4 +1,4 @@
-"""Several networks trained side by side, as one network with stacked parameters."""
+"""Several networks trained in parallel, as one network with stacked parameters."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from torch.func import functional_call
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.inference.gradient import AbstractObjective
-from rebasin_core.inference.prior import PriorScale, prior_of, scales_of
+from rebasin_core.inference.objective import AbstractObjective
+from rebasin_core.inference.prior import prior_of, scales_of
 from rebasin_core.tensors.modules import copied, named_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.inference.base import FitProblem
+    from rebasin_core.inference.options import PriorScale
     from rebasin_core.posteriors.prior import GaussianPrior
 
-# Optimisers that treat every entry on its own, so that networks in one tensor do not feel each other.
+# Optimizers that treat every entry on its own: networks in one tensor do not influence each other.
 _ENTRYWISE = frozenset({
     "SGD",
     "Adam",
@@ -40,29 +41,29 @@ _ENTRYWISE = frozenset({
 
 
 def require_entrywise(optimizer: str, members: int) -> None:
-    """Refuse optimisers that would mix networks that are trained side by side.
+    """Raise if an optimizer would mix networks that are trained in parallel.
 
     Args:
-        optimizer: Its name in ``torch.optim``.
+        optimizer: Name of the optimizer in ``torch.optim``.
         members: Number of networks.
 
     Raises:
-        InvalidInputError: If there are several networks, and it is not entrywise.
+        InvalidInputError: If there are several networks, and the optimizer does not treat every entry on its own.
     """
     if members > 1 and optimizer not in _ENTRYWISE:
         message = (
-            f"{optimizer} does not treat every entry on its own, so networks cannot be trained side by side with it; "
-            f"expected one of {', '.join(sorted(_ENTRYWISE))}"
+            f"expected an optimizer that treats every entry on its own, to train {members} networks in parallel, got "
+            f"{optimizer!r}; choose one of {', '.join(sorted(_ENTRYWISE))}"
         )
         raise InvalidInputError(message)
 
 
-def reinitialised(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Return a copy of a model with fresh first values, from its layers' own ``reset_parameters``.
+def reinitialized(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Return a copy of a model with a new initialization, from its layers' own ``reset_parameters``.
 
     Args:
         model: Any module.
-        generator: The source of randomness; the global generator is left alone.
+        generator: Source of randomness; the global generator is not changed.
 
     Returns:
         The copy.
@@ -80,8 +81,8 @@ def reinitialised(model: nn.Module, generator: torch.Generator) -> nn.Module:
                 reset()
             elif next(module.parameters(recurse=False), None) is not None:
                 message = (
-                    f"`{name}` ({type(module).__name__}) owns parameters and has no method `reset_parameters`, so that "
-                    "further networks cannot be started afresh; add one"
+                    f"`{name}` ({type(module).__name__}) owns parameters and has no method `reset_parameters`, which "
+                    "initializes further networks; add one"
                 )
                 raise InvalidInputError(message)
     return fresh
@@ -89,18 +90,19 @@ def reinitialised(model: nn.Module, generator: torch.Generator) -> nn.Module:
 
 @final
 class StackedNetworks:
-    """Runs K networks with stacked parameters on the same inputs: at once where torch can, else one by one.
+    """Runs K networks with stacked parameters on the same inputs: in one batch if torch can, else sequentially.
 
-    Small networks on a CPU, and all on a GPU, are several times faster at once.
+    Small networks on a CPU, and all networks on a GPU, are several times faster in one batch.
 
     Args:
         model: The network.
         members: The number K.
-        together: Whether to run them at once (``vmap``); falls back to one by one where that is impossible.
+        together: Whether to run them in one batch (``vmap``); falls back to running them sequentially.
     """
 
     def __init__(self, model: FunctionalModel, members: int, *, together: bool = True) -> None:
-        self._model, self._members = model, members
+        self._model = model
+        self._members = members
         self._together = together and members > 1
 
     def __call__(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -119,16 +121,16 @@ class StackedNetworks:
         """
         if self._together:
             try:
-                return self._at_once(parameters, buffers, inputs)
+                return self._batched(parameters, buffers, inputs)
             except (RuntimeError, ValueError):
-                # What vmap cannot do: control flow that depends on data, some changes in place.
+                # For example, vmap does not support control flow that depends on data, and some in-place changes.
                 self._together = False
         every = {**parameters, **buffers}
         return torch.stack([
             self._model({name: tensor[k] for name, tensor in every.items()}, inputs) for k in range(self._members)
         ])
 
-    def _at_once(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    def _batched(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         def call(own: dict[str, Tensor], kept: dict[str, Tensor]) -> Tensor:
             outputs: Tensor = functional_call(self._model.module, {**own, **kept}, (inputs,))
             return outputs
@@ -139,18 +141,19 @@ class StackedNetworks:
 
 
 class AbstractStackedObjective(AbstractObjective):
-    r"""The negative log posterior per example of K networks side by side, each with a gradient of its own.
+    r"""The negative log posterior per example of K networks in parallel, each with its own gradient.
 
     $$ -\frac1B \sum_{i \in \text{batch}} \log p(y_i \mid x_i, \theta_k) - \frac1N \log p(\theta_k) $$
 
-    summed over the networks. The first starts where the model stands, the others afresh. All see the same batches.
+    summed over the networks. The first starts from the parameters of the model, the others from a new initialization.
+    All are trained on the same batches.
 
     Args:
-        problem: What is to be fitted.
+        problem: The problem to fit.
         model: The network, a private copy.
         members: The number K.
-        prior_scale: Of the Gaussian prior; infinity for a flat one.
-        together: Whether to run the networks at once.
+        prior_scale: Standard deviations of the Gaussian prior; infinity for a flat one.
+        together: Whether to run the networks in one batch.
     """
 
     def __init__(
@@ -162,14 +165,12 @@ class AbstractStackedObjective(AbstractObjective):
         prior_scale: PriorScale,
         together: bool = True,
     ) -> None:
-        networks = [problem.model, *(reinitialised(problem.model, problem.generator) for _ in range(members - 1))]
+        networks = [problem.model, *(reinitialized(problem.model, problem.generator) for _ in range(members - 1))]
         first = dict(model.module.named_parameters())
         every = [named_tensors(network) for network in networks]
-        stacked, buffers = (
-            {name: torch.stack([tensors[name].detach().to(like) for tensors in every]) for name, like in part.items()}
-            for part in (first, dict(model.module.named_buffers()))
-        )
-        super().__init__(problem, model, stacked, buffers=buffers, members=members)
+        parameters = _stacked(every, first)
+        buffers = _stacked(every, dict(model.module.named_buffers()))
+        super().__init__(problem, model, parameters, buffers=buffers, members=members)
         self.prior: GaussianPrior | None = prior_of(first, prior_scale)
         scales = scales_of(first, prior_scale)
         self._precisions = {name: 1 / (scale**2 * problem.num_examples) for name, scale in scales.items()}
@@ -190,17 +191,23 @@ class AbstractStackedObjective(AbstractObjective):
         """Return a network's parameters and buffers, copied.
 
         Args:
-            member: Its number.
+            member: Index of the network.
 
         Returns:
             Both by name.
         """
-        parameters, buffers = (
-            copied({name: tensor[member] for name, tensor in part.items()}) for part in (self.parameters, self.buffers)
-        )
+        parameters = copied({name: tensor[member] for name, tensor in self.parameters.items()})
+        buffers = copied({name: tensor[member] for name, tensor in self.buffers.items()})
         return parameters, buffers
 
     @override
     def points(self) -> list[dict[str, Tensor]]:
         every = {**self.parameters, **self.buffers}
         return [{name: tensor[k].detach() for name, tensor in every.items()} for k in range(self.members)]
+
+
+def _stacked(networks: Sequence[Mapping[str, Tensor]], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of several networks, stacked, with the names, device and dtype of given ones."""
+    return {
+        name: torch.stack([tensors[name].detach().to(tensor) for tensors in networks]) for name, tensor in like.items()
+    }

@@ -1,20 +1,20 @@
-"""SWAG and multi-SWAG: a low-rank Gaussian from the path of stochastic gradient descent."""
+"""SWAG and multi-SWAG: a low-rank Gaussian from the iterates of stochastic gradient descent."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Annotated, Literal, Self, final
 
 import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from typing_extensions import override
 
-from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.normalization import refreshed_buffers
-from rebasin_core.inference.gradient import AbstractGradientInference, AbstractObjective
-from rebasin_core.inference.optimizer import OptimizerSpec
-from rebasin_core.inference.prior import PriorScale, check_scale
+from rebasin_core.inference.gradient import AbstractGradientInference
+from rebasin_core.inference.optimizer import OptimizerSpec, ScheduleSpec
+from rebasin_core.inference.options import PositiveFinite, PriorScale
 from rebasin_core.inference.stacked import AbstractStackedObjective, require_entrywise
+from rebasin_core.inference.training import Optimization
 from rebasin_core.posteriors.low_rank_gaussian import LowRankGaussianPosterior
 from rebasin_core.posteriors.mixture import MixturePosterior
 
@@ -23,49 +23,26 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.inference.base import FitProblem
-    from rebasin_core.inference.optimizer import ScheduleSpec
+    from rebasin_core.inference.objective import AbstractObjective
     from rebasin_core.posteriors.base import Posterior
 
 _COUNT = "collected"
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """What is collected: when it begins, how many deviations are kept, how the covariance is scaled."""
-
-    start: int
-    rank: int
-    scale: float
-    learning_rate: float | None
-    least_variance: float
+# A covariance needs two deviations.
+_LEAST_COLLECTED = 2
 
 
 @final
 class SWAG(AbstractGradientInference):
-    r"""Trains a network, and takes mean and covariance from where it goes in the last epochs.
+    r"""Trains a network, and estimates mean and covariance from its iterates in the last epochs.
 
     $$ q = \mathcal N\Big(\bar\theta,\; s \big(\Sigma_{\mathrm{diag}} + \tfrac{1}{K - 1} \hat D \hat D^\top\big)\Big) $$
 
     with the mean $\bar\theta$ and the variances $\Sigma_{\mathrm{diag}}$ of the iterates after each collecting epoch,
-    and in $\hat D$ the last K deviations from the running mean. The low-rank part couples all layers. Normalisation
-    statistics are taken afresh at the mean.
-
-    Args:
-        epochs: Passes over the data, collecting ones included.
-        start: The epoch after which collecting begins; half of all epochs if not given.
-        rank: The number K of deviations, at least 2.
-        scale: The factor $s$; the paper's is one half.
-        learning_rate: The constant rate while collecting; the optimiser's own if not given.
-        members: 1 for SWAG; more for multi-SWAG: a mixture of as many, trained side by side from other first values.
-        optimizer: An optimiser of torch; SGD with rate 0.05 and momentum 0.9 if not given.
-        schedule: Any learning-rate schedule of torch, for the epochs before collecting.
-        prior_scale: $\sigma$ of the prior, for all parameters or by pattern of their names; infinity for a flat one.
-        least_variance: Variances below it are raised to it.
-        together: Whether to run several networks at once where that is possible.
+    and in $\hat D$ the last K deviations from the running mean. The low-rank part couples all layers. Normalization
+    statistics are recomputed at the mean.
 
     Raises:
-        InvalidInputError: If an option is out of range.
+        ConfigError: If an option is invalid.
 
     References:
         W. Maddox et al. (2019), "A simple baseline for Bayesian uncertainty in deep learning", NeurIPS, arXiv
@@ -79,92 +56,110 @@ class SWAG(AbstractGradientInference):
         'low_rank_gaussian'
     """
 
-    def __init__(  # ruff: ignore[too-many-arguments] - options of one method, keyword-only
-        self,
-        *,
-        epochs: int = 40,
-        start: int | None = None,
-        rank: int = 20,
-        scale: float = 0.5,
-        learning_rate: float | None = None,
-        members: int = 1,
-        optimizer: OptimizerSpec | None = None,
-        schedule: ScheduleSpec | None = None,
-        prior_scale: PriorScale = 1.0,
-        least_variance: float = 1e-30,
-        together: bool = True,
-    ) -> None:
-        optimizer = optimizer or OptimizerSpec("SGD", {"lr": 0.05, "momentum": 0.9})
-        super().__init__(epochs=epochs, optimizer=optimizer, schedule=schedule)
-        start = epochs // 2 if start is None else start
-        # A covariance needs two deviations.
-        if min(rank - 2, epochs - start - 2, start, members - 1) < 0 or not (scale > 0 and least_variance >= 0):
-            message = (
-                "expected `rank` of at least 2, at least two epochs after `start`, `members` of at least 1 and a "
-                f"positive `scale`, got {rank!r}, {epochs - start!r}, {members!r} and {scale!r}"
-            )
-            raise InvalidInputError(message)
-        check_scale(prior_scale)
-        require_entrywise(optimizer.name, members)
-        self._collecting = _Options(start, min(rank, epochs - start), scale, learning_rate, least_variance)
-        self._members, self._prior_scale, self._together = members, prior_scale, together
+    name: Literal["swag"] = "swag"
 
-    @override
-    def _options(self) -> tuple[object, ...]:
-        return self._collecting, self._members, self._prior_scale
+    epochs: PositiveInt = 40
+    """Number of passes over the data, collecting ones included."""
+
+    # Built on use: torch checks its options, for which it imports its compiler.
+    optimizer: OptimizerSpec = Field(default_factory=lambda: OptimizerSpec(name="SGD", lr=0.05, momentum=0.9))
+    """Optimizer, any of ``torch.optim``; SGD with learning rate 0.05 and momentum 0.9 if not given."""
+
+    schedule: ScheduleSpec | None = None
+    """Learning-rate schedule of ``torch.optim.lr_scheduler``, for the epochs before collecting."""
+
+    start: NonNegativeInt | None = None
+    """The epoch after which collecting begins; half of all epochs if not given."""
+
+    rank: Annotated[int, Field(ge=_LEAST_COLLECTED)] = 20
+    """Number K of deviations; as many as there are collecting epochs if these are fewer."""
+
+    scale: PositiveFinite = 0.5
+    """Factor $s$ of the covariance; one half in the paper."""
+
+    learning_rate: PositiveFinite | None = None
+    """Constant learning rate while collecting; that of the optimizer and schedule if not given."""
+
+    members: PositiveInt = 1
+    """1 for SWAG; more for multi-SWAG: a mixture of as many, trained in parallel from different initializations."""
+
+    prior_scale: PriorScale = 1.0
+    r"""Standard deviation $\sigma$ of the prior, for all parameters or by pattern of their names; infinity for a flat
+    prior."""
+
+    least_variance: NonNegativeFloat = 1e-30
+    """Lower bound of the variances: smaller ones are raised to it."""
+
+    together: bool = True
+    """Whether several networks are run in one batch if that is possible."""
+
+    @model_validator(mode="after")
+    def _check_collecting(self) -> Self:
+        if self.num_collected < _LEAST_COLLECTED:
+            start = self.collecting_start
+            message = f"expected at least two epochs after `start`, got start={start} and epochs={self.epochs}"
+            raise ValueError(message)
+        require_entrywise(self.optimizer.name, self.members)
+        return self
+
+    @property
+    def collecting_start(self) -> int:
+        """The epoch after which collecting begins."""
+        return self.epochs // 2 if self.start is None else self.start
+
+    @property
+    def num_collected(self) -> int:
+        """Number of epochs after which iterates are collected."""
+        return self.epochs - self.collecting_start
 
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
-        return _Objective(
-            problem,
-            model,
-            members=self._members,
-            prior_scale=self._prior_scale,
-            together=self._together,
-            collecting=self._collecting,
-        )
+        return _Objective(problem, model, self)
+
+    @override
+    def _optimization(self, objective: AbstractObjective) -> Optimization:
+        optimizer = self.optimizer.build(objective.parameters.values())
+        if self.schedule is None:
+            return Optimization(optimizer)
+        return Optimization(optimizer, self.schedule.build(optimizer), self.schedule.interval)
 
 
 @final
 class _Objective(AbstractStackedObjective):
-    def __init__(
-        self,
-        problem: FitProblem,
-        model: FunctionalModel,
-        *,
-        members: int,
-        prior_scale: PriorScale,
-        together: bool,
-        collecting: _Options,
-    ) -> None:
-        super().__init__(problem, model, members=members, prior_scale=prior_scale, together=together)
-        self._collecting = collecting
+    def __init__(self, problem: FitProblem, model: FunctionalModel, method: SWAG) -> None:
+        super().__init__(
+            problem, model, members=method.members, prior_scale=method.prior_scale, together=method.together
+        )
+        self._method = method
+        self._rank = min(method.rank, method.num_collected)
         self.memory[_COUNT] = torch.zeros((), dtype=torch.int64)
         for name, tensor in self.parameters.items():
             self.memory[f"mean/{name}"] = torch.zeros_like(tensor, requires_grad=False)
             self.memory[f"squares/{name}"] = torch.zeros_like(tensor, requires_grad=False)
-            self.memory[f"deviations/{name}"] = tensor.new_zeros((collecting.rank, *tensor.shape), requires_grad=False)
+            self.memory[f"deviations/{name}"] = tensor.new_zeros((self._rank, *tensor.shape), requires_grad=False)
 
     @override
     def begin_step(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        if self._collecting.learning_rate is not None and step >= self._collecting.start * self.problem.num_batches:
+        rate = self._method.learning_rate
+        if rate is not None and step >= self._method.collecting_start * self.problem.num_batches:
             for group in optimizer.param_groups:
-                group["lr"] = self._collecting.learning_rate
+                group["lr"] = rate
 
     @override
     def end_epoch(self, epoch: int) -> None:
-        if epoch < self._collecting.start:
+        if epoch < self._method.collecting_start:
             return
         count = self.memory[_COUNT]
         count += 1
         number = int(count)
         for name, parameter in self.parameters.items():
-            value, mean = parameter.detach(), self.memory[f"mean/{name}"]
+            value = parameter.detach()
+            mean = self.memory[f"mean/{name}"]
             before = value - mean
             mean += before / number
             # Welford: the sum of squared deviations, without a difference of large numbers.
             self.memory[f"squares/{name}"] += before * (value - mean)
-            self.memory[f"deviations/{name}"][(number - 1) % self._collecting.rank].copy_(value - mean)
+            self.memory[f"deviations/{name}"][(number - 1) % self._rank].copy_(value - mean)
 
     @override
     def posterior(self) -> Posterior:
@@ -172,8 +167,9 @@ class _Objective(AbstractStackedObjective):
         return components[0] if self.members == 1 else MixturePosterior(components)
 
     def _component(self, member: int) -> Posterior:
-        count, options = int(self.memory[_COUNT]), self._collecting
-        kept = min(count, options.rank)
+        method = self._method
+        count = int(self.memory[_COUNT])
+        kept = min(count, self._rank)
 
         def collected(part: str, select: tuple[int | slice, ...]) -> dict[str, Tensor]:
             return {name: self.memory[f"{part}/{name}"][select].clone() for name in self.parameters}
@@ -183,8 +179,8 @@ class _Objective(AbstractStackedObjective):
         deviations = collected("deviations", (slice(kept), member))
         return LowRankGaussianPosterior(
             mean,
-            {n: (options.scale * (t / count).clamp_min(options.least_variance)).sqrt() for n, t in squares.items()},
-            {n: t * math.sqrt(options.scale / (kept - 1)) for n, t in deviations.items()},
+            {n: (method.scale * (t / count).clamp_min(method.least_variance)).sqrt() for n, t in squares.items()},
+            {n: t * math.sqrt(method.scale / (kept - 1)) for n, t in deviations.items()},
             buffers=refreshed_buffers(self.problem.model, mean, self.problem.data),
             prior=self.prior,
         )

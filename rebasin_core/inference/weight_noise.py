@@ -1,4 +1,4 @@
-"""Noise in a network's weights: drawn for the outputs of its layers, for pairs of examples, or for the weights."""
+"""Noise in a network's weights: for the outputs of its layers, with signs for each example, or for the weights."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class WeightNoise:
 
     - ``local``: for a dense layer $y = W x + b$ with $W_{ij} \sim \mathcal N(m_{ij}, s_{ij}^2)$, the outputs for one
       example are exactly $\mathcal N(M x + m_b,\; S^2 x^2 + s_b^2)$, independently. Drawing them, independently for
-      each example, gives gradients of far lower variance. Convolutions are treated alike, with the noise at different
-      positions independent: exact marginals, not the exact joint.
-    - ``flipout``: one draw $\Delta W$ for the batch, with signs $r, s$ of its own for every example,
+      each example, gives gradients of far lower variance. Convolutions are treated in the same way, with independent
+      noise at different positions: exact marginals, not the exact joint.
+    - ``flipout``: one draw $\Delta W$ for the batch, with random signs $r, s$ for every example,
       $y = M x + r \odot \Delta W (s \odot x)$: the exact joint for every example, nearly uncorrelated between examples.
     - ``weights``: one draw of all weights for the batch.
 
-    Dense and convolutional layers that are called exactly once in a forward pass, and share their parameters with no
-    other layer, are treated so; every other parameter is drawn itself.
+    The first two apply to dense and convolutional layers that are called exactly once in a forward pass, and share
+    their parameters with no other layer; every other parameter is drawn itself.
 
     Args:
-        model: The model; forward hooks are put on its private copy.
-        inputs: A small batch, to see which layers are called how often.
-        tensors: Parameters and buffers to run it at.
-        generator: The source of the noise.
-        estimator: Which of the three.
+        model: The model; forward hooks are registered on its private copy.
+        inputs: A small batch, to count how often each layer is called.
+        tensors: Parameters and buffers with which it is run.
+        generator: Source of the noise.
+        estimator: ``local``, ``flipout`` or ``weights``.
 
     References:
         D. P. Kingma, T. Salimans, M. Welling (2015), "Variational dropout and the local reparameterization trick",
@@ -59,7 +59,8 @@ class WeightNoise:
         *,
         estimator: EstimatorName = "local",
     ) -> None:
-        self._model, self._generator = model, generator
+        self._model = model
+        self._generator = generator
         self._stddev: Mapping[str, Tensor] = {}
         self.local_names: set[str] = set()
         if estimator == "weights":
@@ -72,17 +73,17 @@ class WeightNoise:
     def __call__(
         self, mean: Mapping[str, Tensor], stddev: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the model's outputs under a fresh draw.
+        """Return the model's outputs with new noise.
 
         Args:
             mean: Means of all parameters.
-            stddev: Standard deviations of the random ones; the others stay at their mean.
+            stddev: Standard deviations of the random parameters; the others stay at their mean.
             buffers: The buffers.
             inputs: A batch.
 
         Returns:
-            The outputs, differentiable in means and standard deviations, and the parameters that were run: drawn, or at
-            their means where the noise was drawn at the outputs.
+            The outputs, differentiable in means and standard deviations, and the parameters of the run: drawn, or equal
+            to their means if the noise was drawn at the outputs.
         """
         self._stddev = stddev
         drawn = {
@@ -104,15 +105,15 @@ class WeightNoise:
         signs = 2 * torch.randint(2, shape, generator=self._generator, device=device) - 1
         return signs.to(like)
 
-    def _spread(self, layer: Layer) -> tuple[Tensor | None, Tensor | None]:
+    def _stddev_of(self, layer: Layer) -> tuple[Tensor | None, Tensor | None]:
         """Return the standard deviations of a layer's weight and bias; None where they are not random."""
         return self._stddev.get(layer.name("weight")), self._stddev.get(layer.name("bias"))
 
     def _local_hook(self, layer: Layer) -> Hook:
         def add_noise(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
             del module
-            weight, bias = (None if stddev is None else stddev.square() for stddev in self._spread(layer))
-            variance = output_variance(layer, arguments[0], weight, bias, output)
+            weight, bias = self._stddev_of(layer)
+            variance = output_variance(layer, arguments[0], _square(weight), _square(bias), output)
             if variance is None:
                 return output
             return torch.addcmul(output, variance.clamp_min(_LEAST_VARIANCE).sqrt(), self._noise(output))
@@ -121,14 +122,23 @@ class WeightNoise:
 
     def _flipout_hook(self, layer: Layer) -> Hook:
         def add_noise(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            weight, bias = (None if stddev is None else stddev * self._noise(stddev) for stddev in self._spread(layer))
+            weight, bias = self._stddev_of(layer)
+            # Both draws come before the signs.
+            weight = self._scaled_noise(weight)
+            bias = self._scaled_noise(bias)
+            noisy = output
             if weight is not None:
                 inputs = arguments[0] * self._signs(arguments[0])
                 noisy = torch.addcmul(output, linear_part(module, inputs, weight, None), self._signs(output))
-            else:
-                noisy = output
             if bias is not None:
                 noisy = torch.addcmul(noisy, layer.shaped(bias, output), self._signs(output))
             return noisy
 
         return add_noise
+
+    def _scaled_noise(self, stddev: Tensor | None) -> Tensor | None:
+        return None if stddev is None else stddev * self._noise(stddev)
+
+
+def _square(stddev: Tensor | None) -> Tensor | None:
+    return None if stddev is None else stddev.square()

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from rebasin_core.assignment.base import AssignmentSolver
     from rebasin_core.barriers.base import BarrierEstimator
     from rebasin_core.barriers.paths.base import Path
-    from rebasin_core.config.inference import InferenceConfig
     from rebasin_core.data.base import DataSource
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.metric import Metric
+    from rebasin_core.inference.base import Inference
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.adapter import PosteriorAdapter
     from rebasin_core.posteriors.base import Posterior
@@ -70,19 +70,19 @@ def rebasin_datasets() -> Sequence[type[DataSource]]:
 
 
 @hookimpl
-def rebasin_inferences() -> Sequence[type[InferenceConfig]]:
+def rebasin_inferences() -> Sequence[type[Inference]]:
     """Return the inference methods."""
-    from rebasin_core.config import inference
+    from rebasin_core import inference
 
     return [
-        inference.MAPConfig,
-        inference.MeanFieldVIConfig,
-        inference.DeepEnsembleConfig,
-        inference.SnapshotEnsembleConfig,
-        inference.SWAGConfig,
-        inference.SGLDConfig,
-        inference.SGHMCConfig,
-        inference.MCDropoutConfig,
+        inference.MAPInference,
+        inference.MeanFieldVI,
+        inference.DeepEnsemble,
+        inference.SnapshotEnsemble,
+        inference.SWAG,
+        inference.SGLD,
+        inference.SGHMC,
+        inference.MCDropout,
     ]
 
 

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from rebasin_core.assignment.base import AssignmentSolver
     from rebasin_core.barriers.base import BarrierEstimator
     from rebasin_core.barriers.paths.base import Path as PosteriorPath
-    from rebasin_core.config.inference import InferenceConfig
     from rebasin_core.data.base import DataSource
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.metric import Metric
+    from rebasin_core.inference.base import Inference
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.adapter import PosteriorAdapter
     from rebasin_core.posteriors.base import Posterior
@@ -57,8 +57,8 @@ class HookSpecs:
         """Return the classes of datasets."""
 
     @hookspec
-    def rebasin_inferences(self) -> Sequence[type[InferenceConfig]]:
-        """Return the configuration classes of inference methods."""
+    def rebasin_inferences(self) -> Sequence[type[Inference]]:
+        """Return the classes of inference methods."""
 
     @hookspec
     def rebasin_assignments(self) -> Sequence[type[AssignmentSolver]]:

@@ -11,12 +11,11 @@ from rebasin_core.architectures.base import Architecture
 from rebasin_core.assignment.base import AssignmentSolver
 from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.barriers.paths.base import Path
-from rebasin_core.config.base import StrategyConfig
-from rebasin_core.config.reading import parse_strategy
 from rebasin_core.data.base import DataSource
 from rebasin_core.errors import BrokenPluginWarning, PluginError, UnknownNameError, nearest
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.metric import Metric
+from rebasin_core.inference.base import Inference
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.discovery import PluginStatus, load_plugins, mistake_of, new_manager
 from rebasin_core.plugin.hookspecs import HOOKS
@@ -36,6 +35,7 @@ INTERFACES: Mapping[str, type[Any]] = {
     "assignment": AssignmentSolver,
     "dataset": DataSource,
     "barrier": BarrierEstimator,
+    "inference": Inference,
     "likelihood": Likelihood,
     "matcher": Matcher,
     "metric": Metric,
@@ -47,7 +47,7 @@ INTERFACES: Mapping[str, type[Any]] = {
 }
 """The interface of every family."""
 
-FAMILIES: Sequence[str] = [f for f in HOOKS if issubclass(INTERFACES.get(f, StrategyConfig), Strategy | StrategyConfig)]
+FAMILIES: Sequence[str] = [family for family, interface in INTERFACES.items() if issubclass(interface, Strategy)]
 """The families whose members are chosen by name: those of strategies."""
 
 
@@ -194,10 +194,10 @@ class Registry:
             PluginError: If two distributions offer it.
         """
         self._family(family)
-        interface = INTERFACES.get(family, StrategyConfig)
-        if issubclass(interface, Strategy):
-            return interface.of(value, self.strategy_class)
-        return parse_strategy(family, value, self.strategy_class, source=f"{family} options").build()
+        if family not in FAMILIES:
+            message = f"the family {family!r} has no options to build from; {nearest(family, FAMILIES)}"
+            raise UnknownNameError(message)
+        return INTERFACES[family].of(value, self.strategy_class)
 
     def call(self, plugin: object, hook: str, **arguments: object) -> list[Any]:
         """Call one plugin's implementation of a hook, with the wrappers that other plugins put around it.
@@ -268,14 +268,12 @@ find_names_by(lambda family, name: default_registry().strategy_class(family, nam
 
 def _name(family: str, kind: object) -> str:
     """Return the name of a class that a hook returned, after checking that it belongs there."""
-    base = INTERFACES.get(family, StrategyConfig)
+    base = INTERFACES[family]
     if not isinstance(kind, type) or not issubclass(kind, base):
         message = f"expected subclasses of {base.__name__}, got {kind!r}"
         raise PluginError(message)
     if issubclass(kind, Strategy):
         return kind.registered_name()
-    if issubclass(kind, StrategyConfig):
-        return kind.registry_name()
     if issubclass(kind, OperatorRules):
         return kind.name
     return str(kind.kind) if issubclass(kind, Posterior) else kind.__name__

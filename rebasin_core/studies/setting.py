@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
@@ -147,7 +148,7 @@ class Setting:
         inference = source.inference or self._config.inference
         train, validation = self._data.train.split(self._config.validation_fraction)
         data = train.batches(self._config.batch_size, shuffle_seed=seed)
-        result = inference.build().fit(
+        result = inference.fit(
             self.new_model(seed=seed),
             data,
             validation=validation.batches(self._config.evaluation_batch_size) if len(validation) else None,
@@ -159,7 +160,7 @@ class Setting:
             progress=progress,
             label=label,
         )
-        meta = {"seed": seed, "inference": inference.model_dump(mode="json"), "history": list(result.history)}
+        meta = {"seed": seed, "inference": json.loads(inference.canonical_json()), "history": list(result.history)}
         return result.posterior, meta
 
     def load(self, path: Path) -> Posterior:

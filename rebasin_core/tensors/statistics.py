@@ -59,6 +59,28 @@ def normal_log_density(standard: Tensor, stddev: Tensor) -> Tensor:
     return density.reshape((*density.shape[: density.dim() - stddev.dim()], -1)).sum(-1)
 
 
+def symmetrization_bound(log_density: Tensor, permuted: Tensor) -> Tensor:
+    r"""Return a one-sample estimate of a lower bound of the information that symmetrizing a density $q$ adds.
+
+    $$ \log q(\theta) - \log \frac{1}{M + 1} \Big(q(\theta) + \sum_{m=1}^M q(g_m \theta)\Big) \le \log (M + 1) $$
+
+    with $\theta \sim q$ and uniform group elements $g_m$. It does not change if a constant is added to all log
+    densities.
+
+    Args:
+        log_density: $\log q(\theta)$, a scalar.
+        permuted: $\log q(g_m \theta)$, ``[M]``.
+
+    Returns:
+        A scalar, in nats, differentiable.
+
+    References:
+        A. van den Oord, Y. Li, O. Vinyals (2018), arXiv 1807.03748 (the bound); Y. Gelberg et al. (2024), arXiv
+        2408.05496 (for permutations of units).
+    """
+    return log_density - log_mean_exp(torch.cat([log_density[None], permuted]))
+
+
 def isotropic_kl(mean: Tensor, stddev: Tensor, scale: Tensor | float) -> Tensor:
     r"""Return the divergence of `gaussian_kl` from a centred Gaussian of one scale, in as few passes as it takes.
 

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rebasin_core.config.inference import InferenceConfig
+    from rebasin_core.inference.base import Inference
     from rebasin_core.posteriors.base import Posterior
 
 
 def _fit(config: object, seed: int = 0) -> Posterior:
     case = network()
-    return cast("InferenceConfig", config).build().fit(case.model, case.data, generator=seeded(seed)).posterior
+    return cast("Inference", config).fit(case.model, case.data, generator=seeded(seed)).posterior
 
 
 @law("inference")
@@ -37,7 +37,7 @@ def model_untouched(config: object, folder: Path) -> None:
     del folder
     case = network()
     before = copied(named_tensors(case.model))
-    cast("InferenceConfig", config).build().fit(case.model, case.data, generator=seeded())
+    cast("Inference", config).fit(case.model, case.data, generator=seeded())
     expect_equal(named_tensors(case.model), before, "the model after fitting")
     expect(case.model.training, "the model was left in another mode")
 
@@ -47,7 +47,8 @@ def repeatable(config: object, folder: Path) -> None:
     """Equal generators give equal posteriors, and the global generator is left alone."""
     del folder
     state = torch.get_rng_state()
-    first, second = _fit(config, 3), _fit(config, 3)
+    first = _fit(config, 3)
+    second = _fit(config, 3)
     expect_equal(first.mean, second.mean, "two fits with the same seed")
     expect_equal(first.stddev, second.stddev, "two fits with the same seed")
     expect(torch.equal(state, torch.get_rng_state()), "the global generator was changed")
@@ -80,7 +81,8 @@ class _Interrupting:
     """Data that stop the program in the middle of a pass, once."""
 
     def __init__(self, data: list[tuple[Tensor, Tensor]], passes: int) -> None:
-        self._data, self._left = data, passes
+        self._data = data
+        self._left = passes
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         self._left -= 1
@@ -93,8 +95,9 @@ class _Interrupting:
 @law("inference")
 def resumes(config: object, folder: Path) -> None:
     """Interrupted in the middle of an epoch and started again, it gives the posterior of an uninterrupted run."""
-    case, checkpoint = network(), folder / "training.safetensors"
-    inference = cast("InferenceConfig", config).build()
+    case = network()
+    checkpoint = folder / "training.safetensors"
+    inference = cast("Inference", config)
     whole = inference.fit(case.model, case.data, generator=seeded(1)).posterior
     with contextlib.suppress(KeyboardInterrupt):
         # The first pass counts the examples, so the third is the second epoch.

@@ -65,7 +65,7 @@ def test_summary_has_the_moments_of_the_aligned_samples(kind: SummaryKind) -> No
 
 def test_summary_of_aligned_samples_predicts_and_of_unaligned_ones_does_not() -> None:
     case = network()
-    model = rc.MAPInference(epochs=60, optimizer=rc.OptimizerSpec("Adam", {"lr": 0.05})).fit(case.model, case.data)
+    model = rc.MAPInference(epochs=60, optimizer=rc.OptimizerSpec(name="Adam", lr=0.05)).fit(case.model, case.data)
     trained = model.posterior
     generator = torch.Generator().manual_seed(0)
     copies = [
@@ -228,7 +228,7 @@ def test_bad_samples_are_refused() -> None:
 
 def test_invariant_bound_is_a_training_option() -> None:
     case = network()
-    still = rc.OptimizerSpec("SGD", {"lr": 1e-12})
+    still = rc.OptimizerSpec(name="SGD", lr=1e-12)
     options: dict[str, Any] = {"epochs": 1, "estimator": "weights", "prior_scale": 1.0, "optimizer": still}
     data = [(torch.cat([x for x, _ in case.data]), torch.cat([y for _, y in case.data]))]
     plain = rc.MeanFieldVI(**options).fit(case.model, data)

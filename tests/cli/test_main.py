@@ -40,7 +40,7 @@ def test_a_run_ends_with_a_table_and_a_picture(tmp_path: Path, called: Called) -
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["run", "bad.yaml"], 2, "bad.yaml:4: inference.epoch: unknown key; did you mean 'epochs'?"),
+        (["run", "bad.yaml"], 2, "bad.yaml:4: inference.epoch: unknown option; did you mean 'epochs'?"),
         (["run", "small.yaml", "--device", "tpu9"], 2, "the device 'tpu9' cannot be used here"),
         (["check", "rebasin-core", "--device", "tpu9"], 2, "the device 'tpu9' cannot be used here"),
         (["run", "small.yaml", "-o", "small.yaml/out"], 3, "cannot"),
@@ -63,6 +63,15 @@ def test_mistakes_are_one_sentence_and_an_exit_code(
     assert message in errors
     assert "Traceback" not in errors + output
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_diverged_training_is_no_mistake_of_the_user(tmp_path: Path, called: Called) -> None:
+    text = RUN + "reference: {seed: 1, inference: {name: map, epochs: 1, optimizer: {name: SGD, lr: 1.0e+30}}}\n"
+    (tmp_path / "diverging.yaml").write_text(text)
+    code, _, errors = called("run", "diverging.yaml", "-o", "out", cwd=tmp_path)
+    assert code == 1
+    assert "training diverged: the loss in epoch 1 is not finite" in errors
+    assert "Traceback" not in errors
 
 
 def test_a_mistake_ends_the_process_with_its_code(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def digits() -> Classes:
     """A trained network, which is sure of most examples."""
     data = rc.build("dataset", "digits").load()
     model = rc.MLPArchitecture(hidden=[32]).build(data.input_shape, 10, generator=torch.Generator().manual_seed(0))
-    method = rc.MeanFieldVI(epochs=10, kl_weight=0.1, optimizer=rc.OptimizerSpec("Adam", {"lr": 1e-2}))
+    method = rc.MeanFieldVI(epochs=10, kl_weight=0.1, optimizer=rc.OptimizerSpec(name="Adam", lr=1e-2))
     posterior = method.fit(model, data.train.batches(100, shuffle_seed=0)).posterior
     assert isinstance(posterior, rc.DiagonalGaussianPosterior)
     return model, posterior, list(data.test.batches(200))

@@ -9,14 +9,15 @@ from torch import nn
 from typing_extensions import override
 
 from rebasin_core import DiagonalGaussianPosterior, GaussianLikelihood, MeanFieldVI, OptimizerSpec, ScheduleSpec
-from rebasin_core.errors import FileFormatError, InvalidInputError, UnknownNameError
+from rebasin_core.errors import ConfigError, FileFormatError, InvalidInputError
 from rebasin_core.evaluation import FunctionalModel
 from rebasin_core.inference.weight_noise import EstimatorName, WeightNoise
 
 
 def linear_regression() -> tuple[nn.Linear, list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor, torch.Tensor]:
     """An orthogonal design, whose exact posterior is a product of Gaussians; returns its mean and deviation, too."""
-    noise, prior = 0.5, 0.8
+    noise = 0.5
+    prior = 0.8
     x = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]).double().repeat(5, 1)
     y = x @ torch.tensor([[0.7], [-0.4]]).double() + 0.1 * torch.arange(20).double()[:, None].sin()
     precision = (x.square().sum(0) / noise**2) + 1 / prior**2
@@ -38,8 +39,8 @@ def test_exact_posterior_of_linear_regression(estimator: EstimatorName, *, landi
     method = MeanFieldVI(
         epochs=1500,
         prior_scale=0.8,
-        optimizer=OptimizerSpec("Adam", {"lr": 0.02}),
-        schedule=ScheduleSpec("CosineAnnealingLR", {"T_max": 1500}),
+        optimizer=OptimizerSpec(name="Adam", lr=0.02),
+        schedule=ScheduleSpec(name="CosineAnnealingLR", T_max=1500),
         estimator=estimator,
         sticking_the_landing=landing,
     )
@@ -114,7 +115,7 @@ def test_only_the_chosen_layers_are_random(generator: torch.Generator) -> None:
 def test_moped_starts_from_the_model_and_its_prior_stays_there(generator: torch.Generator) -> None:
     model = nn.Linear(2, 2)
     data = [(torch.randn(4, 2, generator=generator), torch.arange(4) % 2)]
-    optimizer = OptimizerSpec("SGD", {"lr": 1e-12})
+    optimizer = OptimizerSpec(name="SGD", lr=1e-12)
     posterior = MeanFieldVI(epochs=1, moped=0.1, prior_scale=1.0, optimizer=optimizer).fit(model, data).posterior
     assert isinstance(posterior, DiagonalGaussianPosterior)
     torch.testing.assert_close(posterior.stddev["weight"], 0.1 * model.weight.detach().abs(), rtol=1e-3, atol=1e-6)
@@ -137,7 +138,7 @@ def test_a_prior_scale_for_every_layer(generator: torch.Generator) -> None:
 def test_divergence_weight_rises(generator: torch.Generator) -> None:
     model = nn.Linear(2, 2)
     data = [(torch.randn(4, 2, generator=generator), torch.arange(4) % 2)]
-    optimizer = OptimizerSpec("SGD", {"lr": 1e-12})
+    optimizer = OptimizerSpec(name="SGD", lr=1e-12)
     fit = MeanFieldVI(epochs=6, kl_warmup=4, kl_weight=100.0, optimizer=optimizer).fit(model, data)
     first = [b - a for a, b in zip(fit.history, fit.history[1:], strict=False)]
     assert all(step > 1 for step in first[:3])
@@ -146,7 +147,7 @@ def test_divergence_weight_rises(generator: torch.Generator) -> None:
 
 def test_the_invariant_bound_needs_symmetries_and_draws() -> None:
     model, data, _, _ = linear_regression()
-    with pytest.raises(InvalidInputError, match="set estimator='weights'"):
+    with pytest.raises(ConfigError, match="`symmetry_elements` needs draws of the weights, got estimator='local'"):
         MeanFieldVI(symmetry_elements=4)
     with pytest.raises(InvalidInputError, match="give `spec` to `fit`"):
         MeanFieldVI(symmetry_elements=4, estimator="weights").fit(model, data, likelihood="gaussian")
@@ -157,7 +158,7 @@ def test_kl_weight_sets_the_spread() -> None:
     spreads = []
     for weight in (0.01, 1.0):
         method = MeanFieldVI(
-            epochs=500, prior_scale=0.8, kl_weight=weight, optimizer=OptimizerSpec("Adam", {"lr": 0.03})
+            epochs=500, prior_scale=0.8, kl_weight=weight, optimizer=OptimizerSpec(name="Adam", lr=0.03)
         )
         fit = method.fit(model, data, likelihood=GaussianLikelihood(scale=0.5))
         spreads.append(fit.posterior.stddev["weight"].mean().item())
@@ -181,7 +182,7 @@ def test_resuming_gives_the_uninterrupted_run(
 ) -> None:
     folder = tmp_path_factory.mktemp("resume")
     model, data, _, _ = linear_regression()
-    options: dict[str, object] = {"lr": 0.01, **({"momentum": 0.9} if optimizer == "SGD" else {})}
+    options = {"momentum": 0.9} if optimizer == "SGD" else {}
 
     class Stop(Exception):  # ruff: ignore[error-suffix-on-exception-name] - it is a signal
         pass
@@ -189,8 +190,8 @@ def test_resuming_gives_the_uninterrupted_run(
     def fit(epochs_allowed: int | None) -> DiagonalGaussianPosterior:
         method = MeanFieldVI(
             epochs=8,
-            optimizer=OptimizerSpec(optimizer, options),  # type: ignore[arg-type]  # mixed options
-            schedule=None if schedule is None else ScheduleSpec(schedule, {"max_lr": 0.1, "total_steps": 8}),
+            optimizer=OptimizerSpec(name=optimizer, lr=0.01, **options),
+            schedule=None if schedule is None else ScheduleSpec(name=schedule, max_lr=0.1, total_steps=8),
         )
 
         class Data:
@@ -232,23 +233,7 @@ def test_another_problem_is_not_taken_up(tmp_path_factory: pytest.TempPathFactor
         MeanFieldVI(epochs=1, prior_scale=2.0).fit(model, data, likelihood="gaussian", checkpoint=path)
 
 
-def test_divergence_is_an_error() -> None:
-    model, data, _, _ = linear_regression()
-    with pytest.raises(InvalidInputError, match="training diverged"):
-        MeanFieldVI(epochs=50, optimizer=OptimizerSpec("SGD", {"lr": 1e6})).fit(model, data, likelihood="gaussian")
-
-
-def test_bad_options() -> None:
-    with pytest.raises(UnknownNameError, match="did you mean 'Adam'"):
-        OptimizerSpec("Adan")
-    with pytest.raises(InvalidInputError, match="did you mean 'momentum'"):
-        OptimizerSpec("SGD", {"momentun": 0.9})
-    with pytest.raises(UnknownNameError, match="no schedule 'LambdaLR' to use here"):
-        ScheduleSpec("LambdaLR")
-    with pytest.raises(InvalidInputError, match="positive `prior_scale`"):
-        MeanFieldVI(prior_scale=0.0)
-    with pytest.raises(InvalidInputError, match="refuses its options"):
-        MeanFieldVI(optimizer=OptimizerSpec("Adam", {"lr": -1.0})).fit(*linear_regression()[:2], likelihood="gaussian")
+def test_unusable_data_and_models() -> None:
     with pytest.raises(InvalidInputError, match="read only once"):
         MeanFieldVI().fit(linear_regression()[0], iter([]))
     with pytest.raises(InvalidInputError, match="no parameters"):

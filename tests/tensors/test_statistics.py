@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from rebasin_core.tensors.statistics import gaussian_kl, isotropic_kl, log_mean_exp, mean_stderr
+from rebasin_core.tensors.statistics import (
+    gaussian_kl,
+    isotropic_kl,
+    log_mean_exp,
+    mean_stderr,
+    symmetrization_bound,
+)
 
 
 def test_kl_equals_torch_distributions(generator: torch.Generator) -> None:
@@ -25,3 +31,14 @@ def test_log_mean_exp_does_not_overflow() -> None:
 def test_stderr_of_one_value_is_unknown() -> None:
     assert math.isnan(mean_stderr(torch.tensor([1.0])).item())
     assert mean_stderr(torch.tensor([0.0, 2.0])).item() == pytest.approx(1.0)
+
+
+def test_symmetrization_bound_of_a_symmetric_and_of_a_separated_density() -> None:
+    log_density = torch.tensor(-3.0, dtype=torch.float64)
+    same = symmetrization_bound(log_density, log_density.expand(7))
+    assert same.item() == pytest.approx(0.0, abs=1e-15)
+    separated = symmetrization_bound(log_density, torch.full((7,), -1e4, dtype=torch.float64))
+    assert separated.item() == pytest.approx(math.log(8))
+    others = torch.tensor([-2.0, -5.0], dtype=torch.float64)
+    expected = -3.0 - math.log((math.exp(-3) + math.exp(-2) + math.exp(-5)) / 3)
+    assert symmetrization_bound(log_density, others).item() == pytest.approx(expected, rel=1e-14)

@@ -1,6 +1,21 @@
 """The methods of the library posteriors in rebasin_core."""
 
 from rebasin_posteriors.adapter import StateAdapter, permute_state, samples_of
-from rebasin_posteriors.inference import PosteriorsChain, PosteriorsVI
+from rebasin_posteriors.inference import (
+    AbstractPosteriorsChain,
+    AbstractPosteriorsInference,
+    PosteriorsSGHMC,
+    PosteriorsSGLD,
+    PosteriorsVI,
+)
 
-__all__ = ["PosteriorsChain", "PosteriorsVI", "StateAdapter", "permute_state", "samples_of"]
+__all__ = [
+    "AbstractPosteriorsChain",
+    "AbstractPosteriorsInference",
+    "PosteriorsSGHMC",
+    "PosteriorsSGLD",
+    "PosteriorsVI",
+    "StateAdapter",
+    "permute_state",
+    "samples_of",
+]

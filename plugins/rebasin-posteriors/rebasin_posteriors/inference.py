@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, final
 
 import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core import DiagonalGaussianPosterior, FitResult, Inference, SamplesPosterior
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import DivergenceError
 from rebasin_core.evaluation import FunctionalModel
 
 if TYPE_CHECKING:
@@ -19,151 +21,207 @@ if TYPE_CHECKING:
 
     from rebasin_core.inference import FitProblem
 
-# Of the library, which is imported only when it is used.
+# Objects of the library, which is imported only when it is used.
 Transform: TypeAlias = Any
 LogPosterior: TypeAlias = "Callable[[dict[str, Tensor], tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]"
-Build: TypeAlias = "Callable[[LogPosterior], Transform]"
-SamplerName: TypeAlias = Literal["sgld", "sghmc"]
+State: TypeAlias = Any
+Collect: TypeAlias = "Callable[[int, State], None]"
+
+
+class AbstractPosteriorsInference(Inference):
+    """Runs a transform of posteriors, at the temperature 1 / N of the log posterior per example.
+
+    An interrupted run restarts from its beginning: the library's states are not written to the checkpoint.
+
+    Raises:
+        ConfigError: If an option is invalid.
+    """
+
+    epochs: PositiveInt = 100
+    """Number of passes over the data."""
+
+    learning_rate: PositiveFloat = 0.01
+    """Learning rate of the library's method."""
+
+    prior_scale: PositiveFloat = 1.0
+    """Standard deviation of the Gaussian prior."""
+
+    @abstractmethod
+    def _transform(self, log_posterior: LogPosterior, temperature: float) -> Transform:
+        """Return the library's transform for a log posterior per example."""
+
+    @final
+    def _run(self, problem: FitProblem, collect: Collect) -> tuple[float, ...]:
+        """Return the objective of every epoch; the state after each is handed to a function."""
+        history: list[float] = []
+        with torch.random.fork_rng():
+            torch.manual_seed(problem.generator.initial_seed())
+            transform = self._transform(_log_posterior(problem, self.prior_scale), 1 / problem.num_examples)
+            state = transform.init({n: p.detach().clone() for n, p in problem.model.named_parameters()})
+            for epoch in tqdm(range(self.epochs), desc=problem.label, unit="epoch", disable=not problem.progress):
+                total = 0.0
+                for batch in problem.data:
+                    # Out of place: in place, chains share what they should not.
+                    state, _ = transform.update(state, batch, inplace=False)
+                    value = state.nelbo if hasattr(state, "nelbo") else -state.log_posterior
+                    total += value.item() / problem.num_batches
+                if not torch.isfinite(torch.tensor(total)):
+                    message = f"training diverged: the loss in epoch {epoch + 1} is not finite. Lower the learning rate"
+                    raise DivergenceError(message)
+                history.append(total)
+                collect(epoch, state)
+        return tuple(history)
+
+
+class AbstractPosteriorsChain(AbstractPosteriorsInference):
+    """Samples with a sampler of posteriors.
+
+    Raises:
+        ConfigError: If an option is invalid.
+    """
+
+    burn_in: NonNegativeInt = 20
+    """Number of passes before the first sample, less than ``epochs``."""
+
+    @model_validator(mode="after")
+    def _check_samples(self) -> Self:
+        if self.burn_in >= self.epochs:
+            message = f"expected `burn_in` below `epochs`, got {self.burn_in} and {self.epochs}"
+            raise ValueError(message)
+        return self
+
+    @final
+    @override
+    def _fit(self, problem: FitProblem) -> FitResult:
+        states: list[dict[str, Tensor]] = []
+
+        def collect(epoch: int, state: State) -> None:
+            if epoch >= self.burn_in:
+                states.append({name: tensor.detach().clone() for name, tensor in state.params.items()})
+
+        history = self._run(problem, collect)
+        samples = {name: torch.stack([state[name] for state in states]) for name in states[0]}
+        return FitResult(SamplesPosterior(samples, buffers=_buffers(problem)), history, 0)
 
 
 @final
-class PosteriorsChain(Inference):
-    """Samples with SGLD or SGHMC of posteriors, at the temperature 1 / N of the log posterior per example.
-
-    A run that is killed starts again from its beginning: the library's states are not written to the checkpoint.
-
-    Args:
-        sampler: ``sgld`` or ``sghmc``.
-        epochs: Passes over the data.
-        burn_in: Passes before the first sample.
-        learning_rate: Its ``lr``.
-        friction: Its ``alpha``, for ``sghmc``.
-        prior_scale: Standard deviation of the Gaussian prior.
+class PosteriorsSGLD(AbstractPosteriorsChain):
+    """Stochastic-gradient Langevin dynamics of posteriors.
 
     Raises:
-        InvalidInputError: If an option is out of range.
+        ConfigError: If an option is invalid.
+
+    Example:
+        >>> data = [(torch.ones(8, 1), torch.zeros(8, dtype=torch.int64))]
+        >>> PosteriorsSGLD(epochs=6, burn_in=2).fit(torch.nn.Linear(1, 2), data).posterior.num_samples
+        4
     """
 
-    def __init__(
-        self,
-        *,
-        sampler: SamplerName = "sghmc",
-        epochs: int = 100,
-        burn_in: int = 20,
-        learning_rate: float = 0.01,
-        friction: float = 0.01,
-        prior_scale: float = 1.0,
-    ) -> None:
-        if not 0 <= burn_in < epochs or not min(learning_rate, friction, prior_scale) > 0:
-            message = (
-                "expected `burn_in` below `epochs`, and a positive `learning_rate`, `friction` and `prior_scale`, got "
-                f"{burn_in!r}, {epochs!r}, {learning_rate!r}, {friction!r} and {prior_scale!r}"
-            )
-            raise InvalidInputError(message)
-        self._sampler, self._epochs, self._burn_in = sampler, epochs, burn_in
-        self._rate, self._prior_scale = learning_rate, prior_scale
-        # At rest to begin with: the library's own start, momenta of variance 1, is N times too hot at temperature 1 / N
-        # and throws the parameters far from where they were set up.
-        self._options = {"alpha": friction, "momenta": 0.0} if sampler == "sghmc" else {}
+    name: Literal["posteriors_sgld"] = "posteriors_sgld"
 
     @override
-    def _fit(self, problem: FitProblem) -> FitResult:
+    def _transform(self, log_posterior: LogPosterior, temperature: float) -> Transform:
         import posteriors  # ruff: ignore[import-outside-top-level] - only when it is used
 
-        make: Any = getattr(posteriors.sgmcmc, self._sampler)
-        return _run(
-            problem,
-            lambda log_posterior: make.build(
-                log_posterior, lr=self._rate, temperature=1 / problem.num_examples, **self._options
-            ),
-            self._epochs,
-            self._prior_scale,
-            burn_in=self._burn_in,
+        return posteriors.sgmcmc.sgld.build(log_posterior, lr=self.learning_rate, temperature=temperature)
+
+
+@final
+class PosteriorsSGHMC(AbstractPosteriorsChain):
+    """Stochastic-gradient Hamiltonian Monte Carlo of posteriors.
+
+    Raises:
+        ConfigError: If an option is invalid.
+
+    Example:
+        >>> data = [(torch.ones(8, 1), torch.zeros(8, dtype=torch.int64))]
+        >>> PosteriorsSGHMC(epochs=6, burn_in=2).fit(torch.nn.Linear(1, 2), data).posterior.num_samples
+        4
+    """
+
+    name: Literal["posteriors_sghmc"] = "posteriors_sghmc"
+
+    friction: PositiveFloat = 0.01
+    """Friction, the library's ``alpha``."""
+
+    @override
+    def _transform(self, log_posterior: LogPosterior, temperature: float) -> Transform:
+        import posteriors  # ruff: ignore[import-outside-top-level] - only when it is used
+
+        # At rest at the start: the library's own momenta, of variance 1, are N times too hot at temperature 1 / N and
+        # throw the parameters far from their initialization.
+        return posteriors.sgmcmc.sghmc.build(
+            log_posterior, lr=self.learning_rate, temperature=temperature, alpha=self.friction, momenta=0.0
         )
 
 
 @final
-class PosteriorsVI(Inference):
-    """Diagonal variational inference of posteriors.
-
-    A run that is killed starts again from its beginning: the library's states are not written to the checkpoint.
-
-    Args:
-        epochs: Passes over the data.
-        learning_rate: Of Adam.
-        initial_stddev: The standard deviation at the start.
-        prior_scale: Standard deviation of the Gaussian prior.
+class PosteriorsVI(AbstractPosteriorsInference):
+    """Diagonal variational inference of posteriors, with Adam.
 
     Raises:
-        InvalidInputError: If an option is out of range.
+        ConfigError: If an option is invalid.
+
+    Example:
+        >>> data = [(torch.ones(8, 1), torch.zeros(8, dtype=torch.int64))]
+        >>> PosteriorsVI(epochs=2).fit(torch.nn.Linear(1, 2), data).posterior.kind
+        'diagonal_gaussian'
     """
 
-    def __init__(
-        self,
-        *,
-        epochs: int = 20,
-        learning_rate: float = 1e-3,
-        initial_stddev: float = 0.01,
-        prior_scale: float = 1.0,
-    ) -> None:
-        if epochs < 1 or not min(learning_rate, initial_stddev, prior_scale) > 0:
-            message = "expected `epochs` of at least 1, and a positive rate, standard deviation and prior scale"
-            raise InvalidInputError(message)
-        self._epochs, self._rate = epochs, learning_rate
-        self._stddev, self._prior_scale = initial_stddev, prior_scale
+    name: Literal["posteriors_vi"] = "posteriors_vi"
+
+    epochs: PositiveInt = 20
+    """Number of passes over the data."""
+
+    learning_rate: PositiveFloat = 1e-3
+    """Learning rate of Adam."""
+
+    initial_stddev: PositiveFloat = 0.01
+    """Standard deviation at the start of training."""
 
     @override
-    def _fit(self, problem: FitProblem) -> FitResult:
+    def _transform(self, log_posterior: LogPosterior, temperature: float) -> Transform:
         import posteriors  # ruff: ignore[import-outside-top-level] - only when it is used
         import torchopt  # ruff: ignore[import-outside-top-level]
 
-        def build(log_posterior: LogPosterior) -> Transform:
-            return posteriors.vi.diag.build(
-                log_posterior,
-                torchopt.adam(lr=self._rate),
-                temperature=1 / problem.num_examples,
-                init_log_sds=torch.tensor(self._stddev).log().item(),
-            )
+        return posteriors.vi.diag.build(
+            log_posterior,
+            torchopt.adam(lr=self.learning_rate),
+            temperature=temperature,
+            init_log_sds=torch.tensor(self.initial_stddev).log().item(),
+        )
 
-        return _run(problem, build, self._epochs, self._prior_scale, burn_in=None)
+    @override
+    def _fit(self, problem: FitProblem) -> FitResult:
+        last: list[State] = []
+
+        def collect(epoch: int, state: State) -> None:
+            del epoch
+            last[:] = [state]
+
+        history = self._run(problem, collect)
+        mean = {n: p.detach().clone() for n, p in last[0].params.items()}
+        stddev = {n: p.detach().exp() for n, p in last[0].log_sd_diag.items()}
+        return FitResult(DiagonalGaussianPosterior(mean, stddev, buffers=_buffers(problem)), history, 0)
 
 
-def _run(problem: FitProblem, build: Build, epochs: int, prior_scale: float, *, burn_in: int | None) -> FitResult:
-    """Run a transform; collect samples after the burn-in, or take the last state where there is none."""
+def _log_posterior(problem: FitProblem, prior_scale: float) -> LogPosterior:
+    """Return the log posterior per example, up to a constant, as a function of parameters and a batch."""
     first = next(problem.model.parameters())
     model = FunctionalModel(problem.model, device=first.device, dtype=first.dtype)
-    buffers = {name: tensor.detach().clone() for name, tensor in problem.model.named_buffers()}
+    buffers = _buffers(problem)
 
     def log_posterior(params: dict[str, Tensor], batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        inputs, targets = (model.to_device(part) for part in batch)
+        inputs = model.to_device(batch[0])
+        targets = model.to_device(batch[1])
         outputs = model({**params, **buffers}, inputs)
         problem.likelihood.check(outputs.detach(), targets)
         prior = torch.stack([p.square().sum() for p in params.values()]).sum() / (-2 * prior_scale**2)
         value = problem.likelihood.log_prob(outputs, targets).mean() + prior / problem.num_examples
         return value, torch.empty(0)
 
-    history: list[float] = []
-    states: list[dict[str, Tensor]] = []
-    with torch.random.fork_rng():
-        torch.manual_seed(problem.generator.initial_seed())
-        transform = build(log_posterior)
-        state = transform.init({n: p.detach().clone() for n, p in problem.model.named_parameters()})
-        for epoch in tqdm(range(epochs), desc=problem.label, unit="epoch", disable=not problem.progress):
-            total = 0.0
-            for batch in problem.data:
-                # Out of place: in place, chains share what they should not.
-                state, _ = transform.update(state, batch, inplace=False)
-                value = state.nelbo if hasattr(state, "nelbo") else -state.log_posterior
-                total += value.item() / problem.num_batches
-            history.append(total)
-            if not torch.isfinite(torch.tensor(total)):
-                message = f"training diverged in epoch {epoch + 1}; lower the learning rate"
-                raise InvalidInputError(message)
-            if burn_in is not None and epoch >= burn_in:
-                states.append({n: p.detach().clone() for n, p in state.params.items()})
-    if burn_in is None:
-        mean = {n: p.detach().clone() for n, p in state.params.items()}
-        stddev = {n: p.detach().exp() for n, p in state.log_sd_diag.items()}
-        return FitResult(DiagonalGaussianPosterior(mean, stddev, buffers=buffers), tuple(history), 0)
-    stacked = {n: torch.stack([s[n] for s in states]) for n in states[0]}
-    return FitResult(SamplesPosterior(stacked, buffers=buffers), tuple(history), 0)
+    return log_posterior
+
+
+def _buffers(problem: FitProblem) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in problem.model.named_buffers()}

@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from rebasin_core import InferenceConfig, PosteriorAdapter
+    from rebasin_core import Inference, PosteriorAdapter
 
 
 @hookimpl
-def rebasin_inferences() -> Sequence[type[InferenceConfig]]:
+def rebasin_inferences() -> Sequence[type[Inference]]:
     """Return the inference methods."""
-    from rebasin_posteriors import config
+    from rebasin_posteriors.inference import PosteriorsSGHMC, PosteriorsSGLD, PosteriorsVI
 
-    return [config.PosteriorsSGLDConfig, config.PosteriorsSGHMCConfig, config.PosteriorsVIConfig]
+    return [PosteriorsSGLD, PosteriorsSGHMC, PosteriorsVI]
 
 
 @hookimpl
@@ -33,15 +33,15 @@ def rebasin_posterior_adapters() -> Sequence[type[PosteriorAdapter]]:
 def rebasin_examples(kind: type[object], folder: Path) -> Sequence[object] | None:
     """Return small instances for the conformance kit."""
     del folder
-    from rebasin_posteriors import config
     from rebasin_posteriors.adapter import StateAdapter
+    from rebasin_posteriors.inference import PosteriorsSGHMC, PosteriorsSGLD, PosteriorsVI
 
-    if kind is config.PosteriorsSGLDConfig:
-        return [config.PosteriorsSGLDConfig(epochs=30, burn_in=20, learning_rate=0.05)]
-    if kind is config.PosteriorsSGHMCConfig:
-        return [config.PosteriorsSGHMCConfig(epochs=30, burn_in=20, learning_rate=0.05)]
-    if kind is config.PosteriorsVIConfig:
-        return [config.PosteriorsVIConfig(epochs=30, learning_rate=0.02)]
+    if kind is PosteriorsSGLD:
+        return [PosteriorsSGLD(epochs=30, burn_in=20, learning_rate=0.05)]
+    if kind is PosteriorsSGHMC:
+        return [PosteriorsSGHMC(epochs=30, burn_in=20, learning_rate=0.05)]
+    if kind is PosteriorsVI:
+        return [PosteriorsVI(epochs=30, learning_rate=0.02)]
     if kind is not StateAdapter:
         return None
     from rebasin_posteriors.examples import states

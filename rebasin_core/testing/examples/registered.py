@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from rebasin_core.config.base import StrategyConfig
 from rebasin_core.plugin.discovery import new_manager
 from rebasin_core.strategy import Strategy
 from rebasin_core.testing.examples.strategies import built_in_examples
@@ -30,9 +29,7 @@ def examples_of(entry: Registered, folder: Path) -> Sequence[object]:
     given = built_in_examples(entry.kind, folder) if entry.status.is_built_in else _given(entry, folder)
     if given is not None:
         return tuple(given)
-    if issubclass(entry.kind, StrategyConfig | Strategy) and not any(
-        f.is_required() for f in entry.kind.model_fields.values()
-    ):
+    if issubclass(entry.kind, Strategy) and not any(f.is_required() for f in entry.kind.model_fields.values()):
         return (cast("Any", entry.kind)(),)
     return ()
 

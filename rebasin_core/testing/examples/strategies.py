@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rebasin_core import architectures, data
+from rebasin_core import architectures, data, inference
 from rebasin_core.barriers.marginalized import MarginalizedBarrier
-from rebasin_core.config import inference
-from rebasin_core.config.optimizer import OptimizerConfig
 from rebasin_core.matchers.annealing import AnnealingMatcher
 from rebasin_core.specs.files import FileSpecFactory, GivenSpec, save_spec
 from rebasin_core.specs.operators.base import OperatorRules
@@ -117,43 +115,43 @@ def _uci(folder: Path) -> Sequence[object]:
 
 
 def _mean_field(_: Path) -> Sequence[object]:
-    shared = inference.MeanFieldVIConfig(epochs=30, prior_scale=1.0, optimizer=_FAST)
+    shared = {"epochs": 30, "prior_scale": 1.0, "optimizer": _FAST}
     return [
-        shared,
+        inference.MeanFieldVI(**shared),
         # So few examples say little beside a whole prior, with noise as large as that of drawn weights.
-        shared.model_copy(update={"estimator": "weights", "sticking_the_landing": True, "kl_weight": 0.1}),
-        shared.model_copy(update={"estimator": "flipout", "stochastic": ("layers.2.*",), "kl_warmup": 5}),
+        inference.MeanFieldVI(**shared, estimator="weights", sticking_the_landing=True, kl_weight=0.1),
+        inference.MeanFieldVI(**shared, estimator="flipout", stochastic=("layers.2.*",), kl_warmup=5),
     ]
 
 
 def _ensembles(_: Path) -> Sequence[object]:
-    return [inference.DeepEnsembleConfig(members=3, epochs=20, optimizer=_FAST)]
+    return [inference.DeepEnsemble(members=3, epochs=20, optimizer=_FAST)]
 
 
 def _snapshots(_: Path) -> Sequence[object]:
-    return [inference.SnapshotEnsembleConfig(members=3, epochs=24, optimizer=_FAST)]
+    return [inference.SnapshotEnsemble(members=3, epochs=24, optimizer=_FAST)]
 
 
 def _swags(_: Path) -> Sequence[object]:
-    return [inference.SWAGConfig(epochs=20, rank=4), inference.SWAGConfig(epochs=20, rank=4, members=2)]
+    return [inference.SWAG(epochs=20, rank=4), inference.SWAG(epochs=20, rank=4, members=2)]
 
 
 def _langevins(_: Path) -> Sequence[object]:
-    return [inference.SGLDConfig(epochs=40, learning_rate=0.1, burn_in=30, chains=2)]
+    return [inference.SGLD(epochs=40, learning_rate=0.1, burn_in=30, chains=2)]
 
 
 def _hamiltonians(_: Path) -> Sequence[object]:
     return [
-        inference.SGHMCConfig(epochs=40, learning_rate=0.02, burn_in=30, chains=2),
-        inference.SGHMCConfig(epochs=40, learning_rate=0.05, cycles=2, exploration=0.8),
+        inference.SGHMC(epochs=40, learning_rate=0.02, burn_in=30, chains=2),
+        inference.SGHMC(epochs=40, learning_rate=0.05, cycles=2, exploration=0.8),
     ]
 
 
 def _dropouts(_: Path) -> Sequence[object]:
-    return [inference.MCDropoutConfig(epochs=30, optimizer=_FAST)]
+    return [inference.MCDropout(epochs=30, optimizer=_FAST)]
 
 
-_FAST = OptimizerConfig.model_validate({"name": "Adam", "lr": 0.02})
+_FAST = inference.OptimizerSpec(lr=0.02)
 
 
 def _marginalized(_: Path) -> Sequence[object]:
@@ -174,13 +172,13 @@ _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
     data.FashionMNISTSource: _fashion,
     data.CIFAR10Source: _cifar10,
     data.UCISource: _uci,
-    inference.MeanFieldVIConfig: _mean_field,
-    inference.DeepEnsembleConfig: _ensembles,
-    inference.SnapshotEnsembleConfig: _snapshots,
-    inference.SWAGConfig: _swags,
-    inference.SGLDConfig: _langevins,
-    inference.SGHMCConfig: _hamiltonians,
-    inference.MCDropoutConfig: _dropouts,
+    inference.MeanFieldVI: _mean_field,
+    inference.DeepEnsemble: _ensembles,
+    inference.SnapshotEnsemble: _snapshots,
+    inference.SWAG: _swags,
+    inference.SGLD: _langevins,
+    inference.SGHMC: _hamiltonians,
+    inference.MCDropout: _dropouts,
     MarginalizedBarrier: _marginalized,
 }
 

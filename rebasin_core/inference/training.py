@@ -1,0 +1,151 @@
+"""The training loop that methods based on stochastic gradients share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, final
+
+import torch
+from tqdm import tqdm
+
+from rebasin_core.errors import DivergenceError
+from rebasin_core.evaluation.predictive import EpochBatches
+from rebasin_core.inference.checkpoint import TrainingState
+from rebasin_core.inference.early_stopping import EarlyStopping
+
+if TYPE_CHECKING:
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from rebasin_core.inference.objective import AbstractObjective
+    from rebasin_core.inference.optimizer import Interval
+
+# Checkpoints are written so rarely that writing takes at most one part in twenty of the time.
+_RARITY = 20
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Optimization:
+    """The optimizer of an objective, and when its learning rate changes and training ends.
+
+    Attributes:
+        optimizer: Optimizer of the objective's parameters.
+        schedule: Learning-rate schedule; None for a constant rate, or one that the objective sets.
+        interval: Whether the schedule advances every epoch or every step.
+        patience: Number of epochs without a better validation loss after which training ends; None for no limit.
+    """
+
+    optimizer: torch.optim.Optimizer
+    schedule: LRScheduler | None = None
+    interval: Interval = "epoch"
+    patience: int | None = None
+
+
+@final
+class TrainingLoop:
+    """Minimizes an objective, epoch by epoch.
+
+    Args:
+        objective: The objective.
+        optimization: Its optimizer and schedule.
+        fingerprint: Identifies method and problem, so that no other checkpoint is resumed.
+    """
+
+    def __init__(self, objective: AbstractObjective, optimization: Optimization, fingerprint: str) -> None:
+        self._problem = objective.problem
+        self._objective = objective
+        self._optimization = optimization
+        self._fingerprint = fingerprint
+        self.state = TrainingState(
+            parameters=objective.parameters,
+            buffers=objective.buffers,
+            memory=objective.memory,
+            optimizer=optimization.optimizer,
+            schedule=optimization.schedule,
+            generator=self._problem.generator,
+        )
+        self._stopping: EarlyStopping | None = None
+        if self._problem.validation is not None:
+            self._stopping = EarlyStopping(self._problem, self.state, optimization.patience)
+
+    def run(self, epochs: int) -> int:
+        """Run all epochs that remain, and return to the best one if training may stop early.
+
+        Args:
+            epochs: Number of epochs in total.
+
+        Returns:
+            The epoch at which a checkpoint was resumed; 0 without one.
+
+        Raises:
+            DivergenceError: If a loss or a parameter is not finite.
+            FileFormatError: If the checkpoint belongs to another problem, or is damaged.
+            StorageError: If the checkpoint cannot be written.
+        """
+        checkpoint = self._problem.checkpoint
+        if checkpoint is not None and checkpoint.exists():
+            self.state.load(checkpoint, self._fingerprint)
+        begin = len(self.state.history)
+        next_writing = 0.0
+        hidden = not self._problem.progress
+        with tqdm(total=epochs, initial=begin, desc=self._problem.label, unit="epoch", disable=hidden) as bar:
+            for epoch in range(begin, epochs):
+                if self._stopping is not None and self._stopping.is_over:
+                    break
+                self._advance(epoch)
+                bar.set_postfix(loss=f"{self.state.history[-1]:.4f}")
+                bar.update()
+                start = monotonic()
+                if checkpoint is not None and (start >= next_writing or epoch == epochs - 1):
+                    self.state.save(checkpoint, self._fingerprint)
+                    next_writing = monotonic() + _RARITY * (monotonic() - start)
+        if self._stopping is not None:
+            self._stopping.restore()
+        self._require_finite()
+        return begin
+
+    def _advance(self, epoch: int) -> None:
+        """Train for one epoch, and record its losses."""
+        torch.manual_seed(self._problem.generator.initial_seed() + epoch)
+        self.state.history.append(self._epoch(epoch))
+        self._objective.end_epoch(epoch)
+        if self._stopping is not None:
+            self._stopping.record(self._objective.points())
+
+    def _epoch(self, epoch: int) -> float:
+        """Return the mean objective over one pass of the data, after a step on every batch."""
+        if isinstance(self._problem.data, EpochBatches):
+            self._problem.data.set_epoch(epoch)
+        total = 0.0
+        count = 0
+        for index, (inputs, targets) in enumerate(self._problem.data):
+            self._objective.begin_step(self.state.optimizer, epoch * self._problem.num_batches + index)
+            model = self._objective.model
+            loss = self._objective.loss(model.to_device(inputs), model.to_device(targets))
+            self.state.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.state.optimizer.step()
+            self._advance_schedule("step")
+            total += loss.item() * len(targets)
+            count += len(targets)
+            if not math.isfinite(total):
+                message = (
+                    f"training diverged: the loss in epoch {epoch + 1} is not finite. Lower the learning rate, or look "
+                    "for NaN in the data"
+                )
+                raise DivergenceError(message)
+        self._advance_schedule("epoch")
+        return total / max(count, 1) / self._objective.members
+
+    def _advance_schedule(self, interval: Interval) -> None:
+        if self._optimization.schedule is not None and self._optimization.interval == interval:
+            self._optimization.schedule.step()
+
+    def _require_finite(self) -> None:
+        """Raise if a parameter is not finite: the last step may diverge, which no later loss shows."""
+        for name, parameter in self._objective.parameters.items():
+            if not bool(torch.isfinite(parameter).all()):
+                message = f"training diverged: `{name}` is not finite after the last epoch. Lower the learning rate"
+                raise DivergenceError(message)
