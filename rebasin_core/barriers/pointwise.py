@@ -22,6 +22,7 @@ class PointwiseBarrier(AbstractNetworkBarrier):
     $$ \max_t \; L(\theta_t) - \left[(1-t) L(\theta_0) + t L(\theta_1)\right],
        \qquad \theta_t = (1-t)\,\mathbb E_{q_0}\theta + t\,\mathbb E_{q_1}\theta $$
 
+    This is the straight line; with another ``path``, the loss is that of the mean of the path between the two networks.
     Nothing is random. Therefore the Monte Carlo standard errors are zero; those from the finite data set are given.
 
     Raises:

@@ -130,6 +130,9 @@ def test_samples_travel_in_pairs() -> None:
 def test_curve_survives_json() -> None:
     found = curve(8)
     assert LossCurve.from_json(found.as_json()) == found
+    old = {name: value for name, value in found.as_json().items() if name not in {"label", "unit"}}
+    assert LossCurve.from_json(old) == found
+    assert LossCurve.from_json({**old, "metric": "brier"}).label == "brier"
     with pytest.raises(InvalidInputError, match="attributes of a loss curve"):
         LossCurve.from_json({"t": []})
 

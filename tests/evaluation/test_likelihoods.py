@@ -57,6 +57,37 @@ class PoissonLikelihood(rc.Likelihood):
         return "mean_squared_error"
 
 
+class MislabeledLikelihood(rc.Likelihood):
+    """Classes of which a share is labeled at random."""
+
+    targets: ClassVar[TargetKind] = "classes"
+
+    name: Literal["mislabeled"] = "mislabeled"
+
+    share: float = 0.1
+
+    @override
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        rc.CategoricalLikelihood().check(outputs, targets)
+
+    @override
+    def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.prediction(outputs).gather(1, targets.unsqueeze(1)).squeeze(1).log()
+
+    @override
+    def prediction(self, outputs: Tensor) -> Tensor:
+        return (1 - self.share) * outputs.softmax(-1) + self.share / outputs.shape[1]
+
+    @override
+    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        return (prediction.argmax(-1) == targets).to(prediction.dtype)
+
+    @property
+    @override
+    def score_name(self) -> str:
+        return "accuracy"
+
+
 class Unnormalized(PoissonLikelihood):
     @override
     def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -98,6 +129,15 @@ class Detached(PoissonLikelihood):
     @override
     def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return super().log_prob(outputs, targets).float()
+
+
+def test_classes_of_any_likelihood_get_the_scores_of_classes(tmp_path: Path) -> None:
+    likelihood = MislabeledLikelihood(share=0.3)
+    assert not broken_laws(likelihood, tmp_path)
+    model = torch.nn.Linear(2, 3)
+    data = [(torch.zeros(3, 2), torch.arange(3))]
+    found = rc.score(model, model=model, data=data, likelihood=likelihood)
+    assert {"accuracy", "brier", "ece"} <= found.values.keys()
 
 
 def test_counts_are_summed(tmp_path: Path) -> None:
