@@ -82,8 +82,8 @@ def test_barrier_is_printed_beside_the_unaligned_one(folder: Path, called: Calle
     arguments = ("barrier", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8", "--points", "3")
     code, output, errors = called(*arguments, "--data", "digits", cwd=folder)
     assert code == 0, errors
-    lines = [line.split() for line in output.splitlines() if line.startswith(("unaligned", "weight"))]
-    assert [line[0] for line in lines] == ["unaligned", "weight"]
+    lines = [line.split() for line in output.splitlines() if line.startswith(("unaligned", "wasserstein"))]
+    assert [line[0] for line in lines] == ["unaligned", "wasserstein"]
     assert float(lines[1][1]) == 0.0
 
 

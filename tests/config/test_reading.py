@@ -81,7 +81,7 @@ barrier:
         ("[1, 2]", ["run.yaml:1: expected a mapping"]),
         ("", ["run.yaml:1: expected a mapping"]),
         ("data: digit\narchitecture: mlp", ["run.yaml:1: data.name: no dataset 'digit'; did you mean 'digits'?"]),
-        (MINIMAL + "matcher: [weight]", ["run.yaml:3: matcher: unknown key; did you mean 'matchers'?"]),
+        (MINIMAL + "matcher: [weight]", ["run.yaml:3: matcher: unknown option; did you mean 'matchers'?"]),
         (
             MINIMAL + "matchers:\n- weight\n- {name: kl, direction: up}",
             ["run.yaml:5: matchers[1].direction:", "got 'up'"],
@@ -145,6 +145,6 @@ def test_schema_holds_every_strategy(builtin_registry: Registry) -> None:
     for family in families:
         for name in builtin_registry.names(family):
             assert f'"{name}"' in text
-    assert schema["$defs"]["KLMatcherConfig"]["additionalProperties"] is False
+    assert schema["$defs"]["KLMatcher"]["additionalProperties"] is False
     references = {part.split('"')[0] for part in text.split('"$ref": "#/$defs/')[1:]}
     assert references <= schema["$defs"].keys()
