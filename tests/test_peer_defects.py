@@ -35,7 +35,7 @@ def broken(posterior: Any, **methods: Any) -> Any:
 
 def sample_with_the_wrong_triangle() -> Any:
     """The covariance of samples is another one: laplace-torch 0.2.2 multiplied by the factor's transpose."""
-    q = good(rc.FullGaussianPosterior)
+    q = good(rc.posteriors.FullGaussianPosterior)
     names, sizes = q.random_names, [q.mean[n].numel() for n in q.random_names]
     tril = torch.linalg.cholesky(q.covariance())
 
@@ -61,7 +61,7 @@ def low_rank_noise_for_every_layer() -> Any:
             samples[name] = mean + self._fields["diagonal"][name] * noise[name] + rows
         return samples
 
-    return broken(good(rc.LowRankGaussianPosterior), _from_noise=_from_noise)
+    return broken(good(rc.posteriors.LowRankGaussianPosterior), _from_noise=_from_noise)
 
 
 def variance_in_the_place_of_deviation() -> Any:
@@ -70,7 +70,7 @@ def variance_in_the_place_of_deviation() -> Any:
     def _from_noise(self: Any, noise: Any) -> dict[str, torch.Tensor]:
         return {n: m + self._fields["stddev"][n].square() * noise[n] for n, m in self._fields["mean"].items()}
 
-    return broken(good(rc.DiagonalGaussianPosterior), _from_noise=_from_noise)
+    return broken(good(rc.posteriors.DiagonalGaussianPosterior), _from_noise=_from_noise)
 
 
 def sampling_one_by_one_fails() -> Any:
@@ -80,28 +80,28 @@ def sampling_one_by_one_fails() -> Any:
         (count,) = sample_shape
         return {"": torch.randn((count, self.rows), generator=generator, dtype=self.dtype)}
 
-    return broken(good(rc.FullGaussianPosterior), draw_noise=draw_noise)
+    return broken(good(rc.posteriors.FullGaussianPosterior), draw_noise=draw_noise)
 
 
 def nested_layers_are_not_sampled() -> Any:
     """Samples lack parameters: torch-uncertainty's StochasticModel samples top-level layers only."""
 
     def _from_noise(self: Any, noise: Any) -> dict[str, torch.Tensor]:
-        samples = rc.DiagonalGaussianPosterior._from_noise(self, noise)
+        samples = rc.posteriors.DiagonalGaussianPosterior._from_noise(self, noise)
         samples.pop("scale")
         return samples
 
-    return broken(good(rc.DiagonalGaussianPosterior), _from_noise=_from_noise)
+    return broken(good(rc.posteriors.DiagonalGaussianPosterior), _from_noise=_from_noise)
 
 
 def state_is_handed_out() -> Any:
     """What is returned is the state itself: posteriors 0.1.3 shares a step, blitz has its means twice."""
-    return broken(good(rc.DiagonalGaussianPosterior), _mean=lambda self: self._fields["mean"])
+    return broken(good(rc.posteriors.DiagonalGaussianPosterior), _mean=lambda self: self._fields["mean"])
 
 
 def prior_is_not_saved() -> Any:
     """The prior is gone after reading: bayesian-torch keeps it in buffers that are not persistent."""
-    q = good(rc.DiagonalGaussianPosterior)
+    q = good(rc.posteriors.DiagonalGaussianPosterior)
     whole = q.as_tensors()
     kept = {name: tensor for name, tensor in whole.items() if not name.startswith("prior")}
     return broken(q, as_tensors=lambda _: kept)
@@ -109,12 +109,14 @@ def prior_is_not_saved() -> Any:
 
 def prior_stays_behind() -> Any:
     """The prior of every parameter does not move with it: what a permuted `mean` alone does to a Laplace object."""
-    q = good(rc.DiagonalGaussianPosterior)
+    q = good(rc.posteriors.DiagonalGaussianPosterior)
 
     def permute(self: Any, permutation: rc.Permutation) -> Any:
-        moved = rc.DiagonalGaussianPosterior(self.mean, self.stddev, buffers=self.buffers).permute(permutation)
+        moved = rc.posteriors.DiagonalGaussianPosterior(self.mean, self.stddev, buffers=self.buffers).permute(
+            permutation
+        )
         frozen = set(self.mean) - set(self.random_names)
-        return rc.DiagonalGaussianPosterior(
+        return rc.posteriors.DiagonalGaussianPosterior(
             {n: t for n, t in moved.mean.items() if n not in frozen},
             {n: t for n, t in moved.stddev.items() if n not in frozen},
             fixed={n: moved.mean[n] for n in frozen},
@@ -129,15 +131,15 @@ def buffers_stay_behind() -> Any:
     """Normalisation statistics are not moved: permuted networks in git-re-basin's users' hands."""
 
     def permute(self: Any, permutation: rc.Permutation) -> Any:
-        moved = rc.PointPosterior.permute(self, permutation)
-        return rc.PointPosterior(moved.mean, buffers=self.buffers)
+        moved = rc.posteriors.PointPosterior.permute(self, permutation)
+        return rc.posteriors.PointPosterior(moved.mean, buffers=self.buffers)
 
-    return broken(good(rc.PointPosterior), permute=permute)
+    return broken(good(rc.posteriors.PointPosterior), permute=permute)
 
 
 def flat_vectors_in_sorted_order() -> Any:
     """State in the order of sorted names, read in the order given: posteriors' dense states, flattened by optree."""
-    q = good(rc.DiagonalGaussianPosterior)
+    q = good(rc.posteriors.DiagonalGaussianPosterior)
 
     def from_tensors(tensors: dict[str, torch.Tensor]) -> Any:
         means = {n.removeprefix("mean/"): t for n, t in tensors.items() if n.startswith("mean/")}
@@ -145,7 +147,10 @@ def flat_vectors_in_sorted_order() -> Any:
         parts = flat.split([t.numel() for t in means.values()])
         wrong = {n: p.reshape(t.shape) for p, (n, t) in zip(parts, means.items(), strict=True)}
         rest = {n: t for n, t in tensors.items() if not n.startswith("mean/")}
-        return rc.DiagonalGaussianPosterior.from_tensors({**{f"mean/{n}": t for n, t in wrong.items()}, **rest})
+        return rc.posteriors.DiagonalGaussianPosterior.from_tensors({
+            **{f"mean/{n}": t for n, t in wrong.items()},
+            **rest,
+        })
 
     return broken(q, from_tensors=staticmethod(from_tensors))
 
@@ -157,18 +162,18 @@ def global_noise() -> Any:
         del generator
         return {n: torch.randn((*sample_shape, *t.shape), dtype=t.dtype) for n, t in self._fields["mean"].items()}
 
-    return broken(good(rc.DiagonalGaussianPosterior), draw_noise=draw_noise)
+    return broken(good(rc.posteriors.DiagonalGaussianPosterior), draw_noise=draw_noise)
 
 
 def divergence_as_a_mean() -> Any:
     """A density that is a mean over entries: bayesian-torch's divergence."""
 
     def log_prob(self: Any, parameters: Any) -> torch.Tensor:
-        whole = rc.DiagonalGaussianPosterior.log_prob(self, parameters)
+        whole = rc.posteriors.DiagonalGaussianPosterior.log_prob(self, parameters)
         count = sum(t.numel() for t in self._fields["mean"].values())
         return torch.as_tensor(whole / count + parameters["weight"][..., 0, 0])
 
-    return broken(good(rc.DiagonalGaussianPosterior), log_prob=log_prob)
+    return broken(good(rc.posteriors.DiagonalGaussianPosterior), log_prob=log_prob)
 
 
 DEFECTS = {
@@ -201,12 +206,12 @@ def test_law_holds_without_the_defect(law: str, make: Any, tmp_path: Path) -> No
 def test_a_model_that_is_not_written_is_caught(tmp_path: Path) -> None:
     """Only the object's own mean is written: laplace-torch predicts around the network as it was."""
 
-    class Forgetful(rc.PosteriorAdapter, rc.AbstractWriteBack):
+    class Forgetful(rc.PosteriorAdapter, rc.posteriors.AbstractWriteBack):
         handles = ("types.SimpleNamespace",)
 
         @override
         def to_posterior(self, source: Any, *, model: nn.Module | None = None) -> rc.Posterior:
-            return rc.DiagonalGaussianPosterior(
+            return rc.posteriors.DiagonalGaussianPosterior(
                 {n: p.detach().clone() for n, p in source.network.named_parameters()},
                 {n: torch.full_like(p, 0.1) for n, p in source.network.named_parameters()},
             )

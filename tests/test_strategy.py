@@ -116,10 +116,13 @@ EQUAL: dict[str, tuple[Strategy, Strategy]] = {
     "nested name": (RestartsMatcher(matcher="kl"), RestartsMatcher(matcher=KLMatcher())),
     "nested mapping": (
         RestartsMatcher(matcher={"name": "weight", "assignment": "scipy"}),
-        RestartsMatcher(matcher=WeightMatcher(assignment=rc.ScipyAssignment())),
+        RestartsMatcher(matcher=WeightMatcher(assignment=rc.assignment.ScipyAssignment())),
     ),
     "list of names": (ChainMatcher(matchers=["kl", "weight"]), ChainMatcher(matchers=(KLMatcher(), WeightMatcher()))),
-    "list for a tuple": (rc.MLPArchitecture(hidden=[3, 4]), rc.MLPArchitecture(hidden=(3, 4))),
+    "list for a tuple": (
+        rc.architectures.MLPArchitecture(hidden=[3, 4]),
+        rc.architectures.MLPArchitecture(hidden=(3, 4)),
+    ),
     "integer for a number": (PlainSorter(limit=3), PlainSorter(limit=3.0)),
     "negative zero": (PlainSorter(low=-0.0), PlainSorter(low=0.0)),
     "order of keys": (TableSpecFactory(table={"a": "x", "b": "-"}), TableSpecFactory(table={"b": "-", "a": "x"})),
@@ -140,9 +143,9 @@ def test_equal_options_are_equal_with_equal_hashes_and_texts(case: str) -> None:
     ("one", "other"),
     [
         (WeightMatcher(), WeightMatcher(max_sweeps=99)),
-        (WeightMatcher(), rc.WassersteinMatcher()),  # the same options in another class
+        (WeightMatcher(), rc.matchers.WassersteinMatcher()),  # the same options in another class
         (RestartsMatcher(matcher="weight"), RestartsMatcher(matcher="kl")),
-        (rc.ScipyAssignment(), CategoricalLikelihood()),
+        (rc.assignment.ScipyAssignment(), CategoricalLikelihood()),
         (WeightMatcher(), {"name": "weight"}),
     ],
 )
@@ -155,7 +158,9 @@ def test_canonical_json_is_sorted_complete_and_compact() -> None:
     assert WeightMatcher(max_sweeps=5).canonical_json() == (
         '{"assignment":{"name":"auto"},"max_sweeps":5,"name":"weight","start":"greedy"}'
     )
-    assert json.loads(rc.VGGArchitecture().canonical_json()) == rc.VGGArchitecture().model_dump(mode="json")
+    assert json.loads(
+        rc.architectures.VGGArchitecture().canonical_json()
+    ) == rc.architectures.VGGArchitecture().model_dump(mode="json")
 
 
 @pytest.mark.parametrize(

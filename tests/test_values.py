@@ -26,13 +26,13 @@ from rebasin_core.testing.cases import network
 from rebasin_core.testing.examples.posteriors import POSTERIORS
 
 # Dataclasses that are no results: what a strategy or a rule is given to work on, while it works.
-WORK = {rc.Call, rc.MatchProblem, rc.PathProblem}
+WORK = {rc.Call, rc.MatchProblem, rc.barriers.PathProblem}
 
 
 def nested_layout() -> rc.Layout:
     groups = {"heads": rc.Group("heads", 2), "width": rc.Group("width", 3, within="heads")}
-    axis = rc.Product((rc.Atom(2, "heads"), rc.Atom(3, "width")))
-    return rc.Layout(groups, {"w": (axis, rc.Concat((rc.Atom(1), rc.Atom(2))))})
+    axis = rc.symmetry.Product((rc.symmetry.Atom(2, "heads"), rc.symmetry.Atom(3, "width")))
+    return rc.Layout(groups, {"w": (axis, rc.symmetry.Concat((rc.symmetry.Atom(1), rc.symmetry.Atom(2))))})
 
 
 @cache
@@ -46,21 +46,21 @@ def values() -> dict[str, Any]:
     options: dict[str, Any] = {"task": rc.Task(case.model, case.data)}
     tensors = {name: p.detach() for name, p in case.model.named_parameters()}
     traced = rc.trace_spec(case.model, case.data[0][0])
-    sign = rc.Rescaling("hidden.0", "sign", {("layers.0.weight", 0): 1, ("layers.1.weight", 1): -1})
+    sign = rc.symmetry.Rescaling("hidden.0", "sign", {("layers.0.weight", 0): 1, ("layers.1.weight", 1): -1})
     summary = rc.summarize(pair, case.spec)
     layout = nested_layout()
     found: dict[str, Any] = {
         "table_spec": rc.table_spec({"w": "units, -"}, {"w": torch.zeros(3, 2)}),
         "architecture_spec": case.spec,
         "traced_spec": traced,
-        "git_rebasin": rc.to_git_rebasin(case.spec),
+        "git_rebasin": rc.specs.to_git_rebasin(case.spec),
         "nested_permutation": rc.Permutation.random(layout, generator=generator),
         "match": rc.match(first, second, case.spec),
         "many": rc.match_many(pair, case.spec),
         "merged": rc.merge(pair, case.spec),
         "aligned": summary.aligned,
         "summary": summary,
-        "coupling": rc.TransportMatcher().couple(rc.as_posterior(first), rc.as_posterior(second), case.spec),
+        "coupling": rc.matchers.TransportMatcher().couple(rc.as_posterior(first), rc.as_posterior(second), case.spec),
         "curve": rc.barrier(first, second, **options, num_points=3),
         "matrix": rc.barrier_matrix(pair, **options, spec=case.spec, num_points=3),
         "star": rc.star(pair, **options, num_points=3),
@@ -70,29 +70,33 @@ def values() -> dict[str, Any]:
         "coverage": traced.coverage,
         "frozen_axis": traced.coverage.frozen[0],
         "scores": rc.score(case.model, **options),
-        "fit": rc.MAPInference(epochs=1).fit(case.model, case.data),
-        "assignment": rc.CompiledAssignment().solve(torch.eye(3)),
-        "similarity": rc.unit_similarities(case.spec.layout, tensors, tensors)["hidden.0"],
-        "canonical": rc.canonical_form(tensors, case.spec, [sign]),
+        "fit": rc.inference.MAPInference(epochs=1).fit(case.model, case.data),
+        "assignment": rc.assignment.CompiledAssignment().solve(torch.eye(3)),
+        "similarity": rc.bilinear.unit_similarities(case.spec.layout, tensors, tensors)["hidden.0"],
+        "canonical": rc.analysis.canonical_form(tensors, case.spec, [sign]),
         "rescaling": sign,
-        "information": rc.permutation_information(
-            rc.DiagonalGaussianPosterior(tensors, {n: torch.ones_like(t) for n, t in tensors.items()}), case.spec
+        "information": rc.analysis.permutation_information(
+            rc.posteriors.DiagonalGaussianPosterior(tensors, {n: torch.ones_like(t) for n, t in tensors.items()}),
+            case.spec,
         ),
-        "diagnostics": rc.ChainDiagnostics({"w": torch.ones(2)}, {"w": torch.ones(2)}, (1.0, 0.5), 2, 3),
-        "run": rc.RunResult(Path("runs"), {}, {"weight": 1.0, "other": None}, {}, "cpu"),
+        "diagnostics": rc.analysis.ChainDiagnostics({"w": torch.ones(2)}, {"w": torch.ones(2)}, (1.0, 0.5), 2, 3),
+        "run": rc.studies.RunResult(Path("runs"), {}, {"weight": 1.0, "other": None}, {}, "cpu"),
         "evaluation": rc.EvaluationOptions(method="loop"),
-        "optimizer": rc.OptimizerSpec(name="Adam", lr=0.1),
-        "schedule": rc.ScheduleSpec(name="CosineAnnealingLR", T_max=3),
-        "splits": rc.DataSplits(
-            rc.Examples(torch.zeros(2, 1), torch.tensor([0, 1])),
-            rc.Examples(torch.ones(2, 1), torch.tensor([1, 0])),
-            rc.Target("classification", 2),
+        "optimizer": rc.inference.OptimizerSpec(name="Adam", lr=0.1),
+        "schedule": rc.inference.ScheduleSpec(name="CosineAnnealingLR", T_max=3),
+        "splits": rc.data.DataSplits(
+            rc.data.Examples(torch.zeros(2, 1), torch.tensor([0, 1])),
+            rc.data.Examples(torch.ones(2, 1), torch.tensor([1, 0])),
+            rc.data.Target("classification", 2),
         ),
-        "auxiliary": AuxiliaryTensors.of({"b": torch.ones(1)}, None, rc.GaussianPrior.isotropic(["w"], 2.0)),
-        "noise": rc.UnitNoise((("w", 0),), "gaussian", torch.ones(3)),
+        "auxiliary": AuxiliaryTensors.of({"b": torch.ones(1)}, None, rc.posteriors.GaussianPrior.isotropic(["w"], 2.0)),
+        "noise": rc.posteriors.UnitNoise((("w", 0),), "gaussian", torch.ones(3)),
         "outcome": MatchOutcome.CONVERGED,
         "mapping": FrozenMapping({"a": torch.ones(2)}),
-        **{f"likelihood {type(q).__name__}": q for q in (rc.CategoricalLikelihood(), rc.GaussianLikelihood())},
+        **{
+            f"likelihood {type(q).__name__}": q
+            for q in (rc.evaluation.CategoricalLikelihood(), rc.evaluation.GaussianLikelihood())
+        },
     }
     for kind, make in POSTERIORS.items():
         found |= {f"{kind.__name__} {number}": posterior for number, posterior in enumerate(make())}
@@ -111,7 +115,7 @@ def parts(value: Any) -> Any:
         return {key: parts(item) for key, item in value.items()}
     if isinstance(value, list | tuple | frozenset):
         return [parts(item) for item in value]
-    return [type(value), vars(value)] if isinstance(value, rc.UnitScaling | rc.Likelihood) else value
+    return [type(value), vars(value)] if isinstance(value, rc.symmetry.UnitScaling | rc.Likelihood) else value
 
 
 def same(first: Any, second: Any) -> bool:
@@ -224,7 +228,9 @@ def test_a_frozen_mapping_is_a_copy_that_equals_other_mappings() -> None:
 
 
 def test_deep_copies_share_no_memory() -> None:
-    posterior = rc.DiagonalGaussianPosterior({"w": torch.zeros(2)}, {"w": torch.ones(2)}, buffers={"b": torch.ones(1)})
+    posterior = rc.posteriors.DiagonalGaussianPosterior(
+        {"w": torch.zeros(2)}, {"w": torch.ones(2)}, buffers={"b": torch.ones(1)}
+    )
     copied = copy.deepcopy(posterior)
     for name, tensor in copied.as_tensors().items():
         assert tensor.data_ptr() != posterior.as_tensors()[name].data_ptr()

@@ -74,19 +74,19 @@ class Cell:
     def architecture(self) -> rc.Architecture:
         """The network."""
         if self.network == "mlp":
-            return rc.MLPArchitecture(hidden=[self.width] * self.depth)
+            return rc.architectures.MLPArchitecture(hidden=[self.width] * self.depth)
         norm = "batch" if self.network == "resnet_batch" else "frn"
-        return rc.CifarResNetArchitecture(depth=self.depth, width=self.width, norm=norm)
+        return rc.architectures.CifarResNetArchitecture(depth=self.depth, width=self.width, norm=norm)
 
     def inference(self) -> rc.Inference:
         """How it is trained."""
-        optimizer = rc.OptimizerSpec(name="Adam", lr=self.rate, fused=True)
-        schedule = rc.ScheduleSpec(name="CosineAnnealingLR", T_max=self.epochs)
+        optimizer = rc.inference.OptimizerSpec(name="Adam", lr=self.rate, fused=True)
+        schedule = rc.inference.ScheduleSpec(name="CosineAnnealingLR", T_max=self.epochs)
         if self.method == "map":
-            return rc.MAPInference(
+            return rc.inference.MAPInference(
                 epochs=self.epochs, optimizer=optimizer, schedule=schedule, prior_scale=self.prior_scale
             )
-        return rc.MeanFieldVI(
+        return rc.inference.MeanFieldVI(
             epochs=self.epochs,
             optimizer=optimizer,
             schedule=schedule,
@@ -230,11 +230,11 @@ def estimator(cell: Cell, num_samples: int, *, compiled: bool) -> dict[str, obje
     return {"name": "reset", "estimator": inner} if cell.network == "resnet_batch" else inner
 
 
-def dataset(cell: Cell, root: Path, device: str, *, download: bool) -> rc.DataSplits:
+def dataset(cell: Cell, root: Path, device: str, *, download: bool) -> rc.data.DataSplits:
     """The data of a cell, on a device."""
-    data: rc.DataSplits = rc.build("dataset", name=cell.data, root=root, download=download).load()
+    data: rc.data.DataSplits = rc.build("dataset", name=cell.data, root=root, download=download).load()
     train, test = (
-        rc.Examples(part.inputs.to(device), part.targets.to(device))
+        rc.data.Examples(part.inputs.to(device), part.targets.to(device))
         for part in (data.train.first(cell.num_train), data.test)
     )
     return replace(data, train=train, test=test)

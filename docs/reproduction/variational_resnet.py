@@ -25,13 +25,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "results"))
 from pairs import Pair, load
 
 
-def fitted(pair: Pair, end: rc.PointPosterior, images: rc.Examples) -> rc.Posterior:
+def fitted(pair: Pair, end: rc.posteriors.PointPosterior, images: rc.data.Examples) -> rc.Posterior:
     """Return the posterior around one published network."""
     pair.model.load_state_dict({**end.mean, **end.buffers}, strict=False)
-    method = rc.MeanFieldVI(
+    method = rc.inference.MeanFieldVI(
         epochs=3,
-        optimizer=rc.OptimizerSpec(name="Adam", lr=5e-4, fused=True),
-        schedule=rc.ScheduleSpec(name="CosineAnnealingLR", T_max=3),
+        optimizer=rc.inference.OptimizerSpec(name="Adam", lr=5e-4, fused=True),
+        schedule=rc.inference.ScheduleSpec(name="CosineAnnealingLR", T_max=3),
         prior_scale=0.1,
         kl_weight=0.05,
         moped=0.1,
@@ -41,7 +41,12 @@ def fitted(pair: Pair, end: rc.PointPosterior, images: rc.Examples) -> rc.Poster
 
 
 def measure(  # ruff: ignore[too-many-positional-arguments] - a script
-    pair: Pair, ends: list[rc.Posterior], some: rc.TensorBatches, test: rc.TensorBatches, output: Path, seconds: int
+    pair: Pair,
+    ends: list[rc.Posterior],
+    some: rc.data.TensorBatches,
+    test: rc.data.TensorBatches,
+    output: Path,
+    seconds: int,
 ) -> None:
     """Write the barrier without and with each alignment."""
     estimator = {"name": "reset", "estimator": {"name": "marginalized", "num_points": 5, "num_samples": 8}}

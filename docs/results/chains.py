@@ -28,21 +28,23 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, required=True)
     arguments = parser.parse_args()
     data = rc.build("dataset", name="mnist", root=arguments.root).load()
-    architecture = rc.MLPArchitecture(hidden=[128, 128])
+    architecture = rc.architectures.MLPArchitecture(hidden=[128, 128])
     model = architecture.build(data.input_shape, 10)
     spec = architecture.spec(model)
-    parts = [rc.SamplesPosterior.load(arguments.posteriors / f"mnist-sghmc-{seed}.safetensors") for seed in (1, 2)]
-    chains = rc.SamplesPosterior(
+    parts = [
+        rc.posteriors.SamplesPosterior.load(arguments.posteriors / f"mnist-sghmc-{seed}.safetensors") for seed in (1, 2)
+    ]
+    chains = rc.posteriors.SamplesPosterior(
         {name: torch.cat([q.samples[name] for q in parts]) for name in parts[0].mean},
         chains=torch.cat([parts[0].chains, parts[1].chains + 2]),
     )
     aligned = rc.align_samples(chains, spec)
-    found = {"as sampled": rc.diagnose_chains(chains), "aligned": rc.diagnose_chains(aligned.samples)}
+    found = {"as sampled": rc.analysis.diagnose_chains(chains), "aligned": rc.analysis.diagnose_chains(aligned.samples)}
     outputs = functions(chains, FunctionalModel(model), data.test.inputs[:500])
-    found["functions"] = rc.diagnose_chains(rc.SamplesPosterior(outputs, chains=chains.chains))
+    found["functions"] = rc.analysis.diagnose_chains(rc.posteriors.SamplesPosterior(outputs, chains=chains.chains))
     print("mean squared distances", aligned.mean_squared_distances)
     moves = [
-        rc.count_transpositions(p.compose(q.inverse()))
+        rc.analysis.count_transpositions(p.compose(q.inverse()))
         for p, q in zip(aligned.permutations, aligned.permutations[1:], strict=False)
     ]
     same = [bool(a == b) for a, b in zip(chains.chains, chains.chains[1:], strict=False)]
@@ -53,13 +55,15 @@ def main() -> None:
     draw(found, arguments.figure)
 
 
-def functions(chains: rc.SamplesPosterior, model: FunctionalModel, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+def functions(
+    chains: rc.posteriors.SamplesPosterior, model: FunctionalModel, inputs: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """The networks' log probabilities on test inputs, as if they were parameters."""
     rows = [model(chains.member(k).mean, inputs).log_softmax(-1) for k in range(chains.num_samples)]
     return {"log_prob": torch.stack(rows).detach()}
 
 
-def draw(found: dict[str, rc.ChainDiagnostics], path: Path) -> None:
+def draw(found: dict[str, rc.analysis.ChainDiagnostics], path: Path) -> None:
     """Draw the share of entries whose R-hat is below a value."""
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     labels = {"as sampled": "weights as sampled", "aligned": "weights, aligned", "functions": "outputs"}

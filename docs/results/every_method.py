@@ -19,7 +19,7 @@ import rebasin_core as rc
 from rebasin_core.evaluation import FunctionalModel, LossEstimate, held_batches, predict
 from rebasin_core.tensors.statistics import mean_stderr
 
-ADAM = rc.OptimizerSpec(name="Adam", lr=1e-3)
+ADAM = rc.inference.OptimizerSpec(name="Adam", lr=1e-3)
 
 
 def methods(scale: float) -> dict[str, rc.Inference]:
@@ -29,30 +29,34 @@ def methods(scale: float) -> dict[str, rc.Inference]:
         return max(multiple, round(scale * epochs / multiple) * multiple)
 
     return {
-        "map": rc.MAPInference(epochs=n(10), optimizer=ADAM, prior_scale=0.1),
-        "mean_field_vi": rc.MeanFieldVI(epochs=n(20), optimizer=ADAM, prior_scale=0.1),
-        "mc_dropout": rc.MCDropout(rate=0.2, epochs=n(15), optimizer=ADAM, prior_scale=0.1),
-        "deep_ensemble": rc.DeepEnsemble(members=5, epochs=n(10), optimizer=ADAM, prior_scale=0.1),
-        "snapshot_ensemble": rc.SnapshotEnsemble(members=5, epochs=n(25, 5), optimizer=ADAM, prior_scale=0.1),
-        "swag": rc.SWAG(epochs=n(30), start=n(30) // 2, rank=15, prior_scale=0.1),
-        "multi_swag": rc.SWAG(epochs=n(30), start=n(30) // 2, rank=15, prior_scale=0.1, members=3),
-        "sgld": rc.SGLD(epochs=n(60), learning_rate=0.05, burn_in=n(30), chains=2, thinning=3, prior_scale=0.1),
-        "sghmc": rc.SGHMC(epochs=n(60, 3), learning_rate=0.01, cycles=3, exploration=0.7, chains=2, prior_scale=0.1),
+        "map": rc.inference.MAPInference(epochs=n(10), optimizer=ADAM, prior_scale=0.1),
+        "mean_field_vi": rc.inference.MeanFieldVI(epochs=n(20), optimizer=ADAM, prior_scale=0.1),
+        "mc_dropout": rc.inference.MCDropout(rate=0.2, epochs=n(15), optimizer=ADAM, prior_scale=0.1),
+        "deep_ensemble": rc.inference.DeepEnsemble(members=5, epochs=n(10), optimizer=ADAM, prior_scale=0.1),
+        "snapshot_ensemble": rc.inference.SnapshotEnsemble(members=5, epochs=n(25, 5), optimizer=ADAM, prior_scale=0.1),
+        "swag": rc.inference.SWAG(epochs=n(30), start=n(30) // 2, rank=15, prior_scale=0.1),
+        "multi_swag": rc.inference.SWAG(epochs=n(30), start=n(30) // 2, rank=15, prior_scale=0.1, members=3),
+        "sgld": rc.inference.SGLD(
+            epochs=n(60), learning_rate=0.05, burn_in=n(30), chains=2, thinning=3, prior_scale=0.1
+        ),
+        "sghmc": rc.inference.SGHMC(
+            epochs=n(60, 3), learning_rate=0.01, cycles=3, exploration=0.7, chains=2, prior_scale=0.1
+        ),
     }
 
 
-def scores(posterior: rc.Posterior, model: torch.nn.Module, test: rc.Examples) -> dict[str, float]:
+def scores(posterior: rc.Posterior, model: torch.nn.Module, test: rc.data.Examples) -> dict[str, float]:
     """NLL with its Monte Carlo standard error, accuracy, calibration error (15 bins) and Brier score on test data."""
     functional = FunctionalModel(model)
     batches = held_batches(functional, test.batches(1000))
-    found = predict(posterior, functional, batches, rc.CategoricalLikelihood(), num_samples=64, seed=0)
+    found = predict(posterior, functional, batches, rc.evaluation.CategoricalLikelihood(), num_samples=64, seed=0)
     estimate = LossEstimate.of(found)
     return {
         "nll": estimate.loss,
         "nll_stderr": mean_stderr(estimate.example_losses).item(),
         "accuracy": estimate.score,
-        "ece": rc.expected_calibration_error(found.prediction, test.targets, bins=15),
-        "brier": rc.brier_score(found.prediction, test.targets),
+        "ece": rc.metrics.expected_calibration_error(found.prediction, test.targets, bins=15),
+        "brier": rc.metrics.brier_score(found.prediction, test.targets),
     }
 
 
@@ -72,7 +76,7 @@ def main() -> None:
         else set()
     )
     data = rc.build("dataset", name=arguments.data, root=arguments.root).load()
-    architecture = rc.MLPArchitecture(hidden=[128, 128])
+    architecture = rc.architectures.MLPArchitecture(hidden=[128, 128])
     for name, method in methods(arguments.epochs).items():
         if arguments.only and name not in arguments.only:
             continue
@@ -95,11 +99,11 @@ def main() -> None:
 
 
 def barriers(
-    pair: list[rc.Posterior], model: torch.nn.Module, spec: rc.PermutationSpec, test: rc.Examples
+    pair: list[rc.Posterior], model: torch.nn.Module, spec: rc.PermutationSpec, test: rc.data.Examples
 ) -> dict[str, object]:
     """The barrier between two posteriors of one kind, without and with alignment."""
     options = {"task": rc.Task(model, test.batches(1000)), "num_points": 7}
-    if not isinstance(pair[0], rc.PointPosterior):
+    if not isinstance(pair[0], rc.posteriors.PointPosterior):
         options["num_samples"] = 16
     unaligned = rc.barrier(*pair, **options)
     found: dict[str, object] = {"kind": pair[0].kind, "unaligned": [unaligned.height, unaligned.height_stderr]}
@@ -107,9 +111,9 @@ def barriers(
         result = rc.match(*pair, spec, matcher=matcher)
         curve = rc.barrier(pair[0], result.apply(pair[1]), **options)
         found[matcher] = [curve.height, curve.height_stderr]
-    if isinstance(pair[0], rc.SamplesPosterior):
+    if isinstance(pair[0], rc.posteriors.SamplesPosterior):
         # Several modes on each side: first into one order on each side, then the one side onto the other.
-        own = [rc.align_samples(q, spec).samples for q in pair if isinstance(q, rc.SamplesPosterior)]
+        own = [rc.align_samples(q, spec).samples for q in pair if isinstance(q, rc.posteriors.SamplesPosterior)]
         curve = rc.barrier(own[0], rc.match(own[0], own[1], spec, matcher="weight").apply(own[1]), **options)
         found["samples_first"] = [curve.height, curve.height_stderr]
     return found

@@ -30,7 +30,7 @@ def main() -> None:  # ruff: ignore[too-many-locals] - a script
     arguments = parser.parse_args()
     whole = rc.build("dataset", name="mnist", root=arguments.root).load()
     data = replace(whole, train=whole.train.first(5000))
-    architecture = rc.MLPArchitecture(hidden=[128, 128])
+    architecture = rc.architectures.MLPArchitecture(hidden=[128, 128])
     models = [trained(architecture, data, seed) for seed in (1, 2)]
     spec = architecture.spec(models[0])
     for subset, structure in (("last_layer", "full"), ("all", "kron"), ("all", "diag")):
@@ -59,18 +59,18 @@ def main() -> None:  # ruff: ignore[too-many-locals] - a script
             file.write(json.dumps(record) + "\n")
 
 
-def trained(architecture: rc.MLPArchitecture, data: rc.DataSplits, seed: int) -> torch.nn.Module:
+def trained(architecture: rc.architectures.MLPArchitecture, data: rc.data.DataSplits, seed: int) -> torch.nn.Module:
     """A network at its maximum a posteriori."""
     model = architecture.build(data.input_shape, 10, generator=torch.Generator().manual_seed(seed))
-    method = rc.MAPInference(epochs=40, prior_scale=0.1)
+    method = rc.inference.MAPInference(epochs=40, prior_scale=0.1)
     train = data.train.batches(128, shuffle_seed=seed)
     model.load_state_dict(method.fit(model, train, generator=torch.Generator().manual_seed(seed)).posterior.mean)
     return model
 
 
-def fitted(model: torch.nn.Module, data: rc.DataSplits, subset: str, structure: str) -> Any:
+def fitted(model: torch.nn.Module, data: rc.data.DataSplits, subset: str, structure: str) -> Any:
     """A Laplace object over a copy of the network, with the prior precision of the highest evidence."""
-    copy = rc.MLPArchitecture(hidden=[128, 128]).build(data.input_shape, 10)
+    copy = rc.architectures.MLPArchitecture(hidden=[128, 128]).build(data.input_shape, 10)
     copy.load_state_dict(model.state_dict())
     laplace = Laplace(copy, "classification", subset_of_weights=subset, hessian_structure=structure)
     laplace.fit(DataLoader(TensorDataset(data.train.inputs, data.train.targets), batch_size=50))
@@ -78,11 +78,13 @@ def fitted(model: torch.nn.Module, data: rc.DataSplits, subset: str, structure: 
     return laplace
 
 
-def predictives(laplace: Any, model: torch.nn.Module, test: rc.Examples) -> dict[str, float]:
+def predictives(laplace: Any, model: torch.nn.Module, test: rc.data.Examples) -> dict[str, float]:
     """NLL of sampled networks, by us and by the library, and of its GLM predictive."""
     functional = FunctionalModel(model)
     batches = held_batches(functional, test.batches(1000))
-    found = predict(rc.as_posterior(laplace), functional, batches, rc.CategoricalLikelihood(), num_samples=64, seed=0)
+    found = predict(
+        rc.as_posterior(laplace), functional, batches, rc.evaluation.CategoricalLikelihood(), num_samples=64, seed=0
+    )
     estimate = LossEstimate.of(found)
     library = torch.cat([laplace(x, pred_type="nn", link_approx="mc", n_samples=64) for x, _ in test.batches(1000)])
     few = test.first(1000)  # the GLM predictive takes the Jacobian of every output by every weight

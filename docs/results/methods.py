@@ -23,24 +23,29 @@ from tabulate import tabulate
 import rebasin_core as rc
 from rebasin_core.errors import InvalidInputError
 
-WEIGHT = rc.WeightMatcher(start="outward")
+WEIGHT = rc.matchers.WeightMatcher(start="outward")
 METHODS: dict[str, rc.Matcher | None] = {
     "unaligned": None,
     "weight": WEIGHT,
-    "weight, from the identity": rc.WeightMatcher(start="identity"),
-    "frank_wolfe": rc.FrankWolfeMatcher(),
-    "restarts of weight, 5": rc.RestartsMatcher(WEIGHT, restarts=5),
-    "transport, weights": rc.TransportMatcher(),
-    "activation": rc.ActivationMatcher(),
-    "gradient": rc.GradientMatcher(),
-    "transport, activations": rc.TransportMatcher(cost="activations"),
-    "activation, then weight": rc.ChainMatcher([rc.ActivationMatcher(), WEIGHT]),
-    "sinkhorn, weights": rc.SinkhornMatcher(loss="weights"),
-    "activation, then sinkhorn": rc.ChainMatcher([rc.ActivationMatcher(), rc.SinkhornMatcher()]),
-    "sinkhorn, midpoint": rc.SinkhornMatcher(loss="midpoint", epochs=10),
-    "straight_through": rc.StraightThroughMatcher(epochs=5),
-    "annealing, 500 steps": rc.AnnealingMatcher(steps=500),
-    "portfolio by loss": rc.PortfolioMatcher([WEIGHT, rc.ActivationMatcher(), rc.GradientMatcher()], select="loss"),
+    "weight, from the identity": rc.matchers.WeightMatcher(start="identity"),
+    "frank_wolfe": rc.matchers.FrankWolfeMatcher(),
+    "restarts of weight, 5": rc.matchers.RestartsMatcher(WEIGHT, restarts=5),
+    "transport, weights": rc.matchers.TransportMatcher(),
+    "activation": rc.matchers.ActivationMatcher(),
+    "gradient": rc.matchers.GradientMatcher(),
+    "transport, activations": rc.matchers.TransportMatcher(cost="activations"),
+    "activation, then weight": rc.matchers.ChainMatcher([rc.matchers.ActivationMatcher(), WEIGHT]),
+    "sinkhorn, weights": rc.matchers.SinkhornMatcher(loss="weights"),
+    "activation, then sinkhorn": rc.matchers.ChainMatcher([
+        rc.matchers.ActivationMatcher(),
+        rc.matchers.SinkhornMatcher(),
+    ]),
+    "sinkhorn, midpoint": rc.matchers.SinkhornMatcher(loss="midpoint", epochs=10),
+    "straight_through": rc.matchers.StraightThroughMatcher(epochs=5),
+    "annealing, 500 steps": rc.matchers.AnnealingMatcher(steps=500),
+    "portfolio by loss": rc.matchers.PortfolioMatcher(
+        [WEIGHT, rc.matchers.ActivationMatcher(), rc.matchers.GradientMatcher()], select="loss"
+    ),
 }
 RESET = "cifar10-resnet20"
 

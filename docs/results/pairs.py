@@ -41,9 +41,9 @@ class Pair:
 
     model: nn.Module
     spec: rc.PermutationSpec
-    ends: tuple[rc.PointPosterior, rc.PointPosterior]
-    train: rc.Examples
-    test: rc.Examples
+    ends: tuple[rc.posteriors.PointPosterior, rc.posteriors.PointPosterior]
+    train: rc.data.Examples
+    test: rc.data.Examples
 
 
 class Scaled(nn.Module):
@@ -140,7 +140,7 @@ FILES = {
 def network(name: str) -> nn.Module:
     """Return the network of a pair, without its weights."""
     if name == "cifar10-resnet20":
-        inner = rc.CifarResNetArchitecture(depth=20, norm="batch").build((3, 32, 32), 10)
+        inner = rc.architectures.CifarResNetArchitecture(depth=20, norm="batch").build((3, 32, 32), 10)
         return Scaled(inner, MEAN, STDDEV, centred=True).eval()
     if name == "mnist-cnn":  # trained on pixels in [0, 1]; the data set gives standardised ones
         blocks = [nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)]
@@ -166,21 +166,21 @@ def renamed(name: str, tensor: str) -> str:
     return tensor
 
 
-def read(name: str, path: Path, model: nn.Module) -> rc.PointPosterior:
+def read(name: str, path: Path, model: nn.Module) -> rc.posteriors.PointPosterior:
     """Return a checkpoint under the names of our network."""
     with np.load(path) as archive:
         found = {renamed(name, key): torch.from_numpy(archive[key]) for key in archive.files}
     buffers = {key: found.get(key, buffer) for key, buffer in model.named_buffers()}
-    return rc.PointPosterior({key: found[key] for key, _ in model.named_parameters()}, buffers=buffers)
+    return rc.posteriors.PointPosterior({key: found[key] for key, _ in model.named_parameters()}, buffers=buffers)
 
 
-def group_data(size: int, table: Tensor) -> tuple[rc.Examples, rc.Examples]:
+def group_data(size: int, table: Tensor) -> tuple[rc.data.Examples, rc.data.Examples]:
     """Return a tenth of all pairs of elements, to match by, and all of them."""
     pairs = torch.cartesian_prod(torch.arange(size), torch.arange(size))
     inputs = pairs.float() if size != 113 else torch.cat([pairs, torch.full((len(pairs), 1), 113)], dim=1).float()
-    every = rc.Examples(inputs, table.reshape(-1).long())
+    every = rc.data.Examples(inputs, table.reshape(-1).long())
     some = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[: len(pairs) // 10]
-    return rc.Examples(inputs[some], every.targets[some]), every
+    return rc.data.Examples(inputs[some], every.targets[some]), every
 
 
 def load(name: str, checkpoints: Path, data: Path) -> Pair:

@@ -26,11 +26,11 @@ from matching import plain
 NOISE = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
 METHODS: dict[str, rc.Matcher | None] = {
     "loop": None,
-    "weight, from the identity": rc.WeightMatcher(start="identity"),
-    "weight, outward": rc.WeightMatcher(start="outward"),
-    "restarts of weight, 5": rc.RestartsMatcher(rc.WeightMatcher(start="outward"), restarts=5),
-    "frank_wolfe": rc.FrankWolfeMatcher(),
-    "sinkhorn": rc.SinkhornMatcher(epochs=10),
+    "weight, from the identity": rc.matchers.WeightMatcher(start="identity"),
+    "weight, outward": rc.matchers.WeightMatcher(start="outward"),
+    "restarts of weight, 5": rc.matchers.RestartsMatcher(rc.matchers.WeightMatcher(start="outward"), restarts=5),
+    "frank_wolfe": rc.matchers.FrankWolfeMatcher(),
+    "sinkhorn": rc.matchers.SinkhornMatcher(epochs=10),
 }
 
 
@@ -43,10 +43,12 @@ def noisy(mean: dict[str, torch.Tensor], noise: float, seed: int) -> dict[str, t
     }
 
 
-def put_back(method: str, pair: rc.PermutationSpec, reference: rc.PointPosterior, noise: float, seed: int) -> float:
+def put_back(
+    method: str, pair: rc.PermutationSpec, reference: rc.posteriors.PointPosterior, noise: float, seed: int
+) -> float:
     """Return the share of the units that are put back."""
     planted = pair.random_permutation(generator=torch.Generator().manual_seed(seed))
-    moved = planted.apply(rc.PointPosterior(noisy(reference.mean, noise, seed), buffers=reference.buffers))
+    moved = planted.apply(rc.posteriors.PointPosterior(noisy(reference.mean, noise, seed), buffers=reference.buffers))
     matcher = METHODS[method]
     if matcher is None:
         layout = pair.layout

@@ -29,14 +29,14 @@ def methods(epochs: int, rate: float, step: float, scale: float) -> dict[str, rc
     """Return pairs of methods, ours first."""
     burn_in, root = epochs // 2, math.sqrt(step)
     chain = {"epochs": epochs, "burn_in": burn_in, "prior_scale": scale}
-    adam = rc.OptimizerSpec(name="Adam", lr=1e-3)
+    adam = rc.inference.OptimizerSpec(name="Adam", lr=1e-3)
     start = {"epochs": epochs, "initial_stddev": 0.01, "prior_scale": scale}
     return {
-        "sgld": rc.SGLD(learning_rate=rate, **chain),
+        "sgld": rc.inference.SGLD(learning_rate=rate, **chain),
         "sgld, library": PosteriorsSGLD(learning_rate=rate, **chain),
-        "sghmc": rc.SGHMC(learning_rate=step, momentum_decay=0.1, **chain),
+        "sghmc": rc.inference.SGHMC(learning_rate=step, momentum_decay=0.1, **chain),
         "sghmc, library": PosteriorsSGHMC(learning_rate=root, friction=0.1 / root, **chain),
-        "mean_field_vi": rc.MeanFieldVI(optimizer=adam, **start),
+        "mean_field_vi": rc.inference.MeanFieldVI(optimizer=adam, **start),
         "mean_field_vi, library": PosteriorsVI(learning_rate=1e-3, **start),
     }
 
@@ -44,7 +44,7 @@ def methods(epochs: int, rate: float, step: float, scale: float) -> dict[str, rc
 def images(root: Path, output: Path) -> None:
     """Fashion-MNIST."""
     data = rc.build("dataset", name="fashion_mnist", root=root).load()
-    architecture = rc.MLPArchitecture(hidden=[128, 128])
+    architecture = rc.architectures.MLPArchitecture(hidden=[128, 128])
     for label, method in methods(30, 0.05, 0.01, 0.1).items():
         model = architecture.build(data.input_shape, 10, generator=torch.Generator().manual_seed(1))
         train, start = data.train.batches(128, shuffle_seed=1), time.time()
@@ -55,7 +55,7 @@ def images(root: Path, output: Path) -> None:
 
 def regressions(chosen: list[str], root: Path, output: Path, splits: int) -> None:
     """UCI sets."""
-    architecture = rc.MLPArchitecture(hidden=[50])
+    architecture = rc.architectures.MLPArchitecture(hidden=[50])
     for name in chosen:
         for split in range(splits):
             data = rc.build("dataset", name="uci", dataset=name, root=root, split=split).load()

@@ -43,7 +43,7 @@ class Problem:
     """A network, what it is trained on, and the settings of its methods."""
 
     model: nn.Module
-    data: rc.DataSplits
+    data: rc.data.DataSplits
     batch_size: int
     seed: int
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -149,11 +149,11 @@ def image_scores(outputs: Tensor, targets: Tensor) -> dict[str, float]:
     }
 
 
-def doubled(data: rc.DataSplits) -> rc.DataSplits:
+def doubled(data: rc.data.DataSplits) -> rc.data.DataSplits:
     """In float64: in float32, rounding alone drives equal runs apart within a hundred epochs."""
 
-    def cast(part: rc.Examples) -> rc.Examples:
-        return rc.Examples(part.inputs.double(), part.targets.double())
+    def cast(part: rc.data.Examples) -> rc.data.Examples:
+        return rc.data.Examples(part.inputs.double(), part.targets.double())
 
     return replace(data, train=cast(data.train), test=cast(data.test))
 
@@ -189,7 +189,7 @@ def images(root: Path, output: Path, chosen: list[str]) -> None:
     data = rc.build("dataset", name="fashion_mnist", root=root).load()
     epochs = {"map": 10, "deep_ensemble": 10, "snapshot_ensemble": 25, "mc_dropout": 15, "swag": 30}
     for method in chosen:
-        model = rc.MLPArchitecture(hidden=[128, 128]).build(
+        model = rc.architectures.MLPArchitecture(hidden=[128, 128]).build(
             data.input_shape, 10, generator=torch.Generator().manual_seed(1)
         )
         problem = Problem(model, data, 128, 1, functional.cross_entropy, 1e-3, 0.1, 0.2, epochs)
@@ -212,7 +212,7 @@ def regressions(root: Path, output: Path, splits: int, chosen: list[str]) -> Non
             data = doubled(rc.build("dataset", name="uci", dataset=name, root=root, split=split).load())
             unit = unit_of(root, name, split)
             for method in chosen:
-                model = rc.MLPArchitecture(hidden=[50]).build(
+                model = rc.architectures.MLPArchitecture(hidden=[50]).build(
                     data.input_shape, 2, generator=torch.Generator().manual_seed(split)
                 )
 

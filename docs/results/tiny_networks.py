@@ -23,16 +23,16 @@ SHAPES = [[3], [5], [3, 3], [5, 5], [3, 3, 3], [4, 4, 4]]
 Layers = list[np.ndarray]
 
 
-def gaussian(spec: rc.PermutationSpec, seed: int) -> rc.DiagonalGaussianPosterior:
+def gaussian(spec: rc.PermutationSpec, seed: int) -> rc.posteriors.DiagonalGaussianPosterior:
     """Return a random posterior."""
     g = torch.Generator().manual_seed(seed)
     shapes = {name: spec.layout.shape(name) for name in spec.axes}
     mean = {name: torch.randn(shape, generator=g, dtype=torch.float64) for name, shape in shapes.items()}
     stddev = {name: 0.2 + torch.rand(shape, generator=g, dtype=torch.float64) for name, shape in shapes.items()}
-    return rc.DiagonalGaussianPosterior(mean, stddev)
+    return rc.posteriors.DiagonalGaussianPosterior(mean, stddev)
 
 
-def features(q: rc.DiagonalGaussianPosterior, kind: str) -> Layers:
+def features(q: rc.posteriors.DiagonalGaussianPosterior, kind: str) -> Layers:
     """Return one array [channels, outputs, inputs] a layer: what the matchers' definitions compare."""
     layers = []
     for name, mean in q.mean.items():
@@ -75,13 +75,13 @@ def main() -> None:
     """Print the table."""
     pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     matchers = {
-        "weight": (rc.WeightMatcher(), "mean", "mean"),
-        "wasserstein": (rc.WassersteinMatcher(), "moments", "moments"),
-        "kl": (rc.KLMatcher(), "natural", "second"),
+        "weight": (rc.matchers.WeightMatcher(), "mean", "mean"),
+        "wasserstein": (rc.matchers.WassersteinMatcher(), "moments", "moments"),
+        "kl": (rc.matchers.KLMatcher(), "natural", "second"),
     }
     rows = []
     for hidden in SHAPES:
-        architecture = rc.MLPArchitecture(hidden=hidden, bias=False)
+        architecture = rc.architectures.MLPArchitecture(hidden=hidden, bias=False)
         spec = architecture.spec(architecture.build((INPUTS,), OUTPUTS))
         for name, (matcher, left, right) in matchers.items():
             found = below = 0

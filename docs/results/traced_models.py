@@ -146,7 +146,9 @@ class Logits(nn.Module):
         )
 
 
-def record(name: str, spec: rc.TracedSpec, seconds: float, check: rc.SpecCheck, parameters: int) -> dict[str, object]:
+def record(
+    name: str, spec: rc.specs.TracedSpec, seconds: float, check: rc.specs.SpecCheck, parameters: int
+) -> dict[str, object]:
     """Return what is written of a model."""
     coverage, why = spec.coverage, dict[str, int]()
     for axis in coverage.frozen:

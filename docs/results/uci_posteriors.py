@@ -20,17 +20,17 @@ import torch
 import rebasin_core as rc
 from rebasin_core.evaluation import FunctionalModel, LossEstimate, held_batches, predict
 
-ADAM = rc.OptimizerSpec(name="Adam", lr=0.01)
-LATE = rc.ScheduleSpec(name="CosineAnnealingLR", T_max=200)
+ADAM = rc.inference.OptimizerSpec(name="Adam", lr=0.01)
+LATE = rc.inference.ScheduleSpec(name="CosineAnnealingLR", T_max=200)
 METHODS: dict[str, rc.Inference] = {
-    "map": rc.MAPInference(epochs=200, optimizer=ADAM, schedule=LATE),
-    "mean_field_vi": rc.MeanFieldVI(epochs=400, optimizer=ADAM, prior_scale=1.0),
-    "mc_dropout": rc.MCDropout(rate=0.05, epochs=200, optimizer=ADAM, schedule=LATE),
-    "deep_ensemble": rc.DeepEnsemble(members=5, epochs=200, optimizer=ADAM, schedule=LATE),
-    "snapshot_ensemble": rc.SnapshotEnsemble(members=5, epochs=250, optimizer=ADAM),
-    "swag": rc.SWAG(epochs=300, start=200, rank=20, optimizer=ADAM),
-    "sgld": rc.SGLD(epochs=600, learning_rate=0.01, burn_in=300, thinning=10, chains=4),
-    "sghmc": rc.SGHMC(epochs=600, learning_rate=0.002, burn_in=300, thinning=10, chains=4),
+    "map": rc.inference.MAPInference(epochs=200, optimizer=ADAM, schedule=LATE),
+    "mean_field_vi": rc.inference.MeanFieldVI(epochs=400, optimizer=ADAM, prior_scale=1.0),
+    "mc_dropout": rc.inference.MCDropout(rate=0.05, epochs=200, optimizer=ADAM, schedule=LATE),
+    "deep_ensemble": rc.inference.DeepEnsemble(members=5, epochs=200, optimizer=ADAM, schedule=LATE),
+    "snapshot_ensemble": rc.inference.SnapshotEnsemble(members=5, epochs=250, optimizer=ADAM),
+    "swag": rc.inference.SWAG(epochs=300, start=200, rank=20, optimizer=ADAM),
+    "sgld": rc.inference.SGLD(epochs=600, learning_rate=0.01, burn_in=300, thinning=10, chains=4),
+    "sghmc": rc.inference.SGHMC(epochs=600, learning_rate=0.002, burn_in=300, thinning=10, chains=4),
 }
 
 
@@ -41,11 +41,11 @@ def unit_of(root: Path, name: str, split: int) -> float:
         return float(archive["y"][~test].std())
 
 
-def score(posterior: rc.Posterior, model: torch.nn.Module, test: rc.Examples, unit: float) -> dict[str, float]:
+def score(posterior: rc.Posterior, model: torch.nn.Module, test: rc.data.Examples, unit: float) -> dict[str, float]:
     """Root mean squared error and NLL of the predictive, in the units of the targets."""
     functional = FunctionalModel(model, dtype=next(model.parameters()).dtype)
     batches = held_batches(functional, test.batches(1000))
-    likelihood = rc.HeteroscedasticGaussianLikelihood()
+    likelihood = rc.evaluation.HeteroscedasticGaussianLikelihood()
     estimate = LossEstimate.of(predict(posterior, functional, batches, likelihood, num_samples=128, seed=0))
     return {"rmse": unit * math.sqrt(estimate.score), "nll": estimate.loss + math.log(unit)}
 
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["concrete", "energy"])
     parser.add_argument("--only", nargs="+", default=list(METHODS), choices=list(METHODS))
     arguments = parser.parse_args()
-    architecture = rc.MLPArchitecture(hidden=[50])
+    architecture = rc.architectures.MLPArchitecture(hidden=[50])
     for name in arguments.sets:
         for split in range(arguments.splits):
             data = rc.build("dataset", name="uci", dataset=name, root=arguments.root, split=split).load()

@@ -26,7 +26,7 @@ from rebasin_core.posteriors.divergence import squared_moment_distance
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WEIGHT = rc.WeightMatcher(start="outward")
+WEIGHT = rc.matchers.WeightMatcher(start="outward")
 
 
 def circle(between: Callable[[int, int], rc.Permutation], units: int) -> float:
@@ -41,9 +41,11 @@ def circle(between: Callable[[int, int], rc.Permutation], units: int) -> float:
 def trained(root: Path, count: int, width: int) -> tuple[torch.nn.Module, rc.PermutationSpec, list[rc.Posterior], list]:
     """Return the model, its symmetries, the trained networks, and test data."""
     data = rc.build("dataset", name="mnist", root=root).load()
-    architecture = rc.MLPArchitecture(hidden=[width] * 3)
-    optimizer = rc.OptimizerSpec(name="Adam", lr=1e-3, fused=True)
-    method = rc.MAPInference(epochs=5, optimizer=optimizer, schedule=rc.ScheduleSpec(name="CosineAnnealingLR", T_max=5))
+    architecture = rc.architectures.MLPArchitecture(hidden=[width] * 3)
+    optimizer = rc.inference.OptimizerSpec(name="Adam", lr=1e-3, fused=True)
+    method = rc.inference.MAPInference(
+        epochs=5, optimizer=optimizer, schedule=rc.inference.ScheduleSpec(name="CosineAnnealingLR", T_max=5)
+    )
     networks: list[rc.Posterior] = []
     for seed in range(count):
         model = architecture.build(data.input_shape, 10, generator=torch.Generator().manual_seed(seed))

@@ -68,7 +68,8 @@ def canonical_form(
         norm).
 
     Example:
-        >>> from rebasin_core import MLPArchitecture, find_rescalings
+        >>> from rebasin_core.architectures import MLPArchitecture
+        >>> from rebasin_core.specs import find_rescalings
         >>> architecture = MLPArchitecture(hidden=[4])
         >>> model = architecture.build((3,), 2)
         >>> spec = architecture.spec(model)

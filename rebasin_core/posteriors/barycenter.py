@@ -48,7 +48,7 @@ def barycenter(posteriors: Sequence[Posterior], weights: Weights | None = None) 
 
     Example:
         >>> import torch
-        >>> from rebasin_core import DiagonalGaussianPosterior
+        >>> from rebasin_core.posteriors import DiagonalGaussianPosterior
         >>> q = DiagonalGaussianPosterior({"w": torch.tensor([0.0])}, {"w": torch.tensor([1.0])})
         >>> r = DiagonalGaussianPosterior({"w": torch.tensor([1.0])}, {"w": torch.tensor([3.0])})
         >>> middle = barycenter([q, r])
@@ -77,7 +77,7 @@ def moment_barycenter(posteriors: Sequence[Posterior], weights: Weights | None =
 
     Example:
         >>> import torch
-        >>> from rebasin_core import PointPosterior, SamplesPosterior
+        >>> from rebasin_core.posteriors import PointPosterior, SamplesPosterior
         >>> samples = SamplesPosterior({"w": torch.tensor([[1.0], [5.0]])})
         >>> middle = moment_barycenter([PointPosterior({"w": torch.tensor([0.0])}), samples])
         >>> middle.mean["w"].item(), middle.stddev["w"].item()

@@ -38,7 +38,7 @@ def wasserstein_distance(first: Posterior, second: Posterior) -> float:
 
     Example:
         >>> import torch
-        >>> from rebasin_core import PointPosterior
+        >>> from rebasin_core.posteriors import PointPosterior
         >>> q = PointPosterior({"w": torch.tensor([0.0, 0.0])})
         >>> wasserstein_distance(q, PointPosterior({"w": torch.tensor([3.0, 4.0])}))
         5.0
@@ -81,7 +81,7 @@ def kl_divergence(first: Posterior, second: Posterior) -> float:
 
     Example:
         >>> import torch
-        >>> from rebasin_core import DiagonalGaussianPosterior
+        >>> from rebasin_core.posteriors import DiagonalGaussianPosterior
         >>> q = DiagonalGaussianPosterior({"w": torch.zeros(1)}, {"w": torch.ones(1)})
         >>> kl_divergence(q, DiagonalGaussianPosterior({"w": torch.ones(1)}, {"w": torch.ones(1)}))
         0.5

@@ -61,7 +61,7 @@ def find_rescalings(
         Pittorino et al. (2022), "Deep networks on toroids", ICML, arXiv 2202.03038.
 
     Example:
-        >>> from rebasin_core import MLPArchitecture
+        >>> from rebasin_core.architectures import MLPArchitecture
         >>> architecture = MLPArchitecture(hidden=[4])
         >>> model = architecture.build((3,), 2)
         >>> (found,) = find_rescalings(architecture.spec(model), model, torch.randn(5, 3))

@@ -14,7 +14,7 @@ from rebasin_core.posteriors.summary import SummaryKind
 from rebasin_core.testing.cases import gaussian, network
 
 
-def scrambled(count: int = 5, *, noise: float = 0.05) -> tuple[rc.SamplesPosterior, list[rc.Permutation]]:
+def scrambled(count: int = 5, *, noise: float = 0.05) -> tuple[rc.posteriors.SamplesPosterior, list[rc.Permutation]]:
     """Copies of one network with a little noise, each in another order."""
     case = network()
     generator = torch.Generator().manual_seed(3)
@@ -24,7 +24,7 @@ def scrambled(count: int = 5, *, noise: float = 0.05) -> tuple[rc.SamplesPosteri
         g.apply({n: t + noise * torch.randn(t.shape, generator=generator, dtype=t.dtype) for n, t in base.items()})
         for g in elements
     ]
-    return rc.SamplesPosterior({n: torch.stack([m[n] for m in moved]) for n in base}), elements
+    return rc.posteriors.SamplesPosterior({n: torch.stack([m[n] for m in moved]) for n in base}), elements
 
 
 @pytest.mark.parametrize("reference", [None, 2])
@@ -65,7 +65,9 @@ def test_summary_has_the_moments_of_the_aligned_samples(kind: SummaryKind) -> No
 
 def test_summary_of_aligned_samples_predicts_and_of_unaligned_ones_does_not() -> None:
     case = network()
-    model = rc.MAPInference(epochs=60, optimizer=rc.OptimizerSpec(name="Adam", lr=0.05)).fit(case.model, case.data)
+    model = rc.inference.MAPInference(epochs=60, optimizer=rc.inference.OptimizerSpec(name="Adam", lr=0.05)).fit(
+        case.model, case.data
+    )
     trained = model.posterior
     generator = torch.Generator().manual_seed(0)
     copies = [
@@ -75,8 +77,8 @@ def test_summary_of_aligned_samples_predicts_and_of_unaligned_ones_does_not() ->
         for _ in range(8)
     ]
     aligned = rc.summarize(copies, case.spec).posterior
-    plain = rc.SamplesPosterior({n: torch.stack([c[n] for c in copies]) for n in trained.mean})
-    naive = rc.DiagonalGaussianPosterior(plain.mean, plain.stddev)
+    plain = rc.posteriors.SamplesPosterior({n: torch.stack([c[n] for c in copies]) for n in trained.mean})
+    naive = rc.posteriors.DiagonalGaussianPosterior(plain.mean, plain.stddev)
     loss = [rc.barrier(q, q, rc.Task(case.model, case.data), num_points=3).loss[0] for q in (aligned, naive)]
     assert loss[0] < 0.5 * loss[1]
 
@@ -96,33 +98,33 @@ def test_rhat_of_scrambled_chains_falls_to_one() -> None:
         })
         for k in chains
     ]
-    stuck = rc.SamplesPosterior({n: torch.stack([d[n] for d in draws]) for n in base}, chains=chains)
+    stuck = rc.posteriors.SamplesPosterior({n: torch.stack([d[n] for d in draws]) for n in base}, chains=chains)
     aligned = rc.align_samples(stuck, case.spec)
-    assert isinstance(aligned.samples, rc.SamplesPosterior)
-    before, after = rc.diagnose_chains(stuck), rc.diagnose_chains(aligned.samples)
+    assert isinstance(aligned.samples, rc.posteriors.SamplesPosterior)
+    before, after = rc.analysis.diagnose_chains(stuck), rc.analysis.diagnose_chains(aligned.samples)
     assert before.quantiles()[1] > 1.5
     assert after.quantiles()[1] < 1.1
     assert after.quantiles("ess")[1] > 2 * before.quantiles("ess")[1]
     assert before.autocorrelation[0] == pytest.approx(1.0)
     within = [
-        rc.count_transpositions(p.compose(q.inverse()))
+        rc.analysis.count_transpositions(p.compose(q.inverse()))
         for p, q in zip(aligned.permutations, aligned.permutations[1:], strict=False)
     ]
     assert [n > 0 for n in within] == [k % 10 == 9 for k in range(39)]
     with pytest.raises(rc.RebasinError, match="at least two chains"):
-        rc.diagnose_chains(samples)
+        rc.analysis.diagnose_chains(samples)
 
 
 def test_transpositions_are_counted() -> None:
     spec = rc.table_spec({"w": "units"}, {"w": torch.zeros(5)})
     cycle = rc.Permutation(spec.layout, {"units": torch.tensor([1, 2, 0, 4, 3])})
-    assert rc.count_transpositions(cycle) == 3
+    assert rc.analysis.count_transpositions(cycle) == 3
 
 
 def test_information_of_separate_modes_is_the_order_of_the_group() -> None:
     spec = rc.table_spec({"w": "units"}, {"w": torch.zeros(4)})
-    apart = rc.DiagonalGaussianPosterior({"w": torch.arange(4.0)}, {"w": torch.full((4,), 0.01)})
-    found = rc.permutation_information(apart, spec, num_samples=16, num_elements=200)
+    apart = rc.posteriors.DiagonalGaussianPosterior({"w": torch.arange(4.0)}, {"w": torch.full((4,), 0.01)})
+    found = rc.analysis.permutation_information(apart, spec, num_samples=16, num_elements=200)
     assert found.log_order == pytest.approx(math.log(24))
     # Every 24th uniform element is the identity, so that the lower bound nearly is the whole.
     assert found.lower == pytest.approx(math.log(24), abs=0.3)
@@ -132,8 +134,8 @@ def test_information_of_separate_modes_is_the_order_of_the_group() -> None:
 def test_information_of_one_blurred_mode_is_small_and_bounded_exactly() -> None:
     spec = rc.table_spec({"w": "units"}, {"w": torch.zeros(2)})
     mean = torch.tensor([0.0, 1.0])
-    q = rc.DiagonalGaussianPosterior({"w": mean}, {"w": torch.ones(2)})
-    found = rc.permutation_information(q, spec, num_samples=400, num_elements=12)
+    q = rc.posteriors.DiagonalGaussianPosterior({"w": mean}, {"w": torch.ones(2)})
+    found = rc.analysis.permutation_information(q, spec, num_samples=400, num_elements=12)
     # By quadrature: the symmetrised density is the mixture of two Gaussians, a step of the root of 2 apart.
     z = torch.linspace(-12, 12, 20001, dtype=torch.float64)
     shift = math.sqrt(2)
@@ -147,7 +149,7 @@ def test_information_of_one_blurred_mode_is_small_and_bounded_exactly() -> None:
 def test_information_needs_a_density() -> None:
     case = network()
     with pytest.raises(rc.RebasinError, match="has no density"):
-        rc.permutation_information(rc.as_posterior(case.model), case.spec)
+        rc.analysis.permutation_information(rc.as_posterior(case.model), case.spec)
 
 
 def small(activation: str, *, norm: bool = False) -> tuple[nn.Module, rc.PermutationSpec, torch.Tensor]:
@@ -164,7 +166,7 @@ def small(activation: str, *, norm: bool = False) -> tuple[nn.Module, rc.Permuta
 @pytest.mark.parametrize(("activation", "kinds"), [("relu", ["scale"] * 2), ("tanh", ["sign"] * 2), ("gelu", [])])
 def test_scale_and_sign_symmetries_are_found(activation: str, kinds: list[str]) -> None:
     model, spec, inputs = small(activation)
-    found = rc.find_rescalings(spec, model, inputs)
+    found = rc.specs.find_rescalings(spec, model, inputs)
     assert [r.kind for r in found] == kinds
     if kinds == ["scale"] * 2:
         assert dict(found[0].degrees) == {("0.weight", 0): 1, ("0.bias", 0): 1, ("2.weight", 1): -1}
@@ -173,14 +175,14 @@ def test_scale_and_sign_symmetries_are_found(activation: str, kinds: list[str]) 
 def test_convolutions_and_flattened_axes_scale_too() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)).double()
     inputs = torch.randn(3, 1, 6, 6).double()
-    (found,) = rc.find_rescalings(rc.trace_spec(model, inputs), model, inputs)
+    (found,) = rc.specs.find_rescalings(rc.trace_spec(model, inputs), model, inputs)
     assert dict(found.degrees) == {("0.weight", 0): 1, ("0.bias", 0): 1, ("4.weight", 1): -1}
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_networks_of_one_orbit_have_one_form(activation: str) -> None:
     model, spec, inputs = small(activation)
-    rescalings = rc.find_rescalings(spec, model, inputs)
+    rescalings = rc.specs.find_rescalings(spec, model, inputs)
     generator = torch.Generator().manual_seed(4)
     tensors = {name: p.detach() for name, p in model.named_parameters()}
     factors = [
@@ -189,9 +191,9 @@ def test_networks_of_one_orbit_have_one_form(activation: str) -> None:
         else 2.0 * torch.randint(2, (spec.groups[r.group].size,), generator=generator).double() - 1
         for r in rescalings
     ]
-    scaling = rc.UnitScaling(spec.layout, rescalings, factors)
+    scaling = rc.symmetry.UnitScaling(spec.layout, rescalings, factors)
     other = spec.random_permutation(generator=generator).apply(scaling.apply(tensors))
-    forms = [rc.canonical_form(t, spec, rescalings) for t in (tensors, other)]
+    forms = [rc.analysis.canonical_form(t, spec, rescalings) for t in (tensors, other)]
     for name, tensor in forms[0].tensors.items():
         torch.testing.assert_close(forms[1].tensors[name], tensor, rtol=1e-6, atol=1e-9)
     before = model(inputs)
@@ -202,15 +204,15 @@ def test_networks_of_one_orbit_have_one_form(activation: str) -> None:
 
 def test_rescalings_form_a_group() -> None:
     model, spec, inputs = small("relu")
-    rescalings = rc.find_rescalings(spec, model, inputs)
+    rescalings = rc.specs.find_rescalings(spec, model, inputs)
     factors = [torch.linspace(0.5, 2, spec.groups[r.group].size).double() for r in rescalings]
-    g = rc.UnitScaling(spec.layout, rescalings, factors)
+    g = rc.symmetry.UnitScaling(spec.layout, rescalings, factors)
     tensors = {name: p.detach() for name, p in model.named_parameters()}
     back = g.compose(g.inverse()).apply(tensors)
     for name, tensor in tensors.items():
         torch.testing.assert_close(back[name], tensor)
     with pytest.raises(rc.RebasinError, match="factors of kind 'scale'"):
-        rc.UnitScaling(spec.layout, rescalings, [-f for f in factors])
+        rc.symmetry.UnitScaling(spec.layout, rescalings, [-f for f in factors])
 
 
 def test_bad_samples_are_refused() -> None:
@@ -228,11 +230,11 @@ def test_bad_samples_are_refused() -> None:
 
 def test_invariant_bound_is_a_training_option() -> None:
     case = network()
-    still = rc.OptimizerSpec(name="SGD", lr=1e-12)
+    still = rc.inference.OptimizerSpec(name="SGD", lr=1e-12)
     options: dict[str, Any] = {"epochs": 1, "estimator": "weights", "prior_scale": 1.0, "optimizer": still}
     data = [(torch.cat([x for x, _ in case.data]), torch.cat([y for _, y in case.data]))]
-    plain = rc.MeanFieldVI(**options).fit(case.model, data)
-    method = rc.MeanFieldVI(**options, symmetry_elements=8)
+    plain = rc.inference.MeanFieldVI(**options).fit(case.model, data)
+    method = rc.inference.MeanFieldVI(**options, symmetry_elements=8)
     bound = method.fit(case.model, data, spec=case.spec)
     # The information is at most log 9, shared by 40 examples.
     assert 0 < plain.history[0] - bound.history[0] <= math.log(9) / 40 + 1e-6
@@ -262,21 +264,21 @@ def test_networks_in_every_form_are_aligned_as_match_many_does(form: str) -> Non
     assert found.permutations == expected.permutations
     assert found.mean_squared_distances == pytest.approx(expected.trace)
     assert found.mean_squared_distances[-1] < 1e-12 < found.mean_squared_distances[0]
-    assert isinstance(found.samples, rc.SamplesPosterior)
+    assert isinstance(found.samples, rc.posteriors.SamplesPosterior)
     assert found.samples.buffers["1.num_batches_tracked"].item() == 1
     by_reference = rc.align_samples(given, spec, reference=1)
     assert by_reference.mean_squared_distances[-1] < 1e-12
     assert rc.summarize(given, spec).posterior.stddev["0.weight"].max() < 1e-7
 
 
-def scrambled_gaussians(count: int = 3) -> list[rc.LowRankGaussianPosterior]:
+def scrambled_gaussians(count: int = 3) -> list[rc.posteriors.LowRankGaussianPosterior]:
     """Copies of one low-rank Gaussian (SWAG), each in another order."""
     case = network()
     generator = torch.Generator().manual_seed(2)
     mean = {name: p.detach() for name, p in case.model.named_parameters()}
     diagonal = {n: 0.05 * torch.rand(t.shape, generator=generator).to(t) for n, t in mean.items()}
     factor = {n: 0.05 * torch.randn(2, *t.shape, generator=generator).to(t) for n, t in mean.items()}
-    base = rc.LowRankGaussianPosterior(mean, diagonal, factor)
+    base = rc.posteriors.LowRankGaussianPosterior(mean, diagonal, factor)
     return [case.spec.random_permutation(generator=generator).apply(base) for _ in range(count)]
 
 
@@ -285,9 +287,11 @@ def scrambled_gaussians(count: int = 3) -> list[rc.LowRankGaussianPosterior]:
 def test_mixtures_of_gaussians_are_aligned(reference: int | None, form: str) -> None:
     case = network()
     parts = scrambled_gaussians()
-    given: Any = parts if form == "list" else rc.MixturePosterior(parts, weights=torch.tensor([1.0, 2.0, 1.0]))
+    given: Any = (
+        parts if form == "list" else rc.posteriors.MixturePosterior(parts, weights=torch.tensor([1.0, 2.0, 1.0]))
+    )
     found = rc.align_samples(given, case.spec, reference=reference)
-    assert isinstance(found.samples, rc.MixturePosterior)
+    assert isinstance(found.samples, rc.posteriors.MixturePosterior)
     assert found.mean_squared_distances[0] > 1.0
     assert found.mean_squared_distances[-1] == pytest.approx(0.0, abs=1e-12)
     first, *others = found.samples.components
@@ -295,7 +299,7 @@ def test_mixtures_of_gaussians_are_aligned(reference: int | None, form: str) -> 
         assert rc.wasserstein_distance(first, other) < 1e-5, "components are copies of each other again"
     loss = [
         rc.score(q, rc.Task(case.model, case.data), num_samples=2000).nll
-        for q in (rc.MixturePosterior(parts), found.samples)
+        for q in (rc.posteriors.MixturePosterior(parts), found.samples)
     ]
     assert loss[0] == pytest.approx(loss[1], abs=0.02)
 
@@ -303,9 +307,9 @@ def test_mixtures_of_gaussians_are_aligned(reference: int | None, form: str) -> 
 @pytest.mark.parametrize("kind", ["diagonal_gaussian", "low_rank_gaussian", "full_gaussian"])
 def test_summary_of_a_mixture_has_its_moments(kind: SummaryKind) -> None:
     case = network()
-    parts = [*scrambled_gaussians(2), rc.PointPosterior(scrambled_gaussians()[0].mean)]
+    parts = [*scrambled_gaussians(2), rc.posteriors.PointPosterior(scrambled_gaussians()[0].mean)]
     found = rc.summarize(
-        rc.MixturePosterior(parts, weights=torch.tensor([1.0, 2.0, 1.0])), case.spec, kind=kind, rank=2
+        rc.posteriors.MixturePosterior(parts, weights=torch.tensor([1.0, 2.0, 1.0])), case.spec, kind=kind, rank=2
     )
     mixture = found.aligned.samples
     assert found.posterior.kind == kind
@@ -318,19 +322,19 @@ def test_full_summary_of_a_mixture_has_its_covariance() -> None:
     case = network()
     parts = scrambled_gaussians(2)
     found = rc.summarize(parts, case.spec, kind="full_gaussian")
-    assert isinstance(found.posterior, rc.FullGaussianPosterior)
+    assert isinstance(found.posterior, rc.posteriors.FullGaussianPosterior)
     first, second = found.aligned.samples.components
-    assert isinstance(first, rc.LowRankGaussianPosterior)
-    assert isinstance(second, rc.LowRankGaussianPosterior)
+    assert isinstance(first, rc.posteriors.LowRankGaussianPosterior)
+    assert isinstance(second, rc.posteriors.LowRankGaussianPosterior)
     shift = (first.flat_mean() - second.flat_mean()) / 2
     expected = (first.covariance() + second.covariance()) / 2 + torch.outer(shift, shift)
     torch.testing.assert_close(found.posterior.covariance(), expected)
 
 
 def test_a_summary_that_cannot_be_made_says_why() -> None:
-    noise = rc.UnitNoise((("layers.0.weight", 0),), "bernoulli", torch.full((5,), 0.5).double())
+    noise = rc.posteriors.UnitNoise((("layers.0.weight", 0),), "bernoulli", torch.full((5,), 0.5).double())
     mean = {name: p.detach() for name, p in network().model.named_parameters()}
-    parts = [rc.MultiplicativeNoisePosterior(mean, [noise])] * 2
+    parts = [rc.posteriors.MultiplicativeNoisePosterior(mean, [noise])] * 2
     assert rc.summarize(parts, network().spec, kind="low_rank_gaussian").posterior.kind == "low_rank_gaussian"
     with pytest.raises(
         rc.RebasinError, match="needs points or Gaussians, got a component of kind 'multiplicative_noise'"

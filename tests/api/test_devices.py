@@ -13,7 +13,7 @@ from rebasin_core.evaluation import FunctionalModel, MethodName, PrecisionName, 
 from rebasin_core.tensors.modules import named_tensors
 from rebasin_core.tensors.noise import on_device
 
-ARCHITECTURE = rc.MLPArchitecture(hidden=[12, 10])
+ARCHITECTURE = rc.architectures.MLPArchitecture(hidden=[12, 10])
 CPU = torch.device("cpu")
 
 
@@ -27,14 +27,16 @@ def network(device: torch.device, seed: int = 0) -> nn.Module:
 
 
 def residual(device: torch.device, seed: int = 0) -> tuple[nn.Module, rc.PermutationSpec]:
-    architecture = rc.CifarResNetArchitecture(depth=8)
+    architecture = rc.architectures.CifarResNetArchitecture(depth=8)
     model = architecture.build((3, 8, 8), 3, generator=torch.Generator().manual_seed(seed)).to(device).eval()
     return model, architecture.spec(model)
 
 
-def gaussian(device: torch.device, seed: int = 0) -> rc.DiagonalGaussianPosterior:
+def gaussian(device: torch.device, seed: int = 0) -> rc.posteriors.DiagonalGaussianPosterior:
     mean = {name: tensor.detach() for name, tensor in named_tensors(network(device, seed)).items()}
-    return rc.DiagonalGaussianPosterior(mean, {name: 0.1 * tensor.abs() + 0.01 for name, tensor in mean.items()})
+    return rc.posteriors.DiagonalGaussianPosterior(
+        mean, {name: 0.1 * tensor.abs() + 0.01 for name, tensor in mean.items()}
+    )
 
 
 def close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-5) -> None:
@@ -57,14 +59,14 @@ def test_residual_networks_are_matched_alike(path: str, device: torch.device) ->
 
 
 def test_different_widths(device: torch.device) -> None:
-    wide = rc.MLPArchitecture(hidden=[20, 15])
+    wide = rc.architectures.MLPArchitecture(hidden=[20, 15])
     other = wide.build((6,), 3, generator=torch.Generator().manual_seed(3))
     found = []
     for place in (CPU, device):
         model = network(place)
-        first, second = (rc.PointPosterior.from_module(m) for m in (model, other.to(place)))
+        first, second = (rc.posteriors.PointPosterior.from_module(m) for m in (model, other.to(place)))
         specs = ARCHITECTURE.spec(model), wide.spec(other)
-        found.append(rc.TransportMatcher().couple(first, second, *specs, model=model).apply(second.mean))
+        found.append(rc.matchers.TransportMatcher().couple(first, second, *specs, model=model).apply(second.mean))
     close(found[1], found[0])
     assert all(tensor.device.type == device.type for tensor in found[1].values())
 
@@ -142,9 +144,9 @@ def test_canonical_forms_and_information(device: torch.device) -> None:
     for place in (CPU, device):
         model = network(place)
         spec = ARCHITECTURE.spec(model)
-        form = rc.canonical_form({name: t.detach() for name, t in named_tensors(model).items()}, spec)
+        form = rc.analysis.canonical_form({name: t.detach() for name, t in named_tensors(model).items()}, spec)
         found.append(dict(form.tensors))
-        information = rc.permutation_information(gaussian(place), spec)
+        information = rc.analysis.permutation_information(gaussian(place), spec)
         assert 0 <= information.upper <= information.log_order + 5 * information.upper_stderr
     close(found[1], found[0])
 
@@ -163,7 +165,9 @@ def test_predictions_stay_on_the_device(device: torch.device) -> None:
     model = FunctionalModel(network(device), device=device)
     held = held_batches(model, batches())
     options = rc.EvaluationOptions(method="vectorized", chunk_size=64)
-    found = predict(gaussian(device), model, held, rc.CategoricalLikelihood(), num_samples=64, seed=0, options=options)
+    found = predict(
+        gaussian(device), model, held, rc.evaluation.CategoricalLikelihood(), num_samples=64, seed=0, options=options
+    )
     assert found.log_prob.shape == (64, 60)
     assert found.log_prob.device.type == device.type
 

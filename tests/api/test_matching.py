@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from rebasin_core import MLPArchitecture, Task, as_posterior, barrier, build, match
+from rebasin_core import Task, as_posterior, barrier, build, match
+from rebasin_core.architectures import MLPArchitecture
 from rebasin_core.errors import InvalidInputError, UnknownNameError
 
 

@@ -23,7 +23,7 @@ def examples(rows: int = 240) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return list(zip((centres[y] + torch.randn(rows, INPUTS, generator=g)).split(60), y.split(60), strict=True))
 
 
-ARCHITECTURE = rc.MLPArchitecture(hidden=[12])
+ARCHITECTURE = rc.architectures.MLPArchitecture(hidden=[12])
 
 
 def trained(seed: int, epochs: int = 60) -> nn.Module:

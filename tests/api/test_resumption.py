@@ -12,10 +12,10 @@ import rebasin_core as rc
 from rebasin_core.errors import FileFormatError
 from tests.matchers.test_interruption import interrupt_sweep
 
-ARCHITECTURE = rc.MLPArchitecture(hidden=[20, 20, 20])
+ARCHITECTURE = rc.architectures.MLPArchitecture(hidden=[20, 20, 20])
 A, B = (ARCHITECTURE.build((6,), 3, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
 SPEC = ARCHITECTURE.spec(A)
-MATCHER = rc.WeightMatcher(start="identity")
+MATCHER = rc.matchers.WeightMatcher(start="identity")
 
 
 def test_an_interrupted_match_leaves_its_best_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,12 +45,12 @@ def test_a_learned_match_does_not_fall_behind_where_it_begins(tmp_path: Path) ->
     found = rc.match(A, B, SPEC, "weight")
     found.permutation.save(file)
     # A rate at which nothing can be learned.
-    again = rc.match(A, B, SPEC, rc.SinkhornMatcher(epochs=1, learning_rate=1e-12), checkpoint=file)
+    again = rc.match(A, B, SPEC, rc.matchers.SinkhornMatcher(epochs=1, learning_rate=1e-12), checkpoint=file)
     assert again.permutation == found.permutation
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    other = rc.MLPArchitecture(hidden=[7])
+    other = rc.architectures.MLPArchitecture(hidden=[7])
     spec = other.spec(other.build((6,), 3))
     spec.random_permutation(generator=torch.Generator().manual_seed(0)).save(tmp_path / "other.safetensors")
     with pytest.raises(FileFormatError, match="another specification"):
@@ -59,7 +59,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_goes_on_with_its_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    architecture = rc.MLPArchitecture(hidden=[12, 12])
+    architecture = rc.architectures.MLPArchitecture(hidden=[12, 12])
     for seed, file in enumerate((first, second)):
         rc.save_checkpoint(architecture.build((64,), 10, generator=torch.Generator().manual_seed(seed)), file)
     (tmp_path / "run.yaml").write_text(
@@ -76,13 +76,13 @@ def test_a_run_goes_on_with_its_match(tmp_path: Path, monkeypatch: pytest.Monkey
     begun = rc.Permutation.load(kept)
     assert not begun.is_identity
     seen: list[rc.Permutation | None] = []
-    match = rc.WeightMatcher.match
+    match = rc.matchers.WeightMatcher.match
 
-    def watched(self: rc.WeightMatcher, *arguments: Any, **options: Any) -> rc.MatchResult:
+    def watched(self: rc.matchers.WeightMatcher, *arguments: Any, **options: Any) -> rc.MatchResult:
         seen.append(options["initial"])
         return match(self, *arguments, **options)
 
-    monkeypatch.setattr(rc.WeightMatcher, "match", watched)
+    monkeypatch.setattr(rc.matchers.WeightMatcher, "match", watched)
     rc.run(config, output)
     assert seen == [begun]
     assert not kept.exists()

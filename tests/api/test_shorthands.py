@@ -31,9 +31,11 @@ def tensors(seed: int) -> dict[str, torch.Tensor]:
     return {n: torch.randn(p.shape, generator=generator).double() for n, p in MODEL.named_parameters()}
 
 
-POINTS = [rc.PointPosterior(tensors(seed)) for seed in (1, 2)]
+POINTS = [rc.posteriors.PointPosterior(tensors(seed)) for seed in (1, 2)]
 GAUSSIANS = [
-    rc.DiagonalGaussianPosterior(tensors(seed), {n: torch.full_like(t, 0.1) for n, t in tensors(seed).items()})
+    rc.posteriors.DiagonalGaussianPosterior(
+        tensors(seed), {n: torch.full_like(t, 0.1) for n, t in tensors(seed).items()}
+    )
     for seed in (1, 2)
 ]
 
@@ -73,7 +75,7 @@ def test_single_networks_need_one_sample() -> None:
 
 def test_an_instance_takes_shorthands_as_a_name_does() -> None:
     expected = rc.barrier(GAUSSIANS[0], GAUSSIANS[1], **PROBLEM, estimator="marginalized", num_points=3, num_samples=4)
-    given = rc.MarginalizedBarrier(num_samples=4)
+    given = rc.barriers.MarginalizedBarrier(num_samples=4)
     assert rc.barrier(GAUSSIANS[0], GAUSSIANS[1], **PROBLEM, estimator=given, num_points=3) == expected
 
 

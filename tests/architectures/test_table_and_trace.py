@@ -25,19 +25,19 @@ RESNETS: list[tuple[int, NormName, ShortcutName, int]] = [
 
 def _resnet(
     depth: int, norm: NormName, shortcut: ShortcutName, width: int
-) -> tuple[rc.CifarResNetArchitecture, tuple[int, ...]]:
-    return rc.CifarResNetArchitecture(depth=depth, norm=norm, shortcut=shortcut, width=width), PICTURE
+) -> tuple[rc.architectures.CifarResNetArchitecture, tuple[int, ...]]:
+    return rc.architectures.CifarResNetArchitecture(depth=depth, norm=norm, shortcut=shortcut, width=width), PICTURE
 
 
 CASES: dict[str, tuple[rc.Architecture, tuple[int, ...]]] = {
-    "mlp": (rc.MLPArchitecture(hidden=[7, 5]), PICTURE),
-    "vgg11": (rc.VGGArchitecture(depth=11, width=0.0625), PICTURE),
-    "vgg16": (rc.VGGArchitecture(depth=16, width=0.0625, batch_norm=False), (3, 40, 40)),
+    "mlp": (rc.architectures.MLPArchitecture(hidden=[7, 5]), PICTURE),
+    "vgg11": (rc.architectures.VGGArchitecture(depth=11, width=0.0625), PICTURE),
+    "vgg16": (rc.architectures.VGGArchitecture(depth=16, width=0.0625, batch_norm=False), (3, 40, 40)),
     **{"cifar_resnet{}-{}-{}-{}".format(*options): _resnet(*options) for options in RESNETS},
-    "resnet18": (rc.ResNetArchitecture(depth=18, width=8), PICTURE),
-    "resnet50": (rc.ResNetArchitecture(depth=50, width=4), PICTURE),
-    "vit": (rc.ViTArchitecture(patch=8, width=24, depth=3, heads=4, hidden=40), PICTURE),
-    "gpt": (rc.GPTArchitecture(width=24, depth=3, heads=4, hidden=40), (11,)),
+    "resnet18": (rc.architectures.ResNetArchitecture(depth=18, width=8), PICTURE),
+    "resnet50": (rc.architectures.ResNetArchitecture(depth=50, width=4), PICTURE),
+    "vit": (rc.architectures.ViTArchitecture(patch=8, width=24, depth=3, heads=4, hidden=40), PICTURE),
+    "gpt": (rc.architectures.GPTArchitecture(width=24, depth=3, heads=4, hidden=40), (11,)),
 }  # fmt: skip
 
 
@@ -120,6 +120,6 @@ def test_heads_mixed_with_their_widths_are_caught() -> None:
 
 
 def test_a_checkpoint_of_torchvision_has_the_names_of_resnet() -> None:
-    names = set(rc.ResNetArchitecture(depth=50).build((3, 64, 64), 1000).state_dict())
+    names = set(rc.architectures.ResNetArchitecture(depth=50).build((3, 64, 64), 1000).state_dict())
     assert {"layer1.0.downsample.0.weight", "layer4.2.bn3.running_var", "layer2.3.conv2.weight", "fc.bias"} <= names
     assert len(names) == 320

@@ -7,19 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from rebasin_core import (
-    DiagonalGaussianPosterior,
-    GaussianLikelihood,
-    LossCurve,
-    MarginalizedBarrier,
-    PointPosterior,
-    PointwiseBarrier,
-    SamplesPosterior,
-    barrier,
-    geodesic,
-)
+from rebasin_core import LossCurve, barrier
+from rebasin_core.barriers import MarginalizedBarrier, PointwiseBarrier
 from rebasin_core.errors import ConfigError, InvalidInputError
+from rebasin_core.evaluation import GaussianLikelihood
 from rebasin_core.evaluation.task import Task
+from rebasin_core.posteriors import DiagonalGaussianPosterior, PointPosterior, SamplesPosterior, geodesic
 
 SCALE = 0.5
 X, Y = torch.tensor([[1.0], [2.0]]).double(), torch.tensor([[0.4], [-0.3]]).double()

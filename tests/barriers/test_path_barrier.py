@@ -14,11 +14,11 @@ import rebasin_core as rc
 from rebasin_core.errors import ConfigError, InvalidInputError
 
 
-def end(value: float) -> rc.PointPosterior:
-    return rc.PointPosterior({"weight": torch.full((1, 1), value, dtype=torch.float64)})
+def end(value: float) -> rc.posteriors.PointPosterior:
+    return rc.posteriors.PointPosterior({"weight": torch.full((1, 1), value, dtype=torch.float64)})
 
 
-def ends(a: float, b: float) -> tuple[rc.PointPosterior, rc.PointPosterior]:
+def ends(a: float, b: float) -> tuple[rc.posteriors.PointPosterior, rc.posteriors.PointPosterior]:
     return end(a), end(b)
 
 
@@ -39,10 +39,10 @@ DATA = [(torch.ones(1, 1).double(), torch.zeros(1, 1).double())]
 
 
 def test_the_maximum_is_located() -> None:
-    options: dict[str, Any] = {"task": rc.Task(Bump(), DATA, likelihood=rc.GaussianLikelihood(scale=1.0))}
+    options: dict[str, Any] = {"task": rc.Task(Bump(), DATA, likelihood=rc.evaluation.GaussianLikelihood(scale=1.0))}
     # The maximum, 0.5 at t = 0.3, is between the points.
-    coarse = rc.PointwiseBarrier(num_points=5).estimate(*ends(0.0, 1.0), **options)
-    fine = rc.PointwiseBarrier(num_points=5, tolerance=1e-5).estimate(*ends(0.0, 1.0), **options)
+    coarse = rc.barriers.PointwiseBarrier(num_points=5).estimate(*ends(0.0, 1.0), **options)
+    fine = rc.barriers.PointwiseBarrier(num_points=5, tolerance=1e-5).estimate(*ends(0.0, 1.0), **options)
     assert coarse.height < 0.42
     exact = 0.5 - 0.5 * math.exp(-2 * 0.09 / 0.02) * 0.7 - 0.5 * math.exp(-2 * 0.49 / 0.02) * 0.3
     assert fine.height == pytest.approx(exact, abs=1e-4)
@@ -53,17 +53,24 @@ def test_the_maximum_is_located() -> None:
 
 def test_no_points_are_added_where_nothing_rises() -> None:
     options: dict[str, Any] = {"task": rc.Task(nn.Linear(1, 1, bias=False), DATA, likelihood="gaussian")}
-    found = rc.PointwiseBarrier(num_points=5, tolerance=1e-3).estimate(*ends(-1.0, 1.0), **options)
+    found = rc.barriers.PointwiseBarrier(num_points=5, tolerance=1e-3).estimate(*ends(-1.0, 1.0), **options)
     assert found.height == 0.0
     assert len(found.t) == 5
     with pytest.raises(ConfigError, match=r"tolerance: expected a value greater than 0, got 0\.0"):
-        rc.PointwiseBarrier(tolerance=0.0)
+        rc.barriers.PointwiseBarrier(tolerance=0.0)
 
 
-def network(seed: int) -> tuple[nn.Module, rc.DiagonalGaussianPosterior]:
-    model = rc.MLPArchitecture(hidden=[8]).build((4,), 3, generator=torch.Generator().manual_seed(seed)).double()
+def network(seed: int) -> tuple[nn.Module, rc.posteriors.DiagonalGaussianPosterior]:
+    model = (
+        rc.architectures
+        .MLPArchitecture(hidden=[8])
+        .build((4,), 3, generator=torch.Generator().manual_seed(seed))
+        .double()
+    )
     mean = {name: 2 * p.detach() for name, p in model.named_parameters()}
-    return model, rc.DiagonalGaussianPosterior(mean, {name: torch.full_like(t, 0.3) for name, t in mean.items()})
+    return model, rc.posteriors.DiagonalGaussianPosterior(
+        mean, {name: torch.full_like(t, 0.3) for name, t in mean.items()}
+    )
 
 
 @pytest.mark.statistics
@@ -73,7 +80,7 @@ def test_errors_of_other_metrics_are_the_spread_over_seeds(metric: str) -> None:
     _, second = network(2)
     g = torch.Generator().manual_seed(0)
     data = [(torch.randn(40, 4, generator=g).double(), torch.randint(3, (40,), generator=g))]
-    estimator = rc.MarginalizedBarrier(num_points=3, num_samples=64, metric=metric)
+    estimator = rc.barriers.MarginalizedBarrier(num_points=3, num_samples=64, metric=metric)
     found = [
         estimator.estimate(first, second, rc.Task(model, data), generator=torch.Generator().manual_seed(seed))
         for seed in range(40)
@@ -89,24 +96,27 @@ def test_metrics_that_do_not_fit_the_task() -> None:
     model, q = network(1)
     data = [(torch.zeros(2, 4).double(), torch.tensor([0, 1]))]
     with pytest.raises(InvalidInputError, match="use `brier`"):
-        rc.MarginalizedBarrier(metric="squared_error").estimate(q, q, rc.Task(model, data))
+        rc.barriers.MarginalizedBarrier(metric="squared_error").estimate(q, q, rc.Task(model, data))
     with pytest.raises(InvalidInputError, match="use `squared_error`"):
-        rc.PointwiseBarrier(metric="error").estimate(
+        rc.barriers.PointwiseBarrier(metric="error").estimate(
             *ends(0.0, 1.0), rc.Task(nn.Linear(1, 1, bias=False), DATA, likelihood="gaussian")
         )
     with pytest.raises(ConfigError, match=r"metric\.name: no metric 'loss'"):
-        rc.PointwiseBarrier(metric="loss")
+        rc.barriers.PointwiseBarrier(metric="loss")
 
 
 def test_bias_of_the_height_is_that_of_the_points() -> None:
     model, q = network(1)
     r = q.permute(
-        rc.MLPArchitecture(hidden=[8]).spec(model).random_permutation(generator=torch.Generator().manual_seed(1))
+        rc.architectures
+        .MLPArchitecture(hidden=[8])
+        .spec(model)
+        .random_permutation(generator=torch.Generator().manual_seed(1))
     )
     x = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)).double()
     data = [(x, model(x).argmax(1))]
     few, many = (
-        rc.MarginalizedBarrier(num_points=3, num_samples=samples).estimate(q, r, rc.Task(model, data))
+        rc.barriers.MarginalizedBarrier(num_points=3, num_samples=samples).estimate(q, r, rc.Task(model, data))
         for samples in (8, 4000)
     )
     assert few.location == many.location == 0.5

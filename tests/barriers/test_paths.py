@@ -24,34 +24,34 @@ class LinePath(rc.Path):
     name: Literal["line"] = "line"
 
     @override
-    def _between(self, problem: rc.PathProblem) -> PosteriorPath:
+    def _between(self, problem: rc.barriers.PathProblem) -> PosteriorPath:
         return moment_path(problem.reference, problem.candidate)
 
 
 class Short(LinePath):
     @override
-    def _between(self, problem: rc.PathProblem) -> PosteriorPath:
+    def _between(self, problem: rc.barriers.PathProblem) -> PosteriorPath:
         path = super()._between(problem)
         return lambda t: path(0.9 * t)
 
 
 class OneWay(LinePath):
     @override
-    def _between(self, problem: rc.PathProblem) -> PosteriorPath:
+    def _between(self, problem: rc.barriers.PathProblem) -> PosteriorPath:
         path = super()._between(problem)
         return lambda t: path(t**2)
 
 
 class OfManyKinds(LinePath):
     @override
-    def _between(self, problem: rc.PathProblem) -> PosteriorPath:
+    def _between(self, problem: rc.barriers.PathProblem) -> PosteriorPath:
         path = super()._between(problem)
-        return lambda t: path(t) if t < 0.5 else rc.PointPosterior(path(t).mean)
+        return lambda t: path(t) if t < 0.5 else rc.posteriors.PointPosterior(path(t).mean)
 
 
 class OfTheOrder(LinePath):
     @override
-    def _between(self, problem: rc.PathProblem) -> PosteriorPath:
+    def _between(self, problem: rc.barriers.PathProblem) -> PosteriorPath:
         path = super()._between(problem)
 
         def at(t: float) -> rc.Posterior:
@@ -59,14 +59,14 @@ class OfTheOrder(LinePath):
             mean = point.mean
             for tensor in mean.values():
                 tensor[0] += t * (1 - t)  # the first unit, whichever that is
-            return rc.DiagonalGaussianPosterior(mean, point.stddev)
+            return rc.posteriors.DiagonalGaussianPosterior(mean, point.stddev)
 
         return at
 
 
 class Double(LinePath):
     @override
-    def _between(self, problem: rc.PathProblem) -> PosteriorPath:
+    def _between(self, problem: rc.barriers.PathProblem) -> PosteriorPath:
         path = super()._between(problem)
         return lambda t: path(t).to(dtype=torch.float64)
 
@@ -108,19 +108,21 @@ class ParabolaPath(rc.Path):
     height: float = 1.0
 
     @override
-    def _between(self, problem: rc.PathProblem) -> PosteriorPath:
+    def _between(self, problem: rc.barriers.PathProblem) -> PosteriorPath:
         line = moment_path(problem.reference, problem.candidate)
 
         def at(t: float) -> rc.Posterior:
-            return rc.PointPosterior({name: mean + t * (1 - t) * self.height for name, mean in line(t).mean.items()})
+            return rc.posteriors.PointPosterior({
+                name: mean + t * (1 - t) * self.height for name, mean in line(t).mean.items()
+            })
 
         return at
 
 
 def test_single_networks_are_measured_along_any_path() -> None:
-    ends = [rc.PointPosterior({"weight": torch.full((1, 1), v).double()}) for v in (-1.0, 1.0)]
+    ends = [rc.posteriors.PointPosterior({"weight": torch.full((1, 1), v).double()}) for v in (-1.0, 1.0)]
     one, zero = torch.ones(1, 1).double(), torch.zeros(1, 1).double()
-    task = rc.Task(nn.Linear(1, 1, bias=False), [(one, zero)], rc.GaussianLikelihood(scale=1.0))
+    task = rc.Task(nn.Linear(1, 1, bias=False), [(one, zero)], rc.evaluation.GaussianLikelihood(scale=1.0))
     path = ParabolaPath(height=2.0)
     curve = rc.barrier(ends[0], ends[1], task, metric="squared_error", path=path, num_points=5)
     # The network outputs theta(t) = 2 t - 1 + 2 t (1 - t), whose target is 0.
@@ -128,15 +130,15 @@ def test_single_networks_are_measured_along_any_path() -> None:
 
 
 def test_a_path_is_an_option_by_name_mapping_or_instance() -> None:
-    expected = rc.MarginalizedBarrier(path=MomentsPath())
+    expected = rc.barriers.MarginalizedBarrier(path=MomentsPath())
     given: list[Any] = ["moments", {"name": "moments"}]
-    assert all(rc.MarginalizedBarrier(path=path) == expected for path in given)
-    assert rc.MarginalizedBarrier().model_dump()["path"] == {"name": "auto"}
+    assert all(rc.barriers.MarginalizedBarrier(path=path) == expected for path in given)
+    assert rc.barriers.MarginalizedBarrier().model_dump()["path"] == {"name": "auto"}
 
 
 def test_coefficients_out_of_range_and_tensors_that_differ_are_refused() -> None:
-    first = rc.PointPosterior({"w": torch.zeros(2)})
+    first = rc.posteriors.PointPosterior({"w": torch.zeros(2)})
     with pytest.raises(InvalidInputError, match=r"t in \[0, 1\], got 1\.5"):
         WassersteinPath().between(first, first)(1.5)
     with pytest.raises(InvalidInputError, match="the candidate"):
-        SamplesPath().between(first, rc.PointPosterior({"w": torch.zeros(3)}))
+        SamplesPath().between(first, rc.posteriors.PointPosterior({"w": torch.zeros(3)}))

@@ -84,11 +84,11 @@ def test_convolutions_are_repaired_by_channel() -> None:
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
-@pytest.mark.parametrize("wrapper", [rc.RepairBarrier, rc.ResetBarrier])
+@pytest.mark.parametrize("wrapper", [rc.barriers.RepairBarrier, rc.barriers.ResetBarrier])
 def test_wrapped_estimators_lower_a_barrier_of_scale(
-    wrapper: type[rc.RepairBarrier | rc.ResetBarrier], *, per_sample: bool
+    wrapper: type[rc.barriers.RepairBarrier | rc.barriers.ResetBarrier], *, per_sample: bool
 ) -> None:
-    norm = wrapper is rc.ResetBarrier
+    norm = wrapper is rc.barriers.ResetBarrier
     first, second = network(0, norm=norm), network(1, norm=norm)
     for model in (first, second):
         optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
@@ -100,7 +100,7 @@ def test_wrapped_estimators_lower_a_barrier_of_scale(
         model.eval()
     small = 0.01
     ends: list[rc.Posterior] = [
-        rc.DiagonalGaussianPosterior(
+        rc.posteriors.DiagonalGaussianPosterior(
             {n: p.detach() for n, p in m.named_parameters()},
             {n: torch.full_like(p, small) for n, p in m.named_parameters()},
             buffers=dict(m.named_buffers()),
@@ -108,8 +108,8 @@ def test_wrapped_estimators_lower_a_barrier_of_scale(
         for m in (first, second)
     ]
     options: dict[str, Any] = {"task": rc.Task(first, batches(), calibration=batches(200))}
-    inner = rc.MarginalizedBarrier(num_points=3, num_samples=8)
-    plain = rc.MarginalizedBarrier(num_points=3, num_samples=8, evaluation=rc.EvaluationOptions(method="loop"))
+    inner = rc.barriers.MarginalizedBarrier(num_points=3, num_samples=8)
+    plain = rc.barriers.MarginalizedBarrier(num_points=3, num_samples=8, evaluation=rc.EvaluationOptions(method="loop"))
     before = plain.estimate(ends[0], ends[1], **options)
     after = wrapper(estimator=inner, per_sample=per_sample).estimate(ends[0], ends[1], **options)
     assert after.loss[0] == pytest.approx(before.loss[0], rel=1e-6)
@@ -120,10 +120,12 @@ def test_wrapped_estimators_lower_a_barrier_of_scale(
 def test_networks_are_repaired_towards_the_ends_that_they_lie_between() -> None:
     members = [dict(network(seed).named_parameters()) for seed in range(4)]
     first, second = (
-        rc.SamplesPosterior({name: torch.stack([m[name].detach() for m in order]) for name in members[0]})
+        rc.posteriors.SamplesPosterior({name: torch.stack([m[name].detach() for m in order]) for name in members[0]})
         for order in (members, members[::-1])
     )
-    estimator = rc.RepairBarrier(estimator=rc.MarginalizedBarrier(num_points=3, num_samples=4), per_sample=True)
+    estimator = rc.barriers.RepairBarrier(
+        estimator=rc.barriers.MarginalizedBarrier(num_points=3, num_samples=4), per_sample=True
+    )
     curve = estimator.estimate(first, second, rc.Task(network(0), batches(), calibration=batches(200)))
     # The path pairs every network with itself: nothing is to be repaired.
     assert curve.loss[1] == pytest.approx(curve.loss[0], rel=1e-9)
@@ -131,15 +133,15 @@ def test_networks_are_repaired_towards_the_ends_that_they_lie_between() -> None:
 
 def test_opposite_noise_is_opposite_at_the_ends() -> None:
     ends = [
-        rc.DiagonalGaussianPosterior(
+        rc.posteriors.DiagonalGaussianPosterior(
             {n: p.detach() for n, p in network(0).named_parameters()},
             {n: torch.full_like(p, 0.3) for n, p in network(0).named_parameters()},
         )
         for _ in range(2)
     ]
     evaluation = rc.EvaluationOptions(method="loop", antithetic=True)
-    estimator = rc.RepairBarrier(
-        estimator=rc.MarginalizedBarrier(num_points=3, num_samples=4, evaluation=evaluation), per_sample=True
+    estimator = rc.barriers.RepairBarrier(
+        estimator=rc.barriers.MarginalizedBarrier(num_points=3, num_samples=4, evaluation=evaluation), per_sample=True
     )
     curve = estimator.estimate(ends[0], ends[1], task=rc.Task(network(0), batches(), calibration=batches(200)))
     assert curve.loss[1] == pytest.approx(curve.loss[0], rel=1e-9)

@@ -71,7 +71,7 @@ def total(matrix: Tensor, index: Tensor) -> float:
 def measured(matrix: Tensor) -> list[float]:
     """Return the seconds of every solver on one matrix, SciPy's first."""
     exact, costs = matrix.double().numpy(), (-matrix).numpy()
-    compiled, auction = rc.CompiledAssignment(), rc.AuctionAssignment()
+    compiled, auction = rc.assignment.CompiledAssignment(), rc.assignment.AuctionAssignment()
     before = compiled.solve(matrix)
     later = matrix + 0.01 * matrix.std() * torch.randn(matrix.shape, generator=torch.Generator().manual_seed(1))
     runs: list[Callable[[], Tensor]] = [

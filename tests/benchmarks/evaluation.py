@@ -32,7 +32,7 @@ from rebasin_core.evaluation import (
 )
 
 METHODS: tuple[MethodName, ...] = ("loop", "vectorized", "local")
-LIKELIHOOD = rc.CategoricalLikelihood()
+LIKELIHOOD = rc.evaluation.CategoricalLikelihood()
 
 
 def best(function: Callable[[], object], repeats: int = 3) -> float:
@@ -54,9 +54,11 @@ def peak(rows: int = 1000, width: int = 512) -> float:
 def random_problem(hidden: list[int], inputs: int, rows: int) -> tuple[nn.Module, rc.Posterior, list[Any]]:
     """Return a network, a posterior around it, and data."""
     generator = torch.Generator().manual_seed(0)
-    model = rc.MLPArchitecture(hidden=hidden).build((inputs,), 10, generator=generator)
+    model = rc.architectures.MLPArchitecture(hidden=hidden).build((inputs,), 10, generator=generator)
     mean = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    posterior = rc.DiagonalGaussianPosterior(mean, {name: torch.full_like(t, 0.03) for name, t in mean.items()})
+    posterior = rc.posteriors.DiagonalGaussianPosterior(
+        mean, {name: torch.full_like(t, 0.03) for name, t in mean.items()}
+    )
     x, y = torch.randn(rows, inputs, generator=generator), torch.randint(10, (rows,), generator=generator)
     return model, posterior, list(zip(x.split(1000), y.split(1000), strict=True))
 
@@ -66,11 +68,11 @@ def large(arguments: argparse.Namespace) -> None:  # ruff: ignore[too-many-local
     if arguments.posteriors:
         first, second = (rc.load_posterior(path) for path in arguments.posteriors)
         data = rc.build("dataset", "mnist", root=arguments.root).load()
-        model: nn.Module = rc.MLPArchitecture(hidden=[512] * 3).build(data.input_shape, 10)
-        spec = rc.MLPArchitecture(hidden=[512] * 3).spec(model)
+        model: nn.Module = rc.architectures.MLPArchitecture(hidden=[512] * 3).build(data.input_shape, 10)
+        spec = rc.architectures.MLPArchitecture(hidden=[512] * 3).spec(model)
         aligned = rc.match(first, second, spec, "wasserstein").apply(second)
-        assert isinstance(first, rc.DiagonalGaussianPosterior)
-        posterior = rc.geodesic(first, aligned)(0.5)
+        assert isinstance(first, rc.posteriors.DiagonalGaussianPosterior)
+        posterior = rc.posteriors.geodesic(first, aligned)(0.5)
         batches = list(data.test.batches(1000))
     else:
         model, posterior, batches = random_problem([512] * 3, 784, 10_000)
@@ -140,8 +142,8 @@ def compiled() -> None:
     rows: list[list[object]] = []
     data = [(torch.randn(128, 3, 32, 32), torch.randint(10, (128,))) for _ in range(2)]
     for norm in ("frn", "batch"):
-        model = rc.CifarResNetArchitecture(norm=norm).build((3, 32, 32), 10)
-        point = rc.PointPosterior.from_module(model)
+        model = rc.architectures.CifarResNetArchitecture(norm=norm).build((3, 32, 32), 10)
+        point = rc.posteriors.PointPosterior.from_module(model)
         seconds: list[float] = []
         for chosen in (False, True):
             evaluator = Evaluator(
@@ -165,7 +167,7 @@ def seconds_of_a_step(model: nn.Module, data: list[Any], *, compiled: bool) -> f
                 times.append(time.perf_counter())
                 yield batch
 
-    rc.MAPInference(epochs=4).fit(model, Timed(), compiled=compiled)
+    rc.inference.MAPInference(epochs=4).fit(model, Timed(), compiled=compiled)
     return min(later - earlier for earlier, later in pairwise(times[2:]))
 
 

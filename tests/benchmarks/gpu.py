@@ -77,11 +77,15 @@ class Evaluated:
 
 def evaluated() -> list[Evaluated]:
     """Return the networks that are evaluated."""
-    residual = rc.CifarResNetArchitecture(depth=20, norm="frn")
+    residual = rc.architectures.CifarResNetArchitecture(depth=20, norm="frn")
     return [
-        Evaluated("784-3x512-10", rc.MLPArchitecture(hidden=[512] * 3).build((784,), 10), (784,), 10_000, 64),
-        Evaluated("784-3x2048-10", rc.MLPArchitecture(hidden=[2048] * 3).build((784,), 10), (784,), 10_000, 64),
-        Evaluated("13-50-10", rc.MLPArchitecture(hidden=[50]).build((13,), 10), (13,), 500, 1024),
+        Evaluated(
+            "784-3x512-10", rc.architectures.MLPArchitecture(hidden=[512] * 3).build((784,), 10), (784,), 10_000, 64
+        ),
+        Evaluated(
+            "784-3x2048-10", rc.architectures.MLPArchitecture(hidden=[2048] * 3).build((784,), 10), (784,), 10_000, 64
+        ),
+        Evaluated("13-50-10", rc.architectures.MLPArchitecture(hidden=[50]).build((13,), 10), (13,), 500, 1024),
         Evaluated("ResNet-20 (FRN)", residual.build((3, 32, 32), 10), (3, 32, 32), 2000, 16),
     ]
 
@@ -119,10 +123,10 @@ def evaluated_by(case: Evaluated, options: EvaluationOptions, peak: float) -> li
 
     def run() -> float:
         found = predict(
-            rc.DiagonalGaussianPosterior(mean, spread),
+            rc.posteriors.DiagonalGaussianPosterior(mean, spread),
             functional,
             held,
-            rc.CategoricalLikelihood(),
+            rc.evaluation.CategoricalLikelihood(),
             num_samples=case.samples,
             seed=0,
             options=options,
@@ -147,7 +151,10 @@ def assignment() -> None:
         order = torch.randperm(n, generator=generator, device=GPU)
         for what, other in (("unrelated weights", b), ("moved copy, noise 3", a[:, order] + 3 * b)):
             matrix = (a @ other.transpose(1, 2)).squeeze(0)
-            found = [best(solver.solve, matrix) for solver in (rc.CompiledAssignment(), rc.AuctionAssignment())]
+            found = [
+                best(solver.solve, matrix)
+                for solver in (rc.assignment.CompiledAssignment(), rc.assignment.AuctionAssignment())
+            ]
             totals = [matrix.double().gather(-1, f.index.unsqueeze(-1)).sum().item() for _, f in found]
             times = [1e3 * seconds for seconds in (*(s for s, _ in found), best(matrix.cpu)[0])]
             rows.append(note([what, f"{batch} x {n}" if batch > 1 else n, *times, totals[1] / totals[0] - 1]))
@@ -183,7 +190,9 @@ def layers() -> None:
             torch.cuda.reset_peak_memory_stats()
             held = torch.cuda.memory_allocated()
             start = time.perf_counter()
-            found = rc.WeightMatcher().match(rc.PointPosterior(first), rc.PointPosterior(other), spec)
+            found = rc.matchers.WeightMatcher().match(
+                rc.posteriors.PointPosterior(first), rc.posteriors.PointPosterior(other), spec
+            )
             times = [time.perf_counter() - start, found.seconds["similarity"], found.seconds["assignment"]]
             memory = (torch.cuda.max_memory_allocated() - held) / 2**30
             right = found.permutation == planted.inverse() if other is noisy else ""
@@ -201,8 +210,8 @@ def matched(case: str, place: str) -> tuple[float, float]:
     """Return seconds and objective of weight matching on a device."""
     first, second, spec, _ = networks(case)
     given = GivenSpec(plain_groups(spec.layout))
-    ends = [rc.PointPosterior.from_module(model).to(device=place) for model in (first, second)]
-    seconds, found = best(rc.WeightMatcher().match, *ends, given)
+    ends = [rc.posteriors.PointPosterior.from_module(model).to(device=place) for model in (first, second)]
+    seconds, found = best(rc.matchers.WeightMatcher().match, *ends, given)
     return seconds, objective(ends[0].mean, found.apply(ends[1]).mean)
 
 

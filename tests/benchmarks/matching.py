@@ -34,14 +34,18 @@ if TYPE_CHECKING:
 
 Case = tuple[rc.Architecture, tuple[int, ...], int]
 CASES: dict[str, Callable[[], Case]] = {
-    "mlp-3x512": lambda: (rc.MLPArchitecture(hidden=[512] * 3), (784,), 10),
-    "mlp-3x2048": lambda: (rc.MLPArchitecture(hidden=[2048] * 3), (784,), 10),
-    "resnet20-x1": lambda: (rc.CifarResNetArchitecture(depth=20), (3, 32, 32), 10),
-    "resnet20-x4": lambda: (rc.CifarResNetArchitecture(depth=20, width=4), (3, 32, 32), 10),
-    "resnet20-x16": lambda: (rc.CifarResNetArchitecture(depth=20, width=16), (3, 32, 32), 10),
-    "vgg16": lambda: (rc.VGGArchitecture(depth=16), (3, 32, 32), 10),
-    "resnet50": lambda: (rc.ResNetArchitecture(depth=50), (3, 64, 64), 1000),
-    "vit-b16": lambda: (rc.ViTArchitecture(patch=16, width=768, depth=12, heads=12, hidden=3072), (3, 224, 224), 1000),
+    "mlp-3x512": lambda: (rc.architectures.MLPArchitecture(hidden=[512] * 3), (784,), 10),
+    "mlp-3x2048": lambda: (rc.architectures.MLPArchitecture(hidden=[2048] * 3), (784,), 10),
+    "resnet20-x1": lambda: (rc.architectures.CifarResNetArchitecture(depth=20), (3, 32, 32), 10),
+    "resnet20-x4": lambda: (rc.architectures.CifarResNetArchitecture(depth=20, width=4), (3, 32, 32), 10),
+    "resnet20-x16": lambda: (rc.architectures.CifarResNetArchitecture(depth=20, width=16), (3, 32, 32), 10),
+    "vgg16": lambda: (rc.architectures.VGGArchitecture(depth=16), (3, 32, 32), 10),
+    "resnet50": lambda: (rc.architectures.ResNetArchitecture(depth=50), (3, 64, 64), 1000),
+    "vit-b16": lambda: (
+        rc.architectures.ViTArchitecture(patch=16, width=768, depth=12, heads=12, hidden=3072),
+        (3, 224, 224),
+        1000,
+    ),
 }
 STEPS = {"mlp-3x512": 200, "mlp-3x2048": 200, "resnet20-x1": 50}  # of training, for `...:trained`
 LIMIT = 900.0  # seconds for one measurement
@@ -77,8 +81,8 @@ def plain_groups(layout: rc.Layout) -> rc.Layout:
     nested = {name for name, group in layout.groups.items() if group.within is not None}
     nested |= {group.within for group in layout.groups.values() if group.within is not None}
 
-    def fixed(axis: rc.Axis) -> rc.Axis:
-        return axis if isinstance(axis, rc.Atom) and axis.group not in nested else rc.Atom(axis.size)
+    def fixed(axis: rc.symmetry.Axis) -> rc.symmetry.Axis:
+        return axis if isinstance(axis, rc.symmetry.Atom) and axis.group not in nested else rc.symmetry.Atom(axis.size)
 
     groups = {name: group for name, group in layout.groups.items() if name not in nested}
     return rc.Layout(groups, {name: tuple(fixed(axis) for axis in axes) for name, axes in layout.axes.items()})
@@ -122,7 +126,7 @@ def measured(method: str, case: str) -> dict[str, float]:
     first, second, spec, shape = networks(case)
     layout = plain_groups(spec.layout)
     sides = [{n: p.detach() for n, p in model.named_parameters()} for model in (first, second)]
-    posteriors = [rc.PointPosterior.from_module(model) for model in (first, second)]
+    posteriors = [rc.posteriors.PointPosterior.from_module(model) for model in (first, second)]
     if method == "package":
         return package(first, second, shape)
     best, found = math.inf, rc.Permutation.identity(layout)
@@ -132,7 +136,7 @@ def measured(method: str, case: str) -> dict[str, float]:
         if method == "plain":
             found = rc.Permutation(layout, plain(layout, *sides))
         else:
-            matcher = rc.WeightMatcher(start=STARTS[method])
+            matcher = rc.matchers.WeightMatcher(start=STARTS[method])
             found = matcher.match(posteriors[0], posteriors[1], GivenSpec(layout)).permutation
         best = min(best, time.perf_counter() - start)
         if best > ENOUGH or (number >= 2 and time.perf_counter() > until):

@@ -33,7 +33,7 @@ def best(function: Callable[[], object], repeats: int = REPEATS) -> float:
 
 def throughput() -> None:
     """Print seconds and ratios for a network of 17 million parameters."""
-    architecture = rc.MLPArchitecture(hidden=[2048, 2048, 2048, 2048])
+    architecture = rc.architectures.MLPArchitecture(hidden=[2048, 2048, 2048, 2048])
     model = architecture.build((784,), 10)
     mean = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
     generator = torch.Generator().manual_seed(0)
@@ -49,10 +49,15 @@ def throughput() -> None:
     rows: list[list[object]] = [["copy of the parameters", copy, 1.0, 1.0]]
     # Beside each: how many copies of the network sampling reads, and how many the posterior consists of.
     kinds: list[tuple[str, rc.Posterior, int, int]] = [
-        ("point", rc.PointPosterior(mean), 1, 1),
-        ("diagonal Gaussian", rc.DiagonalGaussianPosterior(mean, stddev), 2, 2),
-        ("low rank (4) plus diagonal", rc.LowRankGaussianPosterior(mean, stddev, factor), 6, 6),
-        ("16 samples", rc.SamplesPosterior({n: t.expand(16, *t.shape).contiguous() for n, t in mean.items()}), 1, 16),
+        ("point", rc.posteriors.PointPosterior(mean), 1, 1),
+        ("diagonal Gaussian", rc.posteriors.DiagonalGaussianPosterior(mean, stddev), 2, 2),
+        ("low rank (4) plus diagonal", rc.posteriors.LowRankGaussianPosterior(mean, stddev, factor), 6, 6),
+        (
+            "16 samples",
+            rc.posteriors.SamplesPosterior({n: t.expand(16, *t.shape).contiguous() for n, t in mean.items()}),
+            1,
+            16,
+        ),
     ]
     for name, posterior, read, copies in kinds:
         rows += [
@@ -72,15 +77,17 @@ def ensembles() -> None:
     for hidden, batch in (((50,), 32), ((64, 64), 32), ((128, 128), 128)):
         inputs = torch.randn(40 * batch, 64, generator=generator)
         targets = torch.randint(10, (40 * batch,), generator=generator)
-        data = rc.Examples(inputs, targets).batches(batch)
-        model = rc.MLPArchitecture(hidden=hidden).build((64,), 10)
+        data = rc.data.Examples(inputs, targets).batches(batch)
+        model = rc.architectures.MLPArchitecture(hidden=hidden).build((64,), 10)
 
-        def seconds(*methods: rc.Inference, model: torch.nn.Module = model, data: rc.TensorBatches = data) -> float:
+        def seconds(
+            *methods: rc.Inference, model: torch.nn.Module = model, data: rc.data.TensorBatches = data
+        ) -> float:
             return best(lambda: [method.fit(model, data) for method in methods], 2)
 
-        at_once = seconds(rc.DeepEnsemble(members=8, epochs=2))
-        side = seconds(rc.DeepEnsemble(members=8, epochs=2, together=False))
-        alone = seconds(*[rc.MAPInference(epochs=2) for _ in range(8)])
+        at_once = seconds(rc.inference.DeepEnsemble(members=8, epochs=2))
+        side = seconds(rc.inference.DeepEnsemble(members=8, epochs=2, together=False))
+        alone = seconds(*[rc.inference.MAPInference(epochs=2) for _ in range(8)])
         rows.append(["-".join(map(str, hidden)), batch, at_once, side, alone, alone / at_once])
     headers = ["hidden", "batch", "at once (s)", "side by side (s)", "one after the other (s)", "ratio"]
     print(tabulate(rows, headers, floatfmt=".2f", tablefmt="github"))

@@ -3,18 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rebasin_core import (
-    DiagonalGaussianPosterior,
-    KLMatcher,
-    MatchOutcome,
-    MLPArchitecture,
-    PermutationSpec,
-    PointPosterior,
-    WeightMatcher,
-    match,
-    table_spec,
-)
+from rebasin_core import MatchOutcome, PermutationSpec, match, table_spec
+from rebasin_core.architectures import MLPArchitecture
 from rebasin_core.errors import ConfigError, InvalidInputError, UnknownNameError
+from rebasin_core.matchers import KLMatcher, WeightMatcher
+from rebasin_core.posteriors import DiagonalGaussianPosterior, PointPosterior
 
 TABLE = {"q": "h*w@h, d", "k": "h*w, d", "v": "h*u@h, d", "o": "d, h*u", "f": "m, d", "f2": "d, m", "e": "-, d"}
 

@@ -12,9 +12,9 @@ from rebasin_core.bilinear.similarity import SimilarityMatrices
 
 # Residual streams (a group twice in one tensor), heads with widths within, convolutions, products after flattening.
 ARCHITECTURES = {
-    "mlp": (rc.MLPArchitecture(hidden=[30, 20, 25]), (8,)),
-    "resnet": (rc.CifarResNetArchitecture(depth=8), (3, 8, 8)),
-    "vit": (rc.ViTArchitecture(patch=4, width=16, depth=2, heads=4), (3, 8, 8)),
+    "mlp": (rc.architectures.MLPArchitecture(hidden=[30, 20, 25]), (8,)),
+    "resnet": (rc.architectures.CifarResNetArchitecture(depth=8), (3, 8, 8)),
+    "vit": (rc.architectures.ViTArchitecture(patch=4, width=16, depth=2, heads=4), (3, 8, 8)),
 }
 
 
@@ -59,8 +59,8 @@ def test_updated_matrices_equal_recomputed_ones(*, name: str, large: bool, monke
 def test_the_running_objective_is_the_objective() -> None:
     architecture, shape = ARCHITECTURES["mlp"]
     models = [architecture.build(shape, 5, generator=torch.Generator().manual_seed(s)) for s in (1, 2)]
-    reference, candidate = (rc.PointPosterior.from_module(model) for model in models)
-    result = rc.WeightMatcher().match(reference, candidate, architecture.spec(models[0]))
+    reference, candidate = (rc.posteriors.PointPosterior.from_module(model) for model in models)
+    result = rc.matchers.WeightMatcher().match(reference, candidate, architecture.spec(models[0]))
     moved = result.apply(candidate).mean
     expected = sum((t.double() * moved[n].double()).sum().item() for n, t in reference.mean.items())
     assert result.objective == pytest.approx(expected, rel=1e-6)

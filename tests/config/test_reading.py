@@ -4,19 +4,13 @@ import json
 
 import pytest
 
-from rebasin_core import (
-    EvaluationOptions,
-    GaussianLikelihood,
-    HeteroscedasticGaussianLikelihood,
-    MarginalizedBarrier,
-    Registry,
-    ResetBarrier,
-    RunConfig,
-)
+from rebasin_core import EvaluationOptions, Registry, RunConfig
+from rebasin_core.barriers import MarginalizedBarrier, ResetBarrier
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.config.schema import run_schema
 from rebasin_core.errors import ConfigError
+from rebasin_core.evaluation import GaussianLikelihood, HeteroscedasticGaussianLikelihood
 from rebasin_core.plugin.registry import FAMILIES
 
 MINIMAL = "data: digits\narchitecture: mlp\n"

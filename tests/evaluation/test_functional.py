@@ -30,20 +30,20 @@ def classes() -> list[tuple[torch.Tensor, torch.Tensor]]:
 def test_compiled_losses_and_training_are_those_of_the_plain_model() -> None:
     model = network()
     spread = {name: torch.full_like(p, 0.1) for name, p in model.named_parameters()}
-    q = rc.DiagonalGaussianPosterior(rc.PointPosterior.from_module(model).mean, spread)
+    q = rc.posteriors.DiagonalGaussianPosterior(rc.posteriors.PointPosterior.from_module(model).mean, spread)
     plain, compiled = (
         Evaluator(rc.Task(model, classes()), q, num_samples=6, options=options).loss(q)
         for options in (EvaluationOptions(method="loop"), EvaluationOptions(method="loop", compiled=True))
     )
     torch.testing.assert_close(compiled.example_losses, plain.example_losses, rtol=1e-5, atol=1e-6)
-    for method in (rc.MAPInference(epochs=2), rc.MeanFieldVI(epochs=2, estimator="weights")):
+    for method in (rc.inference.MAPInference(epochs=2), rc.inference.MeanFieldVI(epochs=2, estimator="weights")):
         first, second = (method.fit(model, classes(), compiled=compiled).posterior for compiled in (False, True))
         torch.testing.assert_close(dict(second.mean), dict(first.mean), rtol=1e-4, atol=1e-5)
 
 
 def test_noise_at_outputs_is_not_compiled() -> None:
     with pytest.raises(InvalidInputError, match="estimator='local' is added by hooks, which are not compiled"):
-        rc.MeanFieldVI(epochs=1).fit(network(), classes(), compiled=True)
+        rc.inference.MeanFieldVI(epochs=1).fit(network(), classes(), compiled=True)
 
 
 def test_one_compiled_model() -> None:

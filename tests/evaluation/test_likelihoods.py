@@ -68,7 +68,7 @@ class MislabeledLikelihood(rc.Likelihood):
 
     @override
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        rc.CategoricalLikelihood().check(outputs, targets)
+        rc.evaluation.CategoricalLikelihood().check(outputs, targets)
 
     @override
     def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def test_classes_of_any_likelihood_get_the_scores_of_classes(tmp_path: Path) -> 
     assert not broken_laws(likelihood, tmp_path)
     model = torch.nn.Linear(2, 3)
     data = [(torch.zeros(3, 2), torch.arange(3))]
-    found = rc.score(model, model=model, data=data, likelihood=likelihood)
+    found = rc.score(model, rc.Task(model, data, likelihood=likelihood))
     assert {"accuracy", "brier", "ece"} <= found.values.keys()
 
 
@@ -146,7 +146,7 @@ def test_counts_are_summed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
 def test_densities_of_any_width_are_integrated(scale: float, tmp_path: Path) -> None:
-    assert not broken_laws(rc.GaussianLikelihood(scale=scale), tmp_path)
+    assert not broken_laws(rc.evaluation.GaussianLikelihood(scale=scale), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +166,6 @@ def test_a_wrong_likelihood_breaks_a_law(wrong: type[rc.Likelihood], law: str, t
 
 
 def test_outputs_have_room_for_the_scale() -> None:
-    assert rc.CategoricalLikelihood().num_outputs(10) == 10
-    assert rc.GaussianLikelihood().num_outputs(2) == 2
-    assert rc.HeteroscedasticGaussianLikelihood().num_outputs(2) == 4
+    assert rc.evaluation.CategoricalLikelihood().num_outputs(10) == 10
+    assert rc.evaluation.GaussianLikelihood().num_outputs(2) == 2
+    assert rc.evaluation.HeteroscedasticGaussianLikelihood().num_outputs(2) == 4

@@ -7,18 +7,20 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from rebasin_core import (
-    CategoricalLikelihood,
-    DiagonalGaussianPosterior,
-    GaussianLikelihood,
-    PointPosterior,
-    Task,
-    barrier,
-)
+from rebasin_core import Task, barrier
 from rebasin_core.errors import InvalidInputError, UnknownNameError
-from rebasin_core.evaluation import FunctionalModel, LossEstimate, Predictions, held_batches, predict
+from rebasin_core.evaluation import (
+    CategoricalLikelihood,
+    FunctionalModel,
+    GaussianLikelihood,
+    LossEstimate,
+    Predictions,
+    held_batches,
+    predict,
+)
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.likelihoods import HeteroscedasticGaussianLikelihood
+from rebasin_core.posteriors import DiagonalGaussianPosterior, PointPosterior
 
 
 def predictive_loss(num_samples: int, seed: int) -> LossEstimate:

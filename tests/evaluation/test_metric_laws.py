@@ -15,7 +15,7 @@ from rebasin_core.evaluation import MetricValues, Predictions
 from rebasin_core.testing import LAWS
 
 
-class MeanLoss(rc.AbstractSampleMetric):
+class MeanLoss(rc.evaluation.AbstractSampleMetric):
     """The Gibbs loss once more."""
 
     label: ClassVar[str] = "loss"

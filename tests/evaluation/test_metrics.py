@@ -13,7 +13,7 @@ def test_brier_score_of_two_classes_is_twice_that_of_one(generator: torch.Genera
     p = torch.rand(200, generator=generator).double()
     y = torch.randint(2, (200,), generator=generator)
     both = torch.stack([1 - p, p], 1)
-    assert rc.brier_score(both, y) == pytest.approx(2 * brier_score_loss(y.numpy(), p.numpy()))
+    assert rc.metrics.brier_score(both, y) == pytest.approx(2 * brier_score_loss(y.numpy(), p.numpy()))
 
 
 def test_calibration_error_by_hand() -> None:
@@ -21,15 +21,15 @@ def test_calibration_error_by_hand() -> None:
     y = torch.tensor([0, 1, 1, 1])
     # Bins of one tenth: 0.9 twice, half right; 0.6 right; 0.65 right.
     expected = (2 * 0.4 + 0.4 + 0.35) / 4
-    assert rc.expected_calibration_error(p, y, bins=10) == pytest.approx(expected, abs=1e-6)
+    assert rc.metrics.expected_calibration_error(p, y, bins=10) == pytest.approx(expected, abs=1e-6)
 
 
 def test_calibrated_predictions_have_no_error() -> None:
     p = torch.tensor([[0.75, 0.25]] * 4)
-    assert rc.expected_calibration_error(p, torch.tensor([0, 0, 0, 1])) == pytest.approx(0.0, abs=1e-12)
+    assert rc.metrics.expected_calibration_error(p, torch.tensor([0, 0, 0, 1])) == pytest.approx(0.0, abs=1e-12)
 
 
-@pytest.mark.parametrize("metric", [rc.brier_score, rc.expected_calibration_error])
+@pytest.mark.parametrize("metric", [rc.metrics.brier_score, rc.metrics.expected_calibration_error])
 def test_logits_are_refused(metric: Callable[[torch.Tensor, torch.Tensor], float]) -> None:
     with pytest.raises(rc.RebasinError, match="apply softmax first"):
         metric(torch.tensor([[2.0, 1.0]]), torch.tensor([0]))
@@ -40,9 +40,9 @@ def test_logits_are_refused(metric: Callable[[torch.Tensor, torch.Tensor], float
 def test_area_under_the_curve_with_ties(generator: torch.Generator) -> None:
     inside, outside = (torch.randint(10, (n,), generator=generator) / 10 + shift for n, shift in ((300, 0), (200, 0.2)))
     expected = roc_auc_score([0] * 300 + [1] * 200, torch.cat([inside, outside]).numpy())
-    assert rc.auroc(inside, outside) == pytest.approx(expected)
+    assert rc.metrics.auroc(inside, outside) == pytest.approx(expected)
     with pytest.raises(rc.RebasinError, match="expected finite scores"):
-        rc.auroc(torch.tensor([]), outside)
+        rc.metrics.auroc(torch.tensor([]), outside)
 
 
 def test_score_of_mixtures_by_numerical_integration(generator: torch.Generator) -> None:
@@ -51,16 +51,18 @@ def test_score_of_mixtures_by_numerical_integration(generator: torch.Generator) 
     grid = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
     distribution = torch.special.ndtr((grid - means) / scales.double()).mean(0)
     integral = torch.trapezoid((distribution - (grid >= y).double()).square(), grid)
-    torch.testing.assert_close(rc.gaussian_mixture_crps(means, scales, y).squeeze(-1), integral, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        rc.metrics.gaussian_mixture_crps(means, scales, y).squeeze(-1), integral, rtol=0, atol=1e-4
+    )
     with pytest.raises(rc.RebasinError, match=r"expected means and standard deviations \[S, N, K\]"):
-        rc.gaussian_mixture_crps(means, scales, y[:2])
+        rc.metrics.gaussian_mixture_crps(means, scales, y[:2])
 
 
 def test_distances_between_predictives() -> None:
     p, q = torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([[0.5, 0.5], [0.0, 1.0]])
-    assert rc.total_variation(p, p) == 0.0
-    assert rc.total_variation(p, q) == pytest.approx(0.5)
-    assert rc.agreement(p, q) == pytest.approx(0.5)
-    assert rc.predictive_entropy(p).tolist() == pytest.approx([0.6931, 0.0], abs=1e-4)
+    assert rc.metrics.total_variation(p, p) == 0.0
+    assert rc.metrics.total_variation(p, q) == pytest.approx(0.5)
+    assert rc.metrics.agreement(p, q) == pytest.approx(0.5)
+    assert rc.metrics.predictive_entropy(p).tolist() == pytest.approx([0.6931, 0.0], abs=1e-4)
     with pytest.raises(rc.RebasinError, match="two predictives"):
-        rc.agreement(p, q[:1])
+        rc.metrics.agreement(p, q[:1])

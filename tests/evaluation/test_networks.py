@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation import PrecisionName
 
 PRECISIONS: tuple[PrecisionName, ...] = ("full", "bfloat16")
-LIKELIHOOD = rc.CategoricalLikelihood()
+LIKELIHOOD = rc.evaluation.CategoricalLikelihood()
 
 
 def data(rows: int = 60, inputs: int = 5, batch: int = 25) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -31,16 +31,16 @@ def data(rows: int = 60, inputs: int = 5, batch: int = 25) -> list[tuple[torch.T
     return list(zip(x.split(batch), y.split(batch), strict=True))
 
 
-def spread_over(model: nn.Module, stddev: float = 0.3) -> rc.DiagonalGaussianPosterior:
+def spread_over(model: nn.Module, stddev: float = 0.3) -> rc.posteriors.DiagonalGaussianPosterior:
     mean = {name: parameter.detach().double() for name, parameter in model.named_parameters()}
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-    return rc.DiagonalGaussianPosterior(
+    return rc.posteriors.DiagonalGaussianPosterior(
         mean, {name: torch.full_like(tensor, stddev) for name, tensor in mean.items()}, buffers=buffers
     )
 
 
 def mlp() -> nn.Module:
-    return rc.MLPArchitecture(hidden=[7, 6]).build((5,), 3).double()
+    return rc.architectures.MLPArchitecture(hidden=[7, 6]).build((5,), 3).double()
 
 
 class Skip(nn.Module):
@@ -117,14 +117,14 @@ def test_auto_takes_what_fits() -> None:
 
     assert chosen(spread_over(small)) is LocalNetworks
     assert chosen(spread_over(small), adjust=lambda tensors, _: tensors) is VectorizedNetworks
-    assert chosen(rc.PointPosterior.from_module(small)) is VectorizedNetworks
+    assert chosen(rc.posteriors.PointPosterior.from_module(small)) is VectorizedNetworks
     convolutional = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3)).double()
     # The noise of a convolution is shared by all positions of one example.
     assert chosen(spread_over(convolutional), FunctionalModel(convolutional, dtype=torch.float64)) is VectorizedNetworks
     # Control flow that depends on data cannot be vectorised.
-    assert chosen(rc.PointPosterior.from_module(Branching()), FunctionalModel(Branching(), dtype=torch.float64)) is (
-        LoopedNetworks
-    )
+    assert chosen(
+        rc.posteriors.PointPosterior.from_module(Branching()), FunctionalModel(Branching(), dtype=torch.float64)
+    ) is (LoopedNetworks)
 
 
 class Branching(nn.Module):
@@ -177,7 +177,7 @@ def test_one_network_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(FunctionalModel, "__call__", scarce)
     with pytest.raises(InvalidInputError, match="one network on one batch does not fit into memory; use smaller"):
-        run(rc.PointPosterior.from_module(mlp()), mlp(), 2, method="loop")
+        run(rc.posteriors.PointPosterior.from_module(mlp()), mlp(), 2, method="loop")
 
 
 def test_pairs_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,18 +201,18 @@ def test_bad_options() -> None:
         EvaluationOptions(chunk_size=0)
     model = mlp()
     with pytest.raises(InvalidInputError, match="antithetic pairs need a Gaussian"):
-        run(rc.PointPosterior.from_module(model), model, 4, method="loop", antithetic=True)
+        run(rc.posteriors.PointPosterior.from_module(model), model, 4, method="loop", antithetic=True)
     with pytest.raises(InvalidInputError, match="even number"):
         run(spread_over(model), model, 5, method="local", antithetic=True)
     with pytest.raises(InvalidInputError, match="got a 'point' posterior"):
-        run(rc.PointPosterior.from_module(model), model, 4, method="local")
+        run(rc.posteriors.PointPosterior.from_module(model), model, 4, method="local")
 
 
 def test_scores_of_classes_against_scikit_learn() -> None:
     model = mlp()
     found = run(spread_over(model), model, 32)
     y, p = torch.cat([t for _, t in data()]), found.prediction
-    scores = rc.PredictiveScores.of(found, LIKELIHOOD)
+    scores = rc.evaluation.PredictiveScores.of(found, LIKELIHOOD)
     assert scores.nll == pytest.approx(log_loss(y.numpy(), p.numpy()), rel=1e-6)
     assert scores.values["accuracy"] == pytest.approx(accuracy_score(y.numpy(), p.argmax(1).numpy()))
     assert scores.gibbs > scores.nll
@@ -223,15 +223,15 @@ def test_scores_of_classes_against_scikit_learn() -> None:
 def test_scores_of_numbers() -> None:
     model = nn.Linear(1, 1, bias=False).double()
     x, y = torch.tensor([[1.0], [2.0]]).double(), torch.tensor([[0.4], [-0.3]]).double()
-    posterior = rc.DiagonalGaussianPosterior(
+    posterior = rc.posteriors.DiagonalGaussianPosterior(
         {"weight": torch.ones(1, 1).double()}, {"weight": 0.5 * torch.ones(1, 1).double()}
     )
     scores = rc.score(
-        posterior, rc.Task(model, [(x, y)], likelihood=rc.GaussianLikelihood(scale=0.3)), num_samples=2000
+        posterior, rc.Task(model, [(x, y)], likelihood=rc.evaluation.GaussianLikelihood(scale=0.3)), num_samples=2000
     )
     # The predictive is a Gaussian: its score in closed form (one component of the mixture formula).
     scale = torch.sqrt((0.5 * x) ** 2 + 0.3**2)
-    exact = rc.gaussian_mixture_crps(x.unsqueeze(0), scale.unsqueeze(0), y).mean().item()
+    exact = rc.metrics.gaussian_mixture_crps(x.unsqueeze(0), scale.unsqueeze(0), y).mean().item()
     assert scores.values["crps"] == pytest.approx(exact, rel=0.03)
     assert scores.values["rmse"] == pytest.approx(math.sqrt((0.6**2 + 2.3**2) / 2), rel=0.03)
 

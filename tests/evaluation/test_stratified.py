@@ -17,12 +17,14 @@ SCALE = 0.3
 ADAPTIVE = EvaluationOptions(allocation="adaptive")
 
 
-def regression() -> tuple[rc.DiagonalGaussianPosterior, list[tuple[torch.Tensor, torch.Tensor]]]:
+def regression() -> tuple[rc.posteriors.DiagonalGaussianPosterior, list[tuple[torch.Tensor, torch.Tensor]]]:
     """y = theta x: for most examples x is so small that theta hardly matters."""
     x = torch.cat([torch.linspace(0.01, 0.05, 380), torch.linspace(1, 2, 20)]).double()[:, None]
     order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
     y = 0.3 * x + SCALE * torch.randn(400, 1, generator=torch.Generator().manual_seed(1)).double()
-    q = rc.DiagonalGaussianPosterior({"weight": torch.full((1, 1), 0.5)}, {"weight": torch.full((1, 1), 0.4)})
+    q = rc.posteriors.DiagonalGaussianPosterior(
+        {"weight": torch.full((1, 1), 0.5)}, {"weight": torch.full((1, 1), 0.4)}
+    )
     return q.to(dtype=torch.float64), list(zip(x[order].split(90), y[order].split(90), strict=True))
 
 
@@ -35,7 +37,7 @@ def exact() -> float:
 
 def found(seed: int, num_samples: int = 32, metric: Any = "nll", options: EvaluationOptions = ADAPTIVE) -> LossEstimate:
     q, data = regression()
-    task = rc.Task(nn.Linear(1, 1, bias=False), data, rc.GaussianLikelihood(scale=SCALE))
+    task = rc.Task(nn.Linear(1, 1, bias=False), data, rc.evaluation.GaussianLikelihood(scale=SCALE))
     evaluator = Evaluator(task, q, num_samples=num_samples, seed=seed, options=options)
     return evaluator.loss(q, metric=metric)
 
@@ -65,14 +67,16 @@ def test_examples_stay_in_order() -> None:
     assert q.mean["weight"].item() == 0.5
 
 
-Classes = tuple[nn.Module, rc.DiagonalGaussianPosterior, list[tuple[torch.Tensor, torch.Tensor]]]
+Classes = tuple[nn.Module, rc.posteriors.DiagonalGaussianPosterior, list[tuple[torch.Tensor, torch.Tensor]]]
 
 
 def classes(rows: int = 300) -> Classes:
     g = torch.Generator().manual_seed(3)
-    model = rc.MLPArchitecture(hidden=[8]).build((5,), 3, generator=g).double()
+    model = rc.architectures.MLPArchitecture(hidden=[8]).build((5,), 3, generator=g).double()
     mean = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    posterior = rc.DiagonalGaussianPosterior(mean, {name: torch.full_like(t, 0.3) for name, t in mean.items()})
+    posterior = rc.posteriors.DiagonalGaussianPosterior(
+        mean, {name: torch.full_like(t, 0.3) for name, t in mean.items()}
+    )
     x = 2 * torch.randn(rows, 5, generator=g).double()
     return model, posterior, list(zip(x.split(100), model(x).detach().argmax(1).split(100), strict=True))
 
@@ -80,10 +84,14 @@ def classes(rows: int = 300) -> Classes:
 def digits() -> Classes:
     """A trained network, which is sure of most examples."""
     data = rc.build("dataset", "digits").load()
-    model = rc.MLPArchitecture(hidden=[32]).build(data.input_shape, 10, generator=torch.Generator().manual_seed(0))
-    method = rc.MeanFieldVI(epochs=10, kl_weight=0.1, optimizer=rc.OptimizerSpec(name="Adam", lr=1e-2))
+    model = rc.architectures.MLPArchitecture(hidden=[32]).build(
+        data.input_shape, 10, generator=torch.Generator().manual_seed(0)
+    )
+    method = rc.inference.MeanFieldVI(
+        epochs=10, kl_weight=0.1, optimizer=rc.inference.OptimizerSpec(name="Adam", lr=1e-2)
+    )
     posterior = method.fit(model, data.train.batches(100, shuffle_seed=0)).posterior
-    assert isinstance(posterior, rc.DiagonalGaussianPosterior)
+    assert isinstance(posterior, rc.posteriors.DiagonalGaussianPosterior)
     return model, posterior, list(data.test.batches(200))
 
 
@@ -100,7 +108,7 @@ def test_scores_are_those_of_equal_numbers_within_errors() -> None:
 
 def test_a_barrier_has_smaller_errors_and_is_zero_between_equals() -> None:
     model, posterior, data = digits()
-    spec = rc.MLPArchitecture(hidden=[32]).spec(model)
+    spec = rc.architectures.MLPArchitecture(hidden=[32]).spec(model)
     candidate = spec.random_permutation(generator=torch.Generator().manual_seed(0)).apply(posterior)
     shared: dict[str, Any] = {"task": rc.Task(model, data), "num_points": 3}
     same = rc.barrier(posterior, posterior, num_samples=16, estimator=estimator(), **shared)
@@ -118,7 +126,9 @@ def test_a_barrier_has_smaller_errors_and_is_zero_between_equals() -> None:
 
 def test_an_end_without_noise() -> None:
     model, posterior, data = classes()
-    sharp = rc.DiagonalGaussianPosterior(posterior.mean, {n: torch.zeros_like(t) for n, t in posterior.mean.items()})
+    sharp = rc.posteriors.DiagonalGaussianPosterior(
+        posterior.mean, {n: torch.zeros_like(t) for n, t in posterior.mean.items()}
+    )
     for chosen in (estimator(), None):
         curve = rc.barrier(sharp, posterior, rc.Task(model, data), num_points=3, num_samples=16, estimator=chosen)
         assert curve.stderr[0] < 1e-12
@@ -139,7 +149,7 @@ def test_what_cannot_be_done() -> None:
         barrier(posterior, estimator(metric="brier"))
     with pytest.raises(InvalidInputError, match="not for networks that are reset or repaired"):
         barrier(posterior, {"name": "reset", "estimator": estimator()})
-    samples = rc.SamplesPosterior({name: tensor[None] for name, tensor in posterior.mean.items()})
+    samples = rc.posteriors.SamplesPosterior({name: tensor[None] for name, tensor in posterior.mean.items()})
     with pytest.raises(InvalidInputError, match="got a 'samples' posterior"):
         barrier(samples, estimator())
     with pytest.raises(InvalidInputError, match="at least 8 samples"):

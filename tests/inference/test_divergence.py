@@ -12,7 +12,7 @@ import rebasin_core as rc
 from rebasin_core.errors import DivergenceError
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
-FAR = rc.OptimizerSpec(name="SGD", lr=1e30)
+FAR = rc.inference.OptimizerSpec(name="SGD", lr=1e30)
 
 
 def network() -> nn.Module:
@@ -29,7 +29,7 @@ def batches(count: int) -> Batches:
 
 def test_divergence_is_no_invalid_input() -> None:
     with pytest.raises(DivergenceError, match=r"the loss in epoch 1 is not finite\. Lower the learning rate") as error:
-        rc.MAPInference(epochs=1, optimizer=FAR).fit(network(), batches(3), likelihood="gaussian")
+        rc.inference.MAPInference(epochs=1, optimizer=FAR).fit(network(), batches(3), likelihood="gaussian")
     assert isinstance(error.value, rc.RebasinError)
     assert isinstance(error.value, ArithmeticError)
     assert not isinstance(error.value, ValueError)
@@ -38,14 +38,14 @@ def test_divergence_is_no_invalid_input() -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        rc.MeanFieldVI(epochs=2, optimizer=FAR),
-        rc.MeanFieldVI(epochs=2, optimizer=FAR, estimator="weights", sticking_the_landing=True),
-        rc.MeanFieldVI(epochs=2, optimizer=FAR, stochastic=["2.weight"]),
-        rc.DeepEnsemble(epochs=2, members=2, optimizer=FAR),
-        rc.SnapshotEnsemble(epochs=2, members=2, optimizer=FAR),
-        rc.SWAG(epochs=4, rank=2, optimizer=FAR),
-        rc.SGLD(epochs=2, burn_in=0, learning_rate=1e30),
-        rc.MCDropout(epochs=2, optimizer=FAR),
+        rc.inference.MeanFieldVI(epochs=2, optimizer=FAR),
+        rc.inference.MeanFieldVI(epochs=2, optimizer=FAR, estimator="weights", sticking_the_landing=True),
+        rc.inference.MeanFieldVI(epochs=2, optimizer=FAR, stochastic=["2.weight"]),
+        rc.inference.DeepEnsemble(epochs=2, members=2, optimizer=FAR),
+        rc.inference.SnapshotEnsemble(epochs=2, members=2, optimizer=FAR),
+        rc.inference.SWAG(epochs=4, rank=2, optimizer=FAR),
+        rc.inference.SGLD(epochs=2, burn_in=0, learning_rate=1e30),
+        rc.inference.MCDropout(epochs=2, optimizer=FAR),
     ],
     ids=repr,
 )
@@ -55,11 +55,11 @@ def test_every_method_says_so(method: rc.Inference) -> None:
 
 
 def test_the_last_step_may_diverge() -> None:
-    method = rc.MAPInference(epochs=1, optimizer=rc.OptimizerSpec(name="SGD", lr=1e38))
+    method = rc.inference.MAPInference(epochs=1, optimizer=rc.inference.OptimizerSpec(name="SGD", lr=1e38))
     with pytest.raises(DivergenceError, match=r"`0\.weight` is not finite after the last epoch"):
         method.fit(network(), batches(1), likelihood="gaussian")
 
 
 def test_a_prior_at_parameters_that_diverged_is_nan() -> None:
-    prior = rc.GaussianPrior.isotropic(["w"], 1.0)
+    prior = rc.posteriors.GaussianPrior.isotropic(["w"], 1.0)
     assert math.isnan(prior.log_prob({"w": torch.tensor([math.nan])}).item())

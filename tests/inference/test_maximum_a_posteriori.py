@@ -3,7 +3,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from rebasin_core import GaussianLikelihood, MAPInference, OptimizerSpec, PointPosterior
+from rebasin_core.evaluation import GaussianLikelihood
+from rebasin_core.inference import MAPInference, OptimizerSpec
+from rebasin_core.posteriors import PointPosterior
 
 
 def test_equals_ridge_regression(generator: torch.Generator) -> None:

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from rebasin_core import DiagonalGaussianPosterior, GaussianLikelihood, MeanFieldVI, OptimizerSpec, ScheduleSpec
 from rebasin_core.errors import ConfigError, FileFormatError, InvalidInputError
-from rebasin_core.evaluation import FunctionalModel
+from rebasin_core.evaluation import FunctionalModel, GaussianLikelihood
+from rebasin_core.inference import MeanFieldVI, OptimizerSpec, ScheduleSpec
 from rebasin_core.inference.weight_noise import EstimatorName, WeightNoise
+from rebasin_core.posteriors import DiagonalGaussianPosterior
 
 
 def linear_regression() -> tuple[nn.Linear, list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor, torch.Tensor]:

@@ -44,15 +44,17 @@ def network(*, norm: bool = False) -> nn.Module:
 @pytest.mark.parametrize(
     "method",
     [
-        rc.SGLD(epochs=2500, learning_rate=0.004, burn_in=300, prior_scale=0.8, chains=8),
-        rc.SGHMC(epochs=2500, learning_rate=0.0008, momentum_decay=0.1, burn_in=300, prior_scale=0.8, chains=8),
+        rc.inference.SGLD(epochs=2500, learning_rate=0.004, burn_in=300, prior_scale=0.8, chains=8),
+        rc.inference.SGHMC(
+            epochs=2500, learning_rate=0.0008, momentum_decay=0.1, burn_in=300, prior_scale=0.8, chains=8
+        ),
     ],
     ids=["sgld", "sghmc"],
 )
 def test_chains_sample_the_exact_posterior_of_linear_regression(method: rc.Inference) -> None:
     model, data, mean, covariance = linear_regression()
-    posterior = method.fit(model, data, likelihood=rc.GaussianLikelihood(scale=0.5)).posterior
-    assert isinstance(posterior, rc.SamplesPosterior)
+    posterior = method.fit(model, data, likelihood=rc.evaluation.GaussianLikelihood(scale=0.5)).posterior
+    assert isinstance(posterior, rc.posteriors.SamplesPosterior)
     samples = posterior.samples["weight"][:, 0]
     chain_means = torch.stack([samples[posterior.chains == k].mean(0) for k in range(8)])
     # The standard error comes from chains that know nothing of each other.
@@ -63,15 +65,22 @@ def test_chains_sample_the_exact_posterior_of_linear_regression(method: rc.Infer
 
 def test_colder_chains_are_narrower() -> None:
     model, data, _, covariance = linear_regression()
-    method = rc.SGHMC(epochs=1500, learning_rate=0.0008, burn_in=300, prior_scale=0.8, chains=8, temperature=0.1)
-    posterior = method.fit(model, data, likelihood=rc.GaussianLikelihood(scale=0.5)).posterior
+    method = rc.inference.SGHMC(
+        epochs=1500, learning_rate=0.0008, burn_in=300, prior_scale=0.8, chains=8, temperature=0.1
+    )
+    posterior = method.fit(model, data, likelihood=rc.evaluation.GaussianLikelihood(scale=0.5)).posterior
     expected = (0.1 * covariance.diag()).sqrt()
     torch.testing.assert_close(posterior.stddev["weight"][0], expected, rtol=0.2, atol=0)
 
 
 def test_cycles_collect_at_their_ends() -> None:
-    posterior = rc.SGHMC(epochs=12, cycles=3, exploration=0.5, thinning=2, chains=2).fit(network(), classes()).posterior
-    assert isinstance(posterior, rc.SamplesPosterior)
+    posterior = (
+        rc.inference
+        .SGHMC(epochs=12, cycles=3, exploration=0.5, thinning=2, chains=2)
+        .fit(network(), classes())
+        .posterior
+    )
+    assert isinstance(posterior, rc.posteriors.SamplesPosterior)
     # Of each cycle of four epochs the last two are sampled, every second of them.
     assert posterior.num_samples == 2 * 3
     assert posterior.chains.tolist() == [0, 0, 0, 1, 1, 1]
@@ -81,14 +90,14 @@ def test_cycles_collect_at_their_ends() -> None:
 def test_networks_side_by_side_are_those_trained_one_by_one(*, norm: bool) -> None:
     model = network(norm=norm)
     data = classes()
-    member = rc.DeepEnsemble(members=3, epochs=4).fit(model, data).posterior
-    sequential = rc.DeepEnsemble(members=3, epochs=4, together=False).fit(model, data).posterior
+    member = rc.inference.DeepEnsemble(members=3, epochs=4).fit(model, data).posterior
+    sequential = rc.inference.DeepEnsemble(members=3, epochs=4, together=False).fit(model, data).posterior
     first = member.sample((1,), generator=torch.Generator().manual_seed(0))
     second = sequential.sample((1,), generator=torch.Generator().manual_seed(0))
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], rtol=1e-4, atol=1e-5)
-    alone = rc.MAPInference(epochs=4).fit(model, data).posterior
-    assert isinstance(member, rc.SamplesPosterior)
+    alone = rc.inference.MAPInference(epochs=4).fit(model, data).posterior
+    assert isinstance(member, rc.posteriors.SamplesPosterior)
     torch.testing.assert_close(member.member(0).mean["0.weight"], alone.mean["0.weight"], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(member.samples["0.weight"][0], member.samples["0.weight"][1])
 
@@ -96,12 +105,13 @@ def test_networks_side_by_side_are_those_trained_one_by_one(*, norm: bool) -> No
 def test_swag_has_the_moments_of_the_iterates() -> None:
     model = network()
     data = classes()
-    optimizer = rc.OptimizerSpec(name="SGD", lr=0.1)
+    optimizer = rc.inference.OptimizerSpec(name="SGD", lr=0.1)
     iterates = [
-        rc.MAPInference(epochs=n, optimizer=optimizer).fit(model, data).posterior.mean["0.weight"] for n in (4, 5, 6, 7)
+        rc.inference.MAPInference(epochs=n, optimizer=optimizer).fit(model, data).posterior.mean["0.weight"]
+        for n in (4, 5, 6, 7)
     ]
-    swag = rc.SWAG(epochs=7, start=3, rank=3, optimizer=optimizer).fit(model, data).posterior
-    assert isinstance(swag, rc.LowRankGaussianPosterior)
+    swag = rc.inference.SWAG(epochs=7, start=3, rank=3, optimizer=optimizer).fit(model, data).posterior
+    assert isinstance(swag, rc.posteriors.LowRankGaussianPosterior)
     stacked = torch.stack(iterates)
     torch.testing.assert_close(swag.mean["0.weight"], stacked.mean(0))
     diagonal = (0.5 * stacked.var(0, correction=0)).sqrt()
@@ -117,21 +127,21 @@ def test_swag_has_the_moments_of_the_iterates() -> None:
 def test_swag_takes_statistics_at_its_mean() -> None:
     model = network(norm=True)
     data = classes()
-    swag = rc.SWAG(epochs=6, rank=2).fit(model, data).posterior
+    swag = rc.inference.SWAG(epochs=6, rank=2).fit(model, data).posterior
     hidden = [x @ swag.mean["0.weight"].T + swag.mean["0.bias"] for x, _ in data]
     expected = torch.stack([h.mean(0) for h in hidden]).mean(0)
     torch.testing.assert_close(swag.buffers["1.running_mean"], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_several_swags_are_a_mixture() -> None:
-    posterior = rc.SWAG(epochs=6, rank=2, members=3).fit(network(), classes()).posterior
-    assert isinstance(posterior, rc.MixturePosterior)
+    posterior = rc.inference.SWAG(epochs=6, rank=2, members=3).fit(network(), classes()).posterior
+    assert isinstance(posterior, rc.posteriors.MixturePosterior)
     assert [q.kind for q in posterior.components] == ["low_rank_gaussian"] * 3
 
 
 def test_dropout_drops_what_enters_later_layers() -> None:
-    posterior = rc.MCDropout(rate=0.25, epochs=2).fit(network(), classes()).posterior
-    assert isinstance(posterior, rc.MultiplicativeNoisePosterior)
+    posterior = rc.inference.MCDropout(rate=0.25, epochs=2).fit(network(), classes()).posterior
+    assert isinstance(posterior, rc.posteriors.MultiplicativeNoisePosterior)
     sample = posterior.sample((400,), generator=torch.Generator().manual_seed(0))["2.weight"]
     dropped = (sample == 0).all(1).float().mean().item()
     assert abs(dropped - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 2000)
@@ -141,8 +151,12 @@ def test_training_stops_early_and_goes_back(tmp_path: Path) -> None:
     data = classes()
     noisy = [(x, torch.randint(3, (len(y),), generator=torch.Generator().manual_seed(5))) for x, y in data]
     model = nn.Sequential(nn.Linear(3, 64), nn.ReLU(), nn.Linear(64, 3))
-    options: dict[str, Any] = {"epochs": 200, "patience": 3, "optimizer": rc.OptimizerSpec(name="Adam", lr=0.02)}
-    method = rc.MAPInference(**options)
+    options: dict[str, Any] = {
+        "epochs": 200,
+        "patience": 3,
+        "optimizer": rc.inference.OptimizerSpec(name="Adam", lr=0.02),
+    }
+    method = rc.inference.MAPInference(**options)
     fit = method.fit(model, noisy, validation=data, checkpoint=tmp_path / "c.safetensors")
     best = min(range(len(fit.validation)), key=fit.validation.__getitem__)
     assert len(fit.history) == best + 4 < 200
@@ -161,7 +175,7 @@ def test_heteroscedastic_noise_is_learnt() -> None:
     scale = torch.where(x > 0, 1.0, 0.1)
     data = [(x, scale * torch.randn(400, 1, generator=generator))]
     model = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 2))
-    method = rc.MAPInference(epochs=600, optimizer=rc.OptimizerSpec(name="Adam", lr=0.02))
+    method = rc.inference.MAPInference(epochs=600, optimizer=rc.inference.OptimizerSpec(name="Adam", lr=0.02))
     point = method.fit(model, data, likelihood="heteroscedastic").posterior
     raw = torch.func.functional_call(model, point.mean, (torch.tensor([[-0.5], [0.5]]),))[:, 1]
     assert torch.nn.functional.softplus(raw).tolist() == pytest.approx([0.1, 1.0], rel=0.4)
@@ -170,18 +184,21 @@ def test_heteroscedastic_noise_is_learnt() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: rc.DeepEnsemble(members=1), "members: expected a value greater than or equal to 2, got 1"),
+        (lambda: rc.inference.DeepEnsemble(members=1), "members: expected a value greater than or equal to 2, got 1"),
         (
-            lambda: rc.DeepEnsemble(optimizer=rc.OptimizerSpec(name="Adafactor", lr=0.1)),
+            lambda: rc.inference.DeepEnsemble(optimizer=rc.inference.OptimizerSpec(name="Adafactor", lr=0.1)),
             "expected an optimizer that treats every entry on its own, .* got 'Adafactor'; choose one of",
         ),
-        (lambda: rc.SnapshotEnsemble(members=3, epochs=10), "expected `members` that divide `epochs`, got 3 and 10"),
-        (lambda: rc.SWAG(epochs=4, start=3), "at least two epochs after `start`, got start=3 and epochs=4"),
-        (lambda: rc.SGLD(epochs=10, burn_in=20), "no sample would be taken in 10 epochs with burn_in=20"),
-        (lambda: rc.SGHMC(momentum_decay=0.0), "momentum_decay: expected a value greater than 0, got 0.0"),
-        (lambda: rc.MCDropout(rate=1.0), "rate: expected a value less than 1, got 1.0"),
-        (lambda: rc.MCDropout().fit(nn.Linear(3, 3), classes()), "layers after the first to drop out"),
-        (lambda: rc.DeepEnsemble(epochs=1).fit(Own(), classes()), "`` \\(Own\\) owns parameters"),
+        (
+            lambda: rc.inference.SnapshotEnsemble(members=3, epochs=10),
+            "expected `members` that divide `epochs`, got 3 and 10",
+        ),
+        (lambda: rc.inference.SWAG(epochs=4, start=3), "at least two epochs after `start`, got start=3 and epochs=4"),
+        (lambda: rc.inference.SGLD(epochs=10, burn_in=20), "no sample would be taken in 10 epochs with burn_in=20"),
+        (lambda: rc.inference.SGHMC(momentum_decay=0.0), "momentum_decay: expected a value greater than 0, got 0.0"),
+        (lambda: rc.inference.MCDropout(rate=1.0), "rate: expected a value less than 1, got 1.0"),
+        (lambda: rc.inference.MCDropout().fit(nn.Linear(3, 3), classes()), "layers after the first to drop out"),
+        (lambda: rc.inference.DeepEnsemble(epochs=1).fit(Own(), classes()), "`` \\(Own\\) owns parameters"),
     ],
 )
 def test_bad_options_are_refused(make: Callable[[], object], message: str) -> None:

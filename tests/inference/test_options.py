@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 import rebasin_core as rc
-from rebasin_core import MAPInference, MeanFieldVI, OptimizerSpec, ScheduleSpec
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.errors import ConfigError, FileFormatError
+from rebasin_core.inference import MAPInference, MeanFieldVI, OptimizerSpec, ScheduleSpec
 
 Make = Callable[[], object]
 
@@ -25,12 +25,12 @@ METHODS = [
     MAPInference(prior_scale={"0.*": 0.5, "*": math.inf}),
     MAPInference(schedule=ScheduleSpec(name="OneCycleLR", interval="step", max_lr=[0.1], total_steps=9)),
     MeanFieldVI(prior_scale={"*": 2}, stochastic=["2.*"], moped=0.1, optimizer=OptimizerSpec(betas=[0.8, 0.99])),
-    rc.DeepEnsemble(members=2),
-    rc.SnapshotEnsemble(),
-    rc.SWAG(start=3, schedule=ScheduleSpec(name="MultiStepLR", milestones=[1, 2])),
-    rc.SGLD(temperature=0.0),
-    rc.SGHMC(cycles=5, momentum_decay=1),
-    rc.MCDropout(layers=["2"]),
+    rc.inference.DeepEnsemble(members=2),
+    rc.inference.SnapshotEnsemble(),
+    rc.inference.SWAG(start=3, schedule=ScheduleSpec(name="MultiStepLR", milestones=[1, 2])),
+    rc.inference.SGLD(temperature=0.0),
+    rc.inference.SGHMC(cycles=5, momentum_decay=1),
+    rc.inference.MCDropout(layers=["2"]),
 ]
 
 
@@ -77,7 +77,7 @@ reference: {seed: 3, inference: {name: swag, prior_scale: .inf}}
 """
     config = read_config(rc.RunConfig, Document.parse(text, "run.yaml"), builtin_registry.strategy_class)
     assert config.inference == MAPInference(prior_scale={"layers.0.*": 0.5, "*": math.inf})
-    assert config.reference.inference == rc.SWAG(prior_scale=math.inf)
+    assert config.reference.inference == rc.inference.SWAG(prior_scale=math.inf)
     again = Document.parse(config.model_dump_json(), "run.json")
     assert read_config(rc.RunConfig, again, builtin_registry.strategy_class) == config
 
@@ -108,7 +108,10 @@ reference: {seed: 3, inference: {name: swag, prior_scale: .inf}}
         (lambda: MeanFieldVI(kl_weight=math.inf), "kl_weight: expected a finite number, got inf"),
         (lambda: MeanFieldVI(estimator="flip"), "estimator: expected 'local', 'flipout' or 'weights', got 'flip'"),
         (lambda: MeanFieldVI(sticking_the_landing=True), "`sticking_the_landing` needs draws of the weights"),
-        (lambda: rc.SGHMC(epochs=10, cycles=3), "expected `epochs` to be a multiple of `cycles`, got 10 and 3"),
+        (
+            lambda: rc.inference.SGHMC(epochs=10, cycles=3),
+            "expected `epochs` to be a multiple of `cycles`, got 10 and 3",
+        ),
         (lambda: rc.Inference.of({"name": "sgld", "momentum_decay": 0.1}), "momentum_decay: unknown option"),
     ],
 )
@@ -125,10 +128,12 @@ def test_the_checkpoint_of_another_likelihood_is_not_resumed(tmp_path: Path) -> 
     model, data = regression()
     path = tmp_path / "c.safetensors"
     method = MAPInference(epochs=1)
-    method.fit(model, data, likelihood=rc.GaussianLikelihood(scale=0.5), checkpoint=path)
-    assert method.fit(model, data, likelihood=rc.GaussianLikelihood(scale=0.5), checkpoint=path).resumed_at == 1
+    method.fit(model, data, likelihood=rc.evaluation.GaussianLikelihood(scale=0.5), checkpoint=path)
+    assert (
+        method.fit(model, data, likelihood=rc.evaluation.GaussianLikelihood(scale=0.5), checkpoint=path).resumed_at == 1
+    )
     with pytest.raises(FileFormatError, match="another training problem"):
-        method.fit(model, data, likelihood=rc.GaussianLikelihood(scale=0.1), checkpoint=path)
+        method.fit(model, data, likelihood=rc.evaluation.GaussianLikelihood(scale=0.1), checkpoint=path)
 
 
 def test_the_checkpoint_of_other_batches_or_another_precision_is_not_resumed(tmp_path: Path) -> None:

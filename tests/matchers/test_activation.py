@@ -12,7 +12,7 @@ from rebasin_core.errors import ConfigError, InvalidInputError
 
 
 def test_one_layer_is_solved_by_the_correlations() -> None:
-    architecture = rc.MLPArchitecture(hidden=[7])
+    architecture = rc.architectures.MLPArchitecture(hidden=[7])
     first, second = (
         architecture.build((5,), 3, generator=torch.Generator().manual_seed(seed)).double() for seed in (0, 1)
     )
@@ -27,7 +27,7 @@ def test_one_layer_is_solved_by_the_correlations() -> None:
 
 
 def test_gradients_are_those_of_autograd() -> None:
-    architecture = rc.MLPArchitecture(hidden=[7, 6])
+    architecture = rc.architectures.MLPArchitecture(hidden=[7, 6])
     models = [architecture.build((5,), 3, generator=torch.Generator().manual_seed(seed)).double() for seed in (0, 1)]
     x = torch.randn(90, 5, generator=torch.Generator().manual_seed(2)).double()
     y = torch.arange(90) % 3
@@ -53,8 +53,8 @@ def test_gradients_are_those_of_autograd() -> None:
 @pytest.mark.parametrize(
     ("architecture", "shape"),
     [
-        (rc.CifarResNetArchitecture(depth=8, norm="batch"), (3, 16, 16)),
-        (rc.ViTArchitecture(width=16, heads=2, depth=1, patch=8), (3, 16, 16)),
+        (rc.architectures.CifarResNetArchitecture(depth=8, norm="batch"), (3, 16, 16)),
+        (rc.architectures.ViTArchitecture(width=16, heads=2, depth=1, patch=8), (3, 16, 16)),
     ],
     ids=["residual", "heads"],
 )
@@ -80,7 +80,7 @@ def test_units_that_never_vary_are_like_no_other() -> None:
 
 
 def test_small_gradients_are_compared_like_large_ones() -> None:
-    architecture = rc.MLPArchitecture(hidden=[7])
+    architecture = rc.architectures.MLPArchitecture(hidden=[7])
     model = architecture.build((5,), 3, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         dict(model.named_parameters())["layers.1.bias"].add_(
@@ -104,4 +104,4 @@ def test_what_is_missing() -> None:
     with pytest.raises(InvalidInputError, match="Use `weight`"):
         rc.match(model, model, frozen, "gradient", task=rc.Task(model, [(torch.zeros(2, 3), torch.zeros(2).long())]))
     with pytest.raises(ConfigError, match="metric: expected 'correlation' or 'covariance', got 'cosine'"):
-        rc.ActivationMatcher(metric="cosine")
+        rc.matchers.ActivationMatcher(metric="cosine")

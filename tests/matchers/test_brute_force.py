@@ -7,20 +7,10 @@ from itertools import permutations, product
 import pytest
 import torch
 
-from rebasin_core import (
-    DiagonalGaussianPosterior,
-    KLMatcher,
-    Matcher,
-    MLPArchitecture,
-    Permutation,
-    PermutationSpec,
-    PointPosterior,
-    WassersteinMatcher,
-    WeightMatcher,
-    kl_divergence,
-    table_spec,
-    wasserstein_distance,
-)
+from rebasin_core import Matcher, Permutation, PermutationSpec, kl_divergence, table_spec, wasserstein_distance
+from rebasin_core.architectures import MLPArchitecture
+from rebasin_core.matchers import KLMatcher, WassersteinMatcher, WeightMatcher
+from rebasin_core.posteriors import DiagonalGaussianPosterior, PointPosterior
 
 MATCHERS = {
     "weight": WeightMatcher(),

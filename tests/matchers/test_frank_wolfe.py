@@ -15,7 +15,7 @@ from rebasin_core.errors import ConfigError, InvalidInputError
 if TYPE_CHECKING:
     from rebasin_core.matchers.frank_wolfe import ChannelNames
 
-ARCHITECTURE = rc.MLPArchitecture(hidden=[24, 24, 24])
+ARCHITECTURE = rc.architectures.MLPArchitecture(hidden=[24, 24, 24])
 
 
 def network(seed: int) -> torch.nn.Module:
@@ -32,7 +32,7 @@ def test_objective_is_what_it_says_and_mostly_above_coordinate_descent() -> None
     for seed in range(6):
         first, second = network(seed), network(seed + 50)
         spec = ARCHITECTURE.spec(first)
-        found = rc.match(first, second, spec, rc.FrankWolfeMatcher())
+        found = rc.match(first, second, spec, rc.matchers.FrankWolfeMatcher())
         assert found.objective == pytest.approx(objective(found.permutation, first, second), rel=1e-5)
         better += found.objective >= rc.match(first, second, spec, "weight").objective
     assert better >= 4
@@ -41,11 +41,11 @@ def test_objective_is_what_it_says_and_mostly_above_coordinate_descent() -> None
 @pytest.mark.parametrize("start", ["identity", "uniform"])
 @pytest.mark.parametrize("channels", ["mean", "moments"])
 def test_planted_permutations_inside_heads_too(start: str, channels: ChannelNames) -> None:
-    architecture = rc.ViTArchitecture(width=16, heads=2, depth=1, patch=8)
+    architecture = rc.architectures.ViTArchitecture(width=16, heads=2, depth=1, patch=8)
     model = architecture.build((3, 16, 16), 10, generator=torch.Generator().manual_seed(0))
     spec = architecture.spec(model)
     planted = spec.random_permutation(generator=torch.Generator().manual_seed(1))
-    matcher = rc.FrankWolfeMatcher(start=start, channels=channels)
+    matcher = rc.matchers.FrankWolfeMatcher(start=start, channels=channels)
     found = rc.match(model, planted.apply(model), spec, matcher)
     assert found.permutation == planted.inverse()
 
@@ -54,16 +54,18 @@ def test_an_initial_permutation_is_begun_from() -> None:
     first, second = network(0), network(1)
     spec = ARCHITECTURE.spec(first)
     reference, candidate = rc.as_posterior(first), rc.as_posterior(second)
-    best = rc.WeightMatcher().match(reference, candidate, spec)
-    again = rc.WeightMatcher().match(reference, candidate, spec, initial=best.permutation)
+    best = rc.matchers.WeightMatcher().match(reference, candidate, spec)
+    again = rc.matchers.WeightMatcher().match(reference, candidate, spec, initial=best.permutation)
     assert again.permutation == best.permutation
     assert again.trace[0] == pytest.approx(best.objective)
     assert again.identity_objective == pytest.approx(best.identity_objective)
-    stuck = rc.FrankWolfeMatcher(max_steps=0).match(reference, candidate, spec, initial=best.permutation)
+    stuck = rc.matchers.FrankWolfeMatcher(max_steps=0).match(reference, candidate, spec, initial=best.permutation)
     assert stuck.permutation == best.permutation
-    other = rc.MLPArchitecture(hidden=[3]).spec(rc.MLPArchitecture(hidden=[3]).build((10,), 4))
+    other = rc.architectures.MLPArchitecture(hidden=[3]).spec(
+        rc.architectures.MLPArchitecture(hidden=[3]).build((10,), 4)
+    )
     with pytest.raises(InvalidInputError, match="belongs to another specification"):
-        rc.WeightMatcher().match(reference, candidate, spec, initial=other.identity())
+        rc.matchers.WeightMatcher().match(reference, candidate, spec, initial=other.identity())
 
 
 def test_restarts_are_never_worse() -> None:
@@ -72,23 +74,26 @@ def test_restarts_are_never_worse() -> None:
         spec = ARCHITECTURE.spec(first)
         one = rc.match(first, second, spec, "weight").objective
         assert (
-            rc.match(first, second, spec, rc.RestartsMatcher(matcher=rc.WeightMatcher(), restarts=4)).objective >= one
+            rc.match(
+                first, second, spec, rc.matchers.RestartsMatcher(matcher=rc.matchers.WeightMatcher(), restarts=4)
+            ).objective
+            >= one
         )
 
 
 def test_a_chain_begins_where_the_last_one_ended() -> None:
     first, second = network(0), network(1)
     spec = ARCHITECTURE.spec(first)
-    chain = rc.ChainMatcher(matchers=[rc.FrankWolfeMatcher(), rc.WeightMatcher()])
+    chain = rc.matchers.ChainMatcher(matchers=[rc.matchers.FrankWolfeMatcher(), rc.matchers.WeightMatcher()])
     found = rc.match(first, second, spec, chain)
-    assert found.trace[0] == pytest.approx(rc.match(first, second, spec, rc.FrankWolfeMatcher()).objective)
+    assert found.trace[0] == pytest.approx(rc.match(first, second, spec, rc.matchers.FrankWolfeMatcher()).objective)
 
 
 def test_a_portfolio_keeps_the_nearest_or_the_best() -> None:
     first, second = network(0), network(1)
     spec = ARCHITECTURE.spec(first)
-    members = [rc.WeightMatcher(), rc.FrankWolfeMatcher()]
-    found = rc.match(first, second, spec, rc.PortfolioMatcher(matchers=members))
+    members = [rc.matchers.WeightMatcher(), rc.matchers.FrankWolfeMatcher()]
+    found = rc.match(first, second, spec, rc.matchers.PortfolioMatcher(matchers=members))
     distances = [
         sum(
             (p.double() - m.double()).square().sum().item()
@@ -101,12 +106,12 @@ def test_a_portfolio_keeps_the_nearest_or_the_best() -> None:
     assert found.objective == pytest.approx(-min(distances), rel=1e-5)
     data = [(torch.randn(50, 10, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 4)]
     by_loss = rc.match(
-        first, second, spec, rc.PortfolioMatcher(matchers=members, select="loss"), task=rc.Task(first, data)
+        first, second, spec, rc.matchers.PortfolioMatcher(matchers=members, select="loss"), task=rc.Task(first, data)
     )
     middle = rc.barycenter([rc.as_posterior(first), rc.as_posterior(by_loss.apply(second))])
     assert by_loss.objective == pytest.approx(-rc.score(middle, rc.Task(first, data)).nll, rel=1e-5)
     with pytest.raises(InvalidInputError, match="give `task`"):
-        rc.match(first, second, spec, rc.PortfolioMatcher(matchers=members, select="loss"))
+        rc.match(first, second, spec, rc.matchers.PortfolioMatcher(matchers=members, select="loss"))
 
 
 def test_a_portfolio_by_loss_takes_batch_statistics_anew() -> None:
@@ -117,7 +122,7 @@ def test_a_portfolio_by_loss_takes_batch_statistics_anew() -> None:
         first,
         second,
         spec,
-        rc.PortfolioMatcher(matchers=[rc.WeightMatcher()], select="loss"),
+        rc.matchers.PortfolioMatcher(matchers=[rc.matchers.WeightMatcher()], select="loss"),
         task=rc.Task(first, data),
     )
     merged = rc.merge([first, found.apply(second)], spec, task=rc.Task(first, data), matcher=None, repair="reset")
@@ -127,9 +132,11 @@ def test_a_portfolio_by_loss_takes_batch_statistics_anew() -> None:
 def test_precision_weighted_matching_minimises_what_it_says() -> None:
     g = torch.Generator().manual_seed(0)
 
-    def gaussian() -> rc.DiagonalGaussianPosterior:
+    def gaussian() -> rc.posteriors.DiagonalGaussianPosterior:
         mean = {"w": torch.randn(5, 3, generator=g, dtype=torch.float64)}
-        return rc.DiagonalGaussianPosterior(mean, {"w": 0.2 + torch.rand(5, 3, generator=g, dtype=torch.float64)})
+        return rc.posteriors.DiagonalGaussianPosterior(
+            mean, {"w": 0.2 + torch.rand(5, 3, generator=g, dtype=torch.float64)}
+        )
 
     first, second = gaussian(), gaussian()
     spec = rc.table_spec({"w": "h, -"}, first.mean)
@@ -146,10 +153,10 @@ def test_precision_weighted_matching_minimises_what_it_says() -> None:
 
 def test_bad_options() -> None:
     with pytest.raises(ConfigError, match="max_steps: expected a value greater than or equal to 0, got -1"):
-        rc.FrankWolfeMatcher(max_steps=-1)
+        rc.matchers.FrankWolfeMatcher(max_steps=-1)
     with pytest.raises(ConfigError, match="restarts: expected a value greater than 0, got 0"):
-        rc.RestartsMatcher(matcher=rc.WeightMatcher(), restarts=0)
-    for wrapper in (rc.ChainMatcher, rc.PortfolioMatcher):
+        rc.matchers.RestartsMatcher(matcher=rc.matchers.WeightMatcher(), restarts=0)
+    for wrapper in (rc.matchers.ChainMatcher, rc.matchers.PortfolioMatcher):
         with pytest.raises(ConfigError, match=r"matchers: .* at least 1 item"):
             wrapper(matchers=[])
 
@@ -158,7 +165,7 @@ def test_norms_of_units_are_those_of_their_similarity_with_themselves() -> None:
     model = network(0)
     tensors = {name: p.detach() for name, p in model.named_parameters()}
     layout = ARCHITECTURE.spec(model).layout
-    for similarity in rc.unit_similarities(layout, tensors, tensors).values():
+    for similarity in rc.bilinear.unit_similarities(layout, tensors, tensors).values():
         torch.testing.assert_close(
             similarity.cosines.diagonal(), torch.ones_like(similarity.norms), rtol=1e-5, atol=1e-5
         )

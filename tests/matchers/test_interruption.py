@@ -12,7 +12,7 @@ import rebasin_core as rc
 from rebasin_core.assignment import Assignment, AssignmentSolver
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 
-ARCHITECTURE = rc.MLPArchitecture(hidden=[20, 20, 20])
+ARCHITECTURE = rc.architectures.MLPArchitecture(hidden=[20, 20, 20])
 A, B = (ARCHITECTURE.build((6,), 3, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
 SPEC = ARCHITECTURE.spec(A)
 DATA = [(torch.randn(30, 6, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3)]
@@ -32,7 +32,7 @@ def interrupt_sweep(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 def test_an_interrupted_descent_returns_its_best_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    matcher = rc.WeightMatcher(start="identity")
+    matcher = rc.matchers.WeightMatcher(start="identity")
     whole = rc.match(A, B, SPEC, matcher)
     with monkeypatch.context() as patch:
         interrupt_sweep(patch, 2)
@@ -79,18 +79,18 @@ def test_by_default_an_interruption_is_an_interruption(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "matcher",
     [
-        rc.AnnealingMatcher(steps=10**7),
-        rc.StraightThroughMatcher(epochs=10**6),
-        rc.SinkhornMatcher(loss="midpoint", epochs=10**6),
-        rc.RestartsMatcher(matcher=rc.WeightMatcher(), restarts=10**6),
-        rc.PortfolioMatcher(matchers=[rc.AnnealingMatcher(steps=10**7), rc.WeightMatcher()]),
-        rc.ChainMatcher(matchers=[rc.AnnealingMatcher(steps=10**7), rc.WeightMatcher()]),
+        rc.matchers.AnnealingMatcher(steps=10**7),
+        rc.matchers.StraightThroughMatcher(epochs=10**6),
+        rc.matchers.SinkhornMatcher(loss="midpoint", epochs=10**6),
+        rc.matchers.RestartsMatcher(matcher=rc.matchers.WeightMatcher(), restarts=10**6),
+        rc.matchers.PortfolioMatcher(matchers=[rc.matchers.AnnealingMatcher(steps=10**7), rc.matchers.WeightMatcher()]),
+        rc.matchers.ChainMatcher(matchers=[rc.matchers.AnnealingMatcher(steps=10**7), rc.matchers.WeightMatcher()]),
     ],
     ids=lambda m: type(m).__name__,
 )
 def test_a_real_signal_ends_every_long_search(matcher: rc.Matcher) -> None:
     # What is imported on first use is imported now: the signal shall come while searching.
-    rc.match(A, B, SPEC, rc.StraightThroughMatcher(epochs=1), task=rc.Task(A, DATA))
+    rc.match(A, B, SPEC, rc.matchers.StraightThroughMatcher(epochs=1), task=rc.Task(A, DATA))
     # Jobs in the background of a shell ignore the signal unless they say otherwise.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))

@@ -12,12 +12,12 @@ from torch import nn
 import rebasin_core as rc
 from rebasin_core.errors import ConfigError, InvalidInputError
 
-ARCHITECTURE = rc.MLPArchitecture(hidden=[16])
+ARCHITECTURE = rc.architectures.MLPArchitecture(hidden=[16])
 LEARNED: dict[str, rc.Matcher] = {
-    "straight_through": rc.StraightThroughMatcher(epochs=4, learning_rate=0.01),
-    "sinkhorn midpoint": rc.SinkhornMatcher(loss="midpoint", epochs=8),
-    "sinkhorn random": rc.SinkhornMatcher(loss="random", epochs=8),
-    "annealing": rc.AnnealingMatcher(steps=150),
+    "straight_through": rc.matchers.StraightThroughMatcher(epochs=4, learning_rate=0.01),
+    "sinkhorn midpoint": rc.matchers.SinkhornMatcher(loss="midpoint", epochs=8),
+    "sinkhorn random": rc.matchers.SinkhornMatcher(loss="random", epochs=8),
+    "annealing": rc.matchers.AnnealingMatcher(steps=150),
 }
 
 
@@ -78,7 +78,7 @@ def test_learned_matching_does_not_lose_to_weight_matching(pair: tuple[nn.Module
 
 def test_distributions_are_drawn_between(pair: tuple[nn.Module, nn.Module]) -> None:
     first, second = (
-        rc.DiagonalGaussianPosterior(
+        rc.posteriors.DiagonalGaussianPosterior(
             {n: p.detach() for n, p in m.named_parameters()},
             {n: torch.full_like(p, 0.05) for n, p in m.named_parameters()},
         )
@@ -122,20 +122,20 @@ def test_sinkhorn_by_weights_recovers_a_planted_permutation(pair: tuple[nn.Modul
 
 
 def test_sinkhorn_moves_heads_with_their_widths() -> None:
-    architecture = rc.ViTArchitecture(patch=4, width=9, depth=1, heads=3, hidden=6)
+    architecture = rc.architectures.ViTArchitecture(patch=4, width=9, depth=1, heads=3, hidden=6)
     model = architecture.build((3, 8, 8), 3, generator=torch.Generator().manual_seed(0)).double()
     for number, parameter in enumerate(model.parameters()):
         noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
         parameter.data += 0.3 * noise
-    spec, reference = architecture.spec(model), rc.PointPosterior.from_module(model)
+    spec, reference = architecture.spec(model), rc.posteriors.PointPosterior.from_module(model)
     planted = spec.random_permutation(generator=torch.Generator().manual_seed(4))
-    matcher = rc.SinkhornMatcher(loss="weights", epochs=12)
+    matcher = rc.matchers.SinkhornMatcher(loss="weights", epochs=12)
     result = matcher.match(reference, planted.apply(reference), spec)
     assert result.permutation == planted.inverse()
 
 
 def test_many_copies_come_into_one_order_and_circles_close() -> None:
-    architecture = rc.MLPArchitecture(hidden=[16, 16])
+    architecture = rc.architectures.MLPArchitecture(hidden=[16, 16])
     model = architecture.build((6,), 3, generator=torch.Generator().manual_seed(0))
     spec = architecture.spec(model)
     g = torch.Generator().manual_seed(1)
@@ -155,7 +155,7 @@ def test_the_spread_never_rises(matcher: str) -> None:
     assert list(found.trace) == sorted(found.trace, reverse=True)
     plain = rc.barycenter([rc.as_posterior(m) for m in models])
     assert rc.score(found.center, rc.Task(models[0], data())).nll < rc.score(plain, rc.Task(models[0], data())).nll
-    samples = rc.SamplesPosterior({
+    samples = rc.posteriors.SamplesPosterior({
         n: torch.stack([dict(m.named_parameters())[n].detach() for m in models])
         for n, _ in models[0].named_parameters()
     })
@@ -166,10 +166,10 @@ def test_the_spread_never_rises(matcher: str) -> None:
 
 def test_bad_options() -> None:
     with pytest.raises(ConfigError, match="epochs: expected a value greater than 0, got 0"):
-        rc.StraightThroughMatcher(epochs=0)
+        rc.matchers.StraightThroughMatcher(epochs=0)
     with pytest.raises(ConfigError, match="loss: expected 'weights', 'midpoint' or 'random'"):
-        rc.SinkhornMatcher(loss=cast("Any", "loss"))
+        rc.matchers.SinkhornMatcher(loss=cast("Any", "loss"))
     with pytest.raises(ConfigError, match="temperature: expected a finite number, got inf"):
-        rc.AnnealingMatcher(temperature=math.inf)
+        rc.matchers.AnnealingMatcher(temperature=math.inf)
     with pytest.raises(ConfigError, match=r"expected a `final_temperature` of at most `temperature` = 0.01, got 1.0"):
-        rc.AnnealingMatcher(final_temperature=1.0)
+        rc.matchers.AnnealingMatcher(final_temperature=1.0)

@@ -10,10 +10,10 @@ from rebasin_core.errors import PriorWarning
 from rebasin_core.testing.cases import gaussian, network
 
 
-def with_prior(scale: dict[str, torch.Tensor]) -> rc.DiagonalGaussianPosterior:
+def with_prior(scale: dict[str, torch.Tensor]) -> rc.posteriors.DiagonalGaussianPosterior:
     q = gaussian(1)
-    prior = rc.GaussianPrior({name: torch.zeros(()) for name in scale}, scale)
-    return rc.DiagonalGaussianPosterior(q.mean, q.stddev, prior=prior)
+    prior = rc.posteriors.GaussianPrior({name: torch.zeros(()) for name in scale}, scale)
+    return rc.posteriors.DiagonalGaussianPosterior(q.mean, q.stddev, prior=prior)
 
 
 def test_a_prior_of_its_own_for_every_unit_is_warned_of_and_moves() -> None:
@@ -25,7 +25,7 @@ def test_a_prior_of_its_own_for_every_unit_is_warned_of_and_moves() -> None:
     with pytest.warns(PriorWarning, match="differs between units of a group"):
         result = rc.match(gaussian(0), candidate, case.spec)
     aligned = result.apply(candidate)
-    assert isinstance(aligned, rc.DiagonalGaussianPosterior)
+    assert isinstance(aligned, rc.posteriors.DiagonalGaussianPosterior)
     assert aligned.prior is not None
     before = candidate.prior
     assert before is not None

@@ -18,7 +18,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def mlp(widths: list[int], seed: int = 0) -> tuple[nn.Module, rc.PermutationSpec]:
-    architecture = rc.MLPArchitecture(hidden=widths, activation="tanh")
+    architecture = rc.architectures.MLPArchitecture(hidden=widths, activation="tanh")
     model = architecture.build((5,), 3, generator=generator(seed)).double()
     return model, architecture.spec(model)
 
@@ -52,9 +52,9 @@ def test_networks_of_other_widths_keep_their_function(cost: GroundCost, *, wide_
     torch.testing.assert_close(functional_call(wide, wide_tensors, (inputs,)), outputs)
     sides = [(tensors, narrow, spec), (wide_tensors, wide, wide_spec)]
     first, second = sides[::-1] if wide_reference else sides
-    coupling = rc.TransportMatcher(cost=cost).couple(
-        rc.PointPosterior(first[0]),
-        rc.PointPosterior(second[0]),
+    coupling = rc.matchers.TransportMatcher(cost=cost).couple(
+        rc.posteriors.PointPosterior(first[0]),
+        rc.posteriors.PointPosterior(second[0]),
         first[2],
         second[2],
         model=first[1],
@@ -83,8 +83,13 @@ def test_convolutions_and_flattened_features_of_other_widths() -> None:
     }
     rows = {"0.weight": "c, -, -, -", "0.bias": "c", "3.weight": "-, c*-", "3.bias": "-"}
     specs = [rc.table_spec(rows, model) for model in (narrow, wide)]
-    coupling = rc.TransportMatcher().couple(
-        rc.PointPosterior(weights), rc.PointPosterior(candidate), specs[0], specs[1], model=narrow, candidate_model=wide
+    coupling = rc.matchers.TransportMatcher().couple(
+        rc.posteriors.PointPosterior(weights),
+        rc.posteriors.PointPosterior(candidate),
+        specs[0],
+        specs[1],
+        model=narrow,
+        candidate_model=wide,
     )
     torch.testing.assert_close(coupling.apply(candidate), weights, rtol=0, atol=1e-12)
 
@@ -94,7 +99,7 @@ def test_convolutions_and_flattened_features_of_other_widths() -> None:
 def test_planted_permutations_are_found_by_every_method(method: str, cost: str) -> None:
     model, spec = mlp([7, 6])
     mean = parameters(model)
-    reference = rc.DiagonalGaussianPosterior(mean, {name: 0.01 + 0.01 * t.abs() for name, t in mean.items()})
+    reference = rc.posteriors.DiagonalGaussianPosterior(mean, {name: 0.01 + 0.01 * t.abs() for name, t in mean.items()})
     planted = spec.random_permutation(generator=generator(3))
     data = [(torch.randn(200, 5, generator=generator(4), dtype=torch.float64), torch.zeros(200))]
     matcher = rc.build("matcher", "transport", cost=cost, method=method, num_samples=2)
@@ -104,7 +109,7 @@ def test_planted_permutations_are_found_by_every_method(method: str, cost: str) 
 
 def transformer(seed: int = 0) -> tuple[nn.Module, rc.PermutationSpec]:
     """Return a transformer of two layers, with weights far from each other."""
-    architecture = rc.ViTArchitecture(patch=4, width=12, depth=2, heads=3, hidden=10)
+    architecture = rc.architectures.ViTArchitecture(patch=4, width=12, depth=2, heads=3, hidden=10)
     model = architecture.build((3, 8, 8), 3, generator=generator(seed)).double()
     for number, parameter in enumerate(model.parameters()):
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator(number), dtype=torch.float64)
@@ -116,7 +121,7 @@ def transformer(seed: int = 0) -> tuple[nn.Module, rc.PermutationSpec]:
 def test_heads_are_carried_with_their_widths(method: str, cost: str) -> None:
     model, spec = transformer()
     mean = parameters(model)
-    reference = rc.DiagonalGaussianPosterior(mean, {name: 0.01 + 0.01 * t.abs() for name, t in mean.items()})
+    reference = rc.posteriors.DiagonalGaussianPosterior(mean, {name: 0.01 + 0.01 * t.abs() for name, t in mean.items()})
     planted = spec.random_permutation(generator=generator(3))
     assert sum(group.within is not None for group in spec.layout.groups.values()) == 4
     # A softer plan than by default, which takes a tenth of the iterations.
@@ -129,7 +134,7 @@ def test_heads_are_carried_with_their_widths(method: str, cost: str) -> None:
 def test_heads_are_found_by_what_they_respond() -> None:
     model, spec = transformer()
     planted = spec.random_permutation(generator=generator(3))
-    reference = rc.PointPosterior.from_module(model)
+    reference = rc.posteriors.PointPosterior.from_module(model)
     data = [(torch.randn(64, 3, 8, 8, generator=generator(4), dtype=torch.float64), torch.zeros(64))]
     matcher = rc.build("matcher", "transport", cost="activations")
     result = matcher.match(reference, planted.apply(reference), spec, task=rc.Task(model, data))
@@ -143,17 +148,24 @@ def test_heads_and_widths_on_axes_of_their_own() -> None:
     rows = {"q": "heads, query@heads, -", "v": "heads, value@heads, -", "o": "-, heads, value@heads", "gain": "heads"}
     spec = rc.table_spec(rows, first)
     planted = spec.random_permutation(generator=generator(1))
-    result = rc.TransportMatcher().match(rc.PointPosterior(first), rc.PointPosterior(planted.apply(first)), spec)
+    result = rc.matchers.TransportMatcher().match(
+        rc.posteriors.PointPosterior(first), rc.posteriors.PointPosterior(planted.apply(first)), spec
+    )
     assert result.permutation == planted.inverse()
 
 
 def test_couplings_of_heads_keep_the_function() -> None:
     model, spec = transformer()
-    reference, planted = rc.PointPosterior.from_module(model), spec.random_permutation(generator=generator(5))
+    reference, planted = (
+        rc.posteriors.PointPosterior.from_module(model),
+        spec.random_permutation(generator=generator(5)),
+    )
     moved = planted.apply(reference)
-    coupling = rc.TransportMatcher().couple(reference, moved, spec, model=model)
+    coupling = rc.matchers.TransportMatcher().couple(reference, moved, spec, model=model)
     torch.testing.assert_close(coupling.apply(moved.mean), dict(reference.mean), rtol=0, atol=1e-12)
-    soft = rc.TransportMatcher(method="entropic", regularization=0.5).couple(reference, moved, spec, model=model)
+    soft = rc.matchers.TransportMatcher(method="entropic", regularization=0.5).couple(
+        reference, moved, spec, model=model
+    )
     for name, group in spec.layout.groups.items():
         if group.within is not None:
             heads, joint = soft.plans[group.within], soft.plans[name]
@@ -165,10 +177,10 @@ def test_moments_see_what_means_do_not() -> None:
     mean = {"a.weight": torch.zeros(3, 2), "b.weight": torch.zeros(1, 3)}
     spec = rc.table_spec({"a.weight": "h, -", "b.weight": "-, h"}, mean)
     spread = {"a.weight": torch.tensor([[1.0], [2.0], [3.0]]).expand(3, 2).clone(), "b.weight": torch.ones(1, 3)}
-    reference = rc.DiagonalGaussianPosterior(mean, spread)
-    moved = rc.DiagonalGaussianPosterior(mean, {**spread, "a.weight": spread["a.weight"][[2, 0, 1]]})
-    assert rc.TransportMatcher(cost="weights").match(reference, moved, spec).permutation.is_identity
-    found = rc.TransportMatcher(cost="moments").match(reference, moved, spec)
+    reference = rc.posteriors.DiagonalGaussianPosterior(mean, spread)
+    moved = rc.posteriors.DiagonalGaussianPosterior(mean, {**spread, "a.weight": spread["a.weight"][[2, 0, 1]]})
+    assert rc.matchers.TransportMatcher(cost="weights").match(reference, moved, spec).permutation.is_identity
+    found = rc.matchers.TransportMatcher(cost="moments").match(reference, moved, spec)
     assert torch.equal(found.apply(moved).stddev["a.weight"], spread["a.weight"])
 
 
@@ -197,18 +209,18 @@ def test_equal_plans_are_rounded_at_the_least_cost() -> None:
 def test_bad_input() -> None:
     model, spec = mlp([6, 4])
     wide, wide_spec = mlp([12, 8])
-    q, r = rc.PointPosterior(parameters(model)), rc.PointPosterior(parameters(wide))
+    q, r = rc.posteriors.PointPosterior(parameters(model)), rc.posteriors.PointPosterior(parameters(wide))
     with pytest.raises(ConfigError, match=r"regularization: expected a value greater than 0, got 0.0"):
-        rc.TransportMatcher(regularization=0.0)
+        rc.matchers.TransportMatcher(regularization=0.0)
     with pytest.raises(ConfigError, match="cost: expected 'weights', 'moments' or 'activations'"):
-        rc.TransportMatcher(cost=cast("Any", "nothing"))
+        rc.matchers.TransportMatcher(cost=cast("Any", "nothing"))
     with pytest.raises(InvalidInputError, match="give `task`"):
-        rc.TransportMatcher(cost="activations").match(q, q, spec)
+        rc.matchers.TransportMatcher(cost="activations").match(q, q, spec)
     with pytest.raises(InvalidInputError, match="the candidate"):
-        rc.TransportMatcher().couple(q, r, spec)
+        rc.matchers.TransportMatcher().couple(q, r, spec)
     with pytest.raises(InvalidInputError, match="shape"):
-        rc.TransportMatcher().match(q, r, spec)
+        rc.matchers.TransportMatcher().match(q, r, spec)
     _, deeper = mlp([12, 8, 4])
     with pytest.raises(InvalidInputError, match="do not name the same groups"):
-        rc.TransportMatcher().couple(q, r, spec, deeper)
+        rc.matchers.TransportMatcher().couple(q, r, spec, deeper)
     assert wide_spec.layout.groups.keys() == spec.layout.groups.keys()

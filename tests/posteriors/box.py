@@ -12,7 +12,7 @@ from typing_extensions import override
 import rebasin_core as rc
 
 
-class BoxPosterior(rc.AbstractAttachedPosterior):
+class BoxPosterior(rc.posteriors.AbstractAttachedPosterior):
     """Independent uniform distributions on [center - radius, center + radius]."""
 
     kind: ClassVar[str] = "box"
@@ -50,6 +50,6 @@ class BoxPosterior(rc.AbstractAttachedPosterior):
         cls,
         fields: Mapping[str, Mapping[str, Tensor]],
         unattached: Mapping[str, Tensor],
-        auxiliary: rc.AuxiliaryTensors,
+        auxiliary: rc.posteriors.AuxiliaryTensors,
     ) -> Self:
         return cls(fields["center"], fields["radius"])

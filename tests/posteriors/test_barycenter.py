@@ -9,11 +9,13 @@ import rebasin_core as rc
 from rebasin_core.errors import InvalidInputError
 
 
-def dense(seed: int, size: int = 4) -> rc.FullGaussianPosterior:
+def dense(seed: int, size: int = 4) -> rc.posteriors.FullGaussianPosterior:
     g = torch.Generator().manual_seed(seed)
     root = torch.randn(size, size, generator=g, dtype=torch.float64)
     mean = {"a": torch.randn(size - 1, generator=g).double(), "b": torch.randn(1, generator=g).double()}
-    return rc.FullGaussianPosterior.from_covariance(mean, root @ root.T + 0.1 * torch.eye(size, dtype=torch.float64))
+    return rc.posteriors.FullGaussianPosterior.from_covariance(
+        mean, root @ root.T + 0.1 * torch.eye(size, dtype=torch.float64)
+    )
 
 
 def square_root(matrix: torch.Tensor) -> torch.Tensor:
@@ -25,7 +27,7 @@ def square_root(matrix: torch.Tensor) -> torch.Tensor:
 def test_dense_gaussians_meet_the_equation_of_their_barycentre() -> None:
     posteriors, weights = [dense(seed) for seed in range(3)], [0.5, 0.3, 0.2]
     found = rc.barycenter(posteriors, weights)
-    assert isinstance(found, rc.FullGaussianPosterior)
+    assert isinstance(found, rc.posteriors.FullGaussianPosterior)
     # S = sum_k w_k (S^1/2 S_k S^1/2)^1/2 (Agueh and Carlier 2011, theorem 6.1).
     covariance = found.covariance()
     root = square_root(covariance)
@@ -37,35 +39,37 @@ def test_dense_gaussians_meet_the_equation_of_their_barycentre() -> None:
 def test_of_two_it_is_half_way_on_the_geodesic() -> None:
     a, b = dense(0), dense(1)
     middle = rc.barycenter([a, b])
-    half_way = rc.geodesic(a, b)(0.5)
-    assert isinstance(middle, rc.FullGaussianPosterior)
-    assert isinstance(half_way, rc.FullGaussianPosterior)
+    half_way = rc.posteriors.geodesic(a, b)(0.5)
+    assert isinstance(middle, rc.posteriors.FullGaussianPosterior)
+    assert isinstance(half_way, rc.posteriors.FullGaussianPosterior)
     torch.testing.assert_close(middle.covariance(), half_way.covariance(), rtol=1e-5, atol=1e-6)
 
 
 def test_samples_are_assigned_before_they_are_averaged() -> None:
-    a = rc.SamplesPosterior({"w": torch.tensor([[0.0], [10.0]])})
-    b = rc.SamplesPosterior({"w": torch.tensor([[11.0], [1.0]])})
+    a = rc.posteriors.SamplesPosterior({"w": torch.tensor([[0.0], [10.0]])})
+    b = rc.posteriors.SamplesPosterior({"w": torch.tensor([[11.0], [1.0]])})
     found = rc.barycenter([a, b])
-    assert isinstance(found, rc.SamplesPosterior)
+    assert isinstance(found, rc.posteriors.SamplesPosterior)
     assert sorted(found.samples["w"].flatten().tolist()) == [0.5, 10.5]
 
 
 def test_weights_by_pattern() -> None:
-    points = [rc.PointPosterior({"first.w": torch.tensor([v]), "last.w": torch.tensor([v])}) for v in (0.0, 1.0)]
+    points = [
+        rc.posteriors.PointPosterior({"first.w": torch.tensor([v]), "last.w": torch.tensor([v])}) for v in (0.0, 1.0)
+    ]
     found = rc.barycenter(points, {"first.*": [1, 3], "last.*": [1, 0]})
     assert (found.mean["first.w"].item(), found.mean["last.w"].item()) == (0.75, 0.0)
 
 
 def test_kinds_that_differ_give_their_moments() -> None:
-    a = rc.PointPosterior({"w": torch.tensor([1.0])})
-    b = rc.DiagonalGaussianPosterior({"w": torch.tensor([3.0])}, {"w": torch.tensor([2.0])})
+    a = rc.posteriors.PointPosterior({"w": torch.tensor([1.0])})
+    b = rc.posteriors.DiagonalGaussianPosterior({"w": torch.tensor([3.0])}, {"w": torch.tensor([2.0])})
     found = rc.barycenter([a, b])
     assert (found.kind, found.mean["w"].item(), found.stddev["w"].item()) == ("diagonal_gaussian", 2.0, 1.0)
 
 
 def test_what_does_not_fit() -> None:
-    a, b = (rc.PointPosterior({"w": torch.zeros(n)}) for n in (1, 2))
+    a, b = (rc.posteriors.PointPosterior({"w": torch.zeros(n)}) for n in (1, 2))
     with pytest.raises(InvalidInputError, match="at least one posterior"):
         rc.barycenter([])
     with pytest.raises(InvalidInputError, match="`w` has shape"):

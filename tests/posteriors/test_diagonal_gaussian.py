@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.distributions import Distribution, Independent, Normal
 
-from rebasin_core import DiagonalGaussianPosterior, PointPosterior, geodesic, kl_divergence, wasserstein_distance
+from rebasin_core import kl_divergence, wasserstein_distance
 from rebasin_core.errors import InvalidInputError, NoClosedFormError
+from rebasin_core.posteriors import DiagonalGaussianPosterior, PointPosterior, geodesic
 
 
 def gaussian(seed: int) -> DiagonalGaussianPosterior:

@@ -11,30 +11,30 @@ import rebasin_core as rc
 from rebasin_core.testing.examples.posteriors import POSTERIORS
 
 
-def gaussian(kind: type[rc.Posterior]) -> rc.AbstractGaussianPosterior:
+def gaussian(kind: type[rc.Posterior]) -> rc.posteriors.AbstractGaussianPosterior:
     (example,) = POSTERIORS[kind]()
-    assert isinstance(example, rc.AbstractGaussianPosterior)
+    assert isinstance(example, rc.posteriors.AbstractGaussianPosterior)
     return example
 
 
 GAUSSIANS = [
-    rc.DiagonalGaussianPosterior,
-    rc.LowRankGaussianPosterior,
-    rc.KroneckerGaussianPosterior,
-    rc.FullGaussianPosterior,
+    rc.posteriors.DiagonalGaussianPosterior,
+    rc.posteriors.LowRankGaussianPosterior,
+    rc.posteriors.KroneckerGaussianPosterior,
+    rc.posteriors.FullGaussianPosterior,
 ]
 
 
-def shifted(posterior: rc.AbstractGaussianPosterior) -> rc.AbstractGaussianPosterior:
+def shifted(posterior: rc.posteriors.AbstractGaussianPosterior) -> rc.posteriors.AbstractGaussianPosterior:
     """Another one of its kind: the same spread, moved and turned."""
     tensors = {**posterior.mean, **posterior.buffers}
     sizes = {size for tensor in tensors.values() for size in tensor.shape}
     groups = {str(size): rc.Group(str(size), size) for size in sizes}
-    layout = rc.Layout(groups, {n: tuple(rc.Atom(s, str(s)) for s in t.shape) for n, t in tensors.items()})
+    layout = rc.Layout(groups, {n: tuple(rc.symmetry.Atom(s, str(s)) for s in t.shape) for n, t in tensors.items()})
     return posterior.permute(rc.Permutation.random(layout, generator=torch.Generator().manual_seed(4)))
 
 
-def moments(q: rc.AbstractGaussianPosterior) -> tuple[torch.Tensor, torch.Tensor]:
+def moments(q: rc.posteriors.AbstractGaussianPosterior) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([q.mean[name].flatten() for name in q.random_names]), q.covariance()
 
 
@@ -57,7 +57,14 @@ def test_log_density_and_entropy_equal_the_dense_ones(kind: type[rc.Posterior]) 
     assert q.entropy().item() == pytest.approx(dense.entropy().item(), rel=1e-10)
 
 
-@pytest.mark.parametrize("kind", [rc.LowRankGaussianPosterior, rc.KroneckerGaussianPosterior, rc.FullGaussianPosterior])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        rc.posteriors.LowRankGaussianPosterior,
+        rc.posteriors.KroneckerGaussianPosterior,
+        rc.posteriors.FullGaussianPosterior,
+    ],
+)
 def test_wasserstein_distance_equals_the_formula_of_bures(kind: type[rc.Posterior]) -> None:
     first = gaussian(kind)
     second = shifted(first)
@@ -71,14 +78,17 @@ def test_wasserstein_distance_equals_the_formula_of_bures(kind: type[rc.Posterio
 
 
 def test_mixed_kinds_are_compared_by_covariances() -> None:
-    diagonal, low_rank = gaussian(rc.DiagonalGaussianPosterior), gaussian(rc.LowRankGaussianPosterior)
+    diagonal, low_rank = (
+        gaussian(rc.posteriors.DiagonalGaussianPosterior),
+        gaussian(rc.posteriors.LowRankGaussianPosterior),
+    )
     dense = [torch.distributions.MultivariateNormal(*moments(q)) for q in (diagonal, low_rank)]
     expected = torch.distributions.kl_divergence(*dense).item()
     assert rc.kl_divergence(diagonal, low_rank) == pytest.approx(expected, rel=1e-9)
 
 
 def test_prior_divergence_is_that_of_normals() -> None:
-    prior = rc.GaussianPrior({"w": torch.ones(3)}, {"w": torch.tensor(2.0)})
+    prior = rc.posteriors.GaussianPrior({"w": torch.ones(3)}, {"w": torch.tensor(2.0)})
     mean, stddev = torch.zeros(3), torch.full((3,), 0.5)
     normal = torch.distributions.kl_divergence(
         torch.distributions.Normal(mean, stddev), torch.distributions.Normal(torch.ones(3), 2 * torch.ones(3))
@@ -87,14 +97,16 @@ def test_prior_divergence_is_that_of_normals() -> None:
 
 
 def test_too_many_parameters_for_a_matrix_are_refused() -> None:
-    q = rc.DiagonalGaussianPosterior({"w": torch.zeros(10_001)}, {"w": torch.ones(10_001)})
+    q = rc.posteriors.DiagonalGaussianPosterior({"w": torch.zeros(10_001)}, {"w": torch.ones(10_001)})
     with pytest.raises(rc.RebasinError, match=r"at most 10000 random parameters.*got 10001"):
         q.covariance()
 
 
 def test_mixture_density_is_the_weighted_sum() -> None:
-    parts = [rc.DiagonalGaussianPosterior({"w": torch.full((1,), m)}, {"w": torch.ones(1)}) for m in (0.0, 3.0)]
-    mixture = rc.MixturePosterior(parts, weights=torch.tensor([1.0, 3.0]))
+    parts = [
+        rc.posteriors.DiagonalGaussianPosterior({"w": torch.full((1,), m)}, {"w": torch.ones(1)}) for m in (0.0, 3.0)
+    ]
+    mixture = rc.posteriors.MixturePosterior(parts, weights=torch.tensor([1.0, 3.0]))
     at = torch.tensor([1.0])
     normal = torch.distributions.Normal(torch.tensor([0.0, 3.0]), 1.0).log_prob(at).exp()
     expected = math.log(0.25 * normal[0].item() + 0.75 * normal[1].item())
@@ -104,20 +116,37 @@ def test_mixture_density_is_the_weighted_sum() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda w: rc.LowRankGaussianPosterior(w, w, {"w": torch.ones(2, 3)}), "goes down to -1"),
-        (lambda w: rc.LowRankGaussianPosterior(w, {"w": torch.ones(3)}, {"w": torch.ones(2, 4)}), r"shape \(4,\)"),
-        (lambda w: rc.FullGaussianPosterior.from_covariance(w, -torch.eye(3)), "not positive"),
-        (lambda w: rc.FullGaussianPosterior.from_covariance(w, torch.eye(2)), r"covariance \[3, 3\], got \[2, 2\]"),
-        (lambda w: rc.KroneckerGaussianPosterior(w, {"w": torch.ones(3, 3)}, {}, {"w": torch.ones(3)}), "orthonormal"),
-        (lambda w: rc.KroneckerGaussianPosterior(w, {}, {}, {"w": torch.ones(3)}), "`left` of `w` has shape None"),
-        (lambda _: rc.MixturePosterior([]), "at least one component"),
-        (lambda _: rc.UnitNoise((("w", 0),), "bernoulli", torch.tensor([0.0, 0.5])), r"keep probabilities in \(0, 1\]"),
+        (lambda w: rc.posteriors.LowRankGaussianPosterior(w, w, {"w": torch.ones(2, 3)}), "goes down to -1"),
         (
-            lambda w: rc.MultiplicativeNoisePosterior(w, [rc.UnitNoise((("w", 0),), "gaussian", torch.ones(2))]),
+            lambda w: rc.posteriors.LowRankGaussianPosterior(w, {"w": torch.ones(3)}, {"w": torch.ones(2, 4)}),
+            r"shape \(4,\)",
+        ),
+        (lambda w: rc.posteriors.FullGaussianPosterior.from_covariance(w, -torch.eye(3)), "not positive"),
+        (
+            lambda w: rc.posteriors.FullGaussianPosterior.from_covariance(w, torch.eye(2)),
+            r"covariance \[3, 3\], got \[2, 2\]",
+        ),
+        (
+            lambda w: rc.posteriors.KroneckerGaussianPosterior(w, {"w": torch.ones(3, 3)}, {}, {"w": torch.ones(3)}),
+            "orthonormal",
+        ),
+        (
+            lambda w: rc.posteriors.KroneckerGaussianPosterior(w, {}, {}, {"w": torch.ones(3)}),
+            "`left` of `w` has shape None",
+        ),
+        (lambda _: rc.posteriors.MixturePosterior([]), "at least one component"),
+        (
+            lambda _: rc.posteriors.UnitNoise((("w", 0),), "bernoulli", torch.tensor([0.0, 0.5])),
+            r"keep probabilities in \(0, 1\]",
+        ),
+        (
+            lambda w: rc.posteriors.MultiplicativeNoisePosterior(
+                w, [rc.posteriors.UnitNoise((("w", 0),), "gaussian", torch.ones(2))]
+            ),
             "noise of 2 units cannot act on axis 0 of `w`",
         ),
-        (lambda w: rc.PointPosterior(w, buffers=w), "given more than once"),
-        (lambda w: rc.GaussianPrior(w, {"w": torch.tensor(0.0)}), "expected above zero"),
+        (lambda w: rc.posteriors.PointPosterior(w, buffers=w), "given more than once"),
+        (lambda w: rc.posteriors.GaussianPrior(w, {"w": torch.tensor(0.0)}), "expected above zero"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(make: Callable[[dict[str, torch.Tensor]], object], message: str) -> None:
@@ -127,9 +156,10 @@ def test_parts_that_do_not_fit_are_refused(make: Callable[[dict[str, torch.Tenso
 
 def test_nested_groups_on_two_axes_cannot_move_a_kronecker_basis() -> None:
     layout = rc.Layout(
-        {"g": rc.Group("g", 2), "c": rc.Group("c", 3, within="g")}, {"w": (rc.Atom(2, "g"), rc.Atom(3, "c"))}
+        {"g": rc.Group("g", 2), "c": rc.Group("c", 3, within="g")},
+        {"w": (rc.symmetry.Atom(2, "g"), rc.symmetry.Atom(3, "c"))},
     )
-    q = rc.KroneckerGaussianPosterior(
+    q = rc.posteriors.KroneckerGaussianPosterior(
         {"w": torch.zeros(2, 3)}, {"w": torch.eye(2)}, {"w": torch.eye(3)}, {"w": torch.ones(2, 3)}
     )
     with pytest.raises(rc.RebasinError, match="'c' permutes within 'g', which stands on another axis"):
@@ -137,9 +167,9 @@ def test_nested_groups_on_two_axes_cannot_move_a_kronecker_basis() -> None:
 
 
 def test_mixture_in_a_file_is_read_by_its_components_kinds(tmp_path: Path) -> None:
-    (mixture, *_) = POSTERIORS[rc.MixturePosterior]()
-    assert isinstance(mixture, rc.MixturePosterior)
+    (mixture, *_) = POSTERIORS[rc.posteriors.MixturePosterior]()
+    assert isinstance(mixture, rc.posteriors.MixturePosterior)
     mixture.save(tmp_path / "q.safetensors")
     back = rc.load_posterior(tmp_path / "q.safetensors")
-    assert isinstance(back, rc.MixturePosterior)
+    assert isinstance(back, rc.posteriors.MixturePosterior)
     assert [q.kind for q in back.components] == [q.kind for q in mixture.components]

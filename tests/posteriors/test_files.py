@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rebasin_core import DiagonalGaussianPosterior, PointPosterior, load_posterior
+from rebasin_core import load_posterior
 from rebasin_core.errors import FileFormatError, InvalidInputError
+from rebasin_core.posteriors import DiagonalGaussianPosterior, PointPosterior
 from rebasin_core.tensors.files import write_tensors
 
 

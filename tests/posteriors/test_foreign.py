@@ -43,8 +43,8 @@ LAYOUTS: dict[str, tuple[dict[str, str], dict[str, str], Callable[[torch.Tensor]
 def test_bayesian_layers_become_the_deterministic_network(library: str) -> None:
     names, copies, function = LAYOUTS[library]
     state = bayesian(names, copies=copies)
-    posterior = rc.from_state_dict(state)
-    assert isinstance(posterior, rc.DiagonalGaussianPosterior)
+    posterior = rc.posteriors.from_state_dict(state)
+    assert isinstance(posterior, rc.posteriors.DiagonalGaussianPosterior)
     assert posterior.random_names == ("fc.weight",)
     assert set(posterior.mean) == {"fc.weight", "out.weight"}
     assert set(posterior.buffers) == {"norm.running_mean"}
@@ -69,8 +69,8 @@ def test_swag_statistics_give_the_covariance_of_the_paper(*, wrapped: bool) -> N
             "base.norm.running_mean": torch.zeros(3),
             "n_models": torch.tensor([6]),
         }
-    posterior = rc.from_state_dict(state)
-    assert isinstance(posterior, rc.LowRankGaussianPosterior)
+    posterior = rc.posteriors.from_state_dict(state)
+    assert isinstance(posterior, rc.posteriors.LowRankGaussianPosterior)
     assert posterior.random_names == ("fc.weight",)
     expected = 0.5 * torch.diag((squares - mean.square()).flatten()) + 0.5 * deviations.T @ deviations / 3
     torch.testing.assert_close(posterior.covariance(), expected, rtol=1e-4, atol=1e-6)
@@ -81,7 +81,7 @@ def test_averaged_model_is_its_average() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     averaged = torch.optim.swa_utils.AveragedModel(model)
     posterior = rc.as_posterior(averaged)
-    assert isinstance(posterior, rc.PointPosterior)
+    assert isinstance(posterior, rc.posteriors.PointPosterior)
     assert set(posterior.mean) == {name for name, _ in model.named_parameters()}
     assert set(posterior.buffers) == {name for name, _ in model.named_buffers()}
 
@@ -119,7 +119,7 @@ def test_layers_of_an_unknown_version_are_refused() -> None:
 )
 def test_state_dicts_that_cannot_be_read(state: dict[str, torch.Tensor], message: str) -> None:
     with pytest.raises(rc.RebasinError, match=message):
-        rc.from_state_dict(state)
+        rc.posteriors.from_state_dict(state)
 
 
 def test_writing_back_where_nothing_can_be_written() -> None:
@@ -134,24 +134,24 @@ def test_stacked_samples_of_another_program(tmp_path: Path) -> None:
         f"net.{n}": np.random.default_rng(0).normal(size=(2, 5, *p.shape)) for n, p in model.named_parameters()
     }
     np.savez(tmp_path / "chains.npz", **arrays)
-    posterior = rc.load_samples(tmp_path / "chains.npz", model=model, prefix="net.")
+    posterior = rc.posteriors.load_samples(tmp_path / "chains.npz", model=model, prefix="net.")
     assert posterior.num_samples == 10
     assert posterior.chains.tolist() == [0] * 5 + [1] * 5
     assert torch.equal(posterior.samples["0.weight"][7], torch.from_numpy(arrays["net.0.weight"][1, 2]))
     only_last: dict[str, Any] = {"1.weight": arrays["net.1.weight"][0]}
     np.savez(tmp_path / "last.npz", **only_last)
-    partly = rc.load_samples(tmp_path / "last.npz", model=model)
+    partly = rc.posteriors.load_samples(tmp_path / "last.npz", model=model)
     assert partly.random_names == ("1.weight",)
     np.savez(tmp_path / "objects.npz", w=np.array([object()], dtype=object))
     with pytest.raises(rc.RebasinError, match=r"Expected an \.npz of numbers"):
-        rc.load_samples(tmp_path / "objects.npz")
+        rc.posteriors.load_samples(tmp_path / "objects.npz")
     np.savez(tmp_path / "other.npz", lost=np.zeros((3, 2)))
     with pytest.raises(rc.RebasinError, match=r"\['lost'\] are no parameters of the model"):
-        rc.load_samples(tmp_path / "other.npz", model=model)
+        rc.posteriors.load_samples(tmp_path / "other.npz", model=model)
     shape: dict[str, Any] = {"0.weight": np.zeros((3, 7))}
     np.savez(tmp_path / "shape.npz", **shape)
     with pytest.raises(rc.RebasinError, match=r"`0.weight` has shape \(3, 7\)"):
-        rc.load_samples(tmp_path / "shape.npz", model=model)
+        rc.posteriors.load_samples(tmp_path / "shape.npz", model=model)
 
 
 def test_real_layers_of_bayesian_torch() -> None:
@@ -160,7 +160,7 @@ def test_real_layers_of_bayesian_torch() -> None:
     options = {"prior_mu": 0.0, "prior_sigma": 1.0, "posterior_mu_init": 0.0, "posterior_rho_init": -3.0}
     library.dnn_to_bnn(model, {**options, "type": "Reparameterization", "moped_enable": False, "moped_delta": 0.5})
     posterior = rc.as_posterior(model)
-    assert isinstance(posterior, rc.DiagonalGaussianPosterior)
+    assert isinstance(posterior, rc.posteriors.DiagonalGaussianPosterior)
     assert set(posterior.random_names) == {"0.weight", "0.bias", "2.weight", "2.bias"}
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     theirs = torch.stack([model(x) for _ in range(4000)])
@@ -200,7 +200,7 @@ def test_real_swag_of_torch_uncertainty() -> None:
                 parameter.add_(torch.randn_like(parameter))
         wrapped.update_wrapper(epoch)
     posterior = rc.as_posterior(wrapped)
-    assert isinstance(posterior, rc.LowRankGaussianPosterior)
+    assert isinstance(posterior, rc.posteriors.LowRankGaussianPosterior)
     held = {
         name.removeprefix("model.swag_stats."): t.flatten()
         for name, t in wrapped.swag_stats.items()
@@ -222,7 +222,7 @@ def test_real_ivon_is_read_and_written() -> None:
             model(torch.ones(4, 3)).square().mean().backward()
         optimizer.step()
     posterior = rc.as_posterior(optimizer, model=model)
-    assert isinstance(posterior, rc.DiagonalGaussianPosterior)
+    assert isinstance(posterior, rc.posteriors.DiagonalGaussianPosterior)
     spec = rc.table_spec({"weight": "units, -", "bias": "units"}, posterior.mean)
     moved = posterior.permute(spec.random_permutation(generator=torch.Generator().manual_seed(1)))
     rc.write_back(optimizer, moved, model=model)
@@ -243,7 +243,7 @@ def test_real_guides_of_pyro() -> None:
     low_rank = guides.AutoLowRankMultivariateNormal(model, rank=2)
     low_rank()
     posterior = rc.as_posterior(low_rank, model=nn.Linear(3, 2))
-    assert isinstance(posterior, rc.LowRankGaussianPosterior)
+    assert isinstance(posterior, rc.posteriors.LowRankGaussianPosterior)
     assert posterior.random_names == ("weight", "bias")
     exact = low_rank.get_posterior().covariance_matrix
     torch.testing.assert_close(posterior.covariance(), exact.detach(), rtol=1e-4, atol=1e-6)

@@ -115,8 +115,8 @@ def test_what_is_registered_for_a_pair_serves_the_exchanged_pair() -> None:
 
     near, far = box(Near, 0.0), box(Far, 4.0)
     assert rc.wasserstein_distance(near, far) == rc.wasserstein_distance(far, near) == 1.0
-    assert rc.geodesic(near, far)(0.25).mean["w"].unique().tolist() == [1.0]
-    assert rc.geodesic(far, near)(0.25).mean["w"].unique().tolist() == [3.0]
+    assert rc.posteriors.geodesic(near, far)(0.25).mean["w"].unique().tolist() == [1.0]
+    assert rc.posteriors.geodesic(far, near)(0.25).mean["w"].unique().tolist() == [3.0]
     with pytest.raises(PluginError, match="registered twice"):
         register_wasserstein(Far, Near)(distance)
 
@@ -129,7 +129,7 @@ def test_a_third_partys_posterior_is_refused_with_a_way_out_until_it_joins() -> 
     for operation, message in (
         (lambda: rc.wasserstein_distance(first, second), "register_wasserstein"),
         (lambda: rc.kl_divergence(first, second), "register_kl"),
-        (lambda: rc.geodesic(first, second), "register_geodesic"),
+        (lambda: rc.posteriors.geodesic(first, second), "register_geodesic"),
         (lambda: rc.barycenter([first, second]), r"moment_barycenter.*register_barycenter"),
     ):
         with pytest.raises(NoClosedFormError, match=rf"of `Cube` is registered.*{message}"):
@@ -156,7 +156,7 @@ def test_a_third_partys_posterior_is_refused_with_a_way_out_until_it_joins() -> 
     expected = (4 * (2.0**2 + (2 / 3**0.5) ** 2)) ** 0.5
     assert rc.wasserstein_distance(first, second) == pytest.approx(expected)
     assert rc.kl_divergence(first, second) == pytest.approx(4 * torch.tensor(3.0).log().item())
-    quarter = rc.geodesic(first, second)(0.25)
+    quarter = rc.posteriors.geodesic(first, second)(0.25)
     assert isinstance(quarter, Cube)
     assert rc.wasserstein_distance(first, quarter) == pytest.approx(0.25 * expected)
     assert rc.barycenter([first, second]).kind == "cube"
@@ -179,7 +179,7 @@ def test_the_default_path_of_a_third_party_is_its_geodesic() -> None:
 
 def test_modules_are_no_posteriors() -> None:
     module: Any = torch.nn.Linear(2, 2)
-    for operation in (rc.wasserstein_distance, rc.kl_divergence, rc.geodesic):
+    for operation in (rc.wasserstein_distance, rc.kl_divergence, rc.posteriors.geodesic):
         with pytest.raises(InvalidInputError, match=r"expected posteriors, got `Linear`; `rebasin_core.as_posterior`"):
             operation(module, module)
     with pytest.raises(InvalidInputError, match="expected posteriors, got `Linear`"):
@@ -191,10 +191,12 @@ def test_moments_in_place_of_a_barycenter_are_stated() -> None:
     mean = {name: tensor.detach() for name, tensor in case.model.named_parameters()}
     scale = {name: torch.full_like(tensor, 0.1) for name, tensor in mean.items()}
     swag = [
-        rc.LowRankGaussianPosterior(mean, scale, {n: k * 0.1 * torch.ones(2, *t.shape).to(t) for n, t in mean.items()})
+        rc.posteriors.LowRankGaussianPosterior(
+            mean, scale, {n: k * 0.1 * torch.ones(2, *t.shape).to(t) for n, t in mean.items()}
+        )
         for k in (1, 3)
     ]
-    exact = [rc.DiagonalGaussianPosterior(mean, scale)] * 2
+    exact = [rc.posteriors.DiagonalGaussianPosterior(mean, scale)] * 2
     options: dict[str, Any] = {"task": rc.Task(case.model, case.data), "num_samples": 2}
     for posteriors, expected in ((swag, False), (exact, True)):
         merged = rc.merge(posteriors, case.spec)
@@ -206,22 +208,25 @@ def test_moments_in_place_of_a_barycenter_are_stated() -> None:
         assert rc.hull_losses(posteriors, num_points=1, **options).is_barycenter is expected
     with pytest.raises(NoClosedFormError, match="barycenter of `LowRankGaussianPosterior`"):
         _ = rc.match_many(swag, case.spec, max_rounds=1).center
-    middle = rc.moment_barycenter(swag, [1, 3])
+    middle = rc.posteriors.moment_barycenter(swag, [1, 3])
     for name, tensor in middle.stddev.items():
         torch.testing.assert_close(tensor, 0.25 * swag[0].stddev[name] + 0.75 * swag[1].stddev[name])
 
 
 def test_weights_by_tensor_need_independent_entries() -> None:
     root = {"a": torch.eye(2)[:, :1], "b": torch.eye(2)[:, 1:]}
-    full = rc.FullGaussianPosterior({name: torch.zeros(1) for name in root}, root)
-    samples = rc.SamplesPosterior({name: torch.zeros(3, 1) for name in root})
+    full = rc.posteriors.FullGaussianPosterior({name: torch.zeros(1) for name in root}, root)
+    samples = rc.posteriors.SamplesPosterior({name: torch.zeros(3, 1) for name in root})
     for posterior in (full, samples):
         with pytest.raises(NoClosedFormError, match="one weight per posterior"):
             rc.barycenter([posterior, posterior], {"a": [1, 1], "b": [1, 3]})
-        assert rc.moment_barycenter([posterior, posterior], {"a": [1, 1], "b": [1, 3]}).kind == "diagonal_gaussian"
+        assert (
+            rc.posteriors.moment_barycenter([posterior, posterior], {"a": [1, 1], "b": [1, 3]}).kind
+            == "diagonal_gaussian"
+        )
 
 
 def test_sets_of_different_sizes_have_no_barycenter() -> None:
-    sets = [rc.SamplesPosterior({"w": torch.arange(float(k))}) for k in (2, 3)]
+    sets = [rc.posteriors.SamplesPosterior({"w": torch.arange(float(k))}) for k in (2, 3)]
     with pytest.raises(NoClosedFormError, match=r"got \[2, 3\] samples"):
         rc.barycenter(sets)

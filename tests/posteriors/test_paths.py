@@ -29,8 +29,8 @@ def buffers(value: float, steps: int) -> dict[str, torch.Tensor]:
     return {"running_mean": torch.full((3,), value).double(), "steps": torch.tensor(steps)}
 
 
-def gaussian(seed: int) -> rc.DiagonalGaussianPosterior:
-    return rc.DiagonalGaussianPosterior(
+def gaussian(seed: int) -> rc.posteriors.DiagonalGaussianPosterior:
+    return rc.posteriors.DiagonalGaussianPosterior(
         tensors(seed),
         {"w": tensors(seed + 10)["w"].abs()},
         fixed={"frozen": torch.tensor([float(seed)]).double()},
@@ -38,11 +38,13 @@ def gaussian(seed: int) -> rc.DiagonalGaussianPosterior:
     )
 
 
-def swag(seed: int, rank: int = 2) -> rc.LowRankGaussianPosterior:
-    return rc.LowRankGaussianPosterior(tensors(seed), {"w": tensors(seed + 10)["w"].abs()}, tensors(seed + 20, rank))
+def swag(seed: int, rank: int = 2) -> rc.posteriors.LowRankGaussianPosterior:
+    return rc.posteriors.LowRankGaussianPosterior(
+        tensors(seed), {"w": tensors(seed + 10)["w"].abs()}, tensors(seed + 20, rank)
+    )
 
 
-@pytest.mark.parametrize("path", [rc.geodesic, moment_path, mean_path])
+@pytest.mark.parametrize("path", [rc.posteriors.geodesic, moment_path, mean_path])
 def test_fixed_parameters_and_buffers_are_interpolated(path: Callable[..., PosteriorPath]) -> None:
     first, second = gaussian(0), gaussian(4)
     point = path(first, second)(0.25)
@@ -52,13 +54,13 @@ def test_fixed_parameters_and_buffers_are_interpolated(path: Callable[..., Poste
 
 
 def test_fixed_parameters_stay_fixed_on_a_geodesic() -> None:
-    point = rc.geodesic(gaussian(0), gaussian(4))(0.25)
-    assert isinstance(point, rc.DiagonalGaussianPosterior)
+    point = rc.posteriors.geodesic(gaussian(0), gaussian(4))(0.25)
+    assert isinstance(point, rc.posteriors.DiagonalGaussianPosterior)
     assert point.random_names == ("w",)
 
 
 def test_moment_path_is_linear_in_standard_deviations_of_any_kind() -> None:
-    first, second = swag(0), rc.SamplesPosterior(tensors(1, 4))
+    first, second = swag(0), rc.posteriors.SamplesPosterior(tensors(1, 4))
     point = moment_path(first, second)(0.25)
     torch.testing.assert_close(point.stddev["w"], 0.75 * first.stddev["w"] + 0.25 * second.stddev["w"])
     assert point.kind == "diagonal_gaussian"
@@ -85,19 +87,19 @@ def test_what_has_no_coupled_path_travels_as_samples_by_default() -> None:
     with pytest.raises(NoClosedFormError, match="same rank for the coupled path, got 2 and 3"):
         coupled_path(first, second)
     with pytest.raises(NoClosedFormError, match="no coupled path between posteriors of kind 'low_rank_gaussian' and"):
-        coupled_path(first, rc.PointPosterior(tensors(0)))
+        coupled_path(first, rc.posteriors.PointPosterior(tensors(0)))
     assert AutoPath().between(first, second, num_samples=4)(0.25).kind == "samples"
     assert AutoPath().between(first, swag(1, 2))(0.25).kind == "low_rank_gaussian"
 
 
 def test_displacement_path_moves_paired_samples_on_lines() -> None:
     first, second = swag(0), gaussian(3)
-    first = rc.LowRankGaussianPosterior(first.mean, first.diagonal, first.factor)
-    second = rc.DiagonalGaussianPosterior({"w": second.mean["w"]}, {"w": second.stddev["w"]})
+    first = rc.posteriors.LowRankGaussianPosterior(first.mean, first.diagonal, first.factor)
+    second = rc.posteriors.DiagonalGaussianPosterior({"w": second.mean["w"]}, {"w": second.stddev["w"]})
     path = displacement_path(first, second, num_samples=5, seed=1)
     start, point, end = path(0.0), path(0.25), path(1.0)
     for q in (start, point, end):
-        assert isinstance(q, rc.SamplesPosterior)
+        assert isinstance(q, rc.posteriors.SamplesPosterior)
         assert q.num_samples == 5
     torch.testing.assert_close(point.mean["w"], 0.75 * start.mean["w"] + 0.25 * end.mean["w"])
     whole = rc.wasserstein_distance(start, end)
@@ -105,10 +107,10 @@ def test_displacement_path_moves_paired_samples_on_lines() -> None:
 
 
 def test_mixture_path_flattens_mixtures_and_weighs_the_endpoints() -> None:
-    parts = [rc.PointPosterior({"w": torch.tensor([v])}) for v in (0.0, 8.0, 4.0)]
-    first = rc.MixturePosterior(parts[:2], weights=torch.tensor([0.75, 0.25]))
+    parts = [rc.posteriors.PointPosterior({"w": torch.tensor([v])}) for v in (0.0, 8.0, 4.0)]
+    first = rc.posteriors.MixturePosterior(parts[:2], weights=torch.tensor([0.75, 0.25]))
     point = mixture_path(first, parts[2])(0.25)
-    assert isinstance(point, rc.MixturePosterior)
+    assert isinstance(point, rc.posteriors.MixturePosterior)
     assert len(point.components) == 3
     torch.testing.assert_close(point.weights, torch.tensor([0.5625, 0.1875, 0.25]))
     assert point.mean["w"].item() == pytest.approx(0.75 * 2.0 + 0.25 * 4.0)
@@ -117,37 +119,40 @@ def test_mixture_path_flattens_mixtures_and_weighs_the_endpoints() -> None:
 @pytest.mark.parametrize("t", [-0.1, 1.1, float("nan")])
 def test_coefficients_out_of_range_are_refused(t: float) -> None:
     first, second = gaussian(0), gaussian(1)
-    for path in (rc.geodesic, moment_path, mean_path, mixture_path, displacement_path):
+    for path in (rc.posteriors.geodesic, moment_path, mean_path, mixture_path, displacement_path):
         with pytest.raises(InvalidInputError, match=r"t in \[0, 1\]"):
             path(first, second)(t)
 
 
 def test_a_linear_path_needs_the_same_tensors() -> None:
-    first = rc.LowRankGaussianPosterior(tensors(0), {"w": tensors(1)["w"].abs()}, tensors(2, 2))
+    first = rc.posteriors.LowRankGaussianPosterior(tensors(0), {"w": tensors(1)["w"].abs()}, tensors(2, 2))
     with pytest.raises(InvalidInputError, match="`factor` of the second posterior"):
         first.linear_path(swag(1, 3))
     with pytest.raises(InvalidInputError, match="two posteriors of kind 'low_rank_gaussian'"):
-        first.linear_path(rc.PointPosterior(tensors(0)))
+        first.linear_path(rc.posteriors.PointPosterior(tensors(0)))
     with pytest.raises(InvalidInputError, match="the same random parameters"):
-        rc.geodesic(
-            gaussian(0), rc.DiagonalGaussianPosterior(gaussian(0).mean, gaussian(0).stddev, buffers=buffers(0, 0))
+        rc.posteriors.geodesic(
+            gaussian(0),
+            rc.posteriors.DiagonalGaussianPosterior(gaussian(0).mean, gaussian(0).stddev, buffers=buffers(0, 0)),
         )
 
 
 def test_distance_of_a_gaussian_from_independent_ones_is_the_dense_one() -> None:
     """Entries that are random in one of the two only add their variances."""
     low = swag(0)
-    dense = rc.FullGaussianPosterior(low.mean, low.root())
-    independent = rc.DiagonalGaussianPosterior(tensors(5), {"w": tensors(6)["w"].abs()})
-    as_dense = rc.FullGaussianPosterior(independent.mean, independent.root())
+    dense = rc.posteriors.FullGaussianPosterior(low.mean, low.root())
+    independent = rc.posteriors.DiagonalGaussianPosterior(tensors(5), {"w": tensors(6)["w"].abs()})
+    as_dense = rc.posteriors.FullGaussianPosterior(independent.mean, independent.root())
     expected = rc.wasserstein_distance(dense, as_dense)
     assert rc.wasserstein_distance(low, independent) == pytest.approx(expected, rel=1e-9)
     assert rc.wasserstein_distance(independent, low) == pytest.approx(expected, rel=1e-9)
-    partly = rc.LowRankGaussianPosterior(low.mean, low.diagonal, low.factor, fixed={"v": torch.zeros(2).double()})
-    whole = rc.DiagonalGaussianPosterior(
+    partly = rc.posteriors.LowRankGaussianPosterior(
+        low.mean, low.diagonal, low.factor, fixed={"v": torch.zeros(2).double()}
+    )
+    whole = rc.posteriors.DiagonalGaussianPosterior(
         {**independent.mean, "v": torch.ones(2).double()}, {**independent.stddev, "v": torch.full((2,), 3.0).double()}
     )
     assert rc.wasserstein_distance(partly, whole) == pytest.approx((expected**2 + 2 + 18) ** 0.5, rel=1e-9)
-    point = rc.PointPosterior(tensors(5))
+    point = rc.posteriors.PointPosterior(tensors(5))
     trace = low.covariance().trace().item() + (low.mean["w"] - point.mean["w"]).square().sum().item()
     assert rc.wasserstein_distance(point, low) == pytest.approx(trace**0.5, rel=1e-9)

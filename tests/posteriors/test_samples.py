@@ -5,8 +5,9 @@ from itertools import permutations
 import pytest
 import torch
 
-from rebasin_core import SamplesPosterior, geodesic, wasserstein_distance
+from rebasin_core import wasserstein_distance
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.posteriors import SamplesPosterior, geodesic
 
 
 def samples(seed: int, count: int = 4) -> SamplesPosterior:

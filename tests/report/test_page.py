@@ -111,7 +111,9 @@ def test_single_drawings_are_written_and_repeat(tmp_path: Path) -> None:
             draw_loss_plane(
                 panels[0, 1], grid, grid, 0.1 + torch.outer(grid, grid), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
             )
-            counts, confidence, accuracy = rc.reliability(torch.tensor([[0.7, 0.3], [0.2, 0.8]]), torch.tensor([0, 0]))
+            counts, confidence, accuracy = rc.metrics.reliability(
+                torch.tensor([[0.7, 0.3], [0.2, 0.8]]), torch.tensor([0, 0])
+            )
             draw_reliability(panels[1, 0], counts, confidence, accuracy)
             draw_similarity(panels[1, 1], torch.eye(3))
             return [path.read_bytes() for path in save_figure(figure, tmp_path, name)]

@@ -17,7 +17,7 @@ INPUTS = torch.randn(3, 4)
 
 
 def test_a_traced_spec_is_the_same_after_writing_and_reading(tmp_path: Path) -> None:
-    vit = rc.ViTArchitecture(patch=4, width=16, depth=2, heads=2, hidden=8)
+    vit = rc.architectures.ViTArchitecture(patch=4, width=16, depth=2, heads=2, hidden=8)
     model = vit.build((3, 8, 8), 4)
     spec = rc.trace_spec(model, vit.example_inputs((3, 8, 8), 4))
     rc.save_spec(spec, tmp_path / "vit.json")
@@ -62,11 +62,11 @@ def test_the_file_strategy_refuses_another_model(tmp_path: Path) -> None:
 
 def test_git_rebasin_form_goes_both_ways() -> None:
     spec = rc.trace_spec(MODEL, INPUTS)
-    theirs = rc.to_git_rebasin(spec)
+    theirs = rc.specs.to_git_rebasin(spec)
     assert theirs.perm_to_axes["units.0"] == [("0.weight", 0), ("0.bias", 0), ("2.weight", 1)]
     assert theirs.axes_to_perm["4.weight"] == (None, "units.2")
-    assert rc.from_git_rebasin(theirs, MODEL).layout == spec.layout
-    assert rc.from_git_rebasin(theirs.axes_to_perm, MODEL).layout == spec.layout
+    assert rc.specs.from_git_rebasin(theirs, MODEL).layout == spec.layout
+    assert rc.specs.from_git_rebasin(theirs.axes_to_perm, MODEL).layout == spec.layout
 
 
 def test_what_git_rebasin_leaves_out_is_fixed_and_the_check_finds_it() -> None:
@@ -79,7 +79,7 @@ def test_what_git_rebasin_leaves_out_is_fixed_and_the_check_finds_it() -> None:
         "2.weight": (None, "P"),
         "2.bias": (None,),
     }
-    check = rc.check_spec(rc.from_git_rebasin(table, model), model, INPUTS)
+    check = rc.check_spec(rc.specs.from_git_rebasin(table, model), model, INPUTS)
     assert not check.passed
     assert "no change to a single axis mends it" in str(check)
 
@@ -87,7 +87,7 @@ def test_what_git_rebasin_leaves_out_is_fixed_and_the_check_finds_it() -> None:
 def test_axes_that_the_form_cannot_hold_are_named() -> None:
     model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.Flatten(), nn.Linear(8, 2))
     with pytest.raises(SpecError, match=r"`2.weight` \[2, units.0\*2\]"):
-        rc.to_git_rebasin(rc.trace_spec(model, torch.randn(2, 1, 4)))
+        rc.specs.to_git_rebasin(rc.trace_spec(model, torch.randn(2, 1, 4)))
 
 
 def test_a_run_file_can_ask_for_tracing(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rebasin_core import MLPArchitecture, RunConfig, load_run, run
+from rebasin_core import RunConfig, load_run, run
+from rebasin_core.architectures import MLPArchitecture
 from rebasin_core.errors import (
     ConfigError,
     DataError,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal, final
 import torch
 from typing_extensions import override
 
-from rebasin_core import Matcher, MatchOutcome, MatchResult, Permutation, RebasinError, cells
+from rebasin_core import Matcher, MatchOutcome, MatchResult, Permutation, RebasinError
+from rebasin_core.symmetry import cells
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,8 @@ class RankMatcher(Matcher):
 
     Example:
         >>> import torch
-        >>> from rebasin_core import PointPosterior, table_spec
+        >>> from rebasin_core import table_spec
+        >>> from rebasin_core.posteriors import PointPosterior
         >>> a, b = {"w": torch.tensor([1.0, 2.0, 3.0])}, {"w": torch.tensor([3.0, 1.0, 2.0])}
         >>> result = RankMatcher().match(PointPosterior(a), PointPosterior(b), table_spec({"w": "hidden"}, a))
         >>> result.apply(b)["w"].tolist()

@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
 import torch
 from typing_extensions import override
 
-from rebasin_core import (
+from rebasin_core import Posterior, PosteriorAdapter
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.posteriors import (
     AbstractGaussianPosterior,
     AbstractWriteBack,
     DiagonalGaussianPosterior,
     FullGaussianPosterior,
     GaussianPrior,
     KroneckerGaussianPosterior,
-    Posterior,
-    PosteriorAdapter,
 )
-from rebasin_core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

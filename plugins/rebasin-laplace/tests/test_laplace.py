@@ -29,7 +29,7 @@ def element(model: torch.nn.Module, seed: int = 0) -> rc.Permutation:
 def test_covariance_is_the_one_of_the_library(subset: str, structure: str) -> None:
     laplace = fit(network(), subset, structure)
     posterior = rc.as_posterior(laplace)
-    assert isinstance(posterior, rc.AbstractGaussianPosterior)
+    assert isinstance(posterior, rc.posteriors.AbstractGaussianPosterior)
     if structure == "kron":
         expected = laplace.posterior_precision.to_matrix(exponent=-1)
     elif structure == "diag":
@@ -49,8 +49,8 @@ def test_permuting_equals_refitting(subset: str, structure: str) -> None:
     g = element(model)
     permuted = rc.as_posterior(fit(model, subset, structure)).permute(g)
     refitted = rc.as_posterior(fit(g.apply(model), subset, structure))
-    assert isinstance(permuted, rc.AbstractGaussianPosterior)
-    assert isinstance(refitted, rc.AbstractGaussianPosterior)
+    assert isinstance(permuted, rc.posteriors.AbstractGaussianPosterior)
+    assert isinstance(refitted, rc.posteriors.AbstractGaussianPosterior)
     torch.testing.assert_close(permuted.covariance(), refitted.covariance(), rtol=1e-9, atol=1e-9)
     for name, tensor in refitted.mean.items():
         torch.testing.assert_close(permuted.mean[name], tensor, rtol=1e-9, atol=1e-9)
@@ -101,14 +101,14 @@ def test_two_fitted_objects_are_matched_as_they_are() -> None:
 def test_what_an_object_cannot_hold_is_refused() -> None:
     laplace = fit(network(), "all", "kron")
     posterior = rc.as_posterior(laplace)
-    assert isinstance(posterior, rc.KroneckerGaussianPosterior)
-    wider = rc.KroneckerGaussianPosterior(
+    assert isinstance(posterior, rc.posteriors.KroneckerGaussianPosterior)
+    wider = rc.posteriors.KroneckerGaussianPosterior(
         posterior.mean, posterior.left, posterior.right, {n: 2 * s for n, s in posterior.scale.items()}
     )
     with pytest.raises(rc.RebasinError, match="in its eigenbasis are not those of the Laplace object"):
         rc.write_back(laplace, wider)
     with pytest.raises(rc.RebasinError, match="holds a 'kronecker_gaussian' posterior"):
-        rc.write_back(laplace, rc.PointPosterior(posterior.mean))
+        rc.write_back(laplace, rc.posteriors.PointPosterior(posterior.mean))
 
 
 def test_an_object_that_was_not_fitted_is_refused() -> None:

@@ -7,15 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
 import torch
 from typing_extensions import override
 
-from rebasin_core import (
-    AbstractWriteBack,
-    DiagonalGaussianPosterior,
-    PointPosterior,
-    Posterior,
-    PosteriorAdapter,
-    SamplesPosterior,
-)
+from rebasin_core import Posterior, PosteriorAdapter
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.posteriors import AbstractWriteBack, DiagonalGaussianPosterior, PointPosterior, SamplesPosterior
 from rebasin_core.tensors.checks import require_same_names
 
 if TYPE_CHECKING:

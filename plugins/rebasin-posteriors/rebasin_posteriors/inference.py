@@ -10,9 +10,11 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from tqdm import tqdm
 from typing_extensions import override
 
-from rebasin_core import DiagonalGaussianPosterior, FitResult, Inference, SamplesPosterior
+from rebasin_core import Inference
 from rebasin_core.errors import DivergenceError
 from rebasin_core.evaluation import FunctionalModel
+from rebasin_core.inference import FitResult
+from rebasin_core.posteriors import DiagonalGaussianPosterior, SamplesPosterior
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -46,7 +46,7 @@ def test_chain_and_ours_agree_on_linear_regression() -> None:
     covariance = torch.linalg.inv(x.T @ x / 0.25 + torch.eye(2).double() / 0.64)
     model = torch.nn.Linear(2, 1, bias=False).double()
     method = PosteriorsSGLD(epochs=6000, burn_in=500, learning_rate=0.004, prior_scale=0.8)
-    found = method.fit(model, [(x, y)], likelihood=rc.GaussianLikelihood(scale=0.5)).posterior
+    found = method.fit(model, [(x, y)], likelihood=rc.evaluation.GaussianLikelihood(scale=0.5)).posterior
     mean = (covariance @ x.T @ y / 0.25).squeeze(1)
     torch.testing.assert_close(found.mean["weight"][0], mean, atol=0.05, rtol=0)
     torch.testing.assert_close(found.stddev["weight"][0], covariance.diag().sqrt(), rtol=0.3, atol=0)

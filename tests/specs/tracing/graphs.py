@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from rebasin_core import TracedSpec, check_spec, trace_spec
+from rebasin_core import check_spec, trace_spec
+from rebasin_core.specs import TracedSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from rebasin_core import Matcher, MatchProblem, MatchResult, WeightMatcher, hookimpl
+from rebasin_core import Matcher, MatchProblem, MatchResult, hookimpl
+from rebasin_core.matchers import WeightMatcher
 
 
 class OtherWeightMatcher(Matcher):
