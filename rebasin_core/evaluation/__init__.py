@@ -26,6 +26,7 @@ from rebasin_core.evaluation.metrics import (
 from rebasin_core.evaluation.networks import AllocationName, EvaluationOptions, MethodName, PrecisionName
 from rebasin_core.evaluation.normalization import refreshed_buffers
 from rebasin_core.evaluation.predictive import Batches, Predictions, held_batches, predict
+from rebasin_core.evaluation.reading import ModelReading, Role, WeightUse
 from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair, UnitMaps
 from rebasin_core.evaluation.scores import PredictiveScores
 from rebasin_core.evaluation.stratified import StratifiedPredictor
@@ -48,12 +49,15 @@ __all__ = [
     "LossEstimate",
     "MethodName",
     "MetricName",
+    "ModelReading",
     "PrecisionName",
     "Predictions",
     "PredictiveScores",
+    "Role",
     "StratifiedPredictor",
     "Stratum",
     "UnitMaps",
+    "WeightUse",
     "agreement",
     "as_likelihood",
     "auroc",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.fx import Node
 
+    from rebasin_core.specs.base import ExampleInputs
     from rebasin_core.specs.operators.base import Rules
     from rebasin_core.specs.operators.call import Terms
     from rebasin_core.specs.tracing.graph import Method, ModelGraph
@@ -45,10 +46,19 @@ class TracedSpec(PermutationSpec):
     Args:
         solution: The solved equations.
         without_rule: Operators that had no rule, with how often they were met.
+        example_inputs: The inputs that the model was traced with, without values.
     """
 
-    def __init__(self, solution: Solution, without_rule: Mapping[str, int]) -> None:
+    def __init__(
+        self, solution: Solution, without_rule: Mapping[str, int], example_inputs: ExampleInputs | None = None
+    ) -> None:
         self._solution, self._without_rule = solution, dict(without_rule)
+        self._example_inputs = example_inputs
+
+    @property
+    @override
+    def example_inputs(self) -> ExampleInputs | None:
+        return self._example_inputs
 
     @override
     def _layout(self) -> Layout:
@@ -102,7 +112,8 @@ def derive(
         for term in terms:
             equations.freeze(term, Reason("output", str(place), "it leaves the model"))
     parameters = dict(model.named_parameters())
-    return TracedSpec(solve(equations, tensors, movable=parameters), interpreter.without_rule)
+    example = tree_map(_without_values, args), tree_map(_without_values, named_args)
+    return TracedSpec(solve(equations, tensors, movable=parameters), interpreter.without_rule, example)
 
 
 def _placeholder(
@@ -149,6 +160,11 @@ def _constant_buffers(model: nn.Module, graph: ModelGraph, training: Callable[[]
         trained = training()
         found |= open_ones - (trained.written_tensors if trained is not None else set())
     return found
+
+
+def _without_values(leaf: object) -> object:
+    """Return a tensor of the same shape and dtype on the meta device, and anything else as it is."""
+    return torch.empty_like(leaf, device="meta") if isinstance(leaf, Tensor) else leaf
 
 
 def _on_device(
