@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, final
 from typing_extensions import override
 
 from rebasin_core.evaluation.likelihoods import as_likelihood
-from rebasin_core.matchers.activation import matched_by_products
-from rebasin_core.matchers.activation_statistics import ResponseMetric, ResponseProducts, require_response_options
+from rebasin_core.matchers.activation import matched_by_similarity
+from rebasin_core.matchers.activation_statistics import CrossMoments, ResponseMetric, require_response_options
 from rebasin_core.matchers.base import Matcher, MatchProblem
 
 if TYPE_CHECKING:
@@ -68,5 +68,5 @@ class GradientMatcher(Matcher):
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
-        products = ResponseProducts.of(problem, problem.model, self._num_samples, self._likelihood)
-        return matched_by_products(problem, products.products(correlation=self._metric == "correlation"), start)
+        moments = CrossMoments.of(problem, problem.model, self._num_samples, self._likelihood)
+        return matched_by_similarity(problem, moments.similarities(correlation=self._metric == "correlation"), start)
