@@ -69,6 +69,10 @@ class PriorWarning(RebasinWarning):
     """A posterior's prior is not the same for all units of a layer: permuting moves it, too."""
 
 
+class UnreadWeightWarning(RebasinWarning):
+    """A network uses weights in a way that is not understood, or not supported here: they are left out."""
+
+
 class BrokenPluginWarning(RebasinWarning):
     """An installed plugin could not be loaded and is left out."""
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import torch
-from torch import nn
 
 from rebasin_core.coupling.nested_groups import linked_axes
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.symmetry.action import act_softly
-from rebasin_core.symmetry.axis import Atom, Axis, Concat, Product
+from rebasin_core.symmetry.axis import Atom, Axis, Concat, Product, atoms_of
 from rebasin_core.symmetry.cells import map_cells
 
 if TYPE_CHECKING:
@@ -21,9 +20,10 @@ if TYPE_CHECKING:
 
     from rebasin_core.symmetry.layout import Layout
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-_CONSUMERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Bilinear)
+# Plans of equal mass on every unit give the same matrix in both directions, up to the tolerance of the solvers.
+_SAME = 1e-3
+# So many tensors are named in a message.
+_MOST_NAMED = 8
 
 
 @final
@@ -32,8 +32,8 @@ class Coupling:
     r"""How much of each unit of a candidate goes to each unit of a reference.
 
     With a plan $T$ of a group, whose rows (units of the reference) hold the masses $a$ and columns the masses $b$,
-    the candidate becomes a network of the reference's shape: what a unit puts out is averaged, and what is taken in
-    from it is shared out,
+    the candidate becomes a network of the reference's shape: weights that compute units are averaged, and weights that
+    read them are shared out,
 
     $$ w'_{i\cdot} = \sum_j \frac{T_{ij}}{a_i} w_{j\cdot}, \qquad
        w'_{\cdot i} = \sum_j w_{\cdot j} \frac{T_{ij}}{b_j}, $$
@@ -47,7 +47,7 @@ class Coupling:
         plans: ``[n_reference, n_candidate]`` for every group that is not within another one; ``[H, m, H', m']`` for one
             that is, as heads and their widths: how much of each width of each head goes where.
         costs: What the plans were made from, of the same shapes; of heads, the least that their widths cost.
-        consuming: Axes ``(tensor, number)`` along which a tensor takes in.
+        consuming: The axes ``(tensor, number)`` along which a tensor reads units.
     """
 
     layout: Layout
@@ -111,11 +111,11 @@ class Coupling:
 
         Args:
             group: The group.
-            consumed: Whether the axis takes in, or puts out.
+            consumed: Whether units are read along the axis, or computed.
 
         Returns:
-            ``[n_reference, n_candidate]``, or ``[H, m, H', m']``: with columns that sum to 1 where it takes in, rows
-            where it puts out.
+            ``[n_reference, n_candidate]``, or ``[H, m, H', m']``: with columns that sum to 1 where units are read, rows
+            where they are computed.
         """
         plan = self.plans[group]
         rows = plan.shape[: plan.dim() // 2].numel()
@@ -136,28 +136,53 @@ def normalized(plan: Tensor, *, consumed: bool) -> Tensor:
     return torch.where(mass > 0, plan / mass.clamp_min(1e-300), torch.zeros_like(plan))
 
 
-def consuming_axes(layout: Layout, model: nn.Module | None) -> set[tuple[str, int]]:
-    """Return the axes along which tensors take in what other units put out.
+def conventional_input_axes(layout: Layout) -> frozenset[tuple[str, int]]:
+    """Return the axes along which weights read units if they are stored as ``[outputs, inputs, ...]``.
 
     Args:
         layout: Names the tensors.
-        model: The network; without it, the second axis of everything named ``weight`` is taken for one.
 
     Returns:
-        Pairs of a name and the number of an axis.
+        All axes of every tensor but the first, and those whose units lie within the units of the first or around them.
     """
-    if model is None:
-        return {(name, 1) for name, axes in layout.axes.items() if len(axes) > 1 and name.endswith("weight")}
-    found: set[tuple[str, int]] = set()
-    for prefix, module in model.named_modules():
-        start = f"{prefix}." if prefix else ""
-        if isinstance(module, _TRANSPOSED):
-            found.add((f"{start}weight", 0))
-        elif isinstance(module, _CONSUMERS):
-            found.add((f"{start}weight", 1))
-        elif isinstance(module, nn.MultiheadAttention):
-            found |= {(f"{start}{name}", 1) for name in _PROJECTIONS}
-    return found
+    return frozenset(
+        (name, number)
+        for name in layout.axes
+        for linked in linked_axes(layout, name)
+        for number in linked
+        if 0 not in linked
+    )
+
+
+def require_direction(coupling: Coupling, unclear: Collection[tuple[str, int]]) -> None:
+    """Raise if it is not known in which direction a plan acts on an axis, and this makes a difference.
+
+    Args:
+        coupling: With its plans.
+        unclear: The axes ``(tensor, number)`` of which it is unknown whether units are read or computed along them.
+
+    Raises:
+        InvalidInputError: If a plan's two matrices differ, and its group is on such an axis.
+    """
+    directed = {name for name in coupling.plans if _differ(coupling, name)}
+    axes = coupling.layout.axes
+    found = sorted({
+        name for name, number in unclear if any(atom.group in directed for atom in atoms_of(axes[name][number]))
+    })
+    if found:
+        named = ", ".join(f"`{name}`" for name in found[:_MOST_NAMED]) + (", ..." if len(found) > _MOST_NAMED else "")
+        message = (
+            f"it is not known along which axes of {named} units are read, and along which they are computed; between "
+            f"different widths, or masses, the groups {sorted(directed)} are carried over differently there; give "
+            "`model` and `data`, one batch of which shows how the network uses its tensors"
+        )
+        raise InvalidInputError(message)
+
+
+def _differ(coupling: Coupling, group: str) -> bool:
+    """Return whether a plan acts differently on axes that read units and on axes that compute them."""
+    computed, read = coupling.matrix(group, consumed=False), coupling.matrix(group, consumed=True)
+    return not torch.allclose(computed, read, rtol=0, atol=_SAME)
 
 
 def require_same_form(layout: Layout, other: Layout) -> None:

@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 @final
 class WeightCosts:
-    r"""Squared distances between the weights by which units are made, of a reference and of a moved candidate.
+    r"""Squared distances between the weights that compute units, of a reference and of a transformed candidate.
 
     $$ C_{ij} = \sum \lVert w^0_{i\cdot} - w^1_{j\cdot} \rVert^2 $$
 
-    summed over every tensor that puts out the group, the other axes of the candidate moved by the plans known so far.
+    summed over every tensor that computes the units of the group, after the plans known so far have acted on the other
+    axes of the candidate.
 
     Args:
-        coupling: The layouts, and which axes take in; its plans are not used.
+        coupling: The layouts, and the axes along which units are read; its plans are not used.
         reference: Channels ``[C, *s]`` by name.
         candidate: The same of the candidate.
         families: The groups that are coupled, with those directly within each.
@@ -118,12 +119,14 @@ class WeightCosts:
                 yield expected[-1], first, second
 
 
-def response_costs(families: Families, axes: tuple[Axis, Axis], distances: Tensor) -> Iterator[tuple[str, str, Tensor]]:
-    """Yield the parts of distances between responses that are distances between the units of one group.
+def activation_costs(
+    families: Families, axes: tuple[Axis, Axis], distances: Tensor
+) -> Iterator[tuple[str, str, Tensor]]:
+    """Yield the parts of distances between activations that are distances between the units of one group.
 
     Args:
         families: The groups that are coupled, with those directly within each.
-        axes: What stands along the responses of the reference, and of the candidate.
+        axes: The axes of the activations of the reference, and of the candidate.
         distances: ``[units, units]``.
 
     Yields:

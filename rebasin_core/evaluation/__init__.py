@@ -30,6 +30,7 @@ from rebasin_core.evaluation.metrics import (
 from rebasin_core.evaluation.networks import AllocationName, EvaluationOptions, MethodName, PrecisionName
 from rebasin_core.evaluation.normalization import refreshed_buffers
 from rebasin_core.evaluation.predictive import Batches, Predictions, held_batches, predict
+from rebasin_core.evaluation.reading import ModelReading, Role, WeightUse
 from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair, UnitMaps
 from rebasin_core.evaluation.scores import PredictiveScores
 from rebasin_core.evaluation.stratified import StratifiedPredictor
@@ -58,16 +59,19 @@ __all__ = [
     "MethodName",
     "Metric",
     "MetricValues",
+    "ModelReading",
     "NLLMetric",
     "PrecisionName",
     "Predictions",
     "PredictiveScores",
+    "Role",
     "SquaredErrorMetric",
     "StratifiedPredictor",
     "Stratum",
     "TargetKind",
     "Task",
     "UnitMaps",
+    "WeightUse",
     "agreement",
     "auroc",
     "brier_score",

@@ -31,6 +31,8 @@ _SMALL = {"cpu": 2e7, "cuda": 2e10}
 _CPU_ELEMENTS = 5_000_000
 # A pass needs several times its parameters and outputs; no more than a part of the free memory is taken.
 _COPIES, _SHARE = 6, 0.5
+# So many tensors are named in a message.
+_MOST_NAMED = 8
 
 
 def networks_of(  # ruff: ignore[too-many-arguments] - the problem's parts
@@ -61,15 +63,19 @@ def networks_of(  # ruff: ignore[too-many-arguments] - the problem's parts
         InvalidInputError: If the method cannot be used.
     """
     inputs = batches[0][0]
+    missing: list[str] = []
     if options.method in {"auto", "local"} and isinstance(posterior, AbstractIndependentGaussian) and adjust is None:
         found = local_layers(posterior, model, inputs)
-        if found is not None and (found[1] or options.method == "local"):
+        missing = found.missing
+        if found.random and not missing and (found.is_exact or options.method == "local"):
             chunk = options.chunk_size or _chunk(model, inputs, num_samples, stacked=False)
-            return LocalNetworks(posterior, model, found[0], options, count=num_samples, seed=seed, chunk=chunk)
+            return LocalNetworks(posterior, model, found.random, options, count=num_samples, seed=seed, chunk=chunk)
     if options.method == "local":
+        others = f" with {', '.join(f'`{name}`' for name in missing[:_MOST_NAMED])} used otherwise" if missing else ""
         message = (
-            "the method `local` needs independent Gaussians over dense and convolutional layers that are called once, "
-            f"and nothing that changes drawn weights; got a {posterior.kind!r} posterior. Use `auto`"
+            "the method `local` needs independent Gaussians over the weights of dense and convolutional layers that "
+            f"are used once, and nothing that changes drawn weights; got a {posterior.kind!r} posterior{others}. Use "
+            "`auto`"
         )
         raise InvalidInputError(message)
     drawn = DrawnNetworks(posterior, num_samples, seed, antithetic=bool(options.antithetic), adjust=adjust)

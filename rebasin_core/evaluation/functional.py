@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch.func import functional_call
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.reading import ModelReading, read
 from rebasin_core.tensors.checks import require_same_names
 from rebasin_core.tensors.memory import is_out_of_memory
 from rebasin_core.tensors.modules import forward_hooks, named_tensors
+from rebasin_core.tensors.trees import tree_leaves, tree_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -54,6 +56,7 @@ class FunctionalModel:
         self._expected = named_tensors(self._model)
         self._call: Callable[[dict[str, Tensor], Tensor], object] = self._called
         self._compiled: FunctionalModel | None = None
+        self._readings: dict[tuple[torch.Size, torch.dtype], ModelReading] = {}
 
     @property
     def module(self) -> nn.Module:
@@ -122,6 +125,53 @@ class FunctionalModel:
         with forward_hooks((module, count) for module in leaves):
             self(self._expected, inputs[:1])
         return sum(found)
+
+    def reading(self, inputs: Tensor, tensors: Mapping[str, Tensor] | None = None) -> ModelReading:
+        """Return what each weight is to the model, from one execution; read once for inputs of one shape.
+
+        Args:
+            inputs: A small batch.
+            tensors: Parameters and buffers to run it with; not changed. The model's own if not given.
+
+        Returns:
+            The reading.
+
+        Raises:
+            InvalidInputError: If the model cannot take the batch.
+        """
+        key = inputs.shape, inputs.dtype
+        if key not in self._readings:
+            given = self._expected if tensors is None else tensors
+            self._readings[key] = read(lambda copies: self(copies, inputs), given, [inputs])
+        return self._readings[key]
+
+    def reading_of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModelReading:
+        """Return what each weight is to the model, from one execution on inputs of which only the shapes are known.
+
+        Args:
+            args: Positional inputs; tensors are replaced by zeros of their shapes and dtypes.
+            kwargs: Named inputs; the same.
+
+        Returns:
+            The reading.
+
+        Raises:
+            InvalidInputError: If the model cannot take such inputs.
+        """
+
+        def zeros(leaf: object) -> object:
+            if not isinstance(leaf, torch.Tensor):
+                return leaf
+            dtype = self._dtype if leaf.is_floating_point() else leaf.dtype
+            return torch.zeros(leaf.shape, dtype=dtype, device=self._device)
+
+        given, named = tree_map(zeros, args), tree_map(zeros, dict(kwargs))
+        leaves = [leaf for leaf in tree_leaves([given, named]) if isinstance(leaf, torch.Tensor)]
+        try:
+            return read(lambda copies: functional_call(self._model, copies, given, named), self._expected, leaves)
+        except (RuntimeError, TypeError, ValueError) as error:
+            message = f"the model cannot be run on zeros of the shapes that the specification was traced with: {error}"
+            raise InvalidInputError(message) from error
 
     def to_device(self, batch: Tensor) -> Tensor:
         """Return a batch on the model's device, floating tensors in its dtype.

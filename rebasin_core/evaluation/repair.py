@@ -1,15 +1,17 @@
-"""REPAIR: activations given wanted means and standard deviations, folded into weights and biases."""
+"""REPAIR: rescales activations to given means and standard deviations, by changing weights and biases."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import torch
 
+from rebasin_core.errors import UnreadWeightWarning
 from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.evaluation.layers import Layer, layers_called_once
-from rebasin_core.tensors.modules import forward_hooks, named_tensors
+from rebasin_core.evaluation.reading import Interception, WeightUse
+from rebasin_core.tensors.modules import named_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +28,7 @@ class ActivationMoments:
     """Mean and standard deviation of every unit's output, of every dense and convolutional layer but the last.
 
     Attributes:
-        mean: ``[units]`` by the layer's name.
+        mean: ``[units]`` by the name of the layer, which is that of its weight without ``.weight``.
         stddev: The same.
     """
 
@@ -34,36 +36,34 @@ class ActivationMoments:
     stddev: Mapping[str, Tensor]
 
     def blend(self, other: ActivationMoments, t: float) -> ActivationMoments:
-        """Return the moments between these and others: mean and standard deviation linear in t.
+        """Return the moments between these and others: mean and standard deviation are linear in t.
 
         Args:
-            other: Of the same layers.
-            t: In [0, 1].
+            other: Moments of the same layers.
+            t: The interpolation coefficient, in [0, 1].
 
         Returns:
-            The moments there.
+            The moments at t.
         """
-        mean, stddev = (
-            {name: torch.lerp(start, ends[name], t) for name, start in starts.items()}
-            for starts, ends in ((self.mean, other.mean), (self.stddev, other.stddev))
-        )
+        mean = {name: torch.lerp(start, other.mean[name], t) for name, start in self.mean.items()}
+        stddev = {name: torch.lerp(start, other.stddev[name], t) for name, start in self.stddev.items()}
         return ActivationMoments(mean, stddev)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class UnitMaps:
-    """For every unit of some layers, an affine map of its output, to be folded into weight and bias.
+    """For every unit of some layers, an affine map of its output, which is applied to weight and bias.
 
     Attributes:
-        scale: ``[units]`` by the layer's name.
+        scale: ``[units]`` by the name of the layer.
         shift: The same; zero for layers without a bias.
         layers: The layers.
     """
 
     scale: Mapping[str, Tensor]
     shift: Mapping[str, Tensor]
-    layers: Sequence[Layer]
+    layers: Sequence[WeightUse]
 
     def folded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return tensors whose layers compute the mapped outputs.
@@ -75,28 +75,34 @@ class UnitMaps:
             All of them, changed where a layer has a map.
         """
         result = dict(tensors)
-        for layer in self.layers:
-            weight, bias = layer.name("weight"), layer.name("bias")
-            scale = self.scale[layer.prefix]
-            result[weight] = tensors[weight] * scale.reshape(-1, *[1] * (tensors[weight].dim() - 1))
-            if bias in tensors:
-                result[bias] = tensors[bias] * scale + self.shift[layer.prefix]
+        for use in self.layers:
+            weight, scale = tensors[use.name], self.scale[use.layer]
+            result[use.name] = weight * use.along_weight(scale, weight)
+            if use.bias is not None:
+                bias = tensors[use.bias]
+                result[use.bias] = bias * scale.reshape(bias.shape) + self.shift[use.layer].reshape(bias.shape)
         return result
 
 
 @final
 class ActivationRepair:
-    r"""REPAIR: rescales every unit so that its output has a wanted mean and standard deviation.
+    r"""REPAIR: rescales every unit so that its output has a given mean and standard deviation.
 
-    Interpolated networks have activations of too small a variance. Every unit's output $z$ becomes
-    $\sigma^* (z - \mu) / \sigma + \mu^*$, from the first layer to the last but one, and the map is folded into weight
-    and bias. A layer without a bias can only be scaled: there the root mean square is set.
+    Interpolated networks have activations of too small a variance. The output $z$ of every unit becomes
+    $\sigma^* (z - \mu) / \sigma + \mu^*$, from the first layer to the last but one. Weight and bias are changed
+    accordingly. A layer without a bias can only be scaled: there the root mean square is set.
+
+    A layer is any dense or convolutional product of activations with a weight, whatever module or function computes
+    it. Its weight and bias must be used nowhere else.
 
     Args:
         model: The network.
-        inputs: A batch, to see which layers are called once, and in which order.
+        inputs: A small batch, to see how the network uses its weights.
         device: Where it is run.
         dtype: Its floating dtype.
+
+    Warns:
+        UnreadWeightWarning: If weights before the last layer cannot be rescaled by unit; the message names them.
 
     References:
         K. Jordan et al. (2023), "REPAIR: renormalizing permuted activations for interpolation repair", ICLR, arXiv
@@ -113,8 +119,17 @@ class ActivationRepair:
     ) -> None:
         self._model = FunctionalModel(model, device=device, dtype=dtype)
         tensors = {name: self._model.to_device(tensor.detach()) for name, tensor in named_tensors(model).items()}
-        called = layers_called_once(self._model, self._model.to_device(inputs), tensors)
-        self._layers = called[:-1]
+        reading = self._model.reading(self._model.to_device(inputs), tensors)
+        # Buffers, such as fixed filters, are no weights that an interpolation changes.
+        own = {name for name, _ in model.named_parameters()} - reading.last
+        self._layers = [use for use in reading.layers if own.issuperset(use.parameter_names)]
+        buffers = [use.name for use in reading.layers if use.name in own and use not in self._layers]
+        left_out = dict.fromkeys(buffers, "its bias is a buffer") | reading.left_out
+        left_out = {name: why for name, why in left_out.items() if name in own}
+        if left_out:
+            named = ", ".join(f"`{name}` ({why})" for name, why in left_out.items())
+            message = f"the activations of some weights are not repaired, as they cannot be rescaled by unit: {named}"
+            warnings.warn(message, UnreadWeightWarning, stacklevel=2)
 
     def __bool__(self) -> bool:
         """Return whether any layer but the last can be repaired."""
@@ -130,11 +145,12 @@ class ActivationRepair:
         Returns:
             The moments.
         """
-        sums = {layer.prefix: _Sums() for layer in self._layers}
+        sums = {use.layer: _Sums() for use in self._layers}
         self._run(tensors, data, sums, {})
         found = {name: total.moments() for name, total in sums.items()}
         like = next(iter(tensors.values())).dtype
-        mean, stddev = ({name: pair[k].to(like) for name, pair in found.items()} for k in (0, 1))
+        mean = {name: pair[0].to(like) for name, pair in found.items()}
+        stddev = {name: pair[1].to(like) for name, pair in found.items()}
         return ActivationMoments(mean, stddev)
 
     def maps(
@@ -151,27 +167,26 @@ class ActivationRepair:
             The maps.
 
         Complexity:
-            One pass over the data for each layer, since what a layer sees depends on the maps before it.
+            One pass over the data for each layer, since the inputs of a layer depend on the maps before it.
         """
         known: dict[str, tuple[Tensor, Tensor]] = {}
-        for layer in self._layers:
-            name = layer.prefix
+        for use in self._layers:
+            name = use.layer
             total = _Sums()
             self._run(tensors, data, {name: total}, known)
             mean, stddev = total.moments()
             target_mean, target = wanted.mean[name].double(), wanted.stddev[name].double()
-            if layer.name("bias") in tensors:
+            if use.bias is not None:
                 ratio = target / stddev
             else:
                 ratio = torch.sqrt((target.square() + target_mean.square()) / (stddev.square() + mean.square()))
             scale = torch.where(stddev > _LEAST_STDDEV, ratio, torch.ones_like(ratio))
             shift = target_mean - scale * mean
-            if layer.name("bias") not in tensors:
+            if use.bias is None:
                 shift = torch.zeros_like(shift)
-            like = tensors[layer.name("weight")]
+            like = tensors[use.name]
             known[name] = scale.to(like), shift.to(like)
-        scales, shifts = ({name: pair[k] for name, pair in known.items()} for k in (0, 1))
-        return UnitMaps(scales, shifts, self._layers)
+        return _maps(known, self._layers)
 
     def _run(
         self,
@@ -181,19 +196,26 @@ class ActivationRepair:
         known: Mapping[str, tuple[Tensor, Tensor]],
     ) -> None:
         """Run the network on the data, with the known maps; add up the outputs of the layers that have sums."""
-        folded = UnitMaps(
-            {name: scale for name, (scale, _) in known.items()},
-            {name: shift for name, (_, shift) in known.items()},
-            [layer for layer in self._layers if layer.prefix in known],
-        ).folded(tensors)
-        hooks = [
-            (layer.module, lambda _, __, output, layer=layer: sums[layer.prefix].add(layer.by_unit(output)))
-            for layer in self._layers
-            if layer.prefix in sums
-        ]
-        with torch.no_grad(), forward_hooks(hooks):
+        folded = _maps(known, self._layers).folded(tensors)
+        watched = [use for use in self._layers if use.layer in sums]
+
+        def add(use: WeightUse, output: Tensor) -> Tensor:
+            sums[use.layer].add(use.by_unit(output))
+            return output
+
+        with torch.no_grad():
             for inputs, _ in data:
-                self._model(folded, self._model.to_device(inputs))
+                with Interception(watched, folded, on_output=add):
+                    self._model(folded, self._model.to_device(inputs))
+
+
+def _maps(known: Mapping[str, tuple[Tensor, Tensor]], layers: Sequence[WeightUse]) -> UnitMaps:
+    """Return the maps of the layers that have some."""
+    return UnitMaps(
+        {name: scale for name, (scale, _) in known.items()},
+        {name: shift for name, (_, shift) in known.items()},
+        [use for use in layers if use.layer in known],
+    )
 
 
 @final

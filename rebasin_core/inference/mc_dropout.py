@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Annotated, Literal, final
 
+import torch
 from pydantic import Field
-from torch import nn
 from torch.nn import functional
 from typing_extensions import override
 
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import InvalidInputError, UnreadWeightWarning
+from rebasin_core.evaluation.reading import Interception, Product, WeightUse
 from rebasin_core.inference.gradient import AbstractOptimizedInference
 from rebasin_core.inference.options import PriorScale
 from rebasin_core.inference.prior import chosen_names
@@ -17,20 +19,30 @@ from rebasin_core.inference.stacked import AbstractStackedObjective
 from rebasin_core.posteriors.multiplicative_noise import MultiplicativeNoisePosterior, UnitNoise
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+
     from torch import Tensor
 
     from rebasin_core.evaluation.functional import FunctionalModel
+    from rebasin_core.evaluation.reading import ModelReading
     from rebasin_core.inference.base import FitProblem
     from rebasin_core.inference.objective import AbstractObjective
     from rebasin_core.posteriors.base import Posterior
+
+# So many examples show how a network uses its weights; normalization layers need more than one.
+_TRIAL_ROWS = 2
 
 
 @final
 class MCDropout(AbstractOptimizedInference):
     r"""Trains with dropout on the inputs of layers, and keeps the dropout as the posterior.
 
-    In training every example has its own masks: on the input features of a dense layer, and on whole input channels of
-    a convolution. A posterior sample is a network with one set of masks, applied to its weights.
+    In training every example has its own masks: on the inputs of a dense layer, and on whole input channels of a
+    convolution. A posterior sample is a network with one set of masks, applied to its weights.
+
+    A layer is any dense or convolutional product of activations with a weight, whatever module or function computes
+    it; its name is that of the weight, without the ending ``.weight``. Convolutions in groups have no dropout.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -62,39 +74,84 @@ class MCDropout(AbstractOptimizedInference):
 
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
-        every = [
-            name
-            for name, module in model.module.named_modules()
-            if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-        ]
-        layers = every[1:] if self.layers is None else chosen_names(every, self.layers, "layers")
-        if not layers:
-            message = f"expected dense or convolutional layers after the first to drop out, got {every}"
-            raise InvalidInputError(message)
-        return _Objective(problem, model, self, layers)
+        return _Objective(problem, model, self)
 
 
 @final
 class _Objective(AbstractStackedObjective):
-    def __init__(self, problem: FitProblem, model: FunctionalModel, method: MCDropout, layers: list[str]) -> None:
+    def __init__(self, problem: FitProblem, model: FunctionalModel, method: MCDropout) -> None:
         super().__init__(problem, model, members=1, prior_scale=method.prior_scale)
         self._rate = method.rate
-        self._layers = layers
-        for name in layers:
-            model.module.get_submodule(name).register_forward_pre_hook(self._drop)
+        self._patterns = method.layers
+        self._uses: list[WeightUse] | None = None
 
-    def _drop(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        drop = functional.dropout2d if isinstance(module, nn.Conv2d) else functional.dropout
-        return (drop(arguments[0], self._rate), *arguments[1:])
+    @override
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        self._dropped(inputs)
+        return super().loss(inputs, targets)
+
+    @override
+    def around(self, tensors: Mapping[str, Tensor]) -> AbstractContextManager[object]:
+        return Interception(self._uses or [], tensors, on_product=self._drop)
+
+    def _drop(self, use: WeightUse, product: Product) -> Tensor:
+        """Return a product of activations, or whole channels of a convolution, some of which are zero."""
+        inputs = product.inputs
+        if use.kind == "dense":
+            return product.output(functional.dropout(inputs, self._rate))
+        return product.output(torch.feature_dropout(inputs, self._rate, train=True))
+
+    def _dropped(self, inputs: Tensor | None = None) -> list[WeightUse]:
+        """Return the products whose inputs are dropped out, one a weight, in the order of the parameters."""
+        if self._uses is None:
+            if inputs is None:
+                inputs = self.model.to_device(next(iter(self.problem.data))[0])
+            # The reading must not change what the network's own random layers do.
+            devices = [inputs.device] if inputs.device.type == "cuda" else []
+            with torch.random.fork_rng(devices=devices):
+                reading = self.model.reading(inputs[:_TRIAL_ROWS], {**self.copies(0)[0], **self.copies(0)[1]})
+            self._uses = self._chosen(reading)
+        return self._uses
+
+    def _chosen(self, reading: ModelReading) -> list[WeightUse]:
+        """Return the layers that the patterns name; without patterns, all but the first that is called."""
+        possible = {use.name: use for use in reversed(reading.uses) if _can_drop(use, reading)}
+        uses = [possible[name] for name in self.parameters if name in possible]
+        if self._patterns is not None:
+            names = chosen_names([use.layer for use in uses], self._patterns, "layers")
+            return [use for use in uses if use.layer in names]
+        chosen = [use for use in uses if use.name != reading.uses[0].name]
+        unread = {name: why for name, why in reading.reasons.items() if name not in possible}
+        if unread:
+            named = ", ".join(f"`{name}` ({why})" for name, why in unread.items())
+            message = f"the inputs of some weights are not dropped out: {named}"
+            warnings.warn(message, UnreadWeightWarning, stacklevel=2)
+        if not chosen:
+            message = (
+                f"expected dense or convolutional layers after the first to drop out, got {[use.layer for use in uses]}"
+            )
+            raise InvalidInputError(message)
+        return chosen
 
     @override
     def posterior(self) -> Posterior:
         mean, buffers = self.copies(0)
-        targets = [f"{layer}.weight" if layer else "weight" for layer in self._layers]
-        keep = {name: mean[name].new_full((mean[name].shape[1],), 1 - self._rate) for name in targets}
+        targets = [(use.name, use.input_axes[0]) for use in self._dropped()]
+        keep = {name: mean[name].new_full((mean[name].shape[axis],), 1 - self._rate) for name, axis in targets}
         return MultiplicativeNoisePosterior(
             mean,
-            [UnitNoise(((name, 1),), "bernoulli", keep[name]) for name in targets],
+            [UnitNoise((target,), "bernoulli", keep[target[0]]) for target in targets],
             buffers=buffers,
             prior=self.prior,
         )
+
+
+def _can_drop(use: WeightUse, reading: ModelReading) -> bool:
+    """Return whether inputs of a product can be dropped out, which is then a factor along one axis of its weight."""
+    same = all(
+        (other.input_axes, other.input_dim) == (use.input_axes, use.input_dim)
+        for other in reading.uses
+        if other.name == use.name
+    )
+    is_layer = use.kind in {"dense", "convolution", "transposed convolution"} and use.groups == 1
+    return is_layer and same and len(use.input_axes) == 1 and use.name not in reading.reasons

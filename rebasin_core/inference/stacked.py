@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -15,7 +16,8 @@ from rebasin_core.inference.prior import prior_of, scales_of
 from rebasin_core.tensors.modules import copied, named_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
 
@@ -98,12 +100,21 @@ class StackedNetworks:
         model: The network.
         members: The number K.
         together: Whether to run them in one batch (``vmap``); falls back to running them sequentially.
+        around: Returns the context in which a network is run, given its tensors.
     """
 
-    def __init__(self, model: FunctionalModel, members: int, *, together: bool = True) -> None:
+    def __init__(
+        self,
+        model: FunctionalModel,
+        members: int,
+        *,
+        together: bool = True,
+        around: Callable[[Mapping[str, Tensor]], AbstractContextManager[object]] | None = None,
+    ) -> None:
         self._model = model
         self._members = members
         self._together = together and members > 1
+        self._around = around or (lambda _: nullcontext())
 
     def __call__(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Return the outputs of all networks.
@@ -126,13 +137,18 @@ class StackedNetworks:
                 # For example, vmap does not support control flow that depends on data, and some in-place changes.
                 self._together = False
         every = {**parameters, **buffers}
-        return torch.stack([
-            self._model({name: tensor[k] for name, tensor in every.items()}, inputs) for k in range(self._members)
-        ])
+        outputs: list[Tensor] = []
+        for k in range(self._members):
+            tensors = {name: tensor[k] for name, tensor in every.items()}
+            with self._around(tensors):
+                outputs.append(self._model(tensors, inputs))
+        return torch.stack(outputs)
 
     def _batched(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         def call(own: dict[str, Tensor], kept: dict[str, Tensor]) -> Tensor:
-            outputs: Tensor = functional_call(self._model.module, {**own, **kept}, (inputs,))
+            tensors = {**own, **kept}
+            with self._around(tensors):
+                outputs: Tensor = functional_call(self._model.module, tensors, (inputs,))
             return outputs
 
         run = torch.vmap(call, randomness="different")
@@ -175,7 +191,19 @@ class AbstractStackedObjective(AbstractObjective):
         scales = scales_of(first, prior_scale)
         self._precisions = {name: 1 / (scale**2 * problem.num_examples) for name, scale in scales.items()}
         run = model.compiled() if problem.compiled else model
-        self._networks = StackedNetworks(run, members, together=together)
+        self._networks = StackedNetworks(run, members, together=together, around=self.around)
+
+    def around(self, tensors: Mapping[str, Tensor]) -> AbstractContextManager[object]:  # ruff: ignore[no-self-use] - a hook
+        """Return the context in which a network is run; methods that change its products do so here.
+
+        Args:
+            tensors: The parameters and buffers of the network.
+
+        Returns:
+            A context that does nothing.
+        """
+        del tensors
+        return nullcontext()
 
     @override
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Noise in a network's weights: for the outputs of its layers, with signs for each example, or for the weights."""
+"""Noise in a network's weights: sampled at the outputs of layers, with signs of its own an example, or as weights."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import torch
 
-from rebasin_core.evaluation.layers import Layer, layers_called_once, linear_part, output_variance
+from rebasin_core.evaluation.reading import Interception, Product, WeightUse
 from rebasin_core.tensors.noise import standard_normal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from rebasin_core.evaluation.functional import FunctionalModel
 
-Hook: TypeAlias = "Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]"
 EstimatorName: TypeAlias = Literal["local", "flipout", "weights"]
 # Below this the standard deviation of an output counts as zero: the square root has no derivative there.
 _LEAST_VARIANCE = 1e-16
@@ -34,15 +33,16 @@ class WeightNoise:
       $y = M x + r \odot \Delta W (s \odot x)$: the exact joint for every example, nearly uncorrelated between examples.
     - ``weights``: one draw of all weights for the batch.
 
-    The first two apply to dense and convolutional layers that are called exactly once in a forward pass, and share
-    their parameters with no other layer; every other parameter is drawn itself.
+    Dense and convolutional products are treated so, whatever module or function computes them, if their weight and
+    bias are used nowhere else; every other parameter is sampled itself. ``flipout`` also needs activations whose first
+    dimension is that of the examples.
 
     Args:
-        model: The model; forward hooks are registered on its private copy.
-        inputs: A small batch, to count how often each layer is called.
-        tensors: Parameters and buffers with which it is run.
-        generator: Source of the noise.
-        estimator: ``local``, ``flipout`` or ``weights``.
+        model: The model.
+        inputs: A small batch, to see how the model uses its weights.
+        tensors: Parameters and buffers to run it with.
+        generator: The source of the noise.
+        estimator: Which of the three.
 
     References:
         D. P. Kingma, T. Salimans, M. Welling (2015), "Variational dropout and the local reparameterization trick",
@@ -61,14 +61,12 @@ class WeightNoise:
     ) -> None:
         self._model = model
         self._generator = generator
-        self._stddev: Mapping[str, Tensor] = {}
-        self.local_names: set[str] = set()
-        if estimator == "weights":
-            return
-        for layer in layers_called_once(model, inputs, tensors):
-            self.local_names.update(layer.parameter_names)
-            hook = self._local_hook(layer) if estimator == "local" else self._flipout_hook(layer)
-            layer.module.register_forward_hook(hook)
+        self._is_local = estimator == "local"
+        self._layers: list[WeightUse] = []
+        if estimator != "weights":
+            layers = model.reading(inputs, tensors).layers
+            self._layers = [use for use in layers if self._is_local or use.has_examples_first(len(inputs))]
+        self.local_names = {name for use in self._layers for name in use.parameter_names}
 
     def __call__(
         self, mean: Mapping[str, Tensor], stddev: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor
@@ -85,60 +83,54 @@ class WeightNoise:
             The outputs, differentiable in means and standard deviations, and the parameters of the run: drawn, or equal
             to their means if the noise was drawn at the outputs.
         """
-        self._stddev = stddev
         drawn = {
             name: torch.addcmul(tensor, stddev[name], self._noise(tensor))
             if name in stddev and name not in self.local_names
             else tensor
             for name, tensor in mean.items()
         }
-        return self._model({**drawn, **buffers}, inputs), drawn
+        tensors = {**drawn, **buffers}
+        if not self._layers:
+            return self._model(tensors, inputs), drawn
+
+        def noisy(use: WeightUse, product: Product) -> Tensor:
+            weight = stddev.get(use.name)
+            bias = None if use.bias is None else stddev.get(use.bias)
+            return (self._local if self._is_local else self._flipout)(product, weight, bias)
+
+        with Interception(self._layers, tensors, on_product=noisy):
+            return self._model(tensors, inputs), drawn
 
     def _noise(self, like: Tensor) -> Tensor:
         return standard_normal(like.shape, like, self._generator)
 
-    def _signs(self, like: Tensor) -> Tensor:
-        """Return a random sign for every example and feature (channel), broadcastable to features."""
-        features = like.shape[:2] if like.dim() > 2 else like.shape  # ruff: ignore[magic-value-comparison] - [N, C, ...]
-        shape = (*features, *[1] * (like.dim() - len(features)))
+    def _signs(self, like: Tensor, features: int) -> Tensor:
+        """Return a random sign for every example and feature, broadcastable to features along a dimension."""
+        shape = [1] * like.dim()
+        shape[0] = like.shape[0]
+        shape[features] = like.shape[features]
         device = self._generator.device
         signs = 2 * torch.randint(2, shape, generator=self._generator, device=device) - 1
         return signs.to(like)
 
-    def _stddev_of(self, layer: Layer) -> tuple[Tensor | None, Tensor | None]:
-        """Return the standard deviations of a layer's weight and bias; None where they are not random."""
-        return self._stddev.get(layer.name("weight")), self._stddev.get(layer.name("bias"))
+    def _local(self, product: Product, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Return a product with noise of its own for every output."""
+        output = product.output()
+        squares = [None if stddev is None else stddev.square() for stddev in (weight, bias)]
+        variance = product.variance(squares[0], squares[1])
+        if variance is None:
+            return output
+        return torch.addcmul(output, variance.clamp_min(_LEAST_VARIANCE).sqrt(), self._noise(output))
 
-    def _local_hook(self, layer: Layer) -> Hook:
-        def add_noise(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            del module
-            weight, bias = self._stddev_of(layer)
-            variance = output_variance(layer, arguments[0], _square(weight), _square(bias), output)
-            if variance is None:
-                return output
-            return torch.addcmul(output, variance.clamp_min(_LEAST_VARIANCE).sqrt(), self._noise(output))
-
-        return add_noise
-
-    def _flipout_hook(self, layer: Layer) -> Hook:
-        def add_noise(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            weight, bias = self._stddev_of(layer)
-            # Both draws come before the signs.
-            weight = self._scaled_noise(weight)
-            bias = self._scaled_noise(bias)
-            noisy = output
-            if weight is not None:
-                inputs = arguments[0] * self._signs(arguments[0])
-                noisy = torch.addcmul(output, linear_part(module, inputs, weight, None), self._signs(output))
-            if bias is not None:
-                noisy = torch.addcmul(noisy, layer.shaped(bias, output), self._signs(output))
-            return noisy
-
-        return add_noise
-
-    def _scaled_noise(self, stddev: Tensor | None) -> Tensor | None:
-        return None if stddev is None else stddev * self._noise(stddev)
-
-
-def _square(stddev: Tensor | None) -> Tensor | None:
-    return None if stddev is None else stddev.square()
+    def _flipout(self, product: Product, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Return a product with one draw of the weights, and random signs for every example."""
+        use, output = product.use, product.output()
+        draws = [None if stddev is None else stddev * self._noise(stddev) for stddev in (weight, bias)]
+        if draws[0] is not None and use.input_dim is not None:
+            inputs = product.inputs * self._signs(product.inputs, use.input_dim)
+            output = torch.addcmul(
+                output, product.output_with(inputs, draws[0], None), self._signs(output, use.product_dim)
+            )
+        if draws[1] is not None:
+            output = torch.addcmul(output, use.along_units(draws[1]), self._signs(output, use.product_dim))
+        return output

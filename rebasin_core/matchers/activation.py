@@ -1,4 +1,4 @@
-"""Activation matching: units that respond alike to the same inputs."""
+"""Activation matching: units with similar activations on the same inputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 from typing_extensions import override
 
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
-from rebasin_core.matchers.activation_statistics import ResponseMetric, ResponseProducts
+from rebasin_core.matchers.activation_statistics import CrossMoments, ResponseMetric
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.search import run_descent
 from rebasin_core.symmetry.layout import Layout
@@ -28,18 +28,18 @@ _MAX_SWEEPS = 100
 
 @final
 class ActivationMatcher(Matcher):
-    r"""Aligns units by their responses to data: maximises the sum of their correlations.
+    r"""Aligns units by their activations on data: maximizes the sum of their correlations.
 
     $$ \max_P \sum_l \sum_i C^l_{i, p_l(i)}, \qquad
        C^l_{ij} = \frac{\mathrm{cov}(z^0_{l,i}, z^1_{l,j})}{\sigma(z^0_{l,i})\, \sigma(z^1_{l,j})} $$
 
-    with $z_l$ what every weight that stands in just one dense or convolutional product makes of its inputs (a layer, or
-    ``x @ weight``), where a group permutes these units, over examples, positions and drawn networks. Where several
-    weights write into one group (a residual stream), their matrices are added. Groups are independent of each other,
-    so each is solved exactly; groups within groups (widths within heads) jointly. Groups that no such product writes
-    into stay as they are.
+    where $z_l$ is the output of a dense or convolutional product with a weight that is in no other product (a layer, or
+    ``x @ weight``), if a group permutes its units. The sums run over examples, positions and posterior samples. Where
+    several weights compute the units of one group (a residual stream), their matrices are added. Groups are independent
+    of each other, so each is solved exactly; nested groups (widths within heads) jointly. Groups whose units no such
+    product computes keep their order, with a warning that names them.
 
-    Activations are not kept: both networks are run batch by batch, and the products added up.
+    Activations are not kept: both networks are run batch by batch, and second moments are added up.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -76,26 +76,26 @@ class ActivationMatcher(Matcher):
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
-        products = ResponseProducts.of(problem, problem.model, self.num_samples)
-        return matched_by_products(problem, products.products(correlation=self.metric == "correlation"), start)
+        moments = CrossMoments.of(problem, problem.model, self.num_samples)
+        return matched_by_similarity(problem, moments.similarities(correlation=self.metric == "correlation"), start)
 
 
-def matched_by_products(
-    problem: MatchProblem, products: Mapping[str, tuple[tuple[Axis, ...], Tensor]], start: float
+def matched_by_similarity(
+    problem: MatchProblem, matrices: Mapping[str, tuple[tuple[Axis, ...], Tensor]], start: float
 ) -> MatchResult:
-    """Return the permutation of the largest sum of products.
+    """Return the permutation of the largest total similarity.
 
     Args:
-        problem: What is matched.
-        products: For every layer, the axes and values of a matrix ``[units, units]``.
+        problem: The problem.
+        matrices: For every layer, the axes and values of a similarity matrix ``[units, units]``.
         start: When the matcher began (`time.perf_counter`).
 
     Returns:
-        The result; groups that no layer writes into stay as they are.
+        The result; groups whose units no layer computes stay as they are.
     """
     measured = perf_counter()
-    # Matching responses is matching parameters [rows, units]: the identity against the matrix of products.
-    layout = Layout(problem.layout.groups, {name: axes for name, (axes, _) in products.items()})
-    reference = {n: torch.eye(len(c), dtype=c.dtype, device=c.device).unsqueeze(0) for n, (_, c) in products.items()}
-    solver = CoordinateDescent(layout, reference, {n: c.unsqueeze(0) for n, (_, c) in products.items()})
-    return run_descent(problem, solver, max_sweeps=_MAX_SWEEPS, start=start, seconds={"responses": measured - start})
+    # Matching activations is matching parameters [rows, units]: the identity against the similarity matrix.
+    layout = Layout(problem.layout.groups, {name: axes for name, (axes, _) in matrices.items()})
+    reference = {n: torch.eye(len(c), dtype=c.dtype, device=c.device).unsqueeze(0) for n, (_, c) in matrices.items()}
+    solver = CoordinateDescent(layout, reference, {n: c.unsqueeze(0) for n, (_, c) in matrices.items()})
+    return run_descent(problem, solver, max_sweeps=_MAX_SWEEPS, start=start, seconds={"activations": measured - start})

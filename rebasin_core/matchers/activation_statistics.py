@@ -1,16 +1,17 @@
-"""What two networks' layers have in common on the same data: sums of products, streamed, nothing else kept."""
+"""Second moments between the activations of two networks on the same data, summed batch by batch."""
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import torch
 from tqdm import tqdm
 
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import InvalidInputError, UnreadWeightWarning
 from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.evaluation.products import ProductWatch, WeightProduct, products_computed_once
-from rebasin_core.symmetry.axis import Atom, Axis, is_fixed
+from rebasin_core.evaluation.reading import Interception, ModelReading, WeightUse
+from rebasin_core.symmetry.axis import Atom, Axis, atoms_of, is_fixed
 from rebasin_core.tensors.precision import widened, working_dtype
 
 if TYPE_CHECKING:
@@ -29,12 +30,15 @@ _ROUNDINGS = 10
 
 
 @final
-class ResponseProducts:
-    """Two networks run side by side, and the sums of products of their layers' outputs, or of the gradients there.
+class CrossMoments:
+    r"""Second moments between the activations of two networks on the same data, or between the gradients there.
+
+    Activations are the outputs of products with weights that are used in one dense or convolutional product. They are
+    not kept: for every such weight, sums of $z^0_i z^1_j$, $z_i$ and $z_i^2$ are added up batch by batch.
 
     Args:
         models: The networks of the reference and the candidate.
-        problem: Their posteriors, the layout of the reference, and the source of drawn networks.
+        problem: Their posteriors, the layout of the reference, and the source of posterior samples.
         likelihood: Of the targets, if gradients are compared; activations if not given.
     """
 
@@ -45,7 +49,8 @@ class ResponseProducts:
         self._problem, self._dtype = problem, working_dtype(problem.reference.dtype)
         device = problem.reference.device
         self._sides = [FunctionalModel(model, device=device, dtype=self._dtype) for model in models]
-        self._watched: list[dict[str, WeightProduct]] | None = None
+        self._uses: list[dict[str, WeightUse]] | None = None
+        self._readings: list[ModelReading] = []
         self._sums: dict[str, list[Tensor]] = {}
 
     @classmethod
@@ -55,17 +60,17 @@ class ResponseProducts:
         candidate_model: nn.Module | None,
         samples: int,
         likelihood: Likelihood | None = None,
-    ) -> ResponseProducts:
-        """Return the sums over all data.
+    ) -> CrossMoments:
+        """Return the moments over all data.
 
         Args:
             problem: With a model and data.
             candidate_model: The network of the candidate.
-            samples: Networks drawn from each posterior; points are run once.
+            samples: Number of samples of each posterior; single networks are run once.
             likelihood: Of the targets, if gradients are compared.
 
         Returns:
-            The sums.
+            The moments.
 
         Raises:
             InvalidInputError: If a model or the data are missing.
@@ -78,8 +83,9 @@ class ResponseProducts:
             raise InvalidInputError(message)
         pair = cls((problem.model, candidate_model), problem, likelihood)
         points = problem.reference.is_point and problem.candidate.is_point
-        for inputs, targets in tqdm(problem.data, desc="responses", leave=False, disable=not problem.progress):
+        for inputs, targets in tqdm(problem.data, desc="activations", leave=False, disable=not problem.progress):
             pair.add(inputs, targets, 1 if points else samples)
+        pair.warn_of_unread_groups()
         return pair
 
     def add(self, inputs: Tensor, targets: Tensor, samples: int) -> None:
@@ -88,20 +94,19 @@ class ResponseProducts:
         Args:
             inputs: The batch.
             targets: Its targets.
-            samples: Networks drawn.
+            samples: Number of posterior samples.
         """
         inputs, targets = self._sides[0].to_device(inputs), targets.to(self._problem.reference.device)
         ends = self._problem.reference, self._problem.candidate
         for _ in range(samples):
             drawn = [widened(q.sample(generator=self._problem.generator)) for q in ends]
-            if self._watched is None:
-                self._watched = [
-                    self._fitting(products_computed_once(side, inputs[:_TRIAL_ROWS], tensors))
-                    for side, tensors in zip(self._sides, drawn, strict=True)
-                ]
+            if self._uses is None:
+                sides = zip(self._sides, drawn, strict=True)
+                self._readings = [side.reading(inputs[:_TRIAL_ROWS], tensors) for side, tensors in sides]
+                self._uses = [self._fitting(reading) for reading in self._readings]
             outputs = [
-                self._responses(side, watched, tensors, inputs, targets)
-                for side, watched, tensors in zip(self._sides, self._watched, drawn, strict=True)
+                self._activations(side, uses, tensors, inputs, targets)
+                for side, uses, tensors in zip(self._sides, self._uses, drawn, strict=True)
             ]
             for name, first in outputs[0].items():
                 second = outputs[1][name]
@@ -114,7 +119,12 @@ class ResponseProducts:
                 sums = self._sums.get(name)
                 self._sums[name] = wide if sums is None else [a + b for a, b in zip(sums, wide, strict=True)]
 
-    def products(self, *, correlation: bool) -> dict[str, tuple[tuple[Axis, ...], Tensor]]:
+    @property
+    def reading(self) -> ModelReading | None:
+        """What each weight is to the reference's network; None before any data."""
+        return self._readings[0] if self._readings else None
+
+    def similarities(self, *, correlation: bool) -> dict[str, tuple[tuple[Axis, ...], Tensor]]:
         """Return the covariances or correlations, with their axes.
 
         Args:
@@ -137,12 +147,12 @@ class ResponseProducts:
                     varies = variance > _ROUNDINGS * torch.finfo(self._dtype).eps * square / count
                     scales.append(torch.where(varies, variance, torch.full_like(variance, torch.inf)).rsqrt())
                 covariance *= torch.outer(*scales)
-            axis = self._axis(name)
+            axis = self._problem.layout.axes[name][self._axis(name)]
             found[name] = ((Atom(axis.size), axis), covariance)
         return found
 
     def distances(self) -> dict[str, tuple[int, Tensor]]:
-        """Return the mean squared distances between outputs.
+        """Return the mean squared distances between activations.
 
         Returns:
             The number of the axis of the units and ``[units, units]`` in float64, by the names of the weights.
@@ -151,57 +161,68 @@ class ResponseProducts:
             InvalidInputError: If there is no layer whose units a group permutes.
         """
         self._require_products()
-        watched = (self._watched or [{}])[0]
         return {
-            name: (watched[name].axis, ((squares.unsqueeze(1) + other_squares - 2 * cross) / count).clamp_min(0))
+            name: (self._axis(name), ((squares.unsqueeze(1) + other_squares - 2 * cross) / count).clamp_min(0))
             for name, (cross, _, _, squares, other_squares, count) in self._sums.items()
         }
+
+    def warn_of_unread_groups(self) -> None:
+        """Warn of groups whose units no product of the network computes, so that they are not compared."""
+        axes = self._problem.layout.axes
+        compared = {atom.group for name in self._sums for atom in atoms_of(axes[name][self._axis(name)])}
+        missing = sorted(self._problem.layout.groups.keys() - compared)
+        if missing and self._sums:
+            why = "".join(f"; `{name}`: {reason}" for name, reason in self._readings[0].left_out.items())
+            message = f"no product with a weight computes the units of {missing}, so they are not compared{why}"
+            warnings.warn(message, UnreadWeightWarning, stacklevel=2)
 
     def _require_products(self) -> None:
         if not self._sums:
             message = (
-                "no group permutes what a weight makes of its inputs in one dense or convolutional product: there is "
-                "nothing whose activations could be matched. Use `weight`"
+                "no group permutes the output of a weight that is used in one dense or convolutional product: there "
+                "are no activations that could be matched. Use `weight`"
             )
             raise InvalidInputError(message)
 
-    def _responses(
+    def _activations(
         self,
         model: FunctionalModel,
-        watched: Mapping[str, WeightProduct],
+        uses: Mapping[str, WeightUse],
         tensors: Mapping[str, Tensor],
         inputs: Tensor,
         targets: Tensor,
     ) -> dict[str, Tensor]:
-        """Return outputs of products or gradients there, ``[units, rows]``, by the names of their weights."""
-        if not watched:
+        """Return the activations or the gradients there, ``[units, rows]``, by the names of the weights."""
+        if not uses:
             return {}
         kept: dict[str, Tensor] = {}
 
-        def keep(product: WeightProduct, output: Tensor) -> Tensor:
-            if watched.get(product.name) != product:
-                return output
+        def keep(use: WeightUse, output: Tensor) -> Tensor:
             if self._likelihood is not None:
                 output = output if output.requires_grad else output.requires_grad_()
                 output.retain_grad()
-            kept[product.name] = output
-            return output.clone()  # what follows may write into its inputs
+            kept[use.name] = output
+            return output.clone()  # the next function may write into its inputs
 
         with torch.set_grad_enabled(self._likelihood is not None):
-            with ProductWatch(tensors, keep):
+            with Interception(list(uses.values()), tensors, on_output=keep):
                 outputs = model(tensors, inputs)
             if self._likelihood is not None:
                 self._likelihood.check(outputs, targets)
                 (-self._likelihood.log_prob(outputs, targets)).sum().backward()
                 kept = {n: torch.zeros_like(t) if t.grad is None else t.grad for n, t in kept.items()}
-        return {name: watched[name].by_unit(output) for name, output in kept.items()}
+        return {name: uses[name].by_unit(output) for name, output in kept.items()}
 
-    def _fitting(self, products: list[WeightProduct]) -> dict[str, WeightProduct]:
-        """Return the products whose units are moved, by the names of their weights."""
+    def _fitting(self, reading: ModelReading) -> dict[str, WeightUse]:
+        """Return the products whose units a group permutes, by the names of their weights."""
         axes = self._problem.layout.axes
-        return {p.name: p for p in products if p.name in axes and not is_fixed(axes[p.name][p.axis])}
+        return {
+            use.name: use
+            for use in reading.products
+            if use.name in axes and not is_fixed(axes[use.name][use.output_axis or 0])
+        }
 
-    def _axis(self, name: str) -> Axis:
-        """Return the axis along which the units of a product stand."""
-        watched = (self._watched or [{}])[0]
-        return self._problem.layout.axes[name][watched[name].axis]
+    def _axis(self, name: str) -> int:
+        """Return the number of the axis of the units of a weight."""
+        uses = (self._uses or [{}])[0]
+        return uses[name].output_axis or 0

@@ -11,8 +11,8 @@ from typing_extensions import override
 
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.likelihoods import CategoricalLikelihood
-from rebasin_core.matchers.activation import matched_by_products
-from rebasin_core.matchers.activation_statistics import ResponseMetric, ResponseProducts
+from rebasin_core.matchers.activation import matched_by_similarity
+from rebasin_core.matchers.activation_statistics import CrossMoments, ResponseMetric
 from rebasin_core.matchers.base import Matcher, MatchProblem
 
 if TYPE_CHECKING:
@@ -72,5 +72,5 @@ class GradientMatcher(Matcher):
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
-        products = ResponseProducts.of(problem, problem.model, self.num_samples, self.likelihood)
-        return matched_by_products(problem, products.products(correlation=self.metric == "correlation"), start)
+        moments = CrossMoments.of(problem, problem.model, self.num_samples, self.likelihood)
+        return matched_by_similarity(problem, moments.similarities(correlation=self.metric == "correlation"), start)

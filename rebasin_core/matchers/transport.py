@@ -10,11 +10,12 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from typing_extensions import override
 
-from rebasin_core.coupling.coupling import Coupling, consuming_axes, require_same_form
-from rebasin_core.coupling.ground_cost import WeightCosts, response_costs
+from rebasin_core.coupling.coupling import Coupling, conventional_input_axes, require_direction, require_same_form
+from rebasin_core.coupling.ground_cost import WeightCosts, activation_costs
 from rebasin_core.coupling.nested_groups import carried_cost, families_of, family_plans, nearest_permutations
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.matchers.activation_statistics import ResponseProducts
+from rebasin_core.evaluation.functional import FunctionalModel
+from rebasin_core.matchers.activation_statistics import CrossMoments
 from rebasin_core.matchers.base import Matcher, MatchProblem
 from rebasin_core.matchers.channel import mean_channels, moment_channels
 from rebasin_core.matchers.result import MatchOutcome
@@ -30,28 +31,37 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rebasin_core.coupling.nested_groups import Families
+    from rebasin_core.evaluation.reading import ModelReading
     from rebasin_core.matchers.result import MatchResult
     from rebasin_core.posteriors.base import Posterior
-    from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.specs.base import ExampleInputs, PermutationSpec
     from rebasin_core.symmetry.layout import Layout
 
 GroundCost: TypeAlias = Literal["weights", "moments", "activations"]
 
+# So many examples show how a network uses its tensors.
+_TRIAL_ROWS = 2
+
 
 @final
 class TransportMatcher(Matcher):
-    r"""Aligns units by optimal transport between them, one group after the other, from the data on.
+    r"""Aligns units by optimal transport between them, one group after the other, starting at the inputs.
 
     The cost of carrying unit $j$ of the candidate onto unit $i$ of the reference is, by `cost`: ``weights``, the
-    squared distance of the means of the weights that make them; ``moments``, the squared 2-Wasserstein (Bures) distance
-    of these weights as independent Gaussians, that of means and standard deviations; ``activations``, the mean squared
-    distance of their responses to data. With weights, those of a layer are compared after the plan of the layer before
-    has acted on the candidate.
+    squared distance of the means of the weights that compute them; ``moments``, the squared 2-Wasserstein (Bures)
+    distance of these weights as independent Gaussians, that of means and standard deviations; ``activations``, the mean
+    squared distance of their activations on data. With weights, those of a layer are compared after the plan of the
+    layer before has acted on the candidate.
 
-    `match` rounds the plans to the nearest permutations; of these and the identity, what is nearer to the reference is
-    returned. `couple` gives the plans themselves, also between networks of **different widths**, and applies them
-    softly: the fusion of OTFusion is the mean of the reference and ``coupling.apply(candidate)``. Heads are coupled by
-    what carrying their widths onto each other costs (`family_plans`).
+    `match` rounds the plans to the nearest permutations; of these and the identity, the one that is nearer to the
+    reference is returned. `couple` returns the plans themselves, also between networks of **different widths**, and
+    applies them softly: the fusion of OTFusion is the mean of the reference and ``coupling.apply(candidate)``. Heads
+    are coupled by the cost of carrying their widths onto each other (`family_plans`).
+
+    Which weights compute the units of a group, and which read them, is seen by running the network once. Without a
+    network and data, `match` takes weights to be stored as ``[outputs, inputs, ...]``: this only decides which weights
+    are compared, and every permutation preserves the function. `couple` raises, unless both directions are the same:
+    between equal widths, with the same mass on every unit.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -62,13 +72,16 @@ class TransportMatcher(Matcher):
         averages what units of a wider network take in; here it is shared out, so that functions are kept).
 
     Example:
+        >>> from torch import nn
         >>> from rebasin_core.specs import table_spec
         >>> from rebasin_core.posteriors import PointPosterior
-        >>> a = {"in": torch.tensor([[1.0], [2.0]]), "out.weight": torch.tensor([[1.0, 2.0]])}
-        >>> wide = {"in": a["in"][[1, 1, 0, 0]], "out.weight": a["out.weight"][:, [1, 1, 0, 0]] / 2}
-        >>> specs = [table_spec({"in": "hidden, -", "out.weight": "-, hidden"}, t) for t in (a, wide)]
-        >>> coupling = TransportMatcher().couple(PointPosterior(a), PointPosterior(wide), *specs)
-        >>> coupling.apply(wide)["out.weight"].tolist()
+        >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
+        >>> a = {"0.weight": torch.tensor([[1.0], [2.0]]), "1.weight": torch.tensor([[1.0, 2.0]])}
+        >>> wide = {"0.weight": a["0.weight"][[1, 1, 0, 0]], "1.weight": a["1.weight"][:, [1, 1, 0, 0]] / 2}
+        >>> specs = [table_spec({"0.weight": "hidden, -", "1.weight": "-, hidden"}, t) for t in (a, wide)]
+        >>> ends, data = (PointPosterior(a), PointPosterior(wide)), [(torch.ones(2, 1), torch.zeros(2))]
+        >>> coupling = TransportMatcher().couple(*ends, *specs, model=model, data=data)
+        >>> coupling.apply(wide)["1.weight"].tolist()
         [[1.0, 2.0]]
     """
 
@@ -111,10 +124,11 @@ class TransportMatcher(Matcher):
             candidate: Is carried over.
             spec: The symmetries of the reference.
             candidate_spec: Those of the candidate, if its widths are others.
-            model: The reference's network: tells which axes take in (without it, the second axis of every
-                ``weight``), and is run for activations.
+            model: The reference's network: it is run once to see along which axes of its tensors units are read, and on
+                all data for activations.
             candidate_model: The candidate's, if its widths are others.
-            data: Batches ``(inputs, targets)``, for activations.
+            data: Batches ``(inputs, targets)``: the first one to see how the network uses its tensors, all of them for
+                activations. Not needed for weights with a traced specification, which knows inputs that fit.
             generator: Source of drawn networks; a fixed seed if not given.
 
         Returns:
@@ -122,7 +136,8 @@ class TransportMatcher(Matcher):
 
         Raises:
             InvalidInputError: If the specifications differ in more than the sizes of groups, posteriors do not fit
-                them, or something that is needed is missing.
+                them, or something that is needed is missing: between different widths, and for plans that leave out
+                mass, it must be known along which axes units are read.
         """
         other = spec if candidate_spec is None else candidate_spec
         require_same_form(spec.layout, other.layout)
@@ -139,31 +154,47 @@ class TransportMatcher(Matcher):
             progress=False,
         )
         with torch.no_grad():
-            return self._coupled(problem, other.layout, candidate_model or model)
+            coupling, reading = self._coupled(problem, other.layout, candidate_model or model, spec.example_inputs)
+        every = {(name, number) for name, axes in spec.layout.axes.items() for number in range(len(axes))}
+        require_direction(coupling, every if reading is None else reading.unclear_axes)
+        return coupling
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
-        coupling, families = self._coupled(problem, problem.layout, problem.model), families_of(problem.layout)
+        families = families_of(problem.layout)
+        coupling, _ = self._coupled(problem, problem.layout, problem.model, None)
         nearest = nearest_permutations(families, coupling.plans, coupling.costs)
         indices = {**Permutation.identity(problem.layout).indices, **{n: index.cpu() for n, index in nearest.items()}}
         best = BestSoFar(problem, lambda permutation: -self._distance(problem, families, coupling.costs, permutation))
         best.offer(Permutation(problem.layout, indices))
         return best.result(MatchOutcome.CONVERGED, {"total": perf_counter() - start})
 
-    def _coupled(self, problem: MatchProblem, other: Layout, candidate_model: nn.Module | None) -> Coupling:
+    def _coupled(
+        self,
+        problem: MatchProblem,
+        other: Layout,
+        candidate_model: nn.Module | None,
+        example: ExampleInputs | None,
+    ) -> tuple[Coupling, ModelReading | None]:
+        """Return the coupling, and what each weight is to the reference's network, if that is known."""
         layout = problem.layout
         families = families_of(layout)
-        coupling = Coupling(layout, other, {}, {}, consuming_axes(layout, problem.model))
+        moments = None
         if self.cost == "activations":
-            coupling = self._by_activations(problem, coupling, candidate_model, families)
-        else:
+            moments = CrossMoments.of(problem, candidate_model, self.num_samples)
+        reading = _reading(problem, example) if moments is None else moments.reading
+        reads = conventional_input_axes(layout) if reading is None else reading.input_axes
+        coupling = Coupling(layout, other, {}, {}, reads)
+        if moments is None:
             coupling = self._by_weights(problem, coupling, families)
+        else:
+            coupling = self._by_activations(moments, coupling, families)
         missing = [n for n in families if n not in coupling.plans and layout.groups[n].size != other.groups[n].size]
         if missing:
             message = f"nothing tells how the units of {missing[:5]} correspond, whose numbers differ"
             raise InvalidInputError(message)
-        return coupling
+        return coupling, reading
 
     def _by_weights(self, problem: MatchProblem, coupling: Coupling, families: Families) -> Coupling:
         """Return the coupling by weights, group by group, each after the plans of those before it."""
@@ -195,14 +226,11 @@ class TransportMatcher(Matcher):
     def _channels(self, posterior: Posterior) -> dict[str, Tensor]:
         return widened(mean_channels(posterior) if self.cost == "weights" else moment_channels(posterior))
 
-    def _by_activations(
-        self, problem: MatchProblem, coupling: Coupling, candidate_model: nn.Module | None, families: Families
-    ) -> Coupling:
-        products = ResponseProducts.of(problem, candidate_model, self.num_samples)
+    def _by_activations(self, moments: CrossMoments, coupling: Coupling, families: Families) -> Coupling:
         costs: dict[str, dict[str, Tensor]] = {}
-        for name, (number, distances) in products.distances().items():
+        for name, (number, distances) in moments.distances().items():
             axes = coupling.layout.axes[name][number], coupling.candidate_layout.axes[name][number]
-            for group, unit, part in response_costs(families, axes, distances):
+            for group, unit, part in activation_costs(families, axes, distances):
                 known = costs.setdefault(group, {})
                 known[unit] = known[unit] + part if unit in known else part
         for group, found in costs.items():
@@ -212,10 +240,22 @@ class TransportMatcher(Matcher):
     def _distance(
         self, problem: MatchProblem, families: Families, costs: Mapping[str, Tensor], permutation: Permutation
     ) -> float:
-        """Return what is to be small: the distance of weights (and spreads), or the sum of what is carried."""
+        """Return the objective: the distance of weights (and standard deviations), or the total transport cost."""
         if self.cost == "activations":
             return carried_cost(families, costs, permutation.indices)
         moved = permutation.apply(problem.candidate)
         total = squared_distance(problem.reference.mean, moved.mean)
         spreads: Mapping[str, Tensor] = problem.reference.stddev if self.cost == "moments" else {}
         return total + squared_distance(spreads, moved.stddev)
+
+
+def _reading(problem: MatchProblem, example: ExampleInputs | None) -> ModelReading | None:
+    """Return what each weight is to the reference's network; None if the network, or inputs for it, are missing."""
+    if problem.model is None:
+        return None
+    like = problem.reference
+    model = FunctionalModel(problem.model, device=like.device, dtype=like.dtype)
+    first = None if problem.data is None else next(iter(problem.data), None)
+    if first is not None:
+        return model.reading(model.to_device(first[0][:_TRIAL_ROWS]))
+    return None if example is None else model.reading_of_call(*example)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
 
 from typing_extensions import override
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Rules
     from rebasin_core.symmetry.axis import Axis, Group
     from rebasin_core.symmetry.layout import Layout
+
+ExampleInputs: TypeAlias = "tuple[tuple[Any, ...], Mapping[str, Any]]"
+"""Positional and named inputs of a model."""
 
 
 class PermutationSpec(ABC):
@@ -44,6 +47,11 @@ class PermutationSpec(ABC):
     def layout(self) -> Layout:
         """The groups and axes as a value."""
         return self._layout()
+
+    @property
+    def example_inputs(self) -> ExampleInputs | None:
+        """Inputs that the model takes, tensors without values (on the meta device); None if none are known."""
+        return None
 
     @final
     @property

@@ -66,7 +66,10 @@ def test_different_widths(device: torch.device) -> None:
         model = network(place)
         first, second = (rc.posteriors.PointPosterior.from_module(m) for m in (model, other.to(place)))
         specs = ARCHITECTURE.spec(model), wide.spec(other)
-        found.append(rc.matchers.TransportMatcher().couple(first, second, *specs, model=model).apply(second.mean))
+        data = [(torch.zeros(2, 6), torch.zeros(2))]
+        found.append(
+            rc.matchers.TransportMatcher().couple(first, second, *specs, model=model, data=data).apply(second.mean)
+        )
     close(found[1], found[0])
     assert all(tensor.device.type == device.type for tensor in found[1].values())
 

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from typing_extensions import override
 
 import rebasin_core as rc
+from rebasin_core.errors import RebasinWarning
 from rebasin_core.evaluation import ActivationRepair, FunctionalModel, refreshed_buffers
+from tests.evaluation.written import OTHERS, WAYS, in_order, layers
 
 
 def inputs(rows: int = 200) -> torch.Tensor:
@@ -153,3 +156,79 @@ def test_reset_statistics_are_those_of_one_pass() -> None:
     outputs = model[0](inputs()).detach()
     torch.testing.assert_close(found["1.running_mean"], outputs.mean(0))
     torch.testing.assert_close(found["1.running_var"], outputs.var(0, correction=1))
+
+
+def repaired_middle(way: str) -> tuple[list[torch.Tensor], rc.LossCurve]:
+    """Return the weights of the repaired midpoint of two networks, and the loss along the path."""
+    first, second = (WAYS[way](layers((6, 9, 8, 3), seed)) for seed in (0, 1))
+    repair = ActivationRepair(first, inputs()[:2], dtype=torch.float64)
+    wanted = repair.moments(tensors(first), batches()).blend(repair.moments(tensors(second), batches()), 0.5)
+    middle = {name: torch.lerp(tensor, tensors(second)[name], 0.5) for name, tensor in tensors(first).items()}
+    folded = repair.maps(middle, batches(), wanted).folded(middle)
+    found = repair.moments(folded, batches())
+    assert len(found.mean) == 2
+    for name in wanted.mean:
+        torch.testing.assert_close(found.mean[name], wanted.mean[name])
+        torch.testing.assert_close(found.stddev[name], wanted.stddev[name])
+    ends = [rc.posteriors.PointPosterior.from_module(model) for model in (first, second)]
+    estimator = rc.barriers.RepairBarrier(estimator=rc.barriers.PointwiseBarrier(num_points=3))
+    return in_order(first, folded), estimator.estimate(ends[0], ends[1], rc.Task(first, batches()))
+
+
+@pytest.mark.parametrize("way", OTHERS)
+def test_networks_are_repaired_however_they_are_written(way: str) -> None:
+    expected, curve = repaired_middle("linear")
+    found, other = repaired_middle(way)
+    torch.testing.assert_close(found, expected)
+    assert other.loss[1] == pytest.approx(curve.loss[1], rel=1e-9)
+
+
+def test_weights_that_cannot_be_repaired_are_named() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.twice, self.head = nn.GRU(6, 5, batch_first=True), nn.Linear(5, 5), nn.Linear(5, 3)
+
+        @override
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = self.cell(x[:, None])[0][:, 0]
+            output: torch.Tensor = self.head(self.twice(self.twice(hidden)))
+            return output
+
+    with pytest.warns(RebasinWarning, match=r"`cell\.weight_hh_l0` \(.*gru.*`twice\.weight` \(.*2 times") as caught:
+        repair = ActivationRepair(Recurrent().double(), inputs()[:2], dtype=torch.float64)
+    assert not repair
+    assert len(caught) == 1
+    assert "head" not in str(caught[0].message)
+
+
+def test_fixed_filters_are_not_repaired() -> None:
+    class Blurred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Conv1d(1, 3, 2), nn.Conv1d(3, 3, 2), nn.Linear(9, 3)
+            self.register_buffer("blur", torch.ones(3, 1, 2) / 2)
+
+        @override
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = nn.functional.conv1d(self.first(x[:, None]).relu(), self.get_buffer("blur"), groups=3)
+            output: torch.Tensor = self.head(self.second(hidden).flatten(1))
+            return output
+
+    model = Blurred().double()
+    repair = ActivationRepair(model, inputs()[:2], dtype=torch.float64)
+    wanted = repair.moments(tensors(model), batches())
+    assert list(wanted.mean) == ["first", "second"]
+    small = {name: 0.5 * tensor if name != "blur" else tensor for name, tensor in tensors(model).items()}
+    repaired = repair.maps(small, batches(), wanted).folded(small)
+    assert torch.equal(repaired["blur"], tensors(model)["blur"])
+    torch.testing.assert_close(repaired["second.weight"], tensors(model)["second.weight"])
+
+
+def test_the_last_layer_is_the_last_even_if_it_is_tied() -> None:
+    """A head that shares the table of the tokens is the last layer: the one before it is repaired."""
+    model = rc.architectures.GPTArchitecture(width=8, depth=1, heads=2, hidden=12).build((4,), 7).eval()
+    tokens = torch.randint(7, (16, 4), generator=torch.Generator().manual_seed(0))
+    repair = ActivationRepair(model, tokens[:2])
+    found = repair.moments({n: t.detach() for n, t in model.named_parameters()}, [(tokens, tokens)])
+    assert list(found.mean) == [f"blocks.0.{name}" for name in ("attention.qkv", "attention.out", "up", "down")]

@@ -17,6 +17,7 @@ from rebasin_core.evaluation import EvaluationOptions, FunctionalModel, LossEsti
 from rebasin_core.evaluation.choice import networks_of
 from rebasin_core.evaluation.local import LocalNetworks
 from rebasin_core.evaluation.networks import DrawnNetworks, LoopedNetworks, VectorizedNetworks
+from tests.evaluation.written import OTHERS, WAYS, layers
 
 if TYPE_CHECKING:
     from rebasin_core.evaluation import PrecisionName
@@ -104,6 +105,79 @@ def test_stated_errors_are_the_spread_over_seeds(options: dict[str, Any]) -> Non
     spread = torch.tensor([estimate.loss for estimate in found]).std().item()
     # 80 seeds know the spread to 8 %.
     assert sum(estimate.stderr for estimate in found) / 80 == pytest.approx(spread, rel=0.35)
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("way", OTHERS)
+def test_local_noise_of_networks_however_they_are_written(way: str, *, antithetic: bool) -> None:
+    models = [WAYS[name](layers()) for name in ("linear", way)]
+    expected, found = (
+        run(spread_over(model), model, method="local", antithetic=antithetic, chunk_size=10) for model in models
+    )
+    torch.testing.assert_close(found.log_prob, expected.log_prob)
+    batches = [(x, y) for x, y in data()]
+    functional = FunctionalModel(models[1], dtype=torch.float64)
+    chosen = networks_of(spread_over(models[1]), functional, batches, EvaluationOptions(), num_samples=4, seed=0)
+    assert isinstance(chosen, LocalNetworks)
+
+
+@pytest.mark.statistics
+@pytest.mark.parametrize("way", WAYS)
+def test_local_noise_of_one_layer_has_the_closed_form(way: str) -> None:
+    model = WAYS[way](layers())
+    mean = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    stddev = {name: 0.1 + mean[name].abs() for name in list(mean)[4:]}
+    fixed = {name: tensor for name, tensor in mean.items() if name not in stddev}
+    posterior = rc.posteriors.DiagonalGaussianPosterior({name: mean[name] for name in stddev}, stddev, fixed=fixed)
+    options = EvaluationOptions(method="local", antithetic=False)
+    functional = FunctionalModel(model, dtype=torch.float64)
+    networks = networks_of(posterior, functional, data(), options, num_samples=20_000, seed=0)
+    outputs = torch.cat([part.values for part in networks.outputs(data()[:1])])
+    hidden = data()[0][0]
+    for weight, bias in layers()[:2]:
+        hidden = torch.tanh(hidden @ weight.T + bias)
+    weight, bias = layers()[2]
+    exact = torch.sqrt(hidden.square() @ (0.1 + weight.abs()).square().T + (0.1 + bias.abs()).square())
+    # 20,000 samples know a standard deviation to 0.5 %.
+    torch.testing.assert_close(outputs.std(0), exact, rtol=0.025, atol=0)
+    assert ((outputs.mean(0) - hidden @ weight.T - bias) / exact * 20_000**0.5).abs().max() < 4.5
+
+
+def test_noise_of_rows_that_are_no_examples_is_not_taken_for_exact() -> None:
+    class Tokens(nn.Module):
+        """A dense layer that meets several rows of every example, laid out as if they were examples."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(5, 3)
+
+        @override
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            rows: torch.Tensor = self.layer(inputs.repeat_interleave(2, 0))
+            output: torch.Tensor = rows.unflatten(0, (-1, 2)).tanh().sum(1)
+            return output
+
+    model = Tokens().double()
+    functional = FunctionalModel(model, dtype=torch.float64)
+    options = EvaluationOptions()
+    chosen = networks_of(spread_over(model), functional, data(), options, num_samples=4, seed=0)
+    assert not isinstance(chosen, LocalNetworks)
+
+
+def test_what_local_noise_cannot_do_is_named() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.scale = nn.Linear(5, 3), nn.Parameter(torch.ones(3))
+
+        @override
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            output: torch.Tensor = self.layer(inputs) * self.scale
+            return output
+
+    model = Scaled().double()
+    with pytest.raises(InvalidInputError, match="`scale`"):
+        run(spread_over(model), model, 4, method="local")
 
 
 def test_auto_takes_what_fits() -> None:

@@ -13,6 +13,7 @@ from rebasin_core.evaluation import FunctionalModel, GaussianLikelihood
 from rebasin_core.inference import MeanFieldVI, OptimizerSpec, ScheduleSpec
 from rebasin_core.inference.weight_noise import EstimatorName, WeightNoise
 from rebasin_core.posteriors import DiagonalGaussianPosterior
+from tests.evaluation.written import OTHERS, WAYS, in_order, layers
 
 
 def linear_regression() -> tuple[nn.Linear, list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor, torch.Tensor]:
@@ -99,6 +100,47 @@ def test_flipout_has_the_marginals_of_weight_noise(generator: torch.Generator) -
     # Draws of one batch share the size of their noise: four of them count as one.
     assert bool(((outputs.std(0) - exact).abs() < 5 * exact / math.sqrt(2 * 4000)).all())
     assert bool(((outputs.mean(0) - centre).abs() < 5 * exact / math.sqrt(4000)).all())
+
+
+@pytest.mark.parametrize("estimator", ["local", "flipout"])
+@pytest.mark.parametrize("way", OTHERS)
+def test_noise_is_the_same_however_a_network_is_written(way: str, estimator: EstimatorName) -> None:
+    x = torch.randn(4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found: list[torch.Tensor] = []
+    for name in ("linear", way):
+        model = FunctionalModel(WAYS[name](layers()), dtype=torch.float64)
+        mean = {n: p.detach().clone().requires_grad_() for n, p in model.module.named_parameters()}
+        stddev = {n: 0.1 + p.detach().abs() for n, p in mean.items()}
+        # The signs of flipout are the same, the noise of weights that are stored otherwise is not.
+        stddev = stddev if estimator == "local" else dict.fromkeys(stddev, torch.zeros(()).double())
+        stddev = {n: s.expand(mean[n].shape) for n, s in stddev.items()}
+        generator = torch.Generator().manual_seed(0)
+        network = WeightNoise(model, x[:2], mean, generator, estimator=estimator)
+        assert network.local_names == set(mean)
+        outputs, _ = network(mean, stddev, {}, x)
+        gradients = torch.autograd.grad(outputs.sum(), list(mean.values()))
+        found.append(
+            torch.cat([
+                outputs.flatten(),
+                *(g.flatten() for g in in_order(model.module, dict(zip(mean, gradients, strict=True)))),
+            ])
+        )
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_flipout_has_the_joint_distribution_of_every_example(generator: torch.Generator) -> None:
+    """Several positions of one example meet the same weights: their outputs are correlated."""
+    model = FunctionalModel(nn.Linear(3, 2, bias=False), dtype=torch.float64)
+    mean = {"weight": torch.zeros(2, 3, dtype=torch.float64)}
+    stddev = {"weight": torch.rand(2, 3, generator=generator, dtype=torch.float64)}
+    x = torch.randn(1, 4, 3, generator=generator, dtype=torch.float64)
+    network = WeightNoise(model, x.expand(2, 4, 3), mean, generator, estimator="flipout")
+    outputs = torch.cat([network(mean, stddev, {}, x.expand(2, 4, 3))[0] for _ in range(10_000)])
+    exact = torch.einsum("pi,qi,oi->opq", x[0], x[0], stddev["weight"].square())
+    found = torch.einsum("npo,nqo->opq", outputs, outputs) / len(outputs)
+    # Draws of one batch share the size of their noise.
+    scale = torch.sqrt(exact.diagonal(0, 1, 2)[:, :, None] * exact.diagonal(0, 1, 2)[:, None])
+    assert bool(((found - exact).abs() < 5 * scale * math.sqrt(2 / 10_000)).all())
 
 
 def test_only_the_chosen_layers_are_random(generator: torch.Generator) -> None:

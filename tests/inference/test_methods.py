@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from typing_extensions import override
 
 import rebasin_core as rc
+from tests.evaluation.written import OTHERS, WAYS, in_order, layers
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -137,6 +139,64 @@ def test_several_swags_are_a_mixture() -> None:
     posterior = rc.inference.SWAG(epochs=6, rank=2, members=3).fit(network(), classes()).posterior
     assert isinstance(posterior, rc.posteriors.MixturePosterior)
     assert [q.kind for q in posterior.components] == ["low_rank_gaussian"] * 3
+
+
+@pytest.mark.parametrize("way", OTHERS)
+def test_dropout_is_the_same_however_a_network_is_written(way: str) -> None:
+    data = [(x.double(), y) for x, y in classes()]
+    models = [WAYS[name](layers((3, 7, 6, 3))) for name in ("linear", way)]
+    fits = [rc.inference.MCDropout(rate=0.3, epochs=3).fit(model, data) for model in models]
+    assert fits[1].history == pytest.approx(fits[0].history, rel=1e-9)
+    means = [in_order(model, fit.posterior.mean) for model, fit in zip(models, fits, strict=True)]
+    torch.testing.assert_close(means[1], means[0])
+    posterior = fits[1].posterior
+    assert isinstance(posterior, rc.posteriors.MultiplicativeNoisePosterior)
+    weights = [n for n, p in models[1].named_parameters() if p.dim() > 1][1:]
+    assert [noise.targets[0][0] for noise in posterior.noise] == weights
+    # A sample drops columns of the weight as it is applied to activations: inputs, whole.
+    sample = in_order(models[1], posterior.sample(generator=torch.Generator().manual_seed(0)))[2]
+    ratios = sample / in_order(models[1], posterior.mean)[2]
+    assert bool((ratios.std(0) < 1e-12).all())
+    assert set(ratios[0].mul(0.7).round(decimals=9).tolist()) == {0.0, 1.0}
+
+
+def test_dropout_of_channels_and_attention() -> None:
+    class Sequences(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv1d(1, 4, 3), nn.Conv1d(4, 6, 3)
+            self.attention, self.head = nn.MultiheadAttention(6, 2, batch_first=True), nn.Linear(6, 3)
+
+        @override
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = self.second(self.first(x[:, None]).relu()).transpose(1, 2)
+            mixed = self.attention(hidden, hidden, hidden)[0]
+            output: torch.Tensor = self.head(mixed.mean(1))
+            return output
+
+    data = [(x.repeat(1, 3), y) for x, y in classes()]
+    posterior = rc.inference.MCDropout(epochs=1).fit(Sequences(), data).posterior
+    assert isinstance(posterior, rc.posteriors.MultiplicativeNoisePosterior)
+    expected = ["second.weight", "attention.in_proj_weight", "attention.out_proj.weight", "head.weight"]
+    assert [noise.targets for noise in posterior.noise] == [((name, 1),) for name in expected]
+    chosen = rc.inference.MCDropout(epochs=1, layers=["second", "attention.in_*"]).fit(Sequences(), data).posterior
+    assert isinstance(chosen, rc.posteriors.MultiplicativeNoisePosterior)
+    assert [noise.targets for noise in chosen.noise] == [((name, 1),) for name in expected[:2]]
+
+
+def test_weights_without_dropout_are_named() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.cell, self.head = nn.Linear(3, 6), nn.GRU(6, 4, batch_first=True), nn.Linear(4, 3)
+
+        @override
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            output: torch.Tensor = self.head(self.cell(self.up(x)[:, None])[0][:, 0])
+            return output
+
+    with pytest.warns(rc.RebasinWarning, match="`cell.weight_hh_l0`"):
+        rc.inference.MCDropout(epochs=1).fit(Recurrent(), classes())
 
 
 def test_dropout_drops_what_enters_later_layers() -> None:

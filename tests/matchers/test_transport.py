@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
+from typing_extensions import override
 
 import rebasin_core as rc
 from rebasin_core.errors import ConfigError, InvalidInputError
 from rebasin_core.matchers.transport import GroundCost
 from rebasin_core.tensors.optimal_transport import PlanMethod, TransportSolver, nearest_permutation
+from tests.evaluation.written import WAYS, layers, spec_of
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -66,6 +68,107 @@ def test_networks_of_other_widths_keep_their_function(cost: GroundCost, *, wide_
     torch.testing.assert_close(functional_call(first[1], carried, (inputs,)), outputs)
 
 
+def doubled_layers() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the layers of `layers`, every hidden unit twice, in a random order: the same function."""
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    order = None
+    for number, (weight, bias) in enumerate(layers()):
+        columns = weight if order is None else weight[:, order] / 2
+        order = torch.arange(len(bias))
+        if number < 2:
+            order = torch.randperm(2 * len(bias), generator=generator(number)) % len(bias)
+        found.append((columns[order], bias[order]))
+    return found
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("is_traced", [False, True])
+def test_doubled_units_of_networks_however_written(way: str, *, is_traced: bool) -> None:
+    narrow, wide = WAYS[way](layers()), WAYS[way](doubled_layers())
+    inputs = torch.randn(50, 5, generator=generator(9), dtype=torch.float64)
+    torch.testing.assert_close(wide(inputs), narrow(inputs))
+    specs = [rc.trace_spec(model, inputs) if is_traced else spec_of(model) for model in (narrow, wide)]
+    # A traced specification knows inputs that fit; otherwise, a batch tells.
+    data = None if is_traced else [(inputs, torch.zeros(50))]
+    first, second = rc.posteriors.PointPosterior.from_module(narrow), rc.posteriors.PointPosterior.from_module(wide)
+    coupling = rc.matchers.TransportMatcher().couple(
+        first, second, specs[0], specs[1], model=narrow, candidate_model=wide, data=data
+    )
+    carried = coupling.apply(dict(second.mean))
+    torch.testing.assert_close(functional_call(narrow, carried, (inputs,)), narrow(inputs), rtol=0, atol=1e-12)
+
+
+def test_couplings_between_widths_need_to_know_which_axes_read_units() -> None:
+    narrow, wide = WAYS["transposed"](layers()), WAYS["transposed"](doubled_layers())
+    first, second = rc.posteriors.PointPosterior.from_module(narrow), rc.posteriors.PointPosterior.from_module(wide)
+    spec, wide_spec = spec_of(narrow), spec_of(wide)
+    with pytest.raises(InvalidInputError, match=r"`0\.matrix`.*give `model` and `data`"):
+        rc.matchers.TransportMatcher().couple(first, second, spec, wide_spec)
+    with pytest.raises(InvalidInputError, match="give `model` and `data`"):
+        rc.matchers.TransportMatcher().couple(first, second, spec, wide_spec, model=narrow, candidate_model=wide)
+    other = rc.posteriors.PointPosterior.from_module(WAYS["transposed"](layers(seed=1)))
+    with pytest.raises(InvalidInputError, match="give `model` and `data`"):
+        rc.matchers.TransportMatcher(method="unbalanced").couple(first, other, spec)
+    # Between equal widths, with the same mass on every unit, both directions are the same.
+    planted = spec.random_permutation(generator=generator(1))
+    coupling = rc.matchers.TransportMatcher().couple(first, planted.apply(first), spec)
+    torch.testing.assert_close(coupling.apply(planted.apply(first).mean), dict(first.mean), rtol=0, atol=1e-12)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer, and a head with a factor for every unit."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.cell, self.factors = nn.GRU(4, width, batch_first=True), nn.Parameter(torch.ones(width))
+
+    @override
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self.cell(x)[0]
+        return (hidden * self.factors).sum(-1)
+
+
+def test_recurrent_layers_and_sums_over_units_of_other_widths() -> None:
+    torch.manual_seed(0)
+    narrow, wide = Recurrent(5).double(), Recurrent(10).double()
+    weights = {name: torch.randn_like(tensor) for name, tensor in parameters(narrow).items()}
+    order = torch.randperm(10) % 5
+    candidate = {name: tensor.unflatten(0, (-1, 5))[:, order].flatten(0, 1) for name, tensor in weights.items()}
+    candidate["cell.weight_hh_l0"] = candidate["cell.weight_hh_l0"][:, order] / 2
+    candidate["factors"] /= 2
+    inputs = torch.randn(3, 6, 4, dtype=torch.float64)
+    outputs = functional_call(narrow, weights, (inputs,))
+    torch.testing.assert_close(functional_call(wide, candidate, (inputs,)), outputs)
+    specs = [rc.trace_spec(model, inputs) for model in (narrow, wide)]
+    first, second = rc.posteriors.PointPosterior(weights), rc.posteriors.PointPosterior(candidate)
+    coupling = rc.matchers.TransportMatcher().couple(
+        first, second, specs[0], specs[1], model=narrow, candidate_model=wide
+    )
+    carried = coupling.apply(candidate)
+    torch.testing.assert_close(functional_call(narrow, carried, (inputs,)), outputs, rtol=0, atol=1e-12)
+
+
+class Tied(nn.Module):
+    """A table that is looked up, and read again by the head."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(4, width, generator=generator(), dtype=torch.float64))
+
+    @override
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(nn.functional.embedding(x, self.table), self.table)
+
+
+def test_ambiguous_axes_are_named() -> None:
+    models = [Tied(3), Tied(6)]
+    specs = [rc.table_spec({"table": "-, units"}, model) for model in models]
+    first, second = (rc.posteriors.PointPosterior.from_module(model) for model in models)
+    data = [(torch.tensor([[0, 1]]), torch.zeros(1))]
+    with pytest.raises(InvalidInputError, match="`table`"):
+        rc.matchers.TransportMatcher().couple(first, second, specs[0], specs[1], model=models[0], data=data)
+
+
 def test_convolutions_and_flattened_features_of_other_widths() -> None:
     def network(channels: int) -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(2, channels, 3), nn.ReLU(), nn.Flatten(), nn.Linear(channels * 4, 3)).double()
@@ -90,6 +193,7 @@ def test_convolutions_and_flattened_features_of_other_widths() -> None:
         specs[1],
         model=narrow,
         candidate_model=wide,
+        data=[(torch.zeros(2, 2, 4, 4), torch.zeros(2))],
     )
     torch.testing.assert_close(coupling.apply(candidate), weights, rtol=0, atol=1e-12)
 

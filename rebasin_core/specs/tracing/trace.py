@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.fx import Node
 
+    from rebasin_core.specs.base import ExampleInputs
     from rebasin_core.specs.operators.base import Rules
     from rebasin_core.specs.tracing.graph import Method, ModelGraph
     from rebasin_core.specs.unification.solution import Solution
@@ -46,10 +47,19 @@ class TracedSpec(PermutationSpec):
     Args:
         solution: The solution of all constraints.
         without_rule: Operators that have no rule, with the number of their calls.
+        example_inputs: The inputs that the model was traced with, without values.
     """
 
-    def __init__(self, solution: Solution, without_rule: Mapping[str, int]) -> None:
+    def __init__(
+        self, solution: Solution, without_rule: Mapping[str, int], example_inputs: ExampleInputs | None = None
+    ) -> None:
         self._solution, self._without_rule = solution, dict(without_rule)
+        self._example_inputs = example_inputs
+
+    @property
+    @override
+    def example_inputs(self) -> ExampleInputs | None:
+        return self._example_inputs
 
     @override
     def _layout(self) -> Layout:
@@ -108,7 +118,8 @@ def derive(
         for term in terms:
             constraints.freeze(term, Reason("output", str(index), "it leaves the model"))
     solution = solve_constraints(constraints, terms_of, parameters=tensors.parameters)
-    return TracedSpec(solution, interpreter.without_rule)
+    example = tree_map(_without_values, args), tree_map(_without_values, named_args)
+    return TracedSpec(solution, interpreter.without_rule, example)
 
 
 @final
@@ -184,3 +195,8 @@ def _constant_buffers(tensors: _ModelTensors, graph: ModelGraph, training: Calla
         trained = training()
         found |= undecided - (trained.written_tensors if trained is not None else frozenset())
     return found
+
+
+def _without_values(leaf: object) -> object:
+    """Return a tensor of the same shape and dtype on the meta device, and anything else as it is."""
+    return torch.empty_like(leaf, device="meta") if isinstance(leaf, Tensor) else leaf

@@ -1,0 +1,173 @@
+"""What functions make of tensors that do not depend on a model's inputs: views, combinations and products."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from rebasin_core.evaluation.reading.functions import is_pointwise
+from rebasin_core.evaluation.reading.origins import Axes, NamedAxis, Origin, shares_memory, viewed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from torch import Tensor
+
+    from rebasin_core.evaluation.reading.labels import LabelledProduct
+
+# Functions that return the values of their first argument, in other memory or another dtype.
+COPIES = frozenset({
+    "clone", "contiguous", "to", "type", "type_as", "float", "double", "half", "bfloat16", "detach", "data",
+    "requires_grad", "alias", "cpu", "cuda", "as_subclass",
+})  # fmt: skip
+# Functions that take the shape or dtype of a second tensor, and none of its values.
+LIKE_FUNCTIONS = frozenset({
+    "to", "type_as", "expand_as", "view_as", "reshape_as", "zeros_like", "ones_like", "empty_like", "full_like",
+    "rand_like", "randn_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor",
+})  # fmt: skip
+_RESHAPES = frozenset({"reshape", "reshape_as", "view_as", "flatten"})
+# Functions that leave every axis where it is, or sum over some of them and keep them with length 1.
+_AXIS_BY_AXIS = frozenset({
+    "linalg_vector_norm", "norm", "sum", "mean", "var", "std", "amax", "amin", "prod", "logsumexp", "softmax",
+    "log_softmax", "cumsum", "flip", "roll", "dropout", "renorm",
+})  # fmt: skip
+_WEIGHT_NORM = "_weight_norm"  # broadcasts a norm over a direction
+_LOOKUPS = frozenset({"embedding", "getitem", "index_select"})
+_NORMALIZATIONS = frozenset({"batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm"})
+_REPEATS = frozenset({"repeat", "tile", "repeat_interleave"})
+_JOINS = frozenset({"cat", "concat", "concatenate"})
+
+
+def derived(name: str, operands: Sequence[tuple[Origin, Tensor]], output: Tensor, dim: int) -> Origin:
+    """Return the origin of what a function makes of tensors that do not depend on the inputs.
+
+    Args:
+        name: The name of the function.
+        operands: Its tensors with their origins, in order.
+        output: A tensor that it returns.
+        dim: The dimension along which it stacks, for functions that do.
+
+    Returns:
+        The origin; with unknown axes if the function is not understood.
+    """
+    made = [(origin, tensor) for origin, tensor in operands if origin.names]
+    if not made:
+        return Origin.constant(output)
+    kept = _kept(name, made[0], output) if len(operands) == 1 or name in LIKE_FUNCTIONS else None
+    if kept is not None:
+        return kept
+    names = frozenset[str]().union(*(origin.names for origin, _ in made))
+    if output.numel() == 1:  # a scale, in which all axes are summed up alike
+        return Origin(_no_axes(output), names, how=f"through {name}")
+    axes = _axes(name, made, output, dim) if all(origin.is_known for origin, _ in made) else None
+    if axes is None:
+        return Origin(_no_axes(output), names, how=f"through {name}", is_known=False)
+    return Origin(axes, names, summed=_summed(origin for origin, _ in made), how=f"through {name}")
+
+
+def multiplied(origins: Sequence[Origin], labels: LabelledProduct, output: Tensor) -> Origin:
+    """Return the origin of a product of tensors that do not depend on the inputs.
+
+    Args:
+        origins: Of the factors.
+        labels: Of the product.
+        output: The product.
+
+    Returns:
+        The origin. Which of two parameters reads the units that are summed over is not known.
+    """
+    names = frozenset[str]().union(*(origin.names for origin in origins))
+    if not names:
+        return Origin.constant(output)
+    is_known = all(origin.is_known for origin in origins)
+    if output.numel() == 1 or not is_known:
+        return Origin(_no_axes(output), names, how="through a product", is_known=is_known)
+    by_label: dict[str, frozenset[NamedAxis]] = {}
+    summed, computed = _summed(origins), set("".join(labels.output))
+    for origin, held in zip(origins, labels.factors, strict=True):
+        for axes, label in zip(origin.axes, held, strict=True):
+            by_label[label] = by_label.get(label, frozenset()) | axes
+            if label and not set(label) & computed:
+                summed |= axes
+    along = tuple(by_label.get(label, frozenset()) for label in labels.output)
+    return Origin(along, names, summed=summed, how="through a product")
+
+
+def _kept(name: str, operand: tuple[Origin, Tensor], output: Tensor) -> Origin | None:
+    """Return the origin of a view or a copy of one tensor; None if it is neither."""
+    origin, tensor = operand
+    if shares_memory(tensor, output):
+        return viewed(origin, tensor, output)
+    if name in COPIES and tensor.shape == output.shape:
+        return origin
+    if name in _RESHAPES:  # in other memory: a view of a copy without gaps
+        copy = torch.empty(tensor.shape, device="meta")
+        return replace(viewed(origin, copy, copy.view(output.shape)), source=None, order=(), how="reshaped")
+    return None
+
+
+def _axes(name: str, made: Sequence[tuple[Origin, Tensor]], output: Tensor, dim: int) -> Axes | None:
+    """Return the axes along a function of several tensors, or a new tensor; None if it is not understood."""
+    origin, tensor = made[0]
+    axes: Axes | None = None
+    if is_pointwise(name) or name == _WEIGHT_NORM or (name in _AXIS_BY_AXIS and _is_reduced(tensor, output)):
+        axes = _broadcast(made, output.dim())
+    elif name in _LOOKUPS:
+        axes = _looked_up(origin, tensor, output)
+    elif name in _NORMALIZATIONS:
+        axes = _normalized(made, output, is_last=name in {"layer_norm", "rms_norm"})
+    elif name in _REPEATS:
+        axes = _broadcast(made[:1], output.dim())
+    elif name in _JOINS:
+        axes = _broadcast(made, output.dim(), joined=True)
+    elif name == "stack":
+        inner, place = _broadcast(made, output.dim() - 1), dim % output.dim()
+        axes = (*inner[:place], frozenset(), *inner[place:])
+    return axes
+
+
+def _no_axes(tensor: Tensor) -> Axes:
+    return (frozenset(),) * tensor.dim()
+
+
+def _summed(origins: Iterable[Origin]) -> frozenset[NamedAxis]:
+    return frozenset[NamedAxis]().union(*(origin.summed for origin in origins))
+
+
+def _is_reduced(tensor: Tensor, output: Tensor) -> bool:
+    """Return whether two tensors have the same shape but for some dimensions of length 1 in the second one."""
+    return tensor.dim() == output.dim() and all(
+        size in {1, old} for size, old in zip(output.shape, tensor.shape, strict=True)
+    )
+
+
+def _looked_up(origin: Origin, table: Tensor, output: Tensor) -> Axes:
+    """Return the axes along a result whose last dimensions are those of a table but for its first one."""
+    axes = [*_no_axes(output)]
+    for place in range(1, min(table.dim() - 1, output.dim()) + 1):
+        if table.shape[-place] == output.shape[-place]:
+            axes[-place] = origin.axes[-place]
+    return tuple(axes)
+
+
+def _normalized(made: Sequence[tuple[Origin, Tensor]], output: Tensor, *, is_last: bool) -> Axes:
+    """Return the axes along a normalized tensor; scales and shifts run along its second or last dimensions."""
+    axes = [*_broadcast(made[:1], output.dim())]
+    for origin, tensor in made[1:]:
+        if is_last:
+            axes = [old | new for old, new in zip(axes, _broadcast([(origin, tensor)], output.dim()), strict=True)]
+        elif tensor.dim() == 1 < output.dim():
+            axes[1] |= origin.axes[0]
+    return tuple(axes)
+
+
+def _broadcast(made: Sequence[tuple[Origin, Tensor]], rank: int, *, joined: bool = False) -> Axes:
+    """Return the axes along the dimensions of tensors that are broadcast, or joined, from the last dimension on."""
+    axes: list[frozenset[NamedAxis]] = [frozenset()] * rank
+    for origin, tensor in made:
+        for place in range(1, tensor.dim() + 1):
+            if tensor.shape[-place] > 1 or joined:
+                axes[-place] |= origin.axes[-place]
+    return tuple(axes)
