@@ -26,7 +26,7 @@ from rebasin_core.testing.cases import network
 from rebasin_core.testing.examples.posteriors import POSTERIORS
 
 # Dataclasses that are no results: what a strategy or a rule is given to work on, while it works.
-WORK = {rc.Call, rc.MatchProblem, rc.barriers.PathProblem}
+WORK = {rc.Call, rc.MatchProblem, rc.Task, rc.barriers.PathProblem}
 
 
 def nested_layout() -> rc.Layout:
@@ -113,7 +113,9 @@ def parts(value: Any) -> Any:
         return [type(value), {f.name: parts(getattr(value, f.name)) for f in dataclasses.fields(value)}]
     if isinstance(value, Mapping):
         return {key: parts(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | frozenset):
+    if isinstance(value, frozenset):
+        return sorted(value, key=repr)
+    if isinstance(value, list | tuple):
         return [parts(item) for item in value]
     return [type(value), vars(value)] if isinstance(value, rc.symmetry.UnitScaling | rc.Likelihood) else value
 

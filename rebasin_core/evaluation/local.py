@@ -57,6 +57,8 @@ def local_layers(posterior: AbstractIndependentGaussian, model: FunctionalModel,
     tensors = {**posterior.mean, **posterior.buffers}
     model.check(tensors, "the posterior")
     names = posterior.noisy_names
+    if not names:
+        return LocalLayers([], [], is_exact=True)
     trial = inputs[:_TRIAL_ROWS]
     layers = [
         use
