@@ -29,6 +29,17 @@ def test_files_and_functions_stay_small(path: Path) -> None:
             assert lines <= 40, f"{node.name} has {lines} lines"
 
 
+def test_no_tuple_is_unpacked_from_a_generator_expression() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in SHIPPED
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.GeneratorExp)
+        if any(isinstance(target, ast.Tuple) for target in node.targets)
+    ]
+    assert not found
+
+
 CONCRETE_POSTERIORS = {e.kind.__name__ for e in Registry(external=False).all() if e.family == "posterior"}
 
 

@@ -113,10 +113,8 @@ def parts(value: Any) -> Any:
         return [type(value), {f.name: parts(getattr(value, f.name)) for f in dataclasses.fields(value)}]
     if isinstance(value, Mapping):
         return {key: parts(item) for key, item in value.items()}
-    if isinstance(value, frozenset):
-        return sorted(value, key=repr)
-    if isinstance(value, list | tuple):
-        return [parts(item) for item in value]
+    if isinstance(value, list | tuple | frozenset):
+        return [parts(item) for item in (sorted(value, key=repr) if isinstance(value, frozenset) else value)]
     return [type(value), vars(value)] if isinstance(value, rc.symmetry.UnitScaling | rc.Likelihood) else value
 
 

@@ -121,8 +121,10 @@ def _with_buffers(point: Posterior, model: nn.Module | None) -> Posterior:
     """Return a point whose buffers are those of a model, whatever the kinds of its numbers are."""
     if model is None or not point.is_point:
         return point
-    every, names = {**point.mean, **point.buffers}, dict(model.named_buffers()).keys()
+    every = {**point.mean, **point.buffers}
+    names = dict(model.named_buffers()).keys()
     if point.buffers.keys() >= names:
         return point
-    parameters, buffers = ({n: t for n, t in every.items() if (n in names) == chosen} for chosen in (False, True))
+    parameters = {n: t for n, t in every.items() if n not in names}
+    buffers = {n: t for n, t in every.items() if n in names}
     return PointPosterior(parameters, buffers=buffers)

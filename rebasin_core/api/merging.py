@@ -143,10 +143,8 @@ def _repaired(
     if repair == "repair":
         activations = ActivationRepair(model, batches[0][0][:2], device=device, dtype=dtype)
         moments = [activations.moments({**q.mean, **q.buffers}, batches) for q in aligned]
-        mean, stddev = (
-            barycenter([PointPosterior(dict(getattr(m, part))) for m in moments], _plain(weights)).mean
-            for part in ("mean", "stddev")
-        )
+        mean = barycenter([PointPosterior(dict(m.mean)) for m in moments], _plain(weights)).mean
+        stddev = barycenter([PointPosterior(dict(m.stddev)) for m in moments], _plain(weights)).mean
         every = {**parameters, **buffers}
         folded = activations.maps(every, batches, ActivationMoments(mean, stddev)).folded(every)
         parameters = {name: folded[name] for name in parameters}

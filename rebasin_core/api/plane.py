@@ -77,20 +77,26 @@ def loss_plane(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
     """
     ends = [as_posterior(network, model=task.model) for network in (first, second, third)]
     frame = _Frame([q.mean for q in ends])
-    if num_points < 2 or not frame.is_plane:  # ruff: ignore[magic-value-comparison] - two places make an axis
+    if num_points < 2 or not frame.is_plane:  # ruff: ignore[magic-value-comparison] - two points make an axis
         message = "expected three networks that do not lie on a line, and `num_points` of at least 2"
         raise InvalidInputError(message)
-    u, v = (
-        torch.linspace(low - margin * (high - low), high + margin * (high - low), num_points, dtype=torch.float64)
-        for low, high in zip(frame.points.amin(0).tolist(), frame.points.amax(0).tolist(), strict=True)
-    )
+    u = _grid(frame.points[:, 0], num_points, margin)
+    v = _grid(frame.points[:, 1], num_points, margin)
     evaluator = Evaluator(task, ends[0])
     loss = torch.empty((num_points, num_points), dtype=torch.float64)
     for row in tqdm(range(num_points), desc="plane", unit="row", leave=False, disable=not progress):
         for column in range(num_points):
             point = PointPosterior(frame.at(u[column].item(), v[row].item(), ends[0].dtype), buffers=ends[0].buffers)
-            loss[row, column] = evaluator.loss(point, where=f"a place of the plane ({row}, {column})").loss
+            loss[row, column] = evaluator.loss(point, where=f"point ({row}, {column}) of the plane").loss
     return LossPlane(u, v, loss, frame.points)
+
+
+def _grid(coordinates: Tensor, num_points: int, margin: float) -> Tensor:
+    """Return equally spaced coordinates from below the least to above the largest of some."""
+    low = coordinates.min().item()
+    high = coordinates.max().item()
+    extra = margin * (high - low)
+    return torch.linspace(low - extra, high + extra, num_points, dtype=torch.float64)
 
 
 @final
@@ -98,13 +104,17 @@ class _Frame:
     """Two orthogonal directions through three networks."""
 
     def __init__(self, means: Sequence[Mapping[str, Tensor]]) -> None:
-        self._origin, *others = ({name: tensor.double() for name, tensor in mean.items()} for mean in means)
-        first, second = ({name: t - self._origin[name] for name, t in other.items()} for other in others)
+        origin, *others = [{name: tensor.double() for name, tensor in mean.items()} for mean in means]
+        differences = [{name: t - origin[name] for name, t in other.items()} for other in others]
+        first = differences[0]
+        second = differences[1]
+        self._origin = origin
         self._length = _inner(first, first) ** 0.5
         shift = _inner(second, first) / self._length if self._length else 0.0
         rest = {name: t - (shift / self._length if self._length else 0.0) * first[name] for name, t in second.items()}
         self._height = _inner(rest, rest) ** 0.5
-        self._first, self._rest = first, rest
+        self._first = first
+        self._rest = rest
         self.points = torch.tensor([[0.0, 0.0], [self._length, 0.0], [shift, self._height]], dtype=torch.float64)
 
     @property
@@ -114,7 +124,8 @@ class _Frame:
 
     def at(self, u: float, v: float, dtype: torch.dtype) -> dict[str, Tensor]:
         """Return the parameters at coordinates."""
-        a, b = u / self._length, v / self._height
+        a = u / self._length
+        b = v / self._height
         return {n: (t + a * self._first[n] + b * self._rest[n]).to(dtype) for n, t in self._origin.items()}
 
 

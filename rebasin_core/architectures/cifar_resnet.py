@@ -104,7 +104,8 @@ class CifarResNetSpec(TableSpec):
         table = conv("stem", "-", stream, bias=False) | norm_rows(self._norm, "stem_norm", stream)
         blocks = sorted({int(name.split(".")[1]) for name in self.shapes if name.startswith("blocks.")})
         for block in blocks:
-            name, before = f"blocks.{block}", stream
+            name = f"blocks.{block}"
+            before = stream
             widened = self.shapes[f"{name}.conv2.weight"][0] != self.shapes[f"{name}.conv1.weight"][1]
             if f"{name}.shortcut.weight" in self.shapes:
                 stream = name
@@ -139,7 +140,8 @@ class _Block(nn.Module):
         self.norm1 = norm_layer(norm, after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
         self.norm2 = norm_layer(norm, after)
-        self._stride, self._added = stride, after - before
+        self._stride = stride
+        self._added = after - before
         if before != after and shortcut == "conv":
             self.shortcut: nn.Module | None = nn.Conv2d(before, after, 1, stride=stride, bias=False)
             self.shortcut_norm = norm_layer(norm, after)

@@ -28,7 +28,8 @@ class ChannelLayerNorm(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
 
     def reset_parameters(self) -> None:
         """Make it the identity, as at initialization."""
@@ -53,7 +54,8 @@ class FilterResponseNorm(nn.Module):
 
     def __init__(self, channels: int, *, eps: float = 1e-6) -> None:
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
         self.threshold = nn.Parameter(torch.zeros(channels))
         self._eps = eps
 
@@ -63,7 +65,9 @@ class FilterResponseNorm(nn.Module):
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
-        weight, bias, threshold = (p[:, None, None] for p in (self.weight, self.bias, self.threshold))
+        weight = self.weight[:, None, None]
+        bias = self.bias[:, None, None]
+        threshold = self.threshold[:, None, None]
         scale = weight * torch.rsqrt(inputs.square().mean((2, 3), keepdim=True) + self._eps)
         # max(y, t) as relu(y - t) + t: the gradient of a maximum takes four times as long.
         return torch.relu(inputs * scale + (bias - threshold)) + threshold
@@ -112,8 +116,10 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, *, causal: bool = False) -> None:
         super().__init__()
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self._heads, self._causal = heads, causal
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self._heads = heads
+        self._causal = causal
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
@@ -138,8 +144,11 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int, *, causal: bool = False) -> None:
         super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(width), SelfAttention(width, heads, causal=causal)
-        self.norm2, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = SelfAttention(width, heads, causal=causal)
+        self.norm2 = nn.LayerNorm(width)
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:

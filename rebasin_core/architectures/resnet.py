@@ -77,7 +77,8 @@ class ResNetSpec(TableSpec):
         stream = "conv1"
         table = conv("conv1", "-", stream, bias=False) | batch_norm("bn1", stream)
         for block in dict.fromkeys(name.rsplit(".", 2)[0] for name in self.shapes if ".conv1." in name):
-            before, units = stream, [f"{block}.conv1"]
+            before = stream
+            units = [f"{block}.conv1"]
             if f"{block}.downsample.0.weight" in self.shapes:
                 stream = f"{block}.downsample"
                 table |= conv(f"{block}.downsample.0", before, stream, bias=False)
@@ -120,13 +121,15 @@ class _Block(nn.Module):
 class _ResNet(nn.Module):
     def __init__(self, inputs: int, depth: int, width: int, outputs: int) -> None:
         super().__init__()
-        bottleneck, before = depth >= _FIRST_BOTTLENECK, width
+        bottleneck = depth >= _FIRST_BOTTLENECK
+        before = width
         self.conv1 = nn.Conv2d(inputs, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         for stage, count in enumerate(_BLOCKS[depth]):
             blocks: list[nn.Module] = []
             for block in range(count):
-                inner, stride = width << stage, 2 if stage and not block else 1
+                inner = width << stage
+                stride = 2 if stage and not block else 1
                 blocks.append(_Block(before, inner, stride, bottleneck=bottleneck))
                 before = 4 * inner if bottleneck else inner
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))

@@ -173,9 +173,12 @@ class TransformerSpec(TableSpec):
 class _ViT(nn.Module):
     def __init__(self, patches: nn.Module, tokens: int, blocks: nn.Module, width: int, outputs: int) -> None:
         super().__init__()
-        self.patches, self.blocks = patches, blocks
-        self.token, self.positions = nn.Parameter(torch.empty(width)), nn.Parameter(torch.empty(tokens, width))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, outputs)
+        self.patches = patches
+        self.blocks = blocks
+        self.token = nn.Parameter(torch.empty(width))
+        self.positions = nn.Parameter(torch.empty(tokens, width))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, outputs)
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
@@ -190,8 +193,10 @@ class _ViT(nn.Module):
 class _GPT(nn.Module):
     def __init__(self, vocabulary: int, context: int, blocks: nn.Module, width: int) -> None:
         super().__init__()
-        self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
-        self.blocks, self.norm = blocks, nn.LayerNorm(width)
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(context, width)
+        self.blocks = blocks
+        self.norm = nn.LayerNorm(width)
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:

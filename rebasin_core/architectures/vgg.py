@@ -63,7 +63,8 @@ class VGGArchitecture(Architecture):
         stages = [[count] * layers for count, layers in zip(widths, _STAGES[self.depth], strict=True)]
         channels, height, width = input_shape
         for _ in stages:
-            height, width = -(-height // 2), -(-width // 2)
+            height = -(-height // 2)
+            width = -(-width // 2)
         last = widths[-1] * height * width
         return initialized(lambda: _VGG(channels, stages, last, output_size, norm=self.batch_norm), generator)
 

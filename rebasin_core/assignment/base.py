@@ -85,7 +85,9 @@ class AssignmentSolver(Strategy):
             similarity = similarity.to(torch.float32 if similarity.is_floating_point() else torch.float64)
         if 0 in shape:
             return _nothing(similarity)
-        least, largest = (extreme.item() for extreme in similarity.aminmax())
+        extremes = similarity.aminmax()
+        least = extremes.min.item()
+        largest = extremes.max.item()
         if not largest < torch.inf:
             message = f"a similarity matrix of shape {shape} has NaN or plus infinity; expected finite numbers"
             raise InvalidInputError(message)

@@ -18,7 +18,7 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.loss import LossEstimate
 from rebasin_core.evaluation.metric import Metric
 from rebasin_core.evaluation.metrics import NLLMetric
-from rebasin_core.evaluation.networks import DrawnNetworks, EvaluationOptions
+from rebasin_core.evaluation.networks import EvaluationOptions, SampledNetworks
 from rebasin_core.evaluation.predictive import predict
 from rebasin_core.evaluation.stratified import StratifiedPredictor
 from rebasin_core.posteriors.point import PointPosterior
@@ -131,8 +131,8 @@ class AbstractPathBarrier(BarrierEstimator):
             return None
         return self._sampled(problem, point(0.0)), self._sampled(problem, point(1.0))
 
-    def _sampled(self, problem: BarrierProblem, end: Posterior) -> DrawnNetworks:
-        return DrawnNetworks(end, self._draws, problem.seed, antithetic=bool(self.evaluation.antithetic))
+    def _sampled(self, problem: BarrierProblem, end: Posterior) -> SampledNetworks:
+        return SampledNetworks(end, self._draws, problem.seed, antithetic=bool(self.evaluation.antithetic))
 
 
 class AbstractNetworkBarrier(AbstractPathBarrier):

@@ -181,7 +181,8 @@ def require_direction(coupling: Coupling, unclear: Collection[tuple[str, int]]) 
 
 def _differ(coupling: Coupling, group: str) -> bool:
     """Return whether a plan acts differently on axes that read units and on axes that compute them."""
-    computed, read = coupling.matrix(group, consumed=False), coupling.matrix(group, consumed=True)
+    computed = coupling.matrix(group, consumed=False)
+    read = coupling.matrix(group, consumed=True)
     return not torch.allclose(computed, read, rtol=0, atol=_SAME)
 
 

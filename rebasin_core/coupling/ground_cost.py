@@ -43,7 +43,9 @@ class WeightCosts:
         candidate: Mapping[str, Tensor],
         families: Families,
     ) -> None:
-        self._coupling, self._reference, self._candidate = coupling, reference, candidate
+        self._coupling = coupling
+        self._reference = reference
+        self._candidate = candidate
         self._families = families
         self._free = frozenset(families).union(*families.values())
         self._norms = {name: float(torch.linalg.vector_norm(tensor)) for name, tensor in reference.items()}
@@ -115,7 +117,8 @@ class WeightCosts:
             expected = [group, *inner]
             if sorted(map(str, held)) == sorted(expected):
                 dims = [1 + names.index(unit) for unit in expected]
-                first, second = (t.movedim(dims, [*range(len(dims))]).flatten(len(dims)) for t in (left, right))
+                first = left.movedim(dims, [*range(len(dims))]).flatten(len(dims))
+                second = right.movedim(dims, [*range(len(dims))]).flatten(len(dims))
                 yield expected[-1], first, second
 
 
@@ -140,14 +143,16 @@ def activation_costs(
             whole = len(held) > 1 or not families[group]  # heads alone would be compared with their widths in order
             if whole and len(held) == len(names):
                 order = [names.index(name) for name in held]
-                first, second = (side.permute(order) for side in (rows, columns))
+                first = rows.permute(order)
+                second = columns.permute(order)
                 part = distances[first.flatten()][:, second.flatten()]
                 yield group, held[-1], part.reshape(*first.shape, *second.shape)
 
 
 def _squared_distances(left: Tensor, right: Tensor) -> Tensor:
     """Return squared distances in float64: ``[*m, *n]`` of all ``[*m, rest]`` from all ``[*n, rest]``."""
-    rows, columns = (side.flatten(0, -2) for side in (left, right))
+    rows = left.flatten(0, -2)
+    columns = right.flatten(0, -2)
     squares = rows.square().sum(1).unsqueeze(1) + columns.square().sum(1)
     distances = (squares - 2 * rows @ columns.T).clamp_min(0).double()
     return distances.reshape(*left.shape[:-1], *right.shape[:-1])

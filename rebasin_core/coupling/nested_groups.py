@@ -79,7 +79,8 @@ def family_plans(
     Returns:
         The plan ``[H, H']`` of the group, those ``[H, m, H', m']`` of the groups within, and the cost of the first.
     """
-    parts, inner = [] if own is None else [own], {}
+    parts = [] if own is None else [own]
+    inner = {}
     for name, cost in within.items():
         pairs = cost.movedim(2, 1)
         plans = torch.stack([torch.stack([solver.plan(pair) for pair in row]) for row in pairs])
@@ -132,7 +133,9 @@ def carried_cost(families: Families, costs: Mapping[str, Tensor], indices: Mappi
         if name in costs and not any(inner in costs for inner in within):
             total += costs[name].gather(1, index.to(costs[name].device).unsqueeze(1)).sum().item()
         for inner in (inner for inner in within if inner in costs):
-            cost, outer, columns = costs[inner], index.to(costs[inner].device), indices[inner]
+            cost = costs[inner]
+            outer = index.to(costs[inner].device)
+            columns = indices[inner]
             pairs = cost.movedim(2, 1)[torch.arange(len(outer), device=cost.device), outer]
             total += pairs.gather(2, columns.to(cost.device).unsqueeze(2)).sum().item()
     return total

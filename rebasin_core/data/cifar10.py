@@ -82,7 +82,8 @@ def _examples(paths: list[Path]) -> Examples:
             raise DataError(message)
         labels.append(torch.from_numpy(records[:, 0].astype(np.int64)))
         images.append(torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy()))
-    mean, deviation = (torch.tensor(values).reshape(3, 1, 1) for values in (_MEAN, _DEVIATION))
+    mean = torch.tensor(_MEAN).reshape(3, 1, 1)
+    deviation = torch.tensor(_DEVIATION).reshape(3, 1, 1)
     inputs = (torch.cat(images).float() / 255 - mean) / deviation
     return Examples(inputs, torch.cat(labels))
 

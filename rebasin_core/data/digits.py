@@ -47,7 +47,8 @@ class DigitsSource(DataSource):
         labels = torch.from_numpy(found.target).long()
         # The file is ordered by writer; after a fixed shuffle, both parts have digits of all writers.
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-        train, test = order[:-_NUM_TEST], order[-_NUM_TEST:]
+        train = order[:-_NUM_TEST]
+        test = order[-_NUM_TEST:]
         inputs = (images - images[train].mean()) / images[train].std()
         return DataSplits(
             Examples(inputs[train], labels[train]), Examples(inputs[test], labels[test]), Target("classification", 10)

@@ -101,7 +101,10 @@ class TensorBatches:
         if batch_size < 1:
             message = f"expected a batch size of at least 1, got {batch_size!r}"
             raise InvalidInputError(message)
-        self._examples, self._batch_size, self._seed, self._epoch = examples, batch_size, shuffle_seed, 0
+        self._examples = examples
+        self._batch_size = batch_size
+        self._seed = shuffle_seed
+        self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next pass.

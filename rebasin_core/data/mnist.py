@@ -187,7 +187,8 @@ def read_idx(path: Path) -> Tensor:
 
 
 def _examples(images_path: Path, labels_path: Path, published: Publication) -> Examples:
-    images, labels = read_idx(images_path), read_idx(labels_path)
+    images = read_idx(images_path)
+    labels = read_idx(labels_path)
     if images.shape[1:] != (28, 28) or labels.dim() != 1 or len(images) != len(labels):
         message = (
             f"{images_path} holds shape {tuple(images.shape)} and {labels_path} {tuple(labels.shape)}; expected "

@@ -83,17 +83,17 @@ def _read_npz(path: Path, split: int) -> Columns:
 
 def _read_text(folder: Path, split: int) -> Columns:
     table = np.loadtxt(folder / "data.txt", ndmin=2)
-    features, target, test = (
-        np.loadtxt(folder / name, ndmin=1).astype(np.int64)
-        for name in ("index_features.txt", "index_target.txt", f"index_test_{split}.txt")
-    )
+    features = np.loadtxt(folder / "index_features.txt", ndmin=1).astype(np.int64)
+    target = np.loadtxt(folder / "index_target.txt", ndmin=1).astype(np.int64)
+    test = np.loadtxt(folder / f"index_test_{split}.txt", ndmin=1).astype(np.int64)
     return table[:, features], table[:, target[0]], test
 
 
 def _split(x: NDArray[np.float64], y: NDArray[np.float64], test: NDArray[np.int64]) -> DataSplits:
     is_test = np.zeros(len(x), dtype=bool)
     is_test[test] = True
-    train_x, train_y = x[~is_test], y[~is_test]
+    train_x = x[~is_test]
+    train_y = y[~is_test]
     # A column that does not vary carries nothing; dividing by one keeps it at zero.
     scale = np.where(train_x.std(0) > 0, train_x.std(0), 1.0)
     inputs = torch.from_numpy((x - train_x.mean(0)) / scale).float()

@@ -92,7 +92,8 @@ class Allocation:
         squares = errors.to(spread)[order].square()
         spread[order] = torch.lerp(_averaged(squares), squares, _OWN_SHARE).sqrt()
         levels = _levels(spread, num_samples / LEAST_SAMPLES)
-        inputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        inputs = torch.cat([x for x, _ in batches])
+        targets = torch.cat([y for _, y in batches])
         size = max(len(part) for _, part in batches)
         strata: list[Stratum] = []
         for level in levels.unique().tolist():
@@ -106,7 +107,8 @@ def _averaged(values: Tensor) -> Tensor:
     """Return every value's mean with its neighbours."""
     sums = torch.cat([values.new_zeros(1), values.cumsum(0)])
     place = torch.arange(len(values))
-    first, last = (place - _NEIGHBOURS).clamp_min(0), (place + _NEIGHBOURS + 1).clamp_max(len(values))
+    first = (place - _NEIGHBOURS).clamp_min(0)
+    last = (place + _NEIGHBOURS + 1).clamp_max(len(values))
     return (sums[last] - sums[first]).clamp_min(0) / (last - first)
 
 

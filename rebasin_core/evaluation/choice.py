@@ -8,9 +8,9 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.local import LocalNetworks, local_layers
 from rebasin_core.evaluation.networks import (
     AbstractNetworks,
-    DrawnNetworks,
     EvaluationOptions,
     LoopedNetworks,
+    SampledNetworks,
     VectorizedNetworks,
 )
 from rebasin_core.posteriors.capabilities import AbstractIndependentGaussian
@@ -78,7 +78,7 @@ def networks_of(  # ruff: ignore[too-many-arguments] - the problem's parts
             "`auto`"
         )
         raise InvalidInputError(message)
-    drawn = DrawnNetworks(posterior, num_samples, seed, antithetic=bool(options.antithetic), adjust=adjust)
+    drawn = SampledNetworks(posterior, num_samples, seed, antithetic=bool(options.antithetic), adjust=adjust)
     # Every weight is met about once an example.
     small = model.size * len(inputs) < _SMALL.get(inputs.device.type, 0)
     if drawn.count > 1 and (options.method == "vectorized" or (options.method == "auto" and small)):

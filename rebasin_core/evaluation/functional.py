@@ -49,7 +49,8 @@ class FunctionalModel:
         dtype: torch.dtype = torch.float32,
         training: bool = False,
     ) -> None:
-        self._device, self._dtype = torch.device(device), dtype
+        self._device = torch.device(device)
+        self._dtype = dtype
         self._model = copy.deepcopy(model).to(self._device, dtype).train(training)
         for parameter in self._model.parameters():
             parameter.requires_grad = False
@@ -165,7 +166,8 @@ class FunctionalModel:
             dtype = self._dtype if leaf.is_floating_point() else leaf.dtype
             return torch.zeros(leaf.shape, dtype=dtype, device=self._device)
 
-        given, named = tree_map(zeros, args), tree_map(zeros, dict(kwargs))
+        given = tree_map(zeros, args)
+        named = tree_map(zeros, dict(kwargs))
         leaves = [leaf for leaf in tree_leaves([given, named]) if isinstance(leaf, torch.Tensor)]
         try:
             return read(lambda copies: functional_call(self._model, copies, given, named), self._expected, leaves)

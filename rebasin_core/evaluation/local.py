@@ -101,10 +101,14 @@ class LocalNetworks(AbstractNetworks):
         if options.antithetic and count % 2:
             message = f"antithetic pairs need an even number of samples, got {count}"
             raise InvalidInputError(message)
-        self._model, self._layers, self._options, self._seed = model, layers, options, seed
+        self._model = model
+        self._layers = layers
+        self._options = options
+        self._seed = seed
         self.paired = count % 2 == 0 if options.antithetic is None else options.antithetic
         self.least_chunk = 2 if self.paired else 1
-        self.count, self.chunk = count, min(count, max(self.least_chunk, chunk - chunk % self.least_chunk))
+        self.count = count
+        self.chunk = min(count, max(self.least_chunk, chunk - chunk % self.least_chunk))
         self._tensors = {**posterior.mean, **posterior.buffers}
         self._variances = {name: stddev.square() for name, stddev in posterior.stddev.items()}
 
@@ -112,12 +116,12 @@ class LocalNetworks(AbstractNetworks):
     def outputs(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Outputs]:
         generator = torch.Generator(batches[0][0].device).manual_seed(self._seed)
         late = self._can_branch_late(batches[0][0])
-        for place, (inputs, _) in enumerate(batches):
+        for number, (inputs, _) in enumerate(batches):
             noise = _Noise(self._layers, self._variances, generator, antithetic=self.paired)
             with self._options.arithmetic(inputs.device):
                 for first in range(0, self.count, self.chunk):
                     networks = min(self.chunk, self.count - first)
-                    yield Outputs(first, place, self._run(noise, inputs, networks, late=late))
+                    yield Outputs(first, number, self._run(noise, inputs, networks, late=late))
 
     def _run(self, noise: _Noise, inputs: Tensor, networks: int, *, late: bool) -> Tensor:
         """Return the outputs of several networks for a batch."""

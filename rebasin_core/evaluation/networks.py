@@ -102,12 +102,12 @@ class Outputs:
 
     Attributes:
         first: The number of the first of these networks.
-        place: The number of the batch.
+        batch_index: Index of the batch.
         values: ``[c, N, ...]`` for c networks.
     """
 
     first: int
-    place: int
+    batch_index: int
     values: Tensor
 
 
@@ -142,7 +142,7 @@ class AbstractNetworks(ABC):
 
 
 @final
-class DrawnNetworks:
+class SampledNetworks:
     """Draws networks one after the other (small ones several at once), from a generator with a given seed.
 
     Posteriors of one kind get the same noise (common random numbers). A set of equally weighted samples that are no
@@ -219,7 +219,7 @@ class LoopedNetworks(AbstractNetworks):
         options: The precision.
     """
 
-    def __init__(self, drawn: DrawnNetworks, model: FunctionalModel, options: EvaluationOptions) -> None:
+    def __init__(self, drawn: SampledNetworks, model: FunctionalModel, options: EvaluationOptions) -> None:
         self._drawn = drawn
         self._options = options
         self._model = model.compiled() if options.compiled else model
@@ -233,10 +233,10 @@ class LoopedNetworks(AbstractNetworks):
         for index, tensors in enumerate(self._drawn):
             if index == 0:
                 self._model.check(tensors, "the posterior")
-            for place, (inputs, _) in enumerate(batches):
+            for number, (inputs, _) in enumerate(batches):
                 with self._options.arithmetic(inputs.device):
                     values = self._model(tensors, inputs)
-                yield Outputs(index, place, values.unsqueeze(0))
+                yield Outputs(index, number, values.unsqueeze(0))
 
 
 @final
@@ -250,7 +250,7 @@ class VectorizedNetworks(AbstractNetworks):
         chunk: How many at once.
     """
 
-    def __init__(self, drawn: DrawnNetworks, model: FunctionalModel, options: EvaluationOptions, chunk: int) -> None:
+    def __init__(self, drawn: SampledNetworks, model: FunctionalModel, options: EvaluationOptions, chunk: int) -> None:
         self._drawn = drawn
         self._model = model
         self._options = options
@@ -293,7 +293,7 @@ class VectorizedNetworks(AbstractNetworks):
             return self._model(tensors, inputs)
 
         run = torch.vmap(call, in_dims=(0, None))
-        for place, (inputs, _) in enumerate(batches):
+        for number, (inputs, _) in enumerate(batches):
             with self._options.arithmetic(inputs.device):
                 values: Tensor = run(stacked, inputs)
-            yield Outputs(first, place, values)
+            yield Outputs(first, number, values)

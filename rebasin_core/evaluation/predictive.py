@@ -181,34 +181,34 @@ class _Collected:
         """Take the outputs of all networks for all batches; return whether the memory sufficed."""
         try:
             for outputs in networks.outputs(self._batches):
-                self._add(outputs.first, outputs.place, outputs.values)
+                self._add(outputs.first, outputs.batch_index, outputs.values)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             return False
         return True
 
-    def _add(self, first: int, place: int, values: Tensor) -> None:
+    def _add(self, first: int, batch_index: int, values: Tensor) -> None:
         """Take the outputs of some networks for one batch: ``[c, N, ...]``."""
         if values.dtype in {torch.bfloat16, torch.float16}:
             values = values.float()
-        targets = self._batches[place][1]
+        targets = self._batches[batch_index][1]
         networks = len(values)
         self._likelihood.check(values[0], targets)
-        where = slice(self._starts[place], self._starts[place + 1])
+        where = slice(self._starts[batch_index], self._starts[batch_index + 1])
         rows = values.flatten(0, 1)
         repeated = targets.expand(networks, *targets.shape).flatten(0, 1)
         log_prob, prediction, entropy = self._likelihood.assess(rows, repeated)
         self._log_prob[first : first + networks, where] = log_prob.reshape(networks, -1).double()
         self._entropy[where] += entropy.reshape(networks, -1).double().sum(0)
         prediction = prediction.unflatten(0, (networks, -1))
-        sums = self._sums[place]
+        sums = self._sums[batch_index]
         if sums is None:
             groups = int(self._group.max().item()) + 1
-            sums = self._sums[place] = prediction.new_zeros((groups, *prediction.shape[1:]))
+            sums = self._sums[batch_index] = prediction.new_zeros((groups, *prediction.shape[1:]))
         sums.index_add_(0, self._group[first : first + networks], prediction)
         if self._outputs is not None:
-            self._outputs[first, place] = values
+            self._outputs[first, batch_index] = values
 
     def predictions(self) -> Predictions:
         """Return what was gathered."""
@@ -231,5 +231,5 @@ class _Collected:
 def _joined(outputs: dict[tuple[int, int], Tensor]) -> Tensor:
     """Return all networks' outputs for all batches in order."""
     firsts = sorted({first for first, _ in outputs})
-    places = sorted({place for _, place in outputs})
-    return torch.cat([torch.cat([outputs[first, place] for place in places], 1) for first in firsts])
+    batches = sorted({batch_index for _, batch_index in outputs})
+    return torch.cat([torch.cat([outputs[first, number] for number in batches], 1) for first in firsts])

@@ -76,7 +76,8 @@ class UnitMaps:
         """
         result = dict(tensors)
         for use in self.layers:
-            weight, scale = tensors[use.name], self.scale[use.layer]
+            weight = tensors[use.name]
+            scale = self.scale[use.layer]
             result[use.name] = weight * use.along_weight(scale, weight)
             if use.bias is not None:
                 bias = tensors[use.bias]
@@ -175,7 +176,8 @@ class ActivationRepair:
             total = _Sums()
             self._run(tensors, data, {name: total}, known)
             mean, stddev = total.moments()
-            target_mean, target = wanted.mean[name].double(), wanted.stddev[name].double()
+            target_mean = wanted.mean[name].double()
+            target = wanted.stddev[name].double()
             if use.bias is not None:
                 ratio = target / stddev
             else:
@@ -230,7 +232,8 @@ class _Sums:
     def add(self, outputs: Tensor) -> None:
         """Add a batch of outputs, ``[units, everything else]``."""
         rows = outputs.double()
-        first, second = rows.sum(1), rows.square().sum(1)
+        first = rows.sum(1)
+        second = rows.square().sum(1)
         self._first = first if self._first is None else self._first + first
         self._second = second if self._second is None else self._second + second
         self._count += rows.shape[1]

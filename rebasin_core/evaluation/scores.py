@@ -121,7 +121,8 @@ def _of_numbers(predictions: Predictions, likelihood: AbstractRegressionLikeliho
         message = "the scores of a regression need every network's outputs; set `keep_outputs` of `predict`"
         raise InvalidInputError(message)
     mean, scale = likelihood.moments(outputs.flatten(0, 1))
-    means, scales = (part.unflatten(0, outputs.shape[:2]) for part in (mean, scale))
+    means = mean.unflatten(0, outputs.shape[:2])
+    scales = scale.unflatten(0, outputs.shape[:2])
     return {
         "rmse": math.sqrt(predictions.score.mean().item()),
         "crps": gaussian_mixture_crps(means, scales, targets).mean().item(),

@@ -124,7 +124,8 @@ class WeightNoise:
 
     def _flipout(self, product: Product, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         """Return a product with one draw of the weights, and random signs for every example."""
-        use, output = product.use, product.output()
+        use = product.use
+        output = product.output()
         draws = [None if stddev is None else stddev * self._noise(stddev) for stddev in (weight, bias)]
         if draws[0] is not None and use.input_dim is not None:
             inputs = product.inputs * self._signs(product.inputs, use.input_dim)

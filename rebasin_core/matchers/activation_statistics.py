@@ -46,7 +46,8 @@ class CrossMoments:
         self, models: tuple[nn.Module, nn.Module], problem: MatchProblem, likelihood: Likelihood | None = None
     ) -> None:
         self._likelihood = likelihood
-        self._problem, self._dtype = problem, working_dtype(problem.reference.dtype)
+        self._problem = problem
+        self._dtype = working_dtype(problem.reference.dtype)
         device = problem.reference.device
         self._sides = [FunctionalModel(model, device=device, dtype=self._dtype) for model in models]
         self._uses: list[dict[str, WeightUse]] | None = None
@@ -96,7 +97,8 @@ class CrossMoments:
             targets: Its targets.
             samples: Number of posterior samples.
         """
-        inputs, targets = self._sides[0].to_device(inputs), targets.to(self._problem.reference.device)
+        inputs = self._sides[0].to_device(inputs)
+        targets = targets.to(self._problem.reference.device)
         ends = self._problem.reference, self._problem.candidate
         for _ in range(samples):
             drawn = [widened(q.sample(generator=self._problem.generator)) for q in ends]

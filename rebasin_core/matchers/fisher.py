@@ -51,14 +51,11 @@ class FisherMatcher(AbstractChannelMatcher):
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
         for posterior, what in ((reference, "reference"), (candidate, "candidate")):
             require_positive_stddev(posterior, what)
-        # In float64: squares and precisions spread widely.
-        (m0, p0), (m1, p1) = (
-            (
-                {n: t.double() for n, t in q.mean.items()},
-                {n: t.double().square().reciprocal() for n, t in q.stddev.items()},
-            )
-            for q in (reference, candidate)
-        )
+        # In float64, since squares and precisions vary over many orders of magnitude.
+        m0 = {n: t.double() for n, t in reference.mean.items()}
+        m1 = {n: t.double() for n, t in candidate.mean.items()}
+        p0 = {n: t.double().square().reciprocal() for n, t in reference.stddev.items()}
+        p1 = {n: t.double().square().reciprocal() for n, t in candidate.stddev.items()}
         return (
             {n: torch.stack([p0[n] * m, m, -0.5 * p0[n], -0.5 * m.square()]) for n, m in m0.items()},
             {n: torch.stack([m, p1[n] * m, m.square(), p1[n]]) for n, m in m1.items()},

@@ -87,7 +87,8 @@ class FrankWolfeMatcher(Matcher):
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         began = perf_counter()
-        reference, candidate = (self._channels_of(q) for q in (problem.reference, problem.candidate))
+        reference = self._channels_of(problem.reference)
+        candidate = self._channels_of(problem.candidate)
         first = CoordinateDescent(problem.layout, reference, candidate).objective()
         uniform = self.start == "uniform" and problem.initial is None
         ascent = _Ascent(problem, reference, candidate, uniform=uniform)

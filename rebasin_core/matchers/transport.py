@@ -215,7 +215,8 @@ class TransportMatcher(Matcher):
             return coupling
         within = {name: cost for name, cost in costs.items() if name != group}
         plan, inner, cost = family_plans(self._solver(), costs.get(group), within)
-        plans, known = {**coupling.plans, group: plan, **inner}, {**coupling.costs, group: cost, **within}
+        plans = {**coupling.plans, group: plan, **inner}
+        known = {**coupling.costs, group: cost, **within}
         return replace(coupling, plans=plans, costs=known)
 
     def _solver(self) -> TransportSolver:

@@ -146,7 +146,8 @@ class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupledPath):
 
     @override
     def _root(self) -> dict[str, Tensor]:
-        diagonal, factor = self._fields["diagonal"], self._fields["factor"]
+        diagonal = self._fields["diagonal"]
+        factor = self._fields["factor"]
         return {name: torch.cat([unit * diagonal[name], factor[name]]) for name, unit in unit_rows(diagonal).items()}
 
     @classmethod

@@ -59,7 +59,8 @@ class MixturePosterior(AbstractMixture):
             require_same_tensors(components[0].buffers, component.buffers, f"the buffers of component {number}")
         count = len(components)
         weights = torch.full((count,), 1 / count) if weights is None else weights.detach()
-        self._components, self._weights = tuple(components), normalized_weights(weights, count)
+        self._components = tuple(components)
+        self._weights = normalized_weights(weights, count)
         generator = torch.Generator().manual_seed(0)
         forms = [_form(component, generator) for component in components]
         self._forms = [forms.index(form) for form in forms]

@@ -109,11 +109,13 @@ class Operation(Generic[F]):
 
     def _ambiguity(self, ranks: dict[Kinds, tuple[int, ...]], posteriors: Sequence[Posterior]) -> str:
         """Return the message that names two functions of which neither is nearer."""
-        first, second, *_ = (
+        nearest = [
             kinds
             for kinds, rank in ranks.items()
             if not any(other != rank and _is_nearer(other, rank) for other in ranks.values())
-        )
+        ]
+        first = nearest[0]
+        second = nearest[1]
         exact = _listed(type(posterior) for posterior in posteriors)
         return (
             f"the {self._name} of {exact} is ambiguous: {_origin(self._functions[first])} for {_listed(first)} and "

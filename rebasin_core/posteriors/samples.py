@@ -251,8 +251,10 @@ def _displacement(first: SamplesPosterior, second: SamplesPosterior) -> Posterio
     def paired(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor[order.to(tensor.device)] for name, tensor in tensors.items()}
 
-    samples, end = first.samples, paired(second.samples)
-    own, end_own = first.sample_buffers, paired(second.sample_buffers)
+    samples = first.samples
+    end = paired(second.samples)
+    own = first.sample_buffers
+    end_own = paired(second.sample_buffers)
     fixed, end_fixed = first.fixed, second.fixed
     shared, end_shared = first.shared_buffers, second.shared_buffers
 

@@ -108,6 +108,7 @@ def attention(name: str, stream: str, heads: str, *, qkv: str = "qkv", out: str 
     Returns:
         The rows of both projections.
     """
-    query, value = f"{heads}*{heads}.query@{heads}", f"{heads}*{heads}.value@{heads}"
+    query = f"{heads}*{heads}.query@{heads}"
+    value = f"{heads}*{heads}.value@{heads}"
     fused = f"{query} + {query} + {value}"
     return dense(f"{name}.{qkv}", stream, fused, bias=bias) | dense(f"{name}.{out}", value, stream, bias=bias)

@@ -37,8 +37,8 @@ class SpecCheck:
     Attributes:
         error: The largest relative change of an output over all tries, in float64.
         tolerance: What was allowed.
-        guilty_groups: Groups that change the function when they alone are permuted; with each, its error.
-        guilty_axes: For each guilty group the changes to one axis of one tensor each of which would mend it, or, if
+        failing_groups: Groups that change the function when they alone are permuted; with each, its error.
+        suggestions: For each failing group, the changes to one axis of one tensor each of which would mend it, or, if
             none does, the tensors it acts on.
         moved: Tensors that at least one group acts on.
         frozen: Tensors that no group acts on.
@@ -47,8 +47,8 @@ class SpecCheck:
 
     error: float
     tolerance: float
-    guilty_groups: dict[str, float]
-    guilty_axes: tuple[str, ...]
+    failing_groups: dict[str, float]
+    suggestions: tuple[str, ...]
     moved: tuple[str, ...]
     frozen: tuple[str, ...]
     log10_order: float
@@ -67,8 +67,8 @@ class SpecCheck:
             f"function {kept}: relative error {self.error:.1e} (allowed {self.tolerance:.0e})",
             f"{len(self.moved)} of {count} tensors move; log10 of the group order: {self.log10_order:.1f}",
         ]
-        lines += [f"  group {name!r} alone: relative error {error:.1e}" for name, error in self.guilty_groups.items()]
-        lines += [f"  look at {axis}" for axis in self.guilty_axes]
+        lines += [f"  group {name!r} alone: relative error {error:.1e}" for name, error in self.failing_groups.items()]
+        lines += [f"  look at {axis}" for axis in self.suggestions]
         return "\n".join(lines)
 
     def require(self) -> None:
@@ -92,7 +92,7 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
     tolerance: float = 1e-9,
     generator: torch.Generator | None = None,
 ) -> SpecCheck:
-    """Return whether random group elements keep the function of a model, and if not, which axes are guilty.
+    """Return whether random group elements keep the function of a model, and if not, which groups fail.
 
     The model is run in float64 and evaluation mode, casts to narrower types inside it are left out, and its
     parameters and floating buffers are replaced by random ones, so that symmetries of a special initialisation (zero
@@ -119,21 +119,21 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
     elements = [_moving_all(spec.layout, generator)]
     elements += [spec.random_permutation(generator=generator) for _ in range(tries - 1)]
     error = max((probe.error(element) for element in elements), default=0.0)
-    guilty: dict[str, float] = {}
+    failing: dict[str, float] = {}
     axes: list[str] = []
     if error > tolerance:
         for name in spec.groups:
             alone = _only(elements[0], name)
             found = probe.error(alone)
             if found > tolerance:
-                guilty[name] = found
-                axes += [f"{name!r}: {advice}" for advice in probe.guilty_axes(alone, name)]
+                failing[name] = found
+                axes += [f"{name!r}: {advice}" for advice in probe.suggestions(alone, name)]
     layout = spec.layout
     return SpecCheck(
         error=error,
         tolerance=tolerance,
-        guilty_groups=guilty,
-        guilty_axes=tuple(axes),
+        failing_groups=failing,
+        suggestions=tuple(axes),
         moved=layout.moved,
         frozen=tuple(name for name in layout.axes if name not in layout.moved),
         log10_order=layout.log10_order,
@@ -199,10 +199,12 @@ class _Probe:
     ) -> None:
         self._tolerance = tolerance
         self._layout = spec.layout
-        self._model, self._inputs = model, inputs
+        self._model = model
+        self._inputs = inputs
         named: dict[str, Tensor] = tree_map(_in_float64, named_tensors(model))
         spec.require_fit(named)
-        parameters, constant = dict(model.named_parameters()), unsaved_buffers(model)
+        parameters = dict(model.named_parameters())
+        constant = unsaved_buffers(model)
         self._tensors = {
             name: _randomised(tensor, generator, positive=name not in parameters)
             for name, tensor in named.items()
@@ -214,7 +216,7 @@ class _Probe:
         """Return the relative change of the outputs under a group element."""
         return self._distance(permutation.apply(self._tensors))
 
-    def guilty_axes(self, permutation: Permutation, group: str) -> list[str]:
+    def suggestions(self, permutation: Permutation, group: str) -> list[str]:
         """Return the single changes to the specification each of which would mend a group, or where else to look."""
         moved = permutation.apply(self._tensors)
         advice: list[str] = []

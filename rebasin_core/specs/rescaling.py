@@ -138,7 +138,8 @@ class _Network:
 
     def _products(self, layout: Layout, group: str, slot: tuple[str, int], gradients: dict[str, Tensor]) -> Tensor:
         name, dim = slot
-        value, gradient = self.tensors[name], gradients[name]
+        value = self.tensors[name]
+        gradient = gradients[name]
         # Inner products from norms, since those are what is known unit by unit: 4 <a, b> = |a + b|^2 - |a - b|^2.
         norms = [unit_norms(layout, group, name, dim, value + sign * gradient) for sign in (1, -1)]
         return (norms[0] - norms[1]) / 4
@@ -151,7 +152,8 @@ class _Network:
             factors[0] = -1.0
         scaled = UnitScaling(layout, [rescaling], [factors]).apply(self.tensors)
         with torch.no_grad():
-            before, after = self.outputs(self.tensors), self.outputs(scaled)
+            before = self.outputs(self.tensors)
+            after = self.outputs(scaled)
         return bool(torch.allclose(before, after, rtol=1e-8, atol=1e-9 * before.abs().max().item()))
 
 

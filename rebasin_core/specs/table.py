@@ -167,7 +167,8 @@ class _GivenTable(TableSpec):
         self, tensors: nn.Module | Mapping[str, Tensor], table: Mapping[str, str], sizes: Mapping[str, int]
     ) -> None:
         super().__init__(tensors)
-        self._table, self._sizes = table, sizes
+        self._table = table
+        self._sizes = sizes
 
     @property
     @override

@@ -121,7 +121,9 @@ class _Stages:
     """The stages of a run: each reads its results back if they are there."""
 
     def __init__(self, setting: Setting, folder: RunFolder, *, progress: bool) -> None:
-        self._setting, self._folder, self._progress = setting, folder, progress
+        self._setting = setting
+        self._folder = folder
+        self._progress = progress
 
     def posterior(self, role: str, source: PosteriorSource) -> Posterior:
         """Return a posterior: trained, loaded, or read back."""
@@ -217,10 +219,10 @@ def _summary(result: RunResult) -> dict[str, Any]:
             split: {
                 label: {
                     "height": curve.height,
-                    "stderr": curve.height_stderr,
-                    "data_stderr": curve.height_data_stderr,
+                    "height_stderr": curve.height_stderr,
+                    "height_data_stderr": curve.height_data_stderr,
                     "location": curve.location,
-                    "end_losses": [curve.loss[0], curve.loss[-1]],
+                    "endpoint_losses": [curve.loss[0], curve.loss[-1]],
                     curve.score_name: list(curve.score),
                 }
                 for label, curve in curves.items()

@@ -56,7 +56,8 @@ class Setting:
     """
 
     def __init__(self, config: RunConfig, registry: Registry) -> None:
-        self._config, self._registry = config, registry
+        self._config = config
+        self._registry = registry
         self.device = choose_device(config.device)
         self.dtype = torch.float64 if config.dtype == "float64" else torch.float32
         self._architecture = config.architecture
@@ -102,7 +103,7 @@ class Setting:
         """Look at everything that can be wrong before any work is done and any file is written.
 
         Raises:
-            SpecError: If the symmetries change the function; with the guilty axes.
+            SpecError: If the symmetries change the function; names the failing groups.
             InvalidInputError: If a posterior that is to be loaded does not fit the network.
             FileFormatError: If its file is missing or damaged.
         """

@@ -94,7 +94,8 @@ def _normalised(logs: Tensor, iterations: int, tolerance: float) -> Tensor:
 
 def _scaled(matrix: Tensor, iterations: int, tolerance: float) -> tuple[Tensor, Tensor, int, bool]:
     """Return scalings of rows and columns, what is left of the iterations, and whether these ended."""
-    rows, columns = (matrix.new_ones(*matrix.shape[:-1], 1) for _ in range(2))
+    rows = matrix.new_ones(*matrix.shape[:-1], 1)
+    columns = torch.ones_like(rows)
     while iterations > 0:
         new_rows, new_columns = rows, columns
         # To look at the result takes as long as several steps.

@@ -44,11 +44,14 @@ def closed_form_on_a_quadratic(config: object, folder: Path) -> None:
     del folder
     model = nn.Linear(1, 1, bias=False).double()
     device = device_under_test()
-    a, b, scale = -1.0, 2.0, 0.7
+    a = -1.0
+    b = 2.0
+    scale = 0.7
     ends = [
         PointPosterior({"weight": torch.full((1, 1), value, dtype=torch.float64, device=device)}) for value in (a, b)
     ]
-    x, y = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+    x = torch.ones(1, 1, dtype=torch.float64)
+    y = torch.zeros(1, 1, dtype=torch.float64)
     estimator = cast("BarrierEstimator", config)
     curve = estimator.estimate(ends[0], ends[1], task=Task(model, [(x, y)], likelihood=GaussianLikelihood(scale=scale)))
     constant = math.log(scale) + 0.5 * math.log(2 * math.pi)
@@ -61,7 +64,8 @@ def closed_form_on_a_quadratic(config: object, folder: Path) -> None:
 def direction(config: object, folder: Path) -> None:
     """Exchanging the ends mirrors the curve, up to five stated standard errors."""
     del folder
-    forward, backward = _curve(config, gaussian(0), gaussian(1)), _curve(config, gaussian(1), gaussian(0), seed=5)
+    forward = _curve(config, gaussian(0), gaussian(1))
+    backward = _curve(config, gaussian(1), gaussian(0), seed=5)
     for there, back, s, r in zip(
         forward.loss, reversed(backward.loss), forward.stderr, reversed(backward.stderr), strict=True
     ):
@@ -84,7 +88,8 @@ def errors_stated(config: object, folder: Path) -> None:
 def inputs_untouched(config: object, folder: Path) -> None:
     """Posteriors and model are not changed, the model's mode included."""
     del folder
-    case, ends = network(), (gaussian(0), gaussian(1))
+    case = network()
+    ends = (gaussian(0), gaussian(1))
     case.model.train()
     before = [*(copied(end.mean) for end in ends), copied(dict(case.model.named_parameters()))]
     cast("BarrierEstimator", config).estimate(ends[0], ends[1], task=Task(case.model, case.data))

@@ -38,7 +38,8 @@ def clean(source: object, folder: Path) -> None:
         )
         expect(part.inputs.abs().max().item() < 100, f"{name}: inputs go up to {part.inputs.abs().max().item():.3g}")
         if splits.target.kind == "classification":
-            low, high = int(part.targets.min()), int(part.targets.max())
+            low = int(part.targets.min())
+            high = int(part.targets.max())
             expect(0 <= low <= high < splits.target.output_size, f"{name}: classes from {low} to {high}")
         else:
             width = part.targets.shape[1:]

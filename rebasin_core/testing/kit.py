@@ -95,7 +95,8 @@ class Check:
                     made = example.to(device=self.device)
                 with tried_on(self.device):
                     self.law.trial(made, Path(name))
-            index, count = index + 1, len(examples)
+            index += 1
+            count = len(examples)
 
     def verdict(self) -> Verdict:
         """Return what comes of trying the law; nothing that the strategy raises gets out."""

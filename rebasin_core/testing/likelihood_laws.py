@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 _CLASSES, _ROWS = 3, 4
 # Targets on both sides of the prediction, at distances from exp(-30) to exp(20): at equal steps of the logarithm, the
 # sum converges to the integral for narrow densities and for heavy tails.
-_STEP, _FIRST, _LAST = 0.005, -6000, 4000
+_STEP = 0.005
+_FIRST = -6000
+_LAST = 4000
 _COUNTS = 2000
 
 
@@ -76,7 +78,8 @@ def prediction(example: object, folder: Path) -> None:
     del folder
     likelihood = cast("Likelihood", example)
     outputs, targets, weight, log_prob = _densities(likelihood)
-    found, probability = likelihood.prediction(outputs), log_prob.exp()
+    found = likelihood.prediction(outputs)
+    probability = log_prob.exp()
     expected = probability.T if likelihood.targets == "classes" else (probability * targets * weight).sum(0)[:, None]
     expect_equal({"prediction": found}, {"prediction": expected}, "of the density", tolerance=1e-6)
 
@@ -89,7 +92,8 @@ def entropy(example: object, folder: Path) -> None:
     outputs, _, weight, log_prob = _densities(likelihood)
     probability = log_prob.exp()
     terms = torch.where(probability > 0, probability * log_prob, 0.0)
-    expected, found = -(terms * weight).sum(0), likelihood.entropy(outputs)
+    expected = -(terms * weight).sum(0)
+    found = likelihood.entropy(outputs)
     known = ~found.isnan()
     expect_equal({"entropy": found[known]}, {"entropy": expected[known]}, "of the density", tolerance=1e-6)
 
@@ -99,7 +103,8 @@ def assessed_together(example: object, folder: Path) -> None:
     """`assess` returns log likelihoods, predictions and entropies as they are returned one by one."""
     del folder
     likelihood = cast("Likelihood", example)
-    outputs, targets = _outputs(likelihood, _CLASSES), _targets(likelihood, _CLASSES)
+    outputs = _outputs(likelihood, _CLASSES)
+    targets = _targets(likelihood, _CLASSES)
     log_prob, predicted, entropies = likelihood.assess(outputs, targets)
     together = {"log_prob": log_prob, "prediction": predicted, "entropy": entropies.nan_to_num(0.0)}
     alone = {
@@ -115,7 +120,8 @@ def per_example(example: object, folder: Path) -> None:
     """Results for an example are the same alone and in a batch."""
     del folder
     likelihood = cast("Likelihood", example)
-    outputs, targets = _outputs(likelihood, _CLASSES), _targets(likelihood, _CLASSES)
+    outputs = _outputs(likelihood, _CLASSES)
+    targets = _targets(likelihood, _CLASSES)
 
     def results(rows: slice) -> dict[str, Tensor]:
         log_prob, predicted, entropies = likelihood.assess(outputs[rows], targets[rows])
@@ -135,7 +141,8 @@ def misfits(example: object, folder: Path) -> None:
     """`check` takes what fits, and raises InvalidInputError for targets of another number or form."""
     del folder
     likelihood = cast("Likelihood", example)
-    outputs, targets = _outputs(likelihood, _CLASSES), _targets(likelihood, _CLASSES)
+    outputs = _outputs(likelihood, _CLASSES)
+    targets = _targets(likelihood, _CLASSES)
     likelihood.check(outputs, targets)
     for what, wrong in (
         ("a target too few", targets[1:]),
@@ -154,7 +161,8 @@ def gradients(example: object, folder: Path) -> None:
     del folder
     likelihood = cast("Likelihood", example)
     for dtype in (torch.float32, torch.float64):
-        outputs, targets = _outputs(likelihood, _CLASSES).to(dtype), _targets(likelihood, _CLASSES)
+        outputs = _outputs(likelihood, _CLASSES).to(dtype)
+        targets = _targets(likelihood, _CLASSES)
         targets = targets if likelihood.targets == "classes" else targets.to(dtype)
         log_prob = likelihood.log_prob(outputs.requires_grad_(), targets)
         expect(

@@ -56,10 +56,12 @@ def never_worse_than_the_identity(config: object, folder: Path) -> None:
 def function_kept(config: object, folder: Path) -> None:
     """The aligned candidate computes what the candidate computes."""
     del folder
-    case, candidate = network(), gaussian(1)
+    case = network()
+    candidate = gaussian(1)
     aligned = _match(config, gaussian(0), candidate, case).apply(candidate)
     inputs = case.data[0][0].to(device_under_test())
-    before, after = (functional_call(case.model, q.mean, (inputs,)) for q in (candidate, aligned))
+    before = functional_call(case.model, candidate.mean, (inputs,))
+    after = functional_call(case.model, aligned.mean, (inputs,))
     expect_equal({"outputs": after}, {"outputs": before}, "function", tolerance=1e-12)
 
 
@@ -67,7 +69,9 @@ def function_kept(config: object, folder: Path) -> None:
 def inputs_untouched(config: object, folder: Path) -> None:
     """Reference, candidate and model are not changed."""
     del folder
-    case, reference, candidate = network(), gaussian(0), gaussian(1)
+    case = network()
+    reference = gaussian(0)
+    candidate = gaussian(1)
     before = [copied(reference.mean), copied(candidate.mean), copied(dict(case.model.named_parameters()))]
     _match(config, reference, candidate, case)
     after: list[dict[str, torch.Tensor]] = [reference.mean, candidate.mean, dict(case.model.named_parameters())]
@@ -79,7 +83,8 @@ def inputs_untouched(config: object, folder: Path) -> None:
 def repeatable(config: object, folder: Path) -> None:
     """Equal inputs and generators give equal results, and the global generator is left alone."""
     del folder
-    case, state = network(), torch.get_rng_state()
+    case = network()
+    state = torch.get_rng_state()
     results = [_match(config, gaussian(0), gaussian(1), case, seed=7) for _ in range(2)]
     expect(results[0].permutation == results[1].permutation, "two runs with the same seed differ")
     expect(torch.equal(state, torch.get_rng_state()), "the global generator was used")

@@ -36,10 +36,13 @@ _RATIO = 0.5
 
 def _predictions(metric: Metric, task: _Task, *, seed: int = 0, method: MethodName = "loop") -> Predictions:
     """Return predictions of a small network with uncertain weights, for a metric."""
-    case, posterior = network(), gaussian(0)
-    data, likelihood = case.data, cast("Likelihood", CategoricalLikelihood())
+    case = network()
+    posterior = gaussian(0)
+    data = case.data
+    likelihood = cast("Likelihood", CategoricalLikelihood())
     if task == "numbers":
-        data, likelihood = [(x, one_hot(y, OUTPUTS).double()) for x, y in data], GaussianLikelihood(scale=1.0)
+        data = [(x, one_hot(y, OUTPUTS).double()) for x, y in data]
+        likelihood = GaussianLikelihood(scale=1.0)
     model = FunctionalModel(case.model, device=posterior.device, dtype=posterior.dtype)
     return predict(
         posterior,
@@ -74,7 +77,9 @@ def _values(estimated: MetricValues) -> dict[str, Tensor]:
 
 def _rows(predictions: Predictions, rows: slice) -> Predictions:
     """Return the predictions of some examples."""
-    targets, groups, entropy = predictions.targets, predictions.groups, predictions.entropy
+    targets = predictions.targets
+    groups = predictions.groups
+    entropy = predictions.entropy
     return replace(
         predictions,
         log_prob=predictions.log_prob[:, rows],
@@ -108,7 +113,8 @@ def exchangeable(example: object, folder: Path) -> None:
     metric = cast("Metric", example)
     for task in _tasks(metric):
         predictions = _predictions(metric, task)
-        whole, groups = metric.estimate(predictions), predictions.groups
+        whole = metric.estimate(predictions)
+        groups = predictions.groups
         for what, change in (("reordered", lambda t: t.flip(0)), ("repeated", lambda t: torch.cat([t, t]))):
             changed = replace(
                 predictions,

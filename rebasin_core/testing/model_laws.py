@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rebasin_core.specs.base import SpecFactory
 
 # Images of one channel, as in all built-in datasets but CIFAR-10.
-_INPUT_SHAPE, _OUTPUTS = (1, 8, 8), 5
+_INPUT_SHAPE = (1, 8, 8)
+_OUTPUTS = 5
 
 
 def _model(architecture: object, seed: int) -> nn.Module:
@@ -73,7 +74,8 @@ def derived_spec_keeps_the_function(factory: object, folder: Path) -> None:
     """The specification derived for the kit's MLP 6-5-4-3 keeps its function, and the model is not changed."""
     del folder
     case = network()
-    inputs, before = case.data[0][0], copied(named_tensors(case.model))
+    inputs = case.data[0][0]
+    before = copied(named_tensors(case.model))
     spec = cast("SpecFactory", factory).derive(case.model, inputs)
     expect_equal(named_tensors(case.model), before, "the model after deriving")
     found = check_spec(spec, case.model, inputs, generator=seeded(1))

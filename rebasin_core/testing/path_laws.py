@@ -111,7 +111,8 @@ def common_noise(example: object, folder: Folder) -> None:
 def equivariance(example: object, folder: Folder) -> None:
     """Permuting both posteriors permutes the path."""
     del folder
-    path, element = cast("Path", example), network().spec.random_permutation(generator=seeded(5))
+    path = cast("Path", example)
+    element = network().spec.random_permutation(generator=seeded(5))
     for kind, (reference, candidate, tolerance) in _taken(path).items():
         point = _between(path, reference, candidate, tolerance)
         permuted = _between(path, reference.permute(element), candidate.permute(element), tolerance)

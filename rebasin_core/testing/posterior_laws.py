@@ -85,7 +85,8 @@ def moments_move(example: object, folder: Path) -> None:
 def moments_of_samples(example: object, folder: Path) -> None:
     """The mean and standard deviation of many samples are the stated ones, to five standard errors."""
     del folder
-    posterior, count = cast("Posterior", example), 4000
+    posterior = cast("Posterior", example)
+    count = 4000
     samples = posterior.sample((count,), generator=seeded(2))
     for name, mean in posterior.mean.items():
         stddev = posterior.stddev[name]
@@ -103,13 +104,15 @@ def group_action(example: object, folder: Path) -> None:
     """Permuting by an element and its inverse gives the distribution back; composition is permuting twice."""
     del folder
     posterior = cast("Posterior", example)
-    p, q = any_element(posterior, 1), any_element(posterior, 2)
+    p = any_element(posterior, 1)
+    q = any_element(posterior, 2)
     noise = posterior.draw_noise((2,), generator=seeded())
     there = posterior.permute_noise(p, noise)
     back = posterior.permute(p).permute(p.inverse())
     noise_back = posterior.permute(p).permute_noise(p.inverse(), there)
     expect_equal(back.from_noise(noise_back), posterior.from_noise(noise), "there and back", tolerance=1e-12)
-    twice, once = posterior.permute(p).permute(q), posterior.permute(p.compose(q))
+    twice = posterior.permute(p).permute(q)
+    once = posterior.permute(p.compose(q))
     expect_equal(twice.from_noise(noise), once.from_noise(noise), "twice and composed", tolerance=1e-12)
 
 
@@ -117,8 +120,10 @@ def group_action(example: object, folder: Path) -> None:
 def repeatable(example: object, folder: Path) -> None:
     """Equal generators give equal samples, and the global generator is left alone."""
     del folder
-    posterior, state = cast("Posterior", example), torch.get_rng_state()
-    first, second = (posterior.sample((2,), generator=seeded(4)) for _ in range(2))
+    posterior = cast("Posterior", example)
+    state = torch.get_rng_state()
+    first = posterior.sample((2,), generator=seeded(4))
+    second = posterior.sample((2,), generator=seeded(4))
     expect_equal(first, second, "two draws with the same seed")
     expect(torch.equal(state, torch.get_rng_state()), "the global generator was used")
 
@@ -189,7 +194,8 @@ def density_is_invariant(example: object, folder: Path) -> None:
     if not isinstance(example, AbstractLogDensity):
         return
     posterior = cast("Posterior", example)
-    element, sample = any_element(posterior), posterior.sample((3,), generator=seeded())
+    element = any_element(posterior)
+    sample = posterior.sample((3,), generator=seeded())
     moved = cast("AbstractLogDensity", posterior.permute(element))
     expect_equal(
         {"d": moved.log_prob(element.apply(sample))}, {"d": example.log_prob(sample)}, "log density", tolerance=1e-8
@@ -206,7 +212,8 @@ def covariance_of_samples(example: object, folder: Path) -> None:
     count = 20_000
     samples = example.sample((count,), generator=seeded(3))
     flat = torch.cat([samples[name].reshape(count, -1) for name in example.random_names], dim=1)
-    got, expected = torch.cov(flat.T), example.covariance()
+    got = torch.cov(flat.T)
+    expected = example.covariance()
     # An entry of the sample covariance has the variance (s_ii s_jj + s_ij^2) / count; five of its standard deviations.
     allowed = 5 * ((expected.diag()[:, None] * expected.diag() + expected.square()) / count).sqrt() + 1e-12
     worst = ((got - expected).abs() / allowed).max().item()

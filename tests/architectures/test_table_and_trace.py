@@ -78,7 +78,7 @@ def test_a_class_axis_that_moves_is_caught() -> None:
     wrong = rc.table_spec({**VGGSpec(model).table, "head.weight": "classes, convs.7*-", "head.bias": "classes"}, model)
     check = rc.check_spec(wrong, model, torch.randn(2, *PICTURE))
     assert not check.passed
-    assert set(check.guilty_groups) == {"classes"}
+    assert set(check.failing_groups) == {"classes"}
     assert "head.weight" in str(check)
 
 
@@ -86,7 +86,7 @@ def test_running_statistics_that_stay_are_caught_by_name() -> None:
     model = CASES["vgg11"][0].build(PICTURE, 10)
     wrong = rc.table_spec({**VGGSpec(model).table, "norms.3.running_mean": "-"}, model)
     check = rc.check_spec(wrong, model, torch.randn(2, *PICTURE))
-    assert check.guilty_axes == ("'convs.3': `norms.3.running_mean`, axis 0: should move with it",)
+    assert check.suggestions == ("'convs.3': `norms.3.running_mean`, axis 0: should move with it",)
 
 
 def test_streams_wrongly_untied_at_width_one_are_caught() -> None:
@@ -99,7 +99,7 @@ def test_streams_wrongly_untied_at_width_one_are_caught() -> None:
     }
     check = rc.check_spec(rc.table_spec(table, model), model, torch.randn(2, *shape))
     assert not check.passed
-    assert set(check.guilty_groups) == {"stem", "other"}
+    assert set(check.failing_groups) == {"stem", "other"}
     assert "blocks.0.conv2.weight" in str(check)
 
 
@@ -115,7 +115,7 @@ def test_heads_mixed_with_their_widths_are_caught() -> None:
     wrong = rc.table_spec(table, model, sizes={f"blocks.{block}.heads": 4 for block in range(3)})
     check = rc.check_spec(wrong, model, architecture.example_inputs(shape, 10))
     assert not check.passed
-    assert "mixed" in check.guilty_groups
+    assert "mixed" in check.failing_groups
     assert f"{name}.qkv.weight" in str(check)
 
 

@@ -16,7 +16,7 @@ from rebasin_core.errors import ConfigError, InvalidInputError
 from rebasin_core.evaluation import EvaluationOptions, FunctionalModel, LossEstimate, Predictions, predict
 from rebasin_core.evaluation.choice import networks_of
 from rebasin_core.evaluation.local import LocalNetworks
-from rebasin_core.evaluation.networks import DrawnNetworks, LoopedNetworks, VectorizedNetworks
+from rebasin_core.evaluation.networks import LoopedNetworks, SampledNetworks, VectorizedNetworks
 from tests.evaluation.written import OTHERS, WAYS, layers
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ def test_scores_of_numbers() -> None:
 @pytest.mark.parametrize("antithetic", [False, True])
 def test_small_networks_that_are_drawn_at_once_are_all_there(*, antithetic: bool) -> None:
     posterior, count = spread_over(mlp()), 130  # more than two blocks
-    networks = list(DrawnNetworks(posterior, count, 0, antithetic=antithetic))
+    networks = list(SampledNetworks(posterior, count, 0, antithetic=antithetic))
     name, mean = next(iter(posterior.mean.items()))
     weights = torch.stack([tensors[name] for tensors in networks])
     assert len(networks) == len(weights.flatten(1).unique(dim=0)) == count

@@ -54,10 +54,10 @@ def test_a_right_spec_passes() -> None:
         ({"4.weight": "c, b", "4.bias": "c"}, "it acts on `4.weight`, `4.bias`"),
     ],
 )
-def test_the_guilty_axis_is_named(change: dict[str, str], advice: str) -> None:
+def test_the_wrong_axis_is_named(change: dict[str, str], advice: str) -> None:
     found = check_spec(table_spec({**TABLE, **change}, mlp()), mlp(), inputs(6))
     assert not found.passed
-    assert any(advice in line for line in found.guilty_axes), found
+    assert any(advice in line for line in found.suggestions), found
     with pytest.raises(SpecError, match="does not keep the function"):
         found.require()
 
@@ -66,7 +66,7 @@ def test_flattening_in_the_wrong_order_is_named() -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(3 * 16, 2))
     table = {"0.weight": "c, -, -, -", "0.bias": "c", "2.weight": "-, -*c", "2.bias": "-"}
     found = check_spec(table_spec(table, model), model, inputs(1, 6, 6))
-    assert found.guilty_axes == ("'c': `2.weight`, axis 1: its factors should stand in the other order",)
+    assert found.suggestions == ("'c': `2.weight`, axis 1: its factors should stand in the other order",)
 
 
 def test_buffers_count() -> None:
@@ -77,7 +77,7 @@ def test_buffers_count() -> None:
     }  # fmt: skip
     assert check_spec(table_spec(right, model), model, inputs(6)).passed
     wrong = check_spec(table_spec({**right, "1.running_var": "-"}, model), model, inputs(6))
-    assert wrong.guilty_axes == ("'a': `1.running_var`, axis 0: should move with it",)
+    assert wrong.suggestions == ("'a': `1.running_var`, axis 0: should move with it",)
 
 
 def test_heads_and_the_widths_inside_them() -> None:
@@ -90,7 +90,7 @@ def test_heads_and_the_widths_inside_them() -> None:
     mixed = {"qkv.weight": "a + a + v, -", "qkv.bias": "a + a + v", "out.weight": "-, v", "out.bias": "-"}
     found = check_spec(table_spec(mixed, model, sizes={"a": 12}), model, inputs(5, 6))
     assert not found.passed
-    assert set(found.guilty_groups) == {"a", "v"}
+    assert set(found.failing_groups) == {"a", "v"}
 
 
 def test_a_spec_of_other_tensors_is_refused() -> None:

@@ -45,7 +45,9 @@ class RankMatcher(Matcher):
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
-        layout, reference, candidate = problem.layout, problem.reference, problem.candidate
+        layout = problem.layout
+        reference = problem.reference
+        candidate = problem.candidate
         nested = [name for name, group in layout.groups.items() if group.within is not None]
         if nested:
             message = f"the matcher `rank` does not know groups within groups, got {nested}; use `weight`"
@@ -54,8 +56,10 @@ class RankMatcher(Matcher):
         for name in layout.groups:
             ranks = _norms(layout, reference, name).argsort().argsort()
             indices[name] = _norms(layout, candidate, name).argsort()[ranks]
-        found, identity = Permutation(layout, indices), Permutation.identity(layout)
-        value, base = (_inner_product(reference, p.apply(candidate)) for p in (found, identity))
+        found = Permutation(layout, indices)
+        identity = Permutation.identity(layout)
+        value = _inner_product(reference, found.apply(candidate))
+        base = _inner_product(reference, identity.apply(candidate))
         return MatchResult(
             permutation=found if value >= base else identity,
             objective=max(value, base),

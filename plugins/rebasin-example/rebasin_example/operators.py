@@ -26,7 +26,8 @@ def decay(x: Tensor, rate: Tensor) -> Tensor:
     Returns:
         ``[batch, time, channels]``.
     """
-    state, states = torch.zeros_like(x[:, 0]), []
+    state = torch.zeros_like(x[:, 0])
+    states = []
     for step in x.unbind(1):
         state = rate * state + (1 - rate) * step
         states.append(state)
@@ -71,7 +72,8 @@ class DecayNet(nn.Module):
 
     def __init__(self, width: int = 6) -> None:
         super().__init__()
-        self.first, self.last = nn.Linear(3, width), nn.Linear(width, 2)
+        self.first = nn.Linear(3, width)
+        self.last = nn.Linear(width, 2)
         self.rate = nn.Parameter(torch.rand(width))
 
     @override

@@ -52,7 +52,8 @@ class LaplaceAdapter(PosteriorAdapter, AbstractWriteBack):
     def to_posterior(self, source: object, *, model: nn.Module | None = None) -> Posterior:
         laplace: Laplace = source
         structure = _structure(laplace)
-        network, shapes = _network(laplace), _random_shapes(laplace)
+        network = _network(laplace)
+        shapes = _random_shapes(laplace)
         mean = _named(laplace.mean, shapes)
         rest: dict[str, Any] = {
             "fixed": {n: t.detach().clone() for n, t in network.named_parameters() if n not in mean},
@@ -156,7 +157,9 @@ def _kronecker(laplace: Laplace, mean: dict[str, Tensor], rest: dict[str, Any]) 
     if precision.damping:
         message = "damped Kronecker factors are not known here; fit with damping=False"
         raise InvalidInputError(message)
-    left, right, scale = {}, {}, {}
+    left = {}
+    right = {}
+    scale = {}
     blocks = zip(mean, precision.eigenvalues, precision.eigenvectors, precision.deltas, strict=True)
     for name, values, vectors, delta in blocks:
         shape = mean[name].shape
@@ -196,10 +199,13 @@ def _factors(laplace: Laplace, posterior: KroneckerGaussianPosterior, names: lis
     """Return the Kronecker factors with the object's eigenvalues in the posterior's bases."""
     own = LaplaceAdapter().to_posterior(laplace)
     kept = own.scale if isinstance(own, KroneckerGaussianPosterior) else {}
-    scale, left, right = posterior.scale, posterior.left, posterior.right
+    scale = posterior.scale
+    left = posterior.left
+    right = posterior.right
     found: list[list[Tensor]] = []
     for place, name in enumerate(names):
-        mine, theirs = scale[name], kept[name]
+        mine = scale[name]
+        theirs = kept[name]
         if mine.shape != theirs.shape or not torch.allclose(mine, theirs, rtol=_SAME, atol=_SAME * theirs.max().item()):
             message = (
                 f"the standard deviations of `{name}` in its eigenbasis are not those of the Laplace object, which can "

@@ -91,7 +91,9 @@ def reliability(probabilities: Tensor, targets: Tensor, *, bins: int = 15) -> tu
     if bins < 1:
         message = f"expected at least one bin, got {bins!r}"
         raise InvalidInputError(message)
-    confidence, predicted = (t.double() if t.is_floating_point() else t for t in probabilities.max(-1))
+    largest = probabilities.max(-1)
+    confidence = largest.values.double()
+    predicted = largest.indices
     place = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
     right = (predicted == targets).double()
     sums = [
@@ -145,7 +147,8 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
             message = f"expected finite scores [N] of at least one input, got shape {list(scores.shape)}"
             raise InvalidInputError(message)
     values = inside.double().sort().values
-    below, up_to = (torch.searchsorted(values, outside.double(), right=right) for right in (False, True))
+    below = torch.searchsorted(values, outside.double(), right=False)
+    up_to = torch.searchsorted(values, outside.double(), right=True)
     return ((below + up_to).double().mean() / (2 * len(inside))).item()
 
 
@@ -224,7 +227,8 @@ def gaussian_mixture_crps(means: Tensor, stddevs: Tensor, targets: Tensor) -> Te
             f"{list(stddevs.shape)} and {list(targets.shape)}"
         )
         raise InvalidInputError(message)
-    means, variances = means.double(), stddevs.double().square()
+    means = means.double()
+    variances = stddevs.double().square()
     score = _expected_absolute(targets - means, variances).mean(0)
     for mean, variance in zip(means, variances, strict=True):  # one row at a time: S^2 N numbers would be many
         score -= _expected_absolute(mean - means, variance + variances).mean(0) / (2 * len(means))

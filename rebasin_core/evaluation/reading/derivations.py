@@ -85,7 +85,8 @@ def multiplied(origins: Sequence[Origin], labels: LabelledProduct, output: Tenso
     if output.numel() == 1 or not is_known:
         return Origin(_no_axes(output), names, how="through a product", is_known=is_known)
     by_label: dict[str, frozenset[NamedAxis]] = {}
-    summed, computed = _summed(origins), set("".join(labels.output))
+    summed = _summed(origins)
+    computed = set("".join(labels.output))
     for origin, held in zip(origins, labels.factors, strict=True):
         for axes, label in zip(origin.axes, held, strict=True):
             by_label[label] = by_label.get(label, frozenset()) | axes
@@ -123,7 +124,8 @@ def _axes(name: str, made: Sequence[tuple[Origin, Tensor]], output: Tensor, dim:
     elif name in _JOINS:
         axes = _broadcast(made, output.dim(), joined=True)
     elif name == "stack":
-        inner, place = _broadcast(made, output.dim() - 1), dim % output.dim()
+        inner = _broadcast(made, output.dim() - 1)
+        place = dim % output.dim()
         axes = (*inner[:place], frozenset(), *inner[place:])
     return axes
 

@@ -107,7 +107,8 @@ def with_arguments(
     Returns:
         New positional and keyword arguments.
     """
-    positional, keywords = list(args), dict(kwargs)
+    positional = list(args)
+    keywords = dict(kwargs)
     for (first, *rest), value in values.items():
         holder: Any = keywords if isinstance(first, str) else positional
         if rest:

@@ -133,7 +133,8 @@ class Interception(AbstractFunctionMode):
         on_output: OnOutput | None = None,
     ) -> None:
         super().__init__()
-        self._on_product, self._on_output = on_product, on_output
+        self._on_product = on_product
+        self._on_output = on_output
         self._uses = {use.name: use for use in uses}
         names = [name for use in uses for name in use.parameter_names]
         # Tensors are kept alive so that no identity is given twice.
@@ -190,11 +191,13 @@ class Interception(AbstractFunctionMode):
         """Follow weights and products through views, and biases that are added; return what the model goes on with."""
         if name == "add" and self._products and self._on_output is not None:
             for first, second in (values[:2], values[1::-1]):
-                product, origin = self._products.get(id(first)), self._origin(second)
+                product = self._products.get(id(first))
+                origin = self._origin(second)
                 if product is not None and origin is not None and origin.source == product[1].bias:
                     return self._on_output(product[1], output)
         first = values[0]
-        origin, product = self._origin(first), self._products.get(id(first))
+        origin = self._origin(first)
+        product = self._products.get(id(first))
         if isinstance(output, Tensor) and output is not first and (origin is not None or product is not None):
             is_view = shares_memory(first, output)
             if product is not None and is_view:

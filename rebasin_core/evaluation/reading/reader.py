@@ -170,7 +170,8 @@ class _Reader(AbstractFunctionMode):
     def _follow_views(self, call: _Call) -> None:
         """Follow the units of products through views, and note factors that are summed over."""
         first = call.tensors[0]
-        units, factor = self._units.get(id(first)), self._factors.get(id(first))
+        units = self._units.get(id(first))
+        factor = self._factors.get(id(first))
         if units is not None and len(call.tensors) == 1:
             for output in (output for output in call.outputs if shares_memory(first, output)):
                 covered = covered_dims(first, output)
@@ -256,7 +257,9 @@ class _Product:
         """Return what the product is to the weight of a given number."""
         units = self.labels.unit_dims(weight)
         product_dim = -1 if units is None else units[1]
-        bias, output, inputs = self.bias, self.call.outputs[0], self.factors[active[0]]
+        bias = self.bias
+        output = self.call.outputs[0]
+        inputs = self.factors[active[0]]
         own_bias: str | None = None
         if isinstance(bias, Tensor):
             size = output.shape[product_dim]

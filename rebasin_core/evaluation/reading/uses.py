@@ -95,7 +95,8 @@ class WeightUse:
         Returns:
             Whether it is, and neither is the one of the units.
         """
-        inputs, outputs = len(self.input_shape), len(self.output_shape)
+        inputs = len(self.input_shape)
+        outputs = len(self.output_shape)
         return (
             self.input_shape[:1] == self.output_shape[:1] == (rows,)
             and self.input_dim != -inputs

@@ -183,8 +183,8 @@ class PyroGuideAdapter(PosteriorAdapter):
         buffers = {} if model is None else copied(dict(model.named_buffers()))
         if hasattr(guide, "locs"):
             sites = [name.removesuffix("_unconstrained") for name, _ in guide.locs.named_parameters()]
-            parts = [{n: _site(part, n) for n in sites} for part in (guide.locs, guide.scales)]
-            mean, stddev = ({_renamed(n, sites, model): t for n, t in part.items()} for part in parts)
+            mean = {_renamed(n, sites, model): _site(guide.locs, n) for n in sites}
+            stddev = {_renamed(n, sites, model): _site(guide.scales, n) for n in sites}
             return DiagonalGaussianPosterior(mean, stddev, buffers=buffers)
         names = list(shapes or {})
         sizes = [shape.numel() for shape in (shapes or {}).values()]

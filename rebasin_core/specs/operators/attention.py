@@ -26,9 +26,12 @@ def attention(call: Call) -> Result:
     Returns:
         The axes of the result, and fixed axes for all other outputs.
     """
-    query, key, value = call.tensor("query"), call.tensor("key"), call.tensor("value")
+    query = call.tensor("query")
+    key = call.tensor("key")
+    value = call.tensor("value")
     if call.arguments.get("enable_gqa") and length(query[-3]) != length(key[-3]):
-        key, value = (_repeated(terms, length(query[-3])) for terms in (key, value))
+        key = _repeated(key, length(query[-3]))
+        value = _repeated(value, length(query[-3]))
     batch = call.broadcast(query[:-2], key[:-2], value[:-2])
     call.contract(query[-1], key[-1], batch)
     tokens = call.contract(key[-2], value[-2], batch)

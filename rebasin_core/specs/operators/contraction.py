@@ -21,7 +21,9 @@ def linear(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    inputs, weight, bias = call.tensor("input"), call.tensor("weight"), call.optional("bias")
+    inputs = call.tensor("input")
+    weight = call.tensor("weight")
+    bias = call.optional("bias")
     call.contract(inputs[-1], weight[-1])
     if len(weight) == 1:
         return inputs[:-1]
@@ -38,7 +40,7 @@ def matmul(call: Call) -> Result:
     Returns:
         The axes of the product.
     """
-    first, second = (call.arguments[name] for name in [*call.arguments][:2])
+    first, second, *_ = call.arguments.values()
     return product(call, first, second)
 
 
@@ -68,7 +70,7 @@ def added(call: Call) -> Result:
     Returns:
         The axes of the sum.
     """
-    start, first, second = (call.arguments[name] for name in [*call.arguments][:3])
+    start, first, second, *_ = call.arguments.values()
     return call.broadcast(start, product(call, first, second))
 
 
@@ -81,7 +83,7 @@ def outer(call: Call) -> Result:
     Returns:
         The axes of both factors.
     """
-    first, second = (call.arguments[name] for name in [*call.arguments][:2])
+    first, second, *_ = call.arguments.values()
     return (*first, *second)
 
 
@@ -131,7 +133,9 @@ def bilinear(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    first, second, weight = call.tensor("input1"), call.tensor("input2"), call.tensor("weight")
+    first = call.tensor("input1")
+    second = call.tensor("input2")
+    weight = call.tensor("weight")
     call.contract(first[-1], weight[1])
     call.contract(second[-1], weight[2])
     rows = (weight[0],)

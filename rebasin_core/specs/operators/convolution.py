@@ -28,7 +28,9 @@ def convolution(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    inputs, weight, bias = call.first, call.tensor("weight"), call.optional("bias")
+    inputs = call.first
+    weight = call.tensor("weight")
+    bias = call.optional("bias")
     lead = len(inputs) - len(weight) + 2
     rows = _channels(call, inputs[lead - 1], weight)
     if bias is not None:
@@ -128,7 +130,8 @@ def grid_sample(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    inputs, grid = call.tensor("input"), call.tensor("grid")
+    inputs = call.tensor("input")
+    grid = call.tensor("grid")
     for term in inputs[2:]:
         call.freeze(term, "positions are looked up")
     call.freeze(grid[-1], "coordinates")
@@ -175,7 +178,8 @@ def channel_shuffle(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    inputs, groups = call.tensor("self"), call.arguments["groups"]
+    inputs = call.tensor("self")
+    groups = call.arguments["groups"]
     outer, inner = call.reshape([inputs[1]], [groups, length(inputs[1]) // groups], _GROUPS)
     return (inputs[0], (*inner, *outer), *inputs[2:])
 

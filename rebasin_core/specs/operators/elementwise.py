@@ -44,7 +44,8 @@ def prelu(call: Call) -> Result:
     Returns:
         The axes of the input.
     """
-    inputs, (slopes,) = call.tensor("self"), call.tensor("weight")
+    inputs = call.tensor("self")
+    (slopes,) = call.tensor("weight")
     if len(inputs) > 1 and slopes:
         call.unify(inputs[1], slopes)
     return inputs

@@ -40,7 +40,8 @@ def index(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    terms, indices = call.tensor("self"), [item if is_tensor(item) else None for item in call.arguments["indices"]]
+    terms = call.tensor("self")
+    indices = [item if is_tensor(item) else None for item in call.arguments["indices"]]
     dims = [dim for dim, item in enumerate(indices) if item is not None]
     if not dims:
         return terms
@@ -70,7 +71,9 @@ def index_select(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    terms, dim, (chosen,) = list(call.tensor("self")), call.arguments["dim"], call.tensor("index")
+    terms = list(call.tensor("self"))
+    dim = call.arguments["dim"]
+    (chosen,) = call.tensor("index")
     call.freeze(terms[dim], _LOOKED_UP)
     terms[dim] = chosen
     return tuple(terms)
@@ -85,7 +88,9 @@ def gather(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    terms, dim, chosen = call.tensor("self"), call.arguments["dim"], call.tensor("index")
+    terms = call.tensor("self")
+    dim = call.arguments["dim"]
+    chosen = call.tensor("index")
     found = list(chosen)
     for other, (term, own) in enumerate(zip(terms, chosen, strict=True)):
         if other == dim % len(terms) or length(term) != length(own):
@@ -104,7 +109,8 @@ def index_put(call: Call) -> Result:
     Returns:
         The axes of the tensor that is written to.
     """
-    terms, values = list(call.tensor("self")), call.tensor("values")
+    terms = list(call.tensor("self"))
+    values = call.tensor("values")
     given = [item if is_tensor(item) else None for item in call.arguments["indices"]]
     indexed = [(dim, item) for dim, item in enumerate(given) if item is not None]
     if len(indexed) != 1 or len(indexed[0][1]) != 1:  # several index tensors, or a mask of several dimensions
@@ -129,7 +135,8 @@ def scatter(call: Call) -> Result:
     Returns:
         The axes of the tensor that is written to.
     """
-    terms, dim = list(call.tensor("self")), call.arguments["dim"] % len(call.tensor("self"))
+    terms = list(call.tensor("self"))
+    dim = call.arguments["dim"] % len(call.tensor("self"))
     terms[dim] = call.freeze(terms[dim], _LOOKED_UP)
     for name in ("index", "src", "source"):
         given = call.optional(name)

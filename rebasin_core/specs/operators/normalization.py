@@ -46,7 +46,8 @@ def layer_norm(call: Call) -> Result:
     """
     inputs = call.first
     count = len(call.arguments["normalized_shape"])
-    lead, normalized = inputs[: len(inputs) - count], inputs[len(inputs) - count :]
+    lead = inputs[: len(inputs) - count]
+    normalized = inputs[len(inputs) - count :]
     own = [found for name in ("weight", "bias") if (found := call.optional(name)) is not None]
     joined = (*lead, *starmap(call.unify, zip(normalized, *own, strict=True)))
     call.reduce(joined, range(len(lead), len(joined)))
@@ -70,7 +71,8 @@ def group_norm(call: Call) -> Result:
         own = call.optional(name)
         if own is not None:
             first, second = call.reshape([own[0]], [groups, length(own[0]) // groups], _GROUPS)
-            outer, inner = call.unify(outer, first, why=_GROUPS), call.unify(inner, second, why=_GROUPS)
+            outer = call.unify(outer, first, why=_GROUPS)
+            inner = call.unify(inner, second, why=_GROUPS)
     call.observe((inputs[0], outer))
     return [(inputs[0], (*outer, *inner), *inputs[2:]), *((inputs[0], outer) for _ in call.shapes[1:])]
 
@@ -84,7 +86,9 @@ def weight_norm(call: Call) -> Result:
     Returns:
         The axes of the weight, and of the norms if they are returned.
     """
-    direction, scale, dim = call.tensor("v"), call.tensor("g"), call.arguments["dim"]
+    direction = call.tensor("v")
+    scale = call.tensor("g")
+    dim = call.arguments["dim"]
     found = call.broadcast(direction, scale)
     call.reduce(found, [other for other in range(len(found)) if other != dim % len(found)])
     return [found, scale][: len(call.shapes)]

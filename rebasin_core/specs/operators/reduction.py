@@ -21,7 +21,8 @@ def reduction(call: Call) -> Result:
     Returns:
         The remaining axes, for each output.
     """
-    terms, dims = call.first, dims_of(call)
+    terms = call.first
+    dims = dims_of(call)
     kept = bool(call.arguments.get("keepdim", False))
     remaining = tuple(() if dim in dims else term for dim, term in enumerate(terms) if kept or dim not in dims)
     return [remaining] * len(call.shapes)
@@ -82,7 +83,8 @@ def ordered(call: Call) -> Result:
     Returns:
         The axes of each output.
     """
-    terms, dims = list(call.tensor("self")), dims_of(call)
+    terms = list(call.tensor("self"))
+    dims = dims_of(call)
     if terms:
         call.reduce(tuple(terms), sorted(dims))
     for dim in dims:
@@ -100,7 +102,7 @@ def distance(call: Call) -> Result:
     Returns:
         The axes of the matrix of distances.
     """
-    first, second = (call.arguments[name] for name in [*call.arguments][:2])
+    first, second, *_ = call.arguments.values()
     batch = call.broadcast(first[:-2], second[:-2])
     call.contract(first[-1], second[-1], batch)
     return (*batch, first[-2], second[-2])

@@ -67,7 +67,8 @@ def movedim(call: Call) -> Result:
         The axes in their new order.
     """
     terms = call.first
-    source, target = (_list(call.arguments[name]) for name in ("source", "destination"))
+    source = _list(call.arguments["source"])
+    target = _list(call.arguments["destination"])
     origins = {goal % len(terms): origin % len(terms) for origin, goal in zip(source, target, strict=True)}
     others = iter(dim for dim in range(len(terms)) if dim not in origins.values())
     return tuple(terms[origins[dim] if dim in origins else next(others)] for dim in range(len(terms)))
@@ -108,7 +109,8 @@ def repeat(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    terms, shape = call.first, call.shapes[0]
+    terms = call.first
+    shape = call.shapes[0]
     padded = ((),) * (len(shape) - len(terms)) + terms
     return tuple((*uniform(size // length(term)), *term) for term, size in zip(padded, shape, strict=True))
 
@@ -122,7 +124,8 @@ def repeat_interleave(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    terms, dim = list(call.tensor("self")), call.arguments.get("dim")
+    terms = list(call.tensor("self"))
+    dim = call.arguments.get("dim")
     repeats = call.arguments["repeats"]
     if not isinstance(repeats, int) or dim is None:
         for term in terms:
@@ -157,7 +160,8 @@ def unfold(call: Call) -> Result:
     Returns:
         The axes of the result, the window last.
     """
-    terms, dim = list(call.tensor("self")), call.arguments["dimension"]
+    terms = list(call.tensor("self"))
+    dim = call.arguments["dimension"]
     call.freeze(terms[dim], "windows are taken")
     terms[dim] = call.fixed(call.shapes[0][dim], "windows are taken")
     return (*terms, call.fixed(call.shapes[0][-1], "windows are taken"))
@@ -172,8 +176,9 @@ def diagonal(call: Call) -> Result:
     Returns:
         The axes of the result, the diagonal last.
     """
-    terms, first, second = list(call.tensor("self")), call.arguments["dim1"], call.arguments["dim2"]
-    first, second = first % len(terms), second % len(terms)
+    terms = list(call.tensor("self"))
+    first = call.arguments["dim1"] % len(terms)
+    second = call.arguments["dim2"] % len(terms)
     rest = tuple(term for dim, term in enumerate(terms) if dim not in {first, second})
     if call.arguments["offset"] == 0 and length(terms[first]) == length(terms[second]):
         return (*rest, call.unify(terms[first], terms[second]))

@@ -96,7 +96,8 @@ def unbind(call: Call) -> Result:
     Returns:
         The axes of each slice.
     """
-    terms, dim = call.first, call.arguments["dim"]
+    terms = call.first
+    dim = call.arguments["dim"]
     slices = call.split(terms, dim, [1] * length(terms[dim]), "it is used one by one")
     return [_without(part, dim) for part in slices]
 
@@ -110,7 +111,9 @@ def select(call: Call) -> Result:
     Returns:
         The axes of the slice.
     """
-    terms, dim, index = call.first, call.arguments["dim"], call.arguments["index"]
+    terms = call.first
+    dim = call.arguments["dim"]
+    index = call.arguments["index"]
     size = length(terms[dim])
     if not isinstance(index, int):
         call.freeze(terms[dim], "a slice is looked up")
@@ -129,7 +132,8 @@ def slice_(call: Call) -> Result:
     """
     terms = call.first
     dim = call.arguments["dim"] % len(terms)
-    size, got = length(terms[dim]), call.shapes[0][dim]
+    size = length(terms[dim])
+    got = call.shapes[0][dim]
     start = call.arguments["start"] or 0
     start = min(max(start + size if start < 0 else start, 0), size)
     step = call.arguments["step"]
@@ -154,7 +158,8 @@ def narrow(call: Call) -> Result:
     Returns:
         The axes of the range.
     """
-    dim, start = call.arguments["dim"], call.arguments["start"]
+    dim = call.arguments["dim"]
+    start = call.arguments["start"]
     return narrowed(call, call.first, dim, start, call.shapes[0][dim])
 
 

@@ -46,7 +46,8 @@ def deform_conv2d(call: Call) -> Result:
     for name in ("offset", "mask"):
         for term in call.optional(name) or ():
             call.freeze(term, _REGIONS)
-    inputs, result = call.tensor("input"), convolution(call)
+    inputs = call.tensor("input")
+    result = convolution(call)
     for term in (*inputs[2:], *call.tensor("weight")[2:]):
         call.freeze(term, _REGIONS)
     return (*result[:2], *(call.fixed(size, _REGIONS) for size in call.shapes[0][2:]))

@@ -53,7 +53,8 @@ class TracedSpec(PermutationSpec):
     def __init__(
         self, solution: Solution, without_rule: Mapping[str, int], example_inputs: ExampleInputs | None = None
     ) -> None:
-        self._solution, self._without_rule = solution, dict(without_rule)
+        self._solution = solution
+        self._without_rule = dict(without_rule)
         self._example_inputs = example_inputs
 
     @property

@@ -166,7 +166,8 @@ class Constraints:
         parts_of_x = self._split_factor(x, differences(bounds), reason)
         parts_of_y = self._split_factor(y, differences(bounds), reason)
         unified = [self.unify(p.term, q.term, reason) for p, q in zip(parts_of_x, parts_of_y, strict=True)]
-        x_varies, y_varies = not has_uniform((x,)), not has_uniform((y,))
+        x_varies = not has_uniform((x,))
+        y_varies = not has_uniform((y,))
         if not (x_varies or y_varies):
             return concatenation(unified)
         keep, drop = (x, y) if x_varies else (y, x)
@@ -176,7 +177,8 @@ class Constraints:
 
     def _unify_prefixes(self, long: deque[Factor], short: deque[Factor], reason: Reason) -> AxisTerm:
         """Unify and remove the shortest prefixes of equal length, if the first factors have no common refinement."""
-        first, second = [long.popleft()], [short.popleft()]
+        first = [long.popleft()]
+        second = [short.popleft()]
         while length(tuple(first)) != length(tuple(second)):
             if length(tuple(first)) < length(tuple(second)):
                 first.append(long.popleft())
@@ -210,7 +212,8 @@ class Constraints:
         term = substitute(term)
         if len(sizes) == 1:
             return [Part(term, ())]
-        first, rest = term[0], term[1:]
+        first = term[0]
+        rest = term[1:]
         unit = length(rest)
         ends = set(accumulate(sizes))
         bounds = sorted({0} | {bound for end in ends for bound in (end // unit, -(-end // unit))})

@@ -97,7 +97,8 @@ def _axis(constraints: Constraints, term: AxisTerm, variable_of: dict[str, Varia
     factors = substitute(term)
     if not factors:
         return Atom(1)
-    first, rest = factors[0], factors[1:]
+    first = factors[0]
+    rest = factors[1:]
     if not isinstance(first, Variable):
         return product(Atom(first.size), _axis(constraints, rest, variable_of))
     if not first.parts:

@@ -51,7 +51,8 @@ def _guides() -> Sequence[object]:
     guide = stand_in("pyro.infer.autoguide.guides", "AutoLowRankMultivariateNormal")
     shapes = {"net.weight": torch.Size([3, 2]), "net.bias": torch.Size([3])}
     generator = torch.Generator().manual_seed(0)
-    loc, scale = torch.randn(9, generator=generator), torch.rand(9, generator=generator)
+    loc = torch.randn(9, generator=generator)
+    scale = torch.rand(9, generator=generator)
     factor = torch.randn(9, 2, generator=generator)
     return [guide(_unconstrained_shapes=shapes, loc=loc, scale=scale, cov_factor=factor)]
 

@@ -26,7 +26,8 @@ class Between(nn.Module):
 
     def __init__(self, inputs: int, width: int, after: int, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.first, self.last = nn.Linear(inputs, width), nn.Linear(after, 2)
+        self.first = nn.Linear(inputs, width)
+        self.last = nn.Linear(after, 2)
         self._function = function
 
     @override
@@ -108,7 +109,8 @@ def _normalization() -> list[tuple[nn.Module, Tensor]]:
 class _Recurrent(nn.Module):
     def __init__(self, layer: nn.RNNBase, width: int) -> None:
         super().__init__()
-        self.layer, self.last = layer, nn.Linear(width, 2)
+        self.layer = layer
+        self.last = nn.Linear(width, 2)
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:

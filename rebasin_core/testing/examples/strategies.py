@@ -101,7 +101,8 @@ def _cifar10(folder: Path) -> Sequence[object]:
     batches.mkdir(parents=True, exist_ok=True)
     for name in (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"):
         # Three records a file, so that half a file is not a whole number of them.
-        labels, pixels = np.array([[0], [4], [9]], np.uint8), random.integers(0, 256, (3, 3072), np.uint8)
+        labels = np.array([[0], [4], [9]], np.uint8)
+        pixels = random.integers(0, 256, (3, 3072), np.uint8)
         (batches / name).write_bytes(np.hstack([labels, pixels]).tobytes())
     return [data.CIFAR10Source(root=folder)]
 
