@@ -89,7 +89,7 @@ def diagnose_chains(
     """
     chains = samples.chains
     counts = [int((chains == number).sum()) for number in chains.unique()]
-    if len(counts) < 2 or len(set(counts)) > 1 or counts[0] < 4:  # ruff: ignore[magic-value-comparison] - halves of a chain need two draws each
+    if len(counts) < 2 or len(set(counts)) > 1 or counts[0] < 4:
         message = f"expected at least two chains of as many draws, at least four each; got draws {counts}"
         raise InvalidInputError(message)
     array_stats = _array_stats()

@@ -81,7 +81,7 @@ def permutation_information(
     if not isinstance(posterior, AbstractLogDensity):
         message = f"a {posterior.kind!r} posterior has no density; expected a Gaussian"
         raise InvalidInputError(message)
-    if num_samples < 2 or num_elements < 1:  # ruff: ignore[magic-value-comparison] - a standard error needs two
+    if num_samples < 2 or num_elements < 1:
         message = f"expected two samples and one element at least, got {num_samples!r} and {num_elements!r}"
         raise InvalidInputError(message)
     layout = spec.layout

@@ -74,7 +74,7 @@ def barrier_matrix(
         InvalidInputError: If there are fewer than two networks, or they do not fit each other.
     """
     posteriors = [as_posterior(network, model=task.model) for network in networks]
-    if len(posteriors) < 2:  # ruff: ignore[magic-value-comparison] - a pair
+    if len(posteriors) < 2:
         message = f"expected at least two networks, got {len(posteriors)}"
         raise InvalidInputError(message)
     held = task.held()

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from rebasin_core.evaluation.task import Task
-    from rebasin_core.matchers.base import OnInterrupt
-    from rebasin_core.matchers.result import MatchResult
+    from rebasin_core.matchers.base import MatchResult, OnInterrupt
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.permutation import Permutation
 

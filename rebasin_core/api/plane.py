@@ -77,7 +77,7 @@ def loss_plane(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
     """
     ends = [as_posterior(network, model=task.model) for network in (first, second, third)]
     frame = _Frame([q.mean for q in ends])
-    if num_points < 2 or not frame.is_plane:  # ruff: ignore[magic-value-comparison] - two points make an axis
+    if num_points < 2 or not frame.is_plane:
         message = "expected three networks that do not lie on a line, and `num_points` of at least 2"
         raise InvalidInputError(message)
     u = _grid(frame.points[:, 0], num_points, margin)
@@ -187,7 +187,7 @@ def hull_losses(
     """
     posteriors = [as_posterior(network, model=task.model) for network in networks]
     count = len(posteriors)
-    if count < 2 or num_points < 0:  # ruff: ignore[magic-value-comparison] - a hull has two corners
+    if count < 2 or num_points < 0:
         message = f"expected at least two networks and places of at least 0, got {count} and {num_points!r}"
         raise InvalidInputError(message)
     generator = generator or torch.Generator().manual_seed(0)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rebasin_core.matchers.result import MatchOutcome
+from rebasin_core.matchers.base import MatchOutcome
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
-    from rebasin_core.matchers.base import OnInterrupt
-    from rebasin_core.matchers.result import MatchResult
+    from rebasin_core.matchers.base import MatchResult, OnInterrupt
     from rebasin_core.symmetry.layout import Layout
 
 

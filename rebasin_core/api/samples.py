@@ -171,7 +171,7 @@ def summarize(  # ruff: ignore[too-many-arguments] - the problem's parts, keywor
     """
     given = _as_mixture(samples, None)
     count = len(given.weights)
-    if kind not in get_args(SummaryKind) or count < 2 or rank < 1:  # ruff: ignore[magic-value-comparison] - a standard deviation needs two
+    if kind not in get_args(SummaryKind) or count < 2 or rank < 1:
         message = (
             f"expected at least two samples, a rank of at least 1 and a kind among {get_args(SummaryKind)}, got "
             f"{count}, {rank!r} and {kind!r}"

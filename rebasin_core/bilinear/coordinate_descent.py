@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.assignment import Assignment, AssignmentSolver, default_solver
-from rebasin_core.bilinear.bound import upper_bound
 from rebasin_core.bilinear.similarity import SimilarityMatrices, reordered_within
-from rebasin_core.bilinear.terms import Term, inner_products, joined, picked, terms_of, total_product
+from rebasin_core.bilinear.terms import Term, inner_products, joined, picked, sorted_product, terms_of, total_product
 from rebasin_core.symmetry.action import act_on_cell
 
 if TYPE_CHECKING:
@@ -323,3 +322,39 @@ class CoordinateDescent:
             total_product(term.reference, act_on_cell(self._layout, self.indices, term.candidate, term.atoms))
             for term in terms
         )
+
+
+def upper_bound(
+    terms_of_group: Mapping[str, Sequence[Term]],
+    similarities: SimilarityMatrices,
+    solver: AssignmentSolver,
+    indices: Mapping[str, Tensor],
+    last: Mapping[str, Assignment],
+) -> float:
+    """Return an upper bound of a sum of bilinear assignment problems over all group elements.
+
+    The terms on which one group alone acts contribute their best assignment: for matrices by solving it, for vectors by
+    sorting. All other terms contribute the product of their norms.
+
+    Args:
+        terms_of_group: The terms on which each group acts.
+        similarities: The similarity matrices of the groups.
+        solver: Solver of the assignment problems.
+        indices: Any indices of the groups.
+        last: The last assignment of each group; used where it is optimal whatever the other groups do.
+
+    Returns:
+        The bound, up to rounding.
+    """
+    bound = 0.0
+    for name, terms in terms_of_group.items():
+        alone = [term for term in terms if term.groups == (name,)]
+        if any(len(term.atoms) > 1 for term in alone):
+            constant = similarities.constant_part(name, indices)
+            # If these are all terms, the group was optimized already; a warm start would take longer than a cold one.
+            solved = last.get(name) if len(alone) == len(terms) else None
+            bound += picked(constant, (solved or solver.solve(constant)).index).double().sum().item()
+        else:
+            bound += sum(sorted_product(term.reference, term.candidate) for term in alone)
+    shared = dict.fromkeys(term for terms in terms_of_group.values() for term in terms if len(term.groups) > 1)
+    return bound + sum(term.bound for term in shared)

@@ -172,7 +172,7 @@ def read_idx(path: Path) -> Tensor:
         except (OSError, EOFError, zlib.error) as error:
             message = f"{path} is damaged: {error}. Fetch it again"
             raise DataError(message) from error
-    dims = raw[3] if len(raw) > 3 else 0  # ruff: ignore[magic-value-comparison] - the fourth byte
+    dims = raw[3] if len(raw) > 3 else 0
     header = 4 + 4 * dims
     if len(raw) < header or raw[:2] != b"\0\0" or raw[2] != _UNSIGNED_BYTE or not dims:
         message = f"{path} is not an idx file of unsigned bytes: it begins with {raw[:4].hex(' ') or 'nothing'}"

@@ -33,7 +33,7 @@ class CategoricalLikelihood(Likelihood):
 
     @override
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        if outputs.dim() != 2 or targets.dim() != 1 or len(outputs) != len(targets):  # ruff: ignore[magic-value-comparison] - [N, K]
+        if outputs.dim() != 2 or targets.dim() != 1 or len(outputs) != len(targets):
             message = (
                 f"expected logits [N, K] and class numbers [N], got shapes {tuple(outputs.shape)} and "
                 f"{tuple(targets.shape)}"
@@ -144,7 +144,7 @@ class GaussianLikelihood(AbstractRegressionLikelihood):
 
     @override
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        if outputs.shape != targets.shape or outputs.dim() != 2 or not targets.is_floating_point():  # ruff: ignore[magic-value-comparison]
+        if outputs.shape != targets.shape or outputs.dim() != 2 or not targets.is_floating_point():
             message = (
                 "expected means [N, K] and floating targets of the same shape, got shapes "
                 f"{tuple(outputs.shape)} and {tuple(targets.shape)} of {targets.dtype}"
@@ -184,7 +184,7 @@ class HeteroscedasticGaussianLikelihood(AbstractRegressionLikelihood):
 
     @override
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        fits = outputs.dim() == targets.dim() == 2 and outputs.shape == (len(targets), 2 * targets.shape[1])  # ruff: ignore[magic-value-comparison]
+        fits = outputs.dim() == targets.dim() == 2 and outputs.shape == (len(targets), 2 * targets.shape[1])
         if not fits or not targets.is_floating_point():
             message = (
                 "expected means and raw scales [N, 2K] and floating targets [N, K], got shapes "

@@ -2,13 +2,12 @@
 
 from rebasin_core.matchers.activation import ActivationMatcher
 from rebasin_core.matchers.annealing import AnnealingMatcher
-from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem, MatchResult
 from rebasin_core.matchers.channel import AbstractChannelMatcher
 from rebasin_core.matchers.fisher import FisherMatcher
 from rebasin_core.matchers.frank_wolfe import FrankWolfeMatcher
 from rebasin_core.matchers.gradient import GradientMatcher
 from rebasin_core.matchers.kl import KLMatcher
-from rebasin_core.matchers.result import MatchOutcome, MatchResult
 from rebasin_core.matchers.sinkhorn import SinkhornMatcher
 from rebasin_core.matchers.straight_through import StraightThroughMatcher
 from rebasin_core.matchers.transport import TransportMatcher

@@ -12,7 +12,7 @@ from typing_extensions import override
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.matchers.activation_statistics import CrossMoments, ResponseMetric
 from rebasin_core.matchers.base import Matcher, MatchProblem
-from rebasin_core.matchers.search import run_descent
+from rebasin_core.matchers.channel import run_descent
 from rebasin_core.symmetry.layout import Layout
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rebasin_core.matchers.result import MatchResult
+    from rebasin_core.matchers.base import MatchResult
     from rebasin_core.symmetry.axis import Axis
 
 _MAX_SWEEPS = 100

@@ -14,9 +14,8 @@ from typing_extensions import override
 
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.likelihoods import CategoricalLikelihood
-from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem, MatchResult
 from rebasin_core.matchers.midpoint import BY_LOSS, MidpointLoss
-from rebasin_core.matchers.result import MatchOutcome, MatchResult
 from rebasin_core.matchers.search import interruptible
 from rebasin_core.symmetry.permutation import Permutation
 

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, final
 
 import torch
 from pydantic import BeforeValidator, PositiveInt
+from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core.assignment import AssignmentSolver, AutoAssignment
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.matchers.base import Matcher, MatchProblem
-from rebasin_core.matchers.result import MatchOutcome
-from rebasin_core.matchers.search import best_result, interruptible, run_descent
+from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem, MatchResult
+from rebasin_core.matchers.search import interruptible
+from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.checks import require_finite
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rebasin_core.bilinear.terms import Channels
-    from rebasin_core.matchers.result import MatchResult
     from rebasin_core.posteriors.base import Posterior
 
 Start: TypeAlias = Literal["best", "greedy", "identity"]
@@ -96,6 +98,69 @@ class AbstractChannelMatcher(Matcher):
         problem.generator.set_state(state)
         solver.start_at(None)
         return best_result(result, descend())
+
+
+def run_descent(
+    problem: MatchProblem,
+    solver: CoordinateDescent,
+    *,
+    max_sweeps: int,
+    start: float,
+    identity_objective: float | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> MatchResult:
+    """Sweep over the groups until no index changes, and return the result.
+
+    Args:
+        problem: The matching problem.
+        solver: Coordinate descent at its starting point.
+        max_sweeps: Maximum number of sweeps.
+        start: The `time.perf_counter` when the matcher started.
+        identity_objective: The objective at the identity; that at the starting point if None.
+        seconds: Run time of other parts of the matcher.
+
+    Returns:
+        The result.
+    """
+    trace = [solver.objective()]
+    outcome = MatchOutcome.MAX_SWEEPS
+    gained = solver.gained
+    sweeps = solver.sweeps(problem.generator, max_sweeps)
+    bar = tqdm(sweeps, desc="match", unit="sweep", total=max_sweeps, leave=False, disable=not problem.progress)
+    with interruptible(problem) as interruption:
+        for changed in bar:
+            trace.append(trace[0] + solver.gained - gained)
+            if not changed:
+                outcome = MatchOutcome.CONVERGED
+    # A recomputed objective may be lower by rounding only.
+    objective = max(solver.objective(), trace[0])
+    bound = max(objective, solver.upper_bound())
+    return MatchResult(
+        permutation=Permutation(problem.layout, solver.indices),
+        objective=objective,
+        identity_objective=trace[0] if identity_objective is None else identity_objective,
+        outcome=interruption.outcome(outcome),
+        trace=(*(min(value, objective) for value in trace[:-1]), objective),
+        seconds={"total": perf_counter() - start, **(seconds or {}), **solver.seconds},
+        upper_bound=bound,
+    )
+
+
+def best_result(first: MatchResult, second: MatchResult) -> MatchResult:
+    """Return the result with the larger objective, with the total run time of both.
+
+    Args:
+        first: A result.
+        second: Another result of the same problem.
+
+    Returns:
+        The better result, marked as interrupted if either was.
+    """
+    best = second if second.objective > first.objective else first
+    parts = first.seconds.keys() - {"total"}
+    seconds = {"total": second.seconds["total"], **{p: first.seconds[p] + second.seconds[p] for p in sorted(parts)}}
+    stopped = MatchOutcome.INTERRUPTED in {first.outcome, second.outcome}
+    return replace(best, seconds=seconds, outcome=MatchOutcome.INTERRUPTED if stopped else best.outcome)
 
 
 def mean_channels(posterior: Posterior) -> Channels:

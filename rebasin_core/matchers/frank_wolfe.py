@@ -14,9 +14,8 @@ from typing_extensions import override
 from rebasin_core.assignment import solve_assignment
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.bilinear.terms import inner_products, terms_of
-from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem, MatchResult
 from rebasin_core.matchers.channel import mean_channels, moment_channels
-from rebasin_core.matchers.result import MatchOutcome, MatchResult
 from rebasin_core.matchers.search import interruptible
 from rebasin_core.symmetry.action import act_softly
 from rebasin_core.symmetry.permutation import Permutation

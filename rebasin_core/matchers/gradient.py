@@ -16,7 +16,7 @@ from rebasin_core.matchers.activation_statistics import CrossMoments, ResponseMe
 from rebasin_core.matchers.base import Matcher, MatchProblem
 
 if TYPE_CHECKING:
-    from rebasin_core.matchers.result import MatchResult
+    from rebasin_core.matchers.base import MatchResult
 
 
 _BY_SAMPLES = "compares gradients of independent posterior samples, which tell units apart only as samples add up"

@@ -14,9 +14,8 @@ from rebasin_core.assignment import solve_assignment
 from rebasin_core.coupling.nested_groups import families_of
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.likelihoods import CategoricalLikelihood
-from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem
 from rebasin_core.matchers.midpoint import MidpointLoss
-from rebasin_core.matchers.result import MatchOutcome
 from rebasin_core.matchers.search import BestSoFar, interruptible
 from rebasin_core.symmetry.action import act_softly
 from rebasin_core.symmetry.cells import map_cells
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rebasin_core.matchers.result import MatchResult
+    from rebasin_core.matchers.base import MatchResult
     from rebasin_core.symmetry.axis import Atom
 
 SinkhornLoss: TypeAlias = Literal["weights", "midpoint", "random"]

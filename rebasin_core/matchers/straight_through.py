@@ -14,16 +14,15 @@ from typing_extensions import override
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.likelihoods import CategoricalLikelihood
-from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem
 from rebasin_core.matchers.midpoint import BY_LOSS, MidpointLoss
-from rebasin_core.matchers.result import MatchOutcome
 from rebasin_core.matchers.search import BestSoFar, interruptible
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rebasin_core.matchers.result import MatchResult
+    from rebasin_core.matchers.base import MatchResult
 
 
 @final

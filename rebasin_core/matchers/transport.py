@@ -16,9 +16,8 @@ from rebasin_core.coupling.nested_groups import carried_cost, families_of, famil
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.matchers.activation_statistics import CrossMoments
-from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem
 from rebasin_core.matchers.channel import mean_channels, moment_channels
-from rebasin_core.matchers.result import MatchOutcome
 from rebasin_core.matchers.search import BestSoFar
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.checks import require_finite
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.coupling.nested_groups import Families
     from rebasin_core.evaluation.reading import ModelReading
-    from rebasin_core.matchers.result import MatchResult
+    from rebasin_core.matchers.base import MatchResult
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import ExampleInputs, PermutationSpec
     from rebasin_core.symmetry.layout import Layout

@@ -18,9 +18,8 @@ from rebasin_core.evaluation.likelihoods import CategoricalLikelihood
 from rebasin_core.evaluation.normalization import BatchStatistics
 from rebasin_core.evaluation.task import Task
 from rebasin_core.matchers.activation import ActivationMatcher
-from rebasin_core.matchers.base import Matcher, MatchProblem
+from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem, MatchResult
 from rebasin_core.matchers.frank_wolfe import FrankWolfeMatcher
-from rebasin_core.matchers.result import MatchOutcome, MatchResult
 from rebasin_core.matchers.search import BestSoFar, interruptible
 from rebasin_core.matchers.wasserstein import WassersteinMatcher
 from rebasin_core.posteriors.barycenter import barycenter_or_moments

@@ -41,6 +41,6 @@ def interpolate_buffers(first: Mapping[str, Tensor], second: Mapping[str, Tensor
     return {
         name: torch.lerp(a, second[name].to(a), t)
         if a.is_floating_point()
-        else (a if t <= 0.5 else second[name]).clone()  # ruff: ignore[magic-value-comparison]
+        else (a if t <= 0.5 else second[name]).clone()
         for name, a in first.items()
     }

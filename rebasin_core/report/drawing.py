@@ -32,7 +32,7 @@ def draw_barrier_matrix(
     Raises:
         InvalidInputError: If the matrix is not square.
     """
-    if heights.dim() != 2 or heights.shape[0] != heights.shape[1]:  # ruff: ignore[magic-value-comparison] - a matrix
+    if heights.dim() != 2 or heights.shape[0] != heights.shape[1]:
         message = f"expected a square matrix of heights, got shape {list(heights.shape)}"
         raise InvalidInputError(message)
     count = len(heights)

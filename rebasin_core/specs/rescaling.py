@@ -147,7 +147,7 @@ class _Network:
     def is_kept(self, layout: Layout, rescaling: Rescaling, size: int) -> bool:
         """Return whether random factors leave the outputs as they were."""
         noise = torch.rand(size, generator=self._generator, dtype=torch.float64)
-        factors = (noise - 0.5).exp() if rescaling.kind == "scale" else torch.where(noise < 0.5, -1.0, 1.0).double()  # ruff: ignore[magic-value-comparison] - a coin
+        factors = (noise - 0.5).exp() if rescaling.kind == "scale" else torch.where(noise < 0.5, -1.0, 1.0).double()
         if rescaling.kind == "sign" and not bool((factors < 0).any()):
             factors[0] = -1.0
         scaled = UnitScaling(layout, [rescaling], [factors]).apply(self.tensors)
@@ -172,6 +172,6 @@ def _degrees(products: Tensor) -> list[tuple[int, ...]]:
             if other != row:
                 basis[other] -= basis[other, pivot].clone() * basis[row]
     whole = basis.round()
-    near = (basis - whole).abs().amax(1) < 1e-4 if len(basis) else torch.zeros(0, dtype=torch.bool)  # ruff: ignore[magic-value-comparison]
+    near = (basis - whole).abs().amax(1) < 1e-4 if len(basis) else torch.zeros(0, dtype=torch.bool)
     rows = [tuple(int(v) for v in row) for row in whole[near].tolist()]
     return [row if next(v for v in row if v) > 0 else tuple(-v for v in row) for row in rows if any(row)]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rebasin_core.data.base import DataSplits
     from rebasin_core.data.examples import TensorBatches
     from rebasin_core.evaluation.likelihood import Likelihood
-    from rebasin_core.matchers.result import MatchResult
+    from rebasin_core.matchers.base import MatchResult
     from rebasin_core.plugin.registry import Registry
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec

@@ -114,6 +114,6 @@ def mean_stderr(values: Tensor, dim: int = -1) -> Tensor:
         about its spread.
     """
     count = values.shape[dim]
-    if count < 2:  # ruff: ignore[magic-value-comparison] - a variance needs two values
+    if count < 2:
         return torch.full_like(values.select(dim, 0), math.nan)
     return values.std(dim=dim, correction=1) / math.sqrt(count)

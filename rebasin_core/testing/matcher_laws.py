@@ -15,8 +15,7 @@ from rebasin_core.testing.law import device_under_test, expect, expect_equal, la
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rebasin_core.matchers.base import Matcher
-    from rebasin_core.matchers.result import MatchResult
+    from rebasin_core.matchers.base import Matcher, MatchResult
     from rebasin_core.posteriors.base import Posterior
 
 

@@ -98,7 +98,7 @@ class LaplaceAdapter(PosteriorAdapter, AbstractWriteBack):
 
 def _same_parameters(first: Posterior, second: Posterior) -> bool:
     names = [set(q.random_names) for q in (first, second) if isinstance(q, AbstractGaussianPosterior)]
-    return len(names) == 2 and names[0] == names[1]  # ruff: ignore[magic-value-comparison] - both
+    return len(names) == 2 and names[0] == names[1]
 
 
 def _structure(laplace: Laplace) -> str:

@@ -245,19 +245,19 @@ def _expected_absolute(mean: Tensor, variance: Tensor) -> Tensor:
 
 
 def _require_same(first: Tensor, second: Tensor) -> None:
-    if first.shape != second.shape or first.dim() != 2 or not len(first):  # ruff: ignore[magic-value-comparison] - [N, K]
+    if first.shape != second.shape or first.dim() != 2 or not len(first):
         message = f"expected two predictives [N, K] of one shape, got {list(first.shape)} and {list(second.shape)}"
         raise InvalidInputError(message)
 
 
 def _require_probabilities(probabilities: Tensor, targets: Tensor) -> None:
-    if probabilities.dim() != 2 or targets.shape != probabilities.shape[:1] or not len(targets):  # ruff: ignore[magic-value-comparison] - [N, K]
+    if probabilities.dim() != 2 or targets.shape != probabilities.shape[:1] or not len(targets):
         message = (
             f"expected probabilities [N, K] and class numbers [N], got {list(probabilities.shape)} and "
             f"{list(targets.shape)}"
         )
         raise InvalidInputError(message)
     worst = (probabilities.sum(-1) - 1).abs().max().item()
-    if not worst < 1e-2 or bool((probabilities < 0).any()):  # ruff: ignore[magic-value-comparison] - half precision
+    if not worst < 1e-2 or bool((probabilities < 0).any()):
         message = f"expected rows of probabilities, got sums that are off by {worst:.2g}; apply softmax first"
         raise InvalidInputError(message)

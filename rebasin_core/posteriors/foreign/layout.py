@@ -159,7 +159,7 @@ def from_swag_moments(
     if not deviations:
         return DiagonalGaussianPosterior(own, diagonal, buffers=kept)
     count = min(len(tensor) for tensor in deviations.values())
-    if count < 2:  # ruff: ignore[magic-value-comparison] - a covariance needs two
+    if count < 2:
         message = f"expected at least two collected deviations for a covariance, got {count}; collect longer"
         raise InvalidInputError(message)
     factor = (scale / (count - 1)) ** 0.5

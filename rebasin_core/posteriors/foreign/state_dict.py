@@ -142,7 +142,7 @@ def load_samples(path: Path | str, *, model: nn.Module | None = None, prefix: st
                 f"{path}: `{name}` has shape {tuple(tensor.shape)}, expected samples of {shape} along the first axes"
             )
             raise InvalidInputError(message)
-        chains = tensor.shape[0] if lead == 2 else chains  # ruff: ignore[magic-value-comparison] - chains, draws
+        chains = tensor.shape[0] if lead == 2 else chains
         flat[name] = tensor.flatten(0, lead - 1)
     count = len(next(iter(flat.values())))
     number = torch.zeros(count, dtype=torch.int64) if chains is None else torch.arange(count) // (count // chains)

@@ -51,7 +51,7 @@ def transpose(call: Call) -> Result:
     """
     terms = list(call.first)
     names = [*call.arguments][1:3]
-    first, second = (call.arguments[name] for name in names) if len(names) == 2 else (-2, -1)  # ruff: ignore[magic-value-comparison]
+    first, second = (call.arguments[name] for name in names) if len(names) == 2 else (-2, -1)
     if len(terms) > 1:
         terms[first], terms[second] = terms[second], terms[first]
     return tuple(terms)
@@ -197,7 +197,7 @@ def diag_embed(call: Call) -> Result:
         The axes of the result.
     """
     terms = call.tensor("self")
-    if call.arguments.get("offset", 0) or call.arguments.get("dim1", -2) != -2:  # ruff: ignore[magic-value-comparison]
+    if call.arguments.get("offset", 0) or call.arguments.get("dim1", -2) != -2:
         for term in terms:
             call.freeze(term, "a diagonal is written")
         return tuple(call.fixed(size, "a diagonal is written") for size in call.shapes[0])
