@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import rebasin_core as rc
-from rebasin_core.evaluation import FunctionalModel, LossEstimate, held_batches, predict
+from rebasin_core.evaluation import FunctionalModel, HeldTask, LossEstimate, Sampling, held_batches, predict
 from rebasin_core.tensors.statistics import mean_stderr
 
 ADAM = rc.inference.OptimizerSpec(name="Adam", lr=1e-3)
@@ -49,7 +49,7 @@ def scores(posterior: rc.Posterior, model: torch.nn.Module, test: rc.data.Exampl
     """NLL with its Monte Carlo standard error, accuracy, calibration error (15 bins) and Brier score on test data."""
     functional = FunctionalModel(model)
     batches = held_batches(functional, test.batches(1000))
-    found = predict(posterior, functional, batches, rc.evaluation.CategoricalLikelihood(), num_samples=64, seed=0)
+    found = predict(posterior, HeldTask(functional, batches, rc.evaluation.CategoricalLikelihood()), Sampling(64))
     estimate = LossEstimate.of(found)
     return {
         "nll": estimate.loss,

@@ -19,7 +19,7 @@ from laplace import Laplace
 from torch.utils.data import DataLoader, TensorDataset
 
 import rebasin_core as rc
-from rebasin_core.evaluation import FunctionalModel, LossEstimate, held_batches, predict
+from rebasin_core.evaluation import FunctionalModel, HeldTask, LossEstimate, Sampling, held_batches, predict
 
 
 def main() -> None:  # ruff: ignore[too-many-locals] - a script
@@ -83,7 +83,7 @@ def predictives(laplace: Any, model: torch.nn.Module, test: rc.data.Examples) ->
     functional = FunctionalModel(model)
     batches = held_batches(functional, test.batches(1000))
     found = predict(
-        rc.as_posterior(laplace), functional, batches, rc.evaluation.CategoricalLikelihood(), num_samples=64, seed=0
+        rc.as_posterior(laplace), HeldTask(functional, batches, rc.evaluation.CategoricalLikelihood()), Sampling(64)
     )
     estimate = LossEstimate.of(found)
     library = torch.cat([laplace(x, pred_type="nn", link_approx="mc", n_samples=64) for x, _ in test.batches(1000)])

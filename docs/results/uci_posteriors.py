@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import rebasin_core as rc
-from rebasin_core.evaluation import FunctionalModel, LossEstimate, held_batches, predict
+from rebasin_core.evaluation import FunctionalModel, HeldTask, LossEstimate, Sampling, held_batches, predict
 
 ADAM = rc.inference.OptimizerSpec(name="Adam", lr=0.01)
 LATE = rc.inference.ScheduleSpec(name="CosineAnnealingLR", T_max=200)
@@ -46,7 +46,7 @@ def score(posterior: rc.Posterior, model: torch.nn.Module, test: rc.data.Example
     functional = FunctionalModel(model, dtype=next(model.parameters()).dtype)
     batches = held_batches(functional, test.batches(1000))
     likelihood = rc.evaluation.HeteroscedasticGaussianLikelihood()
-    estimate = LossEstimate.of(predict(posterior, functional, batches, likelihood, num_samples=128, seed=0))
+    estimate = LossEstimate.of(predict(posterior, HeldTask(functional, batches, likelihood), Sampling(128)))
     return {"rmse": unit * math.sqrt(estimate.score), "nll": estimate.loss + math.log(unit)}
 
 

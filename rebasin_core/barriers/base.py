@@ -10,7 +10,7 @@ import torch
 
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihood import Likelihood
-from rebasin_core.evaluation.predictive import held_batches
+from rebasin_core.evaluation.predictive import HeldTask, held_batches
 from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.strategy import Strategy
 from rebasin_core.tensors.noise import drawn_seed
@@ -34,9 +34,7 @@ class BarrierProblem:
     Attributes:
         reference: The posterior at t = 0.
         candidate: The posterior at t = 1, on the device and in the dtype of the reference.
-        model: The network, a private copy.
-        batches: The data, on the same device.
-        likelihood: Scores outputs against targets.
+        task: The model, the data on the same device, and the likelihood.
         seed: Seed of the noise that all points on the path share.
         progress: Whether to show a progress bar.
         calibration: Data from which normalization statistics or activations are computed, on the same device.
@@ -45,9 +43,7 @@ class BarrierProblem:
 
     reference: Posterior
     candidate: Posterior
-    model: FunctionalModel
-    batches: Sequence[tuple[Tensor, Tensor]]
-    likelihood: Likelihood
+    task: HeldTask
     seed: int
     progress: bool
     calibration: Sequence[tuple[Tensor, Tensor]]
@@ -134,9 +130,7 @@ class BarrierEstimator(Strategy):
         problem = BarrierProblem(
             reference=reference,
             candidate=candidate.to(device=reference.device, dtype=reference.dtype),
-            model=functional,
-            batches=batches,
-            likelihood=Likelihood.of(task.likelihood),
+            task=HeldTask(functional, batches, Likelihood.of(task.likelihood)),
             seed=drawn_seed(generator),
             progress=progress,
             calibration=batches if task.calibration is None else held_batches(functional, task.calibration),

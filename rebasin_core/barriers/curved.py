@@ -95,9 +95,9 @@ class CurvedBarrier(AbstractNetworkBarrier):
                 t = torch.rand((), generator=generator).item()
                 with torch.enable_grad():
                     buffers = interpolate_buffers(problem.reference.buffers, problem.candidate.buffers, t)
-                    outputs = problem.model({**_at(self.kind, t, first, bend, last), **buffers}, inputs)
-                    problem.likelihood.check(outputs, targets)
-                    loss = -problem.likelihood.log_prob(outputs, targets).mean()
+                    outputs = problem.task.model({**_at(self.kind, t, first, bend, last), **buffers}, inputs)
+                    problem.task.likelihood.check(outputs, targets)
+                    loss = -problem.task.likelihood.log_prob(outputs, targets).mean()
                     optimizer.zero_grad()
                     loss.backward()
                 if not bool(torch.isfinite(loss)):

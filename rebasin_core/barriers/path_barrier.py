@@ -18,7 +18,7 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.loss import LossEstimate
 from rebasin_core.evaluation.metric import Metric
 from rebasin_core.evaluation.metrics import NLLMetric
-from rebasin_core.evaluation.networks import EvaluationOptions, SampledNetworks
+from rebasin_core.evaluation.networks import EvaluationOptions, SampledNetworks, Sampling
 from rebasin_core.evaluation.predictive import predict
 from rebasin_core.evaluation.stratified import StratifiedPredictor
 from rebasin_core.posteriors.point import PointPosterior
@@ -88,17 +88,9 @@ class AbstractPathBarrier(BarrierEstimator):
         endpoints = self._endpoints(problem, point)
 
         def predictions(t: float, here: Posterior) -> Predictions:
-            return predict(
-                here,
-                problem.model,
-                problem.batches,
-                problem.likelihood,
-                num_samples=self._draws,
-                seed=problem.seed,
-                options=self.evaluation,
-                adjust=_adjust(problem, t, here, endpoints),
-                groups=self.metric.num_groups,
-            )
+            adjust = _adjust(problem, t, here, endpoints)
+            sampling = Sampling(self._draws, problem.seed, self.evaluation, adjust)
+            return predict(here, problem.task, sampling, groups=self.metric.num_groups)
 
         return predictions
 
@@ -109,15 +101,8 @@ class AbstractPathBarrier(BarrierEstimator):
         if problem.adjustment is not None:
             message = "allocation='adaptive' is not for networks that are reset or repaired; use allocation='even'"
             raise InvalidInputError(message)
-        stratified = StratifiedPredictor(
-            problem.model,
-            problem.batches,
-            problem.likelihood,
-            num_samples=self._draws,
-            seed=problem.seed,
-            options=self.evaluation,
-            metric=self.metric,
-        )
+        sampling = Sampling(self._draws, problem.seed, self.evaluation)
+        stratified = StratifiedPredictor(problem.task, sampling, metric=self.metric)
         first = stratified.pilot(point(0.0))
         middle = stratified.pilot(point(0.5))
         last = stratified.pilot(point(1.0))

@@ -133,7 +133,7 @@ class _Both(PathAdjustment):
 class _Reset(PathAdjustment):
     def __init__(self, problem: BarrierProblem, *, per_sample: bool) -> None:
         like = problem.reference
-        self._statistics = BatchStatistics(problem.model.module, device=like.device, dtype=like.dtype)
+        self._statistics = BatchStatistics(problem.task.model.module, device=like.device, dtype=like.dtype)
         self._data = problem.calibration
         self._per_sample = per_sample
 
@@ -161,7 +161,7 @@ class _Repair(PathAdjustment):
         self._problem = problem
         self._per_sample = per_sample
         inputs = problem.calibration[0][0][:2]
-        self._repair = ActivationRepair(problem.model.module, inputs, device=like.device, dtype=like.dtype)
+        self._repair = ActivationRepair(problem.task.model.module, inputs, device=like.device, dtype=like.dtype)
         self._reset = _Reset(problem, per_sample=per_sample)
         self._pairs: Iterator[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]] | None = None
         self._sampled: list[tuple[ActivationMoments, ActivationMoments]] = []

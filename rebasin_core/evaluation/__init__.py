@@ -27,14 +27,14 @@ from rebasin_core.evaluation.metrics import (
     reliability,
     total_variation,
 )
-from rebasin_core.evaluation.networks import AllocationName, EvaluationOptions, MethodName, PrecisionName
+from rebasin_core.evaluation.networks import AllocationName, EvaluationOptions, MethodName, PrecisionName, Sampling
 from rebasin_core.evaluation.normalization import refreshed_buffers
-from rebasin_core.evaluation.predictive import Batches, Predictions, held_batches, predict
+from rebasin_core.evaluation.predictive import HeldTask, Predictions, held_batches, predict
 from rebasin_core.evaluation.reading import ModelReading, Role, WeightUse
 from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair, UnitMaps
 from rebasin_core.evaluation.scores import PredictiveScores
 from rebasin_core.evaluation.stratified import StratifiedPredictor
-from rebasin_core.evaluation.task import Task
+from rebasin_core.evaluation.task import Batches, Task
 
 __all__ = [
     "AbstractPredictionMetric",
@@ -53,6 +53,7 @@ __all__ = [
     "FunctionalModel",
     "GaussianLikelihood",
     "GibbsMetric",
+    "HeldTask",
     "HeteroscedasticGaussianLikelihood",
     "Likelihood",
     "LossEstimate",
@@ -65,6 +66,7 @@ __all__ = [
     "Predictions",
     "PredictiveScores",
     "Role",
+    "Sampling",
     "SquaredErrorMetric",
     "StratifiedPredictor",
     "Stratum",

@@ -8,9 +8,9 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.local import LocalNetworks, local_layers
 from rebasin_core.evaluation.networks import (
     AbstractNetworks,
-    EvaluationOptions,
     LoopedNetworks,
     SampledNetworks,
+    Sampling,
     VectorizedNetworks,
 )
 from rebasin_core.posteriors.capabilities import AbstractIndependentGaussian
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.evaluation.functional import FunctionalModel
-    from rebasin_core.evaluation.networks import Adjust
     from rebasin_core.posteriors.base import Posterior
 
 # Below this many multiplications a network and batch, calls cost more than arithmetic.
@@ -35,26 +34,16 @@ _COPIES, _SHARE = 6, 0.5
 _MOST_NAMED = 8
 
 
-def networks_of(  # ruff: ignore[too-many-arguments] - the problem's parts
-    posterior: Posterior,
-    model: FunctionalModel,
-    batches: Sequence[tuple[Tensor, Tensor]],
-    options: EvaluationOptions,
-    *,
-    num_samples: int,
-    seed: int,
-    adjust: Adjust | None = None,
+def networks_of(
+    posterior: Posterior, model: FunctionalModel, batches: Sequence[tuple[Tensor, Tensor]], sampling: Sampling
 ) -> AbstractNetworks:
-    """Return networks drawn from a posterior, to be run by the method that the options ask for or that fits best.
+    """Return networks sampled from a posterior, to be run by the method of the options or the one that fits best.
 
     Args:
         posterior: A distribution over the model's parameters.
         model: The network.
         batches: As from `held_batches`.
-        options: How networks are run.
-        num_samples: Number of samples, at least 1.
-        seed: Seed of the noise.
-        adjust: Changes the tensors of every drawn network.
+        sampling: The posterior samples, and how they are run.
 
     Returns:
         The networks.
@@ -63,13 +52,18 @@ def networks_of(  # ruff: ignore[too-many-arguments] - the problem's parts
         InvalidInputError: If the method cannot be used.
     """
     inputs = batches[0][0]
+    options = sampling.options
     missing: list[str] = []
-    if options.method in {"auto", "local"} and isinstance(posterior, AbstractIndependentGaussian) and adjust is None:
+    if (
+        options.method in {"auto", "local"}
+        and isinstance(posterior, AbstractIndependentGaussian)
+        and sampling.adjust is None
+    ):
         found = local_layers(posterior, model, inputs)
         missing = found.missing
         if found.random and not missing and (found.is_exact or options.method == "local"):
-            chunk = options.chunk_size or _chunk(model, inputs, num_samples, stacked=False)
-            return LocalNetworks(posterior, model, found.random, options, count=num_samples, seed=seed, chunk=chunk)
+            chunk = options.chunk_size or _chunk(model, inputs, sampling.num_samples, stacked=False)
+            return LocalNetworks(posterior, model, found.random, sampling, chunk=chunk)
     if options.method == "local":
         others = f" with {', '.join(f'`{name}`' for name in missing[:_MOST_NAMED])} used otherwise" if missing else ""
         message = (
@@ -78,11 +72,17 @@ def networks_of(  # ruff: ignore[too-many-arguments] - the problem's parts
             "`auto`"
         )
         raise InvalidInputError(message)
-    drawn = SampledNetworks(posterior, num_samples, seed, antithetic=bool(options.antithetic), adjust=adjust)
+    drawn = SampledNetworks(
+        posterior,
+        sampling.num_samples,
+        sampling.seed,
+        antithetic=bool(options.antithetic),
+        adjust=sampling.adjust,
+    )
     # Every weight is met about once an example.
     small = model.size * len(inputs) < _SMALL.get(inputs.device.type, 0)
     if drawn.count > 1 and (options.method == "vectorized" or (options.method == "auto" and small)):
-        chunk = options.chunk_size or _chunk(model, inputs, num_samples, stacked=True)
+        chunk = options.chunk_size or _chunk(model, inputs, sampling.num_samples, stacked=True)
         vectorized = VectorizedNetworks(drawn, model, options, min(chunk, drawn.count))
         if options.method == "vectorized" or vectorized.is_possible(inputs):
             return vectorized

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.loss import LossEstimate
 from rebasin_core.evaluation.metric import Metric
-from rebasin_core.evaluation.networks import EvaluationOptions
-from rebasin_core.evaluation.predictive import held_batches, predict
+from rebasin_core.evaluation.networks import EvaluationOptions, Sampling
+from rebasin_core.evaluation.predictive import HeldTask, predict
 from rebasin_core.evaluation.stratified import StratifiedPredictor
 
 if TYPE_CHECKING:
+    from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.networks import Adjust
     from rebasin_core.evaluation.predictive import Predictions
     from rebasin_core.evaluation.task import Task
@@ -46,13 +46,13 @@ class Evaluator:
         options: EvaluationOptions | None = None,
         adjust: Adjust | None = None,
     ) -> None:
-        self._model = FunctionalModel(task.model, device=like.device, dtype=like.dtype)
-        self._batches = held_batches(self._model, task.data)
-        self.likelihood = Likelihood.of(task.likelihood)
-        self._num_samples = num_samples
-        self._seed = seed
-        self._adjust = adjust
-        self._options = options or EvaluationOptions()
+        self._task = HeldTask.of(task, like)
+        self._sampling = Sampling(num_samples, seed, options or EvaluationOptions(), adjust)
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The likelihood of the task."""
+        return self._task.likelihood
 
     def predictions(self, posterior: Posterior, *, groups: int = 0, keep_outputs: bool = False) -> Predictions:
         """Return what a posterior predicts.
@@ -69,37 +69,20 @@ class Evaluator:
             InvalidInputError: If the posterior does not fit the model, or the outputs do not fit the targets.
         """
         point = posterior.is_point
-        if self._options.allocation == "adaptive" and not point:
-            if groups or keep_outputs or self._adjust is not None:
+        if self._sampling.options.allocation == "adaptive" and not point:
+            if groups or keep_outputs or self._sampling.adjust is not None:
                 message = (
                     "allocation='adaptive' gives examples different numbers of samples, so that there are no groups of "
                     "samples, no outputs of every network, and nothing that adjusts networks; take allocation='even'"
                 )
                 raise InvalidInputError(message)
             return self._allocated(posterior)
-        return predict(
-            posterior,
-            self._model,
-            self._batches,
-            self.likelihood,
-            num_samples=1 if point else self._num_samples,
-            seed=self._seed,
-            options=self._options,
-            adjust=self._adjust,
-            groups=groups,
-            keep_outputs=keep_outputs,
-        )
+        sampling = replace(self._sampling, num_samples=1) if point else self._sampling
+        return predict(posterior, self._task, sampling, groups=groups, keep_outputs=keep_outputs)
 
     def _allocated(self, posterior: Posterior) -> Predictions:
         """Return predictions with more samples for the examples that need them."""
-        stratified = StratifiedPredictor(
-            self._model,
-            self._batches,
-            self.likelihood,
-            num_samples=self._num_samples,
-            seed=self._seed,
-            options=self._options,
-        )
+        stratified = StratifiedPredictor(self._task, self._sampling)
         pilot = stratified.pilot(posterior)
         return stratified.predictions(posterior, stratified.allocate(pilot.sample_influence, pilot.example_losses))
 

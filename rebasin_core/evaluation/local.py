@@ -9,7 +9,7 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.networks import AbstractNetworks, EvaluationOptions, Outputs
+from rebasin_core.evaluation.networks import AbstractNetworks, Outputs, Sampling
 from rebasin_core.evaluation.reading import Interception, Product, WeightUse
 
 if TYPE_CHECKING:
@@ -79,32 +79,30 @@ class LocalNetworks(AbstractNetworks):
         posterior: Independent Gaussians.
         model: The model.
         layers: The random layers, as from `local_layers`.
-        options: Precision and pairs.
-        count: Number of networks.
-        seed: Seed of the noise.
-        chunk: Networks at once.
+        sampling: The number of networks, the seed of the noise, precision and antithetic pairs.
+        chunk: Number of networks in one batch.
     """
 
     independent = True
 
-    def __init__(  # ruff: ignore[too-many-arguments] - one thing a part
+    def __init__(
         self,
         posterior: AbstractIndependentGaussian,
         model: FunctionalModel,
         layers: Sequence[WeightUse],
-        options: EvaluationOptions,
+        sampling: Sampling,
         *,
-        count: int,
-        seed: int,
         chunk: int,
     ) -> None:
+        count = sampling.num_samples
+        options = sampling.options
         if options.antithetic and count % 2:
             message = f"antithetic pairs need an even number of samples, got {count}"
             raise InvalidInputError(message)
         self._model = model
         self._layers = layers
         self._options = options
-        self._seed = seed
+        self._seed = sampling.seed
         self.paired = count % 2 == 0 if options.antithetic is None else options.antithetic
         self.least_chunk = 2 if self.paired else 1
         self.count = count

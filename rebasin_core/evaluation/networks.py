@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import torch
@@ -93,6 +93,24 @@ class EvaluationOptions(Options):
         if self.precision == "full":
             return nullcontext()
         return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How many networks are sampled from a posterior, with which noise, and how they are run.
+
+    Attributes:
+        num_samples: Number of posterior samples, at least 1.
+        seed: Seed of the noise; posteriors of one kind have common random numbers for equal seeds.
+        options: How the networks are run.
+        adjust: Changes the tensors of every sampled network, given its index; None for no change.
+    """
+
+    num_samples: int
+    seed: int = 0
+    options: EvaluationOptions = field(default_factory=EvaluationOptions)
+    adjust: Adjust | None = None
 
 
 @final

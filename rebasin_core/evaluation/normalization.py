@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rebasin_core.evaluation.predictive import Batches
+    from rebasin_core.evaluation.task import Batches
 
 # By their classes: what is set here is the state of these modules (their mode and momentum), which no execution shows.
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, TypeAlias, final, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.choice import networks_of
-from rebasin_core.evaluation.networks import AbstractNetworks, EvaluationOptions
+from rebasin_core.evaluation.functional import FunctionalModel
+from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.tensors.memory import is_out_of_memory
 
 if TYPE_CHECKING:
-    from rebasin_core.evaluation.allocation import Stratum
-    from rebasin_core.evaluation.functional import FunctionalModel
-    from rebasin_core.evaluation.likelihood import Likelihood
-    from rebasin_core.evaluation.networks import Adjust
-    from rebasin_core.posteriors.base import Posterior
+    from collections.abc import Sequence
 
-Batches: TypeAlias = Iterable[tuple[Tensor, Tensor]]
+    from rebasin_core.evaluation.allocation import Stratum
+    from rebasin_core.evaluation.networks import AbstractNetworks, Sampling
+    from rebasin_core.evaluation.task import Batches, Task
+    from rebasin_core.posteriors.base import Posterior
 
 
 @runtime_checkable
@@ -92,16 +91,44 @@ def held_batches(model: FunctionalModel, data: Batches) -> Sequence[tuple[Tensor
     return [batch for batch in batches if len(batch[1])]
 
 
-def predict(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the fourth
+@final
+@dataclass(frozen=True, slots=True)
+class HeldTask:
+    """A task whose model and batches are on the device and in the dtype of the posteriors to evaluate.
+
+    Attributes:
+        model: The network, a private copy.
+        batches: Batches ``(inputs, targets)``, as from `held_batches`.
+        likelihood: Likelihood of the targets.
+    """
+
+    model: FunctionalModel
+    batches: Sequence[tuple[Tensor, Tensor]]
+    likelihood: Likelihood
+
+    @classmethod
+    def of(cls, task: Task, like: Posterior) -> HeldTask:
+        """Return a task with its model and data on the device of a posterior.
+
+        Args:
+            task: The task; its data are iterated once and held.
+            like: A posterior on the device and in the dtype of all that will be evaluated.
+
+        Returns:
+            The task.
+
+        Raises:
+            InvalidInputError: If there are no data, or they are not batches ``(inputs, targets)``.
+        """
+        model = FunctionalModel(task.model, device=like.device, dtype=like.dtype)
+        return cls(model, held_batches(model, task.data), Likelihood.of(task.likelihood))
+
+
+def predict(
     posterior: Posterior,
-    model: FunctionalModel,
-    batches: Sequence[tuple[Tensor, Tensor]],
-    likelihood: Likelihood,
+    task: HeldTask,
+    sampling: Sampling,
     *,
-    num_samples: int,
-    seed: int,
-    options: EvaluationOptions | None = None,
-    adjust: Adjust | None = None,
     groups: int = 0,
     keep_outputs: bool = False,
 ) -> Predictions:
@@ -113,13 +140,8 @@ def predict(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
 
     Args:
         posterior: A distribution over the model's parameters.
-        model: The network.
-        batches: As from `held_batches`.
-        likelihood: Scores outputs against targets.
-        num_samples: Number of samples S, at least 1.
-        seed: Seed of the noise.
-        options: How networks are run; `EvaluationOptions` if not given.
-        adjust: Changes the tensors of every drawn network, given its number.
+        task: The model, data and likelihood.
+        sampling: The posterior samples, and how they are run.
         groups: If positive, the samples are split into as many groups, and the prediction of each is kept.
         keep_outputs: Whether to keep what every network returned.
 
@@ -130,22 +152,21 @@ def predict(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-
         InvalidInputError: If the posterior does not fit the model, the outputs do not fit the targets, the method
             cannot be used, or one network alone does not fit into memory.
     """
-    options = options or EvaluationOptions()
-    if options.allocation != "even":
-        message = f"`predict` gives all examples equally many samples, got {options.allocation!r}; use an `Evaluator`"
+    allocation = sampling.options.allocation
+    if allocation != "even":
+        message = f"`predict` gives all examples equally many samples, got {allocation!r}; use an `Evaluator`"
         raise InvalidInputError(message)
     while True:
         with torch.no_grad():
-            networks = networks_of(
-                posterior, model, batches, options, num_samples=num_samples, seed=seed, adjust=adjust
-            )
-            collected = _Collected(networks, batches, likelihood, groups=groups, keep_outputs=keep_outputs)
+            networks = networks_of(posterior, task.model, task.batches, sampling)
+            collected = _Collected(networks, task.batches, task.likelihood, groups=groups, keep_outputs=keep_outputs)
             if collected.fits(networks):
                 return replace(collected.predictions(), paired=networks.paired, independent=networks.independent)
         if networks.chunk <= networks.least_chunk:
             message = "one network on one batch does not fit into memory; use smaller batches"
             raise InvalidInputError(message)
-        options = options.model_copy(update={"chunk_size": max(networks.chunk // 2, networks.least_chunk)})
+        smaller = {"chunk_size": max(networks.chunk // 2, networks.least_chunk)}
+        sampling = replace(sampling, options=sampling.options.model_copy(update=smaller))
 
 
 @final

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -10,16 +11,14 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.allocation import LEAST_SAMPLES, Allocation
 from rebasin_core.evaluation.loss import LossEstimate
 from rebasin_core.evaluation.metric import Metric
-from rebasin_core.evaluation.predictive import Predictions, predict
+from rebasin_core.evaluation.predictive import HeldTask, Predictions, predict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from rebasin_core.evaluation.functional import FunctionalModel
-    from rebasin_core.evaluation.likelihood import Likelihood
-    from rebasin_core.evaluation.networks import EvaluationOptions
+    from rebasin_core.evaluation.networks import Sampling
     from rebasin_core.posteriors.base import Posterior
 
 
@@ -28,29 +27,15 @@ class StratifiedPredictor:
     """Predicts with as many samples of every example as an `Allocation` gives it, the same for all posteriors.
 
     Args:
-        model: The network.
-        batches: As from `held_batches`.
-        likelihood: Scores outputs against targets.
-        num_samples: Samples of an example, on average.
-        seed: Seed of the noise.
-        options: How networks are run.
+        task: The model, data and likelihood.
+        sampling: The posterior samples of an example on average, and how they are run.
         metric: The metric whose error is minimized: one of the samples of each example, such as ``nll`` or ``gibbs``.
 
     Raises:
         InvalidInputError: If the metric needs groups of samples.
     """
 
-    def __init__(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the third
-        self,
-        model: FunctionalModel,
-        batches: Sequence[tuple[Tensor, Tensor]],
-        likelihood: Likelihood,
-        *,
-        num_samples: int,
-        seed: int,
-        options: EvaluationOptions,
-        metric: Metric | str = "nll",
-    ) -> None:
+    def __init__(self, task: HeldTask, sampling: Sampling, *, metric: Metric | str = "nll") -> None:
         self._metric = Metric.of(metric)
         if self._metric.num_groups:
             message = (
@@ -58,12 +43,9 @@ class StratifiedPredictor:
                 f"{self._metric.name!r}; use allocation='even'"
             )
             raise InvalidInputError(message)
-        self._model = model
-        self._batches = batches
-        self._likelihood = likelihood
-        self._num_samples = num_samples
-        self._seed = seed
-        self._options = options.model_copy(update={"allocation": "even"})  # within a stratum
+        self._task = task
+        # Within a stratum, all examples have equally many samples.
+        self._sampling = replace(sampling, options=sampling.options.model_copy(update={"allocation": "even"}))
 
     def pilot(self, posterior: Posterior) -> LossEstimate:
         """Return the loss from a few samples that are used for nothing but an allocation.
@@ -77,7 +59,7 @@ class StratifiedPredictor:
         Raises:
             InvalidInputError: If examples share their noise, or `predict` refuses.
         """
-        found = self._predict(posterior, self._batches, LEAST_SAMPLES, stream=-1)
+        found = self._predict(posterior, self._task.batches, LEAST_SAMPLES, stream=-1)
         if not found.independent:
             message = (
                 "allocation='adaptive' needs noise that belongs to one example: independent Gaussians over dense "
@@ -100,7 +82,7 @@ class StratifiedPredictor:
         Raises:
             InvalidInputError: If there are too few samples to share out.
         """
-        return Allocation.of(errors, losses, self._batches, self._num_samples)
+        return Allocation.of(errors, losses, self._task.batches, self._sampling.num_samples)
 
     def predictions(self, posterior: Posterior, allocation: Allocation) -> Predictions:
         """Return what a posterior predicts.
@@ -129,7 +111,7 @@ class StratifiedPredictor:
             log_prob=torch.cat([part.log_prob[:least] for part in parts], 1)[:, order],
             prediction=joined("prediction"),
             score=joined("score"),
-            score_name=self._likelihood.score_name,
+            score_name=self._task.likelihood.score_name,
             targets=joined("targets"),
             entropy=joined("entropy"),
             paired=parts[0].paired,
@@ -141,13 +123,6 @@ class StratifiedPredictor:
         self, posterior: Posterior, batches: Sequence[tuple[Tensor, Tensor]], num_samples: int, *, stream: int
     ) -> Predictions:
         """Return predictions with noise of a stream that has nothing in common with the others."""
-        seed = (self._seed + stream * 0x9E3779B97F4A7C15) % 2**63
-        return predict(
-            posterior,
-            self._model,
-            batches,
-            self._likelihood,
-            num_samples=num_samples,
-            seed=seed,
-            options=self._options,
-        )
+        seed = (self._sampling.seed + stream * 0x9E3779B97F4A7C15) % 2**63
+        sampling = replace(self._sampling, num_samples=num_samples, seed=seed)
+        return predict(posterior, replace(self._task, batches=batches), sampling)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, TypeAlias, final
 
 from rebasin_core.evaluation.likelihood import Likelihood
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Iterable
 
-    from rebasin_core.evaluation.predictive import Batches
+    from torch import Tensor, nn
+
+
+Batches: TypeAlias = "Iterable[tuple[Tensor, Tensor]]"
+"""Batches ``(inputs, targets)``: a data loader, a list, or any iterable."""
 
 
 @final

@@ -16,7 +16,7 @@ from rebasin_core.strategy import Strategy
 if TYPE_CHECKING:
     from torch import nn
 
-    from rebasin_core.evaluation.predictive import Batches
+    from rebasin_core.evaluation.task import Batches
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.layout import Layout

@@ -10,7 +10,8 @@ import torch
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihoods import CategoricalLikelihood
 from rebasin_core.evaluation.loss import LossEstimate
-from rebasin_core.evaluation.predictive import held_batches, predict
+from rebasin_core.evaluation.networks import Sampling
+from rebasin_core.evaluation.predictive import HeldTask, held_batches, predict
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.tensors.modules import copied, named_tensors
 from rebasin_core.testing.cases import network
@@ -70,7 +71,7 @@ def learns(config: object, folder: Path) -> None:
     model = FunctionalModel(case.model, device=device_under_test(), dtype=torch.float64)
     batches = held_batches(model, case.data)
     losses = [
-        LossEstimate.of(predict(q, model, batches, CategoricalLikelihood(), num_samples=16, seed=0)).loss
+        LossEstimate.of(predict(q, HeldTask(model, batches, CategoricalLikelihood()), Sampling(16))).loss
         for q in (PointPosterior.from_module(case.model), _fit(config))
     ]
     expect(losses[1] < losses[0], f"the training loss went from {losses[0]:.3f} to {losses[1]:.3f}")

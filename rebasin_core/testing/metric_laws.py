@@ -11,8 +11,8 @@ from torch.nn.functional import one_hot
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihoods import CategoricalLikelihood, GaussianLikelihood
-from rebasin_core.evaluation.networks import EvaluationOptions
-from rebasin_core.evaluation.predictive import held_batches, predict
+from rebasin_core.evaluation.networks import EvaluationOptions, Sampling
+from rebasin_core.evaluation.predictive import HeldTask, held_batches, predict
 from rebasin_core.tensors.statistics import mean_stderr
 from rebasin_core.testing.cases import OUTPUTS, gaussian, network
 from rebasin_core.testing.law import expect, expect_equal, law
@@ -44,16 +44,9 @@ def _predictions(metric: Metric, task: _Task, *, seed: int = 0, method: MethodNa
         data = [(x, one_hot(y, OUTPUTS).double()) for x, y in data]
         likelihood = GaussianLikelihood(scale=1.0)
     model = FunctionalModel(case.model, device=posterior.device, dtype=posterior.dtype)
-    return predict(
-        posterior,
-        model,
-        held_batches(model, data),
-        likelihood,
-        num_samples=_SAMPLES,
-        seed=seed,
-        options=EvaluationOptions(method=method),
-        groups=metric.num_groups,
-    )
+    held = HeldTask(model, held_batches(model, data), likelihood)
+    sampling = Sampling(_SAMPLES, seed, EvaluationOptions(method=method))
+    return predict(posterior, held, sampling, groups=metric.num_groups)
 
 
 def _tasks(metric: Metric) -> list[_Task]:

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 import rebasin_core as rc
-from rebasin_core.evaluation import FunctionalModel, MethodName, PrecisionName, held_batches, predict
+from rebasin_core.evaluation import (
+    FunctionalModel,
+    HeldTask,
+    MethodName,
+    PrecisionName,
+    Sampling,
+    held_batches,
+    predict,
+)
 from rebasin_core.tensors.modules import named_tensors
 from rebasin_core.tensors.noise import on_device
 
@@ -169,7 +177,7 @@ def test_predictions_stay_on_the_device(device: torch.device) -> None:
     held = held_batches(model, batches())
     options = rc.EvaluationOptions(method="vectorized", chunk_size=64)
     found = predict(
-        gaussian(device), model, held, rc.evaluation.CategoricalLikelihood(), num_samples=64, seed=0, options=options
+        gaussian(device), HeldTask(model, held, rc.evaluation.CategoricalLikelihood()), Sampling(64, 0, options)
     )
     assert found.log_prob.shape == (64, 60)
     assert found.log_prob.device.type == device.type

@@ -25,8 +25,10 @@ from rebasin_core.evaluation import (
     EvaluationOptions,
     Evaluator,
     FunctionalModel,
+    HeldTask,
     LossEstimate,
     MethodName,
+    Sampling,
     held_batches,
     predict,
 )
@@ -128,7 +130,7 @@ def small() -> None:
             held: Any = held,
         ) -> None:
             options = EvaluationOptions(method=method)
-            predict(posterior, model, held, LIKELIHOOD, num_samples=256, seed=0, options=options)
+            predict(posterior, HeldTask(model, held, LIKELIHOOD), Sampling(256, 0, options))
 
         seconds = {method: best(partial(run, method)) for method in METHODS}
         ratios = [seconds["loop"] / seconds[method] for method in METHODS[1:]]

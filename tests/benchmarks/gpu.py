@@ -23,7 +23,16 @@ from tabulate import tabulate
 from torch import nn
 
 import rebasin_core as rc
-from rebasin_core.evaluation import EvaluationOptions, FunctionalModel, MethodName, PrecisionName, held_batches, predict
+from rebasin_core.evaluation import (
+    EvaluationOptions,
+    FunctionalModel,
+    HeldTask,
+    MethodName,
+    PrecisionName,
+    Sampling,
+    held_batches,
+    predict,
+)
 from rebasin_core.specs.files import GivenSpec
 from tests.benchmarks.matching import CASES, STEPS, networks, plain, plain_groups
 
@@ -124,12 +133,8 @@ def evaluated_by(case: Evaluated, options: EvaluationOptions, peak: float) -> li
     def run() -> float:
         found = predict(
             rc.posteriors.DiagonalGaussianPosterior(mean, spread),
-            functional,
-            held,
-            rc.evaluation.CategoricalLikelihood(),
-            num_samples=case.samples,
-            seed=0,
-            options=options,
+            HeldTask(functional, held, rc.evaluation.CategoricalLikelihood()),
+            Sampling(case.samples, 0, options),
         )
         return -found.log_prob.exp().mean(0).log().mean().item()
 

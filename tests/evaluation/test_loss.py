@@ -13,8 +13,10 @@ from rebasin_core.evaluation import (
     CategoricalLikelihood,
     FunctionalModel,
     GaussianLikelihood,
+    HeldTask,
     LossEstimate,
     Predictions,
+    Sampling,
     held_batches,
     predict,
 )
@@ -33,7 +35,7 @@ def predictive_loss(num_samples: int, seed: int) -> LossEstimate:
     y = torch.tensor([[1.0], [0.3], [-0.4]]).double()
     batches = held_batches(model, [(x, y)])
     likelihood = GaussianLikelihood(scale=0.6)
-    return LossEstimate.of(predict(q, model, batches, likelihood, num_samples=num_samples, seed=seed))
+    return LossEstimate.of(predict(q, HeldTask(model, batches, likelihood), Sampling(num_samples, seed)))
 
 
 def exact_predictive_loss() -> float:

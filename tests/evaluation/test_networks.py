@@ -13,7 +13,15 @@ from typing_extensions import override
 
 import rebasin_core as rc
 from rebasin_core.errors import ConfigError, InvalidInputError
-from rebasin_core.evaluation import EvaluationOptions, FunctionalModel, LossEstimate, Predictions, predict
+from rebasin_core.evaluation import (
+    EvaluationOptions,
+    FunctionalModel,
+    HeldTask,
+    LossEstimate,
+    Predictions,
+    Sampling,
+    predict,
+)
 from rebasin_core.evaluation.choice import networks_of
 from rebasin_core.evaluation.local import LocalNetworks
 from rebasin_core.evaluation.networks import LoopedNetworks, SampledNetworks, VectorizedNetworks
@@ -60,7 +68,7 @@ class Skip(nn.Module):
 def run(posterior: rc.Posterior, model: nn.Module, num_samples: int = 64, seed: int = 0, **options: Any) -> Predictions:
     functional = FunctionalModel(model, dtype=torch.float64)
     chosen = EvaluationOptions(**options)
-    return predict(posterior, functional, data(), LIKELIHOOD, num_samples=num_samples, seed=seed, options=chosen)
+    return predict(posterior, HeldTask(functional, data(), LIKELIHOOD), Sampling(num_samples, seed, chosen))
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 64])
@@ -117,7 +125,7 @@ def test_local_noise_of_networks_however_they_are_written(way: str, *, antitheti
     torch.testing.assert_close(found.log_prob, expected.log_prob)
     batches = [(x, y) for x, y in data()]
     functional = FunctionalModel(models[1], dtype=torch.float64)
-    chosen = networks_of(spread_over(models[1]), functional, batches, EvaluationOptions(), num_samples=4, seed=0)
+    chosen = networks_of(spread_over(models[1]), functional, batches, Sampling(4, 0, EvaluationOptions()))
     assert isinstance(chosen, LocalNetworks)
 
 
@@ -131,7 +139,7 @@ def test_local_noise_of_one_layer_has_the_closed_form(way: str) -> None:
     posterior = rc.posteriors.DiagonalGaussianPosterior({name: mean[name] for name in stddev}, stddev, fixed=fixed)
     options = EvaluationOptions(method="local", antithetic=False)
     functional = FunctionalModel(model, dtype=torch.float64)
-    networks = networks_of(posterior, functional, data(), options, num_samples=20_000, seed=0)
+    networks = networks_of(posterior, functional, data(), Sampling(20_000, 0, options))
     outputs = torch.cat([part.values for part in networks.outputs(data()[:1])])
     hidden = data()[0][0]
     for weight, bias in layers()[:2]:
@@ -160,7 +168,7 @@ def test_noise_of_rows_that_are_no_examples_is_not_taken_for_exact() -> None:
     model = Tokens().double()
     functional = FunctionalModel(model, dtype=torch.float64)
     options = EvaluationOptions()
-    chosen = networks_of(spread_over(model), functional, data(), options, num_samples=4, seed=0)
+    chosen = networks_of(spread_over(model), functional, data(), Sampling(4, 0, options))
     assert not isinstance(chosen, LocalNetworks)
 
 
@@ -187,7 +195,7 @@ def test_auto_takes_what_fits() -> None:
 
     def chosen(posterior: rc.Posterior, model: FunctionalModel = functional, **extra: Any) -> type:
         batches = data() if model is functional else [(torch.zeros(4, 1, 8, 8).double(), torch.zeros(4).long())]
-        return type(networks_of(posterior, model, batches, options, num_samples=4, seed=0, **extra))
+        return type(networks_of(posterior, model, batches, Sampling(4, 0, options, **extra)))
 
     assert chosen(spread_over(small)) is LocalNetworks
     assert chosen(spread_over(small), adjust=lambda tensors, _: tensors) is VectorizedNetworks
