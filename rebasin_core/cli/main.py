@@ -84,10 +84,8 @@ def plugins() -> None:
 def schema() -> None:
     """Print the JSON schema of run files, with every installed strategy in it."""
     registry = default_registry()
-    configs = {
-        family: [registry.strategy_class(family, name) for name in registry.names(family)] for family in FAMILIES
-    }
-    click.echo(json.dumps(run_schema(configs), indent=2))
+    classes = {family: registry.classes(family) for family in FAMILIES}
+    click.echo(json.dumps(run_schema(classes), indent=2))
 
 
 @cli.command()

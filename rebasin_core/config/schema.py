@@ -26,11 +26,12 @@ def run_schema(strategies: Mapping[str, Iterable[type[Any]]]) -> dict[str, Any]:
         choices: list[dict[str, Any]] = []
         names: list[str] = []
         for kind in kinds:
-            part = kind.model_json_schema(ref_template="#/$defs/{model}")
-            definitions |= part.pop("$defs", {})
+            # Classes of two packages may have one name. Definitions of a class's own options stay within its own.
+            key = kind.__name__ if kind.__name__ not in definitions else f"{kind.__module__}.{kind.__qualname__}"
+            part = kind.model_json_schema(ref_template=f"#/$defs/{key}/$defs/{{model}}")
             part["required"] = sorted({*part.get("required", []), "name"})
-            definitions[kind.__name__] = part
-            choices.append({"$ref": f"#/$defs/{kind.__name__}"})
+            definitions[key] = part
+            choices.append({"$ref": f"#/$defs/{key}"})
             names.append(kind.model_fields["name"].default)
         # Any strategy may be given by its bare name, which takes all defaults.
         definitions[family] = {"oneOf": [{"enum": names}, *choices], "title": family}

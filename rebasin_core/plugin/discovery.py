@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import TYPE_CHECKING, final
@@ -67,8 +68,10 @@ def load_plugins(manager: pluggy.PluginManager, *, external: bool = True) -> lis
     """
     core = PluginStatus("builtin", CORE, version(CORE), plugin=builtin)
     manager.register(builtin, name=CORE)
-    points = sorted(_wanted(), key=lambda p: (_distribution(p), p.name)) if external else []
-    return [core, *(_load(manager, point) for point in points)]
+    installed = entry_points(group=ENTRY_POINT_GROUP) if external else []
+    points = sorted(_wanted(installed), key=lambda p: (_distribution(p), p.name))
+    missing = _missing(installed) if external else []
+    return [core, *(_load(manager, point) for point in points), *missing]
 
 
 def new_manager() -> pluggy.PluginManager:
@@ -78,15 +81,35 @@ def new_manager() -> pluggy.PluginManager:
     return manager
 
 
-def _wanted() -> Iterable[EntryPoint]:
-    allowed = os.environ.get(SWITCH, "all").strip()
-    if allowed in {"none", ""}:
-        return []
-    points = entry_points(group=ENTRY_POINT_GROUP)
-    if allowed == "all":
-        return points
-    names = {name.strip() for name in allowed.split(",")}
-    return [point for point in points if _distribution(point) in names]
+def _wanted(installed: Iterable[EntryPoint]) -> list[EntryPoint]:
+    """Return the entry points that the environment variable allows."""
+    allowed = _allowed()
+    return [point for point in installed if allowed is None or _normalized(_distribution(point)) in allowed]
+
+
+def _missing(installed: Iterable[EntryPoint]) -> list[PluginStatus]:
+    """Return a status for each distribution that the environment variable names and that is not installed."""
+    names = sorted({_distribution(point) for point in installed})
+    known = {_normalized(name) for name in names}
+    return [
+        PluginStatus(SWITCH, name, f"in {SWITCH}", error=f"no plugin of this name is installed; {nearest(name, names)}")
+        for normalized, name in (_allowed() or {}).items()
+        if normalized not in known
+    ]
+
+
+def _allowed() -> dict[str, str] | None:
+    """Return the distributions that the environment variable names, by their normalized names; None for all."""
+    value = os.environ.get(SWITCH, "all").strip()
+    if value == "all":
+        return None
+    names = [] if value == "none" else [name.strip() for name in value.split(",")]
+    return {_normalized(name): name for name in names if name}
+
+
+def _normalized(name: str) -> str:
+    """Return a distribution's name as packaging tools compare it: `rebasin_example` is `Rebasin-Example`."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _distribution(point: EntryPoint) -> str:
@@ -98,7 +121,9 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> PluginStatus:
     try:
         plugin = point.load()
         status.error = _registered(manager, plugin, f"{status.distribution}:{point.name}")
-    except Exception as error:  # ruff: ignore[blind-except] - whatever a plugin does on import must not harm the others
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # ruff: ignore[blind-except] - an import must not harm others, SystemExit included
         status.error = f"{type(error).__name__}: {error}"
         return status
     status.plugin = plugin if status.error is None else None

@@ -19,6 +19,7 @@ from rebasin_core.inference.base import Inference
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.discovery import PluginStatus, load_plugins, mistake_of, new_manager
 from rebasin_core.plugin.hookspecs import HOOKS
+from rebasin_core.plugin.offered import checked_classes, name_of
 from rebasin_core.posteriors.adapter import PosteriorAdapter
 from rebasin_core.posteriors.base import Posterior
 from rebasin_core.specs.base import SpecFactory
@@ -120,6 +121,21 @@ class Registry:
             UnknownNameError: If there is no such family.
         """
         return sorted(self._family(family))
+
+    def classes(self, family: str) -> list[type[Any]]:
+        """Return the classes of a family that can be used by name.
+
+        Args:
+            family: Such as ``matcher``.
+
+        Returns:
+            The classes in the order of their names, without names that two distributions register.
+
+        Raises:
+            UnknownNameError: If there is no such family.
+        """
+        found = self._family(family)
+        return [found[name][0].kind for name in sorted(found) if len(found[name]) == 1]
 
     def all(self, *, distribution: str | None = None) -> list[Registered]:
         """Return everything that is registered.
@@ -237,8 +253,11 @@ class Registry:
         status = self._status(plugin)
         try:
             offered = self.call(plugin, HOOKS[family])
-            return [Registered(family, _name(family, kind), kind, status) for kinds in offered for kind in kinds]
-        except Exception as error:  # ruff: ignore[blind-except] - a failing hook must not harm other plugins
+            classes = [kind for kinds in offered for kind in checked_classes(kinds, INTERFACES[family])]
+            return [Registered(family, name_of(kind), kind, status) for kind in classes]
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # ruff: ignore[blind-except] - a failing hook must not harm others, SystemExit included
             status.error = f"{HOOKS[family]} failed: {type(error).__name__}: {error}"
             _warn(status)
             return []
@@ -264,19 +283,6 @@ def default_registry() -> Registry:
 
 
 find_names_by(lambda family, name: default_registry().strategy_class(family, name))
-
-
-def _name(family: str, kind: object) -> str:
-    """Return the name of a class that a hook returned, after checking that it belongs there."""
-    base = INTERFACES[family]
-    if not isinstance(kind, type) or not issubclass(kind, base):
-        message = f"expected subclasses of {base.__name__}, got {kind!r}"
-        raise PluginError(message)
-    if issubclass(kind, Strategy):
-        return kind.registered_name()
-    if issubclass(kind, OperatorRules):
-        return kind.name
-    return str(kind.kind) if issubclass(kind, Posterior) else kind.__name__
 
 
 def _warn(status: PluginStatus) -> None:

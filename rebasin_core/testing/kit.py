@@ -104,7 +104,9 @@ class Check:
             self.run()
         except LawViolationError as error:
             return Verdict("broken", str(error))
-        except Exception as error:  # ruff: ignore[blind-except] - a strategy under test may raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # ruff: ignore[blind-except] - what is under test may raise anything, and exit
             return Verdict("broken", f"raised {type(error).__name__}: {error}")
         return Verdict("holds")
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
 
 from tests.plugin.environment import DISTRIBUTIONS, ROOT, Environment
 
-GOOD, FAILING, CLASHING, MISSPELT, HOOK_FAILS = (
-    f"rebasin-test-{name}" for name in ("good", "failing", "clashing", "misspelt", "hook-fails")
-)
-ALL = f"{GOOD},{FAILING},{CLASHING},{MISSPELT},{HOOK_FAILS}"
+GOOD = "rebasin-test-good"
+MISSPELT = "rebasin-test-misspelt"
+ALL = ",".join(f"rebasin-test-{name}" for name in ("good", "failing", "clashing", "misspelt", "hook-fails", "exiting"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -25,8 +25,10 @@ def test_everything_is_listed_and_what_failed_is_named(environment: Environment)
     done = environment.run("-m", "rebasin_core", "plugins", plugins=ALL)
     assert done.returncode == 1
     for expected in (
-        "rebasin-test-good 1.2\n  matcher           identity",
+        "rebasin-test-good 1.2\n  inference         logistic\n  likelihood        tempered\n  metric            spherical",
+        "  metric            spherical\n  matcher           identity\n  path              eased\n  posterior         logistic",
         "rebasin-test-failing 0.3\n  BROKEN: ModuleNotFoundError: No module named 'a_module_that_does_not_exist'",
+        "rebasin-test-exiting 0.5\n  BROKEN: SystemExit: 0",
         "rebasin-test-misspelt 0.1\n  BROKEN: there is no hook 'rebasin_machers': did you mean 'rebasin_matchers'",
         "rebasin-test-hook-fails 0.4\n  BROKEN: rebasin_barriers failed: RuntimeError: the sky is falling",
         "CLASH: the matcher 'weight' is offered by rebasin-core 0.1.0 and rebasin-test-clashing 2.0",
@@ -67,6 +69,74 @@ def test_an_environment_variable_switches_plugins_off(environment: Environment, 
     assert ("identity" in done.stdout) == (plugins == GOOD)
     assert "BROKEN" not in done.stdout
     assert not done.stderr
+
+
+RUN = """
+data: digits
+architecture: {name: mlp, hidden: [8]}
+likelihood: {name: tempered, temperature: 1.5}
+inference: {name: logistic, scale: 0.02}
+matchers: [weight]
+barrier:
+  name: marginalized
+  num_points: 3
+  num_samples: 4
+  path: {name: eased, strength: 1.0}
+  metric: spherical
+"""
+
+INVALID_RUN = """
+data: digits
+architecture: {name: mlp, hidden: [8]}
+likelihood: {name: tempered, temperature: -1}
+inference: {name: logistic, scale: 0}
+matchers: [weight]
+barrier:
+  name: marginalized
+  path: {name: eased, strength: 2}
+  metric: {name: spherical, order: 1}
+"""
+
+
+def test_components_of_a_package_are_used_by_name_from_the_command_line(environment: Environment) -> None:
+    (environment.folder / "run.yaml").write_text(RUN)
+    done = environment.run("-m", "rebasin_core", "run", "run.yaml", "-o", "out", plugins=GOOD)
+    assert done.returncode == 0, done.stderr
+    assert "(spherical)" in done.stdout
+    posteriors = environment.folder / "out/posteriors"
+    code = f"""
+import rebasin_core as rc
+
+first, second = (rc.load_posterior(f"{posteriors}/{{name}}.safetensors") for name in ("reference", "candidate"))
+middle = rc.barycenter([first, second])
+print(first.kind, middle.kind, 2 * rc.wasserstein_distance(first, middle) / rc.wasserstein_distance(first, second))
+"""
+    loaded = environment.run("-c", code, plugins=GOOD)
+    assert loaded.stdout.startswith("logistic logistic "), loaded.stderr
+    assert float(loaded.stdout.split()[2]) == pytest.approx(1, abs=1e-5)
+
+
+def test_invalid_options_of_a_packages_components_are_named_with_their_lines(environment: Environment) -> None:
+    (environment.folder / "invalid.yaml").write_text(INVALID_RUN)
+    done = environment.run("-m", "rebasin_core", "run", "invalid.yaml", plugins=GOOD)
+    assert done.returncode == 2
+    for expected in (
+        "invalid.yaml:4: likelihood.temperature: expected a value greater than 0, got -1",
+        "invalid.yaml:5: inference.scale: expected a value greater than 0, got 0",
+        "invalid.yaml:9: barrier.path.strength: expected a value less than or equal to 1, got 2",
+        "invalid.yaml:10: barrier.metric.order: unknown option",
+    ):
+        assert expected in done.stderr, done.stderr
+
+
+def test_the_schema_has_the_options_of_a_packages_components(environment: Environment) -> None:
+    done = environment.run("-m", "rebasin_core", "schema", plugins=ALL)
+    assert done.returncode == 0, done.stderr
+    definitions = json.loads(done.stdout)["$defs"]
+    assert (
+        definitions["TemperedLikelihood"]["properties"]["temperature"]["description"] == "Temperature of the softmax."
+    )
+    assert {"EasedPath", "SphericalMetric", "LogisticInference", "MarginalizedBarrier"} <= definitions.keys()
 
 
 def test_the_kit_finds_a_broken_law(environment: Environment) -> None:

@@ -1,0 +1,99 @@
+"""What a hook may return: classes of its family that can be named, built and described in a schema."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import TYPE_CHECKING, Any
+
+from pydantic import create_model
+from pydantic.errors import PydanticUserError
+
+from rebasin_core.errors import PluginError
+from rebasin_core.posteriors.base import Posterior
+from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.strategy import Strategy
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+# Names become parts of file names in the folder of a run.
+_NAME = re.compile(r"\w[\w.+-]*")
+
+
+def checked_classes(offered: object, interface: type[Any]) -> list[type[Any]]:
+    """Return the classes that a hook returned, after checking them.
+
+    Args:
+        offered: The value that the hook returned.
+        interface: The interface of the family.
+
+    Returns:
+        The classes.
+
+    Raises:
+        PluginError: If the value is not a list, or an item is not a class of the family, is abstract, has no valid
+            name, or has options that a JSON schema cannot describe.
+    """
+    if not isinstance(offered, list | tuple):
+        message = f"expected a list of classes, got {offered!r}"
+        raise PluginError(message)
+    return [_checked(kind, interface) for kind in offered]
+
+
+def name_of(kind: type[Any]) -> str:
+    """Return the name under which a class is registered.
+
+    Args:
+        kind: A class of any family.
+
+    Returns:
+        The name.
+
+    Raises:
+        ConfigError: If a strategy gives none.
+    """
+    if issubclass(kind, Strategy):
+        return kind.registered_name()
+    if issubclass(kind, OperatorRules):
+        return kind.name
+    return str(kind.kind) if issubclass(kind, Posterior) else kind.__name__
+
+
+def _checked(kind: object, interface: type[Any]) -> type[Any]:
+    if not isinstance(kind, type) or not issubclass(kind, interface):
+        message = f"expected subclasses of {interface.__name__}, got {kind!r}"
+        raise PluginError(message)
+    name = name_of(kind)
+    if not _NAME.fullmatch(name):
+        message = (
+            f"{kind.__name__} is registered as {name!r}; expected a name of letters, digits, '_', '-', '+' and '.'"
+        )
+        raise PluginError(message)
+    if inspect.isabstract(kind):
+        missing = ", ".join(f"`{method}`" for method in sorted(getattr(kind, "__abstractmethods__", ())))
+        message = f"{kind.__name__} is abstract; it does not implement {missing}"
+        raise PluginError(message)
+    if issubclass(kind, Strategy):
+        _require_schema(kind)
+    return kind
+
+
+def _require_schema(kind: type[BaseModel]) -> None:
+    """Raise if an option has no JSON schema: it could not be given in a run file, nor stored with results."""
+    try:
+        kind.model_json_schema()
+    except PydanticUserError as error:
+        options = ", ".join(f"`{name}`" for name in kind.model_fields if not _has_schema(kind, name))
+        message = f"{kind.__name__} has options that a JSON schema cannot describe, {options}: {error.message}"
+        raise PluginError(message) from error
+
+
+def _has_schema(kind: type[BaseModel], option: str) -> bool:
+    info = kind.model_fields[option]
+    fields: dict[str, Any] = {option: (info.annotation, info)}
+    try:
+        create_model(kind.__name__, __config__={"arbitrary_types_allowed": True}, **fields).model_json_schema()
+    except PydanticUserError:
+        return False
+    return True

@@ -1,0 +1,230 @@
+"""Bad plugins are reported by name, version and error, and everything else keeps working."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import EntryPoint
+from types import ModuleType
+from typing import Any, Literal, final
+
+import pytest
+from click.testing import CliRunner
+from pydantic import ConfigDict
+from typing_extensions import override
+
+from rebasin_core import Matcher, MatchProblem, MatchResult, Registry, hookimpl
+from rebasin_core.config.schema import run_schema
+from rebasin_core.errors import BrokenPluginWarning, PluginError
+from rebasin_core.matchers import WeightMatcher
+from rebasin_core.plugin import discovery
+from rebasin_core.plugin.registry import FAMILIES
+from rebasin_core.testing import run_checks
+
+MAIN = import_module("rebasin_core.cli.main")  # the package has a function of this name
+
+
+class AbstractDelegatingMatcher(Matcher):
+    """Does what `weight` does."""
+
+    @override
+    def _match(self, problem: MatchProblem) -> MatchResult:
+        return WeightMatcher().solve(problem)
+
+
+@final
+class CallbackMatcher(AbstractDelegatingMatcher):
+    """Has an option that no file can contain."""
+
+    name: Literal["callback"] = "callback"
+
+    callback: Callable[[int], None] | None = None
+    """Called after every sweep."""
+
+
+class Handle:
+    """A class that pydantic does not know."""
+
+
+@final
+class HandleMatcher(AbstractDelegatingMatcher):
+    """Has an option of a class that pydantic does not know."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    name: Literal["handle"] = "handle"
+
+    handle: Handle | None = None
+    """A handle."""
+
+
+class UnfinishedMatcher(Matcher):
+    """Has a name but no `_match`."""
+
+    name: Literal["unfinished"] = "unfinished"
+
+
+@final
+class EscapingMatcher(AbstractDelegatingMatcher):
+    """Has a name that leads out of the folder of a run."""
+
+    name: Literal["../../escaped"] = "../../escaped"
+
+
+class OtherWeightMatcher(AbstractDelegatingMatcher):
+    """Has the name of a built-in matcher."""
+
+    name: Literal["weight"] = "weight"
+
+
+@final
+class ExitingMatcher(Matcher):
+    """Ends the program."""
+
+    name: Literal["exiting"] = "exiting"
+
+    @override
+    def _match(self, problem: MatchProblem) -> MatchResult:
+        raise SystemExit(0)
+
+
+SameClassName = type(
+    "WeightMatcher",
+    (AbstractDelegatingMatcher,),
+    {
+        "__doc__": "Has the class name of a built-in matcher.",
+        "__annotations__": {"name": Literal["heavy"]},
+        "name": "heavy",
+        "__module__": __name__,
+    },
+)
+
+
+def offering(*kinds: object) -> ModuleType:
+    """Return a plugin whose hook returns these."""
+
+    @hookimpl
+    def rebasin_matchers() -> object:
+        return kinds
+
+    module = ModuleType("bad")
+    vars(module)["rebasin_matchers"] = rebasin_matchers
+    return module
+
+
+def registry_with(plugin: ModuleType) -> Registry:
+    registry = Registry(external=False)
+    registry.manager.register(plugin, name="bad")
+    return registry
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Registry]:
+    """Return a function that makes a registry in which one external plugin is installed, which loads as given."""
+
+    def make(load: Callable[[EntryPoint], Any]) -> Registry:
+        point = EntryPoint("bad", __name__, discovery.ENTRY_POINT_GROUP)
+        monkeypatch.setenv(discovery.SWITCH, "all")
+        monkeypatch.setattr(EntryPoint, "load", load)
+        monkeypatch.setattr(discovery, "entry_points", lambda group: [point] if group == "rebasin_core" else [])
+        registry = Registry()
+        monkeypatch.setattr(MAIN, "default_registry", lambda: registry)
+        return registry
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (WeightMatcher(), r"expected subclasses of Matcher, got WeightMatcher\(\)"),
+        (Registry, "expected subclasses of Matcher, got <class '.*Registry'>"),
+        (AbstractDelegatingMatcher, "AbstractDelegatingMatcher gives no registered name; add a line"),
+        (UnfinishedMatcher, "UnfinishedMatcher is abstract; it does not implement `_match`"),
+        (EscapingMatcher, "EscapingMatcher is registered as '../../escaped'; expected a name of letters, digits"),
+        (CallbackMatcher, "CallbackMatcher has options that a JSON schema cannot describe, `callback`: .*Callable"),
+        (HandleMatcher, "HandleMatcher has options that a JSON schema cannot describe, `handle`: .*Handle"),
+    ],
+)  # fmt: skip
+def test_a_bad_class_is_named_and_the_rest_works(kind: object, expected: str) -> None:
+    registry = registry_with(offering(kind))
+    with pytest.warns(BrokenPluginWarning, match=f"bad registered by hand is left out: rebasin_matchers .*{expected}"):
+        names = registry.names("matcher")
+    assert names == Registry(external=False).names("matcher")
+    assert registry.build("matcher", "weight") == WeightMatcher()
+    assert run_schema({family: registry.classes(family) for family in FAMILIES})
+
+
+def test_a_hook_that_returns_a_class_alone_is_told_to_return_a_list() -> None:
+    module = offering()
+    vars(module)["rebasin_matchers"] = hookimpl(specname="rebasin_matchers")(lambda: AbstractDelegatingMatcher)
+    with pytest.warns(BrokenPluginWarning, match=r"expected a list of classes, got <class .*AbstractDelegatingMatcher"):
+        registry_with(module).names("matcher")
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), SystemExit("bye"), GeneratorExit()])
+def test_a_plugin_that_exits_when_it_is_imported_ends_nothing(
+    installed: Callable[..., Registry], error: BaseException
+) -> None:
+    def load(_: EntryPoint) -> ModuleType:
+        raise error
+
+    with pytest.warns(BrokenPluginWarning, match=f"unknown distribution . is left out: {type(error).__name__}"):
+        registry = installed(load)
+    assert registry.build("matcher", "weight") == WeightMatcher()
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), SystemExit("bye"), GeneratorExit()])
+def test_a_hook_that_exits_ends_nothing(error: BaseException) -> None:
+    module = offering()
+
+    @hookimpl
+    def rebasin_matchers() -> list[type]:
+        raise error
+
+    vars(module)["rebasin_matchers"] = rebasin_matchers
+    registry = registry_with(module)
+    with pytest.warns(BrokenPluginWarning, match=f"rebasin_matchers failed: {type(error).__name__}"):
+        assert registry.build("matcher", "weight") == WeightMatcher()
+
+
+def test_a_component_that_exits_when_it_is_tried_breaks_its_laws_only() -> None:
+    verdicts = run_checks("bad", registry=registry_with(offering(ExitingMatcher)))
+    assert verdicts
+    assert {verdict.outcome for verdict in verdicts.values()} == {"broken"}
+    assert {verdict.reason for verdict in verdicts.values()} == {"raised SystemExit: 0"}
+
+
+def test_interrupting_a_slow_plugin_is_not_its_error(installed: Callable[..., Registry]) -> None:
+    def load(_: EntryPoint) -> ModuleType:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        installed(load)
+
+
+def test_a_taken_name_is_refused_and_the_schema_has_the_other_names(installed: Callable[..., Registry]) -> None:
+    registry = installed(lambda _: offering(OtherWeightMatcher))
+    with pytest.raises(PluginError, match=r"'weight' is offered by rebasin-core .* and unknown distribution \?"):
+        registry.build("matcher", "weight")
+    done = CliRunner().invoke(MAIN.cli, ["schema"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["$defs"]["matcher"]["oneOf"][0]["enum"] == [
+        name for name in registry.names("matcher") if name != "weight"
+    ]
+
+
+def test_classes_of_one_name_do_not_replace_each_other_in_the_schema() -> None:
+    registry = registry_with(offering(SameClassName))
+    schema = run_schema({family: registry.classes(family) for family in FAMILIES})
+    definitions = schema["$defs"]
+    keys = {choice["$ref"].removeprefix("#/$defs/") for choice in definitions["matcher"]["oneOf"][1:]}
+    assert {definitions[key]["properties"]["name"]["const"] for key in keys} == set(registry.names("matcher"))
+
+
+def test_a_typing_error_in_the_environment_variable_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(discovery.SWITCH, "rebasin-exmaple,REBASIN_example")
+    with pytest.warns(BrokenPluginWarning, match="rebasin-exmaple .*did you mean 'rebasin-example'"):
+        registry = Registry()
+    assert "rank" in registry.names("matcher")
