@@ -132,7 +132,10 @@ def _field_arguments(option: Attribute) -> dict[str, str]:
 def _default(option: Attribute) -> str | None:
     if isinstance(option.value, ExprCall) and str(option.value.function) == "Field":
         given = _field_arguments(option)
-        return given.get("default", f"{given['default_factory']}()" if "default_factory" in given else None)
+        if "default_factory" in given:
+            return f"{given['default_factory']}()"
+        first = option.value.arguments[0] if option.value.arguments else "..."
+        return given.get("default", None if isinstance(first, ExprKeyword) or first == "..." else str(first))
     return None if option.value is None else str(option.value)
 
 
