@@ -106,7 +106,7 @@ class Strategy(Options, ABC):
     one annotated attribute for each option. An option may itself be a strategy: annotated with the interface of its
     family, it is given as an instance, as a registered name, or as a mapping with ``name`` and options.
 
-    Example:
+    Examples:
         >>> from rebasin_core.matchers import RestartsMatcher, WeightMatcher
         >>> RestartsMatcher(matcher={"name": "weight", "max_sweeps": 5}, restarts=2)
         RestartsMatcher(matcher=WeightMatcher(max_sweeps=5), restarts=2)

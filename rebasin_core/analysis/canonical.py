@@ -67,7 +67,7 @@ def canonical_form(
         exploration of Bayesian neural network posteriors", ICLR, arXiv 2310.08287, section 3 (the network of least
         norm).
 
-    Example:
+    Examples:
         >>> from rebasin_core.architectures import MLPArchitecture
         >>> from rebasin_core.specs import find_rescalings
         >>> architecture = MLPArchitecture(hidden=[4])

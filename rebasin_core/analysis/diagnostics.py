@@ -122,7 +122,7 @@ def count_transpositions(permutation: Permutation) -> int:
     Returns:
         The number of units less the number of cycles, summed over groups (for nested groups over all outer units).
 
-    Example:
+    Examples:
         >>> from rebasin_core import table_spec
         >>> spec = table_spec({"w": "units"}, {"w": torch.zeros(3)})
         >>> count_transpositions(spec.identity())

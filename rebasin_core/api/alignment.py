@@ -67,7 +67,7 @@ def align(
         SpecError: If the model cannot be traced, or the symmetries do not leave its outputs unchanged.
         InvalidInputError: If there are no data, or the networks do not fit each other or the model.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core import Task, align
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))

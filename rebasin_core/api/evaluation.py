@@ -59,7 +59,7 @@ def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options th
         UnknownNameError: If no estimator has that name.
         ConfigError: If options are invalid.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core import Task, barrier
         >>> model = torch.nn.Linear(1, 2)
@@ -99,7 +99,7 @@ def score(
     Raises:
         InvalidInputError: If posterior, model and data do not fit each other, or a loss is not finite.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core import Task
         >>> model = torch.nn.Linear(1, 2)

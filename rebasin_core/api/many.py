@@ -103,7 +103,7 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
         D. Crisostomi et al. (2024), "C2M3: cycle-consistent multi-model merging", NeurIPS, arXiv 2405.17897 (the
         objective, and the universe).
 
-    Example:
+    Examples:
         >>> from rebasin_core import table_spec
         >>> a = {"in": torch.tensor([[1.0], [2.0]]), "out": torch.tensor([[1.0, 2.0]])}
         >>> b = {"in": torch.tensor([[2.0], [1.0]]), "out": torch.tensor([[2.0, 1.0]])}

@@ -39,7 +39,7 @@ def build(family: str, name: str, *, registry: Registry | None = None, **options
         ConfigError: If an option is unknown or out of range.
         PluginError: If two distributions offer the name.
 
-    Example:
+    Examples:
         >>> build("matcher", name="weight", max_sweeps=50)
         WeightMatcher(max_sweeps=50)
     """
@@ -103,7 +103,7 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
         ConfigError: If options of the matcher are invalid.
         FileFormatError: If the checkpoint is damaged, or of another specification.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core import match, table_spec
         >>> a = {"in": torch.tensor([[1.0], [2.0]]), "out": torch.tensor([[1.0, 2.0]])}

@@ -94,7 +94,7 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         S. Ainsworth et al. (2023), "Git Re-Basin", ICLR, arXiv 2209.04836; M. Wortsman et al. (2022), "Model soups",
         ICML, arXiv 2203.05482 (averages of many).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core import table_spec
         >>> a = {"in": torch.tensor([[1.0], [2.0]]), "out": torch.tensor([[1.0, 2.0]])}

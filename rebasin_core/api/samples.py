@@ -97,7 +97,7 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
     Raises:
         InvalidInputError: If the samples do not fit the specification, or there is no such reference.
 
-    Example:
+    Examples:
         >>> from rebasin_core import table_spec
         >>> a = {"in": torch.tensor([[1.0], [2.0]]), "out": torch.tensor([[1.0, 2.0]])}
         >>> b = {"in": torch.tensor([[2.0], [1.0]]), "out": torch.tensor([[2.0, 1.0]])}

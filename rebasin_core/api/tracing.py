@@ -57,7 +57,7 @@ def trace_spec(
         SpecError: If the model cannot be traced, or a pattern in ``freeze`` matches nothing.
         PluginError: If two plugins have a rule for the same operator.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))

@@ -35,7 +35,7 @@ class CifarResNetArchitecture(Architecture):
         K. He, X. Zhang, S. Ren, J. Sun (2016), "Deep residual learning for image recognition", CVPR, arXiv 1512.03385,
         section 4.2.
 
-    Example:
+    Examples:
         >>> architecture = CifarResNetArchitecture(depth=20, norm="frn")
         >>> model = architecture.build((3, 32, 32), 10)
         >>> len(architecture.spec(model).groups)

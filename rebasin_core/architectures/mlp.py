@@ -46,7 +46,7 @@ class MLPArchitecture(Architecture):
     Raises:
         ConfigError: If an option is invalid.
 
-    Example:
+    Examples:
         >>> architecture = MLPArchitecture(hidden=[5, 4])
         >>> model = architecture.build((2, 3), 10)
         >>> [name for name, _ in model.named_parameters()][:2]

@@ -38,7 +38,7 @@ class ResNetArchitecture(Architecture):
     References:
         K. He, X. Zhang, S. Ren, J. Sun (2016), "Deep residual learning for image recognition", CVPR, arXiv 1512.03385.
 
-    Example:
+    Examples:
         >>> architecture = ResNetArchitecture(depth=18, width=8)
         >>> model = architecture.build((3, 64, 64), 10)
         >>> len(architecture.spec(model).groups)

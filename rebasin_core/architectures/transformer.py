@@ -72,7 +72,7 @@ class ViTArchitecture(AbstractTransformer):
     References:
         A. Dosovitskiy et al. (2021), "An image is worth 16x16 words", ICLR, arXiv 2010.11929.
 
-    Example:
+    Examples:
         >>> architecture = ViTArchitecture(patch=4, width=16, depth=2, heads=2, hidden=32)
         >>> spec = architecture.spec(architecture.build((3, 32, 32), 10))
         >>> spec.groups["blocks.0.heads.query"].within
@@ -112,7 +112,7 @@ class GPTArchitecture(AbstractTransformer):
     References:
         A. Radford et al. (2019), "Language models are unsupervised multitask learners".
 
-    Example:
+    Examples:
         >>> model = GPTArchitecture(width=16, depth=2, heads=2, hidden=32).build((12,), 65)
         >>> tuple(model(torch.zeros(3, 12, dtype=torch.long)).shape)
         (3, 65, 12)

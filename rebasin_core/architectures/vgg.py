@@ -39,7 +39,7 @@ class VGGArchitecture(Architecture):
         K. Simonyan, A. Zisserman (2015), "Very deep convolutional networks for large-scale image recognition", ICLR,
         arXiv 1409.1556.
 
-    Example:
+    Examples:
         >>> architecture = VGGArchitecture(depth=11, width=0.125)
         >>> model = architecture.build((3, 32, 32), 10)
         >>> architecture.spec(model).axes["head.weight"][1].size

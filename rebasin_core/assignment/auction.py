@@ -38,7 +38,7 @@ class AuctionAssignment(AssignmentSolver):
     References:
         D. Bertsekas (1988), "The auction algorithm", Annals of Operations Research 14.
 
-    Example:
+    Examples:
         >>> AuctionAssignment().solve(torch.tensor([[1.0, 2.0], [3.0, 5.0]])).index.tolist()
         [0, 1]
     """

@@ -39,7 +39,7 @@ class CompiledAssignment(AssignmentSolver):
         D. Bertsekas (1988), "The auction algorithm", Annals of Operations Research 14; R. Jonker, A. Volgenant (1987),
         "A shortest augmenting path algorithm for dense and sparse linear assignment problems", Computing 38.
 
-    Example:
+    Examples:
         >>> found = CompiledAssignment().solve(torch.tensor([[1.0, 2.0], [3.0, 5.0]]))
         >>> found.index.tolist(), found.gap.item()
         ([0, 1], 0.0)

@@ -29,7 +29,7 @@ def default_solver() -> AssignmentSolver:
 class AutoAssignment(AssignmentSolver):
     """Solves exactly by the fastest solver that this machine has: `compiled`, or `scipy` where that cannot be built.
 
-    Example:
+    Examples:
         >>> import torch
         >>> AutoAssignment().solve(torch.tensor([[1.0, 2.0], [3.0, 5.0]])).index.tolist()
         [0, 1]

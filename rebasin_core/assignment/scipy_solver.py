@@ -26,7 +26,7 @@ class ScipyAssignment(AssignmentSolver):
         D. F. Crouse (2016), "On implementing 2D rectangular assignment algorithms", IEEE TAES 52(4): the shortest
         augmenting path method behind ``scipy.optimize.linear_sum_assignment``.
 
-    Example:
+    Examples:
         >>> found = ScipyAssignment(certify=True).solve(torch.tensor([[1.0, 2.0], [3.0, 5.0]]))
         >>> found.index.tolist(), found.potentials.tolist(), found.gap.item()
         ([0, 1], [0.0, 1.0], 0.0)

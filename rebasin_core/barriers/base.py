@@ -87,7 +87,7 @@ class BarrierEstimator(Strategy):
         Raises:
             ConfigError: If an option is unknown or out of range.
 
-        Example:
+        Examples:
             >>> from rebasin_core.barriers import MarginalizedBarrier, RepairBarrier
             >>> RepairBarrier(estimator=MarginalizedBarrier(num_samples=8)).with_options(num_points=5)
             RepairBarrier(estimator=MarginalizedBarrier(num_points=5, num_samples=8))

@@ -46,7 +46,7 @@ class CurvedBarrier(AbstractNetworkBarrier):
         T. Garipov et al. (2018), "Loss surfaces, mode connectivity, and fast ensembling of DNNs", NeurIPS, arXiv
         1802.10026, equations 1 to 4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = torch.nn.Linear(1, 2, bias=False)
         >>> a, b = (PointPosterior({"weight": torch.tensor([[v], [0.0]])}) for v in (-1.0, 1.0))

@@ -33,7 +33,7 @@ class MarginalizedBarrier(AbstractPathBarrier):
         S. Rossi, A. Singh, T. Hannagan (2023), "On permutation symmetries in Bayesian neural network posteriors: a
         variational perspective", NeurIPS, arXiv 2310.10171.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import DiagonalGaussianPosterior
         >>> model = torch.nn.Linear(1, 2, bias=False)

@@ -31,7 +31,7 @@ class PointwiseBarrier(AbstractNetworkBarrier):
     References:
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, definition 2.2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import PointPosterior
         >>> model = torch.nn.Linear(1, 2, bias=False)

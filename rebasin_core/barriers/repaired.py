@@ -63,7 +63,7 @@ class ResetBarrier(AbstractAdjustedBarrier):
         P. Izmailov et al. (2018), arXiv 1803.05407, section 3.2; S. Ainsworth et al. (2023), arXiv 2209.04836,
         appendix A.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.barriers import PointwiseBarrier
         >>> from rebasin_core.posteriors import PointPosterior
@@ -97,7 +97,7 @@ class RepairBarrier(AbstractAdjustedBarrier):
         K. Jordan et al. (2023), "REPAIR: renormalizing permuted activations for interpolation repair", ICLR, arXiv
         2211.08403, equations 1 to 3.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.barriers import PointwiseBarrier
         >>> from rebasin_core.posteriors import PointPosterior

@@ -63,7 +63,7 @@ def parse_input(text: str) -> Tensor:
     Raises:
         InvalidInputError: If the text has another form.
 
-    Example:
+    Examples:
         >>> tuple(parse_input("2,16:int<50").shape)
         (2, 16)
     """

@@ -42,7 +42,7 @@ class CIFAR10Source(DataSource):
     References:
         A. Krizhevsky (2009), "Learning multiple layers of features from tiny images".
 
-    Example:
+    Examples:
         >>> CIFAR10Source(root="no/such/folder").load()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         rebasin_core.errors.MissingDataError: no data file 'data_batch_1.bin'; looked for ...

@@ -25,7 +25,7 @@ class DigitsSource(DataSource):
         E. Alpaydin, C. Kaynak (1998), "Optical recognition of handwritten digits", UCI machine learning repository;
         the copy in ``sklearn.datasets.load_digits``.
 
-    Example:
+    Examples:
         >>> splits = DigitsSource().load()
         >>> tuple(splits.train.inputs.shape), splits.target.output_size
         ((1437, 1, 8, 8), 10)

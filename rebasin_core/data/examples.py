@@ -90,7 +90,7 @@ class TensorBatches:
     Raises:
         InvalidInputError: If the batch size is less than 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> examples = Examples(torch.zeros(5, 2), torch.arange(5))
         >>> [len(targets) for _, targets in TensorBatches(examples, 2)]

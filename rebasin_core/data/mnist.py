@@ -95,7 +95,7 @@ class MNISTSource(AbstractIdxSource):
     References:
         Y. LeCun, L. Bottou, Y. Bengio, P. Haffner (1998), "Gradient-based learning applied to document recognition".
 
-    Example:
+    Examples:
         >>> MNISTSource(root="no/such/folder").load()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         rebasin_core.errors.MissingDataError: no data file 'train-images-idx3-ubyte.gz'; looked for ...
@@ -131,7 +131,7 @@ class FashionMNISTSource(AbstractIdxSource):
     References:
         H. Xiao, K. Rasul, R. Vollgraf (2017), "Fashion-MNIST", arXiv 1708.07747.
 
-    Example:
+    Examples:
         >>> FashionMNISTSource(root="no/such/folder").load()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         rebasin_core.errors.MissingDataError: no data file 'train-images-idx3-ubyte.gz'; looked for ...

@@ -38,7 +38,7 @@ class UCISource(DataSource):
         J. M. Hernandez-Lobato, R. Adams (2015), "Probabilistic backpropagation", ICML, arXiv 1502.05336 (the splits);
         Y. Gal, Z. Ghahramani (2016), "Dropout as a Bayesian approximation", ICML, arXiv 1506.02142 (their files).
 
-    Example:
+    Examples:
         >>> UCISource(dataset="yacht", root="no/such/folder").load()  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         rebasin_core.errors.MissingDataError: no UCI dataset 'yacht' ...

@@ -34,7 +34,7 @@ class FunctionalModel:
         dtype: The dtype of its floating tensors and inputs.
         training: Whether layers shall behave as in training (batch statistics, dropout).
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = FunctionalModel(torch.nn.Linear(1, 1, bias=False))
         >>> model({"weight": torch.tensor([[2.0]])}, torch.tensor([[3.0]])).item()

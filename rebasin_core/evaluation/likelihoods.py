@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class CategoricalLikelihood(Likelihood):
     """Classes: outputs are logits ``[N, K]``, targets class numbers ``[N]``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> CategoricalLikelihood().log_prob(torch.zeros(1, 2), torch.tensor([0])).exp().item()
         0.5
@@ -130,7 +130,7 @@ class GaussianLikelihood(AbstractRegressionLikelihood):
     Raises:
         ConfigError: If the scale is not positive.
 
-    Example:
+    Examples:
         >>> import torch
         >>> y = torch.zeros(1, 1)
         >>> round(GaussianLikelihood(scale=1.0).log_prob(y, y).item(), 4)
@@ -166,7 +166,7 @@ class HeteroscedasticGaussianLikelihood(AbstractRegressionLikelihood):
     Raises:
         ConfigError: If the least scale is not positive.
 
-    Example:
+    Examples:
         >>> import torch
         >>> outputs = torch.tensor([[0.0, 0.0]])  # mean 0, standard deviation log 2
         >>> round(HeteroscedasticGaussianLikelihood().log_prob(outputs, torch.zeros(1, 1)).item(), 2)

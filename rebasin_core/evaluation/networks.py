@@ -48,7 +48,7 @@ class EvaluationOptions(Options):
         D. P. Kingma, T. Salimans, M. Welling (2015), "Variational dropout and the local reparameterization trick",
         NeurIPS, arXiv 1506.02557, section 2.2.
 
-    Example:
+    Examples:
         >>> EvaluationOptions(method="loop", antithetic=True)
         EvaluationOptions(method='loop', antithetic=True)
     """

@@ -37,7 +37,7 @@ class Task:
         UnknownNameError: If no likelihood has that name.
         ConfigError: If options of the likelihood are invalid.
 
-    Example:
+    Examples:
         >>> import torch
         >>> task = Task(torch.nn.Linear(1, 2), [(torch.ones(4, 1), torch.tensor([0, 1, 0, 1]))])
         >>> task.likelihood

@@ -35,7 +35,7 @@ class DeepEnsemble(AbstractOptimizedInference):
         B. Lakshminarayanan, A. Pritzel, C. Blundell (2017), "Simple and scalable predictive uncertainty estimation
         using deep ensembles", NeurIPS, arXiv 1612.01474.
 
-    Example:
+    Examples:
         >>> import torch
         >>> data = [(torch.ones(8, 1), torch.zeros(8, dtype=torch.int64))]
         >>> DeepEnsemble(members=3, epochs=2).fit(torch.nn.Linear(1, 2), data).posterior.num_samples

@@ -27,7 +27,7 @@ class MAPInference(AbstractOptimizedInference):
     Raises:
         ConfigError: If an option is invalid.
 
-    Example:
+    Examples:
         >>> import torch
         >>> data = [(torch.ones(8, 1), torch.zeros(8, dtype=torch.int64))]
         >>> result = MAPInference(epochs=2).fit(torch.nn.Linear(1, 2), data)

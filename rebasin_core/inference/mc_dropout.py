@@ -51,7 +51,7 @@ class MCDropout(AbstractOptimizedInference):
     References:
         Y. Gal, Z. Ghahramani (2016), "Dropout as a Bayesian approximation", ICML, arXiv 1506.02142.
 
-    Example:
+    Examples:
         >>> import torch
         >>> data = [(torch.ones(8, 1), torch.zeros(8, dtype=torch.int64))]
         >>> model = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))

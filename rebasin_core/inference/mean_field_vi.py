@@ -53,7 +53,7 @@ class MeanFieldVI(AbstractOptimizedInference):
         (MOPED), AAAI, arXiv 1906.05323; Y. Gelberg et al. (2024), "Variational inference failures under model
         symmetries", arXiv 2408.05496 (the permutation-invariant bound).
 
-    Example:
+    Examples:
         >>> import torch
         >>> data = [(torch.ones(8, 1), torch.zeros(8, dtype=torch.int64))]
         >>> result = MeanFieldVI(epochs=2).fit(torch.nn.Linear(1, 2), data)

@@ -138,7 +138,7 @@ class OptimizerSpec(AbstractTorchOptions):
     Raises:
         ConfigError: If torch has no such optimizer, or the optimizer no such option, or it refuses a value.
 
-    Example:
+    Examples:
         >>> OptimizerSpec(name="SGD", lr=0.1, momentum=0.9)
         OptimizerSpec(name='SGD', lr=0.1, momentum=0.9)
     """
@@ -194,7 +194,7 @@ class ScheduleSpec(AbstractTorchOptions):
     Raises:
         ConfigError: If torch has no such schedule, or the schedule no such option, or it refuses a value.
 
-    Example:
+    Examples:
         >>> ScheduleSpec(name="CosineAnnealingLR", T_max=20)
         ScheduleSpec(name='CosineAnnealingLR', T_max=20)
     """

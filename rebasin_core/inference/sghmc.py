@@ -27,7 +27,7 @@ class SGHMC(AbstractStochasticGradientMCMC):
         equation 15; R. Zhang et al. (2020), "Cyclical stochastic gradient MCMC for Bayesian deep learning", ICLR,
         arXiv 1902.03932, equation 1 (the schedule).
 
-    Example:
+    Examples:
         >>> import torch
         >>> data = [(torch.ones(8, 1), torch.zeros(8, dtype=torch.int64))]
         >>> SGHMC(epochs=6, cycles=3, chains=2).fit(torch.nn.Linear(1, 2), data).posterior.num_samples

@@ -26,7 +26,7 @@ class SGLD(AbstractStochasticGradientMCMC):
         M. Welling, Y. W. Teh (2011), "Bayesian learning via stochastic gradient Langevin dynamics", ICML; R. Zhang et
         al. (2020), "Cyclical stochastic gradient MCMC for Bayesian deep learning", ICLR, arXiv 1902.03932.
 
-    Example:
+    Examples:
         >>> import torch
         >>> data = [(torch.ones(8, 1), torch.zeros(8, dtype=torch.int64))]
         >>> SGLD(epochs=6, burn_in=2, chains=2).fit(torch.nn.Linear(1, 2), data).posterior.num_samples

@@ -36,7 +36,7 @@ class SnapshotEnsemble(AbstractGradientInference):
     References:
         G. Huang et al. (2017), "Snapshot ensembles: train 1, get M for free", ICLR, arXiv 1704.00109, equation 2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> data = [(torch.ones(8, 1), torch.zeros(8, dtype=torch.int64))]
         >>> SnapshotEnsemble(members=2, epochs=4).fit(torch.nn.Linear(1, 2), data).posterior.num_samples

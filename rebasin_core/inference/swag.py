@@ -49,7 +49,7 @@ class SWAG(AbstractGradientInference):
         1902.02476, algorithm 1; A. Wilson, P. Izmailov (2020), "Bayesian deep learning and a probabilistic perspective
         of generalization", NeurIPS, arXiv 2002.08791 (multi-SWAG).
 
-    Example:
+    Examples:
         >>> import torch
         >>> data = [(torch.ones(8, 1), torch.zeros(8, dtype=torch.int64))]
         >>> SWAG(epochs=6, start=2, rank=3).fit(torch.nn.Linear(1, 2), data).posterior.kind

@@ -49,7 +49,7 @@ class ActivationMatcher(Matcher):
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, section 3.1; Y. Li et al.
         (2016), "Convergent learning", ICLR, arXiv 1511.07543.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import PointPosterior
         >>> from rebasin_core.specs import table_spec

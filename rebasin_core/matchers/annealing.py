@@ -37,7 +37,7 @@ class AnnealingMatcher(Matcher):
         R. Entezari, H. Sedghi, O. Saukh, B. Neyshabur (2022), "The role of permutation invariance in linear mode
         connectivity of neural networks", ICLR, arXiv 2110.06296, section 3.2.
 
-    Example:
+    Examples:
         >>> AnnealingMatcher(steps=10)
         AnnealingMatcher(steps=10)
     """

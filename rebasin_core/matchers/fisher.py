@@ -33,7 +33,7 @@ class FisherMatcher(AbstractChannelMatcher):
         M. Matena, C. Raffel (2022), "Merging models with Fisher-weighted averaging", NeurIPS, arXiv 2111.09832 (the
         weights).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import DiagonalGaussianPosterior
         >>> from rebasin_core.specs import table_spec

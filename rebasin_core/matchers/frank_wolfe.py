@@ -58,7 +58,7 @@ class FrankWolfeMatcher(Matcher):
         M. Frank, P. Wolfe (1956), "An algorithm for quadratic programming", Naval Research Logistics 3; D. Crisostomi
         et al. (2024), "C2M3: cycle-consistent multi-model merging", NeurIPS, arXiv 2405.17897, section 3.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import PointPosterior
         >>> from rebasin_core.specs import table_spec

@@ -40,7 +40,7 @@ class GradientMatcher(Matcher):
         Y. Li et al. (2016), "Convergent learning", ICLR, arXiv 1511.07543 (for outputs); S. Ainsworth, J. Hayase, S.
         Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, section 3.1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import PointPosterior
         >>> from rebasin_core.specs import table_spec

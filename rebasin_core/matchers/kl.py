@@ -35,7 +35,7 @@ class KLMatcher(AbstractChannelMatcher):
     References:
         S. Rossi, A. Singh, T. Hannagan (2023), arXiv 2310.10171, on the choice of divergence.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import DiagonalGaussianPosterior
         >>> from rebasin_core.specs import table_spec

@@ -54,7 +54,7 @@ class SinkhornMatcher(Matcher):
         F. Guerrero Pena et al. (2023), "Re-basin via implicit Sinkhorn differentiation", CVPR, arXiv 2212.12042,
         equations 6 to 9.
 
-    Example:
+    Examples:
         >>> SinkhornMatcher(loss="weights", epochs=2)
         SinkhornMatcher(epochs=2)
     """

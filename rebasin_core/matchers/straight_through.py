@@ -45,7 +45,7 @@ class StraightThroughMatcher(Matcher):
     References:
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, algorithm 3.
 
-    Example:
+    Examples:
         >>> StraightThroughMatcher(epochs=2)
         StraightThroughMatcher(epochs=2)
     """

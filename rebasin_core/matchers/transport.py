@@ -70,7 +70,7 @@ class TransportMatcher(Matcher):
         S. Singh, M. Jaggi (2020), "Model fusion via optimal transport", NeurIPS, arXiv 1910.05653, algorithm 1 (which
         averages what units of a wider network take in; here it is shared out, so that functions are kept).
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from rebasin_core.specs import table_spec
         >>> from rebasin_core.posteriors import PointPosterior

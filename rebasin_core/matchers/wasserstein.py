@@ -30,7 +30,7 @@ class WassersteinMatcher(AbstractChannelMatcher):
         S. Rossi, A. Singh, T. Hannagan (2023), "On permutation symmetries in Bayesian neural network posteriors: a
         variational perspective", NeurIPS, arXiv 2310.10171.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import DiagonalGaussianPosterior
         >>> from rebasin_core.specs import table_spec

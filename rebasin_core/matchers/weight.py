@@ -26,7 +26,7 @@ class WeightMatcher(AbstractChannelMatcher):
     References:
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, algorithm 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import PointPosterior
         >>> from rebasin_core.specs import table_spec

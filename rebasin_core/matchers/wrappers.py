@@ -47,7 +47,7 @@ class RestartsMatcher(Matcher):
     Raises:
         ConfigError: If an option is invalid.
 
-    Example:
+    Examples:
         >>> from rebasin_core.matchers import WeightMatcher
         >>> RestartsMatcher(matcher=WeightMatcher(), restarts=4)
         RestartsMatcher(matcher=WeightMatcher(), restarts=4)
@@ -88,7 +88,7 @@ class ChainMatcher(Matcher):
     Raises:
         ConfigError: If there is no matcher.
 
-    Example:
+    Examples:
         >>> from rebasin_core.matchers import ActivationMatcher, WeightMatcher
         >>> ChainMatcher(matchers=[ActivationMatcher(), WeightMatcher()])
         ChainMatcher(matchers=(ActivationMatcher(), WeightMatcher()))
@@ -130,7 +130,7 @@ class PortfolioMatcher(Matcher):
         ConfigError: If an option is invalid.
         InvalidInputError: On matching by ``loss``, without a model and data.
 
-    Example:
+    Examples:
         >>> from rebasin_core.matchers import ActivationMatcher, WeightMatcher
         >>> PortfolioMatcher(matchers=[WeightMatcher(), ActivationMatcher()], select="loss").select
         'loss'

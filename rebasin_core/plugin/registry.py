@@ -81,7 +81,7 @@ class Registry:
     Args:
         external: Whether to load installed plugin packages, or only what is built in.
 
-    Example:
+    Examples:
         >>> registry = Registry(external=False)
         >>> sorted(registry.names("barrier"))
         ['curved', 'marginalized', 'pointwise', 'repair', 'reset']

@@ -46,7 +46,7 @@ def barycenter(posteriors: Sequence[Posterior], weights: Weights | None = None) 
         Appl. 441, theorem 4.2; M. Cuturi, A. Doucet (2014), "Fast computation of Wasserstein barycenters", ICML,
         algorithm 2 (free supports).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import DiagonalGaussianPosterior
         >>> q = DiagonalGaussianPosterior({"w": torch.tensor([0.0])}, {"w": torch.tensor([1.0])})
@@ -75,7 +75,7 @@ def moment_barycenter(posteriors: Sequence[Posterior], weights: Weights | None =
     Raises:
         InvalidInputError: If no posterior is given, their tensors differ, or weights do not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import PointPosterior, SamplesPosterior
         >>> samples = SamplesPosterior({"w": torch.tensor([[1.0], [5.0]])})

@@ -48,7 +48,7 @@ class DiagonalGaussianPosterior(AbstractIndependentGaussian, AbstractGaussianPos
     Raises:
         InvalidInputError: If names or shapes differ, or a standard deviation is negative or not finite.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import geodesic
         >>> q = DiagonalGaussianPosterior({"w": torch.zeros(1)}, {"w": torch.ones(1)})

@@ -36,7 +36,7 @@ def wasserstein_distance(first: Posterior, second: Posterior) -> float:
         InvalidInputError: If the parameters differ.
         NoClosedFormError: If no distance is registered for the pair.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import PointPosterior
         >>> q = PointPosterior({"w": torch.tensor([0.0, 0.0])})
@@ -79,7 +79,7 @@ def kl_divergence(first: Posterior, second: Posterior) -> float:
         InvalidInputError: If the parameters differ, or the divergence is not finite.
         NoClosedFormError: If no divergence is registered for the pair.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import DiagonalGaussianPosterior
         >>> q = DiagonalGaussianPosterior({"w": torch.zeros(1)}, {"w": torch.ones(1)})

@@ -58,7 +58,7 @@ class FullGaussianPosterior(AbstractGaussianPosterior):
         M. Gelbrich (1990), "On a formula for the L2 Wasserstein metric", Math. Nachr. 147; R. Bhatia, T. Jain, Y. Lim
         (2019), "On the Bures-Wasserstein distance", Expo. Math. 37, arXiv 1712.01504, section 3.
 
-    Example:
+    Examples:
         >>> import torch
         >>> q = FullGaussianPosterior({"w": torch.zeros(2)}, {"w": torch.tensor([[1.0, 1.0], [0.0, 1.0]])})
         >>> q.covariance().tolist()

@@ -65,7 +65,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
         arXiv 1503.05671; H. Ritter, A. Botev, D. Barber (2018), "A scalable Laplace approximation for neural
         networks", ICLR; T. George et al. (2018), arXiv 1806.03884 (the eigenvalue-corrected form).
 
-    Example:
+    Examples:
         >>> import torch
         >>> factors = {"w": (torch.diag(torch.tensor([3.0, 8.0])), torch.eye(2))}
         >>> q = KroneckerGaussianPosterior.from_precision_factors({"w": torch.zeros(2, 2)}, factors)

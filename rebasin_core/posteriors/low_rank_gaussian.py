@@ -55,7 +55,7 @@ class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupledPath):
         W. Maddox et al. (2019), "A simple baseline for Bayesian uncertainty in deep learning", NeurIPS, arXiv
         1902.02476, equation 1: there $d^2 = \frac12 \mathrm{diag}$ and $F = \hat D^\top / \sqrt{2 (K - 1)}$.
 
-    Example:
+    Examples:
         >>> import torch
         >>> w = {"w": torch.zeros(2)}
         >>> q = LowRankGaussianPosterior(w, {"w": torch.zeros(2)}, {"w": torch.tensor([[3.0, 4.0]])})

@@ -37,7 +37,7 @@ class MixturePosterior(AbstractMixture):
     Raises:
         InvalidInputError: If the components do not fit each other, or the weights are not weights.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors.point import PointPosterior
         >>> q = MixturePosterior([PointPosterior({"w": torch.zeros(1)}), PointPosterior({"w": 2 * torch.ones(1)})])

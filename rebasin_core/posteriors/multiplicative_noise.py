@@ -131,7 +131,7 @@ class MultiplicativeNoisePosterior(AbstractAttachedPosterior, AbstractCoupledPat
         Y. Gal, Z. Ghahramani (2016), "Dropout as a Bayesian approximation", ICML, arXiv 1506.02142; M. Dusenberry et
         al. (2020), "Efficient and scalable Bayesian neural nets with rank-1 factors", ICML, arXiv 2005.07186.
 
-    Example:
+    Examples:
         >>> import torch
         >>> noise = UnitNoise((("w", 1),), "bernoulli", torch.tensor([0.5, 1.0]))
         >>> MultiplicativeNoisePosterior({"w": torch.ones(1, 2)}, [noise]).stddev["w"].tolist()

@@ -44,7 +44,7 @@ def geodesic(first: Posterior, second: Posterior) -> PosteriorPath:
         InvalidInputError: If the two do not have the same tensors.
         NoClosedFormError: If no geodesic is registered for the pair.
 
-    Example:
+    Examples:
         >>> import torch
         >>> q, r = (DiagonalGaussianPosterior({"w": torch.zeros(1)}, {"w": s * torch.ones(1)}) for s in (1, 3))
         >>> geodesic(q, r)(0.25).stddev["w"].item()

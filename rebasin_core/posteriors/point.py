@@ -33,7 +33,7 @@ class PointPosterior(AbstractIndependentGaussian, AbstractAttachedPosterior):
         fixed: Further parameters, added to ``mean``.
         prior: The prior that it was fitted under, if known.
 
-    Example:
+    Examples:
         >>> import torch
         >>> point = PointPosterior({"w": torch.tensor([1.0, 2.0])})
         >>> point.mean["w"].tolist(), point.stddev["w"].tolist()

@@ -37,7 +37,7 @@ class GaussianPrior:
     Raises:
         InvalidInputError: On construction, if names differ, or a standard deviation is not positive and finite.
 
-    Example:
+    Examples:
         >>> prior = GaussianPrior.isotropic(["w"], 2.0)
         >>> prior.kl({"w": torch.zeros(1)}, {"w": 2 * torch.ones(1)}).item()
         0.0

@@ -56,7 +56,7 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
     Raises:
         InvalidInputError: If the numbers of samples differ, or the weights are not weights.
 
-    Example:
+    Examples:
         >>> import torch
         >>> q = SamplesPosterior({"w": torch.tensor([[0.0], [2.0]])})
         >>> q.mean["w"].item(), q.stddev["w"].item()

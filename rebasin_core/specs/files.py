@@ -89,7 +89,7 @@ class FileSpecFactory(SpecFactory):
     Raises:
         ConfigError: If an option is invalid.
 
-    Example:
+    Examples:
         >>> FileSpecFactory(path="spec.json").canonical_json()
         '{"name":"file","path":"spec.json"}'
     """

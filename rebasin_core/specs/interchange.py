@@ -44,7 +44,7 @@ def to_git_rebasin(spec: PermutationSpec) -> GitRebasinSpec:
     Raises:
         SpecError: If an axis cannot be written in that form; names all such axes.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from rebasin_core import table_spec
         >>> spec = table_spec({"weight": "rows, -", "bias": "rows"}, nn.Linear(4, 3))
@@ -92,7 +92,7 @@ def from_git_rebasin(spec: GitRebasinSpec | AxesToPerm, tensors: nn.Module | Map
     Raises:
         SpecError: If it names tensors that do not exist, or sizes contradict each other.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> spec = from_git_rebasin({"weight": ("P", None), "bias": ("P",)}, nn.Linear(4, 3))
         >>> spec.groups["P"].size

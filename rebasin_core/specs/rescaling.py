@@ -60,7 +60,7 @@ def find_rescalings(
         D. Kunin et al. (2021), "Neural mechanics", ICLR, arXiv 2012.04728 (symmetries constrain gradients); F.
         Pittorino et al. (2022), "Deep networks on toroids", ICML, arXiv 2202.03038.
 
-    Example:
+    Examples:
         >>> from rebasin_core.architectures import MLPArchitecture
         >>> architecture = MLPArchitecture(hidden=[4])
         >>> model = architecture.build((3,), 2)

@@ -40,7 +40,7 @@ class TableSpec(PermutationSpec):
         SpecError: When the layout is asked for, if the table leaves out a tensor or names one that does not exist, if
             lengths contradict each other or cannot be worked out.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> class TwoLayers(TableSpec):
         ...     table = {"0.weight": "hidden, -", "0.bias": "hidden", "2.weight": "-, hidden", "2.bias": "-"}
@@ -120,7 +120,7 @@ def table_spec(
     Raises:
         SpecError: If the table does not fit the tensors.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> spec = table_spec({"weight": "-, -", "bias": "-"}, nn.Linear(4, 3))
         >>> spec.layout.log10_order
@@ -138,7 +138,7 @@ class TableSpecFactory(SpecFactory):
     Raises:
         ConfigError: If an option is invalid.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> factory = TableSpecFactory(table={"weight": "-, -", "bias": "-"})

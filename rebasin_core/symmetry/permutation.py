@@ -56,7 +56,7 @@ class Permutation:
     Raises:
         InvalidInputError: If groups are missing or left over, or an index is not a permutation of its shape.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.symmetry import Atom, Group, Layout, Permutation
         >>> layout = Layout({"hidden": Group("hidden", 3)}, {"bias": (Atom(3, "hidden"),)})

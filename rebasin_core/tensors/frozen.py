@@ -21,7 +21,7 @@ class FrozenMapping(Mapping[K, V_co]):
     Args:
         items: The mapping; copied, so that changing it later has no effect. Its values are not copied.
 
-    Example:
+    Examples:
         >>> sizes = FrozenMapping({"hidden": 3})
         >>> sizes["hidden"], sizes == {"hidden": 3}
         (3, True)

@@ -38,7 +38,7 @@ class TransportSolver(Options):
         R. Flamary et al. (2021), "POT: Python Optimal Transport", JMLR 22(78); M. Cuturi (2013), arXiv 1306.0895;
         L. Chizat et al. (2018), "Scaling algorithms for unbalanced optimal transport problems", Math. Comp. 87.
 
-    Example:
+    Examples:
         >>> TransportSolver().plan(torch.tensor([[0.0, 1.0], [1.0, 0.0]])).tolist()
         [[0.5, 0.0], [0.0, 0.5]]
     """

@@ -44,7 +44,7 @@ def sinkhorn(logits: Tensor, *, temperature: float = 1.0, iterations: int = 100,
         M. Eisenberger et al. (2022), "A unified framework for implicit Sinkhorn differentiation", CVPR, arXiv
         2205.06688.
 
-    Example:
+    Examples:
         >>> matrix = sinkhorn(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), temperature=0.1)
         >>> matrix.round().tolist()
         [[1.0, 0.0], [0.0, 1.0]]

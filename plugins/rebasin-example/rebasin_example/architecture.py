@@ -43,7 +43,7 @@ class ConvNetArchitecture(Architecture):
     Raises:
         ConfigError: If an option is invalid.
 
-    Example:
+    Examples:
         >>> architecture = ConvNetArchitecture(channels=4, hidden=8)
         >>> model = architecture.build((1, 8, 8), 10)
         >>> {name: group.size for name, group in architecture.spec(model).groups.items()}

@@ -30,7 +30,7 @@ class RankMatcher(Matcher):
     pass. Between networks that differ it is a weak method. If the pairing is worse than none, in the inner product of
     the means, the identity is returned.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core import table_spec
         >>> from rebasin_core.posteriors import PointPosterior

@@ -113,7 +113,7 @@ class PosteriorsSGLD(AbstractPosteriorsChain):
     Raises:
         ConfigError: If an option is invalid.
 
-    Example:
+    Examples:
         >>> data = [(torch.ones(8, 1), torch.zeros(8, dtype=torch.int64))]
         >>> PosteriorsSGLD(epochs=6, burn_in=2).fit(torch.nn.Linear(1, 2), data).posterior.num_samples
         4
@@ -135,7 +135,7 @@ class PosteriorsSGHMC(AbstractPosteriorsChain):
     Raises:
         ConfigError: If an option is invalid.
 
-    Example:
+    Examples:
         >>> data = [(torch.ones(8, 1), torch.zeros(8, dtype=torch.int64))]
         >>> PosteriorsSGHMC(epochs=6, burn_in=2).fit(torch.nn.Linear(1, 2), data).posterior.num_samples
         4
@@ -164,7 +164,7 @@ class PosteriorsVI(AbstractPosteriorsInference):
     Raises:
         ConfigError: If an option is invalid.
 
-    Example:
+    Examples:
         >>> data = [(torch.ones(8, 1), torch.zeros(8, dtype=torch.int64))]
         >>> PosteriorsVI(epochs=2).fit(torch.nn.Linear(1, 2), data).posterior.kind
         'diagonal_gaussian'

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class AutoPath(Path):
     """The first that the pair has of the 2-Wasserstein geodesic, the coupled path, and the displacement of samples.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import DiagonalGaussianPosterior, PointPosterior
         >>> q = DiagonalGaussianPosterior({"w": torch.zeros(1)}, {"w": torch.ones(1)})

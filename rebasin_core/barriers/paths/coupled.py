@@ -21,7 +21,7 @@ class CoupledPath(Path):
     Among those built in, these are Gaussians of low rank plus diagonal (linear in all their parts), and multiplicative
     noise.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import LowRankGaussianPosterior
         >>> one = {"w": torch.ones(1)}

@@ -21,7 +21,7 @@ class MixturePath(Path):
     The predictive loss never rises above the linear interpolation of the endpoint losses (Jensen's inequality).
     Therefore this path is a check and no result.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import DiagonalGaussianPosterior
         >>> q, r = (DiagonalGaussianPosterior({"w": torch.tensor([m])}, {"w": torch.ones(1)}) for m in (0.0, 4.0))

@@ -20,7 +20,7 @@ class MomentsPath(Path):
 
     All correlations are dropped, at the endpoints too.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import DiagonalGaussianPosterior
         >>> q, r = (DiagonalGaussianPosterior({"w": torch.tensor([m])}, {"w": torch.ones(1)}) for m in (0.0, 4.0))

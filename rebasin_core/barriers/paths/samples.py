@@ -21,7 +21,7 @@ class SamplesPath(Path):
     Optimal transport pairs the samples, and each pair moves on a straight line. The number of samples is that of the
     estimator; a set of that many equally weighted samples is used as it is.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import DiagonalGaussianPosterior
         >>> q, r = (DiagonalGaussianPosterior({"w": torch.tensor([m])}, {"w": torch.ones(1)}) for m in (0.0, 4.0))

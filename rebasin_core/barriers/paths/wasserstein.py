@@ -21,7 +21,7 @@ class WassersteinPath(Path):
     These are two points, two independent Gaussians, two dense Gaussians, two sets of the same number of equally
     weighted samples, and what plugins register. For independent Gaussians, mean and standard deviation are linear in t.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.posteriors import DiagonalGaussianPosterior
         >>> q, r = (DiagonalGaussianPosterior({"w": torch.tensor([m])}, {"w": torch.ones(1)}) for m in (0.0, 4.0))

@@ -21,7 +21,7 @@ class BrierMetric(AbstractPredictionMetric):
     References:
         G. Brier (1950), "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.evaluation import Predictions
         >>> p, targets, zeros = torch.tensor([[0.5, 0.5]]), torch.tensor([0]), torch.zeros(1, 1)

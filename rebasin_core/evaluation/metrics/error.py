@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class ErrorMetric(AbstractPredictionMetric):
     """The share of examples whose most probable class under the averaged prediction is wrong.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.evaluation import Predictions
         >>> p = torch.tensor([[0.9, 0.1], [0.6, 0.4]])

@@ -29,7 +29,7 @@ def brier_score(probabilities: Tensor, targets: Tensor) -> float:
     References:
         G. Brier (1950), "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78.
 
-    Example:
+    Examples:
         >>> brier_score(torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
         0.5
     """
@@ -57,7 +57,7 @@ def expected_calibration_error(probabilities: Tensor, targets: Tensor, *, bins: 
         M. Naeini, G. Cooper, M. Hauskrecht (2015), AAAI; C. Guo et al. (2017), "On calibration of modern neural
         networks", ICML, arXiv 1706.04599, equation 3.
 
-    Example:
+    Examples:
         >>> round(expected_calibration_error(torch.tensor([[0.75, 0.25]]), torch.tensor([0])), 4)
         0.25
     """
@@ -82,7 +82,7 @@ def reliability(probabilities: Tensor, targets: Tensor, *, bins: int = 15) -> tu
     References:
         M. DeGroot, S. Fienberg (1983), "The comparison and evaluation of forecasters", The Statistician 32.
 
-    Example:
+    Examples:
         >>> counts, confidence, accuracy = reliability(torch.tensor([[0.75, 0.25]]), torch.tensor([0]), bins=2)
         >>> counts.tolist(), confidence.tolist(), accuracy.tolist()
         ([0.0, 1.0], [0.0, 0.75], [0.0, 1.0])
@@ -113,7 +113,7 @@ def predictive_entropy(probabilities: Tensor) -> Tensor:
     Returns:
         ``[N]``, in nats.
 
-    Example:
+    Examples:
         >>> round(predictive_entropy(torch.tensor([[0.5, 0.5]])).item(), 4)
         0.6931
     """
@@ -138,7 +138,7 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
         D. Hendrycks, K. Gimpel (2017), "A baseline for detecting misclassified and out-of-distribution examples", ICLR,
         arXiv 1610.02136.
 
-    Example:
+    Examples:
         >>> auroc(torch.tensor([0.1, 0.4]), torch.tensor([0.3, 0.9]))
         0.75
     """
@@ -165,7 +165,7 @@ def agreement(first: Tensor, second: Tensor) -> float:
     Raises:
         InvalidInputError: If the two do not fit each other.
 
-    Example:
+    Examples:
         >>> agreement(torch.tensor([[0.9, 0.1], [0.4, 0.6]]), torch.tensor([[0.6, 0.4], [0.7, 0.3]]))
         0.5
     """
@@ -186,7 +186,7 @@ def total_variation(first: Tensor, second: Tensor) -> float:
     Raises:
         InvalidInputError: If the two do not fit each other.
 
-    Example:
+    Examples:
         >>> total_variation(torch.tensor([[0.75, 0.25]]), torch.tensor([[0.5, 0.5]]))
         0.25
     """
@@ -216,7 +216,7 @@ def gaussian_mixture_crps(means: Tensor, stddevs: Tensor, targets: Tensor) -> Te
         E. Grimit et al. (2006), "The continuous ranked probability score for circular variables and its application to
         mesoscale forecast ensemble verification", QJRMS 132, equation 5 (Gaussian mixtures on the line).
 
-    Example:
+    Examples:
         >>> one, zero = torch.ones(1, 1, 1), torch.zeros(1, 1)
         >>> round(gaussian_mixture_crps(0 * one, one, zero).item(), 4)
         0.2337

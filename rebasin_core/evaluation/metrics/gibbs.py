@@ -18,7 +18,7 @@ class GibbsMetric(AbstractSampleMetric):
 
     $$ -\frac1S \sum_s \log p(y \mid x, \theta_s) $$
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.evaluation import Predictions
         >>> log_prob = torch.tensor([[-1.0], [-3.0]])  # two samples, one example

@@ -22,7 +22,7 @@ class NLLMetric(AbstractSampleMetric):
 
     It is biased upward by about the relative variance of the likelihood over 2S, which is estimated.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.evaluation import Predictions
         >>> log_prob = torch.tensor([[0.25], [0.75]]).log()  # two samples, one example

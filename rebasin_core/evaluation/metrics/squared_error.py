@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class SquaredErrorMetric(AbstractPredictionMetric):
     r"""The squared error of the averaged prediction, in squared units of the targets, averaged over their entries.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from rebasin_core.evaluation import Predictions
         >>> mean, targets, zeros = torch.tensor([[1.0]]), torch.tensor([[3.0]]), torch.zeros(1, 1)

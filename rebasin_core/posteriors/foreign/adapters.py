@@ -36,7 +36,7 @@ class ModuleAdapter(PosteriorAdapter):
 
     Layers of bayesian-torch, torch-uncertainty, blitz and torchbnn are known, by the packages of their types.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> ModuleAdapter().to_posterior(nn.Linear(2, 3)).kind
         'point'

@@ -55,7 +55,7 @@ def from_state_dict(tensors: Mapping[str, Tensor], *, swag_scale: float = 0.5) -
     Raises:
         InvalidInputError: If no layout fits, or tensors are missing.
 
-    Example:
+    Examples:
         >>> state = {"fc.mu_weight": torch.zeros(2, 3), "fc.rho_weight": torch.full((2, 3), -3.0)}
         >>> from_state_dict(state).mean.keys()
         dict_keys(['fc.weight'])

@@ -25,7 +25,7 @@ class TracedSpecFactory(SpecFactory):
     Raises:
         ConfigError: If an option is invalid.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
