@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _OPTIONS: Final = "rebasin_core.strategy.Options"
+_STRATEGY: Final = "rebasin_core.strategy.Strategy"
 _SHOWN: Final = {"__init__", "__call__", "__iter__", "__len__"}
 _BOUNDS: Final = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
@@ -82,8 +83,9 @@ def _options(cls: Class) -> list[Attribute]:
 
 def _show_options(cls: Class, options: Sequence[Attribute]) -> None:
     """Add the signature, and a table in which all options are, so that they need no entries of their own."""
-    for option in options:
-        cls.members.pop(option.name, None)
+    for name in [*(option.name for option in options), "exempt_laws"]:
+        if cls.canonical_path != _STRATEGY:  # where they are explained
+            cls.members.pop(name, None)
     parameters = Parameters(Parameter("self"), *[_parameter(option) for option in options])
     cls.members["__init__"] = Function("__init__", parameters=parameters, parent=cls)
     if cls.docstring is not None and options:
@@ -104,7 +106,7 @@ def _is_option(member: Attribute) -> bool:
         and "instance-attribute" in member.labels  # griffe does not set it for class variables
         and "property" not in member.labels
         and not member.name.startswith("_")
-        and member.canonical_path != "rebasin_core.strategy.Strategy.name"
+        and member.canonical_path != f"{_STRATEGY}.name"
     )
 
 

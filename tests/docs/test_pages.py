@@ -84,6 +84,12 @@ def test_every_registered_strategy_is_in_the_api_pages() -> None:
     assert not missing
 
 
+def test_examples_are_in_a_section_that_the_pages_show() -> None:
+    # The parser of docstrings does not know `Example:`, and would show code as prose.
+    sources = [*(ROOT / "rebasin_core").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]
+    assert not [path for path in sources if re.search(r"^\s+Example:$", path.read_text(encoding="utf-8"), re.MULTILINE)]
+
+
 def test_every_option_is_described() -> None:
     kinds: list[type[BaseModel]] = [e.kind for e in Registry(external=False).all() if e.family in FAMILIES]
     kinds += [RunConfig, PosteriorSource]
