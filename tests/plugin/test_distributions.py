@@ -103,6 +103,8 @@ def test_components_of_a_package_are_used_by_name_from_the_command_line(environm
     done = environment.run("-m", "rebasin_core", "run", "run.yaml", "-o", "out", plugins=GOOD)
     assert done.returncode == 0, done.stderr
     assert "(spherical)" in done.stdout
+    assert "nats" not in done.stdout
+    assert "nats per example (±" not in (environment.folder / "out/report.html").read_text()
     posteriors = environment.folder / "out/posteriors"
     code = f"""
 import rebasin_core as rc
