@@ -58,7 +58,8 @@ def print_result(result: RunResult, report: Path) -> None:
         click.echo(f"\nLoss barrier on the {split} data ({result.device})\n")
         click.echo(barrier_table(curves, result.distances))
         best, before, after = best_alignment(curves)
-        click.echo(f"\nAligned by `{best}`, the barrier went from {before} to {after} nats per example.")
+        unit = f" {curves[best].unit}" if curves[best].unit else ""
+        click.echo(f"\nAligned by `{best}`, the barrier went from {before} to {after}{unit}.")
     click.echo(f"\nEverything is in {result.folder}; open {report}")
 
 

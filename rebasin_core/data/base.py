@@ -1,4 +1,4 @@
-"""The interface of data sets."""
+"""The interface of datasets."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Target:
 @final
 @dataclass(frozen=True, slots=True)
 class DataSplits:
-    """A data set, split for training and testing.
+    """A dataset, split for training and testing.
 
     Attributes:
         train: Training examples.
         test: Test examples, never used in training.
-        task: The quantity to predict.
+        target: The quantity to predict.
     """
 
     train: Examples

@@ -145,6 +145,24 @@ class Inference(Strategy):
             label=label,
             compiled=compiled,
         )
+        return self.solve(problem)
+
+    @final
+    def solve(self, problem: FitProblem) -> FitResult:
+        """Solve a checked problem; for methods that run other methods.
+
+        Args:
+            problem: A problem that `fit` made.
+
+        Returns:
+            The result.
+
+        Raises:
+            InvalidInputError: If an input that this method needs is missing, or the data do not fit the model.
+            DivergenceError: If training diverges.
+            FileFormatError: If the checkpoint belongs to another problem, or is damaged.
+            StorageError: If the checkpoint cannot be written.
+        """
         return self._fit(problem)
 
     @abstractmethod

@@ -1,50 +1,43 @@
-"""The plugin that registers everything built in, through the same hooks as a third party's."""
+"""The plugin that registers everything built in, through the same hooks as a third party's.
+
+A strategy is registered by being exported: each hook returns the concrete classes in ``__all__`` of the module of its
+family. Modules are imported inside the hooks, when their family is first asked for.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rebasin_core.plugin.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
 
-    from rebasin_core.architectures.base import Architecture
-    from rebasin_core.assignment.base import AssignmentSolver
-    from rebasin_core.barriers.base import BarrierEstimator
-    from rebasin_core.barriers.paths.base import Path
-    from rebasin_core.data.base import DataSource
-    from rebasin_core.evaluation.likelihood import Likelihood
-    from rebasin_core.evaluation.metric import Metric
-    from rebasin_core.inference.base import Inference
-    from rebasin_core.matchers.base import Matcher
-    from rebasin_core.posteriors.adapter import PosteriorAdapter
-    from rebasin_core.posteriors.base import Posterior
-    from rebasin_core.specs.base import SpecFactory
     from rebasin_core.specs.operators.base import OperatorRules
 
 
+def _exported(module: ModuleType, interface: type[Any]) -> list[type[Any]]:
+    """Return the concrete classes of a family that a module exports: all concrete classes are marked as final."""
+    exported = [getattr(module, name) for name in module.__all__]
+    classes = [kind for kind in exported if isinstance(kind, type) and issubclass(kind, interface)]
+    return [kind for kind in classes if getattr(kind, "__final__", False)]
+
+
 @hookimpl
-def rebasin_architectures() -> Sequence[type[Architecture]]:
+def rebasin_architectures() -> Sequence[type[Any]]:
     """Return the architectures."""
     from rebasin_core import architectures
 
-    return [
-        architectures.MLPArchitecture,
-        architectures.VGGArchitecture,
-        architectures.CifarResNetArchitecture,
-        architectures.ResNetArchitecture,
-        architectures.ViTArchitecture,
-        architectures.GPTArchitecture,
-    ]
+    return _exported(architectures, architectures.Architecture)
 
 
 @hookimpl
-def rebasin_specs() -> Sequence[type[SpecFactory]]:
+def rebasin_specs() -> Sequence[type[Any]]:
     """Return the specification factories."""
-    from rebasin_core.specs import FileSpecFactory, TableSpecFactory, TracedSpecFactory
+    from rebasin_core import specs
 
-    return [TableSpecFactory, TracedSpecFactory, FileSpecFactory]
+    return _exported(specs, specs.SpecFactory)
 
 
 @hookimpl
@@ -56,142 +49,80 @@ def rebasin_operator_rules() -> Sequence[type[OperatorRules]]:
 
 
 @hookimpl
-def rebasin_datasets() -> Sequence[type[DataSource]]:
+def rebasin_datasets() -> Sequence[type[Any]]:
     """Return the datasets."""
     from rebasin_core import data
 
-    return [
-        data.DigitsSource,
-        data.MNISTSource,
-        data.FashionMNISTSource,
-        data.CIFAR10Source,
-        data.UCISource,
-    ]
+    return _exported(data, data.DataSource)
 
 
 @hookimpl
-def rebasin_inferences() -> Sequence[type[Inference]]:
+def rebasin_inferences() -> Sequence[type[Any]]:
     """Return the inference methods."""
     from rebasin_core import inference
 
-    return [
-        inference.MAPInference,
-        inference.MeanFieldVI,
-        inference.DeepEnsemble,
-        inference.SnapshotEnsemble,
-        inference.SWAG,
-        inference.SGLD,
-        inference.SGHMC,
-        inference.MCDropout,
-    ]
+    return _exported(inference, inference.Inference)
 
 
 @hookimpl
-def rebasin_assignments() -> Sequence[type[AssignmentSolver]]:
+def rebasin_assignments() -> Sequence[type[Any]]:
     """Return the assignment solvers."""
-    from rebasin_core.assignment import AuctionAssignment, AutoAssignment, CompiledAssignment, ScipyAssignment
+    from rebasin_core import assignment
 
-    return [AutoAssignment, ScipyAssignment, CompiledAssignment, AuctionAssignment]
+    return _exported(assignment, assignment.AssignmentSolver)
 
 
 @hookimpl
-def rebasin_likelihoods() -> Sequence[type[Likelihood]]:
+def rebasin_likelihoods() -> Sequence[type[Any]]:
     """Return the likelihoods."""
     from rebasin_core import evaluation
 
-    return [
-        evaluation.CategoricalLikelihood,
-        evaluation.GaussianLikelihood,
-        evaluation.HeteroscedasticGaussianLikelihood,
-    ]
+    return _exported(evaluation, evaluation.Likelihood)
 
 
 @hookimpl
-def rebasin_metrics() -> Sequence[type[Metric]]:
+def rebasin_metrics() -> Sequence[type[Any]]:
     """Return the metrics."""
-    from rebasin_core.evaluation import metrics
+    from rebasin_core.evaluation import Metric, metrics
 
-    return [
-        metrics.NLLMetric,
-        metrics.GibbsMetric,
-        metrics.ErrorMetric,
-        metrics.BrierMetric,
-        metrics.SquaredErrorMetric,
-    ]
+    return _exported(metrics, Metric)
 
 
 @hookimpl
-def rebasin_matchers() -> Sequence[type[Matcher]]:
+def rebasin_matchers() -> Sequence[type[Any]]:
     """Return the matchers."""
     from rebasin_core import matchers
 
-    return [
-        matchers.WeightMatcher,
-        matchers.WassersteinMatcher,
-        matchers.KLMatcher,
-        matchers.FisherMatcher,
-        matchers.ActivationMatcher,
-        matchers.GradientMatcher,
-        matchers.FrankWolfeMatcher,
-        matchers.TransportMatcher,
-        matchers.StraightThroughMatcher,
-        matchers.SinkhornMatcher,
-        matchers.AnnealingMatcher,
-        matchers.RestartsMatcher,
-        matchers.ChainMatcher,
-        matchers.PortfolioMatcher,
-    ]
+    return _exported(matchers, matchers.Matcher)
 
 
 @hookimpl
-def rebasin_barriers() -> Sequence[type[BarrierEstimator]]:
+def rebasin_barriers() -> Sequence[type[Any]]:
     """Return the barrier estimators."""
     from rebasin_core import barriers
 
-    return [
-        barriers.MarginalizedBarrier,
-        barriers.PointwiseBarrier,
-        barriers.ResetBarrier,
-        barriers.RepairBarrier,
-        barriers.CurvedBarrier,
-    ]
+    return _exported(barriers, barriers.BarrierEstimator)
 
 
 @hookimpl
-def rebasin_paths() -> Sequence[type[Path]]:
+def rebasin_paths() -> Sequence[type[Any]]:
     """Return the paths between posteriors."""
     from rebasin_core.barriers import paths
 
-    return [
-        paths.AutoPath,
-        paths.WassersteinPath,
-        paths.CoupledPath,
-        paths.MomentsPath,
-        paths.SamplesPath,
-        paths.MixturePath,
-    ]
+    return _exported(paths, paths.Path)
 
 
 @hookimpl
-def rebasin_posteriors() -> Sequence[type[Posterior]]:
+def rebasin_posteriors() -> Sequence[type[Any]]:
     """Return the representations of posteriors."""
     from rebasin_core import posteriors
 
-    return [
-        posteriors.PointPosterior,
-        posteriors.DiagonalGaussianPosterior,
-        posteriors.LowRankGaussianPosterior,
-        posteriors.KroneckerGaussianPosterior,
-        posteriors.FullGaussianPosterior,
-        posteriors.SamplesPosterior,
-        posteriors.MixturePosterior,
-        posteriors.MultiplicativeNoisePosterior,
-    ]
+    return _exported(posteriors, posteriors.Posterior)
 
 
 @hookimpl
-def rebasin_posterior_adapters() -> Sequence[type[PosteriorAdapter]]:
+def rebasin_posterior_adapters() -> Sequence[type[Any]]:
     """Return the adapters of foreign objects."""
-    from rebasin_core.posteriors import AveragedModelAdapter, IVONAdapter, ModuleAdapter, PyroGuideAdapter
+    from rebasin_core import posteriors
 
-    return [ModuleAdapter, AveragedModelAdapter, IVONAdapter, PyroGuideAdapter]
+    return _exported(posteriors, posteriors.PosteriorAdapter)

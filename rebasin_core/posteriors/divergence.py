@@ -91,6 +91,9 @@ def kl_divergence(first: Posterior, second: Posterior) -> float:
     divergence = KL.require([first, second])
     total = divergence(first.to(dtype=torch.float64), second.to(device=first.device, dtype=torch.float64))
     if not math.isfinite(total):
-        message = "the KL divergence is not finite; expected positive standard deviations in both posteriors"
+        message = (
+            f"the KL divergence is {total}; expected a second posterior with a density wherever the first has one "
+            "(for Gaussians, positive standard deviations in both)"
+        )
         raise InvalidInputError(message)
     return total

@@ -113,9 +113,10 @@ def _title(config: Mapping[str, Any]) -> str:
 def _answer(curves: Mapping[str, LossCurve]) -> str:
     """Return what alignment bought, in a sentence."""
     best, before, after = best_alignment(curves)
+    unit = escape(f"{curves[best].unit} ").lstrip()
     return (
-        f'<p class="answer">Aligned by <b>{escape(best)}</b>, the barrier went from {before} to <b>{after}</b> nats '
-        "per example (± the Monte Carlo standard error).</p>"
+        f'<p class="answer">Aligned by <b>{escape(best)}</b>, the barrier went from {before} to <b>{after}</b> {unit}'
+        "(± the Monte Carlo standard error).</p>"
     )
 
 

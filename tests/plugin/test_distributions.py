@@ -25,8 +25,8 @@ def test_everything_is_listed_and_what_failed_is_named(environment: Environment)
     done = environment.run("-m", "rebasin_core", "plugins", plugins=ALL)
     assert done.returncode == 1
     for expected in (
-        "rebasin-test-good 1.2\n  inference         logistic\n  likelihood        tempered\n  metric            spherical",
-        "  metric            spherical\n  matcher           identity\n  path              eased\n  posterior         logistic",
+        "rebasin-test-good 1.2\n  inference         logistic\n  likelihood        tempered\n  metric",
+        "  matcher           identity\n  path              eased\n  posterior         logistic",
         "rebasin-test-failing 0.3\n  BROKEN: ModuleNotFoundError: No module named 'a_module_that_does_not_exist'",
         "rebasin-test-exiting 0.5\n  BROKEN: SystemExit: 0",
         "rebasin-test-misspelt 0.1\n  BROKEN: there is no hook 'rebasin_machers': did you mean 'rebasin_matchers'",
@@ -103,6 +103,8 @@ def test_components_of_a_package_are_used_by_name_from_the_command_line(environm
     done = environment.run("-m", "rebasin_core", "run", "run.yaml", "-o", "out", plugins=GOOD)
     assert done.returncode == 0, done.stderr
     assert "(spherical)" in done.stdout
+    assert "nats" not in done.stdout
+    assert "nats per example (±" not in (environment.folder / "out/report.html").read_text()
     posteriors = environment.folder / "out/posteriors"
     code = f"""
 import rebasin_core as rc

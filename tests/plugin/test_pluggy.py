@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from collections.abc import Callable, Generator
+from importlib import import_module
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
@@ -12,9 +14,11 @@ from typing import Any, Literal, final
 import pytest
 from typing_extensions import override
 
+import rebasin_core
 from rebasin_core import Matcher, MatchOutcome, MatchProblem, MatchResult, Permutation, Registry, hookimpl
 from rebasin_core.errors import BrokenPluginWarning, PluginError, UnknownNameError
 from rebasin_core.plugin import discovery
+from rebasin_core.plugin.registry import INTERFACES
 from rebasin_core.testing import conformance_checks
 from rebasin_core.testing.examples.registered import examples_of
 
@@ -212,3 +216,18 @@ def test_examples_come_through_pluggy_too(registry: Registry, tmp_path: Path) ->
     assert examples_of(registry.get("matcher", "identity"), tmp_path) == (IdentityMatcher(), IdentityMatcher())
     checks = {check.law.name: check for check in conformance_checks("made_by_hand", registry=registry)}
     checks["never_worse_than_the_identity"].run()
+
+
+def test_every_concrete_component_of_this_package_is_registered(registry: Registry) -> None:
+    for info in pkgutil.walk_packages(rebasin_core.__path__, "rebasin_core."):
+        if not info.name.endswith("__main__"):
+            import_module(info.name)
+    registered = {entry.kind for entry in registry.all()}
+    for interface in INTERFACES.values():
+        concrete = {kind for kind in descendants(interface) if not kind.__name__.startswith(("Abstract", "_"))}
+        own = {kind for kind in concrete if kind.__module__.startswith("rebasin_core.")}
+        assert own <= registered, own - registered
+
+
+def descendants(kind: type[Any]) -> set[type[Any]]:
+    return {kind for child in kind.__subclasses__() for kind in (child, *descendants(child))}

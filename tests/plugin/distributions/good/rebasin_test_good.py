@@ -153,10 +153,7 @@ class LogisticInference(rc.Inference):
     """Scale of the noise."""
 
     def _fit(self, problem):
-        found = self.start.fit(
-            problem.model, problem.data, likelihood=problem.likelihood, generator=problem.generator,
-            checkpoint=problem.checkpoint,
-        )  # fmt: skip
+        found = self.start.solve(problem)
         location = found.posterior.mean
         scale = {name: torch.full_like(tensor, self.scale) for name, tensor in location.items()}
         posterior = LogisticPosterior(location, scale, buffers=found.posterior.buffers)
