@@ -4,10 +4,10 @@
     python tests/benchmarks/matching.py [CASE ...] [--peer PYTHON]
 
 One thread, one process a measurement, the same two networks; seconds are wall-clock, the objective is the inner
-product of the two networks after alignment. Ours starts greedily, the default; *identity* from there; *best* does both. *Plain*
-is the published loop as its ports have it: from the identity, every group in random order, all products anew, SciPy,
-until a sweep gains nothing; on the same groups. The package finds its own groups. ``--peer`` names the Python in which
-it is installed (with scikit-learn); without it, that column is empty.
+product of the two networks after alignment. Ours starts greedily, the default; *identity* from there; *best* does both.
+*Plain* is the published loop as its ports have it: from the identity, every group in random order, all products anew,
+SciPy, until a sweep gains nothing; on the same groups. The package finds its own groups. ``--peer`` names the Python in
+which it is installed (with scikit-learn); without it, that column is empty.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def test_products_with_other_weights_and_their_variance(case: str) -> None:
     model = FunctionalModel(Written(function, **shapes), dtype=torch.float64)
     use = reading_of(model.module, inputs).uses[0]
     if not use.is_linear:
-        pytest.skip("bilinear")
+        pytest.skip("not linear in one tensor of activations: it cannot be computed with other weights")
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
     tensors = {name: p.detach() for name, p in model.module.named_parameters()}
