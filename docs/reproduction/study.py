@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("--matchers", nargs="*", default=["weight", "wasserstein"])
     parser.add_argument("--samples", type=int, default=SAMPLES, help="networks drawn at every place")
     parser.add_argument("--test", type=int, default=0, help="test images; all if 0")
-    parser.add_argument("--start", default="outward", help="where coordinate descent begins: outward or identity")
+    parser.add_argument("--start", default="greedy", help="where coordinate descent begins: greedy or identity")
     parser.add_argument("--device", default="cpu", help="of torch: cpu, cuda, ...")
     parser.add_argument("--compile", action="store_true", help="networks, with torch.compile")
     parser.add_argument("--download", action="store_true")

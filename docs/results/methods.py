@@ -23,28 +23,27 @@ from tabulate import tabulate
 import rebasin_core as rc
 from rebasin_core.errors import InvalidInputError
 
-WEIGHT = rc.matchers.WeightMatcher(start="outward")
+WEIGHT = rc.matchers.WeightMatcher(start="greedy")
 METHODS: dict[str, rc.Matcher | None] = {
     "unaligned": None,
     "weight": WEIGHT,
     "weight, from the identity": rc.matchers.WeightMatcher(start="identity"),
     "frank_wolfe": rc.matchers.FrankWolfeMatcher(),
-    "restarts of weight, 5": rc.matchers.RestartsMatcher(WEIGHT, restarts=5),
+    "restarts of weight, 5": rc.matchers.RestartsMatcher(matcher=WEIGHT, restarts=5),
     "transport, weights": rc.matchers.TransportMatcher(),
     "activation": rc.matchers.ActivationMatcher(),
     "gradient": rc.matchers.GradientMatcher(),
     "transport, activations": rc.matchers.TransportMatcher(cost="activations"),
-    "activation, then weight": rc.matchers.ChainMatcher([rc.matchers.ActivationMatcher(), WEIGHT]),
+    "activation, then weight": rc.matchers.ChainMatcher(matchers=[rc.matchers.ActivationMatcher(), WEIGHT]),
     "sinkhorn, weights": rc.matchers.SinkhornMatcher(loss="weights"),
-    "activation, then sinkhorn": rc.matchers.ChainMatcher([
-        rc.matchers.ActivationMatcher(),
-        rc.matchers.SinkhornMatcher(),
-    ]),
+    "activation, then sinkhorn": rc.matchers.ChainMatcher(
+        matchers=[rc.matchers.ActivationMatcher(), rc.matchers.SinkhornMatcher()]
+    ),
     "sinkhorn, midpoint": rc.matchers.SinkhornMatcher(loss="midpoint", epochs=10),
     "straight_through": rc.matchers.StraightThroughMatcher(epochs=5),
     "annealing, 500 steps": rc.matchers.AnnealingMatcher(steps=500),
     "portfolio by loss": rc.matchers.PortfolioMatcher(
-        [WEIGHT, rc.matchers.ActivationMatcher(), rc.matchers.GradientMatcher()], select="loss"
+        matchers=[WEIGHT, rc.matchers.ActivationMatcher(), rc.matchers.GradientMatcher()], select="loss"
     ),
 }
 RESET = "cifar10-resnet20"

@@ -27,8 +27,8 @@ NOISE = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
 METHODS: dict[str, rc.Matcher | None] = {
     "loop": None,
     "weight, from the identity": rc.matchers.WeightMatcher(start="identity"),
-    "weight, outward": rc.matchers.WeightMatcher(start="outward"),
-    "restarts of weight, 5": rc.matchers.RestartsMatcher(rc.matchers.WeightMatcher(start="outward"), restarts=5),
+    "weight, outward": rc.matchers.WeightMatcher(start="greedy"),
+    "restarts of weight, 5": rc.matchers.RestartsMatcher(matcher=rc.matchers.WeightMatcher(), restarts=5),
     "frank_wolfe": rc.matchers.FrankWolfeMatcher(),
     "sinkhorn": rc.matchers.SinkhornMatcher(epochs=10),
 }

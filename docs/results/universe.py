@@ -26,7 +26,7 @@ from rebasin_core.posteriors.divergence import squared_moment_distance
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WEIGHT = rc.matchers.WeightMatcher(start="outward")
+WEIGHT = rc.matchers.WeightMatcher(start="greedy")
 
 
 def circle(between: Callable[[int, int], rc.Permutation], units: int) -> float:
