@@ -54,7 +54,7 @@ def local_layers(posterior: AbstractIndependentGaussian, model: FunctionalModel,
     Raises:
         InvalidInputError: If the posterior does not fit the model.
     """
-    tensors = {**posterior.mean, **posterior.buffers}
+    tensors = {**posterior.shared_mean(), **posterior.buffers}
     model.check(tensors, "the posterior")
     names = posterior.noisy_names
     if not names:

@@ -36,8 +36,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 class HookSpecs:
     """All hooks. A plugin is a module (or object) with functions of these names, marked with `hookimpl`.
 
-    Every hook is called at most once, when its family is first asked for. Import strategies inside the hook, so that
-    asking for matchers does not import anything else.
+    A hook is called when its family is first asked for. Import strategies inside the hook, so that asking for matchers
+    does not import anything else.
     """
 
     @hookspec

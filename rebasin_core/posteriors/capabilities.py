@@ -89,6 +89,8 @@ class AbstractIndependentGaussian(Posterior):
     @property
     def noisy_names(self) -> frozenset[str]:
         """The parameters with a standard deviation above zero somewhere."""
+        if self.is_point:
+            return frozenset()
         return frozenset(name for name, stddev in self.stddev.items() if bool((stddev > 0).any()))
 
 
