@@ -6,7 +6,10 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from rebasin_core.errors import FileFormatError, StorageError
+from pydantic import ValidationError
+
+from rebasin_core.config.run import RunConfig
+from rebasin_core.errors import ConfigError, FileFormatError, StorageError
 from rebasin_core.tensors.files import PARTIAL, read_json, write_json
 
 if TYPE_CHECKING:
@@ -113,6 +116,7 @@ class RunFolder:
         return None
 
     def _require_same(self, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        stored = _in_present_form(stored)
         keys = [k for k in {**stored, **config} if k not in _FREE_KEYS and stored.get(k) != config.get(k)]
         if keys:
             message = (
@@ -120,6 +124,15 @@ class RunFolder:
                 "choose another output folder, or remove this one"
             )
             raise StorageError(message)
+
+
+def _in_present_form(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a stored configuration as it would be written now: options may have got other names since."""
+    try:
+        return RunConfig.model_validate(stored).model_dump(mode="json")
+    except (ConfigError, ValidationError):
+        # Not readable any more, so that it differs from every configuration that is: this is said by option.
+        return stored
 
 
 def _checksum(path: Path) -> str:

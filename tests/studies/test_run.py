@@ -87,6 +87,25 @@ def test_finished_stages_are_kept_and_damaged_ones_done_again(tmp_path: Path) ->
     assert {path: path.stat().st_mtime_ns for path in (out / "posteriors").iterdir()} == times
 
 
+def test_a_folder_with_options_by_earlier_names_is_resumed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(config(tmp_path), out)
+    before = contents(out)
+    record = json.loads((out / "run.json").read_text())
+    assert [matcher.get("start") for matcher in record["config"]["matchers"]].count("greedy") > 0
+    for matcher in record["config"]["matchers"]:
+        if matcher.get("start") == "greedy":
+            matcher["start"] = "outward"
+    record["config"]["barrier"]["metric"] = record["config"]["barrier"]["metric"]["name"]
+    (out / "run.json").write_text(json.dumps(record))
+    run(config(tmp_path), out)
+    assert {**contents(out), "run.json": b""} == {**before, "run.json": b""}
+    record["config"]["matchers"] = "none"
+    (out / "run.json").write_text(json.dumps(record))
+    with pytest.raises(StorageError, match=r"differ in .*`matchers`"):
+        run(config(tmp_path), out)
+
+
 def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(config(tmp_path), out)
