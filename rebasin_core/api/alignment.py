@@ -9,6 +9,7 @@ from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.api.matching import match
 from rebasin_core.api.tracing import trace_spec
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.task import require_task
 from rebasin_core.specs.check import check_spec
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def align(
         >>> bool(torch.equal(result.aligned.mean["0.weight"], model[0].weight))
         True
     """
+    require_task(task)
     held = task.held()
     first = next(iter(held.fitting_data), None)
     if first is None:

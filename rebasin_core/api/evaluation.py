@@ -8,6 +8,7 @@ from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.scores import PredictiveScores
+from rebasin_core.evaluation.task import require_task
 from rebasin_core.tensors.noise import drawn_seed
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options th
         >>> barrier(model, model, task, num_points=3).height
         0.0
     """
+    require_task(task)
     first = as_posterior(reference, model=task.model)
     second = as_posterior(candidate, model=task.model)
     default = "pointwise" if first.is_point and second.is_point else "marginalized"
@@ -107,6 +109,7 @@ def score(
         >>> sorted(score(model, task).values)
         ['accuracy', 'brier', 'ece', 'entropy', 'mutual_information']
     """
+    require_task(task)
     distribution = as_posterior(posterior, model=task.model)
     seed = 0 if generator is None else drawn_seed(generator)
     evaluator = Evaluator(task, distribution, num_samples=num_samples, seed=seed, options=evaluation)

@@ -13,6 +13,7 @@ from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.api.evaluation import barrier
 from rebasin_core.api.matching import match
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.task import require_task
 from rebasin_core.posteriors.barycenter import barycenter_or_moments
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def barrier_matrix(
     Raises:
         InvalidInputError: If there are fewer than two networks, or they do not fit each other.
     """
+    require_task(task)
     posteriors = [as_posterior(network, model=task.model) for network in networks]
     if len(posteriors) < 2:
         message = f"expected at least two networks, got {len(posteriors)}"
@@ -135,6 +137,7 @@ def star(
     Raises:
         InvalidInputError: If the networks do not fit each other, the model or the data.
     """
+    require_task(task)
     posteriors = [as_posterior(network, model=task.model) for network in networks]
     center, is_barycenter = barycenter_or_moments(posteriors)
     held = task.held()

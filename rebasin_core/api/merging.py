@@ -15,6 +15,7 @@ from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.normalization import BatchStatistics
 from rebasin_core.evaluation.predictive import held_batches
 from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair
+from rebasin_core.evaluation.task import require_task
 from rebasin_core.posteriors.barycenter import barycenter, barycenter_or_moments
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.tensors.files import write_bytes
@@ -103,6 +104,8 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         >>> merged.posterior.mean["in"].flatten().tolist()
         [1.0, 3.0]
     """
+    if task is not None:
+        require_task(task)
     model = None if task is None else task.model
     posteriors = [as_posterior(network, model=model) for network in networks]
     if not 0 <= reference < len(posteriors):
@@ -189,6 +192,7 @@ def greedy_soup(  # ruff: ignore[too-many-arguments] - all but three have defaul
     References:
         M. Wortsman et al. (2022), "Model soups", ICML, arXiv 2203.05482, recipe 1.
     """
+    require_task(task)
     posteriors = [as_posterior(network, model=task.model) for network in networks]
     if not posteriors:
         message = "expected at least one network, got none"

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.evaluator import Evaluator
+from rebasin_core.evaluation.task import require_task
 from rebasin_core.posteriors.barycenter import barycenter_or_moments
 from rebasin_core.posteriors.point import PointPosterior
 
@@ -75,6 +76,7 @@ def loss_plane(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
         T. Garipov et al. (2018), "Loss surfaces, mode connectivity, and fast ensembling of DNNs", NeurIPS, arXiv
         1802.10026, section 5.1 and appendix A.1.
     """
+    require_task(task)
     ends = [as_posterior(network, model=task.model) for network in (first, second, third)]
     frame = _Frame([q.mean for q in ends])
     if num_points < 2 or not frame.is_plane:
@@ -185,6 +187,7 @@ def hull_losses(
         G. Benton et al. (2021), "Loss surface simplexes for mode connecting volumes and fast ensembling", ICML, arXiv
         2102.13042, section 3.
     """
+    require_task(task)
     posteriors = [as_posterior(network, model=task.model) for network in networks]
     count = len(posteriors)
     if count < 2 or num_points < 0:

@@ -85,6 +85,9 @@ def held_batches(model: FunctionalModel, data: Batches) -> Sequence[tuple[Tensor
         except (TypeError, ValueError, AttributeError) as error:
             message = f"expected batches (inputs, targets) of tensors, got {type(batch).__name__}: {error}"
             raise InvalidInputError(message) from error
+        if not targets.ndim:
+            message = "expected batches of targets, got a single one; pass a `DataLoader` of the data set"
+            raise InvalidInputError(message)
     if not any(len(targets) for _, targets in batches):
         message = "expected at least one example, got an empty data set; a generator can be read only once"
         raise InvalidInputError(message)

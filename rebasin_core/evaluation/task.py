@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, final
 
+from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihood import Likelihood
 
 if TYPE_CHECKING:
@@ -62,3 +63,17 @@ class Task:
     def fitting_data(self) -> Batches:
         """The batches from which something is fitted: ``calibration``, or else ``data``."""
         return self.data if self.calibration is None else self.calibration
+
+
+def require_task(value: object) -> None:
+    """Raise if a value is not a task.
+
+    Args:
+        value: What was passed as one.
+
+    Raises:
+        InvalidInputError: If it is something else.
+    """
+    if not isinstance(value, Task):
+        message = f"expected a `Task`, got `{type(value).__qualname__}`; make one with `rebasin_core.Task(model, data)`"
+        raise InvalidInputError(message)

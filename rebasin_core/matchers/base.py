@@ -12,6 +12,7 @@ import torch
 
 from rebasin_core.errors import InvalidInputError, PriorWarning
 from rebasin_core.posteriors.checks import require_same_tensors
+from rebasin_core.specs.base import require_spec
 from rebasin_core.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -189,6 +190,7 @@ class Matcher(Strategy):
             InvalidInputError: If the posteriors do not fit each other or the specification, or an input that this
                 matcher needs is missing.
         """
+        require_spec(spec)
         means = reference.shared_mean(), candidate.shared_mean()
         for posterior, mean, what in zip(
             (reference, candidate), means, ("the reference", "the candidate"), strict=True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
 
 from typing_extensions import override
 
-from rebasin_core.errors import SpecError
+from rebasin_core.errors import InvalidInputError, SpecError
 from rebasin_core.strategy import Strategy
 from rebasin_core.symmetry.permutation import Permutation
 
@@ -106,6 +106,20 @@ class PermutationSpec(ABC):
         """Return the class, the groups and the size of the group."""
         groups = ", ".join(f"{name}={group.size}" for name, group in self.groups.items())
         return f"{type(self).__name__}({groups or 'no groups'}; log10 of the order {self.layout.log10_order:.1f})"
+
+
+def require_spec(value: object) -> None:
+    """Raise if a value is not a specification.
+
+    Args:
+        value: What was passed as one.
+
+    Raises:
+        InvalidInputError: If it is something else.
+    """
+    if not isinstance(value, PermutationSpec):
+        message = f"expected a `PermutationSpec`, got `{type(value).__qualname__}`; `trace_spec` derives one of a model"
+        raise InvalidInputError(message)
 
 
 class SpecFactory(Strategy):
