@@ -34,7 +34,9 @@ def test_no_tuple_is_unpacked_from_a_generator_expression() -> None:
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in SHIPPED
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.GeneratorExp)
+        if isinstance(node, ast.Assign)
+        for value in ([node.value.body, node.value.orelse] if isinstance(node.value, ast.IfExp) else [node.value])
+        if isinstance(value, ast.GeneratorExp)
         if any(isinstance(target, ast.Tuple) for target in node.targets)
     ]
     assert not found

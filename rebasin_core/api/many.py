@@ -11,6 +11,7 @@ from tqdm import tqdm
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.api.matching import as_matcher
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.task import model_of
 from rebasin_core.posteriors.barycenter import barycenter, barycenter_or_moments
 from rebasin_core.posteriors.capabilities import AbstractMixture
 from rebasin_core.posteriors.divergence import squared_moment_distance
@@ -115,7 +116,7 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
         given = list(networks.components)
         weights = networks.weights.double()
     else:
-        model = None if task is None else task.model
+        model = model_of(task)
         given = [as_posterior(network, model=model) for network in networks]
         weights = torch.full((len(given),), 1 / max(1, len(given)), dtype=torch.float64)
     if not given or max_rounds < 0:

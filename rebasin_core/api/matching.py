@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.api.resumption import resumed
-from rebasin_core.evaluation.task import require_task
+from rebasin_core.evaluation.task import model_of
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.registry import Registry, default_registry
 
@@ -113,9 +113,7 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
         >>> match(a, b, spec, matcher="weight").apply(b)["in"].flatten().tolist()
         [1.0, 2.0]
     """
-    if task is not None:
-        require_task(task)
-    model = None if task is None else task.model
+    model = model_of(task)
     search = partial(
         as_matcher(matcher).match,
         as_posterior(reference, model=model),

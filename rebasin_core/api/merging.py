@@ -15,7 +15,7 @@ from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.normalization import BatchStatistics
 from rebasin_core.evaluation.predictive import held_batches
 from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair
-from rebasin_core.evaluation.task import require_task
+from rebasin_core.evaluation.task import model_of, require_task
 from rebasin_core.posteriors.barycenter import barycenter, barycenter_or_moments
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.tensors.files import write_bytes
@@ -104,9 +104,7 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         >>> merged.posterior.mean["in"].flatten().tolist()
         [1.0, 3.0]
     """
-    if task is not None:
-        require_task(task)
-    model = None if task is None else task.model
+    model = model_of(task)
     posteriors = [as_posterior(network, model=model) for network in networks]
     if not 0 <= reference < len(posteriors):
         message = f"expected at least one network and a reference among them, got {len(posteriors)} and {reference}"

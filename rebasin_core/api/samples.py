@@ -13,6 +13,7 @@ from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.api.many import match_many, mean_squared_distance
 from rebasin_core.api.matching import as_matcher
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.task import model_of
 from rebasin_core.posteriors.capabilities import AbstractEmpirical, AbstractMixture
 from rebasin_core.posteriors.mixture import MixturePosterior
 from rebasin_core.posteriors.samples import SamplesPosterior
@@ -195,7 +196,7 @@ def _as_mixture(samples: SamplesLike, task: Task | None) -> AbstractMixture:
             "several networks into a list"
         )
         raise InvalidInputError(message)
-    model = None if task is None else task.model
+    model = model_of(task)
     posteriors = [as_posterior(network, model=model) for network in samples]
     if not posteriors:
         message = "expected at least one sample, got none"

@@ -77,3 +77,21 @@ def require_task(value: object) -> None:
     if not isinstance(value, Task):
         message = f"expected a `Task`, got `{type(value).__qualname__}`; make one with `rebasin_core.Task(model, data)`"
         raise InvalidInputError(message)
+
+
+def model_of(task: Task | None) -> nn.Module | None:
+    """Return the model of a task where a task may be left out.
+
+    Args:
+        task: The task, or None.
+
+    Returns:
+        Its model, or None.
+
+    Raises:
+        InvalidInputError: If it is something else than a task.
+    """
+    if task is None:
+        return None
+    require_task(task)
+    return task.model

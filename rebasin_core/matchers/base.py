@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar, fi
 import torch
 
 from rebasin_core.errors import InvalidInputError, PriorWarning
+from rebasin_core.evaluation.task import model_of
 from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.specs.base import require_spec
 from rebasin_core.strategy import Strategy
@@ -208,7 +209,7 @@ class Matcher(Strategy):
             reference=reference,
             candidate=candidate.to(device=reference.device, dtype=reference.dtype),
             layout=spec.layout,
-            model=None if task is None else task.model,
+            model=model_of(task),
             data=None if task is None else task.fitting_data,
             generator=generator or torch.Generator().manual_seed(0),
             progress=progress,

@@ -29,12 +29,16 @@ def test_a_specification_is_expected(spec: Any) -> None:
 def test_a_task_is_expected(task: Any) -> None:
     first, second = network(), network()
     spec = rc.trace_spec(first, INPUTS)
+    ends = rc.as_posterior(first), rc.as_posterior(second)
     match = r"expected a `Task`, got `(list|Sequential)`; make one with `rebasin_core.Task\(model, data\)`"
     for call in (
         lambda: rc.barrier(first, second, task),
         lambda: rc.score(first, task),
         lambda: rc.align(first, second, task),
         lambda: rc.match(first, second, spec, task=task),
+        lambda: rc.matchers.WeightMatcher().match(*ends, spec, task=task),
+        lambda: rc.match_many([first, second], spec, task=task),
+        lambda: rc.align_samples([first, second], spec, task=task),
         lambda: rc.merge([first, second], spec, task=task),
         lambda: rc.greedy_soup([first, second], spec, task),
         lambda: rc.barrier_matrix([first, second], task),

@@ -72,7 +72,8 @@ def test_different_widths(device: torch.device) -> None:
     found = []
     for place in (CPU, device):
         model = network(place)
-        first, second = (rc.posteriors.PointPosterior.from_module(m) for m in (model, other.to(place)))
+        first = rc.posteriors.PointPosterior.from_module(model)
+        second = rc.posteriors.PointPosterior.from_module(other.to(place))
         specs = ARCHITECTURE.spec(model), wide.spec(other)
         data = [(torch.zeros(2, 6), torch.zeros(2))]
         found.append(

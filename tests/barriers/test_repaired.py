@@ -160,7 +160,8 @@ def test_reset_statistics_are_those_of_one_pass() -> None:
 
 def repaired_middle(way: str) -> tuple[list[torch.Tensor], rc.LossCurve]:
     """Return the weights of the repaired midpoint of two networks, and the loss along the path."""
-    first, second = (WAYS[way](layers((6, 9, 8, 3), seed)) for seed in (0, 1))
+    first = WAYS[way](layers((6, 9, 8, 3), 0))
+    second = WAYS[way](layers((6, 9, 8, 3), 1))
     repair = ActivationRepair(first, inputs()[:2], dtype=torch.float64)
     wanted = repair.moments(tensors(first), batches()).blend(repair.moments(tensors(second), batches()), 0.5)
     middle = {name: torch.lerp(tensor, tensors(second)[name], 0.5) for name, tensor in tensors(first).items()}

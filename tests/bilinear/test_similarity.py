@@ -59,7 +59,8 @@ def test_updated_matrices_equal_recomputed_ones(*, name: str, large: bool, monke
 def test_the_running_objective_is_the_objective() -> None:
     architecture, shape = ARCHITECTURES["mlp"]
     models = [architecture.build(shape, 5, generator=torch.Generator().manual_seed(s)) for s in (1, 2)]
-    reference, candidate = (rc.posteriors.PointPosterior.from_module(model) for model in models)
+    reference = rc.posteriors.PointPosterior.from_module(models[0])
+    candidate = rc.posteriors.PointPosterior.from_module(models[1])
     result = rc.matchers.WeightMatcher().match(reference, candidate, architecture.spec(models[0]))
     moved = result.apply(candidate).mean
     expected = sum((t.double() * moved[n].double()).sum().item() for n, t in reference.mean.items())

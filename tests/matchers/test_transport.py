@@ -163,7 +163,8 @@ class Tied(nn.Module):
 def test_ambiguous_axes_are_named() -> None:
     models = [Tied(3), Tied(6)]
     specs = [rc.table_spec({"table": "-, units"}, model) for model in models]
-    first, second = (rc.posteriors.PointPosterior.from_module(model) for model in models)
+    first = rc.posteriors.PointPosterior.from_module(models[0])
+    second = rc.posteriors.PointPosterior.from_module(models[1])
     data = [(torch.tensor([[0, 1]]), torch.zeros(1))]
     with pytest.raises(InvalidInputError, match="`table`"):
         rc.matchers.TransportMatcher().couple(first, second, specs[0], specs[1], model=models[0], data=data)

@@ -69,7 +69,8 @@ def test_kinds_that_differ_give_their_moments() -> None:
 
 
 def test_what_does_not_fit() -> None:
-    a, b = (rc.posteriors.PointPosterior({"w": torch.zeros(n)}) for n in (1, 2))
+    a = rc.posteriors.PointPosterior({"w": torch.zeros(1)})
+    b = rc.posteriors.PointPosterior({"w": torch.zeros(2)})
     with pytest.raises(InvalidInputError, match="at least one posterior"):
         rc.barycenter([])
     with pytest.raises(InvalidInputError, match="`w` has shape"):

@@ -170,7 +170,8 @@ def test_the_default_path_of_a_third_party_is_its_geodesic() -> None:
     def _path(one: Pillar, other: Pillar) -> Callable[[float], rc.Posterior]:
         return one.linear_path(other)
 
-    first, second = (Pillar({"weight": torch.full((2, 1), c)}, {"weight": torch.ones(2, 1)}) for c in (0.0, 2.0))
+    first = Pillar({"weight": torch.zeros(2, 1)}, {"weight": torch.ones(2, 1)})
+    second = Pillar({"weight": torch.full((2, 1), 2.0)}, {"weight": torch.ones(2, 1)})
     task = rc.Task(torch.nn.Linear(1, 2, bias=False), [(torch.ones(4, 1), torch.tensor([0, 1, 0, 1]))])
     options: dict[str, Any] = {"num_samples": 4, "num_points": 3}
     curve = rc.barrier(first, second, task, **options)

@@ -50,8 +50,8 @@ def transpose(call: Call) -> Result:
         The axes in their new order.
     """
     terms = list(call.first)
-    names = [*call.arguments][1:3]
-    first, second = (call.arguments[name] for name in names) if len(names) == 2 else (-2, -1)
+    dims = [*call.arguments.values()][1:3]
+    first, second = dims if len(dims) == 2 else (-2, -1)
     if len(terms) > 1:
         terms[first], terms[second] = terms[second], terms[first]
     return tuple(terms)
