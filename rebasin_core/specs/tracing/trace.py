@@ -48,13 +48,19 @@ class TracedSpec(PermutationSpec):
         solution: The solution of all constraints.
         without_rule: Operators that have no rule, with the number of their calls.
         example_inputs: The inputs that the model was traced with, without values.
+        decomposed: Operators that were decomposed, with the number of their calls.
     """
 
     def __init__(
-        self, solution: Solution, without_rule: Mapping[str, int], example_inputs: ExampleInputs | None = None
+        self,
+        solution: Solution,
+        without_rule: Mapping[str, int],
+        example_inputs: ExampleInputs | None = None,
+        decomposed: Mapping[str, int] | None = None,
     ) -> None:
         self._solution = solution
         self._without_rule = dict(without_rule)
+        self._decomposed = dict(decomposed or {})
         self._example_inputs = example_inputs
 
     @property
@@ -69,7 +75,7 @@ class TracedSpec(PermutationSpec):
     @cached_property
     def coverage(self) -> Coverage:
         """The permuted axes and the fixed ones, with reasons."""
-        return coverage_of(self.layout, self._solution.reasons, self._without_rule)
+        return coverage_of(self.layout, self._solution.reasons, self._without_rule, self._decomposed)
 
 
 def derive(
@@ -114,13 +120,15 @@ def derive(
     for name, value in zip(graph.placeholders, inputs, strict=True):
         if graph.origins.get(name) is None and is_tensor(value):
             constraints.observe(value)
+    unsaved = {name: constants[origin] for name, origin in graph.origins.items() if origin in constants}
+    known = {**graph.constants, **unsaved}
     interpreter = Interpreter(constraints, default_rules() if rules is None else rules)
-    for index, terms in enumerate(tensors_in(interpreter.run(graph.module, inputs))):
+    for index, terms in enumerate(tensors_in(interpreter.run(graph.module, inputs, known))):
         for term in terms:
             constraints.freeze(term, Reason("output", str(index), "it leaves the model"))
     solution = solve_constraints(constraints, terms_of, parameters=tensors.parameters)
     example = tree_map(_without_values, args), tree_map(_without_values, named_args)
-    return TracedSpec(solution, interpreter.without_rule, example)
+    return TracedSpec(solution, interpreter.without_rule, example, interpreter.decomposed)
 
 
 @final
