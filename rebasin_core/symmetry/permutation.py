@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from rebasin_core.errors import FileFormatError, InvalidInputError
+from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError
 from rebasin_core.symmetry.action import act, act_on_axes
 from rebasin_core.symmetry.index import check_index, reorder_outer
 from rebasin_core.symmetry.layout import Layout
@@ -239,16 +239,19 @@ class Permutation:
         """
         return Permutation(self._layout, {name: index.to(device) for name, index in self._indices.items()})
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str, *, meta: Mapping[str, str] | None = None) -> None:
         """Write the permutation and its layout to a safetensors file, atomically.
 
         Args:
             path: The file; replaced if it exists.
+            meta: Texts by name (how it was found), kept in the file.
 
         Raises:
             StorageError: If it cannot be written; an older file is left as it was.
         """
-        write_tensors(path, dict(self._indices), kind=_KIND, document={"layout": self._layout.as_json()})
+        write_tensors(
+            path, dict(self._indices), kind=_KIND, document={**(meta or {}), "layout": self._layout.as_json()}
+        )
 
     @classmethod
     def load(cls, path: Path | str, layout: Layout | None = None) -> Permutation:
@@ -267,7 +270,11 @@ class Permutation:
         if layout is not None:
             _require_layout(layout)
         tensors, document = read_tensors(path, kind=_KIND)
-        stored = Layout.from_json(document.get("layout", {}))
+        try:
+            stored = Layout.from_json(document.get("layout", {}))
+        except (FileFormatError, SpecError) as error:
+            message = f"{path}: {error}"
+            raise FileFormatError(message) from error
         if layout is not None and stored.fingerprint != layout.fingerprint:
             message = (
                 f"{path}: the permutation belongs to another specification ({stored.fingerprint}, expected "

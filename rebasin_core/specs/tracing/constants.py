@@ -28,14 +28,16 @@ class KnownConstants:
     def __init__(self) -> None:
         self._values: dict[Node, Tensor] = {}
 
-    def give(self, node: Node, value: Tensor) -> None:
+    def give(self, node: Node, value: object) -> None:
         """Record the value of a constant that the graph does not write to.
 
         Args:
             node: Its node.
-            value: The value; it is ignored on the meta device.
+            value: The value; anything but a tensor with values is ignored.
         """
-        if value.device.type != "meta" and type(value) in {Tensor, torch.nn.Parameter}:
+        if not isinstance(value, Tensor) or type(value) not in {Tensor, torch.nn.Parameter}:
+            return
+        if value.device.type != "meta" and not node.meta.get("unknown"):
             self._values[node] = value.detach()
 
     def computed(self, node: Node) -> Tensor | None:

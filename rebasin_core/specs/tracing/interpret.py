@@ -14,9 +14,11 @@ from rebasin_core.errors import SpecError
 from rebasin_core.specs.operators.call import Call, is_tensor, tensors_in
 from rebasin_core.specs.operators.elementwise import elementwise, unchanged
 from rebasin_core.specs.operators.indexing import frozen
+from rebasin_core.specs.operators.positions import Positions, as_numbers, label_of, labels_in
 from rebasin_core.specs.tracing.constants import KnownConstants, refined
 from rebasin_core.specs.tracing.decompose import Decomposer
 from rebasin_core.specs.tracing.graph import value_of, written
+from rebasin_core.specs.tracing.positioned import positioned
 from rebasin_core.specs.unification.terms import Reason, fresh, has_uniform, length, substitute
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ _TAKE_EMPTY = frozenset({
     "aten.cat", "aten.index", "aten.index_put", "aten.index_put_", "aten.linear", "aten.conv2d", "aten.index_select",
     "torchvision.roi_align", "torchvision.roi_pool", "torchvision.nms",
 })  # fmt: skip
+
+
+@final
+class UnknownLengthError(SpecError):
+    """The graph has an axis whose length depends on values, so that only a recorded execution tells it."""
 
 
 @final
@@ -78,9 +85,8 @@ class Interpreter:
                     self._known.give(node, constants[node.name])
             elif node.op == "get_attr":
                 values[node] = _attribute(module, node)
-                attribute = operator.attrgetter(str(node.target))(module)
-                if isinstance(attribute, Tensor) and node not in mutated:
-                    self._known.give(node, attribute)
+                if node not in mutated:
+                    self._known.give(node, operator.attrgetter(str(node.target))(module))
             elif node.op == "output":
                 return _filled(node.args[0], values)
             else:
@@ -93,7 +99,9 @@ class Interpreter:
     def _refined(self, node: Node, value: Any) -> Any:  # ruff: ignore[any-type]
         """Return the axes of a value, with fewer constraints if it is a constant."""
         constant = self._known.computed(node)
-        return value if constant is None or not is_tensor(value) else refined(value, constant)
+        if constant is None or not is_tensor(value) or label_of(value) is not None:
+            return value
+        return refined(value, constant)
 
     def _called(self, node: Node, values: Mapping[Node, Any]) -> Any:  # ruff: ignore[any-type]
         if node.target is operator.getitem:
@@ -106,6 +114,7 @@ class Interpreter:
                 return self.run(given[regions[0]], given[regions[0] + 1 :])
         shapes = _shapes(node)
         if not shapes:
+            _read(node, values, self._constraints)
             return _number(node)
         example = partial(self._known.example, node)
         call = Call(_name(node), node.name, _bound(node, values), shapes, _used(node), self._constraints, example)
@@ -113,6 +122,20 @@ class Interpreter:
         return results if _gives_list(node) else results[0]
 
     def _applied(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms]:
+        """Return the axes of all outputs, by the rule for positions if there is one."""
+
+        def ordinary(call: Call) -> list[AxisTerms]:
+            return self._applied_to_numbers(call, node, values)
+
+        try:
+            found = positioned(call, node, ordinary)
+            if found is not None:
+                return _checked(call, found)
+        except Exception as error:  # ruff: ignore[blind-except] - as below; the axes of the positions are fixed now
+            self.without_rule[f"{call.operator} (its rule failed: {type(error).__name__}: {error})"] = 1
+        return ordinary(as_numbers(call))
+
+    def _applied_to_numbers(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms]:
         rule = self._rules.get(call.operator) or self._rules.get(call.operator.removesuffix("_"))
         if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
             rule = elementwise
@@ -137,13 +160,16 @@ class Interpreter:
             return None
         self._decomposer.depth += 1
         try:
-            outputs = self.run(found.module, [values[argument] for argument in found.inputs])
+            outputs = self.run(found.module, [tuple(values[argument]) for argument in found.inputs])
         finally:
             self._decomposer.depth -= 1
         results = outputs if _gives_list(node) else [outputs]
         unused = call.all_fixed("never used")
         self.decomposed[call.operator] = self.decomposed.get(call.operator, 0) + 1
-        return _checked(call, [fixed if own is None else own for own, fixed in zip(results, unused, strict=True)])
+        for label in labels_in(results):
+            self._constraints.freeze(label.along, call.because(label.why))
+        plain = [fixed if own is None else tuple(own) for own, fixed in zip(results, unused, strict=True)]
+        return _checked(call, plain)
 
     def _frozen(self, call: Call, label: str) -> list[AxisTerms]:
         self.without_rule[label] = self.without_rule.get(label, 0) + 1
@@ -163,11 +189,14 @@ def _name(node: Node) -> str:
     """Return the name of an operator without its overload."""
     if isinstance(node.target, torch._ops.OpOverload):  # ruff: ignore[private-member-access] - there is no public alias
         return f"{node.target.namespace}.{node.target._schema.name.partition('::')[2]}"  # ruff: ignore[private-member-access]
-    return str(node.target)
+    return str(getattr(node.target, "__name__", node.target))
 
 
 def _attribute(module: GraphModule, node: Node) -> object:
     value = operator.attrgetter(str(node.target))(module)
+    if isinstance(value, Tensor) and node.meta.get("unknown"):
+        reason = Reason("constant", node.name, "it was computed where nothing is recorded")
+        return tuple(fresh(size, reason) for size in value.shape)
     return constant_terms(value, node.name) if isinstance(value, Tensor) else value
 
 
@@ -207,12 +236,21 @@ def _filled(argument: Any, values: Mapping[Node, Any]) -> Any:  # ruff: ignore[a
         return [_filled(item, values) for item in argument]
     if isinstance(argument, dict):
         return {key: _filled(item, values) for key, item in argument.items()}
-    return int(argument) if isinstance(argument, torch.SymInt) else argument
+    return _size(argument) if isinstance(argument, torch.SymInt) else argument
 
 
 def _shapes(node: Node) -> tuple[tuple[int, ...], ...]:
     found = value_of(node) if _gives_list(node) else [value_of(node)]
     return tuple(tuple(_size(size) for size in item.shape) for item in found if hasattr(item, "shape"))
+
+
+def _read(node: Node, values: Mapping[Node, Any], constraints: Constraints) -> None:
+    """Fix the axes along which positions are read as numbers: by Python, for instance."""
+    name = _name(node)
+    if name.startswith(("aten.sym_", "aten._assert_tensor_metadata")):  # these only see shape and type
+        return
+    for label in labels_in(_filled([*node.args, *node.kwargs.values()], values)):
+        constraints.freeze(label.along, Reason(name.removeprefix("aten."), node.name, label.why))
 
 
 def _gives_list(node: Node) -> bool:
@@ -221,7 +259,12 @@ def _gives_list(node: Node) -> bool:
 
 
 def _size(size: int | torch.SymInt) -> int:
-    return size if isinstance(size, int) else int(size.node.hint)
+    if isinstance(size, int):
+        return size
+    if size.node.has_hint():
+        return int(size.node.hint)
+    message = "the length of an axis depends on the values of a tensor"
+    raise UnknownLengthError(message)
 
 
 def _number(node: Node) -> object:
@@ -242,7 +285,9 @@ def _used(node: Node) -> frozenset[int]:
 def _writable(value: Any) -> Any:  # ruff: ignore[any-type]
     """Return the axes of a tensor that is written to: new variables replace uniform factors."""
     if is_tensor(value):
-        return tuple(_without_uniform(term) for term in value)
+        terms = tuple(_without_uniform(term) for term in value)
+        label = label_of(value)
+        return terms if label is None else Positions.of(terms, label)
     return [_writable(item) for item in value] if isinstance(value, list) else value
 
 
