@@ -35,8 +35,7 @@ def test_permutations_of_a_sum_with_the_identity_matrix() -> None:
     torch.manual_seed(0)
     weights = Network(CASES["eye and weights"])
     assert order(weights) == 24
-    constant = torch.tensor([[3.0, 1.0, 1.0], [1.0, 3.0, 1.0], [1.0, 1.0, 3.0]], dtype=torch.float64)
-    network = Network(Case(3, lambda h: h @ constant))
+    network = Network(Case(3, lambda h: h @ h.new_tensor([[3.0, 1.0, 1.0], [1.0, 3.0, 1.0], [1.0, 1.0, 3.0]])))
     assert order(network) == true_order(network) == 6
 
 
