@@ -14,6 +14,7 @@ from torch import Tensor
 from rebasin_core.errors import FileFormatError, InvalidInputError
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.inference.survey import checked_batches
+from rebasin_core.tensors.digests import digest_of_tensors
 from rebasin_core.tensors.modules import copied, named_tensors
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # Normalization layers need more than one example.
 _PROBE_ROWS = 2
+# Marks values that say nothing in a message.
 _DIGEST = "digest:"
 _PROBE = "probe/"
 _WAYS = {"evaluation": False, "training": True}
@@ -63,12 +65,12 @@ class ProblemIdentity:
             "likelihood": json.loads(problem.likelihood.canonical_json()),
             "data": dict(problem.identity),
             "tensors": {name: [list(t.shape), str(t.dtype)] for name, t in tensors.items()},
-            "modules": _digest(repr(problem.model).encode()),
-            "initial values": _digest(*(_bytes(tensor) for tensor in tensors.values())),
+            "modules": _DIGEST + hashlib.sha256(repr(problem.model).encode()).hexdigest(),
+            "initial values": _DIGEST + digest_of_tensors(tensors),
             "symmetries": None if problem.layout is None else problem.layout.fingerprint,
             "device": first.device.type,
             "seed": problem.generator.initial_seed(),
-            "state of the generator": _digest(_bytes(problem.generator.get_state())),
+            "state of the generator": _DIGEST + digest_of_tensors({"state": problem.generator.get_state()}),
         }
         inputs = next(checked_batches(problem.data))[0][:_PROBE_ROWS]
         return cls(parts, {"inputs": inputs, **_outputs(problem, inputs)})
@@ -162,15 +164,3 @@ def _differences(stored: Mapping[str, Any], here: Mapping[str, Any], prefix: str
             shown = "" if _DIGEST in values else f" ({json.dumps(first)} in the file, {json.dumps(second)} here)"
             found.append(f"{prefix}{name}{shown}")
     return found
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()
-
-
-def _digest(*parts: bytes) -> str:
-    state = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        state.update(part)
-    return f"{_DIGEST}{state.hexdigest()}"

@@ -47,8 +47,8 @@ class MeanFieldVI(AbstractOptimizedInference):
 
     The *temperature* $T$ tempers likelihood and prior, as in `SGLD` and `SGHMC`: $T < 1$ is a *cold posterior*. The
     *KL weight* $\lambda$ tempers the likelihood only: for $\lambda < 1$ it counts $1 / \lambda$ times, and the prior
-    stays as it is, a *tempered* posterior. With a centered prior, $\lambda = T$ and the prior scale $\sigma$ give the cold
-    posterior of temperature $T$ with the prior scale $\sigma / \sqrt T$.
+    stays as it is, a *tempered* posterior. With a centered prior, $\lambda = T$ and the prior scale $\sigma$ give the
+    cold posterior of temperature $T$ with the prior scale $\sigma / \sqrt T$.
 
     The means start at the parameters of the model; $s = \log(1 + e^\rho)$ starts at ``initial_stddev``.
 

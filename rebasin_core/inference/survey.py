@@ -197,8 +197,8 @@ class _Contents:
     def digests(self, *, in_order: bool) -> dict[str, Any]:
         """Return what identifies the contents."""
         found: dict[str, Any] = {"dtypes": sorted(self._dtypes)}
-        found |= {name: f"{total:032x}" for name, total in self._sums.items()}
-        return found | ({"order of the examples": self._order.hexdigest()} if in_order else {})
+        found |= {name: f"digest:{total:032x}" for name, total in self._sums.items()}
+        return found | ({"order of the examples": f"digest:{self._order.hexdigest()}"} if in_order else {})
 
 
 def _rows(tensor: Tensor) -> Iterator[bytes]:

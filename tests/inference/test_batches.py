@@ -123,7 +123,7 @@ def test_any_loader_gives_the_maximum(kind: str) -> None:
     whole = TensorDataset(x, y)
     loaders: dict[str, Any] = {
         "shuffled": DataLoader(whole, batch_size=32, shuffle=True),
-        "random batches": DataLoader(whole, batch_sampler=Partitions()),  # type: ignore[arg-type]  # any iterable
+        "random batches": DataLoader(whole, batch_sampler=Partitions()),
         "stream": DataLoader(Stream(), batch_size=32),
         "arrays": rc.data.Examples(x, y).batches(32, shuffle_seed=1),
     }

@@ -70,7 +70,7 @@ class Problem:
         self._path = path
 
     def fit(self, **others: Any) -> FitResult:
-        method = others.pop("method", MAPInference(epochs=2))
+        method: rc.Inference = others.pop("method", MAPInference(epochs=2))
         given: dict[str, Any] = {"model": Network(), "data": listed(), "likelihood": "categorical"} | others
         if (seed := given.pop("seed", None)) is not None:
             given["generator"] = torch.Generator().manual_seed(seed)
@@ -139,7 +139,7 @@ def test_loaders_that_shuffle_are_recognized(problem: Problem, kind: str) -> Non
     def loader(y: torch.Tensor = Y) -> Any:
         whole = TensorDataset(X, y)
         own = torch.Generator().manual_seed(3)
-        return {
+        made: dict[str, Callable[[], Any]] = {
             "shuffled": lambda: DataLoader(whole, batch_size=8, shuffle=True),
             "own generator": lambda: DataLoader(whole, batch_size=8, shuffle=True, generator=own),
             "part": lambda: DataLoader(whole, batch_size=7, shuffle=True, drop_last=True, generator=own),
@@ -147,7 +147,8 @@ def test_loaders_that_shuffle_are_recognized(problem: Problem, kind: str) -> Non
                 whole, batch_size=8, sampler=RandomSampler(whole, replacement=True, generator=own)
             ),
             "arrays": lambda: rc.data.Examples(X, y).batches(8, shuffle_seed=1),
-        }[kind]()
+        }
+        return made[kind]()
 
     data = loader()
     problem.fit(data=data)
@@ -205,5 +206,5 @@ def test_a_damaged_document_is_named(
 ) -> None:
     problem.fit()
     rewritten(tmp_path / "c.safetensors", change)
-    with pytest.raises(FileFormatError, match="is damaged .* remove it"):
+    with pytest.raises(FileFormatError, match=r"is damaged .* remove it"):
         problem.fit()
