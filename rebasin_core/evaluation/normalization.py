@@ -67,7 +67,8 @@ class BatchStatistics:
 
         Args:
             parameters: All parameters by name; buffers among them are ignored.
-            data: Batches ``(inputs, targets)``; one pass, each batch weighted by its number of examples.
+            data: Batches ``(inputs, targets)``; one pass. The statistics of the batches are averaged, each batch with
+                the weight of its number of examples.
 
         Returns:
             All buffers by name; the model's own where there is nothing to take.
@@ -83,7 +84,7 @@ class BatchStatistics:
             for inputs, _ in data:
                 seen += len(inputs)
                 for _, norm in self._norms:
-                    norm.momentum = len(inputs) / seen  # the running average over examples
+                    norm.momentum = len(inputs) / seen  # a running average with equal weights for all examples
                 self._private({**parameters, **buffers}, self._private.to_device(inputs))
         return {name: buffers[name] for name in self._names if name in buffers}
 
@@ -96,7 +97,8 @@ def refreshed_buffers(model: nn.Module, parameters: Mapping[str, Tensor], data: 
     Args:
         model: The network; not changed.
         parameters: All its parameters by name.
-        data: Batches ``(inputs, targets)``; one pass, each batch weighted by its number of examples.
+        data: Batches ``(inputs, targets)``; one pass. The statistics of the batches are averaged, each batch with the
+            weight of its number of examples.
 
     Returns:
         All buffers by name; the model's own where there is nothing to take.
