@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, Self, final
+from typing import TYPE_CHECKING, Annotated, Literal, Self, final
 
 import torch
+from annotated_types import MinLen
 from pydantic import NonNegativeInt, model_validator
 from torch.nn import functional
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.inference.gradient import AbstractOptimizedInference
+from rebasin_core.inference.maximum_a_posteriori import MAPInference
 from rebasin_core.inference.objective import AbstractObjective
 from rebasin_core.inference.options import PositiveFinite, ProperPriorScale
 from rebasin_core.inference.prior import chosen_names, scales_of
@@ -99,7 +101,7 @@ class MeanFieldVI(AbstractOptimizedInference):
     """Whether the divergence is estimated at the draw, without the part of the gradient that is zero in expectation;
     needs ``weights``."""
 
-    stochastic: tuple[str, ...] | None = None
+    stochastic: Annotated[tuple[str, ...], MinLen(1)] | None = None
     """Patterns of the random parameters (``layers.3.*``: a last layer); the others are trained to a point under the
     same prior. All parameters are random if not given."""
 
@@ -120,6 +122,34 @@ class MeanFieldVI(AbstractOptimizedInference):
                 )
                 raise ValueError(message)
         return self
+
+    def as_map(self) -> MAPInference:
+        r"""Return the method that trains points under the regularization of the means here, to compare the two.
+
+        The objective here holds $\frac{\lambda}{N} \frac{m^2}{2 \sigma^2}$ for every mean; that of `MAPInference` with
+        the prior scale $\sigma / \sqrt\lambda$ holds the same for every weight. The temperature weighs the entropy, and
+        leaves this term as it is. Epochs, optimizer, schedule and patience are the same.
+
+        Returns:
+            The method.
+
+        Raises:
+            InvalidInputError: With ``moped``, whose prior is not centered.
+        """
+        if self.moped is not None:
+            message = "points have a centered prior, and `moped` centers it at a trained model; leave `moped` out"
+            raise InvalidInputError(message)
+        wider = self.kl_weight**-0.5
+        scale = self.prior_scale
+        return MAPInference(
+            epochs=self.epochs,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            patience=self.patience,
+            prior_scale={pattern: wider * value for pattern, value in scale}
+            if isinstance(scale, tuple)
+            else wider * scale,
+        )
 
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:

@@ -187,9 +187,10 @@ class _Contents:
     def add(self, inputs: Tensor, targets: Tensor) -> None:
         """Take a batch."""
         self._dtypes |= {f"inputs {inputs.dtype}", f"targets {targets.dtype}"}
-        for row in zip(_rows(inputs), _rows(targets), strict=True):
-            first, second = (hashlib.blake2b(part, digest_size=16).digest() for part in row)
-            both = hashlib.blake2b(first + second, digest_size=16).digest()
+        for row, target in zip(_rows(inputs), _rows(targets), strict=True):
+            first = _digest(row)
+            second = _digest(target)
+            both = _digest(first + second)
             for name, digest in (("inputs", first), ("targets", second), ("pairs", both)):
                 self._sums[name] = (self._sums[name] + int.from_bytes(digest, "big")) % _MODULUS
             self._order.update(both)
@@ -199,6 +200,10 @@ class _Contents:
         found: dict[str, Any] = {"dtypes": sorted(self._dtypes)}
         found |= {name: f"digest:{total:032x}" for name, total in self._sums.items()}
         return found | ({"order of the examples": f"digest:{self._order.hexdigest()}"} if in_order else {})
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def _rows(tensor: Tensor) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import rebasin_core as rc
-from rebasin_core.errors import ConfigError
+from rebasin_core.errors import ConfigError, InvalidInputError
 from rebasin_core.inference import MeanFieldVI, OptimizerSpec, ScheduleSpec
 
 PRIOR = 0.3
@@ -95,3 +95,31 @@ def test_a_kl_weight_is_a_temperature_under_a_wider_prior() -> None:
 def test_a_temperature_of_zero_is_refused() -> None:
     with pytest.raises(ConfigError, match="temperature: expected a value greater than 0, got 0"):
         MeanFieldVI(temperature=0.0)
+
+
+@pytest.mark.parametrize("scale", [PRIOR, {"0.*": 0.2, "*": 0.5}])
+def test_points_are_trained_under_the_regularization_of_the_means(scale: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5, generator=generator)
+    x = torch.randn(8, 2, generator=generator).double()
+    method = MeanFieldVI(
+        epochs=30, prior_scale=scale, kl_weight=0.2, temperature=0.5, initial_stddev=1e-9,
+        optimizer=OptimizerSpec(name="SGD", lr=0.01),
+    )  # fmt: skip
+    means = method.fit(model, [(x, x.sum(1, keepdim=True))], likelihood="gaussian").posterior.mean
+    points = method.as_map().fit(model, [(x, x.sum(1, keepdim=True))], likelihood="gaussian").posterior.mean
+    for name, tensor in points.items():
+        torch.testing.assert_close(tensor, means[name], atol=1e-6, rtol=0)
+    assert not torch.allclose(means["0.weight"], model.state_dict()["0.weight"], atol=0.05)
+
+
+def test_points_have_no_prior_about_a_trained_model() -> None:
+    with pytest.raises(InvalidInputError, match="leave `moped` out"):
+        MeanFieldVI(moped=0.1).as_map()
+
+
+def test_no_random_parameters_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"stochastic: .* at least 1 item"):
+        MeanFieldVI(stochastic=())
