@@ -108,15 +108,14 @@ def diagnose_chains(
         values = flat[..., chosen].numpy()
         with np.errstate(divide="ignore", invalid="ignore"):  # of entries that do not change
             for found, function in ((rhat, array_stats.rhat), (ess, array_stats.ess)):
-                whole = torch.full((flat.shape[-1],), torch.nan, dtype=torch.float64)
-                whole[chosen] = torch.as_tensor(function(values, chain_axis=0, draw_axis=1)).double()
-                found[name] = whole.reshape(tensor.shape[1:])
+                found[name] = torch.full(tensor.shape[1:], torch.nan, dtype=torch.float64)
+                found[name].view(-1)[chosen] = torch.as_tensor(function(values, chain_axis=0, draw_axis=1)).double()
             correlations = torch.as_tensor(array_stats.autocorr(values, axis=1)).double()
-        of_changing = correlations.movedim(1, 2)[torch.from_numpy(np.ptp(values, axis=1) > 0)]
-        lags += of_changing.sum(0)
-        changing += len(of_changing)
-    mean = lags / changing if changing else torch.full_like(lags, torch.nan)
-    return ChainDiagnostics(rhat, ess, tuple(mean.tolist()), count, draws)
+        changes = torch.from_numpy(np.ptp(values, axis=1) > 0)
+        lags += correlations.movedim(1, 2)[changes].sum(0)
+        changing += int(changes.sum())
+    mean = (lags / changing).tolist() if changing else [math.nan] * draws
+    return ChainDiagnostics(rhat, ess, tuple(mean), count, draws)
 
 
 def _shape_of(samples: SamplesPosterior) -> tuple[int, int]:
