@@ -18,11 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ["3.11", "3.12", "3.13"]
 PROJECT = ["-e", ".[dev]", "-e", "plugins/rebasin-example"]
 
-nox.needs_version = ">=2024.10"
+nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv"
 nox.options.error_on_missing_interpreters = False
 nox.options.envdir = str(ROOT / ".nox")
 nox.options.stop_on_first_error = False
+nox.options.download_python = "never"
 
 
 def run_tests(session: nox.Session) -> None:
