@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rebasin_core.assignment import which_solver
 from rebasin_core.cli.checkpoints import align, barrier, merge
 from rebasin_core.cli.guard import ExitCode, guarded, leaving, say
 from rebasin_core.cli.output import print_checks, print_plugins, print_result
@@ -77,8 +78,10 @@ def report(folder: Path) -> None:
 
 @cli.command()
 def plugins() -> None:
-    """List what is installed: every plugin, what it offers, and what failed and why."""
-    if print_plugins(default_registry()):
+    """List what is installed: every plugin, what it offers, what failed and why, and the assignment solver in use."""
+    broken = print_plugins(default_registry())
+    click.echo(f"assignment solver `auto` is {which_solver()}")
+    if broken:
         raise SystemExit(ExitCode.FAILED)
 
 
