@@ -17,7 +17,7 @@ TEXTS = (
     "", "\0", "\ud800", "x" * 250, "../../x", "/dev/zero", "nan", "-1", "1e999", "[" * DEEP, "é", "a\nb", "%s{}", "*", "-",
     "(" * 50_000, "*".join("2" * 2000), "h*" * 80 + "h", "h@h", "h@(", "9" * 5000,
 )  # fmt: skip
-NUMBERS = (0, -1, 1, 2, True, 10**12, 2**63, 10**30, 10**400, 0.5, -0.0, 1e-320, 1e308, math.nan, math.inf, -math.inf)
+NUMBERS = (0, -1, 1, 2, True, 10**12, 2**63, 10**30, 10**400, 0.5, -0.0, 1e-320, 1e308, math.nan, math.inf)
 
 
 def nested(depth: int) -> Any:
@@ -133,12 +133,12 @@ def mutated_safetensors(content: bytes, rng: Random) -> bytes:
         entry = header[name]
         size = entry["data_offsets"][1] - entry["data_offsets"][0]
         count = math.prod(entry["shape"])
-        entry.update(rng.choice([
-            {"shape": [count]}, {"shape": [1, count]}, {"shape": [count, 1]}, {"shape": [size], "dtype": "U8"},
-            {"shape": [size // 2], "dtype": "F16"}, {"shape": [size // 2], "dtype": "BF16"}, {"shape": entry["shape"][::-1]},
-            {"shape": [size], "dtype": "BOOL"}, {"shape": [size], "dtype": "F8_E4M3"}, {"shape": [size // 4], "dtype": "I32"},
-            {"shape": [size // 8], "dtype": "C64"}, {"dtype": "F99"}, {"shape": [2**62, 4]},
-        ]))  # fmt: skip
+        changes: list[dict[str, Any]] = [
+            {"shape": shape} for shape in ([count], [1, count], [count, 1], entry["shape"][::-1], [2**62, 4])
+        ]
+        for dtype, width in (("U8", 1), ("F16", 2), ("BF16", 2), ("BOOL", 1), ("F8_E4M3", 1), ("I32", 4), ("C64", 8)):
+            changes.append({"shape": [size // width], "dtype": dtype})
+        entry.update(rng.choice([*changes, {"dtype": "F99"}]))
     raw = json.dumps(header).encode("utf-8", "surrogatepass")
     raw += b" " * (-len(raw) % 8)
     return len(raw).to_bytes(8, "little") + raw + content[8 + length :]
@@ -147,7 +147,7 @@ def mutated_safetensors(content: bytes, rng: Random) -> bytes:
 _LINES = (
     "a: &x [*x]", "b: &y {k: *y}", "? [1, 2]\n: 3", "c: !!timestamp 99", "d: !!int x", "e: !!bool 3", "f: !!float y",
     "g: !!binary '='", "h: !!set {1, 2}", "i: !!python/object/apply:os.system [true]", "<<: [1]", "<<: &m {<<: *m}",
-    "j: 2020-99-99", "k: 1:99:99", "data: " + "[" * 1000 + "]" * 1000, "l: " + "{a: " * 500 + "}" * 500, "\0", "\x07", "\t- x",
+    "j: 2020-99-99", "k: 1:99:99", "data: " + "[" * 1000 + "]" * 1000, "l: " + "{a: " * 500 + "}" * 500, "\0", "\x07",
     "seed: 1e400", "seed: 99999999999999999999", "seed: -1", "seed: .nan", "num_train: true", "--- a", "%YAML 9.9\n---",
     "z0: &z0 [1,1]\n" + "\n".join(f"z{k}: &z{k} [{','.join([f'*z{k - 1}'] * 9)}]" for k in range(1, 12)),
     "? *nothing\n: 1", "? &k {*k : 1}\n: 1",
@@ -173,15 +173,14 @@ def mutated_yaml(content: bytes, rng: Random) -> bytes:
     return "\n".join(lines).encode("utf-8", "surrogatepass")
 
 
-_WORDS = (
-    "-i", "-o", "--input", "999999999,999999", "2,4:int<0", "2,4:int<99999999999999999999999", "0,3", "2,3:bool", "2,3", "3",
-    "1" * 400, ",".join(["1"] * 200), "2,3:int", "x" * 250, "x" * 300, ".", "zero", "fifo", "a.npz",
-    "a.safetensors", "bad.yaml", "empty", "folder", "no/such/file", "nets:make", "nets:leave", "nets:number", "nets:", ":", "os:abort.x",
-    "--matcher", "weight", "kl", "nothing", "../../x", "--data", "digits", "uci", "mnist", "--root", "--spec", "spec.json",
-    "--method", "execution", "export", "--freeze", "*", "[", "-k", "a=2,3", "--meta", "--points", "3", "2", "-1", "1e9", "--weight",
-    "-w", "nan", "0.5", "inf", "--repair", "reset", "--no-align", "--device", "cuda:99", "cpu:-1", "meta", "tpu", "-h", "--version",
-    "--", "--nonsense", "\udcff", "é", "run.yaml",
-)  # fmt: skip
+_TEXT_OF_WORDS = """
+-i -o --input 999999999,999999 2,4:int<0 2,4:int<99999999999999999999999 0,3 2,3:bool 2,3 3 2,3:int . zero fifo a.npz
+a.safetensors bad.yaml empty folder no/such/file nets:make nets:leave nets:number nets: : os:abort.x --matcher weight kl
+nothing ../../x --data digits uci mnist --root --spec spec.json --method execution export --freeze * [ -k a=2,3 --meta
+--points 3 2 -1 1e9 --weight -w nan 0.5 inf --repair reset --no-align --device cuda:99 cpu:-1 meta tpu -h --version --
+--nonsense é run.yaml
+"""
+_WORDS = (*_TEXT_OF_WORDS.split(), "1" * 400, ",".join(["1"] * 200), "x" * 250, "x" * 300, "\udcff")
 
 
 def mutated_arguments(arguments: list[str], rng: Random) -> list[str]:

@@ -33,7 +33,7 @@ DATA = [(torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.ar
 RUN = """
 data: {name: uci, dataset: toy, root: .}
 architecture: {name: mlp, hidden: [4]}
-inference: {name: mean_field_vi, epochs: 2, optimizer: {name: Adam, lr: 0.01}, schedule: {name: CosineAnnealingLR, T_max: 2}}
+inference: {name: mean_field_vi, epochs: 2, optimizer: {name: Adam, lr: 0.01}}
 reference: {seed: 1}
 candidate: {seed: 2}
 matchers: [weight, {name: kl, max_sweeps: 5}]
@@ -116,7 +116,9 @@ def save_posterior(name: str) -> Callable[[Path], None]:
 
 def write_curve(path: Path) -> None:
     task = rc.Task(MODEL, DATA)
-    curve = rc.barrier(rc.posteriors.PointPosterior(tensors(1)), rc.posteriors.PointPosterior(tensors(2)), task, num_points=3)
+    curve = rc.barrier(
+        rc.posteriors.PointPosterior(tensors(1)), rc.posteriors.PointPosterior(tensors(2)), task, num_points=3
+    )
     path.write_text(json.dumps(curve.as_json()), encoding="utf-8")
 
 
@@ -189,7 +191,10 @@ def read_run_record(path: Path) -> object:
 
 
 def write_stage_record(path: Path) -> None:
-    path.write_text(json.dumps({"kind": "stage", "version": 1, "files": {"a": "0" * 64}, "reads": {}, "seconds": 1.0}), encoding="utf-8")
+    path.write_text(
+        json.dumps({"kind": "stage", "version": 1, "files": {"a": "0" * 64}, "reads": {}, "seconds": 1.0}),
+        encoding="utf-8",
+    )
 
 
 def read_stage_record(path: Path) -> object:
