@@ -29,13 +29,15 @@ def checked_batches(data: object, what: str = "data") -> Iterator[Batch]:
     """
     for batch in _iterable(data, what):
         if not isinstance(batch, list | tuple) or len(batch) != 2 or not all(isinstance(t, Tensor) for t in batch):
-            message = f"expected batches (inputs, targets) of tensors as {what}, got {_described(batch)}; {_WAY_OUT}"
+            message = (
+                f"expected batches (inputs, targets) of two tensors as {what}, got {_described(batch)}; {_WAY_OUT}"
+            )
             raise InvalidInputError(message)
         inputs, targets = batch
         if not (inputs.ndim and targets.ndim) or len(inputs) != len(targets):
             message = (
-                f"expected batches with one row an example as {what}, got inputs of shape {tuple(inputs.shape)} and "
-                f"targets of shape {tuple(targets.shape)}; {_WAY_OUT}"
+                f"expected batches (inputs, targets) with one row an example as {what}, got shapes "
+                f"{tuple(inputs.shape)} and {tuple(targets.shape)}; {_WAY_OUT}"
             )
             raise InvalidInputError(message)
         if len(targets):
@@ -47,14 +49,15 @@ def _iterable(data: object, what: str) -> Iterable[Any]:
     is_set = isinstance(data, Dataset) and not isinstance(data, IterableDataset)
     is_iterable = isinstance(data, Iterable) or hasattr(data, "__getitem__")
     if is_set or not is_iterable or isinstance(data, Tensor | Mapping | str | bytes):
-        examples = " of single examples" if is_set else ""
-        message = f"expected batches as {what}, got `{type(data).__name__}`{examples}; {_WAY_OUT}"
+        name = f"`{type(data).__name__}`"
+        found = f"the data set {name} of single examples" if is_set else name
+        message = f"expected batches (inputs, targets) as {what}, got {found}; {_WAY_OUT}"
         raise InvalidInputError(message)
-    found: Iterable[Any] = data  # type: ignore[assignment] # by `__getitem__`, too
-    return found
+    batches: Iterable[Any] = data  # type: ignore[assignment] # by `__getitem__`, too
+    return batches
 
 
 def _described(batch: object) -> str:
     if isinstance(batch, list | tuple):
-        return f"a {type(batch).__name__} of {[type(item).__name__ for item in batch[:4]]}"
-    return f"`{type(batch).__name__}`"
+        return f"{type(batch).__name__} of {[type(item).__name__ for item in batch[:4]]}"
+    return type(batch).__name__

@@ -58,13 +58,13 @@ class MatchRecord(_Record):
 class Summary(_Record):
     """What ``summary.json`` says."""
 
-    barriers: dict[str, dict[str, Any]]
+    barriers: dict[str, dict[str, Any]] = {}
     """For every split, labels of curves, the unaligned one first."""
 
     wasserstein_distances: dict[str, float | None]
     """Distances by label."""
 
-    matches: dict[str, MatchRecord]
+    matches: dict[str, MatchRecord] = {}
     """By matcher."""
 
     @model_validator(mode="after")

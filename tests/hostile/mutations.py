@@ -14,7 +14,7 @@ Mutation: TypeAlias = Callable[[bytes, Random], bytes]
 
 DEEP = 3000
 TEXTS = (
-    "", "\0", "\ud800", "x" * 250, "../../x", "/dev/zero", "nan", "-1", "1e999", "[" * DEEP, "é", "a\nb", "%s{}", "*", "-",
+    "", "\0", "\ud800", "x" * 250, "../../x", "/dev/zero", "nan", "-1", "1e999", "[" * DEEP, "é", "a\nb", "*", "-",
     "(" * 50_000, "*".join("2" * 2000), "h*" * 80 + "h", "h@h", "h@(", "9" * 5000,
 )  # fmt: skip
 NUMBERS = (0, -1, 1, 2, True, 10**12, 2**63, 10**30, 10**400, 0.5, -0.0, 1e-320, 1e308, math.nan, math.inf)
