@@ -103,12 +103,15 @@ class TrainingState:
             message = f"{error}. The state of training should be in this file: delete it to begin the training again"
             raise FileFormatError(message) from error
         document.pop("kind")
-        if document.pop(_DIGEST, None) != _digest(tensors, document):
-            message = f"{path} is damaged: its content is not what was written. Delete it to begin the training again"
+        written = document.pop(_DIGEST, None)
+        if written is not None and written != _digest(tensors, document):
+            message = f"{path} is damaged (its content is not what was written); remove it or name another checkpoint"
             raise FileFormatError(message)
-        identity.require_same(path, document, tensors, problem)
         try:
+            identity.require_same(path, document, tensors, problem)
             self._restore(tensors, document)
+        except FileFormatError:  # a ValueError, too
+            raise
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             message = f"{path} is damaged ({type(error).__name__}: {error}); remove it or name another checkpoint"
             raise FileFormatError(message) from error
