@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.strategy import sentences
+from rebasin_core.problems import sentences
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

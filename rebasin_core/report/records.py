@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
 from rebasin_core.errors import FileFormatError
-from rebasin_core.strategy import sentences
+from rebasin_core.problems import sentences
 from rebasin_core.tensors.reading import read_json, shown
 
 if TYPE_CHECKING:
