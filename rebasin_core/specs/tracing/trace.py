@@ -14,6 +14,7 @@ from rebasin_core.errors import SpecError
 from rebasin_core.specs.base import PermutationSpec
 from rebasin_core.specs.operators.call import is_tensor, tensors_in
 from rebasin_core.specs.operators.default import default_rules
+from rebasin_core.specs.operators.positions import labels_in
 from rebasin_core.specs.tracing.capture import capture, capture_training
 from rebasin_core.specs.tracing.coverage import Captured, Coverage, coverage_of
 from rebasin_core.specs.tracing.failure import failure, require_inputs, require_module, require_outputs, said
@@ -53,6 +54,7 @@ class TracedSpec(PermutationSpec):
         without_rule: Operators that have no rule, with the number of their calls.
         example_inputs: The inputs that the model was traced with, without values.
         captured: How its graph was captured.
+        decomposed: Operators that were decomposed, with the number of their calls.
     """
 
     def __init__(
@@ -61,11 +63,13 @@ class TracedSpec(PermutationSpec):
         without_rule: Mapping[str, int],
         example_inputs: ExampleInputs | None = None,
         captured: Captured = _EXPORTED,
+        decomposed: Mapping[str, int] | None = None,
     ) -> None:
         self._solution = solution
         self._without_rule = dict(without_rule)
         self._example_inputs = example_inputs
         self._captured = captured
+        self._decomposed = dict(decomposed or {})
 
     @property
     @override
@@ -79,7 +83,8 @@ class TracedSpec(PermutationSpec):
     @cached_property
     def coverage(self) -> Coverage:
         """The permuted axes and the fixed ones, with reasons."""
-        return coverage_of(self.layout, self._solution.reasons, self._without_rule, self._captured)
+        reasons = self._solution.reasons
+        return coverage_of(self.layout, reasons, self._without_rule, self._captured, self._decomposed)
 
 
 def derive(  # ruff: ignore[too-many-arguments] - those of `trace_spec`
@@ -184,13 +189,13 @@ class _Problem:
         except Exception as error:  # whatever the model's own code raises
             raise _Uncaptured(error) from error
         try:
-            solution, without_rule = self._interpreted(graph, way)
+            solution, interpreter = self._interpreted(graph, way)
         except UnknownLengthError as error:
             raise _Uncaptured(error) from error
         example = tree_map(_without_values, self.args), tree_map(_without_values, dict(self.kwargs))
-        return TracedSpec(solution, without_rule, example, Captured(way, why))
+        return TracedSpec(solution, interpreter.without_rule, example, Captured(way, why), interpreter.decomposed)
 
-    def _interpreted(self, graph: ModelGraph, way: Way) -> tuple[Solution, Mapping[str, int]]:
+    def _interpreted(self, graph: ModelGraph, way: Way) -> tuple[Solution, Interpreter]:
         tensors = self.tensors
         reasons = fixed_reasons(
             tensors,
@@ -212,13 +217,17 @@ class _Problem:
             if graph.origins.get(name) is None and is_tensor(value):
                 constraints.observe(value)
         interpreter = Interpreter(constraints, self.rules)
-        outputs = tensors_in(interpreter.run(graph.module, inputs))
+        unsaved = {name: constants[origin] for name, origin in graph.origins.items() if origin in constants}
+        returned = interpreter.run(graph.module, inputs, {**graph.constants, **unsaved})
+        outputs = tensors_in(returned)
         require_outputs(self.model, outputs)
         for index, terms in enumerate(outputs):
             for term in terms:
                 constraints.freeze(term, Reason("output", str(index), "it leaves the model"))
+        for label in labels_in(returned):
+            constraints.freeze(label.along, Reason("output", "positions", "its positions leave the model"))
         solution = solve_constraints(constraints, terms_of, parameters=tensors.parameters)
-        return solution, interpreter.without_rule
+        return solution, interpreter
 
 
 def _placeholder(
