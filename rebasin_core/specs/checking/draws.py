@@ -63,8 +63,8 @@ class Tensors:
         """
         values = {name: tensor.detach().cpu() for name, tensor in named_tensors(model).items()}
         buffers = frozenset(name for name, _ in model.named_buffers())
-        converted = {name: widened(tensor) if wide else tensor for name, tensor in values.items()}
-        return cls({name: tensor.clone() for name, tensor in converted.items()}, unsaved_buffers(model), buffers)
+        converted = {name: widened(tensor) if wide else tensor.clone() for name, tensor in values.items()}
+        return cls(converted, unsaved_buffers(model), buffers)
 
     def draws(self, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
         """Yield random parameters and buffers, the likeliest to show something first.
@@ -86,7 +86,7 @@ class Tensors:
 
     def _fresh(self, gain: float, shift: float, generator: torch.Generator) -> dict[str, Tensor]:
         return {
-            name: tensor if self._stays(name) else self._drawn(name, tensor, gain, shift, generator)
+            name: tensor.clone() if self._stays(name) else self._drawn(name, tensor, gain, shift, generator)
             for name, tensor in self.values.items()
         }
 
@@ -102,7 +102,7 @@ class Tensors:
 
     def _own(self, size: float, generator: torch.Generator) -> dict[str, Tensor]:
         return {
-            name: tensor if self._stays(name) else disturbed(tensor, size, generator)
+            name: tensor.clone() if self._stays(name) else disturbed(tensor, size, generator)
             for name, tensor in self.values.items()
         }
 
@@ -144,20 +144,18 @@ def is_number(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def widened(leaf: object) -> object:
-    """Return a tensor on the CPU, in float64 or complex128 if it holds numbers; anything else as it is.
+def widened(tensor: Tensor) -> Tensor:
+    """Return a copy of a tensor on the CPU, in float64 or complex128 if it holds numbers.
 
     Args:
-        leaf: Anything.
+        tensor: Any tensor.
 
     Returns:
-        The leaf, converted.
+        The tensor, converted.
     """
-    if not isinstance(leaf, torch.Tensor):
-        return leaf
-    if leaf.is_complex():
-        return leaf.cpu().to(torch.complex128)
-    return leaf.cpu().double() if leaf.is_floating_point() else leaf.cpu()
+    if tensor.is_complex():
+        return tensor.cpu().to(torch.complex128, copy=True)
+    return tensor.cpu().to(torch.float64 if tensor.is_floating_point() else None, copy=True)
 
 
 def _is_positive(tensor: Tensor) -> bool:

@@ -14,7 +14,7 @@ from rebasin_core.specs.checking.draws import is_number, widened
 from rebasin_core.specs.checking.measure import NOISE
 from rebasin_core.specs.checking.precision import FullPrecision
 from rebasin_core.tensors.modules import shared_copy
-from rebasin_core.tensors.trees import tree_leaves, tree_map
+from rebasin_core.tensors.trees import tree_map, tree_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -56,7 +56,7 @@ class Inputs:
 
     def wide(self) -> Inputs:
         """Return the inputs in float64 and complex128."""
-        return Inputs(tree_map(widened, self.args), tree_map(widened, self.kwargs))
+        return Inputs(tree_map(_widened, self.args), tree_map(_widened, self.kwargs))
 
     def jittered(self, precision: float, generator: torch.Generator) -> Inputs:
         """Return inputs disturbed by about what rounding does.
@@ -157,7 +157,7 @@ class Runner:
             self.single |= mode.single
             # Most models cast nothing: their further runs are faster without looking at each operator.
             self._forced = bool(self._forced) or mode.needed
-        found = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+        found = tree_tensors(output)
         if not found:
             message = f"expected the model to return a tensor, or tensors in containers, got {type(output).__name__}"
             raise SpecError(message)
@@ -200,6 +200,10 @@ def _without_fused_attention() -> Generator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _widened(leaf: object) -> object:
+    return widened(leaf) if isinstance(leaf, torch.Tensor) else leaf
 
 
 def _on_cpu(leaf: object) -> object:
