@@ -81,6 +81,10 @@ class SlowSolverWarning(RebasinWarning):
     """The compiled assignment kernel cannot be used on this machine: SciPy solves instead, exactly but more slowly."""
 
 
+class NothingMovesWarning(RebasinWarning):
+    """A traced specification moves nothing: there is nothing to align."""
+
+
 class BrokenPluginWarning(RebasinWarning):
     """An installed plugin could not be loaded and is left out."""
 

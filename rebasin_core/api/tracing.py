@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from rebasin_core.errors import PluginError
+from rebasin_core.errors import NothingMovesWarning, PluginError
 from rebasin_core.plugin.registry import Registry, default_registry
 from rebasin_core.specs.operators.default import find_rules_by
 from rebasin_core.specs.tracing.trace import derive
@@ -76,6 +78,20 @@ def trace_spec(  # ruff: ignore[too-many-arguments] - all but two have defaults 
         3.bias: 10
     """
     return derive(model, example_inputs, kwargs=kwargs, freeze=freeze, free=free, method=method, rules=rules)
+
+
+def warn_if_nothing_moves(spec: TracedSpec) -> None:
+    """Warn if a traced specification moves nothing: with the reasons for which its axes are fixed.
+
+    Args:
+        spec: The specification.
+    """
+    if spec.layout.moved:
+        return
+    reasons = Counter(reason.why for axis in spec.coverage.frozen for reason in axis.reasons)
+    why = "; ".join(f"{count} axes: {reason}" for reason, count in reasons.most_common(3))
+    message = f"the traced specification moves nothing, so that there is nothing to align ({why or 'no axes'})"
+    warnings.warn(message, NothingMovesWarning, stacklevel=3)
 
 
 def installed_rules(registry: Registry | None = None) -> Rules:

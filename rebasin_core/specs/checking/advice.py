@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, final
 
 from typing_extensions import override
@@ -111,19 +112,18 @@ class Adviser:
         return needed
 
     def _searched(self, trial: _Trial) -> list[Change]:
-        """Return changes found one after the other, each the one that lessens the error most."""
-        chosen: list[Change] = []
-        candidates = list(trial.candidates())
-        least = trial.norm(chosen)
-        while trial.runs + len(candidates) <= _RUNS:
-            scored = [(trial.norm([*chosen, change]), number) for number, change in enumerate(candidates)]
-            if not scored or min(scored)[0] >= least:
-                return []
-            least, best = min(scored)
-            chosen.append(candidates.pop(best))
-            candidates = [c for c in candidates if (c.tensor, c.dimension) != (chosen[-1].tensor, chosen[-1].dimension)]
-            if trial.error(chosen) <= self._limit:
-                return self._from(trial, chosen)
+        """Return changes found by trying modules, whose tensors are most often forgotten together."""
+        pieces: dict[tuple[str, str, int], list[Change]] = {}
+        for change in trial.candidates():
+            module = change.tensor.rpartition(".")[0]
+            pieces.setdefault((module, change.hint, change.dimension), []).append(change)
+        for number in range(1, len(pieces) + 1):
+            for chosen in combinations(pieces.values(), number):
+                if trial.runs >= _RUNS:
+                    return []
+                changes = [change for piece in chosen for change in piece]
+                if trial.error(changes) <= self._limit:
+                    return self._from(trial, changes)
         return []
 
 
@@ -142,10 +142,6 @@ class _Trial:
     def error(self, changes: Sequence[Change]) -> float:
         self.runs += 1
         return self._point.error(self._with(changes))
-
-    def norm(self, changes: Sequence[Change]) -> float:
-        self.runs += 1
-        return self._point.norm(self._with(changes))
 
     def candidates(self) -> Iterator[Change]:
         """Yield the likely corrections of each axis."""
@@ -217,9 +213,7 @@ def _differences(layout: Layout, traced: Layout, group: str) -> list[Change]:
             elif is_fixed(own):
                 hint = "should move with it"
                 hint += "" if wanted == Atom(wanted.size, group) else f", as `{_text(other, renamed)}`"
-            elif (
-                isinstance(own, Product) and isinstance(other, Product) and [*reversed(own.factors)] == [*other.factors]
-            ):
+            elif isinstance(own, Product) and product(*reversed(own.factors)) == other:
                 hint = "its factors should stand in the other order"
             else:
                 hint = f"should be `{_text(other, renamed)}`"

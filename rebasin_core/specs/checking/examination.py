@@ -147,7 +147,8 @@ class Examination:
         _report(control, found, failures if not points else [])
         return found
 
-    def _looked_closer(self, control: Control, point: Point, number: int) -> float:
+    @staticmethod
+    def _looked_closer(control: Control, point: Point, number: int) -> float:
         """Look one by one at parts that gradients say nothing of, at the first two points, and return the limit."""
         differentiable = point.gradients is not None
         if not control.pending or number > 2 or (differentiable and (number == 1 or len(control.pending) > _FEW)):
@@ -215,8 +216,8 @@ def _randomness(point: Point, tolerance: float) -> str | None:
 def _stochastic(layout: Layout, operators: list[str]) -> Findings:
     source = f" (`{'`, `'.join(operators)}`)" if operators else ""
     reason = (
-        f"the outputs are random in evaluation mode{source}: equal parameters give other outputs, and it cannot be told "
-        "which random number belongs to which unit. Give the model a mode without noise"
+        f"the outputs are random in evaluation mode{source}: equal parameters give other outputs, and it cannot be "
+        "told which random number belongs to which unit. Give the model a mode without noise"
     )
     return Findings(error=math.nan, untested=dict.fromkeys(layout.moved, "the outputs are random"), reason=reason)
 

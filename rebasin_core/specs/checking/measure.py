@@ -101,20 +101,6 @@ class Ruler:
             return math.inf
         return max((change.max().item() for change in changes if change.numel()), default=0.0)
 
-    def norm(self, found: Sequence[Tensor]) -> float:
-        """Return the root mean square of all changes, for comparing two errors of a kind.
-
-        Args:
-            found: Other outputs of the same model.
-
-        Returns:
-            The norm; infinite as in `error`.
-        """
-        changes = self.changes(found)
-        if changes is None:
-            return math.inf
-        return math.sqrt(sum(change.square().mean().item() for change in changes if change.numel()))
-
     def random_sum(self, outputs: Sequence[Tensor], generator: torch.Generator) -> Tensor | None:
         """Return a sum of all entries with random signs, each in units of its size.
 

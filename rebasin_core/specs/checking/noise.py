@@ -102,7 +102,8 @@ def _dropout(args: tuple[Any, ...], kwargs: dict[str, Any], uniform: Tensor) -> 
 
 def _affine_normal(args: tuple[Any, ...], kwargs: dict[str, Any], uniform: Tensor) -> Tensor:
     del kwargs
-    return args[0] + (args[1] if len(args) > 1 else 1.0) * _normal(uniform)
+    mean: Tensor | float = args[0]
+    return mean + (args[1] if len(args) > 1 else 1.0) * _normal(uniform)
 
 
 def _option(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str, default: float) -> Tensor | float:

@@ -95,18 +95,6 @@ class Point:
         outputs = self._outputs(tensors)
         return math.inf if outputs is None else self.ruler.error(outputs)
 
-    def norm(self, tensors: Mapping[str, Tensor]) -> float:
-        """Return the root mean square change of the outputs.
-
-        Args:
-            tensors: Other parameters and buffers.
-
-        Returns:
-            The relative change, infinite if the model cannot be run with them.
-        """
-        outputs = self._outputs(tensors)
-        return math.inf if outputs is None else self.ruler.norm(outputs)
-
     def _outputs(self, tensors: Mapping[str, Tensor]) -> list[Tensor] | None:
         try:
             with torch.no_grad():
@@ -148,7 +136,8 @@ def _gradients(
             found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     except FAILURES:
         return None
-    return {name: gradient for name, gradient in zip(leaves, found, strict=True) if gradient is not None}
+    pairs: list[tuple[str, Tensor | None]] = list(zip(leaves, found, strict=True))  # None where there is no path
+    return {name: gradient for name, gradient in pairs if gradient is not None}
 
 
 def _first_line(error: Exception) -> str:

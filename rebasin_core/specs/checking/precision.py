@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
+    from torch._ops import OpOverload
 
 _WIDE = {
     torch.float16: torch.float64,
@@ -66,9 +67,7 @@ class FullPrecision(TorchDispatchMode):
             return _WIDE[leaf]
         return leaf
 
-    def _replaced(
-        self, func: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
-    ) -> object:
+    def _replaced(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> object:
         """Return what an operator that failed in float64 returns: written out, or in float32."""
         written_out: Callable[..., object] | None = _WRITTEN_OUT.get(str(func)) or decomposition_table.get(func)
         if written_out is not None:
