@@ -133,7 +133,8 @@ def test_a_network_that_is_dead_at_all_parameters_is_untested() -> None:
 def test_a_bias_before_a_softmax_is_inert_and_no_alarm() -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
         q, k, v = net.q(x), net.k(x), net.v(x)
-        return net.out((q @ k.transpose(-1, -2)).softmax(-1) @ v)
+        output: Tensor = net.out((q @ k.transpose(-1, -2)).softmax(-1) @ v)
+        return output
 
     model = Net(forward, q=nn.Linear(3, 6), k=nn.Linear(3, 6), v=nn.Linear(3, 6), out=nn.Linear(6, 2))
     found = check(model, TOKENS)
