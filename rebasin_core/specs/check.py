@@ -109,13 +109,16 @@ class SpecCheck:
         """Raise if the function was not kept, or if that was not shown for every tensor.
 
         Args:
-            allow_untested: Accept a specification of which nothing wrong was found, though some tensors, or all, could
-                not be shown to matter.
+            allow_untested: Accept a specification that kept the function, though some tensors could not be shown to
+                matter.
 
         Raises:
             SpecError: With the report.
         """
-        if self.error > self.tolerance:
+        if math.isnan(self.error):
+            message = f"the specification cannot be checked on the model\n{self}"
+            raise SpecError(message)
+        if not self.kept:
             message = f"the specification does not keep the function of the model\n{self}"
             raise SpecError(message)
         if self.untested and not allow_untested:

@@ -57,7 +57,7 @@ def main() -> None:
         ])  # fmt: skip
         print(rows[-1], flush=True)
     sums = [sum(int(str(row[column])) for row in rows) for column in range(1, 6)]
-    headers = ["network", "wrong", "passed", "untested", "not wrong", "right refused (of 5)", "seconds"]
+    headers = ["network", "wrong", "passed", "kept", "not wrong", "right refused (of 5)", "seconds"]
     print(tabulate([*rows, ["all", *sums, ""]], headers, tablefmt="github"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -114,7 +115,8 @@ def _with_gradients(runner: Runner, tensors: Mapping[str, Tensor]) -> tuple[list
     # Copies of the leaves, since a model may write into its buffers.
     copies = {name: leaves[name].clone() if name in leaves else tensor for name, tensor in tensors.items()}
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of gradients that are lost where Python reads a number
             return runner(copies, within=DifferentiableStatistics()), leaves
     except FAILURES:
         return _plain(runner, tensors), {}
