@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.api.matching import match
-from rebasin_core.api.tracing import trace_spec, warn_if_nothing_moves
+from rebasin_core.api.tracing import trace_spec
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.task import require_task
 from rebasin_core.specs.check import check_spec
@@ -92,12 +92,7 @@ def align(  # ruff: ignore[too-many-arguments] - the last four have defaults tha
         message = "expected data with at least one batch, got none"
         raise InvalidInputError(message)
     inputs = first[0]
-    if spec is None:
-        traced = trace_spec(task.model, inputs)
-        warn_if_nothing_moves(traced)
-        found: PermutationSpec = traced
-    else:
-        found = spec
+    found = trace_spec(task.model, inputs) if spec is None else spec
     check_spec(found, task.model, inputs).require(allow_untested=allow_untested)
     posterior = as_posterior(candidate, model=task.model)
     result = match(reference, posterior, found, matcher, task=held, generator=generator)

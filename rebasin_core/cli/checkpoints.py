@@ -13,7 +13,7 @@ from rebasin_core.api.evaluation import barrier as measure
 from rebasin_core.api.matching import build, match
 from rebasin_core.api.merging import merge as merge_networks
 from rebasin_core.api.merging import save_checkpoint
-from rebasin_core.api.tracing import trace_spec, warn_if_nothing_moves
+from rebasin_core.api.tracing import trace_spec
 from rebasin_core.cli.guard import leaving
 from rebasin_core.cli.sources import load_model, parse_input
 from rebasin_core.errors import ConfigError, StorageError
@@ -219,12 +219,7 @@ def _symmetries(  # ruff: ignore[too-many-positional-arguments] - what the optio
             "run, or --check none, to trust the file"
         )
         raise ConfigError(message)
-    if spec is None:
-        traced = trace_spec(model, example)
-        warn_if_nothing_moves(traced)
-        found: PermutationSpec = traced
-    else:
-        found = load_spec(spec)
+    found = trace_spec(model, example) if spec is None else load_spec(spec)
     if check != "none":
         check_spec(found, model, example).require(allow_untested=check == "kept")
     return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from tabulate import tabulate
 
-from rebasin_core.api.tracing import trace_spec, warn_if_nothing_moves
+from rebasin_core.api.tracing import trace_spec
 from rebasin_core.cli.guard import ExitCode
 from rebasin_core.cli.sources import load_model, parse_input, parse_named_inputs
 from rebasin_core.specs.check import check_spec
@@ -65,7 +65,6 @@ def spec(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - cl
     kwargs = parse_named_inputs(named)
     found = trace_spec(model, args, kwargs=kwargs, freeze=freeze, free=free, method=method)
     _print_spec(found)
-    warn_if_nothing_moves(found)
     if check and not meta:
         result = check_spec(found, model, args, kwargs=kwargs)
         click.echo(f"\n{result}")

@@ -15,8 +15,6 @@ NETS = """
 import torch
 def make():
     return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
-def rigid():
-    return torch.nn.Linear(4, 3)
 class Aside(torch.nn.Sequential):
     def __init__(self):
         super().__init__(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
@@ -34,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "checked_nets.py").write_text(NETS)
     namespace: dict[str, type[torch.nn.Module]] = {}
     exec(NETS, namespace)
-    for name, make in (("", "make"), ("aside_", "Aside"), ("rigid_", "rigid")):
+    for name, make in (("", "make"), ("aside_", "Aside")):
         for number in "ab":
             save_file(namespace[make]().state_dict(), tmp_path / f"{name}{number}.safetensors")
     for name, axes, group in (("wrong", WRONG, "o"), ("right", RIGHT, "h"), ("untested", UNTESTED, "h")):
@@ -72,11 +70,3 @@ def test_untested_tensors_are_refused_unless_accepted(folder: Path, called: Call
     assert code == 2
     assert "untested, the model does not use it on these inputs: `aside.weight`" in errors
     assert called(*arguments, "--check", "kept", cwd=folder)[0] == 0
-
-
-@pytest.mark.filterwarnings("default::rebasin_core.errors.NothingMovesWarning")
-def test_a_traced_specification_that_moves_nothing_warns(folder: Path, called: Called) -> None:
-    arguments = ("align", "checked_nets:rigid", "rigid_a.safetensors", "rigid_b.safetensors", "-i", "2,4", "-o", "out")
-    code, _, errors = called(*arguments, cwd=folder)
-    assert code == 0
-    assert "moves nothing, so that there is nothing to align" in errors

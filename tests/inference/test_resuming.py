@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,38 @@ def test_options_of_modules_are_part_of_a_network(problem: Problem) -> None:
         problem.fit(model=normalized(2e-5))
 
 
+class Called(nn.Module):
+    """A module whose text holds the address of a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.function = lambda x: x
+
+    @override
+    def extra_repr(self) -> str:
+        return repr(self.function)
+
+    @override
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_addresses_are_no_part_of_a_network(problem: Problem) -> None:
+    models = [nn.Sequential(Called(), Network()) for _ in range(2)]
+    assert repr(models[0]) != repr(models[1])
+    problem.fit(model=models[0])
+    assert problem.fit(model=models[1]).resumed_at == 2
+
+
+def test_seeded_augmentation_is_recognized(problem: Problem) -> None:
+    class Noisy:
+        def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            return ((x + 0.1 * torch.randn_like(x), y) for x, y in listed())
+
+    problem.fit(data=Noisy())
+    assert problem.fit(data=Noisy()).resumed_at == 2
+
+
 def test_a_leaky_activation_is_told_from_another(problem: Problem) -> None:
     problem.fit(model=Network(lambda x: functional.leaky_relu(x, 0.01)))
     with pytest.raises(FileFormatError, match="the network's outputs"):
@@ -172,7 +204,7 @@ def test_a_generator_in_another_state_is_refused(problem: Problem) -> None:
         problem.fit(generator=generator, method=rc.inference.DeepEnsemble(members=2, epochs=2))
 
 
-def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the document of a file."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
@@ -186,7 +218,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 def test_a_file_that_does_not_say_what_it_is_of_is_refused(problem: Problem, tmp_path: Path) -> None:
     problem.fit()
-    rewritten(tmp_path / "c.safetensors", lambda document: document.pop("identity"))
+    rewritten(tmp_path / "c.safetensors", lambda document: [document.pop(part) for part in ("identity", "digest")])
     with pytest.raises(FileFormatError, match="earlier version, and does not say which data and network"):
         problem.fit()
 
