@@ -162,8 +162,8 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
     Args:
         spec: The specification; it must name every parameter and buffer.
         model: The model; it is not changed.
-        example_inputs: A small batch, or a tuple of positional inputs, on which every tensor matters: of zeros, the first
-            weights do not.
+        example_inputs: A small batch, or a tuple of positional inputs, on which every tensor matters (on zeros, the
+            first weights do not).
         kwargs: Named inputs.
         tries: Number of random group elements, at least 1.
         tolerance: Largest relative change of an output entry that counts as rounding in float64.
