@@ -56,6 +56,8 @@ class FirstUse(TorchDispatchMode):
         changed = func(*tree_map(self._replaced, args), **tree_map(self._replaced, kwargs or {}))
         if isinstance(result, torch.Tensor) and isinstance(changed, torch.Tensor) and is_number(result):
             return self._disturbed(result, changed)
+        if isinstance(result, tuple) and result and isinstance(result[0], torch.Tensor) and is_number(result[0]):
+            return self._disturbed(result[0], changed[0]), *result[1:]  # normalizations return statistics, too
         return result
 
     def _disturbed(self, result: Tensor, changed: Tensor) -> Tensor:

@@ -289,3 +289,10 @@ def test_a_model_that_cannot_be_run_is_refused_with_the_reason() -> None:
     spec = trace_spec(model, inputs_of(ROWS))
     with pytest.raises(SpecError, match="cannot be run on the example inputs: RuntimeError"):
         check_spec(spec, model, torch.randn(4, 7))
+
+
+def test_a_bias_that_a_later_normalization_takes_away_is_inert() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(1, 4), nn.InstanceNorm2d(4), nn.Flatten(), nn.Linear(64, 2))
+    found = check(model, IMAGES)
+    assert found.passed
+    assert found.inert == ("1.bias",)
