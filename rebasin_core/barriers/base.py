@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self, final
 
 import torch
 
+from rebasin_core.barriers.notes import warn_of
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.predictive import HeldTask, held_batches
@@ -116,7 +117,8 @@ class BarrierEstimator(Strategy):
             progress: Whether to show a progress bar.
 
         Returns:
-            The curve, with the barrier on it.
+            The curve, with the barrier on it. Its `LossCurve.notes` are given as warnings, too
+            (`errors.MeasurementWarning`).
 
         Raises:
             InvalidInputError: If the posteriors, the model and the data do not fit each other, or a loss is not finite.
@@ -135,7 +137,9 @@ class BarrierEstimator(Strategy):
             progress=progress,
             calibration=batches if task.calibration is None else held_batches(functional, task.calibration),
         )
-        return self.solve(problem)
+        curve = self.solve(problem)
+        warn_of(curve.notes, stacklevel=2)
+        return curve
 
     @final
     def solve(self, problem: BarrierProblem) -> LossCurve:

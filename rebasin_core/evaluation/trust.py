@@ -1,0 +1,88 @@
+"""When a stated Monte Carlo error can be trusted, and the interval that it makes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from scipy.stats import t as student
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.tensors.statistics import mean_stderr
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Shares of the stated error, and numbers of draws, by the tables of coverage in docs/results/coverage.md.
+_SHARE, _LEAST_DRAWS = 0.1, 8
+# Smaller errors are rounding.
+_ROUNDING = 1e-7
+
+
+def degrees_of_freedom(influence: Tensor, *, independent: bool) -> float:
+    """Return the degrees of freedom of a standard error.
+
+    Args:
+        influence: The numbers that it is estimated from.
+        independent: Whether they belong to examples with noise of their own, which differ in size; their number is
+            then corrected for it (Satterthwaite), from their fourth moment.
+
+    Returns:
+        At least 1.
+    """
+    count = len(influence)
+    if not independent or count < 2 or not influence.any():
+        return max(1.0, count - 1.0)
+    squares = influence.double().square()
+    return max(1.0, min(count - 1.0, 3 * squares.sum().item() ** 2 / squares.square().sum().item()))
+
+
+def interval(value: float, stderr: float, degrees: float, level: float) -> tuple[float, float]:
+    """Return the interval of Student's t distribution around a value.
+
+    Args:
+        value: The value, without bias.
+        stderr: Its standard error.
+        degrees: Degrees of freedom of the standard error.
+        level: The probability that the interval is to cover, in (0, 1).
+
+    Returns:
+        Both ends; NaN if the standard error is.
+
+    Raises:
+        InvalidInputError: If the level is not in (0, 1).
+    """
+    if not 0 < level < 1:
+        message = f"expected a level in (0, 1), such as 0.95, got {level!r}"
+        raise InvalidInputError(message)
+    half = float(student.ppf((1 + level) / 2, degrees)) * stderr
+    return value - half, value + half
+
+
+def why_untrusted(influence: Tensor, bias_errors: Tensor | None, *, independent: bool) -> str | None:
+    """Return why a standard error cannot be trusted; None if it can, or there is none.
+
+    Args:
+        influence: The numbers that it is estimated from.
+        bias_errors: ``[N]``: what the stated bias leaves out, by example (`MetricValues.bias_errors`).
+        independent: Whether the numbers belong to examples with noise of their own.
+
+    Returns:
+        A clause.
+    """
+    if len(influence) < 2:
+        return None
+    stderr = mean_stderr(influence).item()
+    left_out = 0.0 if bias_errors is None else bias_errors.abs().mean().item()
+    if left_out > max(_SHARE * stderr, _ROUNDING):
+        share = left_out / stderr if stderr else math.inf
+        return (
+            "log likelihoods spread too widely between samples: what the stated bias leaves out is about "
+            f"{share:.1g} times the stated error; take more samples"
+        )
+    if not independent and len(influence) < _LEAST_DRAWS and stderr > _ROUNDING:
+        return (
+            f"they are estimated from {len(influence)} independent draws, so that intervals of two errors cover too "
+            "little; take more samples, or the interval of Student's t distribution"
+        )
+    return None
