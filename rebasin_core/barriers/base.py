@@ -96,6 +96,14 @@ class BarrierEstimator(Strategy):
         present = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**{**present, **options})
 
+    def of_means(self) -> BarrierEstimator | None:  # ruff: ignore[no-self-use] - overridden where there is one
+        """Return the estimator of the barrier between the means of two posteriors, beside which this one is read.
+
+        Returns:
+            An estimator of single networks; None if this is one itself, or has none.
+        """
+        return None
+
     @final
     def estimate(
         self,

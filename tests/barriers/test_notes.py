@@ -61,7 +61,9 @@ def test_endpoints_no_better_than_a_constant() -> None:
         return rc.posteriors.PointPosterior({"weight": torch.tensor([[logit], [0.0]], dtype=torch.float64)})
 
     frequencies = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    with pytest.warns(EndpointWarning, match=r"the reference and the candidate are no better .*loss 0\.6931 and 0\.8491"):
+    with pytest.warns(
+        EndpointWarning, match=r"the reference and the candidate are no better .*loss 0\.6931 and 0\.8491"
+    ):
         found = rc.barrier(network(0.0), network(-0.5), task, num_points=3)
     assert found.baseline == pytest.approx(frequencies)
     with pytest.warns(EndpointWarning, match="^the candidate is no better"):
