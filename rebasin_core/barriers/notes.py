@@ -10,7 +10,7 @@ import torch
 
 from rebasin_core.barriers.chord import excess_over_chord
 from rebasin_core.errors import EndpointWarning, MeasurementWarning, StatedErrorWarning
-from rebasin_core.evaluation.trust import why_untrusted
+from rebasin_core.evaluation.trust import EXCESS_SHARE, why_untrusted
 from rebasin_core.tensors.statistics import mean_stderr
 
 if TYPE_CHECKING:
@@ -132,5 +132,6 @@ def _untrusted_excess(t: Sequence[float], estimates: Sequence[LossEstimate], top
         excess_over_chord("sample_influence", t[top], *chord),
         excess_over_chord("bias_errors", t[top], *chord) if all(known) else None,
         independent=chord[0].independent,
+        share=EXCESS_SHARE,
     )
     return "" if reason is None else f"the Monte Carlo error of the barrier {_UNTRUSTED}: {reason}"

@@ -13,8 +13,10 @@ from rebasin_core.tensors.statistics import mean_stderr
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Shares of the stated error, and numbers of draws, by the tables of coverage in docs/results/coverage.md.
-_SHARE, _LEAST_DRAWS = 0.1, 8
+# Shares of the stated error, and numbers of draws, by the tables of coverage in docs/results/coverage.md. Along a path,
+# much of what a bias leaves out is the same at all points, and goes out with the endpoints.
+LOSS_SHARE, EXCESS_SHARE = 0.1, 0.2
+_LEAST_DRAWS = 8
 # Smaller errors are rounding.
 _ROUNDING = 1e-7
 
@@ -59,13 +61,16 @@ def interval(value: float, stderr: float, degrees: float, level: float) -> tuple
     return value - half, value + half
 
 
-def why_untrusted(influence: Tensor, bias_errors: Tensor | None, *, independent: bool) -> str | None:
+def why_untrusted(
+    influence: Tensor, bias_errors: Tensor | None, *, independent: bool, share: float = LOSS_SHARE
+) -> str | None:
     """Return why a standard error cannot be trusted; None if it can, or there is none.
 
     Args:
         influence: The numbers that it is estimated from.
         bias_errors: ``[N]``: what the stated bias leaves out, by example (`MetricValues.bias_errors`).
         independent: Whether the numbers belong to examples with noise of their own.
+        share: The largest share of the standard error that the bias may leave out.
 
     Returns:
         A clause.
@@ -74,11 +79,11 @@ def why_untrusted(influence: Tensor, bias_errors: Tensor | None, *, independent:
         return None
     stderr = mean_stderr(influence).item()
     left_out = 0.0 if bias_errors is None else bias_errors.abs().mean().item()
-    if left_out > max(_SHARE * stderr, _ROUNDING):
-        share = left_out / stderr if stderr else math.inf
+    if left_out > max(share * stderr, _ROUNDING):
+        found = left_out / stderr if stderr else math.inf
         return (
             "log likelihoods spread too widely between samples: what the stated bias leaves out is about "
-            f"{share:.1g} times the stated error; take more samples"
+            f"{found:.1g} times the stated error; take more samples"
         )
     if not independent and len(influence) < _LEAST_DRAWS and stderr > _ROUNDING:
         return (

@@ -55,14 +55,14 @@ def test_an_excess_below_zero_is_stated_with_its_error() -> None:
 
 def test_endpoints_no_better_than_a_constant() -> None:
     classes = torch.tensor([0, 0, 0, 1])
-    task = rc.Task(nn.Linear(1, 2, bias=False), [(torch.ones(4, 1).double(), classes)])
+    task = rc.Task(nn.Linear(1, 2, bias=False), [(torch.tensor([[1.0], [1.0], [1.0], [-1.0]]).double(), classes)])
 
     def network(logit: float) -> rc.Posterior:
         return rc.posteriors.PointPosterior({"weight": torch.tensor([[logit], [0.0]], dtype=torch.float64)})
 
     frequencies = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     with pytest.warns(
-        EndpointWarning, match=r"the reference and the candidate are no better .*loss 0\.6931 and 0\.8491"
+        EndpointWarning, match=r"the reference and the candidate are no better .*loss 0\.6931 and 0\.9741"
     ):
         found = rc.barrier(network(0.0), network(-0.5), task, num_points=3)
     assert found.baseline == pytest.approx(frequencies)
