@@ -12,7 +12,8 @@ from rebasin_core.plugin.registry import Registry, default_registry
 from rebasin_core.posteriors.adapter import AbstractWriteBack, PosteriorAdapter
 from rebasin_core.posteriors.base import Posterior
 from rebasin_core.posteriors.point import PointPosterior
-from rebasin_core.tensors.files import read_tensors
+from rebasin_core.tensors.files import OF_DAMAGED_TENSORS, read_tensors
+from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,10 +110,14 @@ def load_posterior(path: Path | str, *, model: nn.Module | None = None, registry
         raise FileFormatError(message)
     registry = registry or default_registry()
     registry.names("posterior")  # imports all representations, of which a mixture may hold any
-    kind: type[Posterior] = registry.get("posterior", str(document["representation"])).kind
+    representation = document.get("representation")
+    if not isinstance(representation, str):
+        message = f"{path}: expected the name of a representation in its document, got {shown(representation)}"
+        raise FileFormatError(message)
+    kind: type[Posterior] = registry.get("posterior", representation).kind
     try:
         return _with_buffers(kind.from_tensors(tensors), model)
-    except (InvalidInputError, FileFormatError) as error:
+    except (*OF_DAMAGED_TENSORS, FileFormatError) as error:
         message = f"{path}: {error}"
         raise FileFormatError(message) from error
 
