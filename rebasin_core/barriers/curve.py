@@ -135,17 +135,11 @@ class LossCurve:
         top = interior_maximum(heights)
         influence = excess("sample_influence", *pairs[top])
         errors = [mean_stderr(excess("sample_influence", *pair)).item() if random else 0.0 for pair in pairs]
-        effective = [e.effective_samples for e in estimates if e.effective_samples is not None]
         return cls(
             t=tuple(t),
-            loss=tuple(e.loss for e in estimates),
-            stderr=tuple(e.stderr if random else 0.0 for e in estimates),
-            data_stderr=tuple(e.data_stderr for e in estimates),
+            **_along(estimates, random=random),
             excess=tuple(heights),
             excess_stderr=tuple(errors),
-            gibbs=tuple(e.gibbs for e in estimates),
-            bias=tuple(e.bias for e in estimates),
-            score=tuple(e.score for e in estimates),
             score_name=first.score_name,
             height=max(heights[top], 0.0),
             height_stderr=errors[top],
@@ -156,8 +150,6 @@ class LossCurve:
             label=metric.label,
             unit=metric.unit,
             degrees=degrees_of_freedom(influence, independent=estimates[top].independent) if random else math.nan,
-            effective_samples=tuple(values.median().item() for values in effective),
-            least_effective_samples=tuple(values.min().item() for values in effective),
             baseline=baseline,
             notes=curve_notes(t, estimates, top, random=random, baseline=baseline),
         )
@@ -262,6 +254,21 @@ class LossCurve:
         axes.set_xlabel("interpolation coefficient $t$")
         axes.set_ylabel(f"excess {name}" if excess else name)
         return axes
+
+
+def _along(estimates: Sequence[LossEstimate], *, random: bool) -> dict[str, tuple[float, ...]]:
+    """Return the attributes of a curve that are one number of each estimate."""
+    effective = [e.effective_samples for e in estimates if e.effective_samples is not None]
+    return {
+        "loss": tuple(e.loss for e in estimates),
+        "stderr": tuple(e.stderr if random else 0.0 for e in estimates),
+        "data_stderr": tuple(e.data_stderr for e in estimates),
+        "gibbs": tuple(e.gibbs for e in estimates),
+        "bias": tuple(e.bias for e in estimates),
+        "score": tuple(e.score for e in estimates),
+        "effective_samples": tuple(values.median().item() for values in effective),
+        "least_effective_samples": tuple(values.min().item() for values in effective),
+    }
 
 
 def _plain(value: object) -> object:
