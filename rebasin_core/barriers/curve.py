@@ -57,7 +57,7 @@ class LossCurve:
             subtracted: ``interior_excess - height_bias`` is corrected.
         label: The metric in figures, such as ``Brier score``.
         unit: Its unit; empty if it has none.
-        degrees: Degrees of freedom of ``height_stderr``; NaN if they are not known.
+        degrees: Degrees of freedom of ``height_stderr``: 0 of single networks, NaN if they are not known.
         effective_samples: The number of samples that the loss of an example rests on,
             $(\sum_s p_s)^2 / \sum_s p_s^2$: the median over examples, at each t; empty for other metrics.
         least_effective_samples: The least of them over examples, at each t.
@@ -149,7 +149,7 @@ class LossCurve:
             height_bias=excess("bias", *pairs[top]).item(),
             label=metric.label,
             unit=metric.unit,
-            degrees=degrees_of_freedom(influence, independent=estimates[top].independent) if random else math.nan,
+            degrees=degrees_of_freedom(influence, independent=estimates[top].independent) if random else 0.0,
             baseline=baseline,
             notes=curve_notes(t, estimates, top, random=random, baseline=baseline),
         )
