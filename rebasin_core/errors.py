@@ -85,6 +85,14 @@ class EndpointWarning(MeasurementWarning):
     """The endpoints of a path are such that its barrier says little about the alignment."""
 
 
+class ConvergenceWarning(RebasinWarning):
+    """An iterative solver ended at its limit before it converged: its result is approximate; says by how much."""
+
+
+class SlowSolverWarning(RebasinWarning):
+    """The compiled assignment kernel cannot be used on this machine: SciPy solves instead, exactly but more slowly."""
+
+
 class BrokenPluginWarning(RebasinWarning):
     """An installed plugin could not be loaded and is left out."""
 

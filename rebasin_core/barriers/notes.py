@@ -113,12 +113,11 @@ def _difference(part: str, end: LossEstimate, middle: LossEstimate) -> torch.Ten
 
 
 def _untrusted_losses(t: Sequence[float], estimates: Sequence[LossEstimate]) -> str:
-    reasons = {
-        f"{point:g}": reason
-        for point, estimate in zip(t, estimates, strict=True)
-        if (reason := why_untrusted(estimate.sample_influence, estimate.bias_errors, independent=estimate.independent))
-        and not estimate.is_point
-    }
+    reasons: dict[str, str] = {}
+    for point, estimate in zip(t, estimates, strict=True):
+        reason = why_untrusted(estimate.sample_influence, estimate.bias_error, independent=estimate.independent)
+        if reason is not None and not estimate.is_point:
+            reasons[f"{point:g}"] = reason
     if not reasons:
         return ""
     where = f"at t = {', '.join(reasons)}" if len(reasons) < len(t) else "along the path"
@@ -126,12 +125,13 @@ def _untrusted_losses(t: Sequence[float], estimates: Sequence[LossEstimate]) -> 
 
 
 def _untrusted_excess(t: Sequence[float], estimates: Sequence[LossEstimate], top: int) -> str:
-    chord = estimates[top], estimates[0], estimates[-1]
-    known = [estimate.bias_errors is not None for estimate in chord]
-    reason = why_untrusted(
-        excess_over_chord("sample_influence", t[top], *chord),
-        excess_over_chord("bias_errors", t[top], *chord) if all(known) else None,
-        independent=chord[0].independent,
-        share=EXCESS_SHARE,
-    )
+    at, first, last = estimates[top], estimates[0], estimates[-1]
+    left_out = 0.0
+    if at.bias_errors is not None and first.bias_errors is not None and last.bias_errors is not None:
+        # What is alike at all points goes out with the endpoints, but not wholly where there is much of it.
+        alike = at.bias_error + (1 - t[top]) * first.bias_error + t[top] * last.bias_error
+        unlike = excess_over_chord("bias_errors", t[top], at, first, last).abs().mean().item()
+        left_out = max(unlike, EXCESS_SHARE * alike)
+    influence = excess_over_chord("sample_influence", t[top], at, first, last)
+    reason = why_untrusted(influence, left_out, independent=at.independent, share=EXCESS_SHARE)
     return "" if reason is None else f"the Monte Carlo error of the barrier {_UNTRUSTED}: {reason}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rebasin_core.assignment import which_solver
 from rebasin_core.cli.checkpoints import align, barrier, merge
 from rebasin_core.cli.output import ExitCode, exit_code, print_checks, print_plugins, print_result
 from rebasin_core.cli.spec import spec
@@ -75,8 +76,10 @@ def report(folder: Path) -> None:
 
 @cli.command()
 def plugins() -> None:
-    """List what is installed: every plugin, what it offers, and what failed and why."""
-    if print_plugins(default_registry()):
+    """List what is installed: every plugin, what it offers, what failed and why, and the assignment solver in use."""
+    broken = print_plugins(default_registry())
+    click.echo(f"assignment solver `auto` is {which_solver()}")
+    if broken:
         raise SystemExit(ExitCode.FAILED)
 
 

@@ -131,8 +131,13 @@ class LossEstimate:
         """Why the stated Monte Carlo error cannot be trusted; empty if it can."""
         if self.is_point:
             return ()
-        reason = why_untrusted(self.sample_influence, self.bias_errors, independent=self.independent)
+        reason = why_untrusted(self.sample_influence, self.bias_error, independent=self.independent)
         return () if reason is None else (f"the Monte Carlo errors of the loss cannot be trusted: {reason}",)
+
+    @property
+    def bias_error(self) -> float:
+        """The order of magnitude of what `bias` leaves out."""
+        return 0.0 if self.bias_errors is None else self.bias_errors.mean().item()
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the Monte Carlo confidence interval of the loss, corrected for the bias (Student's t distribution).

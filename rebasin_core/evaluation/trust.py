@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Shares of the stated error, and numbers of draws, by the tables of coverage in docs/results/coverage.md. Along a path,
 # much of what a bias leaves out is the same at all points, and goes out with the endpoints.
 LOSS_SHARE, EXCESS_SHARE = 0.1, 0.2
-_LEAST_DRAWS = 8
+_LEAST_DRAWS, _MOST_SKEWED = 8, 0.3
 # Smaller errors are rounding.
 _ROUNDING = 1e-7
 
@@ -61,33 +61,40 @@ def interval(value: float, stderr: float, degrees: float, level: float) -> tuple
     return value - half, value + half
 
 
-def why_untrusted(
-    influence: Tensor, bias_errors: Tensor | None, *, independent: bool, share: float = LOSS_SHARE
-) -> str | None:
+def why_untrusted(influence: Tensor, left_out: float, *, independent: bool, share: float = LOSS_SHARE) -> str | None:
     """Return why a standard error cannot be trusted; None if it can, or there is none.
 
     Args:
         influence: The numbers that it is estimated from.
-        bias_errors: ``[N]``: what the stated bias leaves out, by example (`MetricValues.bias_errors`).
+        left_out: What the stated bias leaves out, in order of magnitude (`MetricValues.bias_errors`).
         independent: Whether the numbers belong to examples with noise of their own.
         share: The largest share of the standard error that the bias may leave out.
 
     Returns:
         A clause.
     """
-    if len(influence) < 2:
-        return None
+    count = len(influence)
     stderr = mean_stderr(influence).item()
-    left_out = 0.0 if bias_errors is None else bias_errors.abs().mean().item()
-    if left_out > max(share * stderr, _ROUNDING):
-        found = left_out / stderr if stderr else math.inf
+    if count < 2 or max(stderr, left_out) < _ROUNDING:
+        return None
+    if left_out > share * stderr:
         return (
-            "log likelihoods spread too widely between samples: what the stated bias leaves out is about "
-            f"{found:.1g} times the stated error; take more samples"
+            "log likelihoods spread too widely between samples, so that a few samples make up the loss of some "
+            "examples; take more samples"
         )
-    if not independent and len(influence) < _LEAST_DRAWS and stderr > _ROUNDING:
+    if independent:
+        return None
+    if count < _LEAST_DRAWS:
         return (
-            f"they are estimated from {len(influence)} independent draws, so that intervals of two errors cover too "
-            "little; take more samples, or the interval of Student's t distribution"
+            f"they are estimated from {count} independent draws, so that intervals of two errors cover too little; "
+            "take more samples, or the interval of Student's t distribution"
         )
+    if _skewness(influence) > _MOST_SKEWED:
+        return "a few of the samples make up most of the error; take more samples"
     return None
+
+
+def _skewness(influence: Tensor) -> float:
+    """Return the skewness over the root of the number of draws: from 0 to 1, where one draw makes up all."""
+    centred = (influence - influence.mean()).double()
+    return abs(centred.pow(3).sum().item()) / centred.square().sum().item() ** 1.5
