@@ -97,4 +97,6 @@ def why_untrusted(influence: Tensor, left_out: float, *, independent: bool, shar
 def _skewness(influence: Tensor) -> float:
     """Return the skewness over the root of the number of draws: from 0 to 1, where one draw makes up all."""
     centred = (influence - influence.mean()).double()
-    return abs(centred.pow(3).sum().item()) / centred.square().sum().item() ** 1.5
+    third: float = abs(centred.pow(3).sum().item())
+    second: float = centred.square().sum().item()
+    return third / math.sqrt(second) ** 3
