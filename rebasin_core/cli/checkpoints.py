@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from sys import stderr
 from typing import TYPE_CHECKING
 
 import click
@@ -14,11 +14,14 @@ from rebasin_core.api.matching import build, match
 from rebasin_core.api.merging import merge as merge_networks
 from rebasin_core.api.merging import save_checkpoint
 from rebasin_core.api.tracing import trace_spec
+from rebasin_core.cli.guard import leaving
 from rebasin_core.cli.sources import load_model, parse_input
-from rebasin_core.errors import ConfigError
+from rebasin_core.errors import ConfigError, StorageError
 from rebasin_core.evaluation.task import Task
 from rebasin_core.report.table import barrier_table
 from rebasin_core.specs.files import load_spec
+from rebasin_core.tensors.files import require_writable
+from rebasin_core.tensors.reading import exists, is_same_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +42,7 @@ _SHARED = (
     click.option("--root", type=click.Path(path_type=Path), help="The folder of the data set."),
 )
 _OUTPUT = click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="The safetensors file.")
+_GO_ON = "The best match so far is kept: run the same command again to go on from it,"
 _CHECKPOINT = click.Path(path_type=Path)
 
 
@@ -71,13 +75,18 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     FACTORY is package.module:factory, a function or class that needs no arguments. Interrupted, the same command goes
     on from the best that was found.
     """
+    _require_new(output, reference, candidate)
+    unfinished = output.with_name(f"{output.name}.unfinished")
+    require_writable(unfinished)
     model = load_model(factory)
     symmetries = _symmetries(model, inputs, spec)
     first = load_posterior(reference, model=model)
     second = load_posterior(candidate, model=model)
     task = None if data is None else Task(model, _data(data, root).train.batches(1000))
-    unfinished = output.with_name(f"{output.name}.unfinished")
-    result = match(first, second, symmetries, matcher, task=task, progress=stderr.isatty(), checkpoint=unfinished)
+    with leaving(lambda: f"{_GO_ON} in {unfinished}" if exists(unfinished) else ""):
+        result = match(
+            first, second, symmetries, matcher, task=task, progress=sys.stderr.isatty(), checkpoint=unfinished
+        )
     aligned = result.apply(second)
     if aligned.is_point:
         save_checkpoint(aligned, output)
@@ -112,6 +121,7 @@ def merge(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     output: Path,
 ) -> None:
     """Align CHECKPOINTS with the first of them and write their average, for the model that FACTORY makes."""
+    _require_new(output, *checkpoints)
     model = load_model(factory)
     task = None if data is None else Task(model, _data(data, root).train.first(5000).batches(500))
     merged = merge_networks(
@@ -174,6 +184,15 @@ def _symmetries(model: nn.Module, inputs: tuple[str, ...], spec: Path | None) ->
         message = "give either --input, to trace the model with, or --spec, a specification file"
         raise ConfigError(message)
     return load_spec(spec) if spec is not None else trace_spec(model, tuple(parse_input(text) for text in inputs))
+
+
+def _require_new(output: Path, *inputs: Path) -> None:
+    """Raise, before the work, if the output cannot be written, or is one of the files that are read."""
+    require_writable(output)
+    for path in inputs:
+        if is_same_file(output, path):
+            message = f"the output {output} is a file that is read ({path}), and would be lost; name another one"
+            raise StorageError(message)
 
 
 def _data(name: str, root: Path | None) -> DataSplits:
