@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Shares of the stated error, and numbers of draws, by the tables of coverage in docs/results/coverage.md. Along a path,
 # much of what a bias leaves out is the same at all points, and goes out with the endpoints.
 LOSS_SHARE, EXCESS_SHARE = 0.1, 0.2
-_LEAST_DRAWS, _MOST_SKEWED = 8, 0.2
+_LEAST_DRAWS, _MOST_SKEWED = 8, 0.3
 # Smaller errors are rounding.
 _ROUNDING = 1e-7
 

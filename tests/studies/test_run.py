@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,21 @@ def test_everything_is_in_the_folder(tmp_path: Path) -> None:
     assert float(rows[1]["loss"]) == result.curves["test"]["weight"].loss[1]
     assert not list(out.rglob("*.training*"))
     assert not list(out.rglob("*.part*"))
+    found = json.loads((out / "summary.json").read_text())["barriers"]["test"]["weight"]
+    curve, means = result.curves["test"]["weight"], result.means["test"]["weight"]
+    assert found["height_bias"] == curve.height_bias
+    assert (found["interior_excess"], found["notes"]) == (curve.interior_excess, list(curve.notes))
+    assert found["means"]["height"] == means.height
+    assert not means.is_random
+    assert means.loss[0] != curve.loss[0]
+    assert 2.2 < found["baseline"] <= math.log(10)
+
+
+def test_a_run_of_single_networks_has_no_means_beside_it(tmp_path: Path) -> None:
+    point = TEXT.replace("mean_field_vi", "map").replace("marginalized, num_points: 3, num_samples: 4", "pointwise")
+    assert (
+        run(config(tmp_path, base=point.replace("pointwise", "pointwise, num_points: 3")), tmp_path / "o").means == {}
+    )
 
 
 def test_a_seed_determines_every_byte(tmp_path: Path) -> None:
