@@ -85,6 +85,10 @@ class EndpointWarning(MeasurementWarning):
     """The endpoints of a path are such that its barrier says little about the alignment."""
 
 
+class NothingMovesWarning(RebasinWarning):
+    """A traced specification moves nothing, although the model has axes between its inputs and outputs."""
+
+
 class ConvergenceWarning(RebasinWarning):
     """An iterative solver ended at its limit before it converged: its result is approximate; says by how much."""
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _RARE = 1e-12
+NOISE_SCALE = 0.3
+"""The standard deviation of the noise of numbers where none is given, here and in run files."""
 
 
 @final
@@ -147,7 +149,7 @@ class GaussianLikelihood(AbstractRegressionLikelihood):
 
     name: Literal["gaussian"] = "gaussian"
 
-    scale: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 0.1
+    scale: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = NOISE_SCALE
     """Standard deviation of the noise, in units of the targets."""
 
     @override
