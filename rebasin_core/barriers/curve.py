@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 from rebasin_core.barriers.chord import excess_over_chord, interior_maximum
+from rebasin_core.barriers.curve_json import KIND, VERSION, checked_attributes
 from rebasin_core.barriers.drawing import draw_band, new_axes
 from rebasin_core.barriers.notes import curve_notes
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.metric import Metric
 from rebasin_core.evaluation.trust import degrees_of_freedom, interval
+from rebasin_core.tensors.reading import checked_record
 from rebasin_core.tensors.statistics import mean_stderr
 
 if TYPE_CHECKING:
@@ -211,16 +213,14 @@ class LossCurve:
             An equal curve (NaN for null).
 
         Raises:
-            InvalidInputError: If attributes are missing or left over.
+            FileFormatError: If the document is no object, of another kind or in another version.
+            InvalidInputError: If attributes are missing, left over, or not those of a curve.
         """
+        document = checked_record(document, KIND, VERSION, unmarked=True)
         if "label" not in document and document.get("metric", "nll") != "nll":  # written by an earlier version
             document = {**document, "label": document["metric"], "unit": ""}
-        try:
-            found = {_FORMER.get(name, name): _parsed(value) for name, value in document.items()}
-            return cls(**{name: value for name, value in found.items() if name not in _DERIVED})
-        except TypeError as error:
-            message = f"expected the attributes of a loss curve, got {sorted(document)}"
-            raise InvalidInputError(message) from error
+        values = {_FORMER.get(name, name): _parsed(value) for name, value in document.items()}
+        return cls(**checked_attributes(cls, {n: value for n, value in values.items() if n not in _DERIVED}))
 
     def plot(
         self,

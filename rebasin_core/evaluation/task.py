@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, final
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.evaluation.likelihood import Likelihood
 
 if TYPE_CHECKING:
@@ -55,9 +56,13 @@ class Task:
         object.__setattr__(self, "likelihood", Likelihood.of(self.likelihood))
 
     def held(self) -> Task:
-        """Return the same task with its batches in lists, so that they can be iterated several times."""
-        calibration = None if self.calibration is None else list(self.calibration)
-        return Task(self.model, list(self.data), self.likelihood, calibration)
+        """Return the same task with its batches in lists, so that they can be iterated several times.
+
+        Raises:
+            InvalidInputError: If the data are not batches ``(inputs, targets)`` of tensors.
+        """
+        calibration = None if self.calibration is None else list(checked_batches(self.calibration, "calibration data"))
+        return Task(self.model, list(checked_batches(self.data)), self.likelihood, calibration)
 
     @property
     def fitting_data(self) -> Batches:
