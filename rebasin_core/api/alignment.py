@@ -40,13 +40,14 @@ class AlignResult:
     spec: PermutationSpec
 
 
-def align(
+def align(  # ruff: ignore[too-many-arguments] - the last four have defaults that suit nearly everybody
     reference: PosteriorLike,
     candidate: PosteriorLike,
     task: Task,
     *,
     spec: PermutationSpec | None = None,
     matcher: Matcher | str | Mapping[str, object] = "wasserstein",
+    allow_untested: bool = False,
     generator: torch.Generator | None = None,
 ) -> AlignResult:
     """Align a candidate network or posterior with a reference, from their model and data alone.
@@ -59,13 +60,16 @@ def align(
         task: The model that both are parameters of, and data. The first batch is the example input of the trace.
         spec: Permutation symmetries, if they are known; they are checked too.
         matcher: A registered name, a mapping with ``name`` and options, or a `Matcher` instance.
+        allow_untested: Accept symmetries of tensors that cannot be shown to matter to the model's outputs, so that a
+            wrong axis of them would not be noticed.
         generator: Random number generator; seeded with 0 if None.
 
     Returns:
         The aligned candidate, the permutation and the specification.
 
     Raises:
-        SpecError: If the model cannot be traced, or the symmetries do not leave its outputs unchanged.
+        SpecError: If the model cannot be traced, the symmetries do not leave its outputs unchanged, or that cannot be
+            shown for every tensor that they move.
         InvalidInputError: If there are no data, or the networks do not fit each other or the model.
 
     Examples:
@@ -89,7 +93,7 @@ def align(
         raise InvalidInputError(message)
     inputs = first[0]
     found = trace_spec(task.model, inputs) if spec is None else spec
-    check_spec(found, task.model, inputs).require()
+    check_spec(found, task.model, inputs).require(allow_untested=allow_untested)
     posterior = as_posterior(candidate, model=task.model)
     result = match(reference, posterior, found, matcher, task=held, generator=generator)
     return AlignResult(result.apply(posterior), result, found)
