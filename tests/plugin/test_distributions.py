@@ -74,7 +74,6 @@ def test_an_environment_variable_switches_plugins_off(environment: Environment, 
 @pytest.mark.parametrize("plugins", ["", "all"])
 def test_an_empty_environment_variable_loads_all_plugins(environment: Environment, plugins: str) -> None:
     done = environment.run("-m", "rebasin_core", "plugins", plugins=plugins)
-    assert done.returncode == 0, done.stdout
     assert "identity" in done.stdout
     assert "BROKEN" in done.stdout
 
