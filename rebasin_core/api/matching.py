@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rebasin_core.api.conversion import PosteriorLike, as_posterior
+from rebasin_core.api.conversion import PosteriorLike, as_posteriors
 from rebasin_core.api.resumption import resumed
 from rebasin_core.evaluation.task import model_of
 from rebasin_core.matchers.base import Matcher
@@ -114,10 +114,11 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
         [1.0, 2.0]
     """
     model = model_of(task)
+    first, second = as_posteriors([reference, candidate], model=model, spec=spec)
     search = partial(
         as_matcher(matcher).match,
-        as_posterior(reference, model=model),
-        as_posterior(candidate, model=model),
+        first,
+        second,
         spec,
         task=task,
         generator=generator,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
 
 from safetensors.torch import save
 
-from rebasin_core.api.conversion import PosteriorLike, as_posterior
+from rebasin_core.api.conversion import PosteriorLike, as_posterior, as_posteriors
 from rebasin_core.api.matching import as_matcher
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.evaluator import Evaluator
@@ -105,7 +105,7 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         [1.0, 3.0]
     """
     model = model_of(task)
-    posteriors = [as_posterior(network, model=model) for network in networks]
+    posteriors = as_posteriors(networks, model=model, spec=spec)
     if not 0 <= reference < len(posteriors):
         message = f"expected at least one network and a reference among them, got {len(posteriors)} and {reference}"
         raise InvalidInputError(message)
@@ -191,7 +191,7 @@ def greedy_soup(  # ruff: ignore[too-many-arguments] - all but three have defaul
         M. Wortsman et al. (2022), "Model soups", ICML, arXiv 2203.05482, recipe 1.
     """
     require_task(task)
-    posteriors = [as_posterior(network, model=task.model) for network in networks]
+    posteriors = as_posteriors(networks, model=task.model, spec=spec)
     if not posteriors:
         message = "expected at least one network, got none"
         raise InvalidInputError(message)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, final
 
+from torch import nn
+
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.tensors.modules import unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 Batches: TypeAlias = "Iterable[tuple[Tensor, Tensor]]"
@@ -51,7 +54,9 @@ class Task:
     calibration: Batches | None = None
 
     def __post_init__(self) -> None:
-        """Look the likelihood up."""
+        """Look the likelihood up, and take the network out of what it is wrapped in."""
+        if isinstance(self.model, nn.Module):
+            object.__setattr__(self, "model", unwrapped(self.model))
         object.__setattr__(self, "likelihood", Likelihood.of(self.likelihood))
 
     def held(self) -> Task:

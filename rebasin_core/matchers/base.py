@@ -12,7 +12,7 @@ import torch
 
 from rebasin_core.errors import InvalidInputError, PriorWarning
 from rebasin_core.evaluation.task import model_of
-from rebasin_core.posteriors.checks import require_same_tensors
+from rebasin_core.posteriors.checks import require_posteriors, require_same_tensors
 from rebasin_core.specs.base import require_spec
 from rebasin_core.strategy import Strategy
 
@@ -25,10 +25,9 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.layout import Layout
-    from rebasin_core.symmetry.permutation import Permutable, Permutation
+    from rebasin_core.symmetry.permutation import Permutation
 
-    M = TypeVar("M", bound=nn.Module)
-    P = TypeVar("P", bound=Permutable)
+    T = TypeVar("T")
 
 
 OnInterrupt: TypeAlias = Literal["raise", "return"]
@@ -125,14 +124,13 @@ class MatchResult:
     @overload
     def apply(self, candidate: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
     @overload
-    def apply(self, candidate: M) -> M: ...
-    @overload
-    def apply(self, candidate: P) -> P: ...
+    def apply(self, candidate: T) -> T: ...
     def apply(self, candidate: Any) -> Any:
         """Return the aligned candidate.
 
         Args:
-            candidate: A mapping of tensors, a module or a posterior, as for `Permutation.apply`.
+            candidate: Anything that was matched: a mapping of tensors, a module, a posterior, an object of another
+                library; as for `Permutation.apply`.
 
         Returns:
             A permuted copy of the same type.
@@ -192,6 +190,9 @@ class Matcher(Strategy):
                 matcher needs is missing.
         """
         require_spec(spec)
+        require_posteriors(reference, candidate)
+        reference = reference.named_as(spec.layout.names)
+        candidate = candidate.named_as(spec.layout.names)
         means = reference.shared_mean(), candidate.shared_mean()
         for posterior, mean, what in zip(
             (reference, candidate), means, ("the reference", "the candidate"), strict=True

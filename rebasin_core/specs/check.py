@@ -17,7 +17,7 @@ from rebasin_core.symmetry.action import act
 from rebasin_core.symmetry.axis import Atom, Axis, Product, atoms_of, product
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.checks import shorten
-from rebasin_core.tensors.modules import named_tensors, shared_copy, unsaved_buffers
+from rebasin_core.tensors.modules import named_tensors, shared_copy, unsaved_buffers, unwrapped
 from rebasin_core.tensors.trees import tree_leaves, tree_map
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
         SpecError: If the specification does not name exactly the model's tensors.
     """
     generator = generator or torch.Generator().manual_seed(0)
+    model = unwrapped(model)
     probe = _Probe(spec, model, _Inputs.of(example_inputs, kwargs), generator, tolerance)
     elements = [_moving_all(spec.layout, generator)]
     elements += [spec.random_permutation(generator=generator) for _ in range(tries - 1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
@@ -16,15 +16,12 @@ from rebasin_core.symmetry.notation import format_axes, parse_axes
 from rebasin_core.symmetry.resolve import resolve
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.frozen import FrozenMapping
+from rebasin_core.tensors.names import TensorNames
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
-
-
-# How parallel and compiled modules name the tensors of the module that they wrap.
-_WRAPPERS = ("module.", "_orig_mod.")
 
 
 @final
@@ -35,20 +32,33 @@ class Layout:
     Attributes:
         groups: The groups by name.
         axes: For every parameter and buffer, one axis a dimension.
+        buffers: Which of these tensors are buffers; None if that is not known. It tells how a state dict is divided
+            into parameters and buffers.
+        aliases: Further names of tensors, as state dicts have them (tied weights, modules that are registered twice),
+            with the name in ``axes``.
 
     Raises:
-        SpecError: On construction, if an atom names an unknown group or has another length than its group, if nested
-            groups form a circle, or if a nested group stands in a tensor where its outer group does not stand
-            exactly once beside it.
+        SpecError: On construction, if a buffer or alias names no tensor, if an atom names an unknown group or has
+            another length than its group, if nested groups form a circle, or if a nested group stands in a tensor
+            where its outer group does not stand exactly once beside it.
     """
 
     groups: Mapping[str, Group]
     axes: Mapping[str, tuple[Axis, ...]]
+    buffers: frozenset[str] | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Freeze the mappings and check that they agree."""
         object.__setattr__(self, "groups", FrozenMapping(dict(self.groups)))
         object.__setattr__(self, "axes", FrozenMapping(dict(self.axes)))
+        object.__setattr__(self, "aliases", FrozenMapping(dict(self.aliases)))
+        if self.buffers is not None:
+            object.__setattr__(self, "buffers", frozenset(self.buffers))
+        for name in (*(self.buffers or ()), *self.aliases.values()):
+            if name not in self.axes:
+                message = f"`buffers` or `aliases` names `{name}`, which has no axes; {nearest(name, self.axes)}"
+                raise SpecError(message)
         for name in self.groups:
             self.ancestors(name)
         for tensor, axes in self.axes.items():
@@ -174,27 +184,24 @@ class Layout:
         Raises:
             InvalidInputError: If a name is unknown or missing, or a shape does not end with the layout's.
         """
-        unknown = sorted(name for name in tensors if name not in self.axes)
-        missing = sorted(name for name in self.moved if name not in tensors) if complete else []
+        own = {name: self.names.of(name) for name in tensors}
+        unknown = sorted(name for name, known in own.items() if known is None)
+        given = set(own.values())
+        missing = sorted(name for name in self.moved if name not in given) if complete else []
         if unknown or missing:
             parts = [f"{what} does not fit the specification"]
             parts += [f"missing: {shorten(missing)}"] if missing else []
             parts += [f"not in the specification: {shorten(unknown)}"] if unknown else []
-            parts += [
-                f"all names begin with `{prefix}`: give the wrapped module"
-                for prefix in _WRAPPERS
-                if tensors and all(name.startswith(prefix) for name in tensors)
-            ]
             raise InvalidInputError("; ".join(parts))
         for name, tensor in tensors.items():
             shape = tuple(tensor.shape)
-            expected = self.shape(name)
+            expected = self.shape(own[name] or name)
             if len(shape) < len(expected) or shape[len(shape) - len(expected) :] != expected:
                 message = f"{what}: `{name}` has shape {shape}, the specification expects {expected} (last dimensions)"
                 raise InvalidInputError(message)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the layout as plain JSON: readable, diffable, and all that is needed to read it back."""
+    def _action_as_json(self) -> dict[str, Any]:
+        """Return the groups, and what they act on."""
         return {
             "groups": {
                 name: {"size": group.size} | ({"within": group.within} if group.within else {})
@@ -202,6 +209,18 @@ class Layout:
             },
             "axes": {name: format_axes(axes, dict(self.groups)) for name, axes in self.axes.items()},
         }
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the layout as plain JSON: readable, diffable, and all that is needed to read it back.
+
+        Which tensors are buffers, and further names of tensors, are left out where they are not known.
+        """
+        document = self._action_as_json()
+        if self.buffers is not None:
+            document["buffers"] = [name for name in self.axes if name in self.buffers]
+        if self.aliases:
+            document["aliases"] = dict(self.aliases)
+        return document
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Layout:
@@ -225,13 +244,20 @@ class Layout:
                 str(name): tuple(resolve(e, groups, f"`{name}`") for e in parse_axes(text))
                 for name, text in document["axes"].items()
             }
+            buffers = None if document.get("buffers") is None else frozenset(map(str, document["buffers"]))
+            aliases = {str(alias): str(name) for alias, name in document.get("aliases", {}).items()}
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             message = f"expected a layout with `groups` and `axes`, got something else ({error})"
             raise FileFormatError(message) from error
-        return cls(groups, axes)
+        return cls(groups, axes, buffers, aliases)
+
+    @cached_property
+    def names(self) -> TensorNames:
+        """The names of the tensors: which are buffers, and which repeat a tensor."""
+        return TensorNames(tuple(self.axes), self.buffers, self.aliases)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A short hash of the layout, equal for equal layouts."""
-        text = json.dumps(self.as_json(), sort_keys=True)
+        """A short hash of the groups and of what they act on, equal for layouts of the same symmetries."""
+        text = json.dumps(self._action_as_json(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -12,16 +12,69 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+# Types of modules that stand for a module that they hold, and where: by name, since importing the compiler takes long.
+_WRAPPERS = {
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "torch.optim.swa_utils.AveragedModel": "module",
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+}
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the network that a compiled, parallel or averaged module stands for.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        The module inside ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` and ``AveragedModel``, in
+        whatever order they are wrapped around each other. Where parts of a module are wrapped, a copy without the
+        wrappers that shares all parameters and buffers. Any other module itself.
+    """
+    inner = _inner(module)
+    if all(_inner(part) is part for part in inner.modules()):
+        return inner
+    plain = shared_copy(inner)
+    for owner in [*plain.modules()]:
+        for name, child in owner.named_children():
+            owner.add_module(name, _inner(child))
+    return plain
+
+
+def _inner(module: nn.Module) -> nn.Module:
+    for base in type(module).__mro__:
+        attribute = _WRAPPERS.get(f"{base.__module__}.{base.__qualname__}")
+        if attribute is not None:
+            return _inner(module.get_submodule(attribute))
+    return module
+
+
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return all parameters and buffers of a model by name.
 
     Args:
-        model: Any module.
+        model: Any module; a compiled, parallel or averaged one stands for the module that it wraps.
 
     Returns:
         Parameters first, then buffers, in the model's order.
     """
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    inner = unwrapped(model)
+    return {**dict(inner.named_parameters()), **dict(inner.named_buffers())}
+
+
+def repeated_names(module: nn.Module) -> dict[str, str]:
+    """Return the names that repeat a tensor of a module: tied weights, and modules that are registered twice.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        For each further name of a tensor, its first name.
+    """
+    first = {id(tensor): name for name, tensor in named_tensors(module).items()}
+    every = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    return {name: first[id(tensor)] for name, tensor in every if first[id(tensor)] != name}
 
 
 def shared_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
@@ -21,7 +21,8 @@ from rebasin_core.specs.tracing.interpret import Interpreter, constant_terms
 from rebasin_core.specs.unification.constraints import Constraints
 from rebasin_core.specs.unification.solution import solve_constraints
 from rebasin_core.specs.unification.terms import Reason, fresh
-from rebasin_core.tensors.modules import unsaved_buffers
+from rebasin_core.tensors.modules import unsaved_buffers, unwrapped
+from rebasin_core.tensors.names import TensorNames
 from rebasin_core.tensors.trees import tree_map
 
 if TYPE_CHECKING:
@@ -48,12 +49,19 @@ class TracedSpec(PermutationSpec):
         solution: The solution of all constraints.
         without_rule: Operators that have no rule, with the number of their calls.
         example_inputs: The inputs that the model was traced with, without values.
+        names: Which of the model's tensors are buffers, and further names of them.
     """
 
     def __init__(
-        self, solution: Solution, without_rule: Mapping[str, int], example_inputs: ExampleInputs | None = None
+        self,
+        solution: Solution,
+        without_rule: Mapping[str, int],
+        example_inputs: ExampleInputs | None = None,
+        *,
+        names: TensorNames | None = None,
     ) -> None:
         self._solution = solution
+        self._names = names
         self._without_rule = dict(without_rule)
         self._example_inputs = example_inputs
 
@@ -64,7 +72,10 @@ class TracedSpec(PermutationSpec):
 
     @override
     def _layout(self) -> Layout:
-        return self._solution.layout
+        layout = self._solution.layout
+        return (
+            layout if self._names is None else replace(layout, buffers=self._names.buffers, aliases=self._names.aliases)
+        )
 
     @cached_property
     def coverage(self) -> Coverage:
@@ -98,6 +109,7 @@ def derive(
         SpecError: If the model cannot be traced, or a pattern in ``freeze`` matches nothing.
         PluginError: If two plugins have a rule for the same operator.
     """
+    model = unwrapped(model)
     tensors = _ModelTensors.of(model)
     _require_matches(freeze, tensors.named)
     args, named_args = tensors.on_device(example_inputs, kwargs or {})
@@ -120,7 +132,7 @@ def derive(
             constraints.freeze(term, Reason("output", str(index), "it leaves the model"))
     solution = solve_constraints(constraints, terms_of, parameters=tensors.parameters)
     example = tree_map(_without_values, args), tree_map(_without_values, named_args)
-    return TracedSpec(solution, interpreter.without_rule, example)
+    return TracedSpec(solution, interpreter.without_rule, example, names=TensorNames.of_module(model))
 
 
 @final
