@@ -20,7 +20,7 @@ from typing_extensions import override
 from rebasin_core.errors import ConfigError, RebasinError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
@@ -218,6 +218,28 @@ def find_names_by(lookup: Lookup) -> None:
         lookup: Returns a class, or raises UnknownNameError.
     """
     _LOOKUPS[:] = [lookup]
+
+
+def strategies_in(value: object) -> Iterator[Strategy]:
+    """Yield the strategies in options: those that are options themselves, and those in them.
+
+    Args:
+        value: Options, or the value of an option.
+
+    Yields:
+        Each strategy, as often as it occurs.
+    """
+    if isinstance(value, Strategy):
+        yield value
+    if isinstance(value, Options):
+        for name in type(value).model_fields:
+            yield from strategies_in(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from strategies_in(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from strategies_in(item)
 
 
 def sentences(problems: Iterable[ErrorDetails]) -> list[str]:

@@ -10,7 +10,7 @@ from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.errors import FileFormatError
 from rebasin_core.report.drawing import draw_reliability, draw_similarity
 from rebasin_core.report.style import COLORS, LINES, UNALIGNED_COLOR, save_figure, styled_figure
-from rebasin_core.tensors.files import read_json
+from rebasin_core.tensors.reading import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,7 +11,8 @@ from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.errors import FileFormatError
 from rebasin_core.report.figures import score_files, write_figures
 from rebasin_core.report.table import barrier_rows, best_alignment
-from rebasin_core.tensors.files import read_json, write_bytes
+from rebasin_core.tensors.files import write_bytes
+from rebasin_core.tensors.reading import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -96,7 +97,7 @@ def _body(folder: Path, summary: Mapping[str, Any], record: Mapping[str, Any], f
     parts += ["<h2>Matching</h2>", _matches(summary["matches"])]
     parts += [_figure(path) for path in figures if path.stem.startswith("similarity_")]
     settings = escape(json.dumps(config, indent=2))
-    versions = ", ".join(f"{name} {version}" for name, version in about.items())
+    versions = ", ".join(f"{name} {version}" for name, version in {**record["code"], **about}.items())
     parts += [
         "<h2>How it was made</h2>",
         f"<details><summary>The configuration, with all defaults</summary><pre>{settings}</pre></details>",

@@ -10,8 +10,9 @@ from typing_extensions import override
 from rebasin_core.errors import FileFormatError, SpecError
 from rebasin_core.specs.base import PermutationSpec, SpecFactory
 from rebasin_core.symmetry.layout import Layout
-from rebasin_core.tensors.files import read_json, write_json
+from rebasin_core.tensors.files import write_json
 from rebasin_core.tensors.modules import named_tensors
+from rebasin_core.tensors.reading import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

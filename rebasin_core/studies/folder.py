@@ -2,52 +2,93 @@
 
 from __future__ import annotations
 
-import hashlib
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from time import time
+from typing import TYPE_CHECKING, Any, Self, final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from rebasin_core.config.run import RunConfig
 from rebasin_core.errors import ConfigError, FileFormatError, StorageError
-from rebasin_core.tensors.files import PARTIAL, read_json, write_json
+from rebasin_core.strategy import sentences
+from rebasin_core.studies.lock import LOCK, FolderLock
+from rebasin_core.tensors.digests import digest_of_file
+from rebasin_core.tensors.files import is_unfinished, write_json
+from rebasin_core.tensors.reading import read_record, reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from types import TracebackType
 
 CONFIG = "run.json"
 CURVES = "curves"
 SUMMARY = "summary.json"
+RUN_KIND, RUN_VERSION = "run", 1
+_STAGE_KIND, _STAGE_VERSION = "stage", 1
 # Where a run may be computed does not change what it computes.
 _FREE_KEYS = ("device",)
 
 
 @final
-class RunFolder:
-    """The output folder of one run, and the record of its finished stages.
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """Everything that goes into a run: two runs with equal identities compute the same.
 
-    A stage is done when its record exists and every file in it has the recorded checksum. Records are written after the
-    files, so that a run killed at any moment finds its finished stages whole, and does the others again.
+    Attributes:
+        config: The configuration as plain JSON.
+        inputs: Digests of the content that was read, by what it is: the data set, loaded files, the specification.
+        code: Versions of the packages whose strategies are used.
+    """
+
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    code: Mapping[str, str]
+
+
+@final
+class RunFolder:
+    """The output folder of one run, and the record of its finished stages; used by one command at a time.
+
+    Entering looks at the folder first and changes nothing unless the run belongs there and no other command is using
+    it. A stage is done when its record exists, every file in it has the recorded checksum, and so has every file that
+    it read. Records are written after the files, so that a run killed at any moment finds its finished stages whole,
+    and does the others again.
 
     Args:
         root: The folder; made if it does not exist.
-        config: The run's configuration as plain JSON.
-        about: Versions and the like, written beside the configuration.
+        identity: What goes into the run.
+        about: Versions and the like that do not tell runs apart, written beside it.
 
     Raises:
-        StorageError: If the folder holds another run or other files, or cannot be written.
+        StorageError: On entering, if the folder holds another run or other files, is in use, or cannot be written.
     """
 
-    def __init__(self, root: Path | str, config: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    def __init__(self, root: Path | str, identity: RunIdentity, about: Mapping[str, str]) -> None:
         self.root = Path(root)
-        stored = self._stored()
-        # What a killed run was writing at that moment.
-        for left_over in self.root.rglob(f".*{PARTIAL}*"):
-            left_over.unlink(missing_ok=True)
-        if stored is None:
-            write_json(self.root / CONFIG, {"config": dict(config), "about": dict(about)})
-        else:
-            self._require_same(stored, config)
+        self._identity = identity
+        self._about = about
+        self._held = ExitStack()
+        self._digests: dict[Path, tuple[tuple[int, int], str]] = {}
+
+    def __enter__(self) -> Self:
+        """Take the folder: look, lock, look again, tidy up, and write down which run it is."""
+        self._is_new()
+        with ExitStack() as held:
+            held.enter_context(FolderLock(self.root))
+            is_new = self._is_new()
+            self._remove_unfinished()
+            if is_new:
+                self._write_record()
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let others use the folder."""
+        self._held.close()
 
     def path(self, *parts: str) -> Path:
         """Return a path in the folder.
@@ -60,70 +101,146 @@ class RunFolder:
         """
         return self.root.joinpath(*parts)
 
-    def is_done(self, stage: str) -> bool:
-        """Return whether a stage is finished and its files are as it left them.
+    def is_done(self, stage: str, reads: Sequence[Path]) -> bool:
+        """Return whether a stage is finished, and its files and those it read are as they were then.
 
         Args:
             stage: Its name.
+            reads: The files of other stages that it reads.
 
         Returns:
             True if nothing has to be done again.
         """
-        record = self._record(stage)
-        if not record.is_file():
-            return False
         try:
-            files = read_json(record)["files"]
-            return all(_checksum(self.root / name) == checksum for name, checksum in files.items())
-        except (FileFormatError, KeyError, OSError, AttributeError):
+            record = read_record(self._record(stage), _STAGE_KIND, _STAGE_VERSION)
+            files = dict(record["files"])
+            return dict(record["reads"]) == self._checksums(reads) and all(
+                self._checksum(self.root / str(name)) == checksum for name, checksum in files.items()
+            )
+        except (FileFormatError, KeyError, TypeError, ValueError):
             return False
 
-    def finish(self, stage: str, files: Sequence[Path], *, seconds: float) -> None:
+    def finish(self, stage: str, files: Sequence[Path], *, reads: Sequence[Path], about: Mapping[str, object]) -> None:
         """Record that a stage is finished.
 
         Args:
             stage: Its name.
             files: What it wrote.
-            seconds: How long it took.
+            reads: The files of other stages that it read.
+            about: How it was computed: seconds, threads.
 
         Raises:
             StorageError: If the record cannot be written.
         """
-        checksums = {str(path.relative_to(self.root)): _checksum(path) for path in files}
-        write_json(self._record(stage), {"stage": stage, "files": checksums, "seconds": round(seconds, 3)})
+        entries = {"files": self._checksums(files), "reads": self._checksums(reads), **about}
+        write_json(self._record(stage), {"kind": _STAGE_KIND, "version": _STAGE_VERSION, "stage": stage, **entries})
+
+    def _write_record(self) -> None:
+        identity = self._identity
+        entries = {"config": identity.config, "inputs": identity.inputs, "code": identity.code}
+        record = {"kind": RUN_KIND, "version": RUN_VERSION, **entries, "about": self._about}
+        write_json(self.root / CONFIG, record)
 
     def _record(self, stage: str) -> Path:
         return self.root / "stages" / f"{stage}.json"
 
-    def _stored(self) -> Mapping[str, Any] | None:
-        """Return the configuration in the folder, or None if it is new."""
+    def _checksums(self, paths: Sequence[Path]) -> dict[str, str]:
+        return {path.relative_to(self.root).as_posix(): self._checksum(path) for path in paths}
+
+    def _checksum(self, path: Path) -> str:
+        """Return the digest of a file, from memory if its size and time are those of when it was computed."""
+        try:
+            status = path.stat()
+        except OSError as error:
+            message = f"cannot read {path}: {reason(error)}"
+            raise FileFormatError(message) from error
+        state = (status.st_mtime_ns, status.st_size)
+        known = self._digests.get(path)
+        if known is None or known[0] != state:
+            known = self._digests[path] = (state, digest_of_file(path))
+        return known[1]
+
+    def _is_new(self) -> bool:
+        """Return whether no run has begun here; raise if the folder belongs to another run, or is no run's."""
         try:
             there = sorted(p.name for p in self.root.iterdir()) if self.root.exists() else []
-        except OSError as error:
-            message = f"cannot use {self.root} as an output folder: {error.strerror or error}"
+        except (OSError, ValueError) as error:
+            message = f"cannot use {self.root} as an output folder: {reason(error)}"
             raise StorageError(message) from error
         if CONFIG in there:
-            try:
-                stored: Mapping[str, Any] = read_json(self.root / CONFIG)["config"]
-            except (KeyError, TypeError) as error:
-                message = f"{self.root / CONFIG} is not the record of a run; choose another output folder"
-                raise StorageError(message) from error
-            return stored
-        # A run killed before its first file was in place leaves at most a temporary file behind.
-        if [name for name in there if not name.startswith(".")]:
-            message = f"{self.root} holds other files ({', '.join(there[:4])}); choose a new or empty output folder"
+            self._require_same()
+            return False
+        # A run killed before its first file was in place leaves a lock and at most a temporary file behind.
+        others = [name for name in there if name != LOCK and not is_unfinished(name)]
+        if others:
+            message = f"{self.root} holds other files ({', '.join(others[:4])}); choose a new or empty output folder"
             raise StorageError(message)
-        return None
+        return True
 
-    def _require_same(self, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        stored = _in_present_form(stored)
-        keys = [k for k in {**stored, **config} if k not in _FREE_KEYS and stored.get(k) != config.get(k)]
+    def _require_same(self) -> None:
+        stored = _stored_identity(self.root / CONFIG)
+        old, new = stored.config, self._identity.config
+        keys = [f"`{k}`" for k in {**old, **new} if k not in _FREE_KEYS and old.get(k) != new.get(k)]
         if keys:
-            message = (
-                f"{self.root} holds a run with other settings (they differ in {', '.join(f'`{k}`' for k in keys)}); "
-                "choose another output folder, or remove this one"
-            )
-            raise StorageError(message)
+            raise StorageError(self._other(f"with other settings (they differ in {', '.join(keys)})"))
+        changed = _differing(stored.inputs, self._identity.inputs)
+        if changed:
+            raise StorageError(self._other(f"of other content: what it read has changed since ({', '.join(changed)})"))
+        versions = _differing(stored.code, self._identity.code)
+        if versions:
+            pairs = [f"{k} {stored.code.get(k, 'none')}, now {self._identity.code.get(k, 'none')}" for k in versions]
+            raise StorageError(self._other(f"of another version ({'; '.join(pairs)})"))
+
+    def _other(self, how: str) -> str:
+        return f"{self.root} holds a run {how}; choose another output folder, or remove this one"
+
+    def _remove_unfinished(self) -> None:
+        """Remove what a killed run was writing: files of our own naming in our own folders, older than the lock."""
+        before = time()
+        folders = [self.root / name for name in _FOLDERS]
+        within = [path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()]
+        for folder in (self.root, *folders, *within):
+            if folder.is_dir():
+                _remove_unfinished_in(folder, before)
+
+
+_FOLDERS = ("posteriors", "permutations", "similarities", CURVES, "scores", "stages", "figures")
+
+
+def _remove_unfinished_in(folder: Path, before: float) -> None:
+    try:
+        for path in folder.iterdir():
+            if is_unfinished(path.name) and not path.is_symlink() and path.is_file() and path.stat().st_mtime < before:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        message = f"cannot use {folder}: {reason(error)}"
+        raise StorageError(message) from error
+
+
+def _differing(stored: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return [key for key in {**stored, **now} if stored.get(key) != now.get(key)]
+
+
+class _StoredRun(BaseModel):
+    """What the record of a run must hold."""
+
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    code: dict[str, str]
+
+
+def _stored_identity(path: Path) -> RunIdentity:
+    """Return the identity in the record of a run."""
+    try:
+        stored = _StoredRun.model_validate(read_record(path, RUN_KIND, RUN_VERSION), strict=True)
+    except (FileFormatError, ValidationError) as error:
+        why = str(error) if isinstance(error, FileFormatError) else "; ".join(sentences(error.errors()))
+        message = (
+            f"{path} is not the record of a run that this release can resume ({why}); choose another output folder, or "
+            "remove this one"
+        )
+        raise StorageError(message) from error
+    return RunIdentity(_in_present_form(stored.config), stored.inputs, stored.code)
 
 
 def _in_present_form(stored: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -133,8 +250,3 @@ def _in_present_form(stored: Mapping[str, Any]) -> Mapping[str, Any]:
     except (ConfigError, ValidationError):
         # Not readable any more, so that it differs from every configuration that is: this is said by option.
         return stored
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

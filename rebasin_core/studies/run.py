@@ -6,7 +6,6 @@ import csv
 import io
 import platform
 from dataclasses import dataclass
-from importlib.metadata import version
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, final
 
@@ -19,14 +18,15 @@ from rebasin_core.config.run import RunConfig
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.plugin.registry import Registry, default_registry
 from rebasin_core.posteriors.divergence import wasserstein_distance
-from rebasin_core.studies.folder import CURVES, SUMMARY, RunFolder
+from rebasin_core.studies.folder import CURVES, SUMMARY, RunFolder, RunIdentity
 from rebasin_core.studies.setting import Setting
 from rebasin_core.studies.similarity_images import similarity_images
 from rebasin_core.symmetry.permutation import Permutation
-from rebasin_core.tensors.files import read_json, write_bytes, write_json
+from rebasin_core.tensors.files import write_bytes, write_json
+from rebasin_core.tensors.reading import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from rebasin_core.config.run import PosteriorSource, Split
@@ -80,7 +80,8 @@ def run(
     The output folder holds the configuration as run (``run.json``), ``posteriors/``, ``permutations/``,
     ``similarities/``, ``curves/``, ``scores/`` and ``summary.json``. Every file is written whole or not at all. Run
     again with the same configuration, finished stages are read back, training goes on from its last checkpoint, and a
-    match that was interrupted from its best so far.
+    match that was interrupted from its best so far. A folder belongs to one run: its settings, the content that it read
+    (data, loaded files, the specification) and the versions of the packages; and to one command at a time.
 
     Args:
         config: What to do.
@@ -96,8 +97,13 @@ def run(
     """
     setting = Setting(config, registry or default_registry())
     setting.check()
-    folder = RunFolder(output, config.model_dump(mode="json"), _about())
-    stages = _Stages(setting, folder, progress=progress)
+    identity = RunIdentity(config.model_dump(mode="json"), setting.inputs, setting.code)
+    with RunFolder(output, identity, _about()) as folder:
+        return _run(setting, _Stages(setting, folder, progress=progress), folder)
+
+
+def _run(setting: Setting, stages: _Stages, folder: RunFolder) -> RunResult:
+    config = setting.config
     ends = {role: stages.posterior(role, getattr(config, role)) for role in ("reference", "candidate")}
     aligned: dict[str, Posterior] = {UNALIGNED: ends["candidate"]}
     matches: dict[str, Mapping[str, Any]] = {}
@@ -127,7 +133,7 @@ class _Stages:
 
     def posterior(self, role: str, source: PosteriorSource) -> Posterior:
         """Return a posterior: trained, loaded, or read back."""
-        path = self._folder.path("posteriors", f"{role}.safetensors")
+        path = self._posterior_path(role)
         checkpoint = path.with_suffix(".training.safetensors")
 
         def make() -> list[Path]:
@@ -135,13 +141,13 @@ class _Stages:
             found.save(path, meta=meta)
             return [path]
 
-        self._once(f"posterior-{role}", make)
+        self._once(f"posterior-{role}", make, reads=())
         checkpoint.unlink(missing_ok=True)
         return self._setting.load(path)
 
     def match(self, name: str, reference: Posterior, candidate: Posterior) -> tuple[Permutation, Mapping[str, Any]]:
         """Return a matcher's permutation and the record of how it was found."""
-        path = self._folder.path("permutations", f"{name}.safetensors")
+        path = self._permutation_path(name)
         record = path.with_suffix(".json")
 
         def make() -> list[Path]:
@@ -162,7 +168,7 @@ class _Stages:
             write_json(pictures, similarity_images(reference, candidate, result.permutation))
             return [path, record, pictures]
 
-        self._once(f"match-{name}", make)
+        self._once(f"match-{name}", make, reads=self._posterior_paths)
         return Permutation.load(path, self._setting.spec.layout), read_json(record)
 
     def curve(self, split: Split, label: str, reference: Posterior, candidate: Posterior) -> LossCurve:
@@ -176,7 +182,8 @@ class _Stages:
             write_bytes(table, _csv(curve).encode())
             return [path, table]
 
-        self._once(f"curve-{split}-{label}", make)
+        reads = [] if label == UNALIGNED else [self._permutation_path(label)]
+        self._once(f"curve-{split}-{label}", make, reads=[*self._posterior_paths, *reads])
         return LossCurve.from_json(read_json(path))
 
     def scores(self, split: Split, role: str, posterior: Posterior) -> None:
@@ -188,13 +195,25 @@ class _Stages:
             write_json(path, {"scores": found.as_json(), "bins": found.bins})
             return [path]
 
-        self._once(f"scores-{split}-{role}", make)
+        self._once(f"scores-{split}-{role}", make, reads=[self._posterior_path(role)])
 
-    def _once(self, stage: str, make: Callable[[], list[Path]]) -> None:
-        if not self._folder.is_done(stage):
+    def _posterior_path(self, role: str) -> Path:
+        return self._folder.path("posteriors", f"{role}.safetensors")
+
+    @property
+    def _posterior_paths(self) -> tuple[Path, Path]:
+        return self._posterior_path("reference"), self._posterior_path("candidate")
+
+    def _permutation_path(self, matcher: str) -> Path:
+        return self._folder.path("permutations", f"{matcher}.safetensors")
+
+    def _once(self, stage: str, make: Callable[[], list[Path]], *, reads: Sequence[Path]) -> None:
+        """Do a stage unless it is done: its files and those it reads are as they were when it was."""
+        if not self._folder.is_done(stage, reads):
             start = perf_counter()
             files = make()
-            self._folder.finish(stage, files, seconds=perf_counter() - start)
+            about = {"seconds": round(perf_counter() - start, 3), "threads": torch.get_num_threads()}
+            self._folder.finish(stage, files, reads=reads, about=about)
 
 
 def _distance(reference: Posterior, candidate: Posterior) -> float | None:
@@ -236,8 +255,9 @@ def _summary(result: RunResult) -> dict[str, Any]:
 
 def _about() -> dict[str, str]:
     return {
-        "rebasin-core": version("rebasin-core"),
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "machine": platform.machine(),
+        # Sums are split among threads, so that other numbers of them give other last digits.
+        "threads": str(torch.get_num_threads()),
     }

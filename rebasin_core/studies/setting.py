@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cached_property
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -12,15 +13,20 @@ import torch
 from rebasin_core.api.conversion import load_posterior
 from rebasin_core.api.matching import match
 from rebasin_core.api.tracing import installed_rules
-from rebasin_core.errors import ConfigError
+from rebasin_core.errors import ConfigError, InvalidInputError
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihoods import CategoricalLikelihood, GaussianLikelihood
 from rebasin_core.evaluation.scores import PredictiveScores
 from rebasin_core.evaluation.task import Task
+from rebasin_core.plugin.discovery import CORE
 from rebasin_core.specs.check import check_spec
+from rebasin_core.strategy import strategies_in
+from rebasin_core.tensors.digests import digest_of_file, digest_of_tensors
+from rebasin_core.tensors.modules import named_tensors
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import nn
@@ -99,6 +105,33 @@ class Setting:
     def _example_inputs(self) -> torch.Tensor:
         return self._data.test.inputs[:_EXAMPLES_FOR_CHECK]
 
+    @property
+    def config(self) -> RunConfig:
+        """The configuration."""
+        return self._config
+
+    @cached_property
+    def inputs(self) -> Mapping[str, str]:
+        """Digests of all content that goes into the run, by what it is; computed from what was loaded, not from names.
+
+        The network's are of its initial parameters, so that an architecture whose code has changed is noticed.
+        """
+        train, test = self._data.train, self._data.test
+        examples = {"x": train.inputs, "y": train.targets, "test x": test.inputs, "test y": test.targets}
+        found = {
+            "the data set": digest_of_tensors(examples),
+            "the network": digest_of_tensors(named_tensors(self.model)),
+            "the specification": self.spec.layout.fingerprint,
+        }
+        files = [source.path for source in (self._config.reference, self._config.candidate) if source.path is not None]
+        return found | {str(path): digest_of_file(path) for path in files}
+
+    @cached_property
+    def code(self) -> Mapping[str, str]:
+        """The versions of the packages whose strategies the run uses."""
+        used = [self._registry.get(s.family, s.registered_name()).status for s in strategies_in(self._config)]
+        return {CORE: version(CORE)} | {status.distribution: status.version for status in used}
+
     def check(self) -> None:
         """Look at everything that can be wrong before any work is done and any file is written.
 
@@ -141,10 +174,15 @@ class Setting:
             The posterior and plain JSON about it.
 
         Raises:
+            InvalidInputError: If the file has changed since the run began.
             RebasinError: If training diverges, or the file does not fit the network.
         """
         if source.path is not None:
-            return self.load(source.path), {"loaded_from": str(source.path)}
+            posterior = self.load(source.path)
+            if digest_of_file(source.path) != self.inputs[str(source.path)]:
+                message = f"{source.path} has changed since the run began; run the same command again"
+                raise InvalidInputError(message)
+            return posterior, {"loaded_from": str(source.path)}
         seed = source.seed or 0
         inference = source.inference or self._config.inference
         train, validation = self._data.train.split(self._config.validation_fraction)

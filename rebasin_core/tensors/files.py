@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from rebasin_core.errors import FileFormatError, StorageError
+from rebasin_core.tensors.reading import other_format, parse_json, reason, regular_size, shown
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -21,13 +23,16 @@ if TYPE_CHECKING:
 
 FORMAT = "rebasin_core/1"
 _ENTRY = "rebasin_core"
-PARTIAL = ".part"
-"""In the name of every file that is not finished."""
+_UNFINISHED = re.compile(r"\.rebasin-\w+\.part(\.\w+)?")
+_LONGEST_SUFFIX = 16
 
 
 @contextmanager
 def replacing(path: Path | str) -> Generator[Path]:
     """Give a temporary file beside ``path`` that takes its place when the block ends well.
+
+    The content is on the disk before the name is, so that a machine that stops at any moment leaves the old file or the
+    whole new one.
 
     Args:
         path: The file to write; its folder is made if needed.
@@ -41,25 +46,47 @@ def replacing(path: Path | str) -> Generator[Path]:
     target = Path(path)
     temporary: Path | None = None
     try:  # ruff: ignore[too-many-statements-in-try-clause] - each of them may find the disk full
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=target.parent, prefix=f".{target.name}.", suffix=f"{PARTIAL}{target.suffix}"
-        )
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _new_beside(target)
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        _flush(temporary)
         # mkstemp makes files that only their owner can read; a result is an ordinary file.
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
         temporary = None
+        _flush_folder(target.parent)
     except OSError as error:
-        message = f"cannot write {target}: {error.strerror or error}. Check the space and the permissions of its folder"
+        message = f"cannot write {shown(target)}: {reason(error)}. Check the space and the permissions of its folder"
         raise StorageError(message) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def is_unfinished(name: str) -> bool:
+    """Return whether a file name is one that `replacing` gives to a file that is being written.
+
+    Args:
+        name: A file name.
+
+    Returns:
+        Whether it is; no other program is expected to choose such names.
+    """
+    return _UNFINISHED.fullmatch(name) is not None
+
+
+def require_writable(path: Path | str) -> None:
+    """Raise if a file cannot be written at a path, so that this is known before the work; nothing is written.
+
+    Args:
+        path: The file.
+
+    Raises:
+        StorageError: If the path is that of a folder, or its folder cannot be made or written into.
+    """
+    problem = _obstacle(Path(path))
+    if problem is not None:
+        message = f"cannot write {shown(Path(path))}: {problem}. Choose another path"
+        raise StorageError(message)
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
@@ -87,25 +114,6 @@ def write_json(path: Path | str, document: object) -> None:
         StorageError: If it cannot be written.
     """
     write_bytes(path, (json.dumps(document, indent=2) + "\n").encode())
-
-
-def read_json(path: Path | str) -> Any:  # ruff: ignore[any-type] - JSON is any of its types
-    """Read a JSON document.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The parsed document.
-
-    Raises:
-        FileFormatError: If it is missing or is not JSON.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        message = f"cannot read {path}: {error}"
-        raise FileFormatError(message) from error
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], *, kind: str, document: Mapping[str, Any]) -> None:
@@ -145,21 +153,89 @@ def read_tensors(path: Path | str, *, kind: str | None = None) -> tuple[dict[str
     Raises:
         FileFormatError: If the file is missing, damaged or of another kind.
     """
+    regular_size(path)
     try:
         with safe_open(path, framework="pt") as handle:
             metadata = handle.metadata() or {}
             # Copies: sums over memory that is not aligned, as tensors in files are, differ in the last digit.
             names = handle.keys()
             tensors = {name: handle.get_tensor(name).clone() for name in names}
-        header = json.loads(metadata.get(_ENTRY, "{}"))
-    except (OSError, SafetensorError, ValueError) as error:
-        message = f"cannot read {path}: {error}. Expected a safetensors file"
+    except (OSError, SafetensorError, *_OF_DAMAGED_TENSORS) as error:
+        message = f"cannot read {shown(Path(path))}: {reason(error)}. Expected a safetensors file"
         raise FileFormatError(message) from error
-    if kind is not None and (header.get("kind") != kind or header.get("format") != FORMAT):
-        found = f"{header.get('kind', 'unknown')!r} in format {header.get('format', 'unknown')!r}"
-        message = f"{path}: expected a file of kind {kind!r} in format {FORMAT!r}, got {found}"
+    try:
+        return tensors, _document(metadata, kind)
+    except FileFormatError as error:
+        message = f"{shown(Path(path))}: {error}"
+        raise FileFormatError(message) from error
+
+
+# Headers may name dtypes that this version of torch does not have, and shapes that it cannot have.
+_OF_DAMAGED_TENSORS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, OverflowError)
+
+
+def _document(metadata: Mapping[str, str], kind: str | None) -> dict[str, Any]:
+    """Return the document in the metadata of a safetensors file, with its kind; raise unless it is as expected."""
+    if _ENTRY not in metadata and kind is None:
+        return {"kind": None}
+    header = parse_json(metadata.get(_ENTRY, "{}"))
+    if not isinstance(header, dict):
+        message = f"the entry {_ENTRY!r} of its metadata is no JSON object"
         raise FileFormatError(message)
-    return tensors, {**header.get("document", {}), "kind": header.get("kind")}
+    found = header.get("kind")
+    document = header.get("document", {})
+    if not isinstance(found, str) or (kind is not None and found != kind):
+        wanted = "one of the kinds that this package writes" if kind is None else f"kind {kind!r}"
+        message = f"expected a file of {wanted}, got {'unknown' if found is None else shown(found)}"
+        raise FileFormatError(message)
+    if header.get("format") != FORMAT:
+        raise FileFormatError(other_format(f"the format {shown(header.get('format'))}", f"the format {FORMAT!r}"))
+    if not isinstance(document, dict):
+        message = f"its document is no JSON object, got {shown(document)}"
+        raise FileFormatError(message)
+    return {**document, "kind": found}
+
+
+def _new_beside(target: Path) -> Path:
+    """Return a new empty file in the folder of a target, making the folder if needed."""
+    # Not the name of the target, which may be as long as names can be; its suffix tells writers the format.
+    suffix = target.suffix if len(target.suffix) <= _LONGEST_SUFFIX else ""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".rebasin-", suffix=f".part{suffix}")
+    except ValueError as error:  # a NUL character in the path
+        raise OSError(str(error)) from error
+    os.close(handle)
+    return Path(name)
+
+
+def _obstacle(target: Path) -> str | None:
+    """Return why a file cannot be written; None if nothing is seen that is in the way."""
+    try:
+        target.is_symlink()  # refuses names that are too long, and those with a NUL character
+        folder = next(parent for parent in target.absolute().parents if parent.exists())
+        if target.is_dir():
+            return "it is a folder"
+    except (OSError, ValueError) as error:
+        return reason(error)
+    if not folder.is_dir():
+        return f"{folder} is not a folder"
+    return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written into"
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Write the folder's entries to the disk, where the system can open a folder for that."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:

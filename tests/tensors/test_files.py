@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from rebasin_core.errors import FileFormatError, StorageError
-from rebasin_core.tensors.files import read_json, read_tensors, replacing, write_bytes, write_json, write_tensors
+from rebasin_core.tensors.files import read_tensors, replacing, write_bytes, write_json, write_tensors
+from rebasin_core.tensors.reading import read_json
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -1,0 +1,260 @@
+"""Reading of files whose content nobody vouches for: regular files only, of bounded size, and JSON of bounded depth."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rebasin_core.errors import FileFormatError
+from rebasin_core.tensors.bounds import MAX_DEPTH, MAX_JSON_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def regular_size(path: Path | str) -> int:
+    """Return the size of a regular file, without opening anything that could block.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        FileFormatError: If there is no such file, or it is a folder, a device, a pipe or a socket.
+    """
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError) as error:
+        message = f"cannot read {shown(Path(path))}: {reason(error)}"
+        raise FileFormatError(message) from error
+    if not stat.S_ISREG(found.st_mode):
+        message = f"cannot read {shown(Path(path))}: it is {_kind(found.st_mode)}; expected a regular file"
+        raise FileFormatError(message)
+    return found.st_size
+
+
+def read_bounded(path: Path | str, limit: int) -> bytes:
+    """Return the content of a regular file that is not larger than a bound.
+
+    Args:
+        path: The file.
+        limit: The most bytes that it may have.
+
+    Returns:
+        Its content.
+
+    Raises:
+        FileFormatError: If it cannot be read, is no regular file, or is larger.
+    """
+    size = regular_size(path)
+    try:
+        with Path(path).open("rb") as handle:
+            content = handle.read(limit + 1) if size <= limit else b""
+    except OSError as error:
+        message = f"cannot read {shown(Path(path))}: {reason(error)}"
+        raise FileFormatError(message) from error
+    if size > limit or len(content) > limit:
+        message = f"cannot read {shown(Path(path))}: it has {max(size, len(content))} bytes, expected at most {limit}"
+        raise FileFormatError(message)
+    return content
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is something at a path; a path that no file system takes has nothing.
+
+    Args:
+        path: The path.
+
+    Returns:
+        Whether it exists, also as a dangling link.
+    """
+    try:
+        return os.path.lexists(path)
+    except ValueError:  # a NUL character
+        return False
+
+
+def read_json(path: Path | str) -> Any:  # ruff: ignore[any-type] - JSON is any of its types
+    """Read a JSON document.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The parsed document.
+
+    Raises:
+        FileFormatError: If it is missing, too large, is not JSON, or is nested too deeply.
+    """
+    content = read_bounded(path, MAX_JSON_BYTES)
+    try:
+        return parse_json(content.decode("utf-8"))
+    except ValueError as error:
+        message = f"cannot read {shown(Path(path))}: {error}"
+        raise FileFormatError(message) from error
+
+
+def parse_json(text: str) -> Any:  # ruff: ignore[any-type] - JSON is any of its types
+    """Return the value of a JSON text.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The value.
+
+    Raises:
+        FileFormatError: If it is not JSON, gives a key twice, or is nested too deeply.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_object)
+    except RecursionError as error:
+        raise FileFormatError(_TOO_DEEP) from error
+    except ValueError as error:
+        message = f"not JSON: {error}"
+        raise FileFormatError(message) from error
+    _require_shallow(value)
+    return value
+
+
+def read_record(path: Path | str, kind: str, version: int) -> dict[str, Any]:
+    """Read a JSON record that says what it is.
+
+    Args:
+        path: The file.
+        kind: Its entry ``kind``.
+        version: Its entry ``version``.
+
+    Returns:
+        The record, without these two entries.
+
+    Raises:
+        FileFormatError: If the file is missing, damaged, of another kind, or in another version.
+    """
+    document = read_json(path)
+    try:
+        return checked_record(document, kind, version)
+    except FileFormatError as error:
+        message = f"{shown(Path(path))}: {error}"
+        raise FileFormatError(message) from error
+
+
+def checked_record(document: object, kind: str, version: int, *, unmarked: bool = False) -> dict[str, Any]:
+    """Return the entries of a JSON record after checking what it is.
+
+    Args:
+        document: The parsed JSON.
+        kind: Its entry ``kind``.
+        version: Its entry ``version``.
+        unmarked: Whether a record without both entries is taken, too: one that an earlier release wrote.
+
+    Returns:
+        The record, without these two entries.
+
+    Raises:
+        FileFormatError: If it is no object, of another kind, or in another version.
+    """
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+        message = f"expected a JSON object of kind {kind!r}, got {type(document).__name__}"
+        raise FileFormatError(message)
+    rest = {key: value for key, value in document.items() if key not in {"kind", "version"}}
+    if unmarked and len(rest) == len(document):
+        return rest
+    if document.get("kind") != kind:
+        message = f'expected a JSON object with "kind": "{kind}", got {shown(document.get("kind"))}'
+        raise FileFormatError(message)
+    if isinstance(document.get("version"), bool) or document.get("version") != version:
+        raise FileFormatError(other_format(f"version {shown(document.get('version'))}", f"version {version}"))
+    return rest
+
+
+def other_format(found: str, expected: str) -> str:
+    """Return the sentence about a file in a format that this release does not read.
+
+    Args:
+        found: The format of the file.
+        expected: The format that this release reads.
+
+    Returns:
+        What was found, what is read, and the way out.
+    """
+    return (
+        f"written in {found}, this release reads {expected}; install the release that wrote it, or write the file again"
+    )
+
+
+def shown(value: object, limit: int = 120) -> str:
+    """Return a value as it is put into messages: a path as it is, another value's `repr`, long ones shortened.
+
+    Args:
+        value: Any value; values of documents may be of any size.
+        limit: The most characters.
+
+    Returns:
+        One line.
+    """
+    if isinstance(value, list | tuple | dict | set):
+        return f"a {type(value).__name__} of {len(value)} entries"
+    text = str(value) if isinstance(value, Path) else repr(value)
+    text = text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00").replace("\n", "\\n")
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def reason(error: BaseException) -> str:
+    """Return why a file could not be read or written.
+
+    Args:
+        error: What the operating system, or a library, raised.
+
+    Returns:
+        The reason, in one line.
+    """
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return " ".join(str(text).split())
+
+
+_TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        message = f"{shown(twice)} is given twice"
+        raise ValueError(message)
+    return found
+
+
+def _require_shallow(value: object) -> None:
+    """Raise if a value is nested too deeply for the functions that walk it; this one walks level by level."""
+    level: Sequence[object] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [item for outer in level for item in _inside(outer)]
+        if not level:
+            return
+    raise FileFormatError(_TOO_DEEP)
+
+
+def _inside(value: object) -> Sequence[object]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else ()
+
+
+_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def _kind(mode: int) -> str:
+    return next((name for test, name in _KINDS if test(mode)), "something else")
