@@ -3,7 +3,6 @@
 from rebasin_core.api.alignment import AlignResult, align
 from rebasin_core.api.conversion import as_posterior, load_posterior, write_back
 from rebasin_core.api.evaluation import barrier, score
-from rebasin_core.api.foreign import permuted_copy
 from rebasin_core.api.landscape import BarrierMatrix, Star, barrier_matrix, star
 from rebasin_core.api.many import ManyMatch, match_many
 from rebasin_core.api.matching import build, match
@@ -35,7 +34,6 @@ __all__ = [
     "match",
     "match_many",
     "merge",
-    "permuted_copy",
     "save_checkpoint",
     "score",
     "star",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
+import torch
 from torch import Tensor, nn
 
 from rebasin_core.errors import FileFormatError, InvalidInputError
@@ -14,15 +16,18 @@ from rebasin_core.posteriors.base import Posterior
 from rebasin_core.posteriors.foreign.adapters import ModuleAdapter, bayesian_layout
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.specs.base import require_spec
+from rebasin_core.symmetry.permutation import permute_foreign_by
 from rebasin_core.tensors.files import read_tensors
-from rebasin_core.tensors.modules import unsaved_buffers, unwrapped
+from rebasin_core.tensors.modules import named_tensors, unsaved_buffers, unwrapped
 from rebasin_core.tensors.names import TensorNames, require_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from rebasin_core.posteriors.foreign.layout import BayesianLayout
     from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.symmetry.permutation import Permutation
 
 PosteriorLike: TypeAlias = Posterior | Mapping[str, Tensor] | nn.Module | object
 
@@ -107,7 +112,7 @@ def _is_plain(source: object) -> TypeGuard[nn.Module]:
 
 def _completed(posterior: Posterior, model: nn.Module) -> Posterior:
     """Return a point with the buffers of a model that state dicts leave out: those that are not saved."""
-    if not isinstance(posterior, PointPosterior):
+    if not posterior.is_point:
         return posterior
     unsaved = unsaved_buffers(model)
     missing = {
@@ -199,3 +204,42 @@ def load_posterior(path: Path | str, *, model: nn.Module | None = None, registry
     except (InvalidInputError, FileFormatError) as error:
         message = f"{path}: {error}"
         raise FileFormatError(message) from error
+
+
+def _permuted_copy(permutation: Permutation, target: object) -> object:
+    """Return a permuted copy of an object that a registered adapter reads."""
+    if isinstance(target, nn.Module) and (layout := bayesian_layout(target)) is not None:
+        return _permuted_layers(permutation, target, layout)
+    adapter = adapter_of(target)
+    if not isinstance(adapter, AbstractWriteBack):
+        message = (
+            f"{type(adapter).__name__} reads `{type(target).__qualname__}` and cannot write into it; apply the "
+            "permutation to the posterior that `rebasin_core.as_posterior` gives for it"
+        )
+        raise InvalidInputError(message)
+    if isinstance(target, torch.optim.Optimizer):
+        message = (
+            f"`{type(target).__qualname__}` holds the parameters of a network, which a copy of it would not hold: "
+            "permute its posterior, and put that back by `write_back(optimizer, posterior, model=model)`"
+        )
+        raise InvalidInputError(message)
+    posterior = adapter.to_posterior(target)
+    moved = copy.deepcopy(target)
+    adapter.write_back(moved, posterior.permute(permutation))
+    return moved
+
+
+def _permuted_layers(permutation: Permutation, module: nn.Module, layout: BayesianLayout) -> nn.Module:
+    """Return a copy of a module with Bayesian layers: each tensor of a layer moves as the parameter it belongs to."""
+    moved = copy.deepcopy(module)
+    tensors = named_tensors(moved)
+    plain = layout.plain_names(tensors)
+    belongs = {name: own for name in tensors if (own := plain.get(name, name)) is not None}
+    permutation.layout.check({own: tensors[name] for name, own in belongs.items()}, "the module")
+    with torch.no_grad():
+        for name, own in belongs.items():
+            tensors[name].copy_(permutation.apply({own: tensors[name]})[own])
+    return moved
+
+
+permute_foreign_by(_permuted_copy)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 class Layout:
     """Groups, and the axes of every tensor they act on: the content of a permutation specification, as a value.
 
+    Layouts are equal if their groups and axes are: if they are of the same symmetries.
+
     Attributes:
         groups: The groups by name.
         axes: For every parameter and buffer, one axis a dimension.
@@ -45,8 +47,8 @@ class Layout:
 
     groups: Mapping[str, Group]
     axes: Mapping[str, tuple[Axis, ...]]
-    buffers: frozenset[str] | None = None
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    buffers: frozenset[str] | None = field(default=None, compare=False)
+    aliases: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         """Freeze the mappings and check that they agree."""

@@ -189,6 +189,8 @@ def test_a_specification_knows_the_buffers_and_second_names_in_files_too(tmp_pat
     rc.save_spec(SPEC, tmp_path / "spec.json")
     loaded = rc.load_spec(tmp_path / "spec.json")
     assert loaded.layout == SPEC.layout
+    assert loaded.layout.buffers == SPEC.layout.buffers
+    assert loaded.layout.aliases == SPEC.layout.aliases
     first, second = (model.state_dict() for model in MODELS)
     assert rc.match(first, second, loaded).objective == EXPECTED["match"][-1]
     # A file of the time before is of the same symmetries; what its tensors are, their names and types tell.
