@@ -6,12 +6,16 @@ import os
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from rebasin_core import Registry
 
 # The networks here are tiny: a second thread only waits, and subprocesses run beside each other.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+# How long an example takes depends on what else the machine does: `pytest-timeout` finds tests that hang.
+settings.register_profile("loaded machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("loaded machine")
 
 
 @pytest.fixture

@@ -17,9 +17,10 @@ from rebasin_core.posteriors.foreign.adapters import ModuleAdapter, bayesian_lay
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.specs.base import require_spec
 from rebasin_core.symmetry.permutation import permute_foreign_by
-from rebasin_core.tensors.files import read_tensors
+from rebasin_core.tensors.files import OF_DAMAGED_TENSORS, read_tensors
 from rebasin_core.tensors.modules import named_tensors, unsaved_buffers, unwrapped
 from rebasin_core.tensors.names import TensorNames, require_numbers
+from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -198,10 +199,14 @@ def load_posterior(path: Path | str, *, model: nn.Module | None = None, registry
         raise FileFormatError(message)
     registry = registry or default_registry()
     registry.names("posterior")  # imports all representations, of which a mixture may hold any
-    kind: type[Posterior] = registry.get("posterior", str(document["representation"])).kind
+    representation = document.get("representation")
+    if not isinstance(representation, str):
+        message = f"{path}: expected the name of a representation in its document, got {shown(representation)}"
+        raise FileFormatError(message)
+    kind: type[Posterior] = registry.get("posterior", representation).kind
     try:
         return as_posterior(kind.from_tensors(tensors), model=model)
-    except (InvalidInputError, FileFormatError) as error:
+    except (*OF_DAMAGED_TENSORS, FileFormatError) as error:
         message = f"{path}: {error}"
         raise FileFormatError(message) from error
 

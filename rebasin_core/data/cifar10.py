@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Literal, final
 
@@ -13,7 +14,7 @@ from typing_extensions import override
 from rebasin_core.data.base import DataSource, DataSplits, Target
 from rebasin_core.data.examples import Examples
 from rebasin_core.data.files import RemoteFile, find_file, read_bytes, require_file
-from rebasin_core.errors import DataError
+from rebasin_core.errors import DataError, StorageError
 from rebasin_core.tensors.files import write_bytes
 
 _FOLDER = "cifar-10-batches-bin"
@@ -25,6 +26,7 @@ _ARCHIVE = RemoteFile(
     "c32a1d4ab5d03f1284b67883e8d87530",
 )
 _RECORD = 1 + 3 * 32 * 32
+_LARGEST = 10_000 * _RECORD
 _NUM_CLASSES = 10
 _MEAN = (0.4914, 0.4822, 0.4465)
 _DEVIATION = (0.2470, 0.2435, 0.2616)
@@ -96,7 +98,9 @@ def _unpack(archive: Path, folder: Path) -> None:
                 name = Path(member.name).name
                 stream = found.extractfile(member) if name in {*_TRAIN, _TEST} else None
                 if stream is not None:
-                    write_bytes(folder / name, stream.read())
-    except (tarfile.TarError, EOFError) as error:
+                    write_bytes(folder / name, stream.read(_LARGEST))
+    except StorageError:  # an OSError, too
+        raise
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         message = f"{archive} is damaged: {error}. Remove it and fetch it again"
         raise DataError(message) from error

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from rebasin_core.errors import DataError, MissingDataError
+from rebasin_core.errors import DataError, FileFormatError, MissingDataError
+from rebasin_core.tensors.bounds import MAX_DATA_BYTES
+from rebasin_core.tensors.reading import read_bounded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +42,14 @@ def find_file(root: Path, subfolders: Sequence[str], names: Sequence[str]) -> Pa
         The path, or None.
     """
     candidates = (root / folder / name for folder in subfolders for name in names)
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if _is_file(path)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def require_file(
@@ -94,10 +103,9 @@ def read_bytes(path: Path) -> bytes:
         Its bytes.
 
     Raises:
-        DataError: If it cannot be read.
+        DataError: If it cannot be read, is no regular file, or is too large.
     """
     try:
-        return path.read_bytes()
-    except OSError as error:
-        message = f"cannot read {path}: {error}"
-        raise DataError(message) from error
+        return read_bounded(path, MAX_DATA_BYTES)
+    except FileFormatError as error:
+        raise DataError(str(error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import zlib
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from rebasin_core.data.base import DataSource, DataSplits, Target
 from rebasin_core.data.examples import Examples
 from rebasin_core.data.files import RemoteFile, read_bytes, require_file
 from rebasin_core.errors import DataError
+from rebasin_core.tensors.bounds import MAX_DATA_BYTES
+from rebasin_core.tensors.memory import free_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +32,7 @@ _NAMES = (
     "t10k-labels-idx1-ubyte.gz",
 )
 _UNSIGNED_BYTE = 8
+_MOST_DIMENSIONS = 8
 _NUM_CLASSES = 10
 
 
@@ -167,14 +171,10 @@ def read_idx(path: Path) -> Tensor:
     """
     raw = read_bytes(path)
     if path.suffix == ".gz":
-        try:
-            raw = gzip.decompress(raw)
-        except (OSError, EOFError, zlib.error) as error:
-            message = f"{path} is damaged: {error}. Fetch it again"
-            raise DataError(message) from error
+        raw = _decompressed(raw, path)
     dims = raw[3] if len(raw) > 3 else 0
     header = 4 + 4 * dims
-    if len(raw) < header or raw[:2] != b"\0\0" or raw[2] != _UNSIGNED_BYTE or not dims:
+    if len(raw) < header or raw[:2] != b"\0\0" or raw[2] != _UNSIGNED_BYTE or not 1 <= dims <= _MOST_DIMENSIONS:
         message = f"{path} is not an idx file of unsigned bytes: it begins with {raw[:4].hex(' ') or 'nothing'}"
         raise DataError(message)
     shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", dims, 4))
@@ -184,6 +184,21 @@ def read_idx(path: Path) -> Tensor:
         )
         raise DataError(message)
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy())
+
+
+def _decompressed(raw: bytes, path: Path) -> bytes:
+    """Return the content of a gzip file, if it is not too large for memory."""
+    limit = min(MAX_DATA_BYTES, free_memory(torch.device("cpu")) // 2)
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
+            content = stream.read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        message = f"{path} is damaged: {error}. Fetch it again"
+        raise DataError(message) from error
+    if len(content) > limit:
+        message = f"{path} expands to more than {limit} bytes, for which there is no memory"
+        raise DataError(message)
+    return content
 
 
 def _examples(images_path: Path, labels_path: Path, published: Publication) -> Examples:

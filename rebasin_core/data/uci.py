@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, final
 
@@ -15,6 +15,9 @@ from rebasin_core.data.base import DataSource, DataSplits, Target
 from rebasin_core.data.examples import Examples
 from rebasin_core.data.files import find_file
 from rebasin_core.errors import DataError, MissingDataError
+from rebasin_core.tensors.archives import read_npz
+from rebasin_core.tensors.bounds import MAX_LENGTH
+from rebasin_core.tensors.reading import regular_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,24 +72,57 @@ class UCISource(DataSource):
         path = archive or text or self.root
         try:
             x, y, test = _read_npz(path, self.split) if archive else _read_text(path.parent, self.split)
-        except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
+            _require_columns(x, y, test)
+        except (OSError, ValueError, TypeError, IndexError) as error:
             message = f"{path} (split {self.split}) cannot be read: {error}"
             raise DataError(message) from error
-        return _split(x, y, test)
+        with np.errstate(all="ignore"):  # numbers that overflow are found where all data are checked to be finite
+            return _split(x, y, test)
 
 
 def _read_npz(path: Path, split: int) -> Columns:
-    # Opened here, since numpy leaves the file open when the archive in it is damaged.
-    with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
-        return archive["x"].astype(np.float64), archive["y"].astype(np.float64), archive["test_index"][split]
+    arrays = read_npz(path, names=("x", "y", "test_index"))
+    strange = [name for name, array in arrays.items() if array.dtype.kind not in "iuf"]
+    if strange:
+        message = f"{strange} are no arrays of real numbers"
+        raise DataError(message)
+    return arrays["x"].astype(np.float64), arrays["y"].astype(np.float64), arrays["test_index"][split]
 
 
 def _read_text(folder: Path, split: int) -> Columns:
-    table = np.loadtxt(folder / "data.txt", ndmin=2)
-    features = np.loadtxt(folder / "index_features.txt", ndmin=1).astype(np.int64)
-    target = np.loadtxt(folder / "index_target.txt", ndmin=1).astype(np.int64)
-    test = np.loadtxt(folder / f"index_test_{split}.txt", ndmin=1).astype(np.int64)
+    table = _read_table(folder / "data.txt", 2)
+    features = _as_indices(_read_table(folder / "index_features.txt", 1))
+    target = _as_indices(_read_table(folder / "index_target.txt", 1))
+    test = _as_indices(_read_table(folder / f"index_test_{split}.txt", 1))
     return table[:, features], table[:, target[0]], test
+
+
+def _read_table(path: Path, dimensions: Literal[1, 2]) -> NDArray[np.float64]:
+    regular_size(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of empty files, which are found to have the wrong shape
+        return np.loadtxt(path, ndmin=dimensions)
+
+
+def _as_indices(numbers: NDArray[np.float64]) -> NDArray[np.int64]:
+    whole = numbers.round()
+    if not np.array_equal(whole, numbers) or np.abs(whole).max(initial=0) > MAX_LENGTH:
+        message = "an index file holds other numbers than indices"
+        raise DataError(message)
+    return whole.astype(np.int64)
+
+
+def _require_columns(x: NDArray[np.float64], y: NDArray[np.float64], test: NDArray[np.int64]) -> None:
+    shapes = x.ndim == 2 and y.shape == (len(x),) and test.ndim == 1
+    if not shapes or test.dtype.kind not in "iu" or not 0 < len(np.unique(test)) < len(x):
+        message = (
+            f"expected x [n, d], y [n] and fewer than n whole numbers as indices of test examples, got shapes "
+            f"{x.shape}, {y.shape} and {test.shape} of {test.dtype}"
+        )
+        raise DataError(message)
+    if not 0 <= test.min() <= test.max() < len(x):
+        message = f"the indices of test examples are from {test.min()} to {test.max()}, expected 0 to {len(x) - 1}"
+        raise DataError(message)
 
 
 def _split(x: NDArray[np.float64], y: NDArray[np.float64], test: NDArray[np.int64]) -> DataSplits:

@@ -14,7 +14,7 @@ from rebasin_core.posteriors.base import KIND, Posterior
 from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.posteriors.interpolation import interpolate, interpolate_buffers
 from rebasin_core.tensors.checks import require_finite
-from rebasin_core.tensors.files import read_tensors
+from rebasin_core.tensors.files import OF_DAMAGED_TENSORS, read_tensors
 from rebasin_core.tensors.modules import copied
 
 if TYPE_CHECKING:
@@ -231,7 +231,11 @@ class AbstractAttachedPosterior(Posterior):
         if document.get("representation") != cls.kind:
             message = f"{path}: expected a {cls.kind!r} posterior, got {document.get('representation')!r}"
             raise FileFormatError(message)
-        return cls.from_tensors(tensors)
+        try:
+            return cls.from_tensors(tensors)
+        except OF_DAMAGED_TENSORS as error:
+            message = f"{path}: {error}"
+            raise FileFormatError(message) from error
 
     @classmethod
     @final

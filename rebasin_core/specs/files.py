@@ -12,7 +12,7 @@ from rebasin_core.specs.base import PermutationSpec, SpecFactory
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.tensors.files import write_json
 from rebasin_core.tensors.modules import named_tensors
-from rebasin_core.tensors.reading import read_json
+from rebasin_core.tensors.reading import checked_record, read_json, shown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -66,20 +66,9 @@ def load_spec(path: Path | str) -> PermutationSpec:
         SpecError: If its groups and axes contradict each other.
     """
     try:
-        document = read_json(path)
-    except FileFormatError as error:
-        message = f"{error}; expected a specification in JSON"
-        raise FileFormatError(message) from error
-    if not isinstance(document, dict) or document.get("kind") != _KIND:
-        message = f'{path}: expected a JSON object with "kind": "{_KIND}"'
-        raise FileFormatError(message)
-    if document.get("version") != _VERSION:
-        message = f"{path}: written in version {document.get('version')}, this release reads version {_VERSION}"
-        raise FileFormatError(message)
-    try:
-        return GivenSpec(Layout.from_json(document))
+        return GivenSpec(Layout.from_json(checked_record(read_json(path), _KIND, _VERSION)))
     except (FileFormatError, SpecError) as error:
-        message = f"{path}: {error}"
+        message = f"{shown(Path(path))}: {error}; expected a specification in JSON, as `save_spec` writes it"
         raise type(error)(message) from error
 
 

@@ -6,6 +6,7 @@ tensor (permuting it, comparing two of them) is written for cells and does not k
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -93,6 +94,20 @@ def atom_rows(axes: Sequence[Axis]) -> Iterator[tuple[Atom, ...]]:
         return
     for inner in _inner(factors, place):
         yield from atom_rows(inner)
+
+
+def count_cells(axes: Sequence[Axis]) -> int:
+    """Return the number of cells that tensors with these axes have.
+
+    Args:
+        axes: The axes of one tensor.
+
+    Returns:
+        The product, over all axes and their factors, of the numbers of parts that they concatenate.
+    """
+    return prod(
+        sum(count_cells([part]) for part in factor.parts) for factor in _factors(axes) if isinstance(factor, Concat)
+    )
 
 
 def _factors(axes: Sequence[Axis]) -> list[Axis]:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, final
 
 from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError, nearest
 from rebasin_core.symmetry.axis import Atom, Axis, Group, atoms_of, is_fixed
-from rebasin_core.symmetry.cells import atom_rows
+from rebasin_core.symmetry.cells import atom_rows, count_cells
 from rebasin_core.symmetry.notation import format_axes, parse_axes
 from rebasin_core.symmetry.resolve import resolve
+from rebasin_core.tensors.bounds import MAX_CELLS, MAX_DEPTH, MAX_LENGTH, MAX_UNITS
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.frozen import FrozenMapping
 from rebasin_core.tensors.names import TensorNames
+from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,8 +64,13 @@ class Layout:
                 message = f"`buffers` or `aliases` names `{name}`, which has no axes; {nearest(name, self.axes)}"
                 raise SpecError(message)
         for name in self.groups:
-            self.ancestors(name)
+            if math.prod(self.index_shape(name)) > MAX_UNITS:
+                message = f"group {shown(name)} has {self.index_shape(name)} units, expected at most {MAX_UNITS}"
+                raise SpecError(message)
         for tensor, axes in self.axes.items():
+            if count_cells(axes) > MAX_CELLS:
+                message = f"`{tensor}`: its concatenations divide it into more than {MAX_CELLS} cells"
+                raise SpecError(message)
             for row in atom_rows(axes):
                 self._check_row(tensor, row)
 
@@ -110,6 +117,9 @@ class Layout:
                 raise SpecError(message)
             if within == name or within in chain:
                 message = f"groups {[name, *chain]} lie within each other in a circle"
+                raise SpecError(message)
+            if len(chain) == MAX_DEPTH:
+                message = f"group {name!r} lies within more than {MAX_DEPTH} others"
                 raise SpecError(message)
             chain.insert(0, within)
             within = self.groups[within].within
@@ -236,22 +246,24 @@ class Layout:
 
         Raises:
             FileFormatError: If the document does not have that form.
+            SpecError: If its groups and axes contradict each other, or are larger than any tensor.
         """
+        parts: list[object] = [document.get(key) for key in ("groups", "axes")] if isinstance(document, dict) else []
+        if not parts or not all(isinstance(part, dict) for part in parts):
+            message = f"expected a layout with objects `groups` and `axes`, got {shown(document)}"
+            raise FileFormatError(message)
+        groups = {name: _group(name, entry) for name, entry in document["groups"].items()}
         try:
-            groups = {
-                str(name): Group(str(name), int(entry["size"]), entry.get("within"))
-                for name, entry in document["groups"].items()
-            }
-            axes = {
-                str(name): tuple(resolve(e, groups, f"`{name}`") for e in parse_axes(text))
-                for name, text in document["axes"].items()
-            }
-            buffers = None if document.get("buffers") is None else frozenset(map(str, document["buffers"]))
-            aliases = {str(alias): str(name) for alias, name in document.get("aliases", {}).items()}
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            message = f"expected a layout with `groups` and `axes`, got something else ({error})"
-            raise FileFormatError(message) from error
-        return cls(groups, axes, buffers, aliases)
+            axes = {name: _axes(name, text, groups) for name, text in document["axes"].items()}
+        except SpecError as error:
+            raise FileFormatError(str(error)) from error
+        found = cls(groups, axes, *_names(document, axes))
+        used = {atom.group for of_tensor in axes.values() for axis in of_tensor for atom in atoms_of(axis)}
+        unused = sorted(name for name in groups if name not in used)
+        if unused:
+            message = f"no tensor has an axis of these groups: {shorten(unused)}; leave them out"
+            raise SpecError(message)
+        return found
 
     @cached_property
     def names(self) -> TensorNames:
@@ -263,3 +275,50 @@ class Layout:
         """A short hash of the groups and of what they act on, equal for layouts of the same symmetries."""
         text = json.dumps(self._action_as_json(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _group(name: str, entry: object) -> Group:
+    """Return the group that an entry of a document describes."""
+    entries = entry if isinstance(entry, dict) else {}
+    size, within = entries.get("size"), entries.get("within")
+    if (
+        type(size) is not int
+        or size < 1
+        or not isinstance(within, str | None)
+        or not entries.keys() <= {"size", "within"}
+    ):
+        message = (
+            f"expected for group {shown(name)} an object with `size`, a whole number of at least 1, and at most "
+            f"`within`, the name of a group; got {shown(entry)}"
+        )
+        raise FileFormatError(message)
+    return Group(name, size, within)
+
+
+def _axes(name: str, text: object, groups: Mapping[str, Group]) -> tuple[Axis, ...]:
+    """Return the axes of a tensor in a document."""
+    if not isinstance(text, str):
+        message = f"expected the axes of {shown(name)} as a text such as 'units, 3', got {shown(text)}"
+        raise FileFormatError(message)
+    axes = tuple(resolve(expression, groups, f"`{name}`") for expression in parse_axes(text))
+    for axis in axes:
+        if not 1 <= axis.size <= MAX_LENGTH:
+            message = f"`{name}`: an axis has {shown(axis.size)} positions, expected 1 to {MAX_LENGTH}"
+            raise SpecError(message)
+    return axes
+
+
+def _names(document: Mapping[str, Any], axes: Mapping[str, object]) -> tuple[frozenset[str] | None, dict[str, str]]:
+    """Return which tensors a document says are buffers, None if it does not, and the further names of tensors."""
+    buffers, aliases = document.get("buffers"), document.get("aliases", {})
+    if not (buffers is None or (isinstance(buffers, list) and all(isinstance(name, str) for name in buffers))):
+        message = f"expected `buffers` to be a list of names of tensors, got {shown(buffers)}"
+        raise FileFormatError(message)
+    if not (isinstance(aliases, dict) and all(isinstance(name, str) for name in aliases.values())):
+        message = f"expected `aliases` to be an object of names by further names of tensors, got {shown(aliases)}"
+        raise FileFormatError(message)
+    unknown = sorted({*(buffers or ()), *aliases.values()} - axes.keys())
+    if unknown:
+        message = f"`buffers` or `aliases` names tensors without axes: {shorten(unknown)}"
+        raise FileFormatError(message)
+    return None if buffers is None else frozenset(buffers), aliases

@@ -13,6 +13,8 @@ from typing import NoReturn, TypeAlias, final
 
 from rebasin_core.errors import SpecError
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product
+from rebasin_core.tensors.bounds import MAX_DIGITS, MAX_FACTORS, MAX_PARENTHESES
+from rebasin_core.tensors.reading import shown
 
 _TOKEN = re.compile(r"\s*(?:(?P<name>[A-Za-z_][\w.\[\]]*)|(?P<number>\d+)|(?P<mark>[-*+(),@]))")
 
@@ -105,6 +107,7 @@ class _Parser:
             self._tokens.append((found.group().strip(), found.end() - len(found.group().strip())))
             position = found.end()
         self._next = 0
+        self._parentheses = 0
 
     def axes(self) -> tuple[Expression, ...]:
         if not self._tokens:
@@ -126,22 +129,37 @@ class _Parser:
         operands = [self._factor()]
         while self._take("*"):
             operands.append(self._factor())
+            if len(operands) > MAX_FACTORS:
+                self._fail(self._position(), f"at most {MAX_FACTORS} factors")
         return operands[0] if len(operands) == 1 else Operation("*", tuple(operands))
 
     def _factor(self) -> Expression:
         if self._take("("):
+            if self._parentheses == MAX_PARENTHESES:
+                self._fail(self._position(), f"at most {MAX_PARENTHESES} parentheses within each other")
+            self._parentheses += 1
             inside = self._sum()
             if not self._take(")"):
                 self._fail(self._position(), "`)`")
+            self._parentheses -= 1
             return inside
         if self._take("-"):
             return Length(None)
         token = self._pop()
         if token.isdigit():
+            if len(token) > MAX_DIGITS:
+                self._fail(self._tokens[self._next - 1][1], f"a number of at most {MAX_DIGITS} digits")
             return Length(int(token))
+        self._require_name(token)
+        if not self._take("@"):
+            return Name(token, None)
+        within = self._pop()
+        self._require_name(within)
+        return Name(token, within)
+
+    def _require_name(self, token: str) -> None:
         if not (token[:1].isalpha() or token[:1] == "_"):
             self._fail(self._tokens[self._next - 1][1], "a group, a number or `-`")
-        return Name(token, self._pop() if self._take("@") else None)
 
     def _take(self, mark: str) -> bool:
         if self._next < len(self._tokens) and self._tokens[self._next][0] == mark:
@@ -160,5 +178,5 @@ class _Parser:
 
     def _fail(self, position: int, expected: str) -> NoReturn:
         got = repr(self._text[position]) if position < len(self._text) else "the end"
-        message = f"axes {self._text!r}: expected {expected} at position {position + 1}, got {got}"
+        message = f"axes {shown(self._text)}: expected {expected} at position {position + 1}, got {got}"
         raise SpecError(message)

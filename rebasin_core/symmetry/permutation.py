@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from rebasin_core.errors import FileFormatError, InvalidInputError
+from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError
 from rebasin_core.symmetry.action import act, act_on_axes
 from rebasin_core.symmetry.index import check_index, reorder_outer
 from rebasin_core.symmetry.layout import Layout
@@ -283,7 +283,11 @@ class Permutation:
         if layout is not None:
             _require_layout(layout)
         tensors, document = read_tensors(path, kind=_KIND)
-        stored = Layout.from_json(document.get("layout", {}))
+        try:
+            stored = Layout.from_json(document.get("layout", {}))
+        except (FileFormatError, SpecError) as error:
+            message = f"{path}: {error}"
+            raise FileFormatError(message) from error
         if layout is not None and stored.fingerprint != layout.fingerprint:
             message = (
                 f"{path}: the permutation belongs to another specification ({stored.fingerprint}, expected "

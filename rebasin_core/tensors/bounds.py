@@ -20,8 +20,14 @@ MAX_JSON_BYTES = 64 * 2**20
 MAX_DATA_BYTES = 16 * 2**30
 """Bytes of a data file, and of all that a compressed file expands to."""
 
-MAX_LENGTH = 2**31 - 1
-"""Units of a group, and positions of an axis. Vocabularies have a few hundred thousand."""
+MAX_UNITS = 2**26
+"""Entries of the index of a group: its units, times those of the groups around it. Vocabularies have 2**18."""
+
+MAX_LENGTH = 2**48
+"""Positions of an axis."""
+
+MAX_DIGITS = 15
+"""Digits of a number in the text of an axis."""
 
 MAX_FACTORS = 64
 """Factors of an axis, those of length one included; an axis of attention heads has two or three."""

@@ -25,6 +25,8 @@ FORMAT = "rebasin_core/1"
 _ENTRY = "rebasin_core"
 _UNFINISHED = re.compile(r"\.rebasin-\w+\.part(\.\w+)?")
 _LONGEST_SUFFIX = 16
+OF_DAMAGED_TENSORS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
+"""What torch raises for tensors of names, shapes and dtypes that do not belong together, or that it does not have."""
 
 
 @contextmanager
@@ -160,7 +162,7 @@ def read_tensors(path: Path | str, *, kind: str | None = None) -> tuple[dict[str
             # Copies: sums over memory that is not aligned, as tensors in files are, differ in the last digit.
             names = handle.keys()
             tensors = {name: handle.get_tensor(name).clone() for name in names}
-    except (OSError, SafetensorError, *_OF_DAMAGED_TENSORS) as error:
+    except (OSError, SafetensorError, *OF_DAMAGED_TENSORS) as error:
         message = f"cannot read {shown(Path(path))}: {reason(error)}. Expected a safetensors file"
         raise FileFormatError(message) from error
     try:
@@ -168,10 +170,6 @@ def read_tensors(path: Path | str, *, kind: str | None = None) -> tuple[dict[str
     except FileFormatError as error:
         message = f"{shown(Path(path))}: {error}"
         raise FileFormatError(message) from error
-
-
-# Headers may name dtypes that this version of torch does not have, and shapes that it cannot have.
-_OF_DAMAGED_TENSORS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, OverflowError)
 
 
 def _document(metadata: Mapping[str, str], kind: str | None) -> dict[str, Any]:

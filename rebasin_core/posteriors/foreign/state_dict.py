@@ -19,6 +19,8 @@ from rebasin_core.posteriors.foreign.layout import (
 )
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.posteriors.samples import SamplesPosterior
+from rebasin_core.tensors.archives import read_npz
+from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.files import read_tensors
 from rebasin_core.tensors.modules import copied
 from rebasin_core.tensors.names import COUNT_OF_AVERAGED, buffers_among
@@ -154,9 +156,13 @@ def load_samples(path: Path | str, *, model: nn.Module | None = None, prefix: st
 def _arrays(path: Path) -> dict[str, Tensor]:
     if path.suffix != ".npz":
         return read_tensors(path)[0]
+    arrays = read_npz(path)
+    strange = sorted(name for name, array in arrays.items() if array.dtype.kind not in "biuf")
+    if strange:
+        message = f"{path}: {shorten(strange)} are no arrays of numbers"
+        raise FileFormatError(message)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: torch.from_numpy(np.ascontiguousarray(archive[name])) for name in archive.files}
-    except (OSError, ValueError, TypeError) as error:
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    except TypeError as error:  # such as other byte orders
         message = f"cannot read {path}: {error}. Expected an .npz of numbers"
         raise FileFormatError(message) from error
