@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rebasin_core.specs.operators.base import Rule, Rules
-    from rebasin_core.specs.tracing.graph import Method
+    from rebasin_core.specs.tracing.capture import Method
     from rebasin_core.specs.tracing.trace import TracedSpec
 
 
-def trace_spec(
+def trace_spec(  # ruff: ignore[too-many-arguments] - all but two have defaults that suit nearly everybody
     model: nn.Module,
     example_inputs: object,
     *,
     kwargs: Mapping[str, Any] | None = None,
     freeze: Sequence[str] = (),
-    method: Method = "export",
+    free: Sequence[str] = (),
+    method: Method = "auto",
     rules: Rules | None = None,
 ) -> TracedSpec:
     """Derive the permutation symmetries of a model from its computation graph.
@@ -38,23 +39,28 @@ def trace_spec(
 
     The result is conservative: axes that reach a model input or output, an operator without a rule, or a structure
     that products and concatenations cannot express are fixed, and ``spec.coverage`` lists them with reasons. Buffers
-    are permuted if a normalization uses them as running statistics or if training writes to them; other buffers are
-    constants.
+    are permuted if a normalization uses them as running statistics, if training writes to them, if they are masks of
+    `torch.nn.utils.prune`, frozen batch normalizations or load-balancing biases of experts, or if ``free`` names them;
+    other buffers are constants.
 
     Args:
         model: Module to trace, in evaluation mode; it is not changed. On the meta device nothing is allocated.
         example_inputs: Small batch, or tuple of positional inputs; moved to the model's device.
         kwargs: Keyword inputs.
         freeze: Glob patterns (`fnmatch`) of parameters and buffers to keep fixed.
+        free: Glob patterns of buffers that move with the parameters: buffers that differ between trained models, such
+            as masks. A buffer that ``freeze`` names too is fixed.
         method: ``export`` uses `torch.export`. ``execution`` records one forward pass, for data-dependent control flow
             such as in detectors; the result holds for that execution path, and tensors it does not use are fixed.
+            ``auto`` exports, and records an execution if that fails, or if it meets operators without a rule and the
+            execution moves more. ``spec.coverage.captured`` says which was taken and why.
         rules: Rules by operator name; those of all installed plugins if None.
 
     Returns:
         The specification.
 
     Raises:
-        SpecError: If the model cannot be traced, or a pattern in ``freeze`` matches nothing.
+        SpecError: If the model cannot be traced, or a pattern in ``freeze`` or ``free`` matches nothing.
         PluginError: If two plugins have a rule for the same operator.
 
     Examples:
@@ -69,7 +75,7 @@ def trace_spec(
         3.weight: 10, units.0*36
         3.bias: 10
     """
-    return derive(model, example_inputs, kwargs=kwargs, freeze=freeze, method=method, rules=rules)
+    return derive(model, example_inputs, kwargs=kwargs, freeze=freeze, free=free, method=method, rules=rules)
 
 
 def installed_rules(registry: Registry | None = None) -> Rules:

@@ -15,7 +15,7 @@ from rebasin_core.specs.check import check_spec
 from rebasin_core.specs.files import save_spec
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.tracing.graph import Method
+    from rebasin_core.specs.tracing.capture import Method
     from rebasin_core.specs.tracing.trace import TracedSpec
 
 
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 @click.option("--input", "-i", "inputs", multiple=True, help="A positional input: 2,3,224,224 or 2,16:int<1000.")
 @click.option("--kwarg", "-k", "named", multiple=True, help="A named input: input_ids=2,16:int<1000.")
 @click.option("--freeze", multiple=True, help="Pattern of parameters and buffers that must not move.")
+@click.option("--free", multiple=True, help="Pattern of buffers that move with the parameters, such as '*_mask'.")
 @click.option(
     "--method",
-    type=click.Choice(["export", "execution"]),
-    default="export",
-    help="Trace with torch.export, or record one execution (control flow that depends on data).",
+    type=click.Choice(["auto", "export", "execution"]),
+    default="auto",
+    help="Trace with torch.export, or record one execution (control flow that depends on data); auto tries both.",
 )
 @click.option("--meta", is_flag=True, help="Make the model on the meta device: nothing is allocated or checked.")
 @click.option("--check/--no-check", default=True, help="Whether to check that the function is kept.")
@@ -38,6 +39,7 @@ def spec(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - cl
     inputs: tuple[str, ...],
     named: tuple[str, ...],
     freeze: tuple[str, ...],
+    free: tuple[str, ...],
     method: Method,
     meta: bool,  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     check: bool,  # ruff: ignore[boolean-type-hint-positional-argument]
@@ -55,7 +57,7 @@ def spec(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - cl
     model = load_model(factory, meta=meta)
     args = tuple(parse_input(text) for text in inputs)
     kwargs = parse_named_inputs(named)
-    found = trace_spec(model, args, kwargs=kwargs, freeze=freeze, method=method)
+    found = trace_spec(model, args, kwargs=kwargs, freeze=freeze, free=free, method=method)
     if output is not None:
         save_spec(found, output)
     _print_spec(found)

@@ -57,8 +57,6 @@ class BatchStatistics:
         self._names = list(named_tensors(model))
         modules = self._private.module.named_modules()
         self._norms = [(p, m) for p, m in modules if isinstance(m, _BATCH_NORMS) and m.track_running_stats]
-        for _, norm in self._norms:
-            norm.momentum = None  # the plain average over batches
 
     def __bool__(self) -> bool:
         """Return whether the model has any such statistics."""
@@ -69,7 +67,8 @@ class BatchStatistics:
 
         Args:
             parameters: All parameters by name; buffers among them are ignored.
-            data: Batches ``(inputs, targets)``; one pass, each batch with the same weight.
+            data: Batches ``(inputs, targets)``; one pass. The statistics of the batches are averaged, each batch with
+                the weight of its number of examples.
 
         Returns:
             All buffers by name; the model's own where there is nothing to take.
@@ -80,8 +79,12 @@ class BatchStatistics:
         for prefix, norm in self._norms:
             for name, _ in norm.named_buffers(recurse=False):
                 buffers[f"{prefix}.{name}".lstrip(".")].zero_()
+        seen = 0
         with torch.no_grad():
             for inputs, _ in data:
+                seen += len(inputs)
+                for _, norm in self._norms:
+                    norm.momentum = len(inputs) / seen  # a running average with equal weights for all examples
                 self._private({**parameters, **buffers}, self._private.to_device(inputs))
         return {name: buffers[name] for name in self._names if name in buffers}
 
@@ -94,7 +97,8 @@ def refreshed_buffers(model: nn.Module, parameters: Mapping[str, Tensor], data: 
     Args:
         model: The network; not changed.
         parameters: All its parameters by name.
-        data: Batches ``(inputs, targets)``; one pass, each batch with the same weight.
+        data: Batches ``(inputs, targets)``; one pass. The statistics of the batches are averaged, each batch with the
+            weight of its number of examples.
 
     Returns:
         All buffers by name; the model's own where there is nothing to take.

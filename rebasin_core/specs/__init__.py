@@ -7,12 +7,13 @@ from rebasin_core.specs.interchange import GitRebasinSpec, from_git_rebasin, to_
 from rebasin_core.specs.operators import Call, OperatorRules
 from rebasin_core.specs.rescaling import find_rescalings
 from rebasin_core.specs.table import TableSpec, TableSpecFactory, table_spec
-from rebasin_core.specs.tracing.coverage import Coverage, FrozenAxis
+from rebasin_core.specs.tracing.coverage import Captured, Coverage, FrozenAxis
 from rebasin_core.specs.tracing.factory import TracedSpecFactory
 from rebasin_core.specs.tracing.trace import TracedSpec
 
 __all__ = [
     "Call",
+    "Captured",
     "Coverage",
     "FileSpecFactory",
     "FrozenAxis",

@@ -18,7 +18,7 @@ from rebasin_core.symmetry.axis import Atom, Axis, Product, atoms_of, product
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.modules import named_tensors, shared_copy, unsaved_buffers, unwrapped
-from rebasin_core.tensors.trees import tree_leaves, tree_map
+from rebasin_core.tensors.trees import tree_map, tree_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -243,7 +243,7 @@ class _Probe:
         model = shared_copy(self._model).eval()
         with torch.no_grad(), _FullPrecision():
             output: object = functional_call(model, dict(tensors), self._inputs.args, self._inputs.kwargs)
-        found = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+        found = tree_tensors(output)
         if not found:
             message = f"expected the model to return a tensor, or tensors in containers, got {type(output).__name__}"
             raise SpecError(message)

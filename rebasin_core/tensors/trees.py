@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree  # ruff: ignore[import-private-name] - PyTorch's own, used by all of its APIs
 
 if TYPE_CHECKING:
@@ -34,6 +35,31 @@ def tree_leaves(tree: Any) -> list[Any]:  # ruff: ignore[any-type]
     """
     leaves: list[Any] = pytree.tree_leaves(tree)
     return leaves
+
+
+def tree_tensors(tree: object) -> list[Tensor]:
+    """Return the tensors in whatever a model returns: in containers, and in the attributes of other objects.
+
+    Args:
+        tree: As in `tree_map`, or objects such as dataclasses and distributions; modules are not opened.
+
+    Returns:
+        The tensors, each object opened once.
+    """
+    return _tensors_inside(tree, set())
+
+
+def _tensors_inside(tree: object, opened: set[int]) -> list[Tensor]:
+    found: list[Tensor] = []
+    for leaf in tree_leaves(tree):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif not isinstance(leaf, nn.Module | type) and id(leaf) not in opened:
+            opened.add(id(leaf))
+            slots = (name for kind in type(leaf).__mro__ for name in vars(kind).get("__slots__", ()))
+            values = [*getattr(leaf, "__dict__", {}).values(), *(getattr(leaf, name, None) for name in slots)]
+            found += _tensors_inside(values, opened) if values else []
+    return found
 
 
 def tree_flatten(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:  # ruff: ignore[any-type]

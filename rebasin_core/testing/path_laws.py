@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.posteriors.low_rank_gaussian import LowRankGaussianPosterior
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.posteriors.samples import SamplesPosterior
 from rebasin_core.tensors.modules import copied
@@ -33,6 +34,12 @@ def _samples(seed: int) -> SamplesPosterior:
     return SamplesPosterior(gaussian(seed).sample((_MEMBERS,), generator=seeded(seed)))
 
 
+def _low_rank(seed: int) -> LowRankGaussianPosterior:
+    base = gaussian(seed)
+    factor = gaussian(seed + 2).sample((2,), generator=seeded(seed))
+    return LowRankGaussianPosterior(base.mean, base.stddev, factor)
+
+
 def _pairs() -> dict[str, tuple[Posterior, Posterior, float]]:
     """Return pairs of posteriors, each with the tolerance of their moments on a path that samples them."""
     points = PointPosterior(gaussian(0).mean), PointPosterior(gaussian(1).mean)
@@ -40,6 +47,7 @@ def _pairs() -> dict[str, tuple[Posterior, Posterior, float]]:
         "points": (*points, _EXACT),
         "samples": (_samples(0), _samples(1), _EXACT),
         "Gaussians": (gaussian(0), gaussian(1), _SAMPLED),
+        "low-rank Gaussians": (_low_rank(0), _low_rank(1), _SAMPLED),
         "a Gaussian and samples": (gaussian(0), _samples(1), _SAMPLED),
     }
 
@@ -50,14 +58,17 @@ def _between(path: Path, reference: Posterior, candidate: Posterior, tolerance: 
 
 
 def _taken(path: Path) -> dict[str, tuple[Posterior, Posterior, float]]:
-    """Return the pairs that a path is for: those that it does not refuse."""
+    """Return the pairs that a path is for: those that it does not refuse, of which there must be some."""
     found: dict[str, tuple[Posterior, Posterior, float]] = {}
+    refused = ""
     for kind, pair in _pairs().items():
         try:
             _between(path, *pair)
-        except InvalidInputError:
+        except InvalidInputError as error:
+            refused = f"{kind}: {error}"
             continue
         found[kind] = pair
+    expect(found, f"the path {path.name!r} refuses all pairs that it was tried with; the last one, {refused}")
     return found
 
 

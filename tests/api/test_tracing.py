@@ -63,7 +63,7 @@ def test_a_rule_that_fails_freezes_and_is_reported() -> None:
 def test_a_factory_has_options_but_no_rules() -> None:
     factory = rc.build("spec", name="traced", freeze=["2.*"])
     assert factory == TracedSpecFactory(freeze=["2.*"])
-    assert factory.canonical_json() == '{"freeze":["2.*"],"method":"export","name":"traced"}'
+    assert factory.canonical_json() == '{"free":[],"freeze":["2.*"],"method":"auto","name":"traced"}'
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
     assert not factory.derive(model, torch.randn(2, 3)).groups
     assert len(TracedSpecFactory().derive(model, torch.randn(2, 3)).groups) == 2

@@ -11,9 +11,9 @@ from torch import nn
 from typing_extensions import override
 
 import rebasin_core as rc
-from rebasin_core.barriers import MomentsPath, SamplesPath, WassersteinPath
-from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors import moment_path
+from rebasin_core.barriers import AutoPath, CoupledPath, MixturePath, MomentsPath, SamplesPath, WassersteinPath
+from rebasin_core.errors import InvalidInputError, NoClosedFormError
+from rebasin_core.posteriors import displacement_path, moment_path
 from rebasin_core.posteriors.capabilities import PosteriorPath
 from rebasin_core.testing import LAWS
 
@@ -64,6 +64,13 @@ class OfTheOrder(LinePath):
         return at
 
 
+class Refusing(LinePath):
+    @override
+    def _between(self, problem: rc.barriers.PathProblem) -> PosteriorPath:
+        message = "this path is between no posteriors"
+        raise NoClosedFormError(message)
+
+
 class Double(LinePath):
     @override
     def _between(self, problem: rc.barriers.PathProblem) -> PosteriorPath:
@@ -93,6 +100,8 @@ def test_a_right_path_keeps_all_laws(tmp_path: Folder) -> None:
         (OfManyKinds(), "common_noise"),
         (OfTheOrder(), "equivariance"),
         (Double(), "kept"),
+        (Refusing(), "endpoints"),
+        (Refusing(), "equivariance"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
@@ -142,3 +151,83 @@ def test_coefficients_out_of_range_and_tensors_that_differ_are_refused() -> None
         WassersteinPath().between(first, first)(1.5)
     with pytest.raises(InvalidInputError, match="the candidate"):
         SamplesPath().between(first, rc.posteriors.PointPosterior({"w": torch.zeros(3)}))
+
+
+def gaussian(mean: float, stddev: float) -> rc.posteriors.DiagonalGaussianPosterior:
+    return rc.posteriors.DiagonalGaussianPosterior(
+        {"w": torch.tensor([mean, -mean]).double()}, {"w": torch.tensor([stddev, 2 * stddev]).double()}
+    )
+
+
+def swag(mean: float, rank: int) -> rc.posteriors.LowRankGaussianPosterior:
+    factor = torch.arange(2.0 * rank).reshape(rank, 2).double()
+    return rc.posteriors.LowRankGaussianPosterior(
+        {"w": torch.tensor([mean, -mean]).double()}, {"w": torch.ones(2).double()}, {"w": factor}
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        (MomentsPath(), "diagonal_gaussian"),
+        (WassersteinPath(), "diagonal_gaussian"),
+        (AutoPath(), "diagonal_gaussian"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_independent_gaussians_at_a_quarter(path: rc.Path, kind: str) -> None:
+    point = path.between(gaussian(0.0, 1.0), gaussian(4.0, 3.0))(0.25)
+    assert point.kind == kind
+    assert point.mean["w"].tolist() == pytest.approx([1.0, -1.0])
+    assert point.stddev["w"].tolist() == pytest.approx([1.5, 3.0])
+
+
+def test_low_rank_gaussians_are_coupled_by_their_noise_at_a_quarter() -> None:
+    first, second = swag(0.0, 2), swag(4.0, 2)
+    path = CoupledPath().between(first, second)
+    noise = first.draw_noise((3,), generator=torch.Generator().manual_seed(0))
+    expected = 0.75 * first.from_noise(noise)["w"] + 0.25 * second.from_noise(noise)["w"]
+    torch.testing.assert_close(path(0.25).from_noise(noise)["w"], expected)
+
+
+def test_a_mixture_at_a_quarter_has_a_quarter_of_the_candidate() -> None:
+    point = MixturePath().between(gaussian(0.0, 1.0), gaussian(4.0, 3.0))(0.25)
+    assert point.mean["w"].tolist() == pytest.approx([1.0, -1.0])
+    # The variance of a mixture: 0.75 * 1 + 0.25 * 9 within, and 0.75 * 0.25 * 4^2 between the components.
+    assert point.stddev["w"][0].item() ** 2 == pytest.approx(0.75 + 2.25 + 3.0)
+
+
+@pytest.mark.parametrize("path", [SamplesPath(), AutoPath()], ids=lambda path: path.name)
+def test_samples_are_as_many_as_asked_for_and_those_of_the_seed(path: rc.Path) -> None:
+    first, second = swag(0.0, 2), swag(4.0, 3)  # of two ranks: not coupled, no geodesic
+    quarters = [path.between(first, second, num_samples=6, seed=seed)(0.25) for seed in (1, 1, 2)]
+    for quarter in quarters:
+        assert isinstance(quarter, rc.posteriors.SamplesPosterior)
+        assert quarter.num_samples == 6
+    means = [quarter.mean["w"] for quarter in quarters]
+    assert torch.equal(means[0], means[1])
+    assert not torch.equal(means[0], means[2])
+    draws = [q.sample((6,), generator=torch.Generator().manual_seed(1))["w"].mean(0) for q in (first, second)]
+    torch.testing.assert_close(means[0], 0.75 * draws[0] + 0.25 * draws[1])
+
+
+def test_samples_of_a_path_keep_their_buffers() -> None:
+    ends = [
+        rc.posteriors.DiagonalGaussianPosterior(
+            {"w": torch.zeros(2).double()},
+            {"w": torch.ones(2).double()},
+            buffers={"running_mean": torch.full((3,), value).double()},
+        )
+        for value in (0.0, 4.0)
+    ]
+    point = SamplesPath().between(ends[0], ends[1], num_samples=4)(0.25)
+    drawn = point.sample((1,), generator=torch.Generator().manual_seed(0))
+    assert drawn["running_mean"].flatten().tolist() == pytest.approx([1.0] * 3)
+
+
+def test_defaults_of_sampled_paths() -> None:
+    first, second = swag(0.0, 2), swag(4.0, 3)
+    point = displacement_path(first, second)(0.25)
+    assert isinstance(point, rc.posteriors.SamplesPosterior)
+    assert point.num_samples == 32
+    torch.testing.assert_close(point.mean, displacement_path(first, second, num_samples=32, seed=0)(0.25).mean)

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from rebasin_core import MatchOutcome, PermutationSpec, match, table_spec
 from rebasin_core.architectures import MLPArchitecture
 from rebasin_core.errors import ConfigError, InvalidInputError, UnknownNameError
 from rebasin_core.matchers import KLMatcher, WeightMatcher
 from rebasin_core.posteriors import DiagonalGaussianPosterior, PointPosterior
+
+Tensors: TypeAlias = dict[str, torch.Tensor]
 
 TABLE = {"q": "h*w@h, d", "k": "h*w, d", "v": "h*u@h, d", "o": "d, h*u", "f": "m, d", "f2": "d, m", "e": "-, d"}
 
@@ -52,6 +57,33 @@ def test_a_group_on_both_axes_of_one_tensor_never_makes_it_worse() -> None:
         spec = table_spec({"w": "h, h", "in": "h, -"}, a)
         result = WeightMatcher().match(PointPosterior(a), PointPosterior(b), spec)
         assert list(result.trace) == sorted(result.trace)
+
+
+@pytest.mark.parametrize("start", ["greedy", "identity", "best"])
+def test_at_convergence_no_single_group_can_be_improved(start: Literal["greedy", "identity", "best"]) -> None:
+    """Against similarity matrices summed by hand: a recurrent group, twice on one tensor, and its neighbor."""
+    moved = 0
+    for seed in range(30):
+        g = torch.Generator().manual_seed(seed)
+        shapes = {"in": (6, 2), "w": (6, 6), "out": (5, 6), "head": (3, 5)}
+        a, b = ({n: torch.randn(shape, generator=g).double() for n, shape in shapes.items()} for _ in range(2))
+        spec = table_spec({"in": "h, -", "w": "h, h", "out": "m, h", "head": "-, m"}, a)
+        result = WeightMatcher(start=start).match(PointPosterior(a), PointPosterior(b), spec)
+        assert result.outcome is MatchOutcome.CONVERGED
+        h, m = result.permutation.indices["h"], result.permutation.indices["m"]
+        moved += not result.permutation.is_identity
+
+        def value(h: torch.Tensor, m: torch.Tensor, a: Tensors = a, b: Tensors = b) -> float:
+            aligned = {"in": b["in"][h], "w": b["w"][h][:, h], "out": b["out"][m][:, h], "head": b["head"][:, m]}
+            return sum((a[name] * tensor).sum().item() for name, tensor in aligned.items())
+
+        assert result.objective == pytest.approx(value(h, m))
+        of_h = a["in"] @ b["in"].T + a["w"] @ b["w"][:, h].T + a["w"].T @ b["w"][h] + a["out"].T @ b["out"][m]
+        of_m = a["out"] @ b["out"][:, h].T + a["head"].T @ b["head"]
+        best_h, best_m = (linear_sum_assignment(-matrix.numpy())[1] for matrix in (of_h, of_m))
+        assert value(torch.tensor(best_h), m) <= result.objective + 1e-9
+        assert value(h, torch.tensor(best_m)) <= result.objective + 1e-9
+    assert moved == 30
 
 
 def test_stopping_early_is_a_value() -> None:

@@ -156,7 +156,10 @@ def test_spec_takes_named_whole_numbers(tmp_path: Path, called: Called) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["models:Broken", "-i", "2,3"], "Broken cannot be traced by export: AttributeError"),
+        (
+            ["models:Broken", "-i", "2,3"],
+            "Broken cannot be run on the example inputs, in",
+        ),
         (["models:cnn", "-i", "2,3,8,8", "--freeze", "9.*"], "no parameter or buffer matches"),
     ],
 )

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, final
 
 from typing_extensions import override
 
+from rebasin_core.specs.tracing.model_tensors import NOT_TRAINED
 from rebasin_core.symmetry.axis import atoms_of
 from rebasin_core.symmetry.notation import format_axes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rebasin_core.specs.tracing.capture import Way
     from rebasin_core.specs.unification.terms import Reason
     from rebasin_core.symmetry.layout import Layout
 
@@ -42,6 +44,28 @@ class FrozenAxis:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Captured:
+    """How the graph of a model was captured.
+
+    Attributes:
+        way: ``export`` by `torch.export`, or ``execution`` by recording the operators of one execution.
+        why: Why ``method="auto"`` recorded an execution; empty if it did not.
+    """
+
+    way: Way
+    why: str = ""
+
+    @override
+    def __str__(self) -> str:
+        """Return a line for reports; empty for a graph from `torch.export`."""
+        if self.way == "export":
+            return ""
+        reason = f", since {self.why}" if self.why else ""
+        return f"from one recorded execution{reason}; it holds for inputs that take the same steps"
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Coverage:
     """The part of a model that a specification permutes.
 
@@ -54,6 +78,7 @@ class Coverage:
         log10_order: Decimal logarithm of the number of group elements.
         frozen: Every dimension that is fixed, in whole or in part, with the reasons.
         without_rule: Operators that have no rule, with the number of their calls; axes that they use are fixed.
+        captured: How the graph was captured, and why so.
     """
 
     moved_axes: int
@@ -64,6 +89,7 @@ class Coverage:
     log10_order: float
     frozen: tuple[FrozenAxis, ...]
     without_rule: Mapping[str, int]
+    captured: Captured
 
     @override
     def __str__(self) -> str:
@@ -74,17 +100,23 @@ class Coverage:
                 f"{self.groups} groups; log10 of the group order: {self.log10_order:.1f}"
             )
         ]
+        lines += [str(self.captured)] if str(self.captured) else []
         lines += [f"no rule for {name} (met {count} times)" for name, count in self.without_rule.items()]
         by_reason: dict[str, list[str]] = {}
         for axis in self.frozen:
             for reason in axis.reasons:
                 by_reason.setdefault(f"{reason.why} ({reason.operator})", []).append(f"{axis.tensor}[{axis.dimension}]")
         lines += [f"frozen, {reason}: {', '.join(dict.fromkeys(places))}" for reason, places in by_reason.items()]
+        if any(reason.why == NOT_TRAINED for axis in self.frozen for reason in axis.reasons):
+            lines.append("buffers that differ between trained models can be let move by name: `free`")
         return "\n".join(lines)
 
 
 def coverage_of(
-    layout: Layout, reasons: Mapping[str, tuple[tuple[Reason, ...], ...]], without_rule: Mapping[str, int]
+    layout: Layout,
+    reasons: Mapping[str, tuple[tuple[Reason, ...], ...]],
+    without_rule: Mapping[str, int],
+    captured: Captured,
 ) -> Coverage:
     """Return the coverage of a layout.
 
@@ -92,6 +124,7 @@ def coverage_of(
         layout: Groups and axes.
         reasons: For every tensor and dimension, why it is fixed, in whole or in part.
         without_rule: Operators that have no rule, with the number of their calls.
+        captured: How the graph was captured.
 
     Returns:
         The counts and the fixed axes.
@@ -118,4 +151,5 @@ def coverage_of(
         log10_order=layout.log10_order,
         frozen=frozen,
         without_rule=without_rule,
+        captured=captured,
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, final
 from typing_extensions import override
 
 from rebasin_core.specs.base import PermutationSpec, SpecFactory
-from rebasin_core.specs.tracing.graph import Method
+from rebasin_core.specs.tracing.capture import Method
 from rebasin_core.specs.tracing.trace import derive
 
 if TYPE_CHECKING:
@@ -38,10 +38,14 @@ class TracedSpecFactory(SpecFactory):
     freeze: tuple[str, ...] = ()
     """Patterns, as in `fnmatch`, of parameters and buffers that are not permuted."""
 
-    method: Method = "export"
+    free: tuple[str, ...] = ()
+    """Patterns, as in `fnmatch`, of buffers that are permuted with the parameters, although training does not write to
+    them."""
+
+    method: Method = "auto"
     """``export`` traces with `torch.export`; ``execution`` records one execution, for models whose control flow depends
-    on data."""
+    on data; ``auto`` takes the first that works."""
 
     @override
     def derive(self, model: nn.Module, example_inputs: Tensor, *, rules: Rules | None = None) -> PermutationSpec:
-        return derive(model, example_inputs, freeze=self.freeze, method=self.method, rules=rules)
+        return derive(model, example_inputs, freeze=self.freeze, free=self.free, method=self.method, rules=rules)

@@ -1,28 +1,17 @@
-"""The graph of a model: `torch.export`, or a record of one execution for models that do not export."""
+"""The graph of a model, however it was captured, and which of its tensors are written to."""
 
 from __future__ import annotations
 
-import logging
-import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, Any, final
 
-import torch
-from torch import Tensor, nn
-from torch.func import functional_call
 from torch.fx import GraphModule, Node
 
-from rebasin_core.errors import SpecError
-from rebasin_core.tensors.modules import named_tensors, shared_copy
-from rebasin_core.tensors.trees import tree_flatten, tree_leaves
-
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
-
-Method: TypeAlias = Literal["export", "execution"]
+    from torch import Tensor
 
 
 @final
@@ -118,124 +107,3 @@ def _targets(module: GraphModule, node: Node) -> Iterator[object]:
     for index, argument in enumerate(schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             yield node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
-
-
-def capture(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], method: Method) -> ModelGraph:
-    """Return the graph of a model in evaluation mode.
-
-    Args:
-        model: The model; on the meta device nothing is allocated.
-        args: Its positional inputs.
-        kwargs: Its named inputs.
-        method: ``export``, or ``execution`` to record the operators of one real execution.
-
-    Returns:
-        The graph, in PyTorch's own operators before any decomposition.
-
-    Raises:
-        SpecError: If the model cannot be captured in this way; the message suggests the other one.
-    """
-    try:
-        return _captured(model, args, dict(kwargs), method, training=False)
-    except Exception as error:  # whatever the model's own code raises
-        first = f"{type(error).__name__}: {error}".strip().partition("\n")[0].rstrip(".: ")
-        message = f"{type(model).__name__} cannot be traced by {method}: {first}"
-        if method == "export":
-            message += ". If its control flow depends on data, `method='execution'` records one execution instead"
-        raise SpecError(message) from error
-
-
-def capture_training(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], method: Method
-) -> ModelGraph | None:
-    """Return the graph of a model in training mode, if it can be captured.
-
-    Args:
-        model: The model; it is not changed.
-        args: Its positional inputs.
-        kwargs: Its named inputs.
-        method: As in `capture`.
-
-    Returns:
-        The graph, or None.
-    """
-    try:
-        return _captured(model, args, dict(kwargs), method, training=True)
-    except Exception:  # ruff: ignore[blind-except] - whatever the model's own code raises; evaluation is what counts
-        return None
-
-
-def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelGraph:
-    from torch.export.graph_signature import InputKind  # ruff: ignore[import-outside-top-level] - half a second
-
-    program = torch.export.export(model, args, kwargs, strict=False)
-    _remove_dead_code(program.graph_module)
-    names = {id(tensor): name for name, tensor in named_tensors(model).items()}  # tied tensors have one name
-    every = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-    origins: dict[str, str | None] = {}
-    constants: dict[str, Tensor] = {}
-    for spec in program.graph_signature.input_specs:
-        placeholder = spec.arg.name
-        if spec.kind in {InputKind.PARAMETER, InputKind.BUFFER} and spec.target in every:
-            origins[placeholder] = names[id(every[spec.target])]
-        elif spec.kind in {InputKind.CONSTANT_TENSOR, InputKind.BUFFER} and spec.target in program.constants:
-            value = program.constants[spec.target]
-            if isinstance(value, Tensor):
-                constants[placeholder] = value
-        else:
-            origins[placeholder] = None
-    return ModelGraph(program.graph_module, origins, constants)
-
-
-def _executed(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelGraph:
-    from torch.fx.experimental.proxy_tensor import make_fx  # ruff: ignore[import-outside-top-level] - half a second
-
-    tensors = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
-    leaves, rebuild = tree_flatten((args, kwargs))
-
-    def function(tensors: dict[str, Tensor], leaves: list[Any]) -> list[Any]:
-        inner_args, inner_kwargs = rebuild(leaves)
-        output = functional_call(model, tensors, inner_args, inner_kwargs)
-        return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-
-    with torch.no_grad():
-        made = make_fx(function, tracing_mode="real", pre_dispatch=True, _error_on_data_dependent_ops=False)
-        module = made(tensors, leaves)
-    _remove_dead_code(module)
-    placeholders = [node.name for node in module.graph.nodes if node.op == "placeholder"]
-    sources: list[str | None] = [*tensors, *(None for _ in leaves)]
-    return ModelGraph(module, dict(zip(placeholders, sources, strict=True)), {})
-
-
-def _captured(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], method: Method, *, training: bool
-) -> ModelGraph:
-    take = _exported if method == "export" else _executed
-    model = shared_copy(model).train(training)
-    with _quietly():
-        return take(model, args, kwargs)
-
-
-def _remove_dead_code(module: GraphModule) -> None:
-    """Remove values of which the model only used the shape."""
-    module.graph.eliminate_dead_code()
-
-
-@contextmanager
-def _quietly() -> Generator[None]:
-    """Disable fused attention layers, which hide operators, and messages that repeat the error that is raised."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    quiet = log.disabled
-    try:
-        log.disabled = True
-        torch.backends.mha.set_fastpath_enabled(False)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what capturing warns about is PyTorch's business
-            yield
-    finally:
-        log.disabled = quiet
-        torch.backends.mha.set_fastpath_enabled(fast)

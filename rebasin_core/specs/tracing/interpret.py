@@ -33,6 +33,11 @@ _TAKE_EMPTY = frozenset({
 
 
 @final
+class UnknownLengthError(SpecError):
+    """The graph has an axis whose length depends on values, so that only a recorded execution tells it."""
+
+
+@final
 class Interpreter:
     """Runs a graph once, in order, on the axes of tensors instead of their values.
 
@@ -127,11 +132,14 @@ def _name(node: Node) -> str:
     """Return the name of an operator without its overload."""
     if isinstance(node.target, torch._ops.OpOverload):  # ruff: ignore[private-member-access] - there is no public alias
         return f"{node.target.namespace}.{node.target._schema.name.partition('::')[2]}"  # ruff: ignore[private-member-access]
-    return str(node.target)
+    return str(getattr(node.target, "__name__", node.target))
 
 
 def _attribute(module: GraphModule, node: Node) -> object:
     value = operator.attrgetter(str(node.target))(module)
+    if isinstance(value, Tensor) and node.meta.get("unknown"):
+        reason = Reason("constant", node.name, "it was computed where nothing is recorded")
+        return tuple(fresh(size, reason) for size in value.shape)
     return constant_terms(value, node.name) if isinstance(value, Tensor) else value
 
 
@@ -173,7 +181,7 @@ def _filled(argument: Any, values: Mapping[Node, Any]) -> Any:  # ruff: ignore[a
         return [_filled(item, values) for item in argument]
     if isinstance(argument, dict):
         return {key: _filled(item, values) for key, item in argument.items()}
-    return int(argument) if isinstance(argument, torch.SymInt) else argument
+    return _size(argument) if isinstance(argument, torch.SymInt) else argument
 
 
 def _shapes(node: Node) -> tuple[tuple[int, ...], ...]:
@@ -187,7 +195,12 @@ def _gives_list(node: Node) -> bool:
 
 
 def _size(size: int | torch.SymInt) -> int:
-    return size if isinstance(size, int) else int(size.node.hint)
+    if isinstance(size, int):
+        return size
+    if size.node.has_hint():
+        return int(size.node.hint)
+    message = "the length of an axis depends on the values of a tensor"
+    raise UnknownLengthError(message)
 
 
 def _number(node: Node) -> object:

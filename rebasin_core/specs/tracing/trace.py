@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from rebasin_core.errors import SpecError, nearest
+from rebasin_core.errors import SpecError
 from rebasin_core.specs.base import PermutationSpec
 from rebasin_core.specs.operators.call import is_tensor, tensors_in
 from rebasin_core.specs.operators.default import default_rules
-from rebasin_core.specs.tracing.coverage import Coverage, coverage_of
-from rebasin_core.specs.tracing.graph import capture, capture_training, value_of
-from rebasin_core.specs.tracing.interpret import Interpreter, constant_terms
+from rebasin_core.specs.tracing.capture import capture, capture_training
+from rebasin_core.specs.tracing.coverage import Captured, Coverage, coverage_of
+from rebasin_core.specs.tracing.failure import failure, require_inputs, require_module, require_outputs, said
+from rebasin_core.specs.tracing.graph import value_of
+from rebasin_core.specs.tracing.interpret import Interpreter, UnknownLengthError, constant_terms
+from rebasin_core.specs.tracing.model_tensors import ModelTensors, fixed_reasons
 from rebasin_core.specs.unification.constraints import Constraints
 from rebasin_core.specs.unification.solution import solve_constraints
 from rebasin_core.specs.unification.terms import Reason, fresh
-from rebasin_core.tensors.modules import unsaved_buffers, unwrapped
+from rebasin_core.tensors.modules import unwrapped
 from rebasin_core.tensors.names import TensorNames
 from rebasin_core.tensors.trees import tree_map
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import nn
     from torch.fx import Node
 
     from rebasin_core.specs.base import ExampleInputs
     from rebasin_core.specs.operators.base import Rules
-    from rebasin_core.specs.tracing.graph import Method, ModelGraph
+    from rebasin_core.specs.tracing.capture import Method, Way
+    from rebasin_core.specs.tracing.graph import ModelGraph
     from rebasin_core.specs.unification.solution import Solution
     from rebasin_core.specs.unification.terms import AxisTerms
     from rebasin_core.symmetry.layout import Layout
+
+_EXPORTED: Final = Captured("export")
 
 
 @final
@@ -49,6 +54,7 @@ class TracedSpec(PermutationSpec):
         solution: The solution of all constraints.
         without_rule: Operators that have no rule, with the number of their calls.
         example_inputs: The inputs that the model was traced with, without values.
+        captured: How its graph was captured.
         names: Which of the model's tensors are buffers, and further names of them.
     """
 
@@ -57,6 +63,7 @@ class TracedSpec(PermutationSpec):
         solution: Solution,
         without_rule: Mapping[str, int],
         example_inputs: ExampleInputs | None = None,
+        captured: Captured = _EXPORTED,
         *,
         names: TensorNames | None = None,
     ) -> None:
@@ -64,6 +71,7 @@ class TracedSpec(PermutationSpec):
         self._names = names
         self._without_rule = dict(without_rule)
         self._example_inputs = example_inputs
+        self._captured = captured
 
     @property
     @override
@@ -80,16 +88,17 @@ class TracedSpec(PermutationSpec):
     @cached_property
     def coverage(self) -> Coverage:
         """The permuted axes and the fixed ones, with reasons."""
-        return coverage_of(self.layout, self._solution.reasons, self._without_rule)
+        return coverage_of(self.layout, self._solution.reasons, self._without_rule, self._captured)
 
 
-def derive(
+def derive(  # ruff: ignore[too-many-arguments] - those of `trace_spec`
     model: nn.Module,
     example_inputs: object,
     *,
     kwargs: Mapping[str, Any] | None = None,
     freeze: Sequence[str] = (),
-    method: Method = "export",
+    free: Sequence[str] = (),
+    method: Method = "auto",
     rules: Rules | None = None,
 ) -> TracedSpec:
     """Derive the permutation symmetries of a model; see `rebasin_core.trace_spec`.
@@ -99,6 +108,7 @@ def derive(
         example_inputs: A small batch, or a tuple of positional inputs.
         kwargs: Named inputs.
         freeze: Patterns of parameters and buffers that are fixed.
+        free: Patterns of buffers that move with the parameters.
         method: How the graph is captured.
         rules: Rules by operator name; those of all installed plugins if None.
 
@@ -106,69 +116,120 @@ def derive(
         The specification.
 
     Raises:
-        SpecError: If the model cannot be traced, or a pattern in ``freeze`` matches nothing.
+        SpecError: If the model cannot be traced, or a pattern in ``freeze`` or ``free`` matches nothing.
         PluginError: If two plugins have a rule for the same operator.
     """
+    require_module(model)
     model = unwrapped(model)
-    tensors = _ModelTensors.of(model)
-    _require_matches(freeze, tensors.named)
+    tensors = ModelTensors.of(model)
+    frozen = frozenset(tensors.frozen(freeze))
+    freed = frozenset(tensors.freed(free)) - frozen
     args, named_args = tensors.on_device(example_inputs, kwargs or {})
-    graph = capture(model, args, named_args, method)
-    reasons = _reasons(tensors, graph, freeze, lambda: capture_training(model, args, named_args, method))
-    terms_of = {
-        name: tuple(fresh(size, reasons.get(name)) for size in tensor.shape) for name, tensor in tensors.named.items()
-    }
-    constraints = Constraints()
-    for terms in terms_of.values():
-        constraints.observe(terms)
-    constants = {name: tensors.buffers[name] for name in tensors.unsaved}
-    inputs = [_placeholder(node, graph, terms_of, constants) for node in graph.placeholders.values()]
-    for name, value in zip(graph.placeholders, inputs, strict=True):
-        if graph.origins.get(name) is None and is_tensor(value):
-            constraints.observe(value)
-    interpreter = Interpreter(constraints, default_rules() if rules is None else rules)
-    for index, terms in enumerate(tensors_in(interpreter.run(graph.module, inputs))):
-        for term in terms:
-            constraints.freeze(term, Reason("output", str(index), "it leaves the model"))
-    solution = solve_constraints(constraints, terms_of, parameters=tensors.parameters)
-    example = tree_map(_without_values, args), tree_map(_without_values, named_args)
-    return TracedSpec(solution, interpreter.without_rule, example, names=TensorNames.of_module(model))
+    require_inputs(model, args, named_args)
+    problem = _Problem(model, tensors, args, named_args, frozen, freed, default_rules() if rules is None else rules)
+    if method == "auto":
+        return _chosen(problem)
+    return _captured_by(problem, method)
+
+
+def _captured_by(problem: _Problem, way: Way) -> TracedSpec:
+    """Return the specification by the only way that was asked for."""
+    try:
+        return problem.solved(way)
+    except _Uncaptured as error:
+        raise failure(problem.model, problem.args, problem.kwargs, {way: error.cause}) from error.cause
+
+
+def _chosen(problem: _Problem) -> TracedSpec:
+    """Return the specification by export, or by an execution where export fails or leaves more axes fixed."""
+    try:
+        exported = problem.solved("export")
+    except _Uncaptured as error:
+        first = error.cause
+    else:
+        return exported if not exported.coverage.without_rule else _larger(problem, exported)
+    try:
+        return problem.solved("execution", f"`torch.export` failed ({said(first)})")
+    except _Uncaptured as error:
+        causes = {"export": first, "execution": error.cause}
+        raise failure(problem.model, problem.args, problem.kwargs, causes) from error.cause
+
+
+def _larger(problem: _Problem, exported: TracedSpec) -> TracedSpec:
+    """Return the specification by an execution if it moves more: it may have met operators that have rules."""
+    missing = ", ".join(exported.coverage.without_rule)
+    try:
+        executed = problem.solved("execution", f"export met operators without a rule ({missing})")
+    except (_Uncaptured, SpecError):
+        return exported
+    return executed if executed.layout.log10_order > exported.layout.log10_order else exported
+
+
+@final
+class _Uncaptured(Exception):  # ruff: ignore[error-suffix-on-exception-name] - never leaves this file
+    """A graph could not be captured in one way."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class _ModelTensors:
-    """The tensors of a model by name, parameters first; a tensor that several modules share has one name."""
+class _Problem:
+    """A model, its inputs and the options of tracing."""
 
-    named: Mapping[str, Tensor]
-    parameters: Mapping[str, Tensor]
-    buffers: Mapping[str, Tensor]
-    unsaved: frozenset[str]
+    model: nn.Module
+    tensors: ModelTensors
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    frozen: frozenset[str]
+    freed: frozenset[str]
+    rules: Rules
 
-    @classmethod
-    def of(cls, model: nn.Module) -> _ModelTensors:
-        parameters = dict(model.named_parameters())
-        buffers = dict(model.named_buffers())
-        return cls({**parameters, **buffers}, parameters, buffers, unsaved_buffers(model) & buffers.keys())
+    def solved(self, way: Way, why: str = "") -> TracedSpec:
+        """Return the specification from a graph that is captured in one way."""
+        try:
+            graph = capture(self.model, self.args, self.kwargs, way)
+        except Exception as error:  # whatever the model's own code raises
+            raise _Uncaptured(error) from error
+        try:
+            solution, without_rule = self._interpreted(graph, way)
+        except UnknownLengthError as error:
+            raise _Uncaptured(error) from error
+        example = tree_map(_without_values, self.args), tree_map(_without_values, dict(self.kwargs))
+        names = TensorNames.of_module(self.model)
+        return TracedSpec(solution, without_rule, example, Captured(way, why), names=names)
 
-    def on_device(self, example_inputs: object, kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the inputs on the device of the model."""
-        device = next((tensor.device for tensor in self.named.values()), torch.device("cpu"))
-        args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-
-        def moved(leaf: object) -> object:
-            if not isinstance(leaf, Tensor):
-                return leaf
-            return torch.empty_like(leaf, device=device) if device.type == "meta" else leaf.to(device)
-
-        return tree_map(moved, args), tree_map(moved, dict(kwargs))
-
-
-def _require_matches(freeze: Sequence[str], names: Collection[str]) -> None:
-    for pattern in freeze:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            message = f"`freeze` names {pattern!r}, which no parameter or buffer matches; {nearest(pattern, names)}"
-            raise SpecError(message)
+    def _interpreted(self, graph: ModelGraph, way: Way) -> tuple[Solution, Mapping[str, int]]:
+        tensors = self.tensors
+        reasons = fixed_reasons(
+            tensors,
+            graph,
+            self.frozen,
+            self.freed,
+            lambda: capture_training(self.model, self.args, self.kwargs, way),
+        )
+        terms_of = {
+            name: tuple(fresh(size, reasons.get(name)) for size in tensor.shape)
+            for name, tensor in tensors.named.items()
+        }
+        constraints = Constraints()
+        for terms in terms_of.values():
+            constraints.observe(terms)
+        constants = {name: tensors.buffers[name] for name in tensors.unsaved}
+        inputs = [_placeholder(node, graph, terms_of, constants) for node in graph.placeholders.values()]
+        for name, value in zip(graph.placeholders, inputs, strict=True):
+            if graph.origins.get(name) is None and is_tensor(value):
+                constraints.observe(value)
+        interpreter = Interpreter(constraints, self.rules)
+        outputs = tensors_in(interpreter.run(graph.module, inputs))
+        require_outputs(self.model, outputs)
+        for index, terms in enumerate(outputs):
+            for term in terms:
+                constraints.freeze(term, Reason("output", str(index), "it leaves the model"))
+        solution = solve_constraints(constraints, terms_of, parameters=tensors.parameters)
+        return solution, interpreter.without_rule
 
 
 def _placeholder(
@@ -187,27 +248,6 @@ def _placeholder(
         return value
     reason = Reason("input", node.name, "it enters the model")
     return tuple(fresh(int(size), reason) for size in value.shape)
-
-
-def _reasons(
-    tensors: _ModelTensors, graph: ModelGraph, freeze: Sequence[str], training: Callable[[], ModelGraph | None]
-) -> dict[str, Reason]:
-    """Return why parameters and buffers are fixed in all dimensions, before any operator constrains them."""
-    why = dict.fromkeys(set(tensors.named) - graph.used_tensors, "never used")
-    why |= dict.fromkeys(_constant_buffers(tensors, graph, training), "a buffer that training does not change")
-    why |= dict.fromkeys(tensors.unsaved, "a buffer that is not saved")
-    why |= {name: "asked for" for name in tensors.named if any(fnmatchcase(name, pattern) for pattern in freeze)}
-    return {name: Reason("buffer" if "buffer" in text else "none", name, text) for name, text in why.items()}
-
-
-def _constant_buffers(tensors: _ModelTensors, graph: ModelGraph, training: Callable[[], ModelGraph | None]) -> set[str]:
-    """Return the buffers that training does not change; permuting them would make two models incomparable."""
-    found = {name for name, buffer in tensors.buffers.items() if not buffer.is_floating_point()}
-    undecided = (set(tensors.buffers) & graph.used_tensors) - found - graph.statistics - tensors.unsaved
-    if undecided:
-        trained = training()
-        found |= undecided - (trained.written_tensors if trained is not None else frozenset())
-    return found
 
 
 def _without_values(leaf: object) -> object:

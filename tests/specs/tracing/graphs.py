@@ -14,7 +14,7 @@ from rebasin_core.specs import TracedSpec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rebasin_core.specs.tracing.graph import Method
+    from rebasin_core.specs.tracing.capture import Method
 
 
 Net: TypeAlias = Any
@@ -42,7 +42,7 @@ def constant(module: nn.Module, name: str, value: Tensor, *, persistent: bool = 
     return module
 
 
-def traced(model: nn.Module, *inputs: Tensor, method: Method = "export") -> TracedSpec:
+def traced(model: nn.Module, *inputs: Tensor, method: Method = "auto") -> TracedSpec:
     """Return the traced specification after checking that it keeps the function."""
     spec = trace_spec(model, inputs, method=method)
     check = check_spec(spec, model, inputs)

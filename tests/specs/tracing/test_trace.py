@@ -13,7 +13,7 @@ from rebasin_core import check_spec, trace_spec
 from rebasin_core.errors import SpecError
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.tracing.graph import Method
+    from rebasin_core.specs.tracing.capture import Method
 
 
 class Masked(nn.Module):

@@ -1,0 +1,180 @@
+"""Capturing the graph of a model: with `torch.export`, or by recording one execution."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
+
+from rebasin_core.specs.tracing.graph import ModelGraph
+from rebasin_core.specs.tracing.quiet import quietly
+from rebasin_core.tensors.modules import named_tensors, shared_copy
+from rebasin_core.tensors.trees import tree_flatten, tree_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch.fx import GraphModule, Node
+
+Way: TypeAlias = Literal["export", "execution"]
+"""How a graph is captured."""
+
+Method: TypeAlias = Literal["auto", "export", "execution"]
+"""How a graph is captured; ``auto`` chooses."""
+
+
+def capture(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], way: Way, *, training: bool = False
+) -> ModelGraph:
+    """Return the graph of a model.
+
+    Whatever the model's own code raises, and whatever the exporter raises, passes through.
+
+    Args:
+        model: The model; it is not changed. On the meta device nothing is allocated.
+        args: Its positional inputs.
+        kwargs: Its named inputs.
+        way: ``export``, or ``execution`` to record the operators of one real execution.
+        training: Whether the model is in training mode.
+
+    Returns:
+        The graph, in PyTorch's own operators before any decomposition.
+    """
+    take = _exported if way == "export" else _executed
+    model = shared_copy(model).train(training)
+    with quietly():
+        return take(model, args, dict(kwargs))
+
+
+def capture_training(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], way: Way) -> ModelGraph | None:
+    """Return the graph of a model in training mode, if it can be captured.
+
+    Args:
+        model: The model; it is not changed.
+        args: Its positional inputs.
+        kwargs: Its named inputs.
+        way: As in `capture`.
+
+    Returns:
+        The graph, or None.
+    """
+    try:
+        return capture(model, args, kwargs, way, training=True)
+    except Exception:  # ruff: ignore[blind-except] - whatever the model's own code raises; evaluation is what counts
+        return None
+
+
+def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelGraph:
+    from torch.export.graph_signature import InputKind  # ruff: ignore[import-outside-top-level] - half a second
+
+    program = torch.export.export(model, args, kwargs, strict=False)
+    program.graph_module.graph.eliminate_dead_code()  # values of which the model only used the shape
+    names = {id(tensor): name for name, tensor in named_tensors(model).items()}  # tied tensors have one name
+    every = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    origins: dict[str, str | None] = {}
+    constants: dict[str, Tensor] = {}
+    for spec in program.graph_signature.input_specs:
+        placeholder = spec.arg.name
+        if spec.kind in {InputKind.PARAMETER, InputKind.BUFFER} and spec.target in every:
+            origins[placeholder] = names[id(every[spec.target])]
+        elif spec.kind in {InputKind.CONSTANT_TENSOR, InputKind.BUFFER} and spec.target in program.constants:
+            value = program.constants[spec.target]
+            if isinstance(value, Tensor):
+                constants[placeholder] = value
+        else:
+            origins[placeholder] = None
+    return ModelGraph(program.graph_module, origins, constants)
+
+
+def _executed(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelGraph:
+    watch = _Watch()
+    try:
+        graph = _recorded(model, args, kwargs, watch, gradients=False)
+    except RuntimeError:
+        if not watch.differentiates:
+            raise
+    else:
+        if not watch.differentiates:
+            return graph
+    # The operators of a backward pass only show below the dispatch to automatic differentiation.
+    return _recorded(model, args, kwargs, _Watch(), gradients=True)
+
+
+def _recorded(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], watch: _Watch, *, gradients: bool
+) -> ModelGraph:
+    from torch.fx.experimental.proxy_tensor import make_fx  # ruff: ignore[import-outside-top-level] - half a second
+
+    tensors = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
+    learned = {name for name, _ in model.named_parameters()}
+    if gradients:
+        for name in learned:
+            tensors[name].requires_grad_(tensors[name].is_floating_point() or tensors[name].is_complex())
+    leaves, rebuild = tree_flatten((args, kwargs))
+
+    def function(tensors: dict[str, Tensor], leaves: list[Any]) -> list[Any]:
+        inner_args, inner_kwargs = rebuild(leaves)
+        with watch:
+            output = functional_call(model, tensors, inner_args, inner_kwargs)
+        return [*tree_tensors(output), *watch.read]
+
+    with torch.set_grad_enabled(gradients):
+        made = make_fx(function, tracing_mode="real", pre_dispatch=not gradients, _error_on_data_dependent_ops=False)
+        module = made(tensors, leaves)
+    module.graph.eliminate_dead_code(is_impure_node=_is_kept)
+    _mark_unknown_constants(model, module)
+    placeholders = [node.name for node in module.graph.nodes if node.op == "placeholder"]
+    sources: list[str | None] = [*tensors, *(None for _ in leaves)]
+    return ModelGraph(module, dict(zip(placeholders, sources, strict=True)), {})
+
+
+def _is_kept(node: Node) -> bool:
+    """Return whether a node is not dead although no other uses it: Python read its value, and may have acted on it."""
+    return node.op in {"placeholder", "output"} or node.is_impure() or str(node.target).startswith("aten.item")
+
+
+def _mark_unknown_constants(model: nn.Module, module: GraphModule) -> None:
+    """Mark tensors that no operator made and that are no literals: whether they are equal everywhere is chance."""
+    known = {id(value) for owner in model.modules() for value in vars(owner).values() if isinstance(value, Tensor)}
+    for node in module.graph.nodes:
+        if node.op != "get_attr":
+            continue
+        literal = any("lift_fresh" in str(user.target) for user in node.users)
+        node.meta["unknown"] = not literal and id(getattr(module, str(node.target), None)) not in known
+
+
+@final
+class _Watch(TorchFunctionMode):
+    """Notes what leaves a recorded execution without an operator.
+
+    Attributes:
+        read: Tensors whose values Python or NumPy read: what follows may depend on them.
+        differentiates: Whether the model takes gradients inside.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[Tensor] = []
+        self.differentiates = False
+
+    @override
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
+        name = getattr(func, "__name__", "")
+        if name in _READS and args and isinstance(args[0], Tensor):
+            self.read.append(args[0])
+        if (name in _DIFFERENTIATIONS and "autograd" in str(getattr(func, "__module__", ""))) or name == "backward":
+            self.differentiates = True
+        return func(*args, **(kwargs or {}))
+
+
+_READS = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr"})
+_DIFFERENTIATIONS = frozenset({"grad", "backward"})

@@ -1,0 +1,42 @@
+"""Keeping PyTorch's tracers quiet: their messages repeat, over pages, the error that is raised."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from contextlib import contextmanager, redirect_stderr
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+@contextmanager
+def quietly() -> Generator[None]:
+    """Disable fused attention layers, which hide operators, and what PyTorch logs, warns and prints about tracing.
+
+    Yields:
+        Nothing. Everything is as before afterward; what the model itself prints is printed.
+    """
+    import torch.export._trace  # ruff: ignore[import-outside-top-level] - half a second; its loggers exist after it
+    import torch.fx.experimental.symbolic_shapes  # ruff: ignore[import-outside-top-level,unused-import]
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    loggers = [
+        logger
+        for name, logger in logging.root.manager.loggerDict.items()
+        if name.partition(".")[0] == "torch" and isinstance(logger, logging.Logger)
+    ]
+    before = [logger.disabled for logger in loggers]
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for logger in loggers:
+            logger.disabled = True
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")  # what capturing warns about is PyTorch's business
+            yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
+        torch.backends.mha.set_fastpath_enabled(fast)

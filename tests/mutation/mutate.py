@@ -1,0 +1,143 @@
+"""Change the numerical code one operation at a time, and count the changes that no test notices.
+
+The work is done by mutmut; its options stand in `pyproject.toml` under `[tool.mutmut]`. It skips functions with
+decorators. Nearly all methods here carry `@override`, which does nothing at run time. So the tree is copied to a folder
+of its own, and the decorator is taken off there. Properties, validators and context managers are still skipped.
+
+    pip install mutmut
+    python tests/mutation/mutate.py            # all modules of MODULES: some hours on two cores
+    python tests/mutation/mutate.py repair     # the modules whose path contains "repair"
+
+It prints a table of modules with the numbers of mutants and of survivors, and writes every survivor as a diff to
+`survivors.diff` in the folder named by `--keep` (a temporary one otherwise).
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Every module whose numbers end in a result, with the tests that must notice a change in it.
+MODULES = {
+    "rebasin_core/posteriors/paths.py": ("tests/posteriors", "tests/barriers", "tests/test_conformance.py"),
+    "rebasin_core/posteriors/interpolation.py": ("tests/posteriors", "tests/barriers"),
+    "rebasin_core/barriers/paths/*.py": ("tests/barriers", "tests/test_conformance.py"),
+    "rebasin_core/barriers/curve.py": ("tests/barriers",),
+    "rebasin_core/barriers/refine.py": ("tests/barriers",),
+    "rebasin_core/barriers/repaired.py": ("tests/barriers",),
+    "rebasin_core/barriers/adjustment.py": ("tests/barriers",),
+    "rebasin_core/evaluation/repair.py": ("tests/evaluation", "tests/barriers"),
+    "rebasin_core/evaluation/loss.py": ("tests/evaluation", "tests/barriers"),
+    "rebasin_core/evaluation/stratified.py": ("tests/evaluation", "tests/barriers"),
+    "rebasin_core/evaluation/allocation.py": ("tests/evaluation", "tests/barriers"),
+    "rebasin_core/evaluation/metric.py": ("tests/evaluation", "tests/barriers"),
+    "rebasin_core/evaluation/metrics/*.py": ("tests/evaluation",),
+    "rebasin_core/bilinear/terms.py": ("tests/bilinear", "tests/matchers"),
+    "rebasin_core/bilinear/similarity.py": ("tests/bilinear", "tests/matchers"),
+    "rebasin_core/bilinear/unit_similarity.py": ("tests/bilinear", "tests/matchers"),
+    "rebasin_core/bilinear/coordinate_descent.py": ("tests/bilinear", "tests/matchers"),
+    "rebasin_core/tensors/files.py": ("tests/tensors", "tests/posteriors", "tests/symmetry"),
+}
+OVERRIDE = re.compile(r"^ *@override\n", re.MULTILINE)
+VERDICTS = ("killed", "survived", "timeout", "no tests", "suspicious", "segfault")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", help="parts of the paths of modules; all modules where none is given")
+    parser.add_argument("--keep", type=Path, help="folder to work in, kept for a later run")
+    parser.add_argument("--children", type=int, default=2, help="number of mutants that are tried at the same time")
+    options = parser.parse_args()
+    chosen = {
+        module: tests
+        for module, tests in MODULES.items()
+        if not options.parts or any(part in module for part in options.parts)
+    }
+    if not chosen:
+        parser.error(f"no module has one of {options.parts} in its path; modules: {', '.join(MODULES)}")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or Path(temporary)
+        copy_tree(folder, chosen)
+        run(folder, "run", f"--max-children={options.children}")
+        report(folder)
+
+
+def copy_tree(folder: Path, chosen: dict[str, tuple[str, ...]]) -> None:
+    """Copy the tracked files, without `@override`, and restrict mutmut to the chosen modules and their tests."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in listing.stdout.splitlines():
+        source = ROOT / name
+        if not source.is_file():
+            continue
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        # Where mutmut copies the tests only while it runs, Python's finders have not seen them yet.
+        mutants = folder / "mutants" / name
+        mutants.parent.mkdir(parents=True, exist_ok=True)
+        if name.startswith("rebasin_core/") and name.endswith(".py"):
+            target.write_text(OVERRIDE.sub("", source.read_text()))
+    project = folder / "pyproject.toml"
+    tests = sorted({test for group in chosen.values() for test in group})
+    project.write_text(
+        project
+        .read_text()
+        .replace("only_mutate = []", f"only_mutate = {sorted(chosen)}")
+        .replace("pytest_add_cli_args_test_selection = []", f"pytest_add_cli_args_test_selection = {tests}")
+    )
+
+
+def run(folder: Path, *arguments: str) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "mutants"), "COLUMNS": "200"}
+    print("mutmut", *arguments, flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "mutmut", *arguments],
+        cwd=folder,
+        env=environment,
+        check=False,
+        text=True,
+        stdout=subprocess.PIPE if arguments[0] != "run" else None,
+    )
+    if done.returncode:
+        sys.exit(f"mutmut {arguments[0]} failed with exit code {done.returncode}: nothing was measured")
+    return done.stdout or ""
+
+
+def report(folder: Path) -> None:
+    """Print the table of modules, and write the survivors as diffs."""
+    counts: dict[str, Counter[str]] = {}
+    survivors = []
+    for line in run(folder, "results", "--all=true").splitlines():
+        name, _, verdict = line.strip().rpartition(": ")
+        if not name:
+            continue
+        module = re.split(r"\.x(?:_|ǁ)", name)[0]
+        counts.setdefault(module, Counter())[verdict] += 1
+        if verdict not in {"killed", "timeout"}:
+            survivors.append((name, verdict))
+    print("| module | mutants | killed | score |\n|---|---|---|---|")
+    for module, verdicts in sorted(counts.items()):
+        total = verdicts.total()
+        killed = verdicts["killed"] + verdicts["timeout"]
+        others = ", ".join(f"{verdict} {number}" for verdict, number in verdicts.items() if verdict != "killed")
+        print(f"| {module} | {total} | {killed} | {killed / total:.1%} | {others}")
+    with (folder / "survivors.diff").open("w") as stream:
+        for name, verdict in survivors:
+            stream.write(f"# {verdict}\n{run(folder, 'show', name)}\n")
+
+
+if __name__ == "__main__":
+    main()

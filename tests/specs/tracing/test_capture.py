@@ -1,0 +1,179 @@
+"""Which way a graph is captured, what it must not miss, and what it must not print."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from rebasin_core import check_spec, trace_spec
+from rebasin_core.specs.operators.catalogue import BUILT_IN_RULES
+from tests.specs.tracing.graphs import Graph, Net, axes, traced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROWS = torch.randn(6, 3)
+
+
+def _two_layers(function: Callable[..., Any]) -> Graph:
+    return Graph(function, first=nn.Linear(3, 8), last=nn.Linear(8, 2))
+
+
+def _convolved(net: Net, x: Tensor, edges: Tensor) -> Net:
+    """Return a graph convolution that removes loops by a mask, as torch_geometric does."""
+    edges = edges[:, edges[0] != edges[1]]
+    source, target = edges[0], edges[1]
+    degree = torch.ones(len(x), dtype=x.dtype).index_add(0, target, torch.ones(len(target), dtype=x.dtype))
+    h = net.first(x)
+    summed = torch.zeros_like(h).index_add(0, target, h[source] / degree[source, None])
+    return net.last((h + summed).relu())
+
+
+def test_a_graph_network_is_recorded_without_being_asked() -> None:
+    edges = torch.tensor([[0, 1, 2, 3, 3], [1, 2, 2, 0, 4]])
+    spec = traced(_two_layers(_convolved), ROWS, edges)
+    assert axes(spec)["last.weight"] == "2, first"
+    assert spec.coverage.captured.way == "execution"
+    assert "from one recorded execution, since `torch.export` failed" in str(spec.coverage)
+
+
+def test_a_causal_mask_given_as_a_tensor(capfd: pytest.CaptureFixture[str]) -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    model = Graph(
+        lambda net, x, mask: net.head(net.encoder(net.embed(x), mask=mask)),
+        embed=nn.Linear(3, 8),
+        encoder=encoder,
+        head=nn.Linear(8, 2),
+    )
+    spec = traced(model, torch.randn(2, 5, 3), nn.Transformer.generate_square_subsequent_mask(5))
+    assert axes(spec)["head.weight"] == "2, embed"
+    printed = capfd.readouterr()
+    assert not printed.out + printed.err
+
+
+def test_what_export_says_stays_with_it_and_all_is_as_before(capfd: pytest.CaptureFixture[str]) -> None:
+    def forward(net: Net, x: Tensor) -> Net:
+        sys.stdout.write("said by the model\n")
+        return net.last(net.first(x).relu() * float(x.sum()))
+
+    loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    before = [logger.disabled for logger in loggers]
+    fast, stream = torch.backends.mha.get_fastpath_enabled(), sys.stderr
+    traced(_two_layers(forward), ROWS)
+    printed = capfd.readouterr()
+    assert set(printed.out.splitlines()) == {"said by the model"}
+    assert not printed.err
+    assert [logger.disabled for logger in loggers] == before
+    assert torch.backends.mha.get_fastpath_enabled() is fast
+    assert sys.stderr is stream
+
+
+def test_models_that_export_are_exported() -> None:
+    spec = traced(_two_layers(lambda net, x: net.last(net.first(x).relu())), ROWS)
+    assert spec.coverage.captured.way == "export"
+    assert "execution" not in str(spec.coverage)
+
+
+def test_the_way_that_moves_more_is_taken_where_export_lacks_a_rule() -> None:
+    def forward(net: Net, x: Tensor) -> Net:
+        h = net.first(x).relu()
+        h = torch.linalg.inv(torch.eye(8) * 2) @ h.T if torch.compiler.is_exporting() else h.T
+        return net.last(h.T)
+
+    rules = {name: rule for name, rule in BUILT_IN_RULES.items() if name != "aten.linalg_inv"}
+    spec = trace_spec(_two_layers(forward), ROWS, rules=rules)
+    assert axes(spec)["last.weight"] == "2, first"
+    assert spec.coverage.captured.way == "execution"
+    assert "export met operators without a rule" in spec.coverage.captured.why
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda weight: float(weight[0]),
+        lambda weight: weight[1].item(),
+        lambda weight: weight.tolist()[2],
+        lambda weight: weight.detach().numpy()[3],
+        lambda weight: torch.from_numpy(weight.detach().numpy())[0],
+        lambda weight: 2.0 if weight[0] > weight[1] else 3.0,
+        lambda weight: int(weight.argmax()) + 1.0,
+    ],
+)
+def test_values_that_python_reads_are_outputs(read: Callable[[Tensor], float]) -> None:
+    model = _two_layers(lambda net, x: net.last(net.first(x).relu() * read(net.first.bias)))
+    spec = traced(model, ROWS, method="execution")
+    assert spec.layout.log10_order < 4  # 8! / 2 has 4.3: at least one unit that was read stays
+
+
+def test_tensors_made_outside_of_the_record_are_fixed_even_if_they_are_equal() -> None:
+    @dataclass
+    class Batch:
+        rows: Tensor
+
+    model = Graph(lambda net, batch: net.last(batch.rows.relu()), last=nn.Linear(8, 2))
+    spec = trace_spec(model, Batch(torch.ones(4, 8)))
+    assert not spec.groups
+
+
+def test_gradients_inside_a_model_are_recorded() -> None:
+    class Force(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 1)
+
+        @override
+        def forward(self, places: Tensor) -> Tensor:
+            with torch.enable_grad():
+                places = places.clone().requires_grad_()
+                energy = self.last(self.first(places).tanh()).sum()
+                (force,) = torch.autograd.grad(energy, places, create_graph=True)
+            return force
+
+    model = Force()
+    spec = trace_spec(model, ROWS)
+    assert axes(spec) == {
+        "first.weight": "first, 3",
+        "first.bias": "first",
+        "last.weight": "1, first",
+        "last.bias": "1",
+    }
+    moved = spec.random_permutation(generator=torch.Generator().manual_seed(1)).apply(dict(model.state_dict()))
+    other = Force()
+    other.load_state_dict(moved)
+    assert not torch.equal(other.first.weight, model.first.weight)
+    torch.testing.assert_close(other(ROWS), model(ROWS))
+
+
+def test_outputs_in_dataclasses_and_objects_count() -> None:
+    @dataclass
+    class Output:
+        scores: Tensor
+        inner: object = None
+
+    @dataclass(slots=True)
+    class Holder:
+        hidden: Tensor
+
+    plain = _two_layers(lambda net, x: Output(net.last(net.first(x).relu())))
+    assert axes(traced(plain, ROWS))["last.weight"] == "2, first"
+
+    def forward(net: Net, x: Tensor) -> Output:
+        h = net.first(x).relu()
+        return Output(net.last(h), Holder(h))
+
+    assert not traced(_two_layers(forward), ROWS).groups
+
+
+def test_distributions_are_outputs() -> None:
+    model = _two_layers(lambda net, x: torch.distributions.Categorical(logits=net.last(net.first(x).relu())))
+    spec = trace_spec(model, ROWS)
+    assert check_spec(spec, model, ROWS).passed
+    assert axes(spec)["last.weight"] == "2, first"

@@ -1,0 +1,135 @@
+"""Models and inputs that cannot be traced: every error is one of the project, and names the way out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from rebasin_core import trace_spec
+from rebasin_core.errors import SpecError
+from tests.specs.tracing.graphs import Graph
+
+if TYPE_CHECKING:
+    from rebasin_core.specs.tracing.capture import Method
+
+ROWS = torch.randn(6, 3)
+WAYS: tuple[Method, ...] = ("auto", "export", "execution")
+
+
+def _mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+class _Masked(nn.Module):
+    """As many rows as the data say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    @override
+    def forward(self, x: Tensor, *, scale: float = 1.0) -> Tensor:
+        h = self.first(x).relu() * scale
+        output: Tensor = self.last(h[h.sum(1) > 0])
+        return output
+
+
+def _raising(net: object, x: Tensor) -> Tensor:
+    del net, x
+    message = "my own\nmessage"
+    raise ValueError(message)
+
+
+class _Returning(nn.Module):
+    def __init__(self, output: object) -> None:
+        super().__init__()
+        self.output = output
+        self.layer = nn.Linear(3, 2)
+
+    @override
+    def forward(self, x: Tensor) -> object:
+        self.layer(x)
+        return self.output
+
+
+def _scripted() -> nn.Module:
+    model: nn.Module = torch.jit.script(_mlp())
+    return model
+
+
+def _quantized() -> nn.Module:
+    model: nn.Module = torch.ao.quantization.quantize_dynamic(_mlp(), {nn.Linear})
+    return model
+
+
+def _on_meta() -> nn.Module:
+    with torch.device("meta"):
+        return _Masked()
+
+
+CASES: list[tuple[Any, Any, str]] = [
+    (lambda x: x, ROWS, "expected the model as a torch.nn.Module, got a function"),
+    (nn.Linear, ROWS, "got the class Linear; make an instance of it"),
+    (nn.Sequential(nn.LazyLinear(8)), ROWS, r"'0.weight' has no shape yet, .* run the model once on a batch"),
+    (Graph(_raising, a=nn.Linear(3, 2)), ROWS, r"cannot be run on the example inputs, .* ValueError: my own\. Give"),
+    (nn.Module(), ROWS, "Give a module that has a `forward` method"),
+    (_mlp(), torch.randn(6, 4), "Give inputs of the kinds and shapes that it takes"),
+    (_mlp(), [ROWS], "Give inputs of the kinds and shapes that it takes"),
+    (nn.Embedding(3, 8), ROWS, "Give inputs of the type that it takes; its parameters are of torch.float32"),
+    (
+        nn.Bilinear(3, 3, 2),
+        ROWS,
+        r"does not take the example inputs \(1 positional\): missing .* 'input2'. Give several",
+    ),
+    (_mlp(), (ROWS, ROWS), "too many positional arguments"),
+    (_mlp(), ROWS.numpy(), r"got a numpy.ndarray; give `torch.as_tensor\(...\)`"),
+    (_mlp(), (6, 3), r"got numbers \(6, 3\); for a shape, give `torch.zeros\(\(6, 3\)\)`"),
+    (_on_meta(), ROWS, "meta device, where tensors have no values"),
+    (_Returning(None), ROWS, "holds no tensor, so that every permutation would keep it"),
+    (_Returning("text"), ROWS, "holds no tensor"),
+    (
+        _mlp(),
+        torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(4, 3)], layout=torch.jagged),
+        "Give ordinary, padded tensors instead of nested ones",
+    ),
+]
+
+
+@pytest.mark.parametrize(("model", "inputs", "message"), CASES)
+def test_the_error_says_what_is_wrong_and_the_way_out(
+    model: Any, inputs: object, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        trace_spec(model, inputs)
+    assert "\n" not in str(caught.value)
+    assert "method='execution'" not in str(caught.value)  # it cannot help here
+    printed = capfd.readouterr()
+    assert not printed.out + printed.err
+
+
+@pytest.mark.filterwarnings("ignore:.*(jit|quantiz).*")
+@pytest.mark.parametrize("method", WAYS)
+def test_compiled_and_quantized_models_are_refused_in_every_way(method: Method) -> None:
+    with pytest.raises(SpecError, match=r"compiled to TorchScript, .* trace the module that it was made from"):
+        trace_spec(_scripted(), ROWS, method=method)
+    with pytest.raises(
+        SpecError, match=r"its module '0', a Linear, holds its weights quantized .* before it was quantized"
+    ):
+        trace_spec(_quantized(), ROWS, method=method)
+
+
+def test_unknown_named_inputs_are_named() -> None:
+    with pytest.raises(SpecError, match=r"forward\(x: .*scale: .*the named 'temperature'.*unexpected keyword"):
+        trace_spec(_Masked(), ROWS, kwargs={"temperature": 2.0})
+    assert trace_spec(_Masked(), ROWS, kwargs={"scale": 2.0}).groups
+
+
+def test_another_way_is_advised_only_where_it_helps() -> None:
+    with pytest.raises(SpecError, match=r"the length of an axis depends on .* `method='auto'` takes the way"):
+        trace_spec(_Masked(), ROWS, method="export")
+    with pytest.raises(SpecError, match="cannot be run on the example inputs"):
+        trace_spec(_mlp(), torch.randn(6, 4), method="export")
