@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rebasin_core.api.alignment import judged
 from rebasin_core.api.conversion import load_posterior
 from rebasin_core.api.evaluation import barrier as measure
-from rebasin_core.api.matching import build, match
+from rebasin_core.api.matching import match
 from rebasin_core.api.merging import merge as merge_networks
 from rebasin_core.api.merging import save_checkpoint
 from rebasin_core.api.tracing import trace_spec
+from rebasin_core.cli.data import load_data
 from rebasin_core.cli.sources import load_model, parse_input
+from rebasin_core.cli.targets import require_free
 from rebasin_core.errors import ConfigError
 from rebasin_core.evaluation.task import Task
-from rebasin_core.report.table import barrier_table
+from rebasin_core.report.table import alignment_notes, barrier_table
 from rebasin_core.specs.files import load_spec
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rebasin_core.api.merging import RepairName
-    from rebasin_core.data.base import DataSplits
+    from rebasin_core.data.examples import TensorBatches
+    from rebasin_core.evaluation.effect import Keep
     from rebasin_core.specs.base import PermutationSpec
 
 _SHARED = (
@@ -35,10 +39,27 @@ _SHARED = (
     ),
     click.option("--spec", type=click.Path(path_type=Path), help="A specification file, instead of tracing."),
     click.option("--matcher", default="wasserstein", show_default=True, help="A registered matcher."),
-    click.option("--data", help="A registered data set: for matchers that need data, for repair and barriers."),
+    click.option(
+        "--data",
+        help="For matchers that need data, for repair, barriers, and to see whether an alignment helps: a registered "
+        "data set; a mapping with its options, as in run files: '{name: mnist, mean: 0, deviation: 1}'; or "
+        "package.module:function, which returns data sets or tensors.",
+    ),
+    click.option("--data-option", "-d", "options", multiple=True, help="key=value: an option of the data set."),
     click.option("--root", type=click.Path(path_type=Path), help="The folder of the data set."),
 )
+_KEEP = click.option(
+    "--keep",
+    type=click.Choice(["best", "aligned"]),
+    default="best",
+    show_default=True,
+    help="With --data: keep the better of the alignment and none, by the loss at the midpoint, or the alignment.",
+)
+_FORCE = click.option("--force", is_flag=True, help="Replace an existing output file (never an input).")
 _OUTPUT = click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="The safetensors file.")
+_NOT_MEASURED = (
+    "the objective is that of the matcher; whether the loss between the networks is lower, --data would tell"
+)
 _CHECKPOINT = click.Path(path_type=Path)
 
 
@@ -54,6 +75,8 @@ def _shared(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("reference", type=_CHECKPOINT)
 @click.argument("candidate", type=_CHECKPOINT)
 @_shared
+@_KEEP
+@_FORCE
 @_OUTPUT
 def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - click passes one an option
     factory: str,
@@ -63,21 +86,28 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     spec: Path | None,
     matcher: str,
     data: str | None,
+    options: tuple[str, ...],
     root: Path | None,
+    keep: Keep,
+    force: bool,  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     output: Path,
 ) -> None:
     """Move the CANDIDATE checkpoint onto the REFERENCE, for the model that FACTORY makes; its function stays.
 
     FACTORY is package.module:factory, a function or class that needs no arguments. Interrupted, the same command goes
-    on from the best that was found.
+    on from the best that was found. With --data, the loss at the midpoint is measured with and without alignment.
     """
+    require_free(output, [reference, candidate], force=force)
     model = load_model(factory)
     symmetries = _symmetries(model, inputs, spec)
     first = load_posterior(reference, model=model)
     second = load_posterior(candidate, model=model)
-    task = None if data is None else Task(model, _data(data, root).train.batches(1000))
+    task = None if data is None else _task(model, load_data(data, options, root).train.batches(1000))
     unfinished = output.with_name(f"{output.name}.unfinished")
     result = match(first, second, symmetries, matcher, task=task, progress=stderr.isatty(), checkpoint=unfinished)
+    effect = None
+    if task is not None:
+        result, effect = judged(result, first, second, task, keep)
     aligned = result.apply(second)
     if aligned.is_point:
         save_checkpoint(aligned, output)
@@ -86,8 +116,10 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     moved = sum(result.permutation.moved.values())
     click.echo(
         f"objective {result.identity_objective:.6g} -> {result.objective:.6g}, {moved} units moved in "
-        f"{len(result.permutation.moved)} groups; {result.outcome.value}\nwritten to {output}"
+        f"{len(result.permutation.moved)} groups; {result.outcome.value}"
     )
+    click.echo(str(effect) if effect is not None else _NOT_MEASURED)
+    click.echo(f"written to {output}")
 
 
 @click.command()
@@ -97,6 +129,8 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
 @click.option("--no-align", is_flag=True, help="Average the checkpoints as they are.")
 @click.option("--weight", "-w", "weights", multiple=True, type=float, help="One a checkpoint; equal if not given.")
 @click.option("--repair", type=click.Choice(["reset", "repair"]), help="Statistics or activations, from --data.")
+@_KEEP
+@_FORCE
 @_OUTPUT
 def merge(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - click passes one an option
     factory: str,
@@ -108,12 +142,19 @@ def merge(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     weights: tuple[float, ...],
     repair: RepairName | None,
     data: str | None,
+    options: tuple[str, ...],
     root: Path | None,
+    keep: Keep,
+    force: bool,  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     output: Path,
 ) -> None:
-    """Align CHECKPOINTS with the first of them and write their average, for the model that FACTORY makes."""
+    """Align CHECKPOINTS with the first of them and write their average, for the model that FACTORY makes.
+
+    With --data, the loss at the midpoint with the first is measured for each, with and without alignment.
+    """
+    require_free(output, checkpoints, force=force)
     model = load_model(factory)
-    task = None if data is None else Task(model, _data(data, root).train.first(5000).batches(500))
+    task = None if data is None else _task(model, load_data(data, options, root).train.first(5000).batches(500))
     merged = merge_networks(
         [load_posterior(path, model=model) for path in checkpoints],
         _symmetries(model, inputs, spec),
@@ -121,8 +162,12 @@ def merge(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
         weights=list(weights) or None,
         repair=repair,
         task=task,
+        keep=keep,
     )
     save_checkpoint(merged.posterior, output)
+    for path, effect in zip(checkpoints, merged.effects, strict=True):
+        if effect is not None:
+            click.echo(f"{path}: {effect}")
     click.echo(f"{len(checkpoints)} checkpoints merged; written to {output}")
 
 
@@ -140,6 +185,7 @@ def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] -
     spec: Path | None,
     matcher: str,
     data: str | None,
+    options: tuple[str, ...],
     root: Path | None,
     points: int,
 ) -> None:
@@ -157,16 +203,18 @@ def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] -
     symmetries = _symmetries(model, inputs, spec)
     first = load_posterior(reference, model=model)
     second = load_posterior(candidate, model=model)
-    splits = _data(data, root)
+    splits = load_data(data, options, root)
     test = splits.test.batches(1000)
     train = splits.train.first(5000).batches(1000)
-    task = Task(model, test, calibration=train)
+    task = _task(model, test, calibration=train)
     aligned = match(first, second, symmetries, matcher, task=task).apply(second)
     curves = {
         label: measure(first, other, task, num_points=points)
         for label, other in (("unaligned", second), (matcher, aligned))
     }
     click.echo(barrier_table(curves, {}))
+    for note in alignment_notes(curves):
+        click.echo(note)
 
 
 def _symmetries(model: nn.Module, inputs: tuple[str, ...], spec: Path | None) -> PermutationSpec:
@@ -176,7 +224,8 @@ def _symmetries(model: nn.Module, inputs: tuple[str, ...], spec: Path | None) ->
     return load_spec(spec) if spec is not None else trace_spec(model, tuple(parse_input(text) for text in inputs))
 
 
-def _data(name: str, root: Path | None) -> DataSplits:
-    source = build("dataset", name=name) if root is None else build("dataset", name=name, root=root)
-    splits: DataSplits = source.load()
-    return splits
+def _task(model: nn.Module, batches: TensorBatches, *, calibration: TensorBatches | None = None) -> Task:
+    """Return a task on data: floating targets are numbers with unit noise, others are classes."""
+    held = list(batches)
+    numbers = held[0][1].is_floating_point()
+    return Task(model, held, "gaussian" if numbers else "categorical", calibration)

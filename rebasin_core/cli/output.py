@@ -9,7 +9,7 @@ import click
 
 from rebasin_core.errors import DivergenceError, LawViolationError, PluginError, StorageError
 from rebasin_core.plugin.hookspecs import HOOKS
-from rebasin_core.report.table import barrier_table, best_alignment
+from rebasin_core.report.table import alignment_notes, barrier_table, best_alignment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,6 +59,9 @@ def print_result(result: RunResult, report: Path) -> None:
         click.echo(barrier_table(curves, result.distances))
         best, before, after = best_alignment(curves)
         unit = f" {curves[best].unit}" if curves[best].unit else ""
+        click.echo()
+        for note in alignment_notes(curves):
+            click.echo(note)
         click.echo(f"\nAligned by `{best}`, the barrier went from {before} to {after}{unit}.")
     click.echo(f"\nEverything is in {result.folder}; open {report}")
 

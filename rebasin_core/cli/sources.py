@@ -30,6 +30,31 @@ def load_model(reference: str, *, meta: bool = False) -> nn.Module:
     Raises:
         InvalidInputError: If it cannot be imported, made, or is no module.
     """
+    found = load_object(reference)
+    try:
+        with torch.device("meta" if meta else "cpu"):
+            model = found() if callable(found) and not isinstance(found, nn.Module) else found
+    except Exception as error:
+        message = f"cannot make a model from {reference}: {type(error).__name__}: {error}"
+        raise InvalidInputError(message) from error
+    if not isinstance(model, nn.Module):
+        message = f"expected {reference} to return a torch.nn.Module, got {type(model).__name__}"
+        raise InvalidInputError(message)
+    return model
+
+
+def load_object(reference: str) -> object:
+    """Return an object of an importable module.
+
+    Args:
+        reference: ``package.module:name``; the current folder is searched too.
+
+    Returns:
+        The object.
+
+    Raises:
+        InvalidInputError: If it cannot be imported.
+    """
     name, colon, attribute = reference.partition(":")
     if not (name and colon and attribute):
         message = f"expected package.module:factory, got {reference!r}"
@@ -40,15 +65,10 @@ def load_model(reference: str, *, meta: bool = False) -> nn.Module:
         found: object = importlib.import_module(name)
         for part in attribute.split("."):
             found = getattr(found, part)
-        with torch.device("meta" if meta else "cpu"):
-            model = found() if callable(found) and not isinstance(found, nn.Module) else found
     except Exception as error:
-        message = f"cannot make a model from {reference}: {type(error).__name__}: {error}"
+        message = f"cannot import {reference}: {type(error).__name__}: {error}"
         raise InvalidInputError(message) from error
-    if not isinstance(model, nn.Module):
-        message = f"expected {reference} to return a torch.nn.Module, got {type(model).__name__}"
-        raise InvalidInputError(message)
-    return model
+    return found
 
 
 def parse_input(text: str) -> Tensor:
