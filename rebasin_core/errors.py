@@ -77,6 +77,14 @@ class UnreadWeightWarning(RebasinWarning):
     """A network uses weights in a way that is not understood, or not supported here: they are left out."""
 
 
+class ConvergenceWarning(RebasinWarning):
+    """An iterative solver ended at its limit before it converged: its result is approximate; says by how much."""
+
+
+class SlowSolverWarning(RebasinWarning):
+    """The compiled assignment kernel cannot be used on this machine: SciPy solves instead, exactly but more slowly."""
+
+
 class BrokenPluginWarning(RebasinWarning):
     """An installed plugin could not be loaded and is left out."""
 

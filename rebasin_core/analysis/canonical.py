@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import torch
 
+from rebasin_core.errors import ConvergenceWarning
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.symmetry.rescaling import Rescaling, UnitScaling, unit_norms
 from rebasin_core.tensors.modules import copied
@@ -82,7 +85,8 @@ def canonical_form(
     """
     layout = spec.layout
     layout.check(tensors, "the network")
-    current = copied(tensors)
+    # In single precision the sweeps would not come to rest.
+    current = {name: t.double() if t.is_floating_point() else t for name, t in copied(tensors).items()}
     factors = [torch.ones(layout.groups[r.group].size, dtype=torch.float64) for r in rescalings]
     for _ in range(_MAX_SWEEPS):
         change = 0.0
@@ -93,6 +97,12 @@ def canonical_form(
             change = max(change, (factor.log().abs() if rescaling.kind == "scale" else factor - 1).abs().max().item())
         if change < _CONVERGED:
             break
+    else:
+        message = (
+            f"the scales of the canonical form still changed by a factor of {math.exp(change):.3g} after {_MAX_SWEEPS} "
+            "sweeps: the form is approximate"
+        )
+        warnings.warn(message, ConvergenceWarning, stacklevel=2)
     scaling = UnitScaling(layout, rescalings, factors)
     permutation = _by_norm(layout, scaling.apply(tensors))
     return CanonicalForm(permutation.apply(scaling.apply(tensors)), scaling, permutation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from rebasin_core.api.resumption import resumed
 from rebasin_core.evaluation.task import model_of
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.registry import Registry, default_registry
+from rebasin_core.tensors.digests import digest_of_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,7 +104,7 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
         InvalidInputError: If the networks do not fit each other or the specification.
         UnknownNameError: If no matcher has that name.
         ConfigError: If options of the matcher are invalid.
-        FileFormatError: If the checkpoint is damaged, or of another specification.
+        FileFormatError: If the checkpoint is damaged, or of another specification, other networks or another matcher.
 
     Examples:
         >>> import torch
@@ -114,9 +116,10 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
         [1.0, 2.0]
     """
     model = model_of(task)
+    strategy = as_matcher(matcher)
     first, second = as_posteriors([reference, candidate], model=model, spec=spec)
     search = partial(
-        as_matcher(matcher).match,
+        strategy.match,
         first,
         second,
         spec,
@@ -126,4 +129,6 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
     )
     if checkpoint is None:
         return search(initial=initial, on_interrupt=on_interrupt)
-    return resumed(search, spec.layout, checkpoint, initial=initial, on_interrupt=on_interrupt)
+    parts = (strategy.canonical_json(), digest_of_tensors(first.as_tensors()), digest_of_tensors(second.as_tensors()))
+    problem = hashlib.sha256("/".join(parts).encode()).hexdigest()
+    return resumed(search, spec.layout, checkpoint, problem=problem, initial=initial, on_interrupt=on_interrupt)

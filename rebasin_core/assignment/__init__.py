@@ -3,7 +3,7 @@
 from rebasin_core.assignment.auction import AuctionAssignment
 from rebasin_core.assignment.base import Assignment, AssignmentSolver
 from rebasin_core.assignment.compiled import CompiledAssignment
-from rebasin_core.assignment.default import AutoAssignment, default_solver, solve_assignment
+from rebasin_core.assignment.default import AutoAssignment, SolverChoice, default_solver, solve_assignment, which_solver
 from rebasin_core.assignment.scipy_solver import ScipyAssignment
 
 __all__ = [
@@ -13,6 +13,8 @@ __all__ = [
     "AutoAssignment",
     "CompiledAssignment",
     "ScipyAssignment",
+    "SolverChoice",
     "default_solver",
     "solve_assignment",
+    "which_solver",
 ]

@@ -50,7 +50,7 @@ class CompiledAssignment(AssignmentSolver):
     @model_validator(mode="after")
     def _is_available(self) -> Self:
         try:
-            load_kernel("float")
+            load_kernel()
         except KernelUnavailableError as error:
             message = f"the assignment solver `compiled` is not available: {error}; use `scipy`"
             raise ValueError(message) from error
@@ -78,7 +78,7 @@ class CompiledAssignment(AssignmentSolver):
 
 def _all_solved(gain: Tensor, potentials: Tensor, index: Tensor, gap: Tensor, *, warm: bool) -> bool:
     """Solve a batch ``[B, n, n]`` in place, on as many threads as torch has; return whether the memory sufficed."""
-    kernel = load_kernel("float" if gain.dtype == torch.float32 else "double")
+    kernel = load_kernel().functions["float" if gain.dtype == torch.float32 else "double"]
 
     def solved(gain: Tensor, potentials: Tensor, index: Tensor, gap: Tensor) -> bool:
         pointers = (gain.data_ptr(), potentials.data_ptr(), int(warm), index.data_ptr(), gap.data_ptr())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from pydantic import AfterValidator, Field
+
+from rebasin_core.errors import ConvergenceWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +72,9 @@ def refine_maximum(
         reached = _excess(found)[t]
         if reached - highest <= tolerance and promised - reached <= tolerance:
             break
+    else:
+        message = f"the height of the barrier is not known to within {tolerance:g} after {_MOST_ADDED} more points"
+        warnings.warn(message, ConvergenceWarning, stacklevel=2)
     order = sorted(found)
     return order, [found[t] for t in order]
 

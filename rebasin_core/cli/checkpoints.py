@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from sys import stderr
 from typing import TYPE_CHECKING
 
 import click
@@ -16,12 +16,15 @@ from rebasin_core.api.merging import merge as merge_networks
 from rebasin_core.api.merging import save_checkpoint
 from rebasin_core.api.tracing import trace_spec
 from rebasin_core.cli.data import load_data
+from rebasin_core.cli.guard import leaving
 from rebasin_core.cli.sources import load_model, parse_input
 from rebasin_core.cli.targets import require_free
 from rebasin_core.errors import ConfigError
 from rebasin_core.evaluation.task import Task
 from rebasin_core.report.table import alignment_notes, barrier_table
 from rebasin_core.specs.files import load_spec
+from rebasin_core.tensors.files import require_writable
+from rebasin_core.tensors.reading import exists
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +63,7 @@ _OUTPUT = click.option("--output", "-o", type=click.Path(path_type=Path), requir
 _NOT_MEASURED = (
     "the objective is that of the matcher; whether the loss between the networks is lower, --data would tell"
 )
+_GO_ON = "The best match so far is kept: run the same command again to go on from it,"
 _CHECKPOINT = click.Path(path_type=Path)
 
 
@@ -98,13 +102,17 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     on from the best that was found. With --data, the loss at the midpoint is measured with and without alignment.
     """
     require_free(output, [reference, candidate], force=force)
+    unfinished = output.with_name(f"{output.name}.unfinished")
+    require_writable(unfinished)
     model = load_model(factory)
     symmetries = _symmetries(model, inputs, spec)
     first = load_posterior(reference, model=model)
     second = load_posterior(candidate, model=model)
     task = None if data is None else _task(model, load_data(data, options, root).train.batches(1000))
-    unfinished = output.with_name(f"{output.name}.unfinished")
-    result = match(first, second, symmetries, matcher, task=task, progress=stderr.isatty(), checkpoint=unfinished)
+    with leaving(lambda: f"{_GO_ON} in {unfinished}" if exists(unfinished) else ""):
+        result = match(
+            first, second, symmetries, matcher, task=task, progress=sys.stderr.isatty(), checkpoint=unfinished
+        )
     effect = None
     if task is not None:
         result, effect = judged(result, first, second, task, keep)

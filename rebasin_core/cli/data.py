@@ -14,6 +14,7 @@ from rebasin_core.config.document import Document
 from rebasin_core.data.base import DataSource, DataSplits, Target
 from rebasin_core.data.examples import Examples
 from rebasin_core.errors import ConfigError, InvalidInputError
+from rebasin_core.plugin.isolation import isolated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,12 +52,13 @@ def load_data(given: str, options: tuple[str, ...], root: Path | None) -> DataSp
         return DataSource.of({**content, **values}).load()
     if ":" not in given:
         return DataSource.of({"name": given, **values}).load()
-    function = load_object(given)
-    try:
+    function = load_object(given, "data")
+    found: object = None
+    with isolated() as attempt:
         found = function(**values) if callable(function) else function
-    except Exception as error:
-        message = f"{given} could not make data with the options {values}: {type(error).__name__}: {error}"
-        raise InvalidInputError(message) from error
+    if attempt.error is not None:
+        message = f"cannot make data from {given} with the options {values}: {attempt.problem}"
+        raise InvalidInputError(message) from attempt.error
     return _splits(found, given)
 
 

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rebasin_core.assignment import which_solver
 from rebasin_core.cli.checkpoints import align, barrier, merge
-from rebasin_core.cli.output import ExitCode, exit_code, print_checks, print_plugins, print_result
+from rebasin_core.cli.guard import ExitCode, guarded, leaving, say
+from rebasin_core.cli.output import print_checks, print_plugins, print_result
 from rebasin_core.cli.spec import spec
 from rebasin_core.config.schema import run_schema
-from rebasin_core.errors import RebasinError, RebasinWarning
+from rebasin_core.errors import RebasinWarning
 from rebasin_core.plugin.registry import FAMILIES, default_registry
 from rebasin_core.report.page import write_report
+from rebasin_core.studies.folder import CONFIG
 from rebasin_core.studies.run import load_run
 from rebasin_core.studies.run import run as execute
 from rebasin_core.studies.setting import choose_device
@@ -38,8 +41,8 @@ _DEVICE = click.option("--device", help="Overrides the run file: auto, cpu, cuda
 def cli() -> None:
     """Align Bayesian neural networks modulo their symmetries, and measure the loss barrier that is left.
 
-    Exit codes: 0 done; 1 a check failed or a plugin is broken; 2 something is wrong with what was given; 3 results
-    cannot be written; 130 interrupted.
+    Exit codes: 0 done; 1 a check failed, training diverged, memory did not suffice, or a plugin is broken; 2 something
+    is wrong with what was given; 3 results cannot be written; 70 internal error; 130 interrupted.
     """
 
 
@@ -75,8 +78,10 @@ def report(folder: Path) -> None:
 
 @cli.command()
 def plugins() -> None:
-    """List what is installed: every plugin, what it offers, and what failed and why."""
-    if print_plugins(default_registry()):
+    """List what is installed: every plugin, what it offers, what failed and why, and the assignment solver in use."""
+    broken = print_plugins(default_registry())
+    click.echo(f"assignment solver `auto` is {which_solver()}")
+    if broken:
         raise SystemExit(ExitCode.FAILED)
 
 
@@ -106,24 +111,20 @@ for command in (spec, align, merge, barrier):
 def main() -> None:
     """Run the command line; every mistake of the user's becomes one sentence and an exit code."""
     warnings.showwarning = _show_warning
-    try:
-        cli.main(standalone_mode=False)
-    except RebasinError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(exit_code(error))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted. Finished stages are kept: run the same command again to go on", err=True)
-        sys.exit(ExitCode.INTERRUPTED)
+    sys.exit(guarded(lambda: cli.main(standalone_mode=False)))
 
 
 def _execute(config: RunConfig, output: Path, *, progress: bool | None, device: str | None) -> None:
     if device is not None:
         config = config.model_copy(update={"device": device})
-    result = execute(config, output, progress=sys.stderr.isatty() if progress is None else progress)
-    print_result(result, write_report(result.folder))
+
+    def left() -> str:
+        kept = f"Finished stages are kept in {output}: run the same command again to go on"
+        return kept if (output / CONFIG).is_file() else ""
+
+    with leaving(left):
+        result = execute(config, output, progress=sys.stderr.isatty() if progress is None else progress)
+        print_result(result, write_report(result.folder))
 
 
 def _show_warning(  # ruff: ignore[too-many-positional-arguments] - the signature that `warnings` calls
@@ -136,4 +137,4 @@ def _show_warning(  # ruff: ignore[too-many-positional-arguments] - the signatur
 ) -> None:
     del file, line
     where = "" if issubclass(category, RebasinWarning) else f" ({filename}:{lineno})"
-    click.echo(f"warning: {message}{where}", err=True)
+    say(f"warning: {message}{where}")

@@ -1,13 +1,11 @@
-"""What the commands print, and the exit codes they end with."""
+"""What the commands print."""
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
 import click
 
-from rebasin_core.errors import DivergenceError, LawViolationError, PluginError, StorageError
 from rebasin_core.plugin.hookspecs import HOOKS
 from rebasin_core.report.table import alignment_notes, barrier_table, best_alignment
 
@@ -15,36 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from rebasin_core.errors import RebasinError
     from rebasin_core.plugin.registry import Registry
     from rebasin_core.studies.run import RunResult
     from rebasin_core.testing.kit import Verdict
-
-
-@final
-class ExitCode(IntEnum):
-    """What the exit codes of `rebasin` mean."""
-
-    DONE = 0
-    FAILED = 1
-    MISTAKE = 2
-    STORAGE = 3
-    INTERRUPTED = 130
-
-
-def exit_code(error: RebasinError) -> ExitCode:
-    """Return the exit code that an error ends the program with.
-
-    Args:
-        error: What was raised.
-
-    Returns:
-        The code.
-    """
-    if isinstance(error, StorageError):
-        return ExitCode.STORAGE
-    failed = isinstance(error, DivergenceError | LawViolationError | PluginError)
-    return ExitCode.FAILED if failed else ExitCode.MISTAKE
 
 
 def print_result(result: RunResult, report: Path) -> None:

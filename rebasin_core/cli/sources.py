@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import sys
 from pathlib import Path
@@ -11,8 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.plugin.isolation import isolated
+from rebasin_core.tensors.bounds import MAX_DIGITS, MAX_TRACED_NUMBERS
+from rebasin_core.tensors.reading import shown
 
-_INPUT = re.compile(r"(?P<shape>\d+(?:,\d+)*)(?::(?P<kind>float|int|bool)(?:<(?P<bound>\d+))?)?")
+_INPUT = re.compile(r"(?P<shape>\d+(?:,\d+)*)(?::(?P<kind>float|int|bool)(?:<(?P<bound>\d+))?)?", re.ASCII)
+_MOST_DIMENSIONS = 16
+_LARGEST_BOUND = 2**62
 _FORM = "expected a shape such as 2,3,224,224, or for whole numbers 2,16:int<1000, or 2,16:bool"
 
 
@@ -30,24 +36,25 @@ def load_model(reference: str, *, meta: bool = False) -> nn.Module:
     Raises:
         InvalidInputError: If it cannot be imported, made, or is no module.
     """
-    found = load_object(reference)
-    try:
-        with torch.device("meta" if meta else "cpu"):
-            model = found() if callable(found) and not isinstance(found, nn.Module) else found
-    except Exception as error:
-        message = f"cannot make a model from {reference}: {type(error).__name__}: {error}"
-        raise InvalidInputError(message) from error
+    found = load_object(reference, "a model")
+    model: object = None
+    with isolated() as attempt, torch.device("meta" if meta else "cpu"):
+        model = found() if callable(found) and not isinstance(found, nn.Module) else found
+    if attempt.error is not None:
+        message = f"cannot make a model from {reference}: {attempt.problem}"
+        raise InvalidInputError(message) from attempt.error
     if not isinstance(model, nn.Module):
         message = f"expected {reference} to return a torch.nn.Module, got {type(model).__name__}"
         raise InvalidInputError(message)
     return model
 
 
-def load_object(reference: str) -> object:
+def load_object(reference: str, what: str) -> object:
     """Return an object of an importable module.
 
     Args:
         reference: ``package.module:name``; the current folder is searched too.
+        what: What it is to make, for the message.
 
     Returns:
         The object.
@@ -61,13 +68,14 @@ def load_object(reference: str) -> object:
         raise InvalidInputError(message)
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    try:
-        found: object = importlib.import_module(name)
+    found: object = None
+    with isolated() as attempt:
+        found = importlib.import_module(name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except Exception as error:
-        message = f"cannot import {reference}: {type(error).__name__}: {error}"
-        raise InvalidInputError(message) from error
+    if attempt.error is not None:
+        message = f"cannot make {what} from {reference}: {attempt.problem}"
+        raise InvalidInputError(message) from attempt.error
     return found
 
 
@@ -89,14 +97,27 @@ def parse_input(text: str) -> Tensor:
     """
     found = _INPUT.fullmatch(text.replace(" ", ""))
     if found is None:
-        message = f"{_FORM}, got {text!r}"
+        message = f"{_FORM}, got {shown(text)}"
         raise InvalidInputError(message)
-    shape = [int(length) for length in found["shape"].split(",")]
+    shape = [_number(length) for length in found["shape"].split(",")]
+    bound = _number(found["bound"] or "2")
+    # Each number before the product, which may have more digits than can be written.
+    if len(shape) > _MOST_DIMENSIONS or math.prod(shape) > MAX_TRACED_NUMBERS or not 1 <= bound <= _LARGEST_BOUND:
+        message = (
+            f"{_FORM}, of at most {_MOST_DIMENSIONS} dimensions and {MAX_TRACED_NUMBERS} numbers below a bound from 1 "
+            f"to {_LARGEST_BOUND}; got {shown(text)}"
+        )
+        raise InvalidInputError(message)
     generator = torch.Generator().manual_seed(0)
     if found["kind"] in {None, "float"}:
         return torch.randn(shape, generator=generator)
-    numbers = torch.randint(int(found["bound"] or 2), shape, generator=generator)
+    numbers = torch.randint(bound, shape, generator=generator)
     return numbers.bool() if found["kind"] == "bool" else numbers
+
+
+def _number(digits: str) -> int:
+    """Return a whole number; one that is larger than all that are allowed for more digits than any of these has."""
+    return int(digits) if len(digits) <= MAX_DIGITS + 4 else sys.maxsize
 
 
 def parse_named_inputs(texts: tuple[str, ...]) -> dict[str, Tensor]:

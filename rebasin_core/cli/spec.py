@@ -9,10 +9,11 @@ import click
 from tabulate import tabulate
 
 from rebasin_core.api.tracing import trace_spec
-from rebasin_core.cli.output import ExitCode
+from rebasin_core.cli.guard import ExitCode
 from rebasin_core.cli.sources import load_model, parse_input, parse_named_inputs
 from rebasin_core.specs.check import check_spec
 from rebasin_core.specs.files import save_spec
+from rebasin_core.tensors.files import require_writable
 
 if TYPE_CHECKING:
     from rebasin_core.specs.tracing.capture import Method
@@ -54,6 +55,8 @@ def spec(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - cl
     Raises:
         SystemExit: If the function is not kept.
     """  # ruff: ignore[escape-sequence-in-docstring] - click shows what stands before the form feed
+    if output is not None:
+        require_writable(output)
     model = load_model(factory, meta=meta)
     args = tuple(parse_input(text) for text in inputs)
     kwargs = parse_named_inputs(named)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rebasin_core.errors import StorageError
+from rebasin_core.tensors.files import require_writable
+from rebasin_core.tensors.reading import exists, is_same_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,19 +22,14 @@ def require_free(output: Path, inputs: Iterable[Path], *, force: bool) -> None:
         force: Whether a file that is not an input may be replaced.
 
     Raises:
-        StorageError: If the output is one of the inputs (by whatever name, links included), or exists.
+        StorageError: If the output cannot be written, is one of the inputs (by whatever name, links included), or
+            exists.
     """
+    require_writable(output)
     for given in inputs:
-        if _is_same(output, given):
-            message = f"the output {output} is the input {given}, which would be lost; choose another output file"
+        if is_same_file(output, given):
+            message = f"the output {output} is a file that is read ({given}), and would be lost; name another one"
             raise StorageError(message)
-    if not force and (output.exists() or output.is_symlink()):
-        message = f"{output} exists; choose another output file, or give --force to replace it"
+    if not force and exists(output):
+        message = f"{output} exists; name another output, or give --force to replace it"
         raise StorageError(message)
-
-
-def _is_same(first: Path, second: Path) -> bool:
-    try:
-        return first.samefile(second)
-    except (OSError, ValueError):  # one of them does not exist, or cannot be a file: said where it is read or written
-        return False

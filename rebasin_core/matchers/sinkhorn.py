@@ -74,7 +74,11 @@ class SinkhornMatcher(Matcher):
     """Temperature of the normalization."""
 
     iterations: PositiveInt = 20
-    """Maximum number of Sinkhorn iterations; they end earlier where rows and columns sum to 1."""
+    """Maximum number of Sinkhorn iterations; they end earlier where rows and columns sum to 1.
+
+    Where they do not end earlier, rows sum to 1 approximately only: this steers the search, not what is measured, which
+    are permutations.
+    """
 
     likelihood: Likelihood = CategoricalLikelihood()
     """Likelihood of the targets, by which the network's outputs are scored."""
@@ -128,7 +132,9 @@ class _Soft:
         for size in {logits.shape for logits in self.logits.values()}:
             names = [name for name, logits in self.logits.items() if logits.shape == size]
             stacked = torch.stack([self.logits[name] for name in names])
-            together = sinkhorn(stacked, temperature=self._temperature, iterations=self._iterations)
+            together = sinkhorn(
+                stacked, temperature=self._temperature, iterations=self._iterations, unconverged="allow"
+            )
             found |= dict(zip(names, together, strict=True))
         return found
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import TYPE_CHECKING, final
 
 import pluggy
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from rebasin_core.errors import nearest
 from rebasin_core.plugin import builtin
 from rebasin_core.plugin.hookspecs import KNOWN_HOOKS, PROJECT, HookSpecs
+from rebasin_core.plugin.isolation import isolated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,7 +24,8 @@ ENTRY_POINT_GROUP = "rebasin_core"
 """The entry-point group in which a distribution names its plugin module."""
 
 SWITCH = "REBASIN_PLUGINS"
-"""The environment variable that switches plugins off: ``none``, or a list of the distributions to load."""
+"""The environment variable that switches plugins off: ``none``, or a list of the distributions to load; ``all``, or an
+empty value, for all."""
 
 CORE = "rebasin-core"
 
@@ -84,15 +88,20 @@ def new_manager() -> pluggy.PluginManager:
 def _wanted(installed: Iterable[EntryPoint]) -> list[EntryPoint]:
     """Return the entry points that the environment variable allows."""
     allowed = _allowed()
-    return [point for point in installed if allowed is None or _normalized(_distribution(point)) in allowed]
+    return [point for point in installed if allowed is None or canonicalize_name(_distribution(point)) in allowed]
 
 
 def _missing(installed: Iterable[EntryPoint]) -> list[PluginStatus]:
     """Return a status for each distribution that the environment variable names and that is not installed."""
     names = sorted({_distribution(point) for point in installed})
-    known = {_normalized(name) for name in names}
+    known = {canonicalize_name(name) for name in (*names, CORE)}
     return [
-        PluginStatus(SWITCH, name, f"in {SWITCH}", error=f"no plugin of this name is installed; {nearest(name, names)}")
+        PluginStatus(
+            SWITCH,
+            name,
+            f"in {SWITCH}",
+            error=f"no plugin of this name is installed; {nearest(name, [*names, 'all', 'none'])}",
+        )
         for normalized, name in (_allowed() or {}).items()
         if normalized not in known
     ]
@@ -100,34 +109,50 @@ def _missing(installed: Iterable[EntryPoint]) -> list[PluginStatus]:
 
 def _allowed() -> dict[str, str] | None:
     """Return the distributions that the environment variable names, by their normalized names; None for all."""
-    value = os.environ.get(SWITCH, "all").strip()
-    if value == "all":
+    value = os.environ.get(SWITCH, "").strip()
+    if value.lower() in {"", "all"}:
         return None
-    names = [] if value == "none" else [name.strip() for name in value.split(",")]
-    return {_normalized(name): name for name in names if name}
-
-
-def _normalized(name: str) -> str:
-    """Return a distribution's name as packaging tools compare it: `rebasin_example` is `Rebasin-Example`."""
-    return re.sub(r"[-_.]+", "-", name).lower()
+    names = [] if value.lower() == "none" else [name.strip() for name in value.split(",")]
+    return {canonicalize_name(name): name for name in names if name}
 
 
 def _distribution(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else "unknown distribution"
+    # The metadata of a distribution that is damaged, or half removed, has no name.
+    return (point.dist.name if point.dist is not None else None) or "unknown distribution"
 
 
 def _load(manager: pluggy.PluginManager, point: EntryPoint) -> PluginStatus:
-    status = PluginStatus(point.name, _distribution(point), point.dist.version if point.dist is not None else "?")
-    try:
+    status = PluginStatus(
+        point.name, _distribution(point), (point.dist.version if point.dist is not None else None) or "?"
+    )
+    refused = _requires_another_core(point)
+    if refused is not None:
+        status.error = refused
+        return status
+    with isolated() as attempt:
         plugin = point.load()
         status.error = _registered(manager, plugin, f"{status.distribution}:{point.name}")
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # ruff: ignore[blind-except] - an import must not harm others, SystemExit included
-        status.error = f"{type(error).__name__}: {error}"
-        return status
-    status.plugin = plugin if status.error is None else None
+        status.plugin = plugin if status.error is None else None
+    status.error = attempt.problem or status.error
     return status
+
+
+def _requires_another_core(point: EntryPoint) -> str | None:
+    """Return why a distribution does not work with this version, by what it requires; None if it does."""
+    installed = Version(version(CORE))
+    for line in (point.dist.requires or ()) if point.dist is not None else ():
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:  # of something else, or it could not be installed
+            continue
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        fits = requirement.specifier.contains(installed, prereleases=True)
+        if canonicalize_name(requirement.name) == CORE and applies and not fits:
+            return (
+                f"it requires {CORE}{requirement.specifier}, and {installed} is installed; install versions that go "
+                "together"
+            )
+    return None
 
 
 def _registered(manager: pluggy.PluginManager, plugin: object, name: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pydantic import create_model
@@ -13,6 +14,8 @@ from rebasin_core.errors import PluginError
 from rebasin_core.posteriors.base import Posterior
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.strategy import Strategy
+from rebasin_core.tensors.bounds import MAX_CLASSES, MAX_NAME_LENGTH
+from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -36,9 +39,14 @@ def checked_classes(offered: object, interface: type[Any]) -> list[type[Any]]:
             name, or has options that a JSON schema cannot describe.
     """
     if not isinstance(offered, list | tuple):
-        message = f"expected a list of classes, got {offered!r}"
+        message = f"expected a list of classes, got {shown(offered)}"
         raise PluginError(message)
-    return [_checked(kind, interface) for kind in offered]
+    # A subclass of `list` may yield without end.
+    classes = list(islice(offered, MAX_CLASSES + 1))
+    if len(classes) > MAX_CLASSES:
+        message = f"expected at most {MAX_CLASSES} classes, got more"
+        raise PluginError(message)
+    return [_checked(kind, interface) for kind in classes]
 
 
 def name_of(kind: type[Any]) -> str:
@@ -65,9 +73,10 @@ def _checked(kind: object, interface: type[Any]) -> type[Any]:
         message = f"expected subclasses of {interface.__name__}, got {kind!r}"
         raise PluginError(message)
     name = name_of(kind)
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
         message = (
-            f"{kind.__name__} is registered as {name!r}; expected a name of letters, digits, '_', '-', '+' and '.'"
+            f"{kind.__name__} is registered as {shown(name)}; expected a name of letters, digits, '_', '-', '+' and "
+            f"'.', of at most {MAX_NAME_LENGTH} characters"
         )
         raise PluginError(message)
     if inspect.isabstract(kind):

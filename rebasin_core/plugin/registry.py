@@ -19,6 +19,7 @@ from rebasin_core.inference.base import Inference
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.discovery import PluginStatus, load_plugins, mistake_of, new_manager
 from rebasin_core.plugin.hookspecs import HOOKS
+from rebasin_core.plugin.isolation import isolated
 from rebasin_core.plugin.offered import checked_classes, name_of
 from rebasin_core.posteriors.adapter import PosteriorAdapter
 from rebasin_core.posteriors.base import Posterior
@@ -251,16 +252,15 @@ class Registry:
     def _offers(self, family: str, plugin: object) -> list[Registered]:
         """Return what a plugin offers in a family; note its error if its hook fails."""
         status = self._status(plugin)
-        try:
+        found: list[Registered] = []
+        with isolated() as attempt:
             offered = self.call(plugin, HOOKS[family])
             classes = [kind for kinds in offered for kind in checked_classes(kinds, INTERFACES[family])]
-            return [Registered(family, name_of(kind), kind, status) for kind in classes]
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # ruff: ignore[blind-except] - a failing hook must not harm others, SystemExit included
-            status.error = f"{HOOKS[family]} failed: {type(error).__name__}: {error}"
+            found = [Registered(family, name_of(kind), kind, status) for kind in classes]
+        if attempt.error is not None:
+            status.error = f"{HOOKS[family]} failed: {attempt.problem}"
             _warn(status)
-            return []
+        return found
 
     def _status(self, plugin: object) -> PluginStatus:
         """Return the status of a registered plugin, a new one if it was registered by hand."""

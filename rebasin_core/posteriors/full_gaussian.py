@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 from typing_extensions import override
 
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import ConvergenceWarning, InvalidInputError
 from rebasin_core.posteriors.attached import require_compatible
 from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
 from rebasin_core.posteriors.checks import require_same_tensors
@@ -182,6 +183,9 @@ def _barycenter(posteriors: Sequence[FullGaussianPosterior], weights: TensorWeig
         size = squared_distance(current, {name: torch.zeros_like(tensor) for name, tensor in current.items()})
         if squared_distance(current, previous) <= _TOLERANCE**2 * size:
             break
+    else:
+        message = f"the barycenter of dense Gaussians did not converge in {_ITERATIONS} iterations: it is approximate"
+        warnings.warn(message, ConvergenceWarning, stacklevel=3)
     mean = weights.mean([q.random_mean for q in posteriors])
     fixed = weights.mean([q.fixed for q in posteriors])
     return FullGaussianPosterior(mean, current, fixed=fixed, buffers=weights.mean([q.buffers for q in posteriors]))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 from typing_extensions import override
 
 from rebasin_core.assignment import solve_assignment
-from rebasin_core.errors import InvalidInputError, NoClosedFormError
+from rebasin_core.errors import ConvergenceWarning, InvalidInputError, NoClosedFormError
 from rebasin_core.posteriors.attached import AbstractAttachedPosterior, Fields, require_compatible
 from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
 from rebasin_core.posteriors.averaging import normalized_weights
@@ -290,6 +291,9 @@ def _barycenter(posteriors: Sequence[SamplesPosterior], weights: TensorWeights) 
         current = weights.mean([assigned_onto(previous, samples) for samples in sets])
         if not squared_distance(current, previous):
             break
+    else:
+        message = f"the barycenter of samples did not converge in {_ITERATIONS} iterations: it is approximate"
+        warnings.warn(message, ConvergenceWarning, stacklevel=3)
     fixed = weights.mean([q.fixed for q in posteriors])
     return SamplesPosterior(current, fixed=fixed, buffers=weights.mean([q.buffers for q in posteriors]))
 

@@ -255,16 +255,19 @@ class Permutation:
         """
         return Permutation(self._layout, {name: index.to(device) for name, index in self._indices.items()})
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str, *, meta: Mapping[str, str] | None = None) -> None:
         """Write the permutation and its layout to a safetensors file, atomically.
 
         Args:
             path: The file; replaced if it exists.
+            meta: Texts by name (how it was found), kept in the file.
 
         Raises:
             StorageError: If it cannot be written; an older file is left as it was.
         """
-        write_tensors(path, dict(self._indices), kind=_KIND, document={"layout": self._layout.as_json()})
+        write_tensors(
+            path, dict(self._indices), kind=_KIND, document={**(meta or {}), "layout": self._layout.as_json()}
+        )
 
     @classmethod
     def load(cls, path: Path | str, layout: Layout | None = None) -> Permutation:

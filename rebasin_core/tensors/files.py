@@ -216,9 +216,12 @@ def _obstacle(target: Path) -> str | None:
             return "it is a folder"
     except (OSError, ValueError) as error:
         return reason(error)
-    if not folder.is_dir():
-        return f"{folder} is not a folder"
-    return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written into"
+    try:
+        # Permissions say less: not whether the file system can be written, and of what kind it is.
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return f"{folder}: {reason(error)}"
 
 
 def _flush(path: Path) -> None:

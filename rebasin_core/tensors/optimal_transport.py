@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, final
 
+import numpy as np
 import torch
 from pydantic import Field, PositiveFloat
 
 from rebasin_core.assignment import solve_assignment
+from rebasin_core.errors import ConvergenceWarning, InvalidInputError
 from rebasin_core.strategy import Options
+from rebasin_core.tensors.entropic import entropic_plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,9 +23,25 @@ if TYPE_CHECKING:
 
 PlanMethod: TypeAlias = Literal["exact", "entropic", "unbalanced", "partial"]
 
-_MOST_ITERATIONS = 5000
+_MOST_PIVOTS = 10_000_000
 # By so much, in parts of the largest entry of a plan, may the cost decide where plans are equal.
 _TIE = 1e-3
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TransportPlan:
+    """A transport plan, and whether it is the one that was asked for.
+
+    Attributes:
+        plan: ``[m, n]``, not negative, on the device of the cost.
+        error: The sum of what the marginals were off when the iterations ended, in parts of the mass.
+        converged: Whether the solver ended before its limit.
+    """
+
+    plan: Tensor
+    error: float = 0.0
+    converged: bool = True
 
 
 @final
@@ -28,8 +50,10 @@ class TransportSolver(Options):
 
     $$ \min_{T \ge 0} \; \langle T, C \rangle \quad\text{with}\quad T 1 = \tfrac1m 1,\; T^\top 1 = \tfrac1n 1 $$
 
-    ``entropic`` adds $\varepsilon \sum T \log T$. ``unbalanced`` adds this too, and replaces the constraints on the
-    marginals by $\rho$ times their Kullback-Leibler divergence. ``partial`` transports only a share of the mass.
+    ``entropic`` adds $\varepsilon$ times the Kullback-Leibler divergence of the plan from the uniform one (the entropy
+    $\sum T \log T$, but for a constant). ``unbalanced`` adds this too, and replaces the constraints on the marginals by
+    $\rho$ times their divergences; the least cost counts as zero. ``partial`` transports only a share of the mass.
+    A plan that did not converge gives a warning, and meets the marginals of its problem all the same.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -56,41 +80,94 @@ class TransportSolver(Options):
     """Share of the mass that ``partial`` transports."""
 
     def plan(self, cost: Tensor) -> Tensor:
-        """Return the plan of least cost.
+        """Return the plan of least cost; one that did not converge gives a warning.
 
         Args:
             cost: ``[m, n]``, finite.
 
         Returns:
             ``[m, n]``, not negative; of total mass 1, or the part that is carried.
+
+        Raises:
+            InvalidInputError: If a cost is infinite or NaN.
         """
+        found = self.solve(cost)
+        if not found.converged:
+            size = "x".join(map(str, cost.shape))
+            message = f"the {self.method} transport plan of a {size} cost did not converge"
+            if self.method in {"entropic", "unbalanced"}:
+                message += (
+                    f": its marginals were off by {found.error:.1e} of the mass when the iterations ended. Use a "
+                    f"larger `regularization` than {self.regularization:g}, or the method `exact`"
+                )
+            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+        return found.plan
+
+    def solve(self, cost: Tensor) -> TransportPlan:
+        """Return the plan of least cost, and whether it converged.
+
+        Args:
+            cost: ``[m, n]``, finite.
+
+        Returns:
+            The plan; of total mass 1, or the part that is carried.
+
+        Raises:
+            InvalidInputError: If a cost is infinite or NaN.
+        """
+        if not bool(torch.isfinite(cost).all()):
+            message = (
+                f"expected finite costs of transport, got NaN or infinity in a matrix of shape {tuple(cost.shape)}"
+            )
+            raise InvalidInputError(message)
         rows, columns = cost.shape
         if self.method == "exact" and rows == columns:  # ends at a permutation, for which there is a faster solver
             plan = torch.zeros_like(cost)
-            return plan.scatter_(1, solve_assignment(-cost).unsqueeze(1), 1 / rows)
-        return self._pot(cost)
+            return TransportPlan(plan.scatter_(1, solve_assignment(-cost).unsqueeze(1), 1 / rows))
+        scaled = _in_deviations(cost)
+        if self.method in {"entropic", "unbalanced"}:
+            relaxation = self.relaxation if self.method == "unbalanced" else math.inf
+            found = entropic_plan(scaled, self.regularization, relaxation)
+            return TransportPlan(found.plan.to(cost.dtype), found.error, converged=found.converged)
+        carried = self.mass if self.method == "partial" else 1.0
+        found_plan, ended = _simplex(scaled, carried)
+        return TransportPlan(found_plan.to(device=cost.device, dtype=cost.dtype), converged=ended)
 
-    def _pot(self, cost: Tensor) -> Tensor:
-        import ot  # ruff: ignore[import-outside-top-level] - POT looks for every array library on import
 
-        exact = cost.double()
-        weights = [exact.new_full((size,), 1 / size) for size in cost.shape]
-        scale = max(exact.std().item(), 1e-300) if exact.numel() > 1 else 1.0
-        exact /= scale
-        if self.method == "entropic":
-            plan = ot.sinkhorn(
-                *weights, exact, self.regularization, method="sinkhorn_log", numItermax=_MOST_ITERATIONS, warn=False
-            )
-        elif self.method == "unbalanced":
-            plan = ot.unbalanced.sinkhorn_unbalanced(
-                *weights, exact - exact.min(), self.regularization, self.relaxation, numItermax=_MOST_ITERATIONS
-            )
-        else:  # network simplex, on the CPU
-            arrays = [tensor.cpu().numpy() for tensor in (*weights, exact - exact.min())]
-            carried = min(self.mass, 1.0 - 1e-9)  # all of it is the exact problem
-            partial = self.method == "partial" and self.mass < 1
-            plan = ot.partial.partial_wasserstein(*arrays, m=carried) if partial else ot.emd(*arrays)
-        return torch.as_tensor(plan, device=cost.device).to(cost.dtype)
+def _in_deviations(cost: Tensor) -> Tensor:
+    """Return what costs are above the least one, in units of their standard deviation, in float64.
+
+    Costs that are equal up to the rounding of their type are equal.
+    """
+    exact = cost.double()
+    above = exact - exact.min()
+    largest = above.max().item()
+    if largest <= torch.finfo(cost.dtype).eps * exact.abs().max().item():
+        return torch.zeros_like(above)
+    above /= largest  # squares neither over- nor underflow
+    return above / above.std()
+
+
+def _simplex(cost: Tensor, carried: float) -> tuple[Tensor, bool]:
+    """Return the exact plan that carries a share of the mass, from POT's network simplex, and whether it ended.
+
+    What is not carried goes to, or comes from, one more point at no cost; nothing goes from that point to itself
+    (L. Chapel, M. Alaya, G. Gasso (2020), "Partial optimal transport with applications on positive-unlabeled learning",
+    NeurIPS, arXiv 2002.08276, proposition 1).
+    """
+    import ot  # ruff: ignore[import-outside-top-level] - POT looks for every array library on import
+
+    rows, columns = cost.shape
+    matrix = np.pad(cost.cpu().numpy(), (0, 1))
+    matrix[-1, -1] = 2 * matrix.max() + 1
+    weights = [np.append(np.full(size, 1 / size), 1 - carried) for size in (rows, columns)]
+    if carried == 1:
+        matrix = np.ascontiguousarray(matrix[:-1, :-1])
+        weights = [mass[:-1] for mass in weights]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said by the caller, in the words of this project
+        plan, log = ot.emd(*weights, matrix, numItermax=_MOST_PIVOTS, log=True)
+    return torch.from_numpy(plan[:rows, :columns]), log["warning"] is None
 
 
 def nearest_permutation(plan: Tensor, cost: Tensor) -> Tensor:
@@ -195,7 +272,13 @@ def transport_cost(weights: Tensor, other_weights: Tensor, cost: Tensor) -> floa
     """
     import ot  # ruff: ignore[import-outside-top-level] - POT looks for every array library on import, which takes seconds
 
-    plan_cost = ot.emd2(
-        weights.double().cpu().numpy(), other_weights.double().cpu().numpy(), cost.double().cpu().numpy()
-    )
-    return float(plan_cost)
+    arrays = [tensor.double().cpu().numpy() for tensor in (weights, other_weights, cost)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said here, in the words of this project
+        total, log = ot.emd2(*arrays, numItermax=_MOST_PIVOTS, log=True, return_matrix=True)
+    if log["warning"] is not None:
+        message = (
+            f"the transport between {len(weights)} and {len(other_weights)} points did not converge: {log['warning']}"
+        )
+        warnings.warn(message, ConvergenceWarning, stacklevel=2)
+    return float(total)

@@ -79,6 +79,22 @@ def exists(path: Path) -> bool:
         return False
 
 
+def is_same_file(first: Path, second: Path) -> bool:
+    """Return whether two paths lead to one file, by links or otherwise.
+
+    Args:
+        first: A path.
+        second: Another path.
+
+    Returns:
+        Whether they do; not if one of them leads nowhere.
+    """
+    try:
+        return first.samefile(second)
+    except (OSError, ValueError):
+        return False
+
+
 def read_json(path: Path | str) -> Any:  # ruff: ignore[any-type] - JSON is any of its types
     """Read a JSON document.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, final
+import warnings
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
+
+from rebasin_core.errors import ConvergenceWarning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +21,14 @@ _STEPS = 5
 _RIDGE = 1e-13
 
 
-def sinkhorn(logits: Tensor, *, temperature: float = 1.0, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:
+def sinkhorn(
+    logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    iterations: int = 100,
+    tolerance: float = 1e-5,
+    unconverged: Literal["warn", "allow"] = "warn",
+) -> Tensor:
     r"""Return the doubly stochastic matrix $P = \mathrm{diag}(u)\, e^{X / \tau}\, \mathrm{diag}(v)$, in the limit.
 
     Rows and columns are normalised in turn until every row sums to 1. The derivative is that of the limit, from one
@@ -35,9 +45,11 @@ def sinkhorn(logits: Tensor, *, temperature: float = 1.0, iterations: int = 100,
         temperature: $\tau$, positive; the lower, the nearer to a permutation.
         iterations: At most so many pairs of normalisations, of rows and then columns.
         tolerance: How far from 1 a row may sum at the end; nothing that a float32 cannot reach.
+        unconverged: Whether to warn where rows are not within the tolerance after all iterations, which low
+            temperatures need many of.
 
     Returns:
-        ``[*batch, n, n]``: columns sum to 1, rows up to the tolerance, or what is left after all iterations.
+        ``[*batch, n, n]``: columns sum to 1, rows up to the tolerance, or to what is left after all iterations.
 
     References:
         R. Sinkhorn (1964), Ann. Math. Statist. 35; M. Cuturi (2013), "Sinkhorn distances", NeurIPS, arXiv 1306.0895;
@@ -49,7 +61,16 @@ def sinkhorn(logits: Tensor, *, temperature: float = 1.0, iterations: int = 100,
         >>> matrix.round().tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
+    if not logits.numel():
+        return logits
     result: Tensor = _Normalised.apply(logits / temperature, iterations, tolerance)  # type: ignore[no-untyped-call]  # PyTorch has no types there
+    error = (result.detach().sum(-1) - 1).abs().max().item() if unconverged == "warn" else 0.0
+    if not error <= tolerance:
+        message = (
+            f"rows of the normalised matrices sum to 1 up to {error:.1e} only, after {iterations} iterations at "
+            f"temperature {temperature:g}; expected {tolerance:.1e}. Raise `iterations` or `temperature`"
+        )
+        warnings.warn(message, ConvergenceWarning, stacklevel=2)
     return result
 
 

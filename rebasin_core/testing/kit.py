@@ -11,6 +11,7 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.errors import LawViolationError, PluginError
+from rebasin_core.plugin.isolation import isolated
 from rebasin_core.plugin.registry import Registered, Registry, default_registry
 from rebasin_core.posteriors.base import Posterior
 from rebasin_core.testing import (  # ruff: ignore[unused-import] - importing them fills LAWS
@@ -100,15 +101,11 @@ class Check:
 
     def verdict(self) -> Verdict:
         """Return what comes of trying the law; nothing that the strategy raises gets out."""
-        try:
+        with isolated() as attempt:
             self.run()
-        except LawViolationError as error:
-            return Verdict("broken", str(error))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # ruff: ignore[blind-except] - what is under test may raise anything, and exit
-            return Verdict("broken", f"raised {type(error).__name__}: {error}")
-        return Verdict("holds")
+        if isinstance(attempt.error, LawViolationError):
+            return Verdict("broken", str(attempt.error))
+        return Verdict("holds") if attempt.error is None else Verdict("broken", f"raised {attempt.problem}")
 
 
 def conformance_checks(

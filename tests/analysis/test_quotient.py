@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import rebasin_core as rc
+from rebasin_core.errors import ConvergenceWarning
 from rebasin_core.posteriors.summary import SummaryKind
 from rebasin_core.testing.cases import gaussian, network
 
@@ -340,3 +341,23 @@ def test_a_summary_that_cannot_be_made_says_why() -> None:
         rc.RebasinError, match="needs points or Gaussians, got a component of kind 'multiplicative_noise'"
     ):
         rc.summarize(parts, network().spec, kind="full_gaussian")
+
+
+def test_a_canonical_form_that_is_not_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rc.analysis.canonical, "_MAX_SWEEPS", 1)
+    model, spec, inputs = small("relu")
+    rescalings = rc.specs.find_rescalings(spec, model, inputs)
+    tensors = {name: p.detach() for name, p in model.named_parameters()}
+    with pytest.warns(
+        ConvergenceWarning, match="still changed by a factor of .* after 1 sweeps: the form is approximate"
+    ):
+        rc.analysis.canonical_form(tensors, spec, rescalings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_canonical_form_in_single_precision_is_reached(dtype: torch.dtype) -> None:
+    model, spec, inputs = small("relu")
+    rescalings = rc.specs.find_rescalings(spec, model, inputs)
+    tensors = {name: p.detach().to(dtype) for name, p in model.named_parameters()}
+    found = rc.analysis.canonical_form(tensors, spec, rescalings)  # a warning would be an error
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in found.tensors.values())

@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from itertools import permutations
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +14,6 @@ from rebasin_core.assignment import (
     CompiledAssignment,
     ScipyAssignment,
     default_solver,
-    kernel,
     solve_assignment,
 )
 from rebasin_core.assignment.duals import bound_gap, potentials_of
@@ -137,57 +132,3 @@ def test_a_batch_on_several_threads_is_solved_as_on_one() -> None:
 def test_bad_options() -> None:
     with pytest.raises(ConfigError, match=r"max_unassigned: expected a value less than or equal to 1, got 2.0"):
         AuctionAssignment(max_unassigned=2.0)
-
-
-def run(code: str, tmp_path: Path, **environment: str) -> str:
-    settings_ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment}
-    done = subprocess.run([sys.executable, "-c", code], env=settings_, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
-WHICH = """
-from rebasin_core import assignment
-from rebasin_core.errors import ConfigError
-print(type(assignment.default_solver()).__name__)
-try: assignment.CompiledAssignment()
-except ConfigError as error: print(error)
-"""
-
-
-def test_the_kernel_is_built_once_and_kept(tmp_path: Path) -> None:
-    assert run(WHICH, tmp_path) == "CompiledAssignment"
-    built = list((tmp_path / "rebasin_core").iterdir())
-    assert [path.suffix for path in built] == [".so"]
-    before = built[0].stat().st_mtime_ns
-    assert run(WHICH, tmp_path) == "CompiledAssignment"
-    assert built[0].stat().st_mtime_ns == before
-
-
-def test_without_a_compiler_scipy_solves(tmp_path: Path) -> None:
-    output = run(WHICH, tmp_path, PATH="")
-    assert output.startswith("ScipyAssignment")
-    assert "no C compiler was found" in output
-
-
-def test_a_compiler_that_fails_is_told(tmp_path: Path) -> None:
-    broken = tmp_path / "cc"
-    broken.write_text("#!/bin/sh\necho out of order >&2\nexit 1\n", encoding="utf-8")
-    broken.chmod(0o755)
-    assert "out of order" in run(WHICH, tmp_path, CC=str(broken))
-
-
-def test_compiling_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REBASIN_COMPILE", "0")
-    kernel.load_kernel.cache_clear()
-    try:
-        with pytest.raises(ConfigError, match="turned off"):
-            CompiledAssignment()
-    finally:
-        kernel.load_kernel.cache_clear()
-
-
-def test_a_folder_that_others_may_write_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "rebasin_core").mkdir()
-    (tmp_path / "rebasin_core").chmod(0o777)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert kernel._folder() == kernel._own_folder()

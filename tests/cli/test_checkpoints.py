@@ -129,7 +129,7 @@ def test_an_input_is_never_written_over(folder: Path, called: Called, command: s
             arguments = (command, "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "-o", output, *extra)
             code, _, errors = called(*arguments, cwd=folder)
             assert code == 3
-            assert "which would be lost" in errors
+            assert "would be lost; name another one" in errors
     assert before == {name: (folder / name).read_bytes() for name in before}
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable
+import signal
+import warnings
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, final
 
@@ -196,12 +200,128 @@ def test_a_component_that_exits_when_it_is_tried_breaks_its_laws_only() -> None:
     assert {verdict.reason for verdict in verdicts.values()} == {"raised SystemExit: 0"}
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Has Ctrl-C raise KeyboardInterrupt, as in a program that a user starts; workers of the tests ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupting_a_slow_plugin_is_not_its_error(installed: Callable[..., Registry]) -> None:
     def load(_: EntryPoint) -> ModuleType:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError
 
     with pytest.raises(KeyboardInterrupt):
         installed(load)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_plugin_that_raises_keyboard_interrupt_itself_ends_nothing(installed: Callable[..., Registry]) -> None:
+    def load(_: EntryPoint) -> ModuleType:
+        raise KeyboardInterrupt
+
+    with pytest.warns(BrokenPluginWarning, match="is left out: KeyboardInterrupt"):
+        registry = installed(load)
+    assert registry.build("matcher", "weight") == WeightMatcher()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class UnreadableError(Exception):
+    """Cannot be shown."""
+
+    @override
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+class Endless(list[object]):  # ruff: ignore[subclass-builtin] - what is tried here
+    """Yields without end."""
+
+    @override
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.repeat(WeightMatcher)
+
+
+def raising() -> object:
+    raise UnreadableError
+
+
+@pytest.mark.parametrize(
+    ("give", "expected"),
+    [
+        (raising, "UnreadableError: its message cannot be read"),
+        (lambda: itertools.repeat(WeightMatcher), "expected a list of classes, got repeat"),
+        (lambda: Endless([]), "expected at most 1000 classes, got more"),
+    ],
+)
+def test_hooks_that_return_without_end_are_named(give: Callable[[], object], expected: str) -> None:
+    module = offering()
+    vars(module)["rebasin_matchers"] = hookimpl(specname="rebasin_matchers")(give)
+    registry = registry_with(module)
+    with pytest.warns(BrokenPluginWarning, match=expected):
+        names = registry.names("matcher")
+    assert names == Registry(external=False).names("matcher")
+
+
+def test_a_hook_under_another_function_name_is_not_called_misspelt() -> None:
+    module = ModuleType("other_names")
+    vars(module)["matchers_of_mine"] = hookimpl(specname="rebasin_matchers")(lambda: [SameClassName])
+    registry = registry_with(module)
+    assert "heavy" in registry.names("matcher")
+    assert [status.error for status in registry.plugins] == [None, None]
+
+
+def test_names_too_long_for_files_are_refused() -> None:
+    members = {"__doc__": "Long.", "__annotations__": {"name": str}, "name": "x" * 250, "__module__": __name__}
+    registry = registry_with(offering(type("LongMatcher", (AbstractDelegatingMatcher,), members)))
+    with pytest.warns(BrokenPluginWarning, match=r"LongMatcher is registered as 'xxx.*at most 100 characters"):
+        registry.names("matcher")
+
+
+@pytest.mark.parametrize(
+    ("requires", "error"),
+    [
+        ("rebasin-core>=99", "it requires rebasin-core>=99, and 0.1.0 is installed"),
+        ("Rebasin_Core[plot]<0.1", "it requires rebasin-core<0.1, and 0.1.0 is installed"),
+        ('rebasin-core>=99; python_version < "3"', None),
+        ('rebasin-core>=99; extra == "future"', None),
+        ("rebasin-core>=0.1,<0.2", None),
+        ("something strange !!", None),
+    ],
+)
+def test_a_plugin_for_another_version_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, requires: str, error: str | None
+) -> None:
+    info = tmp_path / "elsewhere-1.0.dist-info"
+    info.mkdir()
+    metadata = f"Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\nRequires-Dist: {requires}\n"
+    (info / "METADATA").write_text(metadata)
+    (info / "entry_points.txt").write_text("[rebasin_core]\nelsewhere = elsewhere_plugin\n")
+    (tmp_path / "elsewhere_plugin.py").write_text(
+        "from rebasin_core import hookimpl\n@hookimpl\ndef rebasin_matchers():\n    return []\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(discovery.SWITCH, "elsewhere")
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        found = next(status for status in Registry().plugins if status.distribution == "elsewhere")
+    assert (found.error or "").startswith(error or "")
+    assert (found.error is None) == (error is None)
+    assert len([w for w in given if w.category is BrokenPluginWarning]) == (error is not None)
+
+
+@pytest.mark.parametrize(("value", "reported"), [("", 0), ("ALL", 0), ("None", 0), ("nonee", 1), ("al", 1)])
+def test_words_of_the_environment_variable(monkeypatch: pytest.MonkeyPatch, value: str, reported: int) -> None:
+    monkeypatch.setenv(discovery.SWITCH, value)
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        registry = Registry()
+    assert len([w for w in given if "did you mean" in str(w.message)]) == reported
+    assert ("rank" in registry.names("matcher")) == (value in {"", "ALL"})
 
 
 def test_a_taken_name_is_refused_and_the_schema_has_the_other_names(installed: Callable[..., Registry]) -> None:

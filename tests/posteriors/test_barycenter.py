@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import rebasin_core as rc
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import ConvergenceWarning, InvalidInputError
 
 
 def dense(seed: int, size: int = 4) -> rc.posteriors.FullGaussianPosterior:
@@ -77,3 +77,18 @@ def test_what_does_not_fit() -> None:
         rc.barycenter([a, b])
     with pytest.raises(InvalidInputError, match="expected 1 weights"):
         rc.barycenter([a], [0.5, 0.5])
+
+
+@pytest.mark.parametrize("kind", ["dense Gaussians", "samples"])
+def test_a_fixed_point_that_is_not_reached_is_told(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sets = [{"a": torch.randn(6, 3, generator=generator).double()} for _ in range(3)]
+    posteriors: list[rc.Posterior]
+    if kind == "samples":
+        monkeypatch.setattr(rc.posteriors.samples, "_ITERATIONS", 1)
+        posteriors = [rc.posteriors.SamplesPosterior(samples) for samples in sets]
+    else:
+        monkeypatch.setattr(rc.posteriors.full_gaussian, "_ITERATIONS", 1)
+        posteriors = [dense(seed) for seed in range(3)]
+    with pytest.warns(ConvergenceWarning, match=f"barycenter of {kind} did not converge in 1 iterations"):
+        rc.barycenter(posteriors)

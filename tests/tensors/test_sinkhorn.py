@@ -7,6 +7,7 @@ import ot
 import pytest
 import torch
 
+from rebasin_core.errors import ConvergenceWarning
 from rebasin_core.tensors.sinkhorn import sinkhorn
 from tests.benchmarks.sinkhorn import unrolled
 
@@ -69,4 +70,22 @@ def test_rows_that_want_the_same_column_are_no_overflow() -> None:
 
 def test_no_more_iterations_than_are_allowed() -> None:
     x = logits(8, 8, scale=30.0)
-    torch.testing.assert_close(sinkhorn(x, iterations=7), unrolled(x, 7))
+    torch.testing.assert_close(sinkhorn(x, iterations=7, unconverged="allow"), unrolled(x, 7))
+
+
+@pytest.mark.parametrize("temperature", [1e-1, 1e-2, 1e-3])
+def test_rows_that_do_not_sum_to_one_are_told(temperature: float) -> None:
+    x = logits(30, 30)
+    with pytest.warns(
+        ConvergenceWarning, match=rf"after 100 iterations at temperature {temperature:g}; expected 1.0e-05"
+    ):
+        found = sinkhorn(x, temperature=temperature)
+    assert (found.sum(-1) - 1).abs().max() > 1e-5
+    torch.testing.assert_close(found.sum(-2), ONES.new_ones(30))
+    enough = sinkhorn(x, temperature=max(temperature, 0.02), iterations=200_000)
+    assert (enough.sum(-1) - 1).abs().max() <= 1e-5
+
+
+def test_rows_of_nothing_and_of_one_are_right() -> None:
+    assert sinkhorn(torch.zeros(0, 3, 3)).shape == (0, 3, 3)
+    assert sinkhorn(torch.full((2, 1, 1), -700.0)).tolist() == [[[1.0]], [[1.0]]]

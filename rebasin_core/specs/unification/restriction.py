@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rebasin_core.specs.unification.terms import AxisTerms, Factor
 
 _UNEQUAL: Final = Reason("slices", "the parts of an axis", "they are used differently")
+_UNRESOLVED: Final = Reason("slices", "the parts of an axis", "how they are used was not resolved in 200 rounds")
 _MAX_ROUNDS: Final = 200  # each introduces or unifies restrictions; a few suffice for every network met so far
 _MAX_SPLIT: Final = 256  # longer fixed axes are not split, to keep specifications readable
 
@@ -59,17 +60,18 @@ class RestrictionResolver:
                 return
             self._unify_all()
         for variable in {variable for variable, _, _ in self._constraints.restrictions}:  # never seen to happen
-            self.make_constant(variable)
+            self.make_constant(variable, _UNRESOLVED)
 
-    def make_constant(self, variable: Variable) -> None:
+    def make_constant(self, variable: Variable, reason: Reason = _UNEQUAL) -> None:
         """Unify all restrictions of a variable with it: ``v|A_i = v`` for all A and i.
 
         Args:
             variable: The variable v.
+            reason: Why.
         """
         restrictions = self._constraints.restrictions
         for key in [key for key in restrictions if key[0] is variable]:
-            self._constraints.unify(restrictions.pop(key), (variable,), _UNEQUAL)
+            self._constraints.unify(restrictions.pop(key), (variable,), reason)
         self._constant.update(variables((variable,)))
 
     def _unify_all(self) -> None:

@@ -1,0 +1,248 @@
+"""Every way in which a command can end: a sentence and a documented exit code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import warnings
+from importlib import import_module
+from io import TextIOWrapper
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rebasin_core.cli.guard import ExitCode
+from rebasin_core.errors import RebasinWarning
+from tests.cli.conftest import Called
+
+MAIN = import_module("rebasin_core.cli.main")  # the package has a function of this name
+CHECKPOINTS = import_module("rebasin_core.cli.checkpoints")
+SPEC = import_module("rebasin_core.cli.spec")
+NETS = """
+import torch
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+
+def leave():
+    raise SystemExit(0)
+
+def interrupt():
+    raise KeyboardInterrupt
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "networks_here.py").write_text(NETS)
+    for seed, name in enumerate("abc"):
+        torch.manual_seed(seed)
+        tensors = {"0.weight": torch.randn(4, 3), "0.bias": torch.randn(4)}
+        tensors |= {"2.weight": torch.randn(2, 4), "2.bias": torch.randn(2)}
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    return tmp_path
+
+
+def align(candidate: str = "b", output: str = "out.safetensors") -> list[str]:
+    files = ["a.safetensors", f"{candidate}.safetensors"]
+    return ["align", "networks_here:make", *files, "-i", "2,3", "-o", output, "--matcher", "weight"]
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_and_a_report(
+    tmp_path: Path, called: Called, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MAIN, "print_plugins", lambda _: 1 / 0)
+    code, output, errors = called("plugins", cwd=tmp_path)
+    assert (code, output) == (ExitCode.INTERNAL, "")
+    assert re.match(
+        r"internal error: ZeroDivisionError: division by zero \(test_guard.py:\d+\)\. This is a bug", errors
+    )
+    assert len(errors.splitlines()) == 1
+    report = re.search(r"traceback in (\S+)", errors)
+    assert report is not None
+    text = Path(report[1]).read_text(encoding="utf-8")
+    Path(report[1]).unlink()
+    assert text.startswith("Traceback (most recent call last)")
+    assert text.endswith("ZeroDivisionError: division by zero\n")
+    monkeypatch.setenv("REBASIN_DEBUG", "1")
+    code, _, errors = called("plugins", cwd=tmp_path)
+    assert code == ExitCode.INTERNAL
+    assert "Traceback (most recent call last)" in errors
+
+
+class StrangeError(BaseException):
+    """Is no `Exception`."""
+
+
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        (SystemExit(0), (70, "internal error: SystemExit: 0")),
+        (SystemExit("bye"), (70, "internal error: SystemExit: bye")),
+        (StrangeError("x"), (70, "internal error: StrangeError: x")),
+        (RecursionError("deep"), (70, "internal error: RecursionError: deep")),
+        (MemoryError("9 GB"), (1, "error: memory does not suffice (MemoryError: 9 GB)")),
+        (OSError(28, "No space left on device"), (3, "error: cannot write the output: No space left")),
+        (KeyboardInterrupt(), (130, "interrupted. Nothing was written")),
+    ],
+)
+def test_nothing_that_is_raised_ends_a_command_without_a_word(
+    tmp_path: Path, called: Called, monkeypatch: pytest.MonkeyPatch, error: BaseException, ending: tuple[int, str]
+) -> None:
+    def raising(_: object) -> bool:
+        raise error
+
+    monkeypatch.setenv("REBASIN_DEBUG", "1")
+    monkeypatch.setattr(MAIN, "print_plugins", raising)
+    found, _, errors = called("plugins", cwd=tmp_path)
+    assert found == ending[0]
+    assert ending[1] in errors
+
+
+@pytest.mark.parametrize("factory", ["leave", "interrupt"])
+def test_a_model_that_exits_is_named(folder: Path, called: Called, factory: str) -> None:
+    code, _, errors = called("spec", f"networks_here:{factory}", "-i", "2,3", cwd=folder)
+    assert code == 2
+    assert f"cannot make a model from networks_here:{factory}: " in errors
+
+
+def test_a_full_device_is_an_error_of_storage(tmp_path: Path, called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no full device")
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        code, _, errors = called("schema", cwd=tmp_path)
+        monkeypatch.undo()
+    assert code == 3
+    assert errors == "error: cannot write the output: No space left on device\n"
+
+
+def test_warnings_that_cannot_be_printed_end_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "showwarning", MAIN._show_warning)
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        monkeypatch.setattr(sys, "stderr", TextIOWrapper(full, encoding="utf-8", write_through=True))
+        warnings.showwarning("text", RebasinWarning, "file", 1)
+        monkeypatch.setattr(sys, "stderr", None)
+        warnings.showwarning("text", RebasinWarning, "file", 1)
+
+
+@pytest.mark.slow
+def test_closed_streams_are_opened_before_anything_else(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom rebasin_core.cli.guard import open_closed_streams\nopen_closed_streams()\n"
+        "import os\nprint('lost')\nprint('lost', file=sys.stderr)\n"
+        f"handle = os.open({str(tmp_path / 'result')!r}, os.O_CREAT | os.O_WRONLY)\nassert handle > 2, handle\n"
+        "os.write(1, b'lost')\nos.write(2, b'lost')\nos.write(handle, b'kept')\n"
+    )
+    command = f'"{sys.executable}" -c "$SCRIPT" <&- >&- 2>&-'
+    done = subprocess.run(command, shell=True, env={"SCRIPT": script}, check=False, timeout=100)
+    assert done.returncode == 0
+    assert (tmp_path / "result").read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "interrupted_at"),
+    [
+        (["merge", *align()[1:]], (CHECKPOINTS, "merge_networks")),
+        (["merge", *align()[1:]], (CHECKPOINTS, "load_posterior")),
+        (align(), (CHECKPOINTS, "load_posterior")),
+        (["spec", "networks_here:make", "-i", "2,3", "-o", "out.safetensors"], (SPEC, "trace_spec")),
+    ],
+)
+def test_an_interrupted_command_claims_nothing_that_is_not_so(
+    folder: Path,
+    called: Called,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    interrupted_at: tuple[object, str],
+) -> None:
+    def interrupted(*_: object, **__: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(*interrupted_at, interrupted)
+    before = sorted(path.name for path in folder.iterdir())
+    code, _, errors = called(*arguments, cwd=folder)
+    assert code == 130
+    assert errors.strip() == "interrupted. Nothing was written"
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_a_match_that_was_interrupted_is_not_gone_on_with_by_another(
+    folder: Path, called: Called, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rebasin_core.bilinear.coordinate_descent import CoordinateDescent  # ruff: ignore[import-outside-top-level]
+
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CoordinateDescent, "initialize_greedily", interrupted)
+        code, _, errors = called(*align(), cwd=folder)
+    assert code == 130
+    assert "run the same command again to go on from it, in out.safetensors.unfinished" in errors
+    kept = (folder / "out.safetensors.unfinished").read_bytes()
+    code, _, errors = called(*align("c"), cwd=folder)
+    assert code == 2
+    assert "out.safetensors.unfinished was left by an interrupted match of other networks" in errors
+    assert "delete it" in errors
+    assert (folder / "out.safetensors.unfinished").read_bytes() == kept
+    assert called(*align(), cwd=folder)[0] == 3
+    assert called(*align(), "--force", cwd=folder)[0] == 0
+    assert not (folder / "out.safetensors.unfinished").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"\0" * 100])
+def test_junk_in_place_of_a_match_is_to_be_deleted(folder: Path, called: Called, content: bytes) -> None:
+    (folder / "out.safetensors.unfinished").write_bytes(content)
+    code, _, errors = called(*align(), cwd=folder)
+    assert code == 2
+    assert "out.safetensors.unfinished" in errors
+    assert "delete it to begin the match again" in errors
+    assert (folder / "out.safetensors.unfinished").read_bytes() == content
+
+
+@pytest.mark.parametrize("output", ["a.safetensors", "b.safetensors", "./b.safetensors", "link", "hard"])
+def test_the_output_is_never_an_input(folder: Path, called: Called, output: str) -> None:
+    (folder / "link").symlink_to(folder / "a.safetensors")
+    (folder / "hard").hardlink_to(folder / "b.safetensors")
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    for command in (align(output=output), ["merge", *align(output=output)[1:]]):
+        code, _, errors = called(*command, cwd=folder)
+        assert code == 3
+        assert "would be lost; name another one" in errors
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "output", [".", "a.safetensors/x.safetensors", "x" * 300, "/proc/none/out.safetensors", "y" * 250]
+)
+def test_an_output_that_cannot_be_written_is_found_before_the_work(
+    folder: Path, called: Called, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    monkeypatch.setattr(CHECKPOINTS, "match", lambda *_, **__: pytest.fail("the work was begun"))
+    monkeypatch.setattr(SPEC, "trace_spec", lambda *_, **__: pytest.fail("the work was begun"))
+    before = sorted(path.name for path in folder.iterdir())
+    code, _, errors = called(*align(output=output), cwd=folder)
+    assert code == 3, errors
+    assert "cannot write" in errors
+    if output != "y" * 250:  # a name that is too long with `.unfinished` only
+        code, _, errors = called("spec", "networks_here:make", "-i", "2,3", "-o", output, cwd=folder)
+        assert code == 3, errors
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_long_names_are_written(folder: Path, called: Called) -> None:
+    name = "z" * 240 + ".json"
+    code, _, errors = called("spec", "networks_here:make", "-i", "2,3", "-o", name, cwd=folder)
+    assert code == 0, errors
+    assert (folder / name).is_file()
+
+
+def test_another_file_of_the_same_name_is_replaced(folder: Path, called: Called) -> None:
+    save_file({"old": torch.zeros(1)}, folder / "out.safetensors")
+    assert called(*align(), cwd=folder)[0] == 0
+    assert "0.weight" in load_file(folder / "out.safetensors")
