@@ -37,7 +37,7 @@ class Cell:
         width: Units of each hidden layer, or the multiple of the channels.
         depth: Hidden layers, or layers of the ResNet.
         prior_scale: Standard deviation of the prior.
-        kl_weight: Weight of the divergence: 1 is Bayes, less is colder.
+        kl_weight: Weight of the divergence: 1 is Bayes; less tempers the likelihood.
         epochs: Passes over the training data.
         num_train: How many training examples.
         batch_size: Of training.
@@ -64,10 +64,10 @@ class Cell:
     @property
     def name(self) -> str:
         """A name for files and for ``--only``."""
-        cold = f"-kl{self.kl_weight:g}" if self.method == "vi" else ""
+        tempered = f"-kl{self.kl_weight:g}" if self.method == "vi" else ""
         fast = f"-r{self.rate:g}" if self.network == "mlp" and self.rate != _RATE else ""
         return (
-            f"{self.data}-{self.network}-{self.method}-w{self.width}-d{self.depth}-p{self.prior_scale:g}{cold}"
+            f"{self.data}-{self.network}-{self.method}-w{self.width}-d{self.depth}-p{self.prior_scale:g}{tempered}"
             f"-e{self.epochs}-n{self.num_train}{fast}"
         )
 
@@ -97,11 +97,17 @@ class Cell:
         )
 
 
+def as_points(cell: Cell) -> Cell:
+    """Return the cell of points that are regularized as the means of a mean field are."""
+    return replace(cell, method="map", prior_scale=cell.prior_scale / cell.kl_weight**0.5)
+
+
 def cells() -> list[Cell]:
     """All cells, the cheaper ones first."""
     sets, widths = ("mnist", "fashion_mnist"), (512, 256, 128, 64)
     found = [Cell(data, width=width) for data in sets for width in widths]
     found += [Cell(data, method="map", width=width, prior_scale=0.1) for data in sets for width in widths]
+    found += [as_points(cell) for cell in found if cell.method == "vi"]
     base = Cell("mnist", width=256)
     found += [replace(base, kl_weight=weight) for weight in (0.01, 0.2, 1.0)]
     found += [replace(base, depth=depth) for depth in (1, 2, 5)]
@@ -109,7 +115,7 @@ def cells() -> list[Cell]:
     found += [replace(base, num_train=number, epochs=epochs) for number, epochs in ((5_000, 96), (20_000, 24))]
     found += [Cell("fashion_mnist", rate=rate) for rate in (3e-3, 1e-2)]
     cifar = Cell("cifar10", num_train=50_000, epochs=12)
-    found += [cifar, replace(cifar, method="map", prior_scale=0.1)]
+    found += [cifar, replace(cifar, method="map", prior_scale=0.1), as_points(cifar)]
     residual = Cell("cifar10", "resnet", "vi", 1, 20, prior_scale=0.1, epochs=3, num_train=50_000)
     residual = replace(residual, batch_size=128, rate=3e-3, noise="weights", stddev=0.003)
     found += [residual, replace(residual, method="map")]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -17,10 +16,13 @@ from typing import Any
 from study import SAMPLES
 from tabulate import tabulate
 
+from rebasin_core.analysis import mean_over_pairs
 from rebasin_core.report import save_figure, styled_figure
 from rebasin_core.report.style import COLORS, LINES, UNALIGNED_COLOR
 
 ALIGNMENTS = ("unaligned", "weight", "wasserstein", "activation")
+# Points under a prior of their own, and under the regularization of the mean fields' means.
+METHODS = {"vi": ("vi", "p0.05-kl0.05"), "map": ("map", "p0.1"), "matched": ("map", "p0.223607")}
 Records = dict[str, list[dict[str, Any]]]
 
 
@@ -36,12 +38,6 @@ def read(path: Path) -> dict[str, Records]:
     return found
 
 
-def mean_error(values: list[float]) -> tuple[float, float]:
-    """Return a mean over pairs of seeds, and its standard error."""
-    spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return statistics.mean(values), spread
-
-
 def table(cells: dict[str, Records], chosen: list[tuple[str, str]]) -> str:
     """Return a Markdown table: one row a cell."""
     rows = []
@@ -51,8 +47,9 @@ def table(cells: dict[str, Records], chosen: list[tuple[str, str]]) -> str:
         records = cells[name]
         row = [label]
         for alignment in ALIGNMENTS:
-            heights = [record["height"] for record in records.get(alignment, [])]
-            row.append("" if not heights else "{:.4f} ± {:.4f}".format(*mean_error(heights)))
+            heights = {tuple(record["pair"]): record["height"] for record in records.get(alignment, [])}
+            found = mean_over_pairs(heights) if heights else None
+            row.append("" if found is None else f"{found.mean:.4f} ± {found.stderr:.4f}")
         known = records["unaligned"]
         monte_carlo = max(r["stderr"] for records in records.values() for r in records)
         aligned = records.get("wasserstein") or records["weight"]  # the same for points
@@ -73,8 +70,8 @@ def table(cells: dict[str, Records], chosen: list[tuple[str, str]]) -> str:
 
 def widths(data: str, method: str) -> list[tuple[str, str]]:
     """Return the cells over width."""
-    cold = "p0.05-kl0.05" if method == "vi" else "p0.1"
-    return [(str(w), f"{data}-mlp-{method}-w{w}-d3-{cold}-e8-n60000") for w in (64, 128, 256, 512, 1024)]
+    name, options = METHODS[method]
+    return [(str(w), f"{data}-mlp-{name}-w{w}-d3-{options}-e8-n60000") for w in (64, 128, 256, 512, 1024)]
 
 
 def heights(page: str, data: str, method: str) -> dict[str, list[tuple[int, float, float]]]:
@@ -147,6 +144,8 @@ def main() -> None:
         ("Fashion-MNIST, mean field", widths("fashion_mnist", "vi")),
         ("MNIST, points", widths("mnist", "map")),
         ("Fashion-MNIST, points", widths("fashion_mnist", "map")),
+        ("MNIST, points, regularized as mean fields", widths("mnist", "matched")),
+        ("Fashion-MNIST, points, regularized as mean fields", widths("fashion_mnist", "matched")),
         ("MNIST, mean field, 3 x 256, one thing changed", others),
         ("MNIST, mean field, 3 x 256, samples", samples),
         ("Fashion-MNIST, mean field, 3 x 512, rates", rates),

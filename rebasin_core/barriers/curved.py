@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from rebasin_core.barriers.path_barrier import AbstractNetworkBarrier
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.predictive import batch_weights
 from rebasin_core.posteriors.interpolation import interpolate_buffers
 from rebasin_core.posteriors.point import PointPosterior
 
@@ -90,8 +91,9 @@ class CurvedBarrier(AbstractNetworkBarrier):
         bend = {name: tensor.requires_grad_() for name, tensor in self._networks(problem)(0.5).mean.items()}
         optimizer = torch.optim.Adam(list(bend.values()), lr=self.learning_rate)
         generator = torch.Generator().manual_seed(problem.seed)
+        weights = batch_weights(problem.calibration)
         for _ in tqdm(range(self.epochs), desc="bend", unit="epoch", leave=False, disable=not problem.progress):
-            for inputs, targets in problem.calibration:
+            for (inputs, targets), weight in zip(problem.calibration, weights, strict=True):
                 t = torch.rand((), generator=generator).item()
                 with torch.enable_grad():
                     buffers = interpolate_buffers(problem.reference.buffers, problem.candidate.buffers, t)
@@ -99,7 +101,7 @@ class CurvedBarrier(AbstractNetworkBarrier):
                     problem.task.likelihood.check(outputs, targets)
                     loss = -problem.task.likelihood.log_prob(outputs, targets).mean()
                     optimizer.zero_grad()
-                    loss.backward()
+                    (weight * loss).backward()
                 if not bool(torch.isfinite(loss)):
                     message = f"training the bend diverged (loss {loss.item()}); lower the learning rate"
                     raise InvalidInputError(message)

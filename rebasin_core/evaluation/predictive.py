@@ -94,6 +94,19 @@ def held_batches(model: FunctionalModel, data: Batches) -> Sequence[tuple[Tensor
     return [batch for batch in batches if len(batch[1])]
 
 
+def batch_weights(batches: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
+    """Return the weights of batches' means, with which every example counts the same in a pass of gradient steps.
+
+    Args:
+        batches: Batches ``(inputs, targets)`` of a pass.
+
+    Returns:
+        The number of examples of each, in units of the mean batch; 1 for batches of equal size.
+    """
+    sizes = [len(targets) for _, targets in batches]
+    return [len(sizes) * size / sum(sizes) for size in sizes]
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class HeldTask:

@@ -12,9 +12,13 @@ from rebasin_core.errors import FileFormatError
 from rebasin_core.tensors.files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch.optim.lr_scheduler import LRScheduler
+
+    from rebasin_core.inference.base import FitProblem
+    from rebasin_core.inference.identity import ProblemIdentity
 
 _KIND = "training"
 
@@ -44,12 +48,12 @@ class TrainingState:
     history: list[float] = field(default_factory=list)
     validation: list[float] = field(default_factory=list)
 
-    def save(self, path: Path, fingerprint: str) -> None:
+    def save(self, path: Path, identity: ProblemIdentity) -> None:
         """Write the state, atomically.
 
         Args:
             path: The file.
-            fingerprint: Identifies method and problem.
+            identity: The training problem.
 
         Raises:
             StorageError: If it cannot be written.
@@ -57,6 +61,7 @@ class TrainingState:
         tensors = {f"parameter/{name}": tensor for name, tensor in self.parameters.items()}
         tensors |= {f"buffer/{name}": tensor for name, tensor in self.buffers.items()}
         tensors |= {f"memory/{name}": tensor for name, tensor in self.memory.items()}
+        tensors |= identity.tensors()
         tensors["generator"] = self.generator.get_state()
         optimizer = self.optimizer.state_dict()
         numbers: dict[str, Any] = {}
@@ -68,7 +73,7 @@ class TrainingState:
                 else:
                     numbers[path_in_file] = value
         document = {
-            "fingerprint": fingerprint,
+            "identity": dict(identity.parts),
             "history": self.history,
             "validation": self.validation,
             "param_groups": optimizer["param_groups"],
@@ -77,23 +82,27 @@ class TrainingState:
         }
         write_tensors(path, tensors, kind=_KIND, document=document)
 
-    def load(self, path: Path, fingerprint: str) -> None:
+    def load(self, path: Path, identity: ProblemIdentity, problem: FitProblem) -> None:
         """Read the state from a file.
 
         Args:
             path: A file written by `save`.
-            fingerprint: Identifies method and problem.
+            identity: The training problem.
+            problem: The same, to run its network.
 
         Raises:
             FileFormatError: If the file is damaged, or belongs to another problem.
         """
         tensors, document = read_tensors(path, kind=_KIND)
-        if document.get("fingerprint") != fingerprint:
-            message = (
-                f"{path} belongs to another training problem (other options, data or network); remove it or name "
-                "another checkpoint"
-            )
-            raise FileFormatError(message)
+        identity.require_same(path, document, tensors, problem)
+        try:
+            self._restore(tensors, document)
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            message = f"{path} is damaged ({type(error).__name__}: {error}); remove it or name another checkpoint"
+            raise FileFormatError(message) from error
+
+    def _restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+        """Take the state that a file holds."""
         with torch.no_grad():
             for prefix, mine in (
                 ("parameter", self.parameters),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self, final
+import math
+from typing import TYPE_CHECKING, Annotated, Literal, Self, final
 
 import torch
+from annotated_types import MinLen
 from pydantic import NonNegativeInt, model_validator
 from torch.nn import functional
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.inference.gradient import AbstractOptimizedInference
+from rebasin_core.inference.maximum_a_posteriori import MAPInference
 from rebasin_core.inference.objective import AbstractObjective
 from rebasin_core.inference.options import PositiveFinite, ProperPriorScale
 from rebasin_core.inference.prior import chosen_names, scales_of
@@ -36,11 +39,20 @@ class MeanFieldVI(AbstractOptimizedInference):
     r"""Fits $q = \mathcal N(m, \mathrm{diag}(s^2))$ by minimizing the negative evidence lower bound (ELBO) per example.
 
     $$ -\frac1B \sum_{i \in \text{batch}} \mathbb E_q \log p(y_i \mid x_i, \theta)
-       + \frac{\lambda}{N} \, \mathrm{KL}\big(q \,\|\, \mathcal N(\mu, \sigma^2)\big), $$
+       - \frac{\lambda}{N} \Big( \mathbb E_q \log p(\theta) + T \, H(q) \Big), \qquad
+       p(\theta) = \mathcal N(\mu, \sigma^2), $$
 
-    with the true, summed divergence. The means start at the parameters of the model; $s = \log(1 + e^\rho)$ starts at
-    ``initial_stddev``. A weight $\lambda < 1$ tempers the likelihood, which counts $1 / \lambda$ times, and leaves the
-    prior as it is. (The temperature of `SGLD` and `SGHMC` tempers both.)
+    with the true, summed expectation and the entropy $H$. For $T = 1$ the second term is
+    $\frac{\lambda}{N} \mathrm{KL}(q \,\|\, p)$. The optimal $q$ approximates
+
+    $$ \Big( p(D \mid \theta)^{1 / \lambda} \, p(\theta) \Big)^{1 / T}. $$
+
+    The *temperature* $T$ tempers likelihood and prior, as in `SGLD` and `SGHMC`: $T < 1$ is a *cold posterior*. The
+    *KL weight* $\lambda$ tempers the likelihood only: for $\lambda < 1$ it counts $1 / \lambda$ times, and the prior
+    stays as it is, a *tempered* posterior. With a centered prior, $\lambda = T$ and the prior scale $\sigma$ give the
+    cold posterior of temperature $T$ with the prior scale $\sigma / \sqrt T$.
+
+    The means start at the parameters of the model; $s = \log(1 + e^\rho)$ starts at ``initial_stddev``.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -51,7 +63,8 @@ class MeanFieldVI(AbstractOptimizedInference):
         G. Roeder, Y. Wu, D. Duvenaud (2017), "Sticking the landing", NeurIPS, arXiv 1703.09194; R. Krishnan, M.
         Subedar, O. Tickoo (2020), "Specifying weight priors in Bayesian deep neural networks with empirical Bayes"
         (MOPED), AAAI, arXiv 1906.05323; Y. Gelberg et al. (2024), "Variational inference failures under model
-        symmetries", arXiv 2408.05496 (the permutation-invariant bound).
+        symmetries", arXiv 2408.05496 (the permutation-invariant bound); F. Wenzel et al. (2020), "How good is the Bayes
+        posterior in deep neural networks really?", ICML, arXiv 2002.02405, equations 1 and 2 (cold posteriors).
 
     Examples:
         >>> import torch
@@ -68,7 +81,11 @@ class MeanFieldVI(AbstractOptimizedInference):
     counts)."""
 
     kl_weight: PositiveFinite = 1.0
-    r"""Weight $\lambda$ of the KL divergence from the prior; 1 for the Bayesian posterior."""
+    r"""Weight $\lambda$ of the KL divergence from the prior; 1 for the Bayesian posterior, less for a tempered
+    likelihood under the same prior."""
+
+    temperature: PositiveFinite = 1.0
+    """Temperature $T$: 1 for the posterior, less for a cold one, of which likelihood and prior are tempered."""
 
     kl_warmup: NonNegativeInt = 0
     r"""Number of epochs in which the weight of the divergence rises linearly to $\lambda$."""
@@ -84,7 +101,7 @@ class MeanFieldVI(AbstractOptimizedInference):
     """Whether the divergence is estimated at the draw, without the part of the gradient that is zero in expectation;
     needs ``weights``."""
 
-    stochastic: tuple[str, ...] | None = None
+    stochastic: Annotated[tuple[str, ...], MinLen(1)] | None = None
     """Patterns of the random parameters (``layers.3.*``: a last layer); the others are trained to a point under the
     same prior. All parameters are random if not given."""
 
@@ -105,6 +122,34 @@ class MeanFieldVI(AbstractOptimizedInference):
                 )
                 raise ValueError(message)
         return self
+
+    def as_map(self) -> MAPInference:
+        r"""Return the method that trains points under the regularization of the means here, to compare the two.
+
+        The objective here holds $\frac{\lambda}{N} \frac{m^2}{2 \sigma^2}$ for every mean; that of `MAPInference` with
+        the prior scale $\sigma / \sqrt\lambda$ holds the same for every weight. The temperature weighs the entropy, and
+        leaves this term as it is. Epochs, optimizer, schedule and patience are the same.
+
+        Returns:
+            The method.
+
+        Raises:
+            InvalidInputError: With ``moped``, whose prior is not centered.
+        """
+        if self.moped is not None:
+            message = "points have a centered prior, and `moped` centers it at a trained model; leave `moped` out"
+            raise InvalidInputError(message)
+        wider = self.kl_weight**-0.5
+        scale = self.prior_scale
+        return MAPInference(
+            epochs=self.epochs,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            patience=self.patience,
+            prior_scale={pattern: wider * value for pattern, value in scale}
+            if isinstance(scale, tuple)
+            else wider * scale,
+        )
 
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
@@ -146,7 +191,7 @@ class _Objective(AbstractObjective):
         self._weight = method.kl_weight
 
     @override
-    def begin_step(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+    def begin_step(self, optimizer: torch.optim.Optimizer, step: int, *, weight: float) -> None:
         warmup = self._method.kl_warmup * self.problem.num_batches
         self._weight = self._method.kl_weight * min(1.0, (step + 1) / warmup if warmup else 1.0)
 
@@ -162,13 +207,16 @@ class _Objective(AbstractObjective):
         )
 
     def _divergence(self, mean: dict[str, Tensor], stddev: dict[str, Tensor], drawn: dict[str, Tensor]) -> Tensor:
-        """Return the divergence from the prior, minus the log prior of the parameters that are not random."""
+        """Return the expectation of minus the log prior, less T times the entropy: the divergence for T = 1."""
+        temperature = self._method.temperature
         if self._method.sticking_the_landing:
             fixed_mean = {name: mean[name].detach() for name in self._random}
             fixed_stddev = {name: stddev[name].detach() for name in self._random}
-            total = _log_density(fixed_mean, fixed_stddev, drawn) - self._random_prior.log_prob(drawn)
+            total = temperature * _log_density(fixed_mean, fixed_stddev, drawn) - self._random_prior.log_prob(drawn)
         else:
             total = self._random_prior.kl(mean, stddev)
+            if temperature != 1:
+                total += (1 - temperature) * _entropy(stddev)
         if self._point_prior is not None:
             total -= self._point_prior.log_prob(mean)
         if self._method.symmetry_elements and self.problem.layout is not None:
@@ -177,7 +225,7 @@ class _Objective(AbstractObjective):
                 for _ in range(self._method.symmetry_elements)
             ]
             permuted = [_log_density(mean, stddev, element.apply(drawn)) for element in elements]
-            total -= symmetrization_bound(_log_density(mean, stddev, drawn), torch.stack(permuted))
+            total -= temperature * symmetrization_bound(_log_density(mean, stddev, drawn), torch.stack(permuted))
         return total
 
     @override
@@ -227,3 +275,9 @@ def _log_density(mean: Mapping[str, Tensor], stddev: Mapping[str, Tensor], param
     """Return the log density of independent Gaussians at parameters, a scalar in nats, differentiable."""
     terms = [normal_log_density((parameters[name] - mean[name]) / scale, scale) for name, scale in stddev.items()]
     return torch.stack(terms).sum()
+
+
+def _entropy(stddev: Mapping[str, Tensor]) -> Tensor:
+    """Return the entropy of independent Gaussians, a scalar in nats."""
+    constant = 0.5 * math.log(2 * math.pi * math.e)
+    return torch.stack([scale.log().sum() + scale.numel() * constant for scale in stddev.values()]).sum()

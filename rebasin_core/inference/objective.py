@@ -49,7 +49,19 @@ class AbstractObjective(ABC):
 
     @abstractmethod
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the objective on a batch: an unbiased estimate, a scalar in nats per example, summed over members."""
+        """Return the objective on a batch, a scalar in nats per example, summed over members.
+
+        Data terms are means over the batch, terms without data are divided by the number of all examples. Training
+        multiplies the whole by the weight of the batch (`FitProblem.batch_weight`), so that every example counts the
+        same, however the data are split: the mean gradient of a pass is that of the objective on all data.
+
+        Args:
+            inputs: ``[b, ...]``.
+            targets: ``[b]`` or ``[b, K]``.
+
+        Returns:
+            A scalar.
+        """
 
     @abstractmethod
     def posterior(self) -> Posterior:
@@ -59,14 +71,17 @@ class AbstractObjective(ABC):
     def points(self) -> list[dict[str, Tensor]]:
         """Return parameters and buffers of every network in their present state, for the loss on validation data."""
 
-    def begin_step(self, optimizer: torch.optim.Optimizer, step: int) -> None:  # ruff: ignore[no-self-use] - a hook
+    def begin_step(  # ruff: ignore[no-self-use] - a hook
+        self, optimizer: torch.optim.Optimizer, step: int, *, weight: float
+    ) -> None:
         """Prepare a step. Methods with a schedule of their own set the learning rate here.
 
         Args:
             optimizer: The optimizer.
             step: Index of the step since the start of training.
+            weight: Weight of the batch: its number of examples, in units of the mean batch.
         """
-        del optimizer, step
+        del optimizer, step, weight
 
     def end_epoch(self, epoch: int) -> None:  # ruff: ignore[no-self-use] - a hook
         """Finish an epoch. Methods that collect samples do it here.

@@ -228,6 +228,29 @@ class ScheduleSpec(AbstractTorchOptions):
         schedule: lr_scheduler.LRScheduler = self._built(optimizer)
         return schedule
 
+    def require_steps(self, optimizer: OptimizerSpec, steps: int) -> None:
+        """Raise if the schedule ends before training does, as `OneCycleLR` may; tried on a parameter of its own.
+
+        Args:
+            optimizer: The optimizer.
+            steps: How often the schedule advances in training.
+
+        Raises:
+            InvalidInputError: If it refuses the last step.
+        """
+        tried = optimizer.build([torch.zeros(1, 1, requires_grad=True)])
+        schedule = self.build(tried)
+        tried.step()
+        schedule.last_epoch = steps - 1
+        try:
+            schedule.step()
+        except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+            message = (
+                f"`{self.name}` with the options {dict(self._arguments())} does not last for training, which advances "
+                f"it {steps} times, every {self.interval}: {error}"
+            )
+            raise InvalidInputError(message) from error
+
     @override
     def _class(self) -> type[Any]:
         return _SCHEDULES[self.name]

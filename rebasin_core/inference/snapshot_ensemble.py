@@ -87,7 +87,7 @@ class _Objective(AbstractStackedObjective):
         self._collected = Collected(self, method.members)
 
     @override
-    def begin_step(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+    def begin_step(self, optimizer: torch.optim.Optimizer, step: int, *, weight: float) -> None:
         steps = self._length * self.problem.num_batches
         for group in optimizer.param_groups:
             top = group.setdefault("initial_lr", group["lr"])

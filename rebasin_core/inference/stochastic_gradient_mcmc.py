@@ -31,6 +31,12 @@ class AbstractStochasticGradientMCMC(AbstractGradientInference):
     The step is constant, with samples after a burn-in. With cycles, it falls from the largest step to zero in each
     cycle like a cosine; the first part of a cycle explores without noise, and samples are taken after it.
 
+    The target is $(p(D \mid \theta) \, p(\theta))^{1 / T}$: a temperature $T < 1$ gives a *cold posterior*, in which
+    likelihood and prior are tempered (F. Wenzel et al. (2020), ICML, arXiv 2002.02405, equations 1 and 2).
+
+    A batch of another size than the mean takes a step of another length: its gradient and the variance of its noise
+    are weighted by its number of examples.
+
     Raises:
         ConfigError: If an option is invalid.
     """
@@ -153,11 +159,12 @@ class _Objective(AbstractStackedObjective):
         self._collected = Collected(self, method.samples_per_chain)
 
     @override
-    def begin_step(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+    def begin_step(self, optimizer: torch.optim.Optimizer, step: int, *, weight: float) -> None:
         factor, noisy = self._method.step_at(step / self.problem.num_batches)
         for group in optimizer.param_groups:
             group["lr"] = self._method.learning_rate * factor
-            group["temperature"] = self._method.temperature if noisy else 0.0
+            # A batch of another size is a step of another length: the gradient comes weighted, the noise follows.
+            group["temperature"] = self._method.temperature * weight if noisy else 0.0
 
     @override
     def end_epoch(self, epoch: int) -> None:

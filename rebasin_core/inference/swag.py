@@ -14,7 +14,6 @@ from rebasin_core.inference.gradient import AbstractGradientInference
 from rebasin_core.inference.optimizer import OptimizerSpec, ScheduleSpec
 from rebasin_core.inference.options import PositiveFinite, PriorScale
 from rebasin_core.inference.stacked import AbstractStackedObjective, require_entrywise
-from rebasin_core.inference.training import Optimization
 from rebasin_core.posteriors.low_rank_gaussian import LowRankGaussianPosterior
 from rebasin_core.posteriors.mixture import MixturePosterior
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.inference.base import FitProblem
     from rebasin_core.inference.objective import AbstractObjective
+    from rebasin_core.inference.training import Optimization
     from rebasin_core.posteriors.base import Posterior
 
 _COUNT = "collected"
@@ -118,10 +118,7 @@ class SWAG(AbstractGradientInference):
 
     @override
     def _optimization(self, objective: AbstractObjective) -> Optimization:
-        optimizer = self.optimizer.build(objective.parameters.values())
-        if self.schedule is None:
-            return Optimization(optimizer)
-        return Optimization(optimizer, self.schedule.build(optimizer), self.schedule.interval)
+        return self._scheduled(objective, self.optimizer, self.schedule)
 
 
 @final
@@ -139,7 +136,7 @@ class _Objective(AbstractStackedObjective):
             self.memory[f"deviations/{name}"] = tensor.new_zeros((self._rank, *tensor.shape), requires_grad=False)
 
     @override
-    def begin_step(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+    def begin_step(self, optimizer: torch.optim.Optimizer, step: int, *, weight: float) -> None:
         rate = self._method.learning_rate
         if rate is not None and step >= self._method.collecting_start * self.problem.num_batches:
             for group in optimizer.param_groups:

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, final
 import torch
 from tqdm import tqdm
 
-from rebasin_core.errors import DivergenceError
+from rebasin_core.errors import DivergenceError, InvalidInputError
 from rebasin_core.evaluation.predictive import EpochBatches
 from rebasin_core.inference.checkpoint import TrainingState
 from rebasin_core.inference.early_stopping import EarlyStopping
+from rebasin_core.inference.survey import checked_batches
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
+    from rebasin_core.inference.identity import ProblemIdentity
     from rebasin_core.inference.objective import AbstractObjective
     from rebasin_core.inference.optimizer import Interval
 
@@ -47,17 +49,23 @@ class Optimization:
 class TrainingLoop:
     """Minimizes an objective, epoch by epoch.
 
+    Attributes:
+        objective: The objective.
+        state: The state of training.
+
     Args:
         objective: The objective.
         optimization: Its optimizer and schedule.
-        fingerprint: Identifies method and problem, so that no other checkpoint is resumed.
+        identity: The problem, so that training is resumed on no other; needed with a checkpoint only.
     """
 
-    def __init__(self, objective: AbstractObjective, optimization: Optimization, fingerprint: str) -> None:
+    def __init__(
+        self, objective: AbstractObjective, optimization: Optimization, identity: ProblemIdentity | None = None
+    ) -> None:
         self._problem = objective.problem
-        self._objective = objective
+        self.objective = objective
         self._optimization = optimization
-        self._fingerprint = fingerprint
+        self._identity = identity
         self.state = TrainingState(
             parameters=objective.parameters,
             buffers=objective.buffers,
@@ -85,8 +93,9 @@ class TrainingLoop:
             StorageError: If the checkpoint cannot be written.
         """
         checkpoint = self._problem.checkpoint
-        if checkpoint is not None and checkpoint.exists():
-            self.state.load(checkpoint, self._fingerprint)
+        identity = self._identity
+        if checkpoint is not None and identity is not None and checkpoint.exists():
+            self.state.load(checkpoint, identity, self._problem)
         begin = len(self.state.history)
         next_writing = 0.0
         hidden = not self._problem.progress
@@ -98,8 +107,9 @@ class TrainingLoop:
                 bar.set_postfix(loss=f"{self.state.history[-1]:.4f}")
                 bar.update()
                 start = monotonic()
-                if checkpoint is not None and (start >= next_writing or epoch == epochs - 1):
-                    self.state.save(checkpoint, self._fingerprint)
+                is_due = start >= next_writing or epoch == epochs - 1
+                if checkpoint is not None and identity is not None and is_due:
+                    self.state.save(checkpoint, identity)
                     next_writing = monotonic() + _RARITY * (monotonic() - start)
         if self._stopping is not None:
             self._stopping.restore()
@@ -110,9 +120,9 @@ class TrainingLoop:
         """Train for one epoch, and record its losses."""
         torch.manual_seed(self._problem.generator.initial_seed() + epoch)
         self.state.history.append(self._epoch(epoch))
-        self._objective.end_epoch(epoch)
+        self.objective.end_epoch(epoch)
         if self._stopping is not None:
-            self._stopping.record(self._objective.points())
+            self._stopping.record(self.objective.points())
 
     def _epoch(self, epoch: int) -> float:
         """Return the mean objective over one pass of the data, after a step on every batch."""
@@ -120,32 +130,40 @@ class TrainingLoop:
             self._problem.data.set_epoch(epoch)
         total = 0.0
         count = 0
-        for index, (inputs, targets) in enumerate(self._problem.data):
-            self._objective.begin_step(self.state.optimizer, epoch * self._problem.num_batches + index)
-            model = self._objective.model
-            loss = self._objective.loss(model.to_device(inputs), model.to_device(targets))
+        for index, (inputs, targets) in enumerate(checked_batches(self._problem.data)):
+            weight = self._problem.batch_weight(targets)
+            step = epoch * self._problem.num_batches + index
+            self.objective.begin_step(self.state.optimizer, step, weight=weight)
+            model = self.objective.model
+            loss = self.objective.loss(model.to_device(inputs), model.to_device(targets))
             self.state.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            (weight * loss).backward()
             self.state.optimizer.step()
             self._advance_schedule("step")
             total += loss.item() * len(targets)
             count += len(targets)
             if not math.isfinite(total):
-                message = (
-                    f"training diverged: the loss in epoch {epoch + 1} is not finite. Lower the learning rate, or look "
-                    "for NaN in the data"
-                )
-                raise DivergenceError(message)
+                raise DivergenceError(self._divergence(epoch))
+        if not count:
+            message = f"the data gave no examples in epoch {epoch + 1}; expected data that can be read every epoch"
+            raise InvalidInputError(message)
         self._advance_schedule("epoch")
-        return total / max(count, 1) / self._objective.members
+        return total / count / self.objective.members
 
     def _advance_schedule(self, interval: Interval) -> None:
         if self._optimization.schedule is not None and self._optimization.interval == interval:
             self._optimization.schedule.step()
 
+    @staticmethod
+    def _divergence(epoch: int) -> str:
+        return (
+            f"training diverged: the loss in epoch {epoch + 1} is not finite. Lower the learning rate, or look "
+            "for NaN in the data"
+        )
+
     def _require_finite(self) -> None:
         """Raise if a parameter is not finite: the last step may diverge, which no later loss shows."""
-        for name, parameter in self._objective.parameters.items():
+        for name, parameter in self.objective.parameters.items():
             if not bool(torch.isfinite(parameter).all()):
                 message = f"training diverged: `{name}` is not finite after the last epoch. Lower the learning rate"
                 raise DivergenceError(message)

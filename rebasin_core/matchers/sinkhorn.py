@@ -189,12 +189,15 @@ class _Between:
         self._generator = problem.generator
         self._kind = kind
         self.batches: list[Batch] = list(self.loss.batches)
+        # Every example counts the same, whatever the size of its batch.
+        self._weight = len(self.batches) / sum(len(targets) for _, targets in self.loss.batches)
 
     def soft(self, moved: Mapping[str, Tensor], permutation: Permutation, batch: Batch) -> Tensor:
         """Return what is minimised."""
         assert batch is not None  # ruff: ignore[assert] - these batches hold data
         draw = torch.rand((), generator=self._generator, device=self._generator.device).item()
-        return self.loss.at(moved, permutation, *batch, t=draw if self._kind == "random" else 0.5)
+        weight = self._weight * len(batch[1])
+        return weight * self.loss.at(moved, permutation, *batch, t=draw if self._kind == "random" else 0.5)
 
     def hard(self, permutation: Permutation) -> float:
         """Return minus the loss half-way of a permutation, on all data."""

@@ -14,6 +14,7 @@ from typing_extensions import override
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.likelihoods import CategoricalLikelihood
+from rebasin_core.evaluation.predictive import batch_weights
 from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem
 from rebasin_core.matchers.midpoint import BY_LOSS, MidpointLoss
 from rebasin_core.matchers.search import BestSoFar, interruptible
@@ -75,14 +76,15 @@ class StraightThroughMatcher(Matcher):
         optimizer = torch.optim.Adam(list(learned.values()), lr=self.learning_rate)
         current = self._projected(problem, loss, learned, problem.initial, sweeps=100)
         best.offer(current)
+        weights = batch_weights(loss.batches)
         with interruptible(problem) as interruption:
             for _ in tqdm(range(self.epochs), desc="straight-through", leave=False, disable=not problem.progress):
-                for inputs, targets in loss.batches:
+                for (inputs, targets), weight in zip(loss.batches, weights, strict=True):
                     with torch.enable_grad():
                         moved = current.apply(loss.candidate)
                         through = {n: tensor + learned[n] - learned[n].detach() for n, tensor in moved.items()}
                         optimizer.zero_grad()
-                        loss.at(through, current, inputs, targets).backward()
+                        (weight * loss.at(through, current, inputs, targets)).backward()
                     optimizer.step()
                     current = self._projected(problem, loss, learned, current, sweeps=self.sweeps)
                 best.offer(current)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, final
@@ -46,6 +46,16 @@ _EXAMPLES_FOR_CHECK = 4
 # Enough training examples for means and standard deviations of activations.
 _CALIBRATION = 5000
 _SCORED_SAMPLES = 32
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """A network before training, and the data to train it on."""
+
+    model: nn.Module
+    data: TensorBatches
+    validation: TensorBatches | None
 
 
 @final
@@ -137,13 +147,20 @@ class Setting:
 
         Raises:
             SpecError: If the symmetries change the function; names the failing groups.
-            InvalidInputError: If a posterior that is to be loaded does not fit the network.
+            InvalidInputError: If a posterior that is to be loaded does not fit the network, or options of training do
+                not fit the network or the number of steps.
             FileFormatError: If its file is missing or damaged.
         """
         check_spec(self.spec, self.model, self._example_inputs).require()
         for source in (self._config.reference, self._config.candidate):
             if source.path is not None:
                 self.load(source.path)
+                continue
+            problem = self._training(source)
+            inference = source.inference or self._config.inference
+            inference.check(
+                problem.model, problem.data, validation=problem.validation, spec=self.spec, likelihood=self.likelihood
+            )
 
     def new_model(self, *, seed: int) -> nn.Module:
         """Return a freshly initialised network.
@@ -185,12 +202,11 @@ class Setting:
             return posterior, {"loaded_from": str(source.path)}
         seed = source.seed or 0
         inference = source.inference or self._config.inference
-        train, validation = self._data.train.split(self._config.validation_fraction)
-        data = train.batches(self._config.batch_size, shuffle_seed=seed)
+        problem = self._training(source)
         result = inference.fit(
-            self.new_model(seed=seed),
-            data,
-            validation=validation.batches(self._config.evaluation_batch_size) if len(validation) else None,
+            problem.model,
+            problem.data,
+            validation=problem.validation,
             spec=self.spec,
             likelihood=self.likelihood,
             # Another stream than the initialisation's, which started from the seed itself.
@@ -201,6 +217,16 @@ class Setting:
         )
         meta = {"seed": seed, "inference": json.loads(inference.canonical_json()), "history": list(result.history)}
         return result.posterior, meta
+
+    def _training(self, source: PosteriorSource) -> _Training:
+        """Return the network and the data of a posterior that is to be trained."""
+        seed = source.seed or 0
+        train, validation = self._data.train.split(self._config.validation_fraction)
+        return _Training(
+            self.new_model(seed=seed),
+            train.batches(self._config.batch_size, shuffle_seed=seed),
+            validation.batches(self._config.evaluation_batch_size) if len(validation) else None,
+        )
 
     def load(self, path: Path) -> Posterior:
         """Read a posterior and check that it is one over this network.

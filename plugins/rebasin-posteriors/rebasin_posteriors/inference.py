@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias, final
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from tqdm import tqdm
 from typing_extensions import override
 
@@ -31,7 +31,9 @@ Collect: TypeAlias = "Callable[[int, State], None]"
 
 
 class AbstractPosteriorsInference(Inference):
-    """Runs a transform of posteriors, at the temperature 1 / N of the log posterior per example.
+    """Runs a transform of posteriors, at the temperature T / N of the log posterior per example.
+
+    The log posterior of a batch is weighted by its number of examples, so that every example counts the same.
 
     An interrupted run restarts from its beginning: the library's states are not written to the checkpoint.
 
@@ -48,6 +50,9 @@ class AbstractPosteriorsInference(Inference):
     prior_scale: PositiveFloat = 1.0
     """Standard deviation of the Gaussian prior."""
 
+    temperature: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 1.0
+    """Temperature T: 1 for the posterior, less for a cold one, of which likelihood and prior are tempered."""
+
     @abstractmethod
     def _transform(self, log_posterior: LogPosterior, temperature: float) -> Transform:
         """Return the library's transform for a log posterior per example."""
@@ -58,7 +63,9 @@ class AbstractPosteriorsInference(Inference):
         history: list[float] = []
         with torch.random.fork_rng():
             torch.manual_seed(problem.generator.initial_seed())
-            transform = self._transform(_log_posterior(problem, self.prior_scale), 1 / problem.num_examples)
+            transform = self._transform(
+                _log_posterior(problem, self.prior_scale), self.temperature / problem.num_examples
+            )
             state = transform.init({n: p.detach().clone() for n, p in problem.model.named_parameters()})
             for epoch in tqdm(range(self.epochs), desc=problem.label, unit="epoch", disable=not problem.progress):
                 total = 0.0
@@ -220,7 +227,7 @@ def _log_posterior(problem: FitProblem, prior_scale: float) -> LogPosterior:
         problem.likelihood.check(outputs.detach(), targets)
         prior = torch.stack([p.square().sum() for p in params.values()]).sum() / (-2 * prior_scale**2)
         value = problem.likelihood.log_prob(outputs, targets).mean() + prior / problem.num_examples
-        return value, torch.empty(0)
+        return problem.batch_weight(targets) * value, torch.empty(0)
 
     return log_posterior
 

@@ -63,3 +63,37 @@ def test_divergence_is_an_error() -> None:
     data = [(torch.ones(4, 2), torch.ones(4, 1))]
     with pytest.raises(DivergenceError, match="the loss in epoch"):
         PosteriorsVI(epochs=5, learning_rate=1e30).fit(torch.nn.Linear(2, 1), data, likelihood="gaussian")
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1])
+def test_unequal_batches_and_cold_posteriors_have_the_exact_target(temperature: float) -> None:
+    # Five observations of each weight.
+    inputs = torch.eye(2).double().repeat(5, 1)
+    precision = 5 + 1 / 0.3**2
+    mean, stddev = 5 / precision, (temperature / precision) ** 0.5
+    data = [(part, torch.ones(len(part), 1).double()) for part in inputs.split(8)]
+    methods: list[rc.Inference] = [
+        PosteriorsSGLD(epochs=1500, burn_in=100, learning_rate=0.05, prior_scale=0.3, temperature=temperature),
+        PosteriorsVI(epochs=800, learning_rate=0.01, initial_stddev=0.1, prior_scale=0.3, temperature=temperature),
+    ]
+    for method in methods:
+        model = torch.nn.Linear(2, 1, bias=False).double()
+        found = method.fit(model, data, likelihood=rc.evaluation.GaussianLikelihood(scale=1.0)).posterior
+        assert ((found.mean["weight"] - mean).abs() < 0.35 * stddev).all()
+        torch.testing.assert_close(found.stddev["weight"], torch.full((1, 2), stddev).double(), rtol=0.25, atol=0)
+
+
+def test_a_small_batch_counts_as_its_examples() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(33, 2, generator=generator).double()
+    y = x @ torch.tensor([[1.0], [-0.5]]).double() + 0.5 * torch.randn(33, 1, generator=generator).double()
+    x[-1] = 1.0
+    y[-1] = 2.0
+    covariance = torch.linalg.inv(x.T @ x / 0.25 + torch.eye(2).double())
+    mean = (covariance @ x.T @ y / 0.25).squeeze(1)
+    data = list(zip(x.split(32), y.split(32), strict=True))
+    method = PosteriorsSGLD(epochs=1500, burn_in=300, learning_rate=0.01)
+    model = torch.nn.Linear(2, 1, bias=False).double()
+    found = method.fit(model, data, likelihood=rc.evaluation.GaussianLikelihood(scale=0.5)).posterior
+    error = (found.mean["weight"][0] - mean).abs() / covariance.diag().sqrt()
+    assert error.max().item() < 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
 
 import torch
@@ -45,7 +46,10 @@ def capture(
         The graph, in PyTorch's own operators before any decomposition.
     """
     take = _exported if way == "export" else _executed
-    model = shared_copy(model).train(training)
+    copied = shared_copy(model)
+    if copied is not model and way == "export":
+        _group_experts(copied)
+    model = copied.train(training)
     with quietly():
         return take(model, args, dict(kwargs))
 
@@ -91,6 +95,18 @@ def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         else:
             origins[placeholder] = None
     return ModelGraph(program.graph_module, origins, constants)
+
+
+def _group_experts(model: nn.Module) -> None:
+    """Let models of `transformers` compute all experts in grouped products, where their symmetry shows.
+
+    The same function with a loop over experts would fix their order. The change is only made to a copy.
+    """
+    for module in model.modules():
+        choose = getattr(type(module), "set_experts_implementation", None)
+        if choose is not None:
+            with suppress(ValueError, RuntimeError, ImportError):  # not for this class, or not on this machine
+                choose(module, "grouped_mm")
 
 
 def _executed(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelGraph:

@@ -87,8 +87,21 @@ def written(module: GraphModule) -> set[Node]:
             base: object = target
             while isinstance(base, Node) and base not in found:
                 found.add(base)
-                base = base.args[0] if base.args else None
+                base = base.args[0] if base.args and not makes_anew(base) else None
     return found
+
+
+def makes_anew(node: Node) -> bool:
+    """Return whether an operator makes a tensor of its own, whatever it is given.
+
+    Args:
+        node: Any node.
+
+    Returns:
+        True for ``empty_like``, ``new_zeros`` and the like.
+    """
+    name = str(node.target).partition(".")[2].partition(".")[0]
+    return name.endswith("_like") or name.startswith("new_") or name in {"zeros", "ones", "empty", "full"}
 
 
 def _targets(module: GraphModule, node: Node) -> Iterator[object]:

@@ -13,7 +13,9 @@ from rebasin_core.errors import SpecError
 from rebasin_core.specs.operators.call import Call, is_tensor, tensors_in
 from rebasin_core.specs.operators.elementwise import elementwise, unchanged
 from rebasin_core.specs.operators.indexing import frozen
+from rebasin_core.specs.operators.positions import Positions, as_numbers, label_of, labels_in
 from rebasin_core.specs.tracing.graph import value_of, written
+from rebasin_core.specs.tracing.positioned import positioned
 from rebasin_core.specs.unification.terms import Reason, fresh, has_uniform, length, substitute, uniform
 
 if TYPE_CHECKING:
@@ -92,12 +94,27 @@ class Interpreter:
                 return self.run(given[regions[0]], given[regions[0] + 1 :])
         shapes = _shapes(node)
         if not shapes:
+            _read(node, values, self._constraints)
             return _number(node)
         call = Call(_name(node), node.name, _bound(node, values), shapes, _used(node), self._constraints)
         results = self._applied(call, node)
         return results if _gives_list(node) else results[0]
 
     def _applied(self, call: Call, node: Node) -> list[AxisTerms]:
+        """Return the axes of all outputs, by the rule for positions if there is one."""
+
+        def ordinary(call: Call) -> list[AxisTerms]:
+            return self._applied_to_numbers(call, node)
+
+        try:
+            found = positioned(call, node, ordinary)
+            if found is not None:
+                return _checked(call, found)
+        except Exception as error:  # ruff: ignore[blind-except] - as below; the axes of the positions are fixed now
+            self.without_rule[f"{call.operator} (its rule failed: {type(error).__name__}: {error})"] = 1
+        return ordinary(as_numbers(call))
+
+    def _applied_to_numbers(self, call: Call, node: Node) -> list[AxisTerms]:
         rule = self._rules.get(call.operator) or self._rules.get(call.operator.removesuffix("_"))
         if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
             rule = elementwise
@@ -189,6 +206,15 @@ def _shapes(node: Node) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(_size(size) for size in item.shape) for item in found if hasattr(item, "shape"))
 
 
+def _read(node: Node, values: Mapping[Node, Any], constraints: Constraints) -> None:
+    """Fix the axes along which positions are read as numbers: by Python, for instance."""
+    name = _name(node)
+    if name.startswith(("aten.sym_", "aten._assert_tensor_metadata")):  # these only see shape and type
+        return
+    for label in labels_in(_filled([*node.args, *node.kwargs.values()], values)):
+        constraints.freeze(label.along, Reason(name.removeprefix("aten."), node.name, label.why))
+
+
 def _gives_list(node: Node) -> bool:
     value = value_of(node)  # a record of a tensor's shape is a tuple, too
     return isinstance(value, list | tuple) and not hasattr(value, "shape")
@@ -221,7 +247,9 @@ def _used(node: Node) -> frozenset[int]:
 def _writable(value: Any) -> Any:  # ruff: ignore[any-type]
     """Return the axes of a tensor that is written to: new variables replace uniform factors."""
     if is_tensor(value):
-        return tuple(_without_uniform(term) for term in value)
+        terms = tuple(_without_uniform(term) for term in value)
+        label = label_of(value)
+        return terms if label is None else Positions.of(terms, label)
     return [_writable(item) for item in value] if isinstance(value, list) else value
 
 

@@ -14,6 +14,7 @@ from rebasin_core.errors import SpecError
 from rebasin_core.specs.base import PermutationSpec
 from rebasin_core.specs.operators.call import is_tensor, tensors_in
 from rebasin_core.specs.operators.default import default_rules
+from rebasin_core.specs.operators.positions import labels_in
 from rebasin_core.specs.tracing.capture import capture, capture_training
 from rebasin_core.specs.tracing.coverage import Captured, Coverage, coverage_of
 from rebasin_core.specs.tracing.failure import failure, require_inputs, require_module, require_outputs, said
@@ -223,11 +224,14 @@ class _Problem:
             if graph.origins.get(name) is None and is_tensor(value):
                 constraints.observe(value)
         interpreter = Interpreter(constraints, self.rules)
-        outputs = tensors_in(interpreter.run(graph.module, inputs))
+        returned = interpreter.run(graph.module, inputs)
+        outputs = tensors_in(returned)
         require_outputs(self.model, outputs)
         for index, terms in enumerate(outputs):
             for term in terms:
                 constraints.freeze(term, Reason("output", str(index), "it leaves the model"))
+        for label in labels_in(returned):
+            constraints.freeze(label.along, Reason("output", "positions", "its positions leave the model"))
         solution = solve_constraints(constraints, terms_of, parameters=tensors.parameters)
         return solution, interpreter.without_rule
 

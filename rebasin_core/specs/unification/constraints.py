@@ -34,6 +34,7 @@ from rebasin_core.specs.unification.terms import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rebasin_core.specs.unification.induced import InducedAxis
     from rebasin_core.specs.unification.terms import AxisTerms, Factor
 
 PartIndex: TypeAlias = "tuple[Variable, int]"
@@ -80,11 +81,13 @@ class Constraints:
     Attributes:
         tensors: The axes of all observed tensors.
         restrictions: The restrictions that are variables of their own: ``(v, A, i) -> v|A_i``.
+        induced: The axes whose order follows from another axis, by their variables.
     """
 
     def __init__(self) -> None:
         self.tensors: list[AxisTerms] = []
         self.restrictions: dict[tuple[Variable, Variable, int], AxisTerm] = {}
+        self.induced: dict[Variable, InducedAxis] = {}
 
     def observe(self, terms: AxisTerms) -> None:
         """Record that a tensor with these axes exists.
@@ -95,6 +98,11 @@ class Constraints:
         Args:
             terms: One term per dimension.
         """
+        # An element of a sorted axis belongs to one unit of the axis that induces its order.
+        induced = [self.induced[one] for term in terms for one in variables(term) if one in self.induced]
+        sources = [one.source for one in induced if one.key is not None]
+        if sources:
+            terms = (*terms, *sources)
         self.tensors.append(terms)
         for variable in {variable for term in terms for variable in variables(term)}:
             variable.occurrences[id(terms)] = terms

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from rebasin_core.specs.unification.groups import merge_inseparable, named_layout
 from rebasin_core.specs.unification.nesting import CoOccurrence, outer_variables
@@ -12,13 +12,17 @@ from rebasin_core.specs.unification.terms import Reason, Variable, atomic_variab
 from rebasin_core.symmetry.axis import Atom, Group, atoms_of, concat, product
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from rebasin_core.specs.unification.constraints import Constraints
     from rebasin_core.specs.unification.groups import Axes
+    from rebasin_core.specs.unification.induced import InducedAxis
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
     from rebasin_core.symmetry.axis import Axis
     from rebasin_core.symmetry.layout import Layout
+
+
+_MET: Final = Reason("sort", "an order of positions", "an axis that is sorted by it is used in order")
 
 
 @final
@@ -48,6 +52,7 @@ def solve_constraints(
     Returns:
         The solution.
     """
+    settle(constraints, tensors.values())
     _freeze_unlearned(tensors, parameters)
     variable_of, axes = _resolved_axes(constraints, tensors)
     names = {variable: name for name, variable in variable_of.items()}
@@ -65,6 +70,31 @@ def solve_constraints(
     layout = named_layout(*merge_inseparable(groups, axes, inseparable))
     reasons = {name: tuple(tuple(_reasons(term)) for term in terms) for name, terms in tensors.items()}
     return Solution(layout, reasons)
+
+
+def settle(constraints: Constraints, tensors: Iterable[AxisTerms]) -> None:
+    """Fix the sources of all induced axes that have met others.
+
+    Args:
+        constraints: The constraints of a graph, after all operators.
+        tensors: The axes of all parameters and buffers.
+    """
+    terms = [*(term for own in tensors for term in own), *constraints.restrictions.values()]
+    owned = {variable for term in terms for variable in variables(term)}
+    open_ones = list(constraints.induced.values())
+    while met := [one for one in open_ones if one.is_met or one.axis in owned or _adopted(constraints, one)]:
+        for one in met:
+            open_ones.remove(one)
+            constraints.freeze(one.source, _MET)
+            constraints.freeze((one.axis,), _MET)
+
+
+def _adopted(constraints: Constraints, one: InducedAxis) -> bool:
+    """Return whether another induced axis was unified with this one."""
+    return any(
+        other is not one and other.axis.binding is not None and one.axis in substitute((other.axis,))
+        for other in constraints.induced.values()
+    )
 
 
 def _freeze_unlearned(tensors: Mapping[str, AxisTerms], parameters: Collection[str]) -> None:

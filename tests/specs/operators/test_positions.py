@@ -1,0 +1,280 @@
+"""Routing to experts by position: what moves is compared with every permutation of the experts, tried one by one."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from math import factorial, log10
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from typing_extensions import override
+
+from rebasin_core import check_spec, trace_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EXPERTS = 4
+
+
+class Routed(nn.Module):
+    """Four experts, each a matrix and a bias, and a gate; how tokens are routed is a function of its own."""
+
+    def __init__(self, route: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 5)
+        self.gate = nn.Linear(5, EXPERTS)
+        self.matrix = nn.Parameter(torch.randn(EXPERTS, 5, 2))
+        self.bias = nn.Parameter(torch.randn(EXPERTS, 2))
+        self.route = route
+        nn.init.normal_(self.gate.weight, std=3.0)  # so that tokens go to different experts
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x)
+        output: Tensor = self.route(self, h, self.gate(h).softmax(-1))
+        return output
+
+    def looked_up(self, h: Tensor, chosen: Tensor) -> Tensor:
+        """Return the outputs of one expert per token."""
+        return torch.einsum("nh,nho->no", h, self.matrix[chosen]) + self.bias[chosen]
+
+    def all_of(self, h: Tensor, gates: Tensor) -> Tensor:
+        """Return the outputs of all experts, summed by gates."""
+        return torch.einsum("ne,nh,eho->no", gates, h, self.matrix) + gates @ self.bias
+
+
+def moved_experts(route: Callable[..., Tensor], x: Tensor) -> int:
+    """Return how many of the 24 permutations of the experts, gate rows with them, keep the function."""
+    model = Routed(route).double()
+    state, expected = {name: value.clone() for name, value in model.state_dict().items()}, model(x)
+    kept = 0
+    for order in permutations(range(EXPERTS)):
+        names = ("gate.weight", "gate.bias", "matrix", "bias")
+        model.load_state_dict({**state, **{name: state[name][list(order)] for name in names}})
+        kept += torch.allclose(model(x), expected, atol=1e-9)
+    return kept
+
+
+def topk_and_gather(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    best, chosen = p.topk(2, -1)
+    every = torch.einsum("nh,eho->neo", h, net.matrix) + net.bias
+    return (every.gather(1, chosen[..., None].expand(-1, -1, 2)) * best[..., None]).sum(1)
+
+
+def topk_and_lookup(net: Routed, h: Tensor, p: Tensor, *, in_order: bool = True) -> Tensor:
+    best, chosen = p.topk(2, -1, sorted=in_order)
+    each = torch.einsum("nh,nkho->nko", h, net.matrix[chosen]) + functional.embedding(chosen, net.bias)
+    return (each * (best / best.sum(-1, keepdim=True))[..., None]).sum(1)
+
+
+def scattered(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    best, chosen = p.topk(2, -1)
+    return net.all_of(h, torch.zeros_like(p).scatter(1, chosen, best))
+
+
+def scattered_in_place(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    gates = torch.zeros_like(p)
+    gates.scatter_(1, p.topk(2, -1, sorted=False)[1], 1.0)
+    return net.all_of(h, p.masked_fill(~gates.bool(), float("-inf")).softmax(-1))
+
+
+def one_hot(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    best, chosen = p.topk(2, -1)
+    return net.all_of(h, (functional.one_hot(chosen, EXPERTS) * best[..., None]).sum(1))
+
+
+def compared_with_a_range(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    best, chosen = p.sort(-1, descending=True)
+    return net.all_of(h, ((chosen[:, :2, None] == torch.arange(EXPERTS)) * best[:, :2, None]).sum(1))
+
+
+def switch(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    best, chosen = p.max(-1)
+    return net.looked_up(h, chosen) * best[:, None] - net.looked_up(h, p.argsort(-1)[:, 0])
+
+
+def sorted_tokens(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    ids, places = p.argmax(-1).sort()
+    found = net.looked_up(h[places], ids)
+    return torch.zeros_like(found).index_add(0, places, found)
+
+
+def sorted_tokens_brought_back(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    _, chosen = p.topk(2, -1)
+    ids, places = chosen.flatten().sort()
+    found = net.looked_up(h[places // 2], ids) * p.gather(1, chosen).flatten()[places, None]
+    inverse = torch.empty_like(places)
+    inverse[places] = torch.arange(len(places))
+    return found[inverse].view(-1, 2, 2).sum(1)
+
+
+def sorted_twice(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    ids = p.argmax(-1)
+    places = ids.argsort()
+    return net.looked_up(h[places], ids[places])[places.argsort()]
+
+
+SYMMETRIC: list[Callable[..., Tensor]] = [
+    topk_and_gather,
+    topk_and_lookup,
+    lambda *args: topk_and_lookup(*args, in_order=False),
+    scattered,
+    scattered_in_place,
+    one_hot,
+    compared_with_a_range,
+    switch,
+    sorted_tokens,
+    sorted_tokens_brought_back,
+    sorted_twice,
+    lambda net, h, p: net.looked_up(h, p.topk(2, -1)[1][:, 1]),
+    lambda net, h, p: net.looked_up(h, p.argmin(-1)) * p.gather(1, p.argmin(-1, keepdim=True)),
+    lambda net, h, p: torch.index_select(net.bias, 0, p.argmax(-1)) + net.looked_up(h, p.argmax(-1)),
+]
+
+
+@pytest.mark.parametrize("route", SYMMETRIC)
+def test_experts_move_with_their_gate_rows(route: Callable[..., Tensor]) -> None:
+    x = torch.randn(6, 3)
+    model = Routed(route)
+    spec = trace_spec(model, x)
+    assert moved_experts(route, x.double()) == factorial(EXPERTS)
+    assert check_spec(spec, model, x).passed
+    axes = spec.layout.as_json()["axes"]
+    (experts,) = {axes[name].split(", ")[0] for name in ("gate.weight", "gate.bias", "matrix")}
+    assert spec.groups[experts].size == EXPERTS
+    assert spec.layout.log10_order == pytest.approx(log10(factorial(EXPERTS) * factorial(5)))
+
+
+def numbers_in_the_output(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    chosen = p.topk(2, -1)[1]
+    return net.looked_up(h, chosen[:, 0]) + chosen
+
+
+def positions_returned(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    return p.topk(2, -1)[1] + 0 * net.looked_up(h, p.argmax(-1))
+
+
+def next_expert(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    return net.looked_up(h, (p.argmax(-1) + 1) % EXPERTS)
+
+
+def compared_by_size(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    return net.all_of(h, (p.argmax(-1)[:, None] < torch.arange(EXPERTS)).to(h.dtype))
+
+
+def equal_scores(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    return net.looked_up(h, (p - 2).relu().argmax(-1))
+
+
+def equal_products(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    return net.looked_up(h, (p * (p > 2).to(p.dtype)).argmax(-1))
+
+
+def cumulative_counts(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    counts = torch.bincount(p.topk(2, -1)[1].flatten(), minlength=EXPERTS).cumsum(0)
+    return (counts[:, None] * net.bias).sum(0) + h[:, :2]
+
+
+def sorted_and_not_brought_back(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    ids, _ = p.argmax(-1).sort()
+    return net.looked_up(h, ids)
+
+
+def an_overwritten_choice(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    chosen = p.topk(2, -1)[1]
+    chosen[:, 1] = 0
+    return net.looked_up(h, chosen[:, 0]) + net.looked_up(h, chosen[:, 1])
+
+
+def last_write_wins(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    ids, places = p.argmax(-1).sort()
+    written = torch.zeros(EXPERTS, 2, dtype=h.dtype).index_copy(0, p.argmax(-1), h[:, :2])
+    return net.looked_up(h, p.argmax(-1)) + written.cumsum(0)[:1] + 0 * (ids + places)[:, None]
+
+
+def read_by_python(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+    chosen = int(p.sum(0).argmax())
+    return h @ net.matrix[chosen] * (1 + chosen)
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        numbers_in_the_output,
+        positions_returned,
+        next_expert,
+        compared_by_size,
+        equal_scores,
+        equal_products,
+        cumulative_counts,
+        sorted_and_not_brought_back,
+        an_overwritten_choice,
+        last_write_wins,
+        read_by_python,
+    ],
+)
+def test_positions_that_are_used_as_numbers_fix_the_experts(route: Callable[..., Tensor]) -> None:
+    x = torch.randn(16, 3)
+    spec = trace_spec(Routed(route), x)
+    assert moved_experts(route, x.double()) < factorial(EXPERTS)
+    assert spec.layout.as_json()["axes"]["gate.weight"].split(", ")[0] == str(EXPERTS)
+
+
+class Grouped(nn.Module):
+    """Experts of two layers in grouped products, as `transformers` computes them; sizes suit the compiled kernel."""
+
+    def __init__(self, *, shuffled: bool = False) -> None:
+        super().__init__()
+        self.gate = nn.Linear(8, EXPERTS)
+        self.up = nn.Parameter(torch.randn(EXPERTS, 16, 8))
+        self.offset = nn.Parameter(torch.randn(EXPERTS, 16))
+        self.down = nn.Parameter(torch.randn(EXPERTS, 8, 16))
+        self.shuffled = shuffled
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        best, chosen = self.gate(x).softmax(-1).topk(2, -1)
+        ids, places = chosen.flatten().sort()
+        counts = torch.histc((ids.flip(0) if self.shuffled else ids).float(), bins=EXPERTS, min=0, max=EXPERTS - 1)
+        ends = counts.cumsum(0, dtype=torch.int32)
+        h = functional.grouped_mm(x[places // 2], self.up.transpose(1, 2), offs=ends) + self.offset[ids]
+        out = functional.grouped_mm(h.tanh(), self.down.transpose(1, 2), offs=ends) * best.flatten()[places, None]
+        inverse = torch.empty_like(places)
+        inverse[places] = torch.arange(len(places))
+        result: Tensor = out[inverse].view(-1, 2, 8).sum(1)
+        return result
+
+
+def test_the_hidden_units_of_each_expert_move_by_themselves() -> None:
+    model, x = Grouped(), torch.randn(6, 8)
+    spec = trace_spec(model, x)
+    axes = spec.layout.as_json()["axes"]
+    inner = axes["offset"].split(", ")[1]
+    assert axes["up"] == f"up, {inner}, 8"
+    assert axes["down"] == f"up, 8, {inner}"
+    assert inner.endswith("@up")
+    assert spec.layout.log10_order == pytest.approx(log10(factorial(4)) + 4 * log10(factorial(16)))
+    moved = spec.random_permutation(generator=torch.Generator().manual_seed(0)).apply(dict(model.named_parameters()))
+    assert not torch.equal(moved["down"], model.down)
+    torch.testing.assert_close(torch.func.functional_call(model, moved, (x,)), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_segments_of_other_positions_are_not_understood() -> None:
+    spec = trace_spec(Grouped(shuffled=True), torch.randn(6, 8))
+    assert not spec.groups
+
+
+def test_lookups_without_order_share_the_hidden_units_of_experts() -> None:
+    def route(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+        chosen = p.topk(2, -1)[1]
+        return (net.looked_up(h, chosen[:, 0]) * net.looked_up(h, chosen[:, 1])).sum(1, keepdim=True)
+
+    model, x = Routed(route), torch.randn(6, 3)
+    spec = trace_spec(model, x)
+    assert check_spec(spec, model, x).passed
+    assert spec.layout.as_json()["axes"]["bias"] == "matrix, matrix.3"
+    assert all(group.within is None for group in spec.groups.values())
