@@ -12,6 +12,7 @@ from rebasin_core.api.tracing import trace_spec
 from rebasin_core.errors import AlignmentWarning, InvalidInputError
 from rebasin_core.evaluation.effect import Keep, effect_of
 from rebasin_core.evaluation.task import require_task
+from rebasin_core.specs.base import require_spec
 from rebasin_core.specs.check import check_spec
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ def align(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         message = "expected data with at least one batch, got none"
         raise InvalidInputError(message)
     inputs = first[0]
+    if spec is not None:
+        require_spec(spec)
     found = trace_spec(task.model, inputs) if spec is None else spec
     check_spec(found, task.model, inputs).require()
     posterior = as_posterior(candidate, model=task.model)

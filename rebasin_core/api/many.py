@@ -15,6 +15,7 @@ from rebasin_core.evaluation.task import model_of
 from rebasin_core.posteriors.barycenter import barycenter, barycenter_or_moments
 from rebasin_core.posteriors.capabilities import AbstractMixture
 from rebasin_core.posteriors.divergence import squared_moment_distance
+from rebasin_core.specs.base import require_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -112,6 +113,7 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
         >>> found.trace[-1], found.between(0, 2).is_identity
         (0.0, True)
     """
+    require_spec(spec)
     if isinstance(networks, AbstractMixture):
         given = list(networks.components)
         weights = networks.weights.double()

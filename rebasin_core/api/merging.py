@@ -19,6 +19,7 @@ from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair
 from rebasin_core.evaluation.task import model_of, require_task
 from rebasin_core.posteriors.barycenter import barycenter, barycenter_or_moments
 from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.specs.base import require_spec
 from rebasin_core.tensors.files import write_bytes
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         >>> merged.posterior.mean["in"].flatten().tolist()
         [1.0, 3.0]
     """
+    require_spec(spec)
     model = model_of(task)
     posteriors = as_posteriors(networks, model=model, spec=spec)
     if not 0 <= reference < len(posteriors):

@@ -18,6 +18,7 @@ from rebasin_core.posteriors.capabilities import AbstractEmpirical, AbstractMixt
 from rebasin_core.posteriors.mixture import MixturePosterior
 from rebasin_core.posteriors.samples import SamplesPosterior
 from rebasin_core.posteriors.summary import SummaryKind, gaussian_summary
+from rebasin_core.specs.base import require_spec
 
 if TYPE_CHECKING:
     from rebasin_core.evaluation.task import Task
@@ -106,6 +107,7 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
         >>> found.mean_squared_distances[0], found.mean_squared_distances[-1]
         (1.0, 0.0)
     """
+    require_spec(spec)
     given = _as_mixture(samples, spec, task)
     components = given.components
     if reference is not None and not 0 <= reference < len(components):
@@ -170,6 +172,7 @@ def summarize(  # ruff: ignore[too-many-arguments] - the problem's parts, keywor
         T. Xiao, W. Liu, R. Bamler (2024), "A compact representation for Bayesian neural networks by removing
         permutation symmetry", arXiv 2401.00611.
     """
+    require_spec(spec)
     given = _as_mixture(samples, spec, None)
     count = len(given.weights)
     if kind not in get_args(SummaryKind) or count < 2 or rank < 1:

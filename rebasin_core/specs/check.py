@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # ruff: ignore[impor
 from typing_extensions import override
 
 from rebasin_core.errors import SpecError
+from rebasin_core.specs.base import require_spec
 from rebasin_core.symmetry.action import act
 from rebasin_core.symmetry.axis import Atom, Axis, Product, atoms_of, product
 from rebasin_core.symmetry.permutation import Permutation
@@ -115,6 +116,7 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
         SpecError: If the specification does not name exactly the model's tensors.
     """
     generator = generator or torch.Generator().manual_seed(0)
+    require_spec(spec)
     model = unwrapped(model)
     probe = _Probe(spec, model, _Inputs.of(example_inputs, kwargs), generator, tolerance)
     elements = [_moving_all(spec.layout, generator)]

@@ -16,7 +16,8 @@ from rebasin_core.symmetry.axis import Atom, Group
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.symmetry.notation import parse_axes
 from rebasin_core.symmetry.resolve import names_of, resolve, solve, without_nesting
-from rebasin_core.tensors.checks import shorten
+from rebasin_core.tensors.checks import require_tensors, shorten
+from rebasin_core.tensors.kinds import refuse, require_mapping
 from rebasin_core.tensors.modules import named_tensors
 from rebasin_core.tensors.names import TensorNames
 
@@ -52,6 +53,9 @@ class TableSpec(PermutationSpec):
     """
 
     def __init__(self, tensors: nn.Module | Mapping[str, Tensor]) -> None:
+        if not isinstance(tensors, nn.Module):
+            require_mapping(tensors, "the model as a torch.nn.Module, or its tensors by name")
+            require_tensors(tensors, "the tensors of the table")
         named = named_tensors(tensors) if isinstance(tensors, nn.Module) else tensors
         self._names = TensorNames.of_module(tensors) if isinstance(tensors, nn.Module) else None
         self._shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
@@ -80,6 +84,11 @@ class TableSpec(PermutationSpec):
     @final
     @override
     def _layout(self) -> Layout:
+        require_mapping(self.table, "a table as a mapping of axes by the names of tensors")
+        require_mapping(self.sizes, "sizes as a mapping of whole numbers by the names of groups")
+        for part in (*self.table.values(), *self.table):
+            if not isinstance(part, str):
+                refuse(part, "names and axes in the table as texts, such as 'hidden, -'")
         table = {name: parse_axes(text) for name, text in self.table.items()}
         self._check_names(table)
         within = _nesting(table)
@@ -142,7 +151,7 @@ def table_spec(
         >>> spec.layout.log10_order
         0.0
     """
-    spec = _GivenTable(tensors, table, sizes or {}, buffers)
+    spec = _GivenTable(tensors, table, {} if sizes is None else sizes, buffers)
     _ = spec.layout  # raises here, at the call that is to blame
     return spec
 

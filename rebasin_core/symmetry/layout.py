@@ -7,16 +7,17 @@ import json
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError, nearest
-from rebasin_core.symmetry.axis import Atom, Axis, Group, atoms_of, is_fixed
+from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, is_fixed
 from rebasin_core.symmetry.cells import atom_rows, count_cells
 from rebasin_core.symmetry.notation import format_axes, parse_axes
 from rebasin_core.symmetry.resolve import resolve
 from rebasin_core.tensors.bounds import MAX_CELLS, MAX_DEPTH, MAX_LENGTH, MAX_UNITS
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.frozen import FrozenMapping
+from rebasin_core.tensors.kinds import refuse, require_mapping
 from rebasin_core.tensors.names import TensorNames
 from rebasin_core.tensors.reading import shown
 
@@ -54,6 +55,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         """Freeze the mappings and check that they agree."""
+        _require_kinds(self.groups, self.axes)
         object.__setattr__(self, "groups", FrozenMapping(dict(self.groups)))
         object.__setattr__(self, "axes", FrozenMapping(dict(self.axes)))
         object.__setattr__(self, "aliases", FrozenMapping(dict(self.aliases)))
@@ -275,6 +277,18 @@ class Layout:
         """A short hash of the groups and of what they act on, equal for layouts of the same symmetries."""
         text = json.dumps(self._action_as_json(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _require_kinds(groups: object, axes: object) -> None:
+    """Raise if groups or axes are of another kind than a layout holds."""
+    require_mapping(groups, "the groups as a mapping by name")
+    require_mapping(axes, "the axes as a mapping by the names of tensors")
+    for group in cast("Mapping[str, object]", groups).values():
+        if not isinstance(group, Group):
+            refuse(group, "a `Group` for every name of a group")
+    for of_tensor in cast("Mapping[str, object]", axes).values():
+        if not isinstance(of_tensor, tuple) or not all(isinstance(axis, Atom | Product | Concat) for axis in of_tensor):
+            refuse(of_tensor, "a tuple of axes for every tensor", "`table_spec` reads them from texts")
 
 
 def _group(name: str, entry: object) -> Group:

@@ -6,10 +6,14 @@ import copy
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from torch import nn
+
+from rebasin_core.tensors.kinds import refuse
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 # Types of modules that stand for a module that they hold, and where: by name, since importing the compiler takes long.
@@ -31,7 +35,12 @@ def unwrapped(module: nn.Module) -> nn.Module:
         The module inside ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` and ``AveragedModel``, in
         whatever order they are wrapped around each other. Where parts of a module are wrapped, a copy without the
         wrappers that shares all parameters and buffers. Any other module itself.
+
+    Raises:
+        InvalidInputError: If it is no module.
     """
+    if not isinstance(module, nn.Module):
+        refuse(module, "a network as a torch.nn.Module", "make an instance of a class; wrap a function in a module")
     inner = _inner(module)
     if all(_inner(part) is part for part in inner.modules()):
         return inner

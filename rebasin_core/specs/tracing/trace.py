@@ -24,6 +24,7 @@ from rebasin_core.specs.tracing.model_tensors import ModelTensors, fixed_reasons
 from rebasin_core.specs.unification.constraints import Constraints
 from rebasin_core.specs.unification.solution import solve_constraints
 from rebasin_core.specs.unification.terms import Reason, fresh
+from rebasin_core.tensors.kinds import require_mapping
 from rebasin_core.tensors.modules import unwrapped
 from rebasin_core.tensors.names import TensorNames
 from rebasin_core.tensors.trees import tree_map
@@ -122,6 +123,8 @@ def derive(  # ruff: ignore[too-many-arguments] - those of `trace_spec`
     """
     require_module(model)
     model = unwrapped(model)
+    if kwargs is not None:
+        require_mapping(kwargs, "named inputs as a mapping")
     tensors = ModelTensors.of(model)
     frozen = frozenset(tensors.frozen(freeze))
     freed = frozenset(tensors.freed(free)) - frozen
