@@ -77,6 +77,10 @@ class UnreadWeightWarning(RebasinWarning):
     """A network uses weights in a way that is not understood, or not supported here: they are left out."""
 
 
+class NothingMovesWarning(RebasinWarning):
+    """A traced specification moves nothing, although the model has axes between its inputs and outputs."""
+
+
 class ConvergenceWarning(RebasinWarning):
     """An iterative solver ended at its limit before it converged: its result is approximate; says by how much."""
 

@@ -13,26 +13,23 @@ from abc import ABC
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, ValidationInfo, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
+from pydantic_core import core_schema
 from typing_extensions import override
 
-from rebasin_core.errors import ConfigError, RebasinError, nearest
+from rebasin_core.docstrings import attribute_docstrings
+from rebasin_core.errors import ConfigError, RebasinError
+from rebasin_core.problems import problem_of, reworded, sentences, without_echoes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic.functional_validators import ModelWrapValidatorHandler
     from pydantic.json_schema import JsonSchemaValue
-    from pydantic_core import ErrorDetails
 
 FAMILY_KEY = "x-family"
 """In a JSON schema, marks the place of any strategy of a family."""
-
-REWORDED = "rebasin"
-"""The type of problems that are already in the words of this project."""
-
-_TEMPLATE = "{sentence}"
 
 
 class Options(BaseModel):
@@ -45,7 +42,8 @@ class Options(BaseModel):
         ConfigError: If an option is unknown, missing or out of range; names the option, its value and what is allowed.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, ser_json_inf_nan="strings")
+    # Not `use_attribute_docstrings`: it reads the source of every class on import, which takes half a second.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
     def __init__(self, **options: Any) -> None:  # ruff: ignore[any-type] - options of any subclass
         try:
@@ -65,8 +63,64 @@ class Options(BaseModel):
         try:
             return handler(value)
         except ValidationError as error:
-            problems = [_reworded(cls, problem) for problem in without_echoes(error.errors())]
+            problems = [reworded(cls.model_fields, problem) for problem in without_echoes(error.errors())]
             raise ValidationError.from_exception_data(cls.__name__, problems) from None
+
+    @override
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except ValidationError:
+            raise _fixed(self, name) from None
+
+    @override
+    def __delattr__(self, name: str) -> None:
+        try:
+            super().__delattr__(name)
+        except ValidationError:
+            raise _fixed(self, name) from None
+
+    def replace(self, **changes: Any) -> Self:  # ruff: ignore[any-type] - options of any subclass
+        """Return these options with some of them changed, validated like all others.
+
+        Args:
+            **changes: New values by the names of options.
+
+        Returns:
+            Other options of the same class.
+
+        Raises:
+            ConfigError: If an option is unknown or out of range.
+
+        Examples:
+            >>> from rebasin_core.matchers import WeightMatcher
+            >>> WeightMatcher(max_sweeps=5).replace(max_sweeps=50)
+            WeightMatcher(max_sweeps=50)
+        """
+        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
+
+    @classmethod
+    def descriptions(cls) -> dict[str, str]:
+        """Return what is written under the options.
+
+        Returns:
+            The docstring of every option that has one, by name; read from the source, and empty where there is none.
+        """
+        below = {name: text for name, text in attribute_docstrings(cls).items() if name in cls.model_fields}
+        return below | {name: field.description for name, field in cls.model_fields.items() if field.description}
+
+    @classmethod
+    @override
+    def __get_pydantic_json_schema__(
+        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler, /
+    ) -> JsonSchemaValue:
+        """Return the schema, with the docstrings of the options as their descriptions."""
+        found = handler(schema)
+        properties = handler.resolve_ref_schema(found).get("properties", {})
+        for name, text in cls.descriptions().items():
+            if name in properties:
+                properties[name].setdefault("description", text)
+        return found
 
     @override
     def __hash__(self) -> int:
@@ -155,8 +209,9 @@ class Strategy(Options, ABC):
             ConfigError: If options are unknown or out of range, or the value is none of the three.
         """
         lookup = lookup or _default_lookup()
-        name = value.get("name") if isinstance(value, Mapping) else value
-        if isinstance(name, str):
+        value = {"name": value} if isinstance(value, str) else value
+        name = value.get("name") if isinstance(value, Mapping) else None
+        if isinstance(name, str) and (inspect.isabstract(cls) or name != cls.registered_name()):
             lookup(cls.family, name)  # within options, an unknown name is one of the problems that are reported at once
         try:
             return cls.model_validate(value, context={"lookup": lookup})
@@ -181,7 +236,11 @@ class Strategy(Options, ABC):
     def __get_pydantic_json_schema__(
         cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler, /
     ) -> JsonSchemaValue:
-        return {FAMILY_KEY: cls.family} if inspect.isabstract(cls) else handler(schema)
+        return (
+            {FAMILY_KEY: cls.family}
+            if inspect.isabstract(cls)
+            else super().__get_pydantic_json_schema__(schema, handler)
+        )
 
     @classmethod
     def _of_family(cls, value: object, info: ValidationInfo) -> Strategy:
@@ -194,17 +253,17 @@ class Strategy(Options, ABC):
                 f"expected the name of a {cls.family}, a mapping with `name` and options, or an instance of "
                 f"`{cls.__name__}`, got {value!r}"
             )
-            raise _problem(message)
+            raise problem_of(message)
         lookup: Lookup = (info.context or {}).get("lookup") or _default_lookup()
         try:
             found = lookup(cls.family, options["name"])
         except RebasinError as error:
             raise ValidationError.from_exception_data(
-                cls.__name__, [{"type": _problem(str(error)), "loc": ("name",), "input": options["name"]}]
+                cls.__name__, [{"type": problem_of(str(error)), "loc": ("name",), "input": options["name"]}]
             ) from None
         if not issubclass(found, cls):
             message = f"expected a `{cls.__name__}`, got the {cls.family} {options['name']!r}"
-            raise _problem(message)
+            raise problem_of(message)
         return found.model_validate(dict(options), context=info.context)
 
 
@@ -242,46 +301,12 @@ def strategies_in(value: object) -> Iterator[Strategy]:
             yield from strategies_in(item)
 
 
-def sentences(problems: Iterable[ErrorDetails]) -> list[str]:
-    """Return one sentence for each problem that validation found.
-
-    Args:
-        problems: As pydantic reports them.
-
-    Returns:
-        Sentences such as ``max_sweeps: expected a value greater than or equal to 1, got 0``.
-    """
-    found: list[str] = []
-    for problem in problems:
-        place = located(problem["loc"])
-        sentence = problem["msg"].removeprefix("Value error, ")
-        found.append(f"{place}: {sentence}" if place else sentence)
-    return found
-
-
-def without_echoes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
-    """Return problems without those that merely follow from others: a list whose items are invalid is too short, too.
-
-    Args:
-        problems: As pydantic reports them.
-
-    Returns:
-        The problems that need a change.
-    """
-    inside = {problem["loc"][:length] for problem in problems for length in range(len(problem["loc"]))}
-    return [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in inside]
-
-
-def located(location: Iterable[str | int]) -> str:
-    """Return a location in a document: ``matchers[1].max_sweeps``.
-
-    Args:
-        location: Keys and indices from the top.
-
-    Returns:
-        The text; empty for the top.
-    """
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+def _fixed(options: Options, name: str) -> ConfigError:
+    changed = f"{name}=..." if name in type(options).model_fields else "option=..."
+    return ConfigError(
+        f"the options of `{type(options).__name__}` are fixed, `{name}` cannot be set; `replace({changed})` returns "
+        "others"
+    )
 
 
 def _default_lookup() -> Lookup:
@@ -309,33 +334,3 @@ def _dumped(strategy: Strategy, info: core_schema.SerializationInfo) -> dict[str
         return strategy.model_dump(mode=info.mode)
     options: dict[str, Any] = json.loads(strategy.model_dump_json())
     return options
-
-
-def _problem(sentence: str) -> PydanticCustomError:
-    return PydanticCustomError(REWORDED, _TEMPLATE, {"sentence": sentence})
-
-
-def _reworded(options: type[Options], problem: ErrorDetails) -> InitErrorDetails:
-    sentence = problem["msg"] if problem["type"] == REWORDED else _sentence(options, problem)
-    return {"type": _problem(sentence), "loc": problem["loc"], "input": problem["input"]}
-
-
-def _sentence(options: type[Options], problem: ErrorDetails) -> str:
-    """Return one problem in the words of this project."""
-    if problem["type"] == "extra_forbidden":
-        known = [name for name in options.model_fields if name != "name"]
-        return f"unknown option; {nearest(str(problem['loc'][-1]), known)}"
-    if problem["type"] == "missing":
-        return "is missing"
-    if problem["type"] in {"model_type", "model_attributes_type"}:
-        return f"expected a mapping with options among {sorted(options.model_fields)}, got {problem['input']!r}"
-    text = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] in {"value_error", "assertion_error"}:
-        return text
-    for start, ours in (
-        ("Input should be greater", "expected a value greater"),
-        ("Input should be less", "expected a value less"),
-    ):
-        text = text.replace(start, ours)
-    text = text.replace("Input should be", "expected")
-    return f"{text[:1].lower()}{text[1:]}, got {problem['input']!r}"

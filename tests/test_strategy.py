@@ -7,13 +7,15 @@ import functools
 import json
 import math
 import pickle
+import subprocess
+import sys
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, final
 
 import pytest
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from typing_extensions import override
 
 import rebasin_core as rc
@@ -24,7 +26,17 @@ from rebasin_core.errors import ConfigError, UnknownNameError
 from rebasin_core.evaluation import CategoricalLikelihood
 from rebasin_core.matchers import ChainMatcher, KLMatcher, PortfolioMatcher, RestartsMatcher, WeightMatcher
 from rebasin_core.specs import TableSpecFactory
-from rebasin_core.strategy import Strategy
+from rebasin_core.strategy import Options, Strategy
+
+
+class Described(Options):
+    """Options for which something is written."""
+
+    low: float = 1.0
+    """The lower one."""
+
+    high: float = Field(2.0, description="The higher one.")
+    """Not this."""
 
 
 class Sorter(Strategy):
@@ -202,8 +214,15 @@ def test_copies_and_pickles_are_equal(strategy: Strategy) -> None:
 
 def test_options_cannot_be_changed() -> None:
     matcher = WeightMatcher()
-    with pytest.raises(ValidationError, match="frozen"):
+    with pytest.raises(
+        ConfigError, match=r"`WeightMatcher` are fixed, `max_sweeps` cannot be set; `replace\(max_sweeps"
+    ):
         matcher.max_sweeps = 3  # type: ignore[misc] # wrong on purpose
+    with pytest.raises(ConfigError, match="`max_sweeps` cannot be set"):
+        del matcher.max_sweeps
+    with pytest.raises(ConfigError, match="`other` cannot be set"):
+        setattr(matcher, "other", 1)  # ruff: ignore[set-attr-with-constant] - there is no such attribute
+    assert matcher == WeightMatcher()
     table = {"a": "-"}
     factory = TableSpecFactory(table=table)
     table["b"] = "-"
@@ -378,7 +397,7 @@ def test_a_third_party_declares_a_strategy_with_docstrings_under_its_options() -
     assert twice.sort([2.0, 3.0, 1.0]) == [3.0, 2.0, 1.0]
     with pytest.raises(ConfigError, match=r"expected `low` to be at most `high`, got 0\.5 and 0\.1"):
         PlainSorter(low=0.5, high=0.1)
-    descriptions = {name: field.description for name, field in PlainSorter.model_fields.items() if name != "name"}
+    descriptions = {name: PlainSorter.descriptions().get(name) for name in PlainSorter.model_fields if name != "name"}
     assert descriptions["descending"] == "Whether the largest value comes first."
     assert all(descriptions.values())
 
@@ -409,3 +428,40 @@ def test_the_schema_has_the_docstrings_and_its_references_lead_somewhere(builtin
     assert "x-family" not in text
     for reference in {part.split('"')[0] for part in text.split('"$ref": "#/')[1:]}:
         assert functools.reduce(lambda part, key: part[key], reference.split("/"), schema)
+
+
+def test_options_are_replaced_and_validated() -> None:
+    assert PlainSorter(low=0.25).replace(descending=True) == PlainSorter(low=0.25, descending=True)
+    with pytest.raises(ConfigError, match="unknown option"):
+        PlainSorter().replace(descend=True)
+    with pytest.raises(ConfigError, match=r"expected `low` to be at most `high`"):
+        PlainSorter(high=0.1).replace(low=0.5)
+
+
+def test_a_concrete_class_takes_its_own_name() -> None:
+    assert rc.matchers.WeightMatcher.of("weight") == rc.matchers.WeightMatcher()
+    assert PlainSorter.of("plain") == PlainSorter()  # which is not registered
+    with pytest.raises(ConfigError, match="name: expected 'weight', got 'sinkhorn'"):
+        rc.matchers.WeightMatcher.of("sinkhorn")
+    with pytest.raises(rc.errors.UnknownNameError, match="did you mean 'weight'"):
+        rc.matchers.WeightMatcher.of("wieght")
+
+
+def test_descriptions_are_those_of_the_lowest_declaration() -> None:
+    class Declared(Described):
+        low: float = 2.0
+
+    assert Described.descriptions() == {"low": "The lower one.", "high": "The higher one."}
+    assert Declared.descriptions() == {"high": "The higher one."}
+    made = type("Made", (Options,), {"__annotations__": {"size": int}, "size": 1})
+    assert issubclass(made, Options)
+    assert made.descriptions() == {}
+
+
+def test_importing_reads_no_sources() -> None:
+    code = (
+        "import inspect, torch; from unittest.mock import patch\n"
+        "with patch.object(inspect, 'getsource', side_effect=AssertionError), "
+        "patch.object(inspect, 'getsourcelines', side_effect=AssertionError):\n    import rebasin_core.config.run"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -71,7 +71,9 @@ class Problem:
             for inputs, targets in batches:
                 optimizer.zero_grad()
                 penalty = sum(parameter.square().sum() for parameter in model.parameters())
-                (self.loss(model(inputs), targets) + weight * penalty).backward()
+                # A smaller last batch counts as its examples, as it does in what this is compared with.
+                share = len(targets) * steps / len(self.data.train.targets)
+                (share * (self.loss(model(inputs), targets) + weight * penalty)).backward()
                 optimizer.step()
                 if by_step is not None:
                     by_step.step()

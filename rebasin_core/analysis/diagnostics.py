@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, final
 
+import numpy as np
 import torch
 
 from rebasin_core.errors import InvalidInputError, PluginError
@@ -25,9 +27,11 @@ class ChainDiagnostics:
     r"""How well chains agree, entry by entry.
 
     Attributes:
-        rhat: Rank-normalised split $\hat R$ of every entry, each ``[*s]``; 1 where chains agree.
-        ess: Bulk effective sample size of every entry, each ``[*s]``.
-        autocorrelation: Mean over entries and chains of the autocorrelation within a chain, by lag, from lag 0.
+        rhat: Rank-normalised split $\hat R$ of every entry, each ``[*s]``; 1 where chains agree, NaN where an entry is
+            the same in all draws.
+        ess: Bulk effective sample size of every entry, each ``[*s]``; the number of draws where they are all the same.
+        autocorrelation: Mean of the autocorrelation within a chain, by lag, from lag 0, which is 1; over all chains of
+            all entries in which the entry changes. NaN if nothing changes.
         num_chains: Number of chains.
         num_draws: Draws a chain.
 
@@ -50,7 +54,7 @@ class ChainDiagnostics:
             at: Places in [0, 1].
 
         Returns:
-            One number a place.
+            One number a place, of the entries that have one; NaN if none has.
 
         Raises:
             InvalidInputError: If there is no such part.
@@ -62,6 +66,8 @@ class ChainDiagnostics:
         finite = flat[flat.isfinite()]
         places = torch.tensor(list(at), dtype=torch.float64)
         # In order of size by sorting: torch's own quantile takes 16 million numbers at most.
+        if not len(finite):
+            return (math.nan,) * len(at)
         order = finite.sort().values
         return tuple(order[(places * (len(order) - 1)).round().long()].tolist())
 
@@ -84,33 +90,47 @@ def diagnose_chains(
         The diagnostics.
 
     Raises:
-        InvalidInputError: If there are fewer chains or draws, or the chains have different lengths.
+        InvalidInputError: If there are fewer chains or draws, the chains have different lengths, or samples have
+            weights that differ: the diagnostics are those of draws that count the same.
         PluginError: If ArviZ is not installed.
     """
-    chains = samples.chains
-    counts = [int((chains == number).sum()) for number in chains.unique()]
-    if len(counts) < 2 or len(set(counts)) > 1 or counts[0] < 4:
-        message = f"expected at least two chains of as many draws, at least four each; got draws {counts}"
-        raise InvalidInputError(message)
+    count, draws = _shape_of(samples)
     array_stats = _array_stats()
-    order = torch.argsort(chains, stable=True)
+    order = torch.argsort(samples.chains, stable=True)
     generator = generator or torch.Generator().manual_seed(0)
     rhat: dict[str, Tensor] = {}
     ess: dict[str, Tensor] = {}
-    lags = torch.zeros(counts[0], dtype=torch.float64)
-    entries = 0
+    lags = torch.zeros(draws, dtype=torch.float64)
+    changing = 0
     for name, tensor in samples.samples.items():
-        flat = tensor[order].reshape(len(counts), counts[0], -1).double().cpu()
+        flat = tensor[order].reshape(count, draws, -1).double().cpu()
         chosen = torch.randperm(flat.shape[-1], generator=generator)[:max_entries]
         values = flat[..., chosen].numpy()
-        for found, function in ((rhat, array_stats.rhat), (ess, array_stats.ess)):
-            whole = torch.full((flat.shape[-1],), torch.nan, dtype=torch.float64)
-            whole[chosen] = torch.from_numpy(function(values, chain_axis=0, draw_axis=1)).double()
-            found[name] = whole.reshape(tensor.shape[1:])
-        correlations = torch.from_numpy(array_stats.autocorr(values, axis=1)).double()
-        lags += correlations.nan_to_num().sum((0, 2))
-        entries += correlations.shape[0] * correlations.shape[2]
-    return ChainDiagnostics(rhat, ess, tuple((lags / entries).tolist()), len(counts), counts[0])
+        with np.errstate(divide="ignore", invalid="ignore"):  # of entries that do not change
+            for found, function in ((rhat, array_stats.rhat), (ess, array_stats.ess)):
+                found[name] = torch.full(tensor.shape[1:], torch.nan, dtype=torch.float64)
+                found[name].view(-1)[chosen] = torch.as_tensor(function(values, chain_axis=0, draw_axis=1)).double()
+            correlations = torch.as_tensor(array_stats.autocorr(values, axis=1)).double()
+        changes = torch.from_numpy(np.ptp(values, axis=1) > 0)
+        lags += correlations.movedim(1, 2)[changes].sum(0)
+        changing += int(changes.sum())
+    mean = (lags / changing).tolist() if changing else [math.nan] * draws
+    return ChainDiagnostics(rhat, ess, tuple(mean), count, draws)
+
+
+def _shape_of(samples: SamplesPosterior) -> tuple[int, int]:
+    """Return the number of chains and of draws in each, if these can be diagnosed."""
+    counts = [int((samples.chains == number).sum()) for number in samples.chains.unique()]
+    if len(counts) < 2 or len(set(counts)) > 1 or counts[0] < 4:
+        message = f"expected at least two chains of as many draws, at least four each; got draws {counts}"
+        raise InvalidInputError(message)
+    if not samples.is_uniform:
+        message = (
+            "expected samples of equal weights: the diagnostics of chains take no weights; leave them out, with "
+            "SamplesPosterior(samples, chains=...), to diagnose the draws themselves"
+        )
+        raise InvalidInputError(message)
+    return len(counts), counts[0]
 
 
 def count_transpositions(permutation: Permutation) -> int:

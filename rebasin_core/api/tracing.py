@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from rebasin_core.errors import PluginError
+from rebasin_core.errors import NothingMovesWarning, PluginError
 from rebasin_core.plugin.registry import Registry, default_registry
 from rebasin_core.specs.operators.default import find_rules_by
 from rebasin_core.specs.tracing.trace import derive
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Rule, Rules
     from rebasin_core.specs.tracing.capture import Method
     from rebasin_core.specs.tracing.trace import TracedSpec
+    from rebasin_core.specs.unification.terms import Reason
 
 
 def trace_spec(  # ruff: ignore[too-many-arguments] - all but two have defaults that suit nearly everybody
@@ -57,7 +59,8 @@ def trace_spec(  # ruff: ignore[too-many-arguments] - all but two have defaults 
         rules: Rules by operator name; those of all installed plugins if None.
 
     Returns:
-        The specification.
+        The specification. One that moves nothing gives a `NothingMovesWarning`, unless all axes belong to inputs and
+        outputs or are frozen on request: a model without hidden units, say.
 
     Raises:
         SpecError: If the model cannot be traced, or a pattern in ``freeze`` or ``free`` matches nothing.
@@ -75,7 +78,21 @@ def trace_spec(  # ruff: ignore[too-many-arguments] - all but two have defaults 
         3.weight: 10, units.0*36
         3.bias: 10
     """
-    return derive(model, example_inputs, kwargs=kwargs, freeze=freeze, free=free, method=method, rules=rules)
+    spec = derive(model, example_inputs, kwargs=kwargs, freeze=freeze, free=free, method=method, rules=rules)
+    between = [axis for axis in spec.coverage.frozen if not any(_is_expected(reason) for reason in axis.reasons)]
+    if between and not spec.coverage.groups:
+        message = (
+            "the specification that was traced moves nothing: aligning with it changes nothing. "
+            f"{len(between)} axes are neither inputs nor outputs, the first: {between[0]}. `print(spec.coverage)` says "
+            "why each is fixed"
+        )
+        warnings.warn(message, NothingMovesWarning, stacklevel=2)
+    return spec
+
+
+def _is_expected(reason: Reason) -> bool:
+    """Return whether axes of a model without hidden units are fixed for a reason, or those that are frozen by name."""
+    return reason.operator in {"input", "output", "none"} or "kernel" in reason.why
 
 
 def installed_rules(registry: Registry | None = None) -> Rules:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import ValidationError
 
 from rebasin_core.errors import ConfigError
-from rebasin_core.strategy import Lookup, Options, sentences
+from rebasin_core.problems import sentences
+from rebasin_core.strategy import Lookup, Options
 
 if TYPE_CHECKING:
     from rebasin_core.config.document import Document

@@ -23,6 +23,7 @@ from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.barriers.marginalized import MarginalizedBarrier
 from rebasin_core.data.base import DataSource
 from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.evaluation.likelihoods import NOISE_SCALE
 from rebasin_core.inference.base import Inference
 from rebasin_core.inference.mean_field_vi import MeanFieldVI
 from rebasin_core.matchers.base import Matcher
@@ -33,7 +34,6 @@ from rebasin_core.strategy import FAMILY_KEY, Options
 
 Split = Literal["test", "train"]
 _AUTO = "auto"
-_NOISE_SCALE = 0.3
 
 
 def _none_for_auto(value: object) -> object:
@@ -129,7 +129,7 @@ class RunConfig(Options):
     """The likelihood; by default `auto`: `categorical` for classes, and for numbers `gaussian` with the scale
     `noise_scale`."""
 
-    noise_scale: PositiveFloat = _NOISE_SCALE
+    noise_scale: PositiveFloat = NOISE_SCALE
     """Standard deviation of the noise of numbers, in units of the targets, if the likelihood is `auto`."""
 
     seed: NonNegativeInt = 0
@@ -153,7 +153,7 @@ class RunConfig(Options):
     def _one_noise_scale(self) -> Self:
         # Run files of earlier versions may have both keys for `heteroscedastic`, which has no use for the scale.
         chosen = self.likelihood
-        if self.noise_scale != _NOISE_SCALE and chosen is not None and chosen.name != "heteroscedastic":
+        if self.noise_scale != NOISE_SCALE and chosen is not None and chosen.name != "heteroscedastic":
             message = (
                 f"`noise_scale` is for the likelihood `auto`, got {self.noise_scale!r} with {chosen!r}; give the scale "
                 "as an option of the likelihood: {name: gaussian, scale: ...}"

@@ -16,6 +16,9 @@ from rebasin_core.evaluation.likelihood import Likelihood, TargetKind
 if TYPE_CHECKING:
     from torch import Tensor
 
+NOISE_SCALE = 0.3
+"""The standard deviation of the noise of numbers where none is given, here and in run files."""
+
 
 @final
 class CategoricalLikelihood(Likelihood):
@@ -139,7 +142,7 @@ class GaussianLikelihood(AbstractRegressionLikelihood):
 
     name: Literal["gaussian"] = "gaussian"
 
-    scale: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 0.1
+    scale: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = NOISE_SCALE
     """Standard deviation of the noise, in units of the targets."""
 
     @override

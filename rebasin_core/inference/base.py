@@ -145,6 +145,7 @@ class Inference(Strategy):
             checkpoint: A file that keeps the state of training. If it exists, training is resumed, if it is of the same
                 problem: method with all options, likelihood, data (their contents, and their order for lists and for
                 `TensorBatches`), sizes of batches, network with its initial values, precision, kind of device, seed.
+                Data with random augmentation are recognized if it draws from torch's global generator.
             progress: Whether to show a progress bar.
             label: Text beside the progress bar.
             compiled: Whether to run the network with ``torch.compile``: a minute or two at the start, then faster for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Normalization layers need more than one example.
 _PROBE_ROWS = 2
+# In the text of a function or an object without one of its own; another one in every process.
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 # Marks values that say nothing in a message.
 _DIGEST = "digest:"
 _PROBE = "probe/"
@@ -65,7 +68,7 @@ class ProblemIdentity:
             "likelihood": json.loads(problem.likelihood.canonical_json()),
             "data": dict(problem.identity),
             "tensors": {name: [list(t.shape), str(t.dtype)] for name, t in tensors.items()},
-            "modules": _DIGEST + hashlib.sha256(repr(problem.model).encode()).hexdigest(),
+            "modules": _DIGEST + hashlib.sha256(_ADDRESS.sub("", repr(problem.model)).encode()).hexdigest(),
             "initial values": _DIGEST + digest_of_tensors(tensors),
             "symmetries": None if problem.layout is None else problem.layout.fingerprint,
             "device": first.device.type,

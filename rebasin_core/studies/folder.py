@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from rebasin_core.config.run import RunConfig
 from rebasin_core.errors import ConfigError, FileFormatError, StorageError
-from rebasin_core.strategy import sentences
+from rebasin_core.problems import sentences
 from rebasin_core.studies.lock import LOCK, FolderLock
 from rebasin_core.tensors.digests import digest_of_file
 from rebasin_core.tensors.files import is_unfinished, write_json

@@ -6,10 +6,11 @@ from typing import ClassVar, cast, final
 import pytest
 import torch
 from torch import nn
+from typing_extensions import override
 
 import rebasin_core as rc
 from rebasin_core.api.tracing import installed_rules
-from rebasin_core.errors import PluginError
+from rebasin_core.errors import NothingMovesWarning, PluginError
 from rebasin_core.specs import TracedSpecFactory
 from rebasin_core.specs.operators import AxisTerms
 from rebasin_core.specs.operators.base import Rules
@@ -95,3 +96,41 @@ def test_a_run_uses_the_rules_of_its_own_registry() -> None:
     config = rc.RunConfig.model_validate({"data": "digits", "architecture": "mlp", "spec": "traced"})
     with pytest.raises(PluginError, match=r"'aten.linear' has rules from rebasin-core .* and mine"):
         _ = Setting(config, registry).spec
+
+
+class Numbered(nn.Module):
+    """Hidden units that a constant tells apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.register_buffer("number", torch.arange(4.0))
+
+    @override
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.last(self.first(x) * self.number)
+        return output
+
+
+def test_a_specification_that_moves_nothing_is_told() -> None:
+    with pytest.warns(NothingMovesWarning, match=r"moves nothing.*the first: first.weight, axis 0 \[4\]: a buffer"):
+        spec = rc.trace_spec(Numbered(), torch.randn(2, 3))
+    assert not spec.groups
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Linear(3, 2),
+        nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 4), nn.LogSoftmax(-1)),
+        nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 1, 2)),
+    ],
+    ids=["dense", "normalized", "convolution"],
+)
+def test_a_model_without_hidden_units_is_no_surprise(model: nn.Module) -> None:
+    assert not rc.trace_spec(model, torch.randn(2, 3)).groups  # a warning would be an error
+
+
+def test_what_is_frozen_on_request_is_no_surprise() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    assert not rc.trace_spec(model, torch.randn(2, 3), freeze=["*"]).groups

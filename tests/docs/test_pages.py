@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from pydantic import BaseModel
 from sybil import Document, Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -18,6 +17,7 @@ from rebasin_core import Registry, RunConfig, api, config, evaluation, plugin, s
 from rebasin_core.config import PosteriorSource
 from rebasin_core.plugin.hookspecs import HOOKS
 from rebasin_core.plugin.registry import FAMILIES
+from rebasin_core.strategy import Options
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
@@ -91,10 +91,10 @@ def test_examples_are_in_a_section_that_the_pages_show() -> None:
 
 
 def test_every_option_is_described() -> None:
-    kinds: list[type[BaseModel]] = [e.kind for e in Registry(external=False).all() if e.family in FAMILIES]
+    kinds: list[type[Options]] = [e.kind for e in Registry(external=False).all() if e.family in FAMILIES]
     kinds += [RunConfig, PosteriorSource]
     for kind in kinds:
-        blank = [name for name, field in kind.model_fields.items() if name != "name" and not field.description]
+        blank = {*kind.model_fields} - {"name", *kind.descriptions()}
         assert not blank, f"{kind.__name__}: {blank}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,38 @@ def test_options_of_modules_are_part_of_a_network(problem: Problem) -> None:
     assert problem.fit(model=normalized(1e-5)).resumed_at == 2
     with pytest.raises(FileFormatError, match="differs in modules"):
         problem.fit(model=normalized(2e-5))
+
+
+class Called(nn.Module):
+    """A module whose text holds the address of a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.function = lambda x: x
+
+    @override
+    def extra_repr(self) -> str:
+        return repr(self.function)
+
+    @override
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_addresses_are_no_part_of_a_network(problem: Problem) -> None:
+    models = [nn.Sequential(Called(), Network()) for _ in range(2)]
+    assert repr(models[0]) != repr(models[1])
+    problem.fit(model=models[0])
+    assert problem.fit(model=models[1]).resumed_at == 2
+
+
+def test_seeded_augmentation_is_recognized(problem: Problem) -> None:
+    class Noisy:
+        def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            return ((x + 0.1 * torch.randn_like(x), y) for x, y in listed())
+
+    problem.fit(data=Noisy())
+    assert problem.fit(data=Noisy()).resumed_at == 2
 
 
 def test_a_leaky_activation_is_told_from_another(problem: Problem) -> None:

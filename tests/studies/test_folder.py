@@ -176,7 +176,7 @@ def test_another_specification_file_is_refused(tmp_path: Path) -> None:
     change = f"spec: {{name: file, path: {tmp_path}/spec.json}}\n"
     run(config(tmp_path, change), tmp_path / "out")
     fixed = {name: ", ".join(map(str, spec.layout.shape(name))) for name in spec.layout.axes}
-    (tmp_path / "spec.json").write_text(json.dumps({**document, "axes": fixed}))
+    (tmp_path / "spec.json").write_text(json.dumps({**document, "groups": {}, "axes": fixed}))
     with pytest.raises(StorageError, match=r"has changed since \(the specification\)"):
         run(config(tmp_path, change), tmp_path / "out")
 

@@ -24,7 +24,7 @@ def attention(call: Call) -> Result:
         call: ``scaled_dot_product_attention(query, key, value, attn_mask, ...)`` or one of its implementations.
 
     Returns:
-        The axes of the result, and fixed axes for all other outputs.
+        The axes of the result and of the statistics.
     """
     query = call.tensor("query")
     key = call.tensor("key")
@@ -40,11 +40,19 @@ def attention(call: Call) -> Result:
     if mask is not None:
         scores = call.broadcast(scores, mask)
     if call.arguments.get("is_causal"):
-        for term in scores[-2:]:
-            call.freeze(term, _CAUSAL)
+        scores = (*scores[:-2], *(call.freeze(term, _CAUSAL) for term in scores[-2:]))
     call.observe(scores)
     call.observe(scores[:-1])
-    return [(*scores[:-1], value[-1]), *call.all_fixed("statistics of attention")[1:]]
+    statistics = [_statistic(call, scores, shape) for shape in call.shapes[1:]]
+    return [(*scores[:-1], value[-1]), *statistics]
+
+
+def _statistic(call: Call, scores: AxisTerms, shape: tuple[int, ...]) -> AxisTerms:
+    """Return the axes of another output: the scores, their sums for every query, or numbers that are no statistics."""
+    for found in (scores, scores[:-1]):
+        if tuple(map(length, found)) == shape:
+            return found
+    return tuple(call.fixed(size, "statistics of attention") for size in shape)
 
 
 def _repeated(terms: AxisTerms, heads: int) -> AxisTerms:

@@ -9,7 +9,7 @@ from rebasin_core.specs.unification.reshaping import reshape, stack
 from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms, Reason, concatenation, fresh, length
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from typing_extensions import TypeIs
 
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 _SPLIT = "it is cut where its factors do not end"
 _SUMMED = "the two factors of a product do not factor alike"
+
+
+def _unknown(name: str) -> None:
+    """Tell nothing about an argument."""
+    del name
 
 
 @final
@@ -35,6 +40,8 @@ class Call:
         shapes: The shapes of the outputs.
         used: Indices of the outputs that the graph uses.
         constraints: The constraints of the graph so far.
+        example: By the name of an argument, what is known about its values: a tensor if the code of the model alone
+            determines it, else a record of shape and dtype; lists of those, or None.
     """
 
     operator: str
@@ -43,6 +50,7 @@ class Call:
     shapes: tuple[tuple[int, ...], ...]
     used: frozenset[int]
     constraints: Constraints
+    example: Callable[[str], Any] = _unknown
 
     def tensor(self, name: str) -> AxisTerms:
         """Return the axes of a tensor argument.
@@ -195,6 +203,26 @@ class Call:
         """
         reduced = {dim % len(terms) for dim in dims}
         self.observe(tuple(term for dim, term in enumerate(terms) if dim not in reduced))
+
+    def mix(self, terms: AxisTerms, sizes: Mapping[int, int], why: str) -> AxisTerms:
+        """Constrain dimensions along which the operator mixes, picks or moves elements.
+
+        They are fixed, and so that slices can be mixed, no other axis can be permuted differently along them.
+
+        Args:
+            terms: The axes of the tensor.
+            sizes: The dimensions, all nonnegative, with their new lengths.
+            why: A phrase for reports.
+
+        Returns:
+            The axes of the result: new fixed ones for these dimensions, and the others as they were.
+        """
+        self.reduce(terms, [*sizes])
+        found = list(terms)
+        for dim, size in sizes.items():
+            self.freeze(terms[dim], why)
+            found[dim] = self.fixed(size, why)
+        return tuple(found)
 
     def split(self, terms: AxisTerms, dim: int, sizes: Sequence[int], why: str = _SPLIT) -> list[AxisTerms]:
         """Split a tensor along a dimension into consecutive parts.

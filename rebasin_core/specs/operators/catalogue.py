@@ -11,12 +11,15 @@ from rebasin_core.specs.operators.creation import CreationRules
 from rebasin_core.specs.operators.elementwise import ElementwiseRules
 from rebasin_core.specs.operators.fourier import FourierRules
 from rebasin_core.specs.operators.indexing import IndexingRules
+from rebasin_core.specs.operators.matrix import MatrixRules
 from rebasin_core.specs.operators.normalization import NormalizationRules
+from rebasin_core.specs.operators.pooling import PoolingRules
 from rebasin_core.specs.operators.recurrent import RecurrentRules
 from rebasin_core.specs.operators.reduction import ReductionRules
 from rebasin_core.specs.operators.shape import ShapeRules
 from rebasin_core.specs.operators.slicing import SlicingRules
 from rebasin_core.specs.operators.vision import VisionRules
+from rebasin_core.specs.operators.writing import WritingRules
 from rebasin_core.tensors.frozen import FrozenMapping
 
 if TYPE_CHECKING:
@@ -30,12 +33,15 @@ BUILT_IN_FAMILIES: Final[tuple[type[OperatorRules], ...]] = (
     ElementwiseRules,
     FourierRules,
     IndexingRules,
+    MatrixRules,
     NormalizationRules,
+    PoolingRules,
     RecurrentRules,
     ReductionRules,
     ShapeRules,
     SlicingRules,
     VisionRules,
+    WritingRules,
 )
 """The families of rules for the operators of PyTorch and torchvision."""
 

@@ -74,6 +74,21 @@ def added(call: Call) -> Result:
     return call.broadcast(start, product(call, first, second))
 
 
+def added_batch(call: Call) -> Result:
+    """Tie the sum of a batch of matrix products and the matrix that is added to it.
+
+    Args:
+        call: ``addbmm``.
+
+    Returns:
+        The axes of the sum.
+    """
+    start, first, second, *_ = call.arguments.values()
+    _, *rest = product(call, first, second)
+    call.observe(tuple(rest))
+    return call.broadcast(start, tuple(rest))
+
+
 def outer(call: Call) -> Result:
     """Return the axes of an outer product.
 
@@ -147,6 +162,7 @@ RULES: dict[str, Rule] = {
     "aten.linear": linear,
     "aten.bilinear": bilinear,
     "aten.einsum": einsum,
+    "aten.addbmm": added_batch,
     "aten.outer": outer,
     "aten.ger": outer,
     **{f"aten.{name}": matmul for name in ("matmul", "mm", "bmm", "mv", "dot", "vdot", "linalg_matmul")},

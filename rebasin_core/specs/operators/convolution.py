@@ -1,4 +1,4 @@
-"""Convolutions, pooling, resampling: channels are mixed by weights, positions by a kernel."""
+"""Convolutions: channels are mixed by weights, positions by a kernel."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.unification.terms import length
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rebasin_core.specs.operators.base import Result, Rule
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
@@ -35,7 +33,11 @@ def convolution(call: Call) -> Result:
     rows = _channels(call, inputs[lead - 1], weight)
     if bias is not None:
         rows = call.unify(rows, bias[0], why=_GROUPS)
-    return (*inputs[: lead - 1], rows, *_positions(call, inputs[lead:], weight[2:]))
+    positions = _positions(call, inputs[lead:], weight[2:])
+    mixed = [dim for dim, term in enumerate(positions, lead) if term != inputs[dim]]
+    if mixed and any(length(term) > 1 for dim, term in enumerate(positions, lead) if dim not in mixed):
+        call.reduce(inputs, mixed)  # positions that a kernel does not mix are the same in each slice
+    return (*inputs[: lead - 1], rows, *positions)
 
 
 def _channels(call: Call, inputs: AxisTerm, weight: AxisTerms) -> AxisTerm:
@@ -70,55 +72,30 @@ def _positions(call: Call, spatial: AxisTerms, kernel: AxisTerms) -> list[AxisTe
 
 def _shifts(call: Call, index: int) -> bool:
     """Return whether a kernel of one position shifts positions, by padding or a stride."""
-    return _padded(call, index) or _at(call.arguments.get("stride", 1), index, 1) != 1
+    return _padded(call, index) or at(call.arguments.get("stride", 1), index, 1) != 1
 
 
 def _padded(call: Call, index: int) -> bool:
     padding = call.arguments.get("padding", 0)
-    return padding == "same" or (padding != "valid" and _at(padding, index, 0) != 0)
+    if padding == "same":
+        return length(call.tensor("weight")[2 + index]) > 1
+    return padding != "valid" and at(padding, index, 0) != 0
 
 
-def _at(value: object, index: int, neutral: int) -> int:
+def at(value: object, index: int, neutral: int) -> int:
+    """Return the entry of an option that is given once, or for every dimension with positions.
+
+    Args:
+        value: An integer, a list of them, or anything else.
+        index: Which dimension.
+        neutral: The value of options that are not given.
+
+    Returns:
+        An integer.
+    """
     if isinstance(value, list | tuple):
         return int(value[index if index < len(value) else -1]) if value else neutral
     return int(value) if isinstance(value, int) else neutral
-
-
-def pooling(call: Call) -> Result:
-    """Keep batch and channels; positions are mixed, unless all of them are averaged.
-
-    Args:
-        call: A pooling or resampling operator.
-
-    Returns:
-        The axes of the result, and of the indices if they are returned.
-    """
-    return [resampled(call, call.first, shape, _dims(call)) for shape in call.shapes]
-
-
-def resampled(call: Call, inputs: AxisTerms, shape: Sequence[int], dims: int) -> AxisTerms:
-    """Return the axes of a tensor whose last dimensions are resampled.
-
-    Args:
-        call: The operator.
-        inputs: The axes of the input.
-        shape: The shape of the output.
-        dims: Number of dimensions with positions.
-
-    Returns:
-        The axes of the output.
-    """
-    found: list[AxisTerm] = list(inputs[:-dims])
-    whole = "adaptive" in call.operator and prod(shape[-dims:]) == 1
-    for term, size in zip(inputs[-dims:], shape[-dims:], strict=True):
-        if not whole:
-            call.freeze(term, _KERNEL)
-        found.append(call.fixed(size, _KERNEL))
-    return tuple(found)
-
-
-def _dims(call: Call) -> int:
-    return next((count for count in (1, 2, 3) if f"{count}d" in call.operator), 2)
 
 
 def grid_sample(call: Call) -> Result:
@@ -132,6 +109,7 @@ def grid_sample(call: Call) -> Result:
     """
     inputs = call.tensor("input")
     grid = call.tensor("grid")
+    call.reduce(inputs, range(2, len(inputs)))
     for term in inputs[2:]:
         call.freeze(term, "positions are looked up")
     call.freeze(grid[-1], "coordinates")
@@ -194,6 +172,7 @@ def im2col(call: Call) -> Result:
         The axes of the result.
     """
     *lead, channels, height, width = call.tensor("self")
+    call.observe((*lead, channels))
     call.freeze(height, _KERNEL)
     call.freeze(width, _KERNEL)
     window = prod(call.arguments["kernel_size"])
@@ -212,18 +191,12 @@ def col2im(call: Call) -> Result:
     *lead, columns, positions = call.tensor("self")
     window = prod(call.arguments["kernel_size"])
     channels, inside = call.reshape([columns], [length(columns) // window, window])
+    call.observe((*lead, channels))
     call.freeze(inside, _KERNEL)
     call.freeze(positions, _KERNEL)
     return (*lead, channels, *(call.fixed(size, _KERNEL) for size in call.shapes[0][-2:]))
 
 
-_POOLING = (
-    *(f"{kind}_pool{dims}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for dims in (1, 2, 3)),
-    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "max_pool1d_with_indices", "max_pool2d_with_indices",
-    "max_pool3d_with_indices", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d",
-    "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d", "_upsample_nearest_exact1d",
-    "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
-)  # fmt: skip
 _CONVOLUTIONS = (
     "conv1d",
     "conv2d",
@@ -236,7 +209,6 @@ _CONVOLUTIONS = (
 
 RULES: dict[str, Rule] = {
     **{f"aten.{name}": convolution for name in _CONVOLUTIONS},
-    **{f"aten.{name}": pooling for name in _POOLING},
     **{f"aten.{name}": grid_sample for name in ("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")},
     "aten.channel_shuffle": channel_shuffle,
     "aten.native_channel_shuffle": channel_shuffle,
@@ -249,7 +221,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class ConvolutionRules(OperatorRules):
-    """Rules of convolutions, pooling and resampling."""
+    """Rules of convolutions and of the arrangement of patches and channels."""
 
     name = "convolution"
     rules = RULES

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.unification.terms import length
 
 if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Result, Rule
@@ -45,10 +46,27 @@ def prelu(call: Call) -> Result:
         The axes of the input.
     """
     inputs = call.tensor("self")
-    (slopes,) = call.tensor("weight")
-    if len(inputs) > 1 and slopes:
-        call.unify(inputs[1], slopes)
+    slopes = call.tensor("weight")
+    if len(inputs) > 1 and slopes and length(slopes[0]) > 1:
+        return (inputs[0], call.unify(inputs[1], slopes[0]), *inputs[2:])
     return inputs
+
+
+def fake_quantized(call: Call) -> Result:
+    """Tie scales and zero points to the axis that they belong to, if there is one for each channel.
+
+    Args:
+        call: ``fake_quantize_per_tensor_affine``, ``fake_quantize_per_channel_affine`` or one of their implementations.
+
+    Returns:
+        The axes of the values, and of the mask of those in range.
+    """
+    terms = list(call.tensor("self"))
+    axis = call.arguments.get("axis")
+    if axis is not None:
+        scale = call.tensor("scale")[0]
+        terms[axis] = call.unify(terms[axis], scale, call.tensor("zero_point")[0])
+    return [tuple(terms)] * len(call.shapes)
 
 
 def glu(call: Call) -> Result:
@@ -81,10 +99,16 @@ _ELEMENTWISE = (
     "special_log1p", "special_expm1",
 )  # fmt: skip
 
+_QUANTIZED = (
+    *(f"fake_quantize_per_{kind}_affine{suffix}" for kind in ("tensor", "channel") for suffix in ("", "_cachemask")),
+    "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+)
+
 RULES: dict[str, Rule] = {
+    **{f"aten.{name}": fake_quantized for name in _QUANTIZED},
     **{f"aten.{name}": elementwise for name in _ELEMENTWISE},
     **{f"aten.{name}": unchanged for name in _UNCHANGED},
-    "aten._prelu_kernel": prelu,
+    "aten._prelu_kernel": elementwise,
     "aten.glu": glu,
     "aten.prelu": prelu,
 }

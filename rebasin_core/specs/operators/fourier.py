@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.operators.reduction import dims_of
 
 if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Result, Rule
@@ -49,14 +50,8 @@ def fourier(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    terms = list(call.tensor("self"))
-    dims = call.arguments.get("dim")
-    if dims is None:
-        dims = list(range(len(terms)))
-    for dim in [dims] if isinstance(dims, int) else dims:
-        call.freeze(terms[dim], _FREQUENCIES)
-        terms[dim] = call.fixed(call.shapes[0][dim], _FREQUENCIES)
-    return tuple(terms)
+    terms = call.tensor("self")
+    return call.mix(terms, {dim: call.shapes[0][dim] for dim in dims_of(call)}, _FREQUENCIES)
 
 
 _TRANSFORMS = ("fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2", "fftn", "ifftn", "rfftn", "irfftn")

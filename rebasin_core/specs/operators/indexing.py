@@ -1,18 +1,24 @@
-"""Lookup and writing by index: the indexed axis is fixed."""
+"""Lookup by index: the indexed axis is fixed."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor
 
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.operators.call import is_tensor
 from rebasin_core.specs.operators.elementwise import elementwise
-from rebasin_core.specs.unification.terms import length
+from rebasin_core.specs.unification.terms import differences, length
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rebasin_core.specs.operators.base import Result, Rule
     from rebasin_core.specs.operators.call import Call
-    from rebasin_core.specs.unification.terms import AxisTerms
+    from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
 
 _LOOKED_UP = "its entries are looked up by number"
 
@@ -31,6 +37,24 @@ def embedding(call: Call) -> Result:
     return (*call.tensor("indices"), columns)
 
 
+def embedding_bag(call: Call) -> Result:
+    """Fix the rows of the table and the order of the indices; its columns become the features of every bag.
+
+    Args:
+        call: ``embedding_bag(weight, indices, offsets, ...)``.
+
+    Returns:
+        The axes of the bags, and of what is remembered about them.
+    """
+    rows, columns = call.tensor("weight")
+    for terms in [terms for terms in call.tensors if terms != (rows, columns)]:
+        for term in terms:
+            call.freeze(term, _LOOKED_UP)
+    call.freeze(rows, _LOOKED_UP)
+    fixed = call.all_fixed(_LOOKED_UP)
+    return [(terms[0], columns) if len(terms) == 2 else terms for terms in fixed]
+
+
 def index(call: Call) -> Result:
     """Fix the indexed dimensions; the dimensions of the index tensors replace them.
 
@@ -46,19 +70,24 @@ def index(call: Call) -> Result:
     if not dims:
         return terms
     given: list[AxisTerms] = [item for item in indices if item is not None]
+    examples = [item for item in call.example("indices") or [] if item is not None]
+    masks = [is_mask(example) for example in examples]
+    if any(mask and len(item) > 1 for mask, item in zip(masks, given, strict=True)):
+        return frozen(call)
+    if len(given) == 1 and (chosen := constant_index(examples[0], length(terms[dims[0]]))) is not None:
+        return picked(call, terms, dims[0], chosen)
     kept = [term for dim, term in enumerate(terms) if dim not in dims]
     looked = max(len(item) for item in given)
-    if len(call.shapes[0]) != len(kept) + looked:  # a mask indexes several dimensions
-        return frozen(call)
+    call.reduce(terms, dims)
     for dim in dims:
         call.freeze(terms[dim], _LOOKED_UP)
     start = dims[0] if dims == list(range(dims[0], dims[-1] + 1)) else 0
-    found = call.broadcast(*given)
-    sizes = call.shapes[0][start : start + looked]
-    if [length(term) for term in found] != list(sizes):  # a mask of one dimension
-        for term in found:
+    if any(masks):
+        for term in (term for item in given for term in item):
             call.freeze(term, _LOOKED_UP)
-        found = tuple(call.fixed(size, _LOOKED_UP) for size in sizes)
+        found = tuple(call.fixed(size, _LOOKED_UP) for size in call.shapes[0][start : start + looked])
+    else:
+        found = call.broadcast(*given)
     return (*kept[:start], *found, *kept[start:])
 
 
@@ -71,89 +100,156 @@ def index_select(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    terms = list(call.tensor("self"))
-    dim = call.arguments["dim"]
-    (chosen,) = call.tensor("index")
+    terms = call.tensor("self")
+    dim = call.arguments["dim"] % len(terms)
+    chosen = constant_index(call.example("index"), length(terms[dim]))
+    if chosen is not None:
+        return picked(call, terms, dim, chosen)
+    call.reduce(terms, [dim])
     call.freeze(terms[dim], _LOOKED_UP)
-    terms[dim] = chosen
-    return tuple(terms)
+    return (*terms[:dim], call.tensor("index")[0] if call.tensor("index") else (), *terms[dim + 1 :])
+
+
+def picked(call: Call, terms: AxisTerms, dim: int, chosen: Sequence[int]) -> AxisTerms:
+    """Return the axes of some elements of a tensor along a dimension; consecutive ones remain one axis.
+
+    Args:
+        call: The operator.
+        terms: The axes of the tensor.
+        dim: The dimension.
+        chosen: The numbers of the elements, from 0; at least one.
+
+    Returns:
+        The axes of the result.
+    """
+    size = length(terms[dim])
+    bounds = [0, *(at for at, (one, other) in enumerate(pairwise(chosen), 1) if other != one + 1), len(chosen)]
+    runs = [(chosen[start], chosen[end - 1] + 1) for start, end in pairwise(bounds)]
+    if runs == [(0, size)]:
+        return terms
+    edges = sorted({0, size, *(edge for run in runs for edge in run)})
+    parts = call.split(terms, dim, differences(edges), "it is chosen by number")
+    places = {start: place for place, start in enumerate(edges[:-1])}
+    slices = [part for start, end in runs for part in parts[places[start] : places.get(end)]]
+    found: list[AxisTerm] = []
+    for other in range(len(terms)):
+        along = [part[other] for part in slices]
+        found.append(call.concat(along) if other == dim else call.unify(*along))
+    return tuple(found)
+
+
+def constant_index(example: object, size: int) -> list[int] | None:
+    """Return the elements that an index tensor chooses, if the code of the model fixes them and there are few.
+
+    Args:
+        example: What is known about the index tensor.
+        size: The length of the dimension that it indexes.
+
+    Returns:
+        Numbers from 0 to ``size - 1``, or None.
+    """
+    if not isinstance(example, Tensor) or type(example) is not Tensor or example.device.type == "meta":
+        return None
+    if example.dim() != 1 or not 0 < len(example) <= _FEW or example.is_floating_point():
+        return None
+    values = example.nonzero()[:, 0] if example.dtype == torch.bool else example % size
+    return [int(value) for value in values] or None
+
+
+def is_mask(example: object) -> bool:
+    """Return whether an index tensor chooses by true and false instead of numbers.
+
+    Args:
+        example: What is known about the index tensor.
+
+    Returns:
+        True for a boolean mask.
+    """
+    return getattr(example, "dtype", None) in {torch.bool, torch.uint8}
 
 
 def gather(call: Call) -> Result:
     """Fix the indexed dimension; the others are tied to the index tensor.
 
     Args:
-        call: ``gather(self, dim, index)``.
+        call: ``gather(self, dim, index)``, or ``take_along_dim(self, indices, dim)`` with one element for another.
 
     Returns:
         The axes of the result.
     """
     terms = call.tensor("self")
     dim = call.arguments["dim"]
-    chosen = call.tensor("index")
+    chosen = call.optional("index") or call.optional("indices") or ()
+    if dim is None or len(chosen) != len(terms):
+        return frozen(call)
+    call.reduce(terms, [dim])
     found = list(chosen)
     for other, (term, own) in enumerate(zip(terms, chosen, strict=True)):
-        if other == dim % len(terms) or length(term) != length(own):
+        if other == dim % len(terms):
             call.freeze(term, _LOOKED_UP)
-        else:
+        elif length(term) == length(own):
             found[other] = call.unify(term, own)
+        else:  # only the first elements are looked up, or one element for all
+            call.freeze(term, _LOOKED_UP)
+            found[other] = call.freeze(own if length(own) == call.shapes[0][other] else term, _LOOKED_UP)
     return tuple(found)
 
 
-def index_put(call: Call) -> Result:
-    """Fix the dimension written to by index; the others are tied to the values.
+def bucketize(call: Call) -> Result:
+    """Fix the boundaries; every element is replaced by the number of its bucket.
 
     Args:
-        call: ``index_put(self, indices, values)``.
+        call: ``bucketize(self, boundaries)``.
 
     Returns:
-        The axes of the tensor that is written to.
+        The axes of the elements.
     """
-    terms = list(call.tensor("self"))
-    values = call.tensor("values")
-    given = [item if is_tensor(item) else None for item in call.arguments["indices"]]
-    indexed = [(dim, item) for dim, item in enumerate(given) if item is not None]
-    if len(indexed) != 1 or len(indexed[0][1]) != 1:  # several index tensors, or a mask of several dimensions
+    call.freeze(call.tensor("boundaries")[0], _LOOKED_UP)
+    return call.optional("self") or ()
+
+
+def searchsorted(call: Call) -> Result:
+    """Fix the sorted dimension; every element is replaced by its place in it.
+
+    Args:
+        call: ``searchsorted(sorted_sequence, self)``.
+
+    Returns:
+        The axes of the elements.
+    """
+    sequence = call.tensor("sorted_sequence")
+    elements = call.optional("self") or ()
+    if call.optional("sorter") is not None:
         return frozen(call)
-    dim, _ = indexed[0]
-    terms[dim] = call.freeze(terms[dim], _LOOKED_UP)
-    for back in range(1, min(len(values), len(terms)) + 1):
-        other = len(terms) - back
-        if other == dim:
-            call.freeze(values[-back], _LOOKED_UP)
-        elif length(values[-back]) == length(terms[other]):
-            terms[other] = call.unify(terms[other], values[-back])
-    return tuple(terms)
+    call.freeze(sequence[-1], _LOOKED_UP)
+    if len(sequence) == 1:
+        return elements
+    call.reduce(sequence, [-1])
+    return (*call.broadcast(sequence[:-1], elements[:-1]), elements[-1])
 
 
-def scatter(call: Call) -> Result:
-    """Fix the dimension written to by index; the others are tied to the values.
+def one_hot(call: Call) -> Result:
+    """Add a fixed dimension for the classes.
 
     Args:
-        call: ``scatter``, ``index_add``, ``index_copy``, ``slice_scatter`` and the like.
+        call: ``one_hot(self, num_classes)``.
 
     Returns:
-        The axes of the tensor that is written to.
+        The axes of the result.
     """
-    terms = list(call.tensor("self"))
-    dim = call.arguments["dim"] % len(call.tensor("self"))
-    terms[dim] = call.freeze(terms[dim], _LOOKED_UP)
-    for name in ("index", "src", "source"):
-        given = call.optional(name)
-        if given is None or len(given) != len(terms):
-            for term in given or ():
-                call.freeze(term, _LOOKED_UP)
-            continue
-        call.freeze(given[dim], _LOOKED_UP)
-        for other, term in enumerate(given):
-            if other == dim:
-                continue
-            if length(term) == length(terms[other]):
-                terms[other] = call.unify(terms[other], term)
-            else:
-                terms[other] = call.freeze(terms[other], _LOOKED_UP)
-                call.freeze(term, _LOOKED_UP)
-    return tuple(terms)
+    return (*call.tensor("self"), call.fixed(call.shapes[0][-1], _LOOKED_UP))
+
+
+def isin(call: Call) -> Result:
+    """Keep the axes of the elements; the order of those they are compared with does not matter.
+
+    Args:
+        call: ``isin(elements, test_elements)``.
+
+    Returns:
+        The axes of the elements.
+    """
+    return call.optional("elements") or call.optional("element") or ()
 
 
 def where(call: Call) -> Result:
@@ -168,16 +264,17 @@ def where(call: Call) -> Result:
     return elementwise(call) if "other" in call.arguments else frozen(call)
 
 
-def frozen(call: Call) -> list[AxisTerms]:
-    """Fix every axis of every tensor: the rule of operators without a rule.
+def frozen(call: Call, *, not_ruled: bool = False) -> list[AxisTerms]:
+    """Fix every axis of every tensor.
 
     Args:
         call: Any operator.
+        not_ruled: Whether the reason is that the operator has no rule.
 
     Returns:
         Fixed axes.
     """
-    why = _LOOKED_UP if call.operator in RULES else _NO_RULE
+    why = _NO_RULE if not_ruled else _LOOKED_UP
     for terms in call.tensors:
         for term in terms:
             call.freeze(term, why)
@@ -185,33 +282,33 @@ def frozen(call: Call) -> list[AxisTerms]:
 
 
 _NO_RULE = "the operator has no rule"
+_FEW = 64  # a longer list of numbers would cut an axis into parts that nobody can read
 _FROZEN = (
-    "masked_select", "nonzero", "bincount", "searchsorted", "bucketize", "take", "put", "as_strided",
-    "multinomial", "embedding_bag", "masked_scatter", "one_hot", "unique_consecutive", "histc", "select_scatter",
-    "_unique2", "nonzero_numpy", "argwhere", "isin",
-)  # fmt: skip
-_SCATTERS = (
-    "scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_", "index_add",
-    "index_add_", "index_copy", "index_copy_", "index_fill", "index_fill_", "slice_scatter",
+    "masked_select", "nonzero", "bincount", "take", "put", "as_strided", "multinomial", "masked_scatter",
+    "unique_consecutive", "histc", "select_scatter", "_unique2", "nonzero_numpy", "argwhere",
 )  # fmt: skip
 
 RULES: dict[str, Rule] = {
     **{f"aten.{name}": frozen for name in _FROZEN},
-    **{f"aten.{name}": scatter for name in _SCATTERS},
-    **{f"aten.{name}": index_put for name in ("index_put", "index_put_", "_unsafe_index_put")},
     "aten._unsafe_index": index,
+    "aten.bucketize": bucketize,
     "aten.embedding": embedding,
+    "aten.embedding_bag": embedding_bag,
+    "aten._embedding_bag": embedding_bag,
     "aten.gather": gather,
     "aten.take_along_dim": gather,
     "aten.index": index,
     "aten.index_select": index_select,
+    "aten.isin": isin,
+    "aten.one_hot": one_hot,
+    "aten.searchsorted": searchsorted,
     "aten.where": where,
 }
 
 
 @final
 class IndexingRules(OperatorRules):
-    """Rules of lookup and writing by index."""
+    """Rules of lookup by index."""
 
     name = "indexing"
     rules = RULES

@@ -32,6 +32,8 @@ def batch_norm(call: Call) -> Result:
             inputs[1] = call.unify(inputs[1], own[0])
     if "instance" in call.operator:
         call.reduce(tuple(inputs), range(2, len(inputs)))
+    elif all(call.optional(name) is None for name in _OWN):
+        call.observe((inputs[1],))
     return [tuple(inputs), *((inputs[1],) if any(shape) else ((),) for shape in call.shapes[1:])]
 
 

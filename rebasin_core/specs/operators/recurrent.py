@@ -29,11 +29,9 @@ def recurrent(call: Call) -> Result:
     Returns:
         The axes of the sequence, and of the last states, stacked over layers and directions.
     """
-    given = [*call.arguments.values()][1]
+    given = call.arguments["hx"]
     states: list[AxisTerms] = given if isinstance(given, list) else [given]
-    inputs = call.first
-    for term in inputs[:-1] if len(inputs) < _BATCHED else (inputs[1 if call.arguments["batch_first"] else 0],):
-        call.freeze(term, _TIME)
+    inputs, states = _steps(call, states)
     cells = call.arguments["num_layers"] * (2 if call.arguments["bidirectional"] else 1)
     size = len(call.arguments["params"]) // cells
     feature = inputs[-1]
@@ -51,6 +49,21 @@ def recurrent(call: Call) -> Result:
         (*inputs[:-1], feature),
         *(_last_states(call, states[0], [cell[output - 1] for cell in found], output) for output in outputs),
     ]
+
+
+def _steps(call: Call, states: Sequence[AxisTerms]) -> tuple[AxisTerms, list[AxisTerms]]:
+    """Return the axes of the inputs and of the first states, after fixing the steps and tying the batch of both."""
+    inputs = list(call.first)
+    if "batch_sizes" in call.arguments:  # a packed sequence: one axis for the steps of all examples
+        inputs[0] = call.freeze(inputs[0], _TIME)
+        return tuple(inputs), [(state[0], call.freeze(state[1], _TIME), state[2]) for state in states]
+    if len(inputs) < _BATCHED:
+        inputs[0] = call.freeze(inputs[0], _TIME)
+        return tuple(inputs), list(states)
+    time, batch = (1, 0) if call.arguments["batch_first"] else (0, 1)
+    inputs[time] = call.freeze(inputs[time], _TIME)
+    inputs[batch] = call.unify(inputs[batch], *(state[1] for state in states))
+    return tuple(inputs), [(state[0], inputs[batch], state[2]) for state in states]
 
 
 def _cell(
@@ -81,7 +94,10 @@ def _last_states(call: Call, state: AxisTerms, axes: Sequence[AxisTerm], output:
     """Return the axes of the last states, stacked over layers and directions."""
     if output not in call.used:
         return tuple(call.fixed(size, "never used") for size in call.shapes[output])
-    return stacked(call, [(*state[1:-1], axis) for axis in axes], 0)
+    found = stacked(call, [(*state[1:-1], axis) for axis in axes], 0)
+    # Before 2.10, torch exports states of `lstm` with one more axis, of length 1, after the first.
+    more = [call.fixed(1, "of length 1")] * (len(call.shapes[output]) - len(found))
+    return (found[0], *more, *found[1:])
 
 
 RULES: dict[str, Rule] = {f"aten.{name}": recurrent for name in _GATES}

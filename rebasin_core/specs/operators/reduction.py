@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerms
 
+_ORDER = "elements are used in order"
+
 
 def reduction(call: Call) -> Result:
     """Drop the reduced dimensions, or keep them with length 1.
@@ -75,22 +77,55 @@ def along(call: Call) -> Result:
 
 
 def ordered(call: Call) -> Result:
-    """Fix a dimension whose elements are sorted, or summed cumulatively.
+    """Fix a dimension whose elements are summed cumulatively, or replaced by their places in another order.
 
     Args:
-        call: ``cumsum``, ``sort``, ``topk``, ``argsort``.
+        call: ``cumsum``, ``cummax``, ``argsort``.
 
     Returns:
         The axes of each output.
     """
-    terms = list(call.tensor("self"))
-    dims = dims_of(call)
-    if terms:
-        call.reduce(tuple(terms), sorted(dims))
+    terms = call.first
+    return [call.mix(terms, {dim: call.shapes[0][dim] for dim in dims_of(call)}, _ORDER)] * len(call.shapes)
+
+
+def sorted_values(call: Call) -> Result:
+    """Return fixed axes for sorted elements. The dimension itself is only fixed if the places of elements are used.
+
+    Args:
+        call: ``sort``, ``topk``, ``msort``.
+
+    Returns:
+        The axes of the values, and of the indices.
+    """
+    dims = {0} if call.operator == "aten.msort" and call.first else dims_of(call)
+    terms = list(call.first)
+    if 1 in call.used:
+        return [call.mix(call.first, {dim: call.shapes[0][dim] for dim in dims}, _ORDER)] * len(call.shapes)
+    call.reduce(call.first, sorted(dims))
     for dim in dims:
-        call.freeze(terms[dim], "elements are used in order")
-        terms[dim] = call.fixed(call.shapes[0][dim], "elements are used in order")
+        terms[dim] = call.fixed(call.shapes[0][dim], _ORDER)
     return [tuple(terms)] * len(call.shapes)
+
+
+def difference(call: Call) -> Result:
+    """Fix a dimension of which neighbors are subtracted, and tie the others to the tensors before and after.
+
+    Args:
+        call: ``diff(self, n, dim, prepend, append)``.
+
+    Returns:
+        The axes of the result.
+    """
+    terms = list(call.tensor("self"))
+    dim = call.arguments["dim"] % len(terms)
+    for name in ("prepend", "append"):
+        for other, term in enumerate(call.optional(name) or ()):
+            if other == dim:
+                call.freeze(term, _ORDER)
+            else:
+                terms[other] = call.unify(terms[other], term)
+    return call.mix(tuple(terms), {dim: call.shapes[0][dim]}, _ORDER)
 
 
 def distance(call: Call) -> Result:
@@ -118,7 +153,7 @@ def cosine_similarity(call: Call) -> Result:
         The remaining axes.
     """
     terms = call.broadcast(call.tensor("x1"), call.tensor("x2"))
-    reduced = call.arguments["dim"] % len(terms)
+    reduced = call.arguments["dim"] % max(len(terms), 1)
     return tuple(term for dim, term in enumerate(terms) if dim != reduced)
 
 
@@ -152,20 +187,21 @@ def dims_of(call: Call) -> set[int]:
 
 _REDUCTIONS = (
     "sum", "mean", "prod", "amax", "amin", "logsumexp", "norm", "linalg_vector_norm", "std", "var", "var_mean",
-    "std_mean", "all", "any", "nansum", "nanmean", "count_nonzero", "special_logsumexp", "frobenius_norm",
+    "std_mean", "aminmax", "all", "any", "nansum", "nanmean", "count_nonzero", "special_logsumexp", "frobenius_norm",
 )  # fmt: skip
 
 RULES: dict[str, Rule] = {
     **{f"aten.{name}": reduction for name in _REDUCTIONS},
-    **{f"aten.{name}": extremum for name in ("max", "min", "median", "nanmedian", "aminmax", "kthvalue", "mode")},
+    **{f"aten.{name}": extremum for name in ("max", "min", "median", "nanmedian", "kthvalue", "mode")},
     **{f"aten.{name}": index_of_extremum for name in ("argmax", "argmin")},
     **{f"aten.{name}": along for name in ("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")},
     **{f"aten.{name}": along for name in ("special_softmax", "special_log_softmax")},
     **{
         f"aten.{name}": ordered
-        for name in ("cumsum", "cumprod", "sort", "topk", "argsort", "cummax", "cummin", "msort")
+        for name in ("cumsum", "cumprod", "argsort", "cummax", "cummin", "logcumsumexp", "cumsum_")
     },
-    **{f"aten.{name}": ordered for name in ("logcumsumexp", "diff", "cumsum_")},
+    **{f"aten.{name}": sorted_values for name in ("sort", "topk", "msort")},
+    "aten.diff": difference,
     **{f"aten.{name}": triangle for name in ("tril", "triu", "tril_", "triu_")},
     "aten.cdist": distance,
     "aten.cosine_similarity": cosine_similarity,

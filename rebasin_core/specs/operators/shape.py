@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
-from rebasin_core.specs.unification.terms import length, uniform
+from rebasin_core.specs.unification.terms import fresh, has_uniform, length, uniform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Result, Rule
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerms
+
+_REORDERED = "elements change places"
+_UNEVEN = "elements are repeated unevenly"
 
 
 def reshape(call: Call) -> Result:
@@ -52,6 +55,8 @@ def transpose(call: Call) -> Result:
     terms = list(call.first)
     dims = [*call.arguments.values()][1:3]
     first, second = dims if len(dims) == 2 else (-2, -1)
+    if call.operator == "aten.numpy_T":
+        return tuple(reversed(terms))
     if len(terms) > 1:
         terms[first], terms[second] = terms[second], terms[first]
     return tuple(terms)
@@ -124,13 +129,17 @@ def repeat_interleave(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
-    terms = list(call.tensor("self"))
+    terms = list(call.optional("self") or ())
     dim = call.arguments.get("dim")
     repeats = call.arguments["repeats"]
     if not isinstance(repeats, int) or dim is None:
+        for term in call.optional("repeats") or ():
+            call.freeze(term, _UNEVEN)
+        if dim is not None and terms:
+            return call.mix(tuple(terms), {dim % len(terms): call.shapes[0][dim]}, _UNEVEN)
         for term in terms:
-            call.freeze(term, "elements are repeated unevenly")
-        return tuple(call.fixed(size, "elements are repeated unevenly") for size in call.shapes[0])
+            call.freeze(term, _UNEVEN)
+        return tuple(call.fixed(size, _UNEVEN) for size in call.shapes[0])
     terms[dim] = (*terms[dim], *uniform(repeats))
     return tuple(terms)
 
@@ -145,10 +154,9 @@ def reordered(call: Call) -> Result:
         The axes of the result.
     """
     terms = list(call.first)
-    dims = _list(call.arguments.get("dims")) or list(range(len(terms)))
-    for dim in dims:
-        terms[dim] = call.freeze(terms[dim], "elements change places")
-    return tuple(terms)
+    default = {"aten.flipud": [0], "aten.fliplr": [1]}.get(call.operator, [*range(len(terms))])
+    dims = [dim % len(terms) for dim in _list(call.arguments.get("dims")) or default]
+    return call.mix(tuple(terms), {dim: call.shapes[0][dim] for dim in dims}, _REORDERED)
 
 
 def unfold(call: Call) -> Result:
@@ -161,9 +169,15 @@ def unfold(call: Call) -> Result:
         The axes of the result, the window last.
     """
     terms = list(call.tensor("self"))
-    dim = call.arguments["dimension"]
-    call.freeze(terms[dim], "windows are taken")
-    terms[dim] = call.fixed(call.shapes[0][dim], "windows are taken")
+    dim = call.arguments["dimension"] % max(len(terms), 1)
+    size = call.arguments["size"]
+    if dim < len(terms) and length(terms[dim]) == size:  # one window of all elements
+        return (*terms[:dim], (), *terms[dim + 1 :], terms[dim])
+    if dim < len(terms) and size == call.arguments["step"] and length(terms[dim]) % size == 0:  # windows side by side
+        windows, inside = call.reshape([terms[dim]], [length(terms[dim]) // size, size])
+        return (*terms[:dim], windows, *terms[dim + 1 :], inside)
+    if dim < len(terms):
+        terms = list(call.mix(tuple(terms), {dim: call.shapes[0][dim]}, "windows are taken"))
     return (*terms, call.fixed(call.shapes[0][-1], "windows are taken"))
 
 
@@ -182,6 +196,7 @@ def diagonal(call: Call) -> Result:
     rest = tuple(term for dim, term in enumerate(terms) if dim not in {first, second})
     if call.arguments["offset"] == 0 and length(terms[first]) == length(terms[second]):
         return (*rest, call.unify(terms[first], terms[second]))
+    call.reduce(tuple(terms), [first, second])
     call.freeze(terms[first], "a diagonal is taken")
     call.freeze(terms[second], "a diagonal is taken")
     return (*rest, call.fixed(call.shapes[0][-1], "a diagonal is taken"))
@@ -196,12 +211,35 @@ def diag_embed(call: Call) -> Result:
     Returns:
         The axes of the result.
     """
+    *rest, written = call.tensor("self")
+    dims = len(call.shapes[0])
+    first = call.arguments.get("dim1", -2) % dims
+    second = call.arguments.get("dim2", -1) % dims
+    if call.arguments.get("offset", 0):
+        call.reduce((*rest, written), [-1])
+        call.freeze(written, "a diagonal is written")
+        own = {dim: call.fixed(call.shapes[0][dim], "a diagonal is written") for dim in (first, second)}
+    else:
+        # What is constant along a vector is not constant in the matrix that has it as its diagonal.
+        diagonal_axis = fresh(length(written)) if has_uniform(written) else written
+        own = {first: diagonal_axis, second: diagonal_axis}
+    others = iter(rest)
+    return tuple(own[dim] if dim in own else next(others) for dim in range(dims))
+
+
+def fill_diagonal(call: Call) -> Result:
+    """Tie all dimensions of a tensor of which the diagonal is filled with a number.
+
+    Args:
+        call: ``fill_diagonal_(self, fill_value, wrap)``.
+
+    Returns:
+        The axes of the tensor.
+    """
     terms = call.tensor("self")
-    if call.arguments.get("offset", 0) or call.arguments.get("dim1", -2) != -2:
-        for term in terms:
-            call.freeze(term, "a diagonal is written")
-        return tuple(call.fixed(size, "a diagonal is written") for size in call.shapes[0])
-    return (*terms, terms[-1])
+    if len(set(map(length, terms))) == 1:
+        return (call.unify(*terms),) * len(terms)
+    return tuple(call.freeze(term, "a diagonal is written") for term in terms)
 
 
 def meshgrid(call: Call) -> Result:
@@ -234,13 +272,17 @@ _RESHAPES = (
 
 RULES: dict[str, Rule] = {
     **{f"aten.{name}": reshape for name in _RESHAPES},
-    **{f"aten.{name}": transpose for name in ("transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT", "adjoint")},
+    **{
+        f"aten.{name}": transpose
+        for name in ("transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT", "adjoint", "matrix_H", "mH")
+    },
     **{f"aten.{name}": transpose for name in ("transpose_", "swapaxes_", "t_")},
     **{f"aten.{name}": expand for name in ("expand", "expand_as", "broadcast_to", "expand_copy")},
     **{f"aten.{name}": reordered for name in ("roll", "flip", "rot90", "fliplr", "flipud")},
     **{f"aten.{name}": repeat for name in ("repeat", "tile")},
     **{f"aten.{name}": movedim for name in ("movedim", "moveaxis")},
     "aten.diag_embed": diag_embed,
+    "aten.fill_diagonal_": fill_diagonal,
     "aten.diagonal": diagonal,
     "aten.meshgrid": meshgrid,
     "aten.permute": permute,

@@ -145,8 +145,7 @@ def slice_(call: Call) -> Result:
         inner, outer = call.reshape([terms[dim]], [got, step])
         opened = (*terms[:dim], inner, outer, *terms[dim + 1 :])
         return _without(narrowed(call, opened, dim + 1, start, 1), dim + 1)
-    call.freeze(terms[dim], "every so many are taken")
-    return (*terms[:dim], call.fixed(got, "every so many are taken"), *terms[dim + 1 :])
+    return call.mix(terms, {dim: got}, "every so many are taken")
 
 
 def narrow(call: Call) -> Result:
@@ -160,6 +159,7 @@ def narrow(call: Call) -> Result:
     """
     dim = call.arguments["dim"]
     start = call.arguments["start"]
+    start += length(call.first[dim]) if start < 0 else 0
     return narrowed(call, call.first, dim, start, call.shapes[0][dim])
 
 
@@ -200,8 +200,7 @@ def pad(call: Call) -> Result:
         if not (before or after):
             continue
         if not constant or before < 0 or after < 0:
-            call.freeze(terms[dim], "positions are copied by padding")
-            terms[dim] = call.fixed(call.shapes[0][dim], "positions are copied by padding")
+            terms = list(call.mix(tuple(terms), {dim: call.shapes[0][dim]}, "positions are copied by padding"))
             continue
         parts = [uniform(before), terms[dim], uniform(after)]
         terms[dim] = call.concat([part for part, size in zip(parts, (before, 1, after), strict=True) if size])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.operators.convolution import convolution
-from rebasin_core.specs.operators.creation import counted
+from rebasin_core.specs.operators.indexing import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +55,7 @@ def deform_conv2d(call: Call) -> Result:
 
 RULES: dict[str, Rule] = {
     "torchvision.deform_conv2d": deform_conv2d,
-    "torchvision.nms": counted,
+    "torchvision.nms": frozen,
     "torchvision.roi_align": roi_align,
     "torchvision.roi_pool": roi_align,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
 from typing_extensions import override
@@ -77,8 +77,10 @@ class Coverage:
         groups: Number of groups.
         log10_order: Decimal logarithm of the number of group elements.
         frozen: Every dimension that is fixed, in whole or in part, with the reasons.
-        without_rule: Operators that have no rule, with the number of their calls; axes that they use are fixed.
+        without_rule: Operators that have neither a rule nor a decomposition into operators that have, with the number
+            of their calls; axes that they use are fixed.
         captured: How the graph was captured, and why so.
+        decomposed: Operators that have no rule of their own and were decomposed, with the number of their calls.
     """
 
     moved_axes: int
@@ -90,6 +92,7 @@ class Coverage:
     frozen: tuple[FrozenAxis, ...]
     without_rule: Mapping[str, int]
     captured: Captured
+    decomposed: Mapping[str, int] = field(default_factory=dict)
 
     @override
     def __str__(self) -> str:
@@ -102,6 +105,8 @@ class Coverage:
         ]
         lines += [str(self.captured)] if str(self.captured) else []
         lines += [f"no rule for {name} (met {count} times)" for name, count in self.without_rule.items()]
+        if self.decomposed:
+            lines.append(f"decomposed, since they have no rule: {', '.join(self.decomposed)}")
         by_reason: dict[str, list[str]] = {}
         for axis in self.frozen:
             for reason in axis.reasons:
@@ -117,6 +122,7 @@ def coverage_of(
     reasons: Mapping[str, tuple[tuple[Reason, ...], ...]],
     without_rule: Mapping[str, int],
     captured: Captured,
+    decomposed: Mapping[str, int],
 ) -> Coverage:
     """Return the coverage of a layout.
 
@@ -125,6 +131,7 @@ def coverage_of(
         reasons: For every tensor and dimension, why it is fixed, in whole or in part.
         without_rule: Operators that have no rule, with the number of their calls.
         captured: How the graph was captured.
+        decomposed: Operators that were decomposed, with the number of their calls.
 
     Returns:
         The counts and the fixed axes.
@@ -152,4 +159,5 @@ def coverage_of(
         frozen=frozen,
         without_rule=without_rule,
         captured=captured,
+        decomposed=decomposed,
     )

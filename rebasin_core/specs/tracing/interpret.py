@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -14,9 +15,11 @@ from rebasin_core.specs.operators.call import Call, is_tensor, tensors_in
 from rebasin_core.specs.operators.elementwise import elementwise, unchanged
 from rebasin_core.specs.operators.indexing import frozen
 from rebasin_core.specs.operators.positions import Positions, as_numbers, label_of, labels_in
+from rebasin_core.specs.tracing.constants import KnownConstants, refined
+from rebasin_core.specs.tracing.decompose import Decomposer
 from rebasin_core.specs.tracing.graph import value_of, written
 from rebasin_core.specs.tracing.positioned import positioned
-from rebasin_core.specs.unification.terms import Reason, fresh, has_uniform, length, substitute, uniform
+from rebasin_core.specs.unification.terms import Reason, fresh, has_uniform, length, substitute
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,20 +51,26 @@ class Interpreter:
         rules: A rule for every operator that has one.
 
     Attributes:
-        without_rule: Operators of the graph that have no rule, with the number of their calls.
+        without_rule: Operators of the graph that have neither a rule nor a decomposition into operators that have,
+            with the number of their calls.
+        decomposed: Operators that have no rule and were decomposed, with the number of their calls.
     """
 
     def __init__(self, constraints: Constraints, rules: Rules) -> None:
         self._constraints = constraints
         self._rules = rules
+        self._known = KnownConstants()
+        self._decomposer = Decomposer()
         self.without_rule: dict[str, int] = {}
+        self.decomposed: dict[str, int] = {}
 
-    def run(self, module: GraphModule, inputs: Sequence[Any]) -> Any:  # ruff: ignore[any-type] - nested lists of axes
+    def run(self, module: GraphModule, inputs: Sequence[Any], constants: Mapping[str, Tensor] | None = None) -> Any:  # ruff: ignore[any-type] - nested lists of axes
         """Return the outputs of a graph.
 
         Args:
             module: The graph.
             inputs: The axes of its placeholders, in order.
+            constants: The values of placeholders that are constants, by name.
 
         Returns:
             Axes, in the structure of the graph's output.
@@ -72,16 +81,27 @@ class Interpreter:
         for node in module.graph.nodes:
             if node.op == "placeholder":
                 values[node] = next(given)
+                if constants and node.name in constants and node not in mutated:
+                    self._known.give(node, constants[node.name])
             elif node.op == "get_attr":
                 values[node] = _attribute(module, node)
+                if node not in mutated:
+                    self._known.give(node, operator.attrgetter(str(node.target))(module))
             elif node.op == "output":
                 return _filled(node.args[0], values)
             else:
                 value = self._called(node, values)
-                values[node] = _writable(value) if node in mutated else value
+                values[node] = _writable(value) if node in mutated else self._refined(node, value)
                 for terms in tensors_in(values[node]):
                     self._constraints.observe(terms)
         return None
+
+    def _refined(self, node: Node, value: Any) -> Any:  # ruff: ignore[any-type]
+        """Return the axes of a value, with fewer constraints if it is a constant."""
+        constant = self._known.computed(node)
+        if constant is None or not is_tensor(value) or label_of(value) is not None:
+            return value
+        return refined(value, constant)
 
     def _called(self, node: Node, values: Mapping[Node, Any]) -> Any:  # ruff: ignore[any-type]
         if node.target is operator.getitem:
@@ -96,15 +116,16 @@ class Interpreter:
         if not shapes:
             _read(node, values, self._constraints)
             return _number(node)
-        call = Call(_name(node), node.name, _bound(node, values), shapes, _used(node), self._constraints)
-        results = self._applied(call, node)
+        example = partial(self._known.example, node)
+        call = Call(_name(node), node.name, _bound(node, values), shapes, _used(node), self._constraints, example)
+        results = self._applied(call, node, values)
         return results if _gives_list(node) else results[0]
 
-    def _applied(self, call: Call, node: Node) -> list[AxisTerms]:
+    def _applied(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms]:
         """Return the axes of all outputs, by the rule for positions if there is one."""
 
         def ordinary(call: Call) -> list[AxisTerms]:
-            return self._applied_to_numbers(call, node)
+            return self._applied_to_numbers(call, node, values)
 
         try:
             found = positioned(call, node, ordinary)
@@ -114,7 +135,7 @@ class Interpreter:
             self.without_rule[f"{call.operator} (its rule failed: {type(error).__name__}: {error})"] = 1
         return ordinary(as_numbers(call))
 
-    def _applied_to_numbers(self, call: Call, node: Node) -> list[AxisTerms]:
+    def _applied_to_numbers(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms]:
         rule = self._rules.get(call.operator) or self._rules.get(call.operator.removesuffix("_"))
         if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
             rule = elementwise
@@ -123,17 +144,36 @@ class Interpreter:
         )
         if empty and rule not in {elementwise, unchanged} and call.operator not in _TAKE_EMPTY:
             return _empty(call)
-        if rule is None:
-            return self._frozen(call, call.operator)
+        label = call.operator
+        if rule is not None:
+            try:
+                return _checked(call, rule(call))
+            except Exception as error:  # ruff: ignore[blind-except] - a rule that fails must not stop the trace
+                # Constraints that it added before it failed do no harm; what follows keeps the result sound.
+                label = f"{call.operator} (its rule failed: {type(error).__name__}: {error})"
+        return self._decomposed(call, node, values) or self._frozen(call, label)
+
+    def _decomposed(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms] | None:
+        """Return the outputs of an operator's decomposition, or None if it has none."""
+        found = self._decomposer.decomposition(node, call.used, values)
+        if found is None:
+            return None
+        self._decomposer.depth += 1
         try:
-            return _checked(call, rule(call))
-        except Exception as error:  # ruff: ignore[blind-except] - a rule that fails must not stop the trace
-            # Constraints that it added before it failed do no harm; freezing the rest keeps the result sound.
-            return self._frozen(call, f"{call.operator} (its rule failed: {type(error).__name__}: {error})")
+            outputs = self.run(found.module, [tuple(values[argument]) for argument in found.inputs])
+        finally:
+            self._decomposer.depth -= 1
+        results = outputs if _gives_list(node) else [outputs]
+        unused = call.all_fixed("never used")
+        self.decomposed[call.operator] = self.decomposed.get(call.operator, 0) + 1
+        for label in labels_in(results):
+            self._constraints.freeze(label.along, call.because(label.why))
+        plain = [fixed if own is None else tuple(own) for own, fixed in zip(results, unused, strict=True)]
+        return _checked(call, plain)
 
     def _frozen(self, call: Call, label: str) -> list[AxisTerms]:
         self.without_rule[label] = self.without_rule.get(label, 0) + 1
-        return frozen(call)
+        return frozen(call, not_ruled=True)
 
 
 def _empty(call: Call) -> list[AxisTerms]:
@@ -161,7 +201,7 @@ def _attribute(module: GraphModule, node: Node) -> object:
 
 
 def constant_terms(tensor: Tensor, name: str) -> AxisTerms:
-    """Return the axes of a constant: uniform if its values do not vary along the axis.
+    """Return the axes of a constant: fixed, unless its values allow permutations of them.
 
     Args:
         tensor: The constant. On the meta device, where it has no values, it is assumed to vary along every axis.
@@ -171,11 +211,9 @@ def constant_terms(tensor: Tensor, name: str) -> AxisTerms:
         Its axes.
     """
     reason = Reason("constant", name, "its values differ")
-    known = tensor.device.type != "meta" and type(tensor) in {Tensor, torch.nn.Parameter} and tensor.numel() > 0
-    return tuple(
-        uniform(size) if known and bool((tensor == tensor.narrow(dim, 0, 1)).all()) else fresh(size, reason)
-        for dim, size in enumerate(tensor.shape)
-    )
+    terms = tuple(fresh(size, reason) for size in tensor.shape)
+    known = tensor.device.type != "meta" and type(tensor) in {Tensor, torch.nn.Parameter}
+    return refined(terms, tensor.detach()) if known else terms
 
 
 def _bound(node: Node, values: Mapping[Node, Any]) -> dict[str, Any]:

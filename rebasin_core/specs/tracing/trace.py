@@ -57,6 +57,7 @@ class TracedSpec(PermutationSpec):
         without_rule: Operators that have no rule, with the number of their calls.
         example_inputs: The inputs that the model was traced with, without values.
         captured: How its graph was captured.
+        decomposed: Operators that were decomposed, with the number of their calls.
         names: Which of the model's tensors are buffers, and further names of them.
     """
 
@@ -66,6 +67,7 @@ class TracedSpec(PermutationSpec):
         without_rule: Mapping[str, int],
         example_inputs: ExampleInputs | None = None,
         captured: Captured = _EXPORTED,
+        decomposed: Mapping[str, int] | None = None,
         *,
         names: TensorNames | None = None,
     ) -> None:
@@ -74,6 +76,7 @@ class TracedSpec(PermutationSpec):
         self._without_rule = dict(without_rule)
         self._example_inputs = example_inputs
         self._captured = captured
+        self._decomposed = dict(decomposed or {})
 
     @property
     @override
@@ -90,7 +93,8 @@ class TracedSpec(PermutationSpec):
     @cached_property
     def coverage(self) -> Coverage:
         """The permuted axes and the fixed ones, with reasons."""
-        return coverage_of(self.layout, self._solution.reasons, self._without_rule, self._captured)
+        reasons = self._solution.reasons
+        return coverage_of(self.layout, reasons, self._without_rule, self._captured, self._decomposed)
 
 
 def derive(  # ruff: ignore[too-many-arguments] - those of `trace_spec`
@@ -198,14 +202,17 @@ class _Problem:
         except Exception as error:  # whatever the model's own code raises
             raise _Uncaptured(error) from error
         try:
-            solution, without_rule = self._interpreted(graph, way)
+            solution, interpreter = self._interpreted(graph, way)
         except UnknownLengthError as error:
             raise _Uncaptured(error) from error
         example = tree_map(_without_values, self.args), tree_map(_without_values, dict(self.kwargs))
         names = TensorNames.of_module(self.model)
-        return TracedSpec(solution, without_rule, example, Captured(way, why), names=names)
+        how = Captured(way, why)
+        return TracedSpec(
+            solution, interpreter.without_rule, example, captured=how, decomposed=interpreter.decomposed, names=names
+        )
 
-    def _interpreted(self, graph: ModelGraph, way: Way) -> tuple[Solution, Mapping[str, int]]:
+    def _interpreted(self, graph: ModelGraph, way: Way) -> tuple[Solution, Interpreter]:
         tensors = self.tensors
         reasons = fixed_reasons(
             tensors,
@@ -227,7 +234,8 @@ class _Problem:
             if graph.origins.get(name) is None and is_tensor(value):
                 constraints.observe(value)
         interpreter = Interpreter(constraints, self.rules)
-        returned = interpreter.run(graph.module, inputs)
+        unsaved = {name: constants[origin] for name, origin in graph.origins.items() if origin in constants}
+        returned = interpreter.run(graph.module, inputs, {**graph.constants, **unsaved})
         outputs = tensors_in(returned)
         require_outputs(self.model, outputs)
         for index, terms in enumerate(outputs):
@@ -236,7 +244,7 @@ class _Problem:
         for label in labels_in(returned):
             constraints.freeze(label.along, Reason("output", "positions", "its positions leave the model"))
         solution = solve_constraints(constraints, terms_of, parameters=tensors.parameters)
-        return solution, interpreter.without_rule
+        return solution, interpreter
 
 
 def _placeholder(

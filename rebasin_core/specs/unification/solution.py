@@ -132,7 +132,7 @@ def _axis(constraints: Constraints, term: AxisTerm, variable_of: dict[str, Varia
     if not isinstance(first, Variable):
         return product(Atom(first.size), _axis(constraints, rest, variable_of))
     if not first.parts:
-        name = None if first.fixed else str(first.number)
+        name = None if first.fixed or not first.size else str(first.number)
         if name is not None:
             variable_of[name] = first
         return product(Atom(first.size, name), _axis(constraints, rest, variable_of))

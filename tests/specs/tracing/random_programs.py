@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 class Program(nn.Module):
     """A dense layer, a few random steps on its output, and a dense layer on what they give.
 
+    With ``choosing``, some steps use operators that return indices, look up or write by index, or mix neighbors.
+
     The steps are drawn while a trial batch runs through them, so that every shape is known, and then repeated.
     """
 
-    def __init__(self, seed: int, steps: int = 6) -> None:
+    def __init__(self, seed: int, steps: int = 6, *, choosing: bool = False) -> None:
         super().__init__()
+        self._choosing = choosing
         self._random = random.Random(seed)
         torch.manual_seed(seed)
         width = self._random.choice([12, 16, 24])
@@ -65,6 +68,8 @@ class Program(nn.Module):
             self._reduced,
             self._padded,
         ]
+        if self._choosing:
+            makers += [self._chosen, self._pooled, self._ordered, self._looked_up, self._written, self._mixed]
         maker = draw.choice(makers)
         self.names.append(f"{maker.__name__[1:]}({dim}) of {tuple(value.shape)}")
         return maker(value, dim, size)
@@ -146,6 +151,75 @@ class Program(nn.Module):
         del value, size
         before, after = self._random.randrange(3), self._random.randrange(3)
         return lambda x: nn.functional.pad(x, (0, 0) * (x.dim() - 1 - dim) + (before, after))
+
+    def _chosen(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del size
+        if value.dim() < 3:
+            return torch.cos
+        name = self._random.choice(["max", "median", "mode"])
+        output = self._random.choice([0, 0, 1])
+        return lambda x: getattr(x, name)(dim - x.dim())[output].to(x.dtype)
+
+    def _pooled(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del dim
+        if value.dim() < 3:
+            return torch.relu
+        kernel = self._random.choice([1, size, value.shape[-1], 2])
+        output = self._random.choice([0, 0, 1])
+        last = value.shape[-1]
+
+        def pooled(x: Tensor) -> Tensor:
+            pairs = nn.functional.max_pool1d(x.flatten(1, -2), min(kernel, last), 1, return_indices=True)
+            found: Tensor = pairs[output].to(x.dtype).unflatten(1, x.shape[1:-1])
+            return found
+
+        return pooled
+
+    def _ordered(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del value, size
+        steps: list[Callable[[Tensor], Tensor]] = [
+            lambda x: x.sort(dim)[0],
+            lambda x: x.argsort(dim - x.dim()).to(x.dtype),
+            lambda x: x.topk(1, dim)[0] + x,
+            lambda x: x.cumsum(dim),
+            lambda x: x.flip(dim),
+            lambda x: x.roll(1, dim - x.dim()),
+        ]
+        return self._random.choice(steps)
+
+    def _looked_up(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del value
+        index = torch.tensor([self._random.randrange(size) for _ in range(self._random.choice([1, 2, size]))])
+        steps: list[Callable[[Tensor], Tensor]] = [
+            lambda x: x.index_select(dim, index),
+            lambda x: x[(slice(None),) * dim + (index,)],
+            lambda x: x.take_along_dim(x.argsort(dim), dim),
+            lambda x: x.gather(dim, x.argmax(dim, keepdim=True)),
+        ]
+        return self._random.choice(steps)
+
+    def _written(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del value
+        order = torch.tensor(self._random.sample(range(size), size))
+        steps: list[Callable[[Tensor], Tensor]] = [
+            lambda x: x.index_copy(dim, order, x),
+            lambda x: x.index_add(dim, order, x.tanh()),
+            lambda x: x.index_fill(dim, order[:1], 0.5),
+            lambda x: x.scatter(dim, x.argsort(dim), x),
+        ]
+        return self._random.choice(steps)
+
+    def _mixed(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
+        del value
+        steps: list[Callable[[Tensor], Tensor]] = [
+            lambda x: x.diff(dim=dim - x.dim()) if size > 1 else x,
+            lambda x: x.unfold(dim - x.dim(), max(1, size // 2), max(1, size // 2)),
+            lambda x: x.unfold(dim, max(1, size - 1), 1),
+            lambda x: (x.transpose(dim, -1) @ torch.eye(size)).transpose(dim, -1),
+            lambda x: x.diag_embed(dim1=dim, dim2=-1),
+            lambda x: x - x.quantile(0.5, dim, keepdim=True),
+        ]
+        return self._random.choice(steps)
 
 
 def _cycle(size: int) -> list[Callable[[Tensor], Tensor]]:

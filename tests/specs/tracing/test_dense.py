@@ -181,12 +181,19 @@ def test_frozen_on_request() -> None:
 
 
 def test_operators_without_a_rule_freeze_and_are_reported() -> None:
-    model = _plain(lambda x: torch.linalg.cross(x.view(-1, 2, 3), x.view(-1, 2, 3) + 1).flatten(1), 6, 6)
+    model = _plain(lambda x: torch.linalg.qr(x.view(-1, 2, 3))[1].flatten(1), 6, 6)
     spec = trace_spec(model, ROWS)
     assert axes(spec)["first.weight"] == "6, 3"
-    assert spec.coverage.without_rule == {"aten.linalg_cross": 1}
-    assert "no rule for aten.linalg_cross" in str(spec.coverage)
+    assert spec.coverage.without_rule == {"aten.linalg_qr": 1}
+    assert "no rule for aten.linalg_qr" in str(spec.coverage)
     assert check_spec(spec, model, ROWS).passed
+
+
+def test_operators_without_a_rule_are_decomposed_and_reported() -> None:
+    model = _plain(lambda x: torch.linalg.cross(x.view(-1, 2, 3), x.view(-1, 2, 3).tanh()).flatten(1), 6, 6)
+    spec = expect(model, ROWS, first="first*3, 3", last="2, first*3")
+    assert spec.coverage.decomposed == {"aten.linalg_cross": 1}
+    assert "decomposed, since they have no rule: aten.linalg_cross" in str(spec.coverage)
 
 
 def test_structured_inputs_and_outputs() -> None:

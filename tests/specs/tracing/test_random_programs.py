@@ -16,6 +16,15 @@ def test_every_group_element_keeps_the_function(seed: int) -> None:
     assert check.passed, f"{program.names}\n{check}\n{spec.layout.as_json()['axes']}"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(40))
+def test_operators_that_choose_keep_the_function_too(seed: int) -> None:
+    program = Program(seed, steps=6, choosing=True)
+    spec = trace_spec(program, program.inputs())
+    check = check_spec(spec, program, program.inputs())
+    assert check.passed, f"{program.names}\n{check}\n{spec.layout.as_json()['axes']}"
+
+
 def test_the_programs_are_not_all_rigid() -> None:
     programs = [Program(seed, steps=7) for seed in range(20)]
     assert sum(bool(trace_spec(program, program.inputs()).groups) for program in programs) >= 5

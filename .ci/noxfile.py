@@ -1,0 +1,52 @@
+"""The tests on every supported version of Python, and with the lowest versions that `pyproject.toml` promises.
+
+    nox -f .ci/noxfile.py                      # all that have an interpreter here; others are named and skipped
+    nox -f .ci/noxfile.py -s tests-3.12        # one version
+    nox -f .ci/noxfile.py -s lowest            # the lowest versions
+    nox -f .ci/noxfile.py -s lowest -- tests/specs -n 2
+
+Environments are made by uv and kept in `.nox`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHONS = ["3.11", "3.12", "3.13"]
+PROJECT = ["-e", ".[dev]", "-e", "plugins/rebasin-example"]
+
+nox.needs_version = ">=2025.10.14"
+nox.options.default_venv_backend = "uv"
+nox.options.error_on_missing_interpreters = False
+nox.options.envdir = str(ROOT / ".nox")
+nox.options.stop_on_first_error = False
+nox.options.download_python = "never"
+
+
+def run_tests(session: nox.Session) -> None:
+    """Run the default tests, or those that are named after ``--``."""
+    session.env["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+    session.run(
+        "python", "-c", "import sys, torch; print('Python', sys.version.split()[0], 'torch', torch.__version__)"
+    )
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Test with the versions of `constraints.txt`."""
+    session.chdir(ROOT)
+    session.install("pip", "-c", "constraints.txt", *PROJECT)
+    run_tests(session)
+
+
+@nox.session(python=PYTHONS[0])
+def lowest(session: nox.Session) -> None:
+    """Test with the lowest versions of all direct dependencies."""
+    session.chdir(ROOT)
+    # Compiled as pip does it: old releases of POT have warnings of syntax, which would be errors in tests.
+    session.install("pip", "--compile-bytecode", "--resolution", "lowest-direct", *PROJECT)
+    run_tests(session)

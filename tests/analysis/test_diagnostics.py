@@ -1,0 +1,72 @@
+"""Diagnostics of chains, beside ArviZ and by definition."""
+
+from __future__ import annotations
+
+import math
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+import rebasin_core as rc
+from rebasin_core.errors import InvalidInputError
+
+ARVIZ: Any = import_module("arviz_stats.base").array_stats
+CHAINS = torch.arange(60) // 20
+
+
+def draws(entries: int = 6) -> torch.Tensor:
+    noise = torch.randn(60, entries, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return noise + 0.8 * noise.roll(1, 0)
+
+
+def diagnosed(tensor: torch.Tensor) -> rc.analysis.ChainDiagnostics:
+    return rc.analysis.diagnose_chains(rc.posteriors.SamplesPosterior({"w": tensor}, chains=CHAINS))
+
+
+def autocorrelation(values: Any) -> Any:
+    return ARVIZ.autocorr(values, axis=1).mean((0, 2))
+
+
+def test_everything_is_what_arviz_says() -> None:
+    tensor = draws()
+    found = diagnosed(tensor)
+    values = tensor.reshape(3, 20, 6).numpy()
+    assert_allclose(found.rhat["w"], ARVIZ.rhat(values, chain_axis=0, draw_axis=1))
+    assert_allclose(found.ess["w"], ARVIZ.ess(values, chain_axis=0, draw_axis=1))
+    assert_allclose(np.array(found.autocorrelation), autocorrelation(values))
+    assert found.autocorrelation[0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("constant", [1, 3, 5])
+def test_entries_that_do_not_change_leave_the_autocorrelation_of_the_others(constant: int) -> None:
+    tensor = draws()
+    tensor[:, :constant] = 1.5
+    found = diagnosed(tensor)
+    assert found.autocorrelation == pytest.approx(diagnosed(tensor[:, constant:]).autocorrelation)
+    assert found.autocorrelation[0] == pytest.approx(1)
+    assert bool(found.rhat["w"][:constant].isnan().all())
+    assert found.ess["w"][:constant].tolist() == [60.0] * constant
+    assert found.quantiles() == diagnosed(tensor[:, constant:]).quantiles()
+
+
+def test_a_chain_that_does_not_change_does_not_count_either() -> None:
+    tensor = draws(1)
+    tensor[:20] = 0.0
+    expected = autocorrelation(tensor[20:].reshape(2, 20, 1).numpy())
+    assert_allclose(np.array(diagnosed(tensor).autocorrelation), expected)
+
+
+def test_nothing_changes() -> None:
+    found = diagnosed(torch.ones(60, 3))
+    assert all(math.isnan(value) for value in (*found.autocorrelation, *found.quantiles()))
+    assert found.quantiles("ess") == (60.0, 60.0, 60.0)
+
+
+def test_weights_are_refused() -> None:
+    samples = rc.posteriors.SamplesPosterior({"w": draws()}, chains=CHAINS, weights=torch.arange(1.0, 61.0))
+    with pytest.raises(InvalidInputError, match=r"expected samples of equal weights.*leave them out"):
+        rc.analysis.diagnose_chains(samples)

@@ -1,0 +1,100 @@
+"""Every rule, with every output of its operator: no element of the traced group changes the function."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import pytest
+import torch
+
+from rebasin_core.specs.operators.attention import AttentionRules
+from rebasin_core.specs.operators.catalogue import BUILT_IN_FAMILIES
+from rebasin_core.specs.operators.contraction import ContractionRules
+from rebasin_core.specs.operators.convolution import ConvolutionRules
+from rebasin_core.specs.operators.creation import CreationRules
+from rebasin_core.specs.operators.elementwise import ElementwiseRules
+from rebasin_core.specs.operators.fourier import FourierRules
+from rebasin_core.specs.operators.indexing import IndexingRules
+from rebasin_core.specs.operators.matrix import MatrixRules
+from rebasin_core.specs.operators.normalization import NormalizationRules
+from rebasin_core.specs.operators.pooling import PoolingRules
+from rebasin_core.specs.operators.position_catalogue import MAKERS
+from rebasin_core.specs.operators.recurrent import RecurrentRules
+from rebasin_core.specs.operators.reduction import ReductionRules
+from rebasin_core.specs.operators.shape import ShapeRules
+from rebasin_core.specs.operators.slicing import SlicingRules
+from rebasin_core.specs.operators.vision import VisionRules
+from rebasin_core.specs.operators.writing import WritingRules
+from tests.specs.operators import contraction_cases, indexing_cases, pooling_cases, shape_cases
+from tests.specs.operators.programs import error_of, networks, traced
+
+if TYPE_CHECKING:
+    from rebasin_core import Call, OperatorRules
+    from tests.specs.operators.programs import Case
+
+# Rules that no network here reaches: those of other devices, those of operators that PyTorch does not record before
+# dispatch, and those of torchvision, which test_vision.py tries.
+UNREACHED: Final = frozenset({
+    "aten._scaled_dot_product_efficient_attention", "aten._scaled_dot_product_flash_attention", "aten.cudnn_batch_norm",
+    "aten._batch_norm_impl_index", "aten._batch_norm_no_update", "aten._batch_norm_with_update", "aten.conj",
+    "aten._native_batch_norm_legit_no_training", "aten.contiguous", "aten.lift_fresh", "aten.requires_grad_",
+    "aten._embedding_bag",
+})  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*deprecated", "ignore:The .*vmap")
+@pytest.mark.parametrize(
+    ("cases", "families"),
+    [
+        (pooling_cases.CASES, (PoolingRules, ConvolutionRules, ReductionRules)),
+        (
+            contraction_cases.CASES,
+            (ContractionRules, AttentionRules, NormalizationRules, RecurrentRules, FourierRules, MatrixRules),
+        ),
+        (indexing_cases.CASES, (IndexingRules, WritingRules)),
+        (shape_cases.CASES, (ShapeRules, SlicingRules, CreationRules, ElementwiseRules)),
+    ],
+)
+def test_every_rule_is_sound_with_every_output_of_its_operator(
+    cases: dict[str, Case], families: tuple[type[OperatorRules], ...]
+) -> None:
+    wrong: dict[str, float] = {}
+    used: dict[str, set[int]] = {}
+    for name, case in cases.items():
+        for network in networks(case):
+            calls: list[Call] = []
+            spec = traced(network, network.inputs(), calls)
+            error = error_of(network, spec)
+            if error > 1e-9:
+                wrong[f"{name}, output {network.output}"] = error
+            for call in calls:
+                used.setdefault(call.operator, set()).update(call.used or {0})
+    assert not wrong
+    rules = {rule for family in families for rule in family.rules}
+    untried = (
+        rules
+        - UNREACHED
+        - MAKERS.keys()
+        - {found for name in used for found in (name, f"{name}_", name.removesuffix("_"))}
+    )
+    assert not untried, "a rule needs a network here, with all outputs of its operator"
+    outputs = {
+        name: number for name in (rules - MAKERS.keys()) & used.keys() if (number := _number_of_outputs(name)) > 1
+    }
+    unused = {name: number for name, number in outputs.items() if used[name] < set(range(number))}
+    assert not unused
+
+
+def _number_of_outputs(name: str) -> int:
+    operator = getattr(torch.ops.aten, name.removeprefix("aten."))
+    schemas = [getattr(operator, overload)._schema for overload in operator.overloads()]
+    return max(sum(str(output.type) == "Tensor" for output in schema.returns) for schema in schemas)
+
+
+def test_every_family_is_tried() -> None:
+    marks = test_every_rule_is_sound_with_every_output_of_its_operator.pytestmark  # type: ignore[attr-defined]
+    tried = {
+        family for mark in marks if mark.name == "parametrize" for _, families in mark.args[1] for family in families
+    }
+    assert tried == set(BUILT_IN_FAMILIES) - {VisionRules}
