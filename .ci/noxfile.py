@@ -17,6 +17,8 @@ import nox
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ["3.11", "3.12", "3.13"]
 PROJECT = ["-e", ".[dev]", "-e", "plugins/rebasin-example"]
+# As pip does it: the sources of POT give warnings of syntax when they are compiled, which would be errors in tests.
+COMPILED = ["--compile-bytecode"]
 
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv"
@@ -39,7 +41,7 @@ def run_tests(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Test with the versions of `constraints.txt`."""
     session.chdir(ROOT)
-    session.install("pip", "-c", "constraints.txt", *PROJECT)
+    session.install("pip", *COMPILED, "-c", "constraints.txt", *PROJECT)
     run_tests(session)
 
 
@@ -47,6 +49,5 @@ def tests(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """Test with the lowest versions of all direct dependencies."""
     session.chdir(ROOT)
-    # Compiled as pip does it: old releases of POT have warnings of syntax, which would be errors in tests.
-    session.install("pip", "--compile-bytecode", "--resolution", "lowest-direct", *PROJECT)
+    session.install("pip", *COMPILED, "--resolution", "lowest-direct", *PROJECT)
     run_tests(session)

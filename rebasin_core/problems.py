@@ -17,6 +17,7 @@ REWORDED = "rebasin"
 """The type of problems that are already in the words of this project."""
 
 _TEMPLATE = "{sentence}"
+_LONGEST = 1000
 
 
 def sentences(problems: Iterable[ErrorDetails]) -> list[str]:
@@ -30,10 +31,15 @@ def sentences(problems: Iterable[ErrorDetails]) -> list[str]:
     """
     found: list[str] = []
     for problem in problems:
-        place = located(problem["loc"])
-        sentence = problem["msg"].removeprefix("Value error, ")
+        place = _cut(located(problem["loc"]))
+        sentence = _cut(problem["msg"].removeprefix("Value error, "))
         found.append(f"{place}: {sentence}" if place else sentence)
     return found
+
+
+def _cut(text: str) -> str:
+    """Return a text of bounded length: names and values in documents may have any."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def without_echoes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:

@@ -39,6 +39,7 @@ def transformers_models() -> dict[str, tuple[type[nn.Module], object, dict[str, 
     )
     mamba = t.MambaConfig(vocab_size=97, hidden_size=24, state_size=5, num_hidden_layers=2, use_cache=False)
     return {
+        **_mixtures_of_experts(causal, text),
         "GPT2LMHeadModel": (t.GPT2LMHeadModel, gpt2, text),
         "LlamaForCausalLM": (t.LlamaForCausalLM, t.LlamaConfig(**causal), text),
         "MistralForCausalLM": (t.MistralForCausalLM, t.MistralConfig(**causal), text),
@@ -64,4 +65,32 @@ def transformers_models() -> dict[str, tuple[type[nn.Module], object, dict[str, 
         "WhisperForConditionalGeneration": (t.WhisperForConditionalGeneration, whisper, sound),
         "ViTForImageClassification": (t.ViTForImageClassification, t.ViTConfig(**vision), pixels),
         "CLIPModel": (t.CLIPModel, t.CLIPConfig(**clip, projection_dim=16), {**text, **pixels}),
+    }
+
+
+def _mixtures_of_experts(
+    causal: dict[str, object], text: dict[str, Tensor]
+) -> dict[str, tuple[type[nn.Module], object, dict[str, Tensor]]]:
+    """Return mixtures of experts: four experts of which two are chosen, eight in two groups for DeepSeek-V3."""
+    import transformers as t  # ruff: ignore[import-outside-top-level] - needed only where these are asked for
+
+    four = {"num_experts": 4, "num_experts_per_tok": 2}
+    local = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    narrow = {**four, "moe_intermediate_size": 12, "decoder_sparse_step": 1}
+    latent = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 6, "v_head_dim": 6}
+    grouped = {"n_routed_experts": 8, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "n_shared_experts": 1}
+    deepseek = t.DeepseekV3Config(
+        **{**causal, **latent, **grouped, "num_key_value_heads": 4}, moe_intermediate_size=12, first_k_dense_replace=1
+    )
+    return {
+        "MixtralForCausalLM": (t.MixtralForCausalLM, t.MixtralConfig(**causal, **local), text),
+        "Qwen2MoeForCausalLM": (
+            t.Qwen2MoeForCausalLM,
+            t.Qwen2MoeConfig(**causal, **narrow, shared_expert_intermediate_size=12),
+            text,
+        ),
+        "Qwen3MoeForCausalLM": (t.Qwen3MoeForCausalLM, t.Qwen3MoeConfig(**causal, **narrow, head_dim=6), text),
+        "DeepseekV3ForCausalLM": (t.DeepseekV3ForCausalLM, deepseek, text),
+        "OlmoeForCausalLM": (t.OlmoeForCausalLM, t.OlmoeConfig(**causal, **four), text),
+        "GptOssForCausalLM": (t.GptOssForCausalLM, t.GptOssConfig(**causal, **local, head_dim=6), text),
     }

@@ -1,7 +1,9 @@
-"""Trace every model of torchvision, and classes of transformers, and check each specification.
+"""Trace every model of torchvision, and classes of other libraries, and check each specification.
 
     python traced_models.py torchvision RECORDS.jsonl [NAME ...]
     python traced_models.py transformers RECORDS.jsonl [NAME ...]
+    python traced_models.py timm RECORDS.jsonl [NAME ...]
+    python traced_models.py geometric RECORDS.jsonl [NAME ...]
     python traced_models.py table RECORDS.jsonl
 
 One line a model is added to RECORDS.jsonl, and models that have one are passed over, so that it can be interrupted.
@@ -196,7 +198,43 @@ def run_transformers(name: str) -> dict[str, object]:
     start = time.perf_counter()
     spec = rc.trace_spec(model, (), kwargs=kwargs)
     seconds = time.perf_counter() - start
+    if "experts" in str(model):  # grouped products are not made for float64: the loop over experts is checked
+        model.model.set_experts_implementation("eager")
     check = rc.check_spec(spec, model, (), kwargs=kwargs)
+    return record(name, spec, seconds, check, sum(p.numel() for p in model.parameters()))
+
+
+TIMM = (
+    *("swin_tiny_patch4_window7_224", "swinv2_cr_tiny_224", "coat_tiny", "coat_lite_tiny", "deit_tiny_patch16_224"),
+    *("levit_128s", "efficientformer_l1", "xcit_nano_12_p16_224", "cait_xxs24_224", "mixer_s32_224"),
+    *("resmlp_12_224", "poolformer_s12", "convmixer_768_32", "repvgg_a0", "ghostnet_050"),
+    *("mobilevit_xxs", "edgenext_xx_small", "gcvit_xxtiny", "maxvit_pico_rw_256", "twins_svt_small"),
+    *("pvt_v2_b0", "volo_d1_224", "visformer_tiny", "hardcorenas_a", "dla34"),
+)
+GEOMETRIC = ("GCN", "GAT", "GraphSAGE", "GIN", "EdgeCNN")
+
+
+def run_timm(name: str) -> dict[str, object]:
+    """Trace and check one model of timm."""
+    import timm  # ruff: ignore[import-outside-top-level] - needed only where these are asked for
+
+    model = timm.create_model(name).eval()
+    return _run(name, model, torch.randn(1, *model.default_cfg["input_size"]))
+
+
+def run_geometric(name: str) -> dict[str, object]:
+    """Trace and check a graph network of two layers on a random graph."""
+    from torch_geometric.nn import models  # ruff: ignore[import-outside-top-level] - needed only where asked for
+
+    model = getattr(models, name)(5, 16, 2, 3).eval()
+    return _run(name, model, (torch.randn(12, 5), torch.randint(0, 12, (2, 40))))
+
+
+def _run(name: str, model: nn.Module, inputs: object) -> dict[str, object]:
+    start = time.perf_counter()
+    spec = rc.trace_spec(model, inputs)
+    seconds = time.perf_counter() - start
+    check = rc.check_spec(spec, model, inputs)
     return record(name, spec, seconds, check, sum(p.numel() for p in model.parameters()))
 
 
@@ -234,8 +272,10 @@ def main() -> None:
         from torchvision import models  # ruff: ignore[import-outside-top-level]
 
         names = names or models.list_models()
-    names = names or list(transformers_models())
-    run = run_torchvision if what == "torchvision" else run_transformers
+    defaults = {"timm": TIMM, "geometric": GEOMETRIC}
+    names = names or list(defaults[what] if what in defaults else transformers_models())
+    runs = {"torchvision": run_torchvision, "timm": run_timm, "geometric": run_geometric}
+    run = runs.get(what, run_transformers)
     for name in names:
         if name in {entry["name"] for entry in done}:
             continue

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
+from rebasin_core.barriers.curve_json import KIND, VERSION, checked_attributes
 from rebasin_core.barriers.drawing import draw_band, new_axes
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.metric import Metric
+from rebasin_core.tensors.reading import checked_record
 from rebasin_core.tensors.statistics import mean_stderr
 
 if TYPE_CHECKING:
@@ -153,15 +155,14 @@ class LossCurve:
             An equal curve (NaN for null).
 
         Raises:
-            InvalidInputError: If attributes are missing or left over.
+            FileFormatError: If the document is no object, of another kind or in another version.
+            InvalidInputError: If attributes are missing, left over, or not those of a curve.
         """
+        document = checked_record(document, KIND, VERSION, unmarked=True)
         if "label" not in document and document.get("metric", "nll") != "nll":  # written by an earlier version
             document = {**document, "label": document["metric"], "unit": ""}
-        try:
-            return cls(**{_FORMER.get(name, name): _parsed(value) for name, value in document.items()})
-        except TypeError as error:
-            message = f"expected the attributes of a loss curve, got {sorted(document)}"
-            raise InvalidInputError(message) from error
+        values = {_FORMER.get(name, name): _parsed(value) for name, value in document.items()}
+        return cls(**checked_attributes(cls, values))
 
     def plot(
         self,

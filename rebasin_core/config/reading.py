@@ -13,6 +13,9 @@ from rebasin_core.strategy import Lookup, Options
 if TYPE_CHECKING:
     from rebasin_core.config.document import Document
 
+# More than a person mends at once.
+_MOST = 20
+
 Config = TypeVar("Config", bound=Options)
 
 
@@ -36,5 +39,7 @@ def read_config(options: type[Config], document: Document, lookup: Lookup) -> Co
         return options.model_validate(document.content, context={"lookup": lookup})
     except ValidationError as error:
         problems = error.errors()
-    lines = zip(problems, sentences(problems), strict=True)
-    raise ConfigError("\n".join(f"{document.where(problem['loc'])}: {sentence}" for problem, sentence in lines))
+    listed = zip(problems, sentences(problems), strict=True)
+    lines = [f"{document.where(problem['loc'])}: {sentence}" for problem, sentence in listed]
+    more = [f"and {len(lines) - _MOST} more problems"] if len(lines) > _MOST else []
+    raise ConfigError("\n".join(lines[:_MOST] + more))

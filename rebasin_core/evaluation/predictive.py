@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.evaluation.choice import networks_of
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihood import Likelihood
@@ -77,21 +78,11 @@ def held_batches(model: FunctionalModel, data: Batches) -> Sequence[tuple[Tensor
     Raises:
         InvalidInputError: If there is none, or something else than pairs of tensors.
     """
-    batches: list[tuple[Tensor, Tensor]] = []
-    for batch in data:
-        try:
-            inputs, targets = batch
-            batches.append((model.to_device(inputs), model.to_device(targets)))
-        except (TypeError, ValueError, AttributeError) as error:
-            message = f"expected batches (inputs, targets) of tensors, got {type(batch).__name__}: {error}"
-            raise InvalidInputError(message) from error
-        if not targets.ndim:
-            message = "expected batches of targets, got a single one; pass a `DataLoader` of the data set"
-            raise InvalidInputError(message)
-    if not any(len(targets) for _, targets in batches):
+    batches = [(model.to_device(inputs), model.to_device(targets)) for inputs, targets in checked_batches(data)]
+    if not batches:
         message = "expected at least one example, got an empty data set; a generator can be read only once"
         raise InvalidInputError(message)
-    return [batch for batch in batches if len(batch[1])]
+    return batches
 
 
 def batch_weights(batches: Sequence[tuple[Tensor, Tensor]]) -> list[float]:

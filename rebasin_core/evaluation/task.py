@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 from torch.utils.data import Dataset
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.torch_losses import without_torch_loss
 from rebasin_core.tensors.kinds import refuse
@@ -65,9 +66,13 @@ class Task:
                 refuse(batches, "batches (inputs, targets): a data loader, a list or another iterable")
 
     def held(self) -> Task:
-        """Return the same task with its batches in lists, so that they can be iterated several times."""
-        calibration = None if self.calibration is None else list(self.calibration)
-        return Task(self.model, list(self.data), self.likelihood, calibration)
+        """Return the same task with its batches in lists, so that they can be iterated several times.
+
+        Raises:
+            InvalidInputError: If the data are not batches ``(inputs, targets)`` of tensors.
+        """
+        calibration = None if self.calibration is None else list(checked_batches(self.calibration, "calibration data"))
+        return Task(self.model, list(checked_batches(self.data)), self.likelihood, calibration)
 
     @property
     def fitting_data(self) -> Batches:

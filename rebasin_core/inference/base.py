@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 
+from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.evaluation.likelihood import Likelihood
-from rebasin_core.inference.survey import DataSurvey, checked_batches
+from rebasin_core.inference.survey import DataSurvey
 from rebasin_core.strategy import Strategy
 
 if TYPE_CHECKING:

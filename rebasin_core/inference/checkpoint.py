@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rebasin_core.errors import FileFormatError
+from rebasin_core.tensors.digests import digest_of_tensors
 from rebasin_core.tensors.files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from rebasin_core.inference.identity import ProblemIdentity
 
 _KIND = "training"
+_DIGEST = "digest"
 
 
 @final
@@ -80,7 +84,7 @@ class TrainingState:
             "numbers": numbers,
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
         }
-        write_tensors(path, tensors, kind=_KIND, document=document)
+        write_tensors(path, tensors, kind=_KIND, document={**document, _DIGEST: _digest(tensors, document)})
 
     def load(self, path: Path, identity: ProblemIdentity, problem: FitProblem) -> None:
         """Read the state from a file.
@@ -93,10 +97,21 @@ class TrainingState:
         Raises:
             FileFormatError: If the file is damaged, or belongs to another problem.
         """
-        tensors, document = read_tensors(path, kind=_KIND)
-        identity.require_same(path, document, tensors, problem)
         try:
+            tensors, document = read_tensors(path, kind=_KIND)
+        except FileFormatError as error:
+            message = f"{error}. The state of training should be in this file: delete it to begin the training again"
+            raise FileFormatError(message) from error
+        document.pop("kind")
+        written = document.pop(_DIGEST, None)
+        if written is not None and written != _digest(tensors, document):
+            message = f"{path} is damaged (its content is not what was written); remove it or name another checkpoint"
+            raise FileFormatError(message)
+        try:
+            identity.require_same(path, document, tensors, problem)
             self._restore(tensors, document)
+        except FileFormatError:  # a ValueError, too
+            raise
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             message = f"{path} is damaged ({type(error).__name__}: {error}); remove it or name another checkpoint"
             raise FileFormatError(message) from error
@@ -132,6 +147,13 @@ class TrainingState:
         # In place: others hold these lists.
         self.history[:] = document["history"]
         self.validation[:] = document["validation"]
+
+
+def _digest(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> str:
+    """Return a digest of everything in a file: a damaged state must not be trained on, whatever the damage."""
+    # As it is after reading: a tuple is a list then, and a number as a key is a text.
+    text = json.dumps(json.loads(json.dumps(document)), sort_keys=True)
+    return hashlib.sha256(f"{text}/{digest_of_tensors(tensors)}".encode()).hexdigest()
 
 
 def _tuple(value: object) -> object:

@@ -12,11 +12,11 @@ from pydantic import PositiveInt
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.inference.base import FitProblem, FitResult, Inference
 from rebasin_core.inference.identity import ProblemIdentity
 from rebasin_core.inference.optimizer import OptimizerSpec, ScheduleSpec
-from rebasin_core.inference.survey import checked_batches
 from rebasin_core.inference.training import Optimization, TrainingLoop
 from rebasin_core.tensors.noise import on_device
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from rebasin_core.errors import FileFormatError, InvalidInputError
+from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.evaluation.functional import FunctionalModel
-from rebasin_core.inference.survey import checked_batches
 from rebasin_core.tensors.digests import digest_of_tensors
 from rebasin_core.tensors.modules import copied, named_tensors
 

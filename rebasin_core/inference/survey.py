@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.evaluation.predictive import EpochBatches
 
 if TYPE_CHECKING:
@@ -93,62 +94,11 @@ class DataSurvey:
         return cls(count, len(sizes), seen / len(sizes), identity)
 
 
-Batch: TypeAlias = "tuple[Tensor, Tensor]"
-
-
-def checked_batches(data: Iterable[Any], what: str = "data") -> Iterator[Batch]:
-    """Yield the batches of data that are not empty, each checked.
-
-    Args:
-        data: Batches ``(inputs, targets)``.
-        what: The data's name in messages.
-
-    Yields:
-        Pairs of tensors with one row an example, at least one.
-
-    Raises:
-        InvalidInputError: If something else comes.
-    """
-    for batch in data:
-        if not isinstance(batch, list | tuple) or len(batch) != 2 or not all(isinstance(t, Tensor) for t in batch):
-            message = (
-                f"expected batches (inputs, targets) of two tensors as {what}, got {_described(batch)}; give a "
-                "`DataLoader`, or a list of such pairs"
-            )
-            raise InvalidInputError(message)
-        inputs, targets = batch
-        if not (inputs.ndim and targets.ndim) or len(inputs) != len(targets):
-            message = (
-                f"expected batches (inputs, targets) with one row an example as {what}, got shapes "
-                f"{tuple(inputs.shape)} and {tuple(targets.shape)}"
-            )
-            raise InvalidInputError(message)
-        if len(targets):
-            yield inputs, targets
-
-
-def _described(batch: object) -> str:
-    if isinstance(batch, list | tuple):
-        return f"{type(batch).__name__} of {[type(item).__name__ for item in batch[:4]]}"
-    return type(batch).__name__
-
-
 def _require_rereadable(data: object, what: str) -> None:
     if isinstance(data, Iterator):
         message = (
             f"the {what} can be read only once (a generator); expected data that can be read every epoch, like a list"
         )
-        raise InvalidInputError(message)
-    if isinstance(data, Iterable) and not isinstance(data, Tensor | Mapping):
-        return
-    if isinstance(data, Dataset):
-        message = (
-            f"expected batches (inputs, targets) as {what}, got the data set `{type(data).__name__}` of single "
-            "examples; give a `DataLoader` of it"
-        )
-        raise InvalidInputError(message)
-    if not hasattr(data, "__getitem__") or isinstance(data, Tensor | Mapping):
-        message = f"expected batches (inputs, targets) as {what}, got `{type(data).__name__}`"
         raise InvalidInputError(message)
 
 

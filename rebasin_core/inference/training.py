@@ -11,10 +11,10 @@ import torch
 from tqdm import tqdm
 
 from rebasin_core.errors import DivergenceError, InvalidInputError
+from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.evaluation.predictive import EpochBatches
 from rebasin_core.inference.checkpoint import TrainingState
 from rebasin_core.inference.early_stopping import EarlyStopping
-from rebasin_core.inference.survey import checked_batches
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler

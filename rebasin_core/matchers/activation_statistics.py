@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from rebasin_core.errors import InvalidInputError, UnreadWeightWarning
+from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.reading import Interception, ModelReading, WeightUse
 from rebasin_core.symmetry.axis import Atom, Axis, atoms_of, is_fixed
@@ -84,7 +85,9 @@ class CrossMoments:
             raise InvalidInputError(message)
         pair = cls((problem.model, candidate_model), problem, likelihood)
         points = problem.reference.is_point and problem.candidate.is_point
-        for inputs, targets in tqdm(problem.data, desc="activations", leave=False, disable=not problem.progress):
+        for inputs, targets in tqdm(
+            checked_batches(problem.data), desc="activations", leave=False, disable=not problem.progress
+        ):
             pair.add(inputs, targets, 1 if points else samples)
         pair.warn_of_unread_groups()
         return pair

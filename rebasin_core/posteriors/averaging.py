@@ -10,6 +10,7 @@ import torch
 
 from rebasin_core.errors import InvalidInputError, NoClosedFormError
 from rebasin_core.tensors.kinds import refuse, require_several
+from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,7 @@ def normalized_weights(weights: Tensor, count: int) -> Tensor:
         InvalidInputError: If their number is another, one is negative, or all are zero.
     """
     if tuple(weights.shape) != (count,) or not bool((weights >= 0).all()) or not weights.sum().item() > 0:
-        message = f"expected {count} weights, none negative and not all zero, got {weights}"
+        message = f"expected {count} weights, none negative and not all zero, got {shown(weights)}"
         raise InvalidInputError(message)
     return weights / weights.sum()
 

@@ -88,7 +88,9 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
         weights = normalized_weights(torch.ones(count) if weights is None else weights, count)
         chains = torch.zeros(count, dtype=torch.int64) if chains is None else chains
         if tuple(chains.shape) != (count,) or chains.is_floating_point():
-            message = f"expected {count} numbers of chains as integers, got {chains}"
+            message = (
+                f"expected {count} numbers of chains as integers, got {chains.dtype} of shape {tuple(chains.shape)}"
+            )
             raise InvalidInputError(message)
         fields = {"samples": samples, "sample_buffers": sample_buffers or {}}
         unattached = {"weights": weights, "chains": chains}

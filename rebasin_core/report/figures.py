@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.errors import FileFormatError
 from rebasin_core.report.drawing import draw_reliability, draw_similarity
+from rebasin_core.report.records import read_scores, read_similarities, read_summary
 from rebasin_core.report.style import COLORS, LINES, UNALIGNED_COLOR, save_figure, styled_figure
 from rebasin_core.tensors.reading import read_json
 
@@ -41,7 +42,7 @@ def write_figures(folder: Path) -> list[Path]:
     if not splits:
         message = f"{folder} has no curves; expected the folder of a finished run"
         raise FileFormatError(message)
-    order = list(read_json(folder / "summary.json")["wasserstein_distances"])
+    order = list(read_summary(folder / "summary.json").wasserstein_distances)
     written: list[Path] = []
     for split in splits:
         curves = {label: LossCurve.from_json(read_json(split / f"{label}.json")) for label in order}
@@ -79,25 +80,28 @@ def _write(curves: Mapping[str, LossCurve], folder: Path, name: str, *, title: s
 
 def _write_reliability(files: Mapping[str, Path], folder: Path, name: str) -> list[Path]:
     """Draw the reliability of both posteriors; nothing for a regression."""
-    bins: dict[str, Any] = {role: read_json(path)["bins"] for role, path in files.items()}
-    if not bins or not all(bins.values()):
+    found = {role: read_scores(path).bins for role, path in files.items()}
+    bins = {role: parts for role, parts in found.items() if parts is not None}
+    if not bins or len(bins) < len(found):
         return []
     with styled_figure(3.6 * len(bins), 3.4) as figure:
         for axes, (role, parts) in zip(figure.subplots(1, len(bins), squeeze=False)[0], bins.items(), strict=True):
-            draw_reliability(axes, *(torch.tensor(parts[part]) for part in ("count", "confidence", "accuracy")))
+            draw_reliability(
+                axes, torch.tensor(parts.count), torch.tensor(parts.confidence), torch.tensor(parts.accuracy)
+            )
             axes.set_title(role)
         return save_figure(figure, folder, name)
 
 
 def _write_similarity(path: Path, folder: Path) -> list[Path]:
     """Draw how alike units are before and after a matcher: two rows of one picture a group."""
-    groups: dict[str, Any] = read_json(path)
+    groups = read_similarities(path)
     if not groups:
         return []
     with styled_figure(max(2.4 * len(groups), 3.2), 5.2) as figure:
         panels = figure.subplots(2, len(groups), squeeze=False)
         for column, (group, sides) in enumerate(groups.items()):
-            matrices = {side: torch.tensor(sides[side]) for side in ("before", "after")}
+            matrices = {"before": torch.tensor(sides.before), "after": torch.tensor(sides.after)}
             largest = max(float(matrix.max()) for matrix in matrices.values())
             for row, (side, matrix) in enumerate(matrices.items()):
                 draw_similarity(panels[row, column], matrix, largest=max(largest, 1e-6))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import json
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.errors import FileFormatError
 from rebasin_core.report.figures import score_files, write_figures
+from rebasin_core.report.records import read_run, read_scores, read_summary
 from rebasin_core.report.table import barrier_rows, best_alignment
 from rebasin_core.tensors.files import write_bytes
 from rebasin_core.tensors.reading import read_json
@@ -17,6 +18,8 @@ from rebasin_core.tensors.reading import read_json
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
+
+    from rebasin_core.report.records import Configuration, MatchRecord, RunRecord, Summary
 
 _PAGE = "report.html"
 _CSS = """
@@ -62,15 +65,11 @@ def write_report(folder: Path) -> Path:
     if not (folder / "summary.json").is_file():
         message = f"{folder} is not the folder of a finished run: it has no summary.json. Run it to its end first"
         raise FileFormatError(message)
+    summary = read_summary(folder / "summary.json")
+    record = read_run(folder / "run.json")
     figures = [path for path in write_figures(folder) if path.suffix == ".svg"]
-    summary = read_json(folder / "summary.json")
-    record = read_json(folder / "run.json")
-    try:
-        body = _body(folder, summary, record, figures)
-        title = escape(_title(record["config"]))
-    except (KeyError, TypeError, AttributeError) as error:
-        message = f"{folder}: a file of the run is damaged, or was written by another version ({error!r})"
-        raise FileFormatError(message) from error
+    body = _body(folder, summary, record, figures)
+    title = escape(_title(record.config))
     page = (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>rebasin_core: {title}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_CSS}</style></head>\n'
@@ -80,24 +79,23 @@ def write_report(folder: Path) -> Path:
     return folder / _PAGE
 
 
-def _body(folder: Path, summary: Mapping[str, Any], record: Mapping[str, Any], figures: Sequence[Path]) -> str:
-    config = record["config"]
-    about = record["about"]
-    parts = [f"<h1>{escape(_title(config))}</h1>", f'<p class="soft">{escape(config["inference"]["name"])}</p>']
-    for split, entries in summary["barriers"].items():
+def _body(folder: Path, summary: Summary, record: RunRecord, figures: Sequence[Path]) -> str:
+    config = record.config
+    parts = [f"<h1>{escape(_title(config))}</h1>", f'<p class="soft">{escape(config.inference.name)}</p>']
+    for split, entries in summary.barriers.items():
         curves = {
             label: LossCurve.from_json(read_json(folder / "curves" / split / f"{label}.json")) for label in entries
         }
         parts += [f"<h2>Loss barrier on the {escape(split)} data</h2>", _answer(curves)]
-        headings, rows = barrier_rows(curves, summary["wasserstein_distances"])
+        headings, rows = barrier_rows(curves, summary.wasserstein_distances)
         parts.append(_table([heading.replace("|", " ") for heading in headings], rows))
         parts += [_figure(path) for path in figures if path.stem == f"barrier_{split}"]
         parts.append(_scores(folder, split))
         parts += [_figure(path) for path in figures if path.stem == f"reliability_{split}"]
-    parts += ["<h2>Matching</h2>", _matches(summary["matches"])]
+    parts += ["<h2>Matching</h2>", _matches(summary.matches)]
     parts += [_figure(path) for path in figures if path.stem.startswith("similarity_")]
-    settings = escape(json.dumps(config, indent=2))
-    versions = ", ".join(f"{name} {version}" for name, version in {**record["code"], **about}.items())
+    settings = escape(json.dumps(read_json(folder / "run.json")["config"], indent=2))
+    versions = ", ".join(f"{name} {version}" for name, version in {**record.code, **record.about}.items())
     parts += [
         "<h2>How it was made</h2>",
         f"<details><summary>The configuration, with all defaults</summary><pre>{settings}</pre></details>",
@@ -106,9 +104,9 @@ def _body(folder: Path, summary: Mapping[str, Any], record: Mapping[str, Any], f
     return "\n".join(parts)
 
 
-def _title(config: Mapping[str, Any]) -> str:
+def _title(config: Configuration) -> str:
     """Return what the run is about; not where it lies, so that equal runs have equal reports."""
-    return f"{config['architecture']['name']} on {config['data']['name']}"
+    return f"{config.architecture.name} on {config.data.name}"
 
 
 def _answer(curves: Mapping[str, LossCurve]) -> str:
@@ -122,24 +120,24 @@ def _answer(curves: Mapping[str, LossCurve]) -> str:
 
 
 def _scores(folder: Path, split: str) -> str:
-    found = {role: read_json(path)["scores"] for role, path in score_files(folder, split).items()}
+    found = {role: read_scores(path).scores for role, path in score_files(folder, split).items()}
     if not found:
         return ""
     names = list(found["reference"])
-    rows = [[role, *(_number(scores[name]) for name in names)] for role, scores in found.items()]
+    rows = [[role, *(_number(scores.get(name)) for name in names)] for role, scores in found.items()]
     return "<h3>Predictive scores</h3>" + _table(["posterior", *names], rows)
 
 
-def _matches(matches: Mapping[str, Mapping[str, Any]]) -> str:
+def _matches(matches: Mapping[str, MatchRecord]) -> str:
     headings = ["matcher", "objective", "at the identity", "sweeps", "outcome", "units moved"]
     rows = [
         [
             name,
-            _number(entry["objective"]),
-            _number(entry["identity_objective"]),
-            str(entry["sweeps"]),
-            str(entry["outcome"]),
-            ", ".join(f"{group} {count}" for group, count in entry["moved"].items()),
+            _number(entry.objective),
+            _number(entry.identity_objective),
+            str(entry.sweeps),
+            entry.outcome,
+            ", ".join(f"{group} {count}" for group, count in entry.moved.items()),
         ]
         for name, entry in matches.items()
     ]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 
 from rebasin_core.barriers.curve import LossCurve
+from rebasin_core.barriers.curve_json import KIND, VERSION
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.config.run import RunConfig
@@ -181,7 +182,7 @@ class _Stages:
 
         def make() -> list[Path]:
             curve = self._setting.curve(split, reference, candidate, progress=self._progress)
-            write_json(path, curve.as_json())
+            write_json(path, {"kind": KIND, "version": VERSION, **curve.as_json()})
             table = path.with_suffix(".csv")
             write_bytes(table, _csv(curve).encode())
             return [path, table]

@@ -27,6 +27,9 @@ def reorder_outer(index: Tensor, outer: list[Tensor]) -> Tensor:
     return index[tuple(rows)] if rows else index
 
 
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
 def check_index(name: str, index: Tensor, shape: tuple[int, ...]) -> None:
     """Refuse an index that is no permutation.
 
@@ -38,7 +41,7 @@ def check_index(name: str, index: Tensor, shape: tuple[int, ...]) -> None:
     Raises:
         InvalidInputError: If the shape is another, or a number from 0 to n - 1 is missing.
     """
-    if index.is_floating_point() or tuple(index.shape) != shape:
+    if index.dtype not in _WHOLE or tuple(index.shape) != shape:
         message = f"group {name!r}: expected integers of shape {shape}, got {index.dtype} of shape {tuple(index.shape)}"
         raise InvalidInputError(message)
     if not torch.equal(index.sort(-1).values.cpu(), torch.arange(shape[-1]).expand(shape)):

@@ -15,7 +15,7 @@ from safetensors.torch import save
 
 from rebasin_core.errors import FileFormatError, StorageError
 from rebasin_core.tensors.kinds import require_path
-from rebasin_core.tensors.reading import other_format, parse_json, reason, regular_size, shown
+from rebasin_core.tensors.reading import irregular_kind, other_format, parse_json, reason, regular_size, shown
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -203,6 +203,7 @@ def _new_beside(target: Path) -> Path:
     # Not the name of the target, which may be as long as names can be; its suffix tells writers the format.
     suffix = target.suffix if len(target.suffix) <= _LONGEST_SUFFIX else ""
     try:
+        _require_replaceable(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=".rebasin-", suffix=f".part{suffix}")
     except ValueError as error:  # a NUL character in the path
@@ -211,15 +212,24 @@ def _new_beside(target: Path) -> Path:
     return Path(name)
 
 
+def _require_replaceable(target: Path) -> None:
+    """Raise if a path is that of something else than a file: a device would be replaced by a file for ever."""
+    kind = irregular_kind(target)
+    if kind is not None:
+        message = f"it is {kind}"
+        raise OSError(message)
+
+
 def _obstacle(target: Path) -> str | None:
     """Return why a file cannot be written; None if nothing is seen that is in the way."""
     try:
         target.is_symlink()  # refuses names that are too long, and those with a NUL character
         folder = next(parent for parent in target.absolute().parents if parent.exists())
-        if target.is_dir():
-            return "it is a folder"
+        kind = irregular_kind(target)
     except (OSError, ValueError) as error:
         return reason(error)
+    if kind is not None:
+        return f"it is {kind}"
     try:
         # Permissions say less: not whether the file system can be written, and of what kind it is.
         with tempfile.TemporaryFile(dir=folder):

@@ -40,6 +40,22 @@ def regular_size(path: Path | str) -> int:
     return found.st_size
 
 
+def irregular_kind(path: Path) -> str | None:
+    """Return what there is at a path, links followed, if it is no regular file.
+
+    Args:
+        path: The path; one that cannot be looked at has nothing.
+
+    Returns:
+        Such as ``a folder``; None for a regular file, or nothing.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return None
+    return None if stat.S_ISREG(mode) else _kind(mode)
+
+
 def read_bounded(path: Path | str, limit: int) -> bytes:
     """Return the content of a regular file that is not larger than a bound.
 

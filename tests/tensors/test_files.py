@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rebasin_core.errors import FileFormatError, StorageError
-from rebasin_core.tensors.files import read_tensors, replacing, write_bytes, write_json, write_tensors
+from rebasin_core.tensors.files import read_tensors, replacing, require_writable, write_bytes, write_json, write_tensors
 from rebasin_core.tensors.reading import read_json
 
 
@@ -28,6 +28,54 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         fail()
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
+
+
+def test_whoever_reads_the_old_file_reads_it_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    write_bytes(path, b"old content")
+    with path.open("rb", buffering=0) as reader:
+        assert reader.read(3) == b"old"
+        write_bytes(path, b"new")
+        # Not so if the content were copied into the old file instead of a new one taking its name.
+        assert reader.read() == b" content"
+    assert path.read_bytes() == b"new"
+
+
+def test_content_is_on_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, rename = os.fsync, Path.replace
+
+    def recorded_fsync(handle: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "content")
+        fsync(handle)
+
+    def recorded_rename(self: Path, target: Path) -> Path:
+        assert self.read_bytes() == b"whole"
+        done.append("name")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(Path, "replace", recorded_rename)
+    write_bytes(tmp_path / "x", b"whole")
+    assert done == ["content", "name", "folder"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_only_files_are_replaced(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / kind
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/null")
+        case _:
+            path.mkdir()
+    with pytest.raises(StorageError, match=f"it is a {kind}"):
+        write_bytes(path, b"x")
+    with pytest.raises(StorageError, match=f"it is a {kind}"):
+        require_writable(path)
+    assert not path.is_file()
+    assert [p.name for p in tmp_path.iterdir()] == [kind]
 
 
 def test_files_have_ordinary_permissions(tmp_path: Path) -> None:

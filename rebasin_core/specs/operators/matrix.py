@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.operators.indexing import frozen
 from rebasin_core.specs.operators.reduction import dims_of
 from rebasin_core.specs.unification.terms import length
 
@@ -38,6 +39,8 @@ def inverse(call: Call) -> Result:
     Returns:
         The axes of the inverses, and of a code of errors for each if it is returned.
     """
+    if call.arguments.get("hermitian") or len(call.tensors) > 1:
+        return frozen(call)  # only one triangle is read, or each matrix has a tolerance of its own
     *batch, rows, columns = _matrices(call, call.first)
     return [(*batch, columns, rows), *(tuple(batch) for _ in call.shapes[1:])]
 
@@ -88,26 +91,14 @@ def invariant(call: Call) -> Result:
     Returns:
         The other axes, and fixed ones for values in order.
     """
+    if call.arguments.get("hermitian") or len(call.tensors) > 1:
+        return frozen(call)  # only one triangle is read, or each matrix has a tolerance of its own
     terms = call.first
     dims = dims_of(call) if call.arguments.get("dim") else {len(terms) - 2, len(terms) - 1}
     _matrices(call, (*(term for dim, term in enumerate(terms) if dim not in dims), *(terms[dim] for dim in dims)))
     kept = bool(call.arguments.get("keepdim", False))
     remaining = tuple(() if dim in dims else term for dim, term in enumerate(terms) if kept or dim not in dims)
     return (*remaining, *(call.fixed(size, "values in order") for size in call.shapes[0][len(remaining) :]))
-
-
-def eigenvalues(call: Call) -> Result:
-    """Tie rows and columns; the eigenvalues of a symmetric matrix are in order.
-
-    Args:
-        call: ``linalg_eigvalsh``.
-
-    Returns:
-        The axes of the batch, and a fixed one.
-    """
-    *batch, rows, columns = call.first
-    call.observe((*batch, call.unify(rows, columns)))
-    return (*batch, call.fixed(call.shapes[0][-1], "values in order"))
 
 
 def _matrices(call: Call, terms: AxisTerms) -> AxisTerms:
@@ -128,7 +119,6 @@ RULES: dict[str, Rule] = {
     **{f"aten.{name}": inverse for name in _INVERSES},
     **{f"aten.{name}": determinant for name in _DETERMINANTS},
     **{f"aten.{name}": invariant for name in _INVARIANTS},
-    "aten.linalg_eigvalsh": eigenvalues,
     "aten.linalg_solve": solve,
 }
 

@@ -201,7 +201,14 @@ MATRIX: Final = {
     "linalg_svdvals": Case(6, lambda h: torch.linalg.svdvals(grid(h, 2, 3))),
     "linalg_matrix_rank": Case(6, lambda h: torch.linalg.matrix_rank(grid(h, 2, 3))[:, None]),
     "linalg_cond": Case(6, lambda h: torch.linalg.cond(grid(h, 2, 3))[:, None]),
-    "linalg_eigvalsh": Case(4, lambda h: torch.linalg.eigvalsh(grid(h, 2, 2) + grid(h, 2, 2).mT)),
+    "one triangle": Case(
+        4,
+        lambda h: [
+            torch.linalg.eigvalsh(grid(h, 2, 2)),
+            torch.linalg.pinv(grid(h, 2, 2), hermitian=True),
+            torch.linalg.matrix_rank(grid(h, 2, 2), hermitian=True, atol=0.5)[:, None],
+        ],
+    ),
 }
 
 DECOMPOSED: Final = {

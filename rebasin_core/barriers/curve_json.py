@@ -1,0 +1,58 @@
+"""Loss curves in JSON: what is read is checked entry by entry, whatever attributes a curve has."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.problems import sentences
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+KIND, VERSION = "curve", 1
+"""What the files of curves in the folder of a run say that they are."""
+
+
+def checked_attributes(curve: type[Any], values: Mapping[str, object]) -> dict[str, Any]:
+    """Return the attributes of a loss curve after checking them.
+
+    Args:
+        curve: The class of the curve, a dataclass.
+        values: The attributes as read from a file, lists as tuples and null as NaN.
+
+    Returns:
+        The same values.
+
+    Raises:
+        InvalidInputError: If attributes are missing, left over, or of other types, the numbers of values differ, or the
+            interpolation coefficients do not increase from 0 to 1; names each.
+    """
+    try:
+        found = _model_of(curve).model_validate(dict(values))
+    except ValidationError as error:
+        message = f"expected the attributes of a loss curve; {'; '.join(sentences(error.errors())[:5])}"
+        raise InvalidInputError(message) from error
+    t: Sequence[float] = getattr(found, "t", ())
+    if len(t) < 2 or t[0] != 0 or t[-1] != 1 or any(not a < b for a, b in pairwise(t)):
+        message = f"expected interpolation coefficients that increase from 0 to 1, got {len(t)} others"
+        raise InvalidInputError(message)
+    hints = get_type_hints(curve)
+    for name, value in values.items():
+        if hints[name] == tuple[float, ...] and isinstance(value, tuple) and value and len(value) != len(t):
+            message = f"`{name}` has {len(value)} values, expected one for each of the {len(t)} coefficients"
+            raise InvalidInputError(message)
+    return dict(values)
+
+
+def _model_of(curve: type[Any]) -> type[BaseModel]:
+    hints = get_type_hints(curve)
+    fields: dict[str, Any] = {
+        field.name: (hints[field.name], ... if field.default is dataclasses.MISSING else field.default)
+        for field in dataclasses.fields(curve)
+    }
+    return create_model(curve.__name__, __config__=ConfigDict(strict=True, extra="forbid"), **fields)

@@ -1,0 +1,67 @@
+"""Data that are no batches are named where they are given, by everything that reads data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import rebasin_core as rc
+from rebasin_core.errors import InvalidInputError, RebasinError
+
+MODEL = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+X = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(6) % 2
+POINT = rc.posteriors.PointPosterior({name: t.detach() for name, t in MODEL.named_parameters()})
+SPEC = rc.table_spec({"0.weight": "h, -", "0.bias": "h", "2.weight": "-, h", "2.bias": "-"}, MODEL)
+GOOD = [(X, Y)]
+BAD: dict[str, Any] = {
+    "dictionaries": [{"x": X, "y": Y}],
+    "arrays": [(X.numpy(), Y.numpy())],
+    "lists": [([1.0, 2.0, 3.0], [0])],
+    "a data set": TensorDataset(X, Y),
+    "a data set of as many inputs as targets": TensorDataset(X, X),
+    "a tensor": X,
+    "triples": [(X, Y, Y)],
+    "nested": [((X,), Y)],
+    "None in it": [None],
+    "texts": ["ab"],
+    "a text": "ab",
+    "a number": 3,
+    "a dictionary": {"a": (X, Y)},
+    "unequal lengths": [(X, Y[:4])],
+    "one example": [(X[0], Y[0])],
+}
+READERS: dict[str, Callable[[Any], object]] = {
+    "training": lambda data: rc.inference.MAPInference(epochs=1).fit(MODEL, data),
+    "validation": lambda data: rc.inference.MAPInference(epochs=1).fit(MODEL, GOOD, validation=data),
+    "barrier": lambda data: rc.barrier(POINT, POINT, rc.Task(MODEL, data), num_points=3),
+    "calibration": lambda data: rc.barrier(
+        POINT, POINT, rc.Task(MODEL, GOOD, calibration=data), num_points=3, estimator="reset"
+    ),
+    "score": lambda data: rc.score(POINT, rc.Task(MODEL, data)),
+    "activation": lambda data: rc.match(POINT, POINT, SPEC, "activation", task=rc.Task(MODEL, data)),
+    "straight_through": lambda data: rc.match(POINT, POINT, SPEC, "straight_through", task=rc.Task(MODEL, data)),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_no_batches_is_named(kind: str, reader: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"expected batches .*give a `DataLoader`"):
+        READERS[reader](BAD[kind])
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_loader_is_taken(reader: str) -> None:
+    READERS[reader](DataLoader(TensorDataset(X, Y), batch_size=4))
+
+
+@pytest.mark.parametrize("likelihood", [lambda *_: 0, nn.CrossEntropyLoss(), None, 3, {"name": 3}, "x" * 300])
+def test_something_else_as_likelihood_is_named(likelihood: Any) -> None:
+    with pytest.raises(RebasinError, match="likelihood"):
+        rc.Task(MODEL, GOOD, likelihood)
