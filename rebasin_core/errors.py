@@ -77,6 +77,18 @@ class UnreadWeightWarning(RebasinWarning):
     """A network uses weights in a way that is not understood, or not supported here: they are left out."""
 
 
+class MeasurementWarning(RebasinWarning):
+    """A measured loss or barrier says less than it seems to."""
+
+
+class StatedErrorWarning(MeasurementWarning):
+    """A stated Monte Carlo error cannot be trusted: too few samples for the spread of the log likelihoods."""
+
+
+class EndpointWarning(MeasurementWarning):
+    """The endpoints of a path are such that its barrier says little about the alignment."""
+
+
 class NothingMovesWarning(RebasinWarning):
     """A traced specification moves nothing, although the model has axes between its inputs and outputs."""
 

@@ -54,7 +54,7 @@ class AlignResult:
         return None if self.effect is None else self.effect.helped
 
 
-def align(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the third
+def align(  # ruff: ignore[too-many-arguments] - the last five have defaults that suit nearly everybody
     reference: PosteriorLike,
     candidate: PosteriorLike,
     task: Task,
@@ -62,6 +62,7 @@ def align(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
     spec: PermutationSpec | None = None,
     matcher: Matcher | str | Mapping[str, object] = "wasserstein",
     keep: Keep = "best",
+    allow_untested: bool = False,
     generator: torch.Generator | None = None,
 ) -> AlignResult:
     """Align a candidate network or posterior with a reference, from their model and data alone.
@@ -77,15 +78,18 @@ def align(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         spec: Permutation symmetries, if they are known; they are checked too.
         matcher: A registered name, a mapping with ``name`` and options, or a `Matcher` instance.
         keep: ``best`` returns the candidate as it is, with an `AlignmentWarning`, where the permutation raises the loss
-            at the midpoint and both networks are better on the data than class frequencies. ``aligned`` returns the
-            permutation that was found, with the warning.
+            at the midpoint and both networks are better on the data than any constant prediction. ``aligned`` returns
+            the permutation that was found, with the warning.
+        allow_untested: Accept symmetries of tensors that cannot be shown to matter to the model's outputs, so that a
+            wrong axis of them would not be noticed.
         generator: Random number generator; seeded with 0 if None.
 
     Returns:
         The aligned candidate, the permutation, the specification, and what the alignment did to the loss.
 
     Raises:
-        SpecError: If the model cannot be traced, or the symmetries do not leave its outputs unchanged.
+        SpecError: If the model cannot be traced, the symmetries do not leave its outputs unchanged, or that cannot be
+            shown for every tensor that they move.
         InvalidInputError: If there are no data, or the networks do not fit each other or the model.
 
     Examples:
@@ -111,7 +115,7 @@ def align(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
     if spec is not None:
         require_spec(spec)
     found = trace_spec(task.model, inputs) if spec is None else spec
-    check_spec(found, task.model, inputs).require()
+    check_spec(found, task.model, inputs).require(allow_untested=allow_untested)
     posterior = as_posterior(candidate, model=task.model)
     anchor = as_posterior(reference, model=task.model)
     result = match(anchor, posterior, found, matcher, task=held, generator=generator)

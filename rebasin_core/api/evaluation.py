@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rebasin_core.api.conversion import PosteriorLike, as_posterior
 from rebasin_core.barriers.base import BarrierEstimator
+from rebasin_core.barriers.notes import warn_of
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.scores import PredictiveScores
 from rebasin_core.evaluation.task import require_task
@@ -113,4 +114,6 @@ def score(
     distribution = as_posterior(posterior, model=task.model)
     seed = 0 if generator is None else drawn_seed(generator)
     evaluator = Evaluator(task, distribution, num_samples=num_samples, seed=seed, options=evaluation)
-    return PredictiveScores.estimate(evaluator, distribution)
+    scores = PredictiveScores.estimate(evaluator, distribution)
+    warn_of(scores.notes, stacklevel=2)
+    return scores

@@ -86,7 +86,7 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
     Args:
         reference: Network or posterior to align to; anything that `as_posterior` takes. It is not changed.
         candidate: Network or posterior to permute, with the same parameters as the reference.
-        spec: Permutation symmetries of the network.
+        spec: Permutation symmetries of the network. They are trusted: `check_spec` or `align` check them.
         matcher: A registered name, a mapping with ``name`` and options, or a `Matcher` instance.
         task: Network module and data, for matchers that run the network, and for objects that do not know the names of
             their parameters.

@@ -82,7 +82,7 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
 
     Args:
         networks: At least one; each a posterior, or anything that `as_posterior` takes.
-        spec: The symmetries of the network.
+        spec: The symmetries of the network. They are trusted: `check_spec` checks them.
         matcher: A registered name, a mapping with ``name`` and options, an instance; None averages them as they are.
         reference: The number of the one that stays.
         weights: One a network, or such by pattern of the tensors' names (layer-wise); equal if not given.

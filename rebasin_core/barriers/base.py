@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self, final
 
 import torch
 
+from rebasin_core.barriers.notes import warn_of
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.predictive import HeldTask, held_batches
@@ -95,6 +96,14 @@ class BarrierEstimator(Strategy):
         present = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**{**present, **options})
 
+    def of_means(self) -> BarrierEstimator | None:  # ruff: ignore[no-self-use] - overridden where there is one
+        """Return the estimator of the barrier between the means of two posteriors, beside which this one is read.
+
+        Returns:
+            An estimator of single networks; None if this is one itself, or has none.
+        """
+        return None
+
     @final
     def estimate(
         self,
@@ -116,7 +125,8 @@ class BarrierEstimator(Strategy):
             progress: Whether to show a progress bar.
 
         Returns:
-            The curve, with the barrier on it.
+            The curve, with the barrier on it. Its `LossCurve.notes` are given as warnings, too
+            (`errors.MeasurementWarning`).
 
         Raises:
             InvalidInputError: If the posteriors, the model and the data do not fit each other, or a loss is not finite.
@@ -135,7 +145,9 @@ class BarrierEstimator(Strategy):
             progress=progress,
             calibration=batches if task.calibration is None else held_batches(functional, task.calibration),
         )
-        return self.solve(problem)
+        curve = self.solve(problem)
+        warn_of(curve.notes, stacklevel=2)
+        return curve
 
     @final
     def solve(self, problem: BarrierProblem) -> LossCurve:

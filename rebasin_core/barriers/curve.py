@@ -6,18 +6,20 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
-import torch
-
+from rebasin_core.barriers.chord import excess_over_chord, interior_maximum
 from rebasin_core.barriers.curve_json import KIND, VERSION, checked_attributes
 from rebasin_core.barriers.drawing import draw_band, new_axes
+from rebasin_core.barriers.notes import curve_notes
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.metric import Metric
+from rebasin_core.evaluation.trust import degrees_of_freedom, interval
 from rebasin_core.tensors.reading import checked_record
 from rebasin_core.tensors.statistics import mean_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
     from matplotlib.axes import Axes
 
     from rebasin_core.evaluation.loss import LossEstimate
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 # Names of attributes in files of earlier versions.
 _FORMER = {"above": "excess", "above_stderr": "excess_stderr"}
+# Written for readers of the files, and not read back.
+_DERIVED = ("interior_excess", "interior_excess_stderr", "interior_location")
 
 
 @final
@@ -37,23 +41,32 @@ class LossCurve:
     Attributes:
         t: Interpolation coefficients, from 0 to 1.
         loss: Predictive loss at each t, nats per example; or another metric.
-        stderr: Its Monte Carlo standard error (NaN for a single sample; 0 for single networks, which need none).
+        stderr: Its Monte Carlo standard error (NaN for a single sample; 0 for single networks, which have none).
         data_stderr: Its standard error from the finite data set.
         excess: L(q_t) - [(1 - t) L(q_0) + t L(q_1)]: how far the loss exceeds the interpolated endpoint losses.
         excess_stderr: Its Monte Carlo standard error, paired over samples (common random numbers).
         gibbs: Gibbs loss (mean over samples of the loss of one network).
-        bias: Estimate of the upward bias of ``loss`` from the finite number of samples.
+        bias: Estimate of the upward bias of ``loss`` from the finite number of samples; ``loss - bias`` is corrected.
         score: Accuracy or mean squared error of the averaged prediction.
         score_name: Which of the two.
-        height: The barrier $B$, at least 0 (the endpoints themselves are on the path).
-        height_stderr: Its Monte Carlo standard error, paired over samples.
+        height: The barrier $B$, at least 0 (the endpoints themselves are on the path): the interior excess, or 0 where
+            that is negative.
+        height_stderr: The Monte Carlo standard error of the interior excess, paired over samples.
         height_data_stderr: Its standard error from the data, paired over examples.
-        location: The $t$ of the barrier.
+        location: The $t$ of the barrier; that of an endpoint if the excess is negative everywhere between them.
         metric: Name of the metric that is reported as the loss.
-        height_bias: Estimate of the upward bias of the height from the finite number of samples, endpoints subtracted:
-            ``height - height_bias`` is corrected to first order.
+        height_bias: Estimate of the upward bias of the interior excess from the finite number of samples, endpoints
+            subtracted: ``interior_excess - height_bias`` is corrected.
         label: The metric in figures, such as ``Brier score``.
         unit: Its unit; empty if it has none.
+        degrees: Degrees of freedom of ``height_stderr``: 0 of single networks, NaN if they are not known.
+        effective_samples: The number of samples that the loss of an example rests on,
+            $(\sum_s p_s)^2 / \sum_s p_s^2$: the median over examples, at each t; empty for other metrics.
+        least_effective_samples: The least of them over examples, at each t.
+        baseline: The metric of the best prediction that is the same for all examples (for classes, their frequencies);
+            NaN if it is not known.
+        notes: What to bear in mind: endpoints that are no better than the baseline, or worse than the midpoint; errors
+            that cannot be trusted; endpoints that are one network.
 
     References:
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), arXiv 2209.04836, definition 2.2 (for networks of equal loss);
@@ -78,10 +91,21 @@ class LossCurve:
     height_bias: float = math.nan
     label: str = "loss"
     unit: str = "nats per example"
+    degrees: float = math.nan
+    effective_samples: tuple[float, ...] = ()
+    least_effective_samples: tuple[float, ...] = ()
+    baseline: float = math.nan
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, t: Sequence[float], estimates: Sequence[LossEstimate], *, random: bool, metric: Metric | str = "nll"
+        cls,
+        t: Sequence[float],
+        estimates: Sequence[LossEstimate],
+        *,
+        random: bool,
+        metric: Metric | str = "nll",
+        baseline: float = math.nan,
     ) -> LossCurve:
         """Return the curve through loss estimates that share noise and data.
 
@@ -90,6 +114,7 @@ class LossCurve:
             estimates: One for each t, all with the same noise and the same examples.
             random: Whether the estimates are Monte Carlo; if not, their Monte Carlo errors are zero.
             metric: The metric that was estimated: an instance or a registered name.
+            baseline: The metric of the best constant prediction; NaN if it is not known.
 
         Returns:
             The curve.
@@ -107,33 +132,66 @@ class LossCurve:
         def excess(part: str, point: float, at: LossEstimate) -> torch.Tensor:
             return excess_over_chord(part, point, at, first, last)
 
-        def stderr(part: str, point: float, at: LossEstimate) -> float:
-            return mean_stderr(excess(part, point, at)).item()
-
         pairs = list(zip(t, estimates, strict=True))
         heights = [excess("loss", *pair).item() for pair in pairs]
-        errors = [stderr("sample_influence", *pair) if random else 0.0 for pair in pairs]
-        top = max(range(len(heights)), key=heights.__getitem__)
+        top = interior_maximum(heights)
+        influence = excess("sample_influence", *pairs[top])
+        errors = [mean_stderr(excess("sample_influence", *pair)).item() if random else 0.0 for pair in pairs]
         return cls(
             t=tuple(t),
-            loss=tuple(e.loss for e in estimates),
-            stderr=tuple(e.stderr if random else 0.0 for e in estimates),
-            data_stderr=tuple(e.data_stderr for e in estimates),
+            **_along(estimates, random=random),
             excess=tuple(heights),
             excess_stderr=tuple(errors),
-            gibbs=tuple(e.gibbs for e in estimates),
-            bias=tuple(e.bias for e in estimates),
-            score=tuple(e.score for e in estimates),
             score_name=first.score_name,
             height=max(heights[top], 0.0),
             height_stderr=errors[top],
-            height_data_stderr=stderr("example_losses", *pairs[top]),
-            location=t[top],
+            height_data_stderr=mean_stderr(excess("example_losses", *pairs[top])).item(),
+            location=t[max(range(len(t)), key=heights.__getitem__)],
             metric=metric.name,
             height_bias=excess("bias", *pairs[top]).item(),
             label=metric.label,
             unit=metric.unit,
+            degrees=degrees_of_freedom(influence, independent=estimates[top].independent) if random else 0.0,
+            baseline=baseline,
+            notes=curve_notes(t, estimates, top, random=random, baseline=baseline),
         )
+
+    @property
+    def interior_excess(self) -> float:
+        """The largest excess between the endpoints, signed: the height, or below 0 where there is no barrier."""
+        return self.excess[interior_maximum(self.excess)]
+
+    @property
+    def interior_excess_stderr(self) -> float:
+        """The Monte Carlo standard error of the interior excess, paired over samples."""
+        return self.excess_stderr[interior_maximum(self.excess)]
+
+    @property
+    def interior_location(self) -> float:
+        """The t of the interior excess."""
+        return self.t[interior_maximum(self.excess)]
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the losses are Monte Carlo estimates: not if they are those of single networks."""
+        return any(self.stderr)
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the Monte Carlo confidence interval of the interior excess, corrected for its bias (Student's t).
+
+        Args:
+            level: The probability that it is to cover, in (0, 1).
+
+        Returns:
+            Both ends; NaN if the error or its degrees of freedom are not known.
+
+        Raises:
+            InvalidInputError: If the level is not in (0, 1).
+        """
+        bias = self.height_bias if math.isfinite(self.height_bias) else 0.0
+        if not self.is_random:
+            return self.interior_excess, self.interior_excess
+        return interval(self.interior_excess - bias, self.interior_excess_stderr, self.degrees, level)
 
     @property
     def chord(self) -> tuple[float, ...]:
@@ -141,8 +199,8 @@ class LossCurve:
         return tuple((1 - t) * self.loss[0] + t * self.loss[-1] for t in self.t)
 
     def as_json(self) -> dict[str, Any]:
-        """Return all attributes as plain JSON; NaN becomes null."""
-        return {name: _plain(getattr(self, name)) for name in self.__slots__}
+        """Return all attributes as plain JSON, and those that follow from them; NaN becomes null."""
+        return {name: _plain(getattr(self, name)) for name in (*self.__slots__, *_DERIVED)}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> LossCurve:
@@ -162,7 +220,7 @@ class LossCurve:
         if "label" not in document and document.get("metric", "nll") != "nll":  # written by an earlier version
             document = {**document, "label": document["metric"], "unit": ""}
         values = {_FORMER.get(name, name): _parsed(value) for name, value in document.items()}
-        return cls(**checked_attributes(cls, values))
+        return cls(**checked_attributes(cls, {n: value for n, value in values.items() if n not in _DERIVED}))
 
     def plot(
         self,
@@ -198,24 +256,19 @@ class LossCurve:
         return axes
 
 
-def excess_over_chord(part: str, t: float, at: LossEstimate, first: LossEstimate, last: LossEstimate) -> torch.Tensor:
-    """Return the excess of an attribute of a loss estimate over the linear interpolation between the endpoints.
-
-    Args:
-        part: An attribute of `LossEstimate`.
-        t: The interpolation coefficient of the estimate, in [0, 1].
-        at: The estimate at t.
-        first: The estimate at 0.
-        last: The estimate at 1.
-
-    Returns:
-        The difference, float64.
-    """
-    values = [torch.as_tensor(getattr(estimate, part), dtype=torch.float64) for estimate in (at, first, last)]
-    # An endpoint without noise may be run by another method, and then has another number of zeros.
-    zeros = torch.zeros_like(max(values, key=torch.numel))
-    padded = [value if value.any() else zeros for value in values]
-    return padded[0] - (1 - t) * padded[1] - t * padded[2]
+def _along(estimates: Sequence[LossEstimate], *, random: bool) -> dict[str, tuple[float, ...]]:
+    """Return the attributes of a curve that are one number of each estimate."""
+    effective = [e.effective_samples for e in estimates if e.effective_samples is not None]
+    return {
+        "loss": tuple(e.loss for e in estimates),
+        "stderr": tuple(e.stderr if random else 0.0 for e in estimates),
+        "data_stderr": tuple(e.data_stderr for e in estimates),
+        "gibbs": tuple(e.gibbs for e in estimates),
+        "bias": tuple(e.bias for e in estimates),
+        "score": tuple(e.score for e in estimates),
+        "effective_samples": tuple(values.median().item() for values in effective),
+        "least_effective_samples": tuple(values.min().item() for values in effective),
+    }
 
 
 def _plain(value: object) -> object:

@@ -8,6 +8,8 @@ from pydantic import Field
 from typing_extensions import override
 
 from rebasin_core.barriers.path_barrier import AbstractPathBarrier
+from rebasin_core.barriers.pointwise import PointwiseBarrier
+from rebasin_core.evaluation.networks import EvaluationOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +52,12 @@ class MarginalizedBarrier(AbstractPathBarrier):
     num_samples: Annotated[int, Field(ge=2)] = 32
     """Number of posterior samples S at each point, at least 2."""
 
+    @override
+    def of_means(self) -> PointwiseBarrier:
+        return PointwiseBarrier(
+            num_points=self.num_points, tolerance=self.tolerance, metric=self.metric, evaluation=_even(self.evaluation)
+        )
+
     @property
     @override
     def _draws(self) -> int:
@@ -58,3 +66,8 @@ class MarginalizedBarrier(AbstractPathBarrier):
     @override
     def _path(self, problem: BarrierProblem) -> Callable[[float], Posterior]:
         return self.path.between(problem.reference, problem.candidate, num_samples=self.num_samples, seed=problem.seed)
+
+
+def _even(options: EvaluationOptions) -> EvaluationOptions:
+    """Return the options for single networks, which have no samples to share out."""
+    return EvaluationOptions(precision=options.precision, compiled=options.compiled)

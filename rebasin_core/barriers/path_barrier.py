@@ -10,11 +10,13 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from rebasin_core.barriers.base import BarrierEstimator, BarrierProblem
-from rebasin_core.barriers.curve import LossCurve, excess_over_chord
+from rebasin_core.barriers.chord import excess_over_chord
+from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.barriers.paths.auto import AutoPath
 from rebasin_core.barriers.paths.base import Path
 from rebasin_core.barriers.refine import NumPoints, path_grid, refine_maximum
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.baseline import constant_loss
 from rebasin_core.evaluation.loss import LossEstimate
 from rebasin_core.evaluation.metric import Metric
 from rebasin_core.evaluation.metrics import NLLMetric
@@ -79,7 +81,10 @@ class AbstractPathBarrier(BarrierEstimator):
 
         with bar:
             order, estimates = refine_maximum(evaluate, path_grid(self.num_points), self.tolerance)
-        return LossCurve.of(order, estimates, random=self._draws > 1, metric=self.metric)
+        random = self._draws > 1 and not all(estimate.is_point for estimate in estimates)
+        reference = problem.reference
+        baseline = constant_loss(problem.task, {**reference.mean, **reference.buffers}, self.metric)
+        return LossCurve.of(order, estimates, random=random, metric=self.metric, baseline=baseline)
 
     def _even(
         self, problem: BarrierProblem, point: Callable[[float], Posterior]

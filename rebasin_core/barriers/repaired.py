@@ -48,6 +48,12 @@ class AbstractAdjustedBarrier(BarrierEstimator):
 
     @final
     @override
+    def of_means(self) -> BarrierEstimator | None:
+        inner = self.estimator.of_means()
+        return None if inner is None else BarrierEstimator.with_options(self, estimator=inner, per_sample=False)
+
+    @final
+    @override
     def _estimate(self, problem: BarrierProblem) -> LossCurve:
         return self.estimator.solve(problem.adjusted(_Both(problem.adjustment, self._adjustment(problem))))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import click
 
@@ -22,6 +22,7 @@ from rebasin_core.cli.targets import require_free
 from rebasin_core.errors import ConfigError
 from rebasin_core.evaluation.task import Task
 from rebasin_core.report.table import alignment_notes, barrier_table
+from rebasin_core.specs.check import check_spec
 from rebasin_core.specs.files import load_spec
 from rebasin_core.tensors.files import require_writable
 from rebasin_core.tensors.reading import exists
@@ -32,15 +33,28 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rebasin_core.api.merging import RepairName
+    from rebasin_core.data.base import DataSplits
     from rebasin_core.data.examples import TensorBatches
     from rebasin_core.evaluation.effect import Keep
     from rebasin_core.specs.base import PermutationSpec
 
 _SHARED = (
     click.option(
-        "--input", "-i", "inputs", multiple=True, help="An input to trace the model with: 2,3,224,224 or 2,16:int<1000."
+        "--input",
+        "-i",
+        "inputs",
+        multiple=True,
+        help="An input to trace the model with, and to check the symmetries on: 2,3,224,224 or 2,16:int<1000.",
     ),
     click.option("--spec", type=click.Path(path_type=Path), help="A specification file, instead of tracing."),
+    click.option(
+        "--check",
+        type=click.Choice(["full", "kept", "none"]),
+        default="full",
+        show_default=True,
+        help="What to verify before anything is written, on --input or --data: that the symmetries keep the function "
+        "of the model and that every tensor matters to it, the first alone, or nothing.",
+    ),
     click.option("--matcher", default="wasserstein", show_default=True, help="A registered matcher."),
     click.option(
         "--data",
@@ -65,6 +79,10 @@ _NOT_MEASURED = (
 )
 _GO_ON = "The best match so far is kept: run the same command again to go on from it,"
 _CHECKPOINT = click.Path(path_type=Path)
+# Examples of a data set on which symmetries are checked.
+_EXAMPLES = 4
+
+CheckLevel: TypeAlias = Literal["full", "kept", "none"]
 
 
 def _shared(command: Callable[..., None]) -> Callable[..., None]:
@@ -88,6 +106,7 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     candidate: Path,
     inputs: tuple[str, ...],
     spec: Path | None,
+    check: CheckLevel,
     matcher: str,
     data: str | None,
     options: tuple[str, ...],
@@ -98,17 +117,20 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
 ) -> None:
     """Move the CANDIDATE checkpoint onto the REFERENCE, for the model that FACTORY makes; its function stays.
 
-    FACTORY is package.module:factory, a function or class that needs no arguments. Interrupted, the same command goes
-    on from the best that was found. With --data, the loss at the midpoint is measured with and without alignment.
+    FACTORY is package.module:factory, a function or class that needs no arguments. The symmetries are checked on the
+    model first, traced or from a file; where they do not keep its function, nothing is written. Interrupted, the same
+    command goes on from the best that was found. With --data, the loss at the midpoint is measured with and without
+    alignment.
     """
     require_free(output, [reference, candidate], force=force)
     unfinished = output.with_name(f"{output.name}.unfinished")
     require_writable(unfinished)
     model = load_model(factory)
-    symmetries = _symmetries(model, inputs, spec)
+    splits = None if data is None else load_data(data, options, root)
+    symmetries = _symmetries(model, inputs, spec, check, splits)
     first = load_posterior(reference, model=model)
     second = load_posterior(candidate, model=model)
-    task = None if data is None else _task(model, load_data(data, options, root).train.batches(1000))
+    task = None if splits is None else _task(model, splits.train.batches(1000))
     with leaving(lambda: f"{_GO_ON} in {unfinished}" if exists(unfinished) else ""):
         result = match(
             first, second, symmetries, matcher, task=task, progress=sys.stderr.isatty(), checkpoint=unfinished
@@ -145,6 +167,7 @@ def merge(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     checkpoints: tuple[Path, ...],
     inputs: tuple[str, ...],
     spec: Path | None,
+    check: CheckLevel,
     matcher: str,
     no_align: bool,  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     weights: tuple[float, ...],
@@ -158,14 +181,16 @@ def merge(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
 ) -> None:
     """Align CHECKPOINTS with the first of them and write their average, for the model that FACTORY makes.
 
-    With --data, the loss at the midpoint with the first is measured for each, with and without alignment.
+    The symmetries are checked on the model first; where they do not keep its function, nothing is written. With --data,
+    the loss at the midpoint with the first is measured for each, with and without alignment.
     """
     require_free(output, checkpoints, force=force)
     model = load_model(factory)
-    task = None if data is None else _task(model, load_data(data, options, root).train.first(5000).batches(500))
+    splits = None if data is None else load_data(data, options, root)
+    task = None if splits is None else _task(model, splits.train.first(5000).batches(500))
     merged = merge_networks(
         [load_posterior(path, model=model) for path in checkpoints],
-        _symmetries(model, inputs, spec),
+        _symmetries(model, inputs, spec, check, splits),
         matcher=None if no_align else matcher,
         weights=list(weights) or None,
         repair=repair,
@@ -191,6 +216,7 @@ def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] -
     candidate: Path,
     inputs: tuple[str, ...],
     spec: Path | None,
+    check: CheckLevel,
     matcher: str,
     data: str | None,
     options: tuple[str, ...],
@@ -208,10 +234,10 @@ def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] -
         message = "a barrier is measured on data: name a data set with --data, and its folder with --root"
         raise ConfigError(message)
     model = load_model(factory)
-    symmetries = _symmetries(model, inputs, spec)
+    splits = load_data(data, options, root)
+    symmetries = _symmetries(model, inputs, spec, check, splits)
     first = load_posterior(reference, model=model)
     second = load_posterior(candidate, model=model)
-    splits = load_data(data, options, root)
     test = splits.test.batches(1000)
     train = splits.train.first(5000).batches(1000)
     task = _task(model, test, calibration=train)
@@ -225,11 +251,26 @@ def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] -
         click.echo(note)
 
 
-def _symmetries(model: nn.Module, inputs: tuple[str, ...], spec: Path | None) -> PermutationSpec:
-    if (spec is None) == (not inputs):
+def _symmetries(
+    model: nn.Module, inputs: tuple[str, ...], spec: Path | None, check: CheckLevel, splits: DataSplits | None
+) -> PermutationSpec:
+    """Return the symmetries of the model, traced or from a file, checked unless they shall be trusted."""
+    if spec is None and not inputs:
         message = "give either --input, to trace the model with, or --spec, a specification file"
         raise ConfigError(message)
-    return load_spec(spec) if spec is not None else trace_spec(model, tuple(parse_input(text) for text in inputs))
+    example: object = tuple(parse_input(text) for text in inputs)
+    if not inputs and splits is not None and check != "none":
+        example = splits.test.inputs[:_EXAMPLES]
+    elif not inputs and check != "none":
+        message = (
+            "a specification from a file is checked before it is used: give --input or --data, on which the model is "
+            "run, or --check none, to trust the file"
+        )
+        raise ConfigError(message)
+    found = trace_spec(model, example) if spec is None else load_spec(spec)
+    if check != "none":
+        check_spec(found, model, example).require(allow_untested=check == "kept")
+    return found
 
 
 def _task(model: nn.Module, batches: TensorBatches, *, calibration: TensorBatches | None = None) -> Task:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rebasin_core.plugin.hookspecs import HOOKS
-from rebasin_core.report.table import alignment_notes, barrier_table, best_alignment
+from rebasin_core.report.table import alignment_notes, barrier_notes, barrier_table, best_alignment, error_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,13 +27,17 @@ def print_result(result: RunResult, report: Path) -> None:
     """
     for split, curves in result.curves.items():
         click.echo(f"\nLoss barrier on the {split} data ({result.device})\n")
-        click.echo(barrier_table(curves, result.distances))
+        means = {label: curve.height for label, curve in result.means.get(split, {}).items()}
+        click.echo(barrier_table(curves, result.distances, means))
         best, before, after = best_alignment(curves)
         unit = f" {curves[best].unit}" if curves[best].unit else ""
         click.echo()
-        for note in alignment_notes(curves):
-            click.echo(note)
-        click.echo(f"\nAligned by `{best}`, the barrier went from {before} to {after}{unit}.")
+        for line in alignment_notes(curves):
+            click.echo(line)
+        error = error_name(curves[best])
+        click.echo(f"\nAligned by `{best}`, the barrier went from {before} to {after}{unit} (± {error}).")
+        for note in barrier_notes(curves):
+            click.echo(f"Note: {note}")
     click.echo(f"\nEverything is in {result.folder}; open {report}")
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option("--meta", is_flag=True, help="Make the model on the meta device: nothing is allocated or checked.")
 @click.option("--check/--no-check", default=True, help="Whether to check that the function is kept.")
+@click.option("--allow-untested", is_flag=True, help="Accept tensors that cannot be shown to matter to the outputs.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write the specification to a JSON file.")
 def spec(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - click passes one an option
     factory: str,
@@ -44,16 +45,18 @@ def spec(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - cl
     method: Method,
     meta: bool,  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     check: bool,  # ruff: ignore[boolean-type-hint-positional-argument]
+    allow_untested: bool,  # ruff: ignore[boolean-type-hint-positional-argument]
     output: Path | None,
 ) -> None:
     """Derive the permutation symmetries of the model that FACTORY makes, and check them.
 
     FACTORY is package.module:factory, a function or class that needs no arguments. Printed are the axes of every
     parameter and buffer, the groups, what stays in order and why, and whether random group elements keep the function.
+    If they do not, or if that cannot be shown for every tensor, no file is written.
     \f
 
     Raises:
-        SystemExit: If the function is not kept.
+        SystemExit: If the function is not kept, or that cannot be shown.
     """  # ruff: ignore[escape-sequence-in-docstring] - click shows what stands before the form feed
     if output is not None:
         require_writable(output)
@@ -61,14 +64,14 @@ def spec(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - cl
     args = tuple(parse_input(text) for text in inputs)
     kwargs = parse_named_inputs(named)
     found = trace_spec(model, args, kwargs=kwargs, freeze=freeze, free=free, method=method)
-    if output is not None:
-        save_spec(found, output)
     _print_spec(found)
     if check and not meta:
         result = check_spec(found, model, args, kwargs=kwargs)
         click.echo(f"\n{result}")
-        if not result.passed:
+        if not (result.passed or (result.kept and allow_untested)):
             raise SystemExit(ExitCode.FAILED)
+    if output is not None:
+        save_spec(found, output)
 
 
 def _print_spec(found: TracedSpec) -> None:

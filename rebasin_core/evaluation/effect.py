@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
-import torch
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.baseline import constant_loss
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.normalization import BatchStatistics
+from rebasin_core.evaluation.predictive import HeldTask
 from rebasin_core.evaluation.task import Task
 from rebasin_core.posteriors.barycenter import barycenter_or_moments
 from rebasin_core.tensors.statistics import mean_stderr
@@ -49,7 +49,8 @@ class AlignmentEffect:
         score_name: The name of the score.
         reference: The loss of the reference.
         candidate: The loss of the candidate.
-        chance: The loss of predicting the frequencies of the classes, NaN for other targets.
+        baseline: The loss of the best prediction that is the same for all examples (`Likelihood.constant`; for classes,
+            their frequencies), NaN if it is not known.
     """
 
     unaligned: float
@@ -60,7 +61,7 @@ class AlignmentEffect:
     score_name: str
     reference: float
     candidate: float
-    chance: float
+    baseline: float
 
     @property
     def helped(self) -> bool:
@@ -74,8 +75,8 @@ class AlignmentEffect:
 
     @property
     def is_meaningful(self) -> bool:
-        """Whether both networks are better on these data than class frequencies; otherwise losses mean little."""
-        return not max(self.reference, self.candidate) >= self.chance
+        """Whether both networks are better on these data than the baseline; otherwise losses mean little."""
+        return not max(self.reference, self.candidate) >= self.baseline
 
     @override
     def __str__(self) -> str:
@@ -88,7 +89,10 @@ class AlignmentEffect:
         )
         if self.is_meaningful:
             return text
-        return f"{text}, no better than class frequencies ({self.chance:.4f}): look at the data and their preprocessing"
+        return (
+            f"{text}, not both better than the best prediction that ignores the inputs ({self.baseline:.4f}): look at "
+            "the data and their preprocessing"
+        )
 
 
 @final
@@ -117,10 +121,7 @@ class MidpointEvaluator:
         own = Task(task.model, data, task.likelihood)
         self._plain = Evaluator(own, reference, num_samples=num_samples)
         self._middle = Evaluator(own, reference, num_samples=num_samples, adjust=renewed) if statistics else self._plain
-        classes = self._plain.likelihood.targets == "classes"
-        self._chance = (
-            _loss_of_frequencies(torch.cat([targets.flatten() for _, targets in data])) if classes else math.nan
-        )
+        self._task = own
 
     def estimate(self, permutation: Permutation | None = None) -> LossEstimate:
         """Return the loss at the midpoint.
@@ -150,6 +151,7 @@ class MidpointEvaluator:
             self._plain.loss(q, where=w)
             for q, w in ((self._reference, "the reference"), (self._candidate, "the candidate"))
         ]
+        tensors = {**self._reference.mean, **self._reference.buffers}
         return AlignmentEffect(
             unaligned=before.loss,
             aligned=after.loss,
@@ -159,7 +161,7 @@ class MidpointEvaluator:
             score_name=before.score_name,
             reference=ends[0].loss,
             candidate=ends[1].loss,
-            chance=self._chance,
+            baseline=constant_loss(HeldTask.of(self._task, self._reference), tensors),
         )
 
 
@@ -182,10 +184,3 @@ def effect_of(
         return MidpointEvaluator(reference, candidate, task).effect(permutation)
     except InvalidInputError:
         return None
-
-
-def _loss_of_frequencies(classes: Tensor) -> float:
-    """Return the loss of predicting the frequencies of the classes for every example: their entropy, in nats."""
-    counts: Tensor = torch.unique(classes, return_counts=True)[1].double()
-    shares = counts / counts.sum()
-    return float(-(shares * shares.log()).sum())

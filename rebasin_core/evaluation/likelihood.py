@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
+from rebasin_core.evaluation.constant import best_constant
 from rebasin_core.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Likelihood(Strategy):
         - *Together*: `assess` returns what `log_prob`, `prediction` and `entropy` return.
         - *Per example*: results for an example do not depend on the others in the batch.
         - *Misfits*: `check` raises if outputs and targets do not fit each other.
+        - *Constant*: no other constant outputs have a larger mean `log_prob` than those of `constant`.
         - *Gradients*: `log_prob` has finite gradients with respect to the outputs, and keeps their dtype and device.
     """
 
@@ -113,6 +115,20 @@ class Likelihood(Strategy):
             The results of `log_prob`, `prediction` and `entropy`.
         """
         return self.log_prob(outputs, targets), self.prediction(outputs), self.entropy(outputs)
+
+    def constant(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
+        """Return the best outputs that are the same for all examples: what a model without inputs would return.
+
+        By default they are found by maximizing `log_prob`; override this where they are known.
+
+        Args:
+            outputs: Outputs of a network for at least one example, ``[N, num_outputs(K)]``: their shape is taken.
+            targets: Targets of the data, ``[M]`` or ``[M, K]``.
+
+        Returns:
+            ``[num_outputs(K)]``; None if they are not found.
+        """
+        return best_constant(self.log_prob, outputs, targets)
 
     @property
     @abstractmethod

@@ -16,6 +16,7 @@ from rebasin_core.evaluation.likelihood import Likelihood, TargetKind
 if TYPE_CHECKING:
     from torch import Tensor
 
+_RARE = 1e-12
 NOISE_SCALE = 0.3
 """The standard deviation of the noise of numbers where none is given, here and in run files."""
 
@@ -51,6 +52,12 @@ class CategoricalLikelihood(Likelihood):
                 f"got {int(targets.min())} to {int(targets.max())}"
             )
             raise InvalidInputError(message)
+
+    @override
+    def constant(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        counts = torch.bincount(targets, minlength=outputs.shape[1]).to(outputs)
+        # A class that does not occur has a logit far below all others, and not an infinite one.
+        return counts.clamp_min(_RARE).log()
 
     @override
     def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -155,6 +162,10 @@ class GaussianLikelihood(AbstractRegressionLikelihood):
             raise InvalidInputError(message)
 
     @override
+    def constant(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return targets.double().mean(0).to(outputs)
+
+    @override
     def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         return outputs, torch.full_like(outputs, self.scale)
 
@@ -194,6 +205,14 @@ class HeteroscedasticGaussianLikelihood(AbstractRegressionLikelihood):
                 f"{tuple(outputs.shape)} and {tuple(targets.shape)} of {targets.dtype}"
             )
             raise InvalidInputError(message)
+
+    @override
+    def constant(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        numbers = targets.double()
+        # The inverse of softplus; no scale is at its least value exactly.
+        excess = (numbers.std(0, correction=0) - self.least_scale).clamp_min(_RARE)
+        raw = excess + torch.log(-torch.expm1(-excess))
+        return torch.cat([numbers.mean(0), raw]).to(outputs)
 
     @override
     def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:

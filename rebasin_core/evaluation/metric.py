@@ -11,6 +11,7 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.jackknife import influence
 from rebasin_core.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.predictive import Predictions
 
 _GROUPS, _RESAMPLES = 16, 64
-# 256 numbers estimate a standard deviation to within 4 per cent.
-_ENOUGH = 256
 
 
 @final
@@ -30,14 +29,20 @@ class MetricValues:
 
     Attributes:
         examples: ``[N]``: the metric of every example. Their mean is the metric of the data set.
-        influence: Numbers, one for each sample, pair of samples or resample, whose mean has the Monte Carlo standard
-            error of the metric.
-        bias: First-order estimate of the upward bias from the finite number of samples; 0 if the metric gives none.
+        influence: Numbers, one for each independent sample, pair or group of samples, whose mean has the Monte Carlo
+            standard error of the metric.
+        bias: Estimate of the upward bias from the finite number of samples; 0 if there is none.
+        effective_samples: ``[N]``: the number of samples that an example's value rests on, where samples weigh
+            differently; None where they do not.
+        bias_errors: ``[N]``: of every example, the order of magnitude of what the estimated bias leaves out; None where
+            nothing is left out.
     """
 
     examples: Tensor
     influence: Tensor
     bias: float = 0.0
+    effective_samples: Tensor | None = None
+    bias_errors: Tensor | None = None
 
 
 class Metric(Strategy):
@@ -50,6 +55,7 @@ class Metric(Strategy):
         - *Per example*: the value of an example does not depend on the other examples.
         - *Exchangeable*: neither the order of the samples nor repeating all of them changes a value.
         - *Errors stated*: the Monte Carlo standard error is the standard deviation over independent repetitions.
+        - *Bias stated*: the stated bias is twice what the mean falls by from S samples to 2S.
         - *Inputs untouched*: predictions are not changed.
     """
 
@@ -96,25 +102,30 @@ class AbstractSampleMetric(Metric):
             to the weight of each sample, which is 1 / S.
         """
 
-    def _bias(self, effects: Tensor) -> float:  # ruff: ignore[no-self-use] - overridden where there is a bias
-        """Return the upward bias, given the effects ``[n, N]`` of independent samples; 0 for an unbiased metric."""
-        del effects
-        return 0.0
+    def _estimate(self, predictions: Predictions, contrasts: int | None) -> MetricValues:
+        """Return the values with an error by the delta method, and no bias: exact for averages over samples.
+
+        Overridden where a better error is known, or there is a bias.
+        """
+        examples, effects = self._values(predictions.log_prob)
+        # Two samples of opposite noise are one independent draw.
+        drawn = effects.unflatten(0, (-1, 2)).mean(1) if predictions.paired else effects
+        return MetricValues(examples, influence(drawn, independent=predictions.independent, contrasts=contrasts))
 
     @final
     @override
     def estimate(self, predictions: Predictions, *, contrasts: int | None = None) -> MetricValues:
-        examples, effects = self._values(predictions.log_prob)
-        # Two samples of opposite noise are one independent draw.
-        drawn = effects.unflatten(0, (-1, 2)).mean(1) if predictions.paired else effects
-        bias = self._bias(drawn) if len(drawn) > 1 else 0.0
-        return MetricValues(examples, _influence(drawn, predictions, contrasts), bias)
+        return self._estimate(predictions, contrasts)
 
 
 class AbstractPredictionMetric(Metric):
-    """A function of the averaged prediction, whose Monte Carlo error is estimated by resampling groups of samples."""
+    """A function of the averaged prediction, whose error and bias are estimated by resampling groups of samples."""
 
     num_groups: ClassVar[int] = _GROUPS
+
+    is_smooth: ClassVar[bool] = False
+    """Whether the metric has two derivatives in the prediction. Groups are then left out one after the other (the
+    jackknife), which knows error and bias better; else they are drawn with replacement (the bootstrap)."""
 
     @abstractmethod
     def _score(self, prediction: Tensor, targets: Tensor) -> Tensor:
@@ -139,27 +150,32 @@ class AbstractPredictionMetric(Metric):
             message = f"the metric {self.name!r} needs predictions of groups of samples; set `groups` of `predict`"
             raise InvalidInputError(message)
         whole = self._score(predictions.prediction, targets)
-        count = len(groups)
-        if count == 1:
+        if len(groups) == 1:
             return MetricValues(whole, whole.new_zeros(1))
+        if not self.is_smooth:
+            return MetricValues(whole, *self._resampled(groups, targets))
+        pseudo_values = self._left_out(groups, targets)
+        bias = (self._score(groups.mean(0), targets).mean() - pseudo_values.mean()).item()
+        numbers = influence(pseudo_values, independent=predictions.independent, contrasts=contrasts)
+        return MetricValues(whole, numbers, bias)
+
+    def _left_out(self, groups: Tensor, targets: Tensor) -> Tensor:
+        """Return the pseudo-values of the jackknife: ``[G, N]``."""
+        count = len(groups)
+        mean = groups.mean(0)
+        # The mean of the others.
+        without = (self._score(mean + (mean - group) / (count - 1), targets) for group in groups)
+        return count * self._score(mean, targets) - (count - 1) * torch.stack(list(without))
+
+    def _resampled(self, groups: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+        """Return numbers with the error of the metric, and its bias, by the bootstrap."""
+        count = len(groups)
         # The same resamples at every t, so that errors along a path stay paired.
         generator = torch.Generator().manual_seed(0)
         chosen = torch.randint(count, (_RESAMPLES, count), generator=generator).to(groups.device)
         values = torch.stack([self._score(groups[rows].mean(0), targets).mean() for rows in chosen])
+        # A resample of n groups has n - 1 of n of the variance.
+        scale = count / (count - 1)
+        bias = (values.mean() - self._score(groups.mean(0), targets).mean()).item() * scale
         # Scaled so that the standard error of their mean is the standard deviation of the resampled values.
-        influence = (values - values.mean()) * math.sqrt(_RESAMPLES * count / (count - 1))
-        return MetricValues(whole, influence)
-
-
-def _influence(effects: Tensor, predictions: Predictions, contrasts: int | None) -> Tensor:
-    """Return numbers whose mean has the standard error of the mean of effects ``[n, N]``."""
-    count, examples = effects.shape
-    if not predictions.independent or count == 1:
-        return effects.mean(dim=1)
-    # Contrasts of an example's samples, with weights of mean zero and mean square one (cosines): each has the variance
-    # of the example's mean, and none is correlated with another. One is enough where there are many examples.
-    contrasts = contrasts or min(count - 1, math.ceil(_ENOUGH / examples))
-    order = torch.arange(1, contrasts + 1)
-    angle = math.pi / count * torch.outer(order, torch.arange(count) + 0.5)
-    weights = math.sqrt(2) * torch.cos(angle).to(effects)
-    return math.sqrt(contrasts) / count * (weights @ effects).flatten()
+        return (values - values.mean()) * math.sqrt(_RESAMPLES * scale), bias

@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.posteriors.capabilities import AbstractEmpirical, AbstractIndependentGaussian
+from rebasin_core.posteriors.capabilities import AbstractIndependentGaussian, AbstractMixture
 from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior
 from rebasin_core.strategy import Options
 
@@ -163,8 +163,10 @@ class AbstractNetworks(ABC):
 class SampledNetworks:
     """Draws networks one after the other (small ones several at once), from a generator with a given seed.
 
-    Posteriors of one kind get the same noise (common random numbers). A set of equally weighted samples that are no
-    more than asked for is taken whole, each once.
+    Posteriors of one kind get the same noise (common random numbers). A mixture of equally weighted single networks
+    (samples, an ensemble) that are no more than asked for is taken whole, each once. Of other mixtures, components are
+    met in proportion to their weights (systematic sampling): none more than once too often, and of K equal weights no
+    component twice while there are fewer samples than K.
 
     Args:
         posterior: A distribution over the model's parameters.
@@ -184,10 +186,8 @@ class SampledNetworks:
         self._seed = seed
         self._adjust = adjust
         self.paired = antithetic
-        self._whole: AbstractEmpirical | None = None
-        if isinstance(posterior, AbstractEmpirical) and posterior.num_samples <= count and posterior.is_uniform:
-            self._whole = posterior
-        self.count = count if self._whole is None else self._whole.num_samples
+        self._whole = _taken_whole(posterior, count)
+        self.count = count if self._whole is None else len(self._whole)
         # Points are left out: they have one sample, and no errors that would be paired with those of others.
         without_noise = isinstance(posterior, AbstractIndependentGaussian) and not posterior.noisy_names
         self.independent = without_noise and not posterior.is_point
@@ -205,8 +205,7 @@ class SampledNetworks:
 
     def _drawn(self) -> Iterator[dict[str, Tensor]]:
         if self._whole is not None:
-            for index in range(self.count):
-                member = self._whole.member(index)
+            for member in self._whole:
                 yield {**member.mean, **member.buffers}
             return
         generator = torch.Generator(self._posterior.device).manual_seed(self._seed)
@@ -215,16 +214,34 @@ class SampledNetworks:
         together = max(1, min(_MOST_TOGETHER, _DRAWN_TOGETHER // max(1, size)) // least) * least
         for first in range(0, self.count, together):
             number = min(together, self.count - first)
-            drawn = self._posterior.from_noise(self._noise(number, generator))
+            drawn = self._posterior.from_noise(self._noise(first, number, generator))
             for index in range(number):
                 yield {name: tensor[index] for name, tensor in drawn.items()}
 
-    def _noise(self, number: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the noise of several networks."""
+    def _noise(self, first: int, number: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the noise of several networks, from one on."""
         if not self.paired:
-            return self._posterior.draw_noise((number,), generator=generator)
+            noise = self._posterior.draw_noise((number,), generator=generator)
+            if not isinstance(self._posterior, AbstractMixture):
+                return noise
+            return self._posterior.at_quantiles(noise, _systematic(self.count, self._seed)[first : first + number])
         half = self._posterior.draw_noise((number // 2,), generator=generator)
         return {name: torch.stack([tensor, -tensor], 1).flatten(0, 1) for name, tensor in half.items()}
+
+
+def _taken_whole(posterior: Posterior, count: int) -> Sequence[Posterior] | None:
+    """Return the networks of a mixture of equally weighted single networks, if they are no more than asked for."""
+    if not isinstance(posterior, AbstractMixture) or len(posterior.weights) > count or not posterior.is_uniform:
+        return None
+    components = posterior.components
+    return components if all(component.is_point for component in components) else None
+
+
+def _systematic(count: int, seed: int) -> Tensor:
+    """Return equally spaced quantiles with a random offset, in random order."""
+    generator = torch.Generator().manual_seed(seed)
+    offset = torch.rand((), generator=generator, dtype=torch.float64)
+    return (torch.randperm(count, generator=generator) + offset) / count
 
 
 @final

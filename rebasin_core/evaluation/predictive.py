@@ -50,6 +50,7 @@ class Predictions:
         independent: Whether the noise of one example has nothing to do with that of another.
         parts: Where examples have different numbers of samples: the predictions of each stratum; `log_prob` then holds
             the samples that all have.
+        is_point: Whether there is one network and nothing random, so that there is no Monte Carlo error.
     """
 
     log_prob: Tensor
@@ -63,6 +64,7 @@ class Predictions:
     outputs: Tensor | None = None
     independent: bool = False
     parts: tuple[tuple[Stratum, Predictions], ...] = ()
+    is_point: bool = False
 
 
 def held_batches(model: FunctionalModel, data: Batches) -> Sequence[tuple[Tensor, Tensor]]:
@@ -168,7 +170,10 @@ def predict(
             networks = networks_of(posterior, task.model, task.batches, sampling)
             collected = _Collected(networks, task.batches, task.likelihood, groups=groups, keep_outputs=keep_outputs)
             if collected.fits(networks):
-                return replace(collected.predictions(), paired=networks.paired, independent=networks.independent)
+                found = collected.predictions()
+                return replace(
+                    found, paired=networks.paired, independent=networks.independent, is_point=posterior.is_point
+                )
         if networks.chunk <= networks.least_chunk:
             message = "one network on one batch does not fit into memory; use smaller batches"
             raise InvalidInputError(message)

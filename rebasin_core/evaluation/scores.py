@@ -27,6 +27,9 @@ CALIBRATION_BINS = 15
 """Bins of equal width of the expected calibration error in `PredictiveScores`."""
 
 
+_FIXED = ("nll", "nll_stderr", "nll_bias", "nll_data_stderr", "effective_samples", "gibbs")
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class PredictiveScores:
@@ -34,13 +37,17 @@ class PredictiveScores:
 
     Attributes:
         nll: Negative mean log likelihood of the predictive, nats per example.
-        nll_stderr: Its Monte Carlo standard error.
+        nll_stderr: Its Monte Carlo standard error; 0 for one network, NaN for a single sample of a distribution.
         nll_data_stderr: Its standard error from the finite number of examples.
         gibbs: The mean loss of one drawn network, nats per example.
         values: The other scores by name. Classes: ``accuracy``, ``brier``, ``ece`` (15 bins of equal width),
             ``entropy`` (of the predictive, mean over examples), ``mutual_information`` (between target and weights).
             Regression: ``rmse`` and ``crps``, in units of the targets.
         bins: Of classes: ``count``, ``confidence`` and ``accuracy`` of every bin, as `reliability` gives them.
+        nll_bias: Estimate of the upward bias of `nll` from the finite number of samples.
+        effective_samples: The number of samples that the loss of an example rests on: the median over examples.
+        least_effective_samples: The least of them.
+        notes: Why the Monte Carlo error cannot be trusted; empty if it can.
     """
 
     nll: float
@@ -49,6 +56,10 @@ class PredictiveScores:
     gibbs: float
     values: dict[str, float]
     bins: dict[str, list[float]] | None = None
+    nll_bias: float = math.nan
+    effective_samples: float = math.nan
+    least_effective_samples: float = math.nan
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def estimate(cls, evaluator: Evaluator, posterior: Posterior) -> PredictiveScores:
@@ -89,11 +100,23 @@ class PredictiveScores:
             values = _of_numbers(predictions, likelihood)
         else:
             values = {estimate.score_name: estimate.score}
-        return cls(estimate.loss, estimate.stderr, estimate.data_stderr, estimate.gibbs, values, bins)
+        effective = estimate.effective_samples
+        return cls(
+            nll=estimate.loss,
+            nll_stderr=estimate.stderr,
+            nll_data_stderr=estimate.data_stderr,
+            gibbs=estimate.gibbs,
+            values=values,
+            bins=bins,
+            nll_bias=estimate.bias,
+            effective_samples=math.nan if effective is None else effective.median().item(),
+            least_effective_samples=math.nan if effective is None else effective.min().item(),
+            notes=estimate.notes,
+        )
 
     def as_json(self) -> dict[str, float | None]:
-        """Return all scores, without the bins, as plain JSON; NaN becomes null."""
-        fixed = {name: getattr(self, name) for name in ("nll", "nll_stderr", "nll_data_stderr", "gibbs")}
+        """Return all scores, without the bins and notes, as plain JSON; NaN becomes null."""
+        fixed = {name: getattr(self, name) for name in _FIXED}
         return {name: None if math.isnan(value) else value for name, value in {**fixed, **self.values}.items()}
 
 

@@ -67,7 +67,12 @@ class StratifiedPredictor:
                 "kind. Take allocation='even'"
             )
             raise InvalidInputError(message)
-        return LossEstimate.of(found, metric=self._metric, contrasts=1)
+        estimate = LossEstimate.of(found, metric=self._metric, contrasts=1)
+        if estimate.bias_errors is None:
+            return estimate
+        # Of a log mean over two pairs, the contrast is half the difference of their logs, which knows no bounds: an
+        # example whose likelihood is from one pair alone would take all samples. That of their shares is within one.
+        return replace(estimate, sample_influence=estimate.sample_influence.tanh())
 
     def allocate(self, errors: Tensor, losses: Tensor) -> Allocation:
         """Return the allocation that pilots suggest.

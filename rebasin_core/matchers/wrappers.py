@@ -84,7 +84,7 @@ class ChainMatcher(Matcher):
     loss at the midpoint is measured after each matcher (see `AlignmentEffect`), since each has an objective of its own
     and the last one may undo what an earlier one achieved: the permutation with the lowest loss is returned, the
     identity among them, with an `AlignmentWarning` if it is not the last one. On data on which the networks are no
-    better than class frequencies, the last one is returned.
+    better than a constant prediction, the last one is returned.
 
     Raises:
         ConfigError: If there is no matcher.

@@ -127,6 +127,29 @@ class AbstractMixture(Posterior):
             InvalidInputError: If their number is another, or a layout does not fit.
         """
 
+    @final
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all components have the same weight."""
+        weights = self.weights
+        return torch.allclose(weights, torch.full_like(weights, 1 / len(weights)))
+
+    def at_quantiles(  # ruff: ignore[no-self-use] - overridden where the choice of components is known
+        self, noise: Mapping[str, Tensor], quantiles: Tensor
+    ) -> dict[str, Tensor]:
+        """Return noise whose samples are of the components at given quantiles of the weights, for stratified sampling.
+
+        Args:
+            noise: From `draw_noise` with the shape ``(n,)``.
+            quantiles: ``[n]``, in [0, 1): a sample is of the first component at which the sum of the weights exceeds
+                its quantile.
+
+        Returns:
+            The noise; unchanged, with components drawn independently, if a representation does not override this.
+        """
+        del quantiles
+        return dict(noise)
+
 
 class AbstractEmpirical(AbstractMixture):
     """A mixture of finitely many single networks.
@@ -159,10 +182,3 @@ class AbstractEmpirical(AbstractMixture):
     @override
     def components(self) -> tuple[Posterior, ...]:
         return tuple(self.member(index) for index in range(self.num_samples))
-
-    @final
-    @property
-    def is_uniform(self) -> bool:
-        """Whether all networks have the same weight."""
-        weights = self.weights
-        return torch.allclose(weights, torch.full_like(weights, 1 / len(weights)))

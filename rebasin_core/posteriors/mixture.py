@@ -115,6 +115,10 @@ class MixturePosterior(AbstractMixture):
         return noise
 
     @override
+    def at_quantiles(self, noise: Mapping[str, Tensor], quantiles: Tensor) -> dict[str, Tensor]:
+        return {**noise, _CHOICE: quantiles.unsqueeze(-1).to(noise[_CHOICE].device)}
+
+    @override
     def from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         uniform = noise[_CHOICE].squeeze(-1)
         shape = uniform.shape

@@ -201,6 +201,10 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
         return {"": torch.rand((*sample_shape, 1), generator=generator, device=generator.device)}
 
     @override
+    def at_quantiles(self, noise: Mapping[str, Tensor], quantiles: Tensor) -> dict[str, Tensor]:
+        return {**noise, "": quantiles.unsqueeze(-1).to(noise[""].device)}
+
+    @override
     def _from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         uniform = noise[""].squeeze(-1).to(self._unattached["weights"].device)
         index = torch.searchsorted(self._unattached["weights"].cumsum(0).to(uniform), uniform, right=True)

@@ -4,9 +4,10 @@ from rebasin_core.report.drawing import draw_barrier_matrix, draw_loss_plane, dr
 from rebasin_core.report.figures import write_figures
 from rebasin_core.report.page import write_report
 from rebasin_core.report.style import save_figure, styled_figure
-from rebasin_core.report.table import barrier_table
+from rebasin_core.report.table import barrier_notes, barrier_table
 
 __all__ = [
+    "barrier_notes",
     "barrier_table",
     "draw_barrier_matrix",
     "draw_loss_plane",

@@ -11,7 +11,7 @@ from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.errors import FileFormatError
 from rebasin_core.report.figures import score_files, write_figures
 from rebasin_core.report.records import read_run, read_scores, read_summary
-from rebasin_core.report.table import barrier_rows, best_alignment
+from rebasin_core.report.table import barrier_notes, barrier_rows, best_alignment, error_name
 from rebasin_core.tensors.files import write_bytes
 from rebasin_core.tensors.reading import read_json
 
@@ -32,6 +32,7 @@ body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem 4rem; color: var(
 h1 { font-size: 1.7rem; margin: 0 0 .25rem; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
 p { max-width: 46rem; } .soft { color: var(--soft); } .answer { font-size: 1.15rem; }
+.note { border-left: 3px solid #b35900; padding-left: .75rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
@@ -87,8 +88,10 @@ def _body(folder: Path, summary: Summary, record: RunRecord, figures: Sequence[P
             label: LossCurve.from_json(read_json(folder / "curves" / split / f"{label}.json")) for label in entries
         }
         parts += [f"<h2>Loss barrier on the {escape(split)} data</h2>", _answer(curves)]
-        headings, rows = barrier_rows(curves, summary.wasserstein_distances)
+        means = {label: entry.means.height for label, entry in entries.items() if entry.means is not None}
+        headings, rows = barrier_rows(curves, summary.wasserstein_distances, means)
         parts.append(_table([heading.replace("|", " ") for heading in headings], rows))
+        parts += [f'<p class="note">{escape(note)}</p>' for note in barrier_notes(curves)]
         parts += [_figure(path) for path in figures if path.stem == f"barrier_{split}"]
         parts.append(_scores(folder, split))
         parts += [_figure(path) for path in figures if path.stem == f"reliability_{split}"]
@@ -115,7 +118,7 @@ def _answer(curves: Mapping[str, LossCurve]) -> str:
     unit = escape(f"{curves[best].unit} ").lstrip()
     return (
         f'<p class="answer">Aligned by <b>{escape(best)}</b>, the barrier went from {before} to <b>{after}</b> {unit}'
-        "(± the Monte Carlo standard error).</p>"
+        f"(± {error_name(curves[best])}).</p>"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
@@ -55,10 +55,24 @@ class MatchRecord(_Record):
     """Units moved, by group."""
 
 
+class MeansRecord(_Record):
+    """The barrier between the means of two posteriors."""
+
+    height: float
+    """Its height."""
+
+
+class BarrierRecord(_Record):
+    """What stands beside a curve."""
+
+    means: MeansRecord | None = None
+    """Of runs of distributions."""
+
+
 class Summary(_Record):
     """What ``summary.json`` says."""
 
-    barriers: dict[str, dict[str, Any]] = {}
+    barriers: dict[str, dict[str, BarrierRecord]] = {}
     """For every split, labels of curves, the unaligned one first."""
 
     wasserstein_distances: dict[str, float | None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, final
 
@@ -34,6 +34,17 @@ if TYPE_CHECKING:
     from rebasin_core.config.run import PosteriorSource, Split
     from rebasin_core.posteriors.base import Posterior
 
+_SUMMARIZED = (
+    "height",
+    "height_stderr",
+    "height_data_stderr",
+    "height_bias",
+    "location",
+    "interior_excess",
+    "interior_location",
+    "baseline",
+    "notes",
+)
 UNALIGNED = "unaligned"
 """The label of the curve without any alignment, in files and tables."""
 
@@ -49,6 +60,8 @@ class RunResult:
         distances: 2-Wasserstein distance between reference and candidate, by label; None where there is no exact one.
         matches: For every matcher, its objective, outcome and more, as written to its JSON file.
         device: Where it was computed.
+        means: For every split, the curves between the means of the same posteriors, by label: single networks, beside
+            which a barrier between distributions is read. Empty if the run measures single networks.
     """
 
     folder: Path
@@ -56,6 +69,7 @@ class RunResult:
     distances: Mapping[str, float | None]
     matches: Mapping[str, Mapping[str, Any]]
     device: str
+    means: Mapping[Split, Mapping[str, LossCurve]] = field(default_factory=dict)
 
 
 def load_run(path: Path | str, *, registry: Registry | None = None) -> RunConfig:
@@ -119,11 +133,17 @@ def _run(setting: Setting, stages: _Stages, folder: RunFolder) -> RunResult:
         split: {label: stages.curve(split, label, ends["reference"], moved) for label, moved in aligned.items()}
         for split in config.splits
     }
+    means: dict[Split, dict[str, LossCurve]] = {}
+    if setting.has_means and not all(end.is_point for end in ends.values()):
+        means = {
+            split: {label: stages.means(split, label, ends["reference"], moved) for label, moved in aligned.items()}
+            for split in config.splits
+        }
     for split in config.splits:
         for role, posterior in ends.items():
             stages.scores(split, role, posterior)
     distances = {label: _distance(ends["reference"], moved) for label, moved in aligned.items()}
-    result = RunResult(folder.root, curves, distances, matches, str(setting.device))
+    result = RunResult(folder.root, curves, distances, matches, str(setting.device), means)
     write_json(folder.path(SUMMARY), _summary(result))
     return result
 
@@ -180,15 +200,30 @@ class _Stages:
         """Return the loss curve of one alignment on one split."""
         path = self._folder.path(CURVES, split, f"{label}.json")
 
+        def measure() -> LossCurve:
+            return self._setting.curve(split, reference, candidate, progress=self._progress)
+
+        return self._curve(f"curve-{split}-{label}", path, label, measure)
+
+    def means(self, split: Split, label: str, reference: Posterior, candidate: Posterior) -> LossCurve:
+        """Return the loss curve between the means of the same posteriors."""
+        path = self._folder.path(CURVES, split, "means", f"{label}.json")
+
+        def measure() -> LossCurve:
+            return self._setting.means_curve(split, reference, candidate, progress=self._progress)
+
+        return self._curve(f"means-{split}-{label}", path, label, measure)
+
+    def _curve(self, stage: str, path: Path, label: str, measure: Callable[[], LossCurve]) -> LossCurve:
         def make() -> list[Path]:
-            curve = self._setting.curve(split, reference, candidate, progress=self._progress)
+            curve = measure()
             write_json(path, {"kind": KIND, "version": VERSION, **curve.as_json()})
             table = path.with_suffix(".csv")
             write_bytes(table, _csv(curve).encode())
             return [path, table]
 
         reads = [] if label == UNALIGNED else [self._permutation_path(label)]
-        self._once(f"curve-{split}-{label}", make, reads=[*self._posterior_paths, *reads])
+        self._once(stage, make, reads=[*self._posterior_paths, *reads])
         return LossCurve.from_json(read_json(path))
 
     def scores(self, split: Split, role: str, posterior: Posterior) -> None:
@@ -197,7 +232,7 @@ class _Stages:
 
         def make() -> list[Path]:
             found = self._setting.scores(split, posterior)
-            write_json(path, {"scores": found.as_json(), "bins": found.bins})
+            write_json(path, {"scores": found.as_json(), "bins": found.bins, "notes": list(found.notes)})
             return [path]
 
         self._once(f"scores-{split}-{role}", make, reads=[self._posterior_path(role)])
@@ -240,22 +275,23 @@ def _csv(curve: LossCurve) -> str:
 def _summary(result: RunResult) -> dict[str, Any]:
     return {
         "barriers": {
-            split: {
-                label: {
-                    "height": curve.height,
-                    "height_stderr": curve.height_stderr,
-                    "height_data_stderr": curve.height_data_stderr,
-                    "location": curve.location,
-                    "endpoint_losses": [curve.loss[0], curve.loss[-1]],
-                    curve.score_name: list(curve.score),
-                }
-                for label, curve in curves.items()
-            }
+            split: {label: _barrier(curve, result.means.get(split, {}).get(label)) for label, curve in curves.items()}
             for split, curves in result.curves.items()
         },
         "wasserstein_distances": dict(result.distances),
         "matches": dict(result.matches),
     }
+
+
+def _barrier(curve: LossCurve, means: LossCurve | None) -> dict[str, Any]:
+    document = curve.as_json()
+    own = {name: document[name] for name in _SUMMARIZED}
+    own["endpoint_losses"] = [curve.loss[0], curve.loss[-1]]
+    own[curve.score_name] = list(curve.score)
+    if means is not None:
+        beside = means.as_json()
+        own["means"] = {name: beside[name] for name in ("height", "height_data_stderr", "interior_excess", "location")}
+    return own
 
 
 def _about() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -13,7 +14,7 @@ import torch
 from rebasin_core.api.conversion import load_posterior
 from rebasin_core.api.matching import match
 from rebasin_core.api.tracing import installed_rules
-from rebasin_core.errors import ConfigError, InvalidInputError
+from rebasin_core.errors import ConfigError, InvalidInputError, MeasurementWarning
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihoods import CategoricalLikelihood, GaussianLikelihood
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from rebasin_core.barriers.base import BarrierEstimator
     from rebasin_core.barriers.curve import LossCurve
     from rebasin_core.config.run import PosteriorSource, RunConfig, Split
     from rebasin_core.data.base import DataSplits
@@ -285,19 +287,52 @@ class Setting:
             progress: Whether to show a progress bar.
 
         Returns:
-            The curve.
+            The curve; its notes are in the results, and not given as warnings.
 
         Raises:
             InvalidInputError: If the estimator cannot take these posteriors.
         """
+        return self._curve(self._config.barrier, split, reference, candidate, progress=progress)
+
+    @property
+    def has_means(self) -> bool:
+        """Whether a barrier between the means of the posteriors can be measured beside that between the posteriors."""
+        return self._config.barrier.of_means() is not None
+
+    def means_curve(self, split: Split, reference: Posterior, candidate: Posterior, *, progress: bool) -> LossCurve:
+        """Return the loss curve of single networks, between the means of two posteriors.
+
+        Args:
+            split: On which examples.
+            reference: The posterior at 0.
+            candidate: The posterior at 1.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            The curve.
+
+        Raises:
+            InvalidInputError: If there is no such estimator (`has_means`), or it cannot take these posteriors.
+        """
+        estimator = self._config.barrier.of_means()
+        if estimator is None:
+            message = f"`{self._config.barrier.name}` has no barrier between means beside it"
+            raise InvalidInputError(message)
+        return self._curve(estimator, split, reference, candidate, progress=progress)
+
+    def _curve(
+        self, estimator: BarrierEstimator, split: Split, reference: Posterior, candidate: Posterior, *, progress: bool
+    ) -> LossCurve:
         calibration = self._data.train.first(_CALIBRATION).batches(self._config.evaluation_batch_size)
-        return self._config.barrier.estimate(
-            reference,
-            candidate,
-            Task(self.model, self._batches(split), self.likelihood, calibration),
-            generator=torch.Generator().manual_seed(self._config.seed),
-            progress=progress,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MeasurementWarning)
+            return estimator.estimate(
+                reference,
+                candidate,
+                Task(self.model, self._batches(split), self.likelihood, calibration),
+                generator=torch.Generator().manual_seed(self._config.seed),
+                progress=progress,
+            )
 
     def scores(self, split: Split, posterior: Posterior) -> PredictiveScores:
         """Return how good the predictive of a posterior is.

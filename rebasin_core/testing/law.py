@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 
 import torch
 
-from rebasin_core.errors import LawViolationError
+from rebasin_core.errors import LawViolationError, MeasurementWarning
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -80,7 +82,14 @@ def law(family: str) -> Callable[[Trial], Trial]:
     """
 
     def add(trial: Trial) -> Trial:
-        LAWS.setdefault(family, []).append(Law(family, trial.__name__, trial))
+        @functools.wraps(trial)
+        def quiet(example: object, folder: Path) -> None:
+            # Laws are tried on untrained networks with few samples.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", MeasurementWarning)
+                trial(example, folder)
+
+        LAWS.setdefault(family, []).append(Law(family, trial.__name__, quiet))
         return trial
 
     return add

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.likelihood import Likelihood
 
 _CLASSES, _ROWS = 3, 4
+_CONSTANT_ROWS = 50
 # Targets on both sides of the prediction, at distances from exp(-30) to exp(20): at equal steps of the logarithm, the
 # sum converges to the integral for narrow densities and for heavy tails.
 _STEP = 0.005
@@ -171,3 +172,27 @@ def gradients(example: object, folder: Path) -> None:
         )
         (gradient,) = torch.autograd.grad(log_prob.sum(), outputs)
         expect(bool(gradient.isfinite().all()), f"gradients are not finite: {gradient}")
+
+
+@law("likelihood")
+def constant(example: object, folder: Path) -> None:
+    """No other constant outputs have a larger mean log likelihood than those of `constant`, where it finds some."""
+    del folder
+    likelihood = cast("Likelihood", example)
+    outputs = _outputs(likelihood, _CLASSES, rows=_CONSTANT_ROWS)
+    targets = _targets(likelihood, _CLASSES, rows=_CONSTANT_ROWS)
+    found = likelihood.constant(outputs[:1], targets)
+    if found is None:
+        return
+    expect(found.shape == outputs.shape[1:], f"constant outputs of shape {tuple(found.shape)}")
+
+    def mean(values: Tensor) -> float:
+        return likelihood.log_prob(values.expand(_CONSTANT_ROWS, *found.shape), targets).mean().item()
+
+    best = mean(found)
+    for step in (0.01, 0.1, 1.0):
+        for change in torch.randn(20, *found.shape, generator=seeded(2), dtype=found.dtype).to(found.device):
+            other = mean(found + step * change)
+            expect(
+                other <= best + 1e-6, f"constant outputs are given with {best:.6f} a target, others have {other:.6f}"
+            )

@@ -32,6 +32,7 @@ _Task: TypeAlias = Literal["classes", "numbers"]
 _SAMPLES, _REPETITIONS = 64, 60
 # Four standard errors of the standard deviation of 60 numbers, and as much again for 16 groups.
 _RATIO = 0.5
+_ERRORS, _ROUNDING = 4.0, 1e-9
 
 
 def _predictions(metric: Metric, task: _Task, *, seed: int = 0, method: MethodName = "loop") -> Predictions:
@@ -134,6 +135,39 @@ def errors_stated(example: object, folder: Path) -> None:
                 abs(stated - observed) <= _RATIO * observed,
                 f"{task}, method {method!r}: the stated error is {stated:.3e}, the observed one {observed:.3e}",
             )
+
+
+@law("metric")
+def bias_stated(example: object, folder: Path) -> None:
+    """The stated bias is twice the fall of the metric from S samples to 2S: a bias goes down as 1 / S."""
+    del folder
+    metric = cast("Metric", example)
+    for task in _tasks(metric):
+        few = [_predictions(metric, task, seed=seed) for seed in range(2 * _REPETITIONS)]
+        found = [metric.estimate(one) for one in few]
+        pairs = list(zip(few[::2], few[1::2], strict=True))
+        together = torch.stack([metric.estimate(_joined(*pair)).examples.mean() for pair in pairs])
+        values = torch.stack([one.examples.mean() for one in found])
+        observed = 2 * (values.unflatten(0, (-1, 2)).mean(1) - together)
+        stated = torch.tensor([one.bias for one in found], dtype=values.dtype).unflatten(0, (-1, 2)).mean(1)
+        left_out = [one.bias_errors.mean().item() for one in found if one.bias_errors is not None]
+        allowed = _ERRORS * mean_stderr(observed - stated).item() + sum(left_out) / len(found) + _ROUNDING
+        expect(
+            abs((observed - stated).mean().item()) <= allowed,
+            f"{task}: the stated bias is {stated.mean():.3e}, the observed one {observed.mean():.3e}, more than "
+            f"{allowed:.1e} apart",
+        )
+
+
+def _joined(first: Predictions, second: Predictions) -> Predictions:
+    """Return the predictions of the samples of both."""
+    groups = None if first.groups is None or second.groups is None else torch.cat([first.groups, second.groups])
+    return replace(
+        first,
+        log_prob=torch.cat([first.log_prob, second.log_prob]),
+        prediction=(first.prediction + second.prediction) / 2,
+        groups=groups,
+    )
 
 
 @law("metric")

@@ -98,7 +98,7 @@ def test_points_need_no_sampling() -> None:
 def test_moments_join_posteriors_of_different_kinds() -> None:
     model = nn.Linear(1, 1, bias=False)
     samples = SamplesPosterior({"weight": torch.tensor([[[0.0]], [[1.0]]]).double()})
-    options: dict[str, Any] = {"task": Task(model, [(X, Y)], likelihood="gaussian")}
+    options: dict[str, Any] = {"task": Task(model, [(X, Y)], likelihood=GaussianLikelihood(scale=0.1))}
     found = barrier(samples, end(1.0, 0.3), estimator={"name": "marginalized", "path": "moments"}, **options)
     assert len(found.t) == 11
     by_samples = barrier(samples, end(1.0, 0.3), num_points=3, **options)

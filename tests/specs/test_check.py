@@ -51,7 +51,10 @@ def test_a_right_spec_passes() -> None:
         ({"4.weight": "-, -"}, "`4.weight`, axis 1: should move with it"),
         ({"2.bias": "-"}, "`2.bias`, axis 0: should move with it"),
         ({"4.weight": "c, b"}, "`4.weight`, axis 0: should not move with it"),
-        ({"4.weight": "c, b", "4.bias": "c"}, "it acts on `4.weight`, `4.bias`"),
+        (
+            {"4.weight": "c, b", "4.bias": "c"},
+            "2 axes are at fault together: `4.weight`, axis 0: should not move with it; `4.bias`, axis 0: should",
+        ),
     ],
 )
 def test_the_wrong_axis_is_named(change: dict[str, str], advice: str) -> None:

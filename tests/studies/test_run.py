@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,20 @@ def test_everything_is_in_the_folder(tmp_path: Path) -> None:
     assert float(rows[1]["loss"]) == result.curves["test"]["weight"].loss[1]
     assert not list(out.rglob("*.training*"))
     assert not list(out.rglob("*.part*"))
+    found = json.loads((out / "summary.json").read_text())["barriers"]["test"]["weight"]
+    curve, means = result.curves["test"]["weight"], result.means["test"]["weight"]
+    assert found["height_bias"] == curve.height_bias
+    assert (found["interior_excess"], found["notes"]) == (curve.interior_excess, list(curve.notes))
+    assert found["means"]["height"] == means.height
+    assert not means.is_random
+    assert means.loss[0] != curve.loss[0]
+    assert 2.2 < found["baseline"] <= math.log(10)
+
+
+def test_a_run_of_single_networks_has_no_means_beside_it(tmp_path: Path) -> None:
+    single = TEXT.replace("[weight, wasserstein, kl]", "[weight]").replace("mean_field_vi", "map")
+    single = single.replace("marginalized, num_points: 3, num_samples: 4", "pointwise, num_points: 3")
+    assert not run(config(tmp_path, base=single), tmp_path / "out").means
 
 
 def test_a_seed_determines_every_byte(tmp_path: Path) -> None:
@@ -208,7 +223,7 @@ def test_the_likelihood_is_chosen_by_name_or_with_options(tmp_path: Path) -> Non
     curves = {
         name: run(config(tmp_path, text, base), tmp_path / name).curves["test"]["weight"]
         for name, text in (
-            ("auto", "likelihood: auto\nnoise_scale: 0.1"),
+            ("auto", "likelihood: auto\nnoise_scale: 0.3"),
             ("name", "likelihood: gaussian"),
             ("options", "likelihood: {name: gaussian, scale: 0.2}"),
             ("two outputs", "likelihood: heteroscedastic\nnoise_scale: 0.1"),

@@ -30,6 +30,7 @@ class BrierMetric(AbstractPredictionMetric):
         [0.5]
     """
 
+    is_smooth: ClassVar[bool] = True
     label: ClassVar[str] = "Brier score"
 
     name: Literal["brier"] = "brier"

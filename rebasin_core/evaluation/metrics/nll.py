@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal, final
 import torch
 from typing_extensions import override
 
-from rebasin_core.evaluation.metric import AbstractSampleMetric
+from rebasin_core.evaluation.jackknife import LogMeanJackknife, influence
+from rebasin_core.evaluation.metric import AbstractSampleMetric, MetricValues
 from rebasin_core.tensors.statistics import log_mean_exp
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from rebasin_core.evaluation.predictive import Predictions
 
 
 @final
@@ -20,7 +23,9 @@ class NLLMetric(AbstractSampleMetric):
 
     $$ -\log \frac1S \sum_s p(y \mid x, \theta_s) $$
 
-    It is biased upward by about the relative variance of the likelihood over 2S, which is estimated.
+    It is biased upward by about the relative variance of the likelihood over 2S. Bias and error are estimated by
+    leaving out one sample (or antithetic pair) after the other (the jackknife). Both are wrong where a few samples make
+    up the mean: the effective number of samples of each example, $(\sum_s p_s)^2 / \sum_s p_s^2$, tells.
 
     Examples:
         >>> import torch
@@ -42,5 +47,18 @@ class NLLMetric(AbstractSampleMetric):
         return losses, 1.0 - torch.exp(log_prob + losses)
 
     @override
-    def _bias(self, effects: Tensor) -> float:
-        return (effects.var(dim=0, correction=1).mean() / (2 * len(effects))).item()
+    def _estimate(self, predictions: Predictions, contrasts: int | None) -> MetricValues:
+        log_prob = predictions.log_prob
+        samples = len(log_prob)
+        # Two samples of opposite noise are one independent draw.
+        drawn = log_mean_exp(log_prob.unflatten(0, (-1, 2)), dim=1) if predictions.paired else log_prob
+        found = LogMeanJackknife.of(drawn)
+        spread = found.concentration - 1 / len(drawn)
+        return MetricValues(
+            found.values,
+            influence(found.pseudo_values, independent=predictions.independent, contrasts=contrasts),
+            bias=(found.values.mean() - found.pseudo_values.mean()).item(),
+            effective_samples=samples / len(drawn) / found.concentration,
+            # The bias is spread / 2 to first order; its next terms are of the order of the square.
+            bias_errors=spread.square(),
+        )

@@ -26,6 +26,7 @@ class SquaredErrorMetric(AbstractPredictionMetric):
         [4.0]
     """
 
+    is_smooth: ClassVar[bool] = True
     label: ClassVar[str] = "squared error"
 
     name: Literal["squared_error"] = "squared_error"

@@ -162,7 +162,11 @@ def test_memory_that_is_written_to_is_not_uniform() -> None:
         return net.last(buffer)
 
     model = Graph(forward, first=nn.Linear(3, 4), last=nn.Linear(6, 2))
-    assert axes(traced(model, ROWS))["last.weight"].startswith("2, first")
+    spec = trace_spec(model, ROWS)
+    assert axes(spec)["last.weight"].startswith("2, first")
+    check = check_spec(spec, model, ROWS)
+    assert check.kept
+    assert [*check.untested] == ["last.weight (piece 2 of 2)"]  # it multiplies the rest of the memory, which is zero
 
 
 def test_tensors_that_are_never_used_stay() -> None:

@@ -1,0 +1,162 @@
+"""Random parameters at which a specification is checked: fresh ones of several sizes, and the model's own shaken."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+
+from rebasin_core.tensors.modules import named_tensors, unsaved_buffers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor, nn
+
+# Gains of the weights, with standard deviations of what is added to a signal. The first suits most networks; large
+# gains carry a signal through saturating units, small ones through oscillating ones, small shifts through depth.
+_FRESH = (
+    (math.sqrt(2.0), 0.3),
+    (1.0, 0.05),
+    (3.0, 0.1),
+    (6.0, 0.1),
+    (0.5, 0.1),
+    (12.0, 0.05),
+    (0.2, 0.05),
+    (2.0, 0.02),
+    (4.0, 0.3),
+    (25.0, 0.05),
+    (0.05, 0.02),
+    (1.4, 1.0),
+)
+# Relative sizes of the disturbances of the model's own parameters.
+_OWN = (0.5, 0.1, 0.01)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """The parameters and buffers of a model, in wide types.
+
+    Attributes:
+        values: All of them, by name.
+        constant: Names of buffers that are not part of the state dict; they stay as they are.
+        buffers: Names of all buffers.
+    """
+
+    values: Mapping[str, Tensor]
+    constant: frozenset[str]
+    buffers: frozenset[str]
+
+    @classmethod
+    def of(cls, model: nn.Module, *, wide: bool = True) -> Tensors:
+        """Return the tensors of a model.
+
+        Args:
+            model: Any module.
+            wide: Whether to convert them to float64 and complex128.
+
+        Returns:
+            Copies on the CPU.
+        """
+        values = {name: tensor.detach().cpu() for name, tensor in named_tensors(model).items()}
+        buffers = frozenset(name for name, _ in model.named_buffers())
+        converted = {name: widened(tensor) if wide else tensor.clone() for name, tensor in values.items()}
+        return cls(converted, unsaved_buffers(model), buffers)
+
+    def draws(self, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
+        """Yield random parameters and buffers, the likeliest to show something first.
+
+        Args:
+            generator: Source of randomness.
+
+        Yields:
+            All tensors by name: fresh, then near the model's own, then in turns.
+        """
+        yield self._fresh(*_FRESH[0], generator)
+        yield self._own(_OWN[0], generator)
+        for gain, shift in _FRESH[1:5]:
+            yield self._fresh(gain, shift, generator)
+        yield self._own(_OWN[1], generator)
+        for gain, shift in _FRESH[5:]:
+            yield self._fresh(gain, shift, generator)
+        yield self._own(_OWN[2], generator)
+
+    def _fresh(self, gain: float, shift: float, generator: torch.Generator) -> dict[str, Tensor]:
+        return {
+            name: tensor.clone() if self._stays(name) else self._drawn(name, tensor, gain, shift, generator)
+            for name, tensor in self.values.items()
+        }
+
+    def _drawn(self, name: str, tensor: Tensor, gain: float, shift: float, generator: torch.Generator) -> Tensor:
+        if _is_positive(tensor):
+            # Scales and variances, and whatever else may have to be positive, such as what a logarithm is taken of.
+            factor = 1.0 if name in self.buffers else gain / _FRESH[0][0]
+            return factor * (0.5 + torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype))
+        noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+        if tensor.dim() <= 1 or name in self.buffers:
+            return shift * noise
+        return noise * (gain / math.sqrt(max(1, tensor[0].numel())))
+
+    def _own(self, size: float, generator: torch.Generator) -> dict[str, Tensor]:
+        return {
+            name: tensor.clone() if self._stays(name) else disturbed(tensor, size, generator)
+            for name, tensor in self.values.items()
+        }
+
+    def _stays(self, name: str) -> bool:
+        tensor = self.values[name]
+        return name in self.constant or not is_number(tensor) or not bool(torch.isfinite(tensor).all())
+
+
+def disturbed(tensor: Tensor, size: float, generator: torch.Generator) -> Tensor:
+    """Return a tensor whose entries are changed by random factors, so that signs stay; entries of 0 if all are.
+
+    Args:
+        tensor: Floating or complex.
+        size: Standard deviation of the factors' logarithms.
+        generator: Source of randomness.
+
+    Returns:
+        A fresh tensor.
+    """
+    real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    noise = torch.randn(real.shape, generator=generator, dtype=real.dtype)
+    if not bool(real.any()):
+        fan_in = real[0].numel() if real.dim() > 1 else 4
+        changed = size * noise / math.sqrt(max(1, fan_in))
+    else:
+        changed = real * (size * noise).exp()
+    return torch.view_as_complex(changed) if tensor.is_complex() else changed
+
+
+def is_number(tensor: Tensor) -> bool:
+    """Return whether a tensor holds real or complex numbers, and no integers or truth values.
+
+    Args:
+        tensor: Any tensor.
+
+    Returns:
+        True if so.
+    """
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Return a copy of a tensor on the CPU, in float64 or complex128 if it holds numbers.
+
+    Args:
+        tensor: Any tensor.
+
+    Returns:
+        The tensor, converted.
+    """
+    if tensor.is_complex():
+        return tensor.cpu().to(torch.complex128, copy=True)
+    return tensor.cpu().to(torch.float64 if tensor.is_floating_point() else None, copy=True)
+
+
+def _is_positive(tensor: Tensor) -> bool:
+    return tensor.numel() > 0 and tensor.is_floating_point() and bool((tensor > 0).all())

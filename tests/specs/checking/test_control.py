@@ -1,0 +1,298 @@
+"""Networks that hide what is wrong with their specifications, and those that cannot be run like others."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rebasin_core import check_spec, table_spec, trace_spec
+from rebasin_core.errors import SpecError
+from rebasin_core.specs import SpecCheck
+from rebasin_core.specs.checking.advice import Adviser
+from rebasin_core.tensors.modules import named_tensors
+from tests.specs.checking.networks import (
+    IMAGES,
+    ROWS,
+    TOKENS,
+    Net,
+    deep,
+    dying,
+    inputs_of,
+    masked,
+    spectral,
+    two_heads,
+)
+
+
+def moved_alone(model: nn.Module, tensor: str, dim: int = 0) -> dict[str, str]:
+    """Return the table in which one axis moves and nothing else does."""
+    table = {name: ", ".join("-" * t.dim()) for name, t in named_tensors(model).items()}
+    axes = table[tensor].split(", ")
+    axes[dim] = "lone"
+    return {**table, tensor: ", ".join(axes)}
+
+
+def check(model: nn.Module, shape: tuple[int, ...], table: dict[str, str] | None = None) -> SpecCheck:
+    inputs = inputs_of(shape)
+    spec = trace_spec(model, inputs) if table is None else table_spec(table, model)
+    return check_spec(spec, model, inputs)
+
+
+@pytest.fixture
+def without_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the search for what is at fault, which takes longer than to see that something is."""
+    monkeypatch.setattr(Adviser, "advice", lambda *_: [])
+
+
+def right_table(model: nn.Module) -> dict[str, str]:
+    """Return the table of a chain of dense and normalizing layers."""
+    table, units = dict[str, str](), "-"
+    layers = [(name, layer) for name, layer in model.named_children() if next(layer.parameters(), None) is not None]
+    for name, layer in layers:
+        leaving = "-" if name == layers[-1][0] else f"units{name}"
+        if isinstance(layer, nn.Linear):
+            table[f"{name}.weight"], units = f"{leaving}, {units}", leaving
+        else:
+            table[f"{name}.weight"] = units
+        table[f"{name}.bias"] = units
+    return table
+
+
+@pytest.mark.usefixtures("without_advice")
+@pytest.mark.parametrize("blocks", [3, 4, 10])
+def test_networks_that_die_under_random_statistics(blocks: int) -> None:
+    model = dying(blocks)
+    assert check(model, IMAGES).passed
+    assert not check(model, IMAGES, moved_alone(model, "0.weight")).kept
+
+
+@pytest.mark.usefixtures("without_advice")
+@pytest.mark.parametrize("value", [0, -1e10, float("-inf"), float("nan")])
+def test_outputs_that_are_masked(value: float) -> None:
+    model = masked(value)
+    assert check(model, ROWS).passed
+    assert not check(model, ROWS, moved_alone(model, "a.weight")).kept
+
+
+@pytest.mark.usefixtures("without_advice")
+@pytest.mark.parametrize("tensor", ["a.weight", "c.weight"])
+def test_a_small_head_beside_a_large_one(tensor: str) -> None:
+    model = two_heads()
+    assert check(model, ROWS).passed
+    assert not check(model, ROWS, moved_alone(model, tensor)).kept
+
+
+@pytest.mark.usefixtures("without_advice")
+@pytest.mark.parametrize(
+    ("activation", "norm"),
+    [(nn.ReLU, True), (nn.GELU, True), (nn.Tanh, True), (nn.Sigmoid, False), (nn.Softsign, False)],
+)
+def test_thirty_layers_do_not_wash_an_error_out(activation: type[nn.Module], *, norm: bool) -> None:
+    model = deep(activation, norm=norm)
+    assert check(model, ROWS, right_table(model)).passed
+    assert not check(model, ROWS, moved_alone(model, "0.weight")).kept
+
+
+@pytest.mark.usefixtures("without_advice")
+@pytest.mark.parametrize("batch", [1, 16])
+def test_outputs_that_are_all_zero_show_nothing(batch: int) -> None:
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 1), nn.ReLU())
+    inputs = torch.randn(batch, 5, generator=torch.Generator().manual_seed(0))
+    wrong, right = table_spec(moved_alone(model, "0.weight"), model), trace_spec(model, inputs)
+    for seed in range(12):
+        assert not check_spec(wrong, model, inputs, generator=torch.Generator().manual_seed(seed)).passed
+        assert check_spec(right, model, inputs, generator=torch.Generator().manual_seed(seed)).passed
+
+
+def test_what_does_not_matter_on_these_inputs_is_untested_by_name() -> None:
+    model = Net(lambda net, x: net.b(net.a(x).relu()) if len(x) else x, a=nn.Linear(5, 8), b=nn.Linear(8, 3))
+    model.aside = nn.Linear(8, 2)
+    table = {"a.weight": "h, -", "a.bias": "h", "b.weight": "-, h", "b.bias": "-", "aside.weight": "-, h"}
+    found = check(model, ROWS, {**table, "aside.bias": "-"})
+    assert found.kept
+    assert not found.passed
+    assert dict(found.untested) == {"aside.weight": "the model does not use it on these inputs"}
+    found.require(allow_untested=True)
+    with pytest.raises(SpecError, match="cannot be shown") as error:
+        found.require()
+    assert "untested, the model does not use it on these inputs: `aside.weight`" in str(error.value)
+
+
+def test_a_network_that_is_dead_at_all_parameters_is_untested() -> None:
+    model = Net(lambda net, x: net.b((net.a(x).tanh() - 2).relu()), a=nn.Linear(5, 8), b=nn.Linear(8, 3))
+    found = check(model, ROWS, moved_alone(model, "a.weight"))
+    assert found.kept
+    assert set(found.untested) == {"a.weight", "a.bias", "b.weight"}
+
+
+def test_a_bias_before_a_softmax_is_inert_and_no_alarm() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        q, k, v = net.q(x), net.k(x), net.v(x)
+        output: Tensor = net.out((q @ k.transpose(-1, -2)).softmax(-1) @ v)
+        return output
+
+    model = Net(forward, q=nn.Linear(3, 6), k=nn.Linear(3, 6), v=nn.Linear(3, 6), out=nn.Linear(6, 2))
+    found = check(model, TOKENS)
+    assert found.passed
+    assert found.inert == ("k.bias",)
+    # Wherever it moves, the function is the same: no table is wrong there.
+    axes = trace_spec(model, inputs_of(TOKENS)).layout.as_json()["axes"]
+    assert check(model, TOKENS, {**axes, "k.bias": "-"}).passed
+
+
+def sampled(kind: str) -> nn.Module:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        z = net.mean(net.a(x).relu())
+        match kind:
+            case "like":
+                z += torch.randn_like(z)
+            case "dropout":
+                z = functional.dropout(z, 0.5, training=True)
+            case "gumbel":
+                z = functional.gumbel_softmax(z)
+            case "shape":
+                z += torch.randn(z.shape, dtype=z.dtype)
+            case _:
+                z += random.random()
+        output: Tensor = net.b(z)
+        return output
+
+    return Net(forward, a=nn.Linear(5, 8), mean=nn.Linear(8, 6), b=nn.Linear(6, 3))
+
+
+SAMPLED = {
+    "a.weight": "h, -",
+    "a.bias": "h",
+    "mean.weight": "z, h",
+    "mean.bias": "z",
+    "b.weight": "-, z",
+    "b.bias": "-",
+}
+
+
+@pytest.mark.parametrize("kind", ["like", "dropout", "gumbel"])
+def test_noise_moves_with_its_units(kind: str) -> None:
+    model = sampled(kind)
+    assert check(model, ROWS, SAMPLED).passed
+    found = check(model, ROWS, {**SAMPLED, "mean.bias": "-"})
+    assert not found.kept
+    assert "'z': `mean.bias`, axis 0: should move with it" in found.suggestions
+    state = torch.get_rng_state()
+    check(model, ROWS, SAMPLED)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("kind", ["shape", "python"])
+def test_noise_of_no_unit_is_refused_as_random(kind: str) -> None:
+    model = sampled(kind)
+    found = check(model, ROWS, SAMPLED)
+    assert not found.passed
+    assert "random in evaluation mode" in found.reason
+    assert not found.failing_groups
+    with pytest.raises(SpecError, match="outputs are random"):
+        found.require(allow_untested=True)
+
+
+@pytest.mark.parametrize("kind", ["log", "cholesky"])
+def test_parameters_that_may_not_be_anything(kind: str) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        h = net.a(x)
+        h = (h * (net.p - 1).log()).tanh() if kind == "log" else h @ torch.linalg.cholesky(net.p)
+        output: Tensor = net.b(h)
+        return output
+
+    value = torch.rand(8) + 1.1 if kind == "log" else 2 * torch.eye(8) + 0.1
+    model = Net(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 3), p=nn.Parameter(value))
+    assert check(model, ROWS).kept
+    assert not check(model, ROWS, moved_alone(model, "a.weight")).kept
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_complex_parameters_are_wide_and_random(*, zero: bool) -> None:
+    model = spectral(zero=zero)
+    table = {
+        "weight": "h, o, -", "first.weight": "h, -", "first.bias": "h", "last.weight": "-, o", "last.bias": "-",
+    }  # fmt: skip
+    found = check(model, TOKENS, table)
+    assert found.passed
+    assert found.error < 1e-13
+    wrong = check(model, TOKENS, {**table, "weight": "h, -, -"})
+    assert wrong.suggestions == ("'o': `weight`, axis 1: should move with it",)
+
+
+def test_grouped_products_have_no_float64() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = net.e(x)
+        weight, expert = net.gate(x).softmax(-1).max(-1)
+        order = expert.argsort(stable=True)
+        ends = torch.bincount(expert, minlength=4).cumsum(0).to(torch.int32)
+        hidden = torch._grouped_mm(x[order], net.up, offs=ends).relu()
+        mixed = torch._grouped_mm(hidden, net.down, offs=ends)
+        output: Tensor = net.last(x + torch.zeros_like(mixed).index_copy(0, order, mixed) * weight[:, None])
+        return output
+
+    model = Net(
+        forward, e=nn.Linear(8, 8), gate=nn.Linear(8, 4), last=nn.Linear(8, 3),
+        up=nn.Parameter(torch.randn(4, 8, 16)), down=nn.Parameter(torch.randn(4, 16, 8)),
+    )  # fmt: skip
+    table = {
+        "gate.weight": "E, s", "gate.bias": "E", "up": "E, s, f@E", "down": "E, f@E, s",
+        "e.weight": "s, -", "e.bias": "s", "last.weight": "-, s", "last.bias": "-",
+    }  # fmt: skip
+    right = check_spec(table_spec(table, model), model, torch.randn(16, 8))
+    assert right.passed, right
+    wrong = check_spec(table_spec({**table, "gate.bias": "-"}, model), model, torch.randn(16, 8))
+    assert "'E': `gate.bias`, axis 0: should move with it" in wrong.suggestions
+
+
+def test_fake_quantization_has_no_float64() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        zero = torch.zeros(8, dtype=torch.int32)
+        weight = torch.fake_quantize_per_channel_affine(net.a.weight, net.scale.abs(), zero, 0, -128, 127)
+        output: Tensor = net.b(functional.linear(x, weight, net.a.bias).relu())
+        return output
+
+    model = Net(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 3), scale=nn.Parameter(torch.full((8,), 0.01)))
+    table = {"a.weight": "h, -", "a.bias": "h", "b.weight": "-, h", "b.bias": "-", "scale": "h"}
+    assert check(model, ROWS, table).passed
+    assert check(model, ROWS, {**table, "scale": "-"}).suggestions == ("'h': `scale`, axis 0: should move with it",)
+
+
+def test_an_operator_that_takes_float32_only_is_run_so() -> None:
+    @torch.library.custom_op("check_tests::single", mutates_args=())
+    def single(x: Tensor) -> Tensor:
+        if x.dtype != torch.float32:
+            message = "expected Float"
+            raise RuntimeError(message)
+        return x.sin()
+
+    assert single is not None
+    model = Net(lambda net, x: net.b(torch.ops.check_tests.single(net.a(x))), a=nn.Linear(5, 8), b=nn.Linear(8, 3))
+    table = {"a.weight": "h, -", "a.bias": "h", "b.weight": "-, h", "b.bias": "-"}
+    assert check(model, ROWS, table).passed
+    assert not check(model, ROWS, {**table, "a.bias": "-"}).kept
+
+
+def test_a_parallel_model_is_the_model_inside() -> None:
+    inner = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    spec = trace_spec(inner, inputs_of(ROWS))
+    assert check_spec(spec, nn.DataParallel(inner), inputs_of(ROWS)).passed
+
+
+def test_a_model_that_cannot_be_run_is_refused_with_the_reason() -> None:
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    spec = trace_spec(model, inputs_of(ROWS))
+    with pytest.raises(SpecError, match="cannot be run on the example inputs: RuntimeError"):
+        check_spec(spec, model, torch.randn(4, 7))
+
+
+def test_a_bias_that_a_later_normalization_takes_away_is_inert() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(1, 4), nn.InstanceNorm2d(4), nn.Flatten(), nn.Linear(64, 2))
+    found = check(model, IMAGES)
+    assert found.passed
+    assert found.inert == ("1.bias",)
