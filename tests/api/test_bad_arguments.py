@@ -50,5 +50,7 @@ def test_a_task_is_expected(task: Any) -> None:
 def test_a_data_set_without_batches_is_not_data() -> None:
     examples: Any = TensorDataset(INPUTS, TARGETS)
     task = rc.Task(network(), examples)
-    with pytest.raises(InvalidInputError, match=r"got a single one; pass a `DataLoader` of the data set"):
+    with pytest.raises(
+        InvalidInputError, match=r"the data set `TensorDataset` of single examples; give a `DataLoader`"
+    ):
         rc.barrier(network(), network(), task)

@@ -57,7 +57,7 @@ def test_every_method_says_so(method: rc.Inference) -> None:
 def test_the_last_step_may_diverge() -> None:
     method = rc.inference.MAPInference(epochs=1, optimizer=rc.inference.OptimizerSpec(name="SGD", lr=1e38))
     with pytest.raises(DivergenceError, match=r"`0\.weight` is not finite after the last epoch"):
-        method.fit(network(), batches(1), likelihood="gaussian")
+        method.fit(network(), batches(1), likelihood=rc.evaluation.GaussianLikelihood(scale=0.1))
 
 
 def test_a_prior_at_parameters_that_diverged_is_nan() -> None:

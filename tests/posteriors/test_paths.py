@@ -124,6 +124,38 @@ def test_coefficients_out_of_range_are_refused(t: float) -> None:
             path(first, second)(t)
 
 
+@pytest.mark.parametrize(
+    "path", [rc.posteriors.geodesic, moment_path, mean_path, mixture_path, displacement_path, coupled_path]
+)
+def test_both_ends_of_a_path_are_checked(path: Callable[..., PosteriorPath]) -> None:
+    other = rc.posteriors.PointPosterior({"v": torch.zeros(2)})
+    for wrong in (torch.zeros(2), {"w": torch.zeros(2)}, None):
+        with pytest.raises(InvalidInputError, match="posterior"):
+            path(wrong, gaussian(0))
+        with pytest.raises(InvalidInputError, match="posterior"):
+            path(gaussian(0), wrong)
+    with pytest.raises(InvalidInputError, match="the second posterior"):
+        path(gaussian(0), other)
+
+
+def test_a_path_has_the_dtype_of_the_first_posterior() -> None:
+    first, second = gaussian(0), gaussian(4)
+    single = second.to(dtype=torch.float32)
+    for path in (rc.posteriors.geodesic, moment_path, mean_path):
+        for start, end in ((first, single), (single, first)):
+            point = path(start, end)(0.25)
+            assert {tensor.dtype for tensor in point.mean.values()} == {start.dtype}
+            assert point.buffers["running_mean"].dtype == start.dtype
+            torch.testing.assert_close(
+                point.mean["w"], 0.75 * start.mean["w"] + 0.25 * end.mean["w"].to(start.dtype), rtol=1e-5, atol=1e-6
+            )
+
+
+def test_integer_buffers_are_those_of_the_nearer_end() -> None:
+    path = moment_path(gaussian(0), gaussian(4))
+    assert [path(t).buffers["steps"].item() for t in (0.0, 0.25, 0.5, 0.51, 0.75, 1.0)] == [0, 0, 0, 4, 4, 4]
+
+
 def test_a_linear_path_needs_the_same_tensors() -> None:
     first = rc.posteriors.LowRankGaussianPosterior(tensors(0), {"w": tensors(1)["w"].abs()}, tensors(2, 2))
     with pytest.raises(InvalidInputError, match="`factor` of the second posterior"):

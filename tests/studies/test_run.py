@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rebasin_core import RunConfig, load_run, run
+from rebasin_core import RunConfig, Task, load_posterior, load_run, run
 from rebasin_core.architectures import MLPArchitecture
+from rebasin_core.barriers import PointwiseBarrier, RepairBarrier
+from rebasin_core.data import DigitsSource
 from rebasin_core.errors import (
     ConfigError,
     DataError,
@@ -82,6 +84,30 @@ def test_a_run_of_single_networks_has_no_means_beside_it(tmp_path: Path) -> None
     single = TEXT.replace("[weight, wasserstein, kl]", "[weight]").replace("mean_field_vi", "map")
     single = single.replace("marginalized, num_points: 3, num_samples: 4", "pointwise, num_points: 3")
     assert not run(config(tmp_path, base=single), tmp_path / "out").means
+
+
+def test_networks_are_repaired_by_the_training_data(tmp_path: Path) -> None:
+    text = """
+data: digits
+architecture: {name: mlp, hidden: [16]}
+inference: {name: map, epochs: 2, optimizer: {name: Adam, lr: 0.01}}
+matchers: [weight]
+barrier: {name: repair, estimator: {name: pointwise, num_points: 3}}
+num_train: 300
+num_test: 100
+"""
+    result = run(config(tmp_path, base=text), tmp_path / "out")
+    ends = [load_posterior(tmp_path / f"out/posteriors/{name}.safetensors") for name in ("reference", "candidate")]
+    splits = DigitsSource().load()
+    model = MLPArchitecture(hidden=[16]).build((1, 8, 8), 10, generator=torch.Generator().manual_seed(0))
+    train, test = splits.train.first(300).batches(100), splits.test.first(100).batches(100)
+    estimator = RepairBarrier(estimator=PointwiseBarrier(num_points=3))
+    expected = {
+        name: estimator.estimate(ends[0], ends[1], Task(model, test, calibration=calibration)).loss[1]
+        for name, calibration in (("train", train), ("test", test))
+    }
+    assert result.curves["test"]["unaligned"].loss[1] == pytest.approx(expected["train"], rel=1e-5)
+    assert expected["test"] != pytest.approx(expected["train"], rel=1e-4)
 
 
 def test_a_seed_determines_every_byte(tmp_path: Path) -> None:

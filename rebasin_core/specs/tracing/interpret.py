@@ -52,7 +52,7 @@ class Interpreter:
 
     Attributes:
         without_rule: Operators of the graph that have neither a rule nor a decomposition into operators that have,
-            with the number of their calls.
+            and operators whose rule failed, with the number of their calls.
         decomposed: Operators that have no rule and were decomposed, with the number of their calls.
     """
 
@@ -151,7 +151,12 @@ class Interpreter:
             except Exception as error:  # ruff: ignore[blind-except] - a rule that fails must not stop the trace
                 # Constraints that it added before it failed do no harm; what follows keeps the result sound.
                 label = f"{call.operator} (its rule failed: {type(error).__name__}: {error})"
-        return self._decomposed(call, node, values) or self._frozen(call, label)
+        found = self._decomposed(call, node, values)
+        if found is None:
+            return self._frozen(call, label)
+        if label != call.operator:  # a rule that failed is reported even where the operator could do without
+            self.without_rule[label] = self.without_rule.get(label, 0) + 1
+        return found
 
     def _decomposed(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms] | None:
         """Return the outputs of an operator's decomposition, or None if it has none."""

@@ -97,12 +97,26 @@ def _indexing() -> list[tuple[nn.Module, Tensor]]:
     return [(table, torch.tensor([[1, 4], [6, 0]])), _vector(12, 8, lambda x: x.view(-1, 3, 4)[:, [2, 0]].flatten(1))]
 
 
+def _matrix() -> list[tuple[nn.Module, Tensor]]:
+    return [
+        _vector(8, 8, lambda x: torch.linalg.matrix_exp(x.view(-1, 2, 2, 2)).flatten(1)),
+        _vector(18, 2, lambda x: torch.linalg.det(x.view(-1, 2, 3, 3))),
+    ]
+
+
 def _normalization() -> list[tuple[nn.Module, Tensor]]:
     layers = nn.Sequential(
         nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.GroupNorm(3, 6), nn.InstanceNorm2d(6, affine=True), nn.ReLU(),
         nn.Flatten(2), nn.Linear(36, 5), nn.LayerNorm(5), nn.RMSNorm(5), nn.Linear(5, 2),
     )  # fmt: skip
     return [(layers, torch.randn(2, 2, 8, 8))]
+
+
+def _pooling() -> list[tuple[nn.Module, Tensor]]:
+    return [
+        _vector(12, 6, lambda x: functional.max_pool1d(x.view(-1, 3, 4), 2).flatten(1)),
+        _vector(12, 24, lambda x: functional.interpolate(x.view(-1, 3, 4), scale_factor=2).flatten(1)),
+    ]
 
 
 @final
@@ -149,6 +163,14 @@ def _slicing() -> list[tuple[nn.Module, Tensor]]:
     ]
 
 
+def _writing() -> list[tuple[nn.Module, Tensor]]:
+    places = torch.tensor([2, 0])
+    return [
+        _vector(12, 12, lambda x: x.view(-1, 3, 4).index_add(1, places, x.view(-1, 3, 4)[:, :2]).flatten(1)),
+        _vector(12, 12, lambda x: x.view(-1, 3, 4).index_fill(1, places, 0.5).flatten(1)),
+    ]
+
+
 _MAKERS: dict[str, Callable[[], list[tuple[nn.Module, Tensor]]]] = {
     "attention": _attention,
     "contraction": _contraction,
@@ -157,9 +179,12 @@ _MAKERS: dict[str, Callable[[], list[tuple[nn.Module, Tensor]]]] = {
     "elementwise": _elementwise,
     "fourier": _fourier,
     "indexing": _indexing,
+    "matrix": _matrix,
     "normalization": _normalization,
+    "pooling": _pooling,
     "recurrent": _recurrent,
     "reduction": _reduction,
     "shape": _shape,
     "slicing": _slicing,
+    "writing": _writing,
 }
