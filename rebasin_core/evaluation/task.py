@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 from torch.utils.data import Dataset
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.batches import checked_batches
+from rebasin_core.evaluation.batches import WAY_OUT, checked_batches
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.torch_losses import without_torch_loss
 from rebasin_core.tensors.kinds import refuse
@@ -62,8 +62,8 @@ class Task:
         object.__setattr__(self, "model", unwrapped(self.model))
         object.__setattr__(self, "likelihood", Likelihood.of(without_torch_loss(self.likelihood)))
         for batches in (self.data, self.data if self.calibration is None else self.calibration):
-            if not isinstance(batches, Iterable | Dataset):
-                refuse(batches, "batches (inputs, targets): a data loader, a list or another iterable")
+            if not (isinstance(batches, Iterable | Dataset) or hasattr(batches, "__getitem__")):
+                refuse(batches, "batches (inputs, targets)", WAY_OUT)
 
     def held(self) -> Task:
         """Return the same task with its batches in lists, so that they can be iterated several times.
