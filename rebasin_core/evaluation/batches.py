@@ -43,11 +43,22 @@ def checked_batches(data: object, what: str = "data") -> Iterator[Batch]:
             yield inputs, targets
 
 
+def can_be_iterated(data: object) -> bool:
+    """Return whether a value can be iterated over, if only by positions.
+
+    Args:
+        data: Any value.
+
+    Returns:
+        Whether ``iter`` takes it.
+    """
+    return isinstance(data, Iterable) or hasattr(data, "__getitem__")
+
+
 def _iterable(data: object, what: str) -> Iterable[Any]:
     # A data set yields single examples, whose parts may look like batches.
     is_set = isinstance(data, Dataset) and not isinstance(data, IterableDataset)
-    is_iterable = isinstance(data, Iterable) or hasattr(data, "__getitem__")
-    if is_set or not is_iterable or isinstance(data, Tensor | Mapping | str | bytes):
+    if is_set or not can_be_iterated(data) or isinstance(data, Tensor | Mapping | str | bytes):
         name = f"`{type(data).__name__}`"
         found = f"the data set {name} of single examples" if is_set else name
         message = f"expected batches (inputs, targets) as {what}, got {found}; {WAY_OUT}"

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, final
 
-from torch.utils.data import Dataset
-
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.batches import WAY_OUT, checked_batches
+from rebasin_core.evaluation.batches import WAY_OUT, can_be_iterated, checked_batches
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.torch_losses import without_torch_loss
 from rebasin_core.tensors.kinds import refuse
 from rebasin_core.tensors.modules import unwrapped
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor, nn
 
 
@@ -62,7 +61,7 @@ class Task:
         object.__setattr__(self, "model", unwrapped(self.model))
         object.__setattr__(self, "likelihood", Likelihood.of(without_torch_loss(self.likelihood)))
         for batches in (self.data, self.data if self.calibration is None else self.calibration):
-            if not (isinstance(batches, Iterable | Dataset) or hasattr(batches, "__getitem__")):
+            if not can_be_iterated(batches):
                 refuse(batches, "batches (inputs, targets)", WAY_OUT)
 
     def held(self) -> Task:
