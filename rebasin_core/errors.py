@@ -69,6 +69,10 @@ class PriorWarning(RebasinWarning):
     """A posterior's prior is not the same for all units of a layer: permuting moves it, too."""
 
 
+class AlignmentWarning(RebasinWarning):
+    """An alignment made the loss at the midpoint worse than no alignment does."""
+
+
 class UnreadWeightWarning(RebasinWarning):
     """A network uses weights in a way that is not understood, or not supported here: they are left out."""
 

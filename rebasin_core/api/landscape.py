@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from tqdm import tqdm
 
-from rebasin_core.api.conversion import PosteriorLike, as_posterior
+from rebasin_core.api.conversion import PosteriorLike, as_posteriors
 from rebasin_core.api.evaluation import barrier
 from rebasin_core.api.matching import match
 from rebasin_core.errors import InvalidInputError
@@ -75,7 +75,7 @@ def barrier_matrix(
         InvalidInputError: If there are fewer than two networks, or they do not fit each other.
     """
     require_task(task)
-    posteriors = [as_posterior(network, model=task.model) for network in networks]
+    posteriors = as_posteriors(networks, model=task.model)
     if len(posteriors) < 2:
         message = f"expected at least two networks, got {len(posteriors)}"
         raise InvalidInputError(message)
@@ -138,7 +138,7 @@ def star(
         InvalidInputError: If the networks do not fit each other, the model or the data.
     """
     require_task(task)
-    posteriors = [as_posterior(network, model=task.model) for network in networks]
+    posteriors = as_posteriors(networks, model=task.model)
     center, is_barycenter = barycenter_or_moments(posteriors)
     held = task.held()
     curves = [barrier(center, q, held, estimator=estimator, **options) for q in posteriors]

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, final
 import torch
 from tqdm import tqdm
 
-from rebasin_core.api.conversion import PosteriorLike, as_posterior
+from rebasin_core.api.conversion import PosteriorLike, as_posteriors
 from rebasin_core.api.matching import as_matcher
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.task import model_of
 from rebasin_core.posteriors.barycenter import barycenter, barycenter_or_moments
 from rebasin_core.posteriors.capabilities import AbstractMixture
 from rebasin_core.posteriors.divergence import squared_moment_distance
+from rebasin_core.specs.base import require_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -112,12 +113,13 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
         >>> found.trace[-1], found.between(0, 2).is_identity
         (0.0, True)
     """
+    require_spec(spec)
     if isinstance(networks, AbstractMixture):
         given = list(networks.components)
         weights = networks.weights.double()
     else:
         model = model_of(task)
-        given = [as_posterior(network, model=model) for network in networks]
+        given = as_posteriors(networks, model=model, spec=spec)
         weights = torch.full((len(given),), 1 / max(1, len(given)), dtype=torch.float64)
     if not given or max_rounds < 0:
         message = f"expected at least one network and rounds of at least 0, got {len(given)} and {max_rounds!r}"

@@ -6,7 +6,7 @@ import hashlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rebasin_core.api.conversion import PosteriorLike, as_posterior
+from rebasin_core.api.conversion import PosteriorLike, as_posteriors
 from rebasin_core.api.resumption import resumed
 from rebasin_core.evaluation.task import model_of
 from rebasin_core.matchers.base import Matcher
@@ -117,8 +117,7 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
     """
     model = model_of(task)
     strategy = as_matcher(matcher)
-    first = as_posterior(reference, model=model)
-    second = as_posterior(candidate, model=model)
+    first, second = as_posteriors([reference, candidate], model=model, spec=spec)
     search = partial(
         strategy.match,
         first,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
 
 from safetensors.torch import save
 
-from rebasin_core.api.conversion import PosteriorLike, as_posterior
+from rebasin_core.api.alignment import judged
+from rebasin_core.api.conversion import PosteriorLike, as_posterior, as_posteriors
 from rebasin_core.api.matching import as_matcher
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.evaluator import Evaluator
@@ -18,6 +19,7 @@ from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair
 from rebasin_core.evaluation.task import model_of, require_task
 from rebasin_core.posteriors.barycenter import barycenter, barycenter_or_moments
 from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.specs.base import require_spec
 from rebasin_core.tensors.files import write_bytes
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from rebasin_core.evaluation.effect import AlignmentEffect, Keep
     from rebasin_core.evaluation.metric import Metric
     from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher
@@ -49,12 +52,15 @@ class Merged:
         members: Their numbers among those given, in the order in which they were taken.
         is_barycenter: Whether the members were averaged by their 2-Wasserstein barycenter. False where none is
             registered for these kinds of posteriors: then `posterior` is their `moment_barycenter`.
+        effects: For each network, what the permutation that was found for it does to the loss at the midpoint between
+            it and the reference; None for the reference, and where no data were given or the data cannot tell.
     """
 
     posterior: Posterior
     permutations: tuple[Permutation, ...]
     members: tuple[int, ...]
     is_barycenter: bool = True
+    effects: tuple[AlignmentEffect | None, ...] = ()
 
 
 def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the second
@@ -66,6 +72,7 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
     weights: Weights | None = None,
     repair: RepairName | None = None,
     task: Task | None = None,
+    keep: Keep = "best",
     generator: torch.Generator | None = None,
 ) -> Merged:
     """Align networks or posteriors with one of them, and return their 2-Wasserstein barycenter: of points, the mean.
@@ -83,6 +90,8 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
             standard deviation of its activations (REPAIR) and then does so. For single networks; needs a ``task``.
         task: Network module and data, for the repair and for matchers that run the network. Statistics are computed
             from its calibration data.
+        keep: With a task, ``best`` takes a network as it is, with an `AlignmentWarning`, where its alignment raises the
+            loss at the midpoint; ``aligned`` takes the permutation that was found, with the warning. As for `align`.
         generator: Source of randomness; a fixed seed if not given.
 
     Returns:
@@ -104,25 +113,29 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         >>> merged.posterior.mean["in"].flatten().tolist()
         [1.0, 3.0]
     """
+    require_spec(spec)
     model = model_of(task)
-    posteriors = [as_posterior(network, model=model) for network in networks]
+    posteriors = as_posteriors(networks, model=model, spec=spec)
     if not 0 <= reference < len(posteriors):
         message = f"expected at least one network and a reference among them, got {len(posteriors)} and {reference}"
         raise InvalidInputError(message)
     held = None if task is None else task.held()
     aligned = list(posteriors)
     permutations = [spec.identity()] * len(posteriors)
+    effects: list[AlignmentEffect | None] = [None] * len(posteriors)
     if matcher is not None:
         strategy = as_matcher(matcher)
         for number, posterior in enumerate(posteriors):
             if number != reference:
                 found = strategy.match(posteriors[reference], posterior, spec, task=held, generator=generator)
+                if held is not None:
+                    found, effects[number] = judged(found, posteriors[reference], posterior, held, keep)
                 permutations[number] = found.permutation
                 aligned[number] = found.apply(posterior)
     result, is_barycenter = barycenter_or_moments(aligned, weights)
     if repair is not None:
         result = _repaired(aligned, result, repair, weights, held)
-    return Merged(result, tuple(permutations), tuple(range(len(posteriors))), is_barycenter)
+    return Merged(result, tuple(permutations), tuple(range(len(posteriors))), is_barycenter, tuple(effects))
 
 
 def _repaired(
@@ -191,7 +204,7 @@ def greedy_soup(  # ruff: ignore[too-many-arguments] - all but three have defaul
         M. Wortsman et al. (2022), "Model soups", ICML, arXiv 2203.05482, recipe 1.
     """
     require_task(task)
-    posteriors = [as_posterior(network, model=task.model) for network in networks]
+    posteriors = as_posteriors(networks, model=task.model, spec=spec)
     if not posteriors:
         message = "expected at least one network, got none"
         raise InvalidInputError(message)

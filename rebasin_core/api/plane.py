@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, final
 import torch
 from tqdm import tqdm
 
-from rebasin_core.api.conversion import PosteriorLike, as_posterior
+from rebasin_core.api.conversion import PosteriorLike, as_posteriors
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.task import require_task
 from rebasin_core.posteriors.barycenter import barycenter_or_moments
+from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.posteriors.point import PointPosterior
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ def loss_plane(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
         1802.10026, section 5.1 and appendix A.1.
     """
     require_task(task)
-    ends = [as_posterior(network, model=task.model) for network in (first, second, third)]
+    ends = as_posteriors([first, second, third], model=task.model)
+    for other in ends[1:]:
+        require_same_tensors(ends[0].mean, other.mean, "a network")
     frame = _Frame([q.mean for q in ends])
     if num_points < 2 or not frame.is_plane:
         message = "expected three networks that do not lie on a line, and `num_points` of at least 2"
@@ -188,7 +191,7 @@ def hull_losses(
         2102.13042, section 3.
     """
     require_task(task)
-    posteriors = [as_posterior(network, model=task.model) for network in networks]
+    posteriors = as_posteriors(networks, model=task.model)
     count = len(posteriors)
     if count < 2 or num_points < 0:
         message = f"expected at least two networks and places of at least 0, got {count} and {num_points!r}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, final, get_args
 import torch
 from tqdm import tqdm
 
-from rebasin_core.api.conversion import PosteriorLike, as_posterior
+from rebasin_core.api.conversion import PosteriorLike, as_posteriors
 from rebasin_core.api.many import match_many, mean_squared_distance
 from rebasin_core.api.matching import as_matcher
 from rebasin_core.errors import InvalidInputError
@@ -18,6 +18,7 @@ from rebasin_core.posteriors.capabilities import AbstractEmpirical, AbstractMixt
 from rebasin_core.posteriors.mixture import MixturePosterior
 from rebasin_core.posteriors.samples import SamplesPosterior
 from rebasin_core.posteriors.summary import SummaryKind, gaussian_summary
+from rebasin_core.specs.base import require_spec
 
 if TYPE_CHECKING:
     from rebasin_core.evaluation.task import Task
@@ -106,7 +107,8 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
         >>> found.mean_squared_distances[0], found.mean_squared_distances[-1]
         (1.0, 0.0)
     """
-    given = _as_mixture(samples, task)
+    require_spec(spec)
+    given = _as_mixture(samples, spec, task)
     components = given.components
     if reference is not None and not 0 <= reference < len(components):
         message = f"expected a reference from 0 to {len(components) - 1}, got {reference!r}"
@@ -170,7 +172,8 @@ def summarize(  # ruff: ignore[too-many-arguments] - the problem's parts, keywor
         T. Xiao, W. Liu, R. Bamler (2024), "A compact representation for Bayesian neural networks by removing
         permutation symmetry", arXiv 2401.00611.
     """
-    given = _as_mixture(samples, None)
+    require_spec(spec)
+    given = _as_mixture(samples, spec, None)
     count = len(given.weights)
     if kind not in get_args(SummaryKind) or count < 2 or rank < 1:
         message = (
@@ -182,7 +185,7 @@ def summarize(  # ruff: ignore[too-many-arguments] - the problem's parts, keywor
     return Summary(gaussian_summary(aligned.samples, kind, rank), aligned)
 
 
-def _as_mixture(samples: SamplesLike, task: Task | None) -> AbstractMixture:
+def _as_mixture(samples: SamplesLike, spec: PermutationSpec, task: Task | None) -> AbstractMixture:
     """Return any collection of networks as one posterior: as samples if all are single networks."""
     if isinstance(samples, AbstractEmpirical):
         return samples
@@ -197,7 +200,7 @@ def _as_mixture(samples: SamplesLike, task: Task | None) -> AbstractMixture:
         )
         raise InvalidInputError(message)
     model = model_of(task)
-    posteriors = [as_posterior(network, model=model) for network in samples]
+    posteriors = as_posteriors(samples, model=model, spec=spec)
     if not posteriors:
         message = "expected at least one sample, got none"
         raise InvalidInputError(message)

@@ -8,21 +8,24 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import click
 
+from rebasin_core.api.alignment import judged
 from rebasin_core.api.conversion import load_posterior
 from rebasin_core.api.evaluation import barrier as measure
-from rebasin_core.api.matching import build, match
+from rebasin_core.api.matching import match
 from rebasin_core.api.merging import merge as merge_networks
 from rebasin_core.api.merging import save_checkpoint
 from rebasin_core.api.tracing import trace_spec
+from rebasin_core.cli.data import load_data
 from rebasin_core.cli.guard import leaving
 from rebasin_core.cli.sources import load_model, parse_input
-from rebasin_core.errors import ConfigError, StorageError
+from rebasin_core.cli.targets import require_free
+from rebasin_core.errors import ConfigError
 from rebasin_core.evaluation.task import Task
-from rebasin_core.report.table import barrier_table
+from rebasin_core.report.table import alignment_notes, barrier_table
 from rebasin_core.specs.check import check_spec
 from rebasin_core.specs.files import load_spec
 from rebasin_core.tensors.files import require_writable
-from rebasin_core.tensors.reading import exists, is_same_file
+from rebasin_core.tensors.reading import exists
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
     from rebasin_core.api.merging import RepairName
     from rebasin_core.data.base import DataSplits
+    from rebasin_core.data.examples import TensorBatches
+    from rebasin_core.evaluation.effect import Keep
     from rebasin_core.specs.base import PermutationSpec
 
 _SHARED = (
@@ -51,10 +56,27 @@ _SHARED = (
         "of the model and that every tensor matters to it, the first alone, or nothing.",
     ),
     click.option("--matcher", default="wasserstein", show_default=True, help="A registered matcher."),
-    click.option("--data", help="A registered data set: for matchers that need data, for repair and barriers."),
+    click.option(
+        "--data",
+        help="For matchers that need data, for repair, barriers, and to see whether an alignment helps: a registered "
+        "data set; a mapping with its options, as in run files: '{name: mnist, mean: 0, deviation: 1}'; or "
+        "package.module:function, which returns data sets or tensors.",
+    ),
+    click.option("--data-option", "-d", "options", multiple=True, help="key=value: an option of the data set."),
     click.option("--root", type=click.Path(path_type=Path), help="The folder of the data set."),
 )
+_KEEP = click.option(
+    "--keep",
+    type=click.Choice(["best", "aligned"]),
+    default="best",
+    show_default=True,
+    help="With --data: keep the better of the alignment and none, by the loss at the midpoint, or the alignment.",
+)
+_FORCE = click.option("--force", is_flag=True, help="Replace an existing output file (never an input).")
 _OUTPUT = click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="The safetensors file.")
+_NOT_MEASURED = (
+    "the objective is that of the matcher; whether the loss between the networks is lower, --data would tell"
+)
 _GO_ON = "The best match so far is kept: run the same command again to go on from it,"
 _CHECKPOINT = click.Path(path_type=Path)
 # Examples of a data set on which symmetries are checked.
@@ -75,6 +97,8 @@ def _shared(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("reference", type=_CHECKPOINT)
 @click.argument("candidate", type=_CHECKPOINT)
 @_shared
+@_KEEP
+@_FORCE
 @_OUTPUT
 def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - click passes one an option
     factory: str,
@@ -85,27 +109,35 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     check: CheckLevel,
     matcher: str,
     data: str | None,
+    options: tuple[str, ...],
     root: Path | None,
+    keep: Keep,
+    force: bool,  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     output: Path,
 ) -> None:
     """Move the CANDIDATE checkpoint onto the REFERENCE, for the model that FACTORY makes; its function stays.
 
     FACTORY is package.module:factory, a function or class that needs no arguments. The symmetries are checked on the
     model first, traced or from a file; where they do not keep its function, nothing is written. Interrupted, the same
-    command goes on from the best that was found.
+    command goes on from the best that was found. With --data, the loss at the midpoint is measured with and without
+    alignment.
     """
-    _require_new(output, reference, candidate)
+    require_free(output, [reference, candidate], force=force)
     unfinished = output.with_name(f"{output.name}.unfinished")
     require_writable(unfinished)
     model = load_model(factory)
-    symmetries = _symmetries(model, inputs, spec, check, data, root)
+    splits = None if data is None else load_data(data, options, root)
+    symmetries = _symmetries(model, inputs, spec, check, splits)
     first = load_posterior(reference, model=model)
     second = load_posterior(candidate, model=model)
-    task = None if data is None else Task(model, _data(data, root).train.batches(1000))
+    task = None if splits is None else _task(model, splits.train.batches(1000))
     with leaving(lambda: f"{_GO_ON} in {unfinished}" if exists(unfinished) else ""):
         result = match(
             first, second, symmetries, matcher, task=task, progress=sys.stderr.isatty(), checkpoint=unfinished
         )
+    effect = None
+    if task is not None:
+        result, effect = judged(result, first, second, task, keep)
     aligned = result.apply(second)
     if aligned.is_point:
         save_checkpoint(aligned, output)
@@ -114,8 +146,10 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     moved = sum(result.permutation.moved.values())
     click.echo(
         f"objective {result.identity_objective:.6g} -> {result.objective:.6g}, {moved} units moved in "
-        f"{len(result.permutation.moved)} groups; {result.outcome.value}\nwritten to {output}"
+        f"{len(result.permutation.moved)} groups; {result.outcome.value}"
     )
+    click.echo(str(effect) if effect is not None else _NOT_MEASURED)
+    click.echo(f"written to {output}")
 
 
 @click.command()
@@ -125,6 +159,8 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
 @click.option("--no-align", is_flag=True, help="Average the checkpoints as they are.")
 @click.option("--weight", "-w", "weights", multiple=True, type=float, help="One a checkpoint; equal if not given.")
 @click.option("--repair", type=click.Choice(["reset", "repair"]), help="Statistics or activations, from --data.")
+@_KEEP
+@_FORCE
 @_OUTPUT
 def merge(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - click passes one an option
     factory: str,
@@ -137,25 +173,34 @@ def merge(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     weights: tuple[float, ...],
     repair: RepairName | None,
     data: str | None,
+    options: tuple[str, ...],
     root: Path | None,
+    keep: Keep,
+    force: bool,  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     output: Path,
 ) -> None:
     """Align CHECKPOINTS with the first of them and write their average, for the model that FACTORY makes.
 
-    The symmetries are checked on the model first; where they do not keep its function, nothing is written.
+    The symmetries are checked on the model first; where they do not keep its function, nothing is written. With --data,
+    the loss at the midpoint with the first is measured for each, with and without alignment.
     """
-    _require_new(output, *checkpoints)
+    require_free(output, checkpoints, force=force)
     model = load_model(factory)
-    task = None if data is None else Task(model, _data(data, root).train.first(5000).batches(500))
+    splits = None if data is None else load_data(data, options, root)
+    task = None if splits is None else _task(model, splits.train.first(5000).batches(500))
     merged = merge_networks(
         [load_posterior(path, model=model) for path in checkpoints],
-        _symmetries(model, inputs, spec, check, data, root),
+        _symmetries(model, inputs, spec, check, splits),
         matcher=None if no_align else matcher,
         weights=list(weights) or None,
         repair=repair,
         task=task,
+        keep=keep,
     )
     save_checkpoint(merged.posterior, output)
+    for path, effect in zip(checkpoints, merged.effects, strict=True):
+        if effect is not None:
+            click.echo(f"{path}: {effect}")
     click.echo(f"{len(checkpoints)} checkpoints merged; written to {output}")
 
 
@@ -174,6 +219,7 @@ def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] -
     check: CheckLevel,
     matcher: str,
     data: str | None,
+    options: tuple[str, ...],
     root: Path | None,
     points: int,
 ) -> None:
@@ -188,31 +234,33 @@ def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] -
         message = "a barrier is measured on data: name a data set with --data, and its folder with --root"
         raise ConfigError(message)
     model = load_model(factory)
-    symmetries = _symmetries(model, inputs, spec, check, data, root)
+    splits = load_data(data, options, root)
+    symmetries = _symmetries(model, inputs, spec, check, splits)
     first = load_posterior(reference, model=model)
     second = load_posterior(candidate, model=model)
-    splits = _data(data, root)
     test = splits.test.batches(1000)
     train = splits.train.first(5000).batches(1000)
-    task = Task(model, test, calibration=train)
+    task = _task(model, test, calibration=train)
     aligned = match(first, second, symmetries, matcher, task=task).apply(second)
     curves = {
         label: measure(first, other, task, num_points=points)
         for label, other in (("unaligned", second), (matcher, aligned))
     }
     click.echo(barrier_table(curves, {}))
+    for note in alignment_notes(curves):
+        click.echo(note)
 
 
-def _symmetries(  # ruff: ignore[too-many-positional-arguments] - what the options say
-    model: nn.Module, inputs: tuple[str, ...], spec: Path | None, check: CheckLevel, data: str | None, root: Path | None
+def _symmetries(
+    model: nn.Module, inputs: tuple[str, ...], spec: Path | None, check: CheckLevel, splits: DataSplits | None
 ) -> PermutationSpec:
     """Return the symmetries of the model, traced or from a file, checked unless they shall be trusted."""
     if spec is None and not inputs:
         message = "give either --input, to trace the model with, or --spec, a specification file"
         raise ConfigError(message)
     example: object = tuple(parse_input(text) for text in inputs)
-    if not inputs and data is not None and check != "none":
-        example = _data(data, root).test.inputs[:_EXAMPLES]
+    if not inputs and splits is not None and check != "none":
+        example = splits.test.inputs[:_EXAMPLES]
     elif not inputs and check != "none":
         message = (
             "a specification from a file is checked before it is used: give --input or --data, on which the model is "
@@ -225,16 +273,8 @@ def _symmetries(  # ruff: ignore[too-many-positional-arguments] - what the optio
     return found
 
 
-def _require_new(output: Path, *inputs: Path) -> None:
-    """Raise, before the work, if the output cannot be written, or is one of the files that are read."""
-    require_writable(output)
-    for path in inputs:
-        if is_same_file(output, path):
-            message = f"the output {output} is a file that is read ({path}), and would be lost; name another one"
-            raise StorageError(message)
-
-
-def _data(name: str, root: Path | None) -> DataSplits:
-    source = build("dataset", name=name) if root is None else build("dataset", name=name, root=root)
-    splits: DataSplits = source.load()
-    return splits
+def _task(model: nn.Module, batches: TensorBatches, *, calibration: TensorBatches | None = None) -> Task:
+    """Return a task on data: floating targets are numbers with unit noise, others are classes."""
+    held = list(batches)
+    numbers = held[0][1].is_floating_point()
+    return Task(model, held, "gaussian" if numbers else "categorical", calibration)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rebasin_core.plugin.hookspecs import HOOKS
-from rebasin_core.report.table import barrier_notes, barrier_table, best_alignment, error_name
+from rebasin_core.report.table import alignment_notes, barrier_notes, barrier_table, best_alignment, error_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +31,9 @@ def print_result(result: RunResult, report: Path) -> None:
         click.echo(barrier_table(curves, result.distances, means))
         best, before, after = best_alignment(curves)
         unit = f" {curves[best].unit}" if curves[best].unit else ""
+        click.echo()
+        for line in alignment_notes(curves):
+            click.echo(line)
         error = error_name(curves[best])
         click.echo(f"\nAligned by `{best}`, the barrier went from {before} to {after}{unit} (± {error}).")
         for note in barrier_notes(curves):

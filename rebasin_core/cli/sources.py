@@ -36,19 +36,10 @@ def load_model(reference: str, *, meta: bool = False) -> nn.Module:
     Raises:
         InvalidInputError: If it cannot be imported, made, or is no module.
     """
-    name, colon, attribute = reference.partition(":")
-    if not (name and colon and attribute):
-        message = f"expected package.module:factory, got {reference!r}"
-        raise InvalidInputError(message)
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    found = load_object(reference, "a model")
     model: object = None
-    with isolated() as attempt:
-        found: object = importlib.import_module(name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-        with torch.device("meta" if meta else "cpu"):
-            model = found() if callable(found) and not isinstance(found, nn.Module) else found
+    with isolated() as attempt, torch.device("meta" if meta else "cpu"):
+        model = found() if callable(found) and not isinstance(found, nn.Module) else found
     if attempt.error is not None:
         message = f"cannot make a model from {reference}: {attempt.problem}"
         raise InvalidInputError(message) from attempt.error
@@ -56,6 +47,36 @@ def load_model(reference: str, *, meta: bool = False) -> nn.Module:
         message = f"expected {reference} to return a torch.nn.Module, got {type(model).__name__}"
         raise InvalidInputError(message)
     return model
+
+
+def load_object(reference: str, what: str) -> object:
+    """Return an object of an importable module.
+
+    Args:
+        reference: ``package.module:name``; the current folder is searched too.
+        what: What it is to make, for the message.
+
+    Returns:
+        The object.
+
+    Raises:
+        InvalidInputError: If it cannot be imported.
+    """
+    name, colon, attribute = reference.partition(":")
+    if not (name and colon and attribute):
+        message = f"expected package.module:factory, got {reference!r}"
+        raise InvalidInputError(message)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    found: object = None
+    with isolated() as attempt:
+        found = importlib.import_module(name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    if attempt.error is not None:
+        message = f"cannot make {what} from {reference}: {attempt.problem}"
+        raise InvalidInputError(message) from attempt.error
+    return found
 
 
 def parse_input(text: str) -> Tensor:

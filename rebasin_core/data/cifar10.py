@@ -9,6 +9,7 @@ from typing import Literal, final
 
 import numpy as np
 import torch
+from pydantic import PositiveFloat
 from typing_extensions import override
 
 from rebasin_core.data.base import DataSource, DataSplits, Target
@@ -58,6 +59,12 @@ class CIFAR10Source(DataSource):
     download: bool = False
     """Whether the archive may be downloaded, verified and unpacked into ``root``."""
 
+    mean: tuple[float, float, float] = _MEAN
+    """Mean of each channel that is subtracted, of pixels scaled to [0, 1]."""
+
+    deviation: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = _DEVIATION
+    """Standard deviation by which each channel is divided. Inputs are ``(x / 255 - mean) / deviation``."""
+
     @override
     def _load(self) -> DataSplits:
         folders = (_FOLDER, ".")
@@ -66,10 +73,17 @@ class CIFAR10Source(DataSource):
             _unpack(archive, self.root / _FOLDER)
         train = [require_file(self.root, folders, (name,), remote=None, download=False) for name in _TRAIN]
         test = require_file(self.root, folders, (_TEST,), remote=None, download=False)
-        return DataSplits(_examples(train), _examples([test]), Target("classification", _NUM_CLASSES))
+        return DataSplits(self._examples(train), self._examples([test]), Target("classification", _NUM_CLASSES))
+
+    def _examples(self, paths: list[Path]) -> Examples:
+        images, labels = _read(paths)
+        mean = torch.tensor(self.mean).reshape(3, 1, 1)
+        deviation = torch.tensor(self.deviation).reshape(3, 1, 1)
+        return Examples((images.float() / 255 - mean) / deviation, labels)
 
 
-def _examples(paths: list[Path]) -> Examples:
+def _read(paths: list[Path]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images of bytes and their classes."""
     labels, images = [], []
     for path in paths:
         raw = np.frombuffer(read_bytes(path), np.uint8)
@@ -84,10 +98,7 @@ def _examples(paths: list[Path]) -> Examples:
             raise DataError(message)
         labels.append(torch.from_numpy(records[:, 0].astype(np.int64)))
         images.append(torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy()))
-    mean = torch.tensor(_MEAN).reshape(3, 1, 1)
-    deviation = torch.tensor(_DEVIATION).reshape(3, 1, 1)
-    inputs = (torch.cat(images).float() / 255 - mean) / deviation
-    return Examples(inputs, torch.cat(labels))
+    return torch.cat(images), torch.cat(labels)
 
 
 def _unpack(archive: Path, folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 import numpy as np
 import torch
+from pydantic import PositiveFloat
 from typing_extensions import override
 
 from rebasin_core.data.base import DataSource, DataSplits, Target
@@ -71,6 +72,13 @@ class AbstractIdxSource(DataSource):
     download: bool = False
     """Whether missing files may be downloaded, into the subfolder of the dataset, and verified."""
 
+    mean: float | None = None
+    """Mean that is subtracted from the pixels, scaled to [0, 1]; that of the training set, as published, if None."""
+
+    deviation: PositiveFloat | None = None
+    """Standard deviation by which pixels are divided; as published if None. Inputs are
+    ``(x / 255 - mean) / deviation``: with 0 and 1 ``x / 255``."""
+
     @final
     @override
     def _load(self) -> DataSplits:
@@ -80,8 +88,10 @@ class AbstractIdxSource(DataSource):
             remote = RemoteFile(name, f"{published.url}/{name}", md5)
             names = (name, name.removesuffix(".gz"))
             paths.append(require_file(self.root, published.folders, names, remote=remote, download=self.download))
-        train = _examples(paths[0], paths[1], published)
-        test = _examples(paths[2], paths[3], published)
+        mean = published.mean if self.mean is None else self.mean
+        deviation = published.deviation if self.deviation is None else self.deviation
+        train = _examples(paths[0], paths[1], mean, deviation)
+        test = _examples(paths[2], paths[3], mean, deviation)
         return DataSplits(train, test, Target("classification", _NUM_CLASSES))
 
 
@@ -201,7 +211,7 @@ def _decompressed(raw: bytes, path: Path) -> bytes:
     return content
 
 
-def _examples(images_path: Path, labels_path: Path, published: Publication) -> Examples:
+def _examples(images_path: Path, labels_path: Path, mean: float, deviation: float) -> Examples:
     images = read_idx(images_path)
     labels = read_idx(labels_path)
     if images.shape[1:] != (28, 28) or labels.dim() != 1 or len(images) != len(labels):
@@ -213,5 +223,5 @@ def _examples(images_path: Path, labels_path: Path, published: Publication) -> E
     if len(labels) and int(labels.max()) >= _NUM_CLASSES:
         message = f"{labels_path} has the class {int(labels.max())}, expected classes 0 to {_NUM_CLASSES - 1}"
         raise DataError(message)
-    inputs = (images.unsqueeze(1).float() / 255 - published.mean) / published.deviation
+    inputs = (images.unsqueeze(1).float() / 255 - mean) / deviation
     return Examples(inputs, labels.long())

@@ -1,6 +1,7 @@
 """Running networks under distributions of parameters, and scoring what they predict."""
 
 from rebasin_core.evaluation.allocation import Allocation, Stratum
+from rebasin_core.evaluation.effect import AlignmentEffect, Keep, MidpointEvaluator
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.evaluation.likelihood import Likelihood, TargetKind
@@ -42,6 +43,7 @@ __all__ = [
     "AbstractSampleMetric",
     "ActivationMoments",
     "ActivationRepair",
+    "AlignmentEffect",
     "Allocation",
     "AllocationName",
     "Batches",
@@ -55,11 +57,13 @@ __all__ = [
     "GibbsMetric",
     "HeldTask",
     "HeteroscedasticGaussianLikelihood",
+    "Keep",
     "Likelihood",
     "LossEstimate",
     "MethodName",
     "Metric",
     "MetricValues",
+    "MidpointEvaluator",
     "ModelReading",
     "NLLMetric",
     "PrecisionName",

@@ -13,7 +13,7 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.reading import ModelReading, read
 from rebasin_core.tensors.checks import require_same_names
 from rebasin_core.tensors.memory import is_out_of_memory
-from rebasin_core.tensors.modules import forward_hooks, named_tensors
+from rebasin_core.tensors.modules import forward_hooks, named_tensors, unwrapped
 from rebasin_core.tensors.trees import tree_leaves, tree_map
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class FunctionalModel:
     ) -> None:
         self._device = torch.device(device)
         self._dtype = dtype
-        self._model = copy.deepcopy(model).to(self._device, dtype).train(training)
+        self._model = copy.deepcopy(unwrapped(model)).to(self._device, dtype).train(training)
         for parameter in self._model.parameters():
             parameter.requires_grad = False
         self._expected = named_tensors(self._model)

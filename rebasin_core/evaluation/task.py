@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, final
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.batches import checked_batches
+from rebasin_core.evaluation.batches import WAY_OUT, can_be_iterated, checked_batches
 from rebasin_core.evaluation.likelihood import Likelihood
+from rebasin_core.evaluation.torch_losses import without_torch_loss
+from rebasin_core.tensors.kinds import refuse
+from rebasin_core.tensors.modules import unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,10 +35,12 @@ class Task:
         data: Batches ``(inputs, targets)``: a data loader, a list, or any iterable. It is iterated once in each call
             that uses the task.
         likelihood: Likelihood of the targets: an instance, a registered name (``categorical``, ``gaussian``, ...), or a
-            mapping with ``name`` and options.
+            mapping with ``name`` and options; PyTorch's plain cross-entropy is taken for ``categorical``.
         calibration: Training batches; ``data`` if None.
 
     Raises:
+        InvalidInputError: If the model is no module, the data are nothing to iterate over, or the likelihood is another
+            loss function of PyTorch.
         UnknownNameError: If no likelihood has that name.
         ConfigError: If options of the likelihood are invalid.
 
@@ -52,8 +57,12 @@ class Task:
     calibration: Batches | None = None
 
     def __post_init__(self) -> None:
-        """Look the likelihood up."""
-        object.__setattr__(self, "likelihood", Likelihood.of(self.likelihood))
+        """Look the likelihood up, and take the network out of what it is wrapped in."""
+        object.__setattr__(self, "model", unwrapped(self.model))
+        object.__setattr__(self, "likelihood", Likelihood.of(without_torch_loss(self.likelihood)))
+        for batches in (self.data, self.data if self.calibration is None else self.calibration):
+            if not can_be_iterated(batches):
+                refuse(batches, "batches (inputs, targets)", WAY_OUT)
 
     def held(self) -> Task:
         """Return the same task with its batches in lists, so that they can be iterated several times.

@@ -182,7 +182,8 @@ class CrossMoments:
             warnings.warn(message, UnreadWeightWarning, stacklevel=2)
 
     def _require_products(self) -> None:
-        if not self._sums:
+        # Where no order of units can change, the identity is all there is to find.
+        if not self._sums and self._problem.layout.log10_order > 0:
             message = (
                 "no group permutes the output of a weight that is used in one dense or convolutional product: there "
                 "are no activations that could be matched. Use `weight`"

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar, fi
 import torch
 
 from rebasin_core.errors import InvalidInputError, PriorWarning
+from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.task import model_of
-from rebasin_core.posteriors.checks import require_same_tensors
+from rebasin_core.posteriors.checks import require_posteriors, require_same_tensors
 from rebasin_core.specs.base import require_spec
 from rebasin_core.strategy import Strategy
+from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,10 +27,8 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.layout import Layout
-    from rebasin_core.symmetry.permutation import Permutable, Permutation
 
-    M = TypeVar("M", bound=nn.Module)
-    P = TypeVar("P", bound=Permutable)
+    T = TypeVar("T")
 
 
 OnInterrupt: TypeAlias = Literal["raise", "return"]
@@ -49,6 +49,7 @@ class MatchProblem:
         progress: Whether to show a progress bar.
         initial: Permutation to start from, for iterative matchers; their own initialization if None.
         on_interrupt: On Ctrl-C, ``"raise"`` KeyboardInterrupt or ``"return"`` the best result so far.
+        likelihood: Likelihood of the targets in the data; None without data.
     """
 
     reference: Posterior
@@ -60,6 +61,7 @@ class MatchProblem:
     progress: bool
     initial: Permutation | None = None
     on_interrupt: OnInterrupt = "raise"
+    likelihood: Likelihood | None = None
 
     def starting_at(self, initial: Permutation | None) -> MatchProblem:
         """Return the problem with another initial permutation.
@@ -122,17 +124,29 @@ class MatchResult:
         """Number of sweeps over the groups."""
         return len(self.trace) - 1
 
+    def at_identity(self, layout: Layout) -> MatchResult:
+        """Return the result that keeps the candidate as it is, with the objective there.
+
+        Args:
+            layout: The groups of the permutation.
+
+        Returns:
+            The result; outcome, times and bound are those of this search.
+        """
+        trace = (self.identity_objective,)
+        identity = Permutation.identity(layout)
+        return replace(self, permutation=identity, objective=self.identity_objective, trace=trace)
+
     @overload
     def apply(self, candidate: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
     @overload
-    def apply(self, candidate: M) -> M: ...
-    @overload
-    def apply(self, candidate: P) -> P: ...
+    def apply(self, candidate: T) -> T: ...
     def apply(self, candidate: Any) -> Any:
         """Return the aligned candidate.
 
         Args:
-            candidate: A mapping of tensors, a module or a posterior, as for `Permutation.apply`.
+            candidate: Anything that was matched: a mapping of tensors, a module, a posterior, an object of another
+                library; as for `Permutation.apply`.
 
         Returns:
             A permuted copy of the same type.
@@ -192,6 +206,9 @@ class Matcher(Strategy):
                 matcher needs is missing.
         """
         require_spec(spec)
+        require_posteriors(reference, candidate)
+        reference = reference.named_as(spec.layout.names)
+        candidate = candidate.named_as(spec.layout.names)
         means = reference.shared_mean(), candidate.shared_mean()
         for posterior, mean, what in zip(
             (reference, candidate), means, ("the reference", "the candidate"), strict=True
@@ -215,6 +232,7 @@ class Matcher(Strategy):
             progress=progress,
             initial=initial,
             on_interrupt=on_interrupt,
+            likelihood=None if task is None else Likelihood.of(task.likelihood),
         )
         if initial is not None and initial.layout.fingerprint != spec.layout.fingerprint:
             message = "the initial permutation belongs to another specification"

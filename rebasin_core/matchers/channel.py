@@ -18,7 +18,7 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem, MatchResult
 from rebasin_core.matchers.search import interruptible
 from rebasin_core.symmetry.permutation import Permutation
-from rebasin_core.tensors.checks import require_finite
+from rebasin_core.tensors.checks import require_finite, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,11 +65,29 @@ class AbstractChannelMatcher(Matcher):
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
         """Return the channels of the reference and of the candidate: ``[C, *s]`` for every parameter."""
 
+    def _require_channels(self, problem: MatchProblem, channels: Channels, what: str) -> None:
+        """Raise if a subclass, of a plugin perhaps, gives channels that are not attached to the parameters."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in problem.reference.shared_mean().items()}
+        found = {name: tuple(tensor.shape) for name, tensor in channels.items()}
+        odd = sorted(name for name, shape in found.items() if shape[1:] != shapes.get(name))
+        missing = sorted(shapes.keys() - found.keys())
+        if odd or missing:
+            problems = [f"a channel of shape {found[n]} for `{n}`, expected ('C', *{shapes.get(n)})" for n in odd[:4]]
+            problems += [f"none for {shorten(missing)}"] if missing else []
+            kind = f"{type(self).__module__}.{type(self).__qualname__}"
+            message = (
+                f"the matcher {self.name!r} ({kind}) gave channels of the {what} that do not fit its parameters: "
+                f"{'; '.join(problems)}; tell its author"
+            )
+            raise InvalidInputError(message)
+
     @final
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
         reference, candidate = self._channels(problem.reference, problem.candidate)
+        self._require_channels(problem, reference, "reference")
+        self._require_channels(problem, candidate, "candidate")
         require_finite(reference, "the reference's channels")
         require_finite(candidate, "the candidate's channels")
         solver = CoordinateDescent(problem.layout, reference, candidate, solver=self.assignment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, final
@@ -11,25 +12,21 @@ from pydantic import PositiveFloat, PositiveInt
 from tqdm import tqdm
 from typing_extensions import override
 
-from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.evaluator import Evaluator
+from rebasin_core.errors import AlignmentWarning, InvalidInputError
+from rebasin_core.evaluation.effect import MidpointEvaluator, effect_of
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.likelihoods import CategoricalLikelihood
-from rebasin_core.evaluation.normalization import BatchStatistics
 from rebasin_core.evaluation.task import Task
 from rebasin_core.matchers.activation import ActivationMatcher
 from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem, MatchResult
 from rebasin_core.matchers.frank_wolfe import FrankWolfeMatcher
 from rebasin_core.matchers.search import BestSoFar, interruptible
 from rebasin_core.matchers.wasserstein import WassersteinMatcher
-from rebasin_core.posteriors.barycenter import barycenter_or_moments
 from rebasin_core.posteriors.divergence import squared_moment_distance
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from torch import Tensor
+    from collections.abc import Callable, Sequence
 
 
 Selection: TypeAlias = Literal["distance", "loss"]
@@ -83,7 +80,11 @@ class RestartsMatcher(Matcher):
 class ChainMatcher(Matcher):
     """Lets every matcher begin where the one before it ended.
 
-    The result is the last one's, and never below its objective at the identity.
+    The result is the last one's, and never below its objective at the identity. Where a model and data are given, the
+    loss at the midpoint is measured after each matcher (see `AlignmentEffect`), since each has an objective of its own
+    and the last one may undo what an earlier one achieved: the permutation with the lowest loss is returned, the
+    identity among them, with an `AlignmentWarning` if it is not the last one. On data on which the networks are no
+    better than a constant prediction, the last one is returned.
 
     Raises:
         ConfigError: If there is no matcher.
@@ -102,17 +103,46 @@ class ChainMatcher(Matcher):
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
-        result = self.matchers[0].solve(problem)
+        if problem.data is not None:
+            problem = replace(problem, data=list(problem.data))
+        stages = [self.matchers[0].solve(problem)]
         with interruptible(problem) as interruption:
             for matcher in self.matchers[1:]:
-                if result.outcome is MatchOutcome.INTERRUPTED:
+                if stages[-1].outcome is MatchOutcome.INTERRUPTED:
                     break
-                result = matcher.solve(problem.starting_at(result.permutation))
-            if result.objective < result.identity_objective and result.outcome is not MatchOutcome.INTERRUPTED:
+                stages.append(matcher.solve(problem.starting_at(stages[-1].permutation)))
+            last = stages[-1]
+            if last.objective < last.identity_objective and last.outcome is not MatchOutcome.INTERRUPTED:
                 # A local optimum below the identity: begin there instead.
-                result = self.matchers[-1].solve(problem.starting_at(None))
+                stages[-1] = self.matchers[-1].solve(problem.starting_at(None))
+            result = self._best(problem, stages)
         seconds = {**result.seconds, "total": perf_counter() - start}
         return replace(result, outcome=interruption.outcome(result.outcome), seconds=seconds)
+
+    def _best(self, problem: MatchProblem, stages: Sequence[MatchResult]) -> MatchResult:
+        """Return the result with the lowest loss at the midpoint, where data can tell; otherwise the last one."""
+        last = stages[-1]
+        if problem.model is None or problem.data is None or last.outcome is MatchOutcome.INTERRUPTED:
+            return last
+        task = Task(problem.model, problem.data, problem.likelihood or CategoricalLikelihood())
+        tried = [*stages, last.at_identity(problem.layout)]
+        effects = [effect_of(r.permutation, problem.reference, problem.candidate, task) for r in tried]
+        found = [effect for effect in effects if effect is not None]
+        if len(found) < len(tried) or not found[0].is_meaningful:
+            return last
+        losses = [effect.aligned for effect in found]
+        lowest = min(losses)
+        if losses[len(stages) - 1] <= lowest:
+            return last
+        best = losses.index(lowest)
+        name = "the identity" if best == len(stages) else f"what `{self.matchers[best].name}` found"
+        message = (
+            f"the last matcher of the chain ({last.outcome.value}) left a higher loss at the midpoint than others: "
+            f"unaligned {found[0].unaligned:.4f}, after each matcher {', '.join(f'{x:.4f}' for x in losses[:-1])}; "
+            f"{name} is returned"
+        )
+        warnings.warn(message, AlignmentWarning, stacklevel=2)
+        return tried[best]
 
 
 @final
@@ -176,21 +206,9 @@ class PortfolioMatcher(Matcher):
         if problem.model is None or problem.data is None:
             message = "selecting by `loss` runs the network on data: give `task`, or select by `distance`"
             raise InvalidInputError(message)
-        like, data = problem.reference, problem.data
-        statistics = BatchStatistics(problem.model, device=like.device, dtype=like.dtype)
-
-        def renewed(tensors: Mapping[str, Tensor], _: int) -> Mapping[str, Tensor]:
-            return {**tensors, **statistics.at(tensors, data)}
-
-        adjust = renewed if statistics else None
-        task = Task(problem.model, data, self.likelihood)
-        evaluator = Evaluator(task, like, num_samples=_SAMPLES, adjust=adjust)
-
-        def value(permutation: Permutation) -> float:
-            midpoint, _ = barycenter_or_moments([problem.reference, permutation.apply(problem.candidate)])
-            return -evaluator.loss(midpoint).loss
-
-        return value
+        task = Task(problem.model, problem.data, self.likelihood)
+        midpoint = MidpointEvaluator(problem.reference, problem.candidate, task, num_samples=_SAMPLES)
+        return lambda permutation: -midpoint.estimate(permutation).loss
 
 
 def _nearness(problem: MatchProblem) -> Callable[[Permutation], float]:

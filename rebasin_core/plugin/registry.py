@@ -236,8 +236,8 @@ class Registry:
         return found
 
     def _family(self, family: str) -> dict[str, list[Registered]]:
-        if family not in HOOKS:
-            message = f"no family {family!r}; {nearest(family, HOOKS)}"
+        if family not in list(HOOKS):  # a list: what cannot be hashed is no family either
+            message = f"no family {family!r}; {nearest(str(family), HOOKS)}"
             raise UnknownNameError(message)
         plugins = [plugin for _, plugin in self._manager.list_name_plugin() if plugin is not None]
         asked, found = self._families.get(family, ((), {}))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.capabilities import PosteriorPath
     from rebasin_core.posteriors.prior import GaussianPrior
     from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.tensors.names import TensorNames
 
 Q = TypeVar("Q", bound="AbstractAttachedPosterior")
 Fields: TypeAlias = "Mapping[str, Mapping[str, Tensor]]"
@@ -283,6 +284,22 @@ class AbstractAttachedPosterior(Posterior):
             return self._rebuild(fields, interpolate_buffers(unattached, end_unattached, t), auxiliary)
 
         return at
+
+    @override
+    def _named_as(self, names: TensorNames) -> Self:
+        if self._is_named_as(names):
+            return self
+        what = f"the {self.kind!r} posterior"
+        fields = {field: names.renamed(tensors, what) for field, tensors in self._fields.items()}
+        return self._rebuild(fields, self._unattached, self._auxiliary.named_as(names, what))
+
+    def _is_named_as(self, names: TensorNames) -> bool:
+        """Return whether all tensors have the names that a network has for them, and are what they are there."""
+        own = [next(iter(self._fields.values())).keys(), self._auxiliary.fixed.keys()]
+        buffers = self.buffers.keys()
+        if names.buffers is not None and (any(names.buffers & part for part in own) or buffers - names.buffers):
+            return False
+        return all(names.has_order_of(part) for part in (*own, buffers))
 
     @final
     def _map(self, function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> Self:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rebasin_core.tensors.names import TensorNames
+
 # The prefixes of their names in files.
 _BUFFERS = "buffers"
 _FIXED = "fixed"
@@ -97,6 +99,22 @@ class AuxiliaryTensors:
         """
         prior = None if self.prior is None else self.prior.mapped(function)
         return AuxiliaryTensors(function(self.buffers), function(self.fixed), prior)
+
+    def named_as(self, names: TensorNames, what: str) -> AuxiliaryTensors:
+        """Return these tensors as those of a network, by its names; see `Posterior.named_as`.
+
+        Args:
+            names: The names of the network's tensors.
+            what: The name of the posterior, for messages.
+
+        Returns:
+            The new auxiliary tensors.
+        """
+        fixed, buffers = names.divide(self.fixed, self.buffers, what)
+        prior = self.prior
+        if prior is not None:
+            prior = GaussianPrior(names.renamed(prior.mean, what), names.renamed(prior.stddev, what))
+        return AuxiliaryTensors(buffers, fixed, prior)
 
     def expanded(self, sample_shape: Sequence[int]) -> dict[str, Tensor]:
         """Return fixed parameters and buffers as parts of samples.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 import torch
 
 from rebasin_core.errors import InvalidInputError, NoClosedFormError
+from rebasin_core.tensors.kinds import refuse, require_several
 from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
@@ -37,6 +38,24 @@ def normalized_weights(weights: Tensor, count: int) -> Tensor:
     return weights / weights.sum()
 
 
+def require_weights(weights: Weights | None) -> None:
+    """Raise if a value is neither weights nor weights by pattern.
+
+    Args:
+        weights: What was given; None for equal ones.
+
+    Raises:
+        InvalidInputError: If it is something else, or holds something else than numbers.
+    """
+    if weights is None:
+        return
+    for own in weights.values() if isinstance(weights, Mapping) else [weights]:
+        require_several(own, "weights as a list of numbers, one a posterior")
+        for value in own:
+            if not isinstance(value, int | float | torch.Tensor):
+                refuse(value, "a weight as a number")
+
+
 @final
 class TensorWeights:
     """Weights of K posteriors that sum to one, for every tensor.
@@ -50,6 +69,7 @@ class TensorWeights:
     """
 
     def __init__(self, weights: Weights | None, count: int) -> None:
+        require_weights(weights)
         given = weights if weights is not None else [1.0] * count
         by_pattern = given if isinstance(given, Mapping) else {"*": given}
         self._by_pattern = {

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.posteriors.prior import GaussianPrior
     from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.tensors.names import TensorNames
 
 KIND = "posterior"
 """The kind that the file of a posterior states."""
@@ -128,6 +129,29 @@ class Posterior(ABC):
         Raises:
             FileFormatError: If the tensors are not those of this representation.
         """
+
+    @final
+    def named_as(self, names: TensorNames) -> Posterior:
+        """Return this posterior over the tensors of a network, by the names that the network has for them.
+
+        Second names of a tensor and the prefixes of wrapping modules are replaced, and tensors that are not random are
+        divided into parameters and buffers as the network has them.
+
+        Args:
+            names: The names of the network's tensors.
+
+        Returns:
+            The same distribution; this object where nothing is named otherwise.
+
+        Raises:
+            InvalidInputError: If a parameter holds integers, or two names of one tensor have different values.
+        """
+        return self._named_as(names)
+
+    def _named_as(self, names: TensorNames) -> Posterior:
+        """Return the posterior by other names; overridden by representations that can."""
+        del names
+        return self
 
     @property
     def is_point(self) -> bool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.tensors.names import TensorNames
 
 _CHOICE = "component"
 
@@ -97,6 +98,13 @@ class MixturePosterior(AbstractMixture):
         every = [component.buffers for component in self._components]
         floating = self._average([{n: t for n, t in b.items() if t.is_floating_point()} for b in every])
         return {**every[0], **floating}
+
+    @override
+    def _named_as(self, names: TensorNames) -> MixturePosterior:
+        named = [component.named_as(names) for component in self._components]
+        if all(new is old for new, old in zip(named, self._components, strict=True)):
+            return self
+        return MixturePosterior(named, weights=self._weights)
 
     @override
     def draw_noise(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:

@@ -11,7 +11,9 @@ from rebasin_core.posteriors.attached import AbstractAttachedPosterior, Fields
 from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
 from rebasin_core.posteriors.capabilities import AbstractIndependentGaussian, PosteriorPath
 from rebasin_core.posteriors.pairs import register_barycenter, register_geodesic
-from rebasin_core.tensors.modules import copied
+from rebasin_core.tensors.checks import require_tensors
+from rebasin_core.tensors.modules import copied, unwrapped
+from rebasin_core.tensors.names import buffers_among
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.posteriors.averaging import TensorWeights
     from rebasin_core.posteriors.prior import GaussianPrior
+    from rebasin_core.tensors.names import TensorNames
 
 
 @final
@@ -62,10 +65,45 @@ class PointPosterior(AbstractIndependentGaussian, AbstractAttachedPosterior):
         Returns:
             Its parameters and buffers, copied.
         """
+        inner = unwrapped(model)
         return cls(
-            copied(dict(model.named_parameters())),
-            buffers=copied(dict(model.named_buffers())),
+            copied(dict(inner.named_parameters())),
+            buffers=copied(dict(inner.named_buffers())),
         )
+
+    @classmethod
+    def from_tensors_by_name(cls, tensors: Mapping[str, Tensor], names: TensorNames | None = None) -> PointPosterior:
+        """Return a state dict as a point.
+
+        Args:
+            tensors: Parameters and buffers by name.
+            names: The names of the network's tensors. Where these do not tell which tensors are buffers, integers and
+                the statistics of normalizations (``running_mean`` and the like) are.
+
+        Returns:
+            The point; its tensors are copies.
+
+        Raises:
+            InvalidInputError: If a value is no tensor, a parameter holds integers, or two names of one tensor have
+                different values.
+        """
+        what = "the state dict"
+        require_tensors(tensors, what)
+        given = copied(tensors)
+        named = given if names is None else names.renamed(given, what)
+        buffers = buffers_among(named)
+        if names is not None:
+            named, buffers = names.divide({n: t for n, t in named.items() if n not in buffers}, buffers, what)
+        return cls({name: tensor for name, tensor in named.items() if name not in buffers}, buffers=buffers)
+
+    @override
+    def _named_as(self, names: TensorNames) -> PointPosterior:
+        mean = self._fields["mean"]
+        if self._is_named_as(names) and all(t.is_floating_point() or t.is_complex() for t in mean.values()):
+            return self
+        parameters, buffers = names.divide(mean, self._auxiliary.buffers, "the point")
+        prior = self._auxiliary.named_as(names, "the point").prior
+        return PointPosterior(parameters, buffers=buffers, prior=prior)
 
     @override
     def _stddev(self) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.posteriors.prior import GaussianPrior
     from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.tensors.names import TensorNames
 
 
 # Most iterations of the fixed point for the barycenter.
@@ -161,6 +162,14 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
     def shared_buffers(self) -> dict[str, Tensor]:
         """The buffers that all samples share, each ``[*s]``."""
         return copied(self._auxiliary.buffers)
+
+    @override
+    def _named_as(self, names: TensorNames) -> SamplesPosterior:
+        if self._is_named_as(names):
+            return self
+        samples, buffers = names.divide(self._fields["samples"], self._fields["sample_buffers"], "the samples")
+        fields = {"samples": samples, "sample_buffers": buffers}
+        return self._rebuild(fields, self._unattached, self._auxiliary.named_as(names, "the samples"))
 
     @override
     def member(self, index: int) -> PointPosterior:

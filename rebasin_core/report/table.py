@@ -147,5 +147,33 @@ def barrier_notes(curves: Mapping[str, LossCurve]) -> list[str]:
     ]
 
 
+def alignment_notes(curves: Mapping[str, LossCurve]) -> list[str]:
+    """Return for every alignment a sentence on the loss and the score at the midpoint, before and after.
+
+    Args:
+        curves: Curves by label, the unaligned one first.
+
+    Returns:
+        One sentence an alignment.
+    """
+    unaligned, *others = curves
+    before_loss, before_score = _at_midpoint(curves[unaligned])
+    notes = []
+    for label in others:
+        loss, score = _at_midpoint(curves[label])
+        change = "lowered" if loss < before_loss else "raised" if loss > before_loss else "did not change"
+        advice = "; no alignment is better here" if loss > before_loss else ""
+        notes.append(
+            f"`{label}` {change} the loss at the midpoint: {before_loss:.4f} -> {loss:.4f}, "
+            f"{curves[label].score_name} {before_score:.4f} -> {score:.4f}{advice}"
+        )
+    return notes
+
+
+def _at_midpoint(curve: LossCurve) -> tuple[float, float]:
+    middle = min(range(len(curve.t)), key=lambda place: abs(curve.t[place] - 0.5))
+    return curve.loss[middle], curve.score[middle]
+
+
 def _error(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"

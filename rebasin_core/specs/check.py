@@ -11,6 +11,7 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.errors import SpecError
+from rebasin_core.specs.base import require_spec
 from rebasin_core.specs.checking.advice import Adviser, traced_layout
 from rebasin_core.specs.checking.examination import Examination
 from rebasin_core.specs.checking.parts import restricted
@@ -175,6 +176,7 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
     Raises:
         SpecError: If the specification does not name exactly the model's tensors, or the model cannot be run.
     """
+    require_spec(spec)
     generator = generator or torch.Generator().manual_seed(0)
     model = unwrapped(model)
     spec.require_fit(named_tensors(model))

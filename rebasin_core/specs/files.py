@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, final
 from typing_extensions import override
 
 from rebasin_core.errors import FileFormatError, SpecError
-from rebasin_core.specs.base import PermutationSpec, SpecFactory
+from rebasin_core.specs.base import PermutationSpec, SpecFactory, require_spec
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.tensors.files import write_json
 from rebasin_core.tensors.modules import named_tensors
@@ -48,6 +48,7 @@ def save_spec(spec: PermutationSpec, path: Path | str) -> None:
     Raises:
         StorageError: If it cannot be written.
     """
+    require_spec(spec)
     document = {"kind": _KIND, "version": _VERSION, **spec.layout.as_json()}
     write_json(path, document)
 

@@ -102,4 +102,4 @@ def from_git_rebasin(spec: GitRebasinSpec | AxesToPerm, tensors: nn.Module | Map
     named = tensors if isinstance(tensors, Mapping) else named_tensors(tensors)
     table = {name: ", ".join(perm or "-" for perm in perms) for name, perms in axes_to_perm.items()}
     rest = {name: ", ".join("-" * tensor.dim()) for name, tensor in named.items() if name not in table}
-    return table_spec({**table, **rest}, named)
+    return table_spec({**table, **rest}, tensors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Literal, final
 
 from pydantic import Field, PositiveInt
@@ -16,8 +16,10 @@ from rebasin_core.symmetry.axis import Atom, Group
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.symmetry.notation import parse_axes
 from rebasin_core.symmetry.resolve import names_of, resolve, solve, without_nesting
-from rebasin_core.tensors.checks import shorten
+from rebasin_core.tensors.checks import require_tensors, shorten
+from rebasin_core.tensors.kinds import refuse, require_mapping
 from rebasin_core.tensors.modules import named_tensors
+from rebasin_core.tensors.names import TensorNames
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +36,8 @@ class TableSpec(PermutationSpec):
     inside each unit of ``heads``.
 
     Args:
-        tensors: The model, or its parameters and buffers by name. Only names and shapes are used.
+        tensors: The model, or its parameters and buffers by name. Only names and shapes are used, and of a model which
+            are buffers.
 
     Raises:
         SpecError: When the layout is asked for, if the table leaves out a tensor or names one that does not exist, if
@@ -50,7 +53,11 @@ class TableSpec(PermutationSpec):
     """
 
     def __init__(self, tensors: nn.Module | Mapping[str, Tensor]) -> None:
+        if not isinstance(tensors, nn.Module):
+            require_mapping(tensors, "the model as a torch.nn.Module, or its tensors by name")
+            require_tensors(tensors, "the tensors of the table")
         named = named_tensors(tensors) if isinstance(tensors, nn.Module) else tensors
+        self._names = TensorNames.of_module(tensors) if isinstance(tensors, nn.Module) else None
         self._shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
 
     @final
@@ -69,9 +76,19 @@ class TableSpec(PermutationSpec):
         """Sizes of groups that the shapes alone do not determine (the number of heads); a class attribute will do."""
         return {}
 
+    @property
+    def buffers(self) -> Collection[str] | None:
+        """The tensors that are buffers, for tables of tensors by name; of a module they are known."""
+        return None
+
     @final
     @override
     def _layout(self) -> Layout:
+        require_mapping(self.table, "a table as a mapping of axes by the names of tensors")
+        require_mapping(self.sizes, "sizes as a mapping of whole numbers by the names of groups")
+        for part in (*self.table.values(), *self.table):
+            if not isinstance(part, str):
+                refuse(part, "names and axes in the table as texts, such as 'hidden, -'")
         table = {name: parse_axes(text) for name, text in self.table.items()}
         self._check_names(table)
         within = _nesting(table)
@@ -87,7 +104,9 @@ class TableSpec(PermutationSpec):
             else tuple(Atom(length) for length in shape)
             for name, shape in self._shapes.items()
         }
-        return Layout(groups, axes)
+        buffers = self.buffers if self.buffers is not None or self._names is None else self._names.buffers
+        aliases = {} if self._names is None else self._names.aliases
+        return Layout(groups, axes, None if buffers is None else frozenset(buffers), aliases)
 
     def _check_names(self, table: Mapping[str, tuple[Expression, ...]]) -> None:
         for name, axes in table.items():
@@ -105,7 +124,11 @@ class TableSpec(PermutationSpec):
 
 
 def table_spec(
-    table: Mapping[str, str], tensors: nn.Module | Mapping[str, Tensor], *, sizes: Mapping[str, int] | None = None
+    table: Mapping[str, str],
+    tensors: nn.Module | Mapping[str, Tensor],
+    *,
+    sizes: Mapping[str, int] | None = None,
+    buffers: Collection[str] | None = None,
 ) -> TableSpec:
     """Return a specification from a table at hand, without writing a class.
 
@@ -113,6 +136,8 @@ def table_spec(
         table: The axes of every tensor, as in `TableSpec`.
         tensors: The model, or its parameters and buffers by name.
         sizes: Sizes of groups that the shapes do not determine.
+        buffers: Names of the tensors that are buffers, where ``tensors`` are given by name: a state dict is divided
+            into parameters and buffers by it. Without, integers and normalization statistics are taken for buffers.
 
     Returns:
         The specification.
@@ -126,7 +151,7 @@ def table_spec(
         >>> spec.layout.log10_order
         0.0
     """
-    spec = _GivenTable(tensors, table, sizes or {})
+    spec = _GivenTable(tensors, table, {} if sizes is None else sizes, buffers)
     _ = spec.layout  # raises here, at the call that is to blame
     return spec
 
@@ -164,9 +189,14 @@ class _GivenTable(TableSpec):
     """A table passed as a value."""
 
     def __init__(
-        self, tensors: nn.Module | Mapping[str, Tensor], table: Mapping[str, str], sizes: Mapping[str, int]
+        self,
+        tensors: nn.Module | Mapping[str, Tensor],
+        table: Mapping[str, str],
+        sizes: Mapping[str, int],
+        buffers: Collection[str] | None,
     ) -> None:
         super().__init__(tensors)
+        self._buffers = buffers
         self._table = table
         self._sizes = sizes
 
@@ -179,6 +209,11 @@ class _GivenTable(TableSpec):
     @override
     def sizes(self) -> Mapping[str, int]:
         return self._sizes
+
+    @property
+    @override
+    def buffers(self) -> Collection[str] | None:
+        return self._buffers
 
 
 def _nesting(table: Mapping[str, tuple[Expression, ...]]) -> dict[str, str | None]:

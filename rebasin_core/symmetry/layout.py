@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError, nearest
-from rebasin_core.symmetry.axis import Atom, Axis, Group, atoms_of, is_fixed
+from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, is_fixed
 from rebasin_core.symmetry.cells import atom_rows, count_cells
 from rebasin_core.symmetry.notation import format_axes, parse_axes
 from rebasin_core.symmetry.resolve import resolve
 from rebasin_core.tensors.bounds import MAX_CELLS, MAX_DEPTH, MAX_LENGTH, MAX_UNITS
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.frozen import FrozenMapping
+from rebasin_core.tensors.kinds import refuse, require_mapping
+from rebasin_core.tensors.names import TensorNames
 from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
@@ -25,32 +27,44 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# How parallel and compiled modules name the tensors of the module that they wrap.
-_WRAPPERS = ("module.", "_orig_mod.")
-
-
 @final
 @dataclass(frozen=True)
 class Layout:
     """Groups, and the axes of every tensor they act on: the content of a permutation specification, as a value.
 
+    Layouts are equal if their groups and axes are: if they are of the same symmetries.
+
     Attributes:
         groups: The groups by name.
         axes: For every parameter and buffer, one axis a dimension.
+        buffers: Which of these tensors are buffers; None if that is not known. It tells how a state dict is divided
+            into parameters and buffers.
+        aliases: Further names of tensors, as state dicts have them (tied weights, modules that are registered twice),
+            with the name in ``axes``.
 
     Raises:
-        SpecError: On construction, if an atom names an unknown group or has another length than its group, if nested
-            groups form a circle, or if a nested group stands in a tensor where its outer group does not stand
-            exactly once beside it.
+        SpecError: On construction, if a buffer or alias names no tensor, if an atom names an unknown group or has
+            another length than its group, if nested groups form a circle, or if a nested group stands in a tensor
+            where its outer group does not stand exactly once beside it.
     """
 
     groups: Mapping[str, Group]
     axes: Mapping[str, tuple[Axis, ...]]
+    buffers: frozenset[str] | None = field(default=None, compare=False)
+    aliases: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         """Freeze the mappings and check that they agree."""
+        _require_kinds(self.groups, self.axes)
         object.__setattr__(self, "groups", FrozenMapping(dict(self.groups)))
         object.__setattr__(self, "axes", FrozenMapping(dict(self.axes)))
+        object.__setattr__(self, "aliases", FrozenMapping(dict(self.aliases)))
+        if self.buffers is not None:
+            object.__setattr__(self, "buffers", frozenset(self.buffers))
+        for name in (*(self.buffers or ()), *self.aliases.values()):
+            if name not in self.axes:
+                message = f"`buffers` or `aliases` names `{name}`, which has no axes; {nearest(name, self.axes)}"
+                raise SpecError(message)
         for name in self.groups:
             if math.prod(self.index_shape(name)) > MAX_UNITS:
                 message = f"group {shown(name)} has {self.index_shape(name)} units, expected at most {MAX_UNITS}"
@@ -184,27 +198,24 @@ class Layout:
         Raises:
             InvalidInputError: If a name is unknown or missing, or a shape does not end with the layout's.
         """
-        unknown = sorted(name for name in tensors if name not in self.axes)
-        missing = sorted(name for name in self.moved if name not in tensors) if complete else []
+        own = {name: self.names.of(name) for name in tensors}
+        unknown = sorted(name for name, known in own.items() if known is None)
+        given = set(own.values())
+        missing = sorted(name for name in self.moved if name not in given) if complete else []
         if unknown or missing:
             parts = [f"{what} does not fit the specification"]
             parts += [f"missing: {shorten(missing)}"] if missing else []
             parts += [f"not in the specification: {shorten(unknown)}"] if unknown else []
-            parts += [
-                f"all names begin with `{prefix}`: give the wrapped module"
-                for prefix in _WRAPPERS
-                if tensors and all(name.startswith(prefix) for name in tensors)
-            ]
             raise InvalidInputError("; ".join(parts))
         for name, tensor in tensors.items():
             shape = tuple(tensor.shape)
-            expected = self.shape(name)
+            expected = self.shape(own[name] or name)
             if len(shape) < len(expected) or shape[len(shape) - len(expected) :] != expected:
                 message = f"{what}: `{name}` has shape {shape}, the specification expects {expected} (last dimensions)"
                 raise InvalidInputError(message)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the layout as plain JSON: readable, diffable, and all that is needed to read it back."""
+    def _action_as_json(self) -> dict[str, Any]:
+        """Return the groups, and what they act on."""
         return {
             "groups": {
                 name: {"size": group.size} | ({"within": group.within} if group.within else {})
@@ -212,6 +223,18 @@ class Layout:
             },
             "axes": {name: format_axes(axes, dict(self.groups)) for name, axes in self.axes.items()},
         }
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the layout as plain JSON: readable, diffable, and all that is needed to read it back.
+
+        Which tensors are buffers, and further names of tensors, are left out where they are not known.
+        """
+        document = self._action_as_json()
+        if self.buffers is not None:
+            document["buffers"] = [name for name in self.axes if name in self.buffers]
+        if self.aliases:
+            document["aliases"] = dict(self.aliases)
+        return document
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Layout:
@@ -236,7 +259,7 @@ class Layout:
             axes = {name: _axes(name, text, groups) for name, text in document["axes"].items()}
         except SpecError as error:
             raise FileFormatError(str(error)) from error
-        found = cls(groups, axes)
+        found = cls(groups, axes, *_names(document, axes))
         used = {atom.group for of_tensor in axes.values() for axis in of_tensor for atom in atoms_of(axis)}
         unused = sorted(name for name in groups if name not in used)
         if unused:
@@ -245,10 +268,27 @@ class Layout:
         return found
 
     @cached_property
+    def names(self) -> TensorNames:
+        """The names of the tensors: which are buffers, and which repeat a tensor."""
+        return TensorNames(tuple(self.axes), self.buffers, self.aliases)
+
+    @cached_property
     def fingerprint(self) -> str:
-        """A short hash of the layout, equal for equal layouts."""
-        text = json.dumps(self.as_json(), sort_keys=True)
+        """A short hash of the groups and of what they act on, equal for layouts of the same symmetries."""
+        text = json.dumps(self._action_as_json(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _require_kinds(groups: object, axes: object) -> None:
+    """Raise if groups or axes are of another kind than a layout holds."""
+    require_mapping(groups, "the groups as a mapping by name")
+    require_mapping(axes, "the axes as a mapping by the names of tensors")
+    for group in cast("Mapping[str, object]", groups).values():
+        if not isinstance(group, Group):
+            refuse(group, "a `Group` for every name of a group")
+    for of_tensor in cast("Mapping[str, object]", axes).values():
+        if not isinstance(of_tensor, tuple) or not all(isinstance(axis, Atom | Product | Concat) for axis in of_tensor):
+            refuse(of_tensor, "a tuple of axes for every tensor", "`table_spec` reads them from texts")
 
 
 def _group(name: str, entry: object) -> Group:
@@ -280,3 +320,19 @@ def _axes(name: str, text: object, groups: Mapping[str, Group]) -> tuple[Axis, .
             message = f"`{name}`: an axis has {shown(axis.size)} positions, expected 1 to {MAX_LENGTH}"
             raise SpecError(message)
     return axes
+
+
+def _names(document: Mapping[str, Any], axes: Mapping[str, object]) -> tuple[frozenset[str] | None, dict[str, str]]:
+    """Return which tensors a document says are buffers, None if it does not, and the further names of tensors."""
+    buffers, aliases = document.get("buffers"), document.get("aliases", {})
+    if not (buffers is None or (isinstance(buffers, list) and all(isinstance(name, str) for name in buffers))):
+        message = f"expected `buffers` to be a list of names of tensors, got {shown(buffers)}"
+        raise FileFormatError(message)
+    if not (isinstance(aliases, dict) and all(isinstance(name, str) for name in aliases.values())):
+        message = f"expected `aliases` to be an object of names by further names of tensors, got {shown(aliases)}"
+        raise FileFormatError(message)
+    unknown = sorted({*(buffers or ()), *aliases.values()} - axes.keys())
+    if unknown:
+        message = f"`buffers` or `aliases` names tensors without axes: {shorten(unknown)}"
+        raise FileFormatError(message)
+    return None if buffers is None else frozenset(buffers), aliases

@@ -14,13 +14,15 @@ from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError
 from rebasin_core.symmetry.action import act, act_on_axes
 from rebasin_core.symmetry.index import check_index, reorder_outer
 from rebasin_core.symmetry.layout import Layout
-from rebasin_core.tensors.checks import require_same_names
+from rebasin_core.tensors.checks import require_same_names, require_tensors
 from rebasin_core.tensors.files import read_tensors, write_tensors
 from rebasin_core.tensors.frozen import FrozenMapping
+from rebasin_core.tensors.kinds import refuse, require_mapping
 from rebasin_core.tensors.modules import named_tensors, shared_names
+from rebasin_core.tensors.names import is_count_of_averaged
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from typing import Self
 
@@ -37,8 +39,7 @@ class Permutable(Protocol):
         """Return a moved copy of this object."""
 
 
-P = TypeVar("P", bound=Permutable)
-M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
 
 
 @final
@@ -71,6 +72,8 @@ class Permutation:
 
     def __init__(self, layout: Layout, indices: Mapping[str, Tensor]) -> None:
         _require_layout(layout)
+        require_mapping(indices, "indices as a mapping by the names of groups")
+        require_tensors(indices, "the indices")
         require_same_names(layout.groups, indices, "the permutation")
         for name, index in indices.items():
             check_index(name, index, layout.index_shape(name))
@@ -163,29 +166,33 @@ class Permutation:
     @overload
     def apply(self, target: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
     @overload
-    def apply(self, target: M) -> M: ...
-    @overload
-    def apply(self, target: P) -> P: ...
+    def apply(self, target: T) -> T: ...
     def apply(self, target: object) -> Any:
-        """Return a moved copy of a mapping of tensors, of a module, or of a posterior.
+        """Return a moved copy of a mapping of tensors, a module, a posterior, or an object of another library.
 
         Args:
             target: Tensors by name, each of shape ``[*lead, *shape]`` with the shape that the layout gives, on any
-                device; or a module; or an object with a ``permute`` method.
+                device; a module (also a compiled, parallel or averaged one); an object with a ``permute`` method; or an
+                object of another library whose adapter can write into it, such as a fitted Laplace object.
 
         Returns:
-            The same kind of thing, sharing no memory with ``target``.
+            The same kind of thing, by the same names, sharing no memory with ``target``.
 
         Raises:
             InvalidInputError: If a tensor is not in the layout or does not have its shape, or the target is nothing
                 that can be moved.
         """
-        if isinstance(target, nn.Module):
-            return self._moved_module(target)
         if isinstance(target, Mapping):
             return self._permuted_tensors(target)
+        if isinstance(target, torch.Tensor):
+            refuse(target, "tensors by name", "`apply({name: tensor})` permutes one")
         if isinstance(target, Permutable):
             return target.permute(self)
+        foreign = _FOREIGN[0] if _FOREIGN else None
+        if isinstance(target, nn.Module) and (foreign is None or self._fits(target)):
+            return self._moved_module(target)
+        if foreign is not None:
+            return foreign(self, target)
         message = (
             f"expected a mapping of tensors, a module or a posterior, got `{type(target).__qualname__}`; convert it "
             "with `rebasin_core.as_posterior`, and put the result back with `rebasin_core.write_back`"
@@ -210,14 +217,27 @@ class Permutation:
         return act_on_axes(self._layout, self._indices, tensor, axes, f"a tensor attached to `{name}`")
 
     def _permuted_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        axes = self._layout.axes
-        # A module that is registered under two names has both in its state dict; the layout has the first.
-        known = all(name in axes for name in tensors)
-        repeated = {} if known else {n: f for n, f in shared_names(tensors).items() if n not in axes and f in axes}
-        own = {name: tensor for name, tensor in tensors.items() if name not in repeated}
-        self._layout.check(own, "the mapping", complete=False)
-        permuted = {name: act(self._layout, self._indices, t, axes[name]) for name, t in own.items()}
-        return {name: permuted[repeated.get(name, name)] for name in tensors}
+        require_tensors(tensors, "the mapping")
+        names = self._layout.names
+        # Tensors that share memory are moved once, and share it again. A specification that does not know the second
+        # name of a module has the first.
+        repeated = {} if tensors.keys() <= self._layout.axes.keys() else shared_names(tensors)
+        kept = {name for name in tensors if names.of(name) is None and is_count_of_averaged(name, tensors)}
+        own = {name: names.of(name) or names.of(repeated.get(name, name)) or name for name in tensors}
+        described = {own[name]: tensor for name, tensor in tensors.items() if name not in kept}
+        self._layout.check(described, "the mapping", complete=False)
+        permuted: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            if name in kept:
+                permuted[name] = tensor.clone()
+            elif name in repeated:
+                permuted[name] = permuted[repeated[name]]
+            else:
+                permuted[name] = act(self._layout, self._indices, tensor, self._layout.axes[own[name]])
+        return permuted
+
+    def _fits(self, module: nn.Module) -> bool:
+        return all(self._layout.names.of(name) is not None for name in named_tensors(module))
 
     def _moved_module(self, module: nn.Module) -> nn.Module:
         tensors = named_tensors(module)
@@ -225,7 +245,8 @@ class Permutation:
         moved = copy.deepcopy(module)
         with torch.no_grad():
             for name, tensor in named_tensors(moved).items():
-                tensor.copy_(act(self._layout, self._indices, tensors[name], self._layout.axes[name]))
+                axes = self._layout.axes[self._layout.names.of(name) or name]
+                tensor.copy_(act(self._layout, self._indices, tensors[name], axes))
         return moved
 
     def to(self, device: torch.device | str) -> Permutation:
@@ -313,6 +334,18 @@ class Permutation:
                 f"{what} belongs to another specification ({other.fingerprint}, expected {self._layout.fingerprint})"
             )
             raise InvalidInputError(message)
+
+
+_FOREIGN: list[Callable[[Permutation, object], object]] = []
+
+
+def permute_foreign_by(action: Callable[[Permutation, object], object]) -> None:
+    """Set how objects are permuted that are neither tensors by name nor posteriors: by the adapters of all plugins.
+
+    Args:
+        action: Returns a permuted copy of an object; raises InvalidInputError if it cannot.
+    """
+    _FOREIGN[:] = [action]
 
 
 def _require_layout(value: object) -> None:

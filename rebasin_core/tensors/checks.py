@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from rebasin_core.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from torch import Tensor
 
@@ -47,6 +48,29 @@ def _sum_to_numbers(tensors: Iterable[Tensor]) -> bool:
         wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
         sums.setdefault((tensor.device, wide), []).append(tensor.sum(dtype=wide))
     return all(bool(torch.isfinite(torch.stack(alike)).all()) for alike in sums.values())
+
+
+def require_tensors(tensors: Mapping[str, object], what: str) -> None:
+    """Refuse a mapping that holds something else than tensors by name.
+
+    Args:
+        tensors: The mapping to look at.
+        what: What it is, for the message.
+
+    Raises:
+        InvalidInputError: If a key is no string, or a value is no tensor; names the first.
+    """
+    keys: list[object] = [*tensors]
+    for name, value in zip(keys, tensors.values(), strict=True):
+        if isinstance(name, str) and isinstance(value, torch.Tensor):
+            continue
+        way_out = "`torch.as_tensor` converts arrays and numbers"
+        if isinstance(value, Mapping):
+            way_out = f"if this is a training checkpoint, give the state dict in it, such as the entry {name!r}"
+        elif str(name).endswith("_extra_state"):
+            way_out = "leave out what modules save beside their parameters and buffers"
+        message = f"{what}: expected tensors by name, got `{type(value).__qualname__}` at {name!r}; {way_out}"
+        raise InvalidInputError(message)
 
 
 def require_same_names(expected: Mapping[str, object], given: Mapping[str, object], what: str) -> None:

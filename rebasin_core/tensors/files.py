@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from rebasin_core.errors import FileFormatError, StorageError
+from rebasin_core.tensors.kinds import require_path
 from rebasin_core.tensors.reading import irregular_kind, other_format, parse_json, reason, regular_size, shown
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def replacing(path: Path | str) -> Generator[Path]:
     Raises:
         StorageError: If the folder or the file cannot be written.
     """
+    require_path(path)
     target = Path(path)
     temporary: Path | None = None
     try:  # ruff: ignore[too-many-statements-in-try-clause] - each of them may find the disk full
@@ -85,6 +87,7 @@ def require_writable(path: Path | str) -> None:
     Raises:
         StorageError: If the path is that of a folder, or its folder cannot be made or written into.
     """
+    require_path(path)
     problem = _obstacle(Path(path))
     if problem is not None:
         message = f"cannot write {shown(Path(path))}: {problem}. Choose another path"
@@ -156,10 +159,13 @@ def read_tensors(path: Path | str, *, kind: str | None = None) -> tuple[dict[str
         FileFormatError: If the file is missing, damaged or of another kind.
     """
     regular_size(path)
+    require_path(path)
     try:
         with safe_open(path, framework="pt") as handle:
             metadata = handle.metadata() or {}
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # ruff: ignore[in-dict-keys] - no mapping
+            # Copies: sums over memory that is not aligned, as tensors in files are, differ in the last digit.
+            names = handle.keys()
+            tensors = {name: handle.get_tensor(name).clone() for name in names}
     except (OSError, SafetensorError, *OF_DAMAGED_TENSORS) as error:
         message = f"cannot read {shown(Path(path))}: {reason(error)}. Expected a safetensors file"
         raise FileFormatError(message) from error

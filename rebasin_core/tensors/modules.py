@@ -6,10 +6,14 @@ import copy
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from torch import nn
+
+from rebasin_core.tensors.kinds import refuse
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 # Types of modules that stand for a module that they hold, and where: by name, since importing the compiler takes long.
@@ -31,7 +35,12 @@ def unwrapped(module: nn.Module) -> nn.Module:
         The module inside ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` and ``AveragedModel``, in
         whatever order they are wrapped around each other. Where parts of a module are wrapped, a copy without the
         wrappers that shares all parameters and buffers. Any other module itself.
+
+    Raises:
+        InvalidInputError: If it is no module.
     """
+    if not isinstance(module, nn.Module):
+        refuse(module, "a network as a torch.nn.Module", "make an instance of a class; wrap a function in a module")
     inner = _inner(module)
     if all(_inner(part) is part for part in inner.modules()):
         return inner
@@ -54,12 +63,27 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return all parameters and buffers of a model by name.
 
     Args:
-        model: Any module.
+        model: Any module; a compiled, parallel or averaged one stands for the module that it wraps.
 
     Returns:
         Parameters first, then buffers, in the model's order.
     """
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    inner = unwrapped(model)
+    return {**dict(inner.named_parameters()), **dict(inner.named_buffers())}
+
+
+def repeated_names(module: nn.Module) -> dict[str, str]:
+    """Return the names that repeat a tensor of a module: tied weights, and modules that are registered twice.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        For each further name of a tensor, its first name.
+    """
+    first = {id(tensor): name for name, tensor in named_tensors(module).items()}
+    every = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    return {name: first[id(tensor)] for name, tensor in every if first[id(tensor)] != name}
 
 
 def shared_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rebasin_core.errors import FileFormatError
 from rebasin_core.tensors.bounds import MAX_DEPTH, MAX_JSON_BYTES
+from rebasin_core.tensors.kinds import require_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ def regular_size(path: Path | str) -> int:
     Raises:
         FileFormatError: If there is no such file, or it is a folder, a device, a pipe or a socket.
     """
+    require_path(path)
     try:
         found = Path(path).stat()
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch.func import functional_call
 
+from rebasin_core.evaluation.effect import effect_of
 from rebasin_core.evaluation.task import Task
 from rebasin_core.tensors.modules import copied
 from rebasin_core.testing.cases import Network, gaussian, network
@@ -34,6 +35,22 @@ def planted_permutation(config: object, folder: Path) -> None:
         planted = case.spec.random_permutation(generator=seeded(seed + 10))
         result = _match(config, reference, planted.apply(reference), case, seed)
         expect(result.permutation == planted.inverse(), f"seed {seed}: the planted permutation was not found")
+
+
+@law("matcher")
+def midpoint_not_worse(config: object, folder: Path) -> None:
+    """On data that the network knows, a planted permutation's alignment leaves no higher loss at the midpoint."""
+    del folder
+    case = network()
+    for seed in range(3):
+        reference = gaussian(seed)
+        mean = reference.mean
+        data = [(x, functional_call(case.model, mean, (x,)).argmax(-1)) for x, _ in case.data]
+        known = Network(case.model, case.spec, data)
+        candidate = case.spec.random_permutation(generator=seeded(seed + 20)).apply(reference)
+        result = _match(config, reference, candidate, known, seed)
+        effect = effect_of(result.permutation, reference, candidate, Task(case.model, data))
+        expect(effect is not None and not effect.harmed, f"seed {seed}: the alignment did harm: {effect}")
 
 
 @law("matcher")

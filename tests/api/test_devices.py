@@ -102,6 +102,7 @@ def test_samples(device: torch.device) -> None:
     close(dict(found[1].posterior.stddev), dict(found[0].posterior.stddev), 1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::rebasin_core.errors.AlignmentWarning")  # the networks are not trained
 @pytest.mark.parametrize("repair", [None, "reset", "repair"])
 def test_merging(repair: Literal["reset", "repair"] | None, device: torch.device) -> None:
     found = []

@@ -102,3 +102,88 @@ def test_mistakes_are_one_sentence(folder: Path, called: Called, arguments: list
     assert message in errors
     assert "Traceback" not in errors + output
     assert not (folder / "c").exists()
+
+
+INPUTS = ("-i", "4,1,8,8")
+DATA = """
+import torch
+from torch.utils.data import TensorDataset
+def splits(scale=1.0, count=40):
+    inputs = scale * torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    data = TensorDataset(inputs, torch.arange(count) % 10)
+    return data, data
+def tensors():
+    return torch.randn(30, 1, 8, 8), torch.arange(30) % 10
+def nothing():
+    return 3
+"""
+
+
+@pytest.mark.parametrize("command", ["align", "merge"])
+def test_an_input_is_never_written_over(folder: Path, called: Called, command: str) -> None:
+    before = {name: (folder / name).read_bytes() for name in ("a.safetensors", "b.safetensors")}
+    (folder / "link.safetensors").symlink_to(folder / "b.safetensors")
+    (folder / "hard.safetensors").hardlink_to(folder / "a.safetensors")
+    for output in ("a.safetensors", "b.safetensors", "./b.safetensors", "link.safetensors", "hard.safetensors"):
+        for extra in ([], ["--force"]):
+            arguments = (command, "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "-o", output, *extra)
+            code, _, errors = called(*arguments, cwd=folder)
+            assert code == 3
+            assert "would be lost; name another one" in errors
+    assert before == {name: (folder / name).read_bytes() for name in before}
+
+
+def test_another_file_is_replaced_by_force_only(folder: Path, called: Called) -> None:
+    (folder / "c.safetensors").write_text("mine")
+    arguments = ("align", "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "-o", "c.safetensors")
+    code, _, errors = called(*arguments, cwd=folder)
+    assert code == 3
+    assert "--force" in errors
+    assert (folder / "c.safetensors").read_text() == "mine"
+    assert called(*arguments, "--force", cwd=folder)[0] == 0
+    assert set(load_file(folder / "c.safetensors")) == set(load_file(folder / "a.safetensors"))
+
+
+def test_data_may_come_from_a_function(folder: Path, called: Called) -> None:
+    (folder / "own.py").write_text(DATA)
+    arguments = ("barrier", "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "--points", "3")
+    code, output, errors = called(*arguments, "--data", "own:splits", "-d", "scale=0.5", "-d", "count=20", cwd=folder)
+    assert code == 0, errors
+    assert "the loss at the midpoint:" in output
+    assert called(*arguments, "--data", "own:tensors", cwd=folder)[0] == 0
+    code, _, errors = called(*arguments, "--data", "own:nothing", cwd=folder)
+    assert code == 2
+    assert "a pair or mapping (train, test)" in errors
+    code, _, errors = called(*arguments, "--data", "own:splits", "-d", "wrong=1", cwd=folder)
+    assert code == 2
+    assert "unexpected keyword argument 'wrong'" in errors
+
+
+def test_options_of_a_data_set_are_those_of_run_files(folder: Path, called: Called) -> None:
+    arguments = ("barrier", "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "--data")
+    for given in (["mnist", "-d", "mean=0", "-d", "deviation=1"], ["{name: mnist, mean: 0, deviation: 1}"]):
+        code, _, errors = called(*arguments, *given, cwd=folder)
+        assert code == 2
+        assert "train-images-idx3-ubyte.gz" in errors  # the options are valid, and the files are not here
+    for given, message in (
+        (["mnist", "-d", "deviation=0"], "deviation"),
+        (["mnist", "-d", "scale=2"], "scale"),
+        (["mnist", "-d", "deviation"], "expected key=value"),
+        (["{name: mnist"], "--data"),
+        (["mnst"], "did you mean 'mnist'"),
+    ):
+        code, output, errors = called(*arguments, *given, cwd=folder)
+        assert code == 2
+        assert message in errors
+        assert "Traceback" not in errors + output
+
+
+def test_align_says_what_it_did_to_the_loss(folder: Path, called: Called) -> None:
+    (folder / "own.py").write_text(DATA)
+    arguments = ("align", "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "-o", "c.safetensors")
+    code, output, errors = called(*arguments, "--data", "own:splits", "--keep", "aligned", cwd=folder)
+    assert code == 0, errors
+    assert "loss at the midpoint" in output
+    code, output, errors = called(*arguments, "--force", cwd=folder)
+    assert code == 0, errors
+    assert "--data would tell" in output

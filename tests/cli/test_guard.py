@@ -241,7 +241,8 @@ def test_long_names_are_written(folder: Path, called: Called) -> None:
     assert (folder / name).is_file()
 
 
-def test_another_file_of_the_same_name_is_replaced(folder: Path, called: Called) -> None:
+def test_another_file_of_the_same_name_is_replaced_by_force(folder: Path, called: Called) -> None:
     save_file({"old": torch.zeros(1)}, folder / "out.safetensors")
-    assert called(*align(), cwd=folder)[0] == 0
+    assert called(*align(), cwd=folder)[0] == 3
+    assert called(*align(), "--force", cwd=folder)[0] == 0
     assert "0.weight" in load_file(folder / "out.safetensors")

@@ -99,9 +99,29 @@ def test_what_is_missing() -> None:
     with pytest.raises(InvalidInputError, match="give `task`"):
         rc.match(model, model, spec, "activation")
     frozen = rc.table_spec(dict.fromkeys(["0.weight", "2.weight"], "-, -") | {"0.bias": "-", "2.bias": "-"}, model)
+    data = [(torch.zeros(2, 3), torch.zeros(2).long())]
+    for name in ("activation", "gradient"):
+        # No unit can move: the identity, as from every other matcher.
+        assert rc.match(model, model, frozen, name, task=rc.Task(model, data)).permutation.is_identity
+    rows = {"0.weight": "-, a", "0.bias": "-", "2.weight": "-, -", "2.bias": "-"}
+    inputs = rc.table_spec(rows, model)  # no product computes these units
     with pytest.raises(InvalidInputError, match="Use `weight`"):
-        rc.match(model, model, frozen, "activation", task=rc.Task(model, [(torch.zeros(2, 3), torch.zeros(2))]))
-    with pytest.raises(InvalidInputError, match="Use `weight`"):
-        rc.match(model, model, frozen, "gradient", task=rc.Task(model, [(torch.zeros(2, 3), torch.zeros(2).long())]))
+        rc.match(model, model, inputs, "activation", task=rc.Task(model, data))
+
+
+@pytest.mark.parametrize("name", sorted(rc.default_registry().names("matcher")))
+def test_every_matcher_gives_the_identity_where_no_unit_can_move(name: str) -> None:
+    inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    data = [(inputs, torch.arange(8) % 2)]
+    for layers in ([nn.Linear(3, 2)], [nn.Linear(3, 1), nn.Tanh(), nn.Linear(1, 2)]):
+        first, second = nn.Sequential(*layers), nn.Sequential(*layers)
+        spec = rc.trace_spec(first, inputs)
+        ends = [
+            rc.posteriors.DiagonalGaussianPosterior(q.mean, {n: t.abs() + 0.1 for n, t in q.mean.items()})
+            for q in (rc.as_posterior(first), rc.as_posterior(second))
+        ]
+        found = rc.match(ends[0], ends[1], spec, name, task=rc.Task(first, data))
+        assert found.permutation.is_identity
+        assert found.objective >= found.identity_objective
     with pytest.raises(ConfigError, match="metric: expected 'correlation' or 'covariance', got 'cosine'"):
         rc.matchers.ActivationMatcher(metric="cosine")

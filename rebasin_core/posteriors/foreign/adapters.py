@@ -20,6 +20,7 @@ from rebasin_core.tensors.modules import copied
 
 if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
+    from rebasin_core.posteriors.foreign.layout import BayesianLayout
 
 # Packages whose layers are Bayesian, and the library's name among the layouts.
 _PACKAGES = {
@@ -49,26 +50,43 @@ class ModuleAdapter(PosteriorAdapter):
         if not isinstance(source, nn.Module):
             message = f"expected a torch module, got {type(source).__name__}"
             raise InvalidInputError(message)
-        libraries = {
-            library
-            for module in source.modules()
-            for package, library in _PACKAGES.items()
-            if f"{type(module).__module__}.".startswith(f"{package}.")
-        }
-        if not libraries:
+        layout = bayesian_layout(source)
+        if layout is None:
             return PointPosterior.from_module(source)
-        if len(libraries) > 1:
-            message = f"the module mixes layers of {sorted(libraries)}; expected those of one library"
-            raise InvalidInputError(message)
-        layout = next(layout for layout in LAYOUTS if layout.library in libraries)
-        state = source.state_dict()
-        if not layout.fits(state):
-            message = (
-                f"the module has layers of {layout.library}, but none of the tensors that are known of it (means named "
-                f"like {layout.mean.pattern!r}); is it another version?"
-            )
-            raise InvalidInputError(message)
-        return from_bayesian_layers(state, layout, dict(source.named_buffers()))
+        return from_bayesian_layers(source.state_dict(), layout, dict(source.named_buffers()))
+
+
+def bayesian_layout(module: nn.Module) -> BayesianLayout | None:
+    """Return how the Bayesian layers of a module name their tensors.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        The layout; None if all layers are ordinary ones.
+
+    Raises:
+        InvalidInputError: If layers are of several libraries, or of an unknown version of one.
+    """
+    libraries = {
+        library
+        for layer in module.modules()
+        for package, library in _PACKAGES.items()
+        if f"{type(layer).__module__}.".startswith(f"{package}.")
+    }
+    if not libraries:
+        return None
+    if len(libraries) > 1:
+        message = f"the module mixes layers of {sorted(libraries)}; expected those of one library"
+        raise InvalidInputError(message)
+    layout = next(layout for layout in LAYOUTS if layout.library in libraries)
+    if not layout.fits(module.state_dict()):
+        message = (
+            f"the module has layers of {layout.library}, but none of the tensors that are known of it (means named "
+            f"like {layout.mean.pattern!r}); is it another version?"
+        )
+        raise InvalidInputError(message)
+    return layout
 
 
 @final

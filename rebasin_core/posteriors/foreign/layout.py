@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
 
 Tensors: TypeAlias = "Mapping[str, Tensor]"
-_STATISTICS = re.compile(r"(^|\.)(running_mean|running_var|num_batches_tracked)$")
 
 
 @final
@@ -58,6 +57,32 @@ class BayesianLayout:
             (found := self.mean.search(name)) is not None and self.scale.format(**found.groupdict()) in names
             for name in names
         )
+
+    def plain_names(self, tensors: Tensors) -> dict[str, str | None]:
+        """Return which parameter of the deterministic network each tensor of a Bayesian layer belongs to.
+
+        Args:
+            tensors: A state dict.
+
+        Returns:
+            By name the parameter, for means, scales, and whatever else has their shape (noise, priors); None for
+            further tensors of the layer, which have no units. Tensors of other layers are left out.
+        """
+        found: dict[str, str | None] = {}
+        for name, tensor in tensors.items():
+            mean = self.mean.search(name)
+            if mean is None:
+                continue
+            kind = "bias" if mean["kind"] == "bias" else "weight"
+            for other, value in tensors.items():
+                rest = other.removeprefix(mean["prefix"])
+                if other.startswith(mean["prefix"]) and mean["kind"] in rest and "." not in rest.partition(".")[2]:
+                    same = value.shape == tensor.shape
+                    found[other] = mean["prefix"] + kind if same else found.get(other)
+            for other in tensors:
+                if other.startswith(mean["prefix"]) and self.ignored.search(other) is not None:
+                    found.setdefault(other, None)
+        return found
 
 
 # The order matters: state dicts of an earlier layout may contain the names of a later one, as copies.
@@ -165,18 +190,6 @@ def from_swag_moments(
     factor = (scale / (count - 1)) ** 0.5
     rows = {n: factor * deviations[n].detach().reshape(count, *m.shape).to(m) for n, m in mean.items()}
     return LowRankGaussianPosterior(own, diagonal, rows, buffers=kept)
-
-
-def buffers_among(tensors: Tensors) -> dict[str, Tensor]:
-    """Return the tensors of a state dict that are buffers: integers, and normalization statistics.
-
-    Args:
-        tensors: A state dict.
-
-    Returns:
-        The buffers, as far as names and types tell.
-    """
-    return {n: t for n, t in tensors.items() if not t.is_floating_point() or _STATISTICS.search(n) is not None}
 
 
 def unknown_layout(tensors: Tensors) -> str:

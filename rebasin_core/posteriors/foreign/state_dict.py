@@ -13,7 +13,6 @@ from torch import Tensor
 from rebasin_core.errors import FileFormatError, InvalidInputError
 from rebasin_core.posteriors.foreign.layout import (
     LAYOUTS,
-    buffers_among,
     from_bayesian_layers,
     from_swag_moments,
     unknown_layout,
@@ -24,6 +23,7 @@ from rebasin_core.tensors.archives import read_npz
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.files import read_tensors
 from rebasin_core.tensors.modules import copied
+from rebasin_core.tensors.names import COUNT_OF_AVERAGED, buffers_among
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +66,7 @@ def from_state_dict(tensors: Mapping[str, Tensor], *, swag_scale: float = 0.5) -
     for pattern, names in ((_WRAPPED_SWAG, "covariance_sqrt"), (_SWAG, "cov_mat_sqrt")):
         if any((found := pattern.match(name)) and found["part"] == "sq_mean" for name in tensors):
             return _swag(tensors, pattern, names, swag_scale)
-    if "n_averaged" in tensors:
+    if COUNT_OF_AVERAGED in tensors:
         own = {n.removeprefix("module."): t for n, t in tensors.items() if n.startswith("module.")}
         buffers = buffers_among(own)
         return PointPosterior({n: t.clone() for n, t in own.items() if n not in buffers}, buffers=buffers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -24,6 +24,9 @@ from rebasin_core.specs.tracing.model_tensors import ModelTensors, fixed_reasons
 from rebasin_core.specs.unification.constraints import Constraints
 from rebasin_core.specs.unification.solution import solve_constraints
 from rebasin_core.specs.unification.terms import Reason, fresh
+from rebasin_core.tensors.kinds import require_mapping
+from rebasin_core.tensors.modules import unwrapped
+from rebasin_core.tensors.names import TensorNames
 from rebasin_core.tensors.trees import tree_map
 
 if TYPE_CHECKING:
@@ -55,6 +58,7 @@ class TracedSpec(PermutationSpec):
         example_inputs: The inputs that the model was traced with, without values.
         captured: How its graph was captured.
         decomposed: Operators that were decomposed, with the number of their calls.
+        names: Which of the model's tensors are buffers, and further names of them.
     """
 
     def __init__(
@@ -64,8 +68,11 @@ class TracedSpec(PermutationSpec):
         example_inputs: ExampleInputs | None = None,
         captured: Captured = _EXPORTED,
         decomposed: Mapping[str, int] | None = None,
+        *,
+        names: TensorNames | None = None,
     ) -> None:
         self._solution = solution
+        self._names = names
         self._without_rule = dict(without_rule)
         self._example_inputs = example_inputs
         self._captured = captured
@@ -78,7 +85,10 @@ class TracedSpec(PermutationSpec):
 
     @override
     def _layout(self) -> Layout:
-        return self._solution.layout
+        layout = self._solution.layout
+        return (
+            layout if self._names is None else replace(layout, buffers=self._names.buffers, aliases=self._names.aliases)
+        )
 
     @cached_property
     def coverage(self) -> Coverage:
@@ -116,6 +126,9 @@ def derive(  # ruff: ignore[too-many-arguments] - those of `trace_spec`
         PluginError: If two plugins have a rule for the same operator.
     """
     require_module(model)
+    model = unwrapped(model)
+    if kwargs is not None:
+        require_mapping(kwargs, "named inputs as a mapping")
     tensors = ModelTensors.of(model)
     frozen = frozenset(tensors.frozen(freeze))
     freed = frozenset(tensors.freed(free)) - frozen
@@ -193,7 +206,11 @@ class _Problem:
         except UnknownLengthError as error:
             raise _Uncaptured(error) from error
         example = tree_map(_without_values, self.args), tree_map(_without_values, dict(self.kwargs))
-        return TracedSpec(solution, interpreter.without_rule, example, Captured(way, why), interpreter.decomposed)
+        names = TensorNames.of_module(self.model)
+        how = Captured(way, why)
+        return TracedSpec(
+            solution, interpreter.without_rule, example, captured=how, decomposed=interpreter.decomposed, names=names
+        )
 
     def _interpreted(self, graph: ModelGraph, way: Way) -> tuple[Solution, Interpreter]:
         tensors = self.tensors

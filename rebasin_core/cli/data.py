@@ -1,0 +1,109 @@
+"""Data sets named on the command line: registered ones with their options, or what a function returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeGuard
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from rebasin_core.cli.sources import load_object
+from rebasin_core.config.document import Document
+from rebasin_core.data.base import DataSource, DataSplits, Target
+from rebasin_core.data.examples import Examples
+from rebasin_core.errors import ConfigError, InvalidInputError
+from rebasin_core.plugin.isolation import isolated
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_FORMS = (
+    "`DataSplits`; a pair or mapping (train, test) of `Examples`, data sets, data loaders, or pairs of tensors "
+    "(inputs, targets); or one of these, for both"
+)
+
+
+def load_data(given: str, options: tuple[str, ...], root: Path | None) -> DataSplits:
+    """Return the data that the command line names.
+
+    Args:
+        given: The name of a registered data set; a mapping with ``name`` and options, as in a run file; or
+            ``package.module:function``, called with the options.
+        options: Each ``key=value``, the value as in a run file.
+        root: The folder of the data set; None for its default.
+
+    Returns:
+        The data, split for training and testing.
+
+    Raises:
+        ConfigError: If the text is none of these, or options are not valid.
+        InvalidInputError: If a function cannot be called, or returns something else than data.
+    """
+    values = dict(_option(text) for text in options)
+    if root is not None:
+        values["root"] = str(root)
+    if given.lstrip().startswith("{"):
+        content = Document.parse(given, "--data").content
+        if not isinstance(content, Mapping):
+            message = f"expected a mapping such as {{name: mnist, root: data}} for --data, got {given!r}"
+            raise ConfigError(message)
+        return DataSource.of({**content, **values}).load()
+    if ":" not in given:
+        return DataSource.of({"name": given, **values}).load()
+    function = load_object(given, "data")
+    found: object = None
+    with isolated() as attempt:
+        found = function(**values) if callable(function) else function
+    if attempt.error is not None:
+        message = f"cannot make data from {given} with the options {values}: {attempt.problem}"
+        raise InvalidInputError(message) from attempt.error
+    return _splits(found, given)
+
+
+def _option(text: str) -> tuple[str, object]:
+    key, equals, value = text.partition("=")
+    if not (equals and key.isidentifier()):
+        message = f"expected key=value for --data-option, such as mean=0.5, got {text!r}"
+        raise ConfigError(message)
+    return key, Document.parse(value, f"--data-option {key}").content
+
+
+def _splits(found: object, source: str) -> DataSplits:
+    if isinstance(found, DataSplits):
+        return found
+    if isinstance(found, Mapping) and found.keys() == {"train", "test"}:
+        found = (found["train"], found["test"])
+    if isinstance(found, tuple | list) and len(found) == 2 and not _is_pair(found):
+        train, test = _examples(found[0], source), _examples(found[1], source)
+    else:
+        train = test = _examples(found, source)
+    classes = not train.targets.is_floating_point()
+    size = int(train.targets.max()) + 1 if classes else train.targets[:1].numel()
+    return DataSplits(train, test, Target("classification" if classes else "regression", size))
+
+
+def _is_pair(found: object) -> TypeGuard[tuple[Tensor, Tensor]]:
+    return isinstance(found, tuple | list) and len(found) == 2 and all(isinstance(part, Tensor) for part in found)
+
+
+def _examples(found: object, source: str) -> Examples:
+    """Return the examples that an object holds."""
+    if isinstance(found, Examples):
+        return found
+    if _is_pair(found):
+        return Examples(found[0], found[1])
+    if isinstance(found, Dataset):
+        found = DataLoader(found, batch_size=1000)
+    batches: list[object] = []
+    try:
+        batches = list(found)  # type: ignore[call-overload] # what is no iterable is refused below
+    except TypeError as error:
+        message = f"expected {source} to return {_FORMS}; got `{type(found).__qualname__}` ({error})"
+        raise InvalidInputError(message) from error
+    pairs = [batch for batch in batches if _is_pair(batch)]
+    if not pairs or len(pairs) < len(batches):
+        message = f"expected {source} to return {_FORMS}; got batches that are no pairs of tensors, or none"
+        raise InvalidInputError(message)
+    return Examples(torch.cat([inputs for inputs, _ in pairs]), torch.cat([targets for _, targets in pairs]))
