@@ -92,6 +92,9 @@ class RunConfig(Options):
     spec: SpecFactory | None = None
     """Source of the permutation symmetries; the architecture itself if not given."""
 
+    allow_untested: bool = False
+    """Whether symmetries are accepted that keep the function though some tensors could not be shown to matter to it."""
+
     inference: Inference = Field(default_factory=MeanFieldVI)
     """The inference method; `mean_field_vi` if not given."""
 

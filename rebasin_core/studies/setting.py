@@ -148,12 +148,14 @@ class Setting:
         """Look at everything that can be wrong before any work is done and any file is written.
 
         Raises:
-            SpecError: If the symmetries change the function; names the failing groups.
+            SpecError: If the symmetries change the function, or tensors could not be shown to matter to it and the run
+                does not allow that.
             InvalidInputError: If a posterior that is to be loaded does not fit the network, or options of training do
                 not fit the network or the number of steps.
             FileFormatError: If its file is missing or damaged.
         """
-        check_spec(self.spec, self.model, self._example_inputs).require()
+        found = check_spec(self.spec, self.model, self._example_inputs)
+        found.require(allow_untested=self._config.allow_untested)
         for source in (self._config.reference, self._config.candidate):
             if source.path is not None:
                 self.load(source.path)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from rebasin_core import RunConfig, load_run, run
 from rebasin_core.architectures import MLPArchitecture
-from rebasin_core.errors import StorageError
+from rebasin_core.errors import SpecError, StorageError
 from rebasin_core.studies.lock import LOCK, FolderLock
 from rebasin_core.tensors.modules import named_tensors
 
@@ -179,6 +179,16 @@ def test_another_specification_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(json.dumps({**document, "groups": {}, "axes": fixed}))
     with pytest.raises(StorageError, match=r"has changed since \(the specification\)"):
         run(config(tmp_path, change), tmp_path / "out")
+
+
+def test_tensors_that_the_data_do_not_test_are_refused_unless_allowed(tmp_path: Path) -> None:
+    """Inputs that are all equal are zeros once they are standardized: the first weights do not matter on them."""
+    np.savez(tmp_path / "toy.npz", x=np.ones((40, 3)), y=np.arange(40.0), test_index=np.arange(10)[None])
+    with pytest.raises(SpecError, match=r"untested.*`layers\.0\.weight"):
+        run(config(tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    run(config(tmp_path, "allow_untested: true\n"), tmp_path / "out")
+    assert (tmp_path / "out/summary.json").is_file()
 
 
 def test_another_version_of_the_package_is_refused(copied: Path) -> None:
