@@ -62,13 +62,20 @@ for name in ("weight", "missing"):
         assert expected in done.stdout, done.stdout
 
 
-@pytest.mark.parametrize("plugins", ["none", "", GOOD])
+@pytest.mark.parametrize("plugins", ["none", GOOD])
 def test_an_environment_variable_switches_plugins_off(environment: Environment, plugins: str) -> None:
     done = environment.run("-m", "rebasin_core", "plugins", plugins=plugins)
     assert done.returncode == 0, done.stdout
     assert ("identity" in done.stdout) == (plugins == GOOD)
     assert "BROKEN" not in done.stdout
     assert not done.stderr
+
+
+@pytest.mark.parametrize("plugins", ["", "all"])
+def test_an_empty_environment_variable_loads_all_plugins(environment: Environment, plugins: str) -> None:
+    done = environment.run("-m", "rebasin_core", "plugins", plugins=plugins)
+    assert "identity" in done.stdout
+    assert "BROKEN" in done.stdout
 
 
 RUN = """
