@@ -17,6 +17,7 @@ from rebasin_core.api.merging import save_checkpoint
 from rebasin_core.api.tracing import trace_spec
 from rebasin_core.cli.data import load_data
 from rebasin_core.cli.guard import leaving
+from rebasin_core.cli.output import terminal_width
 from rebasin_core.cli.sources import load_model, parse_input
 from rebasin_core.cli.targets import require_free
 from rebasin_core.errors import ConfigError
@@ -246,7 +247,7 @@ def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] -
         label: measure(first, other, task, num_points=points)
         for label, other in (("unaligned", second), (matcher, aligned))
     }
-    click.echo(barrier_table(curves, {}))
+    click.echo(barrier_table(curves, {}, width=terminal_width()))
     for note in alignment_notes(curves):
         click.echo(note)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from rebasin_core.testing.kit import Verdict
 
 
+def terminal_width() -> int | None:
+    """Return how many characters a line of the terminal holds.
+
+    Returns:
+        The number, which ``COLUMNS`` may set; None where the output goes to a file or another program.
+    """
+    return shutil.get_terminal_size((0, 0)).columns or None
+
+
 def print_result(result: RunResult, report: Path) -> None:
     """Print the table of a run, what alignment bought, and where everything is.
 
@@ -28,7 +38,7 @@ def print_result(result: RunResult, report: Path) -> None:
     for split, curves in result.curves.items():
         click.echo(f"\nLoss barrier on the {split} data ({result.device})\n")
         means = {label: curve.height for label, curve in result.means.get(split, {}).items()}
-        click.echo(barrier_table(curves, result.distances, means))
+        click.echo(barrier_table(curves, result.distances, means, width=terminal_width()))
         best, before, after = best_alignment(curves)
         unit = f" {curves[best].unit}" if curves[best].unit else ""
         click.echo()

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from tabulate import tabulate
 
 from rebasin_core.api.tracing import trace_spec
 from rebasin_core.cli.guard import ExitCode
+from rebasin_core.cli.output import terminal_width
 from rebasin_core.cli.sources import load_model, parse_input, parse_named_inputs
+from rebasin_core.cli.targets import require_free
+from rebasin_core.report.width import wrapped_table
 from rebasin_core.specs.check import check_spec
 from rebasin_core.specs.files import save_spec
-from rebasin_core.tensors.files import require_writable
 
 if TYPE_CHECKING:
     from rebasin_core.specs.tracing.capture import Method
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--meta", is_flag=True, help="Make the model on the meta device: nothing is allocated or checked.")
 @click.option("--check/--no-check", default=True, help="Whether to check that the function is kept.")
 @click.option("--allow-untested", is_flag=True, help="Accept tensors that cannot be shown to matter to the outputs.")
+@click.option("--force", is_flag=True, help="Replace an existing output file.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write the specification to a JSON file.")
 def spec(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - click passes one an option
     factory: str,
@@ -46,6 +48,7 @@ def spec(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - cl
     meta: bool,  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     check: bool,  # ruff: ignore[boolean-type-hint-positional-argument]
     allow_untested: bool,  # ruff: ignore[boolean-type-hint-positional-argument]
+    force: bool,  # ruff: ignore[boolean-type-hint-positional-argument]
     output: Path | None,
 ) -> None:
     """Derive the permutation symmetries of the model that FACTORY makes, and check them.
@@ -59,7 +62,7 @@ def spec(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - cl
         SystemExit: If the function is not kept, or that cannot be shown.
     """  # ruff: ignore[escape-sequence-in-docstring] - click shows what stands before the form feed
     if output is not None:
-        require_writable(output)
+        require_free(output, [], force=force)
     model = load_model(factory, meta=meta)
     args = tuple(parse_input(text) for text in inputs)
     kwargs = parse_named_inputs(named)
@@ -78,7 +81,7 @@ def _print_spec(found: TracedSpec) -> None:
     layout = found.layout
     axes = layout.as_json()["axes"]
     rows = [[name, "x".join(map(str, layout.shape(name))), axes[name]] for name in layout.axes]
-    click.echo(tabulate(rows, ["tensor", "shape", "axes"], disable_numparse=True))
-    groups = [[group.name, group.size, group.within or ""] for group in layout.groups.values()]
-    click.echo(f"\n{tabulate(groups, ['group', 'size', 'within'], disable_numparse=True)}\n")
+    click.echo(wrapped_table(rows, ["tensor", "shape", "axes"], width=terminal_width()))
+    groups = [[group.name, str(group.size), group.within or ""] for group in layout.groups.values()]
+    click.echo(f"\n{wrapped_table(groups, ['group', 'size', 'within'], width=terminal_width())}\n")
     click.echo(str(found.coverage))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tabulate import tabulate
+from rebasin_core.report.width import plain_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def barrier_table(
-    curves: Mapping[str, LossCurve], distances: Mapping[str, float | None], means: Mapping[str, float] | None = None
+    curves: Mapping[str, LossCurve],
+    distances: Mapping[str, float | None],
+    means: Mapping[str, float] | None = None,
+    *,
+    width: int | None = None,
 ) -> str:
     """Return a readable table of barriers, the unaligned one first.
 
@@ -22,6 +26,7 @@ def barrier_table(
         curves: Curves by label.
         distances: 2-Wasserstein distances by label.
         means: Barriers between the means of the same posteriors, by label; no column if there are none.
+        width: The number of characters on a line, beyond which columns go into another table below; no limit if None.
 
     Returns:
         The table as text.
@@ -29,7 +34,7 @@ def barrier_table(
     headings, rows = barrier_rows(curves, distances, means)
     # Two lines a heading keep the table narrow enough for a terminal.
     headers = [heading.replace("|", "\n") for heading in headings]
-    return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
+    return plain_table(rows, headers, align=["left", *["right"] * (len(headers) - 1)], width=width)
 
 
 def barrier_rows(

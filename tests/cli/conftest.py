@@ -26,6 +26,8 @@ def rebasin(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def called(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Called:
     """Runs the command in a folder; returns exit code, output and errors."""
 
+    monkeypatch.delenv("COLUMNS", raising=False)  # processes of pytest-xdist have it
+
     def call(*arguments: str, cwd: Path) -> tuple[int, str, str]:
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", ["rebasin", *arguments])

@@ -187,3 +187,23 @@ def test_align_says_what_it_did_to_the_loss(folder: Path, called: Called) -> Non
     code, output, errors = called(*arguments, "--force", cwd=folder)
     assert code == 0, errors
     assert "--data would tell" in output
+
+
+@pytest.mark.parametrize("width", [50, 80])
+def test_tables_fit_the_terminal(folder: Path, called: Called, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    (folder / "own.py").write_text(DATA)
+    monkeypatch.setenv("COLUMNS", str(width))
+    arguments = ("barrier", "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "--points", "3")
+    code, output, errors = called(*arguments, "--data", "own:splits", cwd=folder)
+    assert code == 0, errors
+    table = [line for line in output.splitlines() if not line.startswith("`")]
+    assert max(len(line) for line in table) <= width
+    assert sum(line.startswith("unaligned") for line in table) > 1
+
+
+def test_a_barrier_on_data_of_another_preprocessing_comes_with_a_warning(folder: Path) -> None:
+    (folder / "own.py").write_text(DATA)
+    arguments = ("barrier", "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "--points", "3")
+    done = rebasin(*arguments, "--data", "own:splits", "-d", "scale=50", cwd=folder)
+    assert done.returncode == 0
+    assert done.stderr.count("no better than the best prediction that ignores the inputs") == 1

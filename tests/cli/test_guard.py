@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -239,6 +240,17 @@ def test_long_names_are_written(folder: Path, called: Called) -> None:
     code, _, errors = called("spec", "networks_here:make", "-i", "2,3", "-o", name, cwd=folder)
     assert code == 0, errors
     assert (folder / name).is_file()
+
+
+def test_a_specification_is_replaced_by_force_only(folder: Path, called: Called) -> None:
+    (folder / "spec.json").write_text("mine")
+    arguments = ("spec", "networks_here:make", "-i", "2,3", "-o", "spec.json")
+    code, _, errors = called(*arguments, cwd=folder)
+    assert code == 3
+    assert "give --force to replace it" in errors
+    assert (folder / "spec.json").read_text() == "mine"
+    assert called(*arguments, "--force", cwd=folder)[0] == 0
+    assert json.loads((folder / "spec.json").read_text())["kind"] == "specification"
 
 
 def test_another_file_of_the_same_name_is_replaced_by_force(folder: Path, called: Called) -> None:
