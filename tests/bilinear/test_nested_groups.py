@@ -1,0 +1,87 @@
+"""A group and the groups nested in it are solved together: the best of all elements, by enumeration."""
+
+from __future__ import annotations
+
+from itertools import permutations, product
+
+import pytest
+import torch
+
+from rebasin_core import MatchOutcome, PermutationSpec, table_spec
+from rebasin_core.bilinear import unit_similarities
+from rebasin_core.matchers import WeightMatcher
+from rebasin_core.posteriors import PointPosterior
+from rebasin_core.symmetry import Permutation
+
+Tensors = dict[str, torch.Tensor]
+
+
+def random_tensors(shapes: dict[str, tuple[int, ...]], seed: int) -> Tensors:
+    g = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=g, dtype=torch.float64) for name, shape in shapes.items()}
+
+
+def value(a: Tensors, b: Tensors) -> float:
+    return sum((tensor * b[name]).sum().item() for name, tensor in a.items())
+
+
+def elements_within(heads: int, width: int) -> list[torch.Tensor]:
+    """All indices ``[heads, width]`` of a group within each of some heads."""
+    each = [torch.tensor(order) for order in permutations(range(width))]
+    return [torch.stack(chosen) for chosen in product(each, repeat=heads)]
+
+
+HEADS = {"q": (6, 5), "k": (6, 5), "v": (6, 5), "o": (5, 6), "scale": (3,)}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_heads_and_two_widths_are_the_best_of_all(seed: int) -> None:
+    a, b = random_tensors(HEADS, seed), random_tensors(HEADS, seed + 100)
+    table = {"q": "h*w@h, -", "k": "h*w, -", "v": "h*u@h, -", "o": "-, h*u", "scale": "h"}
+    spec = table_spec(table, a, sizes={"h": 3})
+    result = WeightMatcher().match(PointPosterior(a), PointPosterior(b), spec)
+    best = max(
+        value(a, Permutation(spec.layout, {"h": torch.tensor(h), "w": w, "u": u}).apply(b))
+        for h in permutations(range(3))
+        for w in elements_within(3, 2)
+        for u in elements_within(3, 2)
+    )
+    assert result.objective == pytest.approx(best)
+    assert result.objective == pytest.approx(value(a, result.apply(b)))
+
+
+def three_levels(a: Tensors) -> PermutationSpec:
+    """Two experts, two heads within each, two channels within each head."""
+    table = {"in": "g*h@g*w@h, -", "out": "-, g*h*w", "gate": "g, -", "scale": "g*h"}
+    return table_spec(table, a, sizes={"g": 2, "h": 2})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_within_groups_within_groups_are_solved_together(seed: int) -> None:
+    shapes = {"in": (8, 3), "out": (3, 8), "gate": (2, 4), "scale": (4,)}
+    a, b = random_tensors(shapes, seed), random_tensors(shapes, seed + 100)
+    spec = three_levels(a)
+    result = WeightMatcher().match(PointPosterior(a), PointPosterior(b), spec)
+    assert result.outcome is MatchOutcome.CONVERGED
+    assert result.objective == pytest.approx(value(a, result.apply(b)))
+    g = result.permutation.indices["g"]
+    orders = [torch.tensor(order) for order in permutations(range(2))]
+    best = max(
+        value(a, Permutation(spec.layout, {"g": g, "h": torch.stack(h), "w": torch.stack(w).view(2, 2, 2)}).apply(b))
+        for h in product(orders, repeat=2)
+        for w in product(orders, repeat=4)
+    )
+    assert result.objective == pytest.approx(best)
+
+
+def test_similarities_are_those_of_all_weights_of_a_unit() -> None:
+    shapes = {"in": (4, 3), "w": (4, 4), "out": (2, 4), "q": (6, 4)}
+    a, b = random_tensors(shapes, 0), random_tensors(shapes, 1)
+    spec = table_spec({"in": "h, -", "w": "m, h", "out": "-, m", "q": "g*i@g, m"}, a, sizes={"g": 3})
+    found = unit_similarities(spec.layout, a, b)
+    assert sorted(found) == ["g", "h", "m"], "those of groups that are not nested"
+    rows = {name: torch.cat([tensors["in"], tensors["w"].T], 1) for name, tensors in (("a", a), ("b", b))}
+    norms = rows["a"].norm(dim=1)
+    torch.testing.assert_close(found["h"].norms, norms)
+    expected = rows["a"] @ rows["b"].T / norms[:, None] / rows["b"].norm(dim=1)
+    torch.testing.assert_close(found["h"].cosines, expected)
