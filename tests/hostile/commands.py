@@ -34,7 +34,7 @@ SPEC = {
     "kind": "specification", "version": 1, "groups": {"h": {"size": 4}},
     "axes": {"0.weight": "h, 3", "0.bias": "h", "2.weight": "2, h", "2.bias": "2"},
 }  # fmt: skip
-PAIR = ["nets:make", "a.safetensors", "b.safetensors"]
+PAIR = ["nets:make", "a.safetensors", "b.safetensors", "-i", "2,3"]  # the input that the symmetries are checked on
 COMMANDS = [
     ["spec", "nets:make", "-i", "2,3", "--no-check"],
     ["align", *PAIR, "--spec", "spec.json", "--matcher", "weight", "-o", "out.safetensors"],
