@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import permutations, product
 
 import pytest
@@ -21,7 +22,7 @@ def random_tensors(shapes: dict[str, tuple[int, ...]], seed: int) -> Tensors:
     return {name: torch.randn(shape, generator=g, dtype=torch.float64) for name, shape in shapes.items()}
 
 
-def value(a: Tensors, b: Tensors) -> float:
+def value(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> float:
     return sum((tensor * b[name]).sum().item() for name, tensor in a.items())
 
 
