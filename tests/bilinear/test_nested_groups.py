@@ -17,7 +17,7 @@ from rebasin_core.symmetry import Permutation
 Tensors = dict[str, torch.Tensor]
 
 
-def random_tensors(shapes: dict[str, tuple[int, ...]], seed: int) -> Tensors:
+def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Tensors:
     g = torch.Generator().manual_seed(seed)
     return {name: torch.randn(shape, generator=g, dtype=torch.float64) for name, shape in shapes.items()}
 
