@@ -166,7 +166,7 @@ def _ending(error: BaseException) -> int:
 
 def _left(error: BaseException) -> str:
     """Return what an interrupted command left behind; click puts its own exception around an interruption."""
-    interruption = error if isinstance(error, Interrupted) else error.__cause__
+    interruption = error if isinstance(error, Interrupted) else error.__context__
     return (interruption.left if isinstance(interruption, Interrupted) else "") or "Nothing was written"
 
 
@@ -201,6 +201,6 @@ def _named(error: BaseException) -> str:
 def _discard_output() -> None:
     """Let what cannot be written go to the null device, or Python would try once more at the end."""
     with suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
+        null = os.open(os.devnull, os.O_RDWR)  # whoever redirected the output may read it
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
