@@ -149,3 +149,29 @@ def test_the_best_start_is_never_below_either(seed: int) -> None:
         for start in ("best", "greedy", "identity")
     }
     assert found["best"] == max(found["greedy"], found["identity"])
+
+
+def test_the_upper_bound_is_that_of_its_formula_and_holds() -> None:
+    """By hand: assignments where one group acts alone on a matrix, sorting on vectors, norms where groups meet."""
+    for seed in range(5):
+        g = torch.Generator().manual_seed(seed)
+        shapes = {
+            "in": (5, 2), "bias": (5,), "w": (4, 5), "gain": (4,), "shift": (4,), "solo": (4, 3), "fixed": (3, 2),
+        }  # fmt: skip
+        a, b = ({n: torch.randn(shape, generator=g).double() for n, shape in shapes.items()} for _ in range(2))
+        table = {"in": "h, -", "bias": "h", "w": "m, h", "gain": "m", "shift": "m", "solo": "s, -", "fixed": "-, -"}
+        result = WeightMatcher().match(PointPosterior(a), PointPosterior(b), table_spec(table, a))
+        of_h = (a["in"] @ b["in"].T + torch.outer(a["bias"], b["bias"])).numpy()
+        of_s = (a["solo"] @ b["solo"].T).numpy()
+        expected = sum(matrix[linear_sum_assignment(-matrix)].sum() for matrix in (of_h, of_s))
+        expected += sum((a[name].sort().values * b[name].sort().values).sum().item() for name in ("gain", "shift"))
+        expected += (a["w"].norm() * b["w"].norm()).item() + (a["fixed"] * b["fixed"]).sum().item()
+        assert result.upper_bound == pytest.approx(expected)
+        assert result.objective <= expected + 1e-9
+
+
+def test_the_upper_bound_of_one_group_is_reached() -> None:
+    g = torch.Generator().manual_seed(0)
+    a, b = ({n: torch.randn(6, 3, generator=g).double() for n in ("in", "more")} for _ in range(2))
+    result = WeightMatcher().match(PointPosterior(a), PointPosterior(b), table_spec({"in": "h, -", "more": "h, -"}, a))
+    assert result.upper_bound == pytest.approx(result.objective)
