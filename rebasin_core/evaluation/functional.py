@@ -221,4 +221,7 @@ class FunctionalModel:
 
 
 def _misfit(inputs: Tensor, error: Exception) -> str:
-    return f"the model cannot be run on inputs of shape {tuple(inputs.shape)} and {inputs.dtype}: {error}"
+    text = f"the model cannot be run on inputs of shape {tuple(inputs.shape)} and {inputs.dtype}: {error}"
+    if "does not require grad" in text:
+        text += ". It takes gradients inside, and gradients are off in evaluation: call `torch.enable_grad()` there"
+    return text

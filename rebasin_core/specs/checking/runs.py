@@ -92,6 +92,10 @@ def jittered(tensor: Tensor, precision: float, generator: torch.Generator) -> Te
     return tensor * (1 + NOISE * precision * signs)
 
 
+# What autograd says where a model takes gradients inside, such as the forces of a potential, and they are off.
+_NO_GRADIENTS = "does not require grad"
+
+
 @final
 class Runner:
     """A model as a function of its tensors.
@@ -106,6 +110,7 @@ class Runner:
         self._model = model
         self._wide = wide
         self._forced: bool | None = None
+        self._takes_gradients = False
         self.inputs = inputs.wide() if wide else inputs
         self.single: set[str] = set()
         self.noise: AbstractContextManager[object] | None = None
@@ -149,7 +154,7 @@ class Runner:
             for context in (mode, self.noise, within):
                 stack.enter_context(context or nullcontext())
             try:
-                output: object = functional_call(model.eval(), dict(tensors), inputs.args, inputs.kwargs)
+                output = self._output(model.eval(), tensors, inputs)
             finally:
                 for module, training in zip(model.modules(), modes, strict=False):
                     module.training = training
@@ -157,11 +162,24 @@ class Runner:
             self.single |= mode.single
             # Most models cast nothing: their further runs are faster without looking at each operator.
             self._forced = bool(self._forced) or mode.needed
-        found = tree_tensors(output)
+        found = [tensor if torch.is_grad_enabled() else tensor.detach() for tensor in tree_tensors(output)]
         if not found:
             message = f"expected the model to return a tensor, or tensors in containers, got {type(output).__name__}"
             raise SpecError(message)
         return found
+
+    def _output(self, model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs) -> object:
+        """Return the output of the model, with gradients on if it takes gradients inside."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() or self._takes_gradients):
+            try:
+                output: object = functional_call(model, dict(tensors), inputs.args, inputs.kwargs)
+            except RuntimeError as error:
+                if torch.is_grad_enabled() or _NO_GRADIENTS not in str(error):
+                    raise
+            else:
+                return output
+        self._takes_gradients = True
+        return self._output(model, tensors, inputs)
 
     def _mode(self) -> FullPrecision | None:
         return FullPrecision() if self._wide and self._forced is not False else None

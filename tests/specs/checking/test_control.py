@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import override
 
 from rebasin_core import check_spec, table_spec, trace_spec
 from rebasin_core.errors import SpecError
@@ -296,3 +297,29 @@ def test_a_bias_that_a_later_normalization_takes_away_is_inert() -> None:
     found = check(model, IMAGES)
     assert found.passed
     assert found.inert == ("1.bias",)
+
+
+class Forces(nn.Module):
+    """The negative gradient of a potential, as of interatomic ones; no `torch.enable_grad` inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 5), nn.Linear(5, 1)
+
+    @override
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(self.last(self.first(x).tanh()).sum(), x, create_graph=True)
+        return -gradient
+
+
+def test_models_that_take_gradients_inside_are_checked() -> None:
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    model = Forces()
+    right = {"first.weight": "h, 3", "first.bias": "h", "last.weight": "1, h", "last.bias": "1"}
+    assert check_spec(table_spec(right, model), model, x).passed
+    for name, axes in (("first.bias", "5"), ("last.weight", "1, 5")):
+        wrong = table_spec({**right, name: axes}, model)
+        assert not check_spec(wrong, model, x).kept, name
+    assert not torch.is_inference_mode_enabled()
+    assert torch.is_grad_enabled()
