@@ -1,12 +1,17 @@
 """Metrics of predictions, against scikit-learn and by hand."""
 
 from collections.abc import Callable
+from typing import ClassVar, Literal
 
 import pytest
 import torch
 from sklearn.metrics import brier_score_loss, roc_auc_score
+from torch import nn
+from typing_extensions import override
 
 import rebasin_core as rc
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation import Predictions
 
 
 def test_brier_score_of_two_classes_is_twice_that_of_one(generator: torch.Generator) -> None:
@@ -66,3 +71,50 @@ def test_distances_between_predictives() -> None:
     assert rc.metrics.predictive_entropy(p).tolist() == pytest.approx([0.6931, 0.0], abs=1e-4)
     with pytest.raises(rc.RebasinError, match="two predictives"):
         rc.metrics.agreement(p, q[:1])
+
+
+class PixelLikelihood(rc.Likelihood):
+    """A class for every pixel."""
+
+    name: Literal["pixel"] = "pixel"
+    targets: ClassVar[Literal["classes", "numbers"]] = "classes"
+
+    @override
+    def check(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+        del outputs, targets
+
+    @override
+    def log_prob(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        of_pixels = outputs.log_softmax(-3).gather(-3, targets.unsqueeze(-3).expand(*outputs.shape[:-3], 1, -1, -1))
+        return of_pixels.flatten(-3).sum(-1)
+
+    @override
+    def prediction(self, outputs: torch.Tensor) -> torch.Tensor:
+        return outputs.softmax(-3)
+
+    @override
+    def score(self, prediction: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (prediction.argmax(-3) == targets).double().mean((-1, -2))
+
+    @property
+    @override
+    def score_name(self) -> str:
+        return "accuracy"
+
+
+@pytest.mark.parametrize("metric", ["error", "brier"])
+def test_metrics_of_one_class_an_example_refuse_a_class_for_every_pixel(metric: str) -> None:
+    first, second = nn.Conv2d(1, 3, 1), nn.Conv2d(1, 3, 1)
+    task = rc.Task(first, [(torch.randn(6, 1, 4, 4), torch.randint(3, (6, 4, 4)))], PixelLikelihood())
+    with pytest.raises(InvalidInputError, match=rf"'{metric}' is for one class an example.*use `nll`"):
+        rc.barrier(first, second, task, metric=metric, num_points=3)
+    assert len(rc.barrier(first, second, task, num_points=3).loss) == 3
+
+
+def test_squared_errors_of_images_are_averaged_over_their_entries() -> None:
+    mean, targets = torch.ones(2, 1, 3, 3), torch.zeros(2, 1, 3, 3)
+    targets[1] = 3.0
+    zeros = torch.zeros(1, 2)
+    predictions = Predictions(zeros, mean, zeros[0], "mse", targets=targets, groups=mean.unsqueeze(0))
+    found = rc.evaluation.metrics.SquaredErrorMetric().estimate(predictions)
+    assert found.examples.tolist() == [1.0, 4.0]

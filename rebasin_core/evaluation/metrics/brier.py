@@ -37,6 +37,6 @@ class BrierMetric(AbstractPredictionMetric):
 
     @override
     def _score(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        require_classes(self.name, targets)
+        require_classes(self.name, prediction, targets)
         truth = one_hot(targets, prediction.shape[-1]).double()
         return (prediction.double() - truth).square().sum(-1)

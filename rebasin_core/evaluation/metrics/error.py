@@ -33,5 +33,5 @@ class ErrorMetric(AbstractPredictionMetric):
 
     @override
     def _score(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        require_classes(self.name, targets)
+        require_classes(self.name, prediction, targets)
         return (prediction.argmax(-1) != targets).double()

@@ -36,4 +36,4 @@ class SquaredErrorMetric(AbstractPredictionMetric):
         if prediction.shape != targets.shape:
             message = f"`squared_error` is for regression, got predictions {list(prediction.shape)}; use `brier`"
             raise InvalidInputError(message)
-        return (prediction - targets).double().square().mean(-1)
+        return (prediction - targets).double().square().flatten(1).mean(1)
