@@ -26,6 +26,7 @@ DEBUG = "REBASIN_DEBUG"
 """The environment variable that has the traceback of an internal error printed."""
 
 _LONGEST = 300
+_OUTPUT = 1  # the descriptor of the standard output
 # What the system says when a stream, or the disk behind it, does not take what is written.
 _OUTPUT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
 
@@ -128,6 +129,8 @@ def say(text: str) -> None:
     Args:
         text: The line.
     """
+    if sys.stderr is None:
+        return
     with suppress(OSError, ValueError):
         click.echo(text, err=True)
 
@@ -199,8 +202,12 @@ def _named(error: BaseException) -> str:
 
 
 def _discard_output() -> None:
-    """Let what cannot be written go to the null device, or Python would try once more at the end."""
+    """Let what cannot be written go to the null device, or Python would try once more at the end.
+
+    Another file that a program has put in place of the output is left to that program.
+    """
     with suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_RDWR)  # whoever redirected the output may read it
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
+        if sys.stdout.fileno() == _OUTPUT:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, _OUTPUT)
+            os.close(null)

@@ -173,7 +173,7 @@ _ADVICE: Final = (
     (('the required "forward"',), "Give a module that has a `forward` method"),
     (("does not require grad",), "It takes gradients inside: call `torch.enable_grad()` there"),
     (
-        ("dtype", "scalar type", "expected tensor for argument"),
+        ("dtype", "scalar type", "expected tensor for argument", "input type"),
         "Give inputs of the type that it takes; its parameters are of {dtypes}",
     ),
     (("device",), "Its parameters, buffers and constants have to be on one device"),

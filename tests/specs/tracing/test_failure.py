@@ -79,7 +79,7 @@ CASES: list[tuple[Any, Any, str]] = [
     (nn.Module(), ROWS, "Give a module that has a `forward` method"),
     (_mlp(), torch.randn(6, 4), "Give inputs of the kinds and shapes that it takes"),
     (_mlp(), [ROWS], "Give inputs of the kinds and shapes that it takes"),
-    (nn.Embedding(3, 8), ROWS, "Give inputs of the type that it takes; its parameters are of torch.float32"),
+    (nn.Conv1d(1, 2, 1), torch.ones(2, 1, 3).long(), "Give inputs of the type that it takes; its parameters are of"),
     (
         nn.Bilinear(3, 3, 2),
         ROWS,
