@@ -94,10 +94,7 @@ def _last_states(call: Call, state: AxisTerms, axes: Sequence[AxisTerm], output:
     """Return the axes of the last states, stacked over layers and directions."""
     if output not in call.used:
         return tuple(call.fixed(size, "never used") for size in call.shapes[output])
-    found = stacked(call, [(*state[1:-1], axis) for axis in axes], 0)
-    # Before 2.10, torch exports states of `lstm` with one more axis, of length 1, after the first.
-    more = [call.fixed(1, "of length 1")] * (len(call.shapes[output]) - len(found))
-    return (found[0], *more, *found[1:])
+    return stacked(call, [(*state[1:-1], axis) for axis in axes], 0)
 
 
 RULES: dict[str, Rule] = {f"aten.{name}": recurrent for name in _GATES}
