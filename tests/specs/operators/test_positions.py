@@ -138,7 +138,7 @@ SYMMETRIC: list[Callable[..., Tensor]] = [
 
 @pytest.mark.parametrize("route", SYMMETRIC)
 def test_experts_move_with_their_gate_rows(route: Callable[..., Tensor]) -> None:
-    x = torch.randn(6, 3)
+    x = torch.randn(40, 3)  # so that every expert is chosen
     model = Routed(route)
     spec = trace_spec(model, x)
     assert moved_experts(route, x.double()) == factorial(EXPERTS)
@@ -273,7 +273,7 @@ def test_lookups_without_order_share_the_hidden_units_of_experts() -> None:
         chosen = p.topk(2, -1)[1]
         return (net.looked_up(h, chosen[:, 0]) * net.looked_up(h, chosen[:, 1])).sum(1, keepdim=True)
 
-    model, x = Routed(route), torch.randn(6, 3)
+    model, x = Routed(route), torch.randn(40, 3)
     spec = trace_spec(model, x)
     assert check_spec(spec, model, x).passed
     assert spec.layout.as_json()["axes"]["bias"] == "matrix, matrix.3"
