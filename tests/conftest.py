@@ -18,8 +18,7 @@ settings.register_profile("loaded machine", deadline=None, suppress_health_check
 settings.load_profile("loaded machine")
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
+def pytest_runtest_setup() -> None:
     """Start every test from the same state of torch's own generator, whatever ran before it in this process."""
     torch.manual_seed(0)
 
