@@ -49,5 +49,5 @@ def tests(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """Test with the lowest versions of all direct dependencies."""
     session.chdir(ROOT)
-    session.install("pip", *COMPILED, "--resolution", "lowest-direct", *PROJECT)
+    session.install("pip>=24", *COMPILED, "--resolution", "lowest-direct", *PROJECT)
     run_tests(session)
