@@ -95,15 +95,18 @@ def align(  # ruff: ignore[too-many-arguments] - the last five have defaults tha
     Examples:
         >>> import torch
         >>> from rebasin_core import Task, align
+        >>> _ = torch.manual_seed(0)
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> inputs = torch.randn(16, 4)
+        >>> task = Task(model, [(inputs, model(inputs).argmax(1))])
         >>> shuffled = torch.randperm(8)
         >>> candidate = {n: t.clone() for n, t in model.state_dict().items()}
         >>> candidate["0.weight"] = candidate["0.weight"][shuffled]
         >>> candidate["0.bias"] = candidate["0.bias"][shuffled]
         >>> candidate["2.weight"] = candidate["2.weight"][:, shuffled]
-        >>> result = align(model, candidate, Task(model, [(torch.randn(16, 4), torch.arange(16) % 3)]), keep="aligned")
-        >>> bool(torch.equal(result.aligned.mean["0.weight"], model[0].weight))
-        True
+        >>> result = align(model, candidate, task)
+        >>> bool(torch.equal(result.aligned.mean["0.weight"], model[0].weight)), result.helped
+        (True, True)
     """
     require_task(task)
     held = task.held()
