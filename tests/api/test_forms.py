@@ -196,7 +196,8 @@ def test_a_specification_knows_the_buffers_and_second_names_in_files_too(tmp_pat
     assert loaded.layout == SPEC.layout
     assert loaded.layout.buffers == SPEC.layout.buffers
     assert loaded.layout.aliases == SPEC.layout.aliases
-    first, second = (model.state_dict() for model in MODELS)
+    first = MODELS[0].state_dict()
+    second = MODELS[1].state_dict()
     assert rc.match(first, second, loaded).objective == EXPECTED["match"][-1]
     # A file of the time before is of the same symmetries; what its tensors are, their names and types tell.
     document = SPEC.layout.as_json()

@@ -91,7 +91,9 @@ def classes(*, deviations: tuple[float, float], slopes: tuple[float, float], noi
     g = torch.Generator().manual_seed(0)
     x = torch.randn(EXAMPLES, 1, generator=g).double()
     y = (x[:, 0] + noise * torch.randn(EXAMPLES, generator=g).double() > 0).long()
-    nodes, weights = (torch.from_numpy(part) for part in np.polynomial.hermite_e.hermegauss(200))
+    found = np.polynomial.hermite_e.hermegauss(200)
+    nodes = torch.from_numpy(found[0])
+    weights = torch.from_numpy(found[1])
 
     def exact(weight: Tensor, stddev: Tensor) -> float:
         sign = (2 * y - 1).double()
@@ -231,7 +233,8 @@ def tried(case: Case, samples: int) -> Iterator[str]:
     truth = case.loss(1.0)
     yield f"{values.mean().item() - truth:+.4f}"
     for way in (delta, jackknife, grouped, bootstrap):
-        biases, errors = (torch.tensor(part).double() for part in zip(*[way(logs, g) for logs in drawn], strict=True))
+        pairs = torch.tensor([way(logs, g) for logs in drawn], dtype=torch.float64)
+        biases, errors = pairs.unbind(1)
         quantile = float(student.ppf(0.975, (8 if way is grouped else samples) - 1))
         inside = ((values - biases - truth).abs() < quantile * errors).double().mean()
         yield f"{biases.mean():+.4f}, {errors.mean() / values.std():.2f}, {100 * inside:.0f} %"

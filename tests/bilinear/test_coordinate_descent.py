@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import pytest
@@ -15,6 +16,10 @@ from rebasin_core.posteriors import DiagonalGaussianPosterior, PointPosterior
 Tensors: TypeAlias = dict[str, torch.Tensor]
 
 TABLE = {"q": "h*w@h, d", "k": "h*w, d", "v": "h*u@h, d", "o": "d, h*u", "f": "m, d", "f2": "d, m", "e": "-, d"}
+
+
+def random_tensors(shapes: Mapping[str, tuple[int, ...]], generator: torch.Generator) -> Tensors:
+    return {name: torch.randn(shape, generator=generator).double() for name, shape in shapes.items()}
 
 
 def attention(seed: int) -> tuple[dict[str, torch.Tensor], PermutationSpec]:
@@ -66,7 +71,8 @@ def test_at_convergence_no_single_group_can_be_improved(start: Literal["greedy",
     for seed in range(30):
         g = torch.Generator().manual_seed(seed)
         shapes = {"in": (6, 2), "w": (6, 6), "out": (5, 6), "head": (3, 5)}
-        a, b = ({n: torch.randn(shape, generator=g).double() for n, shape in shapes.items()} for _ in range(2))
+        a = random_tensors(shapes, g)
+        b = random_tensors(shapes, g)
         spec = table_spec({"in": "h, -", "w": "h, h", "out": "m, h", "head": "-, m"}, a)
         result = WeightMatcher(start=start).match(PointPosterior(a), PointPosterior(b), spec)
         assert result.outcome is MatchOutcome.CONVERGED
@@ -80,7 +86,8 @@ def test_at_convergence_no_single_group_can_be_improved(start: Literal["greedy",
         assert result.objective == pytest.approx(value(h, m))
         of_h = a["in"] @ b["in"].T + a["w"] @ b["w"][:, h].T + a["w"].T @ b["w"][h] + a["out"].T @ b["out"][m]
         of_m = a["out"] @ b["out"][:, h].T + a["head"].T @ b["head"]
-        best_h, best_m = (linear_sum_assignment(-matrix.numpy())[1] for matrix in (of_h, of_m))
+        best_h = linear_sum_assignment(-of_h.numpy())[1]
+        best_m = linear_sum_assignment(-of_m.numpy())[1]
         assert value(torch.tensor(best_h), m) <= result.objective + 1e-9
         assert value(h, torch.tensor(best_m)) <= result.objective + 1e-9
     assert moved == 30
@@ -158,7 +165,8 @@ def test_the_upper_bound_is_that_of_its_formula_and_holds() -> None:
         shapes = {
             "in": (5, 2), "bias": (5,), "w": (4, 5), "gain": (4,), "shift": (4,), "solo": (4, 3), "fixed": (3, 2),
         }  # fmt: skip
-        a, b = ({n: torch.randn(shape, generator=g).double() for n, shape in shapes.items()} for _ in range(2))
+        a = random_tensors(shapes, g)
+        b = random_tensors(shapes, g)
         table = {"in": "h, -", "bias": "h", "w": "m, h", "gain": "m", "shift": "m", "solo": "s, -", "fixed": "-, -"}
         result = WeightMatcher().match(PointPosterior(a), PointPosterior(b), table_spec(table, a))
         of_h = (a["in"] @ b["in"].T + torch.outer(a["bias"], b["bias"])).numpy()
@@ -172,6 +180,8 @@ def test_the_upper_bound_is_that_of_its_formula_and_holds() -> None:
 
 def test_the_upper_bound_of_one_group_is_reached() -> None:
     g = torch.Generator().manual_seed(0)
-    a, b = ({n: torch.randn(6, 3, generator=g).double() for n in ("in", "more")} for _ in range(2))
+    shapes = {"in": (6, 3), "more": (6, 3)}
+    a = random_tensors(shapes, g)
+    b = random_tensors(shapes, g)
     result = WeightMatcher().match(PointPosterior(a), PointPosterior(b), table_spec({"in": "h, -", "more": "h, -"}, a))
     assert result.upper_bound == pytest.approx(result.objective)
