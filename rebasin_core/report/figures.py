@@ -9,7 +9,7 @@ import torch
 from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.errors import FileFormatError
 from rebasin_core.report.drawing import draw_reliability, draw_similarity
-from rebasin_core.report.records import read_scores, read_similarities, read_summary
+from rebasin_core.report.records import Scores, Similarities, Summary
 from rebasin_core.report.style import COLORS, LINES, UNALIGNED_COLOR, save_figure, styled_figure
 from rebasin_core.tensors.reading import read_json
 
@@ -42,7 +42,7 @@ def write_figures(folder: Path) -> list[Path]:
     if not splits:
         message = f"{folder} has no curves; expected the folder of a finished run"
         raise FileFormatError(message)
-    order = list(read_summary(folder / "summary.json").wasserstein_distances)
+    order = list(Summary.read(folder / "summary.json").wasserstein_distances)
     written: list[Path] = []
     for split in splits:
         curves = {label: LossCurve.from_json(read_json(split / f"{label}.json")) for label in order}
@@ -80,7 +80,7 @@ def _write(curves: Mapping[str, LossCurve], folder: Path, name: str, *, title: s
 
 def _write_reliability(files: Mapping[str, Path], folder: Path, name: str) -> list[Path]:
     """Draw the reliability of both posteriors; nothing for a regression."""
-    found = {role: read_scores(path).bins for role, path in files.items()}
+    found = {role: Scores.read(path).bins for role, path in files.items()}
     bins = {role: parts for role, parts in found.items() if parts is not None}
     if not bins or len(bins) < len(found):
         return []
@@ -95,7 +95,7 @@ def _write_reliability(files: Mapping[str, Path], folder: Path, name: str) -> li
 
 def _write_similarity(path: Path, folder: Path) -> list[Path]:
     """Draw how alike units are before and after a matcher: two rows of one picture a group."""
-    groups = read_similarities(path)
+    groups = Similarities.read(path).root
     if not groups:
         return []
     with styled_figure(max(2.4 * len(groups), 3.2), 5.2) as figure:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.errors import FileFormatError
 from rebasin_core.report.figures import score_files, write_figures
-from rebasin_core.report.records import read_run, read_scores, read_summary
+from rebasin_core.report.records import RunRecord, Scores, Summary
 from rebasin_core.report.table import barrier_notes, barrier_rows, best_alignment, error_name
 from rebasin_core.tensors.files import write_bytes
 from rebasin_core.tensors.reading import read_json
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from rebasin_core.report.records import Configuration, MatchRecord, RunRecord, Summary
+    from rebasin_core.report.records import Configuration, MatchRecord
 
 _PAGE = "report.html"
 _CSS = """
@@ -66,8 +66,8 @@ def write_report(folder: Path) -> Path:
     if not (folder / "summary.json").is_file():
         message = f"{folder} is not the folder of a finished run: it has no summary.json. Run it to its end first"
         raise FileFormatError(message)
-    summary = read_summary(folder / "summary.json")
-    record = read_run(folder / "run.json")
+    summary = Summary.read(folder / "summary.json")
+    record = RunRecord.read(folder / "run.json")
     figures = [path for path in write_figures(folder) if path.suffix == ".svg"]
     body = _body(folder, summary, record, figures)
     title = escape(_title(record.config))
@@ -123,7 +123,7 @@ def _answer(curves: Mapping[str, LossCurve]) -> str:
 
 
 def _scores(folder: Path, split: str) -> str:
-    found = {role: read_scores(path).scores for role, path in score_files(folder, split).items()}
+    found = {role: Scores.read(path).scores for role, path in score_files(folder, split).items()}
     if not found:
         return ""
     names = list(found["reference"])

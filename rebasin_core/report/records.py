@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
@@ -21,7 +21,33 @@ Cosine = Annotated[float, Field(ge=-_LARGEST_COSINE, le=_LARGEST_COSINE)]
 Count = Annotated[float, Field(ge=0, le=1e15)]
 
 
-class _Record(BaseModel):
+class _Readable(BaseModel):
+    """What a file in JSON says."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a file.
+
+        Args:
+            path: The file.
+
+        Returns:
+            Its content.
+
+        Raises:
+            FileFormatError: If it is damaged.
+        """
+        try:
+            return cls.model_validate(read_json(path))
+        except ValidationError as error:
+            problems = "; ".join(sentences(error.errors())[:3])
+            message = (
+                f"{shown(path)} is damaged, or was written by another version ({problems}); run the run file again"
+            )
+            raise FileFormatError(message) from error
+
+
+class _Record(_Readable):
     """A record: entries of other names are left alone, since later versions may have more."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
@@ -137,7 +163,7 @@ class Configuration(_Record):
     inference: Choice
 
 
-class Similarities(RootModel[dict[str, Sides]]):
+class Similarities(_Readable, RootModel[dict[str, Sides]]):
     """What a file in ``similarities/`` says, by group."""
 
 
@@ -147,75 +173,3 @@ class RunRecord(_Record):
     config: Configuration
     code: dict[str, str]
     about: dict[str, str]
-
-
-R = TypeVar("R", bound=BaseModel)
-
-
-def read_summary(path: Path) -> Summary:
-    """Read ``summary.json``.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        FileFormatError: If it is damaged.
-    """
-    return _read(path, Summary)
-
-
-def read_scores(path: Path) -> Scores:
-    """Read a file in ``scores/``.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        FileFormatError: If it is damaged.
-    """
-    return _read(path, Scores)
-
-
-def read_similarities(path: Path) -> dict[str, Sides]:
-    """Read a file in ``similarities/``.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        FileFormatError: If it is damaged.
-    """
-    return _read(path, Similarities).root
-
-
-def read_run(path: Path) -> RunRecord:
-    """Read ``run.json``.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        FileFormatError: If it is damaged.
-    """
-    return _read(path, RunRecord)
-
-
-def _read(path: Path, record: type[R]) -> R:
-    try:
-        return record.model_validate(read_json(path))
-    except ValidationError as error:
-        problems = "; ".join(sentences(error.errors())[:3])
-        message = f"{shown(path)} is damaged, or was written by another version ({problems}); run the run file again"
-        raise FileFormatError(message) from error

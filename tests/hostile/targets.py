@@ -7,7 +7,6 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from random import Random
 
@@ -19,6 +18,7 @@ import rebasin_core as rc
 from rebasin_core.data.mnist import read_idx
 from rebasin_core.errors import RebasinError, RebasinWarning
 from rebasin_core.posteriors.foreign.state_dict import load_samples
+from rebasin_core.report.records import Scores, Similarities, Summary
 from rebasin_core.studies.folder import RunFolder, RunIdentity
 from rebasin_core.tensors.reading import read_json
 from tests.hostile import mutations
@@ -203,12 +203,6 @@ def read_stage_record(path: Path) -> object:
     return RunFolder(path.parent, IDENTITY, {}).is_done("s", ())
 
 
-def read_report_part(name: str) -> Callable[[Path], object]:
-    """Return what reads one of the records of which a report is made."""
-    read: Callable[[Path], object] = getattr(import_module("rebasin_core.report.records"), f"read_{name}")
-    return read
-
-
 SUMMARY = {
     "barriers": {"test": {"unaligned": {"height": 1.0}, "weight": {"height": 0.5}}},
     "wasserstein_distances": {"unaligned": 2.0, "weight": None},
@@ -256,7 +250,7 @@ TARGETS = [
     Target("UCI text", write_uci_text, read_uci_text, BYTES),
     Target("idx", write_idx, read_idx, BYTES),
     Target("idx.gz", write_idx, read_idx, BYTES),
-    Target("summary", writing(SUMMARY), read_report_part("summary"), JSON),
-    Target("scores", writing(SCORES), read_report_part("scores"), JSON),
-    Target("similarities", writing(SIMILARITIES), read_report_part("similarities"), JSON),
+    Target("summary", writing(SUMMARY), Summary.read, JSON),
+    Target("scores", writing(SCORES), Scores.read, JSON),
+    Target("similarities", writing(SIMILARITIES), Similarities.read, JSON),
 ]
