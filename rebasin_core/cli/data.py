@@ -14,6 +14,7 @@ from rebasin_core.config.document import Document
 from rebasin_core.data.base import DataSource, DataSplits, Target
 from rebasin_core.data.examples import Examples
 from rebasin_core.errors import ConfigError, InvalidInputError
+from rebasin_core.evaluation.batches import checked_batches
 from rebasin_core.plugin.isolation import isolated
 
 if TYPE_CHECKING:
@@ -96,14 +97,12 @@ def _examples(found: object, source: str) -> Examples:
         return Examples(found[0], found[1])
     if isinstance(found, Dataset):
         found = DataLoader(found, batch_size=1000)
-    batches: list[object] = []
     try:
-        batches = list(found)  # type: ignore[call-overload] # what is no iterable is refused below
-    except TypeError as error:
-        message = f"expected {source} to return {_FORMS}; got `{type(found).__qualname__}` ({error})"
+        pairs = list(checked_batches(found, "data"))
+    except InvalidInputError as error:
+        message = f"expected {source} to return {_FORMS}; {error}"
         raise InvalidInputError(message) from error
-    pairs = [batch for batch in batches if _is_pair(batch)]
-    if not pairs or len(pairs) < len(batches):
-        message = f"expected {source} to return {_FORMS}; got batches that are no pairs of tensors, or none"
+    if not pairs:
+        message = f"expected {source} to return {_FORMS}; got no examples"
         raise InvalidInputError(message)
     return Examples(torch.cat([inputs for inputs, _ in pairs]), torch.cat([targets for _, targets in pairs]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, final
 
-from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.batches import WAY_OUT, can_be_iterated, checked_batches
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.torch_losses import without_torch_loss
@@ -89,8 +88,7 @@ def require_task(value: object) -> None:
         InvalidInputError: If it is something else.
     """
     if not isinstance(value, Task):
-        message = f"expected a `Task`, got `{type(value).__qualname__}`; make one with `rebasin_core.Task(model, data)`"
-        raise InvalidInputError(message)
+        refuse(value, "a `Task`", "make one with `rebasin_core.Task(model, data)`")
 
 
 def model_of(task: Task | None) -> nn.Module | None:

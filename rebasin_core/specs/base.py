@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
 
 from typing_extensions import override
 
-from rebasin_core.errors import InvalidInputError, SpecError
+from rebasin_core.errors import SpecError
 from rebasin_core.strategy import Strategy
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.tensors.kinds import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,8 +119,7 @@ def require_spec(value: object) -> None:
         InvalidInputError: If it is something else.
     """
     if not isinstance(value, PermutationSpec):
-        message = f"expected a `PermutationSpec`, got `{type(value).__qualname__}`; `trace_spec` derives one of a model"
-        raise InvalidInputError(message)
+        refuse(value, "a `PermutationSpec`", "`trace_spec` derives one of a model")
 
 
 class SpecFactory(Strategy):
