@@ -3,123 +3,23 @@
 from __future__ import annotations
 
 import copy
-import functools
 import json
 import math
 import pickle
-import subprocess
-import sys
-from abc import abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, final
+from typing import Any
 
 import pytest
-from pydantic import Field, PositiveInt, model_validator
-from typing_extensions import override
 
 import rebasin_core as rc
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
-from rebasin_core.config.schema import run_schema
 from rebasin_core.errors import ConfigError, UnknownNameError
 from rebasin_core.evaluation import CategoricalLikelihood
 from rebasin_core.matchers import ChainMatcher, KLMatcher, PortfolioMatcher, RestartsMatcher, WeightMatcher
 from rebasin_core.specs import TableSpecFactory
-from rebasin_core.strategy import Options, Strategy
-
-
-class Described(Options):
-    """Options for which something is written."""
-
-    low: float = 1.0
-    """The lower one."""
-
-    high: float = Field(2.0, description="The higher one.")
-    """Not this."""
-
-
-class Sorter(Strategy):
-    """A family of a third party, here to see that declaring one takes nothing else."""
-
-    family: ClassVar[str] = "sorter"
-
-    @abstractmethod
-    def sort(self, values: list[float]) -> list[float]:
-        """Return the values in order."""
-
-
-@final
-class PlainSorter(Sorter):
-    """Sorts values."""
-
-    name: Literal["plain"] = "plain"
-
-    descending: bool = False
-    """Whether the largest value comes first."""
-
-    limit: float = math.inf
-    """Values above this one are dropped."""
-
-    weights: Mapping[str, float] = Field(default_factory=dict)
-    """Weights by name."""
-
-    folder: Path = Path("data")
-    """A folder."""
-
-    low: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Lower quantile."""
-
-    high: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Upper quantile."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low > self.high:
-            message = f"expected `low` to be at most `high`, got {self.low} and {self.high}"
-            raise ValueError(message)
-        return self
-
-    @override
-    def sort(self, values: list[float]) -> list[float]:
-        return sorted((value for value in values if value <= self.limit), reverse=self.descending)
-
-
-@final
-class TwiceSorter(Sorter):
-    """Sorts by one sorter, then by another."""
-
-    name: Literal["twice"] = "twice"
-
-    first: Sorter
-    """The first."""
-
-    others: Annotated[tuple[Sorter, ...], Field(min_length=1)]
-    """The others, in order."""
-
-    times: PositiveInt = 1
-    """How often."""
-
-    @override
-    def sort(self, values: list[float]) -> list[float]:
-        for sorter in (self.first, *self.others):
-            values = sorter.sort(values)
-        return values
-
-
-SORTERS: dict[str, type[Strategy]] = {"plain": PlainSorter, "twice": TwiceSorter}
-
-
-def lookup(family: str, name: str) -> type[Strategy]:
-    if name not in SORTERS:
-        message = f"no {family} {name!r}"
-        raise UnknownNameError(message)
-    return SORTERS[name]
-
-
-def sorter(value: object) -> Sorter:
-    return Sorter.of(value, lookup)
-
+from rebasin_core.strategy import Strategy
+from tests.sorters import PlainSorter, Sorter, TwiceSorter, sorter
 
 EQUAL: dict[str, tuple[Strategy, Strategy]] = {
     "explicit default": (WeightMatcher(max_sweeps=100), WeightMatcher()),
@@ -402,34 +302,6 @@ def test_a_third_party_declares_a_strategy_with_docstrings_under_its_options() -
     assert all(descriptions.values())
 
 
-def test_the_schema_has_the_docstrings_and_its_references_lead_somewhere(builtin_registry: rc.Registry) -> None:
-    kinds = {
-        family: [builtin_registry.strategy_class(family, name) for name in builtin_registry.names(family)]
-        for family in rc.plugin.registry.FAMILIES
-    }
-    schema = run_schema(kinds | {"sorter": [PlainSorter, TwiceSorter]})
-    definitions = schema["$defs"]
-    limit = definitions["PlainSorter"]["properties"]["limit"]
-    assert limit["description"] == "Values above this one are dropped."
-    assert definitions["PlainSorter"]["description"].startswith("Sorts values.")
-    assert definitions["PlainSorter"]["required"] == ["name"]
-    assert definitions["TwiceSorter"]["required"] == ["first", "name", "others"]
-    assert definitions["TwiceSorter"]["properties"]["first"]["$ref"] == "#/$defs/sorter"
-    assert definitions["TwiceSorter"]["properties"]["others"]["items"]["$ref"] == "#/$defs/sorter"
-    assert definitions["sorter"]["oneOf"] == [
-        {"enum": ["plain", "twice"]},
-        {"$ref": "#/$defs/PlainSorter"},
-        {"$ref": "#/$defs/TwiceSorter"},
-    ]
-    assert schema["properties"]["architecture"]["$ref"] == "#/$defs/architecture"
-    assert schema["properties"]["data"]["$ref"] == "#/$defs/dataset"
-    assert definitions["MLPArchitecture"]["properties"]["hidden"]["description"].startswith("Widths of the hidden")
-    text = json.dumps(schema)
-    assert "x-family" not in text
-    for reference in {part.split('"')[0] for part in text.split('"$ref": "#/')[1:]}:
-        assert functools.reduce(lambda part, key: part[key], reference.split("/"), schema)
-
-
 def test_options_are_replaced_and_validated() -> None:
     assert PlainSorter(low=0.25).replace(descending=True) == PlainSorter(low=0.25, descending=True)
     with pytest.raises(ConfigError, match="unknown option"):
@@ -445,23 +317,3 @@ def test_a_concrete_class_takes_its_own_name() -> None:
         rc.matchers.WeightMatcher.of("sinkhorn")
     with pytest.raises(rc.errors.UnknownNameError, match="did you mean 'weight'"):
         rc.matchers.WeightMatcher.of("wieght")
-
-
-def test_descriptions_are_those_of_the_lowest_declaration() -> None:
-    class Declared(Described):
-        low: float = 2.0
-
-    assert Described.descriptions() == {"low": "The lower one.", "high": "The higher one."}
-    assert Declared.descriptions() == {"high": "The higher one."}
-    made = type("Made", (Options,), {"__annotations__": {"size": int}, "size": 1})
-    assert issubclass(made, Options)
-    assert made.descriptions() == {}
-
-
-def test_importing_reads_no_sources() -> None:
-    code = (
-        "import inspect, torch; from unittest.mock import patch\n"
-        "with patch.object(inspect, 'getsource', side_effect=AssertionError), "
-        "patch.object(inspect, 'getsourcelines', side_effect=AssertionError):\n    import rebasin_core.config.run"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
