@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
@@ -63,8 +63,7 @@ def _iterable(data: object, what: str) -> Iterable[Any]:
         found = f"the data set {name} of single examples" if is_set else name
         message = f"expected batches (inputs, targets) as {what}, got {found}; {WAY_OUT}"
         raise InvalidInputError(message)
-    batches: Iterable[Any] = data  # type: ignore[assignment] # by `__getitem__`, too
-    return batches
+    return cast("Iterable[Any]", data)  # by `__getitem__`, too
 
 
 def _described(batch: object) -> str:

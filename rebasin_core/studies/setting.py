@@ -375,7 +375,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         message = f"the device {name!r} cannot be used here ({reason}); expected `auto`, `cpu`, `cuda` or `cuda:<n>`"
         raise ConfigError(message) from error

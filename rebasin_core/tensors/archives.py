@@ -32,7 +32,6 @@ _DAMAGED = (
     KeyError,
     IndexError,
     OverflowError,
-    NotImplementedError,
     RuntimeError,
     SyntaxError,
     zipfile.BadZipFile,

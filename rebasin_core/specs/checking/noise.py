@@ -36,7 +36,7 @@ class MovingNoise(TorchDispatchMode):
     def __enter__(self) -> MovingNoise:
         self._sources.clear()
         self._count = 0
-        super().__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]  # likewise
         return self
 
     @override

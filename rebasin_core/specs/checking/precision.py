@@ -51,7 +51,7 @@ class FullPrecision(TorchDispatchMode):
         wide_args, wide_kwargs = tree_map(self._widened, args), tree_map(self._widened, kwargs or {})
         try:
             result = func(*wide_args, **wide_kwargs)
-        except (RuntimeError, NotImplementedError) as error:
+        except RuntimeError as error:
             if _is_mutable(func):
                 raise
             self.needed = True
@@ -73,11 +73,11 @@ class FullPrecision(TorchDispatchMode):
         if written_out is not None:
             try:
                 return written_out(*args, **kwargs)
-            except (RuntimeError, NotImplementedError, TypeError):
+            except (RuntimeError, TypeError):
                 pass  # float32 is the other way
         try:
             result: object = func(*tree_map(_narrowed, args), **tree_map(_narrowed, kwargs))
-        except (RuntimeError, NotImplementedError):
+        except RuntimeError:
             raise error from None  # what the operator says of float64 is what is wrong, or what is wrong anyway
         self.single.add(str(func))
         return result

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # What operators raise of numbers they cannot take (a matrix that is not positive definite, an index out of range), and
 # models of what they check themselves.
-FAILURES = (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError, NotImplementedError, AssertionError)
+FAILURES = (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError, AssertionError)
 
 
 @final
