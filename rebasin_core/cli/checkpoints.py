@@ -31,7 +31,7 @@ from rebasin_core.tensors.reading import exists
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from rebasin_core.api.merging import RepairName
     from rebasin_core.data.base import DataSplits
@@ -260,22 +260,27 @@ def _symmetries(
         message = "give either --input, to trace the model with, or --spec, a specification file"
         raise ConfigError(message)
     example: object = tuple(parse_input(text) for text in inputs)
-    if not inputs and splits is not None and check != "none":
-        example = splits.test.inputs[:_EXAMPLES]
-    elif not inputs and check != "none":
-        message = (
-            "a specification from a file is checked before it is used: give --input or --data, on which the model is "
-            "run, or --check none, to trust the file"
-        )
-        raise ConfigError(message)
+    if not inputs and check != "none":
+        example = _examples(splits)
     found = trace_spec(model, example) if spec is None else load_spec(spec)
     if check != "none":
         check_spec(found, model, example).require(allow_untested=check == "kept")
     return found
 
 
+def _examples(splits: DataSplits | None) -> Tensor:
+    """Return the inputs on which a specification from a file is checked, where none are given."""
+    if splits is None:
+        message = (
+            "a specification from a file is checked before it is used: give --input or --data, on which the model is "
+            "run, or --check none, to trust the file"
+        )
+        raise ConfigError(message)
+    return splits.test.inputs[:_EXAMPLES]
+
+
 def _task(model: nn.Module, batches: TensorBatches, *, calibration: TensorBatches | None = None) -> Task:
-    """Return a task on data: floating targets are numbers with unit noise, others are classes."""
+    """Return a task on data: floating targets are numbers, with the default noise of `gaussian`, others are classes."""
     held = list(batches)
     numbers = held[0][1].is_floating_point()
     return Task(model, held, "gaussian" if numbers else "categorical", calibration)
