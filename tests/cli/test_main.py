@@ -41,8 +41,8 @@ def test_a_run_prints_a_table_and_writes_figures(tmp_path: Path, called: Called)
     ("arguments", "code", "message"),
     [
         (["run", "bad.yaml"], 2, "bad.yaml:4: inference.epoch: unknown option; did you mean 'epochs'?"),
-        (["run", "small.yaml", "--device", "tpu9"], 2, "the device 'tpu9' cannot be used here"),
-        (["check", "rebasin-core", "--device", "tpu9"], 2, "the device 'tpu9' cannot be used here"),
+        (["run", "small.yaml", "--device", "tpu9"], 2, "the device 'tpu9' is not available"),
+        (["check", "rebasin-core", "--device", "tpu9"], 2, "the device 'tpu9' is not available"),
         (["run", "small.yaml", "-o", "small.yaml/out"], 3, "cannot"),
         (["run", "mnist.yaml"], 2, "looked for"),
         (["rnu"], 2, "No such command"),
