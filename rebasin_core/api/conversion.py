@@ -32,7 +32,11 @@ if TYPE_CHECKING:
     from rebasin_core.symmetry.permutation import Permutation
 
 PosteriorLike: TypeAlias = Posterior | Mapping[str, Tensor] | nn.Module | object
-"""A posterior, a dictionary of tensors, a module, or an object of another library that `as_posterior` accepts."""
+"""A posterior, or anything that `as_posterior` converts to one.
+
+A module, or a mapping from names to tensors such as a state dict, is a single network. Any other object is converted by
+the adapter of an installed plugin: an IVON optimizer, an averaged model, a guide of Pyro, a Laplace approximation.
+"""
 
 
 def as_posterior(

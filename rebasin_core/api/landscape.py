@@ -14,7 +14,7 @@ from rebasin_core.api.evaluation import barrier
 from rebasin_core.api.matching import match
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.task import require_task
-from rebasin_core.posteriors.barycenter import barycenter_or_moments
+from rebasin_core.posteriors.barycenters import barycenter_or_moments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,7 +12,7 @@ from rebasin_core.api.conversion import PosteriorLike, as_posteriors
 from rebasin_core.api.matching import as_matcher
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.task import model_of
-from rebasin_core.posteriors.barycenter import barycenter, barycenter_or_moments
+from rebasin_core.posteriors.barycenters import barycenter, barycenter_or_moments
 from rebasin_core.posteriors.capabilities import AbstractMixture
 from rebasin_core.posteriors.divergence import squared_moment_distance
 from rebasin_core.specs.base import require_spec

@@ -17,7 +17,7 @@ from rebasin_core.evaluation.normalization import BatchStatistics
 from rebasin_core.evaluation.predictive import held_batches
 from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair
 from rebasin_core.evaluation.task import model_of, require_task
-from rebasin_core.posteriors.barycenter import barycenter, barycenter_or_moments
+from rebasin_core.posteriors.barycenters import barycenter, barycenter_or_moments
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.specs.base import require_spec
 from rebasin_core.tensors.files import write_bytes

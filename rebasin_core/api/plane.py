@@ -12,7 +12,7 @@ from rebasin_core.api.conversion import PosteriorLike, as_posteriors
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.task import require_task
-from rebasin_core.posteriors.barycenter import barycenter_or_moments
+from rebasin_core.posteriors.barycenters import barycenter_or_moments
 from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.posteriors.point import PointPosterior
 
