@@ -45,7 +45,7 @@ def print_result(result: RunResult, report: Path) -> None:
         for line in alignment_notes(curves):
             click.echo(line)
         error = error_name(curves[best])
-        click.echo(f"\nLowest barrier: `{best}`, from {before} (unaligned) to {after}{unit} (± {error}).")
+        click.echo(f"\nLowest barrier: `{best}`, from {before} (unaligned) to {after}{unit} (±: {error}).")
         for note in barrier_notes(curves):
             click.echo(f"Note: {note}")
     click.echo(f"\nResults are in {result.folder}; open {report}")

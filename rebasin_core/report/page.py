@@ -121,7 +121,7 @@ def _answer(curves: Mapping[str, LossCurve]) -> str:
     unit = escape(f"{curves[best].unit} ").lstrip()
     return (
         f'<p class="answer">Lowest barrier: <b>{escape(best)}</b>, from {before} (unaligned) to <b>{after}</b> {unit}'
-        f"(± {error_name(curves[best])}).</p>"
+        f"(±: {error_name(curves[best])}).</p>"
     )
 
 

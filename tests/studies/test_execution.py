@@ -103,7 +103,7 @@ num_test: 100
     train, test = splits.train.first(300).batches(100), splits.test.first(100).batches(100)
     estimator = RepairBarrier(estimator=PointwiseBarrier(num_points=3))
     expected = {
-        name: estimator.estimate(*endpoints, Task(model, test, calibration=calibration)).loss[1]
+        name: estimator.estimate(endpoints[0], endpoints[1], Task(model, test, calibration=calibration)).loss[1]
         for name, calibration in (("train", train), ("test", test))
     }
     assert result.curves["test"]["unaligned"].loss[1] == pytest.approx(expected["train"], rel=1e-5)
