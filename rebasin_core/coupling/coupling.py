@@ -11,7 +11,7 @@ from rebasin_core.coupling.nested_groups import linked_axes
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.symmetry.action import act_softly
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Product, atoms_of
-from rebasin_core.symmetry.cells import map_cells
+from rebasin_core.symmetry.cell import map_cells
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

@@ -9,7 +9,7 @@ import torch
 from rebasin_core.coupling.coupling import Coupling, only
 from rebasin_core.coupling.nested_groups import linked_axes
 from rebasin_core.symmetry.axis import atoms_of
-from rebasin_core.symmetry.cells import cells
+from rebasin_core.symmetry.cell import cells
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from rebasin_core.symmetry.axis import atoms_of
-from rebasin_core.symmetry.cells import atom_rows
+from rebasin_core.symmetry.cell import atom_rows
 from rebasin_core.tensors.optimal_transport import TransportSolver, nearest_permutation
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem
 from rebasin_core.matchers.midpoint import MidpointLoss
 from rebasin_core.matchers.search import BestSoFar, interruptible
 from rebasin_core.symmetry.action import act_softly
-from rebasin_core.symmetry.cells import map_cells
+from rebasin_core.symmetry.cell import map_cells
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.optimal_transport import squared_distance
 from rebasin_core.tensors.precision import widened, working_dtype

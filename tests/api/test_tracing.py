@@ -113,7 +113,7 @@ class Numbered(nn.Module):
 
 
 def test_a_specification_that_moves_nothing_is_told() -> None:
-    with pytest.warns(NothingMovesWarning, match=r"moves nothing.*the first: first.weight, axis 0 \[4\]: a buffer"):
+    with pytest.warns(NothingMovesWarning, match=r"permutes no axis.*the first: first.weight, axis 0 \[4\]: a buffer"):
         spec = rc.trace_spec(Numbered(), torch.randn(2, 3))
     assert not spec.groups
 

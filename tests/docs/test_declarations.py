@@ -47,4 +47,4 @@ def test_bounds_and_defaults_in_annotations_are_shown(package: Module) -> None:
 def test_abstract_methods_are_shown_and_other_private_members_are_not(package: Module) -> None:
     assert "_match" in package["matchers.base.Matcher"].members
     assert "_match" not in package["matchers.frank_wolfe.FrankWolfeMatcher"].members
-    assert not [name for name in package["posteriors.barycenter"].members if name.startswith("_")]
+    assert not [name for name in package["posteriors.barycenters"].members if name.startswith("_")]

@@ -13,7 +13,7 @@ from rebasin_core.evaluation import FunctionalModel, GaussianLikelihood
 from rebasin_core.inference import MeanFieldVI, OptimizerSpec, ScheduleSpec
 from rebasin_core.inference.weight_noise import EstimatorName, WeightNoise
 from rebasin_core.posteriors import DiagonalGaussianPosterior
-from tests.evaluation.written import OTHERS, WAYS, in_order, layers
+from tests.evaluation.implementations import IMPLEMENTATIONS, OTHER_IMPLEMENTATIONS, as_outputs_inputs, layers
 
 
 def linear_regression() -> tuple[nn.Linear, list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor, torch.Tensor]:
@@ -103,12 +103,12 @@ def test_flipout_has_the_marginals_of_weight_noise(generator: torch.Generator) -
 
 
 @pytest.mark.parametrize("estimator", ["local", "flipout"])
-@pytest.mark.parametrize("way", OTHERS)
+@pytest.mark.parametrize("way", OTHER_IMPLEMENTATIONS)
 def test_noise_does_not_depend_on_how_a_network_is_written(way: str, estimator: EstimatorName) -> None:
     x = torch.randn(4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found: list[torch.Tensor] = []
     for name in ("linear", way):
-        model = FunctionalModel(WAYS[name](layers()), dtype=torch.float64)
+        model = FunctionalModel(IMPLEMENTATIONS[name](layers()), dtype=torch.float64)
         mean = {n: p.detach().clone().requires_grad_() for n, p in model.module.named_parameters()}
         stddev = {n: 0.1 + p.detach().abs() for n, p in mean.items()}
         # Flipout has the same signs, but its noise depends on the layout in which weights are stored.
@@ -122,7 +122,7 @@ def test_noise_does_not_depend_on_how_a_network_is_written(way: str, estimator: 
         found.append(
             torch.cat([
                 outputs.flatten(),
-                *(g.flatten() for g in in_order(model.module, dict(zip(mean, gradients, strict=True)))),
+                *(g.flatten() for g in as_outputs_inputs(model.module, dict(zip(mean, gradients, strict=True)))),
             ])
         )
     torch.testing.assert_close(found[1], found[0])

@@ -13,7 +13,7 @@ from torch import nn
 from typing_extensions import override
 
 import rebasin_core as rc
-from tests.evaluation.written import OTHERS, WAYS, in_order, layers
+from tests.evaluation.implementations import IMPLEMENTATIONS, OTHER_IMPLEMENTATIONS, as_outputs_inputs, layers
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -141,21 +141,21 @@ def test_multi_swag_is_a_mixture() -> None:
     assert [q.kind for q in posterior.components] == ["low_rank_gaussian"] * 3
 
 
-@pytest.mark.parametrize("way", OTHERS)
+@pytest.mark.parametrize("way", OTHER_IMPLEMENTATIONS)
 def test_dropout_does_not_depend_on_how_a_network_is_written(way: str) -> None:
     data = [(x.double(), y) for x, y in classes()]
-    models = [WAYS[name](layers((3, 7, 6, 3))) for name in ("linear", way)]
+    models = [IMPLEMENTATIONS[name](layers((3, 7, 6, 3))) for name in ("linear", way)]
     fits = [rc.inference.MCDropout(rate=0.3, epochs=3).fit(model, data) for model in models]
     assert fits[1].history == pytest.approx(fits[0].history, rel=1e-9)
-    means = [in_order(model, fit.posterior.mean) for model, fit in zip(models, fits, strict=True)]
+    means = [as_outputs_inputs(model, fit.posterior.mean) for model, fit in zip(models, fits, strict=True)]
     torch.testing.assert_close(means[1], means[0])
     posterior = fits[1].posterior
     assert isinstance(posterior, rc.posteriors.MultiplicativeNoisePosterior)
     weights = [n for n, p in models[1].named_parameters() if p.dim() > 1][1:]
     assert [noise.targets[0][0] for noise in posterior.noise] == weights
     # A sample drops whole input columns of the weight.
-    sample = in_order(models[1], posterior.sample(generator=torch.Generator().manual_seed(0)))[2]
-    ratios = sample / in_order(models[1], posterior.mean)[2]
+    sample = as_outputs_inputs(models[1], posterior.sample(generator=torch.Generator().manual_seed(0)))[2]
+    ratios = sample / as_outputs_inputs(models[1], posterior.mean)[2]
     assert bool((ratios.std(0) < 1e-12).all())
     assert set(ratios[0].mul(0.7).round(decimals=9).tolist()) == {0.0, 1.0}
 

@@ -12,7 +12,7 @@ import rebasin_core as rc
 from rebasin_core.errors import ConfigError, InvalidInputError
 from rebasin_core.matchers.transport import GroundCost
 from rebasin_core.tensors.optimal_transport import PlanMethod, TransportSolver, nearest_permutation
-from tests.evaluation.written import WAYS, layers, spec_of
+from tests.evaluation.implementations import IMPLEMENTATIONS, layers, spec_of
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -81,10 +81,10 @@ def doubled_layers() -> list[tuple[torch.Tensor, torch.Tensor]]:
     return found
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", IMPLEMENTATIONS)
 @pytest.mark.parametrize("is_traced", [False, True])
 def test_doubled_units_of_networks_however_written(way: str, *, is_traced: bool) -> None:
-    narrow, wide = WAYS[way](layers()), WAYS[way](doubled_layers())
+    narrow, wide = IMPLEMENTATIONS[way](layers()), IMPLEMENTATIONS[way](doubled_layers())
     inputs = torch.randn(50, 5, generator=generator(9), dtype=torch.float64)
     torch.testing.assert_close(wide(inputs), narrow(inputs))
     specs = [rc.trace_spec(model, inputs) if is_traced else spec_of(model) for model in (narrow, wide)]
@@ -99,14 +99,14 @@ def test_doubled_units_of_networks_however_written(way: str, *, is_traced: bool)
 
 
 def test_couplings_between_widths_need_to_know_which_axes_read_units() -> None:
-    narrow, wide = WAYS["transposed"](layers()), WAYS["transposed"](doubled_layers())
+    narrow, wide = IMPLEMENTATIONS["transposed"](layers()), IMPLEMENTATIONS["transposed"](doubled_layers())
     first, second = rc.posteriors.PointPosterior.from_module(narrow), rc.posteriors.PointPosterior.from_module(wide)
     spec, wide_spec = spec_of(narrow), spec_of(wide)
     with pytest.raises(InvalidInputError, match=r"`0\.matrix`.*give `model` and `data`"):
         rc.matchers.TransportMatcher().couple(first, second, spec, wide_spec)
     with pytest.raises(InvalidInputError, match="give `model` and `data`"):
         rc.matchers.TransportMatcher().couple(first, second, spec, wide_spec, model=narrow, candidate_model=wide)
-    other = rc.posteriors.PointPosterior.from_module(WAYS["transposed"](layers(seed=1)))
+    other = rc.posteriors.PointPosterior.from_module(IMPLEMENTATIONS["transposed"](layers(seed=1)))
     with pytest.raises(InvalidInputError, match="give `model` and `data`"):
         rc.matchers.TransportMatcher(method="unbalanced").couple(first, other, spec)
     # Between equal widths, with the same mass on every unit, both directions are the same.
