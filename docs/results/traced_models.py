@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 DETECTORS = ("fasterrcnn", "fcos", "keypointrcnn", "maskrcnn", "retinanet", "ssd")
 SEGMENTERS = ("deeplab", "fcn", "lraspp")
 CODES = {
-    "it enters the model": "I",
-    "it leaves the model": "O",
+    "model input": "I",
+    "model output": "O",
     "positions are mixed by a kernel": "K",
-    "its entries are looked up by number": "T",
+    "its entries are looked up by index": "T",
     "a buffer that training does not change": "B",
     "a buffer that is not saved": "B",
-    "its values differ": "C",
+    "values vary along it": "C",
     "never used": "U",
-    "it is used one by one": "S",
-    "it is cut where its factors do not end": "S",
-    "slices are stacked in order": "S",
+    "its entries are used individually": "S",
+    "a split isolates single units": "S",
+    "slices are stacked along it": "S",
 }
 
 

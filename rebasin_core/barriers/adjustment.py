@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
 
 Endpoints: TypeAlias = "tuple[Iterable[Mapping[str, Tensor]], Iterable[Mapping[str, Tensor]]]"
+"""Tensors by name of the sampled networks at t = 0, and of those at t = 1."""
 
 
 class PathAdjustment(ABC):

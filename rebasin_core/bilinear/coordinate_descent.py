@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rebasin_core.bilinear.terms import Channels
     from rebasin_core.symmetry.layout import Layout
 
-# A step is accepted only if its gain exceeds rounding, relative to the similarities involved.
-_RELATIVE_GAIN = 1e-6
+# A step is accepted only if its increase exceeds rounding, relative to the similarities involved.
+_RELATIVE_TOLERANCE = 1e-6
 
 
 @final
@@ -45,7 +45,7 @@ class CoordinateDescent:
 
     Attributes:
         indices: The current index of every group, ``new[i] = old[index[i]]``; replaced, never modified in place.
-        gained: Increase of the objective since the start.
+        total_increase: Increase of the objective since the start.
         seconds: Time spent on similarity matrices and on assignments.
 
     Complexity:
@@ -104,7 +104,7 @@ class CoordinateDescent:
         self._last: dict[str, Assignment] = {}
         self._stale = dict.fromkeys(self._layout.groups, True)
         self.seconds = {"similarity": 0.0, "assignment": 0.0}
-        self.gained = 0.0
+        self.total_increase = 0.0
 
     def upper_bound(self) -> float:
         """Return an upper bound of the objective over all group elements, see `upper_bound`."""
@@ -141,13 +141,13 @@ class CoordinateDescent:
             for other in {group for term in self._terms_of_group[name] for group in term.groups if group in shares}:
                 shares[other] = self._similarities.share_known(other, matched)
         value += self._value([*uncounted])
-        if value - before <= _RELATIVE_GAIN * abs(before):
+        if value - before <= _RELATIVE_TOLERANCE * abs(before):
             self.indices = old
             self._last.clear()
             self._stale = dict.fromkeys(self._layout.groups, True)
             return False
         self._objective = (self.indices, value)
-        self.gained += value - before
+        self.total_increase += value - before
         return True
 
     def sweep(self, generator: torch.Generator) -> bool:
@@ -244,22 +244,22 @@ class CoordinateDescent:
         best = self._last[name] = self._solver.solve(similarity, start=self._last.get(name))
         self.seconds["similarity"] += mid - start
         self.seconds["assignment"] += perf_counter() - mid
-        # With nested groups, the gain over the current inner indices is not known from the similarity.
-        gain = None if within else self._gain(name, similarity, best.index)
-        if gain == 0:
+        # With nested groups, the increase over the current inner indices is not known from the similarity.
+        increase = None if within else self._increase(name, similarity, best.index)
+        if increase == 0:
             return False
-        return self._accept(name, best.index, {child: choice for child, (_, choice) in within.items()}, gain)
+        return self._accept(name, best.index, {child: choice for child, (_, choice) in within.items()}, increase)
 
-    def _gain(self, name: str, similarity: Tensor, best: Tensor) -> float:
+    def _increase(self, name: str, similarity: Tensor, best: Tensor) -> float:
         """Return by how much an assignment beats the current one; 0 if not by more than rounding."""
         current = picked(similarity, self.indices[name]).double()
-        gain = (picked(similarity, best).double().sum() - current.sum()).item()
-        return gain if gain > _RELATIVE_GAIN * current.abs().sum().item() else 0.0
+        increase = (picked(similarity, best).double().sum() - current.sum()).item()
+        return increase if increase > _RELATIVE_TOLERANCE * current.abs().sum().item() else 0.0
 
-    def _accept(self, name: str, index: Tensor, within: dict[str, Tensor], gain: float | None) -> bool:
-        """Accept a new index; if its gain is not exact, only if the objective increases."""
+    def _accept(self, name: str, index: Tensor, within: dict[str, Tensor], increase: float | None) -> bool:
+        """Accept a new index; if its increase is not exact, only if the objective increases."""
         terms = self._terms_of_group[name]
-        exact = gain is not None and all(term.groups.count(name) == 1 for term in terms)
+        exact = increase is not None and all(term.groups.count(name) == 1 for term in terms)
         before = 0.0 if exact else self._value(terms)
         old = self.indices
         objective = self._objective
@@ -269,14 +269,14 @@ class CoordinateDescent:
         for child, choice in within.items():
             chosen = index[..., None, None].expand(*index.shape, 1, choice.shape[-1])
             self.indices[child] = choice.gather(-2, chosen).squeeze(-2)
-        if gain is None or not exact:
-            gain = self._value(terms) - before
-            if gain <= _RELATIVE_GAIN * abs(before):
+        if increase is None or not exact:
+            increase = self._value(terms) - before
+            if increase <= _RELATIVE_TOLERANCE * abs(before):
                 self.indices = old
                 return False
-        self.gained += gain
+        self.total_increase += increase
         if objective is not None and objective[0] is old:
-            self._objective = (self.indices, objective[1] + gain)
+            self._objective = (self.indices, objective[1] + increase)
         for term in terms:
             for other in term.groups:
                 if other != name or term.groups.count(name) > 1:

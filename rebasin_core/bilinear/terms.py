@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 import torch
 
 from rebasin_core.symmetry.action import gathered
-from rebasin_core.symmetry.cells import cells
+from rebasin_core.symmetry.cell import cells
 from rebasin_core.tensors.precision import working_dtype
 
 if TYPE_CHECKING:

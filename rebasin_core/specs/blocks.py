@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 Table: TypeAlias = "dict[str, str]"
+"""Axes by tensor name, in the notation of `rebasin_core.symmetry.notation`: ``{"fc1.weight": "hidden, -"}``."""
 
 
 def dense(name: str, inputs: str, outputs: str, *, bias: bool = True) -> Table:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rebasin_core.specs.base import PermutationSpec
 
 AxesToPerm: TypeAlias = "Mapping[str, tuple[str | None, ...]]"
+"""For each parameter, the permutation of each axis, or None for a fixed axis: ``axes_to_perm`` of Git Re-Basin."""
 
 
 @final

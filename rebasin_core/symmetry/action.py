@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.symmetry.cells import atom_rows, map_cells
+from rebasin_core.symmetry.cell import atom_rows, map_cells
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -84,6 +84,7 @@ class Concat:
 
 
 Axis: TypeAlias = Atom | Product | Concat
+"""Structure of one tensor dimension: a group or fixed axis, a product of axes, or a concatenation."""
 
 
 def product(*factors: Axis) -> Axis:

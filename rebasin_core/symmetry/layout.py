@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError, nearest
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, is_fixed
-from rebasin_core.symmetry.cells import atom_rows, count_cells
+from rebasin_core.symmetry.cell import atom_rows, count_cells
 from rebasin_core.symmetry.notation import format_axes, parse_axes
 from rebasin_core.symmetry.resolve import resolve
 from rebasin_core.tensors.bounds import MAX_CELLS, MAX_DEPTH, MAX_LENGTH, MAX_UNITS

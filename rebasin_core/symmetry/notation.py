@@ -46,6 +46,7 @@ class Operation:
 
 
 Expression: TypeAlias = Name | Length | Operation
+"""One parsed axis: a name, a length, or an operation on expressions."""
 
 
 def parse_axes(text: str) -> tuple[Expression, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, final
 import torch
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.symmetry.cells import map_cells
+from rebasin_core.symmetry.cell import map_cells
 from rebasin_core.tensors.frozen import FrozenMapping
 
 if TYPE_CHECKING:

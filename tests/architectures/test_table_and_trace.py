@@ -70,7 +70,7 @@ def test_only_inputs_outputs_and_kernels_stay() -> None:
     architecture, shape = CASES["cifar_resnet20-batch-conv-1"]
     spec = rc.trace_spec(architecture.build(shape, 10), architecture.example_inputs(shape, 10))
     whys = {reason.why for axis in spec.coverage.frozen for reason in axis.reasons}
-    assert whys == {"it enters the model", "it leaves the model", "positions are mixed by a kernel"}
+    assert whys == {"model input", "model output", "positions are mixed by a kernel"}
 
 
 def test_a_class_axis_that_moves_is_caught() -> None:

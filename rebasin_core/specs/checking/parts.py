@@ -10,7 +10,7 @@ import torch
 
 from rebasin_core.specs.checking.draws import is_number
 from rebasin_core.symmetry.action import act
-from rebasin_core.symmetry.cells import cells, map_cells
+from rebasin_core.symmetry.cell import cells, map_cells
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from rebasin_core.specs.operators.indexing import IndexingRules
 from rebasin_core.specs.operators.matrix import MatrixRules
 from rebasin_core.specs.operators.normalization import NormalizationRules
 from rebasin_core.specs.operators.pooling import PoolingRules
-from rebasin_core.specs.operators.position_catalogue import MAKERS
+from rebasin_core.specs.operators.position_catalogue import PRODUCERS
 from rebasin_core.specs.operators.recurrent import RecurrentRules
 from rebasin_core.specs.operators.reduction import ReductionRules
 from rebasin_core.specs.operators.shape import ShapeRules
@@ -75,12 +75,12 @@ def test_every_rule_is_sound_with_every_output_of_its_operator(
     untried = (
         rules
         - UNREACHED
-        - MAKERS.keys()
+        - PRODUCERS.keys()
         - {found for name in used for found in (name, f"{name}_", name.removesuffix("_"))}
     )
     assert not untried, "a rule needs a network here, with all outputs of its operator"
     outputs = {
-        name: number for name in (rules - MAKERS.keys()) & used.keys() if (number := _number_of_outputs(name)) > 1
+        name: number for name in (rules - PRODUCERS.keys()) & used.keys() if (number := _number_of_outputs(name)) > 1
     }
     unused = {name: number for name, number in outputs.items() if used[name] < set(range(number))}
     assert not unused

@@ -39,8 +39,8 @@ def test_a_graph_network_is_recorded_without_being_asked() -> None:
     edges = torch.tensor([[0, 1, 2, 3, 3], [1, 2, 2, 0, 4]])
     spec = traced(_two_layers(_convolved), ROWS, edges)
     assert axes(spec)["last.weight"] == "2, first"
-    assert spec.coverage.captured.way == "execution"
-    assert "from one recorded execution, since `torch.export` failed" in str(spec.coverage)
+    assert spec.coverage.captured.method == "execution"
+    assert "traced by recording one execution because `torch.export` failed" in str(spec.coverage)
 
 
 def test_a_causal_mask_given_as_a_tensor(capfd: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +77,7 @@ def test_what_export_says_stays_with_it_and_all_is_as_before(capfd: pytest.Captu
 
 def test_models_that_export_are_exported() -> None:
     spec = traced(_two_layers(lambda net, x: net.last(net.first(x).relu())), ROWS)
-    assert spec.coverage.captured.way == "export"
+    assert spec.coverage.captured.method == "export"
     assert "execution" not in str(spec.coverage)
 
 
@@ -88,8 +88,8 @@ def test_the_way_that_moves_more_is_taken_where_export_lacks_a_rule() -> None:
 
     spec = trace_spec(_two_layers(forward), ROWS)
     assert axes(spec)["last.weight"] == "2, first"
-    assert spec.coverage.captured.way == "execution"
-    assert "export met operators without a rule" in spec.coverage.captured.why
+    assert spec.coverage.captured.method == "execution"
+    assert "the exported graph has operators without a rule" in spec.coverage.captured.why
 
 
 @pytest.mark.parametrize(

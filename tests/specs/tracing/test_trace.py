@@ -46,5 +46,5 @@ def test_modules_may_share_a_buffer_that_is_not_saved(method: Method) -> None:
 
 
 def test_a_pattern_that_freezes_nothing_is_an_error() -> None:
-    with pytest.raises(SpecError, match="`freeze` names 'weights'"):
+    with pytest.raises(SpecError, match="no parameter or buffer matches 'weights' in `freeze`"):
         trace_spec(nn.Linear(3, 2), torch.randn(1, 3), freeze=["weights"])

@@ -8,7 +8,7 @@ import pytest
 
 from rebasin_core.specs.unification.constraints import Constraints
 from rebasin_core.specs.unification.induced import InducedAxis
-from rebasin_core.specs.unification.solution import settle
+from rebasin_core.specs.unification.solution import resolve_induced
 from rebasin_core.specs.unification.terms import AxisTerm, Variable, fresh
 from tests.specs.unification.admitted import WHY, is_free
 
@@ -37,7 +37,7 @@ def test_an_axis_that_meets_another_fixes_its_source(meet: Callable[[Constraints
     constraints, source = Constraints(), fresh(4)
     term = _induced(constraints, source)
     meet(constraints, term)
-    settle(constraints, ())
+    resolve_induced(constraints, ())
     assert not is_free(source)
     assert not is_free(term)
 
@@ -53,7 +53,7 @@ def test_a_parameter_cannot_take_an_induced_order(*, parameter_first: bool, part
         owned = fresh(9)
     own = constraints.split(owned, [6, 3], WHY)[0].term if part else owned
     constraints.unify(*((own, term) if parameter_first else (term, own)), WHY)
-    settle(constraints, [(owned,)])
+    resolve_induced(constraints, [(owned,)])
     assert not is_free(source)
     assert not is_free(own)
 
@@ -61,7 +61,7 @@ def test_a_parameter_cannot_take_an_induced_order(*, parameter_first: bool, part
 def test_a_result_may_take_an_induced_order() -> None:
     constraints, source = Constraints(), fresh(4)
     constraints.unify(_induced(constraints, source), fresh(6), WHY)
-    settle(constraints, ())
+    resolve_induced(constraints, ())
     assert is_free(source)
 
 
@@ -70,7 +70,7 @@ def test_an_axis_that_meets_none_leaves_its_source_free() -> None:
     term = _induced(constraints, source)
     constraints.observe((term, fresh(3)))
     constraints.unify(term, term, WHY)
-    settle(constraints, ())
+    resolve_induced(constraints, ())
     assert is_free(source)
 
 
@@ -79,7 +79,7 @@ def test_an_order_of_every_row_must_stay_with_its_rows() -> None:
         constraints, source, rows = Constraints(), fresh(4), fresh(5)
         term = _induced(constraints, source, rows=(rows,))
         constraints.observe((rows, term) if rows_kept else (term, fresh(3)))
-        settle(constraints, ())
+        resolve_induced(constraints, ())
         assert is_free(source) is rows_kept
 
 
@@ -88,6 +88,6 @@ def test_fixing_one_source_may_fix_another() -> None:
     middle = _induced(constraints, source)
     last = _induced(constraints, middle)
     constraints.freeze(last, WHY)
-    settle(constraints, ())
+    resolve_induced(constraints, ())
     assert not is_free(middle)
     assert not is_free(source)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Cell: TypeAlias = "tuple[Tensor, tuple[Atom, ...]]"
+"""A view of a tensor and the axis of each of its dimensions, none of which is a product or concatenation."""
 
 
 def cells(tensor: Tensor, axes: Sequence[Axis]) -> Iterator[Cell]:
