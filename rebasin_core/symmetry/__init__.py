@@ -1,4 +1,4 @@
-"""Values of the symmetry group: the axis algebra, layouts, permutations and how they act."""
+"""The symmetry group: the axis algebra, layouts, permutations and their action on tensors."""
 
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, concat, product
 from rebasin_core.symmetry.cell import cells

@@ -120,7 +120,7 @@ def test_cost_grows_only_with_the_matrices(device: torch.device) -> None:
 
 def test_bad_input_names_what_is_wrong() -> None:
     a, spec = attention(0)
-    with pytest.raises(InvalidInputError, match="the candidate does not fit the specification; missing: `q`"):
+    with pytest.raises(InvalidInputError, match="the candidate does not match the specification; missing: `q`"):
         match(a, {name: t for name, t in a.items() if name != "q"}, spec)
     with pytest.raises(InvalidInputError, match="not in the specification: `extra`"):
         match(a, {**a, "extra": torch.ones(1)}, spec)

@@ -140,7 +140,7 @@ def test_spec_prints_axes_coverage_and_check_and_writes_a_file(tmp_path: Path) -
     assert "5, units.0*36" in done.stdout
     assert "log10 of the group order: 1.4" in done.stdout
     assert "fixed, positions are mixed by a kernel (conv2d): 0.weight[2], 0.weight[3], 4.weight[1]" in done.stdout
-    assert "function kept" in done.stdout
+    assert "function preserved" in done.stdout
     assert json.loads((tmp_path / "cnn.json").read_text())["axes"]["1.running_var"] == "units.0"
 
 

@@ -208,7 +208,7 @@ spec:
   name: table
   table: {layers.0.weight: "h, -", layers.0.bias: "-", layers.1.weight: "-, h", layers.1.bias: "-"}
 """
-    with pytest.raises(SpecError, match=r"`layers\.0\.bias`, axis 0: should move with it"):
+    with pytest.raises(SpecError, match=r"`layers\.0\.bias`, axis 0: should belong to the group"):
         run(config(tmp_path, change), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
