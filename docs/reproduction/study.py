@@ -3,7 +3,7 @@
     python docs/reproduction/study.py train --root DATA --folder STUDY [--only PATTERN]
     python docs/reproduction/study.py measure --root DATA --folder STUDY --output results.jsonl [--only PATTERN]
 
-Both commands resume if interrupted. Add ``--download`` if the data sets are not in ``DATA``.
+Both commands resume if interrupted. Add ``--download`` if the datasets are not in ``DATA``.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _RATE = 1e-3
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the study: a data set, a network architecture, and training options.
+    """One cell of the study: a dataset, a network architecture, and training options.
 
     Attributes:
-        data: Name of the data set.
+        data: Name of the dataset.
         network: ``mlp`` (hidden layers of equal width, ReLU), ``resnet`` (with filter response normalization) or
             ``resnet_batch`` (with batch normalization).
         method: ``vi`` (mean-field variational inference) or ``map``.
@@ -236,7 +236,7 @@ def estimator(cell: Cell, num_samples: int, *, compiled: bool) -> dict[str, obje
 
 
 def dataset(cell: Cell, root: Path, device: str, *, download: bool) -> rc.data.DataSplits:
-    """Load the data set of a cell to a device."""
+    """Load the dataset of a cell to a device."""
     data: rc.data.DataSplits = rc.build("dataset", name=cell.data, root=root, download=download).load()
     train, test = (
         rc.data.Examples(part.inputs.to(device), part.targets.to(device))

@@ -75,7 +75,7 @@ def widths(data: str, method: str) -> list[tuple[str, str]]:
 
 
 def heights(page: str, data: str, method: str) -> dict[str, list[tuple[int, float, float]]]:
-    """Return (width, barrier, standard error) for each alignment from the page's table of a data set and method."""
+    """Return (width, barrier, standard error) for each alignment from the page's table of a dataset and method."""
     section = page.split(f"## Width, {data}\n")[1].split("\n## ", maxsplit=1)[0]
     lines = section.split(f"{method}:\n")[1].strip().split("\n\n")[0].splitlines()
     headers, *rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]

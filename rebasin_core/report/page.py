@@ -125,7 +125,7 @@ def _body(folder: Path, summary: Summary, record: RunRecord, figures: Sequence[P
 
 
 def _title(config: Configuration) -> str:
-    """Return the title: the network and the data set. It has no path, so equal runs have equal reports."""
+    """Return the title: the network and the dataset. It has no path, so equal runs have equal reports."""
     return f"{config.architecture.name} on {config.data.name}"
 
 

@@ -51,6 +51,6 @@ def test_a_data_set_without_batches_is_an_error() -> None:
     examples: Any = TensorDataset(INPUTS, TARGETS)
     task = rc.Task(network(), examples)
     with pytest.raises(
-        InvalidInputError, match=r"the data set `TensorDataset` of single examples; give a `DataLoader`"
+        InvalidInputError, match=r"the dataset `TensorDataset` of single examples; give a `DataLoader`"
     ):
         rc.barrier(network(), network(), task)

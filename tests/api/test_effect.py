@@ -125,7 +125,7 @@ def test_a_chain_returns_the_best_of_its_steps_with_a_warning() -> None:
     candidate = SHUFFLE.apply(MODEL)
     matchers = [rc.matchers.WeightMatcher(), Fixed()]
     chain = rc.matchers.ChainMatcher(matchers=matchers)
-    with pytest.warns(AlignmentWarning, match=r"budget exhausted.* what `weight` found is returned"):
+    with pytest.warns(AlignmentWarning, match=r"budget exhausted.* the permutation of `weight` is returned"):
         found = rc.match(MODEL, candidate, SPEC, chain, task=TASK)
     assert found.permutation == SHUFFLE.inverse()
     with pytest.warns(AlignmentWarning, match="the identity is returned"):
