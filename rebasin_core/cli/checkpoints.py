@@ -64,9 +64,7 @@ _SHARED = (
         "package.module:function that returns datasets, data loaders or tensors. Used by matchers that need data, "
         "by --repair, for barriers, and to evaluate alignments.",
     ),
-    click.option(
-        "--data-option", "-d", "options", multiple=True, help="Option of the dataset: key=value. Repeatable."
-    ),
+    click.option("--data-option", "-d", "options", multiple=True, help="Option of the dataset: key=value. Repeatable."),
     click.option("--root", type=click.Path(path_type=Path), help="Folder of the dataset."),
 )
 _KEEP = click.option(

@@ -50,7 +50,5 @@ def test_another_type_than_a_task_is_an_error(task: Any) -> None:
 def test_a_data_set_without_batches_is_an_error() -> None:
     examples: Any = TensorDataset(INPUTS, TARGETS)
     task = rc.Task(network(), examples)
-    with pytest.raises(
-        InvalidInputError, match=r"the dataset `TensorDataset` of single examples; give a `DataLoader`"
-    ):
+    with pytest.raises(InvalidInputError, match=r"the dataset `TensorDataset` of single examples; give a `DataLoader`"):
         rc.barrier(network(), network(), task)
