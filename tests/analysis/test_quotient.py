@@ -235,7 +235,7 @@ def test_the_invariant_elbo_exceeds_the_standard_elbo() -> None:
     options: dict[str, Any] = {"epochs": 1, "estimator": "weights", "prior_scale": 1.0, "optimizer": still}
     data = [(torch.cat([x for x, _ in case.data]), torch.cat([y for _, y in case.data]))]
     plain = rc.inference.MeanFieldVI(**options).fit(case.model, data)
-    method = rc.inference.MeanFieldVI(**options, symmetry_elements=8)
+    method = rc.inference.MeanFieldVI(**options, num_permutations=8)
     bound = method.fit(case.model, data, spec=case.spec)
     # The information is at most log 9; the loss is a mean over 40 examples.
     assert 0 < plain.history[0] - bound.history[0] <= math.log(9) / 40 + 1e-6
