@@ -52,7 +52,7 @@ RESET = "cifar10-resnet20"
 def measure(pair: Pair, name: str, method: str) -> dict[str, float]:
     """Return what one method gives on one pair."""
     matcher = METHODS[method]
-    first, second = pair.ends
+    first, second = pair.networks
     start = time.perf_counter()
     # Annealing looks at all its data at every step, so that it gets a part of them.
     train = list((pair.train.first(500) if method.startswith("annealing") else pair.train).batches(250))
