@@ -96,12 +96,12 @@ def table(output: Path) -> None:
     records = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     headers = (
         "method",
-        "unaligned (nats)",
-        "aligned (nats)",
-        "means of aligned (nats)",
-        "halves of a chain (nats)",
+        "unaligned barrier (nats)",
+        "aligned barrier (nats)",
+        "barrier of the aligned means (nats)",
+        "barrier between halves of a chain (nats)",
         "endpoint loss (nats)",
-        "endpoint accuracy (%)",
+        "accuracy (%)",
     )
     print(f"| {' | '.join(headers)} |\n|{'---|' * len(headers)}")
     for label in dict.fromkeys(record["method"] for record in records):

@@ -1,8 +1,8 @@
-"""Measure sampling and permuting of posteriors, relative to a copy, and training of ensembles in parallel.
+"""Run time of sampling and permuting posteriors, and of training an ensemble in one batch or sequentially.
 
     python tests/benchmarks/posteriors.py
 
-In one process and thread; times are the minimum of several repetitions.
+All measurements run in one process with one thread; times are the minimum of several repetitions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REPEATS = 7
 
 
 def best(function: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Return the minimum time of a call, in seconds."""
+    """Return the minimum run time of a call, in seconds."""
     function()
     times: list[float] = []
     for _ in range(repeats):
@@ -32,7 +32,7 @@ def best(function: Callable[[], object], repeats: int = REPEATS) -> float:
 
 
 def throughput() -> None:
-    """Print times, and ratios to the time of a copy, for a network of 14 million parameters."""
+    """Print run times for a network of 14 million parameters, absolute and relative to copies."""
     architecture = rc.architectures.MLPArchitecture(hidden=[2048, 2048, 2048, 2048])
     model = architecture.build((784,), 10)
     mean = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
@@ -47,8 +47,8 @@ def throughput() -> None:
         return [operation, seconds, seconds / copy, seconds / copy / copies]
 
     rows: list[list[object]] = [["copy of the parameters", copy, 1.0, 1.0]]
-    # With each posterior: the size of the state that sampling reads, and of its whole state, in copies of the network.
-    kinds: list[tuple[str, rc.Posterior, int, int]] = [
+    # Numbers of copies of the parameters that sampling and permuting read.
+    posteriors: list[tuple[str, rc.Posterior, int, int]] = [
         ("point", rc.posteriors.PointPosterior(mean), 1, 1),
         ("diagonal Gaussian", rc.posteriors.DiagonalGaussianPosterior(mean, stddev), 2, 2),
         ("low rank (4) plus diagonal", rc.posteriors.LowRankGaussianPosterior(mean, stddev, factor), 6, 6),
@@ -59,19 +59,19 @@ def throughput() -> None:
             16,
         ),
     ]
-    for name, posterior, read, copies in kinds:
+    for name, posterior, read, copies in posteriors:
         rows += [
             row(f"{name}: from_noise", partial(posterior.from_noise, posterior.draw_noise(generator=generator)), read),
             row(f"{name}: permute", partial(posterior.permute, element), copies),
         ]
-    noise = best(lambda: kinds[1][1].draw_noise(generator=generator), 3)
-    rows.append(["diagonal Gaussian: draw_noise", noise, noise / copy, noise / copy])
-    headers = ["operation", "time (s)", "ratio to a copy of the network", "ratio to a copy of the state"]
+    noise = best(lambda: posteriors[1][1].draw_noise(generator=generator), 3)
+    rows.append(["diagonal Gaussian: sample the noise", noise, noise / copy, noise / copy])
+    headers = ["operation", "time (s)", "time / copy of the parameters", "time / copy of the tensors read"]
     print(tabulate(rows, headers, floatfmt=("", ".4f", ".2f", ".2f"), tablefmt="github"))
 
 
 def ensembles() -> None:
-    """Print times of training eight networks: stacked, one at a time in one run, and in eight runs."""
+    """Print training times of eight networks: in one batch, in one loop, and in eight runs."""
     generator = torch.Generator().manual_seed(0)
     rows: list[list[object]] = []
     for hidden, batch in (((50,), 32), ((64, 64), 32), ((128, 128), 128)):
@@ -85,16 +85,16 @@ def ensembles() -> None:
         ) -> float:
             return best(lambda: [method.fit(model, data) for method in methods], 2)
 
-        stacked = seconds(rc.inference.DeepEnsemble(members=8, epochs=2))
-        unstacked = seconds(rc.inference.DeepEnsemble(members=8, epochs=2, together=False))
+        batched = seconds(rc.inference.DeepEnsemble(members=8, epochs=2))
+        one_loop = seconds(rc.inference.DeepEnsemble(members=8, epochs=2, together=False))
         separate = seconds(*[rc.inference.MAPInference(epochs=2) for _ in range(8)])
-        rows.append(["-".join(map(str, hidden)), batch, stacked, unstacked, separate, separate / stacked])
-    headers = ["hidden", "batch", "stacked (s)", "unstacked (s)", "separate runs (s)", "speed-up"]
+        rows.append(["-".join(map(str, hidden)), batch, batched, one_loop, separate, separate / batched])
+    headers = ["hidden units", "batch size", "one batch (s)", "one loop (s)", "separate runs (s)", "speed-up"]
     print(tabulate(rows, headers, floatfmt=".2f", tablefmt="github"))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # more threads give less reproducible times on a busy machine
+    torch.set_num_threads(1)  # two threads on a busy machine wait for each other
     throughput()
     print()
     ensembles()
