@@ -34,10 +34,10 @@ def methods() -> dict[str, rc.Inference]:
     tempered = bayes.model_copy(update={"kl_weight": 0.1})
     return {
         "mean field": bayes,
-        "mean field, KL weight 0.1": tempered,
-        "mean field, temperature 0.1": bayes.model_copy(update={"temperature": 0.1}),
-        "points, as mean field": bayes.as_map(),
-        "points, as KL weight 0.1": tempered.as_map(),
+        "mean field, KL weight 0.1 (tempered)": tempered,
+        "mean field, temperature 0.1 (cold)": bayes.model_copy(update={"temperature": 0.1}),
+        "MAP, regularized as mean field": bayes.as_map(),
+        "MAP, regularized as KL weight 0.1": tempered.as_map(),
         "SGHMC": rc.inference.SGHMC(**chain),
         "SGHMC, temperature 0.01": rc.inference.SGHMC(**chain, temperature=0.01),
     }
