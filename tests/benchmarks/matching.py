@@ -197,8 +197,12 @@ def main() -> None:
         rows.append([case, *seconds, ratios[-1], *objectives])
         print(rows[-1], file=sys.stderr, flush=True)
     labels = ["greedy", "best", "identity", "plain", "rebasin"]
-    times, objectives = ([f"{label} ({unit})" for label in labels] for unit in ("s", "objective"))
-    headers = ["network", *times, "speed-up", *objectives]
+    headers = [
+        "network",
+        *(f"{label} (s)" for label in labels),
+        "speed-up",
+        *(f"{label} (objective)" for label in labels),
+    ]
     print(tabulate(rows, headers, tablefmt="github", floatfmt=("", *[".3f"] * 5, ".1f", *[".2f"] * 5)))
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
     print(f"\nSpeed-up over the faster of plain and rebasin (geometric mean): {mean:.1f}")
