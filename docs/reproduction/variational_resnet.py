@@ -85,7 +85,7 @@ def main() -> None:
     every = rc.build("dataset", name="cifar10", root=arguments.data).load()
     train, test = every.train.first(arguments.train), every.test.first(arguments.test).batches(500)
     start = time.time()
-    posteriors = [fitted(pair, network, train) for network in pair.ends]
+    posteriors = [fitted(pair, network, train) for network in pair.networks]
     seconds = time.time() - start
     for posterior in posteriors:
         stddev = torch.cat([t.flatten() for t in posterior.stddev.values()]).median()
