@@ -113,7 +113,7 @@ def test_methods_that_authors_write_are_on_the_pages() -> None:
 
 def test_types_in_signatures_are_links() -> None:
     explained = ("rebasin_core.", "torch.Tensor", "torch.nn.Module", "torch.Generator", "pydantic.Positive")
-    names = {name for page in API for name in page.names if name.startswith(explained)}
+    names = {name for page in API for name in page.names if name.startswith(explained) and "(" not in name}
     # Type variables without a bound stand for any type.
     assert not [name for name in names if len(name.rpartition(".")[2]) > 1]
 
