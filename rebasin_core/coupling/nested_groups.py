@@ -119,7 +119,7 @@ def nearest_permutations(
 
 
 def permutation_cost(families: Families, costs: Mapping[str, Tensor], indices: Mapping[str, Tensor]) -> float:
-    """Return the total ground cost of a permutation over all groups; a group with nested groups contributes theirs.
+    """Return the total ground cost of a permutation; of groups with nested groups, only the costs of the latter count.
 
     Args:
         families: The groups.
