@@ -74,7 +74,7 @@ def print_plugins(registry: Registry) -> bool:
     })
     for family, name in twice:
         offered = [e.status.label for e in entries if (e.family, e.name) == (family, name)]
-        click.echo(f"CLASH: the {family} {name!r} is offered by {' and '.join(offered)}")
+        click.echo(f"CLASH: the {family} {name!r} is registered by {' and '.join(offered)}")
     return bool(twice) or any(status.error is not None for status in registry.plugins)
 
 
