@@ -26,7 +26,7 @@ _RELATIVE_TOLERANCE = 1e-6
 
 @final
 class CoordinateDescent:
-    r"""Block coordinate ascent for $\max_g \sum_c \langle \phi_c, g \psi_c \rangle$ over group elements $g$.
+    r"""Block coordinate ascent for $\max_g \sum_c \langle \phi_c, g \psi_c \rangle$ over permutations $g$.
 
     Each step optimizes one group exactly with all others fixed: one linear assignment problem, or one for each unit of
     the outer groups. A group and its directly nested groups (heads and the width inside them) are optimized jointly, by
@@ -46,7 +46,7 @@ class CoordinateDescent:
     Attributes:
         indices: The current index of every group, ``new[i] = old[index[i]]``; replaced, never modified in place.
         total_increase: Increase of the objective since the start.
-        seconds: Time spent on similarity matrices and on assignments.
+        seconds: Time in seconds spent on similarity matrices and on assignments.
 
     Complexity:
         For each step at most one matrix product for each axis on which the group acts, and one assignment. Memory for
@@ -83,8 +83,8 @@ class CoordinateDescent:
     def objective(self) -> float:
         """Return the objective at the current indices.
 
-        It is summed once, over short pieces in the precision of the tensors and over these in float64. Afterwards the
-        gains of the steps are added, up to the rounding of the similarity matrices.
+        It is computed once, in pieces: each is summed in the precision of the tensors, and the pieces in float64.
+        Afterwards the increases of the steps are added, which have the precision of the similarity matrices.
         """
         if self._objective is None or self._objective[0] is not self.indices:
             value = self._value(self._terms)
@@ -92,7 +92,7 @@ class CoordinateDescent:
         return self._objective[1]
 
     def start_at(self, initial: Mapping[str, Tensor] | None) -> None:
-        """Start, or restart, at given indices; parts that depend on no index are not recomputed.
+        """Start, or restart, at given indices. Parts of similarity matrices that depend on no index are reused.
 
         Args:
             initial: The index of every group; the identity if None.
@@ -107,17 +107,17 @@ class CoordinateDescent:
         self.total_increase = 0.0
 
     def upper_bound(self) -> float:
-        """Return an upper bound of the objective over all group elements, see `upper_bound`."""
+        """Return an upper bound of the objective over all permutations, see `upper_bound`."""
         bound = upper_bound(self._terms_of_group, self._similarities, self._solver, self.indices, self._last)
         return self._constant + bound
 
     def initialize_greedily(self) -> bool:
         """Match every group once, each by the terms whose other groups are already matched.
 
-        Always the group with the largest share of its similarity in such terms is next: at first that is similarity in
-        biases and in weights next to inputs and outputs. Unmatched neighbors contribute only noise to a similarity
-        matrix, so a first sweep from the identity leads to worse local optima. Nested groups and the groups around them
-        keep their current indices.
+        The next group is always the one with the largest share of its similarity in such terms. At first these are
+        biases and weights next to inputs and outputs. Unmatched neighbors contribute only noise to a similarity matrix,
+        so a first sweep from the identity leads to worse local optima. Nested groups and the groups around them keep
+        their current indices.
 
         Returns:
             Whether the objective increased; if not, nothing has changed.
@@ -331,30 +331,30 @@ def upper_bound(
     indices: Mapping[str, Tensor],
     last: Mapping[str, Assignment],
 ) -> float:
-    """Return an upper bound of a sum of bilinear assignment problems over all group elements.
+    """Return an upper bound of a sum of bilinear assignment problems over all permutations.
 
-    The terms on which one group alone acts contribute their best assignment: for matrices by solving it, for vectors by
-    sorting. All other terms contribute the product of their norms.
+    Terms on which a single group acts contribute their best assignment, solved for matrices and found by sorting for
+    vectors. All other terms contribute the product of their norms (Cauchy-Schwarz).
 
     Args:
         terms_of_group: The terms on which each group acts.
         similarities: The similarity matrices of the groups.
         solver: Solver of the assignment problems.
         indices: Any indices of the groups.
-        last: The last assignment of each group; used where it is optimal whatever the other groups do.
+        last: The last assignment of each group; used if it is optimal for all permutations of the other groups.
 
     Returns:
         The bound, up to rounding.
     """
     bound = 0.0
     for name, terms in terms_of_group.items():
-        alone = [term for term in terms if term.groups == (name,)]
-        if any(len(term.atoms) > 1 for term in alone):
+        single = [term for term in terms if term.groups == (name,)]
+        if any(len(term.atoms) > 1 for term in single):
             constant = similarities.constant_part(name, indices)
             # If these are all terms, the group was optimized already; a warm start would take longer than a cold one.
-            solved = last.get(name) if len(alone) == len(terms) else None
+            solved = last.get(name) if len(single) == len(terms) else None
             bound += picked(constant, (solved or solver.solve(constant)).index).double().sum().item()
         else:
-            bound += sum(sorted_product(term.reference, term.candidate) for term in alone)
+            bound += sum(sorted_product(term.reference, term.candidate) for term in single)
     shared = dict.fromkeys(term for terms in terms_of_group.values() for term in terms if len(term.groups) > 1)
     return bound + sum(term.bound for term in shared)

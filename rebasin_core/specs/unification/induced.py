@@ -1,8 +1,9 @@
 """Axes whose order is induced by another axis, because positions along that axis were sorted.
 
 Sorting the expert indices of tokens orders the tokens by expert. If the experts are permuted, this order changes: the
-sorted axis is *induced* by the experts. Its order is unspecified otherwise, so it may be copied, summed over, or sorted
-back by its own positions, but not unified with another axis. If it is, the axis that induces it is fixed.
+sorted axis is *induced* by the experts. It may be copied, summed over, sorted back by its own positions, or be the axis
+of a new tensor. Any other constraint on it, such as unification with an axis of a parameter, fixes the axis that
+induces it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class InducedAxis:
 
     @property
     def is_constrained(self) -> bool:
-        """Whether the axis was unified with another axis, split, fixed, or used without one of its rows."""
+        """Whether the axis was unified with an older axis, split, fixed, or used without one of its rows."""
         if self.axis.binding is not None or self.axis.parts or self.axis.fixed:
             return True
         rows = [row for term in self.rows for row in variables(term)]

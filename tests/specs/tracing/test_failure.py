@@ -1,4 +1,4 @@
-"""Models and inputs that cannot be traced: every error is one of the project, and names the way out."""
+"""Models and inputs that cannot be traced: every error is a `SpecError` with a remedy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rebasin_core.specs.tracing.capture import Method
 
 ROWS = torch.randn(6, 3)
-WAYS: tuple[Method, ...] = ("auto", "export", "execution")
+METHODS: tuple[Method, ...] = ("auto", "export", "execution")
 
 
 def _mlp() -> nn.Sequential:
@@ -25,7 +25,7 @@ def _mlp() -> nn.Sequential:
 
 
 class _Masked(nn.Module):
-    """As many rows as the data say."""
+    """A network whose number of rows depends on the data."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,20 +104,20 @@ CASES: list[tuple[Any, Any, str]] = [
 
 
 @pytest.mark.parametrize(("model", "inputs", "message"), CASES)
-def test_the_error_says_what_is_wrong_and_the_way_out(
+def test_errors_name_the_problem_and_a_remedy(
     model: Any, inputs: object, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         trace_spec(model, inputs)
     assert "\n" not in str(caught.value)
-    assert "method='execution'" not in str(caught.value)  # it cannot help here
+    assert "method='execution'" not in str(caught.value)  # it does not help here
     printed = capfd.readouterr()
     assert not printed.out + printed.err
 
 
 @pytest.mark.filterwarnings("ignore:.*(jit|quantiz).*")
-@pytest.mark.parametrize("method", WAYS)
-def test_compiled_and_quantized_models_are_refused_in_every_way(method: Method) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_compiled_and_quantized_models_are_errors_for_every_method(method: Method) -> None:
     with pytest.raises(SpecError, match=r"compiled to TorchScript; trace the original module"):
         trace_spec(_scripted(), ROWS, method=method)
     with pytest.raises(
@@ -126,13 +126,13 @@ def test_compiled_and_quantized_models_are_refused_in_every_way(method: Method) 
         trace_spec(_quantized(), ROWS, method=method)
 
 
-def test_unknown_named_inputs_are_named() -> None:
+def test_errors_name_unknown_keyword_inputs() -> None:
     with pytest.raises(SpecError, match=r"forward\(x: .*scale: .*keywords 'temperature'.*unexpected keyword"):
         trace_spec(_Masked(), ROWS, kwargs={"temperature": 2.0})
     assert trace_spec(_Masked(), ROWS, kwargs={"scale": 2.0}).groups
 
 
-def test_another_way_is_advised_only_where_it_helps() -> None:
+def test_another_method_is_suggested_only_if_it_helps() -> None:
     with pytest.raises(SpecError, match=r"the length of an axis depends on .* or `method='auto'` to try both"):
         trace_spec(_Masked(), ROWS, method="export")
     with pytest.raises(SpecError, match="cannot be run on the example inputs"):

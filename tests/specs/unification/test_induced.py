@@ -1,4 +1,4 @@
-"""Induced axes: whatever they meet fixes the axis that they follow from."""
+"""Induced axes: constraining them fixes the axis that induces them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _induced(constraints: Constraints, source: AxisTerm, size: int = 6, rows: tu
     return term
 
 
-MEETINGS: list[Callable[[Constraints, AxisTerm], object]] = [
+CONSTRAINTS: list[Callable[[Constraints, AxisTerm], object]] = [
     lambda constraints, term: constraints.freeze(term, WHY),
     lambda constraints, term: constraints.split(term, [2, 4], WHY),
     lambda constraints, term: constraints.unify(term, (*fresh(2), *fresh(3)), WHY),
@@ -32,11 +32,11 @@ MEETINGS: list[Callable[[Constraints, AxisTerm], object]] = [
 ]
 
 
-@pytest.mark.parametrize("meet", MEETINGS)
-def test_an_axis_that_meets_another_fixes_its_source(meet: Callable[[Constraints, AxisTerm], object]) -> None:
+@pytest.mark.parametrize("constrain", CONSTRAINTS)
+def test_constraining_an_induced_axis_fixes_its_source(constrain: Callable[[Constraints, AxisTerm], object]) -> None:
     constraints, source = Constraints(), fresh(4)
     term = _induced(constraints, source)
-    meet(constraints, term)
+    constrain(constraints, term)
     resolve_induced(constraints, ())
     assert not is_free(source)
     assert not is_free(term)
@@ -44,7 +44,7 @@ def test_an_axis_that_meets_another_fixes_its_source(meet: Callable[[Constraints
 
 @pytest.mark.parametrize("parameter_first", [True, False])
 @pytest.mark.parametrize("part", [True, False])
-def test_a_parameter_cannot_take_an_induced_order(*, parameter_first: bool, part: bool) -> None:
+def test_unifying_an_induced_axis_with_a_parameter_fixes_both(*, parameter_first: bool, part: bool) -> None:
     constraints, source = Constraints(), fresh(4)
     older = fresh(6)
     term = _induced(constraints, source)
@@ -58,14 +58,14 @@ def test_a_parameter_cannot_take_an_induced_order(*, parameter_first: bool, part
     assert not is_free(own)
 
 
-def test_a_result_may_take_an_induced_order() -> None:
+def test_an_induced_axis_may_be_unified_with_the_axis_of_a_result() -> None:
     constraints, source = Constraints(), fresh(4)
     constraints.unify(_induced(constraints, source), fresh(6), WHY)
     resolve_induced(constraints, ())
     assert is_free(source)
 
 
-def test_an_axis_that_meets_none_leaves_its_source_free() -> None:
+def test_an_unconstrained_induced_axis_leaves_its_source_free() -> None:
     constraints, source = Constraints(), fresh(4)
     term = _induced(constraints, source)
     constraints.observe((term, fresh(3)))
@@ -74,7 +74,7 @@ def test_an_axis_that_meets_none_leaves_its_source_free() -> None:
     assert is_free(source)
 
 
-def test_an_order_of_every_row_must_stay_with_its_rows() -> None:
+def test_an_order_that_differs_between_rows_must_occur_with_its_rows() -> None:
     for rows_kept in (True, False):
         constraints, source, rows = Constraints(), fresh(4), fresh(5)
         term = _induced(constraints, source, rows=(rows,))
