@@ -47,13 +47,14 @@ def closed_form_on_a_quadratic(config: object, folder: Path) -> None:
     a = -1.0
     b = 2.0
     scale = 0.7
-    endpoints = [
+    reference, candidate = [
         PointPosterior({"weight": torch.full((1, 1), value, dtype=torch.float64, device=device)}) for value in (a, b)
     ]
     x = torch.ones(1, 1, dtype=torch.float64)
     y = torch.zeros(1, 1, dtype=torch.float64)
     estimator = cast("BarrierEstimator", config)
-    curve = estimator.estimate(*endpoints, task=Task(model, [(x, y)], likelihood=GaussianLikelihood(scale=scale)))
+    task = Task(model, [(x, y)], likelihood=GaussianLikelihood(scale=scale))
+    curve = estimator.estimate(reference, candidate, task=task)
     constant = math.log(scale) + 0.5 * math.log(2 * math.pi)
     for t, loss in zip(curve.t, curve.loss, strict=True):
         expected = 0.5 * (((1 - t) * a + t * b) / scale) ** 2 + constant
