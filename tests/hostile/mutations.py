@@ -175,8 +175,8 @@ def mutated_yaml(content: bytes, rng: Random) -> bytes:
 
 _TEXT_OF_WORDS = """
 -i -o --input 999999999,999999 2,4:int<0 2,4:int<99999999999999999999999 0,3 2,3:bool 2,3 3 2,3:int . zero fifo a.npz
-a.safetensors bad.yaml empty folder no/such/file nets:make nets:exit_program nets:number nets: : os:abort.x --matcher weight
-kl nothing ../../x --data digits uci mnist --root --spec spec.json --method execution export --freeze * [ -k a=2,3 --meta
+a.safetensors bad.yaml empty folder no/such/file nets:make nets:leave nets:number nets: : os:abort.x --matcher weight kl
+nothing ../../x --data digits uci mnist --root --spec spec.json --method execution export --freeze * [ -k a=2,3 --meta
 --points 3 2 -1 1e9 --weight -w nan 0.5 inf --repair reset --no-align --device cuda:99 cpu:-1 meta tpu -h --version --
 --nonsense é run.yaml
 """
