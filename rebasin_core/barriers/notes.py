@@ -133,5 +133,6 @@ def _untrusted_excess(t: Sequence[float], estimates: Sequence[LossEstimate], top
         unlike = excess_over_chord("bias_errors", t[top], at, first, last).abs().mean().item()
         left_out = max(unlike, EXCESS_SHARE * alike)
     influence = excess_over_chord("sample_influence", t[top], at, first, last)
-    reason = why_untrusted(influence, left_out, independent=at.independent, share=EXCESS_SHARE)
+    bias = excess_over_chord("bias", t[top], at, first, last).item()
+    reason = why_untrusted(influence, left_out, independent=at.independent, share=EXCESS_SHARE, bias=bias)
     return "" if reason is None else f"the Monte Carlo error of the barrier {_UNTRUSTED}: {reason}"

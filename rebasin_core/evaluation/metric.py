@@ -88,7 +88,7 @@ class Metric(Strategy):
 
 
 class AbstractSampleMetric(Metric):
-    """A function of the log likelihoods of a target under all samples."""
+    """A function of the log likelihoods of a target under all samples, with an error by the delta method and no bias."""
 
     @abstractmethod
     def _values(self, log_prob: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,20 +102,13 @@ class AbstractSampleMetric(Metric):
             to the weight of each sample, which is 1 / S.
         """
 
-    def _estimate(self, predictions: Predictions, contrasts: int | None) -> MetricValues:
-        """Return the values with an error by the delta method, and no bias: exact for averages over samples.
-
-        Overridden where a better error is known, or there is a bias.
-        """
+    @final
+    @override
+    def estimate(self, predictions: Predictions, *, contrasts: int | None = None) -> MetricValues:
         examples, effects = self._values(predictions.log_prob)
         # Two samples of opposite noise are one independent draw.
         drawn = effects.unflatten(0, (-1, 2)).mean(1) if predictions.paired else effects
         return MetricValues(examples, influence(drawn, independent=predictions.independent, contrasts=contrasts))
-
-    @final
-    @override
-    def estimate(self, predictions: Predictions, *, contrasts: int | None = None) -> MetricValues:
-        return self._estimate(predictions, contrasts)
 
 
 class AbstractPredictionMetric(Metric):
