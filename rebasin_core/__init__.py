@@ -1,7 +1,7 @@
 """Align neural networks, and Bayesian posteriors over networks, modulo their symmetries, and estimate loss barriers.
 
-The names here are the verbs, the values they take and return, and the interfaces that plugins build on. Concrete
-strategies and functions of one topic are in their modules: ``rebasin_core.matchers.WeightMatcher``,
+This module has the main functions, their argument and result types, and the interfaces that plugins implement. Concrete
+components and functions of one topic are in submodules: ``rebasin_core.matchers.WeightMatcher``,
 ``rebasin_core.posteriors.PointPosterior``, ``rebasin_core.metrics.brier_score``.
 """
 

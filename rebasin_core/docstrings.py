@@ -1,4 +1,4 @@
-"""Strings that stand under the annotated attributes of a class: what is said of an option, where it is declared."""
+"""Docstrings of annotated attributes: the string literals that follow their declarations in a class body."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import textwrap
 
 
 def attribute_docstrings(kind: type) -> dict[str, str]:
-    """Return the docstrings of the annotated attributes of a class and those above it.
+    """Return the docstrings of the annotated attributes of a class and its bases.
 
-    An attribute that is declared again has the docstring of the lowest declaration, or none.
+    If a subclass declares an attribute again, only the docstring of that declaration counts.
 
     Args:
         kind: The class.
 
     Returns:
-        Docstrings by attribute; empty where the source cannot be read.
+        Docstrings by attribute; empty if the source is not available.
     """
     found: dict[str, str] = {}
     for parent in kind.__mro__:
@@ -29,11 +29,11 @@ def attribute_docstrings(kind: type) -> dict[str, str]:
 
 @functools.cache
 def _declared(kind: type) -> dict[str, str]:
-    """Return the docstring, perhaps empty, of every attribute that the class itself declares."""
+    """Return the docstring of every attribute that the class itself declares; empty if it has none."""
     names = inspect.get_annotations(kind)
     try:
         (declaration,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    except (OSError, TypeError, SyntaxError, ValueError):  # made by a program, or without its source
+    except (OSError, TypeError, SyntaxError, ValueError):  # created dynamically, or source not available
         return dict.fromkeys(names, "")
     body = declaration.body if isinstance(declaration, ast.ClassDef) else []
     found = dict.fromkeys(names, "")

@@ -1,4 +1,4 @@
-"""The errors and warnings of the project: one tree, each also the builtin one would expect."""
+"""Errors and warnings of the project: one hierarchy; each error also derives from the matching builtin exception."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 class RebasinError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of the errors that this package raises."""
 
 
 class InvalidInputError(RebasinError, ValueError):
-    """A value given by the caller cannot be used: wrong shape, range, dtype or content."""
+    """An argument has a wrong shape, range, dtype or content."""
 
 
 class NoClosedFormError(InvalidInputError):
-    """No distance, divergence, path or barycenter of these posteriors is known."""
+    """No closed form of this distance, divergence, path or barycenter is registered for these posteriors."""
 
 
 class DivergenceError(RebasinError, ArithmeticError):
@@ -26,94 +26,94 @@ class DivergenceError(RebasinError, ArithmeticError):
 
 
 class SpecError(RebasinError, ValueError):
-    """A permutation specification is inconsistent, or does not fit the tensors it is given."""
+    """A permutation specification is inconsistent, or does not match the tensors of the model."""
 
 
 class ConfigError(RebasinError, ValueError):
-    """A run file or a strategy's options are not valid."""
+    """A run file, or an option of a strategy, is invalid."""
 
 
 class UnknownNameError(RebasinError, LookupError):
-    """A name is not registered, or does not exist where it is looked up."""
+    """A name is not registered or does not exist."""
 
 
 class PluginError(RebasinError, RuntimeError):
-    """A plugin cannot be loaded, or two plugins disagree."""
+    """A plugin cannot be loaded, or two plugins conflict."""
 
 
 class DataError(RebasinError, ValueError):
-    """A data file is not what its format says it should be."""
+    """A data file does not follow its format."""
 
 
 class MissingDataError(DataError, FileNotFoundError):
-    """A data set is not where it was looked for, and may not be downloaded."""
+    """A dataset was not found, and downloading it is not allowed."""
 
 
 class FileFormatError(RebasinError, ValueError):
-    """A file is damaged, or is not of the kind that was asked for."""
+    """A file is damaged or has another format than expected."""
 
 
 class StorageError(RebasinError, OSError):
-    """A result cannot be written: no space, no permission, or the place is taken."""
+    """A result cannot be written: no space, no permission, or the path already exists."""
 
 
 class LawViolationError(RebasinError, AssertionError):
-    """A registered strategy breaks a law of its interface (raised by the conformance kit)."""
+    """A registered strategy violates a law of its interface (raised by the conformance kit)."""
 
 
 class RebasinWarning(UserWarning):
-    """Base of every warning that this package gives."""
+    """Base class of the warnings of this package."""
 
 
 class PriorWarning(RebasinWarning):
-    """A posterior's prior is not the same for all units of a layer: permuting moves it, too."""
+    """The prior of a posterior differs between units of a group, so permuting the posterior also permutes its prior."""
 
 
 class AlignmentWarning(RebasinWarning):
-    """An alignment made the loss at the midpoint worse than no alignment does."""
+    """The loss at the midpoint is higher with the alignment than without it."""
 
 
 class UnreadWeightWarning(RebasinWarning):
-    """A network uses weights in a way that is not understood, or not supported here: they are left out."""
+    """A network uses weights in an unsupported operation; these weights are ignored."""
 
 
 class MeasurementWarning(RebasinWarning):
-    """A measured loss or barrier says less than it seems to."""
+    """An estimated loss or barrier is less informative than it appears."""
 
 
 class StatedErrorWarning(MeasurementWarning):
-    """A stated Monte Carlo error cannot be trusted: too few samples for the spread of the log likelihoods."""
+    """A Monte Carlo standard error is unreliable: too few samples for the variance of the log likelihoods."""
 
 
 class EndpointWarning(MeasurementWarning):
-    """The endpoints of a path are such that its barrier says little about the alignment."""
+    """The barrier says little about the alignment, because of the losses at the endpoints of the path."""
 
 
 class NothingMovesWarning(RebasinWarning):
-    """A traced specification moves nothing, although the model has axes between its inputs and outputs."""
+    """A traced specification fixes all axes, although the model has axes between its inputs and outputs."""
 
 
 class ConvergenceWarning(RebasinWarning):
-    """An iterative solver ended at its limit before it converged: its result is approximate; says by how much."""
+    """An iterative solver reached its iteration limit before it converged; the message states the remaining error."""
 
 
 class SlowSolverWarning(RebasinWarning):
-    """The compiled assignment kernel cannot be used on this machine: SciPy solves instead, exactly but more slowly."""
+    """The compiled assignment kernel is not available; SciPy is used instead, which is exact but slower."""
 
 
 class BrokenPluginWarning(RebasinWarning):
-    """An installed plugin could not be loaded and is left out."""
+    """An installed plugin could not be loaded and is ignored."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the sentence that lists the names close to ``name``, or all of them.
+    """Return a hint that lists the names close to ``name``, or all names if none is close.
 
     Args:
         name: The name that was not found.
         known: The names that exist.
 
     Returns:
-        ``did you mean ...?`` where something is close, else ``known: ...``.
+        ``did you mean ...?`` if a name is close, else ``known: ...``.
     """
     names = sorted(known)
     close = get_close_matches(name, names, n=3)

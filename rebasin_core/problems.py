@@ -1,4 +1,4 @@
-"""What validation finds wrong with options, in the words of this project."""
+"""Pydantic validation errors of options, rewritten as error messages of this project."""
 
 from __future__ import annotations
 
@@ -14,87 +14,87 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 REWORDED = "rebasin"
-"""The type of problems that are already in the words of this project."""
+"""Type of the problems that are already rewritten."""
 
 _TEMPLATE = "{sentence}"
 _LONGEST = 1000
 
 
 def sentences(problems: Iterable[ErrorDetails]) -> list[str]:
-    """Return one sentence for each problem that validation found.
+    """Return one message for each problem that validation reported.
 
     Args:
         problems: As pydantic reports them.
 
     Returns:
-        Sentences such as ``max_sweeps: expected a value greater than or equal to 1, got 0``.
+        Messages such as ``max_sweeps: expected a value greater than or equal to 1, got 0``.
     """
     found: list[str] = []
     for problem in problems:
-        place = _cut(located(problem["loc"]))
+        location = _cut(located(problem["loc"]))
         sentence = _cut(problem["msg"].removeprefix("Value error, "))
-        found.append(f"{place}: {sentence}" if place else sentence)
+        found.append(f"{location}: {sentence}" if location else sentence)
     return found
 
 
 def _cut(text: str) -> str:
-    """Return a text of bounded length: names and values in documents may have any."""
+    """Truncate a text to `_LONGEST` characters, since names and values in documents can be arbitrarily long."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def without_echoes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
-    """Return problems without those that merely follow from others: a list whose items are invalid is too short, too.
+    """Remove problems that follow from others: pydantic also reports a list with invalid items as too short.
 
     Args:
         problems: As pydantic reports them.
 
     Returns:
-        The problems that need a change.
+        The problems that the user has to correct.
     """
     inside = {problem["loc"][:length] for problem in problems for length in range(len(problem["loc"]))}
     return [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in inside]
 
 
 def located(location: Iterable[str | int]) -> str:
-    """Return a location in a document: ``matchers[1].max_sweeps``.
+    """Format a location in a document, for example ``matchers[1].max_sweeps``.
 
     Args:
-        location: Keys and indices from the top.
+        location: Keys and indices, from the top level.
 
     Returns:
-        The text; empty for the top.
+        The text; empty for the top level.
     """
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
 
 
 def problem_of(sentence: str) -> PydanticCustomError:
-    """Return a problem that is already in the words of this project.
+    """Return a validation error with a message of this project.
 
     Args:
-        sentence: What is wrong.
+        sentence: The message.
 
     Returns:
-        What validators raise.
+        The error that a validator has to raise.
     """
     return PydanticCustomError(REWORDED, _TEMPLATE, {"sentence": sentence})
 
 
 def reworded(options: Collection[str], problem: ErrorDetails) -> InitErrorDetails:
-    """Return a problem in the words of this project.
+    """Rewrite a problem as a message of this project.
 
     Args:
-        options: The options that the class has.
+        options: Names of the options of the class.
         problem: As pydantic reports it.
 
     Returns:
-        The same problem.
+        The rewritten problem.
     """
     sentence = problem["msg"] if problem["type"] == REWORDED else _sentence(options, problem)
     return {"type": problem_of(sentence), "loc": problem["loc"], "input": problem["input"]}
 
 
 def _sentence(options: Collection[str], problem: ErrorDetails) -> str:
-    """Return one problem in the words of this project."""
+    """Return the message for one problem."""
     if problem["type"] == "extra_forbidden":
         known = [name for name in options if name != "name"]
         return f"unknown option; {nearest(str(problem['loc'][-1]), known)}"
@@ -105,10 +105,10 @@ def _sentence(options: Collection[str], problem: ErrorDetails) -> str:
     text = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in {"value_error", "assertion_error"}:
         return text
-    for start, ours in (
+    for start, replacement in (
         ("Input should be greater", "expected a value greater"),
         ("Input should be less", "expected a value less"),
     ):
-        text = text.replace(start, ours)
+        text = text.replace(start, replacement)
     text = text.replace("Input should be", "expected")
     return f"{text[:1].lower()}{text[1:]}, got {problem['input']!r}"

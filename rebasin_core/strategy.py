@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
 
 FAMILY_KEY = "x-family"
-"""In a JSON schema, marks the place of any strategy of a family."""
+"""Key in a JSON schema that stands for any strategy of a family."""
 
 
 class Options(BaseModel):
     """Validated, immutable options: annotated attributes with their docstrings.
 
-    Unknown options are refused. Two values of one class are equal if all their options are, and then have equal hashes
-    and equal canonical JSON.
+    Unknown options raise an error. Two instances of one class are equal if all their options are equal; equal instances
+    have equal hashes and equal canonical JSON.
 
     Raises:
-        ConfigError: If an option is unknown, missing or out of range; names the option, its value and what is allowed.
+        ConfigError: If an option is unknown, missing or out of range; states the option, its value and the constraint.
     """
 
     # Not `use_attribute_docstrings`: it reads the source of every class on import, which takes half a second.
@@ -53,13 +53,13 @@ class Options(BaseModel):
             message = f"invalid options of `{type(self).__name__}`: {problems}"
             raise ConfigError(message) from None
 
-    # Tells pydantic that nested validation needs no call of `__init__`, which would lose the location of errors.
+    # Makes pydantic validate nested options without calling `__init__`, which would lose the location of errors.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined] # an attribute of a function
 
     @model_validator(mode="wrap")
     @classmethod
     def _reword(cls, value: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Validate, and report problems in the words of this project, since here the names of the options are known."""
+        """Validate, and rewrite problems here, where the names of the options are available."""
         try:
             return handler(value)
         except ValidationError as error:
@@ -81,13 +81,13 @@ class Options(BaseModel):
             raise _fixed(self, name) from None
 
     def replace(self, **changes: Any) -> Self:  # ruff: ignore[any-type] - options of any subclass
-        """Return these options with some of them changed, validated like all others.
+        """Return a copy with some options changed, validated like any other instance.
 
         Args:
             **changes: New values by the names of options.
 
         Returns:
-            Other options of the same class.
+            A new instance of the same class.
 
         Raises:
             ConfigError: If an option is unknown or out of range.
@@ -101,10 +101,10 @@ class Options(BaseModel):
 
     @classmethod
     def descriptions(cls) -> dict[str, str]:
-        """Return what is written under the options.
+        """Return the docstrings of the options.
 
         Returns:
-            The docstring of every option that has one, by name; read from the source, and empty where there is none.
+            Docstring of every option that has one, by name; read from the source, empty if it is not available.
         """
         below = {name: text for name, text in attribute_docstrings(cls).items() if name in cls.model_fields}
         return below | {name: field.description for name, field in cls.model_fields.items() if field.description}
@@ -140,10 +140,10 @@ class Options(BaseModel):
         return repr(self)
 
     def canonical_json(self) -> str:
-        """Return the one JSON text of these options: all of them, defaults included, keys sorted, no spaces.
+        """Return the canonical JSON text: all options including defaults, keys sorted, no spaces.
 
         Returns:
-            The text; equal options give equal texts. Infinities and NaN are strings, which are read back as numbers.
+            The text; equal options have equal texts. Infinities and NaN are strings, from which options are read back.
         """
         options = _canonical(self.model_dump(mode="json"))
         return json.dumps(options, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -154,11 +154,11 @@ Lookup: TypeAlias = "Callable[[str, str], type[Strategy]]"
 
 
 class Strategy(Options, ABC):
-    """One choice in a family, by the name under which it is registered, with its options.
+    """A component of a family (a matcher, a path, a likelihood, ...) with its registered name and options.
 
-    A concrete class gives its name as the only value of ``name`` (``name: Literal["weight"] = "weight"``) and declares
-    one annotated attribute for each option. An option may itself be a strategy: annotated with the interface of its
-    family, it is given as an instance, as a registered name, or as a mapping with ``name`` and options.
+    A concrete class declares its name as the only value of ``name`` (``name: Literal["weight"] = "weight"``), and one
+    annotated attribute for each option. An option may itself be a strategy. It is then annotated with the interface of
+    its family, and accepts an instance, a registered name, or a mapping with ``name`` and options.
 
     Examples:
         >>> from rebasin_core.matchers import RestartsMatcher, WeightMatcher
@@ -172,10 +172,10 @@ class Strategy(Options, ABC):
     """The family: ``matcher``, ``barrier``, ... Set by the interface of the family."""
 
     exempt_laws: ClassVar[Mapping[str, str]] = {}
-    """Laws of the conformance kit that this strategy cannot keep, each with the reason."""
+    """Laws of the conformance kit that this strategy cannot satisfy, each with the reason."""
 
     name: str
-    """The registered name; every concrete class fixes its own."""
+    """The registered name, fixed by every concrete class."""
 
     @classmethod
     def registered_name(cls) -> str:
@@ -185,11 +185,11 @@ class Strategy(Options, ABC):
             The default of the attribute ``name``.
 
         Raises:
-            ConfigError: If the class gives none.
+            ConfigError: If the class declares none.
         """
         default = cls.model_fields["name"].default
         if not isinstance(default, str):
-            message = f"{cls.__name__} gives no registered name; add a line: name: Literal['...'] = '...'"
+            message = f"{cls.__name__} has no registered name; add a line: name: Literal['...'] = '...'"
             raise ConfigError(message)
         return default
 
@@ -199,20 +199,20 @@ class Strategy(Options, ABC):
 
         Args:
             value: An instance, a registered name, or a mapping with ``name`` and options.
-            lookup: Finds classes by name; the installed plugins if not given.
+            lookup: Finds classes by name; if None, among the installed plugins.
 
         Returns:
             The strategy.
 
         Raises:
             UnknownNameError: If the name is not registered.
-            ConfigError: If options are unknown or out of range, or the value is none of the three.
+            ConfigError: If options are unknown or out of range, or the value has another type.
         """
         lookup = lookup or _default_lookup()
         value = {"name": value} if isinstance(value, str) else value
         name = value.get("name") if isinstance(value, Mapping) else None
         if isinstance(name, str) and (inspect.isabstract(cls) or name != cls.registered_name()):
-            lookup(cls.family, name)  # within options, an unknown name is one of the problems that are reported at once
+            lookup(cls.family, name)  # raises UnknownNameError; in nested options, an unknown name is a ConfigError
         try:
             return cls.model_validate(value, context={"lookup": lookup})
         except ValidationError as error:
@@ -224,7 +224,7 @@ class Strategy(Options, ABC):
     def __get_pydantic_core_schema__(
         cls, source: type[BaseModel], handler: GetCoreSchemaHandler, /
     ) -> core_schema.CoreSchema:
-        """Return the schema of a concrete class as it is; that of an interface accepts any strategy of the family."""
+        """Return the schema of a concrete class unchanged; for an interface, accept any strategy of the family."""
         if not inspect.isabstract(cls):
             return handler(source)
         return core_schema.with_info_plain_validator_function(
@@ -271,7 +271,7 @@ _LOOKUPS: list[Lookup] = []
 
 
 def find_names_by(lookup: Lookup) -> None:
-    """Set how registered names are found where no lookup is given: by the registry of installed plugins.
+    """Set the default lookup of registered names: that of the registry of installed plugins.
 
     Args:
         lookup: Returns a class, or raises UnknownNameError.
@@ -280,7 +280,7 @@ def find_names_by(lookup: Lookup) -> None:
 
 
 def strategies_in(value: object) -> Iterator[Strategy]:
-    """Yield the strategies in options: those that are options themselves, and those in them.
+    """Yield the strategies among options, recursively.
 
     Args:
         value: Options, or the value of an option.
@@ -304,8 +304,8 @@ def strategies_in(value: object) -> Iterator[Strategy]:
 def _fixed(options: Options, name: str) -> ConfigError:
     changed = f"{name}=..." if name in type(options).model_fields else "option=..."
     return ConfigError(
-        f"the options of `{type(options).__name__}` are fixed, `{name}` cannot be set; `replace({changed})` returns "
-        "others"
+        f"the options of `{type(options).__name__}` are immutable, cannot set `{name}`; `replace({changed})` returns a "
+        "changed copy"
     )
 
 
@@ -317,7 +317,7 @@ def _default_lookup() -> Lookup:
 
 
 def _canonical(value: Any) -> Any:  # ruff: ignore[any-type] - any JSON value
-    """Return a JSON value in which equal numbers have equal texts, and numbers that JSON does not know are strings."""
+    """Return a JSON value in which equal numbers have equal texts; infinities and NaN become strings."""
     match value:
         case dict():
             return {key: _canonical(item) for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""Docstrings under options describe them: in schemas, by inheritance, and read only when they are asked for."""
+"""Docstrings of options: in the JSON schema, under inheritance, and read only on demand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.sorters import PlainSorter, TwiceSorter
 
 
 class Described(Options):
-    """Options for which something is written."""
+    """Options with descriptions."""
 
     low: float = 1.0
     """The lower one."""
@@ -25,7 +25,7 @@ class Described(Options):
     """Not this."""
 
 
-def test_the_schema_has_the_docstrings_and_its_references_lead_somewhere(builtin_registry: rc.Registry) -> None:
+def test_schema_contains_the_docstrings_and_its_references_resolve(builtin_registry: rc.Registry) -> None:
     kinds = {
         family: [builtin_registry.strategy_class(family, name) for name in builtin_registry.names(family)]
         for family in rc.plugin.registry.FAMILIES
@@ -53,7 +53,7 @@ def test_the_schema_has_the_docstrings_and_its_references_lead_somewhere(builtin
         assert functools.reduce(lambda part, key: part[key], reference.split("/"), schema)
 
 
-def test_descriptions_are_those_of_the_lowest_declaration() -> None:
+def test_descriptions_are_those_of_the_most_derived_declaration() -> None:
     class Declared(Described):
         low: float = 2.0
 
@@ -64,7 +64,7 @@ def test_descriptions_are_those_of_the_lowest_declaration() -> None:
     assert made.descriptions() == {}
 
 
-def test_importing_reads_no_sources() -> None:
+def test_import_reads_no_source_code() -> None:
     code = (
         "import inspect, torch; from unittest.mock import patch\n"
         "with patch.object(inspect, 'getsource', side_effect=AssertionError), "

@@ -1,4 +1,4 @@
-"""A strategy is one declaration: signature, validation, run-file entry, schema, documentation, equality, identity."""
+"""The declaration of a strategy: signature, validation, run-file entry, schema, equality and identity."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ EQUAL: dict[str, tuple[Strategy, Strategy]] = {
 
 
 @pytest.mark.parametrize("case", EQUAL)
-def test_equal_options_are_equal_with_equal_hashes_and_texts(case: str) -> None:
+def test_equal_options_have_equal_hashes_and_canonical_json(case: str) -> None:
     one, other = EQUAL[case]
     assert one == other
     assert hash(one) == hash(other)
@@ -62,7 +62,7 @@ def test_equal_options_are_equal_with_equal_hashes_and_texts(case: str) -> None:
         (WeightMatcher(), {"name": "weight"}),
     ],
 )
-def test_other_options_or_classes_are_not_equal(one: Strategy, other: object) -> None:
+def test_different_options_or_classes_are_not_equal(one: Strategy, other: object) -> None:
     assert one != other
     assert isinstance(other, dict) or hash(one) != hash(other)
 
@@ -86,16 +86,16 @@ def test_canonical_json_is_sorted_complete_and_compact() -> None:
     ],
     ids=repr,
 )
-def test_canonical_json_is_json_and_can_be_read_back(strategy: Strategy) -> None:
-    def refuse(constant: str) -> float:
+def test_canonical_json_is_parsed_back(strategy: Strategy) -> None:
+    def reject(constant: str) -> float:
         raise AssertionError(constant)
 
-    written = json.loads(strategy.canonical_json(), parse_constant=refuse)
+    written = json.loads(strategy.canonical_json(), parse_constant=reject)
     read = sorter(written) if strategy.family == "sorter" else type(strategy).model_validate(written)
     assert read == strategy
 
 
-def test_repr_shows_what_differs_from_the_defaults() -> None:
+def test_repr_shows_options_that_differ_from_the_defaults() -> None:
     assert repr(WeightMatcher()) == "WeightMatcher()"
     assert repr(WeightMatcher(max_sweeps=100, start="identity")) == "WeightMatcher(start='identity')"
     nested = TwiceSorter(first=PlainSorter(), others=[PlainSorter(descending=True)])
@@ -115,12 +115,12 @@ def test_copies_and_pickles_are_equal(strategy: Strategy) -> None:
 def test_options_cannot_be_changed() -> None:
     matcher = WeightMatcher()
     with pytest.raises(
-        ConfigError, match=r"`WeightMatcher` are fixed, `max_sweeps` cannot be set; `replace\(max_sweeps"
+        ConfigError, match=r"`WeightMatcher` are immutable, cannot set `max_sweeps`; `replace\(max_sweeps"
     ):
         matcher.max_sweeps = 3  # type: ignore[misc] # wrong on purpose
-    with pytest.raises(ConfigError, match="`max_sweeps` cannot be set"):
+    with pytest.raises(ConfigError, match="cannot set `max_sweeps`"):
         del matcher.max_sweeps
-    with pytest.raises(ConfigError, match="`other` cannot be set"):
+    with pytest.raises(ConfigError, match="cannot set `other`"):
         setattr(matcher, "other", 1)  # ruff: ignore[set-attr-with-constant] - there is no such attribute
     assert matcher == WeightMatcher()
     table = {"a": "-"}
@@ -129,7 +129,7 @@ def test_options_cannot_be_changed() -> None:
     assert factory == TableSpecFactory(table={"a": "-"})
 
 
-# In Python and in a run file: the family's key there, the options, and the sentence with its location.
+# The key in a run file, the options, the location of the error, and the message.
 BAD_OPTIONS: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "unknown": (
         "matchers",
@@ -201,7 +201,7 @@ INTERFACES: dict[str, type[Strategy]] = {
 
 
 @pytest.mark.parametrize("case", BAD_OPTIONS)
-def test_a_bad_option_is_named_in_python(case: str) -> None:
+def test_invalid_options_in_python(case: str) -> None:
     key, options, location, sentence = BAD_OPTIONS[case]
     found = f"{location}: {sentence}" if location else sentence
     interface = INTERFACES[key]
@@ -215,7 +215,7 @@ def test_a_bad_option_is_named_in_python(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", BAD_OPTIONS)
-def test_a_run_file_says_the_same_with_its_line(case: str, builtin_registry: rc.Registry) -> None:
+def test_invalid_options_in_a_run_file_are_reported_with_the_line(case: str, builtin_registry: rc.Registry) -> None:
     key, options, _, _ = BAD_OPTIONS[case]
     interface = INTERFACES[key]
     with pytest.raises(ConfigError) as in_python:
@@ -228,12 +228,12 @@ def test_a_run_file_says_the_same_with_its_line(case: str, builtin_registry: rc.
     line = 2 + list(document).index(key)
     with pytest.raises(ConfigError) as in_file:
         read_config(rc.RunConfig, Document.parse(text, "run.json"), builtin_registry.strategy_class)
-    place = "matchers[0]" if key == "matchers" else key
+    prefix = "matchers[0]" if key == "matchers" else key
     dot = "." if BAD_OPTIONS[case][2] else ": "
-    assert str(in_file.value) == f"run.json:{line}: {place}{dot}{sentence}"
+    assert str(in_file.value) == f"run.json:{line}: {prefix}{dot}{sentence}"
 
 
-def test_lines_of_nested_options_are_their_own(builtin_registry: rc.Registry) -> None:
+def test_nested_options_are_reported_with_their_own_line(builtin_registry: rc.Registry) -> None:
     text = """data: digits
 architecture: mlp
 matchers:
@@ -250,7 +250,7 @@ matchers:
     assert str(error.value) == expected
 
 
-def test_all_problems_are_told_at_once_and_each_once() -> None:
+def test_all_problems_are_reported_once() -> None:
     with pytest.raises(ConfigError) as error:
         sorter({"name": "twice", "first": {"name": "plain", "low": 2, "hihg": 1}, "others": ["plian"], "times": 0})
     assert str(error.value) == (
@@ -264,22 +264,22 @@ def test_all_problems_are_told_at_once_and_each_once() -> None:
 
 
 @pytest.mark.parametrize("value", [3, None, {"max_sweeps": 3}, {"name": 3}, [], KLMatcher])
-def test_what_is_no_strategy_is_refused_with_what_is_expected(value: object) -> None:
+def test_values_of_other_types_raise(value: object) -> None:
     with pytest.raises(ConfigError, match="expected the name of a matcher, a mapping with `name` and options, or an"):
         rc.Matcher.of(value)
 
 
-def test_a_strategy_of_another_family_is_refused() -> None:
+def test_strategy_of_another_family_raises() -> None:
     with pytest.raises(ConfigError, match=r"an instance of `Matcher`, got CategoricalLikelihood\(\)"):
         RestartsMatcher(matcher=CategoricalLikelihood())
 
 
-def test_an_unknown_name_at_the_top_is_an_unknown_name() -> None:
+def test_unknown_name_at_the_top_level_raises_unknown_name_error() -> None:
     with pytest.raises(UnknownNameError, match="no matcher 'wieght'; did you mean 'weight'"):
         rc.Matcher.of("wieght")
 
 
-def test_an_interface_cannot_be_made() -> None:
+def test_interface_cannot_be_instantiated() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Sorter(name="plain")  # type: ignore[abstract] # wrong on purpose
 
@@ -288,11 +288,11 @@ def test_the_name_is_fixed() -> None:
     assert PlainSorter.registered_name() == "plain"
     with pytest.raises(ConfigError, match="name: expected 'plain', got 'other'"):
         PlainSorter(name="other")
-    with pytest.raises(ConfigError, match=r"Sorter gives no registered name; add a line: name: Literal"):
+    with pytest.raises(ConfigError, match=r"Sorter has no registered name; add a line: name: Literal"):
         Sorter.registered_name()
 
 
-def test_a_third_party_declares_a_strategy_with_docstrings_under_its_options() -> None:
+def test_third_party_strategy_with_docstrings_of_options() -> None:
     twice = sorter({"name": "twice", "first": "plain", "others": [{"name": "plain", "descending": True}]})
     assert twice.sort([2.0, 3.0, 1.0]) == [3.0, 2.0, 1.0]
     with pytest.raises(ConfigError, match=r"expected `low` to be at most `high`, got 0\.5 and 0\.1"):
@@ -310,7 +310,7 @@ def test_options_are_replaced_and_validated() -> None:
         PlainSorter(high=0.1).replace(low=0.5)
 
 
-def test_a_concrete_class_takes_its_own_name() -> None:
+def test_concrete_class_accepts_its_own_name() -> None:
     assert rc.matchers.WeightMatcher.of("weight") == rc.matchers.WeightMatcher()
     assert PlainSorter.of("plain") == PlainSorter()  # which is not registered
     with pytest.raises(ConfigError, match="name: expected 'weight', got 'sinkhorn'"):

@@ -1,4 +1,4 @@
-"""Classes of the package transformers, built small, for `traced_models.py`."""
+"""Model classes of the package transformers with small configurations, for `traced_models.py`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def transformers_models() -> dict[str, tuple[type[nn.Module], object, dict[str, Tensor]]]:  # ruff: ignore[too-many-locals] - a list of configurations
-    """Return classes of transformers with small configurations and inputs."""
-    import transformers as t  # ruff: ignore[import-outside-top-level] - needed only where these are asked for
+    """Return model classes with their configurations and inputs, by name."""
+    import transformers as t  # ruff: ignore[import-outside-top-level] - an optional package
 
     ids = torch.randint(3, 90, (2, 7))
     small = {
@@ -25,8 +25,8 @@ def transformers_models() -> dict[str, tuple[type[nn.Module], object, dict[str, 
     causal = {**small, "num_key_value_heads": 2, "pad_token_id": 0, "use_cache": False}
     image = {"image_size": 32, "patch_size": 8}
     vision = {key: value for key, value in small.items() if key != "vocab_size"} | image
-    sides = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
-    seq2seq = {"vocab_size": 97, "d_model": 24, **sides, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40}
+    both_sides = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    seq2seq = {"vocab_size": 97, "d_model": 24, **both_sides, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40}
     text, pixels = {"input_ids": ids}, {"pixel_values": torch.randn(2, 3, 32, 32)}
     both = {**text, "decoder_input_ids": ids}
     sound = {"input_features": torch.randn(2, 16, 40), "decoder_input_ids": ids}
@@ -71,8 +71,8 @@ def transformers_models() -> dict[str, tuple[type[nn.Module], object, dict[str, 
 def _mixtures_of_experts(
     causal: dict[str, object], text: dict[str, Tensor]
 ) -> dict[str, tuple[type[nn.Module], object, dict[str, Tensor]]]:
-    """Return mixtures of experts: four experts of which two are chosen, eight in two groups for DeepSeek-V3."""
-    import transformers as t  # ruff: ignore[import-outside-top-level] - needed only where these are asked for
+    """Return mixture-of-experts models: four experts, two per token (DeepSeek-V3: eight experts in two groups)."""
+    import transformers as t  # ruff: ignore[import-outside-top-level] - an optional package
 
     four = {"num_experts": 4, "num_experts_per_tok": 2}
     local = {"num_local_experts": 4, "num_experts_per_tok": 2}

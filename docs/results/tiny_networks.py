@@ -1,9 +1,9 @@
-"""How often coordinate descent finds the best of all permutations, on networks small enough to know it.
+"""How often coordinate descent finds the global optimum, on networks small enough to enumerate permutations.
 
     python tiny_networks.py [PAIRS]
 
-The optimum is exact: every permutation of every second hidden layer is tried, and for each the layers between are
-linear assignments, solved by scipy.
+The optimum is exact. It enumerates all permutations of every second hidden layer. For each, the other hidden layers are
+independent linear assignment problems, solved by SciPy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Layers = list[np.ndarray]
 
 
 def gaussian(spec: rc.PermutationSpec, seed: int) -> rc.posteriors.DiagonalGaussianPosterior:
-    """Return a random posterior."""
+    """Return a mean-field Gaussian posterior with random means and standard deviations."""
     g = torch.Generator().manual_seed(seed)
     shapes = {name: spec.layout.shape(name) for name in spec.axes}
     mean = {name: torch.randn(shape, generator=g, dtype=torch.float64) for name, shape in shapes.items()}
@@ -33,7 +33,7 @@ def gaussian(spec: rc.PermutationSpec, seed: int) -> rc.posteriors.DiagonalGauss
 
 
 def features(q: rc.posteriors.DiagonalGaussianPosterior, kind: str) -> Layers:
-    """Return one array [channels, outputs, inputs] a layer: what the matchers' definitions compare."""
+    """Return the features that a matcher compares, one array ``[channels, outputs, inputs]`` for each layer."""
     layers = []
     for name, mean in q.mean.items():
         m, s = mean.numpy(), q.stddev[name].numpy()
@@ -48,25 +48,25 @@ def features(q: rc.posteriors.DiagonalGaussianPosterior, kind: str) -> Layers:
 
 
 def optimum(left: Layers, right: Layers, hidden: list[int]) -> float:
-    """Return the largest objective over all permutations."""
+    """Return the maximum of the objective over all permutations."""
     depth = len(hidden)
     enumerated = [layer for layer in range(depth) if layer % 2 == 1]
     best = -np.inf
     for choice in product(*(permutations(range(hidden[layer])) for layer in enumerated)):
         order = {layer: list(index) for layer, index in zip(enumerated, choice, strict=True)}
-        moved = [
+        permuted = [
             r[:, order.get(layer, slice(None))][:, :, order.get(layer - 1, slice(None))]
             for layer, r in enumerate(right)
         ]
-        # What is left are the even layers, each between two fixed neighbours; a product without one is a constant.
+        # With odd layers fixed, even layers are independent; the last product has no even layer if depth is even.
         total = 0.0
         for layer in range(0, depth, 2):
-            gain = np.einsum("coi,cpi->op", left[layer], moved[layer])
-            gain += np.einsum("coi,coj->ij", left[layer + 1], moved[layer + 1])
-            rows, columns = linear_sum_assignment(gain, maximize=True)
-            total += gain[rows, columns].sum()
+            similarity = np.einsum("coi,cpi->op", left[layer], permuted[layer])
+            similarity += np.einsum("coi,coj->ij", left[layer + 1], permuted[layer + 1])
+            rows, columns = linear_sum_assignment(similarity, maximize=True)
+            total += similarity[rows, columns].sum()
         if depth % 2 == 0:
-            total += (left[depth] * moved[depth]).sum()
+            total += (left[depth] * permuted[depth]).sum()
         best = max(best, total)
     return best
 
@@ -93,7 +93,7 @@ def main() -> None:
                 below += result.objective < result.identity_objective
             widths = "-".join(map(str, [INPUTS, *hidden, OUTPUTS]))
             rows.append([widths, name, f"{100 * found / pairs:.0f} %", below])
-    headers = ["network", "matcher", "is the optimum", f"below the identity (of {pairs})"]
+    headers = ["network", "matcher", "global optimum", f"worse than the identity (of {pairs})"]
     print(tabulate(rows, headers=headers, tablefmt="github"))
 
 

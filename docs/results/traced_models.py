@@ -1,4 +1,4 @@
-"""Trace every model of torchvision, and classes of other libraries, and check each specification.
+"""Trace all models of torchvision, and models of other libraries, and verify each specification.
 
     python traced_models.py torchvision RECORDS.jsonl [NAME ...]
     python traced_models.py transformers RECORDS.jsonl [NAME ...]
@@ -6,9 +6,10 @@
     python traced_models.py geometric RECORDS.jsonl [NAME ...]
     python traced_models.py table RECORDS.jsonl
 
-One line a model is added to RECORDS.jsonl, and models that have one are passed over, so that it can be interrupted.
-Models are traced on the meta device (RegNets, which do not export there, and detectors on the CPU) and checked in
-float64 on the CPU with three random group elements. Inputs are small where the architecture allows it.
+Each model appends one line to RECORDS.jsonl. Models that already have a line are skipped, so an interrupted run can be
+resumed. Torchvision models are traced on the meta device, except for detectors and RegNets (which do not export there).
+All specifications are verified in float64 on the CPU with three random group elements. Inputs are small if the
+architecture permits it.
 """
 
 from __future__ import annotations
@@ -34,23 +35,23 @@ if TYPE_CHECKING:
 DETECTORS = ("fasterrcnn", "fcos", "keypointrcnn", "maskrcnn", "retinanet", "ssd")
 SEGMENTERS = ("deeplab", "fcn", "lraspp")
 CODES = {
-    "it enters the model": "I",
-    "it leaves the model": "O",
+    "model input": "I",
+    "model output": "O",
     "positions are mixed by a kernel": "K",
-    "its entries are looked up by number": "T",
+    "its entries are looked up by index": "T",
     "a buffer that training does not change": "B",
     "a buffer that is not saved": "B",
-    "its values differ": "C",
+    "values vary along it": "C",
     "never used": "U",
-    "it is used one by one": "S",
-    "it is cut where its factors do not end": "S",
-    "slices are stacked in order": "S",
+    "its entries are used individually": "S",
+    "a split isolates single units": "S",
+    "slices are stacked along it": "S",
 }
 
 
 def torchvision_model(name: str, device: str) -> nn.Module:
     """Return a torchvision model with random weights."""
-    from torchvision import models  # ruff: ignore[import-outside-top-level] - one of the two may be missing
+    from torchvision import models  # ruff: ignore[import-outside-top-level] - an optional package
 
     options: dict[str, object] = {}
     if name.endswith(("googlenet", "inception_v3")):
@@ -59,7 +60,7 @@ def torchvision_model(name: str, device: str) -> nn.Module:
         options["weights_backbone"] = None
     if name.startswith("vit"):
         options["image_size"] = 32 if name.endswith(("16", "32")) else 28
-    if name.startswith("mvit"):  # takes one size of input; there is no public way to another
+    if name.startswith("mvit"):  # accepts one input size; there is no public option for another
         mvit = sys.modules["torchvision.models.video.mvit"]
         original = getattr(mvit, "_mvit")  # ruff: ignore[get-attr-with-constant]
         setattr(mvit, "_mvit", partial(_small_mvit, getattr(original, "args", [original])[0]))  # ruff: ignore[set-attr-with-constant]
@@ -73,7 +74,7 @@ def _small_mvit(make: Callable[..., nn.Module], *arguments: object, **options: o
 
 
 def torchvision_inputs(name: str) -> object:
-    """Return random inputs of the kind that a torchvision model takes."""
+    """Return random inputs for a torchvision model."""
     size = 64
     if name.startswith("raft"):
         return torch.randn(1, 3, 128, 128), torch.randn(1, 3, 128, 128)
@@ -91,7 +92,7 @@ def torchvision_inputs(name: str) -> object:
 
 
 class Raw(nn.Module):
-    """What a detector computes before it chooses boxes, so that a check has something to compare."""
+    """The outputs of a detector's heads, before boxes are selected: they depend continuously on the parameters."""
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
@@ -99,7 +100,7 @@ class Raw(nn.Module):
             self.add_module(name, child)
 
     def forward(self, images: list[Tensor]) -> list[Tensor]:
-        """Return scores and boxes of the heads, for all regions or for two fixed ones."""
+        """Return scores and boxes of the heads, for all regions or for two fixed regions."""
         batch, _ = self.transform(images, None)
         features = self.backbone(batch.tensors)
         maps = list(features.values()) if isinstance(features, dict) else [features]
@@ -118,7 +119,7 @@ class Raw(nn.Module):
 
 
 def detector(name: str) -> tuple[nn.Module, tuple[list[Tensor]]]:
-    """Return a detector that keeps every box it finds, few of them, and a small picture."""
+    """Return a detector that keeps a small number of boxes regardless of their scores, and a small image."""
     model = torchvision_model(name, "cpu")
     for owner in (model, getattr(model, "roi_heads", None)):
         if hasattr(owner, "score_thresh"):
@@ -134,14 +135,14 @@ def detector(name: str) -> tuple[nn.Module, tuple[list[Tensor]]]:
 
 
 class Logits(nn.Module):
-    """The scores of a model of transformers, without the hidden states beside them."""
+    """A model of transformers that returns only logits (for CLIP, also embeddings), without hidden states."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, **inputs: Tensor) -> object:
-        """Return what a user of the model reads."""
+        """Return the logits, or the outputs of CLIP."""
         output = self.model(**inputs)
         return (
             output.logits if "logits" in output else (output.logits_per_image, output.text_embeds, output.image_embeds)
@@ -151,29 +152,29 @@ class Logits(nn.Module):
 def record(
     name: str, spec: rc.specs.TracedSpec, seconds: float, check: rc.specs.SpecCheck, parameters: int
 ) -> dict[str, object]:
-    """Return what is written of a model."""
-    coverage, why = spec.coverage, dict[str, int]()
+    """Return the record of a model."""
+    coverage, reasons = spec.coverage, dict[str, int]()
     for axis in coverage.frozen:
         for reason in dict.fromkeys(reason.why for reason in axis.reasons):
             code = CODES.get(reason, reason)
-            why[code] = why.get(code, 0) + 1
+            reasons[code] = reasons.get(code, 0) + 1
     return {
         "name": name,
         "parameters": parameters,
         "seconds": round(seconds, 2),
         "groups": coverage.groups,
         "log10": round(coverage.log10_order, 1),
-        "moved": coverage.moved_axes,
+        "permuted": coverage.moved_axes,
         "axes": coverage.axes,
         "error": check.error,
         "passed": check.passed,
-        "frozen": why,
+        "fixed": reasons,
         "without_rule": dict(coverage.without_rule),
     }
 
 
 def run_torchvision(name: str) -> dict[str, object]:
-    """Trace and check one model of torchvision."""
+    """Trace and verify a model of torchvision."""
     if name.startswith(DETECTORS):
         model, inputs = detector(name)
         start = time.perf_counter()
@@ -192,13 +193,13 @@ def run_torchvision(name: str) -> dict[str, object]:
 
 
 def run_transformers(name: str) -> dict[str, object]:
-    """Trace and check one class of transformers."""
+    """Trace and verify a model class of transformers."""
     kind, config, kwargs = transformers_models()[name]
     model = Logits(kind(config).eval())
     start = time.perf_counter()
     spec = rc.trace_spec(model, (), kwargs=kwargs)
     seconds = time.perf_counter() - start
-    if "experts" in str(model):  # grouped products are not made for float64: the loop over experts is checked
+    if "experts" in str(model):  # grouped products do not support float64: verify the loop over experts
         model.model.set_experts_implementation("eager")
     check = rc.check_spec(spec, model, (), kwargs=kwargs)
     return record(name, spec, seconds, check, sum(p.numel() for p in model.parameters()))
@@ -215,16 +216,16 @@ GEOMETRIC = ("GCN", "GAT", "GraphSAGE", "GIN", "EdgeCNN")
 
 
 def run_timm(name: str) -> dict[str, object]:
-    """Trace and check one model of timm."""
-    import timm  # ruff: ignore[import-outside-top-level] - needed only where these are asked for
+    """Trace and verify a model of timm."""
+    import timm  # ruff: ignore[import-outside-top-level] - an optional package
 
     model = timm.create_model(name).eval()
     return _run(name, model, torch.randn(1, *model.default_cfg["input_size"]))
 
 
 def run_geometric(name: str) -> dict[str, object]:
-    """Trace and check a graph network of two layers on a random graph."""
-    from torch_geometric.nn import models  # ruff: ignore[import-outside-top-level] - needed only where asked for
+    """Trace and verify a two-layer graph network on a random graph."""
+    from torch_geometric.nn import models  # ruff: ignore[import-outside-top-level] - an optional package
 
     model = getattr(models, name)(5, 16, 2, 3).eval()
     return _run(name, model, (torch.randn(12, 5), torch.randint(0, 12, (2, 40))))
@@ -247,35 +248,44 @@ def table(records: list[dict[str, object]]) -> str:
             f"{r['seconds']:.1f}",
             r["groups"],
             f"{r['log10']:.0f}",
-            f"{r['moved']} / {r['axes']}",
+            f"{r['permuted']} / {r['axes']}",
             f"{r['error']:.0e}",
-            ", ".join(f"{code} {count}" for code, count in r["frozen"].items()),
+            ", ".join(f"{code} {count}" for code, count in r["fixed"].items()),
         ]
         for r in records
     ]
-    headers = ["model", "million parameters", "seconds", "groups", "log10 order", "axes moved", "error", "frozen axes"]
+    headers = [
+        "model",
+        "parameters (millions)",
+        "time (s)",
+        "groups",
+        "log10 of the order",
+        "permuted axes",
+        "relative error",
+        "fixed axes",
+    ]
     return tabulate(rows, headers, tablefmt="github")
 
 
 def main() -> None:
-    """Do what the arguments say."""
-    what, path, *names = sys.argv[1:]
+    """Run the command given by the arguments."""
+    command, path, *names = sys.argv[1:]
     done = (
         [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
         if Path(path).exists()
         else []
     )
-    if what == "table":
+    if command == "table":
         print(table(done))
         return
-    if what == "torchvision":
+    if command == "torchvision":
         from torchvision import models  # ruff: ignore[import-outside-top-level]
 
         names = names or models.list_models()
     defaults = {"timm": TIMM, "geometric": GEOMETRIC}
-    names = names or list(defaults[what] if what in defaults else transformers_models())
+    names = names or list(defaults[command] if command in defaults else transformers_models())
     runs = {"torchvision": run_torchvision, "timm": run_timm, "geometric": run_geometric}
-    run = runs.get(what, run_transformers)
+    run = runs.get(command, run_transformers)
     for name in names:
         if name in {entry["name"] for entry in done}:
             continue
@@ -287,7 +297,7 @@ def main() -> None:
             continue
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(json.dumps(found) + "\n")
-        print(name, "kept" if found["passed"] else "NOT KEPT", found["error"], flush=True)
+        print(name, "function preserved" if found["passed"] else "FUNCTION CHANGED", found["error"], flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a posterior or a network says of itself modulo symmetries: canonical forms, diagnostics, information."""
+"""Analysis modulo symmetries: chain diagnostics, canonical forms, mutual information, means over pairs of networks."""
 
 from rebasin_core.analysis.canonical import CanonicalForm, canonical_form
 from rebasin_core.analysis.diagnostics import ChainDiagnostics, count_transpositions, diagnose_chains

@@ -1,4 +1,4 @@
-"""Canonical forms: one network out of all that compute the same function."""
+"""Canonical forms: one representative of all networks that differ by scale, sign and permutation symmetries."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.layout import Layout
 
-# Coordinate descent on a convex function of the logarithms of the factors.
+# Limits of coordinate descent over the factors; the squared norm is convex in their logarithms.
 _MAX_SWEEPS = 500
-_CONVERGED = 1e-12
+_TOLERANCE = 1e-12
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class CanonicalForm:
-    """A network in canonical form, and how it got there.
+    """A network in canonical form, and the symmetries that map the original network to it.
 
     Attributes:
-        tensors: The network, of the same function.
-        scaling: What its units were scaled by, first.
-        permutation: How they were ordered, after that.
+        tensors: Parameters and buffers of the canonical network, which computes the same function.
+        scaling: Scales and signs of the units, which are applied first.
+        permutation: Permutation of the units, which is applied second.
     """
 
     tensors: Mapping[str, Tensor]
@@ -46,20 +46,22 @@ class CanonicalForm:
 def canonical_form(
     tensors: Mapping[str, Tensor], spec: PermutationSpec, rescalings: Sequence[Rescaling] = ()
 ) -> CanonicalForm:
-    r"""Return a network with all its scales, signs and orders of units removed.
+    r"""Return the canonical form of a network modulo scales, signs and permutations of its units.
 
-    Scales: of all networks of the same function, that of the least norm, in which incoming and outgoing weights of a
-    unit have the same norm; units whose scale does not matter at all (before a normalisation) get norm one. Signs: a
-    unit's bias (without one, the sum of its first weights) is not negative. Order: units stand by falling norm of their
-    weights. Networks that differ by these symmetries only have the same form, unless two units tie.
+    - *Scales*: the network of minimal norm among those that differ by scales. The incoming and outgoing weights of each
+      unit then have equal norms. If the scale of a unit has no effect (before a normalization), its norm is 1.
+    - *Signs*: the bias of each unit is not negative; for units without bias, the sum of their incoming weights.
+    - *Permutations*: units are sorted by decreasing norm of their weights.
+
+    Networks that differ only by these symmetries have the same form, unless there are ties between units.
 
     Args:
         tensors: Parameters and buffers by name.
-        spec: The symmetries under permutation.
-        rescalings: Those of scale and sign, as from `find_rescalings`.
+        spec: Permutation symmetries of the network.
+        rescalings: Scale and sign symmetries, from `find_rescalings`.
 
     Returns:
-        The form. Nested groups keep their order.
+        The canonical form. Nested groups, and groups around them, are not permuted.
 
     Raises:
         InvalidInputError: If the tensors do not fit the specification.
@@ -67,8 +69,7 @@ def canonical_form(
     References:
         F. Pittorino et al. (2022), "Deep networks on toroids: removing symmetries reveals the structure of flat regions
         in the landscape geometry", ICML, arXiv 2202.03038; O. Laurent, E. Aldea, G. Franchi (2024), "A symmetry-aware
-        exploration of Bayesian neural network posteriors", ICLR, arXiv 2310.08287, section 3 (the network of least
-        norm).
+        exploration of Bayesian neural network posteriors", ICLR, arXiv 2310.08287, section 3 (on minimal norms).
 
     Examples:
         >>> from rebasin_core.architectures import MLPArchitecture
@@ -85,17 +86,17 @@ def canonical_form(
     """
     layout = spec.layout
     layout.check(tensors, "the network")
-    # In single precision the sweeps would not come to rest.
+    # In single precision the sweeps would not converge to the tolerance.
     current = {name: t.double() if t.is_floating_point() else t for name, t in copied(tensors).items()}
     factors = [torch.ones(layout.groups[r.group].size, dtype=torch.float64) for r in rescalings]
     for _ in range(_MAX_SWEEPS):
         change = 0.0
-        for place, rescaling in enumerate(rescalings):
+        for index, rescaling in enumerate(rescalings):
             factor = _best_factor(layout, rescaling, current)
             current = UnitScaling(layout, [rescaling], [factor]).apply(current)
-            factors[place] *= factor
+            factors[index] *= factor
             change = max(change, (factor.log().abs() if rescaling.kind == "scale" else factor - 1).abs().max().item())
-        if change < _CONVERGED:
+        if change < _TOLERANCE:
             break
     else:
         message = (
@@ -109,15 +110,15 @@ def canonical_form(
 
 
 def _best_factor(layout: Layout, rescaling: Rescaling, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return the factors that bring the units of a group into their form, while all others stay."""
+    """Return the optimal factors of the units of a group, with all other groups fixed."""
     group = rescaling.group
     if rescaling.kind == "sign":
-        # The tensor of the fewest axes, on which the group stands alone: the bias, where there is one.
+        # The tensor with the fewest dimensions on an axis of which only this group acts: the bias, if there is one.
         size = layout.groups[group].size
-        alone = [slot for slot in rescaling.degrees if layout.shape(slot[0])[slot[1]] == size]
-        if not alone:
+        single = [slot for slot in rescaling.degrees if layout.shape(slot[0])[slot[1]] == size]
+        if not single:
             return torch.ones(size, dtype=torch.float64)
-        name, dim = min(alone, key=lambda slot: tensors[slot[0]].dim())
+        name, dim = min(single, key=lambda slot: tensors[slot[0]].dim())
         sums = tensors[name].double().movedim(dim, 0).reshape(size, -1).sum(1).cpu()
         return torch.where(sums < 0, -1.0, 1.0).double()
     raised = torch.zeros(layout.groups[group].size, dtype=torch.float64)
@@ -131,13 +132,13 @@ def _best_factor(layout: Layout, rescaling: Rescaling, tensors: Mapping[str, Ten
     usable = raised > 0
     if not any(degree < 0 for degree in rescaling.degrees.values()):
         return torch.where(usable, raised.clamp_min(1e-300).rsqrt(), 1.0)
-    # The least of raised * x^2 + lowered / x^2; a unit without one of the two is dead, and left alone.
+    # The minimum of raised * x^2 + lowered / x^2. A unit for which one of the two is 0 is dead, and not scaled.
     usable &= lowered > 0
     return torch.where(usable, (lowered / raised.clamp_min(1e-300)) ** 0.25, 1.0)
 
 
 def _by_norm(layout: Layout, tensors: Mapping[str, Tensor]) -> Permutation:
-    """Return the permutation that sorts the units of every group that is not nested by falling norm."""
+    """Return the permutation that sorts the units of every group without nesting by decreasing norm."""
     indices = {name: index.clone() for name, index in Permutation.identity(layout).indices.items()}
     for name, group in layout.groups.items():
         if group.within is not None or any(other.within == name for other in layout.groups.values()):

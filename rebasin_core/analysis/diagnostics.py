@@ -1,4 +1,4 @@
-"""Convergence of chains, of weights as they are and modulo permutations."""
+"""Convergence diagnostics of chains: R-hat, effective sample sizes, autocorrelation."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class ChainDiagnostics:
-    r"""How well chains agree, entry by entry.
+    r"""Convergence diagnostics of chains, for every entry of every parameter.
 
     Attributes:
-        rhat: Rank-normalised split $\hat R$ of every entry, each ``[*s]``; 1 where chains agree, NaN where an entry is
-            the same in all draws.
-        ess: Bulk effective sample size of every entry, each ``[*s]``; the number of draws where they are all the same.
-        autocorrelation: Mean of the autocorrelation within a chain, by lag, from lag 0, which is 1; over all chains of
-            all entries in which the entry changes. NaN if nothing changes.
+        rhat: Rank-normalized split $\hat R$ by parameter, ``[*s]``; 1 if the chains agree, NaN for entries that are
+            equal in all draws.
+        ess: Bulk effective sample size by parameter, ``[*s]``; the total number of draws for entries that are equal in
+            all draws.
+        autocorrelation: Autocorrelation within a chain by lag, starting at lag 0 where it is 1. It is averaged over all
+            entries and chains, except entries that are constant within the chain; NaN if all are.
         num_chains: Number of chains.
-        num_draws: Draws a chain.
+        num_draws: Number of draws per chain.
 
     References:
         A. Vehtari et al. (2021), "Rank-normalization, folding, and localization: an improved R-hat", Bayesian Analysis
@@ -47,29 +48,29 @@ class ChainDiagnostics:
     num_draws: int
 
     def quantiles(self, part: str = "rhat", at: Sequence[float] = (0.05, 0.5, 0.95)) -> tuple[float, ...]:
-        """Return quantiles over all entries.
+        """Return quantiles of a diagnostic over all entries.
 
         Args:
-            part: ``rhat`` or ``ess``.
-            at: Places in [0, 1].
+            part: The diagnostic: ``rhat`` or ``ess``.
+            at: Probabilities of the quantiles, in [0, 1].
 
         Returns:
-            One number a place, of the entries that have one; NaN if none has.
+            One quantile for each probability, over the entries that are not NaN; NaN if all are.
 
         Raises:
-            InvalidInputError: If there is no such part.
+            InvalidInputError: If ``part`` is neither ``rhat`` nor ``ess``.
         """
         if part not in {"rhat", "ess"}:
             message = f"expected 'rhat' or 'ess', got {part!r}"
             raise InvalidInputError(message)
         flat = torch.cat([tensor.flatten() for tensor in getattr(self, part).values()]).double()
         finite = flat[flat.isfinite()]
-        places = torch.tensor(list(at), dtype=torch.float64)
-        # In order of size by sorting: torch's own quantile takes 16 million numbers at most.
         if not len(finite):
             return (math.nan,) * len(at)
-        order = finite.sort().values
-        return tuple(order[(places * (len(order) - 1)).round().long()].tolist())
+        # By sorting, since torch.quantile is limited to 16 million elements.
+        ordered = finite.sort().values
+        positions = torch.tensor(list(at), dtype=torch.float64) * (len(ordered) - 1)
+        return tuple(ordered[positions.round().long()].tolist())
 
 
 def diagnose_chains(
@@ -77,21 +78,22 @@ def diagnose_chains(
 ) -> ChainDiagnostics:
     r"""Return $\hat R$, effective sample sizes and autocorrelations of chains.
 
-    Chains of a network from different seeds never agree on their weights, since each may hold its units in another
-    order. Diagnose them before and after `align_samples`: what is left then is disagreement about the function, or
-    about symmetries that are no permutations.
+    Chains from different seeds disagree on the weights even if they agree on the function, since their units may be
+    permuted. Compare the diagnostics before and after `align_samples`: disagreement that remains is about the function,
+    or due to other symmetries than permutations.
 
     Args:
-        samples: With at least two chains of as many draws, at least four.
-        max_entries: Entries looked at for every parameter, drawn at random where it has more; the others are NaN.
-        generator: Random number generator for that choice; seeded with 0 if None.
+        samples: Posterior samples with at least two chains, of equal lengths of at least four draws.
+        max_entries: Maximum number of entries per parameter that are diagnosed; a random subset of larger parameters,
+            whose other entries are NaN.
+        generator: Random number generator for these subsets; seeded with 0 if None.
 
     Returns:
         The diagnostics.
 
     Raises:
-        InvalidInputError: If there are fewer chains or draws, the chains have different lengths, or samples have
-            weights that differ: the diagnostics are those of draws that count the same.
+        InvalidInputError: If there are too few chains or draws, the chains have different lengths, or the samples have
+            unequal weights, for which the diagnostics are not defined.
         PluginError: If ArviZ is not installed.
     """
     count, draws = _shape_of(samples)
@@ -106,7 +108,7 @@ def diagnose_chains(
         flat = tensor[order].reshape(count, draws, -1).double().cpu()
         chosen = torch.randperm(flat.shape[-1], generator=generator)[:max_entries]
         values = flat[..., chosen].numpy()
-        with np.errstate(divide="ignore", invalid="ignore"):  # of entries that do not change
+        with np.errstate(divide="ignore", invalid="ignore"):  # constant entries have zero variance
             for found, function in ((rhat, array_stats.rhat), (ess, array_stats.ess)):
                 found[name] = torch.full(tensor.shape[1:], torch.nan, dtype=torch.float64)
                 found[name].view(-1)[chosen] = torch.as_tensor(function(values, chain_axis=0, draw_axis=1)).double()
@@ -119,28 +121,28 @@ def diagnose_chains(
 
 
 def _shape_of(samples: SamplesPosterior) -> tuple[int, int]:
-    """Return the number of chains and of draws in each, if these can be diagnosed."""
+    """Return the number of chains and of draws in each; raise if they cannot be diagnosed."""
     counts = [int((samples.chains == number).sum()) for number in samples.chains.unique()]
     if len(counts) < 2 or len(set(counts)) > 1 or counts[0] < 4:
-        message = f"expected at least two chains of as many draws, at least four each; got draws {counts}"
+        message = f"expected at least two chains of equal lengths of at least four draws, got lengths {counts}"
         raise InvalidInputError(message)
     if not samples.is_uniform:
         message = (
-            "expected samples of equal weights: the diagnostics of chains take no weights; leave them out, with "
-            "SamplesPosterior(samples, chains=...), to diagnose the draws themselves"
+            "expected samples of equal weights, since diagnostics of chains are not defined for weighted draws; to "
+            "diagnose the draws without weights, pass SamplesPosterior(samples, chains=...)"
         )
         raise InvalidInputError(message)
     return len(counts), counts[0]
 
 
 def count_transpositions(permutation: Permutation) -> int:
-    """Return the least number of exchanges of two units that a permutation is made of.
+    """Return the minimal number of transpositions whose composition is a permutation.
 
     Args:
-        permutation: A group element.
+        permutation: A permutation.
 
     Returns:
-        The number of units less the number of cycles, summed over groups (for nested groups over all outer units).
+        The number of units minus the number of cycles, summed over groups (for nested groups over all outer units).
 
     Examples:
         >>> from rebasin_core import table_spec
@@ -153,10 +155,10 @@ def count_transpositions(permutation: Permutation) -> int:
         for row in index.reshape(-1, index.shape[-1]).tolist():
             seen = [False] * len(row)
             for start in range(len(row)):
-                place, length = start, 0
-                while not seen[place]:
-                    seen[place] = True
-                    place = row[place]
+                unit, length = start, 0
+                while not seen[unit]:
+                    seen[unit] = True
+                    unit = row[unit]
                     length += 1
                 total += max(length - 1, 0)
     return total

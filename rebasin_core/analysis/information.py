@@ -1,4 +1,4 @@
-"""What symmetrising a posterior over permutations would add to its evidence lower bound."""
+"""Bounds of the increase of the evidence lower bound (ELBO) by symmetrization over permutations."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class PermutationInformation:
-    r"""Bounds of the mutual information $I(G; \theta)$ between a uniform group element and a symmetrised sample.
+    r"""Bounds of the mutual information $I(G; \theta)$ between a uniform permutation and a symmetrized sample.
 
-    Symmetrising $q$ over the group lowers its divergence from an exchangeable prior by $I$: the evidence lower bound of
-    the symmetrised posterior is that of $q$, plus $I$, with $0 \le I \le \log \lvert G \rvert$.
+    Symmetrizing $q$ over the group $G$ lowers its KL divergence from an exchangeable prior by $I$. The evidence lower
+    bound (ELBO) of the symmetrized posterior is therefore that of $q$ plus $I$, where
+    $0 \le I \le \log \lvert G \rvert$.
 
     Attributes:
-        lower: Estimate of a lower bound, nats; at most the logarithm of one more than the elements it was made with.
-        lower_stderr: Its Monte Carlo standard error.
-        upper: Estimate of an upper bound, nats.
-        upper_stderr: Its Monte Carlo standard error.
-        log_order: $\log \lvert G \rvert$.
+        lower: Estimate of a lower bound of $I$, in nats; at most $\log(M + 1)$ for $M$ random permutations.
+        lower_stderr: Monte Carlo standard error of ``lower``.
+        upper: Estimate of an upper bound of $I$, in nats.
+        upper_stderr: Monte Carlo standard error of ``upper``.
+        log_order: $\log \lvert G \rvert$, in nats.
     """
 
     lower: float
@@ -49,23 +50,25 @@ def permutation_information(
     spec: PermutationSpec,
     *,
     num_samples: int = 16,
-    num_elements: int = 64,
+    num_permutations: int = 64,
     generator: torch.Generator | None = None,
 ) -> PermutationInformation:
-    r"""Return bounds of what symmetrising a posterior over permutations would add to its evidence lower bound.
+    r"""Return bounds of the increase of a posterior's evidence lower bound (ELBO) by symmetrization over permutations.
 
-    $I = \mathbb E_{\theta \sim q} \log q(\theta) - \log \frac{1}{\lvert G \rvert} \sum_g q(g\theta)$. With uniform
-    elements, $\log q(\theta) - \log \frac{1}{M+1} (q(\theta) + \sum_m q(g_m \theta))$ bounds it from below in
-    expectation. A sum over a subset (here the identity and exchanges of two units) is less than the whole, so that
-    $\log \lvert G \rvert - \log \sum_{g \in T} q(g\theta) / q(\theta)$ bounds it from above. A posterior whose modes do
-    not overlap has $I$ near $\log \lvert G \rvert$; one that collapsed to its prior has none.
+    $$ I = \mathbb E_{\theta \sim q} \Big[ \log q(\theta) - \log \tfrac{1}{\lvert G \rvert} \sum_g q(g\theta) \Big] $$
+
+    With $M$ uniform permutations $g_m$, the expectation of
+    $\log q(\theta) - \log \frac{1}{M+1} (q(\theta) + \sum_m q(g_m \theta))$ is a lower bound. The expectation of
+    $\log \lvert G \rvert - \log \sum_{g \in T} q(g\theta) / q(\theta)$ is an upper bound for any subset $T$ of $G$,
+    here the identity and transpositions. If the permuted modes do not overlap, $I$ is near $\log \lvert G \rvert$. If
+    the posterior has collapsed to an exchangeable prior, $I = 0$.
 
     Args:
-        posterior: With a density, over all tensors that move.
-        spec: The symmetries of the network.
-        num_samples: Samples of $\theta$, at least 2.
-        num_elements: The number M, and the most exchanges.
-        generator: Source of randomness; a fixed seed if not given.
+        posterior: Posterior with a density, over all tensors that are permuted.
+        spec: Permutation symmetries of the network.
+        num_samples: Number of samples of $\theta$, at least 2.
+        num_permutations: Number $M$ of random permutations, and maximum number of transpositions in $T$; at least 1.
+        generator: Random number generator; seeded with 0 if None.
 
     Returns:
         The bounds.
@@ -76,47 +79,51 @@ def permutation_information(
     References:
         Y. Gelberg, T. van der Ouderaa, M. van der Wilk, Y. Gal (2024), "Variational inference failures under model
         symmetries: permutation invariant posteriors for Bayesian neural networks", arXiv 2408.05496; A. van den Oord,
-        Y. Li, O. Vinyals (2018), arXiv 1807.03748 (the lower bound).
+        Y. Li, O. Vinyals (2018), "Representation learning with contrastive predictive coding", arXiv 1807.03748 (lower
+        bound).
     """
     if not isinstance(posterior, AbstractLogDensity):
         message = f"a {posterior.kind!r} posterior has no density; expected a Gaussian"
         raise InvalidInputError(message)
-    if num_samples < 2 or num_elements < 1:
-        message = f"expected two samples and one element at least, got {num_samples!r} and {num_elements!r}"
+    if num_samples < 2:
+        message = f"expected `num_samples` of at least 2, got {num_samples!r}"
+        raise InvalidInputError(message)
+    if num_permutations < 1:
+        message = f"expected `num_permutations` of at least 1, got {num_permutations!r}"
         raise InvalidInputError(message)
     layout = spec.layout
     layout.check({**posterior.mean, **posterior.buffers}, "the posterior")
     generator = generator or torch.Generator().manual_seed(0)
     order = layout.log10_order * math.log(10)
-    exchanges = _exchanges(layout, num_elements, generator)
+    transpositions = _transpositions(layout, num_permutations, generator)
     lower: list[float] = []
     upper: list[float] = []
     for _ in range(num_samples):
         sample = posterior.sample(generator=generator)
-        uniform = [Permutation.random(layout, generator=generator) for _ in range(num_elements)]
+        uniform = [Permutation.random(layout, generator=generator) for _ in range(num_permutations)]
         log_ratios = _log_ratios(posterior, sample, uniform)
         lower.append(symmetrization_bound(log_ratios[0], log_ratios[1:]).item())
-        upper.append(order - _log_ratios(posterior, sample, exchanges).logsumexp(0).item())
+        upper.append(order - _log_ratios(posterior, sample, transpositions).logsumexp(0).item())
     low, low_stderr = _mean(lower, order)
     high, high_stderr = _mean(upper, order)
     return PermutationInformation(low, low_stderr, high, high_stderr, order)
 
 
-def _log_ratios(posterior: AbstractLogDensity, sample: dict[str, Tensor], elements: list[Permutation]) -> Tensor:
-    r"""Return $\log q(g\theta) / q(\theta)$ for the identity and the given elements, in float64."""
+def _log_ratios(posterior: AbstractLogDensity, sample: dict[str, Tensor], permutations: list[Permutation]) -> Tensor:
+    r"""Return $\log q(g\theta) / q(\theta)$ for the identity and the given permutations, in float64."""
     log_density = posterior.log_prob(sample)
-    permuted = [posterior.log_prob(element.apply(sample)) - log_density for element in elements]
+    permuted = [posterior.log_prob(permutation.apply(sample)) - log_density for permutation in permutations]
     return torch.stack([torch.zeros_like(log_density), *permuted]).double()
 
 
 def _mean(values: list[float], order: float) -> tuple[float, float]:
-    r"""Return mean and standard error of bounds, the mean clipped to the range of the information."""
+    r"""Return the mean and the standard error of bounds; the mean is clipped to $[0, \log \lvert G \rvert]$."""
     bounds = torch.tensor(values, dtype=torch.float64)
     return min(max(bounds.mean().item(), 0.0), order), mean_stderr(bounds).item()
 
 
-def _exchanges(layout: Layout, count: int, generator: torch.Generator) -> list[Permutation]:
-    """Return different exchanges of two units, at most ``count``, drawn at random."""
+def _transpositions(layout: Layout, count: int, generator: torch.Generator) -> list[Permutation]:
+    """Return at most ``count`` different random transpositions of units in groups that are not nested."""
     pairs = [
         (name, i, j)
         for name, group in layout.groups.items()
@@ -125,8 +132,8 @@ def _exchanges(layout: Layout, count: int, generator: torch.Generator) -> list[P
         for j in range(i + 1, min(group.size, count + 1))
     ]
     found: list[Permutation] = []
-    for place in torch.randperm(len(pairs), generator=generator)[:count].tolist():
-        name, i, j = pairs[place]
+    for index in torch.randperm(len(pairs), generator=generator)[:count].tolist():
+        name, i, j = pairs[index]
         indices = {n: index.clone() for n, index in Permutation.identity(layout).indices.items()}
         indices[name][[i, j]] = indices[name][[j, i]]
         found.append(Permutation(layout, indices))

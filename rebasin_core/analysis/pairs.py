@@ -1,4 +1,4 @@
-"""Means over pairs of networks, with errors that know that pairs share networks."""
+"""Means over pairs of networks, with standard errors that account for shared networks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rebasin_core.errors import InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Without the third network, no pair is left where one is deleted.
-_LEAST_NETWORKS = 3
+# With fewer networks, no pair remains after one network is deleted.
+_MIN_NETWORKS = 3
 
 Network = TypeVar("Network", bound=Hashable)
 
@@ -21,12 +21,12 @@ Network = TypeVar("Network", bound=Hashable)
 @final
 @dataclass(frozen=True, slots=True)
 class PairMean:
-    """A mean over pairs of independently trained networks.
+    """Mean of a quantity over pairs of independently trained networks.
 
     Attributes:
-        mean: The mean over the pairs.
-        stderr: Its standard error over the choice of networks; NaN for fewer than three networks, or if one network is
-            in all pairs.
+        mean: Mean over the pairs.
+        stderr: Jackknife standard error over the sampling of networks; NaN for fewer than three networks, or if one
+            network is in all pairs.
         num_networks: Number of networks.
         num_pairs: Number of pairs.
     """
@@ -38,28 +38,27 @@ class PairMean:
 
 
 def mean_over_pairs(values: Mapping[tuple[Network, Network], float]) -> PairMean:
-    r"""Return the mean of a quantity of pairs, such as a barrier, with the delete-one-network jackknife error.
+    r"""Return the mean of a quantity over pairs of networks, with its delete-one-network jackknife standard error.
 
-    All pairs of $n$ networks are not independent: each network is in $n - 1$ of them. With the mean $U_{(-k)}$ over the
-    pairs without network $k$, and the mean $\bar U$ of these over $k$,
+    Pairs of $n$ networks, such as those of a barrier, are not independent: each network is in $n - 1$ of them. Let
+    $U_{(-k)}$ be the mean over the pairs without network $k$, and $\bar U$ the mean of these over $k$. Then
 
     $$ \mathrm{stderr}^2 = \frac{n - 1}{n} \sum_k \big(U_{(-k)} - \bar U\big)^2. $$
 
-    If the quantity of a pair is the sum of a part of each network and of a part of the pair alone, the error of the
-    first is right on average, and the variance of the second is overstated $2 (n - 1) / (n - 2)$ times: the error is on
-    the safe side. The error that takes pairs for independent is too small for the first, by a factor of
-    $\sqrt{n + 1}$. For three networks the jackknife error is exactly twice that one.
+    Suppose that the quantity of pair $(i, j)$ is $a_i + a_j + b_{ij}$ with independent terms. The jackknife variance
+    due to $a$ is unbiased, and that due to $b$ is too large by a factor of $2 (n - 1) / (n - 2)$, so the error is
+    conservative. If pairs were treated as independent, the standard error due to $a$ would be too small by a factor of
+    $\sqrt{n + 1}$. For three networks the jackknife error is exactly twice that error.
 
-    To compare two treatments of the same pairs, give the differences. The error itself is uncertain at few networks:
-    for an interval use the quantile of Student's distribution with $n - 1$ degrees of freedom (4.3 for 95 % and three
-    networks).
+    To compare two methods on the same pairs, pass their differences. With few networks the error itself is uncertain;
+    for a confidence interval use the quantile of Student's t distribution with $n - 1$ degrees of freedom (4.3 for 95 %
+    and three networks).
 
     Args:
-        values: The quantity by pair of names of networks (seeds, say). A pair and its reverse are two measurements of
-            the pair, and are averaged.
+        values: The quantity by pair of network names, such as seeds. A pair and its reverse are averaged.
 
     Returns:
-        The mean and its error.
+        The mean and its standard error.
 
     Raises:
         InvalidInputError: If there is no pair, a network is paired with itself, or a value is not finite.
@@ -95,11 +94,11 @@ def mean_over_pairs(values: Mapping[tuple[Network, Network], float]) -> PairMean
 def _jackknife(means: Mapping[frozenset[Network], float], networks: list[Network]) -> float:
     """Return the delete-one-network standard error; NaN if deleting a network leaves no pair."""
     count = len(networks)
-    left: list[float] = []
+    replicates: list[float] = []
     for network in networks:
         others = [value for names, value in means.items() if network not in names]
-        if count < _LEAST_NETWORKS or not others:
+        if count < _MIN_NETWORKS or not others:
             return math.nan
-        left.append(math.fsum(others) / len(others))
-    center = math.fsum(left) / count
-    return math.sqrt((count - 1) / count * math.fsum((value - center) ** 2 for value in left))
+        replicates.append(math.fsum(others) / len(others))
+    center = math.fsum(replicates) / count
+    return math.sqrt((count - 1) / count * math.fsum((value - center) ** 2 for value in replicates))

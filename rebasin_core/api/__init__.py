@@ -1,4 +1,4 @@
-"""The verbs: match, barrier, merge, score, trace and their kin, each one call."""
+"""Main functions of the library: `align`, `match`, `barrier`, `merge`, `score`, `trace_spec` and others."""
 
 from rebasin_core.api.alignment import AlignResult, align
 from rebasin_core.api.conversion import as_posterior, load_posterior, write_back

@@ -1,4 +1,4 @@
-"""Alignment in one call: trace, check, match, apply."""
+"""Alignment in one call: trace, check, match and permute."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class AlignResult:
-    """An aligned candidate, with the specification and the permutation.
+    """Aligned candidate, with the specification and the permutation.
 
     Attributes:
-        aligned: The permuted candidate; it computes the candidate's function.
-        match: The permutation, its objective, and why the matcher stopped. ``match.apply(candidate)`` returns the
-            aligned candidate in the form in which it was given. The identity where that was kept.
-        spec: The permutation symmetries, traced and checked if they were not given.
-        found: What the matcher found, whether it was kept or not.
-        effect: What the permutation that was found does to the loss at the midpoint; None if outputs and targets do not
-            fit the likelihood, as where data are given for their inputs alone.
+        aligned: The permuted candidate; it computes the same function as the candidate.
+        match: The permutation that was applied, its objective, and why the matcher stopped; the identity if the
+            alignment was rejected (`keep`). ``match.apply(candidate)`` returns the type of ``candidate``.
+        spec: The permutation symmetries, traced if they were not given, and checked.
+        found: The matcher's result, even if it was rejected.
+        effect: Loss at the midpoint before and after the matcher's alignment; None if it could not be evaluated, for
+            example because the targets do not fit the likelihood.
     """
 
     aligned: Posterior
@@ -50,7 +50,7 @@ class AlignResult:
 
     @property
     def helped(self) -> bool | None:
-        """Whether the permutation that was found lowers the loss at the midpoint; None if that was not measured."""
+        """Whether the matcher's alignment lowers the loss at the midpoint; None if it could not be evaluated."""
         return None if self.effect is None else self.effect.helped
 
 
@@ -65,31 +65,31 @@ def align(  # ruff: ignore[too-many-arguments] - the last five have defaults tha
     allow_untested: bool = False,
     generator: torch.Generator | None = None,
 ) -> AlignResult:
-    """Align a candidate network or posterior with a reference, from their model and data alone.
+    """Align a candidate network or posterior with a reference: trace, check, match and permute in one call.
 
-    The permutation symmetries are derived from the model's graph, checked numerically, and used to match. The loss at
-    the midpoint is measured with and without the permutation (`AlignmentEffect`): a matcher improves its own objective,
-    which need not improve the loss.
+    The permutation symmetries are derived from the model's graph, checked numerically, and used to match. A matcher
+    optimizes its own objective, which need not lower the loss. Therefore the loss at the midpoint is evaluated before
+    and after alignment (`AlignmentEffect`).
 
     Args:
-        reference: Network or posterior to align to; anything that `as_posterior` takes. It is not changed.
-        candidate: Network or posterior to permute. It is not changed.
-        task: The model that both are parameters of, and data. The first batch is the example input of the trace.
-        spec: Permutation symmetries, if they are known; they are checked too.
+        reference: Network or posterior to align to; anything that `as_posterior` accepts. It is not changed.
+        candidate: Network or posterior to permute, with the same parameters as the reference. It is not changed.
+        task: Model and data. The first batch is the example input of the trace.
+        spec: Permutation symmetries; traced if None. They are checked in either case.
         matcher: A registered name, a mapping with ``name`` and options, or a `Matcher` instance.
-        keep: ``best`` returns the candidate as it is, with an `AlignmentWarning`, where the permutation raises the loss
-            at the midpoint and both networks are better on the data than any constant prediction. ``aligned`` returns
-            the permutation that was found, with the warning.
-        allow_untested: Accept symmetries of tensors that cannot be shown to matter to the model's outputs, so that a
-            wrong axis of them would not be noticed.
+        keep: ``best`` returns the unpermuted candidate, with an `AlignmentWarning`, if the alignment raises the loss at
+            the midpoint and both networks have a lower loss than the best constant prediction. ``aligned`` always
+            returns the alignment, with the same warning.
+        allow_untested: Accept symmetries of tensors that do not measurably influence the model's outputs. The check
+            cannot detect a wrong axis of such a tensor.
         generator: Random number generator; seeded with 0 if None.
 
     Returns:
-        The aligned candidate, the permutation, the specification, and what the alignment did to the loss.
+        The aligned candidate, the permutation, the specification, and the loss at the midpoint before and after.
 
     Raises:
-        SpecError: If the model cannot be traced, the symmetries do not leave its outputs unchanged, or that cannot be
-            shown for every tensor that they move.
+        SpecError: If the model cannot be traced, the symmetries change its outputs, or a permuted tensor could not be
+            tested and ``allow_untested`` is false.
         InvalidInputError: If there are no data, or the networks do not fit each other or the model.
 
     Examples:
@@ -117,32 +117,32 @@ def align(  # ruff: ignore[too-many-arguments] - the last five have defaults tha
     inputs = first[0]
     if spec is not None:
         require_spec(spec)
-    found = trace_spec(task.model, inputs) if spec is None else spec
-    check_spec(found, task.model, inputs).require(allow_untested=allow_untested)
+    symmetries = trace_spec(task.model, inputs) if spec is None else spec
+    check_spec(symmetries, task.model, inputs).require(allow_untested=allow_untested)
     posterior = as_posterior(candidate, model=task.model)
-    anchor = as_posterior(reference, model=task.model)
-    result = match(anchor, posterior, found, matcher, task=held, generator=generator)
-    kept, effect = judged(result, anchor, posterior, held, keep)
-    return AlignResult(kept.apply(posterior), kept, found, result, effect)
+    target = as_posterior(reference, model=task.model)
+    result = match(target, posterior, symmetries, matcher, task=held, generator=generator)
+    kept, effect = select_alignment(result, target, posterior, held, keep)
+    return AlignResult(kept.apply(posterior), kept, symmetries, result, effect)
 
 
-def judged(
+def select_alignment(
     result: MatchResult, reference: Posterior, candidate: Posterior, task: Task, keep: Keep
 ) -> tuple[MatchResult, AlignmentEffect | None]:
-    """Return the alignment to keep, and what the one that was found does to the loss at the midpoint.
+    """Return the alignment that `keep` selects, and the loss at the midpoint before and after the matcher's alignment.
 
     Args:
-        result: What a matcher found.
-        reference: The posterior that stays.
-        candidate: The posterior as it is.
-        task: The model, and data that can be read again and again.
+        result: The matcher's result.
+        reference: The posterior to align to.
+        candidate: The unpermuted candidate.
+        task: The model, and data that can be iterated more than once.
         keep: As for `align`.
 
     Returns:
-        The result, or the identity in its place; and the effect, None where the data cannot tell.
+        The result, or the identity instead; and the effect, None if it could not be evaluated.
 
     Raises:
-        InvalidInputError: If ``keep`` is neither.
+        InvalidInputError: If ``keep`` is not ``best`` or ``aligned``.
     """
     if keep not in get_args(Keep):
         message = f"expected `keep` among {get_args(Keep)}, got {keep!r}"
@@ -151,11 +151,11 @@ def judged(
     if effect is None or not effect.harmed:
         return result, effect
     is_identity_kept = keep == "best" and effect.is_meaningful
-    what = (
-        "the candidate is kept as it is; `keep='aligned'` returns the alignment"
+    returned = (
+        "Returned the unpermuted candidate; use `keep='aligned'` to return the alignment"
         if is_identity_kept
-        else "the alignment is returned; no alignment would leave a lower loss"
+        else "Returned the alignment; the unpermuted candidate has a lower loss at the midpoint"
     )
-    message = f"the alignment raised the loss at the midpoint: {effect}. {what[0].upper()}{what[1:]}"
+    message = f"the alignment raised the loss at the midpoint: {effect}. {returned}"
     warnings.warn(message, AlignmentWarning, stacklevel=3)
     return (result.at_identity(result.permutation.layout) if is_identity_kept else result), effect

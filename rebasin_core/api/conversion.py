@@ -1,4 +1,4 @@
-"""What is not a posterior of ours yet: objects of other libraries, and files."""
+"""Conversion to and from posteriors: modules, tensors, objects of other libraries, and files."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from rebasin_core.symmetry.permutation import Permutation
 
 PosteriorLike: TypeAlias = Posterior | Mapping[str, Tensor] | nn.Module | object
+"""A posterior, or anything that `as_posterior` converts to one.
+
+A module, or a mapping from names to tensors such as a state dict, is a single network. Any other object is converted by
+the adapter of an installed plugin: an IVON optimizer, an averaged model, a guide of Pyro, a Laplace approximation.
+"""
 
 
 def as_posterior(
@@ -41,26 +46,26 @@ def as_posterior(
     spec: PermutationSpec | None = None,
     registry: Registry | None = None,
 ) -> Posterior:
-    """Return the posterior that an object stands for.
+    """Convert a module, a dictionary of tensors or an object of another library to a posterior.
 
-    A network is the same however it is given. Compiled, parallel and averaged modules stand for the module that they
-    wrap. In a state dict or a point, the model or else the specification tells which tensors are buffers; second names
-    of tied weights, and the prefixes ``module.`` and ``_orig_mod.``, are replaced. Where neither tells, integers and
-    the statistics of normalizations (``running_mean`` and the like) are taken for buffers.
+    All forms of one network give equal posteriors. Compiled, parallel and averaged modules are unwrapped. In a state
+    dict or a `PointPosterior`, the model, or else the specification, determines which tensors are buffers; second names
+    of tied weights, and the prefixes ``module.`` and ``_orig_mod.``, are replaced. Without a model or specification,
+    integer tensors and running statistics of normalizations (``running_mean`` and similar names) become buffers.
 
     Args:
-        source: A posterior; a mapping of tensors (a point); or an object that a registered adapter knows by its type: a
-            module, or an object of another library.
-        model: The deterministic network, for objects that do not know which of their tensors are parameters.
-        spec: The symmetries of the network, in the place of a model.
-        registry: Where to look for adapters; everything installed if not given.
+        source: A posterior; a mapping from names to tensors (a single network); or an object whose type a registered
+            adapter handles: a module, or an object of another library.
+        model: The deterministic network, for objects that do not distinguish parameters from buffers.
+        spec: Permutation symmetries of the network, an alternative to ``model``.
+        registry: Registry of adapters; all installed plugins if None.
 
     Returns:
         The posterior.
 
     Raises:
-        InvalidInputError: If the object is none of these; names the types that are known. If a parameter holds
-            integers (quantized weights), or two names of one tensor have different values.
+        InvalidInputError: If no adapter handles the object's type (the message lists the supported types), a parameter
+            holds integers (quantized weights), or two names of one tensor have different values.
     """
     if spec is not None:
         require_spec(spec)
@@ -76,21 +81,20 @@ def as_posterior(
     if names is not None:
         posterior = posterior.named_as(names)
     if spec is not None:
-        # Of a specification that does not know buffers: no buffer of integers has units.
-        moved = {name: posterior.buffers[name] for name in spec.layout.moved if name in posterior.buffers}
-        require_numbers(moved if names is None or names.buffers is None else {}, "the network")
+        # If the specification does not list buffers: a permuted buffer of integers is a quantized weight.
+        permuted = {name: posterior.buffers[name] for name in spec.layout.moved if name in posterior.buffers}
+        require_numbers(permuted if names is None or names.buffers is None else {}, "the network")
     return posterior if model is None else _completed(posterior, model)
 
 
 def as_posteriors(
     sources: Sequence[PosteriorLike], *, model: nn.Module | None = None, spec: PermutationSpec | None = None
 ) -> list[Posterior]:
-    """Return the posteriors that several objects stand for, given in any mixture of forms.
+    """Convert several objects, of equal or different types, to posteriors.
 
     Args:
         sources: The objects, over the parameters of one network.
-        model: As for `as_posterior`; the first module among the objects if neither this nor the specification tells
-            which tensors are buffers.
+        model: As for `as_posterior`; if None, the first plain module among the objects.
         spec: As for `as_posterior`.
 
     Returns:
@@ -107,7 +111,7 @@ def as_posteriors(
 
 
 def _is_plain(source: object) -> TypeGuard[nn.Module]:
-    """Return whether an object is a deterministic network, which knows the names of its tensors."""
+    """Return whether an object is a deterministic network (a module without Bayesian layers)."""
     if not isinstance(source, nn.Module):
         return False
     inner = unwrapped(source)
@@ -115,7 +119,7 @@ def _is_plain(source: object) -> TypeGuard[nn.Module]:
 
 
 def _completed(posterior: Posterior, model: nn.Module) -> Posterior:
-    """Return a point with the buffers of a model that state dicts leave out: those that are not saved."""
+    """Add the model's non-persistent buffers, which state dicts omit, to a point posterior."""
     if not posterior.is_point:
         return posterior
     unsaved = unsaved_buffers(model)
@@ -133,36 +137,36 @@ def _completed(posterior: Posterior, model: nn.Module) -> Posterior:
 def write_back(
     target: object, posterior: Posterior, *, model: nn.Module | None = None, registry: Registry | None = None
 ) -> None:
-    """Put a posterior, such as an aligned one, back into the object of another library that it came from.
+    """Write a posterior, such as an aligned one, into the object of another library that it was read from.
 
     Args:
-        target: The object; changed in place, or not at all.
-        posterior: A posterior of the kind that `as_posterior` gives for it.
-        model: The deterministic network, for objects that do not know the names of its parameters.
-        registry: Where to look for adapters; everything installed if not given.
+        target: The object; changed in place. On an error it is unchanged.
+        posterior: A posterior of the class that `as_posterior` returns for the object.
+        model: The deterministic network, for objects that do not store the names of its parameters.
+        registry: Registry of adapters; all installed plugins if None.
 
     Raises:
-        InvalidInputError: If no adapter can write into such an object, or it cannot hold this posterior.
+        InvalidInputError: If no adapter can write to such an object, or the object cannot represent this posterior.
     """
     adapter = adapter_of(target, registry)
     if not isinstance(adapter, AbstractWriteBack):
-        message = f"{type(adapter).__name__} reads {type(target).__qualname__} and cannot write into it"
+        message = f"{type(adapter).__name__} can read `{type(target).__qualname__}` but not write to it"
         raise InvalidInputError(message)
     adapter.write_back(target, posterior, model=model)
 
 
 def adapter_of(source: object, registry: Registry | None = None) -> PosteriorAdapter:
-    """Return the adapter of an object: that of its type, or of the nearest of its bases that is known.
+    """Return the adapter of an object's type, or of the first supported base class in its method resolution order.
 
     Args:
         source: Any object.
-        registry: Where to look; everything installed if not given.
+        registry: Registry of adapters; all installed plugins if None.
 
     Returns:
         The adapter.
 
     Raises:
-        InvalidInputError: If there is none; names the types that are known.
+        InvalidInputError: If there is none; the message lists the supported types.
     """
     kinds = [entry.kind for entry in (registry or default_registry()).all() if entry.family == "posterior_adapter"]
     names = [f"{base.__module__}.{base.__qualname__}" for base in type(source).__mro__]
@@ -180,19 +184,19 @@ def adapter_of(source: object, registry: Registry | None = None) -> PosteriorAda
 
 
 def load_posterior(path: Path | str, *, model: nn.Module | None = None, registry: Registry | None = None) -> Posterior:
-    """Read a posterior of any registered representation, or a plain safetensors checkpoint as a point.
+    """Read a posterior of any registered representation, or a plain safetensors checkpoint as a single network.
 
     Args:
-        path: A file.
-        model: The network: a plain checkpoint does not say which of its tensors are buffers.
-        registry: Where to look for representations; everything installed if not given.
+        path: The file.
+        model: The network, to distinguish parameters from buffers in a plain checkpoint.
+        registry: Registry of representations; all installed plugins if None.
 
     Returns:
         The posterior, on the CPU.
 
     Raises:
         FileFormatError: If the file is missing or damaged.
-        UnknownNameError: If its representation is not installed.
+        UnknownNameError: If no installed plugin registers its representation.
     """
     tensors, document = read_tensors(path)
     if document.get("kind") is None:
@@ -201,10 +205,10 @@ def load_posterior(path: Path | str, *, model: nn.Module | None = None, registry
         message = f"{path}: expected a posterior or a checkpoint, got a file of kind {document['kind']!r}"
         raise FileFormatError(message)
     registry = registry or default_registry()
-    registry.names("posterior")  # imports all representations, of which a mixture may hold any
+    registry.names("posterior")  # imports all representations, because a mixture can contain any of them
     representation = document.get("representation")
     if not isinstance(representation, str):
-        message = f"{path}: expected the name of a representation in its document, got {shown(representation)}"
+        message = f"{path}: expected the name of a representation in its metadata, got {shown(representation)}"
         raise FileFormatError(message)
     kind: type[Posterior] = registry.get("posterior", representation).kind
     try:
@@ -221,33 +225,33 @@ def _permuted_copy(permutation: Permutation, target: object) -> object:
     adapter = adapter_of(target)
     if not isinstance(adapter, AbstractWriteBack):
         message = (
-            f"{type(adapter).__name__} reads `{type(target).__qualname__}` and cannot write into it; apply the "
-            "permutation to the posterior that `rebasin_core.as_posterior` gives for it"
+            f"{type(adapter).__name__} can read `{type(target).__qualname__}` but not write to it; apply the "
+            "permutation to the posterior that `rebasin_core.as_posterior` returns for it"
         )
         raise InvalidInputError(message)
     if isinstance(target, torch.optim.Optimizer):
         message = (
-            f"`{type(target).__qualname__}` holds the parameters of a network, which a copy of it would not hold: "
-            "permute its posterior, and put that back by `write_back(optimizer, posterior, model=model)`"
+            f"`{type(target).__qualname__}` refers to the parameters of a network, and a copy of it would not; "
+            "permute its posterior, and write that back with `write_back(optimizer, posterior, model=model)`"
         )
         raise InvalidInputError(message)
     posterior = adapter.to_posterior(target)
-    moved = copy.deepcopy(target)
-    adapter.write_back(moved, posterior.permute(permutation))
-    return moved
+    permuted = copy.deepcopy(target)
+    adapter.write_back(permuted, posterior.permute(permutation))
+    return permuted
 
 
 def _permuted_layers(permutation: Permutation, module: nn.Module, layout: BayesianLayout) -> nn.Module:
-    """Return a copy of a module with Bayesian layers: each tensor of a layer moves as the parameter it belongs to."""
-    moved = copy.deepcopy(module)
-    tensors = named_tensors(moved)
+    """Return a copy of a module with Bayesian layers; each tensor is permuted like the weight it parameterizes."""
+    permuted = copy.deepcopy(module)
+    tensors = named_tensors(permuted)
     plain = layout.plain_names(tensors)
-    belongs = {name: own for name in tensors if (own := plain.get(name, name)) is not None}
-    permutation.layout.check({own: tensors[name] for name, own in belongs.items()}, "the module")
+    parameter_names = {name: own for name in tensors if (own := plain.get(name, name)) is not None}
+    permutation.layout.check({own: tensors[name] for name, own in parameter_names.items()}, "the module")
     with torch.no_grad():
-        for name, own in belongs.items():
+        for name, own in parameter_names.items():
             tensors[name].copy_(permutation.apply({own: tensors[name]})[own])
-    return moved
+    return permuted
 
 
 permute_foreign_by(_permuted_copy)

@@ -1,4 +1,4 @@
-"""The verbs that measure: the loss barrier between two posteriors, the scores of one."""
+"""Evaluation: the loss barrier between two posteriors, and the scores of one posterior."""
 
 from __future__ import annotations
 
@@ -40,16 +40,18 @@ def barrier(  # ruff: ignore[too-many-arguments] - shorthands for the options th
     """Estimate the loss along the path between two posteriors, and the loss barrier.
 
     Args:
-        reference: Posterior at t = 0; anything that `as_posterior` takes.
-        candidate: Posterior at t = 1; anything that `as_posterior` takes.
-        task: The model, data and likelihood. Statistics for ``reset`` and ``repair`` are computed from its calibration
+        reference: Posterior at t = 0; anything that `as_posterior` accepts.
+        candidate: Posterior at t = 1; anything that `as_posterior` accepts.
+        task: Model, data and likelihood. Statistics for ``reset`` and ``repair`` are computed from its calibration
             data.
         estimator: A registered name, a mapping with ``name`` and options, or an instance. If None, ``pointwise`` for
             two single networks and ``marginalized`` otherwise.
-        num_points: Overrides this option of the estimator, or of the one that it wraps.
-        num_samples: Overrides this option. It has no effect on estimators of single networks, which need one sample.
-        path: Overrides this option.
-        metric: Overrides this option.
+        num_points: Number of points on the path, endpoints included; odd. Overrides the option of the estimator, or of
+            the estimator that it wraps.
+        num_samples: Number of posterior samples; overrides the option of the estimator. No effect on estimators of
+            single networks.
+        path: Path between the posteriors; overrides the option of the estimator.
+        metric: Metric in place of the negative log likelihood; overrides the option of the estimator.
         generator: Random number generator; seeded with 0 if None.
         progress: Whether to show a progress bar.
 
@@ -90,14 +92,15 @@ def score(
     """Score the predictive distribution of a posterior on data.
 
     Args:
-        posterior: A posterior; anything that `as_posterior` takes.
-        task: The model, data and likelihood.
-        num_samples: Number of posterior samples; a single network is run once.
-        evaluation: Options of how sampled networks are run.
+        posterior: A posterior; anything that `as_posterior` accepts.
+        task: Model, data and likelihood.
+        num_samples: Number of posterior samples, at least 1; a single network is run once.
+        evaluation: How sampled networks are evaluated: method, precision, sample allocation.
         generator: Random number generator; seeded with 0 if None.
 
     Returns:
-        Negative log likelihood with its standard errors, accuracy, Brier score, calibration error and more.
+        Negative log likelihood (nats per example) with its standard errors, accuracy, Brier score, expected calibration
+        error and more.
 
     Raises:
         InvalidInputError: If posterior, model and data do not fit each other, or a loss is not finite.

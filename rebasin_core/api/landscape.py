@@ -1,4 +1,4 @@
-"""Beyond one pair: barriers between all pairs, and from the middle to each."""
+"""Barriers of several networks: between all pairs, and from the barycenter to each network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rebasin_core.api.evaluation import barrier
 from rebasin_core.api.matching import match
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.task import require_task
-from rebasin_core.posteriors.barycenter import barycenter_or_moments
+from rebasin_core.posteriors.barycenters import barycenter_or_moments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,13 +32,14 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class BarrierMatrix:
-    """The barriers between all pairs of several networks or posteriors.
+    """Barriers between all pairs of K networks or posteriors.
 
     Attributes:
-        unaligned: ``[K, K]``: heights as they are; zero on the diagonal.
-        unaligned_stderr: ``[K, K]``: their Monte Carlo standard errors.
-        aligned: ``[K, K]``: heights after the second of each pair was matched with the first; None without a matcher.
-        aligned_stderr: ``[K, K]``.
+        unaligned: Symmetric ``[K, K]`` matrix of barriers before alignment; zero on the diagonal.
+        unaligned_stderr: ``[K, K]``: Monte Carlo standard errors of ``unaligned``.
+        aligned: Symmetric ``[K, K]`` matrix of barriers after aligning the second network of each pair with the first;
+            None without a specification.
+        aligned_stderr: ``[K, K]``: Monte Carlo standard errors of ``aligned``; None without a specification.
     """
 
     unaligned: Tensor
@@ -57,13 +58,14 @@ def barrier_matrix(
     progress: bool = False,
     **options: Any,  # ruff: ignore[any-type] - those of `barrier`
 ) -> BarrierMatrix:
-    """Return the barriers between all pairs, unaligned and, with a specification, aligned.
+    """Estimate the barriers between all pairs, before and, with a specification, after alignment.
 
     Args:
-        networks: At least two networks or posteriors.
-        task: The model, data and likelihood; matchers that need data use its calibration data.
+        networks: At least two networks or posteriors; anything that `as_posterior` accepts.
+        task: Model, data and likelihood; matchers that need data use its calibration data.
         spec: Permutation symmetries; None for unaligned barriers only.
-        matcher: Aligns the second of each pair with the first.
+        matcher: A registered name, a mapping with ``name`` and options, or an instance. It aligns the second network of
+            each pair with the first.
         estimator: As for `barrier`.
         progress: Whether to show a progress bar.
         **options: Further arguments of `barrier`: ``num_points``, ``num_samples``, ``path``, ``metric``.
@@ -81,34 +83,34 @@ def barrier_matrix(
         raise InvalidInputError(message)
     held = task.held()
     count = len(posteriors)
-    found = {kind: torch.zeros((2, count, count), dtype=torch.float64) for kind in ("unaligned", "aligned")}
+    matrices = {label: torch.zeros((2, count, count), dtype=torch.float64) for label in ("unaligned", "aligned")}
 
-    def note(kind: str, i: int, j: int, curve: LossCurve) -> None:
+    def record(label: str, i: int, j: int, curve: LossCurve) -> None:
         values = torch.tensor([curve.height, curve.height_stderr], dtype=torch.float64)
-        found[kind][:, i, j] = found[kind][:, j, i] = values
+        matrices[label][:, i, j] = matrices[label][:, j, i] = values
 
     pairs = list(combinations(range(count), 2))
     for i, j in tqdm(pairs, desc="pairs", leave=False, disable=not progress):
         first = posteriors[i]
         second = posteriors[j]
-        note("unaligned", i, j, barrier(first, second, held, estimator=estimator, **options))
+        record("unaligned", i, j, barrier(first, second, held, estimator=estimator, **options))
         if spec is not None:
             aligned = match(first, second, spec, matcher, task=held).apply(second)
-            note("aligned", i, j, barrier(first, aligned, held, estimator=estimator, **options))
-    heights = found["aligned"] if spec is not None else (None, None)
-    return BarrierMatrix(found["unaligned"][0], found["unaligned"][1], heights[0], heights[1])
+            record("aligned", i, j, barrier(first, aligned, held, estimator=estimator, **options))
+    heights = matrices["aligned"] if spec is not None else (None, None)
+    return BarrierMatrix(matrices["unaligned"][0], matrices["unaligned"][1], heights[0], heights[1])
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Star:
-    """The barriers from the barycenter of several posteriors to each of them.
+    """Loss curves from the barycenter of several posteriors to each of them.
 
     Attributes:
         center: The barycenter.
-        curves: The loss from the center to each.
-        is_barycenter: Whether `center` is the 2-Wasserstein barycenter. False where none is registered for these kinds
-            of posteriors: then it is their `moment_barycenter`.
+        curves: The loss curve from the center (t = 0) to each posterior (t = 1).
+        is_barycenter: Whether `center` is the 2-Wasserstein barycenter. If none is registered for these classes of
+            posteriors, it is false and `center` is their `moment_barycenter`.
     """
 
     center: Posterior
@@ -123,11 +125,11 @@ def star(
     estimator: BarrierEstimator | str | Mapping[str, object] | None = None,
     **options: Any,  # ruff: ignore[any-type] - those of `barrier`
 ) -> Star:
-    """Return the loss on the paths from the barycenter of (aligned) posteriors to each of them.
+    """Estimate the loss along the paths from the barycenter of aligned posteriors to each of them.
 
     Args:
-        networks: At least one, already aligned.
-        task: The model, data and likelihood.
+        networks: At least one network or posterior, already aligned with each other.
+        task: Model, data and likelihood.
         estimator: As for `barrier`.
         **options: Further arguments of `barrier`.
 

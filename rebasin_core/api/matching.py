@@ -1,4 +1,4 @@
-"""Matching, and strategies by name."""
+"""Matching of two networks or posteriors, and construction of registered components by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rebasin_core.api.conversion import PosteriorLike, as_posteriors
-from rebasin_core.api.resumption import resumed
+from rebasin_core.api.resumption import search_with_checkpoint
 from rebasin_core.evaluation.task import model_of
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.registry import Registry, default_registry
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 
 def build(family: str, name: str, *, registry: Registry | None = None, **options: Any) -> Any:  # ruff: ignore[any-type]
-    """Return any registered strategy.
+    """Construct a registered component from its family and name.
 
     Args:
-        family: ``matcher``, ``barrier``, ``inference``, ``architecture``, ``dataset`` or ``spec``.
-        name: Its name there.
-        registry: Where to look; everything installed if not given.
-        **options: Its options.
+        family: ``matcher``, ``barrier``, ``inference``, ``architecture``, ``dataset``, ``spec`` or another family.
+        name: Registered name in the family.
+        registry: Registry of components; all installed plugins if None.
+        **options: Options of the component.
 
     Returns:
-        The strategy.
+        The component.
 
     Raises:
         UnknownNameError: If there is no such family or name.
         ConfigError: If an option is unknown or out of range.
-        PluginError: If two distributions offer the name.
+        PluginError: If two distributions register the name.
 
     Examples:
         >>> build("matcher", name="weight", max_sweeps=50)
@@ -50,7 +50,7 @@ def build(family: str, name: str, *, registry: Registry | None = None, **options
 
 
 def as_matcher(matcher: Matcher | str | Mapping[str, object]) -> Matcher:
-    """Return a matcher, looked up with its options if it is not one already.
+    """Return a matcher instance.
 
     Args:
         matcher: A registered name, a mapping with ``name`` and options, or an instance.
@@ -59,8 +59,8 @@ def as_matcher(matcher: Matcher | str | Mapping[str, object]) -> Matcher:
         The matcher.
 
     Raises:
-        UnknownNameError: If there is no such matcher.
-        ConfigError: If its options are not valid.
+        UnknownNameError: If no matcher has that name.
+        ConfigError: If options are invalid.
     """
     if isinstance(matcher, Matcher):
         return matcher
@@ -84,12 +84,12 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
     """Find the permutation that aligns a candidate network or posterior with a reference.
 
     Args:
-        reference: Network or posterior to align to; anything that `as_posterior` takes. It is not changed.
-        candidate: Network or posterior to permute, with the same parameters as the reference.
-        spec: Permutation symmetries of the network. They are trusted: `check_spec` or `align` check them.
+        reference: Network or posterior to align to; anything that `as_posterior` accepts. It is not changed.
+        candidate: Network or posterior to permute, with the same parameters as the reference. It is not changed.
+        spec: Permutation symmetries of the network. They are not checked here; see `check_spec` and `align`.
         matcher: A registered name, a mapping with ``name`` and options, or a `Matcher` instance.
-        task: Network module and data, for matchers that run the network, and for objects that do not know the names of
-            their parameters.
+        task: Network module and data, for matchers that run the network, and for inputs that need the module in
+            `as_posterior`.
         generator: Random number generator; seeded with 0 if None.
         progress: Whether to show a progress bar.
         initial: Permutation to start from, for iterative matchers; their own initialization if None.
@@ -104,7 +104,8 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
         InvalidInputError: If the networks do not fit each other or the specification.
         UnknownNameError: If no matcher has that name.
         ConfigError: If options of the matcher are invalid.
-        FileFormatError: If the checkpoint is damaged, or of another specification, other networks or another matcher.
+        FileFormatError: If the checkpoint is damaged, or belongs to another specification, other networks or another
+            matcher.
 
     Examples:
         >>> import torch
@@ -131,4 +132,6 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
         return search(initial=initial, on_interrupt=on_interrupt)
     parts = (strategy.canonical_json(), digest_of_tensors(first.as_tensors()), digest_of_tensors(second.as_tensors()))
     problem = hashlib.sha256("/".join(parts).encode()).hexdigest()
-    return resumed(search, spec.layout, checkpoint, problem=problem, initial=initial, on_interrupt=on_interrupt)
+    return search_with_checkpoint(
+        search, spec.layout, checkpoint, problem=problem, initial=initial, on_interrupt=on_interrupt
+    )

@@ -1,4 +1,4 @@
-"""Many networks, or posteriors, made one: aligned, averaged, repaired, saved as an ordinary checkpoint."""
+"""Merging of networks or posteriors: align, average, repair, and save as an ordinary checkpoint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
 
 from safetensors.torch import save
 
-from rebasin_core.api.alignment import judged
+from rebasin_core.api.alignment import select_alignment
 from rebasin_core.api.conversion import PosteriorLike, as_posterior, as_posteriors
 from rebasin_core.api.matching import as_matcher
 from rebasin_core.errors import InvalidInputError
@@ -17,7 +17,7 @@ from rebasin_core.evaluation.normalization import BatchStatistics
 from rebasin_core.evaluation.predictive import held_batches
 from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair
 from rebasin_core.evaluation.task import model_of, require_task
-from rebasin_core.posteriors.barycenter import barycenter, barycenter_or_moments
+from rebasin_core.posteriors.barycenters import barycenter, barycenter_or_moments
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.specs.base import require_spec
 from rebasin_core.tensors.files import write_bytes
@@ -44,16 +44,16 @@ RepairName: TypeAlias = Literal["reset", "repair"]
 @final
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """Several networks or posteriors made one.
+    """Average of several networks or posteriors.
 
     Attributes:
-        posterior: The merged one.
-        permutations: How each was moved before; the reference by the identity.
-        members: Their numbers among those given, in the order in which they were taken.
-        is_barycenter: Whether the members were averaged by their 2-Wasserstein barycenter. False where none is
-            registered for these kinds of posteriors: then `posterior` is their `moment_barycenter`.
-        effects: For each network, what the permutation that was found for it does to the loss at the midpoint between
-            it and the reference; None for the reference, and where no data were given or the data cannot tell.
+        posterior: The merged network or posterior.
+        permutations: Permutation that was applied to each member; the identity for the reference.
+        members: Indices of the averaged networks in the input, in the order in which they were added.
+        is_barycenter: Whether `posterior` is the 2-Wasserstein barycenter. If none is registered for these classes of
+            posteriors, it is false and `posterior` is their `moment_barycenter`.
+        effects: For each network, the loss at the midpoint between it and the reference, before and after the matcher's
+            alignment. None for the reference, without data, and if the loss could not be evaluated.
     """
 
     posterior: Posterior
@@ -75,34 +75,37 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
     keep: Keep = "best",
     generator: torch.Generator | None = None,
 ) -> Merged:
-    """Align networks or posteriors with one of them, and return their 2-Wasserstein barycenter: of points, the mean.
+    """Merge two or more networks or posteriors: align them with one of them, and average.
 
-    Where no barycenter is registered for these kinds of posteriors, their means and standard deviations are averaged
-    (`moment_barycenter`); the result says so.
+    The average is the 2-Wasserstein barycenter: for single networks, the mean of the parameters. If no barycenter is
+    registered for these classes of posteriors, it is their `moment_barycenter`, and `Merged.is_barycenter` is false.
 
     Args:
-        networks: At least one; each a posterior, or anything that `as_posterior` takes.
-        spec: The symmetries of the network. They are trusted: `check_spec` checks them.
-        matcher: A registered name, a mapping with ``name`` and options, an instance; None averages them as they are.
-        reference: The number of the one that stays.
-        weights: One a network, or such by pattern of the tensors' names (layer-wise); equal if not given.
-        repair: ``reset`` takes batch-normalisation statistics anew, ``repair`` gives every unit the averaged mean and
-            standard deviation of its activations (REPAIR) and then does so. For single networks; needs a ``task``.
+        networks: At least one network or posterior; anything that `as_posterior` accepts.
+        spec: Permutation symmetries of the network. They are not checked here; see `check_spec`.
+        matcher: A registered name, a mapping with ``name`` and options, or an instance; None to average without
+            alignment.
+        reference: Index of the network that all others are aligned with.
+        weights: Weight of each network, or a mapping from patterns of tensor names to such weights (layer-wise); equal
+            if None.
+        repair: ``reset`` recomputes batch-normalization statistics. ``repair`` (REPAIR) first rescales each unit to the
+            average of the networks' activation means and standard deviations. For single networks; needs ``task``.
         task: Network module and data, for the repair and for matchers that run the network. Statistics are computed
             from its calibration data.
-        keep: With a task, ``best`` takes a network as it is, with an `AlignmentWarning`, where its alignment raises the
-            loss at the midpoint; ``aligned`` takes the permutation that was found, with the warning. As for `align`.
-        generator: Source of randomness; a fixed seed if not given.
+        keep: With a ``task``, as for `align`: ``best`` averages the unpermuted network, with an `AlignmentWarning`, if
+            its alignment raises the loss at the midpoint; ``aligned`` always averages the aligned network.
+        generator: Random number generator of the matcher; seeded with 0 if None.
 
     Returns:
-        The merged posterior, and how each was moved.
+        The merged posterior, and the permutations.
 
     Raises:
-        InvalidInputError: If networks do not fit each other or the specification, or something needed is missing.
+        InvalidInputError: If networks do not fit each other or the specification, or ``repair`` lacks a ``task``.
 
     References:
-        S. Ainsworth et al. (2023), "Git Re-Basin", ICLR, arXiv 2209.04836; M. Wortsman et al. (2022), "Model soups",
-        ICML, arXiv 2203.05482 (averages of many).
+        S. Ainsworth et al. (2023), "Git Re-Basin", ICLR, arXiv 2209.04836. M. Wortsman et al. (2022), "Model soups",
+        ICML, arXiv 2203.05482 (averages of many networks). K. Jordan et al. (2023), "REPAIR: REnormalizing Permuted
+        Activations for Interpolation Repair", ICLR, arXiv 2211.08403.
 
     Examples:
         >>> import torch
@@ -117,7 +120,10 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
     model = model_of(task)
     posteriors = as_posteriors(networks, model=model, spec=spec)
     if not 0 <= reference < len(posteriors):
-        message = f"expected at least one network and a reference among them, got {len(posteriors)} and {reference}"
+        message = (
+            f"expected at least one network, and the index of one as `reference`; got {len(posteriors)} networks and "
+            f"{reference!r}"
+        )
         raise InvalidInputError(message)
     held = None if task is None else task.held()
     aligned = list(posteriors)
@@ -125,13 +131,13 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
     effects: list[AlignmentEffect | None] = [None] * len(posteriors)
     if matcher is not None:
         strategy = as_matcher(matcher)
-        for number, posterior in enumerate(posteriors):
-            if number != reference:
+        for index, posterior in enumerate(posteriors):
+            if index != reference:
                 found = strategy.match(posteriors[reference], posterior, spec, task=held, generator=generator)
                 if held is not None:
-                    found, effects[number] = judged(found, posteriors[reference], posterior, held, keep)
-                permutations[number] = found.permutation
-                aligned[number] = found.apply(posterior)
+                    found, effects[index] = select_alignment(found, posteriors[reference], posterior, held, keep)
+                permutations[index] = found.permutation
+                aligned[index] = found.apply(posterior)
     result, is_barycenter = barycenter_or_moments(aligned, weights)
     if repair is not None:
         result = _repaired(aligned, result, repair, weights, held)
@@ -141,10 +147,10 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
 def _repaired(
     aligned: Sequence[Posterior], merged: Posterior, repair: RepairName, weights: Weights | None, task: Task | None
 ) -> Posterior:
-    """Return a merged network with recomputed statistics, of its units and of batch normalizations."""
+    """Return a merged network with corrected activation statistics (REPAIR) and batch-normalization statistics."""
     if repair not in get_args(RepairName) or task is None or not merged.is_point:
         message = (
-            f"expected a repair among {get_args(RepairName)} of single networks, and a `task`; got {repair!r} for a "
+            f"expected `repair` among {get_args(RepairName)}, single networks and a `task`; got {repair!r} for a "
             f"{merged.kind!r} posterior and {'no' if task is None else 'a'} task"
         )
         raise InvalidInputError(message)
@@ -169,7 +175,7 @@ def _repaired(
 
 
 def _plain(weights: Weights | None) -> Sequence[float] | None:
-    """Return weights for activations: those of the networks, if they are not layer-wise."""
+    """Return the weights for averaging activation statistics: equal if those of the networks are layer-wise."""
     return None if weights is None or hasattr(weights, "keys") else list(weights)
 
 
@@ -183,19 +189,23 @@ def greedy_soup(  # ruff: ignore[too-many-arguments] - all but three have defaul
     num_samples: int = 16,
     generator: torch.Generator | None = None,
 ) -> Merged:
-    """Average networks greedily: from the best on, each is taken if the average does not get worse on held-out data.
+    """Average networks greedily on held-out data (greedy soup).
+
+    All networks are aligned with the best one. Starting from it, in order of increasing loss, a network is added if the
+    average does not become worse.
 
     Args:
-        networks: At least one.
-        spec: The symmetries of the network.
+        networks: At least one network or posterior; anything that `as_posterior` accepts.
+        spec: Permutation symmetries of the network.
         task: Network module and held-out data, on which none of the networks was trained.
-        matcher: Moves each onto the best one; None averages them as they are.
-        metric: The metric that must not get worse: an instance or a name, such as ``nll``, ``error`` or ``brier``.
-        num_samples: Networks drawn of each posterior; points need one.
-        generator: Source of randomness; a fixed seed if not given.
+        matcher: A registered name, a mapping with ``name`` and options, or an instance; None to average without
+            alignment.
+        metric: Metric that must not increase: an instance or a name, such as ``nll``, ``error`` or ``brier``.
+        num_samples: Number of samples of each posterior, at least 1; a single network is run once.
+        generator: Random number generator of the matcher; seeded with 0 if None.
 
     Returns:
-        The average, and the members that are in it.
+        The average, with the indices of its members.
 
     Raises:
         InvalidInputError: If networks do not fit each other, the specification or the data.
@@ -220,27 +230,27 @@ def greedy_soup(  # ruff: ignore[too-many-arguments] - all but three have defaul
     aligned = [p.apply(q) for p, q in zip(merged.permutations, posteriors, strict=True)]
     members = [order[0]]
     best = losses[order[0]]
-    for number in order[1:]:
-        attempt = loss(barycenter_or_moments([aligned[k] for k in (*members, number)])[0])
+    for index in order[1:]:
+        attempt = loss(barycenter_or_moments([aligned[k] for k in (*members, index)])[0])
         if attempt <= best:
-            members.append(number)
+            members.append(index)
             best = attempt
     average, is_barycenter = barycenter_or_moments([aligned[k] for k in members])
     return Merged(average, tuple(merged.permutations[k] for k in members), tuple(members), is_barycenter)
 
 
 def save_checkpoint(network: PosteriorLike, path: Path | str, *, model: nn.Module | None = None) -> None:
-    """Write the mean of a posterior and its buffers as an ordinary safetensors checkpoint, atomically.
+    """Write the mean of a posterior and its buffers to an ordinary safetensors checkpoint, atomically.
 
-    The names are those of ``model.state_dict()``; ``safetensors.torch.load_file`` reads it.
+    Tensors are named as in ``model.state_dict()``; read the file with ``safetensors.torch.load_file``.
 
     Args:
-        network: A posterior, or anything that `as_posterior` takes.
+        network: Network or posterior; anything that `as_posterior` accepts.
         path: The file; replaced if it exists.
-        model: The network, for objects that do not know the names of its parameters.
+        model: The network, for inputs that need it in `as_posterior`.
 
     Raises:
-        StorageError: If it cannot be written.
+        StorageError: If the file cannot be written.
     """
     posterior = as_posterior(network, model=model)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in {**posterior.mean, **posterior.buffers}.items()}

@@ -1,4 +1,4 @@
-"""Losses on the plane through three networks, and in the convex hull of many."""
+"""Losses on the plane through three networks, and in the convex hull of several networks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rebasin_core.api.conversion import PosteriorLike, as_posteriors
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.task import require_task
-from rebasin_core.posteriors.barycenter import barycenter_or_moments
+from rebasin_core.posteriors.barycenters import barycenter_or_moments
 from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.posteriors.point import PointPosterior
 
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class LossPlane:
-    """The loss on the plane through three networks.
+    """Loss on the plane through three networks.
 
     Attributes:
-        u: ``[A]``: coordinates along the line from the first to the second, in units of the parameters.
-        v: ``[B]``: coordinates across, towards the third.
-        loss: ``[B, A]``: nats per example.
-        points: ``[3, 2]``: where the three networks lie.
+        u: ``[A]``: coordinates along the direction from the first network to the second (Euclidean distance in
+            parameter space).
+        v: ``[B]``: coordinates along the orthogonal direction, positive toward the third network.
+        loss: ``[B, A]``: loss in nats per example.
+        points: ``[3, 2]``: coordinates (u, v) of the three networks.
     """
 
     u: Tensor
@@ -53,51 +54,53 @@ def loss_plane(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
     margin: float = 0.2,
     progress: bool = False,
 ) -> LossPlane:
-    r"""Return the loss on the plane through the means of three posteriors.
+    r"""Evaluate the loss on the plane through three networks, or through the means of three posteriors.
 
     $$ \theta(u, v) = \theta_0 + u\, e_u + v\, e_v, \qquad e_u \propto \theta_1 - \theta_0,\quad
        e_v \propto (\theta_2 - \theta_0) - \langle \theta_2 - \theta_0, e_u\rangle e_u $$
 
     Args:
-        first: At the origin.
-        second: On the first axis.
-        third: Anywhere else.
-        task: The model, data and likelihood.
+        first: Network at the origin; anything that `as_posterior` accepts. Its buffers are used at all points.
+        second: Network on the first axis.
+        third: Network that spans the plane with the other two.
+        task: Model, data and likelihood.
         num_points: Number of points along each axis, at least 2.
-        margin: How far beyond the three, as a part of the extent.
+        margin: Margin around the three networks, as a fraction of their extent along each axis.
         progress: Whether to show a progress bar.
 
     Returns:
-        The losses and where the three lie.
+        The losses, and the coordinates of the three networks.
 
     Raises:
-        InvalidInputError: If the three lie on a line, or do not fit each other.
+        InvalidInputError: If the three networks are collinear, or do not fit each other.
 
     References:
         T. Garipov et al. (2018), "Loss surfaces, mode connectivity, and fast ensembling of DNNs", NeurIPS, arXiv
         1802.10026, section 5.1 and appendix A.1.
     """
     require_task(task)
-    ends = as_posteriors([first, second, third], model=task.model)
-    for other in ends[1:]:
-        require_same_tensors(ends[0].mean, other.mean, "a network")
-    frame = _Frame([q.mean for q in ends])
+    networks = as_posteriors([first, second, third], model=task.model)
+    for other in networks[1:]:
+        require_same_tensors(networks[0].mean, other.mean, "a network")
+    frame = _Frame([q.mean for q in networks])
     if num_points < 2 or not frame.is_plane:
-        message = "expected three networks that do not lie on a line, and `num_points` of at least 2"
+        message = "expected three networks that are not collinear, and `num_points` of at least 2"
         raise InvalidInputError(message)
     u = _grid(frame.points[:, 0], num_points, margin)
     v = _grid(frame.points[:, 1], num_points, margin)
-    evaluator = Evaluator(task, ends[0])
+    origin = networks[0]
+    evaluator = Evaluator(task, origin)
     loss = torch.empty((num_points, num_points), dtype=torch.float64)
     for row in tqdm(range(num_points), desc="plane", unit="row", leave=False, disable=not progress):
         for column in range(num_points):
-            point = PointPosterior(frame.at(u[column].item(), v[row].item(), ends[0].dtype), buffers=ends[0].buffers)
-            loss[row, column] = evaluator.loss(point, where=f"point ({row}, {column}) of the plane").loss
+            parameters = frame.at(u[column].item(), v[row].item(), origin.dtype)
+            network = PointPosterior(parameters, buffers=origin.buffers)
+            loss[row, column] = evaluator.loss(network, where=f"point ({row}, {column}) of the plane").loss
     return LossPlane(u, v, loss, frame.points)
 
 
 def _grid(coordinates: Tensor, num_points: int, margin: float) -> Tensor:
-    """Return equally spaced coordinates from below the least to above the largest of some."""
+    """Return equally spaced coordinates that cover the given ones with a margin."""
     low = coordinates.min().item()
     high = coordinates.max().item()
     extra = margin * (high - low)
@@ -124,11 +127,11 @@ class _Frame:
 
     @property
     def is_plane(self) -> bool:
-        """Whether the three do not lie on a line."""
+        """Whether the three networks are not collinear, up to a relative tolerance of 1e-9."""
         return bool(self._length > 0 and self._height > 1e-9 * self._length)
 
     def at(self, u: float, v: float, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Return the parameters at coordinates."""
+        """Return the parameters at coordinates (u, v)."""
         a = u / self._length
         b = v / self._height
         return {n: (t + a * self._first[n] + b * self._rest[n]).to(dtype) for n, t in self._origin.items()}
@@ -141,15 +144,15 @@ def _inner(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
 @final
 @dataclass(frozen=True, slots=True)
 class HullLosses:
-    """Losses at random places of the convex hull of several networks or posteriors.
+    """Losses at random points of the convex hull of K networks or posteriors.
 
     Attributes:
-        weights: ``[M, K]``: the weights of the K corners at each place; the first K are the corners themselves.
-        loss: ``[M]``: nats per example.
-        excess: ``[M]``: how far the loss lies above the weighted mean of the corners' losses.
-        stderr: ``[M]``: Monte Carlo standard error of ``loss``; zero for points.
-        is_barycenter: Whether the losses are those of 2-Wasserstein barycenters. False where none is registered for
-            these kinds of posteriors: then they are those of their `moment_barycenter`, at the corners too.
+        weights: ``[M, K]``: barycentric coordinates of each point; the first K points are the vertices.
+        loss: ``[M]``: loss in nats per example.
+        excess: ``[M]``: loss minus the weighted mean of the losses at the vertices.
+        stderr: ``[M]``: Monte Carlo standard error of ``loss``; zero for single networks.
+        is_barycenter: Whether the points are 2-Wasserstein barycenters. If none is registered for these classes of
+            posteriors, it is false and the points are their `moment_barycenter`, also at the vertices.
     """
 
     weights: Tensor
@@ -168,13 +171,13 @@ def hull_losses(
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> HullLosses:
-    """Return the loss at places drawn uniformly from the simplex that (aligned) posteriors span.
+    """Estimate the loss at points sampled uniformly from the simplex spanned by aligned networks or posteriors.
 
     Args:
-        networks: The corners, at least two, already aligned.
-        task: The model, data and likelihood.
-        num_points: Number of points in addition to the corners. Each is the barycenter under weights from a flat
-            Dirichlet distribution.
+        networks: The vertices, at least two, already aligned with each other.
+        task: Model, data and likelihood.
+        num_points: Number of points in addition to the vertices, at least 0. Each is the barycenter under weights from
+            a flat Dirichlet distribution.
         num_samples: Number of posterior samples at each point, with common random numbers; a single network is run
             once.
         generator: Random number generator, for the points; seeded with 0 if None.
@@ -194,14 +197,14 @@ def hull_losses(
     posteriors = as_posteriors(networks, model=task.model)
     count = len(posteriors)
     if count < 2 or num_points < 0:
-        message = f"expected at least two networks and places of at least 0, got {count} and {num_points!r}"
+        message = f"expected at least two networks and `num_points` of at least 0, got {count} and {num_points!r}"
         raise InvalidInputError(message)
     generator = generator or torch.Generator().manual_seed(0)
-    # Normalised exponential numbers are uniform on the simplex.
-    drawn = -torch.rand((num_points, count), generator=generator, dtype=torch.float64).clamp_min(1e-300).log()
-    weights = torch.cat([torch.eye(count, dtype=torch.float64), drawn / drawn.sum(1, keepdim=True)])
+    # Exponential variables divided by their sum are uniform on the simplex (flat Dirichlet distribution).
+    exponential = -torch.rand((num_points, count), generator=generator, dtype=torch.float64).clamp_min(1e-300).log()
+    weights = torch.cat([torch.eye(count, dtype=torch.float64), exponential / exponential.sum(1, keepdim=True)])
     evaluator = Evaluator(task, posteriors[0], num_samples=num_samples)
-    bar = tqdm(weights.tolist(), desc="hull", unit="place", leave=False, disable=not progress)
+    bar = tqdm(weights.tolist(), desc="hull", unit="point", leave=False, disable=not progress)
     estimates: list[LossEstimate] = []
     exact = True
     for row in bar:

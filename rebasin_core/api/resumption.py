@@ -1,4 +1,4 @@
-"""Matches that, when interrupted, leave their best so far in a file, and go on from it."""
+"""Interruptible matching: on Ctrl-C, save the best permutation to a file, and resume from that file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _PROBLEM = "problem"
 
 
 class Search(Protocol):
-    """A matcher's `match`, but for where to begin and what to do when interrupted."""
+    """`Matcher.match` with all arguments bound except ``initial`` and ``on_interrupt``."""
 
     def __call__(self, *, initial: Permutation | None, on_interrupt: OnInterrupt) -> MatchResult:
-        """Return what is found."""
+        """Run the search and return its result."""
 
 
-def resumed(
+def search_with_checkpoint(
     search: Search,
     layout: Layout,
     checkpoint: Path | str,
@@ -35,50 +35,50 @@ def resumed(
     initial: Permutation | None = None,
     on_interrupt: OnInterrupt = "raise",
 ) -> MatchResult:
-    """Return what a search finds, begun where an interrupted one ended.
+    """Run a search that resumes from a checkpoint, and writes one if it is interrupted.
 
     Args:
-        search: Matches.
-        layout: Of the permutations.
-        checkpoint: Where an interrupted search leaves its best so far (safetensors, atomically); read if it is there,
-            removed when the search ends by itself.
-        problem: A digest of what is matched, and how; a checkpoint of something else is refused.
-        initial: Where to begin without a checkpoint.
-        on_interrupt: What the caller gets when interrupted: ``raise`` or ``return``, the file being written either way.
+        search: The search to run.
+        layout: Layout of the permutations.
+        checkpoint: Safetensors file for the best permutation. If the file exists, the search resumes from it. It is
+            written atomically if the search is interrupted, and deleted when the search completes.
+        problem: Digest of the matcher and the networks; a checkpoint with another digest raises an error.
+        initial: Initial permutation if there is no checkpoint.
+        on_interrupt: ``raise`` KeyboardInterrupt or ``return`` the best result so far, after writing the checkpoint.
 
     Returns:
         The result.
 
     Raises:
-        KeyboardInterrupt: If the search was interrupted, unless ``on_interrupt`` is ``return``.
-        FileFormatError: If the checkpoint is damaged, or of another specification or problem.
-        StorageError: If it cannot be written.
+        KeyboardInterrupt: If the search was interrupted and ``on_interrupt`` is ``raise``.
+        FileFormatError: If the checkpoint is damaged, or belongs to another specification or problem.
+        StorageError: If the checkpoint cannot be written.
     """
-    kept = Path(checkpoint)
-    require_writable(kept)
-    result = search(initial=_kept(kept, layout, problem) if exists(kept) else initial, on_interrupt="return")
+    path = Path(checkpoint)
+    require_writable(path)
+    result = search(initial=_read(path, layout, problem) if exists(path) else initial, on_interrupt="return")
     if result.outcome is not MatchOutcome.INTERRUPTED:
-        kept.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         return result
-    result.permutation.save(kept, meta={_PROBLEM: problem})
+    result.permutation.save(path, meta={_PROBLEM: problem})
     if on_interrupt == "raise":
         raise KeyboardInterrupt
     return result
 
 
-def _kept(path: Path, layout: Layout, problem: str) -> Permutation:
+def _read(path: Path, layout: Layout, problem: str) -> Permutation:
     """Return the permutation in a checkpoint."""
     try:
-        found = Permutation.load(path, layout)
+        permutation = Permutation.load(path, layout)
         _, document = read_tensors(path)
     except FileFormatError as error:
-        message = f"{error}. An interrupted match should be in this file: delete it to begin the match again"
+        message = f"{error}. Expected the checkpoint of an interrupted match; delete the file to restart the match"
         raise FileFormatError(message) from error
-    # A permutation that was saved by itself does not say where it comes from, and is a place to begin like any other.
+    # A file written by `Permutation.save` has no digest. It is accepted as an initial permutation.
     if document.get(_PROBLEM, problem) != problem:
         message = (
-            f"{path} was left by an interrupted match of other networks, or with another matcher: name another file, "
-            "or delete it to begin this match"
+            f"{path} is the checkpoint of an interrupted match of other networks or with another matcher; use another "
+            "file, or delete it to restart"
         )
         raise FileFormatError(message)
-    return found
+    return permutation

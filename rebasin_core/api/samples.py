@@ -1,4 +1,4 @@
-"""Samples aligned with each other, and summarized in one compact posterior."""
+"""Alignment of posterior samples with each other, and their summary by one compact posterior."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ SamplesLike: TypeAlias = AbstractMixture | Sequence[PosteriorLike]
 @final
 @dataclass(frozen=True, slots=True)
 class AlignedSamples:
-    r"""Samples aligned with each other.
+    r"""Aligned samples.
 
     Attributes:
-        samples: The permuted samples, of the same predictive distribution as before: a `SamplesPosterior` if all are
-            single networks, a mixture otherwise.
-        permutations: The permutation of each into one common order. Sample $a$ is aligned to sample $b$ by
-            $P_b^{-1} P_a$; around a cycle these compose to the identity.
-        mean_squared_distances: The mean squared distance to the barycenter, before the first round and after each. Of
-            single networks it is that of their parameters to the mean; of others, that of means and standard
-            deviations.
+        samples: The permuted samples, with an unchanged predictive distribution: a `SamplesPosterior` if all are single
+            networks, a mixture otherwise.
+        permutations: $P_k$, the permutation of sample $k$. The pairwise permutations $P_b^{-1} P_a$ are
+            cycle-consistent.
+        mean_squared_distances: Mean squared distance to the barycenter before alignment and after each round (after
+            the alignment, with a ``reference``): of the parameters for single networks, of means and standard
+            deviations for posteriors.
     """
 
     samples: AbstractMixture
@@ -54,11 +54,11 @@ class AlignedSamples:
 @final
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A compact posterior that stands for many samples.
+    """Compact posterior that summarizes aligned samples.
 
     Attributes:
         posterior: The posterior, with the mean and the marginal standard deviations of the aligned samples.
-        aligned: The samples it summarizes.
+        aligned: The aligned samples.
     """
 
     posterior: Posterior
@@ -78,40 +78,41 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
 ) -> AlignedSamples:
     """Align the members of an ensemble, the draws of chains, or the components of a mixture with each other.
 
-    With a ``reference``, every sample is matched with that one. Without, all find a common order, as by `match_many`.
-    Under an exchangeable prior the posterior has these symmetries, and the permuted samples are as good as before.
+    With a ``reference``, every sample is matched with that sample. Without, all samples are jointly aligned
+    (`match_many`). Under a permutation-invariant prior the exact posterior is invariant as well, so the permuted
+    samples have the same posterior density.
 
     Args:
-        samples: Samples, a mixture, or a sequence of at least one network or posterior: anything that `as_posterior`
-            takes (points, modules, state dicts, ...).
-        spec: The symmetries of the network.
-        reference: The number of the sample that all are matched with; None for a common order.
+        samples: A set of samples, a mixture, or a sequence of at least one network or posterior (anything that
+            `as_posterior` accepts).
+        spec: Permutation symmetries of the network.
+        reference: Index of the sample that all others are matched with; None for joint alignment.
         matcher: A registered name, a mapping with ``name`` and options, or an instance.
-        max_rounds: Most rounds of matching with the mean of the others.
-        task: Network module and data, for matchers that run the network, and for objects that do not know the names of
-            their parameters.
-        generator: Source of randomness; a fixed seed if not given.
+        max_rounds: Maximum number of rounds of joint alignment, at least 0; see `match_many`.
+        task: Network module and data, for matchers that run the network, and for inputs that need the module in
+            `as_posterior`.
+        generator: Random number generator; seeded with 0 if None.
         progress: Whether to show a progress bar.
 
     Returns:
         The aligned samples.
 
     Raises:
-        InvalidInputError: If the samples do not fit the specification, or there is no such reference.
+        InvalidInputError: If the samples do not fit the specification, or ``reference`` is out of range.
 
     Examples:
         >>> from rebasin_core import table_spec
         >>> a = {"in": torch.tensor([[1.0], [2.0]]), "out": torch.tensor([[1.0, 2.0]])}
         >>> b = {"in": torch.tensor([[2.0], [1.0]]), "out": torch.tensor([[2.0, 1.0]])}
-        >>> found = align_samples([a, b], table_spec({"in": "hidden, -", "out": "-, hidden"}, a))
-        >>> found.mean_squared_distances[0], found.mean_squared_distances[-1]
+        >>> aligned = align_samples([a, b], table_spec({"in": "hidden, -", "out": "-, hidden"}, a))
+        >>> aligned.mean_squared_distances[0], aligned.mean_squared_distances[-1]
         (1.0, 0.0)
     """
     require_spec(spec)
     given = _as_mixture(samples, spec, task)
     components = given.components
     if reference is not None and not 0 <= reference < len(components):
-        message = f"expected a reference from 0 to {len(components) - 1}, got {reference!r}"
+        message = f"expected `reference` from 0 to {len(components) - 1}, got {reference!r}"
         raise InvalidInputError(message)
     generator = generator or torch.Generator().manual_seed(0)
     task = None if task is None else task.held()
@@ -146,27 +147,29 @@ def summarize(  # ruff: ignore[too-many-arguments] - the problem's parts, keywor
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> Summary:
-    r"""Return one compact posterior for an ensemble, for chains or for a mixture, after aligning them.
+    r"""Align an ensemble, chains or a mixture, and summarize it by one compact posterior.
 
-    The mean and the marginal standard deviations are those of the aligned samples. ``low_rank_gaussian`` keeps the
-    first principal directions of the deviations from the mean as factor, and puts the rest of the marginal variances
-    into the diagonal; ``full_gaussian`` keeps the covariance (of single networks it has at most their number as rank).
+    The posterior has the mean and the marginal standard deviations of the aligned samples. The factor of a
+    ``low_rank_gaussian`` has the first principal components of the deviations from the mean; its diagonal has the
+    remaining marginal variances. ``full_gaussian`` has the covariance matrix of the samples (for S single networks, of
+    rank at most S - 1).
 
     Args:
-        samples: As for `align_samples`.
-        spec: The symmetries of the network.
-        kind: The kind of the summary.
-        rank: Rows of the factor of a ``low_rank_gaussian``; at most one less than there are samples.
-        reference: The number of the sample that all are matched with; None for a common order.
+        samples: As for `align_samples`; at least two.
+        spec: Permutation symmetries of the network.
+        kind: Representation of the summary: ``diagonal_gaussian``, ``low_rank_gaussian`` or ``full_gaussian``.
+        rank: Number of rows of the factor of a ``low_rank_gaussian``, at least 1; at most the number of samples minus
+            1 is used.
+        reference: Index of the sample that all others are matched with; None for joint alignment.
         matcher: A registered name, a mapping with ``name`` and options, or an instance.
-        generator: Source of randomness; a fixed seed if not given.
+        generator: Random number generator; seeded with 0 if None.
         progress: Whether to show a progress bar.
 
     Returns:
         The posterior and the aligned samples.
 
     Raises:
-        InvalidInputError: If there are fewer than two samples, or the kind is unknown.
+        InvalidInputError: If there are fewer than two samples, ``rank`` is below 1, or ``kind`` is unknown.
 
     References:
         T. Xiao, W. Liu, R. Bamler (2024), "A compact representation for Bayesian neural networks by removing
@@ -177,7 +180,7 @@ def summarize(  # ruff: ignore[too-many-arguments] - the problem's parts, keywor
     count = len(given.weights)
     if kind not in get_args(SummaryKind) or count < 2 or rank < 1:
         message = (
-            f"expected at least two samples, a rank of at least 1 and a kind among {get_args(SummaryKind)}, got "
+            f"expected at least two samples, `rank` of at least 1 and `kind` among {get_args(SummaryKind)}, got "
             f"{count}, {rank!r} and {kind!r}"
         )
         raise InvalidInputError(message)
@@ -186,7 +189,7 @@ def summarize(  # ruff: ignore[too-many-arguments] - the problem's parts, keywor
 
 
 def _as_mixture(samples: SamplesLike, spec: PermutationSpec, task: Task | None) -> AbstractMixture:
-    """Return any collection of networks as one posterior: as samples if all are single networks."""
+    """Return a collection of networks as one posterior: a `SamplesPosterior` if all are single networks."""
     if isinstance(samples, AbstractEmpirical):
         return samples
     if isinstance(samples, AbstractMixture):

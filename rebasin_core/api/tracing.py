@@ -1,4 +1,4 @@
-"""Tracing with the rules of all plugins."""
+"""Tracing of specifications with the operator rules of all installed plugins."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def trace_spec(  # ruff: ignore[too-many-arguments] - all but two have defaults 
     Each axis of each parameter and buffer starts as a variable. One pass over the graph applies a rule for each
     operator: the rule unifies, splits, reshapes or concatenates axes, or fixes an axis whose order matters. Each
     variable that remains free defines a group. A group is nested in another one if every tensor that has its axis also
-    has the other's, once; it is then permuted separately within each outer unit. The page "How a specification is
-    derived" of the documentation works two networks through by hand.
+    has the other's, once; it is then permuted separately within each outer unit. The documentation page "How a
+    specification is derived" works through two examples by hand.
 
     The result is conservative: axes that reach a model input or output, an operator without a rule, or a structure
     that products and concatenations cannot express are fixed, and ``spec.coverage`` lists them with reasons. Buffers
@@ -50,17 +50,18 @@ def trace_spec(  # ruff: ignore[too-many-arguments] - all but two have defaults 
         example_inputs: Small batch, or tuple of positional inputs; moved to the model's device.
         kwargs: Keyword inputs.
         freeze: Glob patterns (`fnmatch`) of parameters and buffers to keep fixed.
-        free: Glob patterns of buffers that move with the parameters: buffers that differ between trained models, such
-            as masks. A buffer that ``freeze`` names too is fixed.
+        free: Glob patterns of buffers to permute with the parameters: buffers that differ between trained models, such
+            as masks. ``freeze`` takes precedence.
         method: ``export`` uses `torch.export`. ``execution`` records one forward pass, for data-dependent control flow
             such as in detectors; the result holds for that execution path, and tensors it does not use are fixed.
-            ``auto`` exports, and records an execution if that fails, or if it meets operators without a rule and the
-            execution moves more. ``spec.coverage.captured`` says which was taken and why.
+            ``auto`` uses ``export``. It uses ``execution`` instead if the export fails, or if the exported graph has
+            operators without a rule and the execution permutes more. ``spec.coverage.captured`` states the method that
+            was used and the reason.
         rules: Rules by operator name; those of all installed plugins if None.
 
     Returns:
-        The specification. One that moves nothing gives a `NothingMovesWarning`, unless all axes belong to inputs and
-        outputs or are frozen on request: a model without hidden units, say.
+        The specification. If it permutes nothing, a `NothingMovesWarning` is issued, unless all axes belong to inputs
+        or outputs or are frozen on request (for example in a model without hidden units).
 
     Raises:
         SpecError: If the model cannot be traced, or a pattern in ``freeze`` or ``free`` matches nothing.
@@ -82,27 +83,27 @@ def trace_spec(  # ruff: ignore[too-many-arguments] - all but two have defaults 
     between = [axis for axis in spec.coverage.frozen if not any(_is_expected(reason) for reason in axis.reasons)]
     if between and not spec.coverage.groups:
         message = (
-            "the specification that was traced moves nothing: aligning with it changes nothing. "
-            f"{len(between)} axes are neither inputs nor outputs, the first: {between[0]}. `print(spec.coverage)` says "
-            "why each is fixed"
+            "the traced specification permutes no axis, so alignment has no effect. "
+            f"{len(between)} fixed axes are neither inputs nor outputs, the first: {between[0]}. "
+            "`print(spec.coverage)` lists the reason for each"
         )
         warnings.warn(message, NothingMovesWarning, stacklevel=2)
     return spec
 
 
 def _is_expected(reason: Reason) -> bool:
-    """Return whether axes of a model without hidden units are fixed for a reason, or those that are frozen by name."""
+    """Return whether a reason for fixing axes also occurs in models without hidden units, or is a request to freeze."""
     return reason.operator in {"input", "output", "none"} or "kernel" in reason.why
 
 
 def installed_rules(registry: Registry | None = None) -> Rules:
-    """Return the rules of all plugins.
+    """Return the operator rules of all plugins.
 
     Args:
-        registry: Where to look; everything installed if not given.
+        registry: Registry of plugins; all installed plugins if None.
 
     Returns:
-        Rules by the names of their operators.
+        Rules by operator name.
 
     Raises:
         PluginError: If two plugins have a rule for the same operator.

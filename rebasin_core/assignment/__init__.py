@@ -1,4 +1,4 @@
-"""Linear assignment: the one combinatorial step that every permutation matcher rests on."""
+"""Solvers of linear assignment problems, the combinatorial step of all permutation matchers."""
 
 from rebasin_core.assignment.auction import AuctionAssignment
 from rebasin_core.assignment.base import Assignment, AssignmentSolver

@@ -1,8 +1,8 @@
-/* Linear assignment: the largest total gain, exactly, for matrices of numbers of type REAL.
+/* Exact linear assignment: maximize the total value of a matrix of type REAL.
  *
- * Prices of columns come from an auction with falling increments, in the matrix's own precision, stopped when few rows
- * are free; then shortest augmenting paths from these prices, in double precision. The end is exact whatever the
- * auction left, and the prices prove it.
+ * An auction with epsilon scaling, in the precision of the matrix, computes prices of the columns until few rows are
+ * unassigned. Shortest augmenting paths from these prices assign the rest in double precision. The result is exact
+ * for any prices, and the final prices prove its optimality.
  *
  * D. Bertsekas (1988), "The auction algorithm: a distributed relaxation method for the assignment problem", Annals of
  * Operations Research 14; R. Jonker, A. Volgenant (1987), "A shortest augmenting path algorithm for dense and sparse
@@ -16,81 +16,81 @@
 #define REAL float
 #endif
 
-#define LANES 16     /* numbers that are compared at once: what compilers turn into vector instructions */
-#define BLOCK 256    /* columns after which the best block is noted, so that only that one is searched for its index */
+#define LANES 16        /* independent minima of an inner loop, so that compilers vectorize it */
+#define BLOCK 256       /* columns per block; only the block of the minimum is searched for its index */
 #define LARGE 1e300
-#define FEWEST 128   /* rows below which an auction does not pay */
-#define ENOUGH 50    /* an auction ends with one row of so many free */
-#define BIDS 4L      /* bids for every row, after which an auction ends however many are free */
-#define COARSER 8.0  /* the increment grows by this while the bids do not come to an end, */
-#define ATTEMPTS 6   /* at most so often, */
-#define FINER 4.0    /* and then falls by this, */
-#define FINEST 0.1   /* down to this part of the usual difference of the best and the second best column */
+#define MIN_ROWS 128    /* without an auction below this number of rows: it would take longer */
+#define MAX_SHARE 50    /* an auction ends if at most one of this number of rows is unassigned, */
+#define MAX_BIDS 4L     /* or after this number of bids per row */
+#define COARSER 8.0     /* the first auction is repeated with an increment larger by this factor if it hits MAX_BIDS, */
+#define MAX_ATTEMPTS 6  /* at most this number of times; */
+#define FINER 4.0       /* then the increment is divided by this factor, */
+#define FINEST 0.1      /* down to this multiple of the median difference between the best two columns */
 
 typedef struct {
     int n;
-    const REAL *gain;  /* n * n, row by row */
-    double *price;     /* of a column: what is minimised over columns is price - gain */
-    int *column_of;    /* of a row, or -1 */
-    int *row_of;       /* of a column, or -1 */
-    int *queue;        /* rows that are free */
-    int free;
+    const REAL *value;  /* n * n, row-major */
+    double *price;      /* of each column; a row prefers the column with the smallest price - value */
+    int *column_of;     /* the column of each row, or -1 */
+    int *row_of;        /* the row of each column, or -1 */
+    int *queue;         /* the unassigned rows */
+    int unassigned;     /* their number */
 } Problem;
 
-static const REAL *row(const Problem *p, int i) { return p->gain + (size_t)i * (size_t)p->n; }
+static const REAL *row(const Problem *p, int i) { return p->value + (size_t)i * (size_t)p->n; }
 
-/* The least and the second least of price - gain, and the column of the least. */
+/* The smallest and second smallest price - value, and the column of the smallest. */
 #define LEAST_TWO(NAME, PRICE)                                                                     \
-    static int NAME(const REAL *gain, const PRICE *price, int n, PRICE *first, PRICE *second) {    \
-        PRICE least = (PRICE)1e37, then = (PRICE)1e37;                                             \
-        int where = 0;                                                                             \
+    static int NAME(const REAL *value, const PRICE *price, int n, PRICE *first, PRICE *second) {   \
+        PRICE least = (PRICE)1e37, next_least = (PRICE)1e37;                                       \
+        int block = 0;                                                                             \
         for (int from = 0; from < n; from += BLOCK) {                                              \
             int to = from + BLOCK < n ? from + BLOCK : n, j = from;                                \
             PRICE low[LANES], next[LANES];                                                         \
             for (int k = 0; k < LANES; ++k) { low[k] = (PRICE)1e37; next[k] = (PRICE)1e37; }       \
             for (; j + LANES <= to; j += LANES) {                                                  \
                 for (int k = 0; k < LANES; ++k) {                                                  \
-                    PRICE x = price[j + k] - (PRICE)gain[j + k];                                   \
+                    PRICE x = price[j + k] - (PRICE)value[j + k];                                  \
                     PRICE more = x > low[k] ? x : low[k];                                          \
                     next[k] = more < next[k] ? more : next[k];                                     \
                     low[k] = x < low[k] ? x : low[k];                                              \
                 }                                                                                  \
             }                                                                                      \
             for (; j < to; ++j) {                                                                  \
-                PRICE x = price[j] - (PRICE)gain[j];                                               \
+                PRICE x = price[j] - (PRICE)value[j];                                              \
                 PRICE more = x > low[0] ? x : low[0];                                              \
                 next[0] = more < next[0] ? more : next[0];                                         \
                 low[0] = x < low[0] ? x : low[0];                                                  \
             }                                                                                      \
             for (int k = 0; k < LANES; ++k) {                                                      \
                 if (low[k] < least) {                                                              \
-                    then = least < next[k] ? least : next[k];                                      \
+                    next_least = least < next[k] ? least : next[k];                                \
                     least = low[k];                                                                \
-                    where = from;                                                                  \
-                } else if (low[k] < then) {                                                        \
-                    then = low[k];                                                                 \
+                    block = from;                                                                  \
+                } else if (low[k] < next_least) {                                                  \
+                    next_least = low[k];                                                           \
                 }                                                                                  \
             }                                                                                      \
         }                                                                                          \
         *first = least;                                                                            \
-        *second = then;                                                                            \
-        for (int j = where; j < n; ++j) {                                                          \
-            if (price[j] - (PRICE)gain[j] == least) return j;                                      \
+        *second = next_least;                                                                      \
+        for (int j = block; j < n; ++j) {                                                          \
+            if (price[j] - (PRICE)value[j] == least) return j;                                     \
         }                                                                                          \
-        return where;                                                                              \
+        return block;                                                                              \
     }
 
 LEAST_TWO(least_two, double)
-LEAST_TWO(least_two_quickly, REAL)
+LEAST_TWO(least_two_fast, REAL)
 
 static int ascending(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-/* Rows that are not content with their column within `slack` become free; the queue is made anew. */
+/* Unassign the rows whose column is more than `slack` worse than their best one; rebuild the queue. */
 static void release(Problem *p, double slack) {
-    p->free = 0;
+    p->unassigned = 0;
     for (int i = 0; i < p->n; ++i) {
         int j = p->column_of[i];
         if (j >= 0) {
@@ -100,14 +100,14 @@ static void release(Problem *p, double slack) {
             p->row_of[j] = -1;
             p->column_of[i] = -1;
         }
-        p->queue[p->free++] = i;
+        p->queue[p->unassigned++] = i;
     }
 }
 
-/* Every row whose best column is free takes it. */
+/* Assign each unassigned row to its best column if that column is unassigned. */
 static void greedy(Problem *p) {
-    int kept = 0, free = p->free;
-    for (int k = 0; k < free; ++k) {
+    int kept = 0;
+    for (int k = 0; k < p->unassigned; ++k) {
         int i = p->queue[k];
         double first, second;
         int j = least_two(row(p, i), p->price, p->n, &first, &second);
@@ -118,14 +118,14 @@ static void greedy(Problem *p) {
             p->queue[kept++] = i;
         }
     }
-    p->free = kept;
+    p->unassigned = kept;
 }
 
-/* The median difference between the best and the second best column, over some of the free rows; ties do not count. */
-static double usual_difference(const Problem *p) {
+/* The median difference between the best two columns over up to 257 of the unassigned rows, without ties. */
+static double median_difference(const Problem *p) {
     double differences[257];
-    int count = 0, step = p->free / 256 + 1;
-    for (int k = 0; k < p->free && count < 257; k += step) {
+    int count = 0, step = p->unassigned / 256 + 1;
+    for (int k = 0; k < p->unassigned && count < 257; k += step) {
         double first, second;
         least_two(row(p, p->queue[k]), p->price, p->n, &first, &second);
         if (second > first) differences[count++] = second - first;
@@ -134,19 +134,19 @@ static double usual_difference(const Problem *p) {
     return count ? differences[count / 2] : 0.0;
 }
 
-/* Free rows bid until few are left, or too many bids were made. */
-static void auction(Problem *p, REAL *price, double increment, long most) {
-    int enough = p->n / ENOUGH;
+/* Gauss-Seidel auction: unassigned rows bid one at a time, until few are unassigned or `max_bids` were made. */
+static void auction(Problem *p, REAL *price, double increment, long max_bids) {
+    int enough = p->n / MAX_SHARE;
     for (int j = 0; j < p->n; ++j) price[j] = (REAL)p->price[j];
-    while (p->free > enough && most-- > 0) {
-        int i = p->queue[--p->free];
+    while (p->unassigned > enough && max_bids-- > 0) {
+        int i = p->queue[--p->unassigned];
         REAL first, second;
-        int j = least_two_quickly(row(p, i), price, p->n, &first, &second);
+        int j = least_two_fast(row(p, i), price, p->n, &first, &second);
         int other = p->row_of[j];
         price[j] += (second - first) + (REAL)increment;
         if (other >= 0) {
             p->column_of[other] = -1;
-            p->queue[p->free++] = other;
+            p->queue[p->unassigned++] = other;
         }
         p->row_of[j] = i;
         p->column_of[i] = j;
@@ -155,72 +155,72 @@ static void auction(Problem *p, REAL *price, double increment, long most) {
 }
 
 typedef struct {
-    double *distance;
-    int *before;
-    int *list;
-    unsigned char *done;
-} Room;
+    double *distance;     /* of each column from the start row */
+    int *predecessor;     /* the row before each column on its shortest path */
+    int *list;            /* the columns whose distance is final, in order */
+    unsigned char *done;  /* whether the distance of a column is final */
+} Workspace;
 
-/* Take a column among the nearest into the list, or end at it if it is free. */
-static int reached(const Problem *p, Room *room, int j, int *listed) {
+/* Mark the distance of a column as final; return 1 if the column is unassigned, so that the path ends there. */
+static int finalize(const Problem *p, Workspace *work, int j, int *listed) {
     if (p->row_of[j] < 0) return 1;
-    room->done[j] = 1;
-    room->list[(*listed)++] = j;
+    work->done[j] = 1;
+    work->list[(*listed)++] = j;
     return 0;
 }
 
-/* The nearest of the columns not done, all of them at once; the end of the path or -1. */
-static int nearest(const Problem *p, Room *room, int *listed, double *least) {
+/* Finalize all columns at the smallest distance; return the end of the path or -1. */
+static int nearest(const Problem *p, Workspace *work, int *listed, double *least) {
     double low = LARGE;
     for (int j = 0; j < p->n; ++j) {
-        double x = room->done[j] ? LARGE : room->distance[j];
+        double x = work->done[j] ? LARGE : work->distance[j];
         low = x < low ? x : low;
     }
     *least = low;
     for (int j = 0; j < p->n; ++j) {
-        if (!room->done[j] && room->distance[j] == low && reached(p, room, j, listed)) return j;
+        if (!work->done[j] && work->distance[j] == low && finalize(p, work, j, listed)) return j;
     }
     return -1;
 }
 
-/* Shorten distances by way of one done column; the end of the path or -1. */
-static int relax(const Problem *p, Room *room, int column, double least, int *listed) {
+/* Relax the distances through the row of a final column; return the end of the path or -1. */
+static int relax(const Problem *p, Workspace *work, int column, double least, int *listed) {
     int i = p->row_of[column], touched = 0;
-    const REAL *gain = row(p, i);
-    double shift = p->price[column] - (double)gain[column] - least;
+    const REAL *value = row(p, i);
+    double shift = p->price[column] - (double)value[column] - least;
     for (int j = 0; j < p->n; ++j) {
-        double x = p->price[j] - (double)gain[j] - shift;
-        int nearer = (x < room->distance[j]) & !room->done[j];
-        room->distance[j] = nearer ? x : room->distance[j];
-        room->before[j] = nearer ? i : room->before[j];
+        double x = p->price[j] - (double)value[j] - shift;
+        int nearer = (x < work->distance[j]) & !work->done[j];
+        work->distance[j] = nearer ? x : work->distance[j];
+        work->predecessor[j] = nearer ? i : work->predecessor[j];
         touched |= nearer & (x <= least);
     }
     if (!touched) return -1;
     for (int j = 0; j < p->n; ++j) {
-        if (!room->done[j] && room->distance[j] <= least && reached(p, room, j, listed)) return j;
+        if (!work->done[j] && work->distance[j] <= least && finalize(p, work, j, listed)) return j;
     }
     return -1;
 }
 
-/* The shortest augmenting path from one free row. */
-static void augment(Problem *p, int start, Room *room) {
+/* Assign one row by a shortest augmenting path (Dijkstra's algorithm on reduced costs), and update the prices. */
+static void augment(Problem *p, int start, Workspace *work) {
     int end = -1, ready = 0, listed = 0;
     double least = LARGE;
-    memset(room->done, 0, (size_t)p->n);
+    memset(work->done, 0, (size_t)p->n);
     for (int j = 0; j < p->n; ++j) {
-        room->distance[j] = p->price[j] - (double)row(p, start)[j];
-        room->before[j] = start;
+        work->distance[j] = p->price[j] - (double)row(p, start)[j];
+        work->predecessor[j] = start;
     }
     while (end < 0) {
         if (ready == listed) {
-            end = nearest(p, room, &listed, &least);
+            end = nearest(p, work, &listed, &least);
         } else {
-            end = relax(p, room, room->list[ready++], least, &listed);
+            end = relax(p, work, work->list[ready++], least, &listed);
         }
     }
-    for (int k = 0; k < ready; ++k) p->price[room->list[k]] += least - room->distance[room->list[k]];
+    for (int k = 0; k < ready; ++k) p->price[work->list[k]] += least - work->distance[work->list[k]];
     for (int i = -1, column = end; i != start;) {
-        i = room->before[column];
+        i = work->predecessor[column];
         int other = p->column_of[i];
         p->row_of[column] = i;
         p->column_of[i] = column;
@@ -228,68 +228,68 @@ static void augment(Problem *p, int start, Room *room) {
     }
 }
 
-/* Prices at which the auction begins: of every column, the largest gain in it. */
-static void reduce(Problem *p) {
-    for (int j = 0; j < p->n; ++j) p->price[j] = (double)p->gain[j];
+/* Initialize the price of each column by the largest value in it. */
+static void initialize_prices(Problem *p) {
+    for (int j = 0; j < p->n; ++j) p->price[j] = (double)p->value[j];
     for (int i = 1; i < p->n; ++i) {
-        const REAL *gain = row(p, i);
+        const REAL *value = row(p, i);
         for (int j = 0; j < p->n; ++j) {
-            double x = (double)gain[j];
+            double x = (double)value[j];
             p->price[j] = x > p->price[j] ? x : p->price[j];
         }
     }
 }
 
-/* Free rows bid exactly what their second choice allows, so that all that are assigned stay content. */
-static void settle(Problem *p, long most) {
+/* Augmenting row reduction (Jonker and Volgenant): an auction without increment, which keeps the prices optimal. */
+static void reduce_rows(Problem *p, long max_bids) {
     int kept = 0;
-    while (p->free > kept && most-- > 0) {
-        int i = p->queue[--p->free];
+    while (p->unassigned > kept && max_bids-- > 0) {
+        int i = p->queue[--p->unassigned];
         double first, second;
         int j = least_two(row(p, i), p->price, p->n, &first, &second);
         int other = p->row_of[j];
-        if (other >= 0 && second <= first) { /* a tie, that paths resolve */
-            p->queue[p->free++] = p->queue[kept];
+        if (other >= 0 && second <= first) { /* a tie; left to augmenting paths */
+            p->queue[p->unassigned++] = p->queue[kept];
             p->queue[kept++] = i;
             continue;
         }
         p->price[j] += second - first;
         if (other >= 0) {
             p->column_of[other] = -1;
-            p->queue[p->free++] = other;
+            p->queue[p->unassigned++] = other;
         }
         p->row_of[j] = i;
         p->column_of[i] = j;
     }
 }
 
-static void solve(Problem *p, Room *room, REAL *quick, int warm) {
+static void solve(Problem *p, Workspace *work, REAL *fast_price, int warm) {
     if (warm) {
         release(p, 0.0);
     } else {
-        reduce(p);
+        initialize_prices(p);
     }
     greedy(p);
-    if (p->n >= FEWEST && p->free > p->n / (warm ? 4 : 10)) {
-        double increment = usual_difference(p), last = increment * FINEST;
-        for (int k = 0; k < ATTEMPTS && increment > 0; ++k) {
-            auction(p, quick, increment, BIDS * p->n);
-            if (p->free <= p->n / ENOUGH) break;
+    if (p->n >= MIN_ROWS && p->unassigned > p->n / (warm ? 4 : 10)) {
+        double increment = median_difference(p), last = increment * FINEST;
+        for (int k = 0; k < MAX_ATTEMPTS && increment > 0; ++k) {
+            auction(p, fast_price, increment, MAX_BIDS * p->n);
+            if (p->unassigned <= p->n / MAX_SHARE) break;
             increment *= COARSER;
         }
         while (increment > last) {
             increment /= FINER;
             release(p, increment);
-            auction(p, quick, increment, BIDS * p->n);
+            auction(p, fast_price, increment, MAX_BIDS * p->n);
         }
     }
     release(p, 0.0);
-    settle(p, BIDS * p->free);
-    int left = p->free;
-    for (int k = 0; k < left; ++k) augment(p, p->queue[k], room);
+    reduce_rows(p, MAX_BIDS * p->unassigned);
+    int remaining = p->unassigned;
+    for (int k = 0; k < remaining; ++k) augment(p, p->queue[k], work);
 }
 
-/* By how much the prices allow another assignment to be better. */
+/* The optimality gap that the prices prove. */
 static double gap_of(const Problem *p) {
     double gap = 0.0;
     for (int i = 0; i < p->n; ++i) {
@@ -301,29 +301,32 @@ static double gap_of(const Problem *p) {
     return gap;
 }
 
-/* Solve `batch` problems one after the other.
+/* Solve `batch` problems sequentially.
  *
- * gain: batch * n * n finite numbers. price: batch * n, the dual variables of the columns. column_of: batch * n, the
- * answer; no column twice. Both hold where to begin if `warm` (any prices; -1 for rows that are free). gap: batch; the
- * most by which the answer can fall short of the optimum. Returns 0, or -1 if there is no memory.
+ * value: batch * n * n finite numbers. price: batch * n, the dual variables of the columns. column_of: batch * n, the
+ * assignment; all columns of a problem are different. If `warm` is not 0, price (any values) and column_of (-1 for
+ * unassigned rows) hold the starting point. gap: batch, the optimality gap of each assignment. Returns 0, or -1 if
+ * memory could not be allocated.
  */
-int rebasin_assignment(int batch, int n, const REAL *gain, double *price, int warm, int *column_of, double *gap) {
+int rebasin_assignment(int batch, int n, const REAL *value, double *price, int warm, int *column_of, double *gap) {
     size_t size = (size_t)n;
-    Room room = {malloc(sizeof(double) * size), malloc(sizeof(int) * size), malloc(sizeof(int) * size), malloc(size)};
+    Workspace work = {malloc(sizeof(double) * size), malloc(sizeof(int) * size), malloc(sizeof(int) * size),
+                      malloc(size)};
     int *row_of = malloc(sizeof(int) * size), *queue = malloc(sizeof(int) * size);
-    REAL *quick = malloc(sizeof(REAL) * size);
-    int failed = !room.distance || !room.before || !room.list || !room.done || !row_of || !queue || !quick;
+    REAL *fast_price = malloc(sizeof(REAL) * size);
+    int failed = !work.distance || !work.predecessor || !work.list || !work.done || !row_of || !queue || !fast_price;
     for (int b = 0; b < batch && !failed; ++b) {
-        Problem p = {n, gain + (size_t)b * size * size, price + (size_t)b * size, column_of + (size_t)b * size,
+        Problem p = {n, value + (size_t)b * size * size, price + (size_t)b * size, column_of + (size_t)b * size,
                      row_of, queue, n};
         for (int k = 0; k < n; ++k) { row_of[k] = -1; queue[k] = k; }
         for (int k = 0; k < n; ++k) {
             if (!warm) p.column_of[k] = -1;
             if (p.column_of[k] >= 0) row_of[p.column_of[k]] = k;
         }
-        solve(&p, &room, quick, warm);
+        solve(&p, &work, fast_price, warm);
         gap[b] = gap_of(&p);
     }
-    free(room.distance); free(room.before); free(room.list); free(room.done); free(row_of); free(queue); free(quick);
+    free(work.distance); free(work.predecessor); free(work.list); free(work.done);
+    free(row_of); free(queue); free(fast_price);
     return failed ? -1 : 0;
 }

@@ -1,4 +1,4 @@
-"""Which solver is used where none is named."""
+"""The default solver: the compiled kernel, or SciPy if the kernel is not available."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class SolverChoice:
-    """The solver that is used where none is named.
+    """The default solver on this machine, and the reason.
 
     Attributes:
-        solver: `compiled`, or `scipy`.
-        reason: Where the compiled kernel comes from, or why it cannot be used.
+        solver: The solver: `compiled` or `scipy`.
+        reason: Origin of the compiled kernel, or the reason why it cannot be used.
     """
 
     solver: AssignmentSolver
@@ -39,12 +39,13 @@ class SolverChoice:
 
 @functools.cache
 def which_solver() -> SolverChoice:
-    """Return the solver that is used where none is named, and why: the fastest exact one that this machine has.
+    """Return the default solver and the reason: `compiled` if the kernel is available, else `scipy`.
 
-    The choice is made once a process. Unless ``REBASIN_COMPILE=0`` asks for it, the choice of `scipy` gives a warning.
+    The choice is made once per process. A `SlowSolverWarning` is issued for `scipy`, unless ``REBASIN_COMPILE=0`` is
+    set.
 
     Returns:
-        The choice; as text, one line.
+        The choice; converted to a string, it is one line.
 
     Examples:
         >>> which_solver().solver.name in {"compiled", "scipy"}
@@ -58,15 +59,15 @@ def which_solver() -> SolverChoice:
         return SolverChoice(CompiledAssignment(), f"the kernel was {kernel.origin}")
     if not is_turned_off():
         message = (
-            f"the compiled assignment kernel cannot be used: {reason}. SciPy solves instead: exactly, but more slowly. "
-            "Install a C compiler, or set REBASIN_COMPILE=0 to use SciPy without this warning"
+            f"the compiled assignment kernel cannot be used: {reason}. SciPy is used instead, which is exact but "
+            "slower. Install a C compiler, or set REBASIN_COMPILE=0 to use SciPy without this warning"
         )
         warnings.warn(message, SlowSolverWarning, stacklevel=3)
     return SolverChoice(ScipyAssignment(), reason)
 
 
 def default_solver() -> AssignmentSolver:
-    """Return the fastest exact solver that this machine has: `compiled`, or `scipy` where that cannot be built.
+    """Return the default solver: `compiled` if the kernel is available, else `scipy`.
 
     Returns:
         The solver of `which_solver`.
@@ -76,7 +77,7 @@ def default_solver() -> AssignmentSolver:
 
 @final
 class AutoAssignment(AssignmentSolver):
-    """Solves exactly by the fastest solver that this machine has: `compiled`, or `scipy` where that cannot be built.
+    """Exact solver: `compiled` if the kernel is available, else `scipy`.
 
     Examples:
         >>> import torch
@@ -92,7 +93,7 @@ class AutoAssignment(AssignmentSolver):
 
 
 def solve_assignment(similarity: Tensor) -> Tensor:
-    r"""Return the assignment that maximises the total similarity, exactly.
+    r"""Return the assignment that maximizes the total similarity, exactly.
 
     $$ p^* = \operatorname*{argmax}_{p} \sum_i A_{i, p(i)} $$
 
@@ -100,7 +101,7 @@ def solve_assignment(similarity: Tensor) -> Tensor:
         similarity: ``[*batch, m, n]`` with ``m <= n``, one problem for each leading index.
 
     Returns:
-        ``[*batch, m]`` indices on the device of ``similarity``.
+        Column indices ``[*batch, m]``, on the device of ``similarity``.
 
     Raises:
         InvalidInputError: If there are more rows than columns, or entries are NaN or plus infinity.

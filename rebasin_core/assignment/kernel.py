@@ -1,4 +1,4 @@
-"""The compiled assignment kernel: built with the machine's C compiler on first use, and kept."""
+"""The compiled assignment kernel: built with the machine's C compiler on first use, and cached."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ if TYPE_CHECKING:
 Real: TypeAlias = Literal["float", "double"]
 
 _REALS: tuple[Real, ...] = ("float", "double")
-# The machine's own vector instructions, and without them if its compiler does not know the option.
+# With all vector instructions of this machine, or without if its compiler does not support the option.
 _FLAGS: tuple[tuple[str, ...], ...] = (("-O3", "-march=native"), ("-O3",))
+# Time limit of the compiler, in seconds.
 _SECONDS = 120
 
 
 class KernelUnavailableError(Exception):
-    """The kernel cannot be built or loaded here; says why."""
+    """The kernel cannot be built or loaded on this machine; the message has the reason."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """The kernel, for both precisions.
+    """The loaded kernel.
 
     Attributes:
-        functions: ``rebasin_assignment`` of ``assignment.c`` for either type of numbers.
-        origin: Where it comes from, in words.
+        functions: The function ``rebasin_assignment`` of ``assignment.c``, for float and for double.
+        origin: Origin of the kernel, for messages.
     """
 
     functions: dict[Real, Any]
@@ -49,13 +50,13 @@ class Kernel:
 
 
 def load_kernel() -> Kernel:
-    """Return the kernel: a kept one that is whole and works, or one that is built now, once a process.
+    """Return the kernel: a cached one that works, or one that is built now. Loaded once per process.
 
     Returns:
         The kernel.
 
     Raises:
-        KernelUnavailableError: If there is no compiler, it fails, what it builds cannot be loaded, or
+        KernelUnavailableError: If there is no compiler, it fails, the library cannot be loaded, or
             ``REBASIN_COMPILE=0`` is set.
     """
     found = _found()
@@ -66,7 +67,7 @@ def load_kernel() -> Kernel:
 
 @functools.cache
 def _found() -> Kernel | str:
-    """Return the kernel, or why there is none."""
+    """Return the kernel, or the reason why there is none."""
     if is_turned_off():
         return "compiling is turned off by REBASIN_COMPILE=0"
     source = resources.files(__package__).joinpath("assignment.c").read_bytes()
@@ -75,7 +76,7 @@ def _found() -> Kernel | str:
     for path, content in kept_libraries(folder, key) if folder else []:
         try:
             return Kernel(_functions(content), f"read from {path}")
-        except (OSError, AttributeError):  # whole, but not for this machine, say
+        except (OSError, AttributeError):  # complete, but built for another machine, for example
             path.unlink(missing_ok=True)
     try:
         content = _built(source)
@@ -83,12 +84,12 @@ def _found() -> Kernel | str:
     except (KernelUnavailableError, OSError, AttributeError) as error:
         return str(error)
     kept = folder and keep_library(folder, key, content)
-    place = f"kept as {kept}" if kept else "not kept, since the user's cache folder cannot be used"
-    return Kernel(functions, f"built by this process, and {place}")
+    storage = f"kept as {kept}" if kept else "not kept, since the user's cache folder cannot be used"
+    return Kernel(functions, f"built by this process, and {storage}")
 
 
 def is_turned_off() -> bool:
-    """Return whether the user wants no compiled kernel.
+    """Return whether the user has turned off compilation.
 
     Returns:
         Whether ``REBASIN_COMPILE=0`` is set.
@@ -97,12 +98,15 @@ def is_turned_off() -> bool:
 
 
 def forget_kernel() -> None:
-    """Look for the kernel anew when it is next needed."""
+    """Forget the loaded kernel; the next `load_kernel` searches the cache again."""
     _found.cache_clear()
 
 
 def _key(source: bytes) -> str:
-    """Return what determines a library but for its compiler: without one, a kept library still serves."""
+    """Return a hash of the source, the options and the machine.
+
+    The compiler is not included, so that a cached library can be used on a machine without a compiler.
+    """
     machine = (_FLAGS, platform.machine(), ctypes.sizeof(ctypes.c_void_p), platform.libc_ver(), _processor())
     return hashlib.sha256(repr(machine).encode() + source).hexdigest()[:20]
 
@@ -113,19 +117,19 @@ def _built(source: bytes) -> bytes:
     if compiler is None:
         message = "no C compiler was found (CC, cc, gcc, clang)"
         raise KernelUnavailableError(message)
-    problem = ""
+    reason = ""
     for flags in _FLAGS:
         try:
             return _compiled([compiler, *flags, "-std=c99", "-shared", "-fPIC"], source)
         except (OSError, subprocess.SubprocessError) as error:
-            problem = getattr(error, "stderr", None) or str(error)
-    message = f"{compiler} could not build the kernel: {problem.strip()[:300]}"
+            reason = getattr(error, "stderr", None) or str(error)
+    message = f"{compiler} could not build the kernel: {reason.strip()[:300]}"
     raise KernelUnavailableError(message)
 
 
 def _compiled(command: Sequence[str], source: bytes) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="rebasin-") as room:
-        folder = Path(room)
+    with tempfile.TemporaryDirectory(prefix="rebasin-") as temporary:
+        folder = Path(temporary)
         folder.joinpath("assignment.c").write_bytes(source)
         parts: list[str] = []
         for real in _REALS:
@@ -138,39 +142,39 @@ def _compiled(command: Sequence[str], source: bytes) -> bytes:
             capture_output=True,
             text=True,
             timeout=_SECONDS,
-            cwd=room,
+            cwd=temporary,
         )
         return folder.joinpath("assignment.so").read_bytes()
 
 
 def _functions(content: bytes) -> dict[Real, Any]:
-    """Return the kernel's functions, tried on a small problem."""
+    """Return the kernel's functions, after a test on a small problem."""
     library = _opened(content)
     functions = {real: _typed(getattr(library, _symbol(real))) for real in _REALS}
     for real, function in functions.items():
-        if not _is_right(function, real):
-            message = "the kernel solves a small problem wrongly: the compiler is out of order, or its options are"
+        if not _is_correct(function, real):
+            message = "the kernel returned a wrong result for a test problem; check the compiler and its options"
             raise OSError(message)
     return functions
 
 
 def _opened(content: bytes) -> ctypes.CDLL:
-    """Return a library from its bytes.
+    """Return a library loaded from its bytes.
 
-    Linux loads it from memory: then nothing that happens to a file later can end this process, and a file system that
-    forbids execution does not matter. Elsewhere, and where that is forbidden, it is loaded from a file of its own.
+    Linux loads it from memory, because the process would crash if the file was truncated or replaced later, and because
+    the file system may forbid execution. Other systems load it from a temporary file.
     """
     if sys.platform == "linux":
         with suppress(OSError):
             return _opened_in_memory(content)
-    with tempfile.TemporaryDirectory(prefix="rebasin-", ignore_cleanup_errors=True) as room:
-        path = Path(room, "assignment.so")
+    with tempfile.TemporaryDirectory(prefix="rebasin-", ignore_cleanup_errors=True) as temporary:
+        path = Path(temporary, "assignment.so")
         path.write_bytes(content)
         return ctypes.CDLL(str(path))
 
 
 def _opened_in_memory(content: bytes) -> ctypes.CDLL:
-    # Stays open once it is loaded: libraries are told apart by their names, and the next file would have the same one.
+    # The file stays open: the loader identifies libraries by path, and the next descriptor would reuse this number.
     descriptor = os.memfd_create("rebasin-assignment")
     try:
         with os.fdopen(descriptor, "wb", closefd=False) as file:
@@ -188,14 +192,14 @@ def _typed(function: Any) -> Any:  # ruff: ignore[any-type] - a foreign function
     return function
 
 
-def _is_right(function: Any, real: Real) -> bool:  # ruff: ignore[any-type] - a foreign function
-    """Return whether a kernel exchanges two rows for which that is best."""
+def _is_correct(function: Any, real: Real) -> bool:  # ruff: ignore[any-type] - a foreign function
+    """Return whether a kernel solves a problem of two rows."""
     number = ctypes.c_float if real == "float" else ctypes.c_double
-    gain = (number * 4)(1.0, 5.0, 3.0, 2.0)
+    value = (number * 4)(1.0, 5.0, 3.0, 2.0)
     price = (ctypes.c_double * 2)()
     columns = (ctypes.c_int * 2)(-1, -1)
     gap = (ctypes.c_double * 1)(1.0)
-    return function(1, 2, gain, price, 0, columns, gap) == 0 and list(columns) == [1, 0] and gap[0] == 0
+    return function(1, 2, value, price, 0, columns, gap) == 0 and list(columns) == [1, 0] and gap[0] == 0
 
 
 def _symbol(real: Real) -> str:
@@ -203,7 +207,7 @@ def _symbol(real: Real) -> str:
 
 
 def _processor() -> str:
-    """Return what tells processors apart, so that a shared home folder serves each with its own instructions."""
+    """Return the processor's features, so that machines that share a home folder use different libraries."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

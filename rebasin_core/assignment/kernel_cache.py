@@ -1,4 +1,4 @@
-"""The folder in which compiled kernels are kept: only whole ones are given back, and old ones are removed."""
+"""The cache folder of compiled kernels; damaged and old files are removed."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from contextlib import suppress
 from pathlib import Path
 
 _PRIVATE = 0o700
-_OF_OTHERS = 0o022
-# Digits of the hash of a library, in its name.
+_WRITABLE_BY_OTHERS = 0o022
+# Number of hexadecimal digits of a library's hash in its file name.
 _DIGITS = 32
-# A kernel that no process has loaded for so long belongs to a version or a machine that is gone.
+# A kernel that no process has loaded for 90 days belongs to another version or machine.
 _SECONDS_KEPT = 90 * 86400
-# Files are written in far less; what is older was left behind by a process that was killed.
+# Temporary files older than an hour were left by a process that was killed.
 _SECONDS_WRITTEN = 3600
 _SECONDS_A_DAY = 86400
 
 
 def user_folder() -> Path | None:
-    """Return the user's cache folder; None if it cannot be made or written, or if others may write there."""
+    """Return the user's cache folder; None if it cannot be created or written, or if other users may write there."""
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = base / "rebasin_core"
         folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
         status = folder.stat()
-    except (OSError, RuntimeError):  # also without a home
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home folder
         return None
-    mine = not hasattr(os, "getuid") or status.st_uid == os.getuid()
-    return folder if mine and not status.st_mode & _OF_OTHERS and os.access(folder, os.W_OK) else None
+    is_own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+    return folder if is_own and not status.st_mode & _WRITABLE_BY_OTHERS and os.access(folder, os.W_OK) else None
 
 
 def kept_libraries(folder: Path, key: str) -> list[tuple[Path, bytes]]:
-    """Return the whole libraries that are kept under a key; remove those that are damaged.
+    """Return the undamaged libraries of a key, and remove the damaged ones.
 
-    The name of a library ends with the hash of its content: what was cut off, emptied or replaced is known before it is
-    loaded, which could end the process.
+    The name of a library ends with the hash of its content. Truncated or replaced files are thus detected before they
+    are loaded, since loading them could crash the process.
 
     Args:
         folder: The cache folder.
-        key: Of everything that determines a library.
+        key: Hash of everything that determines a library.
 
     Returns:
-        Files and their content.
+        Paths and contents of the files.
     """
     found: list[tuple[Path, bytes]] = []
     for path in sorted(folder.glob(f"{_stem(key)}-*.so")):
-        with suppress(OSError):  # removed meanwhile, or not readable: it is built again
+        with suppress(OSError):  # removed by another process, or not readable: the library is built again
             if not stat.S_ISREG(path.lstat().st_mode):
                 continue
             content = path.read_bytes()
@@ -62,15 +62,15 @@ def kept_libraries(folder: Path, key: str) -> list[tuple[Path, bytes]]:
 
 
 def keep_library(folder: Path, key: str, content: bytes) -> Path | None:
-    """Write a library whole or not at all, and remove what is old.
+    """Write a library atomically, and remove old files.
 
     Args:
         folder: The cache folder.
-        key: Of everything that determines the library.
-        content: The library.
+        key: Hash of everything that determines the library.
+        content: The bytes of the library.
 
     Returns:
-        The file; None if there is no space, say: it is built again by the next process.
+        Path of the file; None if it cannot be written, in which case the next process builds it again.
     """
     path = folder / _name(key, content)
     try:
@@ -82,7 +82,7 @@ def keep_library(folder: Path, key: str, content: bytes) -> Path | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file under another name first, so that nobody sees a part of it."""
+    """Write a temporary file and rename it, so that other processes never read an incomplete file."""
     descriptor, written = tempfile.mkstemp(prefix=".assignment-", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -93,7 +93,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _remove_old(folder: Path) -> None:
-    """Remove kernels that were not loaded for long, and files that were never finished."""
+    """Remove kernels that were not loaded for 90 days, and unfinished temporary files."""
     for pattern, seconds in (("assignment-*.so", _SECONDS_KEPT), (".assignment-*.part", _SECONDS_WRITTEN)):
         for path in folder.glob(pattern):
             with suppress(OSError):
@@ -102,7 +102,7 @@ def _remove_old(folder: Path) -> None:
 
 
 def _note_use(path: Path) -> None:
-    """Set the time of a library, by which old ones are told, at most once a day."""
+    """Update the modification time of a library, by which old ones are recognized, at most once a day."""
     if time.time() - path.stat().st_mtime > _SECONDS_A_DAY:
         os.utime(path)
 

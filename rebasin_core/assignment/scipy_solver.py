@@ -1,4 +1,4 @@
-"""Assignment by SciPy: the reference."""
+"""Assignment by SciPy, the reference implementation."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @final
 class ScipyAssignment(AssignmentSolver):
-    """Solves with SciPy, in float64 on the CPU, one matrix after the other.
+    """Exact solver of SciPy, in float64 on the CPU, one matrix at a time.
 
     Complexity:
-        $O(n^3)$ a matrix. Begun from potentials, SciPy is given the reduced matrix, which it solves faster.
+        $O(n^3)$ per matrix. With a warm start, SciPy solves the matrix reduced by the potentials, which is faster.
 
     References:
         D. F. Crouse (2016), "On implementing 2D rectangular assignment algorithms", IEEE TAES 52(4): the shortest
@@ -35,7 +35,7 @@ class ScipyAssignment(AssignmentSolver):
     name: Literal["scipy"] = "scipy"
 
     certify: bool = False
-    """Whether to compute potentials and the gap, too: as much work again."""
+    """Whether to compute potentials and the gap, which doubles the work."""
 
     @override
     def _solve(self, similarity: Tensor, start: Assignment | None) -> Assignment:
@@ -45,8 +45,8 @@ class ScipyAssignment(AssignmentSolver):
         exact = similarity.to("cpu", torch.float64).reshape(-1, *shape[-2:])
         reduced = exact
         if start is not None and start.potentials is not None and shape[-2] == shape[-1]:
-            after = exact - start.potentials.to("cpu").reshape(-1, 1, shape[-1])
-            reduced = after.sub_(after.amax(-1, keepdim=True))
+            difference = exact - start.potentials.to("cpu").reshape(-1, 1, shape[-1])
+            reduced = difference.sub_(difference.amax(-1, keepdim=True))
         columns = [torch.from_numpy(linear_sum_assignment(m, maximize=True)[1]) for m in reduced.numpy()]
         index = torch.stack(columns).reshape(shape[:-1])
         if not self.certify:

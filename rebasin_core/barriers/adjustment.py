@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
 
 Endpoints: TypeAlias = "tuple[Iterable[Mapping[str, Tensor]], Iterable[Mapping[str, Tensor]]]"
+"""Tensors by name of the sampled networks at t = 0, and of those at t = 1."""
 
 
 class PathAdjustment(ABC):
-    """Changes the sampled networks on a path: recomputes their statistics, or repairs their activations.
+    """Adjustment of the sampled networks on a path, such as recomputed statistics or repaired activations.
 
     Laws:
-        - *Endpoints*: nothing is changed at t = 0 and t = 1.
+        - *Endpoints*: at t = 0 and t = 1 the adjustment is the identity.
     """
 
     @abstractmethod
@@ -30,8 +31,8 @@ class PathAdjustment(ABC):
         Args:
             t: The interpolation coefficient, in [0, 1].
             point: The posterior at t.
-            endpoints: The networks sampled at each endpoint with the noise of those at t, in the same order. They can
-                be iterated again and again.
+            endpoints: The networks sampled at each endpoint with the same noise as at t, in the same order. Each of
+                the two can be iterated repeatedly.
 
         Returns:
             A function of the tensors of a network and its index among the samples, or None.
@@ -43,10 +44,10 @@ def in_turn(first: Adjust | None, second: Adjust | None) -> Adjust | None:
 
     Args:
         first: A change, or None.
-        second: The change that follows it, or None.
+        second: The change applied after it, or None.
 
     Returns:
-        Both, one after the other; None if there is neither.
+        A function that applies `first`, then `second`; None if both are None.
     """
     if first is None or second is None:
         return first or second

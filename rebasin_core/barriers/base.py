@@ -38,7 +38,7 @@ class BarrierProblem:
         task: The model, the data on the same device, and the likelihood.
         seed: Seed of the noise that all points on the path share.
         progress: Whether to show a progress bar.
-        calibration: Data from which normalization statistics or activations are computed, on the same device.
+        calibration: Data on which normalization statistics and activations are computed, on the same device.
         adjustment: Adjusts the networks on the path before they are measured; None for no adjustment.
     """
 
@@ -54,10 +54,10 @@ class BarrierProblem:
         """Return the problem with another adjustment.
 
         Args:
-            adjustment: Replaces the present one.
+            adjustment: The new adjustment.
 
         Returns:
-            The new problem.
+            A copy of the problem with this adjustment.
         """
         return replace(self, adjustment=adjustment)
 
@@ -66,12 +66,12 @@ class BarrierEstimator(Strategy):
     """Estimates the loss along a path between two posteriors.
 
     Laws:
-        - *Equal ends*: between a posterior and itself the loss is the same at every t and the barrier is zero.
-        - *Endpoints*: the losses at t = 0 and t = 1 are those of the two posteriors, whatever lies between.
-        - *Direction*: exchanging the endpoints mirrors the curve, up to the stated errors.
-        - *Errors stated*: every number that rests on random samples comes with its standard error.
-        - *Inputs untouched*: posteriors, model (its mode included) and data are not changed.
-        - *Repeatable*: equal generators in equal states give equal curves.
+        - *Equal endpoints*: between a posterior and itself the loss is the same at every t and the barrier is zero.
+        - *Endpoints*: the losses at t = 0 and t = 1 are those of the two posteriors.
+        - *Reversal*: exchanging the posteriors maps t to 1 - t, up to the stated errors.
+        - *Errors stated*: every Monte Carlo estimate has a standard error.
+        - *Inputs untouched*: posteriors, model (including its mode) and data are not changed.
+        - *Repeatable*: generators in equal states give equal curves.
     """
 
     family: ClassVar[str] = "barrier"
@@ -96,11 +96,11 @@ class BarrierEstimator(Strategy):
         present = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**{**present, **options})
 
-    def of_means(self) -> BarrierEstimator | None:  # ruff: ignore[no-self-use] - overridden where there is one
-        """Return the estimator of the barrier between the means of two posteriors, beside which this one is read.
+    def of_means(self) -> BarrierEstimator | None:  # ruff: ignore[no-self-use] - overridden by estimators that have one
+        """Return the estimator of the barrier between the posterior means, to be compared with this one.
 
         Returns:
-            An estimator of single networks; None if this is one itself, or has none.
+            An estimator for single networks; None if this estimator is itself one, or has no such counterpart.
         """
         return None
 
@@ -119,17 +119,17 @@ class BarrierEstimator(Strategy):
         Args:
             reference: The posterior at t = 0; sets device and dtype.
             candidate: The posterior at t = 1.
-            task: The model, data and likelihood; the data are read once and held in memory meanwhile. Normalization
-                statistics and activations are computed from its calibration data.
-            generator: Source of randomness; a fixed seed if not given.
+            task: The model, data and likelihood. The data are iterated once and held in memory during the call.
+                Normalization statistics and activations are computed on the calibration data of the task.
+            generator: Random number generator; seeded with 0 if None.
             progress: Whether to show a progress bar.
 
         Returns:
-            The curve, with the barrier on it. Its `LossCurve.notes` are given as warnings, too
+            The loss curve; its ``height`` is the barrier. Its `LossCurve.notes` are also issued as warnings
             (`errors.MeasurementWarning`).
 
         Raises:
-            InvalidInputError: If the posteriors, the model and the data do not fit each other, or a loss is not finite.
+            InvalidInputError: If the posteriors, the model and the data do not match, or a loss is not finite.
         """
         require_same_tensors(reference.mean, candidate.mean, "the candidate")
         generator = generator or torch.Generator().manual_seed(0)
@@ -151,16 +151,16 @@ class BarrierEstimator(Strategy):
 
     @final
     def solve(self, problem: BarrierProblem) -> LossCurve:
-        """Return the curve of a checked problem: for estimators that wrap another one.
+        """Return the loss curve of a checked problem; called by estimators that wrap this one.
 
         Args:
-            problem: As `estimate` makes it.
+            problem: A problem as constructed by `estimate`.
 
         Returns:
             The curve.
 
         Raises:
-            InvalidInputError: If a loss is not finite, or the estimator cannot be used on the problem.
+            InvalidInputError: If a loss is not finite, or the estimator is not applicable to the problem.
         """
         with torch.no_grad():
             return self._estimate(problem)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Names of attributes in files of earlier versions.
 _FORMER = {"above": "excess", "above_stderr": "excess_stderr"}
-# Written for readers of the files, and not read back.
+# Derived values: written for those who read the files, ignored by `from_json`.
 _DERIVED = ("interior_excess", "interior_excess_stderr", "interior_location")
 
 
@@ -41,32 +41,32 @@ class LossCurve:
     Attributes:
         t: Interpolation coefficients, from 0 to 1.
         loss: Predictive loss at each t, nats per example; or another metric.
-        stderr: Its Monte Carlo standard error (NaN for a single sample; 0 for single networks, which have none).
-        data_stderr: Its standard error from the finite data set.
-        excess: L(q_t) - [(1 - t) L(q_0) + t L(q_1)]: how far the loss exceeds the interpolated endpoint losses.
-        excess_stderr: Its Monte Carlo standard error, paired over samples (common random numbers).
-        gibbs: Gibbs loss (mean over samples of the loss of one network).
-        bias: Estimate of the upward bias of ``loss`` from the finite number of samples; ``loss - bias`` is corrected.
-        score: Accuracy or mean squared error of the averaged prediction.
-        score_name: Which of the two.
-        height: The barrier $B$, at least 0 (the endpoints themselves are on the path): the interior excess, or 0 where
-            that is negative.
-        height_stderr: The Monte Carlo standard error of the interior excess, paired over samples.
-        height_data_stderr: Its standard error from the data, paired over examples.
-        location: The $t$ of the barrier; that of an endpoint if the excess is negative everywhere between them.
+        stderr: Monte Carlo standard error of ``loss``; NaN for a single sample, 0 for single networks.
+        data_stderr: Standard error of ``loss`` from the finite dataset.
+        excess: $L(q_t) - [(1 - t) L(q_0) + t L(q_1)]$.
+        excess_stderr: Monte Carlo standard error of ``excess``, paired over samples (common random numbers).
+        gibbs: Gibbs loss: the mean over samples of the loss of a single network, nats per example.
+        bias: Estimated upward bias of ``loss`` due to the finite number of samples; ``loss - bias`` is corrected.
+        score: Score of the averaged prediction, such as the accuracy or the mean squared error.
+        score_name: Name of the score.
+        height: The barrier $B$, at least 0 because the endpoints are on the path: the interior excess, or 0 if that is
+            negative.
+        height_stderr: Monte Carlo standard error of the interior excess, paired over samples.
+        height_data_stderr: Standard error of the interior excess from the finite dataset, paired over examples.
+        location: The $t$ at which the excess is largest; 0 or 1 if it is negative at all interior points.
         metric: Name of the metric that is reported as the loss.
-        height_bias: Estimate of the upward bias of the interior excess from the finite number of samples, endpoints
-            subtracted: ``interior_excess - height_bias`` is corrected.
-        label: The metric in figures, such as ``Brier score``.
-        unit: Its unit; empty if it has none.
-        degrees: Degrees of freedom of ``height_stderr``: 0 of single networks, NaN if they are not known.
-        effective_samples: The number of samples that the loss of an example rests on,
-            $(\sum_s p_s)^2 / \sum_s p_s^2$: the median over examples, at each t; empty for other metrics.
-        least_effective_samples: The least of them over examples, at each t.
-        baseline: The metric of the best prediction that is the same for all examples (for classes, their frequencies);
-            NaN if it is not known.
-        notes: What to bear in mind: endpoints that are no better than the baseline, or worse than the midpoint; errors
-            that cannot be trusted; endpoints that are one network.
+        height_bias: Estimated upward bias of the interior excess due to the finite number of samples;
+            ``interior_excess - height_bias`` is corrected.
+        label: Name of the metric in figures, such as ``Brier score``.
+        unit: Unit of the metric; empty if it has none.
+        degrees: Degrees of freedom of ``height_stderr``: 0 for single networks, NaN if unknown.
+        effective_samples: Effective number of samples $(\sum_s p_s)^2 / \sum_s p_s^2$ of the loss of an example: the
+            median over examples, at each t. Empty for metrics other than the predictive loss.
+        least_effective_samples: The minimum over examples instead of the median.
+        baseline: The metric of the best constant prediction (for classification, the class frequencies); NaN if
+            unknown.
+        notes: Caveats: endpoints that are no better than the baseline, worse than the midpoint, or copies of one
+            network; standard errors that cannot be trusted.
 
     References:
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), arXiv 2209.04836, definition 2.2 (for networks of equal loss);
@@ -111,10 +111,10 @@ class LossCurve:
 
         Args:
             t: Interpolation coefficients, increasing from 0 to 1.
-            estimates: One for each t, all with the same noise and the same examples.
-            random: Whether the estimates are Monte Carlo; if not, their Monte Carlo errors are zero.
+            estimates: One estimate for each t, all with the same noise and the same examples.
+            random: Whether these are Monte Carlo estimates; if not, all Monte Carlo errors are set to zero.
             metric: The metric that was estimated: an instance or a registered name.
-            baseline: The metric of the best constant prediction; NaN if it is not known.
+            baseline: The metric of the best constant prediction; NaN if unknown.
 
         Returns:
             The curve.
@@ -158,7 +158,7 @@ class LossCurve:
 
     @property
     def interior_excess(self) -> float:
-        """The largest excess between the endpoints, signed: the height, or below 0 where there is no barrier."""
+        """The largest excess at the interior points, signed; the height is its positive part."""
         return self.excess[interior_maximum(self.excess)]
 
     @property
@@ -168,22 +168,22 @@ class LossCurve:
 
     @property
     def interior_location(self) -> float:
-        """The t of the interior excess."""
+        """The t at which the interior excess occurs."""
         return self.t[interior_maximum(self.excess)]
 
     @property
     def is_random(self) -> bool:
-        """Whether the losses are Monte Carlo estimates: not if they are those of single networks."""
+        """Whether the losses are Monte Carlo estimates; False for single networks."""
         return any(self.stderr)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return the Monte Carlo confidence interval of the interior excess, corrected for its bias (Student's t).
+        """Return the Monte Carlo confidence interval of the interior excess: Student's t, corrected for the bias.
 
         Args:
-            level: The probability that it is to cover, in (0, 1).
+            level: Nominal coverage probability, in (0, 1).
 
         Returns:
-            Both ends; NaN if the error or its degrees of freedom are not known.
+            Lower and upper limit; NaN if the error or its degrees of freedom are unknown.
 
         Raises:
             InvalidInputError: If the level is not in (0, 1).
@@ -199,7 +199,7 @@ class LossCurve:
         return tuple((1 - t) * self.loss[0] + t * self.loss[-1] for t in self.t)
 
     def as_json(self) -> dict[str, Any]:
-        """Return all attributes as plain JSON, and those that follow from them; NaN becomes null."""
+        """Return all attributes, and the interior excess with its error and location, as JSON; NaN becomes null."""
         return {name: _plain(getattr(self, name)) for name in (*self.__slots__, *_DERIVED)}
 
     @classmethod
@@ -213,11 +213,11 @@ class LossCurve:
             An equal curve (NaN for null).
 
         Raises:
-            FileFormatError: If the document is no object, of another kind or in another version.
-            InvalidInputError: If attributes are missing, left over, or not those of a curve.
+            FileFormatError: If the document is not an object, or has another type or version.
+            InvalidInputError: If attributes are missing, unknown or invalid.
         """
         document = checked_record(document, KIND, VERSION, unmarked=True)
-        if "label" not in document and document.get("metric", "nll") != "nll":  # written by an earlier version
+        if "label" not in document and document.get("metric", "nll") != "nll":  # an earlier version wrote neither
             document = {**document, "label": document["metric"], "unit": ""}
         values = {_FORMER.get(name, name): _parsed(value) for name, value in document.items()}
         return cls(**checked_attributes(cls, {n: value for n, value in values.items() if n not in _DERIVED}))
@@ -234,11 +234,11 @@ class LossCurve:
         """Draw the curve with a band of two standard errors.
 
         Args:
-            axes: Matplotlib axes; a new figure's if not given.
-            excess: Whether to draw the excess over the linear interpolation of the endpoint losses.
-            label: For the legend.
-            color: A matplotlib color; the next of the cycle if not given.
-            style: A matplotlib line style.
+            axes: Matplotlib axes; those of a new figure if None.
+            excess: Whether to draw the excess over the linear interpolation of the endpoint losses, not the loss.
+            label: Label in the legend.
+            color: Matplotlib color; the next of the color cycle if None.
+            style: Matplotlib line style.
 
         Returns:
             The axes.
@@ -257,7 +257,7 @@ class LossCurve:
 
 
 def _along(estimates: Sequence[LossEstimate], *, random: bool) -> dict[str, tuple[float, ...]]:
-    """Return the attributes of a curve that are one number of each estimate."""
+    """Return the attributes of a curve that hold one number for each estimate."""
     effective = [e.effective_samples for e in estimates if e.effective_samples is not None]
     return {
         "loss": tuple(e.loss for e in estimates),

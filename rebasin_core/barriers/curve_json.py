@@ -1,4 +1,4 @@
-"""Loss curves in JSON: what is read is checked entry by entry, whatever attributes a curve has."""
+"""Validation of loss curves read from JSON."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 KIND, VERSION = "curve", 1
-"""What the files of curves in the folder of a run say that they are."""
+"""Type and version in the JSON files of curves."""
 
 
 def checked_attributes(curve: type[Any], values: Mapping[str, object]) -> dict[str, Any]:
-    """Return the attributes of a loss curve after checking them.
+    """Validate the attributes of a loss curve.
 
     Args:
-        curve: The class of the curve, a dataclass.
-        values: The attributes as read from a file, lists as tuples and null as NaN.
+        curve: The dataclass of curves.
+        values: The attributes as read from a file, with tuples for lists and NaN for null.
 
     Returns:
         The same values.
 
     Raises:
-        InvalidInputError: If attributes are missing, left over, or of other types, the numbers of values differ, or the
-            interpolation coefficients do not increase from 0 to 1; names each.
+        InvalidInputError: If attributes are missing, unknown or of a wrong type, have different lengths, or the
+            interpolation coefficients do not increase from 0 to 1. The message names up to five of them.
     """
     try:
-        found = _model_of(curve).model_validate(dict(values))
+        validated = _model_of(curve).model_validate(dict(values))
     except ValidationError as error:
         message = f"expected the attributes of a loss curve; {'; '.join(sentences(error.errors())[:5])}"
         raise InvalidInputError(message) from error
-    t: Sequence[float] = getattr(found, "t", ())
+    t: Sequence[float] = getattr(validated, "t", ())
     if len(t) < 2 or t[0] != 0 or t[-1] != 1 or any(not a < b for a, b in pairwise(t)):
-        message = f"expected interpolation coefficients that increase from 0 to 1, got {len(t)} others"
+        message = f"expected interpolation coefficients that increase from 0 to 1, got {len(t)} that do not"
         raise InvalidInputError(message)
     hints = get_type_hints(curve)
     for name, value in values.items():

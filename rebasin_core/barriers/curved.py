@@ -1,4 +1,4 @@
-"""Curved paths: a trained bend between two networks, where a straight line has a barrier."""
+"""Curved paths between two networks, with one trained bend (mode connectivity)."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ CurveKind: TypeAlias = Literal["bezier", "polygon"]
 
 @final
 class CurvedBarrier(AbstractNetworkBarrier):
-    r"""Trains a curve between the means of two posteriors, and measures the loss along it.
+    r"""Loss along a trained curve between the means of two posteriors.
 
-    With one bend $\theta_b$, which starts at the midpoint of ``path``,
+    The curve has one bend $\theta_b$, initialized at the midpoint of ``path``:
 
     $$ \text{bezier: } (1-t)^2 \theta_0 + 2 t (1-t)\, \theta_b + t^2 \theta_1, \qquad
        \text{polygon: } \theta_0 \to \theta_b \to \theta_1 \text{ on two straight lines,} $$
 
-    the bend minimizes the expected loss at a uniform $t$, on the calibration data (give training data). A low barrier
-    here shows that two networks are connected, not that they are the same up to symmetries.
+    The bend minimizes the expected loss at uniform $t$ on the calibration data, which should be training data. A low
+    barrier along the curve shows that the networks are connected, not that they are equivalent up to symmetries.
 
     Raises:
         ConfigError: If an option is invalid.
-        InvalidInputError: On estimating, if training diverges.
+        InvalidInputError: On estimation, if training diverges.
 
     References:
         T. Garipov et al. (2018), "Loss surfaces, mode connectivity, and fast ensembling of DNNs", NeurIPS, arXiv
@@ -58,13 +58,13 @@ class CurvedBarrier(AbstractNetworkBarrier):
     """
 
     exempt_laws: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("equal_ends", "closed_form_on_a_quadratic", "direction"), "the curve is trained, and leaves the straight line"
+        ("equal_endpoints", "closed_form_on_a_quadratic", "reversal"), "the curve is trained and not a straight line"
     )
 
     name: Literal["curved"] = "curved"
 
     kind: CurveKind = "bezier"
-    """The form of the curve: ``bezier`` or ``polygon``, each with one trained bend."""
+    """Form of the curve: ``bezier`` or ``polygon``, each with one trained bend."""
 
     epochs: NonNegativeInt = 10
     """Number of passes over the calibration data."""
@@ -79,13 +79,13 @@ class CurvedBarrier(AbstractNetworkBarrier):
         bend = self._trained(problem)
 
         def point(t: float) -> Posterior:
-            here = _at(self.kind, t, reference.mean, bend, candidate.mean)
-            return PointPosterior(here, buffers=interpolate_buffers(reference.buffers, candidate.buffers, t))
+            mean = _at(self.kind, t, reference.mean, bend, candidate.mean)
+            return PointPosterior(mean, buffers=interpolate_buffers(reference.buffers, candidate.buffers, t))
 
         return point
 
     def _trained(self, problem: BarrierProblem) -> dict[str, Tensor]:
-        """Return the bend."""
+        """Return the parameters of the trained bend."""
         first = problem.reference.mean
         last = problem.candidate.mean
         bend = {name: tensor.requires_grad_() for name, tensor in self._networks(problem)(0.5).mean.items()}
@@ -112,11 +112,12 @@ class CurvedBarrier(AbstractNetworkBarrier):
 def _at(
     kind: CurveKind, t: float, first: Mapping[str, Tensor], bend: Mapping[str, Tensor], last: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the parameters at a point of a curve."""
+    """Return the parameters at t of a curve."""
     if kind == "bezier":
-        shares = (1 - t) ** 2, 2 * t * (1 - t), t**2
+        coefficients = (1 - t) ** 2, 2 * t * (1 - t), t**2
     else:
-        shares = max(1 - 2 * t, 0.0), 1 - abs(2 * t - 1), max(2 * t - 1, 0.0)
+        coefficients = max(1 - 2 * t, 0.0), 1 - abs(2 * t - 1), max(2 * t - 1, 0.0)
     return {
-        name: shares[0] * tensor + shares[1] * bend[name] + shares[2] * last[name] for name, tensor in first.items()
+        name: coefficients[0] * tensor + coefficients[1] * bend[name] + coefficients[2] * last[name]
+        for name, tensor in first.items()
     }

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw_band(  # ruff: ignore[too-many-arguments] - what is drawn, and how
+def draw_band(  # ruff: ignore[too-many-arguments] - data and style of a curve
     axes: Axes,
     t: Sequence[float],
     values: Sequence[float],
@@ -27,12 +27,12 @@ def draw_band(  # ruff: ignore[too-many-arguments] - what is drawn, and how
 
     Args:
         axes: Matplotlib axes.
-        t: Points on the path, in [0, 1].
-        values: One for each point.
-        stderr: Their standard errors; where one is unknown (NaN), the band has no width.
-        label: For the legend.
-        color: A matplotlib color; the next of the cycle if not given.
-        style: A matplotlib line style.
+        t: Interpolation coefficients, in [0, 1].
+        values: Value at each t.
+        stderr: Standard errors of the values; where one is NaN, the band has zero width.
+        label: Label in the legend.
+        color: Matplotlib color; the next of the color cycle if None.
+        style: Matplotlib line style.
     """
     (line,) = axes.plot(t, values, style, marker="o", markersize=3.5, label=label, color=color)
     errors = [2 * error if math.isfinite(error) else 0.0 for error in stderr]

@@ -1,4 +1,4 @@
-"""The marginalized barrier: the loss of the predictive distribution, along a path of posteriors."""
+"""The marginalized barrier: the loss of the predictive distribution along a path of posteriors."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @final
 class MarginalizedBarrier(AbstractPathBarrier):
-    r"""Estimates the marginalized barrier of Rossi et al. by Monte Carlo.
+    r"""Monte Carlo estimate of the marginalized barrier of Rossi et al.
 
     At every $t$ the loss is that of the *predictive*, $-\frac1N \sum_i \log \mathbb E_{\theta \sim q_t}
-    p(y_i \mid x_i, \theta)$, estimated by the log-mean-exp over S posterior samples. All points share the same base
-    noise (common random numbers). Therefore noise, and the bias of the log-mean-exp of about (relative variance) / 2S,
-    largely cancel in the barrier.
+    p(y_i \mid x_i, \theta)$, estimated by the log-mean-exp over S posterior samples. All points use the same base
+    noise (common random numbers). Therefore Monte Carlo error, and the bias of the log-mean-exp of about
+    (relative variance) / 2S, largely cancel in the barrier.
 
     Raises:
         ConfigError: If an option is invalid.
-        InvalidInputError: On estimating, if the pair has no such path.
+        InvalidInputError: On estimation, if `path` is not defined for the pair.
 
     References:
         S. Rossi, A. Singh, T. Hannagan (2023), "On permutation symmetries in Bayesian neural network posteriors: a
@@ -48,7 +48,7 @@ class MarginalizedBarrier(AbstractPathBarrier):
 
     name: Literal["marginalized"] = "marginalized"
 
-    # A standard error needs two samples.
+    # Two samples are needed for a standard error.
     num_samples: Annotated[int, Field(ge=2)] = 32
     """Number of posterior samples S at each point, at least 2."""
 
@@ -69,5 +69,5 @@ class MarginalizedBarrier(AbstractPathBarrier):
 
 
 def _even(options: EvaluationOptions) -> EvaluationOptions:
-    """Return the options for single networks, which have no samples to share out."""
+    """Return the options that apply to single networks, without those of sampling."""
     return EvaluationOptions(precision=options.precision, compiled=options.compiled)

@@ -1,4 +1,4 @@
-"""What to bear in mind when reading a loss curve: endpoints and errors that make its barrier say little."""
+"""Caveats of a loss curve: endpoints between which a barrier has no meaning, and unreliable standard errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.loss import LossEstimate
 
-# Losses of two copies of one network agree to rounding.
+# Relative to the loss: losses of two copies of one network agree to rounding.
 _ROUNDING = 1e-5
 _ERRORS = 2.0
 _UNTRUSTED = "cannot be trusted"
@@ -27,34 +27,34 @@ _UNTRUSTED = "cannot be trusted"
 def curve_notes(
     t: Sequence[float], estimates: Sequence[LossEstimate], top: int, *, random: bool, baseline: float
 ) -> tuple[str, ...]:
-    """Return what to bear in mind when reading a curve.
+    """Return the caveats of a loss curve.
 
     Args:
         t: Interpolation coefficients, from 0 to 1.
-        estimates: The losses there, with the same noise and examples.
-        top: The index of the largest excess between the endpoints.
+        estimates: The loss at each t, all with the same noise and examples.
+        top: Index of the largest interior excess.
         random: Whether the losses are Monte Carlo estimates.
-        baseline: The loss of the best constant prediction; NaN if it is not known.
+        baseline: The loss of the best constant prediction; NaN if unknown.
 
     Returns:
         Sentences without a full stop, such as ``the reference is no better than ...``.
     """
-    found = [
+    notes = [
         _identical(estimates[0], estimates[-1]),
         _no_better(estimates[0], estimates[-1], baseline),
         _worse_than_midpoint(t, estimates, random=random),
     ]
     if random:
-        found += [_untrusted_losses(t, estimates), _untrusted_excess(t, estimates, top)]
-    return tuple(note for note in found if note)
+        notes += [_untrusted_losses(t, estimates), _untrusted_excess(t, estimates, top)]
+    return tuple(note for note in notes if note)
 
 
 def warn_of(notes: Sequence[str], *, stacklevel: int) -> None:
-    """Give each note as a warning.
+    """Issue each note as a warning.
 
     Args:
-        notes: As `curve_notes` or `LossEstimate.notes` give them.
-        stacklevel: Of the caller, as for `warnings.warn`.
+        notes: Notes of a curve (`curve_notes`) or of a loss (`LossEstimate.notes`).
+        stacklevel: As for `warnings.warn`, counted from the caller.
     """
     for note in notes:
         category: type[MeasurementWarning] = StatedErrorWarning if _UNTRUSTED in note else EndpointWarning
@@ -66,7 +66,7 @@ def _identical(first: LossEstimate, last: LossEstimate) -> str:
     if all(a.shape == b.shape and torch.allclose(a, b, rtol=_ROUNDING, atol=_ROUNDING) for a, b in pairs):
         return (
             "both endpoints have the same loss on every example: they are copies of one network or posterior, up to a "
-            "symmetry (equal seeds?)"
+            "symmetry; check the seeds"
         )
     return ""
 
@@ -84,32 +84,32 @@ def _no_better(first: LossEstimate, last: LossEstimate, baseline: float) -> str:
     verb = "are" if len(poor) > 1 else "is"
     return (
         f"{' and '.join(poor)} {verb} no better than the best prediction that ignores the inputs (loss {losses}, that "
-        f"prediction {baseline:.4g}): the barrier says nothing about trained networks. Look at the preprocessing of "
-        "the data, or train on"
+        f"prediction {baseline:.4g}): the barrier says nothing about trained networks. Check the preprocessing of the "
+        "data, or train longer"
     )
 
 
 def _worse_than_midpoint(t: Sequence[float], estimates: Sequence[LossEstimate], *, random: bool) -> str:
     """Return the note on endpoints that are both worse than the midpoint, by more than two standard errors."""
-    middle = estimates[min(range(len(t)), key=lambda index: abs(t[index] - 0.5))]
-    ends = estimates[0], estimates[-1]
-    if not all(_is_above(end, middle, random=random) for end in ends):
+    midpoint = estimates[min(range(len(t)), key=lambda index: abs(t[index] - 0.5))]
+    endpoints = estimates[0], estimates[-1]
+    if not all(_is_above(endpoint, midpoint, random=random) for endpoint in endpoints):
         return ""
     return (
-        f"both endpoints (loss {ends[0].loss:.4g} and {ends[1].loss:.4g}) are worse than the midpoint "
-        f"({middle.loss:.4g}): averaging improves them, so that a barrier of zero does not say that they are alike"
+        f"both endpoints (loss {endpoints[0].loss:.4g} and {endpoints[1].loss:.4g}) are worse than the midpoint "
+        f"({midpoint.loss:.4g}): averaging improves them, so a barrier of zero does not show that they are equivalent"
     )
 
 
-def _is_above(end: LossEstimate, middle: LossEstimate, *, random: bool) -> bool:
-    sampling = mean_stderr(_difference("sample_influence", end, middle)).item() if random else 0.0
-    data = mean_stderr(_difference("example_losses", end, middle)).item()
+def _is_above(endpoint: LossEstimate, midpoint: LossEstimate, *, random: bool) -> bool:
+    sampling = mean_stderr(_difference("sample_influence", endpoint, midpoint)).item() if random else 0.0
+    data = mean_stderr(_difference("example_losses", endpoint, midpoint)).item()
     errors = [error for error in (sampling, data) if math.isfinite(error)]
-    return end.loss - middle.loss > max(_ERRORS * math.hypot(*errors), _ROUNDING)
+    return endpoint.loss - midpoint.loss > max(_ERRORS * math.hypot(*errors), _ROUNDING)
 
 
-def _difference(part: str, end: LossEstimate, middle: LossEstimate) -> torch.Tensor:
-    return excess_over_chord(part, 0.0, end, middle, middle)
+def _difference(part: str, endpoint: LossEstimate, midpoint: LossEstimate) -> torch.Tensor:
+    return excess_over_chord(part, 0.0, endpoint, midpoint, midpoint)
 
 
 def _untrusted_losses(t: Sequence[float], estimates: Sequence[LossEstimate]) -> str:
@@ -126,13 +126,13 @@ def _untrusted_losses(t: Sequence[float], estimates: Sequence[LossEstimate]) -> 
 
 def _untrusted_excess(t: Sequence[float], estimates: Sequence[LossEstimate], top: int) -> str:
     at, first, last = estimates[top], estimates[0], estimates[-1]
-    left_out = 0.0
+    residual_bias = 0.0
     if at.bias_errors is not None and first.bias_errors is not None and last.bias_errors is not None:
-        # What is alike at all points goes out with the endpoints, but not wholly where there is much of it.
-        alike = at.bias_error + (1 - t[top]) * first.bias_error + t[top] * last.bias_error
-        unlike = excess_over_chord("bias_errors", t[top], at, first, last).abs().mean().item()
-        left_out = max(unlike, EXCESS_SHARE * alike)
+        # The residual bias that all three points have in common cancels in the excess, but not entirely if it is large.
+        total = at.bias_error + (1 - t[top]) * first.bias_error + t[top] * last.bias_error
+        excess = excess_over_chord("bias_errors", t[top], at, first, last).abs().mean().item()
+        residual_bias = max(excess, EXCESS_SHARE * total)
     influence = excess_over_chord("sample_influence", t[top], at, first, last)
     bias = excess_over_chord("bias", t[top], at, first, last).item()
-    reason = why_untrusted(influence, left_out, independent=at.independent, share=EXCESS_SHARE, bias=bias)
+    reason = why_untrusted(influence, residual_bias, independent=at.independent, share=EXCESS_SHARE, bias=bias)
     return "" if reason is None else f"the Monte Carlo error of the barrier {_UNTRUSTED}: {reason}"

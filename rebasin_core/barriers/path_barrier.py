@@ -1,4 +1,4 @@
-"""Estimators that measure a loss along a path, point by point."""
+"""Estimators that evaluate a loss at the points of a path."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class AbstractPathBarrier(BarrierEstimator):
-    """Measures a metric along a path of posteriors.
+    """Estimator of a metric along a path of posteriors.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -45,26 +45,26 @@ class AbstractPathBarrier(BarrierEstimator):
     """Number of points on the path, endpoints included: odd, at least 3."""
 
     path: Path = AutoPath()
-    """The path between the endpoints; by default the 2-Wasserstein geodesic where it is known."""
+    """Path between the endpoints; by default the 2-Wasserstein geodesic if it has a closed form (see `AutoPath`)."""
 
     tolerance: Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None = None
-    """If given, points are added around the maximum until, by parabolic interpolation, the height is within this
-    tolerance of the true maximum, in units of the metric."""
+    """If given, points are added around the maximum until the height is within this tolerance, positive and in units
+    of the metric, of the maximum predicted by parabolic interpolation."""
 
     metric: Metric = NLLMetric()
-    """The metric that is measured; the predictive loss by default."""
+    """Metric to estimate; the predictive loss by default."""
 
     evaluation: EvaluationOptions = EvaluationOptions()
-    """How networks are run."""
+    """How the sampled networks are evaluated."""
 
     @property
     def _draws(self) -> int:
-        """Number of posterior samples at each point; 1 if nothing is random."""
+        """Number of posterior samples at each point; 1 for single networks."""
         return 1
 
     @abstractmethod
     def _path(self, problem: BarrierProblem) -> Callable[[float], Posterior]:
-        """Return the path: the posterior at each t."""
+        """Return the path as a function of t."""
 
     @final
     @override
@@ -75,9 +75,9 @@ class AbstractPathBarrier(BarrierEstimator):
         bar = tqdm(total=self.num_points, desc="path", unit="point", leave=False, disable=not problem.progress)
 
         def evaluate(t: float) -> LossEstimate:
-            found = predictions(t, point(t))
+            predicted = predictions(t, point(t))
             bar.update()
-            return LossEstimate.of(found, where=f"t = {t:g} of the path", metric=self.metric)
+            return LossEstimate.of(predicted, where=f"t = {t:g} of the path", metric=self.metric)
 
         with bar:
             order, estimates = refine_maximum(evaluate, path_grid(self.num_points), self.tolerance)
@@ -89,22 +89,22 @@ class AbstractPathBarrier(BarrierEstimator):
     def _even(
         self, problem: BarrierProblem, point: Callable[[float], Posterior]
     ) -> Callable[[float, Posterior], Predictions]:
-        """Return a function that predicts at t with equally many samples of all examples."""
+        """Return a function that predicts at t with the same number of samples for each example."""
         endpoints = self._endpoints(problem, point)
 
-        def predictions(t: float, here: Posterior) -> Predictions:
-            adjust = _adjust(problem, t, here, endpoints)
+        def predictions(t: float, posterior: Posterior) -> Predictions:
+            adjust = _adjust(problem, t, posterior, endpoints)
             sampling = Sampling(self._draws, problem.seed, self.evaluation, adjust)
-            return predict(here, problem.task, sampling, groups=self.metric.num_groups)
+            return predict(posterior, problem.task, sampling, groups=self.metric.num_groups)
 
         return predictions
 
     def _adaptive(
         self, problem: BarrierProblem, point: Callable[[float], Posterior]
     ) -> Callable[[float, Posterior], Predictions]:
-        """Return a function that predicts at t with the samples allocated to estimate the excess at the midpoint."""
+        """Return a function that predicts with samples allocated to minimize the error of the midpoint's excess."""
         if problem.adjustment is not None:
-            message = "allocation='adaptive' is not for networks that are reset or repaired; use allocation='even'"
+            message = "allocation='adaptive' cannot be combined with `reset` or `repair`; use allocation='even'"
             raise InvalidInputError(message)
         sampling = Sampling(self._draws, problem.seed, self.evaluation)
         stratified = StratifiedPredictor(problem.task, sampling, metric=self.metric)
@@ -113,20 +113,20 @@ class AbstractPathBarrier(BarrierEstimator):
         last = stratified.pilot(point(1.0))
         errors = excess_over_chord("sample_influence", 0.5, middle, first, last)
         allocation = stratified.allocate(errors, middle.example_losses)
-        return lambda _, here: stratified.predictions(here, allocation)
+        return lambda _, posterior: stratified.predictions(posterior, allocation)
 
     def _endpoints(self, problem: BarrierProblem, point: Callable[[float], Posterior]) -> Endpoints | None:
-        """Return the networks sampled at each endpoint, in the order in which the path pairs them, for adjustments."""
+        """Return the networks sampled at each endpoint, in the order in which the path pairs them."""
         if problem.adjustment is None:
             return None
         return self._sampled(problem, point(0.0)), self._sampled(problem, point(1.0))
 
-    def _sampled(self, problem: BarrierProblem, end: Posterior) -> SampledNetworks:
-        return SampledNetworks(end, self._draws, problem.seed, antithetic=bool(self.evaluation.antithetic))
+    def _sampled(self, problem: BarrierProblem, endpoint: Posterior) -> SampledNetworks:
+        return SampledNetworks(endpoint, self._draws, problem.seed, antithetic=bool(self.evaluation.antithetic))
 
 
 class AbstractNetworkBarrier(AbstractPathBarrier):
-    """Measures a metric along a path of single networks, on which nothing is random."""
+    """Estimator of a metric along a path of single networks, without Monte Carlo error."""
 
     num_points: NumPoints = 25
     """Number of points on the path, endpoints included: odd, at least 3."""
@@ -134,11 +134,11 @@ class AbstractNetworkBarrier(AbstractPathBarrier):
     @final
     @override
     def with_options(self, **options: object) -> Self:
-        # One network at each point needs no samples, however many are asked for.
+        # `num_samples` does not apply to single networks.
         return super().with_options(**{name: value for name, value in options.items() if name != "num_samples"})
 
     def _networks(self, problem: BarrierProblem) -> Callable[[float], PointPosterior]:
-        """Return the path between the means of the endpoints: the mean of the path at each t."""
+        """Return the mean, at each t, of the path between the endpoint means."""
         reference = _mean(problem.reference)
         candidate = _mean(problem.candidate)
         path = self.path.between(reference, candidate, num_samples=1, seed=problem.seed)
@@ -152,7 +152,7 @@ def _mean(posterior: Posterior) -> PointPosterior:
 def _adjust(problem: BarrierProblem, t: float, point: Posterior, endpoints: Endpoints | None) -> Adjust | None:
     """Return the adjustment at t; the identity if the estimator adjusts other points but not this one.
 
-    All points are then measured by the same method, with the same noise.
+    The identity, rather than None, makes all points use the same evaluation method and the same noise.
     """
     if problem.adjustment is None or endpoints is None:
         return None

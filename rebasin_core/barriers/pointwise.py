@@ -1,4 +1,4 @@
-"""The pointwise barrier: the loss of one network, on the path between two."""
+"""The pointwise barrier: the loss of single networks along the path between two."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @final
 class PointwiseBarrier(AbstractNetworkBarrier):
-    r"""Computes the barrier of Git Re-Basin, between the means of two posteriors.
+    r"""Loss barrier of Git Re-Basin between the means of two posteriors.
 
     $$ \max_t \; L(\theta_t) - \left[(1-t) L(\theta_0) + t L(\theta_1)\right],
        \qquad \theta_t = (1-t)\,\mathbb E_{q_0}\theta + t\,\mathbb E_{q_1}\theta $$
 
-    This is the straight line; with another ``path``, the loss is that of the mean of the path between the two networks.
-    Nothing is random. Therefore the Monte Carlo standard errors are zero; those from the finite data set are given.
+    The default path between single networks is this straight line; for another ``path``, $\theta_t$ is the mean of the
+    path at $t$. The Monte Carlo standard errors are zero; only the standard errors from the finite dataset apply.
 
     Raises:
         ConfigError: If an option is invalid.

@@ -1,4 +1,4 @@
-"""Wrappers of estimators: normalization statistics recomputed, and activations repaired, along the path."""
+"""Estimators that recompute normalization statistics, or repair activations, along the path of another estimator."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 
 class AbstractAdjustedBarrier(BarrierEstimator):
-    """Wraps an estimator, and adjusts the networks between the endpoints before they are measured."""
+    """Estimator that adjusts the networks at interior points before another estimator evaluates them."""
 
     estimator: BarrierEstimator = MarginalizedBarrier()
-    """The estimator that is wrapped."""
+    """Estimator that evaluates the adjusted networks."""
 
     per_sample: bool = False
-    """Whether every sampled network is adjusted by its own statistics, instead of all by those of the mean network."""
+    """Whether each sampled network is adjusted by its own statistics; if not, all by those of the mean network."""
 
     @abstractmethod
     def _adjustment(self, problem: BarrierProblem) -> PathAdjustment:
-        """Return the adjustment along the path."""
+        """Return the adjustment as a function of t."""
 
     @final
     @override
@@ -60,10 +60,11 @@ class AbstractAdjustedBarrier(BarrierEstimator):
 
 @final
 class ResetBarrier(AbstractAdjustedBarrier):
-    """Recomputes batch-normalization statistics at every point between the endpoints, from the calibration data.
+    """Batch-normalization statistics recomputed at each interior point, on the calibration data.
 
-    Interpolated statistics are not those of interpolated networks. Without the reset, barriers of networks with batch
-    normalization tell more about the statistics than about the weights. A model without any is measured as it is.
+    Interpolated statistics are not the statistics of interpolated networks. Without the reset, the barrier of networks
+    with batch normalization reflects the statistics more than the weights. Models without batch normalization are
+    evaluated without changes.
 
     References:
         P. Izmailov et al. (2018), arXiv 1803.05407, section 3.2; S. Ainsworth et al. (2023), arXiv 2209.04836,
@@ -91,13 +92,13 @@ class ResetBarrier(AbstractAdjustedBarrier):
 
 @final
 class RepairBarrier(AbstractAdjustedBarrier):
-    r"""REPAIR: gives every unit, at every t, the interpolated mean and standard deviation of the endpoints.
+    r"""REPAIR: rescale each unit so that its mean and standard deviation interpolate between the endpoints.
 
-    Interpolated networks have activations of too small a variance. At $t$, the output of each unit of every layer but
-    the last is mapped affinely so that its mean is $(1-t)\mu_0 + t\mu_1$ and its standard deviation
-    $(1-t)\sigma_0 + t\sigma_1$ on the calibration data. Batch-normalization statistics, if there are any, are
-    recomputed afterwards. With ``per_sample``, every sampled network is repaired towards the activations of the two
-    endpoint networks that it interpolates.
+    The activations of interpolated networks have too small a variance. At $t$, the output of each unit, in all layers
+    but the last, is mapped affinely. On the calibration data its mean is then $(1-t)\mu_0 + t\mu_1$ and its standard
+    deviation $(1-t)\sigma_0 + t\sigma_1$. Batch-normalization statistics, if any, are recomputed afterwards. With
+    ``per_sample``, the targets for each sampled network are the moments of the two endpoint networks that it
+    interpolates.
 
     References:
         K. Jordan et al. (2023), "REPAIR: renormalizing permuted activations for interpolation repair", ICLR, arXiv
@@ -145,7 +146,7 @@ class _Reset(PathAdjustment):
 
     @property
     def is_needed(self) -> bool:
-        """Whether the model has statistics."""
+        """Whether the model has batch-normalization statistics."""
         return bool(self._statistics)
 
     def statistics(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -174,7 +175,7 @@ class _Repair(PathAdjustment):
 
     @cached_property
     def _mean_endpoints(self) -> tuple[ActivationMoments, ActivationMoments]:
-        """The moments of the mean network of each endpoint."""
+        """Activation moments of the mean network of each endpoint."""
         reference = self._problem.reference
         candidate = self._problem.candidate
         return (
@@ -186,7 +187,7 @@ class _Repair(PathAdjustment):
         return self._repair.moments(tensors, self._problem.calibration)
 
     def _sampled_endpoints(self, index: int) -> tuple[ActivationMoments, ActivationMoments]:
-        """Return the moments of the endpoint networks of a sample, computed once for all points."""
+        """Return the activation moments of a sample's two endpoint networks, computed once for all points."""
         while self._pairs is not None and index >= len(self._sampled):
             first, second = next(self._pairs)
             self._sampled.append((self._moments(first), self._moments(second)))

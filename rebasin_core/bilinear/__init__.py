@@ -1,4 +1,4 @@
-"""Sums of bilinear assignment problems over the groups of a network: terms, similarity, coordinate descent, bound."""
+"""Sums of bilinear assignment problems over the groups of a network: terms, similarity matrices, coordinate descent."""
 
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.bilinear.terms import Channels, Term

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from rebasin_core.bilinear.terms import Channels
     from rebasin_core.symmetry.layout import Layout
 
-# A step is accepted only if its gain exceeds rounding, relative to the similarities involved.
-_RELATIVE_GAIN = 1e-6
+# A step is accepted only if its increase exceeds rounding, relative to the similarities involved.
+_RELATIVE_TOLERANCE = 1e-6
 
 
 @final
 class CoordinateDescent:
-    r"""Block coordinate ascent for $\max_g \sum_c \langle \phi_c, g \psi_c \rangle$ over group elements $g$.
+    r"""Block coordinate ascent for $\max_g \sum_c \langle \phi_c, g \psi_c \rangle$ over permutations $g$.
 
     Each step optimizes one group exactly with all others fixed: one linear assignment problem, or one for each unit of
     the outer groups. A group and its directly nested groups (heads and the width inside them) are optimized jointly, by
@@ -45,8 +45,8 @@ class CoordinateDescent:
 
     Attributes:
         indices: The current index of every group, ``new[i] = old[index[i]]``; replaced, never modified in place.
-        gained: Increase of the objective since the start.
-        seconds: Time spent on similarity matrices and on assignments.
+        total_increase: Increase of the objective since the start.
+        seconds: Time in seconds spent on similarity matrices and on assignments.
 
     Complexity:
         For each step at most one matrix product for each axis on which the group acts, and one assignment. Memory for
@@ -83,8 +83,8 @@ class CoordinateDescent:
     def objective(self) -> float:
         """Return the objective at the current indices.
 
-        It is summed once, over short pieces in the precision of the tensors and over these in float64. Afterwards the
-        gains of the steps are added, up to the rounding of the similarity matrices.
+        It is computed once, in pieces: each is summed in the precision of the tensors, and the pieces in float64.
+        Afterwards the increases of the steps are added, which have the precision of the similarity matrices.
         """
         if self._objective is None or self._objective[0] is not self.indices:
             value = self._value(self._terms)
@@ -92,7 +92,7 @@ class CoordinateDescent:
         return self._objective[1]
 
     def start_at(self, initial: Mapping[str, Tensor] | None) -> None:
-        """Start, or restart, at given indices; parts that depend on no index are not recomputed.
+        """Start, or restart, at given indices. Parts of similarity matrices that depend on no index are reused.
 
         Args:
             initial: The index of every group; the identity if None.
@@ -104,20 +104,20 @@ class CoordinateDescent:
         self._last: dict[str, Assignment] = {}
         self._stale = dict.fromkeys(self._layout.groups, True)
         self.seconds = {"similarity": 0.0, "assignment": 0.0}
-        self.gained = 0.0
+        self.total_increase = 0.0
 
     def upper_bound(self) -> float:
-        """Return an upper bound of the objective over all group elements, see `upper_bound`."""
+        """Return an upper bound of the objective over all permutations, see `upper_bound`."""
         bound = upper_bound(self._terms_of_group, self._similarities, self._solver, self.indices, self._last)
         return self._constant + bound
 
     def initialize_greedily(self) -> bool:
         """Match every group once, each by the terms whose other groups are already matched.
 
-        Always the group with the largest share of its similarity in such terms is next: at first that is similarity in
-        biases and in weights next to inputs and outputs. Unmatched neighbors contribute only noise to a similarity
-        matrix, so a first sweep from the identity leads to worse local optima. Nested groups and the groups around them
-        keep their current indices.
+        The next group is always the one with the largest share of its similarity in such terms. At first these are
+        biases and weights next to inputs and outputs. Unmatched neighbors contribute only noise to a similarity matrix,
+        so a first sweep from the identity leads to worse local optima. Nested groups and the groups around them keep
+        their current indices.
 
         Returns:
             Whether the objective increased; if not, nothing has changed.
@@ -141,13 +141,13 @@ class CoordinateDescent:
             for other in {group for term in self._terms_of_group[name] for group in term.groups if group in shares}:
                 shares[other] = self._similarities.share_known(other, matched)
         value += self._value([*uncounted])
-        if value - before <= _RELATIVE_GAIN * abs(before):
+        if value - before <= _RELATIVE_TOLERANCE * abs(before):
             self.indices = old
             self._last.clear()
             self._stale = dict.fromkeys(self._layout.groups, True)
             return False
         self._objective = (self.indices, value)
-        self.gained += value - before
+        self.total_increase += value - before
         return True
 
     def sweep(self, generator: torch.Generator) -> bool:
@@ -244,22 +244,22 @@ class CoordinateDescent:
         best = self._last[name] = self._solver.solve(similarity, start=self._last.get(name))
         self.seconds["similarity"] += mid - start
         self.seconds["assignment"] += perf_counter() - mid
-        # With nested groups, the gain over the current inner indices is not known from the similarity.
-        gain = None if within else self._gain(name, similarity, best.index)
-        if gain == 0:
+        # With nested groups, the increase over the current inner indices is not known from the similarity.
+        increase = None if within else self._increase(name, similarity, best.index)
+        if increase == 0:
             return False
-        return self._accept(name, best.index, {child: choice for child, (_, choice) in within.items()}, gain)
+        return self._accept(name, best.index, {child: choice for child, (_, choice) in within.items()}, increase)
 
-    def _gain(self, name: str, similarity: Tensor, best: Tensor) -> float:
+    def _increase(self, name: str, similarity: Tensor, best: Tensor) -> float:
         """Return by how much an assignment beats the current one; 0 if not by more than rounding."""
         current = picked(similarity, self.indices[name]).double()
-        gain = (picked(similarity, best).double().sum() - current.sum()).item()
-        return gain if gain > _RELATIVE_GAIN * current.abs().sum().item() else 0.0
+        increase = (picked(similarity, best).double().sum() - current.sum()).item()
+        return increase if increase > _RELATIVE_TOLERANCE * current.abs().sum().item() else 0.0
 
-    def _accept(self, name: str, index: Tensor, within: dict[str, Tensor], gain: float | None) -> bool:
-        """Accept a new index; if its gain is not exact, only if the objective increases."""
+    def _accept(self, name: str, index: Tensor, within: dict[str, Tensor], increase: float | None) -> bool:
+        """Accept a new index; if its increase is not exact, only if the objective increases."""
         terms = self._terms_of_group[name]
-        exact = gain is not None and all(term.groups.count(name) == 1 for term in terms)
+        exact = increase is not None and all(term.groups.count(name) == 1 for term in terms)
         before = 0.0 if exact else self._value(terms)
         old = self.indices
         objective = self._objective
@@ -269,14 +269,14 @@ class CoordinateDescent:
         for child, choice in within.items():
             chosen = index[..., None, None].expand(*index.shape, 1, choice.shape[-1])
             self.indices[child] = choice.gather(-2, chosen).squeeze(-2)
-        if gain is None or not exact:
-            gain = self._value(terms) - before
-            if gain <= _RELATIVE_GAIN * abs(before):
+        if increase is None or not exact:
+            increase = self._value(terms) - before
+            if increase <= _RELATIVE_TOLERANCE * abs(before):
                 self.indices = old
                 return False
-        self.gained += gain
+        self.total_increase += increase
         if objective is not None and objective[0] is old:
-            self._objective = (self.indices, objective[1] + gain)
+            self._objective = (self.indices, objective[1] + increase)
         for term in terms:
             for other in term.groups:
                 if other != name or term.groups.count(name) > 1:
@@ -331,30 +331,30 @@ def upper_bound(
     indices: Mapping[str, Tensor],
     last: Mapping[str, Assignment],
 ) -> float:
-    """Return an upper bound of a sum of bilinear assignment problems over all group elements.
+    """Return an upper bound of a sum of bilinear assignment problems over all permutations.
 
-    The terms on which one group alone acts contribute their best assignment: for matrices by solving it, for vectors by
-    sorting. All other terms contribute the product of their norms.
+    Terms on which a single group acts contribute their best assignment, solved for matrices and found by sorting for
+    vectors. All other terms contribute the product of their norms (Cauchy-Schwarz).
 
     Args:
         terms_of_group: The terms on which each group acts.
         similarities: The similarity matrices of the groups.
         solver: Solver of the assignment problems.
         indices: Any indices of the groups.
-        last: The last assignment of each group; used where it is optimal whatever the other groups do.
+        last: The last assignment of each group; used if it is optimal for all permutations of the other groups.
 
     Returns:
         The bound, up to rounding.
     """
     bound = 0.0
     for name, terms in terms_of_group.items():
-        alone = [term for term in terms if term.groups == (name,)]
-        if any(len(term.atoms) > 1 for term in alone):
+        single = [term for term in terms if term.groups == (name,)]
+        if any(len(term.atoms) > 1 for term in single):
             constant = similarities.constant_part(name, indices)
             # If these are all terms, the group was optimized already; a warm start would take longer than a cold one.
-            solved = last.get(name) if len(alone) == len(terms) else None
+            solved = last.get(name) if len(single) == len(terms) else None
             bound += picked(constant, (solved or solver.solve(constant)).index).double().sum().item()
         else:
-            bound += sum(sorted_product(term.reference, term.candidate) for term in alone)
+            bound += sum(sorted_product(term.reference, term.candidate) for term in single)
     shared = dict.fromkeys(term for terms in terms_of_group.values() for term in terms if len(term.groups) > 1)
     return bound + sum(term.bound for term in shared)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 # Total number of entries of a group's terms below which a matrix is recomputed: bookkeeping would take longer.
 _SMALL = 100_000
 # Share of the products above which a matrix is recomputed instead of updated.
-_MOST_CHANGED = 0.85
+_MAX_CHANGED = 0.85
 # Rounding errors accumulate over updates; after this many, a matrix is recomputed.
-_MOST_UPDATES = 12
+_MAX_UPDATES = 12
 
 
 @final
@@ -58,9 +58,9 @@ class SimilarityMatrices:
         self._layout = layout
         self._constant: dict[str, Tensor] = {}
         self._kept: dict[str, _Kept] = {}
-        alone = {name: [t for t in terms if t.groups == (name,)] for name, terms in terms_of_group.items()}
-        # Recomputing products of vectors takes less time than keeping them.
-        self._fixed = {name: terms if any(len(t.atoms) > 1 for t in terms) else [] for name, terms in alone.items()}
+        single = {name: [t for t in terms if t.groups == (name,)] for name, terms in terms_of_group.items()}
+        # Recomputing products of vectors takes less time than storing them.
+        self._fixed = {name: terms if any(len(t.atoms) > 1 for t in terms) else [] for name, terms in single.items()}
         self._varying = {
             name: [t for t in terms if t not in self._fixed[name]] for name, terms in terms_of_group.items()
         }
@@ -184,7 +184,7 @@ class SimilarityMatrices:
 
         Args:
             name: Name of the group.
-            indices: The present permutation, on which the result does not depend.
+            indices: Current permutations of all groups; the result does not depend on them.
 
         Returns:
             ``[*outer, n, n]``.
@@ -194,7 +194,7 @@ class SimilarityMatrices:
         return self._constant[name]
 
     def _keep(self, name: str, indices: Mapping[str, Tensor], terms: list[Term]) -> _Kept:
-        """Compute the sum over the constant and some other terms, and keep it in the memory of the last matrix."""
+        """Compute the sum over the constant and some other terms, and store it in the memory of the last matrix."""
         kept = self._kept.get(name)
         fixed = self._fixed[name]
         total = self._matrix(name, indices) if kept is None else kept.total
@@ -208,7 +208,7 @@ class SimilarityMatrices:
         """Update a matrix if that is less work than recomputing it; return whether it is valid now."""
         if all(index is kept.indices[group] for group, index in _others_of(name, indices, kept.terms).items()):
             return True
-        return self._size[name] > _SMALL and kept.updates < _MOST_UPDATES and self._update(name, kept, indices)
+        return self._size[name] > _SMALL and kept.updates < _MAX_UPDATES and self._update(name, kept, indices)
 
     def _update(self, name: str, kept: _Kept, indices: Mapping[str, Tensor]) -> bool:
         """Update a matrix if that is less work than recomputing it; return whether it was updated."""
@@ -221,7 +221,7 @@ class SimilarityMatrices:
             term.candidate.numel() * (1.0 if along is None else len(changed[along]) / now[along].numel())
             for term, along in plans
         )
-        if work > _MOST_CHANGED * sum(term.candidate.numel() for term in kept.terms):
+        if work > _MAX_CHANGED * sum(term.candidate.numel() for term in kept.terms):
             return False
         for term, along in plans:
             self._add_change(name, term, along, None if along is None else changed[along], kept, now)

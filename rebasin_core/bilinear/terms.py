@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 import torch
 
 from rebasin_core.symmetry.action import gathered
-from rebasin_core.symmetry.cells import cells
+from rebasin_core.symmetry.cell import cells
 from rebasin_core.tensors.precision import working_dtype
 
 if TYPE_CHECKING:
@@ -137,10 +137,10 @@ def inner_products(left: Tensor, right: Tensor, *, batch: list[int], compared: l
     order = [*front, *rows, *(dim for dim in range(left.dim()) if dim not in {*front, *rows})]
     sides = []
     for tensor in (left, right):
-        moved = tensor.permute(order)
-        sizes = moved.shape[: len(front)]
-        units = moved.shape[len(front) : len(front) + len(rows)].numel()
-        sides.append(moved.reshape(*sizes, units, -1))
+        ordered = tensor.permute(order)
+        sizes = ordered.shape[: len(front)]
+        units = ordered.shape[len(front) : len(front) + len(rows)].numel()
+        sides.append(ordered.reshape(*sizes, units, -1))
     return sides[0] @ sides[1].transpose(-1, -2)
 
 
@@ -181,7 +181,7 @@ class Workspace:
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
 
-    def take(self, role: str, shape: Sequence[int], like: Tensor) -> Tensor:
+    def buffer(self, role: str, shape: Sequence[int], like: Tensor) -> Tensor:
         """Return an uninitialized tensor; the next call with the same role overwrites it.
 
         Args:
@@ -213,10 +213,10 @@ def add_inner_products(
         empty: Whether ``total`` is uninitialized; it is then overwritten.
     """
     candidate = term.candidate
-    for number, (other, group) in enumerate(term.grouped):
+    for step, (other, group) in enumerate(term.grouped):
         if other != position:
             large = candidate.numel() >= _LARGE
-            out = workspace.take(f"gathered {number % 2}", candidate.shape, candidate) if large else None
+            out = workspace.buffer(f"gathered {step % 2}", candidate.shape, candidate) if large else None
             candidate = gathered(candidate, 1 + other, indices[group], out=out)
     left = rows_of_units(term.reference, position, workspace, "reference")
     right = rows_of_units(candidate, position, workspace, "candidate")
@@ -241,7 +241,7 @@ def rows_of_units(cell: Tensor, position: int, workspace: Workspace, role: str) 
     rest = [(size, stride) for size, stride in zip(units.shape[1:], units.stride()[1:], strict=True) if size != 1]
     if all(stride == size * inner for (_, stride), (size, inner) in pairwise(rest)):
         return units.flatten(1)
-    target = workspace.take(role, units.shape, cell)
+    target = workspace.buffer(role, units.shape, cell)
     return target.copy_(units).flatten(1)
 
 

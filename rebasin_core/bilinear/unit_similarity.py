@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
-from rebasin_core.symmetry.cells import cells
+from rebasin_core.symmetry.cell import cells
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import click
 
-from rebasin_core.api.alignment import judged
+from rebasin_core.api.alignment import select_alignment
 from rebasin_core.api.conversion import load_posterior
 from rebasin_core.api.evaluation import barrier as measure
 from rebasin_core.api.matching import match
@@ -138,7 +138,7 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
         )
     effect = None
     if task is not None:
-        result, effect = judged(result, first, second, task, keep)
+        result, effect = select_alignment(result, first, second, task, keep)
     aligned = result.apply(second)
     if aligned.is_point:
         save_checkpoint(aligned, output)

@@ -19,9 +19,9 @@ from rebasin_core.config.schema import run_schema
 from rebasin_core.errors import RebasinWarning
 from rebasin_core.plugin.registry import FAMILIES, default_registry
 from rebasin_core.report.page import write_report
+from rebasin_core.studies.execution import load_run
+from rebasin_core.studies.execution import run as execute
 from rebasin_core.studies.folder import CONFIG
-from rebasin_core.studies.run import load_run
-from rebasin_core.studies.run import run as execute
 from rebasin_core.studies.setting import choose_device
 
 if TYPE_CHECKING:

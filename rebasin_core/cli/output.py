@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rebasin_core.plugin.registry import Registry
-    from rebasin_core.studies.run import RunResult
+    from rebasin_core.studies.execution import RunResult
     from rebasin_core.testing.kit import Verdict
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 Location: TypeAlias = "tuple[str | int, ...]"
+"""Keys and indices that lead from the top of a document to one value: ``("matchers", 0, "max_sweeps")``."""
 _TAG = "tag:yaml.org,2002:"
 
 

@@ -1,4 +1,4 @@
-"""Transport plans between the units of two networks, of equal widths or not."""
+"""Transport plans between the units of two networks of equal or different widths."""
 
 from rebasin_core.coupling.coupling import Coupling
 

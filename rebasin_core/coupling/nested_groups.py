@@ -1,4 +1,4 @@
-"""Families: a group with the groups directly within it, such as heads with their widths, coupled together."""
+"""Plans of groups with the groups nested in them, such as attention heads and the width inside them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from rebasin_core.symmetry.axis import atoms_of
-from rebasin_core.symmetry.cells import atom_rows
+from rebasin_core.symmetry.cell import atom_rows
 from rebasin_core.tensors.optimal_transport import TransportSolver, nearest_permutation
 
 if TYPE_CHECKING:
@@ -18,18 +18,19 @@ if TYPE_CHECKING:
     from rebasin_core.symmetry.layout import Layout
 
 Families: TypeAlias = "dict[str, tuple[str, ...]]"
+"""The groups that are coupled; for each, the groups nested directly in it (none for most groups)."""
 
 
 def families_of(layout: Layout) -> Families:
-    """Return the groups that can be coupled: those in no other one, each with the groups directly within it.
+    """Return the groups that can be coupled: those that are not nested, each with the groups nested directly in it.
 
-    A group is left out if something lies deeper in it, or if a tensor holds two of the groups within it side by side.
+    A group is omitted if it has deeper nesting, or if two of its nested groups act on the same cell of a tensor.
 
     Args:
-        layout: The symmetries.
+        layout: The layout.
 
     Returns:
-        The groups within, by the group around them; none for most.
+        For each group that can be coupled, its nested groups.
     """
     rows = [{atom.group for atom in row} for axes in layout.axes.values() for row in atom_rows(axes)]
     found: Families = {}
@@ -42,21 +43,21 @@ def families_of(layout: Layout) -> Families:
 
 
 def linked_axes(layout: Layout, tensor: str) -> list[tuple[int, ...]]:
-    """Return the axes of a tensor in sets that are carried together: units, and the units that they lie within.
+    """Return the axes of a tensor in sets that are mapped jointly: nested groups, and the groups around them.
 
     Args:
-        layout: The symmetries.
-        tensor: A tensor of it.
+        layout: The layout.
+        tensor: Name of a tensor.
 
     Returns:
-        Every axis in one set, most of them alone.
+        Sets of axis indices, each axis in one set; most sets have one axis.
     """
-    sets = [{number} for number in range(len(layout.axes[tensor]))]
-    held = [{str(atom.group) for atom in atoms_of(axis) if atom.group} for axis in layout.axes[tensor]]
-    for number, names in enumerate(held):
-        around = {layout.groups[name].within for name in names} - {None}
-        for other in (other for other, beside in enumerate(held) if beside & around):
-            both = sets[number] | sets[other]
+    sets = [{index} for index in range(len(layout.axes[tensor]))]
+    groups = [{str(atom.group) for atom in atoms_of(axis) if atom.group} for axis in layout.axes[tensor]]
+    for index, names in enumerate(groups):
+        outer = {layout.groups[name].within for name in names} - {None}
+        for other in (other for other, present in enumerate(groups) if present & outer):
+            both = sets[index] | sets[other]
             sets = [both if k in both else known for k, known in enumerate(sets)]
     return sorted({tuple(sorted(linked)) for linked in sets})
 
@@ -64,20 +65,21 @@ def linked_axes(layout: Layout, tensor: str) -> list[tuple[int, ...]]:
 def family_plans(
     solver: TransportSolver, own: Tensor | None, within: Mapping[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    r"""Return the plans of a group and of the groups within it.
+    r"""Return the plans of a group and of the groups nested in it.
 
-    For every pair of heads, the plan between their widths is found first; what it costs is what the pair of heads
-    costs. A width is then carried as far as its head is:
+    For every pair of heads $h, h'$, the plan $T^{hh'}$ between the widths inside them is solved first. Its cost is the
+    ground cost of the pair. The plan of a nested group is the product
 
     $$ T_{hw,h'w'} = T_{hh'} \, T^{hh'}_{ww'} $$
 
     Args:
-        solver: Finds a plan.
-        own: ``[H, H']``: what carrying the units of the group costs apart from those within, if anything.
-        within: ``[H, m, H', m']`` for each group within: what carrying a unit there costs.
+        solver: Solver of the transport problems.
+        own: Ground cost ``[H, H']`` of the group apart from its nested groups; None if there is none.
+        within: Ground cost ``[H, m, H', m']`` of each nested group.
 
     Returns:
-        The plan ``[H, H']`` of the group, those ``[H, m, H', m']`` of the groups within, and the cost of the first.
+        The plan ``[H, H']`` of the group, the plans ``[H, m, H', m']`` of its nested groups, and the total ground cost
+        ``[H, H']`` of the group.
     """
     parts = [] if own is None else [own]
     inner = {}
@@ -98,11 +100,11 @@ def nearest_permutations(
 
     Args:
         families: The groups.
-        plans: Their plans, between equally many units.
-        costs: What these are made from.
+        plans: Plans of the groups, square.
+        costs: Ground costs of the plans, of the same shapes.
 
     Returns:
-        An index ``[n]``, or ``[H, m]``, for every group that has a plan.
+        For every group with a plan, an index ``[n]``, or ``[H, m]`` for a nested group.
     """
     found: dict[str, Tensor] = {}
     for name, within in families.items():
@@ -116,16 +118,16 @@ def nearest_permutations(
     return found
 
 
-def carried_cost(families: Families, costs: Mapping[str, Tensor], indices: Mapping[str, Tensor]) -> float:
-    """Return what a permutation carries, summed over all groups; a group with others within counts by those.
+def permutation_cost(families: Families, costs: Mapping[str, Tensor], indices: Mapping[str, Tensor]) -> float:
+    """Return the total ground cost of a permutation over all groups; a group with nested groups contributes theirs.
 
     Args:
         families: The groups.
-        costs: ``[n, n]``, or ``[H, m, H, m]`` for a group within another one.
-        indices: The permutation.
+        costs: Ground costs ``[n, n]``, or ``[H, m, H, m]`` for a nested group.
+        indices: The permutation, an index for every group.
 
     Returns:
-        A number.
+        The total cost.
     """
     total = 0.0
     for name, within in families.items():

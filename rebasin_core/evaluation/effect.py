@@ -13,7 +13,7 @@ from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.normalization import BatchStatistics
 from rebasin_core.evaluation.predictive import HeldTask
 from rebasin_core.evaluation.task import Task
-from rebasin_core.posteriors.barycenter import barycenter_or_moments
+from rebasin_core.posteriors.barycenters import barycenter_or_moments
 from rebasin_core.tensors.statistics import mean_stderr
 
 if TYPE_CHECKING:

@@ -88,7 +88,7 @@ class Metric(Strategy):
 
 
 class AbstractSampleMetric(Metric):
-    """A function of the log likelihoods of a target under all samples, with an error by the delta method and no bias."""
+    """Function of the log likelihoods of a target under all samples, with an error by the delta method and no bias."""
 
     @abstractmethod
     def _values(self, log_prob: Tensor) -> tuple[Tensor, Tensor]:

@@ -89,16 +89,24 @@ def why_untrusted(
             "examples; take more samples"
         )
     if independent:
-        if abs(bias) <= _LARGEST_BIAS * stderr:
-            return None
+        return _why_bias_is_large(bias, stderr)
+    return _why_few_draws(influence)
+
+
+def _why_bias_is_large(bias: float, stderr: float) -> str | None:
+    if abs(bias) <= _LARGEST_BIAS * stderr:
+        return None
+    return (
+        f"the bias of {bias:.2g}, which is known to first order, is not small compared with the standard error of "
+        f"{stderr:.2g}; take more samples"
+    )
+
+
+def _why_few_draws(influence: Tensor) -> str | None:
+    if len(influence) < _LEAST_DRAWS:
         return (
-            f"its bias of {bias:.2g}, which is known to first order, is not small compared with its standard error; take "
-            "more samples"
-        )
-    if count < _LEAST_DRAWS:
-        return (
-            f"they are estimated from {count} independent draws, so that intervals of two errors cover too little; "
-            "take more samples, or the interval of Student's t distribution"
+            f"they are estimated from {len(influence)} independent draws, so that intervals of two errors cover too "
+            "little; take more samples, or the interval of Student's t distribution"
         )
     if _skewness(influence) > _MOST_SKEWED:
         return "a few of the samples make up most of the error; take more samples"

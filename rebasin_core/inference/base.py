@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class FitProblem:
-    """The problem that an inference method solves, already checked.
+    """Validated inputs of an inference method.
 
     Attributes:
-        model: The network; its parameters are the starting point. Not to be changed.
-        data: Batches ``(inputs, targets)`` that can be read once an epoch.
-        likelihood: Likelihood of the targets, by which the network's outputs are scored.
-        generator: Source of randomness.
-        num_examples: Number of examples in the data set.
+        model: Network; its parameters are the initialization. Must not be modified.
+        data: Batches ``(inputs, targets)`` that can be read once per epoch.
+        likelihood: Likelihood of the targets given the network's outputs.
+        generator: Random number generator.
+        num_examples: Number N of examples in the dataset.
         num_batches: Number of batches in one pass over the data.
         batch_size: Mean number of examples in a batch.
-        validation: Batches that are not trained on, for early stopping; None for none.
-        layout: Symmetries of the network, for methods that use them; None for none.
-        checkpoint: File that keeps the state of training, so that an interrupted run can be resumed; None for none.
+        validation: Held-out batches for early stopping, or None.
+        layout: Permutation symmetries of the network, for methods that use them, or None.
+        checkpoint: File for the state of training, from which an interrupted run resumes, or None.
         progress: Whether to show a progress bar.
-        label: Text beside the progress bar.
+        label: Text in front of the progress bar.
         compiled: Whether to run the network with ``torch.compile``.
-        identity: What the data are, as plain JSON by part; empty without a checkpoint.
+        identity: Sizes and digests of the data, as plain JSON; empty without a checkpoint.
     """
 
     model: nn.Module
@@ -63,19 +63,19 @@ class FitProblem:
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     def batch_weight(self, targets: Tensor) -> float:
-        r"""Return the weight of a batch's mean, with which every example counts the same.
+        r"""Return the weight $w$ of a batch's mean loss that gives every example equal weight in one pass.
 
         $$ w = b / \bar b, \qquad \bar b = \text{examples in a pass} / \text{batches in a pass} $$
 
-        The mean over the steps of a pass of $w$ times the mean over the batch is the mean over all examples, however
-        they are split into batches; without the weight an example in a small batch counts more. Batches of equal size
-        have weight 1.
+        The average of $w$ times the batch mean over the steps of a pass is the mean over all examples, for any split
+        into batches. Without $w$, examples in smaller batches have larger weight. If all batches have the same size,
+        $w = 1$.
 
         Args:
-            targets: The targets of the batch, ``[b]`` or ``[b, K]``.
+            targets: Targets of the batch, ``[b]`` or ``[b, K]``.
 
         Returns:
-            The weight.
+            The weight $w$.
         """
         return len(targets) / self.batch_size
 
@@ -83,13 +83,13 @@ class FitProblem:
 @final
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """A fitted posterior, and the record of its training.
+    """Fitted posterior and training history.
 
     Attributes:
         posterior: The posterior, on the model's device.
-        history: Training objective of each epoch, nats per example.
-        resumed_at: The epoch at which the checkpoint of an earlier run was resumed; 0 without one.
-        validation: Loss on validation data after each epoch, nats per example; empty without such data.
+        history: Mean training objective of each epoch, in nats per example.
+        resumed_at: Number of epochs already done in the checkpoint from which training resumed; 0 without one.
+        validation: Validation loss after each epoch, in nats per example; empty without validation data.
     """
 
     posterior: Posterior
@@ -99,22 +99,22 @@ class FitResult:
 
 
 class Inference(Strategy):
-    """A method that fits a posterior over the parameters of a network to data.
+    """Method that fits a posterior over the parameters of a network to data.
 
     Laws:
-        - *Model untouched*: the given model is not changed; its state is the starting point.
-        - *Repeatable*: equal models, data and generators in equal states give equal posteriors, and the global
-          generator is not changed.
-        - *Resumes*: a run that is killed and started again with the same checkpoint file gives the posterior of an
+        - *No side effects*: the given model is not changed; its parameters are the initialization.
+        - *Reproducibility*: equal models, data and generator states give equal posteriors. The global generator is not
+          changed.
+        - *Resumption*: a run that is killed and restarted with the same checkpoint file returns the posterior of an
           uninterrupted run.
-        - *Complete*: the posterior names every parameter and buffer of the model.
-        - *Learns*: the posterior predicts the training data better than the starting point.
+        - *Completeness*: the posterior contains every parameter and buffer of the model.
+        - *Improvement*: the posterior predicts the training data better than the initialization.
     """
 
     family: ClassVar[str] = "inference"
 
     @final
-    def fit(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the second
+    def fit(  # ruff: ignore[too-many-arguments] - parts of the problem, keyword-only after the second
         self,
         model: nn.Module,
         data: Batches,
@@ -129,32 +129,33 @@ class Inference(Strategy):
         label: str = "training",
         compiled: bool = False,
     ) -> FitResult:
-        """Return the posterior of a network given data.
+        """Fit the posterior of a network to data.
 
         Args:
-            model: The network; training starts from its parameters, on its device.
-            data: Batches ``(inputs, targets)``, read once before training and once an epoch: a list, a `DataLoader`,
-                `TensorBatches`. Every example counts the same, whatever the size of its batch.
-            validation: Batches that are not trained on: their loss is recorded after every epoch, and ends training
-                early for methods with a ``patience``.
-            spec: Symmetries of the network, for methods that use them.
+            model: Network, initialized at its parameters and trained on its device. It is not changed.
+            data: Batches ``(inputs, targets)``, such as a list, a `DataLoader` or `TensorBatches`. They are read once
+                before training and once per epoch. Every example has equal weight, whatever the size of its batch.
+            validation: Held-out batches. Their loss is recorded after every epoch; methods with a ``patience`` use it
+                for early stopping.
+            spec: Permutation symmetries of the network; needed by some options.
             likelihood: A likelihood, or its registered name (``categorical``, ``gaussian``, ``heteroscedastic``).
-            num_examples: Number N of examples in the data set, by which the prior is weighed; counted in one pass over
-                the data if not given. Needed only for data that show another number in a pass than the data set has,
-                other than a `DataLoader` that drops, repeats or draws examples at random, whose data set is counted.
-            generator: Source of randomness; a fixed seed if not given.
-            checkpoint: A file that keeps the state of training. If it exists, training is resumed, if it is of the same
-                problem: method with all options, likelihood, data (their contents, and their order for lists and for
-                `TensorBatches`), sizes of batches, network with its initial values, precision, kind of device, seed.
-                Data with random augmentation are recognized if it draws from torch's global generator.
+            num_examples: Number N of examples in the dataset, which sets the weight 1/N of the prior. If None, counted
+                in one pass over the data; for a `DataLoader` that drops, repeats or randomly samples examples, the
+                size of its dataset. Pass it if a pass shows another number of examples for other reasons.
+            generator: Random number generator; seeded with 0 if None.
+            checkpoint: File for the state of training. If it exists, training resumes from it. It must belong to the
+                same problem: method and options, likelihood, contents of the data (and their order, for lists and
+                `TensorBatches`), batch sizes, network with its initial values, dtype, device type, and seed. Data with
+                random augmentation are recognized if the augmentation uses torch's global generator.
             progress: Whether to show a progress bar.
-            label: Text beside the progress bar.
-            compiled: Whether to run the network with ``torch.compile``: a minute or two at the start, then faster for
-                networks with many operations other than matrix products (normalization, activations), above all
-                residual ones. Not for noise at the outputs of layers, nor for networks that are trained in parallel.
+            label: Text in front of the progress bar.
+            compiled: Whether to run the network with ``torch.compile``. Compilation takes a minute or two. Networks
+                with many operations other than matrix products (normalization, activations), such as residual
+                networks, then train faster. It has no effect on networks trained together in one batch. `MeanFieldVI`
+                supports it with ``estimator="weights"`` only.
 
         Returns:
-            The result.
+            The posterior and the history of training.
 
         Raises:
             InvalidInputError: If the data are empty, are not batches of tensors, cannot be read twice, or do not fit
@@ -180,16 +181,16 @@ class Inference(Strategy):
 
     @final
     def solve(self, problem: FitProblem) -> FitResult:
-        """Solve a checked problem; for methods that run other methods.
+        """Fit the posterior to a validated problem; for methods that run other methods.
 
         Args:
-            problem: A problem that `fit` made.
+            problem: A problem as constructed by `fit`.
 
         Returns:
-            The result.
+            The posterior and the history of training.
 
         Raises:
-            InvalidInputError: If an input that this method needs is missing, or the data do not fit the model.
+            InvalidInputError: If a required input of this method is missing, or the data do not fit the model.
             DivergenceError: If training diverges.
             FileFormatError: If the checkpoint belongs to another problem, or is damaged.
             StorageError: If the checkpoint cannot be written.
@@ -207,21 +208,21 @@ class Inference(Strategy):
         likelihood: Likelihood | str = "categorical",
         num_examples: int | None = None,
     ) -> None:
-        """Raise if `fit` would refuse the same arguments, without training: before long work that needs the result.
+        """Raise if `fit` would reject the same arguments, without training.
 
-        The optimizer and the learning-rate schedule are built and tried for the number of steps of training, and the
-        objective is computed on one batch. That training converges is not checked.
+        The optimizer and the learning-rate schedule are built and checked for the number of steps of training, and the
+        objective is computed on one batch. Convergence is not checked.
 
         Args:
-            model: As for `fit`, and so are the others.
+            model: Network, as in `fit`.
             data: Batches ``(inputs, targets)``.
-            validation: Batches for early stopping.
-            spec: Symmetries of the network.
+            validation: Held-out batches for early stopping.
+            spec: Permutation symmetries of the network.
             likelihood: A likelihood, or its registered name.
-            num_examples: Number of examples in the data set.
+            num_examples: Number of examples in the dataset; counted if None.
 
         Raises:
-            InvalidInputError: If the data, the model and the options do not fit each other.
+            InvalidInputError: If the data, the model and the options are not compatible.
         """
         problem = FitProblem(
             model=model,
@@ -238,39 +239,39 @@ class Inference(Strategy):
         """Raise if a problem cannot be solved; for methods that run other methods.
 
         Args:
-            problem: The problem; its generator is not advanced.
+            problem: The problem; the state of its generator is not changed.
 
         Raises:
-            InvalidInputError: If the data, the model and the options do not fit each other.
+            InvalidInputError: If the data, the model and the options are not compatible.
         """
         copied = torch.Generator(problem.generator.device)
         copied.set_state(problem.generator.get_state())
         self._check(replace(problem, generator=copied))
 
     def _check(self, problem: FitProblem) -> None:
-        """Raise if a problem cannot be solved, without training; nothing is checked if a method does not say how."""
+        """Raise if a problem cannot be solved, without training. The default implementation checks nothing."""
 
     @abstractmethod
     def _fit(self, problem: FitProblem) -> FitResult:
-        """Fit a checked problem."""
+        """Fit the posterior to a validated problem."""
 
 
 def _surveyed(problem: FitProblem, num_examples: int | None) -> FitProblem:
-    """Return a problem with the numbers of its examples and batches, and their identity if it is needed."""
+    """Return a problem with its numbers of examples and batches, and, for a checkpoint, the digests of its data."""
     identify = problem.checkpoint is not None
     seed = problem.generator.initial_seed()
     survey = DataSurvey.of(problem.data, seed=seed, num_examples=num_examples, identify=identify)
     identity = dict(survey.identity)
-    held = problem.validation
-    if held is not None:
-        held = list(checked_batches(held, "validation data"))
-        known = DataSurvey.of(held, seed=seed, identify=identify, what="validation data")
-        identity["validation"] = known.identity
+    held_out = problem.validation
+    if held_out is not None:
+        held_out = list(checked_batches(held_out, "validation data"))
+        validation = DataSurvey.of(held_out, seed=seed, identify=identify, label="validation data")
+        identity["validation"] = validation.identity
     return replace(
         problem,
         num_examples=survey.num_examples,
         num_batches=survey.num_batches,
         batch_size=survey.batch_size,
-        validation=held,
+        validation=held_out,
         identity=identity if identify else {},
     )

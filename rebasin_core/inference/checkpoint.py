@@ -1,4 +1,4 @@
-"""The state of training in a file: tensors, optimizer, schedule, generator. Never pickle."""
+"""Checkpoints of training: tensors, optimizer, schedule and generator, without pickle."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _DIGEST = "digest"
 @final
 @dataclass(slots=True)
 class TrainingState:
-    """Everything that changes during training: the content of a checkpoint.
+    """State of training that changes between epochs: the content of a checkpoint.
 
     Attributes:
         parameters: Leaf tensors that are optimized.
         buffers: Buffers of the model.
-        memory: Tensors that the method keeps from epoch to epoch.
+        memory: State of the objective that persists between epochs.
         optimizer: Optimizer of the parameters.
         schedule: Learning-rate schedule, or None.
-        generator: Source of randomness.
-        history: Objective of each finished epoch.
-        validation: Loss on validation data after each finished epoch.
+        generator: Random number generator.
+        history: Mean objective of each completed epoch, in nats per example.
+        validation: Validation loss after each completed epoch, in nats per example.
     """
 
     parameters: dict[str, Tensor]
@@ -53,14 +53,14 @@ class TrainingState:
     validation: list[float] = field(default_factory=list)
 
     def save(self, path: Path, identity: ProblemIdentity) -> None:
-        """Write the state, atomically.
+        """Write the state to a file atomically.
 
         Args:
             path: The file.
-            identity: The training problem.
+            identity: Identity of the training problem.
 
         Raises:
-            StorageError: If it cannot be written.
+            StorageError: If the file cannot be written.
         """
         tensors = {f"parameter/{name}": tensor for name, tensor in self.parameters.items()}
         tensors |= {f"buffer/{name}": tensor for name, tensor in self.buffers.items()}
@@ -91,8 +91,8 @@ class TrainingState:
 
         Args:
             path: A file written by `save`.
-            identity: The training problem.
-            problem: The same, to run its network.
+            identity: Identity of the present training problem.
+            problem: The present training problem, to run its network.
 
         Raises:
             FileFormatError: If the file is damaged, or belongs to another problem.
@@ -100,12 +100,12 @@ class TrainingState:
         try:
             tensors, document = read_tensors(path, kind=_KIND)
         except FileFormatError as error:
-            message = f"{error}. The state of training should be in this file: delete it to begin the training again"
+            message = f"{error}. Expected a checkpoint of training: delete the file to train from the start"
             raise FileFormatError(message) from error
         document.pop("kind")
         written = document.pop(_DIGEST, None)
         if written is not None and written != _digest(tensors, document):
-            message = f"{path} is damaged (its content is not what was written); remove it or name another checkpoint"
+            message = f"{path} is damaged (its digest does not match its content); remove it or name another checkpoint"
             raise FileFormatError(message)
         try:
             identity.require_same(path, document, tensors, problem)
@@ -117,14 +117,14 @@ class TrainingState:
             raise FileFormatError(message) from error
 
     def _restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
-        """Take the state that a file holds."""
+        """Set the state to the content of a file."""
         with torch.no_grad():
-            for prefix, mine in (
+            for prefix, current in (
                 ("parameter", self.parameters),
                 ("buffer", self.buffers),
                 ("memory", self.memory),
             ):
-                for name, tensor in mine.items():
+                for name, tensor in current.items():
                     tensor.copy_(tensors[f"{prefix}/{name}"])
         entries: dict[int, dict[str, Any]] = {}
         stored = {**tensors, **document["numbers"]}
@@ -136,7 +136,7 @@ class TrainingState:
             {k: _tuple(v) if k != "params" else v for k, v in group.items()} for group in document["param_groups"]
         ]
         self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
-        # Torch casts some of its state to the parameters' dtype on loading; the saved values are restored exactly.
+        # `load_state_dict` casts some state to the parameters' dtype; restore the saved values exactly.
         for index, parameter in enumerate(p for group in self.optimizer.param_groups for p in group["params"]):
             for key, value in entries.get(index, {}).items():
                 if isinstance(value, Tensor):
@@ -144,18 +144,18 @@ class TrainingState:
         if self.schedule is not None:
             self.schedule.load_state_dict(document["schedule"])
         self.generator.set_state(tensors["generator"])
-        # In place: others hold these lists.
+        # In place: the training loop and early stopping hold references to these lists.
         self.history[:] = document["history"]
         self.validation[:] = document["validation"]
 
 
 def _digest(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> str:
-    """Return a digest of everything in a file: a damaged state must not be trained on, whatever the damage."""
-    # As it is after reading: a tuple is a list then, and a number as a key is a text.
+    """Return a digest of tensors and document, which detects any damage of the file."""
+    # The round trip through JSON turns tuples into lists and integer keys into strings, as reading the file does.
     text = json.dumps(json.loads(json.dumps(document)), sort_keys=True)
     return hashlib.sha256(f"{text}/{digest_of_tensors(tensors)}".encode()).hexdigest()
 
 
 def _tuple(value: object) -> object:
-    """Return a list, as which JSON returns a tuple, as a tuple."""
+    """Convert a list to a tuple, which JSON stores as a list."""
     return tuple(value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Samples that are collected during training."""
+"""Samples collected during training."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _COUNT = "collected"
 
 @final
 class Collected:
-    """Snapshots of K networks, kept in the memory of an objective.
+    """Snapshots of K networks, stored in the memory of an objective.
 
     Args:
-        objective: The objective whose networks are collected.
-        capacity: Maximum number of snapshots, at least 1.
+        objective: Objective of the networks.
+        capacity: Maximum number of snapshots of each network, at least 1.
     """
 
     def __init__(self, objective: AbstractStackedObjective, capacity: int) -> None:
@@ -33,7 +33,7 @@ class Collected:
             objective.memory[f"samples/{name}"] = tensor.new_zeros((capacity, *tensor.shape), requires_grad=False)
 
     def add(self) -> None:
-        """Collect all networks in their present state."""
+        """Add a snapshot of the current state of all networks."""
         memory = self._objective.memory
         count = memory[_COUNT]
         for name, tensor in {**self._objective.parameters, **self._objective.buffers}.items():
@@ -41,7 +41,7 @@ class Collected:
         count += 1
 
     def posterior(self) -> SamplesPosterior:
-        """Return the samples, chain after chain and in order of time within each."""
+        """Return the snapshots as posterior samples, sorted by chain, then by time."""
         count = int(self._objective.memory[_COUNT])
         members = self._objective.members
 

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @final
 class DeepEnsemble(AbstractOptimizedInference):
-    r"""Trains M networks to a maximum of the posterior density each, and returns them as equally weighted samples.
+    r"""Deep ensemble: M MAP estimates from different initializations, as equally weighted posterior samples.
 
-    The first network starts from the parameters of the model, the others from a new initialization
-    (``reset_parameters``). All are trained in parallel on the same batches; small ones in one batch, as one network
-    with stacked parameters. The optimizer must treat every entry on its own.
+    The first network is initialized at the parameters of the model, the others by ``reset_parameters``. All are
+    trained in parallel on the same batches, as one network with stacked parameters. The optimizer must be
+    coordinate-wise, such as SGD or Adam.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -45,14 +45,15 @@ class DeepEnsemble(AbstractOptimizedInference):
     name: Literal["deep_ensemble"] = "deep_ensemble"
 
     members: Annotated[int, Field(ge=2)] = 5
-    """Number M of networks. For one network use `map`."""
+    """Number M of networks, at least 2; for one network use `map`."""
 
     prior_scale: PriorScale = 1.0
-    r"""Standard deviation $\sigma$ of the prior, for all parameters or by pattern of their names; infinity for a flat
-    prior."""
+    r"""Standard deviation $\sigma$ of the prior, positive; a number, or a mapping from name patterns. Infinity is a
+    flat prior."""
 
     together: bool = True
-    """Whether the networks are run in one batch if that is possible; the result is the same up to rounding."""
+    """Whether to run the networks in one batch (`torch.vmap`) if the model supports it; the result is the same up to
+    rounding."""
 
     @model_validator(mode="after")
     def _check_optimizer(self) -> Self:

@@ -1,4 +1,4 @@
-"""Early stopping: training ends when the loss on validation data no longer falls, and returns to the best epoch."""
+"""Early stopping: stop training when the validation loss no longer decreases, and restore the best epoch."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @final
 class EarlyStopping:
-    """Records the loss on validation data, and keeps the best epoch.
+    """Record of the validation loss and of the best epoch.
 
-    The loss is the negative log likelihood of the present parameters in evaluation mode, averaged over networks; for
-    variational inference, of the means.
+    The loss is the negative log likelihood per example in evaluation mode, averaged over networks. It uses the current
+    parameters; for variational inference, the means.
 
     Args:
         problem: The problem, with validation data.
-        state: State of training; the best epoch is kept in its memory, which is part of checkpoints.
-        patience: Number of epochs without a better loss after which training is over; None for no limit.
+        state: State of training; its memory, which is part of checkpoints, stores the best epoch.
+        patience: Number of epochs without a lower loss after which training stops; None for no limit.
     """
 
     def __init__(self, problem: FitProblem, state: TrainingState, patience: int | None) -> None:
@@ -43,12 +43,12 @@ class EarlyStopping:
 
     @property
     def is_over(self) -> bool:
-        """Whether training should end."""
+        """Whether training should stop."""
         losses = self._state.validation
         return self._patience is not None and len(losses) - 1 - _best(losses) >= self._patience
 
     def record(self, points: Sequence[dict[str, Tensor]]) -> None:
-        """Compute the loss after an epoch, and keep the state if it is the best one.
+        """Compute the validation loss after an epoch, and store the state if it is the best so far.
 
         Args:
             points: Parameters and buffers of every network.
@@ -69,7 +69,7 @@ class EarlyStopping:
                 self._state.memory[f"best/{key}"].copy_(tensor.detach())
 
     def restore(self) -> None:
-        """Return to the best epoch, if training may have passed it."""
+        """Restore the best epoch, if there is a patience."""
         if self._patience is not None:
             with torch.no_grad():
                 for key, tensor in self._live().items():
@@ -81,5 +81,5 @@ class EarlyStopping:
 
 
 def _best(losses: Sequence[float]) -> int:
-    """Return the first epoch with the least loss; 0 before the first."""
+    """Return the index of the first epoch with the lowest loss; 0 if there is none."""
     return min(range(len(losses)), key=losses.__getitem__, default=0)

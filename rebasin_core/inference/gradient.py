@@ -1,4 +1,4 @@
-"""Inference by stochastic gradients: methods that minimize an objective by minibatches."""
+"""Inference by stochastic gradients: methods that minimize an objective on minibatches."""
 
 from __future__ import annotations
 
@@ -31,13 +31,12 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 class AbstractGradientInference(Inference):
-    r"""Minimizes an objective by minibatches. A subclass gives the objective and its optimizer.
+    r"""Method that minimizes an objective on minibatches. A subclass defines the objective and its optimizer.
 
-    The gradient of a batch of $b$ examples is weighted by $b / \bar b$, with the mean size $\bar b$ of batches, so that
-    every example counts the same however the data are split: over one pass, the gradients of the steps average to the
-    gradient on all data exactly. Plain gradient descent with a falling rate, and Langevin dynamics with small steps,
-    then converge to what one batch of all data gives; optimizers that rescale gradients (Adam) do so up to their own
-    dependence on the order of steps.
+    The gradient of a batch of $b$ examples is weighted by $b / \bar b$, with the mean batch size $\bar b$. Its average
+    over one pass at fixed parameters is therefore exactly the gradient on all data, for any split into batches. SGD
+    with a decreasing learning rate, and Langevin dynamics with small steps, have the same limit as full-batch training.
+    Optimizers that rescale gradients (Adam) have it up to their dependence on the order of steps.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -48,40 +47,48 @@ class AbstractGradientInference(Inference):
 
     @abstractmethod
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
-        """Return the objective of a problem."""
+        """Return the objective of a problem.
+
+        Args:
+            problem: The problem; its generator is on the model's device.
+            model: Private copy of the network, in training mode.
+
+        Returns:
+            The objective.
+        """
 
     @abstractmethod
     def _optimization(self, objective: AbstractObjective) -> Optimization:
-        """Return the optimizer of an objective, with its schedule and the rule for early stopping."""
+        """Return the optimizer of an objective, its learning-rate schedule, and the patience of early stopping."""
 
     @final
     @override
     def _check(self, problem: FitProblem) -> None:
-        with _own_randomness(_located(problem)) as located:
-            objective, _ = self._prepared(located)
+        with _forked_rng(_on_model_device(problem)) as local:
+            objective, _ = self._prepared(local)
             inputs, targets = next(checked_batches(problem.data))
             objective.loss(objective.model.to_device(inputs), objective.model.to_device(targets))
 
     @final
     @override
     def _fit(self, problem: FitProblem) -> FitResult:
-        with _own_randomness(_located(problem)) as located:
-            identity = None if located.checkpoint is None else ProblemIdentity.of(self, located)
-            loop = TrainingLoop(*self._prepared(located), identity)
+        with _forked_rng(_on_model_device(problem)) as local:
+            identity = None if local.checkpoint is None else ProblemIdentity.of(self, local)
+            loop = TrainingLoop(*self._prepared(local), identity)
             resumed_at = loop.run(self.epochs)
             posterior = loop.objective.posterior()
         return FitResult(posterior, tuple(loop.state.history), resumed_at, tuple(loop.state.validation))
 
     @final
     def _prepared(self, problem: FitProblem) -> tuple[AbstractObjective, Optimization]:
-        """Return what training needs, checked."""
+        """Return the objective and its optimizer; raise if early stopping lacks validation data."""
         first = next(problem.model.parameters())
         model = FunctionalModel(problem.model, device=first.device, dtype=first.dtype, training=True)
         objective = self._objective(problem, model)
         optimization = self._optimization(objective)
         if optimization.patience is not None and problem.validation is None:
             message = (
-                f"`patience` of {optimization.patience} needs validation data; give them to `fit`, or leave it out"
+                f"`patience={optimization.patience}` requires validation data; pass `validation` to `fit`, or omit it"
             )
             raise InvalidInputError(message)
         return objective, optimization
@@ -94,7 +101,7 @@ class AbstractGradientInference(Inference):
         schedule: ScheduleSpec | None,
         patience: int | None = None,
     ) -> Optimization:
-        """Return an optimizer with a schedule that has been tried for the number of steps of training."""
+        """Return an optimizer and a schedule, checked for the number of training steps."""
         built = optimizer.build(objective.parameters.values())
         if schedule is None:
             return Optimization(built, patience=patience)
@@ -104,21 +111,21 @@ class AbstractGradientInference(Inference):
 
 
 class AbstractOptimizedInference(AbstractGradientInference):
-    """Minimizes an objective with any optimizer and schedule of torch, and stops early if asked.
+    """Method that minimizes an objective with any optimizer and schedule of torch, with optional early stopping.
 
     Raises:
         ConfigError: If an option is invalid.
     """
 
     optimizer: OptimizerSpec = OptimizerSpec()
-    """Optimizer, any of ``torch.optim``."""
+    """Optimizer of ``torch.optim`` with its options; Adam with learning rate 0.001 by default."""
 
     schedule: ScheduleSpec | None = None
-    """Learning-rate schedule, any of ``torch.optim.lr_scheduler``; a constant rate if not given."""
+    """Learning-rate schedule of ``torch.optim.lr_scheduler`` with its options; constant if None."""
 
     patience: PositiveInt | None = None
-    """Number of epochs without a better validation loss after which training ends; the posterior is that of the best
-    epoch. Needs validation data. All epochs are trained if not given."""
+    """Number of epochs without a lower validation loss after which training stops; the posterior is that of the best
+    epoch. Needs validation data. No early stopping if None."""
 
     @final
     @override
@@ -126,11 +133,11 @@ class AbstractOptimizedInference(AbstractGradientInference):
         return self._scheduled(objective, self.optimizer, self.schedule, self.patience)
 
 
-def _located(problem: FitProblem) -> FitProblem:
-    """Return a problem with its source of randomness on the model's device, after a look at the parameters."""
+def _on_model_device(problem: FitProblem) -> FitProblem:
+    """Return a problem with its generator on the model's device; raise if its parameters cannot be trained."""
     parameters = dict(problem.model.named_parameters())
     if not parameters:
-        message = "the model has no parameters, so there is nothing to infer"
+        message = "expected a model with at least one parameter, got none"
         raise InvalidInputError(message)
     _require_dtypes(parameters)
     device = next(iter(parameters.values())).device
@@ -142,10 +149,10 @@ def _require_dtypes(parameters: dict[str, nn.Parameter]) -> None:
     first, expected = next((name, tensor.dtype) for name, tensor in parameters.items())
     for name, tensor in parameters.items():
         if tensor.dtype not in _DTYPES:
-            advice = "; convert it with `model.float()`, and the posterior back with `posterior.to(dtype=...)`"
-            reason = ": in float16, gradients per example and the small constants of optimizers are rounded to zero"
+            advice = "; convert the model with `model.float()`, and the posterior back with `posterior.to(dtype=...)`"
+            reason = ": in float16, gradients per example and the small constants of optimizers underflow to zero"
             message = (
-                f"expected parameters in float32, float64 or bfloat16 to train, got {tensor.dtype} for `{name}`"
+                f"expected parameters in float32, float64 or bfloat16, got {tensor.dtype} for `{name}`"
                 f"{reason if tensor.dtype == torch.float16 else ''}{advice}"
             )
             raise InvalidInputError(message)
@@ -158,8 +165,8 @@ def _require_dtypes(parameters: dict[str, nn.Parameter]) -> None:
 
 
 @contextmanager
-def _own_randomness(problem: FitProblem) -> Generator[FitProblem]:
-    """Fork torch's global generators, which layers with randomness of their own (dropout) use, and seed them."""
+def _forked_rng(problem: FitProblem) -> Generator[FitProblem]:
+    """Fork and seed torch's global generators, which stochastic layers of the model (dropout) use."""
     device = problem.generator.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(problem.generator.initial_seed())

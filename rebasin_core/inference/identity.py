@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 
 # Normalization layers need more than one example.
 _PROBE_ROWS = 2
-# In the text of a function or an object without one of its own; another one in every process.
+# Memory addresses in the default representation of functions and objects differ between processes.
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-# Marks values that say nothing in a message.
+# Prefix of values that messages omit.
 _DIGEST = "digest:"
 _PROBE = "probe/"
-_WAYS = {"evaluation": False, "training": True}
+_MODES = {"evaluation": False, "training": True}
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class ProblemIdentity:
-    """A training problem: method, likelihood, data, network with its initial values, precision and seed.
+    """Identity of a training problem: method, likelihood, data, network with its initial values, device and seed.
 
-    A network is known by its modules, its tensors, and its outputs on a few examples, in evaluation and in training
-    mode: the outputs show what no module does, such as an activation that is called as a function.
+    A network is identified by its modules, its tensors, and its outputs on two examples in evaluation and training
+    mode. The outputs depend on operations that are not modules, such as functional activations.
 
     Attributes:
-        parts: Everything but the outputs, as plain JSON by part; contents as digests.
-        probe: A few inputs, and the network's outputs on them.
+        parts: Everything except the outputs, as plain JSON; contents of tensors as digests.
+        probe: The inputs of two examples, and the network's outputs in each mode.
     """
 
     parts: Mapping[str, Any]
@@ -52,11 +52,11 @@ class ProblemIdentity:
 
     @classmethod
     def of(cls, method: Strategy, problem: FitProblem) -> ProblemIdentity:
-        """Return the identity of a problem, before anything is drawn from its generator.
+        """Return the identity of a problem whose generator has not been used yet.
 
         Args:
             method: The inference method.
-            problem: The problem, with the identity of its data.
+            problem: The problem, including the identity of its data.
 
         Returns:
             The identity.
@@ -79,74 +79,74 @@ class ProblemIdentity:
         return cls(parts, {"inputs": inputs, **_outputs(problem, inputs)})
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors to be stored in a file.
+        """Return the tensors to store in a checkpoint.
 
         Returns:
-            By their names there.
+            Tensors by their names in the file.
         """
         return {f"{_PROBE}{name}": tensor for name, tensor in self.probe.items()}
 
     def require_same(
         self, path: Path, document: Mapping[str, Any], tensors: Mapping[str, Tensor], problem: FitProblem
     ) -> None:
-        """Raise if a checkpoint is of another problem.
+        """Raise if a checkpoint belongs to another problem.
 
         Args:
             path: The file, for messages.
-            document: Its JSON document.
-            tensors: Its tensors.
-            problem: The problem here.
+            document: JSON document of the file.
+            tensors: Tensors of the file.
+            problem: The present problem.
 
         Raises:
-            FileFormatError: If it is of another problem; names every difference.
+            FileFormatError: If the problems differ; the message lists all differences.
         """
         stored = document.get("identity")
         probe = {name.removeprefix(_PROBE): t for name, t in tensors.items() if name.startswith(_PROBE)}
         if not isinstance(stored, Mapping) or "inputs" not in probe:
             message = (
-                f"{path} was written by an earlier version, and does not say which data and network it is of; remove "
-                "it or name another checkpoint"
+                f"{path} was written by an earlier version and does not identify its data and network; remove it or "
+                "name another checkpoint"
             )
             raise FileFormatError(message)
         found = _differences(stored, self.parts)
         if not found and not _equal_outputs(probe, _outputs(problem, probe["inputs"])):
-            found = ["the network's outputs (an activation, for example)"]
+            found = ["the outputs of the network (for example, by another activation)"]
         if found:
             message = (
-                f"{path} belongs to another training problem, it differs in {', '.join(found)}; train on the same "
+                f"{path} belongs to another training problem, which differs in {', '.join(found)}; train on the same "
                 "problem, remove the file, or name another checkpoint"
             )
             raise FileFormatError(message)
 
 
 def _outputs(problem: FitProblem, inputs: Tensor) -> dict[str, Tensor]:
-    """Return a network's outputs in both modes, each under one seed; without those that it cannot compute."""
+    """Return a network's outputs in both modes, under a fixed seed; omit a mode in which it cannot run the inputs."""
     first = next(problem.model.parameters())
     devices = [first.device] if first.device.type == "cuda" else []
     found: dict[str, Tensor] = {}
-    for way, training in _WAYS.items():
+    for mode, training in _MODES.items():
         model = FunctionalModel(problem.model, device=first.device, dtype=first.dtype, training=training)
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             torch.manual_seed(0)
             try:
-                found[way] = model(copied(named_tensors(model.module)), model.to_device(inputs)).cpu()
-            except InvalidInputError:  # a batch of two may be too small for a network, or inputs be another one's
+                found[mode] = model(copied(named_tensors(model.module)), model.to_device(inputs)).cpu()
+            except InvalidInputError:  # the batch may be too small, or the inputs may belong to another network
                 continue
     return found
 
 
-def _equal_outputs(stored: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> bool:
-    """Return whether outputs are the same up to rounding."""
-    for way in _WAYS:
-        first = stored.get(way)
-        second = here.get(way)
+def _equal_outputs(stored: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> bool:
+    """Return whether outputs are equal up to rounding."""
+    for mode in _MODES:
+        first = stored.get(mode)
+        second = current.get(mode)
         if first is None or second is None:
             if first is not second:
                 return False
             continue
         if first.shape != second.shape or first.dtype != second.dtype:
             return False
-        # Other numbers of threads sum in another order; the exponent leaves room for a few layers of that.
+        # The order of summation depends on the number of threads; the exponent allows for several layers of rounding.
         tolerance = torch.finfo(first.dtype).eps ** 0.7
         largest = first.nan_to_num(0.0, 0.0, 0.0).abs().max().item() if first.numel() else 0.0
         if not torch.allclose(first, second, rtol=tolerance, atol=tolerance * largest, equal_nan=True):
@@ -154,12 +154,12 @@ def _equal_outputs(stored: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> 
     return True
 
 
-def _differences(stored: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the parts in which two identities differ, with their values where these are short."""
+def _differences(stored: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the parts in which two identities differ, with their values unless these are digests."""
     found: list[str] = []
-    for name in [*here, *(name for name in stored if name not in here)]:
+    for name in [*current, *(name for name in stored if name not in current)]:
         first = stored.get(name)
-        second = here.get(name)
+        second = current.get(name)
         if isinstance(first, Mapping) and isinstance(second, Mapping):
             found += _differences(first, second, f"{prefix}{name}: ")
         elif first != second:

@@ -1,4 +1,4 @@
-"""The stochastic-gradient Langevin and Hamiltonian samplers, as an optimizer that adds noise."""
+"""The stochastic-gradient Langevin and Hamiltonian Monte Carlo updates, as a torch optimizer."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 
 @final
 class LangevinOptimizer(torch.optim.Optimizer):
-    r"""Steps of underdamped Langevin dynamics on the negative log posterior per example, $\tilde U = U / N$.
+    r"""Optimizer that takes steps of underdamped Langevin dynamics on $\tilde U = -\tfrac1N \log p(\theta, D)$.
 
     $$ v \leftarrow (1 - \alpha) v - \eta \nabla \tilde U(\theta) + \sqrt{2 \alpha \eta T / N}\, \xi, \qquad
        \theta \leftarrow \theta + v $$
 
-    With $\alpha = 1$ there is no momentum, and this is Langevin dynamics (SGLD) with the step $\epsilon = 2 \eta / N$.
+    For $\alpha = 1$ the momentum is not kept, and this is Langevin dynamics (SGLD) with the step
+    $\epsilon = 2 \eta / N$.
 
     Args:
         parameters: Leaf tensors.
-        lr: Step $\eta$, in units of the loss per example.
+        lr: Learning rate $\eta$ for the loss per example.
         momentum_decay: Friction $\alpha$ in (0, 1].
-        temperature: Temperature $T$; 1 samples the posterior, 0 descends.
-        num_examples: Number $N$ of examples.
-        generator: Source of the noise.
+        temperature: Temperature $T$ of the posterior; 1 samples the posterior, 0 is gradient descent without noise.
+        num_examples: Number $N$ of examples in the dataset.
+        generator: Random number generator of the noise.
 
     References:
         M. Welling, Y. W. Teh (2011), "Bayesian learning via stochastic gradient Langevin dynamics", ICML, equation 4;
@@ -55,7 +56,7 @@ class LangevinOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     @override
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no closure is taken
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # ignores closures
         for group in self.param_groups:
             rate = group["lr"]
             decay = group["momentum_decay"]

@@ -1,4 +1,4 @@
-"""Maximum a posteriori: the point of highest posterior density."""
+"""Maximum a posteriori (MAP) estimation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 @final
 class MAPInference(AbstractOptimizedInference):
-    r"""Minimizes $-\frac1N \log p(\theta \mid D)$ up to a constant, with prior $\mathcal N(0, \sigma^2 I)$.
+    r"""Maximum a posteriori (MAP) estimate: minimize $-\frac1N \log p(\theta \mid D)$ up to a constant.
+
+    The prior is $\mathcal N(0, \sigma^2 I)$, and the objective on a batch
 
     $$ -\frac1B \sum_{i \in \text{batch}} \log p(y_i \mid x_i, \theta) + \frac{\lVert\theta\rVert^2}{2 \sigma^2 N} $$
 
@@ -38,8 +40,8 @@ class MAPInference(AbstractOptimizedInference):
     name: Literal["map"] = "map"
 
     prior_scale: PriorScale = 1.0
-    r"""Standard deviation $\sigma$ of the prior, for all parameters or by pattern of their names; infinity for a flat
-    prior (maximum likelihood)."""
+    r"""Standard deviation $\sigma$ of the prior, positive; a number, or a mapping from name patterns. Infinity is a
+    flat prior (maximum likelihood)."""
 
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:

@@ -1,4 +1,4 @@
-"""Monte Carlo dropout: masks on the inputs of layers, in training and in prediction."""
+"""Monte Carlo dropout: random masks on the inputs of layers, in training and in prediction."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
     from rebasin_core.inference.objective import AbstractObjective
     from rebasin_core.posteriors.base import Posterior
 
-# So many examples show how a network uses its weights; normalization layers need more than one.
+# Number of examples with which the network is read; normalization layers need more than one.
 _TRIAL_ROWS = 2
 
 
 @final
 class MCDropout(AbstractOptimizedInference):
-    r"""Trains with dropout on the inputs of layers, and keeps the dropout as the posterior.
+    r"""Monte Carlo dropout: train with dropout on the inputs of layers, and keep the dropout noise as the posterior.
 
-    In training every example has its own masks: on the inputs of a dense layer, and on whole input channels of a
+    In training every example has its own masks, on the inputs of a dense layer or on whole input channels of a
     convolution. A posterior sample is a network with one set of masks, applied to its weights.
 
-    A layer is any dense or convolutional product of activations with a weight, whatever module or function computes
-    it; its name is that of the weight, without the ending ``.weight``. Convolutions in groups have no dropout.
+    A layer is any dense or convolutional product of activations with a weight, computed by a module or a function. Its
+    name is that of the weight without the suffix ``.weight``. Grouped convolutions have no dropout.
 
     Raises:
         ConfigError: If an option is invalid.
-        InvalidInputError: On fitting, if there is no layer to drop out.
+        InvalidInputError: In `fit`, if no layer can have dropout.
 
     References:
         Y. Gal, Z. Ghahramani (2016), "Dropout as a Bayesian approximation", ICML, arXiv 1506.02142.
@@ -62,15 +62,15 @@ class MCDropout(AbstractOptimizedInference):
     name: Literal["mc_dropout"] = "mc_dropout"
 
     rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Probability that a unit is dropped."""
+    """Probability that an input unit or channel is set to zero, in (0, 1)."""
 
     layers: tuple[str, ...] | None = None
-    """Patterns of the names of layers whose inputs are dropped out; all dense and convolutional layers except the first
-    if not given."""
+    """Name patterns of the layers with dropout on their inputs; all dense and convolutional layers except the first if
+    None."""
 
     prior_scale: PriorScale = 1.0
-    r"""Standard deviation $\sigma$ of the prior, for all parameters or by pattern of their names; infinity for a flat
-    prior."""
+    r"""Standard deviation $\sigma$ of the prior, positive; a number, or a mapping from name patterns. Infinity is a
+    flat prior."""
 
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
@@ -87,7 +87,7 @@ class _Objective(AbstractStackedObjective):
 
     @override
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        self._dropped(inputs)
+        self._dropout_uses(inputs)
         return super().loss(inputs, targets)
 
     @override
@@ -95,18 +95,18 @@ class _Objective(AbstractStackedObjective):
         return Interception(self._uses or [], tensors, on_product=self._drop)
 
     def _drop(self, use: WeightUse, product: Product) -> Tensor:
-        """Return a product of activations, or whole channels of a convolution, some of which are zero."""
+        """Return a product with dropout on its inputs, for a convolution on whole channels."""
         inputs = product.inputs
         if use.kind == "dense":
             return product.output(functional.dropout(inputs, self._rate))
         return product.output(torch.feature_dropout(inputs, self._rate, train=True))
 
-    def _dropped(self, inputs: Tensor | None = None) -> list[WeightUse]:
-        """Return the products whose inputs are dropped out, one a weight, in the order of the parameters."""
+    def _dropout_uses(self, inputs: Tensor | None = None) -> list[WeightUse]:
+        """Return the products with dropout on their inputs, one per weight, in the order of the parameters."""
         if self._uses is None:
             if inputs is None:
                 inputs = self.model.to_device(next(iter(self.problem.data))[0])
-            # The reading must not change what the network's own random layers do.
+            # Reading the network runs it, and must not advance the generator of its own stochastic layers.
             devices = [inputs.device] if inputs.device.type == "cuda" else []
             with torch.random.fork_rng(devices=devices):
                 reading = self.model.reading(inputs[:_TRIAL_ROWS], {**self.copies(0)[0], **self.copies(0)[1]})
@@ -114,21 +114,22 @@ class _Objective(AbstractStackedObjective):
         return self._uses
 
     def _chosen(self, reading: ModelReading) -> list[WeightUse]:
-        """Return the layers that the patterns name; without patterns, all but the first that is called."""
+        """Return the layers that match the patterns; without patterns, all except the first that is called."""
         possible = {use.name: use for use in reversed(reading.uses) if _can_drop(use, reading)}
         uses = [possible[name] for name in self.parameters if name in possible]
         if self._patterns is not None:
             names = chosen_names([use.layer for use in uses], self._patterns, "layers")
             return [use for use in uses if use.layer in names]
         chosen = [use for use in uses if use.name != reading.uses[0].name]
-        unread = {name: why for name, why in reading.reasons.items() if name not in possible}
+        unread = {name: reason for name, reason in reading.reasons.items() if name not in possible}
         if unread:
-            named = ", ".join(f"`{name}` ({why})" for name, why in unread.items())
-            message = f"the inputs of some weights are not dropped out: {named}"
+            named = ", ".join(f"`{name}` ({reason})" for name, reason in unread.items())
+            message = f"no dropout on the inputs of some weights: {named}"
             warnings.warn(message, UnreadWeightWarning, stacklevel=2)
         if not chosen:
             message = (
-                f"expected dense or convolutional layers after the first to drop out, got {[use.layer for use in uses]}"
+                "expected at least one dense or convolutional layer after the first for dropout, got "
+                f"{[use.layer for use in uses]}"
             )
             raise InvalidInputError(message)
         return chosen
@@ -136,7 +137,7 @@ class _Objective(AbstractStackedObjective):
     @override
     def posterior(self) -> Posterior:
         mean, buffers = self.copies(0)
-        targets = [(use.name, use.input_axes[0]) for use in self._dropped()]
+        targets = [(use.name, use.input_axes[0]) for use in self._dropout_uses()]
         keep = {name: mean[name].new_full((mean[name].shape[axis],), 1 - self._rate) for name, axis in targets}
         return MultiplicativeNoisePosterior(
             mean,
@@ -147,7 +148,7 @@ class _Objective(AbstractStackedObjective):
 
 
 def _can_drop(use: WeightUse, reading: ModelReading) -> bool:
-    """Return whether inputs of a product can be dropped out, which is then a factor along one axis of its weight."""
+    """Return whether dropout on a product's inputs equals a factor along one axis of its weight."""
     same = all(
         (other.input_axes, other.input_dim) == (use.input_axes, use.input_dim)
         for other in reading.uses

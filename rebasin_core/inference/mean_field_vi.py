@@ -1,4 +1,4 @@
-"""Mean-field variational inference: independent Gaussians that maximize the evidence lower bound."""
+"""Mean-field variational inference: independent Gaussians that maximize the evidence lower bound (ELBO)."""
 
 from __future__ import annotations
 
@@ -36,27 +36,29 @@ if TYPE_CHECKING:
 
 @final
 class MeanFieldVI(AbstractOptimizedInference):
-    r"""Fits $q = \mathcal N(m, \mathrm{diag}(s^2))$ by minimizing the negative evidence lower bound (ELBO) per example.
+    r"""Mean-field variational inference: fit $q = \mathcal N(m, \mathrm{diag}(s^2))$ by maximizing the ELBO.
+
+    The objective is the negative evidence lower bound (ELBO) per example,
 
     $$ -\frac1B \sum_{i \in \text{batch}} \mathbb E_q \log p(y_i \mid x_i, \theta)
        - \frac{\lambda}{N} \Big( \mathbb E_q \log p(\theta) + T \, H(q) \Big), \qquad
        p(\theta) = \mathcal N(\mu, \sigma^2), $$
 
-    with the true, summed expectation and the entropy $H$. For $T = 1$ the second term is
-    $\frac{\lambda}{N} \mathrm{KL}(q \,\|\, p)$. The optimal $q$ approximates
+    with the expectation of the log prior and the entropy $H$ summed over all parameters, and $N$ examples in the
+    dataset. For $T = 1$ the second term is $\frac{\lambda}{N} \mathrm{KL}(q \,\|\, p)$. The optimal $q$ approximates
 
     $$ \Big( p(D \mid \theta)^{1 / \lambda} \, p(\theta) \Big)^{1 / T}. $$
 
     The *temperature* $T$ tempers likelihood and prior, as in `SGLD` and `SGHMC`: $T < 1$ is a *cold posterior*. The
-    *KL weight* $\lambda$ tempers the likelihood only: for $\lambda < 1$ it counts $1 / \lambda$ times, and the prior
-    stays as it is, a *tempered* posterior. With a centered prior, $\lambda = T$ and the prior scale $\sigma$ give the
-    cold posterior of temperature $T$ with the prior scale $\sigma / \sqrt T$.
+    *KL weight* $\lambda$ tempers the likelihood only, which is raised to the power $1 / \lambda$ under an unchanged
+    prior: $\lambda < 1$ is a *tempered posterior*. For a centered prior, $\lambda = T$ with the prior scale $\sigma$
+    is equivalent to the cold posterior of temperature $T$ with the prior scale $\sigma / \sqrt T$.
 
-    The means start at the parameters of the model; $s = \log(1 + e^\rho)$ starts at ``initial_stddev``.
+    The means $m$ are initialized at the parameters of the model, and $s = \log(1 + e^\rho)$ at ``initial_stddev``.
 
     Raises:
         ConfigError: If an option is invalid.
-        InvalidInputError: On fitting, if something that the options need is missing.
+        InvalidInputError: In `fit`, if an input that the options require is missing.
 
     References:
         C. Blundell et al. (2015), "Weight uncertainty in neural networks", ICML, arXiv 1505.05424, equations 2 and 8;
@@ -77,67 +79,68 @@ class MeanFieldVI(AbstractOptimizedInference):
     name: Literal["mean_field_vi"] = "mean_field_vi"
 
     prior_scale: ProperPriorScale = 0.1
-    r"""Standard deviation $\sigma$ of the prior, for all parameters or by pattern of their names (the first match
-    counts)."""
+    r"""Standard deviation $\sigma$ of the prior, positive and finite; a number, or a mapping from name patterns (the
+    first match applies)."""
 
     kl_weight: PositiveFinite = 1.0
-    r"""Weight $\lambda$ of the KL divergence from the prior; 1 for the Bayesian posterior, less for a tempered
-    likelihood under the same prior."""
+    r"""Weight $\lambda$ of the KL term, positive; 1 is the Bayesian posterior, smaller values temper the likelihood
+    only."""
 
     temperature: PositiveFinite = 1.0
-    """Temperature $T$: 1 for the posterior, less for a cold one, of which likelihood and prior are tempered."""
+    """Temperature $T$, positive; 1 is the Bayesian posterior, less than 1 a cold posterior, in which likelihood and
+    prior are tempered."""
 
     kl_warmup: NonNegativeInt = 0
-    r"""Number of epochs in which the weight of the divergence rises linearly to $\lambda$."""
+    r"""Number of epochs over which the weight of the KL term increases linearly to $\lambda$."""
 
     initial_stddev: PositiveFinite = 0.01
-    """Standard deviation at the start of training."""
+    """Initial standard deviation of the random parameters, positive."""
 
     estimator: EstimatorName = "local"
-    """Estimator of the expectation. ``local``: noise at the outputs of layers (local reparameterization). ``flipout``:
-    one draw of the weights, with random signs for every example. ``weights``: one draw of the weights for the batch."""
+    """Estimator of the expected log likelihood. ``local``: local reparameterization, which samples pre-activations.
+    ``flipout``: one weight sample per batch, with random signs for each example. ``weights``: one weight sample per
+    batch."""
 
     sticking_the_landing: bool = False
-    """Whether the divergence is estimated at the draw, without the part of the gradient that is zero in expectation;
-    needs ``weights``."""
+    """Whether to estimate the KL term at the weight sample and to omit the score term of its gradient, which has
+    expectation zero; needs ``weights``."""
 
     stochastic: Annotated[tuple[str, ...], MinLen(1)] | None = None
-    """Patterns of the random parameters (``layers.3.*``: a last layer); the others are trained to a point under the
-    same prior. All parameters are random if not given."""
+    """Name patterns of the random parameters (``layers.3.*`` for a last layer); the others become MAP estimates under
+    the same prior. All parameters are random if None."""
 
     moped: PositiveFinite | None = None
-    r"""Start from a trained model: the prior's mean $\mu$ is at the model's parameters, and the standard deviations
-    start at this fraction of the weights' absolute values."""
+    r"""MOPED factor $\delta$, positive, for a trained model with weights $w$: the prior mean $\mu$ is $w$, and $s$ is
+    initialized at $\max(\delta |w|, 10^{-6})$. The prior mean is zero if None."""
 
-    symmetry_elements: NonNegativeInt = 0
-    """Number of random permutations with which the permutation-invariant bound is estimated: a lower bound of the
-    mutual information that symmetrizing $q$ would add. 0 for the usual ELBO. Needs ``weights``, and a specification."""
+    num_permutations: NonNegativeInt = 0
+    """Number of random permutations in the permutation-invariant ELBO; 0 for the standard ELBO. It adds a lower bound
+    of the mutual information between the permutation and the parameters of the symmetrized $q$. Needs ``weights`` and
+    a ``spec``."""
 
     @model_validator(mode="after")
-    def _check_draws(self) -> Self:
-        for option in ("sticking_the_landing", "symmetry_elements"):
+    def _check_estimator(self) -> Self:
+        for option in ("sticking_the_landing", "num_permutations"):
             if getattr(self, option) and self.estimator != "weights":
-                message = (
-                    f"`{option}` needs draws of the weights, got estimator={self.estimator!r}; set it to 'weights'"
-                )
+                message = f"`{option}` requires estimator='weights', got {self.estimator!r}"
                 raise ValueError(message)
         return self
 
     def as_map(self) -> MAPInference:
-        r"""Return the method that trains points under the regularization of the means here, to compare the two.
+        r"""Return a MAP method with the same regularization of the weights, for comparison.
 
-        The objective here holds $\frac{\lambda}{N} \frac{m^2}{2 \sigma^2}$ for every mean; that of `MAPInference` with
-        the prior scale $\sigma / \sqrt\lambda$ holds the same for every weight. The temperature weighs the entropy, and
-        leaves this term as it is. Epochs, optimizer, schedule and patience are the same.
+        The objective contains $\frac{\lambda}{N} \frac{m^2}{2 \sigma^2}$ for every mean. `MAPInference` with the prior
+        scale $\sigma / \sqrt\lambda$ has the same term for every weight. The temperature scales the entropy and does
+        not affect this term. Epochs, optimizer, schedule and patience are the same.
 
         Returns:
-            The method.
+            The MAP method.
 
         Raises:
-            InvalidInputError: With ``moped``, whose prior is not centered.
+            InvalidInputError: If ``moped`` is set, since its prior is not centered.
         """
         if self.moped is not None:
-            message = "points have a centered prior, and `moped` centers it at a trained model; leave `moped` out"
+            message = "expected a centered prior for MAP, got `moped`, whose prior mean is the model; omit `moped`"
             raise InvalidInputError(message)
         wider = self.kl_weight**-0.5
         scale = self.prior_scale
@@ -153,13 +156,13 @@ class MeanFieldVI(AbstractOptimizedInference):
 
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
-        if self.symmetry_elements and problem.layout is None:
-            message = "`symmetry_elements` needs the symmetries of the network; give `spec` to `fit`"
+        if self.num_permutations and problem.layout is None:
+            message = "`num_permutations` requires the symmetries of the network; pass `spec` to `fit`"
             raise InvalidInputError(message)
         if problem.compiled and self.estimator != "weights":
             message = (
-                f"the noise of estimator={self.estimator!r} is added by hooks, which are not compiled: set "
-                "estimator='weights', or leave `compiled` out"
+                f"`compiled` requires estimator='weights', got {self.estimator!r}, whose noise is added by "
+                "intercepting operators"
             )
             raise InvalidInputError(message)
         return _Objective(problem, model, self)
@@ -170,23 +173,23 @@ class _Objective(AbstractObjective):
     """The negative evidence lower bound per example."""
 
     def __init__(self, problem: FitProblem, model: FunctionalModel, method: MeanFieldVI) -> None:
-        start: dict[str, Tensor] = {n: t.detach() for n, t in model.module.named_parameters()}
-        random = chosen_names(list(start), method.stochastic, "stochastic")
-        initial = {
-            name: torch.full_like(start[name], method.initial_stddev)
+        initial: dict[str, Tensor] = {n: t.detach() for n, t in model.module.named_parameters()}
+        random = chosen_names(list(initial), method.stochastic, "stochastic")
+        stddev = {
+            name: torch.full_like(initial[name], method.initial_stddev)
             if method.moped is None
-            else (method.moped * start[name].abs()).clamp_min(1e-6)
+            else (method.moped * initial[name].abs()).clamp_min(1e-6)
             for name in random
         }
-        parameters = {f"mean/{name}": tensor for name, tensor in start.items()}
-        parameters |= {f"rho/{name}": tensor.expm1().log() for name, tensor in initial.items()}
+        parameters = {f"mean/{name}": tensor for name, tensor in initial.items()}
+        parameters |= {f"rho/{name}": tensor.expm1().log() for name, tensor in stddev.items()}
         super().__init__(problem, model, parameters)
         self._method = method
-        self._names = list(start)
+        self._names = list(initial)
         self._random = random
-        points = [name for name in start if name not in initial]
-        self._random_prior = _prior(start, random, method)
-        self._point_prior = _prior(start, points, method) if points else None
+        points = [name for name in initial if name not in stddev]
+        self._random_prior = _prior(initial, random, method)
+        self._point_prior = _prior(initial, points, method) if points else None
         self._network: WeightNoise | None = None
         self._weight = method.kl_weight
 
@@ -198,34 +201,34 @@ class _Objective(AbstractObjective):
     @override
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         mean, stddev = self._moments()
-        outputs, drawn = self._run(mean, stddev, inputs)
+        outputs, sample = self._run(mean, stddev, inputs)
         self.problem.likelihood.check(outputs, targets)
-        divergence = self._divergence(mean, stddev, drawn)
+        divergence = self._divergence(mean, stddev, sample)
         return (
             -self.problem.likelihood.log_prob(outputs, targets).mean()
             + self._weight / self.problem.num_examples * divergence
         )
 
-    def _divergence(self, mean: dict[str, Tensor], stddev: dict[str, Tensor], drawn: dict[str, Tensor]) -> Tensor:
-        """Return the expectation of minus the log prior, less T times the entropy: the divergence for T = 1."""
+    def _divergence(self, mean: dict[str, Tensor], stddev: dict[str, Tensor], sample: dict[str, Tensor]) -> Tensor:
+        """Return -E_q[log p(theta)] - T H(q), which is KL(q || p) for T = 1."""
         temperature = self._method.temperature
         if self._method.sticking_the_landing:
             fixed_mean = {name: mean[name].detach() for name in self._random}
             fixed_stddev = {name: stddev[name].detach() for name in self._random}
-            total = temperature * _log_density(fixed_mean, fixed_stddev, drawn) - self._random_prior.log_prob(drawn)
+            total = temperature * _log_density(fixed_mean, fixed_stddev, sample) - self._random_prior.log_prob(sample)
         else:
             total = self._random_prior.kl(mean, stddev)
             if temperature != 1:
                 total += (1 - temperature) * _entropy(stddev)
         if self._point_prior is not None:
             total -= self._point_prior.log_prob(mean)
-        if self._method.symmetry_elements and self.problem.layout is not None:
+        if self._method.num_permutations and self.problem.layout is not None:
             elements = [
                 Permutation.random(self.problem.layout, generator=self.problem.generator)
-                for _ in range(self._method.symmetry_elements)
+                for _ in range(self._method.num_permutations)
             ]
-            permuted = [_log_density(mean, stddev, element.apply(drawn)) for element in elements]
-            total -= temperature * symmetrization_bound(_log_density(mean, stddev, drawn), torch.stack(permuted))
+            permuted = [_log_density(mean, stddev, element.apply(sample)) for element in elements]
+            total -= temperature * symmetrization_bound(_log_density(mean, stddev, sample), torch.stack(permuted))
         return total
 
     @override
@@ -253,7 +256,7 @@ class _Objective(AbstractObjective):
         self, mean: dict[str, Tensor], stddev: dict[str, Tensor], inputs: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         if self._network is None:
-            # Two examples are enough to see which layers are called, and normalization layers need more than one.
+            # Two examples show which layers are called; normalization layers need more than one.
             self._network = WeightNoise(
                 self.model.compiled() if self.problem.compiled else self.model,
                 inputs[:2],
@@ -264,15 +267,15 @@ class _Objective(AbstractObjective):
         return self._network(mean, stddev, self.buffers, inputs)
 
 
-def _prior(start: Mapping[str, Tensor], names: Sequence[str], method: MeanFieldVI) -> GaussianPrior:
-    """Return the prior of some parameters: centered, or around their start with MOPED."""
-    scales = scales_of(start, method.prior_scale)
-    means = {name: start[name].new_zeros(()) if method.moped is None else start[name].clone() for name in names}
-    return GaussianPrior(means, {name: start[name].new_tensor(scales[name]) for name in names})
+def _prior(initial: Mapping[str, Tensor], names: Sequence[str], method: MeanFieldVI) -> GaussianPrior:
+    """Return the prior of the named parameters: centered at zero, or at their initial values with MOPED."""
+    scales = scales_of(initial, method.prior_scale)
+    means = {name: initial[name].new_zeros(()) if method.moped is None else initial[name].clone() for name in names}
+    return GaussianPrior(means, {name: initial[name].new_tensor(scales[name]) for name in names})
 
 
 def _log_density(mean: Mapping[str, Tensor], stddev: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Tensor:
-    """Return the log density of independent Gaussians at parameters, a scalar in nats, differentiable."""
+    """Return the log density of independent Gaussians at ``parameters``, a differentiable scalar in nats."""
     terms = [normal_log_density((parameters[name] - mean[name]) / scale, scale) for name, scale in stddev.items()]
     return torch.stack(terms).sum()
 

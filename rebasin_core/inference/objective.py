@@ -1,4 +1,4 @@
-"""The interface of objectives: what training minimizes."""
+"""The interface of training objectives."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class AbstractObjective(ABC):
-    """A function of parameters that training minimizes batch by batch, for one problem.
+    """Objective of one problem, minimized on minibatches.
 
     Attributes:
         problem: The problem to fit.
-        model: The network, a private copy.
+        model: Private copy of the network.
         members: Number of networks whose losses are summed.
         buffers: Buffers of the network, updated by training.
         parameters: Leaf tensors that are optimized.
-        memory: Tensors that the method keeps from epoch to epoch (collected samples); part of every checkpoint.
+        memory: State that persists between epochs, such as collected samples; included in checkpoints.
     """
 
     def __init__(
@@ -51,40 +51,40 @@ class AbstractObjective(ABC):
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the objective on a batch, a scalar in nats per example, summed over members.
 
-        Data terms are means over the batch, terms without data are divided by the number of all examples. Training
-        multiplies the whole by the weight of the batch (`FitProblem.batch_weight`), so that every example counts the
-        same, however the data are split: the mean gradient of a pass is that of the objective on all data.
+        Data terms are means over the batch; terms without data are divided by the number N of examples. The training
+        loop multiplies the result by `FitProblem.batch_weight`. The mean gradient over a pass is therefore that of the
+        objective on all data, for any split into batches.
 
         Args:
-            inputs: ``[b, ...]``.
-            targets: ``[b]`` or ``[b, K]``.
+            inputs: Inputs ``[b, ...]``.
+            targets: Targets ``[b]`` or ``[b, K]``.
 
         Returns:
-            A scalar.
+            A differentiable scalar.
         """
 
     @abstractmethod
     def posterior(self) -> Posterior:
-        """Return the posterior that follows from the parameters and from the collected samples."""
+        """Return the posterior defined by the current parameters and the collected samples."""
 
     @abstractmethod
     def points(self) -> list[dict[str, Tensor]]:
-        """Return parameters and buffers of every network in their present state, for the loss on validation data."""
+        """Return the current parameters and buffers of every network, for the validation loss."""
 
     def begin_step(  # ruff: ignore[no-self-use] - a hook
         self, optimizer: torch.optim.Optimizer, step: int, *, weight: float
     ) -> None:
-        """Prepare a step. Methods with a schedule of their own set the learning rate here.
+        """Prepare an optimization step; methods that define their own schedule set the learning rate here.
 
         Args:
             optimizer: The optimizer.
-            step: Index of the step since the start of training.
-            weight: Weight of the batch: its number of examples, in units of the mean batch.
+            step: Index of the step since the start of training, from 0.
+            weight: Number of examples in the batch divided by the mean number per batch.
         """
         del optimizer, step, weight
 
     def end_epoch(self, epoch: int) -> None:  # ruff: ignore[no-self-use] - a hook
-        """Finish an epoch. Methods that collect samples do it here.
+        """Finish an epoch; methods that collect samples do so here.
 
         Args:
             epoch: Index of the epoch, from 0.

@@ -1,4 +1,4 @@
-"""Any optimizer and learning-rate schedule of torch, by name."""
+"""Optimizers and learning-rate schedules of torch by name."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def _subclasses(module: object, base: type, unsupported: set[str]) -> dict[str, 
     }
 
 
-# LBFGS needs a closure and SparseAdam sparse gradients: they cannot take the plain step of the training loop.
+# LBFGS needs a closure, and SparseAdam sparse gradients; the training loop provides neither.
 _OPTIMIZERS = _subclasses(torch.optim, torch.optim.Optimizer, {"Optimizer", "LBFGS", "SparseAdam"})
-# The others need functions, other schedules or a validation loss, which a run file cannot hold.
+# Omitted schedules take functions, other schedules or a validation loss, which a run file cannot specify.
 _SCHEDULES = _subclasses(
     lr_scheduler,
     lr_scheduler.LRScheduler,
@@ -51,19 +51,19 @@ _SCHEDULES = _subclasses(
 
 
 def _plain(value: object) -> object:
-    """Return a value that JSON can hold, with lists as tuples, which torch expects of pairs such as ``betas``."""
+    """Return a JSON value with lists as tuples, which torch expects for pairs such as ``betas``; raise for others."""
     if isinstance(value, list | tuple):
         return tuple(_plain(item) for item in value)
     if value is None or isinstance(value, int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    message = f"expected a finite number, a text, true, false, none, or a list of these, got {value!r}"
+    message = f"expected a finite number, a string, true, false, null, or a list of these, got {value!r}"
     raise ValueError(message)
 
 
 class AbstractTorchOptions(Options, ABC):
-    """A class of torch by its name, with options of its own as further keyword arguments.
+    """Name and options of a torch class.
 
-    The options are checked against the signature of the class, and their values by the class itself.
+    Option names are checked against the signature of the class. The class itself validates their values.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -73,7 +73,7 @@ class AbstractTorchOptions(Options, ABC):
     name: str
     """Name of the class."""
 
-    # Equal as JSON: Python takes 1, 1.0 and True for equal, but options that differ so have different hashes.
+    # Compared as JSON: in Python 1 == 1.0 == True, but the hash is that of the JSON text, which differs.
     @override
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AbstractTorchOptions):
@@ -91,7 +91,7 @@ class AbstractTorchOptions(Options, ABC):
 
     @abstractmethod
     def _class(self) -> type[Any]:
-        """Return the class of torch."""
+        """Return the torch class."""
 
     @abstractmethod
     def _arguments(self) -> Mapping[str, object]:
@@ -99,11 +99,11 @@ class AbstractTorchOptions(Options, ABC):
 
     @abstractmethod
     def _try(self) -> None:
-        """Build an instance for a parameter that nobody trains, so that torch checks the values."""
+        """Build an instance for a dummy parameter, for which torch validates the values."""
 
     @model_validator(mode="after")
     def _check_arguments(self) -> Self:
-        signature = list(inspect.signature(self._class()).parameters.values())[1:]  # after what it is built for
+        signature = list(inspect.signature(self._class()).parameters.values())[1:]  # without `params` or `optimizer`
         given = self._arguments()
         known = {parameter.name for parameter in signature}
         problems = [
@@ -112,7 +112,7 @@ class AbstractTorchOptions(Options, ABC):
             if option not in known
         ]
         problems += [
-            _problem(parameter.name, None, f"is missing; `{self.name}` needs it")
+            _problem(parameter.name, None, f"is missing; `{self.name}` requires it")
             for parameter in signature
             if parameter.default is inspect.Parameter.empty and parameter.name not in given
         ]
@@ -122,21 +122,21 @@ class AbstractTorchOptions(Options, ABC):
         return self
 
     @final
-    def _built(self, target: object) -> Any:  # ruff: ignore[any-type] - of a class that is looked up
+    def _built(self, target: object) -> Any:  # ruff: ignore[any-type] - instance of a class found by name
         arguments = self._arguments()
         try:
             return self._class()(target, **arguments)
         except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
-            message = f"`{self.name}` refuses its options {dict(arguments)}: {error}"
+            message = f"`{self.name}` rejects the options {dict(arguments)}: {error}"
             raise InvalidInputError(message) from error
 
 
 @final
 class OptimizerSpec(AbstractTorchOptions):
-    """An optimizer of ``torch.optim``; further keyword arguments are its own options (``weight_decay``, ...).
+    """Optimizer of ``torch.optim``; further keyword arguments are its options (``weight_decay``, ...).
 
     Raises:
-        ConfigError: If torch has no such optimizer, or the optimizer no such option, or it refuses a value.
+        ConfigError: If torch has no such optimizer, the optimizer has no such option, or it rejects a value.
 
     Examples:
         >>> OptimizerSpec(name="SGD", lr=0.1, momentum=0.9)
@@ -147,27 +147,27 @@ class OptimizerSpec(AbstractTorchOptions):
     """Name of the class in ``torch.optim``, such as ``Adam``."""
 
     lr: Annotated[NonNegativeFloat, Field(allow_inf_nan=False)] = 1e-3
-    """Learning rate."""
+    """Learning rate, at least 0."""
 
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
         if name not in _OPTIMIZERS:
-            message = f"torch.optim has no optimizer {name!r} for minibatches; {nearest(name, _OPTIMIZERS)}"
+            message = f"`torch.optim` has no optimizer {name!r} for minibatches; {nearest(name, _OPTIMIZERS)}"
             raise ValueError(message)
         return name
 
     def build(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-        """Return the optimizer of some parameters.
+        """Build the optimizer.
 
         Args:
-            parameters: Leaf tensors.
+            parameters: Leaf tensors to optimize.
 
         Returns:
             The optimizer.
 
         Raises:
-            InvalidInputError: If the optimizer refuses these parameters.
+            InvalidInputError: If the optimizer rejects these parameters.
         """
         optimizer: torch.optim.Optimizer = self._built(parameters)
         return optimizer
@@ -182,17 +182,17 @@ class OptimizerSpec(AbstractTorchOptions):
 
     @override
     def _try(self) -> None:
-        # Not for the defaults: the first optimizer that torch builds imports its compiler, which takes a second.
+        # Not for the defaults: torch imports its compiler when it builds the first optimizer, which takes one second.
         if self.model_extra:
             self.build([torch.zeros(1, 1, requires_grad=True)])
 
 
 @final
 class ScheduleSpec(AbstractTorchOptions):
-    """A schedule of ``torch.optim.lr_scheduler``; further keyword arguments are its own options (``T_max``, ...).
+    """Learning-rate schedule of ``torch.optim.lr_scheduler``; further keyword arguments are its options (``T_max``).
 
     Raises:
-        ConfigError: If torch has no such schedule, or the schedule no such option, or it refuses a value.
+        ConfigError: If torch has no such schedule, the schedule has no such option, or it rejects a value.
 
     Examples:
         >>> ScheduleSpec(name="CosineAnnealingLR", T_max=20)
@@ -209,45 +209,45 @@ class ScheduleSpec(AbstractTorchOptions):
     @classmethod
     def _check_name(cls, name: str) -> str:
         if name not in _SCHEDULES:
-            message = f"torch.optim.lr_scheduler has no schedule {name!r} to use here; {nearest(name, _SCHEDULES)}"
+            message = f"expected a schedule of `torch.optim.lr_scheduler`, got {name!r}; {nearest(name, _SCHEDULES)}"
             raise ValueError(message)
         return name
 
     def build(self, optimizer: torch.optim.Optimizer) -> lr_scheduler.LRScheduler:
-        """Return the schedule of an optimizer.
+        """Build the schedule of an optimizer.
 
         Args:
-            optimizer: The optimizer whose learning rate is set.
+            optimizer: The optimizer whose learning rate the schedule sets.
 
         Returns:
             The schedule.
 
         Raises:
-            InvalidInputError: If the schedule refuses this optimizer.
+            InvalidInputError: If the schedule rejects this optimizer.
         """
         schedule: lr_scheduler.LRScheduler = self._built(optimizer)
         return schedule
 
     def require_steps(self, optimizer: OptimizerSpec, steps: int) -> None:
-        """Raise if the schedule ends before training does, as `OneCycleLR` may; tried on a parameter of its own.
+        """Raise if the schedule has fewer steps than training, as `OneCycleLR` may; checked on a dummy parameter.
 
         Args:
             optimizer: The optimizer.
-            steps: How often the schedule advances in training.
+            steps: Number of times the schedule advances in training.
 
         Raises:
-            InvalidInputError: If it refuses the last step.
+            InvalidInputError: If the schedule raises at the last step.
         """
-        tried = optimizer.build([torch.zeros(1, 1, requires_grad=True)])
-        schedule = self.build(tried)
-        tried.step()
+        dummy = optimizer.build([torch.zeros(1, 1, requires_grad=True)])
+        schedule = self.build(dummy)
+        dummy.step()
         schedule.last_epoch = steps - 1
         try:
             schedule.step()
         except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
             message = (
-                f"`{self.name}` with the options {dict(self._arguments())} does not last for training, which advances "
-                f"it {steps} times, every {self.interval}: {error}"
+                f"expected a schedule of at least {steps} steps (one per {self.interval}), got `{self.name}` with the "
+                f"options {dict(self._arguments())}: {error}"
             )
             raise InvalidInputError(message) from error
 
@@ -261,7 +261,7 @@ class ScheduleSpec(AbstractTorchOptions):
 
     @override
     def _try(self) -> None:
-        # Adam has what every schedule asks of an optimizer: a learning rate, and momenta that some let cycle.
+        # Adam has the options that schedules change: a learning rate, and the momentum that some cycle.
         self.build(torch.optim.Adam([torch.zeros(1, 1, requires_grad=True)]))
 
 

@@ -1,4 +1,4 @@
-"""Types of options that several methods share."""
+"""Types of options shared by several methods."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Posi
 
 
 def _pairs(patterns: object) -> object:
-    """Return a mapping as the pairs by which it is kept: hashable, and in order, since the first match counts."""
+    """Return a mapping as a tuple of pairs, which is hashable and keeps the order: the first match applies."""
     return tuple(patterns.items()) if isinstance(patterns, Mapping) else patterns
 
 
@@ -20,7 +20,7 @@ def _form(scale: object) -> str:
 
 
 PositiveFinite: TypeAlias = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
-"""A positive number, not infinite."""
+"""A positive, finite number."""
 
 PriorScale: TypeAlias = Annotated[
     Annotated[PositiveFloat, Tag("number")]
@@ -37,21 +37,21 @@ PriorScale: TypeAlias = Annotated[
     ],
     Discriminator(_form),
 ]
-"""Standard deviations of a Gaussian prior: one for all parameters, or by pattern of parameter names.
+"""Standard deviation of a Gaussian prior: a number, or a mapping from patterns of parameter names.
 
-Patterns are given as a mapping (``{"layers.0.*": 0.5, "*": 1.0}``, the first match counts) and kept as pairs. Infinity
-is a flat prior.
+A mapping such as ``{"layers.0.*": 0.5, "*": 1.0}`` is stored as pairs; the first match applies. Infinity is a flat
+prior.
 """
 
 
 def _proper(scale: PriorScale) -> PriorScale:
-    """Return a scale, after checking that the prior is not flat."""
+    """Return a prior scale; raise if it is infinite."""
     values = [value for _, value in scale] if isinstance(scale, tuple) else [scale]
     if any(math.isinf(value) for value in values):
-        message = f"expected a finite scale, since the divergence from a flat prior is infinite, got {scale!r}"
+        message = f"expected a finite prior scale, got {scale!r}; the KL divergence from a flat prior is infinite"
         raise ValueError(message)
     return scale
 
 
 ProperPriorScale: TypeAlias = Annotated[PriorScale, AfterValidator(_proper)]
-"""As `PriorScale`, for methods that need a proper prior: not infinite."""
+"""`PriorScale` of a proper prior: finite."""

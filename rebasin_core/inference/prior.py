@@ -1,4 +1,4 @@
-"""The Gaussian prior, and parameters chosen by patterns of their names."""
+"""The Gaussian prior, and selection of parameters by name patterns."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def scales_of(names: Iterable[str], scale: PriorScale) -> dict[str, float]:
-    """Return the prior scale of every parameter.
+    """Return the standard deviation of the prior of every parameter.
 
     Args:
         names: Names of the parameters.
-        scale: One for all, or pairs of a pattern (``layers.0.*``) and a scale; the first match counts.
+        scale: A number, or pairs of a name pattern (``layers.0.*``) and a number; the first match applies.
 
     Returns:
-        Scales by name.
+        Standard deviations by name.
 
     Raises:
         InvalidInputError: If a parameter matches no pattern.
@@ -38,21 +38,21 @@ def scales_of(names: Iterable[str], scale: PriorScale) -> dict[str, float]:
     for name in names:
         matching = [value for pattern, value in scale if fnmatchcase(name, pattern)]
         if not matching:
-            message = f"no pattern of `prior_scale` matches `{name}`; add one, or `*` for all others"
+            message = f"expected a pattern of `prior_scale` that matches `{name}`; add one, or `*` for all others"
             raise InvalidInputError(message)
         found[name] = matching[0]
     return found
 
 
 def prior_of(parameters: Mapping[str, Tensor], scale: PriorScale) -> GaussianPrior | None:
-    """Return the centered Gaussian prior with given scales.
+    """Return the zero-mean Gaussian prior with the given standard deviations.
 
     Args:
-        parameters: Parameters by name; they set device and dtype.
-        scale: One scale for all, or pairs of a pattern and a scale.
+        parameters: Parameters by name, which determine device and dtype.
+        scale: A number, or pairs of a name pattern and a number.
 
     Returns:
-        The prior; None if a scale is infinite (a flat prior).
+        The prior; None if any of the parameters has an infinite scale (a flat prior).
     """
     scales = scales_of(parameters, scale)
     if any(math.isinf(value) for value in scales.values()):
@@ -61,24 +61,24 @@ def prior_of(parameters: Mapping[str, Tensor], scale: PriorScale) -> GaussianPri
     return GaussianPrior({name: torch.zeros_like(tensor) for name, tensor in stddev.items()}, stddev)
 
 
-def chosen_names(names: Sequence[str], patterns: Sequence[str] | None, what: str) -> list[str]:
-    """Return the names that match patterns.
+def chosen_names(names: Sequence[str], patterns: Sequence[str] | None, option: str) -> list[str]:
+    """Return the names that match a pattern.
 
     Args:
         names: All names.
-        patterns: Shell patterns; None chooses all names.
-        what: The option that holds the patterns, for messages.
+        patterns: Glob patterns (`fnmatch`); all names if None.
+        option: Name of the option that holds the patterns, for messages.
 
     Returns:
-        The names, in their order.
+        The matching names, in the order of ``names``.
 
     Raises:
-        InvalidInputError: If a pattern matches nothing.
+        InvalidInputError: If a pattern matches no name.
     """
     if patterns is None:
         return list(names)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            message = f"the pattern {pattern!r} of `{what}` matches none of {list(names)[:8]}"
+            message = f"the pattern {pattern!r} of `{option}` matches none of {list(names)[:8]}"
             raise InvalidInputError(message)
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]

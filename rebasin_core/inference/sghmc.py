@@ -12,12 +12,14 @@ from rebasin_core.inference.stochastic_gradient_mcmc import AbstractStochasticGr
 
 @final
 class SGHMC(AbstractStochasticGradientMCMC):
-    r"""Samples by stochastic-gradient Hamiltonian Monte Carlo: Langevin dynamics with momentum and friction.
+    r"""Stochastic-gradient Hamiltonian Monte Carlo (SGHMC): Langevin dynamics with momentum and friction.
 
     $$ v \leftarrow (1 - \alpha) v - \eta \nabla \tilde U(\theta) + \sqrt{2 \alpha \eta T / N}\, \xi, \qquad
        \theta \leftarrow \theta + v, \qquad \tilde U = -\tfrac1N \log p(\theta, D) $$
 
-    The first chain starts from the parameters of the model, the others from a new initialization.
+    with the learning rate $\eta$, the friction $\alpha$, the temperature $T$, $N$ examples, and
+    $\xi \sim \mathcal N(0, I)$. The first chain is initialized at the parameters of the model, the others by
+    ``reset_parameters``.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -37,7 +39,7 @@ class SGHMC(AbstractStochasticGradientMCMC):
     name: Literal["sghmc"] = "sghmc"
 
     momentum_decay: Annotated[float, Field(gt=0, le=1)] = 0.1
-    r"""The friction $\alpha$ of a step; 1 is SGLD."""
+    r"""Friction $\alpha$ per step, in (0, 1]; 1 is SGLD."""
 
     @override
     def friction(self) -> float:

@@ -11,20 +11,22 @@ from rebasin_core.inference.stochastic_gradient_mcmc import AbstractStochasticGr
 
 @final
 class SGLD(AbstractStochasticGradientMCMC):
-    r"""Samples by stochastic-gradient Langevin dynamics.
+    r"""Stochastic-gradient Langevin dynamics (SGLD).
 
     $$ \theta \leftarrow \theta - \eta \nabla \tilde U(\theta) + \sqrt{2 \eta T / N}\, \xi, \qquad
        \tilde U = -\tfrac1N \log p(\theta, D) $$
 
-    The bias of the samples vanishes with $\eta$, and with it the noise of minibatches. The first chain starts from the
-    parameters of the model, the others from a new initialization.
+    with the learning rate $\eta$, the temperature $T$, $N$ examples, and $\xi \sim \mathcal N(0, I)$. The
+    discretization bias and the effect of minibatch noise vanish as $\eta \to 0$. The first chain is initialized at the
+    parameters of the model, the others by ``reset_parameters``.
 
     Raises:
         ConfigError: If an option is invalid.
 
     References:
-        M. Welling, Y. W. Teh (2011), "Bayesian learning via stochastic gradient Langevin dynamics", ICML; R. Zhang et
-        al. (2020), "Cyclical stochastic gradient MCMC for Bayesian deep learning", ICLR, arXiv 1902.03932.
+        M. Welling, Y. W. Teh (2011), "Bayesian learning via stochastic gradient Langevin dynamics", ICML, equation 4;
+        R. Zhang et al. (2020), "Cyclical stochastic gradient MCMC for Bayesian deep learning", ICLR, arXiv 1902.03932,
+        equation 1 (the schedule).
 
     Examples:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Snapshot ensembles: one network, kept at the end of every cycle of its learning rate."""
+"""Snapshot ensembles: one training run with a cyclical learning rate, and a sample after each cycle."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
 @final
 class SnapshotEnsemble(AbstractGradientInference):
-    r"""Trains one network with a learning rate that falls and restarts M times, and keeps the network after each fall.
+    r"""Snapshot ensemble: train one network with M cosine cycles of the learning rate, and keep it after each cycle.
 
     $$ \alpha_t = \frac{\alpha_0}{2} \left(1 + \cos \frac{\pi \, (t \bmod C)}{C}\right), \qquad C = T / M $$
+
+    with the learning rate $\alpha_t$ at step $t$, and the total number $T$ of steps.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -46,22 +48,22 @@ class SnapshotEnsemble(AbstractGradientInference):
     name: Literal["snapshot_ensemble"] = "snapshot_ensemble"
 
     members: Annotated[int, Field(ge=2)] = 5
-    """Number M of cycles, and of networks that are kept."""
+    """Number M of cycles and of samples, at least 2."""
 
     epochs: PositiveInt = 50
     """Number of passes over the data, a multiple of ``members``."""
 
     optimizer: OptimizerSpec = OptimizerSpec()
-    r"""Optimizer, any of ``torch.optim``; its learning rate is $\alpha_0$."""
+    r"""Optimizer of ``torch.optim`` with its options; its learning rate is $\alpha_0$."""
 
     prior_scale: PriorScale = 1.0
-    r"""Standard deviation $\sigma$ of the prior, for all parameters or by pattern of their names; infinity for a flat
-    prior."""
+    r"""Standard deviation $\sigma$ of the prior, positive; a number, or a mapping from name patterns. Infinity is a
+    flat prior."""
 
     @model_validator(mode="after")
     def _check_cycles(self) -> Self:
         if self.epochs % self.members:
-            message = f"expected `members` that divide `epochs`, got {self.members} and {self.epochs}"
+            message = f"expected `epochs` to be a multiple of `members`, got {self.epochs} and {self.members}"
             raise ValueError(message)
         return self
 
@@ -90,8 +92,8 @@ class _Objective(AbstractStackedObjective):
     def begin_step(self, optimizer: torch.optim.Optimizer, step: int, *, weight: float) -> None:
         steps = self._length * self.problem.num_batches
         for group in optimizer.param_groups:
-            top = group.setdefault("initial_lr", group["lr"])
-            group["lr"] = 0.5 * top * (1 + math.cos(math.pi * (step % steps) / steps))
+            initial = group.setdefault("initial_lr", group["lr"])
+            group["lr"] = 0.5 * initial * (1 + math.cos(math.pi * (step % steps) / steps))
 
     @override
     def end_epoch(self, epoch: int) -> None:

@@ -1,4 +1,4 @@
-"""Several networks trained in parallel, as one network with stacked parameters."""
+"""Parallel training of several networks with stacked parameters."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rebasin_core.inference.options import PriorScale
     from rebasin_core.posteriors.prior import GaussianPrior
 
-# Optimizers that treat every entry on its own: networks in one tensor do not influence each other.
+# Coordinate-wise optimizers: networks that are stacked in one tensor do not influence each other.
 _ENTRYWISE = frozenset({
     "SGD",
     "Adam",
@@ -43,35 +43,35 @@ _ENTRYWISE = frozenset({
 
 
 def require_entrywise(optimizer: str, members: int) -> None:
-    """Raise if an optimizer would mix networks that are trained in parallel.
+    """Raise if the update of one network would depend on the others that are trained in parallel.
 
     Args:
         optimizer: Name of the optimizer in ``torch.optim``.
         members: Number of networks.
 
     Raises:
-        InvalidInputError: If there are several networks, and the optimizer does not treat every entry on its own.
+        InvalidInputError: If there are several networks, and the optimizer is not coordinate-wise.
     """
     if members > 1 and optimizer not in _ENTRYWISE:
         message = (
-            f"expected an optimizer that treats every entry on its own, to train {members} networks in parallel, got "
-            f"{optimizer!r}; choose one of {', '.join(sorted(_ENTRYWISE))}"
+            f"expected a coordinate-wise optimizer to train {members} networks in parallel, got {optimizer!r}; choose "
+            f"one of {', '.join(sorted(_ENTRYWISE))}"
         )
         raise InvalidInputError(message)
 
 
 def reinitialized(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Return a copy of a model with a new initialization, from its layers' own ``reset_parameters``.
+    """Return a copy of a model, initialized by the ``reset_parameters`` methods of its modules.
 
     Args:
         model: Any module.
-        generator: Source of randomness; the global generator is not changed.
+        generator: Random number generator; the global generator is not changed.
 
     Returns:
         The copy.
 
     Raises:
-        InvalidInputError: If a module owns parameters and cannot reset them.
+        InvalidInputError: If a module owns parameters but has no such method.
     """
     fresh = copy.deepcopy(model)
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device).item())
@@ -83,8 +83,8 @@ def reinitialized(model: nn.Module, generator: torch.Generator) -> nn.Module:
                 reset()
             elif next(module.parameters(recurse=False), None) is not None:
                 message = (
-                    f"`{name}` ({type(module).__name__}) owns parameters and has no method `reset_parameters`, which "
-                    "initializes further networks; add one"
+                    f"expected a method `reset_parameters` to initialize further networks, got none in `{name}` "
+                    f"({type(module).__name__}), which owns parameters; add one"
                 )
                 raise InvalidInputError(message)
     return fresh
@@ -92,15 +92,16 @@ def reinitialized(model: nn.Module, generator: torch.Generator) -> nn.Module:
 
 @final
 class StackedNetworks:
-    """Runs K networks with stacked parameters on the same inputs: in one batch if torch can, else sequentially.
+    """K networks with stacked parameters, evaluated on the same inputs.
 
-    Small networks on a CPU, and all networks on a GPU, are several times faster in one batch.
+    They run in one batch with `torch.vmap`, or sequentially if the model does not support it. Small networks on a CPU,
+    and all networks on a GPU, are several times faster in one batch.
 
     Args:
         model: The network.
-        members: The number K.
-        together: Whether to run them in one batch (``vmap``); falls back to running them sequentially.
-        around: Returns the context in which a network is run, given its tensors.
+        members: Number K of networks.
+        together: Whether to try `torch.vmap`.
+        around: Function from the tensors of a network to the context manager in which it runs.
     """
 
     def __init__(
@@ -121,20 +122,20 @@ class StackedNetworks:
 
         Args:
             parameters: Each ``[K, *s]``.
-            buffers: Each ``[K, *s]``; in training mode they are updated.
-            inputs: A batch ``[N, ...]``.
+            buffers: Each ``[K, *s]``; updated in place in training mode.
+            inputs: Batch ``[N, ...]``.
 
         Returns:
-            ``[K, N, ...]``.
+            Outputs ``[K, N, ...]``.
 
         Raises:
-            InvalidInputError: If the model cannot take the batch.
+            InvalidInputError: If the model cannot process the batch.
         """
         if self._together:
             try:
                 return self._batched(parameters, buffers, inputs)
             except (RuntimeError, ValueError):
-                # For example, vmap does not support control flow that depends on data, and some in-place changes.
+                # For example, vmap does not support data-dependent control flow, and some in-place operations.
                 self._together = False
         every = {**parameters, **buffers}
         outputs: list[Tensor] = []
@@ -157,18 +158,19 @@ class StackedNetworks:
 
 
 class AbstractStackedObjective(AbstractObjective):
-    r"""The negative log posterior per example of K networks in parallel, each with its own gradient.
+    r"""Negative log posterior per example, up to a constant, summed over K networks.
 
-    $$ -\frac1B \sum_{i \in \text{batch}} \log p(y_i \mid x_i, \theta_k) - \frac1N \log p(\theta_k) $$
+    $$ \sum_{k=1}^K \Big( -\frac1B \sum_{i \in \text{batch}} \log p(y_i \mid x_i, \theta_k)
+       - \frac1N \log p(\theta_k) \Big) $$
 
-    summed over the networks. The first starts from the parameters of the model, the others from a new initialization.
-    All are trained on the same batches.
+    The first network is initialized at the parameters of the model, the others by ``reset_parameters``. All are
+    trained on the same batches.
 
     Args:
         problem: The problem to fit.
-        model: The network, a private copy.
-        members: The number K.
-        prior_scale: Standard deviations of the Gaussian prior; infinity for a flat one.
+        model: Private copy of the network.
+        members: Number K of networks.
+        prior_scale: Standard deviations of the zero-mean Gaussian prior; infinity for a flat prior.
         together: Whether to run the networks in one batch.
     """
 
@@ -194,13 +196,13 @@ class AbstractStackedObjective(AbstractObjective):
         self._networks = StackedNetworks(run, members, together=together, around=self.around)
 
     def around(self, tensors: Mapping[str, Tensor]) -> AbstractContextManager[object]:  # ruff: ignore[no-self-use] - a hook
-        """Return the context in which a network is run; methods that change its products do so here.
+        """Return the context manager in which a network runs. Methods that change its operations override it.
 
         Args:
-            tensors: The parameters and buffers of the network.
+            tensors: Parameters and buffers of the network.
 
         Returns:
-            A context that does nothing.
+            A context manager that has no effect.
         """
         del tensors
         return nullcontext()
@@ -216,13 +218,13 @@ class AbstractStackedObjective(AbstractObjective):
         return loss + torch.stack(penalties).sum() if penalties else loss
 
     def copies(self, member: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return a network's parameters and buffers, copied.
+        """Return copies of a network's parameters and buffers.
 
         Args:
             member: Index of the network.
 
         Returns:
-            Both by name.
+            Parameters and buffers by name.
         """
         parameters = copied({name: tensor[member] for name, tensor in self.parameters.items()})
         buffers = copied({name: tensor[member] for name, tensor in self.buffers.items()})
@@ -235,7 +237,7 @@ class AbstractStackedObjective(AbstractObjective):
 
 
 def _stacked(networks: Sequence[Mapping[str, Tensor]], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of several networks, stacked, with the names, device and dtype of given ones."""
+    """Return the stacked tensors of several networks, with the names, devices and dtypes of ``like``."""
     return {
         name: torch.stack([tensors[name].detach().to(tensor) for tensors in networks]) for name, tensor in like.items()
     }

@@ -1,4 +1,4 @@
-"""Stochastic-gradient Markov chain Monte Carlo: SGLD and SGHMC, with constant or cyclical steps."""
+"""Stochastic-gradient Markov chain Monte Carlo: SGLD and SGHMC, with a constant or cyclical learning rate."""
 
 from __future__ import annotations
 
@@ -26,51 +26,58 @@ if TYPE_CHECKING:
 
 
 class AbstractStochasticGradientMCMC(AbstractGradientInference):
-    r"""Runs chains in parallel, and collects their states as samples.
+    r"""Stochastic-gradient MCMC with parallel chains; their states are the posterior samples.
 
-    The step is constant, with samples after a burn-in. With cycles, it falls from the largest step to zero in each
-    cycle like a cosine; the first part of a cycle explores without noise, and samples are taken after it.
+    Without cycles, the learning rate is constant, and samples are collected after a burn-in. With cycles, it decreases
+    to zero in each cycle, as a cosine. The first part of a cycle explores without noise, and samples are collected
+    in the rest.
 
     The target is $(p(D \mid \theta) \, p(\theta))^{1 / T}$: a temperature $T < 1$ gives a *cold posterior*, in which
-    likelihood and prior are tempered (F. Wenzel et al. (2020), ICML, arXiv 2002.02405, equations 1 and 2).
+    likelihood and prior are tempered.
 
-    A batch of another size than the mean takes a step of another length: its gradient and the variance of its noise
-    are weighted by its number of examples.
+    A batch of $b$ examples, with mean batch size $\bar b$, has the learning rate $\eta b / \bar b$: both its gradient
+    and the variance of its noise are multiplied by $b / \bar b$.
 
     Raises:
         ConfigError: If an option is invalid.
+
+    References:
+        F. Wenzel et al. (2020), "How good is the Bayes posterior in deep neural networks really?", ICML, arXiv
+        2002.02405, equations 1 and 2 (cold posteriors); R. Zhang et al. (2020), "Cyclical stochastic gradient MCMC for
+        Bayesian deep learning", ICLR, arXiv 1902.03932, equation 1 (the schedule).
     """
 
     epochs: PositiveInt = 100
     """Number of passes over the data."""
 
     learning_rate: PositiveFinite = 0.01
-    r"""The largest step $\eta$, in units of the loss per example."""
+    r"""Learning rate $\eta$ for the loss per example, positive; with cycles, its maximum."""
 
     burn_in: NonNegativeInt = 20
-    """Number of passes before the first sample; not used with cycles."""
+    """Number of epochs of burn-in, before the first sample; not used with cycles."""
 
     thinning: PositiveInt = 1
-    """Number of passes from one sample to the next."""
+    """Number of epochs between samples."""
 
     cycles: NonNegativeInt = 0
-    """Number of cosine cycles, of equal length; 0 for a constant step."""
+    """Number of cosine cycles, which divides ``epochs``; 0 for a constant learning rate."""
 
     exploration: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Part of each cycle, at its start, without noise and without samples."""
+    """Fraction of each cycle, at its start, without noise and without samples, in [0, 1)."""
 
     temperature: NonNegativeFloat = 1.0
-    """Temperature $T$: 1 for the posterior, less for a cold one, of which likelihood and prior are tempered."""
+    """Temperature $T$, at least 0; 1 is the Bayesian posterior, less than 1 a cold posterior, in which likelihood and
+    prior are tempered. 0 is optimization without noise."""
 
     prior_scale: PriorScale = 1.0
-    r"""Standard deviation $\sigma$ of the prior, for all parameters or by pattern of their names; infinity for a flat
-    prior."""
+    r"""Standard deviation $\sigma$ of the prior, positive; a number, or a mapping from name patterns. Infinity is a
+    flat prior."""
 
     chains: PositiveInt = 1
     """Number of chains, run in parallel on the same batches."""
 
     together: bool = True
-    """Whether the chains are run in one batch if that is possible."""
+    """Whether to run the chains in one batch (`torch.vmap`) if the model supports it."""
 
     @model_validator(mode="after")
     def _check_samples(self) -> Self:
@@ -79,16 +86,16 @@ class AbstractStochasticGradientMCMC(AbstractGradientInference):
             raise ValueError(message)
         if not self.samples_per_chain:
             message = (
-                f"no sample would be taken in {self.epochs} epochs with burn_in={self.burn_in}, "
-                f"thinning={self.thinning}, cycles={self.cycles} and exploration={self.exploration}; train longer, "
-                "burn in for less, or thin less"
+                f"expected at least one sample per chain, got none in {self.epochs} epochs with "
+                f"burn_in={self.burn_in}, thinning={self.thinning}, cycles={self.cycles} and "
+                f"exploration={self.exploration}; increase `epochs`, or decrease `burn_in` or `thinning`"
             )
             raise ValueError(message)
         return self
 
     @abstractmethod
     def friction(self) -> float:
-        r"""Return the part $\alpha$ of the momentum that is lost at every step, in (0, 1]; 1 for no momentum."""
+        r"""Return the friction $\alpha$ in (0, 1]: the fraction of the momentum lost per step; 1 for no momentum."""
 
     @final
     @property
@@ -98,36 +105,36 @@ class AbstractStochasticGradientMCMC(AbstractGradientInference):
 
     @final
     def is_sampled(self, epoch: int) -> bool:
-        """Return whether a sample is taken after an epoch.
+        """Return whether each chain collects a sample after an epoch.
 
         Args:
             epoch: Index of the epoch, from 0.
 
         Returns:
-            Whether one is.
+            Whether it does.
         """
         if not self.cycles:
             return epoch >= self.burn_in and (epoch - self.burn_in + 1) % self.thinning == 0
         length = self.epochs // self.cycles
-        # Counted from the end of the cycle, where the steps are smallest.
-        left = length - 1 - epoch % length
-        return left % self.thinning == 0 and (epoch % length + 1) > self.exploration * length
+        # Thinning counts from the end of the cycle, where the learning rate is smallest.
+        remaining = length - 1 - epoch % length
+        return remaining % self.thinning == 0 and (epoch % length + 1) > self.exploration * length
 
     @final
     def step_at(self, time: float) -> tuple[float, bool]:
-        """Return the step, in units of the largest one, and whether there is noise.
+        r"""Return the learning rate relative to $\eta$, and whether the step adds noise.
 
         Args:
-            time: Epochs since the start, a real number.
+            time: Time since the start of training, in epochs; a real number.
 
         Returns:
-            A factor in [0, 1], and a truth value.
+            Factor of the learning rate in [0, 1], and whether the step adds noise.
         """
         if not self.cycles:
             return 1.0, True
         length = self.epochs / self.cycles
-        part = (time % length) / length
-        return 0.5 * (1 + math.cos(math.pi * part)), part >= self.exploration
+        fraction = (time % length) / length
+        return 0.5 * (1 + math.cos(math.pi * fraction)), fraction >= self.exploration
 
     @final
     @override
@@ -163,7 +170,7 @@ class _Objective(AbstractStackedObjective):
         factor, noisy = self._method.step_at(step / self.problem.num_batches)
         for group in optimizer.param_groups:
             group["lr"] = self._method.learning_rate * factor
-            # A batch of another size is a step of another length: the gradient comes weighted, the noise follows.
+            # The training loop weights the gradient of the batch; the temperature weights the variance of its noise.
             group["temperature"] = self._method.temperature * weight if noisy else 0.0
 
     @override

@@ -1,4 +1,4 @@
-"""One reading of the training data before training: how many examples and batches, and which."""
+"""One pass over the training data before training: numbers of examples and batches, and digests."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from rebasin_core.evaluation.predictive import EpochBatches
 if TYPE_CHECKING:
     from rebasin_core.evaluation.task import Batches
 
-# Digests are added modulo this, so that the order in which examples come does not matter.
+# The sum of digests modulo this number does not depend on the order of the examples.
 _MODULUS = 2**128
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class DataSurvey:
-    """How many examples and batches the data have, and which, from one pass over them.
+    """Sizes and identity of a dataset, from one pass over it.
 
     Attributes:
-        num_examples: Number of examples in the data set.
-        num_batches: Number of batches in a pass, without empty ones.
+        num_examples: Number of examples in the dataset.
+        num_batches: Number of nonempty batches in a pass.
         batch_size: Mean number of examples in a batch.
-        identity: What the data are, as plain JSON by part (``number of examples``, ``inputs``, ...), contents as
-            digests. Empty if it was not asked for.
+        identity: Sizes, and digests of the contents, as plain JSON (``number of examples``, ``inputs``, ...); empty
+            unless requested.
     """
 
     num_examples: int
@@ -42,20 +42,20 @@ class DataSurvey:
 
     @classmethod
     def of(
-        cls, data: Batches, *, seed: int, num_examples: int | None = None, identify: bool = False, what: str = "data"
+        cls, data: Batches, *, seed: int, num_examples: int | None = None, identify: bool = False, label: str = "data"
     ) -> DataSurvey:
-        """Read data once.
+        """Read the data once.
 
-        Where the data are a `DataLoader` that leaves out or repeats examples at random, a pass does not show the whole
-        data set: its size is then that of the loader's data set.
+        A pass over a `DataLoader` that drops, repeats or randomly samples examples does not show each of them once.
+        The number of examples is then that of the loader's dataset.
 
         Args:
             data: Batches ``(inputs, targets)`` that can be read again.
-            seed: Seed of torch's global generator while the data are read, so that a loader that shuffles with it gives
-                the same examples each time; the global generator itself is not changed.
-            num_examples: The number of examples, if the caller knows it.
-            identify: Whether to take digests of the contents.
-            what: The data's name in messages.
+            seed: Seed of torch's global generator during the pass, for which a loader that shuffles with this generator
+                returns the same examples each time. The state of the global generator is restored.
+            num_examples: Number of examples; counted if None.
+            identify: Whether to compute digests of the contents.
+            label: Name of the data in messages.
 
         Returns:
             The survey.
@@ -64,7 +64,7 @@ class DataSurvey:
             InvalidInputError: If there are no examples, they are not batches ``(inputs, targets)`` of tensors, or the
                 data can be read only once.
         """
-        _require_rereadable(data, what)
+        _require_rereadable(data, label)
         if num_examples is not None and num_examples < 1:
             message = f"expected `num_examples` of at least 1, got {num_examples}"
             raise InvalidInputError(message)
@@ -75,15 +75,15 @@ class DataSurvey:
             torch.manual_seed(seed)
             if isinstance(data, EpochBatches):
                 data.set_epoch(0)
-            for inputs, targets in checked_batches(data, what):
+            for inputs, targets in checked_batches(data, label):
                 sizes.append(len(targets))
                 if identify and population is None:
                     contents.add(inputs, targets)
             if identify and population is not None:
-                for inputs, targets in checked_batches(population.loader, what):
+                for inputs, targets in checked_batches(population.loader, label):
                     contents.add(inputs, targets)
         if not sizes:
-            message = f"expected at least one example, got an empty data set as {what}"
+            message = f"expected at least one example, got an empty dataset as {label}"
             raise InvalidInputError(message)
         seen = sum(sizes)
         count = num_examples or (seen if population is None else population.size)
@@ -94,10 +94,10 @@ class DataSurvey:
         return cls(count, len(sizes), seen / len(sizes), identity)
 
 
-def _require_rereadable(data: object, what: str) -> None:
+def _require_rereadable(data: object, label: str) -> None:
     if isinstance(data, Iterator):
         message = (
-            f"the {what} can be read only once (a generator); expected data that can be read every epoch, like a list"
+            f"expected {label} that can be read every epoch, such as a list, got an iterator that can be read only once"
         )
         raise InvalidInputError(message)
 
@@ -105,14 +105,14 @@ def _require_rereadable(data: object, what: str) -> None:
 @final
 @dataclass(frozen=True, slots=True)
 class _Population:
-    """All examples of which a loader shows a random part in each pass."""
+    """Dataset of a loader that returns a random part of it in each pass."""
 
     size: int
     loader: DataLoader[Any]
 
 
 def _population(data: Batches) -> _Population | None:
-    """Return all examples if a pass over the data shows a random part of them; None if it shows all."""
+    """Return the dataset of a loader that returns a random part of it in each pass; None for other data."""
     if not isinstance(data, DataLoader) or not isinstance(data.batch_sampler, BatchSampler):
         return None
     batches = data.batch_sampler
@@ -127,7 +127,7 @@ def _population(data: Batches) -> _Population | None:
 
 @final
 class _Contents:
-    """Digests of inputs and targets: of the set of examples, whatever their order, and of the order."""
+    """Digests of inputs and targets: one of the set of examples, and one that depends on their order."""
 
     def __init__(self) -> None:
         self._sums = {"inputs": 0, "targets": 0, "pairs": 0}
@@ -135,7 +135,7 @@ class _Contents:
         self._dtypes: set[str] = set()
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
-        """Take a batch."""
+        """Add a batch."""
         self._dtypes |= {f"inputs {inputs.dtype}", f"targets {targets.dtype}"}
         for row, target in zip(_rows(inputs), _rows(targets), strict=True):
             first = _digest(row)
@@ -146,7 +146,7 @@ class _Contents:
             self._order.update(both)
 
     def digests(self, *, in_order: bool) -> dict[str, Any]:
-        """Return what identifies the contents."""
+        """Return the digests as plain JSON, with that of the order if ``in_order``."""
         found: dict[str, Any] = {"dtypes": sorted(self._dtypes)}
         found |= {name: f"digest:{total:032x}" for name, total in self._sums.items()}
         return found | ({"order of the examples": f"digest:{self._order.hexdigest()}"} if in_order else {})
@@ -159,6 +159,6 @@ def _digest(content: bytes) -> bytes:
 def _rows(tensor: Tensor) -> Iterator[bytes]:
     """Yield the bytes of each example."""
     rows = tensor.detach().cpu().reshape(len(tensor), -1).contiguous()
-    # As bytes, since NumPy has no bfloat16.
+    # Viewed as bytes because NumPy has no bfloat16.
     for row in rows.view(torch.uint8).numpy():
         yield row.tobytes()

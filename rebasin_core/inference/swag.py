@@ -1,4 +1,4 @@
-"""SWAG and multi-SWAG: a low-rank Gaussian from the iterates of stochastic gradient descent."""
+"""SWAG and multi-SWAG: low-rank Gaussians from the iterates of stochastic gradient descent."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
 
 _COUNT = "collected"
-# A covariance needs two deviations.
+# The factor 1 / (K - 1) of the covariance requires K >= 2.
 _LEAST_COLLECTED = 2
 
 
 @final
 class SWAG(AbstractGradientInference):
-    r"""Trains a network, and estimates mean and covariance from its iterates in the last epochs.
+    r"""SWA-Gaussian (SWAG): estimate a mean and a low-rank covariance from the iterates in the last epochs of training.
 
     $$ q = \mathcal N\Big(\bar\theta,\; s \big(\Sigma_{\mathrm{diag}} + \tfrac{1}{K - 1} \hat D \hat D^\top\big)\Big) $$
 
-    with the mean $\bar\theta$ and the variances $\Sigma_{\mathrm{diag}}$ of the iterates after each collecting epoch,
-    and in $\hat D$ the last K deviations from the running mean. The low-rank part couples all layers. Normalization
-    statistics are recomputed at the mean.
+    $\bar\theta$ is the mean and $\Sigma_{\mathrm{diag}}$ the diagonal variance of the iterates at the ends of the
+    collection epochs. The columns of $\hat D$ are the last K deviations from the running mean. The low-rank part
+    correlates all layers. Batch-normalization statistics are recomputed at the mean.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -59,57 +59,58 @@ class SWAG(AbstractGradientInference):
     name: Literal["swag"] = "swag"
 
     epochs: PositiveInt = 40
-    """Number of passes over the data, collecting ones included."""
+    """Number of passes over the data, including the collection epochs."""
 
-    # Built on use: torch checks its options, for which it imports its compiler.
+    # A factory: torch validates these options, for which it imports its compiler (about a second).
     optimizer: OptimizerSpec = Field(default_factory=lambda: OptimizerSpec(name="SGD", lr=0.05, momentum=0.9))
-    """Optimizer, any of ``torch.optim``; SGD with learning rate 0.05 and momentum 0.9 if not given."""
+    """Optimizer of ``torch.optim`` with its options; SGD with learning rate 0.05 and momentum 0.9 by default."""
 
     schedule: ScheduleSpec | None = None
-    """Learning-rate schedule of ``torch.optim.lr_scheduler``, for the epochs before collecting."""
+    """Learning-rate schedule of ``torch.optim.lr_scheduler`` with its options; constant if None."""
 
     start: NonNegativeInt | None = None
-    """The epoch after which collecting begins; half of all epochs if not given."""
+    """Number of epochs before the first collection epoch; half of ``epochs`` if None."""
 
     rank: Annotated[int, Field(ge=_LEAST_COLLECTED)] = 20
-    """Number K of deviations; as many as there are collecting epochs if these are fewer."""
+    """Maximum number K of deviations, at least 2; K is the number of collection epochs if that is smaller."""
 
     scale: PositiveFinite = 0.5
-    """Factor $s$ of the covariance; one half in the paper."""
+    """Factor $s$ of the covariance, positive; 1/2 in the paper."""
 
     learning_rate: PositiveFinite | None = None
-    """Constant learning rate while collecting; that of the optimizer and schedule if not given."""
+    """Constant learning rate in the collection epochs, positive; that of optimizer and schedule if None."""
 
     members: PositiveInt = 1
-    """1 for SWAG; more for multi-SWAG: a mixture of as many, trained in parallel from different initializations."""
+    """Number of networks: 1 for SWAG; more for multi-SWAG, an equally weighted mixture of SWAG posteriors trained in
+    parallel from different initializations."""
 
     prior_scale: PriorScale = 1.0
-    r"""Standard deviation $\sigma$ of the prior, for all parameters or by pattern of their names; infinity for a flat
-    prior."""
+    r"""Standard deviation $\sigma$ of the prior, positive; a number, or a mapping from name patterns. Infinity is a
+    flat prior."""
 
     least_variance: NonNegativeFloat = 1e-30
-    """Lower bound of the variances: smaller ones are raised to it."""
+    r"""Lower bound to which the entries of $\Sigma_{\mathrm{diag}}$ are clamped, at least 0."""
 
     together: bool = True
-    """Whether several networks are run in one batch if that is possible."""
+    """Whether to run several networks in one batch (`torch.vmap`) if the model supports it."""
 
     @model_validator(mode="after")
     def _check_collecting(self) -> Self:
         if self.num_collected < _LEAST_COLLECTED:
             start = self.collecting_start
-            message = f"expected at least two epochs after `start`, got start={start} and epochs={self.epochs}"
+            message = f"expected at least 2 epochs after `start`, got start={start} and epochs={self.epochs}"
             raise ValueError(message)
         require_entrywise(self.optimizer.name, self.members)
         return self
 
     @property
     def collecting_start(self) -> int:
-        """The epoch after which collecting begins."""
+        """Number of epochs before the first collection epoch."""
         return self.epochs // 2 if self.start is None else self.start
 
     @property
     def num_collected(self) -> int:
-        """Number of epochs after which iterates are collected."""
+        """Number of collection epochs; one iterate is collected after each."""
         return self.epochs - self.collecting_start
 
     @override
@@ -148,15 +149,15 @@ class _Objective(AbstractStackedObjective):
             return
         count = self.memory[_COUNT]
         count += 1
-        number = int(count)
+        num_collected = int(count)
         for name, parameter in self.parameters.items():
             value = parameter.detach()
             mean = self.memory[f"mean/{name}"]
-            before = value - mean
-            mean += before / number
-            # Welford: the sum of squared deviations, without a difference of large numbers.
-            self.memory[f"squares/{name}"] += before * (value - mean)
-            self.memory[f"deviations/{name}"][(number - 1) % self._rank].copy_(value - mean)
+            deviation = value - mean
+            mean += deviation / num_collected
+            # Welford's update of the sum of squared deviations, which avoids the difference of two large numbers.
+            self.memory[f"squares/{name}"] += deviation * (value - mean)
+            self.memory[f"deviations/{name}"][(num_collected - 1) % self._rank].copy_(value - mean)
 
     @override
     def posterior(self) -> Posterior:

@@ -1,4 +1,4 @@
-"""The training loop that methods based on stochastic gradients share."""
+"""The training loop of methods based on stochastic gradients."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from rebasin_core.inference.objective import AbstractObjective
     from rebasin_core.inference.optimizer import Interval
 
-# Checkpoints are written so rarely that writing takes at most one part in twenty of the time.
-_RARITY = 20
+# A checkpoint is due after 20 times the duration of the last writing: writing takes at most 5 % of the run time.
+_CHECKPOINT_INTERVAL = 20
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Optimization:
-    """The optimizer of an objective, and when its learning rate changes and training ends.
+    """Optimizer, learning-rate schedule and early stopping of an objective.
 
     Attributes:
         optimizer: Optimizer of the objective's parameters.
         schedule: Learning-rate schedule; None for a constant rate, or one that the objective sets.
         interval: Whether the schedule advances every epoch or every step.
-        patience: Number of epochs without a better validation loss after which training ends; None for no limit.
+        patience: Number of epochs without a lower validation loss after which training stops; None for no limit.
     """
 
     optimizer: torch.optim.Optimizer
@@ -47,16 +47,16 @@ class Optimization:
 
 @final
 class TrainingLoop:
-    """Minimizes an objective, epoch by epoch.
+    """Loop that minimizes an objective over epochs of minibatches.
 
     Attributes:
         objective: The objective.
-        state: The state of training.
+        state: State of training.
 
     Args:
         objective: The objective.
         optimization: Its optimizer and schedule.
-        identity: The problem, so that training is resumed on no other; needed with a checkpoint only.
+        identity: Identity of the problem, which a checkpoint must match; None without a checkpoint.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class TrainingLoop:
             self._stopping = EarlyStopping(self._problem, self.state, optimization.patience)
 
     def run(self, epochs: int) -> int:
-        """Run all epochs that remain, and return to the best one if training may stop early.
+        """Run all remaining epochs, and with early stopping restore the best one.
 
         Args:
-            epochs: Number of epochs in total.
+            epochs: Total number of epochs.
 
         Returns:
-            The epoch at which a checkpoint was resumed; 0 without one.
+            Number of epochs already done in the checkpoint; 0 without one.
 
         Raises:
             DivergenceError: If a loss or a parameter is not finite.
@@ -96,11 +96,11 @@ class TrainingLoop:
         identity = self._identity
         if checkpoint is not None and identity is not None and checkpoint.exists():
             self.state.load(checkpoint, identity, self._problem)
-        begin = len(self.state.history)
+        resumed_at = len(self.state.history)
         next_writing = 0.0
         hidden = not self._problem.progress
-        with tqdm(total=epochs, initial=begin, desc=self._problem.label, unit="epoch", disable=hidden) as bar:
-            for epoch in range(begin, epochs):
+        with tqdm(total=epochs, initial=resumed_at, desc=self._problem.label, unit="epoch", disable=hidden) as bar:
+            for epoch in range(resumed_at, epochs):
                 if self._stopping is not None and self._stopping.is_over:
                     break
                 self._advance(epoch)
@@ -110,14 +110,14 @@ class TrainingLoop:
                 is_due = start >= next_writing or epoch == epochs - 1
                 if checkpoint is not None and identity is not None and is_due:
                     self.state.save(checkpoint, identity)
-                    next_writing = monotonic() + _RARITY * (monotonic() - start)
+                    next_writing = monotonic() + _CHECKPOINT_INTERVAL * (monotonic() - start)
         if self._stopping is not None:
             self._stopping.restore()
         self._require_finite()
-        return begin
+        return resumed_at
 
     def _advance(self, epoch: int) -> None:
-        """Train for one epoch, and record its losses."""
+        """Train for one epoch, and record its training and validation loss."""
         torch.manual_seed(self._problem.generator.initial_seed() + epoch)
         self.state.history.append(self._epoch(epoch))
         self.objective.end_epoch(epoch)
@@ -125,7 +125,7 @@ class TrainingLoop:
             self._stopping.record(self.objective.points())
 
     def _epoch(self, epoch: int) -> float:
-        """Return the mean objective over one pass of the data, after a step on every batch."""
+        """Take one optimization step per batch, and return the mean objective over the pass."""
         if isinstance(self._problem.data, EpochBatches):
             self._problem.data.set_epoch(epoch)
         total = 0.0
@@ -145,7 +145,7 @@ class TrainingLoop:
             if not math.isfinite(total):
                 raise DivergenceError(self._divergence(epoch))
         if not count:
-            message = f"the data gave no examples in epoch {epoch + 1}; expected data that can be read every epoch"
+            message = f"expected data that can be read every epoch, got no examples in epoch {epoch + 1}"
             raise InvalidInputError(message)
         self._advance_schedule("epoch")
         return total / count / self.objective.members
@@ -157,12 +157,12 @@ class TrainingLoop:
     @staticmethod
     def _divergence(epoch: int) -> str:
         return (
-            f"training diverged: the loss in epoch {epoch + 1} is not finite. Lower the learning rate, or look "
-            "for NaN in the data"
+            f"training diverged: the loss in epoch {epoch + 1} is not finite. Lower the learning rate, or check "
+            "the data for NaN"
         )
 
     def _require_finite(self) -> None:
-        """Raise if a parameter is not finite: the last step may diverge, which no later loss shows."""
+        """Raise if a parameter is not finite: divergence in the last step does not show in any loss."""
         for name, parameter in self.objective.parameters.items():
             if not bool(torch.isfinite(parameter).all()):
                 message = f"training diverged: `{name}` is not finite after the last epoch. Lower the learning rate"

@@ -1,4 +1,4 @@
-"""Noise in a network's weights: sampled at the outputs of layers, with signs of its own an example, or as weights."""
+"""Gaussian weight noise: local reparameterization, flipout, or weight samples."""
 
 from __future__ import annotations
 
@@ -17,32 +17,34 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.functional import FunctionalModel
 
 EstimatorName: TypeAlias = Literal["local", "flipout", "weights"]
-# Below this the standard deviation of an output counts as zero: the square root has no derivative there.
+# Lower bound of the variance of a pre-activation: the square root has no derivative at zero.
 _LEAST_VARIANCE = 1e-16
 
 
 @final
 class WeightNoise:
-    r"""Runs a model with independent Gaussian weights, by one of three estimators of the same expectation.
+    r"""Model with independent Gaussian weights, evaluated by one of three estimators of the same expectation.
 
-    - ``local``: for a dense layer $y = W x + b$ with $W_{ij} \sim \mathcal N(m_{ij}, s_{ij}^2)$, the outputs for one
-      example are exactly $\mathcal N(M x + m_b,\; S^2 x^2 + s_b^2)$, independently. Drawing them, independently for
-      each example, gives gradients of far lower variance. Convolutions are treated in the same way, with independent
-      noise at different positions: exact marginals, not the exact joint.
-    - ``flipout``: one draw $\Delta W$ for the batch, with random signs $r, s$ for every example,
-      $y = M x + r \odot \Delta W (s \odot x)$: the exact joint for every example, nearly uncorrelated between examples.
-    - ``weights``: one draw of all weights for the batch.
+    - ``local`` (local reparameterization): for a dense layer $y = W x + b$ with
+      $W_{ij} \sim \mathcal N(m_{ij}, s_{ij}^2)$, the pre-activations of one example are independent with distribution
+      $\mathcal N(M x + m_b,\; S^2 x^2 + s_b^2)$ (squares elementwise). They are sampled independently for each
+      example, which reduces the variance of gradients. Convolutions use independent noise at each position: this has
+      the exact marginals, but not the exact joint distribution.
+    - ``flipout``: one sample $\Delta W$ per batch with random signs $r, s$ for each example,
+      $y = M x + r \odot \Delta W (s \odot x)$. Each example has the exact joint distribution, and the perturbations of
+      different examples are uncorrelated.
+    - ``weights``: one sample of all weights per batch.
 
-    Dense and convolutional products are treated so, whatever module or function computes them, if their weight and
-    bias are used nowhere else; every other parameter is sampled itself. ``flipout`` also needs activations whose first
-    dimension is that of the examples.
+    ``local`` and ``flipout`` apply to dense and convolutional products, computed by modules or functions, whose weight
+    and bias have no other use; all other parameters are sampled directly. ``flipout`` also requires activations whose
+    first dimension is the example.
 
     Args:
         model: The model.
-        inputs: A small batch, to see how the model uses its weights.
-        tensors: Parameters and buffers to run it with.
-        generator: The source of the noise.
-        estimator: Which of the three.
+        inputs: Small batch with which the model is run once, to find the uses of its weights.
+        tensors: Parameters and buffers of this run.
+        generator: Random number generator of the noise.
+        estimator: ``local``, ``flipout`` or ``weights``; default ``local``.
 
     References:
         D. P. Kingma, T. Salimans, M. Welling (2015), "Variational dropout and the local reparameterization trick",
@@ -71,27 +73,27 @@ class WeightNoise:
     def __call__(
         self, mean: Mapping[str, Tensor], stddev: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the model's outputs with new noise.
+        """Run the model with newly sampled noise.
 
         Args:
             mean: Means of all parameters.
-            stddev: Standard deviations of the random parameters; the others stay at their mean.
+            stddev: Standard deviations of the random parameters; the others are fixed at their mean.
             buffers: The buffers.
-            inputs: A batch.
+            inputs: Batch ``[B, ...]``.
 
         Returns:
-            The outputs, differentiable in means and standard deviations, and the parameters of the run: drawn, or equal
-            to their means if the noise was drawn at the outputs.
+            The outputs, differentiable in means and standard deviations, and the parameters of the run: samples, or
+            the means for parameters whose noise is sampled at the outputs of their layer.
         """
-        drawn = {
+        sample = {
             name: torch.addcmul(tensor, stddev[name], self._noise(tensor))
             if name in stddev and name not in self.local_names
             else tensor
             for name, tensor in mean.items()
         }
-        tensors = {**drawn, **buffers}
+        tensors = {**sample, **buffers}
         if not self._layers:
-            return self._model(tensors, inputs), drawn
+            return self._model(tensors, inputs), sample
 
         def noisy(use: WeightUse, product: Product) -> Tensor:
             weight = stddev.get(use.name)
@@ -99,13 +101,13 @@ class WeightNoise:
             return (self._local if self._is_local else self._flipout)(product, weight, bias)
 
         with Interception(self._layers, tensors, on_product=noisy):
-            return self._model(tensors, inputs), drawn
+            return self._model(tensors, inputs), sample
 
     def _noise(self, like: Tensor) -> Tensor:
         return standard_normal(like.shape, like, self._generator)
 
     def _signs(self, like: Tensor, features: int) -> Tensor:
-        """Return a random sign for every example and feature, broadcastable to features along a dimension."""
+        """Return independent random signs for each example and each index of dimension ``features``, broadcastable."""
         shape = [1] * like.dim()
         shape[0] = like.shape[0]
         shape[features] = like.shape[features]
@@ -114,7 +116,7 @@ class WeightNoise:
         return signs.to(like)
 
     def _local(self, product: Product, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        """Return a product with noise of its own for every output."""
+        """Return a product with independent noise at each output (local reparameterization)."""
         output = product.output()
         squares = [None if stddev is None else stddev.square() for stddev in (weight, bias)]
         variance = product.variance(squares[0], squares[1])
@@ -123,15 +125,15 @@ class WeightNoise:
         return torch.addcmul(output, variance.clamp_min(_LEAST_VARIANCE).sqrt(), self._noise(output))
 
     def _flipout(self, product: Product, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        """Return a product with one draw of the weights, and random signs for every example."""
+        """Return a product with one perturbation of weight and bias, and random signs for each example."""
         use = product.use
         output = product.output()
-        draws = [None if stddev is None else stddev * self._noise(stddev) for stddev in (weight, bias)]
-        if draws[0] is not None and use.input_dim is not None:
+        deltas = [None if stddev is None else stddev * self._noise(stddev) for stddev in (weight, bias)]
+        if deltas[0] is not None and use.input_dim is not None:
             inputs = product.inputs * self._signs(product.inputs, use.input_dim)
             output = torch.addcmul(
-                output, product.output_with(inputs, draws[0], None), self._signs(output, use.product_dim)
+                output, product.output_with(inputs, deltas[0], None), self._signs(output, use.product_dim)
             )
-        if draws[1] is not None:
-            output = torch.addcmul(output, use.along_units(draws[1]), self._signs(output, use.product_dim))
+        if deltas[1] is not None:
+            output = torch.addcmul(output, use.along_units(deltas[1]), self._signs(output, use.product_dim))
         return output

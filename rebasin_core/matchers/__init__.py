@@ -1,4 +1,4 @@
-"""Matchers: methods that find the group element which moves a candidate onto a reference."""
+"""Matchers: algorithms that find the permutation aligning a candidate with a reference."""
 
 from rebasin_core.matchers.activation import ActivationMatcher
 from rebasin_core.matchers.annealing import AnnealingMatcher

@@ -1,4 +1,4 @@
-"""Activation matching: units with similar activations on the same inputs."""
+"""Activation matching of units by their activations on the same inputs."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class ActivationMatcher(Matcher):
     $$ \max_P \sum_l \sum_i C^l_{i, p_l(i)}, \qquad
        C^l_{ij} = \frac{\mathrm{cov}(z^0_{l,i}, z^1_{l,j})}{\sigma(z^0_{l,i})\, \sigma(z^1_{l,j})} $$
 
-    where $z_l$ is the output of a dense or convolutional product with a weight that is in no other product (a layer, or
-    ``x @ weight``), if a group permutes its units. The sums run over examples, positions and posterior samples. Where
-    several weights compute the units of one group (a residual stream), their matrices are added. Groups are independent
-    of each other, so each is solved exactly; nested groups (widths within heads) jointly. Groups whose units no such
-    product computes keep their order, with a warning that names them.
+    where $z_l$ is the output of a dense or convolutional product (a layer, or ``x @ weight``) whose weight is used only
+    once, and whose output units a group permutes. Moments are taken over examples, positions and posterior samples. If
+    several weights compute the units of one group (a residual stream), their matrices are added. The objective has no
+    terms between groups, so each group is solved exactly; nested groups (widths within heads) are solved jointly. A
+    group whose units no such product computes is not permuted, and a warning names it.
 
-    Activations are not kept: both networks are run batch by batch, and second moments are added up.
+    Activations are not stored: both networks run batch by batch, and second moments are accumulated.
 
     Raises:
         ConfigError: If an option is invalid.
-        InvalidInputError: On matching, without a model and data, or if no layer fits.
+        InvalidInputError: On matching, without a model and data, or if no layer computes the units of a group.
 
     References:
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, section 3.1; Y. Li et al.
@@ -68,10 +68,10 @@ class ActivationMatcher(Matcher):
     name: Literal["activation"] = "activation"
 
     metric: ResponseMetric = "correlation"
-    """``correlation``, or ``covariance``, which gives units of large variance more weight."""
+    """``correlation``, or ``covariance``, in which units with large variance have more weight."""
 
     num_samples: PositiveInt = 4
-    """Number of posterior samples of each network, with independent noise; a single network is run once."""
+    """Number of independent samples of each posterior; a single network is run once."""
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
@@ -83,18 +83,18 @@ class ActivationMatcher(Matcher):
 def matched_by_similarity(
     problem: MatchProblem, matrices: Mapping[str, tuple[tuple[Axis, ...], Tensor]], start: float
 ) -> MatchResult:
-    """Return the permutation of the largest total similarity.
+    """Return the permutation with the largest total similarity.
 
     Args:
-        problem: The problem.
+        problem: The matching problem.
         matrices: For every layer, the axes and values of a similarity matrix ``[units, units]``.
-        start: When the matcher began (`time.perf_counter`).
+        start: The `time.perf_counter` when the matcher started.
 
     Returns:
-        The result; groups whose units no layer computes stay as they are.
+        The result; groups without a similarity matrix are not permuted.
     """
     measured = perf_counter()
-    # Matching activations is matching parameters [rows, units]: the identity against the similarity matrix.
+    # sum_i C[i, p(i)] is a bilinear assignment problem: the inner product of the identity and the permuted C.
     layout = Layout(problem.layout.groups, {name: axes for name, (axes, _) in matrices.items()})
     reference = {n: torch.eye(len(c), dtype=c.dtype, device=c.device).unsqueeze(0) for n, (_, c) in matrices.items()}
     solver = CoordinateDescent(layout, reference, {n: c.unsqueeze(0) for n, (_, c) in matrices.items()})

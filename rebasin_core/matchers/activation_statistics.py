@@ -1,4 +1,4 @@
-"""Second moments between the activations of two networks on the same data, summed batch by batch."""
+"""Second moments between the activations of two networks on the same data, accumulated batch by batch."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ if TYPE_CHECKING:
 
 ResponseMetric: TypeAlias = Literal["correlation", "covariance"]
 
+# Number of examples of the trial run that determines how the networks use their weights.
 _TRIAL_ROWS = 2
-# A unit that does not vary is like no other: by so many roundings of its mean square.
+# A unit is constant if its variance is at most this number of machine epsilons times its mean square.
 _ROUNDINGS = 10
 
 
 @final
 class CrossMoments:
-    r"""Second moments between the activations of two networks on the same data, or between the gradients there.
+    r"""Second moments between the activations of two networks on the same data, or between the loss gradients there.
 
-    Activations are the outputs of products with weights that are used in one dense or convolutional product. They are
-    not kept: for every such weight, sums of $z^0_i z^1_j$, $z_i$ and $z_i^2$ are added up batch by batch.
+    Activations are the outputs of dense and convolutional products whose weight is used only once. They are not stored:
+    for every such weight, sums of $z^0_i z^1_j$, $z_i$ and $z_i^2$ are accumulated batch by batch.
 
     Args:
-        models: The networks of the reference and the candidate.
-        problem: Their posteriors, the layout of the reference, and the source of posterior samples.
-        likelihood: Of the targets, if gradients are compared; activations if not given.
+        models: The networks of the reference and of the candidate.
+        problem: The matching problem: both posteriors, the layout of the reference, and the random number generator.
+        likelihood: If given, gradients of the negative log-likelihood are compared; activations if None.
     """
 
     def __init__(
@@ -66,10 +67,10 @@ class CrossMoments:
         """Return the moments over all data.
 
         Args:
-            problem: With a model and data.
+            problem: The matching problem, with a model and data.
             candidate_model: The network of the candidate.
             samples: Number of samples of each posterior; single networks are run once.
-            likelihood: Of the targets, if gradients are compared.
+            likelihood: Likelihood of the targets, to compare gradients; activations are compared if None.
 
         Returns:
             The moments.
@@ -79,39 +80,39 @@ class CrossMoments:
         """
         if problem.model is None or candidate_model is None or problem.data is None:
             message = (
-                "matching by activations runs the network on data: give `task`, a model with batches (inputs, "
-                "targets); `weight` needs none"
+                "matching by activations runs the network on data; pass `task` (a model and batches of inputs and "
+                "targets), or use `weight`, which needs no data"
             )
             raise InvalidInputError(message)
         pair = cls((problem.model, candidate_model), problem, likelihood)
-        points = problem.reference.is_point and problem.candidate.is_point
+        deterministic = problem.reference.is_point and problem.candidate.is_point
         for inputs, targets in tqdm(
             checked_batches(problem.data), desc="activations", leave=False, disable=not problem.progress
         ):
-            pair.add(inputs, targets, 1 if points else samples)
+            pair.add(inputs, targets, 1 if deterministic else samples)
         pair.warn_of_unread_groups()
         return pair
 
     def add(self, inputs: Tensor, targets: Tensor, samples: int) -> None:
-        """Run both networks on a batch.
+        """Run both networks on a batch and add to the sums.
 
         Args:
-            inputs: The batch.
-            targets: Its targets.
+            inputs: Inputs of the batch.
+            targets: Targets of the batch.
             samples: Number of posterior samples.
         """
         inputs = self._sides[0].to_device(inputs)
         targets = targets.to(self._problem.reference.device)
-        ends = self._problem.reference, self._problem.candidate
+        posteriors = self._problem.reference, self._problem.candidate
         for _ in range(samples):
-            drawn = [widened(q.sample(generator=self._problem.generator)) for q in ends]
+            sampled = [widened(q.sample(generator=self._problem.generator)) for q in posteriors]
             if self._uses is None:
-                sides = zip(self._sides, drawn, strict=True)
+                sides = zip(self._sides, sampled, strict=True)
                 self._readings = [side.reading(inputs[:_TRIAL_ROWS], tensors) for side, tensors in sides]
                 self._uses = [self._fitting(reading) for reading in self._readings]
             outputs = [
                 self._activations(side, uses, tensors, inputs, targets)
-                for side, uses, tensors in zip(self._sides, self._uses, drawn, strict=True)
+                for side, uses, tensors in zip(self._sides, self._uses, sampled, strict=True)
             ]
             for name, first in outputs[0].items():
                 second = outputs[1][name]
@@ -126,20 +127,21 @@ class CrossMoments:
 
     @property
     def reading(self) -> ModelReading | None:
-        """What each weight is to the reference's network; None before any data."""
+        """How the reference's network uses its weights; None before the first batch."""
         return self._readings[0] if self._readings else None
 
     def similarities(self, *, correlation: bool) -> dict[str, tuple[tuple[Axis, ...], Tensor]]:
-        """Return the covariances or correlations, with their axes.
+        """Return the covariances or correlations between units, with their axes.
 
         Args:
-            correlation: Which of them.
+            correlation: Whether to return correlations instead of covariances.
 
         Returns:
-            Axes and ``[units, units]`` in float64, by the names of the weights.
+            For every weight, the axes of the matrix and the matrix ``[units, units]`` in float64. Correlations with a
+            constant unit are 0.
 
         Raises:
-            InvalidInputError: If there is no layer whose units a group permutes.
+            InvalidInputError: If no layer computes the units of a group.
         """
         self._require_products()
         found: dict[str, tuple[tuple[Axis, ...], Tensor]] = {}
@@ -160,10 +162,10 @@ class CrossMoments:
         """Return the mean squared distances between activations.
 
         Returns:
-            The number of the axis of the units and ``[units, units]`` in float64, by the names of the weights.
+            For every weight, the index of the axis of its units and the matrix ``[units, units]`` in float64.
 
         Raises:
-            InvalidInputError: If there is no layer whose units a group permutes.
+            InvalidInputError: If no layer computes the units of a group.
         """
         self._require_products()
         return {
@@ -172,7 +174,7 @@ class CrossMoments:
         }
 
     def warn_of_unread_groups(self) -> None:
-        """Warn of groups whose units no product of the network computes, so that they are not compared."""
+        """Warn about groups that are not compared because no product of the network computes their units."""
         axes = self._problem.layout.axes
         compared = {atom.group for name in self._sums for atom in atoms_of(axes[name][self._axis(name)])}
         missing = sorted(self._problem.layout.groups.keys() - compared)
@@ -182,11 +184,11 @@ class CrossMoments:
             warnings.warn(message, UnreadWeightWarning, stacklevel=2)
 
     def _require_products(self) -> None:
-        # Where no order of units can change, the identity is all there is to find.
+        # If there is only one permutation, the identity, there is nothing to compare and no error.
         if not self._sums and self._problem.layout.log10_order > 0:
             message = (
-                "no group permutes the output of a weight that is used in one dense or convolutional product: there "
-                "are no activations that could be matched. Use `weight`"
+                "no activations to match: no group permutes the output of a dense or convolutional product whose "
+                "weight is used only once; use `weight`"
             )
             raise InvalidInputError(message)
 
@@ -198,7 +200,7 @@ class CrossMoments:
         inputs: Tensor,
         targets: Tensor,
     ) -> dict[str, Tensor]:
-        """Return the activations or the gradients there, ``[units, rows]``, by the names of the weights."""
+        """Return the activations, or the gradients with respect to them, ``[units, rows]`` for every weight."""
         if not uses:
             return {}
         kept: dict[str, Tensor] = {}
@@ -220,7 +222,7 @@ class CrossMoments:
         return {name: uses[name].by_unit(output) for name, output in kept.items()}
 
     def _fitting(self, reading: ModelReading) -> dict[str, WeightUse]:
-        """Return the products whose units a group permutes, by the names of their weights."""
+        """Return the products whose units a group permutes, by the name of their weight."""
         axes = self._problem.layout.axes
         return {
             use.name: use
@@ -229,6 +231,6 @@ class CrossMoments:
         }
 
     def _axis(self, name: str) -> int:
-        """Return the number of the axis of the units of a weight."""
+        """Return the index of the axis of a weight along which its output units lie."""
         uses = (self._uses or [{}])[0]
         return uses[name].output_axis or 0

@@ -1,4 +1,4 @@
-"""Simulated annealing: random exchanges of units, judged by the loss half-way."""
+"""Simulated annealing over permutations, by the loss at the midpoint."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from rebasin_core.symmetry.permutation import Permutation
 
 @final
 class AnnealingMatcher(Matcher):
-    r"""Exchanges units of the candidate at random, and keeps what lowers the loss half-way: the old baseline.
+    r"""Minimizes the loss at the midpoint by simulated annealing; a baseline.
 
-    A step exchanges two units of one group, and is taken if the loss falls, or with probability
-    $e^{-\Delta L / T}$ if it rises; $T$ falls geometrically. Every step runs the network on all data that are given, so
-    give few. The best permutation on the way is returned. It hardly moves large networks: that is what it shows. Batch
-    normalisations take the statistics of each batch.
+    Each step proposes to swap two units of one group. A proposal that lowers the loss is accepted, one that raises it
+    by $\Delta L$ is accepted with probability $e^{-\Delta L / T}$, and $T$ decreases geometrically. Every step runs the
+    network on all data, so pass a small dataset. The best permutation seen is returned. Large networks need more swaps
+    than are affordable. Batch normalization uses the statistics of each batch.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -47,19 +47,19 @@ class AnnealingMatcher(Matcher):
     name: Literal["annealing"] = "annealing"
 
     steps: PositiveInt = 1000
-    """Number of exchanges that are tried."""
+    """Number of proposed swaps."""
 
     temperature: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 0.01
-    """Temperature $T$ at the start, in nats."""
+    """Initial temperature $T$, in nats."""
 
     final_temperature: PositiveFloat = 1e-5
-    """Temperature $T$ at the end, in nats; at most ``temperature``."""
+    """Final temperature $T$, in nats; at most ``temperature``."""
 
     likelihood: Likelihood = CategoricalLikelihood()
-    """Likelihood of the targets, by which the network's outputs are scored."""
+    """Likelihood of the targets given the network's outputs."""
 
     @model_validator(mode="after")
-    def _falls(self) -> Self:
+    def _cools(self) -> Self:
         if self.final_temperature > self.temperature:
             message = (
                 f"expected a `final_temperature` of at most `temperature` = {self.temperature!r}, got "
@@ -73,36 +73,40 @@ class AnnealingMatcher(Matcher):
         start = perf_counter()
         loss = MidpointLoss(problem, self.likelihood)
         identity = Permutation.identity(problem.layout)
-        first = loss.of(identity)
+        identity_loss = loss.of(identity)
         current = problem.initial or identity
-        here = loss.of(current)
-        best, lowest = (current, here) if here < first else (identity, first)
-        trace = [-first]
+        current_loss = loss.of(current)
+        best, lowest = (current, current_loss) if current_loss < identity_loss else (identity, identity_loss)
+        trace = [-identity_loss]
         with interruptible(problem) as interruption:
             for step in tqdm(range(self.steps), desc="annealing", leave=False, disable=not problem.progress):
-                attempt = _exchanged(current, problem.generator)
-                if attempt is None:
+                proposal = _swapped(current, problem.generator)
+                if proposal is None:
                     break
-                there = loss.of(attempt)
-                cooling = (self.final_temperature / self.temperature) ** (step / self.steps)
-                draw = torch.rand((), generator=problem.generator, device=problem.generator.device).item()
-                if there < here or draw < math.exp(-(there - here) / (self.temperature * cooling)):
-                    current, here = attempt, there
-                if here < lowest:
-                    best, lowest = current, here
+                proposed_loss = loss.of(proposal)
+                rise = proposed_loss - current_loss
+                temperature = self.temperature * (self.final_temperature / self.temperature) ** (step / self.steps)
+                uniform = torch.rand((), generator=problem.generator, device=problem.generator.device).item()
+                if rise < 0 or uniform < math.exp(-rise / temperature):
+                    current, current_loss = proposal, proposed_loss
+                if current_loss < lowest:
+                    best, lowest = current, current_loss
                     trace.append(-lowest)
         return MatchResult(
             permutation=best,
             objective=-lowest,
-            identity_objective=-first,
+            identity_objective=-identity_loss,
             outcome=interruption.outcome(MatchOutcome.BUDGET),
             trace=tuple(trace),
             seconds={"total": perf_counter() - start},
         )
 
 
-def _exchanged(permutation: Permutation, generator: torch.Generator) -> Permutation | None:
-    """Return a permutation with two units of a random group exchanged, large groups more often; None without any."""
+def _swapped(permutation: Permutation, generator: torch.Generator) -> Permutation | None:
+    """Return a permutation with two units of a random group swapped; None if no group has two units.
+
+    A group is chosen with probability proportional to its number of units.
+    """
     layout = permutation.layout
     names = [name for name, group in layout.groups.items() if group.size > 1]
     if not names:

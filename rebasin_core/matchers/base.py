@@ -1,4 +1,4 @@
-"""The interface of matchers: the problem, the matcher, the result."""
+"""Interface of matchers: `MatchProblem`, `Matcher` and `MatchResult`."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ OnInterrupt: TypeAlias = Literal["raise", "return"]
 @final
 @dataclass(frozen=True, slots=True)
 class MatchProblem:
-    """A matching problem whose parts are already checked.
+    """A validated matching problem, as `Matcher` passes it to `_match`.
 
     Attributes:
         reference: Posterior to align to.
         candidate: Posterior to permute, on the device and in the dtype of the reference.
-        layout: The groups, and the axes of every tensor of both posteriors.
-        model: The network module, for matchers that run it; may be None.
-        data: Batches ``(inputs, targets)``, for matchers that need data; may be None.
+        layout: The groups, and the axes of all tensors of both posteriors.
+        model: The network module, or None; required by matchers that run the network.
+        data: Batches ``(inputs, targets)``, or None; required by matchers that use data.
         generator: Random number generator.
         progress: Whether to show a progress bar.
         initial: Permutation to start from, for iterative matchers; their own initialization if None.
@@ -64,10 +64,10 @@ class MatchProblem:
     likelihood: Likelihood | None = None
 
     def starting_at(self, initial: Permutation | None) -> MatchProblem:
-        """Return the problem with another initial permutation.
+        """Return a copy of the problem with another initial permutation.
 
         Args:
-            initial: Permutation to start from.
+            initial: Permutation to start from; the matcher's own initialization if None.
 
         Returns:
             The new problem.
@@ -79,7 +79,7 @@ class MatchProblem:
 class MatchOutcome(Enum):
     """Why a matcher stopped."""
 
-    CONVERGED = "converged: no group can be improved with the others held fixed"
+    CONVERGED = "converged: the matcher's stopping criterion was met"
     MAX_SWEEPS = "stopped: maximum number of sweeps reached; a larger `max_sweeps` may improve the objective"
     INTERRUPTED = "interrupted; resume with `initial=result.permutation`"
     BUDGET = "stopped: step or time budget exhausted; a larger budget may improve the objective"
@@ -88,17 +88,17 @@ class MatchOutcome(Enum):
 @final
 @dataclass(frozen=True, slots=True)
 class MatchResult:
-    """The permutation that a matcher found, with its objective.
+    """The permutation that a matcher found, and its objective.
 
     Attributes:
-        permutation: Aligns the candidate with the reference.
+        permutation: The permutation that aligns the candidate with the reference.
         objective: The matcher's objective at the permutation; larger is better.
         identity_objective: The objective at the identity; at most ``objective``.
         outcome: Why the matcher stopped.
-        trace: The objective at the start and after each sweep.
-        seconds: Wall-clock time, by part of the algorithm.
+        trace: The objective at the start and after each sweep, epoch or step of the search.
+        seconds: Wall-clock time in seconds, by part of the algorithm.
         upper_bound: Upper bound on the objective over all permutations, or None if the matcher computes none. Tensors
-            with one group contribute their best assignment, tensors with several groups the product of their norms.
+            on which one group acts contribute their best assignment, other tensors the product of their norms.
     """
 
     permutation: Permutation
@@ -116,22 +116,22 @@ class MatchResult:
 
     @property
     def moved(self) -> Mapping[str, int]:
-        """Number of permuted units (not fixed points) of every group."""
+        """Number of permuted units (those that are not fixed points) of each group."""
         return self.permutation.moved
 
     @property
     def sweeps(self) -> int:
-        """Number of sweeps over the groups."""
+        """Number of sweeps over the groups, or other steps in ``trace``."""
         return len(self.trace) - 1
 
     def at_identity(self, layout: Layout) -> MatchResult:
-        """Return the result that keeps the candidate as it is, with the objective there.
+        """Return a result with the identity permutation and its objective.
 
         Args:
-            layout: The groups of the permutation.
+            layout: The groups on which the permutation acts.
 
         Returns:
-            The result; outcome, times and bound are those of this search.
+            The result; its outcome, times and bound are those of this result.
         """
         trace = (self.identity_objective,)
         identity = Permutation.identity(layout)
@@ -145,14 +145,14 @@ class MatchResult:
         """Return the aligned candidate.
 
         Args:
-            candidate: Anything that was matched: a mapping of tensors, a module, a posterior, an object of another
-                library; as for `Permutation.apply`.
+            candidate: The network or posterior that was matched: a mapping of tensors, a module, a posterior, or an
+                object of another library, as for `Permutation.apply`.
 
         Returns:
             A permuted copy of the same type.
 
         Raises:
-            InvalidInputError: If it does not fit the specification.
+            InvalidInputError: If the candidate does not fit the specification.
         """
         return self.permutation.apply(candidate)
 
@@ -161,12 +161,12 @@ class Matcher(Strategy):
     r"""Algorithm that finds a permutation aligning a candidate with a reference.
 
     Laws:
-        - *Never worse than the identity*: the returned objective is at least that of the identity.
+        - *No worse than the identity*: the returned objective is at least that of the identity.
         - *Planted permutation*: if the candidate is a permuted copy of a feed-forward reference with generic
           parameters, the permutation is recovered exactly.
-        - *Function kept*: the aligned candidate computes the candidate's function.
-        - *Inputs untouched*: reference and candidate are not changed.
-        - *Repeatable*: equal inputs and generator states give equal results.
+        - *Function preserved*: the aligned candidate computes the candidate's function.
+        - *No side effects*: reference and candidate are not changed.
+        - *Reproducibility*: equal inputs and generator states give equal results.
         - *Device and dtype*: runs on the reference's device, in any floating-point dtype.
     """
 
@@ -188,10 +188,10 @@ class Matcher(Strategy):
         """Find the permutation that aligns a candidate with a reference.
 
         Args:
-            reference: Posterior to align to; sets device and dtype.
+            reference: Posterior to align to; its device and dtype are used.
             candidate: Posterior to permute, over the same parameters.
             spec: Permutation symmetries of the network.
-            task: The network module and the data, for matchers that run it.
+            task: Network module and data; required by matchers that run the network.
             generator: Random number generator; seeded with 0 if None.
             progress: Whether to show a progress bar.
             initial: Permutation to start from, for iterative matchers; their own initialization if None.
@@ -199,21 +199,21 @@ class Matcher(Strategy):
                 outcome `MatchOutcome.INTERRUPTED`. Pass its permutation as ``initial`` to resume.
 
         Returns:
-            The result. Not converging is an `outcome`, not an error.
+            The result. A search that did not converge is reported as its `outcome`, not as an error.
 
         Raises:
-            InvalidInputError: If the posteriors do not fit each other or the specification, or an input that this
-                matcher needs is missing.
+            InvalidInputError: If the posteriors do not fit each other or the specification, the initial permutation
+                belongs to another specification, or a required input is missing.
         """
         require_spec(spec)
         require_posteriors(reference, candidate)
         reference = reference.named_as(spec.layout.names)
         candidate = candidate.named_as(spec.layout.names)
         means = reference.shared_mean(), candidate.shared_mean()
-        for posterior, mean, what in zip(
+        for posterior, mean, role in zip(
             (reference, candidate), means, ("the reference", "the candidate"), strict=True
         ):
-            spec.layout.check({**mean, **posterior.buffers}, what)
+            spec.layout.check({**mean, **posterior.buffers}, role)
         require_same_tensors(*means, "the candidate")
         del means
         if candidate.prior is not None and not candidate.prior.is_exchangeable(spec.layout):
@@ -241,20 +241,20 @@ class Matcher(Strategy):
 
     @final
     def solve(self, problem: MatchProblem) -> MatchResult:
-        """Solve a checked problem; for matchers that run other matchers.
+        """Solve a validated problem; for matchers that run other matchers.
 
         Args:
-            problem: A problem that `match` made.
+            problem: The problem that `match` constructed.
 
         Returns:
             The result.
 
         Raises:
-            InvalidInputError: If an input that this matcher needs is missing.
+            InvalidInputError: If an input that this matcher requires is missing.
         """
         with torch.no_grad():
             return self._match(problem)
 
     @abstractmethod
     def _match(self, problem: MatchProblem) -> MatchResult:
-        """Solve a checked problem; the permutation may be on any device."""
+        """Solve a validated problem; the permutation may be on any device."""

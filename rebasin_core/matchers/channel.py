@@ -30,7 +30,7 @@ Start: TypeAlias = Literal["best", "greedy", "identity"]
 
 
 def _current(start: object) -> object:
-    """Return the present name of a start, which was called ``outward`` in earlier run files."""
+    """Return the current name of a start; accepts the name that earlier run files used."""
     return "greedy" if start == "outward" else start
 
 
@@ -40,8 +40,8 @@ class AbstractChannelMatcher(Matcher):
     $$ \max_P \sum_l \langle \phi_l, P_l \, \psi_l \, P_{l-1}^\top \rangle $$
 
     where $\phi$ are channels of the reference and $\psi$ channels of the candidate, of shape ``[C, *s]`` for a
-    parameter of shape ``s``. A subclass defines the channels. They must be *equivariant*: computed entry by entry from
-    tensors of the parameters' shapes.
+    parameter of shape ``s``. A subclass defines the channels. They must be *equivariant*: permuting a posterior must
+    permute its channels, which holds if they are computed elementwise from tensors of the parameters' shapes.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -57,27 +57,28 @@ class AbstractChannelMatcher(Matcher):
     """Solver of the linear assignment problems."""
 
     start: Annotated[Start, BeforeValidator(_current)] = "greedy"
-    """Start of the descent without an initial permutation. ``greedy``: every group is matched once, in the order in
-    which its neighbors are already matched, beginning next to inputs and outputs (the identity where that is worse).
-    ``identity``: no unit is moved. ``best``: a descent from each of the two, and the better result."""
+    """Initialization if no initial permutation is passed. ``greedy``: match each group once, using only weights shared
+    with groups that are already matched, starting next to inputs and outputs; the identity if that has the larger
+    objective. ``identity``: the identity permutation. ``best``: one descent from each of these two, of which the better
+    result is returned."""
 
     @abstractmethod
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
-        """Return the channels of the reference and of the candidate: ``[C, *s]`` for every parameter."""
+        """Return the channels of the reference and of the candidate: ``[C, *s]`` for every parameter of shape ``s``."""
 
-    def _require_channels(self, problem: MatchProblem, channels: Channels, what: str) -> None:
-        """Raise if a subclass, of a plugin perhaps, gives channels that are not attached to the parameters."""
+    def _require_channels(self, problem: MatchProblem, channels: Channels, role: str) -> None:
+        """Raise if a subclass returns channels whose shapes do not fit the parameters."""
         shapes = {name: tuple(tensor.shape) for name, tensor in problem.reference.shared_mean().items()}
         found = {name: tuple(tensor.shape) for name, tensor in channels.items()}
-        odd = sorted(name for name, shape in found.items() if shape[1:] != shapes.get(name))
+        wrong = sorted(name for name, shape in found.items() if shape[1:] != shapes.get(name))
         missing = sorted(shapes.keys() - found.keys())
-        if odd or missing:
-            problems = [f"a channel of shape {found[n]} for `{n}`, expected ('C', *{shapes.get(n)})" for n in odd[:4]]
+        if wrong or missing:
+            problems = [f"a channel of shape {found[n]} for `{n}`, expected ('C', *{shapes.get(n)})" for n in wrong[:4]]
             problems += [f"none for {shorten(missing)}"] if missing else []
-            kind = f"{type(self).__module__}.{type(self).__qualname__}"
+            qualified = f"{type(self).__module__}.{type(self).__qualname__}"
             message = (
-                f"the matcher {self.name!r} ({kind}) gave channels of the {what} that do not fit its parameters: "
-                f"{'; '.join(problems)}; tell its author"
+                f"the matcher {self.name!r} ({qualified}) returned channels of the {role} that do not fit its "
+                f"parameters: {'; '.join(problems)}; please report this to its author"
             )
             raise InvalidInputError(message)
 
@@ -103,16 +104,16 @@ class AbstractChannelMatcher(Matcher):
             return descend()
         state = problem.generator.get_state()
         greedy = False
-        with interruptible(problem) as beginning:
+        with interruptible(problem) as initialization:
             greedy = self.start != "identity" and solver.initialize_greedily()
-        if beginning.happened:
+        if initialization.happened:
             if solver.objective() < identity_objective:
                 solver.start_at(None)
             return replace(descend(max_sweeps=0), outcome=MatchOutcome.INTERRUPTED)
         result = descend()
         if not (greedy and self.start == "best") or result.outcome is MatchOutcome.INTERRUPTED:
             return result
-        # With the orders of sweeps that a descent from the identity alone would have.
+        # Both descents visit the groups in the same random orders as either would alone.
         problem.generator.set_state(state)
         solver.start_at(None)
         return best_result(result, descend())
@@ -134,20 +135,20 @@ def run_descent(
         solver: Coordinate descent at its starting point.
         max_sweeps: Maximum number of sweeps.
         start: The `time.perf_counter` when the matcher started.
-        identity_objective: The objective at the identity; that at the starting point if None.
-        seconds: Run time of other parts of the matcher.
+        identity_objective: The objective at the identity; if None, the solver must be at the identity.
+        seconds: Run time of other parts of the matcher, in seconds.
 
     Returns:
         The result.
     """
     trace = [solver.objective()]
     outcome = MatchOutcome.MAX_SWEEPS
-    gained = solver.gained
+    previous = solver.total_increase
     sweeps = solver.sweeps(problem.generator, max_sweeps)
     bar = tqdm(sweeps, desc="match", unit="sweep", total=max_sweeps, leave=False, disable=not problem.progress)
     with interruptible(problem) as interruption:
         for changed in bar:
-            trace.append(trace[0] + solver.gained - gained)
+            trace.append(trace[0] + solver.total_increase - previous)
             if not changed:
                 outcome = MatchOutcome.CONVERGED
     # A recomputed objective may be lower by rounding only.
@@ -206,12 +207,12 @@ def moment_channels(posterior: Posterior) -> Channels:
     return {name: torch.stack([mean, stddev[name]]) for name, mean in posterior.shared_mean().items()}
 
 
-def require_positive_stddev(posterior: Posterior, what: str) -> None:
-    """Raise if any standard deviation is zero: its precision would be infinite.
+def require_positive_stddev(posterior: Posterior, role: str) -> None:
+    """Raise if any standard deviation is zero, since its precision would be infinite.
 
     Args:
         posterior: The posterior.
-        what: Its role, for the message: ``reference`` or ``candidate``.
+        role: Its role, for the message: ``reference`` or ``candidate``.
 
     Raises:
         InvalidInputError: If a standard deviation is zero; names the tensor.
@@ -219,7 +220,7 @@ def require_positive_stddev(posterior: Posterior, what: str) -> None:
     for name, stddev in posterior.stddev.items():
         if stddev.numel() and not bool((stddev > 0).all()):
             message = (
-                f"`{name}` of the {what} has zero standard deviations (infinite precision); use the matcher "
+                f"`{name}` of the {role} has zero standard deviations (infinite precision); use the matcher "
                 "`wasserstein`, or `weight` for single networks"
             )
             raise InvalidInputError(message)

@@ -1,4 +1,4 @@
-"""Precision-weighted matching: disagreement counts where either posterior is sure."""
+"""Fisher matching of means, weighted by the precisions of both posteriors."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ if TYPE_CHECKING:
 
 @final
 class FisherMatcher(AbstractChannelMatcher):
-    r"""Aligns means, each entry weighted by both precisions $\Lambda = 1/S^2$ (of Laplace: Fisher and prior).
+    r"""Aligns means by squared differences, weighted by the precisions $\Lambda = 1/S^2$ of both posteriors.
 
     $$ \min_P \tfrac12 \sum_l \big\lVert (\Lambda_0 + P\Lambda_1)^{1/2} (M_0 - P M_1) \big\rVert^2
        = \mathrm{const} - \max_P \sum_l \langle \Lambda_0 M_0 , P M_1 \rangle
        + \langle M_0, P \Lambda_1 M_1 \rangle
        - \tfrac12 \langle \Lambda_0, P M_1^2 \rangle - \tfrac12 \langle M_0^2, P \Lambda_1 \rangle $$
 
-    (written for one axis) with squares taken entry by entry: a sum of bilinear assignments with four channels.
+    (written for one axis), where squares are taken entry by entry: a sum of bilinear assignment problems with four
+    channels. The precision of a Laplace posterior is the Fisher information plus the prior precision.
 
     Raises:
         ConfigError: If an option is invalid.
         InvalidInputError: On matching, if a standard deviation is zero.
 
     References:
-        M. Matena, C. Raffel (2022), "Merging models with Fisher-weighted averaging", NeurIPS, arXiv 2111.09832 (the
-        weights).
+        M. Matena, C. Raffel (2022), "Merging models with Fisher-weighted averaging", NeurIPS, arXiv 2111.09832 (on
+        weighting by the Fisher information).
 
     Examples:
         >>> import torch
@@ -49,8 +50,8 @@ class FisherMatcher(AbstractChannelMatcher):
 
     @override
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
-        for posterior, what in ((reference, "reference"), (candidate, "candidate")):
-            require_positive_stddev(posterior, what)
+        for posterior, role in ((reference, "reference"), (candidate, "candidate")):
+            require_positive_stddev(posterior, role)
         # In float64, since squares and precisions vary over many orders of magnitude.
         m0 = {n: t.double() for n, t in reference.mean.items()}
         m1 = {n: t.double() for n, t in candidate.mean.items()}

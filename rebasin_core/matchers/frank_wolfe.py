@@ -1,4 +1,4 @@
-"""Frank-Wolfe matching: all groups at once, over doubly stochastic matrices."""
+"""Frank-Wolfe matching of all groups simultaneously, over doubly stochastic matrices."""
 
 from __future__ import annotations
 
@@ -31,25 +31,26 @@ ChannelNames: TypeAlias = Literal["mean", "moments"]
 
 
 def _current(channels: object) -> object:
-    """Return the present name of channels, as ``moments`` was written in earlier run files."""
+    """Return the current name of channels; accepts the name that earlier run files used."""
     return "moments" if channels == "mean and standard deviation" else channels
 
 
-# Roots of a polynomial are real up to rounding.
+# Computed roots of a polynomial count as real if their imaginary part is below this.
 _REAL = 1e-9
-_POLISH = 100
+# Maximum number of sweeps of coordinate descent after rounding.
+_MAX_SWEEPS = 100
 
 
 @final
 class FrankWolfeMatcher(Matcher):
-    r"""Maximises the sum of bilinear assignments over doubly stochastic matrices, then rounds and polishes.
+    r"""Maximizes the sum of bilinear assignment problems over doubly stochastic matrices, then rounds to permutations.
 
     $$ \max_{X_1, \dots, X_G \,\in\, \mathcal B} \; \sum_l \langle \phi_l, X_l \psi_l X_{l-1}^\top \rangle $$
 
-    Each step solves one assignment a group against the gradient, all groups at once, and goes along the line to the
-    result to the maximum of the objective, which is a polynomial there and found exactly. The point that is reached is
-    rounded by one more assignment a group, and coordinate descent goes on from it. Groups within groups stay in their
-    present order until then.
+    Each step solves one linear assignment problem per group for the gradient, simultaneously for all groups, then takes
+    an exact line search: along the segment to these vertices the objective is a polynomial in the step size. The last
+    iterate is rounded to permutations by one more assignment per group, and coordinate descent starts from them. Nested
+    groups are optimized only by that descent.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -72,63 +73,63 @@ class FrankWolfeMatcher(Matcher):
     name: Literal["frank_wolfe"] = "frank_wolfe"
 
     channels: Annotated[ChannelNames, BeforeValidator(_current)] = "mean"
-    """Tensors that are compared: ``mean``, or ``moments`` (mean and standard deviation)."""
+    """Channels that are compared: ``mean``, or ``moments`` (mean and standard deviation)."""
 
     max_steps: NonNegativeInt = 100
-    """Maximum number of steps."""
+    """Maximum number of Frank-Wolfe steps."""
 
     start: Literal["identity", "uniform"] = "identity"
-    """Starting point without an initial permutation: the identity, or ``uniform``, matrices with equal entries."""
+    """Initialization if no initial permutation is passed: ``identity``, or ``uniform`` (all entries 1/n)."""
 
     tolerance: NonNegativeFloat = 1e-5
-    """Relative gain of the objective in one step below which the search stops."""
+    """The search stops if a step increases the objective by at most this share of its absolute value."""
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
-        began = perf_counter()
+        start = perf_counter()
         reference = self._channels_of(problem.reference)
         candidate = self._channels_of(problem.candidate)
-        first = CoordinateDescent(problem.layout, reference, candidate).objective()
+        identity_objective = CoordinateDescent(problem.layout, reference, candidate).objective()
         uniform = self.start == "uniform" and problem.initial is None
         ascent = _Ascent(problem, reference, candidate, uniform=uniform)
         outcome = MatchOutcome.BUDGET
         with interruptible(problem) as interruption:
             for _ in tqdm(range(self.max_steps), desc="frank-wolfe", leave=False, disable=not problem.progress):
-                gain = ascent.step()
-                if gain <= self.tolerance * abs(ascent.value):
+                increase = ascent.step()
+                if increase <= self.tolerance * abs(ascent.value):
                     outcome = MatchOutcome.CONVERGED
                     break
-        best = _polished(problem, reference, candidate, ascent.rounded())
-        if best.objective() < first:  # a local optimum below the identity: coordinate descent from there instead
-            best = _polished(problem, reference, candidate, None)
+        best = _descended(problem, reference, candidate, ascent.rounded())
+        if best.objective() < identity_objective:  # a bad local optimum: descend from the identity instead
+            best = _descended(problem, reference, candidate, None)
         return MatchResult(
             permutation=Permutation(problem.layout, best.indices),
             objective=best.objective(),
-            identity_objective=first,
+            identity_objective=identity_objective,
             outcome=interruption.outcome(outcome),
-            trace=(first, best.objective()),
-            seconds={"total": perf_counter() - began, "assignment": ascent.seconds},
+            trace=(identity_objective, best.objective()),
+            seconds={"total": perf_counter() - start, "assignment": ascent.seconds},
         )
 
     def _channels_of(self, posterior: Posterior) -> dict[str, Tensor]:
         return mean_channels(posterior) if self.channels == "mean" else moment_channels(posterior)
 
 
-def _polished(
+def _descended(
     problem: MatchProblem,
     reference: Mapping[str, Tensor],
     candidate: Mapping[str, Tensor],
     initial: Mapping[str, Tensor] | None,
 ) -> CoordinateDescent:
-    """Return coordinate descent at its end."""
+    """Return coordinate descent after its last sweep."""
     solver = CoordinateDescent(problem.layout, dict(reference), dict(candidate), initial=initial)
-    solver.run(problem.generator, _POLISH)
+    solver.run(problem.generator, _MAX_SWEEPS)
     return solver
 
 
 @final
 class _Ascent:
-    """The state of Frank-Wolfe: one doubly stochastic matrix for every group that is not within another."""
+    """The state of Frank-Wolfe: one doubly stochastic matrix for every group that is not nested."""
 
     def __init__(
         self,
@@ -141,9 +142,9 @@ class _Ascent:
         layout = problem.layout
         self._initial = problem.initial or Permutation.identity(layout)
         self._free = [n for n, g in layout.groups.items() if g.within is None and g.size > 1]
-        moved = self._initial.apply(dict(candidate))
+        permuted = self._initial.apply(dict(candidate))
         terms = [
-            term for name, tensor in reference.items() for term in terms_of(layout.axes[name], tensor, moved[name])
+            term for name, tensor in reference.items() for term in terms_of(layout.axes[name], tensor, permuted[name])
         ]
         self._terms = [term for term in terms if any(group in self._free for group in term.groups)]
         like = self._terms[0].reference if self._terms else torch.zeros(())
@@ -158,49 +159,49 @@ class _Ascent:
         self.value = self._objective(self._soft)
 
     def step(self) -> float:
-        """Go one step; return what it gained."""
+        """Take one step; return the increase of the objective."""
         if not self._terms:
             return 0.0
-        corners: dict[str, Tensor] = {}
+        vertices: dict[str, Tensor] = {}
         for name in self._free:
             gradient = self._gradient(name)
             start = perf_counter()
-            corners[name] = _matrix(solve_assignment(gradient), self._soft[name])
+            vertices[name] = _matrix(solve_assignment(gradient), self._soft[name])
             self.seconds += perf_counter() - start
-        # Along the line the objective is a polynomial of known degree: as many values fix it.
-        places = np.linspace(0.0, 1.0, self._degree + 1)
-        values = [self.value, *(self._objective(self._at(corners, place)) for place in places[1:].tolist())]
-        polynomial = np.polynomial.Polynomial.fit(places, values, self._degree, domain=[0, 1], window=[0, 1])
+        # Along the segment the objective is a polynomial of known degree d, which d + 1 values determine.
+        sizes = np.linspace(0.0, 1.0, self._degree + 1)
+        values = [self.value, *(self._objective(self._at(vertices, size)) for size in sizes[1:].tolist())]
+        polynomial = np.polynomial.Polynomial.fit(sizes, values, self._degree, domain=[0, 1], window=[0, 1])
         stationary = [
             r.real for r in np.atleast_1d(polynomial.deriv().roots()) if abs(r.imag) < _REAL and 0 < r.real < 1
         ]
-        place = max([0.0, 1.0, *stationary], key=lambda p: float(polynomial(p)))
+        step_size = max([0.0, 1.0, *stationary], key=lambda size: float(polynomial(size)))
         before = self.value
-        self._soft = self._at(corners, place)
+        self._soft = self._at(vertices, step_size)
         self.value = self._objective(self._soft)
         return self.value - before
 
     def rounded(self) -> Mapping[str, Tensor]:
-        """Return the nearest permutations, after the initial ones; inner groups move with those around them."""
-        then = dict(Permutation.identity(self._initial.layout).indices)
+        """Return the permutations nearest to the matrices, composed with the initial permutation."""
+        nearest = dict(Permutation.identity(self._initial.layout).indices)
         for name, matrix in self._soft.items():
-            then[name] = solve_assignment(matrix).cpu()
-        return self._initial.to("cpu").compose(Permutation(self._initial.layout, then)).indices
+            nearest[name] = solve_assignment(matrix).cpu()
+        return self._initial.to("cpu").compose(Permutation(self._initial.layout, nearest)).indices
 
-    def _at(self, corners: Mapping[str, Tensor], place: float) -> dict[str, Tensor]:
-        return {name: torch.lerp(matrix, corners[name], place) for name, matrix in self._soft.items()}
+    def _at(self, vertices: Mapping[str, Tensor], step_size: float) -> dict[str, Tensor]:
+        return {name: torch.lerp(matrix, vertices[name], step_size) for name, matrix in self._soft.items()}
 
     def _objective(self, soft: Mapping[str, Tensor]) -> float:
         layout = self._initial.layout
-        moved = (act_softly(layout, soft, term.candidate, term.atoms).double() for term in self._terms)
-        return sum((term.reference.double() * t).sum().item() for term, t in zip(self._terms, moved, strict=True))
+        permuted = (act_softly(layout, soft, term.candidate, term.atoms).double() for term in self._terms)
+        return sum((term.reference.double() * t).sum().item() for term, t in zip(self._terms, permuted, strict=True))
 
     def _gradient(self, name: str) -> Tensor:
         total: Tensor | float = 0.0
         for term in self._terms:
             for position in term.positions(name):
-                moved = act_softly(self._initial.layout, self._soft, term.candidate, term.atoms, skip=position)
-                total += inner_products(term.reference, moved, batch=[], compared=[position])
+                permuted = act_softly(self._initial.layout, self._soft, term.candidate, term.atoms, skip=position)
+                total += inner_products(term.reference, permuted, batch=[], compared=[position])
         return torch.as_tensor(total)
 
 

@@ -1,4 +1,4 @@
-"""Gradient matching: units on which the loss depends alike."""
+"""Gradient matching of units by the gradients of the loss with respect to their outputs."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ if TYPE_CHECKING:
     from rebasin_core.matchers.base import MatchResult
 
 
-_BY_SAMPLES = "compares gradients of independent posterior samples, which tell units apart only as samples add up"
+_BY_SAMPLES = "compares gradients of independent posterior samples; recovery needs many samples"
 
 
 @final
 class GradientMatcher(Matcher):
-    r"""Aligns units by the gradients of the loss at their outputs, as `ActivationMatcher` does by the outputs.
+    r"""Aligns units by the gradients of the loss with respect to their outputs: maximizes the sum of correlations.
 
     $$ \max_P \sum_l \sum_i C^l_{i, p_l(i)}, \qquad C^l_{ij} = \mathrm{corr}\Bigl(
        \frac{\partial L_0}{\partial z^0_{l,i}}, \frac{\partial L_1}{\partial z^1_{l,j}} \Bigr) $$
 
-    over examples, positions and drawn networks, $L$ being minus the log-likelihood of each network's own outputs. What
-    a unit is for then counts, and not when it is active.
+    over examples, positions and posterior samples, where $L$ is the negative log-likelihood of each network's outputs.
+    Units are matched if they affect the loss in the same way, even if their activations differ. Everything else is as
+    in `ActivationMatcher`.
 
     Raises:
         ConfigError: If an option is invalid.
-        InvalidInputError: On matching, without a model and data, or if no layer fits.
+        InvalidInputError: On matching, without a model and data, or if no layer computes the units of a group.
 
     References:
-        Y. Li et al. (2016), "Convergent learning", ICLR, arXiv 1511.07543 (for outputs); S. Ainsworth, J. Hayase, S.
-        Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, section 3.1.
+        Y. Li et al. (2016), "Convergent learning", ICLR, arXiv 1511.07543; S. Ainsworth, J. Hayase, S. Srinivasa
+        (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, section 3.1 (both for outputs instead of gradients).
 
     Examples:
         >>> import torch
@@ -61,13 +62,13 @@ class GradientMatcher(Matcher):
     name: Literal["gradient"] = "gradient"
 
     metric: ResponseMetric = "correlation"
-    """``correlation``, or ``covariance``, which gives units of large gradients more weight."""
+    """``correlation``, or ``covariance``, in which units with large gradients have more weight."""
 
     num_samples: PositiveInt = 16
-    """Number of posterior samples of each network, with independent noise; a single network is run once."""
+    """Number of independent samples of each posterior; a single network is run once."""
 
     likelihood: Likelihood = CategoricalLikelihood()
-    """Likelihood of the targets, by which the network's outputs are scored."""
+    """Likelihood of the targets given the network's outputs."""
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:

@@ -1,4 +1,4 @@
-"""KL matching: the Kullback-Leibler divergence between independent Gaussians."""
+"""KL matching by the Kullback-Leibler divergence between independent Gaussians."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ if TYPE_CHECKING:
 
 @final
 class KLMatcher(AbstractChannelMatcher):
-    r"""Aligns distributions: minimises $\mathrm{KL}(P_\# q_1 \| q_0)$, or the other direction.
+    r"""Aligns distributions: minimizes $\mathrm{KL}(P_\# q_1 \| q_0)$ or $\mathrm{KL}(q_0 \| P_\# q_1)$.
 
-    Log-determinants do not change under permutation, so for independent Gaussians this too is a sum of bilinear
-    assignments, precision-weighted, between the channels
+    Permutations do not change log-determinants. For independent Gaussians the objective is therefore a sum of bilinear
+    assignment problems, weighted by precisions. For the first direction the channels of reference and candidate are
 
     $$ \left(-\tfrac{1}{2 S_0^2},\; \tfrac{M_0}{S_0^2}\right) \quad\text{and}\quad
        \left(S_1^2 + M_1^2,\; M_1\right) $$
 
-    and for the other direction with the roles exchanged.
+    and for the second direction the roles are exchanged.
 
     Raises:
         ConfigError: If an option is invalid.
         InvalidInputError: On matching, if a standard deviation is zero.
 
     References:
-        S. Rossi, A. Singh, T. Hannagan (2023), arXiv 2310.10171, on the choice of divergence.
+        S. Rossi, A. Singh, T. Hannagan (2023), "On permutation symmetries in Bayesian neural network posteriors: a
+        variational perspective", NeurIPS, arXiv 2310.10171 (on the choice of divergence).
 
     Examples:
         >>> import torch
@@ -55,15 +56,15 @@ class KLMatcher(AbstractChannelMatcher):
 
     @override
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
-        for posterior, what in ((reference, "reference"), (candidate, "candidate")):
-            require_positive_stddev(posterior, what)
+        for posterior, role in ((reference, "reference"), (candidate, "candidate")):
+            require_positive_stddev(posterior, role)
         if self.direction == "candidate_to_reference":
             return _natural(reference), _moments(candidate)
         return _moments(reference), _natural(candidate)
 
 
 def _moments(posterior: Posterior) -> Channels:
-    """Return the channels of the first argument of the divergence, in float64: squares and precisions spread widely."""
+    """Return the channels of the first argument of the divergence, in float64."""
     mean = _double(posterior.mean)
     stddev = _double(posterior.stddev)
     return {name: torch.stack([stddev[name].square() + m.square(), m]) for name, m in mean.items()}
@@ -77,4 +78,5 @@ def _natural(posterior: Posterior) -> Channels:
 
 
 def _double(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    # In float64, since squares and precisions vary over many orders of magnitude.
     return {name: tensor.double() for name, tensor in tensors.items()}

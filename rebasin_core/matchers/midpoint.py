@@ -1,4 +1,4 @@
-"""The loss half-way between a reference and a moved candidate: what learned matchers minimise."""
+"""The loss at the midpoint between a reference and a permuted candidate, the objective of some matchers."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ if TYPE_CHECKING:
 
 
 BY_LOSS = "minimizes the loss at the midpoint, for which a permuted copy of the reference need not be optimal"
-"""Why matchers by the loss are exempt from laws about the distance of weights."""
+"""Reason for which matchers that minimize the loss are exempt from laws about the distance of weights."""
 
 
 @final
 class MidpointLoss:
-    """Runs networks between the reference and a moved candidate; of distributions, drawn on the path of their moments.
+    """Loss of networks on the line between the reference and a permuted candidate.
 
-    Batch normalisations take the statistics of the batch: averaged ones fit no network between the two, whose loss
-    would say nothing about what is left once they are taken anew.
+    For distributions, means and standard deviations are interpolated linearly, and the loss is that of one posterior
+    sample per evaluation. Batch normalization uses the statistics of the batch: with interpolated running statistics
+    the loss is high for nearly all permutations, and does not predict the loss after a reset of the statistics.
 
     Args:
-        problem: With a model and data.
-        likelihood: Scores outputs.
+        problem: The matching problem, with a model and data.
+        likelihood: Likelihood of the targets given the network's outputs.
 
     Raises:
         InvalidInputError: If the model or the data are missing.
@@ -46,8 +47,8 @@ class MidpointLoss:
     def __init__(self, problem: MatchProblem, likelihood: Likelihood) -> None:
         if problem.model is None or problem.data is None:
             message = (
-                "this matcher minimizes the loss at the midpoint of the two networks: give `task`, a model with "
-                "batches (inputs, targets); `weight` needs none"
+                "this matcher minimizes the loss at the midpoint of the two networks; pass `task` (a model and batches "
+                "of inputs and targets), or use `weight`, which needs no data"
             )
             raise InvalidInputError(message)
         reference = problem.reference
@@ -59,34 +60,34 @@ class MidpointLoss:
         self._likelihood = likelihood
         self.reference = widened(reference.mean)
         self.candidate = widened(problem.candidate.mean)
-        spreads = [widened(q.stddev) for q in (reference, problem.candidate)]
-        self._spreads = spreads if any(bool((t > 0).any()) for side in spreads for t in side.values()) else None
+        stddevs = [widened(q.stddev) for q in (reference, problem.candidate)]
+        self._stddevs = stddevs if any(bool((t > 0).any()) for side in stddevs for t in side.values()) else None
         self._buffers = widened(reference.buffers), widened(problem.candidate.buffers)
 
     def at(
         self, mean: Mapping[str, Tensor], permutation: Permutation, inputs: Tensor, targets: Tensor, *, t: float = 0.5
     ) -> Tensor:
-        """Return the loss on a batch at a place between the two, differentiable in the candidate's moved means.
+        """Return the loss on a batch at a point between the two networks, differentiable in ``mean``.
 
         Args:
-            mean: The moved means of the candidate.
-            permutation: How its standard deviations and buffers are moved.
-            inputs: A batch.
-            targets: Its targets.
-            t: The place.
+            mean: The permuted means of the candidate.
+            permutation: Permutation of the candidate's standard deviations and buffers.
+            inputs: Inputs of the batch.
+            targets: Targets of the batch.
+            t: Interpolation coefficient, in [0, 1].
 
         Returns:
-            Nats per example, a scalar.
+            The mean loss in nats per example, a scalar.
 
         Raises:
-            InvalidInputError: If it is not finite, or outputs do not fit the targets.
+            InvalidInputError: If the loss is not finite, or outputs do not fit the targets.
         """
         between = {name: torch.lerp(tensor, mean[name], t) for name, tensor in self.reference.items()}
-        if self._spreads is not None:
-            moved = permutation.apply(self._spreads[1])
+        if self._stddevs is not None:
+            permuted = permutation.apply(self._stddevs[1])
             between = {
                 name: tensor
-                + torch.lerp(self._spreads[0][name], moved[name], t)
+                + torch.lerp(self._stddevs[0][name], permuted[name], t)
                 * standard_normal(tensor.shape, tensor, self._problem.generator)
                 for name, tensor in between.items()
             }
@@ -96,28 +97,28 @@ class MidpointLoss:
         loss = -self._likelihood.log_prob(outputs, targets).mean()
         if not torch.isfinite(loss):
             message = (
-                f"the loss between the two networks, at {t:.3g}, is {loss.item()}; look for inputs that are not "
-                "numbers, weights that diverged, or a learning rate that is too large"
+                f"non-finite loss {loss.item()} between the two networks at t = {t:.3g}; check for NaN inputs, "
+                "diverged weights, or a learning rate that is too large"
             )
             raise InvalidInputError(message)
         return loss
 
     def of(self, permutation: Permutation) -> float:
-        """Return the loss half-way on all data; of distributions with the same noise each time.
+        """Return the loss at the midpoint on all data, for distributions with common random numbers in all calls.
 
         Args:
-            permutation: How the candidate is moved.
+            permutation: Permutation of the candidate.
 
         Returns:
-            Nats per example.
+            The mean loss in nats per example.
 
         Raises:
-            InvalidInputError: If it is not finite, or outputs do not fit the targets.
+            InvalidInputError: If the loss is not finite, or outputs do not fit the targets.
         """
         generator = self._problem.generator
         state = generator.get_state()
         generator.manual_seed(0)
-        moved = permutation.apply(self.candidate)
-        total = [self.at(moved, permutation, x, y).double() * len(y) for x, y in self.batches]
+        permuted = permutation.apply(self.candidate)
+        total = [self.at(permuted, permutation, x, y).double() * len(y) for x, y in self.batches]
         generator.set_state(state)
         return (torch.stack(total).sum() / sum(len(y) for _, y in self.batches)).item()

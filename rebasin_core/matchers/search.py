@@ -1,4 +1,4 @@
-"""Parts that search algorithms share: interruption, and the best permutation so far."""
+"""Interruption of a search, and the best permutation that it has found."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Interruption:
 
 @contextmanager
 def interruptible(problem: MatchProblem) -> Generator[Interruption]:
-    """Leave a block on Ctrl-C without an error, if the problem asks for the best result so far.
+    """Leave a block on Ctrl-C without an error, if the problem has ``on_interrupt="return"``.
 
     Args:
         problem: The matching problem.
 
     Yields:
-        The state, which knows after the block whether it was interrupted.
+        The state; after the block, its ``happened`` is True if the block was interrupted.
 
     Raises:
         KeyboardInterrupt: If the problem has ``on_interrupt="raise"``.
@@ -69,10 +69,10 @@ class BestSoFar:
         self.permutation = Permutation.identity(problem.layout)
         self.trace = [value(self.permutation)]
         if problem.initial is not None:
-            self.offer(problem.initial)
+            self.update(problem.initial)
 
-    def offer(self, permutation: Permutation) -> None:
-        """Keep a permutation if it is better than all before, and extend the trace.
+    def update(self, permutation: Permutation) -> None:
+        """Keep a permutation if its objective is larger than all before, and extend the trace.
 
         Args:
             permutation: The permutation.
@@ -87,7 +87,7 @@ class BestSoFar:
 
         Args:
             outcome: Why the search stopped.
-            seconds: Its run time, by part.
+            seconds: Run time in seconds, by part.
 
         Returns:
             The result.

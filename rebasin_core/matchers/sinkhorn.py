@@ -1,4 +1,4 @@
-"""Sinkhorn matching: doubly stochastic matrices, learned by gradients."""
+"""Sinkhorn matching: soft permutations, optimized by gradient descent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem
 from rebasin_core.matchers.midpoint import MidpointLoss
 from rebasin_core.matchers.search import BestSoFar, interruptible
 from rebasin_core.symmetry.action import act_softly
-from rebasin_core.symmetry.cells import map_cells
+from rebasin_core.symmetry.cell import map_cells
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.optimal_transport import squared_distance
 from rebasin_core.tensors.precision import widened, working_dtype
@@ -37,18 +37,18 @@ SinkhornLoss: TypeAlias = Literal["weights", "midpoint", "random"]
 
 @final
 class SinkhornMatcher(Matcher):
-    r"""Learns, for every group, logits whose Sinkhorn normalisation moves the candidate softly.
+    r"""Optimizes one soft permutation per group: a doubly stochastic matrix, the Sinkhorn normalization of logits.
 
-    What is minimised: ``weights``, the squared distance $\lVert \theta_0 - X \theta_1 \rVert^2$; ``midpoint``, the
-    loss half-way; ``random``, the loss at a uniformly random place of the line. After every epoch the matrices are
-    rounded to permutations by assignments; the best of these, measured after rounding, is kept. Normalisations are
-    differentiated implicitly, so that nothing of their iterations is kept. Each head of the reference has a matrix for
-    the widths within it, which acts on whichever head comes there. In losses, batch normalisations take the statistics
-    of each batch.
+    Adam minimizes, by the option ``loss``: ``weights``, the squared distance
+    $\lVert \theta_0 - X \theta_1 \rVert^2$; ``midpoint``, the loss at the midpoint; ``random``, the loss at a uniformly
+    random $t$. After every epoch the matrices are rounded to permutations by linear assignment, and the best
+    permutation, evaluated after rounding, is kept. Normalizations are differentiated implicitly, so their iterations
+    need no memory. Each head of the reference has its own matrix for the width within it, which acts on the candidate
+    head that is matched to it. Losses use the batch statistics of batch normalization.
 
     Raises:
         ConfigError: If an option is invalid.
-        InvalidInputError: On matching by a loss, without a model and data.
+        InvalidInputError: On matching by ``midpoint`` or ``random``, without a model and data.
 
     References:
         F. Guerrero Pena et al. (2023), "Re-basin via implicit Sinkhorn differentiation", CVPR, arXiv 2212.12042,
@@ -62,26 +62,26 @@ class SinkhornMatcher(Matcher):
     name: Literal["sinkhorn"] = "sinkhorn"
 
     loss: SinkhornLoss = "weights"
-    """The objective that is minimized, see above."""
+    """Objective to minimize: ``weights``, ``midpoint`` or ``random``, see above."""
 
     epochs: PositiveInt = 10
     """Number of passes over the data; for ``weights``, of 20 steps each."""
 
     learning_rate: PositiveFloat = 0.1
-    """Learning rate of Adam, for the logits."""
+    """Learning rate of Adam for the logits."""
 
     temperature: PositiveFloat = 1.0
-    """Temperature of the normalization."""
+    r"""Temperature $\tau$ of the normalization; smaller values are nearer to permutations."""
 
     iterations: PositiveInt = 20
-    """Maximum number of Sinkhorn iterations; they end earlier where rows and columns sum to 1.
+    """Maximum number of Sinkhorn iterations; they stop earlier if all rows and columns sum to 1.
 
-    Where they do not end earlier, rows sum to 1 approximately only: this steers the search, not what is measured, which
-    are permutations.
+    After the maximum, rows sum to 1 only approximately. This affects the search, but not the results, which are
+    permutations.
     """
 
     likelihood: Likelihood = CategoricalLikelihood()
-    """Likelihood of the targets, by which the network's outputs are scored."""
+    """Likelihood of the targets given the network's outputs."""
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
@@ -89,18 +89,18 @@ class SinkhornMatcher(Matcher):
         soft = _Soft(problem, self.temperature, self.iterations)
         objective = _Distance(problem) if self.loss == "weights" else _Between(problem, self.likelihood, self.loss)
         best = BestSoFar(problem, objective.hard)
-        begin = problem.initial or Permutation.identity(problem.layout)
+        initial = problem.initial or Permutation.identity(problem.layout)
         optimizer = torch.optim.Adam(list(soft.logits.values()) or [torch.zeros(1)], lr=self.learning_rate)
         with interruptible(problem) as interruption:
             for _ in tqdm(range(self.epochs), desc="sinkhorn", leave=False, disable=not problem.progress):
                 for batch in objective.batches:
                     with torch.enable_grad():
                         optimizer.zero_grad()
-                        loss = objective.soft(soft.moved(objective.candidate), begin, batch)
+                        loss = objective.soft(soft.permuted(objective.candidate), initial, batch)
                         if loss.requires_grad:
                             loss.backward()
                     optimizer.step()
-                best.offer(soft.rounded())
+                best.update(soft.rounded())
         return best.result(interruption.outcome(MatchOutcome.BUDGET), {"total": perf_counter() - start})
 
 
@@ -110,7 +110,7 @@ _STEPS = 20
 
 @final
 class _Soft:
-    """One matrix for every group, or for each unit of the group around it."""
+    """Soft permutations: one matrix for every group; for a nested group, one for each unit of its outer group."""
 
     def __init__(self, problem: MatchProblem, temperature: float, iterations: int) -> None:
         layout, like = problem.layout, problem.reference
@@ -127,24 +127,24 @@ class _Soft:
                 self.logits[name] = matrix[self._initial.indices[name].to(like.device)].requires_grad_()
 
     def _matrices(self) -> dict[str, Tensor]:
-        """Return all matrices; those of one size are normalised together, since small ones cost what calls cost."""
+        """Return all matrices. Those of one size are normalized in one batch, since small ones cost mainly overhead."""
         found: dict[str, Tensor] = {}
         for size in {logits.shape for logits in self.logits.values()}:
             names = [name for name, logits in self.logits.items() if logits.shape == size]
             stacked = torch.stack([self.logits[name] for name in names])
-            together = sinkhorn(
+            normalized = sinkhorn(
                 stacked, temperature=self._temperature, iterations=self._iterations, unconverged="allow"
             )
-            found |= dict(zip(names, together, strict=True))
+            found |= dict(zip(names, normalized, strict=True))
         return found
 
-    def moved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return tensors moved softly, differentiable in the logits."""
-        alone = self._matrices()
-        around = {name: self._layout.groups[name].within for name in alone}
+    def permuted(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return softly permuted tensors, differentiable in the logits."""
+        own = self._matrices()
+        outer_groups = {name: self._layout.groups[name].within for name in own}
         matrices = {
-            name: matrix if outer is None else alone[outer][:, None, :, None] * matrix[:, :, None]
-            for (name, matrix), outer in zip(alone.items(), around.values(), strict=True)
+            name: matrix if outer is None else own[outer][:, None, :, None] * matrix[:, :, None]
+            for (name, matrix), outer in zip(own.items(), outer_groups.values(), strict=True)
         }
 
         def act(cell: Tensor, atoms: tuple[Atom, ...]) -> Tensor:
@@ -153,7 +153,7 @@ class _Soft:
         return {name: map_cells(tensor, self._layout.axes[name], act) for name, tensor in tensors.items()}
 
     def rounded(self) -> Permutation:
-        """Return the permutations of largest total logits."""
+        """Return the permutations nearest to the matrices."""
         indices = dict(self._initial.indices)
         for name, matrix in self._matrices().items():
             indices[name] = solve_assignment(matrix.detach()).cpu()
@@ -162,26 +162,26 @@ class _Soft:
 
 @final
 class _Distance:
-    """The squared distance of weights."""
+    """The squared distance between the weights."""
 
     def __init__(self, problem: MatchProblem) -> None:
         self._reference = widened(problem.reference.mean)
         self.candidate = widened(problem.candidate.mean)
         self.batches: list[Batch] = [None] * _STEPS
 
-    def soft(self, moved: Mapping[str, Tensor], permutation: Permutation, batch: Batch) -> Tensor:
-        """Return what is minimised."""
+    def soft(self, permuted: Mapping[str, Tensor], permutation: Permutation, batch: Batch) -> Tensor:
+        """Return the squared distance to softly permuted weights."""
         del permutation, batch
-        return torch.stack([(t - moved[name]).square().sum() for name, t in self._reference.items()]).sum()
+        return torch.stack([(t - permuted[name]).square().sum() for name, t in self._reference.items()]).sum()
 
     def hard(self, permutation: Permutation) -> float:
-        """Return minus the same of a permutation."""
+        """Return minus the squared distance after a permutation."""
         return -squared_distance(self._reference, permutation.apply(self.candidate))
 
 
 @final
 class _Between:
-    """The loss half-way, or at a random place."""
+    """The loss at the midpoint, or at a random point between the networks."""
 
     def __init__(self, problem: MatchProblem, likelihood: Likelihood, kind: SinkhornLoss) -> None:
         self.loss = MidpointLoss(problem, likelihood)
@@ -189,16 +189,16 @@ class _Between:
         self._generator = problem.generator
         self._kind = kind
         self.batches: list[Batch] = list(self.loss.batches)
-        # Every example counts the same, whatever the size of its batch.
+        # All examples have equal weight, although batches may differ in size.
         self._weight = len(self.batches) / sum(len(targets) for _, targets in self.loss.batches)
 
-    def soft(self, moved: Mapping[str, Tensor], permutation: Permutation, batch: Batch) -> Tensor:
-        """Return what is minimised."""
+    def soft(self, permuted: Mapping[str, Tensor], permutation: Permutation, batch: Batch) -> Tensor:
+        """Return the loss on a batch with softly permuted weights."""
         assert batch is not None  # ruff: ignore[assert] - these batches hold data
-        draw = torch.rand((), generator=self._generator, device=self._generator.device).item()
+        uniform = torch.rand((), generator=self._generator, device=self._generator.device).item()
         weight = self._weight * len(batch[1])
-        return weight * self.loss.at(moved, permutation, *batch, t=draw if self._kind == "random" else 0.5)
+        return weight * self.loss.at(permuted, permutation, *batch, t=uniform if self._kind == "random" else 0.5)
 
     def hard(self, permutation: Permutation) -> float:
-        """Return minus the loss half-way of a permutation, on all data."""
+        """Return minus the loss at the midpoint on all data, after a permutation."""
         return -self.loss.of(permutation)

@@ -1,4 +1,4 @@
-"""The straight-through matcher of Git Re-Basin: weight matching onto weights that are learned."""
+"""The straight-through estimator of Git Re-Basin: weight matching to trainable weights."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 @final
 class StraightThroughMatcher(Matcher):
-    r"""Minimises the loss half-way by learning weights $\hat\theta$ onto which the candidate is matched.
+    r"""Minimizes the loss at the midpoint over trainable weights $\hat\theta$, to which the candidate is matched.
 
     $$ P = \operatorname*{argmax}_P \langle \hat\theta, P \theta_1 \rangle, \qquad
        \hat\theta \leftarrow \hat\theta - \eta \nabla_{\hat\theta}\,
        L\left(\tfrac12 \theta_0 + \tfrac12 (P\theta_1 + \hat\theta - \mathrm{stop}(\hat\theta))\right) $$
 
-    from $\hat\theta = \theta_0$ on, where $P$ is that of weight matching. The matching goes on from the one before, by
-    a few sweeps. After every epoch the loss half-way is taken on all data; the best permutation is kept. Of
-    distributions, networks are drawn between the two at every step, standard deviations moved along. Batch
-    normalisations take the statistics of each batch.
+    with $\hat\theta = \theta_0$ at first. $P$ is found by weight matching, initialized at the previous $P$. After every
+    epoch the loss at the midpoint is evaluated on all data, and the best permutation is kept. For distributions, every
+    step uses a sample of the posterior at the midpoint; standard deviations are permuted with the means. Batch
+    normalization uses the statistics of each batch.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -65,42 +65,42 @@ class StraightThroughMatcher(Matcher):
     """Number of sweeps of coordinate descent after each step."""
 
     likelihood: Likelihood = CategoricalLikelihood()
-    """Likelihood of the targets, by which the network's outputs are scored."""
+    """Likelihood of the targets given the network's outputs."""
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()
         loss = MidpointLoss(problem, self.likelihood)
         best = BestSoFar(problem, lambda permutation: -loss.of(permutation))
-        learned = {name: tensor.clone().requires_grad_() for name, tensor in loss.reference.items()}
-        optimizer = torch.optim.Adam(list(learned.values()), lr=self.learning_rate)
-        current = self._projected(problem, loss, learned, problem.initial, sweeps=100)
-        best.offer(current)
+        trained = {name: tensor.clone().requires_grad_() for name, tensor in loss.reference.items()}
+        optimizer = torch.optim.Adam(list(trained.values()), lr=self.learning_rate)
+        current = self._projected(problem, loss, trained, problem.initial, sweeps=100)
+        best.update(current)
         weights = batch_weights(loss.batches)
         with interruptible(problem) as interruption:
             for _ in tqdm(range(self.epochs), desc="straight-through", leave=False, disable=not problem.progress):
                 for (inputs, targets), weight in zip(loss.batches, weights, strict=True):
                     with torch.enable_grad():
-                        moved = current.apply(loss.candidate)
-                        through = {n: tensor + learned[n] - learned[n].detach() for n, tensor in moved.items()}
+                        permuted = current.apply(loss.candidate)
+                        through = {n: tensor + trained[n] - trained[n].detach() for n, tensor in permuted.items()}
                         optimizer.zero_grad()
                         (weight * loss.at(through, current, inputs, targets)).backward()
                     optimizer.step()
-                    current = self._projected(problem, loss, learned, current, sweeps=self.sweeps)
-                best.offer(current)
+                    current = self._projected(problem, loss, trained, current, sweeps=self.sweeps)
+                best.update(current)
         return best.result(interruption.outcome(MatchOutcome.BUDGET), {"total": perf_counter() - start})
 
     @staticmethod
     def _projected(
         problem: MatchProblem,
         loss: MidpointLoss,
-        learned: Mapping[str, Tensor],
+        trained: Mapping[str, Tensor],
         initial: Permutation | None,
         *,
         sweeps: int,
     ) -> Permutation:
-        """Return the weight matching of the candidate onto the learned weights, from a permutation (or the data) on."""
-        sides = ({name: t.detach().unsqueeze(0) for name, t in side.items()} for side in (learned, loss.candidate))
+        """Return the weight matching of the candidate to the trained weights; initialized greedily by default."""
+        sides = ({name: t.detach().unsqueeze(0) for name, t in side.items()} for side in (trained, loss.candidate))
         solver = CoordinateDescent(problem.layout, *sides, initial=None if initial is None else initial.indices)
         if initial is None:
             solver.initialize_greedily()

@@ -1,4 +1,4 @@
-"""Transport matching: units are carried onto units at the least cost, layer by layer."""
+"""Transport matching: optimal transport between the units of two networks, group by group."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from rebasin_core.coupling.coupling import Coupling, conventional_input_axes, require_direction, require_same_form
 from rebasin_core.coupling.ground_cost import WeightCosts, activation_costs
-from rebasin_core.coupling.nested_groups import carried_cost, families_of, family_plans, nearest_permutations
+from rebasin_core.coupling.nested_groups import families_of, family_plans, nearest_permutations, permutation_cost
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.matchers.activation_statistics import CrossMoments
@@ -38,37 +38,41 @@ if TYPE_CHECKING:
 
 GroundCost: TypeAlias = Literal["weights", "moments", "activations"]
 
-# So many examples show how a network uses its tensors.
+# Number of examples of the trial run that determines how a network uses its tensors.
 _TRIAL_ROWS = 2
 
 
 @final
 class TransportMatcher(Matcher):
-    r"""Aligns units by optimal transport between them, one group after the other, starting at the inputs.
+    r"""Aligns units by optimal transport between them, one group at a time, starting at the inputs.
 
-    The cost of carrying unit $j$ of the candidate onto unit $i$ of the reference is, by `cost`: ``weights``, the
-    squared distance of the means of the weights that compute them; ``moments``, the squared 2-Wasserstein (Bures)
-    distance of these weights as independent Gaussians, that of means and standard deviations; ``activations``, the mean
-    squared distance of their activations on data. With weights, those of a layer are compared after the plan of the
-    layer before has acted on the candidate.
+    The ground cost $C_{ij}$ between unit $i$ of the reference and unit $j$ of the candidate is, by the option ``cost``:
 
-    `match` rounds the plans to the nearest permutations; of these and the identity, the one that is nearer to the
-    reference is returned. `couple` returns the plans themselves, also between networks of **different widths**, and
-    applies them softly: the fusion of OTFusion is the mean of the reference and ``coupling.apply(candidate)``. Heads
-    are coupled by the cost of carrying their widths onto each other (`family_plans`).
+    - ``weights``: the squared distance between the means of their incoming weights.
+    - ``moments``: the squared 2-Wasserstein (Bures) distance between their incoming weights as independent Gaussians,
+      $\lVert m_i - m_j \rVert^2 + \lVert s_i - s_j \rVert^2$.
+    - ``activations``: the mean squared distance between their activations on data.
 
-    Which weights compute the units of a group, and which read them, is seen by running the network once. Without a
-    network and data, `match` takes weights to be stored as ``[outputs, inputs, ...]``: this only decides which weights
-    are compared, and every permutation preserves the function. `couple` raises, unless both directions are the same:
-    between equal widths, with the same mass on every unit.
+    With weights, a layer is compared after the plan of the previous layer was applied to the candidate.
+
+    `match` rounds the plans to the nearest permutations, and returns the identity if that has a smaller distance.
+    `couple` returns the plans themselves, also between networks of **different widths**. OTFusion is the mean of the
+    reference and ``coupling.apply(candidate)``. Attention heads are coupled by the cost of coupling the width inside
+    them (`family_plans`).
+
+    One run of the network determines which weights compute the units of a group, and which take them as inputs. Without
+    a network and data, `match` assumes that weights are stored as ``[outputs, inputs, ...]``. The assumption affects
+    only which weights are compared; every permutation preserves the function. `couple` raises an error in that case,
+    unless both directions have equal matrices: between equal widths, with equal mass on all units.
 
     Raises:
         ConfigError: If an option is invalid.
         InvalidInputError: On matching by activations, without a model and data.
 
     References:
-        S. Singh, M. Jaggi (2020), "Model fusion via optimal transport", NeurIPS, arXiv 1910.05653, algorithm 1 (which
-        averages what units of a wider network take in; here it is shared out, so that functions are kept).
+        S. Singh, M. Jaggi (2020), "Model fusion via optimal transport", NeurIPS, arXiv 1910.05653, algorithm 1. It
+        averages the outgoing weights of units of a wider network. Here they are added, which preserves the function if
+        units are duplicates.
 
     Examples:
         >>> from torch import nn
@@ -78,8 +82,8 @@ class TransportMatcher(Matcher):
         >>> a = {"0.weight": torch.tensor([[1.0], [2.0]]), "1.weight": torch.tensor([[1.0, 2.0]])}
         >>> wide = {"0.weight": a["0.weight"][[1, 1, 0, 0]], "1.weight": a["1.weight"][:, [1, 1, 0, 0]] / 2}
         >>> specs = [table_spec({"0.weight": "hidden, -", "1.weight": "-, hidden"}, t) for t in (a, wide)]
-        >>> ends, data = (PointPosterior(a), PointPosterior(wide)), [(torch.ones(2, 1), torch.zeros(2))]
-        >>> coupling = TransportMatcher().couple(*ends, *specs, model=model, data=data)
+        >>> posteriors, data = (PointPosterior(a), PointPosterior(wide)), [(torch.ones(2, 1), torch.zeros(2))]
+        >>> coupling = TransportMatcher().couple(*posteriors, *specs, model=model, data=data)
         >>> coupling.apply(wide)["1.weight"].tolist()
         [[1.0, 2.0]]
     """
@@ -87,24 +91,24 @@ class TransportMatcher(Matcher):
     name: Literal["transport"] = "transport"
 
     cost: GroundCost = "weights"
-    """The ground cost: ``weights``, ``moments`` or ``activations``, see above."""
+    """Ground cost: ``weights``, ``moments`` or ``activations``, see above."""
 
     method: PlanMethod = "exact"
-    """The transport problem: ``exact``, ``entropic``, ``unbalanced`` or ``partial``, as in `TransportSolver`."""
+    """Transport problem: ``exact``, ``entropic``, ``unbalanced`` or ``partial``, as in `TransportSolver`."""
 
     regularization: PositiveFloat = 0.05
     """Strength of the entropic regularization, in units of the cost's standard deviation."""
 
     relaxation: PositiveFloat = 1.0
-    """Weight of the divergence from the marginals for ``unbalanced``, in the same units."""
+    """Weight of the divergences of the marginals for ``unbalanced``, in the same units."""
 
     mass: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Share of the mass that ``partial`` transports."""
+    """Share of the mass that ``partial`` transports, in (0, 1]."""
 
     num_samples: PositiveInt = 4
-    """Number of posterior samples of each network for ``activations``; a single network is run once."""
+    """Number of samples of each posterior for ``activations``; a single network is run once."""
 
-    def couple(  # ruff: ignore[too-many-arguments] - both networks, and what is needed to run them
+    def couple(  # ruff: ignore[too-many-arguments] - both networks, and the inputs to run them
         self,
         reference: Posterior,
         candidate: Posterior,
@@ -116,33 +120,33 @@ class TransportMatcher(Matcher):
         data: Iterable[tuple[Tensor, Tensor]] | None = None,
         generator: torch.Generator | None = None,
     ) -> Coupling:
-        """Return the plans between two networks that may differ in the widths of their groups.
+        """Return transport plans between the units of two networks, whose groups may have different widths.
 
         Args:
-            reference: Stays as it is.
-            candidate: Is carried over.
-            spec: The symmetries of the reference.
-            candidate_spec: Those of the candidate, if its widths are others.
-            model: The reference's network: it is run once to see along which axes of its tensors units are read, and on
-                all data for activations.
-            candidate_model: The candidate's, if its widths are others.
-            data: Batches ``(inputs, targets)``: the first one to see how the network uses its tensors, all of them for
-                activations. Not needed for weights with a traced specification, which knows inputs that fit.
-            generator: Source of drawn networks; a fixed seed if not given.
+            reference: Posterior to align to. It is not changed.
+            candidate: Posterior to map to the reference's shape. It is not changed.
+            spec: Permutation symmetries of the reference.
+            candidate_spec: Permutation symmetries of the candidate, if its widths differ; ``spec`` if None.
+            model: Network of the reference. It is run once to determine the input axes of its tensors, and on all data
+                for ``activations``.
+            candidate_model: Network of the candidate, if its widths differ; ``model`` if None.
+            data: Batches ``(inputs, targets)``. The first determines the input axes, all are used for ``activations``.
+                Not needed for weights with a traced specification, which has example inputs.
+            generator: Random number generator for posterior samples; seeded with 0 if None.
 
         Returns:
             The coupling.
 
         Raises:
-            InvalidInputError: If the specifications differ in more than the sizes of groups, posteriors do not fit
-                them, or something that is needed is missing: between different widths, and for plans that leave out
-                mass, it must be known along which axes units are read.
+            InvalidInputError: If the specifications differ in more than the sizes of groups, or the posteriors do not
+                fit them. Also if the input axes cannot be determined and matter: between different widths, and for
+                plans with unequal masses.
         """
         other = spec if candidate_spec is None else candidate_spec
         require_same_form(spec.layout, other.layout)
         sides = ((reference, spec, "the reference"), (candidate, other, "the candidate"))
-        for posterior, its_spec, what in sides:
-            its_spec.layout.check({**posterior.mean, **posterior.buffers}, what)
+        for posterior, its_spec, role in sides:
+            its_spec.layout.check({**posterior.mean, **posterior.buffers}, role)
         problem = MatchProblem(
             reference=reference,
             candidate=candidate.to(device=reference.device, dtype=reference.dtype),
@@ -154,7 +158,7 @@ class TransportMatcher(Matcher):
         )
         with torch.no_grad():
             coupling, reading = self._coupled(problem, other.layout, candidate_model or model, spec.example_inputs)
-        every = {(name, number) for name, axes in spec.layout.axes.items() for number in range(len(axes))}
+        every = {(name, axis) for name, axes in spec.layout.axes.items() for axis in range(len(axes))}
         require_direction(coupling, every if reading is None else reading.unclear_axes)
         return coupling
 
@@ -166,7 +170,7 @@ class TransportMatcher(Matcher):
         nearest = nearest_permutations(families, coupling.plans, coupling.costs)
         indices = {**Permutation.identity(problem.layout).indices, **{n: index.cpu() for n, index in nearest.items()}}
         best = BestSoFar(problem, lambda permutation: -self._distance(problem, families, coupling.costs, permutation))
-        best.offer(Permutation(problem.layout, indices))
+        best.update(Permutation(problem.layout, indices))
         return best.result(MatchOutcome.CONVERGED, {"total": perf_counter() - start})
 
     def _coupled(
@@ -176,30 +180,30 @@ class TransportMatcher(Matcher):
         candidate_model: nn.Module | None,
         example: ExampleInputs | None,
     ) -> tuple[Coupling, ModelReading | None]:
-        """Return the coupling, and what each weight is to the reference's network, if that is known."""
+        """Return the coupling, and how the reference's network uses its weights if it could be run."""
         layout = problem.layout
         families = families_of(layout)
         moments = None
         if self.cost == "activations":
             moments = CrossMoments.of(problem, candidate_model, self.num_samples)
         reading = _reading(problem, example) if moments is None else moments.reading
-        reads = conventional_input_axes(layout) if reading is None else reading.input_axes
-        coupling = Coupling(layout, other, {}, {}, reads)
+        input_axes = conventional_input_axes(layout) if reading is None else reading.input_axes
+        coupling = Coupling(layout, other, {}, {}, input_axes)
         if moments is None:
             coupling = self._by_weights(problem, coupling, families)
         else:
             coupling = self._by_activations(moments, coupling, families)
         missing = [n for n in families if n not in coupling.plans and layout.groups[n].size != other.groups[n].size]
         if missing:
-            message = f"nothing tells how the units of {missing[:5]} correspond, whose numbers differ"
+            message = f"no weights or activations to compare the units of {missing[:5]}, whose numbers differ"
             raise InvalidInputError(message)
         return coupling, reading
 
     def _by_weights(self, problem: MatchProblem, coupling: Coupling, families: Families) -> Coupling:
-        """Return the coupling by weights, group by group, each after the plans of those before it."""
+        """Return the coupling by weights. Each group is coupled after the plans of the previous ones were applied."""
         channels = [self._channels(q) for q in (problem.reference, problem.candidate)]
-        for side, what in zip(channels, ("the reference", "the candidate"), strict=True):
-            require_finite(side, what)
+        for side, role in zip(channels, ("the reference", "the candidate"), strict=True):
+            require_finite(side, role)
         ground = WeightCosts(coupling, channels[0], channels[1], families)
         waiting = list(families)
         while waiting:
@@ -209,7 +213,7 @@ class TransportMatcher(Matcher):
         return coupling
 
     def _with_plans(self, coupling: Coupling, group: str, costs: Mapping[str, Tensor]) -> Coupling:
-        """Return the coupling with the plans of one more group, and of those within it."""
+        """Return the coupling with the plans of one more group and its nested groups."""
         if not costs:
             return coupling
         within = {name: cost for name, cost in costs.items() if name != group}
@@ -228,8 +232,8 @@ class TransportMatcher(Matcher):
 
     def _by_activations(self, moments: CrossMoments, coupling: Coupling, families: Families) -> Coupling:
         costs: dict[str, dict[str, Tensor]] = {}
-        for name, (number, distances) in moments.distances().items():
-            axes = coupling.layout.axes[name][number], coupling.candidate_layout.axes[name][number]
+        for name, (index, distances) in moments.distances().items():
+            axes = coupling.layout.axes[name][index], coupling.candidate_layout.axes[name][index]
             for group, unit, part in activation_costs(families, axes, distances):
                 known = costs.setdefault(group, {})
                 known[unit] = known[unit] + part if unit in known else part
@@ -240,17 +244,17 @@ class TransportMatcher(Matcher):
     def _distance(
         self, problem: MatchProblem, families: Families, costs: Mapping[str, Tensor], permutation: Permutation
     ) -> float:
-        """Return the objective: the distance of weights (and standard deviations), or the total transport cost."""
+        """Return the squared distance of means (and standard deviations), or the total transport cost."""
         if self.cost == "activations":
-            return carried_cost(families, costs, permutation.indices)
-        moved = permutation.apply(problem.candidate)
-        total = squared_distance(problem.reference.mean, moved.mean)
-        spreads: Mapping[str, Tensor] = problem.reference.stddev if self.cost == "moments" else {}
-        return total + squared_distance(spreads, moved.stddev)
+            return permutation_cost(families, costs, permutation.indices)
+        permuted = permutation.apply(problem.candidate)
+        total = squared_distance(problem.reference.mean, permuted.mean)
+        stddev: Mapping[str, Tensor] = problem.reference.stddev if self.cost == "moments" else {}
+        return total + squared_distance(stddev, permuted.stddev)
 
 
 def _reading(problem: MatchProblem, example: ExampleInputs | None) -> ModelReading | None:
-    """Return what each weight is to the reference's network; None if the network, or inputs for it, are missing."""
+    """Return how the reference's network uses its weights; None if the network or inputs for it are missing."""
     if problem.model is None:
         return None
     like = problem.reference

@@ -1,4 +1,4 @@
-"""Wasserstein matching: means and standard deviations together."""
+"""Wasserstein matching of means and standard deviations."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 @final
 class WassersteinMatcher(AbstractChannelMatcher):
-    r"""Aligns distributions: minimises $W_2(q_0, P_\# q_1)$ between independent Gaussians.
+    r"""Aligns distributions: minimizes $W_2(q_0, P_\# q_1)$ between independent Gaussians.
 
     $$ W_2^2(q_0, P_\# q_1) = \mathrm{const} - 2 \sum_l \langle M^0_l, P_l M^1_l P_{l-1}^\top \rangle
        + \langle S^0_l, P_l S^1_l P_{l-1}^\top \rangle $$
 
-    so the mean and the standard deviation are two channels of one sum of bilinear assignments. Posteriors that are not
-    diagonal Gaussians are compared by their marginal means and standard deviations (a lower bound of the distance).
+    The mean and the standard deviation are therefore two channels of one sum of bilinear assignment problems. Other
+    posteriors than diagonal Gaussians are compared by their marginal means and standard deviations, which gives a lower
+    bound of the distance.
 
     Raises:
         ConfigError: If an option is invalid.

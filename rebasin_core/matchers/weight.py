@@ -1,4 +1,4 @@
-"""Weight matching: Git Re-Basin on the means."""
+"""Weight matching (Git Re-Basin) on the posterior means."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class WeightMatcher(AbstractChannelMatcher):
     r"""Aligns the means: $\max_P \sum_l \langle M^0_l, P_l M^1_l P_{l-1}^\top \rangle$.
 
-    For points this is the weight matching of Git Re-Basin. For distributions it ignores the spread, which is permuted
-    along: the baseline that `WassersteinMatcher` is compared with.
+    For single networks this is the weight matching of Git Re-Basin. For distributions it ignores the standard
+    deviations, which are permuted with the means. `WassersteinMatcher` compares both.
 
     Raises:
         ConfigError: If an option is invalid.

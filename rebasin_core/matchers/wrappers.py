@@ -1,4 +1,4 @@
-"""Matchers around matchers: again from other beginnings, one after the other, the best of several."""
+"""Matchers that combine others: random restarts, chains and portfolios."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ _SAMPLES = 8
 
 @final
 class RestartsMatcher(Matcher):
-    """Matches again from random beginnings, and keeps the result with the best objective.
+    """Runs a matcher again from random permutations, and returns the result with the largest objective.
 
-    The first beginning is the identity (or what was given). Coordinate descent has local optima in residual networks;
-    matchers that do not depend on where they begin gain nothing.
+    The first run starts as the matcher does by itself, or at the initial permutation. Restarts help methods with local
+    optima, such as coordinate descent on residual networks. They have no effect on matchers that ignore the initial
+    permutation.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -53,7 +54,7 @@ class RestartsMatcher(Matcher):
     name: Literal["restarts"] = "restarts"
 
     matcher: Matcher = WassersteinMatcher()
-    """The matcher that is run."""
+    """Matcher to run."""
 
     restarts: PositiveInt = 5
     """Number of runs from random permutations, in addition to the first run."""
@@ -78,13 +79,13 @@ class RestartsMatcher(Matcher):
 
 @final
 class ChainMatcher(Matcher):
-    """Lets every matcher begin where the one before it ended.
+    """Runs matchers in sequence, each initialized at the permutation of the previous one.
 
-    The result is the last one's, and never below its objective at the identity. Where a model and data are given, the
-    loss at the midpoint is measured after each matcher (see `AlignmentEffect`), since each has an objective of its own
-    and the last one may undo what an earlier one achieved: the permutation with the lowest loss is returned, the
-    identity among them, with an `AlignmentWarning` if it is not the last one. On data on which the networks are no
-    better than a constant prediction, the last one is returned.
+    Without a model and data, the last matcher's result is returned; its objective is at least that of the identity.
+    With them, the loss at the midpoint is evaluated after each matcher (see `AlignmentEffect`), since matchers have
+    different objectives and a later one can undo an improvement by an earlier one. The permutation with the lowest loss
+    is returned, with an `AlignmentWarning` if it is not the last one; the identity is among the choices. On data for
+    which the networks are no better than a constant prediction, the last one is returned.
 
     Raises:
         ConfigError: If there is no matcher.
@@ -98,7 +99,7 @@ class ChainMatcher(Matcher):
     name: Literal["chain"] = "chain"
 
     matchers: Annotated[tuple[Matcher, ...], MinLen(1)] = (ActivationMatcher(), WassersteinMatcher())
-    """The matchers, in order."""
+    """Matchers in the order in which they run; at least one."""
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
@@ -113,14 +114,14 @@ class ChainMatcher(Matcher):
                 stages.append(matcher.solve(problem.starting_at(stages[-1].permutation)))
             last = stages[-1]
             if last.objective < last.identity_objective and last.outcome is not MatchOutcome.INTERRUPTED:
-                # A local optimum below the identity: begin there instead.
+                # The last matcher ended below the identity in its own objective: run it from its own initialization.
                 stages[-1] = self.matchers[-1].solve(problem.starting_at(None))
             result = self._best(problem, stages)
         seconds = {**result.seconds, "total": perf_counter() - start}
         return replace(result, outcome=interruption.outcome(result.outcome), seconds=seconds)
 
     def _best(self, problem: MatchProblem, stages: Sequence[MatchResult]) -> MatchResult:
-        """Return the result with the lowest loss at the midpoint, where data can tell; otherwise the last one."""
+        """Return the result with the lowest loss at the midpoint if it can be evaluated, else the last one."""
         last = stages[-1]
         if problem.model is None or problem.data is None or last.outcome is MatchOutcome.INTERRUPTED:
             return last
@@ -135,9 +136,9 @@ class ChainMatcher(Matcher):
         if losses[len(stages) - 1] <= lowest:
             return last
         best = losses.index(lowest)
-        name = "the identity" if best == len(stages) else f"what `{self.matchers[best].name}` found"
+        name = "the identity" if best == len(stages) else f"the permutation of `{self.matchers[best].name}`"
         message = (
-            f"the last matcher of the chain ({last.outcome.value}) left a higher loss at the midpoint than others: "
+            f"the last matcher of the chain ({last.outcome.value}) does not have the lowest loss at the midpoint: "
             f"unaligned {found[0].unaligned:.4f}, after each matcher {', '.join(f'{x:.4f}' for x in losses[:-1])}; "
             f"{name} is returned"
         )
@@ -147,18 +148,18 @@ class ChainMatcher(Matcher):
 
 @final
 class PortfolioMatcher(Matcher):
-    r"""Tries several matchers, and keeps the result that brings the candidate nearest, or that leaves the least loss.
+    r"""Runs several matchers, and returns the result with the smallest distance or the lowest loss.
 
-    Objectives of different matchers cannot be compared; two measures can:
+    Objectives of different matchers cannot be compared. Results are compared by ``select``, which is maximized:
 
     - ``distance``: $-\lVert M_0 - P M_1 \rVert^2 - \lVert S_0 - P S_1 \rVert^2$ of means and standard deviations.
-    - ``loss``: minus the loss of the barycenter of both on the given data, estimated from 8 sampled networks; batch
-      statistics are recomputed. Where no barycenter is registered for these kinds of posteriors, their means and
-      standard deviations are averaged (`moment_barycenter`).
+    - ``loss``: minus the loss of the barycenter of both posteriors on the data, estimated from 8 posterior samples;
+      batch-normalization statistics are recomputed. If no barycenter is registered for these types of posteriors, their
+      means and standard deviations are averaged (`moment_barycenter`).
 
     Raises:
         ConfigError: If an option is invalid.
-        InvalidInputError: On matching by ``loss``, without a model and data.
+        InvalidInputError: On selecting by ``loss``, without a model and data.
 
     Examples:
         >>> from rebasin_core.matchers import ActivationMatcher, WeightMatcher
@@ -169,16 +170,16 @@ class PortfolioMatcher(Matcher):
     name: Literal["portfolio"] = "portfolio"
 
     matchers: Annotated[tuple[Matcher, ...], MinLen(1)] = (WassersteinMatcher(), FrankWolfeMatcher())
-    """The matchers; each is tried."""
+    """Matchers to run; at least one."""
 
     select: Selection = "distance"
-    """The measure by which results are compared: ``distance`` or ``loss``."""
+    """Criterion by which results are compared: ``distance`` or ``loss``."""
 
     seconds: PositiveFloat | None = None
-    """Time after which no further matcher is started; the first one always is. No limit if None."""
+    """Time in seconds after which no further matcher is started; the first one always runs. No limit if None."""
 
     likelihood: Likelihood = CategoricalLikelihood()
-    """Likelihood of the targets, by which the network's outputs are scored."""
+    """Likelihood of the targets given the network's outputs."""
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
@@ -186,7 +187,7 @@ class PortfolioMatcher(Matcher):
         outcome = MatchOutcome.CONVERGED
         if problem.data is not None:
             problem = replace(problem, data=list(problem.data))
-        value = self._loss(problem) if self.select == "loss" else _nearness(problem)
+        value = self._loss(problem) if self.select == "loss" else _negative_distance(problem)
         best = BestSoFar(problem, value)
         seconds: dict[str, float] = {}
         with interruptible(problem) as interruption:
@@ -196,7 +197,7 @@ class PortfolioMatcher(Matcher):
                     break
                 found = matcher.solve(problem)
                 seconds[f"{number} {type(matcher).__name__}"] = found.seconds.get("total", 0.0)
-                best.offer(found.permutation)
+                best.update(found.permutation)
                 if found.outcome is MatchOutcome.INTERRUPTED:
                     outcome = found.outcome
                     break
@@ -204,12 +205,12 @@ class PortfolioMatcher(Matcher):
 
     def _loss(self, problem: MatchProblem) -> Callable[[Permutation], float]:
         if problem.model is None or problem.data is None:
-            message = "selecting by `loss` runs the network on data: give `task`, or select by `distance`"
+            message = "selecting by `loss` runs the network on data; pass `task`, or select by `distance`"
             raise InvalidInputError(message)
         task = Task(problem.model, problem.data, self.likelihood)
         midpoint = MidpointEvaluator(problem.reference, problem.candidate, task, num_samples=_SAMPLES)
         return lambda permutation: -midpoint.estimate(permutation).loss
 
 
-def _nearness(problem: MatchProblem) -> Callable[[Permutation], float]:
+def _negative_distance(problem: MatchProblem) -> Callable[[Permutation], float]:
     return lambda permutation: -squared_moment_distance(problem.reference, permutation.apply(problem.candidate))

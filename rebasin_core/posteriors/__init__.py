@@ -4,7 +4,7 @@ from rebasin_core.posteriors.adapter import AbstractWriteBack, PosteriorAdapter
 from rebasin_core.posteriors.attached import AbstractAttachedPosterior
 from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
 from rebasin_core.posteriors.averaging import TensorWeights
-from rebasin_core.posteriors.barycenter import barycenter, moment_barycenter
+from rebasin_core.posteriors.barycenters import barycenter, moment_barycenter
 from rebasin_core.posteriors.base import Posterior
 from rebasin_core.posteriors.capabilities import (
     AbstractCoupledPath,

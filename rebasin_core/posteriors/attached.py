@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Q = TypeVar("Q", bound="AbstractAttachedPosterior")
 Fields: TypeAlias = "Mapping[str, Mapping[str, Tensor]]"
+"""Tensors of a posterior by the name of the field (``mean``, ``stddev``) and of the parameter."""
 # The prefix of unattached tensors in files.
 _UNATTACHED = "free"
 

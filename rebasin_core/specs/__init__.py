@@ -1,4 +1,4 @@
-"""Permutation specifications: which axes of a model must move together, and whether that is so."""
+"""Permutation specifications: the axes of a model that must be permuted identically, and their verification."""
 
 from rebasin_core.specs.base import PermutationSpec, SpecFactory
 from rebasin_core.specs.check import SpecCheck, check_spec

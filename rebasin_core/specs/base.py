@@ -1,4 +1,4 @@
-"""The interface of permutation specifications."""
+"""Interfaces of permutation specifications and of the factories that derive them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from rebasin_core.symmetry.layout import Layout
 
 ExampleInputs: TypeAlias = "tuple[tuple[Any, ...], Mapping[str, Any]]"
-"""Positional and named inputs of a model."""
+"""Positional and keyword inputs of a model."""
 
 
 class PermutationSpec(ABC):
-    """The permutation symmetries of one model: its groups, and the axes of every tensor that each group acts on.
+    """Permutation symmetries of a model: its groups, and the axes of each tensor on which they act.
 
-    A subclass says where the layout comes from: a table written by hand (`TableSpec`), or anything else.
+    A subclass returns the layout from `_layout`. To write the layout as a table, derive from `TableSpec`.
 
     Laws:
         - *Function preserved*: applying any group element to all parameters and buffers of the model leaves its
-          outputs unchanged (to rounding). `check_spec` tests it.
-        - *Complete*: the layout names every parameter and buffer of the model, also those that do not move.
-        - *Stable*: the layout is the same every time it is asked for.
+          outputs unchanged, up to rounding. `check_spec` tests it.
+        - *Complete*: the layout contains every parameter and buffer of the model, including those that are fixed.
+        - *Deterministic*: `layout` always returns the same value.
     """
 
     @abstractmethod
@@ -46,12 +46,12 @@ class PermutationSpec(ABC):
     @final
     @cached_property
     def layout(self) -> Layout:
-        """The groups and axes as a value."""
+        """The groups, and the axes of every tensor."""
         return self._layout()
 
     @property
     def example_inputs(self) -> ExampleInputs | None:
-        """Inputs that the model takes, tensors without values (on the meta device); None if none are known."""
+        """Example inputs of the model, with tensors on the meta device; None if unknown."""
         return None
 
     @final
@@ -68,25 +68,25 @@ class PermutationSpec(ABC):
 
     @final
     def require_fit(self, tensors: Mapping[str, Tensor], what: str = "the specification") -> None:
-        """Raise if this is not a specification of a model with these tensors.
+        """Raise if this specification does not match the tensors of a model.
 
         Args:
             tensors: The parameters and buffers of the model, by name.
-            what: What this is, for the message.
+            what: Description of this specification, for the message.
 
         Raises:
             SpecError: If the names differ.
             InvalidInputError: If a shape differs.
         """
-        odd = sorted(set(tensors) ^ set(self.axes))
-        if odd:
-            message = f"{what} and the model do not have the same tensors; they differ in {odd}"
+        different = sorted(set(tensors) ^ set(self.axes))
+        if different:
+            message = f"{what} and the model have different tensors: {different}"
             raise SpecError(message)
         self.layout.check(tensors, "the model")
 
     @final
     def identity(self) -> Permutation:
-        """Return the permutation that moves nothing."""
+        """Return the identity permutation."""
         return Permutation.identity(self.layout)
 
     @final
@@ -104,7 +104,7 @@ class PermutationSpec(ABC):
     @final
     @override
     def __repr__(self) -> str:
-        """Return the class, the groups and the size of the group."""
+        """Return the class, the groups and the order of the symmetry group."""
         groups = ", ".join(f"{name}={group.size}" for name, group in self.groups.items())
         return f"{type(self).__name__}({groups or 'no groups'}; log10 of the order {self.layout.log10_order:.1f})"
 
@@ -113,20 +113,20 @@ def require_spec(value: object) -> None:
     """Raise if a value is not a specification.
 
     Args:
-        value: What was passed as one.
+        value: Any object.
 
     Raises:
-        InvalidInputError: If it is something else.
+        InvalidInputError: If it is not a `PermutationSpec`.
     """
     if not isinstance(value, PermutationSpec):
-        refuse(value, "a `PermutationSpec`", "`trace_spec` derives one of a model")
+        refuse(value, "a `PermutationSpec`", "`trace_spec` derives one from a model")
 
 
 class SpecFactory(Strategy):
-    """Gives the specification of a model: a strategy that can be named in run files.
+    """A method of obtaining the specification of a model, which run files can select by name.
 
     Laws:
-        - *Valid*: the specification obeys the laws of `PermutationSpec` for the given model.
+        - *Valid*: the specification satisfies the laws of `PermutationSpec` for the given model.
         - *No side effects*: the model is not changed.
     """
 
@@ -145,5 +145,5 @@ class SpecFactory(Strategy):
             The specification.
 
         Raises:
-            SpecError: If none can be given for this model.
+            SpecError: If there is no specification for this model.
         """

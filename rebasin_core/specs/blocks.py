@@ -1,14 +1,14 @@
-"""Rows of tables for common layers, so that a table by hand is a few lines.
+"""Rows of tables for common layers.
 
-Each function returns the rows of one layer; tables are merged with ``|``:
+Each function returns the rows of one layer. Merge tables with ``|``:
 
     >>> table = dense("fc1", "-", "hidden") | batch_norm("bn1", "hidden") | dense("fc2", "hidden", "-")
     >>> table["fc1.weight"], table["bn1.running_var"], table["fc2.weight"]
     ('hidden, -', 'hidden', '-, hidden')
 
-Axes are in the notation of `rebasin_core.symmetry.notation`: ``-`` stays in order, ``channels*-`` is a flattened map,
-``a + b`` a concatenation, ``width@heads`` a group inside each unit of another. A residual connection needs no function:
-give both its ends the same axis.
+Axes are in the notation of `rebasin_core.symmetry.notation`: ``-`` is a fixed axis, ``channels*-`` a flattened feature
+map, ``a + b`` a concatenation, and ``width@heads`` a nested group. For a residual connection, use the same axis for the
+input and the output of its branch.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from __future__ import annotations
 from typing import TypeAlias
 
 Table: TypeAlias = "dict[str, str]"
+"""Axes by tensor name, in the notation of `rebasin_core.symmetry.notation`: ``{"fc1.weight": "hidden, -"}``."""
 
 
 def dense(name: str, inputs: str, outputs: str, *, bias: bool = True) -> Table:
     """Return the rows of a dense layer.
 
     Args:
-        name: Of the layer.
-        inputs: The axis of its input features.
-        outputs: The axis of its output features.
-        bias: Whether it has one.
+        name: Name of the layer.
+        inputs: Axis of the input features.
+        outputs: Axis of the output features.
+        bias: Whether the layer has a bias.
 
     Returns:
         ``weight [out, in]`` and ``bias``.
@@ -34,14 +35,14 @@ def dense(name: str, inputs: str, outputs: str, *, bias: bool = True) -> Table:
 
 
 def conv(name: str, inputs: str, outputs: str, *, bias: bool = True, dims: int = 2) -> Table:
-    """Return the rows of a convolution; the kernel stays in order.
+    """Return the rows of a convolution; the axes of the kernel are fixed.
 
     Args:
-        name: Of the layer.
-        inputs: The axis of its input channels; of those within a group if it is grouped.
-        outputs: The axis of its output channels.
-        bias: Whether it has one.
-        dims: Number of dimensions of the kernel.
+        name: Name of the layer.
+        inputs: Axis of the input channels; of a grouped convolution, of the channels within each group.
+        outputs: Axis of the output channels.
+        bias: Whether the layer has a bias.
+        dims: Number of spatial dimensions of the kernel.
 
     Returns:
         ``weight [out, in, *kernel]`` and ``bias``.
@@ -51,12 +52,12 @@ def conv(name: str, inputs: str, outputs: str, *, bias: bool = True, dims: int =
 
 
 def norm(name: str, units: str, *, bias: bool = True) -> Table:
-    """Return the rows of a normalisation without running statistics: layer, group, RMS.
+    """Return the rows of a normalization without running statistics: layer, group or RMS normalization.
 
     Args:
-        name: Of the layer.
-        units: The axis that is normalised.
-        bias: Whether it has one.
+        name: Name of the layer.
+        units: Axis of the scale and the bias.
+        bias: Whether the layer has a bias.
 
     Returns:
         ``weight`` and ``bias``.
@@ -65,25 +66,25 @@ def norm(name: str, units: str, *, bias: bool = True) -> Table:
 
 
 def batch_norm(name: str, units: str) -> Table:
-    """Return the rows of a batch normalisation, its running statistics included.
+    """Return the rows of a batch normalization, including its running statistics.
 
     Args:
-        name: Of the layer.
-        units: The axis of the channels.
+        name: Name of the layer.
+        units: Axis of the channels.
 
     Returns:
-        ``weight``, ``bias``, ``running_mean``, ``running_var`` and the count of batches.
+        ``weight``, ``bias``, ``running_mean``, ``running_var`` and ``num_batches_tracked``.
     """
     statistics = {f"{name}.running_mean": units, f"{name}.running_var": units, f"{name}.num_batches_tracked": ""}
     return norm(name, units) | statistics
 
 
 def embedding(name: str, units: str) -> Table:
-    """Return the row of an embedding table, whose entries stay in order.
+    """Return the row of an embedding; the axis of its entries is fixed.
 
     Args:
-        name: Of the layer.
-        units: The axis of the features.
+        name: Name of the layer.
+        units: Axis of the features.
 
     Returns:
         ``weight [entries, features]``.
@@ -94,14 +95,15 @@ def embedding(name: str, units: str) -> Table:
 def attention(name: str, stream: str, heads: str, *, qkv: str = "qkv", out: str = "out", bias: bool = True) -> Table:
     """Return the rows of multi-head self-attention with one fused projection of queries, keys and values.
 
-    Heads move; inside each head the width of queries moves with that of keys, and the width of values with the output
-    projection. The groups are called ``heads``, ``heads.query`` and ``heads.value``.
+    The heads form a group. Within each head, the widths of queries and keys form one nested group, and the widths of
+    values and the input of the output projection another. The groups are named ``heads``, ``heads.query`` and
+    ``heads.value``.
 
     Args:
-        name: Of the layer.
-        stream: The axis that comes in and goes out.
-        heads: A name for the group of heads; unique to the layer.
-        qkv: Name of the fused projection, rows of queries, keys and values, each head by head.
+        name: Name of the layer.
+        stream: Axis of the input and output features (the residual stream).
+        heads: Name of the group of heads; unique to the layer.
+        qkv: Name of the fused projection; its rows are those of queries, then keys, then values, each ordered by head.
         out: Name of the output projection.
         bias: Whether the projections have biases.
 

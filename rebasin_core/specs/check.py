@@ -1,4 +1,4 @@
-"""The test that a specification must pass: group elements leave the function as it was, and every tensor matters."""
+"""Numerical verification of a specification: group elements preserve the function, and every tensor affects it."""
 
 from __future__ import annotations
 
@@ -29,31 +29,30 @@ if TYPE_CHECKING:
     from rebasin_core.specs.checking.examination import Findings
     from rebasin_core.symmetry.layout import Layout
 
-# Names that a report writes out of each list.
+# Maximum number of names of each list in a report.
 _SHOWN = 12
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class SpecCheck:
-    """What `check_spec` found.
+    """Outcome of `check_spec`.
 
     Attributes:
-        error: The largest change of an output entry under a group element, where it was largest compared to what was
-            allowed there: relative to the entry, or to the size at which its rounding errors would be ordinary ones,
-            whichever is larger. NaN if nothing could be compared.
-        tolerance: What was allowed there. It is less than what was asked for where a tensor matters so little that the
-            error of a wrong axis would stay below.
-        failing_groups: Groups that change the function when they alone are permuted; with each, its error.
-        suggestions: For each failing group, the changes to one axis of one tensor each of which would mend it; if none
-            does, all axes at fault together; if they were not found, the tensors it acts on.
-        moved: Tensors that at least one group acts on.
-        frozen: Tensors that no group acts on.
+        error: Largest relative change of an output entry under a group element, as defined at `check_spec`; of all
+            comparisons, the one with the largest ratio of error and tolerance. NaN if no outputs could be compared.
+        tolerance: Tolerance of that comparison. It is smaller than the requested one if a tensor affects the outputs so
+            little that the error of a wrong axis could be below it.
+        failing_groups: Groups that change the function when only they are permuted, each with its error.
+        suggestions: For each failing group, the changes of a single axis that would each correct it. If there is none,
+            the axes that must be changed together; if these are not found, the tensors on which the group acts.
+        moved: Tensors on which at least one group acts.
+        frozen: Tensors on which no group acts.
         log10_order: Decimal logarithm of the number of group elements.
-        untested: Tensors, or pieces of them, that could not be shown to matter to the outputs, each with the reason: a
-            wrong axis there would not have been noticed.
-        inert: Tensors on which the outputs do not depend, whatever the parameters are (a key's bias before a softmax).
-        reason: Why nothing could be compared, if so.
+        untested: Tensors, or pieces of tensors, that were not shown to affect the outputs, each with the reason. A
+            wrong axis there would not have been detected.
+        inert: Tensors on which the outputs do not depend at any parameters, such as the bias of a key before a softmax.
+        reason: Why no outputs could be compared; empty if they were.
     """
 
     error: float
@@ -74,12 +73,12 @@ class SpecCheck:
 
     @property
     def kept(self) -> bool:
-        """Whether outputs were compared, and no group element changed them by more than rounding."""
+        """Whether outputs were compared and no group element changed them by more than the tolerance."""
         return self.error <= self.tolerance
 
     @property
     def passed(self) -> bool:
-        """Whether the function was kept and every tensor was shown to matter, so that a wrong axis would have shown."""
+        """Whether the function was preserved and no tensor is untested."""
         return self.kept and not self.untested
 
     @override
@@ -89,48 +88,48 @@ class SpecCheck:
         if math.isnan(self.error):
             first = f"not checked: {self.reason}"
         else:
-            kept = "kept" if self.kept else "NOT kept"
-            first = f"function {kept}: relative error {self.error:.1e} (allowed {self.tolerance:.0e})"
-        order = f"{len(self.moved)} of {count} tensors move; log10 of the group order: {self.log10_order:.1f}"
+            preserved = "preserved" if self.kept else "NOT preserved"
+            first = f"function {preserved}: max. relative error {self.error:.1e} (tolerance {self.tolerance:.0e})"
+        permuted = f"{len(self.moved)} of {count} tensors are permuted"
+        order = f"{permuted}; log10 of the group order: {self.log10_order:.1f}"
         lines = [first, order]
         lines += [f"  group {name!r} alone: relative error {error:.1e}" for name, error in self.failing_groups.items()]
-        lines += [f"  look at {axis}" for axis in self.suggestions]
-        lines += self._of_untested()
+        lines += [f"  suggestion for group {change}" for change in self.suggestions]
+        lines += self._untested_lines()
         if self.inert:
-            lines.append(f"  without effect at any parameters: {_listed(self.inert)}")
+            lines.append(f"  inert (no effect on the outputs at any parameters): {_listed(self.inert)}")
         return "\n".join(lines)
 
-    def _of_untested(self) -> list[str]:
+    def _untested_lines(self) -> list[str]:
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.untested.items():
             by_reason.setdefault(reason, []).append(name)
         return [f"  untested, {reason}: {_listed(names)}" for reason, names in by_reason.items()]
 
     def require(self, *, allow_untested: bool = False) -> None:
-        """Raise if the function was not kept, or if that was not shown for every tensor.
+        """Raise if the check did not pass.
 
         Args:
-            allow_untested: Accept a specification that kept the function, though some tensors could not be shown to
-                matter.
+            allow_untested: Whether to accept untested tensors, provided that the function was preserved.
 
         Raises:
-            SpecError: With the report.
+            SpecError: If the function was not preserved, or tensors are untested; the message contains the report.
         """
         if math.isnan(self.error):
-            message = f"the specification cannot be checked on the model\n{self}"
+            message = f"cannot check the specification on this model\n{self}"
             raise SpecError(message)
         if not self.kept:
-            message = f"the specification does not keep the function of the model\n{self}"
+            message = f"the specification does not preserve the function of the model\n{self}"
             raise SpecError(message)
         if self.untested and not allow_untested:
             message = (
-                f"it cannot be shown that the specification keeps the function of the model\n{self}\nGive inputs on "
-                "which these tensors matter, or accept that they are untested with `allow_untested`"
+                f"the specification is not verified for all tensors of the model\n{self}\nUse inputs for which the "
+                "untested tensors affect the outputs, or accept them with `allow_untested`"
             )
             raise SpecError(message)
 
 
-def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaults that suit nearly everybody
+def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaults that rarely need a change
     spec: PermutationSpec,
     model: nn.Module,
     example_inputs: object,
@@ -140,41 +139,44 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
     tolerance: float = 1e-9,
     generator: torch.Generator | None = None,
 ) -> SpecCheck:
-    r"""Return whether random group elements keep the function of a model, and if not, which axes are at fault.
+    r"""Check numerically that the permutations of a specification leave the outputs of a model unchanged.
 
-    The model is run in evaluation mode and float64; casts to narrower types inside it are left out, and operators that
-    do not take float64 are written out or run in float32. Its parameters and floating buffers are replaced by random
-    ones, fresh or near its own, so that symmetries of a special initialization (zero biases, unit scales) hide
-    nothing. Buffers that are not part of the state dict are constants and stay. Every tensor in the output counts, and
-    every entry by itself: with $y$ an entry, $\nu$ the change of it when parameters and inputs are disturbed by a few
-    units of rounding $\varepsilon$ and $y'$ the entry under a group element, its error is
-    $|y' - y| / \max(|y|, \nu / \varepsilon)$. Equal infinities are equal.
+    The model runs in evaluation mode and float64. Casts to lower precision inside the model are disabled; operators
+    without float64 support are decomposed or run in float32. Parameters and floating-point buffers are replaced by
+    random values, so that special initializations (zero biases, unit scales) cannot hide an error. Buffers outside the
+    state dict are constants and are not replaced. All entries of all output tensors are compared. Let $y$ be an entry,
+    $y'$ the entry under a group element, and $\nu$ the change of $y$ when parameters and inputs are perturbed by a
+    small multiple of the machine precision $\varepsilon$. The error of the entry is
+    $|y' - y| / \max(|y|, \nu / \varepsilon)$; equal infinities have error 0.
 
-    A positive control shows that a wrong axis would be noticed: each piece of a tensor that a group acts on is moved
-    alone, and each tensor disturbed alone, to first order by one backward pass and by running the model where
-    that shows nothing. If the outputs do not change by far more than rounding, other random parameters are tried, of
-    other sizes. What still has no effect is *untested*, unless it is *inert*: the outputs depend on what is computed
-    with the tensor, but not on the tensor, as on the bias of a key before a softmax. An element may change the outputs
-    by no more than a thousandth of what each tensor alone does.
+    A positive control verifies that a wrong axis would be detected. For each tensor, it permutes each piece on which a
+    group acts and perturbs each piece, and requires a change of the outputs far above rounding. The effects are
+    computed to first order by one backward pass, and by running the model if that shows no effect. If there is none,
+    other random parameters of other scales are tried. A tensor whose effect is never shown is *untested*. It is
+    *inert* if the outputs depend on intermediate results computed from it but not on the tensor itself, such as the
+    bias of a key before a softmax. A group element may change the outputs by at most a thousandth of the effect of each
+    tensor alone.
 
-    A model that is random in evaluation mode is run with equal random numbers, then with numbers that move with the
-    units they are drawn for; where it cannot be told for which unit a number is drawn, the model is not checked.
+    A model that is random in evaluation mode runs with a fixed seed. If a group element still changes the outputs, it
+    runs with random numbers that are permuted with the units for which they are drawn. If the unit of a random number
+    cannot be determined, the model is not checked.
 
     Args:
-        spec: The specification; it must name every parameter and buffer.
+        spec: The specification; it must contain every parameter and buffer.
         model: The model; it is not changed.
-        example_inputs: A small batch, or a tuple of positional inputs, on which every tensor matters (on zeros, the
-            first weights do not).
-        kwargs: Named inputs.
-        tries: Number of random group elements, at least 1.
-        tolerance: Largest relative change of an output entry that counts as rounding in float64.
-        generator: Source of randomness; a fixed seed if not given.
+        example_inputs: Small batch, or tuple of positional inputs. Every tensor must affect the outputs on it: zeros,
+            for example, cannot show the effect of the first weights.
+        kwargs: Keyword inputs.
+        tries: Number of random permutations, at least 1; default 3.
+        tolerance: Largest relative change of an output entry that counts as rounding error in float64.
+        generator: Random number generator; seeded with 0 if None.
 
     Returns:
-        The findings. A failed check is a value; call `SpecCheck.require` to make it an error.
+        The outcome. On failure it names the failing groups and suggests corrections of their axes. Call
+        `SpecCheck.require` to raise an error instead.
 
     Raises:
-        SpecError: If the specification does not name exactly the model's tensors, or the model cannot be run.
+        SpecError: If the specification and the model have different tensors, or the model cannot be run.
     """
     require_spec(spec)
     generator = generator or torch.Generator().manual_seed(0)
@@ -207,7 +209,7 @@ def check_spec(  # ruff: ignore[too-many-arguments] - the last three have defaul
 
 
 def _faults(layout: Layout, found: Findings, traced: Callable[[], Layout | None]) -> tuple[dict[str, float], list[str]]:
-    """Return the groups that fail alone, with their errors, and what would mend them."""
+    """Return the groups that fail when only they are permuted, with their errors, and suggested corrections."""
     failing: dict[str, float] = {}
     advice: list[str] = []
     if found.point is None or found.element is None:

@@ -1,4 +1,4 @@
-"""Specifications in files: JSON that can be read, compared and edited."""
+"""Specifications in JSON files."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _KIND, _VERSION = "specification", 1
 
 @final
 class GivenSpec(PermutationSpec):
-    """A specification whose layout is at hand, read from a file or built by code.
+    """A specification with a given layout, such as one read from a file.
 
     Args:
-        layout: Groups and axes.
+        layout: The groups and axes.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -43,10 +43,10 @@ def save_spec(spec: PermutationSpec, path: Path | str) -> None:
 
     Args:
         spec: Any specification.
-        path: The file; it is replaced as a whole or not at all.
+        path: The file; written atomically.
 
     Raises:
-        StorageError: If it cannot be written.
+        StorageError: If the file cannot be written.
     """
     require_spec(spec)
     document = {"kind": _KIND, "version": _VERSION, **spec.layout.as_json()}
@@ -54,16 +54,16 @@ def save_spec(spec: PermutationSpec, path: Path | str) -> None:
 
 
 def load_spec(path: Path | str) -> PermutationSpec:
-    """Read a specification written by `save_spec`, or by hand in that form.
+    """Read a specification from a JSON file in the format of `save_spec`.
 
     Args:
         path: The file.
 
     Returns:
-        The specification; `check_spec` tells whether it fits a model.
+        The specification. Verify it with `check_spec`.
 
     Raises:
-        FileFormatError: If the file is missing, is no JSON, or is not of that form.
+        FileFormatError: If the file is missing, not JSON, or in another format.
         SpecError: If its groups and axes contradict each other.
     """
     try:
@@ -75,7 +75,7 @@ def load_spec(path: Path | str) -> PermutationSpec:
 
 @final
 class FileSpecFactory(SpecFactory):
-    """Gives every model the specification in a file.
+    """Reads the specification from a JSON file.
 
     Raises:
         ConfigError: If an option is invalid.

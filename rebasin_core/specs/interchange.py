@@ -1,4 +1,4 @@
-"""The form of specifications that git-re-basin introduced and its descendants share."""
+"""Conversion from and to the specification format of Git Re-Basin (Ainsworth et al. 2023)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,20 @@ if TYPE_CHECKING:
     from rebasin_core.specs.base import PermutationSpec
 
 AxesToPerm: TypeAlias = "Mapping[str, tuple[str | None, ...]]"
+"""For each parameter, the permutation of each axis, or None for a fixed axis: ``axes_to_perm`` of Git Re-Basin."""
 
 
 @final
 class GitRebasinSpec(NamedTuple):
-    """One name a dimension, and nothing finer (Ainsworth et al. 2023, ``weight_matching.py``).
+    """A specification in the format of Git Re-Basin: at most one permutation per dimension.
 
     Attributes:
         perm_to_axes: For every permutation, the tensors and dimensions it acts on.
-        axes_to_perm: For every tensor, the permutation of each dimension, or None.
+        axes_to_perm: For every tensor, the permutation of each dimension; None if it is fixed.
+
+    References:
+        S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836; `PermutationSpec` in
+        ``weight_matching.py`` of its code.
     """
 
     perm_to_axes: dict[str, list[tuple[str, int]]]
@@ -33,16 +38,16 @@ class GitRebasinSpec(NamedTuple):
 
 
 def to_git_rebasin(spec: PermutationSpec) -> GitRebasinSpec:
-    """Return a specification in the form of git-re-basin.
+    """Convert a specification to the format of Git Re-Basin.
 
     Args:
-        spec: One whose axes are single groups: no flattening, no concatenation, no groups within groups.
+        spec: A specification whose axes are single groups: no products, concatenations or nested groups.
 
     Returns:
         The two mappings.
 
     Raises:
-        SpecError: If an axis cannot be written in that form; names all such axes.
+        SpecError: If an axis cannot be expressed in this format; lists all such axes.
 
     Examples:
         >>> from torch import nn
@@ -52,17 +57,17 @@ def to_git_rebasin(spec: PermutationSpec) -> GitRebasinSpec:
         {'weight': ('rows', None), 'bias': ('rows',)}
     """
     groups = dict(spec.groups)
-    odd = [
+    unsupported = [
         f"`{name}` [{format_axes(axes, groups)}]"
         for name, axes in spec.axes.items()
         if not all(
             isinstance(axis, Atom) and (axis.group is None or groups[axis.group].within is None) for axis in axes
         )
     ]
-    if odd:
+    if unsupported:
         message = (
-            "the form of git-re-basin has one permutation a dimension; these axes are products, concatenations or "
-            f"groups within groups: {', '.join(odd)}. `save_spec` writes them all"
+            "the format of Git Re-Basin has at most one permutation per dimension; these axes are products, "
+            f"concatenations or nested groups: {', '.join(unsupported)}. Use `save_spec`, which supports them"
         )
         raise SpecError(message)
     axes_to_perm = {
@@ -70,27 +75,26 @@ def to_git_rebasin(spec: PermutationSpec) -> GitRebasinSpec:
     }
     perm_to_axes: dict[str, list[tuple[str, int]]] = {}
     for name, perms in axes_to_perm.items():
-        for place, perm in enumerate(perms):
+        for dim, perm in enumerate(perms):
             if perm is not None:
-                perm_to_axes.setdefault(perm, []).append((name, place))
+                perm_to_axes.setdefault(perm, []).append((name, dim))
     return GitRebasinSpec(perm_to_axes, axes_to_perm)
 
 
 def from_git_rebasin(spec: GitRebasinSpec | AxesToPerm, tensors: nn.Module | Mapping[str, Tensor]) -> PermutationSpec:
-    """Return the specification that git-re-basin's form describes.
+    """Convert a specification in the format of Git Re-Basin.
 
-    Tensors that it leaves out (running statistics, most often) are taken to be fixed; `check_spec` tells whether that
-    is right.
+    Tensors that it omits (often running statistics) are assumed to be fixed. Verify the result with `check_spec`.
 
     Args:
-        spec: The pair of mappings, or ``axes_to_perm`` alone.
+        spec: The pair of mappings, or only ``axes_to_perm``.
         tensors: The model, or its parameters and buffers by name.
 
     Returns:
         The specification.
 
     Raises:
-        SpecError: If it names tensors that do not exist, or sizes contradict each other.
+        SpecError: If it contains unknown tensors, or sizes contradict each other.
 
     Examples:
         >>> from torch import nn

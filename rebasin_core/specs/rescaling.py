@@ -1,4 +1,4 @@
-"""Which units have a scale or a sign that can be chosen freely: found from gradients, and checked."""
+"""Find the scale and sign symmetries of units from gradients, and verify them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.layout import Layout
 
-# A conserved quantity is zero to rounding; a broken one is of the order of the gradients.
+# A conserved quantity is zero up to rounding; any other is of the order of the gradients.
 _ZERO = 1e-7
 _PROBES = 6
 
@@ -34,27 +34,26 @@ def find_rescalings(
     *,
     generator: torch.Generator | None = None,
 ) -> tuple[Rescaling, ...]:
-    r"""Return the scale and sign symmetries of a network's units, one or more for a group that has them.
+    r"""Find the scale and sign symmetries of the units of a network.
 
-    Scaling the slots of a unit (its incoming weights, its bias, its outgoing weights) by $\lambda^{d_s}$ leaves the
-    function alone for all $\lambda > 0$ only if
-    $\sum_s d_s \langle \theta_s, \partial f / \partial \theta_s \rangle = 0$ for every output and input. The degrees
-    $d$ are the null space of those inner products, and those of them that are whole numbers are tried on the network. A
-    sign symmetry is tried on all slots of a group at once. What is returned has left the outputs as they were, in
-    float64, under random factors.
+    Let slot $s$ of a unit be its entries in one tensor (its incoming weights, its bias or its outgoing weights).
+    Scaling each slot by $\lambda^{d_s}$ preserves the function for all $\lambda > 0$ only if
+    $\sum_s d_s \langle \theta_s, \partial f / \partial \theta_s \rangle = 0$ for every output $f$ and every input.
+    The degrees $d$ are therefore in the null space of these inner products; integer solutions are verified on the
+    network. A sign symmetry is verified for all slots of a group together. Each returned symmetry preserved the outputs
+    in float64 under random factors.
 
     Args:
-        spec: The symmetries under permutation; its groups that are not nested are looked at.
-        model: The network, in the state in which it shall be looked at; not changed.
+        spec: The permutation symmetries; only groups that are not nested are examined.
+        model: The network, with the parameters at which gradients are computed; it is not changed.
         inputs: Example inputs.
-        generator: Random number generator, for the random outputs that are compared and for the factors; seeded with 0
-            if None.
+        generator: Random number generator for the directions of the gradients and the factors; seeded with 0 if None.
 
     Returns:
-        The rescalings.
+        The rescalings; a group can have several or none.
 
     Raises:
-        InvalidInputError: If the model does not fit the specification.
+        InvalidInputError: If the model does not match the specification, or cannot be run on the inputs.
 
     References:
         D. Kunin et al. (2021), "Neural mechanics", ICLR, arXiv 2012.04728 (symmetries constrain gradients); F.
@@ -87,14 +86,14 @@ def find_rescalings(
         candidates.append(("sign", dict.fromkeys(slots, 1)))
         for kind, degrees in candidates:
             rescaling = Rescaling(group.name, kind, {slot: degree for slot, degree in degrees.items() if degree})
-            if network.is_kept(spec.layout, rescaling, group.size):
+            if network.preserves_outputs(spec.layout, rescaling, group.size):
                 found.append(rescaling)
     return tuple(found)
 
 
 @final
 class _Network:
-    """The network in float64, with the gradients of random combinations of its outputs."""
+    """The network in float64, with gradients of random linear combinations of its outputs."""
 
     def __init__(self, model: nn.Module, inputs: Tensor | tuple[Tensor, ...], generator: torch.Generator) -> None:
         self._model = copy.deepcopy(model).double().eval()
@@ -106,7 +105,7 @@ class _Network:
         self._gradients = self._probe()
 
     def outputs(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Return all outputs as one vector."""
+        """Return all outputs, concatenated to one vector."""
         try:
             result = functional_call(self._model, tensors, self._inputs)
         except (RuntimeError, TypeError, ValueError) as error:
@@ -140,12 +139,12 @@ class _Network:
         name, dim = slot
         value = self.tensors[name]
         gradient = gradients[name]
-        # Inner products from norms, since those are what is known unit by unit: 4 <a, b> = |a + b|^2 - |a - b|^2.
+        # `unit_norms` computes norms per unit; the inner products follow from 4 <a, b> = |a + b|^2 - |a - b|^2.
         norms = [unit_norms(layout, group, name, dim, value + sign * gradient) for sign in (1, -1)]
         return (norms[0] - norms[1]) / 4
 
-    def is_kept(self, layout: Layout, rescaling: Rescaling, size: int) -> bool:
-        """Return whether random factors leave the outputs as they were."""
+    def preserves_outputs(self, layout: Layout, rescaling: Rescaling, size: int) -> bool:
+        """Return whether rescaling by random factors leaves the outputs unchanged."""
         noise = torch.rand(size, generator=self._generator, dtype=torch.float64)
         factors = (noise - 0.5).exp() if rescaling.kind == "scale" else torch.where(noise < 0.5, -1.0, 1.0).double()
         if rescaling.kind == "sign" and not bool((factors < 0).any()):
@@ -158,14 +157,14 @@ class _Network:
 
 
 def _degrees(products: Tensor) -> list[tuple[int, ...]]:
-    """Return whole numbers with which the columns of a matrix add to nothing: a basis of all such, in echelon form."""
+    """Return an integer basis of the null space of a matrix, in reduced echelon form."""
     columns = products.shape[1]
     _, values, right = torch.linalg.svd(products, full_matrices=True)
     padded = torch.zeros(columns, dtype=values.dtype)
     padded[: len(values)] = values
     basis = right[padded <= _ZERO * max(padded.max().item(), 1e-300)]
     for row in range(len(basis)):
-        # Gauss-Jordan with pivoting makes the entries whole numbers where whole numbers span the space.
+        # After Gauss-Jordan elimination with pivoting, the entries are integers if integer vectors span the space.
         pivot = int(basis[row].abs().argmax())
         basis[row] /= basis[row, pivot].clone()
         for other in range(len(basis)):

@@ -1,4 +1,4 @@
-"""Specifications written by hand, as a table of tensor names and axes."""
+"""Specifications written as a table of tensor names and axes."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
 
 class TableSpec(PermutationSpec):
-    """A specification whose subclass gives a table: for every tensor, its axes in the notation of `symmetry.notation`.
+    """A specification given as a table: a subclass defines `table`, the axes of every tensor.
 
-    Lengths are taken from the tensors, so that one table serves every width. A name is a group, ``-`` a fixed axis,
-    ``a*b`` a row-major product (flattening), ``a + b`` a concatenation, ``w@heads`` a group that permutes on its own
-    inside each unit of ``heads``.
+    Lengths are inferred from the tensors, so one table applies to all widths. A name is a group, ``-`` a fixed axis,
+    ``a*b`` a row-major product (flattening), ``a + b`` a concatenation, and ``w@heads`` a group nested in ``heads``:
+    it is permuted separately within each unit of ``heads``.
 
     Args:
-        tensors: The model, or its parameters and buffers by name. Only names and shapes are used, and of a model which
-            are buffers.
+        tensors: The model, or its parameters and buffers by name. Only names and shapes are used; of a model, also the
+            distinction between parameters and buffers.
 
     Raises:
-        SpecError: When the layout is asked for, if the table leaves out a tensor or names one that does not exist, if
-            lengths contradict each other or cannot be worked out.
+        SpecError: When `layout` is first accessed: if the table omits a tensor or contains an unknown one, or if
+            lengths contradict each other or cannot be inferred.
 
     Examples:
         >>> from torch import nn
@@ -63,29 +63,29 @@ class TableSpec(PermutationSpec):
     @final
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """The shapes of the model's tensors, for tables that depend on them."""
+        """The shapes of the tensors by name, for tables that depend on them."""
         return self._shapes
 
     @property
     @abstractmethod
     def table(self) -> Mapping[str, str]:
-        """The axes of every tensor; a plain class attribute does as well."""
+        """The axes of every tensor, such as ``{"0.weight": "hidden, -"}``; may be a class attribute."""
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """Sizes of groups that the shapes alone do not determine (the number of heads); a class attribute will do."""
+        """Sizes of groups that the shapes do not determine, such as the number of heads; may be a class attribute."""
         return {}
 
     @property
     def buffers(self) -> Collection[str] | None:
-        """The tensors that are buffers, for tables of tensors by name; of a module they are known."""
+        """Names of the buffers, if the tensors are given by name; None to use those of the module, if given."""
         return None
 
     @final
     @override
     def _layout(self) -> Layout:
         require_mapping(self.table, "a table as a mapping of axes by the names of tensors")
-        require_mapping(self.sizes, "sizes as a mapping of whole numbers by the names of groups")
+        require_mapping(self.sizes, "sizes as a mapping of integers by the names of groups")
         for part in (*self.table.values(), *self.table):
             if not isinstance(part, str):
                 refuse(part, "names and axes in the table as texts, such as 'hidden, -'")
@@ -95,7 +95,7 @@ class TableSpec(PermutationSpec):
         table, sizes = _solve(table, self._shapes, dict(self.sizes))
         open_groups = [name for name in within if name not in sizes]
         if open_groups:
-            message = f"the shapes do not determine the size of {shorten(open_groups)}; give it in `sizes`"
+            message = f"the shapes do not determine the size of {shorten(open_groups)}; add it to `sizes`"
             raise SpecError(message)
         groups = {name: Group(name, sizes[name], outer) for name, outer in within.items()}
         axes = {
@@ -111,15 +111,15 @@ class TableSpec(PermutationSpec):
     def _check_names(self, table: Mapping[str, tuple[Expression, ...]]) -> None:
         for name, axes in table.items():
             if name not in self._shapes:
-                message = f"the table has `{name}`, the model has no such tensor; {nearest(name, self._shapes)}"
+                message = f"unknown tensor `{name}` in the table; {nearest(name, self._shapes)}"
                 raise SpecError(message)
             if len(axes) != len(self._shapes[name]):
-                message = f"`{name}` has shape {self._shapes[name]}, the table gives it {len(axes)} axes"
+                message = f"`{name}` has shape {self._shapes[name]}, the table has {len(axes)} axes"
                 raise SpecError(message)
-        # A scalar (a step counter, say) has nothing to permute and need not be in the table.
+        # Scalars, such as step counters, may be omitted.
         missing = [name for name, shape in self._shapes.items() if name not in table and shape]
         if missing:
-            message = f"the table leaves out {shorten(missing)}; give every tensor, with `-` for axes that stay"
+            message = f"missing from the table: {shorten(missing)}; list every tensor, with `-` for fixed axes"
             raise SpecError(message)
 
 
@@ -130,20 +130,20 @@ def table_spec(
     sizes: Mapping[str, int] | None = None,
     buffers: Collection[str] | None = None,
 ) -> TableSpec:
-    """Return a specification from a table at hand, without writing a class.
+    """Create a specification from a table, without a subclass of `TableSpec`.
 
     Args:
         table: The axes of every tensor, as in `TableSpec`.
         tensors: The model, or its parameters and buffers by name.
         sizes: Sizes of groups that the shapes do not determine.
-        buffers: Names of the tensors that are buffers, where ``tensors`` are given by name: a state dict is divided
-            into parameters and buffers by it. Without, integers and normalization statistics are taken for buffers.
+        buffers: Names of the buffers, if ``tensors`` are given by name; used to divide a state dict into parameters
+            and buffers. If None, integer tensors and normalization statistics are assumed to be buffers.
 
     Returns:
         The specification.
 
     Raises:
-        SpecError: If the table does not fit the tensors.
+        SpecError: If the table does not match the tensors.
 
     Examples:
         >>> from torch import nn
@@ -152,13 +152,13 @@ def table_spec(
         0.0
     """
     spec = _GivenTable(tensors, table, {} if sizes is None else sizes, buffers)
-    _ = spec.layout  # raises here, at the call that is to blame
+    _ = spec.layout  # raise here rather than at the first use
     return spec
 
 
 @final
 class TableSpecFactory(SpecFactory):
-    """Gives every model the same table, as in `TableSpec`.
+    """Uses the same table for every model, as in `TableSpec`.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -186,7 +186,7 @@ class TableSpecFactory(SpecFactory):
 
 @final
 class _GivenTable(TableSpec):
-    """A table passed as a value."""
+    """A specification with a table given as an argument."""
 
     def __init__(
         self,
@@ -217,26 +217,25 @@ class _GivenTable(TableSpec):
 
 
 def _nesting(table: Mapping[str, tuple[Expression, ...]]) -> dict[str, str | None]:
-    """Return every group with the group around it; `@` need not be repeated at every mention."""
+    """Return every group with its outer group or None; one occurrence of ``@`` in the table suffices."""
     within: dict[str, str | None] = {}
     for tensor, axes in table.items():
         for found in (name for axis in axes for name in names_of(axis)):
-            if found.within is not None and within.get(found.name) not in {None, found.within}:
-                message = (
-                    f"`{tensor}`: {found.name!r} lies within {found.within!r}, elsewhere within {within[found.name]!r}"
-                )
+            known = within.get(found.name)
+            if found.within is not None and known not in {None, found.within}:
+                message = f"`{tensor}`: {found.name!r} is nested in {found.within!r} here, in {known!r} elsewhere"
                 raise SpecError(message)
-            within[found.name] = found.within or within.get(found.name)
+            within[found.name] = found.within or known
     return within
 
 
 def _solve(
     table: Mapping[str, tuple[Expression, ...]], shapes: Mapping[str, tuple[int, ...]], sizes: dict[str, int]
 ) -> tuple[dict[str, tuple[Expression, ...]], dict[str, int]]:
-    """Return the table with every length that the shapes determine, and the group sizes."""
+    """Infer lengths from the shapes; return the table with these lengths, and the group sizes."""
     solved = {name: tuple(without_nesting(axis) for axis in axes) for name, axes in table.items()}
     known = -1
-    while known < len(sizes):  # each pass can open the way for another
+    while known < len(sizes):  # a length inferred in one pass can determine others in the next
         known = len(sizes)
         for name, axes in solved.items():
             try:

@@ -1,6 +1,6 @@
 """Studies: whole runs, from training to the report, resumable stage by stage."""
 
-from rebasin_core.studies.run import RunResult, load_run, run
+from rebasin_core.studies.execution import RunResult, load_run, run
 
 __all__ = [
     "RunResult",

@@ -1,7 +1,7 @@
-"""Values of the symmetry group: the axis algebra, layouts, permutations and how they act."""
+"""The symmetry group: the axis algebra, layouts, permutations and their action on tensors."""
 
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, concat, product
-from rebasin_core.symmetry.cells import cells
+from rebasin_core.symmetry.cell import cells
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.symmetry.permutation import Permutable, Permutation
 from rebasin_core.symmetry.rescaling import Rescaling, UnitScaling

@@ -1,4 +1,4 @@
-"""How a group element acts on one tensor."""
+"""The action of a group element on one tensor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.symmetry.cells import atom_rows, map_cells
+from rebasin_core.symmetry.cell import atom_rows, map_cells
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,13 +22,13 @@ def act(layout: Layout, indices: Mapping[str, Tensor], tensor: Tensor, axes: Seq
     """Return a tensor with its trailing axes permuted.
 
     Args:
-        layout: Says how groups nest.
+        layout: Defines the nesting of the groups.
         indices: ``[*outer, n]`` for each group: ``new[i] = old[index[i]]``.
-        tensor: ``[*lead, *sizes]`` with one size an axis.
+        tensor: ``[*lead, *sizes]`` with one size per axis.
         axes: The axes of the trailing dimensions.
 
     Returns:
-        A new tensor; it shares no memory with the old one.
+        A new tensor that shares no memory with the input.
     """
     result = map_cells(tensor, axes, lambda cell, atoms: act_on_cell(layout, indices, cell, atoms))
     return result.clone() if result.data_ptr() == tensor.data_ptr() else result
@@ -37,20 +37,20 @@ def act(layout: Layout, indices: Mapping[str, Tensor], tensor: Tensor, axes: Seq
 def act_on_axes(
     layout: Layout, indices: Mapping[str, Tensor], tensor: Tensor, axes: Sequence[Axis], what: str
 ) -> Tensor:
-    """Return what `act` returns, for axes that are only some of a tensor's.
+    """Permute the trailing axes like `act`, where these are only some of the axes of a tensor in the layout.
 
     Args:
-        layout: Says how groups nest.
-        indices: One index a group.
+        layout: Defines the nesting of the groups.
+        indices: One index per group.
         tensor: ``[*lead, *sizes]``.
         axes: The axes of the trailing dimensions.
-        what: What the tensor is, for messages.
+        what: Description of the tensor, for messages.
 
     Returns:
-        The moved tensor.
+        The permuted tensor.
 
     Raises:
-        InvalidInputError: If the sizes are others, or a group moves within one that stands on an axis left out.
+        InvalidInputError: If the sizes differ, or the outer group of a nested group acts on an axis that is omitted.
     """
     sizes = tuple(axis.size for axis in axes)
     if tuple(tensor.shape[tensor.dim() - len(sizes) :]) != sizes:
@@ -62,8 +62,8 @@ def act_on_axes(
             outside = [outer for outer in layout.ancestors(name) if outer not in names]
             if outside:
                 message = (
-                    f"{what} cannot be moved: there {name!r} permutes within {outside[0]!r}, which stands on another "
-                    "axis. Use a representation that is attached to whole parameters"
+                    f"cannot permute {what}: group {name!r} is nested in {outside[0]!r}, which acts on another axis; "
+                    "use a posterior whose tensors have the shapes of whole parameters"
                 )
                 raise InvalidInputError(message)
     return act(layout, indices, tensor, axes)
@@ -77,33 +77,33 @@ def act_on_cell(
     *,
     skip: Collection[int] = (),
 ) -> Tensor:
-    """Return a cell with its dimensions permuted, outer groups before the groups within them.
+    """Return a cell with its dimensions permuted, outer groups before inner groups.
 
     Args:
-        layout: Says how groups nest.
-        indices: One index a group.
+        layout: Defines the nesting of the groups.
+        indices: One index per group.
         cell: ``[*lead, *atom sizes]``.
         atoms: The atoms of the trailing dimensions.
-        skip: Places among ``atoms`` that are left as they are.
+        skip: Positions in ``atoms`` that are not permuted.
 
     Returns:
-        The permuted cell; the same tensor where nothing moves.
+        The permuted cell; the same tensor if no group acts on it.
     """
     lead = cell.dim() - len(atoms)
-    for place, name in sorted(_grouped(atoms), key=lambda item: len(layout.ancestors(item[1]))):
-        if place in skip:
+    for position, name in sorted(_grouped(atoms), key=lambda item: len(layout.ancestors(item[1]))):
+        if position in skip:
             continue
         index = indices[name].to(cell.device)
         outer = layout.ancestors(name)
         if not outer:
-            cell = gathered(cell, lead + place, index)
+            cell = gathered(cell, lead + position, index)
             continue
         # One permutation for each unit of the outer groups.
-        dims = [lead + _place(atoms, group) for group in outer] + [lead + place]
+        dims = [lead + _position(atoms, group) for group in outer] + [lead + position]
         if dims == [*range(dims[0], dims[-1] + 1)]:
             cell = _gathered_together(cell, dims[0], index)
-        else:  # spread the index over the dimensions where they stand
-            cell = torch.take_along_dim(cell, _spread(index, dims, cell.dim()), dim=lead + place)
+        else:  # align the dimensions of the index with those of the cell
+            cell = torch.take_along_dim(cell, _broadcast_index(index, dims, cell.dim()), dim=lead + position)
     return cell
 
 
@@ -113,47 +113,47 @@ def act_softly(
     """Return a cell with every axis of a group multiplied by that group's matrix.
 
     Args:
-        layout: Says how groups nest.
-        matrices: ``[n, n']`` for some groups; a permutation's has its ones at ``[i, index[i]]``. ``[H, m, H', m']`` for
-            a group directly within another one: how much of each unit within each goes where, both levels at once.
+        layout: Defines the nesting of the groups.
+        matrices: ``[n, n']`` for some groups; that of a permutation has its ones at ``[i, index[i]]``. For a nested
+            group ``[H, m, H', m']``: the joint matrix of the outer and the inner group.
         cell: ``[*lead, *atom sizes]``.
         atoms: The atoms of the trailing dimensions.
-        skip: A place among ``atoms`` that is left as it is.
+        skip: A position in ``atoms`` that is not multiplied.
 
     Returns:
-        The cell, differentiable in the matrices; the same tensor where nothing acts.
+        The cell, differentiable in the matrices; the same tensor if no matrix applies.
     """
     lead = cell.dim() - len(atoms)
-    for places, group in _soft_places(layout, matrices, atoms):
-        if skip not in places:
-            dims = [lead + place for place in places]
-            number = len(places)
-            cell = torch.tensordot(cell, matrices[group], dims=(dims, [*range(number, 2 * number)]))
-            cell = cell.movedim([*range(-number, 0)], dims)
+    for positions, group in _soft_positions(layout, matrices, atoms):
+        if skip not in positions:
+            dims = [lead + position for position in positions]
+            count = len(positions)
+            cell = torch.tensordot(cell, matrices[group], dims=(dims, [*range(count, 2 * count)]))
+            cell = cell.movedim([*range(-count, 0)], dims)
     return cell
 
 
-def _soft_places(
+def _soft_positions(
     layout: Layout, matrices: Mapping[str, Tensor], atoms: Sequence[Atom]
 ) -> Iterator[tuple[list[int], str]]:
-    """Yield the matrices that act on a cell, and where: units within others are carried together with these."""
+    """Yield the positions and the group of each matrix that applies; nested groups jointly with their outer group."""
     names = [str(atom.group) for atom in atoms]
     held = [name for name in names if name in matrices]
     around = {name: layout.groups[name].within for name in held}
-    for place, name in enumerate(names):
+    for position, name in enumerate(names):
         if name in held and name not in around.values():
             outer = around[name]
-            yield [place] if outer is None else [names.index(outer), place], name
+            yield [position] if outer is None else [names.index(outer), position], name
 
 
 def gathered(tensor: Tensor, dim: int, index: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Return ``tensor.index_select(dim, index)``, over fewer dimensions: torch is up to 20 times faster there.
+    """Return ``tensor.index_select(dim, index)``, computed over fewer dimensions, where torch is up to 20 times faster.
 
     Args:
         tensor: Any tensor.
-        dim: One of its dimensions, not counted from the end.
-        index: As many numbers as that dimension has entries.
-        out: Where it is written, contiguous and of the same shape; fresh memory if not given.
+        dim: A dimension of it, not negative.
+        index: ``[n]`` for a dimension of ``n`` entries.
+        out: Contiguous tensor of the same shape to write to; a new one if None.
 
     Returns:
         A tensor of the same shape.
@@ -165,25 +165,23 @@ def gathered(tensor: Tensor, dim: int, index: Tensor, *, out: Tensor | None = No
 
 
 def _gathered_together(cell: Tensor, dim: int, index: Tensor) -> Tensor:
-    """Return a cell whose dimensions from one on are those of the index, each last one permuted on its own.
-
-    As one gather of all their units, it is several times as fast as `torch.take_along_dim`.
-    """
+    """Permute a nested group whose dimensions, with those of its outer groups, are consecutive from ``dim``."""
+    # One gather over the flattened dimensions is several times faster than `torch.take_along_dim`.
     rows = torch.arange(index.numel(), device=index.device).reshape(index.shape)
     flat = torch.take_along_dim(rows, index, dim=-1).flatten()
     return gathered(cell.flatten(dim, dim + index.dim() - 1), dim, flat).view(cell.shape)
 
 
 def _grouped(atoms: Sequence[Atom]) -> list[tuple[int, str]]:
-    return [(place, atom.group) for place, atom in enumerate(atoms) if atom.group is not None]
+    return [(position, atom.group) for position, atom in enumerate(atoms) if atom.group is not None]
 
 
-def _place(atoms: Sequence[Atom], group: str) -> int:
-    return next(place for place, atom in enumerate(atoms) if atom.group == group)
+def _position(atoms: Sequence[Atom], group: str) -> int:
+    return next(position for position, atom in enumerate(atoms) if atom.group == group)
 
 
-def _spread(index: Tensor, dims: list[int], ndim: int) -> Tensor:
-    """Return the index with its dimensions moved to the places ``dims`` of an ``ndim``-dimensional tensor."""
+def _broadcast_index(index: Tensor, dims: list[int], ndim: int) -> Tensor:
+    """Reshape the index to ``ndim`` dimensions for broadcasting: its own dimensions become ``dims``."""
     order = sorted(range(len(dims)), key=dims.__getitem__)
     shape = [1] * ndim
     for source in order:

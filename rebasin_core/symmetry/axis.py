@@ -3,7 +3,7 @@
 One dimension of a tensor often holds more than one thing. Flattening a feature map of ``[channels, 7, 7]`` gives an
 axis that is a *product* ``channels * 49``; the output of a fused query-key-value projection is a *concatenation*
 ``q + k + v``, where each of the three is a product ``heads * width``. Only atoms carry a group, so that a permutation
-of the channels acts on a flattened axis block by block and on nothing else.
+of the channels acts on a flattened axis block by block.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Group:
     Attributes:
         name: Unique within a layout.
         size: Number of units, at least 1.
-        within: The enclosing group when this one permutes on its own inside each unit of it (the width inside each
-            attention head, the channels inside each group of a grouped convolution), else None.
+        within: The outer group of a nested group, which is permuted separately within each outer unit (the width inside
+            each attention head, the channels inside each group of a grouped convolution); else None.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Group:
 @final
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """An indivisible axis: the units of one group, or fixed positions that never move.
+    """An indivisible axis: the units of one group, or fixed positions.
 
     Attributes:
         size: Length, at least 1.
@@ -69,7 +69,7 @@ class Product:
 @final
 @dataclass(frozen=True, slots=True)
 class Concat:
-    """An axis that lays several axes end to end; build it with `concat`.
+    """An axis that concatenates several axes; build it with `concat`.
 
     Attributes:
         parts: In order.
@@ -84,16 +84,17 @@ class Concat:
 
 
 Axis: TypeAlias = Atom | Product | Concat
+"""Structure of one tensor dimension: a group or fixed axis, a product of axes, or a concatenation."""
 
 
 def product(*factors: Axis) -> Axis:
     """Return the row-major product of axes, in normal form.
 
-    Nested products are opened, neighbouring fixed atoms merged and factors of length 1 dropped, so that equal axes
+    Nested products are flattened, adjacent fixed atoms merged and factors of length 1 dropped. Therefore equal axes
     compare equal.
 
     Args:
-        factors: From slowest to fastest varying; none gives a fixed axis of length 1.
+        factors: From slowest to fastest varying; without any, the product is a fixed axis of length 1.
 
     Returns:
         The product.
@@ -114,16 +115,16 @@ def product(*factors: Axis) -> Axis:
 
 
 def concat(*parts: Axis) -> Axis:
-    """Return axes laid end to end, in normal form.
+    """Return the concatenation of axes, in normal form.
 
     Args:
         parts: In order, at least one.
 
     Returns:
-        The concatenation; nested ones are opened and neighbouring fixed atoms merged.
+        The concatenation; nested ones are flattened and adjacent fixed atoms merged.
 
     Raises:
-        SpecError: If there is no part.
+        SpecError: If no part is given.
     """
     flat: list[Axis] = []
     for part in parts:
@@ -170,7 +171,7 @@ def atoms_of(axis: Axis) -> Iterator[Atom]:
         axis: Any axis.
 
     Yields:
-        Each atom, as often as it stands there.
+        Each atom, as often as it occurs.
     """
     match axis:
         case Atom():

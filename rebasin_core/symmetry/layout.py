@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError, nearest
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, is_fixed
-from rebasin_core.symmetry.cells import atom_rows, count_cells
+from rebasin_core.symmetry.cell import atom_rows, count_cells
 from rebasin_core.symmetry.notation import format_axes, parse_axes
 from rebasin_core.symmetry.resolve import resolve
 from rebasin_core.tensors.bounds import MAX_CELLS, MAX_DEPTH, MAX_LENGTH, MAX_UNITS
@@ -30,22 +30,21 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Layout:
-    """Groups, and the axes of every tensor they act on: the content of a permutation specification, as a value.
+    """The groups of a network and the axes of every tensor: the content of a permutation specification.
 
-    Layouts are equal if their groups and axes are: if they are of the same symmetries.
+    Two layouts are equal if their groups and axes are equal.
 
     Attributes:
         groups: The groups by name.
-        axes: For every parameter and buffer, one axis a dimension.
-        buffers: Which of these tensors are buffers; None if that is not known. It tells how a state dict is divided
-            into parameters and buffers.
-        aliases: Further names of tensors, as state dicts have them (tied weights, modules that are registered twice),
-            with the name in ``axes``.
+        axes: One axis per dimension, for every parameter and buffer.
+        buffers: Names of the buffers, used to divide a state dict into parameters and buffers; None if unknown.
+        aliases: Further names of tensors in a state dict (tied weights, modules registered twice), each mapped to the
+            name in ``axes``.
 
     Raises:
         SpecError: On construction, if a buffer or alias names no tensor, if an atom names an unknown group or has
-            another length than its group, if nested groups form a circle, or if a nested group stands in a tensor
-            where its outer group does not stand exactly once beside it.
+            another length than its group, if the nesting is cyclic, or if a tensor has an axis of a nested group but
+            does not have exactly one axis of its outer group.
     """
 
     groups: Mapping[str, Group]
@@ -71,7 +70,7 @@ class Layout:
                 raise SpecError(message)
         for tensor, axes in self.axes.items():
             if count_cells(axes) > MAX_CELLS:
-                message = f"`{tensor}`: its concatenations divide it into more than {MAX_CELLS} cells"
+                message = f"`{tensor}`: expected concatenations that split it into at most {MAX_CELLS} cells"
                 raise SpecError(message)
             for row in atom_rows(axes):
                 self._check_row(tensor, row)
@@ -90,16 +89,16 @@ class Layout:
                 raise SpecError(message)
             if group.within is not None and names.count(group.within) != 1:
                 message = (
-                    f"`{tensor}`: group {group.name!r} permutes within {group.within!r}, which must stand exactly once "
-                    f"beside it, but stands {names.count(group.within)} times"
+                    f"`{tensor}`: group {group.name!r} is nested in {group.within!r}; expected exactly one axis of the "
+                    f"outer group, got {names.count(group.within)}"
                 )
                 raise SpecError(message)
 
     def ancestors(self, name: str) -> tuple[str, ...]:
-        """Return the groups around a group, the outermost first.
+        """Return the outer groups of a group, the outermost first.
 
         Args:
-            name: A group.
+            name: Name of a group.
 
         Returns:
             Names; empty for a group that is not nested.
@@ -115,23 +114,23 @@ class Layout:
         within = self.groups[name].within
         while within is not None:
             if within not in self.groups:
-                message = f"group {name!r} lies within {within!r}, which is no group; {nearest(within, self.groups)}"
+                message = f"group {name!r} is nested in unknown group {within!r}; {nearest(within, self.groups)}"
                 raise SpecError(message)
             if within == name or within in chain:
-                message = f"groups {[name, *chain]} lie within each other in a circle"
+                message = f"the nesting of groups {[name, *chain]} is cyclic"
                 raise SpecError(message)
             if len(chain) == MAX_DEPTH:
-                message = f"group {name!r} lies within more than {MAX_DEPTH} others"
+                message = f"group {name!r} has more than {MAX_DEPTH} outer groups"
                 raise SpecError(message)
             chain.insert(0, within)
             within = self.groups[within].within
         return tuple(chain)
 
     def index_shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a group's index: the sizes of the groups around it, then its own.
+        """Return the shape of a group's index: the sizes of its outer groups, then its own.
 
         Args:
-            name: A group.
+            name: Name of a group.
 
         Returns:
             ``(size,)``, or ``(*outer, size)`` for a nested group.
@@ -140,7 +139,7 @@ class Layout:
 
     @cached_property
     def outer_first(self) -> tuple[str, ...]:
-        """The group names so that every group comes after the groups around it."""
+        """The group names, outer groups before inner groups."""
         return tuple(sorted(self.groups, key=lambda name: len(self.ancestors(name))))
 
     @cached_property
@@ -154,14 +153,14 @@ class Layout:
 
     @cached_property
     def moved(self) -> tuple[str, ...]:
-        """The names of the tensors that at least one group acts on."""
+        """The names of the permuted tensors: those that at least one group acts on."""
         return tuple(name for name, axes in self.axes.items() if not all(is_fixed(axis) for axis in axes))
 
     def tensors_of(self, group: str) -> tuple[str, ...]:
         """Return the names of the tensors that a group acts on.
 
         Args:
-            group: A group.
+            group: Name of a group.
 
         Returns:
             Names, in the layout's order.
@@ -174,10 +173,10 @@ class Layout:
         """Return the shape of a tensor.
 
         Args:
-            name: A tensor of the layout.
+            name: Name of a tensor in the layout.
 
         Returns:
-            One length an axis.
+            One length per axis.
         """
         return self._shapes[name]
 
@@ -186,24 +185,24 @@ class Layout:
         return {name: tuple(axis.size for axis in axes) for name, axes in self.axes.items()}
 
     def check(self, tensors: Mapping[str, Tensor], what: str, *, complete: bool = True) -> None:
-        """Refuse tensors that the layout does not describe.
+        """Raise if tensors do not match the layout.
 
-        A tensor attached to a parameter of shape ``s`` has shape ``(*lead, *s)``: extra leading dimensions pass.
+        A tensor attached to a parameter of shape ``s`` may have extra leading dimensions: ``(*lead, *s)``.
 
         Args:
-            tensors: Named tensors.
-            what: What they are, for the message ("the candidate").
-            complete: Whether every moved tensor of the layout must be there.
+            tensors: Tensors by name.
+            what: Description of the tensors, for the message ("the candidate").
+            complete: Whether every permuted tensor of the layout is required.
 
         Raises:
-            InvalidInputError: If a name is unknown or missing, or a shape does not end with the layout's.
+            InvalidInputError: If a name is unknown or missing, or the trailing dimensions of a shape differ.
         """
         own = {name: self.names.of(name) for name in tensors}
         unknown = sorted(name for name, known in own.items() if known is None)
         given = set(own.values())
         missing = sorted(name for name in self.moved if name not in given) if complete else []
         if unknown or missing:
-            parts = [f"{what} does not fit the specification"]
+            parts = [f"{what} does not match the specification"]
             parts += [f"missing: {shorten(missing)}"] if missing else []
             parts += [f"not in the specification: {shorten(unknown)}"] if unknown else []
             raise InvalidInputError("; ".join(parts))
@@ -215,7 +214,7 @@ class Layout:
                 raise InvalidInputError(message)
 
     def _action_as_json(self) -> dict[str, Any]:
-        """Return the groups, and what they act on."""
+        """Return the groups and the axes they act on."""
         return {
             "groups": {
                 name: {"size": group.size} | ({"within": group.within} if group.within else {})
@@ -225,9 +224,9 @@ class Layout:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Return the layout as plain JSON: readable, diffable, and all that is needed to read it back.
+        """Return the layout as a JSON object that `from_json` reads back.
 
-        Which tensors are buffers, and further names of tensors, are left out where they are not known.
+        ``buffers`` is omitted if unknown, and ``aliases`` if there are none.
         """
         document = self._action_as_json()
         if self.buffers is not None:
@@ -247,8 +246,8 @@ class Layout:
             An equal layout.
 
         Raises:
-            FileFormatError: If the document does not have that form.
-            SpecError: If its groups and axes contradict each other, or are larger than any tensor.
+            FileFormatError: If the document has another structure.
+            SpecError: If its groups and axes contradict each other, or exceed the size of any tensor.
         """
         parts: list[object] = [document.get(key) for key in ("groups", "axes")] if isinstance(document, dict) else []
         if not parts or not all(isinstance(part, dict) for part in parts):
@@ -263,24 +262,24 @@ class Layout:
         used = {atom.group for of_tensor in axes.values() for axis in of_tensor for atom in atoms_of(axis)}
         unused = sorted(name for name in groups if name not in used)
         if unused:
-            message = f"no tensor has an axis of these groups: {shorten(unused)}; leave them out"
+            message = f"no tensor has an axis of these groups: {shorten(unused)}; remove them"
             raise SpecError(message)
         return found
 
     @cached_property
     def names(self) -> TensorNames:
-        """The names of the tensors: which are buffers, and which repeat a tensor."""
+        """The names of the tensors, of the buffers among them, and their aliases."""
         return TensorNames(tuple(self.axes), self.buffers, self.aliases)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A short hash of the groups and of what they act on, equal for layouts of the same symmetries."""
+        """A short hash of the groups and axes; equal layouts have equal fingerprints."""
         text = json.dumps(self._action_as_json(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _require_kinds(groups: object, axes: object) -> None:
-    """Raise if groups or axes are of another kind than a layout holds."""
+    """Raise if groups or axes have another type than a layout requires."""
     require_mapping(groups, "the groups as a mapping by name")
     require_mapping(axes, "the axes as a mapping by the names of tensors")
     for group in cast("Mapping[str, object]", groups).values():
@@ -292,7 +291,7 @@ def _require_kinds(groups: object, axes: object) -> None:
 
 
 def _group(name: str, entry: object) -> Group:
-    """Return the group that an entry of a document describes."""
+    """Parse an entry of a document as a group."""
     entries = entry if isinstance(entry, dict) else {}
     size, within = entries.get("size"), entries.get("within")
     if (
@@ -302,15 +301,15 @@ def _group(name: str, entry: object) -> Group:
         or not entries.keys() <= {"size", "within"}
     ):
         message = (
-            f"expected for group {shown(name)} an object with `size`, a whole number of at least 1, and at most "
-            f"`within`, the name of a group; got {shown(entry)}"
+            f"expected for group {shown(name)} an object with `size` (an integer, at least 1) and optionally "
+            f"`within` (the name of a group), got {shown(entry)}"
         )
         raise FileFormatError(message)
     return Group(name, size, within)
 
 
 def _axes(name: str, text: object, groups: Mapping[str, Group]) -> tuple[Axis, ...]:
-    """Return the axes of a tensor in a document."""
+    """Parse the axes of a tensor in a document."""
     if not isinstance(text, str):
         message = f"expected the axes of {shown(name)} as a text such as 'units, 3', got {shown(text)}"
         raise FileFormatError(message)
@@ -323,13 +322,13 @@ def _axes(name: str, text: object, groups: Mapping[str, Group]) -> tuple[Axis, .
 
 
 def _names(document: Mapping[str, Any], axes: Mapping[str, object]) -> tuple[frozenset[str] | None, dict[str, str]]:
-    """Return which tensors a document says are buffers, None if it does not, and the further names of tensors."""
+    """Return the buffers (None if the document does not list them) and the aliases."""
     buffers, aliases = document.get("buffers"), document.get("aliases", {})
     if not (buffers is None or (isinstance(buffers, list) and all(isinstance(name, str) for name in buffers))):
-        message = f"expected `buffers` to be a list of names of tensors, got {shown(buffers)}"
+        message = f"expected `buffers` to be a list of tensor names, got {shown(buffers)}"
         raise FileFormatError(message)
     if not (isinstance(aliases, dict) and all(isinstance(name, str) for name in aliases.values())):
-        message = f"expected `aliases` to be an object of names by further names of tensors, got {shown(aliases)}"
+        message = f"expected `aliases` to be an object that maps further names to tensor names, got {shown(aliases)}"
         raise FileFormatError(message)
     unknown = sorted({*(buffers or ()), *aliases.values()} - axes.keys())
     if unknown:

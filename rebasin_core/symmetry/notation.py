@@ -1,8 +1,8 @@
 """The text form of axes: ``"heads*(query@heads + key@heads), 10"``.
 
-A tensor's axes are written with commas between them. In an axis, ``*`` is the row-major product, ``+`` the
-concatenation, parentheses group, a name is a group, ``name@outer`` a group that permutes on its own inside each unit of
-``outer``, a number a fixed length, and ``-`` a fixed length that is worked out from the tensor.
+Commas separate the axes of a tensor. In an axis, ``*`` is the row-major product, ``+`` the concatenation, and
+parentheses group. A name is a group, ``name@outer`` a group nested in ``outer``, a number a fixed axis of this length,
+and ``-`` a fixed axis whose length is inferred from the tensor.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TOKEN = re.compile(r"\s*(?:(?P<name>[A-Za-z_][\w.\[\]]*)|(?P<number>\d+)|(?P<ma
 @final
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A group in an expression, with the group around it where ``@`` names one."""
+    """A group in an expression, with its outer group if ``@`` names one."""
 
     name: str
     within: str | None
@@ -31,7 +31,7 @@ class Name:
 @final
 @dataclass(frozen=True, slots=True)
 class Length:
-    """A fixed length in an expression; None where it is to be worked out."""
+    """A fixed axis in an expression; the size is None if it is to be inferred."""
 
     size: int | None
 
@@ -46,32 +46,33 @@ class Operation:
 
 
 Expression: TypeAlias = Name | Length | Operation
+"""One parsed axis: a name, a length, or an operation on expressions."""
 
 
 def parse_axes(text: str) -> tuple[Expression, ...]:
-    """Return the axes that a text describes, lengths not yet worked out.
+    """Parse the text form of axes; lengths are not inferred yet.
 
     Args:
-        text: Axes with commas between them; empty for a scalar.
+        text: Axes separated by commas; empty for a scalar.
 
     Returns:
-        One expression an axis.
+        One expression per axis.
 
     Raises:
-        SpecError: If the text is not in the notation; shows where.
+        SpecError: If the text does not follow the notation; states the position.
     """
     return _Parser(text).axes()
 
 
 def format_axes(axes: tuple[Axis, ...], groups: dict[str, Group]) -> str:
-    """Return the text form of axes, every length written out.
+    """Return the text form of axes, with all lengths.
 
     Args:
         axes: The axes of one tensor.
-        groups: The groups by name, to write ``@`` where a group is nested.
+        groups: The groups by name, to write ``@`` for nested groups.
 
     Returns:
-        A text that `parse_axes` reads back to the same axes.
+        A text that `parse_axes` and `resolve` convert back to the same axes.
     """
     return ", ".join(_format(axis, groups, inner=False) for axis in axes)
 
@@ -93,7 +94,7 @@ def _format(axis: Axis, groups: dict[str, Group], *, inner: bool) -> str:
 
 
 class _Parser:
-    """Recursive descent over the tokens of one text."""
+    """Recursive-descent parser of one text."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -136,7 +137,7 @@ class _Parser:
     def _factor(self) -> Expression:
         if self._take("("):
             if self._parentheses == MAX_PARENTHESES:
-                self._fail(self._position(), f"at most {MAX_PARENTHESES} parentheses within each other")
+                self._fail(self._position(), f"at most {MAX_PARENTHESES} nested parentheses")
             self._parentheses += 1
             inside = self._sum()
             if not self._take(")"):

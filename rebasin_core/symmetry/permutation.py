@@ -1,4 +1,4 @@
-"""A permutation: one index vector for each group of a layout."""
+"""Permutations: one index tensor for each group of a layout."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _KIND = "permutation"
 
 @runtime_checkable
 class Permutable(Protocol):
-    """What a permutation can be applied to besides a mapping of tensors: a posterior, for one."""
+    """An object to which a permutation can be applied, such as a posterior."""
 
     def permute(self, permutation: Permutation) -> Self:
-        """Return a moved copy of this object."""
+        """Return a permuted copy of this object."""
 
 
 T = TypeVar("T")
@@ -44,18 +44,17 @@ T = TypeVar("T")
 
 @final
 class Permutation:
-    r"""An element of the symmetry group of a network: one index vector a group.
+    r"""An element of the permutation symmetry group of a network: one index tensor per group.
 
-    An index $p$ means ``new[i] = old[p[i]]``. A group that lies within another one has an index of shape
-    ``[*outer, n]``: a permutation for each unit of the outer groups, in their new order:
-    ``new[h, w] = old[p[h], q[h, w]]``.
+    An index $p$ means ``new[i] = old[p[i]]``. A nested group has an index $q$ of shape ``[*outer, n]``, with one
+    permutation per outer unit, in the new order of the outer units: ``new[h, w] = old[p[h], q[h, w]]``.
 
     Args:
         layout: The groups, and the tensors they act on.
         indices: For every group an integer tensor of shape `Layout.index_shape`.
 
     Raises:
-        InvalidInputError: If groups are missing or left over, or an index is not a permutation of its shape.
+        InvalidInputError: If a group is missing or unknown, or an index has another shape or is not a permutation.
 
     Examples:
         >>> import torch
@@ -82,13 +81,13 @@ class Permutation:
 
     @classmethod
     def identity(cls, layout: Layout) -> Permutation:
-        """Return the permutation that moves nothing.
+        """Return the identity permutation.
 
         Args:
             layout: The groups.
 
         Returns:
-            The neutral element.
+            The identity element.
         """
         return cls(
             layout,
@@ -107,7 +106,7 @@ class Permutation:
             A permutation.
         """
         shapes = {name: layout.index_shape(name) for name in layout.groups}
-        # Sorting uniform noise gives a uniform permutation, for any number of outer units at once.
+        # The ranks of uniform noise are a uniformly random permutation.
         noise = {n: torch.rand(shape, generator=generator, device=generator.device) for n, shape in shapes.items()}
         return cls(layout, {name: tensor.argsort(-1).cpu() for name, tensor in noise.items()})
 
@@ -118,17 +117,17 @@ class Permutation:
 
     @property
     def indices(self) -> Mapping[str, Tensor]:
-        """The index of every group (read only; do not write into the tensors)."""
+        """The index of every group; do not modify the tensors."""
         return self._indices
 
     @property
     def is_identity(self) -> bool:
-        """Whether nothing moves."""
+        """Whether no unit is permuted."""
         return not any(self.moved.values())
 
     @property
     def moved(self) -> dict[str, int]:
-        """The number of units of every group that do not stay in their place."""
+        """The number of permuted units (non-fixed points) of every group."""
         return {
             name: int((index != torch.arange(index.shape[-1], device=index.device)).sum().item())
             for name, index in self._indices.items()
@@ -138,16 +137,16 @@ class Permutation:
         """Return the permutation that undoes this one."""
         indices: dict[str, Tensor] = {}
         for name in self._layout.outer_first:
-            # Old unit h was moved to place back[h]; the inner permutation used there is the one to undo for it.
+            # Old unit h has the new index back[h]; the inner permutation at that index is the one to invert for h.
             inner = self._indices[name].argsort(-1)
             indices[name] = reorder_outer(inner, [indices[outer] for outer in self._layout.ancestors(name)])
         return Permutation(self._layout, indices)
 
     def compose(self, then: Permutation) -> Permutation:
-        """Return the permutation that applies this one first, and ``then`` after it.
+        """Return the permutation that applies this one first, then ``then``.
 
         Args:
-            then: Applied second.
+            then: Permutation to apply second.
 
         Returns:
             ``p.compose(q)`` has the index ``p[q]``.
@@ -168,19 +167,19 @@ class Permutation:
     @overload
     def apply(self, target: T) -> T: ...
     def apply(self, target: object) -> Any:
-        """Return a moved copy of a mapping of tensors, a module, a posterior, or an object of another library.
+        """Return a permuted copy of a mapping of tensors, a module, a posterior, or an object of another library.
 
         Args:
-            target: Tensors by name, each of shape ``[*lead, *shape]`` with the shape that the layout gives, on any
-                device; a module (also a compiled, parallel or averaged one); an object with a ``permute`` method; or an
-                object of another library whose adapter can write into it, such as a fitted Laplace object.
+            target: Tensors by name, each ``[*lead, *shape]`` with ``shape`` from the layout, on any device; a module
+                (also compiled, parallel or averaged); an object with a ``permute`` method; or an object of another
+                library whose adapter can write into it, such as a fitted Laplace object.
 
         Returns:
-            The same kind of thing, by the same names, sharing no memory with ``target``.
+            An object of the same type with the same names, sharing no memory with ``target``.
 
         Raises:
-            InvalidInputError: If a tensor is not in the layout or does not have its shape, or the target is nothing
-                that can be moved.
+            InvalidInputError: If a tensor is not in the layout or has another shape, or the type of ``target`` is not
+                supported.
         """
         if isinstance(target, Mapping):
             return self._permuted_tensors(target)
@@ -190,7 +189,7 @@ class Permutation:
             return target.permute(self)
         foreign = _FOREIGN[0] if _FOREIGN else None
         if isinstance(target, nn.Module) and (foreign is None or self._fits(target)):
-            return self._moved_module(target)
+            return self._permuted_module(target)
         if foreign is not None:
             return foreign(self, target)
         message = (
@@ -200,18 +199,18 @@ class Permutation:
         raise InvalidInputError(message)
 
     def apply_to_axes(self, name: str, tensor: Tensor, dims: Sequence[int]) -> Tensor:
-        """Return a moved copy of a tensor that is attached to some of a tensor's axes only.
+        """Return a permuted copy of a tensor whose trailing dimensions are only some of a parameter's axes.
 
         Args:
-            name: A tensor of the layout.
+            name: Name of a tensor in the layout.
             tensor: ``[*lead, *sizes]`` with the sizes of those axes.
-            dims: Which of the tensor's axes, in order.
+            dims: Indices of the axes, in order.
 
         Returns:
-            The moved tensor.
+            The permuted tensor.
 
         Raises:
-            InvalidInputError: If the shape is another, or a group there depends on one that stands on other axes.
+            InvalidInputError: If the shape differs, or the outer group of a nested group acts on another axis.
         """
         axes = [self._layout.axes[name][dim] for dim in dims]
         return act_on_axes(self._layout, self._indices, tensor, axes, f"a tensor attached to `{name}`")
@@ -219,8 +218,8 @@ class Permutation:
     def _permuted_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         require_tensors(tensors, "the mapping")
         names = self._layout.names
-        # Tensors that share memory are moved once, and share it again. A specification that does not know the second
-        # name of a module has the first.
+        # Tensors that share memory are permuted once, and the results share memory. A second name of a tensor may be
+        # missing from the layout; then the first name is used.
         repeated = {} if tensors.keys() <= self._layout.axes.keys() else shared_names(tensors)
         kept = {name for name in tensors if names.of(name) is None and is_count_of_averaged(name, tensors)}
         own = {name: names.of(name) or names.of(repeated.get(name, name)) or name for name in tensors}
@@ -239,21 +238,21 @@ class Permutation:
     def _fits(self, module: nn.Module) -> bool:
         return all(self._layout.names.of(name) is not None for name in named_tensors(module))
 
-    def _moved_module(self, module: nn.Module) -> nn.Module:
+    def _permuted_module(self, module: nn.Module) -> nn.Module:
         tensors = named_tensors(module)
         self._layout.check(tensors, "the module")
-        moved = copy.deepcopy(module)
+        permuted = copy.deepcopy(module)
         with torch.no_grad():
-            for name, tensor in named_tensors(moved).items():
+            for name, tensor in named_tensors(permuted).items():
                 axes = self._layout.axes[self._layout.names.of(name) or name]
                 tensor.copy_(act(self._layout, self._indices, tensors[name], axes))
-        return moved
+        return permuted
 
     def to(self, device: torch.device | str) -> Permutation:
         """Return the permutation with its indices on a device.
 
         Args:
-            device: Where the indices shall lie.
+            device: The target device.
 
         Returns:
             An equal permutation.
@@ -265,10 +264,10 @@ class Permutation:
 
         Args:
             path: The file; replaced if it exists.
-            meta: Texts by name (how it was found), kept in the file.
+            meta: Texts by name to store in the file, such as the matcher that was used.
 
         Raises:
-            StorageError: If it cannot be written; an older file is left as it was.
+            StorageError: If the file cannot be written; an existing file is not changed.
         """
         write_tensors(
             path, dict(self._indices), kind=_KIND, document={**(meta or {}), "layout": self._layout.as_json()}
@@ -276,17 +275,17 @@ class Permutation:
 
     @classmethod
     def load(cls, path: Path | str, layout: Layout | None = None) -> Permutation:
-        """Read a permutation.
+        """Read a permutation from a file.
 
         Args:
             path: A file written by `save`.
-            layout: The layout it must belong to, if one is given.
+            layout: The layout that the permutation must belong to; any if None.
 
         Returns:
             The permutation.
 
         Raises:
-            FileFormatError: If the file is missing, damaged, of another kind, or belongs to another layout.
+            FileFormatError: If the file is missing or damaged, is not of a permutation, or belongs to another layout.
         """
         if layout is not None:
             _require_layout(layout)
@@ -310,7 +309,7 @@ class Permutation:
 
     @override
     def __eq__(self, other: object) -> bool:
-        """Return whether both move the same units of the same layout."""
+        """Return whether layout and indices are equal."""
         if not isinstance(other, Permutation):
             return NotImplemented
         return self._layout.fingerprint == other.layout.fingerprint and all(
@@ -324,7 +323,7 @@ class Permutation:
 
     @override
     def __repr__(self) -> str:
-        """Return a short description: groups, sizes, and how many units move."""
+        """Return a short description: for every group, the number of permuted units and of all units."""
         groups = ", ".join(f"{name}: {moved}/{self._indices[name].numel()}" for name, moved in self.moved.items())
         return f"Permutation(units moved: {groups or 'no groups'})"
 
@@ -340,7 +339,7 @@ _FOREIGN: list[Callable[[Permutation, object], object]] = []
 
 
 def permute_foreign_by(action: Callable[[Permutation, object], object]) -> None:
-    """Set how objects are permuted that are neither tensors by name nor posteriors: by the adapters of all plugins.
+    """Set the function that permutes objects of other libraries.
 
     Args:
         action: Returns a permuted copy of an object; raises InvalidInputError if it cannot.
@@ -350,5 +349,5 @@ def permute_foreign_by(action: Callable[[Permutation, object], object]) -> None:
 
 def _require_layout(value: object) -> None:
     if not isinstance(value, Layout):
-        message = f"expected a `Layout`, got `{type(value).__qualname__}`; a specification has it as `layout`"
+        message = f"expected a `Layout`, got `{type(value).__qualname__}`; use the `layout` of the specification"
         raise InvalidInputError(message)

@@ -1,4 +1,4 @@
-"""Symmetries of single units beside permutation: scales (ReLU) and signs (tanh), as group actions."""
+"""Scale (ReLU) and sign (tanh) symmetries of single units, as group actions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, final
 import torch
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.symmetry.cells import map_cells
+from rebasin_core.symmetry.cell import map_cells
 from rebasin_core.tensors.frozen import FrozenMapping
 
 if TYPE_CHECKING:
@@ -25,16 +25,16 @@ RescalingKind: TypeAlias = Literal["scale", "sign"]
 @final
 @dataclass(frozen=True, slots=True)
 class Rescaling:
-    r"""How the units of one group may be scaled without changing the function.
+    r"""A rescaling symmetry of the units of one group.
 
-    A unit with positively homogeneous activation ($\mathrm{relu}(\lambda x) = \lambda\, \mathrm{relu}(x)$) may have its
-    incoming weights and bias multiplied by $\lambda > 0$ and its outgoing weights divided by it; one with an odd
-    activation ($\tanh$) all of them by $-1$.
+    If the activation of a unit is positively homogeneous ($\mathrm{relu}(\lambda x) = \lambda\, \mathrm{relu}(x)$), the
+    function is preserved when its incoming weights and bias are multiplied by $\lambda > 0$ and its outgoing weights
+    divided by $\lambda$. If the activation is odd ($\tanh$), all of these can be multiplied by $-1$.
 
     Attributes:
-        group: The group whose units are scaled, each by a factor of its own.
-        kind: ``scale`` (any positive factor) or ``sign`` (plus or minus one).
-        degrees: For tensor and dimension where the group stands, the power of the factor: 1, -1; others stay.
+        group: The group whose units are scaled, one factor per unit.
+        kind: ``scale`` (any positive factor) or ``sign`` (1 or -1).
+        degrees: Exponent of the factor, 1 or -1, by tensor name and dimension; other axes are not scaled.
     """
 
     group: str
@@ -51,12 +51,12 @@ class UnitScaling:
     """One factor for every unit of some groups: an element of the group of rescalings.
 
     Args:
-        layout: The groups and the axes they stand on.
-        rescalings: How each group's units may be scaled.
-        factors: ``[n]`` for every rescaling, in order: positive, or plus and minus one.
+        layout: The groups and the axes they act on.
+        rescalings: The rescaling symmetries, one per group.
+        factors: ``[n]`` for every rescaling, in the same order: positive for ``scale``, 1 or -1 for ``sign``.
 
     Raises:
-        InvalidInputError: If a factor is not allowed, or their number is another than the group's size.
+        InvalidInputError: If a factor is not allowed, or their number differs from the size of the group.
     """
 
     def __init__(self, layout: Layout, rescalings: Sequence[Rescaling], factors: Sequence[Tensor]) -> None:
@@ -76,14 +76,14 @@ class UnitScaling:
         return self._factors
 
     def inverse(self) -> UnitScaling:
-        """Return the rescaling that undoes this one."""
+        """Return the inverse rescaling."""
         return UnitScaling(self._layout, self._rescalings, [1 / factor for factor in self._factors])
 
     def compose(self, then: UnitScaling) -> UnitScaling:
-        """Return this rescaling followed by another one of the same kinds.
+        """Return the composition with another rescaling of the same groups and kinds.
 
         Args:
-            then: Applied second; rescalings commute.
+            then: The other rescaling; rescalings commute.
 
         Returns:
             The product.
@@ -92,16 +92,16 @@ class UnitScaling:
         return UnitScaling(self._layout, self._rescalings, both)
 
     def apply(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return scaled copies of tensors; all that is not touched is copied.
+        """Return scaled copies of tensors; other tensors are copied unchanged.
 
         Args:
-            tensors: By name, each ``[*lead, *s]`` with the shape that the layout gives.
+            tensors: Tensors by name, each ``[*lead, *s]`` with the shape ``s`` in the layout.
 
         Returns:
             The scaled tensors.
 
         Raises:
-            InvalidInputError: If a tensor is not in the layout or does not have its shape.
+            InvalidInputError: If a tensor is not in the layout or has another shape.
         """
         self._layout.check(tensors, "the mapping", complete=False)
         result = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -113,26 +113,26 @@ class UnitScaling:
 
     def _scaled(self, name: str, dim: int, tensor: Tensor, group: str, factor: Tensor) -> Tensor:
         axes = self._layout.axes[name]
-        place = tensor.dim() - len(axes) + dim
+        actual_dim = tensor.dim() - len(axes) + dim
 
         def multiply(cell: Tensor, atoms: Sequence[Atom]) -> Tensor:
-            for number, atom in enumerate(atoms):
+            for position, atom in enumerate(atoms):
                 if atom.group == group:
-                    behind = [1] * (len(atoms) - number - 1)
-                    cell = cell * factor.to(cell).reshape(-1, *behind)  # ruff: ignore[non-augmented-assignment] - a view of the input
+                    inner = [1] * (len(atoms) - position - 1)
+                    cell = cell * factor.to(cell).reshape(-1, *inner)  # ruff: ignore[non-augmented-assignment] - a view of the input
             return cell
 
-        return map_cells(tensor.movedim(place, -1), (axes[dim],), multiply).movedim(-1, place)
+        return map_cells(tensor.movedim(actual_dim, -1), (axes[dim],), multiply).movedim(-1, actual_dim)
 
 
 def unit_norms(layout: Layout, group: str, name: str, dim: int, tensor: Tensor) -> Tensor:
-    """Return the squared norm of what belongs to each unit of a group, on one axis of a tensor.
+    """Return the squared norm of the entries that belong to each unit of a group, on one axis of a tensor.
 
     Args:
-        layout: The groups and the axes they stand on.
+        layout: The groups and the axes they act on.
         group: The group; it must not be nested.
         name: The tensor.
-        dim: The dimension on which the group stands.
+        dim: The dimension on which the group acts.
         tensor: ``[*s]``.
 
     Returns:
@@ -143,10 +143,10 @@ def unit_norms(layout: Layout, group: str, name: str, dim: int, tensor: Tensor) 
     totals = torch.zeros(size, dtype=torch.float64, device=tensor.device)
 
     def add(cell: Tensor, atoms: Sequence[Atom]) -> Tensor:
-        for number, atom in enumerate(atoms):
+        for position, atom in enumerate(atoms):
             if atom.group == group:
-                place = cell.dim() - len(atoms) + number
-                totals.add_(cell.movedim(place, -1).reshape(-1, size).sum(0))
+                cell_dim = cell.dim() - len(atoms) + position
+                totals.add_(cell.movedim(cell_dim, -1).reshape(-1, size).sum(0))
         return cell
 
     map_cells(squares, (layout.axes[name][dim],), add)

@@ -1,4 +1,4 @@
-"""From expressions to axes: lengths are looked up in the groups, or worked out from tensor shapes."""
+"""Convert expressions to axes: lengths come from the groups, or are inferred from tensor shapes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def resolve(expression: Expression, groups: Mapping[str, Group], where: str) -> Axis:
-    """Return the axis of an expression whose lengths are all known.
+    """Convert an expression whose lengths are all known to an axis.
 
     Args:
         expression: As parsed.
@@ -25,7 +25,7 @@ def resolve(expression: Expression, groups: Mapping[str, Group], where: str) -> 
         The axis, in normal form.
 
     Raises:
-        SpecError: If a group is unknown, or a length is left open.
+        SpecError: If a group or a length is unknown.
     """
     match expression:
         case Name(name, _):
@@ -39,7 +39,7 @@ def resolve(expression: Expression, groups: Mapping[str, Group], where: str) -> 
             return product(*(resolve(operand, groups, where) for operand in operands))
         case Operation(_, operands):
             return concat(*(resolve(operand, groups, where) for operand in operands))
-    message = f"{where}: the length of `-` is not known here; write it as a number"
+    message = f"{where}: cannot infer the length of `-`; write it as a number"
     raise SpecError(message)
 
 
@@ -50,7 +50,7 @@ def names_of(expression: Expression) -> Iterator[Name]:
         expression: As parsed.
 
     Yields:
-        Each name, as often as it stands there.
+        Each name, as often as it occurs.
     """
     if isinstance(expression, Name):
         yield expression
@@ -60,13 +60,13 @@ def names_of(expression: Expression) -> Iterator[Name]:
 
 
 def without_nesting(expression: Expression) -> Expression:
-    """Return an expression without its ``@``, so that mentions of a group with and without it compare equal.
+    """Remove ``@outer`` from an expression. Then a group with and without it compares equal.
 
     Args:
         expression: As parsed.
 
     Returns:
-        The expression, for working out lengths.
+        The expression, for inferring lengths.
     """
     match expression:
         case Name(name, _):
@@ -78,11 +78,11 @@ def without_nesting(expression: Expression) -> Expression:
 
 
 def length_of(expression: Expression, sizes: Mapping[str, int]) -> int | None:
-    """Return the length of an expression, or None while something in it is unknown.
+    """Return the length of an expression, or None if it contains an unknown length.
 
     Args:
         expression: As parsed.
-        sizes: The group sizes known so far.
+        sizes: The known group sizes.
 
     Returns:
         The length, or None.
@@ -101,31 +101,31 @@ def length_of(expression: Expression, sizes: Mapping[str, int]) -> int | None:
 
 
 def solve(expression: Expression, length: int, sizes: dict[str, int]) -> Expression:
-    """Return the expression with what a known total length determines filled in.
+    """Infer the lengths in an expression from its total length.
 
-    A single unknown in a product or a sum is worked out, also when the same group stands there several times in a sum;
-    group sizes found on the way are added to ``sizes``.
+    A product or a concatenation with one unknown length determines it. A concatenation also does if the unknown occurs
+    several times. Inferred group sizes are added to ``sizes``.
 
     Args:
         expression: As parsed.
         length: The length of the tensor's axis.
-        sizes: The group sizes known so far; extended in place.
+        sizes: The known group sizes; extended in place.
 
     Returns:
-        The expression, with `-` replaced by a number wherever it is determined.
+        The expression, in which each `-` whose length is determined is replaced by the number.
 
     Raises:
-        SpecError: If no lengths fit.
+        SpecError: If no lengths are consistent with the total.
     """
     match expression:
         case Name(name, _):
             if sizes.setdefault(name, length) != length:
-                message = f"group {name!r} would need {length} units here, elsewhere it has {sizes[name]}"
+                message = f"group {name!r} has {length} units here and {sizes[name]} elsewhere"
                 raise SpecError(message)
             return expression
         case Length(size):
             if size not in {None, length}:
-                message = f"the axis has length {length}, the table says {size}"
+                message = f"the axis has length {length}, the table has {size}"
                 raise SpecError(message)
             return Length(length)
         case Operation():
@@ -134,26 +134,26 @@ def solve(expression: Expression, length: int, sizes: dict[str, int]) -> Express
 
 def _solve_operation(expression: Operation, length: int, sizes: dict[str, int]) -> Expression:
     operands = list(expression.operands)
-    open_places = [i for i, operand in enumerate(operands) if length_of(operand, sizes) is None]
-    rest = [length_of(operand, sizes) or 0 for i, operand in enumerate(operands) if i not in open_places]
-    if not open_places:
+    unknown = [i for i, operand in enumerate(operands) if length_of(operand, sizes) is None]
+    rest = [length_of(operand, sizes) or 0 for i, operand in enumerate(operands) if i not in unknown]
+    if not unknown:
         total = prod(rest) if expression.mark == "*" else sum(rest)
         if total != length:
-            message = f"the axis has length {length}, the table's lengths give {total}"
+            message = f"the axis has length {length}, the table implies {total}"
             raise SpecError(message)
         return expression
-    same = all(operands[i] == operands[open_places[0]] for i in open_places)
+    same = all(operands[i] == operands[unknown[0]] for i in unknown)
     if expression.mark == "*":
-        share, left_over = divmod(length, prod(rest))
-        determined = len(open_places) == 1
+        share, remainder = divmod(length, prod(rest))
+        determined = len(unknown) == 1
     else:
-        share, left_over = divmod(length - sum(rest), len(open_places))
+        share, remainder = divmod(length - sum(rest), len(unknown))
         determined = same
     if not determined:
         return expression
-    if left_over or share < 1:
-        message = f"an axis of length {length} cannot be divided as the table says"
+    if remainder or share < 1:
+        message = f"cannot divide an axis of length {length} as in the table"
         raise SpecError(message)
-    for i in open_places:
+    for i in unknown:
         operands[i] = solve(operands[i], share, sizes)
     return Operation(expression.mark, tuple(operands))

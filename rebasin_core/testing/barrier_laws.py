@@ -30,12 +30,12 @@ def _curve(config: object, reference: Posterior, candidate: Posterior, seed: int
 
 
 @law("barrier")
-def equal_ends(config: object, folder: Path) -> None:
+def equal_endpoints(config: object, folder: Path) -> None:
     """Between a posterior and itself there is no barrier, and the loss is the same everywhere."""
     del folder
     curve = _curve(config, gaussian(0), gaussian(0))
-    expect(abs(curve.height) < 1e-12, f"the barrier between equal ends is {curve.height}")
-    expect(max(curve.loss) - min(curve.loss) < 1e-9, f"the loss between equal ends varies: {curve.loss}")
+    expect(abs(curve.height) < 1e-12, f"the barrier between equal endpoints is {curve.height}")
+    expect(max(curve.loss) - min(curve.loss) < 1e-9, f"the loss between equal endpoints varies: {curve.loss}")
 
 
 @law("barrier")
@@ -61,7 +61,7 @@ def closed_form_on_a_quadratic(config: object, folder: Path) -> None:
 
 
 @law("barrier")
-def direction(config: object, folder: Path) -> None:
+def reversal(config: object, folder: Path) -> None:
     """Exchanging the ends mirrors the curve, up to five stated standard errors."""
     del folder
     forward = _curve(config, gaussian(0), gaussian(1))

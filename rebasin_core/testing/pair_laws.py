@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, cast
 
 from rebasin_core.errors import NoClosedFormError
-from rebasin_core.posteriors.barycenter import barycenter
+from rebasin_core.posteriors.barycenters import barycenter
 from rebasin_core.posteriors.capabilities import AbstractCoupledPath
 from rebasin_core.posteriors.divergence import kl_divergence, squared_moment_distance, wasserstein_distance
 from rebasin_core.posteriors.pairs import BARYCENTER, GEODESIC, KL, WASSERSTEIN

@@ -1,4 +1,4 @@
-"""Diagnostics of chains, beside ArviZ and by definition."""
+"""Diagnostics of chains, compared with ArviZ and with their definitions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def autocorrelation(values: Any) -> Any:
     return ARVIZ.autocorr(values, axis=1).mean((0, 2))
 
 
-def test_everything_is_what_arviz_says() -> None:
+def test_diagnostics_equal_those_of_arviz() -> None:
     tensor = draws()
     found = diagnosed(tensor)
     values = tensor.reshape(3, 20, 6).numpy()
@@ -42,7 +42,7 @@ def test_everything_is_what_arviz_says() -> None:
 
 
 @pytest.mark.parametrize("constant", [1, 3, 5])
-def test_entries_that_do_not_change_leave_the_autocorrelation_of_the_others(constant: int) -> None:
+def test_constant_entries_are_excluded_from_the_autocorrelation(constant: int) -> None:
     tensor = draws()
     tensor[:, :constant] = 1.5
     found = diagnosed(tensor)
@@ -53,20 +53,20 @@ def test_entries_that_do_not_change_leave_the_autocorrelation_of_the_others(cons
     assert found.quantiles() == diagnosed(tensor[:, constant:]).quantiles()
 
 
-def test_a_chain_that_does_not_change_does_not_count_either() -> None:
+def test_constant_chains_are_excluded_from_the_autocorrelation() -> None:
     tensor = draws(1)
     tensor[:20] = 0.0
     expected = autocorrelation(tensor[20:].reshape(2, 20, 1).numpy())
     assert_allclose(np.array(diagnosed(tensor).autocorrelation), expected)
 
 
-def test_nothing_changes() -> None:
+def test_diagnostics_of_constant_draws() -> None:
     found = diagnosed(torch.ones(60, 3))
     assert all(math.isnan(value) for value in (*found.autocorrelation, *found.quantiles()))
     assert found.quantiles("ess") == (60.0, 60.0, 60.0)
 
 
-def test_weights_are_refused() -> None:
+def test_weighted_samples_are_an_error() -> None:
     samples = rc.posteriors.SamplesPosterior({"w": draws()}, chains=CHAINS, weights=torch.arange(1.0, 61.0))
-    with pytest.raises(InvalidInputError, match=r"expected samples of equal weights.*leave them out"):
+    with pytest.raises(InvalidInputError, match="expected samples of equal weights, since diagnostics"):
         rc.analysis.diagnose_chains(samples)

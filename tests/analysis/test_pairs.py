@@ -1,4 +1,4 @@
-"""Errors of means over pairs that share networks, against simulations with known variances."""
+"""Standard errors of means over pairs that share networks, compared with simulations of known variances."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rebasin_core.analysis import PairMean, mean_over_pairs
 
 
 def simulated(networks: int, node: float, pair: float, generator: torch.Generator) -> dict[tuple[int, int], float]:
-    """A part of each network, and a part of the pair."""
+    """Return values a_i + a_j + b_ij with standard deviations ``node`` of a and ``pair`` of b."""
     parts = (node * torch.randn(networks, generator=generator, dtype=torch.float64)).tolist()
     return {
         (i, j): parts[i] + parts[j] + pair * torch.randn((), generator=generator, dtype=torch.float64).item()
@@ -27,7 +27,7 @@ def independent(values: dict[tuple[int, int], float]) -> float:
 
 
 @pytest.mark.parametrize("networks", [3, 5, 8])
-def test_the_error_of_a_part_of_each_network_is_right_and_that_of_independent_pairs_is_not(networks: int) -> None:
+def test_the_jackknife_error_due_to_networks_is_unbiased_and_the_naive_one_is_too_small(networks: int) -> None:
     generator = torch.Generator().manual_seed(0)
     draws = [simulated(networks, 1.0, 0.0, generator) for _ in range(3000)]
     true = 4 / networks
@@ -39,7 +39,7 @@ def test_the_error_of_a_part_of_each_network_is_right_and_that_of_independent_pa
 
 
 @pytest.mark.parametrize("networks", [3, 5, 8])
-def test_the_error_of_a_part_of_the_pair_is_overstated_as_documented(networks: int) -> None:
+def test_the_jackknife_error_due_to_pairs_is_overstated_as_documented(networks: int) -> None:
     generator = torch.Generator().manual_seed(1)
     draws = [simulated(networks, 0.0, 1.0, generator) for _ in range(3000)]
     true = 1 / math.comb(networks, 2)
@@ -47,7 +47,7 @@ def test_the_error_of_a_part_of_the_pair_is_overstated_as_documented(networks: i
     assert jackknife == pytest.approx(true * 2 * (networks - 1) / (networks - 2), rel=0.1)
 
 
-def test_intervals_cover() -> None:
+def test_confidence_intervals_have_their_nominal_coverage() -> None:
     generator = torch.Generator().manual_seed(2)
     quantile = {3: 4.303, 5: 2.776}  # of Student's distribution, 97.5 %, with n - 1 degrees of freedom
     for networks, factor in quantile.items():
@@ -65,12 +65,12 @@ def test_three_networks_have_twice_the_error_of_independent_pairs() -> None:
     assert mean_over_pairs(values).stderr == pytest.approx(2 * independent(values))
 
 
-def test_reverses_are_averaged_and_few_networks_have_no_error() -> None:
+def test_reversed_pairs_are_averaged_and_the_error_of_few_networks_is_nan() -> None:
     found = mean_over_pairs({("a", "b"): 1.0, ("b", "a"): 3.0})
     assert (found.mean, found.num_networks, found.num_pairs) == (2.0, 2, 1)
     assert math.isnan(found.stderr)
     star = mean_over_pairs({(0, 1): 1.0, (0, 2): 2.0, (0, 3): 3.0})
-    assert math.isnan(star.stderr), "without network 0 no pair is left"
+    assert math.isnan(star.stderr), "without network 0 no pair remains"
     assert isinstance(star, PairMean)
 
 
@@ -82,6 +82,6 @@ def test_reverses_are_averaged_and_few_networks_have_no_error() -> None:
         ({(1, 2): math.nan}, r"expected finite values, got nan for \(1, 2\)"),
     ],
 )
-def test_what_is_no_pairs_is_refused(values: dict[tuple[int, int], float], message: str) -> None:
+def test_invalid_pairs_are_errors(values: dict[tuple[int, int], float], message: str) -> None:
     with pytest.raises(rc.errors.InvalidInputError, match=message):
         mean_over_pairs(values)

@@ -16,41 +16,41 @@ from rebasin_core.testing.cases import gaussian, network
 
 
 def scrambled(count: int = 5, *, noise: float = 0.05) -> tuple[rc.posteriors.SamplesPosterior, list[rc.Permutation]]:
-    """Copies of one network with a little noise, each in another order."""
+    """Return noisy copies of one network, each permuted, and the permutations."""
     case = network()
     generator = torch.Generator().manual_seed(3)
     elements = [case.spec.random_permutation(generator=generator) for _ in range(count)]
     base = {name: p.detach() for name, p in case.model.named_parameters()}
-    moved = [
+    permuted = [
         g.apply({n: t + noise * torch.randn(t.shape, generator=generator, dtype=t.dtype) for n, t in base.items()})
         for g in elements
     ]
-    return rc.posteriors.SamplesPosterior({n: torch.stack([m[n] for m in moved]) for n in base}), elements
+    return rc.posteriors.SamplesPosterior({n: torch.stack([p[n] for p in permuted]) for n in base}), elements
 
 
 @pytest.mark.parametrize("reference", [None, 2])
-def test_scrambled_copies_are_put_in_one_order(reference: int | None) -> None:
+def test_permuted_copies_are_aligned_jointly(reference: int | None) -> None:
     samples, elements = scrambled()
     found = rc.align_samples(samples, network().spec, reference=reference)
     order = [g.compose(p) for g, p in zip(elements, found.permutations, strict=True)]
-    assert all(p == order[0] for p in order), "every copy ends in the same order"
+    assert all(p == order[0] for p in order), "all copies have the same order"
     assert found.mean_squared_distances[-1] < 0.1 * found.mean_squared_distances[0]
 
 
-def test_maps_around_a_circle_compose_to_the_identity() -> None:
+def test_alignments_are_cycle_consistent() -> None:
     samples, _ = scrambled(4)
     p = rc.align_samples(samples, network().spec).permutations
-    around = network().spec.identity()
+    cycle = network().spec.identity()
     for a, b in ((0, 1), (1, 2), (2, 3), (3, 0)):
-        around = around.compose(p[a].compose(p[b].inverse()))
-    assert around.is_identity
+        cycle = cycle.compose(p[a].compose(p[b].inverse()))
+    assert cycle.is_identity
 
 
-def test_aligning_keeps_the_predictive() -> None:
+def test_alignment_preserves_the_predictive() -> None:
     samples, _ = scrambled()
     case = network()
-    moved = rc.align_samples(samples, case.spec).samples
-    losses = [rc.barrier(q, q, rc.Task(case.model, case.data), num_points=3).loss[0] for q in (samples, moved)]
+    aligned = rc.align_samples(samples, case.spec).samples
+    losses = [rc.barrier(q, q, rc.Task(case.model, case.data), num_points=3).loss[0] for q in (samples, aligned)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-10)
 
 
@@ -64,7 +64,7 @@ def test_summary_has_the_moments_of_the_aligned_samples(kind: SummaryKind) -> No
         torch.testing.assert_close(summary.posterior.stddev[name], tensor)
 
 
-def test_summary_of_aligned_samples_predicts_and_of_unaligned_ones_does_not() -> None:
+def test_the_summary_of_aligned_samples_predicts_better_than_that_of_unaligned_ones() -> None:
     case = network()
     model = rc.inference.MAPInference(epochs=60, optimizer=rc.inference.OptimizerSpec(name="Adam", lr=0.05)).fit(
         case.model, case.data
@@ -84,12 +84,12 @@ def test_summary_of_aligned_samples_predicts_and_of_unaligned_ones_does_not() ->
     assert loss[0] < 0.5 * loss[1]
 
 
-def test_rhat_of_scrambled_chains_falls_to_one() -> None:
+def test_alignment_reduces_rhat_of_permuted_chains_to_one() -> None:
     pytest.importorskip("arviz_stats", reason="ArviZ is not installed")
     samples, _ = scrambled(40)
     chains = torch.arange(40) // 10
     case = network()
-    # Each chain keeps one order of its own: what a sampler does that never jumps between modes.
+    # Each chain has one permutation, as for a sampler that never jumps between modes.
     base = {name: p.detach() for name, p in case.model.named_parameters()}
     generator = torch.Generator().manual_seed(5)
     orders = [case.spec.random_permutation(generator=generator) for _ in range(4)]
@@ -122,22 +122,22 @@ def test_transpositions_are_counted() -> None:
     assert rc.analysis.count_transpositions(cycle) == 3
 
 
-def test_information_of_separate_modes_is_the_order_of_the_group() -> None:
+def test_information_of_separate_modes_is_the_logarithm_of_the_group_order() -> None:
     spec = rc.table_spec({"w": "units"}, {"w": torch.zeros(4)})
     apart = rc.posteriors.DiagonalGaussianPosterior({"w": torch.arange(4.0)}, {"w": torch.full((4,), 0.01)})
-    found = rc.analysis.permutation_information(apart, spec, num_samples=16, num_elements=200)
+    found = rc.analysis.permutation_information(apart, spec, num_samples=16, num_permutations=200)
     assert found.log_order == pytest.approx(math.log(24))
-    # Every 24th uniform element is the identity, so that the lower bound nearly is the whole.
+    # One in 24 uniform permutations is the identity, so the lower bound is nearly tight.
     assert found.lower == pytest.approx(math.log(24), abs=0.3)
     assert found.upper == pytest.approx(math.log(24), abs=1e-6)
 
 
-def test_information_of_one_blurred_mode_is_small_and_bounded_exactly() -> None:
+def test_information_of_overlapping_modes_equals_a_quadrature() -> None:
     spec = rc.table_spec({"w": "units"}, {"w": torch.zeros(2)})
     mean = torch.tensor([0.0, 1.0])
     q = rc.posteriors.DiagonalGaussianPosterior({"w": mean}, {"w": torch.ones(2)})
-    found = rc.analysis.permutation_information(q, spec, num_samples=400, num_elements=12)
-    # By quadrature: the symmetrised density is the mixture of two Gaussians, a step of the root of 2 apart.
+    found = rc.analysis.permutation_information(q, spec, num_samples=400, num_permutations=12)
+    # The symmetrized density is a mixture of two Gaussians whose means are sqrt(2) apart.
     z = torch.linspace(-12, 12, 20001, dtype=torch.float64)
     shift = math.sqrt(2)
     one, other = (torch.distributions.Normal(m, 1.0).log_prob(z) for m in (0.0, shift))
@@ -147,7 +147,7 @@ def test_information_of_one_blurred_mode_is_small_and_bounded_exactly() -> None:
     assert found.upper == pytest.approx(exact, abs=5 * found.upper_stderr + 0.01)
 
 
-def test_information_needs_a_density() -> None:
+def test_information_requires_a_density() -> None:
     case = network()
     with pytest.raises(rc.RebasinError, match="has no density"):
         rc.analysis.permutation_information(rc.as_posterior(case.model), case.spec)
@@ -173,7 +173,7 @@ def test_scale_and_sign_symmetries_are_found(activation: str, kinds: list[str]) 
         assert dict(found[0].degrees) == {("0.weight", 0): 1, ("0.bias", 0): 1, ("2.weight", 1): -1}
 
 
-def test_convolutions_and_flattened_axes_scale_too() -> None:
+def test_scale_symmetries_of_convolutions_and_flattened_axes_are_found() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)).double()
     inputs = torch.randn(3, 1, 6, 6).double()
     (found,) = rc.specs.find_rescalings(rc.trace_spec(model, inputs), model, inputs)
@@ -181,7 +181,7 @@ def test_convolutions_and_flattened_axes_scale_too() -> None:
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_networks_of_one_orbit_have_one_form(activation: str) -> None:
+def test_equivalent_networks_have_the_same_canonical_form(activation: str) -> None:
     model, spec, inputs = small(activation)
     rescalings = rc.specs.find_rescalings(spec, model, inputs)
     generator = torch.Generator().manual_seed(4)
@@ -216,12 +216,12 @@ def test_rescalings_form_a_group() -> None:
         rc.symmetry.UnitScaling(spec.layout, rescalings, [-f for f in factors])
 
 
-def test_bad_samples_are_refused() -> None:
+def test_bad_samples_are_errors() -> None:
     spec = network().spec
     single: Any = gaussian(0)
     with pytest.raises(rc.RebasinError, match="got none"):
         rc.align_samples([], spec)
-    with pytest.raises(rc.RebasinError, match="reference from 0 to 4"):
+    with pytest.raises(rc.RebasinError, match="expected `reference` from 0 to 4, got 9"):
         rc.align_samples(scrambled()[0], spec, reference=9)
     with pytest.raises(rc.RebasinError, match="got one `DiagonalGaussianPosterior`; put several networks into a list"):
         rc.align_samples(single, spec)
@@ -229,20 +229,20 @@ def test_bad_samples_are_refused() -> None:
         rc.summarize(scrambled(1)[0], spec)
 
 
-def test_invariant_bound_is_a_training_option() -> None:
+def test_the_invariant_elbo_exceeds_the_standard_elbo() -> None:
     case = network()
     still = rc.inference.OptimizerSpec(name="SGD", lr=1e-12)
     options: dict[str, Any] = {"epochs": 1, "estimator": "weights", "prior_scale": 1.0, "optimizer": still}
     data = [(torch.cat([x for x, _ in case.data]), torch.cat([y for _, y in case.data]))]
     plain = rc.inference.MeanFieldVI(**options).fit(case.model, data)
-    method = rc.inference.MeanFieldVI(**options, symmetry_elements=8)
+    method = rc.inference.MeanFieldVI(**options, num_permutations=8)
     bound = method.fit(case.model, data, spec=case.spec)
-    # The information is at most log 9, shared by 40 examples.
+    # The information is at most log 9; the loss is a mean over 40 examples.
     assert 0 < plain.history[0] - bound.history[0] <= math.log(9) / 40 + 1e-6
 
 
 def permuted_modules(count: int = 3) -> tuple[list[nn.Module], rc.PermutationSpec]:
-    """Copies of one network with batch statistics, each in another order."""
+    """Return permuted copies of one network with batch normalization."""
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).double()
     with torch.no_grad():
         model(torch.randn(64, 4, generator=torch.Generator().manual_seed(0)).double())
@@ -252,7 +252,7 @@ def permuted_modules(count: int = 3) -> tuple[list[nn.Module], rc.PermutationSpe
 
 
 @pytest.mark.parametrize("form", ["points", "modules", "state_dicts"])
-def test_networks_in_every_form_are_aligned_as_match_many_does(form: str) -> None:
+def test_align_samples_equals_match_many_for_all_forms_of_networks(form: str) -> None:
     modules, spec = permuted_modules()
     forms: dict[str, list[Any]] = {
         "points": [rc.as_posterior(module) for module in modules],
@@ -273,7 +273,7 @@ def test_networks_in_every_form_are_aligned_as_match_many_does(form: str) -> Non
 
 
 def scrambled_gaussians(count: int = 3) -> list[rc.posteriors.LowRankGaussianPosterior]:
-    """Copies of one low-rank Gaussian (SWAG), each in another order."""
+    """Return permuted copies of one low-rank Gaussian (SWAG)."""
     case = network()
     generator = torch.Generator().manual_seed(2)
     mean = {name: p.detach() for name, p in case.model.named_parameters()}
@@ -297,7 +297,7 @@ def test_mixtures_of_gaussians_are_aligned(reference: int | None, form: str) -> 
     assert found.mean_squared_distances[-1] == pytest.approx(0.0, abs=1e-12)
     first, *others = found.samples.components
     for other in others:
-        assert rc.wasserstein_distance(first, other) < 1e-5, "components are copies of each other again"
+        assert rc.wasserstein_distance(first, other) < 1e-5, "the aligned components are equal"
     loss = [
         rc.score(q, rc.Task(case.model, case.data), num_samples=2000).nll
         for q in (rc.posteriors.MixturePosterior(parts), found.samples)
@@ -306,7 +306,7 @@ def test_mixtures_of_gaussians_are_aligned(reference: int | None, form: str) -> 
 
 
 @pytest.mark.parametrize("kind", ["diagonal_gaussian", "low_rank_gaussian", "full_gaussian"])
-def test_summary_of_a_mixture_has_its_moments(kind: SummaryKind) -> None:
+def test_the_summary_of_a_mixture_has_its_moments(kind: SummaryKind) -> None:
     case = network()
     parts = [*scrambled_gaussians(2), rc.posteriors.PointPosterior(scrambled_gaussians()[0].mean)]
     found = rc.summarize(
@@ -319,7 +319,7 @@ def test_summary_of_a_mixture_has_its_moments(kind: SummaryKind) -> None:
         torch.testing.assert_close(found.posterior.stddev[name], tensor)
 
 
-def test_full_summary_of_a_mixture_has_its_covariance() -> None:
+def test_the_full_summary_of_a_mixture_has_its_covariance() -> None:
     case = network()
     parts = scrambled_gaussians(2)
     found = rc.summarize(parts, case.spec, kind="full_gaussian")
@@ -332,7 +332,7 @@ def test_full_summary_of_a_mixture_has_its_covariance() -> None:
     torch.testing.assert_close(found.posterior.covariance(), expected)
 
 
-def test_a_summary_that_cannot_be_made_says_why() -> None:
+def test_an_unsupported_summary_is_an_error_with_its_reason() -> None:
     noise = rc.posteriors.UnitNoise((("layers.0.weight", 0),), "bernoulli", torch.full((5,), 0.5).double())
     mean = {name: p.detach() for name, p in network().model.named_parameters()}
     parts = [rc.posteriors.MultiplicativeNoisePosterior(mean, [noise])] * 2
@@ -343,7 +343,7 @@ def test_a_summary_that_cannot_be_made_says_why() -> None:
         rc.summarize(parts, network().spec, kind="full_gaussian")
 
 
-def test_a_canonical_form_that_is_not_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unconverged_canonical_form_gives_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rc.analysis.canonical, "_MAX_SWEEPS", 1)
     model, spec, inputs = small("relu")
     rescalings = rc.specs.find_rescalings(spec, model, inputs)
@@ -355,7 +355,7 @@ def test_a_canonical_form_that_is_not_reached_is_told(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_canonical_form_in_single_precision_is_reached(dtype: torch.dtype) -> None:
+def test_canonical_forms_converge_in_low_precision(dtype: torch.dtype) -> None:
     model, spec, inputs = small("relu")
     rescalings = rc.specs.find_rescalings(spec, model, inputs)
     tensors = {name: p.detach().to(dtype) for name, p in model.named_parameters()}

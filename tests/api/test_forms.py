@@ -287,7 +287,7 @@ def test_what_cannot_be_written_back_says_so() -> None:
     model = nn.Linear(2, 3)
     spec = rc.trace_spec(nn.Linear(2, 3), torch.zeros(1, 2))
     guide = stand_in("pyro.infer.autoguide.guides", "AutoNormal")()
-    with pytest.raises(InvalidInputError, match="cannot write into it; apply the permutation to the posterior"):
+    with pytest.raises(InvalidInputError, match="but not write to it; apply the permutation to the posterior"):
         spec.identity().apply(guide)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(InvalidInputError, match=r"cannot read a posterior from torch\.optim\.sgd\.SGD"):

@@ -127,7 +127,7 @@ def test_plane_goes_through_the_three(networks: list[nn.Module]) -> None:
         (a - b).square().sum().item() for a, b in zip(networks[0].parameters(), networks[2].parameters(), strict=True)
     )
     assert (found.points[2] - found.points[0]).square().sum().item() == pytest.approx(distance, rel=1e-5)
-    with pytest.raises(InvalidInputError, match="do not lie on a line"):
+    with pytest.raises(InvalidInputError, match="not collinear"):
         rc.loss_plane(networks[0], networks[1], networks[1], rc.Task(networks[0], examples()))
 
 

@@ -159,5 +159,5 @@ def test_channels_that_do_not_fit_name_the_matcher(fault: str) -> None:
             }
             return mean, changed[fault]
 
-    with pytest.raises(InvalidInputError, match=r"the matcher 'faulty' \(.*Faulty\) gave channels of the candidate"):
+    with pytest.raises(InvalidInputError, match=r"'faulty' \(.*Faulty\) returned channels of the candidate"):
         rc.match(MODEL, MODEL, SPEC, Faulty())

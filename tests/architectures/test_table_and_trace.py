@@ -1,4 +1,4 @@
-"""Every architecture by hand and by tracing: the same groups on the same axes."""
+"""Tables of all architectures have the same groups and axes as their traced specifications."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rebasin_core.architectures.cifar_resnet import ShortcutName
     from rebasin_core.architectures.layers import NormName
 
-PICTURE = (3, 32, 32)
+IMAGE = (3, 32, 32)
 RESNETS: list[tuple[int, NormName, ShortcutName, int]] = [
     (20, "batch", "conv", 1), (20, "layer", "pad", 1), (20, "frn", "pad", 2),
     (32, "frn", "conv", 1), (32, "batch", "pad", 2), (32, "layer", "conv", 1),
@@ -26,23 +26,23 @@ RESNETS: list[tuple[int, NormName, ShortcutName, int]] = [
 def _resnet(
     depth: int, norm: NormName, shortcut: ShortcutName, width: int
 ) -> tuple[rc.architectures.CifarResNetArchitecture, tuple[int, ...]]:
-    return rc.architectures.CifarResNetArchitecture(depth=depth, norm=norm, shortcut=shortcut, width=width), PICTURE
+    return rc.architectures.CifarResNetArchitecture(depth=depth, norm=norm, shortcut=shortcut, width=width), IMAGE
 
 
 CASES: dict[str, tuple[rc.Architecture, tuple[int, ...]]] = {
-    "mlp": (rc.architectures.MLPArchitecture(hidden=[7, 5]), PICTURE),
-    "vgg11": (rc.architectures.VGGArchitecture(depth=11, width=0.0625), PICTURE),
+    "mlp": (rc.architectures.MLPArchitecture(hidden=[7, 5]), IMAGE),
+    "vgg11": (rc.architectures.VGGArchitecture(depth=11, width=0.0625), IMAGE),
     "vgg16": (rc.architectures.VGGArchitecture(depth=16, width=0.0625, batch_norm=False), (3, 40, 40)),
     **{"cifar_resnet{}-{}-{}-{}".format(*options): _resnet(*options) for options in RESNETS},
-    "resnet18": (rc.architectures.ResNetArchitecture(depth=18, width=8), PICTURE),
-    "resnet50": (rc.architectures.ResNetArchitecture(depth=50, width=4), PICTURE),
-    "vit": (rc.architectures.ViTArchitecture(patch=8, width=24, depth=3, heads=4, hidden=40), PICTURE),
+    "resnet18": (rc.architectures.ResNetArchitecture(depth=18, width=8), IMAGE),
+    "resnet50": (rc.architectures.ResNetArchitecture(depth=50, width=4), IMAGE),
+    "vit": (rc.architectures.ViTArchitecture(patch=8, width=24, depth=3, heads=4, hidden=40), IMAGE),
     "gpt": (rc.architectures.GPTArchitecture(width=24, depth=3, heads=4, hidden=40), (11,)),
 }  # fmt: skip
 
 
 def canonical(layout: Layout) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[int, str | None]]]:
-    """Return the axes and groups with groups named by the order in which they are met."""
+    """Return the axes and groups with groups named in the order of their occurrence."""
     found = (a.group for axes in layout.axes.values() for axis in axes for a in atoms_of(axis) if a.group is not None)
     names = {name: f"g{number}" for number, name in enumerate(dict.fromkeys(found))}
     renamed = layout.as_json()["axes"]
@@ -56,7 +56,7 @@ def canonical(layout: Layout) -> tuple[dict[str, tuple[str, ...]], dict[str, tup
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_table_and_trace_agree_and_keep_the_function(case: str) -> None:
+def test_table_and_trace_agree_and_preserve_the_function(case: str) -> None:
     architecture, shape = CASES[case]
     model = architecture.build(shape, 10)
     inputs = architecture.example_inputs(shape, 10)
@@ -66,31 +66,31 @@ def test_table_and_trace_agree_and_keep_the_function(case: str) -> None:
     rc.check_spec(table, model, inputs).require()
 
 
-def test_only_inputs_outputs_and_kernels_stay() -> None:
+def test_only_inputs_outputs_and_kernels_are_fixed() -> None:
     architecture, shape = CASES["cifar_resnet20-batch-conv-1"]
     spec = rc.trace_spec(architecture.build(shape, 10), architecture.example_inputs(shape, 10))
     whys = {reason.why for axis in spec.coverage.frozen for reason in axis.reasons}
-    assert whys == {"it enters the model", "it leaves the model", "positions are mixed by a kernel"}
+    assert whys == {"model input", "model output", "positions are mixed by a kernel"}
 
 
-def test_a_class_axis_that_moves_is_caught() -> None:
-    model = CASES["vgg11"][0].build(PICTURE, 10)
+def test_group_on_the_class_axis_is_detected() -> None:
+    model = CASES["vgg11"][0].build(IMAGE, 10)
     wrong = rc.table_spec({**VGGSpec(model).table, "head.weight": "classes, convs.7*-", "head.bias": "classes"}, model)
-    check = rc.check_spec(wrong, model, torch.randn(2, *PICTURE))
+    check = rc.check_spec(wrong, model, torch.randn(2, *IMAGE))
     assert not check.passed
     assert set(check.failing_groups) == {"classes"}
     assert "head.weight" in str(check)
 
 
-def test_running_statistics_that_stay_are_caught_by_name() -> None:
-    model = CASES["vgg11"][0].build(PICTURE, 10)
+def test_fixed_running_statistics_are_named() -> None:
+    model = CASES["vgg11"][0].build(IMAGE, 10)
     wrong = rc.table_spec({**VGGSpec(model).table, "norms.3.running_mean": "-"}, model)
-    check = rc.check_spec(wrong, model, torch.randn(2, *PICTURE))
-    assert check.suggestions == ("'convs.3': `norms.3.running_mean`, axis 0: should move with it",)
+    check = rc.check_spec(wrong, model, torch.randn(2, *IMAGE))
+    assert check.suggestions == ("'convs.3': `norms.3.running_mean`, axis 0: should belong to the group",)
 
 
-def test_streams_wrongly_untied_at_width_one_are_caught() -> None:
-    # The mistake of the known PyTorch port: a block without a projection is given a stream of its own.
+def test_untied_residual_streams_are_detected() -> None:
+    # A mistake of a published PyTorch port: a block without a projection has a separate group for its outputs.
     architecture, shape = CASES["cifar_resnet20-batch-conv-1"]
     model = architecture.build(shape, 10)
     table = {
@@ -103,8 +103,8 @@ def test_streams_wrongly_untied_at_width_one_are_caught() -> None:
     assert "blocks.0.conv2.weight" in str(check)
 
 
-def test_heads_mixed_with_their_widths_are_caught() -> None:
-    # The mistake of the known BERT port: one permutation of the whole width for queries and keys.
+def test_permutation_across_heads_is_detected() -> None:
+    # A mistake of a published BERT port: one permutation of all features of queries and keys, across heads.
     architecture, shape = CASES["vit"]
     model = architecture.build(shape, 10)
     spec = architecture.spec(model)
@@ -119,7 +119,7 @@ def test_heads_mixed_with_their_widths_are_caught() -> None:
     assert f"{name}.qkv.weight" in str(check)
 
 
-def test_a_checkpoint_of_torchvision_has_the_names_of_resnet() -> None:
+def test_state_dict_names_are_those_of_torchvision() -> None:
     names = set(rc.architectures.ResNetArchitecture(depth=50).build((3, 64, 64), 1000).state_dict())
     assert {"layer1.0.downsample.0.weight", "layer4.2.bn3.running_var", "layer2.3.conv2.weight", "fc.bias"} <= names
     assert len(names) == 320

@@ -70,10 +70,10 @@ def test_a_converged_matrix_keeps_its_assignment() -> None:
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
-def test_forbidden_pairs_are_never_taken(solver: AssignmentSolver) -> None:
+def test_forbidden_pairs_are_never_assigned(solver: AssignmentSolver) -> None:
     a = torch.tensor([[5.0, 1.0, 0.0], [4.0, -torch.inf, 0.0], [-torch.inf, 2.0, -torch.inf]])
     assert solver.solve(a).index.tolist() == [0, 2, 1]
-    with pytest.raises(InvalidInputError, match="takes a forbidden pair"):
+    with pytest.raises(InvalidInputError, match="has a forbidden pair"):
         solver.solve(torch.tensor([[1.0, -torch.inf], [1.0, -torch.inf]]))
 
 
@@ -88,7 +88,7 @@ def test_bad_matrices(bad: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("index", [[0, 0], [0, 2], [0, 1, 2], [-2, 0]])
-def test_starts_that_are_no_assignments(index: list[int]) -> None:
+def test_invalid_starts_are_errors(index: list[int]) -> None:
     start = Assignment(torch.tensor(index), torch.zeros(2, dtype=torch.float64))
     with pytest.raises(InvalidInputError, match="the start is no assignment"):
         default_solver().solve(torch.zeros(2, 2), start=start)
@@ -99,7 +99,7 @@ def test_empty_batches_and_matrices() -> None:
     assert solve_assignment(torch.zeros(2, 0, 0)).shape == (2, 0)
 
 
-def test_a_suboptimal_assignment_has_the_gap_that_the_duals_prove() -> None:
+def test_the_gap_of_a_suboptimal_assignment_is_its_distance_to_the_optimum() -> None:
     a = torch.tensor([[3.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
     duals = potentials_of(a, torch.tensor([0, 1]))
     assert bound_gap(a, torch.tensor([0, 1]), duals).item() == 0
@@ -114,17 +114,17 @@ def test_matrices_on_any_device(solver: AssignmentSolver, device: torch.device) 
     assert torch.equal(found.index.cpu(), solver.solve(a).index)
 
 
-def test_a_batch_on_several_threads_is_solved_as_on_one() -> None:
+def test_the_result_of_a_batch_does_not_depend_on_the_number_of_threads() -> None:
     similarity = torch.randn(33, 128, 128, generator=torch.Generator().manual_seed(0))
-    alone = CompiledAssignment().solve(similarity)
+    sequential = CompiledAssignment().solve(similarity)
     torch.set_num_threads(3)
     try:
-        together = CompiledAssignment().solve(similarity)
-        again = CompiledAssignment().solve(similarity, start=together)
+        parallel = CompiledAssignment().solve(similarity)
+        warm = CompiledAssignment().solve(similarity, start=parallel)
     finally:
         torch.set_num_threads(1)
-    for found in (together, again):
-        assert torch.equal(found.index, alone.index)
+    for found in (parallel, warm):
+        assert torch.equal(found.index, sequential.index)
         assert found.gap is not None
         assert found.gap.max().item() <= 1e-6
 

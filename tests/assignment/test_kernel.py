@@ -1,4 +1,4 @@
-"""The compiled kernel: what is kept, what damage does to it, and what is said of the solver that runs."""
+"""The compiled kernel: its cache, damaged libraries, and messages about the solver in use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MATRIX = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give every test a cache folder of its own, and a process that has not looked for the kernel yet."""
+    """Provide an empty cache folder, and forget the loaded kernel before and after the test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("REBASIN_COMPILE", raising=False)
     forget()
@@ -38,7 +38,7 @@ def forget() -> None:
 
 
 def kept(cache: Path) -> Path:
-    """Return the one file that the cache has."""
+    """Return the only file in the cache."""
     (path,) = cache.iterdir()
     return path
 
@@ -48,7 +48,7 @@ def solves() -> bool:
     return single == CompiledAssignment().solve(MATRIX.double()).index.tolist() == [0, 1]
 
 
-# The kernel's module alone, in a process of its own: to import torch would take seconds.
+# Imports only the kernel's module in a new process, since importing torch takes seconds.
 ALONE = """
 import importlib.util, sys
 for name in ("rebasin_core", "rebasin_core.assignment"):
@@ -57,7 +57,7 @@ for name in ("rebasin_core", "rebasin_core.assignment"):
     sys.modules[name] = importlib.util.module_from_spec(spec)
 from rebasin_core.assignment import kernel
 def works():
-    return all(kernel._is_right(function, real) for real, function in kernel.load_kernel().functions.items())
+    return all(kernel._is_correct(function, real) for real, function in kernel.load_kernel().functions.items())
 """
 ROOT = str(Path(assignment.__file__).parents[2])
 
@@ -73,7 +73,7 @@ def ended(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def test_the_kernel_is_built_once_and_kept(cache: Path) -> None:
+def test_the_kernel_is_built_once_and_cached(cache: Path) -> None:
     assert solves()
     assert which_solver().reason == f"the kernel was built by this process, and kept as {kept(cache)}"
     before = kept(cache).stat()
@@ -84,7 +84,7 @@ def test_the_kernel_is_built_once_and_kept(cache: Path) -> None:
     assert kept(cache).stat().st_ino == before.st_ino
 
 
-# Every damage in a process that a signal would end.
+# In a separate process, since loading a damaged library could crash it.
 DAMAGED = """
 import os, pathlib
 folder = pathlib.Path(os.environ["XDG_CACHE_HOME"], "rebasin_core")
@@ -111,14 +111,13 @@ print("in use")
 """
 
 
-def test_a_damaged_kernel_is_seen_before_it_is_loaded_and_built_again() -> None:
+def test_damage_is_detected_before_loading_and_the_kernel_is_built_again() -> None:
     expected = ["truncated", "empty", "one byte", "other processor", "in use"]
     assert ended(start(DAMAGED)).splitlines() == expected
 
 
 @pytest.mark.parametrize("kind", ["other symbol", "other processor", "wrong results"])
-def test_a_whole_library_that_is_not_the_kernel_is_built_again(cache: Path, tmp_path: Path, kind: str) -> None:
-    """Hashed rightly, so that the hash does not tell."""
+def test_another_library_with_a_valid_hash_is_replaced_by_the_kernel(cache: Path, tmp_path: Path, kind: str) -> None:
     assert solves()
     path = kept(cache)
     content = bytearray(path.read_bytes())
@@ -141,7 +140,7 @@ def test_a_whole_library_that_is_not_the_kernel_is_built_again(cache: Path, tmp_
     assert kept(cache) == path
 
 
-def test_a_kept_kernel_needs_no_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_kernel_needs_no_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert solves()
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CC", "")
@@ -150,7 +149,7 @@ def test_a_kept_kernel_needs_no_compiler(cache: Path, monkeypatch: pytest.Monkey
     assert which_solver().reason == f"the kernel was read from {kept(cache)}"
 
 
-def test_without_a_compiler_scipy_solves_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_scipy_is_used_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.warns(SlowSolverWarning, match=r"no C compiler was found \(CC, cc, gcc, clang\).*REBASIN_COMPILE=0"):
         assert assignment.solve_assignment(MATRIX).tolist() == [0, 1]
@@ -160,19 +159,19 @@ def test_without_a_compiler_scipy_solves_and_says_so_once(monkeypatch: pytest.Mo
         CompiledAssignment()
 
 
-def test_a_compiler_that_fails_is_told_and_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_compiler_is_reported_and_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = tmp_path / "calls"
     broken = tmp_path / "broken-cc"
-    broken.write_text(f"#!/bin/sh\necho x >> {calls}\necho out of order >&2\nexit 1\n", encoding="utf-8")
+    broken.write_text(f"#!/bin/sh\necho x >> {calls}\necho internal error >&2\nexit 1\n", encoding="utf-8")
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
     for _ in range(3):
-        with pytest.raises(ConfigError, match="out of order"):
+        with pytest.raises(ConfigError, match="internal error"):
             CompiledAssignment()
     assert calls.read_text(encoding="utf-8").split() == ["x"] * len(kernel._FLAGS)
 
 
-def test_a_compiler_that_builds_nonsense_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_library_of_a_compiler_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = tmp_path / "wrong-cc"
     wrong.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho nonsense > "$2"\n', encoding="utf-8")
     wrong.chmod(0o755)
@@ -188,21 +187,21 @@ def test_compiling_can_be_turned_off_without_a_warning(monkeypatch: pytest.Monke
         CompiledAssignment()
 
 
-@pytest.mark.parametrize("place", ["a file", "writable by others", "below a file"])
-def test_a_cache_folder_that_cannot_be_used_leaves_nothing_behind(
-    cache: Path, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("folder", ["a file", "writable by others", "below a file"])
+def test_without_a_usable_cache_folder_no_files_remain(
+    cache: Path, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if place == "writable by others":
+    if folder == "writable by others":
         cache.mkdir(parents=True)
         cache.chmod(0o777)
     else:
-        (cache.parent if place == "below a file" else tmp_path / "cache").write_text("", encoding="utf-8")
-    room = tmp_path / "temporary"
-    room.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(room))
+        (cache.parent if folder == "below a file" else tmp_path / "cache").write_text("", encoding="utf-8")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
     assert solves()
     assert "not kept" in which_solver().reason
-    assert list(room.iterdir()) == []
+    assert list(temporary.iterdir()) == []
     assert not cache.is_dir() or list(cache.iterdir()) == []
 
 
@@ -219,7 +218,7 @@ def test_old_kernels_and_unfinished_files_are_removed_when_one_is_built(cache: P
     }
 
 
-def test_a_kernel_in_use_does_not_grow_old(cache: Path) -> None:
+def test_loading_a_kernel_updates_its_modification_time(cache: Path) -> None:
     assert solves()
     os.utime(kept(cache), (time.time() - 80 * 86400,) * 2)
     forget()
@@ -227,9 +226,9 @@ def test_a_kernel_in_use_does_not_grow_old(cache: Path) -> None:
     assert time.time() - kept(cache).stat().st_mtime < 100
 
 
-def test_processes_that_begin_together_all_have_the_kernel(cache: Path) -> None:
-    together = [start("print(works())") for _ in range(4)]
-    assert [ended(process) for process in together] == ["True"] * 4
+def test_concurrent_processes_all_load_the_kernel(cache: Path) -> None:
+    processes = [start("print(works())") for _ in range(4)]
+    assert [ended(process) for process in processes] == ["True"] * 4
     assert [path.suffix for path in cache.iterdir()] == [".so"]
 
 
@@ -239,11 +238,11 @@ def test_a_file_system_that_forbids_execution_does_not_matter(tmp_path: Path) ->
     mount = f"mount -t tmpfs -o noexec none {folder}"
     alone = ("unshare", "--mount", "sh", "-c")
     if sys.platform != "linux" or subprocess.run([*alone, mount], check=False, capture_output=True).returncode:
-        pytest.skip("this machine lets no test mount a file system")
+        pytest.skip("mounting a file system is not permitted on this machine")
     code = "print(works(), kernel.load_kernel().origin)"
     process = start(code, *alone, f'{mount} && exec "$@"', "sh", XDG_CACHE_HOME=str(folder), TMPDIR=str(folder))
     assert ended(process).startswith(f"True built by this process, and kept as {folder}/rebasin_core/assignment-")
 
 
-def test_the_command_that_lists_plugins_says_which_solver_runs() -> None:
+def test_the_plugins_command_reports_the_default_solver() -> None:
     assert f"assignment solver `auto` is {which_solver()}" in CliRunner().invoke(cli, ["plugins"]).output

@@ -18,7 +18,7 @@ SCALE = 0.5
 X, Y = torch.tensor([[1.0], [2.0]]).double(), torch.tensor([[0.4], [-0.3]]).double()
 
 
-def end(mean: float, stddev: float) -> DiagonalGaussianPosterior:
+def endpoint(mean: float, stddev: float) -> DiagonalGaussianPosterior:
     shape = (1, 1)
     return DiagonalGaussianPosterior(
         {"weight": torch.full(shape, mean, dtype=torch.float64)}, {"weight": torch.full(shape, stddev).double()}
@@ -26,7 +26,7 @@ def end(mean: float, stddev: float) -> DiagonalGaussianPosterior:
 
 
 def exact(mean: float, stddev: float) -> float:
-    """The predictive loss of Bayesian linear regression: a Gaussian with the variances added."""
+    """Predictive loss of Bayesian linear regression: the predictive is Gaussian, and variances add up."""
     total = 0.0
     for x, y in zip(X.flatten().tolist(), Y.flatten().tolist(), strict=True):
         variance = (stddev * x) ** 2 + SCALE**2
@@ -37,8 +37,8 @@ def exact(mean: float, stddev: float) -> float:
 def curve(num_samples: int, seed: int = 0) -> LossCurve:
     model = nn.Linear(1, 1, bias=False)
     return MarginalizedBarrier(num_points=5, num_samples=num_samples).estimate(
-        end(-1.0, 0.3),
-        end(1.5, 0.6),
+        endpoint(-1.0, 0.3),
+        endpoint(1.5, 0.6),
         Task(model, [(X, Y)], likelihood=GaussianLikelihood(scale=SCALE)),
         generator=torch.Generator().manual_seed(seed),
     )
@@ -52,10 +52,10 @@ def test_loss_along_the_geodesic_is_the_closed_form() -> None:
 
 
 @pytest.mark.statistics
-def test_error_of_the_height_is_the_spread_over_seeds() -> None:
-    # Two products of weights: both ends compute x -> x, and nothing is computed half-way between them.
+def test_stderr_of_the_height_is_the_standard_deviation_over_seeds() -> None:
+    # A product of two weights: both endpoints compute x -> x, and the midpoint computes x -> 0.
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
-    ends = [
+    endpoints = [
         DiagonalGaussianPosterior(
             {name: torch.full((1, 1), value).double() for name in ("0.weight", "1.weight")},
             {name: torch.full((1, 1), 0.1).double() for name in ("0.weight", "1.weight")},
@@ -64,52 +64,54 @@ def test_error_of_the_height_is_the_spread_over_seeds() -> None:
     ]
     found = [
         MarginalizedBarrier(num_points=3, num_samples=64).estimate(
-            ends[0],
-            ends[1],
+            endpoints[0],
+            endpoints[1],
             task=Task(model, [(X, X)], likelihood=GaussianLikelihood(scale=SCALE)),
             generator=torch.Generator().manual_seed(seed),
         )
         for seed in range(60)
     ]
     assert {c.location for c in found} == {0.5}
-    # The spread over 60 seeds has a relative error of 9 %; the stated error must lie within four of these.
-    spread = torch.tensor([c.height for c in found]).std().item()
-    assert sum(c.height_stderr for c in found) / 60 == pytest.approx(spread, rel=0.36)
+    # The standard deviation over 60 seeds has a relative error of 9 %; the tolerance is four of these.
+    stddev = torch.tensor([c.height for c in found]).std().item()
+    assert sum(c.height_stderr for c in found) / 60 == pytest.approx(stddev, rel=0.36)
 
 
-def test_common_noise_makes_the_height_more_certain_than_the_losses() -> None:
-    q, r = end(1.0, 0.3), end(1.1, 0.3)
+def test_common_random_numbers_reduce_the_error_of_the_height() -> None:
+    q, r = endpoint(1.0, 0.3), endpoint(1.1, 0.3)
     found = MarginalizedBarrier(num_points=3, num_samples=64).estimate(
         q, r, Task(nn.Linear(1, 1, bias=False), [(X, Y)], likelihood=GaussianLikelihood(scale=SCALE))
     )
     assert found.height_stderr < 0.1 * found.stderr[1]
 
 
-def test_points_need_no_sampling() -> None:
-    ends = [PointPosterior({"weight": torch.full((1, 1), v)}) for v in (-1.0, 1.5)]
+def test_single_networks_have_no_monte_carlo_error() -> None:
+    endpoints = [PointPosterior({"weight": torch.full((1, 1), v)}) for v in (-1.0, 1.5)]
     found = PointwiseBarrier(num_points=3).estimate(
-        ends[0], ends[1], task=Task(nn.Linear(1, 1, bias=False), [(X, Y)], likelihood=GaussianLikelihood(scale=SCALE))
+        endpoints[0],
+        endpoints[1],
+        task=Task(nn.Linear(1, 1, bias=False), [(X, Y)], likelihood=GaussianLikelihood(scale=SCALE)),
     )
     assert found.stderr == (0.0, 0.0, 0.0)
     assert found.loss[1] == pytest.approx(exact(0.25, 0.0))
     assert found.data_stderr[1] > 0
 
 
-def test_moments_join_posteriors_of_different_kinds() -> None:
+def test_moments_path_connects_posteriors_of_different_classes() -> None:
     model = nn.Linear(1, 1, bias=False)
     samples = SamplesPosterior({"weight": torch.tensor([[[0.0]], [[1.0]]]).double()})
     options: dict[str, Any] = {"task": Task(model, [(X, Y)], likelihood=GaussianLikelihood(scale=0.1))}
-    found = barrier(samples, end(1.0, 0.3), estimator={"name": "marginalized", "path": "moments"}, **options)
+    found = barrier(samples, endpoint(1.0, 0.3), estimator={"name": "marginalized", "path": "moments"}, **options)
     assert len(found.t) == 11
-    by_samples = barrier(samples, end(1.0, 0.3), num_points=3, **options)
+    by_samples = barrier(samples, endpoint(1.0, 0.3), num_points=3, **options)
     alone = barrier(samples, samples, num_points=3, **options)
     assert by_samples.loss[0] == pytest.approx(alone.loss[0], rel=0.2)
     by_geodesic = {"name": "marginalized", "path": "wasserstein"}
     with pytest.raises(InvalidInputError, match="no 2-Wasserstein geodesic of `SamplesPosterior` and `DiagonalGauss"):
-        barrier(samples, end(1.0, 0.3), estimator=by_geodesic, **options)
+        barrier(samples, endpoint(1.0, 0.3), estimator=by_geodesic, **options)
 
 
-def test_samples_travel_in_pairs() -> None:
+def test_samples_are_interpolated_in_pairs() -> None:
     model = nn.Linear(1, 1, bias=False)
     a = SamplesPosterior({"weight": torch.tensor([[[0.0]], [[1.0]]]).double()})
     b = SamplesPosterior({"weight": torch.tensor([[[1.1]], [[0.1]]]).double()})
@@ -120,7 +122,7 @@ def test_samples_travel_in_pairs() -> None:
     assert all(math.isfinite(loss) for loss in found.loss)
 
 
-def test_curve_survives_json() -> None:
+def test_curve_round_trips_through_json() -> None:
     found = curve(8)
     assert LossCurve.from_json(found.as_json()) == found
     old = {name: value for name, value in found.as_json().items() if name not in {"label", "unit"}}

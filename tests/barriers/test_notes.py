@@ -1,4 +1,4 @@
-"""What a curve says about itself: signed excess, endpoints that are no good, errors that cannot be trusted."""
+"""Signed excess and notes of a curve: poor endpoints, and standard errors that cannot be trusted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ X = torch.linspace(-2, 2, 40).double()[:, None]
 Y = 0.3 * X
 
 
-def end(mean: float, stddev: float | None = None) -> rc.Posterior:
+def endpoint(mean: float, stddev: float | None = None) -> rc.Posterior:
     weight = {"weight": torch.full((1, 1), mean, dtype=torch.float64)}
     if stddev is None:
         return rc.posteriors.PointPosterior(weight)
@@ -36,9 +36,9 @@ def exact(mean: float, stddev: float) -> float:
     return (0.5 * (Y - mean * X).square() / variance + 0.5 * (2 * math.pi * variance).log()).mean().item()
 
 
-def test_an_excess_below_zero_is_stated_with_its_error() -> None:
+def test_a_negative_excess_has_a_standard_error() -> None:
     with pytest.warns(EndpointWarning, match="worse than the midpoint"):
-        found = curve(end(0.0, 0.05), end(0.6, 0.05), num_samples=64)
+        found = curve(endpoint(0.0, 0.05), endpoint(0.6, 0.05), num_samples=64)
     assert (found.height, found.location) == (0.0, 0.0)
     wanted = exact(0.3, 0.05) - exact(0.0, 0.05)
     assert found.interior_location in {0.25, 0.75}
@@ -53,7 +53,7 @@ def test_an_excess_below_zero_is_stated_with_its_error() -> None:
     assert rc.LossCurve.from_json(document) == found
 
 
-def test_endpoints_no_better_than_a_constant() -> None:
+def test_note_on_endpoints_no_better_than_a_constant() -> None:
     classes = torch.tensor([0, 0, 0, 1])
     task = rc.Task(nn.Linear(1, 2, bias=False), [(torch.tensor([[1.0], [1.0], [1.0], [-1.0]]).double(), classes)])
 
@@ -74,39 +74,41 @@ def test_endpoints_no_better_than_a_constant() -> None:
 
 
 @pytest.mark.parametrize(("metric", "value"), [("error", 0.25), ("brier", 0.375), ("gibbs", 0.562335)])
-def test_the_baseline_is_in_the_metric(metric: str, value: float) -> None:
+def test_baseline_uses_the_metric_of_the_curve(metric: str, value: float) -> None:
     task = rc.Task(nn.Linear(1, 2, bias=False), [(torch.ones(4, 1), torch.tensor([0, 0, 0, 1]))])
     found = rc.barrier(task.model, task.model, task, num_points=3, metric=metric)
     assert found.baseline == pytest.approx(value, abs=1e-5)
 
 
-def test_errors_that_cannot_be_trusted() -> None:
-    wide = (end(0.3, 0.8), end(0.3, 1.6))
+def test_note_on_standard_errors_that_cannot_be_trusted() -> None:
+    wide = (endpoint(0.3, 0.8), endpoint(0.3, 1.6))
     with pytest.warns(StatedErrorWarning, match="the Monte Carlo errors of the losses along the path cannot be"):
         found = curve(*wide, num_samples=8)
     assert any(note.startswith("the Monte Carlo error of the barrier cannot be trusted") for note in found.notes)
     assert max(found.least_effective_samples) < 4 < max(found.effective_samples)
-    few = curve(end(0.3, 0.01), end(0.4, 0.02), num_samples=4, estimator={"name": "marginalized", "evaluation": LOOP})
+    few = curve(
+        endpoint(0.3, 0.01), endpoint(0.4, 0.02), num_samples=4, estimator={"name": "marginalized", "evaluation": LOOP}
+    )
     assert any("estimated from 4 independent draws" in note for note in few.notes)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not curve(end(0.3, 0.02), end(0.31, 0.03), num_samples=64).notes
+        assert not curve(endpoint(0.3, 0.02), endpoint(0.31, 0.03), num_samples=64).notes
 
 
 LOOP = {"method": "loop"}
 
 
-def test_copies_of_one_network_are_said_to_be_so() -> None:
+def test_note_on_endpoints_that_are_copies() -> None:
     with pytest.warns(EndpointWarning, match="copies of one network or posterior"):
-        found = curve(end(0.3, 0.1), end(0.3, 0.1))
+        found = curve(endpoint(0.3, 0.1), endpoint(0.3, 0.1))
     assert found.interior_excess == pytest.approx(0.0, abs=1e-12)
     assert not any("trusted" in note for note in found.notes)
-    assert any("copies" in note for note in curve(end(0.3), end(0.3)).notes)
+    assert any("copies" in note for note in curve(endpoint(0.3), endpoint(0.3)).notes)
 
 
-def test_single_networks_have_no_monte_carlo_error_anywhere() -> None:
+def test_single_networks_have_no_monte_carlo_error() -> None:
     task = rc.Task(nn.Linear(1, 1, bias=False), [(X, Y)], likelihood=GaussianLikelihood(scale=SCALE))
-    points = end(0.1), end(0.5)
+    points = endpoint(0.1), endpoint(0.5)
     assert rc.score(points[0], task).nll_stderr == 0.0
     for name in ("pointwise", "marginalized"):
         found = rc.barrier(*points, task, estimator=name, num_points=3)
@@ -114,12 +116,12 @@ def test_single_networks_have_no_monte_carlo_error_anywhere() -> None:
         assert not found.is_random
         assert found.height_data_stderr > 0
         assert found.interval() == (found.interior_excess, found.interior_excess)
-    # One sample of a distribution has an error, which is not known.
-    assert math.isnan(rc.score(end(0.1, 0.1), task, num_samples=1).nll_stderr)
+    # The error of a single sample of a distribution is unknown, not zero.
+    assert math.isnan(rc.score(endpoint(0.1, 0.1), task, num_samples=1).nll_stderr)
 
 
 def test_curves_of_earlier_versions_have_a_signed_excess() -> None:
-    document = curve(end(0.0, 0.05), end(0.6, 0.05), num_samples=16).as_json()
+    document = curve(endpoint(0.0, 0.05), endpoint(0.6, 0.05), num_samples=16).as_json()
     new = ("notes", "baseline", "degrees", "effective_samples", "least_effective_samples")
     old = {name: value for name, value in document.items() if name not in new and not name.startswith("interior")}
     found = rc.LossCurve.from_json(old)

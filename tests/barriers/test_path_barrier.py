@@ -1,4 +1,4 @@
-"""Points added around the maximum, and other metrics than the loss."""
+"""Refinement of the maximum, and metrics other than the loss."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import rebasin_core as rc
 from rebasin_core.errors import ConfigError, InvalidInputError
 
 
-def end(value: float) -> rc.posteriors.PointPosterior:
+def endpoint(value: float) -> rc.posteriors.PointPosterior:
     return rc.posteriors.PointPosterior({"weight": torch.full((1, 1), value, dtype=torch.float64)})
 
 
-def ends(a: float, b: float) -> tuple[rc.posteriors.PointPosterior, rc.posteriors.PointPosterior]:
-    return end(a), end(b)
+def endpoints(a: float, b: float) -> tuple[rc.posteriors.PointPosterior, rc.posteriors.PointPosterior]:
+    return endpoint(a), endpoint(b)
 
 
 class Bump(nn.Module):
-    """Outputs exp(-(w x - 0.3)^2 / 0.02): the loss has a narrow top at w = 0.3."""
+    """Outputs exp(-(w x - 0.3)^2 / 0.02): the loss has a narrow maximum at w = 0.3."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,8 +41,8 @@ DATA = [(torch.ones(1, 1).double(), torch.zeros(1, 1).double())]
 def test_the_maximum_is_located() -> None:
     options: dict[str, Any] = {"task": rc.Task(Bump(), DATA, likelihood=rc.evaluation.GaussianLikelihood(scale=1.0))}
     # The maximum, 0.5 at t = 0.3, is between the points.
-    coarse = rc.barriers.PointwiseBarrier(num_points=5).estimate(*ends(0.0, 1.0), **options)
-    fine = rc.barriers.PointwiseBarrier(num_points=5, tolerance=1e-5).estimate(*ends(0.0, 1.0), **options)
+    coarse = rc.barriers.PointwiseBarrier(num_points=5).estimate(*endpoints(0.0, 1.0), **options)
+    fine = rc.barriers.PointwiseBarrier(num_points=5, tolerance=1e-5).estimate(*endpoints(0.0, 1.0), **options)
     assert coarse.height < 0.42
     exact = 0.5 - 0.5 * math.exp(-2 * 0.09 / 0.02) * 0.7 - 0.5 * math.exp(-2 * 0.49 / 0.02) * 0.3
     assert fine.height == pytest.approx(exact, abs=1e-4)
@@ -51,9 +51,9 @@ def test_the_maximum_is_located() -> None:
     assert len(fine.t) < 20
 
 
-def test_no_points_are_added_where_nothing_rises() -> None:
+def test_no_points_are_added_without_a_barrier() -> None:
     options: dict[str, Any] = {"task": rc.Task(nn.Linear(1, 1, bias=False), DATA, likelihood="gaussian")}
-    found = rc.barriers.PointwiseBarrier(num_points=5, tolerance=1e-3).estimate(*ends(-1.0, 1.0), **options)
+    found = rc.barriers.PointwiseBarrier(num_points=5, tolerance=1e-3).estimate(*endpoints(-1.0, 1.0), **options)
     assert found.height == 0.0
     assert len(found.t) == 5
     with pytest.raises(ConfigError, match=r"tolerance: expected a value greater than 0, got 0\.0"):
@@ -75,7 +75,7 @@ def network(seed: int) -> tuple[nn.Module, rc.posteriors.DiagonalGaussianPosteri
 
 @pytest.mark.statistics
 @pytest.mark.parametrize("metric", ["gibbs", "error", "brier"])
-def test_errors_of_other_metrics_are_the_spread_over_seeds(metric: str) -> None:
+def test_stderr_of_other_metrics_is_the_standard_deviation_over_seeds(metric: str) -> None:
     model, first = network(1)
     _, second = network(2)
     g = torch.Generator().manual_seed(0)
@@ -85,27 +85,27 @@ def test_errors_of_other_metrics_are_the_spread_over_seeds(metric: str) -> None:
         estimator.estimate(first, second, rc.Task(model, data), generator=torch.Generator().manual_seed(seed))
         for seed in range(40)
     ]
-    spread = torch.tensor([curve.excess[1] for curve in found]).std().item()
+    stddev = torch.tensor([curve.excess[1] for curve in found]).std().item()
     stated = sum(curve.excess_stderr[1] for curve in found) / 40
-    # 40 seeds know the spread to 11 %, 16 groups to as much.
-    assert stated == pytest.approx(spread, rel=0.5)
+    # Relative error of a standard deviation: 11 % from 40 seeds, 18 % from 16 groups.
+    assert stated == pytest.approx(stddev, rel=0.5)
     assert {curve.metric for curve in found} == {metric}
 
 
-def test_metrics_that_do_not_fit_the_task() -> None:
+def test_metrics_that_do_not_match_the_task_raise() -> None:
     model, q = network(1)
     data = [(torch.zeros(2, 4).double(), torch.tensor([0, 1]))]
     with pytest.raises(InvalidInputError, match="use `brier`"):
         rc.barriers.MarginalizedBarrier(metric="squared_error").estimate(q, q, rc.Task(model, data))
     with pytest.raises(InvalidInputError, match="use `squared_error`"):
         rc.barriers.PointwiseBarrier(metric="error").estimate(
-            *ends(0.0, 1.0), rc.Task(nn.Linear(1, 1, bias=False), DATA, likelihood="gaussian")
+            *endpoints(0.0, 1.0), rc.Task(nn.Linear(1, 1, bias=False), DATA, likelihood="gaussian")
         )
     with pytest.raises(ConfigError, match=r"metric\.name: no metric 'loss'"):
         rc.barriers.PointwiseBarrier(metric="loss")
 
 
-def test_bias_of_the_height_is_that_of_the_points() -> None:
+def test_bias_of_the_height_is_the_excess_of_the_biases() -> None:
     model, q = network(1)
     r = q.permute(
         rc.architectures

@@ -1,4 +1,4 @@
-"""The laws of paths find wrong ones, and estimators measure along any path."""
+"""The laws of paths detect wrong paths, and estimators accept any path."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rebasin_core.testing import LAWS
 
 
 class LinePath(rc.Path):
-    """The path `moments` once more."""
+    """Same as the path `moments`."""
 
     name: Literal["line"] = "line"
 
@@ -42,14 +42,14 @@ class OneWay(LinePath):
         return lambda t: path(t**2)
 
 
-class OfManyKinds(LinePath):
+class MixedClasses(LinePath):
     @override
     def _between(self, problem: rc.barriers.PathProblem) -> PosteriorPath:
         path = super()._between(problem)
         return lambda t: path(t) if t < 0.5 else rc.posteriors.PointPosterior(path(t).mean)
 
 
-class OfTheOrder(LinePath):
+class OrderDependent(LinePath):
     @override
     def _between(self, problem: rc.barriers.PathProblem) -> PosteriorPath:
         path = super()._between(problem)
@@ -58,16 +58,16 @@ class OfTheOrder(LinePath):
             point = path(t)
             mean = point.mean
             for tensor in mean.values():
-                tensor[0] += t * (1 - t)  # the first unit, whichever that is
+                tensor[0] += t * (1 - t)  # depends on the order of the units
             return rc.posteriors.DiagonalGaussianPosterior(mean, point.stddev)
 
         return at
 
 
-class Refusing(LinePath):
+class Undefined(LinePath):
     @override
     def _between(self, problem: rc.barriers.PathProblem) -> PosteriorPath:
-        message = "this path is between no posteriors"
+        message = "this path is not defined"
         raise NoClosedFormError(message)
 
 
@@ -78,18 +78,18 @@ class Double(LinePath):
         return lambda t: path(t).to(dtype=torch.float64)
 
 
-def broken_laws(path: rc.Path, folder: Folder) -> set[str]:
-    broken: set[str] = set()
+def violated_laws(path: rc.Path, folder: Folder) -> set[str]:
+    violated: set[str] = set()
     for law in LAWS["path"]:
         try:
             law.trial(path, folder)
         except rc.RebasinError:
-            broken.add(law.name)
-    return broken
+            violated.add(law.name)
+    return violated
 
 
-def test_a_right_path_keeps_all_laws(tmp_path: Folder) -> None:
-    assert not broken_laws(LinePath(), tmp_path)
+def test_a_correct_path_satisfies_all_laws(tmp_path: Folder) -> None:
+    assert not violated_laws(LinePath(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -97,16 +97,16 @@ def test_a_right_path_keeps_all_laws(tmp_path: Folder) -> None:
     [
         (Short(), "endpoints"),
         (OneWay(), "reversal"),
-        (OfManyKinds(), "common_noise"),
-        (OfTheOrder(), "equivariance"),
+        (MixedClasses(), "common_noise"),
+        (OrderDependent(), "equivariance"),
         (Double(), "kept"),
-        (Refusing(), "endpoints"),
-        (Refusing(), "equivariance"),
+        (Undefined(), "endpoints"),
+        (Undefined(), "equivariance"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_a_wrong_path_breaks_a_law(path: rc.Path, law: str, tmp_path: Folder) -> None:
-    assert law in broken_laws(path, tmp_path)
+def test_a_wrong_path_violates_a_law(path: rc.Path, law: str, tmp_path: Folder) -> None:
+    assert law in violated_laws(path, tmp_path)
 
 
 class ParabolaPath(rc.Path):
@@ -128,24 +128,24 @@ class ParabolaPath(rc.Path):
         return at
 
 
-def test_single_networks_are_measured_along_any_path() -> None:
-    ends = [rc.posteriors.PointPosterior({"weight": torch.full((1, 1), v).double()}) for v in (-1.0, 1.0)]
+def test_pointwise_barrier_along_any_path() -> None:
+    endpoints = [rc.posteriors.PointPosterior({"weight": torch.full((1, 1), v).double()}) for v in (-1.0, 1.0)]
     one, zero = torch.ones(1, 1).double(), torch.zeros(1, 1).double()
     task = rc.Task(nn.Linear(1, 1, bias=False), [(one, zero)], rc.evaluation.GaussianLikelihood(scale=1.0))
     path = ParabolaPath(height=2.0)
-    curve = rc.barrier(ends[0], ends[1], task, metric="squared_error", path=path, num_points=5)
+    curve = rc.barrier(endpoints[0], endpoints[1], task, metric="squared_error", path=path, num_points=5)
     # The network outputs theta(t) = 2 t - 1 + 2 t (1 - t), whose target is 0.
     assert curve.loss == pytest.approx([(2 * t - 1 + 2 * t * (1 - t)) ** 2 for t in curve.t])
 
 
-def test_a_path_is_an_option_by_name_mapping_or_instance() -> None:
+def test_path_option_accepts_a_name_a_mapping_or_an_instance() -> None:
     expected = rc.barriers.MarginalizedBarrier(path=MomentsPath())
     given: list[Any] = ["moments", {"name": "moments"}]
     assert all(rc.barriers.MarginalizedBarrier(path=path) == expected for path in given)
     assert rc.barriers.MarginalizedBarrier().model_dump()["path"] == {"name": "auto"}
 
 
-def test_coefficients_out_of_range_and_tensors_that_differ_are_refused() -> None:
+def test_coefficients_out_of_range_and_different_tensors_raise() -> None:
     first = rc.posteriors.PointPosterior({"w": torch.zeros(2)})
     with pytest.raises(InvalidInputError, match=r"t in \[0, 1\], got 1\.5"):
         WassersteinPath().between(first, first)(1.5)
@@ -175,7 +175,7 @@ def swag(mean: float, rank: int) -> rc.posteriors.LowRankGaussianPosterior:
     ],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
-def test_independent_gaussians_at_a_quarter(path: rc.Path, kind: str) -> None:
+def test_diagonal_gaussians_at_a_quarter(path: rc.Path, kind: str) -> None:
     point = path.between(gaussian(0.0, 1.0), gaussian(4.0, 3.0))(0.25)
     assert point.kind == kind
     assert point.mean["w"].tolist() == pytest.approx([1.0, -1.0])
@@ -190,16 +190,16 @@ def test_low_rank_gaussians_are_coupled_by_their_noise_at_a_quarter() -> None:
     torch.testing.assert_close(path(0.25).from_noise(noise)["w"], expected)
 
 
-def test_a_mixture_at_a_quarter_has_a_quarter_of_the_candidate() -> None:
+def test_mixture_at_a_quarter() -> None:
     point = MixturePath().between(gaussian(0.0, 1.0), gaussian(4.0, 3.0))(0.25)
     assert point.mean["w"].tolist() == pytest.approx([1.0, -1.0])
-    # The variance of a mixture: 0.75 * 1 + 0.25 * 9 within, and 0.75 * 0.25 * 4^2 between the components.
+    # Variance of a mixture: 0.75 * 1 + 0.25 * 9 within and 0.75 * 0.25 * 4^2 between the components.
     assert point.stddev["w"][0].item() ** 2 == pytest.approx(0.75 + 2.25 + 3.0)
 
 
 @pytest.mark.parametrize("path", [SamplesPath(), AutoPath()], ids=lambda path: path.name)
-def test_samples_are_as_many_as_asked_for_and_those_of_the_seed(path: rc.Path) -> None:
-    first, second = swag(0.0, 2), swag(4.0, 3)  # of two ranks: not coupled, no geodesic
+def test_number_and_seed_determine_the_samples(path: rc.Path) -> None:
+    first, second = swag(0.0, 2), swag(4.0, 3)  # different ranks: no coupled path and no geodesic
     quarters = [path.between(first, second, num_samples=6, seed=seed)(0.25) for seed in (1, 1, 2)]
     for quarter in quarters:
         assert isinstance(quarter, rc.posteriors.SamplesPosterior)
@@ -211,8 +211,8 @@ def test_samples_are_as_many_as_asked_for_and_those_of_the_seed(path: rc.Path) -
     torch.testing.assert_close(means[0], 0.75 * draws[0] + 0.25 * draws[1])
 
 
-def test_samples_of_a_path_keep_their_buffers() -> None:
-    ends = [
+def test_samples_path_interpolates_buffers() -> None:
+    endpoints = [
         rc.posteriors.DiagonalGaussianPosterior(
             {"w": torch.zeros(2).double()},
             {"w": torch.ones(2).double()},
@@ -220,12 +220,12 @@ def test_samples_of_a_path_keep_their_buffers() -> None:
         )
         for value in (0.0, 4.0)
     ]
-    point = SamplesPath().between(ends[0], ends[1], num_samples=4)(0.25)
-    drawn = point.sample((1,), generator=torch.Generator().manual_seed(0))
-    assert drawn["running_mean"].flatten().tolist() == pytest.approx([1.0] * 3)
+    point = SamplesPath().between(endpoints[0], endpoints[1], num_samples=4)(0.25)
+    sample = point.sample((1,), generator=torch.Generator().manual_seed(0))
+    assert sample["running_mean"].flatten().tolist() == pytest.approx([1.0] * 3)
 
 
-def test_defaults_of_sampled_paths() -> None:
+def test_defaults_of_the_samples_path() -> None:
     first, second = swag(0.0, 2), swag(4.0, 3)
     point = displacement_path(first, second)(0.25)
     assert isinstance(point, rc.posteriors.SamplesPosterior)

@@ -1,4 +1,4 @@
-"""REPAIR and recomputed statistics at a quarter of the path, against loops over the layers of a network."""
+"""REPAIR and recomputed statistics at t = 0.25, compared with explicit loops over the layers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def task(model: nn.Module) -> rc.Task:
 
 
 def moments(model: nn.Sequential) -> Moments:
-    """Mean and standard deviation of the outputs of every layer but the last."""
+    """Mean and standard deviation of the outputs of each layer but the last."""
     found = []
     hidden = CALIBRATION
     for layer in list(model)[:-1]:
@@ -61,7 +61,7 @@ def between(first: Moments, second: Moments, t: float) -> Moments:
 
 
 def repair(model: nn.Sequential, wanted: Moments) -> nn.Sequential:
-    """Rescale one layer after the other: to mean and deviation with a bias, to the root mean square without."""
+    """Rescale layer by layer: to the mean and standard deviation with a bias, to the root mean square without."""
     repaired = copy.deepcopy(model)
     targets = iter(wanted)
     hidden = CALIBRATION
@@ -90,22 +90,22 @@ def interpolated(first: nn.Module, second: nn.Module, t: float) -> nn.Sequential
 
 
 def loss(*models: nn.Module) -> float:
-    """The negative mean log predictive probability of the average of networks."""
+    """Negative mean log probability under the average prediction of the networks."""
     logs = torch.stack([model(TEST).log_softmax(-1)[torch.arange(40), LABELS] for model in models])
     return -(logs.logsumexp(0) - math.log(len(models))).mean().item()
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
-def test_repair_at_a_quarter_is_that_of_a_loop_over_the_layers(*, bias: bool) -> None:
+def test_repair_at_a_quarter_equals_a_loop_over_the_layers(*, bias: bool) -> None:
     first, second = network(0, bias=bias), network(1, bias=bias)
-    ends = [rc.posteriors.PointPosterior.from_module(model) for model in (first, second)]
+    endpoints = [rc.posteriors.PointPosterior.from_module(model) for model in (first, second)]
     estimator = rc.barriers.RepairBarrier(estimator=rc.barriers.PointwiseBarrier(num_points=5))
-    curve = estimator.estimate(ends[0], ends[1], task(first))
+    curve = estimator.estimate(endpoints[0], endpoints[1], task(first))
     middle = interpolated(first, second, QUARTER)
     expected = loss(repair(middle, between(moments(first), moments(second), QUARTER)))
     assert curve.t[1] == QUARTER
     assert curve.loss[1] == pytest.approx(expected, rel=1e-9)
-    assert curve.loss[1] != pytest.approx(loss(middle), rel=1e-3), "the repair changes something"
+    assert curve.loss[1] != pytest.approx(loss(middle), rel=1e-3), "the repair has no effect"
     assert (curve.loss[0], curve.loss[-1]) == pytest.approx((loss(first), loss(second)), rel=1e-9)
 
 
@@ -124,28 +124,28 @@ def mean_network(members: list[nn.Sequential]) -> nn.Sequential:
 
 @pytest.mark.parametrize("per_sample", [True, False], ids=["by sample", "by mean"])
 def test_samples_are_repaired_at_a_quarter(*, per_sample: bool) -> None:
-    # The second set lies near the first, in order: optimal transport pairs them as they stand.
+    # The second set is close to the first, in the same order: optimal transport pairs equal indices.
     first = [network(seed) for seed in (0, 1)]
     second = [interpolated(member, network(seed), 0.2) for seed, member in enumerate(first, 5)]
     estimator = rc.barriers.RepairBarrier(
         estimator=rc.barriers.MarginalizedBarrier(num_points=5, num_samples=2), per_sample=per_sample
     )
     curve = estimator.estimate(as_samples(first), as_samples(second), task(first[0]))
-    middles = [interpolated(a, b, QUARTER) for a, b in zip(first, second, strict=True)]
+    midpoints = [interpolated(a, b, QUARTER) for a, b in zip(first, second, strict=True)]
     if per_sample:
         repaired = [
             repair(middle, between(moments(a), moments(b), QUARTER))
-            for middle, a, b in zip(middles, first, second, strict=True)
+            for middle, a, b in zip(midpoints, first, second, strict=True)
         ]
     else:
-        center = mean_network(middles)
+        center = mean_network(midpoints)
         wanted = between(moments(mean_network(first)), moments(mean_network(second)), QUARTER)
-        repaired = [rescaled(middle, center, repair(center, wanted)) for middle in middles]
+        repaired = [rescaled(middle, center, repair(center, wanted)) for middle in midpoints]
     assert curve.loss[1] == pytest.approx(loss(*repaired), rel=1e-9)
 
 
 def rescaled(model: nn.Sequential, before: nn.Sequential, after: nn.Sequential) -> nn.Sequential:
-    """Apply the affine maps of the units that lead from one network to another to a third network."""
+    """Apply the affine map of each unit from `before` to `after` to `model`."""
     result = copy.deepcopy(model)
     for layer, old, new in zip(list(result)[:-1], before, after, strict=False):
         if isinstance(layer, nn.Linear) and isinstance(old, nn.Linear) and isinstance(new, nn.Linear):
@@ -165,7 +165,7 @@ def with_norm(seed: int) -> nn.Sequential:
 
 
 def recompute_statistics(model: nn.Sequential, source: nn.Sequential) -> None:
-    """Set the statistics of a network to those of the same or another network on the calibration data."""
+    """Set the statistics of `model` to those of `source` on the calibration data."""
     norm = model[1]
     assert isinstance(norm, nn.BatchNorm1d)
     outputs = source[0](CALIBRATION).detach()
@@ -181,20 +181,20 @@ def test_statistics_of_samples_at_a_quarter(wrap: Callable[..., rc.BarrierEstima
     second = [interpolated(member, with_norm(seed), 0.2) for seed, member in enumerate(first, 5)]
     estimator = wrap(estimator=rc.barriers.MarginalizedBarrier(num_points=5, num_samples=2), per_sample=per_sample)
     curve = estimator.estimate(as_samples(first), as_samples(second), task(first[0]))
-    middles = [interpolated(a, b, QUARTER) for a, b in zip(first, second, strict=True)]
-    center = mean_network(middles)
+    midpoints = [interpolated(a, b, QUARTER) for a, b in zip(first, second, strict=True)]
+    center = mean_network(midpoints)
     if wrap is rc.barriers.RepairBarrier and per_sample:
-        middles = [
+        midpoints = [
             repair(middle, between(moments(a), moments(b), QUARTER))
-            for middle, a, b in zip(middles, first, second, strict=True)
+            for middle, a, b in zip(midpoints, first, second, strict=True)
         ]
     elif wrap is rc.barriers.RepairBarrier:
         repaired = repair(center, between(moments(mean_network(first)), moments(mean_network(second)), QUARTER))
-        middles = [rescaled(middle, center, repaired) for middle in middles]
+        midpoints = [rescaled(middle, center, repaired) for middle in midpoints]
         center = repaired
-    for middle in middles:
+    for middle in midpoints:
         recompute_statistics(middle, middle if per_sample else center)
-    assert curve.loss[1] == pytest.approx(loss(*middles), rel=1e-6)
+    assert curve.loss[1] == pytest.approx(loss(*midpoints), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,8 @@ def test_statistics_at_a_quarter_are_those_of_the_calibration_data(
     wrap: Callable[..., rc.BarrierEstimator],
 ) -> None:
     first, second = with_norm(0), with_norm(1)
-    ends = [rc.posteriors.PointPosterior.from_module(model) for model in (first, second)]
-    curve = wrap(estimator=rc.barriers.PointwiseBarrier(num_points=5)).estimate(ends[0], ends[1], task(first))
+    endpoints = [rc.posteriors.PointPosterior.from_module(model) for model in (first, second)]
+    curve = wrap(estimator=rc.barriers.PointwiseBarrier(num_points=5)).estimate(endpoints[0], endpoints[1], task(first))
     middle = interpolated(first, second, QUARTER)
     if wrap is rc.barriers.RepairBarrier:
         wanted = between(moments(first), moments(second), QUARTER)

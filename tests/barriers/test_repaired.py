@@ -1,4 +1,4 @@
-"""Statistics taken anew and activations repaired, along a path."""
+"""Recomputed statistics and repaired activations along a path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing_extensions import override
 import rebasin_core as rc
 from rebasin_core.errors import RebasinWarning
 from rebasin_core.evaluation import ActivationRepair, FunctionalModel, refreshed_buffers
-from tests.evaluation.written import OTHERS, WAYS, in_order, layers
+from tests.evaluation.implementations import IMPLEMENTATIONS, OTHER_IMPLEMENTATIONS, as_outputs_inputs, layers
 
 
 def inputs(rows: int = 200) -> torch.Tensor:
@@ -38,23 +38,23 @@ def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("size", [50, 200])
-def test_moments_are_those_wanted(size: int) -> None:
+def test_repaired_moments_are_the_requested_ones(size: int) -> None:
     first, second = network(0), network(1)
     repair = ActivationRepair(first, inputs()[:2], dtype=torch.float64)
     data = batches(size)
     wanted = repair.moments(tensors(first), data).blend(repair.moments(tensors(second), data), 0.3)
-    middle = {n: torch.lerp(t, tensors(second)[n], 0.3) for n, t in tensors(first).items()}
-    repaired = repair.maps(middle, data, wanted).folded(middle)
+    midpoint = {n: torch.lerp(t, tensors(second)[n], 0.3) for n, t in tensors(first).items()}
+    repaired = repair.maps(midpoint, data, wanted).folded(midpoint)
     found = repair.moments(repaired, data)
     for name in wanted.mean:
         torch.testing.assert_close(found.mean[name], wanted.mean[name])
         torch.testing.assert_close(found.stddev[name], wanted.stddev[name])
-    # By hand, of the first layer.
+    # Explicitly, for the first layer.
     outputs = first[0](inputs())
     torch.testing.assert_close(repair.moments(tensors(first), data).mean["0"], outputs.mean(0).detach())
 
 
-def test_layers_without_a_bias_are_scaled() -> None:
+def test_layers_without_a_bias_are_only_scaled() -> None:
     first = network(0, bias=False)
     repair = ActivationRepair(first, inputs()[:2], dtype=torch.float64)
     wanted = repair.moments(tensors(first), batches())
@@ -65,7 +65,7 @@ def test_layers_without_a_bias_are_scaled() -> None:
     torch.testing.assert_close(repaired["4.weight"], small["4.weight"])
 
 
-def test_units_that_do_not_vary_are_left_alone() -> None:
+def test_constant_units_are_not_rescaled() -> None:
     model = network(0)
     dict(model.named_parameters())["0.weight"].data[3] = 0
     repair = ActivationRepair(model, inputs()[:2], dtype=torch.float64)
@@ -88,7 +88,7 @@ def test_convolutions_are_repaired_by_channel() -> None:
 
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("wrapper", [rc.barriers.RepairBarrier, rc.barriers.ResetBarrier])
-def test_wrapped_estimators_lower_a_barrier_of_scale(
+def test_adjustments_change_the_midpoint_only(
     wrapper: type[rc.barriers.RepairBarrier | rc.barriers.ResetBarrier], *, per_sample: bool
 ) -> None:
     norm = wrapper is rc.barriers.ResetBarrier
@@ -102,7 +102,7 @@ def test_wrapped_estimators_lower_a_barrier_of_scale(
                 optimizer.step()
         model.eval()
     small = 0.01
-    ends: list[rc.Posterior] = [
+    endpoints: list[rc.Posterior] = [
         rc.posteriors.DiagonalGaussianPosterior(
             {n: p.detach() for n, p in m.named_parameters()},
             {n: torch.full_like(p, small) for n, p in m.named_parameters()},
@@ -113,14 +113,14 @@ def test_wrapped_estimators_lower_a_barrier_of_scale(
     options: dict[str, Any] = {"task": rc.Task(first, batches(), calibration=batches(200))}
     inner = rc.barriers.MarginalizedBarrier(num_points=3, num_samples=8)
     plain = rc.barriers.MarginalizedBarrier(num_points=3, num_samples=8, evaluation=rc.EvaluationOptions(method="loop"))
-    before = plain.estimate(ends[0], ends[1], **options)
-    after = wrapper(estimator=inner, per_sample=per_sample).estimate(ends[0], ends[1], **options)
+    before = plain.estimate(endpoints[0], endpoints[1], **options)
+    after = wrapper(estimator=inner, per_sample=per_sample).estimate(endpoints[0], endpoints[1], **options)
     assert after.loss[0] == pytest.approx(before.loss[0], rel=1e-6)
     assert after.loss[-1] == pytest.approx(before.loss[-1], rel=1e-6)
     assert after.loss[1] != pytest.approx(before.loss[1], rel=1e-3)
 
 
-def test_networks_are_repaired_towards_the_ends_that_they_lie_between() -> None:
+def test_samples_are_repaired_towards_their_own_endpoint_networks() -> None:
     members = [dict(network(seed).named_parameters()) for seed in range(4)]
     first, second = (
         rc.posteriors.SamplesPosterior({name: torch.stack([m[name].detach() for m in order]) for name in members[0]})
@@ -130,12 +130,12 @@ def test_networks_are_repaired_towards_the_ends_that_they_lie_between() -> None:
         estimator=rc.barriers.MarginalizedBarrier(num_points=3, num_samples=4), per_sample=True
     )
     curve = estimator.estimate(first, second, rc.Task(network(0), batches(), calibration=batches(200)))
-    # The path pairs every network with itself: nothing is to be repaired.
+    # The path pairs each network with itself: the repair has no effect.
     assert curve.loss[1] == pytest.approx(curve.loss[0], rel=1e-9)
 
 
-def test_opposite_noise_is_opposite_at_the_ends() -> None:
-    ends = [
+def test_antithetic_pairs_are_antithetic_at_the_endpoints() -> None:
+    endpoints = [
         rc.posteriors.DiagonalGaussianPosterior(
             {n: p.detach() for n, p in network(0).named_parameters()},
             {n: torch.full_like(p, 0.3) for n, p in network(0).named_parameters()},
@@ -146,11 +146,13 @@ def test_opposite_noise_is_opposite_at_the_ends() -> None:
     estimator = rc.barriers.RepairBarrier(
         estimator=rc.barriers.MarginalizedBarrier(num_points=3, num_samples=4, evaluation=evaluation), per_sample=True
     )
-    curve = estimator.estimate(ends[0], ends[1], task=rc.Task(network(0), batches(), calibration=batches(200)))
+    curve = estimator.estimate(
+        endpoints[0], endpoints[1], task=rc.Task(network(0), batches(), calibration=batches(200))
+    )
     assert curve.loss[1] == pytest.approx(curve.loss[0], rel=1e-9)
 
 
-def test_reset_statistics_are_those_of_one_pass() -> None:
+def test_reset_statistics_equal_those_of_one_batch() -> None:
     model = network(0, norm=True)
     found = refreshed_buffers(model, dict(model.named_parameters()), batches(200))
     outputs = model[0](inputs()).detach()
@@ -158,28 +160,28 @@ def test_reset_statistics_are_those_of_one_pass() -> None:
     torch.testing.assert_close(found["1.running_var"], outputs.var(0, correction=1))
 
 
-def repaired_middle(way: str) -> tuple[list[torch.Tensor], rc.LossCurve]:
+def repaired_midpoint(implementation: str) -> tuple[list[torch.Tensor], rc.LossCurve]:
     """Return the weights of the repaired midpoint of two networks, and the loss along the path."""
-    first = WAYS[way](layers((6, 9, 8, 3), 0))
-    second = WAYS[way](layers((6, 9, 8, 3), 1))
+    first = IMPLEMENTATIONS[implementation](layers((6, 9, 8, 3), 0))
+    second = IMPLEMENTATIONS[implementation](layers((6, 9, 8, 3), 1))
     repair = ActivationRepair(first, inputs()[:2], dtype=torch.float64)
     wanted = repair.moments(tensors(first), batches()).blend(repair.moments(tensors(second), batches()), 0.5)
-    middle = {name: torch.lerp(tensor, tensors(second)[name], 0.5) for name, tensor in tensors(first).items()}
-    folded = repair.maps(middle, batches(), wanted).folded(middle)
+    midpoint = {name: torch.lerp(tensor, tensors(second)[name], 0.5) for name, tensor in tensors(first).items()}
+    folded = repair.maps(midpoint, batches(), wanted).folded(midpoint)
     found = repair.moments(folded, batches())
     assert len(found.mean) == 2
     for name in wanted.mean:
         torch.testing.assert_close(found.mean[name], wanted.mean[name])
         torch.testing.assert_close(found.stddev[name], wanted.stddev[name])
-    ends = [rc.posteriors.PointPosterior.from_module(model) for model in (first, second)]
+    endpoints = [rc.posteriors.PointPosterior.from_module(model) for model in (first, second)]
     estimator = rc.barriers.RepairBarrier(estimator=rc.barriers.PointwiseBarrier(num_points=3))
-    return in_order(first, folded), estimator.estimate(ends[0], ends[1], rc.Task(first, batches()))
+    return as_outputs_inputs(first, folded), estimator.estimate(endpoints[0], endpoints[1], rc.Task(first, batches()))
 
 
-@pytest.mark.parametrize("way", OTHERS)
-def test_networks_are_repaired_however_they_are_written(way: str) -> None:
-    expected, curve = repaired_middle("linear")
-    found, other = repaired_middle(way)
+@pytest.mark.parametrize("implementation", OTHER_IMPLEMENTATIONS)
+def test_repair_does_not_depend_on_the_implementation(implementation: str) -> None:
+    expected, curve = repaired_midpoint("linear")
+    found, other = repaired_midpoint(implementation)
     torch.testing.assert_close(found, expected)
     assert other.loss[1] == pytest.approx(curve.loss[1], rel=1e-9)
 
@@ -226,8 +228,8 @@ def test_fixed_filters_are_not_repaired() -> None:
     torch.testing.assert_close(repaired["second.weight"], tensors(model)["second.weight"])
 
 
-def test_the_last_layer_is_the_last_even_if_it_is_tied() -> None:
-    """A head that shares the table of the tokens is the last layer: the one before it is repaired."""
+def test_a_tied_head_is_the_last_layer() -> None:
+    """If the head shares its weight with the embedding, the layer before it is still repaired."""
     model = rc.architectures.GPTArchitecture(width=8, depth=1, heads=2, hidden=12).build((4,), 7).eval()
     tokens = torch.randint(7, (16, 4), generator=torch.Generator().manual_seed(0))
     repair = ActivationRepair(model, tokens[:2])

@@ -121,5 +121,6 @@ if __name__ == "__main__":
     if len(sys.argv) == 3 and sys.argv[1] in {"ours", "theirs"}:
         print(json.dumps(measure(sys.argv[1], sys.argv[2])))
     else:
-        headers = ["model", "seconds", "moved", "change", "`rebasin`: seconds", "moved", "change"]
+        measures = ["time (s)", "changed tensors", "relative change"]
+        headers = ["model", f"rebasin_core: {measures[0]}", *measures[1:], f"`rebasin`: {measures[0]}", *measures[1:]]
         print(tabulate([row(name) for name in sys.argv[1:] or NAMES], headers, tablefmt="github"))

@@ -1,9 +1,10 @@
-"""Wrong specifications that `check_spec` passes, of many random ones, and right ones that it refuses.
+"""Count random wrong specifications that `check_spec` passes, and correct ones that it fails.
 
-    python -m tests.benchmarks.wrong_tables [TABLES_PER_NETWORK [FIRST_LETTERS_OF_A_NETWORK]]
+    python -m tests.benchmarks.wrong_tables [TABLES_PER_NETWORK [PREFIX_OF_NETWORK]]
 
-Networks are traced; their right layouts are checked with several seeds. Of each, random wrong layouts are made, with
-one tensor or one group at fault, and checked. A layout counts as wrong if an oracle sees the function change.
+Networks are traced, and their correct layouts are checked with several seeds. Random wrong layouts, each with one wrong
+tensor or group, are derived from them and checked. A layout counts as wrong if an oracle detects a change of the
+function.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from tests.specs.checking.wrong_tables import truly_changes, wrong_tables
 
 
 def main() -> None:
-    """Print a table with a row for each network, and the sums."""
+    """Print a table with a row for each network, and the totals."""
     wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 12
-    start_of_name = sys.argv[2] if len(sys.argv) > 2 else ""
-    Adviser.advice = lambda *_: []  # type: ignore[method-assign]  # what is at fault is not asked here, and takes long
+    prefix = sys.argv[2] if len(sys.argv) > 2 else ""
+    Adviser.advice = lambda *_: []  # type: ignore[method-assign]  # suggestions are not needed, and slow
     rows: list[list[object]] = []
     for name, (make, shape) in NETWORKS.items():
-        if not name.startswith(start_of_name):
+        if not name.startswith(prefix):
             continue
         torch.manual_seed(0)
         model, inputs = make(), inputs_of(shape)
         spec = rc.trace_spec(model, inputs)
         start = time.perf_counter()
-        refused = sum(
+        failed = sum(
             not rc.check_spec(spec, model, inputs, generator=torch.Generator().manual_seed(seed)).passed
             for seed in range(5)
         )
@@ -53,11 +54,11 @@ def main() -> None:
             if found.passed:
                 print(f"PASSED {name}: {table.kind}, {table.where}\n{found}", flush=True)
         rows.append([
-            name, counts["wrong"], counts["passed"], counts["kept"], counts["not wrong"], refused, f"{seconds:.2f}",
+            name, counts["wrong"], counts["passed"], counts["kept"], counts["not wrong"], failed, f"{seconds:.2f}",
         ])  # fmt: skip
         print(rows[-1], flush=True)
     sums = [sum(int(str(row[column])) for row in rows) for column in range(1, 6)]
-    headers = ["network", "wrong", "passed", "kept", "not wrong", "right refused (of 5)", "seconds"]
+    headers = ["network", "wrong", "passed", "kept", "not wrong", "correct table failed (of 5)", "seconds"]
     print(tabulate([*rows, ["all", *sums, ""]], headers, tablefmt="github"))
 
 

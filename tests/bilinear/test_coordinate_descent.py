@@ -23,7 +23,7 @@ def random_tensors(shapes: Mapping[str, tuple[int, ...]], generator: torch.Gener
 
 
 def attention(seed: int) -> tuple[dict[str, torch.Tensor], PermutationSpec]:
-    """A transformer block's tensors: heads, widths inside heads, a residual stream and a feed-forward layer."""
+    """Return the tensors of a transformer block with heads, widths inside heads and a residual stream."""
     g = torch.Generator().manual_seed(seed)
     heads, width, stream, hidden = 3, 4, 6, 10
     shapes = {
@@ -34,7 +34,7 @@ def attention(seed: int) -> tuple[dict[str, torch.Tensor], PermutationSpec]:
     return tensors, table_spec(TABLE, tensors, sizes={"h": heads})
 
 
-def test_heads_and_widths_are_solved_together() -> None:
+def test_planted_permutations_of_heads_and_widths_are_mostly_recovered() -> None:
     recovered = 0
     for seed in range(10):
         tensors, spec = attention(seed)
@@ -45,7 +45,7 @@ def test_heads_and_widths_are_solved_together() -> None:
     assert recovered >= 6
 
 
-def test_the_objective_is_what_it_says_and_never_falls() -> None:
+def test_the_objective_is_the_inner_product_and_never_decreases() -> None:
     a, spec = attention(0)
     b, _ = attention(1)
     result = WeightMatcher().match(PointPosterior(a), PointPosterior(b), spec)
@@ -55,7 +55,7 @@ def test_the_objective_is_what_it_says_and_never_falls() -> None:
     assert result.outcome is MatchOutcome.CONVERGED
 
 
-def test_a_group_on_both_axes_of_one_tensor_never_makes_it_worse() -> None:
+def test_the_objective_never_decreases_with_a_group_on_both_axes_of_a_tensor() -> None:
     for seed in range(20):
         g = torch.Generator().manual_seed(seed)
         a, b = ({"w": torch.randn(6, 6, generator=g), "in": torch.randn(6, 2, generator=g)} for _ in range(2))
@@ -66,8 +66,8 @@ def test_a_group_on_both_axes_of_one_tensor_never_makes_it_worse() -> None:
 
 @pytest.mark.parametrize("start", ["greedy", "identity", "best"])
 def test_at_convergence_no_single_group_can_be_improved(start: Literal["greedy", "identity", "best"]) -> None:
-    """Against similarity matrices summed by hand: a recurrent group, twice on one tensor, and its neighbor."""
-    moved = 0
+    """Compare with similarity matrices computed by hand: a recurrent group, twice on one tensor, and its neighbor."""
+    permuted = 0
     for seed in range(30):
         g = torch.Generator().manual_seed(seed)
         shapes = {"in": (6, 2), "w": (6, 6), "out": (5, 6), "head": (3, 5)}
@@ -77,7 +77,7 @@ def test_at_convergence_no_single_group_can_be_improved(start: Literal["greedy",
         result = WeightMatcher(start=start).match(PointPosterior(a), PointPosterior(b), spec)
         assert result.outcome is MatchOutcome.CONVERGED
         h, m = result.permutation.indices["h"], result.permutation.indices["m"]
-        moved += not result.permutation.is_identity
+        permuted += not result.permutation.is_identity
 
         def value(h: torch.Tensor, m: torch.Tensor, a: Tensors = a, b: Tensors = b) -> float:
             aligned = {"in": b["in"][h], "w": b["w"][h][:, h], "out": b["out"][m][:, h], "head": b["head"][:, m]}
@@ -90,10 +90,10 @@ def test_at_convergence_no_single_group_can_be_improved(start: Literal["greedy",
         best_m = linear_sum_assignment(-of_m.numpy())[1]
         assert value(torch.tensor(best_h), m) <= result.objective + 1e-9
         assert value(h, torch.tensor(best_m)) <= result.objective + 1e-9
-    assert moved == 30
+    assert permuted == 30
 
 
-def test_stopping_early_is_a_value() -> None:
+def test_stopping_at_the_maximum_number_of_sweeps_is_an_outcome() -> None:
     a, spec = attention(0)
     b, _ = attention(1)
     result = WeightMatcher(max_sweeps=1).match(PointPosterior(a), PointPosterior(b), spec)
@@ -101,26 +101,26 @@ def test_stopping_early_is_a_value() -> None:
     assert result.sweeps == 1
 
 
-def test_a_spec_without_groups_gives_the_identity() -> None:
+def test_the_result_of_a_specification_without_groups_is_the_identity() -> None:
     a = {"w": torch.ones(2)}
     result = WeightMatcher().match(PointPosterior(a), PointPosterior(a), table_spec({"w": "-"}, a))
     assert result.permutation.is_identity
     assert result.objective == 2.0
 
 
-def test_cost_grows_only_with_the_matrices(device: torch.device) -> None:
+def test_results_are_equal_on_every_device(device: torch.device) -> None:
     a, spec = attention(0)
     planted = spec.random_permutation(generator=torch.Generator().manual_seed(5))
     on_device = {name: tensor.to(device) for name, tensor in a.items()}
     result = match(on_device, planted.apply(a), spec, matcher="weight")
-    here = match(a, planted.apply(a), spec, matcher="weight")
-    assert result.permutation == here.permutation
+    on_cpu = match(a, planted.apply(a), spec, matcher="weight")
+    assert result.permutation == on_cpu.permutation
     assert result.apply(on_device)["q"].device.type == device.type
 
 
-def test_bad_input_names_what_is_wrong() -> None:
+def test_messages_about_bad_input_name_the_cause() -> None:
     a, spec = attention(0)
-    with pytest.raises(InvalidInputError, match="the candidate does not fit the specification; missing: `q`"):
+    with pytest.raises(InvalidInputError, match="the candidate does not match the specification; missing: `q`"):
         match(a, {name: t for name, t in a.items() if name != "q"}, spec)
     with pytest.raises(InvalidInputError, match="not in the specification: `extra`"):
         match(a, {**a, "extra": torch.ones(1)}, spec)
@@ -136,12 +136,12 @@ def test_bad_input_names_what_is_wrong() -> None:
         WeightMatcher(max_sweeps=0)
 
 
-def test_kl_of_points_is_infinite() -> None:
+def test_kl_requires_positive_standard_deviations() -> None:
     a, spec = attention(0)
     with pytest.raises(InvalidInputError, match="use the matcher `wasserstein`"):
         match(a, a, spec, matcher="kl")
-    spread = DiagonalGaussianPosterior(a, {name: torch.ones_like(t) for name, t in a.items()})
-    assert KLMatcher().match(spread, spread, spec).permutation.is_identity
+    gaussian = DiagonalGaussianPosterior(a, {name: torch.ones_like(t) for name, t in a.items()})
+    assert KLMatcher().match(gaussian, gaussian, spec).permutation.is_identity
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -158,27 +158,27 @@ def test_the_best_start_is_never_below_either(seed: int) -> None:
     assert found["best"] == max(found["greedy"], found["identity"])
 
 
-def test_the_upper_bound_is_that_of_its_formula_and_holds() -> None:
-    """By hand: assignments where one group acts alone on a matrix, sorting on vectors, norms where groups meet."""
+def test_the_upper_bound_equals_its_formula_and_holds() -> None:
+    """Compute by hand: assignments for matrices of one group, sorting for vectors, norms for several groups."""
     for seed in range(5):
         g = torch.Generator().manual_seed(seed)
         shapes = {
-            "in": (5, 2), "bias": (5,), "w": (4, 5), "gain": (4,), "shift": (4,), "solo": (4, 3), "fixed": (3, 2),
+            "in": (5, 2), "bias": (5,), "w": (4, 5), "scale": (4,), "shift": (4,), "solo": (4, 3), "fixed": (3, 2),
         }  # fmt: skip
         a = random_tensors(shapes, g)
         b = random_tensors(shapes, g)
-        table = {"in": "h, -", "bias": "h", "w": "m, h", "gain": "m", "shift": "m", "solo": "s, -", "fixed": "-, -"}
+        table = {"in": "h, -", "bias": "h", "w": "m, h", "scale": "m", "shift": "m", "solo": "s, -", "fixed": "-, -"}
         result = WeightMatcher().match(PointPosterior(a), PointPosterior(b), table_spec(table, a))
         of_h = (a["in"] @ b["in"].T + torch.outer(a["bias"], b["bias"])).numpy()
         of_s = (a["solo"] @ b["solo"].T).numpy()
         expected = sum(matrix[linear_sum_assignment(-matrix)].sum() for matrix in (of_h, of_s))
-        expected += sum((a[name].sort().values * b[name].sort().values).sum().item() for name in ("gain", "shift"))
+        expected += sum((a[name].sort().values * b[name].sort().values).sum().item() for name in ("scale", "shift"))
         expected += (a["w"].norm() * b["w"].norm()).item() + (a["fixed"] * b["fixed"]).sum().item()
         assert result.upper_bound == pytest.approx(expected)
         assert result.objective <= expected + 1e-9
 
 
-def test_the_upper_bound_of_one_group_is_reached() -> None:
+def test_the_upper_bound_of_a_single_group_is_attained() -> None:
     g = torch.Generator().manual_seed(0)
     shapes = {"in": (6, 3), "more": (6, 3)}
     a = random_tensors(shapes, g)

@@ -1,4 +1,4 @@
-"""A group and the groups nested in it are solved together: the best of all elements, by enumeration."""
+"""A group and its nested groups are optimized jointly; compared with an enumeration of all permutations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def value(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> float
 
 
 def elements_within(heads: int, width: int) -> list[torch.Tensor]:
-    """All indices ``[heads, width]`` of a group within each of some heads."""
+    """Return all indices ``[heads, width]`` of a group nested in a group of heads."""
     each = [torch.tensor(order) for order in permutations(range(width))]
     return [torch.stack(chosen) for chosen in product(each, repeat=heads)]
 
@@ -36,7 +36,7 @@ HEADS = {"q": (6, 5), "k": (6, 5), "v": (6, 5), "o": (5, 6), "scale": (3,)}
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_heads_and_two_widths_are_the_best_of_all(seed: int) -> None:
+def test_heads_and_two_widths_reach_the_global_optimum(seed: int) -> None:
     a, b = random_tensors(HEADS, seed), random_tensors(HEADS, seed + 100)
     table = {"q": "h*w@h, -", "k": "h*w, -", "v": "h*u@h, -", "o": "-, h*u", "scale": "h"}
     spec = table_spec(table, a, sizes={"h": 3})
@@ -52,13 +52,13 @@ def test_heads_and_two_widths_are_the_best_of_all(seed: int) -> None:
 
 
 def three_levels(a: Tensors) -> PermutationSpec:
-    """Two experts, two heads within each, two channels within each head."""
+    """Return a specification of two experts with two heads each, and two channels in each head."""
     table = {"in": "g*h@g*w@h, -", "out": "-, g*h*w", "gate": "g, -", "scale": "g*h"}
     return table_spec(table, a, sizes={"g": 2, "h": 2})
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_groups_within_groups_within_groups_are_solved_together(seed: int) -> None:
+def test_three_levels_of_nested_groups_are_optimized_jointly(seed: int) -> None:
     shapes = {"in": (8, 3), "out": (3, 8), "gate": (2, 4), "scale": (4,)}
     a, b = random_tensors(shapes, seed), random_tensors(shapes, seed + 100)
     spec = three_levels(a)
@@ -75,12 +75,12 @@ def test_groups_within_groups_within_groups_are_solved_together(seed: int) -> No
     assert result.objective == pytest.approx(best)
 
 
-def test_similarities_are_those_of_all_weights_of_a_unit() -> None:
+def test_unit_similarities_are_cosines_of_all_weights_of_the_units() -> None:
     shapes = {"in": (4, 3), "w": (4, 4), "out": (2, 4), "q": (6, 4)}
     a, b = random_tensors(shapes, 0), random_tensors(shapes, 1)
     spec = table_spec({"in": "h, -", "w": "m, h", "out": "-, m", "q": "g*i@g, m"}, a, sizes={"g": 3})
     found = unit_similarities(spec.layout, a, b)
-    assert sorted(found) == ["g", "h", "m"], "those of groups that are not nested"
+    assert sorted(found) == ["g", "h", "m"], "only groups that are not nested"
     rows = {name: torch.cat([tensors["in"], tensors["w"].T], 1) for name, tensors in (("a", a), ("b", b))}
     norms = rows["a"].norm(dim=1)
     torch.testing.assert_close(found["h"].norms, norms)

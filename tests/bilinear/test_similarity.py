@@ -10,7 +10,7 @@ from rebasin_core.bilinear import similarity, terms
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.bilinear.similarity import SimilarityMatrices
 
-# Residual streams (a group twice in one tensor), heads with widths within, convolutions, products after flattening.
+# Residual streams (a group twice in one tensor), nested groups, convolutions, products after flattening.
 ARCHITECTURES = {
     "mlp": (rc.architectures.MLPArchitecture(hidden=[30, 20, 25]), (8,)),
     "resnet": (rc.architectures.CifarResNetArchitecture(depth=8), (3, 8, 8)),
@@ -19,17 +19,17 @@ ARCHITECTURES = {
 
 
 def nudged(index: torch.Tensor, part: float, generator: torch.Generator) -> torch.Tensor:
-    """Return an index with some of its units exchanged."""
+    """Return an index with some of its units permuted cyclically."""
     units = torch.randperm(index.shape[-1], generator=generator)[: max(2, int(part * index.shape[-1]))]
-    moved = index.clone()
-    moved[..., units] = index[..., units.roll(1)]
-    return moved
+    changed = index.clone()
+    changed[..., units] = index[..., units.roll(1)]
+    return changed
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("large", [True, False])
 def test_updated_matrices_equal_recomputed_ones(*, name: str, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if large:  # as for tensors of which only changed columns are computed, in memory that is used again
+    if large:  # small tensors are treated like large ones: only changed columns are computed, in reused memory
         monkeypatch.setattr(similarity, "_SMALL", 0)
         monkeypatch.setattr(terms, "_LARGE", 0)
     updates: list[bool] = []
@@ -56,14 +56,14 @@ def test_updated_matrices_equal_recomputed_ones(*, name: str, large: bool, monke
     assert any(updates) == large
 
 
-def test_the_running_objective_is_the_objective() -> None:
+def test_the_accumulated_objective_equals_the_inner_product() -> None:
     architecture, shape = ARCHITECTURES["mlp"]
     models = [architecture.build(shape, 5, generator=torch.Generator().manual_seed(s)) for s in (1, 2)]
     reference = rc.posteriors.PointPosterior.from_module(models[0])
     candidate = rc.posteriors.PointPosterior.from_module(models[1])
     result = rc.matchers.WeightMatcher().match(reference, candidate, architecture.spec(models[0]))
-    moved = result.apply(candidate).mean
-    expected = sum((t.double() * moved[n].double()).sum().item() for n, t in reference.mean.items())
+    aligned = result.apply(candidate).mean
+    expected = sum((t.double() * aligned[n].double()).sum().item() for n, t in reference.mean.items())
     assert result.objective == pytest.approx(expected, rel=1e-6)
     assert result.trace[-1] == result.objective
     assert list(result.trace) == sorted(result.trace)

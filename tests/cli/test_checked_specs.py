@@ -47,8 +47,8 @@ def test_nothing_is_written_with_a_wrong_specification(folder: Path, called: Cal
     arguments = (command, "checked_nets:make", "a.safetensors", "b.safetensors", "--spec", "wrong.json", "-o", "out")
     code, _, errors = called(*arguments, "-i", "2,4", cwd=folder)
     assert code != 0
-    assert "does not keep the function" in errors
-    assert "`2.weight`, axis 0: should not move with it" in errors
+    assert "does not preserve the function" in errors
+    assert "`2.weight`, axis 0: should not belong to the group" in errors
     code, _, errors = called(*arguments, cwd=folder)
     assert code == 2
     assert "checked before it is used" in errors
@@ -68,5 +68,5 @@ def test_untested_tensors_are_refused_unless_accepted(folder: Path, called: Call
     arguments = ("align", "checked_nets:Aside", *checkpoints, "--spec", "untested.json", "-o", "out", "-i", "2,4")
     code, _, errors = called(*arguments, cwd=folder)
     assert code == 2
-    assert "untested, the model does not use it on these inputs: `aside.weight`" in errors
+    assert "untested, not used by the model on these inputs: `aside.weight`" in errors
     assert called(*arguments, "--check", "kept", cwd=folder)[0] == 0

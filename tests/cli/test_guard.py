@@ -190,7 +190,7 @@ def test_a_match_that_was_interrupted_is_not_gone_on_with_by_another(
     kept = (folder / "out.safetensors.unfinished").read_bytes()
     code, _, errors = called(*align("c"), cwd=folder)
     assert code == 2
-    assert "out.safetensors.unfinished was left by an interrupted match of other networks" in errors
+    assert "out.safetensors.unfinished is the checkpoint of an interrupted match of other networks" in errors
     assert "delete it" in errors
     assert (folder / "out.safetensors.unfinished").read_bytes() == kept
     assert called(*align(), cwd=folder)[0] == 0
@@ -203,7 +203,7 @@ def test_junk_in_place_of_a_match_is_to_be_deleted(folder: Path, called: Called,
     code, _, errors = called(*align(), cwd=folder)
     assert code == 2
     assert "out.safetensors.unfinished" in errors
-    assert "delete it to begin the match again" in errors
+    assert "delete the file to restart the match" in errors
     assert (folder / "out.safetensors.unfinished").read_bytes() == content
 
 

@@ -139,8 +139,8 @@ def test_spec_prints_axes_coverage_and_check_and_writes_a_file(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert "5, units.0*36" in done.stdout
     assert "log10 of the group order: 1.4" in done.stdout
-    assert "frozen, positions are mixed by a kernel (conv2d): 0.weight[2], 0.weight[3], 4.weight[1]" in done.stdout
-    assert "function kept" in done.stdout
+    assert "fixed, positions are mixed by a kernel (conv2d): 0.weight[2], 0.weight[3], 4.weight[1]" in done.stdout
+    assert "function preserved" in done.stdout
     assert json.loads((tmp_path / "cnn.json").read_text())["axes"]["1.running_var"] == "units.0"
 
 
@@ -150,7 +150,7 @@ def test_spec_takes_named_whole_numbers(tmp_path: Path, called: Called) -> None:
         "spec", "models:Words", "-k", "tokens=2,7:int<50", "--freeze", "head.bias", cwd=tmp_path
     )
     assert code == 0, errors
-    assert "its entries are looked up by number (embedding): embed.weight[0]" in output
+    assert "its entries are looked up by index (embedding): embed.weight[0]" in output
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from griffe import Class, Module, load, load_extensions
+from griffe import Attribute, Class, Function, Module, load, load_extensions
 
-HOOK = Path(__file__).parents[2] / "docs" / "hooks" / "declarations.py"
+HOOKS = Path(__file__).parents[2] / "docs" / "hooks"
 
 
 @pytest.fixture(scope="module")
 def package() -> Module:
-    extensions = load_extensions("griffe_inherited_docstrings", str(HOOK))
+    hooks = [str(HOOKS / name) for name in ("literals.py", "declarations.py")]
+    extensions = load_extensions("griffe_inherited_docstrings", *hooks)
     found = load("rebasin_core", extensions=extensions, docstring_parser="google")
     assert isinstance(found, Module)
     return found
@@ -47,4 +48,14 @@ def test_bounds_and_defaults_in_annotations_are_shown(package: Module) -> None:
 def test_abstract_methods_are_shown_and_other_private_members_are_not(package: Module) -> None:
     assert "_match" in package["matchers.base.Matcher"].members
     assert "_match" not in package["matchers.frank_wolfe.FrankWolfeMatcher"].members
-    assert not [name for name in package["posteriors.barycenter"].members if name.startswith("_")]
+    assert not [name for name in package["posteriors.barycenters"].members if name.startswith("_")]
+
+
+def test_literal_types_are_shown_by_their_values_and_others_by_name(package: Module) -> None:
+    match = package["api.matching.match"]
+    assert isinstance(match, Function)
+    assert str(match.parameters["on_interrupt"].annotation) == "Literal['raise', 'return']"
+    assert str(match.parameters["reference"].annotation) == "PosteriorLike"
+    batches = package["evaluation.task.Batches"]
+    assert isinstance(batches, Attribute)
+    assert str(batches.value) == "Iterable[tuple[Tensor, Tensor]]"

@@ -25,7 +25,7 @@ from rebasin_core.evaluation import (
 from rebasin_core.evaluation.choice import networks_of
 from rebasin_core.evaluation.local import LocalNetworks
 from rebasin_core.evaluation.networks import LoopedNetworks, SampledNetworks, VectorizedNetworks
-from tests.evaluation.written import OTHERS, WAYS, layers
+from tests.evaluation.implementations import IMPLEMENTATIONS, OTHER_IMPLEMENTATIONS, layers
 
 if TYPE_CHECKING:
     from rebasin_core.evaluation import PrecisionName
@@ -116,9 +116,9 @@ def test_stated_errors_are_the_spread_over_seeds(options: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("antithetic", [False, True])
-@pytest.mark.parametrize("way", OTHERS)
-def test_local_noise_of_networks_however_they_are_written(way: str, *, antithetic: bool) -> None:
-    models = [WAYS[name](layers()) for name in ("linear", way)]
+@pytest.mark.parametrize("implementation", OTHER_IMPLEMENTATIONS)
+def test_local_noise_of_networks_however_they_are_written(implementation: str, *, antithetic: bool) -> None:
+    models = [IMPLEMENTATIONS[name](layers()) for name in ("linear", implementation)]
     expected, found = (
         run(spread_over(model), model, method="local", antithetic=antithetic, chunk_size=10) for model in models
     )
@@ -130,9 +130,9 @@ def test_local_noise_of_networks_however_they_are_written(way: str, *, antitheti
 
 
 @pytest.mark.statistics
-@pytest.mark.parametrize("way", WAYS)
-def test_local_noise_of_one_layer_has_the_closed_form(way: str) -> None:
-    model = WAYS[way](layers())
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_local_noise_of_one_layer_has_the_closed_form(implementation: str) -> None:
+    model = IMPLEMENTATIONS[implementation](layers())
     mean = {name: tensor.detach() for name, tensor in model.named_parameters()}
     stddev = {name: 0.1 + mean[name].abs() for name in list(mean)[4:]}
     fixed = {name: tensor for name, tensor in mean.items() if name not in stddev}

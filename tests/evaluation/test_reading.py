@@ -17,7 +17,7 @@ import rebasin_core as rc
 from rebasin_core.errors import RebasinWarning
 from rebasin_core.evaluation import FunctionalModel
 from rebasin_core.evaluation.reading import Interception, ModelReading, Product, WeightUse
-from tests.evaluation.written import WAYS, layers, spec_of
+from tests.evaluation.implementations import IMPLEMENTATIONS, layers, spec_of
 
 
 class Written(nn.Module):
@@ -295,7 +295,7 @@ def test_weights_of_unknown_origin_are_not_passed_over() -> None:
 
 
 def test_a_model_is_read_once() -> None:
-    model = FunctionalModel(WAYS["linear"](layers()))
+    model = FunctionalModel(IMPLEMENTATIONS["linear"](layers()))
     assert model.reading(torch.zeros(2, 5)) is model.reading(torch.ones(2, 5))
 
 
@@ -318,9 +318,9 @@ def test_watched_models_return_the_same() -> None:
 
 
 @pytest.mark.parametrize("matcher", ["activation", "gradient"])
-@pytest.mark.parametrize("way", WAYS)
-def test_networks_are_matched_however_they_are_written(way: str, matcher: str) -> None:
-    model = WAYS[way](layers())
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_networks_are_matched_however_they_are_written(implementation: str, matcher: str) -> None:
+    model = IMPLEMENTATIONS[implementation](layers())
     spec = spec_of(model)
     planted = spec.random_permutation(generator=torch.Generator().manual_seed(1))
     x = torch.randn(60, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Every example counts the same, however the data are split into batches."""
+"""Every example has equal weight, for any split of the data into batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPLITS = {"one": [33], "equal": [11, 11, 11], "last": [32, 1], "first": [1, 2, 3
 
 
 def outlier_regression() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return inputs, targets, of which the last is an outlier, and the exact mean and deviation of the posterior."""
+    """Return inputs, targets (the last is an outlier), and the exact posterior mean and standard deviation."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(COUNT, 2, generator=generator).double()
     weights = torch.tensor([[1.0], [-0.5]]).double()
@@ -46,14 +46,14 @@ def network() -> nn.Linear:
     return model
 
 
-def falling(epochs: int, name: str = "SGD", lr: float = 0.2) -> dict[str, Any]:
-    """Options of a rate that falls so far that the order of steps leaves little trace."""
+def decaying(epochs: int, name: str = "SGD", lr: float = 0.2) -> dict[str, Any]:
+    """Options of a learning rate that decays until the order of the steps has little effect."""
     schedule = ScheduleSpec(name="ExponentialLR", gamma=1e-4 ** (1 / epochs))
     return {"epochs": epochs, "optimizer": OptimizerSpec(name=name, lr=lr), "schedule": schedule}
 
 
 def error(posterior: rc.Posterior) -> float:
-    """Return how far a mean is from the exact one, in posterior standard deviations."""
+    """Return the largest error of the mean, in posterior standard deviations."""
     _, _, mean, stddev = outlier_regression()
     return ((posterior.mean["weight"].flatten() - mean).abs() / stddev).max().item()
 
@@ -69,23 +69,23 @@ def error(posterior: rc.Posterior) -> float:
     ],
     ids=["map", "ensemble", "dropout", "vi"],
 )
-def test_the_steps_of_a_pass_add_up_to_the_gradient_on_all_data(make: Callable[..., rc.Inference], split: str) -> None:
+def test_the_steps_of_a_pass_sum_to_the_gradient_on_all_data(make: Callable[..., rc.Inference], split: str) -> None:
     rate = 1e-6
     method = make(epochs=1, optimizer=OptimizerSpec(name="SGD", lr=rate))
     model = network()
     posterior = method.fit(model, batches(split), likelihood=LIKELIHOOD).posterior
-    ends = posterior.samples if isinstance(posterior, rc.posteriors.SamplesPosterior) else posterior.mean
-    moved = ends["weight"].reshape(-1, 2)[0] / rate / len(SPLITS[split])
+    fitted = posterior.samples if isinstance(posterior, rc.posteriors.SamplesPosterior) else posterior.mean
+    mean_step = fitted["weight"].reshape(-1, 2)[0] / rate / len(SPLITS[split])
     x, y, *_ = outlier_regression()
     weight = model.weight.detach().double().clone().requires_grad_()
     loss = -LIKELIHOOD.log_prob(x @ weight.T, y).mean() + weight.square().sum() / (2 * COUNT)
     (gradient,) = torch.autograd.grad(loss, [weight])
-    torch.testing.assert_close(moved, -gradient[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(mean_step, -gradient[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_gradient_descent_finds_the_exact_maximum(split: str) -> None:
-    found = MAPInference(prior_scale=1, **falling(200)).fit(network(), batches(split), likelihood=LIKELIHOOD)
+    found = MAPInference(prior_scale=1, **decaying(200)).fit(network(), batches(split), likelihood=LIKELIHOOD)
     assert error(found.posterior) < 0.02
     x, y, mean, _ = outlier_regression()
     loss = -LIKELIHOOD.log_prob(x @ mean[:, None], y).mean() + mean.square().sum() / (2 * COUNT)
@@ -94,22 +94,22 @@ def test_gradient_descent_finds_the_exact_maximum(split: str) -> None:
 
 
 class Partitions:
-    """Splits the examples at random places: each pass in another number of batches."""
+    """Random splits of the examples, with another number of batches in each pass."""
 
     def __init__(self) -> None:
         self._random = random.Random(0)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self._random.sample(range(COUNT), COUNT)
-        begin = 0
-        while begin < COUNT:
+        start = 0
+        while start < COUNT:
             size = self._random.choice([1, 5, 20])
-            yield order[begin : begin + size]
-            begin += size
+            yield order[start : start + size]
+            start += size
 
 
 class Stream(IterableDataset[Any]):
-    """Examples one by one."""
+    """Stream of single examples."""
 
     @override
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -127,27 +127,27 @@ def test_any_loader_gives_the_maximum(kind: str) -> None:
         "stream": DataLoader(Stream(), batch_size=32),
         "arrays": rc.data.Examples(x, y).batches(32, shuffle_seed=1),
     }
-    found = MAPInference(prior_scale=1, **falling(200)).fit(network(), loaders[kind], likelihood=LIKELIHOOD)
+    found = MAPInference(prior_scale=1, **decaying(200)).fit(network(), loaders[kind], likelihood=LIKELIHOOD)
     assert error(found.posterior) < 0.02
 
 
 @pytest.mark.parametrize(
     ("method", "tolerance"),
     [
-        (MAPInference(prior_scale=1, **falling(300, "Adam", 0.1)), 0.05),
+        (MAPInference(prior_scale=1, **decaying(300, "Adam", 0.1)), 0.05),
         (rc.inference.SnapshotEnsemble(members=2, epochs=200, optimizer=OptimizerSpec(name="SGD", lr=0.1)), 0.05),
         (rc.inference.SWAG(epochs=200, optimizer=OptimizerSpec(name="SGD", lr=0.05)), 0.05),
-        (MeanFieldVI(prior_scale=1, **falling(250, "Adam", 0.1)), 0.3),
-        (MeanFieldVI(prior_scale=1, estimator="flipout", **falling(250, "Adam", 0.1)), 0.3),
-        (MeanFieldVI(prior_scale=1, estimator="weights", sticking_the_landing=True, **falling(250, "Adam", 0.1)), 0.3),
+        (MeanFieldVI(prior_scale=1, **decaying(250, "Adam", 0.1)), 0.3),
+        (MeanFieldVI(prior_scale=1, estimator="flipout", **decaying(250, "Adam", 0.1)), 0.3),
+        (MeanFieldVI(prior_scale=1, estimator="weights", sticking_the_landing=True, **decaying(250, "Adam", 0.1)), 0.3),
         (rc.inference.SGLD(epochs=400, burn_in=100, learning_rate=0.01, chains=8), 0.3),
         (rc.inference.SGHMC(epochs=400, burn_in=100, learning_rate=0.002, chains=8), 0.3),
     ],
     ids=["adam", "snapshots", "swag", "local", "flipout", "landing", "sgld", "sghmc"],
 )
-def test_a_small_batch_counts_as_its_examples_for_every_method(method: rc.Inference, tolerance: float) -> None:
+def test_a_small_batch_is_weighted_by_its_examples_in_every_method(method: rc.Inference, tolerance: float) -> None:
     posterior = method.fit(network(), batches("last"), likelihood=LIKELIHOOD).posterior
-    # With one step of equal weight a batch, these are between 3 and 6 posterior standard deviations away.
+    # With equal weight per batch, the errors were between 3 and 6 posterior standard deviations.
     assert error(posterior) < tolerance
     if isinstance(method, rc.inference.SGLD | rc.inference.SGHMC):
         _, _, _, stddev = outlier_regression()
@@ -166,7 +166,7 @@ def test_normalization_statistics_are_those_of_all_examples() -> None:
 
 @final
 class Recorder(rc.Inference):
-    """Keeps the problem."""
+    """Method that records the problem."""
 
     name: Literal["recorder"] = "recorder"
 
@@ -179,16 +179,16 @@ class Recorder(rc.Inference):
 PROBLEMS: list[FitProblem] = []
 
 
-def test_a_loader_that_hides_examples_is_counted_whole() -> None:
+def test_the_whole_dataset_of_a_loader_that_samples_it_is_counted() -> None:
     x, y, *_ = outlier_regression()
     whole = TensorDataset(x, y)
-    draws = RandomSampler(whole, replacement=True, num_samples=100)
+    resampled = RandomSampler(whole, replacement=True, num_samples=100)
     cases: list[tuple[Any, tuple[int, int, float]]] = [
         (DataLoader(whole, batch_size=8, shuffle=True), (33, 5, 6.6)),
         (DataLoader(whole, batch_size=8, shuffle=True, drop_last=True), (33, 4, 8)),
-        # The last example is never seen.
+        # The last example is never used.
         (DataLoader(whole, batch_size=8, drop_last=True), (32, 4, 8)),
-        (DataLoader(whole, batch_size=30, sampler=draws), (33, 4, 25)),
+        (DataLoader(whole, batch_size=30, sampler=resampled), (33, 4, 25)),
         ([(x[:0], y[:0]), (x, y)], (33, 1, 33)),
     ]
     for data, expected in cases:
@@ -200,7 +200,7 @@ def test_a_loader_that_hides_examples_is_counted_whole() -> None:
     assert PROBLEMS[-1].batch_weight(y[:1]) == pytest.approx(2 / 33)
 
 
-def test_reading_the_data_leaves_the_global_generator_alone() -> None:
+def test_reading_the_data_does_not_change_the_global_generator() -> None:
     x, y, *_ = outlier_regression()
     model = network()
     state = torch.get_rng_state()
@@ -208,7 +208,7 @@ def test_reading_the_data_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_what_is_no_batches_is_refused() -> None:
+def test_data_that_are_not_batches_raise() -> None:
     x, y, *_ = outlier_regression()
     bad: list[tuple[Any, str]] = [
         (TensorDataset(x, y), "got the data set `TensorDataset` of single examples; give a `DataLoader`"),
@@ -231,13 +231,13 @@ def test_what_is_no_batches_is_refused() -> None:
         MAPInference(epochs=1).fit(network(), [(x, y)], likelihood="gaussian", num_examples=0)
 
 
-def test_data_that_run_dry_are_refused() -> None:
+def test_data_that_are_exhausted_raise() -> None:
     class Once:
-        left = 2
+        remaining = 2
 
         def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-            self.left -= 1
-            return iter(batches("one") if self.left >= 0 else [])
+            self.remaining -= 1
+            return iter(batches("one") if self.remaining >= 0 else [])
 
     with pytest.raises(InvalidInputError, match="no examples in epoch 2"):
         MAPInference(epochs=5).fit(network(), Once(), likelihood="gaussian")

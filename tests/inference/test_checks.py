@@ -1,4 +1,4 @@
-"""What torch or a method would refuse during training is found before it."""
+"""Options and inputs that would fail during training raise before it."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ def one_cycle(steps: int, interval: str = "epoch") -> ScheduleSpec:
     return ScheduleSpec(name="OneCycleLR", max_lr=0.1, total_steps=steps, interval=interval)
 
 
-@pytest.mark.parametrize("way", ["fit", "check"])
+@pytest.mark.parametrize("call", ["fit", "check"])
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (
             lambda: MAPInference(epochs=6, schedule=one_cycle(5)),
-            "`OneCycleLR` .* not last .* 6 times, every epoch",
+            r"schedule of at least 6 steps \(one per epoch\), got `OneCycleLR`",
         ),
-        (lambda: MAPInference(epochs=6, schedule=one_cycle(11, "step")), "does not last .* 12 times, every step"),
-        (lambda: MeanFieldVI(epochs=6, schedule=one_cycle(5)), "does not last"),
-        (lambda: rc.inference.DeepEnsemble(epochs=6, schedule=one_cycle(5)), "does not last"),
-        (lambda: SWAG(epochs=6, start=3, schedule=one_cycle(5)), "does not last"),
-        (lambda: MAPInference(patience=3), "`patience` of 3 needs validation data"),
-        (lambda: MAPInference(prior_scale={"0.*": 1.0}), "no pattern of `prior_scale` matches `2.weight`"),
+        (lambda: MAPInference(epochs=6, schedule=one_cycle(11, "step")), r"at least 12 steps \(one per step\)"),
+        (lambda: MeanFieldVI(epochs=6, schedule=one_cycle(5)), "a schedule of at least 6 steps"),
+        (lambda: rc.inference.DeepEnsemble(epochs=6, schedule=one_cycle(5)), "a schedule of at least 6 steps"),
+        (lambda: SWAG(epochs=6, start=3, schedule=one_cycle(5)), "a schedule of at least 6 steps"),
+        (lambda: MAPInference(patience=3), "`patience=3` requires validation data"),
+        (lambda: MAPInference(prior_scale={"0.*": 1.0}), "a pattern of `prior_scale` that matches `2.weight`"),
         (lambda: MeanFieldVI(stochastic=["9.*"]), "the pattern '9.*' of `stochastic` matches none"),
-        (lambda: MAPInference(optimizer=OptimizerSpec(name="Muon", lr=0.1)), "`Muon` refuses its options"),
+        (lambda: MAPInference(optimizer=OptimizerSpec(name="Muon", lr=0.1)), "`Muon` rejects the options"),
     ],
 )
-def test_options_are_tried_before_training(make: Callable[[], Any], message: str, way: str) -> None:
+def test_options_are_checked_before_training(make: Callable[[], Any], message: str, call: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
-        getattr(make(), way)(network(), DATA, likelihood="gaussian")
+        getattr(make(), call)(network(), DATA, likelihood="gaussian")
 
 
 @pytest.mark.parametrize("interval", ["epoch", "step"])
-def test_a_schedule_that_lasts_passes(interval: str) -> None:
+def test_a_schedule_with_enough_steps_passes(interval: str) -> None:
     method = MAPInference(epochs=6, schedule=one_cycle(6 if interval == "epoch" else 12, interval))
     method.check(network(), DATA, likelihood="gaussian")
     assert len(method.fit(network(), DATA, likelihood="gaussian").history) == 6
@@ -68,11 +68,11 @@ SCHEDULES = [
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.name)
-def test_schedules_that_never_end_are_not_refused(schedule: ScheduleSpec) -> None:
+def test_schedules_without_a_last_step_pass(schedule: ScheduleSpec) -> None:
     MAPInference(epochs=7, schedule=schedule).fit(network(), DATA, likelihood="gaussian")
 
 
-def test_half_precision_is_named_with_the_way_out() -> None:
+def test_the_error_for_half_precision_names_the_conversion() -> None:
     with pytest.raises(InvalidInputError, match=r"got torch.float16 for `0.weight`: in float16, .* `model.float\(\)`"):
         MAPInference(epochs=1).fit(network(torch.float16), DATA, likelihood="gaussian")
     mixed = network()
@@ -85,12 +85,12 @@ def test_half_precision_is_named_with_the_way_out() -> None:
     assert posterior.dtype == torch.bfloat16
 
 
-def test_a_check_sees_targets_that_do_not_fit() -> None:
+def test_a_check_detects_targets_that_do_not_fit() -> None:
     with pytest.raises(InvalidInputError, match="expected"):
         MAPInference().check(network(), DATA)
 
 
-def test_a_check_changes_nothing() -> None:
+def test_a_check_has_no_side_effects() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()

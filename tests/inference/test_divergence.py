@@ -1,4 +1,4 @@
-"""Training that diverges is an error of its own: the input was valid."""
+"""Training that diverges raises DivergenceError, not InvalidInputError: the input was valid."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def batches(count: int) -> Batches:
     return list(zip(inputs.split(8), inputs.sum(1, keepdim=True).split(8), strict=True))
 
 
-def test_divergence_is_no_invalid_input() -> None:
+def test_divergence_is_not_invalid_input() -> None:
     with pytest.raises(DivergenceError, match=r"the loss in epoch 1 is not finite\. Lower the learning rate") as error:
         rc.inference.MAPInference(epochs=1, optimizer=FAR).fit(network(), batches(3), likelihood="gaussian")
     assert isinstance(error.value, rc.RebasinError)
@@ -49,12 +49,12 @@ def test_divergence_is_no_invalid_input() -> None:
     ],
     ids=repr,
 )
-def test_every_method_says_so(method: rc.Inference) -> None:
+def test_every_method_detects_divergence(method: rc.Inference) -> None:
     with pytest.raises(DivergenceError, match="training diverged"):
         method.fit(network(), batches(3), likelihood="gaussian")
 
 
-def test_the_last_step_may_diverge() -> None:
+def test_divergence_in_the_last_step_is_detected() -> None:
     method = rc.inference.MAPInference(epochs=1, optimizer=rc.inference.OptimizerSpec(name="SGD", lr=1e38))
     with pytest.raises(DivergenceError, match=r"`0\.weight` is not finite after the last epoch"):
         method.fit(network(), batches(1), likelihood=rc.evaluation.GaussianLikelihood(scale=0.1))

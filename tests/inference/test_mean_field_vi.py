@@ -13,11 +13,11 @@ from rebasin_core.evaluation import FunctionalModel, GaussianLikelihood
 from rebasin_core.inference import MeanFieldVI, OptimizerSpec, ScheduleSpec
 from rebasin_core.inference.weight_noise import EstimatorName, WeightNoise
 from rebasin_core.posteriors import DiagonalGaussianPosterior
-from tests.evaluation.written import OTHERS, WAYS, in_order, layers
+from tests.evaluation.implementations import IMPLEMENTATIONS, OTHER_IMPLEMENTATIONS, as_outputs_inputs, layers
 
 
 def linear_regression() -> tuple[nn.Linear, list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor, torch.Tensor]:
-    """An orthogonal design, whose exact posterior is a product of Gaussians; returns its mean and deviation, too."""
+    """Return a model, an orthogonal design, and the mean and standard deviation of the exact (diagonal) posterior."""
     noise = 0.5
     prior = 0.8
     x = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]).double().repeat(5, 1)
@@ -52,7 +52,7 @@ def test_exact_posterior_of_linear_regression(estimator: EstimatorName, *, landi
 
 
 class Mixed(nn.Module):
-    """A layer called once, one called twice, a convolution, and a parameter used directly."""
+    """Network with a layer called once, one called twice, a convolution, and a parameter used directly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Mixed(nn.Module):
         return result
 
 
-def test_only_layers_called_once_are_treated_locally() -> None:
+def test_local_reparameterization_applies_to_layers_called_once() -> None:
     model = FunctionalModel(Mixed())
     tensors = {name: p.detach() for name, p in model.module.named_parameters()}
     network = WeightNoise(model, torch.zeros(2, 4), tensors, torch.Generator().manual_seed(0))
@@ -93,25 +93,25 @@ def test_flipout_has_the_marginals_of_weight_noise(generator: torch.Generator) -
     mean = {name: p.detach() for name, p in model.module.named_parameters()}
     stddev = {name: torch.rand(p.shape, generator=generator, dtype=torch.float64) for name, p in mean.items()}
     x = torch.randn(1, 3, generator=generator, dtype=torch.float64)
-    centre = model(mean, x)[0]
+    center = model(mean, x)[0]
     network = WeightNoise(model, x, mean, generator, estimator="flipout")
     outputs = torch.cat([network(mean, stddev, {}, x.expand(4, 3))[0] for _ in range(4000)])
     exact = (x.square() @ stddev["0.weight"].square().T + stddev["0.bias"].square()).sqrt()[0]
-    # Draws of one batch share the size of their noise: four of them count as one.
+    # The four examples of one batch share the absolute values of the perturbation: they count as one sample.
     assert bool(((outputs.std(0) - exact).abs() < 5 * exact / math.sqrt(2 * 4000)).all())
-    assert bool(((outputs.mean(0) - centre).abs() < 5 * exact / math.sqrt(4000)).all())
+    assert bool(((outputs.mean(0) - center).abs() < 5 * exact / math.sqrt(4000)).all())
 
 
 @pytest.mark.parametrize("estimator", ["local", "flipout"])
-@pytest.mark.parametrize("way", OTHERS)
-def test_noise_is_the_same_however_a_network_is_written(way: str, estimator: EstimatorName) -> None:
+@pytest.mark.parametrize("way", OTHER_IMPLEMENTATIONS)
+def test_noise_does_not_depend_on_how_a_network_is_written(way: str, estimator: EstimatorName) -> None:
     x = torch.randn(4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found: list[torch.Tensor] = []
     for name in ("linear", way):
-        model = FunctionalModel(WAYS[name](layers()), dtype=torch.float64)
+        model = FunctionalModel(IMPLEMENTATIONS[name](layers()), dtype=torch.float64)
         mean = {n: p.detach().clone().requires_grad_() for n, p in model.module.named_parameters()}
         stddev = {n: 0.1 + p.detach().abs() for n, p in mean.items()}
-        # The signs of flipout are the same, the noise of weights that are stored otherwise is not.
+        # Flipout has the same signs, but its noise depends on the layout in which weights are stored.
         stddev = stddev if estimator == "local" else dict.fromkeys(stddev, torch.zeros(()).double())
         stddev = {n: s.expand(mean[n].shape) for n, s in stddev.items()}
         generator = torch.Generator().manual_seed(0)
@@ -122,14 +122,14 @@ def test_noise_is_the_same_however_a_network_is_written(way: str, estimator: Est
         found.append(
             torch.cat([
                 outputs.flatten(),
-                *(g.flatten() for g in in_order(model.module, dict(zip(mean, gradients, strict=True)))),
+                *(g.flatten() for g in as_outputs_inputs(model.module, dict(zip(mean, gradients, strict=True)))),
             ])
         )
     torch.testing.assert_close(found[1], found[0])
 
 
 def test_flipout_has_the_joint_distribution_of_every_example(generator: torch.Generator) -> None:
-    """Several positions of one example meet the same weights: their outputs are correlated."""
+    """All positions of one example share the same weight sample: their outputs are correlated."""
     model = FunctionalModel(nn.Linear(3, 2, bias=False), dtype=torch.float64)
     mean = {"weight": torch.zeros(2, 3, dtype=torch.float64)}
     stddev = {"weight": torch.rand(2, 3, generator=generator, dtype=torch.float64)}
@@ -138,24 +138,24 @@ def test_flipout_has_the_joint_distribution_of_every_example(generator: torch.Ge
     outputs = torch.cat([network(mean, stddev, {}, x.expand(2, 4, 3))[0] for _ in range(10_000)])
     exact = torch.einsum("pi,qi,oi->opq", x[0], x[0], stddev["weight"].square())
     found = torch.einsum("npo,nqo->opq", outputs, outputs) / len(outputs)
-    # Draws of one batch share the size of their noise.
+    # Examples of one batch share the absolute values of the perturbation.
     scale = torch.sqrt(exact.diagonal(0, 1, 2)[:, :, None] * exact.diagonal(0, 1, 2)[:, None])
     assert bool(((found - exact).abs() < 5 * scale * math.sqrt(2 / 10_000)).all())
 
 
-def test_only_the_chosen_layers_are_random(generator: torch.Generator) -> None:
+def test_only_the_selected_layers_are_random(generator: torch.Generator) -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
     data = [(torch.randn(16, 2, generator=generator), torch.arange(16) % 2)]
     posterior = MeanFieldVI(epochs=3, stochastic=("2.*",)).fit(model, data).posterior
     assert isinstance(posterior, DiagonalGaussianPosterior)
     assert set(posterior.random_names) == {"2.weight", "2.bias"}
     assert not posterior.stddev["0.weight"].any()
-    assert not torch.equal(posterior.mean["0.weight"], model.state_dict()["0.weight"]), "the others are trained, too"
+    assert not torch.equal(posterior.mean["0.weight"], model.state_dict()["0.weight"]), "the others are MAP estimates"
     with pytest.raises(InvalidInputError, match=r"pattern 'lost\.\*' of `stochastic` matches none"):
         MeanFieldVI(epochs=1, stochastic=("lost.*",)).fit(model, data)
 
 
-def test_moped_starts_from_the_model_and_its_prior_stays_there(generator: torch.Generator) -> None:
+def test_moped_initializes_at_the_model_and_centers_the_prior_there(generator: torch.Generator) -> None:
     model = nn.Linear(2, 2)
     data = [(torch.randn(4, 2, generator=generator), torch.arange(4) % 2)]
     optimizer = OptimizerSpec(name="SGD", lr=1e-12)
@@ -174,11 +174,11 @@ def test_a_prior_scale_for_every_layer(generator: torch.Generator) -> None:
     assert isinstance(posterior, DiagonalGaussianPosterior)
     assert posterior.prior is not None
     assert [posterior.prior.stddev[n].item() for n in ("0.weight", "1.weight")] == [0.5, 2.0]
-    with pytest.raises(InvalidInputError, match=r"no pattern of `prior_scale` matches `1\.weight`"):
+    with pytest.raises(InvalidInputError, match=r"expected a pattern of `prior_scale` that matches `1\.weight`"):
         MeanFieldVI(epochs=1, prior_scale={"0.*": 0.5}).fit(model, data)
 
 
-def test_divergence_weight_rises(generator: torch.Generator) -> None:
+def test_the_kl_weight_increases_during_the_warmup(generator: torch.Generator) -> None:
     model = nn.Linear(2, 2)
     data = [(torch.randn(4, 2, generator=generator), torch.arange(4) % 2)]
     optimizer = OptimizerSpec(name="SGD", lr=1e-12)
@@ -188,28 +188,28 @@ def test_divergence_weight_rises(generator: torch.Generator) -> None:
     assert all(abs(step) < 1 for step in first[3:])
 
 
-def test_the_invariant_bound_needs_symmetries_and_draws() -> None:
+def test_the_permutation_invariant_elbo_requires_symmetries_and_weight_samples() -> None:
     model, data, _, _ = linear_regression()
-    with pytest.raises(ConfigError, match="`symmetry_elements` needs draws of the weights, got estimator='local'"):
-        MeanFieldVI(symmetry_elements=4)
-    with pytest.raises(InvalidInputError, match="give `spec` to `fit`"):
-        MeanFieldVI(symmetry_elements=4, estimator="weights").fit(model, data, likelihood="gaussian")
+    with pytest.raises(ConfigError, match="`num_permutations` requires estimator='weights', got 'local'"):
+        MeanFieldVI(num_permutations=4)
+    with pytest.raises(InvalidInputError, match="pass `spec` to `fit`"):
+        MeanFieldVI(num_permutations=4, estimator="weights").fit(model, data, likelihood="gaussian")
 
 
-def test_kl_weight_sets_the_spread() -> None:
+def test_a_smaller_kl_weight_decreases_the_stddev() -> None:
     model, data, _, _ = linear_regression()
-    spreads = []
+    stddevs = []
     for weight in (0.01, 1.0):
         method = MeanFieldVI(
             epochs=500, prior_scale=0.8, kl_weight=weight, optimizer=OptimizerSpec(name="Adam", lr=0.03)
         )
         fit = method.fit(model, data, likelihood=GaussianLikelihood(scale=0.5))
-        spreads.append(fit.posterior.stddev["weight"].mean().item())
-    # Tempering by T makes the likelihood count 1/T times, so the spread shrinks by about its root.
-    assert spreads[0] < 0.2 * spreads[1]
+        stddevs.append(fit.posterior.stddev["weight"].mean().item())
+    # A KL weight of 0.01 raises the likelihood to the power 100, which divides the standard deviation by about 10.
+    assert stddevs[0] < 0.2 * stddevs[1]
 
 
-def test_normalisation_statistics_are_learnt_and_kept(generator: torch.Generator) -> None:
+def test_normalization_statistics_are_updated_in_the_posterior(generator: torch.Generator) -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
     data = [(5 + torch.randn(16, 2, generator=generator), torch.arange(16) % 2)]
     posterior = MeanFieldVI(epochs=3).fit(model, data).posterior
@@ -220,7 +220,7 @@ def test_normalisation_statistics_are_learnt_and_kept(generator: torch.Generator
 
 @pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD", "RMSprop", "NAdam"])
 @pytest.mark.parametrize("schedule", [None, "OneCycleLR"])
-def test_resuming_gives_the_uninterrupted_run(
+def test_a_resumed_run_equals_the_uninterrupted_run(
     optimizer: str, schedule: str | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("resume")
@@ -238,7 +238,7 @@ def test_resuming_gives_the_uninterrupted_run(
         )
 
         class Data:
-            passes = -1  # the first pass counts the examples
+            passes = -1  # the first pass is the survey before training
 
             def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
                 type(self).passes += 1
@@ -262,13 +262,13 @@ def test_resuming_gives_the_uninterrupted_run(
     whole = fit(None)
     with pytest.raises(Stop):
         fit(5)
-    again = fit(99)
-    assert resumed[1] >= 1, "the run started from scratch"
-    assert torch.equal(again.mean["weight"], whole.mean["weight"])
-    assert torch.equal(again.stddev["weight"], whole.stddev["weight"])
+    second = fit(99)
+    assert resumed[1] >= 1, "the run did not resume"
+    assert torch.equal(second.mean["weight"], whole.mean["weight"])
+    assert torch.equal(second.stddev["weight"], whole.stddev["weight"])
 
 
-def test_another_problem_is_not_taken_up(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_checkpoint_of_another_problem_is_not_resumed(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("other") / "c.safetensors"
     model, data, _, _ = linear_regression()
     MeanFieldVI(epochs=1).fit(model, data, likelihood="gaussian", checkpoint=path)
@@ -279,5 +279,5 @@ def test_another_problem_is_not_taken_up(tmp_path_factory: pytest.TempPathFactor
 def test_unusable_data_and_models() -> None:
     with pytest.raises(InvalidInputError, match="read only once"):
         MeanFieldVI().fit(linear_regression()[0], iter([]))
-    with pytest.raises(InvalidInputError, match="no parameters"):
+    with pytest.raises(InvalidInputError, match="a model with at least one parameter, got none"):
         MeanFieldVI().fit(nn.Flatten(), [(torch.zeros(1, 2), torch.tensor([0]))])

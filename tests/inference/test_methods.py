@@ -1,4 +1,4 @@
-"""Ensembles, SWAG and chains, against what is known exactly."""
+"""Ensembles, SWAG and MCMC chains, compared with exact results."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import nn
 from typing_extensions import override
 
 import rebasin_core as rc
-from tests.evaluation.written import OTHERS, WAYS, in_order, layers
+from tests.evaluation.implementations import IMPLEMENTATIONS, OTHER_IMPLEMENTATIONS, as_outputs_inputs, layers
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def linear_regression() -> tuple[nn.Linear, Batches, torch.Tensor, torch.Tensor]:
-    """A correlated design; returns the exact posterior mean and covariance, too."""
+    """Return a model, a correlated design, and the exact posterior mean and covariance."""
     generator = torch.Generator().manual_seed(0)
     noise = 0.5
     prior = 0.8
@@ -27,7 +27,7 @@ def linear_regression() -> tuple[nn.Linear, Batches, torch.Tensor, torch.Tensor]
     y = x @ torch.tensor([[0.7], [-0.4]]).double() + noise * torch.randn(32, 1, generator=generator).double()
     covariance = torch.linalg.inv(x.T @ x / noise**2 + torch.eye(2).double() / prior**2)
     model = nn.Linear(2, 1, bias=False).double()
-    nn.init.zeros_(model.weight)  # chains from a start of the global generator end elsewhere every time
+    nn.init.zeros_(model.weight)  # independent of the global generator
     return model, [(x, y)], (covariance @ x.T @ y / noise**2).squeeze(1), covariance
 
 
@@ -59,13 +59,13 @@ def test_chains_sample_the_exact_posterior_of_linear_regression(method: rc.Infer
     assert isinstance(posterior, rc.posteriors.SamplesPosterior)
     samples = posterior.samples["weight"][:, 0]
     chain_means = torch.stack([samples[posterior.chains == k].mean(0) for k in range(8)])
-    # The standard error comes from chains that know nothing of each other.
+    # The standard error is estimated from the means of independent chains.
     stderr = chain_means.std(0) / math.sqrt(8)
     assert bool(((samples.mean(0) - mean).abs() < 5 * stderr + 0.002).all())
     torch.testing.assert_close(torch.cov(samples.T), covariance, rtol=0.15, atol=0.15 * covariance.diag().mean().item())
 
 
-def test_colder_chains_are_narrower() -> None:
+def test_the_variance_of_a_cold_posterior_is_proportional_to_its_temperature() -> None:
     model, data, _, covariance = linear_regression()
     method = rc.inference.SGHMC(
         epochs=1500, learning_rate=0.0008, burn_in=300, prior_scale=0.8, chains=8, temperature=0.1
@@ -75,7 +75,7 @@ def test_colder_chains_are_narrower() -> None:
     torch.testing.assert_close(posterior.stddev["weight"][0], expected, rtol=0.2, atol=0)
 
 
-def test_cycles_collect_at_their_ends() -> None:
+def test_samples_are_collected_at_the_end_of_each_cycle() -> None:
     posterior = (
         rc.inference
         .SGHMC(epochs=12, cycles=3, exploration=0.5, thinning=2, chains=2)
@@ -83,13 +83,13 @@ def test_cycles_collect_at_their_ends() -> None:
         .posterior
     )
     assert isinstance(posterior, rc.posteriors.SamplesPosterior)
-    # Of each cycle of four epochs the last two are sampled, every second of them.
+    # The last two of the four epochs of each cycle are sampled, thinned by 2.
     assert posterior.num_samples == 2 * 3
     assert posterior.chains.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("norm", [False, True])
-def test_networks_side_by_side_are_those_trained_one_by_one(*, norm: bool) -> None:
+def test_networks_trained_in_parallel_equal_those_trained_sequentially(*, norm: bool) -> None:
     model = network(norm=norm)
     data = classes()
     member = rc.inference.DeepEnsemble(members=3, epochs=4).fit(model, data).posterior
@@ -121,12 +121,12 @@ def test_swag_has_the_moments_of_the_iterates() -> None:
     running = torch.stack([stacked[: n + 1].mean(0) for n in range(4)])
     deviations = (stacked - running)[1:] * math.sqrt(0.5 / 2)
     rows = swag.factor["0.weight"]
-    # A ring: the order of the rows is no part of the distribution.
+    # The rows are a ring buffer; the distribution does not depend on their order.
     gram = [t.flatten(1).T @ t.flatten(1) for t in (rows, deviations)]
     torch.testing.assert_close(gram[0], gram[1], rtol=1e-3, atol=1e-8)
 
 
-def test_swag_takes_statistics_at_its_mean() -> None:
+def test_swag_recomputes_normalization_statistics_at_its_mean() -> None:
     model = network(norm=True)
     data = classes()
     swag = rc.inference.SWAG(epochs=6, rank=2).fit(model, data).posterior
@@ -135,27 +135,27 @@ def test_swag_takes_statistics_at_its_mean() -> None:
     torch.testing.assert_close(swag.buffers["1.running_mean"], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_several_swags_are_a_mixture() -> None:
+def test_multi_swag_is_a_mixture() -> None:
     posterior = rc.inference.SWAG(epochs=6, rank=2, members=3).fit(network(), classes()).posterior
     assert isinstance(posterior, rc.posteriors.MixturePosterior)
     assert [q.kind for q in posterior.components] == ["low_rank_gaussian"] * 3
 
 
-@pytest.mark.parametrize("way", OTHERS)
-def test_dropout_is_the_same_however_a_network_is_written(way: str) -> None:
+@pytest.mark.parametrize("way", OTHER_IMPLEMENTATIONS)
+def test_dropout_does_not_depend_on_how_a_network_is_written(way: str) -> None:
     data = [(x.double(), y) for x, y in classes()]
-    models = [WAYS[name](layers((3, 7, 6, 3))) for name in ("linear", way)]
+    models = [IMPLEMENTATIONS[name](layers((3, 7, 6, 3))) for name in ("linear", way)]
     fits = [rc.inference.MCDropout(rate=0.3, epochs=3).fit(model, data) for model in models]
     assert fits[1].history == pytest.approx(fits[0].history, rel=1e-9)
-    means = [in_order(model, fit.posterior.mean) for model, fit in zip(models, fits, strict=True)]
+    means = [as_outputs_inputs(model, fit.posterior.mean) for model, fit in zip(models, fits, strict=True)]
     torch.testing.assert_close(means[1], means[0])
     posterior = fits[1].posterior
     assert isinstance(posterior, rc.posteriors.MultiplicativeNoisePosterior)
     weights = [n for n, p in models[1].named_parameters() if p.dim() > 1][1:]
     assert [noise.targets[0][0] for noise in posterior.noise] == weights
-    # A sample drops columns of the weight as it is applied to activations: inputs, whole.
-    sample = in_order(models[1], posterior.sample(generator=torch.Generator().manual_seed(0)))[2]
-    ratios = sample / in_order(models[1], posterior.mean)[2]
+    # A sample drops whole input columns of the weight.
+    sample = as_outputs_inputs(models[1], posterior.sample(generator=torch.Generator().manual_seed(0)))[2]
+    ratios = sample / as_outputs_inputs(models[1], posterior.mean)[2]
     assert bool((ratios.std(0) < 1e-12).all())
     assert set(ratios[0].mul(0.7).round(decimals=9).tolist()) == {0.0, 1.0}
 
@@ -184,7 +184,7 @@ def test_dropout_of_channels_and_attention() -> None:
     assert [noise.targets for noise in chosen.noise] == [((name, 1),) for name in expected[:2]]
 
 
-def test_weights_without_dropout_are_named() -> None:
+def test_a_warning_names_weights_without_dropout() -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -199,7 +199,7 @@ def test_weights_without_dropout_are_named() -> None:
         rc.inference.MCDropout(epochs=1).fit(Recurrent(), classes())
 
 
-def test_dropout_drops_what_enters_later_layers() -> None:
+def test_dropout_applies_to_the_inputs_of_later_layers() -> None:
     posterior = rc.inference.MCDropout(rate=0.25, epochs=2).fit(network(), classes()).posterior
     assert isinstance(posterior, rc.posteriors.MultiplicativeNoisePosterior)
     sample = posterior.sample((400,), generator=torch.Generator().manual_seed(0))["2.weight"]
@@ -207,7 +207,7 @@ def test_dropout_drops_what_enters_later_layers() -> None:
     assert abs(dropped - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 2000)
 
 
-def test_training_stops_early_and_goes_back(tmp_path: Path) -> None:
+def test_early_stopping_restores_the_best_epoch(tmp_path: Path) -> None:
     data = classes()
     noisy = [(x, torch.randint(3, (len(y),), generator=torch.Generator().manual_seed(5))) for x, y in data]
     model = nn.Sequential(nn.Linear(3, 64), nn.ReLU(), nn.Linear(64, 3))
@@ -222,14 +222,14 @@ def test_training_stops_early_and_goes_back(tmp_path: Path) -> None:
     assert len(fit.history) == best + 4 < 200
     loss = rc.barrier(fit.posterior, fit.posterior, rc.Task(model, data), num_points=3).loss[0]
     assert loss == pytest.approx(fit.validation[best], rel=1e-4)
-    again = method.fit(model, noisy, validation=data, checkpoint=tmp_path / "c.safetensors")
-    assert again.validation == fit.validation
-    assert torch.equal(again.posterior.mean["0.weight"], fit.posterior.mean["0.weight"])
-    with pytest.raises(rc.RebasinError, match="needs validation data"):
+    resumed = method.fit(model, noisy, validation=data, checkpoint=tmp_path / "c.safetensors")
+    assert resumed.validation == fit.validation
+    assert torch.equal(resumed.posterior.mean["0.weight"], fit.posterior.mean["0.weight"])
+    with pytest.raises(rc.RebasinError, match="`patience=3` requires validation data"):
         method.fit(model, noisy)
 
 
-def test_heteroscedastic_noise_is_learnt() -> None:
+def test_heteroscedastic_noise_is_fitted() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(400, 1, generator=generator) * 2 - 1
     scale = torch.where(x > 0, 1.0, 0.1)
@@ -247,27 +247,27 @@ def test_heteroscedastic_noise_is_learnt() -> None:
         (lambda: rc.inference.DeepEnsemble(members=1), "members: expected a value greater than or equal to 2, got 1"),
         (
             lambda: rc.inference.DeepEnsemble(optimizer=rc.inference.OptimizerSpec(name="Adafactor", lr=0.1)),
-            "expected an optimizer that treats every entry on its own, .* got 'Adafactor'; choose one of",
+            "expected a coordinate-wise optimizer to train 5 networks in parallel, got 'Adafactor'; choose one of",
         ),
         (
             lambda: rc.inference.SnapshotEnsemble(members=3, epochs=10),
-            "expected `members` that divide `epochs`, got 3 and 10",
+            "expected `epochs` to be a multiple of `members`, got 10 and 3",
         ),
-        (lambda: rc.inference.SWAG(epochs=4, start=3), "at least two epochs after `start`, got start=3 and epochs=4"),
-        (lambda: rc.inference.SGLD(epochs=10, burn_in=20), "no sample would be taken in 10 epochs with burn_in=20"),
+        (lambda: rc.inference.SWAG(epochs=4, start=3), "at least 2 epochs after `start`, got start=3 and epochs=4"),
+        (lambda: rc.inference.SGLD(epochs=10, burn_in=20), "one sample per chain, got none in 10 epochs with burn_in"),
         (lambda: rc.inference.SGHMC(momentum_decay=0.0), "momentum_decay: expected a value greater than 0, got 0.0"),
         (lambda: rc.inference.MCDropout(rate=1.0), "rate: expected a value less than 1, got 1.0"),
-        (lambda: rc.inference.MCDropout().fit(nn.Linear(3, 3), classes()), "layers after the first to drop out"),
-        (lambda: rc.inference.DeepEnsemble(epochs=1).fit(Own(), classes()), "`` \\(Own\\) owns parameters"),
+        (lambda: rc.inference.MCDropout().fit(nn.Linear(3, 3), classes()), "layer after the first for dropout, got"),
+        (lambda: rc.inference.DeepEnsemble(epochs=1).fit(Own(), classes()), "none in `` \\(Own\\), which owns param"),
     ],
 )
-def test_bad_options_are_refused(make: Callable[[], object], message: str) -> None:
+def test_invalid_options_raise(make: Callable[[], object], message: str) -> None:
     with pytest.raises(rc.RebasinError, match=message):
         make()
 
 
 class Own(nn.Module):
-    """A module that cannot start afresh."""
+    """Module with a parameter and without `reset_parameters`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Methods as declarations: validated, comparable, and one JSON text each."""
+"""Methods as declarations: validated, comparable, and with one canonical JSON text each."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def not_json(constant: str) -> Never:
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
-def test_canonical_json_gives_the_method_back(method: rc.Inference) -> None:
+def test_a_method_equals_its_copy_from_canonical_json(method: rc.Inference) -> None:
     text = method.canonical_json()
     again = rc.Inference.of(json.loads(text, parse_constant=not_json))
     assert again == method
@@ -52,7 +52,7 @@ def test_methods_are_equal_if_all_their_options_are() -> None:
     assert len({*METHODS, *METHODS}) == len(METHODS)
     assert MAPInference(epochs=3) != MAPInference()
     assert OptimizerSpec(betas=[0.9, 0.99]) == OptimizerSpec(betas=(0.9, 0.99))
-    # Numbers that are equal in Python, but not as options.
+    # True == 1 in Python, but the two options differ.
     assert OptimizerSpec(name="SGD", nesterov=True, momentum=0.9) != OptimizerSpec(name="SGD", nesterov=1, momentum=0.9)
 
 
@@ -63,7 +63,7 @@ def test_the_order_of_patterns_is_part_of_a_prior() -> None:
     assert first.canonical_json() != second.canonical_json()
 
 
-def test_options_of_torch_show_in_the_repr() -> None:
+def test_the_repr_contains_the_options_of_torch() -> None:
     method = MAPInference(optimizer=OptimizerSpec(name="SGD", lr=0.1, momentum=0.9))
     assert repr(method) == "MAPInference(optimizer=OptimizerSpec(name='SGD', lr=0.1, momentum=0.9))"
 
@@ -85,18 +85,18 @@ reference: {seed: 3, inference: {name: swag, prior_scale: .inf}}
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: OptimizerSpec(name="Adan"), "name: torch.optim has no optimizer 'Adan' .* did you mean 'Adam'"),
+        (lambda: OptimizerSpec(name="Adan"), "name: `torch.optim` has no optimizer 'Adan' .* did you mean 'Adam'"),
         (lambda: OptimizerSpec(name="LBFGS"), "no optimizer 'LBFGS' for minibatches"),
         (lambda: OptimizerSpec(name="SGD", momentun=0.9), "momentun: `SGD` has no option .* did you mean 'momentum'"),
         (lambda: OptimizerSpec(params=[]), "`Adam` has no option 'params'"),
         (lambda: OptimizerSpec(lr=-1.0), "lr: expected a value greater than or equal to 0, got -1.0"),
-        (lambda: OptimizerSpec(betas=[0.9, 2.0]), r"`Adam` refuses its options .* Invalid beta .* 2\.0"),
+        (lambda: OptimizerSpec(betas=[0.9, 2.0]), r"`Adam` rejects the options .* Invalid beta .* 2\.0"),
         (lambda: OptimizerSpec(weight_decay=math.inf), "weight_decay: expected a finite number, .* got inf"),
-        (lambda: ScheduleSpec(name="LambdaLR"), "no schedule 'LambdaLR' to use here"),
+        (lambda: ScheduleSpec(name="LambdaLR"), "expected a schedule of `torch.optim.lr_scheduler`, got 'LambdaLR'"),
         (lambda: ScheduleSpec(name="StepLR", step=3), "step: `StepLR` has no option .* did you mean 'step_size'"),
-        (lambda: ScheduleSpec(name="CosineAnnealingLR"), "T_max: is missing; `CosineAnnealingLR` needs it"),
+        (lambda: ScheduleSpec(name="CosineAnnealingLR"), "T_max: is missing; `CosineAnnealingLR` requires it"),
         (lambda: ScheduleSpec(name="StepLR", step_size=3, interval="day"), "interval: expected 'epoch' or 'step'"),
-        (lambda: ScheduleSpec(name="OneCycleLR", max_lr=0.1, total_steps=-1), "`OneCycleLR` refuses its options"),
+        (lambda: ScheduleSpec(name="OneCycleLR", max_lr=0.1, total_steps=-1), "`OneCycleLR` rejects the options"),
         (lambda: MAPInference(optimizer={"name": "SGD", "momentun": 1}), "optimizer.momentun: `SGD` has no option"),
         (lambda: rc.Inference.of({"name": "map", "epoch": 3}), "epoch: unknown option; did you mean 'epochs'"),
         (lambda: MAPInference(epochs=0), "epochs: expected a value greater than 0, got 0"),
@@ -104,10 +104,10 @@ reference: {seed: 3, inference: {name: swag, prior_scale: .inf}}
         (lambda: MAPInference(prior_scale=math.nan), "prior_scale.number: expected a value greater than 0, got nan"),
         (lambda: MAPInference(prior_scale={"*": -1}), r"prior_scale.patterns\[0\]\[1\]: .* greater than 0, got -1"),
         (lambda: MAPInference(prior_scale={}), "prior_scale.patterns: .* at least 1 item"),
-        (lambda: MeanFieldVI(prior_scale=math.inf), "prior_scale: expected a finite scale, .* got inf"),
+        (lambda: MeanFieldVI(prior_scale=math.inf), "prior_scale: expected a finite prior scale, got inf"),
         (lambda: MeanFieldVI(kl_weight=math.inf), "kl_weight: expected a finite number, got inf"),
         (lambda: MeanFieldVI(estimator="flip"), "estimator: expected 'local', 'flipout' or 'weights', got 'flip'"),
-        (lambda: MeanFieldVI(sticking_the_landing=True), "`sticking_the_landing` needs draws of the weights"),
+        (lambda: MeanFieldVI(sticking_the_landing=True), "`sticking_the_landing` requires estimator='weights'"),
         (
             lambda: rc.inference.SGHMC(epochs=10, cycles=3),
             "expected `epochs` to be a multiple of `cycles`, got 10 and 3",
@@ -115,7 +115,7 @@ reference: {seed: 3, inference: {name: swag, prior_scale: .inf}}
         (lambda: rc.Inference.of({"name": "sgld", "momentum_decay": 0.1}), "momentum_decay: unknown option"),
     ],
 )
-def test_an_invalid_option_is_named_with_the_values_allowed(make: Make, message: str) -> None:
+def test_the_error_for_an_invalid_option_names_it_and_the_allowed_values(make: Make, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
 

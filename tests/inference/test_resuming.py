@@ -1,4 +1,4 @@
-"""Training is resumed on the same problem only, and a refusal names the difference."""
+"""Training resumes on the same problem only; for another problem, the error names the differences."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Y = torch.arange(24) % 3
 
 
 class Network(nn.Module):
-    """A network whose activation, and whose dropout, are no modules."""
+    """Network with functional activation and dropout."""
 
     def __init__(self, activation: Callable[[torch.Tensor], torch.Tensor] = torch.tanh, rate: float = 0.0) -> None:
         super().__init__()
@@ -57,14 +57,14 @@ def changed(tensor: torch.Tensor) -> torch.Tensor:
     return other
 
 
-def moved(model: nn.Module) -> nn.Module:
+def scaled(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         next(model.parameters()).mul_(1.01)
     return model
 
 
 class Problem:
-    """Arguments of `fit` for which training is resumed, unless one is replaced."""
+    """Default arguments of `fit`, with which training resumes unless one is replaced."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -98,19 +98,20 @@ def problem(tmp_path: Path) -> Problem:
         (lambda: {"method": MAPInference(epochs=3)}, r"method: epochs \(2 in the file, 3 here\)"),
         (lambda: {"method": MAPInference(epochs=2, prior_scale=2.0)}, r"method: prior_scale \(1.0 .* 2.0 here\)"),
         (lambda: {"method": MeanFieldVI(epochs=2)}, r'method: name \("map" in the file, "mean_field_vi" here\)'),
-        (lambda: {"model": Network(torch.relu)}, "the network's outputs"),
-        (lambda: {"model": Network(lambda x: functional.leaky_relu(x, 0.01))}, "the network's outputs"),
-        (lambda: {"model": Network(rate=0.1)}, "the network's outputs"),
-        (lambda: {"model": moved(Network())}, "initial values"),
+        (lambda: {"model": Network(torch.relu)}, "the outputs of the network"),
+        (lambda: {"model": Network(lambda x: functional.leaky_relu(x, 0.01))}, "the outputs of the network"),
+        (lambda: {"model": Network(rate=0.1)}, "the outputs of the network"),
+        (lambda: {"model": scaled(Network())}, "initial values"),
         (lambda: {"model": Network().double()}, "tensors: first.weight"),
         (lambda: {"model": nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 3))}, "tensors: .*modules"),
         (lambda: {"seed": 1}, r"seed \(0 in the file, 1 here\)"),
     ],
 )
-def test_another_problem_is_refused(problem: Problem, others: Callable[[], dict[str, Any]], message: str) -> None:
+def test_another_problem_raises(problem: Problem, others: Callable[[], dict[str, Any]], message: str) -> None:
     assert problem.fit().resumed_at == 0
     assert problem.fit(generator=torch.Generator().manual_seed(0)).resumed_at == 2
-    with pytest.raises(FileFormatError, match=f"another training problem, it differs in .*{message}.* remove the file"):
+    expected = f"another training problem, which differs in .*{message}.* remove the file"
+    with pytest.raises(FileFormatError, match=expected):
         problem.fit(**others())
 
 
@@ -122,7 +123,7 @@ def test_options_of_modules_are_part_of_a_network(problem: Problem) -> None:
 
 
 class Called(nn.Module):
-    """A module whose text holds the address of a function."""
+    """Module whose repr contains the memory address of a function."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +138,7 @@ class Called(nn.Module):
         return x
 
 
-def test_addresses_are_no_part_of_a_network(problem: Problem) -> None:
+def test_memory_addresses_are_not_part_of_the_identity(problem: Problem) -> None:
     models = [nn.Sequential(Called(), Network()) for _ in range(2)]
     assert repr(models[0]) != repr(models[1])
     problem.fit(model=models[0])
@@ -153,9 +154,9 @@ def test_seeded_augmentation_is_recognized(problem: Problem) -> None:
     assert problem.fit(data=Noisy()).resumed_at == 2
 
 
-def test_a_leaky_activation_is_told_from_another(problem: Problem) -> None:
+def test_the_slope_of_a_leaky_activation_is_part_of_the_identity(problem: Problem) -> None:
     problem.fit(model=Network(lambda x: functional.leaky_relu(x, 0.01)))
-    with pytest.raises(FileFormatError, match="the network's outputs"):
+    with pytest.raises(FileFormatError, match="the outputs of the network"):
         problem.fit(model=Network(lambda x: functional.leaky_relu(x, 0.02)))
 
 
@@ -166,7 +167,7 @@ def test_validation_data_are_part_of_the_problem(problem: Problem) -> None:
         problem.fit(validation=listed(y=changed(Y)))
 
 
-@pytest.mark.parametrize("kind", ["shuffled", "own generator", "part", "drawn", "arrays"])
+@pytest.mark.parametrize("kind", ["shuffled", "own generator", "part", "with replacement", "arrays"])
 def test_loaders_that_shuffle_are_recognized(problem: Problem, kind: str) -> None:
     def loader(y: torch.Tensor = Y) -> Any:
         whole = TensorDataset(X, y)
@@ -175,7 +176,7 @@ def test_loaders_that_shuffle_are_recognized(problem: Problem, kind: str) -> Non
             "shuffled": lambda: DataLoader(whole, batch_size=8, shuffle=True),
             "own generator": lambda: DataLoader(whole, batch_size=8, shuffle=True, generator=own),
             "part": lambda: DataLoader(whole, batch_size=7, shuffle=True, drop_last=True, generator=own),
-            "drawn": lambda: DataLoader(
+            "with replacement": lambda: DataLoader(
                 whole, batch_size=8, sampler=RandomSampler(whole, replacement=True, generator=own)
             ),
             "arrays": lambda: rc.data.Examples(X, y).batches(8, shuffle_seed=1),
@@ -191,13 +192,13 @@ def test_loaders_that_shuffle_are_recognized(problem: Problem, kind: str) -> Non
         problem.fit(data=loader(changed(Y)))
 
 
-def test_another_shuffling_of_arrays_is_refused(problem: Problem) -> None:
+def test_another_shuffling_of_arrays_raises(problem: Problem) -> None:
     problem.fit(data=rc.data.Examples(X, Y).batches(8, shuffle_seed=1))
     with pytest.raises(FileFormatError, match="order of the examples"):
         problem.fit(data=rc.data.Examples(X, Y).batches(8, shuffle_seed=2))
 
 
-def test_a_generator_in_another_state_is_refused(problem: Problem) -> None:
+def test_a_generator_in_another_state_raises(problem: Problem) -> None:
     generator = torch.Generator().manual_seed(0)
     problem.fit(generator=generator, method=rc.inference.DeepEnsemble(members=2, epochs=2))
     with pytest.raises(FileFormatError, match="state of the generator"):
@@ -205,7 +206,7 @@ def test_a_generator_in_another_state_is_refused(problem: Problem) -> None:
 
 
 def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the document of a file."""
+    """Change the JSON document of a file."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
@@ -216,10 +217,10 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
 
 
-def test_a_file_that_does_not_say_what_it_is_of_is_refused(problem: Problem, tmp_path: Path) -> None:
+def test_a_file_without_an_identity_raises(problem: Problem, tmp_path: Path) -> None:
     problem.fit()
     rewritten(tmp_path / "c.safetensors", lambda document: [document.pop(part) for part in ("identity", "digest")])
-    with pytest.raises(FileFormatError, match="earlier version, and does not say which data and network"):
+    with pytest.raises(FileFormatError, match="earlier version and does not identify its data and network"):
         problem.fit()
 
 
@@ -233,9 +234,7 @@ def test_a_file_that_does_not_say_what_it_is_of_is_refused(problem: Problem, tmp
         lambda document: document.update(history=None),
     ],
 )
-def test_a_damaged_document_is_named(
-    problem: Problem, tmp_path: Path, change: Callable[[dict[str, Any]], None]
-) -> None:
+def test_a_damaged_document_raises(problem: Problem, tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     problem.fit()
     rewritten(tmp_path / "c.safetensors", change)
     with pytest.raises(FileFormatError, match=r"is damaged .* remove it"):

@@ -1,4 +1,4 @@
-"""A temperature tempers likelihood and prior, a KL weight the likelihood only, in every method that has them."""
+"""In every method, the temperature tempers likelihood and prior, and the KL weight the likelihood only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COUNT = 5
 
 
 def exact(temperature: float, kl_weight: float) -> tuple[float, float]:
-    """Return mean and deviation of (p(D | w)^(1 / weight) p(w))^(1 / T) for five observations y = w + noise = 1."""
+    """Return mean and standard deviation of (p(D | w)^(1 / kl_weight) p(w))^(1 / T) for 5 observations y = 1."""
     precision = COUNT / kl_weight + 1 / PRIOR**2
     return COUNT / kl_weight / precision, math.sqrt(temperature / precision)
 
@@ -32,7 +32,7 @@ def fitted(method: rc.Inference) -> tuple[float, float]:
     return posterior.mean["weight"].item(), posterior.stddev["weight"].item()
 
 
-def test_the_two_targets_are_known_in_closed_form() -> None:
+def test_the_targets_have_a_closed_form() -> None:
     assert exact(0.1, 1.0) == pytest.approx((0.310, 0.079), abs=1e-3)
     assert exact(1.0, 0.1) == pytest.approx((0.818, 0.128), abs=1e-3)
 
@@ -67,8 +67,8 @@ def test_chains_have_the_same_cold_target(name: str) -> None:
     assert fitted(method) == pytest.approx((mean, stddev), abs=0.25 * stddev)
 
 
-def test_the_objective_is_the_entropy_weighted_bound() -> None:
-    """Against the formula, where the likelihood's expectation is known."""
+def test_the_objective_is_the_entropy_weighted_elbo() -> None:
+    """Compared with the formula, for a network output that does not depend on the weight."""
     temperature, weight, scale = 0.2, 0.7, 0.1
     method = MeanFieldVI(
         epochs=1, prior_scale=PRIOR, initial_stddev=scale, temperature=temperature, kl_weight=weight,
@@ -76,7 +76,7 @@ def test_the_objective_is_the_entropy_weighted_bound() -> None:
     )  # fmt: skip
     model = nn.Linear(1, 1, bias=False).double()
     nn.init.constant_(model.weight, 0.4)
-    # Without inputs the network's output is 0 whatever its weight.
+    # For zero inputs the output is 0 for any weight.
     data = [(torch.zeros(COUNT, 1).double(), torch.zeros(COUNT, 1).double())]
     found = method.fit(model, data, likelihood=rc.evaluation.GaussianLikelihood(scale=1.0)).history[0]
     expected_log_prior = -0.5 * (0.4**2 + scale**2) / PRIOR**2 - math.log(PRIOR) - 0.5 * math.log(2 * math.pi)
@@ -85,20 +85,20 @@ def test_the_objective_is_the_entropy_weighted_bound() -> None:
     assert found == pytest.approx(likelihood - weight / COUNT * (expected_log_prior + temperature * entropy), rel=1e-9)
 
 
-def test_a_kl_weight_is_a_temperature_under_a_wider_prior() -> None:
+def test_a_kl_weight_is_equivalent_to_a_temperature_under_a_wider_prior() -> None:
     """KL weight T with prior scale s is the cold posterior with prior scale s / sqrt(T)."""
     weight = 0.1
     precision = (COUNT + weight / PRIOR**2) / weight
     assert exact(1.0, weight) == pytest.approx((COUNT / weight / precision, precision**-0.5))
 
 
-def test_a_temperature_of_zero_is_refused() -> None:
+def test_a_temperature_of_zero_raises() -> None:
     with pytest.raises(ConfigError, match="temperature: expected a value greater than 0, got 0"):
         MeanFieldVI(temperature=0.0)
 
 
 @pytest.mark.parametrize("scale", [PRIOR, {"0.*": 0.2, "*": 0.5}])
-def test_points_are_trained_under_the_regularization_of_the_means(scale: Any) -> None:
+def test_as_map_has_the_regularization_of_the_means(scale: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)).double()
     for parameter in model.parameters():
@@ -115,11 +115,11 @@ def test_points_are_trained_under_the_regularization_of_the_means(scale: Any) ->
     assert not torch.allclose(means["0.weight"], model.state_dict()["0.weight"], atol=0.05)
 
 
-def test_points_have_no_prior_about_a_trained_model() -> None:
-    with pytest.raises(InvalidInputError, match="leave `moped` out"):
+def test_as_map_requires_a_centered_prior() -> None:
+    with pytest.raises(InvalidInputError, match=r"expected a centered prior for MAP, .* omit `moped`"):
         MeanFieldVI(moped=0.1).as_map()
 
 
-def test_no_random_parameters_are_refused() -> None:
+def test_an_empty_list_of_random_parameters_raises() -> None:
     with pytest.raises(ConfigError, match=r"stochastic: .* at least 1 item"):
         MeanFieldVI(stochastic=())

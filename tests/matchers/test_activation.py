@@ -65,12 +65,12 @@ def test_planted_permutations_of_deep_networks(
     spec = architecture.spec(model)
     planted = spec.random_permutation(generator=torch.Generator().manual_seed(1))
     x = torch.randn(64, *shape, generator=torch.Generator().manual_seed(2))
-    moved = planted.apply(model)
-    found = rc.match(model, moved, spec, matcher, task=rc.Task(model, [(x, torch.arange(64) % 10)]))
+    permuted = planted.apply(model)
+    found = rc.match(model, permuted, spec, matcher, task=rc.Task(model, [(x, torch.arange(64) % 10)]))
     assert found.permutation == planted.inverse()
 
 
-def test_units_that_never_vary_are_like_no_other() -> None:
+def test_constant_units_have_zero_correlation() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     with torch.no_grad():
         dict(model.named_parameters())["0.weight"][1] = 0
@@ -85,7 +85,7 @@ def test_small_gradients_are_compared_like_large_ones() -> None:
     with torch.no_grad():
         dict(model.named_parameters())["layers.1.bias"].add_(
             torch.tensor([25.0, 0.0, 0.0])
-        )  # sure of its answer: gradients of 1e-10
+        )  # confident predictions: gradients of 1e-10
     spec = architecture.spec(model)
     planted = spec.random_permutation(generator=torch.Generator().manual_seed(1))
     data = [(torch.randn(90, 5, generator=torch.Generator().manual_seed(2)), torch.zeros(90).long())]
@@ -93,34 +93,34 @@ def test_small_gradients_are_compared_like_large_ones() -> None:
     assert found.permutation == planted.inverse()
 
 
-def test_what_is_missing() -> None:
+def test_missing_inputs_are_reported() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     spec = rc.table_spec({"0.weight": "a, -", "0.bias": "a", "2.weight": "-, a", "2.bias": "-"}, model)
-    with pytest.raises(InvalidInputError, match="give `task`"):
+    with pytest.raises(InvalidInputError, match="pass `task`"):
         rc.match(model, model, spec, "activation")
     frozen = rc.table_spec(dict.fromkeys(["0.weight", "2.weight"], "-, -") | {"0.bias": "-", "2.bias": "-"}, model)
     data = [(torch.zeros(2, 3), torch.zeros(2).long())]
     for name in ("activation", "gradient"):
-        # No unit can move: the identity, as from every other matcher.
+        # All axes are fixed, so the identity is the only permutation; every other matcher returns it, too.
         assert rc.match(model, model, frozen, name, task=rc.Task(model, data)).permutation.is_identity
     rows = {"0.weight": "-, a", "0.bias": "-", "2.weight": "-, -", "2.bias": "-"}
     inputs = rc.table_spec(rows, model)  # no product computes these units
-    with pytest.raises(InvalidInputError, match="Use `weight`"):
+    with pytest.raises(InvalidInputError, match="use `weight`"):
         rc.match(model, model, inputs, "activation", task=rc.Task(model, data))
 
 
 @pytest.mark.parametrize("name", sorted(rc.default_registry().names("matcher")))
-def test_every_matcher_gives_the_identity_where_no_unit_can_move(name: str) -> None:
+def test_every_matcher_returns_the_identity_if_all_axes_are_fixed(name: str) -> None:
     inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
     data = [(inputs, torch.arange(8) % 2)]
     for layers in ([nn.Linear(3, 2)], [nn.Linear(3, 1), nn.Tanh(), nn.Linear(1, 2)]):
         first, second = nn.Sequential(*layers), nn.Sequential(*layers)
         spec = rc.trace_spec(first, inputs)
-        ends = [
+        posteriors = [
             rc.posteriors.DiagonalGaussianPosterior(q.mean, {n: t.abs() + 0.1 for n, t in q.mean.items()})
             for q in (rc.as_posterior(first), rc.as_posterior(second))
         ]
-        found = rc.match(ends[0], ends[1], spec, name, task=rc.Task(first, data))
+        found = rc.match(posteriors[0], posteriors[1], spec, name, task=rc.Task(first, data))
         assert found.permutation.is_identity
         assert found.objective >= found.identity_objective
     with pytest.raises(ConfigError, match="metric: expected 'correlation' or 'covariance', got 'cosine'"):

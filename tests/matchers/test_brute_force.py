@@ -1,4 +1,4 @@
-"""Against all permutations, on networks small enough to try them."""
+"""Matchers compared with a search over all permutations of small networks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def gaussian(layout_spec: PermutationSpec, seed: int) -> DiagonalGaussianPosteri
 
 
 def value(name: str, q: DiagonalGaussianPosterior, r: DiagonalGaussianPosterior) -> float:
-    """What each matcher should maximise, written down independently of the solver."""
+    """Return the quantity that each matcher should maximize, computed independently of the solver."""
     if name == "weight":
         return sum((q.mean[n] * r.mean[n]).sum().item() for n in q.mean)
     if name == "wasserstein":
@@ -78,9 +78,9 @@ def test_objective_differs_from_the_distance_by_a_constant(name: str) -> None:
     matcher: Matcher = MATCHERS[name]
     q, r = gaussian(s, 0), gaussian(s, 1)
     result = matcher.match(q, r, s)
-    gained = value(name, q, result.apply(r)) - value(name, q, r)
+    increase = value(name, q, result.apply(r)) - value(name, q, r)
     factor = 2.0 if name == "wasserstein" else 1.0
-    assert factor * (result.objective - result.identity_objective) == pytest.approx(gained)
+    assert factor * (result.objective - result.identity_objective) == pytest.approx(increase)
 
 
 def test_no_permutation_exceeds_the_bound() -> None:

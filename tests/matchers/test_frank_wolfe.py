@@ -1,4 +1,4 @@
-"""Frank-Wolfe and matchers around matchers, against brute force and coordinate descent."""
+"""Frank-Wolfe, restarts, chains and portfolios, compared with brute force and coordinate descent."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def network(seed: int) -> torch.nn.Module:
 
 
 def objective(permutation: rc.Permutation, first: torch.nn.Module, second: torch.nn.Module) -> float:
-    moved = permutation.apply(dict(second.named_parameters()))
-    return sum((p.double() * moved[n].double()).sum().item() for n, p in first.named_parameters())
+    permuted = permutation.apply(dict(second.named_parameters()))
+    return sum((p.double() * permuted[n].double()).sum().item() for n, p in first.named_parameters())
 
 
-def test_objective_is_what_it_says_and_mostly_above_coordinate_descent() -> None:
+def test_objective_is_the_inner_product_and_mostly_above_coordinate_descent() -> None:
     better = 0
     for seed in range(6):
         first, second = network(seed), network(seed + 50)
@@ -50,7 +50,7 @@ def test_planted_permutations_inside_heads_too(start: str, channels: ChannelName
     assert found.permutation == planted.inverse()
 
 
-def test_an_initial_permutation_is_begun_from() -> None:
+def test_matchers_start_at_the_initial_permutation() -> None:
     first, second = network(0), network(1)
     spec = ARCHITECTURE.spec(first)
     reference, candidate = rc.as_posterior(first), rc.as_posterior(second)
@@ -81,7 +81,7 @@ def test_restarts_are_never_worse() -> None:
         )
 
 
-def test_a_chain_begins_where_the_last_one_ended() -> None:
+def test_a_chain_starts_each_matcher_at_the_previous_result() -> None:
     first, second = network(0), network(1)
     spec = ARCHITECTURE.spec(first)
     chain = rc.matchers.ChainMatcher(matchers=[rc.matchers.FrankWolfeMatcher(), rc.matchers.WeightMatcher()])
@@ -110,11 +110,11 @@ def test_a_portfolio_keeps_the_nearest_or_the_best() -> None:
     )
     middle = rc.barycenter([rc.as_posterior(first), rc.as_posterior(by_loss.apply(second))])
     assert by_loss.objective == pytest.approx(-rc.score(middle, rc.Task(first, data)).nll, rel=1e-5)
-    with pytest.raises(InvalidInputError, match="give `task`"):
+    with pytest.raises(InvalidInputError, match="pass `task`"):
         rc.match(first, second, spec, rc.matchers.PortfolioMatcher(matchers=members, select="loss"))
 
 
-def test_a_portfolio_by_loss_takes_batch_statistics_anew() -> None:
+def test_a_portfolio_by_loss_recomputes_batch_statistics() -> None:
     torch.manual_seed(0)
     first, second = (nn.Sequential(nn.Linear(10, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)) for _ in range(2))
     spec, data = rc.trace_spec(first, torch.zeros(2, 10)), [(torch.randn(50, 10), torch.arange(50) % 4)]
@@ -129,7 +129,7 @@ def test_a_portfolio_by_loss_takes_batch_statistics_anew() -> None:
     assert found.objective == pytest.approx(-rc.score(merged.posterior, rc.Task(first, data)).nll, rel=1e-5)
 
 
-def test_precision_weighted_matching_minimises_what_it_says() -> None:
+def test_fisher_matching_minimizes_the_precision_weighted_distance() -> None:
     g = torch.Generator().manual_seed(0)
 
     def gaussian() -> rc.posteriors.DiagonalGaussianPosterior:

@@ -19,7 +19,7 @@ DATA = [(torch.randn(30, 6, generator=torch.Generator().manual_seed(0)), torch.a
 
 
 def interrupt_sweep(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Let the user press a key in the middle of a sweep."""
+    """Raise KeyboardInterrupt at the step of this number, in the middle of a sweep."""
     solve, calls = CoordinateDescent._step, [0]
 
     def interrupted(self: CoordinateDescent, name: str) -> bool:
@@ -31,7 +31,7 @@ def interrupt_sweep(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(CoordinateDescent, "_step", interrupted)
 
 
-def test_an_interrupted_descent_returns_its_best_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_descent_returns_its_best_result_and_can_be_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     matcher = rc.matchers.WeightMatcher(start="identity")
     whole = rc.match(A, B, SPEC, matcher)
     with monkeypatch.context() as patch:
@@ -46,7 +46,7 @@ def test_an_interrupted_descent_returns_its_best_and_goes_on(monkeypatch: pytest
 
 
 def interrupted_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Let the user press a key when an assignment is solved."""
+    """Raise KeyboardInterrupt at the assignment of this number."""
     solve, calls = AssignmentSolver.solve, [0]
 
     def interrupted(self: AssignmentSolver, similarity: torch.Tensor, **options: Any) -> Assignment:
@@ -58,7 +58,7 @@ def interrupted_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(AssignmentSolver, "solve", interrupted)
 
 
-def test_an_interrupted_beginning_is_not_worse_than_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_initialization_is_not_worse_than_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     objectives = []
     for number in (1, 2, 3):
         with monkeypatch.context() as patch:
@@ -70,7 +70,7 @@ def test_an_interrupted_beginning_is_not_worse_than_the_identity(monkeypatch: py
     assert objectives[0] < objectives[-1] < rc.match(A, B, SPEC, "weight").objective
 
 
-def test_by_default_an_interruption_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_is_raised_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt_sweep(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         rc.match(A, B, SPEC, "weight")
@@ -89,9 +89,9 @@ def test_by_default_an_interruption_is_an_interruption(monkeypatch: pytest.Monke
     ids=lambda m: type(m).__name__,
 )
 def test_a_real_signal_ends_every_long_search(matcher: rc.Matcher) -> None:
-    # What is imported on first use is imported now: the signal shall come while searching.
+    # Modules that are imported on first use are imported now, so that the signal arrives during the search.
     rc.match(A, B, SPEC, rc.matchers.StraightThroughMatcher(epochs=1), task=rc.Task(A, DATA))
-    # Jobs in the background of a shell ignore the signal unless they say otherwise.
+    # Background jobs of a shell ignore SIGINT unless a handler is installed.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
@@ -104,7 +104,7 @@ def test_a_real_signal_ends_every_long_search(matcher: rc.Matcher) -> None:
     assert result.objective >= result.identity_objective
 
 
-def test_bounds_and_what_moved() -> None:
+def test_gaps_and_numbers_of_permuted_units() -> None:
     result = rc.match(A, B, SPEC, "weight")
     assert result.gap is not None
     assert result.gap > 0

@@ -1,4 +1,4 @@
-"""Matchers that minimise a loss on data, and many networks in one order."""
+"""Matchers that minimize a loss on data, and joint alignment of many networks."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LEARNED: dict[str, rc.Matcher] = {
 
 def data() -> list[tuple[torch.Tensor, torch.Tensor]]:
     g = torch.Generator().manual_seed(0)
-    centres = 2 * torch.randn(3, 6, generator=g)
+    centers = 2 * torch.randn(3, 6, generator=g)
     y = torch.arange(180) % 3
-    return list(zip((centres[y] + torch.randn(180, 6, generator=g)).split(60), y.split(60), strict=True))
+    return list(zip((centers[y] + torch.randn(180, 6, generator=g)).split(60), y.split(60), strict=True))
 
 
 def trained(seed: int) -> nn.Module:
@@ -50,21 +50,21 @@ def middle_loss(first: nn.Module, second: nn.Module) -> float:
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_the_objective_is_minus_the_loss_half_way_and_grows(name: str, pair: tuple[nn.Module, nn.Module]) -> None:
+def test_the_objective_is_minus_the_midpoint_loss_and_increases(name: str, pair: tuple[nn.Module, nn.Module]) -> None:
     first, second = pair
     found = rc.match(first, second, ARCHITECTURE.spec(first), LEARNED[name], task=rc.Task(first, data()))
     assert found.objective == pytest.approx(-middle_loss(first, found.apply(second)), rel=1e-5)
     assert found.identity_objective == pytest.approx(-middle_loss(first, second), rel=1e-5)
     assert found.objective > found.identity_objective
     assert list(found.trace) == sorted(found.trace)
-    with pytest.raises(InvalidInputError, match="give `task`"):
+    with pytest.raises(InvalidInputError, match="pass `task`"):
         rc.match(first, second, ARCHITECTURE.spec(first), LEARNED[name])
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_a_loss_that_is_no_number_is_an_error(name: str, pair: tuple[nn.Module, nn.Module]) -> None:
+def test_a_loss_that_is_nan_is_an_error(name: str, pair: tuple[nn.Module, nn.Module]) -> None:
     batch = (torch.full((4, 6), math.nan), torch.arange(4) % 3)
-    with pytest.raises(InvalidInputError, match="is nan; look for inputs that are not numbers"):
+    with pytest.raises(InvalidInputError, match=r"non-finite loss nan .*; check for NaN inputs"):
         rc.match(*pair, ARCHITECTURE.spec(pair[0]), LEARNED[name], task=rc.Task(pair[0], [batch]))
 
 
@@ -76,7 +76,7 @@ def test_learned_matching_does_not_lose_to_weight_matching(pair: tuple[nn.Module
     assert -found.objective <= by_weight + 1e-6
 
 
-def test_distributions_are_drawn_between(pair: tuple[nn.Module, nn.Module]) -> None:
+def test_distributions_are_sampled_at_the_midpoint(pair: tuple[nn.Module, nn.Module]) -> None:
     first, second = (
         rc.posteriors.DiagonalGaussianPosterior(
             {n: p.detach() for n, p in m.named_parameters()},
@@ -92,22 +92,22 @@ def test_distributions_are_drawn_between(pair: tuple[nn.Module, nn.Module]) -> N
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_batch_normalisations_take_the_statistics_of_the_batch(name: str) -> None:
-    def normalised(seed: int) -> nn.Sequential:
+def test_batch_normalization_uses_the_statistics_of_the_batch(name: str) -> None:
+    def normalized(seed: int) -> nn.Sequential:
         torch.manual_seed(seed)
         norm = nn.BatchNorm1d(8)
-        norm.load_state_dict({"running_var": torch.full((8,), 1e-6)}, strict=False)  # as far off as averaged ones
+        norm.load_state_dict({"running_var": torch.full((8,), 1e-6)}, strict=False)  # as wrong as interpolated ones
         return nn.Sequential(nn.Linear(6, 8), norm, nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)).eval()
 
-    first, second = normalised(0), normalised(1)
+    first, second = normalized(0), normalized(1)
     before = {name: tensor.clone() for name, tensor in second.state_dict().items()}
     spec = rc.trace_spec(first, torch.zeros(2, 6))
     found = rc.match(first, second, spec, LEARNED[name], task=rc.Task(first, data()))
-    moved = found.apply(second)
+    aligned = found.apply(second)
     middle = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).train()
-    ends = [[*network.parameters()] for network in (first, moved)]
+    endpoints = [[*network.parameters()] for network in (first, aligned)]
     with torch.no_grad():
-        for own, *both in zip(middle.parameters(), *ends, strict=True):
+        for own, *both in zip(middle.parameters(), *endpoints, strict=True):
             own.copy_((both[0] + both[1]) / 2)
     loss = sum(nn.functional.cross_entropy(middle(x), y).item() for x, y in data()) / len(data())
     assert found.objective == pytest.approx(-loss, rel=1e-5)
@@ -121,7 +121,7 @@ def test_sinkhorn_by_weights_recovers_a_planted_permutation(pair: tuple[nn.Modul
     assert found.permutation == planted.inverse()
 
 
-def test_sinkhorn_moves_heads_with_their_widths() -> None:
+def test_sinkhorn_recovers_permutations_of_heads_and_of_the_width_inside_them() -> None:
     architecture = rc.architectures.ViTArchitecture(patch=4, width=9, depth=1, heads=3, hidden=6)
     model = architecture.build((3, 8, 8), 3, generator=torch.Generator().manual_seed(0)).double()
     for number, parameter in enumerate(model.parameters()):
@@ -134,7 +134,7 @@ def test_sinkhorn_moves_heads_with_their_widths() -> None:
     assert result.permutation == planted.inverse()
 
 
-def test_many_copies_come_into_one_order_and_circles_close() -> None:
+def test_alignment_of_many_copies_is_exact_and_cycle_consistent() -> None:
     architecture = rc.architectures.MLPArchitecture(hidden=[16, 16])
     model = architecture.build((6,), 3, generator=torch.Generator().manual_seed(0))
     spec = architecture.spec(model)
@@ -142,13 +142,13 @@ def test_many_copies_come_into_one_order_and_circles_close() -> None:
     planted = [spec.random_permutation(generator=g) for _ in range(6)]
     found = rc.match_many([p.apply(model) for p in planted], spec)
     assert found.trace[-1] < 1e-9 * found.trace[0]
-    around = found.between(0, 3).compose(found.between(3, 5)).compose(found.between(5, 0))
-    assert around.is_identity
+    cycle = found.between(0, 3).compose(found.between(3, 5)).compose(found.between(5, 0))
+    assert cycle.is_identity
     assert found.between(2, 4) == planted[2].inverse().compose(planted[4])
 
 
 @pytest.mark.parametrize("matcher", ["weight", "frank_wolfe"])
-def test_the_spread_never_rises(matcher: str) -> None:
+def test_the_mean_squared_distance_never_increases(matcher: str) -> None:
     models = [trained(seed) for seed in range(4)]
     spec = ARCHITECTURE.spec(models[0])
     found = rc.match_many(models, spec, matcher=matcher)

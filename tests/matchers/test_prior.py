@@ -16,7 +16,7 @@ def with_prior(scale: dict[str, torch.Tensor]) -> rc.posteriors.DiagonalGaussian
     return rc.posteriors.DiagonalGaussianPosterior(q.mean, q.stddev, prior=prior)
 
 
-def test_a_prior_of_its_own_for_every_unit_is_warned_of_and_moves() -> None:
+def test_a_prior_that_differs_between_units_gives_a_warning_and_is_permuted() -> None:
     case = network()
     scale = {
         n: torch.rand(t.shape, generator=torch.Generator().manual_seed(0)) + 0.5 for n, t in gaussian(1).mean.items()
@@ -34,7 +34,7 @@ def test_a_prior_of_its_own_for_every_unit_is_warned_of_and_moves() -> None:
     )
 
 
-def test_an_exchangeable_prior_is_not_warned_of() -> None:
+def test_an_exchangeable_prior_gives_no_warning() -> None:
     case = network()
     candidate = with_prior({n: torch.tensor(0.5) for n in gaussian(1).mean})
     with warnings.catch_warnings():

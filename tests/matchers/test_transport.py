@@ -12,7 +12,7 @@ import rebasin_core as rc
 from rebasin_core.errors import ConfigError, InvalidInputError
 from rebasin_core.matchers.transport import GroundCost
 from rebasin_core.tensors.optimal_transport import PlanMethod, TransportSolver, nearest_permutation
-from tests.evaluation.written import WAYS, layers, spec_of
+from tests.evaluation.implementations import IMPLEMENTATIONS, layers, spec_of
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -30,7 +30,7 @@ def parameters(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def doubled(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return a network with every hidden unit twice, in a random order, that computes the same (Net2Net)."""
+    """Return a network with each hidden unit duplicated, in random order, that computes the same function (Net2Net)."""
     tensors, order = parameters(model), None
     for number in range(3):
         weight, bias = tensors[f"layers.{number}.weight"], tensors[f"layers.{number}.bias"]
@@ -45,7 +45,7 @@ def doubled(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("cost", ["weights", "activations"])
 @pytest.mark.parametrize("wide_reference", [False, True])
-def test_networks_of_other_widths_keep_their_function(cost: GroundCost, *, wide_reference: bool) -> None:
+def test_couplings_of_duplicated_units_preserve_the_function(cost: GroundCost, *, wide_reference: bool) -> None:
     narrow, spec = mlp([6, 4])
     wide, wide_spec = mlp([12, 8])
     inputs = torch.randn(50, 5, generator=generator(9), dtype=torch.float64)
@@ -63,13 +63,13 @@ def test_networks_of_other_widths_keep_their_function(cost: GroundCost, *, wide_
         candidate_model=second[1],
         data=[(inputs, torch.zeros(50))],
     )
-    carried = coupling.apply(second[0])
-    torch.testing.assert_close(carried, first[0], rtol=0, atol=1e-12)
-    torch.testing.assert_close(functional_call(first[1], carried, (inputs,)), outputs)
+    mapped = coupling.apply(second[0])
+    torch.testing.assert_close(mapped, first[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(functional_call(first[1], mapped, (inputs,)), outputs)
 
 
 def doubled_layers() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return the layers of `layers`, every hidden unit twice, in a random order: the same function."""
+    """Return the layers of `layers` with each hidden unit duplicated, in random order; the function is the same."""
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
     order = None
     for number, (weight, bias) in enumerate(layers()):
@@ -81,42 +81,42 @@ def doubled_layers() -> list[tuple[torch.Tensor, torch.Tensor]]:
     return found
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("is_traced", [False, True])
-def test_doubled_units_of_networks_however_written(way: str, *, is_traced: bool) -> None:
-    narrow, wide = WAYS[way](layers()), WAYS[way](doubled_layers())
+def test_couplings_do_not_depend_on_how_a_network_is_written(implementation: str, *, is_traced: bool) -> None:
+    narrow, wide = IMPLEMENTATIONS[implementation](layers()), IMPLEMENTATIONS[implementation](doubled_layers())
     inputs = torch.randn(50, 5, generator=generator(9), dtype=torch.float64)
     torch.testing.assert_close(wide(inputs), narrow(inputs))
     specs = [rc.trace_spec(model, inputs) if is_traced else spec_of(model) for model in (narrow, wide)]
-    # A traced specification knows inputs that fit; otherwise, a batch tells.
+    # A traced specification has example inputs; otherwise a batch is needed.
     data = None if is_traced else [(inputs, torch.zeros(50))]
     first, second = rc.posteriors.PointPosterior.from_module(narrow), rc.posteriors.PointPosterior.from_module(wide)
     coupling = rc.matchers.TransportMatcher().couple(
         first, second, specs[0], specs[1], model=narrow, candidate_model=wide, data=data
     )
-    carried = coupling.apply(dict(second.mean))
-    torch.testing.assert_close(functional_call(narrow, carried, (inputs,)), narrow(inputs), rtol=0, atol=1e-12)
+    mapped = coupling.apply(dict(second.mean))
+    torch.testing.assert_close(functional_call(narrow, mapped, (inputs,)), narrow(inputs), rtol=0, atol=1e-12)
 
 
-def test_couplings_between_widths_need_to_know_which_axes_read_units() -> None:
-    narrow, wide = WAYS["transposed"](layers()), WAYS["transposed"](doubled_layers())
+def test_couplings_between_widths_require_the_input_axes() -> None:
+    narrow, wide = IMPLEMENTATIONS["transposed"](layers()), IMPLEMENTATIONS["transposed"](doubled_layers())
     first, second = rc.posteriors.PointPosterior.from_module(narrow), rc.posteriors.PointPosterior.from_module(wide)
     spec, wide_spec = spec_of(narrow), spec_of(wide)
-    with pytest.raises(InvalidInputError, match=r"`0\.matrix`.*give `model` and `data`"):
+    with pytest.raises(InvalidInputError, match=r"`0\.matrix`.*pass `model` and `data`"):
         rc.matchers.TransportMatcher().couple(first, second, spec, wide_spec)
-    with pytest.raises(InvalidInputError, match="give `model` and `data`"):
+    with pytest.raises(InvalidInputError, match="pass `model` and `data`"):
         rc.matchers.TransportMatcher().couple(first, second, spec, wide_spec, model=narrow, candidate_model=wide)
-    other = rc.posteriors.PointPosterior.from_module(WAYS["transposed"](layers(seed=1)))
-    with pytest.raises(InvalidInputError, match="give `model` and `data`"):
+    other = rc.posteriors.PointPosterior.from_module(IMPLEMENTATIONS["transposed"](layers(seed=1)))
+    with pytest.raises(InvalidInputError, match="pass `model` and `data`"):
         rc.matchers.TransportMatcher(method="unbalanced").couple(first, other, spec)
-    # Between equal widths, with the same mass on every unit, both directions are the same.
+    # Between equal widths, with equal mass on all units, both directions have the same matrix.
     planted = spec.random_permutation(generator=generator(1))
     coupling = rc.matchers.TransportMatcher().couple(first, planted.apply(first), spec)
     torch.testing.assert_close(coupling.apply(planted.apply(first).mean), dict(first.mean), rtol=0, atol=1e-12)
 
 
 class Recurrent(nn.Module):
-    """A recurrent layer, and a head with a factor for every unit."""
+    """A recurrent layer, and a head with one factor per unit."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Recurrent(nn.Module):
         return (hidden * self.factors).sum(-1)
 
 
-def test_recurrent_layers_and_sums_over_units_of_other_widths() -> None:
+def test_couplings_of_recurrent_layers_and_sums_over_units() -> None:
     torch.manual_seed(0)
     narrow, wide = Recurrent(5).double(), Recurrent(10).double()
     weights = {name: torch.randn_like(tensor) for name, tensor in parameters(narrow).items()}
@@ -144,12 +144,12 @@ def test_recurrent_layers_and_sums_over_units_of_other_widths() -> None:
     coupling = rc.matchers.TransportMatcher().couple(
         first, second, specs[0], specs[1], model=narrow, candidate_model=wide
     )
-    carried = coupling.apply(candidate)
-    torch.testing.assert_close(functional_call(narrow, carried, (inputs,)), outputs, rtol=0, atol=1e-12)
+    mapped = coupling.apply(candidate)
+    torch.testing.assert_close(functional_call(narrow, mapped, (inputs,)), outputs, rtol=0, atol=1e-12)
 
 
 class Tied(nn.Module):
-    """A table that is looked up, and read again by the head."""
+    """An embedding table that is also the weight of the head."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ def test_ambiguous_axes_are_named() -> None:
         rc.matchers.TransportMatcher().couple(first, second, specs[0], specs[1], model=models[0], data=data)
 
 
-def test_convolutions_and_flattened_features_of_other_widths() -> None:
+def test_couplings_of_convolutions_and_flattened_features() -> None:
     def network(channels: int) -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(2, channels, 3), nn.ReLU(), nn.Flatten(), nn.Linear(channels * 4, 3)).double()
 
@@ -213,7 +213,7 @@ def test_planted_permutations_are_found_by_every_method(method: str, cost: str) 
 
 
 def transformer(seed: int = 0) -> tuple[nn.Module, rc.PermutationSpec]:
-    """Return a transformer of two layers, with weights far from each other."""
+    """Return a transformer of two layers, with noise added to its weights so that units differ."""
     architecture = rc.architectures.ViTArchitecture(patch=4, width=12, depth=2, heads=3, hidden=10)
     model = architecture.build((3, 8, 8), 3, generator=generator(seed)).double()
     for number, parameter in enumerate(model.parameters()):
@@ -223,20 +223,20 @@ def transformer(seed: int = 0) -> tuple[nn.Module, rc.PermutationSpec]:
 
 @pytest.mark.parametrize("method", ["exact", "entropic", "unbalanced", "partial"])
 @pytest.mark.parametrize("cost", ["weights", "moments"])
-def test_heads_are_carried_with_their_widths(method: str, cost: str) -> None:
+def test_planted_permutations_of_heads_and_of_the_width_inside_them(method: str, cost: str) -> None:
     model, spec = transformer()
     mean = parameters(model)
     reference = rc.posteriors.DiagonalGaussianPosterior(mean, {name: 0.01 + 0.01 * t.abs() for name, t in mean.items()})
     planted = spec.random_permutation(generator=generator(3))
     assert sum(group.within is not None for group in spec.layout.groups.values()) == 4
-    # A softer plan than by default, which takes a tenth of the iterations.
+    # A larger regularization than the default needs a tenth of the iterations.
     regularization = 0.3 if method == "entropic" else 0.05
     matcher = rc.build("matcher", "transport", cost=cost, method=method, regularization=regularization)
     result = matcher.match(reference, planted.apply(reference), spec, task=rc.Task(model, []))
     assert result.permutation == planted.inverse()
 
 
-def test_heads_are_found_by_what_they_respond() -> None:
+def test_planted_permutations_of_heads_are_recovered_by_activations() -> None:
     model, spec = transformer()
     planted = spec.random_permutation(generator=generator(3))
     reference = rc.posteriors.PointPosterior.from_module(model)
@@ -247,7 +247,7 @@ def test_heads_are_found_by_what_they_respond() -> None:
     assert result.objective == pytest.approx(0.0, abs=1e-8)
 
 
-def test_heads_and_widths_on_axes_of_their_own() -> None:
+def test_planted_permutations_of_heads_and_widths_on_separate_axes() -> None:
     torch.manual_seed(0)
     first = {"q": torch.randn(3, 4, 6), "v": torch.randn(3, 5, 6), "o": torch.randn(6, 3, 5), "gain": torch.randn(3)}
     rows = {"q": "heads, query@heads, -", "v": "heads, value@heads, -", "o": "-, heads, value@heads", "gain": "heads"}
@@ -259,17 +259,17 @@ def test_heads_and_widths_on_axes_of_their_own() -> None:
     assert result.permutation == planted.inverse()
 
 
-def test_couplings_of_heads_keep_the_function() -> None:
+def test_couplings_of_heads_preserve_the_function() -> None:
     model, spec = transformer()
     reference, planted = (
         rc.posteriors.PointPosterior.from_module(model),
         spec.random_permutation(generator=generator(5)),
     )
-    moved = planted.apply(reference)
-    coupling = rc.matchers.TransportMatcher().couple(reference, moved, spec, model=model)
-    torch.testing.assert_close(coupling.apply(moved.mean), dict(reference.mean), rtol=0, atol=1e-12)
+    permuted = planted.apply(reference)
+    coupling = rc.matchers.TransportMatcher().couple(reference, permuted, spec, model=model)
+    torch.testing.assert_close(coupling.apply(permuted.mean), dict(reference.mean), rtol=0, atol=1e-12)
     soft = rc.matchers.TransportMatcher(method="entropic", regularization=0.5).couple(
-        reference, moved, spec, model=model
+        reference, permuted, spec, model=model
     )
     for name, group in spec.layout.groups.items():
         if group.within is not None:
@@ -278,15 +278,15 @@ def test_couplings_of_heads_keep_the_function() -> None:
             assert joint.sum().item() == pytest.approx(1.0, rel=1e-5)
 
 
-def test_moments_see_what_means_do_not() -> None:
+def test_moments_distinguish_units_of_equal_means() -> None:
     mean = {"a.weight": torch.zeros(3, 2), "b.weight": torch.zeros(1, 3)}
     spec = rc.table_spec({"a.weight": "h, -", "b.weight": "-, h"}, mean)
-    spread = {"a.weight": torch.tensor([[1.0], [2.0], [3.0]]).expand(3, 2).clone(), "b.weight": torch.ones(1, 3)}
-    reference = rc.posteriors.DiagonalGaussianPosterior(mean, spread)
-    moved = rc.posteriors.DiagonalGaussianPosterior(mean, {**spread, "a.weight": spread["a.weight"][[2, 0, 1]]})
-    assert rc.matchers.TransportMatcher(cost="weights").match(reference, moved, spec).permutation.is_identity
-    found = rc.matchers.TransportMatcher(cost="moments").match(reference, moved, spec)
-    assert torch.equal(found.apply(moved).stddev["a.weight"], spread["a.weight"])
+    stddev = {"a.weight": torch.tensor([[1.0], [2.0], [3.0]]).expand(3, 2).clone(), "b.weight": torch.ones(1, 3)}
+    reference = rc.posteriors.DiagonalGaussianPosterior(mean, stddev)
+    permuted = rc.posteriors.DiagonalGaussianPosterior(mean, {**stddev, "a.weight": stddev["a.weight"][[2, 0, 1]]})
+    assert rc.matchers.TransportMatcher(cost="weights").match(reference, permuted, spec).permutation.is_identity
+    found = rc.matchers.TransportMatcher(cost="moments").match(reference, permuted, spec)
+    assert torch.equal(found.apply(permuted).stddev["a.weight"], stddev["a.weight"])
 
 
 @pytest.mark.parametrize("method", ["exact", "entropic", "unbalanced", "partial"])
@@ -301,12 +301,12 @@ def test_plans_against_their_definitions(method: PlanMethod) -> None:
     if method == "partial":
         assert plan.sum().item() == pytest.approx(0.5)
         assert bool((rows <= 1 / 6 + 1e-9).all())
-    if method == "exact":  # no worse than mass spread evenly, nor than the best of many entropic plans
+    if method == "exact":  # at most the cost of the entropic plan
         entropic = TransportSolver(method="entropic", regularization=0.01).plan(cost)
         assert (plan * cost).sum() <= (entropic * cost).sum() + 1e-9
 
 
-def test_equal_plans_are_rounded_at_the_least_cost() -> None:
+def test_ties_in_a_plan_are_rounded_by_the_least_cost() -> None:
     cost = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     assert nearest_permutation(torch.full((2, 2), 0.25), cost).tolist() == [1, 0]
 
@@ -319,13 +319,13 @@ def test_bad_input() -> None:
         rc.matchers.TransportMatcher(regularization=0.0)
     with pytest.raises(ConfigError, match="cost: expected 'weights', 'moments' or 'activations'"):
         rc.matchers.TransportMatcher(cost=cast("Any", "nothing"))
-    with pytest.raises(InvalidInputError, match="give `task`"):
+    with pytest.raises(InvalidInputError, match="pass `task`"):
         rc.matchers.TransportMatcher(cost="activations").match(q, q, spec)
     with pytest.raises(InvalidInputError, match="the candidate"):
         rc.matchers.TransportMatcher().couple(q, r, spec)
     with pytest.raises(InvalidInputError, match="shape"):
         rc.matchers.TransportMatcher().match(q, r, spec)
     _, deeper = mlp([12, 8, 4])
-    with pytest.raises(InvalidInputError, match="do not name the same groups"):
+    with pytest.raises(InvalidInputError, match="do not have the same groups"):
         rc.matchers.TransportMatcher().couple(q, r, spec, deeper)
     assert wide_spec.layout.groups.keys() == spec.layout.groups.keys()

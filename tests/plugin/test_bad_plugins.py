@@ -144,7 +144,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Registry]:
     [
         (WeightMatcher(), r"expected subclasses of Matcher, got WeightMatcher\(\)"),
         (Registry, "expected subclasses of Matcher, got <class '.*Registry'>"),
-        (AbstractDelegatingMatcher, "AbstractDelegatingMatcher gives no registered name; add a line"),
+        (AbstractDelegatingMatcher, "AbstractDelegatingMatcher has no registered name; add a line"),
         (UnfinishedMatcher, "UnfinishedMatcher is abstract; it does not implement `_match`"),
         (EscapingMatcher, "EscapingMatcher is registered as '../../escaped'; expected a name of letters, digits"),
         (CallbackMatcher, "CallbackMatcher has options that a JSON schema cannot describe, `callback`: .*Callable"),

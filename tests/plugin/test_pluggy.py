@@ -202,7 +202,7 @@ def test_a_class_without_a_name_is_an_error_of_its_plugin(registry: Registry) ->
         return [NamelessMatcher]
 
     registry.manager.register(plugin(rebasin_matchers))
-    with pytest.warns(BrokenPluginWarning, match="NamelessMatcher gives no registered name; add a line"):
+    with pytest.warns(BrokenPluginWarning, match="NamelessMatcher has no registered name; add a line"):
         registry.names("matcher")
 
 

@@ -162,7 +162,7 @@ def test_nested_groups_on_two_axes_cannot_move_a_kronecker_basis() -> None:
     q = rc.posteriors.KroneckerGaussianPosterior(
         {"w": torch.zeros(2, 3)}, {"w": torch.eye(2)}, {"w": torch.eye(3)}, {"w": torch.ones(2, 3)}
     )
-    with pytest.raises(rc.RebasinError, match="'c' permutes within 'g', which stands on another axis"):
+    with pytest.raises(rc.RebasinError, match="'c' is nested in 'g', which acts on another axis"):
         q.permute(rc.Permutation.identity(layout))
 
 

@@ -124,7 +124,7 @@ def test_state_dicts_that_cannot_be_read(state: dict[str, torch.Tensor], message
 
 def test_writing_back_where_nothing_can_be_written() -> None:
     model = nn.Linear(2, 3)
-    with pytest.raises(rc.RebasinError, match="cannot write into it"):
+    with pytest.raises(rc.RebasinError, match="but not write to it"):
         rc.write_back(model, rc.as_posterior(model))
 
 

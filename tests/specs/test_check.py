@@ -20,7 +20,7 @@ def inputs(*shape: int) -> torch.Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention by hand, without an output bias."""
+    """Multi-head attention written with matrix products."""
 
     def __init__(self, heads: int, width: int, stream: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Attention(nn.Module):
         return result
 
 
-def test_a_right_spec_passes() -> None:
+def test_correct_spec_passes() -> None:
     found = check_spec(table_spec(TABLE, mlp()), mlp(), inputs(6))
     assert found.passed
     assert found.error < 1e-12
@@ -48,31 +48,31 @@ def test_a_right_spec_passes() -> None:
 @pytest.mark.parametrize(
     ("change", "advice"),
     [
-        ({"4.weight": "-, -"}, "`4.weight`, axis 1: should move with it"),
-        ({"2.bias": "-"}, "`2.bias`, axis 0: should move with it"),
-        ({"4.weight": "c, b"}, "`4.weight`, axis 0: should not move with it"),
+        ({"4.weight": "-, -"}, "`4.weight`, axis 1: should belong to the group"),
+        ({"2.bias": "-"}, "`2.bias`, axis 0: should belong to the group"),
+        ({"4.weight": "c, b"}, "`4.weight`, axis 0: should not belong to the group"),
         (
             {"4.weight": "c, b", "4.bias": "c"},
-            "2 axes are at fault together: `4.weight`, axis 0: should not move with it; `4.bias`, axis 0: should",
+            "change 2 axes together: `4.weight`, axis 0: should not belong to the group; `4.bias`, axis 0: should",
         ),
     ],
 )
-def test_the_wrong_axis_is_named(change: dict[str, str], advice: str) -> None:
+def test_wrong_axis_is_named(change: dict[str, str], advice: str) -> None:
     found = check_spec(table_spec({**TABLE, **change}, mlp()), mlp(), inputs(6))
     assert not found.passed
     assert any(advice in line for line in found.suggestions), found
-    with pytest.raises(SpecError, match="does not keep the function"):
+    with pytest.raises(SpecError, match="does not preserve the function"):
         found.require()
 
 
-def test_flattening_in_the_wrong_order_is_named() -> None:
+def test_wrong_order_of_factors_is_named() -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(3 * 16, 2))
     table = {"0.weight": "c, -, -, -", "0.bias": "c", "2.weight": "-, -*c", "2.bias": "-"}
     found = check_spec(table_spec(table, model), model, inputs(1, 6, 6))
-    assert found.suggestions == ("'c': `2.weight`, axis 1: its factors should stand in the other order",)
+    assert found.suggestions == ("'c': `2.weight`, axis 1: its factors should be in reverse order",)
 
 
-def test_buffers_count() -> None:
+def test_buffers_are_checked() -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
     right = {
         "0.weight": "a, -", "0.bias": "a", "1.weight": "a", "1.bias": "a", "1.running_mean": "a", "1.running_var": "a",
@@ -80,48 +80,48 @@ def test_buffers_count() -> None:
     }  # fmt: skip
     assert check_spec(table_spec(right, model), model, inputs(6)).passed
     wrong = check_spec(table_spec({**right, "1.running_var": "-"}, model), model, inputs(6))
-    assert wrong.suggestions == ("'a': `1.running_var`, axis 0: should move with it",)
+    assert wrong.suggestions == ("'a': `1.running_var`, axis 0: should belong to the group",)
 
 
-def test_heads_and_the_widths_inside_them() -> None:
+def test_nested_groups_of_attention() -> None:
     model = Attention(3, 4, 6)
     qkv = "h*w@h + h*w + h*v@h"
     right = {"qkv.weight": f"{qkv}, -", "qkv.bias": qkv, "out.weight": "-, h*v", "out.bias": "-"}
     spec = table_spec(right, model, sizes={"h": 3})
     assert check_spec(spec, model, inputs(5, 6)).passed
-    # Mixing units across heads is the mistake of published BERT specifications.
+    # Published BERT specifications permute units across heads.
     mixed = {"qkv.weight": "a + a + v, -", "qkv.bias": "a + a + v", "out.weight": "-, v", "out.bias": "-"}
     found = check_spec(table_spec(mixed, model, sizes={"a": 12}), model, inputs(5, 6))
     assert not found.passed
     assert set(found.failing_groups) == {"a", "v"}
 
 
-def test_a_spec_of_other_tensors_is_refused() -> None:
-    with pytest.raises(SpecError, match="do not have the same tensors"):
+def test_spec_of_other_tensors_raises() -> None:
+    with pytest.raises(SpecError, match="have different tensors"):
         check_spec(table_spec({"weight": "-, -", "bias": "-"}, nn.Linear(2, 2)), mlp(), inputs(6))
 
 
-class Remembers(nn.Module):
-    """Keeps what it computed, and puts another buffer in the place of its own, as some published models do."""
+class Caching(nn.Module):
+    """Caches a result and replaces one of its buffers, as some published models do."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
-        self.register_buffer("places", torch.zeros(1), persistent=False)
+        self.register_buffer("positions", torch.zeros(1), persistent=False)
         self.kept: torch.Tensor | None = None
 
     @override
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if self.kept is None:
             self.kept = self.first.bias * 2
-            self.places = torch.arange(4.0)
+            self.positions = torch.arange(4.0)
         output: torch.Tensor = self.last(self.first(inputs) + self.kept)
         return output
 
 
-def test_models_that_remember_are_run_afresh_and_left_alone() -> None:
-    model = Remembers()
+def test_caching_model_is_run_without_state_and_not_changed() -> None:
+    model = Caching()
     spec = trace_spec(model, torch.randn(2, 3))
     assert check_spec(spec, model, torch.randn(2, 3)).passed
     assert model.kept is None
-    assert model.places.shape == (1,)
+    assert model.positions.shape == (1,)

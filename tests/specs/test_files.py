@@ -1,4 +1,4 @@
-"""Specifications in files and in the form of git-re-basin."""
+"""Specifications in files and in the format of Git Re-Basin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODEL = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn
 INPUTS = torch.randn(3, 4)
 
 
-def test_a_traced_spec_is_the_same_after_writing_and_reading(tmp_path: Path) -> None:
+def test_traced_spec_round_trip(tmp_path: Path) -> None:
     vit = rc.architectures.ViTArchitecture(patch=4, width=16, depth=2, heads=2, hidden=8)
     model = vit.build((3, 8, 8), 4)
     spec = rc.trace_spec(model, vit.example_inputs((3, 8, 8), 4))
@@ -37,7 +37,7 @@ def test_a_traced_spec_is_the_same_after_writing_and_reading(tmp_path: Path) -> 
         (json.dumps({"kind": "specification", "version": 1, "groups": {}}), "groups"),
     ],
 )
-def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_files_raise(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "spec.json").write_text(text)
     with pytest.raises(FileFormatError, match=message):
         rc.load_spec(tmp_path / "spec.json")
@@ -45,31 +45,31 @@ def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> Non
         rc.load_spec(tmp_path / "nothing.json")
 
 
-def test_groups_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+def test_unknown_group_in_a_file_raises(tmp_path: Path) -> None:
     document = {"kind": "specification", "version": 1, "groups": {"a": {"size": 3}}, "axes": {"w": "b"}}
     (tmp_path / "spec.json").write_text(json.dumps(document))
     with pytest.raises(FileFormatError, match="names the group 'b'"):
         rc.load_spec(tmp_path / "spec.json")
 
 
-def test_the_file_strategy_refuses_another_model(tmp_path: Path) -> None:
+def test_file_of_another_model_raises(tmp_path: Path) -> None:
     rc.save_spec(rc.trace_spec(MODEL, INPUTS), tmp_path / "spec.json")
     factory = rc.build("spec", name="file", path=str(tmp_path / "spec.json"))
     assert factory.derive(MODEL, INPUTS).groups
-    with pytest.raises(SpecError, match="do not have the same tensors"):
+    with pytest.raises(SpecError, match="have different tensors"):
         factory.derive(nn.Linear(4, 2), INPUTS)
 
 
-def test_git_rebasin_form_goes_both_ways() -> None:
+def test_git_rebasin_round_trip() -> None:
     spec = rc.trace_spec(MODEL, INPUTS)
-    theirs = rc.specs.to_git_rebasin(spec)
-    assert theirs.perm_to_axes["units.0"] == [("0.weight", 0), ("0.bias", 0), ("2.weight", 1)]
-    assert theirs.axes_to_perm["4.weight"] == (None, "units.2")
-    assert rc.specs.from_git_rebasin(theirs, MODEL).layout == spec.layout
-    assert rc.specs.from_git_rebasin(theirs.axes_to_perm, MODEL).layout == spec.layout
+    converted = rc.specs.to_git_rebasin(spec)
+    assert converted.perm_to_axes["units.0"] == [("0.weight", 0), ("0.bias", 0), ("2.weight", 1)]
+    assert converted.axes_to_perm["4.weight"] == (None, "units.2")
+    assert rc.specs.from_git_rebasin(converted, MODEL).layout == spec.layout
+    assert rc.specs.from_git_rebasin(converted.axes_to_perm, MODEL).layout == spec.layout
 
 
-def test_what_git_rebasin_leaves_out_is_fixed_and_the_check_finds_it() -> None:
+def test_tensors_omitted_by_git_rebasin_are_fixed_and_fail_the_check() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
     table = {
         "0.weight": ("P", None),
@@ -81,16 +81,16 @@ def test_what_git_rebasin_leaves_out_is_fixed_and_the_check_finds_it() -> None:
     }
     check = rc.check_spec(rc.specs.from_git_rebasin(table, model), model, INPUTS)
     assert not check.passed
-    assert "2 axes are at fault together" in str(check)
+    assert "change 2 axes together" in str(check)
 
 
-def test_axes_that_the_form_cannot_hold_are_named() -> None:
+def test_axes_that_git_rebasin_cannot_express_are_named() -> None:
     model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.Flatten(), nn.Linear(8, 2))
     with pytest.raises(SpecError, match=r"`2.weight` \[2, units.0\*2\]"):
         rc.specs.to_git_rebasin(rc.trace_spec(model, torch.randn(2, 1, 4)))
 
 
-def test_a_run_file_can_ask_for_tracing(tmp_path: Path) -> None:
+def test_run_file_with_a_traced_spec(tmp_path: Path) -> None:
     config = {
         "data": "digits",
         "architecture": {"name": "cifar_resnet", "depth": 8, "norm": "frn"},

@@ -24,7 +24,7 @@ AXES = st.recursive(
 
 
 @given(st.lists(AXES, max_size=3))
-def test_written_axes_are_read_back(axes: list[Axis]) -> None:
+def test_formatted_axes_are_parsed_back(axes: list[Axis]) -> None:
     text = format_axes(tuple(axes), GROUPS)
     assert tuple(resolve(e, GROUPS, "test") for e in parse_axes(text)) == tuple(axes)
 
@@ -43,7 +43,7 @@ def test_sizes_follow_the_algebra(axis: Axis) -> None:
             assert axis.size == size
 
 
-def test_normal_form_merges_what_is_fixed() -> None:
+def test_normal_form_merges_fixed_axes() -> None:
     assert product(Atom(2), Atom(3)) == Atom(6)
     assert concat(Atom(2), Atom(3)) == Atom(5)
     assert product(Atom(1), Atom(4, "g")) == Atom(4, "g")
@@ -54,6 +54,6 @@ def test_normal_form_merges_what_is_fixed() -> None:
     ("text", "position"),
     [("a *", 4), ("a)", 2), ("(a", 3), ("a,,b", 3), ("a + ", 5), ("?", 1), ("a@", 3), ("2 a", 3)],
 )
-def test_mistakes_are_pointed_at(text: str, position: int) -> None:
+def test_errors_state_the_position(text: str, position: int) -> None:
     with pytest.raises(SpecError, match=f"position {position}"):
         parse_axes(text)

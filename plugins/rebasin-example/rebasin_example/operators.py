@@ -51,7 +51,7 @@ def decay_rule(call: Call) -> Result:
     """
     batch, time, channels = call.tensor("x")
     (rate,) = call.tensor("rate")
-    return batch, call.freeze(time, "steps follow each other"), call.unify(channels, rate)
+    return batch, call.freeze(time, "time steps are ordered"), call.unify(channels, rate)
 
 
 @final

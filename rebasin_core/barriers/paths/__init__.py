@@ -1,4 +1,4 @@
-"""Paths of posteriors: one strategy a file."""
+"""Paths between posteriors."""
 
 from rebasin_core.barriers.paths.auto import AutoPath
 from rebasin_core.barriers.paths.base import Path, PathProblem

@@ -1,4 +1,4 @@
-"""The first path that a pair of posteriors has."""
+"""The first path that is defined for a pair of posteriors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @final
 class AutoPath(Path):
-    """The first that the pair has of the 2-Wasserstein geodesic, the coupled path, and the displacement of samples.
+    """The first path with a closed form of `WassersteinPath` and `CoupledPath`; `SamplesPath` if there is none.
 
     Examples:
         >>> import torch

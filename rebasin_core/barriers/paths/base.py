@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class PathProblem:
-    """Two checked posteriors to be joined by a path.
+    """Two validated posteriors to connect by a path.
 
     Attributes:
         reference: The posterior at t = 0.
         candidate: The posterior at t = 1, over the same tensors.
-        num_samples: Number of posterior samples at each point, for paths between samples.
+        num_samples: Number of posterior samples of each endpoint, for paths between samples.
         seed: Seed of these samples, the same for both endpoints.
     """
 
@@ -36,11 +36,11 @@ class Path(Strategy):
     """A path of posteriors from a reference (t = 0) to a candidate (t = 1).
 
     Laws:
-        - *Endpoints*: at t = 0 and t = 1, mean and standard deviation are those of the two posteriors; of samples, if
-          the path draws any.
-        - *Reversal*: exchanging the two posteriors replaces t by 1 - t.
-        - *Common noise*: all posteriors on a path are of one kind, with noise of one form, so that one draw of noise
-          gives a sample of each (common random numbers).
+        - *Endpoints*: at t = 0 and t = 1, mean and standard deviation are those of the two posteriors, or of their
+          samples if the path draws samples.
+        - *Reversal*: exchanging the two posteriors maps t to 1 - t.
+        - *Common noise*: all posteriors on a path have the same ``kind`` and noise of the same shapes. Therefore one
+          draw of noise gives a sample at each t (common random numbers).
         - *Equivariance*: permuting both posteriors permutes the path.
         - *Kept*: device and dtype are those of the reference, and the two posteriors are not changed.
     """
@@ -56,15 +56,15 @@ class Path(Strategy):
         Args:
             reference: The posterior at t = 0.
             candidate: The posterior at t = 1.
-            num_samples: Number of samples of each endpoint, for paths between samples.
+            num_samples: Number of samples of each endpoint, at least 1; used by paths between samples only.
             seed: Seed of these samples.
 
         Returns:
-            A function of the interpolation coefficient t in [0, 1].
+            The posterior as a function of the interpolation coefficient t in [0, 1].
 
         Raises:
-            InvalidInputError: If the two do not have the same tensors.
-            NoClosedFormError: If the pair has no such path.
+            InvalidInputError: If the two posteriors do not have the same tensors.
+            NoClosedFormError: If the path is not defined for the pair.
         """
         require_posteriors(reference, candidate)
         require_same_tensors(reference.shared_mean(), candidate.shared_mean(), "the candidate")
@@ -78,4 +78,4 @@ class Path(Strategy):
 
     @abstractmethod
     def _between(self, problem: PathProblem) -> PosteriorPath:
-        """Return the path of a checked problem, a function of t."""
+        """Return the path of a validated problem as a function of t."""

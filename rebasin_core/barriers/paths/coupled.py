@@ -1,4 +1,4 @@
-"""The path within one kind of posteriors."""
+"""Interpolation of samples that are coupled by their noise."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 @final
 class CoupledPath(Path):
-    """The path on which samples of the two endpoints are coupled by their noise, for kinds that have it in closed form.
+    """Linear interpolation between samples with the same noise, for pairs of one class that registers a closed form.
 
-    Among those built in, these are Gaussians of low rank plus diagonal (linear in all their parts), and multiplicative
-    noise.
+    Among the built-in posteriors these are low-rank plus diagonal Gaussians of equal rank, and multiplicative noise.
 
     Examples:
         >>> import torch

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class MixturePath(Path):
     r"""The mixtures $(1-t)\, q_0 + t\, q_1$, for any pair.
 
-    The predictive loss never rises above the linear interpolation of the endpoint losses (Jensen's inequality).
-    Therefore this path is a check and no result.
+    By Jensen's inequality the predictive loss is at most $(1-t) L(q_0) + t L(q_1)$. This path therefore cannot reveal a
+    barrier; it serves as a check.
 
     Examples:
         >>> import torch

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class MomentsPath(Path):
     """Independent Gaussians whose mean and standard deviation are linear in t, for any pair.
 
-    All correlations are dropped, at the endpoints too.
+    Correlations are discarded, also at the endpoints.
 
     Examples:
         >>> import torch

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class SamplesPath(Path):
     """The displacement interpolation between samples of the two posteriors, for any pair.
 
-    Optimal transport pairs the samples, and each pair moves on a straight line. The number of samples is that of the
-    estimator; a set of that many equally weighted samples is used as it is.
+    The samples are paired by optimal transport, and each pair is interpolated linearly (McCann's displacement
+    interpolation). ``num_samples`` samples are drawn from each posterior; a `SamplesPosterior` that holds exactly
+    this number of equally weighted samples is used without sampling.
 
     Examples:
         >>> import torch

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @final
 class WassersteinPath(Path):
-    """The 2-Wasserstein geodesic, for pairs that it is registered for (`geodesic`).
+    """The 2-Wasserstein geodesic, for pairs of classes for which a closed form is registered (`geodesic`).
 
-    These are two points, two independent Gaussians, two dense Gaussians, two sets of the same number of equally
-    weighted samples, and what plugins register. For independent Gaussians, mean and standard deviation are linear in t.
+    These are two single networks, two diagonal Gaussians, two dense Gaussians, two sets of equally many samples with
+    equal weights, and pairs that plugins register. For diagonal Gaussians, mean and standard deviation are linear in t.
 
     Examples:
         >>> import torch

@@ -1,1 +1,1 @@
-"""What the check of specifications is made of: runs in float64, random parameters, comparison, control and advice."""
+"""Parts of `check_spec`: runs in float64, random parameters, comparison, positive control and suggestions."""

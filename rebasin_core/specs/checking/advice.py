@@ -1,4 +1,4 @@
-"""What would mend a specification: the axes at fault, all of them at once."""
+"""Suggested corrections of a specification: the axes to change."""
 
 from __future__ import annotations
 
@@ -26,21 +26,25 @@ if TYPE_CHECKING:
     from rebasin_core.specs.checking.point import Point
     from rebasin_core.specs.checking.runs import Inputs
 
-# Runs of the model that are spent on one group.
+# Maximum number of runs of the model for one group.
 _RUNS = 600
+
+_ADD = "should belong to the group"
+_REMOVE = "should not belong to the group"
+_REVERSE = "its factors should be in reverse order"
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Another axis in the place of one that a specification has.
+    """A replacement of one axis of a specification.
 
     Attributes:
-        tensor: The tensor.
-        dimension: Which of its axes.
-        axis: What it should be.
-        hint: That in words.
-        layout: Where the groups of the axis are.
+        tensor: Name of the tensor.
+        dimension: Index of the axis.
+        axis: The replacement.
+        hint: Description of the change.
+        layout: The layout with the groups of the replacement.
     """
 
     tensor: str
@@ -51,19 +55,19 @@ class Change:
 
     @override
     def __str__(self) -> str:
-        """Return the advice."""
+        """Return the suggestion."""
         return f"`{self.tensor}`, axis {self.dimension}: {self.hint}"
 
 
 @final
 class Adviser:
-    """Finds what is wrong with the axes of a group.
+    """Searches for corrections of the axes of a failing group.
 
     Args:
-        layout: The layout that does not keep the function.
-        point: Where it does not.
-        limit: What counts as rounding there.
-        traced: Returns the layout that the model's graph has; None if it has none that keeps the function.
+        layout: The layout that does not preserve the function.
+        point: Parameters at which it does not.
+        limit: Largest error that counts as rounding at this point.
+        traced: Returns the layout traced from the model; None if tracing fails or that layout is wrong, too.
     """
 
     def __init__(self, layout: Layout, point: Point, limit: float, traced: Callable[[], Layout | None]) -> None:
@@ -73,15 +77,15 @@ class Adviser:
         self._traced = traced
 
     def advice(self, alone: Permutation, group: str) -> list[str]:
-        """Return the changes that would mend a group.
+        """Return the changes that would correct a group.
 
         Args:
-            alone: A group element that moves only this group.
-            group: The group.
+            alone: A group element that permutes only this group.
+            group: Name of the group.
 
         Returns:
-            Single changes each of which would do; else all changes that are needed together, as one sentence; else
-            the tensors it acts on.
+            All single changes that are sufficient; if there are none, one sentence with the changes that are needed
+            together; if these are not found, one sentence with the tensors on which the group acts.
         """
         trial = _Trial(self._layout, self._point, alone, group)
         traced = self._traced()
@@ -94,14 +98,14 @@ class Adviser:
         if len(together) == 1:
             return [str(together[0])]
         if together:
-            return [f"{len(together)} axes are at fault together: {'; '.join(map(str, together))}"]
-        return [f"no change to a few axes mends it; it acts on {shorten([*self._layout.tensors_of(group)])}"]
+            return [f"change {len(together)} axes together: {'; '.join(map(str, together))}"]
+        return [f"no change of a few axes corrects it; it acts on {shorten([*self._layout.tensors_of(group)])}"]
 
     def _single(self, trial: _Trial) -> list[Change]:
         return [change for change in trial.candidates() if trial.error([change]) <= self._limit]
 
     def _from(self, trial: _Trial, changes: Sequence[Change]) -> list[Change]:
-        """Return those of some changes that are needed; none if not even all of them together mend the group."""
+        """Return the necessary ones among some changes; none if all of them together do not correct the group."""
         if not changes or trial.error(changes) > self._limit:
             return []
         needed = list(changes)
@@ -112,13 +116,13 @@ class Adviser:
         return needed
 
     def _searched(self, trial: _Trial) -> list[Change]:
-        """Return changes found by trying modules, whose tensors are most often forgotten together."""
+        """Return changes found by trying combinations of modules, whose tensors are often omitted together."""
         pieces: dict[tuple[str, str, int], list[Change]] = {}
         for change in trial.candidates():
             module = change.tensor.rpartition(".")[0]
             pieces.setdefault((module, change.hint, change.dimension), []).append(change)
-        for number in range(1, len(pieces) + 1):
-            for chosen in combinations(pieces.values(), number):
+        for count in range(1, len(pieces) + 1):
+            for chosen in combinations(pieces.values(), count):
                 if trial.runs >= _RUNS:
                     return []
                 changes = [change for piece in chosen for change in piece]
@@ -129,14 +133,14 @@ class Adviser:
 
 @final
 class _Trial:
-    """A group moved alone, with some axes changed."""
+    """Permutes one group under changed axes."""
 
     def __init__(self, layout: Layout, point: Point, alone: Permutation, group: str) -> None:
         self._layout = layout
         self._point = point
         self._group = group
         self._index = alone.indices[group]
-        self._moved = alone.apply(dict(point.tensors))
+        self._permuted = alone.apply(dict(point.tensors))
         self.runs = 0
 
     def error(self, changes: Sequence[Change]) -> float:
@@ -144,23 +148,23 @@ class _Trial:
         return self._point.error(self._with(changes))
 
     def candidates(self) -> Iterator[Change]:
-        """Yield the likely corrections of each axis."""
+        """Yield the likely corrections of each axis of the layout."""
         size = self._layout.groups[self._group].size
         for name, axes in self._layout.axes.items():
-            for place, axis in enumerate(axes):
+            for dim, axis in enumerate(axes):
                 for changed, hint in _changes(axis, self._group, size):
-                    if self._is_admitted((*axes[:place], changed, *axes[place + 1 :])):
-                        yield Change(name, place, changed, hint, self._layout)
+                    if self._is_admitted((*axes[:dim], changed, *axes[dim + 1 :])):
+                        yield Change(name, dim, changed, hint, self._layout)
 
     def _is_admitted(self, axes: Sequence[Axis]) -> bool:
         try:
             Layout(self._layout.groups, {"trial": tuple(axes)})
-        except SpecError:  # a group within another one, without that
+        except SpecError:  # a nested group without its outer group
             return False
         return True
 
     def _with(self, changes: Sequence[Change]) -> dict[str, Tensor]:
-        moved = dict(self._moved)
+        permuted = dict(self._permuted)
         for name in dict.fromkeys(change.tensor for change in changes):
             of_tensor = [change for change in changes if change.tensor == name]
             axes = list(self._layout.axes[name])
@@ -169,8 +173,8 @@ class _Trial:
             layout = of_tensor[0].layout
             indices = {**self._identity(self._layout), **self._identity(layout), self._group: self._index}
             both = Layout({**self._layout.groups, **layout.groups}, {})
-            moved[name] = act(both, indices, self._point.tensors[name], axes)
-        return moved
+            permuted[name] = act(both, indices, self._point.tensors[name], axes)
+        return permuted
 
     @staticmethod
     def _identity(layout: Layout) -> Mapping[str, Tensor]:
@@ -178,12 +182,12 @@ class _Trial:
 
 
 def traced_layout(model: nn.Module, inputs: Inputs, keeps: Callable[[Layout], bool]) -> Layout | None:
-    """Return the layout that the graph of a model has, if it can be had and keeps the function.
+    """Return the layout that is traced from a model, if tracing succeeds and the layout preserves the function.
 
     Args:
         model: The model.
-        inputs: What it is called with.
-        keeps: Whether a layout keeps the function.
+        inputs: Inputs of the model.
+        keeps: Returns whether a layout preserves the function.
 
     Returns:
         The layout, or None.
@@ -191,33 +195,33 @@ def traced_layout(model: nn.Module, inputs: Inputs, keeps: Callable[[Layout], bo
     try:
         layout = derive(model, inputs.args, kwargs=inputs.kwargs).layout
     except (RebasinError, RuntimeError, TypeError, ValueError, LookupError, AttributeError):
-        return None  # the exporter raises whatever it likes; the advice is then found by search
+        return None  # the exporter raises errors of many types; suggestions are then found by search
     return layout if keeps(layout) else None
 
 
 def _differences(layout: Layout, traced: Layout, group: str) -> list[Change]:
-    """Return where a group stands in a layout and does not in the traced one, or the other way round."""
+    """Return the changes that turn the axes of a group in a layout into those in the traced layout."""
     renamed = _renamed(traced, layout, group)
     if renamed is None:
         return []
     found: list[Change] = []
     for name, axes in layout.axes.items():
-        for place, (own, other) in enumerate(zip(axes, renamed.axes[name], strict=True)):
-            # Other groups are not moved: only what is said of this one can differ.
+        for dim, (own, other) in enumerate(zip(axes, renamed.axes[name], strict=True)):
+            # Only this group is permuted, so differences in other groups are irrelevant.
             kept = _of_group(own, group)
             wanted = _of_group(other, group)
             if kept == wanted:
                 continue
             if is_fixed(wanted):
-                hint = "should not move with it"
+                hint = _REMOVE
             elif is_fixed(own):
-                hint = "should move with it"
+                hint = _ADD
                 hint += "" if wanted == Atom(wanted.size, group) else f", as `{_text(other, renamed)}`"
             elif isinstance(own, Product) and product(*reversed(own.factors)) == other:
-                hint = "its factors should stand in the other order"
+                hint = _REVERSE
             else:
                 hint = f"should be `{_text(other, renamed)}`"
-            found.append(Change(name, place, other, hint, renamed))
+            found.append(Change(name, dim, other, hint, renamed))
     return found
 
 
@@ -226,7 +230,7 @@ def _text(axis: Axis, layout: Layout) -> str:
 
 
 def _of_group(axis: Axis, group: str) -> Axis:
-    """Return an axis of which only one group is left."""
+    """Return an axis with all other groups replaced by fixed axes."""
     match axis:
         case Atom():
             return axis if axis.group == group else Atom(axis.size)
@@ -237,7 +241,7 @@ def _of_group(axis: Axis, group: str) -> Axis:
 
 
 def _renamed(traced: Layout, layout: Layout, group: str) -> Layout | None:
-    """Return the traced layout with the names of another one for the same groups; None if it has not this group."""
+    """Rename the groups of the traced layout to those of another layout; None if it does not have this group."""
     names: dict[str, str] = {}
     for own in (group, *(name for name in layout.groups if name != group)):
         counts = Counter(
@@ -273,10 +277,10 @@ def _with_names(axis: Axis, names: Mapping[str, str]) -> Axis:
 
 
 def _changes(axis: Axis, group: str, size: int) -> Iterator[tuple[Axis, str]]:
-    """Yield the likely corrections of an axis, each with the advice it stands for."""
+    """Yield the likely corrections of an axis, each with its description."""
     if any(atom.group == group for atom in atoms_of(axis)):
-        yield Atom(axis.size), "should not move with it"
+        yield Atom(axis.size), _REMOVE
         if isinstance(axis, Product):
-            yield product(*reversed(axis.factors)), "its factors should stand in the other order"
+            yield product(*reversed(axis.factors)), _REVERSE
     elif axis == Atom(size):
-        yield Atom(size, group), "should move with it"
+        yield Atom(size, group), _ADD

@@ -1,4 +1,4 @@
-"""The positive control: which parts of a model's tensors have been shown to matter to its outputs."""
+"""The positive control: the parts of a model's tensors that have been shown to affect its outputs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from rebasin_core.specs.checking.inert import fate_of
+from rebasin_core.specs.checking.inert import classify_influence
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from rebasin_core.specs.checking.parts import Part, Sensitivities
     from rebasin_core.specs.checking.point import Point
 
-# Runs of the model that are spent on single tensors where gradients show nothing.
+# Maximum number of parts that are examined by running the model if gradients exist but show no effect.
 _MANY = 64
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Standard:
-    """What counts as an effect and what as rounding, in an arithmetic.
+class Thresholds:
+    """Thresholds between effects and rounding errors, for a machine precision.
 
     Attributes:
-        effect: Smallest change of the outputs by which a part is shown to matter.
-        rounding: Changes up to here are rounding, whatever else matters little.
-        margin: By how much the change under a group element must be smaller than that of each part alone.
-        certain: The change under disturbance that shows a part to matter whose moving alone changes nothing.
-        tolerance: Changes beyond are none of rounding.
+        effect: Smallest change of the outputs that shows that a part affects them.
+        rounding: Changes up to this value always count as rounding.
+        margin: Required ratio of the effect of each part to the change under a group element.
+        certain: Smallest change under perturbation that shows an effect if permuting the part has none.
+        tolerance: Changes above this value never count as rounding.
     """
 
     effect: float
@@ -38,66 +38,66 @@ class Standard:
     tolerance: float
 
     @classmethod
-    def of(cls, precision: float, tolerance: float) -> Standard:
-        """Return the standard of an arithmetic.
+    def of(cls, precision: float, tolerance: float) -> Thresholds:
+        """Return the thresholds for a machine precision.
 
         Args:
-            precision: Its machine precision.
-            tolerance: What is tolerated in float64.
+            precision: The machine precision.
+            tolerance: The tolerance in float64.
 
         Returns:
-            The standard: for float64 a million times the machine precision against a thousand times; float32 leaves
-            less room.
+            The thresholds. In float64 an effect is at least 1e6 times the machine precision, and rounding at most 1e3
+            times; in float32 the margin is smaller.
         """
         if precision < 1e-12:
             return cls(1e6 * precision, 1e3 * precision, 1e3, 1e10 * precision, tolerance)
         scaled = min(0.5, tolerance * precision / 2.0**-52)
         return cls(1e4 * precision, 1e3 * precision, 10.0, 3e5 * precision, scaled)
 
-    def shows(self, moved: float, disturbed: float) -> bool:
-        """Return whether the effects of a part show that it matters.
+    def shows(self, permuted: float, perturbed: float) -> bool:
+        """Return whether the outputs depend on a part.
 
         Args:
-            moved: Of moving it alone.
-            disturbed: Of disturbing it alone.
+            permuted: Effect of permuting only this part.
+            perturbed: Effect of perturbing only this part.
 
         Returns:
-            True if so. Where moving has no effect, as for what is summed over, disturbing must have a large one.
+            True if permuting has an effect. If it has none, as for a summed axis, perturbing must have a large one.
         """
-        return moved >= self.effect or disturbed >= self.certain
+        return permuted >= self.effect or perturbed >= self.certain
 
-    def shows_fixed(self, disturbed: float) -> bool:
-        """Return whether the effect of disturbing a tensor that nothing acts on shows that it matters.
+    def shows_fixed(self, perturbed: float) -> bool:
+        """Return whether the outputs depend on a tensor on which no group acts.
 
         Args:
-            disturbed: The effect.
+            perturbed: Effect of perturbing it.
 
         Returns:
-            True if so.
+            True if the effect is large enough.
         """
-        return disturbed >= self.effect
+        return perturbed >= self.effect
 
     def limit(self, effects: Iterable[tuple[float, float]]) -> float:
-        """Return the largest change under a group element that is taken for rounding.
+        """Return the largest change under a group element that counts as rounding.
 
         Args:
-            effects: Of moving and of disturbing each part alone.
+            effects: Effects of permuting and of perturbing each part alone.
 
         Returns:
-            The tolerance, or less where parts matter so little that one at fault would stay below it.
+            The tolerance, or less if the effect of a part is so small that an error in it could be below.
         """
-        least = min((moved for moved, _ in effects if moved >= self.effect), default=math.inf)
+        least = min((permuted for permuted, _ in effects if permuted >= self.effect), default=math.inf)
         return min(self.tolerance, max(self.rounding, least / self.margin))
 
 
 @final
 class Control:
-    """Keeps the account of what was shown.
+    """Records which parts have been shown to affect the outputs.
 
     Args:
-        parts: What has to be shown.
-        sensitivities: Measures it.
-        tolerance: What is tolerated in float64.
+        parts: All parts.
+        sensitivities: Computes the effects of parts.
+        tolerance: The tolerance in float64.
     """
 
     def __init__(self, parts: Sequence[Part], sensitivities: Sensitivities, tolerance: float) -> None:
@@ -109,76 +109,76 @@ class Control:
         self.unused: list[Part] = []
         self._without_effect: set[Part] = set()
 
-    def see(self, point: Point) -> float:
-        """Look at all parts at a point, by its gradients.
+    def examine_gradients(self, point: Point) -> float:
+        """Examine all parts at a point, to first order.
 
         Args:
             point: The point.
 
         Returns:
-            The largest change under a group element that is taken for rounding there.
+            The largest change under a group element that counts as rounding there.
         """
-        standard = self.standard(point)
+        thresholds = self.thresholds_at(point)
         if point.gradients is None:
-            return standard.tolerance
+            return thresholds.tolerance
         effects = self._sensitivities.linear(point, self._parts)
-        self._strike(standard, effects)
-        return standard.limit(effects.values())
+        self._remove_shown(thresholds, effects)
+        return thresholds.limit(effects.values())
 
-    def see_alone(self, point: Point) -> float:
-        """Look at those parts that are not shown yet, by running the model with each moved and disturbed.
+    def examine_runs(self, point: Point) -> float:
+        """Examine the pending parts at a point, by running the model with each of them permuted and perturbed.
 
         Args:
             point: The point.
 
         Returns:
-            The largest change under a group element that is taken for rounding there.
+            The largest change under a group element that counts as rounding there.
         """
-        standard = self.standard(point)
+        thresholds = self.thresholds_at(point)
         wanted = self.pending if point.gradients is None else self.pending[:_MANY]
-        together = self._sensitivities.together(point, wanted)
-        if max(together) <= standard.rounding:  # as most often: only biases of keys are left
+        together = self._sensitivities.joint(point, wanted)
+        if max(together) <= thresholds.rounding:  # the usual case: only biases of keys are pending
             self._without_effect = set(wanted)
-            return standard.tolerance
+            return thresholds.tolerance
         effects = {part: self._sensitivities.finite(point, part) for part in wanted}
-        self._without_effect = {part for part, effect in effects.items() if max(effect) <= standard.rounding}
-        self._strike(standard, effects)
-        return standard.limit(effects.values())
+        self._without_effect = {part for part, effect in effects.items() if max(effect) <= thresholds.rounding}
+        self._remove_shown(thresholds, effects)
+        return thresholds.limit(effects.values())
 
-    def judge(self, point: Point) -> None:
-        """Take parts off the list that have no effect for a reason that holds at all parameters.
+    def classify(self, point: Point) -> None:
+        """Remove pending parts that have no effect at any parameters: unused and inert ones.
 
         Args:
-            point: The point that was looked at last, by `see_alone`.
+            point: The point of the last call of `examine_runs`.
         """
-        standard = self.standard(point)
+        thresholds = self.thresholds_at(point)
         for part in self.pending:
             if part not in self._without_effect:
                 continue
-            other = self._sensitivities.disturbed(point, part)
-            fate = fate_of(point, part.tensor, other, threshold=standard.effect)
-            if fate == "unused":
+            other = self._sensitivities.perturbed(point, part)
+            influence = classify_influence(point, part.tensor, other, threshold=thresholds.effect)
+            if influence == "unused":
                 self.unused.append(part)
-            elif fate == "inert":
+            elif influence == "inert":
                 self.inert.append(part)
-        gone = {*self.unused, *self.inert}
-        self.pending = [part for part in self.pending if part not in gone]
+        explained = {*self.unused, *self.inert}
+        self.pending = [part for part in self.pending if part not in explained]
 
-    def standard(self, point: Point) -> Standard:
-        """Return what counts as an effect at a point.
+    def thresholds_at(self, point: Point) -> Thresholds:
+        """Return the thresholds at a point.
 
         Args:
             point: The point.
 
         Returns:
-            The standard of its arithmetic.
+            The thresholds for its machine precision.
         """
-        return Standard.of(point.precision, self._tolerance)
+        return Thresholds.of(point.precision, self._tolerance)
 
-    def _strike(self, standard: Standard, effects: dict[Part, tuple[float, float]]) -> None:
+    def _remove_shown(self, limits: Thresholds, effects: dict[Part, tuple[float, float]]) -> None:
         self.pending = [
             part
             for part in self.pending
             if part not in effects
-            or not (standard.shows_fixed(effects[part][1]) if part.group is None else standard.shows(*effects[part]))
+            or not (limits.shows_fixed(effects[part][1]) if part.group is None else limits.shows(*effects[part]))
         ]

@@ -1,4 +1,4 @@
-"""Random parameters at which a specification is checked: fresh ones of several sizes, and the model's own shaken."""
+"""Random parameters for the check of a specification: at several scales, and perturbations of the model's own."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-# Gains of the weights, with standard deviations of what is added to a signal. The first suits most networks; large
-# gains carry a signal through saturating units, small ones through oscillating ones, small shifts through depth.
+# Gain of the weights, and standard deviation of the biases. The first pair suits most networks. A signal is visible
+# behind saturating units with large gains, behind oscillating units with small gains, through many layers with small
+# biases.
 _FRESH = (
     (math.sqrt(2.0), 0.3),
     (1.0, 0.05),
@@ -31,18 +32,18 @@ _FRESH = (
     (0.05, 0.02),
     (1.4, 1.0),
 )
-# Relative sizes of the disturbances of the model's own parameters.
+# Relative sizes of the perturbations of the model's own parameters.
 _OWN = (0.5, 0.1, 0.01)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Tensors:
-    """The parameters and buffers of a model, in wide types.
+    """The parameters and buffers of a model, in float64 or in their own types.
 
     Attributes:
         values: All of them, by name.
-        constant: Names of buffers that are not part of the state dict; they stay as they are.
+        constant: Names of buffers outside the state dict, which are not replaced.
         buffers: Names of all buffers.
     """
 
@@ -67,13 +68,13 @@ class Tensors:
         return cls(converted, unsaved_buffers(model), buffers)
 
     def draws(self, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
-        """Yield random parameters and buffers, the likeliest to show something first.
+        """Yield random parameters and buffers, in decreasing order of how often they show an effect.
 
         Args:
             generator: Source of randomness.
 
         Yields:
-            All tensors by name: fresh, then near the model's own, then in turns.
+            All tensors by name: new random values, then perturbations of the model's own, then further ones of both.
         """
         yield self._fresh(*_FRESH[0], generator)
         yield self._own(_OWN[0], generator)
@@ -92,7 +93,7 @@ class Tensors:
 
     def _drawn(self, name: str, tensor: Tensor, gain: float, shift: float, generator: torch.Generator) -> Tensor:
         if _is_positive(tensor):
-            # Scales and variances, and whatever else may have to be positive, such as what a logarithm is taken of.
+            # Scales, variances, and other tensors that may have to be positive, such as arguments of a logarithm.
             factor = 1.0 if name in self.buffers else gain / _FRESH[0][0]
             return factor * (0.5 + torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype))
         noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
@@ -102,7 +103,7 @@ class Tensors:
 
     def _own(self, size: float, generator: torch.Generator) -> dict[str, Tensor]:
         return {
-            name: tensor.clone() if self._stays(name) else disturbed(tensor, size, generator)
+            name: tensor.clone() if self._stays(name) else perturbed(tensor, size, generator)
             for name, tensor in self.values.items()
         }
 
@@ -111,16 +112,16 @@ class Tensors:
         return name in self.constant or not is_number(tensor) or not bool(torch.isfinite(tensor).all())
 
 
-def disturbed(tensor: Tensor, size: float, generator: torch.Generator) -> Tensor:
-    """Return a tensor whose entries are changed by random factors, so that signs stay; entries of 0 if all are.
+def perturbed(tensor: Tensor, size: float, generator: torch.Generator) -> Tensor:
+    """Multiply the entries of a tensor by random positive factors; if all are 0, return random values.
 
     Args:
-        tensor: Floating or complex.
-        size: Standard deviation of the factors' logarithms.
+        tensor: Floating-point or complex tensor.
+        size: Standard deviation of the logarithms of the factors.
         generator: Source of randomness.
 
     Returns:
-        A fresh tensor.
+        A new tensor.
     """
     real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
     noise = torch.randn(real.shape, generator=generator, dtype=real.dtype)
@@ -133,19 +134,19 @@ def disturbed(tensor: Tensor, size: float, generator: torch.Generator) -> Tensor
 
 
 def is_number(tensor: Tensor) -> bool:
-    """Return whether a tensor holds real or complex numbers, and no integers or truth values.
+    """Return whether the dtype of a tensor is floating-point or complex.
 
     Args:
         tensor: Any tensor.
 
     Returns:
-        True if so.
+        False for integers and booleans.
     """
     return tensor.is_floating_point() or tensor.is_complex()
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """Return a copy of a tensor on the CPU, in float64 or complex128 if it holds numbers.
+    """Return a copy of a tensor on the CPU; floating-point as float64, complex as complex128.
 
     Args:
         tensor: Any tensor.

@@ -1,4 +1,4 @@
-"""Tensors that are used, and that the outputs do not depend on: a key's bias before a softmax, for one."""
+"""Tensors that a model uses but that do not affect its outputs, such as the bias of a key before a softmax."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
     from rebasin_core.specs.checking.point import Point
 
-Fate: TypeAlias = Literal["unused", "inert", "dead"]
+Influence: TypeAlias = Literal["unused", "inert", "dead"]
 
 
 @final
 class FirstUse(TorchDispatchMode):
-    """Disturbs the result of the first operator that computes with a tensor, where that tensor has an influence on it.
+    """Perturbs the result of the first operator that depends on a tensor, in the entries that depend on it.
 
     Args:
         tensor: The tensor.
-        other: The same with other values.
+        other: The tensor with other values.
 
     Attributes:
         used: Whether any operator computed with the tensor.
-        found: Whether the result of one was disturbed.
+        found: Whether the result of an operator was perturbed.
     """
 
     def __init__(self, tensor: Tensor, other: Tensor) -> None:
@@ -55,12 +55,12 @@ class FirstUse(TorchDispatchMode):
         self.used = True
         changed = func(*tree_map(self._replaced, args), **tree_map(self._replaced, kwargs or {}))
         if isinstance(result, torch.Tensor) and isinstance(changed, torch.Tensor) and is_number(result):
-            return self._disturbed(result, changed)
+            return self._perturbed(result, changed)
         if isinstance(result, tuple) and result and isinstance(result[0], torch.Tensor) and is_number(result[0]):
-            return self._disturbed(result[0], changed[0]), *result[1:]  # normalizations return statistics, too
+            return self._perturbed(result[0], changed[0]), *result[1:]  # normalizations also return statistics
         return result
 
-    def _disturbed(self, result: Tensor, changed: Tensor) -> Tensor:
+    def _perturbed(self, result: Tensor, changed: Tensor) -> Tensor:
         step = (changed - result).abs()
         if result.shape != changed.shape or not bool(step.any()):
             return result
@@ -82,21 +82,22 @@ class FirstUse(TorchDispatchMode):
         return leaf
 
 
-def fate_of(point: Point, name: str, other: Tensor, *, threshold: float) -> Fate:
-    """Return what becomes of a tensor on which the outputs do not seem to depend.
+def classify_influence(point: Point, name: str, other: Tensor, *, threshold: float) -> Influence:
+    """Classify a tensor without visible effect on the outputs.
 
-    If they depend on what is first computed with it, though not on the tensor, it is no accident of these parameters:
-    whatever it adds is taken away again, as a softmax takes away what is added to all of its inputs.
+    If the outputs depend on the first result computed from the tensor but not on the tensor itself, its effect cancels
+    at all parameters: a softmax, for example, is invariant to a constant added to its inputs.
 
     Args:
         point: A model at some parameters.
-        name: A tensor.
+        name: Name of the tensor.
         other: The tensor with other values.
-        threshold: The change of the outputs that counts as dependence.
+        threshold: Smallest change of the outputs that counts as an effect.
 
     Returns:
-        ``unused`` if the model does not compute with it; ``inert`` if it has no effect for such a reason, or because
-        what is computed with it is discarded; ``dead`` if nothing that is computed there has an effect.
+        ``unused`` if the model does not compute with the tensor; ``inert`` if its effect cancels, or if the results
+        computed from it are discarded; ``dead`` if they have no effect at these parameters, such as behind saturated
+        units.
     """
     tensor = point.tensors[name].contiguous().clone()
     use = FirstUse(tensor, other.contiguous().clone())
@@ -107,16 +108,14 @@ def fate_of(point: Point, name: str, other: Tensor, *, threshold: float) -> Fate
         return "dead"
     if not use.used:
         return "unused"
-    if use.found and point.ruler.error(outputs) > threshold:
+    if use.found and point.scales.error(outputs) > threshold:
         return "inert"
     return "inert" if is_number(tensor) and _is_discarded(point, name, other) else "dead"
 
 
 def _is_discarded(point: Point, name: str, other: Tensor) -> bool:
-    """Return whether no values of a tensor, where another one differs from it, reach the outputs.
-
-    NaN passes through what is dead or saturated; huge numbers pass through comparisons.
-    """
+    """Return whether the outputs do not change for any values of the entries in which ``other`` differs."""
+    # NaN propagates through dead and saturated units, large numbers through comparisons.
     tensor = point.tensors[name]
     part = tensor != other
     for factor in (math.nan, 1e3, -1e3, 1e6, -1e6):

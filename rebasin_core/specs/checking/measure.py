@@ -1,4 +1,4 @@
-"""How far two outputs are apart, entry by entry, in units of what rounding does to each entry."""
+"""Differences between outputs, entry by entry, relative to a scale at which rounding errors are ordinary."""
 
 from __future__ import annotations
 
@@ -14,45 +14,46 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Relative size of the disturbance that measures what rounding does, in units of the machine precision. Sums of many
-# terms round about as much as this disturbs them.
+# Relative size of the perturbation that estimates rounding errors, in units of the machine precision: about the error
+# of a sum of many terms.
 NOISE = 8.0
-# No entry counts as smaller than this part of a small one of its tensor: it is small by accident.
+# The scale of an entry is at least `_ACCIDENT` times the `_SMALL` quantile of its tensor: a smaller entry is a
+# coincidence.
 _ACCIDENT = 1e-3
 _SMALL = 0.1
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Ruler:
-    """The outputs of a model at one point, and for each entry of them the size that changes are compared with.
+class OutputScales:
+    """The outputs of a model at one point, with the scale of each entry: changes are relative to it.
 
-    That size is the entry itself, or what it would have to be for its rounding errors to be ordinary ones, whichever is
-    larger. So an error of the machine precision is one of rounding for every entry: a constant that masks, an entry of
-    a small head beside a large one, a difference of large numbers.
+    The scale is max(|y|, nu / eps), where nu is the change of y under a perturbation of relative size eps. A relative
+    error of the order of the machine precision is then a rounding error for every entry: also for a constant of a
+    mask, for outputs of different magnitudes, and for a difference of large numbers.
 
     Attributes:
         outputs: The outputs, as real tensors.
-        sizes: For each floating output a tensor of the same shape; 0 where there is nothing to compare with (infinite
-            or NaN entries; entries that are 0 and stay 0). None for whole numbers and truth values.
+        sizes: Scales: for each floating-point output a tensor of the same shape; 0 for infinite and NaN entries, and
+            for entries that are 0 under perturbation, too. None for integer and boolean outputs.
     """
 
     outputs: tuple[Tensor, ...]
     sizes: tuple[Tensor | None, ...]
 
     @classmethod
-    def of(cls, outputs: Sequence[Tensor], disturbed: Sequence[Tensor], precision: float) -> Ruler | None:
-        """Return the ruler of some outputs.
+    def of(cls, outputs: Sequence[Tensor], perturbed: Sequence[Tensor], precision: float) -> OutputScales | None:
+        """Compute the scales of some outputs.
 
         Args:
             outputs: The outputs.
-            disturbed: The same with inputs and parameters disturbed by `NOISE` times the machine precision.
-            precision: The machine precision of the arithmetic.
+            perturbed: The outputs with inputs and parameters perturbed by `NOISE` times the machine precision.
+            precision: The machine precision.
 
         Returns:
-            The ruler; None if rounding alone changes the number of outputs or a whole number.
+            The outputs with their scales; None if the perturbation changes the shape of an output or an integer.
         """
-        first, second = [_real(output) for output in outputs], [_real(output) for output in disturbed]
+        first, second = [_real(output) for output in outputs], [_real(output) for output in perturbed]
         if [output.shape for output in first] != [output.shape for output in second]:
             return None
         sizes: list[Tensor | None] = []
@@ -66,21 +67,21 @@ class Ruler:
         return cls(tuple(first), tuple(sizes))
 
     @property
-    def is_blind(self) -> bool:
-        """Whether no entry is a finite number or a whole one."""
+    def lacks_finite_entries(self) -> bool:
+        """Whether no entry is a finite number, integer or boolean."""
         return not any(
             output.numel() and (size is None or bool(torch.isfinite(output).any()))
             for output, size in zip(self.outputs, self.sizes, strict=True)
         )
 
     def changes(self, found: Sequence[Tensor]) -> list[Tensor] | None:
-        """Return how far other outputs are away, entry by entry.
+        """Return the relative change of each entry in other outputs.
 
         Args:
             found: Other outputs of the same model.
 
         Returns:
-            One tensor for each output; None if the shapes are others.
+            One tensor for each output; None if the shapes differ.
         """
         others = [_real(output) for output in found]
         if [output.shape for output in others] != [output.shape for output in self.outputs]:
@@ -88,13 +89,13 @@ class Ruler:
         return list(starmap(_change, zip(others, self.outputs, self.sizes, strict=True)))
 
     def error(self, found: Sequence[Tensor]) -> float:
-        """Return the largest change of an entry.
+        """Return the largest relative change of an entry.
 
         Args:
             found: Other outputs of the same model.
 
         Returns:
-            The change relative to the entry's size; infinite if shapes, whole numbers or infinities differ.
+            The change relative to the scale of the entry; infinite if shapes, integers or infinities differ.
         """
         changes = self.changes(found)
         if changes is None:
@@ -102,14 +103,14 @@ class Ruler:
         return max((change.max().item() for change in changes if change.numel()), default=0.0)
 
     def random_sum(self, outputs: Sequence[Tensor], generator: torch.Generator) -> Tensor | None:
-        """Return a sum of all entries with random signs, each in units of its size.
+        """Return a normalized sum of all entries with random signs, each divided by its scale.
 
         Args:
-            outputs: The outputs that this is the ruler of, with their gradients.
-            generator: Source of the signs.
+            outputs: The outputs, with gradients.
+            generator: Random number generator of the signs.
 
         Returns:
-            A scalar whose change is about the root mean square change of the entries; None if nothing in it has a
+            A scalar whose change is about the root mean square relative change of the entries; None if no entry has a
             gradient.
         """
         total: Tensor | None = None
@@ -131,8 +132,8 @@ def _real(output: Tensor) -> Tensor:
     return torch.view_as_real(dense.resolve_conj()) if dense.is_complex() else dense
 
 
-def _sizes(output: Tensor, disturbed: Tensor, precision: float) -> Tensor:
-    noise = (disturbed - output).detach().abs() / (NOISE * precision)
+def _sizes(output: Tensor, perturbed: Tensor, precision: float) -> Tensor:
+    noise = (perturbed - output).detach().abs() / (NOISE * precision)
     sizes = torch.maximum(output.detach().abs(), noise)
     sizes = torch.where(torch.isfinite(output) & torch.isfinite(sizes), sizes, 0.0)
     responding = sizes[(noise > 0) & (sizes > 0)]

@@ -1,4 +1,4 @@
-"""Random numbers that move with the units they are drawn for."""
+"""Random numbers that are permuted with the units for which they are drawn."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 
 
 @final
-class MovingNoise(TorchDispatchMode):
-    """Draws each random number from the entry that it is drawn for, as a function of that entry.
+class EquivariantNoise(TorchDispatchMode):
+    """Replaces each random number by a function of the entry for which it is drawn.
 
-    A network with noise inside is the same as another one if the noise of a unit may move with the unit: independent
-    and equally distributed random numbers may. Here they do, since equal entries get equal numbers. A network that uses
-    one random tensor in two places, of which a wrong specification moves one, still changes.
+    Permuting units preserves the distribution of the outputs of a stochastic network, because the noise of the units is
+    independent and identically distributed. With this mode the outputs themselves are preserved: noise that is a
+    function of the entries is permuted with them. If a network uses one random tensor twice, and a wrong specification
+    permutes only one of its uses, the outputs still change.
 
     Attributes:
-        unkeyed: Random operators whose arguments do not tell which unit a number is for.
+        unkeyed: Random operators whose arguments do not determine the entries for which numbers are drawn.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,7 @@ class MovingNoise(TorchDispatchMode):
         self._count = 0
 
     @override
-    def __enter__(self) -> MovingNoise:
+    def __enter__(self) -> EquivariantNoise:
         self._sources.clear()
         self._count = 0
         super().__enter__()  # type: ignore[no-untyped-call]  # likewise
@@ -51,14 +52,14 @@ class MovingNoise(TorchDispatchMode):
             if torch.Tag.nondeterministic_seeded in func.tags:
                 self.unkeyed.add(name)
             if isinstance(result, torch.Tensor) and key is not None and name in _LIKE:
-                # Kept alive with its source, so that no other tensor gets its memory.
+                # Keep the tensor alive: otherwise another tensor could reuse its memory address.
                 self._sources[result.data_ptr()] = result, key
             return result
         self._count += 1
         return draw(args, kwargs or {}, _uniform(key, self._count))
 
     def _key(self, args: tuple[Any, ...], *, in_place: bool) -> Tensor | None:
-        """Return the tensor whose entries the numbers are for: what memory was made like, or the first argument."""
+        """Return the tensor for whose entries numbers are drawn: the source of `empty_like`, or the first argument."""
         tensors = [arg for arg in args if isinstance(arg, torch.Tensor) and arg.is_floating_point() and arg.numel()]
         if not tensors:
             return None
@@ -72,7 +73,7 @@ _LIKE = frozenset({"empty_like", "zeros_like", "ones_like", "full_like"})
 
 
 def _uniform(key: Tensor, count: int) -> Tensor:
-    """Return numbers between 0 and 1 that look random, a smooth function of each entry."""
+    """Return numbers in (0, 1): a smooth, oscillating function of each entry."""
     return 0.5 + 0.49 * (7 * key + 2 * count).sin()
 
 
@@ -106,8 +107,8 @@ def _affine_normal(args: tuple[Any, ...], kwargs: dict[str, Any], uniform: Tenso
     return mean + (args[1] if len(args) > 1 else 1.0) * _normal(uniform)
 
 
-def _option(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str, default: float) -> Tensor | float:
-    found: Tensor | float = args[place] if len(args) > place else kwargs.get(name, default)
+def _option(args: tuple[Any, ...], kwargs: dict[str, Any], index: int, name: str, default: float) -> Tensor | float:
+    found: Tensor | float = args[index] if len(args) > index else kwargs.get(name, default)
     return found
 
 

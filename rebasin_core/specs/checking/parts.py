@@ -1,4 +1,4 @@
-"""The parts of tensors that a specification says something about, each of which has to matter to the output."""
+"""The parts of tensors whose axes a specification describes, and their effects on the outputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from rebasin_core.specs.checking.draws import is_number
 from rebasin_core.symmetry.action import act
-from rebasin_core.symmetry.cells import cells, map_cells
+from rebasin_core.symmetry.cell import cells, map_cells
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A cell of a tensor on which a group acts; or a tensor that nothing acts on.
+    """A cell of a tensor on which a group acts, or a whole tensor on which no group acts.
 
     Attributes:
-        tensor: Its name.
-        group: The group; None for a tensor that nothing acts on.
-        cell: The number of the cell, in the order of `symmetry.cells`.
-        count: How many cells the tensor has.
+        tensor: Name of the tensor.
+        group: The group; None if no group acts on the tensor.
+        cell: Index of the cell, in the order of `symmetry.cells`.
+        count: Number of cells of the tensor.
     """
 
     tensor: str
@@ -42,7 +42,7 @@ class Part:
 
     @property
     def label(self) -> str:
-        """How a report names it: the tensor, and which piece of it if it has several."""
+        """Name in reports: the tensor, and the piece if it has several."""
         return self.tensor if self.count == 1 else f"{self.tensor} (piece {self.cell + 1} of {self.count})"
 
 
@@ -54,8 +54,8 @@ def parts_of(layout: Layout, tensors: Mapping[str, Tensor]) -> list[Part]:
         tensors: The model's tensors.
 
     Returns:
-        For every tensor that moves, one for each of its cells and each group of two or more units on it; one for every
-        other tensor of numbers.
+        For every permuted tensor, one part for each pair of a cell and a group of at least two units on it; for every
+        other floating-point or complex tensor one part.
     """
     found: list[Part] = []
     for name, axes in layout.axes.items():
@@ -72,14 +72,14 @@ def parts_of(layout: Layout, tensors: Mapping[str, Tensor]) -> list[Part]:
 
 
 def restricted(permutation: Permutation, group: str) -> Permutation:
-    """Return a permutation restricted to one group, and the groups within it left in order.
+    """Restrict a permutation to one group; all other groups, including its inner groups, are not permuted.
 
     Args:
         permutation: A group element.
-        group: A group of its layout.
+        group: Name of a group in its layout.
 
     Returns:
-        The element that moves only that group.
+        The element that permutes only that group.
     """
     identity = Permutation.identity(permutation.layout)
     return Permutation(permutation.layout, {**identity.indices, group: permutation.indices[group]})
@@ -87,11 +87,11 @@ def restricted(permutation: Permutation, group: str) -> Permutation:
 
 @final
 class Sensitivities:
-    """What moving or disturbing each part alone does to the outputs at one point.
+    """Effects on the outputs of permuting or perturbing single parts.
 
     Args:
-        layout: The layout that is checked.
-        permutation: A group element that leaves no unit in place.
+        layout: The layout to check.
+        permutation: A group element without fixed points.
         generator: Source of randomness.
     """
 
@@ -101,15 +101,15 @@ class Sensitivities:
         self._generator = generator
 
     def linear(self, point: Point, parts: Sequence[Part]) -> dict[Part, tuple[float, float]]:
-        """Return the effects to first order, from the gradients of a point.
+        """Return the effects to first order, from the gradients at a point.
 
         Args:
             point: A point with gradients.
-            parts: The parts to look at.
+            parts: The parts to examine.
 
         Returns:
-            For every part the effect of moving and of disturbing it, as the root mean square relative change of the
-            outputs; parts without a gradient are left out.
+            For every part the effects of permuting and of perturbing it, as root mean square relative changes of the
+            outputs; parts without a gradient are omitted.
         """
         gradients = point.gradients or {}
         wanted = set(parts)
@@ -125,65 +125,66 @@ class Sensitivities:
     ) -> dict[Part, tuple[float, float]]:
         axes = self._layout.axes[name]
         signs = torch.randint(2, tensor.shape, generator=self._generator).to(tensor.dtype) * 2 - 1
-        shaken = _by_cell(_product(gradient, tensor * signs), self._layout, name)
-        moved: dict[str, list[float]] = {}
+        perturbed = _by_cell(_product(gradient, tensor * signs), self._layout, name)
+        permuted: dict[str, list[float]] = {}
         for group in dict.fromkeys(part.group for part in parts if part.group is not None):
             step = act(self._layout, self._alone[group].indices, tensor, axes) - tensor
-            moved[group] = _by_cell(_product(gradient, step), self._layout, name)
+            permuted[group] = _by_cell(_product(gradient, step), self._layout, name)
         return {
-            part: (0.0 if part.group is None else moved[part.group][part.cell], shaken[part.cell]) for part in parts
+            part: (0.0 if part.group is None else permuted[part.group][part.cell], perturbed[part.cell])
+            for part in parts
         }
 
     def finite(self, point: Point, part: Part) -> tuple[float, float]:
-        """Return the effects of one part, from running the model.
+        """Return the effects of one part, by running the model.
 
         Args:
             point: Any point.
             part: The part.
 
         Returns:
-            The largest relative change of an output when the part is moved, and when it is disturbed.
+            The largest relative changes of an output when the part is permuted, and when it is perturbed.
         """
-        moved = 0.0
+        permuted = 0.0
         if part.group is not None:
-            moved = point.error({**point.tensors, part.tensor: self._moved(point, part)})
-        return moved, point.error({**point.tensors, part.tensor: self.disturbed(point, part)})
+            permuted = point.error({**point.tensors, part.tensor: self._permuted(point, part)})
+        return permuted, point.error({**point.tensors, part.tensor: self.perturbed(point, part)})
 
-    def together(self, point: Point, parts: Sequence[Part]) -> tuple[float, float]:
-        """Return the effects of many parts at once.
+    def joint(self, point: Point, parts: Sequence[Part]) -> tuple[float, float]:
+        """Return the joint effects of several parts.
 
         Args:
             point: Any point.
             parts: The parts.
 
         Returns:
-            As in `finite`, for all of them moved, and all of them disturbed.
+            As in `finite`, with all parts permuted, and with all parts perturbed.
         """
-        moved, shaken = dict(point.tensors), dict(point.tensors)
+        permuted, perturbed = dict(point.tensors), dict(point.tensors)
         for part in parts:
             if part.group is not None:
                 other = act(
-                    self._layout, self._alone[part.group].indices, moved[part.tensor], self._layout.axes[part.tensor]
+                    self._layout, self._alone[part.group].indices, permuted[part.tensor], self._layout.axes[part.tensor]
                 )
-                moved[part.tensor] = _only_cell(moved[part.tensor], other, self._layout, part)
-            other = self.disturbed(point, part)
-            shaken[part.tensor] = _only_cell(shaken[part.tensor], other, self._layout, part)
-        return point.error(moved), point.error(shaken)
+                permuted[part.tensor] = _only_cell(permuted[part.tensor], other, self._layout, part)
+            other = self.perturbed(point, part)
+            perturbed[part.tensor] = _only_cell(perturbed[part.tensor], other, self._layout, part)
+        return point.error(permuted), point.error(perturbed)
 
-    def _moved(self, point: Point, part: Part) -> Tensor:
+    def _permuted(self, point: Point, part: Part) -> Tensor:
         tensor, axes = point.tensors[part.tensor], self._layout.axes[part.tensor]
         indices = self._alone[part.group or ""].indices
         return _only_cell(tensor, act(self._layout, indices, tensor, axes), self._layout, part)
 
-    def disturbed(self, point: Point, part: Part) -> Tensor:
-        """Return a tensor with one of its cells replaced by other values of the same size.
+    def perturbed(self, point: Point, part: Part) -> Tensor:
+        """Return a tensor with one of its cells perturbed by noise of the magnitude of its entries.
 
         Args:
-            point: Where the values are taken.
+            point: The point with the values of the tensor.
             part: The cell.
 
         Returns:
-            A fresh tensor; integers and truth values are exchanged among each other.
+            A new tensor; integers are shuffled, booleans drawn at random.
         """
         tensor = point.tensors[part.tensor]
         if not is_number(tensor):
@@ -199,7 +200,7 @@ class Sensitivities:
 
 def _product(gradient: Tensor, step: Tensor) -> Tensor:
     """Return the terms of the first-order change."""
-    # A sum of reals changes by the real part of the conjugate gradient times the step.
+    # A real function of complex numbers changes by the real part of the conjugate gradient times the step.
     return (gradient.conj() * step).real if step.is_complex() else gradient * step
 
 
@@ -209,12 +210,12 @@ def _by_cell(terms: Tensor, layout: Layout, name: str) -> list[float]:
 
 
 def _only_cell(tensor: Tensor, other: Tensor, layout: Layout, part: Part) -> Tensor:
-    """Return a tensor of which one cell is that of another tensor."""
-    numbers: Iterator[int] = iter(range(part.count))
+    """Return a tensor with one cell replaced by that of another tensor."""
+    indices: Iterator[int] = iter(range(part.count))
 
     def mark(cell: Tensor, atoms: tuple[Atom, ...]) -> Tensor:
         del atoms
-        return torch.full_like(cell, next(numbers) == part.cell, dtype=torch.bool)
+        return torch.full_like(cell, next(indices) == part.cell, dtype=torch.bool)
 
     mask = map_cells(tensor, layout.axes[part.tensor], mark)
     return torch.where(mask, other, tensor)

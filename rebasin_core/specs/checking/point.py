@@ -1,4 +1,4 @@
-"""A model at one set of random parameters: its outputs there, and what moving or disturbing tensors does to them."""
+"""A model at one set of random parameters, with its outputs and their gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from rebasin_core.errors import SpecError
 from rebasin_core.specs.checking.draws import is_number
-from rebasin_core.specs.checking.measure import Ruler
+from rebasin_core.specs.checking.measure import OutputScales
 from rebasin_core.specs.checking.runs import FAILURES, jittered
 from rebasin_core.specs.checking.statistics import DifferentiableStatistics
 
@@ -29,21 +29,21 @@ class Point:
     Args:
         runner: The model.
         tensors: The parameters and buffers.
-        ruler: The outputs there.
-        gradients: By tensor, the gradient of a sum of all outputs with random signs, each in units of its size; absent
-            where the sum does not depend on the tensor. None if gradients could not be computed.
+        scales: The outputs, with their scales.
+        gradients: By tensor, the gradient of a sum of all outputs with random signs, each divided by its scale; tensors
+            on which the sum does not depend are omitted. None if gradients could not be computed.
     """
 
     def __init__(
         self,
         runner: Runner,
         tensors: Mapping[str, Tensor],
-        ruler: Ruler,
+        scales: OutputScales,
         gradients: Mapping[str, Tensor] | None,
     ) -> None:
         self.runner = runner
         self.tensors = tensors
-        self.ruler = ruler
+        self.scales = scales
         self.gradients = gradients
         self.precision = runner.precision
 
@@ -51,16 +51,16 @@ class Point:
     def of(
         cls, runner: Runner, tensors: Mapping[str, Tensor], generator: torch.Generator, *, gradients: bool
     ) -> Point | str:
-        """Return a model at some parameters, or why it cannot be compared there.
+        """Run a model at some parameters, or return why its outputs cannot be compared there.
 
         Args:
             runner: The model.
             tensors: The parameters and buffers.
             generator: Source of randomness.
-            gradients: Whether gradients are wanted.
+            gradients: Whether to compute gradients.
 
         Returns:
-            The point, or a sentence.
+            The point, or a sentence with the reason.
 
         Raises:
             SpecError: If the model returns no tensor.
@@ -71,30 +71,30 @@ class Point:
             precision = runner.precision
             other = {name: jittered(tensor, precision, generator) for name, tensor in tensors.items()}
             with torch.no_grad():
-                disturbed = runner(other, inputs=runner.inputs.jittered(precision, generator))
+                perturbed = runner(other, inputs=runner.inputs.jittered(precision, generator))
         except SpecError:
             raise
         except FAILURES as error:
             return f"the model raises {type(error).__name__} ({_first_line(error)})"
-        ruler = Ruler.of([output.detach() for output in outputs], disturbed, precision)
-        if ruler is None:
-            return "rounding errors alone change the shapes of its outputs, or whole numbers in them"
-        if ruler.is_blind:
-            return "no output is a finite number"
-        found = _gradients(runner, ruler, outputs, inner, generator) if gradients else None
-        return cls(runner, tensors, ruler, found)
+        scales = OutputScales.of([output.detach() for output in outputs], perturbed, precision)
+        if scales is None:
+            return "rounding errors change the shapes of the outputs, or integers in them"
+        if scales.lacks_finite_entries:
+            return "no entry of the outputs is finite"
+        found = _gradients(runner, scales, outputs, inner, generator) if gradients else None
+        return cls(runner, tensors, scales, found)
 
     def error(self, tensors: Mapping[str, Tensor]) -> float:
-        """Return the largest change of an output.
+        """Return the largest relative change of an output entry.
 
         Args:
             tensors: Other parameters and buffers.
 
         Returns:
-            The relative change, infinite if the model cannot be run with them.
+            The change; infinite if the model cannot be run with these tensors.
         """
         outputs = self._outputs(tensors)
-        return math.inf if outputs is None else self.ruler.error(outputs)
+        return math.inf if outputs is None else self.scales.error(outputs)
 
     def _outputs(self, tensors: Mapping[str, Tensor]) -> list[Tensor] | None:
         try:
@@ -110,13 +110,13 @@ def _plain(runner: Runner, tensors: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def _with_gradients(runner: Runner, tensors: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Return the outputs with their gradients, and the leaves; without, if the model cannot be differentiated."""
+    """Return the outputs with gradients, and the leaves; without both if the model cannot be differentiated."""
     leaves = {n: t.detach().clone().requires_grad_() for n, t in tensors.items() if is_number(t)}
-    # Copies of the leaves, since a model may write into its buffers.
+    # Copies of the leaves, because a model may modify its buffers in place.
     copies = {name: leaves[name].clone() if name in leaves else tensor for name, tensor in tensors.items()}
     try:
         with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of gradients that are lost where Python reads a number
+            warnings.simplefilter("ignore")  # about gradients that are lost when Python reads a number
             return runner(copies, within=DifferentiableStatistics()), leaves
     except FAILURES:
         return _plain(runner, tensors), {}
@@ -124,21 +124,21 @@ def _with_gradients(runner: Runner, tensors: Mapping[str, Tensor]) -> tuple[list
 
 def _gradients(
     runner: Runner,
-    ruler: Ruler,
+    scales: OutputScales,
     outputs: list[Tensor],
     leaves: Mapping[str, Tensor],
     generator: torch.Generator,
 ) -> dict[str, Tensor] | None:
     try:
         with torch.enable_grad():
-            total = ruler.random_sum(outputs, generator)
+            total = scales.random_sum(outputs, generator)
         if total is None or not leaves:
             return None
         with runner.wide_backward():
             found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
     except FAILURES:
         return None
-    pairs: list[tuple[str, Tensor | None]] = list(zip(leaves, found, strict=True))  # None where there is no path
+    pairs: list[tuple[str, Tensor | None]] = list(zip(leaves, found, strict=True))  # None if there is no path
     return {name: gradient for name, gradient in pairs if gradient is not None}
 
 

@@ -1,4 +1,4 @@
-"""Models run in float64, whatever types they cast to inside."""
+"""Run models in float64, even if they cast to other types."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _NARROW = {torch.float64: torch.float32, torch.complex128: torch.complex64}
 
 @final
 class FullPrecision(TorchDispatchMode):
-    """Keeps models that cast to a narrower type inside from rounding away what is checked.
+    """Disables casts to lower precision inside a model.
 
-    An operator that does not take float64 is written out in operators that do, or else run in float32.
+    An operator without float64 support is decomposed into operators with it, or else runs in float32.
 
     Attributes:
-        needed: Whether anything was done that the model alone would not have done.
-        single: The operators that were run in float32.
+        needed: Whether the mode changed any operator or dtype.
+        single: The operators that ran in float32.
     """
 
     def __init__(self) -> None:
@@ -68,23 +68,23 @@ class FullPrecision(TorchDispatchMode):
         return leaf
 
     def _replaced(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> object:
-        """Return what an operator that failed in float64 returns: written out, or in float32."""
-        written_out: Callable[..., object] | None = _WRITTEN_OUT.get(str(func)) or decomposition_table.get(func)
-        if written_out is not None:
+        """Run an operator that failed in float64: decomposed, or in float32."""
+        decomposed: Callable[..., object] | None = _DECOMPOSED.get(str(func)) or decomposition_table.get(func)
+        if decomposed is not None:
             try:
-                return written_out(*args, **kwargs)
+                return decomposed(*args, **kwargs)
             except (RuntimeError, TypeError):
-                pass  # float32 is the other way
+                pass  # try float32
         try:
             result: object = func(*tree_map(_narrowed, args), **tree_map(_narrowed, kwargs))
         except RuntimeError:
-            raise error from None  # what the operator says of float64 is what is wrong, or what is wrong anyway
+            raise error from None  # the error in float64 is the more informative one
         self.single.add(str(func))
         return result
 
 
 def _is_mutable(func: Any) -> bool:  # ruff: ignore[any-type] - an overload of an operator
-    return bool(func._schema.is_mutable)  # ruff: ignore[private-member-access] - nothing public tells
+    return bool(func._schema.is_mutable)  # ruff: ignore[private-member-access] - there is no public attribute
 
 
 def _narrowed(leaf: object) -> object:
@@ -100,20 +100,20 @@ def _grouped_product(
     bias: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Return products of rows with one of several matrices each, as ``torch.nn.functional.grouped_mm`` defines it."""
+    """Compute the grouped matrix product, as defined by ``torch.nn.functional.grouped_mm``."""
     del out_dtype
     if offs is None or left.dim() == right.dim() == 3:
         product = left @ right
     else:
-        ends = [0, *offs.tolist()]
-        spans = list(starmap(slice, pairwise(ends)))
-        if left.dim() == right.dim() == 2:  # the summed dimension is divided
+        bounds = [0, *offs.tolist()]
+        spans = list(starmap(slice, pairwise(bounds)))
+        if left.dim() == right.dim() == 2:  # groups of the summed dimension
             product = torch.stack([left[:, span] @ right[span] for span in spans])
-        elif right.dim() == 3:  # rows
+        elif right.dim() == 3:  # groups of rows
             product = left.new_zeros(left.shape[0], right.shape[-1])
             for number, span in enumerate(spans):
                 product[span] = left[span] @ right[number]
-        else:  # columns
+        else:  # groups of columns
             product = right.new_zeros(left.shape[-2], right.shape[1])
             for number, span in enumerate(spans):
                 product[:, span] = left[number] @ right[:, span]
@@ -123,7 +123,7 @@ def _grouped_product(
 def _fake_quantized(  # ruff: ignore[too-many-positional-arguments] - the operator's
     x: Tensor, scale: Tensor, zero_point: Tensor, axis: int, low: int, high: int
 ) -> tuple[Tensor, Tensor]:
-    """Return numbers rounded to a grid for each channel, and where the grid reaches."""
+    """Return values rounded to a grid per channel, and the mask of those within its range."""
     shape = [1] * x.dim()
     shape[axis] = -1
     step, zero = scale.to(x.dtype).reshape(shape), zero_point.to(x.dtype).reshape(shape)
@@ -131,7 +131,7 @@ def _fake_quantized(  # ruff: ignore[too-many-positional-arguments] - the operat
     return (rounded.clamp(low, high) - zero) * step, (rounded >= low) & (rounded <= high)
 
 
-_WRITTEN_OUT: dict[str, Callable[..., object]] = {
+_DECOMPOSED: dict[str, Callable[..., object]] = {
     "aten._grouped_mm.default": _grouped_product,
     "aten.fake_quantize_per_channel_affine_cachemask.default": _fake_quantized,
 }

@@ -1,4 +1,4 @@
-"""Running a model as a function of its tensors: afresh each time, in float64, with equal random numbers."""
+"""Run a model as a function of its tensors: without state between runs, in float64, with equal random numbers."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-# What operators raise of numbers they cannot take (a matrix that is not positive definite, an index out of range), and
-# models of what they check themselves.
+# Errors of operators with invalid values (a matrix that is not positive definite, an index out of range), and of checks
+# inside models.
 FAILURES = (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError, AssertionError)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a model is called with, on the CPU.
+    """Inputs of a model, on the CPU.
 
     Attributes:
         args: Positional inputs.
-        kwargs: Named inputs.
+        kwargs: Keyword inputs.
     """
 
     args: tuple[Any, ...]
@@ -42,14 +42,14 @@ class Inputs:
 
     @classmethod
     def of(cls, example_inputs: object, kwargs: Mapping[str, Any] | None) -> Inputs:
-        """Return inputs as a user gives them.
+        """Create inputs from the arguments of `check_spec`.
 
         Args:
-            example_inputs: One input, or a tuple of all positional ones.
-            kwargs: Named inputs.
+            example_inputs: One input, or a tuple of all positional inputs.
+            kwargs: Keyword inputs.
 
         Returns:
-            The inputs, in the types they are given in.
+            The inputs, with their dtypes.
         """
         args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
         return cls(tree_map(_on_cpu, args), tree_map(_on_cpu, dict(kwargs or {})))
@@ -59,32 +59,32 @@ class Inputs:
         return Inputs(tree_map(_widened, self.args), tree_map(_widened, self.kwargs))
 
     def jittered(self, precision: float, generator: torch.Generator) -> Inputs:
-        """Return inputs disturbed by about what rounding does.
+        """Return inputs perturbed by about the size of rounding errors.
 
         Args:
             precision: The machine precision.
             generator: Source of randomness.
 
         Returns:
-            Fresh inputs.
+            New inputs.
         """
 
-        def disturb(leaf: object) -> object:
+        def perturb(leaf: object) -> object:
             return jittered(leaf, precision, generator) if isinstance(leaf, torch.Tensor) else leaf
 
-        return Inputs(tree_map(disturb, self.args), tree_map(disturb, self.kwargs))
+        return Inputs(tree_map(perturb, self.args), tree_map(perturb, self.kwargs))
 
 
 def jittered(tensor: Tensor, precision: float, generator: torch.Generator) -> Tensor:
-    """Return a tensor disturbed by `NOISE` times the machine precision, each entry by itself.
+    """Return a tensor with each entry changed by a relative `NOISE` times the machine precision, with random sign.
 
     Args:
-        tensor: Any tensor; integers stay.
+        tensor: Any tensor; integers are not changed.
         precision: The machine precision.
         generator: Source of randomness.
 
     Returns:
-        The disturbed tensor.
+        The perturbed tensor.
     """
     if not is_number(tensor):
         return tensor
@@ -92,7 +92,7 @@ def jittered(tensor: Tensor, precision: float, generator: torch.Generator) -> Te
     return tensor * (1 + NOISE * precision * signs)
 
 
-# What autograd says where a model takes gradients inside, such as the forces of a potential, and they are off.
+# Message of autograd if a model computes gradients inside, such as forces of a potential, while gradients are disabled.
 _NO_GRADIENTS = "does not require grad"
 
 
@@ -102,7 +102,7 @@ class Runner:
 
     Args:
         model: The model; it is not changed.
-        inputs: What it is called with.
+        inputs: Inputs of the model.
         wide: Whether to run it in float64.
     """
 
@@ -117,7 +117,7 @@ class Runner:
 
     @property
     def precision(self) -> float:
-        """The machine precision of the arithmetic: float32's if any operator was run so."""
+        """The machine precision: that of float32 if any operator ran in float32."""
         single = not self._wide or bool(self.single)
         return float(torch.finfo(torch.float32 if single else torch.float64).eps)
 
@@ -129,22 +129,22 @@ class Runner:
         seed: int = 0,
         within: AbstractContextManager[object] | None = None,
     ) -> list[Tensor]:
-        """Return all tensors in the output of the model.
+        """Run the model, and return all tensors in its output.
 
         Args:
-            tensors: Its parameters and buffers.
-            inputs: Other inputs than its own.
-            seed: Seed of the random numbers that it draws.
-            within: Something more that is on while it runs.
+            tensors: The parameters and buffers.
+            inputs: The inputs; if None, those given on construction.
+            seed: Seed of the random numbers of the model.
+            within: A further context for the run.
 
         Returns:
-            The outputs, with their gradients if gradients are on.
+            The outputs, with gradients if they are enabled.
 
         Raises:
-            SpecError: If it returns no tensor.
+            SpecError: If the model returns no tensor.
         """
         inputs = inputs or self.inputs
-        # Fresh copies each time: some models keep results of earlier runs, or put other buffers into the mapping.
+        # A new copy for each run: some models store results of earlier runs, or replace buffers in the mapping.
         model = shared_copy(self._model)
         modes = [module.training for module in model.modules()]
         mode = self._mode()
@@ -160,7 +160,7 @@ class Runner:
                     module.training = training
         if mode is not None:
             self.single |= mode.single
-            # Most models cast nothing: their further runs are faster without looking at each operator.
+            # Most models need no changes; later runs are then faster without intercepting operators.
             self._forced = bool(self._forced) or mode.needed
         found = [tensor if torch.is_grad_enabled() else tensor.detach() for tensor in tree_tensors(output)]
         if not found:
@@ -169,7 +169,7 @@ class Runner:
         return found
 
     def _output(self, model: nn.Module, tensors: Mapping[str, Tensor], inputs: Inputs) -> object:
-        """Return the output of the model, with gradients on if it takes gradients inside."""
+        """Return the output of the model, with gradients enabled if it computes gradients inside."""
         with torch.set_grad_enabled(torch.is_grad_enabled() or self._takes_gradients):
             try:
                 output: object = functional_call(model, dict(tensors), inputs.args, inputs.kwargs)
@@ -186,14 +186,14 @@ class Runner:
 
     @contextmanager
     def wide_backward(self) -> Generator[None]:
-        """Keep float64 in a backward pass, which runs other operators than the model."""
+        """Keep float64 in a backward pass, whose operators differ from those of the model."""
         with self._mode() or nullcontext():
             yield
 
 
 @contextmanager
 def seeded(seed: int) -> Generator[None]:
-    """Give torch's own source of random numbers a seed while a block runs, and its state back.
+    """Seed the global random number generator of torch in a block, and restore its state afterwards.
 
     Args:
         seed: The seed.
@@ -211,7 +211,7 @@ def seeded(seed: int) -> Generator[None]:
 
 @contextmanager
 def _without_fused_attention() -> Generator[None]:
-    """Run attention by its parts, so that its tensors can be told apart."""
+    """Disable the fused attention kernel, which hides how single tensors are used."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -1,4 +1,4 @@
-"""Batch normalization with gradients of its running statistics, which torch does not give."""
+"""Batch normalization with gradients of its running statistics, which torch does not provide."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @final
 class DifferentiableStatistics(TorchFunctionMode):
-    """Writes batch normalization in evaluation mode out in operators whose gradients are known."""
+    """Decomposes batch normalization in evaluation mode into differentiable operators."""
 
     @override
     def __torch_function__(

@@ -1,4 +1,4 @@
-"""Constraints of operators on the axes of their arguments: one rule per operator, one file per family."""
+"""Rules for operators: the constraints of each operator on the axes of its arguments, one file per family."""
 
 from rebasin_core.specs.operators.base import OperatorRules, Result, Rule, Rules
 from rebasin_core.specs.operators.call import Call

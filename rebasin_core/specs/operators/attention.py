@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerms
 
-_CAUSAL = "a token sees only those before it"
+_CAUSAL = "attention is causal"
 
 
 def attention(call: Call) -> Result:
-    """Tie queries and keys over their width, keys and values over the tokens, all three over heads and batch.
+    """Tie the widths of queries and keys, the tokens of keys and values, and the heads and batch of all three.
 
     With grouped queries, several query heads share one key head.
 
     Args:
-        call: ``scaled_dot_product_attention(query, key, value, attn_mask, ...)`` or one of its implementations.
+        call: ``scaled_dot_product_attention(query, key, value, attn_mask, ...)`` or one of its backends.
 
     Returns:
-        The axes of the result and of the statistics.
+        The axes of the result and of further outputs.
     """
     query = call.tensor("query")
     key = call.tensor("key")
@@ -48,7 +48,7 @@ def attention(call: Call) -> Result:
 
 
 def _statistic(call: Call, scores: AxisTerms, shape: tuple[int, ...]) -> AxisTerms:
-    """Return the axes of another output: the scores, their sums for every query, or numbers that are no statistics."""
+    """Return the axes of a further output: of the scores or of one value per query if its shape fits, else fixed."""
     for found in (scores, scores[:-1]):
         if tuple(map(length, found)) == shape:
             return found
@@ -56,7 +56,7 @@ def _statistic(call: Call, scores: AxisTerms, shape: tuple[int, ...]) -> AxisTer
 
 
 def _repeated(terms: AxisTerms, heads: int) -> AxisTerms:
-    """Return keys or values repeated for the queries that share them."""
+    """Return the axes of keys or values after repeating each head for the query heads that share it."""
     return (*terms[:-3], (*terms[-3], *uniform(heads // length(terms[-3]))), *terms[-2:])
 
 

@@ -1,4 +1,4 @@
-"""The interface of rules for operators."""
+"""The interface of operator rules."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ if TYPE_CHECKING:
     from rebasin_core.specs.unification.terms import AxisTerms
 
 Result: TypeAlias = "AxisTerms | list[AxisTerms]"
-"""Result of a rule: the axes of each output, or of the only one."""
+"""Result of a rule: the axes of the output, or a list of them for operators with several outputs."""
 
 Rule: TypeAlias = "Callable[[Call], Result]"
-"""Adds the constraints of one operator on the axes of its arguments, and returns the axes of its outputs."""
+"""Adds the constraints of one operator on the axes of its arguments and returns the axes of its outputs."""
 
 Rules: TypeAlias = "Mapping[str, Rule]"
 """Rules by operator name."""
 
 
 class OperatorRules(ABC):
-    """Rules of a family of operators. A plugin registers them so that models with its operators can be traced.
+    """Rules for a family of operators.
+
+    A plugin registers a subclass to make models that use its operators traceable.
 
     Laws:
-        - *Sound*: the constraints of a rule suffice, that is, every group element of a model traced with it preserves
-          the function. `check_spec` tests it on the examples that the plugin provides.
-        - *Local*: a rule depends on its call only, and returns one axis of the right length for every dimension of
-          every output.
+        - *Sound*: every group element of a model traced with the rules preserves the model's function. `check_spec`
+          tests this on the examples that the plugin provides.
+        - *Local*: a rule depends on its call only. It returns one axis for every dimension of every output, of the
+          same length.
 
     Attributes:
         name: Name of the family.
-        rules: A rule for every operator, by name without overload: ``aten.linear``, ``mylib.my_operator``. The rule of
+        rules: Rules by operator name without overload, such as ``aten.linear`` or ``mylib.my_operator``. The rule for
             ``relu`` also applies to the in-place operator ``relu_``.
-        exempt_laws: Laws that the conformance kit skips, with the reasons.
+        exempt_laws: Names of laws that the conformance kit skips, with reasons.
     """
 
     name: ClassVar[str]

@@ -1,4 +1,4 @@
-"""One operator of a traced graph as its rule sees it: the arguments, and the constraints that a rule can add."""
+"""The call of an operator in a traced graph: its arguments, and the constraints that its rule can add."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ if TYPE_CHECKING:
 
     from rebasin_core.specs.unification.constraints import Constraints, Part, PartPath
 
-_SPLIT = "it is cut where its factors do not end"
-_SUMMED = "the two factors of a product do not factor alike"
+_SPLIT = "a split isolates single units"
+_TIED = "two tied axes have different factors or parts"
+_CONTRACTED = "two contracted axes have different factors or parts"
 
 
 def _unknown(name: str) -> None:
-    """Tell nothing about an argument."""
+    """Return None: no information about the argument."""
     del name
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One operator in the traced graph, with its arguments and the constraints that its rule adds to.
+    """The call of an operator in a traced graph.
 
-    The axes of a tensor are given as *terms*, one per dimension. A rule passes them on to the outputs, and calls the
-    methods below to constrain them.
+    A tensor is represented by the *terms* of its axes, one per dimension. A rule returns the terms of the outputs and
+    constrains the terms of the arguments with the methods below.
 
     Attributes:
         operator: Name of the operator without its overload, such as ``aten.linear``.
         node: Name of the node in the graph, for reports.
-        arguments: Arguments by the names of the operator's schema. A tensor is given as the terms of its axes, a list
-            of tensors as a list of those.
-        shapes: The shapes of the outputs.
-        used: Indices of the outputs that the graph uses.
+        arguments: Arguments by their names in the operator's schema. A tensor is represented by the terms of its axes,
+            a list of tensors by a list of these.
+        shapes: Shapes of the outputs.
+        used: Indices of the outputs that the graph uses; empty if the operator returns a single tensor.
         constraints: The constraints of the graph so far.
-        example: By the name of an argument, what is known about its values: a tensor if the code of the model alone
-            determines it, else a record of shape and dtype; lists of those, or None.
+        example: Function of an argument's name. For a tensor, it returns the value if the model's code alone
+            determines it, else a record of shape and dtype; for a list, a list of these; None for a missing argument.
     """
 
     operator: str
@@ -56,7 +57,7 @@ class Call:
         """Return the axes of a tensor argument.
 
         Args:
-            name: Its name in the schema.
+            name: Name of the argument in the operator's schema.
 
         Returns:
             One term per dimension.
@@ -66,7 +67,7 @@ class Call:
 
     @property
     def tensors(self) -> list[AxisTerms]:
-        """The axes of all tensors among the arguments, including those in lists."""
+        """The axes of all tensors among the arguments, including tensors in lists."""
         return tensors_in([*self.arguments.values()])
 
     @property
@@ -79,7 +80,7 @@ class Call:
         """Return the axes of an optional tensor argument.
 
         Args:
-            name: Its name in the schema.
+            name: Name of the argument in the operator's schema.
 
         Returns:
             One term per dimension; None if the argument is missing.
@@ -88,22 +89,22 @@ class Call:
         return found if is_tensor(found) else None
 
     def because(self, why: str) -> Reason:
-        """Return a reason to fix an axis that names this operator.
+        """Return a reason for fixing an axis, with the name of this operator and its node.
 
         Args:
-            why: A phrase.
+            why: A short phrase, such as "positions are mixed by a kernel".
 
         Returns:
-            The reason, with the operator and the node.
+            The reason.
         """
         return Reason(self.operator.removeprefix("aten."), self.node, why)
 
     def freeze(self, term: AxisTerm, why: str) -> AxisTerm:
-        """Constrain an axis to be fixed.
+        """Fix an axis: only the identity permutes it.
 
         Args:
             term: The axis.
-            why: A phrase for reports.
+            why: The reason, a short phrase for reports.
 
         Returns:
             The fixed axis.
@@ -115,7 +116,7 @@ class Call:
 
         Args:
             size: Its length.
-            why: A phrase for reports.
+            why: The reason, a short phrase for reports.
 
         Returns:
             The axis.
@@ -126,20 +127,20 @@ class Call:
         """Return new fixed axes for all outputs.
 
         Args:
-            why: A phrase for reports.
+            why: The reason, a short phrase for reports.
 
         Returns:
             The axes of each output.
         """
         return [tuple(self.fixed(size, why) for size in shape) for shape in self.shapes]
 
-    def unify(self, first: AxisTerm, *others: AxisTerm, why: str = "two axes do not factor alike") -> AxisTerm:
+    def unify(self, first: AxisTerm, *others: AxisTerm, why: str = _TIED) -> AxisTerm:
         """Constrain axes of equal length to be permuted identically.
 
         Args:
             first: An axis.
             others: The other axes.
-            why: Why they are frozen if they have no common factors.
+            why: Reason to report for axes that are fixed because their factors or parts differ.
 
         Returns:
             The unified axis.
@@ -149,10 +150,10 @@ class Call:
         return first
 
     def broadcast(self, *tensors: AxisTerms) -> AxisTerms:
-        """Constrain tensors that are combined elementwise; missing dimensions and those of length 1 are broadcast.
+        """Unify the axes of tensors that are combined elementwise, with broadcasting.
 
         Args:
-            tensors: Their axes.
+            tensors: The axes of each tensor.
 
         Returns:
             The axes of the result.
@@ -164,17 +165,16 @@ class Call:
             found.append(self.unify(*(term for term in terms if length(term) != 1 or not sizes)))
         return tuple(found)
 
-    def contract(self, first: AxisTerm, second: AxisTerm, batch: AxisTerms = (), *, why: str = _SUMMED) -> AxisTerm:
-        """Constrain an axis of each of two tensors that are multiplied and summed over it.
+    def contract(self, first: AxisTerm, second: AxisTerm, batch: AxisTerms = (), *, why: str = _CONTRACTED) -> AxisTerm:
+        """Unify the two axes over which a product of two tensors is summed, as in a matrix product.
 
-        Both axes are unified. In addition, the axis that is summed over cannot be permuted differently in each unit of
-        the other axes, except for those of the batch.
+        The contracted axis may be permuted differently in each unit of a batch axis, but not of any other axis.
 
         Args:
-            first: The axis in one tensor.
-            second: The axis in the other tensor.
-            batch: The axes along which the tensors are multiplied one by one.
-            why: Why both are frozen if they have no common factors.
+            first: The contracted axis of one tensor.
+            second: The contracted axis of the other tensor.
+            batch: Batch axes, which both tensors share.
+            why: Reason to report if the axes are fixed because their factors or parts differ.
 
         Returns:
             The unified axis.
@@ -184,10 +184,10 @@ class Call:
         return unified
 
     def observe(self, terms: AxisTerms) -> None:
-        """Record that the operator computes an intermediate tensor with these axes.
+        """Record an intermediate tensor that the operator computes.
 
-        An axis can only be permuted differently in each unit of another one if all tensors that have the first also
-        have the second.
+        An axis v can be permuted differently in each unit of an axis w only if every tensor that contains v also
+        contains w.
 
         Args:
             terms: The axes of the intermediate tensor.
@@ -195,27 +195,27 @@ class Call:
         self.constraints.observe(terms)
 
     def reduce(self, terms: AxisTerms, dims: Sequence[int]) -> None:
-        """Record that the operator sums over some dimensions inside, as a softmax or a normalization does.
+        """Record that the operator reduces some dimensions internally, as a softmax or a normalization does.
 
         Args:
             terms: The axes of the tensor.
-            dims: The dimensions that are summed over.
+            dims: The reduced dimensions.
         """
         reduced = {dim % len(terms) for dim in dims}
         self.observe(tuple(term for dim, term in enumerate(terms) if dim not in reduced))
 
     def mix(self, terms: AxisTerms, sizes: Mapping[int, int], why: str) -> AxisTerms:
-        """Constrain dimensions along which the operator mixes, picks or moves elements.
+        """Fix dimensions along which the operator mixes, selects or reorders elements.
 
-        They are fixed, and so that slices can be mixed, no other axis can be permuted differently along them.
+        No other axis can be permuted differently at different indices of these dimensions.
 
         Args:
             terms: The axes of the tensor.
-            sizes: The dimensions, all nonnegative, with their new lengths.
-            why: A phrase for reports.
+            sizes: New lengths of these dimensions, by nonnegative index.
+            why: The reason, a short phrase for reports.
 
         Returns:
-            The axes of the result: new fixed ones for these dimensions, and the others as they were.
+            The axes of the result: new fixed axes for these dimensions; the other axes are unchanged.
         """
         self.reduce(terms, [*sizes])
         found = list(terms)
@@ -230,8 +230,8 @@ class Call:
         Args:
             terms: The axes of the tensor.
             dim: The dimension.
-            sizes: Lengths of the parts; parts of length 0 are left out.
-            why: Why parts of length 1 are fixed.
+            sizes: Lengths of the parts; parts of length 0 are omitted.
+            why: Reason to report for parts of length 1, which are fixed.
 
         Returns:
             The axes of each part.
@@ -247,8 +247,8 @@ class Call:
 
         Args:
             term: The axis.
-            sizes: Lengths of the parts; parts of length 0 are left out.
-            why: Why parts of length 1 are fixed.
+            sizes: Lengths of the parts; parts of length 0 are omitted.
+            why: Reason to report for parts of length 1, which are fixed.
 
         Returns:
             The parts, with their paths for `restrict`.
@@ -263,7 +263,7 @@ class Call:
             path: The path of the part, from `split_axis`.
 
         Returns:
-            The axis itself, or another one if it may be permuted differently in each part.
+            The axis itself, or a new axis if it may be permuted differently in each part.
         """
         return self.constraints.restrict(term, path)
 
@@ -283,11 +283,11 @@ class Call:
         """Return the axes of tensors that are stacked along a new dimension.
 
         Args:
-            terms: The same old dimension of each tensor; the tensors may have different axes there.
-            why: Why the new dimension is fixed.
+            terms: The axis of one dimension of each tensor; these axes may differ.
+            why: Reason to report for the new dimension, which is fixed.
 
         Returns:
-            The new dimension, and the old one.
+            The axis of the new dimension, and the axis of the given dimension in the result.
         """
         return stack(self.constraints, terms, self.because(why))
 
@@ -299,7 +299,7 @@ class Call:
         Args:
             terms: The old axes.
             sizes: The new lengths, with the same product.
-            why: Why axes are frozen if neither shape refines the other there.
+            why: Reason to report for axes that are fixed because neither shape refines the other.
 
         Returns:
             The new axes.
@@ -308,7 +308,7 @@ class Call:
 
 
 def is_tensor(value: object) -> TypeIs[AxisTerms]:
-    """Return whether an argument is a tensor, which a rule sees as the terms of its axes.
+    """Return whether an argument is a tensor, represented by the terms of its axes.
 
     Args:
         value: An argument.
@@ -323,10 +323,10 @@ def tensors_in(value: object) -> list[AxisTerms]:
     """Return the tensors in an argument or result.
 
     Args:
-        value: A tensor, anything else, or nested lists and dictionaries of them.
+        value: A tensor, another value, or nested lists and dictionaries of these.
 
     Returns:
-        The axes of each, in order.
+        The axes of each tensor, in order.
     """
     if is_tensor(value):
         return [value]

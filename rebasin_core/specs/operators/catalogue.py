@@ -1,4 +1,4 @@
-"""All built-in rules."""
+"""The built-in operator rules."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ BUILT_IN_FAMILIES: Final[tuple[type[OperatorRules], ...]] = (
     VisionRules,
     WritingRules,
 )
-"""The families of rules for the operators of PyTorch and torchvision."""
+"""Rules for the operators of PyTorch and torchvision, by family."""
 
 BUILT_IN_RULES: Final[Rules] = FrozenMapping({
     name: rule for family in BUILT_IN_FAMILIES for name, rule in family.rules.items()
 })
-"""The rules of all built-in families, by operator name."""
+"""All built-in rules, by operator name."""

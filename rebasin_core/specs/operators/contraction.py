@@ -1,4 +1,4 @@
-"""Sums of products: matrix products, linear layers, einsum."""
+"""Contractions: matrix products, linear layers, einsum."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def linear(call: Call) -> Result:
-    """Tie the features of the input to the columns of the weight; the rows become the features.
+    """Tie the input features to the columns of the weight; its rows are the output features.
 
     Args:
         call: ``linear(input, weight, bias)``.
@@ -32,7 +32,7 @@ def linear(call: Call) -> Result:
 
 
 def matmul(call: Call) -> Result:
-    """Tie the last axis of the first factor to the last but one of the second; the others are batch dimensions.
+    """Tie the last axis of the first factor to the second-to-last of the second; leading axes are batch dimensions.
 
     Args:
         call: ``matmul``, ``mm``, ``bmm``, ``mv`` or ``dot``.
@@ -62,7 +62,7 @@ def product(call: Call, first: AxisTerms, second: AxisTerms) -> AxisTerms:
 
 
 def added(call: Call) -> Result:
-    """Tie a matrix product and the tensor that is added to it.
+    """Tie the axes of a matrix product to those of the tensor added to it.
 
     Args:
         call: ``addmm``, ``baddbmm`` or ``addmv``.
@@ -75,7 +75,7 @@ def added(call: Call) -> Result:
 
 
 def added_batch(call: Call) -> Result:
-    """Tie the sum of a batch of matrix products and the matrix that is added to it.
+    """Tie the axes of a sum of matrix products to those of the matrix added to it.
 
     Args:
         call: ``addbmm``.
@@ -96,14 +96,14 @@ def outer(call: Call) -> Result:
         call: ``outer``.
 
     Returns:
-        The axes of both factors.
+        The axes of the first factor, then those of the second.
     """
     first, second, *_ = call.arguments.values()
     return (*first, *second)
 
 
 def einsum(call: Call) -> Result:
-    """Tie the axes with the same letter.
+    """Tie axes that have the same letter.
 
     Args:
         call: ``einsum(equation, tensors)``.
@@ -120,14 +120,14 @@ def einsum(call: Call) -> Result:
     shared = set.intersection(*(set(name) for name in names)) - set(".")
     for name, terms in zip(names, tensors, strict=True):
         before, dots, after = name.partition("...")
-        end = len(terms) - len(after)
-        batches.append(terms[len(before) : end] if dots else ())
-        for letter, term in [*zip(before, terms, strict=False), *zip(after, terms[end:], strict=True)]:
+        stop = len(terms) - len(after)
+        batches.append(terms[len(before) : stop] if dots else ())
+        for letter, term in [*zip(before, terms, strict=False), *zip(after, terms[stop:], strict=True)]:
             letters[letter] = _unified(call, letters.get(letter, ()), term)
     if not arrow:
         once = sorted(letter for letter in letters if left.count(letter) == 1)
         right = ("..." if "..." in left else "") + "".join(once)
-    for letter in set(letters) - set(right):  # summed over; only letters of all tensors are batch dimensions
+    for letter in set(letters) - set(right):  # contracted; only letters in all tensors are batch dimensions
         call.observe(tuple(letters[other] for other in (shared & set(right)) | {letter}))
     before, dots, after = right.partition("...")
     batch = call.broadcast(*batches) if dots else ()
@@ -135,7 +135,7 @@ def einsum(call: Call) -> Result:
 
 
 def _unified(call: Call, first: AxisTerm, second: AxisTerm) -> AxisTerm:
-    """Return the axis of a letter; an axis of length 1 is broadcast."""
+    """Return the axis of a letter; axes of length 1 are broadcast."""
     return call.unify(first, second) if first and second else first or second
 
 
@@ -172,7 +172,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class ContractionRules(OperatorRules):
-    """Rules of matrix products, linear layers and einsum."""
+    """Rules for matrix products, linear layers and einsum."""
 
     name = "contraction"
     rules = RULES

@@ -1,4 +1,4 @@
-"""Convolutions: channels are mixed by weights, positions by a kernel."""
+"""Convolutions, and operators that rearrange channels and spatial positions."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
 
 _KERNEL = "positions are mixed by a kernel"
-_GROUPS = "the channels do not divide into the groups of the convolution"
+SAMPLED = "positions are sampled at coordinates"
+"""Reason for axes of positions and coordinates."""
+_GROUPS = "the channels do not split into the groups of the convolution"
 
 
 def convolution(call: Call) -> Result:
-    """Tie the channels of the input to the weight, group by group; the weight's rows become the channels.
+    """Tie the input channels to the weight, within each group; the rows of the weight are the output channels.
 
     Args:
         call: ``conv1d``, ``conv2d``, ``conv3d``, their transposes, or ``convolution``.
@@ -36,7 +38,7 @@ def convolution(call: Call) -> Result:
     positions = _positions(call, inputs[lead:], weight[2:])
     mixed = [dim for dim, term in enumerate(positions, lead) if term != inputs[dim]]
     if mixed and any(length(term) > 1 for dim, term in enumerate(positions, lead) if dim not in mixed):
-        call.reduce(inputs, mixed)  # positions that a kernel does not mix are the same in each slice
+        call.reduce(inputs, mixed)  # dimensions without a kernel are permuted identically at all positions
     return (*inputs[: lead - 1], rows, *positions)
 
 
@@ -53,7 +55,7 @@ def _channels(call: Call, inputs: AxisTerm, weight: AxisTerms) -> AxisTerm:
 
 
 def _positions(call: Call, spatial: AxisTerms, kernel: AxisTerms) -> list[AxisTerm]:
-    """Return the positions of the output: those of the input if the kernel has one position, else fixed ones."""
+    """Return the spatial axes of the output: unchanged if the kernel has size 1, fixed if it mixes positions."""
     found: list[AxisTerm] = []
     sizes = call.shapes[0][len(call.shapes[0]) - len(spatial) :]
     for index, (term, window, size) in enumerate(zip(spatial, kernel, sizes, strict=True)):
@@ -61,7 +63,7 @@ def _positions(call: Call, spatial: AxisTerms, kernel: AxisTerms) -> list[AxisTe
             found.append(term)
             continue
         if length(window) == length(term) and size == 1 and not _padded(call, index):
-            found.append(())  # the kernel covers all positions, as a dense layer does
+            found.append(())  # the kernel covers all positions: a dense layer
             call.contract(term, window)
             continue
         call.freeze(window, _KERNEL)
@@ -71,7 +73,7 @@ def _positions(call: Call, spatial: AxisTerms, kernel: AxisTerms) -> list[AxisTe
 
 
 def _shifts(call: Call, index: int) -> bool:
-    """Return whether a kernel of one position shifts positions, by padding or a stride."""
+    """Return whether a kernel of size 1 shifts or skips positions, because of padding or a stride."""
     return _padded(call, index) or at(call.arguments.get("stride", 1), index, 1) != 1
 
 
@@ -83,15 +85,15 @@ def _padded(call: Call, index: int) -> bool:
 
 
 def at(value: object, index: int, neutral: int) -> int:
-    """Return the entry of an option that is given once, or for every dimension with positions.
+    """Return the value of an option for one spatial dimension.
 
     Args:
-        value: An integer, a list of them, or anything else.
-        index: Which dimension.
-        neutral: The value of options that are not given.
+        value: An integer for all dimensions, a list with one for each (or one for all), or None.
+        index: Index of the spatial dimension.
+        neutral: Default, returned if the option is missing.
 
     Returns:
-        An integer.
+        The value.
     """
     if isinstance(value, list | tuple):
         return int(value[index if index < len(value) else -1]) if value else neutral
@@ -99,7 +101,7 @@ def at(value: object, index: int, neutral: int) -> int:
 
 
 def grid_sample(call: Call) -> Result:
-    """Keep batch and channels; positions are looked up and therefore fixed.
+    """Keep batch and channels. Positions are sampled at coordinates and therefore fixed.
 
     Args:
         call: ``grid_sampler(input, grid, ...)``.
@@ -111,13 +113,13 @@ def grid_sample(call: Call) -> Result:
     grid = call.tensor("grid")
     call.reduce(inputs, range(2, len(inputs)))
     for term in inputs[2:]:
-        call.freeze(term, "positions are looked up")
-    call.freeze(grid[-1], "coordinates")
+        call.freeze(term, SAMPLED)
+    call.freeze(grid[-1], SAMPLED)
     return (call.unify(inputs[0], grid[0]), inputs[1], *grid[1:-1])
 
 
 def pixel_shuffle(call: Call) -> Result:
-    """Move factors of the channels into the positions.
+    """Move two factors of the channel axis to the spatial axes.
 
     Args:
         call: ``pixel_shuffle(self, upscale_factor)``.
@@ -132,7 +134,7 @@ def pixel_shuffle(call: Call) -> Result:
 
 
 def pixel_unshuffle(call: Call) -> Result:
-    """Move factors of the positions into the channels.
+    """Move one factor of each spatial axis to the channel axis.
 
     Args:
         call: ``pixel_unshuffle(self, downscale_factor)``.
@@ -148,7 +150,7 @@ def pixel_unshuffle(call: Call) -> Result:
 
 
 def channel_shuffle(call: Call) -> Result:
-    """Swap the groups and the channels within them.
+    """Transpose the factors of the channel axis: groups, and channels within a group.
 
     Args:
         call: ``channel_shuffle(self, groups)``.
@@ -163,7 +165,7 @@ def channel_shuffle(call: Call) -> Result:
 
 
 def im2col(call: Call) -> Result:
-    """Arrange the patches of an image as columns: channels times kernel, and positions.
+    """Extract patches as columns, ``[batch, channels * kernel, positions]``.
 
     Args:
         call: ``im2col(self, kernel_size, ...)``.
@@ -180,7 +182,7 @@ def im2col(call: Call) -> Result:
 
 
 def col2im(call: Call) -> Result:
-    """Add up columns as patches of an image.
+    """Sum overlapping patches, given as columns, into an image.
 
     Args:
         call: ``col2im(self, output_size, kernel_size, ...)``.
@@ -221,7 +223,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class ConvolutionRules(OperatorRules):
-    """Rules of convolutions and of the arrangement of patches and channels."""
+    """Rules for convolutions and for rearrangements of channels and positions."""
 
     name = "convolution"
     rules = RULES

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def constant(call: Call) -> Result:
-    """Return uniform axes for a tensor whose elements are all equal.
+    """Return uniform axes for a tensor with equal elements.
 
     Args:
         call: ``full``, ``zeros`` and the like.
@@ -24,20 +24,20 @@ def constant(call: Call) -> Result:
     return tuple(uniform(size) for size in call.shapes[0])
 
 
-def counted(call: Call) -> Result:
-    """Return fixed axes for a tensor whose elements differ.
+def varying(call: Call) -> Result:
+    """Return fixed axes for a tensor whose elements vary.
 
     Args:
-        call: ``arange``, random numbers.
+        call: ``arange``, ``randn`` and the like.
 
     Returns:
         Fixed axes.
     """
-    return call.all_fixed("its values differ")
+    return call.all_fixed("values vary along it")
 
 
 def random(call: Call) -> Result:
-    """Fix the axes of the probabilities, means or deviations of random numbers, which are not drawn in another order.
+    """Fix the axes of the distribution parameters: random numbers are not permuted with them.
 
     Args:
         call: ``bernoulli`` or ``normal``.
@@ -52,13 +52,13 @@ def random(call: Call) -> Result:
 
 
 def identity(call: Call) -> Result:
-    """Return one new axis twice: an identity matrix does not change if rows and columns are permuted alike.
+    """Return one new axis twice: an identity matrix is unchanged if its rows and columns are permuted identically.
 
     Args:
         call: ``eye``.
 
     Returns:
-        The axes of the rows and columns; the longer one ends with zeros.
+        The axes of the rows and columns. If their lengths differ, the longer one is padded with zeros.
     """
     rows, columns = call.shapes[0]
     shared = fresh(min(rows, columns))
@@ -68,19 +68,19 @@ def identity(call: Call) -> Result:
     return (longer, shared) if rows > columns else (shared, longer)
 
 
-_RANDOM = "random numbers are drawn in order"
+_RANDOM = "random numbers depend on the position"
 _CONSTANT = (
     "full", "full_like", "zeros", "zeros_like", "ones", "ones_like", "empty", "empty_like", "new_zeros", "new_ones",
     "new_full", "new_empty", "scalar_tensor", "empty_permuted", "empty_strided", "new_empty_strided",
 )  # fmt: skip
-_COUNTED = (
+_VARYING = (
     "arange", "linspace", "logspace", "rand", "randn", "randint", "randperm", "rand_like", "randn_like",
     "randint_like", "hann_window", "hamming_window", "tril_indices", "triu_indices",
 )  # fmt: skip
 
 RULES: dict[str, Rule] = {
     **{f"aten.{name}": constant for name in _CONSTANT},
-    **{f"aten.{name}": counted for name in _COUNTED},
+    **{f"aten.{name}": varying for name in _VARYING},
     **{f"aten.{name}": random for name in ("bernoulli", "normal")},
     "aten.eye": identity,
 }
@@ -88,7 +88,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class CreationRules(OperatorRules):
-    """Rules of operators that create tensors."""
+    """Rules for operators that create tensors."""
 
     name = "creation"
     rules = RULES

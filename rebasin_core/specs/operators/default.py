@@ -1,4 +1,4 @@
-"""The rules that are used where none are given."""
+"""The default rules of `rebasin_core.trace_spec`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _PROVIDERS: list[Callable[[], Rules]] = []
 
 
 def find_rules_by(provider: Callable[[], Rules]) -> None:
-    """Set how rules are found where none are given: by the registry of installed plugins.
+    """Set the function that returns the default rules: the registry of installed plugins sets its own.
 
     Args:
-        provider: Returns the rules of all plugins, by operator name.
+        provider: Function that returns the rules of all plugins, by operator name.
     """
     _PROVIDERS[:] = [provider]
 
 
 def default_rules() -> Rules:
-    """Return the rules of all installed plugins, or the built-in ones before plugins are known."""
+    """Return the rules of all installed plugins, or the built-in rules if no provider is set."""
     return _PROVIDERS[0]() if _PROVIDERS else BUILT_IN_RULES

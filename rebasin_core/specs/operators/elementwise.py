@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def elementwise(call: Call) -> Result:
-    """Tie the axes of all tensors, aligned from the last dimension.
+    """Tie the axes of all tensors, with broadcasting.
 
     Args:
         call: The operator.
@@ -25,10 +25,10 @@ def elementwise(call: Call) -> Result:
 
 
 def unchanged(call: Call) -> Result:
-    """Return the axes of the first tensor: copies, casts and operators without effect in evaluation mode.
+    """Return the axes of the first tensor.
 
     Args:
-        call: The operator.
+        call: A copy, a cast, or an operator without effect in evaluation mode.
 
     Returns:
         The same axes.
@@ -37,7 +37,7 @@ def unchanged(call: Call) -> Result:
 
 
 def prelu(call: Call) -> Result:
-    """Tie the slopes to the channels, dimension 1.
+    """Tie the slopes to the channels (dimension 1).
 
     Args:
         call: ``prelu(self, weight)``.
@@ -53,13 +53,13 @@ def prelu(call: Call) -> Result:
 
 
 def fake_quantized(call: Call) -> Result:
-    """Tie scales and zero points to the axis that they belong to, if there is one for each channel.
+    """Tie per-channel scales and zero points to the quantized axis.
 
     Args:
         call: ``fake_quantize_per_tensor_affine``, ``fake_quantize_per_channel_affine`` or one of their implementations.
 
     Returns:
-        The axes of the values, and of the mask of those in range.
+        The axes of the values, and of the mask of values in range.
     """
     terms = list(call.tensor("self"))
     axis = call.arguments.get("axis")
@@ -70,7 +70,7 @@ def fake_quantized(call: Call) -> Result:
 
 
 def glu(call: Call) -> Result:
-    """Tie the two halves of an axis, of which one gates the other.
+    """Tie the two halves of an axis; one gates the other.
 
     Args:
         call: ``glu(self, dim)``.
@@ -89,7 +89,7 @@ _UNCHANGED = (
     "requires_grad_", "resolve_conj", "resolve_neg", "_conj", "conj",
     "feature_alpha_dropout", "real", "imag",
 )  # fmt: skip
-# Elementwise operators that PyTorch does not tag as such.
+# Elementwise operators without the tag `torch.Tag.pointwise`.
 _ELEMENTWISE = (
     "hardswish", "special_ndtr", "isclose", "fill", "log_sigmoid", "copy", "masked_fill_", "zero_",
     "threshold_", "isnan", "isinf", "isfinite", "true_divide", "floor_divide", "subtract", "multiply", "divide",
@@ -116,7 +116,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class ElementwiseRules(OperatorRules):
-    """Rules of elementwise operators that PyTorch does not tag as such."""
+    """Rules for elementwise operators that PyTorch does not tag as pointwise, and for copies and casts."""
 
     name = "elementwise"
     rules = RULES

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Result, Rule
     from rebasin_core.specs.operators.call import Call
 
-_PARTS = "real and imaginary part"
+_PARTS = "real and imaginary parts"
 _FREQUENCIES = "positions become frequencies"
 
 
 def view_as_complex(call: Call) -> Result:
-    """Drop the last dimension, real and imaginary parts.
+    """Drop the last dimension, which holds real and imaginary parts.
 
     Args:
         call: ``view_as_complex(self)``.
@@ -36,13 +36,13 @@ def view_as_real(call: Call) -> Result:
         call: ``view_as_real(self)``.
 
     Returns:
-        The axes, and a fixed one.
+        The axes, followed by a fixed one.
     """
     return (*call.tensor("self"), call.fixed(2, _PARTS))
 
 
 def fourier(call: Call) -> Result:
-    """Fix the dimensions that are transformed.
+    """Fix the transformed dimensions.
 
     Args:
         call: ``fft_fft`` or a similar transform.
@@ -65,7 +65,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class FourierRules(OperatorRules):
-    """Rules of complex numbers and Fourier transforms."""
+    """Rules for complex numbers and Fourier transforms."""
 
     name = "fourier"
     rules = RULES

@@ -1,4 +1,4 @@
-"""Lookup by index: the indexed axis is fixed."""
+"""Indexing and lookups: the indexed axis is fixed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
 
-_LOOKED_UP = "its entries are looked up by number"
+_LOOKED_UP = "its entries are looked up by index"
 
 
 def embedding(call: Call) -> Result:
-    """Fix the rows of the table; its columns become the features.
+    """Fix the rows of the table; its columns are the features.
 
     Args:
         call: ``embedding(weight, indices)``.
@@ -38,13 +38,13 @@ def embedding(call: Call) -> Result:
 
 
 def embedding_bag(call: Call) -> Result:
-    """Fix the rows of the table and the order of the indices; its columns become the features of every bag.
+    """Fix the rows of the table and the axes of the indices; its columns are the features of each bag.
 
     Args:
         call: ``embedding_bag(weight, indices, offsets, ...)``.
 
     Returns:
-        The axes of the bags, and of what is remembered about them.
+        The axes of the bags, and fixed axes for the other outputs.
     """
     rows, columns = call.tensor("weight")
     for terms in [terms for terms in call.tensors if terms != (rows, columns)]:
@@ -56,7 +56,7 @@ def embedding_bag(call: Call) -> Result:
 
 
 def index(call: Call) -> Result:
-    """Fix the indexed dimensions; the dimensions of the index tensors replace them.
+    """Fix the indexed dimensions and replace them by those of the index tensors; constant indices split the axis.
 
     Args:
         call: ``index(self, indices)``.
@@ -92,7 +92,7 @@ def index(call: Call) -> Result:
 
 
 def index_select(call: Call) -> Result:
-    """Fix the indexed dimension; the dimension of the index tensor replaces it.
+    """Fix the indexed dimension and replace it by that of the index tensor.
 
     Args:
         call: ``index_select(self, dim, index)``.
@@ -111,26 +111,26 @@ def index_select(call: Call) -> Result:
 
 
 def picked(call: Call, terms: AxisTerms, dim: int, chosen: Sequence[int]) -> AxisTerms:
-    """Return the axes of some elements of a tensor along a dimension; consecutive ones remain one axis.
+    """Return the axes of a tensor indexed by constants along one dimension; runs of consecutive indices stay one axis.
 
     Args:
         call: The operator.
         terms: The axes of the tensor.
-        dim: The dimension.
-        chosen: The numbers of the elements, from 0; at least one.
+        dim: The indexed dimension.
+        chosen: Indices of the elements, from 0; at least one.
 
     Returns:
         The axes of the result.
     """
     size = length(terms[dim])
     bounds = [0, *(at for at, (one, other) in enumerate(pairwise(chosen), 1) if other != one + 1), len(chosen)]
-    runs = [(chosen[start], chosen[end - 1] + 1) for start, end in pairwise(bounds)]
+    runs = [(chosen[start], chosen[stop - 1] + 1) for start, stop in pairwise(bounds)]
     if runs == [(0, size)]:
         return terms
     edges = sorted({0, size, *(edge for run in runs for edge in run)})
-    parts = call.split(terms, dim, differences(edges), "it is chosen by number")
-    places = {start: place for place, start in enumerate(edges[:-1])}
-    slices = [part for start, end in runs for part in parts[places[start] : places.get(end)]]
+    parts = call.split(terms, dim, differences(edges), "single entries are selected by index")
+    part_at = {start: number for number, start in enumerate(edges[:-1])}
+    slices = [part for start, stop in runs for part in parts[part_at[start] : part_at.get(stop)]]
     found: list[AxisTerm] = []
     for other in range(len(terms)):
         along = [part[other] for part in slices]
@@ -139,14 +139,14 @@ def picked(call: Call, terms: AxisTerms, dim: int, chosen: Sequence[int]) -> Axi
 
 
 def constant_index(example: object, size: int) -> list[int] | None:
-    """Return the elements that an index tensor chooses, if the code of the model fixes them and there are few.
+    """Return the indices in a constant index tensor or mask of at most 64 entries.
 
     Args:
-        example: What is known about the index tensor.
-        size: The length of the dimension that it indexes.
+        example: The value of the index tensor, or a record of its shape and dtype.
+        size: Length of the indexed dimension.
 
     Returns:
-        Numbers from 0 to ``size - 1``, or None.
+        Indices from 0 to ``size - 1``; None if the values are unknown, none are selected, or there are too many.
     """
     if not isinstance(example, Tensor) or type(example) is not Tensor or example.device.type == "meta":
         return None
@@ -157,22 +157,22 @@ def constant_index(example: object, size: int) -> list[int] | None:
 
 
 def is_mask(example: object) -> bool:
-    """Return whether an index tensor chooses by true and false instead of numbers.
+    """Return whether an index tensor is a boolean mask.
 
     Args:
-        example: What is known about the index tensor.
+        example: The value of the index tensor, or a record of its shape and dtype.
 
     Returns:
-        True for a boolean mask.
+        True for the dtypes ``bool`` and ``uint8``.
     """
     return getattr(example, "dtype", None) in {torch.bool, torch.uint8}
 
 
 def gather(call: Call) -> Result:
-    """Fix the indexed dimension; the others are tied to the index tensor.
+    """Fix the indexed dimension and tie the others to the index tensor.
 
     Args:
-        call: ``gather(self, dim, index)``, or ``take_along_dim(self, indices, dim)`` with one element for another.
+        call: ``gather(self, dim, index)``, or ``take_along_dim(self, indices, dim)``.
 
     Returns:
         The axes of the result.
@@ -196,7 +196,7 @@ def gather(call: Call) -> Result:
 
 
 def bucketize(call: Call) -> Result:
-    """Fix the boundaries; every element is replaced by the number of its bucket.
+    """Fix the boundaries; each element is replaced by the index of its bucket.
 
     Args:
         call: ``bucketize(self, boundaries)``.
@@ -209,7 +209,7 @@ def bucketize(call: Call) -> Result:
 
 
 def searchsorted(call: Call) -> Result:
-    """Fix the sorted dimension; every element is replaced by its place in it.
+    """Fix the sorted dimension; each element is replaced by its insertion index.
 
     Args:
         call: ``searchsorted(sorted_sequence, self)``.
@@ -241,7 +241,7 @@ def one_hot(call: Call) -> Result:
 
 
 def isin(call: Call) -> Result:
-    """Keep the axes of the elements; the order of those they are compared with does not matter.
+    """Keep the axes of the elements; the order of the test elements does not matter.
 
     Args:
         call: ``isin(elements, test_elements)``.
@@ -253,7 +253,7 @@ def isin(call: Call) -> Result:
 
 
 def where(call: Call) -> Result:
-    """Tie the axes of a choice between two tensors; with a condition only, the result is its indices.
+    """Tie the condition and both tensors; with a condition only, the result is indices and all axes are fixed.
 
     Args:
         call: ``where(condition, self, other)`` or ``where(condition)``.
@@ -265,11 +265,11 @@ def where(call: Call) -> Result:
 
 
 def frozen(call: Call, *, not_ruled: bool = False) -> list[AxisTerms]:
-    """Fix every axis of every tensor.
+    """Fix all axes of all tensors.
 
     Args:
         call: Any operator.
-        not_ruled: Whether the reason is that the operator has no rule.
+        not_ruled: Whether to report that the operator has no rule, instead of a lookup.
 
     Returns:
         Fixed axes.
@@ -282,7 +282,7 @@ def frozen(call: Call, *, not_ruled: bool = False) -> list[AxisTerms]:
 
 
 _NO_RULE = "the operator has no rule"
-_FEW = 64  # a longer list of numbers would cut an axis into parts that nobody can read
+_FEW = 64  # more indices could split an axis into too many parts to be readable
 _FROZEN = (
     "masked_select", "nonzero", "bincount", "take", "put", "as_strided", "multinomial", "masked_scatter",
     "unique_consecutive", "histc", "select_scatter", "_unique2", "nonzero_numpy", "argwhere",
@@ -308,7 +308,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class IndexingRules(OperatorRules):
-    """Rules of lookup by index."""
+    """Rules for indexing and lookups."""
 
     name = "indexing"
     rules = RULES

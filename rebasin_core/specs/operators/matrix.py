@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def matrix_function(call: Call) -> Result:
-    """Tie rows and columns: ``f(P A P^T) = P f(A) P^T``.
+    """Tie rows and columns, because ``f(P A P^T) = P f(A) P^T``.
 
     Args:
         call: ``matrix_exp``, ``linalg_matrix_power`` and the like.
 
     Returns:
-        The axes of the result, which are those of the matrices.
+        The axes of the result, equal to those of the argument.
     """
     *batch, rows, columns = call.first
     both = call.unify(rows, columns)
@@ -31,22 +31,22 @@ def matrix_function(call: Call) -> Result:
 
 
 def inverse(call: Call) -> Result:
-    """Swap rows and columns: ``(P A Q)^-1 = Q^T A^-1 P^T``, and the same for pseudoinverses.
+    """Swap rows and columns, because ``(P A Q)^-1 = Q^T A^-1 P^T``, also for pseudoinverses.
 
     Args:
         call: ``linalg_inv``, ``linalg_pinv`` and the like.
 
     Returns:
-        The axes of the inverses, and of a code of errors for each if it is returned.
+        The axes of the inverses, and of one error code per matrix if returned.
     """
     if call.arguments.get("hermitian") or len(call.tensors) > 1:
-        return frozen(call)  # only one triangle is read, or each matrix has a tolerance of its own
+        return frozen(call)  # one triangle is read, or a tensor of tolerances is given
     *batch, rows, columns = _matrices(call, call.first)
     return [(*batch, columns, rows), *(tuple(batch) for _ in call.shapes[1:])]
 
 
 def solve(call: Call) -> Result:
-    """Tie the equations to the right-hand sides; the unknowns are those of the matrix.
+    """Tie the rows of the matrix to the right-hand sides; its columns are the unknowns.
 
     Args:
         call: ``linalg_solve(A, B, left=True)``.
@@ -69,13 +69,13 @@ def solve(call: Call) -> Result:
 
 
 def determinant(call: Call) -> Result:
-    """Tie rows and columns, whose permutation alone may change the sign, and drop both.
+    """Tie rows and columns and drop both; permuting only one of them may change the sign.
 
     Args:
         call: ``linalg_det``, ``slogdet``, ``logdet``.
 
     Returns:
-        The axes of the batch, for each output.
+        The batch axes, for each output.
     """
     *batch, rows, columns = call.first
     call.observe((*batch, call.unify(rows, columns)))
@@ -89,20 +89,20 @@ def invariant(call: Call) -> Result:
         call: ``linalg_matrix_norm``, ``linalg_svdvals``, ``linalg_matrix_rank`` and the like.
 
     Returns:
-        The other axes, and fixed ones for values in order.
+        The other axes, and a fixed axis for sorted singular values.
     """
     if call.arguments.get("hermitian") or len(call.tensors) > 1:
-        return frozen(call)  # only one triangle is read, or each matrix has a tolerance of its own
+        return frozen(call)  # one triangle is read, or a tensor of tolerances is given
     terms = call.first
     dims = dims_of(call) if call.arguments.get("dim") else {len(terms) - 2, len(terms) - 1}
     _matrices(call, (*(term for dim, term in enumerate(terms) if dim not in dims), *(terms[dim] for dim in dims)))
     kept = bool(call.arguments.get("keepdim", False))
     remaining = tuple(() if dim in dims else term for dim, term in enumerate(terms) if kept or dim not in dims)
-    return (*remaining, *(call.fixed(size, "values in order") for size in call.shapes[0][len(remaining) :]))
+    return (*remaining, *(call.fixed(size, "singular values are sorted") for size in call.shapes[0][len(remaining) :]))
 
 
 def _matrices(call: Call, terms: AxisTerms) -> AxisTerms:
-    """Record that rows and columns are each mixed, so that neither can be permuted differently along the other."""
+    """Record that rows and columns are mixed: neither can be permuted differently along the other."""
     *batch, rows, columns = terms
     call.observe((*batch, rows))
     call.observe((*batch, columns))
@@ -125,7 +125,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class MatrixRules(OperatorRules):
-    """Rules of functions of matrices."""
+    """Rules for functions of matrices."""
 
     name = "matrix"
     rules = RULES

@@ -1,4 +1,4 @@
-"""Normalizations tie their parameters and statistics to the axes that they normalize."""
+"""Normalizations: parameters and statistics are tied to the normalized axes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from rebasin_core.specs.operators.call import Call
 
 _OWN = ("weight", "bias", "running_mean", "running_var", "mean", "var", "bn_weight", "bn_bias")
-_GROUPS = "the channels do not divide into the groups of the normalization"
+_GROUPS = "the channels do not split into the groups of the normalization"
 
 
 def batch_norm(call: Call) -> Result:
-    """Tie scale, shift and running statistics to the channels, dimension 1.
+    """Tie scale, shift and running statistics to the channels (dimension 1).
 
     Args:
         call: ``batch_norm``, ``instance_norm`` or one of their implementations.
@@ -38,7 +38,7 @@ def batch_norm(call: Call) -> Result:
 
 
 def layer_norm(call: Call) -> Result:
-    """Tie scale and shift to the last dimensions, over which the statistics are computed.
+    """Tie scale and shift to the last dimensions, which are normalized.
 
     Args:
         call: ``layer_norm`` or ``rms_norm``.
@@ -58,7 +58,7 @@ def layer_norm(call: Call) -> Result:
 
 
 def group_norm(call: Call) -> Result:
-    """Divide the channels into groups; scale and shift are tied to the channels within them.
+    """Split the channels into groups, and tie scale and shift to both factors.
 
     Args:
         call: ``group_norm`` or ``native_group_norm``.
@@ -80,7 +80,7 @@ def group_norm(call: Call) -> Result:
 
 
 def weight_norm(call: Call) -> Result:
-    """Tie the norms to the dimension of the directions that they scale.
+    """Tie the norms to the dimension of the directions.
 
     Args:
         call: ``_weight_norm(v, g, dim)``.
@@ -112,7 +112,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class NormalizationRules(OperatorRules):
-    """Rules of normalizations."""
+    """Rules for normalizations."""
 
     name = "normalization"
     rules = RULES

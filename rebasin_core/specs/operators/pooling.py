@@ -1,4 +1,4 @@
-"""Pooling and resampling: every channel alone, positions by a window."""
+"""Pooling and resampling of spatial positions."""
 
 from __future__ import annotations
 
@@ -14,38 +14,37 @@ if TYPE_CHECKING:
     from rebasin_core.specs.unification.terms import AxisTerm
 
 _KERNEL = "positions are mixed by a kernel"
-_PLACE = "the place of an extremum is used"
+_INDEX = "the index of an extremum is used"
 
 
 def pooling(call: Call) -> Result:
-    """Keep batch and channels. Positions are fixed, unless all of them, or each of them alone, are in one window.
+    """Keep batch and channels. Positions are fixed unless one window covers all of them, or every window only one.
 
     Args:
         call: A pooling operator.
 
     Returns:
-        The axes of the result, and of the indices if they are returned. The indices number the positions, which are
-        therefore fixed if they are used.
+        The axes of the result, and of the indices if they are returned. Using the indices fixes the positions.
     """
     inputs = call.first
     dims = _dims(call)
     positions = inputs[len(inputs) - dims :]
     if 1 in call.used:
-        positions = tuple(call.freeze(term, _PLACE) for term in positions)
+        positions = tuple(call.freeze(term, _INDEX) for term in positions)
     sizes = call.shapes[0][len(inputs) - dims :]
     terms: list[AxisTerm] = [*inputs[: len(inputs) - dims], *positions]
     mixed: dict[int, int] = {}
     for index, (term, size) in enumerate(zip(positions, sizes, strict=True)):
         dim = len(inputs) - dims + index
-        if _sees_all(call, index, length(term), size):
+        if _covers_all(call, index, length(term), size):
             terms[dim] = ()
-        elif not (_sees_one(call, index) or ("adaptive" in call.operator and size == length(term))):
+        elif not (_covers_one(call, index) or ("adaptive" in call.operator and size == length(term))):
             mixed[dim] = size
     return [call.mix(tuple(terms), mixed, _KERNEL)] * len(call.shapes)
 
 
-def _sees_all(call: Call, index: int, positions: int, size: int) -> bool:
-    """Return whether there is one window, and all positions are in it."""
+def _covers_all(call: Call, index: int, positions: int, size: int) -> bool:
+    """Return whether a single window covers all positions."""
     if size != 1 or "adaptive" in call.operator:
         return size == 1
     kernel = at(call.arguments["kernel_size"], index, 1)
@@ -53,8 +52,8 @@ def _sees_all(call: Call, index: int, positions: int, size: int) -> bool:
     return dilation == 1 and kernel - at(call.arguments.get("padding", 0), index, 0) >= positions
 
 
-def _sees_one(call: Call, index: int) -> bool:
-    """Return whether each position has a window of its own."""
+def _covers_one(call: Call, index: int) -> bool:
+    """Return whether every window covers exactly one position, without padding."""
     if "adaptive" in call.operator:
         return False
     kernel = at(call.arguments["kernel_size"], index, 1)
@@ -63,7 +62,7 @@ def _sees_one(call: Call, index: int) -> bool:
 
 
 def resampling(call: Call) -> Result:
-    """Keep batch and channels. Positions are fixed, unless a single one is repeated, or each is copied once.
+    """Keep batch and channels. Positions are fixed unless there is only one, or each is copied once.
 
     Args:
         call: A resampling operator.
@@ -84,7 +83,7 @@ def resampling(call: Call) -> Result:
 
 
 def _is_scaled(call: Call) -> bool:
-    """Return whether a factor is given, which may repeat a position even if the size remains."""
+    """Return whether a scale factor is given: it may repeat positions even if the size is unchanged."""
     return any(bool(value) for name, value in call.arguments.items() if name.startswith("scale"))
 
 
@@ -110,7 +109,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class PoolingRules(OperatorRules):
-    """Rules of pooling and resampling."""
+    """Rules for pooling and resampling."""
 
     name = "pooling"
     rules = RULES

@@ -1,4 +1,4 @@
-"""The operators that make positions, carry them, and take them."""
+"""Rules for positions by operator: operators that return, rearrange or use positions."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ _SHAPE_ONLY: Final = frozenset({
     "aten.new_empty", "aten.new_full",
 })  # fmt: skip
 
-MAKERS: Final[Mapping[str, Callable[[Call], list[AxisTerms] | None]]] = {
+PRODUCERS: Final[Mapping[str, Callable[[Call], list[AxisTerms] | None]]] = {
     **dict.fromkeys(("aten.topk", "aten.sort", "aten.argsort"), topk),
     **dict.fromkeys(("aten.max", "aten.min", "aten.argmax", "aten.argmin"), extremum),
     "aten.arange": arange,
 }
-"""Operators that make positions; of those with two outputs, the second."""
+"""Operators that return positions: the only output, or the second of two."""
 
-_READERS: Final[Mapping[str, Callable[[Call], list[AxisTerms] | None]]] = {
+_CONSUMERS: Final[Mapping[str, Callable[[Call], list[AxisTerms] | None]]] = {
     **dict.fromkeys(("aten.index", "aten._unsafe_index"), index),
     **dict.fromkeys(("aten.index_select", "aten.embedding"), index_select),
     "aten.gather": gather,
@@ -71,34 +71,34 @@ _READERS: Final[Mapping[str, Callable[[Call], list[AxisTerms] | None]]] = {
 
 
 def with_positions(call: Call, ordinary: Callable[[Call], list[AxisTerms]]) -> list[AxisTerms] | None:
-    """Return the outputs of an operator on positions, if it has a rule for them.
+    """Return the axes of the outputs of an operator on positions, if it has a rule for positions.
 
     Args:
-        call: The call, some of whose arguments have labels.
-        ordinary: The rule for mere numbers.
+        call: A call with labeled arguments.
+        ordinary: The rule of the operator for plain integers.
 
     Returns:
-        The axes of each output; None if the positions are used as mere numbers.
+        The axes of each output; None if the operator uses positions as plain integers.
     """
     name = call.operator.removesuffix("_") if call.operator != "aten.detach_" else call.operator
     if name in _SHAPE_ONLY and not call.operator.endswith("_"):
         return shape_only(call)
     if call.operator in _COMPLETE | _PARTIAL:
-        return carried(call, ordinary, complete=call.operator in _COMPLETE)
-    reader = _READERS.get(name)
-    return None if reader is None else reader(call)
+        return rearranged(call, ordinary, complete=call.operator in _COMPLETE)
+    rule = _CONSUMERS.get(name)
+    return None if rule is None else rule(call)
 
 
-def carried(call: Call, ordinary: Callable[[Call], list[AxisTerms]], *, complete: bool) -> list[AxisTerms] | None:
-    """Return what an operator makes that moves positions without changing them.
+def rearranged(call: Call, ordinary: Callable[[Call], list[AxisTerms]], *, complete: bool) -> list[AxisTerms] | None:
+    """Return the labeled outputs of an operator that copies or rearranges positions without changing their values.
 
     Args:
         call: ``view``, ``transpose``, ``slice``, ``to`` and the like.
-        ordinary: The rule for mere numbers.
-        complete: Whether every position remains, once.
+        ordinary: The rule of the operator for plain integers.
+        complete: Whether the output contains every element exactly once.
 
     Returns:
-        The axes of each output, with the meaning of the values.
+        The axes of each output, with labels; None if the operator uses positions as plain integers.
     """
     label = label_of(call.first)
     others = [value for value in list(call.arguments.values())[1:] if is_tensor(value) or isinstance(value, Positions)]
@@ -115,14 +115,14 @@ def carried(call: Call, ordinary: Callable[[Call], list[AxisTerms]], *, complete
 
 
 def _kept(distinct: AxisTerm | None, terms: AxisTerms) -> AxisTerm | None:
-    """Return a dimension along which positions are distinct, if it is still there."""
+    """Return the dimension along which positions are distinct, if the output still has it."""
     if distinct is None:
         return None
     return distinct if any(substitute(term) == substitute(distinct) for term in terms) else None
 
 
 def shape_only(call: Call) -> list[AxisTerms]:
-    """Return uniform axes for an operator that only uses the shape of positions.
+    """Return uniform axes for an operator that uses only the shape of its argument.
 
     Args:
         call: ``zeros_like``, ``empty_like``, ``full_like``.

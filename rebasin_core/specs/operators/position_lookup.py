@@ -1,4 +1,4 @@
-"""Looking up, writing and comparing by positions along an axis."""
+"""Lookups, writes and comparisons with positions along an axis."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rebasin_core.specs.operators.positions import (
     induced_axis,
     is_distinct,
     label_of,
-    pointed_at,
-    tied,
+    tie,
+    tie_indexed,
 )
 from rebasin_core.specs.unification.terms import AxisTerms, length
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def index(call: Call) -> list[AxisTerms] | None:
-    """Look up elements by positions; the dimensions of the index tensors replace the indexed ones.
+    """Look up elements by position; the dimensions of the index tensors replace the indexed dimensions.
 
     Args:
         call: ``index(self, indices)``, without masks.
@@ -33,24 +33,24 @@ def index(call: Call) -> list[AxisTerms] | None:
     terms = call.tensor("self")
     given = {dim: item for dim, item in enumerate(call.arguments["indices"]) if is_tensor(item)}
     dims = list(given)
-    looked = max((len(item) for item in given.values()), default=0)
+    index_dims = max((len(item) for item in given.values()), default=0)
     kept = [term for dim, term in enumerate(terms) if dim not in dims]
-    if not dims or not are_positions(terms, *given.values()) or len(call.shapes[0]) != len(kept) + looked:
+    if not dims or not are_positions(terms, *given.values()) or len(call.shapes[0]) != len(kept) + index_dims:
         return None
     start = dims[0] if dims == list(range(dims[0], dims[-1] + 1)) else 0
-    sizes = [max(length(item[back]) for item in given.values() if len(item) >= -back) for back in range(-looked, 0)]
-    if list(call.shapes[0][start : start + looked]) != sizes:  # a mask among them
+    sizes = [max(length(item[back]) for item in given.values() if len(item) >= -back) for back in range(-index_dims, 0)]
+    if list(call.shapes[0][start : start + index_dims]) != sizes:  # one of them is a mask
         return None
-    if not all(_follows(call, item) for item in given.values()):
+    if not all(_is_induced_by(call, item) for item in given.values()):
         call.reduce(terms, dims)
     for dim, item in given.items():
-        pointed_at(call, terms[dim], label_of(item))
+        tie_indexed(call, terms[dim], label_of(item))
     found = call.broadcast(*(tuple(item) for item in given.values()))
-    return [_again(terms, (*kept[:start], *found, *kept[start:]))]
+    return [_relabel(terms, (*kept[:start], *found, *kept[start:]))]
 
 
 def index_select(call: Call) -> list[AxisTerms] | None:
-    """Look up elements along one dimension by positions.
+    """Look up elements by position along one dimension.
 
     Args:
         call: ``index_select(self, dim, index)`` or ``embedding(weight, indices)``.
@@ -65,14 +65,14 @@ def index_select(call: Call) -> list[AxisTerms] | None:
         dim = call.arguments["dim"] % len(terms)
     if not are_positions(terms, chosen):
         return None
-    if not _follows(call, chosen):
+    if not _is_induced_by(call, chosen):
         call.reduce(terms, [dim])
-    pointed_at(call, terms[dim], label_of(chosen))
-    return [_again(terms, (*terms[:dim], *chosen, *terms[dim + 1 :]))]
+    tie_indexed(call, terms[dim], label_of(chosen))
+    return [_relabel(terms, (*terms[:dim], *chosen, *terms[dim + 1 :]))]
 
 
 def gather(call: Call) -> list[AxisTerms] | None:
-    """Look up elements along one dimension by positions; the others are tied to the index tensor.
+    """Look up elements by position along one dimension; tie the other dimensions to the index tensor.
 
     Args:
         call: ``gather(self, dim, index)``.
@@ -88,39 +88,40 @@ def gather(call: Call) -> list[AxisTerms] | None:
     found = list(chosen)
     for other, (term, own) in enumerate(zip(terms, chosen, strict=True)):
         if other == dim:
-            pointed_at(call, term, label_of(chosen))
+            tie_indexed(call, term, label_of(chosen))
         elif length(term) == length(own):
             found[other] = call.unify(term, own)
         else:
-            call.freeze(term, "only the first elements are looked up")
-            found[other] = call.freeze(own, "only the first elements are looked up")
-    return [_again(terms, tuple(found))]
+            call.freeze(term, "only its first entries are looked up")
+            found[other] = call.freeze(own, "only its first entries are looked up")
+    return [_relabel(terms, tuple(found))]
 
 
-def _follows(call: Call, chosen: AxisTerms) -> bool:
-    """Return whether positions are looked up in the order in which they were sorted themselves.
+def _is_induced_by(call: Call, chosen: AxisTerms) -> bool:
+    """Return whether the axis of an index tensor is induced by sorting its own positions.
 
-    The other dimensions of the table may then be permuted differently at each position: the sorted axis tells which.
+    The other dimensions of the table may then be permuted differently at each position, because each element of the
+    sorted axis belongs to one position.
     """
     label = label_of(chosen)
     one = induced_axis(call, chosen[0]) if len(chosen) == 1 else None
     return label is not None and one is not None and one.key is label.key
 
 
-def _again(source: object, terms: AxisTerms) -> AxisTerms:
-    """Return looked up elements, which are positions if the source has positions."""
+def _relabel(source: object, terms: AxisTerms) -> AxisTerms:
+    """Label the looked-up elements as positions if the table holds positions."""
     label = label_of(source)
     return terms if label is None else Positions.of(terms, replace(label, key=object(), distinct=None))
 
 
 def scatter(call: Call) -> list[AxisTerms] | None:
-    """Write along one dimension at positions: at distinct ones, or sums and the like, so that no order matters.
+    """Write at positions along one dimension, if the result does not depend on the order of the writes.
 
     Args:
         call: ``scatter``, ``scatter_add``, ``scatter_reduce``, ``index_add``, ``index_copy``, ``index_fill``.
 
     Returns:
-        The axes of the tensor that is written to.
+        The axes of the result; None if the positions are used as plain integers.
     """
     terms, chosen = call.tensor("self"), call.tensor("index")
     source = call.optional("src") or call.optional("source")
@@ -137,25 +138,25 @@ def scatter(call: Call) -> list[AxisTerms] | None:
     if any(len(other) != len(terms) for other in given):
         return None
     found = list(terms)
-    found[dim] = pointed_at(call, terms[dim], label)
+    found[dim] = tie_indexed(call, terms[dim], label)
     if source is not None:
-        tied(call, source[dim], line)
+        tie(call, source[dim], line)
     for other in range(len(terms)):
         for one in given:
             if other != dim:
-                found[other] = tied(call, found[other], one[other])
+                found[other] = tie(call, found[other], one[other])
     call.reduce(tuple(found), [dim])
     return [tuple(found)]
 
 
 def index_put(call: Call) -> list[AxisTerms] | None:
-    """Write at positions along the first dimension: at distinct ones, or sums.
+    """Write at positions along the first dimension: all distinct positions, or accumulated values.
 
     Args:
         call: ``index_put(self, indices, values, accumulate)``.
 
     Returns:
-        The axes of the tensor that is written to.
+        The axes of the result; None if the positions are used as plain integers.
     """
     terms, values, indices = call.tensor("self"), call.tensor("values"), call.arguments["indices"]
     if len(indices) != 1 or not is_tensor(indices[0]) or len(indices[0]) != 1 or label_of(terms) is not None:
@@ -169,10 +170,10 @@ def index_put(call: Call) -> list[AxisTerms] | None:
         return None
     if len(values) not in {0, len(terms)}:
         return None
-    found = (pointed_at(call, terms[0], label), *terms[1:])
+    found = (tie_indexed(call, terms[0], label), *terms[1:])
     if values:
-        tied(call, values[0], chosen[0])
-        found = (found[0], *(tied(call, term, own) for term, own in zip(found[1:], values[1:], strict=True)))
+        tie(call, values[0], chosen[0])
+        found = (found[0], *(tie(call, term, own) for term, own in zip(found[1:], values[1:], strict=True)))
     if written is None:
         return [found]
     one_to_one = found[0] if written.distinct is not None else None
@@ -180,7 +181,7 @@ def index_put(call: Call) -> list[AxisTerms] | None:
 
 
 def one_hot(call: Call) -> list[AxisTerms] | None:
-    """Add a dimension with a one at each position; classes beyond the axis are fixed.
+    """Add a dimension with one-hot codes of positions; classes beyond the length of the axis are fixed.
 
     Args:
         call: ``one_hot(self, num_classes)``.
@@ -195,12 +196,12 @@ def one_hot(call: Call) -> list[AxisTerms] | None:
     more = call.shapes[0][-1] - length(label.along)
     if more < 0 or call.arguments.get("num_classes", -1) < 0:
         return None
-    classes = label.along if not more else call.concat([label.along, call.fixed(more, "no such position")])
+    classes = label.along if not more else call.concat([label.along, call.fixed(more, "classes beyond the positions")])
     return [(*terms, classes)]
 
 
 def equal(call: Call) -> list[AxisTerms] | None:
-    """Compare positions along the same axis.
+    """Compare two tensors of positions and tie the axes that they are positions along.
 
     Args:
         call: ``eq`` or ``ne`` of two tensors.

@@ -1,4 +1,4 @@
-"""Making positions by ordering elements, and putting positions in order."""
+"""Operators that return positions, sort positions, or count them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def topk(call: Call) -> list[AxisTerms] | None:
-    """Return the largest or sorted elements, and their positions along the dimension, which need not be fixed.
+    """Return the largest or sorted elements, and label their indices as positions; the dimension stays free.
 
     Args:
         call: ``topk(self, k, dim, largest, sorted)``, or ``sort(self, stable, dim, descending)``.
@@ -32,8 +32,8 @@ def topk(call: Call) -> list[AxisTerms] | None:
     size = call.shapes[0][dim]
     rest = (*terms[:dim], *terms[dim + 1 :])
     if call.arguments.get("sorted", True):
-        slots = call.fixed(size, "elements are used in order")
-    else:  # in any order, which may depend on the positions, and in another one in every row
+        slots = call.fixed(size, "the order of its elements matters")
+    else:  # the order is unspecified: it may depend on the positions and differ between rows
         slots = fresh(size)
         induce(call, slots, along, rest, None)
     found = (*terms[:dim], slots, *terms[dim + 1 :])
@@ -41,7 +41,7 @@ def topk(call: Call) -> list[AxisTerms] | None:
 
 
 def extremum(call: Call) -> list[AxisTerms] | None:
-    """Return an extremum, and its position along the dimension, which need not be fixed.
+    """Return an extremum, and label its index as a position; the dimension stays free.
 
     Args:
         call: ``max.dim``, ``min.dim``, ``argmax`` or ``argmin``.
@@ -63,13 +63,13 @@ def extremum(call: Call) -> list[AxisTerms] | None:
 
 
 def arange(call: Call) -> list[AxisTerms] | None:
-    """Return positions in order along a new axis, which are the same after any permutation of it.
+    """Return all positions along a new axis, in order: a permutation of the axis permutes the positions identically.
 
     Args:
-        call: ``arange(end)``, or with a start of 0 and a step of 1.
+        call: ``arange(end)`` with start 0 and step 1.
 
     Returns:
-        One axis, along which the values are positions.
+        One axis; the values are positions along it.
     """
     start, step = call.arguments.get("start", 0), call.arguments.get("step", 1)
     floating = call.arguments.get("dtype")
@@ -79,17 +79,17 @@ def arange(call: Call) -> list[AxisTerms] | None:
     if call.arguments.get("end") != size:
         return None
     axis = fresh(size)
-    return [Positions.of((axis,), Label(axis, distinct=axis, why="its values differ"))]
+    return [Positions.of((axis,), Label(axis, distinct=axis, why="values vary along it"))]
 
 
 def sort_positions(call: Call) -> list[AxisTerms] | None:
-    """Sort positions: the sorted axis is induced by the axis that they are positions along.
+    """Sort positions: the order of the sorted axis is induced by the axis that they are positions along.
 
     Args:
         call: ``sort`` or ``argsort`` of positions along one dimension.
 
     Returns:
-        The axes of the sorted positions, and of their places before.
+        The axes of the sorted positions, and of their indices before sorting.
     """
     terms = call.tensor("self")
     label = label_of(terms)
@@ -107,7 +107,7 @@ def sort_positions(call: Call) -> list[AxisTerms] | None:
 
 
 def quotient(call: Call) -> list[AxisTerms] | None:
-    """Divide positions along a product by the length of its last factors: positions along the first ones.
+    """Divide positions along a product ``v*w`` by the length of w: the result holds positions along v.
 
     Args:
         call: ``floor_divide(self, other)`` or ``div(self, other, rounding_mode="floor")``.
@@ -129,13 +129,13 @@ def quotient(call: Call) -> list[AxisTerms] | None:
 
 
 def counts(call: Call) -> list[AxisTerms] | None:
-    """Count how often each position occurs.
+    """Count the occurrences of each position.
 
     Args:
-        call: ``histc`` or ``bincount`` over all positions.
+        call: ``histc`` or ``bincount`` with one bin per position.
 
     Returns:
-        The axis itself.
+        The axis of the positions, labeled as counts.
     """
     terms = call.first
     label = label_of(terms)
@@ -151,32 +151,32 @@ def counts(call: Call) -> list[AxisTerms] | None:
 
 
 def offsets(call: Call) -> list[AxisTerms] | None:
-    """Sum counts cumulatively: where the segment of each position ends, once positions are sorted.
+    """Sum counts cumulatively: the end of each position's segment in the sorted positions.
 
     Args:
         call: ``cumsum`` of counts.
 
     Returns:
-        The axis of the counts.
+        The axis of the counts, labeled as offsets.
     """
     terms = call.first
     label = label_of(terms)
     if label is None or label.kind != "counts":
         return None
-    return [Positions.of(tuple(terms), replace(label, kind="offsets", why="elements are used in order"))]
+    return [Positions.of(tuple(terms), replace(label, kind="offsets", why="the order of its elements matters"))]
 
 
 def grouped_product(call: Call) -> list[AxisTerms] | None:
-    """Multiply every segment of sorted rows with the matrix of its position.
+    """Multiply each segment of the sorted rows by the matrix at its position.
 
     Args:
-        call: ``_grouped_mm(self, mat2, offs)`` with a matrix ``[rows, in]`` and matrices ``[experts, in, out]``.
+        call: ``_grouped_mm(self, mat2, offs)`` with rows ``[rows, in]`` and matrices ``[experts, in, out]``.
 
     Returns:
         The axes of the product.
     """
-    rows, matrices, ends = list(call.arguments.values())[:3]
-    label = label_of(ends)
+    rows, matrices, bounds = list(call.arguments.values())[:3]
+    label = label_of(bounds)
     if label is None or label.kind != "offsets" or len(rows) != 2 or len(matrices) != 3:
         return None
     if call.optional("bias") is not None:
@@ -184,6 +184,6 @@ def grouped_product(call: Call) -> list[AxisTerms] | None:
     one = induced_axis(call, rows[0])
     if one is None or one.key is not label.key:
         return None
-    call.unify(matrices[0], ends[0])
+    call.unify(matrices[0], bounds[0])
     call.contract(rows[1], matrices[1], (rows[0],))
     return [(rows[0], matrices[2])]

@@ -1,8 +1,8 @@
-"""Integer tensors whose values are positions along an axis: a router's choice of experts, say.
+"""Integer tensors whose values are positions along an axis, such as the experts that a router selects.
 
-If the axis is permuted, such a tensor's values are replaced by the new positions of the same units. The rules below
-carry this meaning from `topk` to lookups, writings, comparisons and sorting, so that the axis need not be fixed. Every
-other operator sees mere numbers, for which the axis is fixed first.
+If the axis is permuted, the values of such a tensor change to the new positions of the same units. The rules for
+positions propagate this meaning from `topk` to lookups, writes, comparisons and sorting, so the axis stays free. For
+any other operator the values are plain integers, and the axis is fixed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms, Variable, 
 if TYPE_CHECKING:
     from rebasin_core.specs.operators.call import Call
 
-NUMBERS: Final = "positions along it are used as numbers"
-"""Why an axis is fixed along which positions are used otherwise than the rules allow."""
+AS_INTEGERS: Final = "positions along it are used as integers"
+"""Reason to fix an axis if an operator without a rule for positions uses positions along it."""
 
 
 @final
@@ -27,36 +27,36 @@ class Label:
 
     Attributes:
         along: The axis along which the values are positions.
-        kind: ``positions``; ``counts`` for how often each position occurs, along the axis itself; ``offsets`` for the
-            cumulative sums of counts.
-        key: Identifies the positions, whatever their order and shape.
+        kind: ``positions``; ``counts``, the number of occurrences of each position; or ``offsets``, the cumulative sum
+            of counts. Counts and offsets have one entry for each position along the axis.
+        key: Identity of the positions, preserved if they are sorted or reshaped.
         distinct: A dimension along which no position occurs twice; None if there is none.
-        why: Why the axis is fixed if the values are used as numbers.
+        why: Reason to fix the axis if the values are used as integers.
     """
 
     along: AxisTerm
     kind: Literal["positions", "counts", "offsets"] = "positions"
     key: object = field(default_factory=object)
     distinct: AxisTerm | None = None
-    why: str = NUMBERS
+    why: str = AS_INTEGERS
 
 
 @final
 class Positions(tuple[AxisTerm, ...]):  # ruff: ignore[no-slots-in-tuple-subclass] - a tuple with an attribute
-    """The axes of a tensor whose values are positions, with their meaning."""
+    """The axes of a tensor whose values are positions, with a label for their meaning."""
 
     label: Label
 
     @classmethod
     def of(cls, terms: AxisTerms, label: Label) -> Positions:
-        """Return the axes of a tensor with the meaning of its values.
+        """Return labeled axes.
 
         Args:
-            terms: The axes.
-            label: The meaning.
+            terms: The axes of a tensor.
+            label: The meaning of its values.
 
         Returns:
-            Both.
+            The axes with the label.
         """
         found = cls(terms)
         found.label = label
@@ -70,7 +70,7 @@ def label_of(value: object) -> Label | None:
         value: The axes of a tensor, or any argument.
 
     Returns:
-        Its label, or None for mere numbers.
+        Its label, or None for a tensor without one.
     """
     return value.label if isinstance(value, Positions) else None
 
@@ -79,7 +79,7 @@ def labels_in(value: object) -> list[Label]:
     """Return the labels of an argument or result.
 
     Args:
-        value: A tensor, anything else, or nested lists of them.
+        value: The axes of a tensor, another value, or nested lists and dictionaries of these.
 
     Returns:
         The labels, in order.
@@ -90,14 +90,14 @@ def labels_in(value: object) -> list[Label]:
     return [found for item in items for found in labels_in(item)]
 
 
-def as_numbers(call: Call) -> Call:
-    """Return a call whose arguments are mere numbers: the axes that they are positions along are fixed.
+def as_integers(call: Call) -> Call:
+    """Fix the axes that arguments are positions along, and return the call without labels.
 
     Args:
         call: Any call.
 
     Returns:
-        The same call without labels.
+        The call with plain integers as arguments.
     """
     return replace(call, arguments={name: _plain(call, value) for name, value in call.arguments.items()})
 
@@ -123,65 +123,65 @@ def is_distinct(label: Label, term: AxisTerm) -> bool:
         term: The axis of the dimension.
 
     Returns:
-        Whether it is known that none does.
+        True only if the label guarantees it.
     """
     return label.distinct is not None and substitute(label.distinct) == substitute(term)
 
 
 def are_positions(*values: object) -> bool:
-    """Return whether all labels are those of positions; counts and offsets are looked up as numbers.
+    """Return whether no tensor has a label of counts or offsets.
 
     Args:
-        *values: The axes of tensors, with labels or without.
+        *values: The axes of tensors, with or without labels.
 
     Returns:
-        False if any are counts or offsets.
+        False if any tensor holds counts or offsets.
     """
     labels = [label for label in map(label_of, values) if label is not None]
     return all(label.kind == "positions" for label in labels)
 
 
-def pointed_at(call: Call, term: AxisTerm, label: Label | None) -> AxisTerm:
-    """Tie a dimension to the axis along which an index has positions; for mere numbers, fix it.
+def tie_indexed(call: Call, term: AxisTerm, label: Label | None) -> AxisTerm:
+    """Tie an indexed dimension to the axis that the index holds positions along; fix it if the index has no label.
 
     Args:
-        call: The operator.
-        term: The axis of the dimension.
-        label: The meaning of the index; None for mere numbers.
+        call: The call.
+        term: The axis of the indexed dimension.
+        label: The label of the index.
 
     Returns:
-        The axis.
+        The unified or fixed axis.
     """
     if label is None:
-        return call.freeze(term, "its entries are looked up by number")
+        return call.freeze(term, "its entries are looked up by index")
     if length(term) != length(label.along):
         call.freeze(label.along, label.why)
         return call.freeze(term, label.why)
     return call.unify(term, label.along)
 
 
-def tied(call: Call, first: AxisTerm, second: AxisTerm) -> AxisTerm:
-    """Tie two dimensions of equal length; of unequal ones, fix both.
+def tie(call: Call, first: AxisTerm, second: AxisTerm) -> AxisTerm:
+    """Tie two dimensions of equal length; fix both if their lengths differ.
 
     Args:
-        call: The operator.
+        call: The call.
         first: The axis of one dimension.
         second: The axis of the other.
 
     Returns:
-        The axis of the first.
+        The unified or fixed axis of the first dimension.
     """
     if length(first) == length(second):
         return call.unify(first, second)
-    call.freeze(second, "only the first elements are written")
-    return call.freeze(first, "only the first elements are written")
+    call.freeze(second, "only its first entries are written")
+    return call.freeze(first, "only its first entries are written")
 
 
 def induced_axis(call: Call, term: AxisTerm) -> InducedAxis | None:
-    """Return the induced axis that a dimension is, if it is one.
+    """Return the induced axis of a dimension, if its order is induced by another axis.
 
     Args:
-        call: The operator.
+        call: The call.
         term: The axis of the dimension.
 
     Returns:
@@ -194,14 +194,14 @@ def induced_axis(call: Call, term: AxisTerm) -> InducedAxis | None:
 
 
 def induce(call: Call, axis: AxisTerm, source: AxisTerm, rows: AxisTerms, key: object) -> None:
-    """Record that the order of an axis follows from another axis.
+    """Record that the order of an axis is induced by another axis.
 
     Args:
-        call: The operator.
-        axis: The axis.
-        source: The axis that it follows from.
-        rows: Axes in each unit of which the order may be another.
-        key: Identifies the positions that were sorted; see `InducedAxis`.
+        call: The call.
+        axis: The induced axis.
+        source: The axis whose permutation determines the order.
+        rows: Axes such that the order may differ in each of their units.
+        key: Identity of the sorted positions; see `InducedAxis`.
     """
     for variable in axis:
         if isinstance(variable, Variable):

@@ -1,4 +1,4 @@
-"""Recurrent layers: the gates of a unit are tied, and a unit to itself one step later."""
+"""Recurrent layers: LSTM, GRU and RNN."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
 
-_TIME = "steps follow each other"
+_TIME = "time steps are ordered"
 _BATCHED = 3  # dimensions of an input with a batch
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
 def recurrent(call: Call) -> Result:
-    """Tie the gates of every unit, its recurrent weights and its states, layer by layer and direction by direction.
+    """Tie gates, recurrent weights and states of the hidden units, for each layer and direction.
 
     Args:
         call: ``lstm``, ``gru``, ``rnn_tanh`` or ``rnn_relu``.
 
     Returns:
-        The axes of the sequence, and of the last states, stacked over layers and directions.
+        The axes of the output sequence, and of the final states, stacked over layers and directions.
     """
     given = call.arguments["hx"]
     states: list[AxisTerms] = given if isinstance(given, list) else [given]
@@ -52,9 +52,9 @@ def recurrent(call: Call) -> Result:
 
 
 def _steps(call: Call, states: Sequence[AxisTerms]) -> tuple[AxisTerms, list[AxisTerms]]:
-    """Return the axes of the inputs and of the first states, after fixing the steps and tying the batch of both."""
+    """Return the axes of the inputs and initial states, after fixing time and tying their batch axes."""
     inputs = list(call.first)
-    if "batch_sizes" in call.arguments:  # a packed sequence: one axis for the steps of all examples
+    if "batch_sizes" in call.arguments:  # packed sequence: one axis for the time steps of all examples
         inputs[0] = call.freeze(inputs[0], _TIME)
         return tuple(inputs), [(state[0], call.freeze(state[1], _TIME), state[2]) for state in states]
     if len(inputs) < _BATCHED:
@@ -69,7 +69,7 @@ def _steps(call: Call, states: Sequence[AxisTerms]) -> tuple[AxisTerms, list[Axi
 def _cell(
     call: Call, feature: AxisTerm, weights: Sequence[AxisTerms], starts: Sequence[AxisTerm]
 ) -> tuple[AxisTerm, AxisTerm]:
-    """Return the axes of the output and of the inner state of one cell; they differ if the output is projected."""
+    """Return the axes of output and cell state; they differ if the LSTM projects its output."""
     gates = _GATES[call.operator.removeprefix("aten.")]
     biases = 2 if call.arguments["has_biases"] else 0
     into, again, *rest = weights
@@ -85,13 +85,13 @@ def _cell(
 
 
 def _units(call: Call, rows: AxisTerm, gates: int) -> AxisTerm:
-    """Return the axis of the units, after tying the gates that an axis concatenates."""
+    """Return the axis of the hidden units, after tying the gates concatenated in ``rows``."""
     parts = call.split_axis(rows, [length(rows) // gates] * gates)
     return call.unify(*(part.term for part in parts))
 
 
 def _last_states(call: Call, state: AxisTerms, axes: Sequence[AxisTerm], output: int) -> AxisTerms:
-    """Return the axes of the last states, stacked over layers and directions."""
+    """Return the axes of the final states, stacked over layers and directions."""
     if output not in call.used:
         return tuple(call.fixed(size, "never used") for size in call.shapes[output])
     return stacked(call, [(*state[1:-1], axis) for axis in axes], 0)
@@ -102,7 +102,7 @@ RULES: dict[str, Rule] = {f"aten.{name}": recurrent for name in _GATES}
 
 @final
 class RecurrentRules(OperatorRules):
-    """Rules of recurrent layers."""
+    """Rules for recurrent layers."""
 
     name = "recurrent"
     rules = RULES

@@ -1,4 +1,4 @@
-"""Operators that reduce or order dimensions."""
+"""Reductions, softmax, sorting and cumulative sums."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerms
 
-_ORDER = "elements are used in order"
+_ORDER = "the order of its elements matters"
 
 
 def reduction(call: Call) -> Result:
-    """Drop the reduced dimensions, or keep them with length 1.
+    """Drop the reduced dimensions, or keep them with length 1 (``keepdim``).
 
     Args:
         call: ``sum``, ``mean``, ``amax``, ``logsumexp`` and the like.
@@ -43,12 +43,12 @@ def extremum(call: Call) -> Result:
         return call.broadcast(call.tensor("self"), call.tensor("other"))
     if 1 in call.used:
         for dim in dims_of(call):
-            call.freeze(call.tensor("self")[dim], "the place of an extremum is used")
+            call.freeze(call.tensor("self")[dim], "the index of an extremum is used")
     return reduction(call)
 
 
 def index_of_extremum(call: Call) -> Result:
-    """Reduce a dimension to the index of its extremum, which fixes it.
+    """Fix a dimension and reduce it to the index of its extremum.
 
     Args:
         call: ``argmax`` or ``argmin``.
@@ -57,15 +57,15 @@ def index_of_extremum(call: Call) -> Result:
         The remaining axes.
     """
     for dim in dims_of(call):
-        call.freeze(call.tensor("self")[dim], "the place of an extremum is used")
+        call.freeze(call.tensor("self")[dim], "the index of an extremum is used")
     return reduction(call)
 
 
 def along(call: Call) -> Result:
-    """Keep all axes; the operator is symmetric in the elements along its dimensions.
+    """Keep all axes: a softmax commutes with permutations.
 
     Args:
-        call: ``softmax``, ``log_softmax`` or ``normalize``-like operators.
+        call: ``softmax``, ``log_softmax`` or a variant of them.
 
     Returns:
         The same axes.
@@ -77,7 +77,7 @@ def along(call: Call) -> Result:
 
 
 def ordered(call: Call) -> Result:
-    """Fix a dimension whose elements are summed cumulatively, or replaced by their places in another order.
+    """Fix a dimension of a cumulative operator or ``argsort``.
 
     Args:
         call: ``cumsum``, ``cummax``, ``argsort``.
@@ -90,7 +90,7 @@ def ordered(call: Call) -> Result:
 
 
 def sorted_values(call: Call) -> Result:
-    """Return fixed axes for sorted elements. The dimension itself is only fixed if the places of elements are used.
+    """Return a fixed axis for the sorted elements. The sorted dimension is fixed only if the indices are used.
 
     Args:
         call: ``sort``, ``topk``, ``msort``.
@@ -109,7 +109,7 @@ def sorted_values(call: Call) -> Result:
 
 
 def difference(call: Call) -> Result:
-    """Fix a dimension of which neighbors are subtracted, and tie the others to the tensors before and after.
+    """Fix the dimension of a finite difference, and tie the others to the prepended and appended tensors.
 
     Args:
         call: ``diff(self, n, dim, prepend, append)``.
@@ -129,13 +129,13 @@ def difference(call: Call) -> Result:
 
 
 def distance(call: Call) -> Result:
-    """Tie the features of two sets of points.
+    """Tie the coordinates of two sets of points.
 
     Args:
         call: ``cdist(x1, x2)``.
 
     Returns:
-        The axes of the matrix of distances.
+        The axes of the distance matrices.
     """
     first, second, *_ = call.arguments.values()
     batch = call.broadcast(first[:-2], second[:-2])
@@ -144,7 +144,7 @@ def distance(call: Call) -> Result:
 
 
 def cosine_similarity(call: Call) -> Result:
-    """Tie two tensors and drop the dimension of their inner product.
+    """Tie two tensors and drop the contracted dimension.
 
     Args:
         call: ``cosine_similarity(x1, x2, dim)``.
@@ -158,7 +158,7 @@ def cosine_similarity(call: Call) -> Result:
 
 
 def triangle(call: Call) -> Result:
-    """Fix the last two dimensions, of which one triangle is kept.
+    """Fix the last two dimensions.
 
     Args:
         call: ``tril`` or ``triu``.
@@ -167,11 +167,11 @@ def triangle(call: Call) -> Result:
         The axes of the result.
     """
     terms: AxisTerms = call.tensor("self")
-    return (*terms[:-2], *(call.freeze(term, "a triangle is kept") for term in terms[-2:]))
+    return (*terms[:-2], *(call.freeze(term, "one triangle is kept") for term in terms[-2:]))
 
 
 def dims_of(call: Call) -> set[int]:
-    """Return the dimensions of an operator: its argument ``dim``, or all.
+    """Return the reduced dimensions: the argument ``dim``, or all dimensions.
 
     Args:
         call: The operator.
@@ -210,7 +210,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class ReductionRules(OperatorRules):
-    """Rules of reductions, softmax and sorting."""
+    """Rules for reductions, softmax and sorting."""
 
     name = "reduction"
     rules = RULES

@@ -1,4 +1,4 @@
-"""Operators that move elements without computing: reshaping, reordering, repeating."""
+"""Reshaping, reordering and repeating."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerms
 
-_REORDERED = "elements change places"
+_REORDERED = "elements are reordered"
 _UNEVEN = "elements are repeated unevenly"
+_WINDOWS = "windows are extracted"
 
 
 def reshape(call: Call) -> Result:
-    """Split and merge axes in row-major order.
+    """Divide and flatten dimensions in row-major order.
 
     Args:
         call: ``view``, ``reshape``, ``flatten``, ``unflatten``, ``squeeze``, ``unsqueeze``.
@@ -80,7 +81,7 @@ def movedim(call: Call) -> Result:
 
 
 def expand(call: Call) -> Result:
-    """Repeat dimensions of length 1; along them the result is uniform.
+    """Repeat dimensions of length 1; the result is uniform along them.
 
     Args:
         call: ``expand``, ``expand_as``, ``broadcast_to``.
@@ -95,8 +96,8 @@ def expanded(terms: AxisTerms, shape: Sequence[int]) -> AxisTerms:
     """Return the axes of a tensor that is broadcast to a shape.
 
     Args:
-        terms: Its axes.
-        shape: The shape.
+        terms: The axes of the tensor.
+        shape: The new shape.
 
     Returns:
         The axes of the result.
@@ -145,10 +146,10 @@ def repeat_interleave(call: Call) -> Result:
 
 
 def reordered(call: Call) -> Result:
-    """Freeze the dimensions along which elements are reordered: ``roll``, ``flip``, ``rot90``.
+    """Fix the dimensions along which elements are reordered.
 
     Args:
-        call: Such an operator.
+        call: ``roll``, ``flip`` or ``rot90``.
 
     Returns:
         The axes of the result.
@@ -160,35 +161,35 @@ def reordered(call: Call) -> Result:
 
 
 def unfold(call: Call) -> Result:
-    """Freeze a dimension that is divided into overlapping windows.
+    """Fix a dimension from which windows are extracted, unless they tile it or there is only one.
 
     Args:
         call: ``unfold(self, dimension, size, step)``.
 
     Returns:
-        The axes of the result, the window last.
+        The axes of the result; the last is within the window.
     """
     terms = list(call.tensor("self"))
     dim = call.arguments["dimension"] % max(len(terms), 1)
     size = call.arguments["size"]
-    if dim < len(terms) and length(terms[dim]) == size:  # one window of all elements
+    if dim < len(terms) and length(terms[dim]) == size:  # a single window with all elements
         return (*terms[:dim], (), *terms[dim + 1 :], terms[dim])
-    if dim < len(terms) and size == call.arguments["step"] and length(terms[dim]) % size == 0:  # windows side by side
+    if dim < len(terms) and size == call.arguments["step"] and length(terms[dim]) % size == 0:  # adjacent windows
         windows, inside = call.reshape([terms[dim]], [length(terms[dim]) // size, size])
         return (*terms[:dim], windows, *terms[dim + 1 :], inside)
     if dim < len(terms):
-        terms = list(call.mix(tuple(terms), {dim: call.shapes[0][dim]}, "windows are taken"))
-    return (*terms, call.fixed(call.shapes[0][-1], "windows are taken"))
+        terms = list(call.mix(tuple(terms), {dim: call.shapes[0][dim]}, _WINDOWS))
+    return (*terms, call.fixed(call.shapes[0][-1], _WINDOWS))
 
 
 def diagonal(call: Call) -> Result:
-    """Tie the two dimensions of which the diagonal is returned.
+    """Tie the two dimensions of a square diagonal; fix them if the diagonal is offset or not square.
 
     Args:
         call: ``diagonal(self, offset, dim1, dim2)``.
 
     Returns:
-        The axes of the result, the diagonal last.
+        The axes of the result; the last is the diagonal.
     """
     terms = list(call.tensor("self"))
     first = call.arguments["dim1"] % len(terms)
@@ -197,9 +198,9 @@ def diagonal(call: Call) -> Result:
     if call.arguments["offset"] == 0 and length(terms[first]) == length(terms[second]):
         return (*rest, call.unify(terms[first], terms[second]))
     call.reduce(tuple(terms), [first, second])
-    call.freeze(terms[first], "a diagonal is taken")
-    call.freeze(terms[second], "a diagonal is taken")
-    return (*rest, call.fixed(call.shapes[0][-1], "a diagonal is taken"))
+    call.freeze(terms[first], "a diagonal is extracted")
+    call.freeze(terms[second], "a diagonal is extracted")
+    return (*rest, call.fixed(call.shapes[0][-1], "a diagonal is extracted"))
 
 
 def diag_embed(call: Call) -> Result:
@@ -220,7 +221,7 @@ def diag_embed(call: Call) -> Result:
         call.freeze(written, "a diagonal is written")
         own = {dim: call.fixed(call.shapes[0][dim], "a diagonal is written") for dim in (first, second)}
     else:
-        # What is constant along a vector is not constant in the matrix that has it as its diagonal.
+        # A constant vector is uniform; the diagonal matrix made of it is not.
         diagonal_axis = fresh(length(written)) if has_uniform(written) else written
         own = {first: diagonal_axis, second: diagonal_axis}
     others = iter(rest)
@@ -228,7 +229,7 @@ def diag_embed(call: Call) -> Result:
 
 
 def fill_diagonal(call: Call) -> Result:
-    """Tie all dimensions of a tensor of which the diagonal is filled with a number.
+    """Tie all dimensions of a tensor whose diagonal is filled; fix them if their lengths differ.
 
     Args:
         call: ``fill_diagonal_(self, fill_value, wrap)``.
@@ -249,7 +250,7 @@ def meshgrid(call: Call) -> Result:
         call: ``meshgrid(tensors, indexing)``.
 
     Returns:
-        The axes of each of the grids.
+        The axes of each grid.
     """
     tensors: list[AxisTerms] = call.arguments["tensors"]
     axes = [terms[0] if terms else () for terms in tensors]
@@ -293,7 +294,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class ShapeRules(OperatorRules):
-    """Rules of reshaping, reordering and repeating."""
+    """Rules for reshaping, reordering and repeating."""
 
     name = "shape"
     rules = RULES

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
 
-_STACKED = "slices are stacked in order"
+_STACKED = "slices are stacked along it"
 
 
 def cat(call: Call) -> Result:
@@ -56,7 +56,7 @@ def stacked(call: Call, tensors: Sequence[AxisTerms], dim: int) -> AxisTerms:
 
     Args:
         call: The operator.
-        tensors: Their axes.
+        tensors: The axes of each tensor.
         dim: Index of the new dimension.
 
     Returns:
@@ -88,7 +88,7 @@ def split(call: Call) -> Result:
 
 
 def unbind(call: Call) -> Result:
-    """Take every slice along a dimension.
+    """Return all slices along a dimension.
 
     Args:
         call: ``unbind(self, dim)``.
@@ -98,12 +98,12 @@ def unbind(call: Call) -> Result:
     """
     terms = call.first
     dim = call.arguments["dim"]
-    slices = call.split(terms, dim, [1] * length(terms[dim]), "it is used one by one")
+    slices = call.split(terms, dim, [1] * length(terms[dim]), "its entries are used individually")
     return [_without(part, dim) for part in slices]
 
 
 def select(call: Call) -> Result:
-    """Take one slice along a dimension.
+    """Return one slice along a dimension.
 
     Args:
         call: ``select(self, dim, index)``.
@@ -116,13 +116,13 @@ def select(call: Call) -> Result:
     index = call.arguments["index"]
     size = length(terms[dim])
     if not isinstance(index, int):
-        call.freeze(terms[dim], "a slice is looked up")
+        call.freeze(terms[dim], "a slice is selected by a computed index")
         return _without(terms, dim)
     return _without(narrowed(call, terms, dim, index % size, 1), dim)
 
 
 def slice_(call: Call) -> Result:
-    """Take a range along a dimension.
+    """Return a range along a dimension, possibly with a step.
 
     Args:
         call: ``slice(self, dim, start, end, step)``.
@@ -133,23 +133,23 @@ def slice_(call: Call) -> Result:
     terms = call.first
     dim = call.arguments["dim"] % len(terms)
     size = length(terms[dim])
-    got = call.shapes[0][dim]
+    new_size = call.shapes[0][dim]
     start = call.arguments["start"] or 0
     start = min(max(start + size if start < 0 else start, 0), size)
     step = call.arguments["step"]
-    if got == size:
+    if new_size == size:
         return terms
     if step == 1:
-        return narrowed(call, terms, dim, start, got)
-    if size % step == 0 and start < step and got == size // step:
-        inner, outer = call.reshape([terms[dim]], [got, step])
+        return narrowed(call, terms, dim, start, new_size)
+    if size % step == 0 and start < step and new_size == size // step:
+        inner, outer = call.reshape([terms[dim]], [new_size, step])
         opened = (*terms[:dim], inner, outer, *terms[dim + 1 :])
         return _without(narrowed(call, opened, dim + 1, start, 1), dim + 1)
-    return call.mix(terms, {dim: got}, "every so many are taken")
+    return call.mix(terms, {dim: new_size}, "a slice with a step is used")
 
 
 def narrow(call: Call) -> Result:
-    """Take a range along a dimension.
+    """Return a range along a dimension.
 
     Args:
         call: ``narrow(self, dim, start, length)``.
@@ -171,7 +171,7 @@ def narrowed(call: Call, terms: AxisTerms, dim: int, start: int, size: int) -> A
         terms: The axes of the tensor.
         dim: The dimension.
         start: First index of the range.
-        size: Its length, at least 1.
+        size: Length of the range, at least 1.
 
     Returns:
         The axes of the range.
@@ -183,7 +183,7 @@ def narrowed(call: Call, terms: AxisTerms, dim: int, start: int, size: int) -> A
 
 
 def pad(call: Call) -> Result:
-    """Concatenate constants and a tensor; other modes of padding copy positions, which fixes them.
+    """Concatenate a tensor with constants; the other padding modes copy positions and fix the dimension.
 
     Args:
         call: ``pad(self, pad, mode, value)`` or ``constant_pad_nd``.
@@ -228,7 +228,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class SlicingRules(OperatorRules):
-    """Rules of splitting, concatenating, stacking and padding."""
+    """Rules for splitting, concatenating, stacking and padding."""
 
     name = "slicing"
     rules = RULES

@@ -1,4 +1,4 @@
-"""Writing by index: the axis that is written to is fixed."""
+"""Writing by index: the indexed axis is fixed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Result, Rule
     from rebasin_core.specs.operators.call import Call
 
-_WRITTEN = "its entries are written by number"
+_WRITTEN = "its entries are written by index"
 
 
 def index_put(call: Call) -> Result:
-    """Fix the dimension written to by index; the others are tied to the values.
+    """Fix the indexed dimension and tie the others to the values.
 
     Args:
         call: ``index_put(self, indices, values)``.
 
     Returns:
-        The axes of the tensor that is written to.
+        The axes of the result.
     """
     terms = list(call.tensor("self"))
     values = call.tensor("values")
@@ -49,13 +49,13 @@ def index_put(call: Call) -> Result:
 
 
 def scatter(call: Call) -> Result:
-    """Fix the dimension written to by index; the others are tied to the values.
+    """Fix the indexed dimension and tie the others to the values.
 
     Args:
         call: ``scatter``, ``index_add``, ``index_copy``, ``slice_scatter`` and the like.
 
     Returns:
-        The axes of the tensor that is written to.
+        The axes of the result.
     """
     terms = list(call.tensor("self"))
     dim = call.arguments["dim"] % len(call.tensor("self"))
@@ -92,7 +92,7 @@ RULES: dict[str, Rule] = {
 
 @final
 class WritingRules(OperatorRules):
-    """Rules of writing by index."""
+    """Rules for writing by index."""
 
     name = "writing"
     rules = RULES

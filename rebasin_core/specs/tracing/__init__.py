@@ -1,1 +1,1 @@
-"""Specifications derived by tracing: a graph of the model, a rule for each operator, the constraints solved."""
+"""Specifications derived by tracing: capture the graph, apply the rule of each operator, solve the constraints."""

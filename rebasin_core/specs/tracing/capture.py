@@ -1,4 +1,4 @@
-"""Capturing the graph of a model: with `torch.export`, or by recording one execution."""
+"""Capture the graph of a model with `torch.export`, or by recording one execution."""
 
 from __future__ import annotations
 
@@ -21,54 +21,61 @@ if TYPE_CHECKING:
 
     from torch.fx import GraphModule, Node
 
-Way: TypeAlias = Literal["export", "execution"]
-"""How a graph is captured."""
+CaptureMethod: TypeAlias = Literal["export", "execution"]
+"""Method by which a graph was captured."""
 
 Method: TypeAlias = Literal["auto", "export", "execution"]
-"""How a graph is captured; ``auto`` chooses."""
+"""Method by which to capture a graph; ``auto`` selects one."""
 
 
 def capture(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], way: Way, *, training: bool = False
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    method: CaptureMethod,
+    *,
+    training: bool = False,
 ) -> ModelGraph:
     """Return the graph of a model.
 
-    Whatever the model's own code raises, and whatever the exporter raises, passes through.
+    Exceptions raised by the model's code or by the exporter are not caught.
 
     Args:
         model: The model; it is not changed. On the meta device nothing is allocated.
-        args: Its positional inputs.
-        kwargs: Its named inputs.
-        way: ``export``, or ``execution`` to record the operators of one real execution.
-        training: Whether the model is in training mode.
+        args: Positional inputs.
+        kwargs: Keyword inputs.
+        method: ``export`` uses `torch.export`; ``execution`` records the operators of one execution.
+        training: Whether to capture the model in training mode.
 
     Returns:
-        The graph, in PyTorch's own operators before any decomposition.
+        The graph; its operators are not decomposed.
     """
-    take = _exported if way == "export" else _executed
+    capture_with = _exported if method == "export" else _executed
     copied = shared_copy(model)
-    if copied is not model and way == "export":
+    if copied is not model and method == "export":
         _group_experts(copied)
     model = copied.train(training)
     with quietly():
-        return take(model, args, dict(kwargs))
+        return capture_with(model, args, dict(kwargs))
 
 
-def capture_training(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], way: Way) -> ModelGraph | None:
+def capture_training(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], method: CaptureMethod
+) -> ModelGraph | None:
     """Return the graph of a model in training mode, if it can be captured.
 
     Args:
         model: The model; it is not changed.
-        args: Its positional inputs.
-        kwargs: Its named inputs.
-        way: As in `capture`.
+        args: Positional inputs.
+        kwargs: Keyword inputs.
+        method: As for `capture`.
 
     Returns:
         The graph, or None.
     """
     try:
-        return capture(model, args, kwargs, way, training=True)
-    except Exception:  # ruff: ignore[blind-except] - whatever the model's own code raises; evaluation is what counts
+        return capture(model, args, kwargs, method, training=True)
+    except Exception:  # ruff: ignore[blind-except] - the model's code may raise anything; this graph is optional
         return None
 
 
@@ -76,8 +83,8 @@ def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     from torch.export.graph_signature import InputKind  # ruff: ignore[import-outside-top-level] - half a second
 
     program = torch.export.export(model, args, kwargs, strict=False)
-    program.graph_module.graph.eliminate_dead_code()  # values of which the model only used the shape
-    names = {id(tensor): name for name, tensor in named_tensors(model).items()}  # tied tensors have one name
+    program.graph_module.graph.eliminate_dead_code()  # values whose shape alone was used
+    names = {id(tensor): name for name, tensor in named_tensors(model).items()}  # tied tensors share one name
     every = {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
@@ -98,14 +105,14 @@ def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def _group_experts(model: nn.Module) -> None:
-    """Let models of `transformers` compute all experts in grouped products, where their symmetry shows.
+    """Make `transformers` models compute all experts with grouped matrix products, which leave experts free.
 
-    The same function with a loop over experts would fix their order. The change is only made to a copy.
+    A loop over experts, the same function, would fix their order. Only the traced copy is changed.
     """
     for module in model.modules():
         choose = getattr(type(module), "set_experts_implementation", None)
         if choose is not None:
-            with suppress(ValueError, RuntimeError, ImportError):  # not for this class, or not on this machine
+            with suppress(ValueError, RuntimeError, ImportError):  # not supported by this class or device
                 choose(module, "grouped_mm")
 
 
@@ -119,7 +126,7 @@ def _executed(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     else:
         if not watch.differentiates:
             return graph
-    # The operators of a backward pass only show below the dispatch to automatic differentiation.
+    # The operators of a backward pass are recorded only below the autograd dispatch key.
     return _recorded(model, args, kwargs, _Watch(), gradients=True)
 
 
@@ -129,9 +136,9 @@ def _recorded(
     from torch.fx.experimental.proxy_tensor import make_fx  # ruff: ignore[import-outside-top-level] - half a second
 
     tensors = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
-    learned = {name for name, _ in model.named_parameters()}
+    parameters = {name for name, _ in model.named_parameters()}
     if gradients:
-        for name in learned:
+        for name in parameters:
             tensors[name].requires_grad_(tensors[name].is_floating_point() or tensors[name].is_complex())
     leaves, rebuild = tree_flatten((args, kwargs))
 
@@ -152,12 +159,12 @@ def _recorded(
 
 
 def _is_kept(node: Node) -> bool:
-    """Return whether a node is not dead although no other uses it: Python read its value, and may have acted on it."""
+    """Return whether to keep a node without users: Python may have read its value and branched on it."""
     return node.op in {"placeholder", "output"} or node.is_impure() or str(node.target).startswith("aten.item")
 
 
 def _mark_unknown_constants(model: nn.Module, module: GraphModule) -> None:
-    """Mark tensors that no operator made and that are no literals: whether they are equal everywhere is chance."""
+    """Mark tensors that are neither literals nor attributes of the model; equal values may be a coincidence."""
     known = {id(value) for owner in model.modules() for value in vars(owner).values() if isinstance(value, Tensor)}
     for node in module.graph.nodes:
         if node.op != "get_attr":
@@ -168,11 +175,11 @@ def _mark_unknown_constants(model: nn.Module, module: GraphModule) -> None:
 
 @final
 class _Watch(TorchFunctionMode):
-    """Notes what leaves a recorded execution without an operator.
+    """Observes uses of tensors that a recorded graph does not contain.
 
     Attributes:
-        read: Tensors whose values Python or NumPy read: what follows may depend on them.
-        differentiates: Whether the model takes gradients inside.
+        read: Tensors whose values Python or NumPy read; the rest of the execution may depend on these values.
+        differentiates: Whether the model computes gradients in its forward pass.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Constants of a graph whose values are known, since the code of the model alone determines them."""
+"""Values in a graph that do not depend on inputs, parameters or buffers of the state dict."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from rebasin_core.specs.unification.terms import AxisTerms
 
-_LARGEST: Final = 1 << 16  # elements; larger constants are not computed
+_LARGEST: Final = 1 << 16  # elements; larger constants are not evaluated
 _UNDEFINED: Final = ("aten.empty", "aten.new_empty")
 
 
 @final
 class KnownConstants:
-    """The values of the constants in a graph, and of what is computed from constants alone."""
+    """Values of the constants in a graph, and of operators whose arguments are all constants."""
 
     def __init__(self) -> None:
         self._values: dict[Node, Tensor] = {}
@@ -32,8 +32,8 @@ class KnownConstants:
         """Record the value of a constant that the graph does not write to.
 
         Args:
-            node: Its node.
-            value: The value; anything but a tensor with values is ignored.
+            node: The node of the constant.
+            value: The value; ignored unless it is a tensor that holds data.
         """
         if not isinstance(value, Tensor) or type(value) not in {Tensor, torch.nn.Parameter}:
             return
@@ -41,13 +41,13 @@ class KnownConstants:
             self._values[node] = value.detach()
 
     def computed(self, node: Node) -> Tensor | None:
-        """Return the value of an operator, if all its arguments are known; random numbers are not.
+        """Compute the value of an operator if all its arguments are known.
 
         Args:
-            node: Its node.
+            node: The node of the operator.
 
         Returns:
-            The value, also recorded for later operators; None if it is not known, or large.
+            The value, which is also recorded for later operators; None if it is unknown, random, or large.
         """
         target = node.target
         if not all(argument in self._values for argument in node.all_input_nodes):
@@ -69,14 +69,14 @@ class KnownConstants:
         return value
 
     def example(self, node: Node, name: str) -> Any:  # ruff: ignore[any-type] - nested lists of tensors and records
-        """Return what is known about an argument: the tensor if it is a constant, else a record with its dtype.
+        """Return the value of an argument if it is a constant, else a record of its shape and dtype.
 
         Args:
-            node: The operator.
-            name: The name of the argument in the schema.
+            node: The node of the operator.
+            name: Name of the argument in the operator's schema.
 
         Returns:
-            A tensor or a record; lists of those for lists; None for arguments that are not given.
+            A tensor or a record; a list of these for a list; None if the argument is missing.
         """
         schema = getattr(node.target, "_schema", None)
         names = [argument.name for argument in schema.arguments] if schema is not None else []
@@ -85,7 +85,7 @@ class KnownConstants:
 
 
 def _is_computable(node: Node, target: torch._ops.OpOverload) -> bool:
-    """Return whether an operator gives a constant that is not large."""
+    """Return whether an operator is deterministic, has no side effects, and returns at most 2^16 elements."""
     if target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags:  # ruff: ignore[private-member-access]
         return False
     shape = getattr(value_of(node), "shape", None)
@@ -95,18 +95,17 @@ def _is_computable(node: Node, target: torch._ops.OpOverload) -> bool:
 
 
 def refined(terms: AxisTerms, value: Tensor) -> AxisTerms:
-    """Return the axes of a constant with fewer constraints, where its values allow it.
+    """Return the axes of a constant, unconstrained where permutations leave its values unchanged.
 
-    Every permutation of an axis along which the values do not vary leaves the constant unchanged. So does every
-    permutation of the last two axes together, if they make matrices with one value on the diagonal and one beside it,
-    as the identity matrix.
+    An axis along which the values do not vary is uniform. If the last two axes form matrices ``a I + b J``, such as the
+    identity matrix, both are the same free axis: permuting rows and columns identically leaves the matrices unchanged.
 
     Args:
-        terms: Its axes.
-        value: Its values.
+        terms: The axes of the constant.
+        value: The values of the constant.
 
     Returns:
-        The axes.
+        The axes, some of them replaced by uniform or new free ones.
     """
     if 0 in value.shape:
         return terms
@@ -120,11 +119,11 @@ def refined(terms: AxisTerms, value: Tensor) -> AxisTerms:
 
 
 def _is_equivariant(value: Tensor) -> bool:
-    """Return whether all matrices ``A`` in the last two dimensions are ``a I + b J`` with ``a`` other than 0."""
+    """Return whether all matrices in the last two dimensions are ``a I + b J`` with nonzero ``a`` (J: all ones)."""
     if value.dim() < 2 or value.shape[-1] != value.shape[-2] or value.shape[-1] == 1:
         return False
     diagonal = value.diagonal(dim1=-2, dim2=-1)
     off = ~torch.eye(value.shape[-1], dtype=torch.bool, device=value.device)
-    beside = value[..., off]
-    same = (diagonal == diagonal[..., :1]).all() and (beside == beside[..., :1]).all()
-    return bool(same) and not bool((diagonal[..., 0] == beside[..., 0]).all())
+    off_diagonal = value[..., off]
+    same = (diagonal == diagonal[..., :1]).all() and (off_diagonal == off_diagonal[..., :1]).all()
+    return bool(same) and not bool((diagonal[..., 0] == off_diagonal[..., 0]).all())

@@ -1,4 +1,4 @@
-"""The permuted and the fixed axes of a traced specification."""
+"""Coverage of a traced specification: permuted axes, fixed axes and reasons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rebasin_core.symmetry.notation import format_axes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rebasin_core.specs.tracing.capture import Way
+    from rebasin_core.specs.tracing.capture import CaptureMethod
     from rebasin_core.specs.unification.terms import Reason
     from rebasin_core.symmetry.layout import Layout
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class FrozenAxis:
-    """A dimension of a parameter or buffer that is fixed, in whole or in part.
+    """A dimension of a parameter or buffer that is fixed, wholly or in part.
 
     Attributes:
-        tensor: Its name.
-        dimension: The index of the dimension.
-        axis: Its axis, in the notation of tables.
-        reasons: Why it is fixed: the operators that need its order.
+        tensor: Name of the parameter or buffer.
+        dimension: Index of the dimension.
+        axis: The axis of this dimension, in the notation of tables.
+        reasons: Why it is fixed: the operators that depend on its order.
     """
 
     tensor: str
@@ -38,49 +38,49 @@ class FrozenAxis:
 
     @override
     def __str__(self) -> str:
-        """Return a line for reports."""
+        """Return one line of text."""
         return f"{self.tensor}, axis {self.dimension} [{self.axis}]: {'; '.join(map(str, self.reasons))}"
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """How the graph of a model was captured.
+    """The method by which the graph of a model was captured.
 
     Attributes:
-        way: ``export`` by `torch.export`, or ``execution`` by recording the operators of one execution.
+        method: ``export`` for `torch.export`; ``execution`` for the recorded operators of one execution.
         why: Why ``method="auto"`` recorded an execution; empty if it did not.
     """
 
-    way: Way
+    method: CaptureMethod
     why: str = ""
 
     @override
     def __str__(self) -> str:
-        """Return a line for reports; empty for a graph from `torch.export`."""
-        if self.way == "export":
+        """Return one line of text; empty for a graph from `torch.export`."""
+        if self.method == "export":
             return ""
-        reason = f", since {self.why}" if self.why else ""
-        return f"from one recorded execution{reason}; it holds for inputs that take the same steps"
+        reason = f" because {self.why}" if self.why else ""
+        return f"traced by recording one execution{reason}; valid for inputs that follow the same execution path"
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The part of a model that a specification permutes.
+    """The permuted and the fixed axes of a traced specification.
 
     Attributes:
-        moved_axes: Dimensions on which at least one group acts.
-        axes: Dimensions of length 2 or more.
-        moved_tensors: Tensors on which at least one group acts.
-        tensors: All parameters and buffers.
+        moved_axes: Number of dimensions on which at least one group acts.
+        axes: Number of dimensions of length 2 or more.
+        moved_tensors: Number of tensors on which at least one group acts.
+        tensors: Number of parameters and buffers.
         groups: Number of groups.
         log10_order: Decimal logarithm of the number of group elements.
-        frozen: Every dimension that is fixed, in whole or in part, with the reasons.
-        without_rule: Operators that have neither a rule nor a decomposition into operators that have, with the number
-            of their calls; axes that they use are fixed.
-        captured: How the graph was captured, and why so.
-        decomposed: Operators that have no rule of their own and were decomposed, with the number of their calls.
+        frozen: All dimensions that are fixed, wholly or in part, with reasons.
+        without_rule: Number of calls of each operator that has neither a rule nor a decomposition, or whose rule
+            failed. Unless a decomposition replaces a failed rule, the axes of the arguments are fixed.
+        captured: The method by which the graph was captured.
+        decomposed: Number of calls of each operator that was decomposed because it has no rule or its rule failed.
     """
 
     moved_axes: int
@@ -96,24 +96,24 @@ class Coverage:
 
     @override
     def __str__(self) -> str:
-        """Return the counts, and the fixed axes by reason."""
+        """Return the counts, then the fixed axes grouped by reason."""
         lines = [
             (
-                f"{self.moved_axes} of {self.axes} axes and {self.moved_tensors} of {self.tensors} tensors move, in "
-                f"{self.groups} groups; log10 of the group order: {self.log10_order:.1f}"
+                f"{self.moved_axes} of {self.axes} axes and {self.moved_tensors} of {self.tensors} tensors are "
+                f"permuted, in {self.groups} groups; log10 of the group order: {self.log10_order:.1f}"
             )
         ]
         lines += [str(self.captured)] if str(self.captured) else []
-        lines += [f"no rule for {name} (met {count} times)" for name, count in self.without_rule.items()]
+        lines += [f"no rule for {name} (calls: {count})" for name, count in self.without_rule.items()]
         if self.decomposed:
-            lines.append(f"decomposed, since they have no rule: {', '.join(self.decomposed)}")
+            lines.append(f"decomposed for lack of a rule: {', '.join(self.decomposed)}")
         by_reason: dict[str, list[str]] = {}
         for axis in self.frozen:
             for reason in axis.reasons:
-                by_reason.setdefault(f"{reason.why} ({reason.operator})", []).append(f"{axis.tensor}[{axis.dimension}]")
-        lines += [f"frozen, {reason}: {', '.join(dict.fromkeys(places))}" for reason, places in by_reason.items()]
+                by_reason.setdefault(reason.label, []).append(f"{axis.tensor}[{axis.dimension}]")
+        lines += [f"fixed, {reason}: {', '.join(dict.fromkeys(axes))}" for reason, axes in by_reason.items()]
         if any(reason.why == NOT_TRAINED for axis in self.frozen for reason in axis.reasons):
-            lines.append("buffers that differ between trained models can be let move by name: `free`")
+            lines.append("to permute buffers that differ between trained models, name them in `free`")
         return "\n".join(lines)
 
 
@@ -128,10 +128,10 @@ def coverage_of(
 
     Args:
         layout: Groups and axes.
-        reasons: For every tensor and dimension, why it is fixed, in whole or in part.
-        without_rule: Operators that have no rule, with the number of their calls.
-        captured: How the graph was captured.
-        decomposed: Operators that were decomposed, with the number of their calls.
+        reasons: Reasons for every dimension of every tensor that is fixed, wholly or in part.
+        without_rule: Number of calls of each operator without a rule.
+        captured: The method by which the graph was captured.
+        decomposed: Number of calls of each decomposed operator.
 
     Returns:
         The counts and the fixed axes.
@@ -143,14 +143,14 @@ def coverage_of(
         for dimension, axis in enumerate(axes)
         if axis.size > 1
     ]
-    moving = [item for item in every if any(atom.group for atom in atoms_of(item[2]))]
+    permuted = [item for item in every if any(atom.group for atom in atoms_of(item[2]))]
     frozen = tuple(
         FrozenAxis(name, dimension, format_axes((axis,), groups), reasons[name][dimension])
         for name, dimension, axis in every
         if reasons[name][dimension] and any(atom.group is None for atom in atoms_of(axis))
     )
     return Coverage(
-        moved_axes=len(moving),
+        moved_axes=len(permuted),
         axes=len(every),
         moved_tensors=len(layout.moved),
         tensors=len(layout.axes),

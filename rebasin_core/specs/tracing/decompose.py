@@ -1,4 +1,4 @@
-"""Operators without a rule, as graphs of simpler ones: PyTorch's own decompositions."""
+"""PyTorch's decompositions of operators without a rule into graphs of simpler operators."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rebasin_core.specs.tracing.graph import value_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-_DEEPEST: Final = 8  # levels of operators inside operators
+_MAX_DEPTH: Final = 8  # nested decompositions
 
 
 @final
 class Decomposition:
-    """The graph of an operator.
+    """The decomposition of an operator.
 
     Attributes:
-        module: The graph; outputs that are not used are None.
-        inputs: The nodes outside it that its placeholders stand for, in order.
+        module: Graph of simpler operators; unused outputs are None.
+        inputs: The nodes of the outer graph that its placeholders represent, in order.
     """
 
     __slots__ = ("inputs", "module")
@@ -35,25 +35,25 @@ class Decomposition:
 
 @final
 class Decomposer:
-    """Decomposes operators, each kind of call once."""
+    """Decomposes operators; calls with equal shapes, dtypes and options share one graph."""
 
     def __init__(self) -> None:
         self._modules: dict[tuple[object, ...], GraphModule | None] = {}
         self.depth = 0
 
     def decomposition(self, node: Node, used: Collection[int], numbers: Mapping[Node, Any]) -> Decomposition | None:
-        """Return an operator as a graph of simpler ones.
+        """Return the decomposition of an operator.
 
         Args:
-            node: The operator.
+            node: The node of the operator.
             used: Indices of the outputs that are used, if it has several.
-            numbers: The values of arguments that are no tensors.
+            numbers: Values of the arguments that are not tensors.
 
         Returns:
-            The graph; None if PyTorch has no decomposition, or the operator cannot be decomposed without values.
+            The decomposition; None if PyTorch has none, or if it depends on the values of tensors.
         """
         function = _decomposition_of(node.target)
-        if function is None or self.depth >= _DEEPEST:
+        if function is None or self.depth >= _MAX_DEPTH:
             return None
         inputs = [argument for argument in node.all_input_nodes if hasattr(value_of(argument), "shape")]
         others = {argument: numbers[argument] for argument in node.all_input_nodes if argument not in inputs}
@@ -67,7 +67,7 @@ class Decomposer:
 
 
 def _decomposition_of(target: object) -> Callable[..., Any] | None:
-    """Return a function of simpler operators: the decomposition of a composite operator, or one of PyTorch's table."""
+    """Return the decomposition of a composite operator, or the one in PyTorch's table."""
     from torch import _decomp, _refs  # ruff: ignore[import-outside-top-level, import-private-name] - half a second
 
     del _refs  # importing it adds to the table
@@ -80,12 +80,12 @@ def _decomposition_of(target: object) -> Callable[..., Any] | None:
 
 
 def _key(node: Node, inputs: Sequence[Node], others: Mapping[Node, Any], used: Collection[int]) -> tuple[object, ...]:
-    places = {argument: place for place, argument in enumerate(inputs)}
+    positions = {argument: position for position, argument in enumerate(inputs)}
 
     def described(argument: Node) -> str:
         value = value_of(argument)
-        if argument in places:
-            return f"<{places[argument]} {tuple(value.shape)} {value.dtype}>"
+        if argument in positions:
+            return f"<{positions[argument]} {tuple(value.shape)} {value.dtype}>"
         return repr(others[argument])
 
     return node.target, repr(map_arg((node.args, dict(node.kwargs)), described)), tuple(sorted(used))
@@ -98,7 +98,7 @@ def _captured(
     others: Mapping[Node, Any],
     used: Collection[int],
 ) -> GraphModule | None:
-    from torch._subclasses.fake_tensor import FakeTensorMode  # ruff: ignore[import-outside-top-level, import-private-name] - its documented place
+    from torch._subclasses.fake_tensor import FakeTensorMode  # ruff: ignore[import-outside-top-level, import-private-name] - its documented module
     from torch.fx.experimental.proxy_tensor import make_fx  # ruff: ignore[import-outside-top-level] - half a second
 
     several = isinstance(value_of(node), list | tuple) and not hasattr(value_of(node), "shape")
@@ -115,7 +115,7 @@ def _captured(
         with FakeTensorMode(allow_non_fake_inputs=True):
             examples = [torch.empty(_shape(argument), dtype=value_of(argument).dtype) for argument in inputs]
         module = make_fx(called, tracing_mode="fake")(*examples)
-    except Exception:  # ruff: ignore[blind-except] - whatever PyTorch raises for a decomposition that needs values
+    except Exception:  # ruff: ignore[blind-except] - PyTorch may raise anything if a decomposition needs values
         return None
     module.graph.eliminate_dead_code()
     calls = [inner for inner in module.graph.nodes if inner.op == "call_function"]

@@ -1,4 +1,4 @@
-"""Tracing as a registered specification factory."""
+"""The specification factory `traced`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 @final
 class TracedSpecFactory(SpecFactory):
-    """Derives the specification of every model from its graph, as `rebasin_core.trace_spec` does.
+    """Derives the specification of a model from its graph, as `rebasin_core.trace_spec` does.
 
-    Rules for operators are not options: they are those of all installed plugins, unless others are passed to `derive`.
+    Operator rules are not an option: `derive` uses the rules of all installed plugins, or those in its argument
+    ``rules``.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -36,15 +37,15 @@ class TracedSpecFactory(SpecFactory):
     name: Literal["traced"] = "traced"
 
     freeze: tuple[str, ...] = ()
-    """Patterns, as in `fnmatch`, of parameters and buffers that are not permuted."""
+    """Glob patterns (`fnmatch`) of parameters and buffers to keep fixed."""
 
     free: tuple[str, ...] = ()
-    """Patterns, as in `fnmatch`, of buffers that are permuted with the parameters, although training does not write to
-    them."""
+    """Glob patterns (`fnmatch`) of buffers to permute with the parameters although training does not write to them."""
 
     method: Method = "auto"
-    """``export`` traces with `torch.export`; ``execution`` records one execution, for models whose control flow depends
-    on data; ``auto`` takes the first that works."""
+    """``export`` uses `torch.export`. ``execution`` records one forward pass, for data-dependent control flow. ``auto``
+    uses export. It records an execution if export fails or leaves operators without a rule, and returns the larger
+    group."""
 
     @override
     def derive(self, model: nn.Module, example_inputs: Tensor, *, rules: Rules | None = None) -> PermutationSpec:

@@ -1,4 +1,4 @@
-"""The graph of a model, however it was captured, and which of its tensors are written to."""
+"""The captured graph of a model, and the tensors that it writes to."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class ModelGraph:
-    """A graph, and the tensors that its placeholders stand for; the graph must not be changed afterward.
+    """The graph of a model, and the tensors that its placeholders represent. The graph must not be changed.
 
     Attributes:
-        module: The graph, with the graphs inside it.
-        origins: For every placeholder, the name of its parameter or buffer; None for an input.
-        constants: The constants of all other placeholders.
+        module: The graph, including nested graphs.
+        origins: Name of the parameter or buffer of each placeholder; None for an input.
+        constants: Values of all other placeholders.
     """
 
     module: GraphModule
@@ -31,12 +31,12 @@ class ModelGraph:
 
     @cached_property
     def placeholders(self) -> Mapping[str, Node]:
-        """The placeholders by name, in order."""
+        """The placeholders by name, in graph order."""
         return {node.name: node for node in self.module.graph.nodes if node.op == "placeholder"}
 
     @cached_property
     def used_tensors(self) -> frozenset[str]:
-        """The names of the parameters and buffers that the graph uses."""
+        """Names of the parameters and buffers that the graph uses."""
         return frozenset(
             origin
             for name, node in self.placeholders.items()
@@ -45,7 +45,7 @@ class ModelGraph:
 
     @cached_property
     def statistics(self) -> frozenset[str]:
-        """The names of the buffers that normalizations use as running statistics."""
+        """Names of the parameters and buffers that normalizations use, running statistics among them."""
         found: set[str] = set()
         for node in self.module.graph.nodes:
             if "norm" in str(node.target):
@@ -55,31 +55,31 @@ class ModelGraph:
 
     @cached_property
     def written_tensors(self) -> frozenset[str]:
-        """The names of the parameters and buffers that the graph writes to."""
+        """Names of the parameters and buffers that the graph writes to."""
         names = {node.name for node in written(self.module)}
         return frozenset(origin for name, origin in self.origins.items() if origin is not None and name in names)
 
 
 def value_of(node: Node) -> Any:  # ruff: ignore[any-type] - a tensor, a record of one, a scalar, or a list of those
-    """Return the recorded value of a node, or a record of its shape.
+    """Return the recorded value of a node, or a record of its shape and dtype.
 
     Args:
         node: A node.
 
     Returns:
-        An object with the shape of the value; None if nothing was recorded.
+        The value or record; None if nothing was recorded.
     """
     return node.meta.get("val", node.meta.get("tensor_meta"))
 
 
 def written(module: GraphModule) -> set[Node]:
-    """Return the nodes whose memory a later node writes to, also inside regions of the graph.
+    """Return the nodes whose memory a later node writes to, including writes in nested graphs.
 
     Args:
-        module: Any graph.
+        module: A graph.
 
     Returns:
-        Nodes, and the nodes of which they are views.
+        The nodes, and the nodes that they are views of.
     """
     found: set[Node] = set()
     for node in module.graph.nodes:
@@ -87,15 +87,15 @@ def written(module: GraphModule) -> set[Node]:
             base: object = target
             while isinstance(base, Node) and base not in found:
                 found.add(base)
-                base = base.args[0] if base.args and not makes_anew(base) else None
+                base = base.args[0] if base.args and not makes_new_tensor(base) else None
     return found
 
 
-def makes_anew(node: Node) -> bool:
-    """Return whether an operator makes a tensor of its own, whatever it is given.
+def makes_new_tensor(node: Node) -> bool:
+    """Return whether an operator always allocates its output.
 
     Args:
-        node: Any node.
+        node: A node.
 
     Returns:
         True for ``empty_like``, ``new_zeros`` and the like.

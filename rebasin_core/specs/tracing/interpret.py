@@ -1,4 +1,4 @@
-"""Abstract interpretation of a graph: every operator maps the axes of its arguments to those of its outputs."""
+"""Abstract interpretation of a graph on axes: each operator maps the axes of its arguments to those of its outputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rebasin_core.errors import SpecError
 from rebasin_core.specs.operators.call import Call, is_tensor, tensors_in
 from rebasin_core.specs.operators.elementwise import elementwise, unchanged
 from rebasin_core.specs.operators.indexing import frozen
-from rebasin_core.specs.operators.positions import Positions, as_numbers, label_of, labels_in
+from rebasin_core.specs.operators.positions import Positions, as_integers, label_of, labels_in
 from rebasin_core.specs.tracing.constants import KnownConstants, refined
 from rebasin_core.specs.tracing.decompose import Decomposer
 from rebasin_core.specs.tracing.graph import value_of, written
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _RANGES = ("aten.slice", "aten.narrow")  # an empty range does not constrain the tensor
 # Operators whose rules also hold for empty tensors.
-_TAKE_EMPTY = frozenset({
+_ACCEPT_EMPTY = frozenset({
     "aten.cat", "aten.index", "aten.index_put", "aten.index_put_", "aten.linear", "aten.conv2d", "aten.index_select",
     "torchvision.roi_align", "torchvision.roi_pool", "torchvision.nms",
 })  # fmt: skip
@@ -39,21 +39,20 @@ _TAKE_EMPTY = frozenset({
 
 @final
 class UnknownLengthError(SpecError):
-    """The graph has an axis whose length depends on values, so that only a recorded execution tells it."""
+    """The length of an axis depends on the values of tensors; it is known only in a recorded execution."""
 
 
 @final
 class Interpreter:
-    """Runs a graph once, in order, on the axes of tensors instead of their values.
+    """Runs a graph once, on the axes of tensors instead of their values.
 
     Args:
         constraints: The constraints that the rules add to.
-        rules: A rule for every operator that has one.
+        rules: Rules by operator name.
 
     Attributes:
-        without_rule: Operators of the graph that have neither a rule nor a decomposition into operators that have,
-            and operators whose rule failed, with the number of their calls.
-        decomposed: Operators that have no rule and were decomposed, with the number of their calls.
+        without_rule: Number of calls of each operator with neither a rule nor a decomposition, or whose rule failed.
+        decomposed: Number of calls of each operator that was decomposed.
     """
 
     def __init__(self, constraints: Constraints, rules: Rules) -> None:
@@ -97,7 +96,7 @@ class Interpreter:
         return None
 
     def _refined(self, node: Node, value: Any) -> Any:  # ruff: ignore[any-type]
-        """Return the axes of a value, with fewer constraints if it is a constant."""
+        """Return the axes of a value, refined if it is a constant."""
         constant = self._known.computed(node)
         if constant is None or not is_tensor(value) or label_of(value) is not None:
             return value
@@ -107,7 +106,7 @@ class Interpreter:
         if node.target is operator.getitem:
             source, index = _filled(node.args, values)
             return source[index]
-        if "wrap" in str(node.target):  # a region with gradients or casting switched
+        if "wrap" in str(node.target):  # a region with other gradient or autocast settings
             given = _filled(node.args, values)
             regions = [index for index, argument in enumerate(given) if isinstance(argument, GraphModule)]
             if len(regions) == 1:
@@ -119,47 +118,47 @@ class Interpreter:
         example = partial(self._known.example, node)
         call = Call(_name(node), node.name, _bound(node, values), shapes, _used(node), self._constraints, example)
         results = self._applied(call, node, values)
-        return results if _gives_list(node) else results[0]
+        return results if _returns_list(node) else results[0]
 
     def _applied(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms]:
-        """Return the axes of all outputs, by the rule for positions if there is one."""
+        """Return the axes of all outputs, from the rule for positions if there is one."""
 
         def ordinary(call: Call) -> list[AxisTerms]:
-            return self._applied_to_numbers(call, node, values)
+            return self._applied_to_integers(call, node, values)
 
         try:
             found = positioned(call, node, ordinary)
             if found is not None:
                 return _checked(call, found)
-        except Exception as error:  # ruff: ignore[blind-except] - as below; the axes of the positions are fixed now
+        except Exception as error:  # ruff: ignore[blind-except] - as below; the axes of the positions are then fixed
             self.without_rule[f"{call.operator} (its rule failed: {type(error).__name__}: {error})"] = 1
-        return ordinary(as_numbers(call))
+        return ordinary(as_integers(call))
 
-    def _applied_to_numbers(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms]:
+    def _applied_to_integers(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms]:
         rule = self._rules.get(call.operator) or self._rules.get(call.operator.removesuffix("_"))
         if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
             rule = elementwise
         empty = any(0 in shape for shape in call.shapes) or any(
             length(term) == 0 for terms in call.tensors for term in terms
         )
-        if empty and rule not in {elementwise, unchanged} and call.operator not in _TAKE_EMPTY:
+        if empty and rule not in {elementwise, unchanged} and call.operator not in _ACCEPT_EMPTY:
             return _empty(call)
         label = call.operator
         if rule is not None:
             try:
                 return _checked(call, rule(call))
             except Exception as error:  # ruff: ignore[blind-except] - a rule that fails must not stop the trace
-                # Constraints that it added before it failed do no harm; what follows keeps the result sound.
+                # Constraints added before the failure are harmless. Decomposing or fixing keeps the result sound.
                 label = f"{call.operator} (its rule failed: {type(error).__name__}: {error})"
         found = self._decomposed(call, node, values)
         if found is None:
             return self._frozen(call, label)
-        if label != call.operator:  # a rule that failed is reported even where the operator could do without
+        if label != call.operator:  # a failed rule is reported even if the operator is decomposed
             self.without_rule[label] = self.without_rule.get(label, 0) + 1
         return found
 
     def _decomposed(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms] | None:
-        """Return the outputs of an operator's decomposition, or None if it has none."""
+        """Return the axes of the outputs by decomposing the operator; None if it has no decomposition."""
         found = self._decomposer.decomposition(node, call.used, values)
         if found is None:
             return None
@@ -168,7 +167,7 @@ class Interpreter:
             outputs = self.run(found.module, [tuple(values[argument]) for argument in found.inputs])
         finally:
             self._decomposer.depth -= 1
-        results = outputs if _gives_list(node) else [outputs]
+        results = outputs if _returns_list(node) else [outputs]
         unused = call.all_fixed("never used")
         self.decomposed[call.operator] = self.decomposed.get(call.operator, 0) + 1
         for label in labels_in(results):
@@ -182,8 +181,8 @@ class Interpreter:
 
 
 def _empty(call: Call) -> list[AxisTerms]:
-    """Freeze the axes of an operator on empty tensors, which the rules do not cover."""
-    why = "only an empty tensor was seen here"
+    """Fix the axes of an operator on empty tensors, which most rules do not cover."""
+    why = "the tensor is empty for the example inputs"
     for terms in [] if call.operator in _RANGES else call.tensors:
         for term in terms:
             call.freeze(term, why)
@@ -200,29 +199,29 @@ def _name(node: Node) -> str:
 def _attribute(module: GraphModule, node: Node) -> object:
     value = operator.attrgetter(str(node.target))(module)
     if isinstance(value, Tensor) and node.meta.get("unknown"):
-        reason = Reason("constant", node.name, "it was computed where nothing is recorded")
+        reason = Reason("constant", node.name, "it was computed by code that is not recorded")
         return tuple(fresh(size, reason) for size in value.shape)
     return constant_terms(value, node.name) if isinstance(value, Tensor) else value
 
 
 def constant_terms(tensor: Tensor, name: str) -> AxisTerms:
-    """Return the axes of a constant: fixed, unless its values allow permutations of them.
+    """Return the axes of a constant, which are fixed unless a permutation leaves its values unchanged.
 
     Args:
-        tensor: The constant. On the meta device, where it has no values, it is assumed to vary along every axis.
-        name: Its name, for reports.
+        tensor: The constant. On the meta device, it has no values and is assumed to vary along every axis.
+        name: Name of the constant, for reports.
 
     Returns:
-        Its axes.
+        The axes.
     """
-    reason = Reason("constant", name, "its values differ")
+    reason = Reason("constant", name, "values vary along it")
     terms = tuple(fresh(size, reason) for size in tensor.shape)
     known = tensor.device.type != "meta" and type(tensor) in {Tensor, torch.nn.Parameter}
     return refined(terms, tensor.detach()) if known else terms
 
 
 def _bound(node: Node, values: Mapping[Node, Any]) -> dict[str, Any]:
-    """Return the arguments by name, defaults filled in."""
+    """Return the arguments by name, with defaults."""
     schema = getattr(node.target, "_schema", None)
     given = [_filled(argument, values) for argument in node.args]
     if schema is None:
@@ -234,7 +233,7 @@ def _bound(node: Node, values: Mapping[Node, Any]) -> dict[str, Any]:
 
 
 def _filled(argument: Any, values: Mapping[Node, Any]) -> Any:  # ruff: ignore[any-type]
-    """Return an argument with nodes replaced by their values; lists of tensors stay lists."""
+    """Return an argument with nodes replaced by their values, also in lists and dictionaries."""
     if isinstance(argument, Node):
         return values[argument]
     if isinstance(argument, list | tuple):
@@ -245,21 +244,21 @@ def _filled(argument: Any, values: Mapping[Node, Any]) -> Any:  # ruff: ignore[a
 
 
 def _shapes(node: Node) -> tuple[tuple[int, ...], ...]:
-    found = value_of(node) if _gives_list(node) else [value_of(node)]
+    found = value_of(node) if _returns_list(node) else [value_of(node)]
     return tuple(tuple(_size(size) for size in item.shape) for item in found if hasattr(item, "shape"))
 
 
 def _read(node: Node, values: Mapping[Node, Any], constraints: Constraints) -> None:
-    """Fix the axes along which positions are read as numbers: by Python, for instance."""
+    """Fix the axes along which positions are used as integers, for example read by Python."""
     name = _name(node)
-    if name.startswith(("aten.sym_", "aten._assert_tensor_metadata")):  # these only see shape and type
+    if name.startswith(("aten.sym_", "aten._assert_tensor_metadata")):  # use only shape and dtype
         return
     for label in labels_in(_filled([*node.args, *node.kwargs.values()], values)):
         constraints.freeze(label.along, Reason(name.removeprefix("aten."), node.name, label.why))
 
 
-def _gives_list(node: Node) -> bool:
-    value = value_of(node)  # a record of a tensor's shape is a tuple, too
+def _returns_list(node: Node) -> bool:
+    value = value_of(node)  # the record of a tensor is a named tuple
     return isinstance(value, list | tuple) and not hasattr(value, "shape")
 
 
@@ -279,7 +278,7 @@ def _number(node: Node) -> object:
 
 
 def _used(node: Node) -> frozenset[int]:
-    """Return which outputs of a node are used."""
+    """Return the indices of the used outputs of a node with several outputs."""
     used: set[int] = set()
     for user in node.users:
         if user.target is operator.getitem and isinstance(user.args[1], int) and user.users:
@@ -288,7 +287,7 @@ def _used(node: Node) -> frozenset[int]:
 
 
 def _writable(value: Any) -> Any:  # ruff: ignore[any-type]
-    """Return the axes of a tensor that is written to: new variables replace uniform factors."""
+    """Return the axes of a tensor that is written to, with new variables instead of uniform factors."""
     if is_tensor(value):
         terms = tuple(_without_uniform(term) for term in value)
         label = label_of(value)
@@ -308,6 +307,6 @@ def _checked(call: Call, result: Result) -> list[AxisTerms]:
     results = [result] if is_tensor(result) else result
     shapes = tuple(tuple(length(term) for term in terms) for terms in results)
     if shapes != call.shapes:
-        message = f"it gives axes of shapes {shapes}, the operator returns {call.shapes}"
+        message = f"expected axes of shapes {call.shapes}, got {shapes}"
         raise SpecError(message)
     return results

@@ -1,4 +1,4 @@
-"""The tensors of a model to be traced, and which of them are fixed before any operator constrains them."""
+"""The tensors of a traced model, and the tensors that are fixed before any operator constrains them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rebasin_core.specs.tracing.graph import ModelGraph
 
 NOT_TRAINED: Final = "a buffer that training does not change"
-"""Why a buffer is fixed that the option ``free`` would let move."""
+"""Reason for fixing a buffer that the option ``free`` can free."""
 
 _FROZEN_NORMALIZATION: Final = frozenset({"weight", "bias", "running_mean", "running_var"})
 _EXPERT_BALANCE: Final = "e_score_correction_bias"
@@ -29,15 +29,15 @@ _EXPERT_BALANCE: Final = "e_score_correction_bias"
 @final
 @dataclass(frozen=True, slots=True)
 class ModelTensors:
-    """The tensors of a model by name, parameters first; a tensor that several modules share has one name.
+    """The tensors of a model by name; a tensor shared by several modules has one canonical name.
 
     Attributes:
-        named: All of them.
+        named: Parameters, then buffers.
         parameters: The parameters.
         buffers: The buffers.
-        unsaved: Names of buffers that are not part of the state dict.
-        aliases: For every name of every tensor, its one name.
-        states: Names of buffers that are known to differ between trained models; see `state_buffers`.
+        unsaved: Names of buffers that are not in the state dict.
+        aliases: Canonical name by each name of each tensor.
+        states: Names of buffers that differ between trained models; see `state_buffers`.
     """
 
     named: Mapping[str, Tensor]
@@ -52,10 +52,10 @@ class ModelTensors:
         """Return the tensors of a model.
 
         Args:
-            model: Any module.
+            model: A module.
 
         Returns:
-            Its tensors.
+            The tensors.
         """
         parameters = dict(model.named_parameters())
         buffers = dict(model.named_buffers())
@@ -68,33 +68,33 @@ class ModelTensors:
         return cls(named, parameters, buffers, unsaved, aliases, states)
 
     def on_device(self, example_inputs: object, kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the inputs on the device of the model.
+        """Copy the inputs to the device of the model.
 
         Args:
             example_inputs: A batch, or a tuple of positional inputs.
-            kwargs: Named inputs.
+            kwargs: Keyword inputs.
 
         Returns:
-            Positional and named inputs.
+            Positional and keyword inputs.
         """
         device = next((tensor.device for tensor in self.named.values()), torch.device("cpu"))
         args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
 
-        def moved(leaf: object) -> object:
+        def on_model_device(leaf: object) -> object:
             if not isinstance(leaf, Tensor):
                 return leaf
             return torch.empty_like(leaf, device=device) if device.type == "meta" else leaf.to(device)
 
-        return tree_map(moved, args), tree_map(moved, dict(kwargs))
+        return tree_map(on_model_device, args), tree_map(on_model_device, dict(kwargs))
 
     def frozen(self, patterns: Sequence[str]) -> set[str]:
-        """Return the parameters and buffers that a user wants fixed.
+        """Return the parameters and buffers that the option ``freeze`` names.
 
         Args:
-            patterns: As in `fnmatch`; a tensor with several names may be given by any of them.
+            patterns: Glob patterns (`fnmatch`); any name of a shared tensor matches.
 
         Returns:
-            Their names.
+            Canonical names.
 
         Raises:
             SpecError: If a pattern matches nothing.
@@ -102,16 +102,16 @@ class ModelTensors:
         return {name for pattern in patterns for name in self._matches("freeze", pattern, self.aliases)}
 
     def freed(self, patterns: Sequence[str]) -> set[str]:
-        """Return the buffers that a user lets move with the parameters.
+        """Return the buffers that the option ``free`` names.
 
         Args:
-            patterns: As in `fnmatch`.
+            patterns: Glob patterns (`fnmatch`); any name of a shared tensor matches.
 
         Returns:
-            Their names.
+            Canonical names.
 
         Raises:
-            SpecError: If a pattern matches no buffer, or only buffers that are not saved.
+            SpecError: If a pattern matches no buffer of the state dict.
         """
         found: set[str] = set()
         for pattern in patterns:
@@ -119,12 +119,12 @@ class ModelTensors:
             saved = matched & self.buffers.keys() - self.unsaved
             if not saved:
                 one = min(matched)
-                kind = (
-                    "a buffer that is not part of the state dict: an aligned model could not keep it"
+                found_instead = (
+                    f"the buffer {one!r}, which the state dict does not contain and an aligned model could not store"
                     if one in self.buffers
-                    else "a parameter: those move already, unless `freeze` names them"
+                    else f"the parameter {one!r}; parameters are free unless `freeze` names them"
                 )
-                message = f"`free` names {pattern!r}, and {one!r} is {kind}"
+                message = f"expected the name of a buffer in `free`, got {pattern!r}, which matches {found_instead}"
                 raise SpecError(message)
             found |= saved
         return found
@@ -133,24 +133,24 @@ class ModelTensors:
     def _matches(option: str, pattern: str, aliases: Mapping[str, str]) -> set[str]:
         found = {first for name, first in aliases.items() if fnmatchcase(name, pattern)}
         if not found:
-            message = f"`{option}` names {pattern!r}, which no parameter or buffer matches; {nearest(pattern, aliases)}"
+            message = f"no parameter or buffer matches {pattern!r} in `{option}`; {nearest(pattern, aliases)}"
             raise SpecError(message)
         return found
 
 
 def state_buffers(model: nn.Module) -> Iterator[str]:
-    """Yield the buffers that belong to what a model has learned, although training does not write to them.
+    """Yield the buffers that differ between trained models although the forward pass does not write to them.
 
-    They are the masks of `torch.nn.utils.prune` (``weight_mask`` beside the parameter ``weight_orig``), the buffers of
-    frozen batch normalizations (modules without parameters and with buffers ``weight``, ``bias``, ``running_mean`` and
-    ``running_var``, as in torchvision, DETR and detectron2), and the biases that balance the load of experts
-    (``e_score_correction_bias``, DeepSeek-V3), which the training loop sets.
+    - Masks of `torch.nn.utils.prune`: ``weight_mask`` if there is a parameter ``weight_orig``.
+    - Frozen batch normalization, as in torchvision, DETR and detectron2: ``weight``, ``bias``, ``running_mean`` and
+      ``running_var`` of a module without parameters.
+    - Load-balancing biases of experts, set by the training loop: ``e_score_correction_bias`` (DeepSeek-V3).
 
     Args:
-        model: Any module.
+        model: A module.
 
     Yields:
-        Their names.
+        The names of the buffers.
     """
     for prefix, module in model.named_modules(remove_duplicate=False):
         parameters = {name for name, _ in module.named_parameters(recurse=False, remove_duplicate=False)}
@@ -169,29 +169,30 @@ def fixed_reasons(
     freed: Collection[str],
     training: Callable[[], ModelGraph | None],
 ) -> dict[str, Reason]:
-    """Return why parameters and buffers are fixed in all dimensions, before any operator constrains them.
+    """Return the reasons for fixing all dimensions of parameters and buffers before operators constrain them.
 
-    Permuting a buffer that is the same constant in every model, such as a table of frequencies, would keep the function
-    but make two models incomparable; only buffers that training determines move.
+    Permuting a buffer that is the same constant in every model, such as a table of frequencies, would preserve the
+    function, but the aligned models would have different constants. Therefore only buffers that training determines are
+    free.
 
     Args:
         tensors: The tensors of the model.
-        graph: Its graph in evaluation mode.
-        frozen: Those that a user wants fixed.
-        freed: Buffers that a user lets move.
-        training: Captures the graph in training mode, where it is needed.
+        graph: The graph of the model in evaluation mode.
+        frozen: Names of the tensors that the user fixes.
+        freed: Names of the buffers that the user frees.
+        training: Function that captures the graph in training mode; called only if needed.
 
     Returns:
         Reasons by name.
     """
     why = dict.fromkeys(set(tensors.named) - graph.used_tensors, "never used")
-    moving = tensors.states | graph.statistics | set(freed)
-    constant = {name for name in set(tensors.buffers) - moving if not tensors.buffers[name].is_floating_point()}
-    undecided = (set(tensors.buffers) & graph.used_tensors) - constant - moving - tensors.unsaved
+    free = tensors.states | graph.statistics | set(freed)
+    constant = {name for name in set(tensors.buffers) - free if not tensors.buffers[name].is_floating_point()}
+    undecided = (set(tensors.buffers) & graph.used_tensors) - constant - free - tensors.unsaved
     if undecided:
         trained = training()
         constant |= undecided - (trained.written_tensors if trained is not None else frozenset())
     why |= dict.fromkeys(constant, NOT_TRAINED)
     why |= dict.fromkeys(tensors.unsaved, "a buffer that is not saved")
-    why |= dict.fromkeys(frozen, "asked for")
+    why |= dict.fromkeys(frozen, "requested with `freeze`")
     return {name: Reason("buffer" if "buffer" in text else "none", name, text) for name, text in why.items()}

@@ -1,4 +1,4 @@
-"""Where the rules for positions apply in a graph: not where elements may be equal, nor where views may be stale."""
+"""Conditions for the rules for positions: no ties between elements, and no writes that other operators could read."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from torch.fx import Node
 
-from rebasin_core.specs.operators.position_catalogue import MAKERS, with_positions
+from rebasin_core.specs.operators.position_catalogue import PRODUCERS, with_positions
 from rebasin_core.specs.operators.positions import label_of, labels_in
-from rebasin_core.specs.tracing.graph import makes_anew, value_of
+from rebasin_core.specs.tracing.graph import makes_new_tensor, value_of
 from rebasin_core.specs.unification.terms import length
 
 if TYPE_CHECKING:
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
 
 
 def positioned(call: Call, node: Node, ordinary: Callable[[Call], list[AxisTerms]]) -> list[AxisTerms] | None:
-    """Return the outputs of an operator that makes or takes positions along an axis.
+    """Return the axes of the outputs of an operator that returns or uses positions along an axis.
 
     Args:
         call: The call.
         node: Its node.
-        ordinary: The rule for mere numbers.
+        ordinary: The rule of the operator for plain integers.
 
     Returns:
-        The axes of each output; None if there are no positions, or they are used as mere numbers.
+        The axes of each output; None if there are no positions, or they are used as plain integers.
     """
     if any(0 in shape for shape in call.shapes) or any(length(term) == 0 for terms in call.tensors for term in terms):
         return None
     if labels_in([*call.arguments.values()]):
         found = with_positions(call, ordinary)
         stale = getattr(getattr(node.target, "_schema", None), "is_mutable", False) and not _is_only_use(node)
-        return _without_labels(call, found, "positions are written where others may read") if found and stale else found
-    maker = MAKERS.get(call.operator)
-    found = None if maker is None else maker(call)
+        return _without_labels(call, found, "positions are written to shared memory") if found and stale else found
+    rule = PRODUCERS.get(call.operator)
+    found = None if rule is None else rule(call)
     if found is None or not labels_in(found):
         return found
     if len(found) > 1 and 1 not in call.used:
         return [tuple(terms) for terms in found]
     if call.operator != "aten.arange" and _may_tie(node.args[0]):
-        return _without_labels(call, found, "equal elements are told apart by their positions")
+        return _without_labels(call, found, "ties between elements are resolved by position")
     return found
 
 
 def _without_labels(call: Call, found: list[AxisTerms], why: str) -> list[AxisTerms]:
-    """Return mere numbers, after the axes that they are positions along are fixed."""
+    """Fix the axes that outputs are positions along, and return the outputs without labels."""
     for terms in found:
         label = label_of(terms)
         if label is not None:
@@ -57,20 +57,21 @@ def _without_labels(call: Call, found: list[AxisTerms], why: str) -> list[AxisTe
 
 
 def _is_only_use(node: Node) -> bool:
-    """Return whether nothing else sees the tensor that a node writes to."""
+    """Return whether the tensor that a node writes to is new and has no other user."""
     target = node.args[0]
-    return isinstance(target, Node) and makes_anew(target) and len(target.users) == 1
+    return isinstance(target, Node) and makes_new_tensor(target) and len(target.users) == 1
 
 
 def _may_tie(argument: object) -> bool:
-    """Return whether two elements may be equal for all parameters, so that their order depends on their positions."""
+    """Return whether elements may be equal for a set of parameters of positive measure: ties depend on position."""
     if not isinstance(argument, Node):
         return False
     dtype = getattr(value_of(argument), "dtype", None)
     name = str(argument.target).partition(".")[2].partition(".")[0].removesuffix("_")
     if name in _TYING or (dtype is not None and not dtype.is_floating_point):
         return True
-    if name == "masked_fill" and argument.args[2] not in {math.inf, -math.inf}:  # those come last, or first
+    # Infinite scores exclude elements; ties between excluded elements are assumed not to be selected.
+    if name == "masked_fill" and argument.args[2] not in {math.inf, -math.inf}:
         return True
     followed = argument.args if name in {"mul", "div"} else argument.args[:1]
     return name in _MONOTONE and any(map(_may_tie, followed))

@@ -1,4 +1,4 @@
-"""Keeping PyTorch's tracers quiet: their messages repeat, over pages, the error that is raised."""
+"""Silence PyTorch's tracers, whose long messages repeat the error that is raised."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quietly() -> Generator[None]:
-    """Disable fused attention layers, which hide operators, and what PyTorch logs, warns and prints about tracing.
+    """Disable fused attention layers, which hide operators, and PyTorch's log messages, warnings and stderr output.
 
     Yields:
-        Nothing. Everything is as before afterward; what the model itself prints is printed.
+        None. All settings are restored afterward. Output of the model on stdout is not suppressed.
     """
     import torch.export._trace  # ruff: ignore[import-outside-top-level] - half a second; its loggers exist after it
     import torch.fx.experimental.symbolic_shapes  # ruff: ignore[import-outside-top-level,unused-import]
@@ -34,7 +34,7 @@ def quietly() -> Generator[None]:
         for logger in loggers:
             logger.disabled = True
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")  # what capturing warns about is PyTorch's business
+            warnings.simplefilter("ignore")  # about PyTorch's internals, not about the model
             yield
     finally:
         for logger, disabled in zip(loggers, before, strict=True):

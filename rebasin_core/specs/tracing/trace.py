@@ -1,4 +1,4 @@
-"""Deriving a specification from the graph of a model."""
+"""Derive a specification from the graph of a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rebasin_core.specs.operators.default import default_rules
 from rebasin_core.specs.operators.positions import labels_in
 from rebasin_core.specs.tracing.capture import capture, capture_training
 from rebasin_core.specs.tracing.coverage import Captured, Coverage, coverage_of
-from rebasin_core.specs.tracing.failure import failure, require_inputs, require_module, require_outputs, said
+from rebasin_core.specs.tracing.failure import failure, require_inputs, require_module, require_outputs, summary
 from rebasin_core.specs.tracing.graph import value_of
 from rebasin_core.specs.tracing.interpret import Interpreter, UnknownLengthError, constant_terms
 from rebasin_core.specs.tracing.model_tensors import ModelTensors, fixed_reasons
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.specs.base import ExampleInputs
     from rebasin_core.specs.operators.base import Rules
-    from rebasin_core.specs.tracing.capture import Method, Way
+    from rebasin_core.specs.tracing.capture import CaptureMethod, Method
     from rebasin_core.specs.tracing.graph import ModelGraph
     from rebasin_core.specs.unification.solution import Solution
     from rebasin_core.specs.unification.terms import AxisTerms
@@ -48,17 +48,15 @@ _EXPORTED: Final = Captured("export")
 
 @final
 class TracedSpec(PermutationSpec):
-    """A specification derived by tracing, with the reason for every fixed axis.
-
-    `rebasin_core.trace_spec` returns it.
+    """A specification derived by tracing, with reasons for all fixed axes; `rebasin_core.trace_spec` returns it.
 
     Args:
         solution: The solution of all constraints.
-        without_rule: Operators that have no rule, with the number of their calls.
-        example_inputs: The inputs that the model was traced with, without values.
-        captured: How its graph was captured.
-        decomposed: Operators that were decomposed, with the number of their calls.
-        names: Which of the model's tensors are buffers, and further names of them.
+        without_rule: Number of calls of each operator without a rule.
+        example_inputs: The inputs used for tracing, as tensors on the meta device.
+        captured: The method by which the graph was captured.
+        decomposed: Number of calls of each decomposed operator.
+        names: Names of the buffers, and aliases of shared tensors.
     """
 
     def __init__(
@@ -92,7 +90,7 @@ class TracedSpec(PermutationSpec):
 
     @cached_property
     def coverage(self) -> Coverage:
-        """The permuted axes and the fixed ones, with reasons."""
+        """Counts of permuted axes, and the fixed axes with reasons."""
         reasons = self._solution.reasons
         return coverage_of(self.layout, reasons, self._without_rule, self._captured, self._decomposed)
 
@@ -110,25 +108,26 @@ def derive(  # ruff: ignore[too-many-arguments] - those of `trace_spec`
     """Derive the permutation symmetries of a model; see `rebasin_core.trace_spec`.
 
     Args:
-        model: Any module.
-        example_inputs: A small batch, or a tuple of positional inputs.
-        kwargs: Named inputs.
-        freeze: Patterns of parameters and buffers that are fixed.
-        free: Patterns of buffers that move with the parameters.
-        method: How the graph is captured.
+        model: Module to trace.
+        example_inputs: Small batch, or tuple of positional inputs.
+        kwargs: Keyword inputs.
+        freeze: Glob patterns of parameters and buffers to keep fixed.
+        free: Glob patterns of buffers to permute with the parameters.
+        method: Method by which to capture the graph.
         rules: Rules by operator name; those of all installed plugins if None.
 
     Returns:
         The specification.
 
     Raises:
-        SpecError: If the model cannot be traced, or a pattern in ``freeze`` or ``free`` matches nothing.
+        SpecError: If the model cannot be traced, if a pattern in ``freeze`` matches nothing, or if a pattern in
+            ``free`` matches no buffer of the state dict.
         PluginError: If two plugins have a rule for the same operator.
     """
     require_module(model)
     model = unwrapped(model)
     if kwargs is not None:
-        require_mapping(kwargs, "named inputs as a mapping")
+        require_mapping(kwargs, "a mapping of keyword inputs")
     tensors = ModelTensors.of(model)
     frozen = frozenset(tensors.frozen(freeze))
     freed = frozenset(tensors.freed(free)) - frozen
@@ -136,20 +135,20 @@ def derive(  # ruff: ignore[too-many-arguments] - those of `trace_spec`
     require_inputs(model, args, named_args)
     problem = _Problem(model, tensors, args, named_args, frozen, freed, default_rules() if rules is None else rules)
     if method == "auto":
-        return _chosen(problem)
-    return _captured_by(problem, method)
+        return _solved_automatically(problem)
+    return _solved_by(problem, method)
 
 
-def _captured_by(problem: _Problem, way: Way) -> TracedSpec:
-    """Return the specification by the only way that was asked for."""
+def _solved_by(problem: _Problem, method: CaptureMethod) -> TracedSpec:
+    """Return the specification derived by the requested method."""
     try:
-        return problem.solved(way)
+        return problem.solved(method)
     except _Uncaptured as error:
-        raise failure(problem.model, problem.args, problem.kwargs, {way: error.cause}) from error.cause
+        raise failure(problem.model, problem.args, problem.kwargs, {method: error.cause}) from error.cause
 
 
-def _chosen(problem: _Problem) -> TracedSpec:
-    """Return the specification by export, or by an execution where export fails or leaves more axes fixed."""
+def _solved_automatically(problem: _Problem) -> TracedSpec:
+    """Return the specification from export, or from an execution if export fails or has a smaller group."""
     try:
         exported = problem.solved("export")
     except _Uncaptured as error:
@@ -157,17 +156,17 @@ def _chosen(problem: _Problem) -> TracedSpec:
     else:
         return exported if not exported.coverage.without_rule else _larger(problem, exported)
     try:
-        return problem.solved("execution", f"`torch.export` failed ({said(first)})")
+        return problem.solved("execution", f"`torch.export` failed ({summary(first)})")
     except _Uncaptured as error:
         causes = {"export": first, "execution": error.cause}
         raise failure(problem.model, problem.args, problem.kwargs, causes) from error.cause
 
 
 def _larger(problem: _Problem, exported: TracedSpec) -> TracedSpec:
-    """Return the specification by an execution if it moves more: it may have met operators that have rules."""
+    """Return the specification from an execution if its group is larger: its operators may have rules."""
     missing = ", ".join(exported.coverage.without_rule)
     try:
-        executed = problem.solved("execution", f"export met operators without a rule ({missing})")
+        executed = problem.solved("execution", f"the exported graph has operators without a rule ({missing})")
     except (_Uncaptured, SpecError):
         return exported
     return executed if executed.layout.log10_order > exported.layout.log10_order else exported
@@ -175,7 +174,7 @@ def _larger(problem: _Problem, exported: TracedSpec) -> TracedSpec:
 
 @final
 class _Uncaptured(Exception):  # ruff: ignore[error-suffix-on-exception-name] - never leaves this file
-    """A graph could not be captured in one way."""
+    """A method failed to capture the graph."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
@@ -185,7 +184,7 @@ class _Uncaptured(Exception):  # ruff: ignore[error-suffix-on-exception-name] - 
 @final
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """A model, its inputs and the options of tracing."""
+    """A model, its inputs, and the options for tracing."""
 
     model: nn.Module
     tensors: ModelTensors
@@ -195,31 +194,36 @@ class _Problem:
     freed: frozenset[str]
     rules: Rules
 
-    def solved(self, way: Way, why: str = "") -> TracedSpec:
-        """Return the specification from a graph that is captured in one way."""
+    def solved(self, method: CaptureMethod, why: str = "") -> TracedSpec:
+        """Return the specification from a graph captured by a method."""
         try:
-            graph = capture(self.model, self.args, self.kwargs, way)
-        except Exception as error:  # whatever the model's own code raises
+            graph = capture(self.model, self.args, self.kwargs, method)
+        except Exception as error:  # the model's code may raise anything
             raise _Uncaptured(error) from error
         try:
-            solution, interpreter = self._interpreted(graph, way)
+            solution, interpreter = self._interpreted(graph, method)
         except UnknownLengthError as error:
             raise _Uncaptured(error) from error
         example = tree_map(_without_values, self.args), tree_map(_without_values, dict(self.kwargs))
         names = TensorNames.of_module(self.model)
-        how = Captured(way, why)
+        captured = Captured(method, why)
         return TracedSpec(
-            solution, interpreter.without_rule, example, captured=how, decomposed=interpreter.decomposed, names=names
+            solution,
+            interpreter.without_rule,
+            example,
+            captured=captured,
+            decomposed=interpreter.decomposed,
+            names=names,
         )
 
-    def _interpreted(self, graph: ModelGraph, way: Way) -> tuple[Solution, Interpreter]:
+    def _interpreted(self, graph: ModelGraph, method: CaptureMethod) -> tuple[Solution, Interpreter]:
         tensors = self.tensors
         reasons = fixed_reasons(
             tensors,
             graph,
             self.frozen,
             self.freed,
-            lambda: capture_training(self.model, self.args, self.kwargs, way),
+            lambda: capture_training(self.model, self.args, self.kwargs, method),
         )
         terms_of = {
             name: tuple(fresh(size, reasons.get(name)) for size in tensor.shape)
@@ -240,9 +244,9 @@ class _Problem:
         require_outputs(self.model, outputs)
         for index, terms in enumerate(outputs):
             for term in terms:
-                constraints.freeze(term, Reason("output", str(index), "it leaves the model"))
+                constraints.freeze(term, Reason("output", str(index), "model output"))
         for label in labels_in(returned):
-            constraints.freeze(label.along, Reason("output", "positions", "its positions leave the model"))
+            constraints.freeze(label.along, Reason("output", "positions", "positions along it are a model output"))
         solution = solve_constraints(constraints, terms_of, parameters=tensors.parameters)
         return solution, interpreter
 
@@ -250,7 +254,7 @@ class _Problem:
 def _placeholder(
     node: Node, graph: ModelGraph, terms_of: Mapping[str, AxisTerms], constants: Mapping[str, Tensor]
 ) -> object:
-    """Return the value of a placeholder: the axes of a parameter, buffer, constant or input; inputs are fixed."""
+    """Return the axes of the parameter, buffer, constant or input of a placeholder; the axes of inputs are fixed."""
     origin = graph.origins.get(node.name)
     if origin is not None and origin in constants:
         return constant_terms(constants[origin], origin)
@@ -261,10 +265,10 @@ def _placeholder(
     value = value_of(node)
     if not hasattr(value, "shape"):
         return value
-    reason = Reason("input", node.name, "it enters the model")
+    reason = Reason("input", node.name, "model input")
     return tuple(fresh(int(size), reason) for size in value.shape)
 
 
 def _without_values(leaf: object) -> object:
-    """Return a tensor of the same shape and dtype on the meta device, and anything else as it is."""
+    """Return a tensor on the meta device, with shape and dtype; return other leaves unchanged."""
     return torch.empty_like(leaf, device="meta") if isinstance(leaf, Tensor) else leaf

@@ -1,9 +1,9 @@
-"""Constraints between axes, each solved by unification as soon as it is added.
+"""Constraints between axes, each solved by unification when it is added.
 
 `Constraints.unify` makes two terms equal. It binds atomic variables, splits factors of products until both sides have
 equal ones (``12 = 4*3``), and splits concatenations until both sides have equal parts (``2+6 = 5+3`` gives
-``2+3+3``). Terms without a common refinement, such as ``4*6`` and ``6*4``, are frozen. A frozen axis is only permuted
-by the identity, so that the solution is sound in any case.
+``2+3+3``). Terms without a common refinement, such as ``4*6`` and ``6*4``, are fixed: only the identity permutes them.
+This keeps the solution sound.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PartIndex: TypeAlias = "tuple[Variable, int]"
 """A concatenation A and the index i of its part ``A_i``."""
 
 PartPath: TypeAlias = "tuple[PartIndex, ...]"
-"""Where a part is: ``((A, i), (B, j))`` is part j of the concatenation B, which is in part i of the concatenation A."""
+"""Path to a part: ``((A, i), (B, j))`` is part j of the concatenation B, which is in part i of the concatenation A."""
 
 
 @final
@@ -50,18 +50,18 @@ class Part:
     """A consecutive part of an axis.
 
     Attributes:
-        term: Its term.
-        path: The concatenations and indices that lead to it; empty if it is a new concatenation of smaller parts.
+        term: The term of the part.
+        path: Path of concatenations and indices; empty if the part is a new concatenation of smaller parts.
     """
 
     term: AxisTerm
     path: PartPath
 
     def inside(self, path: PartPath) -> Part:
-        """Return the same part of an axis that is itself a part.
+        """Return the part with a prefix added to its path, for an axis that is itself a part.
 
         Args:
-            path: Where that axis is.
+            path: Path of that axis.
 
         Returns:
             The part with the longer path.
@@ -71,17 +71,17 @@ class Part:
 
 @final
 class Constraints:
-    """The constraints of one traced graph, and what they imply so far.
+    """The constraints of one traced graph, solved incrementally.
 
     The *restriction* ``v|A_i`` of a variable v to part i of a concatenation A is the axis v of the slice of a tensor
-    with axes ``A, v`` at ``A_i``. It is a variable of its own if v may be permuted differently in each part of A, and
-    v itself otherwise. While the graph is traced, it is a variable of its own unless a tensor observed so far rules
-    that out; `RestrictionResolver` decides at the end.
+    with axes ``A, v`` at ``A_i``. It is a separate variable if v may be permuted differently in each part of A, and v
+    itself otherwise. During tracing, it is a separate variable unless a tensor observed so far excludes this;
+    `RestrictionResolver` decides at the end.
 
     Attributes:
         tensors: The axes of all observed tensors.
-        restrictions: The restrictions that are variables of their own: ``(v, A, i) -> v|A_i``.
-        induced: The axes whose order follows from another axis, by their variables.
+        restrictions: The restrictions that are separate variables: ``(v, A, i) -> v|A_i``.
+        induced: Axes whose order is induced by another axis, by variable.
     """
 
     def __init__(self) -> None:
@@ -92,8 +92,7 @@ class Constraints:
     def observe(self, terms: AxisTerms) -> None:
         """Record that a tensor with these axes exists.
 
-        A variable can only be permuted differently in each unit of another if every tensor that contains it contains
-        the other, too.
+        A variable v can be permuted differently in each unit of w only if every tensor that contains v contains w.
 
         Args:
             terms: One term per dimension.
@@ -109,11 +108,11 @@ class Constraints:
 
     @staticmethod
     def freeze(term: AxisTerm, reason: Reason) -> AxisTerm:
-        """Constrain an axis to be fixed.
+        """Fix an axis: only the identity permutes it.
 
         Args:
             term: The axis.
-            reason: Why.
+            reason: Why it is fixed.
 
         Returns:
             The axis, with new fixed variables for its uniform factors.
@@ -131,7 +130,7 @@ class Constraints:
         Args:
             first: An axis.
             second: Another axis of the same length.
-            reason: Why both are frozen if they have no common refinement.
+            reason: Reason for fixing both if they have no common refinement.
 
         Returns:
             The unified axis. Uniform factors impose no constraint and are replaced by those of the other axis.
@@ -184,7 +183,7 @@ class Constraints:
         return (keep,)
 
     def _unify_prefixes(self, long: deque[Factor], short: deque[Factor], reason: Reason) -> AxisTerm:
-        """Unify and remove the shortest prefixes of equal length, if the first factors have no common refinement."""
+        """Unify and remove the shortest prefixes of equal length, for first factors without a common refinement."""
         first = [long.popleft()]
         second = [short.popleft()]
         while length(tuple(first)) != length(tuple(second)):
@@ -206,13 +205,13 @@ class Constraints:
     def split(self, term: AxisTerm, sizes: Sequence[int], reason: Reason) -> list[Part]:
         """Constrain an axis to be a concatenation of parts of given lengths.
 
-        A product is split along its first factor, ``(A_1 + A_2)*v = A_1*v|A_1 + A_2*v|A_2``. If a bound lies inside
-        one unit of that factor, the rest of the product is split there, in this unit only.
+        A product is split along its first factor, ``(A_1 + A_2)*v = A_1*v|A_1 + A_2*v|A_2``. If a bound is inside one
+        unit of that factor, the rest of the product is split in this unit only.
 
         Args:
             term: The axis.
             sizes: Lengths of the parts, all positive.
-            reason: Why parts of length 1, which have no variable of their own, are fixed.
+            reason: Reason for fixing parts of length 1, which have no variable.
 
         Returns:
             The parts, with their paths for `restrict`.
@@ -223,16 +222,16 @@ class Constraints:
         first = term[0]
         rest = term[1:]
         unit = length(rest)
-        ends = set(accumulate(sizes))
-        bounds = sorted({0} | {bound for end in ends for bound in (end // unit, -(-end // unit))})
+        stops = set(accumulate(sizes))
+        bounds = sorted({0} | {bound for stop in stops for bound in (stop // unit, -(-stop // unit))})
         found: list[Part] = []
-        for (start, end), outer in zip(
+        for (start, stop), outer in zip(
             pairwise(bounds), self._split_factor(first, differences(bounds), reason), strict=True
         ):
             inner = self.restrict(rest, outer.path)
-            within = sorted(bound for bound in ends if start * unit < bound < end * unit)
+            within = sorted(bound for bound in stops if start * unit < bound < stop * unit)
             if within:
-                inner_sizes = differences([start * unit, *within, end * unit])
+                inner_sizes = differences([start * unit, *within, stop * unit])
                 found.extend(part.inside(outer.path) for part in self.split(inner, inner_sizes, reason))
             else:
                 found.append(Part((*outer.term, *inner), outer.path))
@@ -250,11 +249,11 @@ class Constraints:
                 factor.fixed = factor.fixed or reason
             for variable in atomic_variables((factor,)):
                 variable.occurrences = dict(factor.occurrences)
-        ends = sorted(accumulate(sizes))
+        stops = sorted(accumulate(sizes))
         bounds = accumulate(map(length, factor.parts), initial=0)
         found: list[Part] = []
-        for index, (part, (start, end)) in enumerate(zip(factor.parts, pairwise(bounds), strict=True)):
-            inner_sizes = differences([start, *(bound for bound in ends if start < bound < end), end])
+        for index, (part, (start, stop)) in enumerate(zip(factor.parts, pairwise(bounds), strict=True)):
+            inner_sizes = differences([start, *(bound for bound in stops if start < bound < stop), stop])
             found.extend(inner.inside(((factor, index),)) for inner in self.split(part, inner_sizes, reason))
         return _merge_parts(found, sizes)
 
@@ -263,10 +262,10 @@ class Constraints:
 
         Args:
             term: The axis.
-            path: The part, such as ``((A, i), (B, j))``.
+            path: Path of the part, such as ``((A, i), (B, j))``.
 
         Returns:
-            The axis itself, except for variables that may be permuted differently in each part.
+            The axis, with variables that may be permuted differently in each part replaced by their restrictions.
         """
         for whole, index in path:
             term = tuple(found for factor in substitute(term) for found in self._restrict_factor(factor, whole, index))
@@ -297,10 +296,10 @@ class Constraints:
         Args:
             term: The axis.
             whole: The concatenation A.
-            index: The index i of its part.
+            index: Index i of the part.
 
         Returns:
-            The axis, with each variable replaced by its restriction if that is a variable of its own.
+            The axis, with each variable replaced by its restriction if that is a separate variable.
         """
         found: list[Factor] = []
         for factor in substitute(term):
@@ -317,7 +316,7 @@ def always_together(variable: Variable, whole: Variable) -> bool:
         whole: The concatenation.
 
     Returns:
-        Whether the observations allow the variable to be permuted differently in each part.
+        True if no observed tensor excludes a different permutation in each part.
     """
     return all(
         sum(found is whole for term in terms for found in variables(term)) == 1
@@ -330,7 +329,7 @@ def factor_atomic(factors: deque[Factor], size: int) -> bool:
 
     Args:
         factors: Factors of a product, changed in place.
-        size: The length of y.
+        size: Length of y.
 
     Returns:
         False if x is a concatenation, or not divisible.
@@ -351,10 +350,10 @@ def factor_atomic(factors: deque[Factor], size: int) -> bool:
 def _merge_parts(parts: Sequence[Part], sizes: Sequence[int]) -> list[Part]:
     """Concatenate consecutive small parts into parts of given lengths."""
     merged: list[Part] = []
-    left = deque(parts)
+    remaining = deque(parts)
     for size in sizes:
         run: list[Part] = []
         while sum(length(part.term) for part in run) < size:
-            run.append(left.popleft())
+            run.append(remaining.popleft())
         merged.append(run[0] if len(run) == 1 else Part(concatenation([part.term for part in run]), ()))
     return merged

@@ -1,4 +1,4 @@
-"""Groups of a solution: inseparable ones become one group, and every group gets a readable name."""
+"""Groups of a solution: merge inseparable groups, and name all groups after modules."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ if TYPE_CHECKING:
 Groups: TypeAlias = "Mapping[str, Group]"
 Axes: TypeAlias = "Mapping[str, tuple[Axis, ...]]"
 
-_NOT_IN_NAMES: Final = re.compile(r"[^\w.\[\]]")  # characters that the notation of axes does not allow in names
+_NOT_IN_NAMES: Final = re.compile(r"[^\w.\[\]]")  # not allowed in the notation of axes
 
 
 def merge_inseparable(groups: Groups, axes: Axes, inseparable: Callable[[str, str], bool]) -> tuple[Groups, Axes]:
     """Replace every product ``v*w`` of inseparable groups by one group of ``|v| |w|`` units.
 
-    If v and w only occur as this product, then all permutations of the product are symmetries, not only those of w
-    within the units of v.
+    If v and w occur only as this product, all permutations of the product are symmetries.
 
     Args:
         groups: The groups by name.
@@ -31,7 +30,7 @@ def merge_inseparable(groups: Groups, axes: Axes, inseparable: Callable[[str, st
         inseparable: Whether no cell of an observed tensor contains one of two groups without the other.
 
     Returns:
-        The groups and axes; a merged group has the name of the outer one.
+        The groups and axes; a merged group has the name of the outer group.
     """
     while True:
         pair = next(_mergeable(groups, axes, inseparable), None)
@@ -91,10 +90,10 @@ def _merged(axis: Axis, pair: tuple[str, str], size: int) -> Axis:
 
 
 def named_layout(groups: Groups, axes: Axes) -> Layout:
-    """Return the layout of groups that are named after the module of the first tensor that contains them.
+    """Return a layout whose groups are named after the module of the first tensor that contains them.
 
     Args:
-        groups: The groups by provisional names.
+        groups: The groups by temporary names.
         axes: The axes of all tensors.
 
     Returns:
@@ -116,13 +115,13 @@ def named_layout(groups: Groups, axes: Axes) -> Layout:
     )
 
 
-def _unused_name(wanted: str, taken: Collection[str]) -> str:
+def _unused_name(wanted: str, used: Collection[str]) -> str:
     base = _NOT_IN_NAMES.sub("_", wanted)
     if not (base[0].isalpha() or base[0] == "_"):
         base = f"units.{base}"
     name = base
     number = 2
-    while name in taken:
+    while name in used:
         name = f"{base}.{number}"
         number += 1
     return name

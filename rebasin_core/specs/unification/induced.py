@@ -1,8 +1,9 @@
-"""Axes whose order follows from another axis: the order in which positions along it are sorted.
+"""Axes whose order is induced by another axis, because positions along that axis were sorted.
 
-Sorting the numbers of experts brings the tokens into an order that changes if the experts are permuted. The sorted axis
-is *induced*: it may be carried along, summed over, or brought back by its own positions, but it must not meet any other
-axis, since nothing can be said about its order. Where it does, the axis that induces it is fixed.
+Sorting the expert indices of tokens orders the tokens by expert. If the experts are permuted, this order changes: the
+sorted axis is *induced* by the experts. It may be copied, summed over, sorted back by its own positions, or be the axis
+of a new tensor. Any other constraint on it, such as unification with an axis of a parameter, fixes the axis that
+induces it.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class InducedAxis:
-    """An axis whose order follows from another.
+    """An axis whose order is induced by another axis.
 
     Attributes:
-        axis: Its variable.
-        source: The axis whose permutation induces its order.
-        rows: Axes in each unit of which the order may be another.
-        key: Identifies the positions that were sorted; None if each element does not belong to one unit of the source.
+        axis: The variable of the induced axis.
+        source: The axis whose permutation determines its order.
+        rows: Axes such that the order may differ in each of their units.
+        key: Identity of the sorted positions; None if an element does not belong to one unit of the source.
     """
 
     axis: Variable
@@ -34,8 +35,8 @@ class InducedAxis:
     key: object = None
 
     @property
-    def is_met(self) -> bool:
-        """Whether the axis was unified with another one, divided, fixed, or used without one of its rows."""
+    def is_constrained(self) -> bool:
+        """Whether the axis was unified with an older axis, split, fixed, or used without one of its rows."""
         if self.axis.binding is not None or self.axis.parts or self.axis.fixed:
             return True
         rows = [row for term in self.rows for row in variables(term)]

@@ -1,6 +1,6 @@
-"""Nesting: which free variables may be permuted differently in each unit of another.
+"""Nesting: free variables that may be permuted differently in each unit of another variable.
 
-A *cell* of a tensor is the product of its axes after one part has been chosen of every concatenation. If w occurs
+A *cell* of a tensor is the product of its axes with one part selected from every concatenation. If w occurs
 exactly once in every cell that contains v, then v may be permuted differently in each unit of w: the group of v is
 nested in that of w, as the width of an attention head is nested in the heads.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @final
 class CoOccurrence:
-    """Which free variables always occur together, in the cells of all observed tensors.
+    """Co-occurrence of free variables in the cells of all observed tensors.
 
     Args:
         constraints: Constraints whose restrictions are resolved.
@@ -60,7 +60,7 @@ class CoOccurrence:
 
         Args:
             first: A free variable.
-            second: Another.
+            second: Another free variable.
 
         Returns:
             Whether no cell contains one without the other.
@@ -69,17 +69,17 @@ class CoOccurrence:
 
 
 def outer_variables(co_occurrence: CoOccurrence, order: Sequence[Variable]) -> dict[Variable, Variable | None]:
-    """Return, for every free variable, the variable in which it is nested.
+    """Return the variable in which each free variable is nested.
 
-    Nested groups form chains. Where several outer variables are possible, the chain with the largest number of
-    independent permutations, the product of its sizes, is chosen.
+    Nested groups form chains. Among several possible outer variables, the chain with the largest number of independent
+    permutations (the product of its sizes) is selected.
 
     Args:
-        co_occurrence: Which variables always occur together.
-        order: All free variables of parameters and buffers; of two inseparable ones, the outer one is first.
+        co_occurrence: Co-occurrence of the variables.
+        order: All free variables of parameters and buffers; of two inseparable variables, the first is the outer one.
 
     Returns:
-        The outer variable of each, or None.
+        The outer variable of each variable, or None.
     """
     ranks = {variable: rank for rank, variable in enumerate(order)}
     candidates = {
@@ -93,8 +93,8 @@ def outer_variables(co_occurrence: CoOccurrence, order: Sequence[Variable]) -> d
     found: dict[Variable, Variable | None] = {}
     copies: dict[Variable, int] = {}
     for variable in sorted(order, key=lambda variable: (len(candidates[variable]), ranks[variable])):
-        known = [other for other in candidates[variable] if other in copies]
-        outer = max(known, key=lambda other: (copies[other], -ranks[other]), default=None)
+        processed = [other for other in candidates[variable] if other in copies]
+        outer = max(processed, key=lambda other: (copies[other], -ranks[other]), default=None)
         found[variable] = outer
         copies[variable] = variable.size * (1 if outer is None else copies[outer])
     return found
@@ -108,7 +108,7 @@ def cells(constraints: Constraints, terms: Sequence[AxisTerm]) -> Iterator[AxisT
         terms: The axes of the tensor.
 
     Yields:
-        Variables and uniform factors. Concatenations only remain where no free variable depends on the part.
+        Variables and uniform factors. A concatenation is kept whole if no free variable depends on its parts.
     """
     factors = [factor for term in terms for factor in substitute(term)]
     index = next((index for index, factor in enumerate(factors) if _has_cells(constraints, factor, factors)), None)
@@ -123,7 +123,7 @@ def cells(constraints: Constraints, terms: Sequence[AxisTerm]) -> Iterator[AxisT
 
 
 def _has_cells(constraints: Constraints, factor: Factor, factors: Sequence[Factor]) -> bool:
-    """Return whether cells depend on a concatenation: a part of it, or the restriction of another factor, is free."""
+    """Return whether a factor is a concatenation with a free part, or one to which another factor is restricted."""
     if not isinstance(factor, Variable) or not factor.parts:
         return False
     if any(not variable.fixed for variable in atomic_variables((factor,))):

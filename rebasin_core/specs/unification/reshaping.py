@@ -21,14 +21,14 @@ def reshape(
 ) -> list[AxisTerm]:
     """Return the axes of a reshaped tensor: the product of the new terms is the product of the old ones.
 
-    A dimension that is divided into several, ``x -> y, z``, is bound to a product, ``x := y*z``. Dimensions that are
-    flattened into one are multiplied.
+    A dimension that is divided, ``x -> y, z``, is bound to a product, ``x := y*z``. Flattened dimensions become a
+    product.
 
     Args:
         constraints: The constraints of the graph.
         terms: One term per old dimension.
         sizes: The new lengths, with the same product.
-        reason: Why dimensions are frozen if neither shape refines the other there, such as ``4, 6 -> 6, 4``.
+        reason: Reason for fixing dimensions if neither shape refines the other, as in ``4, 6 -> 6, 4``.
 
     Returns:
         One term per new dimension.
@@ -67,7 +67,7 @@ def _factor_first(constraints: Constraints, factors: deque[Factor], size: int, r
 
 
 def _freeze_run(factors: deque[Factor], run: list[Factor], targets: deque[int], reason: Reason) -> list[AxisTerm]:
-    """Freeze the shortest run of old dimensions with the length of a run of new ones; return the new ones."""
+    """Fix the shortest run of old dimensions with the length of a run of new ones; return the new dimensions."""
     sizes = [targets.popleft()]
     while length(tuple(run)) != prod(sizes):
         if length(tuple(run)) < prod(sizes):
@@ -83,12 +83,12 @@ def stack(constraints: Constraints, terms: Sequence[AxisTerm], reason: Reason) -
 
     Args:
         constraints: The constraints of the graph.
-        terms: The term of the same old dimension in each of the tensors.
-        reason: Why the new dimension is fixed.
+        terms: The term of one dimension, for each tensor.
+        reason: Reason for fixing the new dimension.
 
     Returns:
-        N, a concatenation of parts of length 1, and the old dimension v. Unless all terms are equal, ``v|N_i`` is the
-        i-th term.
+        N, a concatenation of parts of length 1, and v, the given dimension in the result. ``v|N_i`` is the i-th term;
+        if the terms are equal, v is this term. If a term is uniform, all terms are unified instead.
     """
     if len(terms) == 1:
         return (), terms[0]

@@ -1,10 +1,10 @@
-"""Restrictions ``v|A_i``, once the whole graph has been traced: which of them are variables of their own.
+"""Resolution of restrictions ``v|A_i`` after tracing: separate variables, or equal to v.
 
-While the graph was traced, `Constraints.restrict` introduced a variable for ``v|A_i`` unless an observed tensor had
-ruled it out. `RestrictionResolver` now applies four rules, until none of them changes anything:
+During tracing, `Constraints.restrict` introduces a variable for ``v|A_i`` unless an observed tensor excludes it.
+`RestrictionResolver` then applies four rules until a fixed point:
 
-1. *Unify*: if v may not vary with A, then ``v|A_i = v`` for all i. What has become of v and A in the meantime is
-   carried over: ``(v*w)|A_i = v|A_i * w|A_i`` and ``(v + w)|A_i = v|A_i + w|A_i``.
+1. *Unify*: if v may not vary with A, then ``v|A_i = v`` for all i. If v was bound or split in the meantime, so is its
+   restriction: ``(v*w)|A_i = v|A_i * w|A_i`` and ``(v + w)|A_i = v|A_i + w|A_i``.
 2. *Split*: if v may vary with A, and A is a concatenation or a fixed axis to the left of it in a parameter, then
    ``v|A_i`` exists for all i. A fixed axis is split into its single indices for this.
 3. *Commute*: if ``v|A_i`` and ``v|B_j`` exist, then ``v|A_i|(B|A_i)_j = v|B_j|(A|B_j)_i``.
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from rebasin_core.specs.unification.constraints import Constraints, PartIndex
     from rebasin_core.specs.unification.terms import AxisTerms, Factor
 
-_UNEQUAL: Final = Reason("slices", "the parts of an axis", "they are used differently")
-_UNRESOLVED: Final = Reason("slices", "the parts of an axis", "how they are used was not resolved in 200 rounds")
-_MAX_ROUNDS: Final = 200  # each introduces or unifies restrictions; a few suffice for every network met so far
+_UNEQUAL: Final = Reason("slices", "the parts of an axis", "its parts are used differently")
+_UNRESOLVED: Final = Reason("slices", "the parts of an axis", "the use of its parts was not resolved in 200 rounds")
+_MAX_ROUNDS: Final = 200  # a few suffice for every network tried so far
 _MAX_SPLIT: Final = 256  # longer fixed axes are not split, to keep specifications readable
 
 
 @final
 class RestrictionResolver:
-    """Decides which restrictions of a graph's constraints are variables of their own.
+    """Decides which restrictions are separate variables.
 
     Args:
         constraints: All constraints of a graph.
-        parameters: The axes of all parameters and buffers, as they were observed.
+        parameters: The axes of all parameters and buffers, as the same tuples that were observed.
     """
 
     def __init__(self, constraints: Constraints, parameters: Sequence[AxisTerms]) -> None:
@@ -67,7 +67,7 @@ class RestrictionResolver:
 
         Args:
             variable: The variable v.
-            reason: Why.
+            reason: Reason for fixing axes without a common refinement.
         """
         restrictions = self._constraints.restrictions
         for key in [key for key in restrictions if key[0] is variable]:
@@ -75,7 +75,7 @@ class RestrictionResolver:
         self._constant.update(variables((variable,)))
 
     def _unify_all(self) -> None:
-        """Rule 1, for all restrictions, until nothing changes."""
+        """Apply rule 1 to all restrictions until a fixed point."""
         changed = True
         while changed:
             changed = False
@@ -84,7 +84,7 @@ class RestrictionResolver:
                 changed |= self._unify_one(variable, whole, index, restricted)
 
     def _unify_one(self, variable: Variable, whole: Variable, index: int, restricted: AxisTerm) -> bool:
-        """Rule 1 for ``v|A_i``, and what follows if v or A is no longer atomic; return whether anything changed."""
+        """Apply rule 1 to ``v|A_i``, also if v or A was bound or split; return whether anything changed."""
         restrictions = self._constraints.restrictions
         if variable.binding is not None or whole.binding is not None:
             del restrictions[variable, whole, index]
@@ -102,7 +102,7 @@ class RestrictionResolver:
         return True
 
     def _unify_concatenation(self, variable: Variable, whole: Variable, index: int, restricted: AxisTerm) -> bool:
-        """Unify ``(v_1 + v_2)|A_i = v_1|A_i + v_2|A_i``; return False if this was done before."""
+        """Unify ``(v_1 + v_2)|A_i`` with ``v_1|A_i + v_2|A_i``; return False if this was done before."""
         key = (variable, whole, index, restricted)
         if key in self._concatenated:
             return False
@@ -134,7 +134,7 @@ class RestrictionResolver:
         return found
 
     def _split_left_axes(self) -> bool:
-        """Rule 2, for all axes of parameters; return whether any restriction is new."""
+        """Apply rule 2 to all axes of parameters; return whether any restriction is new."""
         pairs: set[tuple[Variable, Variable]] = set()
         for terms in self._parameters.values():
             for term in terms:
@@ -145,7 +145,7 @@ class RestrictionResolver:
         return changed
 
     def _split_left(self, left: Variable, right: Variable) -> bool:
-        """Rule 2 for two factors of an axis, if the left one is a concatenation or fixed, and the right one free."""
+        """Apply rule 2 to two factors of an axis: a left concatenation or fixed axis, and a free right factor."""
         if left.binding is not None or right.binding is not None or not right.is_free or left.size > _MAX_SPLIT:
             return False
         if not (left.parts or left.fixed) or not self._may_vary(right, left):
@@ -159,7 +159,7 @@ class RestrictionResolver:
         return bool(missing)
 
     def _commute(self) -> bool:
-        """Rules 4 and 3, for all restrictions; return whether anything is new."""
+        """Apply rules 4 and 3 to all restrictions; return whether anything changed."""
         parts: dict[Variable, list[PartIndex]] = {}
         for variable, whole, index in self._constraints.restrictions:
             if not variable.parts:
@@ -186,7 +186,7 @@ class RestrictionResolver:
         return self._constraints.restrict(restricted, ((whole, second[1]),))
 
     def _propagate(self, parts: Mapping[Variable, Sequence[PartIndex]]) -> bool:
-        """Rule 4: introduce ``v|B_j`` if ``w|B_j`` exists for a variable w of ``v|A_i``; return whether any is new."""
+        """Apply rule 4, for each w in ``v|A_i`` with a restriction ``w|B_j``; return whether any restriction is new."""
         restrictions = self._constraints.restrictions
         changed = False
         for (variable, whole, _), restricted in list(restrictions.items()):
@@ -207,7 +207,7 @@ def _age(pair: tuple[Variable, Variable]) -> tuple[int, int]:
 
 
 def _pairs(term: AxisTerm) -> Iterator[tuple[Variable, Variable]]:
-    """Yield every variable that is a factor with every atomic variable to the right of it."""
+    """Yield each pair of a factor and an atomic variable to the right of it."""
     factors = substitute(term)
     for index, left in enumerate(factors):
         if not isinstance(left, Variable):

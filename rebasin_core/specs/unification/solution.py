@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rebasin_core.symmetry.layout import Layout
 
 
-_MET: Final = Reason("sort", "an order of positions", "an axis that is sorted by it is used in order")
+_SORTED: Final = Reason("sort", "sorted positions", "the order of an axis sorted by it matters")
 
 
 @final
@@ -32,7 +32,7 @@ class Solution:
 
     Attributes:
         layout: Groups and axes.
-        reasons: For every tensor and dimension, why it is fixed, in whole or in part; empty if no part of it is.
+        reasons: Reasons for every dimension of every tensor that is fixed, wholly or in part; empty for free ones.
     """
 
     layout: Layout
@@ -47,16 +47,16 @@ def solve_constraints(
     Args:
         constraints: All constraints of a graph.
         tensors: The axes of every parameter and buffer, by name.
-        parameters: The names of the parameters. The axes of a group that would act on buffers only are fixed.
+        parameters: Names of the parameters. Axes that occur in buffers only are fixed.
 
     Returns:
         The solution.
     """
-    settle(constraints, tensors.values())
-    _freeze_unlearned(tensors, parameters)
+    resolve_induced(constraints, tensors.values())
+    _freeze_buffers(tensors, parameters)
     variable_of, axes = _resolved_axes(constraints, tensors)
     names = {variable: name for name, variable in variable_of.items()}
-    order = [variable_of[name] for name in _groups_in_order(axes)]
+    order = [variable_of[name] for name in _group_order(axes)]
     co_occurrence = CoOccurrence(constraints)
     outer_of = outer_variables(co_occurrence, order)
     groups: dict[str, Group] = {}
@@ -72,8 +72,8 @@ def solve_constraints(
     return Solution(layout, reasons)
 
 
-def settle(constraints: Constraints, tensors: Iterable[AxisTerms]) -> None:
-    """Fix the sources of all induced axes that have met others.
+def resolve_induced(constraints: Constraints, tensors: Iterable[AxisTerms]) -> None:
+    """Fix every induced axis whose order is constrained, and the axis that induces it.
 
     Args:
         constraints: The constraints of a graph, after all operators.
@@ -81,15 +81,15 @@ def settle(constraints: Constraints, tensors: Iterable[AxisTerms]) -> None:
     """
     terms = [*(term for own in tensors for term in own), *constraints.restrictions.values()]
     owned = {variable for term in terms for variable in variables(term)}
-    open_ones = list(constraints.induced.values())
-    while met := [one for one in open_ones if one.is_met or one.axis in owned or _adopted(constraints, one)]:
-        for one in met:
-            open_ones.remove(one)
-            constraints.freeze(one.source, _MET)
-            constraints.freeze((one.axis,), _MET)
+    free = list(constraints.induced.values())
+    while found := [one for one in free if one.is_constrained or one.axis in owned or _is_shared(constraints, one)]:
+        for one in found:
+            free.remove(one)
+            constraints.freeze(one.source, _SORTED)
+            constraints.freeze((one.axis,), _SORTED)
 
 
-def _adopted(constraints: Constraints, one: InducedAxis) -> bool:
+def _is_shared(constraints: Constraints, one: InducedAxis) -> bool:
     """Return whether another induced axis was unified with this one."""
     return any(
         other is not one and other.axis.binding is not None and one.axis in substitute((other.axis,))
@@ -97,18 +97,18 @@ def _adopted(constraints: Constraints, one: InducedAxis) -> bool:
     )
 
 
-def _freeze_unlearned(tensors: Mapping[str, AxisTerms], parameters: Collection[str]) -> None:
-    """Freeze the variables that occur in buffers only."""
-    learned = {variable for name in parameters for term in tensors[name] for variable in atomic_variables(term)}
+def _freeze_buffers(tensors: Mapping[str, AxisTerms], parameters: Collection[str]) -> None:
+    """Fix the variables that occur in buffers only."""
+    in_parameters = {variable for name in parameters for term in tensors[name] for variable in atomic_variables(term)}
     for name, terms in tensors.items():
-        for variable in {variable for term in terms for variable in atomic_variables(term)} - learned:
-            variable.fixed = variable.fixed or Reason("none", name, "no parameter moves with it")
+        for variable in {variable for term in terms for variable in atomic_variables(term)} - in_parameters:
+            variable.fixed = variable.fixed or Reason("none", name, "it occurs in buffers only")
 
 
 def _resolved_axes(
     constraints: Constraints, tensors: Mapping[str, AxisTerms]
 ) -> tuple[dict[str, Variable], dict[str, tuple[Axis, ...]]]:
-    """Return the variables of all groups by provisional names, and the axes of all tensors."""
+    """Return the variables of all groups by temporary names, and the axes of all tensors."""
     resolver = RestrictionResolver(constraints, list(tensors.values()))
     while True:
         resolver.resolve()
@@ -118,12 +118,12 @@ def _resolved_axes(
         inexpressible = [variable for variable in variable_of.values() if variable in restricted]
         if not inexpressible:
             return variable_of, axes
-        for variable in inexpressible:  # an axis contains v itself, although v|A_i differs from v elsewhere
+        for variable in inexpressible:  # an axis contains v itself, but v|A_i differs from v in another
             resolver.make_constant(variable)
 
 
 def _axis(constraints: Constraints, term: AxisTerm, variable_of: dict[str, Variable]) -> Axis:
-    """Return the axis of a term, and add its groups; the provisional name of a group is the number of its variable."""
+    """Return the axis of a term and add its groups; the temporary name of a group is the number of its variable."""
     factors = substitute(term)
     if not factors:
         return Atom(1)
@@ -145,8 +145,8 @@ def _axis(constraints: Constraints, term: AxisTerm, variable_of: dict[str, Varia
     return concat(*(_axis(constraints, (*part, *own), variable_of) for part, own in pairs))
 
 
-def _groups_in_order(axes: Axes) -> list[str]:
-    """Return the names of all groups in the order of the tensors, outer factors first."""
+def _group_order(axes: Axes) -> list[str]:
+    """Return the names of all groups by first occurrence in the tensors, outer factors first."""
     found = (atom.group for dims in axes.values() for axis in dims for atom in atoms_of(axis))
     return list(dict.fromkeys(name for name in found if name is not None))
 

@@ -1,12 +1,12 @@
 """Terms, and the substitution that unification builds.
 
-During tracing, the axis of each dimension of each tensor is a *term*: a row-major product of factors. A factor is a
-`Variable`, or `Uniform` if the tensor is constant along it. Lengths are always known; structure and groups are not.
+The axis of each dimension of each tensor is a *term*: a row-major product of factors. A factor is a `Variable`, or
+`Uniform` if the tensor is constant along it. Lengths are known from the start; structure and groups are solved for.
 
 A variable x is in one of three states:
 
-- *atomic*: nothing is known yet. In the solution, an atomic variable is a group, or a fixed axis if `Variable.fixed`.
-- *concatenation*: ``x = x_1 + ... + x_n``, where each part is a term. It remains a representative, because restrictions
+- *atomic*: without structure. In the solution, an atomic variable is a group, or a fixed axis if `Variable.fixed`.
+- *concatenation*: ``x = x_1 + ... + x_n``, where each part is a term. It stays a representative, because restrictions
   ``v|x_i`` refer to it.
 - *bound*: ``x := t``. The term t replaces x everywhere.
 
@@ -33,9 +33,10 @@ class Reason:
     """Why an axis is fixed.
 
     Attributes:
-        operator: The operator that needs the order, such as ``conv2d``; ``input`` and ``output`` at the boundary.
-        node: The node of the traced graph.
-        why: A phrase, such as "positions are mixed by a kernel".
+        operator: The operator that depends on the order, such as ``conv2d``; ``input`` or ``output`` for inputs and
+            outputs of the model.
+        node: Name of the node in the traced graph.
+        why: A short phrase, such as "positions are mixed by a kernel".
     """
 
     operator: str
@@ -44,17 +45,26 @@ class Reason:
 
     @override
     def __str__(self) -> str:
-        """Return the reason as reports print it."""
-        return f"{self.why} ({self.operator} at {self.node})"
+        """Return the reason with operator and node."""
+        return f"{self.why} ({self.node})" if self._is_boundary else f"{self.why} ({self.operator} at {self.node})"
+
+    @property
+    def label(self) -> str:
+        """The reason without the node, for reports that group axes by reason."""
+        return self.why if self._is_boundary else f"{self.why} ({self.operator})"
+
+    @property
+    def _is_boundary(self) -> bool:
+        return self.operator in {"input", "output"}
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """An axis along which a tensor is constant, such as a broadcast one: every permutation leaves it unchanged.
+    """An axis along which a tensor is constant, such as a broadcast axis: permutations leave the tensor unchanged.
 
     Attributes:
-        size: Its length.
+        size: Length of the axis.
     """
 
     size: int
@@ -65,16 +75,16 @@ _NUMBERS: Final = count()
 
 @final
 class Variable:
-    """One factor of an axis whose structure and group are to be found.
+    """A factor of an axis whose structure and group are unknown.
 
     Attributes:
-        size: Its length, at least 2.
-        binding: The term that replaces it, if it is bound.
-        parts: The terms that it concatenates, if it is a concatenation.
-        fixed: Why it is fixed, if it is. A fixed concatenation keeps the order of its parts of length 1, which have no
-            variable of their own.
-        occurrences: The observed tensors that contain it, by the identity of their tuple of terms.
-        number: Increases with every new variable: a variable is older than another if its number is smaller.
+        size: Length of the factor, at least 2.
+        binding: The term that replaces it; None unless it is bound.
+        parts: The parts of a concatenation; empty for other variables.
+        fixed: Why it is fixed; None if it is not. In a concatenation, this fixes only the parts of length 1, which have
+            no variable.
+        occurrences: The observed tensors that contain it, by the `id` of their tuple of terms.
+        number: Serial number; older variables have smaller numbers.
     """
 
     __slots__ = ("binding", "fixed", "number", "occurrences", "parts", "size")
@@ -89,33 +99,33 @@ class Variable:
 
     @property
     def is_free(self) -> bool:
-        """Whether it is atomic and not fixed; of a bound variable, ask for those of its term."""
+        """Whether it is atomic and not fixed. Meaningless for a bound variable: use the variables of its term."""
         return not self.fixed and not self.parts
 
     @override
     def __repr__(self) -> str:
-        """Return the number and the length."""
+        """Return number and length, with ``!`` if it is fixed."""
         return f"?{self.number}:{self.size}{'!' if self.fixed else ''}"
 
 
 Factor: TypeAlias = Variable | Uniform
 
 AxisTerm: TypeAlias = "tuple[Factor, ...]"
-"""The term of one axis: the product of its factors, from slowest to fastest varying. The empty product has length 1."""
+"""The term of one axis: a product of factors, from slowest to fastest varying. The empty product has length 1."""
 
 AxisTerms: TypeAlias = "tuple[AxisTerm, ...]"
 """The axes of one tensor: one term per dimension."""
 
 
 def fresh(size: int, fixed: Reason | None = None) -> AxisTerm:
-    """Return a term that is one new variable.
+    """Return a new variable as a term.
 
     Args:
-        size: Its length.
-        fixed: Why it is fixed, if it is.
+        size: Length of the axis.
+        fixed: Why the axis is fixed; None for a free axis.
 
     Returns:
-        The variable; the empty product if the length is 1.
+        One variable; the empty product if the length is 1.
     """
     return () if size == 1 else (Variable(size, fixed),)
 
@@ -124,7 +134,7 @@ def uniform(size: int) -> AxisTerm:
     """Return the term of an axis along which a tensor is constant.
 
     Args:
-        size: Its length.
+        size: Length of the axis.
 
     Returns:
         One uniform factor; the empty product if the length is 1.
@@ -167,7 +177,7 @@ def differences(bounds: Iterable[int]) -> list[int]:
         bounds: Increasing integers.
 
     Returns:
-        One integer less than there are bounds.
+        One length for each pair of consecutive bounds.
     """
     return [end - start for start, end in pairwise(bounds)]
 
@@ -175,7 +185,7 @@ def differences(bounds: Iterable[int]) -> list[int]:
 def bind(variable: Variable, term: AxisTerm) -> None:
     """Bind a variable to a term: the union of union-find.
 
-    The variables of the term inherit the occurrences of the variable, and why it is fixed.
+    The variables of the term inherit the occurrences and the reason for being fixed.
 
     Args:
         variable: A variable that is not bound.

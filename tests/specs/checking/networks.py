@@ -1,4 +1,4 @@
-"""Networks on which checks are tried: ordinary ones, and those that hide what is wrong."""
+"""Networks for tests of `check_spec`: ordinary ones, and some in which a wrong axis is hard to detect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Net(nn.Module):
-    """Named layers, and a function of them."""
+    """A module with named members and a function of them."""
 
     def __init__(self, function: Callable[[Any, Tensor], Tensor], /, **members: nn.Module | nn.Parameter) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def two_heads() -> nn.Module:
 
 
 def attention(heads: int = 4, keys: int = 2, width: int = 4) -> nn.Module:
-    """Attention whose queries share the keys of their group, with a residual stream."""
+    """Grouped-query attention with a residual stream."""
 
     def forward(net: Any, x: Tensor) -> Tensor:
         h = net.first(x)
@@ -169,7 +169,7 @@ ROWS, TOKENS, IMAGES = (4, 5), (2, 6, 3), (2, 3, 6, 6)
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "MLP, ReLU": (lambda: mlp(nn.ReLU), ROWS),
     "MLP, tanh": (lambda: mlp(nn.Tanh), ROWS),
-    "8 convolutions that die": (lambda: dying(8), IMAGES),
+    "8 convolutions with dead units": (lambda: dying(8), IMAGES),
     "residual network": (
         lambda: CifarResNetArchitecture(depth=8).build((3, 8, 8), 4), (2, 3, 8, 8)
     ),
@@ -183,9 +183,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "GRU": (lambda: recurrent(nn.GRU), TOKENS),
     "language model, tied": (lambda: language_model(mask=False), ()),
     "language model, masked": (lambda: language_model(mask=True), ()),
-    "masked by the smallest number": (lambda: masked(0), ROWS),
+    "masked by the lowest float": (lambda: masked(0), ROWS),
     "masked by minus infinity": (lambda: masked(-torch.inf), ROWS),
-    "small head beside a large one": (two_heads, ROWS),
+    "outputs of sizes 1e-12 and 1e6": (two_heads, ROWS),
     "variational autoencoder": (variational, ROWS),
     "complex weights": (spectral, TOKENS),
     "logarithm of a parameter": (logarithmic, ROWS),
@@ -197,6 +197,6 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def inputs_of(shape: tuple[int, ...]) -> Tensor:
-    """Return random inputs; token numbers if no shape is given."""
+    """Return random inputs; token indices if the shape is empty."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(shape, generator=generator) if shape else torch.randint(11, (2, 7), generator=generator)

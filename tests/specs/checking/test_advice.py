@@ -1,4 +1,4 @@
-"""All axes at fault are named at once."""
+"""A suggestion names all axes to change together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.specs.checking.networks import Net
 
 
 def bottlenecks() -> nn.Module:
-    """Two bottleneck blocks, the first with a convolution on its shortcut: the stream's group has ten tensors."""
+    """Two bottleneck blocks, the first with a convolution on its shortcut: the residual group acts on ten tensors."""
 
     def block(net: Any, number: int, x: Tensor) -> Tensor:
         for layer in (1, 2, 3):
@@ -30,9 +30,9 @@ def bottlenecks() -> nn.Module:
 
     layers: dict[str, nn.Module] = {"conv0": nn.Conv2d(3, 8, 1, bias=False), "norm0": nn.BatchNorm2d(8)}
     for number, width in ((1, 3), (2, 8)):
-        for layer, (entering, leaving) in enumerate([(width, 4), (4, 4), (4, 8)], start=1):
-            layers[f"conv{number}{layer}"] = nn.Conv2d(entering, leaving, 1, bias=False)
-            layers[f"norm{number}{layer}"] = nn.BatchNorm2d(leaving)
+        for layer, (inputs, outputs) in enumerate([(width, 4), (4, 4), (4, 8)], start=1):
+            layers[f"conv{number}{layer}"] = nn.Conv2d(inputs, outputs, 1, bias=False)
+            layers[f"norm{number}{layer}"] = nn.BatchNorm2d(outputs)
     return Net(forward, **layers, last=nn.Linear(8, 2))
 
 
@@ -45,23 +45,23 @@ def forgetful(model: nn.Module, inputs: Tensor) -> dict[str, str]:
     return {name: text.replace(stream, "8") if name in FORGOTTEN else text for name, text in axes.items()}
 
 
-def test_tensors_missing_from_a_group_are_named_together() -> None:
+def test_tensors_omitted_from_a_group_are_named_together() -> None:
     model, inputs = bottlenecks(), torch.randn(2, 3, 4, 4)
     found = check_spec(table_spec(forgetful(model, inputs), model), model, inputs)
     (line,) = found.suggestions
-    assert "5 axes are at fault together" in line
-    assert all(f"`{name}`, axis 0: should move with it" in line for name in FORGOTTEN)
+    assert "change 5 axes together" in line
+    assert all(f"`{name}`, axis 0: should belong to the group" in line for name in FORGOTTEN)
 
 
-def test_they_are_found_by_search_where_the_model_cannot_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_are_found_by_search_if_tracing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = bottlenecks(), torch.randn(2, 3, 4, 4)
     table = forgetful(model, inputs)
 
-    def no(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         message = "cannot be traced"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(advice, "derive", no)
+    monkeypatch.setattr(advice, "derive", fail)
     (line,) = check_spec(table_spec(table, model), model, inputs).suggestions
-    assert "5 axes are at fault together" in line
-    assert all(f"`{name}`, axis 0: should move with it" in line for name in FORGOTTEN)
+    assert "change 5 axes together" in line
+    assert all(f"`{name}`, axis 0: should belong to the group" in line for name in FORGOTTEN)

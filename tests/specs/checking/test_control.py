@@ -1,4 +1,4 @@
-"""Networks that hide what is wrong with their specifications, and those that cannot be run like others."""
+"""Networks in which wrong axes are hard to detect, and networks that are hard to run in float64."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tests.specs.checking.networks import (
 )
 
 
-def moved_alone(model: nn.Module, tensor: str, dim: int = 0) -> dict[str, str]:
-    """Return the table in which one axis moves and nothing else does."""
+def lone_axis(model: nn.Module, tensor: str, dim: int = 0) -> dict[str, str]:
+    """Return a table in which a group acts on a single axis."""
     table = {name: ", ".join("-" * t.dim()) for name, t in named_tensors(model).items()}
     axes = table[tensor].split(", ")
     axes[dim] = "lone"
@@ -46,7 +46,7 @@ def check(model: nn.Module, shape: tuple[int, ...], table: dict[str, str] | None
 
 @pytest.fixture
 def without_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the search for what is at fault, which takes longer than to see that something is."""
+    """Skip the search for suggestions, which takes longer than the check."""
     monkeypatch.setattr(Adviser, "advice", lambda *_: [])
 
 
@@ -55,9 +55,9 @@ def right_table(model: nn.Module) -> dict[str, str]:
     table, units = dict[str, str](), "-"
     layers = [(name, layer) for name, layer in model.named_children() if next(layer.parameters(), None) is not None]
     for name, layer in layers:
-        leaving = "-" if name == layers[-1][0] else f"units{name}"
+        outputs = "-" if name == layers[-1][0] else f"units{name}"
         if isinstance(layer, nn.Linear):
-            table[f"{name}.weight"], units = f"{leaving}, {units}", leaving
+            table[f"{name}.weight"], units = f"{outputs}, {units}", outputs
         else:
             table[f"{name}.weight"] = units
         table[f"{name}.bias"] = units
@@ -66,26 +66,26 @@ def right_table(model: nn.Module) -> dict[str, str]:
 
 @pytest.mark.usefixtures("without_advice")
 @pytest.mark.parametrize("blocks", [3, 4, 10])
-def test_networks_that_die_under_random_statistics(blocks: int) -> None:
+def test_dead_units_under_random_statistics(blocks: int) -> None:
     model = dying(blocks)
     assert check(model, IMAGES).passed
-    assert not check(model, IMAGES, moved_alone(model, "0.weight")).kept
+    assert not check(model, IMAGES, lone_axis(model, "0.weight")).kept
 
 
 @pytest.mark.usefixtures("without_advice")
 @pytest.mark.parametrize("value", [0, -1e10, float("-inf"), float("nan")])
-def test_outputs_that_are_masked(value: float) -> None:
+def test_masked_outputs(value: float) -> None:
     model = masked(value)
     assert check(model, ROWS).passed
-    assert not check(model, ROWS, moved_alone(model, "a.weight")).kept
+    assert not check(model, ROWS, lone_axis(model, "a.weight")).kept
 
 
 @pytest.mark.usefixtures("without_advice")
 @pytest.mark.parametrize("tensor", ["a.weight", "c.weight"])
-def test_a_small_head_beside_a_large_one(tensor: str) -> None:
+def test_outputs_of_different_magnitudes(tensor: str) -> None:
     model = two_heads()
     assert check(model, ROWS).passed
-    assert not check(model, ROWS, moved_alone(model, tensor)).kept
+    assert not check(model, ROWS, lone_axis(model, tensor)).kept
 
 
 @pytest.mark.usefixtures("without_advice")
@@ -93,45 +93,45 @@ def test_a_small_head_beside_a_large_one(tensor: str) -> None:
     ("activation", "norm"),
     [(nn.ReLU, True), (nn.GELU, True), (nn.Tanh, True), (nn.Sigmoid, False), (nn.Softsign, False)],
 )
-def test_thirty_layers_do_not_wash_an_error_out(activation: type[nn.Module], *, norm: bool) -> None:
+def test_error_is_detected_through_thirty_layers(activation: type[nn.Module], *, norm: bool) -> None:
     model = deep(activation, norm=norm)
     assert check(model, ROWS, right_table(model)).passed
-    assert not check(model, ROWS, moved_alone(model, "0.weight")).kept
+    assert not check(model, ROWS, lone_axis(model, "0.weight")).kept
 
 
 @pytest.mark.usefixtures("without_advice")
 @pytest.mark.parametrize("batch", [1, 16])
-def test_outputs_that_are_all_zero_show_nothing(batch: int) -> None:
+def test_wrong_table_does_not_pass_if_outputs_can_be_zero(batch: int) -> None:
     model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 1), nn.ReLU())
     inputs = torch.randn(batch, 5, generator=torch.Generator().manual_seed(0))
-    wrong, right = table_spec(moved_alone(model, "0.weight"), model), trace_spec(model, inputs)
+    wrong, right = table_spec(lone_axis(model, "0.weight"), model), trace_spec(model, inputs)
     for seed in range(12):
         assert not check_spec(wrong, model, inputs, generator=torch.Generator().manual_seed(seed)).passed
         assert check_spec(right, model, inputs, generator=torch.Generator().manual_seed(seed)).passed
 
 
-def test_what_does_not_matter_on_these_inputs_is_untested_by_name() -> None:
+def test_unused_tensors_are_untested() -> None:
     model = Net(lambda net, x: net.b(net.a(x).relu()) if len(x) else x, a=nn.Linear(5, 8), b=nn.Linear(8, 3))
     model.aside = nn.Linear(8, 2)
     table = {"a.weight": "h, -", "a.bias": "h", "b.weight": "-, h", "b.bias": "-", "aside.weight": "-, h"}
     found = check(model, ROWS, {**table, "aside.bias": "-"})
     assert found.kept
     assert not found.passed
-    assert dict(found.untested) == {"aside.weight": "the model does not use it on these inputs"}
+    assert dict(found.untested) == {"aside.weight": "not used by the model on these inputs"}
     found.require(allow_untested=True)
-    with pytest.raises(SpecError, match="cannot be shown") as error:
+    with pytest.raises(SpecError, match="not verified for all tensors") as error:
         found.require()
-    assert "untested, the model does not use it on these inputs: `aside.weight`" in str(error.value)
+    assert "untested, not used by the model on these inputs: `aside.weight`" in str(error.value)
 
 
-def test_a_network_that_is_dead_at_all_parameters_is_untested() -> None:
+def test_network_with_constant_outputs_is_untested() -> None:
     model = Net(lambda net, x: net.b((net.a(x).tanh() - 2).relu()), a=nn.Linear(5, 8), b=nn.Linear(8, 3))
-    found = check(model, ROWS, moved_alone(model, "a.weight"))
+    found = check(model, ROWS, lone_axis(model, "a.weight"))
     assert found.kept
     assert set(found.untested) == {"a.weight", "a.bias", "b.weight"}
 
 
-def test_a_bias_before_a_softmax_is_inert_and_no_alarm() -> None:
+def test_key_bias_before_a_softmax_is_inert_and_passes() -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
         q, k, v = net.q(x), net.k(x), net.v(x)
         output: Tensor = net.out((q @ k.transpose(-1, -2)).softmax(-1) @ v)
@@ -141,7 +141,7 @@ def test_a_bias_before_a_softmax_is_inert_and_no_alarm() -> None:
     found = check(model, TOKENS)
     assert found.passed
     assert found.inert == ("k.bias",)
-    # Wherever it moves, the function is the same: no table is wrong there.
+    # The function does not depend on it, so both axes are correct.
     axes = trace_spec(model, inputs_of(TOKENS)).layout.as_json()["axes"]
     assert check(model, TOKENS, {**axes, "k.bias": "-"}).passed
 
@@ -177,19 +177,19 @@ SAMPLED = {
 
 
 @pytest.mark.parametrize("kind", ["like", "dropout", "gumbel"])
-def test_noise_moves_with_its_units(kind: str) -> None:
+def test_noise_is_permuted_with_its_units(kind: str) -> None:
     model = sampled(kind)
     assert check(model, ROWS, SAMPLED).passed
     found = check(model, ROWS, {**SAMPLED, "mean.bias": "-"})
     assert not found.kept
-    assert "'z': `mean.bias`, axis 0: should move with it" in found.suggestions
+    assert "'z': `mean.bias`, axis 0: should belong to the group" in found.suggestions
     state = torch.get_rng_state()
     check(model, ROWS, SAMPLED)
     assert torch.equal(state, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("kind", ["shape", "python"])
-def test_noise_of_no_unit_is_refused_as_random(kind: str) -> None:
+def test_noise_without_units_raises(kind: str) -> None:
     model = sampled(kind)
     found = check(model, ROWS, SAMPLED)
     assert not found.passed
@@ -200,7 +200,7 @@ def test_noise_of_no_unit_is_refused_as_random(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["log", "cholesky"])
-def test_parameters_that_may_not_be_anything(kind: str) -> None:
+def test_parameters_with_constraints(kind: str) -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
         h = net.a(x)
         h = (h * (net.p - 1).log()).tanh() if kind == "log" else h @ torch.linalg.cholesky(net.p)
@@ -210,11 +210,11 @@ def test_parameters_that_may_not_be_anything(kind: str) -> None:
     value = torch.rand(8) + 1.1 if kind == "log" else 2 * torch.eye(8) + 0.1
     model = Net(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 3), p=nn.Parameter(value))
     assert check(model, ROWS).kept
-    assert not check(model, ROWS, moved_alone(model, "a.weight")).kept
+    assert not check(model, ROWS, lone_axis(model, "a.weight")).kept
 
 
 @pytest.mark.parametrize("zero", [False, True])
-def test_complex_parameters_are_wide_and_random(*, zero: bool) -> None:
+def test_complex_parameters_are_checked_in_complex128(*, zero: bool) -> None:
     model = spectral(zero=zero)
     table = {
         "weight": "h, o, -", "first.weight": "h, -", "first.bias": "h", "last.weight": "-, o", "last.bias": "-",
@@ -223,17 +223,17 @@ def test_complex_parameters_are_wide_and_random(*, zero: bool) -> None:
     assert found.passed
     assert found.error < 1e-13
     wrong = check(model, TOKENS, {**table, "weight": "h, -, -"})
-    assert wrong.suggestions == ("'o': `weight`, axis 1: should move with it",)
+    assert wrong.suggestions == ("'o': `weight`, axis 1: should belong to the group",)
 
 
-def test_grouped_products_have_no_float64() -> None:
+def test_grouped_products_without_float64_support() -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
         x = net.e(x)
         weight, expert = net.gate(x).softmax(-1).max(-1)
         order = expert.argsort(stable=True)
-        ends = torch.bincount(expert, minlength=4).cumsum(0).to(torch.int32)
-        hidden = torch._grouped_mm(x[order], net.up, offs=ends).relu()
-        mixed = torch._grouped_mm(hidden, net.down, offs=ends)
+        offsets = torch.bincount(expert, minlength=4).cumsum(0).to(torch.int32)
+        hidden = torch._grouped_mm(x[order], net.up, offs=offsets).relu()
+        mixed = torch._grouped_mm(hidden, net.down, offs=offsets)
         output: Tensor = net.last(x + torch.zeros_like(mixed).index_copy(0, order, mixed) * weight[:, None])
         return output
 
@@ -248,10 +248,10 @@ def test_grouped_products_have_no_float64() -> None:
     right = check_spec(table_spec(table, model), model, torch.randn(16, 8))
     assert right.passed, right
     wrong = check_spec(table_spec({**table, "gate.bias": "-"}, model), model, torch.randn(16, 8))
-    assert "'E': `gate.bias`, axis 0: should move with it" in wrong.suggestions
+    assert "'E': `gate.bias`, axis 0: should belong to the group" in wrong.suggestions
 
 
-def test_fake_quantization_has_no_float64() -> None:
+def test_fake_quantization_without_float64_support() -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
         zero = torch.zeros(8, dtype=torch.int32)
         weight = torch.fake_quantize_per_channel_affine(net.a.weight, net.scale.abs(), zero, 0, -128, 127)
@@ -261,10 +261,12 @@ def test_fake_quantization_has_no_float64() -> None:
     model = Net(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 3), scale=nn.Parameter(torch.full((8,), 0.01)))
     table = {"a.weight": "h, -", "a.bias": "h", "b.weight": "-, h", "b.bias": "-", "scale": "h"}
     assert check(model, ROWS, table).passed
-    assert check(model, ROWS, {**table, "scale": "-"}).suggestions == ("'h': `scale`, axis 0: should move with it",)
+    assert check(model, ROWS, {**table, "scale": "-"}).suggestions == (
+        "'h': `scale`, axis 0: should belong to the group",
+    )
 
 
-def test_an_operator_that_takes_float32_only_is_run_so() -> None:
+def test_float32_only_operator_runs_in_float32() -> None:
     @torch.library.custom_op("check_tests::single", mutates_args=())
     def single(x: Tensor) -> Tensor:
         if x.dtype != torch.float32:
@@ -279,20 +281,20 @@ def test_an_operator_that_takes_float32_only_is_run_so() -> None:
     assert not check(model, ROWS, {**table, "a.bias": "-"}).kept
 
 
-def test_a_parallel_model_is_the_model_inside() -> None:
+def test_parallel_model_is_unwrapped() -> None:
     inner = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
     spec = trace_spec(inner, inputs_of(ROWS))
     assert check_spec(spec, nn.DataParallel(inner), inputs_of(ROWS)).passed
 
 
-def test_a_model_that_cannot_be_run_is_refused_with_the_reason() -> None:
+def test_model_that_cannot_be_run_raises_with_the_reason() -> None:
     model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
     spec = trace_spec(model, inputs_of(ROWS))
-    with pytest.raises(SpecError, match="cannot be run on the example inputs: RuntimeError"):
+    with pytest.raises(SpecError, match="cannot run the model on the example inputs: RuntimeError"):
         check_spec(spec, model, torch.randn(4, 7))
 
 
-def test_a_bias_that_a_later_normalization_takes_away_is_inert() -> None:
+def test_bias_before_a_normalization_is_inert() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(1, 4), nn.InstanceNorm2d(4), nn.Flatten(), nn.Linear(64, 2))
     found = check(model, IMAGES)
     assert found.passed
@@ -300,7 +302,7 @@ def test_a_bias_that_a_later_normalization_takes_away_is_inert() -> None:
 
 
 class Forces(nn.Module):
-    """The negative gradient of a potential, as of interatomic ones; no `torch.enable_grad` inside."""
+    """The negative gradient of a potential (interatomic forces), without `torch.enable_grad` inside."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -313,7 +315,7 @@ class Forces(nn.Module):
         return -gradient
 
 
-def test_models_that_take_gradients_inside_are_checked() -> None:
+def test_models_that_compute_gradients_inside_are_checked() -> None:
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     model = Forces()
     right = {"first.weight": "h, 3", "first.bias": "h", "last.weight": "1, h", "last.bias": "1"}

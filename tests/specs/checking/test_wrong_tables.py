@@ -1,4 +1,4 @@
-"""What `check_spec` passes keeps the function, and it passes what does; the whole of it is a benchmark."""
+"""`check_spec` passes correct tables and fails wrong ones; `tests/benchmarks/wrong_tables.py` runs all networks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.specs.checking.networks import NETWORKS, inputs_of
 from tests.specs.checking.wrong_tables import truly_changes, wrong_tables
 
 SMALL = [
-    "MLP, ReLU", "8 convolutions that die", "grouped-query attention", "GRU", "language model, masked",
+    "MLP, ReLU", "8 convolutions with dead units", "grouped-query attention", "GRU", "language model, masked",
     "variational autoencoder",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_wrong_tables_fail_and_right_ones_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_tables_fail_and_correct_ones_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Adviser, "advice", lambda *_: [])
     torch.manual_seed(1)
     make, shape = NETWORKS[name]

@@ -1,4 +1,4 @@
-"""Random wrong specifications, made from right ones, and an oracle that does not share code with the check."""
+"""Random wrong specifications, derived from correct ones, and an oracle that shares no code with the check."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WrongTable:
-    """A layout with one thing changed, and what."""
+    """A layout with one change, and a description of the change."""
 
     kind: str
     where: str
@@ -35,11 +35,11 @@ class WrongTable:
 
 
 def wrong_tables(layout: Layout, seed: int) -> Iterator[WrongTable]:
-    """Yield layouts with one tensor or one group at fault, in random order, each once."""
+    """Yield layouts with one wrong tensor or group, in random order, each once."""
     draw = random.Random(seed)
-    every = [*_moved_less(layout), *_moved_more(layout), *_turned(layout), *_split(layout, draw), *_merged(layout)]
+    changed_axes = [*_fixed_axes(layout), *_added_axes(layout), *_reversed_factors(layout)]
     by_kind: dict[str, list[WrongTable]] = {}
-    for table in every:
+    for table in [*changed_axes, *_split(layout, draw), *_merged(layout)]:
         by_kind.setdefault(table.kind, []).append(table)
     for tables in by_kind.values():
         draw.shuffle(tables)
@@ -73,59 +73,59 @@ def _with(layout: Layout, tensor: str, dim: int, axis: Axis, groups: dict[str, G
         return None  # the notation does not admit it
 
 
-def _places(layout: Layout) -> Iterator[tuple[str, int, Axis, str]]:
+def _grouped_axes(layout: Layout) -> Iterator[tuple[str, int, Axis, str]]:
     for name, axes in layout.axes.items():
         for dim, axis in enumerate(axes):
             for group in dict.fromkeys(atom.group for atom in atoms_of(axis) if atom.group and atom.size > 1):
                 yield name, dim, axis, group
 
 
-def _moved_less(layout: Layout) -> Iterator[WrongTable]:
-    for name, dim, axis, group in _places(layout):
+def _fixed_axes(layout: Layout) -> Iterator[WrongTable]:
+    for name, dim, axis, group in _grouped_axes(layout):
         fixed = _renamed(axis, group, None)
         changed = _with(layout, name, dim, fixed)
         if changed is not None:
-            yield WrongTable("an axis is not moved", f"{name}[{dim}]", changed)
+            yield WrongTable("an axis fixed", f"{name}[{dim}]", changed)
         for other in layout.groups.values():
             if other.name != group and other.size == layout.groups[group].size and other.within is None:
-                moved = _renamed(axis, group, other.name)
-                changed = _with(layout, name, dim, moved)
+                regrouped = _renamed(axis, group, other.name)
+                changed = _with(layout, name, dim, regrouped)
                 if changed is not None:
-                    yield WrongTable("an axis moves with another group", f"{name}[{dim}]", changed)
+                    yield WrongTable("an axis in another group", f"{name}[{dim}]", changed)
 
 
-def _moved_more(layout: Layout) -> Iterator[WrongTable]:
+def _added_axes(layout: Layout) -> Iterator[WrongTable]:
     for name, axes in layout.axes.items():
         for dim, axis in enumerate(axes):
             for group in layout.groups.values():
                 if axis == Atom(group.size) and group.size > 1 and group.within is None:
                     changed = _with(layout, name, dim, Atom(group.size, group.name))
                     if changed is not None:
-                        yield WrongTable("a fixed axis is moved", f"{name}[{dim}]", changed)
+                        yield WrongTable("a fixed axis in a group", f"{name}[{dim}]", changed)
             if isinstance(axis, Atom) and axis.group is None and axis.size > 1:
                 lone = {"lone": Group("lone", axis.size)}
                 changed = _with(layout, name, dim, Atom(axis.size, "lone"), lone)
                 if changed is not None:
-                    yield WrongTable("a fixed axis is a group", f"{name}[{dim}]", changed)
+                    yield WrongTable("a fixed axis as a new group", f"{name}[{dim}]", changed)
 
 
-def _turned(layout: Layout) -> Iterator[WrongTable]:
+def _reversed_factors(layout: Layout) -> Iterator[WrongTable]:
     for name, axes in layout.axes.items():
         for dim, axis in enumerate(axes):
             if isinstance(axis, Product):
-                turned = product(*reversed(axis.factors))
-                changed = None if turned == axis else _with(layout, name, dim, turned)
+                other = product(*reversed(axis.factors))
+                changed = None if other == axis else _with(layout, name, dim, other)
                 if changed is not None:
-                    yield WrongTable("factors in the other order", f"{name}[{dim}]", changed)
+                    yield WrongTable("factors in reverse order", f"{name}[{dim}]", changed)
 
 
 def _split(layout: Layout, draw: random.Random) -> Iterator[WrongTable]:
     for group in layout.groups.values():
-        places = [(name, dim) for name, dim, _, found in _places(layout) if found == group.name]
-        if len(places) < 2 or any(other.within == group.name for other in layout.groups.values()):
+        positions = [(name, dim) for name, dim, _, found in _grouped_axes(layout) if found == group.name]
+        if len(positions) < 2 or any(other.within == group.name for other in layout.groups.values()):
             continue
         for _ in range(3):
-            chosen = set(draw.sample(places, draw.randint(1, len(places) - 1)))
+            chosen = set(draw.sample(positions, draw.randint(1, len(positions) - 1)))
             twin = Group(f"{group.name}.twin", group.size, group.within)
             axes = {
                 name: tuple(
@@ -133,7 +133,7 @@ def _split(layout: Layout, draw: random.Random) -> Iterator[WrongTable]:
                 )
                 for name, found in layout.axes.items()
             }
-            yield WrongTable("a group is split", group.name, Layout({**layout.groups, twin.name: twin}, axes))
+            yield WrongTable("a group split", group.name, Layout({**layout.groups, twin.name: twin}, axes))
 
 
 def _merged(layout: Layout) -> Iterator[WrongTable]:
@@ -149,14 +149,14 @@ def _merged(layout: Layout) -> Iterator[WrongTable]:
                     for name, found in layout.axes.items()
                 }
                 kept = {name: group for name, group in layout.groups.items() if name != second.name}
-                yield WrongTable("two groups are merged", f"{first.name} and {second.name}", Layout(kept, axes))
+                yield WrongTable("two groups merged", f"{first.name} and {second.name}", Layout(kept, axes))
 
 
 def truly_changes(model: nn.Module, inputs: Tensor, right: Layout, wrong: Layout, draws: int = 24) -> bool:
-    """Return whether a wrong layout changes the function at parameters drawn by an oracle of its own.
+    """Return whether a wrong layout changes the function at random parameters that are not those of the check.
 
-    At each of many parameters, a random element of the wrong layout must change some entry of the outputs a million
-    times more than elements of the right one do, which is rounding, and than the rounding of the entry itself.
+    At one of ``draws`` parameters, a random element of the wrong layout must change an entry of the outputs 1e6 times
+    more than elements of the correct layout do (rounding), and 1e6 times more than the rounding error of the entry.
     """
     wide = copy.deepcopy(model).double().eval()
     x = inputs.double() if inputs.is_floating_point() else inputs

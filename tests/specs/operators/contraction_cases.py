@@ -1,4 +1,4 @@
-"""Networks for operators that contract, normalize, index, reshape, split and create tensors."""
+"""Networks for contractions, normalizations, recurrent layers, Fourier transforms and matrix functions."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _statistics(outputs: tuple[Tensor, ...]) -> list[Tensor]:
 
 
 def _recurrent(name: str, states: int, *, bidirectional: bool = False) -> Case:
-    """Return a layer of 3 units on two steps, whose first state is made of the hidden units."""
+    """Return a layer of 3 units on two time steps, whose initial state is the hidden units."""
     gates = {"lstm": 4, "gru": 3}.get(name, 1)
     cells = 2 if bidirectional else 1
 
@@ -136,7 +136,7 @@ def _recurrent(name: str, states: int, *, bidirectional: bool = False) -> Case:
 
 
 def _over_nodes(h: Tensor, start: Tensor, into: Tensor, again: Tensor) -> Tensor:
-    """Return the last states of a layer whose batch is made of the hidden units."""
+    """Return the final states of a layer whose batch axis is the hidden units."""
     steps = h.mT.unsqueeze(-1)  # [nodes, steps, 1]
     _, last = torch.rnn_tanh(steps, start, [into, again], False, 1, 0.0, False, False, True)
     return last.expand(2, -1, -1)

@@ -1,4 +1,4 @@
-"""Networks for operators that look up and write by index."""
+"""Networks for indexing operators."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GRID_INDEX = torch.tensor([[0, 1, 1], [1, 0, 1]])
 
 CASES: Final[dict[str, Case]] = {
     "embedding": Case(4, lambda h, w: h[:, None] * F.embedding(INDEX, w), ((3, 4),)),
-    "embedding of places": Case(4, lambda h, w: F.embedding(h.argmin(1), w), ((4, 3),)),
+    "embedding of argmin": Case(4, lambda h, w: F.embedding(h.argmin(1), w), ((4, 3),)),
     "codebook": Case(4, lambda h, w: F.embedding(torch.cdist(h, w).argmin(1), w), ((3, 4),)),
     "embedding_bag": Case(
         4, lambda h, w: h * F.embedding_bag(torch.tensor([[0, 2], [1, 1]]), w, mode="sum"), ((3, 4),)
@@ -42,7 +42,7 @@ CASES: Final[dict[str, Case]] = {
     ),
     "_unsafe_index": Case(4, lambda h: aten._unsafe_index(h, [None, INDEX])),
     "index_select": Case(6, lambda h: [grid(h, 3, 2).index_select(-2, INDEX), h.index_select(1, ONE)]),
-    "index_select places": Case(6, lambda h, w: grid(h, 3, 2).index_select(1, w.argsort()), ((3,),)),
+    "index_select argsort": Case(6, lambda h, w: grid(h, 3, 2).index_select(1, w.argsort()), ((3,),)),
     "gather": Case(6, lambda h: grid(h, 2, 3).gather(-1, GRID_INDEX.expand(2, 2, 3))),
     "gather some": Case(8, lambda h, w: grid(h, 4, 2).gather(2, (column(w) > 0).long()), ((3, 2),)),
     "gather blocks": Case(6, lambda h, w: grid(h, 3, 2).gather(1, column(w.argsort(0))), ((3, 2),)),
@@ -101,7 +101,7 @@ CASES: Final[dict[str, Case]] = {
 
 
 def _masked(h: Tensor, w: Tensor) -> Tensor:
-    """Return the greater half of the units, in order."""
+    """Return the half of the units with the larger weights."""
     return h[:, w > w.median()]
 
 

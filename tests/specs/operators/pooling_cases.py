@@ -1,4 +1,4 @@
-"""At least one network for every operator that has a rule, with all its outputs and its unusual arguments."""
+"""Networks for pooling, convolution, sorting and reduction operators, with unusual arguments."""
 
 from __future__ import annotations
 

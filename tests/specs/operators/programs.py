@@ -1,4 +1,4 @@
-"""Networks ``Linear - operators - Linear``, with two oracles: elements of the traced group, and the true group."""
+"""Networks ``Linear - operators - Linear``, with two oracles: random traced group elements, and the true group."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Operators: TypeAlias = "Callable[..., Tensor | tuple[Tensor, ...] | list[Tensor]
 
 aten = torch.ops.aten
 BATCH = 2
-DRAWS = 3  # of the parameters: operators that choose, such as argmax, may agree by chance for one
+NUM_PARAMETERS = 3  # random parameter sets: discrete operators such as argmax may agree by chance for one
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Case:
 
 
 class Network(nn.Module):
-    """A dense layer, operators on its output, and a dense layer on one of their outputs, or on all."""
+    """A dense layer, operators on its output, and a dense layer on one or all of their outputs."""
 
     def __init__(self, case: Case, output: int | None = None) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def _rows(value: Tensor) -> Tensor:
 
 
 def networks(case: Case) -> list[Network]:
-    """Return the networks that use each output alone, and all of them."""
+    """Return the network that uses all outputs, and one network for each single output."""
     torch.manual_seed(0)
     alone = Network(case)
     count = len(alone.outputs(alone.first(alone.inputs())))
@@ -84,7 +84,7 @@ def networks(case: Case) -> list[Network]:
 
 
 def traced(network: nn.Module, inputs: Tensor, calls: list[Call]) -> TracedSpec:
-    """Return the specification of a network, and record the calls of all rules."""
+    """Return the specification of a network, and append the calls of all rules to a list."""
 
     def recording(rule: Rule) -> Rule:
         def record(call: Call) -> Result:
@@ -102,25 +102,25 @@ def error_of(network: Network, spec: TracedSpec, tries: int = 6) -> float:
     generator = torch.Generator().manual_seed(0)
     inputs = network.inputs()
     largest = 0.0
-    for _ in range(DRAWS if spec.groups else 0):
+    for _ in range(NUM_PARAMETERS if spec.groups else 0):
         values = {
             name: torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
             for name, tensor in network.named_parameters()
         }
         expected = torch.func.functional_call(network, values, inputs)
         for _ in range(tries):
-            moved = spec.random_permutation(generator=generator).apply(values)
-            found = torch.func.functional_call(network, moved, inputs)
+            permuted = spec.random_permutation(generator=generator).apply(values)
+            found = torch.func.functional_call(network, permuted, inputs)
             change = ((found - expected).abs().max() / expected.abs().max()).item()
             largest = max(largest, change if change == change else 0.0)  # ruff: ignore[comparison-with-itself]
     return largest
 
 
 def true_order(network: Network) -> int:
-    """Return the number of pairs of permutations of ``h`` and of its results that keep every function of the form.
+    """Return the number of pairs of permutations, of ``h`` and of the results, that preserve the function.
 
-    By enumeration: a permutation of ``h`` counts if it permutes the results of 64 random ``h``, once for each such
-    permutation of the results. Only for networks without further parameters.
+    By enumeration: a permutation of ``h`` is counted if it permutes the results of 24 random ``h``, once for each such
+    permutation of the results. The network must not have other parameters.
     """
     width = network.case.width
     count = 12
@@ -141,16 +141,16 @@ def _columns(values: Tensor) -> list[tuple[float, ...]]:
 
 
 def grid(hidden: Tensor, *shape: int) -> Tensor:
-    """Return hidden units, ``[batch, width]``, in another shape."""
+    """Return hidden units, ``[batch, width]``, in the shape ``[batch, *shape]``."""
     value: Tensor = hidden.unflatten(1, shape)
     return value
 
 
 def column(values: Tensor) -> Tensor:
-    """Return values along a parameter as a factor for every example of the batch."""
+    """Return a parameter expanded to a batch of two."""
     return values.expand(2, *values.shape)
 
 
 def after(hidden: Tensor, value: Tensor) -> Tensor:
-    """Return a value of the parameters alone beside the hidden units."""
+    """Return the hidden units concatenated with a value that depends on parameters only."""
     return torch.cat([hidden, column(value).flatten(1).to(hidden.dtype)], 1)

@@ -1,4 +1,4 @@
-"""Networks for operators that move, create and copy elements."""
+"""Networks for operators that rearrange, create and copy elements."""
 
 from __future__ import annotations
 

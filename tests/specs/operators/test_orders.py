@@ -1,4 +1,4 @@
-"""What is traced is the whole true group, found by enumeration, where the notation can express it."""
+"""The traced group has the order of the true group, found by enumeration, if the notation can express it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def order(network: Network) -> int:
         ("fake_quantize", None), ("diag_embed of ones", None), ("max_pool1d indices", 0),
     ],
 )  # fmt: skip
-def test_no_axis_is_fixed_without_need(name: str, output: int | None) -> None:
+def test_no_axis_is_fixed_unnecessarily(name: str, output: int | None) -> None:
     torch.manual_seed(0)
     network = Network(CASES[name], output)
     assert order(network) == true_order(network)
@@ -39,10 +39,10 @@ def test_permutations_of_a_sum_with_the_identity_matrix() -> None:
     assert order(network) == true_order(network) == 6
 
 
-def test_one_element_of_a_list_is_a_slice() -> None:
+def test_a_constant_list_is_traced_like_a_slice() -> None:
     torch.manual_seed(0)
     listed = Network(Case(6, lambda h: h[:, [2]].tanh()))
     sliced = Network(Case(6, lambda h: h[:, 2:3].tanh()))
-    assert order(listed) == order(sliced) == 12  # true: 120, since the notation has no axis with a unit in its middle
+    assert order(listed) == order(sliced) == 12  # true: 120; the notation has no axis with a unit in its middle
     first = Network(Case(6, lambda h: h[:, [0]].tanh()))
     assert order(first) == true_order(first) == 120

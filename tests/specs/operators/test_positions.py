@@ -1,4 +1,4 @@
-"""Routing to experts by position: what moves is compared with every permutation of the experts, tried one by one."""
+"""Routing to experts by position: the traced group is compared with an enumeration of the permutations of experts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXPERTS = 4
 
 
 class Routed(nn.Module):
-    """Four experts, each a matrix and a bias, and a gate; how tokens are routed is a function of its own."""
+    """Four experts (a matrix and a bias each), a gate, and a function that routes tokens."""
 
     def __init__(self, route: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Routed(nn.Module):
         self.matrix = nn.Parameter(torch.randn(EXPERTS, 5, 2))
         self.bias = nn.Parameter(torch.randn(EXPERTS, 2))
         self.route = route
-        nn.init.normal_(self.gate.weight, std=3.0)  # so that tokens go to different experts
+        nn.init.normal_(self.gate.weight, std=3.0)  # tokens are routed to different experts
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -47,16 +47,16 @@ class Routed(nn.Module):
         return torch.einsum("ne,nh,eho->no", gates, h, self.matrix) + gates @ self.bias
 
 
-def moved_experts(route: Callable[..., Tensor], x: Tensor) -> int:
-    """Return how many of the 24 permutations of the experts, gate rows with them, keep the function."""
+def num_symmetries(route: Callable[..., Tensor], x: Tensor) -> int:
+    """Return how many of the 24 permutations of experts and gate rows preserve the function."""
     model = Routed(route).double()
     state, expected = {name: value.clone() for name, value in model.state_dict().items()}, model(x)
-    kept = 0
+    count = 0
     for order in permutations(range(EXPERTS)):
         names = ("gate.weight", "gate.bias", "matrix", "bias")
         model.load_state_dict({**state, **{name: state[name][list(order)] for name in names}})
-        kept += torch.allclose(model(x), expected, atol=1e-9)
-    return kept
+        count += torch.allclose(model(x), expected, atol=1e-9)
+    return count
 
 
 def topk_and_gather(net: Routed, h: Tensor, p: Tensor) -> Tensor:
@@ -98,24 +98,24 @@ def switch(net: Routed, h: Tensor, p: Tensor) -> Tensor:
 
 
 def sorted_tokens(net: Routed, h: Tensor, p: Tensor) -> Tensor:
-    ids, places = p.argmax(-1).sort()
-    found = net.looked_up(h[places], ids)
-    return torch.zeros_like(found).index_add(0, places, found)
+    ids, order = p.argmax(-1).sort()
+    found = net.looked_up(h[order], ids)
+    return torch.zeros_like(found).index_add(0, order, found)
 
 
-def sorted_tokens_brought_back(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+def sorted_tokens_with_inverse(net: Routed, h: Tensor, p: Tensor) -> Tensor:
     _, chosen = p.topk(2, -1)
-    ids, places = chosen.flatten().sort()
-    found = net.looked_up(h[places // 2], ids) * p.gather(1, chosen).flatten()[places, None]
-    inverse = torch.empty_like(places)
-    inverse[places] = torch.arange(len(places))
+    ids, order = chosen.flatten().sort()
+    found = net.looked_up(h[order // 2], ids) * p.gather(1, chosen).flatten()[order, None]
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(len(order))
     return found[inverse].view(-1, 2, 2).sum(1)
 
 
 def sorted_twice(net: Routed, h: Tensor, p: Tensor) -> Tensor:
     ids = p.argmax(-1)
-    places = ids.argsort()
-    return net.looked_up(h[places], ids[places])[places.argsort()]
+    order = ids.argsort()
+    return net.looked_up(h[order], ids[order])[order.argsort()]
 
 
 SYMMETRIC: list[Callable[..., Tensor]] = [
@@ -128,7 +128,7 @@ SYMMETRIC: list[Callable[..., Tensor]] = [
     compared_with_a_range,
     switch,
     sorted_tokens,
-    sorted_tokens_brought_back,
+    sorted_tokens_with_inverse,
     sorted_twice,
     lambda net, h, p: net.looked_up(h, p.topk(2, -1)[1][:, 1]),
     lambda net, h, p: net.looked_up(h, p.argmin(-1)) * p.gather(1, p.argmin(-1, keepdim=True)),
@@ -137,11 +137,11 @@ SYMMETRIC: list[Callable[..., Tensor]] = [
 
 
 @pytest.mark.parametrize("route", SYMMETRIC)
-def test_experts_move_with_their_gate_rows(route: Callable[..., Tensor]) -> None:
-    x = torch.randn(40, 3)  # so that every expert is chosen
+def test_experts_are_permuted_with_their_gate_rows(route: Callable[..., Tensor]) -> None:
+    x = torch.randn(40, 3)  # enough tokens for every expert
     model = Routed(route)
     spec = trace_spec(model, x)
-    assert moved_experts(route, x.double()) == factorial(EXPERTS)
+    assert num_symmetries(route, x.double()) == factorial(EXPERTS)
     assert check_spec(spec, model, x).passed
     axes = spec.layout.as_json()["axes"]
     (experts,) = {axes[name].split(", ")[0] for name in ("gate.weight", "gate.bias", "matrix")}
@@ -149,7 +149,7 @@ def test_experts_move_with_their_gate_rows(route: Callable[..., Tensor]) -> None
     assert spec.layout.log10_order == pytest.approx(log10(factorial(EXPERTS) * factorial(5)))
 
 
-def numbers_in_the_output(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+def positions_as_values(net: Routed, h: Tensor, p: Tensor) -> Tensor:
     chosen = p.topk(2, -1)[1]
     return net.looked_up(h, chosen[:, 0]) + chosen
 
@@ -179,7 +179,7 @@ def cumulative_counts(net: Routed, h: Tensor, p: Tensor) -> Tensor:
     return (counts[:, None] * net.bias).sum(0) + h[:, :2]
 
 
-def sorted_and_not_brought_back(net: Routed, h: Tensor, p: Tensor) -> Tensor:
+def sorted_without_inverse(net: Routed, h: Tensor, p: Tensor) -> Tensor:
     ids, _ = p.argmax(-1).sort()
     return net.looked_up(h, ids)
 
@@ -191,9 +191,9 @@ def an_overwritten_choice(net: Routed, h: Tensor, p: Tensor) -> Tensor:
 
 
 def last_write_wins(net: Routed, h: Tensor, p: Tensor) -> Tensor:
-    ids, places = p.argmax(-1).sort()
+    ids, order = p.argmax(-1).sort()
     written = torch.zeros(EXPERTS, 2, dtype=h.dtype).index_copy(0, p.argmax(-1), h[:, :2])
-    return net.looked_up(h, p.argmax(-1)) + written.cumsum(0)[:1] + 0 * (ids + places)[:, None]
+    return net.looked_up(h, p.argmax(-1)) + written.cumsum(0)[:1] + 0 * (ids + order)[:, None]
 
 
 def read_by_python(net: Routed, h: Tensor, p: Tensor) -> Tensor:
@@ -204,28 +204,28 @@ def read_by_python(net: Routed, h: Tensor, p: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "route",
     [
-        numbers_in_the_output,
+        positions_as_values,
         positions_returned,
         next_expert,
         compared_by_size,
         equal_scores,
         equal_products,
         cumulative_counts,
-        sorted_and_not_brought_back,
+        sorted_without_inverse,
         an_overwritten_choice,
         last_write_wins,
         read_by_python,
     ],
 )
-def test_positions_that_are_used_as_numbers_fix_the_experts(route: Callable[..., Tensor]) -> None:
+def test_positions_used_as_integers_fix_the_experts(route: Callable[..., Tensor]) -> None:
     x = torch.randn(16, 3)
     spec = trace_spec(Routed(route), x)
-    assert moved_experts(route, x.double()) < factorial(EXPERTS)
+    assert num_symmetries(route, x.double()) < factorial(EXPERTS)
     assert spec.layout.as_json()["axes"]["gate.weight"].split(", ")[0] == str(EXPERTS)
 
 
 class Grouped(nn.Module):
-    """Experts of two layers in grouped products, as `transformers` computes them; sizes suit the compiled kernel."""
+    """Two-layer experts with grouped products, as in `transformers`; the compiled kernel requires these sizes."""
 
     def __init__(self, *, shuffled: bool = False) -> None:
         super().__init__()
@@ -238,18 +238,18 @@ class Grouped(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
         best, chosen = self.gate(x).softmax(-1).topk(2, -1)
-        ids, places = chosen.flatten().sort()
+        ids, order = chosen.flatten().sort()
         counts = torch.histc((ids.flip(0) if self.shuffled else ids).float(), bins=EXPERTS, min=0, max=EXPERTS - 1)
-        ends = counts.cumsum(0, dtype=torch.int32)
-        h = functional.grouped_mm(x[places // 2], self.up.transpose(1, 2), offs=ends) + self.offset[ids]
-        out = functional.grouped_mm(h.tanh(), self.down.transpose(1, 2), offs=ends) * best.flatten()[places, None]
-        inverse = torch.empty_like(places)
-        inverse[places] = torch.arange(len(places))
+        bounds = counts.cumsum(0, dtype=torch.int32)
+        h = functional.grouped_mm(x[order // 2], self.up.transpose(1, 2), offs=bounds) + self.offset[ids]
+        out = functional.grouped_mm(h.tanh(), self.down.transpose(1, 2), offs=bounds) * best.flatten()[order, None]
+        inverse = torch.empty_like(order)
+        inverse[order] = torch.arange(len(order))
         result: Tensor = out[inverse].view(-1, 2, 8).sum(1)
         return result
 
 
-def test_the_hidden_units_of_each_expert_move_by_themselves() -> None:
+def test_hidden_units_are_permuted_within_each_expert() -> None:
     model, x = Grouped(), torch.randn(6, 8)
     spec = trace_spec(model, x)
     axes = spec.layout.as_json()["axes"]
@@ -258,17 +258,17 @@ def test_the_hidden_units_of_each_expert_move_by_themselves() -> None:
     assert axes["down"] == f"up, 8, {inner}"
     assert inner.endswith("@up")
     assert spec.layout.log10_order == pytest.approx(log10(factorial(4)) + 4 * log10(factorial(16)))
-    moved = spec.random_permutation(generator=torch.Generator().manual_seed(0)).apply(dict(model.named_parameters()))
-    assert not torch.equal(moved["down"], model.down)
-    torch.testing.assert_close(torch.func.functional_call(model, moved, (x,)), model(x), rtol=1e-4, atol=1e-4)
+    permuted = spec.random_permutation(generator=torch.Generator().manual_seed(0)).apply(dict(model.named_parameters()))
+    assert not torch.equal(permuted["down"], model.down)
+    torch.testing.assert_close(torch.func.functional_call(model, permuted, (x,)), model(x), rtol=1e-4, atol=1e-4)
 
 
-def test_segments_of_other_positions_are_not_understood() -> None:
+def test_segments_of_other_positions_fix_all_axes() -> None:
     spec = trace_spec(Grouped(shuffled=True), torch.randn(6, 8))
     assert not spec.groups
 
 
-def test_lookups_without_order_share_the_hidden_units_of_experts() -> None:
+def test_unsorted_lookups_share_the_hidden_units_of_experts() -> None:
     def route(net: Routed, h: Tensor, p: Tensor) -> Tensor:
         chosen = p.topk(2, -1)[1]
         return (net.looked_up(h, chosen[:, 0]) * net.looked_up(h, chosen[:, 1])).sum(1, keepdim=True)

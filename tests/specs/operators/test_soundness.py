@@ -1,4 +1,4 @@
-"""Every rule, with every output of its operator: no element of the traced group changes the function."""
+"""Soundness of every rule, for every output of its operator: traced group elements preserve the function."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rebasin_core.specs.operators.indexing import IndexingRules
 from rebasin_core.specs.operators.matrix import MatrixRules
 from rebasin_core.specs.operators.normalization import NormalizationRules
 from rebasin_core.specs.operators.pooling import PoolingRules
-from rebasin_core.specs.operators.position_catalogue import MAKERS
+from rebasin_core.specs.operators.position_catalogue import PRODUCERS
 from rebasin_core.specs.operators.recurrent import RecurrentRules
 from rebasin_core.specs.operators.reduction import ReductionRules
 from rebasin_core.specs.operators.shape import ShapeRules
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from rebasin_core import Call, OperatorRules
     from tests.specs.operators.programs import Case
 
-# Rules that no network here reaches: those of other devices, those of operators that PyTorch does not record before
-# dispatch, and those of torchvision, which test_vision.py tries.
+# Rules that no network here reaches: for other devices, and for operators that PyTorch does not record before dispatch.
 UNREACHED: Final = frozenset({
     "aten._scaled_dot_product_efficient_attention", "aten._scaled_dot_product_flash_attention", "aten.cudnn_batch_norm",
     "aten._batch_norm_impl_index", "aten._batch_norm_no_update", "aten._batch_norm_with_update", "aten.conj",
@@ -75,12 +74,12 @@ def test_every_rule_is_sound_with_every_output_of_its_operator(
     untried = (
         rules
         - UNREACHED
-        - MAKERS.keys()
+        - PRODUCERS.keys()
         - {found for name in used for found in (name, f"{name}_", name.removesuffix("_"))}
     )
-    assert not untried, "a rule needs a network here, with all outputs of its operator"
+    assert not untried, "add a network for each rule, with all outputs of its operator"
     outputs = {
-        name: number for name in (rules - MAKERS.keys()) & used.keys() if (number := _number_of_outputs(name)) > 1
+        name: number for name in (rules - PRODUCERS.keys()) & used.keys() if (number := _number_of_outputs(name)) > 1
     }
     unused = {name: number for name, number in outputs.items() if used[name] < set(range(number))}
     assert not unused
@@ -92,7 +91,7 @@ def _number_of_outputs(name: str) -> int:
     return max(sum(str(output.type) == "Tensor" for output in schema.returns) for schema in schemas)
 
 
-def test_every_family_is_tried() -> None:
+def test_every_family_is_tested() -> None:
     marks = test_every_rule_is_sound_with_every_output_of_its_operator.pytestmark  # type: ignore[attr-defined]
     tried = {
         family for mark in marks if mark.name == "parametrize" for _, families in mark.args[1] for family in families

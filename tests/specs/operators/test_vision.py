@@ -1,4 +1,4 @@
-"""Rules of torchvision's operators, tried on stand-ins of the same names, since torchvision is no dependency."""
+"""Rules for torchvision's operators, tested on stand-ins because torchvision is not a dependency."""
 
 import torch
 from torch import Tensor, nn

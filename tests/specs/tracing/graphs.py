@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 Net: TypeAlias = Any
-"""A `Graph` seen from inside its function: its members are what the test gave it."""
+"""A `Graph` as its function sees it: the members depend on the test."""
 
 
 class Graph(nn.Module):
@@ -43,7 +43,7 @@ def constant(module: nn.Module, name: str, value: Tensor, *, persistent: bool = 
 
 
 def traced(model: nn.Module, *inputs: Tensor, method: Method = "auto") -> TracedSpec:
-    """Return the traced specification after checking that it keeps the function."""
+    """Return the traced specification after verifying it."""
     spec = trace_spec(model, inputs, method=method)
     check = check_spec(spec, model, inputs)
     assert check.passed, f"{check}\n{axes(spec)}"
@@ -61,7 +61,7 @@ def sizes(spec: TracedSpec) -> dict[str, int]:
 
 
 def expect(model: nn.Module, *inputs: Tensor, **expected: str) -> TracedSpec:
-    """Trace, check, and compare the axes of weights; a bias goes with the rows of its weight."""
+    """Trace, verify, and compare the axes of weights; a bias has the axis of the rows of its weight."""
     spec = traced(model, *inputs)
     found = {
         name.replace(".weight", "").replace(".", "_"): text for name, text in axes(spec).items() if "bias" not in name

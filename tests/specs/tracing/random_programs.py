@@ -1,4 +1,4 @@
-"""Random programs of the operators that are hard to trace: what comes in is split, tied, sliced and put together."""
+"""Random programs of operators that are hard to trace: they split, tie, slice and merge axes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ if TYPE_CHECKING:
 
 
 class Program(nn.Module):
-    """A dense layer, a few random steps on its output, and a dense layer on what they give.
+    """A dense layer, random steps on its output, and a dense layer on the result.
 
-    With ``choosing``, some steps use operators that return indices, look up or write by index, or mix neighbors.
-
-    The steps are drawn while a trial batch runs through them, so that every shape is known, and then repeated.
+    With ``indexing``, some steps use operators that return indices, look up or write by index, or mix neighbors. The
+    steps are sampled while a batch runs through them, because they depend on its shape.
     """
 
-    def __init__(self, seed: int, steps: int = 6, *, choosing: bool = False) -> None:
+    def __init__(self, seed: int, steps: int = 6, *, indexing: bool = False) -> None:
         super().__init__()
-        self._choosing = choosing
+        self._indexing = indexing
         self._random = random.Random(seed)
         torch.manual_seed(seed)
         width = self._random.choice([12, 16, 24])
@@ -34,7 +33,7 @@ class Program(nn.Module):
         self._steps: list[Callable[[Tensor], Tensor]] = []
         value = self.first(self.inputs())
         for _ in range(steps):
-            step = self._drawn(value)
+            step = self._random_step(value)
             after = step(value)
             if after.numel() > 4096 or after.dim() > 5 or 0 in after.shape:
                 continue
@@ -53,13 +52,13 @@ class Program(nn.Module):
         output: Tensor = self.last(value.flatten(1))
         return output
 
-    def _drawn(self, value: Tensor) -> Callable[[Tensor], Tensor]:
+    def _random_step(self, value: Tensor) -> Callable[[Tensor], Tensor]:
         draw = self._random
         dims = list(range(1, value.dim()))
         dim = draw.choice(dims)
         size = value.shape[dim]
-        makers = [self._tanh, self._split, self._merged, self._swapped, self._scaled, self._softmax, self._dense]
-        makers += [
+        factories = [self._tanh, self._split, self._merged, self._swapped, self._scaled, self._softmax, self._dense]
+        factories += [
             self._sliced,
             self._gated,
             self._normed,
@@ -68,11 +67,11 @@ class Program(nn.Module):
             self._reduced,
             self._padded,
         ]
-        if self._choosing:
-            makers += [self._chosen, self._pooled, self._ordered, self._looked_up, self._written, self._mixed]
-        maker = draw.choice(makers)
-        self.names.append(f"{maker.__name__[1:]}({dim}) of {tuple(value.shape)}")
-        return maker(value, dim, size)
+        if self._indexing:
+            factories += [self._chosen, self._pooled, self._ordered, self._looked_up, self._written, self._mixed]
+        factory = draw.choice(factories)
+        self.names.append(f"{factory.__name__[1:]}({dim}) of {tuple(value.shape)}")
+        return factory(value, dim, size)
 
     def _tanh(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
         del value, dim, size
@@ -96,8 +95,8 @@ class Program(nn.Module):
         del dim, size
         shape = [length if self._random.random() < 0.6 else 1 for length in value.shape[1:]]
         self.scales.append(nn.Parameter(torch.randn(shape)))
-        place = len(self.scales) - 1
-        return lambda x: x * self.scales[place]
+        index = len(self.scales) - 1
+        return lambda x: x * self.scales[index]
 
     def _softmax(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
         del value, size
@@ -106,15 +105,15 @@ class Program(nn.Module):
     def _dense(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
         del dim, size
         self.members.append(nn.Linear(value.shape[-1], self._random.choice([4, 6, 8])))
-        place = len(self.members) - 1
-        return lambda x: self.members[place](x)
+        index = len(self.members) - 1
+        return lambda x: self.members[index](x)
 
     def _sliced(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
         del value
         start = self._random.randrange(size)
-        end = self._random.randint(start + 1, size)
+        stop = self._random.randint(start + 1, size)
         step = self._random.choice([1, 1, 2])
-        return lambda x: x[(slice(None),) * dim + (slice(start, end, step),)]
+        return lambda x: x[(slice(None),) * dim + (slice(start, stop, step),)]
 
     def _gated(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
         del value
@@ -125,8 +124,8 @@ class Program(nn.Module):
     def _normed(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
         self.members.append(nn.LayerNorm(value.shape[dim:]))
         del size
-        place = len(self.members) - 1
-        return lambda x: self.members[place](x)
+        index = len(self.members) - 1
+        return lambda x: self.members[index](x)
 
     def _unbound(self, value: Tensor, dim: int, size: int) -> Callable[[Tensor], Tensor]:
         if value.dim() < 3:

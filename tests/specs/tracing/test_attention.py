@@ -1,4 +1,4 @@
-"""Attention in all its spellings; the groups expected were worked out by hand."""
+"""Implementations of attention; the expected groups were derived by hand."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def _fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("attend", [_mixed, _fused])
-def test_heads_move_and_widths_move_inside_each(attend: Callable[..., Tensor]) -> None:
+def test_heads_are_permuted_and_widths_within_each_head(attend: Callable[..., Tensor]) -> None:
     def forward(net: Net, x: Tensor) -> Net:
         h = net.stem(x)
         mixed = attend(*(_heads(layer(h), 4) for layer in (net.q, net.k, net.v)))
@@ -50,7 +50,7 @@ def _repeated(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("repeat", [_repeated, lambda x: x.repeat_interleave(2, 1)])
-def test_grouped_queries_move_inside_the_head_of_their_key(repeat: Callable[[Tensor], Tensor]) -> None:
+def test_grouped_queries_are_permuted_within_the_head_of_their_key(repeat: Callable[[Tensor], Tensor]) -> None:
     def forward(net: Net, x: Tensor) -> Net:
         q, k, v = _heads(net.q(x), 4), _heads(net.k(x), 2), _heads(net.v(x), 2)
         return net.last(_mixed(q, repeat(k), repeat(v)))
@@ -93,7 +93,7 @@ def test_multihead_attention_module() -> None:
     assert found["1.norm1.weight"] == "units.0"
 
 
-def test_relative_position_bias_is_one_for_each_head() -> None:
+def test_relative_position_biases_are_permuted_with_their_heads() -> None:
     def forward(net: Net, x: Tensor) -> Net:
         q, k, v = net.qkv(x).view(2, 5, 3, 4, 3).permute(2, 0, 3, 1, 4)
         bias = net.table[net.index.view(-1)].view(5, 5, 4).permute(2, 0, 1)
@@ -112,11 +112,11 @@ def test_relative_position_bias_is_one_for_each_head() -> None:
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-def test_rotary_embedding_frees_what_is_not_rotated_and_no_more(persistent: bool) -> None:  # ruff: ignore[boolean-type-hint-positional-argument]
+def test_only_dimensions_without_rotary_embedding_are_free(persistent: bool) -> None:  # ruff: ignore[boolean-type-hint-positional-argument]
     def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        turned, rest = x[..., :4], x[..., 4:]
-        half = torch.cat([-turned[..., 2:], turned[..., :2]], -1)
-        return torch.cat([turned * cos + half * sin, rest], -1)
+        rotary, rest = x[..., :4], x[..., 4:]
+        half = torch.cat([-rotary[..., 2:], rotary[..., :2]], -1)
+        return torch.cat([rotary * cos + half * sin, rest], -1)
 
     def forward(net: Net, x: Tensor) -> Net:
         angles = torch.arange(5, dtype=x.dtype)[:, None] * net.frequencies
@@ -148,7 +148,7 @@ def test_norms_of_queries_tie_the_widths_of_all_heads() -> None:
     assert {name: group.within for name, group in spec.groups.items()} == {"norm": None, "q": None, "v.inner": "q"}
 
 
-def test_slopes_of_heads_that_are_constant_keep_heads_in_order_but_not_their_widths() -> None:
+def test_constant_slopes_fix_the_heads_but_not_their_widths() -> None:
     def forward(net: Net, x: Tensor) -> Net:
         q, k, v = (_heads(layer(x), 2) for layer in (net.q, net.k, net.v))
         scores = q @ k.transpose(-1, -2) + torch.tensor([0.5, 0.25])[:, None, None] * torch.arange(5.0)
@@ -180,7 +180,7 @@ def test_token_mixing() -> None:
     expect(model, TOKENS, stem="stem, 3", up="up, 5", down="5, up", last="2, stem")
 
 
-def test_learned_tokens_move_when_nothing_tells_them_apart() -> None:
+def test_interchangeable_learned_tokens_are_permuted() -> None:
     def forward(net: Net, x: Tensor) -> Net:
         scores = net.queries @ x.transpose(1, 2)
         return net.last((scores.softmax(-1) @ x).mean(1))

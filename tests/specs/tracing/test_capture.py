@@ -1,4 +1,4 @@
-"""Which way a graph is captured, what it must not miss, and what it must not print."""
+"""Captured graphs: the method, uses of tensors outside the graph, and suppressed output."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _two_layers(function: Callable[..., Any]) -> Graph:
 
 
 def _convolved(net: Net, x: Tensor, edges: Tensor) -> Net:
-    """Return a graph convolution that removes loops by a mask, as torch_geometric does."""
+    """Return a graph convolution that removes self-loops with a mask, as torch_geometric does."""
     edges = edges[:, edges[0] != edges[1]]
     source, target = edges[0], edges[1]
     degree = torch.ones(len(x), dtype=x.dtype).index_add(0, target, torch.ones(len(target), dtype=x.dtype))
@@ -35,12 +35,12 @@ def _convolved(net: Net, x: Tensor, edges: Tensor) -> Net:
     return net.last((h + summed).relu())
 
 
-def test_a_graph_network_is_recorded_without_being_asked() -> None:
+def test_auto_records_a_graph_network() -> None:
     edges = torch.tensor([[0, 1, 2, 3, 3], [1, 2, 2, 0, 4]])
     spec = traced(_two_layers(_convolved), ROWS, edges)
     assert axes(spec)["last.weight"] == "2, first"
-    assert spec.coverage.captured.way == "execution"
-    assert "from one recorded execution, since `torch.export` failed" in str(spec.coverage)
+    assert spec.coverage.captured.method == "execution"
+    assert "traced by recording one execution because `torch.export` failed" in str(spec.coverage)
 
 
 def test_a_causal_mask_given_as_a_tensor(capfd: pytest.CaptureFixture[str]) -> None:
@@ -58,9 +58,9 @@ def test_a_causal_mask_given_as_a_tensor(capfd: pytest.CaptureFixture[str]) -> N
     assert not printed.out + printed.err
 
 
-def test_what_export_says_stays_with_it_and_all_is_as_before(capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_of_the_exporter_is_suppressed_and_settings_are_restored(capfd: pytest.CaptureFixture[str]) -> None:
     def forward(net: Net, x: Tensor) -> Net:
-        sys.stdout.write("said by the model\n")
+        sys.stdout.write("printed by the model\n")
         return net.last(net.first(x).relu() * float(x.sum()))
 
     loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
@@ -68,7 +68,7 @@ def test_what_export_says_stays_with_it_and_all_is_as_before(capfd: pytest.Captu
     fast, stream = torch.backends.mha.get_fastpath_enabled(), sys.stderr
     traced(_two_layers(forward), ROWS)
     printed = capfd.readouterr()
-    assert set(printed.out.splitlines()) == {"said by the model"}
+    assert set(printed.out.splitlines()) == {"printed by the model"}
     assert not printed.err
     assert [logger.disabled for logger in loggers] == before
     assert torch.backends.mha.get_fastpath_enabled() is fast
@@ -77,19 +77,19 @@ def test_what_export_says_stays_with_it_and_all_is_as_before(capfd: pytest.Captu
 
 def test_models_that_export_are_exported() -> None:
     spec = traced(_two_layers(lambda net, x: net.last(net.first(x).relu())), ROWS)
-    assert spec.coverage.captured.way == "export"
+    assert spec.coverage.captured.method == "export"
     assert "execution" not in str(spec.coverage)
 
 
-def test_the_way_that_moves_more_is_taken_where_export_lacks_a_rule() -> None:
+def test_auto_uses_the_larger_group_if_export_lacks_a_rule() -> None:
     def forward(net: Net, x: Tensor) -> Net:
         h = net.first(x).relu()
         return net.last(torch.linalg.qr(h.T)[0].T if torch.compiler.is_exporting() else h)
 
     spec = trace_spec(_two_layers(forward), ROWS)
     assert axes(spec)["last.weight"] == "2, first"
-    assert spec.coverage.captured.way == "execution"
-    assert "export met operators without a rule" in spec.coverage.captured.why
+    assert spec.coverage.captured.method == "execution"
+    assert "the exported graph has operators without a rule" in spec.coverage.captured.why
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_the_way_that_moves_more_is_taken_where_export_lacks_a_rule() -> None:
 def test_values_that_python_reads_are_outputs(read: Callable[[Tensor], float]) -> None:
     model = _two_layers(lambda net, x: net.last(net.first(x).relu() * read(net.first.bias)))
     spec = traced(model, ROWS, method="execution")
-    assert spec.layout.log10_order < 4  # 8! / 2 has 4.3: at least one unit that was read stays
+    assert spec.layout.log10_order < 4  # log10(8! / 2) = 4.3: at least one unit is fixed
 
 
-def test_tensors_made_outside_of_the_record_are_fixed_even_if_they_are_equal() -> None:
+def test_tensors_of_unknown_origin_are_fixed_even_if_their_values_are_equal() -> None:
     @dataclass
     class Batch:
         rows: Tensor
@@ -127,11 +127,11 @@ def test_gradients_inside_a_model_are_recorded() -> None:
             self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 1)
 
         @override
-        def forward(self, places: Tensor) -> Tensor:
+        def forward(self, positions: Tensor) -> Tensor:
             with torch.enable_grad():
-                places = places.clone().requires_grad_()
-                energy = self.last(self.first(places).tanh()).sum()
-                (force,) = torch.autograd.grad(energy, places, create_graph=True)
+                positions = positions.clone().requires_grad_()
+                energy = self.last(self.first(positions).tanh()).sum()
+                (force,) = torch.autograd.grad(energy, positions, create_graph=True)
             return force
 
     model = Force()
@@ -142,14 +142,14 @@ def test_gradients_inside_a_model_are_recorded() -> None:
         "last.weight": "1, first",
         "last.bias": "1",
     }
-    moved = spec.random_permutation(generator=torch.Generator().manual_seed(1)).apply(dict(model.state_dict()))
+    permuted = spec.random_permutation(generator=torch.Generator().manual_seed(1)).apply(dict(model.state_dict()))
     other = Force()
-    other.load_state_dict(moved)
+    other.load_state_dict(permuted)
     assert not torch.equal(other.first.weight, model.first.weight)
     torch.testing.assert_close(other(ROWS), model(ROWS))
 
 
-def test_outputs_in_dataclasses_and_objects_count() -> None:
+def test_tensors_in_dataclasses_and_objects_are_outputs() -> None:
     @dataclass
     class Output:
         scores: Tensor

@@ -1,4 +1,4 @@
-"""Convolutional building blocks; the groups expected were worked out by hand."""
+"""Convolutional building blocks; the expected groups were derived by hand."""
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ def test_one_and_three_dimensions_and_transposes() -> None:
     expect(cube, torch.randn(2, 1, 3, 3, 3), **{"1": "units.0, units.1, 2, 2, 2", "3": "2, units.1*27"})
 
 
-def test_grouped_convolution_moves_groups_and_channels_within_them() -> None:
+def test_grouped_convolution_permutes_groups_and_channels_within_them() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 6, 3, groups=2), nn.Flatten(), nn.Linear(216, 2))
     spec = expect(
         model,
@@ -43,7 +43,7 @@ def test_grouped_transposed_convolution() -> None:
     assert found["1.bias"] == "units.0*units.1.inner@units.0"
 
 
-def test_groups_of_input_channels_stay_but_channels_within_each_move() -> None:
+def test_groups_of_input_channels_are_fixed_but_channels_within_each_are_permuted() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.ReLU(), nn.Conv2d(6, 2, 6))
     expect(
         model,
@@ -118,7 +118,7 @@ def test_shortcut_padded_with_zeros() -> None:
     expect(model, IMAGE, stem="stem, 3, 3, 3", a="a + stem + a.2, stem, 3, 3", last="2, a + stem + a.2")
 
 
-def test_normalisations_with_statistics() -> None:
+def test_normalizations_with_statistics() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 6, 1), nn.GroupNorm(3, 6), nn.Conv2d(6, 4, 1),
         nn.InstanceNorm2d(4, affine=True, track_running_stats=True), nn.Flatten(1), nn.Linear(144, 5), nn.LayerNorm(5),
@@ -174,12 +174,12 @@ def test_squeeze_and_excite() -> None:
     expect(model, IMAGE, squeeze="squeeze, stem, 1, 1", excite="stem, squeeze, 1, 1", last="2, stem")
 
 
-def test_pixel_shuffle_moves_channels_only() -> None:
+def test_pixel_shuffle_permutes_only_channels() -> None:
     model = nn.Sequential(nn.Conv2d(3, 12, 3), nn.PixelShuffle(2), nn.Conv2d(3, 2, 3))
     expect(model, IMAGE, **{"0": "units.0*4, 3, 3, 3", "2": "2, units.0, 3, 3"})
 
 
-def test_a_kernel_that_sees_the_whole_map_is_a_dense_layer() -> None:
+def test_a_kernel_that_covers_the_whole_map_is_a_dense_layer() -> None:
     def forward(net: Net, x: Tensor) -> Net:
         tokens = net.mix(x)[:, None, :, None]
         return net.last(net.conv(tokens).flatten(1))
@@ -188,7 +188,7 @@ def test_a_kernel_that_sees_the_whole_map_is_a_dense_layer() -> None:
     expect(model, torch.randn(2, 3), mix="mix, 3", conv="conv, 1, mix, 1", last="2, conv")
 
 
-def test_grouping_that_does_not_nest_stays_in_order() -> None:
+def test_groupings_without_a_common_refinement_are_fixed() -> None:
     model = nn.Sequential(nn.Conv2d(3, 12, 1), nn.GroupNorm(4, 12), nn.Conv2d(12, 12, 1, groups=6), nn.Conv2d(12, 2, 8))
     spec = traced(model, IMAGE)
     assert "units.0" not in axes(spec)["0.weight"]
@@ -196,7 +196,7 @@ def test_grouping_that_does_not_nest_stays_in_order() -> None:
     assert "group" in str(frozen)
 
 
-def test_batch_norm_in_training_mode_is_traced_in_evaluation_mode_and_left_as_it_was() -> None:
+def test_a_model_in_training_mode_is_traced_in_evaluation_mode_and_not_changed() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 6)).train()
     model[0].eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

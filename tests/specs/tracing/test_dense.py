@@ -1,4 +1,4 @@
-"""Dense, gated, recurrent and odd networks; the groups expected were worked out by hand."""
+"""Dense, gated, recurrent and unusual networks; the expected groups were derived by hand."""
 
 from collections.abc import Callable
 
@@ -45,12 +45,12 @@ def test_gated_units() -> None:
     expect(interleaved, ROWS, first="first*2, 3", last="2, first")
 
 
-def test_pieces_that_go_different_ways_are_different_groups() -> None:
+def test_parts_with_different_activations_are_different_groups() -> None:
     split = _plain(lambda x: torch.cat([x[:, :2].relu(), x[:, 2:].tanh()], 1), 6, 6)
     expect(split, ROWS, first="first + first.2, 3", last="2, first + first.2")
 
 
-def test_what_is_reshaped_back_is_one_group() -> None:
+def test_an_axis_that_is_reshaped_back_is_one_group() -> None:
     model = _plain(lambda x: x.view(-1, 3, 4).relu().flatten(1), 12, 12)
     assert sizes(expect(model, ROWS, first="first, 3", last="2, first")) == {"first": 12}
 
@@ -64,7 +64,7 @@ def test_permutation_inside_each_unit_of_another_group() -> None:
     assert spec.layout.index_shape("scale.inner") == (3, 4)
 
 
-def test_a_scale_shared_by_all_units_ties_their_insides() -> None:
+def test_a_scale_shared_by_all_units_ties_their_inner_axes() -> None:
     def forward(net: Net, x: Tensor) -> Net:
         return net.last((net.first(x).view(-1, 3, 4).softmax(-1) * net.scale).flatten(1))
 
@@ -81,7 +81,7 @@ def test_einsum_and_parameters_used_directly() -> None:
     expect(model, ROWS, w="3, w, w.inner@w", last="2, w*w.inner@w")
 
 
-def test_weights_used_twice_tie_what_comes_in_and_goes_out() -> None:
+def test_a_weight_used_twice_ties_its_rows_and_columns() -> None:
     def forward(net: Net, x: Tensor) -> Net:
         return net.last(net.twice(net.twice(net.first(x)).relu()))
 
@@ -132,7 +132,7 @@ def test_projected_lstm_and_gru() -> None:
     assert found["last.weight"] == "2, gru"
 
 
-def test_spectral_and_weight_norm_move_with_their_weights() -> None:
+def test_spectral_and_weight_norm_are_permuted_with_their_weights() -> None:
     parametrizations = torch.nn.utils.parametrizations
     first, second = parametrizations.spectral_norm(nn.Linear(3, 4)), parametrizations.weight_norm(nn.Linear(4, 5))
     found = axes(traced(nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(5, 2)), ROWS))
@@ -141,7 +141,7 @@ def test_spectral_and_weight_norm_move_with_their_weights() -> None:
     assert found["2.parametrizations.weight.original1"] == "units.2, units.0"
 
 
-def test_constants_stay_in_order_and_say_so() -> None:
+def test_constants_fix_axes_with_a_reason() -> None:
     model = _plain(lambda x: x, 6, 6)
     scaled = Graph(lambda net, x: net.last(net.first(x) * net.scale), first=nn.Linear(3, 6), last=nn.Linear(6, 2))
     constant(scaled, "scale", torch.arange(6.0))
@@ -151,11 +151,11 @@ def test_constants_stay_in_order_and_say_so() -> None:
     assert "a buffer that training does not change" in str(spec.coverage)
 
 
-def test_uniform_constants_tie_nothing() -> None:
+def test_uniform_constants_impose_no_constraint() -> None:
     expect(_plain(lambda x: x * torch.full((6,), 0.5) + torch.ones(6), 6, 6), ROWS, first="first, 3")
 
 
-def test_memory_that_is_written_to_is_not_uniform() -> None:
+def test_a_tensor_that_is_written_to_is_not_uniform() -> None:
     def forward(net: Net, x: Tensor) -> Net:
         buffer = torch.zeros(x.shape[0], 6)
         buffer[:, :4] = net.first(x)
@@ -166,17 +166,17 @@ def test_memory_that_is_written_to_is_not_uniform() -> None:
     assert axes(spec)["last.weight"].startswith("2, first")
     check = check_spec(spec, model, ROWS)
     assert check.kept
-    assert [*check.untested] == ["last.weight (piece 2 of 2)"]  # it multiplies the rest of the memory, which is zero
+    assert [*check.untested] == ["last.weight (piece 2 of 2)"]  # it multiplies the rest of the buffer, which is zero
 
 
-def test_tensors_that_are_never_used_stay() -> None:
+def test_unused_tensors_are_fixed() -> None:
     model = Graph(lambda net, x: net.last(x), last=nn.Linear(3, 2), unused=parameter(4, 4))
     spec = traced(model, ROWS)
     assert axes(spec)["unused"] == "4, 4"
     assert "never used" in str(spec.coverage)
 
 
-def test_frozen_on_request() -> None:
+def test_freeze_fixes_the_named_parameters() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
     spec = trace_spec(model, ROWS, freeze=["2.*"])
     assert not spec.groups
@@ -184,7 +184,7 @@ def test_frozen_on_request() -> None:
         trace_spec(model, ROWS, freeze=["3.weight"])
 
 
-def test_operators_without_a_rule_freeze_and_are_reported() -> None:
+def test_operators_without_a_rule_fix_axes_and_are_reported() -> None:
     model = _plain(lambda x: torch.linalg.qr(x.view(-1, 2, 3))[1].flatten(1), 6, 6)
     spec = trace_spec(model, ROWS)
     assert axes(spec)["first.weight"] == "6, 3"
@@ -197,7 +197,7 @@ def test_operators_without_a_rule_are_decomposed_and_reported() -> None:
     model = _plain(lambda x: torch.linalg.cross(x.view(-1, 2, 3), x.view(-1, 2, 3).tanh()).flatten(1), 6, 6)
     spec = expect(model, ROWS, first="first*3, 3", last="2, first*3")
     assert spec.coverage.decomposed == {"aten.linalg_cross": 1}
-    assert "decomposed, since they have no rule: aten.linalg_cross" in str(spec.coverage)
+    assert "decomposed for lack of a rule: aten.linalg_cross" in str(spec.coverage)
 
 
 def test_structured_inputs_and_outputs() -> None:
@@ -217,11 +217,11 @@ def test_structured_inputs_and_outputs() -> None:
     assert check_spec(spec, model, inputs, kwargs=kwargs).passed
 
 
-def test_hidden_outputs_stay_in_order() -> None:
+def test_hidden_units_in_the_output_are_fixed() -> None:
     model = Graph(lambda net, x: torch.cat([net.b(h := net.a(x)), h], 1), a=nn.Linear(3, 4), b=nn.Linear(4, 2))
     spec = traced(model, ROWS)
     assert not spec.groups
-    assert "leaves the model" in str(spec.coverage)
+    assert "fixed, model output" in str(spec.coverage)
 
 
 def test_meta_device_allocates_nothing() -> None:
@@ -249,13 +249,13 @@ def test_control_flow_that_depends_on_data_needs_an_execution() -> None:
         assert axes(spec)["last.weight"] == "2, first"
 
 
-def test_errors_of_the_model_are_told_in_one_sentence() -> None:
+def test_errors_of_the_model_are_reported() -> None:
     with pytest.raises(SpecError, match=r"Linear cannot be run on the example inputs, .* shapes cannot be multiplied"):
         trace_spec(nn.Linear(3, 2), torch.randn(2, 5))
 
 
-def test_an_axis_summed_over_does_not_follow_the_axes_beside_it() -> None:
-    # Both factors have the same heads, but rows and columns of their product are not the same head.
+def test_a_contracted_axis_is_not_nested_in_the_other_axes() -> None:
+    # Both factors have the axis of heads, but rows and columns of their product are different heads.
     model = _plain(lambda x: (x.view(-1, 4, 3) @ x.view(-1, 4, 3).transpose(1, 2)).flatten(1), 12, 16)
     spec = expect(model, ROWS, first="first*first.2, 3", last="2, first*first")
     assert all(group.within is None for group in spec.groups.values())

@@ -1,4 +1,4 @@
-"""The true group by enumeration, and the part of it that is traced: exchanges of tensors are not."""
+"""The traced group compared with the true group by enumeration: permutations of whole tensors are not traced."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ INPUTS = torch.randn(16, 3, dtype=torch.float64, generator=torch.Generator().man
 
 
 def _orders(model: nn.Module, candidates: Iterable[dict[str, Tensor]]) -> tuple[int, int]:
-    """Return the order of the traced group, and how many candidates keep the function."""
+    """Return the order of the traced group, and the number of candidates that preserve the function."""
     model.double()
     expected = model(INPUTS)
-    kept = sum(
+    preserving = sum(
         torch.allclose(torch.func.functional_call(model, tensors, INPUTS), expected, atol=1e-9)
         for tensors in candidates
     )
-    return round(10 ** trace_spec(model, INPUTS).layout.log10_order), kept
+    return round(10 ** trace_spec(model, INPUTS).layout.log10_order), preserving
 
 
-def test_members_of_an_ensemble() -> None:
+def test_members_of_a_sum() -> None:
     torch.manual_seed(0)
     members = nn.ModuleList(nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1), nn.Tanh()) for _ in range(3))
     model = Graph(lambda net, x: sum(member(x) for member in net.members), members=members).double()
     values = dict(model.named_parameters())
     units = [(member, unit) for member in range(3) for unit in range(2)]
 
-    def moved(order: tuple[int, ...], biases: tuple[int, ...]) -> dict[str, Tensor]:
+    def permuted(order: tuple[int, ...], biases: tuple[int, ...]) -> dict[str, Tensor]:
         chosen = [units[index] for index in order]
         found: dict[str, Tensor] = {}
         for member in range(3):
@@ -48,7 +48,7 @@ def test_members_of_an_ensemble() -> None:
             found[f"members.{member}.2.bias"] = values[f"members.{biases[member]}.2.bias"]
         return found
 
-    candidates = (moved(order, biases) for order in permutations(range(6)) for biases in permutations(range(3)))
+    candidates = (permuted(order, biases) for order in permutations(range(6)) for biases in permutations(range(3)))
     assert _orders(model, candidates) == (8, 48)
 
 
@@ -58,7 +58,7 @@ def test_equal_branches() -> None:
                   last=nn.Linear(4, 2)).double()  # fmt: skip
     values = dict(model.named_parameters())
 
-    def moved(order: tuple[int, ...], swapped: tuple[bool, ...]) -> dict[str, Tensor]:
+    def permuted(order: tuple[int, ...], swapped: tuple[bool, ...]) -> dict[str, Tensor]:
         index = list(order)
         swap = torch.tensor(swapped)
         found = {"last.weight": values["last.weight"][:, index]}
@@ -68,7 +68,9 @@ def test_equal_branches() -> None:
                 found[f"{one}.{name}"] = torch.where(swap if name == "bias" else swap[:, None], its, own)
         return found
 
-    candidates = (moved(order, swap) for order in permutations(range(4)) for swap in product([False, True], repeat=4))
+    candidates = (
+        permuted(order, swap) for order in permutations(range(4)) for swap in product([False, True], repeat=4)
+    )
     assert _orders(model, candidates) == (24, 24 * 2**4)
 
 
@@ -82,17 +84,17 @@ def test_heads_that_are_separate_modules() -> None:
     model = Graph(forward, heads=heads, shared=parameter(2, 2), last=nn.Linear(6, 2)).double()
     values = dict(model.named_parameters())
 
-    def moved(order: tuple[int, ...], rows: tuple[int, ...], columns: tuple[int, ...]) -> dict[str, Tensor]:
+    def permuted(order: tuple[int, ...], rows: tuple[int, ...], columns: tuple[int, ...]) -> dict[str, Tensor]:
         found = {"shared": values["shared"][list(rows)][:, list(columns)]}
-        for place, head in enumerate(order):
+        for index, head in enumerate(order):
             for name in ("weight", "bias"):
-                found[f"heads.{place}.{name}"] = values[f"heads.{head}.{name}"][list(rows)]
+                found[f"heads.{index}.{name}"] = values[f"heads.{head}.{name}"][list(rows)]
         widths = values["last.weight"].unflatten(1, (3, 2))
         found["last.weight"] = widths[:, list(order)][:, :, list(columns)].flatten(1)
         return found
 
     choices = product(permutations(range(3)), permutations(range(2)), permutations(range(2)))
-    assert _orders(model, starmap(moved, choices)) == (4, 24)
+    assert _orders(model, starmap(permuted, choices)) == (4, 24)
 
 
 def test_a_table_that_is_looked_up_by_its_nearest_row() -> None:
@@ -104,7 +106,7 @@ def test_a_table_that_is_looked_up_by_its_nearest_row() -> None:
     model = Graph(forward, first=nn.Linear(3, 2), table=parameter(4, 2), last=nn.Linear(2, 2)).double()
     values = dict(model.named_parameters())
 
-    def moved(rows: tuple[int, ...], columns: tuple[int, ...]) -> dict[str, Tensor]:
+    def permuted(rows: tuple[int, ...], columns: tuple[int, ...]) -> dict[str, Tensor]:
         index = list(columns)
         return {
             "first.weight": values["first.weight"][index],
@@ -114,4 +116,4 @@ def test_a_table_that_is_looked_up_by_its_nearest_row() -> None:
         }
 
     choices = product(permutations(range(4)), permutations(range(2)))
-    assert _orders(model, starmap(moved, choices)) == (48, 48)
+    assert _orders(model, starmap(permuted, choices)) == (48, 48)

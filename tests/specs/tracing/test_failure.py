@@ -1,4 +1,4 @@
-"""Models and inputs that cannot be traced: every error is one of the project, and names the way out."""
+"""Models and inputs that cannot be traced: every error is a `SpecError` with a remedy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rebasin_core.specs.tracing.capture import Method
 
 ROWS = torch.randn(6, 3)
-WAYS: tuple[Method, ...] = ("auto", "export", "execution")
+METHODS: tuple[Method, ...] = ("auto", "export", "execution")
 
 
 def _mlp() -> nn.Sequential:
@@ -25,7 +25,7 @@ def _mlp() -> nn.Sequential:
 
 
 class _Masked(nn.Module):
-    """As many rows as the data say."""
+    """A network whose number of rows depends on the data."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,64 +72,68 @@ def _on_meta() -> nn.Module:
 
 
 CASES: list[tuple[Any, Any, str]] = [
-    (lambda x: x, ROWS, "expected the model as a torch.nn.Module, got a function"),
-    (nn.Linear, ROWS, "got the class Linear; make an instance of it"),
-    (nn.Sequential(nn.LazyLinear(8)), ROWS, r"'0.weight' has no shape yet, .* run the model once on a batch"),
-    (Graph(_raising, a=nn.Linear(3, 2)), ROWS, r"cannot be run on the example inputs, .* ValueError: my own\. Give"),
-    (nn.Module(), ROWS, "Give a module that has a `forward` method"),
-    (_mlp(), torch.randn(6, 4), "Give inputs of the kinds and shapes that it takes"),
-    (_mlp(), [ROWS], "Give inputs of the kinds and shapes that it takes"),
-    (nn.Conv1d(1, 2, 1), torch.ones(2, 1, 3).long(), "Give inputs of the type that it takes; its parameters are of"),
+    (lambda x: x, ROWS, "expected a torch.nn.Module as the model, got a function"),
+    (nn.Linear, ROWS, "got the class Linear; create an instance"),
+    (nn.Sequential(nn.LazyLinear(8)), ROWS, r"'0.weight' is a lazy parameter .* run the model on one batch"),
+    (Graph(_raising, a=nn.Linear(3, 2)), ROWS, r"cannot be run on the example inputs, .* ValueError: my own\. Pass"),
+    (nn.Module(), ROWS, "Pass a module that has a `forward` method"),
+    (_mlp(), torch.randn(6, 4), "Pass inputs of the shapes that the model expects"),
+    (_mlp(), [ROWS], "Pass inputs of the shapes that the model expects"),
+    (
+        nn.Conv1d(1, 2, 1),
+        torch.ones(2, 1, 3).long(),
+        "Pass inputs of a dtype that the model accepts; its parameters are torch",
+    ),
     (
         nn.Bilinear(3, 3, 2),
         ROWS,
-        r"does not take the example inputs \(1 positional\): missing .* 'input2'. Give several",
+        r"does not accept the example inputs \(1 positional\): missing .* 'input2'. Pass several",
     ),
     (_mlp(), (ROWS, ROWS), "too many positional arguments"),
-    (_mlp(), ROWS.numpy(), r"got a numpy.ndarray; give `torch.as_tensor\(...\)`"),
-    (_mlp(), (6, 3), r"got numbers \(6, 3\); for a shape, give `torch.zeros\(\(6, 3\)\)`"),
+    (_mlp(), ROWS.numpy(), r"got a numpy.ndarray; pass `torch.as_tensor\(...\)`"),
+    (_mlp(), (6, 3), r"got integers \(6, 3\); for a shape, pass `torch.zeros\(\(6, 3\)\)`"),
     (_on_meta(), ROWS, "meta device, where tensors have no values"),
-    (_Returning(None), ROWS, "holds no tensor, so that every permutation would keep it"),
-    (_Returning("text"), ROWS, "holds no tensor"),
+    (_Returning(None), ROWS, "expected a model that returns tensors, got no tensor in the output"),
+    (_Returning("text"), ROWS, "got no tensor in the output of _Returning"),
     (
         _mlp(),
         torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(4, 3)], layout=torch.jagged),
-        "Give ordinary, padded tensors instead of nested ones",
+        "Pass padded tensors instead of nested ones",
     ),
 ]
 
 
 @pytest.mark.parametrize(("model", "inputs", "message"), CASES)
-def test_the_error_says_what_is_wrong_and_the_way_out(
+def test_errors_name_the_problem_and_a_remedy(
     model: Any, inputs: object, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         trace_spec(model, inputs)
     assert "\n" not in str(caught.value)
-    assert "method='execution'" not in str(caught.value)  # it cannot help here
+    assert "method='execution'" not in str(caught.value)  # it does not help here
     printed = capfd.readouterr()
     assert not printed.out + printed.err
 
 
 @pytest.mark.filterwarnings("ignore:.*(jit|quantiz).*")
-@pytest.mark.parametrize("method", WAYS)
-def test_compiled_and_quantized_models_are_refused_in_every_way(method: Method) -> None:
-    with pytest.raises(SpecError, match=r"compiled to TorchScript, .* trace the module that it was made from"):
+@pytest.mark.parametrize("method", METHODS)
+def test_compiled_and_quantized_models_are_errors_for_every_method(method: Method) -> None:
+    with pytest.raises(SpecError, match=r"compiled to TorchScript; trace the original module"):
         trace_spec(_scripted(), ROWS, method=method)
     with pytest.raises(
-        SpecError, match=r"its module '0', a Linear, holds its weights quantized .* before it was quantized"
+        SpecError, match=r"its module '0', a Linear, stores quantized, packed weights .* before quantization"
     ):
         trace_spec(_quantized(), ROWS, method=method)
 
 
-def test_unknown_named_inputs_are_named() -> None:
-    with pytest.raises(SpecError, match=r"forward\(x: .*scale: .*the named 'temperature'.*unexpected keyword"):
+def test_errors_name_unknown_keyword_inputs() -> None:
+    with pytest.raises(SpecError, match=r"forward\(x: .*scale: .*keywords 'temperature'.*unexpected keyword"):
         trace_spec(_Masked(), ROWS, kwargs={"temperature": 2.0})
     assert trace_spec(_Masked(), ROWS, kwargs={"scale": 2.0}).groups
 
 
-def test_another_way_is_advised_only_where_it_helps() -> None:
-    with pytest.raises(SpecError, match=r"the length of an axis depends on .* `method='auto'` takes the way"):
+def test_another_method_is_suggested_only_if_it_helps() -> None:
+    with pytest.raises(SpecError, match=r"the length of an axis depends on .* or `method='auto'` to try both"):
         trace_spec(_Masked(), ROWS, method="export")
     with pytest.raises(SpecError, match="cannot be run on the example inputs"):
         trace_spec(_mlp(), torch.randn(6, 4), method="export")

@@ -1,4 +1,4 @@
-"""Models whose buffers are shared, missing or frozen by name."""
+"""Models whose buffers are shared, missing or fixed by name."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ def test_modules_may_share_a_buffer_that_is_not_saved(method: Method) -> None:
     assert axes["2.weight"] == "3, units.1.dense"
 
 
-def test_a_pattern_that_freezes_nothing_is_an_error() -> None:
-    with pytest.raises(SpecError, match="`freeze` names 'weights'"):
+def test_a_freeze_pattern_without_a_match_is_an_error() -> None:
+    with pytest.raises(SpecError, match="no parameter or buffer matches 'weights' in `freeze`"):
         trace_spec(nn.Linear(3, 2), torch.randn(1, 3), freeze=["weights"])

@@ -35,7 +35,7 @@ def built(shape: Shape) -> AxisTerm:
     return tuple(factor for part in parts for factor in part)
 
 
-def drawn(draw: random.Random, size: int) -> Shape:
+def random_shape(draw: random.Random, size: int) -> Shape:
     factors: list[int | tuple[int, ...]] = []
     while size > 1:
         factor = draw.choice([divisor for divisor in range(2, size + 1) if size % divisor == 0])
@@ -49,7 +49,7 @@ def unified_and_intersection(first: Shape, second: Shape) -> tuple[set[tuple[int
     """Return the permutations that two axes admit once they are unified, and those that both admitted before."""
     constraints, x, y = Constraints(), built(first), built(second)
     for variable in atomic_variables((*x, *y)):
-        constraints.observe(((variable,),))  # so that none is permuted differently in each unit of another
+        constraints.observe(((variable,),))  # excludes different permutations in each unit of another
     both = admitted(x, constraints) & admitted(y, constraints)
     unified = admitted(constraints.unify(x, y, WHY), constraints)
     assert unified == admitted(x, constraints) == admitted(y, constraints)
@@ -97,7 +97,7 @@ def test_unified_axes_admit_the_permutations_that_both_admitted(first: Shape, se
 def test_unified_random_axes_admit_no_other_permutations(size: int) -> None:
     draw = random.Random(size)
     for _ in range(40):
-        unified, both = unified_and_intersection(drawn(draw, size), drawn(draw, size))
+        unified, both = unified_and_intersection(random_shape(draw, size), random_shape(draw, size))
         assert unified <= both
 
 
@@ -109,7 +109,7 @@ def test_a_variable_that_occurs_twice_is_permuted_twice() -> None:
     assert len(admitted(whole, constraints)) == 2
 
 
-def test_an_axis_takes_the_structure_of_the_other() -> None:
+def test_an_axis_gets_the_structure_of_the_other() -> None:
     constraints, whole, outer, inner = Constraints(), fresh(12), fresh(3), fresh(4)
     constraints.unify(whole, (*outer, *inner), WHY)
     assert substitute(whole) == (*outer, *inner)
@@ -118,7 +118,7 @@ def test_an_axis_takes_the_structure_of_the_other() -> None:
     assert not is_free(whole)
 
 
-def test_products_without_a_common_refinement_are_frozen() -> None:
+def test_products_without_a_common_refinement_are_fixed() -> None:
     constraints, left, right = Constraints(), (*fresh(4), *fresh(6)), (*fresh(6), *fresh(4))
     constraints.unify(left, right, WHY)
     assert not is_free(left)
@@ -183,7 +183,7 @@ def test_splitting_twice_refines_the_parts() -> None:
     assert len(admitted(axis, constraints)) == 6 * 24
 
 
-def test_a_restriction_is_an_axis_of_its_own_until_the_axis_is_observed_alone() -> None:
+def test_a_restriction_is_a_separate_axis_until_the_axis_is_observed_alone() -> None:
     constraints, units, width = Constraints(), fresh(3), fresh(4)
     constraints.observe((units, width))
     one, rest = constraints.split(units, [1, 2], WHY)

@@ -1,4 +1,4 @@
-"""Groups of a solution: merged where nothing tells them apart, and named after modules."""
+"""Groups of a solution: inseparable groups are merged, and groups are named after modules."""
 
 from rebasin_core.specs.unification.groups import merge_inseparable, named_layout
 from rebasin_core.symmetry.axis import Atom, Group, concat, product

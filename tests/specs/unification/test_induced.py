@@ -1,4 +1,4 @@
-"""Induced axes: whatever they meet fixes the axis that they follow from."""
+"""Induced axes: constraining them fixes the axis that induces them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from rebasin_core.specs.unification.constraints import Constraints
 from rebasin_core.specs.unification.induced import InducedAxis
-from rebasin_core.specs.unification.solution import settle
+from rebasin_core.specs.unification.solution import resolve_induced
 from rebasin_core.specs.unification.terms import AxisTerm, Variable, fresh
 from tests.specs.unification.admitted import WHY, is_free
 
@@ -24,7 +24,7 @@ def _induced(constraints: Constraints, source: AxisTerm, size: int = 6, rows: tu
     return term
 
 
-MEETINGS: list[Callable[[Constraints, AxisTerm], object]] = [
+CONSTRAINTS: list[Callable[[Constraints, AxisTerm], object]] = [
     lambda constraints, term: constraints.freeze(term, WHY),
     lambda constraints, term: constraints.split(term, [2, 4], WHY),
     lambda constraints, term: constraints.unify(term, (*fresh(2), *fresh(3)), WHY),
@@ -32,19 +32,19 @@ MEETINGS: list[Callable[[Constraints, AxisTerm], object]] = [
 ]
 
 
-@pytest.mark.parametrize("meet", MEETINGS)
-def test_an_axis_that_meets_another_fixes_its_source(meet: Callable[[Constraints, AxisTerm], object]) -> None:
+@pytest.mark.parametrize("constrain", CONSTRAINTS)
+def test_constraining_an_induced_axis_fixes_its_source(constrain: Callable[[Constraints, AxisTerm], object]) -> None:
     constraints, source = Constraints(), fresh(4)
     term = _induced(constraints, source)
-    meet(constraints, term)
-    settle(constraints, ())
+    constrain(constraints, term)
+    resolve_induced(constraints, ())
     assert not is_free(source)
     assert not is_free(term)
 
 
 @pytest.mark.parametrize("parameter_first", [True, False])
 @pytest.mark.parametrize("part", [True, False])
-def test_a_parameter_cannot_take_an_induced_order(*, parameter_first: bool, part: bool) -> None:
+def test_unifying_an_induced_axis_with_a_parameter_fixes_both(*, parameter_first: bool, part: bool) -> None:
     constraints, source = Constraints(), fresh(4)
     older = fresh(6)
     term = _induced(constraints, source)
@@ -53,33 +53,33 @@ def test_a_parameter_cannot_take_an_induced_order(*, parameter_first: bool, part
         owned = fresh(9)
     own = constraints.split(owned, [6, 3], WHY)[0].term if part else owned
     constraints.unify(*((own, term) if parameter_first else (term, own)), WHY)
-    settle(constraints, [(owned,)])
+    resolve_induced(constraints, [(owned,)])
     assert not is_free(source)
     assert not is_free(own)
 
 
-def test_a_result_may_take_an_induced_order() -> None:
+def test_an_induced_axis_may_be_unified_with_the_axis_of_a_result() -> None:
     constraints, source = Constraints(), fresh(4)
     constraints.unify(_induced(constraints, source), fresh(6), WHY)
-    settle(constraints, ())
+    resolve_induced(constraints, ())
     assert is_free(source)
 
 
-def test_an_axis_that_meets_none_leaves_its_source_free() -> None:
+def test_an_unconstrained_induced_axis_leaves_its_source_free() -> None:
     constraints, source = Constraints(), fresh(4)
     term = _induced(constraints, source)
     constraints.observe((term, fresh(3)))
     constraints.unify(term, term, WHY)
-    settle(constraints, ())
+    resolve_induced(constraints, ())
     assert is_free(source)
 
 
-def test_an_order_of_every_row_must_stay_with_its_rows() -> None:
+def test_an_order_that_differs_between_rows_must_occur_with_its_rows() -> None:
     for rows_kept in (True, False):
         constraints, source, rows = Constraints(), fresh(4), fresh(5)
         term = _induced(constraints, source, rows=(rows,))
         constraints.observe((rows, term) if rows_kept else (term, fresh(3)))
-        settle(constraints, ())
+        resolve_induced(constraints, ())
         assert is_free(source) is rows_kept
 
 
@@ -88,6 +88,6 @@ def test_fixing_one_source_may_fix_another() -> None:
     middle = _induced(constraints, source)
     last = _induced(constraints, middle)
     constraints.freeze(last, WHY)
-    settle(constraints, ())
+    resolve_induced(constraints, ())
     assert not is_free(middle)
     assert not is_free(source)

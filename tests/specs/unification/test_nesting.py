@@ -1,4 +1,4 @@
-"""Which free variables always occur together, and which is nested in which."""
+"""Co-occurrence and nesting of free variables."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_an_axis_that_occurs_twice_has_no_axis_nested_in_it() -> None:
     assert twice.always_with(a) == {b}
 
 
-def test_fixed_axes_do_not_count() -> None:
+def test_fixed_axes_are_ignored() -> None:
     a, b = Variable(2), Variable(3, WHY)
     assert co_occurrence(((a,), (b,))).always_with(a) == set()
 
 
-def test_widths_are_nested_in_heads_and_not_the_other_way_round() -> None:
+def test_widths_are_nested_in_heads_and_not_vice_versa() -> None:
     heads, width = Variable(4), Variable(3)
     found = outer_variables(co_occurrence(((heads,), (width,)), ((heads,),)), [width, heads])
     assert found == {width: heads, heads: None}

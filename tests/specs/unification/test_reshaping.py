@@ -15,7 +15,7 @@ def test_a_dimension_is_divided_and_flattened_again() -> None:
     assert reshape(constraints, [a, b], [6, 1, 2, 2], WHY)[:2] == [substitute(a), ()]
 
 
-def test_shapes_of_which_neither_refines_the_other_are_frozen_there_only() -> None:
+def test_dimensions_without_a_common_refinement_are_fixed() -> None:
     constraints, before, c, d, after = Constraints(), fresh(5), fresh(6), fresh(4), fresh(7)
     terms = reshape(constraints, [before, c, d, after], [5, 4, 6, 7], WHY)
     assert [length(term) for term in terms] == [5, 4, 6, 7]

@@ -20,7 +20,7 @@ def observed(*terms: AxisTerm) -> tuple[Constraints, AxisTerms]:
     return constraints, terms
 
 
-def test_a_restriction_right_of_the_concatenation_stays() -> None:
+def test_a_restriction_right_of_the_concatenation_is_a_separate_axis() -> None:
     whole, width = fresh(4), fresh(3)
     constraints, parameter = observed((*whole, *width))
     first, second = constraints.split(whole, [2, 2], WHY)
@@ -86,7 +86,7 @@ def test_restrictions_to_two_concatenations_commute() -> None:
     assert substitute(one) == substitute(other) != substitute(width)
 
 
-def test_an_axis_varies_with_what_its_restrictions_vary_with() -> None:
+def test_a_restriction_of_a_restriction_is_propagated_to_the_axis() -> None:
     whole, a, b = fresh(4), fresh(3), fresh(3)
     constraints, parameter = observed((*whole, *a))
     other: AxisTerms = ((*whole, *b),)

@@ -47,16 +47,16 @@ def test_reasons_name_the_fixed_dimensions_and_parts() -> None:
     assert solution.reasons == {"weight": ((because,), (WHY,))}
 
 
-def test_an_axis_that_only_buffers_have_is_fixed() -> None:
+def test_an_axis_that_occurs_in_buffers_only_is_fixed() -> None:
     tensors = {"weight": (fresh(4),), "mask": (fresh(3),)}
     assert axes(observed(tensors), tensors, frozenset({"mask"})) == "weight; 3"
 
 
-def test_a_width_inside_heads_is_nested_and_a_product_of_its_own_is_merged() -> None:
+def test_a_width_inside_heads_is_nested_and_an_inseparable_product_is_merged() -> None:
     tensors = {"weight": (fresh(12), fresh(3, WHY))}
     constraints = observed(tensors)
     heads, width = reshape(constraints, [tensors["weight"][0]], [4, 3], WHY)
-    assert axes(constraints, tensors) == "weight, 3"  # nothing tells the heads apart: 12! permutations
+    assert axes(constraints, tensors) == "weight, 3"  # heads and width are inseparable: 12! permutations
     constraints.observe((heads,))  # as a sum over the width does
     constraints.observe((heads, width))
     assert axes(constraints, tensors) == "weight*weight.inner@weight, 3"

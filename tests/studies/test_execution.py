@@ -205,7 +205,7 @@ spec:
   name: table
   table: {layers.0.weight: "h, -", layers.0.bias: "-", layers.1.weight: "-, h", layers.1.bias: "-"}
 """
-    with pytest.raises(SpecError, match=r"`layers\.0\.bias`, axis 0: should move with it"):
+    with pytest.raises(SpecError, match=r"`layers\.0\.bias`, axis 0: should belong to the group"):
         run(config(tmp_path, change), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -226,7 +226,7 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
 
 def test_options_that_training_would_refuse_are_found_before_the_first_stage(tmp_path: Path) -> None:
     short = "{name: map, epochs: 3, schedule: {name: OneCycleLR, max_lr: 0.1, total_steps: 2}}"
-    with pytest.raises(InvalidInputError, match=r"`OneCycleLR` .* does not last for training, which advances it 3"):
+    with pytest.raises(InvalidInputError, match=r"expected a schedule of at least 3 steps .* got `OneCycleLR`"):
         run(config(tmp_path, f"candidate: {{seed: 2, inference: {short}}}\n"), tmp_path / "out")
     assert not (tmp_path / "out" / "posteriors").exists()
 

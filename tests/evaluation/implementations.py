@@ -1,4 +1,4 @@
-"""One network with two hidden layers, written in many ways."""
+"""Several implementations of one network with two hidden layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MyLinear(nn.Linear):
 
 
 class Dense(nn.Module):
-    """An own layer that calls ``linear``."""
+    """Custom layer that calls ``linear``."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Dense(nn.Module):
 
 
 class Affine(nn.Module):
-    """An own layer that stores its weight as ``[inputs, outputs]``, and adds its bias by itself."""
+    """Custom layer with a weight ``[inputs, outputs]`` that adds its bias in a separate operation."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Affine(nn.Module):
 
 
 class Functional(nn.Module):
-    """A network without layers: its parameters, and functions of them."""
+    """Network without submodules: parameters and functional operations only."""
 
     def __init__(
         self, layers: Layers, step: Callable[[Tensor, Tensor, Tensor], Tensor], *, is_transposed: bool
@@ -65,8 +65,8 @@ class Functional(nn.Module):
         return x
 
 
-def _linear(kind: type[nn.Linear], weight: Tensor, bias: Tensor) -> nn.Linear:
-    layer = kind(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+def _linear(layer_class: type[nn.Linear], weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = layer_class(weight.shape[1], weight.shape[0], dtype=weight.dtype)
     with torch.no_grad():
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
@@ -78,7 +78,7 @@ def _sequential(layers: Layers, make: Callable[[Tensor, Tensor], nn.Module]) -> 
     return nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), third)
 
 
-WAYS: Mapping[str, Callable[[Layers], nn.Module]] = {
+IMPLEMENTATIONS: Mapping[str, Callable[[Layers], nn.Module]] = {
     "linear": lambda layers: _sequential(layers, lambda w, b: _linear(nn.Linear, w, b)),
     "subclass": lambda layers: _sequential(layers, lambda w, b: _linear(MyLinear, w, b)),
     "own": lambda layers: _sequential(layers, Dense),
@@ -90,7 +90,7 @@ WAYS: Mapping[str, Callable[[Layers], nn.Module]] = {
     ),
     "matmul": lambda layers: Functional(layers, lambda x, w, b: x.matmul(w.mT) + b[None], is_transposed=False),
 }
-OTHERS = [way for way in WAYS if way != "linear"]
+OTHER_IMPLEMENTATIONS = [name for name in IMPLEMENTATIONS if name != "linear"]
 
 
 def layers(widths: Sequence[int] = (5, 7, 6, 3), seed: int = 0) -> list[tuple[Tensor, Tensor]]:
@@ -105,7 +105,7 @@ def layers(widths: Sequence[int] = (5, 7, 6, 3), seed: int = 0) -> list[tuple[Te
 
 
 def spec_of(model: nn.Module) -> rc.PermutationSpec:
-    """Return the groups of both hidden layers, for any way to write the network."""
+    """Return the permutation groups of both hidden layers, for any implementation."""
     names = list(dict(model.named_parameters()))
     shapes = {name: tensor.shape for name, tensor in model.named_parameters()}
     rows: dict[str, str] = {}
@@ -120,8 +120,8 @@ def spec_of(model: nn.Module) -> rc.PermutationSpec:
     return rc.table_spec(rows, model)
 
 
-def in_order(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return weights and biases of any way to write the network, as ``[outputs, inputs]`` and ``[outputs]``."""
+def as_outputs_inputs(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return the weights ``[outputs, inputs]`` and biases ``[outputs]`` of any implementation."""
     found = list(tensors.values())
     is_transposed = getattr(model, "is_transposed", False) or any("matrix" in name for name in tensors)
     return [tensor.T if is_transposed and tensor.dim() > 1 else tensor for tensor in found]
