@@ -1,4 +1,4 @@
-"""The commands on checkpoints: align, merge, and the barrier between two."""
+"""Commands for checkpoints: `rebasin align`, `merge` and `barrier`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rebasin_core.api.merging import merge as merge_networks
 from rebasin_core.api.merging import save_checkpoint
 from rebasin_core.api.tracing import trace_spec
 from rebasin_core.cli.data import load_data
-from rebasin_core.cli.guard import leaving
+from rebasin_core.cli.guard import on_interrupt
 from rebasin_core.cli.output import terminal_width
 from rebasin_core.cli.sources import load_model, parse_input
 from rebasin_core.cli.targets import require_free
@@ -45,49 +45,52 @@ _SHARED = (
         "-i",
         "inputs",
         multiple=True,
-        help="An input to trace the model with, and to check the symmetries on: 2,3,224,224 or 2,16:int<1000.",
+        help="Shape of a model input, for tracing and checking: 2,3,224,224 or 2,16:int<1000. Repeat for each input.",
     ),
-    click.option("--spec", type=click.Path(path_type=Path), help="A specification file, instead of tracing."),
+    click.option("--spec", type=click.Path(path_type=Path), help="Specification file (JSON); traced if not given."),
     click.option(
         "--check",
         type=click.Choice(["full", "kept", "none"]),
         default="full",
         show_default=True,
-        help="What to verify before anything is written, on --input or --data: that the symmetries keep the function "
-        "of the model and that every tensor matters to it, the first alone, or nothing.",
+        help="Check of the symmetries on --input or --data, before anything is written. `full`: they preserve the "
+        "model's function, and every permuted tensor influences the outputs; `kept`: only the former; `none`: no "
+        "check.",
     ),
-    click.option("--matcher", default="wasserstein", show_default=True, help="A registered matcher."),
+    click.option("--matcher", default="wasserstein", show_default=True, help="Registered name of the matcher."),
     click.option(
         "--data",
-        help="For matchers that need data, for repair, barriers, and to see whether an alignment helps: a registered "
-        "data set; a mapping with its options, as in run files: '{name: mnist, mean: 0, deviation: 1}'; or "
-        "package.module:function, which returns data sets or tensors.",
+        help="Data set: a registered name; a mapping as in run files, '{name: mnist, mean: 0, deviation: 1}'; or "
+        "package.module:function that returns data sets, data loaders or tensors. Used by matchers that need data, "
+        "by --repair, for barriers, and to evaluate alignments.",
     ),
-    click.option("--data-option", "-d", "options", multiple=True, help="key=value: an option of the data set."),
-    click.option("--root", type=click.Path(path_type=Path), help="The folder of the data set."),
+    click.option(
+        "--data-option", "-d", "options", multiple=True, help="Option of the data set: key=value. Repeatable."
+    ),
+    click.option("--root", type=click.Path(path_type=Path), help="Folder of the data set."),
 )
 _KEEP = click.option(
     "--keep",
     type=click.Choice(["best", "aligned"]),
     default="best",
     show_default=True,
-    help="With --data: keep the better of the alignment and none, by the loss at the midpoint, or the alignment.",
+    help="With --data. `best`: reject an alignment that raises the loss at the midpoint, unless a network is no "
+    "better than a constant prediction; `aligned`: never reject.",
 )
 _FORCE = click.option("--force", is_flag=True, help="Replace an existing output file (never an input).")
-_OUTPUT = click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="The safetensors file.")
-_NOT_MEASURED = (
-    "the objective is that of the matcher; whether the loss between the networks is lower, --data would tell"
+_OUTPUT = click.option(
+    "--output", "-o", type=click.Path(path_type=Path), required=True, help="Output file (safetensors)."
 )
-_GO_ON = "The best match so far is kept: run the same command again to go on from it,"
+_NOT_EVALUATED = "pass --data to evaluate the loss at the midpoint before and after alignment"
 _CHECKPOINT = click.Path(path_type=Path)
-# Examples of a data set on which symmetries are checked.
-_EXAMPLES = 4
+# A permutation that changes the outputs is detected on a few examples.
+_NUM_CHECK_EXAMPLES = 4
 
 CheckLevel: TypeAlias = Literal["full", "kept", "none"]
 
 
 def _shared(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that all of these have."""
+    """Add the options that all commands for checkpoints have."""
     for option in reversed(_SHARED):
         command = option(command)
     return command
@@ -116,12 +119,12 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     force: bool,  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     output: Path,
 ) -> None:
-    """Move the CANDIDATE checkpoint onto the REFERENCE, for the model that FACTORY makes; its function stays.
+    """Permute CANDIDATE to match REFERENCE.
 
-    FACTORY is package.module:factory, a function or class that needs no arguments. The symmetries are checked on the
-    model first, traced or from a file; where they do not keep its function, nothing is written. Interrupted, the same
-    command goes on from the best that was found. With --data, the loss at the midpoint is measured with and without
-    alignment.
+    The permuted checkpoint computes the same function as CANDIDATE. FACTORY is package.module:name, a function or class
+    that is called without arguments and returns the model. The symmetries are checked first; if the check fails,
+    nothing is written. With --data, the loss at the midpoint is printed before and after alignment. If interrupted, run
+    the command again to resume from the best permutation found.
     """
     require_free(output, [reference, candidate], force=force)
     unfinished = output.with_name(f"{output.name}.unfinished")
@@ -132,7 +135,7 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     first = load_posterior(reference, model=model)
     second = load_posterior(candidate, model=model)
     task = None if splits is None else _task(model, splits.train.batches(1000))
-    with leaving(lambda: f"{_GO_ON} in {unfinished}" if exists(unfinished) else ""):
+    with on_interrupt(lambda: _resumption(unfinished) if exists(unfinished) else ""):
         result = match(
             first, second, symmetries, matcher, task=task, progress=sys.stderr.isatty(), checkpoint=unfinished
         )
@@ -144,12 +147,12 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
         save_checkpoint(aligned, output)
     else:
         aligned.save(output)
-    moved = sum(result.permutation.moved.values())
+    moved = result.permutation.moved
     click.echo(
-        f"objective {result.identity_objective:.6g} -> {result.objective:.6g}, {moved} units moved in "
-        f"{len(result.permutation.moved)} groups; {result.outcome.value}"
+        f"matching objective {result.identity_objective:.6g} (identity) -> {result.objective:.6g}; "
+        f"{sum(moved.values())} units permuted, groups: {len(moved)}; {result.outcome.value}"
     )
-    click.echo(str(effect) if effect is not None else _NOT_MEASURED)
+    click.echo(str(effect) if effect is not None else _NOT_EVALUATED)
     click.echo(f"written to {output}")
 
 
@@ -157,9 +160,20 @@ def align(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
 @click.argument("factory")
 @click.argument("checkpoints", type=_CHECKPOINT, nargs=-1, required=True)
 @_shared
-@click.option("--no-align", is_flag=True, help="Average the checkpoints as they are.")
-@click.option("--weight", "-w", "weights", multiple=True, type=float, help="One a checkpoint; equal if not given.")
-@click.option("--repair", type=click.Choice(["reset", "repair"]), help="Statistics or activations, from --data.")
+@click.option("--no-align", is_flag=True, help="Average the checkpoints without alignment.")
+@click.option(
+    "--weight",
+    "-w",
+    "weights",
+    multiple=True,
+    type=float,
+    help="Weight of one checkpoint; repeat for each (default: equal).",
+)
+@click.option(
+    "--repair",
+    type=click.Choice(["reset", "repair"]),
+    help="`reset`: recompute batch-normalization statistics; `repair`: REPAIR. Needs --data.",
+)
 @_KEEP
 @_FORCE
 @_OUTPUT
@@ -180,10 +194,11 @@ def merge(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
     force: bool,  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     output: Path,
 ) -> None:
-    """Align CHECKPOINTS with the first of them and write their average, for the model that FACTORY makes.
+    """Align CHECKPOINTS to the first and average them.
 
-    The symmetries are checked on the model first; where they do not keep its function, nothing is written. With --data,
-    the loss at the midpoint with the first is measured for each, with and without alignment.
+    FACTORY is package.module:name, a function or class that is called without arguments and returns the model. The
+    symmetries are checked first; if the check fails, nothing is written. With --data, the loss at the midpoint with the
+    first checkpoint is printed for each other checkpoint, before and after alignment.
     """
     require_free(output, checkpoints, force=force)
     model = load_model(factory)
@@ -210,7 +225,7 @@ def merge(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - c
 @click.argument("reference", type=_CHECKPOINT)
 @click.argument("candidate", type=_CHECKPOINT)
 @_shared
-@click.option("--points", default=11, show_default=True, help="Places on the path, ends included: odd.")
+@click.option("--points", default=11, show_default=True, help="Number of points on the path, endpoints included; odd.")
 def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - click passes one an option
     factory: str,
     reference: Path,
@@ -224,15 +239,18 @@ def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] -
     root: Path | None,
     points: int,
 ) -> None:
-    """Print the loss barrier between two checkpoints, unaligned and aligned, on the test data of --data.
+    """Print the loss barrier before and after alignment.
+
+    REFERENCE and CANDIDATE are checkpoints of the model that FACTORY returns (package.module:name of a function or
+    class that is called without arguments). The loss is evaluated on the test data of --data.
 
     \f
 
     Raises:
-        ConfigError: If no data set is named.
-    """  # ruff: ignore[escape-sequence-in-docstring] - click shows what stands before the form feed
+        ConfigError: If ``--data`` is missing.
+    """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
     if data is None:
-        message = "a barrier is measured on data: name a data set with --data, and its folder with --root"
+        message = "a barrier needs data; name a data set with --data, and its folder with --root"
         raise ConfigError(message)
     model = load_model(factory)
     splits = load_data(data, options, root)
@@ -255,9 +273,9 @@ def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] -
 def _symmetries(
     model: nn.Module, inputs: tuple[str, ...], spec: Path | None, check: CheckLevel, splits: DataSplits | None
 ) -> PermutationSpec:
-    """Return the symmetries of the model, traced or from a file, checked unless they shall be trusted."""
+    """Return the symmetries of the model, traced or from a file, and checked according to ``--check``."""
     if spec is None and not inputs:
-        message = "give either --input, to trace the model with, or --spec, a specification file"
+        message = "expected --input, to trace the model, or --spec, a specification file"
         raise ConfigError(message)
     example: object = tuple(parse_input(text) for text in inputs)
     if not inputs and check != "none":
@@ -269,18 +287,22 @@ def _symmetries(
 
 
 def _examples(splits: DataSplits | None) -> Tensor:
-    """Return the inputs on which a specification from a file is checked, where none are given."""
+    """Return inputs from the data set, to check a specification from a file without ``--input``."""
     if splits is None:
         message = (
-            "a specification from a file is checked before it is used: give --input or --data, on which the model is "
-            "run, or --check none, to trust the file"
+            "a specification from a file is checked before use; give --input or --data to run the model on, or "
+            "--check none to skip the check"
         )
         raise ConfigError(message)
-    return splits.test.inputs[:_EXAMPLES]
+    return splits.test.inputs[:_NUM_CHECK_EXAMPLES]
 
 
 def _task(model: nn.Module, batches: TensorBatches, *, calibration: TensorBatches | None = None) -> Task:
-    """Return a task on data: floating targets are numbers, with the default noise of `gaussian`, others are classes."""
+    """Return a task: regression (`gaussian`, default noise scale) for floating-point targets, else classification."""
     held = list(batches)
-    numbers = held[0][1].is_floating_point()
-    return Task(model, held, "gaussian" if numbers else "categorical", calibration)
+    is_regression = held[0][1].is_floating_point()
+    return Task(model, held, "gaussian" if is_regression else "categorical", calibration)
+
+
+def _resumption(unfinished: Path) -> str:
+    return f"The best permutation so far is in {unfinished}; run the same command again to resume from it"

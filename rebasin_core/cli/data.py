@@ -1,4 +1,4 @@
-"""Data sets named on the command line: registered ones with their options, or what a function returns."""
+"""Data sets given on the command line: a registered data set with options, or the result of a function."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _FORMS = (
 
 
 def load_data(given: str, options: tuple[str, ...], root: Path | None) -> DataSplits:
-    """Return the data that the command line names.
+    """Load the data set given on the command line.
 
     Args:
         given: The name of a registered data set; a mapping with ``name`` and options, as in a run file; or
             ``package.module:function``, called with the options.
-        options: Each ``key=value``, the value as in a run file.
+        options: Options of the form ``key=value``; values are parsed as in a run file.
         root: The folder of the data set; None for its default.
 
     Returns:
         The data, split for training and testing.
 
     Raises:
-        ConfigError: If the text is none of these, or options are not valid.
-        InvalidInputError: If a function cannot be called, or returns something else than data.
+        ConfigError: If the text has none of these forms, or options are invalid.
+        InvalidInputError: If the function fails, or does not return data.
     """
     values = dict(_option(text) for text in options)
     if root is not None:
@@ -58,7 +58,7 @@ def load_data(given: str, options: tuple[str, ...], root: Path | None) -> DataSp
     with isolated() as attempt:
         found = function(**values) if callable(function) else function
     if attempt.error is not None:
-        message = f"cannot make data from {given} with the options {values}: {attempt.problem}"
+        message = f"cannot load data from {given} with the options {values}: {attempt.problem}"
         raise InvalidInputError(message) from attempt.error
     return _splits(found, given)
 
@@ -90,7 +90,7 @@ def _is_pair(found: object) -> TypeGuard[tuple[Tensor, Tensor]]:
 
 
 def _examples(found: object, source: str) -> Examples:
-    """Return the examples that an object holds."""
+    """Convert an object to examples."""
     if isinstance(found, Examples):
         return found
     if _is_pair(found):

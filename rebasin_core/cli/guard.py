@@ -1,4 +1,4 @@
-"""How a command ends: every way is a sentence on the standard error stream and one of the documented exit codes."""
+"""Errors and exit codes of the command line: each error prints one message on standard error."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
 DEBUG = "REBASIN_DEBUG"
-"""The environment variable that has the traceback of an internal error printed."""
+"""Environment variable; if set to 1, the traceback of an internal error is printed."""
 
-_LONGEST = 300
-_OUTPUT = 1  # the descriptor of the standard output
-# What the system says when a stream, or the disk behind it, does not take what is written.
+_MAX_LENGTH = 300
+_STDOUT = 1  # file descriptor
+# Error numbers of a stream, or of the disk behind it, that cannot be written.
 _OUTPUT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
 
 
 @final
 class ExitCode(IntEnum):
-    """What the exit codes of `rebasin` mean."""
+    """Exit codes of `rebasin`."""
 
-    DONE = 0
+    SUCCESS = 0
     FAILED = 1
-    MISTAKE = 2
+    INVALID_INPUT = 2
     STORAGE = 3
     INTERNAL = 70
     INTERRUPTED = 130
@@ -45,41 +45,41 @@ class ExitCode(IntEnum):
 
 @final
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a command that knows what is left.
+    """Ctrl-C during a command that can be resumed.
 
     Args:
-        left: A sentence about it.
+        kept: Message that describes the partial results and how to resume; empty if there are none.
     """
 
-    def __init__(self, left: str) -> None:
-        super().__init__(left)
-        self.left = left
+    def __init__(self, kept: str) -> None:
+        super().__init__(kept)
+        self.kept = kept
 
 
 @contextmanager
-def leaving(left: Callable[[], str]) -> Generator[None]:
-    """Say what an interrupted command leaves behind.
+def on_interrupt(kept: Callable[[], str]) -> Generator[None]:
+    """Add a message about partial results to an interruption of the enclosed block.
 
     Args:
-        left: Returns a sentence about what is kept, and how to go on; empty if nothing is.
+        kept: Returns the message: the partial results and how to resume; empty if there are none.
 
     Yields:
-        While the work is done.
+        Nothing.
 
     Raises:
-        Interrupted: If it is interrupted.
+        Interrupted: If the block is interrupted.
     """
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interrupted(left()) from error
+        raise Interrupted(kept()) from error
 
 
 def exit_code(error: RebasinError) -> ExitCode:
-    """Return the exit code that an error ends the program with.
+    """Return the exit code of an error.
 
     Args:
-        error: What was raised.
+        error: The error that ended the command.
 
     Returns:
         The code.
@@ -87,14 +87,14 @@ def exit_code(error: RebasinError) -> ExitCode:
     if isinstance(error, StorageError):
         return ExitCode.STORAGE
     failed = isinstance(error, DivergenceError | LawViolationError | PluginError)
-    return ExitCode.FAILED if failed else ExitCode.MISTAKE
+    return ExitCode.FAILED if failed else ExitCode.INVALID_INPUT
 
 
 def guarded(command: Callable[[], object]) -> int:
-    """Run the command line, and turn every way in which it ends into an exit code.
+    """Run a command, report any exception, and return the exit code.
 
     Args:
-        command: Runs it; an exit code that it returns is passed on.
+        command: The command; if it returns an integer, that is the exit code.
 
     Returns:
         The exit code.
@@ -104,27 +104,27 @@ def guarded(command: Callable[[], object]) -> int:
         result = command()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-    except BaseException as error:  # ruff: ignore[blind-except] - the last handler: nobody above could say anything
-        return _ending(error)
-    return result if isinstance(result, int) else ExitCode.DONE
+    except BaseException as error:  # ruff: ignore[blind-except] - the outermost handler of the program
+        return _handle(error)
+    return result if isinstance(result, int) else ExitCode.SUCCESS
 
 
 def open_closed_streams() -> None:
-    """Open the null device in place of standard streams that are closed.
+    """Replace closed standard streams by the null device.
 
-    The next files to be opened would get their numbers, and what a library prints would be written into a result.
+    Otherwise the next files to be opened would get their descriptors, and printed text would be written to results.
     """
-    for number in range(3):
+    for descriptor in range(3):
         try:
-            os.fstat(number)
+            os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
+            os.open(os.devnull, os.O_RDONLY if descriptor == 0 else os.O_WRONLY)
     sys.stdout = _opened(sys.stdout)
     sys.stderr = _opened(sys.stderr)
 
 
-def say(text: str) -> None:
-    """Print a line on the standard error stream, if that is possible: nothing may end because of a message.
+def print_error(text: str) -> None:
+    """Print a line on standard error. Errors of the stream are ignored.
 
     Args:
         text: The line.
@@ -139,12 +139,12 @@ def _opened(stream: TextIO | None) -> TextIO:
     if stream is None:
         return Path(os.devnull).open("w", encoding="utf-8")
     if isinstance(stream, TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")  # a terminal may not know all characters of a name
+        stream.reconfigure(errors="backslashreplace")  # names can have characters that the terminal cannot encode
     return stream
 
 
-def _ending(error: BaseException) -> int:
-    """Say why a command ended, and return its exit code."""
+def _handle(error: BaseException) -> int:
+    """Print the message of an exception that ended a command, and return the exit code."""
     match error:
         case SystemExit(code=ExitCode() as code):
             return code
@@ -155,36 +155,36 @@ def _ending(error: BaseException) -> int:
                 error.show()
             return error.exit_code
         case click.Abort() | KeyboardInterrupt():
-            text, code = f"interrupted. {_left(error)}", ExitCode.INTERRUPTED
+            text, code = f"interrupted. {_kept(error)}", ExitCode.INTERRUPTED
         case OSError() if error.errno in _OUTPUT_ERRORS:
             _discard_output()
             text, code = f"error: cannot write the output: {error.strerror}", ExitCode.STORAGE
         case _ if is_out_of_memory(error):
-            text, code = f"error: memory does not suffice ({_named(error)})", ExitCode.FAILED
+            text, code = f"error: out of memory ({_summarized(error)})", ExitCode.FAILED
         case _:
             text, code = _internal(error), ExitCode.INTERNAL
-    say(text)
+    print_error(text)
     return code
 
 
-def _left(error: BaseException) -> str:
-    """Return what an interrupted command left behind; click puts its own exception around an interruption."""
+def _kept(error: BaseException) -> str:
+    """Return the message about partial results; click wraps an interruption in its own exception."""
     interruption = error if isinstance(error, Interrupted) else error.__context__
-    return (interruption.left if isinstance(interruption, Interrupted) else "") or "Nothing was written"
+    return (interruption.kept if isinstance(interruption, Interrupted) else "") or "Nothing was written"
 
 
 def _internal(error: BaseException) -> str:
-    """Return one line about an error that nobody foresaw, after keeping its traceback."""
+    """Save or print the traceback of an unexpected exception, and return its one-line message."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    report = _reported("".join(traceback.format_exception(error)))
-    return f"internal error: {_named(error)}{where}. This is a bug in rebasin-core, a plugin or a model. {report}"
+    report = _report_traceback("".join(traceback.format_exception(error)))
+    return f"internal error: {_summarized(error)}{where}. This is a bug in rebasin-core, a plugin or a model. {report}"
 
 
-def _reported(text: str) -> str:
-    """Print a traceback, or write it to a file; return the sentence about it."""
+def _report_traceback(text: str) -> str:
+    """Print a traceback, or write it to a file, and return a sentence that locates it."""
     if os.environ.get(DEBUG, "0") not in {"", "0"}:
-        say(text)
+        print_error(text)
         return "The traceback is above"
     try:
         with tempfile.NamedTemporaryFile(
@@ -196,18 +196,18 @@ def _reported(text: str) -> str:
     return f"Please report it, with the traceback in {file.name} ({DEBUG}=1 prints it)"
 
 
-def _named(error: BaseException) -> str:
+def _summarized(error: BaseException) -> str:
     text = " ".join(described(error).split())
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 3]}..."
 
 
 def _discard_output() -> None:
-    """Let what cannot be written go to the null device, or Python would try once more at the end.
+    """Redirect standard output to the null device; otherwise Python retries the write at exit.
 
-    Another file that a program has put in place of the output is left to that program.
+    If a program has replaced `sys.stdout` by another file, that file is left unchanged.
     """
     with suppress(OSError, ValueError):
-        if sys.stdout.fileno() == _OUTPUT:
+        if sys.stdout.fileno() == _STDOUT:
             null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, _OUTPUT)
+            os.dup2(null, _STDOUT)
             os.close(null)

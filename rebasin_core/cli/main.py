@@ -1,4 +1,4 @@
-"""The command line: one function a command, and one place where errors become sentences and exit codes."""
+"""The command `rebasin` and its subcommands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 from rebasin_core.assignment import which_solver
 from rebasin_core.cli.checkpoints import align, barrier, merge
-from rebasin_core.cli.guard import ExitCode, guarded, leaving, say
+from rebasin_core.cli.guard import ExitCode, guarded, on_interrupt, print_error
 from rebasin_core.cli.output import print_checks, print_plugins, print_result
 from rebasin_core.cli.spec import spec
 from rebasin_core.config.schema import run_schema
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from rebasin_core.config.run import RunConfig
 
 _OUTPUT = click.option(
-    "--output", "-o", type=click.Path(path_type=Path), help="The output folder; a run is resumed in its own folder."
+    "--output", "-o", type=click.Path(path_type=Path), help="Output folder; an unfinished run in it is resumed."
 )
 _PROGRESS = click.option(
-    "--progress/--no-progress", default=None, help="Whether to show progress bars (default: on a terminal)."
+    "--progress/--no-progress", default=None, help="Show progress bars (default: if standard error is a terminal)."
 )
-_DEVICE = click.option("--device", help="Overrides the run file: auto, cpu, cuda, cuda:1, ...")
+_DEVICE = click.option("--device", help="Device: auto, cpu, cuda, cuda:1, ... Overrides the run file.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rebasin-core", prog_name="rebasin")
 def cli() -> None:
-    """Align Bayesian neural networks modulo their symmetries, and measure the loss barrier that is left.
+    """Align neural networks and posteriors, and estimate loss barriers.
 
-    Exit codes: 0 done; 1 a check failed, training diverged, memory did not suffice, or a plugin is broken; 2 something
-    is wrong with what was given; 3 results cannot be written; 70 internal error; 130 interrupted.
+    Exit codes: 0 success; 1 failed check, diverged training, out of memory or broken plugin; 2 invalid input; 3 output
+    not writable; 70 internal error; 130 interrupted.
     """
 
 
@@ -51,7 +51,10 @@ def cli() -> None:
 @_PROGRESS
 @_DEVICE
 def demo(output: Path | None, progress: bool | None, device: str | None) -> None:  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
-    """Watch two Bayesian neural networks become linearly connected (about a minute, no download)."""
+    """Train, align and compare two small posteriors.
+
+    Takes about a minute and downloads nothing. Results are written to rebasin-demo/, unless --output is given.
+    """
     config = load_run(Path(__file__).with_name("demo.yaml"))
     _execute(config, output or Path("rebasin-demo"), progress=progress, device=device)
 
@@ -62,9 +65,11 @@ def demo(output: Path | None, progress: bool | None, device: str | None) -> None
 @_PROGRESS
 @_DEVICE
 def run(file: Path, output: Path | None, progress: bool | None, device: str | None) -> None:  # ruff: ignore[boolean-type-hint-positional-argument]
-    """Do what a run FILE (YAML or JSON) says: train or load, align, measure.
+    """Run the experiment described in FILE.
 
-    Results go to the output folder, runs/NAME of the file if none is given. Started again, finished stages are kept.
+    FILE (YAML or JSON) describes two posteriors, to train or to load, and the matchers and barriers. Results are
+    written to runs/NAME, where NAME is the name of FILE without its suffix, unless --output is given. Run the command
+    again to resume: finished stages are reused.
     """
     _execute(load_run(file), output or Path("runs") / file.stem, progress=progress, device=device)
 
@@ -72,13 +77,24 @@ def run(file: Path, output: Path | None, progress: bool | None, device: str | No
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
-    """Draw the figures of the run in FOLDER again, and write its report: one HTML file that opens offline."""
+    """Redraw a run's figures and write report.html.
+
+    FOLDER is the output folder of a finished run. The report is one HTML file that opens offline.
+    """
     click.echo(write_report(folder))
 
 
 @cli.command()
 def plugins() -> None:
-    """List what is installed: every plugin, what it offers, what failed and why, and the assignment solver in use."""
+    """List plugins, their components and loading errors.
+
+    Also prints the assignment solver that `auto` selects. The exit code is 1 if a plugin is broken, or two plugins
+    register the same name.
+    \f
+
+    Raises:
+        SystemExit: If a plugin is broken, or two plugins register the same name.
+    """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
     broken = print_plugins(default_registry())
     click.echo(f"assignment solver `auto` is {which_solver()}")
     if broken:
@@ -87,7 +103,10 @@ def plugins() -> None:
 
 @cli.command()
 def schema() -> None:
-    """Print the JSON schema of run files, with every installed strategy in it."""
+    """Print the JSON schema of run files.
+
+    The schema includes the components of all installed plugins.
+    """
     registry = default_registry()
     classes = {family: registry.classes(family) for family in FAMILIES}
     click.echo(json.dumps(run_schema(classes), indent=2))
@@ -95,9 +114,16 @@ def schema() -> None:
 
 @cli.command()
 @click.argument("package")
-@click.option("--device", default="cpu", show_default=True, help="Where the laws are tried: cpu, cuda, cuda:1, ...")
+@click.option("--device", default="cpu", show_default=True, help="Device to run on: cpu, cuda, cuda:1, ...")
 def check(package: str, device: str) -> None:
-    """Run the conformance kit on everything that an installed PACKAGE registers."""
+    """Run the conformance kit on PACKAGE.
+
+    The kit tests all components that the installed PACKAGE registers. The exit code is 1 if a test fails.
+    \f
+
+    Raises:
+        SystemExit: If a test fails.
+    """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
     from rebasin_core.testing.kit import run_checks  # ruff: ignore[import-outside-top-level] - the kit is needed here only
 
     if print_checks(run_checks(package, device=choose_device(device))):
@@ -109,7 +135,7 @@ for command in (spec, align, merge, barrier):
 
 
 def main() -> None:
-    """Run the command line; every mistake of the user's becomes one sentence and an exit code."""
+    """Run the command line and exit; each error prints one message and sets the exit code."""
     warnings.showwarning = _show_warning
     sys.exit(guarded(lambda: cli.main(standalone_mode=False)))
 
@@ -118,11 +144,11 @@ def _execute(config: RunConfig, output: Path, *, progress: bool | None, device: 
     if device is not None:
         config = config.model_copy(update={"device": device})
 
-    def left() -> str:
-        kept = f"Finished stages are kept in {output}: run the same command again to go on"
-        return kept if (output / CONFIG).is_file() else ""
+    def kept() -> str:
+        text = f"Finished stages are in {output}; run the same command again to resume"
+        return text if (output / CONFIG).is_file() else ""
 
-    with leaving(left):
+    with on_interrupt(kept):
         result = execute(config, output, progress=sys.stderr.isatty() if progress is None else progress)
         print_result(result, write_report(result.folder))
 
@@ -137,4 +163,4 @@ def _show_warning(  # ruff: ignore[too-many-positional-arguments] - the signatur
 ) -> None:
     del file, line
     where = "" if issubclass(category, RebasinWarning) else f" ({filename}:{lineno})"
-    say(f"warning: {message}{where}")
+    print_error(f"warning: {message}{where}")

@@ -1,4 +1,4 @@
-"""What the commands print."""
+"""Text output of the commands."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 def terminal_width() -> int | None:
-    """Return how many characters a line of the terminal holds.
+    """Return the width of the terminal.
 
     Returns:
-        The number, which ``COLUMNS`` may set; None where the output goes to a file or another program.
+        The number of characters per line (``COLUMNS`` overrides it); None if the output is a file or a pipe.
     """
     return shutil.get_terminal_size((0, 0)).columns or None
 
 
 def print_result(result: RunResult, report: Path) -> None:
-    """Print the table of a run, what alignment bought, and where everything is.
+    """Print a run's barriers, the reduction by alignment, and the paths of the results.
 
     Args:
-        result: The result.
-        report: Its HTML file.
+        result: The result of the run.
+        report: Path of the HTML report.
     """
     for split, curves in result.curves.items():
         click.echo(f"\nLoss barrier on the {split} data ({result.device})\n")
@@ -45,20 +45,20 @@ def print_result(result: RunResult, report: Path) -> None:
         for line in alignment_notes(curves):
             click.echo(line)
         error = error_name(curves[best])
-        click.echo(f"\nAligned by `{best}`, the barrier went from {before} to {after}{unit} (± {error}).")
+        click.echo(f"\nLowest barrier: `{best}`, from {before} (unaligned) to {after}{unit} (±: {error}).")
         for note in barrier_notes(curves):
             click.echo(f"Note: {note}")
-    click.echo(f"\nEverything is in {result.folder}; open {report}")
+    click.echo(f"\nResults are in {result.folder}; open {report}")
 
 
 def print_plugins(registry: Registry) -> bool:
-    """Print every plugin with what it offers, or why it was left out.
+    """Print every plugin with its components, or the error that excluded it.
 
     Args:
         registry: The registry.
 
     Returns:
-        Whether anything is broken or offered twice.
+        Whether a plugin is broken, or a name is registered twice.
     """
     entries = registry.all()
     for status in registry.plugins:
@@ -73,16 +73,16 @@ def print_plugins(registry: Registry) -> bool:
         (e.family, e.name) for e in entries if sum((o.family, o.name) == (e.family, e.name) for o in entries) > 1
     })
     for family, name in twice:
-        offered = [e.status.label for e in entries if (e.family, e.name) == (family, name)]
-        click.echo(f"CLASH: the {family} {name!r} is offered by {' and '.join(offered)}")
+        owners = [e.status.label for e in entries if (e.family, e.name) == (family, name)]
+        click.echo(f"CONFLICT: the {family} {name!r} is registered by {' and '.join(owners)}")
     return bool(twice) or any(status.error is not None for status in registry.plugins)
 
 
 def print_checks(verdicts: Mapping[str, Verdict]) -> bool:
-    """Print what came of the conformance kit.
+    """Print the results of the conformance kit.
 
     Args:
-        verdicts: By check.
+        verdicts: Result of each check.
 
     Returns:
         Whether any law is broken.

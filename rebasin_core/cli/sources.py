@@ -1,4 +1,4 @@
-"""Models and inputs named on the command line."""
+"""Models and example inputs given on the command line."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from rebasin_core.tensors.bounds import MAX_DIGITS, MAX_TRACED_NUMBERS
 from rebasin_core.tensors.reading import shown
 
 _INPUT = re.compile(r"(?P<shape>\d+(?:,\d+)*)(?::(?P<kind>float|int|bool)(?:<(?P<bound>\d+))?)?", re.ASCII)
-_MOST_DIMENSIONS = 16
-_LARGEST_BOUND = 2**62
-_FORM = "expected a shape such as 2,3,224,224, or for whole numbers 2,16:int<1000, or 2,16:bool"
+_MAX_DIMENSIONS = 16
+_MAX_BOUND = 2**62
+_FORM = "expected a shape such as 2,3,224,224, or 2,16:int<1000 for integers, or 2,16:bool"
 
 
 def load_model(reference: str, *, meta: bool = False) -> nn.Module:
-    """Return the model that a function of an importable module makes.
+    """Import a factory and return the model that it makes.
 
     Args:
-        reference: ``package.module:factory``; the current folder is searched too. The factory takes no arguments and
-            returns a module; it may be a class, or a module itself.
-        meta: Whether to make it on the meta device, where nothing is allocated.
+        reference: ``package.module:factory``; the current folder is searched too. The factory is a function or class
+            that is called without arguments and returns a `torch.nn.Module`, or is itself a `torch.nn.Module`.
+        meta: Whether to make the model on the meta device, where nothing is allocated.
 
     Returns:
         The model.
 
     Raises:
-        InvalidInputError: If it cannot be imported, made, or is no module.
+        InvalidInputError: If the factory cannot be imported, fails, or does not return a module.
     """
     found = load_object(reference, "a model")
     model: object = None
@@ -49,12 +49,12 @@ def load_model(reference: str, *, meta: bool = False) -> nn.Module:
     return model
 
 
-def load_object(reference: str, what: str) -> object:
-    """Return an object of an importable module.
+def load_object(reference: str, purpose: str) -> object:
+    """Import an object.
 
     Args:
         reference: ``package.module:name``; the current folder is searched too.
-        what: What it is to make, for the message.
+        purpose: Noun phrase for the error message, such as "a model".
 
     Returns:
         The object.
@@ -74,22 +74,23 @@ def load_object(reference: str, what: str) -> object:
         for part in attribute.split("."):
             found = getattr(found, part)
     if attempt.error is not None:
-        message = f"cannot make {what} from {reference}: {attempt.problem}"
+        message = f"cannot make {purpose} from {reference}: {attempt.problem}"
         raise InvalidInputError(message) from attempt.error
     return found
 
 
 def parse_input(text: str) -> Tensor:
-    """Return a random input described on the command line.
+    """Return a random input of a given shape and type.
 
     Args:
-        text: A shape; ``:int<N`` for whole numbers less than ``N`` (2 if not given), ``:bool`` for truth values.
+        text: Comma-separated shape, followed by ``:int<N`` for integers in [0, N) (``:int`` for N = 2) or by ``:bool``;
+            standard normal entries without a suffix.
 
     Returns:
-        The input.
+        The input; the same for equal texts.
 
     Raises:
-        InvalidInputError: If the text has another form.
+        InvalidInputError: If the text has another form, or the input would be too large.
 
     Examples:
         >>> tuple(parse_input("2,16:int<50").shape)
@@ -101,11 +102,11 @@ def parse_input(text: str) -> Tensor:
         raise InvalidInputError(message)
     shape = [_number(length) for length in found["shape"].split(",")]
     bound = _number(found["bound"] or "2")
-    # Each number before the product, which may have more digits than can be written.
-    if len(shape) > _MOST_DIMENSIONS or math.prod(shape) > MAX_TRACED_NUMBERS or not 1 <= bound <= _LARGEST_BOUND:
+    # Python cannot convert integers of more than a few thousand digits to text, so each length is bounded first.
+    if len(shape) > _MAX_DIMENSIONS or math.prod(shape) > MAX_TRACED_NUMBERS or not 1 <= bound <= _MAX_BOUND:
         message = (
-            f"{_FORM}, of at most {_MOST_DIMENSIONS} dimensions and {MAX_TRACED_NUMBERS} numbers below a bound from 1 "
-            f"to {_LARGEST_BOUND}; got {shown(text)}"
+            f"{_FORM}, with at most {_MAX_DIMENSIONS} dimensions and {MAX_TRACED_NUMBERS} elements, and a bound from 1 "
+            f"to {_MAX_BOUND}; got {shown(text)}"
         )
         raise InvalidInputError(message)
     generator = torch.Generator().manual_seed(0)
@@ -116,21 +117,21 @@ def parse_input(text: str) -> Tensor:
 
 
 def _number(digits: str) -> int:
-    """Return a whole number; one that is larger than all that are allowed for more digits than any of these has."""
+    """Return an integer; `sys.maxsize`, which exceeds every limit, if it has too many digits."""
     return int(digits) if len(digits) <= MAX_DIGITS + 4 else sys.maxsize
 
 
 def parse_named_inputs(texts: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return inputs given by name on the command line.
+    """Return random keyword inputs.
 
     Args:
-        texts: Each ``name=shape``.
+        texts: Inputs of the form ``name=shape``; see `parse_input`.
 
     Returns:
         The inputs by name.
 
     Raises:
-        InvalidInputError: If one has another form.
+        InvalidInputError: If a text has another form.
     """
     found: dict[str, Tensor] = {}
     for text in texts:

@@ -1,4 +1,4 @@
-"""The command `rebasin spec`: derive a specification, show it, check it, write it."""
+"""The command `rebasin spec`: derive, print, check and save a specification."""
 
 from __future__ import annotations
 
@@ -23,21 +23,37 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("factory")
-@click.option("--input", "-i", "inputs", multiple=True, help="A positional input: 2,3,224,224 or 2,16:int<1000.")
-@click.option("--kwarg", "-k", "named", multiple=True, help="A named input: input_ids=2,16:int<1000.")
-@click.option("--freeze", multiple=True, help="Pattern of parameters and buffers that must not move.")
-@click.option("--free", multiple=True, help="Pattern of buffers that move with the parameters, such as '*_mask'.")
+@click.option(
+    "--input",
+    "-i",
+    "inputs",
+    multiple=True,
+    help="Shape of a positional input: 2,3,224,224 or 2,16:int<1000. Repeat for each input.",
+)
+@click.option(
+    "--kwarg", "-k", "named", multiple=True, help="Shape of a keyword input: input_ids=2,16:int<1000. Repeatable."
+)
+@click.option("--freeze", multiple=True, help="Glob pattern of parameters and buffers to keep fixed. Repeatable.")
+@click.option(
+    "--free",
+    multiple=True,
+    help="Glob pattern of buffers to permute with the parameters, such as '*_mask'. Repeatable.",
+)
 @click.option(
     "--method",
     type=click.Choice(["auto", "export", "execution"]),
     default="auto",
-    help="Trace with torch.export, or record one execution (control flow that depends on data); auto tries both.",
+    show_default=True,
+    help="`export`: torch.export; `execution`: record one forward pass (for data-dependent control flow); `auto`: "
+    "`execution` where `export` fails or fixes more axes.",
 )
-@click.option("--meta", is_flag=True, help="Make the model on the meta device: nothing is allocated or checked.")
-@click.option("--check/--no-check", default=True, help="Whether to check that the function is kept.")
-@click.option("--allow-untested", is_flag=True, help="Accept tensors that cannot be shown to matter to the outputs.")
+@click.option("--meta", is_flag=True, help="Make the model on the meta device: no memory is allocated, no check.")
+@click.option(
+    "--check/--no-check", default=True, show_default=True, help="Verify that permutations preserve the outputs."
+)
+@click.option("--allow-untested", is_flag=True, help="Accept tensors that do not measurably influence the outputs.")
 @click.option("--force", is_flag=True, help="Replace an existing output file.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Write the specification to a JSON file.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Output file for the specification (JSON).")
 def spec(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - click passes one an option
     factory: str,
     inputs: tuple[str, ...],
@@ -51,16 +67,17 @@ def spec(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] - cl
     force: bool,  # ruff: ignore[boolean-type-hint-positional-argument]
     output: Path | None,
 ) -> None:
-    """Derive the permutation symmetries of the model that FACTORY makes, and check them.
+    """Derive and verify a model's permutation symmetries.
 
-    FACTORY is package.module:factory, a function or class that needs no arguments. Printed are the axes of every
-    parameter and buffer, the groups, what stays in order and why, and whether random group elements keep the function.
-    If they do not, or if that cannot be shown for every tensor, no file is written.
+    FACTORY is package.module:name, a function or class that is called without arguments and returns the model. Prints
+    the axes of each parameter and buffer, the groups, the fixed axes with reasons, and the result of the check. The
+    check compares the model's outputs under random permutations. If it fails, or a permuted tensor could not be tested,
+    no file is written.
     \f
 
     Raises:
-        SystemExit: If the function is not kept, or that cannot be shown.
-    """  # ruff: ignore[escape-sequence-in-docstring] - click shows what stands before the form feed
+        SystemExit: If the check fails, or a permuted tensor could not be tested.
+    """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
     if output is not None:
         require_free(output, [], force=force)
     model = load_model(factory, meta=meta)

@@ -1,4 +1,4 @@
-"""The files that commands write: never over one that they read."""
+"""Validation of output files: a command never overwrites its inputs."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 
 def require_free(output: Path, inputs: Iterable[Path], *, force: bool) -> None:
-    """Refuse to write over a file that is read, and over any other file unless told to; before any work is done.
+    """Raise if an output file cannot be written, is an input, or exists and must not be replaced.
 
     Args:
         output: The file to be written.
         inputs: The files that the command reads.
-        force: Whether a file that is not an input may be replaced.
+        force: Whether an existing file that is not an input may be replaced.
 
     Raises:
-        StorageError: If the output cannot be written, is one of the inputs (by whatever name, links included), or
-            exists.
+        StorageError: If the output cannot be written, is one of the inputs (also through a link), or exists and
+            ``force`` is false.
     """
     require_writable(output)
     for given in inputs:
         if is_same_file(output, given):
-            message = f"the output {output} is a file that is read ({given}), and would be lost; name another one"
+            message = f"the output {output} is also an input ({given}); choose another output"
             raise StorageError(message)
     if not force and exists(output):
-        message = f"{output} exists; name another output, or give --force to replace it"
+        message = f"{output} exists; choose another output, or give --force to replace it"
         raise StorageError(message)

@@ -1,4 +1,4 @@
-"""Run files: their options, reading them with line numbers, and their JSON schema."""
+"""Run files: options, parser with line numbers, and JSON schema."""
 
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config

@@ -1,4 +1,4 @@
-"""YAML and JSON documents that know on which line everything stands."""
+"""YAML and JSON documents with the line number of each entry."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, with the values of JSON only, numbers like 1e-3 as in YAML 1.2, and bounded depth."""
+    """Safe YAML loader, restricted to JSON types, with numbers like 1e-3 as in YAML 1.2 and bounded nesting."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -31,7 +31,7 @@ class _Loader(yaml.SafeLoader):
 
     @override
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Return the next node; raise before the stack of calls becomes too deep."""
+        """Return the next node; raise if the document is nested too deeply for recursion."""
         if self._depth == MAX_DEPTH:
             mark = None if parent is None else parent.start_mark
             raise yaml.composer.ComposerError(None, None, f"nested more than {MAX_DEPTH} levels deep", mark)
@@ -42,19 +42,19 @@ class _Loader(yaml.SafeLoader):
 
 
 def _scalar(build: Callable[[_Loader, yaml.ScalarNode], object]) -> Callable[[_Loader, yaml.ScalarNode], object]:
-    """Return a constructor that says where a text is not what its explicit tag says, such as ``!!int x``."""
+    """Wrap a constructor: a value that does not match its explicit tag (``!!int x``) is an error with a line."""
 
     def construct(loader: _Loader, node: yaml.ScalarNode) -> object:
         try:
             return build(loader, node)
         except (ValueError, LookupError) as error:
-            problem = f"{shown(node.value)} is no {node.tag.removeprefix(_TAG)}"
+            problem = f"{shown(node.value)} is not of type {node.tag.removeprefix(_TAG)}"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
 
     return construct
 
 
-# Dates are texts, as in JSON; there is no use here for sets, pairs and bytes.
+# Dates are strings, as in JSON. Sets, pairs and bytes are not supported.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -80,9 +80,9 @@ class Document:
     """A parsed document.
 
     Attributes:
-        source: Where it came from, for messages.
-        content: The value.
-        lines: The line (from 1) of every place in it.
+        source: Name of the source, for messages.
+        content: The parsed value.
+        lines: Line number (from 1) of each entry, by its location: keys and indices from the top.
     """
 
     source: str
@@ -100,7 +100,7 @@ class Document:
             The document.
 
         Raises:
-            ConfigError: If the file is missing or is not in either format; names the line.
+            ConfigError: If the file is missing or in neither format; the message has the line number.
         """
         try:
             text = read_bounded(path, MAX_YAML_BYTES).decode("utf-8")
@@ -116,15 +116,15 @@ class Document:
         """Parse a text.
 
         Args:
-            text: YAML, or JSON (which is YAML, but for tabs between its tokens).
-            source: Where it came from, for messages.
+            text: YAML or JSON. (JSON is YAML, except for tabs between tokens.)
+            source: Name of the source, for messages.
 
         Returns:
             The document.
 
         Raises:
-            ConfigError: If it is in neither format, has the same key twice, or is larger or nested more deeply than a
-                document may be; names the line.
+            ConfigError: If the text is in neither format, has a duplicate key, or exceeds the limits of size or
+                nesting; the message has the line number.
         """
         if text.lstrip().startswith("{"):
             text = text.replace("\t", " ")
@@ -137,7 +137,7 @@ class Document:
             node = loader.get_single_node()
             lines = _Lines(source)
             if node is not None:
-                lines.note(node, ())
+                lines.record(node, ())
             content = None if node is None else loader.construct_document(node)
         except yaml.MarkedYAMLError as error:
             line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
@@ -148,16 +148,16 @@ class Document:
             raise ConfigError(message) from error
         finally:
             loader.dispose()
-        return cls(source, content, lines.found)
+        return cls(source, content, lines.by_location)
 
     def where(self, location: Location) -> str:
-        """Return the file and line of a place, or of the nearest place around it.
+        """Return the file and line of an entry, or of the innermost existing entry that would contain it.
 
         Args:
             location: Keys and indices from the top.
 
         Returns:
-            ``file:line``.
+            Text of the form ``file:line``.
         """
         while location and location not in self.lines:
             location = location[:-1]
@@ -166,38 +166,38 @@ class Document:
 
 @final
 class _Lines:
-    """The line of every place in a document, aliases followed; a document with too many places is refused."""
+    """Line number of each entry of a document, with aliases expanded; raises if there are too many entries."""
 
     def __init__(self, source: str) -> None:
-        self.found: dict[Location, int] = {}
+        self.by_location: dict[Location, int] = {}
         self._source = source
         self._nodes = 0
 
-    def note(self, node: yaml.Node, location: Location) -> None:
-        """Note the lines of a node and of all nodes in it."""
+    def record(self, node: yaml.Node, location: Location) -> None:
+        """Record the lines of a node and of its descendants."""
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            self._fail(node, f"more than {MAX_NODES} entries, each alias counted as what it repeats")
-        # An alias of a node within the node itself leads deeper and deeper.
+            self._fail(node, f"more than {MAX_NODES} entries (with aliases expanded)")
+        # A node that contains an alias of itself is infinitely deep.
         if len(location) > MAX_DEPTH:
             self._fail(node, f"nested more than {MAX_DEPTH} levels deep")
-        self.found.setdefault(location, node.start_mark.line + 1)
+        self.by_location.setdefault(location, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                self.note(value, self._noted_key(key, location))
+                self.record(value, self._record_key(key, location))
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
-                self.note(value, (*location, index))
+                self.record(value, (*location, index))
 
-    def _noted_key(self, key: yaml.Node, location: Location) -> Location:
-        """Return the place of a key, after noting it."""
+    def _record_key(self, key: yaml.Node, location: Location) -> Location:
+        """Record the line of a key, and return the location of its value."""
         if not isinstance(key, yaml.ScalarNode):
             self._fail(key, "expected a name before `:`, got a list or a mapping")
-        place = (*location, str(key.value))
-        if place in self.found:
-            self._fail(key, f"{shown(key.value)} is given twice (first on line {self.found[place]})")
-        self.found[place] = key.start_mark.line + 1
-        return place
+        inner = (*location, str(key.value))
+        if inner in self.by_location:
+            self._fail(key, f"duplicate key {shown(key.value)} (first on line {self.by_location[inner]})")
+        self.by_location[inner] = key.start_mark.line + 1
+        return inner
 
     def _fail(self, node: yaml.Node, problem: str) -> NoReturn:
         message = f"{self._source}:{node.start_mark.line + 1}: {problem}"

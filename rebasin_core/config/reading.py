@@ -1,4 +1,4 @@
-"""From a document to validated options, with every problem named by file, line and nearest name."""
+"""Validation of a document; errors have file, line and the nearest valid name."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from rebasin_core.strategy import Lookup, Options
 if TYPE_CHECKING:
     from rebasin_core.config.document import Document
 
-# More than a person mends at once.
-_MOST = 20
+# Further problems are counted, not listed, to keep the message readable.
+_MAX_LISTED = 20
 
 Config = TypeVar("Config", bound=Options)
 
 
 def read_config(options: type[Config], document: Document, lookup: Lookup) -> Config:
-    """Return the options that a document holds.
+    """Validate a document.
 
-    Strategies are given by their names, or as mappings with ``name`` and options.
+    Components are given by registered name, or as mappings with ``name`` and options.
 
     Args:
         options: The class of the options.
         document: The document.
-        lookup: Finds the classes of strategies.
+        lookup: Returns the class of a component from its family and name.
 
     Returns:
         The options.
 
     Raises:
-        ConfigError: If options are unknown, missing or out of range; all problems, each with its line.
+        ConfigError: If options are unknown, missing or out of range; lists all problems with their lines.
     """
     try:
         return options.model_validate(document.content, context={"lookup": lookup})
@@ -41,5 +41,5 @@ def read_config(options: type[Config], document: Document, lookup: Lookup) -> Co
         problems = error.errors()
     listed = zip(problems, sentences(problems), strict=True)
     lines = [f"{document.where(problem['loc'])}: {sentence}" for problem, sentence in listed]
-    more = [f"and {len(lines) - _MOST} more problems"] if len(lines) > _MOST else []
-    raise ConfigError("\n".join(lines[:_MOST] + more))
+    more = [f"and {len(lines) - _MAX_LISTED} more problems"] if len(lines) > _MAX_LISTED else []
+    raise ConfigError("\n".join(lines[:_MAX_LISTED] + more))

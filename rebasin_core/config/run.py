@@ -1,4 +1,4 @@
-"""The run file: what is trained or loaded, matched and measured."""
+"""Options of a run file: posteriors to train or load, matchers, and barriers to estimate."""
 
 from __future__ import annotations
 
@@ -50,34 +50,34 @@ AutoOrLikelihood: TypeAlias = Annotated[
     WrapSerializer(_auto_for_none),
     WithJsonSchema({"anyOf": [{"const": _AUTO}, {FAMILY_KEY: Likelihood.family}]}),
 ]
-"""A likelihood; None, written as ``auto`` in run files, for the one that fits the data set."""
+"""A likelihood; None, written as ``auto`` in run files, selects the one that fits the data set."""
 
 
 class PosteriorSource(Options):
-    """Where a posterior comes from: trained from a seed, or loaded from a file. Exactly one of the two."""
+    """Source of a posterior: a seed to train it from, or a file to load. Exactly one of ``seed`` and ``path``."""
 
     seed: NonNegativeInt | None = None
-    """Seed of the initialization, the batches and the noise, if the posterior is trained."""
+    """Seed of the initialization, the batch order and the noise of training."""
 
     path: Path | None = None
-    """A posterior saved by this library, or a safetensors checkpoint."""
+    """File of a posterior saved by this library, or safetensors checkpoint."""
 
     inference: Inference | None = None
-    """The inference method; that of the run if not given."""
+    """Inference method of a trained posterior; `inference` of the run if not given."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
         if (self.seed is None) == (self.path is None):
-            message = "give either `seed`, to train it, or `path`, to load it"
+            message = "expected either `seed`, to train the posterior, or `path`, to load it"
             raise ValueError(message)
         if self.path is not None and self.inference is not None:
-            message = "a loaded posterior is not trained: leave out `inference`"
+            message = "`inference` does not apply to a loaded posterior; remove it"
             raise ValueError(message)
         return self
 
 
 class RunConfig(Options):
-    """A whole run: two posteriors, aligned by every matcher, and the barriers before and after.
+    """Configuration of a run: two posteriors, matchers, and the barrier estimator.
 
     Raises:
         ConfigError: If an option is unknown, missing or out of range.
@@ -87,16 +87,16 @@ class RunConfig(Options):
     """The data set."""
 
     architecture: Architecture
-    """The network."""
+    """The network architecture."""
 
     spec: SpecFactory | None = None
-    """Source of the permutation symmetries; the architecture itself if not given."""
+    """Specification factory of the permutation symmetries; the specification of the architecture if not given."""
 
     allow_untested: bool = False
-    """Whether symmetries are accepted that keep the function though some tensors could not be shown to matter to it."""
+    """Whether to accept symmetries although some permuted tensors do not measurably influence the model's outputs."""
 
     inference: Inference = Field(default_factory=MeanFieldVI)
-    """The inference method; `mean_field_vi` if not given."""
+    """The inference method."""
 
     reference: PosteriorSource = PosteriorSource(seed=1)
     """The posterior to align to; by default trained from seed 1."""
@@ -105,61 +105,61 @@ class RunConfig(Options):
     """The posterior to permute; by default trained from seed 2."""
 
     matchers: Annotated[tuple[Matcher, ...], MinLen(1)] = (WeightMatcher(), WassersteinMatcher())
-    """The matchers, each tried on its own; their names must differ. `weight` and `wasserstein` if not given."""
+    """Matchers to compare, each applied separately; their names must differ."""
 
     barrier: BarrierEstimator = MarginalizedBarrier()
-    """The barrier estimator; `marginalized` if not given."""
+    """The barrier estimator."""
 
     splits: Annotated[tuple[Split, ...], MinLen(1)] = ("test",)
-    """The examples on which barriers are estimated: `test`, `train` or both."""
+    """Splits on which barriers are estimated: `test`, `train` or both."""
 
     batch_size: PositiveInt = 128
-    """Number of training examples in a batch."""
+    """Batch size for training."""
 
     evaluation_batch_size: PositiveInt = 1000
-    """Number of examples in a batch when nothing is trained."""
+    """Batch size for matching and evaluation."""
 
     num_train: PositiveInt | None = None
-    """Number of training examples that are used, from the first on; all if not given."""
+    """Use only the first `num_train` training examples; all if not given."""
 
     num_test: PositiveInt | None = None
-    """Number of test examples that are used, from the first on; all if not given."""
+    """Use only the first `num_test` test examples; all if not given."""
 
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the training examples that is held out for early stopping."""
+    """Fraction of the training examples held out for early stopping, in [0, 1)."""
 
     likelihood: AutoOrLikelihood = Field(None, json_schema_extra={"default": _AUTO})
-    """The likelihood; by default `auto`: `categorical` for classes, and for numbers `gaussian` with the scale
-    `noise_scale`."""
+    """The likelihood; `auto` selects `categorical` for classification, and `gaussian` with the standard deviation
+    `noise_scale` for regression."""
 
     noise_scale: PositiveFloat = NOISE_SCALE
-    """Standard deviation of the noise of numbers, in units of the targets, if the likelihood is `auto`."""
+    """Standard deviation of the Gaussian likelihood, in units of the targets, if `likelihood` is `auto`."""
 
     seed: NonNegativeInt = 0
-    """Seed of matching and of the barrier's posterior samples."""
+    """Seed of the matchers and of the posterior samples."""
 
     device: str = "auto"
     """`auto` (CUDA if available), `cpu`, `cuda`, `cuda:1`, ..."""
 
     dtype: Literal["float32", "float64"] = "float32"
-    """Floating-point precision."""
+    """Floating-point type of networks and posteriors."""
 
     @model_validator(mode="after")
     def _distinct_matchers(self) -> Self:
         names = [matcher.name for matcher in self.matchers]
         if len(set(names)) < len(names):
-            message = f"each matcher can be named once, got {names}"
+            message = f"expected matchers with different names, got {names}"
             raise ValueError(message)
         return self
 
     @model_validator(mode="after")
     def _one_noise_scale(self) -> Self:
-        # Run files of earlier versions may have both keys for `heteroscedastic`, which has no use for the scale.
+        # `heteroscedastic` has no scale, and is accepted together with `noise_scale`: older run files have both.
         chosen = self.likelihood
         if self.noise_scale != NOISE_SCALE and chosen is not None and chosen.name != "heteroscedastic":
             message = (
-                f"`noise_scale` is for the likelihood `auto`, got {self.noise_scale!r} with {chosen!r}; give the scale "
-                "as an option of the likelihood: {name: gaussian, scale: ...}"
+                f"`noise_scale` applies only to the likelihood `auto`, got {self.noise_scale!r} with {chosen!r}; use "
+                "the option of the likelihood: {name: gaussian, scale: ...}"
             )
             raise ValueError(message)
         return self

@@ -1,4 +1,4 @@
-"""The JSON schema of run files, with every registered strategy in it."""
+"""The JSON schema of run files, including all registered components."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ def run_schema(strategies: Mapping[str, Iterable[type[Any]]]) -> dict[str, Any]:
     """Return the JSON schema of a run file.
 
     Args:
-        strategies: For every family, the classes that are registered.
+        strategies: Registered classes by family.
 
     Returns:
-        A JSON schema (draft 2020-12): where a strategy of a family is expected, its name, or any of its option sets.
+        A JSON schema (draft 2020-12). A component of a family is either a registered name, or an object with ``name``
+        and options.
     """
     schema = RunConfig.model_json_schema()
     definitions = schema.setdefault("$defs", {})
@@ -26,20 +27,20 @@ def run_schema(strategies: Mapping[str, Iterable[type[Any]]]) -> dict[str, Any]:
         choices: list[dict[str, Any]] = []
         names: list[str] = []
         for kind in kinds:
-            # Classes of two packages may have one name. Definitions of a class's own options stay within its own.
+            # Classes of different packages can have equal names. Nested definitions stay inside the class's entry.
             key = kind.__name__ if kind.__name__ not in definitions else f"{kind.__module__}.{kind.__qualname__}"
             part = kind.model_json_schema(ref_template=f"#/$defs/{key}/$defs/{{model}}")
             part["required"] = sorted({*part.get("required", []), "name"})
             definitions[key] = part
             choices.append({"$ref": f"#/$defs/{key}"})
             names.append(kind.model_fields["name"].default)
-        # Any strategy may be given by its bare name, which takes all defaults.
+        # A bare name selects the default options.
         definitions[family] = {"oneOf": [{"enum": names}, *choices], "title": family}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_linked(schema)}
 
 
 def _linked(part: Any) -> Any:  # ruff: ignore[any-type] - any part of a schema
-    """Return a schema in which any strategy of a family is a reference to the family's definition."""
+    """Return a schema in which each component is a reference to the definition of its family."""
     if isinstance(part, list):
         return [_linked(item) for item in part]
     if not isinstance(part, dict):

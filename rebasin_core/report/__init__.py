@@ -1,4 +1,4 @@
-"""Figures, tables and the report of a run, made from the files in its folder."""
+"""Figures, tables and the HTML report of a run, from the files in its output folder."""
 
 from rebasin_core.report.drawing import draw_barrier_matrix, draw_loss_plane, draw_reliability, draw_similarity
 from rebasin_core.report.figures import write_figures

@@ -1,4 +1,4 @@
-"""What can be drawn on matplotlib axes: matrices of barriers, planes of losses, reliability, similarities."""
+"""Plots on matplotlib axes: barrier matrices, loss planes, reliability diagrams and unit similarities."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import Tensor
 
-_WRITTEN = 10
+# Larger matrices have no numbers in their cells.
+_MAX_ANNOTATED = 10
 
 
 def draw_barrier_matrix(
     axes: Axes, heights: Tensor, *, labels: Sequence[str] | None = None, largest: float | None = None
 ) -> None:
-    """Draw barriers between all pairs, with the numbers in the cells where there are few.
+    """Plot a matrix of barriers; up to 10 networks, the values are written in the cells.
 
     Args:
         axes: Matplotlib axes.
-        heights: ``[K, K]``.
-        labels: One a network; their numbers if not given.
-        largest: The end of the colour scale, for matrices side by side; the largest height if not given.
+        heights: ``[K, K]``: barriers in nats per example.
+        labels: Label of each network; their indices if None.
+        largest: Upper limit of the color scale, to compare matrices; the largest height if None.
 
     Raises:
         InvalidInputError: If the matrix is not square.
@@ -42,7 +43,7 @@ def draw_barrier_matrix(
     names = list(labels) if labels is not None else [str(k) for k in range(count)]
     axes.set_xticks(range(count), names)
     axes.set_yticks(range(count), names)
-    if count <= _WRITTEN:
+    if count <= _MAX_ANNOTATED:
         for row in range(count):
             for column in range(count):
                 value = float(heights[row, column])
@@ -52,14 +53,14 @@ def draw_barrier_matrix(
 
 
 def draw_loss_plane(axes: Axes, u: Tensor, v: Tensor, loss: Tensor, points: Tensor) -> None:
-    """Draw the losses of a plane as filled contours, evenly spaced in the logarithm, and the networks on it.
+    """Plot the loss on a plane as filled contours, with levels equally spaced in log10, and mark the networks.
 
     Args:
         axes: Matplotlib axes.
         u: ``[A]``: coordinates along the first axis.
-        v: ``[B]``: along the second.
-        loss: ``[B, A]``.
-        points: ``[P, 2]``: where networks lie.
+        v: ``[B]``: coordinates along the second axis.
+        loss: ``[B, A]``: loss in nats per example.
+        points: ``[P, 2]``: coordinates (u, v) of the networks.
     """
     logs = loss.clamp_min(1e-12).log10()
     levels = torch.linspace(float(logs.min()), float(logs.max()) + 1e-9, 15).tolist()
@@ -67,28 +68,29 @@ def draw_loss_plane(axes: Axes, u: Tensor, v: Tensor, loss: Tensor, points: Tens
     axes.contour(u.numpy(), v.numpy(), logs.numpy(), levels=levels, colors="white", linewidths=0.4)
     axes.grid(visible=False)
     axes.plot(points[:, 0].numpy(), points[:, 1].numpy(), "o", color=COLORS[1], markeredgecolor="white", markersize=8)
-    for number, (x, y) in enumerate(points.tolist()):
-        axes.annotate(str(number), (x, y), textcoords="offset points", xytext=(6, 6), color="white")
+    for index, (x, y) in enumerate(points.tolist()):
+        axes.annotate(str(index), (x, y), textcoords="offset points", xytext=(6, 6), color="white")
     axes.set_aspect("equal")
-    axes.figure.colorbar(filled, ax=axes, label="log10 of the loss (nats)")
+    axes.figure.colorbar(filled, ax=axes, label="log10 loss (nats)")
 
 
 def draw_reliability(axes: Axes, counts: Tensor, confidence: Tensor, accuracy: Tensor, *, label: str = "") -> None:
-    """Draw accuracy against confidence, with the share of examples in each bin as grey bars.
+    """Plot a reliability diagram: accuracy against confidence, and the fraction of examples in each bin as gray bars.
 
     Args:
         axes: Matplotlib axes.
-        counts: ``[bins]``, as `reliability` gives them.
-        confidence: ``[bins]``.
-        accuracy: ``[bins]``.
-        label: For the legend.
+        counts: ``[bins]``: number of examples in each bin, as returned by `reliability`.
+        confidence: ``[bins]``: mean confidence in each bin.
+        accuracy: ``[bins]``: accuracy in each bin.
+        label: Legend label of the curve; ``accuracy`` if empty.
     """
-    there = counts > 0
-    edges = (torch.arange(len(counts)) + 0.5) / len(counts)
-    axes.bar(edges.numpy(), (counts / counts.sum()).numpy(), width=0.9 / len(counts), color="#cccccc", label="share")
+    filled = counts > 0
+    centers = (torch.arange(len(counts)) + 0.5) / len(counts)
+    fractions = counts / counts.sum()
+    axes.bar(centers.numpy(), fractions.numpy(), width=0.9 / len(counts), color="#cccccc", label="fraction of examples")
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8)
     axes.plot(
-        confidence[there].numpy(), accuracy[there].numpy(), marker="o", color=COLORS[0], label=label or "accuracy"
+        confidence[filled].numpy(), accuracy[filled].numpy(), marker="o", color=COLORS[0], label=label or "accuracy"
     )
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
@@ -97,16 +99,16 @@ def draw_reliability(axes: Axes, counts: Tensor, confidence: Tensor, accuracy: T
 
 
 def draw_similarity(axes: Axes, similarity: Tensor, *, largest: float = 1.0) -> None:
-    """Draw how alike the units of two networks are: of aligned ones, the diagonal stands out.
+    """Plot a matrix of unit similarities; after alignment, its diagonal is dominant.
 
     Args:
         axes: Matplotlib axes.
-        similarity: ``[n, n]`` cosines.
-        largest: The end of the colour scale; negative similarities are drawn as zero.
+        similarity: ``[n, n]``: cosine similarities of reference units (rows) and candidate units (columns).
+        largest: Upper limit of the color scale; negative similarities are shown as zero.
     """
     axes.imshow(similarity.clamp_min(0).numpy(), cmap=SEQUENTIAL, vmin=0.0, vmax=largest)
     axes.grid(visible=False)
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_xlabel("units of the candidate")
-    axes.set_ylabel("units of the reference")
+    axes.set_xlabel("candidate units")
+    axes.set_ylabel("reference units")

@@ -1,4 +1,4 @@
-"""Figures of a run: the loss curves before and after alignment."""
+"""Figures of a run: loss curves, reliability diagrams and unit similarities."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
 
 def write_figures(folder: Path) -> list[Path]:
-    """Draw the curves of a run, one figure a split, as PNG and SVG.
+    """Draw the figures of a run as PNG and SVG.
 
-    The left panel shows the loss of all alignments, the right one what is left after alignment: the height above the
-    straight line between the end losses, at its own scale. Bands are two standard errors, on the right paired ones.
-    Beside them: the reliability of both posteriors, and how alike units are before and after each matcher.
+    One figure per split shows the loss along the path before and after alignment (left), and the excess loss of the
+    aligned pairs over the linear interpolation of the endpoint losses (right). Bands are ± 2 Monte Carlo standard
+    errors; on the right they are paired over samples. Further figures: reliability diagrams of both posteriors, and
+    unit similarities before and after each matcher.
 
     Args:
-        folder: The run's folder.
+        folder: The run's output folder.
 
     Returns:
         The files written, in ``figures/``.
@@ -58,11 +59,11 @@ def score_files(folder: Path, split: str) -> dict[str, Path]:
     """Return the files with the scores of both posteriors.
 
     Args:
-        folder: The run's folder.
+        folder: The run's output folder.
         split: The split.
 
     Returns:
-        By role; empty for a run of an earlier version, which has none.
+        The files of ``reference`` and ``candidate``; empty if a file is missing.
     """
     paths = {role: folder / "scores" / split / f"{role}.json" for role in ("reference", "candidate")}
     return paths if all(path.is_file() for path in paths.values()) else {}
@@ -79,7 +80,7 @@ def _write(curves: Mapping[str, LossCurve], folder: Path, name: str, *, title: s
 
 
 def _write_reliability(files: Mapping[str, Path], folder: Path, name: str) -> list[Path]:
-    """Draw the reliability of both posteriors; nothing for a regression."""
+    """Draw reliability diagrams of both posteriors, for classification."""
     found = {role: Scores.read(path).bins for role, path in files.items()}
     bins = {role: parts for role, parts in found.items() if parts is not None}
     if not bins or len(bins) < len(found):
@@ -94,7 +95,7 @@ def _write_reliability(files: Mapping[str, Path], folder: Path, name: str) -> li
 
 
 def _write_similarity(path: Path, folder: Path) -> list[Path]:
-    """Draw how alike units are before and after a matcher: two rows of one picture a group."""
+    """Draw unit similarities before (first row) and after (second row) a matcher; one column per group."""
     groups = Similarities.read(path).root
     if not groups:
         return []
@@ -114,17 +115,17 @@ def _losses(axes: Axes, curves: Mapping[str, LossCurve]) -> None:
         text = f"{label}: barrier {curve.height:.3f}"
         curve.plot(axes, label=text, color=_color(index), style=LINES[index % len(LINES)])
     axes.set_ylim(bottom=0)
-    axes.set_title("loss, before and after alignment")
+    axes.set_title("loss before and after alignment")
 
 
 def _aligned(axes: Axes, curves: Mapping[str, LossCurve]) -> None:
-    """Draw what is left: the aligned curves above the line between their ends, where shared noise cancels."""
+    """Draw the excess loss of the aligned curves, in which common random numbers cancel most Monte Carlo error."""
     axes.axhline(0, color="black", linewidth=0.8)
     for index, curve in enumerate(curves.values()):
         if index > 0:
             style = LINES[index % len(LINES)]
             curve.plot(axes, excess=True, color=_color(index), style=style)
-    axes.set_title("what is left after alignment, enlarged")
+    axes.set_title("excess loss after alignment")
 
 
 def _color(index: int) -> str:

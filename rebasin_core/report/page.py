@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that opens anywhere, without a network."""
+"""The report of a run: one HTML file that opens offline."""
 
 from __future__ import annotations
 
@@ -43,28 +43,31 @@ pre { background: var(--tint); padding: 1rem; overflow-x: auto; font-size: .85re
 summary { cursor: pointer; }
 """
 _CAPTIONS = {
-    "barrier": "Loss along the path, and what is left above the line between the ends. Bands are two standard errors.",
-    "reliability": "Accuracy against confidence; grey bars are the share of examples in each bin.",
-    "similarity": "Cosines between the weights of the largest units and of those in their places, before and after.",
+    "barrier": "Left: loss along the path. Right: excess loss of the aligned pairs over the linear interpolation of "
+    "the endpoint losses. Bands: ± 2 Monte Carlo standard errors.",
+    "reliability": "Reliability diagrams: accuracy against confidence (blue). Gray bars: fraction of examples in each "
+    "confidence bin. Diagonal: perfect calibration.",
+    "similarity": "Cosine similarity between the weights of the (up to 48) largest-norm reference units (rows) and the "
+    "candidate units at the same indices (columns), before and after alignment. Up to 4 groups.",
 }
 
 
 def write_report(folder: Path) -> Path:
-    """Draw the figures of a run and write its report: everything in one HTML file.
+    """Draw the figures of a run and write its report, one HTML file that contains them.
 
     Args:
-        folder: The run's folder.
+        folder: The run's output folder.
 
     Returns:
         The file, ``report.html`` in the folder.
 
     Raises:
         PluginError: If matplotlib is not installed.
-        FileFormatError: If it is not the folder of a finished run, or files are damaged.
+        FileFormatError: If the folder does not contain a finished run, or files are damaged.
         StorageError: If the file cannot be written.
     """
     if not (folder / "summary.json").is_file():
-        message = f"{folder} is not the folder of a finished run: it has no summary.json. Run it to its end first"
+        message = f"{folder} is not the folder of a finished run: it has no summary.json; complete the run first"
         raise FileFormatError(message)
     summary = Summary.read(folder / "summary.json")
     record = RunRecord.read(folder / "run.json")
@@ -100,25 +103,25 @@ def _body(folder: Path, summary: Summary, record: RunRecord, figures: Sequence[P
     settings = escape(json.dumps(read_json(folder / "run.json")["config"], indent=2))
     versions = ", ".join(f"{name} {version}" for name, version in {**record.code, **record.about}.items())
     parts += [
-        "<h2>How it was made</h2>",
-        f"<details><summary>The configuration, with all defaults</summary><pre>{settings}</pre></details>",
+        "<h2>Configuration</h2>",
+        f"<details><summary>Run configuration with all defaults</summary><pre>{settings}</pre></details>",
         f'<p class="soft">{escape(versions)}</p>',
     ]
     return "\n".join(parts)
 
 
 def _title(config: Configuration) -> str:
-    """Return what the run is about; not where it lies, so that equal runs have equal reports."""
+    """Return the title: the network and the data set. It has no path, so equal runs have equal reports."""
     return f"{config.architecture.name} on {config.data.name}"
 
 
 def _answer(curves: Mapping[str, LossCurve]) -> str:
-    """Return what alignment bought, in a sentence."""
+    """Return a sentence on the reduction of the barrier by alignment."""
     best, before, after = best_alignment(curves)
     unit = escape(f"{curves[best].unit} ").lstrip()
     return (
-        f'<p class="answer">Aligned by <b>{escape(best)}</b>, the barrier went from {before} to <b>{after}</b> {unit}'
-        f"(± {error_name(curves[best])}).</p>"
+        f'<p class="answer">Lowest barrier: <b>{escape(best)}</b>, from {before} (unaligned) to <b>{after}</b> {unit}'
+        f"(±: {error_name(curves[best])}).</p>"
     )
 
 
@@ -132,7 +135,7 @@ def _scores(folder: Path, split: str) -> str:
 
 
 def _matches(matches: Mapping[str, MatchRecord]) -> str:
-    headings = ["matcher", "objective", "at the identity", "sweeps", "outcome", "units moved"]
+    headings = ["matcher", "objective", "objective (identity)", "sweeps", "outcome", "permuted units by group"]
     rows = [
         [
             name,
@@ -154,7 +157,7 @@ def _table(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _figure(path: Path) -> str:
-    """Return a picture in the page itself; as an image, so that names within pictures do not meet."""
+    """Return a figure embedded as an image. Inline SVG would not do: ids of different figures would collide."""
     data = base64.b64encode(path.read_bytes()).decode()
     caption = next((text for kind, text in _CAPTIONS.items() if path.stem.startswith(kind)), "")
     alternative = escape(f"{path.stem.replace('_', ' ')}. {caption}")

@@ -1,4 +1,4 @@
-"""The records of a run that reports are made of, as they are read from its folder."""
+"""The JSON files of a run that its report and figures are made from."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 _ROWS = "expected rows of equal lengths, at least one"
 _BINS = "expected lists of equal lengths, and a count above 0"
-# Cosines are written with three decimals.
-_LARGEST_COSINE = 1.001
-Cosine = Annotated[float, Field(ge=-_LARGEST_COSINE, le=_LARGEST_COSINE)]
+# Cosines are written with three decimals, so rounding can exceed 1.
+_MAX_COSINE = 1.001
+Cosine = Annotated[float, Field(ge=-_MAX_COSINE, le=_MAX_COSINE)]
 Count = Annotated[float, Field(ge=0, le=1e15)]
 
 
 class _Readable(BaseModel):
-    """What a file in JSON says."""
+    """Content of a JSON file."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a file.
+        """Read and validate a file.
 
         Args:
             path: The file.
@@ -35,7 +35,7 @@ class _Readable(BaseModel):
             Its content.
 
         Raises:
-            FileFormatError: If it is damaged.
+            FileFormatError: If the file is damaged.
         """
         try:
             return cls.model_validate(read_json(path))
@@ -48,7 +48,7 @@ class _Readable(BaseModel):
 
 
 class _Record(_Readable):
-    """A record: entries of other names are left alone, since later versions may have more."""
+    """A JSON object; unknown keys are ignored, because later versions can add some."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
@@ -63,60 +63,60 @@ Matrix = Annotated[list[list[Cosine]], AfterValidator(_as_matrix)]
 
 
 class MatchRecord(_Record):
-    """How a matcher fared."""
+    """Result of a matcher."""
 
     objective: float
-    """The value that was found."""
+    """Objective of the permutation."""
 
     identity_objective: float
-    """The value where nothing moves."""
+    """Objective of the identity."""
 
     sweeps: int
-    """The number of sweeps."""
+    """Number of sweeps."""
 
     outcome: str
-    """Why it stopped."""
+    """Why the matcher stopped."""
 
     moved: dict[str, int]
-    """Units moved, by group."""
+    """Number of permuted units (not fixed points) by group."""
 
 
 class MeansRecord(_Record):
     """The barrier between the means of two posteriors."""
 
     height: float
-    """Its height."""
+    """Barrier in nats per example."""
 
 
 class BarrierRecord(_Record):
-    """What stands beside a curve."""
+    """The entry of a curve in ``summary.json``, without the curve."""
 
     means: MeansRecord | None = None
-    """Of runs of distributions."""
+    """Barrier between the means; None in runs of single networks."""
 
 
 class Summary(_Record):
-    """What ``summary.json`` says."""
+    """Content of ``summary.json``."""
 
     barriers: dict[str, dict[str, BarrierRecord]] = {}
-    """For every split, labels of curves, the unaligned one first."""
+    """Barriers by split and label, the unaligned one first."""
 
     wasserstein_distances: dict[str, float | None]
-    """Distances by label."""
+    """2-Wasserstein distances by label; None if there is no closed form."""
 
     matches: dict[str, MatchRecord] = {}
-    """By matcher."""
+    """Results by matcher."""
 
     @model_validator(mode="after")
     def _two_curves(self) -> Self:
         if not all(2 <= len(labels) <= len(self.wasserstein_distances) for labels in self.barriers.values()):
-            message = "expected for each split the unaligned curve, and one for each matcher"
+            message = "expected the unaligned curve and one curve per matcher for each split"
             raise ValueError(message)
         return self
 
 
 class Bins(_Record):
-    """Shares of examples by confidence."""
+    """Bins of a reliability diagram."""
 
     count: list[Count]
     confidence: list[float]
@@ -130,31 +130,31 @@ class Bins(_Record):
 
 
 class Scores(_Record):
-    """What a file in ``scores/`` says."""
+    """Content of a file in ``scores/``."""
 
     scores: dict[str, float | None]
-    """By name."""
+    """Scores by name."""
 
     bins: Bins | None
-    """For classes."""
+    """Reliability diagram; None for regression."""
 
 
 class Sides(_Record):
-    """Similarities of units before and after alignment."""
+    """Unit similarities of one group before and after alignment."""
 
     before: Matrix
     after: Matrix
 
 
 class Choice(_Record):
-    """A strategy of a configuration."""
+    """A component in a configuration."""
 
     name: str
-    """Its registered name."""
+    """Registered name."""
 
 
 class Configuration(_Record):
-    """What reports say about a configuration."""
+    """Configuration of a run; the keys that reports show."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
@@ -164,11 +164,11 @@ class Configuration(_Record):
 
 
 class Similarities(_Readable, RootModel[dict[str, Sides]]):
-    """What a file in ``similarities/`` says, by group."""
+    """Content of a file in ``similarities/``, by group."""
 
 
 class RunRecord(_Record):
-    """What ``run.json`` says to a report."""
+    """Content of ``run.json``; the keys that reports show."""
 
     config: Configuration
     code: dict[str, str]

@@ -1,4 +1,4 @@
-"""The one style of all figures: colours that colour-blind readers can tell apart, and files that repeat."""
+"""Common style of all figures: colorblind-safe colors and reproducible files."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's colours."""
+"""Colors of Okabe and Ito, distinguishable with color vision deficiency."""
 
 UNALIGNED_COLOR = "#666666"
-"""Grey, for what was not aligned."""
+"""Gray, for the unaligned pair."""
 
 LINES = ("-", "--", "-.", ":")
-"""Line styles, so that curves differ in print too."""
+"""Line styles, to distinguish curves in black-and-white print."""
 
 SEQUENTIAL = "cividis"
-"""The map of values that start at nothing: even in lightness, and the same to colour-blind readers."""
+"""Color map of nonnegative values: perceptually uniform, also with color vision deficiency."""
 
 _STYLE: dict[str, Any] = {
     "axes.spines.right": False,
@@ -40,14 +40,14 @@ _STYLE: dict[str, Any] = {
 
 @contextmanager
 def styled_figure(width: float, height: float) -> Generator[Figure]:
-    """Give an empty figure in the style of the project.
+    """Create an empty figure in the style of the project.
 
     Args:
-        width: In inches.
-        height: In inches.
+        width: Width in inches.
+        height: Height in inches.
 
     Yields:
-        The figure, to be drawn on and saved within the block.
+        The figure; draw on it and save it within the block.
 
     Raises:
         PluginError: If matplotlib is not installed.
@@ -63,12 +63,12 @@ def styled_figure(width: float, height: float) -> Generator[Figure]:
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and SVG; the same figure gives the same bytes.
+    """Write a figure as PNG and SVG; equal figures give identical files.
 
     Args:
         figure: The figure.
-        folder: Where.
-        name: Without suffix.
+        folder: Output folder.
+        name: File name without suffix.
 
     Returns:
         The two files.
@@ -79,7 +79,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     paths = [folder / f"{name}.{suffix}" for suffix in ("png", "svg")]
     for path in paths:
         with replacing(path) as temporary:
-            # Without a date the same curves give the same bytes.
+            # By default matplotlib writes the date into SVG files.
             metadata = {"Date": None} if path.suffix == ".svg" else None
             figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=metadata)
     return paths

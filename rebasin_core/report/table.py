@@ -1,4 +1,4 @@
-"""The table at the end of a run."""
+"""The table of barriers, and sentences about it."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def barrier_table(
     *,
     width: int | None = None,
 ) -> str:
-    """Return a readable table of barriers, the unaligned one first.
+    """Return a table of barriers as text.
 
     Args:
-        curves: Curves by label.
+        curves: Curves by label, the unaligned one first.
         distances: 2-Wasserstein distances by label.
-        means: Barriers between the means of the same posteriors, by label; no column if there are none.
-        width: The number of characters on a line, beyond which columns go into another table below; no limit if None.
+        means: Barriers between the means of the same posteriors, by label; no such column if empty or None.
+        width: Maximum number of characters per line; further columns continue in another table below. No limit if None.
 
     Returns:
         The table as text.
     """
     headings, rows = barrier_rows(curves, distances, means)
-    # Two lines a heading keep the table narrow enough for a terminal.
+    # Headings of two lines keep the table narrow enough for a terminal.
     headers = [heading.replace("|", "\n") for heading in headings]
     return plain_table(rows, headers, align=["left", *["right"] * (len(headers) - 1)], width=width)
 
@@ -42,21 +42,21 @@ def barrier_rows(
 ) -> tuple[list[str], list[list[str]]]:
     """Return the headings and rows of a table of barriers, as text.
 
-    The signed excess is the largest between the ends: the barrier, or below zero where there is none. Errors, bias and
-    place are its own. There is no sampling error of single networks.
+    The interior excess is the largest excess loss at 0 < t < 1: the barrier, or negative if there is none. Standard
+    errors, bias and t are those of the interior excess. Single networks have no Monte Carlo error.
 
     Args:
-        curves: Curves by label.
+        curves: Curves by label, the unaligned one first.
         distances: 2-Wasserstein distances by label.
-        means: Barriers between the means of the same posteriors, by label; no column if there are none.
+        means: Barriers between the means of the same posteriors, by label; no such column if empty or None.
 
     Returns:
-        Headings, with a bar where a line may be broken, and one row a label.
+        Headings, with ``|`` at possible line breaks, and one row per label.
     """
     name = {"accuracy": "accuracy", "mean_squared_error": "MSE"}
     rows = []
     for label, curve in curves.items():
-        middle = min(enumerate(curve.t), key=lambda place: abs(place[1] - 0.5))[0]
+        middle = _midpoint(curve)
         distance = distances.get(label)
         rows.append([
             label,
@@ -77,28 +77,27 @@ def barrier_rows(
     headings = [
         "alignment",
         f"barrier|{unit}",
-        "signed|excess",
-        "±|sampling",
-        "±|data",
+        "interior|excess",
+        "MC|s.e.",
+        "data|s.e.",
         "bias",
-        *([] if not means else ["means|alone"]),
-        "at t",
-        "end|losses",
-        f"{score}|at 0.5",
+        *([] if not means else ["barrier|of means"]),
+        "t of|maximum",
+        "endpoint|losses",
+        f"{score}|at t = 0.5",
         "W2|distance",
     ]
     return headings, rows
 
 
 def best_alignment(curves: Mapping[str, LossCurve]) -> tuple[str, str, str]:
-    """Return what alignment bought, as text.
+    """Return the alignment with the lowest interior excess, and the barriers before and after it, as text.
 
     Args:
         curves: Curves by label, the unaligned one first.
 
     Returns:
-        The label of the lowest signed excess, the unaligned barrier and that one, each with its standard error
-        (`error_name`).
+        The label, the unaligned barrier and the aligned barrier, each with its standard error (`error_name`).
     """
     unaligned, *others = curves
     best = min(others, key=lambda label: curves[label].interior_excess)
@@ -106,41 +105,41 @@ def best_alignment(curves: Mapping[str, LossCurve]) -> tuple[str, str, str]:
 
 
 def stated_height(curve: LossCurve) -> str:
-    """Return a barrier with its standard error, as text; where it is zero, with the signed excess between the ends.
+    """Return a barrier with its standard error as text; if it is zero, with the interior excess.
 
     Args:
         curve: The curve.
 
     Returns:
-        Such as ``0.1234 ± 0.0056``, or ``0 (between the ends -0.0123 ± 0.0045)``.
+        Text such as ``0.1234 ± 0.0056``, or ``0 (interior excess -0.0123 ± 0.0045)``.
     """
     error = curve.height_stderr if curve.is_random else curve.height_data_stderr
     excess = f"{curve.interior_excess:.4f} ± {error:.4f}"
     if curve.interior_excess > 0 and excess != "0.0000 ± 0.0000":
         return excess
-    return f"0 (between the ends {curve.interior_excess:+.2g} ± {error:.1g})"
+    return f"0 (interior excess {curve.interior_excess:+.2g} ± {error:.1g})"
 
 
 def error_name(curve: LossCurve) -> str:
-    """Return which standard error `stated_height` gives: that of sampling, or for single networks that of the data.
+    """Return the type of the standard error in `stated_height`: Monte Carlo, or finite dataset for single networks.
 
     Args:
         curve: The curve.
 
     Returns:
-        ``the Monte Carlo standard error`` or ``the standard error from the data``.
+        ``Monte Carlo standard error`` or ``standard error from the finite dataset``.
     """
-    return "the Monte Carlo standard error" if curve.is_random else "the standard error from the data"
+    return "Monte Carlo standard error" if curve.is_random else "standard error from the finite dataset"
 
 
 def barrier_notes(curves: Mapping[str, LossCurve]) -> list[str]:
-    """Return what to bear in mind when reading a table of barriers (`LossCurve.notes`).
+    """Return the caveats of a table of barriers (`LossCurve.notes`).
 
     Args:
         curves: Curves by label.
 
     Returns:
-        One sentence a note, with the labels of the curves that it is about, unless it is about all of them.
+        One sentence per note, preceded by the labels of its curves unless it applies to all of them.
     """
     labels: dict[str, list[str]] = {}
     for label, curve in curves.items():
@@ -153,13 +152,13 @@ def barrier_notes(curves: Mapping[str, LossCurve]) -> list[str]:
 
 
 def alignment_notes(curves: Mapping[str, LossCurve]) -> list[str]:
-    """Return for every alignment a sentence on the loss and the score at the midpoint, before and after.
+    """Return one sentence per alignment on the loss and the score at the midpoint, before and after.
 
     Args:
         curves: Curves by label, the unaligned one first.
 
     Returns:
-        One sentence an alignment.
+        The sentences.
     """
     unaligned, *others = curves
     before_loss, before_score = _at_midpoint(curves[unaligned])
@@ -167,7 +166,7 @@ def alignment_notes(curves: Mapping[str, LossCurve]) -> list[str]:
     for label in others:
         loss, score = _at_midpoint(curves[label])
         change = "lowered" if loss < before_loss else "raised" if loss > before_loss else "did not change"
-        advice = "; no alignment is better here" if loss > before_loss else ""
+        advice = "; the unaligned pair has the lower loss" if loss > before_loss else ""
         notes.append(
             f"`{label}` {change} the loss at the midpoint: {before_loss:.4f} -> {loss:.4f}, "
             f"{curves[label].score_name} {before_score:.4f} -> {score:.4f}{advice}"
@@ -176,8 +175,13 @@ def alignment_notes(curves: Mapping[str, LossCurve]) -> list[str]:
 
 
 def _at_midpoint(curve: LossCurve) -> tuple[float, float]:
-    middle = min(range(len(curve.t)), key=lambda place: abs(curve.t[place] - 0.5))
+    middle = _midpoint(curve)
     return curve.loss[middle], curve.score[middle]
+
+
+def _midpoint(curve: LossCurve) -> int:
+    """Return the index of the point nearest to t = 0.5."""
+    return min(range(len(curve.t)), key=lambda index: abs(curve.t[index] - 0.5))
 
 
 def _error(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Tables no wider than a terminal."""
+"""Text tables that fit the terminal."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from tabulate import tabulate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# A column is not wrapped to fewer characters than this.
-_NARROWEST = 12
+# Minimum width of a wrapped column.
+_MIN_WIDTH = 12
 _GAP = 2
 
 
 def plain_table(
     rows: Sequence[Sequence[str]], headers: Sequence[str], *, align: Sequence[str] | None = None, width: int | None
 ) -> str:
-    """Return a table as text, in several parts below each other where it would be too wide.
+    """Return a table as text, split into several tables below each other if it is too wide.
 
-    Each part begins with the first column. A column that is too wide beside it, alone, is left as it is.
+    Each part repeats the first column. A single column that does not fit next to the first one exceeds the width.
 
     Args:
-        rows: The cells, one row a line.
-        headers: The headings, which may have several lines.
-        align: ``left`` or ``right`` for each column; all to the left if None.
-        width: The number of characters on a line; None for no limit.
+        rows: Cells of each row.
+        headers: Headings, which can have several lines.
+        align: ``left`` or ``right`` for each column; all left if None.
+        width: Maximum number of characters per line; None for no limit.
 
     Returns:
         The table; parts are separated by an empty line.
@@ -50,23 +50,23 @@ def plain_table(
 
 
 def wrapped_table(rows: Sequence[Sequence[str]], headers: Sequence[str], *, width: int | None) -> str:
-    """Return a table as text, the last column wrapped where it would be too wide.
+    """Return a table as text, with the last column wrapped if the table is too wide.
 
     Args:
-        rows: The cells, one row a line.
-        headers: The headings.
-        width: The number of characters on a line; None for no limit.
+        rows: Cells of each row.
+        headers: Headings.
+        width: Maximum number of characters per line; None for no limit.
 
     Returns:
-        The table; as `plain_table` gives it where too little room is left for the last column.
+        The table. If fewer than 12 characters remain for the last column, the result of `plain_table`.
     """
     table = tabulate(rows, headers, disable_numparse=True)
     if width is None or _width(table) <= width:
         return table
-    room = width - _GAP - _width(tabulate([row[:-1] for row in rows], headers[:-1], disable_numparse=True))
-    if room < _NARROWEST:
+    remaining = width - _GAP - _width(tabulate([row[:-1] for row in rows], headers[:-1], disable_numparse=True))
+    if remaining < _MIN_WIDTH:
         return plain_table(rows, headers, width=width)
-    return tabulate(rows, headers, disable_numparse=True, maxcolwidths=[*[None] * (len(headers) - 1), room])
+    return tabulate(rows, headers, disable_numparse=True, maxcolwidths=[*[None] * (len(headers) - 1), remaining])
 
 
 def _width(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Studies: whole runs, from training to the report, resumable stage by stage."""
+"""Runs: train or load, align and evaluate, in resumable stages."""
 
 from rebasin_core.studies.execution import RunResult, load_run, run
 

@@ -1,4 +1,4 @@
-"""A whole run: posteriors trained or loaded, matched, and measured, each stage resumable."""
+"""A run: train or load posteriors, match them, and estimate barriers, in resumable stages."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ _SUMMARIZED = (
     "notes",
 )
 UNALIGNED = "unaligned"
-"""The label of the curve without any alignment, in files and tables."""
+"""Label of the unaligned curve in files and tables."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run found.
+    """Results of a run.
 
     Attributes:
-        folder: Its output folder.
-        curves: For every split, the curve without alignment and with each matcher, by label.
-        distances: 2-Wasserstein distance between reference and candidate, by label; None where there is no exact one.
-        matches: For every matcher, its objective, outcome and more, as written to its JSON file.
-        device: Where it was computed.
-        means: For every split, the curves between the means of the same posteriors, by label: single networks, beside
-            which a barrier between distributions is read. Empty if the run measures single networks.
+        folder: The output folder.
+        curves: Loss curves by split and label: ``unaligned``, and the name of each matcher.
+        distances: 2-Wasserstein distance between reference and candidate by label; None if there is no closed form.
+        matches: Results of each matcher by name: objective, outcome and more, as in its JSON file.
+        device: Device of the computation.
+        means: Loss curves between the means of the same posteriors (single networks), by split and label, for
+            comparison. Empty in runs of single networks.
     """
 
     folder: Path
@@ -77,13 +77,13 @@ def load_run(path: Path | str, *, registry: Registry | None = None) -> RunConfig
 
     Args:
         path: A YAML or JSON file.
-        registry: Where to look for strategies; everything installed if not given.
+        registry: Registry of components; all installed plugins if None.
 
     Returns:
         The configuration.
 
     Raises:
-        ConfigError: With every problem in the file, each with its line and the nearest valid name.
+        ConfigError: If the file is invalid; lists all problems with their lines and the nearest valid names.
     """
     return read_config(RunConfig, Document.read(path), (registry or default_registry()).strategy_class)
 
@@ -93,23 +93,23 @@ def run(
 ) -> RunResult:
     """Train or load two posteriors, align them with every matcher, and estimate the barriers before and after.
 
-    The output folder holds the configuration as run (``run.json``), ``posteriors/``, ``permutations/``,
-    ``similarities/``, ``curves/``, ``scores/`` and ``summary.json``. Every file is written whole or not at all. Run
-    again with the same configuration, finished stages are read back, training goes on from its last checkpoint, and a
-    match that was interrupted from its best so far. A folder belongs to one run: its settings, the content that it read
-    (data, loaded files, the specification) and the versions of the packages; and to one command at a time.
+    The output folder contains ``run.json`` (the configuration and the identity of the run), ``posteriors/``,
+    ``permutations/``, ``similarities/``, ``curves/``, ``scores/``, ``stages/`` and ``summary.json``. Files are written
+    atomically. Call `run` again with the same configuration to resume: finished stages are reused, training continues
+    from its last checkpoint, and an interrupted match from its best permutation. A folder belongs to one run, which is
+    identified by its configuration, digests of its inputs (data, loaded files, specification) and package versions.
 
     Args:
-        config: What to do.
+        config: The configuration.
         output: The output folder: new, empty, or of the same run.
-        registry: Where to look for representations of posteriors; everything installed if not given.
+        registry: Registry of posterior representations; all installed plugins if None.
         progress: Whether to show progress bars.
 
     Returns:
         The result.
 
     Raises:
-        RebasinError: If the configuration, the data or a loaded file cannot be used, or results cannot be written.
+        RebasinError: If the configuration, the data or a loaded file is invalid, or results cannot be written.
     """
     if not isinstance(config, RunConfig):
         refuse(config, "a `RunConfig`", "`load_run` reads one from a file")
@@ -123,33 +123,34 @@ def run(
 
 def _run(setting: Setting, stages: _Stages, folder: RunFolder) -> RunResult:
     config = setting.config
-    ends = {role: stages.posterior(role, getattr(config, role)) for role in ("reference", "candidate")}
-    aligned: dict[str, Posterior] = {UNALIGNED: ends["candidate"]}
+    reference = stages.posterior("reference", config.reference)
+    candidate = stages.posterior("candidate", config.candidate)
+    aligned: dict[str, Posterior] = {UNALIGNED: candidate}
     matches: dict[str, Mapping[str, Any]] = {}
     for matcher in config.matchers:
-        permutation, matches[matcher.name] = stages.match(matcher.name, ends["reference"], ends["candidate"])
-        aligned[matcher.name] = permutation.apply(ends["candidate"])
+        permutation, matches[matcher.name] = stages.match(matcher.name, reference, candidate)
+        aligned[matcher.name] = permutation.apply(candidate)
     curves: dict[Split, dict[str, LossCurve]] = {
-        split: {label: stages.curve(split, label, ends["reference"], moved) for label, moved in aligned.items()}
+        split: {label: stages.curve(split, label, reference, permuted) for label, permuted in aligned.items()}
         for split in config.splits
     }
     means: dict[Split, dict[str, LossCurve]] = {}
-    if setting.has_means and not all(end.is_point for end in ends.values()):
+    if setting.has_means and not (reference.is_point and candidate.is_point):
         means = {
-            split: {label: stages.means(split, label, ends["reference"], moved) for label, moved in aligned.items()}
+            split: {label: stages.means(split, label, reference, permuted) for label, permuted in aligned.items()}
             for split in config.splits
         }
     for split in config.splits:
-        for role, posterior in ends.items():
-            stages.scores(split, role, posterior)
-    distances = {label: _distance(ends["reference"], moved) for label, moved in aligned.items()}
+        stages.scores(split, "reference", reference)
+        stages.scores(split, "candidate", candidate)
+    distances = {label: _distance(reference, permuted) for label, permuted in aligned.items()}
     result = RunResult(folder.root, curves, distances, matches, str(setting.device), means)
     write_json(folder.path(SUMMARY), _summary(result))
     return result
 
 
 class _Stages:
-    """The stages of a run: each reads its results back if they are there."""
+    """The stages of a run. Each stage computes and saves its results, or loads them if it is finished."""
 
     def __init__(self, setting: Setting, folder: RunFolder, *, progress: bool) -> None:
         self._setting = setting
@@ -157,13 +158,13 @@ class _Stages:
         self._progress = progress
 
     def posterior(self, role: str, source: PosteriorSource) -> Posterior:
-        """Return a posterior: trained, loaded, or read back."""
+        """Return the reference or the candidate, trained or loaded."""
         path = self._posterior_path(role)
         checkpoint = path.with_suffix(".training.safetensors")
 
         def make() -> list[Path]:
-            found, meta = self._setting.obtain(source, checkpoint, label=f"train {role}", progress=self._progress)
-            found.save(path, meta=meta)
+            posterior, meta = self._setting.obtain(source, checkpoint, label=f"train {role}", progress=self._progress)
+            posterior.save(path, meta=meta)
             return [path]
 
         self._once(f"posterior-{role}", make, reads=())
@@ -171,7 +172,7 @@ class _Stages:
         return self._setting.load(path)
 
     def match(self, name: str, reference: Posterior, candidate: Posterior) -> tuple[Permutation, Mapping[str, Any]]:
-        """Return a matcher's permutation and the record of how it was found."""
+        """Return a matcher's permutation and the record of its result."""
         path = self._permutation_path(name)
         record = path.with_suffix(".json")
 
@@ -189,9 +190,9 @@ class _Stages:
                 "moved": result.permutation.moved,
             }
             write_json(record, entries)
-            pictures = self._folder.path("similarities", f"{name}.json")
-            write_json(pictures, similarity_images(reference, candidate, result.permutation))
-            return [path, record, pictures]
+            similarities = self._folder.path("similarities", f"{name}.json")
+            write_json(similarities, similarity_images(reference, candidate, result.permutation))
+            return [path, record, similarities]
 
         self._once(f"match-{name}", make, reads=self._posterior_paths)
         return Permutation.load(path, self._setting.spec.layout), read_json(record)
@@ -227,12 +228,12 @@ class _Stages:
         return LossCurve.from_json(read_json(path))
 
     def scores(self, split: Split, role: str, posterior: Posterior) -> None:
-        """Write how good the predictive of one posterior is."""
+        """Evaluate the predictive scores of a posterior."""
         path = self._folder.path("scores", split, f"{role}.json")
 
         def make() -> list[Path]:
-            found = self._setting.scores(split, posterior)
-            write_json(path, {"scores": found.as_json(), "bins": found.bins, "notes": list(found.notes)})
+            scores = self._setting.scores(split, posterior)
+            write_json(path, {"scores": scores.as_json(), "bins": scores.bins, "notes": list(scores.notes)})
             return [path]
 
         self._once(f"scores-{split}-{role}", make, reads=[self._posterior_path(role)])
@@ -248,7 +249,7 @@ class _Stages:
         return self._folder.path("permutations", f"{matcher}.safetensors")
 
     def _once(self, stage: str, make: Callable[[], list[Path]], *, reads: Sequence[Path]) -> None:
-        """Do a stage unless it is done: its files and those it reads are as they were when it was."""
+        """Run a stage, unless it is finished and its files and inputs are unchanged."""
         if not self._folder.is_done(stage, reads):
             start = perf_counter()
             files = make()
@@ -259,7 +260,7 @@ class _Stages:
 def _distance(reference: Posterior, candidate: Posterior) -> float | None:
     try:
         return wasserstein_distance(reference, candidate)
-    except InvalidInputError:  # some representations have no exact distance
+    except InvalidInputError:  # no closed form for these classes of posteriors
         return None
 
 
@@ -285,13 +286,13 @@ def _summary(result: RunResult) -> dict[str, Any]:
 
 def _barrier(curve: LossCurve, means: LossCurve | None) -> dict[str, Any]:
     document = curve.as_json()
-    own = {name: document[name] for name in _SUMMARIZED}
-    own["endpoint_losses"] = [curve.loss[0], curve.loss[-1]]
-    own[curve.score_name] = list(curve.score)
+    entry = {name: document[name] for name in _SUMMARIZED}
+    entry["endpoint_losses"] = [curve.loss[0], curve.loss[-1]]
+    entry[curve.score_name] = list(curve.score)
     if means is not None:
-        beside = means.as_json()
-        own["means"] = {name: beside[name] for name in ("height", "height_data_stderr", "interior_excess", "location")}
-    return own
+        other = means.as_json()
+        entry["means"] = {name: other[name] for name in ("height", "height_data_stderr", "interior_excess", "location")}
+    return entry
 
 
 def _about() -> dict[str, str]:
@@ -299,6 +300,6 @@ def _about() -> dict[str, str]:
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        # Sums are split among threads, so that other numbers of them give other last digits.
+        # Sums are split among threads, so their number changes the last digits of results.
         "threads": str(torch.get_num_threads()),
     }

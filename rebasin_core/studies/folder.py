@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, which stages are done, and that it belongs to one run only."""
+"""The output folder of a run: its identity, its lock, and the records of its finished stages."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ CURVES = "curves"
 SUMMARY = "summary.json"
 RUN_KIND, RUN_VERSION = "run", 1
 _STAGE_KIND, _STAGE_VERSION = "stage", 1
-# Where a run may be computed does not change what it computes.
-_FREE_KEYS = ("device",)
+# A run can be resumed on another device.
+_IGNORED_KEYS = ("device",)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """Everything that goes into a run: two runs with equal identities compute the same.
+    """Everything that determines the results of a run.
 
     Attributes:
         config: The configuration as plain JSON.
-        inputs: Digests of the content that was read, by what it is: the data set, loaded files, the specification.
-        code: Versions of the packages whose strategies are used.
+        inputs: Digests of the inputs by name: the data set, the network, the specification, loaded files.
+        code: Versions of the packages whose components are used.
     """
 
     config: Mapping[str, Any]
@@ -49,17 +49,16 @@ class RunIdentity:
 
 @final
 class RunFolder:
-    """The output folder of one run, and the record of its finished stages; used by one command at a time.
+    """The output folder of one run and the records of its finished stages, used by one command at a time.
 
-    Entering looks at the folder first and changes nothing unless the run belongs there and no other command is using
-    it. A stage is done when its record exists, every file in it has the recorded checksum, and so has every file that
-    it read. Records are written after the files, so that a run killed at any moment finds its finished stages whole,
-    and does the others again.
+    On entering, the folder is validated before anything is changed: it must be new, empty, or of the same run, and not
+    in use. A stage is finished if its record exists and all files that it wrote and read have the recorded checksums.
+    Records are written after the files, so a run that is killed reuses its finished stages and repeats the others.
 
     Args:
-        root: The folder; made if it does not exist.
-        identity: What goes into the run.
-        about: Versions and the like that do not tell runs apart, written beside it.
+        root: The folder; created if it does not exist.
+        identity: Identity of the run.
+        about: Further information for the record, such as versions; not part of the identity.
 
     Raises:
         StorageError: On entering, if the folder holds another run or other files, is in use, or cannot be written.
@@ -73,7 +72,8 @@ class RunFolder:
         self._digests: dict[Path, tuple[tuple[int, int], str]] = {}
 
     def __enter__(self) -> Self:
-        """Take the folder: look, lock, look again, tidy up, and write down which run it is."""
+        """Validate and lock the folder, remove temporary files of a killed run, and write the run's record."""
+        # Validated before locking, which writes a file, and again under the lock.
         self._is_new()
         with ExitStack() as held:
             held.enter_context(FolderLock(self.root))
@@ -87,7 +87,7 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let others use the folder."""
+        """Release the lock."""
         self._held.close()
 
     def path(self, *parts: str) -> Path:
@@ -102,14 +102,14 @@ class RunFolder:
         return self.root.joinpath(*parts)
 
     def is_done(self, stage: str, reads: Sequence[Path]) -> bool:
-        """Return whether a stage is finished, and its files and those it read are as they were then.
+        """Return whether a stage is finished and the files that it wrote and read are unchanged.
 
         Args:
-            stage: Its name.
-            reads: The files of other stages that it reads.
+            stage: Name of the stage.
+            reads: Files of other stages that it reads.
 
         Returns:
-            True if nothing has to be done again.
+            True if its files can be reused.
         """
         try:
             record = read_record(self._record(stage), _STAGE_KIND, _STAGE_VERSION)
@@ -124,10 +124,10 @@ class RunFolder:
         """Record that a stage is finished.
 
         Args:
-            stage: Its name.
-            files: What it wrote.
-            reads: The files of other stages that it read.
-            about: How it was computed: seconds, threads.
+            stage: Name of the stage.
+            files: Files that it wrote.
+            reads: Files of other stages that it read.
+            about: Run time in seconds and number of threads.
 
         Raises:
             StorageError: If the record cannot be written.
@@ -148,58 +148,58 @@ class RunFolder:
         return {path.relative_to(self.root).as_posix(): self._checksum(path) for path in paths}
 
     def _checksum(self, path: Path) -> str:
-        """Return the digest of a file, from memory if its size and time are those of when it was computed."""
+        """Return the digest of a file; cached while its size and modification time are unchanged."""
         try:
             status = path.stat()
         except OSError as error:
             message = f"cannot read {path}: {reason(error)}"
             raise FileFormatError(message) from error
         state = (status.st_mtime_ns, status.st_size)
-        known = self._digests.get(path)
-        if known is None or known[0] != state:
-            known = self._digests[path] = (state, digest_of_file(path))
-        return known[1]
+        cached = self._digests.get(path)
+        if cached is None or cached[0] != state:
+            cached = self._digests[path] = (state, digest_of_file(path))
+        return cached[1]
 
     def _is_new(self) -> bool:
-        """Return whether no run has begun here; raise if the folder belongs to another run, or is no run's."""
+        """Return whether the folder holds no run; raise if it holds another run, or other files."""
         try:
-            there = sorted(p.name for p in self.root.iterdir()) if self.root.exists() else []
+            names = sorted(p.name for p in self.root.iterdir()) if self.root.exists() else []
         except (OSError, ValueError) as error:
             message = f"cannot use {self.root} as an output folder: {reason(error)}"
             raise StorageError(message) from error
-        if CONFIG in there:
+        if CONFIG in names:
             self._require_same()
             return False
-        # A run killed before its first file was in place leaves a lock and at most a temporary file behind.
-        others = [name for name in there if name != LOCK and not is_unfinished(name)]
+        # A run that was killed before it wrote its record leaves a lock file and at most one temporary file.
+        others = [name for name in names if name != LOCK and not is_unfinished(name)]
         if others:
-            message = f"{self.root} holds other files ({', '.join(others[:4])}); choose a new or empty output folder"
+            message = f"{self.root} contains other files ({', '.join(others[:4])}); choose a new or empty output folder"
             raise StorageError(message)
         return True
 
     def _require_same(self) -> None:
         stored = _stored_identity(self.root / CONFIG)
         old, new = stored.config, self._identity.config
-        keys = [f"`{k}`" for k in {**old, **new} if k not in _FREE_KEYS and old.get(k) != new.get(k)]
+        keys = [f"`{k}`" for k in {**old, **new} if k not in _IGNORED_KEYS and old.get(k) != new.get(k)]
         if keys:
-            raise StorageError(self._other(f"with other settings (they differ in {', '.join(keys)})"))
+            raise StorageError(self._mismatch(f"with different settings: {', '.join(keys)}"))
         changed = _differing(stored.inputs, self._identity.inputs)
         if changed:
-            raise StorageError(self._other(f"of other content: what it read has changed since ({', '.join(changed)})"))
+            raise StorageError(self._mismatch(f"whose inputs have changed since: {', '.join(changed)}"))
         versions = _differing(stored.code, self._identity.code)
         if versions:
             pairs = [f"{k} {stored.code.get(k, 'none')}, now {self._identity.code.get(k, 'none')}" for k in versions]
-            raise StorageError(self._other(f"of another version ({'; '.join(pairs)})"))
+            raise StorageError(self._mismatch(f"of another version: {'; '.join(pairs)}"))
 
-    def _other(self, how: str) -> str:
-        return f"{self.root} holds a run {how}; choose another output folder, or remove this one"
+    def _mismatch(self, difference: str) -> str:
+        return f"{self.root} contains a run {difference}; choose another output folder, or remove this one"
 
     def _remove_unfinished(self) -> None:
-        """Remove what a killed run was writing: files of our own naming in our own folders, older than the lock."""
+        """Remove temporary files of a killed run, recognized by folder and name, and older than the lock."""
         before = time()
         folders = [self.root / name for name in _FOLDERS]
-        within = [path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()]
-        for folder in (self.root, *folders, *within):
+        subfolders = [path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()]
+        for folder in (self.root, *folders, *subfolders):
             if folder.is_dir():
                 _remove_unfinished_in(folder, before)
 
@@ -222,7 +222,7 @@ def _differing(stored: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 class _StoredRun(BaseModel):
-    """What the record of a run must hold."""
+    """Required keys of the record of a run."""
 
     config: dict[str, Any]
     inputs: dict[str, str]
@@ -236,17 +236,17 @@ def _stored_identity(path: Path) -> RunIdentity:
     except (FileFormatError, ValidationError) as error:
         why = str(error) if isinstance(error, FileFormatError) else "; ".join(sentences(error.errors()))
         message = (
-            f"{path} is not the record of a run that this release can resume ({why}); choose another output folder, or "
+            f"{path} is not the record of a run that this version can resume ({why}); choose another output folder, or "
             "remove this one"
         )
         raise StorageError(message) from error
-    return RunIdentity(_in_present_form(stored.config), stored.inputs, stored.code)
+    return RunIdentity(_normalized(stored.config), stored.inputs, stored.code)
 
 
-def _in_present_form(stored: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a stored configuration as it would be written now: options may have got other names since."""
+def _normalized(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a stored configuration in the current format; options may have been renamed since it was written."""
     try:
         return RunConfig.model_validate(stored).model_dump(mode="json")
     except (ConfigError, ValidationError):
-        # Not readable any more, so that it differs from every configuration that is: this is said by option.
+        # No longer valid, so it differs from every valid configuration; the caller reports the differing keys.
         return stored

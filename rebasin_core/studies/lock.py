@@ -1,4 +1,4 @@
-"""The lock of a folder: one command at a time writes into it."""
+"""Lock of an output folder: only one command at a time writes to it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 LOCK = ".rebasin.lock"
-"""The name of the lock's file. It stays in the folder, empty when nobody holds it."""
+"""Name of the lock file. The file remains in the folder, and is empty when the lock is not held."""
 
-_LONGEST = 200
+_MAX_LENGTH = 200
 
 
 @final
 class FolderLock:
-    """Exclusive use of a folder, for as long as the block runs.
+    """Context manager for exclusive use of a folder.
 
-    The operating system holds the lock and gives it back when the process ends, however it ends, so that a killed
-    command leaves no lock behind. The file says who holds it, for the message to whoever comes second.
+    The operating system releases the lock when the process ends, even if it is killed. The lock file contains the
+    process and host that hold the lock, for the error message of a second process.
 
     Args:
-        folder: The folder; made if it does not exist.
+        folder: The folder; created if it does not exist.
 
     Raises:
         StorageError: On entering, if another process (or this one) holds the lock, or the folder cannot be written.
@@ -39,19 +39,19 @@ class FolderLock:
         self._handle: int | None = None
 
     def __enter__(self) -> Self:
-        """Take the lock, and write down who has it."""
+        """Acquire the lock, and write the process and host to its file."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         except (OSError, ValueError) as error:
             message = f"cannot use {self._folder} as an output folder: {reason(error)}"
             raise StorageError(message) from error
-        if not _take(handle):
-            holder = os.read(handle, _LONGEST).decode(errors="replace").strip() or "another process"
+        if not _acquire(handle):
+            holder = os.read(handle, _MAX_LENGTH).decode(errors="replace").strip() or "another process"
             os.close(handle)
             message = (
-                f"{self._folder} is in use: {holder} is running there. Nothing was changed; wait until it ends, or "
-                "choose another output folder"
+                f"{self._folder} is in use by {holder}; wait until it ends, or choose another output folder. Nothing "
+                "was changed"
             )
             raise StorageError(message)
         self._handle = handle
@@ -62,15 +62,15 @@ class FolderLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the lock back. The file stays: removing it could take a lock from under another process."""
+        """Release the lock. The file is kept, because another process may be about to lock it."""
         if self._handle is not None:
             os.ftruncate(self._handle, 0)
             os.close(self._handle)
             self._handle = None
 
 
-def _take(handle: int) -> bool:
-    """Lock an open file without waiting; return whether that succeeded."""
+def _acquire(handle: int) -> bool:
+    """Lock an open file without waiting; return whether it succeeded."""
     if sys.platform == "win32":
         import msvcrt  # ruff: ignore[import-outside-top-level] - exists on that system only
 

@@ -1,4 +1,4 @@
-"""The setting of a run: its data, network and symmetries, made once, and what is done with them."""
+"""Objects that all stages of a run share (data, network, symmetries), and the computation of each stage."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
 
-# A few examples are enough to see whether a permutation changes the outputs.
-_EXAMPLES_FOR_CHECK = 4
-# Enough training examples for means and standard deviations of activations.
-_CALIBRATION = 5000
-_SCORED_SAMPLES = 32
+# A permutation that changes the outputs is detected on a few examples.
+_NUM_CHECK_EXAMPLES = 4
+# Activation statistics of more training examples differ little, and `reset` and `repair` recompute them at each point.
+_NUM_CALIBRATION_EXAMPLES = 5000
+_NUM_SCORE_SAMPLES = 32
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class _Training:
-    """A network before training, and the data to train it on."""
+    """An initialized network, and its training data."""
 
     model: nn.Module
     data: TensorBatches
@@ -62,14 +62,14 @@ class _Training:
 
 @final
 class Setting:
-    """What all stages of a run share.
+    """Data, network and symmetries of a run, and the computation of its stages.
 
     Args:
         config: The run's configuration.
-        registry: Where representations of posteriors are looked up.
+        registry: Registry of posterior representations and operator rules.
 
     Raises:
-        ConfigError: If the device does not exist here.
+        ConfigError: If the device is not available.
         DataError: If the data set cannot be read.
     """
 
@@ -86,12 +86,12 @@ class Setting:
 
     @cached_property
     def model(self) -> nn.Module:
-        """The network whose tensors' names and shapes all posteriors have."""
+        """The network that defines the names and shapes of the posteriors' tensors."""
         return self.new_model(seed=0)
 
     @cached_property
     def spec(self) -> PermutationSpec:
-        """The symmetries."""
+        """The permutation symmetries of the network."""
         if self._config.spec is None:
             return self._architecture.spec(self.model)
         rules = installed_rules(self._registry)
@@ -100,22 +100,23 @@ class Setting:
     @cached_property
     def likelihood(self) -> Likelihood:
         """The likelihood of the run; by default the one that fits the data set."""
-        classes = self._data.target.kind == "classification"
+        is_classification = self._data.target.kind == "classification"
         chosen = self._config.likelihood
         if chosen is None:
-            return CategoricalLikelihood() if classes else GaussianLikelihood(scale=self._config.noise_scale)
-        if classes != (chosen.targets == "classes"):
-            found = "classes" if classes else "numbers"
+            noise_scale = self._config.noise_scale
+            return CategoricalLikelihood() if is_classification else GaussianLikelihood(scale=noise_scale)
+        if is_classification != (chosen.targets == "classes"):
+            task = "classification" if chosen.targets == "classes" else "regression"
             message = (
-                f"the likelihood `{chosen.name}` is for {chosen.targets}, and the targets of this data set are "
-                f"{found}; use `likelihood: auto`"
+                f"the likelihood `{chosen.name}` is for {task}, the data set `{self._config.data.name}` for "
+                f"{self._data.target.kind}; use `likelihood: auto`"
             )
             raise ConfigError(message)
         return chosen
 
     @property
     def _example_inputs(self) -> torch.Tensor:
-        return self._data.test.inputs[:_EXAMPLES_FOR_CHECK]
+        return self._data.test.inputs[:_NUM_CHECK_EXAMPLES]
 
     @property
     def config(self) -> RunConfig:
@@ -124,38 +125,39 @@ class Setting:
 
     @cached_property
     def inputs(self) -> Mapping[str, str]:
-        """Digests of all content that goes into the run, by what it is; computed from what was loaded, not from names.
+        """Digests of the contents of all inputs, by name.
 
-        The network's are of its initial parameters, so that an architecture whose code has changed is noticed.
+        The digest of the network is that of its initial parameters, which detects most changes of the architecture's
+        code.
         """
         train, test = self._data.train, self._data.test
         examples = {"x": train.inputs, "y": train.targets, "test x": test.inputs, "test y": test.targets}
-        found = {
+        digests = {
             "the data set": digest_of_tensors(examples),
             "the network": digest_of_tensors(named_tensors(self.model)),
             "the specification": self.spec.layout.fingerprint,
         }
         files = [source.path for source in (self._config.reference, self._config.candidate) if source.path is not None]
-        return found | {str(path): digest_of_file(path) for path in files}
+        return digests | {str(path): digest_of_file(path) for path in files}
 
     @cached_property
     def code(self) -> Mapping[str, str]:
-        """The versions of the packages whose strategies the run uses."""
+        """Versions of the packages whose components the run uses."""
         used = [self._registry.get(s.family, s.registered_name()).status for s in strategies_in(self._config)]
         return {CORE: version(CORE)} | {status.distribution: status.version for status in used}
 
     def check(self) -> None:
-        """Look at everything that can be wrong before any work is done and any file is written.
+        """Validate the run before any computation and before any file is written.
 
         Raises:
-            SpecError: If the symmetries change the function, or tensors could not be shown to matter to it and the run
-                does not allow that.
-            InvalidInputError: If a posterior that is to be loaded does not fit the network, or options of training do
-                not fit the network or the number of steps.
-            FileFormatError: If its file is missing or damaged.
+            SpecError: If the symmetries change the function, or a permuted tensor could not be tested and the run does
+                not set ``allow_untested``.
+            InvalidInputError: If a posterior to be loaded does not fit the network, or training options do not fit the
+                network or the number of steps.
+            FileFormatError: If a file to be loaded is missing or damaged.
         """
-        found = check_spec(self.spec, self.model, self._example_inputs)
-        found.require(allow_untested=self._config.allow_untested)
+        report = check_spec(self.spec, self.model, self._example_inputs)
+        report.require(allow_untested=self._config.allow_untested)
         for source in (self._config.reference, self._config.candidate):
             if source.path is not None:
                 self.load(source.path)
@@ -167,10 +169,10 @@ class Setting:
             )
 
     def new_model(self, *, seed: int) -> nn.Module:
-        """Return a freshly initialised network.
+        """Return an initialized network.
 
         Args:
-            seed: Seed of its initialisation.
+            seed: Seed of the initialization.
 
         Returns:
             The network, on the run's device.
@@ -183,25 +185,25 @@ class Setting:
     def obtain(
         self, source: PosteriorSource, checkpoint: Path, *, label: str, progress: bool
     ) -> tuple[Posterior, dict[str, Any]]:
-        """Return a posterior, trained or loaded, and how it came about.
+        """Train or load a posterior.
 
         Args:
-            source: Where it comes from.
-            checkpoint: Where training keeps its state.
-            label: For the progress bar.
-            progress: Whether to show one.
+            source: The seed or file of the posterior.
+            checkpoint: File of the training state.
+            label: Label of the progress bar.
+            progress: Whether to show a progress bar.
 
         Returns:
-            The posterior and plain JSON about it.
+            The posterior, and metadata as plain JSON.
 
         Raises:
-            InvalidInputError: If the file has changed since the run began.
+            InvalidInputError: If the file has changed since the run started.
             RebasinError: If training diverges, or the file does not fit the network.
         """
         if source.path is not None:
             posterior = self.load(source.path)
             if digest_of_file(source.path) != self.inputs[str(source.path)]:
-                message = f"{source.path} has changed since the run began; run the same command again"
+                message = f"{source.path} has changed since the run started; run the same command again"
                 raise InvalidInputError(message)
             return posterior, {"loaded_from": str(source.path)}
         seed = source.seed or 0
@@ -213,7 +215,7 @@ class Setting:
             validation=problem.validation,
             spec=self.spec,
             likelihood=self.likelihood,
-            # Another stream than the initialisation's, which started from the seed itself.
+            # A random stream independent of the initialization, which uses the seed itself.
             generator=torch.Generator().manual_seed(seed + 2**32),
             checkpoint=checkpoint,
             progress=progress,
@@ -223,7 +225,7 @@ class Setting:
         return result.posterior, meta
 
     def _training(self, source: PosteriorSource) -> _Training:
-        """Return the network and the data of a posterior that is to be trained."""
+        """Return the initialized network and the data to train a posterior."""
         seed = source.seed or 0
         train, validation = self._data.train.split(self._config.validation_fraction)
         return _Training(
@@ -233,16 +235,16 @@ class Setting:
         )
 
     def load(self, path: Path) -> Posterior:
-        """Read a posterior and check that it is one over this network.
+        """Read a posterior and check that it fits the network.
 
         Args:
-            path: A posterior's file, or a safetensors checkpoint.
+            path: File of a posterior, or safetensors checkpoint.
 
         Returns:
             The posterior, on the run's device and in its dtype.
 
         Raises:
-            InvalidInputError: If tensors are missing, left over, of other shapes or not finite.
+            InvalidInputError: If tensors are missing, unexpected, of other shapes or not finite.
             FileFormatError: If the file is damaged.
         """
         posterior = load_posterior(path, model=self.model, registry=self._registry)
@@ -252,20 +254,20 @@ class Setting:
     def match(
         self, name: str, reference: Posterior, candidate: Posterior, checkpoint: Path, *, progress: bool
     ) -> MatchResult:
-        """Return what one of the run's matchers finds.
+        """Match two posteriors with one of the run's matchers.
 
         Args:
-            name: Its name.
-            reference: Stays.
-            candidate: Is moved.
-            checkpoint: Where an interrupted search leaves its best so far.
+            name: Name of the matcher.
+            reference: Posterior to align to.
+            candidate: Posterior to permute.
+            checkpoint: File for the best permutation of an interrupted search.
             progress: Whether to show a progress bar.
 
         Returns:
             The result.
 
         Raises:
-            InvalidInputError: If the matcher cannot take these posteriors.
+            InvalidInputError: If the matcher does not support these posteriors.
         """
         chosen = next(matcher for matcher in self._config.matchers if matcher.name == name)
         return match(
@@ -280,52 +282,52 @@ class Setting:
         )
 
     def curve(self, split: Split, reference: Posterior, candidate: Posterior, *, progress: bool) -> LossCurve:
-        """Return the loss curve between two posteriors.
+        """Estimate the loss curve between two posteriors.
 
         Args:
-            split: On which examples.
-            reference: The posterior at 0.
-            candidate: The posterior at 1.
+            split: Split of the data set.
+            reference: The posterior at t = 0.
+            candidate: The posterior at t = 1.
             progress: Whether to show a progress bar.
 
         Returns:
-            The curve; its notes are in the results, and not given as warnings.
+            The curve. Its notes are stored in the results and not issued as warnings.
 
         Raises:
-            InvalidInputError: If the estimator cannot take these posteriors.
+            InvalidInputError: If the estimator does not support these posteriors.
         """
         return self._curve(self._config.barrier, split, reference, candidate, progress=progress)
 
     @property
     def has_means(self) -> bool:
-        """Whether a barrier between the means of the posteriors can be measured beside that between the posteriors."""
+        """Whether the barrier between the means of the posteriors can be estimated as well."""
         return self._config.barrier.of_means() is not None
 
     def means_curve(self, split: Split, reference: Posterior, candidate: Posterior, *, progress: bool) -> LossCurve:
-        """Return the loss curve of single networks, between the means of two posteriors.
+        """Estimate the loss curve between the means of two posteriors (single networks).
 
         Args:
-            split: On which examples.
-            reference: The posterior at 0.
-            candidate: The posterior at 1.
+            split: Split of the data set.
+            reference: The posterior at t = 0.
+            candidate: The posterior at t = 1.
             progress: Whether to show a progress bar.
 
         Returns:
             The curve.
 
         Raises:
-            InvalidInputError: If there is no such estimator (`has_means`), or it cannot take these posteriors.
+            InvalidInputError: If there is no such estimator (`has_means`), or it does not support these posteriors.
         """
         estimator = self._config.barrier.of_means()
         if estimator is None:
-            message = f"`{self._config.barrier.name}` has no barrier between means beside it"
+            message = f"`{self._config.barrier.name}` cannot estimate the barrier between means"
             raise InvalidInputError(message)
         return self._curve(estimator, split, reference, candidate, progress=progress)
 
     def _curve(
         self, estimator: BarrierEstimator, split: Split, reference: Posterior, candidate: Posterior, *, progress: bool
     ) -> LossCurve:
-        calibration = self._data.train.first(_CALIBRATION).batches(self._config.evaluation_batch_size)
+        calibration = self._data.train.first(_NUM_CALIBRATION_EXAMPLES).batches(self._config.evaluation_batch_size)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MeasurementWarning)
             return estimator.estimate(
@@ -337,10 +339,10 @@ class Setting:
             )
 
     def scores(self, split: Split, posterior: Posterior) -> PredictiveScores:
-        """Return how good the predictive of a posterior is.
+        """Score the predictive distribution of a posterior.
 
         Args:
-            split: On which examples.
+            split: Split of the data set.
             posterior: The posterior.
 
         Returns:
@@ -350,7 +352,7 @@ class Setting:
             InvalidInputError: If a loss is not finite.
         """
         task = Task(self.model, self._batches(split), self.likelihood)
-        evaluator = Evaluator(task, posterior, num_samples=_SCORED_SAMPLES, seed=self._config.seed)
+        evaluator = Evaluator(task, posterior, num_samples=_NUM_SCORE_SAMPLES, seed=self._config.seed)
         return PredictiveScores.estimate(evaluator, posterior)
 
     def _batches(self, split: Split) -> TensorBatches:
@@ -362,13 +364,13 @@ def choose_device(name: str) -> torch.device:
     """Return a device.
 
     Args:
-        name: ``auto`` for CUDA where there is one and the CPU elsewhere, or a device of torch.
+        name: ``auto`` (CUDA if available, else the CPU), or the name of a PyTorch device.
 
     Returns:
         The device.
 
     Raises:
-        ConfigError: If there is no such device here.
+        ConfigError: If the device is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -377,6 +379,6 @@ def choose_device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        message = f"the device {name!r} cannot be used here ({reason}); expected `auto`, `cpu`, `cuda` or `cuda:<n>`"
+        message = f"the device {name!r} is not available ({reason}); expected `auto`, `cpu`, `cuda` or `cuda:<n>`"
         raise ConfigError(message) from error
     return device

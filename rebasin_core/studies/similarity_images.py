@@ -1,4 +1,4 @@
-"""Small pictures of large matrices, for reports."""
+"""Unit similarities before and after alignment, for reports."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.symmetry.permutation import Permutation
 
-_GROUPS, _UNITS = 4, 48
+_MAX_GROUPS = 4
+_MAX_UNITS = 48
 
 
 def similarity_images(
     reference: Posterior, candidate: Posterior, permutation: Permutation
 ) -> dict[str, dict[str, list[list[float]]]]:
-    """Return the similarities of units before and after alignment, of the first groups and their largest units.
+    """Return cosine similarities of units before and after alignment, for the first 4 groups.
 
     Args:
-        reference: The posterior that stays.
-        candidate: The one that is moved.
-        permutation: How.
+        reference: The reference.
+        candidate: The unpermuted candidate.
+        permutation: Permutation of the candidate.
 
     Returns:
-        For every group ``before`` and ``after``, rows of cosines: of the 48 units of the reference whose weights have
-        the largest norms, and the units of the candidate that stand in the same places.
+        For each group, matrices ``before`` and ``after`` as lists of rows: cosine similarities between the (up to) 48
+        reference units with the largest weight norms and the candidate units at the same indices.
     """
     layout = permutation.layout
-    fixed, moving = reference.mean, candidate.mean
     sides = {
-        "before": unit_similarities(layout, fixed, moving),
-        "after": unit_similarities(layout, fixed, permutation.apply(moving)),
+        "before": unit_similarities(layout, reference.mean, candidate.mean),
+        "after": unit_similarities(layout, reference.mean, permutation.apply(candidate.mean)),
     }
-    pictures: dict[str, dict[str, list[list[float]]]] = {}
-    for group, found in list(sides["before"].items())[:_GROUPS]:
-        chosen = found.norms.topk(min(_UNITS, len(found.norms))).indices
-        pictures[group] = {
-            side: similar[group].cosines[chosen][:, chosen].round(decimals=3).tolist()
-            for side, similar in sides.items()
+    matrices: dict[str, dict[str, list[list[float]]]] = {}
+    for group, similarity in list(sides["before"].items())[:_MAX_GROUPS]:
+        largest = similarity.norms.topk(min(_MAX_UNITS, len(similarity.norms))).indices
+        matrices[group] = {
+            side: by_group[group].cosines[largest][:, largest].round(decimals=3).tolist()
+            for side, by_group in sides.items()
         }
-    return pictures
+    return matrices

@@ -1,4 +1,4 @@
-"""The command, run in a process of its own, or in this one where that would only be slower."""
+"""Run the command in a subprocess, or, which is faster, in the test process."""
 
 from __future__ import annotations
 

@@ -51,19 +51,19 @@ def test_nothing_is_written_with_a_wrong_specification(folder: Path, called: Cal
     assert "`2.weight`, axis 0: should not belong to the group" in errors
     code, _, errors = called(*arguments, cwd=folder)
     assert code == 2
-    assert "checked before it is used" in errors
+    assert "checked before use" in errors
     assert not [*folder.glob("out*")]
     assert called(*arguments, "--check", "none", cwd=folder)[0] == 0
 
 
-def test_a_right_specification_keeps_the_function(folder: Path, called: Called) -> None:
+def test_a_correct_specification_preserves_the_function(folder: Path, called: Called) -> None:
     arguments = ("align", "checked_nets:make", "a.safetensors", "b.safetensors", "--spec", "right.json", "-o", "out")
     assert called(*arguments, "-i", "2,4", cwd=folder)[0] == 0
     first, moved = load_file(folder / "b.safetensors"), load_file(folder / "out")
     assert torch.equal(first["0.bias"].sort().values, moved["0.bias"].sort().values)
 
 
-def test_untested_tensors_are_refused_unless_accepted(folder: Path, called: Called) -> None:
+def test_untested_tensors_are_an_error_unless_allowed(folder: Path, called: Called) -> None:
     checkpoints = ("aside_a.safetensors", "aside_b.safetensors")
     arguments = ("align", "checked_nets:Aside", *checkpoints, "--spec", "untested.json", "-o", "out", "-i", "2,4")
     code, _, errors = called(*arguments, cwd=folder)

@@ -1,4 +1,4 @@
-"""The commands on checkpoints: one as a user meets it, in a subprocess, the others in this one."""
+"""The commands for checkpoints: one test in a subprocess, the others in this process."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     first = make()
     order = torch.randperm(12)
-    moved = {name: tensor.clone() for name, tensor in first.state_dict().items()}
+    permuted = {name: tensor.clone() for name, tensor in first.state_dict().items()}
     for name in ("1.weight", "1.bias", "2.weight", "2.bias", "2.running_mean", "2.running_var"):
-        moved[name] = moved[name][order].contiguous()
-    moved["4.weight"] = moved["4.weight"][:, order].contiguous()
+        permuted[name] = permuted[name][order].contiguous()
+    permuted["4.weight"] = permuted["4.weight"][:, order].contiguous()
     save_file(first.state_dict(), tmp_path / "a.safetensors")
-    save_file(moved, tmp_path / "b.safetensors")
+    save_file(permuted, tmp_path / "b.safetensors")
     return tmp_path
 
 
-def test_align_finds_the_order(folder: Path) -> None:
+def test_align_recovers_a_planted_permutation(folder: Path) -> None:
     done = rebasin(
         "align", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8", "-o", "c.safetensors", cwd=folder
     )
     assert done.returncode == 0, done.stderr
-    assert "12 units moved" in done.stdout or "units moved in 1 groups" in done.stdout
+    assert "units permuted, groups: 1" in done.stdout
     first, found = load_file(folder / "a.safetensors"), load_file(folder / "c.safetensors")
     assert set(first) == set(found)
     for name, tensor in first.items():
         torch.testing.assert_close(found[name], tensor)
 
 
-def test_an_interrupted_align_goes_on(folder: Path, called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_align_is_resumed(folder: Path, called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("align", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8", "-o", "c.safetensors")
 
     def interrupted(*_: object) -> bool:
@@ -78,7 +78,7 @@ def test_merge_writes_an_ordinary_checkpoint(folder: Path, called: Called) -> No
     assert not torch.equal(found["2.running_mean"], first["2.running_mean"])
 
 
-def test_barrier_is_printed_beside_the_unaligned_one(folder: Path, called: Called) -> None:
+def test_the_barrier_is_printed_before_and_after_alignment(folder: Path, called: Called) -> None:
     arguments = ("barrier", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8", "--points", "3")
     code, output, errors = called(*arguments, "--data", "digits", cwd=folder)
     assert code == 0, errors
@@ -90,13 +90,13 @@ def test_barrier_is_printed_beside_the_unaligned_one(folder: Path, called: Calle
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["align", "nets:make", "a.safetensors", "b.safetensors", "-o", "c"], "either --input"),
+        (["align", "nets:make", "a.safetensors", "b.safetensors", "-o", "c"], "expected --input"),
         (["barrier", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8"], "name a data set with --data"),
         (["merge", "nets:make", "a.safetensors", "no.safetensors", "-i", "4,1,8,8", "-o", "c"], "cannot read"),
         (["merge", "nets:make", "a.safetensors", "-w", "1", "-w", "2", "-i", "4,1,8,8", "-o", "c"], "1 weights"),
     ],
 )
-def test_mistakes_are_one_sentence(folder: Path, called: Called, arguments: list[str], message: str) -> None:
+def test_invalid_arguments_print_one_message(folder: Path, called: Called, arguments: list[str], message: str) -> None:
     code, output, errors = called(*arguments, cwd=folder)
     assert code == 2
     assert message in errors
@@ -120,7 +120,7 @@ def nothing():
 
 
 @pytest.mark.parametrize("command", ["align", "merge"])
-def test_an_input_is_never_written_over(folder: Path, called: Called, command: str) -> None:
+def test_an_input_is_never_overwritten(folder: Path, called: Called, command: str) -> None:
     before = {name: (folder / name).read_bytes() for name in ("a.safetensors", "b.safetensors")}
     (folder / "link.safetensors").symlink_to(folder / "b.safetensors")
     (folder / "hard.safetensors").hardlink_to(folder / "a.safetensors")
@@ -129,11 +129,11 @@ def test_an_input_is_never_written_over(folder: Path, called: Called, command: s
             arguments = (command, "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "-o", output, *extra)
             code, _, errors = called(*arguments, cwd=folder)
             assert code == 3
-            assert "would be lost; name another one" in errors
+            assert "is also an input" in errors
     assert before == {name: (folder / name).read_bytes() for name in before}
 
 
-def test_another_file_is_replaced_by_force_only(folder: Path, called: Called) -> None:
+def test_an_existing_file_is_replaced_only_with_force(folder: Path, called: Called) -> None:
     (folder / "c.safetensors").write_text("mine")
     arguments = ("align", "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "-o", "c.safetensors")
     code, _, errors = called(*arguments, cwd=folder)
@@ -144,7 +144,7 @@ def test_another_file_is_replaced_by_force_only(folder: Path, called: Called) ->
     assert set(load_file(folder / "c.safetensors")) == set(load_file(folder / "a.safetensors"))
 
 
-def test_data_may_come_from_a_function(folder: Path, called: Called) -> None:
+def test_data_can_come_from_a_function(folder: Path, called: Called) -> None:
     (folder / "own.py").write_text(DATA)
     arguments = ("barrier", "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "--points", "3")
     code, output, errors = called(*arguments, "--data", "own:splits", "-d", "scale=0.5", "-d", "count=20", cwd=folder)
@@ -159,12 +159,12 @@ def test_data_may_come_from_a_function(folder: Path, called: Called) -> None:
     assert "unexpected keyword argument 'wrong'" in errors
 
 
-def test_options_of_a_data_set_are_those_of_run_files(folder: Path, called: Called) -> None:
+def test_data_sets_have_the_same_options_as_in_run_files(folder: Path, called: Called) -> None:
     arguments = ("barrier", "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "--data")
     for given in (["mnist", "-d", "mean=0", "-d", "deviation=1"], ["{name: mnist, mean: 0, deviation: 1}"]):
         code, _, errors = called(*arguments, *given, cwd=folder)
         assert code == 2
-        assert "train-images-idx3-ubyte.gz" in errors  # the options are valid, and the files are not here
+        assert "train-images-idx3-ubyte.gz" in errors  # the options are valid, but the files are missing
     for given, message in (
         (["mnist", "-d", "deviation=0"], "deviation"),
         (["mnist", "-d", "scale=2"], "scale"),
@@ -178,7 +178,7 @@ def test_options_of_a_data_set_are_those_of_run_files(folder: Path, called: Call
         assert "Traceback" not in errors + output
 
 
-def test_align_says_what_it_did_to_the_loss(folder: Path, called: Called) -> None:
+def test_align_prints_the_loss_at_the_midpoint(folder: Path, called: Called) -> None:
     (folder / "own.py").write_text(DATA)
     arguments = ("align", "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "-o", "c.safetensors")
     code, output, errors = called(*arguments, "--data", "own:splits", "--keep", "aligned", cwd=folder)
@@ -186,7 +186,7 @@ def test_align_says_what_it_did_to_the_loss(folder: Path, called: Called) -> Non
     assert "loss at the midpoint" in output
     code, output, errors = called(*arguments, "--force", cwd=folder)
     assert code == 0, errors
-    assert "--data would tell" in output
+    assert "pass --data to evaluate the loss" in output
 
 
 @pytest.mark.parametrize("width", [50, 80])
@@ -201,7 +201,7 @@ def test_tables_fit_the_terminal(folder: Path, called: Called, monkeypatch: pyte
     assert sum(line.startswith("unaligned") for line in table) > 1
 
 
-def test_a_barrier_on_data_of_another_preprocessing_comes_with_a_warning(folder: Path) -> None:
+def test_wrong_preprocessing_gives_a_warning(folder: Path) -> None:
     (folder / "own.py").write_text(DATA)
     arguments = ("barrier", "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "--points", "3")
     done = rebasin(*arguments, "--data", "own:splits", "-d", "scale=50", cwd=folder)

@@ -1,4 +1,4 @@
-"""Every way in which a command can end: a sentence and a documented exit code."""
+"""Errors of commands: one message and a documented exit code."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def align(candidate: str = "b", output: str = "out.safetensors") -> list[str]:
     return ["align", "networks_here:make", *files, "-i", "2,3", "-o", output, "--matcher", "weight"]
 
 
-def test_an_error_that_nobody_foresaw_is_one_line_and_a_report(
+def test_an_unexpected_error_prints_one_line_and_saves_its_traceback(
     tmp_path: Path, called: Called, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MAIN, "print_plugins", lambda _: 1 / 0)
@@ -77,7 +77,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_a_report(
 
 
 class StrangeError(BaseException):
-    """Is no `Exception`."""
+    """Not a subclass of `Exception`."""
 
 
 @pytest.mark.parametrize(
@@ -87,12 +87,12 @@ class StrangeError(BaseException):
         (SystemExit("bye"), (70, "internal error: SystemExit: bye")),
         (StrangeError("x"), (70, "internal error: StrangeError: x")),
         (RecursionError("deep"), (70, "internal error: RecursionError: deep")),
-        (MemoryError("9 GB"), (1, "error: memory does not suffice (MemoryError: 9 GB)")),
+        (MemoryError("9 GB"), (1, "error: out of memory (MemoryError: 9 GB)")),
         (OSError(28, "No space left on device"), (3, "error: cannot write the output: No space left")),
         (KeyboardInterrupt(), (130, "interrupted. Nothing was written")),
     ],
 )
-def test_nothing_that_is_raised_ends_a_command_without_a_word(
+def test_every_exception_prints_a_message_and_sets_the_exit_code(
     tmp_path: Path, called: Called, monkeypatch: pytest.MonkeyPatch, error: BaseException, ending: tuple[int, str]
 ) -> None:
     def raising(_: object) -> bool:
@@ -112,7 +112,7 @@ def test_a_model_that_exits_is_named(folder: Path, called: Called, factory: str)
     assert f"cannot make a model from networks_here:{factory}: " in errors
 
 
-def test_a_full_device_is_an_error_of_storage(tmp_path: Path, called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_device_is_a_storage_error(tmp_path: Path, called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no full device")
     with Path("/dev/full").open("w", encoding="utf-8") as full:
@@ -123,7 +123,7 @@ def test_a_full_device_is_an_error_of_storage(tmp_path: Path, called: Called, mo
     assert errors == "error: cannot write the output: No space left on device\n"
 
 
-def test_warnings_that_cannot_be_printed_end_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_that_cannot_be_printed_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warnings, "showwarning", MAIN._show_warning)
     with Path("/dev/full").open("wb", buffering=0) as full:
         monkeypatch.setattr(sys, "stderr", TextIOWrapper(full, encoding="utf-8", write_through=True))
@@ -134,7 +134,7 @@ def test_warnings_that_cannot_be_printed_end_nothing(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.slow
 @pytest.mark.skipif(np.__version__.startswith("2.0."), reason="NumPy 2.0 itself needs a standard error stream")
-def test_closed_streams_are_opened_before_anything_else(tmp_path: Path) -> None:
+def test_closed_streams_are_replaced_by_the_null_device(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom rebasin_core.cli.guard import open_closed_streams\nopen_closed_streams()\n"
         "import os\nprint('lost')\nprint('lost', file=sys.stderr)\n"
@@ -156,7 +156,7 @@ def test_closed_streams_are_opened_before_anything_else(tmp_path: Path) -> None:
         (["spec", "networks_here:make", "-i", "2,3", "-o", "out.safetensors"], (SPEC, "trace_spec")),
     ],
 )
-def test_an_interrupted_command_claims_nothing_that_is_not_so(
+def test_an_interrupted_command_without_partial_results_reports_that_nothing_was_written(
     folder: Path,
     called: Called,
     monkeypatch: pytest.MonkeyPatch,
@@ -174,7 +174,7 @@ def test_an_interrupted_command_claims_nothing_that_is_not_so(
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_a_match_that_was_interrupted_is_not_gone_on_with_by_another(
+def test_an_interrupted_match_is_not_resumed_with_other_networks(
     folder: Path, called: Called, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rebasin_core.bilinear.coordinate_descent import CoordinateDescent  # ruff: ignore[import-outside-top-level]
@@ -186,19 +186,19 @@ def test_a_match_that_was_interrupted_is_not_gone_on_with_by_another(
         patch.setattr(CoordinateDescent, "initialize_greedily", interrupted)
         code, _, errors = called(*align(), cwd=folder)
     assert code == 130
-    assert "run the same command again to go on from it, in out.safetensors.unfinished" in errors
+    assert "in out.safetensors.unfinished; run the same command again to resume from it" in errors
     kept = (folder / "out.safetensors.unfinished").read_bytes()
     code, _, errors = called(*align("c"), cwd=folder)
     assert code == 2
     assert "out.safetensors.unfinished is the checkpoint of an interrupted match of other networks" in errors
-    assert "delete it" in errors
+    assert "delete it to restart" in errors
     assert (folder / "out.safetensors.unfinished").read_bytes() == kept
     assert called(*align(), cwd=folder)[0] == 0
     assert not (folder / "out.safetensors.unfinished").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\0" * 100])
-def test_junk_in_place_of_a_match_is_to_be_deleted(folder: Path, called: Called, content: bytes) -> None:
+def test_a_damaged_match_checkpoint_is_an_error(folder: Path, called: Called, content: bytes) -> None:
     (folder / "out.safetensors.unfinished").write_bytes(content)
     code, _, errors = called(*align(), cwd=folder)
     assert code == 2
@@ -215,23 +215,23 @@ def test_the_output_is_never_an_input(folder: Path, called: Called, output: str)
     for command in (align(output=output), ["merge", *align(output=output)[1:]]):
         code, _, errors = called(*command, cwd=folder)
         assert code == 3
-        assert "would be lost; name another one" in errors
+        assert "is also an input" in errors
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
     "output", [".", "a.safetensors/x.safetensors", "x" * 300, "/proc/none/out.safetensors", "y" * 250]
 )
-def test_an_output_that_cannot_be_written_is_found_before_the_work(
+def test_an_unwritable_output_is_an_error_before_the_computation(
     folder: Path, called: Called, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
-    monkeypatch.setattr(CHECKPOINTS, "match", lambda *_, **__: pytest.fail("the work was begun"))
-    monkeypatch.setattr(SPEC, "trace_spec", lambda *_, **__: pytest.fail("the work was begun"))
+    monkeypatch.setattr(CHECKPOINTS, "match", lambda *_, **__: pytest.fail("the computation was started"))
+    monkeypatch.setattr(SPEC, "trace_spec", lambda *_, **__: pytest.fail("the computation was started"))
     before = sorted(path.name for path in folder.iterdir())
     code, _, errors = called(*align(output=output), cwd=folder)
     assert code == 3, errors
     assert "cannot write" in errors
-    if output != "y" * 250:  # a name that is too long with `.unfinished` only
+    if output != "y" * 250:  # too long only with the suffix `.unfinished`
         code, _, errors = called("spec", "networks_here:make", "-i", "2,3", "-o", output, cwd=folder)
         assert code == 3, errors
     assert sorted(path.name for path in folder.iterdir()) == before
@@ -244,7 +244,7 @@ def test_long_names_are_written(folder: Path, called: Called) -> None:
     assert (folder / name).is_file()
 
 
-def test_a_specification_is_replaced_by_force_only(folder: Path, called: Called) -> None:
+def test_a_specification_is_replaced_only_with_force(folder: Path, called: Called) -> None:
     (folder / "spec.json").write_text("mine")
     arguments = ("spec", "networks_here:make", "-i", "2,3", "-o", "spec.json")
     code, _, errors = called(*arguments, cwd=folder)
@@ -255,7 +255,7 @@ def test_a_specification_is_replaced_by_force_only(folder: Path, called: Called)
     assert json.loads((folder / "spec.json").read_text())["kind"] == "specification"
 
 
-def test_another_file_of_the_same_name_is_replaced_by_force(folder: Path, called: Called) -> None:
+def test_an_existing_checkpoint_is_replaced_with_force(folder: Path, called: Called) -> None:
     save_file({"old": torch.zeros(1)}, folder / "out.safetensors")
     assert called(*align(), cwd=folder)[0] == 3
     assert called(*align(), "--force", cwd=folder)[0] == 0

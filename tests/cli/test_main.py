@@ -1,4 +1,4 @@
-"""The command as a user meets it: a subprocess."""
+"""The command `rebasin`, mostly in a subprocess."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ num_train: 200
 """
 
 
-def test_a_run_ends_with_a_table_and_a_picture(tmp_path: Path, called: Called) -> None:
+def test_a_run_prints_a_table_and_writes_figures(tmp_path: Path, called: Called) -> None:
     (tmp_path / "small.yaml").write_text(RUN)
     done = rebasin("run", "small.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "unaligned" in done.stdout
-    assert "the barrier went from" in done.stdout
+    assert "Lowest barrier: `weight`, from" in done.stdout
     assert (tmp_path / "runs/small/figures/barrier_test.png").is_file()
     report = tmp_path / "runs/small/report.html"
     before = report.read_bytes()
@@ -41,8 +41,8 @@ def test_a_run_ends_with_a_table_and_a_picture(tmp_path: Path, called: Called) -
     ("arguments", "code", "message"),
     [
         (["run", "bad.yaml"], 2, "bad.yaml:4: inference.epoch: unknown option; did you mean 'epochs'?"),
-        (["run", "small.yaml", "--device", "tpu9"], 2, "the device 'tpu9' cannot be used here"),
-        (["check", "rebasin-core", "--device", "tpu9"], 2, "the device 'tpu9' cannot be used here"),
+        (["run", "small.yaml", "--device", "tpu9"], 2, "the device 'tpu9' is not available"),
+        (["check", "rebasin-core", "--device", "tpu9"], 2, "the device 'tpu9' is not available"),
         (["run", "small.yaml", "-o", "small.yaml/out"], 3, "cannot"),
         (["run", "mnist.yaml"], 2, "looked for"),
         (["rnu"], 2, "No such command"),
@@ -51,7 +51,7 @@ def test_a_run_ends_with_a_table_and_a_picture(tmp_path: Path, called: Called) -
         (["check", "no-such-package"], 1, "no plugin of that name is installed"),
     ],
 )
-def test_mistakes_are_one_sentence_and_an_exit_code(
+def test_invalid_arguments_print_one_message_and_set_the_exit_code(
     tmp_path: Path, called: Called, arguments: list[str], code: int, message: str
 ) -> None:
     (tmp_path / "small.yaml").write_text(RUN)
@@ -65,7 +65,7 @@ def test_mistakes_are_one_sentence_and_an_exit_code(
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-def test_diverged_training_is_no_mistake_of_the_user(tmp_path: Path, called: Called) -> None:
+def test_diverged_training_has_exit_code_1(tmp_path: Path, called: Called) -> None:
     text = RUN + "reference: {seed: 1, inference: {name: map, epochs: 1, optimizer: {name: SGD, lr: 1.0e+30}}}\n"
     (tmp_path / "diverging.yaml").write_text(text)
     code, _, errors = called("run", "diverging.yaml", "-o", "out", cwd=tmp_path)
@@ -74,7 +74,7 @@ def test_diverged_training_is_no_mistake_of_the_user(tmp_path: Path, called: Cal
     assert "Traceback" not in errors
 
 
-def test_a_mistake_ends_the_process_with_its_code(tmp_path: Path) -> None:
+def test_the_process_ends_with_the_exit_code(tmp_path: Path) -> None:
     done = rebasin("run", "nothing.yaml", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: cannot read nothing.yaml")
@@ -89,13 +89,13 @@ def test_plugins_and_schema(tmp_path: Path, called: Called) -> None:
     assert "matchers" in json.loads(schema)["properties"]
 
 
-def test_interruption_says_how_to_go_on(tmp_path: Path) -> None:
+def test_interruption_prints_how_to_resume(tmp_path: Path) -> None:
     import signal  # ruff: ignore[import-outside-top-level] - here only
     import time  # ruff: ignore[import-outside-top-level] - here only
 
     (tmp_path / "long.yaml").write_text(RUN.replace("epochs: 2", "epochs: 100000"))
     command = [sys.executable, "-m", "rebasin_core", "run", "long.yaml"]
-    # Tests that a shell runs in the background ignore the signal, and what they start would ignore it as well.
+    # A shell's background jobs, and their child processes, ignore the signal by default.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -144,7 +144,7 @@ def test_spec_prints_axes_coverage_and_check_and_writes_a_file(tmp_path: Path) -
     assert json.loads((tmp_path / "cnn.json").read_text())["axes"]["1.running_var"] == "units.0"
 
 
-def test_spec_takes_named_whole_numbers(tmp_path: Path, called: Called) -> None:
+def test_spec_accepts_integer_keyword_inputs(tmp_path: Path, called: Called) -> None:
     (tmp_path / "models.py").write_text(MODELS)
     code, output, errors = called(
         "spec", "models:Words", "-k", "tokens=2,7:int<50", "--freeze", "head.bias", cwd=tmp_path
@@ -163,7 +163,7 @@ def test_spec_takes_named_whole_numbers(tmp_path: Path, called: Called) -> None:
         (["models:cnn", "-i", "2,3,8,8", "--freeze", "9.*"], "no parameter or buffer matches"),
     ],
 )
-def test_mistakes_with_spec_are_one_sentence(
+def test_invalid_arguments_of_spec_print_one_message(
     tmp_path: Path, called: Called, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "models.py").write_text(MODELS)

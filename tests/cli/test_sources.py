@@ -1,4 +1,4 @@
-"""Models and inputs named on the command line."""
+"""Models and example inputs given on the command line."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def test_inputs() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "2,x", "2,3:long", "2,,3", "-1,3", "2,3:int<"])
-def test_other_inputs_are_refused(text: str) -> None:
+def test_invalid_inputs_are_errors(text: str) -> None:
     with pytest.raises(InvalidInputError, match="expected a shape"):
         parse_input(text)
 
 
 @pytest.mark.parametrize("text", ["2,3", "=2,3", "a b=2,3"])
-def test_other_named_inputs_are_refused(text: str) -> None:
+def test_invalid_keyword_inputs_are_errors(text: str) -> None:
     with pytest.raises(InvalidInputError, match="expected name=shape"):
         parse_named_inputs((text,))
 

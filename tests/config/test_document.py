@@ -8,7 +8,7 @@ from rebasin_core.config.document import Document
 from rebasin_core.errors import ConfigError
 
 
-def test_lines_of_every_place() -> None:
+def test_every_entry_has_its_line() -> None:
     document = Document.parse("a: 1\nb:\n  - x\n  - {c: 2}\n", "f")
     assert document.where(("a",)) == "f:1"
     assert document.where(("b", 1, "c")) == "f:4"
@@ -33,14 +33,14 @@ def test_json_with_tabs() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", r"f:3: 'a' is given twice \(first on line 1\)"),
+        ("a: 1\nb: 2\na: 3\n", r"f:3: duplicate key 'a' \(first on line 1\)"),
         ("a: [1\nb: 2", "f:2"),
         ("a: 1\n\tb: 2", "f:2"),
         ("!!python/object/apply:os.system [echo]", "could not determine a constructor"),
         ("a: *nothing", "undefined alias"),
     ],
 )
-def test_what_is_no_document(text: str, message: str) -> None:
+def test_invalid_documents_are_errors(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Document.parse(text, "f")
 

@@ -21,21 +21,21 @@ def read(text: str, registry: Registry) -> RunConfig:
     return read_config(RunConfig, Document.parse(text, "run.yaml"), registry.strategy_class)
 
 
-def test_a_name_alone_takes_all_defaults(builtin_registry: Registry) -> None:
+def test_a_bare_name_selects_the_defaults(builtin_registry: Registry) -> None:
     config = read(MINIMAL, builtin_registry)
     assert config.architecture.name == "mlp"
     assert [matcher.name for matcher in config.matchers] == ["weight", "wasserstein"]
     assert (config.reference.seed, config.candidate.seed) == (1, 2)
 
 
-def test_written_configuration_is_read_back(builtin_registry: Registry) -> None:
+def test_a_configuration_survives_a_round_trip(builtin_registry: Registry) -> None:
     text = MINIMAL + "inference: {name: map, optimizer: {name: SGD, lr: 0.1, momentum: 0.9}}\nmatchers: [kl]\n"
     for likelihood in ("auto", "gaussian", "{name: gaussian, scale: 0.5}"):
         config = read(text + f"likelihood: {likelihood}\n", builtin_registry)
         assert read(config.model_dump_json(), builtin_registry) == config
 
 
-def test_a_likelihood_is_given_by_name_with_options_or_not_at_all(builtin_registry: Registry) -> None:
+def test_a_likelihood_is_a_name_a_mapping_or_auto(builtin_registry: Registry) -> None:
     assert read(MINIMAL, builtin_registry).likelihood is None
     assert read(MINIMAL, builtin_registry).model_dump()["likelihood"] == "auto"
     old = read(MINIMAL + "likelihood: heteroscedastic\nnoise_scale: 0.1", builtin_registry)
@@ -44,7 +44,7 @@ def test_a_likelihood_is_given_by_name_with_options_or_not_at_all(builtin_regist
     assert given.likelihood == GaussianLikelihood(scale=0.5)
 
 
-def test_barriers_metrics_and_paths_are_given_by_name_or_with_options(builtin_registry: Registry) -> None:
+def test_barriers_metrics_and_paths_are_names_or_mappings(builtin_registry: Registry) -> None:
     assert read(MINIMAL, builtin_registry).barrier == MarginalizedBarrier()
     text = """
 barrier:
@@ -81,7 +81,7 @@ barrier:
             MINIMAL + "matchers:\n- weight\n- {name: kl, direction: up}",
             ["run.yaml:5: matchers[1].direction:", "got 'up'"],
         ),
-        (MINIMAL + "matchers: [weight, weight]", ["each matcher can be named once"]),
+        (MINIMAL + "matchers: [weight, weight]", ["expected matchers with different names"]),
         (MINIMAL + "matchers: []", ["run.yaml:3: matchers: "]),
         (MINIMAL + "matchers: [3]", ["run.yaml:3: matchers[0]: expected the name of a matcher"]),
         (MINIMAL + "likelihood: gausian", ["run.yaml:3: likelihood.name: no likelihood 'gausian'; did you mean"]),
@@ -91,7 +91,7 @@ barrier:
         ),
         (
             MINIMAL + "likelihood: gaussian\nnoise_scale: 0.2",
-            ["`noise_scale` is for the likelihood `auto`, got 0.2", "{name: gaussian, scale: ...}"],
+            ["`noise_scale` applies only to the likelihood `auto`, got 0.2", "{name: gaussian, scale: ...}"],
         ),
         (
             MINIMAL + "barrier: {name: repair, estimator: {name: marginalized, num_points: 4, path: moment}}",
@@ -102,7 +102,7 @@ barrier:
         ),
         (MINIMAL + "barrier: {name: reset, num_points: 3}", ["run.yaml:3: barrier.num_points: unknown option"]),
         (MINIMAL + "barrier: {num_points: 3}", ["run.yaml:3: barrier: expected the name of a barrier"]),
-        (MINIMAL + "reference: {seed: 1, path: x}", ["run.yaml:3: reference: give either `seed`"]),
+        (MINIMAL + "reference: {seed: 1, path: x}", ["run.yaml:3: reference: expected either `seed`"]),
         (
             MINIMAL + "reference: {seed: 1, inference: {name: map, epochs: x}}",
             ["run.yaml:3: reference.inference.epochs"],
@@ -123,7 +123,7 @@ barrier:
         ),
     ],
 )
-def test_every_problem_has_its_line_and_the_nearest_name(
+def test_every_error_has_its_line_and_the_nearest_name(
     text: str, messages: list[str], builtin_registry: Registry
 ) -> None:
     with pytest.raises(ConfigError) as error:
@@ -132,7 +132,7 @@ def test_every_problem_has_its_line_and_the_nearest_name(
         assert message in str(error.value)
 
 
-def test_schema_holds_every_strategy(builtin_registry: Registry) -> None:
+def test_the_schema_contains_every_component(builtin_registry: Registry) -> None:
     families = FAMILIES
     configs = {f: [builtin_registry.strategy_class(f, n) for n in builtin_registry.names(f)] for f in families}
     schema = run_schema(configs)

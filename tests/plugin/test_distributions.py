@@ -31,7 +31,7 @@ def test_everything_is_listed_and_what_failed_is_named(environment: Environment)
         "rebasin-test-exiting 0.5\n  BROKEN: SystemExit: 0",
         "rebasin-test-misspelt 0.1\n  BROKEN: there is no hook 'rebasin_machers': did you mean 'rebasin_matchers'",
         "rebasin-test-hook-fails 0.4\n  BROKEN: rebasin_barriers failed: RuntimeError: the sky is falling",
-        "CLASH: the matcher 'weight' is offered by rebasin-core 0.1.0 and rebasin-test-clashing 2.0",
+        "CONFLICT: the matcher 'weight' is registered by rebasin-core 0.1.0 and rebasin-test-clashing 2.0",
     ):
         assert expected in done.stdout, done.stdout
     assert "warning: the plugin rebasin-test-failing 0.3 is left out" in done.stderr

@@ -30,7 +30,7 @@ def curve(height: float) -> LossCurve:
     )
 
 
-def test_figures_are_written_and_repeatable(tmp_path: Path) -> None:
+def test_figures_are_reproducible(tmp_path: Path) -> None:
     curves = {"unaligned": curve(1.0), "weight": curve(0.1)}
     for label, found in curves.items():
         write_json(tmp_path / "curves" / "test" / f"{label}.json", found.as_json())
@@ -44,12 +44,12 @@ def test_figures_are_written_and_repeatable(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in write_figures(tmp_path)] == before
 
 
-def test_no_curves(tmp_path: Path) -> None:
+def test_a_folder_without_curves_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="has no curves"):
         write_figures(tmp_path)
 
 
-def test_table_shows_errors_beside_numbers() -> None:
+def test_the_table_contains_standard_errors() -> None:
     text = barrier_table({"unaligned": curve(1.0), "weight": curve(0.1)}, {"unaligned": 3.0, "weight": None})
     assert "1.0000" in text
     assert "0.0100" in text
@@ -57,7 +57,7 @@ def test_table_shows_errors_beside_numbers() -> None:
     assert text.startswith("alignment")
 
 
-def test_a_curve_draws_itself() -> None:
+def test_a_curve_can_be_plotted() -> None:
     axes = curve(0.5).plot(label="mine")
     assert axes.get_xlabel() == "interpolation coefficient $t$"
     assert curve(0.5).plot(axes, excess=True) is axes

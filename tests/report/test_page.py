@@ -1,4 +1,4 @@
-"""The report of a run, and single drawings."""
+"""The HTML report of a run, and single plots."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_everything_is_in_one_file(folder: Path) -> None:
+def test_the_report_is_one_file_without_links(folder: Path) -> None:
     text = write_report(folder).read_text(encoding="utf-8")
     page = Page()
     page.feed(text)
@@ -81,7 +81,7 @@ def test_everything_is_in_one_file(folder: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
-def test_a_browser_shows_it(folder: Path, tmp_path: Path) -> None:
+def test_a_browser_renders_the_report(folder: Path, tmp_path: Path) -> None:
     page = write_report(folder)
     command = [
         "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
@@ -89,10 +89,10 @@ def test_a_browser_shows_it(folder: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr
-    assert "the barrier went from" in done.stdout
+    assert "Lowest barrier: <b>" in done.stdout
 
 
-def test_what_is_not_a_finished_run(tmp_path: Path, folder: Path) -> None:
+def test_an_unfinished_or_damaged_run_is_an_error(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(FileFormatError, match="is not the folder of a finished run"):
         write_report(tmp_path)
     broken = tmp_path / "broken"
@@ -102,7 +102,7 @@ def test_what_is_not_a_finished_run(tmp_path: Path, folder: Path) -> None:
         write_report(broken)
 
 
-def test_single_drawings_are_written_and_repeat(tmp_path: Path) -> None:
+def test_equal_plots_give_identical_files(tmp_path: Path) -> None:
     def draw(name: str) -> list[bytes]:
         with styled_figure(8, 8) as figure:
             panels = figure.subplots(2, 2)

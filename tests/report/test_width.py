@@ -1,4 +1,4 @@
-"""Tables fit the terminal, and nothing of them is lost."""
+"""Tables fit the terminal and keep all cells."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def widest(text: str) -> int:
 
 
 @pytest.mark.parametrize("width", [27, 30, 35, 40, 45, 200])
-def test_columns_that_do_not_fit_go_below(width: int) -> None:
+def test_columns_that_do_not_fit_continue_below(width: int) -> None:
     text = plain_table(ROWS, HEADERS, align=SIDES, width=width)
     assert widest(text) <= width
     parts = text.split("\n\n")
@@ -28,11 +28,11 @@ def test_columns_that_do_not_fit_go_below(width: int) -> None:
     for cell in ("0.1000", "0.0123", "0.50", "0.40", "barrier", "(nats)", "losses"):
         assert text.count(cell) == 1
     assert text.count("2.3648, 2.3204") == 2
-    # A part takes as many columns as fit.
+    # Each part has as many columns as fit.
     assert (len(parts) == 1) == (width >= widest(plain_table(ROWS, HEADERS, align=SIDES, width=None)))
 
 
-def test_without_a_limit_it_is_an_ordinary_table() -> None:
+def test_a_table_that_fits_is_not_split() -> None:
     ordinary = tabulate(ROWS, HEADERS, disable_numparse=True, colalign=SIDES)
     assert plain_table(ROWS, HEADERS, align=SIDES, width=None) == ordinary
     assert plain_table(ROWS, HEADERS, align=SIDES, width=widest(ordinary)) == ordinary
@@ -50,6 +50,6 @@ def test_the_last_column_is_wrapped() -> None:
     assert "units.0, 3, 3, 3" in text
     start = text.splitlines()[0].index("axes")
     assert "".join(line[start:] for line in text.splitlines()[3:]).replace(" ", "") == rows[1][2].replace(" ", "")
-    # No room is left beside the others: the last column goes below.
+    # Too little width remains for the last column: it continues below.
     assert wrapped_table(rows, headers, width=25) == plain_table(rows, headers, width=25)
     assert wrapped_table([], headers, width=10) == plain_table([], headers, width=10)

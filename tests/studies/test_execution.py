@@ -42,7 +42,7 @@ def config(folder: Path, change: str = "", base: str = TEXT) -> RunConfig:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Everything that must be the same for the same run: not the times."""
+    """Return all files that equal runs must agree on: all but the run times."""
     return {
         str(p.relative_to(folder)): p.read_bytes()
         for p in sorted(folder.rglob("*"))
@@ -55,7 +55,7 @@ def checkpoint(path: Path, seed: int) -> None:
     save_file({name: tensor.detach() for name, tensor in named_tensors(model).items()}, path)
 
 
-def test_everything_is_in_the_folder(tmp_path: Path) -> None:
+def test_the_folder_contains_all_results(tmp_path: Path) -> None:
     result = run(config(tmp_path), tmp_path / "out")
     out = tmp_path / "out"
     assert set(result.curves["test"]) == {"unaligned", "weight", "wasserstein", "kl"}
@@ -80,13 +80,13 @@ def test_everything_is_in_the_folder(tmp_path: Path) -> None:
     assert 2.2 < found["baseline"] <= math.log(10)
 
 
-def test_a_run_of_single_networks_has_no_means_beside_it(tmp_path: Path) -> None:
+def test_a_run_of_single_networks_has_no_barrier_of_means(tmp_path: Path) -> None:
     single = TEXT.replace("[weight, wasserstein, kl]", "[weight]").replace("mean_field_vi", "map")
     single = single.replace("marginalized, num_points: 3, num_samples: 4", "pointwise, num_points: 3")
     assert not run(config(tmp_path, base=single), tmp_path / "out").means
 
 
-def test_networks_are_repaired_by_the_training_data(tmp_path: Path) -> None:
+def test_repair_uses_the_training_data(tmp_path: Path) -> None:
     text = """
 data: digits
 architecture: {name: mlp, hidden: [16]}
@@ -97,13 +97,13 @@ num_train: 300
 num_test: 100
 """
     result = run(config(tmp_path, base=text), tmp_path / "out")
-    ends = [load_posterior(tmp_path / f"out/posteriors/{name}.safetensors") for name in ("reference", "candidate")]
+    endpoints = [load_posterior(tmp_path / f"out/posteriors/{name}.safetensors") for name in ("reference", "candidate")]
     splits = DigitsSource().load()
     model = MLPArchitecture(hidden=[16]).build((1, 8, 8), 10, generator=torch.Generator().manual_seed(0))
     train, test = splits.train.first(300).batches(100), splits.test.first(100).batches(100)
     estimator = RepairBarrier(estimator=PointwiseBarrier(num_points=3))
     expected = {
-        name: estimator.estimate(ends[0], ends[1], Task(model, test, calibration=calibration)).loss[1]
+        name: estimator.estimate(endpoints[0], endpoints[1], Task(model, test, calibration=calibration)).loss[1]
         for name, calibration in (("train", train), ("test", test))
     }
     assert result.curves["test"]["unaligned"].loss[1] == pytest.approx(expected["train"], rel=1e-5)
@@ -116,7 +116,7 @@ def test_a_seed_determines_every_byte(tmp_path: Path) -> None:
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_finished_stages_are_kept_and_damaged_ones_done_again(tmp_path: Path) -> None:
+def test_finished_stages_are_reused_and_damaged_ones_repeated(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(config(tmp_path), out)
     before = contents(out)
@@ -128,7 +128,7 @@ def test_finished_stages_are_kept_and_damaged_ones_done_again(tmp_path: Path) ->
     assert {path: path.stat().st_mtime_ns for path in (out / "posteriors").iterdir()} == times
 
 
-def test_a_folder_with_options_by_earlier_names_is_resumed(tmp_path: Path) -> None:
+def test_a_folder_with_former_option_names_is_resumed(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(config(tmp_path), out)
     before = contents(out)
@@ -143,7 +143,7 @@ def test_a_folder_with_options_by_earlier_names_is_resumed(tmp_path: Path) -> No
     assert {**contents(out), "run.json": b""} == {**before, "run.json": b""}
     record["config"]["matchers"] = "none"
     (out / "run.json").write_text(json.dumps(record))
-    with pytest.raises(StorageError, match=r"differ in .*`matchers`"):
+    with pytest.raises(StorageError, match=r"different settings: .*`matchers`"):
         run(config(tmp_path), out)
 
 
@@ -151,19 +151,19 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(config(tmp_path), out)
     before = contents(out)
-    with pytest.raises(StorageError, match=r"differ in `seed`"):
+    with pytest.raises(StorageError, match=r"different settings: `seed`"):
         run(config(tmp_path, "seed: 7"), out)
     assert contents(out) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(StorageError, match=r"holds other files \(thesis.tex\)"):
+    with pytest.raises(StorageError, match=r"contains other files \(thesis.tex\)"):
         run(config(tmp_path), tmp_path / "mine")
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
         run(config(tmp_path), tmp_path / "file")
 
 
-def test_checkpoints_are_loaded_and_compared_as_points(tmp_path: Path) -> None:
+def test_checkpoints_are_loaded_as_single_networks(tmp_path: Path) -> None:
     for seed in (1, 2):
         checkpoint(tmp_path / f"{seed}.safetensors", seed)
     change = (
@@ -189,7 +189,7 @@ def test_checkpoints_are_loaded_and_compared_as_points(tmp_path: Path) -> None:
         (lambda t: t["layers.0.bias"].fill_(float("nan")), "16 of 16 entries that are NaN"),
     ],
 )
-def test_checkpoints_that_do_not_fit(tmp_path: Path, damage: object, message: str) -> None:
+def test_checkpoints_that_do_not_fit_are_errors(tmp_path: Path, damage: object, message: str) -> None:
     checkpoint(tmp_path / "c.safetensors", 1)
     tensors = load_file(tmp_path / "c.safetensors")
     damage(tensors)  # type: ignore[operator]  # a lambda kept as an object
@@ -199,7 +199,7 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path, damage: object, message: st
     assert not (tmp_path / "out").exists()
 
 
-def test_a_spec_that_changes_the_function_is_refused(tmp_path: Path) -> None:
+def test_a_specification_that_changes_the_function_is_an_error(tmp_path: Path) -> None:
     change = """
 spec:
   name: table
@@ -210,7 +210,7 @@ spec:
     assert not (tmp_path / "out").exists()
 
 
-def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
+def test_invalid_inputs_are_found_before_any_file_is_written(tmp_path: Path) -> None:
     data = TEXT.replace("digits", f"{{name: mnist, root: {tmp_path}/none}}")
     with pytest.raises(MissingDataError, match="looked for"):
         run(config(tmp_path, "", data), tmp_path / "out")
@@ -219,12 +219,12 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
         (tmp_path / "none" / f"{name}-ubyte").write_bytes(b"not an idx file")
     with pytest.raises(DataError, match="is not an idx file"):
         run(config(tmp_path, "", data), tmp_path / "out")
-    with pytest.raises(ConfigError, match="the device 'tpu9' cannot be used here"):
+    with pytest.raises(ConfigError, match="the device 'tpu9' is not available"):
         run(config(tmp_path, "device: tpu9"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_options_that_training_would_refuse_are_found_before_the_first_stage(tmp_path: Path) -> None:
+def test_invalid_training_options_are_found_before_the_first_stage(tmp_path: Path) -> None:
     short = "{name: map, epochs: 3, schedule: {name: OneCycleLR, max_lr: 0.1, total_steps: 2}}"
     with pytest.raises(InvalidInputError, match=r"expected a schedule of at least 3 steps .* got `OneCycleLR`"):
         run(config(tmp_path, f"candidate: {{seed: 2, inference: {short}}}\n"), tmp_path / "out")
@@ -232,14 +232,14 @@ def test_options_that_training_would_refuse_are_found_before_the_first_stage(tmp
 
 
 def regression(folder: Path) -> str:
-    """The text of a run on a data set of numbers."""
+    """Return the run file of a regression."""
     random = np.random.default_rng(0)
     x = random.normal(size=(60, 3))
     np.savez(folder / "toy.npz", x=x, y=x @ [1.0, -1.0, 0.5], test_index=np.arange(10)[None])
     return TEXT.replace("digits", f"{{name: uci, dataset: toy, root: {folder}}}")
 
 
-def test_regression_runs_too(tmp_path: Path) -> None:
+def test_a_run_of_a_regression(tmp_path: Path) -> None:
     result = run(config(tmp_path, "", regression(tmp_path)), tmp_path / "out")
     assert result.curves["test"]["weight"].score_name == "mean_squared_error"
 
@@ -260,17 +260,17 @@ def test_the_likelihood_is_chosen_by_name_or_with_options(tmp_path: Path) -> Non
 
 
 def test_a_likelihood_must_fit_the_data_set(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="`gaussian` is for numbers, and the targets of this data set are classes"):
+    with pytest.raises(ConfigError, match="`gaussian` is for regression, the data set `digits` for classification"):
         run(config(tmp_path, "likelihood: gaussian"), tmp_path / "out")
-    with pytest.raises(ConfigError, match="`categorical` is for classes, and the targets of this data set are numbers"):
+    with pytest.raises(ConfigError, match="`categorical` is for classification, the data set `uci` for regression"):
         run(config(tmp_path, "likelihood: categorical", regression(tmp_path)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-def test_cuda_gives_the_same_to_tolerance(tmp_path: Path) -> None:
-    # Noise is drawn where the networks are, so that points alone are the same.
+def test_cuda_agrees_with_the_cpu(tmp_path: Path) -> None:
+    # Noise is sampled on the device, so only single networks give equal results.
     points = TEXT.replace("mean_field_vi", "map").replace("[weight, wasserstein, kl]", "[weight]")
     points = points.replace("marginalized, num_points: 3, num_samples: 4", "pointwise, num_points: 3")
     here, there = (run(config(tmp_path, f"device: {d}", points), tmp_path / d) for d in ("cpu", "cuda"))

@@ -1,4 +1,4 @@
-"""A run's folder: nothing in it is lost, nothing in it is of another run."""
+"""The output folder of a run: no file is lost, and it belongs to one run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def config(folder: Path, change: str = "") -> RunConfig:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data, a checkpoint, a specification, and ``out``, the folder of a finished run of them."""
+    """A folder with data, and ``out``, the output folder of a finished run."""
     folder = tmp_path_factory.mktemp("finished")
     write_data(folder, 1)
     run(config(folder), folder / "out")
@@ -57,7 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
-    """A copy of it, in a place of its own: the settings name the place of the data."""
+    """A copy of `finished`, whose configuration has the new path of the data."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     record = json.loads((tmp_path / "out/run.json").read_text())
     record["config"]["data"]["root"] = str(tmp_path)
@@ -69,13 +69,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_a_folder_in_use_is_refused_and_not_touched(copied: Path) -> None:
+def test_a_folder_in_use_is_an_error_and_unchanged(copied: Path) -> None:
     out = copied / "out"
     with FolderLock(out):
         (out / "posteriors/.rebasin-abcd1234.part.safetensors").write_bytes(b"being written")
         (out / "curves/test/weight.json").unlink()
         before = contents(out)
-        with pytest.raises(StorageError, match=r"is in use: process \d+ on .* is running there"):
+        with pytest.raises(StorageError, match=r"is in use by process \d+ on "):
             run(config(copied), out)
         assert contents(out) == before
     run(config(copied), out)
@@ -84,11 +84,11 @@ def test_a_folder_in_use_is_refused_and_not_touched(copied: Path) -> None:
     assert (out / LOCK).read_bytes() == b""
 
 
-def test_other_settings_are_refused_before_anything_is_touched(copied: Path) -> None:
+def test_different_settings_are_an_error_and_change_nothing(copied: Path) -> None:
     out = copied / "out"
     (out / "posteriors/.rebasin-abcd1234.part.safetensors").write_bytes(b"of a run that is running")
     before = contents(out)
-    with pytest.raises(StorageError, match="they differ in `seed`"):
+    with pytest.raises(StorageError, match="a run with different settings: `seed`"):
         run(config(copied, "seed: 7"), out)
     assert contents(out) == before
 
@@ -102,9 +102,9 @@ def test_a_second_command_does_not_disturb_the_first(tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     while not (tmp_path / "out/run.json").exists() and time.monotonic() < deadline:
         time.sleep(0.001)
-    # Stopped, it holds the folder however fast the machine is.
+    # A stopped process holds the lock, however fast the machine is.
     first.send_signal(signal.SIGSTOP)
-    for change, message in (("num_train: 20", "is in use"), ("num_train: 21", "differ in `num_train`")):
+    for change, message in (("num_train: 20", "is in use"), ("num_train: 21", "different settings: `num_train`")):
         with pytest.raises(StorageError, match=message):
             run(config(tmp_path, change), tmp_path / "out")
     first.send_signal(signal.SIGCONT)
@@ -112,14 +112,14 @@ def test_a_second_command_does_not_disturb_the_first(tmp_path: Path) -> None:
     assert first.returncode == 0, errors.decode()
 
 
-def test_files_of_the_users_are_never_removed(copied: Path) -> None:
+def test_files_of_users_are_never_removed(copied: Path) -> None:
     out = copied / "out"
     (out / ".notes.partial").write_text("mine")
     (out / ".thesis.part.tex").write_text("mine")
     (out / ".figure.json.abcd1234.part.json").mkdir()
     (out / ".rebasin-folder01.part").mkdir()
     (out / "drafts").mkdir()
-    (out / "drafts/.rebasin-abcd1234.part").write_text("in a folder that is no folder of the run")
+    (out / "drafts/.rebasin-abcd1234.part").write_text("in a folder that does not belong to the run")
     (out / "curves/.rebasin-abcd1234.part.json").symlink_to(copied / "toy.npz")
     before = contents(out)
     run(config(copied), out)
@@ -132,12 +132,12 @@ def test_files_of_the_users_are_never_removed(copied: Path) -> None:
 def test_a_folder_with_hidden_files_is_not_empty(finished: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).write_text("")
-    with pytest.raises(StorageError, match=r"holds other files \(" + name):
+    with pytest.raises(StorageError, match=r"contains other files \(" + name):
         run(load_run(finished / "run.yaml"), tmp_path / "mine")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == [name]
 
 
-def test_a_run_killed_before_its_record_was_written_is_begun(finished: Path, tmp_path: Path) -> None:
+def test_a_run_killed_before_its_record_was_written_is_restarted(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / LOCK).write_text("process 1 on elsewhere")
     (tmp_path / "out/.rebasin-abcd1234.part.json").write_text("{")
@@ -146,21 +146,21 @@ def test_a_run_killed_before_its_record_was_written_is_begun(finished: Path, tmp
     assert not list((tmp_path / "out").glob(".rebasin-*"))
 
 
-def test_other_data_are_refused(copied: Path) -> None:
+def test_changed_data_are_an_error(copied: Path) -> None:
     write_data(copied, 2)
     before = contents(copied / "out")
-    with pytest.raises(StorageError, match=r"what it read has changed since \(the data set\); choose another output"):
+    with pytest.raises(StorageError, match=r"whose inputs have changed since: the data set; choose another output"):
         run(config(copied), copied / "out")
     assert contents(copied / "out") == before
 
 
-def test_another_loaded_file_is_refused(tmp_path: Path) -> None:
+def test_a_changed_loaded_file_is_an_error(tmp_path: Path) -> None:
     write_data(tmp_path, 1)
     write_checkpoint(tmp_path / "c.safetensors", 1)
     change = f"candidate: {{path: {tmp_path}/c.safetensors}}\n"
     run(config(tmp_path, change), tmp_path / "out")
     write_checkpoint(tmp_path / "c.safetensors", 2)
-    with pytest.raises(StorageError, match=r"has changed since \(.*c\.safetensors\)"):
+    with pytest.raises(StorageError, match=r"have changed since: .*c\.safetensors"):
         run(config(tmp_path, change), tmp_path / "out")
     again = run(config(tmp_path, change), tmp_path / "other")
     write_checkpoint(tmp_path / "c.safetensors", 1)
@@ -168,7 +168,7 @@ def test_another_loaded_file_is_refused(tmp_path: Path) -> None:
     assert before.curves["test"]["unaligned"].loss[-1] != again.curves["test"]["unaligned"].loss[-1]
 
 
-def test_another_specification_file_is_refused(tmp_path: Path) -> None:
+def test_a_changed_specification_file_is_an_error(tmp_path: Path) -> None:
     write_data(tmp_path, 1)
     spec = MLPArchitecture(hidden=[4]).spec(MLPArchitecture(hidden=[4]).build((3,), 1, generator=torch.Generator()))
     document = {"kind": "specification", "version": 1, **spec.layout.as_json()}
@@ -177,12 +177,12 @@ def test_another_specification_file_is_refused(tmp_path: Path) -> None:
     run(config(tmp_path, change), tmp_path / "out")
     fixed = {name: ", ".join(map(str, spec.layout.shape(name))) for name in spec.layout.axes}
     (tmp_path / "spec.json").write_text(json.dumps({**document, "groups": {}, "axes": fixed}))
-    with pytest.raises(StorageError, match=r"has changed since \(the specification\)"):
+    with pytest.raises(StorageError, match=r"have changed since: the specification"):
         run(config(tmp_path, change), tmp_path / "out")
 
 
-def test_tensors_that_the_data_do_not_test_are_refused_unless_allowed(tmp_path: Path) -> None:
-    """Inputs that are all equal are zeros once they are standardized: the first weights do not matter on them."""
+def test_untested_tensors_are_an_error_unless_allowed(tmp_path: Path) -> None:
+    """Constant inputs become zeros when standardized, so the first weights do not influence the outputs."""
     np.savez(tmp_path / "toy.npz", x=np.ones((40, 3)), y=np.arange(40.0), test_index=np.arange(10)[None])
     with pytest.raises(SpecError, match=r"untested.*`layers\.0\.weight"):
         run(config(tmp_path), tmp_path / "out")
@@ -191,19 +191,19 @@ def test_tensors_that_the_data_do_not_test_are_refused_unless_allowed(tmp_path: 
     assert (tmp_path / "out/summary.json").is_file()
 
 
-def test_another_version_of_the_package_is_refused(copied: Path) -> None:
+def test_another_version_of_the_package_is_an_error(copied: Path) -> None:
     record = json.loads((copied / "out/run.json").read_text())
     assert record["code"] == {"rebasin-core": "0.1.0"}
     (copied / "out/run.json").write_text(json.dumps({**record, "code": {"rebasin-core": "0.0.9"}}))
-    with pytest.raises(StorageError, match=r"of another version \(rebasin-core 0\.0\.9, now 0\.1\.0\)"):
+    with pytest.raises(StorageError, match=r"of another version: rebasin-core 0\.0\.9, now 0\.1\.0"):
         run(config(copied), copied / "out")
 
 
-def test_stages_know_what_they_read(copied: Path) -> None:
+def test_a_stage_is_repeated_if_its_inputs_changed(copied: Path) -> None:
     out = copied / "out"
     curve = json.loads((out / "curves/test/unaligned.json").read_text())["loss"]
     other = run(config(copied, "candidate: {seed: 9}\n"), copied / "other")
-    # A posterior that is replaced together with the record of its stage, as by copying parts of another folder.
+    # Replace a posterior together with the record of its stage, as if parts of another folder were copied.
     for name in ("posteriors/candidate.safetensors", "stages/posterior-candidate.json"):
         shutil.copy(copied / "other" / name, out / name)
     result = run(config(copied), out)
@@ -212,14 +212,14 @@ def test_stages_know_what_they_read(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "3", "[" * 5000, '{"kind": "run", "version": 99}', '{"config": {}}'])
-def test_a_record_that_is_none_is_refused_with_the_way_out(copied: Path, text: str) -> None:
+def test_an_invalid_run_record_is_an_error(copied: Path, text: str) -> None:
     (copied / "out/run.json").write_text(text)
     with pytest.raises(StorageError, match=r"is not the record of a run .* choose another output folder, or remove"):
         run(config(copied), copied / "out")
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "[" * 5000, '{"kind": "stage", "version": 1, "files": 3, "reads": {}}'])
-def test_a_damaged_record_of_a_stage_has_the_stage_done_again(copied: Path, text: str) -> None:
+def test_a_stage_with_a_damaged_record_is_repeated(copied: Path, text: str) -> None:
     before = contents(copied / "out/curves")
     (copied / "out/stages/curve-test-weight.json").write_text(text)
     run(config(copied), copied / "out")
@@ -227,6 +227,6 @@ def test_a_damaged_record_of_a_stage_has_the_stage_done_again(copied: Path, text
     assert json.loads((copied / "out/stages/curve-test-weight.json").read_text())["threads"] == torch.get_num_threads()
 
 
-def test_the_number_of_threads_is_written_down(finished: Path) -> None:
+def test_the_number_of_threads_is_recorded(finished: Path) -> None:
     about = json.loads((finished / "out/run.json").read_text())["about"]
     assert about["threads"] == str(torch.get_num_threads())

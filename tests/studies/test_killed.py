@@ -1,4 +1,4 @@
-"""Runs that are killed at any moment, by a signal that cannot be caught, and started again."""
+"""Runs that are killed at different times, and resumed."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_killed_at_any_moment(tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed_to_the_same_files(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(TEXT)
     uninterrupted = start(tmp_path, "whole")
     output, errors = uninterrupted.communicate(timeout=100)
     assert uninterrupted.returncode == 0, errors.decode()
     assert b"unaligned" in output
-    # Each kill waits a little longer after the folder appears, so that they fall into different stages.
+    # The delays after the folder appears differ, to kill the run in different stages.
     for delay in (0.0, 0.5, 1.5):
         process = start(tmp_path, "killed")
         deadline = time.monotonic() + 60

@@ -75,7 +75,7 @@ def index(call: Call) -> Result:
     if any(mask and len(item) > 1 for mask, item in zip(masks, given, strict=True)):
         return frozen(call)
     if len(given) == 1 and (chosen := constant_index(examples[0], length(terms[dims[0]]))) is not None:
-        return picked(call, terms, dims[0], chosen)
+        return select_constant(call, terms, dims[0], chosen)
     kept = [term for dim, term in enumerate(terms) if dim not in dims]
     looked = max(len(item) for item in given)
     call.reduce(terms, dims)
@@ -104,13 +104,13 @@ def index_select(call: Call) -> Result:
     dim = call.arguments["dim"] % len(terms)
     chosen = constant_index(call.example("index"), length(terms[dim]))
     if chosen is not None:
-        return picked(call, terms, dim, chosen)
+        return select_constant(call, terms, dim, chosen)
     call.reduce(terms, [dim])
     call.freeze(terms[dim], _LOOKED_UP)
     return (*terms[:dim], call.tensor("index")[0] if call.tensor("index") else (), *terms[dim + 1 :])
 
 
-def picked(call: Call, terms: AxisTerms, dim: int, chosen: Sequence[int]) -> AxisTerms:
+def select_constant(call: Call, terms: AxisTerms, dim: int, chosen: Sequence[int]) -> AxisTerms:
     """Return the axes of a tensor indexed by constants along one dimension; runs of consecutive indices stay one axis.
 
     Args:

@@ -50,10 +50,10 @@ def capture(
     Returns:
         The graph; its operators are not decomposed.
     """
-    capture_with = _exported if method == "export" else _executed
+    capture_with = _export if method == "export" else _execute
     copied = shared_copy(model)
     if copied is not model and method == "export":
-        _group_experts(copied)
+        _use_grouped_products(copied)
     model = copied.train(training)
     with quietly():
         return capture_with(model, args, dict(kwargs))
@@ -79,7 +79,7 @@ def capture_training(
         return None
 
 
-def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelGraph:
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelGraph:
     from torch.export.graph_signature import InputKind  # ruff: ignore[import-outside-top-level] - half a second
 
     program = torch.export.export(model, args, kwargs, strict=False)
@@ -104,7 +104,7 @@ def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return ModelGraph(program.graph_module, origins, constants)
 
 
-def _group_experts(model: nn.Module) -> None:
+def _use_grouped_products(model: nn.Module) -> None:
     """Make `transformers` models compute all experts with grouped matrix products, which leave experts free.
 
     A loop over experts, the same function, would fix their order. Only the traced copy is changed.
@@ -116,22 +116,22 @@ def _group_experts(model: nn.Module) -> None:
                 choose(module, "grouped_mm")
 
 
-def _executed(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelGraph:
-    watch = _Watch()
+def _execute(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelGraph:
+    observer = _UseObserver()
     try:
-        graph = _recorded(model, args, kwargs, watch, gradients=False)
+        graph = _record(model, args, kwargs, observer, gradients=False)
     except RuntimeError:
-        if not watch.differentiates:
+        if not observer.differentiates:
             raise
     else:
-        if not watch.differentiates:
+        if not observer.differentiates:
             return graph
     # The operators of a backward pass are recorded only below the autograd dispatch key.
-    return _recorded(model, args, kwargs, _Watch(), gradients=True)
+    return _record(model, args, kwargs, _UseObserver(), gradients=True)
 
 
-def _recorded(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], watch: _Watch, *, gradients: bool
+def _record(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], observer: _UseObserver, *, gradients: bool
 ) -> ModelGraph:
     from torch.fx.experimental.proxy_tensor import make_fx  # ruff: ignore[import-outside-top-level] - half a second
 
@@ -144,9 +144,9 @@ def _recorded(
 
     def function(tensors: dict[str, Tensor], leaves: list[Any]) -> list[Any]:
         inner_args, inner_kwargs = rebuild(leaves)
-        with watch:
+        with observer:
             output = functional_call(model, tensors, inner_args, inner_kwargs)
-        return [*tree_tensors(output), *watch.read]
+        return [*tree_tensors(output), *observer.read]
 
     with torch.set_grad_enabled(gradients):
         made = make_fx(function, tracing_mode="real", pre_dispatch=not gradients, _error_on_data_dependent_ops=False)
@@ -174,7 +174,7 @@ def _mark_unknown_constants(model: nn.Module, module: GraphModule) -> None:
 
 
 @final
-class _Watch(TorchFunctionMode):
+class _UseObserver(TorchFunctionMode):
     """Observes uses of tensors that a recorded graph does not contain.
 
     Attributes:

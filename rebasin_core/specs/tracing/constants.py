@@ -28,7 +28,7 @@ class KnownConstants:
     def __init__(self) -> None:
         self._values: dict[Node, Tensor] = {}
 
-    def give(self, node: Node, value: object) -> None:
+    def record(self, node: Node, value: object) -> None:
         """Record the value of a constant that the graph does not write to.
 
         Args:
@@ -40,7 +40,7 @@ class KnownConstants:
         if value.device.type != "meta" and not node.meta.get("unknown"):
             self._values[node] = value.detach()
 
-    def computed(self, node: Node) -> Tensor | None:
+    def compute(self, node: Node) -> Tensor | None:
         """Compute the value of an operator if all its arguments are known.
 
         Args:

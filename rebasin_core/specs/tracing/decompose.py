@@ -41,13 +41,13 @@ class Decomposer:
         self._modules: dict[tuple[object, ...], GraphModule | None] = {}
         self.depth = 0
 
-    def decomposition(self, node: Node, used: Collection[int], numbers: Mapping[Node, Any]) -> Decomposition | None:
+    def decomposition(self, node: Node, used: Collection[int], scalars: Mapping[Node, Any]) -> Decomposition | None:
         """Return the decomposition of an operator.
 
         Args:
             node: The node of the operator.
             used: Indices of the outputs that are used, if it has several.
-            numbers: Values of the arguments that are not tensors.
+            scalars: Values of the arguments that are not tensors.
 
         Returns:
             The decomposition; None if PyTorch has none, or if it depends on the values of tensors.
@@ -56,12 +56,12 @@ class Decomposer:
         if function is None or self.depth >= _MAX_DEPTH:
             return None
         inputs = [argument for argument in node.all_input_nodes if hasattr(value_of(argument), "shape")]
-        others = {argument: numbers[argument] for argument in node.all_input_nodes if argument not in inputs}
+        others = {argument: scalars[argument] for argument in node.all_input_nodes if argument not in inputs}
         if any(isinstance(value, GraphModule) for value in others.values()):
             return None
         key = _key(node, inputs, others, used)
         if key not in self._modules:
-            self._modules[key] = _captured(function, node, inputs, others, used)
+            self._modules[key] = _capture(function, node, inputs, others, used)
         module = self._modules[key]
         return None if module is None else Decomposition(module, inputs)
 
@@ -91,7 +91,7 @@ def _key(node: Node, inputs: Sequence[Node], others: Mapping[Node, Any], used: C
     return node.target, repr(map_arg((node.args, dict(node.kwargs)), described)), tuple(sorted(used))
 
 
-def _captured(
+def _capture(
     function: Callable[..., Any],
     node: Node,
     inputs: Sequence[Node],

@@ -44,7 +44,7 @@ class ModelGraph:
         )
 
     @cached_property
-    def statistics(self) -> frozenset[str]:
+    def normalization_tensors(self) -> frozenset[str]:
         """Names of the parameters and buffers that normalizations use, running statistics among them."""
         found: set[str] = set()
         for node in self.module.graph.nodes:
@@ -56,7 +56,7 @@ class ModelGraph:
     @cached_property
     def written_tensors(self) -> frozenset[str]:
         """Names of the parameters and buffers that the graph writes to."""
-        names = {node.name for node in written(self.module)}
+        names = {node.name for node in written_nodes(self.module)}
         return frozenset(origin for name, origin in self.origins.items() if origin is not None and name in names)
 
 
@@ -72,7 +72,7 @@ def value_of(node: Node) -> Any:  # ruff: ignore[any-type] - a tensor, a record 
     return node.meta.get("val", node.meta.get("tensor_meta"))
 
 
-def written(module: GraphModule) -> set[Node]:
+def written_nodes(module: GraphModule) -> set[Node]:
     """Return the nodes whose memory a later node writes to, including writes in nested graphs.
 
     Args:
@@ -111,7 +111,7 @@ def _targets(module: GraphModule, node: Node) -> Iterator[object]:
     for region in regions:
         inner = getattr(module, str(region.target))
         if isinstance(inner, GraphModule):
-            changed = written(inner)
+            changed = written_nodes(inner)
             placeholders = (other for other in inner.graph.nodes if other.op == "placeholder")
             given = node.args[node.args.index(region) + 1 :]
             yield from (outer for outer, own in zip(given, placeholders, strict=False) if own in changed)

@@ -17,7 +17,7 @@ from rebasin_core.specs.operators.indexing import frozen
 from rebasin_core.specs.operators.positions import Positions, as_integers, label_of, labels_in
 from rebasin_core.specs.tracing.constants import KnownConstants, refined
 from rebasin_core.specs.tracing.decompose import Decomposer
-from rebasin_core.specs.tracing.graph import value_of, written
+from rebasin_core.specs.tracing.graph import value_of, written_nodes
 from rebasin_core.specs.tracing.positioned import positioned
 from rebasin_core.specs.unification.terms import Reason, fresh, has_uniform, length, substitute
 
@@ -76,65 +76,73 @@ class Interpreter:
         """
         values: dict[Node, Any] = {}
         given = iter(inputs)
-        mutated = written(module)
+        mutated = written_nodes(module)
         for node in module.graph.nodes:
             if node.op == "placeholder":
                 values[node] = next(given)
                 if constants and node.name in constants and node not in mutated:
-                    self._known.give(node, constants[node.name])
+                    self._known.record(node, constants[node.name])
             elif node.op == "get_attr":
-                values[node] = _attribute(module, node)
+                values[node] = _attribute_terms(module, node)
                 if node not in mutated:
-                    self._known.give(node, operator.attrgetter(str(node.target))(module))
+                    self._known.record(node, operator.attrgetter(str(node.target))(module))
             elif node.op == "output":
-                return _filled(node.args[0], values)
+                return _substitute_values(node.args[0], values)
             else:
-                value = self._called(node, values)
-                values[node] = _writable(value) if node in mutated else self._refined(node, value)
+                value = self._call_operator(node, values)
+                values[node] = _writable(value) if node in mutated else self._refine(node, value)
                 for terms in tensors_in(values[node]):
                     self._constraints.observe(terms)
         return None
 
-    def _refined(self, node: Node, value: Any) -> Any:  # ruff: ignore[any-type]
+    def _refine(self, node: Node, value: Any) -> Any:  # ruff: ignore[any-type]
         """Return the axes of a value, refined if it is a constant."""
-        constant = self._known.computed(node)
+        constant = self._known.compute(node)
         if constant is None or not is_tensor(value) or label_of(value) is not None:
             return value
         return refined(value, constant)
 
-    def _called(self, node: Node, values: Mapping[Node, Any]) -> Any:  # ruff: ignore[any-type]
+    def _call_operator(self, node: Node, values: Mapping[Node, Any]) -> Any:  # ruff: ignore[any-type]
         if node.target is operator.getitem:
-            source, index = _filled(node.args, values)
+            source, index = _substitute_values(node.args, values)
             return source[index]
         if "wrap" in str(node.target):  # a region with other gradient or autocast settings
-            given = _filled(node.args, values)
+            given = _substitute_values(node.args, values)
             regions = [index for index, argument in enumerate(given) if isinstance(argument, GraphModule)]
             if len(regions) == 1:
                 return self.run(given[regions[0]], given[regions[0] + 1 :])
-        shapes = _shapes(node)
+        shapes = _output_shapes(node)
         if not shapes:
-            _read(node, values, self._constraints)
-            return _number(node)
+            _fix_read_positions(node, values, self._constraints)
+            return _scalar_value(node)
         example = partial(self._known.example, node)
-        call = Call(_name(node), node.name, _bound(node, values), shapes, _used(node), self._constraints, example)
-        results = self._applied(call, node, values)
+        call = Call(
+            _operator_name(node),
+            node.name,
+            _bind_arguments(node, values),
+            shapes,
+            _used_outputs(node),
+            self._constraints,
+            example,
+        )
+        results = self._apply(call, node, values)
         return results if _returns_list(node) else results[0]
 
-    def _applied(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms]:
+    def _apply(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms]:
         """Return the axes of all outputs, from the rule for positions if there is one."""
 
         def ordinary(call: Call) -> list[AxisTerms]:
-            return self._applied_to_integers(call, node, values)
+            return self._apply_rule(call, node, values)
 
         try:
             found = positioned(call, node, ordinary)
             if found is not None:
-                return _checked(call, found)
+                return _check_lengths(call, found)
         except Exception as error:  # ruff: ignore[blind-except] - as below; the axes of the positions are then fixed
             self.without_rule[f"{call.operator} (its rule failed: {type(error).__name__}: {error})"] = 1
         return ordinary(as_integers(call))
 
-    def _applied_to_integers(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms]:
+    def _apply_rule(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms]:
         rule = self._rules.get(call.operator) or self._rules.get(call.operator.removesuffix("_"))
         if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
             rule = elementwise
@@ -142,22 +150,22 @@ class Interpreter:
             length(term) == 0 for terms in call.tensors for term in terms
         )
         if empty and rule not in {elementwise, unchanged} and call.operator not in _ACCEPT_EMPTY:
-            return _empty(call)
+            return _fix_empty(call)
         label = call.operator
         if rule is not None:
             try:
-                return _checked(call, rule(call))
+                return _check_lengths(call, rule(call))
             except Exception as error:  # ruff: ignore[blind-except] - a rule that fails must not stop the trace
                 # Constraints added before the failure are harmless. Decomposing or fixing keeps the result sound.
                 label = f"{call.operator} (its rule failed: {type(error).__name__}: {error})"
-        found = self._decomposed(call, node, values)
+        found = self._apply_decomposition(call, node, values)
         if found is None:
-            return self._frozen(call, label)
+            return self._fix_axes(call, label)
         if label != call.operator:  # a failed rule is reported even if the operator is decomposed
             self.without_rule[label] = self.without_rule.get(label, 0) + 1
         return found
 
-    def _decomposed(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms] | None:
+    def _apply_decomposition(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms] | None:
         """Return the axes of the outputs by decomposing the operator; None if it has no decomposition."""
         found = self._decomposer.decomposition(node, call.used, values)
         if found is None:
@@ -173,14 +181,14 @@ class Interpreter:
         for label in labels_in(results):
             self._constraints.freeze(label.along, call.because(label.why))
         plain = [fixed if own is None else tuple(own) for own, fixed in zip(results, unused, strict=True)]
-        return _checked(call, plain)
+        return _check_lengths(call, plain)
 
-    def _frozen(self, call: Call, label: str) -> list[AxisTerms]:
+    def _fix_axes(self, call: Call, label: str) -> list[AxisTerms]:
         self.without_rule[label] = self.without_rule.get(label, 0) + 1
         return frozen(call, not_ruled=True)
 
 
-def _empty(call: Call) -> list[AxisTerms]:
+def _fix_empty(call: Call) -> list[AxisTerms]:
     """Fix the axes of an operator on empty tensors, which most rules do not cover."""
     why = "the tensor is empty for the example inputs"
     for terms in [] if call.operator in _RANGES else call.tensors:
@@ -189,14 +197,14 @@ def _empty(call: Call) -> list[AxisTerms]:
     return call.all_fixed(why)
 
 
-def _name(node: Node) -> str:
+def _operator_name(node: Node) -> str:
     """Return the name of an operator without its overload."""
     if isinstance(node.target, torch._ops.OpOverload):  # ruff: ignore[private-member-access] - there is no public alias
         return f"{node.target.namespace}.{node.target._schema.name.partition('::')[2]}"  # ruff: ignore[private-member-access]
     return str(getattr(node.target, "__name__", node.target))
 
 
-def _attribute(module: GraphModule, node: Node) -> object:
+def _attribute_terms(module: GraphModule, node: Node) -> object:
     value = operator.attrgetter(str(node.target))(module)
     if isinstance(value, Tensor) and node.meta.get("unknown"):
         reason = Reason("constant", node.name, "it was computed by code that is not recorded")
@@ -220,40 +228,40 @@ def constant_terms(tensor: Tensor, name: str) -> AxisTerms:
     return refined(terms, tensor.detach()) if known else terms
 
 
-def _bound(node: Node, values: Mapping[Node, Any]) -> dict[str, Any]:
+def _bind_arguments(node: Node, values: Mapping[Node, Any]) -> dict[str, Any]:
     """Return the arguments by name, with defaults."""
     schema = getattr(node.target, "_schema", None)
-    given = [_filled(argument, values) for argument in node.args]
+    given = [_substitute_values(argument, values) for argument in node.args]
     if schema is None:
-        return {**{str(index): value for index, value in enumerate(given)}, **_filled(node.kwargs, values)}
+        return {**{str(index): value for index, value in enumerate(given)}, **_substitute_values(node.kwargs, values)}
     found = {argument.name: argument.default_value for argument in schema.arguments}
     found.update(zip(found, given, strict=False))
-    found.update(_filled(node.kwargs, values))
+    found.update(_substitute_values(node.kwargs, values))
     return found
 
 
-def _filled(argument: Any, values: Mapping[Node, Any]) -> Any:  # ruff: ignore[any-type]
+def _substitute_values(argument: Any, values: Mapping[Node, Any]) -> Any:  # ruff: ignore[any-type]
     """Return an argument with nodes replaced by their values, also in lists and dictionaries."""
     if isinstance(argument, Node):
         return values[argument]
     if isinstance(argument, list | tuple):
-        return [_filled(item, values) for item in argument]
+        return [_substitute_values(item, values) for item in argument]
     if isinstance(argument, dict):
-        return {key: _filled(item, values) for key, item in argument.items()}
+        return {key: _substitute_values(item, values) for key, item in argument.items()}
     return _size(argument) if isinstance(argument, torch.SymInt) else argument
 
 
-def _shapes(node: Node) -> tuple[tuple[int, ...], ...]:
+def _output_shapes(node: Node) -> tuple[tuple[int, ...], ...]:
     found = value_of(node) if _returns_list(node) else [value_of(node)]
     return tuple(tuple(_size(size) for size in item.shape) for item in found if hasattr(item, "shape"))
 
 
-def _read(node: Node, values: Mapping[Node, Any], constraints: Constraints) -> None:
+def _fix_read_positions(node: Node, values: Mapping[Node, Any], constraints: Constraints) -> None:
     """Fix the axes along which positions are used as integers, for example read by Python."""
-    name = _name(node)
+    name = _operator_name(node)
     if name.startswith(("aten.sym_", "aten._assert_tensor_metadata")):  # use only shape and dtype
         return
-    for label in labels_in(_filled([*node.args, *node.kwargs.values()], values)):
+    for label in labels_in(_substitute_values([*node.args, *node.kwargs.values()], values)):
         constraints.freeze(label.along, Reason(name.removeprefix("aten."), node.name, label.why))
 
 
@@ -271,13 +279,13 @@ def _size(size: int | torch.SymInt) -> int:
     raise UnknownLengthError(message)
 
 
-def _number(node: Node) -> object:
+def _scalar_value(node: Node) -> object:
     """Return the value of a node that is not a tensor, such as a dynamic size."""
     value = node.meta.get("val")
     return _size(value) if isinstance(value, torch.SymInt) else value
 
 
-def _used(node: Node) -> frozenset[int]:
+def _used_outputs(node: Node) -> frozenset[int]:
     """Return the indices of the used outputs of a node with several outputs."""
     used: set[int] = set()
     for user in node.users:
@@ -287,7 +295,7 @@ def _used(node: Node) -> frozenset[int]:
 
 
 def _writable(value: Any) -> Any:  # ruff: ignore[any-type]
-    """Return the axes of a tensor that is written to, with new variables instead of uniform factors."""
+    """Return the axes of a tensor that is written_nodes to, with new variables instead of uniform factors."""
     if is_tensor(value):
         terms = tuple(_without_uniform(term) for term in value)
         label = label_of(value)
@@ -302,7 +310,7 @@ def _without_uniform(term: AxisTerm) -> AxisTerm:
     return tuple(found)
 
 
-def _checked(call: Call, result: Result) -> list[AxisTerms]:
+def _check_lengths(call: Call, result: Result) -> list[AxisTerms]:
     """Return the result of a rule as a list, after checking the lengths of its axes."""
     results = [result] if is_tensor(result) else result
     shapes = tuple(tuple(length(term) for term in terms) for terms in results)

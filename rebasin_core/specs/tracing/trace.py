@@ -135,38 +135,38 @@ def derive(  # ruff: ignore[too-many-arguments] - those of `trace_spec`
     require_inputs(model, args, named_args)
     problem = _Problem(model, tensors, args, named_args, frozen, freed, default_rules() if rules is None else rules)
     if method == "auto":
-        return _solved_automatically(problem)
-    return _solved_by(problem, method)
+        return _solve_automatically(problem)
+    return _solve_by(problem, method)
 
 
-def _solved_by(problem: _Problem, method: CaptureMethod) -> TracedSpec:
+def _solve_by(problem: _Problem, method: CaptureMethod) -> TracedSpec:
     """Return the specification derived by the requested method."""
     try:
-        return problem.solved(method)
+        return problem.solve(method)
     except _Uncaptured as error:
         raise failure(problem.model, problem.args, problem.kwargs, {method: error.cause}) from error.cause
 
 
-def _solved_automatically(problem: _Problem) -> TracedSpec:
+def _solve_automatically(problem: _Problem) -> TracedSpec:
     """Return the specification from export, or from an execution if export fails or has a smaller group."""
     try:
-        exported = problem.solved("export")
+        exported = problem.solve("export")
     except _Uncaptured as error:
         first = error.cause
     else:
-        return exported if not exported.coverage.without_rule else _larger(problem, exported)
+        return exported if not exported.coverage.without_rule else _with_larger_group(problem, exported)
     try:
-        return problem.solved("execution", f"`torch.export` failed ({summary(first)})")
+        return problem.solve("execution", f"`torch.export` failed ({summary(first)})")
     except _Uncaptured as error:
         causes = {"export": first, "execution": error.cause}
         raise failure(problem.model, problem.args, problem.kwargs, causes) from error.cause
 
 
-def _larger(problem: _Problem, exported: TracedSpec) -> TracedSpec:
+def _with_larger_group(problem: _Problem, exported: TracedSpec) -> TracedSpec:
     """Return the specification from an execution if its group is larger: its operators may have rules."""
     missing = ", ".join(exported.coverage.without_rule)
     try:
-        executed = problem.solved("execution", f"the exported graph has operators without a rule ({missing})")
+        executed = problem.solve("execution", f"the exported graph has operators without a rule ({missing})")
     except (_Uncaptured, SpecError):
         return exported
     return executed if executed.layout.log10_order > exported.layout.log10_order else exported
@@ -194,14 +194,14 @@ class _Problem:
     freed: frozenset[str]
     rules: Rules
 
-    def solved(self, method: CaptureMethod, why: str = "") -> TracedSpec:
+    def solve(self, method: CaptureMethod, why: str = "") -> TracedSpec:
         """Return the specification from a graph captured by a method."""
         try:
             graph = capture(self.model, self.args, self.kwargs, method)
         except Exception as error:  # the model's code may raise anything
             raise _Uncaptured(error) from error
         try:
-            solution, interpreter = self._interpreted(graph, method)
+            solution, interpreter = self._interpret(graph, method)
         except UnknownLengthError as error:
             raise _Uncaptured(error) from error
         example = tree_map(_without_values, self.args), tree_map(_without_values, dict(self.kwargs))
@@ -216,7 +216,7 @@ class _Problem:
             names=names,
         )
 
-    def _interpreted(self, graph: ModelGraph, method: CaptureMethod) -> tuple[Solution, Interpreter]:
+    def _interpret(self, graph: ModelGraph, method: CaptureMethod) -> tuple[Solution, Interpreter]:
         tensors = self.tensors
         reasons = fixed_reasons(
             tensors,
