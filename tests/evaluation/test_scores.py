@@ -64,12 +64,3 @@ def test_predictions_without_targets_or_outputs() -> None:
     for missing in (given, replace(given, targets=None, outputs=torch.zeros(3, 2, 1))):
         with pytest.raises(InvalidInputError, match="every network's outputs"):
             PredictiveScores.of(missing, rc.Likelihood.of("gaussian"))
-
-
-def test_other_targets_have_the_score_of_their_likelihood() -> None:
-    class Pixels(rc.evaluation.CategoricalLikelihood):
-        targets = "pixels"
-
-    found = PredictiveScores.of(predictions(), Pixels())
-    assert found.values == {"accuracy": 1.0}
-    assert found.bins is None

@@ -26,7 +26,8 @@ def predictions(groups: torch.Tensor, targets: torch.Tensor) -> Predictions:
 
 
 def brier(mean: np.ndarray) -> np.ndarray:
-    return ((mean - np.eye(3)[TARGETS.numpy()]) ** 2).sum(-1)
+    scores: np.ndarray = ((mean - np.eye(3)[TARGETS.numpy()]) ** 2).sum(-1)
+    return scores
 
 
 def test_the_jackknife_of_the_brier_score_is_that_of_leaving_out() -> None:
