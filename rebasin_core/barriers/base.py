@@ -167,4 +167,11 @@ class BarrierEstimator(Strategy):
 
     @abstractmethod
     def _estimate(self, problem: BarrierProblem) -> LossCurve:
-        """Estimate the curve of a checked problem."""
+        """Estimate the loss curve of a validated problem.
+
+        Args:
+            problem: Two posteriors, the task, and the options of the call.
+
+        Returns:
+            The losses on a grid of t in [0, 1], with their standard errors.
+        """

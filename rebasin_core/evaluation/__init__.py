@@ -1,4 +1,4 @@
-"""Running networks under distributions of parameters, and scoring what they predict."""
+"""Evaluation of posteriors: predictions, losses with standard errors, metrics, and REPAIR."""
 
 from rebasin_core.evaluation.allocation import Allocation, Stratum
 from rebasin_core.evaluation.effect import AlignmentEffect, Keep, MidpointEvaluator

@@ -1,4 +1,4 @@
-"""How many samples every example is given: more of them where its loss is uncertain."""
+"""Allocation of samples to examples: more samples where the loss is more uncertain."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-LEAST_SAMPLES = 4
-"""Samples that every example gets, and that the pilot draws: two pairs of opposite noise, since an error needs two."""
-# Examples next to each other by their loss are mostly about equally uncertain: so many to each side are averaged.
-# What the pilot says of an example itself, from a few samples, has a share, for data where the loss tells nothing.
-_NEIGHBOURS, _OWN_SHARE = 32, 0.25
-_HALVINGS = 40
-_MOST = 2.0**30
+MIN_SAMPLES = 4
+"""Minimum number of samples of an example, and number of pilot samples: two antithetic pairs, as an error needs two."""
+# Pilot variances are averaged over 32 neighbors in loss on each side, because examples of similar loss are about
+# equally uncertain. An example's own variance has a weight of 0.25, in case loss and variance are unrelated.
+_NEIGHBORS, _OWN_WEIGHT = 32, 0.25
+_BISECTIONS = 40
+_MAX_LEVEL = 2.0**30
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Stratum:
-    """Examples that get equally many samples.
+    """Examples with the same number of samples.
 
     Attributes:
-        rows: Their numbers in the data set, increasing.
-        batches: They themselves.
-        num_samples: How many samples each gets.
+        rows: Indices of the examples in the dataset, increasing.
+        batches: The examples, in batches ``(inputs, targets)``.
+        num_samples: Number of samples of each example.
     """
 
     rows: Tensor
@@ -43,16 +43,16 @@ class Stratum:
 @final
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    r"""Samples given to examples in proportion to the Monte Carlo spread of their losses (Neyman allocation).
+    r"""Number of samples of each example, proportional to the standard deviation of its loss (Neyman allocation).
 
-    Where noise is drawn for every example on its own, the error of a mean loss is $\frac1N \sqrt{\sum_i v_i / n_i}$
-    for $n_i$ samples of example $i$, whose loss has the variance $v_i$ for one. At a given total this is least for
-    $n_i \propto \sqrt{v_i}$. On data that a network knows well, nearly all of the error comes from a few examples. The
-    variances come from a *pilot*, a few samples that are then thrown away: samples that had a say in how many more
-    there will be would bias the mean.
+    If noise is independent across examples, the standard error of the mean loss is
+    $\frac1N \sqrt{\sum_i v_i / n_i}$ for $n_i$ samples of example $i$, where $v_i$ is the variance of its loss for one
+    sample. For a given total number of samples this is minimal at $n_i \propto \sqrt{v_i}$. On data that a network
+    predicts well, a few examples contribute nearly all of the error. The variances are estimated from a *pilot*: a few
+    samples that are not used again, because reusing them would bias the mean.
 
     Attributes:
-        strata: All examples, by the number of samples: 4, 8, 16, ...
+        strata: All examples, grouped by their number of samples: 4, 8, 16, ...
 
     References:
         J. Neyman (1934), "On the two different aspects of the representative method", Journal of the Royal Statistical
@@ -65,33 +65,32 @@ class Allocation:
     def of(
         cls, errors: Tensor, losses: Tensor, batches: Sequence[tuple[Tensor, Tensor]], num_samples: int
     ) -> Allocation:
-        """Return the allocation that a pilot suggests.
+        """Return the allocation for the variances and losses of a pilot.
 
         Args:
-            errors: ``[N]``: of every example, a number whose square is in expectation the variance of its error in
-                the pilot, up to a factor (`LossEstimate.sample_influence`).
-            losses: ``[N]``: its loss in the pilot. Squares are averaged over examples of nearly the same loss, which
-                are about equally uncertain on most data.
+            errors: ``[N]``: for each example, a number whose expected square is proportional to the variance of its
+                loss (`LossEstimate.sample_influence` of the pilot).
+            losses: ``[N]``: the losses in the pilot. Squared errors are averaged over examples of similar loss.
             batches: The data, as from `held_batches`.
-            num_samples: Samples of an example, on average.
+            num_samples: Mean number of samples per example, at least 8.
 
         Returns:
             The allocation.
 
         Raises:
-            InvalidInputError: If there are fewer samples than twice what every example gets at least.
+            InvalidInputError: If `num_samples` is less than twice the minimum per example.
         """
-        if num_samples < 2 * LEAST_SAMPLES:
+        if num_samples < 2 * MIN_SAMPLES:
             message = (
-                f"expected at least {2 * LEAST_SAMPLES} samples for allocation='adaptive', which gives every example "
-                f"{LEAST_SAMPLES} and shares out the rest; got {num_samples}"
+                f"expected at least {2 * MIN_SAMPLES} samples for allocation='adaptive', which uses at least "
+                f"{MIN_SAMPLES} for each example, got {num_samples}"
             )
             raise InvalidInputError(message)
         order = losses.cpu().argsort()
-        spread = torch.empty(len(order), dtype=torch.float64)
-        squares = errors.to(spread)[order].square()
-        spread[order] = torch.lerp(_averaged(squares), squares, _OWN_SHARE).sqrt()
-        levels = _levels(spread, num_samples / LEAST_SAMPLES)
+        stddev = torch.empty(len(order), dtype=torch.float64)
+        squares = errors.to(stddev)[order].square()
+        stddev[order] = torch.lerp(_moving_average(squares), squares, _OWN_WEIGHT).sqrt()
+        levels = _levels(stddev, num_samples / MIN_SAMPLES)
         inputs = torch.cat([x for x, _ in batches])
         targets = torch.cat([y for _, y in batches])
         size = max(len(part) for _, part in batches)
@@ -99,34 +98,34 @@ class Allocation:
         for level in levels.unique().tolist():
             rows = (levels == level).nonzero()[:, 0].to(targets.device)
             parts = zip(inputs[rows].split(size), targets[rows].split(size), strict=True)
-            strata.append(Stratum(rows, list(parts), LEAST_SAMPLES * 2**level))
+            strata.append(Stratum(rows, list(parts), MIN_SAMPLES * 2**level))
         return cls(strata)
 
 
-def _averaged(values: Tensor) -> Tensor:
-    """Return every value's mean with its neighbours."""
+def _moving_average(values: Tensor) -> Tensor:
+    """Return the mean of each value and its neighbors."""
     sums = torch.cat([values.new_zeros(1), values.cumsum(0)])
-    place = torch.arange(len(values))
-    first = (place - _NEIGHBOURS).clamp_min(0)
-    last = (place + _NEIGHBOURS + 1).clamp_max(len(values))
+    index = torch.arange(len(values))
+    first = (index - _NEIGHBORS).clamp_min(0)
+    last = (index + _NEIGHBORS + 1).clamp_max(len(values))
     return (sums[last] - sums[first]).clamp_min(0) / (last - first)
 
 
-def _levels(spread: Tensor, budget: float) -> Tensor:
-    """Return k for every example, so that the mean of ``2 ** k`` is just within the budget."""
-    if not spread.any():
-        return torch.zeros(len(spread), dtype=torch.int64)
+def _levels(stddev: Tensor, budget: float) -> Tensor:
+    """Return the largest levels k, with 2^k about proportional to `stddev`, whose mean of 2^k is within the budget."""
+    if not stddev.any():
+        return torch.zeros(len(stddev), dtype=torch.int64)
 
     def at(scale: float) -> Tensor:
-        share = budget * math.exp2(scale) / spread.mean().item()
-        return (spread * share).clamp(1, _MOST).log2().round().long()
+        factor = budget * math.exp2(scale) / stddev.mean().item()
+        return (stddev * factor).clamp(1, _MAX_LEVEL).log2().round().long()
 
-    # With 2^-20 of its share everyone is at the least; with twice its share the most are above the budget.
+    # Bisection of the scale: at 2^-20 all levels are 0; at 2 the mean exceeds the budget, also after rounding.
     low, high = -20.0, 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if at(middle).double().exp2().mean().item() > budget:
-            high = middle
+    for _ in range(_BISECTIONS):
+        scale = (low + high) / 2
+        if at(scale).double().exp2().mean().item() > budget:
+            high = scale
         else:
-            low = middle
+            low = scale
     return at(low)

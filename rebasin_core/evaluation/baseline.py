@@ -1,4 +1,4 @@
-"""The loss of a model without inputs: what a network must beat for its loss to mean anything."""
+"""The loss of the best constant prediction: the baseline for trained networks."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.metric import Metric
 
-# The shape of an output is wanted, not its value.
+# Only the shape of the outputs is used.
 _ROWS = 2
 
 
 def constant_loss(task: HeldTask, tensors: Mapping[str, Tensor], metric: Metric | str = "nll") -> float:
-    """Return the loss of the best outputs that are the same for all examples (`Likelihood.constant`).
+    """Return the loss of the best prediction that is the same for all examples (`Likelihood.constant`).
 
-    For classes these are the frequencies of the classes among the targets, and the negative log likelihood is their
+    For classification this prediction is the class frequencies of the targets, and its negative log likelihood is their
     entropy.
 
     Args:
         task: The model, data and likelihood.
-        tensors: Parameters and buffers of any network of the model, run on two examples to see what it returns.
-        metric: The metric in place of the negative log likelihood.
+        tensors: Parameters and buffers of any network, run on two examples to determine the shape of the outputs.
+        metric: Metric to report: an instance or a registered name.
 
     Returns:
-        The loss, per example; NaN if the likelihood does not find such outputs.
+        The metric of the constant prediction, mean over examples; NaN if `Likelihood.constant` fails.
     """
     targets = torch.cat([own for _, own in task.batches])
     with torch.no_grad():
@@ -55,5 +55,5 @@ def constant_loss(task: HeldTask, tensors: Mapping[str, Tensor], metric: Metric 
         )
         try:
             return LossEstimate.of(predictions, metric=metric).loss
-        except InvalidInputError:  # targets that are infinite
+        except InvalidInputError:  # infinite targets
             return math.nan

@@ -1,4 +1,4 @@
-"""Which way to run networks, and how many at once."""
+"""Choice of the evaluation method, and of the number of networks in one batch."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.posteriors.base import Posterior
 
-# Below this many multiplications a network and batch, calls cost more than arithmetic.
+# Multiplications per network and batch below which the overhead of calls exceeds the arithmetic.
 _SMALL = {"cpu": 2e7, "cuda": 2e10}
-# Numbers that all layers together return at once on a CPU: as many as stay in its cache, products large enough.
+# Maximum number of activations per pass on a CPU: fits the cache, and products are large enough to be efficient.
 _CPU_ELEMENTS = 5_000_000
-# A pass needs several times its parameters and outputs; no more than a part of the free memory is taken.
-_COPIES, _SHARE = 6, 0.5
-# So many tensors are named in a message.
-_MOST_NAMED = 8
+# Memory of a pass, as a multiple of its outputs, and the largest fraction of the free memory to use.
+_COPIES, _MEMORY_FRACTION = 6, 0.5
+# Maximum number of tensors that a message names.
+_MAX_NAMED = 8
 
 
 def networks_of(
     posterior: Posterior, model: FunctionalModel, batches: Sequence[tuple[Tensor, Tensor]], sampling: Sampling
 ) -> AbstractNetworks:
-    """Return networks sampled from a posterior, to be run by the method of the options or the one that fits best.
+    """Return networks sampled from a posterior, with the requested evaluation method or, for ``auto``, the best one.
 
     Args:
         posterior: A distribution over the model's parameters.
@@ -49,7 +49,7 @@ def networks_of(
         The networks.
 
     Raises:
-        InvalidInputError: If the method cannot be used.
+        InvalidInputError: If the requested method is not applicable.
     """
     inputs = batches[0][0]
     options = sampling.options
@@ -59,42 +59,44 @@ def networks_of(
         and isinstance(posterior, AbstractIndependentGaussian)
         and sampling.adjust is None
     ):
-        found = local_layers(posterior, model, inputs)
-        missing = found.missing
-        if found.random and not missing and (found.is_exact or options.method == "local"):
+        layers = local_layers(posterior, model, inputs)
+        missing = layers.missing
+        if layers.random and not missing and (layers.is_exact or options.method == "local"):
             chunk = options.chunk_size or _chunk(model, inputs, sampling.num_samples, stacked=False)
-            return LocalNetworks(posterior, model, found.random, sampling, chunk=chunk)
+            return LocalNetworks(posterior, model, layers.random, sampling, chunk=chunk)
     if options.method == "local":
-        others = f" with {', '.join(f'`{name}`' for name in missing[:_MOST_NAMED])} used otherwise" if missing else ""
+        others = (
+            f" with {', '.join(f'`{name}`' for name in missing[:_MAX_NAMED])} used in another way" if missing else ""
+        )
         message = (
             "the method `local` needs independent Gaussians over the weights of dense and convolutional layers that "
-            f"are used once, and nothing that changes drawn weights; got a {posterior.kind!r} posterior{others}. Use "
+            f"are used once, and no adjustment of sampled weights; got a {posterior.kind!r} posterior{others}; use "
             "`auto`"
         )
         raise InvalidInputError(message)
-    drawn = SampledNetworks(
+    sampled = SampledNetworks(
         posterior,
         sampling.num_samples,
         sampling.seed,
         antithetic=bool(options.antithetic),
         adjust=sampling.adjust,
     )
-    # Every weight is met about once an example.
+    # About one multiplication per weight and example.
     small = model.size * len(inputs) < _SMALL.get(inputs.device.type, 0)
-    if drawn.count > 1 and (options.method == "vectorized" or (options.method == "auto" and small)):
+    if sampled.count > 1 and (options.method == "vectorized" or (options.method == "auto" and small)):
         chunk = options.chunk_size or _chunk(model, inputs, sampling.num_samples, stacked=True)
-        vectorized = VectorizedNetworks(drawn, model, options, min(chunk, drawn.count))
+        vectorized = VectorizedNetworks(sampled, model, options, min(chunk, sampled.count))
         if options.method == "vectorized" or vectorized.is_possible(inputs):
             return vectorized
-    return LoopedNetworks(drawn, model, options)
+    return LoopedNetworks(sampled, model, options)
 
 
 def _chunk(model: FunctionalModel, inputs: Tensor, count: int, *, stacked: bool) -> int:
-    """Return how many networks fit into memory at once, and on a CPU into its cache."""
+    """Return the number of networks per batch that fits into memory, and on a CPU into its cache."""
     elements = model.output_elements(inputs)
     per_network = elements * inputs.element_size() * _COPIES
     if stacked:
         per_network += model.size * inputs.element_size() * 2
     if inputs.device.type == "cpu":
         count = min(count, max(1, _CPU_ELEMENTS // elements))
-    return int(max(1, min(count, _SHARE * free_memory(inputs.device) // max(per_network, 1))))
+    return int(max(1, min(count, _MEMORY_FRACTION * free_memory(inputs.device) // max(per_network, 1))))

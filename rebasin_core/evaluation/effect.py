@@ -1,4 +1,4 @@
-"""What an alignment does to the loss at the midpoint between two networks."""
+"""The effect of an alignment on the loss at the midpoint between two networks."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ if TYPE_CHECKING:
     from rebasin_core.symmetry.permutation import Permutation
 
 Keep: TypeAlias = Literal["best", "aligned"]
-"""Which alignment is returned where data are given: the better one of the identity and the one found, or that found."""
+"""Which permutation to return if there are data: ``"best"`` of the result and the identity, or always the result."""
 
-_SAMPLES = 16
+_NUM_SAMPLES = 16
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class AlignmentEffect:
-    """The loss at the midpoint between a reference and a candidate, before and after an alignment.
+    """Loss at the midpoint between a reference and a candidate, before and after an alignment.
 
-    The midpoint is the 2-Wasserstein barycenter of both with equal weights: of single networks, their mean. Batch
-    normalization statistics are recomputed there. Losses are in nats per example, on the data that alignments are
-    fitted to; distributions are sampled with the same noise each time.
+    The midpoint is the 2-Wasserstein barycenter of the two posteriors with equal weights; for single networks, their
+    mean. Batch-normalization statistics are recomputed at the midpoint. Losses are in nats per example, on the
+    calibration data of the task. Posterior samples use the same noise for all losses.
 
     Attributes:
-        unaligned: The loss at the midpoint, the candidate as it is.
-        aligned: The loss at the midpoint, the candidate aligned.
-        difference_stderr: Standard error of ``aligned - unaligned`` from the finite number of examples.
-        unaligned_score: The mean score at the midpoint (accuracy, or mean squared error), the candidate as it is.
-        aligned_score: The same, the candidate aligned.
-        score_name: The name of the score.
-        reference: The loss of the reference.
-        candidate: The loss of the candidate.
-        baseline: The loss of the best prediction that is the same for all examples (`Likelihood.constant`; for classes,
-            their frequencies), NaN if it is not known.
+        unaligned: Loss at the midpoint before alignment.
+        aligned: Loss at the midpoint after alignment.
+        difference_stderr: Standard error of ``aligned - unaligned`` from the finite dataset, paired over examples.
+        unaligned_score: Mean score at the midpoint (such as accuracy or mean squared error) before alignment.
+        aligned_score: Mean score at the midpoint after alignment.
+        score_name: Name of the score.
+        reference: Loss of the reference.
+        candidate: Loss of the candidate.
+        baseline: Loss of the best constant prediction (`Likelihood.constant`; for classification, the class
+            frequencies); NaN if unknown.
     """
 
     unaligned: float
@@ -75,12 +75,12 @@ class AlignmentEffect:
 
     @property
     def is_meaningful(self) -> bool:
-        """Whether both networks are better on these data than the baseline; otherwise losses mean little."""
+        """Whether both networks are better than the baseline; if not, their losses are not informative."""
         return not max(self.reference, self.candidate) >= self.baseline
 
     @override
     def __str__(self) -> str:
-        """Return the losses and scores before and after, and those of the networks."""
+        """Return losses and scores before and after alignment, and the losses of the networks."""
         text = (
             f"loss at the midpoint {self.unaligned:.4f} unaligned, {self.aligned:.4f} aligned (difference "
             f"{self.aligned - self.unaligned:+.4f} ± {self.difference_stderr:.4f}), {self.score_name} "
@@ -90,64 +90,66 @@ class AlignmentEffect:
         if self.is_meaningful:
             return text
         return (
-            f"{text}, not both better than the best prediction that ignores the inputs ({self.baseline:.4f}): look at "
+            f"{text}, not both better than the best prediction that ignores the inputs ({self.baseline:.4f}): check "
             "the data and their preprocessing"
         )
 
 
 @final
 class MidpointEvaluator:
-    """Measures the loss at the midpoint between a reference and a candidate, for any permutation of the candidate.
+    """Estimator of the loss at the midpoint between a reference and a candidate, for any permutation of the candidate.
 
     Args:
         reference: The posterior at t = 0.
         candidate: The posterior at t = 1.
-        task: The model, the likelihood, and data, of which the calibration data are used.
-        num_samples: Samples of distributions.
+        task: The model, the likelihood and the data; the calibration data are used, if there are any.
+        num_samples: Number of posterior samples, at least 1; not used for single networks.
 
     Raises:
         InvalidInputError: If there are no data.
     """
 
-    def __init__(self, reference: Posterior, candidate: Posterior, task: Task, *, num_samples: int = _SAMPLES) -> None:
+    def __init__(
+        self, reference: Posterior, candidate: Posterior, task: Task, *, num_samples: int = _NUM_SAMPLES
+    ) -> None:
         self._reference = reference
         self._candidate = candidate.to(device=reference.device, dtype=reference.dtype)
         data = list(task.fitting_data)
         statistics = BatchStatistics(task.model, device=reference.device, dtype=reference.dtype)
 
-        def renewed(tensors: Mapping[str, Tensor], _: int) -> Mapping[str, Tensor]:
+        def reset(tensors: Mapping[str, Tensor], _: int) -> Mapping[str, Tensor]:
             return {**tensors, **statistics.at(tensors, data)}
 
         own = Task(task.model, data, task.likelihood)
         self._plain = Evaluator(own, reference, num_samples=num_samples)
-        self._middle = Evaluator(own, reference, num_samples=num_samples, adjust=renewed) if statistics else self._plain
+        self._midpoint = Evaluator(own, reference, num_samples=num_samples, adjust=reset) if statistics else self._plain
         self._task = own
 
     def estimate(self, permutation: Permutation | None = None) -> LossEstimate:
         """Return the loss at the midpoint.
 
         Args:
-            permutation: How the candidate is permuted; None leaves it as it is.
+            permutation: Permutation to apply to the candidate; None for the identity.
 
         Returns:
-            The estimate, with the same noise each time.
+            The estimate; all estimates use the same noise.
         """
-        moved = self._candidate if permutation is None else permutation.apply(self._candidate)
-        middle, _ = barycenter_or_moments([self._reference, moved])
-        return self._middle.loss(middle, where="the midpoint")
+        permuted = self._candidate if permutation is None else permutation.apply(self._candidate)
+        midpoint, _ = barycenter_or_moments([self._reference, permuted])
+        return self._midpoint.loss(midpoint, where="the midpoint")
 
     def effect(self, permutation: Permutation) -> AlignmentEffect:
-        """Return what a permutation does to the loss at the midpoint.
+        """Return the effect of a permutation on the loss at the midpoint.
 
         Args:
-            permutation: How the candidate is permuted.
+            permutation: Permutation to apply to the candidate.
 
         Returns:
             The losses and scores before and after.
         """
         before = self.estimate()
         after = before if permutation.is_identity else self.estimate(permutation)
-        ends = [
+        endpoints = [
             self._plain.loss(q, where=w)
             for q, w in ((self._reference, "the reference"), (self._candidate, "the candidate"))
         ]
@@ -159,8 +161,8 @@ class MidpointEvaluator:
             unaligned_score=before.score,
             aligned_score=after.score,
             score_name=before.score_name,
-            reference=ends[0].loss,
-            candidate=ends[1].loss,
+            reference=endpoints[0].loss,
+            candidate=endpoints[1].loss,
             baseline=constant_loss(HeldTask.of(self._task, self._reference), tensors),
         )
 
@@ -168,17 +170,17 @@ class MidpointEvaluator:
 def effect_of(
     permutation: Permutation, reference: Posterior, candidate: Posterior, task: Task
 ) -> AlignmentEffect | None:
-    """Return what a permutation does to the loss at the midpoint, None where the data cannot tell.
+    """Return the effect of a permutation on the loss at the midpoint, if the data allow it to be estimated.
 
     Args:
-        permutation: How the candidate is permuted.
-        reference: The posterior that it is aligned with.
-        candidate: The posterior as it is.
-        task: The model, the likelihood and data that can be read again and again.
+        permutation: Permutation to apply to the candidate.
+        reference: The posterior at t = 0.
+        candidate: The posterior at t = 1, not permuted.
+        task: The model, the likelihood, and data that can be iterated repeatedly.
 
     Returns:
-        The losses; None if outputs and targets do not fit the likelihood, as where data were given for their inputs
-        alone, or a loss is not finite.
+        The losses before and after. None if outputs and targets do not match the likelihood (for example, if the
+        targets are placeholders), or a loss is not finite.
     """
     try:
         return MidpointEvaluator(reference, candidate, task).effect(permutation)

@@ -1,4 +1,4 @@
-"""The predictions and losses of many posteriors on the same data."""
+"""Predictions and losses of several posteriors on the same data."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @final
 class Evaluator:
-    """Runs posteriors over one model's parameters on data that are held, all with the same noise.
+    """Evaluates posteriors over the parameters of one model on the same data, with the same noise.
 
     Args:
-        task: The model, the data and the likelihood.
-        like: A posterior on the device and in the dtype of all that will be evaluated.
-        num_samples: Networks drawn of each posterior; of a point, one.
+        task: The model, the data and the likelihood; the data are iterated once and held in memory.
+        like: A posterior on the device and in the dtype of all posteriors to evaluate.
+        num_samples: Number of posterior samples, at least 1; not used for single networks.
         seed: Seed of the noise.
-        options: How networks are run.
-        adjust: Changes the tensors of every network that is run, as for `predict`.
+        options: How the sampled networks are evaluated; the defaults of `EvaluationOptions` if None.
+        adjust: Adjusts the tensors of each sampled network (see `Sampling`); None for no adjustment.
 
     Raises:
         InvalidInputError: If there are no data.
@@ -55,7 +55,7 @@ class Evaluator:
         return self._task.likelihood
 
     def predictions(self, posterior: Posterior, *, groups: int = 0, keep_outputs: bool = False) -> Predictions:
-        """Return what a posterior predicts.
+        """Return the predictions of a posterior.
 
         Args:
             posterior: The posterior.
@@ -66,22 +66,22 @@ class Evaluator:
             The predictions.
 
         Raises:
-            InvalidInputError: If the posterior does not fit the model, or the outputs do not fit the targets.
+            InvalidInputError: If the posterior does not match the model, or the outputs do not match the targets.
         """
-        point = posterior.is_point
-        if self._sampling.options.allocation == "adaptive" and not point:
+        is_point = posterior.is_point
+        if self._sampling.options.allocation == "adaptive" and not is_point:
             if groups or keep_outputs or self._sampling.adjust is not None:
                 message = (
-                    "allocation='adaptive' gives examples different numbers of samples, so that there are no groups of "
-                    "samples, no outputs of every network, and nothing that adjusts networks; take allocation='even'"
+                    "allocation='adaptive' cannot be combined with groups of samples, kept outputs or adjusted "
+                    "networks; use allocation='even'"
                 )
                 raise InvalidInputError(message)
-            return self._allocated(posterior)
-        sampling = replace(self._sampling, num_samples=1) if point else self._sampling
+            return self._adaptive(posterior)
+        sampling = replace(self._sampling, num_samples=1) if is_point else self._sampling
         return predict(posterior, self._task, sampling, groups=groups, keep_outputs=keep_outputs)
 
-    def _allocated(self, posterior: Posterior) -> Predictions:
-        """Return predictions with more samples for the examples that need them."""
+    def _adaptive(self, posterior: Posterior) -> Predictions:
+        """Return predictions with samples allocated by a pilot."""
         stratified = StratifiedPredictor(self._task, self._sampling)
         pilot = stratified.pilot(posterior)
         return stratified.predictions(posterior, stratified.allocate(pilot.sample_influence, pilot.example_losses))
@@ -94,19 +94,20 @@ class Evaluator:
         metric: Metric | str = "nll",
         groups: int | None = None,
     ) -> LossEstimate:
-        """Return the loss of a posterior, or a metric in its place.
+        """Return the loss, or another metric, of a posterior.
 
         Args:
             posterior: The posterior.
-            where: The posterior's role, for messages.
-            metric: As for `LossEstimate.of`.
-            groups: As for `predict`; as many as the metric needs if not given. One is enough for the value alone.
+            where: Role of the posterior, for messages.
+            metric: Metric to estimate, as for `LossEstimate.of`.
+            groups: Number of groups of samples; the number that the metric needs if None. With 1, the estimate has no
+                standard error.
 
         Returns:
             The estimate.
 
         Raises:
-            InvalidInputError: If a loss is not finite, or the posterior does not fit.
+            InvalidInputError: If a loss is not finite, or the posterior does not match the model.
         """
         metric = Metric.of(metric)
         predictions = self.predictions(posterior, groups=metric.num_groups if groups is None else groups)

@@ -1,4 +1,4 @@
-"""A model as a function of its parameters, on a private copy."""
+"""A model as a function of its parameters."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 @final
 class FunctionalModel:
-    """A model called with parameters from outside, in evaluation mode unless it is being trained.
+    """A model as a function of its parameters, buffers and inputs, in evaluation mode by default.
 
-    The caller's model is copied once and never touched: not its mode, not its buffers, not its device.
+    The module is copied; its mode, buffers and device are never changed.
 
     Args:
-        model: Any module that returns one tensor.
-        device: Where it shall run.
-        dtype: The dtype of its floating tensors and inputs.
-        training: Whether layers shall behave as in training (batch statistics, dropout).
+        model: Module that returns one tensor.
+        device: Device to run on.
+        dtype: Dtype of floating-point parameters, buffers and inputs.
+        training: Whether layers are in training mode (batch statistics, dropout).
 
     Examples:
         >>> import torch
@@ -61,29 +61,28 @@ class FunctionalModel:
 
     @property
     def module(self) -> nn.Module:
-        """The private copy, to put hooks on."""
+        """The copy of the module, for hooks."""
         return self._model
 
     @property
     def size(self) -> int:
-        """The number of its parameters."""
+        """The number of scalar parameters."""
         return sum(parameter.numel() for parameter in self._model.parameters())
 
     def compiled(self) -> FunctionalModel:
-        """Return this model as ``torch.compile`` has it: slow at the first call of a shape, faster ever after.
+        """Return this model compiled by `torch.compile`: the first call for each input shape is slow.
 
-        It shares the private copy. Hooks that are put on that copy later are not noticed: what needs them calls the
-        model itself.
+        The compiled model shares the copy of the module, but ignores hooks that are registered later.
 
         Returns:
-            The model, the same one each time.
+            The compiled model; the same object each time.
         """
         if self._compiled is None:
             compiled = torch.compile(self._called)
 
             def call(tensors: dict[str, Tensor], inputs: Tensor) -> object:
                 with warnings.catch_warnings():
-                    # While it is traced, tensors that are no leaves are asked for their gradient.
+                    # Tracing reads `.grad` of tensors that are not leaves.
                     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
                     return compiled(tensors, inputs)
 
@@ -91,73 +90,77 @@ class FunctionalModel:
             self._compiled._call = call  # ruff: ignore[private-member-access] - of its own class
         return self._compiled
 
-    def check(self, tensors: Mapping[str, Tensor], what: str) -> None:
-        """Refuse tensors that are not this model's.
+    def check(self, tensors: Mapping[str, Tensor], role: str) -> None:
+        """Raise if tensors do not have the names and shapes of the model's parameters and buffers.
 
         Args:
             tensors: Parameters and buffers by name.
-            what: What they are, for the message.
+            role: Name of the network in messages, such as ``the candidate``.
 
         Raises:
-            InvalidInputError: If names are missing or left over, or a shape differs.
+            InvalidInputError: If names are missing or unknown, or a shape differs.
         """
-        require_same_names(self._expected, tensors, f"{what}, compared with the model,")
+        require_same_names(self._expected, tensors, f"{role}, compared with the model,")
         for name, tensor in self._expected.items():
             if tensor.shape != tensors[name].shape:
-                message = f"{what}: `{name}` has shape {tuple(tensors[name].shape)}, the model {tuple(tensor.shape)}"
+                message = (
+                    f"expected `{name}` of {role} to have the model's shape {tuple(tensor.shape)}, got "
+                    f"{tuple(tensors[name].shape)}"
+                )
                 raise InvalidInputError(message)
 
     def output_elements(self, inputs: Tensor) -> int:
-        """Return how many numbers all layers together return for a batch, as a measure of memory.
+        """Return the number of scalars in the inputs and the outputs of all layers, as an estimate of memory.
 
         Args:
-            inputs: A batch; one of its examples is run.
+            inputs: A batch; the model is run on its first example.
 
         Returns:
-            The number.
+            The number for the whole batch.
         """
-        found: list[int] = [inputs.numel()]
+        counts: list[int] = [inputs.numel()]
 
         def count(_: nn.Module, __: object, output: object) -> None:
             if isinstance(output, torch.Tensor):
-                found.append(output.numel() * len(inputs))
+                counts.append(output.numel() * len(inputs))
 
         leaves = [module for module in self._model.modules() if next(module.children(), None) is None]
         with forward_hooks((module, count) for module in leaves):
             self(self._expected, inputs[:1])
-        return sum(found)
+        return sum(counts)
 
     def reading(self, inputs: Tensor, tensors: Mapping[str, Tensor] | None = None) -> ModelReading:
-        """Return what each weight is to the model, from one execution; read once for inputs of one shape.
+        """Return how the model uses each weight, determined by one forward pass and cached by input shape and dtype.
 
         Args:
             inputs: A small batch.
-            tensors: Parameters and buffers to run it with; not changed. The model's own if not given.
+            tensors: Parameters and buffers to run the model with; not changed. Those of the module if None.
 
         Returns:
             The reading.
 
         Raises:
-            InvalidInputError: If the model cannot take the batch.
+            InvalidInputError: If the model cannot be run on the batch.
         """
         key = inputs.shape, inputs.dtype
         if key not in self._readings:
-            given = self._expected if tensors is None else tensors
-            self._readings[key] = read(lambda copies: self(copies, inputs), given, [inputs])
+            used = self._expected if tensors is None else tensors
+            self._readings[key] = read(lambda copies: self(copies, inputs), used, [inputs])
         return self._readings[key]
 
     def reading_of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModelReading:
-        """Return what each weight is to the model, from one execution on inputs of which only the shapes are known.
+        """Return how the model uses each weight, determined by one forward pass on inputs given by shape only.
 
         Args:
-            args: Positional inputs; tensors are replaced by zeros of their shapes and dtypes.
-            kwargs: Named inputs; the same.
+            args: Positional inputs; tensors are replaced by zeros of the same shape, floating-point ones in the model's
+                dtype.
+            kwargs: Keyword inputs, treated likewise.
 
         Returns:
             The reading.
 
         Raises:
-            InvalidInputError: If the model cannot take such inputs.
+            InvalidInputError: If the model cannot be run on such inputs.
         """
 
         def zeros(leaf: object) -> object:
@@ -176,18 +179,18 @@ class FunctionalModel:
             raise InvalidInputError(message) from error
 
     def to_device(self, batch: Tensor) -> Tensor:
-        """Return a batch on the model's device, floating tensors in its dtype.
+        """Return a tensor on the model's device; floating-point tensors are cast to its dtype.
 
         Args:
             batch: Inputs or targets.
 
         Returns:
-            The tensor, moved.
+            The tensor.
         """
         return batch.to(self._device, self._dtype if batch.is_floating_point() else None)
 
     def __call__(self, tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """Return the model's outputs at given parameters.
+        """Return the model's outputs for given parameters.
 
         Args:
             tensors: Parameters and buffers by name.
@@ -197,8 +200,8 @@ class FunctionalModel:
             The outputs.
 
         Raises:
-            InvalidInputError: If the model cannot take the batch, or returns something else than one tensor.
-            RuntimeError: If memory does not suffice: a smaller piece of work may succeed.
+            InvalidInputError: If the model cannot be run on the batch, or does not return one tensor.
+            RuntimeError: If memory is exhausted; a smaller batch may succeed.
         """
         try:
             outputs = self._call(dict(tensors), inputs)
@@ -211,7 +214,7 @@ class FunctionalModel:
         if not isinstance(outputs, torch.Tensor):
             message = (
                 f"expected the model to return one tensor, got {type(outputs).__name__}; wrap it in a module that "
-                "returns the outputs to be scored"
+                "returns the logits or means only"
             )
             raise InvalidInputError(message)
         return outputs
@@ -223,5 +226,5 @@ class FunctionalModel:
 def _misfit(inputs: Tensor, error: Exception) -> str:
     text = f"the model cannot be run on inputs of shape {tuple(inputs.shape)} and {inputs.dtype}: {error}"
     if "does not require grad" in text:
-        text += ". It takes gradients inside, and gradients are off in evaluation: call `torch.enable_grad()` there"
+        text += ". Gradients are disabled in evaluation; if `forward` computes some, enter `torch.enable_grad()` there"
     return text

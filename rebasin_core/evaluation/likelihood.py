@@ -22,33 +22,33 @@ class Likelihood(Strategy):
         - *Normalized*: the exponential of `log_prob` integrates (sums) to one over targets.
         - *Prediction*: `prediction` returns the probabilities of the classes, or the mean of the density.
         - *Entropy*: `entropy` is minus the expectation of `log_prob`, unless it is NaN.
-        - *Together*: `assess` returns what `log_prob`, `prediction` and `entropy` return.
-        - *Per example*: results for an example do not depend on the others in the batch.
-        - *Misfits*: `check` raises if outputs and targets do not fit each other.
-        - *Constant*: no other constant outputs have a larger mean `log_prob` than those of `constant`.
-        - *Gradients*: `log_prob` has finite gradients with respect to the outputs, and keeps their dtype and device.
+        - *Assessed together*: `assess` returns the results of `log_prob`, `prediction` and `entropy`.
+        - *Per example*: the results for an example do not depend on the other examples in the batch.
+        - *Misfits*: `check` raises if outputs and targets do not match.
+        - *Constant*: the outputs of `constant` maximize the mean `log_prob` among outputs equal for all examples.
+        - *Gradients*: `log_prob` has finite gradients with respect to the outputs, and their dtype and device.
     """
 
     family: ClassVar[str] = "likelihood"
 
     targets: ClassVar[TargetKind] = "numbers"
-    """The targets: ``classes`` (integers ``[N]``), ``numbers`` (``[N, K]``) or ``counts`` (floating integers from 0 on,
-    ``[N, K]``)."""
+    """Type of the targets: ``classes`` (class indices, integers ``[N]``), ``numbers`` (regression, ``[N, K]``) or
+    ``counts`` (non-negative integers as floating-point values, ``[N, K]``)."""
 
-    def num_outputs(self, size: int) -> int:  # ruff: ignore[no-self-use] - overridden where outputs have more parts
+    def num_outputs(self, size: int) -> int:  # ruff: ignore[no-self-use] - overridden by likelihoods with several outputs per target
         """Return the number of outputs that a network needs.
 
         Args:
-            size: Number of classes, or of numbers in one target.
+            size: Number of classes, or number of entries K of one target.
 
         Returns:
-            The same number, unless outputs have several parts (a mean and a scale).
+            `size`; more if each target has several outputs, such as a mean and a scale.
         """
         return size
 
     @abstractmethod
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """Raise if outputs and targets do not fit each other.
+        """Raise if outputs and targets do not match.
 
         Args:
             outputs: Outputs of the network, ``[N, num_outputs(K)]``.
@@ -60,7 +60,7 @@ class Likelihood(Strategy):
 
     @abstractmethod
     def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the log likelihood of every target.
+        """Return the log likelihood of each target.
 
         Args:
             outputs: ``[N, num_outputs(K)]``.
@@ -72,7 +72,7 @@ class Likelihood(Strategy):
 
     @abstractmethod
     def prediction(self, outputs: Tensor) -> Tensor:
-        """Return the prediction of one network, to be averaged over networks: probabilities, or means.
+        """Return the prediction of one network: class probabilities or means. They are averaged over networks.
 
         Args:
             outputs: ``[N, num_outputs(K)]``.
@@ -83,29 +83,29 @@ class Likelihood(Strategy):
 
     @abstractmethod
     def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """Return the score of an averaged prediction on every example, in the usual measure of the task.
+        """Return the score of the averaged prediction on each example.
 
         Args:
-            prediction: ``[N, K]``, as averaged.
+            prediction: ``[N, K]``, averaged over networks.
             targets: ``[N]`` or ``[N, K]``.
 
         Returns:
-            ``[N]``: 1 for a correct class and 0 for a wrong one, or the squared error.
+            ``[N]``, such as 1 for a correct and 0 for a wrong class, or the squared error.
         """
 
-    def entropy(self, outputs: Tensor) -> Tensor:  # ruff: ignore[no-self-use] - overridden where it is known
-        """Return the entropy of the density of a target, in nats.
+    def entropy(self, outputs: Tensor) -> Tensor:  # ruff: ignore[no-self-use] - overridden by likelihoods with a closed form
+        """Return the entropy of the density of each target, in nats.
 
         Args:
             outputs: ``[N, num_outputs(K)]``.
 
         Returns:
-            ``[N]``; NaN if the likelihood does not know it.
+            ``[N]``; NaN by default.
         """
         return outputs.new_full((len(outputs),), math.nan)
 
     def assess(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return log likelihoods, predictions and entropies together: faster where they have parts in common.
+        """Return log likelihoods, predictions and entropies; override this to share computations between them.
 
         Args:
             outputs: ``[N, num_outputs(K)]``.
@@ -117,20 +117,20 @@ class Likelihood(Strategy):
         return self.log_prob(outputs, targets), self.prediction(outputs), self.entropy(outputs)
 
     def constant(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
-        """Return the best outputs that are the same for all examples: what a model without inputs would return.
+        """Return the outputs, the same for all examples, that maximize the mean log likelihood.
 
-        By default they are found by maximizing `log_prob`; override this where they are known.
+        By default they are computed numerically; override this if there is a closed form.
 
         Args:
-            outputs: Outputs of a network for at least one example, ``[N, num_outputs(K)]``: their shape is taken.
+            outputs: Outputs for at least one example, ``[N, num_outputs(K)]``; only shape, dtype and device are used.
             targets: Targets of the data, ``[M]`` or ``[M, K]``.
 
         Returns:
-            ``[num_outputs(K)]``; None if they are not found.
+            ``[num_outputs(K)]``; None if the numerical maximization fails.
         """
         return best_constant(self.log_prob, outputs, targets)
 
     @property
     @abstractmethod
     def score_name(self) -> str:
-        """The name of the mean score: ``accuracy``, ``mean_squared_error``."""
+        """Name of the mean score, such as ``accuracy`` or ``mean_squared_error``."""

@@ -1,4 +1,4 @@
-"""The likelihoods: classes, and numbers with noise of a known or a predicted scale."""
+"""Likelihoods for classification, and for regression with noise of known or predicted scale."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 _RARE = 1e-12
 NOISE_SCALE = 0.3
-"""The standard deviation of the noise of numbers where none is given, here and in run files."""
+"""Default standard deviation of the noise in regression, in units of the targets; also used by run files."""
 
 
 @final
 class CategoricalLikelihood(Likelihood):
-    """Classes: outputs are logits ``[N, K]``, targets class numbers ``[N]``.
+    """Classification: outputs are logits ``[N, K]``, targets are class indices ``[N]``.
 
     Examples:
         >>> import torch
@@ -39,16 +39,16 @@ class CategoricalLikelihood(Likelihood):
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         if outputs.dim() != 2 or targets.dim() != 1 or len(outputs) != len(targets):
             message = (
-                f"expected logits [N, K] and class numbers [N], got shapes {tuple(outputs.shape)} and "
+                f"expected logits [N, K] and class indices [N], got shapes {tuple(outputs.shape)} and "
                 f"{tuple(targets.shape)}"
             )
             raise InvalidInputError(message)
         if targets.is_floating_point():
-            message = f"expected class numbers as integers, got {targets.dtype}; for regression use `gaussian`"
+            message = f"expected class indices as integers, got {targets.dtype}; for regression use `gaussian`"
             raise InvalidInputError(message)
         if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
             message = (
-                f"expected class numbers from 0 to {outputs.shape[1] - 1} (the model has {outputs.shape[1]} outputs), "
+                f"expected class indices from 0 to {outputs.shape[1] - 1} (the model has {outputs.shape[1]} outputs), "
                 f"got {int(targets.min())} to {int(targets.max())}"
             )
             raise InvalidInputError(message)
@@ -56,7 +56,7 @@ class CategoricalLikelihood(Likelihood):
     @override
     def constant(self, outputs: Tensor, targets: Tensor) -> Tensor:
         counts = torch.bincount(targets, minlength=outputs.shape[1]).to(outputs)
-        # A class that does not occur has a logit far below all others, and not an infinite one.
+        # A class that does not occur gets a very low but finite logit.
         return counts.clamp_min(_RARE).log()
 
     @override
@@ -90,17 +90,17 @@ class CategoricalLikelihood(Likelihood):
 
 
 class AbstractRegressionLikelihood(Likelihood):
-    """A likelihood of numbers with Gaussian noise, scored by the squared error of the averaged prediction."""
+    """Regression with independent Gaussian noise, scored by the squared error of the averaged prediction."""
 
     @abstractmethod
     def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean and the standard deviation of the targets.
 
         Args:
-            outputs: What the network returned.
+            outputs: Outputs of the network, ``[N, num_outputs(K)]``.
 
         Returns:
-            Both ``[N, K]``.
+            Mean and standard deviation, both ``[N, K]``.
         """
 
     @final
@@ -135,7 +135,7 @@ class AbstractRegressionLikelihood(Likelihood):
 
 @final
 class GaussianLikelihood(AbstractRegressionLikelihood):
-    r"""Regression: outputs are means ``[N, K]``, targets ``[N, K]`` with independent noise of known scale.
+    r"""Regression with noise of known scale: outputs are means ``[N, K]``, targets are ``[N, K]``.
 
     Raises:
         ConfigError: If the scale is not positive.
@@ -150,7 +150,7 @@ class GaussianLikelihood(AbstractRegressionLikelihood):
     name: Literal["gaussian"] = "gaussian"
 
     scale: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = NOISE_SCALE
-    """Standard deviation of the noise, in units of the targets."""
+    """Standard deviation of the noise, positive, in units of the targets."""
 
     @override
     def check(self, outputs: Tensor, targets: Tensor) -> None:
@@ -172,13 +172,13 @@ class GaussianLikelihood(AbstractRegressionLikelihood):
 
 @final
 class HeteroscedasticGaussianLikelihood(AbstractRegressionLikelihood):
-    r"""Regression with noise that the network predicts: outputs ``[N, 2K]`` are means and raw scales.
+    r"""Regression with predicted noise: outputs ``[N, 2K]`` are K means and K raw scales, targets are ``[N, K]``.
 
     $$ p(y \mid f) = \prod_k \mathcal N\big(y_k;\, f_k,\, \sigma_k^2\big), \qquad
        \sigma_k = \sigma_{\min} + \log(1 + e^{f_{K + k}}) $$
 
     Raises:
-        ConfigError: If the least scale is not positive.
+        ConfigError: If `least_scale` is not positive.
 
     Examples:
         >>> import torch
@@ -190,7 +190,7 @@ class HeteroscedasticGaussianLikelihood(AbstractRegressionLikelihood):
     name: Literal["heteroscedastic"] = "heteroscedastic"
 
     least_scale: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 1e-3
-    r"""Least standard deviation $\sigma_{\min}$, in units of the targets: without it the likelihood has no maximum."""
+    r"""Minimum standard deviation $\sigma_{\min}$, positive, in units of the targets; it bounds the likelihood."""
 
     @override
     def num_outputs(self, size: int) -> int:
@@ -209,7 +209,7 @@ class HeteroscedasticGaussianLikelihood(AbstractRegressionLikelihood):
     @override
     def constant(self, outputs: Tensor, targets: Tensor) -> Tensor:
         numbers = targets.double()
-        # The inverse of softplus; no scale is at its least value exactly.
+        # Inverse of softplus; clamped because no finite output has exactly the minimum scale.
         excess = (numbers.std(0, correction=0) - self.least_scale).clamp_min(_RARE)
         raw = excess + torch.log(-torch.expm1(-excess))
         return torch.cat([numbers.mean(0), raw]).to(outputs)

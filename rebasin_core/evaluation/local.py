@@ -1,4 +1,4 @@
-"""Networks with independent Gaussian weights, run by sampling the outputs of their layers."""
+"""Local reparameterization: sampling of the outputs of layers with independent Gaussian weights."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.functional import FunctionalModel
     from rebasin_core.posteriors.capabilities import AbstractIndependentGaussian
 
-# Few rows, and another number of networks than rows, so that shapes that fit by chance are seen.
+# Two different numbers, so that a shape cannot match by coincidence.
 _TRIAL_ROWS, _TRIAL_NETWORKS = 2, 3
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class LocalLayers:
-    """The layers whose outputs can be sampled instead of their weights.
+    """Layers whose outputs can be sampled instead of their weights.
 
     Attributes:
-        random: Those with random parameters, in the order of their calls.
-        missing: The random parameters that are used in another way, so that they must be sampled themselves.
-        is_exact: Whether the predictive distribution of every example is exact: every example meets each weight once.
+        random: Layers with random parameters, in the order of their calls.
+        missing: Random parameters that are used in other operations and therefore must be sampled themselves.
+        is_exact: Whether the predictive of each example is exact: each example uses each weight once.
     """
 
     random: list[WeightUse]
@@ -41,18 +41,18 @@ class LocalLayers:
 
 
 def local_layers(posterior: AbstractIndependentGaussian, model: FunctionalModel, inputs: Tensor) -> LocalLayers:
-    """Return the layers whose outputs can be sampled instead of weights.
+    """Return the layers whose outputs can be sampled instead of their weights.
 
     Args:
-        posterior: Independent Gaussians.
+        posterior: A posterior with independent Gaussian parameters.
         model: The model.
         inputs: A batch.
 
     Returns:
-        The layers.
+        The layers, and the random parameters outside of them.
 
     Raises:
-        InvalidInputError: If the posterior does not fit the model.
+        InvalidInputError: If the posterior does not match the model.
     """
     tensors = {**posterior.shared_mean(), **posterior.buffers}
     model.check(tensors, "the posterior")
@@ -71,16 +71,20 @@ def local_layers(posterior: AbstractIndependentGaussian, model: FunctionalModel,
 
 @final
 class LocalNetworks(AbstractNetworks):
-    r"""Samples the outputs of layers: $y \sim \mathcal N(Mx + m,\; S^2 x^2 + s^2)$, independently for every example.
+    r"""Samples the outputs of layers: $y \sim \mathcal N(Mx + m,\; S^2 x^2 + s^2)$, independently for each example.
 
-    The moments of the first random layer are the same for all networks and are computed once a batch.
+    $M$ and $S$ are the means and standard deviations of the weight, $m$ and $s$ those of the bias; squares are taken
+    entry by entry. The moments of the first random layer are equal for all networks and are computed once per batch.
 
     Args:
-        posterior: Independent Gaussians.
+        posterior: A posterior with independent Gaussian parameters.
         model: The model.
         layers: The random layers, as from `local_layers`.
-        sampling: The number of networks, the seed of the noise, precision and antithetic pairs.
+        sampling: Number of networks, seed of the noise, precision and antithetic pairs.
         chunk: Number of networks in one batch.
+
+    References:
+        D. P. Kingma, T. Salimans, M. Welling (2015), arXiv 1506.02557, section 2.2.
     """
 
     independent = True
@@ -104,35 +108,36 @@ class LocalNetworks(AbstractNetworks):
         self._options = options
         self._seed = sampling.seed
         self.paired = count % 2 == 0 if options.antithetic is None else options.antithetic
-        self.least_chunk = 2 if self.paired else 1
+        self.min_chunk = 2 if self.paired else 1
         self.count = count
-        self.chunk = min(count, max(self.least_chunk, chunk - chunk % self.least_chunk))
+        self.chunk = min(count, max(self.min_chunk, chunk - chunk % self.min_chunk))
         self._tensors = {**posterior.mean, **posterior.buffers}
         self._variances = {name: stddev.square() for name, stddev in posterior.stddev.items()}
 
     @override
     def outputs(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Outputs]:
         generator = torch.Generator(batches[0][0].device).manual_seed(self._seed)
-        late = self._can_branch_late(batches[0][0])
-        for number, (inputs, _) in enumerate(batches):
+        expand = self._can_expand_late(batches[0][0])
+        for batch_index, (inputs, _) in enumerate(batches):
             noise = _Noise(self._layers, self._variances, generator, antithetic=self.paired)
             with self._options.arithmetic(inputs.device):
                 for first in range(0, self.count, self.chunk):
                     networks = min(self.chunk, self.count - first)
-                    yield Outputs(first, number, self._run(noise, inputs, networks, late=late))
+                    values = self._run(noise, inputs, networks, expand=expand)
+                    yield Outputs(first, batch_index, values)
 
-    def _run(self, noise: _Noise, inputs: Tensor, networks: int, *, late: bool) -> Tensor:
-        """Return the outputs of several networks for a batch."""
+    def _run(self, noise: _Noise, inputs: Tensor, networks: int, *, expand: bool) -> Tensor:
+        """Return the outputs of several networks for a batch, which the first random layer expands or the caller."""
         rows = len(inputs)
-        noise.begin(networks, rows, branch=late)
-        if not late and networks > 1:
+        noise.start(networks, rows, expand=expand)
+        if not expand and networks > 1:
             inputs = inputs.repeat(networks, *[1] * (inputs.dim() - 1))
         with Interception(self._layers, self._tensors, on_product=noise.sampled):
             values = self._model(self._tensors, inputs)
-        noise.end()
+        noise.finish()
         return values.reshape(networks, rows, *values.shape[1:])
 
-    def _can_branch_late(self, inputs: Tensor) -> bool:
+    def _can_expand_late(self, inputs: Tensor) -> bool:
         """Return whether the batch can be expanded from one network to several at the first random layer.
 
         It cannot if a skip connection bypasses that layer.
@@ -140,7 +145,7 @@ class LocalNetworks(AbstractNetworks):
         generator = torch.Generator(inputs.device).manual_seed(0)
         noise = _Noise(self._layers, self._variances, generator, antithetic=False)
         try:
-            self._run(noise, inputs[:_TRIAL_ROWS], _TRIAL_NETWORKS, late=True)
+            self._run(noise, inputs[:_TRIAL_ROWS], _TRIAL_NETWORKS, expand=True)
         except InvalidInputError:
             return False
         return True
@@ -148,7 +153,7 @@ class LocalNetworks(AbstractNetworks):
 
 @final
 class _Noise:
-    """The noise of the outputs of layers."""
+    """Samples the outputs of layers in a forward pass."""
 
     def __init__(
         self,
@@ -164,64 +169,64 @@ class _Noise:
         self._antithetic = antithetic
         self._networks = 1
         self._rows = 0
-        self._branch = False
-        self._met: list[str] = []
+        self._expand = False
+        self._used: list[str] = []
         self._moments: tuple[Tensor, Tensor] | None = None
 
-    def begin(self, networks: int, rows: int, *, branch: bool) -> None:
-        """Begin a pass for several networks; with ``branch``, the batch is expanded at the first layer."""
+    def start(self, networks: int, rows: int, *, expand: bool) -> None:
+        """Start a pass of several networks; with ``expand``, the first layer expands the batch."""
         self._networks = networks
         self._rows = rows
-        self._branch = branch
-        self._met = []
+        self._expand = expand
+        self._used = []
 
-    def end(self) -> None:
-        """Raise if the pass did not use every layer once, as the first execution did: its noise would be wrong."""
-        if sorted(self._met) != sorted(self._names):
-            odd = sorted({name for name in self._names if self._met.count(name) != 1})
+    def finish(self) -> None:
+        """Raise unless the pass used each layer once, as `local_layers` found; the noise would be wrong otherwise."""
+        if sorted(self._used) != sorted(self._names):
+            odd = sorted({name for name in self._names if self._used.count(name) != 1})
             message = (
-                f"the method `local` needs a network that uses its layers alike for all data, but {odd} are used "
-                "once in one batch and not in another. Use the method `loop`"
+                f"the method `local` needs a network that uses each layer once in every batch, but the number of uses "
+                f"of {odd} depends on the data; use the method `loop`"
             )
             raise InvalidInputError(message)
 
     def sampled(self, use: WeightUse, product: Product) -> Tensor:
-        """Return the outputs of a layer for every network: ``[networks * rows, ...]``."""
-        self._met.append(use.name)
-        if use.name != self._names[0] or not self._branch:
+        """Return sampled outputs of a layer for all networks: ``[networks * rows, ...]``."""
+        self._used.append(use.name)
+        if use.name != self._names[0] or not self._expand:
             output = product.output()
-            return self._sample(output, self._deviation(product, output))
-        # The same inputs in every chunk of this batch: output and deviation are computed once.
+            return self._sample(output, self._stddev(product, output))
+        # The inputs are the same in all chunks of this batch: compute mean and standard deviation once.
         if self._moments is None:
             output = product.output()
-            self._moments = output, self._deviation(product, output)
+            self._moments = output, self._stddev(product, output)
         return self._sample(*self._moments)
 
-    def _deviation(self, product: Product, output: Tensor) -> Tensor:
+    def _stddev(self, product: Product, output: Tensor) -> Tensor:
         use = product.use
         weight = self._variances.get(use.name)
         bias = None if use.bias is None else self._variances.get(use.bias)
         variance = product.variance(weight, bias)
         if variance is None:
             return torch.zeros_like(output)
-        # In place where the variance is a tensor of its own: fresh memory costs more than the root.
+        # In place unless the variance is a view of the posterior's: allocation costs more than the root.
         return variance.sqrt().expand_as(output) if weight is None else variance.clamp_min_(0).sqrt_()
 
-    def _sample(self, mean: Tensor, deviation: Tensor) -> Tensor:
+    def _sample(self, mean: Tensor, stddev: Tensor) -> Tensor:
         networks = self._networks // 2 if self._antithetic else self._networks
         dtype = torch.float64 if mean.dtype == torch.float64 else torch.float32
         shape = (networks, self._rows, *mean.shape[1:])
         noise = torch.randn(shape, generator=self._generator, device=mean.device, dtype=dtype)
-        # What is the same for all networks has as many rows as one of them.
-        deviation = deviation.reshape(-1, self._rows, *deviation.shape[1:])
+        # Moments that are equal for all networks have the rows of one network only.
+        stddev = stddev.reshape(-1, self._rows, *stddev.shape[1:])
         mean = mean.reshape(-1, self._rows, *mean.shape[1:])
         if not self._antithetic:
-            return noise.mul_(deviation).add_(mean).flatten(0, 1)
-        # The two of a pair are written where they belong, in one pass each.
+            return noise.mul_(stddev).add_(mean).flatten(0, 1)
+        # Written directly into the interleaved result, one pass for each sign.
         sampled = torch.empty(
             (networks, 2, *shape[1:]), dtype=torch.promote_types(dtype, mean.dtype), device=mean.device
         )
-        for number, sign in enumerate((1, -1)):
-            own = [side if len(side) == 1 else side[number::2] for side in (mean, deviation)]
-            torch.addcmul(own[0], own[1], noise, value=sign, out=sampled[:, number])
+        for index, sign in enumerate((1, -1)):
+            moments = [moment if len(moment) == 1 else moment[index::2] for moment in (mean, stddev)]
+            torch.addcmul(moments[0], moments[1], noise, value=sign, out=sampled[:, index])
         return sampled.flatten(0, 2)

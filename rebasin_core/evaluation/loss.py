@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.predictive import Predictions
 
-# Contrasts of each example's samples, where examples have different numbers of samples: many for those with many.
+# Contrasts per example for adaptive allocation; examples with up to 16 independent samples have fewer.
 _CONTRASTS = 16
 
 
@@ -35,20 +35,20 @@ class LossEstimate:
     Attributes:
         loss: The predictive loss $L$, nats per example. Biased upward by about `bias`.
         gibbs: The Gibbs loss $G \ge L$, unbiased; the difference is the Jensen gap.
-        score: The mean score of the averaged prediction (accuracy, or mean squared error).
-        score_name: Its name.
-        bias: Estimate of the upward bias of `loss` from the finite number of samples, by the jackknife:
-            ``loss - bias`` is corrected. Zero for a single sample, from which it cannot be estimated.
-        example_losses: ``[N]``: the terms of $L$; their standard error is the error from the finite data set.
-        sample_influence: Numbers, one for each independent sample, pair or group of samples, whose standard error is
-            the Monte Carlo error: the pseudo-values of the jackknife. If noise is independent across examples, these
-            are contrasts of the samples of every example, several times ``[N]``.
-        effective_samples: ``[N]``: the number of samples that each example's loss rests on,
+        score: Mean score of the averaged prediction, such as the accuracy or the mean squared error.
+        score_name: Name of the score.
+        bias: Jackknife estimate of the upward bias of `loss` due to the finite number of samples;
+            ``loss - bias`` is corrected. 0 for a single sample, which does not allow an estimate.
+        example_losses: ``[N]``: the terms of $L$. Their standard error is the error from the finite dataset.
+        sample_influence: ``[n]``: values whose standard error is the Monte Carlo standard error, one for each of n
+            independent samples, antithetic pairs or groups of samples; for the predictive loss, the jackknife
+            pseudo-values. If noise is independent across examples, they are contrasts of the samples of each example,
+            and n is a multiple of N.
+        effective_samples: ``[N]``: effective number of samples of the loss of each example,
             $(\sum_s p_s)^2 / \sum_s p_s^2$, between 1 (2 for antithetic pairs) and S; None for other metrics.
-        bias_errors: ``[N]``: of each example, the order of magnitude of what `bias` leaves out; None where that is
-            nothing.
-        independent: Whether the noise of one example has nothing to do with that of another.
-        is_point: Whether the loss is that of one network, with nothing random.
+        bias_errors: ``[N]``: order of magnitude of the error of `bias` for each example; None if it is exact.
+        independent: Whether noise is independent across examples.
+        is_point: Whether this is the loss of a single network, without Monte Carlo error.
     """
 
     loss: float
@@ -75,17 +75,17 @@ class LossEstimate:
         """Return the estimate from predictions.
 
         Args:
-            predictions: As from `evaluation.predict`.
-            where: The posterior that was evaluated, for messages.
-            metric: The metric reported as the loss: an instance, a registered name, or a mapping with ``name`` and
-                options. `predict` must have kept `Metric.num_groups` groups.
+            predictions: Predictions, as from `evaluation.predict`.
+            where: Role of the posterior, for messages.
+            metric: Metric to report as the loss: an instance, a registered name, or a mapping with ``name`` and
+                options. The predictions must have at least `Metric.num_groups` groups of samples.
             contrasts: As for `Metric.estimate`.
 
         Returns:
             The estimate.
 
         Raises:
-            InvalidInputError: If a loss is not finite, or the predictions do not have what the metric needs.
+            InvalidInputError: If a loss is not finite, or the predictions lack groups or targets that the metric needs.
         """
         metric = Metric.of(metric)
         if predictions.parts:
@@ -97,38 +97,38 @@ class LossEstimate:
         bad = int((~torch.isfinite(log_mean_exp(log_prob, dim=0))).sum().item())
         if bad:
             message = (
-                f"the loss at {where} is not finite on {bad} of {log_prob.shape[1]} examples; look for weights that "
-                "diverged, or non-finite inputs"
+                f"non-finite loss at {where} for {bad} of {log_prob.shape[1]} examples; check for diverged weights or "
+                "non-finite inputs"
             )
             raise InvalidInputError(message)
-        found = metric.estimate(predictions, contrasts=contrasts)
+        values = metric.estimate(predictions, contrasts=contrasts)
         return cls(
-            loss=found.examples.mean().item(),
+            loss=values.examples.mean().item(),
             gibbs=-log_prob.mean().item(),
             score=predictions.score.mean().item(),
             score_name=predictions.score_name,
-            bias=found.bias,
-            example_losses=found.examples.cpu(),
-            sample_influence=found.influence.cpu(),
-            effective_samples=None if found.effective_samples is None else found.effective_samples.cpu(),
-            bias_errors=None if found.bias_errors is None else found.bias_errors.cpu(),
+            bias=values.bias,
+            example_losses=values.examples.cpu(),
+            sample_influence=values.influence.cpu(),
+            effective_samples=None if values.effective_samples is None else values.effective_samples.cpu(),
+            bias_errors=None if values.bias_errors is None else values.bias_errors.cpu(),
             independent=predictions.independent,
             is_point=predictions.is_point,
         )
 
     @property
     def stderr(self) -> float:
-        """The Monte Carlo standard error of `loss`; 0 for one network, NaN for a single sample of a distribution."""
+        """Monte Carlo standard error of `loss`; 0 for a single network, NaN for a single sample of a distribution."""
         return 0.0 if self.is_point else mean_stderr(self.sample_influence).item()
 
     @property
     def data_stderr(self) -> float:
-        """The standard error of `loss` from the finite number of examples; NaN for a single example."""
+        """Standard error of `loss` from the finite dataset; NaN for a single example."""
         return mean_stderr(self.example_losses).item()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Why the stated Monte Carlo error cannot be trusted; empty if it can."""
+        """Reasons for which the stated Monte Carlo error cannot be trusted; empty if there are none."""
         if self.is_point:
             return ()
         reason = why_untrusted(self.sample_influence, self.bias_error, independent=self.independent)
@@ -136,17 +136,17 @@ class LossEstimate:
 
     @property
     def bias_error(self) -> float:
-        """The order of magnitude of what `bias` leaves out."""
+        """Order of magnitude of the error of `bias`."""
         return 0.0 if self.bias_errors is None else self.bias_errors.mean().item()
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return the Monte Carlo confidence interval of the loss, corrected for the bias (Student's t distribution).
+        """Return the Monte Carlo confidence interval of the loss: Student's t, corrected for the bias.
 
         Args:
-            level: The probability that it is to cover, in (0, 1).
+            level: Nominal coverage probability, in (0, 1).
 
         Returns:
-            Both ends; NaN for a single sample.
+            Lower and upper limit; NaN for a single sample.
 
         Raises:
             InvalidInputError: If the level is not in (0, 1).
@@ -156,16 +156,16 @@ class LossEstimate:
 
 
 def _joined(rows: Sequence[Tensor], parts: Sequence[LossEstimate]) -> LossEstimate:
-    """Return the estimate on all examples from those on parts of them, given the indices of the examples."""
+    """Return the estimate on all examples from the estimates on strata, given the indices of their examples."""
     order = torch.cat(list(rows)).cpu().argsort()
-    shares = [len(own) / len(order) for own in rows]
+    shares = [len(part_rows) / len(order) for part_rows in rows]
 
     def mean(name: str) -> float:
         return math.fsum(share * getattr(part, name) for share, part in zip(shares, parts, strict=True))
 
-    def every(name: str) -> Tensor | None:
-        found = [getattr(part, name) for part in parts]
-        return None if any(values is None for values in found) else torch.cat(found)[order]
+    def joined(name: str) -> Tensor | None:
+        values = [getattr(part, name) for part in parts]
+        return None if any(value is None for value in values) else torch.cat(values)[order]
 
     return LossEstimate(
         loss=mean("loss"),
@@ -175,15 +175,15 @@ def _joined(rows: Sequence[Tensor], parts: Sequence[LossEstimate]) -> LossEstima
         bias=mean("bias"),
         example_losses=torch.cat([part.example_losses for part in parts])[order],
         sample_influence=torch.cat([_padded(part) for part in parts], 1)[:, order].flatten(),
-        effective_samples=every("effective_samples"),
-        bias_errors=every("bias_errors"),
+        effective_samples=joined("effective_samples"),
+        bias_errors=joined("bias_errors"),
         independent=True,
     )
 
 
 def _padded(part: LossEstimate) -> Tensor:
-    """Return the contrasts of a stratum's examples as ``[_CONTRASTS, N]``; few samples have fewer contrasts."""
-    own = part.sample_influence.reshape(-1, len(part.example_losses))
-    # The mean square over all rows, zeros included, is that over the stratum's own rows times the number of rows.
-    scale = _CONTRASTS / len(own)
-    return torch.cat([own * scale, own.new_zeros(_CONTRASTS - len(own), own.shape[1])])
+    """Return the contrasts of a stratum as ``[_CONTRASTS, N]``, with rows of zeros where there are fewer."""
+    rows = part.sample_influence.reshape(-1, len(part.example_losses))
+    # This factor keeps the variance that the strata together contribute, in spite of the rows of zeros.
+    scale = _CONTRASTS / len(rows)
+    return torch.cat([rows * scale, rows.new_zeros(_CONTRASTS - len(rows), rows.shape[1])])

@@ -1,4 +1,4 @@
-"""The interface of metrics: losses of a distribution over networks, with their Monte Carlo errors."""
+"""The interface of metrics: losses of a distribution over networks, with Monte Carlo standard errors."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.predictive import Predictions
 
-_GROUPS, _RESAMPLES = 16, 64
+_NUM_GROUPS, _NUM_RESAMPLES = 16, 64
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class MetricValues:
-    """A metric on a data set.
+    """Values of a metric on a dataset.
 
     Attributes:
-        examples: ``[N]``: the metric of every example. Their mean is the metric of the data set.
-        influence: Numbers, one for each independent sample, pair or group of samples, whose mean has the Monte Carlo
-            standard error of the metric.
-        bias: Estimate of the upward bias from the finite number of samples; 0 if there is none.
-        effective_samples: ``[N]``: the number of samples that an example's value rests on, where samples weigh
-            differently; None where they do not.
-        bias_errors: ``[N]``: of every example, the order of magnitude of what the estimated bias leaves out; None where
-            nothing is left out.
+        examples: ``[N]``: the metric of each example. Their mean is the metric of the dataset.
+        influence: ``[n]``: values whose standard error is the Monte Carlo standard error of the metric, such as one for
+            each of n independent samples, antithetic pairs or groups of samples.
+        bias: Estimated upward bias due to the finite number of samples; 0 if the metric is unbiased.
+        effective_samples: ``[N]``: effective number of samples of each value, if samples have different weights; else
+            None.
+        bias_errors: ``[N]``: order of magnitude of the error of `bias` for each example; None if it is exact.
     """
 
     examples: Tensor
@@ -46,93 +45,94 @@ class MetricValues:
 
 
 class Metric(Strategy):
-    r"""A loss of a distribution over networks: a mean over examples, estimated from S posterior samples.
+    r"""Loss of a distribution over networks: a mean over examples, estimated from S posterior samples.
 
     Derive from `AbstractSampleMetric` for a function of the likelihoods of a target under the samples, and from
     `AbstractPredictionMetric` for a function of the averaged prediction.
 
     Laws:
         - *Per example*: the value of an example does not depend on the other examples.
-        - *Exchangeable*: neither the order of the samples nor repeating all of them changes a value.
+        - *Exchangeable*: values do not change if the samples are reordered, or all are repeated equally often.
         - *Errors stated*: the Monte Carlo standard error is the standard deviation over independent repetitions.
-        - *Bias stated*: the stated bias is twice what the mean falls by from S samples to 2S.
+        - *Bias stated*: the stated bias is twice the decrease of the mean from S to 2S samples.
         - *Inputs untouched*: predictions are not changed.
     """
 
     family: ClassVar[str] = "metric"
 
     label: ClassVar[str]
-    """The name of the quantity in figures: ``Brier score``."""
+    """Name of the metric in figures, such as ``Brier score``."""
 
     unit: ClassVar[str] = ""
-    """Its unit in figures; empty for a number without one."""
+    """Unit of the metric in figures; empty if it has none."""
 
     num_groups: ClassVar[int] = 0
-    """Number of groups of samples whose averaged predictions the metric needs; 0 for none."""
+    """Number of groups of samples whose averaged predictions the metric needs; 0 if it needs none."""
 
     @abstractmethod
     def estimate(self, predictions: Predictions, *, contrasts: int | None = None) -> MetricValues:
-        """Return the metric of predictions with its Monte Carlo error.
+        """Estimate the metric and its Monte Carlo error from predictions.
 
         Args:
-            predictions: As from `evaluation.predict`.
-            contrasts: If noise is independent across examples: number of contrasts of each example's samples from
-                which the Monte Carlo error is estimated; as many as suffice if not given.
+            predictions: Predictions, as from `evaluation.predict`.
+            contrasts: If noise is independent across examples, the number of contrasts of each example's samples from
+                which the Monte Carlo error is estimated; chosen automatically if None.
 
         Returns:
-            The values of all examples, and their error.
+            The values of all examples, with influence values and bias.
 
         Raises:
-            InvalidInputError: If the predictions do not have what the metric needs, or it is not for such targets.
+            InvalidInputError: If the predictions lack groups or targets that the metric needs, or the metric is not
+                defined for such targets.
         """
 
 
 class AbstractSampleMetric(Metric):
-    """Function of the log likelihoods of a target under all samples, with an error by the delta method and no bias."""
+    """Function of the log likelihoods of a target under all samples; error by the delta method, without bias."""
 
     @abstractmethod
     def _values(self, log_prob: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the metric of every example, and the effect of every sample on it.
+        """Return the metric of each example, and the influence of each sample on it.
 
         Args:
-            log_prob: ``[S, N]``, in nats.
+            log_prob: Log likelihoods ``[S, N]``, in nats.
 
         Returns:
-            Values ``[N]``, and effects ``[S, N]`` with mean zero over samples: the derivative of the value with respect
-            to the weight of each sample, which is 1 / S.
+            Values ``[N]``, and influences ``[S, N]`` with mean zero over samples: the derivative of the value with
+            respect to the weight of each sample, centered.
         """
 
     @final
     @override
     def estimate(self, predictions: Predictions, *, contrasts: int | None = None) -> MetricValues:
         examples, effects = self._values(predictions.log_prob)
-        # Two samples of opposite noise are one independent draw.
-        drawn = effects.unflatten(0, (-1, 2)).mean(1) if predictions.paired else effects
-        return MetricValues(examples, influence(drawn, independent=predictions.independent, contrasts=contrasts))
+        # An antithetic pair is one independent draw.
+        units = effects.unflatten(0, (-1, 2)).mean(1) if predictions.paired else effects
+        return MetricValues(examples, influence(units, independent=predictions.independent, contrasts=contrasts))
 
 
 class AbstractPredictionMetric(Metric):
-    """A function of the averaged prediction, whose error and bias are estimated by resampling groups of samples."""
+    """Metric that is a function of the averaged prediction; error and bias are estimated by resampling groups."""
 
-    num_groups: ClassVar[int] = _GROUPS
+    num_groups: ClassVar[int] = _NUM_GROUPS
 
     is_smooth: ClassVar[bool] = False
-    """Whether the metric has two derivatives in the prediction. Groups are then left out one after the other (the
-    jackknife), which knows error and bias better; else they are drawn with replacement (the bootstrap)."""
+    """Whether the metric is twice differentiable in the prediction. If so, error and bias are estimated by the
+    jackknife over groups of samples, which is more accurate; if not, by the bootstrap."""
 
     @abstractmethod
     def _score(self, prediction: Tensor, targets: Tensor) -> Tensor:
-        """Return the metric of every example.
+        """Return the metric of each example.
 
         Args:
-            prediction: ``[N, K]``: averaged probabilities or means.
-            targets: ``[N]`` classes, or ``[N, K]`` numbers.
+            prediction: ``[N, K]``: averaged class probabilities or means.
+            targets: ``[N]`` class indices, or ``[N, K]`` regression targets.
 
         Returns:
             ``[N]``, in float64.
 
         Raises:
-            InvalidInputError: If the metric is not for such targets.
+            InvalidInputError: If the metric is not defined for such targets.
         """
 
     @final
@@ -140,35 +140,35 @@ class AbstractPredictionMetric(Metric):
     def estimate(self, predictions: Predictions, *, contrasts: int | None = None) -> MetricValues:
         groups, targets = predictions.groups, predictions.targets
         if groups is None or targets is None:
-            message = f"the metric {self.name!r} needs predictions of groups of samples; set `groups` of `predict`"
+            message = f"the metric {self.name!r} needs predictions of groups of samples; pass `groups` to `predict`"
             raise InvalidInputError(message)
-        whole = self._score(predictions.prediction, targets)
+        values = self._score(predictions.prediction, targets)
         if len(groups) == 1:
-            return MetricValues(whole, whole.new_zeros(1))
+            return MetricValues(values, values.new_zeros(1))
         if not self.is_smooth:
-            return MetricValues(whole, *self._resampled(groups, targets))
-        pseudo_values = self._left_out(groups, targets)
+            return MetricValues(values, *self._bootstrap(groups, targets))
+        pseudo_values = self._pseudo_values(groups, targets)
         bias = (self._score(groups.mean(0), targets).mean() - pseudo_values.mean()).item()
-        numbers = influence(pseudo_values, independent=predictions.independent, contrasts=contrasts)
-        return MetricValues(whole, numbers, bias)
+        effects = influence(pseudo_values, independent=predictions.independent, contrasts=contrasts)
+        return MetricValues(values, effects, bias)
 
-    def _left_out(self, groups: Tensor, targets: Tensor) -> Tensor:
-        """Return the pseudo-values of the jackknife: ``[G, N]``."""
+    def _pseudo_values(self, groups: Tensor, targets: Tensor) -> Tensor:
+        """Return the jackknife pseudo-values ``[G, N]``."""
         count = len(groups)
         mean = groups.mean(0)
-        # The mean of the others.
+        # mean + (mean - group) / (G - 1) is the mean of the other groups.
         without = (self._score(mean + (mean - group) / (count - 1), targets) for group in groups)
         return count * self._score(mean, targets) - (count - 1) * torch.stack(list(without))
 
-    def _resampled(self, groups: Tensor, targets: Tensor) -> tuple[Tensor, float]:
-        """Return numbers with the error of the metric, and its bias, by the bootstrap."""
+    def _bootstrap(self, groups: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+        """Return bootstrap influence values ``[64]`` and the bias of the metric."""
         count = len(groups)
-        # The same resamples at every t, so that errors along a path stay paired.
+        # The same resamples at each t: errors along a path remain paired.
         generator = torch.Generator().manual_seed(0)
-        chosen = torch.randint(count, (_RESAMPLES, count), generator=generator).to(groups.device)
+        chosen = torch.randint(count, (_NUM_RESAMPLES, count), generator=generator).to(groups.device)
         values = torch.stack([self._score(groups[rows].mean(0), targets).mean() for rows in chosen])
-        # A resample of n groups has n - 1 of n of the variance.
+        # The bootstrap underestimates the variance of a mean of n groups by the factor (n - 1) / n.
         scale = count / (count - 1)
         bias = (values.mean() - self._score(groups.mean(0), targets).mean()).item() * scale
-        # Scaled so that the standard error of their mean is the standard deviation of the resampled values.
-        return (values - values.mean()) * math.sqrt(_RESAMPLES * scale), bias
+        # Scaled: the standard error of these values is the standard deviation of the resampled values, corrected.
+        return (values - values.mean()) * math.sqrt(_NUM_RESAMPLES * scale), bias

@@ -1,4 +1,4 @@
-"""Networks drawn from a posterior and run on data, one by one or several at once."""
+"""Evaluation of networks sampled from a posterior, sequentially or in batches."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ MethodName: TypeAlias = Literal["auto", "loop", "vectorized", "local"]
 PrecisionName: TypeAlias = Literal["full", "bfloat16"]
 AllocationName: TypeAlias = Literal["even", "adaptive"]
 Adjust: TypeAlias = "Callable[[Mapping[str, Tensor], int], Mapping[str, Tensor]]"
-"""Changes the tensors of a drawn network, given its number."""
+"""Returns the adjusted tensors of a sampled network, given its tensors and its index among the samples."""
 
 
-# Scalars, and networks, that are drawn in one call: small networks share the cost of calls.
-_DRAWN_TOGETHER = 2**18
-_MOST_TOGETHER = 64
+# Maximum number of scalars, and of networks, sampled in one call: reduces the overhead for small networks.
+_BLOCK_ELEMENTS = 2**18
+_MAX_BLOCK = 64
 
 
 @final
 class EvaluationOptions(Options):
-    r"""How networks sampled from a posterior are run.
+    r"""Options for the evaluation of networks sampled from a posterior.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -54,38 +54,39 @@ class EvaluationOptions(Options):
     """
 
     method: MethodName = "auto"
-    """``loop`` samples weights and runs one network after the other. ``vectorized`` runs several in one batch, faster
-    for networks so small that calls cost more than arithmetic. ``local`` samples the outputs of layers instead of
-    weights (local reparameterization), independently for every example: for independent Gaussians and dense layers that
-    every example passes once, exactly the predictive of every example, at a far smaller error for as many samples. In
-    convolutions it takes the noise at different positions as independent, which changes the predictive. ``auto`` uses
-    ``local`` where it is exact, ``vectorized`` for small networks, and ``loop`` otherwise."""
+    """``loop`` samples weights and evaluates one network at a time. ``vectorized`` evaluates several networks in one
+    batch (`torch.vmap`), which is faster for small networks. ``local`` samples the outputs of layers instead of weights
+    (local reparameterization), independently for each example. For independent Gaussians and dense layers that are
+    applied once per example, this leaves the predictive of each example unchanged, and the Monte Carlo error is far
+    smaller for the same number of samples. In convolutions it treats the noise at different positions as independent,
+    which changes the predictive. ``auto`` uses ``local`` where it is exact, ``vectorized`` for small networks, and
+    ``loop`` otherwise."""
 
     chunk_size: PositiveInt | None = None
-    """Networks in one batch, for ``vectorized`` and ``local``; determined from the free memory if not given."""
+    """Number of networks in one batch, for ``vectorized`` and ``local``; by default determined from the free memory."""
 
     precision: PrecisionName = "full"
-    """``full``, or ``bfloat16``: matrix products in that precision, about twice as fast on hardware that has it."""
+    """``full``, or ``bfloat16``: matrix products in bfloat16, about twice as fast on hardware that supports it."""
 
     antithetic: bool | None = None
-    """Whether samples come in antithetic pairs (opposite noise); for Gaussian posteriors and an even number of samples.
-    By default for ``local`` only, if the number is even."""
+    """Whether samples are drawn in antithetic pairs (noise e and -e). Needs a Gaussian posterior and an even number of
+    samples. By default only for ``local``, if the number is even."""
 
     allocation: AllocationName = "even"
-    """``even`` gives every example equally many samples. ``adaptive`` gives more to those whose losses are uncertain
-    (Neyman allocation, see `Allocation`), as many as asked for on average, at least 8, after a pilot of 4: a far
-    smaller error of the loss on data that a network knows well. Only for noise that is independent across examples, as
-    with ``local``."""
+    """``even`` uses the same number of samples for each example. ``adaptive`` uses more samples for examples whose
+    losses are uncertain (Neyman allocation, see `Allocation`), after a pilot of 4 samples. The number of samples, at
+    least 8, is then the mean over the examples. The error of the loss is far smaller on data that the network predicts
+    well. Needs noise that is independent across examples, as with ``local``."""
 
     compiled: bool = False
-    """Whether ``loop`` compiles the network by ``torch.compile``: half a minute at the first point, then faster where
-    much of the time is not matrix products (normalization, activations)."""
+    """Whether ``loop`` compiles the network with `torch.compile`. The first point takes about half a minute longer;
+    others are faster if much of the time is spent outside matrix products (normalization, activations)."""
 
     def arithmetic(self, device: torch.device) -> AbstractContextManager[object]:
-        """Return the context in which matrices are multiplied in the chosen precision.
+        """Return a context manager that sets the precision of matrix products.
 
         Args:
-            device: The device of the matrices.
+            device: Device of the matrices.
 
         Returns:
             A context manager.
@@ -98,13 +99,13 @@ class EvaluationOptions(Options):
 @final
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How many networks are sampled from a posterior, with which noise, and how they are run.
+    """Number and seed of posterior samples, and how the sampled networks are evaluated.
 
     Attributes:
         num_samples: Number of posterior samples, at least 1.
-        seed: Seed of the noise; posteriors of one kind have common random numbers for equal seeds.
-        options: How the networks are run.
-        adjust: Changes the tensors of every sampled network, given its index; None for no change.
+        seed: Seed of the noise; posteriors of one class have common random numbers for equal seeds.
+        options: How the networks are evaluated.
+        adjust: Returns the adjusted tensors of a sampled network, given its tensors and index; None for no adjustment.
     """
 
     num_samples: int
@@ -116,12 +117,12 @@ class Sampling:
 @final
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What several networks return for one batch.
+    """Outputs of several networks for one batch.
 
     Attributes:
-        first: The number of the first of these networks.
+        first: Index of the first of these networks among the samples.
         batch_index: Index of the batch.
-        values: ``[c, N, ...]`` for c networks.
+        values: Outputs of c networks, ``[c, N, ...]``.
     """
 
     first: int
@@ -130,53 +131,53 @@ class Outputs:
 
 
 class AbstractNetworks(ABC):
-    """A number of networks drawn from a posterior."""
+    """Networks sampled from a posterior, with a method to evaluate them."""
 
     count: int
-    """How many."""
+    """Number of networks."""
 
     chunk: int
-    """How many are run at once."""
+    """Number of networks in one batch."""
 
-    least_chunk: int = 1
-    """How many must be run at once: two, where pairs of opposite noise are drawn together."""
+    min_chunk: int = 1
+    """Minimum of `chunk`: 2 if antithetic pairs are sampled together."""
 
     independent: bool = False
-    """Whether the noise of one example has nothing to do with that of another; so also if there is none."""
+    """Whether noise is independent across examples; also True for distributions with zero standard deviations."""
 
     paired: bool = False
-    """Whether every second one has the opposite noise of the one before."""
+    """Whether consecutive networks form antithetic pairs."""
 
     @abstractmethod
     def outputs(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Outputs]:
-        """Yield the outputs of every network for every batch, each once, in an order that suits the method.
+        """Yield the outputs of each network for each batch, in an order that depends on the method.
 
         Args:
-            batches: The data.
+            batches: Batches ``(inputs, targets)``.
 
         Yields:
-            Outputs; the same ones each time.
+            Outputs; repeated calls yield the same values.
         """
 
 
 @final
 class SampledNetworks:
-    """Draws networks one after the other (small ones several at once), from a generator with a given seed.
+    """Networks sampled from a posterior with a given seed; small networks are sampled in blocks.
 
-    Posteriors of one kind get the same noise (common random numbers). A mixture of equally weighted single networks
-    (samples, an ensemble) that are no more than asked for is taken whole, each once. Of other mixtures, components are
-    met in proportion to their weights (systematic sampling): none more than once too often, and of K equal weights no
-    component twice while there are fewer samples than K.
+    Posteriors of one class receive the same noise for equal seeds (common random numbers). If the posterior is a
+    mixture of at most `count` equally weighted single networks (samples, an ensemble), each is used exactly once. The
+    components of other mixtures are chosen by systematic sampling: each occurs in proportion to its weight, rounded up
+    or down. Of K equally weighted components, none is chosen twice if there are at most K samples.
 
     Args:
         posterior: A distribution over the model's parameters.
-        count: How many to draw.
+        count: Number of networks to sample.
         seed: Seed of the noise.
-        antithetic: Whether every second one has the opposite noise of the one before.
-        adjust: Changes the tensors of every network, given its number.
+        antithetic: Whether consecutive networks form antithetic pairs.
+        adjust: Adjusts the tensors of each network, given its index; None for no adjustment.
 
     Raises:
-        InvalidInputError: If pairs are asked of a posterior that is not Gaussian, or an odd number of them.
+        InvalidInputError: If antithetic pairs are requested of a posterior that is not Gaussian, or of an odd number.
     """
 
     def __init__(
@@ -186,9 +187,9 @@ class SampledNetworks:
         self._seed = seed
         self._adjust = adjust
         self.paired = antithetic
-        self._whole = _taken_whole(posterior, count)
-        self.count = count if self._whole is None else len(self._whole)
-        # Points are left out: they have one sample, and no errors that would be paired with those of others.
+        self._members = _single_networks(posterior, count)
+        self.count = count if self._members is None else len(self._members)
+        # Single networks have one sample, and no influence values to be paired with those of other posteriors.
         without_noise = isinstance(posterior, AbstractIndependentGaussian) and not posterior.noisy_names
         self.independent = without_noise and not posterior.is_point
         if antithetic and (count % 2 or not isinstance(posterior, AbstractGaussianPosterior)):
@@ -199,27 +200,27 @@ class SampledNetworks:
             raise InvalidInputError(message)
 
     def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
-        """Yield the tensors of one network after the other, the same ones each time."""
-        for index, tensors in enumerate(self._drawn()):
+        """Yield the tensors of each network; repeated iteration yields the same values."""
+        for index, tensors in enumerate(self._tensors()):
             yield tensors if self._adjust is None else self._adjust(tensors, index)
 
-    def _drawn(self) -> Iterator[dict[str, Tensor]]:
-        if self._whole is not None:
-            for member in self._whole:
+    def _tensors(self) -> Iterator[dict[str, Tensor]]:
+        if self._members is not None:
+            for member in self._members:
                 yield {**member.mean, **member.buffers}
             return
         generator = torch.Generator(self._posterior.device).manual_seed(self._seed)
         size = sum(tensor.numel() for tensor in self._posterior.mean.values())
-        least = 2 if self.paired else 1
-        together = max(1, min(_MOST_TOGETHER, _DRAWN_TOGETHER // max(1, size)) // least) * least
-        for first in range(0, self.count, together):
-            number = min(together, self.count - first)
-            drawn = self._posterior.from_noise(self._noise(first, number, generator))
+        unit = 2 if self.paired else 1
+        block = max(1, min(_MAX_BLOCK, _BLOCK_ELEMENTS // max(1, size)) // unit) * unit
+        for first in range(0, self.count, block):
+            number = min(block, self.count - first)
+            samples = self._posterior.from_noise(self._noise(first, number, generator))
             for index in range(number):
-                yield {name: tensor[index] for name, tensor in drawn.items()}
+                yield {name: tensor[index] for name, tensor in samples.items()}
 
     def _noise(self, first: int, number: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the noise of several networks, from one on."""
+        """Return the noise of `number` networks, starting at index `first`."""
         if not self.paired:
             noise = self._posterior.draw_noise((number,), generator=generator)
             if not isinstance(self._posterior, AbstractMixture):
@@ -229,8 +230,8 @@ class SampledNetworks:
         return {name: torch.stack([tensor, -tensor], 1).flatten(0, 1) for name, tensor in half.items()}
 
 
-def _taken_whole(posterior: Posterior, count: int) -> Sequence[Posterior] | None:
-    """Return the networks of a mixture of equally weighted single networks, if they are no more than asked for."""
+def _single_networks(posterior: Posterior, count: int) -> Sequence[Posterior] | None:
+    """Return the components of a mixture of at most `count` equally weighted single networks; None for others."""
     if not isinstance(posterior, AbstractMixture) or len(posterior.weights) > count or not posterior.is_uniform:
         return None
     components = posterior.components
@@ -246,89 +247,91 @@ def _systematic(count: int, seed: int) -> Tensor:
 
 @final
 class LoopedNetworks(AbstractNetworks):
-    """Runs drawn networks one after the other: one in memory at a time.
+    """Evaluates networks sequentially, with one network in memory at a time.
 
     Args:
-        drawn: The networks.
+        sampled: The networks.
         model: The model.
-        options: The precision.
+        options: Precision, and whether to compile the model.
     """
 
-    def __init__(self, drawn: SampledNetworks, model: FunctionalModel, options: EvaluationOptions) -> None:
-        self._drawn = drawn
+    def __init__(self, sampled: SampledNetworks, model: FunctionalModel, options: EvaluationOptions) -> None:
+        self._sampled = sampled
         self._options = options
         self._model = model.compiled() if options.compiled else model
-        self.count = drawn.count
+        self.count = sampled.count
         self.chunk = 1
-        self.paired = drawn.paired
-        self.independent = drawn.independent
+        self.paired = sampled.paired
+        self.independent = sampled.independent
 
     @override
     def outputs(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Outputs]:
-        for index, tensors in enumerate(self._drawn):
+        for index, tensors in enumerate(self._sampled):
             if index == 0:
                 self._model.check(tensors, "the posterior")
-            for number, (inputs, _) in enumerate(batches):
+            for batch_index, (inputs, _) in enumerate(batches):
                 with self._options.arithmetic(inputs.device):
                     values = self._model(tensors, inputs)
-                yield Outputs(index, number, values.unsqueeze(0))
+                yield Outputs(index, batch_index, values.unsqueeze(0))
 
 
 @final
 class VectorizedNetworks(AbstractNetworks):
-    """Runs several drawn networks at once, their tensors stacked (``vmap``).
+    """Evaluates several networks in one batch, with stacked tensors (`torch.vmap`).
 
     Args:
-        drawn: The networks.
+        sampled: The networks.
         model: The model.
         options: The precision.
-        chunk: How many at once.
+        chunk: Number of networks in one batch, at least 1.
     """
 
-    def __init__(self, drawn: SampledNetworks, model: FunctionalModel, options: EvaluationOptions, chunk: int) -> None:
-        self._drawn = drawn
+    def __init__(
+        self, sampled: SampledNetworks, model: FunctionalModel, options: EvaluationOptions, chunk: int
+    ) -> None:
+        self._sampled = sampled
         self._model = model
         self._options = options
-        self.count = drawn.count
+        self.count = sampled.count
         self.chunk = chunk
-        self.paired = drawn.paired
-        self.independent = drawn.independent
+        self.paired = sampled.paired
+        self.independent = sampled.independent
 
     @override
     def outputs(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Outputs]:
-        held: list[Mapping[str, Tensor]] = []
-        for index, tensors in enumerate(self._drawn):
+        networks: list[Mapping[str, Tensor]] = []
+        for index, tensors in enumerate(self._sampled):
             if index == 0:
                 self._model.check(tensors, "the posterior")
-            held.append(tensors)
-            if len(held) == self.chunk or index == self.count - 1:
-                yield from self._at_once(held, index + 1 - len(held), batches)
-                held = []
+            networks.append(tensors)
+            if len(networks) == self.chunk or index == self.count - 1:
+                yield from self._run(networks, index + 1 - len(networks), batches)
+                networks = []
 
     def is_possible(self, inputs: Tensor) -> bool:
-        """Return whether this model can be run so: not if its control flow depends on data, or it changes things.
+        """Return whether `torch.vmap` supports the model; it does not support data-dependent control flow.
 
         Args:
-            inputs: A batch; two of its examples are tried.
+            inputs: A batch; the model is run on two of its examples.
         """
-        tensors = next(iter(self._drawn))
+        tensors = next(iter(self._sampled))
         try:
-            for _ in self._at_once([tensors, tensors], 0, [(inputs[:2], inputs[:2])]):
+            for _ in self._run([tensors, tensors], 0, [(inputs[:2], inputs[:2])]):
                 pass
         except (RuntimeError, ValueError, TypeError):
             return False
         return True
 
-    def _at_once(
-        self, held: Sequence[Mapping[str, Tensor]], first: int, batches: Sequence[tuple[Tensor, Tensor]]
+    def _run(
+        self, networks: Sequence[Mapping[str, Tensor]], first: int, batches: Sequence[tuple[Tensor, Tensor]]
     ) -> Iterator[Outputs]:
-        stacked = {name: torch.stack([tensors[name] for tensors in held]) for name in held[0]}
+        stacked = {name: torch.stack([tensors[name] for tensors in networks]) for name in networks[0]}
 
         def call(tensors: dict[str, Tensor], inputs: Tensor) -> Tensor:
             return self._model(tensors, inputs)
 
         run = torch.vmap(call, in_dims=(0, None))
-        for number, (inputs, _) in enumerate(batches):
+        for batch_index, (inputs, _) in enumerate(batches):
             with self._options.arithmetic(inputs.device):
                 values: Tensor = run(stacked, inputs)
-            yield Outputs(first, number, values)
+            yield Outputs(first, batch_index, values)

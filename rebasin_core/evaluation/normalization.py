@@ -1,4 +1,4 @@
-"""Normalisation statistics at given parameters, from data."""
+"""Batch-normalization statistics computed from data."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.task import Batches
 
-# By their classes: what is set here is the state of these modules (their mode and momentum), which no execution shows.
+# Found by class, because the reset changes the state of these modules (mode and momentum).
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def use_batch_statistics(model: FunctionalModel) -> None:
-    """Let batch normalisations of a model take the statistics of whatever batch they are given.
+    """Make the batch-normalization layers of a model use the statistics of the current batch.
 
-    Other layers (dropout) stay as they are, and so do the statistics that a call is given, but for their count of
-    batches.
+    Other layers (such as dropout) do not change mode. Running statistics are not updated, except the batch counter.
 
     Args:
-        model: Changed for good.
+        model: The model; modified in place.
     """
     for module in model.module.modules():
         if isinstance(module, _BATCH_NORMS):
@@ -38,12 +37,14 @@ def use_batch_statistics(model: FunctionalModel) -> None:
 
 @final
 class BatchStatistics:
-    """Takes a model's batch statistics anew at any parameters: the reset of Garipov et al. and Izmailov et al.
+    """Recomputes the batch-normalization statistics of a model for given parameters.
+
+    Averaged weights produce other activations than the networks that were averaged, so their statistics differ.
 
     Args:
         model: The network; not changed.
-        device: Where it is run.
-        dtype: Its floating dtype.
+        device: Device to run on.
+        dtype: Dtype of floating-point parameters, buffers and inputs.
 
     References:
         P. Izmailov et al. (2018), "Averaging weights leads to wider optima and better generalization", UAI, arXiv
@@ -53,27 +54,27 @@ class BatchStatistics:
     def __init__(
         self, model: nn.Module, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
-        self._private = FunctionalModel(model, device=device, dtype=dtype, training=True)
+        self._model = FunctionalModel(model, device=device, dtype=dtype, training=True)
         self._names = list(named_tensors(model))
-        modules = self._private.module.named_modules()
+        modules = self._model.module.named_modules()
         self._norms = [(p, m) for p, m in modules if isinstance(m, _BATCH_NORMS) and m.track_running_stats]
 
     def __bool__(self) -> bool:
-        """Return whether the model has any such statistics."""
+        """Return whether the model has batch-normalization statistics."""
         return bool(self._norms)
 
     def at(self, parameters: Mapping[str, Tensor], data: Batches) -> dict[str, Tensor]:
-        """Return all buffers, with the statistics of data at given parameters.
+        """Return all buffers, with statistics recomputed for given parameters.
 
         Args:
             parameters: All parameters by name; buffers among them are ignored.
-            data: Batches ``(inputs, targets)``; one pass. The statistics of the batches are averaged, each batch with
-                the weight of its number of examples.
+            data: Batches ``(inputs, targets)``, iterated once. Statistics are averaged over batches, weighted by the
+                number of examples.
 
         Returns:
-            All buffers by name; the model's own where there is nothing to take.
+            All buffers by name; buffers that are not statistics are those of the model.
         """
-        buffers = copied(dict(self._private.module.named_buffers()))
+        buffers = copied(dict(self._model.module.named_buffers()))
         if not self._norms:
             return buffers
         for prefix, norm in self._norms:
@@ -84,24 +85,27 @@ class BatchStatistics:
             for inputs, _ in data:
                 seen += len(inputs)
                 for _, norm in self._norms:
-                    norm.momentum = len(inputs) / seen  # a running average with equal weights for all examples
-                self._private({**parameters, **buffers}, self._private.to_device(inputs))
+                    norm.momentum = len(inputs) / seen  # running average with equal weight for each example
+                self._model({**parameters, **buffers}, self._model.to_device(inputs))
         return {name: buffers[name] for name in self._names if name in buffers}
 
 
 def refreshed_buffers(model: nn.Module, parameters: Mapping[str, Tensor], data: Batches) -> dict[str, Tensor]:
-    """Return a model's buffers with its batch statistics taken afresh at given parameters.
+    """Return a model's buffers with batch-normalization statistics recomputed for given parameters.
 
-    Averaged weights have other activations than the networks they are averages of: their statistics must be taken anew.
+    Averaged weights produce other activations than the networks that were averaged, so their statistics differ.
 
     Args:
         model: The network; not changed.
-        parameters: All its parameters by name.
-        data: Batches ``(inputs, targets)``; one pass. The statistics of the batches are averaged, each batch with the
-            weight of its number of examples.
+        parameters: All parameters by name.
+        data: Batches ``(inputs, targets)``, iterated once. Statistics are averaged over batches, weighted by the number
+            of examples.
 
     Returns:
-        All buffers by name; the model's own where there is nothing to take.
+        All buffers by name; buffers that are not statistics are those of the model.
+
+    References:
+        P. Izmailov et al. (2018), arXiv 1803.05407, section 3.2.
     """
     first = next(iter(parameters.values()))
     return BatchStatistics(model, device=first.device, dtype=first.dtype).at(parameters, data)

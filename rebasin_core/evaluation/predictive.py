@@ -1,4 +1,4 @@
-"""Predictive distributions: the log likelihood of every target under every sample of the parameters."""
+"""Predictive distributions: log likelihoods and predictions under posterior samples."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class EpochBatches(Protocol):
-    """Batches whose order depends on the number of the epoch, so that training can be resumed in the same order."""
+    """Batches whose order is a function of the epoch, so that resumed training sees the same order."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next pass, as ``torch.utils.data.DistributedSampler.set_epoch`` does."""
+        """Set the epoch of the next iteration, as `torch.utils.data.DistributedSampler.set_epoch` does."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a posterior predicts on a data set.
+    """Predictions of a posterior on a dataset, for S samples and N examples.
 
     Attributes:
-        log_prob: ``[S, N]``: the log likelihood of every target under every sample.
-        prediction: ``[N, K]``: probabilities or means, averaged over samples.
-        score: ``[N]``: how well the prediction averaged over samples does (`Likelihood.score`).
-        score_name: The name of its mean.
-        targets: ``[N]`` or ``[N, K]``; None if they were not kept.
-        entropy: ``[N]``: the entropy of one network's prediction, averaged over samples; None if unknown.
-        groups: ``[G, N, K]``: the prediction of every group of samples, if groups were asked for.
-        paired: Whether samples come in pairs of opposite noise.
-        outputs: ``[S, N, ...]``: what every network returned, if it was asked for.
-        independent: Whether the noise of one example has nothing to do with that of another.
-        parts: Where examples have different numbers of samples: the predictions of each stratum; `log_prob` then holds
-            the samples that all have.
-        is_point: Whether there is one network and nothing random, so that there is no Monte Carlo error.
+        log_prob: ``[S, N]``: log likelihood of each target under each sample.
+        prediction: ``[N, K]``: class probabilities or means, averaged over samples.
+        score: ``[N]``: score of the averaged prediction (`Likelihood.score`).
+        score_name: Name of the mean score.
+        targets: ``[N]`` or ``[N, K]``; None if not available.
+        entropy: ``[N]``: entropy of the prediction of a single network, averaged over samples; None if unknown.
+        groups: ``[G, N, K]``: averaged prediction of each group of samples; None if not requested.
+        paired: Whether consecutive samples form antithetic pairs.
+        outputs: ``[S, N, ...]``: outputs of each network; None if not requested.
+        independent: Whether noise is independent across examples.
+        parts: For adaptive allocation, the strata with their predictions; `log_prob` then holds as many samples as the
+            smallest stratum has. Otherwise empty.
+        is_point: Whether these are the predictions of a single network, without Monte Carlo error.
     """
 
     log_prob: Tensor
@@ -68,33 +68,33 @@ class Predictions:
 
 
 def held_batches(model: FunctionalModel, data: Batches) -> Sequence[tuple[Tensor, Tensor]]:
-    """Return all batches of a data set on the model's device, so that they can be read again and again.
+    """Return all batches of a dataset in a list, on the model's device.
 
     Args:
         model: Sets device and dtype.
-        data: Any iterable of ``(inputs, targets)`` batches, also one that can be read only once.
+        data: Any iterable of batches ``(inputs, targets)``; iterated once.
 
     Returns:
         The batches.
 
     Raises:
-        InvalidInputError: If there is none, or something else than pairs of tensors.
+        InvalidInputError: If there are no examples, or an item is not a pair of tensors.
     """
     batches = [(model.to_device(inputs), model.to_device(targets)) for inputs, targets in checked_batches(data)]
     if not batches:
-        message = "expected at least one example, got an empty data set; a generator can be read only once"
+        message = "expected at least one example, got an empty dataset; a generator can be iterated only once"
         raise InvalidInputError(message)
     return batches
 
 
 def batch_weights(batches: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
-    """Return the weights of batches' means, with which every example counts the same in a pass of gradient steps.
+    """Return the weights of the batch losses with which each example has the same weight in an epoch.
 
     Args:
-        batches: Batches ``(inputs, targets)`` of a pass.
+        batches: Batches ``(inputs, targets)`` of an epoch.
 
     Returns:
-        The number of examples of each, in units of the mean batch; 1 for batches of equal size.
+        Size of each batch divided by the mean batch size.
     """
     sizes = [len(targets) for _, targets in batches]
     return [len(sizes) * size / sum(sizes) for size in sizes]
@@ -103,10 +103,10 @@ def batch_weights(batches: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
 @final
 @dataclass(frozen=True, slots=True)
 class HeldTask:
-    """A task whose model and batches are on the device and in the dtype of the posteriors to evaluate.
+    """A task with its data in memory, on the device and in the dtype of the posteriors to evaluate.
 
     Attributes:
-        model: The network, a private copy.
+        model: A copy of the network module as a function of its parameters.
         batches: Batches ``(inputs, targets)``, as from `held_batches`.
         likelihood: Likelihood of the targets.
     """
@@ -120,8 +120,8 @@ class HeldTask:
         """Return a task with its model and data on the device of a posterior.
 
         Args:
-            task: The task; its data are iterated once and held.
-            like: A posterior on the device and in the dtype of all that will be evaluated.
+            task: The task; its data are iterated once.
+            like: A posterior on the device and in the dtype of all posteriors to evaluate.
 
         Returns:
             The task.
@@ -141,49 +141,52 @@ def predict(
     groups: int = 0,
     keep_outputs: bool = False,
 ) -> Predictions:
-    """Return the predictions of a posterior on held batches.
+    """Return the predictions of a posterior on the data of a task.
 
-    Two posteriors of one kind get the same noise from the same seed (common random numbers). A set of equally weighted
-    samples that are no more than ``num_samples`` is taken whole, each once. Where memory does not suffice for as many
-    networks at once as were planned, half as many are tried.
+    Posteriors of one class receive the same noise for equal seeds (common random numbers). If the posterior is a
+    mixture of at most ``num_samples`` equally weighted single networks, each is used exactly once. If a batch of
+    networks does not fit into memory, the number of networks is halved and the evaluation retried.
 
     Args:
         posterior: A distribution over the model's parameters.
         task: The model, data and likelihood.
-        sampling: The posterior samples, and how they are run.
-        groups: If positive, the samples are split into as many groups, and the prediction of each is kept.
-        keep_outputs: Whether to keep what every network returned.
+        sampling: Number and seed of the posterior samples, and how they are evaluated.
+        groups: Number of groups of samples whose averaged predictions are kept, at most half the number of samples
+            (fewer are formed if it is larger); 0 for none.
+        keep_outputs: Whether to keep the outputs of each network.
 
     Returns:
         The predictions.
 
     Raises:
-        InvalidInputError: If the posterior does not fit the model, the outputs do not fit the targets, the method
-            cannot be used, or one network alone does not fit into memory.
+        InvalidInputError: If the posterior does not match the model, the outputs do not match the targets, the method
+            is not applicable, or a single network does not fit into memory.
     """
     allocation = sampling.options.allocation
     if allocation != "even":
-        message = f"`predict` gives all examples equally many samples, got {allocation!r}; use an `Evaluator`"
+        message = f"expected allocation='even' in `predict`, got {allocation!r}; use an `Evaluator`"
         raise InvalidInputError(message)
     while True:
         with torch.no_grad():
             networks = networks_of(posterior, task.model, task.batches, sampling)
             collected = _Collected(networks, task.batches, task.likelihood, groups=groups, keep_outputs=keep_outputs)
             if collected.fits(networks):
-                found = collected.predictions()
                 return replace(
-                    found, paired=networks.paired, independent=networks.independent, is_point=posterior.is_point
+                    collected.predictions(),
+                    paired=networks.paired,
+                    independent=networks.independent,
+                    is_point=posterior.is_point,
                 )
-        if networks.chunk <= networks.least_chunk:
+        if networks.chunk <= networks.min_chunk:
             message = "one network on one batch does not fit into memory; use smaller batches"
             raise InvalidInputError(message)
-        smaller = {"chunk_size": max(networks.chunk // 2, networks.least_chunk)}
+        smaller = {"chunk_size": max(networks.chunk // 2, networks.min_chunk)}
         sampling = replace(sampling, options=sampling.options.model_copy(update=smaller))
 
 
 @final
 class _Collected:
-    """Gathers the outputs of networks into predictions."""
+    """Accumulates the outputs of networks into predictions."""
 
     def __init__(
         self,
@@ -204,14 +207,14 @@ class _Collected:
         examples = self._starts[-1]
         self._log_prob = torch.empty((networks.count, examples), dtype=torch.float64, device=device)
         self._entropy = torch.zeros(examples, dtype=torch.float64, device=device)
-        # Pairs of opposite noise stay together.
+        # Antithetic pairs stay in one group.
         self._group = torch.arange(networks.count, device=device) // 2 % max(1, min(groups, networks.count // 2))
         self._sums: list[Tensor | None] = [None] * len(batches)
         self._outputs: dict[tuple[int, int], Tensor] | None = {} if keep_outputs else None
         self._keep_groups = groups > 0
 
     def fits(self, networks: AbstractNetworks) -> bool:
-        """Take the outputs of all networks for all batches; return whether the memory sufficed."""
+        """Add the outputs of all networks for all batches; return whether they fit into memory."""
         try:
             for outputs in networks.outputs(self._batches):
                 self._add(outputs.first, outputs.batch_index, outputs.values)
@@ -222,18 +225,18 @@ class _Collected:
         return True
 
     def _add(self, first: int, batch_index: int, values: Tensor) -> None:
-        """Take the outputs of some networks for one batch: ``[c, N, ...]``."""
+        """Add the outputs ``[c, N, ...]`` of c networks for one batch."""
         if values.dtype in {torch.bfloat16, torch.float16}:
             values = values.float()
         targets = self._batches[batch_index][1]
         networks = len(values)
         self._likelihood.check(values[0], targets)
-        where = slice(self._starts[batch_index], self._starts[batch_index + 1])
+        columns = slice(self._starts[batch_index], self._starts[batch_index + 1])
         rows = values.flatten(0, 1)
         repeated = targets.expand(networks, *targets.shape).flatten(0, 1)
         log_prob, prediction, entropy = self._likelihood.assess(rows, repeated)
-        self._log_prob[first : first + networks, where] = log_prob.reshape(networks, -1).double()
-        self._entropy[where] += entropy.reshape(networks, -1).double().sum(0)
+        self._log_prob[first : first + networks, columns] = log_prob.reshape(networks, -1).double()
+        self._entropy[columns] += entropy.reshape(networks, -1).double().sum(0)
         prediction = prediction.unflatten(0, (networks, -1))
         sums = self._sums[batch_index]
         if sums is None:
@@ -244,7 +247,7 @@ class _Collected:
             self._outputs[first, batch_index] = values
 
     def predictions(self) -> Predictions:
-        """Return what was gathered."""
+        """Return the accumulated predictions."""
         sums = torch.cat([part for part in self._sums if part is not None], dim=1)
         average = sums.sum(0) / self._samples
         targets = torch.cat([part for _, part in self._batches])
@@ -262,7 +265,7 @@ class _Collected:
 
 
 def _joined(outputs: dict[tuple[int, int], Tensor]) -> Tensor:
-    """Return all networks' outputs for all batches in order."""
+    """Return the outputs ``[S, N, ...]`` of all networks for all batches, in order."""
     firsts = sorted({first for first, _ in outputs})
     batches = sorted({batch_index for _, batch_index in outputs})
-    return torch.cat([torch.cat([outputs[first, number] for number in batches], 1) for first in firsts])
+    return torch.cat([torch.cat([outputs[first, batch_index] for batch_index in batches], 1) for first in firsts])

@@ -1,4 +1,4 @@
-"""REPAIR: rescales activations to given means and standard deviations, by changing weights and biases."""
+"""REPAIR: rescaling of activations to given means and standard deviations, through weights and biases."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-# A unit whose output hardly varies is left as it is: there is nothing to scale.
-_LEAST_STDDEV = 1e-12
+# Units with a smaller standard deviation are constant and are not rescaled.
+_MIN_STDDEV = 1e-12
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class ActivationMoments:
-    """Mean and standard deviation of every unit's output, of every dense and convolutional layer but the last.
+    """Mean and standard deviation of the output of each unit, for all dense and convolutional layers but the last.
 
     Attributes:
-        mean: ``[units]`` by the name of the layer, which is that of its weight without ``.weight``.
-        stddev: The same.
+        mean: Means ``[units]`` by layer; the name of a layer is that of its weight without ``.weight``.
+        stddev: Standard deviations ``[units]`` by layer.
     """
 
     mean: Mapping[str, Tensor]
     stddev: Mapping[str, Tensor]
 
     def blend(self, other: ActivationMoments, t: float) -> ActivationMoments:
-        """Return the moments between these and others: mean and standard deviation are linear in t.
+        """Return the linear interpolation of means and standard deviations between these moments and others.
 
         Args:
             other: Moments of the same layers.
             t: The interpolation coefficient, in [0, 1].
 
         Returns:
-            The moments at t.
+            The interpolated moments.
         """
-        mean = {name: torch.lerp(start, other.mean[name], t) for name, start in self.mean.items()}
-        stddev = {name: torch.lerp(start, other.stddev[name], t) for name, start in self.stddev.items()}
+        mean = {name: torch.lerp(first, other.mean[name], t) for name, first in self.mean.items()}
+        stddev = {name: torch.lerp(first, other.stddev[name], t) for name, first in self.stddev.items()}
         return ActivationMoments(mean, stddev)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class UnitMaps:
-    """For every unit of some layers, an affine map of its output, which is applied to weight and bias.
+    """An affine map of the output of each unit, for some layers: scale * output + shift.
 
     Attributes:
-        scale: ``[units]`` by the name of the layer.
-        shift: The same; zero for layers without a bias.
+        scale: Scales ``[units]`` by layer.
+        shift: Shifts ``[units]`` by layer; zero for layers without a bias.
         layers: The layers.
     """
 
@@ -66,13 +66,13 @@ class UnitMaps:
     layers: Sequence[WeightUse]
 
     def folded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return tensors whose layers compute the mapped outputs.
+        """Fold the maps into weights and biases.
 
         Args:
             tensors: Parameters and buffers by name.
 
         Returns:
-            All of them, changed where a layer has a map.
+            All parameters and buffers; the layers of the maps compute the mapped outputs.
         """
         result = dict(tensors)
         for use in self.layers:
@@ -87,23 +87,23 @@ class UnitMaps:
 
 @final
 class ActivationRepair:
-    r"""REPAIR: rescales every unit so that its output has a given mean and standard deviation.
+    r"""REPAIR: rescale each unit so that its output has a given mean and standard deviation.
 
-    Interpolated networks have activations of too small a variance. The output $z$ of every unit becomes
-    $\sigma^* (z - \mu) / \sigma + \mu^*$, from the first layer to the last but one. Weight and bias are changed
-    accordingly. A layer without a bias can only be scaled: there the root mean square is set.
+    The activations of interpolated networks have too small a variance. From the first layer to the last but one, the
+    output $z$ of each unit becomes $\sigma^* (z - \mu) / \sigma + \mu^*$. The map is folded into weight and bias.
+    Layers without a bias can only be scaled; for them the root mean square is matched instead.
 
-    A layer is any dense or convolutional product of activations with a weight, whatever module or function computes
-    it. Its weight and bias must be used nowhere else.
+    A layer is any dense or convolutional product of activations with a weight, in any module or function. Its weight
+    and bias must not be used in other operations.
 
     Args:
-        model: The network.
-        inputs: A small batch, to see how the network uses its weights.
-        device: Where it is run.
-        dtype: Its floating dtype.
+        model: The network; not changed.
+        inputs: A small batch, on which the use of each weight is determined.
+        device: Device to run on.
+        dtype: Dtype of floating-point parameters, buffers and inputs.
 
     Warns:
-        UnreadWeightWarning: If weights before the last layer cannot be rescaled by unit; the message names them.
+        UnreadWeightWarning: If weights before the last layer cannot be rescaled unit by unit; the message names them.
 
     References:
         K. Jordan et al. (2023), "REPAIR: renormalizing permuted activations for interpolation repair", ICLR, arXiv
@@ -121,26 +121,26 @@ class ActivationRepair:
         self._model = FunctionalModel(model, device=device, dtype=dtype)
         tensors = {name: self._model.to_device(tensor.detach()) for name, tensor in named_tensors(model).items()}
         reading = self._model.reading(self._model.to_device(inputs), tensors)
-        # Buffers, such as fixed filters, are no weights that an interpolation changes.
-        own = {name for name, _ in model.named_parameters()} - reading.last
-        self._layers = [use for use in reading.layers if own.issuperset(use.parameter_names)]
-        buffers = [use.name for use in reading.layers if use.name in own and use not in self._layers]
-        left_out = dict.fromkeys(buffers, "its bias is a buffer") | reading.left_out
-        left_out = {name: why for name, why in left_out.items() if name in own}
-        if left_out:
-            named = ", ".join(f"`{name}` ({why})" for name, why in left_out.items())
-            message = f"the activations of some weights are not repaired, as they cannot be rescaled by unit: {named}"
+        # Buffers such as fixed filters are not interpolated, so they are not rescaled.
+        names = {name for name, _ in model.named_parameters()} - reading.last
+        self._layers = [use for use in reading.layers if names.issuperset(use.parameter_names)]
+        buffers = [use.name for use in reading.layers if use.name in names and use not in self._layers]
+        excluded = dict.fromkeys(buffers, "its bias is a buffer") | reading.excluded
+        excluded = {name: why for name, why in excluded.items() if name in names}
+        if excluded:
+            named = ", ".join(f"`{name}` ({why})" for name, why in excluded.items())
+            message = f"REPAIR skips weights that cannot be rescaled unit by unit: {named}"
             warnings.warn(message, UnreadWeightWarning, stacklevel=2)
 
     def __bool__(self) -> bool:
-        """Return whether any layer but the last can be repaired."""
+        """Return whether there are layers to repair."""
         return bool(self._layers)
 
     def moments(self, tensors: Mapping[str, Tensor], data: Sequence[tuple[Tensor, Tensor]]) -> ActivationMoments:
-        """Return the moments of a network's activations.
+        """Return the activation moments of a network on data.
 
         Args:
-            tensors: Its parameters and buffers.
+            tensors: Parameters and buffers of the network by name.
             data: Batches ``(inputs, targets)``; one pass.
 
         Returns:
@@ -148,57 +148,57 @@ class ActivationRepair:
         """
         sums = {use.layer: _Sums() for use in self._layers}
         self._run(tensors, data, sums, {})
-        found = {name: total.moments() for name, total in sums.items()}
-        like = next(iter(tensors.values())).dtype
-        mean = {name: pair[0].to(like) for name, pair in found.items()}
-        stddev = {name: pair[1].to(like) for name, pair in found.items()}
+        moments = {name: total.moments() for name, total in sums.items()}
+        dtype = next(iter(tensors.values())).dtype
+        mean = {name: pair[0].to(dtype) for name, pair in moments.items()}
+        stddev = {name: pair[1].to(dtype) for name, pair in moments.items()}
         return ActivationMoments(mean, stddev)
 
     def maps(
-        self, tensors: Mapping[str, Tensor], data: Sequence[tuple[Tensor, Tensor]], wanted: ActivationMoments
+        self, tensors: Mapping[str, Tensor], data: Sequence[tuple[Tensor, Tensor]], target: ActivationMoments
     ) -> UnitMaps:
-        """Return the maps that give a network's activations the wanted moments.
+        """Return the maps after which the activations of a network have given moments.
 
         Args:
-            tensors: Its parameters and buffers.
-            data: Batches ``(inputs, targets)``.
-            wanted: The moments.
+            tensors: Parameters and buffers of the network by name.
+            data: Batches ``(inputs, targets)``; one pass for each layer.
+            target: Moments of the activations after the maps.
 
         Returns:
             The maps.
 
         Complexity:
-            One pass over the data for each layer, since the inputs of a layer depend on the maps before it.
+            One pass over the data for each layer, because its inputs depend on the maps of earlier layers.
         """
-        known: dict[str, tuple[Tensor, Tensor]] = {}
+        maps: dict[str, tuple[Tensor, Tensor]] = {}
         for use in self._layers:
             name = use.layer
             total = _Sums()
-            self._run(tensors, data, {name: total}, known)
+            self._run(tensors, data, {name: total}, maps)
             mean, stddev = total.moments()
-            target_mean = wanted.mean[name].double()
-            target = wanted.stddev[name].double()
+            target_mean = target.mean[name].double()
+            target_stddev = target.stddev[name].double()
             if use.bias is not None:
-                ratio = target / stddev
+                ratio = target_stddev / stddev
             else:
-                ratio = torch.sqrt((target.square() + target_mean.square()) / (stddev.square() + mean.square()))
-            scale = torch.where(stddev > _LEAST_STDDEV, ratio, torch.ones_like(ratio))
+                ratio = torch.sqrt((target_stddev.square() + target_mean.square()) / (stddev.square() + mean.square()))
+            scale = torch.where(stddev > _MIN_STDDEV, ratio, torch.ones_like(ratio))
             shift = target_mean - scale * mean
             if use.bias is None:
                 shift = torch.zeros_like(shift)
             like = tensors[use.name]
-            known[name] = scale.to(like), shift.to(like)
-        return _maps(known, self._layers)
+            maps[name] = scale.to(like), shift.to(like)
+        return _unit_maps(maps, self._layers)
 
     def _run(
         self,
         tensors: Mapping[str, Tensor],
         data: Sequence[tuple[Tensor, Tensor]],
         sums: Mapping[str, _Sums],
-        known: Mapping[str, tuple[Tensor, Tensor]],
+        maps: Mapping[str, tuple[Tensor, Tensor]],
     ) -> None:
-        """Run the network on the data, with the known maps; add up the outputs of the layers that have sums."""
-        folded = _maps(known, self._layers).folded(tensors)
+        """Run the network with some maps folded in, and accumulate the outputs of the layers in `sums`."""
+        folded = _unit_maps(maps, self._layers).folded(tensors)
         watched = [use for use in self._layers if use.layer in sums]
 
         def add(use: WeightUse, output: Tensor) -> Tensor:
@@ -211,18 +211,17 @@ class ActivationRepair:
                     self._model(folded, self._model.to_device(inputs))
 
 
-def _maps(known: Mapping[str, tuple[Tensor, Tensor]], layers: Sequence[WeightUse]) -> UnitMaps:
-    """Return the maps of the layers that have some."""
+def _unit_maps(maps: Mapping[str, tuple[Tensor, Tensor]], layers: Sequence[WeightUse]) -> UnitMaps:
     return UnitMaps(
-        {name: scale for name, (scale, _) in known.items()},
-        {name: shift for name, (_, shift) in known.items()},
-        [use for use in layers if use.layer in known],
+        {name: scale for name, (scale, _) in maps.items()},
+        {name: shift for name, (_, shift) in maps.items()},
+        [use for use in layers if use.layer in maps],
     )
 
 
 @final
 class _Sums:
-    """Sums of a layer's outputs and of their squares, unit by unit, in float64."""
+    """Sums of the outputs of each unit and of their squares, in float64."""
 
     def __init__(self) -> None:
         self._first: Tensor | None = None
@@ -230,7 +229,7 @@ class _Sums:
         self._count = 0
 
     def add(self, outputs: Tensor) -> None:
-        """Add a batch of outputs, ``[units, everything else]``."""
+        """Add a batch of outputs ``[units, n]``."""
         rows = outputs.double()
         first = rows.sum(1)
         second = rows.square().sum(1)
@@ -240,7 +239,7 @@ class _Sums:
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation."""
-        assert self._first is not None  # ruff: ignore[assert] - layers are called, or they would not be here
+        assert self._first is not None  # ruff: ignore[assert] - every watched layer was called
         assert self._second is not None  # ruff: ignore[assert] - likewise
         mean = self._first / self._count
         return mean, (self._second / self._count - mean.square()).clamp_min(0).sqrt()

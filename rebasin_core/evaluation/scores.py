@@ -1,4 +1,4 @@
-"""All the usual scores of a predictive distribution at once."""
+"""Standard scores of a predictive distribution."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
 
 CALIBRATION_BINS = 15
-"""Bins of equal width of the expected calibration error in `PredictiveScores`."""
+"""Number of bins of equal width of the expected calibration error in `PredictiveScores`."""
 
 
 _FIXED = ("nll", "nll_stderr", "nll_bias", "nll_data_stderr", "effective_samples", "gibbs")
@@ -33,21 +33,23 @@ _FIXED = ("nll", "nll_stderr", "nll_bias", "nll_data_stderr", "effective_samples
 @final
 @dataclass(frozen=True, slots=True)
 class PredictiveScores:
-    """How good a predictive distribution is.
+    """Scores of a predictive distribution.
 
     Attributes:
-        nll: Negative mean log likelihood of the predictive, nats per example.
-        nll_stderr: Its Monte Carlo standard error; 0 for one network, NaN for a single sample of a distribution.
-        nll_data_stderr: Its standard error from the finite number of examples.
-        gibbs: The mean loss of one drawn network, nats per example.
-        values: The other scores by name. Classes: ``accuracy``, ``brier``, ``ece`` (15 bins of equal width),
-            ``entropy`` (of the predictive, mean over examples), ``mutual_information`` (between target and weights).
-            Regression: ``rmse`` and ``crps``, in units of the targets.
-        bins: Of classes: ``count``, ``confidence`` and ``accuracy`` of every bin, as `reliability` gives them.
-        nll_bias: Estimate of the upward bias of `nll` from the finite number of samples.
-        effective_samples: The number of samples that the loss of an example rests on: the median over examples.
-        least_effective_samples: The least of them.
-        notes: Why the Monte Carlo error cannot be trusted; empty if it can.
+        nll: Mean negative log likelihood of the predictive, nats per example.
+        nll_stderr: Monte Carlo standard error of `nll`; 0 for a single network, NaN for a single sample of a
+            distribution.
+        nll_data_stderr: Standard error of `nll` from the finite dataset.
+        gibbs: Mean over samples of the loss of a single network, nats per example.
+        values: Other scores by name. Classification: ``accuracy``, ``brier``, ``ece`` (15 bins of equal width),
+            ``entropy`` (of the predictive, mean over examples, nats), ``mutual_information`` (between target and
+            weights, nats). Regression: ``rmse`` and ``crps``, in units of the targets. Other likelihoods: the mean
+            score.
+        bins: For classification, ``count``, ``confidence`` and ``accuracy`` of each bin (`reliability`); else None.
+        nll_bias: Estimated upward bias of `nll` due to the finite number of samples.
+        effective_samples: Effective number of samples of the loss of an example: the median over examples.
+        least_effective_samples: The minimum over examples instead of the median.
+        notes: Reasons for which the Monte Carlo error cannot be trusted; empty if there are none.
     """
 
     nll: float
@@ -66,14 +68,14 @@ class PredictiveScores:
         """Return the scores of a posterior.
 
         Args:
-            evaluator: Runs posterior samples on data.
+            evaluator: Evaluator of the model on the data.
             posterior: The posterior.
 
         Returns:
             The scores.
 
         Raises:
-            InvalidInputError: If the posterior does not fit, or a loss is not finite.
+            InvalidInputError: If the posterior does not match the model, or a loss is not finite.
         """
         regression = isinstance(evaluator.likelihood, AbstractRegressionLikelihood)
         return cls.of(evaluator.predictions(posterior, keep_outputs=regression), evaluator.likelihood)
@@ -83,8 +85,8 @@ class PredictiveScores:
         """Return the scores of predictions.
 
         Args:
-            predictions: As from `evaluation.predict`; for regression with outputs kept.
-            likelihood: What they were scored by.
+            predictions: Predictions, as from `evaluation.predict`; for regression with ``keep_outputs=True``.
+            likelihood: The likelihood of the predictions.
 
         Returns:
             The scores.
@@ -95,9 +97,9 @@ class PredictiveScores:
         estimate = LossEstimate.of(predictions)
         bins: dict[str, list[float]] | None = None
         if likelihood.targets == "classes":
-            values, bins = _of_classes(predictions, estimate)
+            values, bins = _classification_scores(predictions, estimate)
         elif isinstance(likelihood, AbstractRegressionLikelihood):
-            values = _of_numbers(predictions, likelihood)
+            values = _regression_scores(predictions, likelihood)
         else:
             values = {estimate.score_name: estimate.score}
         effective = estimate.effective_samples
@@ -115,15 +117,17 @@ class PredictiveScores:
         )
 
     def as_json(self) -> dict[str, float | None]:
-        """Return all scores, without the bins and notes, as plain JSON; NaN becomes null."""
+        """Return the scores, without bins and notes, as JSON; NaN becomes null."""
         fixed = {name: getattr(self, name) for name in _FIXED}
         return {name: None if math.isnan(value) else value for name, value in {**fixed, **self.values}.items()}
 
 
-def _of_classes(predictions: Predictions, estimate: LossEstimate) -> tuple[dict[str, float], dict[str, list[float]]]:
+def _classification_scores(
+    predictions: Predictions, estimate: LossEstimate
+) -> tuple[dict[str, float], dict[str, list[float]]]:
     probabilities, targets = predictions.prediction, predictions.targets
     if targets is None or predictions.entropy is None:
-        message = "the predictions do not hold their targets and entropies; make them by `predict`"
+        message = "the predictions lack targets or entropies; compute them with `predict`"
         raise InvalidInputError(message)
     entropy = predictive_entropy(probabilities)
     parts = reliability(probabilities, targets, bins=CALIBRATION_BINS)
@@ -138,10 +142,10 @@ def _of_classes(predictions: Predictions, estimate: LossEstimate) -> tuple[dict[
     return values, bins
 
 
-def _of_numbers(predictions: Predictions, likelihood: AbstractRegressionLikelihood) -> dict[str, float]:
+def _regression_scores(predictions: Predictions, likelihood: AbstractRegressionLikelihood) -> dict[str, float]:
     outputs, targets = predictions.outputs, predictions.targets
     if outputs is None or targets is None:
-        message = "the scores of a regression need every network's outputs; set `keep_outputs` of `predict`"
+        message = "the scores of a regression need the outputs of each network; pass `keep_outputs=True` to `predict`"
         raise InvalidInputError(message)
     mean, scale = likelihood.moments(outputs.flatten(0, 1))
     means = mean.unflatten(0, outputs.shape[:2])

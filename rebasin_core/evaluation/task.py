@@ -1,11 +1,11 @@
-"""What networks are run on: a model, data, a likelihood, and data for calibration, in one value."""
+"""Tasks: a model, data, a likelihood and calibration data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, final
 
-from rebasin_core.evaluation.batches import WAY_OUT, can_be_iterated, checked_batches
+from rebasin_core.evaluation.batches import REMEDY, can_be_iterated, checked_batches
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.torch_losses import without_torch_loss
 from rebasin_core.tensors.kinds import refuse
@@ -34,14 +34,14 @@ class Task:
         data: Batches ``(inputs, targets)``: a data loader, a list, or any iterable. It is iterated once in each call
             that uses the task.
         likelihood: Likelihood of the targets: an instance, a registered name (``categorical``, ``gaussian``, ...), or a
-            mapping with ``name`` and options; PyTorch's plain cross-entropy is taken for ``categorical``.
-        calibration: Training batches; ``data`` if None.
+            mapping with ``name`` and options. PyTorch's cross-entropy without options is accepted as ``categorical``.
+        calibration: Training batches ``(inputs, targets)``; ``data`` if None.
 
     Raises:
-        InvalidInputError: If the model is no module, the data are nothing to iterate over, or the likelihood is another
-            loss function of PyTorch.
-        UnknownNameError: If no likelihood has that name.
-        ConfigError: If options of the likelihood are invalid.
+        InvalidInputError: If the model is not a module, the data cannot be iterated, or the likelihood is another loss
+            function of PyTorch.
+        UnknownNameError: If no likelihood is registered under the name.
+        ConfigError: If an option of the likelihood is invalid.
 
     Examples:
         >>> import torch
@@ -56,15 +56,15 @@ class Task:
     calibration: Batches | None = None
 
     def __post_init__(self) -> None:
-        """Look the likelihood up, and take the network out of what it is wrapped in."""
+        """Resolve the likelihood, and unwrap the model (compiled or data-parallel modules)."""
         object.__setattr__(self, "model", unwrapped(self.model))
         object.__setattr__(self, "likelihood", Likelihood.of(without_torch_loss(self.likelihood)))
         for batches in (self.data, self.data if self.calibration is None else self.calibration):
             if not can_be_iterated(batches):
-                refuse(batches, "batches (inputs, targets)", WAY_OUT)
+                refuse(batches, "batches (inputs, targets)", REMEDY)
 
     def held(self) -> Task:
-        """Return the same task with its batches in lists, so that they can be iterated several times.
+        """Return the task with its batches in lists, which can be iterated repeatedly.
 
         Raises:
             InvalidInputError: If the data are not batches ``(inputs, targets)`` of tensors.
@@ -74,34 +74,34 @@ class Task:
 
     @property
     def fitting_data(self) -> Batches:
-        """The batches from which something is fitted: ``calibration``, or else ``data``."""
+        """The batches used for fitting: ``calibration`` if given, else ``data``."""
         return self.data if self.calibration is None else self.calibration
 
 
 def require_task(value: object) -> None:
-    """Raise if a value is not a task.
+    """Raise if a value is not a `Task`.
 
     Args:
-        value: What was passed as one.
+        value: The value.
 
     Raises:
-        InvalidInputError: If it is something else.
+        InvalidInputError: If it is not a `Task`.
     """
     if not isinstance(value, Task):
         refuse(value, "a `Task`", "make one with `rebasin_core.Task(model, data)`")
 
 
 def model_of(task: Task | None) -> nn.Module | None:
-    """Return the model of a task where a task may be left out.
+    """Return the model of an optional task.
 
     Args:
         task: The task, or None.
 
     Returns:
-        Its model, or None.
+        The model; None if there is no task.
 
     Raises:
-        InvalidInputError: If it is something else than a task.
+        InvalidInputError: If the value is neither a `Task` nor None.
     """
     if task is None:
         return None

@@ -179,7 +179,7 @@ class CrossMoments:
         compared = {atom.group for name in self._sums for atom in atoms_of(axes[name][self._axis(name)])}
         missing = sorted(self._problem.layout.groups.keys() - compared)
         if missing and self._sums:
-            why = "".join(f"; `{name}`: {reason}" for name, reason in self._readings[0].left_out.items())
+            why = "".join(f"; `{name}`: {reason}" for name, reason in self._readings[0].excluded.items())
             message = f"no product with a weight computes the units of {missing}, so they are not compared{why}"
             warnings.warn(message, UnreadWeightWarning, stacklevel=2)
 

@@ -41,7 +41,13 @@ class PermutationSpec(ABC):
 
     @abstractmethod
     def _layout(self) -> Layout:
-        """Return the layout; called once."""
+        """Return the groups, and the axes of every tensor.
+
+        The property `layout` calls this method once.
+
+        Returns:
+            The layout.
+        """
 
     @final
     @cached_property

@@ -131,11 +131,11 @@ def test_losses_of_torch_in_the_place_of_a_likelihood() -> None:
     for given in (nn.functional.cross_entropy, nn.CrossEntropyLoss()):
         assert rc.score(MODEL, rc.Task(MODEL, [(X, Y)], given)).nll == expected.nll
     others: list[tuple[Any, str]] = [
-        (nn.functional.mse_loss, "squared error is no density: give the noise"),
-        (nn.MSELoss(), "squared error is no density"),
+        (nn.functional.mse_loss, "squared error is not a density; use {'name': 'gaussian'"),
+        (nn.MSELoss(), "squared error is not a density"),
         (nn.CrossEntropyLoss(label_smoothing=0.1), "weighted, smoothed or masked cross-entropy"),
         (nn.functional.nll_loss, "let the model return logits"),
-        (nn.L1Loss(), "give a registered name, or a subclass"),
+        (nn.L1Loss(), "use a registered name, or a subclass"),
         (abs, "got the loss function abs"),
     ]
     for given, message in others:

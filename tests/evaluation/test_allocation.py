@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.evaluation.allocation import LEAST_SAMPLES, Allocation
+from rebasin_core.evaluation.allocation import MIN_SAMPLES, Allocation
 
 
 def data(rows: int, batch: int = 100) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -33,7 +33,7 @@ def test_every_example_is_there_once_and_the_total_is_kept(num_samples: int) -> 
     found = Allocation.of(spread, spread, data(2000), num_samples)
     each = counts(found)
     assert len(each) == 2000
-    assert int(each.min()) == LEAST_SAMPLES
+    assert int(each.min()) == MIN_SAMPLES
     assert 0.9 * num_samples < each.double().mean() <= num_samples
     for stratum in found.strata:
         inputs, targets = (torch.cat(parts) for parts in zip(*stratum.batches, strict=True))
@@ -61,7 +61,7 @@ def test_noisy_errors_are_averaged_over_examples_of_like_loss() -> None:
 
 def test_nothing_uncertain() -> None:
     found = Allocation.of(torch.zeros(5), torch.arange(5.0), data(5), 16)
-    assert counts(found).tolist() == [LEAST_SAMPLES] * 5
+    assert counts(found).tolist() == [MIN_SAMPLES] * 5
 
 
 def test_equal_examples_share_evenly() -> None:
@@ -79,6 +79,6 @@ def test_an_error_is_shared_with_the_32_examples_of_next_loss_on_each_side(middl
     errors = torch.where(losses == middle, 1.0, 0.0).double()
     each = counts(Allocation.of(errors, losses, data(200), 20))
     neighbors = (losses - middle).abs() <= 32
-    assert (each > LEAST_SAMPLES).tolist() == neighbors.tolist()
+    assert (each > MIN_SAMPLES).tolist() == neighbors.tolist()
     # A quarter of the variance stays with the example itself.
     assert each[losses == middle].item() > each[losses != middle].max()

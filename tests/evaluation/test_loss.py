@@ -76,7 +76,7 @@ def test_one_sample_has_no_sampling_error() -> None:
 
 def test_infinite_losses_are_refused() -> None:
     log_prob = torch.tensor([[-1.0, -float("inf")]])
-    with pytest.raises(InvalidInputError, match="not finite on 1 of 2 examples"):
+    with pytest.raises(InvalidInputError, match="non-finite loss at the posterior for 1 of 2 examples"):
         LossEstimate.of(Predictions(log_prob, torch.zeros(2, 1), torch.zeros(2), "accuracy"))
 
 
@@ -131,7 +131,7 @@ def test_models_and_data_that_do_not_fit() -> None:
         barrier({}, {}, Task(Odd(), data), num_points=3)
     with pytest.raises(InvalidInputError, match="cannot be run on inputs of shape"):
         barrier(linear, linear, Task(linear, [(torch.zeros(4, 5), data[0][1])]), num_points=3)
-    with pytest.raises(InvalidInputError, match="got an empty data set"):
+    with pytest.raises(InvalidInputError, match="got an empty dataset"):
         barrier(linear, linear, Task(linear, []), num_points=3)
     with pytest.raises(InvalidInputError, match="expected batches"):
         barrier(linear, linear, Task(linear, [torch.zeros(4, 2)]), num_points=3)  # type: ignore[list-item]  # on purpose

@@ -106,7 +106,9 @@ class PixelLikelihood(rc.Likelihood):
 def test_metrics_of_one_class_an_example_refuse_a_class_for_every_pixel(metric: str) -> None:
     first, second = nn.Conv2d(1, 3, 1), nn.Conv2d(1, 3, 1)
     task = rc.Task(first, [(torch.randn(6, 1, 4, 4), torch.randint(3, (6, 4, 4)))], PixelLikelihood())
-    with pytest.raises(InvalidInputError, match=rf"'{metric}' is for one class an example.*use `nll`"):
+    with pytest.raises(
+        InvalidInputError, match=rf"'{metric}' needs probabilities \[N, K\] and one class index per example.*use `nll`"
+    ):
         rc.barrier(first, second, task, metric=metric, num_points=3)
     assert len(rc.barrier(first, second, task, num_points=3).loss) == 3
 

@@ -238,7 +238,7 @@ def test_too_little_memory_halves_the_chunk(monkeypatch: pytest.MonkeyPatch) -> 
     model = mlp()
     expected = run(spread_over(model), model, 16, method="vectorized")
     tried: list[int] = []
-    original: Any = VectorizedNetworks._at_once
+    original: Any = VectorizedNetworks._run
 
     def scarce(self: object, held: list[object], *rest: object) -> object:
         tried.append(len(held))
@@ -247,7 +247,7 @@ def test_too_little_memory_halves_the_chunk(monkeypatch: pytest.MonkeyPatch) -> 
             raise RuntimeError(message)
         return original(self, held, *rest)
 
-    monkeypatch.setattr(VectorizedNetworks, "_at_once", scarce)
+    monkeypatch.setattr(VectorizedNetworks, "_run", scarce)
     found = run(spread_over(model), model, 16, method="vectorized", chunk_size=16)
     assert tried[:3] == [16, 8, 4]
     torch.testing.assert_close(found.log_prob, expected.log_prob)

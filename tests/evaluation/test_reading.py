@@ -248,13 +248,13 @@ def test_layers_of_pytorch() -> None:
     reading = reading_of(attention, torch.zeros(2, 5, 4), torch.zeros(2, 5, 4))
     weights = {name for name, p in attention.named_parameters() if p.dim() == 2}
     assert roles(reading) == ({(name, 1) for name in weights}, set())
-    assert reading.left_out == {"multihead_attn.in_proj_weight": "it is used in parts"}
+    assert reading.excluded == {"multihead_attn.in_proj_weight": "it is used in parts"}
     assert {use.bias for use in reading.layers} >= {"self_attn.in_proj_bias", "self_attn.out_proj.bias", "linear1.bias"}
     for layer in (nn.LSTM(5, 7, batch_first=True, proj_size=2), nn.GRU(5, 7, 2), nn.RNN(5, 7)):
         recurrent = reading_of(layer, TOKENS)
         matrices = {name for name, p in layer.named_parameters() if p.dim() == 2}
         assert roles(recurrent) == ({(name, 1) for name in matrices}, set())
-        assert set(recurrent.left_out) == matrices
+        assert set(recurrent.excluded) == matrices
     cell = reading_of(nn.LSTMCell(5, 7), ROWS)
     assert roles(cell) == ({("weight_ih", 1), ("weight_hh", 1)}, set())
     depthwise = reading_of(nn.ConvTranspose2d(4, 4, 3, groups=4), IMAGES)
@@ -266,7 +266,7 @@ def test_layers_of_pytorch() -> None:
         found = reading_of(wrapped, ROWS)
         name = max((n for n, p in wrapped.named_parameters() if p.shape == (7, 5)), key=len)
         assert roles(found) == ({(name, 1)}, set())
-        assert name in found.left_out
+        assert name in found.excluded
 
 
 def test_weights_of_unknown_origin_are_not_passed_over() -> None:
@@ -291,7 +291,7 @@ def test_weights_of_unknown_origin_are_not_passed_over() -> None:
             return functional.linear(x, self.basis[0])
 
     assert not reading_of(Hidden(), ROWS).uses
-    assert "it was not met" in reading_of(Attribute(), ROWS).left_out["w"]
+    assert "no use of it was seen" in reading_of(Attribute(), ROWS).excluded["w"]
 
 
 def test_a_model_is_read_once() -> None:

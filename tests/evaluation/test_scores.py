@@ -59,7 +59,7 @@ def test_json_has_null_for_unknown_numbers() -> None:
 def test_predictions_without_targets_or_outputs() -> None:
     given = predictions()
     for missing in (replace(given, entropy=None), replace(given, targets=None)):
-        with pytest.raises(InvalidInputError, match="targets and entropies"):
+        with pytest.raises(InvalidInputError, match="lack targets or entropies"):
             PredictiveScores.of(missing, rc.Likelihood.of("categorical"))
     for missing in (given, replace(given, targets=None, outputs=torch.zeros(3, 2, 1))):
         with pytest.raises(InvalidInputError, match="every network's outputs"):

@@ -162,7 +162,7 @@ def test_what_cannot_be_done() -> None:
         barrier(posterior, estimator(num_samples=4))
     unknown: dict[str, Any] = {"allocation": "fair"}
     q, numbers = regression()
-    with pytest.raises(InvalidInputError, match="no outputs of every network"):
+    with pytest.raises(InvalidInputError, match="cannot be combined with groups of samples, kept outputs"):
         rc.score(q, rc.Task(nn.Linear(1, 1, bias=False), numbers, likelihood="gaussian"), evaluation=ADAPTIVE)
     with pytest.raises(ConfigError, match="allocation: expected 'even' or 'adaptive', got 'fair'"):
         EvaluationOptions(**unknown)

@@ -142,7 +142,7 @@ def report(folder: Path) -> None:
         counts.setdefault(module, Counter())[verdict] += 1
     print("| module | mutants | killed | score | others |\n|---|--:|--:|--:|---|")
     for module, verdicts in sorted(counts.items()):
-        total = verdicts.total() - verdicts["wording"]
+        total = verdicts.total() - verdicts["wording"] - verdicts["not checked"]
         killed = verdicts["killed"] + verdicts["timeout"]
         others = ", ".join(f"{verdict} {number}" for verdict, number in verdicts.items() if verdict != "killed")
         print(f"| {module} | {total} | {killed} | {killed / max(total, 1):.1%} | {others} |")

@@ -1,4 +1,4 @@
-"""Metrics: the strategies that stand in for the loss, and functions of predictive distributions."""
+"""Metrics: components that replace the loss, and functions of predictive distributions."""
 
 from rebasin_core.evaluation.metrics.brier import BrierMetric
 from rebasin_core.evaluation.metrics.error import ErrorMetric

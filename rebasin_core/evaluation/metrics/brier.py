@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @final
 class BrierMetric(AbstractPredictionMetric):
-    r"""The Brier score $\sum_k (p_k - 1[y = k])^2$ of the averaged prediction, from 0 to 2.
+    r"""Brier score $\sum_k (p_k - 1[y = k])^2$ of the averaged prediction, in [0, 2].
 
     References:
         G. Brier (1950), "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78.

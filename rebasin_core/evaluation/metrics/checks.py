@@ -1,4 +1,4 @@
-"""A check that metrics of classes share."""
+"""Validation of targets for classification metrics."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
 
 
 def require_classes(metric: str, prediction: Tensor, targets: Tensor) -> None:
-    """Raise unless there is one class for every example, with the probabilities of all classes.
+    """Raise unless predictions are class probabilities ``[N, K]`` and targets are class indices ``[N]``.
 
     Args:
-        metric: The name of the metric.
-        prediction: The averaged probabilities; to pass, ``[N, K]``.
-        targets: The targets; to pass, ``[N]`` class numbers.
+        metric: Name of the metric, for messages.
+        prediction: The averaged prediction.
+        targets: The targets.
 
     Raises:
-        InvalidInputError: If they are numbers, or more than one class an example.
+        InvalidInputError: If the targets are floating-point values, or there is more than one class per example.
     """
     if targets.is_floating_point():
-        message = f"{metric!r} is for classes, got numbers as targets; use `squared_error`"
+        message = f"the metric {metric!r} needs class indices as targets, got {targets.dtype}; use `squared_error`"
         raise InvalidInputError(message)
     if prediction.dim() != 2 or targets.shape != prediction.shape[:1]:
         message = (
-            f"{metric!r} is for one class an example, expected probabilities [N, K] and classes [N], got shapes "
-            f"{tuple(prediction.shape)} and {tuple(targets.shape)}; use `nll`, which takes what the likelihood takes"
+            f"the metric {metric!r} needs probabilities [N, K] and one class index per example [N], got shapes "
+            f"{tuple(prediction.shape)} and {tuple(targets.shape)}; use `nll`, which accepts the likelihood's shapes"
         )
         raise InvalidInputError(message)

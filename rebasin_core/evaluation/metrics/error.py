@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @final
 class ErrorMetric(AbstractPredictionMetric):
-    """The share of examples whose most probable class under the averaged prediction is wrong.
+    """Error rate: fraction of examples whose most probable class under the averaged prediction is wrong.
 
     Examples:
         >>> import torch

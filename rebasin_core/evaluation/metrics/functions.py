@@ -1,4 +1,4 @@
-"""Metrics of predictive distributions."""
+"""Metrics of predictive distributions, as functions."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 def brier_score(probabilities: Tensor, targets: Tensor) -> float:
-    r"""Return the mean over examples of $\sum_k (p_k - 1[y = k])^2$, from 0 to 2.
+    r"""Return the Brier score: the mean over examples of $\sum_k (p_k - 1[y = k])^2$, in [0, 2].
 
     Args:
         probabilities: ``[N, K]``, rows summing to 1.
-        targets: ``[N]`` class numbers.
+        targets: ``[N]`` class indices.
 
     Returns:
         The score; lower is better.
 
     Raises:
-        InvalidInputError: If the two do not fit each other.
+        InvalidInputError: If the shapes do not match, or rows are not probabilities.
 
     References:
         G. Brier (1950), "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78.
@@ -39,19 +39,19 @@ def brier_score(probabilities: Tensor, targets: Tensor) -> float:
 
 
 def expected_calibration_error(probabilities: Tensor, targets: Tensor, *, bins: int = 15) -> float:
-    r"""Return $\sum_b \frac{n_b}{N} \lvert \mathrm{acc}_b - \mathrm{conf}_b \rvert$ over bins of equal width.
+    r"""Return the ECE $\sum_b \frac{n_b}{N} \lvert \mathrm{acc}_b - \mathrm{conf}_b \rvert$ over bins of equal width.
 
     Args:
         probabilities: ``[N, K]``, rows summing to 1.
-        targets: ``[N]`` class numbers.
-        bins: Number of bins of the confidence (the largest probability), at least 1; figures with other numbers of bins
-            cannot be compared.
+        targets: ``[N]`` class indices.
+        bins: Number of bins of the confidence (the largest probability), at least 1. Values for different numbers of
+            bins are not comparable.
 
     Returns:
         The error, in [0, 1].
 
     Raises:
-        InvalidInputError: If the two do not fit each other, or there are no bins.
+        InvalidInputError: If the shapes do not match, rows are not probabilities, or `bins` is less than 1.
 
     References:
         M. Naeini, G. Cooper, M. Hauskrecht (2015), AAAI; C. Guo et al. (2017), "On calibration of modern neural
@@ -66,18 +66,18 @@ def expected_calibration_error(probabilities: Tensor, targets: Tensor, *, bins: 
 
 
 def reliability(probabilities: Tensor, targets: Tensor, *, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
-    """Return how many examples, with what confidence and what accuracy, lie in every bin of the confidence.
+    """Return the number of examples, mean confidence and accuracy in each bin of a reliability diagram.
 
     Args:
         probabilities: ``[N, K]``, rows summing to 1.
-        targets: ``[N]`` class numbers.
-        bins: Number of bins of equal width, at least 1; closed above, as in the papers: 0 falls into the first.
+        targets: ``[N]`` class indices.
+        bins: Number of bins of equal width, at least 1. Bins are closed above, as in the papers; 0 is in the first.
 
     Returns:
-        Counts, mean confidences and accuracies, each ``[bins]``; zeros where a bin is empty.
+        Counts, mean confidences and accuracies, each ``[bins]``; zero for empty bins.
 
     Raises:
-        InvalidInputError: If the two do not fit each other, or there are no bins.
+        InvalidInputError: If the shapes do not match, rows are not probabilities, or `bins` is less than 1.
 
     References:
         M. DeGroot, S. Fienberg (1983), "The comparison and evaluation of forecasters", The Statistician 32.
@@ -94,18 +94,18 @@ def reliability(probabilities: Tensor, targets: Tensor, *, bins: int = 15) -> tu
     largest = probabilities.max(-1)
     confidence = largest.values.double()
     predicted = largest.indices
-    place = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    right = (predicted == targets).double()
+    index = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    correct = (predicted == targets).double()
     sums = [
-        torch.zeros(bins, dtype=torch.float64, device=right.device).index_add_(0, place, values)
-        for values in (torch.ones_like(right), confidence, right)
+        torch.zeros(bins, dtype=torch.float64, device=correct.device).index_add_(0, index, values)
+        for values in (torch.ones_like(correct), confidence, correct)
     ]
     counts = sums[0].clamp_min(1)
     return sums[0], sums[1] / counts, sums[2] / counts
 
 
 def predictive_entropy(probabilities: Tensor) -> Tensor:
-    r"""Return $-\sum_k p_k \log p_k$ of every prediction.
+    r"""Return the entropy $-\sum_k p_k \log p_k$ of each prediction.
 
     Args:
         probabilities: ``[N, K]``, rows summing to 1.
@@ -122,11 +122,11 @@ def predictive_entropy(probabilities: Tensor) -> Tensor:
 
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
-    r"""Return how well a score tells inputs of another kind: $P(u_{out} > u_{in}) + \tfrac12 P(u_{out} = u_{in})$.
+    r"""Return the AUROC of a score for OOD detection, $P(u_{out} > u_{in}) + \tfrac12 P(u_{out} = u_{in})$.
 
     Args:
-        inside: ``[N]``: scores (predictive entropies, say) of inputs like those of the training.
-        outside: ``[M]``: scores of other inputs, meant to be larger.
+        inside: ``[N]``: scores, such as predictive entropies, of in-distribution inputs.
+        outside: ``[M]``: scores of out-of-distribution inputs, expected to be larger.
 
     Returns:
         The area under the receiver operating characteristic: 1 is perfect, 0.5 is chance.
@@ -153,17 +153,17 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
 
 
 def agreement(first: Tensor, second: Tensor) -> float:
-    """Return the share of examples for which two predictives prefer the same class.
+    """Return the fraction of examples for which two predictives have the same most probable class.
 
     Args:
         first: ``[N, K]`` probabilities.
-        second: The same shape.
+        second: ``[N, K]`` probabilities.
 
     Returns:
-        The share.
+        The fraction, in [0, 1].
 
     Raises:
-        InvalidInputError: If the two do not fit each other.
+        InvalidInputError: If the shapes do not match.
 
     Examples:
         >>> agreement(torch.tensor([[0.9, 0.1], [0.4, 0.6]]), torch.tensor([[0.6, 0.4], [0.7, 0.3]]))
@@ -174,17 +174,17 @@ def agreement(first: Tensor, second: Tensor) -> float:
 
 
 def total_variation(first: Tensor, second: Tensor) -> float:
-    r"""Return the mean over examples of $\tfrac12 \sum_k \lvert p_k - q_k \rvert$, from 0 to 1.
+    r"""Return the mean total variation distance $\tfrac12 \sum_k \lvert p_k - q_k \rvert$ over examples.
 
     Args:
         first: ``[N, K]`` probabilities.
-        second: The same shape.
+        second: ``[N, K]`` probabilities.
 
     Returns:
-        The mean distance.
+        The mean distance, in [0, 1].
 
     Raises:
-        InvalidInputError: If the two do not fit each other.
+        InvalidInputError: If the shapes do not match.
 
     Examples:
         >>> total_variation(torch.tensor([[0.75, 0.25]]), torch.tensor([[0.5, 0.5]]))
@@ -202,15 +202,15 @@ def gaussian_mixture_crps(means: Tensor, stddevs: Tensor, targets: Tensor) -> Te
        A(m, v) = 2 \sqrt v\, \varphi(m / \sqrt v) + m\, (2 \Phi(m / \sqrt v) - 1) $$
 
     Args:
-        means: ``[S, N, K]``.
-        stddevs: The same shape, positive.
+        means: Means of the S components, ``[S, N, K]``.
+        stddevs: Standard deviations of the components, ``[S, N, K]``, positive.
         targets: ``[N, K]``.
 
     Returns:
         ``[N, K]``, in units of the targets; lower is better.
 
     Raises:
-        InvalidInputError: If shapes do not fit.
+        InvalidInputError: If the shapes do not match.
 
     References:
         E. Grimit et al. (2006), "The continuous ranked probability score for circular variables and its application to
@@ -230,13 +230,13 @@ def gaussian_mixture_crps(means: Tensor, stddevs: Tensor, targets: Tensor) -> Te
     means = means.double()
     variances = stddevs.double().square()
     score = _expected_absolute(targets - means, variances).mean(0)
-    for mean, variance in zip(means, variances, strict=True):  # one row at a time: S^2 N numbers would be many
+    for mean, variance in zip(means, variances, strict=True):  # one component at a time: memory S N K, not S^2 N K
         score -= _expected_absolute(mean - means, variance + variances).mean(0) / (2 * len(means))
     return score
 
 
 def _expected_absolute(mean: Tensor, variance: Tensor) -> Tensor:
-    """Return the expected absolute value of Gaussian numbers."""
+    """Return the expected absolute value of Gaussian variables."""
     scale = variance.sqrt()
     standard = mean / scale
     density = torch.exp(-0.5 * standard.square()) / math.sqrt(2 * math.pi)
@@ -246,18 +246,22 @@ def _expected_absolute(mean: Tensor, variance: Tensor) -> Tensor:
 
 def _require_same(first: Tensor, second: Tensor) -> None:
     if first.shape != second.shape or first.dim() != 2 or not len(first):
-        message = f"expected two predictives [N, K] of one shape, got {list(first.shape)} and {list(second.shape)}"
+        message = f"expected two predictives [N, K] of the same shape, got {list(first.shape)} and {list(second.shape)}"
         raise InvalidInputError(message)
 
 
 def _require_probabilities(probabilities: Tensor, targets: Tensor) -> None:
     if probabilities.dim() != 2 or targets.shape != probabilities.shape[:1] or not len(targets):
         message = (
-            f"expected probabilities [N, K] and class numbers [N], got {list(probabilities.shape)} and "
+            f"expected probabilities [N, K] and class indices [N], got {list(probabilities.shape)} and "
             f"{list(targets.shape)}"
         )
         raise InvalidInputError(message)
     worst = (probabilities.sum(-1) - 1).abs().max().item()
-    if not worst < 1e-2 or bool((probabilities < 0).any()):
-        message = f"expected rows of probabilities, got sums that are off by {worst:.2g}; apply softmax first"
+    least = probabilities.min().item()
+    if not worst < 1e-2 or least < 0:
+        message = (
+            f"expected non-negative rows that sum to 1, got sums off by up to {worst:.2g} and a least entry of "
+            f"{least:.2g}; apply softmax first"
+        )
         raise InvalidInputError(message)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @final
 class GibbsMetric(AbstractSampleMetric):
-    r"""The Gibbs loss: the average over samples of the loss of one network, unbiased and at least the predictive loss.
+    r"""Gibbs loss: mean over samples of the negative log likelihood. Unbiased, and at least the predictive loss.
 
     $$ -\frac1S \sum_s \log p(y \mid x, \theta_s) $$
 

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @final
 class NLLMetric(Metric):
-    r"""The predictive loss: the negative log likelihood of the average over samples.
+    r"""Predictive loss: negative log of the likelihood averaged over samples.
 
     $$ -\log \frac1S \sum_s p(y \mid x, \theta_s) $$
 
-    It is biased upward by about the relative variance of the likelihood over 2S. Bias and error are estimated by
-    leaving out one sample (or antithetic pair) after the other (the jackknife). Both are wrong where a few samples make
-    up the mean: the effective number of samples of each example, $(\sum_s p_s)^2 / \sum_s p_s^2$, tells.
+    The estimate is biased upward by about (relative variance of the likelihood) / 2S. Bias and standard error are
+    jackknife estimates over samples or antithetic pairs. Both are unreliable if a few samples dominate the mean, that
+    is, if the effective number of samples $(\sum_s p_s)^2 / \sum_s p_s^2$ is small.
 
     Examples:
         >>> import torch
@@ -42,15 +42,15 @@ class NLLMetric(Metric):
     def estimate(self, predictions: Predictions, *, contrasts: int | None = None) -> MetricValues:
         log_prob = predictions.log_prob
         samples = len(log_prob)
-        # Two samples of opposite noise are one independent draw.
-        drawn = log_mean_exp(log_prob.unflatten(0, (-1, 2)), dim=1) if predictions.paired else log_prob
-        found = LogMeanJackknife.of(drawn)
-        spread = found.concentration - 1 / len(drawn)
+        # An antithetic pair is one independent draw.
+        units = log_mean_exp(log_prob.unflatten(0, (-1, 2)), dim=1) if predictions.paired else log_prob
+        jackknife = LogMeanJackknife.of(units)
+        relative_variance = jackknife.concentration - 1 / len(units)
         return MetricValues(
-            found.values,
-            influence(found.pseudo_values, independent=predictions.independent, contrasts=contrasts),
-            bias=(found.values.mean() - found.pseudo_values.mean()).item(),
-            effective_samples=samples / len(drawn) / found.concentration,
-            # The bias is spread / 2 to first order; its next terms are of the order of the square.
-            bias_errors=spread.square(),
+            jackknife.values,
+            influence(jackknife.pseudo_values, independent=predictions.independent, contrasts=contrasts),
+            bias=(jackknife.values.mean() - jackknife.pseudo_values.mean()).item(),
+            effective_samples=samples / len(units) / jackknife.concentration,
+            # The bias is relative_variance / 2 to first order; the next terms are of the order of its square.
+            bias_errors=relative_variance.square(),
         )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @final
 class SquaredErrorMetric(AbstractPredictionMetric):
-    r"""The squared error of the averaged prediction, in squared units of the targets, averaged over their entries.
+    r"""Squared error of the averaged prediction: mean over the entries of a target, in squared units of the targets.
 
     Examples:
         >>> import torch
@@ -34,6 +34,9 @@ class SquaredErrorMetric(AbstractPredictionMetric):
     @override
     def _score(self, prediction: Tensor, targets: Tensor) -> Tensor:
         if prediction.shape != targets.shape:
-            message = f"`squared_error` is for regression, got predictions {list(prediction.shape)}; use `brier`"
+            message = (
+                f"`squared_error` needs predictions and targets of the same shape, got {list(prediction.shape)} and "
+                f"{list(targets.shape)}; use `brier` for classification"
+            )
             raise InvalidInputError(message)
         return (prediction - targets).double().square().flatten(1).mean(1)

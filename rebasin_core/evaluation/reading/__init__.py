@@ -1,4 +1,4 @@
-"""What each weight is to a model: read once, from one execution, whatever the model is made of."""
+"""Analysis of how a model uses its weights, from one forward pass, for any modules and functions."""
 
 from rebasin_core.evaluation.reading.interception import Interception, Product
 from rebasin_core.evaluation.reading.labels import Role

@@ -1,4 +1,4 @@
-"""What functions make of tensors that do not depend on a model's inputs: views, combinations and products."""
+"""Propagation of axes through functions of tensors that do not depend on the model's inputs."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.reading.labels import LabelledProduct
 
-# Functions that return the values of their first argument, in other memory or another dtype.
+# Functions that copy the values of their first argument, possibly to another dtype or device.
 COPIES = frozenset({
     "clone", "contiguous", "to", "type", "type_as", "float", "double", "half", "bfloat16", "detach", "data",
     "requires_grad", "alias", "cpu", "cuda", "as_subclass",
 })  # fmt: skip
-# Functions that take the shape or dtype of a second tensor, and none of its values.
+# Functions that use the shape or dtype of a tensor argument, but not its values.
 LIKE_FUNCTIONS = frozenset({
     "to", "type_as", "expand_as", "view_as", "reshape_as", "zeros_like", "ones_like", "empty_like", "full_like",
     "rand_like", "randn_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor",
 })  # fmt: skip
 _RESHAPES = frozenset({"reshape", "reshape_as", "view_as", "flatten"})
-# Functions that leave every axis where it is, or sum over some of them and keep them with length 1.
+# Functions that preserve the order of dimensions, or reduce some of them to length 1.
 _AXIS_BY_AXIS = frozenset({
     "linalg_vector_norm", "norm", "sum", "mean", "var", "std", "amax", "amin", "prod", "logsumexp", "softmax",
     "log_softmax", "cumsum", "flip", "roll", "dropout", "renorm",
 })  # fmt: skip
-_WEIGHT_NORM = "_weight_norm"  # broadcasts a norm over a direction
+_WEIGHT_NORM = "_weight_norm"  # norm times direction, broadcast
 _LOOKUPS = frozenset({"embedding", "getitem", "index_select"})
 _NORMALIZATIONS = frozenset({"batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm"})
 _REPEATS = frozenset({"repeat", "tile", "repeat_interleave"})
@@ -41,16 +41,16 @@ _JOINS = frozenset({"cat", "concat", "concatenate"})
 
 
 def derived(name: str, operands: Sequence[tuple[Origin, Tensor]], output: Tensor, dim: int) -> Origin:
-    """Return the origin of what a function makes of tensors that do not depend on the inputs.
+    """Return the origin of the output of a function of tensors that do not depend on the model's inputs.
 
     Args:
-        name: The name of the function.
-        operands: Its tensors with their origins, in order.
+        name: Name of the function.
+        operands: Its tensor arguments with their origins, in order.
         output: A tensor that it returns.
-        dim: The dimension along which it stacks, for functions that do.
+        dim: Its argument ``dim``, for ``stack``.
 
     Returns:
-        The origin; with unknown axes if the function is not understood.
+        The origin; with unknown axes if the function is not supported.
     """
     made = [(origin, tensor) for origin, tensor in operands if origin.names]
     if not made:
@@ -59,7 +59,7 @@ def derived(name: str, operands: Sequence[tuple[Origin, Tensor]], output: Tensor
     if kept is not None:
         return kept
     names = frozenset[str]().union(*(origin.names for origin, _ in made))
-    if output.numel() == 1:  # a scale, in which all axes are summed up alike
+    if output.numel() == 1:  # a scalar: it reduces all axes in the same way
         return Origin(_no_axes(output), names, how=f"through {name}")
     axes = _axes(name, made, output, dim) if all(origin.is_known for origin, _ in made) else None
     if axes is None:
@@ -68,15 +68,15 @@ def derived(name: str, operands: Sequence[tuple[Origin, Tensor]], output: Tensor
 
 
 def multiplied(origins: Sequence[Origin], labels: LabelledProduct, output: Tensor) -> Origin:
-    """Return the origin of a product of tensors that do not depend on the inputs.
+    """Return the origin of a product of tensors that do not depend on the model's inputs.
 
     Args:
-        origins: Of the factors.
-        labels: Of the product.
+        origins: Origins of the factors.
+        labels: Labels of the product.
         output: The product.
 
     Returns:
-        The origin. Which of two parameters reads the units that are summed over is not known.
+        The origin. Axes that are summed over are in `Origin.summed`: either of two parameters may read the other.
     """
     names = frozenset[str]().union(*(origin.names for origin in origins))
     if not names:
@@ -87,8 +87,8 @@ def multiplied(origins: Sequence[Origin], labels: LabelledProduct, output: Tenso
     by_label: dict[str, frozenset[NamedAxis]] = {}
     summed = _summed(origins)
     computed = set("".join(labels.output))
-    for origin, held in zip(origins, labels.factors, strict=True):
-        for axes, label in zip(origin.axes, held, strict=True):
+    for origin, factor_labels in zip(origins, labels.factors, strict=True):
+        for axes, label in zip(origin.axes, factor_labels, strict=True):
             by_label[label] = by_label.get(label, frozenset()) | axes
             if label and not set(label) & computed:
                 summed |= axes
@@ -103,14 +103,14 @@ def _kept(name: str, operand: tuple[Origin, Tensor], output: Tensor) -> Origin |
         return viewed(origin, tensor, output)
     if name in COPIES and tensor.shape == output.shape:
         return origin
-    if name in _RESHAPES:  # in other memory: a view of a copy without gaps
+    if name in _RESHAPES:  # a copy: the output is a view of a contiguous copy
         copy = torch.empty(tensor.shape, device="meta")
         return replace(viewed(origin, copy, copy.view(output.shape)), source=None, order=(), how="reshaped")
     return None
 
 
 def _axes(name: str, made: Sequence[tuple[Origin, Tensor]], output: Tensor, dim: int) -> Axes | None:
-    """Return the axes along a function of several tensors, or a new tensor; None if it is not understood."""
+    """Return the axes along each dimension of the output of a function; None if it is not supported."""
     origin, tensor = made[0]
     axes: Axes | None = None
     if is_pointwise(name) or name == _WEIGHT_NORM or (name in _AXIS_BY_AXIS and _is_reduced(tensor, output)):
@@ -125,8 +125,8 @@ def _axes(name: str, made: Sequence[tuple[Origin, Tensor]], output: Tensor, dim:
         axes = _broadcast(made, output.dim(), joined=True)
     elif name == "stack":
         inner = _broadcast(made, output.dim() - 1)
-        place = dim % output.dim()
-        axes = (*inner[:place], frozenset(), *inner[place:])
+        position = dim % output.dim()
+        axes = (*inner[:position], frozenset(), *inner[position:])
     return axes
 
 
@@ -139,23 +139,23 @@ def _summed(origins: Iterable[Origin]) -> frozenset[NamedAxis]:
 
 
 def _is_reduced(tensor: Tensor, output: Tensor) -> bool:
-    """Return whether two tensors have the same shape but for some dimensions of length 1 in the second one."""
+    """Return whether the shapes of two tensors are equal except for dimensions of length 1 in the second."""
     return tensor.dim() == output.dim() and all(
         size in {1, old} for size, old in zip(output.shape, tensor.shape, strict=True)
     )
 
 
 def _looked_up(origin: Origin, table: Tensor, output: Tensor) -> Axes:
-    """Return the axes along a result whose last dimensions are those of a table but for its first one."""
+    """Return the axes along the output of a lookup, whose last dimensions are those of the table except the first."""
     axes = [*_no_axes(output)]
-    for place in range(1, min(table.dim() - 1, output.dim()) + 1):
-        if table.shape[-place] == output.shape[-place]:
-            axes[-place] = origin.axes[-place]
+    for k in range(1, min(table.dim() - 1, output.dim()) + 1):
+        if table.shape[-k] == output.shape[-k]:
+            axes[-k] = origin.axes[-k]
     return tuple(axes)
 
 
 def _normalized(made: Sequence[tuple[Origin, Tensor]], output: Tensor, *, is_last: bool) -> Axes:
-    """Return the axes along a normalized tensor; scales and shifts run along its second or last dimensions."""
+    """Return the axes along a normalized tensor; scales and shifts act on its second or last dimensions."""
     axes = [*_broadcast(made[:1], output.dim())]
     for origin, tensor in made[1:]:
         if is_last:
@@ -166,10 +166,10 @@ def _normalized(made: Sequence[tuple[Origin, Tensor]], output: Tensor, *, is_las
 
 
 def _broadcast(made: Sequence[tuple[Origin, Tensor]], rank: int, *, joined: bool = False) -> Axes:
-    """Return the axes along the dimensions of tensors that are broadcast, or joined, from the last dimension on."""
+    """Return the axes along each of `rank` dimensions of broadcast (or concatenated) tensors."""
     axes: list[frozenset[NamedAxis]] = [frozenset()] * rank
     for origin, tensor in made:
-        for place in range(1, tensor.dim() + 1):
-            if tensor.shape[-place] > 1 or joined:
-                axes[-place] |= origin.axes[-place]
+        for k in range(1, tensor.dim() + 1):
+            if tensor.shape[-k] > 1 or joined:
+                axes[-k] |= origin.axes[-k]
     return tuple(axes)

@@ -1,4 +1,4 @@
-"""The functions of PyTorch as a function mode sees them: their names, and the bodies of those written in Python."""
+"""Observation of PyTorch functions by a function mode, including those called inside functions written in Python."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 Slot: TypeAlias = "tuple[int | str, ...]"
-"""Where an argument is: its position or keyword, and its index in a list of tensors."""
+"""Location of an argument: its position or keyword, then its index if it is in a list."""
 
 _MODULES = frozenset({"torch.nn.functional", "torch.functional", "torch._tensor"})
 _CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
-# A function may call itself once with its arguments in another form (`einsum` with a list of operands).
-_MOST_NESTED = 2
+# `einsum` calls itself once, with a list of operands.
+_MAX_NESTED = 2
 _IN_PLACE = frozenset({"iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "imod", "setitem"})
 
 
@@ -30,9 +30,9 @@ def _never(*_: object) -> bool:
 
 @cache
 def _without_check(function: FunctionType) -> FunctionType:
-    """Return a function of PyTorch that does not ask again whether a mode overrides it.
+    """Return a PyTorch function without its check for overrides.
 
-    Its own body would hand it back to the mode, which could then not see the functions inside.
+    The check would dispatch to the mode again, before any function inside is called.
     """
     scope = {**function.__globals__, **dict.fromkeys(_CHECKS, _never)}
     copy = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, function.__closure__)
@@ -42,13 +42,14 @@ def _without_check(function: FunctionType) -> FunctionType:
 
 @cache
 def function_name(function: Any) -> tuple[str, bool]:  # ruff: ignore[any-type] - functions of many types
-    """Return the name of a function without underscores, and whether it changes its first argument.
+    """Return the name of a function without underscores, and whether it is an in-place operation.
 
     Args:
-        function: What a function mode is given: a function, a method, the getter of a property, or an operator.
+        function: A function, method, property getter or operator, as passed to a function mode.
 
     Returns:
-        A name such as ``add`` for ``torch.add``, ``Tensor.__add__``, ``Tensor.add_`` and ``torch.ops.aten.add``.
+        Name, such as ``add`` for ``torch.add``, ``Tensor.__add__``, ``Tensor.add_`` and ``torch.ops.aten.add``, and
+        whether the function changes its first argument.
     """
     name = str(getattr(function, "__name__", ""))
     if name == "__get__":
@@ -64,13 +65,13 @@ def function_name(function: Any) -> tuple[str, bool]:  # ruff: ignore[any-type] 
 
 @cache
 def is_pointwise(name: str) -> bool:
-    """Return whether a function combines tensors entry by entry, broadcasting them.
+    """Return whether a function is pointwise, with broadcasting.
 
     Args:
-        name: As from `function_name`.
+        name: Name, as from `function_name`.
 
     Returns:
-        Whether PyTorch tags an operator of this name so.
+        Whether PyTorch tags an operator of this name as pointwise.
     """
     packet = getattr(torch.ops.aten, name, None)
     if packet is None:
@@ -79,12 +80,12 @@ def is_pointwise(name: str) -> bool:
 
 
 def argument(args: Sequence[Any], kwargs: Mapping[str, Any], slot: Slot) -> Any:  # ruff: ignore[any-type]
-    """Return the argument in a slot.
+    """Return the argument at a location.
 
     Args:
         args: Positional arguments.
         kwargs: Keyword arguments.
-        slot: Where it is.
+        slot: Location of the argument.
 
     Returns:
         The argument.
@@ -102,7 +103,7 @@ def with_arguments(
     Args:
         args: Positional arguments.
         kwargs: Keyword arguments.
-        values: The new ones by their slots.
+        values: New arguments by location.
 
     Returns:
         New positional and keyword arguments.
@@ -121,7 +122,7 @@ def with_arguments(
 
 
 class AbstractFunctionMode(TorchFunctionMode, ABC):
-    """Sees every function of PyTorch that is called while it is entered, also inside those written in Python."""
+    """Function mode that also observes the functions called inside PyTorch functions written in Python."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +137,7 @@ class AbstractFunctionMode(TorchFunctionMode, ABC):
         if (
             not isinstance(func, FunctionType)
             or func.__module__ not in _MODULES
-            or self._inside.count(func) >= _MOST_NESTED
+            or self._inside.count(func) >= _MAX_NESTED
             or not self._is_entered(args, keywords)
         ):
             return self._call(func, args, keywords)
@@ -148,10 +149,10 @@ class AbstractFunctionMode(TorchFunctionMode, ABC):
             self._inside.pop()
 
     def _is_entered(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:  # ruff: ignore[no-self-use] - a hook
-        """Return whether to look at the functions inside one that is written in Python."""
+        """Return whether to observe the functions called inside a function written in Python."""
         del args, kwargs
         return True
 
     @abstractmethod
     def _call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  # ruff: ignore[any-type]
-        """Return what a function returns, or what the model shall go on with instead."""
+        """Call a function; return its result, or the value that replaces it in the model."""

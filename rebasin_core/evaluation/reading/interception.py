@@ -1,4 +1,4 @@
-"""Taking part in the products of a running model: seeing their outputs, and computing them in another way."""
+"""Interception of the products of a running model: observe their outputs, or compute them differently."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Product:
     """A product of activations with a weight, before it is computed.
 
     Attributes:
-        use: What the reading says of it.
-        function: The function.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
-        slots: Where the activations, the weight, and the bias are; None without a bias.
-        order: The numbers of the weight's axes along the dimensions of the argument; None for new ones.
+        use: The entry of the `ModelReading` for this product.
+        function: The function that computes it.
+        args: Positional arguments of the function.
+        kwargs: Keyword arguments of the function.
+        slots: Locations of activations, weight and bias among the arguments; the last is None without a bias.
+        order: Axis of the weight along each dimension of the weight argument; None for new dimensions of length 1.
     """
 
     use: WeightUse
@@ -52,59 +52,59 @@ class Product:
     @property
     def inputs(self) -> Tensor:
         """The activations."""
-        found: Tensor = argument(self.args, self.kwargs, self.slots[0])
-        return found
+        inputs: Tensor = argument(self.args, self.kwargs, self.slots[0])
+        return inputs
 
     def output(self, inputs: Tensor | None = None) -> Tensor:
-        """Return the product.
+        """Compute the product.
 
         Args:
-            inputs: Other activations.
+            inputs: Activations to use instead; those of the call if None.
 
         Returns:
-            What the function returns.
+            The output of the function.
         """
         args, kwargs = with_arguments(self.args, self.kwargs, {} if inputs is None else {self.slots[0]: inputs})
-        found: Tensor = self.function(*args, **kwargs)
-        return found
+        output: Tensor = self.function(*args, **kwargs)
+        return output
 
     def output_with(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the product of other activations with another weight, plus another bias.
+        """Compute the product with other activations, another weight and another bias.
 
         Args:
-            inputs: The activations.
-            weight: Of the shape of the weight.
-            bias: As many values as units, or None.
+            inputs: Activations.
+            weight: Weight, in the shape of the parameter.
+            bias: One value per unit, or None.
 
         Returns:
-            The product.
+            The product plus the bias.
         """
         values: dict[Slot, object] = {self.slots[0]: inputs, self.slots[1]: self._arranged(weight)}
         slot = self.slots[2]
         if slot is not None:
             values[slot] = None if bias is None else bias.reshape(argument(self.args, self.kwargs, slot).shape)
             if bias is None and not PRODUCTS[function_name(self.function)[0]].has_weight:
-                values[slot] = inputs.new_zeros(())  # what is added to a matrix product cannot be left out
+                values[slot] = inputs.new_zeros(())  # `addmm` requires the argument
         args, kwargs = with_arguments(self.args, self.kwargs, values)
-        found: Tensor = self.function(*args, **kwargs)
-        return found if slot is not None or bias is None else found + self.use.along_units(bias)
+        product: Tensor = self.function(*args, **kwargs)
+        return product if slot is not None or bias is None else product + self.use.along_units(bias)
 
     def variance(self, weight: Tensor | None, bias: Tensor | None) -> Tensor | None:
-        r"""Return the variance of the output, when weights and biases are independent: $\Sigma_W x^2 + \sigma_b^2$.
+        r"""Return the variance of the output for independent weights and biases: $\Sigma_W x^2 + \sigma_b^2$.
 
         Args:
-            weight: The variances of the weight; None if it is not random.
-            bias: The variances of the bias; None if it is not random.
+            weight: Variances of the weight; None if it is not random.
+            bias: Variances of the bias; None if it is not random.
 
         Returns:
-            The variances, broadcastable to the output; None if nothing is random.
+            Variances, broadcastable to the output; None if neither is random.
         """
         if weight is None:
             return None if bias is None else self.use.along_units(bias)
         return self.output_with(self.inputs.square(), weight, bias)
 
     def _arranged(self, weight: Tensor) -> Tensor:
-        """Return a tensor of the weight's shape, arranged as the function takes it."""
+        """Return a tensor of the parameter's shape in the layout of the weight argument."""
         given: Tensor = argument(self.args, self.kwargs, self.slots[1])
         if self.order == tuple(range(weight.dim())):
             return weight.to(given.dtype)
@@ -115,13 +115,13 @@ class Product:
 
 @final
 class Interception(AbstractFunctionMode):
-    """While it is entered, hands over every product with some weights, and its output.
+    """Context manager that calls functions for the products of some weights, and for their outputs.
 
     Args:
-        uses: The products, as from a `ModelReading`; of each weight one.
-        tensors: The tensors that the model is run with, by name.
-        on_product: Is given every product before it is computed, and returns what it returns.
-        on_output: Is given every output, with its bias, and returns what the model goes on with.
+        uses: The products, as from a `ModelReading`; one for each weight.
+        tensors: The parameters and buffers that the model is run with, by name.
+        on_product: Called with each product before it is computed; returns the output of the product.
+        on_output: Called with each output after its bias is added; returns the output that the model uses.
     """
 
     def __init__(
@@ -137,13 +137,13 @@ class Interception(AbstractFunctionMode):
         self._on_output = on_output
         self._uses = {use.name: use for use in uses}
         names = [name for use in uses for name in use.parameter_names]
-        # Tensors are kept alive so that no identity is given twice.
+        # References to the tensors prevent the reuse of their ids.
         self._weights = {id(tensors[name]): (tensors[name], Origin.of(name, tensors[name])) for name in names}
         self._products: dict[int, tuple[Tensor, WeightUse]] = {}
 
     @override
     def _is_entered(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        # A function meets a known tensor inside only if it is given one.
+        # A function uses a known tensor only if it is among the arguments.
         values = [item for value in (*args, *kwargs.values()) for item in _items(value)]
         return any(id(item) in self._weights or id(item) in self._products for item in values)
 
@@ -164,14 +164,14 @@ class Interception(AbstractFunctionMode):
     def _product(
         self, function: ProductFunction, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Product | None:
-        """Return the product that is computed, if it is one with a known weight."""
+        """Return the product that a call computes; None unless one of its factors is a known weight."""
         slots = function.slots(args, kwargs) or ()
-        for number, slot in enumerate(slots):
+        for index, slot in enumerate(slots):
             origin = self._origin(argument(args, kwargs, slot))
             use = None if origin is None or origin.source is None else self._uses.get(origin.source)
             if origin is not None and use is not None:
                 bias = None if use.bias is None or use.bias_is_separate else function.bias_slot(args, kwargs)
-                return Product(use, func, args, kwargs, (slots[0 if number else 1], slot, bias), origin.order)
+                return Product(use, func, args, kwargs, (slots[0 if index else 1], slot, bias), origin.order)
         return None
 
     def _origin(self, value: object) -> Origin | None:
@@ -179,7 +179,7 @@ class Interception(AbstractFunctionMode):
         return None if known is None else known[1]
 
     def _seen(self, use: WeightUse, output: Tensor) -> Tensor:
-        """Return what the model goes on with after a product; a bias that is yet to come is waited for."""
+        """Return the output of a product for the model; `on_output` is deferred if a separate bias follows."""
         if self._on_output is None:
             return output
         if not use.bias_is_separate:
@@ -188,7 +188,7 @@ class Interception(AbstractFunctionMode):
         return output
 
     def _follow(self, name: str, values: Sequence[Any], output: Any) -> Any:  # ruff: ignore[any-type]
-        """Follow weights and products through views, and biases that are added; return what the model goes on with."""
+        """Track weights and products through views, and added biases; return the output for the model."""
         if name == "add" and self._products and self._on_output is not None:
             for first, second in (values[:2], values[1::-1]):
                 product = self._products.get(id(first))
@@ -210,5 +210,5 @@ class Interception(AbstractFunctionMode):
 
 
 def _items(value: object) -> Sequence[object]:
-    """Return the items of a list or tuple, or a value itself as the only one."""
+    """Return the items of a list or tuple, or a tuple of the value itself."""
     return value if isinstance(value, list | tuple) else (value,)

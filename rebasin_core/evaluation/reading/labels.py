@@ -1,4 +1,4 @@
-"""Products written as in ``einsum``: a label for every dimension, and what follows for the axes of a weight."""
+"""Products with a label for each dimension, as in ``einsum``, and the roles of the axes of a weight."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 Labels: TypeAlias = "tuple[str, ...]"
-"""One label a dimension; of several letters where a dimension is a product of axes; empty for positions."""
+"""One label for each dimension: several letters for a product of axes, empty for spatial positions."""
 
 BATCH = "*"
-"""The label of leading dimensions, which are broadcast."""
+"""Label of leading dimensions, which are broadcast."""
 
 
 class Role(Enum):
-    """What an axis of a parameter does where the parameter meets activations."""
+    """Role of an axis of a parameter in operations with activations."""
 
     OUTPUT = "output"
-    """It runs along an axis of the result: units that are computed, looked up, scaled or shifted."""
+    """Along an axis of the result: units that are computed, looked up, scaled or shifted."""
 
     INPUT = "input"
-    """It is summed over together with an axis of the activations: units that are read."""
+    """Summed over together with an axis of the activations: units that are read."""
 
     UNKNOWN = "unknown"
-    """It meets a function that is not understood."""
+    """Used by a function that is not supported."""
 
 
 @final
@@ -35,76 +35,77 @@ class LabelledProduct:
     """A product of several factors, with the labels of their dimensions.
 
     Attributes:
-        factors: The labels of every factor.
-        output: The labels of the product.
-        groups: The number of groups of a convolution.
+        factors: Labels of each factor.
+        output: Labels of the product.
+        groups: Number of groups of a convolution.
     """
 
     factors: tuple[Labels, ...]
     output: Labels
     groups: int = 1
 
-    def roles(self, number: int, active: Collection[int]) -> list[Role | None]:
-        """Return what the dimensions of a factor do.
+    def roles(self, index: int, active: Collection[int]) -> list[Role | None]:
+        """Return the roles of the dimensions of a factor.
 
         Args:
-            number: Of the factor.
-            active: The numbers of the factors that are activations.
+            index: Index of the factor.
+            active: Indices of the factors that are activations.
 
         Returns:
-            A role a dimension; None for positions, such as those of a kernel.
+            One role for each dimension; None for spatial positions, such as those of a kernel.
         """
         computed = set("".join(self.output))
-        read = set("".join(label for k in active if k != number for label in self.factors[k])) - computed
-        found: list[Role | None] = []
-        for label in self.factors[number]:
+        read = set("".join(label for k in active if k != index for label in self.factors[k])) - computed
+        roles: list[Role | None] = []
+        for label in self.factors[index]:
             letters = set(label)
             if not letters:
-                found.append(None)
+                roles.append(None)
             elif letters <= computed:
-                found.append(Role.OUTPUT)
+                roles.append(Role.OUTPUT)
             else:
-                found.append(Role.INPUT if letters <= read else Role.UNKNOWN)
-        return found
+                roles.append(Role.INPUT if letters <= read else Role.UNKNOWN)
+        return roles
 
-    def unit_dims(self, number: int) -> tuple[int, int] | None:
-        """Return where the units are that a factor alone brings into the product.
+    def unit_dims(self, index: int) -> tuple[int, int] | None:
+        """Return the dimensions of the units that only this factor contributes to the product.
 
         Args:
-            number: Of the factor.
+            index: Index of the factor.
 
         Returns:
-            The dimension of the factor, and that of the output from the end; None unless there is one.
+            The dimension of the factor, and that of the output counted from the end (negative); None unless there is
+            exactly one.
         """
-        others = set("".join(label for k, held in enumerate(self.factors) if k != number for label in held))
-        own = [dim for dim, label in enumerate(self.factors[number]) if set(label) - others]
-        if len(own) != 1 or self.factors[number][own[0]] not in self.output:
+        others = set("".join(label for k, labels in enumerate(self.factors) if k != index for label in labels))
+        own = [dim for dim, label in enumerate(self.factors[index]) if set(label) - others]
+        if len(own) != 1 or self.factors[index][own[0]] not in self.output:
             return None
-        return own[0], self.output.index(self.factors[number][own[0]]) - len(self.output)
+        return own[0], self.output.index(self.factors[index][own[0]]) - len(self.output)
 
-    def batch_dims(self, number: int) -> list[int]:
-        """Return the dimensions of a factor along which it is multiplied entry by entry.
+    def batch_dims(self, index: int) -> list[int]:
+        """Return the dimensions along which a factor is multiplied entry by entry.
 
         Args:
-            number: Of the factor.
+            index: Index of the factor.
 
         Returns:
             The dimensions.
         """
-        others = set("".join(label for k, held in enumerate(self.factors) if k != number for label in held))
+        others = set("".join(label for k, labels in enumerate(self.factors) if k != index for label in labels))
         shared = others & set("".join(self.output))
-        return [dim for dim, label in enumerate(self.factors[number]) if label and set(label) <= shared]
+        return [dim for dim, label in enumerate(self.factors[index]) if label and set(label) <= shared]
 
-    def read_dim(self, number: int, weight: int) -> int | None:
-        """Return the dimension of a factor that is summed over with a weight.
+    def read_dim(self, index: int, weight: int) -> int | None:
+        """Return the dimension of a factor that is summed over together with a weight.
 
         Args:
-            number: Of the factor.
-            weight: The number of the weight.
+            index: Index of the factor.
+            weight: Index of the weight.
 
         Returns:
-            The dimension, from the end; None unless there is one.
+            The dimension, counted from the end (negative); None unless there is exactly one.
         """
         summed = set("".join(self.factors[weight])) - set("".join(self.output))
-        dims = [dim for dim, label in enumerate(self.factors[number]) if summed & set(label)]
-        return dims[0] - len(self.factors[number]) if len(dims) == 1 else None
+        dims = [dim for dim, label in enumerate(self.factors[index]) if summed & set(label)]
+        return dims[0] - len(self.factors[index]) if len(dims) == 1 else None

@@ -1,4 +1,4 @@
-"""What is noted of parameters while a model runs."""
+"""Record of the uses of parameters while a model runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @final
 class Ledger:
-    """Collects the parts of a `ModelReading`.
+    """Accumulates the entries of a `ModelReading`.
 
     Args:
         tensors: Parameters and buffers by name.
@@ -33,19 +33,19 @@ class Ledger:
         self._last: frozenset[str] = frozenset()
 
     def count(self, origin: Origin) -> None:
-        """Note that a tensor meets activations once more.
+        """Record that a tensor is used with activations.
 
         Args:
-            origin: What it is made of.
+            origin: Origin of the tensor.
         """
         self._times.update(origin.names)
 
     def assign(self, origin: Origin, roles: Sequence[Role | None]) -> None:
-        """Note the roles of axes.
+        """Record the roles of the dimensions of a tensor.
 
         Args:
-            origin: What a tensor is made of.
-            roles: Of each dimension of the tensor; None for those that play none.
+            origin: Origin of the tensor.
+            roles: Role of each dimension; None for dimensions without a role.
         """
         for axes, role in zip(origin.axes, roles, strict=True):
             if role is not None:
@@ -55,10 +55,10 @@ class Ledger:
             self._assign(((name, k) for name in origin.names for k in range(len(self._roles[name]))), Role.UNKNOWN)
 
     def assign_summed(self, axes: Iterable[NamedAxis]) -> None:
-        """Note that factors are summed over units, which they therefore read.
+        """Record that axes of factors are summed over after the multiplication; they read units.
 
         Args:
-            axes: Axes of factors that were noted as outputs when they were multiplied.
+            axes: Axes of factors that were recorded as outputs at the multiplication.
         """
         for name, number in axes:
             if self._times[name] == 1:
@@ -66,10 +66,10 @@ class Ledger:
             self._roles[name][number].add(Role.INPUT)
 
     def explain(self, names: Iterable[str], why: str) -> None:
-        """Note why weights are not read; the first reason is kept.
+        """Record why weights are excluded; the first reason of each is kept.
 
         Args:
-            names: The weights.
+            names: Names of the weights.
             why: The reason.
         """
         self._reasons = {**dict.fromkeys(names, why), **self._reasons}
@@ -81,34 +81,34 @@ class Ledger:
             use: The product.
 
         Returns:
-            Its number.
+            Index of the product.
         """
         self._uses.append(use)
         return len(self._uses) - 1
 
     def finish(self, names: frozenset[str]) -> None:
-        """Note the weights of a product, which is the last one so far.
+        """Record the weights of the most recent product.
 
         Args:
-            names: All that take part.
+            names: Names of all its parameters.
         """
         self._last = names
 
-    def add_bias(self, number: int, name: str, tensor: Tensor, unit_dim: int) -> None:
-        """Note a parameter that is added to a product, if it has one value a unit and is the first.
+    def add_bias(self, index: int, name: str, tensor: Tensor, unit_dim: int) -> None:
+        """Record a parameter that is added to a product as its bias, if it is the first and has one value per unit.
 
         Args:
-            number: The product's.
-            name: The parameter's.
+            index: Index of the product.
+            name: Name of the parameter.
             tensor: The tensor that is added.
-            unit_dim: The dimension of the units, from the end.
+            unit_dim: Dimension of the units, counted from the end (negative).
         """
-        use = self._uses[number]
+        use = self._uses[index]
         if use.bias is None and has_one_value_a_unit(tensor, unit_dim, use.output_shape[use.product_dim]):
-            self._uses[number] = replace(use, bias=name, bias_is_separate=True, unit_dim=unit_dim)
+            self._uses[index] = replace(use, bias=name, bias_is_separate=True, unit_dim=unit_dim)
 
     def reading(self, *, unseen: bool) -> ModelReading:
-        """Return what was noted.
+        """Return the reading of all recorded uses.
 
         Args:
             unseen: Whether activations were multiplied with tensors of unknown origin.
@@ -117,7 +117,7 @@ class Ledger:
             The reading.
         """
         never = [name for name, held in self._roles.items() if unseen and held and not self._times[name]]
-        self.explain(never, "it was not met, and activations are multiplied with tensors of unknown origin")
+        self.explain(never, "no use of it was seen, and activations are multiplied with tensors of unknown origin")
         roles = {name: tuple(map(frozenset, held)) for name, held in self._roles.items()}
         return ModelReading(tuple(self._uses), dict(self._times), roles, self._reasons, self._last)
 
@@ -130,12 +130,12 @@ def has_one_value_a_unit(tensor: Tensor, unit_dim: int, units: int) -> bool:
     """Return whether a tensor has one value for each unit, along the dimension of the units.
 
     Args:
-        tensor: What is added to a product.
-        unit_dim: The dimension of the product's units, from the end.
-        units: Their number.
+        tensor: A tensor that is added to a product.
+        unit_dim: Dimension of the units of the product, counted from the end (negative).
+        units: Number of units.
 
     Returns:
-        Whether it has.
+        Whether the tensor is one value per unit, broadcast over the other dimensions.
     """
     along = tensor.dim() + unit_dim
     return along >= 0 and tensor.numel() == tensor.shape[along] == units

@@ -1,4 +1,4 @@
-"""What tensors that do not depend on a model's inputs are made of: which axes of which parameters run along them."""
+"""Origins of tensors that do not depend on the model's inputs: the axes of parameters along each dimension."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ if TYPE_CHECKING:
 
 
 NamedAxis: TypeAlias = "tuple[str, int]"
-"""The name of a parameter or buffer, and the number of one of its axes."""
+"""Name of a parameter or buffer, and index of one of its axes."""
 Axes: TypeAlias = "tuple[frozenset[NamedAxis], ...]"
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a tensor that does not depend on the inputs is made of.
+    """Parameters and buffers from which a tensor is computed that does not depend on the inputs.
 
     Attributes:
-        axes: For every dimension, the axes of parameters and buffers that run along it.
-        names: All parameters and buffers that it is made of; none for a constant.
-        source: The one whose values it holds, all of them, perhaps with axes in another order; None if it is another
-            function of its parameters.
-        order: With a source, the number of the source's axis for every dimension; None for a new one of length 1.
-        summed: Axes that were summed over between two of the parameters.
-        how: For messages: what was done to the parameters.
+        axes: For each dimension, the axes of parameters and buffers along it.
+        names: All parameters and buffers from which it is computed; empty for a constant.
+        source: The parameter or buffer, if the tensor holds exactly its values, possibly with permuted axes; else None.
+        order: If there is a source, its axis along each dimension; None for a new dimension of length 1.
+        summed: Axes that were summed over in products of two parameters.
+        how: How the tensor is computed from the parameters, for messages.
         is_known: Whether the axes are known.
     """
 
@@ -44,10 +43,10 @@ class Origin:
 
     @classmethod
     def of(cls, name: str, tensor: Tensor) -> Origin:
-        """Return the origin of a parameter or buffer itself.
+        """Return the origin of a parameter or buffer.
 
         Args:
-            name: Its name.
+            name: Name of the parameter or buffer.
             tensor: The tensor.
 
         Returns:
@@ -57,7 +56,7 @@ class Origin:
 
     @classmethod
     def constant(cls, tensor: Tensor) -> Origin:
-        """Return the origin of a tensor that is made of no parameter.
+        """Return the origin of a constant.
 
         Args:
             tensor: The tensor.
@@ -70,19 +69,19 @@ class Origin:
 
 @lru_cache(maxsize=4096)
 def _whole(name: str, rank: int) -> Origin:
-    axes = tuple(frozenset({(name, number)}) for number in range(rank))
+    axes = tuple(frozenset({(name, index)}) for index in range(rank))
     return Origin(axes, frozenset({name}), name, tuple(range(rank)))
 
 
 def shares_memory(first: Tensor, second: Tensor) -> bool:
-    """Return whether two tensors are views of the same memory.
+    """Return whether two tensors share their storage.
 
     Args:
         first: A tensor.
-        second: Another one.
+        second: Another tensor.
 
     Returns:
-        Whether they are.
+        Whether they share it; False for empty tensors.
     """
     if not first.numel() or not second.numel():
         return False
@@ -90,41 +89,41 @@ def shares_memory(first: Tensor, second: Tensor) -> bool:
 
 
 def covered_dims(before: Tensor, after: Tensor) -> list[list[int]]:
-    """Return, for every dimension of a view, the dimensions of the viewed tensor that it runs along.
+    """Return, for each dimension of a view, the dimensions of the base tensor that it covers.
 
     Args:
-        before: The tensor.
+        before: The base tensor.
         after: A view of it.
 
     Returns:
-        Numbers of dimensions; none where the view has length 1 or repeats values.
+        Lists of dimensions; empty where the view has length 1 or is expanded.
     """
     dims = sorted((d for d in range(before.dim()) if before.shape[d] > 1 and before.stride(d)), key=before.stride)
     strides = [before.stride(d) for d in dims]
-    # The step along a dimension that leaves its position as it was: to the next dimension that is farther apart.
+    # A step by the next larger stride leaves the index along a dimension unchanged.
     periods = [larger for _, larger in pairwise(strides)]
     if dims:
         periods.append(strides[-1] * before.shape[dims[-1]])
-    found: list[list[int]] = []
+    covered: list[list[int]] = []
     for size, step in zip(after.shape, after.stride(), strict=True):
         reach = step * (size - 1)
-        moved = [
+        along = [
             d for d, stride, period in zip(dims, strides, periods, strict=True) if stride <= reach and step % period
         ]
-        found.append(moved)
-    return found
+        covered.append(along)
+    return covered
 
 
 def is_rearranged(before: Tensor, after: Tensor, covered: Sequence[Sequence[int]]) -> bool:
-    """Return whether a view holds all entries once, with its dimensions in another order.
+    """Return whether a view is the base tensor with permuted dimensions, up to dimensions of length 1.
 
     Args:
-        before: The tensor.
+        before: The base tensor.
         after: A view of it.
         covered: As from `covered_dims`.
 
     Returns:
-        Whether it does.
+        Whether it is.
     """
     if before.numel() != after.numel():
         return False
@@ -136,8 +135,8 @@ def viewed(origin: Origin, before: Tensor, after: Tensor) -> Origin:
     """Return the origin of a view.
 
     Args:
-        origin: Of the tensor.
-        before: The tensor.
+        origin: Origin of the base tensor.
+        before: The base tensor.
         after: A view of it.
 
     Returns:
@@ -151,9 +150,9 @@ def viewed(origin: Origin, before: Tensor, after: Tensor) -> Origin:
         how = "in parts" if after.numel() < before.numel() else "reshaped"
         return Origin(axes, origin.names, None, (), origin.summed, how)
     order = [origin.order[dims[0]] if dims else None for dims in covered]
-    # Which dimension of length 1 is which axis of length 1 makes no difference.
-    for number in sorted({number for number in origin.order if number is not None} - set(order)):
+    # Axes of length 1 may be assigned to any dimensions of length 1.
+    for index in sorted({index for index in origin.order if index is not None} - set(order)):
         if None in order:
-            order[order.index(None)] = number
-    held = tuple(frozenset() if number is None else frozenset({(origin.source, number)}) for number in order)
-    return Origin(held, origin.names, origin.source, tuple(order))
+            order[order.index(None)] = index
+    axes = tuple(frozenset() if index is None else frozenset({(origin.source, index)}) for index in order)
+    return Origin(axes, origin.names, origin.source, tuple(order))

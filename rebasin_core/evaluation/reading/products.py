@@ -1,4 +1,4 @@
-"""The functions that multiply tensors and sum over what they share: which axis meets which."""
+"""PyTorch functions that compute products of tensors, with the labels of their dimensions."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ ProductKind: TypeAlias = Literal["dense", "convolution", "transposed convolution
 @final
 @dataclass(frozen=True, slots=True)
 class ProductFunction:
-    """A function that multiplies tensors and sums.
+    """A function that computes a product of tensors, such as a matrix product or a convolution.
 
     Attributes:
-        kind: What it is called.
-        signature: The names of its arguments, in order.
-        factors: Which of them are multiplied; the second one is the weight if `has_weight`.
-        label: Returns the labels, given the factors, all arguments by name, and the rank of the output.
-        bias: Which of them is added.
-        has_weight: Whether the function itself says that its second factor is a weight.
+        kind: Type of the product, for messages and to select layers.
+        signature: Names of its arguments, in order.
+        factors: Names of the arguments that are multiplied; the second is the weight if `has_weight`.
+        label: Returns the labels, given the factors, all arguments by name, and the number of output dimensions.
+        bias: Name of the argument that is added; None if there is none.
+        has_weight: Whether the second factor is a weight by the definition of the function.
     """
 
     kind: ProductKind
@@ -38,30 +38,30 @@ class ProductFunction:
     has_weight: bool = False
 
     def slots(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Slot, ...] | None:
-        """Return where the factors are.
+        """Return the locations of the factors.
 
         Args:
             args: Positional arguments.
             kwargs: Keyword arguments.
 
         Returns:
-            A slot a factor; None if one is missing.
+            One location for each factor; None if one is missing.
         """
         if self.factors == ("operands",):
             return tuple((1, index) for index in range(len(args[1]))) if len(args) > 1 else None
-        found = [self._slot(name, args, kwargs) for name in self.factors]
-        known = tuple(slot for slot in found if slot is not None)
-        return known if len(known) == len(found) else None
+        slots = [self._slot(name, args, kwargs) for name in self.factors]
+        present = tuple(slot for slot in slots if slot is not None)
+        return present if len(present) == len(slots) else None
 
     def bias_slot(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Slot | None:
-        """Return where the bias is.
+        """Return the location of the bias.
 
         Args:
             args: Positional arguments.
             kwargs: Keyword arguments.
 
         Returns:
-            A slot; None if the function takes none, or none is given.
+            The location; None if the function has no bias, or none is passed.
         """
         slot = None if self.bias is None else self._slot(self.bias, args, kwargs)
         return None if slot is None or argument(args, kwargs, slot) is None else slot
@@ -72,10 +72,10 @@ class ProductFunction:
         Args:
             args: Positional arguments.
             kwargs: Keyword arguments.
-            rank: The number of dimensions of the output.
+            rank: Number of dimensions of the output.
 
         Returns:
-            The labels; None if the call is not understood.
+            The labels; None if the call is not supported.
         """
         slots = self.slots(args, kwargs)
         if slots is None:
@@ -91,7 +91,7 @@ class ProductFunction:
 
 
 def _padded(labels: Labels, rank: int) -> Labels:
-    """Return labels of the last dimensions, preceded by those of leading ones."""
+    """Return the labels of the last dimensions, preceded by `BATCH` for leading dimensions."""
     return (*(BATCH for _ in range(rank - len(labels))), *labels)
 
 
@@ -125,7 +125,7 @@ def _transposed(factors: Sequence[Tensor], named: Mapping[str, Any], rank: int) 
     kernel = ("",) * (weight.dim() - 2)
     groups = int(named.get("groups", 1))
     units, channels = ("o", "i") if groups == 1 else ("go", "gi")
-    if groups == weight.shape[0]:  # every channel for itself: nothing is summed over
+    if groups == weight.shape[0]:  # depthwise: no sum over channels
         channels = "g" if groups > 1 else "i"
     operands = _padded((channels, *kernel), inputs.dim()), (channels, "o", *kernel)
     return LabelledProduct(operands, _padded((units, *kernel), rank), groups)
@@ -159,7 +159,7 @@ def _einsum(factors: Sequence[Tensor], named: Mapping[str, Any], rank: int) -> L
 
 
 def _expanded(term: str, rank: int) -> Labels:
-    """Return the labels of a term of ``einsum``, with the dots written out."""
+    """Return the labels of a term of ``einsum``, with the ellipsis expanded."""
     before, _, after = term.partition("...")
     return (*before, *(BATCH for _ in range(rank - len(before) - len(after))), *after)
 
@@ -172,9 +172,9 @@ def _tensordot(factors: Sequence[Tensor], named: Mapping[str, Any], rank: int) -
     pairs = list(zip(named["dims_self"], named["dims_other"], strict=True))
     left = [f"m{dim}" for dim in range(first.dim())]
     right = [f"n{dim}" for dim in range(second.dim())]
-    for number, (dim, other) in enumerate(pairs):
-        left[dim] = right[other] = chr(ord("a") + number)
-    summed = {chr(ord("a") + number) for number in range(len(pairs))}
+    for k, (dim, other) in enumerate(pairs):
+        left[dim] = right[other] = chr(ord("a") + k)
+    summed = {chr(ord("a") + k) for k in range(len(pairs))}
     singles = {label: chr(ord("A") + k) for k, label in enumerate([*left, *right]) if label not in summed}
     operands = tuple(tuple(singles.get(label, label) for label in side) for side in (left, right))
     output = tuple(singles[label] for label in (*left, *right) if label in singles)
@@ -226,4 +226,4 @@ PRODUCTS: Mapping[str, ProductFunction] = {
         "attention", ("query", "key", "value"), ("query", "key", "value"), _attention
     ),
 }
-"""Products by the names of their functions."""
+"""Product functions by name."""

@@ -1,4 +1,4 @@
-"""Reading what each weight is to a model from one execution."""
+"""Analysis of how a model uses its weights, from one forward pass."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.reading.labels import LabelledProduct
 
 _PAIR = 2
-# Functions besides pointwise ones through which axes of parameters become axes of activations.
+# Functions, in addition to pointwise ones, whose outputs have the axes of their parameters.
 _CARRYING = frozenset({
     "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "embedding", "embedding_bag", "getitem",
     "index_select", "gather", "take_along_dim", "take", "cat", "concat", "concatenate", "stack", "setitem", "copy",
@@ -43,17 +43,17 @@ _RECURRENT = frozenset({
 def read(
     call: Callable[[dict[str, Tensor]], object], tensors: Mapping[str, Tensor], inputs: Sequence[Tensor]
 ) -> ModelReading:
-    """Read how a model uses its parameters and buffers, from one execution.
+    """Determine how a model uses its parameters and buffers, from one forward pass.
 
     Args:
-        call: Runs the model with given tensors on ``inputs``.
-        tensors: Parameters and buffers; not changed.
-        inputs: What the model is given: everything that depends on them is an activation.
+        call: Runs the model on ``inputs`` with the given parameters and buffers.
+        tensors: Parameters and buffers by name; not changed.
+        inputs: Inputs of the model; all tensors that depend on them are activations.
 
     Returns:
         The reading.
     """
-    # Copies: a pass in training mode updates normalization statistics in place.
+    # Copies, because a pass in training mode updates normalization statistics in place.
     copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     reader = _Reader(copies, inputs)
     with torch.no_grad(), reader:
@@ -75,28 +75,28 @@ class _Call:
 
     @property
     def dim(self) -> Any:  # ruff: ignore[any-type] - an integer, several, or something else
-        """The argument ``dim``, by keyword or second."""
+        """The argument ``dim``, by keyword or at the second position."""
         return self.kwargs.get("dim", self.args[1] if len(self.args) > 1 else None)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class _Units:
-    """A product to which a bias may yet be added: its number, and the dimension of its units from the end."""
+    """A product to which a bias may be added later: its index, and the (negative) dimension of its units."""
 
-    number: int
+    index: int
     dim: int
 
 
 @final
 class _Reader(AbstractFunctionMode):
-    """Follows parameters and activations through an execution."""
+    """Tracks parameters and activations through a forward pass."""
 
     def __init__(self, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> None:
         super().__init__()
         self.ledger = Ledger(tensors)
         self.unseen = False
-        # Tensors are kept alive so that no identity is given twice.
+        # References to the tensors prevent the reuse of their ids.
         self._kept: list[Tensor] = [*tensors.values(), *inputs]
         self._origins = {id(tensor): Origin.of(name, tensor) for name, tensor in tensors.items()}
         self._active = {id(tensor) for tensor in inputs}
@@ -115,7 +115,7 @@ class _Reader(AbstractFunctionMode):
         return output
 
     def _origin(self, tensor: Tensor) -> Origin:
-        """Return what a tensor is made of; nothing that is known for activations."""
+        """Return the origin of a tensor; that of a constant for activations and unknown tensors."""
         return self._origins.get(id(tensor)) or Origin.constant(tensor)
 
     def _follow(self, call: _Call) -> None:
@@ -128,12 +128,12 @@ class _Reader(AbstractFunctionMode):
             return
         for tensor in tensors:
             if self._origin(tensor).names:
-                self._meet(call, self._origin(tensor), tensor)
+                self._use(call, self._origin(tensor), tensor)
         self._activate(call)
         self._follow_views(call)
 
     def _derive(self, call: _Call, tensors: Sequence[Tensor]) -> None:
-        """Note what tensors are made of that a function makes without activations."""
+        """Record the origins of the outputs of a function without activations."""
         operands = [(self._origin(tensor), tensor) for tensor in tensors]
         dim = call.dim if isinstance(call.dim, int) else 0
         written = [*call.outputs, *(tensors[:1] if call.is_in_place else [])]
@@ -142,13 +142,13 @@ class _Reader(AbstractFunctionMode):
                 self._origins[id(output)] = derived(call.name, operands, output, dim)
 
     def _activate(self, call: _Call) -> None:
-        """Note that what a function returns, or writes to, depends on the inputs."""
+        """Record that the outputs of a function, and tensors it modifies, are activations."""
         for tensor in (*call.outputs, *(call.tensors[:1] if call.is_in_place else [])):
             self._origins.pop(id(tensor), None)
             self._active.add(id(tensor))
 
-    def _meet(self, call: _Call, origin: Origin, tensor: Tensor) -> None:
-        """Note that a tensor of parameters meets activations in a function that is no product."""
+    def _use(self, call: _Call, origin: Origin, tensor: Tensor) -> None:
+        """Record the use of parameters with activations in a function that is not a product."""
         self.ledger.count(origin)
         if call.name in _RECURRENT:
             self.ledger.assign(origin, [Role.OUTPUT, Role.INPUT][: tensor.dim()])
@@ -161,83 +161,83 @@ class _Reader(AbstractFunctionMode):
                 self._factors |= {id(output): (origin, tensor.dim()) for output in call.outputs}
             if call.name == "add" and call.kwargs.get("alpha", 1) == 1 and origin.source is not None:
                 for units in [self._units[id(other)] for other in call.tensors if id(other) in self._units]:
-                    self.ledger.add_bias(units.number, origin.source, tensor, units.dim)
+                    self.ledger.add_bias(units.index, origin.source, tensor, units.dim)
         else:
             self.ledger.assign(origin, [Role.UNKNOWN] * tensor.dim())
             if tensor.is_floating_point():
-                self.ledger.explain(origin.names, f"it is used by {call.name}, which is not understood")
+                self.ledger.explain(origin.names, f"it is used by {call.name}, which is not supported")
 
     def _follow_views(self, call: _Call) -> None:
-        """Follow the units of products through views, and note factors that are summed over."""
+        """Track the units of products through views, and record factors that are summed over."""
         first = call.tensors[0]
         units = self._units.get(id(first))
         factor = self._factors.get(id(first))
         if units is not None and len(call.tensors) == 1:
             for output in (output for output in call.outputs if shares_memory(first, output)):
                 covered = covered_dims(first, output)
-                dims = [dim for dim, held in enumerate(covered) if first.dim() + units.dim in held]
+                dims = [dim for dim, along in enumerate(covered) if first.dim() + units.dim in along]
                 if len(dims) == 1 and len(covered[dims[0]]) == 1 and output.shape[dims[0]] == first.shape[units.dim]:
-                    self._units[id(output)] = _Units(units.number, dims[0] - output.dim())
+                    self._units[id(output)] = _Units(units.index, dims[0] - output.dim())
         if factor is not None and call.name == "sum":
             origin, rank = factor
             dims = [call.dim] if isinstance(call.dim, int) else list(call.dim or range(first.dim()))
-            places = [rank - first.dim() + dim % first.dim() for dim in dims]
-            for place in (place for place in places if place >= 0):
-                self.ledger.assign_summed(origin.axes[place])
+            summed = [rank - first.dim() + dim % first.dim() for dim in dims]
+            for dim in (dim for dim in summed if dim >= 0):
+                self.ledger.assign_summed(origin.axes[dim])
 
     def _follow_product(self, function: ProductFunction, call: _Call) -> bool:
-        """Note a product; return whether it is understood."""
+        """Record a product; return whether it is supported."""
         slots = function.slots(call.args, call.kwargs)
         labels = function.labels(call.args, call.kwargs, call.outputs[0].dim())
         if slots is None or labels is None:
             return False
         factors: list[Tensor] = [argument(call.args, call.kwargs, slot) for slot in slots]
         unknown = {id(factor) for factor in factors} - self._active - self._origins.keys()
-        made = [k for k, factor in enumerate(factors) if self._origin(factor).names]
+        weights = [k for k, factor in enumerate(factors) if self._origin(factor).names]
         active = [k for k, factor in enumerate(factors) if id(factor) in self._active | unknown]
-        if function.has_weight and not active and 1 in made:
-            # What a layer is given are activations, even if they are parameters, such as learned queries.
+        if function.has_weight and not active and 1 in weights:
+            # The input of a layer counts as an activation even if it is a parameter, such as learned queries.
             active = [k for k in range(len(factors)) if k != 1]
-            self._put_out(*(factors[k] for k in active))
-            made = [1]
+            self._use_as_activations(*(factors[k] for k in active))
+            weights = [1]
         if not active:
             origins = [self._origin(factor) for factor in factors]
             self._origins[id(call.outputs[0])] = multiplied(origins, labels, call.outputs[0])
             return True
         self.unseen |= bool(unknown)
-        for k in made:
+        for k in weights:
             self.ledger.count(self._origin(factors[k]))
             self.ledger.assign(self._origin(factors[k]), labels.roles(k, active))
         slot = function.bias_slot(call.args, call.kwargs)
         bias = None if slot is None else argument(call.args, call.kwargs, slot)
         if isinstance(bias, Tensor):
-            self._put_out(bias)
+            self._use_as_activations(bias)
         self._activate(call)
-        if made:
-            self._note(_Product(function, call, labels, factors, bias), made, active)
+        if weights:
+            self._record(_Product(function, call, labels, factors, bias), weights, active)
         return True
 
-    def _put_out(self, *tensors: Tensor) -> None:
-        """Note that tensors become activations as they are."""
+    def _use_as_activations(self, *tensors: Tensor) -> None:
+        """Record that tensors of parameters are used as activations."""
         for tensor in tensors:
             self.ledger.count(self._origin(tensor))
             self.ledger.assign(self._origin(tensor), [Role.OUTPUT] * tensor.dim())
 
-    def _note(self, product: _Product, made: Sequence[int], active: Sequence[int]) -> None:
-        """Note what a product of parameters with activations is to each weight."""
-        origins = [self._origin(product.factors[k]) for k in made]
+    def _record(self, product: _Product, weights: Sequence[int], active: Sequence[int]) -> None:
+        """Record a product of weights with activations: a `WeightUse`, or the reason why there is none."""
+        origins = [self._origin(product.factors[k]) for k in weights]
         self.ledger.finish(frozenset[str]().union(*(origin.names for origin in origins)))
-        for k, origin in zip(made, origins, strict=True):
+        for k, origin in zip(weights, origins, strict=True):
             if origin.source is None:
                 along = {name for axes in origin.axes for name, _ in axes}
                 self.ledger.explain(along or origin.names, f"it is used {origin.how}")
-            elif len(made) > 1:
+            elif len(weights) > 1:
                 self.ledger.explain(origin.names, "it is multiplied together with other parameters")
             else:
                 use = product.use(origin, k, active, self._origin)
-                number = self.ledger.add(use)
+                index = self.ledger.add(use)
                 if use.output_axis is not None and use.bias is None and use.bias_is_clear:
-                    self._units[id(product.call.outputs[0])] = _Units(number, use.product_dim)
+                    self._units[id(product.call.outputs[0])] = _Units(index, use.product_dim)
 
 
 @final
@@ -254,7 +254,7 @@ class _Product:
     def use(
         self, origin: Origin, weight: int, active: Sequence[int], origin_of: Callable[[Tensor], Origin]
     ) -> WeightUse:
-        """Return what the product is to the weight of a given number."""
+        """Return the use of the weight that is the factor with a given index."""
         units = self.labels.unit_dims(weight)
         product_dim = -1 if units is None else units[1]
         bias = self.bias
@@ -270,7 +270,7 @@ class _Product:
         return WeightUse(
             name=str(origin.source),
             output_axis=None if units is None else origin.order[units[0]],
-            input_axes=_numbers(origin, [dim for dim, role in enumerate(roles) if role is Role.INPUT]),
+            input_axes=_source_axes(origin, [dim for dim, role in enumerate(roles) if role is Role.INPUT]),
             bias=own_bias,
             unit_dim=product_dim,
             product_dim=product_dim,
@@ -286,10 +286,10 @@ class _Product:
         )
 
 
-def _numbers(origin: Origin, dims: Sequence[int]) -> tuple[int, ...]:
-    """Return the numbers of the source's axes along some dimensions, in order."""
-    numbers = [origin.order[dim] for dim in dims]
-    return tuple(sorted(number for number in numbers if number is not None))
+def _source_axes(origin: Origin, dims: Sequence[int]) -> tuple[int, ...]:
+    """Return the axes of the source along some dimensions, increasing."""
+    axes = [origin.order[dim] for dim in dims]
+    return tuple(sorted(axis for axis in axes if axis is not None))
 
 
 def _tensors_in(value: object) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What each weight is to a model: a value that is read once, from one execution."""
+"""How a model uses its weights: the result of the analysis of one forward pass."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ _MATRIX = 2
 @final
 @dataclass(frozen=True, slots=True)
 class WeightUse:
-    """One product of activations with a whole weight.
+    """A product of activations with a complete weight.
+
+    Dimensions of activations and outputs are counted from the end (negative).
 
     Attributes:
-        name: The weight.
-        output_axis: The number of its axis that runs along the units of the output; None if there is no such axis, or
-            the units lie on several.
-        input_axes: The numbers of its axes that are summed over together with the activations.
-        bias: The parameter that is added to the product, by the same function or the next one, one value a unit.
-        unit_dim: The dimension of the output where the units are, from the end; of the sum with the bias, if it is
-            added by a function of its own.
-        product_dim: The same for the product before a bias is added.
-        input_dim: The dimension of the activations that is summed over, from the end; None unless there is one.
-        kind: The kind of product.
-        groups: The number of groups of a convolution.
-        input_shape: The shape of the activations.
-        output_shape: The shape of the product.
-        bias_is_separate: Whether the bias is added by a function of its own.
-        bias_is_clear: Whether the product's function adds nothing, or a parameter of its own.
+        name: Name of the weight.
+        output_axis: Axis of the weight along the units of the output; None if there is no such axis, or several.
+        input_axes: Axes of the weight that are summed over together with the activations.
+        bias: Name of the parameter with one value per unit that is added to the product, by the same function or a
+            later one; None if there is none.
+        unit_dim: Dimension of the units in the output, after a separate bias was added.
+        product_dim: Dimension of the units in the product, before a separate bias is added.
+        input_dim: Dimension of the activations that is summed over; None unless there is exactly one.
+        kind: Type of the product.
+        groups: Number of groups of a convolution.
+        input_shape: Shape of the activations.
+        output_shape: Shape of the product.
+        bias_is_separate: Whether the bias is added by another function than the product.
+        bias_is_clear: Whether the function of the product adds nothing, or a parameter with one value per unit.
         is_linear: Whether the product is linear in one tensor of activations and can be computed with other weights.
-        is_batched: Whether the weight has an axis along which it is multiplied entry by entry, such as heads.
+        is_batched: Whether an axis of the weight is multiplied entry by entry, such as heads.
     """
 
     name: str
@@ -62,22 +63,22 @@ class WeightUse:
 
     @property
     def layer(self) -> str:
-        """The name of the layer: that of the weight, without the ending ``.weight``."""
+        """Name of the layer: that of the weight without the suffix ``.weight``."""
         return self.name.removesuffix(".weight")
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
-        """The names of the weight and the bias."""
+        """Names of the weight and, if there is one, the bias."""
         return (self.name,) if self.bias is None else (self.name, self.bias)
 
     def is_one_row_an_example(self, rows: int) -> bool:
-        """Return whether every example meets the weight once, with its own row of activations.
+        """Return whether each example is one row of the activations, so that it uses the weight once.
 
         Args:
-            rows: The number of examples in the batch.
+            rows: Number of examples in the batch.
 
         Returns:
-            Whether input and output are ``[rows, features]``.
+            Whether input and output of a dense product are ``[rows, features]``.
         """
         return (
             self.kind == "dense"
@@ -87,13 +88,13 @@ class WeightUse:
         )
 
     def has_examples_first(self, rows: int) -> bool:
-        """Return whether the first dimension of input and output is that of the examples.
+        """Return whether the first dimension of input and output is the batch dimension.
 
         Args:
-            rows: The number of examples in the batch.
+            rows: Number of examples in the batch.
 
         Returns:
-            Whether it is, and neither is the one of the units.
+            Whether both have `rows` entries, and neither is a dimension of units.
         """
         inputs = len(self.input_shape)
         outputs = len(self.output_shape)
@@ -104,21 +105,21 @@ class WeightUse:
         )
 
     def by_unit(self, output: Tensor) -> Tensor:
-        """Return an output with its units first.
+        """Return an output with the units as first dimension and all others flattened.
 
         Args:
-            output: The output, with its bias.
+            output: The output, including its bias.
 
         Returns:
-            ``[units, everything else]``, a view where possible.
+            ``[units, n]``, a view if possible.
         """
         return output.movedim(self.unit_dim, 0).flatten(1)
 
     def along_units(self, values: Tensor) -> Tensor:
-        """Return one value a unit, broadcastable to the product.
+        """Reshape one value per unit to be broadcastable to the product.
 
         Args:
-            values: As many values as units, of any shape.
+            values: One value per unit, of any shape.
 
         Returns:
             A view.
@@ -126,10 +127,10 @@ class WeightUse:
         return values.reshape(-1, *(1 for _ in range(-self.product_dim - 1)))
 
     def along_weight(self, values: Tensor, weight: Tensor) -> Tensor:
-        """Return one value a unit, broadcastable to the weight.
+        """Reshape one value per unit to be broadcastable to the weight.
 
         Args:
-            values: ``[units]``.
+            values: One value per unit, ``[units]``.
             weight: The weight.
 
         Returns:
@@ -143,16 +144,14 @@ class WeightUse:
 @final
 @dataclass(frozen=True, slots=True)
 class ModelReading:
-    """How a model uses its parameters and buffers.
-
-    `FunctionalModel.reading` reads a model.
+    """How a model uses its parameters and buffers, as determined by `FunctionalModel.reading`.
 
     Attributes:
-        uses: The products with whole weights, in order.
-        times: How often each parameter and buffer meets activations, in any function.
-        roles: What each axis of each parameter and buffer does; empty where it does not meet activations.
-        reasons: Why parameters that are multiplied with activations in another way than in `uses` are not there.
-        last: The weights of the last product.
+        uses: Products of activations with complete weights, in the order of execution.
+        times: Number of operations with activations, by parameter or buffer.
+        roles: Roles of each axis of each parameter and buffer; empty for those that are not used with activations.
+        reasons: Reason, by name, why a parameter that is multiplied with activations is not among `uses`.
+        last: Names of the weights of the last product.
     """
 
     uses: tuple[WeightUse, ...]
@@ -163,7 +162,7 @@ class ModelReading:
 
     @property
     def products(self) -> list[WeightUse]:
-        """The products whose weight is in no other product, in order; their outputs have one unit a row."""
+        """Products whose weight is in no other product and has one axis of units, in the order of execution."""
         counts = Counter(use.name for use in self.uses)
         return [
             use
@@ -174,41 +173,41 @@ class ModelReading:
 
     @property
     def layers(self) -> list[WeightUse]:
-        """The products whose weight and bias are used nowhere else, so that they can be changed alone, in order."""
+        """Products whose weight and bias are used in no other operation, in the order of execution."""
         return [use for use in self.products if self._why_shared(use) is None]
 
     @property
-    def left_out(self) -> dict[str, str]:
-        """The weights that are multiplied with activations and are not those of `layers`, and why."""
+    def excluded(self) -> dict[str, str]:
+        """Reason, by name, why a weight that is multiplied with activations is not among `layers`."""
         layers = {use.name for use in self.layers}
-        found = dict(self.reasons)
+        reasons = dict(self.reasons)
         for use in self.uses:
-            if use.name not in layers and use.name not in found:
-                found[use.name] = self._why_shared(use) or "its units are not those of one of its axes"
-        return found
+            if use.name not in layers and use.name not in reasons:
+                reasons[use.name] = self._why_shared(use) or "no single axis runs along its units"
+        return reasons
 
     def _why_shared(self, use: WeightUse) -> str | None:
-        """Return why a product is no layer, if it is none."""
+        """Return the reason why a product is not among `layers`; None if it is."""
         for name in use.parameter_names:
             if self.times[name] > 1:
                 return f"{'it' if name == use.name else f'its bias {name}'} is used {self.times[name]} times"
         if not use.bias_is_clear:
-            return "what is added to the product is not a parameter of its own"
+            return "the term added to the product is not a bias with one value per unit"
         return None if use.is_linear else f"the product is {use.kind}, or scaled"
 
     @property
     def input_axes(self) -> frozenset[NamedAxis]:
-        """The axes along which parameters read units, and do nothing else."""
+        """Axes along which parameters only read units."""
         return self._axes(frozenset({Role.INPUT}))
 
     @property
     def unclear_axes(self) -> frozenset[NamedAxis]:
-        """The axes of which it is unknown, or ambiguous, whether units are read or computed along them."""
-        unclear = {frozenset(roles) for held in self.roles.values() for roles in held}
-        sets = [roles for roles in unclear if Role.UNKNOWN in roles or len(roles) > 1]
-        return frozenset[tuple[str, int]]().union(*map(self._axes, sets))
+        """Axes whose role is unknown or ambiguous."""
+        combinations = {frozenset(roles) for axes in self.roles.values() for roles in axes}
+        unclear = [roles for roles in combinations if Role.UNKNOWN in roles or len(roles) > 1]
+        return frozenset[tuple[str, int]]().union(*map(self._axes, unclear))
 
     def _axes(self, wanted: frozenset[Role]) -> frozenset[NamedAxis]:
         return frozenset(
-            (name, number) for name, held in self.roles.items() for number, roles in enumerate(held) if roles == wanted
+            (name, axis) for name, axes in self.roles.items() for axis, roles in enumerate(axes) if roles == wanted
         )
