@@ -82,4 +82,12 @@ class DataSource(Strategy):
 
     @abstractmethod
     def _load(self) -> DataSplits:
-        """Return the dataset; raise DataError or MissingDataError if its files cannot be read."""
+        """Return the dataset, with normalized inputs.
+
+        Returns:
+            Training and test examples, and the prediction target.
+
+        Raises:
+            MissingDataError: If files are missing and are not downloaded.
+            DataError: If a file is damaged or has other content.
+        """

@@ -239,10 +239,10 @@ def _kinds(kind: str) -> type[Posterior]:
     known: dict[str, type[Posterior]] = {}
     classes = Posterior.__subclasses__()
     while classes:
-        found = classes.pop()
-        classes += found.__subclasses__()
-        if hasattr(found, "kind"):
-            known[found.kind] = found
+        subclass = classes.pop()
+        classes += subclass.__subclasses__()
+        if hasattr(subclass, "kind"):
+            known[subclass.kind] = subclass
     if kind not in known:
         message = f"unknown representation {kind!r} of a component; {nearest(kind, known)}"
         raise UnknownNameError(message)
