@@ -82,7 +82,7 @@ def main() -> None:
     every = rc.build("dataset", name="cifar10", root=arguments.data).load()
     train, test = every.train.first(arguments.train), every.test.first(arguments.test).batches(500)
     start = time.time()
-    ends = [fitted(pair, end, train) for end in pair.ends]
+    ends = [fitted(pair, network, train) for network in pair.networks]
     seconds = time.time() - start
     for end in ends:
         deviations = torch.cat([t.flatten() for t in end.stddev.values()])

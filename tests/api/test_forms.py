@@ -252,7 +252,7 @@ def test_training_checkpoints_and_arrays_are_named() -> None:
     with pytest.raises(InvalidInputError, match="got `int` at 'epoch'"):
         rc.match(checkpoint, checkpoint, SPEC)
     nested: Any = {"state_dict": MODELS[0].state_dict()}
-    with pytest.raises(InvalidInputError, match="give the state dict in it, such as the entry 'state_dict'"):
+    with pytest.raises(InvalidInputError, match="pass the state dict in it, such as the entry 'state_dict'"):
         rc.match(nested, nested, SPEC)
 
 
