@@ -58,14 +58,15 @@ class Publication:
 
 
 class AbstractIdxSource(DataSource):
-    """Dataset of images of 28 x 28 pixels in 10 classes, in four idx files. A subclass defines ``publication``.
+    """Dataset of images of 28 x 28 pixels in 10 classes, in four idx files.
+
+    A subclass defines the class attribute ``publication``, a `Publication`.
 
     Raises:
         ConfigError: If an option is invalid.
     """
 
     publication: ClassVar[Publication]
-    """Address, checksums and pixel statistics of the dataset."""
 
     root: Path = Path("data")
     """Folder that contains the four idx files, gzipped or not, directly or in a subfolder named after the dataset."""
