@@ -81,7 +81,7 @@ def test_a_right_metric_keeps_all_laws(tmp_path: Path) -> None:
         (OfTheBatch(), "per_example"),
         (OfTheFirst(), "exchangeable"),
         (TooSure(), "errors_stated"),
-        (InPlace(), "inputs_untouched"),
+        (InPlace(), "no_side_effects"),
         (Refusing(), "per_example"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
