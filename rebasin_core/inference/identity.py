@@ -73,6 +73,7 @@ class ProblemIdentity:
             "symmetries": None if problem.layout is None else problem.layout.fingerprint,
             "device": first.device.type,
             "seed": problem.generator.initial_seed(),
+            # A generator that was used before gives other initializations than its seed.
             "state of the generator": _DIGEST + digest_of_tensors({"state": problem.generator.get_state()}),
         }
         inputs = next(checked_batches(problem.data))[0][:_PROBE_ROWS]

@@ -125,6 +125,7 @@ class MixturePosterior(AbstractMixture):
     def from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         uniform = noise[_CHOICE].squeeze(-1)
         shape = uniform.shape
+        # By rounding, the last cumulative weight may be less than 1 and than the noise: clamped to the last component.
         cumulative = self._weights.cumsum(0).to(uniform)
         chosen = torch.searchsorted(cumulative, uniform.reshape(-1), right=True).clamp_max(len(self._components) - 1)
         samples: dict[str, Tensor] = {}

@@ -142,6 +142,7 @@ class IVONAdapter(PosteriorAdapter, AbstractWriteBack):
         require_same_tensors(before.mean, posterior.mean, "the posterior to write into IVON")
         mean, stddev = posterior.mean, posterior.stddev
         groups = self._groups(source, model)
+        # All groups are validated before anything is written.
         hessians: list[Tensor] = []
         for names, group in groups:
             flat = torch.cat([stddev[name].flatten() for name in names]).to(group["hess"])
