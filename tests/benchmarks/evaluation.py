@@ -90,7 +90,7 @@ def large(arguments: argparse.Namespace) -> None:  # ruff: ignore[too-many-local
         ("local, antithetic", 4, 12, {"method": "local"}),
         ("local, adaptive", 8, 12, {"method": "local", "allocation": "adaptive"}),
         ("local, adaptive", 32, 12, {"method": "local", "allocation": "adaptive"}),
-        ("vectorized, 4 at once", 4, 2, {"method": "vectorized", "chunk_size": 4}),
+        ("vectorized, batches of 4", 4, 2, {"method": "vectorized", "chunk_size": 4}),
         ("loop, bfloat16", 4, 2, {"method": "loop", "precision": "bfloat16"}),
     )
     for name, samples, seeds, options in methods:
@@ -111,7 +111,7 @@ def large(arguments: argparse.Namespace) -> None:  # ruff: ignore[too-many-local
         share = work / seconds / flops
         rows.append([name, samples, 1e3 * seconds, 100 * share, losses.mean().item(), error / samples**0.5, gain])
         print(rows[-1], flush=True)
-    headers = ["method", "networks", "ms a network", "% of the peak", "NLL", "its spread over seeds", "gain"]
+    headers = ["method", "networks", "ms per network", "% of peak", "NLL", "Monte Carlo s.d.", "efficiency"]
     print(tabulate(rows, headers, floatfmt=("", "", ".0f", ".0f", ".5f", ".6f", ".1f"), tablefmt="github"))
 
 
@@ -155,7 +155,7 @@ def compiled() -> None:
         rows.append([f"ResNet-20, {norm}, run", *(1e3 * s for s in seconds), seconds[0] / seconds[1]])
         seconds = [seconds_of_a_step(model, data, compiled=chosen) for chosen in (False, True)]
         rows.append([f"ResNet-20, {norm}, trained", *(1e3 * s for s in seconds), seconds[0] / seconds[1]])
-    headers = ["network", "as it is (ms)", "compiled (ms)", "ratio"]
+    headers = ["network", "not compiled (ms)", "compiled (ms)", "ratio"]
     print(tabulate(rows, headers, floatfmt=("", ".0f", ".0f", ".1f"), tablefmt="github"))
 
 
