@@ -1,8 +1,8 @@
-"""R-hat of chains from different seeds, before and after alignment, and the figure of it.
+"""Compute and plot R-hat of chains from different seeds, before and after alignment.
 
     python docs/results/chains.py --posteriors FOLDER --root DATA --figure docs/results/chains.svg
 
-``FOLDER`` holds the SGHMC posteriors that ``posteriors.py --data mnist --only sghmc`` wrote.
+``FOLDER`` contains the SGHMC posteriors of ``every_method.py --data mnist --only sghmc --posteriors FOLDER``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ mpl.use("Agg")
 
 
 def main() -> None:
-    """Print the figures and draw the picture."""
+    """Print the diagnostics, and plot R-hat."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--posteriors", type=Path, required=True)
     parser.add_argument("--root", type=Path, required=True)
@@ -40,33 +40,33 @@ def main() -> None:
     )
     aligned = rc.align_samples(chains, spec)
     found = {"as sampled": rc.analysis.diagnose_chains(chains), "aligned": rc.analysis.diagnose_chains(aligned.samples)}
-    outputs = functions(chains, FunctionalModel(model), data.test.inputs[:500])
-    found["functions"] = rc.analysis.diagnose_chains(rc.posteriors.SamplesPosterior(outputs, chains=chains.chains))
+    outputs = log_probabilities(chains, FunctionalModel(model), data.test.inputs[:500])
+    found["outputs"] = rc.analysis.diagnose_chains(rc.posteriors.SamplesPosterior(outputs, chains=chains.chains))
     print("mean squared distances", aligned.mean_squared_distances)
-    moves = [
+    transpositions = [
         rc.analysis.count_transpositions(p.compose(q.inverse()))
         for p, q in zip(aligned.permutations, aligned.permutations[1:], strict=False)
     ]
     same = [bool(a == b) for a, b in zip(chains.chains, chains.chains[1:], strict=False)]
-    print("transpositions within chains", [m for m, s in zip(moves, same, strict=True) if s])
-    print("transpositions between chains", [m for m, s in zip(moves, same, strict=True) if not s])
+    print("transpositions within chains", [n for n, s in zip(transpositions, same, strict=True) if s])
+    print("transpositions between chains", [n for n, s in zip(transpositions, same, strict=True) if not s])
     for label, diagnostics in found.items():
         print(label, "R-hat", diagnostics.quantiles(), "ESS", diagnostics.quantiles("ess"))
     draw(found, arguments.figure)
 
 
-def functions(
+def log_probabilities(
     chains: rc.posteriors.SamplesPosterior, model: FunctionalModel, inputs: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """The networks' log probabilities on test inputs, as if they were parameters."""
+    """Return the log probabilities of all draws on test inputs, in the format of samples of a parameter."""
     rows = [model(chains.member(k).mean, inputs).log_softmax(-1) for k in range(chains.num_samples)]
     return {"log_prob": torch.stack(rows).detach()}
 
 
 def draw(found: dict[str, rc.analysis.ChainDiagnostics], path: Path) -> None:
-    """Draw the share of entries whose R-hat is below a value."""
+    """Plot the cumulative distribution of R-hat over entries."""
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    labels = {"as sampled": "weights as sampled", "aligned": "weights, aligned", "functions": "outputs"}
+    labels = {"as sampled": "weights as sampled", "aligned": "weights, aligned", "outputs": "outputs"}
     for (key, diagnostics), color, style in zip(
         found.items(), ("#D55E00", "#0072B2", "#555555"), ("-", "-", "--"), strict=True
     ):
@@ -74,7 +74,7 @@ def draw(found: dict[str, rc.analysis.ChainDiagnostics], path: Path) -> None:
         ordered = flat[flat.isfinite()].sort().values
         axes.plot(ordered, torch.linspace(0, 1, len(ordered)), style, color=color, label=labels[key])
     axes.axvline(1.01, color="black", linewidth=0.8, linestyle=":")
-    axes.set(xlabel=r"$\hat R$", ylabel="share of entries below", xlim=(0.95, None), ylim=(0, 1))
+    axes.set(xlabel=r"$\hat R$", ylabel="fraction of entries below", xlim=(0.95, None), ylim=(0, 1))
     axes.legend(frameon=False, loc="lower right")
     figure.savefig(path)
 

@@ -1,9 +1,9 @@
-"""Every inference method on the same network: predictive scores, and barriers between two of each.
+"""Predictive scores of all inference methods on the same network, and barriers between two posteriors of each.
 
-    python docs/results/every_method.py --root DATA --output results.jsonl [--only METHOD ...] [--epochs 1.0]
+    python docs/results/every_method.py --root DATA --output results.jsonl --posteriors FOLDER [--only METHOD ...]
 
-Fashion-MNIST and MNIST are read from ``DATA`` (or downloaded). One JSON line is written for every result; results that
-are there already are not made again.
+Fashion-MNIST or MNIST (``--data mnist``) is read from ``DATA``. One JSON line is written per result; results that are
+already in the output are skipped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ADAM = rc.inference.OptimizerSpec(name="Adam", lr=1e-3)
 
 
 def methods(scale: float) -> dict[str, rc.Inference]:
-    """The methods, each with enough epochs for its loss to be flat (times ``scale``, for a trial)."""
+    """Return the methods, each with enough epochs for its loss to converge, times ``scale``."""
 
     def n(epochs: int, multiple: int = 1) -> int:
         return max(multiple, round(scale * epochs / multiple) * multiple)
@@ -46,7 +46,7 @@ def methods(scale: float) -> dict[str, rc.Inference]:
 
 
 def scores(posterior: rc.Posterior, model: torch.nn.Module, test: rc.data.Examples) -> dict[str, float]:
-    """NLL with its Monte Carlo standard error, accuracy, calibration error (15 bins) and Brier score on test data."""
+    """Return NLL with its standard error over test examples, accuracy, ECE (15 bins) and Brier score."""
     functional = FunctionalModel(model)
     batches = held_batches(functional, test.batches(1000))
     found = predict(posterior, HeldTask(functional, batches, rc.evaluation.CategoricalLikelihood()), Sampling(64))
@@ -61,17 +61,17 @@ def scores(posterior: rc.Posterior, model: torch.nn.Module, test: rc.data.Exampl
 
 
 def main() -> None:
-    """Make what is not there yet."""
+    """Fit the posteriors that are not in the folder, and write the results that are not in the output."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--data", default="fashion_mnist")
     parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--posteriors", type=Path, help="where the posteriors are kept")
+    parser.add_argument("--posteriors", type=Path, required=True, help="folder of the fitted posteriors")
     arguments = parser.parse_args()
     done = (
-        {json.loads(line)["what"] for line in arguments.output.read_text().splitlines()}
+        {json.loads(line)["result"] for line in arguments.output.read_text().splitlines()}
         if arguments.output.exists()
         else set()
     )
@@ -84,24 +84,25 @@ def main() -> None:
         for seed in (1, 2):
             model = architecture.build(data.input_shape, 10, generator=torch.Generator().manual_seed(seed))
             file = arguments.posteriors / f"{arguments.data}-{name}-{seed}.safetensors"
-            what, start = f"{arguments.data} {name} {seed}", time.time()
+            label, start = f"{arguments.data} {name} {seed}", time.time()
             if not file.exists():
                 train = data.train.batches(128, shuffle_seed=seed)
                 fit = method.fit(model, train, generator=torch.Generator().manual_seed(seed + 2**32))
                 fit.posterior.save(file, meta={"seconds": time.time() - start})
             seconds = time.time() - start
             pair.append(rc.load_posterior(file))
-            if what not in done:
-                write(arguments.output, {"what": what, "seconds": round(seconds), **scores(pair[-1], model, data.test)})
-        what = f"{arguments.data} {name} barrier"
-        if what not in done and name != "multi_swag":
-            write(arguments.output, {"what": what, **barriers(pair, model, architecture.spec(model), data.test)})
+            if label not in done:
+                record = {"result": label, "seconds": round(seconds), **scores(pair[-1], model, data.test)}
+                write(arguments.output, record)
+        label = f"{arguments.data} {name} barrier"
+        if label not in done and name != "multi_swag":
+            write(arguments.output, {"result": label, **barriers(pair, model, architecture.spec(model), data.test)})
 
 
 def barriers(
     pair: list[rc.Posterior], model: torch.nn.Module, spec: rc.PermutationSpec, test: rc.data.Examples
 ) -> dict[str, object]:
-    """The barrier between two posteriors of one kind, without and with alignment."""
+    """Return the barrier between two posteriors of the same class, before and after alignment."""
     options = {"task": rc.Task(model, test.batches(1000)), "num_points": 7}
     if not isinstance(pair[0], rc.posteriors.PointPosterior):
         options["num_samples"] = 16
@@ -112,15 +113,15 @@ def barriers(
         curve = rc.barrier(pair[0], result.apply(pair[1]), **options)
         found[matcher] = [curve.height, curve.height_stderr]
     if isinstance(pair[0], rc.posteriors.SamplesPosterior):
-        # Several modes on each side: first into one order on each side, then the one side onto the other.
-        own = [rc.align_samples(q, spec).samples for q in pair if isinstance(q, rc.posteriors.SamplesPosterior)]
-        curve = rc.barrier(own[0], rc.match(own[0], own[1], spec, matcher="weight").apply(own[1]), **options)
-        found["samples_first"] = [curve.height, curve.height_stderr]
+        # For sets with several modes: align the samples within each set, then match the two sets.
+        within = [rc.align_samples(q, spec).samples for q in pair if isinstance(q, rc.posteriors.SamplesPosterior)]
+        curve = rc.barrier(within[0], rc.match(*within, spec, matcher="weight").apply(within[1]), **options)
+        found["aligned_within"] = [curve.height, curve.height_stderr]
     return found
 
 
 def write(path: Path, record: dict[str, object]) -> None:
-    """Add a line, and show it."""
+    """Append a record to a file of JSON lines, and print it."""
     print(record, flush=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")

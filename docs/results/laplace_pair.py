@@ -1,8 +1,9 @@
-"""Two Laplace posteriors of laplace-torch, aligned: the marginalised barrier before and after. Needs rebasin-laplace.
+"""Marginalized barrier between two Laplace approximations of laplace-torch, before and after alignment.
 
+    pip install rebasin-laplace
     python docs/results/laplace_pair.py --root DATA --output laplace.jsonl
 
-Networks and posteriors are fitted on the first 5,000 training examples of MNIST.
+Networks and Laplace approximations are fitted on the first 5,000 training examples of MNIST.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rebasin_core.evaluation import FunctionalModel, HeldTask, LossEstimate, Sam
 
 
 def main() -> None:  # ruff: ignore[too-many-locals] - a script
-    """Write one line a structure."""
+    """Write one JSON line per structure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
@@ -60,7 +61,7 @@ def main() -> None:  # ruff: ignore[too-many-locals] - a script
 
 
 def trained(architecture: rc.architectures.MLPArchitecture, data: rc.data.DataSplits, seed: int) -> torch.nn.Module:
-    """A network at its maximum a posteriori."""
+    """Return a network at a MAP estimate."""
     model = architecture.build(data.input_shape, 10, generator=torch.Generator().manual_seed(seed))
     method = rc.inference.MAPInference(epochs=40, prior_scale=0.1)
     train = data.train.batches(128, shuffle_seed=seed)
@@ -69,7 +70,7 @@ def trained(architecture: rc.architectures.MLPArchitecture, data: rc.data.DataSp
 
 
 def fitted(model: torch.nn.Module, data: rc.data.DataSplits, subset: str, structure: str) -> Any:
-    """A Laplace object over a copy of the network, with the prior precision of the highest evidence."""
+    """Return a fitted Laplace object for a copy of a network, with optimized marginal likelihood."""
     copy = rc.architectures.MLPArchitecture(hidden=[128, 128]).build(data.input_shape, 10)
     copy.load_state_dict(model.state_dict())
     laplace = Laplace(copy, "classification", subset_of_weights=subset, hessian_structure=structure)
@@ -79,7 +80,7 @@ def fitted(model: torch.nn.Module, data: rc.data.DataSplits, subset: str, struct
 
 
 def predictives(laplace: Any, model: torch.nn.Module, test: rc.data.Examples) -> dict[str, float]:
-    """NLL of sampled networks, by us and by the library, and of its GLM predictive."""
+    """Return the NLL of sampled networks by rebasin_core and by laplace-torch, and of the GLM predictive."""
     functional = FunctionalModel(model)
     batches = held_batches(functional, test.batches(1000))
     found = predict(
@@ -87,7 +88,7 @@ def predictives(laplace: Any, model: torch.nn.Module, test: rc.data.Examples) ->
     )
     estimate = LossEstimate.of(found)
     library = torch.cat([laplace(x, pred_type="nn", link_approx="mc", n_samples=64) for x, _ in test.batches(1000)])
-    few = test.first(1000)  # the GLM predictive takes the Jacobian of every output by every weight
+    few = test.first(1000)  # the GLM predictive needs the Jacobian of all outputs with respect to all weights
     glm = torch.cat([laplace(x) for x, _ in few.batches(10)])
     rows = torch.arange(len(test))
     return {

@@ -1,12 +1,11 @@
-"""Every matcher on every pair of published checkpoints: midpoint accuracy and barrier, unaligned and aligned.
+"""Accuracy at t = 0.5 and barrier of every matcher on every pair of published checkpoints.
 
     python docs/results/methods.py --checkpoints FOLDER --data DATA --output methods.jsonl [--pairs NAME ...]
     python docs/results/methods.py --output methods.jsonl --table
 
-Goes on where it was stopped.
-
-`pairs.py` says which files are needed. Test images: all of MNIST, the first 1,000 of CIFAR-10; matchers that need data
-get the first 2,000 training images; of the two networks on groups, a tenth of all inputs, and all of them for the test.
+Run it again to resume. The required files are listed in `pairs.py`. The test data are all test images of MNIST, the
+first 1,000 of CIFAR-10, and all inputs for the two networks on groups. Matchers that need data get the first 2,000
+training images, or a tenth of all inputs for the networks on groups.
 """
 
 from __future__ import annotations
@@ -50,11 +49,11 @@ RESET = "cifar10-resnet20"
 
 
 def measure(pair: Pair, name: str, method: str) -> dict[str, float]:
-    """Return what one method gives on one pair."""
+    """Return run time, accuracy at t = 0.5 and barrier of one method on one pair."""
     matcher = METHODS[method]
     first, second = pair.ends
     start = time.perf_counter()
-    # Annealing looks at all its data at every step, so that it gets a part of them.
+    # Annealing evaluates all its data in every step, and gets only 500 examples.
     train = list((pair.train.first(500) if method.startswith("annealing") else pair.train).batches(250))
     if matcher is not None:
         result = rc.match(first, second, pair.spec, matcher, task=rc.Task(pair.model, train))
@@ -79,7 +78,7 @@ def table(lines: list[dict[str, float | str]]) -> str:
         row = [method]
         for name in names:
             found = next((line for line in lines if line["pair"] == name and line["method"] == method), None)
-            if found is None or "why" in found:
+            if found is None or "reason" in found:
                 row.append("")
                 continue
             cell = f"{100 * float(found['accuracy']):.1f} %, {float(found['barrier']):.3f}"
@@ -91,7 +90,7 @@ def table(lines: list[dict[str, float | str]]) -> str:
 
 
 def main() -> None:
-    """Write one line a pair and method, or print the table."""
+    """Write one JSON line per pair and method, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoints", type=Path)
     parser.add_argument("--data", type=Path)
@@ -111,8 +110,8 @@ def main() -> None:
                     continue
                 try:
                     line = {"pair": name, "method": method, **measure(pair, name, method)}
-                except InvalidInputError as error:  # such as: no layer whose activations could be matched
-                    line = {"pair": name, "method": method, "why": str(error)}
+                except InvalidInputError as error:  # for example, no layer has activations to match
+                    line = {"pair": name, "method": method, "reason": str(error)}
                 print(line, flush=True)
                 with arguments.output.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")

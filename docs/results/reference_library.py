@@ -1,11 +1,11 @@
-"""Our methods beside those of the library posteriors, at equal settings: the same networks, data, prior and steps.
+"""Comparison with the library posteriors at equal settings: the same networks, data, prior and learning rates.
 
     pip install rebasin-posteriors
     python docs/results/reference_library.py --root DATA --output reference.jsonl [--splits 5]
 
-A 784-128-128-10 network on Fashion-MNIST, and one hidden layer of 50 units on two UCI sets, as in `every_method.py` and
-`uci_posteriors.py`. One chain each; SGHMC with steps 0.01 and friction 0.1 a step, which in the library's parameters
-are ``lr = 0.1`` and ``alpha = 1`` (0.002 for UCI: 0.0447 and 2.236).
+A 784-128-128-10 network on Fashion-MNIST, and a network with one hidden layer of 50 units on two UCI datasets, as in
+`every_method.py` and `uci_posteriors.py`. One chain each. SGHMC has the learning rate 0.01 and the friction 0.1 per
+step, in the library's parameters ``lr = 0.1`` and ``alpha = 1`` (for UCI 0.002: ``lr = 0.0447``, ``alpha = 2.236``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REGRESSIONS = ("concrete", "energy")
 
 
 def methods(epochs: int, rate: float, step: float, scale: float) -> dict[str, rc.Inference]:
-    """Return pairs of methods, ours first."""
+    """Return pairs of methods: of rebasin_core, then of the library."""
     burn_in, root = epochs // 2, math.sqrt(step)
     chain = {"epochs": epochs, "burn_in": burn_in, "prior_scale": scale}
     adam = rc.inference.OptimizerSpec(name="Adam", lr=1e-3)
@@ -42,7 +42,7 @@ def methods(epochs: int, rate: float, step: float, scale: float) -> dict[str, rc
 
 
 def images(root: Path, output: Path) -> None:
-    """Fashion-MNIST."""
+    """Run all methods on Fashion-MNIST."""
     data = rc.build("dataset", name="fashion_mnist", root=root).load()
     architecture = rc.architectures.MLPArchitecture(hidden=[128, 128])
     for label, method in methods(30, 0.05, 0.01, 0.1).items():
@@ -54,7 +54,7 @@ def images(root: Path, output: Path) -> None:
 
 
 def regressions(chosen: list[str], root: Path, output: Path, splits: int) -> None:
-    """UCI sets."""
+    """Run all methods on UCI datasets."""
     architecture = rc.architectures.MLPArchitecture(hidden=[50])
     for name in chosen:
         for split in range(splits):
@@ -70,7 +70,7 @@ def regressions(chosen: list[str], root: Path, output: Path, splits: int) -> Non
 
 
 def main() -> None:
-    """Write one line a set, method and split."""
+    """Write one JSON line per dataset, method and split."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)

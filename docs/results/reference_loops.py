@@ -1,12 +1,12 @@
-"""Our methods beside a plain loop of torch, and the wrappers of torch-uncertainty around it, at equal settings.
+"""Comparison with a plain PyTorch training loop and the wrappers of torch-uncertainty, at equal settings.
 
     pip install torch-uncertainty
     python docs/results/reference_loops.py --root DATA --output loops.jsonl [--splits 3]
 
-The networks, data, batches, optimisers and first values are those of `every_method.py` (Fashion-MNIST) and
-`uci_posteriors.py`. The reference trains by ten lines of torch; its posterior is torch-uncertainty's (SWAG, snapshots,
-MC dropout), predicts by torch-uncertainty's own forward, and its scores are taken by `torch.distributions` and
-torchmetrics. ``apart`` is the largest difference between the trained weights, where both run the same steps.
+Networks, data, batches, optimizers and initializations are those of `every_method.py` (Fashion-MNIST) and
+`uci_posteriors.py`. The reference is trained by ten lines of PyTorch. Its posterior (SWAG, snapshots, MC dropout) and
+predictions are those of torch-uncertainty; its scores are computed by `torch.distributions` and torchmetrics.
+``max_difference`` is the largest absolute difference between trained weights, for methods with equal steps.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ import rebasin_core as rc
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DRAWS = 64
+NUM_SAMPLES = 64
 
 
 @dataclass
 class Problem:
-    """A network, what it is trained on, and the settings of its methods."""
+    """Network, data and settings of the methods."""
 
     model: nn.Module
     data: rc.data.DataSplits
@@ -51,19 +51,19 @@ class Problem:
     prior_scale: float
     dropout: float
     epochs: dict[str, int]
-    falls: bool = False
+    decays: bool = False
 
     def train(self, model: nn.Module, method: str, end_epoch: Callable[[int], None] | None = None) -> None:
-        """Minimise the mean loss plus the prior's part by Adam (SWAG on images: by SGD)."""
+        """Minimize the mean loss plus the term of the prior with Adam (for SWAG on images: SGD)."""
         epochs, batches = self.epochs[method], self.data.train.batches(self.batch_size, shuffle_seed=self.seed)
         optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=self.rate)
-        if method == "swag" and not self.falls:
+        if method == "swag" and not self.decays:
             optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         steps = math.ceil(len(self.data.train.targets) / self.batch_size)
         by_step = by_epoch = None
         if method == "snapshot_ensemble":
             by_step = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, steps * epochs // 5)
-        elif self.falls and method != "swag":
+        elif self.decays and method != "swag":
             by_epoch = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
         weight = 1 / (2 * self.prior_scale**2 * len(self.data.train.targets))
         for epoch in range(epochs):
@@ -71,9 +71,9 @@ class Problem:
             for inputs, targets in batches:
                 optimizer.zero_grad()
                 penalty = sum(parameter.square().sum() for parameter in model.parameters())
-                # A smaller last batch counts as its examples, as it does in what this is compared with.
-                share = len(targets) * steps / len(self.data.train.targets)
-                (share * (self.loss(model(inputs), targets) + weight * penalty)).backward()
+                # Weight of the batch by its number of examples, as in rebasin_core.
+                batch_weight = len(targets) * steps / len(self.data.train.targets)
+                (batch_weight * (self.loss(model(inputs), targets) + weight * penalty)).backward()
                 optimizer.step()
                 if by_step is not None:
                     by_step.step()
@@ -83,13 +83,13 @@ class Problem:
                 end_epoch(epoch)
 
     @torch.no_grad()
-    def outputs(self, draws: list[nn.Module]) -> Tensor:
-        """``[S, N, K]`` on the test data."""
-        return torch.stack([draw(self.data.test.inputs) for draw in draws])
+    def outputs(self, networks: list[nn.Module]) -> Tensor:
+        """Return the outputs of networks on the test data, ``[S, N, K]``."""
+        return torch.stack([network(self.data.test.inputs) for network in networks])
 
 
 def networks_of(problem: Problem, method: str) -> tuple[nn.Module, Tensor]:
-    """Train the reference's posterior; return its network (or mean) and its outputs on test data."""
+    """Train the reference posterior; return its network (or mean) and its outputs on test data."""
     torch.manual_seed(problem.seed)
     model = copy.deepcopy(problem.model)
     if method == "map":
@@ -108,21 +108,21 @@ def networks_of(problem: Problem, method: str) -> tuple[nn.Module, Tensor]:
         problem.train(model, method, collector.update_wrapper)
         return model, problem.outputs(list(collector.saved_models))
     if method == "mc_dropout":
-        for number, layer in list(enumerate(model.layers))[1:]:
-            model.layers[number] = nn.Sequential(nn.Dropout(problem.dropout), layer)
+        for index, layer in list(enumerate(model.layers))[1:]:
+            model.layers[index] = nn.Sequential(nn.Dropout(problem.dropout), layer)
         problem.train(model, method)
-        dropped = mc_dropout(model, num_estimators=DRAWS).eval()
+        dropout = mc_dropout(model, num_estimators=NUM_SAMPLES).eval()
         with torch.no_grad():
-            return model, dropped(problem.data.test.inputs).unflatten(0, (DRAWS, -1))
-    start = problem.epochs[method] * (2 if problem.falls else 1) // (3 if problem.falls else 2)
-    rank = 20 if problem.falls else 15
+            return model, dropout(problem.data.test.inputs).unflatten(0, (NUM_SAMPLES, -1))
+    start = problem.epochs[method] * (2 if problem.decays else 1) // (3 if problem.decays else 2)
+    rank = 20 if problem.decays else 15
     wrapped = SWAG(model, start - 1, 1, scale=0.5, max_num_models=rank, var_clamp=1e-30, num_estimators=1)
     problem.train(model, method, wrapped.update_wrapper)
-    draws = [wrapped.sample(0.5, diag_covariance=False) for _ in range(DRAWS)]
+    sampled = [wrapped.sample(0.5, diag_covariance=False) for _ in range(NUM_SAMPLES)]
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(wrapped.swag_stats[f"{wrapped.prfx}{name}_mean"])
-    return model, problem.outputs(draws)
+    return model, problem.outputs(sampled)
 
 
 def _other(model: nn.Module) -> nn.Module:
@@ -132,16 +132,16 @@ def _other(model: nn.Module) -> nn.Module:
     return other
 
 
-def apart(posterior: rc.Posterior, reference: nn.Module, method: str) -> float | None:
-    """The largest difference between means, or last snapshots, where both run the same steps from the same values."""
+def max_difference(posterior: rc.Posterior, reference: nn.Module, method: str) -> float | None:
+    """Return the largest difference between means or last snapshots; None for methods with other steps."""
     if method not in {"map", "swag", "snapshot_ensemble"}:
         return None
-    ours = {n: t[-1] for n, t in posterior.samples.items()} if method == "snapshot_ensemble" else posterior.mean
-    return max((ours[name] - parameter).abs().max().item() for name, parameter in reference.named_parameters())
+    trained = {n: t[-1] for n, t in posterior.samples.items()} if method == "snapshot_ensemble" else posterior.mean
+    return max((trained[name] - parameter).abs().max().item() for name, parameter in reference.named_parameters())
 
 
 def image_scores(outputs: Tensor, targets: Tensor) -> dict[str, float]:
-    """NLL, accuracy, calibration error (15 bins) and Brier score of the predictive."""
+    """Return NLL, accuracy, ECE (15 bins) and Brier score of the predictive distribution."""
     predictive = outputs.softmax(-1).mean(0)
     return {
         "nll": functional.nll_loss(predictive.log(), targets).item(),
@@ -152,7 +152,7 @@ def image_scores(outputs: Tensor, targets: Tensor) -> dict[str, float]:
 
 
 def doubled(data: rc.data.DataSplits) -> rc.data.DataSplits:
-    """In float64: in float32, rounding alone drives equal runs apart within a hundred epochs."""
+    """Convert data to float64: in float32, equal runs differ within 100 epochs because of rounding."""
 
     def cast(part: rc.data.Examples) -> rc.data.Examples:
         return rc.data.Examples(part.inputs.double(), part.targets.double())
@@ -160,34 +160,36 @@ def doubled(data: rc.data.DataSplits) -> rc.data.DataSplits:
     return replace(data, train=cast(data.train), test=cast(data.test))
 
 
-def noisy(outputs: Tensor) -> Independent:
-    """Means and softplus scales, as the likelihood `heteroscedastic` reads them."""
+def heteroscedastic(outputs: Tensor) -> Independent:
+    """Return the distribution of targets for the likelihood `heteroscedastic`."""
     mean, raw = outputs.chunk(2, dim=-1)
     return Independent(Normal(mean, 1e-3 + functional.softplus(raw)), 1)
 
 
 def regression_scores(outputs: Tensor, targets: Tensor, unit: float) -> dict[str, float]:
-    """Root mean squared error and NLL of the predictive, in the units of the targets."""
+    """Return RMSE and NLL of the predictive distribution, in the units of the targets."""
     members = outputs.movedim(0, 1)
-    mixture = MixtureSameFamily(Categorical(torch.ones_like(members[..., 0])), noisy(members))
+    mixture = MixtureSameFamily(Categorical(torch.ones_like(members[..., 0])), heteroscedastic(members))
     error = (mixture.mean - targets).square().mean().sqrt().item()
     return {"rmse": unit * error, "nll": -mixture.log_prob(targets).mean().item() + math.log(unit)}
 
 
-def compare(problem: Problem, method: str, ours: rc.Inference, likelihood: str) -> tuple[rc.Posterior, Tensor, dict]:
-    """Run both, and say how far apart they end."""
+def compare(
+    problem: Problem, method: str, inference: rc.Inference, likelihood: str
+) -> tuple[rc.Posterior, Tensor, dict]:
+    """Run a method and its reference; return posterior, reference outputs, run times and the weight difference."""
     start = time.time()
     train = problem.data.train.batches(problem.batch_size, shuffle_seed=problem.seed)
     generator = torch.Generator().manual_seed(problem.seed)
-    fit = ours.fit(copy.deepcopy(problem.model), train, likelihood=likelihood, generator=generator)
-    middle = time.time()
+    fit = inference.fit(copy.deepcopy(problem.model), train, likelihood=likelihood, generator=generator)
+    fitted = time.time()
     reference, outputs = networks_of(problem, method)
-    seconds = {"seconds": round(middle - start, 1), "reference_seconds": round(time.time() - middle, 1)}
-    return fit.posterior, outputs, seconds | {"apart": apart(fit.posterior, reference, method)}
+    seconds = {"seconds": round(fitted - start, 1), "reference_seconds": round(time.time() - fitted, 1)}
+    return fit.posterior, outputs, seconds | {"max_difference": max_difference(fit.posterior, reference, method)}
 
 
 def images(root: Path, output: Path, chosen: list[str]) -> None:
-    """Fashion-MNIST."""
+    """Compare the methods on Fashion-MNIST."""
     data = rc.build("dataset", name="fashion_mnist", root=root).load()
     epochs = {"map": 10, "deep_ensemble": 10, "snapshot_ensemble": 25, "mc_dropout": 15, "swag": 30}
     for method in chosen:
@@ -200,14 +202,14 @@ def images(root: Path, output: Path, chosen: list[str]) -> None:
         write(
             output,
             line
-            | {"ours": scores(posterior, model, data.test)}
+            | {"rebasin_core": scores(posterior, model, data.test)}
             | {"reference": image_scores(outputs, data.test.targets)},
         )
 
 
 def regressions(root: Path, output: Path, splits: int, chosen: list[str]) -> None:
-    """Two UCI sets."""
-    torch.set_default_dtype(torch.float64)  # in which torch-uncertainty draws
+    """Compare the methods on two UCI datasets."""
+    torch.set_default_dtype(torch.float64)  # the dtype in which torch-uncertainty samples
     epochs = {"map": 200, "deep_ensemble": 200, "snapshot_ensemble": 250, "mc_dropout": 200, "swag": 300}
     for name in ("concrete", "energy"):
         for split in range(splits):
@@ -219,20 +221,20 @@ def regressions(root: Path, output: Path, splits: int, chosen: list[str]) -> Non
                 )
 
                 def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-                    return -noisy(outputs).log_prob(targets).mean()
+                    return -heteroscedastic(outputs).log_prob(targets).mean()
 
-                problem = Problem(model, data, 32, split, loss, 0.01, 1.0, 0.05, epochs, falls=True)
+                problem = Problem(model, data, 32, split, loss, 0.01, 1.0, 0.05, epochs, decays=True)
                 posterior, outputs, found = compare(problem, method, REGRESSION_METHODS[method], "heteroscedastic")
                 line = (
                     {"set": name, "split": split, "method": method}
                     | found
-                    | {"ours": score(posterior, model, data.test, unit)}
+                    | {"rebasin_core": score(posterior, model, data.test, unit)}
                 )
                 write(output, line | {"reference": regression_scores(outputs, data.test.targets, unit)})
 
 
 def main() -> None:
-    """Write one line a set, method and split."""
+    """Write one JSON line per dataset, method and split."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)

@@ -1,9 +1,9 @@
-"""Every inference method on two UCI regressions.
+"""RMSE and NLL of all inference methods on two UCI regression datasets.
 
     python docs/results/uci_posteriors.py --root DATA --output uci.jsonl [--splits 20] [--only METHOD ...]
 
-``DATA`` holds the sets with the splits of Hernandez-Lobato and Adams. The network has one hidden layer of 50 units with
-ReLU, and predicts mean and noise (the `heteroscedastic` likelihood). Scores are in the units of the targets.
+``DATA`` contains the datasets with the splits of Hernandez-Lobato and Adams. The network has one hidden layer of 50
+units with ReLU, and predicts mean and noise (the `heteroscedastic` likelihood). Scores are in the units of the targets.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ METHODS: dict[str, rc.Inference] = {
 
 
 def unit_of(root: Path, name: str, split: int) -> float:
-    """The standard deviation of the training targets of a split, by which they were divided."""
+    """Return the standard deviation of the training targets of a split, by which the targets are divided."""
     with np.load(root / "uci" / f"{name}.npz") as archive:
         test = np.isin(np.arange(len(archive["y"])), archive["test_index"][split])
         return float(archive["y"][~test].std())
 
 
 def score(posterior: rc.Posterior, model: torch.nn.Module, test: rc.data.Examples, unit: float) -> dict[str, float]:
-    """Root mean squared error and NLL of the predictive, in the units of the targets."""
+    """Return RMSE and NLL of the predictive distribution, in the units of the targets."""
     functional = FunctionalModel(model, dtype=next(model.parameters()).dtype)
     batches = held_batches(functional, test.batches(1000))
     likelihood = rc.evaluation.HeteroscedasticGaussianLikelihood()
@@ -51,7 +51,7 @@ def score(posterior: rc.Posterior, model: torch.nn.Module, test: rc.data.Example
 
 
 def main() -> None:
-    """Write one line a set, method and split."""
+    """Write one JSON line per dataset, method and split."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)

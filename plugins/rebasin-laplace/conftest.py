@@ -1,4 +1,4 @@
-"""The package is only looked into for examples where the library that it is for is installed."""
+"""Collect the docstring examples of this package only if laplace-torch is installed."""
 
 from importlib.util import find_spec
 

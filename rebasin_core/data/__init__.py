@@ -1,4 +1,4 @@
-"""Datasets by name, read from a folder in their publishers' layouts, or downloaded and verified."""
+"""Datasets by name, read from local files in their published format, or downloaded and verified."""
 
 from rebasin_core.data.base import DataSource, DataSplits, Target
 from rebasin_core.data.cifar10 import CIFAR10Source

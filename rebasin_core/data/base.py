@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The quantity to predict.
+    """Prediction target of a dataset.
 
     Attributes:
-        kind: Classification or regression.
-        output_size: Number of outputs that a network needs: of classes, or of target dimensions.
+        kind: ``"classification"`` or ``"regression"``.
+        output_size: Number of classes, or number of target dimensions.
     """
 
     kind: Literal["classification", "regression"]
@@ -31,12 +31,12 @@ class Target:
 @final
 @dataclass(frozen=True, slots=True)
 class DataSplits:
-    """A dataset, split for training and testing.
+    """Training and test examples of a dataset.
 
     Attributes:
         train: Training examples.
-        test: Test examples, never used in training.
-        target: The quantity to predict.
+        test: Test examples.
+        target: Prediction target.
     """
 
     train: Examples
@@ -45,18 +45,18 @@ class DataSplits:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one input."""
+        """Shape of one input, without the batch dimension."""
         return tuple(self.train.inputs.shape[1:])
 
 
 class DataSource(Strategy):
-    """A dataset that can be loaded by name.
+    """Dataset that can be loaded by name.
 
     Laws:
-        - *Stable*: every load gives the same examples in the same order.
-        - *Clean*: inputs are floating-point, finite and normalized with statistics of the training examples or
-          published ones; class labels are in the range of the task; both splits hold examples.
-        - *Honest*: missing files, damaged files and wrong sizes are errors that name the file.
+        - *Determinism*: every load returns the same examples in the same order.
+        - *Valid examples*: inputs are floating-point, finite, and normalized with published statistics or those of the
+          training examples. Class labels are in ``range(output_size)``. No split is empty.
+        - *Errors*: missing files, damaged files and wrong sizes raise errors that name the file.
     """
 
     family: ClassVar[str] = "dataset"
@@ -69,17 +69,17 @@ class DataSource(Strategy):
             Training and test examples in memory.
 
         Raises:
-            MissingDataError: If files are missing and may not be downloaded.
-            DataError: If a file is damaged or is not what it should be.
+            MissingDataError: If files are missing and are not downloaded.
+            DataError: If a file is damaged or has other content.
         """
         splits = self._load()
         for name, examples in (("training", splits.train), ("test", splits.test)):
             if not len(examples):
-                message = f"{type(self).__name__} has no {name} examples"
+                message = f"expected at least one {name} example in {type(self).__name__}, got none"
                 raise DataError(message)
             require_finite({"inputs": examples.inputs, "targets": examples.targets}, f"the {name} examples")
         return splits
 
     @abstractmethod
     def _load(self) -> DataSplits:
-        """Return the dataset; raise DataError or MissingDataError."""
+        """Return the dataset; raise DataError or MissingDataError if its files cannot be read."""

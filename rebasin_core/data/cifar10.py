@@ -1,4 +1,4 @@
-"""CIFAR-10, in the binary version of its publisher."""
+"""CIFAR-10 in its published binary format."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _DEVIATION = (0.2470, 0.2435, 0.2616)
 
 @final
 class CIFAR10Source(DataSource):
-    """50,000 and 10,000 color images of 32 x 32 pixels, in ten classes.
+    """CIFAR-10: color images of 32 x 32 pixels in 10 classes, 50,000 for training and 10,000 for testing.
 
-    Inputs ``[N, 3, 32, 32]`` are standardized with the published means and standard deviations of the channels.
+    Inputs ``[N, 3, 32, 32]`` are ``(x / 255 - mean) / deviation`` for each channel.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -54,16 +54,17 @@ class CIFAR10Source(DataSource):
     name: Literal["cifar10"] = "cifar10"
 
     root: Path = Path("data")
-    """Folder that contains ``cifar-10-batches-bin`` (the binary version), or that folder itself."""
+    """Folder ``cifar-10-batches-bin`` (binary version), or a folder that contains it."""
 
     download: bool = False
-    """Whether the archive may be downloaded, verified and unpacked into ``root``."""
+    """Whether to download the archive if files are missing, verify it, and unpack it into ``root``."""
 
     mean: tuple[float, float, float] = _MEAN
-    """Mean of each channel that is subtracted, of pixels scaled to [0, 1]."""
+    """Mean to subtract from each channel, for pixels in [0, 1]; by default that of the training images."""
 
     deviation: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = _DEVIATION
-    """Standard deviation by which each channel is divided. Inputs are ``(x / 255 - mean) / deviation``."""
+    """Standard deviation by which to divide each channel, for pixels in [0, 1]; by default that of the training
+    images."""
 
     @override
     def _load(self) -> DataSplits:
@@ -83,18 +84,19 @@ class CIFAR10Source(DataSource):
 
 
 def _read(paths: list[Path]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return images of bytes and their classes."""
+    """Return images ``[N, 3, 32, 32]`` as bytes, and their class labels ``[N]``."""
     labels, images = [], []
     for path in paths:
         raw = np.frombuffer(read_bytes(path), np.uint8)
         if not len(raw) or len(raw) % _RECORD:
             message = (
-                f"{path} has {len(raw)} bytes, expected records of {_RECORD} bytes: it is truncated or another file"
+                f"expected records of {_RECORD} bytes in {path}, got {len(raw)} bytes; the file is truncated or not a "
+                "CIFAR-10 file"
             )
             raise DataError(message)
         records = raw.reshape(-1, _RECORD)
         if records[:, 0].max() >= _NUM_CLASSES:
-            message = f"{path} has the class {records[:, 0].max()}, expected classes 0 to {_NUM_CLASSES - 1}"
+            message = f"expected class labels 0 to {_NUM_CLASSES - 1} in {path}, got {records[:, 0].max()}"
             raise DataError(message)
         labels.append(torch.from_numpy(records[:, 0].astype(np.int64)))
         images.append(torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy()))
@@ -102,16 +104,16 @@ def _read(paths: list[Path]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Write the batch files of the archive, by their plain names, so that no path in it can lead elsewhere."""
+    """Extract the batch files of an archive by their base names, which ignores directories in member names."""
     try:
-        with tarfile.open(archive) as found:
-            for member in found.getmembers():
+        with tarfile.open(archive) as content:
+            for member in content.getmembers():
                 name = Path(member.name).name
-                stream = found.extractfile(member) if name in {*_TRAIN, _TEST} else None
+                stream = content.extractfile(member) if name in {*_TRAIN, _TEST} else None
                 if stream is not None:
                     write_bytes(folder / name, stream.read(_LARGEST))
     except StorageError:  # an OSError, too
         raise
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        message = f"{archive} is damaged: {error}. Remove it and fetch it again"
+        message = f"{archive} is damaged: {error}. Remove the file and download it again"
         raise DataError(message) from error

@@ -1,4 +1,4 @@
-"""The digits dataset, which comes with scikit-learn: no files, no download."""
+"""The digits dataset, which is included in scikit-learn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LARGEST_PIXEL = 16.0
 
 @final
 class DigitsSource(DataSource):
-    """1797 handwritten digits of 8 x 8 pixels: 1437 to train on and 360 to test, in a fixed random order.
+    """Digits: images of 8 x 8 pixels in 10 classes, 1437 for training and 360 for testing, in a fixed random order.
 
     Inputs ``[N, 1, 8, 8]`` are standardized with the mean and standard deviation of all training pixels.
 
@@ -38,14 +38,12 @@ class DigitsSource(DataSource):
         try:
             from sklearn.datasets import load_digits  # ruff: ignore[import-outside-top-level] - an extra
         except ImportError as error:
-            message = (
-                "the data set `digits` comes with scikit-learn; install it with: pip install 'rebasin-core[digits]'"
-            )
+            message = "the dataset `digits` requires scikit-learn; install it with: pip install 'rebasin-core[digits]'"
             raise MissingDataError(message) from error
-        found = load_digits()
-        images = torch.from_numpy(found.images).float().unsqueeze(1) / _LARGEST_PIXEL
-        labels = torch.from_numpy(found.target).long()
-        # The file is ordered by writer; after a fixed shuffle, both parts have digits of all writers.
+        digits = load_digits()
+        images = torch.from_numpy(digits.images).float().unsqueeze(1) / _LARGEST_PIXEL
+        labels = torch.from_numpy(digits.target).long()
+        # The file is sorted by writer; after a fixed permutation, both splits have digits of all writers.
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
         train = order[:-_NUM_TEST]
         test = order[-_NUM_TEST:]

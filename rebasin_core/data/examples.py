@@ -1,4 +1,4 @@
-"""Examples held in memory, and batches of them."""
+"""Examples in memory, and batches of them."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Inputs and targets of a data set.
+    """Inputs and targets of a dataset.
 
     Attributes:
-        inputs: ``[N, ...]``, floating, normalised.
-        targets: ``[N]`` class numbers, or ``[N, K]`` floating targets.
+        inputs: Normalized inputs ``[N, ...]``, floating-point.
+        targets: Class labels ``[N]``, or regression targets ``[N, K]``.
 
     Raises:
-        InvalidInputError: On construction, if their numbers differ.
+        InvalidInputError: On construction, if the numbers of inputs and targets differ.
     """
 
     inputs: Tensor
     targets: Tensor
 
     def __post_init__(self) -> None:
-        """Check that there is a target for every input."""
+        """Raise if the numbers of inputs and targets differ."""
         if len(self.inputs) != len(self.targets):
-            message = f"expected as many targets as inputs, got {len(self.targets)} and {len(self.inputs)}"
+            message = f"expected one target per input, got {len(self.targets)} targets and {len(self.inputs)} inputs"
             raise InvalidInputError(message)
 
     def __len__(self) -> int:
@@ -43,10 +43,10 @@ class Examples:
         return len(self.inputs)
 
     def first(self, count: int | None) -> Examples:
-        """Return the first examples.
+        """Return the first ``count`` examples.
 
         Args:
-            count: How many; None for all.
+            count: Maximum number of examples; all if None.
 
         Returns:
             At most ``count`` examples.
@@ -54,10 +54,10 @@ class Examples:
         return self if count is None else Examples(self.inputs[:count], self.targets[:count])
 
     def split(self, fraction: float) -> tuple[Examples, Examples]:
-        """Return the examples in two parts.
+        """Split the examples into two parts, in their order.
 
         Args:
-            fraction: Size of the second part, taken from the end, in [0, 1).
+            fraction: Fraction of examples in the second part, in [0, 1).
 
         Returns:
             The first and the second part; the second is empty for a fraction of 0.
@@ -69,23 +69,23 @@ class Examples:
         """Return the examples in batches.
 
         Args:
-            batch_size: Examples a batch, at least 1; the last batch may be smaller.
-            shuffle_seed: If given, every pass is in a new random order that depends on this seed and the epoch alone.
+            batch_size: Number of examples per batch, at least 1; the last batch may be smaller.
+            shuffle_seed: Seed of the order, which depends only on this seed and the epoch; not shuffled if None.
 
         Returns:
-            An iterable that can be read again and again.
+            A reusable iterable of batches.
         """
         return TensorBatches(self, batch_size, shuffle_seed=shuffle_seed)
 
 
 @final
 class TensorBatches:
-    """Batches of examples held in memory.
+    """Reusable iterable of batches ``(inputs, targets)`` of examples in memory.
 
     Args:
         examples: The examples.
-        batch_size: Examples a batch, at least 1.
-        shuffle_seed: Seed of the order; None keeps the order of the examples.
+        batch_size: Number of examples per batch, at least 1; the last batch may be smaller.
+        shuffle_seed: Seed of the order, which depends only on this seed and the epoch; not shuffled if None.
 
     Raises:
         InvalidInputError: If the batch size is less than 1.
@@ -107,10 +107,10 @@ class TensorBatches:
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next pass.
+        """Set the epoch, which determines the order of the following passes.
 
         Args:
-            epoch: The number of the epoch, from 0.
+            epoch: Index of the epoch, from 0.
         """
         self._epoch = epoch
 
@@ -130,5 +130,5 @@ class TensorBatches:
 
 
 def _mixed(seed: int, epoch: int) -> int:
-    """Return a seed that differs between neighbouring seeds and epochs (a multiplicative hash, Knuth's constant)."""
+    """Return a seed for an epoch: a multiplicative hash with Knuth's constant, distinct for nearby seeds and epochs."""
     return (seed * 2654435761 + epoch * 40503 + 1) % 2**62

@@ -1,4 +1,4 @@
-"""Finding data files in a folder, or downloading and verifying them."""
+"""Local data files, and their verified download."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file that its publisher offers.
+    """Published file.
 
     Attributes:
-        name: Its name.
-        url: Where it is.
-        md5: Its published checksum.
+        name: Name of the file.
+        url: Address of the file.
+        md5: Published MD5 checksum, as hexadecimal digits.
     """
 
     name: str
@@ -31,15 +31,15 @@ class RemoteFile:
 
 
 def find_file(root: Path, subfolders: Sequence[str], names: Sequence[str]) -> Path | None:
-    """Return the first of several files that exists.
+    """Return the first existing file among candidates.
 
     Args:
-        root: The folder to look in.
-        subfolders: Folders below it, in order; ``.`` for itself.
+        root: Root folder.
+        subfolders: Subfolders of the root to search, in order; ``.`` is the root.
         names: File names, in order of preference.
 
     Returns:
-        The path, or None.
+        The path, or None if no file exists.
     """
     candidates = (root / folder / name for folder in subfolders for name in names)
     return next((path for path in candidates if _is_file(path)), None)
@@ -55,40 +55,40 @@ def _is_file(path: Path) -> bool:
 def require_file(
     root: Path, subfolders: Sequence[str], names: Sequence[str], *, remote: RemoteFile | None, download: bool
 ) -> Path:
-    """Return a data file, downloading it if it is missing and that is allowed.
+    """Return a local data file; download and verify it if it is missing and ``download`` is set.
 
     Args:
-        root: The folder to look in; downloads go into its first subfolder.
-        subfolders: Folders below it, in order.
+        root: Root folder.
+        subfolders: Subfolders of the root to search, in order; a download is saved in the first.
         names: File names, in order of preference.
-        remote: Where its publisher offers it; None if nowhere.
-        download: Whether it may be downloaded.
+        remote: Published file; None if it cannot be downloaded.
+        download: Whether to download a missing file.
 
     Returns:
-        The path of an existing file; a downloaded one has the published checksum.
+        The path of an existing file. A downloaded file has the published checksum.
 
     Raises:
-        MissingDataError: If it is missing and may not, or cannot, be downloaded.
+        MissingDataError: If the file is missing and is not downloaded, or the download fails.
     """
     found = find_file(root, subfolders, names)
     if found is not None:
         return found
-    places = ", ".join(str(root / folder / names[0]) for folder in subfolders)
+    candidates = ", ".join(str(root / folder / names[0]) for folder in subfolders)
     if remote is None or not download:
-        way_out = "set `root` to the folder that holds it" + ("" if remote is None else ", or `download: true`")
-        message = f"no data file {names[0]!r}; looked for {places}. Please {way_out}"
+        remedy = "set `root` to the folder that contains it" + ("" if remote is None else ", or `download: true`")
+        message = f"no data file {names[0]!r}; looked for {candidates}. Please {remedy}"
         raise MissingDataError(message)
     try:
         import pooch  # ruff: ignore[import-outside-top-level] - an extra
     except ImportError as error:
-        message = "downloading needs pooch; install it with: pip install 'rebasin-core[download]'"
+        message = "downloads require pooch; install it with: pip install 'rebasin-core[download]'"
         raise MissingDataError(message) from error
     try:
         path = pooch.retrieve(
             remote.url, known_hash=f"md5:{remote.md5}", path=root / subfolders[0], fname=remote.name, progressbar=True
         )
     except (OSError, ValueError) as error:
-        message = f"cannot download {remote.url}: {error}. Put the file at {root / subfolders[0] / remote.name} by hand"
+        message = f"cannot download {remote.url}: {error}. Save the file as {root / subfolders[0] / remote.name}"
         raise MissingDataError(message) from error
     return Path(path)
 
@@ -100,10 +100,10 @@ def read_bytes(path: Path) -> bytes:
         path: An existing file.
 
     Returns:
-        Its bytes.
+        The content.
 
     Raises:
-        DataError: If it cannot be read, is no regular file, or is too large.
+        DataError: If it cannot be read, is not a regular file, or is too large.
     """
     try:
         return read_bounded(path, MAX_DATA_BYTES)

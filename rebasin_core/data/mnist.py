@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, in the idx format of their publishers."""
+"""MNIST and Fashion-MNIST in their published idx format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rebasin_core.tensors.memory import free_memory
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The file names are the publishers'; the order is images and labels to train on, then to test.
+# Published file names: images and labels for training, then for testing.
 _NAMES = (
     "train-images-idx3-ubyte.gz",
     "train-labels-idx1-ubyte.gz",
@@ -40,14 +40,14 @@ _NUM_CLASSES = 10
 @final
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """Where a dataset in this format was published, and the statistics of its pixels.
+    """Address, checksums and pixel statistics of a published dataset in idx format.
 
     Attributes:
         url: Address of the folder of its files.
-        md5: Checksums of the files, in the order of the names.
-        folders: Folders below a root that may hold the files; downloads go to the first.
-        mean: Mean of all training pixels, scaled to [0, 1].
-        deviation: Standard deviation of all training pixels, scaled to [0, 1].
+        md5: MD5 checksums of the files: training images and labels, test images and labels.
+        folders: Subfolders of the root in which to look for the files; downloads are saved in the first.
+        mean: Mean of all training pixels, for pixels in [0, 1].
+        deviation: Standard deviation of all training pixels, for pixels in [0, 1].
     """
 
     url: str
@@ -58,26 +58,27 @@ class Publication:
 
 
 class AbstractIdxSource(DataSource):
-    """Images of 28 x 28 pixels in ten classes, in four idx files; a subclass gives their publication.
+    """Dataset of images of 28 x 28 pixels in 10 classes, in four idx files. A subclass defines ``publication``.
 
     Raises:
         ConfigError: If an option is invalid.
     """
 
     publication: ClassVar[Publication]
+    """Address, checksums and pixel statistics of the dataset."""
 
     root: Path = Path("data")
     """Folder that contains the four idx files, gzipped or not, directly or in a subfolder named after the dataset."""
 
     download: bool = False
-    """Whether missing files may be downloaded, into the subfolder of the dataset, and verified."""
+    """Whether to download missing files into the subfolder of the dataset, and verify them."""
 
     mean: float | None = None
-    """Mean that is subtracted from the pixels, scaled to [0, 1]; that of the training set, as published, if None."""
+    """Mean to subtract, for pixels in [0, 1]; that of the training images if None. Inputs are
+    ``(x / 255 - mean) / deviation``."""
 
     deviation: PositiveFloat | None = None
-    """Standard deviation by which pixels are divided; as published if None. Inputs are
-    ``(x / 255 - mean) / deviation``: with 0 and 1 ``x / 255``."""
+    """Standard deviation by which to divide, for pixels in [0, 1]; that of the training images if None."""
 
     @final
     @override
@@ -97,11 +98,11 @@ class AbstractIdxSource(DataSource):
 
 @final
 class MNISTSource(AbstractIdxSource):
-    """60,000 and 10,000 handwritten digits of 28 x 28 pixels.
+    """MNIST: handwritten digits of 28 x 28 pixels in 10 classes, 60,000 for training and 10,000 for testing.
 
-    Inputs ``[N, 1, 28, 28]`` are ``(x / 255 - 0.1307) / 0.3081``, with the published mean and standard deviation of the
-    training set. The files may be in the subfolders ``mnist/raw``, ``mnist`` and ``MNIST/raw`` of the root;
-    downloads go to the first.
+    Inputs ``[N, 1, 28, 28]`` are by default ``(x / 255 - 0.1307) / 0.3081``, with the mean and standard deviation of
+    all training pixels. The files may be in the subfolders ``mnist/raw``, ``mnist`` and ``MNIST/raw`` of the root, or
+    in the root; downloads are saved in the first.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -133,11 +134,11 @@ class MNISTSource(AbstractIdxSource):
 
 @final
 class FashionMNISTSource(AbstractIdxSource):
-    """60,000 and 10,000 images of clothes of 28 x 28 pixels, in ten classes.
+    """Fashion-MNIST: images of clothes, 28 x 28 pixels in 10 classes, 60,000 for training and 10,000 for testing.
 
-    Inputs ``[N, 1, 28, 28]`` are ``(x / 255 - 0.2860) / 0.3530``, with the mean and standard deviation of the training
-    set. The files may be in the subfolders ``fashion_mnist/raw``, ``fashion_mnist``, ``FashionMNIST/raw`` and
-    ``fashion`` of the root; downloads go to the first.
+    Inputs ``[N, 1, 28, 28]`` are by default ``(x / 255 - 0.2860) / 0.3530``, with the mean and standard deviation of
+    all training pixels. The files may be in the subfolders ``fashion_mnist/raw``, ``fashion_mnist``,
+    ``FashionMNIST/raw`` and ``fashion`` of the root, or in the root; downloads are saved in the first.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -168,16 +169,16 @@ class FashionMNISTSource(AbstractIdxSource):
 
 
 def read_idx(path: Path) -> Tensor:
-    """Return the array in an idx file of unsigned bytes.
+    """Read an idx file of unsigned bytes.
 
     Args:
-        path: The file, gzipped if its name ends in ``.gz``.
+        path: The file; gzipped if its name ends in ``.gz``.
 
     Returns:
-        A uint8 tensor of the shape that the file states.
+        A uint8 tensor of the shape in the header of the file.
 
     Raises:
-        DataError: If the file is damaged, truncated, or not such a file.
+        DataError: If the file is damaged, truncated, or has another format.
     """
     raw = read_bytes(path)
     if path.suffix == ".gz":
@@ -185,28 +186,27 @@ def read_idx(path: Path) -> Tensor:
     dims = raw[3] if len(raw) > 3 else 0
     header = 4 + 4 * dims
     if len(raw) < header or raw[:2] != b"\0\0" or raw[2] != _UNSIGNED_BYTE or not 1 <= dims <= _MOST_DIMENSIONS:
-        message = f"{path} is not an idx file of unsigned bytes: it begins with {raw[:4].hex(' ') or 'nothing'}"
+        start = f"a file that starts with {raw[:4].hex(' ')}" if raw else "an empty file"
+        message = f"expected an idx file of unsigned bytes at {path}, got {start}"
         raise DataError(message)
     shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", dims, 4))
     if len(raw) - header != math.prod(shape):
-        message = (
-            f"{path} is truncated or too long: expected {math.prod(shape)} bytes for {shape}, got {len(raw) - header}"
-        )
+        message = f"{path} is damaged: expected {math.prod(shape)} bytes for shape {shape}, got {len(raw) - header}"
         raise DataError(message)
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy())
 
 
 def _decompressed(raw: bytes, path: Path) -> bytes:
-    """Return the content of a gzip file, if it is not too large for memory."""
+    """Return the content of a gzip file; raise if it does not fit into memory."""
     limit = min(MAX_DATA_BYTES, free_memory(torch.device("cpu")) // 2)
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
             content = stream.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
-        message = f"{path} is damaged: {error}. Fetch it again"
+        message = f"{path} is damaged: {error}. Download it again"
         raise DataError(message) from error
     if len(content) > limit:
-        message = f"{path} expands to more than {limit} bytes, for which there is no memory"
+        message = f"expected at most {limit} bytes (half of the free memory) in {path}, got more after decompression"
         raise DataError(message)
     return content
 
@@ -216,12 +216,12 @@ def _examples(images_path: Path, labels_path: Path, mean: float, deviation: floa
     labels = read_idx(labels_path)
     if images.shape[1:] != (28, 28) or labels.dim() != 1 or len(images) != len(labels):
         message = (
-            f"{images_path} holds shape {tuple(images.shape)} and {labels_path} {tuple(labels.shape)}; expected "
-            "[N, 28, 28] and [N]"
+            f"expected images [N, 28, 28] and labels [N], got {list(images.shape)} in {images_path} and "
+            f"{list(labels.shape)} in {labels_path}"
         )
         raise DataError(message)
     if len(labels) and int(labels.max()) >= _NUM_CLASSES:
-        message = f"{labels_path} has the class {int(labels.max())}, expected classes 0 to {_NUM_CLASSES - 1}"
+        message = f"expected class labels 0 to {_NUM_CLASSES - 1} in {labels_path}, got {int(labels.max())}"
         raise DataError(message)
     inputs = (images.unsqueeze(1).float() / 255 - mean) / deviation
     return Examples(inputs, labels.long())

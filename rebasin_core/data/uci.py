@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 @final
 class UCISource(DataSource):
-    """A regression dataset of the UCI repository, with one of the standard random splits.
+    """UCI regression dataset with one of the standard random splits.
 
-    Two layouts are read: ``<dataset>.npz`` with arrays ``x`` ``[n, d]``, ``y`` ``[n]`` and ``test_index``
-    ``[splits, m]``; and the text files of the published splits, ``<dataset>/data/data.txt`` with
-    ``index_features.txt``, ``index_target.txt`` and ``index_test_<split>.txt`` in the same folder. Inputs and targets
-    are standardized with the statistics of the training examples.
+    The dataset is either a file ``<dataset>.npz`` with arrays ``x`` ``[n, d]``, ``y`` ``[n]`` and ``test_index``
+    ``[splits, m]``, or the text files of the published splits: ``<dataset>/data/data.txt`` with
+    ``index_features.txt``, ``index_target.txt`` and ``index_test_<split>.txt`` in the same folder. Inputs ``[N, d]``
+    and targets ``[N, 1]`` are standardized with the statistics of the training examples.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -50,7 +50,7 @@ class UCISource(DataSource):
     name: Literal["uci"] = "uci"
 
     dataset: str
-    """Name of the dataset, such as ``concrete``; also that of its file or folder."""
+    """Name of the dataset and of its file or folder, such as ``concrete``."""
 
     root: Path = Path("data")
     """Folder that contains the dataset, directly or in the subfolder ``uci`` or ``UCI_Datasets``."""
@@ -66,7 +66,7 @@ class UCISource(DataSource):
         if archive is None and text is None:
             message = (
                 f"no UCI dataset {self.dataset!r} below {self.root}; expected {self.dataset}.npz or "
-                f"{self.dataset}/data/data.txt there, in `uci` or in `UCI_Datasets`. Please set `root` to that folder"
+                f"{self.dataset}/data/data.txt in this folder, `uci` or `UCI_Datasets`. Please set `root`"
             )
             raise MissingDataError(message)
         path = archive or text or self.root
@@ -74,17 +74,17 @@ class UCISource(DataSource):
             x, y, test = _read_npz(path, self.split) if archive else _read_text(path.parent, self.split)
             _require_columns(x, y, test)
         except (OSError, ValueError, TypeError, IndexError) as error:
-            message = f"{path} (split {self.split}) cannot be read: {error}"
+            message = f"cannot read {path} (split {self.split}): {error}"
             raise DataError(message) from error
-        with np.errstate(all="ignore"):  # numbers that overflow are found where all data are checked to be finite
+        with np.errstate(all="ignore"):  # overflow is detected by the check for finite values in `load`
             return _split(x, y, test)
 
 
 def _read_npz(path: Path, split: int) -> Columns:
     arrays = read_npz(path, names=("x", "y", "test_index"))
-    strange = [name for name, array in arrays.items() if array.dtype.kind not in "iuf"]
-    if strange:
-        message = f"{strange} are no arrays of real numbers"
+    other = [name for name, array in arrays.items() if array.dtype.kind not in "iuf"]
+    if other:
+        message = f"expected arrays of real numbers, got other dtypes for {other}"
         raise DataError(message)
     return arrays["x"].astype(np.float64), arrays["y"].astype(np.float64), arrays["test_index"][split]
 
@@ -100,28 +100,28 @@ def _read_text(folder: Path, split: int) -> Columns:
 def _read_table(path: Path, dimensions: Literal[1, 2]) -> NDArray[np.float64]:
     regular_size(path)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of empty files, which are found to have the wrong shape
+        warnings.simplefilter("ignore", UserWarning)  # for empty files, whose shape is checked later
         return np.loadtxt(path, ndmin=dimensions)
 
 
 def _as_indices(numbers: NDArray[np.float64]) -> NDArray[np.int64]:
-    whole = numbers.round()
-    if not np.array_equal(whole, numbers) or np.abs(whole).max(initial=0) > MAX_LENGTH:
-        message = "an index file holds other numbers than indices"
+    rounded = numbers.round()
+    if not np.array_equal(rounded, numbers) or np.abs(rounded).max(initial=0) > MAX_LENGTH:
+        message = "expected integers as indices in the index files, got other numbers"
         raise DataError(message)
-    return whole.astype(np.int64)
+    return rounded.astype(np.int64)
 
 
 def _require_columns(x: NDArray[np.float64], y: NDArray[np.float64], test: NDArray[np.int64]) -> None:
     shapes = x.ndim == 2 and y.shape == (len(x),) and test.ndim == 1
     if not shapes or test.dtype.kind not in "iu" or not 0 < len(np.unique(test)) < len(x):
         message = (
-            f"expected x [n, d], y [n] and fewer than n whole numbers as indices of test examples, got shapes "
+            f"expected x [n, d], y [n] and fewer than n integers as indices of test examples, got shapes "
             f"{x.shape}, {y.shape} and {test.shape} of {test.dtype}"
         )
         raise DataError(message)
     if not 0 <= test.min() <= test.max() < len(x):
-        message = f"the indices of test examples are from {test.min()} to {test.max()}, expected 0 to {len(x) - 1}"
+        message = f"expected indices of test examples from 0 to {len(x) - 1}, got {test.min()} to {test.max()}"
         raise DataError(message)
 
 
@@ -130,7 +130,7 @@ def _split(x: NDArray[np.float64], y: NDArray[np.float64], test: NDArray[np.int6
     is_test[test] = True
     train_x = x[~is_test]
     train_y = y[~is_test]
-    # A column that does not vary carries nothing; dividing by one keeps it at zero.
+    # Constant columns have standard deviation zero; dividing by 1 leaves them at zero.
     scale = np.where(train_x.std(0) > 0, train_x.std(0), 1.0)
     inputs = torch.from_numpy((x - train_x.mean(0)) / scale).float()
     targets = torch.from_numpy((y - train_y.mean()) / (train_y.std() or 1.0)).float().unsqueeze(1)

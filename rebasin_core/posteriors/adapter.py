@@ -1,4 +1,4 @@
-"""Adapters: how objects of other libraries become posteriors, and how posteriors go back into them."""
+"""Adapters: convert objects of other libraries to posteriors, and write posteriors back into them."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ if TYPE_CHECKING:
 
 
 class PosteriorAdapter(ABC):
-    """Turns objects of a foreign type into posteriors.
+    """Conversion of objects of another library to posteriors.
 
-    It is found by the qualified name of the type, or of one of its bases, so that the library that defines the type is
-    never imported for it.
+    An adapter is selected by the qualified name of the object's type, or of one of its bases. The library that defines
+    the type is not imported.
 
     Laws:
-        - The object is not changed, and the posterior shares no memory with it.
+        - *No side effects*: the object is not changed, and the posterior shares no memory with it.
     """
 
     handles: ClassVar[tuple[str, ...]]
-    """Qualified names of the types it takes, such as ``"laplace.baselaplace.DiagLaplace"``."""
+    """Qualified names of the types that it converts, such as ``"laplace.baselaplace.DiagLaplace"``."""
 
     @abstractmethod
     def to_posterior(self, source: object, *, model: nn.Module | None = None) -> Posterior:
-        """Return the posterior that a foreign object represents.
+        """Return the posterior that an object of another library represents.
 
         Args:
-            source: An object of one of the types in `handles`.
-            model: The deterministic network, for objects that do not know the names of its parameters.
+            source: Object of one of the types in `handles`.
+            model: Deterministic network, for objects that do not store the names of its parameters; None otherwise.
 
         Returns:
             The posterior, keyed by the parameter names of the deterministic network.
 
         Raises:
-            InvalidInputError: If the object is not in a state that can be read, or needs a model.
+            InvalidInputError: If the object cannot be read in its present state, or the model is missing.
         """
 
 
 class AbstractWriteBack(ABC):
-    """An adapter that can put a posterior back into an object of its library.
+    """Adapter that can write a posterior back into an object of its library.
 
     Laws:
-        - *Lossless or not at all*: after writing back, the object gives the written posterior, and predicts as the
-          posterior does; what the object cannot hold is refused before it is changed.
+        - *Lossless*: after writing back, the object converts to the written posterior and has its predictive
+          distribution. If the object cannot represent the posterior, an error is raised before it is changed.
     """
 
     @abstractmethod
     def write_back(self, source: object, posterior: Posterior, *, model: nn.Module | None = None) -> None:
-        """Put a posterior into an object, in place.
+        """Write a posterior into an object, in place.
 
         Args:
-            source: An object of one of the adapter's types, which gave a posterior of this kind.
-            posterior: The posterior, such as the aligned one.
-            model: The deterministic network, for objects that do not know the names of its parameters.
+            source: Object of one of the adapter's types, which converts to a posterior of the same representation.
+            posterior: The posterior, for example after alignment.
+            model: Deterministic network, for objects that do not store the names of its parameters; None otherwise.
 
         Raises:
-            InvalidInputError: If the object cannot hold this posterior.
+            InvalidInputError: If the object cannot represent this posterior.
         """

@@ -1,4 +1,4 @@
-"""Posteriors made of tensors that are attached to parameters: the common case, reduced to data."""
+"""Base class of posteriors whose state is tensors attached to parameters."""
 
 from __future__ import annotations
 
@@ -32,30 +32,29 @@ if TYPE_CHECKING:
 Q = TypeVar("Q", bound="AbstractAttachedPosterior")
 Fields: TypeAlias = "Mapping[str, Mapping[str, Tensor]]"
 """Tensors of a posterior by the name of the field (``mean``, ``stddev``) and of the parameter."""
-# The prefix of unattached tensors in files.
+# Prefix of unattached tensors in files.
 _UNATTACHED = "free"
 
 
 class AbstractAttachedPosterior(Posterior):
-    """A posterior whose state is tensors of shape ``[*lead, *s]``, each attached to a parameter of shape ``s``.
+    """Base class of posteriors whose state is tensors ``[*lead, *s]``, each attached to a parameter of shape ``s``.
 
-    A subclass calls ``super().__init__`` with its *fields* (the mean, the standard deviation, the samples: each a
-    mapping from parameter names to tensors). This class then permutes, moves, saves and checks them. The subclass
-    gives the moments and samples of its random parameters; this class adds fixed parameters and buffers. `_rebuild`
-    makes a posterior from fields.
+    A subclass passes its *fields* to ``super().__init__``: mean, standard deviation, samples and so on, each a mapping
+    from parameter names to tensors. This class validates, permutes, converts and saves them. The subclass implements
+    moments and samples of its random parameters, to which this class adds fixed parameters and buffers, and `_rebuild`,
+    which constructs a posterior from fields.
 
     Args:
-        fields: For each field, tensors by parameter name; the first field names all random parameters.
-        auxiliary: The tensors that are not random.
-        unattached: Tensors that are attached to no parameter (sample weights).
+        fields: For each field, tensors ``[*lead, *s]`` by parameter name; the first field has all random parameters.
+        auxiliary: Buffers, fixed parameters and prior; none if None.
+        unattached: Tensors that belong to no parameter, such as sample weights; none if None.
 
     Raises:
-        InvalidInputError: If a field names unknown parameters, a name is given twice, or a tensor holds NaN or
-            infinity.
+        InvalidInputError: If a field has unknown parameters, a name occurs twice, or a tensor contains NaN or infinity.
     """
 
     _buffer_fields: ClassVar[frozenset[str]] = frozenset()
-    """Fields whose tensors are attached to buffers instead of random parameters."""
+    """Names of the fields whose tensors are attached to buffers instead of random parameters."""
 
     def __init__(
         self,
@@ -67,7 +66,7 @@ class AbstractAttachedPosterior(Posterior):
         self._fields = {field: {n: t.detach() for n, t in tensors.items()} for field, tensors in fields.items()}
         self._auxiliary = auxiliary or AuxiliaryTensors.of(None, None, None)
         self._unattached = {name: tensor.detach() for name, tensor in (unattached or {}).items()}
-        what = type(self).__name__
+        label = type(self).__name__
         random = next(iter(self._fields.values()))
         names = list(random)
         for field, tensors in self._fields.items():
@@ -75,18 +74,18 @@ class AbstractAttachedPosterior(Posterior):
                 names += tensors
             elif tensors.keys() - random.keys():
                 unknown = sorted(tensors.keys() - random.keys())
-                message = f"`{field}` of {what} names {unknown}, which are not among its random parameters"
+                message = f"expected `{field}` of {label} to have random parameters only, got {unknown}"
                 raise InvalidInputError(message)
-            require_finite(tensors, f"`{field}` of {what}")
-        self._auxiliary.check(names, what)
+            require_finite(tensors, f"`{field}` of {label}")
+        self._auxiliary.check(names, label)
 
     def _mean(self) -> dict[str, Tensor]:
-        """Return copies of the means of the random parameters; by default the field ``mean``."""
+        """Return copies of the means of the random parameters, each ``[*s]``; by default the field ``mean``."""
         return copied(self._fields["mean"])
 
     @abstractmethod
     def _stddev(self) -> dict[str, Tensor]:
-        """Return the marginal standard deviations of the random parameters, likewise."""
+        """Return new tensors with the marginal standard deviations of the random parameters, each ``[*s]``."""
 
     @abstractmethod
     def _from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -95,14 +94,14 @@ class AbstractAttachedPosterior(Posterior):
     @classmethod
     @abstractmethod
     def _rebuild(cls, fields: Fields, unattached: Mapping[str, Tensor], auxiliary: AuxiliaryTensors) -> Self:
-        """Return a posterior with these parts; raise KeyError where a field is missing."""
+        """Construct a posterior from its parts; raise KeyError if a field is missing."""
 
     def _permuted_field(self, permutation: Permutation, field: str) -> dict[str, Tensor]:
-        """Return a permuted field; overridden where a tensor is attached to only some axes of its parameter."""
+        """Return a permuted field. Override it if a tensor has only some of the axes of its parameter."""
         return permutation.apply(self._fields[field])
 
     def _permuted_unattached(self, permutation: Permutation) -> dict[str, Tensor]:
-        """Return the unattached tensors; overridden where they are attached to one axis of a parameter."""
+        """Return the unattached tensors, permuted. Override it if one of them has an axis that is permuted."""
         del permutation
         return self._unattached
 
@@ -119,11 +118,11 @@ class AbstractAttachedPosterior(Posterior):
         return self._any_tensor().dtype
 
     def _any_tensor(self) -> Tensor:
-        """Return one of the tensors, without copying what `mean` copies."""
-        held = (
-            t for tensors in (*self._fields.values(), self._fixed) for t in tensors.values() if t.is_floating_point()
+        """Return a floating-point tensor of the posterior, without a copy."""
+        tensors = (
+            t for named in (*self._fields.values(), self._fixed) for t in named.values() if t.is_floating_point()
         )
-        return next(held, torch.zeros(()))
+        return next(tensors, torch.zeros(()))
 
     @final
     @property
@@ -150,25 +149,25 @@ class AbstractAttachedPosterior(Posterior):
     @final
     @property
     def random_names(self) -> tuple[str, ...]:
-        """The names of the random parameters; all others are fixed."""
+        """Names of the random parameters; all others are fixed."""
         return tuple(next(iter(self._fields.values())))
 
     @final
     @property
     def random_mean(self) -> dict[str, Tensor]:
-        """The means of the random parameters, each ``[*s]``."""
+        """Means of the random parameters, each ``[*s]``."""
         return self._mean()
 
     @final
     @property
     def fixed(self) -> dict[str, Tensor]:
-        """The parameters that are not random, each ``[*s]``."""
+        """Parameters that are not random, each ``[*s]``."""
         return copied(self._fixed)
 
     @final
     @property
     def unattached(self) -> dict[str, Tensor]:
-        """The tensors that are attached to no parameter."""
+        """Tensors that belong to no parameter, by name."""
         return copied(self._unattached)
 
     @final
@@ -180,7 +179,7 @@ class AbstractAttachedPosterior(Posterior):
     @override
     def from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         samples = self._from_noise(noise)
-        if not samples:  # a model without random parameters: the noise carries the sample shape
+        if not samples:  # without random parameters, the sample shape is that of an empty noise tensor
             return self._auxiliary.expanded(noise[""].shape[:-1])
         name = self.random_names[0]
         lead = samples[name].dim() - self._dimensions(name)
@@ -200,12 +199,12 @@ class AbstractAttachedPosterior(Posterior):
     @final
     @override
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        def moved(tensor: Tensor) -> Tensor:
+        def converted(tensor: Tensor) -> Tensor:
             return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
 
-        if all(moved(tensor) is tensor for tensor in self.as_tensors().values()):
+        if all(converted(tensor) is tensor for tensor in self.as_tensors().values()):
             return self
-        return self._map(lambda tensors: {name: moved(tensor) for name, tensor in tensors.items()})
+        return self._map(lambda tensors: {name: converted(tensor) for name, tensor in tensors.items()})
 
     @final
     @override
@@ -217,7 +216,7 @@ class AbstractAttachedPosterior(Posterior):
     @classmethod
     @final
     def load(cls, path: Path | str) -> Self:
-        """Read a posterior of this representation.
+        """Read a posterior of this class from a file.
 
         Args:
             path: A file written by `save`.
@@ -226,7 +225,7 @@ class AbstractAttachedPosterior(Posterior):
             The posterior, on the CPU.
 
         Raises:
-            FileFormatError: If the file is missing, damaged, or holds something else.
+            FileFormatError: If the file is missing, damaged, or has other content.
         """
         tensors, document = read_tensors(path, kind=KIND)
         if document.get("representation") != cls.kind:
@@ -256,33 +255,33 @@ class AbstractAttachedPosterior(Posterior):
 
     @final
     def linear_path(self, other: Posterior) -> PosteriorPath:
-        """Return the path on which every tensor of two posteriors of one class is linear in t.
+        """Return the path on which every tensor of the representation is linear in t.
 
         Whether this is a geodesic depends on the representation.
 
         Args:
-            other: The posterior at t = 1, of the class of this one and over the same tensors.
+            other: Posterior at t = 1, of the same class and over the same tensors.
 
         Returns:
-            A function of t in [0, 1]. Integer buffers are those of the nearer endpoint; the prior is left out.
+            A function of t in [0, 1]. Integer buffers are those of the nearer endpoint; the prior is omitted.
 
         Raises:
             InvalidInputError: If classes, names or shapes differ.
         """
-        end = require_compatible(self, other)
+        second = require_compatible(self, other)
         for field, tensors in self._fields.items():
-            require_same_tensors(tensors, end._fields[field], f"`{field}` of the second posterior")
-        unattached, end_unattached = self.unattached, end.unattached
-        require_same_tensors(unattached, end_unattached, "the second posterior")
-        buffers, end_buffers = self.buffers, end.buffers
-        fixed, end_fixed = self.fixed, end.fixed
+            require_same_tensors(tensors, second._fields[field], f"`{field}` of the second posterior")
+        unattached, other_unattached = self.unattached, second.unattached
+        require_same_tensors(unattached, other_unattached, "the second posterior")
+        buffers, other_buffers = self.buffers, second.buffers
+        fixed, other_fixed = self.fixed, second.fixed
 
         def at(t: float) -> Posterior:
-            fields = {field: interpolate_buffers(own, end._fields[field], t) for field, own in self._fields.items()}
+            fields = {field: interpolate_buffers(own, second._fields[field], t) for field, own in self._fields.items()}
             auxiliary = AuxiliaryTensors.of(
-                interpolate_buffers(buffers, end_buffers, t), interpolate(fixed, end_fixed, t), None
+                interpolate_buffers(buffers, other_buffers, t), interpolate(fixed, other_fixed, t), None
             )
-            return self._rebuild(fields, interpolate_buffers(unattached, end_unattached, t), auxiliary)
+            return self._rebuild(fields, interpolate_buffers(unattached, other_unattached, t), auxiliary)
 
         return at
 
@@ -290,12 +289,12 @@ class AbstractAttachedPosterior(Posterior):
     def _named_as(self, names: TensorNames) -> Self:
         if self._is_named_as(names):
             return self
-        what = f"the {self.kind!r} posterior"
-        fields = {field: names.renamed(tensors, what) for field, tensors in self._fields.items()}
-        return self._rebuild(fields, self._unattached, self._auxiliary.named_as(names, what))
+        label = f"the {self.kind!r} posterior"
+        fields = {field: names.renamed(tensors, label) for field, tensors in self._fields.items()}
+        return self._rebuild(fields, self._unattached, self._auxiliary.named_as(names, label))
 
     def _is_named_as(self, names: TensorNames) -> bool:
-        """Return whether all tensors have the names that a network has for them, and are what they are there."""
+        """Return whether all tensors have the names of a network, and are parameters or buffers as in the network."""
         own = [next(iter(self._fields.values())).keys(), self._auxiliary.fixed.keys()]
         buffers = self.buffers.keys()
         if names.buffers is not None and (any(names.buffers & part for part in own) or buffers - names.buffers):
@@ -313,7 +312,7 @@ class AbstractAttachedPosterior(Posterior):
 
     @override
     def __repr__(self) -> str:
-        """Return the class, the number of tensors and the number of parameters."""
+        """Return the class and the numbers of tensors, parameters and buffers."""
         mean = self.mean
         count = sum(tensor.numel() for tensor in mean.values())
         fixed = f", {len(self._fixed)} fixed" if self._fixed else ""
@@ -321,11 +320,11 @@ class AbstractAttachedPosterior(Posterior):
 
 
 def require_compatible(first: Q, second: Posterior) -> Q:
-    """Return the second posterior, checked to be of the class of the first and over the same tensors.
+    """Return the second posterior if it has the class, tensors and random parameters of the first; raise otherwise.
 
     Args:
         first: A posterior.
-        second: Another one.
+        second: Another posterior.
 
     Returns:
         ``second``.

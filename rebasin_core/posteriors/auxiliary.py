@@ -1,4 +1,4 @@
-"""The tensors of a posterior that are not random: buffers, fixed parameters, the prior."""
+"""Auxiliary tensors of a posterior: buffers, fixed parameters and prior."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.tensors.names import TensorNames
 
-# The prefixes of their names in files.
+# Prefixes of the names in files.
 _BUFFERS = "buffers"
 _FIXED = "fixed"
 _PRIOR_MEAN = "prior.mean"
@@ -24,7 +24,7 @@ _PRIOR_STDDEV = "prior.stddev"
 
 
 class AuxiliaryOptions(TypedDict):
-    """Auxiliary tensors as keyword arguments of a posterior's constructor."""
+    """Auxiliary tensors as keyword arguments of the constructor of a posterior."""
 
     buffers: Mapping[str, Tensor] | None
     fixed: Mapping[str, Tensor] | None
@@ -34,12 +34,12 @@ class AuxiliaryOptions(TypedDict):
 @final
 @dataclass(frozen=True, slots=True)
 class AuxiliaryTensors:
-    """Tensors that belong to a posterior and are not random.
+    """Tensors of a posterior that are not random, and are permuted with its parameters.
 
     Attributes:
-        buffers: The model's buffers.
-        fixed: Parameters that are not random: of a partly stochastic network, all but the stochastic ones.
-        prior: The prior that the posterior was fitted under, if it is known.
+        buffers: Buffers of the model by name, each ``[*s]``.
+        fixed: Parameters that are not random, by name, each ``[*s]``; in a partly stochastic network, all others.
+        prior: Prior under which the posterior was fitted; None if unknown.
     """
 
     buffers: Mapping[str, Tensor]
@@ -53,12 +53,12 @@ class AuxiliaryTensors:
         fixed: Mapping[str, Tensor] | None,
         prior: GaussianPrior | None,
     ) -> AuxiliaryTensors:
-        """Return the auxiliary tensors of a posterior, detached.
+        """Return auxiliary tensors that are detached from the autograd graph.
 
         Args:
-            buffers: By name; none if not given.
-            fixed: By name; none if not given.
-            prior: If known.
+            buffers: Buffers by name; empty if None.
+            fixed: Fixed parameters by name; empty if None.
+            prior: Prior; None if unknown.
 
         Returns:
             The auxiliary tensors.
@@ -70,29 +70,32 @@ class AuxiliaryTensors:
         """The auxiliary tensors as keyword arguments."""
         return {"buffers": self.buffers, "fixed": self.fixed, "prior": self.prior}
 
-    def check(self, random: Iterable[str], what: str) -> None:
+    def check(self, random: Iterable[str], label: str) -> None:
         """Raise if these tensors do not fit the random parameters.
 
         Args:
             random: Names of the random parameters.
-            what: The name of the posterior, for messages.
+            label: Name of the posterior, for messages.
 
         Raises:
-            InvalidInputError: If a name is given twice, or a tensor is not finite.
+            InvalidInputError: If a name occurs twice, or a tensor is not finite.
         """
-        require_finite(self.buffers, f"buffers of {what}")
-        require_finite(self.fixed, f"fixed parameters of {what}")
+        require_finite(self.buffers, f"buffers of {label}")
+        require_finite(self.fixed, f"fixed parameters of {label}")
         names = [*random, *self.buffers, *self.fixed]
-        twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-        if twice:
-            message = f"{twice} are given more than once: as random parameters, fixed parameters or buffers"
+        repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        if repeated:
+            message = (
+                "expected each name once among random parameters, fixed parameters and buffers, got "
+                f"{repeated} more than once"
+            )
             raise InvalidInputError(message)
 
     def mapped(self, function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> AuxiliaryTensors:
-        """Return the result of a function of the tensors.
+        """Apply a function to buffers, fixed parameters, and mean and standard deviation of the prior.
 
         Args:
-            function: Maps tensors of the parameters' shapes to such tensors.
+            function: Function from tensors by name to new tensors by name.
 
         Returns:
             The new auxiliary tensors.
@@ -100,36 +103,36 @@ class AuxiliaryTensors:
         prior = None if self.prior is None else self.prior.mapped(function)
         return AuxiliaryTensors(function(self.buffers), function(self.fixed), prior)
 
-    def named_as(self, names: TensorNames, what: str) -> AuxiliaryTensors:
-        """Return these tensors as those of a network, by its names; see `Posterior.named_as`.
+    def named_as(self, names: TensorNames, label: str) -> AuxiliaryTensors:
+        """Return these tensors with the names of a network; see `Posterior.named_as`.
 
         Args:
-            names: The names of the network's tensors.
-            what: The name of the posterior, for messages.
+            names: Names of the network's tensors.
+            label: Name of the posterior, for messages.
 
         Returns:
             The new auxiliary tensors.
         """
-        fixed, buffers = names.divide(self.fixed, self.buffers, what)
+        fixed, buffers = names.divide(self.fixed, self.buffers, label)
         prior = self.prior
         if prior is not None:
-            prior = GaussianPrior(names.renamed(prior.mean, what), names.renamed(prior.stddev, what))
+            prior = GaussianPrior(names.renamed(prior.mean, label), names.renamed(prior.stddev, label))
         return AuxiliaryTensors(buffers, fixed, prior)
 
     def expanded(self, sample_shape: Sequence[int]) -> dict[str, Tensor]:
-        """Return fixed parameters and buffers as parts of samples.
+        """Return fixed parameters and buffers, repeated for each sample.
 
         Args:
             sample_shape: Leading shape of the samples.
 
         Returns:
-            Each ``[*sample_shape, *s]``, sharing no memory.
+            Copies by name, each ``[*sample_shape, *s]``.
         """
         every = {**self.fixed, **self.buffers}
         return {name: tensor.expand((*sample_shape, *tensor.shape)).clone() for name, tensor in every.items()}
 
     def as_tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by the names they have in files."""
+        """Return all tensors by their names in files."""
         parts = {_BUFFERS: self.buffers, _FIXED: self.fixed}
         if self.prior is not None:
             parts |= {_PRIOR_MEAN: self.prior.mean, _PRIOR_STDDEV: self.prior.stddev}
@@ -137,10 +140,10 @@ class AuxiliaryTensors:
 
     @classmethod
     def pop_from(cls, fields: dict[str, dict[str, Tensor]]) -> AuxiliaryTensors:
-        """Remove the auxiliary tensors from the parts of a file, and return them.
+        """Remove the auxiliary tensors from the content of a file, and return them.
 
         Args:
-            fields: Tensors by part and name; changed.
+            fields: Tensors by prefix and name; modified in place.
 
         Returns:
             The auxiliary tensors.

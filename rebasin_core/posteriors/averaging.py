@@ -16,41 +16,41 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Weights: TypeAlias = Sequence[float] | Mapping[str, Sequence[float]]
-"""One weight per posterior; or such weights by pattern of tensor names, of which the first match is used."""
+"""One weight per posterior, or a mapping from patterns of tensor names to such weights (the first match applies)."""
 
 
 def normalized_weights(weights: Tensor, count: int) -> Tensor:
-    """Return weights that sum to one.
+    """Return weights that sum to 1.
 
     Args:
-        weights: ``[K]``, not negative, not all zero.
-        count: The number K.
+        weights: ``[K]``, nonnegative, not all zero.
+        count: Expected number K.
 
     Returns:
         The weights divided by their sum.
 
     Raises:
-        InvalidInputError: If their number is another, one is negative, or all are zero.
+        InvalidInputError: If the number of weights is not K, one is negative, or all are zero.
     """
     if tuple(weights.shape) != (count,) or not bool((weights >= 0).all()) or not weights.sum().item() > 0:
-        message = f"expected {count} weights, none negative and not all zero, got {shown(weights)}"
+        message = f"expected {count} nonnegative weights, not all zero, got {shown(weights)}"
         raise InvalidInputError(message)
     return weights / weights.sum()
 
 
 def require_weights(weights: Weights | None) -> None:
-    """Raise if a value is neither weights nor weights by pattern.
+    """Raise if a value is not of the type `Weights`.
 
     Args:
-        weights: What was given; None for equal ones.
+        weights: The value; None for equal weights.
 
     Raises:
-        InvalidInputError: If it is something else, or holds something else than numbers.
+        InvalidInputError: If it has another type, or contains a value that is not a number.
     """
     if weights is None:
         return
     for own in weights.values() if isinstance(weights, Mapping) else [weights]:
-        require_several(own, "weights as a list of numbers, one a posterior")
+        require_several(own, "weights as a list of numbers, one per posterior")
         for value in own:
             if not isinstance(value, int | float | torch.Tensor):
                 refuse(value, "a weight as a number")
@@ -58,14 +58,14 @@ def require_weights(weights: Weights | None) -> None:
 
 @final
 class TensorWeights:
-    """Weights of K posteriors that sum to one, for every tensor.
+    """Weights of K posteriors for each tensor, which sum to 1.
 
     Args:
-        weights: See `Weights`; equal if None.
-        count: The number K.
+        weights: One weight per posterior, or a mapping from name patterns to such weights; equal if None.
+        count: Number K of posteriors.
 
     Raises:
-        InvalidInputError: If their number is not K, one is negative, or all are zero.
+        InvalidInputError: If the number of weights is not K, one is negative, or all are zero.
     """
 
     def __init__(self, weights: Weights | None, count: int) -> None:
@@ -78,22 +78,22 @@ class TensorWeights:
         }
         self._equal = torch.full((count,), 1 / count, dtype=torch.float64)
 
-    def require_uniform(self, what: str) -> Tensor:
-        """Return the weights, which must be the same for all tensors.
+    def require_uniform(self, label: str) -> Tensor:
+        """Return the weights if they are the same for all tensors; raise otherwise.
 
         Args:
-            what: The posteriors, for the message.
+            label: Name of the posteriors, for the message.
 
         Returns:
-            ``[K]``, in float64.
+            Weights ``[K]``, in float64.
 
         Raises:
-            NoClosedFormError: If weights were given by more than one pattern, or by another pattern than ``*``.
+            NoClosedFormError: If the weights have a name pattern other than ``*``.
         """
         if self._by_pattern.keys() != {"*"}:
             message = (
-                f"weights by tensor are for independent entries, and {what} couple theirs; give one weight per "
-                "posterior, or use `moment_barycenter`"
+                f"expected one weight per posterior for {label}, whose entries are dependent, got weights by tensor; "
+                "use `moment_barycenter` for weights by tensor"
             )
             raise NoClosedFormError(message)
         return self._by_pattern["*"]
@@ -102,21 +102,21 @@ class TensorWeights:
         """Return the weights for a tensor.
 
         Args:
-            name: The tensor.
+            name: Name of the tensor.
 
         Returns:
-            ``[K]``, in float64; equal weights if no pattern matches.
+            Weights ``[K]``, in float64; equal if no pattern matches.
         """
         return next((own for p, own in self._by_pattern.items() if fnmatch.fnmatchcase(name, p)), self._equal)
 
     def mean(self, each: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the weighted mean of tensors.
+        """Return weighted means of tensors.
 
         Args:
             each: K mappings with the same names and shapes.
 
         Returns:
-            The means, in the dtype and on the device of the first mapping; integer tensors are copied from it.
+            Means by name, with dtype and device of the first mapping. Integer tensors are copied from the first.
         """
         found: dict[str, Tensor] = {}
         for name, first in each[0].items():

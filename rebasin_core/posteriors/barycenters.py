@@ -1,4 +1,4 @@
-"""Barycenters of several posteriors: checks, and the function registered for their common class."""
+"""Barycenters of posteriors."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ if TYPE_CHECKING:
 def barycenter(posteriors: Sequence[Posterior], weights: Weights | None = None) -> Posterior:
     r"""Return the 2-Wasserstein barycenter $\operatorname*{argmin}_q \sum_k w_k\, W_2^2(q, q_k)$ of posteriors.
 
-    - Points: the weighted mean.
-    - Independent Gaussians, and points among them: the weighted means of means and of *standard deviations*.
-    - Dense Gaussians: the fixed point of Alvarez-Esteban et al., on roots of the covariances.
-    - Sets of the same number of equally weighted samples: the fixed point on free supports, with samples assigned
-      optimally.
-    - Further kinds: see `register_barycenter`. `moment_barycenter` averages the moments of any posteriors.
+    - Single networks: the weighted mean.
+    - Diagonal Gaussians and single networks: the weighted means of the means and of the *standard deviations*.
+    - Dense Gaussians: the fixed-point iteration of Alvarez-Esteban et al., on roots of the covariances.
+    - Sets of the same number of equally weighted samples: the fixed-point iteration with free support, with optimal
+      assignment of the samples (a local minimum).
+    - Other representations: see `register_barycenter`; `moment_barycenter` averages the moments of any posteriors.
 
-    Weights that differ between tensors are for points and independent Gaussians, whose entries are independent.
+    Buffers are averaged with the same weights; integer buffers are those of the first posterior.
 
     Args:
-        posteriors: At least one, over the same tensors.
-        weights: See `Weights`; equal if not given. Buffers are averaged too; integer buffers are those of the first.
+        posteriors: Posteriors over the same tensors, at least one.
+        weights: One weight per posterior, nonnegative, normalized to sum 1; equal if None. For single networks and
+            diagonal Gaussians also a mapping from patterns of tensor names to such weights.
 
     Returns:
-        The barycenter, on the device of the first.
+        The barycenter, on the device of the first posterior.
 
     Raises:
         InvalidInputError: If no posterior is given, their tensors differ, or weights do not fit.
-        NoClosedFormError: If no barycenter is registered for posteriors of these kinds.
+        NoClosedFormError: If no barycenter is registered for these classes.
 
     References:
         P. Alvarez-Esteban et al. (2016), "A fixed-point approach to barycenters in Wasserstein space", J. Math. Anal.
@@ -61,17 +62,17 @@ def barycenter(posteriors: Sequence[Posterior], weights: Weights | None = None) 
 
 
 def moment_barycenter(posteriors: Sequence[Posterior], weights: Weights | None = None) -> DiagonalGaussianPosterior:
-    """Return the independent Gaussian with the weighted means of the means and of the standard deviations.
+    """Return the diagonal Gaussian with the weighted means of the means and of the standard deviations.
 
-    For independent Gaussians and points it is the 2-Wasserstein barycenter. For all others it is an approximation that
-    drops correlations and the shapes of the distributions.
+    For diagonal Gaussians and single networks it is the 2-Wasserstein barycenter. For other posteriors it is an
+    approximation that ignores correlations and higher moments.
 
     Args:
-        posteriors: At least one, over the same tensors, of any kinds.
-        weights: As for `barycenter`.
+        posteriors: Posteriors over the same tensors, at least one, with any representations.
+        weights: One weight per posterior, or a mapping from patterns of tensor names to such weights; equal if None.
 
     Returns:
-        The independent Gaussian, on the device of the first.
+        The diagonal Gaussian, on the device of the first posterior.
 
     Raises:
         InvalidInputError: If no posterior is given, their tensors differ, or weights do not fit.
@@ -88,14 +89,14 @@ def moment_barycenter(posteriors: Sequence[Posterior], weights: Weights | None =
 
 
 def barycenter_or_moments(posteriors: Sequence[Posterior], weights: Weights | None = None) -> tuple[Posterior, bool]:
-    """Return the barycenter if one is registered, the moment barycenter otherwise, and whether it is the first.
+    """Return the 2-Wasserstein barycenter, or the moment barycenter if none is registered.
 
     Args:
-        posteriors: As for `barycenter`.
-        weights: As for `barycenter`.
+        posteriors: Posteriors over the same tensors, at least one.
+        weights: As in `barycenter`.
 
     Returns:
-        The posterior, and True if it is the 2-Wasserstein barycenter, False if it is that of the moments.
+        The posterior, and whether it is the 2-Wasserstein barycenter.
 
     Raises:
         InvalidInputError: If no posterior is given, their tensors differ, or weights do not fit.
@@ -107,7 +108,7 @@ def barycenter_or_moments(posteriors: Sequence[Posterior], weights: Weights | No
 
 
 def _checked(posteriors: Sequence[Posterior], weights: Weights | None) -> TensorWeights:
-    """Return the weights of posteriors, after checking that these are over the same tensors."""
+    """Return the weights; raise unless there are posteriors and all have the same tensors."""
     require_several(posteriors, "several posteriors")
     if not len(posteriors):
         message = "expected at least one posterior, got none"

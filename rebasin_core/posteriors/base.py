@@ -21,65 +21,66 @@ if TYPE_CHECKING:
     from rebasin_core.tensors.names import TensorNames
 
 KIND = "posterior"
-"""The kind that the file of a posterior states."""
+"""File type of saved posteriors, stored in their files."""
 
 
 class Posterior(ABC):
-    r"""A distribution over the named parameters of one network, in *weight space*.
+    r"""Distribution over the named parameters of one network, in *weight space* (not function space).
 
-    Parameters are keyed by the names of ``model.named_parameters()``. Buffers (normalization statistics) belong to the
-    posterior too: permutations act on them, and they are never random. A posterior is a value: no method changes it.
+    Parameters are named as in ``model.named_parameters()``. Buffers, such as batch-normalization statistics, are part
+    of every posterior sample and are permuted with the parameters. No method modifies a posterior.
 
     Laws:
-        - *Complete samples*: ``sample(shape)`` holds every parameter and buffer, each of shape ``[*shape, *s]``.
-        - *Equivariance*: for shared noise, ``permute(g).from_noise(permute_noise(g, noise)) == g(from_noise(noise))``.
-        - *Moments*: the mean and the standard deviation of ``permute(g)`` are the permuted ones of the original.
-        - *Group action*: permuting by ``g`` and then by its inverse gives the same distribution back.
-        - *Repeatable*: equal generators in equal states give equal samples; the global generator is not touched.
-        - *No aliasing*: changing a tensor of the result in place does not change the posterior.
-        - *Round trip*: `save` then `load` gives an equal posterior, and so do pickling and `copy.deepcopy`.
+        - *Complete samples*: ``sample(shape)`` has all parameters and buffers, each ``[*shape, *s]``.
+        - *Equivariance*: ``q.permute(g).from_noise(q.permute_noise(g, noise)) == g.apply(q.from_noise(noise))``.
+        - *Moments*: mean and standard deviation of ``q.permute(g)`` are those of ``q``, permuted.
+        - *Group action*: ``q.permute(g).permute(g.inverse())`` equals ``q``.
+        - *Reproducibility*: generators in equal states give equal samples. The global generator is not used.
+        - *No aliasing*: in-place changes of a returned tensor do not change the posterior.
+        - *Serialization*: `load` after `save` gives an equal posterior, as do pickling and `copy.deepcopy`.
     """
 
     kind: ClassVar[str]
-    """The name of the representation, in files and in the registry."""
+    """Name of the representation in files and in the registry."""
 
     @property
     @abstractmethod
     def mean(self) -> dict[str, Tensor]:
-        """The mean of every parameter, each ``[*s]``."""
+        """Mean of every parameter, each ``[*s]``."""
 
     @property
     @abstractmethod
     def stddev(self) -> dict[str, Tensor]:
-        """The marginal standard deviation of every parameter, each ``[*s]``; zero where it is not random."""
+        """Marginal standard deviation of every parameter, each ``[*s]``; zero for parameters that are not random."""
 
     @property
     @abstractmethod
     def buffers(self) -> dict[str, Tensor]:
-        """The buffers, each ``[*s]``."""
+        """Buffers by name, each ``[*s]``."""
 
     @abstractmethod
     def draw_noise(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the noise from which `from_noise` makes samples.
+        """Sample the base noise that `from_noise` transforms to posterior samples (reparameterization).
 
-        Noise is drawn on the generator's device and then moved to the posterior's, so that a CPU generator gives the
+        Noise is generated on the generator's device and copied to the posterior's. A CPU generator therefore gives the
         same noise on every device.
 
         Args:
             sample_shape: Leading shape of the samples.
-            generator: The source of randomness.
+            generator: Random number generator.
 
         Returns:
-            Noise tensors ``[*sample_shape, ...]``; those named like a parameter are attached to it.
+            Noise tensors ``[*sample_shape, ...]``. A tensor with the name of a parameter is attached to it: it is
+            permuted as the parameter is.
         """
 
     @abstractmethod
     def from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the samples that correspond to noise.
+        """Return the posterior samples for given base noise.
 
         Args:
-            noise: From `draw_noise` of this posterior, or of another one of the same kind and names: sharing noise
-                gives common random numbers.
+            noise: Noise from `draw_noise` of this posterior, or of another one with the same representation and names.
+                Posteriors that use the same noise have common random numbers.
 
         Returns:
             Parameters and buffers, each ``[*sample_shape, *s]``.
@@ -90,38 +91,38 @@ class Posterior(ABC):
         """Return the push-forward of this distribution under a group element.
 
         Args:
-            permutation: A group element whose layout names all parameters and buffers.
+            permutation: Permutation $g$ whose layout contains all parameters and buffers.
 
         Returns:
-            The permuted distribution.
+            The distribution of ``g.apply(theta)``.
 
         Raises:
-            InvalidInputError: If the layout does not fit.
+            InvalidInputError: If names or shapes do not fit the layout.
         """
 
     @abstractmethod
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Return this posterior on another device or in another floating dtype.
+        """Return this posterior on another device or in another floating-point dtype.
 
         Args:
-            device: The device of its tensors; None keeps it.
-            dtype: The dtype of its floating tensors; None keeps it.
+            device: Device of the tensors; unchanged if None.
+            dtype: Dtype of the floating-point tensors; unchanged if None.
 
         Returns:
-            An equal posterior, to rounding.
+            A posterior that is equal up to rounding.
         """
 
     @abstractmethod
     def as_tensors(self) -> dict[str, Tensor]:
-        """Return all tensors of the posterior, as `save` writes them and `from_tensors` reads them."""
+        """Return all tensors of the posterior by name, in the format that `save` writes and `from_tensors` reads."""
 
     @classmethod
     @abstractmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """Return the posterior whose file holds these tensors.
+        """Return the posterior for the tensors of a file.
 
         Args:
-            tensors: As read from a file.
+            tensors: Tensors by name, as from `as_tensors`.
 
         Returns:
             The posterior.
@@ -132,82 +133,84 @@ class Posterior(ABC):
 
     @final
     def named_as(self, names: TensorNames) -> Posterior:
-        """Return this posterior over the tensors of a network, by the names that the network has for them.
+        """Return this posterior with the tensor names of a network.
 
-        Second names of a tensor and the prefixes of wrapping modules are replaced, and tensors that are not random are
-        divided into parameters and buffers as the network has them.
+        Alternative names of shared tensors and prefixes of wrapper modules are replaced. Tensors that are not random
+        are classified as parameters or buffers as in the network.
 
         Args:
-            names: The names of the network's tensors.
+            names: Names of the network's tensors.
 
         Returns:
-            The same distribution; this object where nothing is named otherwise.
+            The same distribution; this object if no name changes.
 
         Raises:
-            InvalidInputError: If a parameter holds integers, or two names of one tensor have different values.
+            InvalidInputError: If a parameter has an integer dtype, or two names of one tensor have different values.
         """
         return self._named_as(names)
 
     def _named_as(self, names: TensorNames) -> Posterior:
-        """Return the posterior by other names; overridden by representations that can."""
+        """Return the posterior with other names; unchanged unless overridden."""
         del names
         return self
 
     @property
     def is_point(self) -> bool:
-        """Whether this is a single network without randomness, of which one sample is enough."""
+        """Whether this is a point mass: a single network without randomness."""
         return False
 
     @property
     def prior(self) -> GaussianPrior | None:
-        """The prior that the posterior was fitted under, if it is known."""
+        """Prior under which the posterior was fitted; None if unknown."""
         return None
 
     def shared_mean(self) -> Mapping[str, Tensor]:
-        """Return `mean` without copying where possible: to be read, not written.
+        """Return `mean` without copying if possible; the tensors must not be modified.
 
         Returns:
-            Parameters, fixed ones included, by name.
+            All parameters by name, including fixed ones.
         """
         return self.mean
 
-    def permute_noise(  # ruff: ignore[no-self-use] - overridden where noise is attached otherwise
+    def permute_noise(  # ruff: ignore[no-self-use] - overridden by representations with other noise
         self, permutation: Permutation, noise: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Return the noise from which the permuted posterior makes the permuted samples.
+        """Return the noise for which the permuted posterior returns the permuted samples.
+
+        This implementation permutes each tensor that has the name of a tensor of the layout, and returns all others
+        unchanged. Representations with other noise override it.
 
         Args:
-            permutation: A group element.
-            noise: From `draw_noise`.
+            permutation: The permutation.
+            noise: Noise from `draw_noise`.
 
         Returns:
-            Entries that are named like a tensor of the layout are permuted with it; all others are unchanged. A
-            representation whose noise is attached otherwise overrides this method.
+            Noise for ``self.permute(permutation).from_noise``.
         """
         attached = {name: tensor for name, tensor in noise.items() if name in permutation.layout.axes}
         return {**noise, **permutation.apply(attached)}
 
     @final
     def save(self, path: Path | str, *, meta: Mapping[str, Any] | None = None) -> None:
-        """Write the posterior to a safetensors file, atomically.
+        """Write the posterior to a safetensors file atomically.
 
         Args:
             path: The file; replaced if it exists.
-            meta: Anything JSON can hold (how it was trained), kept in the file.
+            meta: JSON-serializable metadata to store in the file, such as how the posterior was trained.
 
         Raises:
-            StorageError: If it cannot be written.
+            StorageError: If the file cannot be written.
         """
         document = {"representation": self.kind, "meta": dict(meta or {})}
         write_tensors(path, self.as_tensors(), kind=KIND, document=document)
 
     @final
     def sample(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return independent samples of all parameters, and the buffers.
+        """Return independent posterior samples.
 
         Args:
-            sample_shape: Leading shape; empty for one sample without a leading dimension.
-            generator: The source of randomness.
+            sample_shape: Leading shape of the samples; ``()`` for one sample without a leading dimension.
+            generator: Random number generator.
 
         Returns:
             Parameters and buffers, each ``[*sample_shape, *s]``.
@@ -216,10 +219,10 @@ class Posterior(ABC):
 
     @property
     def device(self) -> torch.device:
-        """The device of the parameters."""
+        """Device of the parameters."""
         return next((tensor.device for tensor in self.mean.values()), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating dtype of the parameters."""
+        """Floating-point dtype of the parameters."""
         return next((tensor.dtype for tensor in self.mean.values()), torch.get_default_dtype())

@@ -1,4 +1,4 @@
-"""Abilities that only some posteriors have, each an abstract class of its own."""
+"""Abstract classes for properties that only some posteriors have."""
 
 from __future__ import annotations
 
@@ -20,41 +20,42 @@ if TYPE_CHECKING:
     from rebasin_core.symmetry.permutation import Permutation
 
 PosteriorPath: TypeAlias = Callable[[float], Posterior]
-"""A path of posteriors: a function of the interpolation coefficient t in [0, 1]."""
+"""Path of posteriors: a function of the interpolation coefficient t in [0, 1]."""
 
 
 class AbstractLogDensity(ABC):
-    """A posterior with a density.
+    """Posterior with a density.
 
     Laws:
-        - *Invariance*: ``permute(g).log_prob(g(x)) == log_prob(x)``, and the entropy does not change.
+        - *Invariance*: ``q.permute(g).log_prob(g.apply(x)) == q.log_prob(x)``, and ``q.permute(g)`` has the entropy
+          of ``q``.
     """
 
     @abstractmethod
     def log_prob(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return the log density at parameters.
+        """Return the log density at given parameters.
 
         Args:
-            parameters: Every random parameter, each ``[*lead, *s]``; buffers are ignored.
+            parameters: All random parameters, each ``[*lead, *s]``; other tensors are ignored.
 
         Returns:
-            ``[*lead]``, in nats, summed over all entries.
+            Log densities ``[*lead]``, in nats, summed over all parameters.
         """
 
     @abstractmethod
     def entropy(self) -> Tensor:
-        """Return the differential entropy, a scalar in nats, summed over all entries."""
+        """Return the differential entropy over all random parameters, a scalar in nats."""
 
 
 class AbstractCoupledPath(ABC):
-    r"""A posterior with a path to others of its kind that stays within the kind, and is no 2-Wasserstein geodesic.
+    r"""Posterior with an interpolation of coupled noise to another posterior of the same class.
 
-    Samples of the two endpoints are coupled by their noise and move on straight lines. A geodesic is a property of two
-    distributions and is registered for a pair (`register_geodesic`); this path is a property of one representation.
+    Samples of the endpoints that have the same noise are interpolated linearly; all points on the path have the class
+    of the endpoints. The path is in general not a 2-Wasserstein geodesic (for geodesics, see `register_geodesic`).
 
     Laws:
-        - *Endpoints*: ``coupled_path(other)(0)`` is this posterior and ``coupled_path(other)(1)`` is the other one.
-        - *Mean*: linear in t.
+        - *Endpoints*: ``p.coupled_path(q)`` is ``p`` at t = 0 and ``q`` at t = 1.
+        - *Mean*: the mean is linear in t.
     """
 
     @abstractmethod
@@ -62,24 +63,22 @@ class AbstractCoupledPath(ABC):
         """Return the path to another posterior.
 
         Args:
-            other: A posterior of the same class over the same tensors.
+            other: Posterior at t = 1, of the same class and over the same tensors.
 
         Returns:
-            A function of t in [0, 1]; its posteriors have noise that is compatible with that of the endpoints (common
-            random numbers).
+            A function of t in [0, 1]. All its posteriors accept the same noise (common random numbers).
 
         Raises:
-            InvalidInputError: If the other posterior is of another class or has other tensors.
-            NoClosedFormError: If this kind has no such path between these two.
+            InvalidInputError: If the other posterior has another class or other tensors.
+            NoClosedFormError: If there is no such path between these two posteriors, for example for other ranks.
         """
 
 
 class AbstractIndependentGaussian(Posterior):
-    """A posterior with independent Gaussian entries: the mean and the standard deviation determine it.
+    """Gaussian posterior with independent entries, defined by its mean and standard deviation.
 
-    A standard deviation may be zero; a single network is the case where all are. Two such posteriors have a distance
-    and a barycenter in closed form, and a network under such a posterior can be evaluated by sampling the outputs of
-    its layers.
+    Standard deviations may be zero; for a point mass all are. Such posteriors have 2-Wasserstein distances and
+    barycenters in closed form, and allow local reparameterization (sampling pre-activations instead of weights).
 
     Laws:
         - *Gaussian*: samples are distributed as ``mean + stddev * z`` with independent standard normal ``z``.
@@ -88,43 +87,43 @@ class AbstractIndependentGaussian(Posterior):
     @final
     @property
     def noisy_names(self) -> frozenset[str]:
-        """The parameters with a standard deviation above zero somewhere."""
+        """Names of the parameters that have an entry with positive standard deviation."""
         if self.is_point:
             return frozenset()
         return frozenset(name for name, stddev in self.stddev.items() if bool((stddev > 0).any()))
 
 
 class AbstractMixture(Posterior):
-    r"""A posterior that is a weighted mixture $\sum_k w_k q_k$ of others: samples, ensembles, mixtures of Gaussians.
+    r"""Weighted mixture $\sum_k w_k q_k$ of posteriors: MCMC samples, ensembles, mixtures of Gaussians.
 
     Laws:
-        - *Moments*: the mean is the weighted mean of the components' means.
+        - *Moments*: the mean is the weighted mean of the means of the components.
     """
 
     @property
     @abstractmethod
     def components(self) -> tuple[Posterior, ...]:
-        """The K components, posteriors over the same tensors."""
+        """The K components $q_k$, over the same tensors."""
 
     @property
     @abstractmethod
     def weights(self) -> Tensor:
-        """The normalized weights ``[K]``."""
+        """Weights $w_k$, ``[K]``, which sum to 1."""
 
     @abstractmethod
     def permute_each(self, permutations: Sequence[Permutation]) -> Self:
-        """Return the mixture with each component permuted by a group element of its own.
+        """Return the mixture in which each component is permuted by its own permutation.
 
-        The predictive distribution does not change; the distribution over weights does.
+        This changes the distribution over weights, but not the predictive distribution.
 
         Args:
-            permutations: One per component.
+            permutations: K permutations, one per component.
 
         Returns:
             The mixture of the permuted components.
 
         Raises:
-            InvalidInputError: If their number is another, or a layout does not fit.
+            InvalidInputError: If the number of permutations is not K, or a layout does not fit.
         """
 
     @final
@@ -134,47 +133,50 @@ class AbstractMixture(Posterior):
         weights = self.weights
         return torch.allclose(weights, torch.full_like(weights, 1 / len(weights)))
 
-    def at_quantiles(  # ruff: ignore[no-self-use] - overridden where the choice of components is known
+    def at_quantiles(  # ruff: ignore[no-self-use] - overridden by representations that select components by noise
         self, noise: Mapping[str, Tensor], quantiles: Tensor
     ) -> dict[str, Tensor]:
-        """Return noise whose samples are of the components at given quantiles of the weights, for stratified sampling.
+        """Return noise that selects components by given quantiles of the weights, for stratified sampling.
+
+        This implementation returns the noise unchanged, with independently selected components. Representations
+        override it.
 
         Args:
-            noise: From `draw_noise` with the shape ``(n,)``.
-            quantiles: ``[n]``, in [0, 1): a sample is of the first component at which the sum of the weights exceeds
-                its quantile.
+            noise: Noise from `draw_noise` with the shape ``(n,)``.
+            quantiles: ``[n]``, in [0, 1). Sample i is from the first component k at which $w_1 + ... + w_k$ exceeds
+                ``quantiles[i]``.
 
         Returns:
-            The noise; unchanged, with components drawn independently, if a representation does not override this.
+            The noise.
         """
         del quantiles
         return dict(noise)
 
 
 class AbstractEmpirical(AbstractMixture):
-    """A mixture of finitely many single networks.
+    """Mixture of finitely many single networks.
 
     Laws:
-        - *Points*: ``is_point`` is true for every component.
+        - *Point masses*: ``is_point`` is true for every component.
     """
 
     @property
     @abstractmethod
     def num_samples(self) -> int:
-        """The number K of networks."""
+        """Number K of networks."""
 
     @abstractmethod
     def member(self, index: int) -> Posterior:
         """Return one of the networks.
 
         Args:
-            index: Its number, from 0 to K - 1.
+            index: Index of the network, from 0 to K - 1.
 
         Returns:
-            The network as a point.
+            The network as a point mass.
 
         Raises:
-            InvalidInputError: If there is no such network.
+            InvalidInputError: If the index is out of range.
         """
 
     @final

@@ -1,4 +1,4 @@
-"""The checks that representations and operations on several posteriors share."""
+"""Validation of posteriors and their tensors."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def require_posteriors(*given: object) -> None:
-    """Raise if an argument is no posterior.
+    """Raise if an argument is not a posterior.
 
     Args:
         *given: The arguments.
 
     Raises:
-        InvalidInputError: If one of them is something else; names its type.
+        InvalidInputError: If an argument has another type, which the message states.
     """
     for value in given:
         if not isinstance(value, Posterior):
@@ -32,30 +32,30 @@ def require_posteriors(*given: object) -> None:
             raise InvalidInputError(message)
 
 
-def require_same_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor], what: str) -> None:
-    """Raise if tensors do not have the names and shapes of others.
+def require_same_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor], label: str) -> None:
+    """Raise if the names or shapes of two sets of tensors differ.
 
     Args:
-        first: The tensors that set the names and shapes.
-        second: The tensors to check.
-        what: A description of ``second``, for the message.
+        first: Tensors with the expected names and shapes.
+        second: Tensors to check.
+        label: Name of ``second`` in the message.
 
     Raises:
         InvalidInputError: If names or shapes differ.
     """
-    require_same_names(first, second, what)
+    require_same_names(first, second, label)
     for name, tensor in first.items():
         if tensor.shape != second[name].shape:
-            message = f"{what}: `{name}` has shape {tuple(second[name].shape)}, expected {tuple(tensor.shape)}"
+            message = f"{label}: `{name}` has shape {tuple(second[name].shape)}, expected {tuple(tensor.shape)}"
             raise InvalidInputError(message)
 
 
-def require_nonnegative(stddev: Mapping[str, Tensor], what: str) -> None:
+def require_nonnegative(stddev: Mapping[str, Tensor], label: str) -> None:
     """Raise if a standard deviation is negative.
 
     Args:
         stddev: Standard deviations by parameter name.
-        what: A description of them, for the message.
+        label: Name of the quantity in the message.
 
     Raises:
         InvalidInputError: If an entry is negative.
@@ -64,8 +64,8 @@ def require_nonnegative(stddev: Mapping[str, Tensor], what: str) -> None:
         lowest = tensor.min().item() if tensor.numel() else 0.0
         if lowest < 0:
             message = (
-                f"{what} of `{name}` goes down to {lowest:.3g}; expected no negative entry. "
-                "Give standard deviations, not logarithms or unconstrained values"
+                f"expected {label} of `{name}` to be nonnegative, got a minimum of {lowest:.3g}; pass standard "
+                "deviations, not their logarithms or unconstrained values"
             )
             raise InvalidInputError(message)
 
@@ -74,10 +74,10 @@ def require_coefficient(t: float) -> None:
     """Raise if an interpolation coefficient is out of range.
 
     Args:
-        t: The coefficient.
+        t: The interpolation coefficient.
 
     Raises:
-        InvalidInputError: If it is not in [0, 1].
+        InvalidInputError: If t is not in [0, 1].
     """
     if not 0.0 <= t <= 1.0:
         message = f"expected an interpolation coefficient t in [0, 1], got {t!r}"

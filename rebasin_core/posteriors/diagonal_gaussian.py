@@ -1,4 +1,4 @@
-"""Independent Gaussians: mean-field variational inference, diagonal Laplace, IVON."""
+"""Diagonal Gaussians: mean-field variational inference, diagonal Laplace, IVON."""
 
 from __future__ import annotations
 
@@ -33,17 +33,18 @@ if TYPE_CHECKING:
 
 @final
 class DiagonalGaussianPosterior(AbstractIndependentGaussian, AbstractGaussianPosterior):
-    r"""The Gaussian $\mathcal N(m, \mathrm{diag}(s^2))$ with independent entries.
+    r"""Gaussian $\mathcal N(m, \mathrm{diag}(s^2))$ with independent entries (mean-field posterior).
 
     Its 2-Wasserstein geodesics are linear in the mean and in the *standard deviation* (not the variance):
     $m_t = (1-t) m_0 + t m_1$ and $s_t = (1-t) s_0 + t s_1$.
 
     Args:
-        mean: $m$ by parameter name.
-        stddev: $s$ by parameter name, same shapes; zero is allowed, and then there is no density.
-        buffers: The model's buffers by name.
-        fixed: Parameters that are not random, by name.
-        prior: The prior that it was fitted under, if known.
+        mean: Mean $m$ by parameter name, each ``[*s]``.
+        stddev: Standard deviation $s$ by parameter name, same shapes, nonnegative. With a zero entry there is no
+            density.
+        buffers: Buffers of the model by name; none if None.
+        fixed: Parameters that are not random, by name; none if None.
+        prior: Prior under which the posterior was fitted; None if unknown.
 
     Raises:
         InvalidInputError: If names or shapes differ, or a standard deviation is negative or not finite.
@@ -110,9 +111,7 @@ class DiagonalGaussianPosterior(AbstractIndependentGaussian, AbstractGaussianPos
     def _random(self, name: str) -> Tensor:
         stddev = self._fields["stddev"][name]
         if stddev.numel() and not stddev.min().item() > 0:
-            message = (
-                f"`{name}` has entries with zero standard deviation, so there is no density; expected positive ones"
-            )
+            message = f"expected positive standard deviations for a density, got a zero standard deviation for `{name}`"
             raise InvalidInputError(message)
         return stddev
 
@@ -141,14 +140,14 @@ def _geodesic(first: DiagonalGaussianPosterior, second: DiagonalGaussianPosterio
 
 @register_barycenter(AbstractIndependentGaussian)
 def weighted_moments(posteriors: Sequence[Posterior], weights: TensorWeights) -> DiagonalGaussianPosterior:
-    """Return the independent Gaussian whose mean and standard deviation are weighted means of those of posteriors.
+    """Return the diagonal Gaussian with the weighted means of the means and of the standard deviations.
 
     Args:
-        posteriors: At least one, of any kinds.
-        weights: Their weights for each tensor.
+        posteriors: Posteriors over the same tensors, at least one, with any representations.
+        weights: Weights of the posteriors for each tensor.
 
     Returns:
-        The 2-Wasserstein barycenter of independent Gaussians and points; an approximation for other kinds.
+        The 2-Wasserstein barycenter of diagonal Gaussians and single networks; an approximation for other posteriors.
     """
     mean = weights.mean([q.mean for q in posteriors])
     stddev = weights.mean([q.stddev for q in posteriors])

@@ -1,4 +1,4 @@
-"""Distances and divergences between two posteriors: checks, and the function registered for the pair."""
+"""Distances and divergences between two posteriors."""
 
 from __future__ import annotations
 
@@ -17,24 +17,27 @@ if TYPE_CHECKING:
 
 
 def wasserstein_distance(first: Posterior, second: Posterior) -> float:
-    r"""Return the 2-Wasserstein distance between two posteriors, over their parameters.
+    r"""Return the 2-Wasserstein distance between two posteriors over the same parameters.
 
-    - Points and independent Gaussians: $W_2^2 = \lVert m_0 - m_1 \rVert^2 + \lVert s_0 - s_1 \rVert^2$.
-    - Other Gaussians with at most 10,000 random parameters: the Bures distance of their covariances, plus that of the
-      means.
+    - Single networks and diagonal Gaussians: $W_2^2 = \lVert m_0 - m_1 \rVert^2 + \lVert s_0 - s_1 \rVert^2$.
+    - Other Gaussians with at most 10,000 random parameters: the Bures-Wasserstein distance,
+      $W_2^2 = \lVert m_0 - m_1 \rVert^2 + \operatorname{tr}\big(\Sigma_0 + \Sigma_1
+      - 2 (\Sigma_0^{1/2} \Sigma_1 \Sigma_0^{1/2})^{1/2}\big)$.
     - Sets of samples: exact optimal transport.
-    - Further pairs: see `register_wasserstein`.
+    - Other pairs: see `register_wasserstein`.
+
+    Buffers are ignored.
 
     Args:
         first: A posterior.
-        second: A posterior over the same tensors.
+        second: A posterior over the same parameters.
 
     Returns:
-        The distance, in units of the parameters.
+        The distance $W_2$, in units of the parameters.
 
     Raises:
-        InvalidInputError: If the parameters differ.
-        NoClosedFormError: If no distance is registered for the pair.
+        InvalidInputError: If the names or shapes of the parameters differ.
+        NoClosedFormError: If no distance is registered for the pair of classes.
 
     Examples:
         >>> import torch
@@ -49,23 +52,23 @@ def wasserstein_distance(first: Posterior, second: Posterior) -> float:
 
 
 def squared_moment_distance(first: Posterior, second: Posterior) -> float:
-    r"""Return $\lVert m_0 - m_1 \rVert^2 + \lVert s_0 - s_1 \rVert^2$, of means and marginal standard deviations.
+    r"""Return $\lVert m_0 - m_1 \rVert^2 + \lVert s_0 - s_1 \rVert^2$ of means $m$ and marginal stddevs $s$.
 
     Args:
-        first: A posterior of any kind.
-        second: A posterior over the same tensors, of any kind.
+        first: A posterior.
+        second: A posterior over the same parameters.
 
     Returns:
-        The squared 2-Wasserstein distance of points and of independent Gaussians; for others a lower bound of it.
+        The squared 2-Wasserstein distance for single networks and diagonal Gaussians; a lower bound for others.
     """
     return squared_distance(first.mean, second.mean) + squared_distance(first.stddev, second.stddev)
 
 
 def kl_divergence(first: Posterior, second: Posterior) -> float:
-    r"""Return $\mathrm{KL}(q_0 \| q_1)$ between Gaussians, summed over all random parameters.
+    r"""Return the KL divergence $\mathrm{KL}(q_0 \| q_1)$ between Gaussians, over all random parameters.
 
-    Two independent, two Kronecker-factored or two low-rank Gaussians are compared within their structure. Other pairs
-    of Gaussians are compared by covariance matrices, for at most 10,000 random parameters. For further pairs see
+    For two diagonal, two Kronecker-factored or two low-rank Gaussians the structure of the covariances is used. Other
+    pairs of Gaussians form dense covariance matrices, for at most 10,000 random parameters. For other pairs, see
     `register_kl`.
 
     Args:
@@ -73,11 +76,11 @@ def kl_divergence(first: Posterior, second: Posterior) -> float:
         second: $q_1$, with a density over the same parameters.
 
     Returns:
-        The divergence in nats.
+        The divergence, in nats.
 
     Raises:
         InvalidInputError: If the parameters differ, or the divergence is not finite.
-        NoClosedFormError: If no divergence is registered for the pair.
+        NoClosedFormError: If no divergence is registered for the pair of classes.
 
     Examples:
         >>> import torch
@@ -92,8 +95,8 @@ def kl_divergence(first: Posterior, second: Posterior) -> float:
     total = divergence(first.to(dtype=torch.float64), second.to(device=first.device, dtype=torch.float64))
     if not math.isfinite(total):
         message = (
-            f"the KL divergence is {total}; expected a second posterior with a density wherever the first has one "
-            "(for Gaussians, positive standard deviations in both)"
+            f"expected a finite KL divergence, got {total}; the first posterior must have a density with respect to "
+            "the second (for Gaussians, positive standard deviations in both)"
         )
         raise InvalidInputError(message)
     return total

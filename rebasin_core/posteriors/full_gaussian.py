@@ -1,4 +1,4 @@
-"""Gaussians with any covariance: exact posteriors of small models, full Laplace, the oracle of the other forms."""
+"""Gaussians with a dense covariance: exact posteriors of linear models, full Laplace."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.capabilities import PosteriorPath
     from rebasin_core.posteriors.prior import GaussianPrior
 
-# Fixed-point iterations for the barycenter: their largest number, and the relative change that ends them.
+# Maximum number of fixed-point iterations for the barycenter, and the relative change at which they stop.
 _ITERATIONS = 50
 _TOLERANCE = 1e-7
 
 
 @final
 class FullGaussianPosterior(AbstractGaussianPosterior):
-    r"""The Gaussian $\mathcal N(m, A^\top A)$ with any covariance, kept as a root $A$.
+    r"""Gaussian $\mathcal N(m, A^\top A)$ with any covariance, stored as a root $A$.
 
     $$ \theta = m + A^\top z, \qquad z \sim \mathcal N(0, I_R) $$
 
-    Every row of $A$ has the shape of the parameters, so that permuting $A$ permutes rows and columns of the covariance.
-    2-Wasserstein geodesics are those of Bures: $m_t$ and $A_t = (1-t) A_0 + t Q A_1$ are linear, where $Q$ rotates the
-    second root to be nearest to the first (Procrustes).
+    Every row of $A$ has the shape of the parameters: permuting $A$ permutes the rows and columns of the covariance. The
+    2-Wasserstein geodesic (Bures-Wasserstein) is linear in $m_t$ and $A_t = (1-t) A_0 + t Q A_1$, with the orthogonal
+    Procrustes solution $Q = \operatorname*{argmin}_Q \lVert A_0 - Q A_1 \rVert_F$.
 
     Args:
-        mean: $m$ by parameter name.
-        root: $A$: ``[R, *s]`` by parameter name, the same R for all; for a density, R at least the number of
-            parameters.
-        buffers: The model's buffers by name.
-        fixed: Parameters that are not random, by name.
-        prior: The prior that it was fitted under, if known.
+        mean: Mean $m$ by parameter name, each ``[*s]``.
+        root: Root $A$ of the covariance by parameter name, each ``[R, *s]`` with the same R. A density requires R of at
+            least the number of parameters.
+        buffers: Buffers of the model by name; none if None.
+        fixed: Parameters that are not random, by name; none if None.
+        prior: Prior under which the posterior was fitted; None if unknown.
 
     Raises:
         InvalidInputError: If names or shapes differ, or an entry is not finite.
@@ -80,7 +80,7 @@ class FullGaussianPosterior(AbstractGaussianPosterior):
         super().__init__({"mean": mean, "root": root}, auxiliary=AuxiliaryTensors.of(buffers, fixed, prior))
         rows = {name: len(tensor) if tensor.dim() else 0 for name, tensor in root.items()}
         if len(set(rows.values())) != 1 or 0 in rows.values():
-            message = f"expected a root with as many rows (at least 1) for every parameter, got {rows}"
+            message = f"expected a root with the same number of rows (at least 1) for every parameter, got {rows}"
             raise InvalidInputError(message)
         require_same_tensors(mean, {name: tensor[0] for name, tensor in root.items()}, "a row of the root")
 
@@ -94,20 +94,20 @@ class FullGaussianPosterior(AbstractGaussianPosterior):
         fixed: Mapping[str, Tensor] | None = None,
         prior: GaussianPrior | None = None,
     ) -> FullGaussianPosterior:
-        """Return the Gaussian with a covariance matrix.
+        """Return the Gaussian with a given covariance matrix.
 
         Args:
-            mean: By parameter name.
-            covariance: ``[P, P]``, symmetric and positive definite, in the order of ``mean``.
-            buffers: The model's buffers by name.
-            fixed: Parameters that are not random, by name.
-            prior: The prior that it was fitted under, if known.
+            mean: Mean by parameter name, P entries in total.
+            covariance: Covariance ``[P, P]``, symmetric and positive definite, in the order of ``mean``.
+            buffers: Buffers of the model by name; none if None.
+            fixed: Parameters that are not random, by name; none if None.
+            prior: Prior under which the posterior was fitted; None if unknown.
 
         Returns:
             The posterior.
 
         Raises:
-            InvalidInputError: If the matrix has another size, or is not positive definite.
+            InvalidInputError: If the matrix has another size, or is not symmetric and positive definite.
         """
         sizes = [tensor.numel() for tensor in mean.values()]
         if tuple(covariance.shape) != (sum(sizes), sum(sizes)):
@@ -116,10 +116,12 @@ class FullGaussianPosterior(AbstractGaussianPosterior):
         factor, failed = torch.linalg.cholesky_ex(covariance)
         asymmetry = (covariance - covariance.T).abs().max().item()
         if int(failed) or asymmetry > 1e-4 * covariance.abs().max().item():
-            why = (
-                f"its leading minor {int(failed)} is not positive" if int(failed) else f"asymmetric by {asymmetry:.2g}"
+            reason = (
+                f"a nonpositive leading minor of order {int(failed)}"
+                if int(failed)
+                else f"an asymmetry of {asymmetry:.2g}"
             )
-            message = f"expected a symmetric, positive definite covariance, got one that is not: {why}"
+            message = f"expected a symmetric, positive definite covariance, got {reason}"
             raise InvalidInputError(message)
         columns = factor.T.split(sizes, dim=1)
         root = {n: c.reshape(-1, *t.shape) for c, (n, t) in zip(columns, mean.items(), strict=True)}
@@ -131,12 +133,12 @@ class FullGaussianPosterior(AbstractGaussianPosterior):
 
     @property
     def rows(self) -> int:
-        """The number R of rows of the root."""
+        """Number R of rows of the root."""
         return len(next(iter(self._fields["root"].values())))
 
     @property
     def factor(self) -> dict[str, Tensor]:
-        """The root $A$, each ``[R, *s]``."""
+        """Root $A$ of the covariance, each ``[R, *s]``."""
         return copied(self._fields["root"])
 
     @override
@@ -165,14 +167,14 @@ class FullGaussianPosterior(AbstractGaussianPosterior):
 def _geodesic(first: FullGaussianPosterior, second: FullGaussianPosterior) -> PosteriorPath:
     require_compatible(first, second)
     rows = max(first.rows, second.rows)
-    start = _padded(first.factor, rows)
-    end = orthogonal_procrustes(start, _padded(second.factor, rows))
-    return _with_root(first, start).linear_path(_with_root(second, end))
+    root = _padded(first.factor, rows)
+    rotated = orthogonal_procrustes(root, _padded(second.factor, rows))
+    return _with_root(first, root).linear_path(_with_root(second, rotated))
 
 
 @register_barycenter(FullGaussianPosterior)
 def _barycenter(posteriors: Sequence[FullGaussianPosterior], weights: TensorWeights) -> FullGaussianPosterior:
-    """Return the fixed point of Alvarez-Esteban et al.: all roots are rotated to the current one and averaged."""
+    """Return the fixed point of Alvarez-Esteban et al.: rotate all roots to the current one, average, and repeat."""
     weights.require_uniform("dense Gaussians")
     rows = max(q.rows for q in posteriors)
     roots = [_padded(q.factor, rows) for q in posteriors]
@@ -184,7 +186,9 @@ def _barycenter(posteriors: Sequence[FullGaussianPosterior], weights: TensorWeig
         if squared_distance(current, previous) <= _TOLERANCE**2 * size:
             break
     else:
-        message = f"the barycenter of dense Gaussians did not converge in {_ITERATIONS} iterations: it is approximate"
+        message = (
+            f"the barycenter of dense Gaussians did not converge in {_ITERATIONS} iterations; the result is approximate"
+        )
         warnings.warn(message, ConvergenceWarning, stacklevel=3)
     mean = weights.mean([q.random_mean for q in posteriors])
     fixed = weights.mean([q.fixed for q in posteriors])

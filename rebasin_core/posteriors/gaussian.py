@@ -1,4 +1,4 @@
-"""The base of Gaussian posteriors: flat vectors, dense covariances, and the distances that are computed from them."""
+"""Base class of Gaussian posteriors: flat vectors, dense covariances, distances and divergences."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DENSE_LIMIT = 10_000
-"""The most random parameters for which a covariance matrix is formed: 800 megabytes in float64."""
+"""Maximum number of random parameters for dense covariance matrices: 800 MB in float64."""
 
 
 class AbstractGaussianPosterior(AbstractAttachedPosterior, AbstractLogDensity):
-    r"""A Gaussian $\mathcal N(m, \Sigma)$ over the random parameters, with some structure of $\Sigma$.
+    r"""Gaussian $\mathcal N(m, \Sigma)$ over the random parameters; subclasses define the structure of $\Sigma$.
 
-    Densities are those over the *random* parameters: fixed ones have none.
+    Densities and entropies are over the *random* parameters only.
 
     Laws:
-        - *Covariance*: samples have the covariance that `covariance` gives.
+        - *Covariance*: samples have the covariance `covariance`.
     """
 
     @abstractmethod
     def _root(self) -> dict[str, Tensor]:
-        r"""Return the rows of a root of the covariance, for every random parameter."""
+        r"""Return $A$ with $\Sigma = A^\top A$ for all random parameters, each ``[R, *s]``."""
 
     @final
     def covariance(self) -> Tensor:
-        r"""Return $\Sigma$ over all random parameters, in the order of `random_names`.
+        r"""Return $\Sigma$ over all P random parameters, in the order of `random_names`.
 
         Returns:
-            ``[P, P]``.
+            Covariance ``[P, P]``.
 
         Raises:
             InvalidInputError: If there are more than 10,000 random parameters.
@@ -61,7 +61,7 @@ class AbstractGaussianPosterior(AbstractAttachedPosterior, AbstractLogDensity):
         r"""Return $A$ with $\Sigma = A^\top A$.
 
         Returns:
-            ``[R, *s]`` for every random parameter.
+            Root by name of the random parameters, each ``[R, *s]``.
 
         Raises:
             InvalidInputError: If there are more than 10,000 random parameters.
@@ -69,8 +69,8 @@ class AbstractGaussianPosterior(AbstractAttachedPosterior, AbstractLogDensity):
         count = sum(tensor.numel() for tensor in self._mean().values())
         if count > DENSE_LIMIT:
             message = (
-                f"expected at most {DENSE_LIMIT} random parameters for a covariance matrix, got {count} parameters; "
-                "use marginal standard deviations, samples or densities"
+                f"expected at most {DENSE_LIMIT} random parameters for a dense covariance matrix, got {count} "
+                "parameters; use marginal standard deviations, samples or densities"
             )
             raise InvalidInputError(message)
         return self._root()
@@ -80,10 +80,10 @@ class AbstractGaussianPosterior(AbstractAttachedPosterior, AbstractLogDensity):
         r"""Return $A$ with $\Sigma = A^\top A$ as one matrix.
 
         Args:
-            order: The names of the random parameters in the order of the columns; `random_names` if not given.
+            order: Names of the random parameters in the order of the columns; `random_names` if None.
 
         Returns:
-            ``[R, P]``.
+            Root ``[R, P]``.
 
         Raises:
             InvalidInputError: If there are more than 10,000 random parameters.
@@ -95,10 +95,11 @@ class AbstractGaussianPosterior(AbstractAttachedPosterior, AbstractLogDensity):
         """Return the distribution over flat vectors ``[P]``, in the order of `random_names`.
 
         Returns:
-            A distribution of PyTorch; by default with the dense covariance.
+            A PyTorch distribution; with a dense covariance unless a subclass overrides this method.
 
         Raises:
-            InvalidInputError: If the covariance is singular, so that there is no density.
+            InvalidInputError: If the covariance is singular (there is no density), or is dense and there are more than
+                10,000 random parameters.
         """
         return _dense_distribution(self, self.random_names)
 
@@ -121,13 +122,13 @@ class AbstractGaussianPosterior(AbstractAttachedPosterior, AbstractLogDensity):
 
 
 def unit_rows(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the identity matrix over all entries of some tensors, each row in the tensors' shapes.
+    """Return the P x P identity matrix, with its columns split and reshaped as the given tensors.
 
     Args:
-        tensors: P entries in total.
+        tensors: Tensors by name, P entries in total.
 
     Returns:
-        ``[P, *s]`` for every name, in the dtype and on the device of the first tensor.
+        Rows by name, each ``[P, *s]``, with dtype and device of the first tensor.
     """
     sizes = [tensor.numel() for tensor in tensors.values()]
     first = next(iter(tensors.values()))
@@ -137,9 +138,9 @@ def unit_rows(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @register_wasserstein(AbstractGaussianPosterior, AbstractGaussianPosterior)
 def gaussian_distance(first: AbstractGaussianPosterior, second: AbstractGaussianPosterior) -> float:
-    r"""Return the 2-Wasserstein distance of Gaussians: the Bures distance of their covariances, plus that of the means.
+    r"""Return the 2-Wasserstein (Bures-Wasserstein) distance of two Gaussians.
 
-    With $A_i^\top A_i = \Sigma_i$, it is
+    With roots $A_i^\top A_i = \Sigma_i$ and the nuclear norm $\lVert \cdot \rVert_*$,
     $W_2^2 = \lVert m_0 - m_1 \rVert^2 + \operatorname{tr} \Sigma_0 + \operatorname{tr} \Sigma_1
     - 2 \lVert A_0 A_1^\top \rVert_*$.
 
@@ -148,10 +149,10 @@ def gaussian_distance(first: AbstractGaussianPosterior, second: AbstractGaussian
         second: A Gaussian with the same random parameters.
 
     Returns:
-        The distance.
+        The distance $W_2$.
 
     Raises:
-        InvalidInputError: If other parameters are random in the second, or there are too many.
+        InvalidInputError: If the random parameters differ, or there are more than 10,000.
 
     References:
         M. Gelbrich (1990), "On a formula for the L2 Wasserstein metric between measures on Euclidean and Hilbert
@@ -168,7 +169,7 @@ def gaussian_distance(first: AbstractGaussianPosterior, second: AbstractGaussian
 
 @register_wasserstein(AbstractGaussianPosterior, AbstractIndependentGaussian)
 def _distance_from_independent(first: AbstractGaussianPosterior, second: AbstractIndependentGaussian) -> float:
-    """Return the distance of `gaussian_distance`, where the second covariance is diagonal (zero for a point)."""
+    """Return the distance of `gaussian_distance` for a second covariance that is diagonal (zero for a point mass)."""
     root = first.to(dtype=torch.float64).flat_root()
     stddev = second.stddev
     squared = squared_distance(first.mean, second.mean) + root.square().sum().item()
@@ -181,18 +182,17 @@ def _distance_from_independent(first: AbstractGaussianPosterior, second: Abstrac
 
 @register_kl(AbstractGaussianPosterior, AbstractGaussianPosterior)
 def gaussian_divergence(first: AbstractGaussianPosterior, second: AbstractGaussianPosterior) -> float:
-    """Return the KL divergence of Gaussians, computed from dense covariances.
+    """Return the KL divergence of two Gaussians, computed from dense covariances.
 
     Args:
         first: A Gaussian with at most 10,000 random parameters.
         second: A Gaussian with the same random parameters.
 
     Returns:
-        The divergence in nats.
+        The divergence, in nats.
 
     Raises:
-        InvalidInputError: If other parameters are random in the second, there are too many, or a covariance is
-            singular.
+        InvalidInputError: If the random parameters differ, there are more than 10,000, or a covariance is singular.
     """
     require_same_random(first, second)
     dense = [_dense_distribution(q, first.random_names) for q in (first, second)]
@@ -204,10 +204,10 @@ def require_same_random(first: AbstractGaussianPosterior, second: AbstractGaussi
 
     Args:
         first: A Gaussian.
-        second: Another one.
+        second: Another Gaussian.
 
     Raises:
-        InvalidInputError: If so; names the parameters.
+        InvalidInputError: If there is such a parameter; the message lists all of them.
     """
     differing = sorted(set(first.random_names) ^ set(second.random_names))
     if differing:
@@ -218,11 +218,11 @@ def require_same_random(first: AbstractGaussianPosterior, second: AbstractGaussi
 def _dense_distribution(
     posterior: AbstractGaussianPosterior, order: Sequence[str]
 ) -> torch.distributions.MultivariateNormal:
-    """Return the distribution over flat vectors, the random parameters in a given order."""
+    """Return the distribution over flat vectors ``[P]``, with the random parameters in a given order."""
     root = posterior.flat_root(order)
     factor, failed = torch.linalg.cholesky_ex(root.T @ root)
     if int(failed):
-        message = "the covariance is singular, so there is no density; expected a positive definite one"
+        message = "expected a positive definite covariance for a density, got a singular one"
         raise InvalidInputError(message)
     mean = posterior.mean
     flat = torch.cat([mean[name].flatten() for name in order])

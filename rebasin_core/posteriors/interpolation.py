@@ -13,30 +13,31 @@ if TYPE_CHECKING:
 
 
 def interpolate(first: Mapping[str, Tensor], second: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
-    """Return the tensors at t on the straight line between two endpoints.
+    """Return ``(1 - t) * first + t * second`` for tensors by name.
 
     Args:
-        first: The tensors at t = 0.
-        second: The tensors at t = 1, of the same names and shapes.
-        t: The interpolation coefficient, in [0, 1].
+        first: Tensors at t = 0.
+        second: Tensors at t = 1, with the same names and shapes.
+        t: Interpolation coefficient, in [0, 1].
 
     Returns:
-        New tensors.
+        New tensors, with device and dtype of ``first``.
     """
     return {name: torch.lerp(tensor, second[name].to(tensor), t) for name, tensor in first.items()}
 
 
 def interpolate_buffers(first: Mapping[str, Tensor], second: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
-    """Return the buffers at t between two endpoints.
+    """Interpolate floating-point buffers linearly; copy integer buffers from the nearer endpoint.
+
+    Interpolated batch-normalization statistics are in general not those of the interpolated network; see ``reset``.
 
     Args:
-        first: The buffers at t = 0.
-        second: The buffers at t = 1.
-        t: The interpolation coefficient, in [0, 1].
+        first: Buffers at t = 0.
+        second: Buffers at t = 1, with the same names and shapes.
+        t: Interpolation coefficient, in [0, 1].
 
     Returns:
-        Floating buffers are interpolated linearly (normalization statistics may need a reset afterwards); integer
-        buffers are copied from the nearer endpoint.
+        New buffers, with device and dtype of ``first``.
     """
     return {
         name: torch.lerp(a, second[name].to(a), t)

@@ -1,4 +1,4 @@
-"""Gaussians with Kronecker-factored covariances: Laplace with KFAC or EKFAC."""
+"""Gaussians with Kronecker-factored covariances: KFAC and EKFAC Laplace."""
 
 from __future__ import annotations
 
@@ -27,34 +27,36 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.prior import GaussianPrior
     from rebasin_core.symmetry.permutation import Permutation
 
-# How far the rows of a basis may be from orthonormal, in units of their length.
+# Tolerance for the orthonormality of a basis.
 _ORTHONORMAL = 1e-3
 
 
 @final
 class KroneckerGaussianPosterior(AbstractGaussianPosterior):
-    r"""A Gaussian whose covariance is diagonal in a Kronecker product of bases, for every parameter on its own.
+    r"""Gaussian with independent parameters, each with a covariance that is diagonal in a Kronecker product of bases.
 
-    A weight $W$ of shape ``[n, ...]`` is taken as a matrix with $n$ rows. With orthonormal bases $U$ (of its rows) and
-    $V$ (of all other axes together) and standard deviations $S$ in that basis,
+    A weight $W$ of shape ``[n, ...]`` is viewed as a matrix with $n$ rows. With orthonormal bases $U$ (of the first
+    axis) and $V$ (of all other axes jointly) and standard deviations $S$ in that basis,
 
     $$ W = M + U^\top (S \odot Z)\, V, \qquad Z_{ab} \sim \mathcal N(0, 1). $$
 
-    KFAC's precision $N B \otimes A + \delta I$ has this form, with the eigenvectors of $B$ and $A$ as the rows of $U$
-    and $V$ and $S_{ab} = (N \beta_a \alpha_b + \delta)^{-1/2}$; so have its eigenvalue-corrected and tempered variants.
-    A parameter with one axis (a bias) has no $V$, one without axes neither. Permutations move the columns of $U$ and
-    $V$ and leave $S$ alone.
+    The KFAC precision $N B \otimes A + \delta I$ has this form: the rows of $U$ and $V$ are the eigenvectors of $B$ and
+    $A$, with eigenvalues $\beta_a$ and $\alpha_b$, and $S_{ab} = (N \beta_a \alpha_b + \delta)^{-1/2}$. So do its
+    eigenvalue-corrected (EKFAC) and tempered variants. A parameter with one axis (a bias) has no $V$; a scalar has
+    neither $U$ nor $V$. Permutations act on the columns of $U$ and $V$ and leave $S$ unchanged.
 
-    There is no 2-Wasserstein geodesic within this kind; use the path `moments` or `samples`.
+    No 2-Wasserstein geodesic is registered, since it is in general not Kronecker-factored; use the path `moments` or
+    `samples`.
 
     Args:
-        mean: $M$ by parameter name.
-        left: $U$: ``[n, n]`` by parameter name, orthonormal rows; for every parameter with at least one axis.
-        right: $V$: ``[m, *s[1:]]`` with $m$ the product of ``s[1:]``; for every parameter with at least two axes.
-        scale: $S$: ``[n, m]``, ``[n]`` or a scalar; not negative.
-        buffers: The model's buffers by name.
-        fixed: Parameters that are not random, by name.
-        prior: The prior that it was fitted under, if known.
+        mean: Mean $M$ by parameter name, each ``[*s]``.
+        left: Basis $U$ by parameter name, ``[n, n]`` with orthonormal rows; for parameters with at least one axis.
+        right: Basis $V$ by parameter name, ``[m, *s[1:]]`` with $m$ the product of ``s[1:]``; for parameters with at
+            least two axes.
+        scale: Standard deviations $S$ in the bases: ``[n, m]``, ``[n]`` or a scalar; nonnegative.
+        buffers: Buffers of the model by name; none if None.
+        fixed: Parameters that are not random, by name; none if None.
+        prior: Prior under which the posterior was fitted; None if unknown.
 
     Raises:
         InvalidInputError: If names or shapes do not fit, a basis is not orthonormal, or a standard deviation is
@@ -110,15 +112,16 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
         buffers: Mapping[str, Tensor] | None = None,
         fixed: Mapping[str, Tensor] | None = None,
     ) -> KroneckerGaussianPosterior:
-        r"""Return the Gaussian with precision $B \otimes A + \delta I$ for every parameter.
+        r"""Return the Gaussian with precision $B \otimes A + \delta I$ for each parameter.
 
         Args:
-            mean: By parameter name.
-            factors: For every parameter $B$ ``[n, n]`` and, if it has more than one axis, $A$ ``[m, m]``; symmetric
-                and positive semidefinite, as summed over the data.
-            prior_precision: $\delta$, positive; one for all, or by parameter name.
-            buffers: The model's buffers by name.
-            fixed: Parameters that are not random, by name.
+            mean: Mean by parameter name.
+            factors: For each parameter, $B$ ``[n, n]`` and, if it has more than one axis, $A$ ``[m, m]``: symmetric,
+                positive semidefinite, and summed (not averaged) over the data.
+            prior_precision: Prior precision $\delta$, positive; a number, or a mapping from parameter names. Default
+                1.
+            buffers: Buffers of the model by name; none if None.
+            fixed: Parameters that are not random, by name; none if None.
 
         Returns:
             The posterior.
@@ -137,7 +140,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
                 values = values[..., None] * eigenvalues.clamp_min(0)
             precision = values + added
             if not bool((precision > 0).all()):
-                message = f"the precision of `{name}` goes down to {precision.min().item():.3g}; expected above zero"
+                message = f"expected a positive precision of `{name}`, got a minimum of {precision.min().item():.3g}"
                 raise InvalidInputError(message)
             scale[name] = precision.rsqrt()
             if decomposed:
@@ -148,17 +151,17 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
 
     @property
     def left(self) -> dict[str, Tensor]:
-        """The bases $U$ of the rows, each ``[n, n]``."""
+        """Bases $U$ of the first axes, each ``[n, n]``."""
         return copied(self._fields["left"])
 
     @property
     def right(self) -> dict[str, Tensor]:
-        """The bases $V$ of the other axes, each ``[m, *s[1:]]``."""
+        """Bases $V$ of the other axes, each ``[m, *s[1:]]``."""
         return copied(self._fields["right"])
 
     @property
     def scale(self) -> dict[str, Tensor]:
-        """The standard deviations $S$ in the bases."""
+        """Standard deviations $S$ in the bases, each ``[n, m]``, ``[n]`` or a scalar."""
         return copied(self._fields["scale"])
 
     @override
@@ -169,7 +172,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
 
     @override
     def draw_noise(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
-        # In the eigenbasis, which no permutation moves: named so that it is attached to no parameter.
+        # Noise in the eigenbasis does not change under permutations; its name is not that of a parameter.
         return {
             f"{name}/eigenbasis": standard_normal((*sample_shape, *scale.shape), scale, generator)
             for name, scale in self._fields["scale"].items()
@@ -196,14 +199,14 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
         return torch.stack([(self._positive(name).log() + constant).sum() for name in self.random_names]).sum()
 
     def in_eigenbasis(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a tensor of a parameter's shape in the bases of its covariance.
+        r"""Return the coordinates $U T V^\top$ of a tensor $T$ in the eigenbasis of a parameter's covariance.
 
         Args:
-            name: The parameter.
-            tensor: ``[*lead, *s]``.
+            name: Name of the parameter.
+            tensor: Tensor ``[*lead, *s]``.
 
         Returns:
-            ``[*lead, n, m]``, ``[*lead, n]`` or ``[*lead]``.
+            Coordinates ``[*lead, n, m]``, ``[*lead, n]`` or ``[*lead]``.
         """
         lead = tensor.dim() - self._dimensions(name)
         if name not in self._fields["left"]:
@@ -215,7 +218,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
         return left @ matrix @ self._fields["right"][name].flatten(1).T
 
     def _rotated(self, name: str, tensor: Tensor, *, power: int = 1) -> Tensor:
-        """Return a tensor in the eigenbasis in the parameter's own axes; the bases' entries raised to a power."""
+        """Return U^T T V for coordinates T in the eigenbasis, with the entries of U and V raised to a power."""
         if name not in self._fields["left"]:
             return tensor
         left = self._fields["left"][name] ** power
@@ -233,7 +236,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
     def _positive(self, name: str) -> Tensor:
         scale = self._fields["scale"][name]
         if not bool((scale > 0).all()):
-            message = f"`{name}` has directions with zero standard deviation, so there is no density"
+            message = f"expected positive standard deviations for a density, got a zero one in the bases of `{name}`"
             raise InvalidInputError(message)
         return scale
 
@@ -254,7 +257,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
     @classmethod
     @override
     def _rebuild(cls, fields: Fields, unattached: Mapping[str, Tensor], auxiliary: AuxiliaryTensors) -> Self:
-        # A basis that no parameter has (if only biases are random) is missing in a file.
+        # Files have no empty fields: `right` is missing if only biases are random.
         left = fields.get("left", {})
         right = fields.get("right", {})
         return cls(fields["mean"], left, right, fields["scale"], **auxiliary.options)
@@ -262,9 +265,9 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
 
 @register_kl(KroneckerGaussianPosterior, KroneckerGaussianPosterior)
 def _divergence(first: KroneckerGaussianPosterior, second: KroneckerGaussianPosterior) -> float:
-    r"""Return the divergence, parameter by parameter in the eigenbasis of the second.
+    r"""Return the divergence, computed for each parameter in the eigenbasis of $q_1$.
 
-    The variances of $q_0$ there are $(U_1 U_0^\top)^{\circ 2} S_0^2 (V_0 V_1^\top)^{\circ 2}$.
+    The variances of $q_0$ in this basis are $(U_1 U_0^\top)^{\circ 2} S_0^{\circ 2} (V_0 V_1^\top)^{\circ 2}$.
     """
     require_same_random(first, second)
     left, other_left = first.left, second.left
@@ -295,10 +298,10 @@ def _expected_shapes(shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     return {"left": (shape[0], shape[0]), "right": (rest, *shape[1:]), "scale": (shape[0], rest)}
 
 
-def _require_orthonormal(basis: Tensor, what: str) -> None:
-    # One vector is enough to see it, at the cost of two products with it.
+def _require_orthonormal(basis: Tensor, label: str) -> None:
+    # A test vector costs two matrix-vector products instead of a matrix product.
     probe = torch.linspace(-1, 2, len(basis), dtype=basis.dtype, device=basis.device)
     error = (basis @ (basis.T @ probe) - probe).abs().max().item()
     if not error <= _ORTHONORMAL * max(1.0, 2.0 * math.sqrt(len(basis)) * torch.finfo(basis.dtype).eps / 1e-7):
-        message = f"the rows of {what} are not orthonormal (off by {error:.2g}); expected eigenvectors"
+        message = f"expected orthonormal rows (eigenvectors) in {label}, got an error of {error:.2g}"
         raise InvalidInputError(message)

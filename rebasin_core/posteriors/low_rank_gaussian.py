@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 
 @final
 class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupledPath):
-    r"""The Gaussian $\mathcal N\big(m, \mathrm{diag}(d^2) + F^\top F\big)$ with a factor $F$ of few rows.
+    r"""Low-rank plus diagonal Gaussian $\mathcal N\big(m, \mathrm{diag}(d^2) + F^\top F\big)$.
 
     $$ \theta = m + d \odot z + F^\top w, \qquad z \sim \mathcal N(0, I_P),\; w \sim \mathcal N(0, I_R) $$
 
-    The rows of $F$ couple all parameters, across layers too. They are defined up to a rotation among themselves.
-    Therefore $F$ is no channel for a matcher; the marginal standard deviation is one. To couple two such posteriors of
-    the same rank, the second factor is rotated to be nearest to the first (Procrustes). On the resulting path $m$, $d$
-    and $F$ are linear in $t$. Its length is at least the 2-Wasserstein distance.
+    The factor $F$ correlates all parameters, across layers. It is unique only up to an orthogonal map of its rows.
+    Matchers therefore compare the marginal standard deviations instead of $F$. On the coupled path between two
+    posteriors of the same rank, $m$, $d$ and $F$ are linear in $t$, after the second factor is rotated to the first
+    (orthogonal Procrustes). The length of this path is at least the 2-Wasserstein distance.
 
     Args:
-        mean: $m$ by parameter name.
-        diagonal: $d$ by parameter name, the standard deviation of the independent part, same shapes.
-        factor: $F$: ``[R, *s]`` by parameter name, the same R for all.
-        buffers: The model's buffers by name.
-        fixed: Parameters that are not random, by name.
-        prior: The prior that it was fitted under, if known.
+        mean: Mean $m$ by parameter name, each ``[*s]``.
+        diagonal: Standard deviation $d$ of the independent part by parameter name, each ``[*s]``, nonnegative.
+        factor: Factor $F$ by parameter name, each ``[R, *s]`` with the same rank R, at least 1.
+        buffers: Buffers of the model by name; none if None.
+        fixed: Parameters that are not random, by name; none if None.
+        prior: Prior under which the posterior was fitted; None if unknown.
 
     Raises:
         InvalidInputError: If names or shapes differ, or an entry of ``diagonal`` is negative or not finite.
@@ -87,17 +87,17 @@ class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupledPath):
 
     @property
     def rank(self) -> int:
-        """The number R of rows of the factor."""
+        """Rank R: the number of rows of the factor."""
         return len(next(iter(self._fields["factor"].values())))
 
     @property
     def diagonal(self) -> dict[str, Tensor]:
-        """The standard deviation $d$ of the independent part, each ``[*s]``."""
+        """Standard deviation $d$ of the independent part, each ``[*s]``."""
         return copied(self._fields["diagonal"])
 
     @property
     def factor(self) -> dict[str, Tensor]:
-        """The factor $F$, each ``[R, *s]``."""
+        """Factor $F$, each ``[R, *s]``."""
         return copied(self._fields["factor"])
 
     @override
@@ -111,7 +111,7 @@ class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupledPath):
     def draw_noise(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
         mean = self._fields["mean"]
         noise = {n: standard_normal((*sample_shape, *t.shape), t, generator) for n, t in mean.items()}
-        # The noise of the factor is attached to no parameter.
+        # The noise of the factor has no parameter name: permutations leave it unchanged.
         return noise | {"": standard_normal((*sample_shape, self.rank), next(iter(mean.values())), generator)}
 
     @override
@@ -124,11 +124,11 @@ class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupledPath):
 
     @override
     def as_distribution(self) -> torch.distributions.LowRankMultivariateNormal:
-        # Never a matrix of P x P.
+        # Uses the Woodbury identity: no P x P matrix is formed.
         diagonal = self._flat(self._fields["diagonal"])
         factor = self._flat(self._fields["factor"])
         if not bool((diagonal > 0).all()):
-            message = "the diagonal has zero entries, so there is no density; expected positive ones"
+            message = "expected positive entries of the diagonal for a density, got a zero entry"
             raise InvalidInputError(message)
         return torch.distributions.LowRankMultivariateNormal(
             self.flat_mean(), factor.T.contiguous(), diagonal.square(), validate_args=False
@@ -136,12 +136,14 @@ class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupledPath):
 
     @override
     def coupled_path(self, other: Posterior) -> PosteriorPath:
-        end = require_compatible(self, other)
-        if end.rank != self.rank:
-            message = f"expected two factors of the same rank for the coupled path, got {self.rank} and {end.rank}"
+        second = require_compatible(self, other)
+        if second.rank != self.rank:
+            message = f"expected factors of the same rank for the coupled path, got {self.rank} and {second.rank}"
             raise NoClosedFormError(message)
-        factor = orthogonal_procrustes(self._fields["factor"], end._fields["factor"])
-        rotated = LowRankGaussianPosterior(end.random_mean, end.diagonal, factor, fixed=end.fixed, buffers=end.buffers)
+        factor = orthogonal_procrustes(self._fields["factor"], second._fields["factor"])
+        rotated = LowRankGaussianPosterior(
+            second.random_mean, second.diagonal, factor, fixed=second.fixed, buffers=second.buffers
+        )
         return self.linear_path(rotated)
 
     @override

@@ -1,4 +1,4 @@
-"""Mixtures of posteriors: multi-SWAG, mixtures of Laplace, ensembles of anything."""
+"""Mixtures of posteriors: multi-SWAG, mixtures of Laplace approximations, ensembles of posteriors."""
 
 from __future__ import annotations
 
@@ -27,16 +27,18 @@ _CHOICE = "component"
 
 @final
 class MixturePosterior(AbstractMixture):
-    r"""The mixture $\sum_k w_k q_k$ of posteriors over the same parameters, of any kinds.
+    r"""Mixture $\sum_k w_k q_k$ of posteriors over the same parameters, with any representations.
 
-    Components whose noise has the same form share it, so that a sample costs one sample, however many components.
+    Components of the same class and noise shapes use the same noise tensors. A sample of the mixture then costs about
+    as much as a sample of one component.
 
     Args:
-        components: At least one posterior; all with the same parameters and buffers, none a mixture itself.
-        weights: ``[K]``, not negative, not all zero; normalized on construction. Equal if not given.
+        components: Posteriors $q_k$, at least one, with the same parameters and buffers; not mixtures themselves.
+        weights: Weights $w_k$, ``[K]``, nonnegative, normalized to sum 1; equal if None.
 
     Raises:
-        InvalidInputError: If the components do not fit each other, or the weights are not weights.
+        InvalidInputError: If the tensors of the components differ, a component is a mixture, or the weights are
+            invalid.
 
     Examples:
         >>> import torch
@@ -52,19 +54,20 @@ class MixturePosterior(AbstractMixture):
         if not components:
             message = "expected at least one component, got none"
             raise InvalidInputError(message)
-        for number, component in enumerate(components):
+        for index, component in enumerate(components):
             if isinstance(component, MixturePosterior):
-                message = f"component {number} is a mixture itself; give its components, with weights"
+                message = f"expected components that are not mixtures, got a mixture as component {index}"
                 raise InvalidInputError(message)
-            require_same_tensors(components[0].mean, component.mean, f"component {number}")
-            require_same_tensors(components[0].buffers, component.buffers, f"the buffers of component {number}")
+            require_same_tensors(components[0].mean, component.mean, f"component {index}")
+            require_same_tensors(components[0].buffers, component.buffers, f"the buffers of component {index}")
         count = len(components)
         weights = torch.full((count,), 1 / count) if weights is None else weights.detach()
         self._components = tuple(components)
         self._weights = normalized_weights(weights, count)
         generator = torch.Generator().manual_seed(0)
-        forms = [_form(component, generator) for component in components]
-        self._forms = [forms.index(form) for form in forms]
+        signatures = [_noise_signature(component, generator) for component in components]
+        # For each component, the index of the first component with the same noise tensors.
+        self._noise_index = [signatures.index(signature) for signature in signatures]
 
     @property
     @override
@@ -109,9 +112,9 @@ class MixturePosterior(AbstractMixture):
     @override
     def draw_noise(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
         noise = {_CHOICE: torch.rand((*sample_shape, 1), generator=generator, device=generator.device)}
-        for form in sorted(set(self._forms)):
-            drawn = self._components[form].draw_noise(sample_shape, generator=generator)
-            noise |= {f"{form}/{name}": tensor for name, tensor in drawn.items()}
+        for first in sorted(set(self._noise_index)):
+            own = self._components[first].draw_noise(sample_shape, generator=generator)
+            noise |= {f"{first}/{name}": tensor for name, tensor in own.items()}
         return noise
 
     @override
@@ -122,33 +125,33 @@ class MixturePosterior(AbstractMixture):
     def from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         uniform = noise[_CHOICE].squeeze(-1)
         shape = uniform.shape
-        ends = self._weights.cumsum(0).to(uniform)
-        chosen = torch.searchsorted(ends, uniform.reshape(-1), right=True).clamp_max(len(self._components) - 1)
+        cumulative = self._weights.cumsum(0).to(uniform)
+        chosen = torch.searchsorted(cumulative, uniform.reshape(-1), right=True).clamp_max(len(self._components) - 1)
         samples: dict[str, Tensor] = {}
-        for number, component in enumerate(self._components):
-            rows = (chosen == number).nonzero().squeeze(-1)
+        for index, component in enumerate(self._components):
+            rows = (chosen == index).nonzero().squeeze(-1)
             if not len(rows):
                 continue
             own = {
                 name: tensor.reshape(len(chosen), *tensor.shape[len(shape) :])[rows.to(tensor.device)]
-                for name, tensor in self._noise_of(number, noise).items()
+                for name, tensor in self._noise_of(index, noise).items()
             }
             for name, tensor in component.from_noise(own).items():
                 whole = samples.setdefault(name, tensor.new_empty((len(chosen), *tensor.shape[1:])))
                 whole[rows.to(whole.device)] = tensor
         return {name: tensor.reshape((*shape, *tensor.shape[1:])) for name, tensor in samples.items()}
 
-    def _noise_of(self, number: int, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        prefix = f"{self._forms[number]}/"
+    def _noise_of(self, index: int, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        prefix = f"{self._noise_index[index]}/"
         return {name.removeprefix(prefix): tensor for name, tensor in noise.items() if name.startswith(prefix)}
 
     @override
     def permute_noise(self, permutation: Permutation, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        moved = dict(noise)
-        for form in set(self._forms):
-            own = self._components[form].permute_noise(permutation, self._noise_of(form, noise))
-            moved |= {f"{form}/{name}": tensor for name, tensor in own.items()}
-        return moved
+        permuted = dict(noise)
+        for first in set(self._noise_index):
+            own = self._components[first].permute_noise(permutation, self._noise_of(first, noise))
+            permuted |= {f"{first}/{name}": tensor for name, tensor in own.items()}
+        return permuted
 
     @override
     def permute(self, permutation: Permutation) -> Self:
@@ -159,21 +162,21 @@ class MixturePosterior(AbstractMixture):
         if len(permutations) != len(self._components):
             message = f"expected {len(self._components)} permutations, got {len(permutations)}"
             raise InvalidInputError(message)
-        moved = [q.permute(p) for q, p in zip(self._components, permutations, strict=True)]
-        return type(self)(moved, weights=self._weights)
+        permuted = [q.permute(p) for q, p in zip(self._components, permutations, strict=True)]
+        return type(self)(permuted, weights=self._weights)
 
     @override
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         return type(self)([q.to(device=device, dtype=dtype) for q in self._components], weights=self._weights)
 
     def log_prob(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        r"""Return $\log \sum_k w_k q_k(\theta)$, where all components have a density.
+        r"""Return the log density $\log \sum_k w_k q_k(\theta)$.
 
         Args:
-            parameters: Every random parameter, each ``[*lead, *s]``.
+            parameters: All random parameters, each ``[*lead, *s]``.
 
         Returns:
-            ``[*lead]``, in nats.
+            Log densities ``[*lead]``, in nats.
 
         Raises:
             InvalidInputError: If a component has no density.
@@ -181,7 +184,7 @@ class MixturePosterior(AbstractMixture):
         densities: list[Tensor] = []
         for component in self._components:
             if not isinstance(component, AbstractLogDensity):
-                message = f"a {component.kind!r} component has no density"
+                message = f"expected components with a density, got one of kind {component.kind!r}"
                 raise InvalidInputError(message)
             densities.append(component.log_prob(parameters))
         stacked = torch.stack(densities)
@@ -191,8 +194,8 @@ class MixturePosterior(AbstractMixture):
     @override
     def as_tensors(self) -> dict[str, Tensor]:
         tensors = {"weights": self._weights}
-        for number, component in enumerate(self._components):
-            tensors |= {f"{number}:{component.kind}/{key}": tensor for key, tensor in component.as_tensors().items()}
+        for index, component in enumerate(self._components):
+            tensors |= {f"{index}:{component.kind}/{key}": tensor for key, tensor in component.as_tensors().items()}
         return tensors
 
     @classmethod
@@ -203,8 +206,8 @@ class MixturePosterior(AbstractMixture):
             for key, tensor in tensors.items():
                 if key != "weights":
                     component, _, rest = key.partition("/")
-                    number, _, kind = component.partition(":")
-                    parts.setdefault((int(number), kind), {})[rest] = tensor
+                    index, _, kind = component.partition(":")
+                    parts.setdefault((int(index), kind), {})[rest] = tensor
             weights = tensors["weights"]
         except (KeyError, ValueError) as error:
             message = f"expected the components of a mixture and its weights, got {sorted(tensors)[:4]}"
@@ -221,18 +224,18 @@ class MixturePosterior(AbstractMixture):
 
     @override
     def __repr__(self) -> str:
-        """Return the class and its components."""
+        """Return the class and the components."""
         return f"MixturePosterior({', '.join(map(repr, self._components))})"
 
 
-def _form(component: Posterior, generator: torch.Generator) -> object:
-    """Return the form of a component's noise; components of equal form share their noise."""
+def _noise_signature(component: Posterior, generator: torch.Generator) -> object:
+    """Return the class of a component and the shapes of its noise; components with equal signatures share noise."""
     empty = component.draw_noise((0,), generator=generator)
     return type(component), {name: tuple(tensor.shape) for name, tensor in empty.items()}
 
 
 def _kinds(kind: str) -> type[Posterior]:
-    """Return the class of a representation among those that are imported."""
+    """Return the class of a representation among the imported subclasses of `Posterior`."""
     known: dict[str, type[Posterior]] = {}
     classes = Posterior.__subclasses__()
     while classes:
@@ -241,6 +244,6 @@ def _kinds(kind: str) -> type[Posterior]:
         if hasattr(found, "kind"):
             known[found.kind] = found
     if kind not in known:
-        message = f"the mixture has a component of the kind {kind!r}; {nearest(kind, known)}"
+        message = f"unknown representation {kind!r} of a component; {nearest(kind, known)}"
         raise UnknownNameError(message)
     return known[kind]

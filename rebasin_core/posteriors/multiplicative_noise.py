@@ -1,4 +1,4 @@
-"""Multiplicative noise on units: Monte Carlo dropout, Gaussian dropout, rank-one factors."""
+"""Multiplicative noise on units: Monte Carlo dropout, Gaussian dropout, rank-1 factors."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ NoiseLaw: TypeAlias = Literal["bernoulli", "gaussian"]
 @final
 @dataclass(frozen=True, slots=True)
 class UnitNoise:
-    r"""One random factor with mean 1 for every unit of an axis.
+    r"""Random factors with mean 1, one for each of the n units of an axis.
 
     Attributes:
-        targets: The axes it multiplies: parameter name and dimension. Several parameters that read the same dropped-out
-            units share one noise.
-        law: ``bernoulli``: $z = b / k$ with $b \sim \mathrm{Bernoulli}(k)$, as inverted dropout with rate $1 - k$;
+        targets: Axes that the factors multiply, as pairs of parameter name and dimension. Parameters whose inputs are
+            the same units share one noise.
+        law: ``bernoulli``: $z = b / k$ with $b \sim \mathrm{Bernoulli}(k)$, that is inverted dropout with rate $1 - k$;
             ``gaussian``: $z \sim \mathcal N(1, \rho^2)$.
-        rate: ``[n]``, for every unit $k$ in (0, 1], or $\rho \ge 0$.
+        rate: ``[n]``: keep probabilities $k$ in (0, 1], or standard deviations $\rho \ge 0$.
 
     Raises:
         InvalidInputError: On construction, if there is no target, the law is unknown, or a rate is out of range.
@@ -48,7 +48,7 @@ class UnitNoise:
     rate: Tensor
 
     def __post_init__(self) -> None:
-        """Check that the parts go together."""
+        """Raise if targets, law or rate are invalid."""
         if not self.targets or self.law not in get_args(NoiseLaw):
             message = f"expected targets and a law among {get_args(NoiseLaw)}, got {self.targets} and {self.law!r}"
             raise InvalidInputError(message)
@@ -59,48 +59,48 @@ class UnitNoise:
             expected = (
                 "keep probabilities in (0, 1]" if self.law == "bernoulli" else "standard deviations of at least 0"
             )
-            message = f"expected {expected}, one a unit, for {self.targets}, got {self.rate}"
+            message = f"expected {expected}, one per unit, for {self.targets}, got {self.rate}"
             raise InvalidInputError(message)
 
     @property
     def key(self) -> str:
-        """What the noise is called, in files and among the noise of a posterior."""
+        """Name of the noise in files and in `Posterior.draw_noise`, such as ``bernoulli:fc.weight@1``."""
         return f"{self.law}:" + "+".join(f"{name}@{dim}" for name, dim in self.targets)
 
     @classmethod
     def from_key(cls, key: str, rate: Tensor) -> UnitNoise:
-        """Return the noise that a key names.
+        """Return the noise with a given key.
 
         Args:
-            key: As from `key`.
-            rate: The rates.
+            key: Name of the noise, as from the attribute `key`.
+            rate: Rates of the units, ``[n]``.
 
         Returns:
             The noise.
 
         Raises:
-            FileFormatError: If it is no such key.
+            FileFormatError: If the key has another format.
         """
-        law, _, places = key.partition(":")
+        law, _, axes = key.partition(":")
         try:
-            targets = tuple((name, int(dim)) for name, _, dim in (place.rpartition("@") for place in places.split("+")))
+            targets = tuple((name, int(dim)) for name, _, dim in (axis.rpartition("@") for axis in axes.split("+")))
         except ValueError as error:
-            message = f"expected the name of a noise such as 'bernoulli:fc.weight@1', got {key!r}"
+            message = f"expected a name of noise such as 'bernoulli:fc.weight@1', got {key!r}"
             raise FileFormatError(message) from error
         return cls(targets, "bernoulli" if law == "bernoulli" else "gaussian", rate)
 
     def second_moment(self) -> Tensor:
-        """Return the mean of the squared factor, ``[n]``."""
+        """Return the second moment E[z^2] of each factor, ``[n]``."""
         return 1 / self.rate if self.law == "bernoulli" else 1 + self.rate.square()
 
     def factor(self, noise: Tensor) -> Tensor:
-        """Return the factors that correspond to noise.
+        """Return the factors for given base noise.
 
         Args:
-            noise: ``[*lead, n]``: uniform, or standard normal.
+            noise: ``[*lead, n]``: uniform for ``bernoulli``, standard normal for ``gaussian``.
 
         Returns:
-            ``[*lead, n]``.
+            Factors ``[*lead, n]``.
         """
         if self.law == "bernoulli":
             return (noise < self.rate).to(self.rate) / self.rate
@@ -109,23 +109,23 @@ class UnitNoise:
 
 @final
 class MultiplicativeNoisePosterior(AbstractAttachedPosterior, AbstractCoupledPath):
-    r"""Weights times random factors on their units: $\theta = m \odot \prod_j z_j$, each $z_j$ along one axis.
+    r"""Weights with multiplicative noise on units: $\theta = m \odot \prod_j z_j$, each $z_j$ along one axis.
 
-    Dropout of a layer's inputs with one mask for all examples multiplies the columns of its weight. (Dropout draws a
-    mask for every example; predictions averaged over masks are the same in distribution.) Masks that are fixed, or a
-    few members with factors of their own (Masksembles, BatchEnsemble), are a `SamplesPosterior`.
+    Dropout on the inputs of a layer, with one mask for all examples, multiplies the columns of its weight. (Standard
+    dropout samples one mask per example; the predictive distribution of an example is the same.) Ensembles with fixed
+    masks or member-specific factors (Masksembles, BatchEnsemble) are a `SamplesPosterior`.
 
-    Equal rates need no permutation; rates and factors of every unit move with their axis.
+    Rates and factors are permuted with their axis.
 
     Args:
-        mean: $m$ by parameter name.
-        noise: The random factors.
-        buffers: The model's buffers by name.
-        fixed: Parameters without noise; they may be in ``mean`` too.
-        prior: The prior that it was fitted under, if known.
+        mean: Mean $m$ by parameter name, each ``[*s]``.
+        noise: The random factors $z_j$.
+        buffers: Buffers of the model by name; none if None.
+        fixed: Parameters without noise, by name; they may be in ``mean`` instead.
+        prior: Prior under which the posterior was fitted; None if unknown.
 
     Raises:
-        InvalidInputError: If a target is no parameter, or its axis has another length than the noise.
+        InvalidInputError: If a target is not a parameter, or its axis has another length than the noise.
 
     References:
         Y. Gal, Z. Ghahramani (2016), "Dropout as a Bayesian approximation", ICML, arXiv 1506.02142; M. Dusenberry et
@@ -152,17 +152,15 @@ class MultiplicativeNoisePosterior(AbstractAttachedPosterior, AbstractCoupledPat
         for source in noise:
             for name, dim in source.targets:
                 if name not in mean or not dim < mean[name].dim() or mean[name].shape[dim] != len(source.rate):
-                    shape = tuple(mean[name].shape) if name in mean else "no shape: it is no parameter"
-                    message = (
-                        f"noise of {len(source.rate)} units cannot act on axis {dim} of `{name}`, which has {shape}"
-                    )
+                    shape = f"shape {tuple(mean[name].shape)}" if name in mean else "no parameter of this name"
+                    message = f"expected an axis {dim} of length {len(source.rate)} in `{name}`, got {shape}"
                     raise InvalidInputError(message)
         rates = {source.key: source.rate for source in noise}
         super().__init__({"mean": mean}, auxiliary=AuxiliaryTensors.of(buffers, fixed, prior), unattached=rates)
 
     @property
     def noise(self) -> tuple[UnitNoise, ...]:
-        """The random factors."""
+        """The random factors $z_j$."""
         return tuple(UnitNoise.from_key(key, rate.clone()) for key, rate in self._unattached.items())
 
     @override
@@ -175,13 +173,13 @@ class MultiplicativeNoisePosterior(AbstractAttachedPosterior, AbstractCoupledPat
 
     @override
     def draw_noise(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
-        # The empty tensor carries the sample shape when there is no noise at all.
+        # The empty tensor has the sample shape, also without any noise.
         noise = {"": torch.zeros((*sample_shape, 0))}
         for source in self.noise:
-            draw = torch.rand if source.law == "bernoulli" else torch.randn
+            sample = torch.rand if source.law == "bernoulli" else torch.randn
             shape = (*sample_shape, len(source.rate))
-            drawn = draw(shape, generator=generator, device=generator.device, dtype=source.rate.dtype)
-            noise[source.key] = drawn.to(source.rate.device)
+            own = sample(shape, generator=generator, device=generator.device, dtype=source.rate.dtype)
+            noise[source.key] = own.to(source.rate.device)
         return noise
 
     @override
@@ -195,28 +193,29 @@ class MultiplicativeNoisePosterior(AbstractAttachedPosterior, AbstractCoupledPat
 
     @override
     def permute_noise(self, permutation: Permutation, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        moved = {source.key: _permuted_units(permutation, source, noise[source.key]) for source in self.noise}
-        return {**noise, **moved}
+        permuted = {source.key: _permuted_units(permutation, source, noise[source.key]) for source in self.noise}
+        return {**noise, **permuted}
 
     def _products(self, factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the product of the factors of each parameter that noise acts on, broadcastable to its shape."""
+        """Return the product of all factors of each parameter with noise, broadcastable to its shape."""
         products: dict[str, Tensor] = {}
         for source in self.noise:
             factor = factors[source.key]
             for name, dim in source.targets:
-                behind = [1] * (self._dimensions(name) - dim - 1)
-                before = [1] * dim
-                shaped = factor.reshape(*factor.shape[:-1], *before, factor.shape[-1], *behind)
+                trailing = [1] * (self._dimensions(name) - dim - 1)
+                leading = [1] * dim
+                shaped = factor.reshape(*factor.shape[:-1], *leading, factor.shape[-1], *trailing)
                 products[name] = products[name] * shaped if name in products else shaped
         return products
 
     @override
     def coupled_path(self, other: Posterior) -> PosteriorPath:
-        end = require_compatible(self, other)
-        if end.unattached.keys() != self._unattached.keys():
-            message = "expected noise on the same axes in both posteriors for the coupled path"
+        second = require_compatible(self, other)
+        if second.unattached.keys() != self._unattached.keys():
+            differing = sorted(second.unattached.keys() ^ self._unattached.keys())
+            message = f"expected the same noise in both posteriors for the coupled path, got {differing} in one only"
             raise NoClosedFormError(message)
-        return self.linear_path(end)
+        return self.linear_path(second)
 
     @override
     def _permuted_unattached(self, permutation: Permutation) -> dict[str, Tensor]:
@@ -230,6 +229,6 @@ class MultiplicativeNoisePosterior(AbstractAttachedPosterior, AbstractCoupledPat
 
 
 def _permuted_units(permutation: Permutation, source: UnitNoise, units: Tensor) -> Tensor:
-    """Return a tensor ``[*lead, n]`` of the noise's units, moved as the axis of its first target is."""
+    """Return a tensor ``[*lead, n]`` over the units of noise, permuted as the axis of its first target."""
     name, dim = source.targets[0]
     return permutation.apply_to_axes(name, units, [dim])

@@ -1,7 +1,7 @@
-"""Functions of several posteriors, registered by the classes they are for: distance, divergence, geodesic, barycenter.
+"""Multiple dispatch for functions of several posteriors: distance, divergence, geodesic, barycenter.
 
-Each representation registers its functions in its own file, and a third party registers those for its posteriors in its
-own package. Two posteriors are served by the function that is registered for their nearest common bases, as in
+Each representation registers its functions in its own file, and plugins register functions for their own posteriors.
+The function for two posteriors is the one registered for their nearest base classes, as in
 `torch.distributions.kl.register_kl`.
 """
 
@@ -30,12 +30,12 @@ Kinds: TypeAlias = tuple[type, ...]
 
 @final
 class Operation(Generic[F]):
-    """The functions that are registered for one operation, by the classes of the posteriors.
+    """Registry of the functions for one operation, by the classes of the posteriors.
 
     Args:
-        name: The result of the operation, for messages ("2-Wasserstein distance").
-        decorator: The name of the decorator that registers a function, for messages.
-        alternative: What a caller can do instead, for messages.
+        name: Name of the result, for messages ("2-Wasserstein distance").
+        decorator: Name of the decorator that registers a function, for messages.
+        alternative: Alternative for pairs without a function, for messages.
     """
 
     def __init__(self, name: str, decorator: str, alternative: str) -> None:
@@ -45,14 +45,14 @@ class Operation(Generic[F]):
         self._functions: dict[Kinds, F] = {}
 
     def register(self, kinds: Kinds, function: F) -> None:
-        """Add a function.
+        """Register a function.
 
         Args:
-            kinds: A class for each argument, or a single class for all of them.
-            function: Computes the operation for posteriors of these classes.
+            kinds: One class per argument, or a single class for all arguments.
+            function: Implementation for posteriors of these classes.
 
         Raises:
-            PluginError: If another function is registered for these classes already.
+            PluginError: If a function is already registered for these classes.
         """
         if kinds in self._functions:
             message = (
@@ -63,19 +63,19 @@ class Operation(Generic[F]):
         self._functions[kinds] = function
 
     def find(self, posteriors: Sequence[Posterior]) -> F | None:
-        """Return the function for some posteriors: the one that is registered for their nearest bases.
+        """Return the function registered for the nearest base classes of the arguments.
 
-        A base is nearer than another one if it comes earlier in the method resolution order of the posterior's class.
-        The function must be the nearest for each argument.
+        A base class is nearer than another if it is earlier in the method resolution order of the posterior's class.
+        The function must be nearest for each argument.
 
         Args:
             posteriors: The arguments of the operation.
 
         Returns:
-            The function; None if none is registered for bases of these posteriors.
+            The function; None if none is registered for base classes of these posteriors.
 
         Raises:
-            PluginError: If several functions apply and none is the nearest for each argument; names two of them.
+            PluginError: If several functions apply and none is nearest for each argument; the message names two.
         """
         ranks = {kinds: rank for kinds in self._functions if (rank := _rank(kinds, posteriors)) is not None}
         for kinds, rank in ranks.items():
@@ -86,7 +86,7 @@ class Operation(Generic[F]):
         return None
 
     def require(self, posteriors: Sequence[Posterior]) -> F:
-        """Return the function for some posteriors, as `find` does.
+        """Return the function registered for the nearest base classes of the arguments; raise if there is none.
 
         Args:
             posteriors: The arguments of the operation.
@@ -95,7 +95,7 @@ class Operation(Generic[F]):
             The function.
 
         Raises:
-            NoClosedFormError: If there is none; names the classes, and how to register a function for them.
+            NoClosedFormError: If none is registered; the message names the classes and the decorator.
         """
         function = self.find(posteriors)
         if function is None:
@@ -108,7 +108,7 @@ class Operation(Generic[F]):
         return function
 
     def _ambiguity(self, ranks: dict[Kinds, tuple[int, ...]], posteriors: Sequence[Posterior]) -> str:
-        """Return the message that names two functions of which neither is nearer."""
+        """Return the error message for two applicable functions of which neither is nearer."""
         nearest = [
             kinds
             for kinds, rank in ranks.items()
@@ -130,12 +130,12 @@ WASSERSTEIN: Final[Operation[Callable[[Posterior, Posterior], float]]] = Operati
     "use `squared_moment_distance`, a lower bound of its square",
 )
 KL: Final[Operation[Callable[[Posterior, Posterior], float]]] = Operation(
-    "KL divergence", "register_kl", "give two Gaussians over the same random parameters"
+    "KL divergence", "register_kl", "pass two Gaussians over the same random parameters"
 )
 GEODESIC: Final[Operation[Callable[[Posterior, Posterior], PosteriorPath]]] = Operation(
     "2-Wasserstein geodesic",
     "register_geodesic",
-    "use the path `coupled` (if this kind has it), `moments` or `samples`",
+    "use the path `coupled` (if the representation supports it), `moments` or `samples`",
 )
 BARYCENTER: Final[Operation[Callable[[Sequence[Posterior], TensorWeights], Posterior]]] = Operation(
     "2-Wasserstein barycenter",
@@ -145,17 +145,17 @@ BARYCENTER: Final[Operation[Callable[[Sequence[Posterior], TensorWeights], Poste
 
 
 def register_wasserstein(first: type, second: type) -> Callable[[PairNumber], PairNumber]:
-    """Return a decorator that registers a 2-Wasserstein distance, for a pair of classes in either order.
+    """Return a decorator that registers a 2-Wasserstein distance for a pair of classes, in either order.
 
-    The function gets two posteriors over tensors of the same names and shapes, and returns their distance in units of
-    the parameters. It may raise `NoClosedFormError` for pairs that it cannot serve.
+    The function receives two posteriors over parameters of the same names and shapes, and returns their distance $W_2$
+    in units of the parameters. It may raise `NoClosedFormError` for pairs that it does not support.
 
     Args:
-        first: The class of the first argument; subclasses are served too.
-        second: The class of the second argument, likewise.
+        first: Class of the first argument, including its subclasses.
+        second: Class of the second argument, including its subclasses.
 
     Returns:
-        The decorator, which returns the function unchanged. It raises `PluginError` if the pair is registered already.
+        The decorator, which returns the function unchanged. It raises `PluginError` if the pair is already registered.
     """
 
     def register(function: PairNumber) -> PairNumber:
@@ -163,10 +163,10 @@ def register_wasserstein(first: type, second: type) -> Callable[[PairNumber], Pa
         if first is not second:
 
             @wraps(function)
-            def exchanged(one: Posterior, other: Posterior) -> float:
+            def swapped(one: Posterior, other: Posterior) -> float:
                 return function(other, one)
 
-            WASSERSTEIN.register((second, first), exchanged)
+            WASSERSTEIN.register((second, first), swapped)
         return function
 
     return register
@@ -175,15 +175,15 @@ def register_wasserstein(first: type, second: type) -> Callable[[PairNumber], Pa
 def register_kl(first: type, second: type) -> Callable[[PairNumber], PairNumber]:
     r"""Return a decorator that registers a KL divergence $\mathrm{KL}(q_0 \| q_1)$ for a pair of classes.
 
-    The function gets two posteriors over tensors of the same names and shapes, in float64 and on the device of the
-    first, and returns nats, summed over all random parameters.
+    The function receives two posteriors over parameters of the same names and shapes, in float64 and on the device of
+    the first. It returns the divergence over all random parameters, in nats.
 
     Args:
-        first: The class of $q_0$; subclasses are served too.
-        second: The class of $q_1$, likewise.
+        first: Class of $q_0$, including its subclasses.
+        second: Class of $q_1$, including its subclasses.
 
     Returns:
-        The decorator, which returns the function unchanged. It raises `PluginError` if the pair is registered already.
+        The decorator, which returns the function unchanged. It raises `PluginError` if the pair is already registered.
     """
 
     def register(function: PairNumber) -> PairNumber:
@@ -194,18 +194,18 @@ def register_kl(first: type, second: type) -> Callable[[PairNumber], PairNumber]
 
 
 def register_geodesic(first: type, second: type) -> Callable[[PairPath], PairPath]:
-    """Return a decorator that registers a 2-Wasserstein geodesic, for a pair of classes in either order.
+    """Return a decorator that registers a 2-Wasserstein geodesic for a pair of classes, in either order.
 
-    The function gets two posteriors over tensors of the same names and shapes. It returns the path: a function from t
-    in [0, 1] to a posterior, whose noise is compatible with that of the endpoints (common random numbers). It may raise
-    `NoClosedFormError` for pairs that it cannot serve.
+    The function receives two posteriors over tensors of the same names and shapes. It returns the path: a function from
+    t in [0, 1] to a posterior, which accepts the noise of the endpoints (common random numbers). It may raise
+    `NoClosedFormError` for pairs that it does not support.
 
     Args:
-        first: The class of the posterior at t = 0; subclasses are served too.
-        second: The class of the posterior at t = 1, likewise.
+        first: Class of the posterior at t = 0, including its subclasses.
+        second: Class of the posterior at t = 1, including its subclasses.
 
     Returns:
-        The decorator, which returns the function unchanged. It raises `PluginError` if the pair is registered already.
+        The decorator, which returns the function unchanged. It raises `PluginError` if the pair is already registered.
     """
 
     def register(function: PairPath) -> PairPath:
@@ -213,11 +213,11 @@ def register_geodesic(first: type, second: type) -> Callable[[PairPath], PairPat
         if first is not second:
 
             @wraps(function)
-            def exchanged(one: Posterior, other: Posterior) -> PosteriorPath:
+            def reversed_path(one: Posterior, other: Posterior) -> PosteriorPath:
                 path = function(other, one)
                 return lambda t: path(1 - t)
 
-            GEODESIC.register((second, first), exchanged)
+            GEODESIC.register((second, first), reversed_path)
         return function
 
     return register
@@ -226,15 +226,15 @@ def register_geodesic(first: type, second: type) -> Callable[[PairPath], PairPat
 def register_barycenter(kind: type) -> Callable[[Center], Center]:
     r"""Return a decorator that registers a 2-Wasserstein barycenter for posteriors of one class.
 
-    It is $\operatorname*{argmin}_q \sum_k w_k W_2^2(q, q_k)$. The function gets one or more posteriors over tensors of
-    the same names and shapes, and their `TensorWeights`. It may raise `NoClosedFormError` for posteriors or weights
-    that it cannot serve.
+    The barycenter is $\operatorname*{argmin}_q \sum_k w_k W_2^2(q, q_k)$. The function receives one or more posteriors
+    over tensors of the same names and shapes, and their `TensorWeights`. It may raise `NoClosedFormError` for
+    posteriors or weights that it does not support.
 
     Args:
-        kind: The class that all posteriors have in common; subclasses are served too.
+        kind: Common class of all posteriors, including its subclasses.
 
     Returns:
-        The decorator, which returns the function unchanged. It raises `PluginError` if the class is registered already.
+        The decorator, which returns the function unchanged. It raises `PluginError` if the class is already registered.
     """
 
     def register(function: Center) -> Center:
@@ -245,7 +245,7 @@ def register_barycenter(kind: type) -> Callable[[Center], Center]:
 
 
 def _rank(kinds: Kinds, posteriors: Sequence[Posterior]) -> tuple[int, ...] | None:
-    """Return the position of each class in the method resolution order of its argument; None if one is no base."""
+    """Return the position of each class in the method resolution order of its argument; None if one is not a base."""
     bases = kinds * len(posteriors) if len(kinds) == 1 else kinds
     orders = [type(posterior).__mro__ for posterior in posteriors]
     if not all(base in order for base, order in zip(bases, orders, strict=True)):
@@ -254,8 +254,8 @@ def _rank(kinds: Kinds, posteriors: Sequence[Posterior]) -> tuple[int, ...] | No
 
 
 def _is_nearer(rank: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Return whether bases are at least as near as others, for each argument."""
-    return all(own <= their for own, their in zip(rank, other, strict=True))
+    """Return whether the first base classes are at least as near as the others, for each argument."""
+    return all(first <= second for first, second in zip(rank, other, strict=True))
 
 
 def _listed(kinds: Iterable[type]) -> str:

@@ -1,7 +1,7 @@
-"""Paths between two posteriors: one function for each kind of path.
+"""Paths between two posteriors.
 
-Each function checks the pair and returns a path: a function from the interpolation coefficient t in [0, 1] to the
-posterior at t. Work that does not depend on t (optimal transport, a rotation) is done once.
+Each function validates the pair and returns a path: a function from the interpolation coefficient t in [0, 1] to the
+posterior at t. Computations that do not depend on t (optimal transport, rotations) run once.
 """
 
 from __future__ import annotations
@@ -28,21 +28,20 @@ if TYPE_CHECKING:
 def geodesic(first: Posterior, second: Posterior) -> PosteriorPath:
     r"""Return the 2-Wasserstein geodesic between two posteriors.
 
-    It has constant speed: $W_2(q_0, q_t) = t\, W_2(q_0, q_1)$. Built in are the pairs of two points, of two independent
-    Gaussians, of two dense Gaussians, and of two sets of the same number of equally weighted samples. For further pairs
-    see `register_geodesic`.
+    The geodesic has constant speed: $W_2(q_0, q_t) = t\, W_2(q_0, q_1)$. It is available for two single networks, two
+    diagonal Gaussians, two dense Gaussians, and two sets of the same number of equally weighted samples. For other
+    pairs, see `register_geodesic`.
 
     Args:
-        first: The posterior at t = 0.
-        second: The posterior at t = 1.
+        first: Posterior $q_0$ at t = 0.
+        second: Posterior $q_1$ at t = 1, over the same tensors.
 
     Returns:
-        A function of t in [0, 1]; its posteriors have noise that is compatible with that of the endpoints (common
-        random numbers).
+        A function of t in [0, 1]. All its posteriors accept the same noise (common random numbers).
 
     Raises:
-        InvalidInputError: If the two do not have the same tensors.
-        NoClosedFormError: If no geodesic is registered for the pair.
+        InvalidInputError: If names or shapes of the tensors differ.
+        NoClosedFormError: If no geodesic is registered for the pair of classes.
 
     Examples:
         >>> import torch
@@ -55,17 +54,17 @@ def geodesic(first: Posterior, second: Posterior) -> PosteriorPath:
 
 
 def mean_path(first: Posterior, second: Posterior) -> PosteriorPath:
-    """Return the straight line between the means of two posteriors, as points.
+    """Return the linear interpolation of the means of two posteriors, as single networks.
 
     Args:
-        first: The posterior at t = 0, of any kind.
-        second: The posterior at t = 1, of any kind.
+        first: Posterior whose mean is at t = 0.
+        second: Posterior whose mean is at t = 1, over the same tensors.
 
     Returns:
         A function of t in [0, 1].
 
     Raises:
-        InvalidInputError: If the two do not have the same tensors.
+        InvalidInputError: If names or shapes of the tensors differ.
     """
     require_posteriors(first, second)
     start = PointPosterior(first.mean, buffers=first.buffers)
@@ -73,54 +72,55 @@ def mean_path(first: Posterior, second: Posterior) -> PosteriorPath:
 
 
 def coupled_path(first: Posterior, second: Posterior) -> PosteriorPath:
-    """Return the path within one kind on which samples of the two endpoints are coupled by their noise.
+    """Return the interpolation of coupled noise: samples of the endpoints with the same noise move linearly in t.
+
+    All points on the path have the class of the endpoints.
 
     Args:
-        first: The posterior at t = 0, an `AbstractCoupledPath`.
-        second: The posterior at t = 1, of the same class.
+        first: Posterior at t = 0, of a class that implements `AbstractCoupledPath`.
+        second: Posterior at t = 1, of the same class and over the same tensors.
 
     Returns:
         A function of t in [0, 1].
 
     Raises:
-        InvalidInputError: If the two do not have the same tensors.
-        NoClosedFormError: If they are not of one class, or this class has no such path.
+        InvalidInputError: If names or shapes of the tensors differ.
+        NoClosedFormError: If the classes differ, or the class has no such path.
     """
     _require_pair(first, second)
     if not isinstance(first, AbstractCoupledPath) or not isinstance(second, type(first)):
         message = (
-            f"no coupled path between posteriors of kind {first.kind!r} and {second.kind!r}; expected two posteriors "
-            "of one class that is an `AbstractCoupledPath`. Use the path `moments` or `samples`"
+            "expected two posteriors of the same class, which implements `AbstractCoupledPath`, got no coupled path "
+            f"between posteriors of kind {first.kind!r} and {second.kind!r}; use the path `moments` or `samples`"
         )
         raise NoClosedFormError(message)
     return _in_range(first.coupled_path(second))
 
 
 def moment_path(first: Posterior, second: Posterior) -> PosteriorPath:
-    """Return the path of independent Gaussians whose mean and standard deviation are linear in t.
+    """Return the path of diagonal Gaussians whose mean and standard deviation are linear in t.
 
-    All correlations are dropped, at the endpoints too.
+    It is the 2-Wasserstein geodesic between the diagonal Gaussians with the moments of the two posteriors. Correlations
+    are ignored, also at t = 0 and t = 1.
 
     Args:
-        first: The posterior at t = 0, of any kind.
-        second: The posterior at t = 1, of any kind.
+        first: Posterior whose moments are those at t = 0.
+        second: Posterior whose moments are those at t = 1, over the same tensors.
 
     Returns:
         A function of t in [0, 1].
 
     Raises:
-        InvalidInputError: If the two do not have the same tensors.
+        InvalidInputError: If names or shapes of the tensors differ.
     """
     _require_pair(first, second)
-    mean, end_mean = first.mean, second.mean
-    stddev, end_stddev = first.stddev, second.stddev
-    buffers, end_buffers = first.buffers, second.buffers
+    means = first.mean, second.mean
+    stddevs = first.stddev, second.stddev
+    buffers = first.buffers, second.buffers
 
     def at(t: float) -> DiagonalGaussianPosterior:
         return DiagonalGaussianPosterior(
-            interpolate(mean, end_mean, t),
-            interpolate(stddev, end_stddev, t),
-            buffers=interpolate_buffers(buffers, end_buffers, t),
+            interpolate(*means, t), interpolate(*stddevs, t), buffers=interpolate_buffers(*buffers, t)
         )
 
     return _in_range(at)
@@ -129,20 +129,20 @@ def moment_path(first: Posterior, second: Posterior) -> PosteriorPath:
 def displacement_path(first: Posterior, second: Posterior, *, num_samples: int = 32, seed: int = 0) -> PosteriorPath:
     """Return the displacement interpolation between samples of two posteriors.
 
-    Optimal transport pairs the samples, and each pair moves on a straight line.
+    Optimal transport pairs the samples, and each pair is interpolated linearly (McCann).
 
     Args:
-        first: The posterior at t = 0, of any kind.
-        second: The posterior at t = 1, of any kind.
-        num_samples: The number of samples of each endpoint. A set of that many equally weighted samples is used as it
-            is.
-        seed: The seed of the samples, the same for both endpoints.
+        first: Posterior at t = 0.
+        second: Posterior at t = 1, over the same tensors.
+        num_samples: Number of posterior samples of each endpoint, default 32. An endpoint that consists of this number
+            of equally weighted samples is used unchanged.
+        seed: Seed of the samples, the same for both endpoints.
 
     Returns:
         A function of t in [0, 1].
 
     Raises:
-        InvalidInputError: If the two do not have the same tensors.
+        InvalidInputError: If names or shapes of the tensors differ.
     """
     _require_pair(first, second)
     return geodesic(_sampled(first, num_samples, seed), _sampled(second, num_samples, seed))
@@ -151,17 +151,17 @@ def displacement_path(first: Posterior, second: Posterior, *, num_samples: int =
 def mixture_path(first: Posterior, second: Posterior) -> PosteriorPath:
     """Return the path of the mixtures of two posteriors, with weights 1 - t and t.
 
-    Its predictive loss never rises above the linear interpolation of the endpoint losses (Jensen's inequality).
+    By Jensen's inequality, its predictive loss is at most the linear interpolation of the endpoint losses.
 
     Args:
-        first: The posterior at t = 0, of any kind.
-        second: The posterior at t = 1, of any kind.
+        first: Posterior at t = 0.
+        second: Posterior at t = 1, over the same tensors.
 
     Returns:
         A function of t in [0, 1].
 
     Raises:
-        InvalidInputError: If the two do not have the same tensors.
+        InvalidInputError: If names or shapes of the tensors differ.
     """
     _require_pair(first, second)
 
@@ -174,7 +174,7 @@ def mixture_path(first: Posterior, second: Posterior) -> PosteriorPath:
 
 
 def _weighted(posterior: Posterior, weight: float) -> list[tuple[Posterior, float]]:
-    """Return the components of a posterior with weights that sum to the given one; a mixture is flattened."""
+    """Return the components of a posterior with weights that sum to ``weight``; one component unless a mixture."""
     if isinstance(posterior, MixturePosterior):
         shares = posterior.weights.tolist()
         return [(q, weight * share) for q, share in zip(posterior.components, shares, strict=True)]
@@ -182,14 +182,14 @@ def _weighted(posterior: Posterior, weight: float) -> list[tuple[Posterior, floa
 
 
 def _sampled(posterior: Posterior, count: int, seed: int) -> SamplesPosterior:
-    """Return samples of a posterior as a posterior."""
+    """Return the empirical distribution of ``count`` samples of a posterior."""
     if isinstance(posterior, SamplesPosterior) and posterior.num_samples == count and posterior.is_uniform:
         return posterior
-    drawn = posterior.sample((count,), generator=torch.Generator().manual_seed(seed))
+    samples = posterior.sample((count,), generator=torch.Generator().manual_seed(seed))
     buffers = posterior.buffers
     return SamplesPosterior(
-        {name: tensor for name, tensor in drawn.items() if name not in buffers},
-        sample_buffers={name: drawn[name] for name in buffers},
+        {name: tensor for name, tensor in samples.items() if name not in buffers},
+        sample_buffers={name: samples[name] for name in buffers},
     )
 
 
@@ -199,7 +199,7 @@ def _require_pair(first: Posterior, second: Posterior) -> None:
 
 
 def _in_range(path: PosteriorPath) -> PosteriorPath:
-    """Return a path that refuses coefficients outside [0, 1]."""
+    """Return a path that raises for coefficients outside [0, 1]."""
 
     def at(t: float) -> Posterior:
         require_coefficient(t)

@@ -1,4 +1,4 @@
-"""A point: all mass on one setting of the parameters."""
+"""Point masses: single networks as posteriors."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 @final
 class PointPosterior(AbstractIndependentGaussian, AbstractAttachedPosterior):
-    r"""The point mass $\delta_{\theta}$: a trained network, a checkpoint, a MAP estimate.
+    r"""Point mass $\delta_{\theta}$ at a single network: a checkpoint, or a point estimate such as MAP.
 
     Args:
-        mean: The parameters by name.
-        buffers: The model's buffers by name.
-        fixed: Further parameters, added to ``mean``.
-        prior: The prior that it was fitted under, if known.
+        mean: Parameters $\theta$ by name, each ``[*s]``.
+        buffers: Buffers of the model by name; none if None.
+        fixed: Further parameters by name, added to ``mean``.
+        prior: Prior under which it was fitted; None if unknown.
 
     Examples:
         >>> import torch
@@ -57,13 +57,13 @@ class PointPosterior(AbstractIndependentGaussian, AbstractAttachedPosterior):
 
     @classmethod
     def from_module(cls, model: nn.Module) -> PointPosterior:
-        """Return the current parameters and buffers of a model as a point.
+        """Return the point mass at the current parameters of a model.
 
         Args:
             model: Any module.
 
         Returns:
-            Its parameters and buffers, copied.
+            The point mass, with copies of the parameters and buffers.
         """
         inner = unwrapped(model)
         return cls(
@@ -73,27 +73,27 @@ class PointPosterior(AbstractIndependentGaussian, AbstractAttachedPosterior):
 
     @classmethod
     def from_tensors_by_name(cls, tensors: Mapping[str, Tensor], names: TensorNames | None = None) -> PointPosterior:
-        """Return a state dict as a point.
+        """Return the point mass at a state dict.
 
         Args:
             tensors: Parameters and buffers by name.
-            names: The names of the network's tensors. Where these do not tell which tensors are buffers, integers and
-                the statistics of normalizations (``running_mean`` and the like) are.
+            names: Names of the network's tensors. If None or without buffer names, integer tensors and normalization
+                statistics (such as ``running_mean``) are buffers.
 
         Returns:
-            The point; its tensors are copies.
+            The point mass, with copies of the tensors.
 
         Raises:
-            InvalidInputError: If a value is no tensor, a parameter holds integers, or two names of one tensor have
-                different values.
+            InvalidInputError: If a value is not a tensor, a parameter has an integer dtype, or two names of one tensor
+                have different values.
         """
-        what = "the state dict"
-        require_tensors(tensors, what)
+        label = "the state dict"
+        require_tensors(tensors, label)
         given = copied(tensors)
-        named = given if names is None else names.renamed(given, what)
+        named = given if names is None else names.renamed(given, label)
         buffers = buffers_among(named)
         if names is not None:
-            named, buffers = names.divide({n: t for n, t in named.items() if n not in buffers}, buffers, what)
+            named, buffers = names.divide({n: t for n, t in named.items() if n not in buffers}, buffers, label)
         return cls({name: tensor for name, tensor in named.items() if name not in buffers}, buffers=buffers)
 
     @override
@@ -111,7 +111,7 @@ class PointPosterior(AbstractIndependentGaussian, AbstractAttachedPosterior):
 
     @override
     def draw_noise(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
-        # A point needs no noise; the empty tensor carries the sample shape.
+        # There is no noise; the empty tensor has the sample shape.
         return {"": torch.zeros((*sample_shape, 0))}
 
     @override

@@ -1,4 +1,4 @@
-"""The prior that a posterior was fitted under: permutations act on it as on the parameters."""
+"""Gaussian priors, which are permuted with the parameters."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True)
 class GaussianPrior:
-    r"""Independent Gaussians over parameters, $\mathcal N(\mu, \mathrm{diag}(\sigma^2))$.
+    r"""Gaussian prior $\mathcal N(\mu, \mathrm{diag}(\sigma^2))$ over parameters.
 
-    A prior that is equal for all units of a layer does not change under permutations (it is *exchangeable*). A prior
-    with a mean or a scale for each entry (a pretrained mean, MOPED, relevance determination) does change. It has to be
-    permuted with the parameters: otherwise the evidence lower bound of the permuted posterior differs.
+    A prior that is the same for all units of a layer is *exchangeable*: permutations do not change it. A prior with a
+    mean or a scale for each entry (a pretrained mean, MOPED, automatic relevance determination) is permuted with the
+    parameters. Otherwise the permuted posterior would have another evidence lower bound (ELBO).
 
     Attributes:
-        mean: $\mu$ by parameter name; each a scalar for all entries, or of the parameter's shape.
-        stddev: $\sigma$ by parameter name, positive; the same.
+        mean: Mean $\mu$ by parameter name, each a scalar or of the parameter's shape ``[*s]``.
+        stddev: Standard deviation $\sigma$ by parameter name, positive, each a scalar or ``[*s]``.
 
     Raises:
         InvalidInputError: On construction, if names differ, or a standard deviation is not positive and finite.
@@ -57,19 +57,20 @@ class GaussianPrior:
         for name, stddev in self.stddev.items():
             if not bool((stddev > 0).all()):
                 message = (
-                    f"the prior's standard deviation of `{name}` is {stddev.min().item():.3g}; expected above zero"
+                    f"expected a positive prior standard deviation of `{name}`, got a minimum of "
+                    f"{stddev.min().item():.3g}"
                 )
                 raise InvalidInputError(message)
-        # Looked up at every step of training, where asking the device each time would be slow.
+        # Computed once: a test in every training step would synchronize with the device.
         object.__setattr__(self, "_centered", frozenset(name for name, mean in self.mean.items() if not mean.any()))
 
     @classmethod
     def isotropic(cls, names: Iterable[str], scale: float) -> GaussianPrior:
-        """Return the centered prior with one scale for all entries.
+        r"""Return the prior $\mathcal N(0, \sigma^2 I)$.
 
         Args:
-            names: Of the parameters.
-            scale: Its standard deviation, positive.
+            names: Names of the parameters.
+            scale: Standard deviation $\sigma$ of all entries, positive.
 
         Returns:
             The prior.
@@ -81,31 +82,31 @@ class GaussianPrior:
         return cls({name: torch.zeros(()) for name in ones}, ones)
 
     def log_prob(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return the log density at parameters.
+        """Return the log density at given parameters.
 
         Args:
-            parameters: At least the parameters of the prior, each ``[*s]``.
+            parameters: All parameters of the prior, each ``[*s]``; others are ignored.
 
         Returns:
-            A scalar, in nats, summed over all entries; differentiable.
+            Log density over all parameters, a differentiable scalar in nats.
         """
         terms: list[Tensor] = []
-        for name, centre in self.mean.items():
+        for name, center in self.mean.items():
             value = parameters[name]
-            # Unchecked: at parameters that diverged the density is NaN, which whoever trains reports in their words.
-            normal = torch.distributions.Normal(centre.to(value), self.stddev[name].to(value), validate_args=False)
+            # Not validated: parameters that diverged give NaN, and the training loop raises `DivergenceError`.
+            normal = torch.distributions.Normal(center.to(value), self.stddev[name].to(value), validate_args=False)
             terms.append(normal.log_prob(value).sum())
         return torch.stack(terms).sum()
 
     def kl(self, mean: Mapping[str, Tensor], stddev: Mapping[str, Tensor]) -> Tensor:
-        r"""Return $\mathrm{KL}(q \,\|\, p)$ of independent Gaussians $q$ from this prior.
+        r"""Return $\mathrm{KL}(q \,\|\, p)$ of a diagonal Gaussian $q$ and this prior $p$.
 
         Args:
-            mean: Means of $q$.
-            stddev: Standard deviations of $q$, positive.
+            mean: Means of $q$ by parameter name, each ``[*s]``.
+            stddev: Standard deviations of $q$ by parameter name, each ``[*s]``, positive.
 
         Returns:
-            A scalar, in nats, summed over all entries; differentiable.
+            Divergence over all parameters of the prior, a differentiable scalar in nats.
         """
         terms: list[Tensor] = []
         for name, center in self.mean.items():
@@ -119,10 +120,10 @@ class GaussianPrior:
         return torch.stack(terms).sum()
 
     def mapped(self, function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> GaussianPrior:
-        """Return the prior with a function applied to its tensors; scalars are kept.
+        """Apply a function to the tensors of the prior that have the shapes of the parameters; keep scalars.
 
         Args:
-            function: Maps tensors of the parameters' shapes to such tensors.
+            function: Function from tensors by name to new tensors by name.
 
         Returns:
             The new prior.
@@ -130,13 +131,13 @@ class GaussianPrior:
         return GaussianPrior(_mapped(self.mean, function), _mapped(self.stddev, function))
 
     def is_exchangeable(self, layout: Layout) -> bool:
-        """Return whether no permutation of a layout changes the prior.
+        """Return whether permutations of a layout leave the prior unchanged, by one random permutation.
 
         Args:
-            layout: The symmetries.
+            layout: The permutation symmetries.
 
         Returns:
-            True if random group elements leave it as it is.
+            True if a random permutation does not change the prior.
         """
         if not any(tensor.dim() for part in (self.mean, self.stddev) for tensor in part.values()):
             return True

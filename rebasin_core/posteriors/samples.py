@@ -1,4 +1,4 @@
-"""Samples: chains of MCMC, deep ensembles, draws from anywhere."""
+"""Empirical distributions of posterior samples: MCMC chains, deep ensembles."""
 
 from __future__ import annotations
 
@@ -35,28 +35,30 @@ if TYPE_CHECKING:
     from rebasin_core.tensors.names import TensorNames
 
 
-# Most iterations of the fixed point for the barycenter.
+# Maximum number of fixed-point iterations for the barycenter.
 _ITERATIONS = 50
 
 
 @final
 class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
-    r"""The empirical distribution $\sum_k w_k \delta_{\theta_k}$ of weighted samples.
+    r"""Empirical distribution $\sum_k w_k \delta_{\theta_k}$ of K weighted posterior samples.
 
     The 2-Wasserstein geodesic between two sets of the same number of equally weighted samples is the displacement
-    interpolation: optimal transport pairs the samples (an exact assignment), and each pair moves on a straight line.
+    interpolation: optimal transport pairs the samples (an exact assignment), and each pair is interpolated linearly.
 
     Args:
-        samples: ``[K, *s]`` for every random parameter, K at least 1 and the same for all.
-        weights: ``[K]``, not negative, not all zero; normalized on construction. Equal if not given.
-        chains: ``[K]`` integers: the chain of each sample, in order of time within a chain. One chain if not given.
-        sample_buffers: Buffers of each sample (an ensemble with normalization statistics), each ``[K, *s]``.
-        buffers: Buffers that all samples share.
-        fixed: Parameters that are not random, by name.
-        prior: The prior that they were drawn under, if known.
+        samples: Samples by name of the random parameters, each ``[K, *s]`` with the same K, at least 1.
+        weights: Weights $w_k$, ``[K]``, nonnegative, normalized to sum 1; equal if None.
+        chains: Index of the chain of each sample, ``[K]`` integers; samples of a chain are sorted by time. One chain if
+            None.
+        sample_buffers: Buffers of each sample by name, each ``[K, *s]``, such as the normalization statistics of an
+            ensemble; none if None.
+        buffers: Buffers shared by all samples, by name, each ``[*s]``; none if None.
+        fixed: Parameters that are not random, by name; none if None.
+        prior: Prior of the sampled posterior; None if unknown.
 
     Raises:
-        InvalidInputError: If the numbers of samples differ, or the weights are not weights.
+        InvalidInputError: If the numbers of samples differ, or weights or chains are invalid.
 
     Examples:
         >>> import torch
@@ -88,9 +90,7 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
         weights = normalized_weights(torch.ones(count) if weights is None else weights, count)
         chains = torch.zeros(count, dtype=torch.int64) if chains is None else chains
         if tuple(chains.shape) != (count,) or chains.is_floating_point():
-            message = (
-                f"expected {count} numbers of chains as integers, got {chains.dtype} of shape {tuple(chains.shape)}"
-            )
+            message = f"expected {count} chain indices as integers, got {chains.dtype} of shape {tuple(chains.shape)}"
             raise InvalidInputError(message)
         fields = {"samples": samples, "sample_buffers": sample_buffers or {}}
         unattached = {"weights": weights, "chains": chains}
@@ -98,24 +98,24 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
 
     @classmethod
     def from_points(cls, points: Sequence[Posterior], *, weights: Tensor | None = None) -> Self:
-        """Return the samples that single networks are.
+        """Return the empirical distribution of single networks.
 
         Args:
-            points: At least one network, as points over the same tensors.
-            weights: ``[K]``; equal if not given.
+            points: Point masses over the same tensors, at least one.
+            weights: Weights ``[K]``; equal if None.
 
         Returns:
-            The samples; buffers are kept for each sample.
+            The posterior; each sample has its own buffers.
 
         Raises:
-            InvalidInputError: If there is none, one is no point, or their tensors differ.
+            InvalidInputError: If there is no network, one is not a point mass, or their tensors differ.
         """
         if not points or not all(q.is_point for q in points):
-            message = f"expected at least one point, got {[q.kind for q in points]}"
+            message = f"expected at least one single network (point mass), got {[q.kind for q in points]}"
             raise InvalidInputError(message)
-        for number, point in enumerate(points):
-            require_same_tensors(points[0].mean, point.mean, f"point {number}")
-            require_same_tensors(points[0].buffers, point.buffers, f"the buffers of point {number}")
+        for index, point in enumerate(points):
+            require_same_tensors(points[0].mean, point.mean, f"network {index}")
+            require_same_tensors(points[0].buffers, point.buffers, f"the buffers of network {index}")
         means = [q.mean for q in points]
         buffers = [q.buffers for q in points]
         return cls(
@@ -131,7 +131,7 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
 
     @property
     def samples(self) -> dict[str, Tensor]:
-        """The samples, each ``[K, *s]``."""
+        """Samples of the random parameters, each ``[K, *s]``."""
         return copied(self._fields["samples"])
 
     @property
@@ -141,7 +141,7 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
 
     @property
     def chains(self) -> Tensor:
-        """The chain of every sample, ``[K]``."""
+        """Index of the chain of each sample, ``[K]``."""
         return self._unattached["chains"].clone()
 
     @property
@@ -155,12 +155,12 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
 
     @property
     def sample_buffers(self) -> dict[str, Tensor]:
-        """The buffers of each sample, each ``[K, *s]``."""
+        """Buffers of each sample, each ``[K, *s]``."""
         return copied(self._fields["sample_buffers"])
 
     @property
     def shared_buffers(self) -> dict[str, Tensor]:
-        """The buffers that all samples share, each ``[*s]``."""
+        """Buffers shared by all samples, each ``[*s]``."""
         return copied(self._auxiliary.buffers)
 
     @override
@@ -174,7 +174,7 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
     @override
     def member(self, index: int) -> PointPosterior:
         if not 0 <= index < self.num_samples:
-            message = f"expected the number of a sample from 0 to {self.num_samples - 1}, got {index!r}"
+            message = f"expected the index of a sample from 0 to {self.num_samples - 1}, got {index!r}"
             raise InvalidInputError(message)
         own = {name: tensor[index].clone() for name, tensor in self._fields["samples"].items()}
         buffers = {name: tensor[index].clone() for name, tensor in self._fields["sample_buffers"].items()}
@@ -197,7 +197,7 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
 
     @override
     def draw_noise(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator) -> dict[str, Tensor]:
-        # Uniform numbers, turned into indices by the inverse of the distribution function.
+        # Uniform noise, which inverse transform sampling maps to the index of a sample.
         return {"": torch.rand((*sample_shape, 1), generator=generator, device=generator.device)}
 
     @override
@@ -222,11 +222,12 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
         fixed = [name for p in permutations for name, t in p.apply(shared).items() if not torch.equal(t, shared[name])]
         if fixed:
             message = (
-                f"{sorted(set(fixed))} are shared by all samples; no permutation of single samples may change them"
+                "expected permutations that do not change tensors shared by all samples, got ones that change "
+                f"{sorted(set(fixed))}"
             )
             raise InvalidInputError(message)
-        moved = [p.apply({name: t[k] for name, t in every.items()}) for k, p in enumerate(permutations)]
-        stacked = {name: torch.stack([m[name] for m in moved]) for name in every}
+        permuted = [p.apply({name: t[k] for name, t in every.items()}) for k, p in enumerate(permutations)]
+        stacked = {name: torch.stack([m[name] for m in permuted]) for name in every}
         return type(self)(
             {name: stacked[name] for name in self._fields["samples"]},
             sample_buffers={name: stacked[name] for name in self._fields["sample_buffers"]},
@@ -252,7 +253,7 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
 
 @register_wasserstein(SamplesPosterior, SamplesPosterior)
 def _distance(first: SamplesPosterior, second: SamplesPosterior) -> float:
-    """Return the distance by exact optimal transport between the samples."""
+    """Return the distance by exact optimal transport between the two sets of samples."""
     cost = squared_distances(first.samples, second.samples) + squared_distance(first.fixed, second.mean)
     return math.sqrt(transport_cost(first.weights, second.weights, cost))
 
@@ -267,19 +268,17 @@ def _displacement(first: SamplesPosterior, second: SamplesPosterior) -> Posterio
     def paired(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor[order.to(tensor.device)] for name, tensor in tensors.items()}
 
-    samples = first.samples
-    end = paired(second.samples)
-    own = first.sample_buffers
-    end_own = paired(second.sample_buffers)
-    fixed, end_fixed = first.fixed, second.fixed
-    shared, end_shared = first.shared_buffers, second.shared_buffers
+    samples = first.samples, paired(second.samples)
+    own_buffers = first.sample_buffers, paired(second.sample_buffers)
+    fixed = first.fixed, second.fixed
+    shared = first.shared_buffers, second.shared_buffers
 
     def at(t: float) -> SamplesPosterior:
         return SamplesPosterior(
-            interpolate(samples, end, t),
-            sample_buffers=interpolate_buffers(own, end_own, t),
-            fixed=interpolate(fixed, end_fixed, t),
-            buffers=interpolate_buffers(shared, end_shared, t),
+            interpolate(*samples, t),
+            sample_buffers=interpolate_buffers(*own_buffers, t),
+            fixed=interpolate(*fixed, t),
+            buffers=interpolate_buffers(*shared, t),
         )
 
     return at
@@ -287,7 +286,7 @@ def _displacement(first: SamplesPosterior, second: SamplesPosterior) -> Posterio
 
 @register_barycenter(SamplesPosterior)
 def _barycenter(posteriors: Sequence[SamplesPosterior], weights: TensorWeights) -> SamplesPosterior:
-    """Return the fixed point on free supports: all sets are assigned to the current one and averaged."""
+    """Return the fixed point with free support: assign all sets to the current one, average, and repeat."""
     weights.require_uniform("samples")
     _require_equal_numbers(posteriors)
     sets = [q.samples for q in posteriors]
@@ -298,7 +297,7 @@ def _barycenter(posteriors: Sequence[SamplesPosterior], weights: TensorWeights) 
         if not squared_distance(current, previous):
             break
     else:
-        message = f"the barycenter of samples did not converge in {_ITERATIONS} iterations: it is approximate"
+        message = f"the barycenter of samples did not converge in {_ITERATIONS} iterations; the result is approximate"
         warnings.warn(message, ConvergenceWarning, stacklevel=3)
     fixed = weights.mean([q.fixed for q in posteriors])
     return SamplesPosterior(current, fixed=fixed, buffers=weights.mean([q.buffers for q in posteriors]))

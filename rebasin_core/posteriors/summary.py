@@ -1,4 +1,4 @@
-"""One Gaussian with the moments of a mixture."""
+"""Gaussian summaries of mixtures by moment matching."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ SummaryKind: TypeAlias = Literal["diagonal_gaussian", "low_rank_gaussian", "full
 
 
 def gaussian_summary(mixture: AbstractMixture, kind: SummaryKind, rank: int) -> Posterior:
-    """Return a Gaussian with the mean and the marginal standard deviations of a mixture.
+    """Return the Gaussian with the mean and the marginal standard deviations of a mixture (moment matching).
 
     Args:
-        mixture: Samples, or a mixture of any posteriors.
-        kind: ``diagonal_gaussian``; ``low_rank_gaussian``, whose factor holds the first principal directions of the
-            components' means; ``full_gaussian``, with the covariance of the mixture.
-        rank: Rows of the factor of a ``low_rank_gaussian``; at most one less than there are components.
+        mixture: Posterior samples, or a mixture of K posteriors.
+        kind: ``diagonal_gaussian``; ``low_rank_gaussian``, whose factor consists of the first principal components of
+            the means; or ``full_gaussian``, with the covariance of the mixture.
+        rank: Rank of the factor of a ``low_rank_gaussian``, at most K - 1; larger values are reduced to K - 1.
 
     Returns:
         The Gaussian.
 
     Raises:
-        InvalidInputError: If a ``full_gaussian`` is requested and a component is neither a point nor a Gaussian.
+        InvalidInputError: For ``full_gaussian``, if a component is neither a point mass nor a Gaussian.
     """
     names = _random_names(mixture)
     mean = {name: tensor for name, tensor in mixture.mean.items() if name in names}
@@ -57,14 +57,14 @@ def gaussian_summary(mixture: AbstractMixture, kind: SummaryKind, rank: int) -> 
 
 
 def _random_names(mixture: AbstractMixture) -> tuple[str, ...]:
-    """Return the names of the parameters that are random in a mixture, in order."""
+    """Return the names of the random parameters of a mixture."""
     if isinstance(mixture, AbstractAttachedPosterior):
         return mixture.random_names
     return tuple(name for name, tensor in mixture.stddev.items() if bool(tensor.any()))
 
 
 def _deviations(mixture: AbstractMixture, mean: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the deviations ``[K, *s]`` of the components' means, each multiplied by the root of its weight."""
+    """Return the deviations ``[K, *s]`` of the means of the components, times the square roots of their weights."""
     roots = mixture.weights.sqrt()
     means = [q.mean for q in mixture.components]
     return {
@@ -74,7 +74,7 @@ def _deviations(mixture: AbstractMixture, mean: Mapping[str, Tensor]) -> dict[st
 
 
 def _principal(rows: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Return the first principal directions of rows ``[K, *s]``, each ``[count, *s]``, by decreasing variance."""
+    """Return the first principal components of rows ``[K, *s]``, ``[count, *s]``, by decreasing variance."""
     gram = sum(t.reshape(len(t), -1).double() @ t.reshape(len(t), -1).double().T for t in rows.values())
     _, vectors = torch.linalg.eigh(torch.as_tensor(gram))
     directions = vectors[:, -count:].T.flip(0)
@@ -82,15 +82,15 @@ def _principal(rows: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
 
 
 def _roots(mixture: AbstractMixture, like: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Return rows ``[R, *s]`` of roots of the components' covariances, each multiplied by the root of its weight."""
+    """Return roots ``[R, *s]`` of the covariances of the components, times the square roots of their weights."""
     found: list[dict[str, Tensor]] = []
     for component, weight in zip(mixture.components, mixture.weights.sqrt().tolist(), strict=True):
         if component.is_point:
             continue
         if not isinstance(component, AbstractGaussianPosterior):
             message = (
-                f"a `full_gaussian` summary needs points or Gaussians, got a component of kind {component.kind!r}; use "
-                "`diagonal_gaussian` or `low_rank_gaussian`, or draw samples of it"
+                f"expected point masses or Gaussians for a `full_gaussian` summary, got a component of kind "
+                f"{component.kind!r}; use `diagonal_gaussian` or `low_rank_gaussian`, or summarize samples of it"
             )
             raise InvalidInputError(message)
         root = component.root()

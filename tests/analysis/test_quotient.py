@@ -337,9 +337,7 @@ def test_an_unsupported_summary_is_an_error_with_its_reason() -> None:
     mean = {name: p.detach() for name, p in network().model.named_parameters()}
     parts = [rc.posteriors.MultiplicativeNoisePosterior(mean, [noise])] * 2
     assert rc.summarize(parts, network().spec, kind="low_rank_gaussian").posterior.kind == "low_rank_gaussian"
-    with pytest.raises(
-        rc.RebasinError, match="needs points or Gaussians, got a component of kind 'multiplicative_noise'"
-    ):
+    with pytest.raises(rc.RebasinError, match="got a component of kind 'multiplicative_noise'"):
         rc.summarize(parts, network().spec, kind="full_gaussian")
 
 

@@ -1,8 +1,8 @@
-"""What posteriors cost: sampling and permuting beside a plain copy, and an ensemble trained at once or one by one.
+"""Run time of sampling and permuting posteriors, and of training an ensemble in one batch or sequentially.
 
     python tests/benchmarks/posteriors.py
 
-All in one process and one thread, side by side, the best of several repetitions.
+All measurements run in one process with one thread; times are the minimum of several repetitions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REPEATS = 7
 
 
 def best(function: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Return the least seconds of a call."""
+    """Return the minimum run time of a call, in seconds."""
     function()
     times: list[float] = []
     for _ in range(repeats):
@@ -32,7 +32,7 @@ def best(function: Callable[[], object], repeats: int = REPEATS) -> float:
 
 
 def throughput() -> None:
-    """Print seconds and ratios for a network of 17 million parameters."""
+    """Print run times for a network of 14 million parameters, absolute and relative to copies."""
     architecture = rc.architectures.MLPArchitecture(hidden=[2048, 2048, 2048, 2048])
     model = architecture.build((784,), 10)
     mean = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
@@ -42,13 +42,13 @@ def throughput() -> None:
     element = architecture.spec(model).random_permutation(generator=generator)
     copy = best(lambda: {name: tensor.clone() for name, tensor in mean.items()})
 
-    def row(what: str, function: Callable[[], object], copies: int) -> list[object]:
+    def row(operation: str, function: Callable[[], object], copies: int) -> list[object]:
         seconds = best(function)
-        return [what, seconds, seconds / copy, seconds / copy / copies]
+        return [operation, seconds, seconds / copy, seconds / copy / copies]
 
     rows: list[list[object]] = [["copy of the parameters", copy, 1.0, 1.0]]
-    # Beside each: how many copies of the network sampling reads, and how many the posterior consists of.
-    kinds: list[tuple[str, rc.Posterior, int, int]] = [
+    # Numbers of copies of the parameters that sampling and permuting read.
+    posteriors: list[tuple[str, rc.Posterior, int, int]] = [
         ("point", rc.posteriors.PointPosterior(mean), 1, 1),
         ("diagonal Gaussian", rc.posteriors.DiagonalGaussianPosterior(mean, stddev), 2, 2),
         ("low rank (4) plus diagonal", rc.posteriors.LowRankGaussianPosterior(mean, stddev, factor), 6, 6),
@@ -59,19 +59,19 @@ def throughput() -> None:
             16,
         ),
     ]
-    for name, posterior, read, copies in kinds:
+    for name, posterior, read, copies in posteriors:
         rows += [
             row(f"{name}: from_noise", partial(posterior.from_noise, posterior.draw_noise(generator=generator)), read),
             row(f"{name}: permute", partial(posterior.permute, element), copies),
         ]
-    drawn = best(lambda: kinds[1][1].draw_noise(generator=generator), 3)
-    rows.append(["diagonal Gaussian: drawing the noise", drawn, drawn / copy, drawn / copy])
-    headers = ["what", "seconds", "copies of the network", "per copy of its own state"]
+    noise = best(lambda: posteriors[1][1].draw_noise(generator=generator), 3)
+    rows.append(["diagonal Gaussian: sample the noise", noise, noise / copy, noise / copy])
+    headers = ["operation", "time (s)", "time / copy of the parameters", "time / copy of the tensors read"]
     print(tabulate(rows, headers, floatfmt=("", ".4f", ".2f", ".2f"), tablefmt="github"))
 
 
 def ensembles() -> None:
-    """Print seconds for eight networks trained at once, side by side, and as eight runs."""
+    """Print training times of eight networks: in one batch, in one loop, and in eight runs."""
     generator = torch.Generator().manual_seed(0)
     rows: list[list[object]] = []
     for hidden, batch in (((50,), 32), ((64, 64), 32), ((128, 128), 128)):
@@ -85,11 +85,11 @@ def ensembles() -> None:
         ) -> float:
             return best(lambda: [method.fit(model, data) for method in methods], 2)
 
-        at_once = seconds(rc.inference.DeepEnsemble(members=8, epochs=2))
-        side = seconds(rc.inference.DeepEnsemble(members=8, epochs=2, together=False))
-        alone = seconds(*[rc.inference.MAPInference(epochs=2) for _ in range(8)])
-        rows.append(["-".join(map(str, hidden)), batch, at_once, side, alone, alone / at_once])
-    headers = ["hidden", "batch", "at once (s)", "side by side (s)", "one after the other (s)", "ratio"]
+        batched = seconds(rc.inference.DeepEnsemble(members=8, epochs=2))
+        one_loop = seconds(rc.inference.DeepEnsemble(members=8, epochs=2, together=False))
+        separate = seconds(*[rc.inference.MAPInference(epochs=2) for _ in range(8)])
+        rows.append(["-".join(map(str, hidden)), batch, batched, one_loop, separate, separate / batched])
+    headers = ["hidden units", "batch size", "one batch (s)", "one loop (s)", "separate runs (s)", "speed-up"]
     print(tabulate(rows, headers, floatfmt=".2f", tablefmt="github"))
 
 

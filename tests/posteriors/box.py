@@ -1,4 +1,4 @@
-"""A third party's posterior: uniform on a box, with nothing registered for it."""
+"""Posterior of a third party: uniform on a box, without registered functions."""
 
 from __future__ import annotations
 

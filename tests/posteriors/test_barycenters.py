@@ -1,4 +1,4 @@
-"""Barycentres, against closed forms and the definition."""
+"""Barycenters compared with closed forms and with their defining equation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def square_root(matrix: torch.Tensor) -> torch.Tensor:
     return root
 
 
-def test_dense_gaussians_meet_the_equation_of_their_barycentre() -> None:
+def test_the_barycenter_of_dense_gaussians_satisfies_its_fixed_point_equation() -> None:
     posteriors, weights = [dense(seed) for seed in range(3)], [0.5, 0.3, 0.2]
     found = rc.barycenter(posteriors, weights)
     assert isinstance(found, rc.posteriors.FullGaussianPosterior)
@@ -36,13 +36,13 @@ def test_dense_gaussians_meet_the_equation_of_their_barycentre() -> None:
     torch.testing.assert_close(found.mean["a"], sum(w * q.mean["a"] for w, q in zip(weights, posteriors, strict=True)))
 
 
-def test_of_two_it_is_half_way_on_the_geodesic() -> None:
+def test_the_barycenter_of_two_is_the_midpoint_of_the_geodesic() -> None:
     a, b = dense(0), dense(1)
-    middle = rc.barycenter([a, b])
-    half_way = rc.posteriors.geodesic(a, b)(0.5)
-    assert isinstance(middle, rc.posteriors.FullGaussianPosterior)
-    assert isinstance(half_way, rc.posteriors.FullGaussianPosterior)
-    torch.testing.assert_close(middle.covariance(), half_way.covariance(), rtol=1e-5, atol=1e-6)
+    center = rc.barycenter([a, b])
+    midpoint = rc.posteriors.geodesic(a, b)(0.5)
+    assert isinstance(center, rc.posteriors.FullGaussianPosterior)
+    assert isinstance(midpoint, rc.posteriors.FullGaussianPosterior)
+    torch.testing.assert_close(center.covariance(), midpoint.covariance(), rtol=1e-5, atol=1e-6)
 
 
 def test_samples_are_assigned_before_they_are_averaged() -> None:
@@ -61,26 +61,26 @@ def test_weights_by_pattern() -> None:
     assert (found.mean["first.w"].item(), found.mean["last.w"].item()) == (0.75, 0.0)
 
 
-def test_kinds_that_differ_give_their_moments() -> None:
+def test_the_barycenter_of_a_point_mass_and_a_gaussian_is_a_gaussian() -> None:
     a = rc.posteriors.PointPosterior({"w": torch.tensor([1.0])})
     b = rc.posteriors.DiagonalGaussianPosterior({"w": torch.tensor([3.0])}, {"w": torch.tensor([2.0])})
     found = rc.barycenter([a, b])
     assert (found.kind, found.mean["w"].item(), found.stddev["w"].item()) == ("diagonal_gaussian", 2.0, 1.0)
 
 
-def test_what_does_not_fit() -> None:
+def test_incompatible_posteriors_and_weights_raise() -> None:
     a = rc.posteriors.PointPosterior({"w": torch.zeros(1)})
     b = rc.posteriors.PointPosterior({"w": torch.zeros(2)})
     with pytest.raises(InvalidInputError, match="at least one posterior"):
         rc.barycenter([])
     with pytest.raises(InvalidInputError, match="`w` has shape"):
         rc.barycenter([a, b])
-    with pytest.raises(InvalidInputError, match="expected 1 weights"):
+    with pytest.raises(InvalidInputError, match="expected 1 nonnegative weights"):
         rc.barycenter([a], [0.5, 0.5])
 
 
 @pytest.mark.parametrize("kind", ["dense Gaussians", "samples"])
-def test_a_fixed_point_that_is_not_reached_is_told(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_iteration_that_does_not_converge_warns(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     sets = [{"a": torch.randn(6, 3, generator=generator).double()} for _ in range(3)]
     posteriors: list[rc.Posterior]

@@ -37,43 +37,44 @@ def test_kl_equals_torch_distributions() -> None:
 
 def test_geodesic_is_linear_in_mean_and_standard_deviation() -> None:
     q, p = gaussian(0), gaussian(1)
-    middle = geodesic(q, p)(0.25)
-    torch.testing.assert_close(middle.mean["w"], 0.75 * q.mean["w"] + 0.25 * p.mean["w"])
-    torch.testing.assert_close(middle.stddev["w"], 0.75 * q.stddev["w"] + 0.25 * p.stddev["w"])
+    point = geodesic(q, p)(0.25)
+    torch.testing.assert_close(point.mean["w"], 0.75 * q.mean["w"] + 0.25 * p.mean["w"])
+    torch.testing.assert_close(point.stddev["w"], 0.75 * q.stddev["w"] + 0.25 * p.stddev["w"])
 
 
 def test_noise_is_common_along_the_geodesic(generator: torch.Generator) -> None:
     q, p = gaussian(0), gaussian(1)
     noise = q.draw_noise((), generator=generator)
-    ends, middle = (q.from_noise(noise), p.from_noise(noise)), geodesic(q, p)(0.5).from_noise(noise)
-    torch.testing.assert_close(middle["w"], (ends[0]["w"] + ends[1]["w"]) / 2)
+    endpoints = q.from_noise(noise), p.from_noise(noise)
+    midpoint = geodesic(q, p)(0.5).from_noise(noise)
+    torch.testing.assert_close(midpoint["w"], (endpoints[0]["w"] + endpoints[1]["w"]) / 2)
 
 
 @pytest.mark.parametrize(
     ("stddev", "message"),
     [
-        (torch.tensor([0.1, -0.1]), "goes down to -0.1"),
+        (torch.tensor([0.1, -0.1]), "standard deviation of `w` to be nonnegative, got a minimum of -0.1"),
         (torch.tensor([0.1, float("nan")]), "1 of 2 entries that are NaN"),
         (torch.ones(3), r"has shape \(3,\), expected \(2,\)"),
     ],
 )
-def test_bad_standard_deviations(stddev: torch.Tensor, message: str) -> None:
+def test_invalid_standard_deviations_raise(stddev: torch.Tensor, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         DiagonalGaussianPosterior({"w": torch.zeros(2)}, {"w": stddev})
 
 
-def test_no_density_without_spread() -> None:
+def test_a_density_requires_positive_standard_deviations() -> None:
     q = DiagonalGaussianPosterior({"w": torch.zeros(2)}, {"w": torch.tensor([1.0, 0.0])})
-    with pytest.raises(InvalidInputError, match="zero standard deviation"):
+    with pytest.raises(InvalidInputError, match="got a zero standard deviation for `w`"):
         q.log_prob({"w": torch.zeros(2)})
 
 
-def test_kinds_do_not_mix() -> None:
+def test_a_gaussian_and_a_point_mass_have_a_distance_but_no_geodesic() -> None:
     q = gaussian(0)
     with pytest.raises(NoClosedFormError, match="no 2-Wasserstein geodesic of `DiagonalGaussianPosterior` and `Point"):
         geodesic(q, PointPosterior(q.mean))
     with pytest.raises(InvalidInputError, match=r"in \[0, 1\]"):
         geodesic(q, q)(1.5)
-    # A point is a Gaussian without spread, so the distance between the two kinds is known.
-    spread = torch.sqrt(sum((s.square().sum() for s in q.stddev.values()), torch.zeros(()).double())).item()
-    assert wasserstein_distance(q, PointPosterior(q.mean)) == pytest.approx(spread)
+    # A point mass is a Gaussian with zero standard deviations: W2^2 is the sum of the variances.
+    expected = torch.sqrt(sum((s.square().sum() for s in q.stddev.values()), torch.zeros(()).double())).item()
+    assert wasserstein_distance(q, PointPosterior(q.mean)) == pytest.approx(expected)

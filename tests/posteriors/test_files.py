@@ -15,14 +15,14 @@ from rebasin_core.tensors.files import write_tensors
 def test_load_finds_the_representation(tmp_path: Path) -> None:
     q = DiagonalGaussianPosterior({"w": torch.zeros(2)}, {"w": torch.ones(2)}, buffers={"n": torch.tensor(3)})
     q.save(tmp_path / "q")
-    back = load_posterior(tmp_path / "q")
-    assert isinstance(back, DiagonalGaussianPosterior)
-    assert back.buffers["n"].item() == 3
+    loaded = load_posterior(tmp_path / "q")
+    assert isinstance(loaded, DiagonalGaussianPosterior)
+    assert loaded.buffers["n"].item() == 3
     with pytest.raises(FileFormatError, match="expected a 'point' posterior, got 'diagonal_gaussian'"):
         PointPosterior.load(tmp_path / "q")
 
 
-def test_a_checkpoint_is_a_point(tmp_path: Path) -> None:
+def test_a_checkpoint_is_a_point_mass(tmp_path: Path) -> None:
     save_file({"w": torch.ones(2), "steps": torch.tensor(5)}, tmp_path / "c.safetensors")
     point = load_posterior(tmp_path / "c.safetensors")
     assert point.kind == "point"
@@ -30,13 +30,13 @@ def test_a_checkpoint_is_a_point(tmp_path: Path) -> None:
     assert set(point.buffers) == {"steps"}
 
 
-def test_a_file_with_wrong_fields(tmp_path: Path) -> None:
+def test_a_file_with_missing_fields_raises(tmp_path: Path) -> None:
     document = {"representation": "diagonal_gaussian", "meta": {}}
     write_tensors(tmp_path / "q", {"mean/w": torch.zeros(1)}, kind="posterior", document=document)
     with pytest.raises(FileFormatError, match="expected the fields of a 'diagonal_gaussian' posterior"):
         load_posterior(tmp_path / "q")
 
 
-def test_nan_weights_are_refused() -> None:
+def test_nan_weights_raise() -> None:
     with pytest.raises(InvalidInputError, match=r"`w` has 1 of 2 entries that are NaN"):
         PointPosterior({"w": torch.tensor([1.0, float("nan")])})

@@ -1,4 +1,4 @@
-"""Objects and files of other libraries: by their layouts, and with the libraries where they are installed."""
+"""Objects and files of other libraries: synthetic ones, and real ones if the libraries are installed."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ SOFT = torch.nn.functional.softplus
 
 
 def bayesian(names: dict[str, str], *, copies: dict[str, str] | None = None) -> dict[str, torch.Tensor]:
-    """A state dict with a Bayesian layer `fc` and an ordinary one `out`."""
+    """Return a state dict with a Bayesian layer `fc` and a deterministic layer `out`."""
     generator = torch.Generator().manual_seed(0)
     weight, rho = torch.randn(3, 2, generator=generator), torch.randn(3, 2, generator=generator)
-    tensors = {f"fc.{names['mean']}": weight, f"fc.{names['spread']}": rho}
+    tensors = {f"fc.{names['mean']}": weight, f"fc.{names['scale']}": rho}
     tensors |= {f"fc.{copy}": torch.full((3, 2), 9.0) for copy in (copies or {})}
     return {**tensors, "out.weight": torch.ones(1, 3), "norm.running_mean": torch.zeros(3)}
 
 
 LAYOUTS: dict[str, tuple[dict[str, str], dict[str, str], Callable[[torch.Tensor], torch.Tensor]]] = {
-    "bayesian-torch": ({"mean": "mu_weight", "spread": "rho_weight"}, {"eps_weight": ""}, SOFT),
-    "bayesian-torch convolution": ({"mean": "mu_kernel", "spread": "rho_kernel"}, {}, SOFT),
+    "bayesian-torch": ({"mean": "mu_weight", "scale": "rho_weight"}, {"eps_weight": ""}, SOFT),
+    "bayesian-torch convolution": ({"mean": "mu_kernel", "scale": "rho_kernel"}, {}, SOFT),
     "torch-uncertainty": (
-        {"mean": "weight_mu", "spread": "weight_sigma"},
+        {"mean": "weight_mu", "scale": "weight_sigma"},
         {"weight_sampler.mu": "", "weight_sampler.sigma": ""},
         SOFT,
     ),
-    "blitz": ({"mean": "weight_sampler.mu", "spread": "weight_sampler.rho"}, {"weight_mu": "", "weight_rho": ""}, SOFT),
-    "torchbnn": ({"mean": "weight_mu", "spread": "weight_log_sigma"}, {}, torch.exp),
+    "blitz": ({"mean": "weight_sampler.mu", "scale": "weight_sampler.rho"}, {"weight_mu": "", "weight_rho": ""}, SOFT),
+    "torchbnn": ({"mean": "weight_mu", "scale": "weight_log_sigma"}, {}, torch.exp),
 }
 
 
 @pytest.mark.parametrize("library", LAYOUTS)
-def test_bayesian_layers_become_the_deterministic_network(library: str) -> None:
+def test_bayesian_layers_have_the_names_of_the_deterministic_network(library: str) -> None:
     names, copies, function = LAYOUTS[library]
     state = bayesian(names, copies=copies)
     posterior = rc.posteriors.from_state_dict(state)
@@ -49,7 +49,7 @@ def test_bayesian_layers_become_the_deterministic_network(library: str) -> None:
     assert set(posterior.mean) == {"fc.weight", "out.weight"}
     assert set(posterior.buffers) == {"norm.running_mean"}
     assert torch.equal(posterior.mean["fc.weight"], state[f"fc.{names['mean']}"])
-    assert torch.equal(posterior.stddev["fc.weight"], function(state[f"fc.{names['spread']}"]))
+    assert torch.equal(posterior.stddev["fc.weight"], function(state[f"fc.{names['scale']}"]))
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -77,7 +77,7 @@ def test_swag_statistics_give_the_covariance_of_the_paper(*, wrapped: bool) -> N
     assert set(posterior.buffers) == (set() if wrapped else {"norm.running_mean"})
 
 
-def test_averaged_model_is_its_average() -> None:
+def test_an_averaged_model_is_a_point_mass() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     averaged = torch.optim.swa_utils.AveragedModel(model)
     posterior = rc.as_posterior(averaged)
@@ -86,43 +86,46 @@ def test_averaged_model_is_its_average() -> None:
     assert set(posterior.buffers) == {name for name, _ in model.named_buffers()}
 
 
-def test_an_optimiser_without_names_needs_the_model() -> None:
+def test_an_optimizer_without_names_requires_the_model() -> None:
     model = nn.Linear(2, 3)
     group = {"params": list(model.parameters()), "hess": torch.ones(9), "ess": 100.0, "weight_decay": 1e-3}
     ivon = stand_in("ivon._ivon", "IVON")(param_groups=[group])
-    with pytest.raises(rc.RebasinError, match="give the network"):
+    with pytest.raises(rc.RebasinError, match="expected `model` for IVON"):
         rc.as_posterior(ivon)
-    with pytest.raises(rc.RebasinError, match="2 parameters of IVON are not the model's"):
+    with pytest.raises(rc.RebasinError, match="expected the model that IVON optimizes, got one without 2 of its"):
         rc.as_posterior(ivon, model=nn.Linear(2, 3))
     del group["hess"]
-    with pytest.raises(rc.RebasinError, match=r"lacks \['hess'\]; is it another version"):
+    with pytest.raises(rc.RebasinError, match=r"expected \['hess'\] in the parameter groups of IVON"):
         rc.as_posterior(ivon, model=model)
 
 
-def test_layers_of_an_unknown_version_are_refused() -> None:
+def test_layers_of_an_unknown_version_raise() -> None:
     layer = stand_in("bayesian_torch.layers.linear", "LinearReparameterization", nn.Module)()
-    layer.register_parameter("centre_weight", nn.Parameter(torch.zeros(3, 2)))
-    with pytest.raises(rc.RebasinError, match="is it another version"):
+    layer.register_parameter("center_weight", nn.Parameter(torch.zeros(3, 2)))
+    with pytest.raises(rc.RebasinError, match="layers of bayesian-torch, got none; the version of the library"):
         rc.as_posterior(nn.Sequential(layer))
 
 
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"fc.weight": torch.zeros(2)}, "no posterior is known in tensors named `fc.weight`"),
+        ({"fc.weight": torch.zeros(2)}, "or SWAG, got tensors named `fc.weight`"),
         (
             {"a.mu_weight": torch.zeros(2), "a.rho_weight": torch.zeros(2), "b.mu_weight": torch.zeros(2)},
-            "no `b.rho_we",
+            "expected `b.rho_weight` for the mean `b.mu_weight`",
         ),
-        ({"w_mean": torch.zeros(2), "w_sq_mean": torch.zeros(2), "v_sq_mean": torch.zeros(2)}, "not complete"),
+        (
+            {"w_mean": torch.zeros(2), "w_sq_mean": torch.zeros(2), "v_sq_mean": torch.zeros(2)},
+            r"got incomplete ones of \['v'\]",
+        ),
     ],
 )
-def test_state_dicts_that_cannot_be_read(state: dict[str, torch.Tensor], message: str) -> None:
+def test_state_dicts_that_cannot_be_read_raise(state: dict[str, torch.Tensor], message: str) -> None:
     with pytest.raises(rc.RebasinError, match=message):
         rc.posteriors.from_state_dict(state)
 
 
-def test_writing_back_where_nothing_can_be_written() -> None:
+def test_writing_back_to_a_module_raises() -> None:
     model = nn.Linear(2, 3)
     with pytest.raises(rc.RebasinError, match="but not write to it"):
         rc.write_back(model, rc.as_posterior(model))
@@ -143,10 +146,10 @@ def test_stacked_samples_of_another_program(tmp_path: Path) -> None:
     partly = rc.posteriors.load_samples(tmp_path / "last.npz", model=model)
     assert partly.random_names == ("1.weight",)
     np.savez(tmp_path / "objects.npz", w=np.array([object()], dtype=object))
-    with pytest.raises(rc.RebasinError, match=r"Expected an \.npz of numbers"):
+    with pytest.raises(rc.RebasinError, match=r"Expected an \.npz"):
         rc.posteriors.load_samples(tmp_path / "objects.npz")
     np.savez(tmp_path / "other.npz", lost=np.zeros((3, 2)))
-    with pytest.raises(rc.RebasinError, match=r"\['lost'\] are no parameters of the model"):
+    with pytest.raises(rc.RebasinError, match=r"expected parameters of the model .*, got \['lost'\]"):
         rc.posteriors.load_samples(tmp_path / "other.npz", model=model)
     shape: dict[str, Any] = {"0.weight": np.zeros((3, 7))}
     np.savez(tmp_path / "shape.npz", **shape)
@@ -163,12 +166,12 @@ def test_real_layers_of_bayesian_torch() -> None:
     assert isinstance(posterior, rc.posteriors.DiagonalGaussianPosterior)
     assert set(posterior.random_names) == {"0.weight", "0.bias", "2.weight", "2.bias"}
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
-    theirs = torch.stack([model(x) for _ in range(4000)])
+    expected = torch.stack([model(x) for _ in range(4000)])
     plain = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     samples = posterior.sample((4000,), generator=torch.Generator().manual_seed(0))
-    ours = torch.vmap(lambda tensors: torch.func.functional_call(plain, tensors, (x,)))(samples)
-    error = 5 * theirs.std(0) / 4000**0.5 * 2**0.5
-    assert bool(((ours.mean(0) - theirs.mean(0)).abs() < error).all())
+    outputs = torch.vmap(lambda tensors: torch.func.functional_call(plain, tensors, (x,)))(samples)
+    error = 5 * expected.std(0) / 4000**0.5 * 2**0.5
+    assert bool(((outputs.mean(0) - expected.mean(0)).abs() < error).all())
 
 
 def test_real_layers_of_blitz() -> None:
@@ -184,9 +187,9 @@ def test_real_layers_of_torch_uncertainty() -> None:
     torch.manual_seed(0)
     layer = layers.BayesLinear(3, 2)
     posterior = rc.as_posterior(nn.Sequential(layer))
-    theirs = torch.stack([layer(torch.eye(3)) for _ in range(4000)]).detach().std(0).T
-    ours = (posterior.stddev["0.weight"].square() + posterior.stddev["0.bias"].square().unsqueeze(1)).sqrt()
-    torch.testing.assert_close(theirs, ours, rtol=0.1, atol=0)
+    sampled = torch.stack([layer(torch.eye(3)) for _ in range(4000)]).detach().std(0).T
+    exact = (posterior.stddev["0.weight"].square() + posterior.stddev["0.bias"].square().unsqueeze(1)).sqrt()
+    torch.testing.assert_close(sampled, exact, rtol=0.1, atol=0)
 
 
 def test_real_swag_of_torch_uncertainty() -> None:
@@ -201,13 +204,13 @@ def test_real_swag_of_torch_uncertainty() -> None:
         wrapped.update_wrapper(epoch)
     posterior = rc.as_posterior(wrapped)
     assert isinstance(posterior, rc.posteriors.LowRankGaussianPosterior)
-    held = {
+    moments = {
         name.removeprefix("model.swag_stats."): t.flatten()
         for name, t in wrapped.swag_stats.items()
         if "cov" not in name
     }
     factor = wrapped.swag_stats["model.swag_stats.weight_covariance_sqrt"].T
-    mean, squares = held["weight_mean"], held["weight_sq_mean"]
+    mean, squares = moments["weight_mean"], moments["weight_sq_mean"]
     torch.testing.assert_close(posterior.mean["weight"].flatten(), mean)
     variance = (squares - mean.square()).clamp_min(1e-6) / 2 + factor.square().sum(1) / (2 * (factor.shape[1] - 1))
     torch.testing.assert_close(posterior.stddev["weight"].flatten().square(), variance, rtol=1e-4, atol=1e-6)
@@ -224,11 +227,11 @@ def test_real_ivon_is_read_and_written() -> None:
     posterior = rc.as_posterior(optimizer, model=model)
     assert isinstance(posterior, rc.posteriors.DiagonalGaussianPosterior)
     spec = rc.table_spec({"weight": "units, -", "bias": "units"}, posterior.mean)
-    moved = posterior.permute(spec.random_permutation(generator=torch.Generator().manual_seed(1)))
-    rc.write_back(optimizer, moved, model=model)
-    assert torch.equal(model.weight.detach(), moved.mean["weight"])
-    back = rc.as_posterior(optimizer, model=model)
-    torch.testing.assert_close(back.stddev["weight"], moved.stddev["weight"])
+    permuted = posterior.permute(spec.random_permutation(generator=torch.Generator().manual_seed(1)))
+    rc.write_back(optimizer, permuted, model=model)
+    assert torch.equal(model.weight.detach(), permuted.mean["weight"])
+    restored = rc.as_posterior(optimizer, model=model)
+    torch.testing.assert_close(restored.stddev["weight"], permuted.stddev["weight"])
 
 
 def test_real_guides_of_pyro() -> None:

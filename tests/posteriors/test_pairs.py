@@ -1,4 +1,4 @@
-"""Which function serves a pair of posteriors, and how a third party's posterior joins."""
+"""Dispatch of functions of several posteriors, and registration of functions for a posterior of a third party."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def box(kind: type[BoxPosterior] = BoxPosterior, center: float = 0.0, radius: fl
 
 
 def table(*kinds: tuple[type, ...]) -> Operation[Returns]:
-    """An operation whose functions return the names of the classes they are registered for."""
+    """Return an operation whose functions return the names of the classes for which they are registered."""
     operation: Operation[Returns] = Operation("test operation", "register_test", "do something else")
     for each in kinds:
         operation.register(each, named(", ".join(kind.__name__ for kind in each)))
@@ -63,7 +63,7 @@ def found(operation: Operation[Returns], *kinds: type[BoxPosterior]) -> str | No
     return None if function is None else function()
 
 
-def test_the_nearest_bases_win() -> None:
+def test_the_function_for_the_nearest_bases_is_used() -> None:
     pairs = table((General, General), (Left, General), (Left, Left))
     assert found(pairs, Left, Left) == "Left, Left"
     assert found(pairs, Left, Right) == "Left, General"
@@ -76,14 +76,14 @@ def test_the_method_resolution_order_decides_between_two_bases() -> None:
     assert found(table((Left, Right), (General, General)), Both, Both) == "Left, Right"
 
 
-def test_functions_of_which_neither_is_nearer_are_both_named() -> None:
+def test_the_error_for_ambiguous_functions_names_both() -> None:
     pairs = table((Left, General), (General, Left))
     assert found(pairs, Left, Right) == "Left, General"
     with pytest.raises(PluginError, match=r"`Left` is ambiguous: .*`Left` and `General`.*`General` and `Left`"):
         found(pairs, Left, Left)
 
 
-def test_one_class_serves_any_number_of_posteriors() -> None:
+def test_a_function_for_one_class_accepts_any_number_of_posteriors() -> None:
     operation = table((General,), (Left,))
     assert found(operation, Left, Left, Left) == "Left"
     assert found(operation, Left, Both, Right) == "General"
@@ -96,7 +96,7 @@ def test_a_pair_cannot_be_registered_twice() -> None:
         table((Left, Right), (Left, Right))
 
 
-def test_what_is_registered_for_a_pair_serves_the_exchanged_pair() -> None:
+def test_a_function_for_a_pair_also_applies_to_the_swapped_pair() -> None:
     class Near(BoxPosterior):
         kind: ClassVar[str] = "near"
 
@@ -121,7 +121,7 @@ def test_what_is_registered_for_a_pair_serves_the_exchanged_pair() -> None:
         register_wasserstein(Far, Near)(distance)
 
 
-def test_a_third_partys_posterior_is_refused_with_a_way_out_until_it_joins() -> None:
+def test_a_posterior_of_a_third_party_raises_until_functions_are_registered() -> None:
     class Cube(BoxPosterior):
         kind: ClassVar[str] = "cube"
 
@@ -152,7 +152,7 @@ def test_a_third_partys_posterior_is_refused_with_a_way_out_until_it_joins() -> 
     def _center(cubes: Sequence[Cube], weights: TensorWeights) -> Cube:
         return Cube(weights.mean([q.mean for q in cubes]), weights.mean([q.radius for q in cubes]))
 
-    # Uniform distributions differ in location and scale: the optimal map is linear, entry by entry.
+    # Uniform distributions are a location-scale family: the optimal transport map of each entry is affine.
     expected = (4 * (2.0**2 + (2 / 3**0.5) ** 2)) ** 0.5
     assert rc.wasserstein_distance(first, second) == pytest.approx(expected)
     assert rc.kl_divergence(first, second) == pytest.approx(4 * torch.tensor(3.0).log().item())
@@ -178,7 +178,7 @@ def test_the_default_path_of_a_third_party_is_its_geodesic() -> None:
     assert curve.loss[0] == pytest.approx(rc.barrier(first, first, task, **options).loss[0])
 
 
-def test_modules_are_no_posteriors() -> None:
+def test_modules_are_not_posteriors() -> None:
     module: Any = torch.nn.Linear(2, 2)
     for operation in (rc.wasserstein_distance, rc.kl_divergence, rc.posteriors.geodesic):
         with pytest.raises(InvalidInputError, match=r"expected posteriors, got `Linear`; `rebasin_core.as_posterior`"):
@@ -187,7 +187,7 @@ def test_modules_are_no_posteriors() -> None:
         rc.barycenter([module])
 
 
-def test_moments_in_place_of_a_barycenter_are_stated() -> None:
+def test_results_report_whether_they_are_a_barycenter() -> None:
     case = network()
     mean = {name: tensor.detach() for name, tensor in case.model.named_parameters()}
     scale = {name: torch.full_like(tensor, 0.1) for name, tensor in mean.items()}
@@ -209,12 +209,12 @@ def test_moments_in_place_of_a_barycenter_are_stated() -> None:
         assert rc.hull_losses(posteriors, num_points=1, **options).is_barycenter is expected
     with pytest.raises(NoClosedFormError, match="barycenter of `LowRankGaussianPosterior`"):
         _ = rc.match_many(swag, case.spec, max_rounds=1).center
-    middle = rc.posteriors.moment_barycenter(swag, [1, 3])
-    for name, tensor in middle.stddev.items():
+    average = rc.posteriors.moment_barycenter(swag, [1, 3])
+    for name, tensor in average.stddev.items():
         torch.testing.assert_close(tensor, 0.25 * swag[0].stddev[name] + 0.75 * swag[1].stddev[name])
 
 
-def test_weights_by_tensor_need_independent_entries() -> None:
+def test_weights_by_tensor_require_independent_entries() -> None:
     root = {"a": torch.eye(2)[:, :1], "b": torch.eye(2)[:, 1:]}
     full = rc.posteriors.FullGaussianPosterior({name: torch.zeros(1) for name in root}, root)
     samples = rc.posteriors.SamplesPosterior({name: torch.zeros(3, 1) for name in root})

@@ -1,4 +1,4 @@
-"""Each kind of path, away from the endpoints and the midpoint."""
+"""Each path at interior points other than the midpoint."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def test_fixed_parameters_and_buffers_are_interpolated(path: Callable[..., Poste
     assert point.buffers["steps"].item() == 0, "integers are those of the nearer endpoint"
 
 
-def test_fixed_parameters_stay_fixed_on_a_geodesic() -> None:
+def test_fixed_parameters_are_not_random_on_a_geodesic() -> None:
     point = rc.posteriors.geodesic(gaussian(0), gaussian(4))(0.25)
     assert isinstance(point, rc.posteriors.DiagonalGaussianPosterior)
     assert point.random_names == ("w",)
 
 
-def test_moment_path_is_linear_in_standard_deviations_of_any_kind() -> None:
+def test_moment_path_is_linear_in_standard_deviations_of_any_representation() -> None:
     first, second = swag(0), rc.posteriors.SamplesPosterior(tensors(1, 4))
     point = moment_path(first, second)(0.25)
     torch.testing.assert_close(point.stddev["w"], 0.75 * first.stddev["w"] + 0.25 * second.stddev["w"])
@@ -82,7 +82,7 @@ def test_coupled_path_couples_samples_by_their_noise(generator: torch.Generator)
     torch.testing.assert_close(path(1.0).stddev["w"], second.stddev["w"])
 
 
-def test_what_has_no_coupled_path_travels_as_samples_by_default() -> None:
+def test_the_default_path_without_a_coupled_path_interpolates_samples() -> None:
     first, second = swag(0, 2), swag(1, 3)
     with pytest.raises(NoClosedFormError, match="same rank for the coupled path, got 2 and 3"):
         coupled_path(first, second)
@@ -92,7 +92,7 @@ def test_what_has_no_coupled_path_travels_as_samples_by_default() -> None:
     assert AutoPath().between(first, swag(1, 2))(0.25).kind == "low_rank_gaussian"
 
 
-def test_displacement_path_moves_paired_samples_on_lines() -> None:
+def test_displacement_path_interpolates_paired_samples_linearly() -> None:
     first, second = swag(0), gaussian(3)
     first = rc.posteriors.LowRankGaussianPosterior(first.mean, first.diagonal, first.factor)
     second = rc.posteriors.DiagonalGaussianPosterior({"w": second.mean["w"]}, {"w": second.stddev["w"]})
@@ -117,7 +117,7 @@ def test_mixture_path_flattens_mixtures_and_weighs_the_endpoints() -> None:
 
 
 @pytest.mark.parametrize("t", [-0.1, 1.1, float("nan")])
-def test_coefficients_out_of_range_are_refused(t: float) -> None:
+def test_coefficients_out_of_range_raise(t: float) -> None:
     first, second = gaussian(0), gaussian(1)
     for path in (rc.posteriors.geodesic, moment_path, mean_path, mixture_path, displacement_path):
         with pytest.raises(InvalidInputError, match=r"t in \[0, 1\]"):
@@ -127,7 +127,7 @@ def test_coefficients_out_of_range_are_refused(t: float) -> None:
 @pytest.mark.parametrize(
     "path", [rc.posteriors.geodesic, moment_path, mean_path, mixture_path, displacement_path, coupled_path]
 )
-def test_both_ends_of_a_path_are_checked(path: Callable[..., PosteriorPath]) -> None:
+def test_both_endpoints_of_a_path_are_validated(path: Callable[..., PosteriorPath]) -> None:
     other = rc.posteriors.PointPosterior({"v": torch.zeros(2)})
     for wrong in (torch.zeros(2), {"w": torch.zeros(2)}, None):
         with pytest.raises(InvalidInputError, match="posterior"):
@@ -151,12 +151,12 @@ def test_a_path_has_the_dtype_of_the_first_posterior() -> None:
             )
 
 
-def test_integer_buffers_are_those_of_the_nearer_end() -> None:
+def test_integer_buffers_are_those_of_the_nearer_endpoint() -> None:
     path = moment_path(gaussian(0), gaussian(4))
     assert [path(t).buffers["steps"].item() for t in (0.0, 0.25, 0.5, 0.51, 0.75, 1.0)] == [0, 0, 0, 4, 4, 4]
 
 
-def test_a_linear_path_needs_the_same_tensors() -> None:
+def test_a_linear_path_requires_the_same_tensors() -> None:
     first = rc.posteriors.LowRankGaussianPosterior(tensors(0), {"w": tensors(1)["w"].abs()}, tensors(2, 2))
     with pytest.raises(InvalidInputError, match="`factor` of the second posterior"):
         first.linear_path(swag(1, 3))
@@ -169,8 +169,8 @@ def test_a_linear_path_needs_the_same_tensors() -> None:
         )
 
 
-def test_distance_of_a_gaussian_from_independent_ones_is_the_dense_one() -> None:
-    """Entries that are random in one of the two only add their variances."""
+def test_distance_of_a_gaussian_from_an_independent_one_equals_the_dense_distance() -> None:
+    """Entries that are random in only one of the two add their variances."""
     low = swag(0)
     dense = rc.posteriors.FullGaussianPosterior(low.mean, low.root())
     independent = rc.posteriors.DiagonalGaussianPosterior(tensors(5), {"w": tensors(6)["w"].abs()})

@@ -21,10 +21,10 @@ def test_moments_are_weighted() -> None:
     assert q.stddev["w"].item() == pytest.approx(3.0**0.5)
 
 
-def test_samples_come_with_their_weights(generator: torch.Generator) -> None:
+def test_samples_are_selected_with_their_weights(generator: torch.Generator) -> None:
     q = SamplesPosterior({"w": torch.tensor([0.0, 1.0])}, weights=torch.tensor([0.2, 0.8]))
-    share = q.sample((4000,), generator=generator)["w"].mean().item()
-    assert abs(share - 0.8) < 5 * (0.16 / 4000) ** 0.5
+    fraction = q.sample((4000,), generator=generator)["w"].mean().item()
+    assert abs(fraction - 0.8) < 5 * (0.16 / 4000) ** 0.5
 
 
 def test_distance_equals_brute_force() -> None:
@@ -34,14 +34,14 @@ def test_distance_equals_brute_force() -> None:
     assert wasserstein_distance(q, r) == pytest.approx(best**0.5)
 
 
-def test_displacement_needs_as_many_samples() -> None:
+def test_displacement_interpolation_requires_equal_numbers_of_samples() -> None:
     with pytest.raises(InvalidInputError, match="same number of equally weighted samples"):
         geodesic(samples(0, 4), samples(1, 5))
 
 
-def test_bad_weights() -> None:
+def test_invalid_weights_raise() -> None:
     for weights in (torch.tensor([1.0]), torch.tensor([1.0, -1.0]), torch.zeros(2)):
-        with pytest.raises(InvalidInputError, match="expected 2 weights"):
+        with pytest.raises(InvalidInputError, match="expected 2 nonnegative weights"):
             SamplesPosterior({"w": torch.zeros(2)}, weights=weights)
     with pytest.raises(InvalidInputError, match="same number"):
         SamplesPosterior({"w": torch.zeros(2), "b": torch.zeros(3)})

@@ -220,7 +220,7 @@ def test_invalid_inputs_are_found_before_any_file_is_written(tmp_path: Path) -> 
     (tmp_path / "none").mkdir()
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (tmp_path / "none" / f"{name}-ubyte").write_bytes(b"not an idx file")
-    with pytest.raises(DataError, match="is not an idx file"):
+    with pytest.raises(DataError, match="expected an idx file of unsigned bytes"):
         run(config(tmp_path, "", data), tmp_path / "out")
     with pytest.raises(ConfigError, match="the device 'tpu9' is not available"):
         run(config(tmp_path, "device: tpu9"), tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Fitted Laplace posteriors of laplace-torch in rebasin_core."""
+"""Laplace approximations of laplace-torch as posteriors of rebasin_core."""
 
 from rebasin_laplace.adapter import LaplaceAdapter
 

@@ -1,4 +1,4 @@
-"""From fitted Laplace objects to posteriors, and back."""
+"""Conversion of fitted Laplace objects to posteriors, and back."""
 
 from __future__ import annotations
 
@@ -23,20 +23,24 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-# Objects of laplace-torch, which is not imported for them.
+# Objects of laplace-torch, which is not imported.
 Laplace: TypeAlias = Any
 _MODULE = "laplace.baselaplace"
 _LAST = "laplace.lllaplace"
-# How far eigenvalues may be from the object's own, relative to the largest, for the object to hold them.
-_SAME = 1e-4
+# Relative tolerance for the standard deviations in the eigenbasis, which writing back must not change.
+_TOLERANCE = 1e-4
 
 
 @final
 class LaplaceAdapter(PosteriorAdapter, AbstractWriteBack):
-    """Diagonal, Kronecker-factored and full Laplace posteriors of laplace-torch, over all weights or the last layer.
+    """Adapter for diagonal, Kronecker-factored and full Laplace approximations, over all weights or the last layer.
 
-    Parameters without Laplace (below a last layer, or without gradients) are fixed; they and the buffers move with the
-    others, and are written back with them. Temperature, noise scale and prior precision are part of what is read.
+    Parameters that are not part of the approximation (below a last layer, or without gradients) are fixed. They and the
+    buffers are permuted with the other parameters, and written back. The posterior includes the temperature, the noise
+    scale and the prior precision of the object.
+
+    References:
+        E. Daxberger et al. (2021), "Laplace redux: effortless Bayesian deep learning", NeurIPS, arXiv 2106.14806.
     """
 
     handles: ClassVar[tuple[str, ...]] = (
@@ -72,27 +76,28 @@ class LaplaceAdapter(PosteriorAdapter, AbstractWriteBack):
         before = self.to_posterior(source)
         if type(posterior) is not type(before) or not _same_parameters(before, posterior):
             message = (
-                f"{type(source).__name__} holds a {before.kind!r} posterior over {list(_random_shapes(laplace))}, got a"
-                f"  {posterior.kind!r} one; give what `as_posterior` gave for it, moved"
+                f"expected a {before.kind!r} posterior over {list(_random_shapes(laplace))} for "
+                f"{type(source).__name__}, got a {posterior.kind!r} posterior; pass the result of `as_posterior`, "
+                "permuted"
             )
             raise InvalidInputError(message)
         state = dict(laplace.state_dict())
         names = list(_random_shapes(laplace))
-        state["prior_precision"] = _moved_precision(laplace, posterior, names)
+        state["prior_precision"] = _permuted_precision(laplace, posterior, names)
         state["H"] = _curvature(laplace, posterior, names, state["prior_precision"])
         mean = posterior.mean
         state["mean"] = torch.cat([mean[name].flatten() for name in names]).to(laplace.mean)
-        own = torch.is_tensor(laplace.prior_mean) and laplace.prior_mean.numel() > 1
-        if own and posterior.prior is not None:
+        has_mean_tensor = torch.is_tensor(laplace.prior_mean) and laplace.prior_mean.numel() > 1
+        if has_mean_tensor and posterior.prior is not None:
             state["prior_mean"] = _flat_prior(posterior.prior.mean, posterior.mean, names)
-        held = state.pop("data", None)
+        data = state.pop("data", None)
         if "_last_layer_name" in state:
-            # With data, loading looks for the last layer, and fails since it is known already.
+            # With data, `load_state_dict` searches for the last layer, and fails because it is already set.
             laplace.load_state_dict({**state, "data": None})
-            laplace.data = held
+            laplace.data = data
         else:
             laplace.load_state_dict(state)
-        # Without this the GLM predictive, which linearises around the network, is silently another one.
+        # The GLM predictive linearizes the network at its weights: without this line it would change silently.
         _set_network(_network(laplace), {**posterior.mean, **posterior.buffers})
 
 
@@ -107,22 +112,22 @@ def _structure(laplace: Laplace) -> str:
         message = f"expected a diagonal, Kronecker-factored or full Laplace object, got {type(laplace).__name__}"
         raise InvalidInputError(message)
     if getattr(laplace, "H", None) is None or not getattr(laplace, "n_data", 0):
-        message = f"this {type(laplace).__name__} has not been fitted; call its `fit` first"
+        message = f"expected a fitted {type(laplace).__name__}, got one that is not fitted; call its `fit`"
         raise InvalidInputError(message)
     if not hasattr(laplace, "_H_factor") or (name == "Kron" and not hasattr(laplace, "H_facs")):
-        message = "this Laplace object lacks attributes of laplace-torch 0.3; install laplace-torch>=0.3"
+        message = "expected an object of laplace-torch 0.3 or newer, got one without its attributes"
         raise InvalidInputError(message)
     return name
 
 
 def _network(laplace: Laplace) -> nn.Module:
-    """Return the deterministic network, without the wrapper that last-layer Laplace puts around it."""
+    """Return the deterministic network, without the wrapper of last-layer Laplace."""
     network: nn.Module = laplace.model.model if hasattr(laplace.model, "_last_layer_name") else laplace.model
     return network
 
 
 def _random_shapes(laplace: Laplace) -> dict[str, torch.Size]:
-    """Return the shapes of the parameters that Laplace is over, in its flat order."""
+    """Return the shapes of the parameters in the approximation, in the order of its flat vectors."""
     network = _network(laplace)
     prefix = getattr(laplace.model, "_last_layer_name", None)
     return {
@@ -135,7 +140,7 @@ def _random_shapes(laplace: Laplace) -> dict[str, torch.Size]:
 def _named(flat: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     sizes = [shape.numel() for shape in shapes.values()]
     if flat.numel() != sum(sizes):
-        message = f"the Laplace object is over {flat.numel()} numbers, the network's parameters are {sum(sizes)}"
+        message = f"expected {sum(sizes)} parameters as in the network, got {flat.numel()} in the Laplace object"
         raise InvalidInputError(message)
     pieces = flat.detach().split(sizes)
     return {name: piece.reshape(shape).clone() for piece, (name, shape) in zip(pieces, shapes.items(), strict=True)}
@@ -143,19 +148,21 @@ def _named(flat: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
 
 def _prior(laplace: Laplace, shapes: Mapping[str, torch.Size]) -> GaussianPrior:
     stddev = _named(laplace.prior_precision_diag.rsqrt(), shapes)
-    centre = laplace.prior_mean
-    flat = centre if torch.is_tensor(centre) else torch.as_tensor(float(centre or 0.0)).to(laplace.mean)
+    prior_mean = laplace.prior_mean
+    flat = prior_mean if torch.is_tensor(prior_mean) else torch.as_tensor(float(prior_mean or 0.0)).to(laplace.mean)
     mean = _named(flat.expand_as(laplace.mean), shapes)
-    # What is one number for a whole tensor is kept as one: it does not move.
-    one = {n: t.flatten()[0].clone() if bool((t == t.flatten()[0]).all()) else t for n, t in stddev.items()}
-    centres = {n: t.flatten()[0].clone() if bool((t == t.flatten()[0]).all()) else t for n, t in mean.items()}
-    return GaussianPrior(centres, one)
+    return GaussianPrior(_as_scalars(mean), _as_scalars(stddev))
+
+
+def _as_scalars(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with constant ones replaced by scalars, which permutations leave unchanged."""
+    return {n: t.flatten()[0].clone() if bool((t == t.flatten()[0]).all()) else t for n, t in tensors.items()}
 
 
 def _kronecker(laplace: Laplace, mean: dict[str, Tensor], rest: dict[str, Any]) -> KroneckerGaussianPosterior:
     precision = laplace.posterior_precision
     if precision.damping:
-        message = "damped Kronecker factors are not known here; fit with damping=False"
+        message = "expected Kronecker factors without damping, got damped ones; fit with damping=False"
         raise InvalidInputError(message)
     left = {}
     right = {}
@@ -169,57 +176,58 @@ def _kronecker(laplace: Laplace, mean: dict[str, Tensor], rest: dict[str, Any]) 
         if len(values) > 1:
             right[name] = vectors[1].T.detach().reshape(-1, *shape[1:]).clone()
         elif len(shape) > 1:
-            message = f"`{name}` of shape {tuple(shape)} has a single Kronecker factor; expected two"
+            message = f"expected two Kronecker factors for `{name}` of shape {tuple(shape)}, got one"
             raise InvalidInputError(message)
     return KroneckerGaussianPosterior(mean, left, right, scale, **rest)
 
 
 def _curvature(laplace: Laplace, posterior: Posterior, names: list[str], prior_precision: Tensor) -> object:
-    """Return the likelihood's curvature, as the object keeps it, that gives a posterior."""
-    factor = laplace._H_factor  # ruff: ignore[private-member-access] - nothing public holds it
+    """Return the Hessian of the likelihood for which the object has the given posterior."""
+    factor = laplace._H_factor  # ruff: ignore[private-member-access] - not public elsewhere
     if isinstance(posterior, KroneckerGaussianPosterior):
         return _factors(laplace, posterior, names)
     count = laplace.mean.numel()
     added = prior_precision.expand(count) if prior_precision.numel() in {1, count} else laplace.prior_precision_diag
     if isinstance(posterior, DiagonalGaussianPosterior):
-        spread = posterior.stddev
-        stddev = torch.cat([spread[name].flatten() for name in names])
+        by_name = posterior.stddev
+        stddev = torch.cat([by_name[name].flatten() for name in names])
         if not bool((stddev > 0).all()):
-            message = "a Laplace object cannot hold a standard deviation of zero; expected positive ones"
+            message = "expected positive standard deviations for a Laplace object, got a zero one"
             raise InvalidInputError(message)
         return (stddev.square().reciprocal() - added) / factor
     if not isinstance(posterior, FullGaussianPosterior):
-        message = f"a full Laplace object cannot hold a {posterior.kind!r} posterior"
+        message = f"expected a 'full_gaussian' posterior for a full Laplace object, got {posterior.kind!r}"
         raise InvalidInputError(message)
     rows = posterior.flat_root(names)
     return (torch.linalg.inv(rows.T @ rows) - torch.diag(added)) / factor
 
 
 def _factors(laplace: Laplace, posterior: KroneckerGaussianPosterior, names: list[str]) -> list[list[Tensor]]:
-    """Return the Kronecker factors with the object's eigenvalues in the posterior's bases."""
-    own = LaplaceAdapter().to_posterior(laplace)
-    kept = own.scale if isinstance(own, KroneckerGaussianPosterior) else {}
+    """Return the Kronecker factors with the eigenvalues of the object and the bases of the posterior."""
+    current = LaplaceAdapter().to_posterior(laplace)
+    expected = current.scale if isinstance(current, KroneckerGaussianPosterior) else {}
     scale = posterior.scale
     left = posterior.left
     right = posterior.right
-    found: list[list[Tensor]] = []
-    for place, name in enumerate(names):
-        mine = scale[name]
-        theirs = kept[name]
-        if mine.shape != theirs.shape or not torch.allclose(mine, theirs, rtol=_SAME, atol=_SAME * theirs.max().item()):
+    factors: list[list[Tensor]] = []
+    for index, name in enumerate(names):
+        tolerance = _TOLERANCE * expected[name].max().item()
+        if scale[name].shape != expected[name].shape or not torch.allclose(
+            scale[name], expected[name], rtol=_TOLERANCE, atol=tolerance
+        ):
             message = (
-                f"the standard deviations of `{name}` in its eigenbasis are not those of the Laplace object, which can "
-                "hold factors only; write back what was read from it and moved"
+                f"expected the standard deviations of `{name}` in its eigenbasis to be those of the Laplace object, "
+                "got others; pass the result of `as_posterior`, permuted"
             )
             raise InvalidInputError(message)
-        values = laplace.H.eigenvalues[place]
+        values = laplace.H.eigenvalues[index]
         bases = [left[name], *([right[name].flatten(1)] if len(values) > 1 else [])]
-        found.append([basis.T @ (value[:, None] * basis) for value, basis in zip(values, bases, strict=True)])
-    return found
+        factors.append([basis.T @ (value[:, None] * basis) for value, basis in zip(values, bases, strict=True)])
+    return factors
 
 
-def _moved_precision(laplace: Laplace, posterior: Posterior, names: list[str]) -> Tensor:
-    """Return the prior precision: moved if every parameter has its own."""
+def _permuted_precision(laplace: Laplace, posterior: Posterior, names: list[str]) -> Tensor:
+    """Return the prior precision, permuted if it has one entry per parameter."""
     precision: Tensor = laplace.prior_precision
     if precision.numel() == laplace.mean.numel() > 1 and posterior.prior is not None:
         return _flat_prior(posterior.prior.stddev, posterior.mean, names).square().reciprocal()

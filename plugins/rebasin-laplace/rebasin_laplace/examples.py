@@ -20,10 +20,10 @@ def network(seed: int = 0) -> nn.Module:
     """Return a small convolutional network in float64.
 
     Args:
-        seed: Of its first values.
+        seed: Seed of the initialization.
 
     Returns:
-        The network, for inputs ``[N, 1, 5, 5]`` and three classes.
+        The network, for inputs ``[N, 1, 5, 5]`` and 3 classes.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -33,7 +33,7 @@ def network(seed: int = 0) -> nn.Module:
 
 
 def data() -> DataLoader[Any]:
-    """Return a few examples, in batches."""
+    """Return 24 examples in batches of 8."""
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(24, 1, 5, 5, generator=generator, dtype=torch.float64)
     return DataLoader(TensorDataset(inputs, torch.arange(24) % 3), batch_size=8)
@@ -46,10 +46,10 @@ def fit(model: nn.Module, subset: str, structure: str, *, prior_precision: float
         model: The network.
         subset: ``all`` or ``last_layer``.
         structure: ``diag``, ``kron`` or ``full``.
-        prior_precision: A number, or one for every layer or parameter.
+        prior_precision: A number, or a tensor with one entry per layer or parameter.
 
     Returns:
-        The object.
+        The fitted object.
     """
     laplace: BaseLaplace = Laplace(
         model,
@@ -63,5 +63,5 @@ def fit(model: nn.Module, subset: str, structure: str, *, prior_precision: float
 
 
 def fitted() -> list[BaseLaplace]:
-    """Return fitted objects of every structure, over all weights and over the last layer."""
+    """Return fitted objects for each structure and subset of weights."""
     return [fit(network(), subset, structure) for subset in SUBSETS for structure in STRUCTURES]

@@ -23,7 +23,7 @@ def rebasin_posterior_adapters() -> Sequence[type[PosteriorAdapter]]:
 
 @hookimpl
 def rebasin_examples(kind: type[object], folder: Path) -> Sequence[object] | None:
-    """Return small fitted objects of every structure."""
+    """Return small fitted objects of every structure, for the conformance kit."""
     del folder
     from rebasin_laplace.adapter import LaplaceAdapter
 

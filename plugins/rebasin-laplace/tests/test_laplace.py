@@ -1,4 +1,4 @@
-"""Against laplace-torch itself: what is read is what it says, and permuting equals refitting."""
+"""Comparison with laplace-torch: equal densities and covariances, and permuting commutes with fitting."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def element(model: torch.nn.Module, seed: int = 0) -> rc.Permutation:
 
 
 @pytest.mark.parametrize(("subset", "structure"), EVERY)
-def test_covariance_is_the_one_of_the_library(subset: str, structure: str) -> None:
+def test_covariance_and_density_equal_those_of_the_library(subset: str, structure: str) -> None:
     laplace = fit(network(), subset, structure)
     posterior = rc.as_posterior(laplace)
     assert isinstance(posterior, rc.posteriors.AbstractGaussianPosterior)
@@ -37,14 +37,14 @@ def test_covariance_is_the_one_of_the_library(subset: str, structure: str) -> No
     else:
         expected = laplace.posterior_covariance
     torch.testing.assert_close(posterior.covariance(), expected, rtol=1e-9, atol=1e-12)
-    at = posterior.sample((4,), generator=torch.Generator().manual_seed(0))
-    flat = torch.cat([at[name].reshape(4, -1) for name in posterior.random_names], dim=1)
-    theirs = torch.stack([laplace.log_prob(row) for row in flat])
-    torch.testing.assert_close(posterior.log_prob(at), theirs, rtol=1e-8, atol=1e-8)
+    samples = posterior.sample((4,), generator=torch.Generator().manual_seed(0))
+    flat = torch.cat([samples[name].reshape(4, -1) for name in posterior.random_names], dim=1)
+    log_density = torch.stack([laplace.log_prob(row) for row in flat])
+    torch.testing.assert_close(posterior.log_prob(samples), log_density, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize(("subset", "structure"), EVERY)
-def test_permuting_equals_refitting(subset: str, structure: str) -> None:
+def test_permuting_commutes_with_fitting(subset: str, structure: str) -> None:
     model = network()
     g = element(model)
     permuted = rc.as_posterior(fit(model, subset, structure)).permute(g)
@@ -57,20 +57,20 @@ def test_permuting_equals_refitting(subset: str, structure: str) -> None:
 
 
 @pytest.mark.parametrize(("subset", "structure"), EVERY)
-def test_predictive_is_kept_when_the_moved_posterior_is_written_back(subset: str, structure: str) -> None:
+def test_writing_back_the_permuted_posterior_preserves_the_predictive(subset: str, structure: str) -> None:
     model = network()
     laplace = fit(model, subset, structure)
     before = laplace(INPUTS)
     variance = laplace._glm_predictive_distribution(INPUTS)[1]
-    moved = rc.as_posterior(laplace).permute(element(model))
-    rc.write_back(laplace, moved)
-    assert not torch.equal(moved.mean["0.weight"], network().state_dict()["0.weight"])
+    permuted = rc.as_posterior(laplace).permute(element(model))
+    rc.write_back(laplace, permuted)
+    assert not torch.equal(permuted.mean["0.weight"], network().state_dict()["0.weight"])
     torch.testing.assert_close(laplace(INPUTS), before, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(laplace._glm_predictive_distribution(INPUTS)[1], variance, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("structure", ["diag", "full"])
-def test_prior_precision_of_every_parameter_moves(structure: str) -> None:
+def test_a_prior_precision_per_parameter_is_permuted(structure: str) -> None:
     model = network()
     count = sum(parameter.numel() for parameter in model.parameters())
     precision = 0.5 + torch.rand(count, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -81,7 +81,7 @@ def test_prior_precision_of_every_parameter_moves(structure: str) -> None:
     assert not torch.equal(laplace.prior_precision, precision)
 
 
-def test_a_layer_precision_stays_with_its_layer() -> None:
+def test_a_prior_precision_per_layer_is_preserved() -> None:
     model = network()
     precision = torch.arange(1.0, 7.0, dtype=torch.float64)
     laplace = fit(model, "all", "kron", prior_precision=precision)
@@ -90,7 +90,7 @@ def test_a_layer_precision_stays_with_its_layer() -> None:
     torch.testing.assert_close(laplace(INPUTS), before, rtol=1e-9, atol=1e-9)
 
 
-def test_two_fitted_objects_are_matched_as_they_are() -> None:
+def test_fitted_objects_can_be_passed_to_match() -> None:
     model = network()
     g, first = element(model), fit(model, "all", "kron")
     second = fit(g.apply(model), "all", "kron")
@@ -98,22 +98,22 @@ def test_two_fitted_objects_are_matched_as_they_are() -> None:
     assert result.permutation == g.inverse()
 
 
-def test_what_an_object_cannot_hold_is_refused() -> None:
+def test_writing_back_an_unsupported_posterior_raises() -> None:
     laplace = fit(network(), "all", "kron")
     posterior = rc.as_posterior(laplace)
     assert isinstance(posterior, rc.posteriors.KroneckerGaussianPosterior)
     wider = rc.posteriors.KroneckerGaussianPosterior(
         posterior.mean, posterior.left, posterior.right, {n: 2 * s for n, s in posterior.scale.items()}
     )
-    with pytest.raises(rc.RebasinError, match="in its eigenbasis are not those of the Laplace object"):
+    with pytest.raises(rc.RebasinError, match="in its eigenbasis to be those of the Laplace object, got others"):
         rc.write_back(laplace, wider)
-    with pytest.raises(rc.RebasinError, match="holds a 'kronecker_gaussian' posterior"):
+    with pytest.raises(rc.RebasinError, match=r"expected a 'kronecker_gaussian' posterior .* got a 'point' posterior"):
         rc.write_back(laplace, rc.posteriors.PointPosterior(posterior.mean))
 
 
-def test_an_object_that_was_not_fitted_is_refused() -> None:
+def test_an_object_that_is_not_fitted_raises() -> None:
     from laplace import Laplace
 
     laplace = Laplace(network(), "classification", subset_of_weights="all", hessian_structure="diag")
-    with pytest.raises(rc.RebasinError, match="has not been fitted"):
+    with pytest.raises(rc.RebasinError, match="expected a fitted DiagLaplace, got one that is not fitted"):
         rc.as_posterior(laplace)

@@ -1,4 +1,4 @@
-"""The methods of the library posteriors in rebasin_core."""
+"""Inference methods and states of the library posteriors in rebasin_core."""
 
 from rebasin_posteriors.adapter import StateAdapter, permute_state, samples_of
 from rebasin_posteriors.inference import (

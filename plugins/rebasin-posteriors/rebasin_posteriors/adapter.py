@@ -1,4 +1,4 @@
-"""From states of posteriors to posteriors of rebasin_core."""
+"""Conversion of states of the library posteriors to posteriors of rebasin_core, and back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rebasin_core import Permutation
 
-# A state of the library, which is not imported for it.
+# A state of the library, which is not imported.
 State: TypeAlias = Any
 _GAUSSIAN = {
     "posteriors.vi.diag.VIDiagState": ("log_sd_diag", torch.exp),
@@ -37,7 +37,7 @@ _POINT = (
 
 @final
 class StateAdapter(PosteriorAdapter, AbstractWriteBack):
-    """States of diagonal methods (independent Gaussians) and of samplers (the point where a chain stands)."""
+    """Adapter for states: diagonal Gaussians for diagonal methods, point masses for the current sample of a chain."""
 
     handles: ClassVar[tuple[str, ...]] = (*_GAUSSIAN, *_POINT)
 
@@ -60,8 +60,9 @@ class StateAdapter(PosteriorAdapter, AbstractWriteBack):
         kind = DiagonalGaussianPosterior if gaussian else PointPosterior
         if not (gaussian or _name(source) == "posteriors.sgmcmc.sgld.SGLDState") or not isinstance(posterior, kind):
             message = (
-                f"states of diagonal variational inference and SGLD take a posterior back, got {_name(source)} and a "
-                f"{posterior.kind!r} posterior; move a chain with momenta by `permute_state`"
+                "expected a state of diagonal variational inference and a 'diagonal_gaussian' posterior, or a state of "
+                f"SGLD and a 'point' posterior, got {_name(source)} and {posterior.kind!r}; permute the state of "
+                "another sampler with `permute_state`"
             )
             raise InvalidInputError(message)
         mean, stddev = posterior.mean, posterior.stddev
@@ -74,18 +75,18 @@ class StateAdapter(PosteriorAdapter, AbstractWriteBack):
 
 
 def samples_of(states: Sequence[object], *, model: nn.Module | None = None, chain: int = 0) -> SamplesPosterior:
-    """Return the posterior of the states that a chain went through.
+    """Return the empirical distribution of the states of a chain.
 
     Args:
-        states: States of a sampler, in order.
-        model: The network, for its buffers.
-        chain: The number of the chain.
+        states: States of a sampler, sorted by time, at least one.
+        model: Network whose buffers the posterior gets; no buffers if None.
+        chain: Index of the chain, default 0.
 
     Returns:
-        The samples.
+        The posterior samples.
 
     Raises:
-        InvalidInputError: If there are none, or they are over other parameters.
+        InvalidInputError: If there are no states, or the names of their parameters differ.
     """
     points = [_tensors(getattr(state, "params", {})) for state in states]
     if not points or any(point.keys() != points[0].keys() for point in points):
@@ -100,23 +101,23 @@ def samples_of(states: Sequence[object], *, model: nn.Module | None = None, chai
 
 
 def permute_state(state: State, permutation: Permutation) -> State:
-    """Return a state moved as a whole: parameters, spreads, momenta, and everything else that is attached to them.
+    """Permute parameters, standard deviations, momenta and all other tensors of a state that belong to parameters.
 
     Args:
-        state: A state of posteriors; not changed.
-        permutation: Of a specification that names the parameters.
+        state: A state of the library; not changed.
+        permutation: Permutation whose layout contains the parameters.
 
     Returns:
-        The moved state. Moments of an optimiser (variational inference) stay as they are: start it afresh.
+        The permuted state. The state of an optimizer (in variational inference) is not permuted; reinitialize it.
     """
-    moved = state.clone()
+    permuted = state.clone()
     names = set(_tensors(state.params))
     for field in state.__dataclass_fields__ if hasattr(state, "__dataclass_fields__") else vars(state):
         value = getattr(state, field, None)
         if isinstance(value, dict) and set(value) == names:
             for name, tensor in permutation.apply(_tensors(value)).items():
-                getattr(moved, field)[name] = tensor
-    return moved
+                getattr(permuted, field)[name] = tensor
+    return permuted
 
 
 def _name(source: object) -> str:

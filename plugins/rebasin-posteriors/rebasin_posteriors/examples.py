@@ -1,4 +1,4 @@
-"""Small states of the library."""
+"""Small states of the library posteriors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inference by the transforms of posteriors."""
+"""Inference methods of the library posteriors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.inference import FitProblem
 
-# Objects of the library, which is imported only when it is used.
+# Objects of the library, which is imported in `fit` only.
 Transform: TypeAlias = Any
 LogPosterior: TypeAlias = "Callable[[dict[str, Tensor], tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]"
 State: TypeAlias = Any
@@ -31,11 +31,11 @@ Collect: TypeAlias = "Callable[[int, State], None]"
 
 
 class AbstractPosteriorsInference(Inference):
-    """Runs a transform of posteriors, at the temperature T / N of the log posterior per example.
+    r"""Method that runs a transform of posteriors on the log posterior per example, at the temperature $T / N$.
 
-    The log posterior of a batch is weighted by its number of examples, so that every example counts the same.
+    The log posterior of a batch is weighted by its number of examples, which gives every example equal weight.
 
-    An interrupted run restarts from its beginning: the library's states are not written to the checkpoint.
+    States of the library are not written to the checkpoint: an interrupted run restarts from the first epoch.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -45,21 +45,22 @@ class AbstractPosteriorsInference(Inference):
     """Number of passes over the data."""
 
     learning_rate: PositiveFloat = 0.01
-    """Learning rate of the library's method."""
+    """Learning rate of the method for the loss per example, positive."""
 
     prior_scale: PositiveFloat = 1.0
-    """Standard deviation of the Gaussian prior."""
+    """Standard deviation of the zero-mean Gaussian prior, positive."""
 
     temperature: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 1.0
-    """Temperature T: 1 for the posterior, less for a cold one, of which likelihood and prior are tempered."""
+    """Temperature T, positive; 1 is the Bayesian posterior, less than 1 a cold posterior, in which likelihood and prior
+    are tempered."""
 
     @abstractmethod
     def _transform(self, log_posterior: LogPosterior, temperature: float) -> Transform:
-        """Return the library's transform for a log posterior per example."""
+        """Return a transform of the library for a log posterior per example, at the temperature T / N."""
 
     @final
     def _run(self, problem: FitProblem, collect: Collect) -> tuple[float, ...]:
-        """Return the objective of every epoch; the state after each is handed to a function."""
+        """Run all epochs, call ``collect`` with the epoch and the state after each, and return the objectives."""
         history: list[float] = []
         with torch.random.fork_rng():
             torch.manual_seed(problem.generator.initial_seed())
@@ -70,7 +71,7 @@ class AbstractPosteriorsInference(Inference):
             for epoch in tqdm(range(self.epochs), desc=problem.label, unit="epoch", disable=not problem.progress):
                 total = 0.0
                 for batch in problem.data:
-                    # Out of place: in place, chains share what they should not.
+                    # Out of place: with in-place updates, chains share their step counters.
                     state, _ = transform.update(state, batch, inplace=False)
                     value = state.nelbo if hasattr(state, "nelbo") else -state.log_posterior
                     total += value.item() / problem.num_batches
@@ -83,14 +84,14 @@ class AbstractPosteriorsInference(Inference):
 
 
 class AbstractPosteriorsChain(AbstractPosteriorsInference):
-    """Samples with a sampler of posteriors.
+    """Method that runs one chain of a sampler of posteriors, with one sample per epoch after the burn-in.
 
     Raises:
         ConfigError: If an option is invalid.
     """
 
     burn_in: NonNegativeInt = 20
-    """Number of passes before the first sample, less than ``epochs``."""
+    """Number of epochs of burn-in, before the first sample; less than ``epochs``."""
 
     @model_validator(mode="after")
     def _check_samples(self) -> Self:
@@ -115,7 +116,7 @@ class AbstractPosteriorsChain(AbstractPosteriorsInference):
 
 @final
 class PosteriorsSGLD(AbstractPosteriorsChain):
-    """Stochastic-gradient Langevin dynamics of posteriors.
+    """Stochastic-gradient Langevin dynamics (SGLD), ``posteriors.sgmcmc.sgld``.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -137,7 +138,7 @@ class PosteriorsSGLD(AbstractPosteriorsChain):
 
 @final
 class PosteriorsSGHMC(AbstractPosteriorsChain):
-    """Stochastic-gradient Hamiltonian Monte Carlo of posteriors.
+    """Stochastic-gradient Hamiltonian Monte Carlo (SGHMC), ``posteriors.sgmcmc.sghmc``.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -151,14 +152,14 @@ class PosteriorsSGHMC(AbstractPosteriorsChain):
     name: Literal["posteriors_sghmc"] = "posteriors_sghmc"
 
     friction: PositiveFloat = 0.01
-    """Friction, the library's ``alpha``."""
+    """Friction ``alpha`` of the library, positive."""
 
     @override
     def _transform(self, log_posterior: LogPosterior, temperature: float) -> Transform:
         import posteriors  # ruff: ignore[import-outside-top-level] - only when it is used
 
-        # At rest at the start: the library's own momenta, of variance 1, are N times too hot at temperature 1 / N and
-        # throw the parameters far from their initialization.
+        # Initial momenta are zero: the default, of variance 1, is N times too large at temperature 1 / N and moves the
+        # parameters far from their initialization.
         return posteriors.sgmcmc.sghmc.build(
             log_posterior, lr=self.learning_rate, temperature=temperature, alpha=self.friction, momenta=0.0
         )
@@ -166,7 +167,7 @@ class PosteriorsSGHMC(AbstractPosteriorsChain):
 
 @final
 class PosteriorsVI(AbstractPosteriorsInference):
-    """Diagonal variational inference of posteriors, with Adam.
+    """Mean-field variational inference with Adam, ``posteriors.vi.diag``.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -183,10 +184,10 @@ class PosteriorsVI(AbstractPosteriorsInference):
     """Number of passes over the data."""
 
     learning_rate: PositiveFloat = 1e-3
-    """Learning rate of Adam."""
+    """Learning rate of Adam, positive."""
 
     initial_stddev: PositiveFloat = 0.01
-    """Standard deviation at the start of training."""
+    """Initial standard deviation of the parameters, positive."""
 
     @override
     def _transform(self, log_posterior: LogPosterior, temperature: float) -> Transform:
@@ -215,7 +216,7 @@ class PosteriorsVI(AbstractPosteriorsInference):
 
 
 def _log_posterior(problem: FitProblem, prior_scale: float) -> LogPosterior:
-    """Return the log posterior per example, up to a constant, as a function of parameters and a batch."""
+    """Return the log posterior per example, up to a constant, as a function of the parameters and a batch."""
     first = next(problem.model.parameters())
     model = FunctionalModel(problem.model, device=first.device, dtype=first.dtype)
     buffers = _buffers(problem)

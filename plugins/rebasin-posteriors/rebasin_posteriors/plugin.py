@@ -46,4 +46,4 @@ def rebasin_examples(kind: type[object], folder: Path) -> Sequence[object] | Non
         return None
     from rebasin_posteriors.examples import states
 
-    return states()[:2]  # momenta cannot be written back
+    return states()[:2]  # states with momenta cannot be written back

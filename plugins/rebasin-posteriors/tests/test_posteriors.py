@@ -1,4 +1,4 @@
-"""Against the library posteriors itself."""
+"""Conversion of states, and inference compared with exact posteriors; needs the library posteriors."""
 
 import pytest
 import torch
@@ -20,15 +20,15 @@ def test_law_holds(check: Check) -> None:
     check.run()
 
 
-def test_momenta_move_with_the_parameters() -> None:
+def test_momenta_are_permuted_with_the_parameters() -> None:
     (*_, state) = states()
     spec = rc.table_spec({"weight": "units, -", "bias": "units"}, dict(state.params))
     g = spec.random_permutation(generator=torch.Generator().manual_seed(0))
-    moved = permute_state(state, g)
+    permuted = permute_state(state, g)
     for field in ("params", "momenta"):
         expected = g.apply(dict(getattr(state, field)))
         for name, tensor in expected.items():
-            assert torch.equal(getattr(moved, field)[name], tensor)
+            assert torch.equal(getattr(permuted, field)[name], tensor)
 
 
 def test_states_of_a_chain_are_samples() -> None:
@@ -39,7 +39,7 @@ def test_states_of_a_chain_are_samples() -> None:
         samples_of([])
 
 
-def test_chain_and_ours_agree_on_linear_regression() -> None:
+def test_sgld_samples_the_exact_posterior_of_linear_regression() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(32, 2, generator=generator).double()
     y = x @ torch.tensor([[0.7], [-0.4]]).double() + 0.5 * torch.randn(32, 1, generator=generator).double()
@@ -52,14 +52,14 @@ def test_chain_and_ours_agree_on_linear_regression() -> None:
     torch.testing.assert_close(found.stddev["weight"][0], covariance.diag().sqrt(), rtol=0.3, atol=0)
 
 
-def test_bad_options() -> None:
+def test_invalid_options_raise() -> None:
     with pytest.raises(ConfigError, match="expected `burn_in` below `epochs`, got 20 and 10"):
         PosteriorsSGLD(epochs=10)
     with pytest.raises(ConfigError, match="friction: unknown option"):
         PosteriorsSGLD(friction=0.1)
 
 
-def test_divergence_is_an_error() -> None:
+def test_divergence_raises() -> None:
     data = [(torch.ones(4, 2), torch.ones(4, 1))]
     with pytest.raises(DivergenceError, match="the loss in epoch"):
         PosteriorsVI(epochs=5, learning_rate=1e30).fit(torch.nn.Linear(2, 1), data, likelihood="gaussian")
@@ -67,7 +67,7 @@ def test_divergence_is_an_error() -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.1])
 def test_unequal_batches_and_cold_posteriors_have_the_exact_target(temperature: float) -> None:
-    # Five observations of each weight.
+    # Each weight has 5 observations.
     inputs = torch.eye(2).double().repeat(5, 1)
     precision = 5 + 1 / 0.3**2
     mean, stddev = 5 / precision, (temperature / precision) ** 0.5
@@ -83,7 +83,7 @@ def test_unequal_batches_and_cold_posteriors_have_the_exact_target(temperature: 
         torch.testing.assert_close(found.stddev["weight"], torch.full((1, 2), stddev).double(), rtol=0.25, atol=0)
 
 
-def test_a_small_batch_counts_as_its_examples() -> None:
+def test_a_small_batch_is_weighted_by_its_examples() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(33, 2, generator=generator).double()
     y = x @ torch.tensor([[1.0], [-0.5]]).double() + 0.5 * torch.randn(33, 1, generator=generator).double()

@@ -1,1 +1,1 @@
-"""Objects and checkpoints of other libraries, read by names and types alone: none of them is imported."""
+"""Conversion of objects and checkpoints of other libraries, without importing them."""

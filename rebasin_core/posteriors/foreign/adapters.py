@@ -1,4 +1,4 @@
-"""Adapters that look at attributes only: modules, averaged models, IVON, Pyro's guides."""
+"""Adapters for modules, averaged models, IVON and Pyro guides, which read attributes only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.posteriors.foreign.layout import BayesianLayout
 
-# Packages whose layers are Bayesian, and the library's name among the layouts.
+# Packages of Bayesian layers, and the names of their layouts.
 _PACKAGES = {
     "bayesian_torch": "bayesian-torch",
     "torch_uncertainty.layers.bayesian": "torch-uncertainty",
@@ -33,9 +33,9 @@ _PACKAGES = {
 
 @final
 class ModuleAdapter(PosteriorAdapter):
-    """A module is read as the point of its parameters; one with Bayesian layers as their independent Gaussians.
+    """Adapter for modules: a point mass, or a diagonal Gaussian for a module with Bayesian layers.
 
-    Layers of bayesian-torch, torch-uncertainty, blitz and torchbnn are known, by the packages of their types.
+    Layers of bayesian-torch, torch-uncertainty, blitz and torchbnn are recognized by the packages of their types.
 
     Examples:
         >>> from torch import nn
@@ -57,16 +57,16 @@ class ModuleAdapter(PosteriorAdapter):
 
 
 def bayesian_layout(module: nn.Module) -> BayesianLayout | None:
-    """Return how the Bayesian layers of a module name their tensors.
+    """Return the tensor names of the Bayesian layers of a module.
 
     Args:
         module: Any module.
 
     Returns:
-        The layout; None if all layers are ordinary ones.
+        The layout; None for a module without Bayesian layers.
 
     Raises:
-        InvalidInputError: If layers are of several libraries, or of an unknown version of one.
+        InvalidInputError: If there are layers of several libraries, or of an unknown version of a library.
     """
     libraries = {
         library
@@ -77,13 +77,13 @@ def bayesian_layout(module: nn.Module) -> BayesianLayout | None:
     if not libraries:
         return None
     if len(libraries) > 1:
-        message = f"the module mixes layers of {sorted(libraries)}; expected those of one library"
+        message = f"expected Bayesian layers of one library, got layers of {sorted(libraries)}"
         raise InvalidInputError(message)
     layout = next(layout for layout in LAYOUTS if layout.library in libraries)
     if not layout.fits(module.state_dict()):
         message = (
-            f"the module has layers of {layout.library}, but none of the tensors that are known of it (means named "
-            f"like {layout.mean.pattern!r}); is it another version?"
+            f"expected tensors with names like {layout.mean.pattern!r} in a module with layers of {layout.library}, "
+            "got none; the version of the library may not be supported"
         )
         raise InvalidInputError(message)
     return layout
@@ -91,7 +91,7 @@ def bayesian_layout(module: nn.Module) -> BayesianLayout | None:
 
 @final
 class AveragedModelAdapter(PosteriorAdapter):
-    """Averages and SWAG wrappers: ``torch.optim.swa_utils.AveragedModel``, swa_gaussian, torch-uncertainty."""
+    """Adapter for ``torch.optim.swa_utils.AveragedModel`` and the SWAG of swa_gaussian and torch-uncertainty."""
 
     handles: ClassVar[tuple[str, ...]] = (
         "torch.optim.swa_utils.AveragedModel",
@@ -104,17 +104,21 @@ class AveragedModelAdapter(PosteriorAdapter):
         if not isinstance(source, nn.Module):
             message = f"expected a torch module, got {type(source).__name__}"
             raise InvalidInputError(message)
-        # Some keep their statistics in a dictionary beside the state dict.
+        # torch-uncertainty keeps the statistics in a dictionary that is not part of the state dict.
         statistics = dict(getattr(source, "swag_stats", {}))
         return from_state_dict({**source.state_dict(), **statistics})
 
 
 @final
 class IVONAdapter(PosteriorAdapter, AbstractWriteBack):
-    r"""The optimiser IVON, whose state is a Gaussian: $s = 1 / \sqrt{\lambda (h + \delta)}$.
+    r"""Adapter for the optimizer IVON, whose state is a diagonal Gaussian with $s = 1 / \sqrt{\lambda (h + \delta)}$.
 
-    With $\lambda$ its ``ess``, $h$ its ``hess`` and $\delta$ its ``weight_decay``. The optimiser does not know the
-    names of its parameters: give the model. It must not be inside ``sampled_params``.
+    $\lambda$ is the option ``ess``, $h$ the state ``hess``, and $\delta$ the option ``weight_decay``. The optimizer
+    does not store the names of its parameters; pass the model. The posterior must not be read inside
+    ``sampled_params``.
+
+    References:
+        Y. Shen et al. (2024), "Variational learning is effective for large deep networks", ICML, arXiv 2402.17641.
     """
 
     handles: ClassVar[tuple[str, ...]] = ("ivon._ivon.IVON", "ivon.IVON")
@@ -135,7 +139,7 @@ class IVONAdapter(PosteriorAdapter, AbstractWriteBack):
     @override
     def write_back(self, source: object, posterior: Posterior, *, model: nn.Module | None = None) -> None:
         before = self.to_posterior(source, model=model)
-        require_same_tensors(before.mean, posterior.mean, "the posterior to be written into IVON")
+        require_same_tensors(before.mean, posterior.mean, "the posterior to write into IVON")
         mean, stddev = posterior.mean, posterior.stddev
         groups = self._groups(source, model)
         hessians: list[Tensor] = []
@@ -143,7 +147,7 @@ class IVONAdapter(PosteriorAdapter, AbstractWriteBack):
             flat = torch.cat([stddev[name].flatten() for name in names]).to(group["hess"])
             hessians.append(1 / (group["ess"] * flat.square()) - group["weight_decay"])
             if not bool(torch.isfinite(hessians[-1]).all()):
-                message = "IVON cannot hold a standard deviation of zero; expected positive ones"
+                message = "expected positive standard deviations to write into IVON, got a zero one"
                 raise InvalidInputError(message)
         with torch.no_grad():
             for (names, group), hessian in zip(groups, hessians, strict=True):
@@ -159,19 +163,19 @@ class IVONAdapter(PosteriorAdapter, AbstractWriteBack):
     @staticmethod
     def _groups(source: object, model: nn.Module | None) -> list[tuple[list[str], dict[str, Any]]]:
         if model is None:
-            message = "IVON does not know the names of its parameters; give the network: as_posterior(..., model=...)"
+            message = "expected `model` for IVON, which does not store the names of its parameters, got None"
             raise InvalidInputError(message)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         groups: list[dict[str, Any]] = getattr(source, "param_groups", [])
         found: list[tuple[list[str], dict[str, Any]]] = []
         for group in groups:
-            lacking = [key for key in ("hess", "ess", "weight_decay", "params") if key not in group]
-            strangers = sum(id(parameter) not in names for parameter in group.get("params", ()))
-            if lacking or strangers:
+            missing = [key for key in ("hess", "ess", "weight_decay", "params") if key not in group]
+            unknown = sum(id(parameter) not in names for parameter in group.get("params", ()))
+            if missing or unknown:
                 message = (
-                    f"this IVON lacks {lacking}; is it another version?"
-                    if lacking
-                    else f"{strangers} parameters of IVON are not the model's; give the model that it was made for"
+                    f"expected {missing} in the parameter groups of IVON, got none; its version may not be supported"
+                    if missing
+                    else f"expected the model that IVON optimizes, got one without {unknown} of its parameters"
                 )
                 raise InvalidInputError(message)
             found.append(([names[id(parameter)] for parameter in group["params"]], group))
@@ -180,9 +184,10 @@ class IVONAdapter(PosteriorAdapter, AbstractWriteBack):
 
 @final
 class PyroGuideAdapter(PosteriorAdapter):
-    """Pyro's automatic guides ``AutoNormal``, ``AutoDiagonalNormal`` and ``AutoLowRankMultivariateNormal``.
+    """Adapter for Pyro's guides ``AutoNormal``, ``AutoDiagonalNormal`` and ``AutoLowRankMultivariateNormal``.
 
-    Sites are parameters; a prefix that all sites share and the model does not have (the network's name) is dropped.
+    Sample sites are parameters. A prefix that all sites share and that is not in the model (the name of the network) is
+    removed.
     """
 
     handles: ClassVar[tuple[str, ...]] = (
@@ -196,7 +201,7 @@ class PyroGuideAdapter(PosteriorAdapter):
         guide: Any = source
         shapes: dict[str, torch.Size] | None = getattr(guide, "_unconstrained_shapes", None)
         if not shapes and not hasattr(guide, "locs"):
-            message = "the guide has not been set up; run it once before its posterior is read"
+            message = "expected a guide that is set up, got one that was never called; run it once"
             raise InvalidInputError(message)
         buffers = {} if model is None else copied(dict(model.named_buffers()))
         if hasattr(guide, "locs"):
@@ -230,7 +235,7 @@ def _site(part: object, name: str) -> Tensor:
 
 
 def _renamed(site: str, sites: list[str], model: nn.Module | None) -> str:
-    """Return a site's name without the prefix that all sites share and the model's parameters do not have."""
+    """Return a site's name without the prefix that all sites share and that is not in the names of the model."""
     known = set() if model is None else {name for name, _ in model.named_parameters()}
     first, dot, rest = site.partition(".")
     shared = bool(dot) and all(other.startswith(f"{first}.") for other in sites)

@@ -1,4 +1,4 @@
-"""State dicts of Bayesian layers and SWAG, by the names of their tensors."""
+"""Tensor names of Bayesian layers and SWAG in the state dicts of other libraries."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Tensors: TypeAlias = "Mapping[str, Tensor]"
 @final
 @dataclass(frozen=True, slots=True)
 class BayesianLayout:
-    """The names that a library of Bayesian layers gives to means and scales.
+    """Names of means and scales in the Bayesian layers of a library.
 
     Attributes:
-        library: Its name.
-        mean: Pattern of the names of means; groups ``prefix`` and ``kind`` (``weight``, ``kernel`` or ``bias``).
-        scale: The name of the scale that belongs to a mean, with those groups in braces.
-        stddev: Maps the stored scale to standard deviations.
-        ignored: Pattern of names that repeat others, or are noise or priors.
+        library: Name of the library.
+        mean: Pattern of the names of means, with groups ``prefix`` and ``kind`` (``weight``, ``kernel`` or ``bias``).
+        scale: Format string of the name of the corresponding scale, with these groups.
+        stddev: Function from stored scales to standard deviations.
+        ignored: Pattern of the names of copies, noise and priors, which are not read.
     """
 
     library: str
@@ -45,13 +45,13 @@ class BayesianLayout:
     ignored: re.Pattern[str]
 
     def fits(self, names: Mapping[str, object]) -> bool:
-        """Return whether there is a mean with its scale among names.
+        """Return whether a state dict has a mean and the corresponding scale.
 
         Args:
-            names: The names of a state dict.
+            names: Names of the state dict.
 
         Returns:
-            True if so.
+            Whether it has.
         """
         return any(
             (found := self.mean.search(name)) is not None and self.scale.format(**found.groupdict()) in names
@@ -59,14 +59,14 @@ class BayesianLayout:
         )
 
     def plain_names(self, tensors: Tensors) -> dict[str, str | None]:
-        """Return which parameter of the deterministic network each tensor of a Bayesian layer belongs to.
+        """Return the parameter of the deterministic network to which each tensor of a Bayesian layer belongs.
 
         Args:
             tensors: A state dict.
 
         Returns:
-            By name the parameter, for means, scales, and whatever else has their shape (noise, priors); None for
-            further tensors of the layer, which have no units. Tensors of other layers are left out.
+            Mapping from tensor names to parameter names, for means, scales and other tensors of their shape (noise,
+            priors); to None for other tensors of Bayesian layers. Tensors of other layers are omitted.
         """
         found: dict[str, str | None] = {}
         for name, tensor in tensors.items():
@@ -85,7 +85,7 @@ class BayesianLayout:
         return found
 
 
-# The order matters: state dicts of an earlier layout may contain the names of a later one, as copies.
+# In this order: state dicts of an earlier layout may contain copies with the names of a later one.
 LAYOUTS: tuple[BayesianLayout, ...] = (
     BayesianLayout(
         "bayesian-torch",
@@ -96,7 +96,7 @@ LAYOUTS: tuple[BayesianLayout, ...] = (
     ),
     BayesianLayout(
         "blitz",
-        # The means outside the samplers are copies, which differ once the module is moved to another device.
+        # Means outside the samplers are copies, which are outdated after the module changes its device.
         re.compile(r"^(?P<prefix>(?:.*\.)?)(?P<kind>weight|bias)_sampler\.mu(?=$)"),
         "{prefix}{kind}_sampler.rho",
         functional.softplus,
@@ -111,7 +111,7 @@ LAYOUTS: tuple[BayesianLayout, ...] = (
     ),
     BayesianLayout(
         "torch-uncertainty",
-        # Its `sigma` is unconstrained.
+        # In torch-uncertainty, `sigma` is unconstrained (the argument of softplus).
         re.compile(r"^(?P<prefix>(?:.*\.)?)(?P<kind>weight|bias)_mu$"),
         "{prefix}{kind}_sigma",
         functional.softplus,
@@ -125,14 +125,14 @@ def from_bayesian_layers(tensors: Tensors, layout: BayesianLayout, buffers: Tens
 
     Args:
         tensors: The state dict.
-        layout: The names of means and scales.
-        buffers: The network's buffers among them.
+        layout: Names of means and scales.
+        buffers: Buffers in the state dict, by name.
 
     Returns:
-        Independent Gaussians over the parameters of the deterministic network; parameters of ordinary layers are fixed.
+        Diagonal Gaussian over the parameters of the deterministic network; parameters of other layers are fixed.
 
     Raises:
-        InvalidInputError: If a mean has no scale.
+        InvalidInputError: If a mean has no corresponding scale.
     """
     mean: dict[str, Tensor] = {}
     stddev: dict[str, Tensor] = {}
@@ -143,7 +143,7 @@ def from_bayesian_layers(tensors: Tensors, layout: BayesianLayout, buffers: Tens
             continue
         scale = layout.scale.format(**found.groupdict())
         if scale not in tensors:
-            message = f"`{name}` looks like a mean of {layout.library}, but there is no `{scale}`"
+            message = f"expected `{scale}` for the mean `{name}` of {layout.library}, got no such tensor"
             raise InvalidInputError(message)
         plain = found["prefix"] + ("bias" if found["kind"] == "bias" else "weight")
         mean[plain] = tensor.detach().clone()
@@ -159,21 +159,21 @@ def from_bayesian_layers(tensors: Tensors, layout: BayesianLayout, buffers: Tens
 def from_swag_moments(
     mean: Tensors, squares: Tensors, deviations: Tensors, *, scale: float, least_variance: float, buffers: Tensors
 ) -> Posterior:
-    r"""Return the SWAG posterior with collected moments.
+    r"""Return the SWAG posterior for moments of the iterates.
 
     Args:
-        mean: Means of the iterates, by parameter name.
-        squares: Means of their squares.
-        deviations: Deviations from the running mean, each ``[K, numel]``; empty for SWAG-Diagonal.
-        scale: Factor of the covariance; the paper's is one half.
-        least_variance: Variances below it are raised to it.
-        buffers: The network's buffers.
+        mean: Means of the iterates by parameter name.
+        squares: Means of the squared iterates by parameter name.
+        deviations: Deviations from the running mean by parameter name, each ``[K, numel]``; empty for SWAG-Diagonal.
+        scale: Factor of the covariance, positive; 1/2 in the paper.
+        least_variance: Lower bound to which variances are clamped.
+        buffers: Buffers of the network by name.
 
     Returns:
-        A low-rank or diagonal Gaussian.
+        Low-rank Gaussian, or diagonal Gaussian without deviations.
 
     Raises:
-        InvalidInputError: If fewer than two deviations were collected.
+        InvalidInputError: If there is only one deviation.
     """
     diagonal = {
         name: (scale * (squares[name].reshape(m.shape) - m.square()).clamp_min(least_variance)).sqrt()
@@ -185,7 +185,7 @@ def from_swag_moments(
         return DiagonalGaussianPosterior(own, diagonal, buffers=kept)
     count = min(len(tensor) for tensor in deviations.values())
     if count < 2:
-        message = f"expected at least two collected deviations for a covariance, got {count}; collect longer"
+        message = f"expected at least 2 deviations for a covariance, got {count}; collect more iterates"
         raise InvalidInputError(message)
     factor = (scale / (count - 1)) ** 0.5
     rows = {n: factor * deviations[n].detach().reshape(count, *m.shape).to(m) for n, m in mean.items()}
@@ -193,7 +193,7 @@ def from_swag_moments(
 
 
 def unknown_layout(tensors: Tensors) -> str:
-    """Return the message for a state dict that no layout fits.
+    """Return the error message for a state dict that fits no layout.
 
     Args:
         tensors: The state dict.
@@ -202,4 +202,4 @@ def unknown_layout(tensors: Tensors) -> str:
         The message.
     """
     known = ", ".join(layout.library for layout in LAYOUTS)
-    return f"no posterior is known in tensors named {shorten(sorted(tensors))}; expected those of {known}, or of SWAG"
+    return f"expected the tensors of {known} or SWAG, got tensors named {shorten(sorted(tensors))}"

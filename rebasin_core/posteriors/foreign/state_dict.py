@@ -38,24 +38,28 @@ _LEAST_VARIANCE = 1e-30
 
 
 def from_state_dict(tensors: Mapping[str, Tensor], *, swag_scale: float = 0.5) -> Posterior:
-    r"""Return the posterior in a state dict of another library, recognised by the names of its tensors.
+    r"""Return the posterior in a state dict of another library, recognized by the names of its tensors.
 
-    - Bayesian layers (bayesian-torch, torch-uncertainty, blitz, torchbnn): independent Gaussians under the names of the
-      deterministic network, parameters of ordinary layers fixed. What they call ``rho`` (torch-uncertainty: ``sigma``)
-      is unconstrained, and becomes $\log(1 + e^\rho)$.
-    - SWAG (swa_gaussian, torch-uncertainty): low rank plus diagonal, with the covariance of the paper, whatever the
-      library samples from.
-    - ``torch.optim.swa_utils.AveragedModel``: a point.
+    - Bayesian layers (bayesian-torch, torch-uncertainty, blitz, torchbnn): a diagonal Gaussian with the parameter names
+      of the deterministic network. Parameters of other layers are fixed. The standard deviation is
+      $\log(1 + e^\rho)$ of ``rho`` (torch-uncertainty: ``sigma``); for torchbnn, $e^x$ of ``log_sigma``.
+    - SWAG (swa_gaussian, torch-uncertainty): a low-rank Gaussian with the covariance of the paper, which may differ
+      from the one that the library samples from.
+    - ``torch.optim.swa_utils.AveragedModel``: a point mass.
 
     Args:
         tensors: The state dict.
-        swag_scale: Factor of SWAG's covariance; the paper's is one half.
+        swag_scale: Factor of the covariance of SWAG, positive; 1/2 as in the paper by default.
 
     Returns:
         The posterior.
 
     Raises:
-        InvalidInputError: If no layout fits, or tensors are missing.
+        InvalidInputError: If the names are not those of a known library, or tensors are missing.
+
+    References:
+        W. Maddox et al. (2019), "A simple baseline for Bayesian uncertainty in deep learning", NeurIPS, arXiv
+        1902.02476, equation 1 (the covariance of SWAG).
 
     Examples:
         >>> state = {"fc.mu_weight": torch.zeros(2, 3), "fc.rho_weight": torch.full((2, 3), -3.0)}
@@ -84,11 +88,12 @@ def _swag(tensors: Mapping[str, Tensor], pattern: re.Pattern[str], factor: str, 
         if found is not None and found["part"] in parts:
             own = found.groupdict().get("prefix") or ""
             parts[found["part"]][own + found["name"]] = tensor
-    # Running means of normalization layers have the name of a SWAG mean, but no square belongs to them.
+    # Running means of normalization layers have the name of a SWAG mean, but no corresponding mean square.
     mean = {name: tensor for name, tensor in parts["mean"].items() if name in parts["sq_mean"]}
     missing = sorted(parts["sq_mean"].keys() - mean.keys())
     if missing or (parts[factor] and parts[factor].keys() != mean.keys()):
-        message = f"the SWAG statistics are not complete: {missing or sorted(mean.keys() ^ parts[factor].keys())}"
+        incomplete = missing or sorted(mean.keys() ^ parts[factor].keys())
+        message = f"expected all SWAG statistics of each parameter, got incomplete ones of {incomplete}"
         raise InvalidInputError(message)
     buffers = {
         name.removeprefix("base.").removeprefix("core_model."): tensor
@@ -101,38 +106,39 @@ def _swag(tensors: Mapping[str, Tensor], pattern: re.Pattern[str], factor: str, 
 
 
 def _is_moment(found: re.Match[str] | None, mean: Mapping[str, Tensor]) -> bool:
-    """Return whether a name is that of a SWAG statistic; a running mean only looks like one."""
+    """Return whether a matched name is that of a SWAG statistic, not of a running mean."""
     return found is not None and (found.groupdict().get("prefix") or "") + found["name"] in mean
 
 
 def load_samples(path: Path | str, *, model: nn.Module | None = None, prefix: str = "") -> SamplesPosterior:
-    """Read samples of another program: one array for every parameter, stacked along the first axis.
+    """Read posterior samples of another program from a file with one array per parameter.
+
+    Arrays have the shape ``[draws, *s]``, or with a model also ``[chains, draws, *s]``.
 
     Args:
-        path: A file of NumPy (``.npz``) or safetensors. Nothing in it is executed.
-        model: The network, to check names and shapes; its own values are taken for parameters and buffers that the file
-            does not have.
-        prefix: What stands before the parameter names in the file, such as ``net.``.
+        path: NumPy (``.npz``) or safetensors file. No code in it is executed.
+        model: Network that defines names and shapes of the parameters. Its values are used for parameters and buffers
+            that are not in the file. If None, every array has one leading axis.
+        prefix: Prefix of the parameter names in the file, such as ``net.``. Other arrays are ignored.
 
     Returns:
-        The samples, all of one chain; or, for arrays of one axis more than the model's parameters have with a sample
-        axis, of several: ``[chains, draws, *s]``.
+        The samples, with the index of the chain of each.
 
     Raises:
-        FileFormatError: If the file is missing, damaged or holds objects.
-        InvalidInputError: If arrays do not fit each other, or the model.
+        FileFormatError: If the file is missing, damaged, or contains Python objects.
+        InvalidInputError: If the shapes of arrays do not agree, or do not fit the model.
     """
     arrays = {name: t for name, t in _arrays(Path(path)).items() if name.startswith(prefix)}
     own = {name.removeprefix(prefix): tensor for name, tensor in arrays.items() if tensor.is_floating_point()}
     if not own:
-        message = f"{path}: found no arrays of numbers whose names start with {prefix!r}"
+        message = f"{path}: expected floating-point arrays whose names start with {prefix!r}, got none"
         raise InvalidInputError(message)
     if model is None:
         return SamplesPosterior(own)
     parameters = {n: t.detach() for n, t in model.named_parameters()}
     unknown = sorted(own.keys() - parameters.keys())
     if unknown:
-        message = f"{path}: {unknown[:8]} are no parameters of the model, which has {sorted(parameters)[:8]}"
+        message = f"{path}: expected parameters of the model ({sorted(parameters)[:8]}), got {unknown[:8]}"
         raise InvalidInputError(message)
     chains: int | None = None
     flat: dict[str, Tensor] = {}
@@ -141,28 +147,28 @@ def load_samples(path: Path | str, *, model: nn.Module | None = None, prefix: st
         if lead not in {1, 2} or tensor.shape[lead:] != parameters[name].shape:
             shape = tuple(parameters[name].shape)
             message = (
-                f"{path}: `{name}` has shape {tuple(tensor.shape)}, expected samples of {shape} along the first axes"
+                f"{path}: `{name}` has shape {tuple(tensor.shape)}, expected {shape} after one or two leading axes"
             )
             raise InvalidInputError(message)
         chains = tensor.shape[0] if lead == 2 else chains
         flat[name] = tensor.flatten(0, lead - 1)
     count = len(next(iter(flat.values())))
-    number = torch.zeros(count, dtype=torch.int64) if chains is None else torch.arange(count) // (count // chains)
+    index = torch.zeros(count, dtype=torch.int64) if chains is None else torch.arange(count) // (count // chains)
     fixed = {name: tensor.clone() for name, tensor in parameters.items() if name not in own}
     buffers = copied(dict(model.named_buffers()))
-    return SamplesPosterior(flat, chains=number, fixed=fixed, buffers=buffers)
+    return SamplesPosterior(flat, chains=index, fixed=fixed, buffers=buffers)
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:
     if path.suffix != ".npz":
         return read_tensors(path)[0]
     arrays = read_npz(path)
-    strange = sorted(name for name, array in arrays.items() if array.dtype.kind not in "biuf")
-    if strange:
-        message = f"{path}: {shorten(strange)} are no arrays of numbers"
+    other = sorted(name for name, array in arrays.items() if array.dtype.kind not in "biuf")
+    if other:
+        message = f"{path}: expected numeric arrays, got other dtypes for {shorten(other)}"
         raise FileFormatError(message)
     try:
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-    except TypeError as error:  # such as other byte orders
-        message = f"cannot read {path}: {error}. Expected an .npz of numbers"
+    except TypeError as error:  # for example for another byte order
+        message = f"cannot read {path}: {error}. Expected an .npz file of numeric arrays"
         raise FileFormatError(message) from error
