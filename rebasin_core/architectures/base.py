@@ -105,8 +105,24 @@ class Architecture(Strategy):
 
     @abstractmethod
     def _build(self, input_shape: tuple[int, ...], output_size: int, generator: torch.Generator) -> nn.Module:
-        """Return a network whose parameters are drawn from the generator only."""
+        """Return a new network with initial weights.
+
+        Args:
+            input_shape: Shape of one example.
+            output_size: Number of outputs per example.
+            generator: The only source of randomness; the global generator must not be used.
+
+        Returns:
+            The network.
+        """
 
     @abstractmethod
     def _spec(self, model: nn.Module) -> PermutationSpec:
-        """Return the specification of a network."""
+        """Return the permutation symmetries of a network.
+
+        Args:
+            model: A network that `_build` returned.
+
+        Returns:
+            The specification, often a `TableSpec`.
+        """

@@ -36,7 +36,14 @@ class AbstractAdjustedBarrier(BarrierEstimator):
 
     @abstractmethod
     def _adjustment(self, problem: BarrierProblem) -> PathAdjustment:
-        """Return the adjustment as a function of t."""
+        """Return the adjustment of the networks on the path.
+
+        Args:
+            problem: Two posteriors, the task, and the calibration data.
+
+        Returns:
+            The adjustment; its method ``at`` returns the change at t.
+        """
 
     @final
     @override

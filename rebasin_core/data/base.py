@@ -82,4 +82,12 @@ class DataSource(Strategy):
 
     @abstractmethod
     def _load(self) -> DataSplits:
-        """Return the dataset; raise DataError or MissingDataError if its files cannot be read."""
+        """Read the dataset from its files.
+
+        Returns:
+            Training and test examples in memory.
+
+        Raises:
+            MissingDataError: If files are missing and may not be downloaded.
+            DataError: If a file is damaged or does not follow its format.
+        """

@@ -253,7 +253,14 @@ class Inference(Strategy):
 
     @abstractmethod
     def _fit(self, problem: FitProblem) -> FitResult:
-        """Fit the posterior to a validated problem."""
+        """Fit the posterior to a validated problem.
+
+        Args:
+            problem: Network, data, likelihood, and the options of the call. The network must not be modified.
+
+        Returns:
+            The posterior, and the record of training.
+        """
 
 
 def _surveyed(problem: FitProblem, num_examples: int | None) -> FitProblem:

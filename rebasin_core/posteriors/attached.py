@@ -89,12 +89,31 @@ class AbstractAttachedPosterior(Posterior):
 
     @abstractmethod
     def _from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return samples of the random parameters, each ``[*sample_shape, *s]``."""
+        """Return samples of the random parameters.
+
+        Args:
+            noise: Noise in the form that `draw_noise` returns.
+
+        Returns:
+            For every random parameter of shape ``s``, a tensor ``[*sample_shape, *s]``.
+        """
 
     @classmethod
     @abstractmethod
     def _rebuild(cls, fields: Fields, unattached: Mapping[str, Tensor], auxiliary: AuxiliaryTensors) -> Self:
-        """Construct a posterior from its parts; raise KeyError if a field is missing."""
+        """Return a posterior with these parts; permutation, files and devices use it.
+
+        Args:
+            fields: The posterior's fields, by the name of the field and of the parameter.
+            unattached: Tensors attached to no parameter, by name, such as sample weights.
+            auxiliary: Buffers, fixed parameters and prior.
+
+        Returns:
+            The posterior.
+
+        Raises:
+            KeyError: If a field is missing.
+        """
 
     def _permuted_field(self, permutation: Permutation, field: str) -> dict[str, Tensor]:
         """Return a permuted field. Override it if a tensor has only some of the axes of its parameter."""

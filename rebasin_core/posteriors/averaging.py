@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 import torch
 
 from rebasin_core.errors import InvalidInputError, NoClosedFormError
-from rebasin_core.tensors.kinds import refuse, require_several
+from rebasin_core.tensors.kinds import raise_wrong_type, require_sequence
 from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ def require_weights(weights: Weights | None) -> None:
     if weights is None:
         return
     for own in weights.values() if isinstance(weights, Mapping) else [weights]:
-        require_several(own, "weights as a list of numbers, one per posterior")
+        require_sequence(own, "weights as a list of numbers, one per posterior")
         for value in own:
             if not isinstance(value, int | float | torch.Tensor):
-                refuse(value, "a weight as a number")
+                raise_wrong_type(value, "a weight as a number")
 
 
 @final

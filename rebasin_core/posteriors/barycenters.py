@@ -9,7 +9,7 @@ from rebasin_core.posteriors.averaging import TensorWeights
 from rebasin_core.posteriors.checks import require_posteriors, require_same_tensors
 from rebasin_core.posteriors.diagonal_gaussian import weighted_moments
 from rebasin_core.posteriors.pairs import BARYCENTER
-from rebasin_core.tensors.kinds import require_several
+from rebasin_core.tensors.kinds import require_sequence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,7 +109,7 @@ def barycenter_or_moments(posteriors: Sequence[Posterior], weights: Weights | No
 
 def _checked(posteriors: Sequence[Posterior], weights: Weights | None) -> TensorWeights:
     """Return the weights; raise unless there are posteriors and all have the same tensors."""
-    require_several(posteriors, "several posteriors")
+    require_sequence(posteriors, "several posteriors")
     if not len(posteriors):
         message = "expected at least one posterior, got none"
         raise InvalidInputError(message)

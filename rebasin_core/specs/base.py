@@ -11,7 +11,7 @@ from typing_extensions import override
 from rebasin_core.errors import SpecError
 from rebasin_core.strategy import Strategy
 from rebasin_core.symmetry.permutation import Permutation
-from rebasin_core.tensors.kinds import refuse
+from rebasin_core.tensors.kinds import raise_wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,13 @@ class PermutationSpec(ABC):
 
     @abstractmethod
     def _layout(self) -> Layout:
-        """Return the layout; called once."""
+        """Return the groups, and the axes of every tensor.
+
+        The property `layout` calls this method once.
+
+        Returns:
+            The layout.
+        """
 
     @final
     @cached_property
@@ -119,7 +125,7 @@ def require_spec(value: object) -> None:
         InvalidInputError: If it is not a `PermutationSpec`.
     """
     if not isinstance(value, PermutationSpec):
-        refuse(value, "a `PermutationSpec`", "`trace_spec` derives one from a model")
+        raise_wrong_type(value, "a `PermutationSpec`", "`trace_spec` derives one from a model")
 
 
 class SpecFactory(Strategy):

@@ -38,7 +38,7 @@ class RunIdentity:
 
     Attributes:
         config: The configuration as plain JSON.
-        inputs: Digests of the inputs by name: the data set, the network, the specification, loaded files.
+        inputs: Digests of the inputs by name: the dataset, the network, the specification, loaded files.
         code: Versions of the packages whose components are used.
     """
 

@@ -17,7 +17,7 @@ from rebasin_core.symmetry.resolve import resolve
 from rebasin_core.tensors.bounds import MAX_CELLS, MAX_DEPTH, MAX_LENGTH, MAX_UNITS
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.frozen import FrozenMapping
-from rebasin_core.tensors.kinds import refuse, require_mapping
+from rebasin_core.tensors.kinds import raise_wrong_type, require_mapping
 from rebasin_core.tensors.names import TensorNames
 from rebasin_core.tensors.reading import shown
 
@@ -284,10 +284,10 @@ def _require_kinds(groups: object, axes: object) -> None:
     require_mapping(axes, "the axes as a mapping by the names of tensors")
     for group in cast("Mapping[str, object]", groups).values():
         if not isinstance(group, Group):
-            refuse(group, "a `Group` for every name of a group")
+            raise_wrong_type(group, "a `Group` for every name of a group")
     for of_tensor in cast("Mapping[str, object]", axes).values():
         if not isinstance(of_tensor, tuple) or not all(isinstance(axis, Atom | Product | Concat) for axis in of_tensor):
-            refuse(of_tensor, "a tuple of axes for every tensor", "`table_spec` reads them from texts")
+            raise_wrong_type(of_tensor, "a tuple of axes for every tensor", "`table_spec` reads them from texts")
 
 
 def _group(name: str, entry: object) -> Group:

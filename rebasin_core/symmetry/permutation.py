@@ -17,7 +17,7 @@ from rebasin_core.symmetry.layout import Layout
 from rebasin_core.tensors.checks import require_same_names, require_tensors
 from rebasin_core.tensors.files import read_tensors, write_tensors
 from rebasin_core.tensors.frozen import FrozenMapping
-from rebasin_core.tensors.kinds import refuse, require_mapping
+from rebasin_core.tensors.kinds import raise_wrong_type, require_mapping
 from rebasin_core.tensors.modules import named_tensors, shared_names
 from rebasin_core.tensors.names import is_count_of_averaged
 
@@ -184,7 +184,7 @@ class Permutation:
         if isinstance(target, Mapping):
             return self._permuted_tensors(target)
         if isinstance(target, torch.Tensor):
-            refuse(target, "tensors by name", "`apply({name: tensor})` permutes one")
+            raise_wrong_type(target, "tensors by name", "`apply({name: tensor})` permutes one")
         if isinstance(target, Permutable):
             return target.permute(self)
         foreign = _FOREIGN[0] if _FOREIGN else None

@@ -1,4 +1,4 @@
-"""Arguments of the wrong kind: what was expected, what came, and the way out."""
+"""Errors for arguments of a wrong type."""
 
 from __future__ import annotations
 
@@ -9,58 +9,58 @@ from typing import NoReturn
 from rebasin_core.errors import InvalidInputError
 
 
-def refuse(value: object, expected: str, way_out: str = "") -> NoReturn:
-    """Raise that an argument is of the wrong kind.
+def raise_wrong_type(value: object, expected: str, remedy: str = "") -> NoReturn:
+    """Raise an error about the type of an argument.
 
     Args:
         value: The argument.
-        expected: What it must be.
-        way_out: What to do instead, if there is more to say.
+        expected: Description of the expected value.
+        remedy: Advice that is added to the message, if not empty.
 
     Raises:
         InvalidInputError: Always; names the type of the argument.
     """
-    kind = f"the class `{value.__qualname__}`" if isinstance(value, type) else f"`{type(value).__qualname__}`"
-    message = f"expected {expected}, got {kind}{f'; {way_out}' if way_out else ''}"
+    found = f"the class `{value.__qualname__}`" if isinstance(value, type) else f"`{type(value).__qualname__}`"
+    message = f"expected {expected}, got {found}{f'; {remedy}' if remedy else ''}"
     raise InvalidInputError(message)
 
 
 def require_path(value: object) -> None:
-    """Raise if a value is no path of a file.
+    """Raise if an argument is not the path of a file.
 
     Args:
-        value: What was passed as one.
+        value: The argument.
 
     Raises:
-        InvalidInputError: If it is something else than a text or a path object.
+        InvalidInputError: If it is neither a string nor a path object.
     """
     if not isinstance(value, str | os.PathLike):
-        refuse(value, "a path as a text or `pathlib.Path`")
+        raise_wrong_type(value, "a path as a string or `pathlib.Path`")
 
 
-def require_mapping(value: object, what: str) -> None:
-    """Raise if a value is no mapping.
+def require_mapping(value: object, expected: str) -> None:
+    """Raise if an argument is not a mapping.
 
     Args:
-        value: What was passed as one.
-        what: What it must be, for the message.
+        value: The argument.
+        expected: Description of the expected value.
 
     Raises:
-        InvalidInputError: If it is something else.
+        InvalidInputError: If it is not a mapping.
     """
     if not isinstance(value, Mapping):
-        refuse(value, what)
+        raise_wrong_type(value, expected)
 
 
-def require_several(value: object, what: str) -> None:
-    """Raise if a value does not hold several things in order.
+def require_sequence(value: object, expected: str) -> None:
+    """Raise if an argument is not a sequence or another iterable of several objects.
 
     Args:
-        value: What was passed as a sequence.
-        what: What it must be, for the message.
+        value: The argument.
+        expected: Description of the expected value.
 
     Raises:
-        InvalidInputError: If it is something else.
+        InvalidInputError: If it is not iterable, or is a mapping or a string.
     """
     if not isinstance(value, Iterable) or isinstance(value, Mapping | str):
-        refuse(value, what, "put several into a list")
+        raise_wrong_type(value, expected, "put several into a list")

@@ -1,11 +1,11 @@
-"""Change the numerical code one operation at a time, and count the changes that no test notices.
+"""Mutation testing of the numerical code: change one operation at a time, and count the changes that no test detects.
 
-The work is done by mutmut; its options stand in `pyproject.toml` under `[tool.mutmut]`. It skips functions with
-decorators. Nearly all methods here carry `@override`, which does nothing at run time. So the tree is copied to a folder
-of its own, and the decorator is taken off there. Properties, validators and context managers are still skipped.
+Mutations are made by mutmut, with the options in `pyproject.toml` under `[tool.mutmut]`. It skips functions with
+decorators. Most methods have the decorator `@override`, which has no effect at run time. Therefore the tree is copied
+to another folder, and the decorator is removed there. Properties, validators and context managers are still skipped.
 
     pip install mutmut
-    python tests/mutation/mutate.py            # all modules of MODULES: some hours on two cores
+    python tests/mutation/mutate.py            # all modules in MODULES: several hours on two cores
     python tests/mutation/mutate.py repair     # the modules whose path contains "repair"
 
 It prints a table of modules with the numbers of mutants and of survivors, and writes every survivor as a diff to
@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Every module whose numbers end in a result, with the tests that must notice a change in it.
+# The modules whose computations affect results, with the tests that must detect a change in them.
 MODULES = {
     "rebasin_core/posteriors/paths.py": ("tests/posteriors", "tests/barriers", "tests/test_conformance.py"),
     "rebasin_core/posteriors/interpolation.py": ("tests/posteriors", "tests/barriers"),
@@ -56,9 +56,9 @@ OVERRIDE = re.compile(r"^ *@override\n", re.MULTILINE)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", help="parts of the paths of modules; all modules where none is given")
+    parser.add_argument("parts", nargs="*", help="parts of the paths of modules; default: all modules")
     parser.add_argument("--keep", type=Path, help="folder to work in, kept for a later run")
-    parser.add_argument("--children", type=int, default=2, help="number of mutants that are tried at the same time")
+    parser.add_argument("--children", type=int, default=2, help="number of mutants that are tested in parallel")
     options = parser.parse_args()
     chosen = {
         module: tests
@@ -90,7 +90,7 @@ def copy_tree(folder: Path, chosen: dict[str, tuple[str, ...]]) -> None:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-        # Where mutmut copies the tests only while it runs, Python's finders have not seen them yet.
+        # mutmut copies the tests while it runs; the folders must exist before, since Python caches folder listings.
         mutants = folder / "mutants" / name
         mutants.parent.mkdir(parents=True, exist_ok=True)
         if name.startswith("rebasin_core/") and name.endswith(".py"):

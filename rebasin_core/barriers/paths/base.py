@@ -78,4 +78,11 @@ class Path(Strategy):
 
     @abstractmethod
     def _between(self, problem: PathProblem) -> PosteriorPath:
-        """Return the path of a validated problem as a function of t."""
+        """Return the path between two posteriors as a function of t.
+
+        Args:
+            problem: Two posteriors over the same tensors.
+
+        Returns:
+            The function: the posterior at t in [0, 1]. All of these posteriors must accept the same noise.
+        """
