@@ -14,7 +14,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         error: The exception.
 
     Returns:
-        Whether memory was insufficient, so that a smaller batch may succeed.
+        Whether memory was insufficient; a smaller batch may succeed.
     """
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True

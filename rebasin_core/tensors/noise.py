@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def standard_normal(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
     """Return standard normal noise.
 
-    It is generated on the generator's device and then copied, so that a CPU generator gives the same noise on all
+    It is generated on the generator's device and then copied. A CPU generator therefore gives the same noise on all
     devices.
 
     Args:
@@ -31,7 +31,7 @@ def standard_normal(shape: Sequence[int], like: Tensor, generator: torch.Generat
 
 
 def on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
-    """Return a random number generator on a device, so that noise need not be copied to it.
+    """Return a random number generator on a device, for noise that is not copied from another device.
 
     Args:
         generator: A generator; if it is on another device, one number is drawn from it as the seed of the new one.

@@ -54,7 +54,7 @@ class TransportSolver(Options):
     - ``entropic`` adds $\varepsilon$ times the KL divergence of the plan from the uniform plan (up to a constant, the
       negative entropy $\sum T \log T$).
     - ``unbalanced`` adds the same, and replaces the constraints by $\rho$ times the KL divergences of the marginals
-      from uniform ones. Costs are shifted so that the smallest is zero.
+      from uniform ones. Costs are shifted to a minimum of zero.
     - ``partial`` transports only a share ``mass`` of the total mass.
 
     A plan that did not converge gives a warning; balanced plans have the given marginals even then.

@@ -14,7 +14,7 @@ from rebasin_core.errors import ConvergenceWarning
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Larger scalings are absorbed into the logarithms, so that nothing over- or underflows.
+# Larger scalings are absorbed into the logarithms, to avoid over- and underflow.
 _MAX_SCALING = 1e6
 # Number of steps between checks of convergence, since a check takes as long as several steps.
 _STEPS = 5
@@ -143,7 +143,7 @@ def _is_within(sums: Tensor, tolerance: float) -> bool:
 
 
 def _pulled_back(matrix: Tensor, gradient: Tensor) -> Tensor:
-    """Return the gradient with respect to the logarithms, projected so that row and column sums do not change."""
+    """Return the gradient with respect to the logarithms, projected onto changes with fixed row and column sums."""
     weighted = matrix * gradient
     row_sums = matrix.sum(-1, keepdim=True)
     column_sums = matrix.sum(-2).unsqueeze(-1)
