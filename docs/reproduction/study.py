@@ -213,7 +213,7 @@ def measure(  # ruff: ignore[too-many-locals, too-many-arguments, too-many-posit
             "stderr": curve.height_stderr,
             "data_stderr": curve.height_data_stderr,
             "bias": curve.height_bias,
-            "ends": [curve.loss[0], curve.loss[-1]],
+            "endpoint_losses": [curve.loss[0], curve.loss[-1]],
             "gibbs": [curve.gibbs[0], curve.gibbs[middle], curve.gibbs[-1]],
             "scores": [curve.score[0], curve.score[middle], curve.score[-1]],
             "match_seconds": round(matched, 2),

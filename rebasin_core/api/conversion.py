@@ -17,8 +17,8 @@ from rebasin_core.posteriors.foreign.adapters import ModuleAdapter, bayesian_lay
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.specs.base import require_spec
 from rebasin_core.symmetry.permutation import permute_foreign_by
+from rebasin_core.tensors.arguments import require_sequence
 from rebasin_core.tensors.files import OF_DAMAGED_TENSORS, read_tensors
-from rebasin_core.tensors.kinds import require_sequence
 from rebasin_core.tensors.modules import named_tensors, unsaved_buffers, unwrapped
 from rebasin_core.tensors.names import TensorNames, require_numbers
 from rebasin_core.tensors.reading import shown

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 from rebasin_core.evaluation.batches import REMEDY, can_be_iterated, checked_batches
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.torch_losses import without_torch_loss
-from rebasin_core.tensors.kinds import raise_wrong_type
+from rebasin_core.tensors.arguments import raise_wrong_type
 from rebasin_core.tensors.modules import unwrapped
 
 if TYPE_CHECKING:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # much of what a bias leaves out is the same at all points, and goes out with the endpoints.
 LOSS_SHARE, EXCESS_SHARE = 0.1, 0.2
 _LEAST_DRAWS, _MOST_SKEWED = 8, 0.3
+# Where a few posterior samples make up the loss of a few examples, an excess is skewed, and its standard error is small
+# where the excess is. With noise shared by all examples this shows in the skewness; with independent noise in the bias.
+_LARGEST_BIAS = 0.3
 # Smaller errors are rounding.
 _ROUNDING = 1e-7
 
@@ -61,7 +64,9 @@ def interval(value: float, stderr: float, degrees: float, level: float) -> tuple
     return value - half, value + half
 
 
-def why_untrusted(influence: Tensor, left_out: float, *, independent: bool, share: float = LOSS_SHARE) -> str | None:
+def why_untrusted(
+    influence: Tensor, left_out: float, *, independent: bool, share: float = LOSS_SHARE, bias: float = 0.0
+) -> str | None:
     """Return why a standard error cannot be trusted; None if it can, or there is none.
 
     Args:
@@ -69,6 +74,7 @@ def why_untrusted(influence: Tensor, left_out: float, *, independent: bool, shar
         left_out: What the stated bias leaves out, in order of magnitude (`MetricValues.bias_errors`).
         independent: Whether the numbers belong to examples with noise of their own.
         share: The largest share of the standard error that the bias may leave out.
+        bias: The stated bias of an excess; 0 for a loss.
 
     Returns:
         A clause.
@@ -83,11 +89,24 @@ def why_untrusted(influence: Tensor, left_out: float, *, independent: bool, shar
             "examples; take more samples"
         )
     if independent:
+        return _why_bias_is_large(bias, stderr)
+    return _why_few_draws(influence)
+
+
+def _why_bias_is_large(bias: float, stderr: float) -> str | None:
+    if abs(bias) <= _LARGEST_BIAS * stderr:
         return None
-    if count < _LEAST_DRAWS:
+    return (
+        f"the bias of {bias:.2g}, which is known to first order, is not small compared with the standard error of "
+        f"{stderr:.2g}; take more samples"
+    )
+
+
+def _why_few_draws(influence: Tensor) -> str | None:
+    if len(influence) < _LEAST_DRAWS:
         return (
-            f"they are estimated from {count} independent draws, so that intervals of two errors cover too little; "
-            "take more samples, or the interval of Student's t distribution"
+            f"they are estimated from {len(influence)} independent draws, so that intervals of two errors cover too "
+            "little; take more samples, or the interval of Student's t distribution"
         )
     if _skewness(influence) > _MOST_SKEWED:
         return "a few of the samples make up most of the error; take more samples"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 import torch
 
 from rebasin_core.errors import InvalidInputError, NoClosedFormError
-from rebasin_core.tensors.kinds import raise_wrong_type, require_sequence
+from rebasin_core.tensors.arguments import raise_wrong_type, require_sequence
 from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:

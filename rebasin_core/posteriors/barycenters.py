@@ -9,7 +9,7 @@ from rebasin_core.posteriors.averaging import TensorWeights
 from rebasin_core.posteriors.checks import require_posteriors, require_same_tensors
 from rebasin_core.posteriors.diagonal_gaussian import weighted_moments
 from rebasin_core.posteriors.pairs import BARYCENTER
-from rebasin_core.tensors.kinds import require_sequence
+from rebasin_core.tensors.arguments import require_sequence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from typing_extensions import override
 from rebasin_core.errors import SpecError
 from rebasin_core.strategy import Strategy
 from rebasin_core.symmetry.permutation import Permutation
-from rebasin_core.tensors.kinds import raise_wrong_type
+from rebasin_core.tensors.arguments import raise_wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,8 +16,8 @@ from rebasin_core.symmetry.axis import Atom, Group
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.symmetry.notation import parse_axes
 from rebasin_core.symmetry.resolve import names_of, resolve, solve, without_nesting
+from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.checks import require_tensors, shorten
-from rebasin_core.tensors.kinds import raise_wrong_type, require_mapping
 from rebasin_core.tensors.modules import named_tensors
 from rebasin_core.tensors.names import TensorNames
 

@@ -14,10 +14,10 @@ from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms
 from rebasin_core.symmetry.cell import atom_rows, count_cells
 from rebasin_core.symmetry.notation import format_axes, parse_axes
 from rebasin_core.symmetry.resolve import resolve
+from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.bounds import MAX_CELLS, MAX_DEPTH, MAX_LENGTH, MAX_UNITS
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.frozen import FrozenMapping
-from rebasin_core.tensors.kinds import raise_wrong_type, require_mapping
 from rebasin_core.tensors.names import TensorNames
 from rebasin_core.tensors.reading import shown
 

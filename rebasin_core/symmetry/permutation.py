@@ -14,10 +14,10 @@ from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError
 from rebasin_core.symmetry.action import act, act_on_axes
 from rebasin_core.symmetry.index import check_index, reorder_outer
 from rebasin_core.symmetry.layout import Layout
+from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.checks import require_same_names, require_tensors
 from rebasin_core.tensors.files import read_tensors, write_tensors
 from rebasin_core.tensors.frozen import FrozenMapping
-from rebasin_core.tensors.kinds import raise_wrong_type, require_mapping
 from rebasin_core.tensors.modules import named_tensors, shared_names
 from rebasin_core.tensors.names import is_count_of_averaged
 

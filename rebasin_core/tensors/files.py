@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from rebasin_core.errors import FileFormatError, StorageError
-from rebasin_core.tensors.kinds import require_path
+from rebasin_core.tensors.arguments import require_path
 from rebasin_core.tensors.reading import irregular_kind, other_format, parse_json, reason, regular_size, shown
 
 if TYPE_CHECKING:

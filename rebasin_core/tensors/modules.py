@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from rebasin_core.tensors.kinds import raise_wrong_type
+from rebasin_core.tensors.arguments import raise_wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping

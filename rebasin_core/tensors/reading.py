@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rebasin_core.errors import FileFormatError
+from rebasin_core.tensors.arguments import require_path
 from rebasin_core.tensors.bounds import MAX_DEPTH, MAX_JSON_BYTES
-from rebasin_core.tensors.kinds import require_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -31,7 +31,7 @@ def test_an_interrupted_match_saves_its_best_and_resumes(tmp_path: Path, monkeyp
         interrupt_sweep(patch, 1)
         stopped = rc.match(A, B, SPEC, MATCHER, checkpoint=file, on_interrupt="return")
     assert stopped.outcome is rc.MatchOutcome.INTERRUPTED
-    # The second search was interrupted at once, and returns the result of the first.
+    # The second search was interrupted in its first sweep, and returns the result of the first search.
     assert stopped.identity_objective < stopped.objective < whole.objective
     assert stopped.permutation == rc.Permutation.load(file)
     resumed = rc.match(A, B, SPEC, MATCHER, checkpoint=file)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from tests.hostile.commands import DOCUMENTED, commands, ending, prepare
+from tests.hostile.commands import DOCUMENTED, commands, prepare, run_command
 from tests.hostile.targets import TARGETS, Target
 
 
@@ -35,7 +35,7 @@ def of_commands(folder: Path) -> Callable[[int], str]:
         with tempfile.TemporaryDirectory(dir=folder) as name:
             prepare(Path(name))
             words = commands(seed, Path(name))
-            code, errors = ending(words, Path(name))
+            code, errors = run_command(words, Path(name))
         if code not in DOCUMENTED or "Traceback" in errors or (code and not errors.strip()):
             message = f"code {code} of {words}: {errors[-300:]}"
             raise AssertionError(message)

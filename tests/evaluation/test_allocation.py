@@ -71,3 +71,14 @@ def test_equal_errors_get_equal_numbers() -> None:
 def test_too_few_samples_raise() -> None:
     with pytest.raises(InvalidInputError, match="at least 8 samples"):
         Allocation.of(torch.ones(2), torch.ones(2), data(2), 6)
+
+
+@pytest.mark.parametrize("middle", [100, 5, 195])
+def test_an_error_is_shared_with_the_32_examples_of_next_loss_on_each_side(middle: int) -> None:
+    losses = torch.randperm(200, generator=torch.Generator().manual_seed(2)).double()
+    errors = torch.where(losses == middle, 1.0, 0.0).double()
+    each = counts(Allocation.of(errors, losses, data(200), 20))
+    neighbors = (losses - middle).abs() <= 32
+    assert (each > MIN_SAMPLES).tolist() == neighbors.tolist()
+    # A quarter of the variance stays with the example itself.
+    assert each[losses == middle].item() > each[losses != middle].max()

@@ -144,6 +144,15 @@ def test_the_laws_sum_over_counts(tmp_path: Path) -> None:
     assert not violated_laws(PoissonLikelihood(), tmp_path)
 
 
+def test_counts_have_the_score_of_their_likelihood() -> None:
+    model = torch.nn.Linear(2, 1)
+    inputs, counts = torch.ones(3, 2), torch.tensor([[0.0], [1.0], [2.0]])
+    found = rc.score(model, rc.Task(model, [(inputs, counts)], likelihood=PoissonLikelihood()))
+    expected = (model(inputs).exp() - counts).square().mean().item()
+    assert found.values == {"mean_squared_error": pytest.approx(expected)}
+    assert found.bins is None
+
+
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
 def test_the_laws_integrate_densities_of_any_width(scale: float, tmp_path: Path) -> None:
     assert not violated_laws(rc.evaluation.GaussianLikelihood(scale=scale), tmp_path)

@@ -81,7 +81,7 @@ def test_a_correct_metric_satisfies_all_laws(tmp_path: Path) -> None:
         (BatchDependent(), "per_example"),
         (FirstSampleOnly(), "exchangeable"),
         (TooSmallErrors(), "errors_stated"),
-        (InPlace(), "inputs_untouched"),
+        (InPlace(), "no_side_effects"),
         (Failing(), "per_example"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,

@@ -12,6 +12,10 @@ from torch import nn
 import rebasin_core as rc
 from rebasin_core.errors import ConfigError, InvalidInputError
 from rebasin_core.evaluation import EvaluationOptions, Evaluator, LossEstimate
+from rebasin_core.evaluation.allocation import Allocation, Stratum
+from rebasin_core.evaluation.networks import Sampling
+from rebasin_core.evaluation.predictive import HeldTask
+from rebasin_core.evaluation.stratified import StratifiedPredictor
 
 SCALE = 0.3
 ADAPTIVE = EvaluationOptions(allocation="adaptive")
@@ -162,3 +166,64 @@ def test_unsupported_combinations_raise() -> None:
         rc.score(q, rc.Task(nn.Linear(1, 1, bias=False), numbers, likelihood="gaussian"), evaluation=ADAPTIVE)
     with pytest.raises(ConfigError, match="allocation: expected 'even' or 'adaptive', got 'fair'"):
         EvaluationOptions(**unknown)
+
+
+def predictor(num_samples: int, metric: str = "nll", *, copies: int = 1) -> tuple[StratifiedPredictor, rc.Posterior]:
+    q, data = regression()
+    data = [(x.repeat(copies, 1), y.repeat(copies, 1)) for x, y in data]
+    task = rc.Task(nn.Linear(1, 1, bias=False), data, rc.evaluation.GaussianLikelihood(scale=SCALE))
+    return StratifiedPredictor(HeldTask.of(task, q), Sampling(num_samples, options=ADAPTIVE), metric=metric), q
+
+
+def test_the_pilot_has_one_bounded_number_for_every_example() -> None:
+    pilot = predictor(32)[0].pilot(predictor(32)[1])
+    assert pilot.sample_influence.shape == (400,)
+    # Of two pairs with likelihoods a and b: tanh(log(a / b) / 2) = (a - b) / (a + b).
+    assert pilot.sample_influence.abs().max() < 1
+    other = predictor(32, "gibbs")[0].pilot(predictor(32)[1])
+    assert other.sample_influence.shape == (400,)
+    # An average of unbounded numbers is not bounded, and the Gibbs loss is larger.
+    assert other.sample_influence.abs().max() > 1
+    assert other.loss > pilot.loss
+
+
+def test_predictions_of_strata_are_put_together() -> None:
+    stratified, q = predictor(32)
+    pilot = stratified.pilot(q)
+    allocation = stratified.allocate(pilot.sample_influence, pilot.example_losses)
+    found = stratified.predictions(q, allocation)
+    assert len(allocation.strata) > 2
+    assert (found.score_name, found.paired, found.independent) == ("mean_squared_error", True, True)
+    assert found.targets is not None
+    assert torch.equal(found.targets, torch.cat([y for _, y in regression()[1]]))
+    for stratum, part in found.parts:
+        assert part.log_prob.shape == (stratum.num_samples, len(stratum.rows))
+        torch.testing.assert_close(found.log_prob[:, stratum.rows], part.log_prob[: len(found.log_prob)])
+        torch.testing.assert_close(found.prediction[stratum.rows], part.prediction)
+        torch.testing.assert_close(found.score[stratum.rows], part.score)
+    whole = LossEstimate.of(found)
+    assert (whole.score_name, whole.independent) == ("mean_squared_error", True)
+    assert whole.effective_samples is not None
+    assert whole.bias_errors is not None
+    for stratum, part in found.parts:
+        own = LossEstimate.of(part)
+        torch.testing.assert_close(whole.effective_samples[stratum.rows], own.effective_samples)
+        torch.testing.assert_close(whole.bias_errors[stratum.rows], own.bias_errors)
+    assert LossEstimate.of(found, metric="gibbs").effective_samples is None
+
+
+def test_no_two_strata_and_no_pilot_share_their_noise() -> None:
+    stratified, q = predictor(32)
+    pilot = stratified.pilot(q)
+    x, y = (torch.cat(parts)[-1:] for parts in zip(*regression()[1], strict=True))
+    # The same example in every stratum: its samples differ.
+    strata = [Stratum(torch.tensor([row]), [(x, y)], 8) for row in range(3)]
+    found = stratified.predictions(q, Allocation(strata)).log_prob
+    assert len({tuple(column) for column in found.T.tolist()}) == 3
+    alone = HeldTask.of(
+        rc.Task(nn.Linear(1, 1, bias=False), [(x, y)], rc.evaluation.GaussianLikelihood(scale=SCALE)), q
+    )
+    by_pilot = StratifiedPredictor(alone, Sampling(32, options=ADAPTIVE)).pilot(q)
+    assert pilot.loss != by_pilot.loss
+    losses = [LossEstimate.of(part).loss for _, part in stratified.predictions(q, Allocation(strata)).parts]
+    assert by_pilot.loss not in losses

@@ -1,4 +1,4 @@
-"""Errors for arguments of a wrong type."""
+"""Checks of the types of arguments, and their errors."""
 
 from __future__ import annotations
 
