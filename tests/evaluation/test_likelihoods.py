@@ -163,10 +163,10 @@ def test_the_laws_integrate_densities_of_any_width(scale: float, tmp_path: Path)
     [
         (Unnormalized, "normalized"),
         (WrongEntropy, "entropy"),
-        (WrongTogether, "assessed_together"),
+        (WrongTogether, "joint_assessment"),
         (WrongPrediction, "prediction"),
         (BatchDependent, "per_example"),
-        (WithoutCheck, "misfits"),
+        (WithoutCheck, "invalid_targets"),
         (Detached, "gradients"),
     ],
 )
