@@ -118,13 +118,13 @@ class TensorWeights:
         Returns:
             Means by name, with dtype and device of the first mapping. Integer tensors are copied from the first.
         """
-        found: dict[str, Tensor] = {}
+        means: dict[str, Tensor] = {}
         for name, first in each[0].items():
             if not first.is_floating_point():
-                found[name] = first.clone()
+                means[name] = first.clone()
                 continue
             total = torch.zeros_like(first, dtype=torch.float64)
             for weight, tensors in zip(self.of(name).tolist(), each, strict=True):
                 total += weight * tensors[name].to(first.device).double()
-            found[name] = total.to(first.dtype)
-        return found
+            means[name] = total.to(first.dtype)
+        return means
