@@ -44,8 +44,8 @@ class MeanFieldVI(AbstractOptimizedInference):
        - \frac{\lambda}{N} \Big( \mathbb E_q \log p(\theta) + T \, H(q) \Big), \qquad
        p(\theta) = \mathcal N(\mu, \sigma^2), $$
 
-    with the expectation of the log prior and the entropy $H$ summed over all parameters, and $N$ examples in the
-    dataset. For $T = 1$ the second term is $\frac{\lambda}{N} \mathrm{KL}(q \,\|\, p)$. The optimal $q$ approximates
+    with $N$ examples in the dataset; the expected log prior and the entropy $H$ are sums over all parameters. For
+    $T = 1$ the second term is $\frac{\lambda}{N} \mathrm{KL}(q \,\|\, p)$. The optimal $q$ approximates
 
     $$ \Big( p(D \mid \theta)^{1 / \lambda} \, p(\theta) \Big)^{1 / T}. $$
 

@@ -58,10 +58,10 @@ def require_weights(weights: Weights | None) -> None:
 
 @final
 class TensorWeights:
-    """Weights of K posteriors for each tensor, which sum to 1.
+    """Weights of K posteriors, normalized to sum 1 for each tensor.
 
     Args:
-        weights: One weight per posterior, or a mapping from name patterns to such weights; equal if None.
+        weights: One nonnegative weight per posterior, or a mapping from name patterns to such weights; equal if None.
         count: Number K of posteriors.
 
     Raises:
