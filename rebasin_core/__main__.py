@@ -1,4 +1,4 @@
-"""Lets ``python -m rebasin_core`` do what the command `rebasin` does."""
+"""Runs the command `rebasin` as ``python -m rebasin_core``."""
 
 from rebasin_core.cli import main
 

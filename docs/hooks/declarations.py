@@ -1,7 +1,7 @@
-"""Shows declared options, inherited ones too, as the arguments of a class, and the abstract methods that authors write.
+"""Shows options, including inherited ones, as arguments of a class, and the abstract methods that authors implement.
 
-An extension of griffe, which reads the sources for the API pages. It removes all other private members from what griffe
-has read, so that the pages need no filter by name, which would hide abstract methods such as ``_match``.
+An extension of griffe, which reads the sources for the API pages. It removes all other private members. A filter by
+name would also hide abstract methods such as ``_match``.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _classes(module: Module) -> list[Class]:
 
 
 def _remove_private(parent: Object) -> None:
-    """Remove what neither callers nor authors of subclasses need."""
+    """Remove private members other than special and abstract methods."""
     for name, member in list(parent.members.items()):
         if not isinstance(member, Object):  # an import
             continue
@@ -82,7 +82,7 @@ def _options(cls: Class) -> list[Attribute]:
 
 
 def _show_options(cls: Class, options: Sequence[Attribute]) -> None:
-    """Add the signature, and a table in which all options are, so that they need no entries of their own."""
+    """Add the signature and a table of all options; remove the separate entries of the options."""
     for name in [*(option.name for option in options), "exempt_laws"]:
         if cls.canonical_path != _STRATEGY:  # where they are explained
             cls.members.pop(name, None)
@@ -111,7 +111,7 @@ def _is_option(member: Attribute) -> bool:
 
 
 def _annotated(option: Attribute) -> list[str | Expr]:
-    """Return the type of an option, and what is annotated to it."""
+    """Return the type of an option and its metadata, the arguments of ``Annotated``."""
     annotation = option.annotation
     if isinstance(annotation, ExprSubscript) and str(annotation.left) == "Annotated":
         parts = annotation.slice

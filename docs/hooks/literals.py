@@ -55,7 +55,7 @@ def _expand_members(parent: Module | Class) -> None:
 
 
 def _unquoted(alias: Attribute) -> str | Expr | None:
-    """Return the type that an alias stands for, which may be written as a string."""
+    """Return the type of an alias, parsed if it is written as a string."""
     value = ast.parse(str(alias.value), mode="eval").body
     if isinstance(value, ast.Constant) and isinstance(value.value, str):
         return safe_get_expression(ast.parse(value.value, mode="eval").body, parent=alias.parent)
@@ -75,7 +75,7 @@ def _expanded(part: Any) -> Any:
 
 
 def _meaning(name: ExprName) -> Expr | None:
-    """Return what the name of a type of this project stands for; None if the name itself should be shown."""
+    """Return the expansion of the name of a type of this project; None if the name itself should be shown."""
     value = _value(name) if name.canonical_path.startswith(_PROJECT) else None
     if isinstance(value, ExprCall) and str(value.function) == "TypeVar":
         bounds = [part.value for part in value.arguments if isinstance(part, ExprKeyword) and part.name == "bound"]

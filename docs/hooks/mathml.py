@@ -1,4 +1,4 @@
-"""Turns formulas into MathML when the pages are built, so that they need no network and no script to be read."""
+"""Converts formulas to MathML when the pages are built: they need no network and no script."""
 
 from __future__ import annotations
 

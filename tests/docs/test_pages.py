@@ -49,14 +49,14 @@ def top_name(value: object) -> str | None:
 
 def is_documented_kind(value: object, module: ModuleType) -> bool:
     """Whether a value is a class or a function of this project; type aliases are explained where they are used."""
-    ours = getattr(value, "__module__", "").startswith("rebasin_core")
+    is_own = getattr(value, "__module__", "").startswith("rebasin_core")
     # The errors have no `__all__`: all classes of the module are public.
-    return ours and (inspect.isclass(value) or (hasattr(module, "__all__") and inspect.isroutine(value)))
+    return is_own and (inspect.isclass(value) or (hasattr(module, "__all__") and inspect.isroutine(value)))
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if "```python" in TEXT[p]], ids=lambda p: str(p.relative_to(ROOT)))
 def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # what a page writes shall not stay
+    monkeypatch.chdir(tmp_path)  # files that a page writes are removed
     blocks = list(Document.parse(str(page), *Sybil(parsers=[PythonCodeBlockParser()]).parsers))
     assert blocks
     for block in blocks:

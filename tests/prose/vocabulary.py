@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 VOCABULARY = Path(__file__).with_name("vocabulary.toml")
+FOLDERS = ("rebasin_core", "plugins", "docs", "tests")
 
 
 @final
@@ -66,10 +67,12 @@ def vocabulary() -> dict[str, list[Any]]:
 
 @cache
 def texts() -> list[Text]:
-    """Return all texts of the package, the plugins, the pages, README and changelog."""
-    files = [path for folder in ("rebasin_core", "plugins", "docs") for path in sorted((ROOT / folder).rglob("*"))]
+    """Return all texts of the package, the plugins, the pages, the tests, README and changelog."""
+    files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*"))]
     found = []
     for path in [*files, ROOT / "README.md", ROOT / "CHANGELOG.md"]:
+        if path.parent == VOCABULARY.parent:
+            continue
         name = path.relative_to(ROOT).as_posix()
         if path.suffix == ".md":
             found.append(Text(name, 1, without_code(path.read_text(encoding="utf-8"))))
