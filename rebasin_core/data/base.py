@@ -82,12 +82,12 @@ class DataSource(Strategy):
 
     @abstractmethod
     def _load(self) -> DataSplits:
-        """Read the dataset from its files.
+        """Return the dataset, with normalized inputs.
 
         Returns:
-            Training and test examples in memory.
+            Training and test examples, and the prediction target.
 
         Raises:
-            MissingDataError: If files are missing and may not be downloaded.
-            DataError: If a file is damaged or does not follow its format.
+            MissingDataError: If files are missing and are not downloaded.
+            DataError: If a file is damaged or has other content.
         """

@@ -256,10 +256,10 @@ class Inference(Strategy):
         """Fit the posterior to a validated problem.
 
         Args:
-            problem: Network, data, likelihood, and the options of the call. The network must not be modified.
+            problem: The problem. Its model must not be modified; its generator is the only source of random numbers.
 
         Returns:
-            The posterior, and the record of training.
+            The posterior and the history of training.
         """
 
 

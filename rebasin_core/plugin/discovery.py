@@ -159,13 +159,13 @@ def _registered(manager: pluggy.PluginManager, plugin: object, name: str) -> str
     """Register a plugin; return an error message if that fails, else None."""
     if manager.register(plugin, name=name) is None:
         return "it is blocked"
-    mistake = mistake_of(plugin, manager)
-    if mistake is not None:
+    error = hook_error(plugin, manager)
+    if error is not None:
         manager.unregister(plugin)
-    return mistake
+    return error
 
 
-def mistake_of(plugin: object, manager: pluggy.PluginManager) -> str | None:
+def hook_error(plugin: object, manager: pluggy.PluginManager) -> str | None:
     """Check the hooks of a registered plugin for errors that pluggy accepts.
 
     Args:

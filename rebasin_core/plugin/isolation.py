@@ -29,7 +29,7 @@ class Attempt:
     @property
     def problem(self) -> str | None:
         """Type and message of the exception; None if there is none."""
-        return None if self.error is None else described(self.error)
+        return None if self.error is None else format_error(self.error)
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def isolated() -> Generator[Attempt]:
         KeyboardInterrupt: If the user pressed Ctrl-C.
     """
     attempt = Attempt()
-    with _watching() as is_interrupted:
+    with _detecting_ctrl_c() as is_interrupted:
         try:
             yield attempt
         except KeyboardInterrupt as error:
@@ -56,7 +56,7 @@ def isolated() -> Generator[Attempt]:
             attempt.error = error
 
 
-def described(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """Return type and message of an exception, also if converting it to a string fails.
 
     Args:
@@ -73,7 +73,7 @@ def described(error: BaseException) -> str:
 
 
 @contextmanager
-def _watching() -> Generator[Callable[[], bool]]:
+def _detecting_ctrl_c() -> Generator[Callable[[], bool]]:
     """Distinguish Ctrl-C, which comes with a signal, from a `KeyboardInterrupt` that the code raises itself."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:

@@ -17,7 +17,7 @@ from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.metric import Metric
 from rebasin_core.inference.base import Inference
 from rebasin_core.matchers.base import Matcher
-from rebasin_core.plugin.discovery import PluginStatus, load_plugins, mistake_of, new_manager
+from rebasin_core.plugin.discovery import PluginStatus, hook_error, load_plugins, new_manager
 from rebasin_core.plugin.hook_results import checked_classes, name_of
 from rebasin_core.plugin.hookspecs import HOOKS
 from rebasin_core.plugin.isolation import isolated
@@ -93,7 +93,7 @@ class Registry:
     def __init__(self, *, external: bool = True) -> None:
         self._manager = new_manager()
         self._plugins = load_plugins(self._manager, external=external)
-        # For each family, the plugins that were asked and the classes that they registered.
+        # For each family, the plugins whose hooks were called, and the classes that they registered.
         self._families: dict[str, tuple[Sequence[object], dict[str, list[Registered]]]] = {}
         for status in self._plugins:
             if status.error is not None:
@@ -269,9 +269,9 @@ class Registry:
             if status.plugin is plugin:
                 return status
         name = self._manager.get_name(plugin) or repr(plugin)
-        mistake = mistake_of(plugin, self._manager)
-        status = PluginStatus(name, name, "registered by hand", error=mistake, plugin=plugin)
-        if mistake is not None:
+        problem = hook_error(plugin, self._manager)
+        status = PluginStatus(name, name, "registered by hand", error=problem, plugin=plugin)
+        if problem is not None:
             _warn(status)
         self._plugins.append(status)
         return status

@@ -85,27 +85,31 @@ class AbstractAttachedPosterior(Posterior):
 
     @abstractmethod
     def _stddev(self) -> dict[str, Tensor]:
-        """Return new tensors with the marginal standard deviations of the random parameters, each ``[*s]``."""
+        """Return the marginal standard deviations of the random parameters.
+
+        Returns:
+            New tensors by parameter name, each ``[*s]``.
+        """
 
     @abstractmethod
     def _from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return samples of the random parameters.
+        """Return samples of the random parameters for given base noise.
 
         Args:
-            noise: Noise in the form that `draw_noise` returns.
+            noise: Noise from `draw_noise`.
 
         Returns:
-            For every random parameter of shape ``s``, a tensor ``[*sample_shape, *s]``.
+            Samples by parameter name, each ``[*sample_shape, *s]``.
         """
 
     @classmethod
     @abstractmethod
     def _rebuild(cls, fields: Fields, unattached: Mapping[str, Tensor], auxiliary: AuxiliaryTensors) -> Self:
-        """Return a posterior with these parts; permutation, files and devices use it.
+        """Construct a posterior from its parts, after permutation, conversion or loading.
 
         Args:
-            fields: The posterior's fields, by the name of the field and of the parameter.
-            unattached: Tensors attached to no parameter, by name, such as sample weights.
+            fields: For each field, tensors ``[*lead, *s]`` by parameter name.
+            unattached: Tensors that belong to no parameter.
             auxiliary: Buffers, fixed parameters and prior.
 
         Returns:

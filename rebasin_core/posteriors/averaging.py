@@ -58,10 +58,10 @@ def require_weights(weights: Weights | None) -> None:
 
 @final
 class TensorWeights:
-    """Weights of K posteriors for each tensor, which sum to 1.
+    """Weights of K posteriors, normalized to sum 1 for each tensor.
 
     Args:
-        weights: One weight per posterior, or a mapping from name patterns to such weights; equal if None.
+        weights: One nonnegative weight per posterior, or a mapping from name patterns to such weights; equal if None.
         count: Number K of posteriors.
 
     Raises:
@@ -118,13 +118,13 @@ class TensorWeights:
         Returns:
             Means by name, with dtype and device of the first mapping. Integer tensors are copied from the first.
         """
-        found: dict[str, Tensor] = {}
+        means: dict[str, Tensor] = {}
         for name, first in each[0].items():
             if not first.is_floating_point():
-                found[name] = first.clone()
+                means[name] = first.clone()
                 continue
             total = torch.zeros_like(first, dtype=torch.float64)
             for weight, tensors in zip(self.of(name).tolist(), each, strict=True):
                 total += weight * tensors[name].to(first.device).double()
-            found[name] = total.to(first.dtype)
-        return found
+            means[name] = total.to(first.dtype)
+        return means

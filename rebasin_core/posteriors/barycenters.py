@@ -53,8 +53,8 @@ def barycenter(posteriors: Sequence[Posterior], weights: Weights | None = None) 
         >>> from rebasin_core.posteriors import DiagonalGaussianPosterior
         >>> q = DiagonalGaussianPosterior({"w": torch.tensor([0.0])}, {"w": torch.tensor([1.0])})
         >>> r = DiagonalGaussianPosterior({"w": torch.tensor([1.0])}, {"w": torch.tensor([3.0])})
-        >>> middle = barycenter([q, r])
-        >>> middle.mean["w"].item(), middle.stddev["w"].item()
+        >>> center = barycenter([q, r])
+        >>> center.mean["w"].item(), center.stddev["w"].item()
         (0.5, 2.0)
     """
     checked = _checked(posteriors, weights)
@@ -81,8 +81,8 @@ def moment_barycenter(posteriors: Sequence[Posterior], weights: Weights | None =
         >>> import torch
         >>> from rebasin_core.posteriors import PointPosterior, SamplesPosterior
         >>> samples = SamplesPosterior({"w": torch.tensor([[1.0], [5.0]])})
-        >>> middle = moment_barycenter([PointPosterior({"w": torch.tensor([0.0])}), samples])
-        >>> middle.mean["w"].item(), middle.stddev["w"].item()
+        >>> center = moment_barycenter([PointPosterior({"w": torch.tensor([0.0])}), samples])
+        >>> center.mean["w"].item(), center.stddev["w"].item()
         (1.5, 1.0)
     """
     return weighted_moments(posteriors, _checked(posteriors, weights))

@@ -73,12 +73,12 @@ class PermutationSpec(ABC):
         return self.layout.axes
 
     @final
-    def require_fit(self, tensors: Mapping[str, Tensor], what: str = "the specification") -> None:
+    def require_fit(self, tensors: Mapping[str, Tensor], description: str = "the specification") -> None:
         """Raise if this specification does not match the tensors of a model.
 
         Args:
             tensors: The parameters and buffers of the model, by name.
-            what: Description of this specification, for the message.
+            description: Description of this specification, for the message.
 
         Raises:
             SpecError: If the names differ.
@@ -86,7 +86,7 @@ class PermutationSpec(ABC):
         """
         different = sorted(set(tensors) ^ set(self.axes))
         if different:
-            message = f"{what} and the model have different tensors: {different}"
+            message = f"{description} and the model have different tensors: {different}"
             raise SpecError(message)
         self.layout.check(tensors, "the model")
 

@@ -184,14 +184,14 @@ class Layout:
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(axis.size for axis in axes) for name, axes in self.axes.items()}
 
-    def check(self, tensors: Mapping[str, Tensor], what: str, *, complete: bool = True) -> None:
+    def check(self, tensors: Mapping[str, Tensor], description: str, *, complete: bool = True) -> None:
         """Raise if tensors do not match the layout.
 
         A tensor attached to a parameter of shape ``s`` may have extra leading dimensions: ``(*lead, *s)``.
 
         Args:
             tensors: Tensors by name.
-            what: Description of the tensors, for the message ("the candidate").
+            description: Description of the tensors, for the message ("the candidate").
             complete: Whether every permuted tensor of the layout is required.
 
         Raises:
@@ -202,7 +202,7 @@ class Layout:
         given = set(own.values())
         missing = sorted(name for name in self.moved if name not in given) if complete else []
         if unknown or missing:
-            parts = [f"{what} does not match the specification"]
+            parts = [f"{description} does not match the specification"]
             parts += [f"missing: {shorten(missing)}"] if missing else []
             parts += [f"not in the specification: {shorten(unknown)}"] if unknown else []
             raise InvalidInputError("; ".join(parts))
@@ -210,7 +210,7 @@ class Layout:
             shape = tuple(tensor.shape)
             expected = self.shape(own[name] or name)
             if len(shape) < len(expected) or shape[len(shape) - len(expected) :] != expected:
-                message = f"{what}: `{name}` has shape {shape}, the specification expects {expected} (last dimensions)"
+                message = f"{description}: `{name}` has shape {shape}, expected {expected} as its last dimensions"
                 raise InvalidInputError(message)
 
     def _action_as_json(self) -> dict[str, Any]:

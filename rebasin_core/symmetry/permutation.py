@@ -325,13 +325,12 @@ class Permutation:
     def __repr__(self) -> str:
         """Return a short description: for every group, the number of permuted units and of all units."""
         groups = ", ".join(f"{name}: {moved}/{self._indices[name].numel()}" for name, moved in self.moved.items())
-        return f"Permutation(units moved: {groups or 'no groups'})"
+        return f"Permutation(permuted units: {groups or 'no groups'})"
 
-    def _require_layout(self, other: Layout, what: str) -> None:
+    def _require_layout(self, other: Layout, description: str) -> None:
         if other.fingerprint != self._layout.fingerprint:
-            message = (
-                f"{what} belongs to another specification ({other.fingerprint}, expected {self._layout.fingerprint})"
-            )
+            expected = self._layout.fingerprint
+            message = f"{description} belongs to another specification ({other.fingerprint}, expected {expected})"
             raise InvalidInputError(message)
 
 

@@ -64,14 +64,14 @@ def optimality(config: object, folder: Path) -> None:
     solver = cast("AssignmentSolver", config)
     for size in _SIZES:
         for dtype in (torch.float32, torch.float64):
-            for what, matrix in _matrices(size, seed=size):
+            for description, matrix in _matrices(size, seed=size):
                 given = matrix.to(device_under_test(), dtype)
                 found = solver.solve(given)
                 short = _best(given) - _total(given, found)
                 allowed = 1e-9 * given.abs().double().sum().item() + (
                     found.gap.item() if found.gap is not None else 0.0
                 )
-                expect(short <= allowed, f"{what}, {size} rows, {dtype}: the total is too small by {short:.3e}")
+                expect(short <= allowed, f"{description}, {size} rows, {dtype}: the total is too small by {short:.3e}")
 
 
 @law("assignment")
@@ -79,14 +79,14 @@ def certificate(config: object, folder: Path) -> None:
     """Potentials, if returned, prove the stated gap."""
     del folder
     solver = cast("AssignmentSolver", config)
-    for what, cpu_matrix in _matrices(40, seed=1):
+    for description, cpu_matrix in _matrices(40, seed=1):
         matrix = cpu_matrix.to(device_under_test())
         found = solver.solve(matrix)
         if found.potentials is not None and found.gap is not None:
             proven = bound_gap(matrix, found.index, found.potentials).item()
             expect(
                 abs(proven - found.gap.item()) <= 1e-9 * matrix.abs().sum(),
-                f"{what}: proven gap {proven}, stated {found.gap}",
+                f"{description}: proven gap {proven}, stated {found.gap}",
             )
 
 
@@ -95,7 +95,7 @@ def independence_of_the_start(config: object, folder: Path) -> None:
     """The total does not depend on ``start``, be it the result for a similar or a very different matrix."""
     del folder
     solver = cast("AssignmentSolver", config)
-    for what, cpu_matrix in _matrices(150, seed=2):
+    for description, cpu_matrix in _matrices(150, seed=2):
         matrix = cpu_matrix.to(device_under_test())
         noise = torch.randn(matrix.shape, generator=seeded(3), dtype=torch.float64).to(matrix.device)
         for scale in (0.0, 0.01, 10.0):
@@ -104,7 +104,7 @@ def independence_of_the_start(config: object, folder: Path) -> None:
             short = _best(changed) - _total(changed, found)
             expect(
                 short <= 1e-9 * changed.abs().sum().item(),
-                f"{what}, noise {scale}: total too small by {short:.3e}",
+                f"{description}, noise {scale}: total too small by {short:.3e}",
             )
 
 
@@ -123,7 +123,7 @@ def batches(config: object, folder: Path) -> None:
 
 @law("assignment")
 def rectangular_matrices(config: object, folder: Path) -> None:
-    """With fewer rows than columns, the total is that of the best assignment, and so is the gap."""
+    """With fewer rows than columns, the total is that of the best assignment, and the stated gap is zero."""
     del folder
     solver = cast("AssignmentSolver", config)
     for rows, columns in ((1, 5), (3, 4), (20, 60)):

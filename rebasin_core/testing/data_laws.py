@@ -56,14 +56,14 @@ def damaged_files(source: object, folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         content = path.read_bytes()
-        for what, damaged in (("truncated", content[: len(content) // 2]), ("missing", None)):
+        for damage, damaged in (("truncated", content[: len(content) // 2]), ("missing", None)):
             path.unlink() if damaged is None else path.write_bytes(damaged)
             try:
                 cast("DataSource", source).load()
             except DataError as error:
-                expect(path.name in str(error), f"{path.name} is {what}, but the error does not name it: {error}")
+                expect(path.name in str(error), f"{path.name} is {damage}, but the error does not name it: {error}")
             except Exception as error:  # ruff: ignore[blind-except] - any other type is a violation
-                expect(condition=False, message=f"{path.name} is {what}: expected a DataError, got {error!r}")
+                expect(condition=False, message=f"{path.name} is {damage}: expected a DataError, got {error!r}")
             else:
-                expect(condition=False, message=f"{path.name} is {what}: expected a DataError, got none")
+                expect(condition=False, message=f"{path.name} is {damage}: expected a DataError, got none")
             path.write_bytes(content)

@@ -110,28 +110,30 @@ def expect(condition: object, message: str) -> None:
 
 
 def expect_equal(
-    got: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str, *, tolerance: float = 0.0
+    got: Mapping[str, Tensor], expected: Mapping[str, Tensor], description: str, *, tolerance: float = 0.0
 ) -> None:
     """Raise if named tensors differ.
 
     Args:
         got: Tensors by name.
         expected: The expected tensors.
-        what: Description of the tensors, for the message.
+        description: Description of the tensors, for the message.
         tolerance: Largest allowed absolute difference of an entry.
 
     Raises:
         LawViolationError: If names, shapes or entries differ; states the tensor.
     """
-    expect(got.keys() == expected.keys(), f"{what}: names differ in {sorted(got.keys() ^ expected.keys())}")
+    expect(got.keys() == expected.keys(), f"{description}: names differ in {sorted(got.keys() ^ expected.keys())}")
     for name, tensor in expected.items():
         expect(
             got[name].shape == tensor.shape,
-            f"{what}: `{name}` has shape {tuple(got[name].shape)}, expected {tuple(tensor.shape)}",
+            f"{description}: `{name}` has shape {tuple(got[name].shape)}, expected {tuple(tensor.shape)}",
         )
         sides = [side.to("cpu", torch.float64) for side in (got[name], tensor)]
         difference = (sides[0] - sides[1]).abs().max().item() if tensor.numel() else 0.0
-        expect(difference <= tolerance, f"{what}: `{name}` differs by {difference:.2e} (tolerance {tolerance:.0e})")
+        expect(
+            difference <= tolerance, f"{description}: `{name}` differs by {difference:.1e} (tolerance {tolerance:.0e})"
+        )
 
 
 def seeded(seed: int = 0) -> torch.Generator:

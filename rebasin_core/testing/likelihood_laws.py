@@ -145,7 +145,7 @@ def invalid_targets(example: object, folder: Path) -> None:
     outputs = _outputs(likelihood, _CLASSES)
     targets = _targets(likelihood, _CLASSES)
     likelihood.check(outputs, targets)
-    for what, wrong in (
+    for description, wrong in (
         ("one target too few", targets[1:]),
         ("targets with an additional dimension", targets.unsqueeze(-1)),
     ):
@@ -153,7 +153,7 @@ def invalid_targets(example: object, folder: Path) -> None:
             likelihood.check(outputs, wrong)
         except InvalidInputError:
             continue
-        expect(condition=False, message=f"`check` accepts {what}")
+        expect(condition=False, message=f"`check` accepts {description}")
 
 
 @law("likelihood")

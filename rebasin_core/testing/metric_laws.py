@@ -111,13 +111,13 @@ def exchangeable(example: object, folder: Path) -> None:
         predictions = _predictions(metric, task)
         whole = metric.estimate(predictions)
         groups = predictions.groups
-        for what, change in (("reordered", lambda t: t.flip(0)), ("repeated", lambda t: torch.cat([t, t]))):
+        for description, change in (("reordered", lambda t: t.flip(0)), ("repeated", lambda t: torch.cat([t, t]))):
             changed = replace(
                 predictions,
                 log_prob=change(predictions.log_prob),
                 groups=None if groups is None else change(groups),
             )
-            expect_equal(_values(metric.estimate(changed)), _values(whole), f"samples {what}", tolerance=1e-9)
+            expect_equal(_values(metric.estimate(changed)), _values(whole), f"samples {description}", tolerance=1e-9)
 
 
 @law("metric")

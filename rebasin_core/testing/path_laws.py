@@ -72,12 +72,12 @@ def _supported(path: Path) -> dict[str, tuple[Posterior, Posterior, float]]:
     return found
 
 
-def _expect_moments(got: Posterior, wanted: Posterior, what: str, tolerance: float) -> None:
+def _expect_moments(got: Posterior, wanted: Posterior, description: str, tolerance: float) -> None:
     """Raise if means or standard deviations differ by more than a tolerance, in standard deviations, or rounding."""
     largest = max(stddev.max().item() for stddev in wanted.stddev.values())
     allowed = _EXACT if tolerance == _EXACT else tolerance * largest + _EXACT
-    expect_equal(got.mean, wanted.mean, f"{what}: mean", tolerance=allowed)
-    expect_equal(got.stddev, wanted.stddev, f"{what}: standard deviation", tolerance=allowed)
+    expect_equal(got.mean, wanted.mean, f"{description}: mean", tolerance=allowed)
+    expect_equal(got.stddev, wanted.stddev, f"{description}: standard deviation", tolerance=allowed)
 
 
 @law("path")

@@ -177,9 +177,9 @@ def copies_are_equal(example: object, folder: Path) -> None:
     del folder
     posterior = cast("Posterior", example)
     pickled = pickle.loads(pickle.dumps(posterior))  # ruff: ignore[suspicious-pickle-usage] - written one line before
-    for what, back in (("pickled", pickled), ("copied", copy.deepcopy(posterior))):
-        expect(type(back) is type(posterior), f"the {what} posterior is a {type(back).__name__}")
-        expect_equal(back.as_tensors(), posterior.as_tensors(), what)
+    for description, back in (("pickled", pickled), ("copied", copy.deepcopy(posterior))):
+        expect(type(back) is type(posterior), f"the {description} posterior is a {type(back).__name__}")
+        expect_equal(back.as_tensors(), posterior.as_tensors(), description)
 
 
 @law("posterior")
@@ -262,12 +262,12 @@ def permuted_auxiliary_tensors(example: object, folder: Path) -> None:
         return
     for name, tensor in example.prior.stddev.items():
         wanted = element.apply({name: tensor})[name] if tensor.dim() else tensor
-        for what, posterior, expected in (("permuted", permuted, wanted), ("loaded", back, tensor)):
-            expect(posterior.prior is not None, f"the {what} posterior has no prior")
+        for description, posterior, expected in (("permuted", permuted, wanted), ("loaded", back, tensor)):
+            expect(posterior.prior is not None, f"the {description} posterior has no prior")
             given = {} if posterior.prior is None else dict(posterior.prior.stddev)
             expect(
                 torch.equal(given[name].cpu(), expected.cpu()),
-                f"the {what} prior scale of `{name}` is wrong",
+                f"the {description} prior scale of `{name}` is wrong",
             )
 
 
