@@ -105,7 +105,7 @@ class SlowSolverWarning(RebasinWarning):
 
 
 class BrokenPluginWarning(RebasinWarning):
-    """An installed plugin could not be loaded and is ignored."""
+    """A plugin could not be loaded, or one of its hooks failed; its components are ignored."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -158,7 +158,7 @@ def table_spec(
 
 @final
 class TableSpecFactory(SpecFactory):
-    """Uses the same table for every model, as in `TableSpec`.
+    """Specification factory with one table for all models, as in `TableSpec`.
 
     Raises:
         ConfigError: If an option is invalid.

@@ -106,7 +106,7 @@ class Permutation:
             A permutation.
         """
         shapes = {name: layout.index_shape(name) for name in layout.groups}
-        # The ranks of uniform noise are a uniformly random permutation.
+        # Sorting uniform noise yields a uniformly random permutation.
         noise = {n: torch.rand(shape, generator=generator, device=generator.device) for n, shape in shapes.items()}
         return cls(layout, {name: tensor.argsort(-1).cpu() for name, tensor in noise.items()})
 

@@ -187,8 +187,9 @@ class IVONAdapter(PosteriorAdapter, AbstractWriteBack):
 class PyroGuideAdapter(PosteriorAdapter):
     """Adapter for Pyro's guides ``AutoNormal``, ``AutoDiagonalNormal`` and ``AutoLowRankMultivariateNormal``.
 
-    Sample sites are parameters. A prefix that all sites share and that is not in the model (the name of the network) is
-    removed.
+    Sample sites are parameters. A prefix that all sites share and that is not in the model is removed: the site
+    ``net.0.weight`` is the parameter ``0.weight``. The guide must have been called once, because Pyro creates its
+    parameters at the first call.
     """
 
     handles: ClassVar[tuple[str, ...]] = (
