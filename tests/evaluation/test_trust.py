@@ -48,6 +48,7 @@ def test_degrees_of_freedom_of_unequal_examples() -> None:
     assert degrees_of_freedom(influence, independent=False) == 99
     assert degrees_of_freedom(torch.zeros(4), independent=True) == 3
     assert degrees_of_freedom(torch.ones(1), independent=False) == 1
+    assert degrees_of_freedom(torch.tensor([3.0, -1.0]), independent=True) == 1
 
 
 def draws(share: float) -> torch.Tensor:
@@ -93,5 +94,6 @@ def test_the_least_number_of_draws_is_eight() -> None:
     assert why_untrusted(numbers[:8], 0.0, independent=False) is None
     assert "from 7 independent draws" in str(why_untrusted(numbers[:7], 0.0, independent=False))
     assert why_untrusted(numbers[:7], 0.0, independent=True) is None
+    assert "from 2 independent draws" in str(why_untrusted(numbers[:2], 0.0, independent=False))
     assert why_untrusted(numbers[:1], 5.0, independent=False) is None
     assert why_untrusted(1e-9 * numbers[:7], 0.0, independent=False) is None
