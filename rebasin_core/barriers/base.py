@@ -70,8 +70,8 @@ class BarrierEstimator(Strategy):
         - *Endpoints*: the losses at t = 0 and t = 1 are those of the two posteriors.
         - *Reversal*: exchanging the posteriors maps t to 1 - t, up to the stated errors.
         - *Errors stated*: every Monte Carlo estimate has a standard error.
-        - *Inputs untouched*: posteriors, model (including its mode) and data are not changed.
-        - *Repeatable*: generators in equal states give equal curves.
+        - *No side effects*: posteriors, model (including its mode) and data are not changed.
+        - *Reproducibility*: generators in equal states give equal curves.
     """
 
     family: ClassVar[str] = "barrier"

@@ -55,7 +55,7 @@ class Metric(Strategy):
         - *Exchangeable*: values do not change if the samples are reordered, or all are repeated equally often.
         - *Errors stated*: the Monte Carlo standard error is the standard deviation over independent repetitions.
         - *Bias stated*: the stated bias is twice the decrease of the mean from S to 2S samples.
-        - *Inputs untouched*: predictions are not changed.
+        - *No side effects*: predictions are not changed.
     """
 
     family: ClassVar[str] = "metric"
