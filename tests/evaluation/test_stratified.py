@@ -1,4 +1,4 @@
-"""Different numbers of samples for different examples: against closed forms, and against equal numbers."""
+"""Adaptive allocation, compared with closed forms and with equal numbers of samples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ADAPTIVE = EvaluationOptions(allocation="adaptive")
 
 
 def regression() -> tuple[rc.posteriors.DiagonalGaussianPosterior, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """y = theta x: for most examples x is so small that theta hardly matters."""
+    """y = theta x, where x is close to 0 for most examples, so that theta has little effect on them."""
     x = torch.cat([torch.linspace(0.01, 0.05, 380), torch.linspace(1, 2, 20)]).double()[:, None]
     order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
     y = 0.3 * x + SCALE * torch.randn(400, 1, generator=torch.Generator().manual_seed(1)).double()
@@ -48,15 +48,15 @@ def found(seed: int, num_samples: int = 32, metric: Any = "nll", options: Evalua
 
 @pytest.mark.statistics
 def test_stated_errors_cover_the_closed_form() -> None:
-    # 190 +- 3.1 of 200 are expected within 1.96 errors; seeds are fixed.
+    # 190 +- 3.1 of 200 are expected within 1.96 standard errors; seeds are fixed.
     estimates = [found(seed) for seed in range(200)]
     inside = sum(abs(e.loss - e.bias - exact()) < 1.96 * e.stderr for e in estimates)
     assert 175 <= inside <= 200
-    spread = torch.tensor([e.loss for e in estimates]).std().item()
-    # A pilot of a few samples misses an example now and then, and then the error of that run is large, and stated so.
-    calm = [e for e in estimates if not e.notes]
-    assert len(calm) > 150
-    assert torch.tensor([e.stderr for e in calm]).median().item() == pytest.approx(spread, rel=0.5)
+    stddev = torch.tensor([e.loss for e in estimates]).std().item()
+    # The small pilot occasionally misses an uncertain example; the error of that run is large and has a note.
+    trusted = [e for e in estimates if not e.notes]
+    assert len(trusted) > 150
+    assert torch.tensor([e.stderr for e in trusted]).median().item() == pytest.approx(stddev, rel=0.5)
 
 
 def test_examples_stay_in_order() -> None:
@@ -66,7 +66,7 @@ def test_examples_stay_in_order() -> None:
     variance = (0.4 * x).square() + SCALE**2
     losses = 0.5 * ((y - 0.5 * x).square() / variance + (2 * math.pi * variance).log())
     assert (estimate.example_losses - losses).abs().max() < 0.05
-    # The Gibbs loss of a linear model is known as well.
+    # The Gibbs loss of a linear model has a closed form, too.
     gibbs = 0.5 * (((y - 0.5 * x).square() + (0.4 * x).square()) / SCALE**2 + math.log(2 * math.pi * SCALE**2))
     by_gibbs = found(0, num_samples=4000, metric="gibbs")
     assert by_gibbs.gibbs == pytest.approx(gibbs.mean().item(), abs=5 * by_gibbs.stderr)
@@ -88,7 +88,7 @@ def classes(rows: int = 300) -> Classes:
 
 
 def digits() -> Classes:
-    """A trained network, which is sure of most examples."""
+    """A trained network whose predictions are confident for most examples."""
     data = rc.build("dataset", "digits").load()
     model = rc.architectures.MLPArchitecture(hidden=[32]).build(
         data.input_shape, 10, generator=torch.Generator().manual_seed(0)
@@ -101,7 +101,7 @@ def digits() -> Classes:
     return model, posterior, list(data.test.batches(200))
 
 
-def test_scores_are_those_of_equal_numbers_within_errors() -> None:
+def test_scores_agree_with_even_allocation_within_errors() -> None:
     model, posterior, data = classes()
     adaptive, even = (
         rc.score(posterior, rc.Task(model, data), num_samples=n, evaluation=options)
@@ -112,7 +112,7 @@ def test_scores_are_those_of_equal_numbers_within_errors() -> None:
         assert adaptive.values[name] == pytest.approx(even.values[name], abs=0.02), name
 
 
-def test_a_barrier_has_smaller_errors_and_is_zero_between_equals() -> None:
+def test_barrier_has_smaller_errors_and_is_zero_between_equal_posteriors() -> None:
     model, posterior, data = digits()
     spec = rc.architectures.MLPArchitecture(hidden=[32]).spec(model)
     candidate = spec.random_permutation(generator=torch.Generator().manual_seed(0)).apply(posterior)
@@ -125,12 +125,12 @@ def test_a_barrier_has_smaller_errors_and_is_zero_between_equals() -> None:
         for n, e in ((64, estimator()), (64, None), (1024, None))
     )
     assert adaptive.location == 0.5
-    # A third of the variance, at as many samples.
+    # About a third of the variance for the same number of samples.
     assert adaptive.height_stderr < 0.75 * even.height_stderr
     assert adaptive.height == pytest.approx(many.height, abs=4 * math.hypot(adaptive.height_stderr, many.height_stderr))
 
 
-def test_an_end_without_noise() -> None:
+def test_an_endpoint_without_noise() -> None:
     model, posterior, data = classes()
     sharp = rc.posteriors.DiagonalGaussianPosterior(
         posterior.mean, {n: torch.zeros_like(t) for n, t in posterior.mean.items()}
@@ -145,7 +145,7 @@ def estimator(**more: Any) -> dict[str, Any]:
     return {"name": "marginalized", "evaluation": {"allocation": "adaptive"}, **more}
 
 
-def test_what_cannot_be_done() -> None:
+def test_unsupported_combinations_raise() -> None:
     model, posterior, data = classes(20)
 
     def barrier(of: rc.Posterior, chosen: dict[str, Any]) -> None:

@@ -85,7 +85,7 @@ def test_a_bias_that_leaves_out_much_is_not_trusted() -> None:
     numbers = draws(0.1)
     stderr = numbers.std().item() / 4
     assert why_untrusted(numbers, 0.09 * stderr, independent=True) is None
-    assert "spread too widely" in str(why_untrusted(numbers, 0.11 * stderr, independent=True))
+    assert "vary too much between samples" in str(why_untrusted(numbers, 0.11 * stderr, independent=True))
     assert why_untrusted(numbers, 0.11 * stderr, independent=True, share=0.2) is None
 
 

@@ -42,7 +42,7 @@ class Path(Strategy):
         - *Common noise*: all posteriors on a path have the same ``kind`` and noise of the same shapes. Therefore one
           draw of noise gives a sample at each t (common random numbers).
         - *Equivariance*: permuting both posteriors permutes the path.
-        - *Device and dtype*: they are those of the reference, and the two posteriors are not changed.
+        - *Device and dtype*: device and dtype are those of the reference, and the two posteriors are not changed.
     """
 
     family: ClassVar[str] = "path"

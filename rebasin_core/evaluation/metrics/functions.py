@@ -261,7 +261,7 @@ def _require_probabilities(probabilities: Tensor, targets: Tensor) -> None:
     least = probabilities.min().item()
     if not worst < 1e-2 or least < 0:
         message = (
-            f"expected non-negative rows that sum to 1, got sums off by up to {worst:.2g} and a least entry of "
+            f"expected non-negative rows that sum to 1, got sums off by up to {worst:.2g} and a minimum of "
             f"{least:.2g}; apply softmax first"
         )
         raise InvalidInputError(message)

@@ -136,7 +136,7 @@ def test_predictives_of_a_wrong_shape_are_invalid(metric: type, shape: tuple[int
         (torch.zeros(0, 3), torch.zeros(0).long(), "expected probabilities"),
         (P, torch.tensor([0, 1]), "expected probabilities"),
         (torch.tensor([[0.9, 0.6]]), torch.tensor([0]), "sums off by up to 0.5"),
-        (torch.tensor([[1.2, -0.2]]), torch.tensor([0]), "a least entry of -0.2"),
+        (torch.tensor([[1.2, -0.2]]), torch.tensor([0]), "a minimum of -0.2"),
     ],
 )
 def test_rows_that_are_no_probabilities(probabilities: torch.Tensor, targets: torch.Tensor, message: str) -> None:
