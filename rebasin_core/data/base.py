@@ -56,7 +56,7 @@ class DataSource(Strategy):
         - *Determinism*: every load returns the same examples in the same order.
         - *Valid examples*: inputs are floating-point, finite, and normalized with published statistics or those of the
           training examples. Class labels are in ``range(output_size)``. No split is empty.
-        - *Errors*: missing files, damaged files and wrong sizes raise errors that name the file.
+        - *Damaged files*: missing files, damaged files and wrong sizes raise errors that name the file.
     """
 
     family: ClassVar[str] = "dataset"

@@ -26,7 +26,7 @@ def determinism(source: object, folder: Path) -> None:
 
 
 @law("dataset")
-def valid_tensors(source: object, folder: Path) -> None:
+def valid_examples(source: object, folder: Path) -> None:
     """Inputs are floating-point numbers of moderate size, and targets are valid for the task, in both splits."""
     del folder
     splits = cast("DataSource", source).load()

@@ -56,7 +56,7 @@ def reproducibility(config: object, folder: Path) -> None:
 
 
 @law("inference")
-def complete(config: object, folder: Path) -> None:
+def completeness(config: object, folder: Path) -> None:
     """The posterior has all parameters and buffers of the model, with their shapes."""
     del folder
     posterior = _fit(config)
@@ -64,7 +64,7 @@ def complete(config: object, folder: Path) -> None:
 
 
 @law("inference")
-def learns(config: object, folder: Path) -> None:
+def improvement(config: object, folder: Path) -> None:
     """The training loss of the posterior is lower than that of the initial parameters."""
     del folder
     case = network()
@@ -94,7 +94,7 @@ class _Interrupting:
 
 
 @law("inference")
-def resumes(config: object, folder: Path) -> None:
+def resumption(config: object, folder: Path) -> None:
     """A run that is interrupted in an epoch and resumed gives the posterior of an uninterrupted run."""
     case = network()
     checkpoint = folder / "training.safetensors"

@@ -155,7 +155,7 @@ def no_aliasing(example: object, folder: Path) -> None:
 
 
 @law("posterior")
-def round_trip(example: object, folder: Path) -> None:
+def serialization(example: object, folder: Path) -> None:
     """`load` after `save` gives an equal posterior."""
     posterior = cast("Posterior", example)
     posterior.save(folder / "posterior.safetensors", meta={"note": "kit"})

@@ -62,5 +62,5 @@ def test_predictions_without_targets_or_outputs() -> None:
         with pytest.raises(InvalidInputError, match="lack targets or entropies"):
             PredictiveScores.of(missing, rc.Likelihood.of("categorical"))
     for missing in (given, replace(given, targets=None, outputs=torch.zeros(3, 2, 1))):
-        with pytest.raises(InvalidInputError, match="every network's outputs"):
+        with pytest.raises(InvalidInputError, match="the outputs of each network"):
             PredictiveScores.of(missing, rc.Likelihood.of("gaussian"))

@@ -108,12 +108,13 @@ def test_fifteen_bins_are_the_default(generator: torch.Generator) -> None:
     y = torch.randint(4, (500,), generator=generator)
     assert len(rc.metrics.reliability(p, y)[0]) == 15
     assert rc.metrics.expected_calibration_error(p, y) == rc.metrics.expected_calibration_error(p, y, bins=15)
-    edges = np.linspace(0, 1, 16)
     largest, predicted = (part.numpy() for part in p.max(-1))
     right = predicted == y.numpy()
-    bins = [(largest > low) & (largest <= high) for low, high in itertools.pairwise(edges)]
-    expected = sum(abs(right[chosen].sum() - largest[chosen].sum()) for chosen in bins) / 500
-    assert rc.metrics.expected_calibration_error(p, y) == pytest.approx(expected)
+    for count in (15, 4):
+        edges = itertools.pairwise(np.linspace(0, 1, count + 1))
+        bins = [(largest > low) & (largest <= high) for low, high in edges]
+        expected = sum(abs(right[chosen].sum() - largest[chosen].sum()) for chosen in bins) / 500
+        assert rc.metrics.expected_calibration_error(p, y, bins=count) == pytest.approx(expected)
 
 
 def test_agreement_and_total_variation_by_hand() -> None:
@@ -142,3 +143,14 @@ def test_predictives_of_a_wrong_shape_are_invalid(metric: type, shape: tuple[int
 def test_rows_that_are_no_probabilities(probabilities: torch.Tensor, targets: torch.Tensor, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         rc.metrics.brier_score(probabilities, targets)
+
+
+@pytest.mark.parametrize("metric", ["brier", "error"])
+@pytest.mark.parametrize(("shape", "targets"), [((3, 4, 3, 2), (4,)), ((3, 4, 3), (4, 3)), ((3, 4, 3), (5,))])
+def test_metrics_of_classes_need_one_row_and_one_class_an_example(
+    metric: str, shape: tuple[int, ...], targets: tuple[int, ...]
+) -> None:
+    groups, classes = torch.full(shape, 0.5), torch.zeros(targets).long()
+    given = Predictions(torch.zeros(1, 4), groups.mean(0), torch.zeros(4), "p", targets=classes, groups=groups)
+    with pytest.raises(InvalidInputError):
+        Metric.of(metric).estimate(given)
