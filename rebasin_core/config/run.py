@@ -96,7 +96,7 @@ class RunConfig(Options):
     """Whether to accept symmetries although some permuted tensors do not measurably influence the model's outputs."""
 
     inference: Inference = Field(default_factory=MeanFieldVI)
-    """The inference method."""
+    """The inference method; `mean_field_vi` with default options if not given."""
 
     reference: PosteriorSource = PosteriorSource(seed=1)
     """The posterior to align to; by default trained from seed 1."""
