@@ -16,7 +16,7 @@ from scipy.stats import t as student
 
 from rebasin_core import LossCurve
 from rebasin_core.barriers.notes import curve_notes
-from rebasin_core.errors import FileFormatError
+from rebasin_core.errors import FileFormatError, InvalidInputError
 from rebasin_core.evaluation import LossEstimate
 from rebasin_core.evaluation.trust import EXCESS_SHARE
 
@@ -43,9 +43,11 @@ T = (0.0, 0.25, 0.5, 0.75, 1.0)
 LOSSES = ((0.2, 0.01, 0.01), (0.5, 0.02, 0.02), (0.9, 0.03, 0.04), (0.7, 0.02, 0.03), (0.4, 0.02, 0.02))
 
 
+ESTIMATES = [estimate(loss, bias=bias, noise=noise) for loss, bias, noise in LOSSES]
+
+
 def curve(*, random: bool = True, **options: Any) -> LossCurve:
-    estimates = [estimate(loss, bias=bias, noise=noise) for loss, bias, noise in LOSSES]
-    return LossCurve.of(T, estimates, random=random, **options)
+    return LossCurve.of(T, ESTIMATES, random=random, **options)
 
 
 def test_every_number_of_a_curve_is_the_one_of_its_name() -> None:
@@ -64,6 +66,27 @@ def test_every_number_of_a_curve_is_the_one_of_its_name() -> None:
     assert found.degrees == 15
     assert found.chord == pytest.approx((0.2, 0.25, 0.3, 0.35, 0.4))
     assert (found.baseline, found.score_name, found.metric) == (2.0, "accuracy", "nll")
+
+
+def test_the_degrees_of_freedom_of_independent_noise_are_those_of_satterthwaite() -> None:
+    noise = torch.tensor([3.0, *[0.1, -0.1] * 7, 0.1], dtype=torch.float64)
+    given = [replace(one, sample_influence=one.sample_influence[0] * noise, independent=True) for one in ESTIMATES]
+    squares = noise.square()
+    expected = (3 * squares.sum() ** 2 / squares.square().sum()).item()
+    assert LossCurve.of(T, given, random=True).degrees == pytest.approx(expected) < 4
+
+
+def test_a_curve_is_labeled_by_its_metric() -> None:
+    found = curve(metric="brier")
+    assert (found.metric, found.label, found.unit) == ("brier", "Brier score", "")
+
+
+@pytest.mark.parametrize(
+    "t", [(), (0.0, 0.25, 0.5, 0.75, 0.9), (0.1, 0.25, 0.5, 0.75, 1.0), (0.0, 0.5, 0.25, 0.75, 1.0)]
+)
+def test_coefficients_increase_from_zero_to_one(t: tuple[float, ...]) -> None:
+    with pytest.raises(InvalidInputError, match="increase from 0 to 1"):
+        LossCurve.of(t, ESTIMATES[: len(t)], random=True)
 
 
 def test_the_interval_is_around_the_corrected_excess() -> None:
@@ -100,6 +123,7 @@ def test_documents_of_earlier_versions_and_of_other_types() -> None:
     nll = {name: value for name, value in curve().as_json().items() if name not in {"label", "unit"}}
     assert LossCurve.from_json(nll).label == "loss"
     marked = {"kind": "curve", "version": 1, **document}
+    assert LossCurve.from_json(marked).label == "Brier score"
     for wrong in ({**marked, "kind": "posterior"}, {**marked, "version": 2}):
         with pytest.raises(FileFormatError):
             LossCurve.from_json(wrong)
