@@ -75,8 +75,9 @@ def test_the_maximum_of_a_cubic_is_located_to_the_tolerance(*, mirrored: bool) -
     assert best == pytest.approx(2 / 3 if mirrored else 1 / 3, abs=3e-3)
     # Successive parabolic interpolation: the maximum is known to 2e-3, 3e-4, 5e-6 after one, two, three more points.
     assert len(points) == 5 + 3
-    # At a tolerance above the predicted increase, the grid suffices.
-    assert refine_maximum(Recorded(loss), path_grid(5), 0.07)[0] == path_grid(5)
+    # The predicted increase is 0.084: at a larger tolerance the grid suffices.
+    assert len(refine_maximum(Recorded(loss), path_grid(5), 0.08)[0]) > 5
+    assert refine_maximum(Recorded(loss), path_grid(5), 0.09)[0] == path_grid(5)
 
 
 def test_the_points_of_a_mirrored_loss_are_mirrored() -> None:
