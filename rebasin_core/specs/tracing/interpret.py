@@ -139,7 +139,7 @@ class Interpreter:
             if found is not None:
                 return _check_lengths(call, found)
         except Exception as error:  # ruff: ignore[blind-except] - as below; the axes of the positions are then fixed
-            self.without_rule[f"{call.operator} (its rule failed: {type(error).__name__}: {error})"] = 1
+            self._report(_failed(call, error))
         return ordinary(as_integers(call))
 
     def _apply_rule(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms]:
@@ -157,12 +157,12 @@ class Interpreter:
                 return _check_lengths(call, rule(call))
             except Exception as error:  # ruff: ignore[blind-except] - a rule that fails must not stop the trace
                 # Constraints added before the failure are harmless. Decomposing or fixing keeps the result sound.
-                label = f"{call.operator} (its rule failed: {type(error).__name__}: {error})"
+                label = _failed(call, error)
         found = self._apply_decomposition(call, node, values)
         if found is None:
             return self._fix_axes(call, label)
         if label != call.operator:  # a failed rule is reported even if the operator is decomposed
-            self.without_rule[label] = self.without_rule.get(label, 0) + 1
+            self._report(label)
         return found
 
     def _apply_decomposition(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms] | None:
@@ -184,11 +184,20 @@ class Interpreter:
         return _check_lengths(call, plain)
 
     def _fix_axes(self, call: Call, label: str) -> list[AxisTerms]:
-        self.without_rule[label] = self.without_rule.get(label, 0) + 1
+        self._report(label)
         return frozen(call, not_ruled=True)
 
 
 def _fix_empty(call: Call) -> list[AxisTerms]:
+    def _report(self, label: str) -> None:
+        """Count a call of an operator without a rule, or whose rule failed."""
+        self.without_rule[label] = self.without_rule.get(label, 0) + 1
+
+
+def _failed(call: Call, error: Exception) -> str:
+    """Return the label for reports of a call whose rule failed."""
+    return f"{call.operator} (its rule failed: {type(error).__name__}: {error})"
+
     """Fix the axes of an operator on empty tensors, which most rules do not cover."""
     why = "the tensor is empty for the example inputs"
     for terms in [] if call.operator in _RANGES else call.tensors:
