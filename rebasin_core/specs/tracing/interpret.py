@@ -14,6 +14,7 @@ from rebasin_core.errors import SpecError
 from rebasin_core.specs.operators.call import Call, is_tensor, tensors_in
 from rebasin_core.specs.operators.elementwise import elementwise, unchanged
 from rebasin_core.specs.operators.indexing import frozen
+from rebasin_core.specs.operators.normalization import BATCH_NORMALIZATIONS
 from rebasin_core.specs.operators.positions import Positions, as_integers, label_of, labels_in
 from rebasin_core.specs.tracing.constants import KnownConstants, refined
 from rebasin_core.specs.tracing.decompose import Decomposer
@@ -34,6 +35,7 @@ _RANGES = ("aten.slice", "aten.narrow")  # an empty range does not constrain the
 _ACCEPT_EMPTY = frozenset({
     "aten.cat", "aten.index", "aten.index_put", "aten.index_put_", "aten.linear", "aten.conv2d", "aten.index_select",
     "torchvision.roi_align", "torchvision.roi_pool", "torchvision.nms",
+    *(f"aten.{name}" for name in BATCH_NORMALIZATIONS),
 })  # fmt: skip
 
 
