@@ -16,7 +16,7 @@ from rebasin_core.specs.operators.elementwise import elementwise, unchanged
 from rebasin_core.specs.operators.indexing import frozen
 from rebasin_core.specs.operators.normalization import BATCH_NORMALIZATIONS
 from rebasin_core.specs.operators.positions import Positions, as_integers, label_of, labels_in
-from rebasin_core.specs.tracing.constants import KnownConstants, refined
+from rebasin_core.specs.tracing.constants import KnownConstants, refined, values_of
 from rebasin_core.specs.tracing.decompose import Decomposer
 from rebasin_core.specs.tracing.graph import value_of, written_nodes
 from rebasin_core.specs.tracing.positioned import positioned
@@ -189,8 +189,6 @@ class Interpreter:
         self._report(label)
         return frozen(call, not_ruled=True)
 
-
-def _fix_empty(call: Call) -> list[AxisTerms]:
     def _report(self, label: str) -> None:
         """Count a call of an operator without a rule, or whose rule failed."""
         self.without_rule[label] = self.without_rule.get(label, 0) + 1
@@ -200,6 +198,8 @@ def _failed(call: Call, error: Exception) -> str:
     """Return the label for reports of a call whose rule failed."""
     return f"{call.operator} (its rule failed: {type(error).__name__}: {error})"
 
+
+def _fix_empty(call: Call) -> list[AxisTerms]:
     """Fix the axes of an operator on empty tensors, which most rules do not cover."""
     why = "the tensor is empty for the example inputs"
     for terms in [] if call.operator in _RANGES else call.tensors:
@@ -227,7 +227,7 @@ def constant_terms(tensor: Tensor, name: str) -> AxisTerms:
     """Return the axes of a constant, which are fixed unless a permutation leaves its values unchanged.
 
     Args:
-        tensor: The constant. On the meta device, it has no values and is assumed to vary along every axis.
+        tensor: The constant. Without values, such as on the meta device, it is assumed to vary along every axis.
         name: Name of the constant, for reports.
 
     Returns:
@@ -235,8 +235,8 @@ def constant_terms(tensor: Tensor, name: str) -> AxisTerms:
     """
     reason = Reason("constant", name, "values vary along it")
     terms = tuple(fresh(size, reason) for size in tensor.shape)
-    known = tensor.device.type != "meta" and type(tensor) in {Tensor, torch.nn.Parameter}
-    return refined(terms, tensor.detach()) if known else terms
+    known = values_of(tensor)
+    return terms if known is None else refined(terms, known)
 
 
 def _bind_arguments(node: Node, values: Mapping[Node, Any]) -> dict[str, Any]:
