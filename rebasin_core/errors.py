@@ -86,7 +86,10 @@ class StatedErrorWarning(MeasurementWarning):
 
 
 class EndpointWarning(MeasurementWarning):
-    """The barrier says little about the alignment, because of the losses at the endpoints of the path."""
+    """The losses at the endpoints make a barrier uninformative about the alignment.
+
+    For example, an endpoint is no better than a constant prediction, or both are worse than the midpoint.
+    """
 
 
 class NothingMovesWarning(RebasinWarning):
@@ -102,7 +105,7 @@ class SlowSolverWarning(RebasinWarning):
 
 
 class BrokenPluginWarning(RebasinWarning):
-    """An installed plugin could not be loaded and is ignored."""
+    """A plugin could not be loaded, or one of its hooks failed; its components are ignored."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

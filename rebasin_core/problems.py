@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-REWORDED = "rebasin"
+REWRITTEN = "rebasin"
 """Type of the problems that are already rewritten."""
 
 _TEMPLATE = "{sentence}"
 _LONGEST = 1000
 
 
-def sentences(problems: Iterable[ErrorDetails]) -> list[str]:
+def messages(problems: Iterable[ErrorDetails]) -> list[str]:
     """Return one message for each problem that validation reported.
 
     Args:
@@ -31,7 +31,7 @@ def sentences(problems: Iterable[ErrorDetails]) -> list[str]:
     """
     found: list[str] = []
     for problem in problems:
-        location = _cut(located(problem["loc"]))
+        location = _cut(format_location(problem["loc"]))
         sentence = _cut(problem["msg"].removeprefix("Value error, "))
         found.append(f"{location}: {sentence}" if location else sentence)
     return found
@@ -42,7 +42,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
-def without_echoes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+def without_consequences(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
     """Remove problems that follow from others: pydantic also reports a list with invalid items as too short.
 
     Args:
@@ -55,7 +55,7 @@ def without_echoes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
     return [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in inside]
 
 
-def located(location: Iterable[str | int]) -> str:
+def format_location(location: Iterable[str | int]) -> str:
     """Format a location in a document, for example ``matchers[1].max_sweeps``.
 
     Args:
@@ -67,7 +67,7 @@ def located(location: Iterable[str | int]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
 
 
-def problem_of(sentence: str) -> PydanticCustomError:
+def custom_error(sentence: str) -> PydanticCustomError:
     """Return a validation error with a message of this project.
 
     Args:
@@ -76,10 +76,10 @@ def problem_of(sentence: str) -> PydanticCustomError:
     Returns:
         The error that a validator has to raise.
     """
-    return PydanticCustomError(REWORDED, _TEMPLATE, {"sentence": sentence})
+    return PydanticCustomError(REWRITTEN, _TEMPLATE, {"sentence": sentence})
 
 
-def reworded(options: Collection[str], problem: ErrorDetails) -> InitErrorDetails:
+def rewritten(options: Collection[str], problem: ErrorDetails) -> InitErrorDetails:
     """Rewrite a problem as a message of this project.
 
     Args:
@@ -89,8 +89,8 @@ def reworded(options: Collection[str], problem: ErrorDetails) -> InitErrorDetail
     Returns:
         The rewritten problem.
     """
-    sentence = problem["msg"] if problem["type"] == REWORDED else _sentence(options, problem)
-    return {"type": problem_of(sentence), "loc": problem["loc"], "input": problem["input"]}
+    sentence = problem["msg"] if problem["type"] == REWRITTEN else _sentence(options, problem)
+    return {"type": custom_error(sentence), "loc": problem["loc"], "input": problem["input"]}
 
 
 def _sentence(options: Collection[str], problem: ErrorDetails) -> str:

@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from rebasin_core.docstrings import attribute_docstrings
 from rebasin_core.errors import ConfigError, RebasinError
-from rebasin_core.problems import problem_of, reworded, sentences, without_echoes
+from rebasin_core.problems import custom_error, messages, rewritten, without_consequences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,7 +49,7 @@ class Options(BaseModel):
         try:
             super().__init__(**options)
         except ValidationError as error:
-            problems = "; ".join(sentences(error.errors()))
+            problems = "; ".join(messages(error.errors()))
             message = f"invalid options of `{type(self).__name__}`: {problems}"
             raise ConfigError(message) from None
 
@@ -58,12 +58,12 @@ class Options(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _reword(cls, value: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _rewrite(cls, value: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Validate, and rewrite problems here, where the names of the options are available."""
         try:
             return handler(value)
         except ValidationError as error:
-            problems = [reworded(cls.model_fields, problem) for problem in without_echoes(error.errors())]
+            problems = [rewritten(cls.model_fields, problem) for problem in without_consequences(error.errors())]
             raise ValidationError.from_exception_data(cls.__name__, problems) from None
 
     @override
@@ -216,7 +216,7 @@ class Strategy(Options, ABC):
         try:
             return cls.model_validate(value, context={"lookup": lookup})
         except ValidationError as error:
-            message = f"invalid {cls.family}: {'; '.join(sentences(error.errors()))}"
+            message = f"invalid {cls.family}: {'; '.join(messages(error.errors()))}"
             raise ConfigError(message) from None
 
     @classmethod
@@ -253,17 +253,17 @@ class Strategy(Options, ABC):
                 f"expected the name of a {cls.family}, a mapping with `name` and options, or an instance of "
                 f"`{cls.__name__}`, got {value!r}"
             )
-            raise problem_of(message)
+            raise custom_error(message)
         lookup: Lookup = (info.context or {}).get("lookup") or _default_lookup()
         try:
             found = lookup(cls.family, options["name"])
         except RebasinError as error:
             raise ValidationError.from_exception_data(
-                cls.__name__, [{"type": problem_of(str(error)), "loc": ("name",), "input": options["name"]}]
+                cls.__name__, [{"type": custom_error(str(error)), "loc": ("name",), "input": options["name"]}]
             ) from None
         if not issubclass(found, cls):
             message = f"expected a `{cls.__name__}`, got the {cls.family} {options['name']!r}"
-            raise problem_of(message)
+            raise custom_error(message)
         return found.model_validate(dict(options), context=info.context)
 
 

@@ -1,4 +1,4 @@
-"""What tests of every part share."""
+"""Settings and fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from hypothesis import HealthCheck, settings
 
 from rebasin_core import Registry
 
-# The networks here are tiny: a second thread only waits, and subprocesses run beside each other.
+# The networks are tiny: a second thread has no benefit, and several test processes run in parallel.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
-# How long an example takes depends on what else the machine does: `pytest-timeout` finds tests that hang.
+# The time of an example depends on the load of the machine; `pytest-timeout` detects tests that hang.
 settings.register_profile("loaded machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("loaded machine")
 
 
 def pytest_runtest_setup() -> None:
-    """Start every test from the same state of torch's own generator, whatever ran before it in this process."""
+    """Start every test from the same state of the global generator of torch."""
     torch.manual_seed(0)
 
 

@@ -1,4 +1,4 @@
-"""A family of strategies of a third party."""
+"""A third-party family of strategies, for tests."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rebasin_core.strategy import Strategy
 
 
 class Sorter(Strategy):
-    """A family of a third party, here to see that declaring one takes nothing else."""
+    """Interface of the family."""
 
     family: ClassVar[str] = "sorter"
 
     @abstractmethod
     def sort(self, values: list[float]) -> list[float]:
-        """Return the values in order."""
+        """Return the sorted values."""
 
 
 @final
@@ -63,18 +63,18 @@ class PlainSorter(Sorter):
 
 @final
 class TwiceSorter(Sorter):
-    """Sorts by one sorter, then by another."""
+    """Applies several sorters in sequence."""
 
     name: Literal["twice"] = "twice"
 
     first: Sorter
-    """The first."""
+    """The first sorter."""
 
     others: Annotated[tuple[Sorter, ...], Field(min_length=1)]
-    """The others, in order."""
+    """The following sorters, in sequence."""
 
     times: PositiveInt = 1
-    """How often."""
+    """Number of repetitions."""
 
     @override
     def sort(self, values: list[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Being registered means being tested: every law, on everything built in."""
+"""Tests of all laws on all built-in components."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_law_holds_on_a_gpu(check: Check) -> None:
     check.run()
 
 
-def test_on_a_device_only_what_meets_it_is_tried() -> None:
+def test_other_devices_only_test_families_that_use_them() -> None:
     checks = conformance_checks("rebasin-core", registry=BUILTIN, device="cuda")
     families = {"assignment", "barrier", "inference", "likelihood", "matcher", "metric", "path", "posterior"}
     assert {check.entry.family for check in checks} == families
@@ -35,9 +35,8 @@ def test_every_family_has_laws() -> None:
     assert LAWS.keys() == HOOKS.keys()
 
 
-def test_what_is_built_in_and_exempt_is_known() -> None:
-    # tests/specs/operators/test_vision.py has the rules of torchvision's operators; matchers that minimise a loss on
-    # data, or compare gradients of drawn networks, and barriers along a trained curve cannot promise what holds for
-    # weights and straight lines.
+def test_exempt_built_in_components() -> None:
+    # tests/specs/operators/test_vision.py tests the rules of torchvision's operators. The other laws do not apply to
+    # matchers that minimize a loss on data or compare gradients of sampled networks, and to barriers on trained curves.
     exempt = {entry.name for entry in BUILTIN.all() if getattr(entry.kind, "exempt_laws", {})}
     assert exempt == {"vision", "annealing", "straight_through", "gradient", "curved"}

@@ -1,4 +1,4 @@
-"""The style that a linter does not measure: sizes, finality, and what importing does."""
+"""Style rules that linters do not cover: sizes, final classes, and side effects of the import."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SHIPPED = sorted((ROOT / "rebasin_core").rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: str(p.relative_to(ROOT)))
-def test_files_and_functions_stay_small(path: Path) -> None:
+def test_files_and_functions_are_small(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
-    # The public face is a list of names, and no room to live in.
+    # The top-level module is a list of names.
     assert len(source.splitlines()) <= 400 or path == ROOT / "rebasin_core" / "__init__.py"
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
@@ -45,8 +45,8 @@ def test_no_tuple_is_unpacked_from_a_generator_expression() -> None:
 CONCRETE_POSTERIORS = {e.kind.__name__ for e in Registry(external=False).all() if e.family == "posterior"}
 
 
-def test_only_posteriors_know_each_other_by_class() -> None:
-    """Elsewhere a capability or a registered function decides, so that a third party's posterior can join."""
+def test_only_posteriors_check_concrete_posterior_classes() -> None:
+    """Other code uses interfaces and registered functions, which also support third-party posteriors."""
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
         for path in SHIPPED
@@ -69,14 +69,14 @@ def test_public_names_exist_and_are_documented() -> None:
         assert inspect.getdoc(getattr(rebasin_core, name)), f"{name} has no docstring"
 
 
-def test_importing_has_no_side_effects_and_needs_no_extra() -> None:
+def test_import_has_no_side_effects_and_needs_no_extras() -> None:
     code = """
 import sys
-class Refuse:
+class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {"matplotlib", "sklearn", "pooch", "torchvision", "ot"}:
             raise ImportError(f"{name} is an extra")
-sys.meta_path.insert(0, Refuse())
+sys.meta_path.insert(0, Blocker())
 import torch
 state = torch.get_rng_state()
 import rebasin_core

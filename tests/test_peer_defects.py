@@ -1,6 +1,6 @@
-"""Defects of other libraries, each on a copy in our terms: a law of the conformance kit must catch it.
+"""Copies of defects in other libraries, each of which a law of the conformance kit must detect.
 
-The laws are those that every registered representation and adapter passes; see `rebasin_core.testing`.
+The laws are those that every registered representation and adapter satisfies; see `rebasin_core.testing`.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ LAW = {law.name: law.trial for family in ("posterior", "posterior_adapter") for 
 
 
 def good(kind: type[rc.Posterior]) -> Any:
-    """A posterior that keeps all laws, to be broken."""
+    """Return a posterior that satisfies all laws."""
     return POSTERIORS[kind]()[0]
 
 
 def broken(posterior: Any, **methods: Any) -> Any:
-    """The same posterior, with methods replaced by defective ones."""
+    """Return the posterior with methods replaced by defective ones."""
     kind = type(f"Broken{type(posterior).__name__}", (type(posterior),), methods)
     posterior.__class__ = kind
     return posterior
 
 
 def sample_with_the_wrong_triangle() -> Any:
-    """The covariance of samples is another one: laplace-torch 0.2.2 multiplied by the factor's transpose."""
+    """Samples have a wrong covariance: laplace-torch 0.2.2 multiplied by the transpose of the factor."""
     q = good(rc.posteriors.FullGaussianPosterior)
     names, sizes = q.random_names, [q.mean[n].numel() for n in q.random_names]
     tril = torch.linalg.cholesky(q.covariance())
@@ -50,7 +50,7 @@ def sample_with_the_wrong_triangle() -> Any:
 
 
 def low_rank_noise_for_every_layer() -> Any:
-    """No covariance between layers: torch-uncertainty draws the low-rank noise of SWAG for each tensor anew."""
+    """No covariance between layers: torch-uncertainty draws separate low-rank noise of SWAG for each tensor."""
 
     def _from_noise(self: Any, noise: Any) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
@@ -64,8 +64,8 @@ def low_rank_noise_for_every_layer() -> Any:
     return broken(good(rc.posteriors.LowRankGaussianPosterior), _from_noise=_from_noise)
 
 
-def variance_in_the_place_of_deviation() -> Any:
-    """The spread of samples is the variance: an old SWAG implementation (drbayes)."""
+def variance_instead_of_standard_deviation() -> Any:
+    """The standard deviation of samples is the variance: an old SWAG implementation (drbayes)."""
 
     def _from_noise(self: Any, noise: Any) -> dict[str, torch.Tensor]:
         return {n: m + self._fields["stddev"][n].square() * noise[n] for n, m in self._fields["mean"].items()}
@@ -73,8 +73,8 @@ def variance_in_the_place_of_deviation() -> Any:
     return broken(good(rc.posteriors.DiagonalGaussianPosterior), _from_noise=_from_noise)
 
 
-def sampling_one_by_one_fails() -> Any:
-    """No sample for an empty sample shape: posteriors 0.1.3, dense Laplace."""
+def empty_sample_shape_fails() -> Any:
+    """An empty sample shape raises: posteriors 0.1.3, dense Laplace."""
 
     def draw_noise(self: Any, sample_shape: Any = (), *, generator: torch.Generator) -> dict[str, torch.Tensor]:
         (count,) = sample_shape
@@ -94,51 +94,51 @@ def nested_layers_are_not_sampled() -> Any:
     return broken(good(rc.posteriors.DiagonalGaussianPosterior), _from_noise=_from_noise)
 
 
-def state_is_handed_out() -> Any:
-    """What is returned is the state itself: posteriors 0.1.3 shares a step, blitz has its means twice."""
+def state_is_returned() -> Any:
+    """Returned tensors share memory with the state: posteriors 0.1.3 (a step), blitz (means)."""
     return broken(good(rc.posteriors.DiagonalGaussianPosterior), _mean=lambda self: self._fields["mean"])
 
 
 def prior_is_not_saved() -> Any:
-    """The prior is gone after reading: bayesian-torch keeps it in buffers that are not persistent."""
+    """The prior is lost after loading: bayesian-torch stores it in buffers that are not persistent."""
     q = good(rc.posteriors.DiagonalGaussianPosterior)
     whole = q.as_tensors()
-    kept = {name: tensor for name, tensor in whole.items() if not name.startswith("prior")}
-    return broken(q, as_tensors=lambda _: kept)
+    saved = {name: tensor for name, tensor in whole.items() if not name.startswith("prior")}
+    return broken(q, as_tensors=lambda _: saved)
 
 
-def prior_stays_behind() -> Any:
-    """The prior of every parameter does not move with it: what a permuted `mean` alone does to a Laplace object."""
+def prior_is_not_permuted() -> Any:
+    """The prior of a parameter is not permuted with it: a Laplace object of which only `mean` is permuted."""
     q = good(rc.posteriors.DiagonalGaussianPosterior)
 
     def permute(self: Any, permutation: rc.Permutation) -> Any:
-        moved = rc.posteriors.DiagonalGaussianPosterior(self.mean, self.stddev, buffers=self.buffers).permute(
+        permuted = rc.posteriors.DiagonalGaussianPosterior(self.mean, self.stddev, buffers=self.buffers).permute(
             permutation
         )
         frozen = set(self.mean) - set(self.random_names)
         return rc.posteriors.DiagonalGaussianPosterior(
-            {n: t for n, t in moved.mean.items() if n not in frozen},
-            {n: t for n, t in moved.stddev.items() if n not in frozen},
-            fixed={n: moved.mean[n] for n in frozen},
-            buffers=moved.buffers,
+            {n: t for n, t in permuted.mean.items() if n not in frozen},
+            {n: t for n, t in permuted.stddev.items() if n not in frozen},
+            fixed={n: permuted.mean[n] for n in frozen},
+            buffers=permuted.buffers,
             prior=self.prior,
         )
 
     return broken(q, permute=permute)
 
 
-def buffers_stay_behind() -> Any:
-    """Normalisation statistics are not moved: permuted networks in git-re-basin's users' hands."""
+def buffers_are_not_permuted() -> Any:
+    """Normalization statistics are not permuted: a common error with Git Re-Basin."""
 
     def permute(self: Any, permutation: rc.Permutation) -> Any:
-        moved = rc.posteriors.PointPosterior.permute(self, permutation)
-        return rc.posteriors.PointPosterior(moved.mean, buffers=self.buffers)
+        permuted = rc.posteriors.PointPosterior.permute(self, permutation)
+        return rc.posteriors.PointPosterior(permuted.mean, buffers=self.buffers)
 
     return broken(good(rc.posteriors.PointPosterior), permute=permute)
 
 
 def flat_vectors_in_sorted_order() -> Any:
-    """State in the order of sorted names, read in the order given: posteriors' dense states, flattened by optree."""
+    """State in the order of sorted names, read in the given order: dense states of posteriors, flattened by optree."""
     q = good(rc.posteriors.DiagonalGaussianPosterior)
 
     def from_tensors(tensors: dict[str, torch.Tensor]) -> Any:
@@ -156,7 +156,7 @@ def flat_vectors_in_sorted_order() -> Any:
 
 
 def global_noise() -> Any:
-    """Noise from the global generator, whatever generator is given: most modules of Bayesian layers."""
+    """Noise from the global generator instead of the given one: most modules of Bayesian layers."""
 
     def draw_noise(self: Any, sample_shape: Any = (), *, generator: torch.Generator) -> dict[str, torch.Tensor]:
         del generator
@@ -178,23 +178,23 @@ def divergence_as_a_mean() -> Any:
 
 DEFECTS = {
     "covariance_of_samples": [sample_with_the_wrong_triangle, low_rank_noise_for_every_layer],
-    "moments_of_samples": [variance_in_the_place_of_deviation],
-    "complete_samples": [sampling_one_by_one_fails, nested_layers_are_not_sampled],
-    "no_aliasing": [state_is_handed_out],
-    "auxiliary_tensors_move": [prior_is_not_saved, prior_stays_behind],
-    "moments_move": [buffers_stay_behind],
-    "order_of_names_does_not_matter": [flat_vectors_in_sorted_order],
-    "repeatable": [global_noise],
-    "density_is_invariant": [divergence_as_a_mean],
+    "moments_of_samples": [variance_instead_of_standard_deviation],
+    "complete_samples": [empty_sample_shape_fails, nested_layers_are_not_sampled],
+    "no_aliasing": [state_is_returned],
+    "permuted_auxiliary_tensors": [prior_is_not_saved, prior_is_not_permuted],
+    "permuted_moments": [buffers_are_not_permuted],
+    "order_of_names": [flat_vectors_in_sorted_order],
+    "reproducibility": [global_noise],
+    "invariant_density": [divergence_as_a_mean],
 }
 CASES = [(law, make) for law, every in DEFECTS.items() for make in every]
 
 
 @pytest.mark.parametrize(("law", "make"), CASES, ids=[make.__name__ for _, make in CASES])
-def test_law_catches_the_defect(law: str, make: Any, tmp_path: Path) -> None:
-    with pytest.raises(Exception) as caught:  # ruff: ignore[pytest-raises-too-broad] - as the kit: whatever it raises is a verdict
+def test_law_detects_the_defect(law: str, make: Any, tmp_path: Path) -> None:
+    with pytest.raises(Exception) as caught:  # ruff: ignore[pytest-raises-too-broad] - as in the kit
         LAW[law](make(), tmp_path)
-    assert not isinstance(caught.value, AttributeError | NameError), f"the copy itself is wrong: {caught.value}"
+    assert not isinstance(caught.value, AttributeError | NameError), f"the copy of the defect is wrong: {caught.value}"
 
 
 @pytest.mark.parametrize(("law", "make"), CASES, ids=[make.__name__ for _, make in CASES])
@@ -203,8 +203,8 @@ def test_law_holds_without_the_defect(law: str, make: Any, tmp_path: Path) -> No
     LAW[law](good(kind), tmp_path)
 
 
-def test_a_model_that_is_not_written_is_caught(tmp_path: Path) -> None:
-    """Only the object's own mean is written: laplace-torch predicts around the network as it was."""
+def test_write_back_that_omits_the_model_is_detected(tmp_path: Path) -> None:
+    """Only `mean` of the object is written, but laplace-torch predicts with the parameters of its network."""
 
     class Forgetful(rc.PosteriorAdapter, rc.posteriors.AbstractWriteBack):
         handles = ("types.SimpleNamespace",)
@@ -222,4 +222,4 @@ def test_a_model_that_is_not_written_is_caught(tmp_path: Path) -> None:
 
     source = SimpleNamespace(network=nn.Linear(3, 4))
     with pytest.raises(rc.RebasinError, match="mean after writing back"):
-        LAW["what_is_written_is_read"]((Forgetful(), source), tmp_path)
+        LAW["write_back_round_trip"]((Forgetful(), source), tmp_path)

@@ -154,7 +154,7 @@ BAD_OPTIONS: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "in a list": ("architecture", {"name": "mlp", "hidden": [3, 0]}, "hidden[1]", "expected a value greater than 0"),
     "in a mapping": ("spec", {"name": "table", "table": {"a": 3}}, "table.a", "expected a valid string, got 3"),
     "missing": ("data", {"name": "uci"}, "dataset", "is missing"),
-    "by a check of its own": (
+    "by a custom validator": (
         "architecture",
         {"name": "cifar_resnet", "depth": 9},
         "depth",

@@ -1,4 +1,4 @@
-"""Values travel: pickled, copied and sent to another process they are equal, and they cannot be changed."""
+"""Values are equal after pickling, copying and sending to another process, and they are immutable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rebasin_core.tensors.frozen import FrozenMapping
 from rebasin_core.testing.cases import network
 from rebasin_core.testing.examples.posteriors import POSTERIORS
 
-# Dataclasses that are no results: what a strategy or a rule is given to work on, while it works.
+# Dataclasses that are not results but arguments of strategies and operator rules.
 WORK = {rc.Call, rc.MatchProblem, rc.Task, rc.barriers.PathProblem}
 
 
@@ -103,7 +103,7 @@ def values() -> dict[str, Any]:
 
 
 def parts(value: Any) -> Any:
-    """A value as plain containers, strings, numbers and tensors."""
+    """Return a value as plain containers, strings, numbers and tensors."""
     if isinstance(value, rc.Posterior):
         return [type(value), value.as_tensors()]
     if isinstance(value, rc.PermutationSpec):
@@ -118,7 +118,7 @@ def parts(value: Any) -> Any:
 
 
 def same(first: Any, second: Any) -> bool:
-    """Whether plain containers are equal; NaN equals NaN."""
+    """Return whether plain containers are equal; NaN equals NaN."""
     if isinstance(first, torch.Tensor):
         return first.dtype == second.dtype and torch.equal(first.nan_to_num(7.0), second.nan_to_num(7.0))
     if isinstance(first, Mapping):
@@ -132,7 +132,7 @@ def equal(first: Any, second: Any) -> bool:
     return type(first) is type(second) and same(parts(first), parts(second))
 
 
-def test_every_public_result_is_tried() -> None:
+def test_every_public_result_is_tested() -> None:
     public = {kind for name in rc.__all__ if inspect.isclass(kind := getattr(rc, name))}
     held: set[type] = set()
 
@@ -159,35 +159,35 @@ def pickled(value: Any) -> Any:
     return pickle.loads(pickle.dumps(value))
 
 
-@pytest.mark.parametrize("travel", [pickled, copy.deepcopy, copy.copy])
-def test_values_come_back_equal(travel: Callable[[Any], Any]) -> None:
-    different = [name for name, value in values().items() if not equal(travel(value), value)]
+@pytest.mark.parametrize("copied_by", [pickled, copy.deepcopy, copy.copy])
+def test_values_are_equal_after_copying(copied_by: Callable[[Any], Any]) -> None:
+    different = [name for name, value in values().items() if not equal(copied_by(value), value)]
     assert not different
 
 
 @pytest.mark.slow
-def test_values_come_back_equal_from_another_process() -> None:
+def test_values_are_equal_after_sending_to_another_process() -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         back = pool.apply(copy.deepcopy, (values(),))
     different = [name for name, value in values().items() if not equal(back[name], value)]
     assert not different
 
 
-@pytest.mark.parametrize("travel", [pickled, copy.deepcopy])
-def test_equality_and_hashes_travel_too(travel: Callable[[Any], Any]) -> None:
+@pytest.mark.parametrize("copied_by", [pickled, copy.deepcopy])
+def test_copies_have_equal_hashes(copied_by: Callable[[Any], Any]) -> None:
     permutation = values()["nested_permutation"]
-    assert travel(permutation) == permutation
-    assert hash(travel(permutation)) == hash(permutation)
-    assert travel(permutation.layout) == permutation.layout
-    assert travel(permutation.layout).fingerprint == permutation.layout.fingerprint
-    assert travel(values()["curve"]) == values()["curve"]
-    assert travel(permutation).inverse().compose(permutation).is_identity
+    assert copied_by(permutation) == permutation
+    assert hash(copied_by(permutation)) == hash(permutation)
+    assert copied_by(permutation.layout) == permutation.layout
+    assert copied_by(permutation.layout).fingerprint == permutation.layout.fingerprint
+    assert copied_by(values()["curve"]) == values()["curve"]
+    assert copied_by(permutation).inverse().compose(permutation).is_identity
 
 
-@pytest.mark.parametrize("travel", [lambda value: value, pickled, copy.deepcopy])
-def test_values_cannot_be_changed(travel: Callable[[Any], Any]) -> None:
+@pytest.mark.parametrize("copied_by", [lambda value: value, pickled, copy.deepcopy])
+def test_values_are_immutable(copied_by: Callable[[Any], Any]) -> None:
     for name, value in values().items():
-        back = travel(value)
+        back = copied_by(value)
         if dataclasses.is_dataclass(back):
             field = dataclasses.fields(back)[0].name
             with pytest.raises(dataclasses.FrozenInstanceError):
@@ -201,18 +201,18 @@ def test_values_cannot_be_changed(travel: Callable[[Any], Any]) -> None:
             with pytest.raises(AttributeError):
                 back.groups = {}  # type: ignore[misc]
         elif isinstance(back, Options):
-            with pytest.raises(rc.errors.ConfigError, match="are fixed"):
+            with pytest.raises(rc.errors.ConfigError, match="are immutable"):
                 setattr(back, next(iter(type(back).model_fields)), None)
         else:
             assert isinstance(back, rc.Permutation | FrozenMapping | MatchOutcome | tuple), name
     for mapping in (values()["mapping"], values()["nested_permutation"].indices, values()["auxiliary"].prior.mean):
         with pytest.raises(TypeError, match="does not support item assignment"):
-            travel(mapping)["a"] = torch.zeros(2)
+            copied_by(mapping)["a"] = torch.zeros(2)
         with pytest.raises(TypeError, match="does not support item deletion"):
-            del travel(mapping)["a"]
+            del copied_by(mapping)["a"]
 
 
-def test_a_frozen_mapping_is_a_copy_that_equals_other_mappings() -> None:
+def test_frozen_mapping_is_a_copy_and_equals_other_mappings() -> None:
     given = {"a": 1, "b": 2}
     frozen = FrozenMapping(given)
     given["c"] = 3

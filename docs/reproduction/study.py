@@ -1,9 +1,9 @@
-"""The study: posteriors of many networks trained from several seeds, all pairs aligned, and the barriers between them.
+"""Train posteriors of many networks from several seeds, align all pairs, and estimate the barriers between them.
 
     python docs/reproduction/study.py train --root DATA --folder STUDY [--only PATTERN]
     python docs/reproduction/study.py measure --root DATA --folder STUDY --output results.jsonl [--only PATTERN]
 
-Both go on where they were stopped. Without the data sets in ``DATA``, add ``--download``.
+Both commands resume if interrupted. Add ``--download`` if the datasets are not in ``DATA``.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ _RATE = 1e-3
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the study: a data set, a network, and how its posteriors are found.
+    """One cell of the study: a dataset, a network architecture, and training options.
 
     Attributes:
-        data: Name of the data set.
-        network: ``mlp`` (equally wide hidden layers, ReLU) or ``resnet`` (with filter response normalisation)
-            or ``resnet_batch`` (the same with batch normalisation).
-        method: ``vi`` (mean field) or ``map``.
-        width: Units of each hidden layer, or the multiple of the channels.
-        depth: Hidden layers, or layers of the ResNet.
+        data: Name of the dataset.
+        network: ``mlp`` (hidden layers of equal width, ReLU), ``resnet`` (with filter response normalization) or
+            ``resnet_batch`` (with batch normalization).
+        method: ``vi`` (mean-field variational inference) or ``map``.
+        width: Number of units of each hidden layer, or width multiplier of the ResNet.
+        depth: Number of hidden layers, or of layers of the ResNet.
         prior_scale: Standard deviation of the prior.
-        kl_weight: Weight of the divergence: 1 is Bayes; less tempers the likelihood.
-        epochs: Passes over the training data.
-        num_train: How many training examples.
-        batch_size: Of training.
-        rate: Of learning, at the start.
-        noise: How the variational expectation is estimated: at the outputs of layers, or by one draw of the weights a
-            step, which takes a convolutional network half the time.
-        stddev: Standard deviation of all weights at the start.
+        kl_weight: Weight of the KL term; 1 is the Bayesian posterior, smaller values temper the likelihood.
+        epochs: Number of epochs.
+        num_train: Number of training examples.
+        batch_size: Batch size.
+        rate: Initial learning rate.
+        noise: Estimator of the variational expectation: ``local`` (local reparameterization), or ``weights`` (one
+            weight sample per step), which halves the time of a convolutional network.
+        stddev: Initial standard deviation of all weights.
     """
 
     data: str
@@ -63,7 +63,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """A name for files and for ``--only``."""
+        """Name of the cell, for files and for ``--only``."""
         tempered = f"-kl{self.kl_weight:g}" if self.method == "vi" else ""
         fast = f"-r{self.rate:g}" if self.network == "mlp" and self.rate != _RATE else ""
         return (
@@ -72,14 +72,14 @@ class Cell:
         )
 
     def architecture(self) -> rc.Architecture:
-        """The network."""
+        """The network architecture."""
         if self.network == "mlp":
             return rc.architectures.MLPArchitecture(hidden=[self.width] * self.depth)
         norm = "batch" if self.network == "resnet_batch" else "frn"
         return rc.architectures.CifarResNetArchitecture(depth=self.depth, width=self.width, norm=norm)
 
     def inference(self) -> rc.Inference:
-        """How it is trained."""
+        """The inference method."""
         optimizer = rc.inference.OptimizerSpec(name="Adam", lr=self.rate, fused=True)
         schedule = rc.inference.ScheduleSpec(name="CosineAnnealingLR", T_max=self.epochs)
         if self.method == "map":
@@ -98,12 +98,12 @@ class Cell:
 
 
 def as_points(cell: Cell) -> Cell:
-    """Return the cell of points that are regularized as the means of a mean field are."""
+    """Return the cell of single networks with the regularization of the means of a mean-field posterior."""
     return replace(cell, method="map", prior_scale=cell.prior_scale / cell.kl_weight**0.5)
 
 
 def cells() -> list[Cell]:
-    """All cells, the cheaper ones first."""
+    """Return all cells, the cheaper ones first."""
     sets, widths = ("mnist", "fashion_mnist"), (512, 256, 128, 64)
     found = [Cell(data, width=width) for data in sets for width in widths]
     found += [Cell(data, method="map", width=width, prior_scale=0.1) for data in sets for width in widths]
@@ -120,7 +120,7 @@ def cells() -> list[Cell]:
     residual = replace(residual, batch_size=128, rate=3e-3, noise="weights", stddev=0.003)
     found += [residual, replace(residual, method="map")]
     found += [Cell(data, width=1024) for data in sets]
-    # On a GPU.
+    # The remaining cells need a GPU.
     found += [Cell(data, width=width) for data in sets for width in (2048, 4096)]
     large = replace(residual, batch_size=512)
     return found + [
@@ -133,7 +133,7 @@ def cells() -> list[Cell]:
 def train(  # ruff: ignore[too-many-arguments] - a script
     cell: Cell, root: Path, folder: Path, seeds: range, *, device: str, download: bool, compiled: bool
 ) -> None:
-    """Train the posteriors of a cell that are not there yet."""
+    """Train the posteriors of a cell whose files do not exist."""
     files = {seed: folder / f"{cell.name}-s{seed}.safetensors" for seed in seeds}
     if all(file.exists() for file in files.values()):
         return
@@ -172,7 +172,7 @@ def measure(  # ruff: ignore[too-many-locals, too-many-arguments, too-many-posit
     download: bool,
     compiled: bool,
 ) -> None:
-    """Measure the pairs of a cell whose posteriors are there, and that are not measured yet."""
+    """Estimate the barriers of all trained pairs of a cell that are not in the output file."""
     files = {seed: folder / f"{cell.name}-s{seed}.safetensors" for seed in seeds}
     done = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()] if output.exists() else []
     known = {(r["cell"], *r["pair"], r["alignment"]) for r in done if r.get("samples", SAMPLES) == num_samples}
@@ -213,7 +213,7 @@ def measure(  # ruff: ignore[too-many-locals, too-many-arguments, too-many-posit
             "stderr": curve.height_stderr,
             "data_stderr": curve.height_data_stderr,
             "bias": curve.height_bias,
-            "ends": [curve.loss[0], curve.loss[-1]],
+            "endpoint_losses": [curve.loss[0], curve.loss[-1]],
             "gibbs": [curve.gibbs[0], curve.gibbs[middle], curve.gibbs[-1]],
             "scores": [curve.score[0], curve.score[middle], curve.score[-1]],
             "match_seconds": round(matched, 2),
@@ -225,19 +225,18 @@ def measure(  # ruff: ignore[too-many-locals, too-many-arguments, too-many-posit
 
 
 def estimator(cell: Cell, num_samples: int, *, compiled: bool) -> dict[str, object]:
-    """How barriers of a cell are estimated: marginalised for distributions; batch statistics taken anew."""
+    """Return the barrier estimator of a cell; with batch normalization, statistics are recomputed."""
     evaluation = {"method": "loop", "compiled": True} if compiled else {}
-    points = cell.method == "map"
     inner: dict[str, object] = (
         {"name": "pointwise", "num_points": 11, "evaluation": evaluation}
-        if points
+        if cell.method == "map"
         else {"name": "marginalized", "num_points": 5, "num_samples": num_samples, "evaluation": evaluation}
     )
     return {"name": "reset", "estimator": inner} if cell.network == "resnet_batch" else inner
 
 
 def dataset(cell: Cell, root: Path, device: str, *, download: bool) -> rc.data.DataSplits:
-    """The data of a cell, on a device."""
+    """Load the dataset of a cell to a device."""
     data: rc.data.DataSplits = rc.build("dataset", name=cell.data, root=root, download=download).load()
     train, test = (
         rc.data.Examples(part.inputs.to(device), part.targets.to(device))
@@ -247,35 +246,35 @@ def dataset(cell: Cell, root: Path, device: str, *, download: bool) -> rc.data.D
 
 
 def main() -> None:
-    """Do one of the two stages for all cells that are asked for."""
+    """Run one stage for all selected cells."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stage", choices=("train", "measure", "list"))
     parser.add_argument("--root", type=Path, default=Path("data"))
     parser.add_argument("--folder", type=Path, default=Path("study"))
     parser.add_argument("--output", type=Path, default=Path("study.jsonl"))
-    parser.add_argument("--only", default="*", help="a pattern of the names of cells")
-    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--only", default="*", help="glob pattern of cell names")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--matchers", nargs="*", default=["weight", "wasserstein"])
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="networks drawn at every place")
-    parser.add_argument("--test", type=int, default=0, help="test images; all if 0")
-    parser.add_argument("--start", default="greedy", help="start of coordinate descent: greedy or identity")
-    parser.add_argument("--device", default="cpu", help="of torch: cpu, cuda, ...")
-    parser.add_argument("--compile", action="store_true", help="networks, with torch.compile")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="posterior samples")
+    parser.add_argument("--test", type=int, default=0, help="number of test images; all if 0")
+    parser.add_argument("--start", default="greedy", help="initialization of coordinate ascent: greedy or identity")
+    parser.add_argument("--device", default="cpu", help="PyTorch device: cpu, cuda, ...")
+    parser.add_argument("--compile", action="store_true", help="compile networks with torch.compile")
     parser.add_argument("--download", action="store_true")
     arguments = parser.parse_args()
-    where = {"device": arguments.device, "download": arguments.download, "compiled": arguments.compile}
+    shared = {"device": arguments.device, "download": arguments.download, "compiled": arguments.compile}
     for cell in cells():
         if not fnmatch.fnmatch(cell.name, arguments.only):
             continue
         if arguments.stage == "list":
             print(cell.name)
         elif arguments.stage == "train":
-            train(cell, arguments.root, arguments.folder, range(1, arguments.seeds + 1), **where)
+            train(cell, arguments.root, arguments.folder, range(1, arguments.seeds + 1), **shared)
         else:
-            places = (arguments.root, arguments.folder, range(1, arguments.seeds + 1), arguments.output)
+            paths = (arguments.root, arguments.folder, range(1, arguments.seeds + 1), arguments.output)
             options = {"start_at": arguments.start, "num_samples": arguments.samples, "num_test": arguments.test}
-            options |= where
-            measure(cell, *places, arguments.matchers, **options)
+            options |= shared
+            measure(cell, *paths, arguments.matchers, **options)
 
 
 if __name__ == "__main__":

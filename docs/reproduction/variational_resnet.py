@@ -1,12 +1,12 @@
-"""Mean-field posteriors around two published ResNet-20s of CIFAR-10, and the marginalised barrier between them.
+"""Fit mean-field posteriors around two published CIFAR-10 ResNet-20s, and estimate the marginalized barrier.
 
     python docs/reproduction/variational_resnet.py --checkpoints FOLDER --data DATA --output resnet.jsonl
 
-Training a ResNet-20 from its first values by variational inference takes a graphics processor; here it begins at the
-published weights (91.7 % and 90.8 % of the test images), as MOPED does: prior about them, standard deviations of a
-tenth of each weight, then three passes over 10,000 images. Everything is stochastic: convolutions, scales and shifts
-of the normalisations, head. Statistics of the normalisations are taken anew between the ends. `../results/pairs.py`
-says which files are needed.
+Variational inference from random initialization needs a GPU. Here it starts at the published weights (test accuracies
+of 91.7 % and 90.8 %), as in MOPED: the prior is centered at them, and the initial standard deviations are a tenth of
+each weight. Then it trains for three epochs on 10,000 images. All parameters are random: convolutions, scales and
+shifts of the normalizations, and the head. Batch-normalization statistics are recomputed at interior points.
+`../results/pairs.py` lists the required files.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "results"))
 from pairs import Pair, load
 
 
-def fitted(pair: Pair, end: rc.posteriors.PointPosterior, images: rc.data.Examples) -> rc.Posterior:
-    """Return the posterior around one published network."""
-    pair.model.load_state_dict({**end.mean, **end.buffers}, strict=False)
+def fitted(pair: Pair, network: rc.posteriors.PointPosterior, images: rc.data.Examples) -> rc.Posterior:
+    """Fit a posterior around one published network."""
+    pair.model.load_state_dict({**network.mean, **network.buffers}, strict=False)
     method = rc.inference.MeanFieldVI(
         epochs=3,
         optimizer=rc.inference.OptimizerSpec(name="Adam", lr=5e-4, fused=True),
@@ -42,20 +42,23 @@ def fitted(pair: Pair, end: rc.posteriors.PointPosterior, images: rc.data.Exampl
 
 def measure(  # ruff: ignore[too-many-positional-arguments] - a script
     pair: Pair,
-    ends: list[rc.Posterior],
-    some: rc.data.TensorBatches,
+    endpoints: list[rc.Posterior],
+    calibration: rc.data.TensorBatches,
     test: rc.data.TensorBatches,
     output: Path,
     seconds: int,
 ) -> None:
-    """Write the barrier without and with each alignment."""
+    """Write the barrier before and after each alignment."""
     estimator = {"name": "reset", "estimator": {"name": "marginalized", "num_points": 5, "num_samples": 8}}
     for name in ("unaligned", "weight", "wasserstein", "activation"):
-        start, moved = time.time(), ends[1]
+        start, aligned = time.time(), endpoints[1]
         if name != "unaligned":
-            moved = rc.match(*ends, pair.spec, task=rc.Task(pair.model, some), matcher=name).apply(moved)
+            aligned = rc.match(*endpoints, pair.spec, task=rc.Task(pair.model, calibration), matcher=name).apply(
+                aligned
+            )
         matched = time.time() - start
-        curve = rc.barrier(ends[0], moved, rc.Task(pair.model, test, calibration=some), estimator=estimator)
+        task = rc.Task(pair.model, test, calibration=calibration)
+        curve = rc.barrier(endpoints[0], aligned, task, estimator=estimator)
         middle = curve.t.index(0.5)
         record = {
             "alignment": name,
@@ -70,25 +73,25 @@ def measure(  # ruff: ignore[too-many-positional-arguments] - a script
 
 
 def main() -> None:
-    """Write one line an alignment."""
+    """Write one record per alignment."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoints", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--train", type=int, default=10_000, help="images to train on")
-    parser.add_argument("--test", type=int, default=2_000, help="images to measure on")
+    parser.add_argument("--train", type=int, default=10_000, help="number of training images")
+    parser.add_argument("--test", type=int, default=2_000, help="number of test images")
     arguments = parser.parse_args()
     pair = load("cifar10-resnet20", arguments.checkpoints, arguments.data)
     every = rc.build("dataset", name="cifar10", root=arguments.data).load()
     train, test = every.train.first(arguments.train), every.test.first(arguments.test).batches(500)
     start = time.time()
-    ends = [fitted(pair, end, train) for end in pair.ends]
+    posteriors = [fitted(pair, network, train) for network in pair.networks]
     seconds = time.time() - start
-    for end in ends:
-        deviations = torch.cat([t.flatten() for t in end.stddev.values()])
-        found = rc.score(end, rc.Task(pair.model, test), num_samples=8)
-        print(f"{found.nll:.3f} nats, {found.values['accuracy']:.4f}, deviations {deviations.median():.4f}", flush=True)
-    measure(pair, ends, train.first(1000).batches(500), test, arguments.output, round(seconds))
+    for posterior in posteriors:
+        stddev = torch.cat([t.flatten() for t in posterior.stddev.values()]).median()
+        scores = rc.score(posterior, rc.Task(pair.model, test), num_samples=8)
+        print(f"{scores.nll:.3f} nats, {scores.values['accuracy']:.4f}, median stddev {stddev:.4f}", flush=True)
+    measure(pair, posteriors, train.first(1000).batches(500), test, arguments.output, round(seconds))
 
 
 if __name__ == "__main__":

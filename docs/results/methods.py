@@ -51,7 +51,7 @@ RESET = "cifar10-resnet20"
 def measure(pair: Pair, name: str, method: str) -> dict[str, float]:
     """Return run time, accuracy at t = 0.5 and barrier of one method on one pair."""
     matcher = METHODS[method]
-    first, second = pair.ends
+    first, second = pair.networks
     start = time.perf_counter()
     # Annealing evaluates all its data in every step, and gets only 500 examples.
     train = list((pair.train.first(500) if method.startswith("annealing") else pair.train).batches(250))

@@ -1,8 +1,8 @@
 """Pairs of published, independently trained checkpoints, for the other scripts in this folder.
 
-``CHECKPOINTS`` is a folder with .npz files: `mnist_mlp_otfusion_{0,1}`, `mnist_cnn_seed{4,127}_epoch200`,
-`cifar10_resnet20B_distiller_{dense,chreg}`, `s5_mlp_seed{1,2}` and `c113_transformer_seed{1,2}`, with the names that
-their publishers gave to the tensors; ``DATA`` the folder with MNIST and CIFAR-10.
+``CHECKPOINTS`` is a folder of .npz files with the published names of the tensors: `mnist_mlp_otfusion_{0,1}`,
+`mnist_cnn_seed{4,127}_epoch200`, `cifar10_resnet20B_distiller_{dense,chreg}`, `s5_mlp_seed{1,2}` and
+`c113_transformer_seed{1,2}`. ``DATA`` is the folder with MNIST and CIFAR-10.
 """
 
 from __future__ import annotations
@@ -37,32 +37,32 @@ RESNET_NAMES = (
 
 @dataclass(frozen=True)
 class Pair:
-    """Two networks of one architecture, with data."""
+    """Two networks of the same architecture, with data."""
 
     model: nn.Module
     spec: rc.PermutationSpec
-    ends: tuple[rc.posteriors.PointPosterior, rc.posteriors.PointPosterior]
+    networks: tuple[rc.posteriors.PointPosterior, rc.posteriors.PointPosterior]
     train: rc.data.Examples
     test: rc.data.Examples
 
 
 class Scaled(nn.Module):
-    """A network, on the pixels that it was trained with instead of those that the data set gives."""
+    """A network with a preceding conversion from the dataset's normalization to that of its training."""
 
-    def __init__(self, network: nn.Module, mean: Tensor | float, stddev: Tensor | float, *, centred: bool) -> None:
+    def __init__(self, network: nn.Module, mean: Tensor | float, stddev: Tensor | float, *, centered: bool) -> None:
         super().__init__()
-        self.network, self.mean, self.stddev, self.centred = network, mean, stddev, centred
+        self.network, self.mean, self.stddev, self.centered = network, mean, stddev, centered
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits."""
         pixels = inputs * self.stddev + self.mean
-        output: Tensor = self.network((pixels - 0.5) / 0.5 if self.centred else pixels)
+        output: Tensor = self.network((pixels - 0.5) / 0.5 if self.centered else pixels)
         return output
 
 
 class GroupMLP(nn.Module):
-    """Two embeddings of group elements, concatenated, one hidden layer, no biases."""
+    """An MLP on two concatenated embeddings of group elements, with one hidden layer and without biases."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class GroupMLP(nn.Module):
 
 
 class GroupTransformer(nn.Module):
-    """One layer with four heads over three tokens, without normalisation, in the layout of TransformerLens."""
+    """A transformer of one layer with four heads over three tokens, without normalization, as in TransformerLens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,13 +138,13 @@ FILES = {
 
 
 def network(name: str) -> nn.Module:
-    """Return the network of a pair, without its weights."""
+    """Return the network of a pair, with other weights."""
     if name == "cifar10-resnet20":
         inner = rc.architectures.CifarResNetArchitecture(depth=20, norm="batch").build((3, 32, 32), 10)
-        return Scaled(inner, MEAN, STDDEV, centred=True).eval()
-    if name == "mnist-cnn":  # trained on pixels in [0, 1]; the data set gives standardised ones
+        return Scaled(inner, MEAN, STDDEV, centered=True).eval()
+    if name == "mnist-cnn":  # trained on pixels in [0, 1]; those of the dataset are standardized
         blocks = [nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)]
-        return Scaled(nn.Sequential(*blocks, nn.Flatten(), nn.Linear(1600, 10)), 0.1307, 0.3081, centred=False)
+        return Scaled(nn.Sequential(*blocks, nn.Flatten(), nn.Linear(1600, 10)), 0.1307, 0.3081, centered=False)
     if name == "mnist-mlp":
         parts: list[tuple[str, nn.Module]] = [("flat", nn.Flatten())]
         for layer, (inputs, outputs) in enumerate(pairwise(WIDTHS), start=1):
@@ -154,7 +154,7 @@ def network(name: str) -> nn.Module:
 
 
 def renamed(name: str, tensor: str) -> str:
-    """Return our name of a published tensor."""
+    """Return the name in `network` of a published tensor."""
     if name == "cifar10-resnet20":
         tensor = re.sub(r"^layer(\d)\.(\d)\.", lambda m: f"blocks.{3 * (int(m[1]) - 1) + int(m[2])}.", tensor)
         for pattern, text in RESNET_NAMES:
@@ -167,7 +167,7 @@ def renamed(name: str, tensor: str) -> str:
 
 
 def read(name: str, path: Path, model: nn.Module) -> rc.posteriors.PointPosterior:
-    """Return a checkpoint under the names of our network."""
+    """Return a checkpoint with the names of a model."""
     with np.load(path) as archive:
         found = {renamed(name, key): torch.from_numpy(archive[key]) for key in archive.files}
     buffers = {key: found.get(key, buffer) for key, buffer in model.named_buffers()}
@@ -175,7 +175,7 @@ def read(name: str, path: Path, model: nn.Module) -> rc.posteriors.PointPosterio
 
 
 def group_data(size: int, table: Tensor) -> tuple[rc.data.Examples, rc.data.Examples]:
-    """Return a tenth of all pairs of elements, to match by, and all of them."""
+    """Return a tenth of all pairs of elements as training data, and all pairs as test data."""
     pairs = torch.cartesian_prod(torch.arange(size), torch.arange(size))
     inputs = pairs.float() if size != 113 else torch.cat([pairs, torch.full((len(pairs), 1), 113)], dim=1).float()
     every = rc.data.Examples(inputs, table.reshape(-1).long())
@@ -184,7 +184,7 @@ def group_data(size: int, table: Tensor) -> tuple[rc.data.Examples, rc.data.Exam
 
 
 def load(name: str, checkpoints: Path, data: Path) -> Pair:
-    """Return one pair, its specification checked."""
+    """Return one pair with its specification, which is checked."""
     model = network(name)
     first, second = (read(name, checkpoints / f"{file}.npz", model) for file in FILES[name])
     if name == "s5-mlp":

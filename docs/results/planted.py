@@ -1,11 +1,11 @@
-"""Planted permutations, with noise added until they are lost: how often each method puts every unit back.
+"""Measure how often matchers recover a planted permutation, at increasing noise.
 
     python docs/results/planted.py --checkpoints FOLDER --data DATA [--seeds 10]
 
-The reference is a trained network (`pairs.py`); the candidate is a moved copy of it with Gaussian noise, in parts of
-the root mean square of every tensor. *Loop* is algorithm 1 of Git Re-Basin as published, from the identity
-(`tests/benchmarks/matching.py`). Given is the share of units put back, the mean over the seeds (three of them for
-`sinkhorn`), and in brackets how often all of them were.
+The reference is a trained network (`pairs.py`). The candidate is a permuted copy with Gaussian noise, whose standard
+deviation is given relative to the root mean square of each tensor. *Loop* is Algorithm 1 of Git Re-Basin as published,
+initialized at the identity (`tests/benchmarks/matching.py`). The table has the share of recovered units (mean over the
+seeds, three for `sinkhorn`), and in parentheses the number of seeds with full recovery.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ METHODS: dict[str, rc.Matcher | None] = {
 
 
 def noisy(mean: dict[str, torch.Tensor], noise: float, seed: int) -> dict[str, torch.Tensor]:
-    """Return tensors with noise in parts of their root mean square."""
+    """Return tensors with Gaussian noise relative to their root mean square."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: tensor + noise * tensor.square().mean().sqrt() * torch.randn(tensor.shape, generator=generator)
@@ -43,24 +43,26 @@ def noisy(mean: dict[str, torch.Tensor], noise: float, seed: int) -> dict[str, t
     }
 
 
-def put_back(
-    method: str, pair: rc.PermutationSpec, reference: rc.posteriors.PointPosterior, noise: float, seed: int
+def recovered_share(
+    method: str, spec: rc.PermutationSpec, reference: rc.posteriors.PointPosterior, noise: float, seed: int
 ) -> float:
-    """Return the share of the units that are put back."""
-    planted = pair.random_permutation(generator=torch.Generator().manual_seed(seed))
-    moved = planted.apply(rc.posteriors.PointPosterior(noisy(reference.mean, noise, seed), buffers=reference.buffers))
+    """Return the share of units whose permutation is recovered."""
+    planted = spec.random_permutation(generator=torch.Generator().manual_seed(seed))
+    noisy_copy = rc.posteriors.PointPosterior(noisy(reference.mean, noise, seed), buffers=reference.buffers)
+    candidate = planted.apply(noisy_copy)
     matcher = METHODS[method]
     if matcher is None:
-        layout = pair.layout
-        found = rc.Permutation(layout, plain(layout, reference.mean, moved.mean))
+        layout = spec.layout
+        found = rc.Permutation(layout, plain(layout, reference.mean, candidate.mean))
     else:
-        found = rc.match(reference, moved, pair, matcher, generator=torch.Generator().manual_seed(seed)).permutation
-    left = planted.compose(found).moved
-    return 1 - sum(left.values()) / sum(group.size for group in pair.layout.groups.values())
+        generator = torch.Generator().manual_seed(seed)
+        found = rc.match(reference, candidate, spec, matcher, generator=generator).permutation
+    wrong = planted.compose(found).moved
+    return 1 - sum(wrong.values()) / sum(group.size for group in spec.layout.groups.values())
 
 
 def main() -> None:
-    """Print one table a network."""
+    """Print one table per network."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoints", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
@@ -74,9 +76,9 @@ def main() -> None:
         for method in arguments.methods:
             row, seeds = [method], min(arguments.seeds, 3) if method == "sinkhorn" else arguments.seeds
             for noise in NOISE:
-                shares = [put_back(method, pair.spec, pair.ends[0], noise, seed) for seed in range(seeds)]
-                whole = sum(share == 1 for share in shares)
-                row.append(f"{100 * sum(shares) / len(shares):.1f} % ({whole})")
+                shares = [recovered_share(method, pair.spec, pair.networks[0], noise, seed) for seed in range(seeds)]
+                complete = sum(share == 1 for share in shares)
+                row.append(f"{100 * sum(shares) / len(shares):.1f} % ({complete})")
             rows.append(row)
             print(row, file=sys.stderr, flush=True)
         print(f"\n{name}\n")

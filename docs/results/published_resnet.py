@@ -1,8 +1,8 @@
-"""Two published ResNet-20s of CIFAR-10 with batch normalisation: the line between them, aligned, and repaired.
+"""Align, average and repair two published ResNet-20s of CIFAR-10 with batch normalization.
 
     python docs/results/published_resnet.py --checkpoints FOLDER --data DATA [--matchers NAME ...]
 
-`pairs.py` says which files are needed.
+`pairs.py` describes the required files.
 """
 
 from __future__ import annotations
@@ -27,25 +27,24 @@ def main() -> None:
     arguments = parser.parse_args()
     pair = load("cifar10-resnet20", arguments.checkpoints, arguments.data)
     calibration, test = list(pair.train.first(1000).batches(500)), list(pair.test.batches(500))
-    found = [rc.score(end, rc.Task(pair.model, test)) for end in pair.ends]
-    print(*(f"{100 * end.values['accuracy']:.2f} %, {end.nll:.3f} nats" for end in found), sep="; ", flush=True)
-    chord = (found[0].nll + found[1].nll) / 2
+    scores = [rc.score(network, rc.Task(pair.model, test)) for network in pair.networks]
+    print(*(f"{100 * s.values['accuracy']:.2f} %, {s.nll:.3f} nats" for s in scores), sep="; ", flush=True)
+    baseline = (scores[0].nll + scores[1].nll) / 2
     rows = []
     for name in arguments.matchers:
         matcher = None if name == "unaligned" else name
         for repair in (None, "reset", "repair"):
             start = time.time()
             merged = rc.merge(
-                pair.ends, pair.spec, task=rc.Task(pair.model, calibration), matcher=matcher, repair=repair
+                pair.networks, pair.spec, task=rc.Task(pair.model, calibration), matcher=matcher, repair=repair
             )
             seconds = time.time() - start
-            middle = rc.score(merged.posterior, rc.Task(pair.model, test))
-            accuracy, height = f"{100 * middle.values['accuracy']:.2f} %", f"{middle.nll - chord:.3f}"
-            rows.append([name, repair or "-", accuracy, height, f"{seconds:.0f}"])
+            midpoint = rc.score(merged.posterior, rc.Task(pair.model, test))
+            measured = [f"{100 * midpoint.values['accuracy']:.2f} %", f"{midpoint.nll - baseline:.3f}"]
+            rows.append([name, repair or "-", *measured, f"{seconds:.0f}"])
             print(rows[-1], file=sys.stderr, flush=True)
-    print(
-        tabulate(rows, ["alignment", "statistics", "midpoint", "above the ends (nats)", "seconds"], tablefmt="github")
-    )
+    headers = ["alignment", "statistics", "accuracy at t = 0.5", "excess loss (nats)", "time (s)"]
+    print(tabulate(rows, headers, tablefmt="github"))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Ten networks in one common order: the mean of all, beside merging by pairs.
+"""Compare joint alignment of ten networks with pairwise and sequential alignment.
 
     python docs/results/universe.py --root DATA [--networks 10] [--width 256]
 
-Networks 784-w-w-w-10 trained on MNIST from different seeds. *To the first*: every network is matched with the first
-one, and all are averaged. *One after the other*: each is matched with the mean of those before it. *With the mean of
-all*: after `to the first`, all are matched with the mean of all, their own part included, as long as that brings them
-nearer; `match_many` takes the mean of the others. *Mean squared distance*: to the mean of all. *Circle*:
-the largest share of units that composing the maps 1 to 2, 2 to 3, 3 to 1 leaves out of place.
+Networks 784-w-w-w-10 are trained on MNIST from different seeds, aligned and averaged. *Pairwise*: every network is
+matched with the first one. *Sequential*: each network is matched with the mean of the previous ones. *With the mean of
+all*: after *pairwise*, all networks are matched with the mean of all, repeatedly while the mean squared distance to it
+decreases; `match_many` uses the mean of the others. *Mean squared distance*: of the networks to their mean. *3-cycle
+error*: the largest share of units that the composition of the maps 1 to 2, 2 to 3 and 3 to 1 permutes.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 WEIGHT = rc.matchers.WeightMatcher(start="greedy")
 
 
-def circle(between: Callable[[int, int], rc.Permutation], units: int) -> float:
-    """Return the largest share of units out of place after three steps around a circle, of the first five networks."""
-    left = [
+def cycle_error(between: Callable[[int, int], rc.Permutation], units: int) -> float:
+    """Return the largest share of units that a composition of three maps permutes, over the first five networks."""
+    permuted = [
         sum(between(a, b).compose(between(b, c)).compose(between(c, a)).moved.values())
         for a, b, c in permutations(range(5), 3)
     ]
-    return max(left) / units
+    return max(permuted) / units
 
 
 def trained(root: Path, count: int, width: int) -> tuple[torch.nn.Module, rc.PermutationSpec, list[rc.Posterior], list]:
@@ -57,15 +57,15 @@ def trained(root: Path, count: int, width: int) -> tuple[torch.nn.Module, rc.Per
 
 def mean_squared_distance(members: list[rc.Posterior]) -> float:
     """Return the mean squared distance of networks from their mean."""
-    middle = rc.barycenter(members)
-    return sum(squared_moment_distance(middle, q) for q in members) / len(members)
+    center = rc.barycenter(members)
+    return sum(squared_moment_distance(center, q) for q in members) / len(members)
 
 
 def with_mean_of_all(members: list[rc.Posterior], spec: rc.PermutationSpec) -> list[rc.Posterior]:
-    """Return the networks matched with their mean again and again."""
+    """Return the networks after repeated matching with their mean."""
     for _ in range(20):
-        middle = rc.barycenter(members)
-        nearer = [rc.match(middle, q, spec, WEIGHT).apply(q) for q in members]
+        center = rc.barycenter(members)
+        nearer = [rc.match(center, q, spec, WEIGHT).apply(q) for q in members]
         if mean_squared_distance(nearer) >= mean_squared_distance(members):
             break
         members = nearer
@@ -85,9 +85,9 @@ def main() -> None:  # ruff: ignore[too-many-locals] - a script
 
     def row(label: str, members: list[rc.Posterior], seconds: float, error: float | None = None) -> list[str]:
         score = rc.score(rc.barycenter(members), rc.Task(model, test))
-        around = "" if error is None else f"{100 * error:.1f} %"
-        near = f"{mean_squared_distance(members):.1f}"
-        return [label, f"{100 * score.values['accuracy']:.2f} %", f"{score.nll:.4f}", near, f"{seconds:.1f}", around]
+        cycle = "" if error is None else f"{100 * error:.1f} %"
+        distance = f"{mean_squared_distance(members):.1f}"
+        return [label, f"{100 * score.values['accuracy']:.2f} %", f"{score.nll:.4f}", distance, f"{seconds:.1f}", cycle]
 
     singles = [rc.score(q, rc.Task(model, test)) for q in networks]
     accuracy = sum(score.values["accuracy"] for score in singles) / len(singles)
@@ -98,11 +98,11 @@ def main() -> None:  # ruff: ignore[too-many-locals] - a script
     first = [networks[0], *(rc.match(networks[0], q, spec, WEIGHT).apply(q) for q in networks[1:])]
     seconds = time.perf_counter() - start
     maps = {(a, b): rc.match(networks[b], networks[a], spec, WEIGHT).permutation for a, b in permutations(range(5), 2)}
-    rows.append(row("to the first", first, seconds, circle(lambda a, b: maps[a, b], units)))
+    rows.append(row("pairwise", first, seconds, cycle_error(lambda a, b: maps[a, b], units)))
     start, running = time.perf_counter(), [networks[0]]
     for q in networks[1:]:
         running.append(rc.match(rc.barycenter(running), q, spec, WEIGHT).apply(q))
-    rows.append(row("one after the other", running, time.perf_counter() - start))
+    rows.append(row("sequential", running, time.perf_counter() - start))
     start = time.perf_counter()
     rows.append(row("with the mean of all", with_mean_of_all(first, spec), seconds + time.perf_counter() - start))
     for name, matcher in {"weight": WEIGHT, "frank_wolfe": "frank_wolfe"}.items():
@@ -110,8 +110,8 @@ def main() -> None:  # ruff: ignore[too-many-locals] - a script
         many = rc.match_many(networks, spec, matcher=matcher)
         seconds = time.perf_counter() - start
         label = f"`match_many`, {name}, {len(many.trace) - 1} rounds"
-        rows.append(row(label, list(many.posteriors), seconds, circle(many.between, units)))
-    headers = ["", "accuracy", "NLL (nats)", "mean squared distance", "seconds", "circle"]
+        rows.append(row(label, list(many.posteriors), seconds, cycle_error(many.between, units)))
+    headers = ["method", "accuracy", "NLL (nats)", "mean squared distance", "time (s)", "3-cycle error"]
     print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
 
 

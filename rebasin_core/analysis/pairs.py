@@ -40,8 +40,8 @@ class PairMean:
 def mean_over_pairs(values: Mapping[tuple[Network, Network], float]) -> PairMean:
     r"""Return the mean of a quantity over pairs of networks, with its delete-one-network jackknife standard error.
 
-    Pairs of $n$ networks, such as those of a barrier, are not independent: each network is in $n - 1$ of them. Let
-    $U_{(-k)}$ be the mean over the pairs without network $k$, and $\bar U$ the mean of these over $k$. Then
+    Barriers and other quantities of all pairs of $n$ networks are not independent: each network is in $n - 1$ pairs.
+    Let $U_{(-k)}$ be the mean over the pairs without network $k$, and $\bar U$ the mean of these over $k$. Then
 
     $$ \mathrm{stderr}^2 = \frac{n - 1}{n} \sum_k \big(U_{(-k)} - \bar U\big)^2. $$
 

@@ -54,7 +54,7 @@ class AlignResult:
         return None if self.effect is None else self.effect.helped
 
 
-def align(  # ruff: ignore[too-many-arguments] - the last five have defaults that suit nearly everybody
+def align(  # ruff: ignore[too-many-arguments] - all but three have defaults
     reference: PosteriorLike,
     candidate: PosteriorLike,
     task: Task,
@@ -79,7 +79,7 @@ def align(  # ruff: ignore[too-many-arguments] - the last five have defaults tha
         matcher: A registered name, a mapping with ``name`` and options, or a `Matcher` instance.
         keep: ``best`` returns the unpermuted candidate, with an `AlignmentWarning`, if the alignment raises the loss at
             the midpoint and both networks have a lower loss than the best constant prediction. ``aligned`` always
-            returns the alignment, with the same warning.
+            returns the alignment, with the same warning if it raises the loss.
         allow_untested: Accept symmetries of tensors that do not measurably influence the model's outputs. The check
             cannot detect a wrong axis of such a tensor.
         generator: Random number generator; seeded with 0 if None.

@@ -17,8 +17,8 @@ from rebasin_core.posteriors.foreign.adapters import ModuleAdapter, bayesian_lay
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.specs.base import require_spec
 from rebasin_core.symmetry.permutation import permute_foreign_by
+from rebasin_core.tensors.arguments import require_sequence
 from rebasin_core.tensors.files import OF_DAMAGED_TENSORS, read_tensors
-from rebasin_core.tensors.kinds import require_several
 from rebasin_core.tensors.modules import named_tensors, unsaved_buffers, unwrapped
 from rebasin_core.tensors.names import TensorNames, require_numbers
 from rebasin_core.tensors.reading import shown
@@ -103,7 +103,7 @@ def as_posteriors(
     Raises:
         InvalidInputError: As by `as_posterior`.
     """
-    require_several(sources, "several networks or posteriors")
+    require_sequence(sources, "several networks or posteriors")
     sources = list(sources)
     if model is None:
         model = next((source for source in sources if _is_plain(source)), None)

@@ -10,7 +10,7 @@ from rebasin_core.barriers.notes import warn_of
 from rebasin_core.evaluation.evaluator import Evaluator
 from rebasin_core.evaluation.scores import PredictiveScores
 from rebasin_core.evaluation.task import require_task
-from rebasin_core.tensors.noise import drawn_seed
+from rebasin_core.tensors.noise import random_seed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,7 +115,7 @@ def score(
     """
     require_task(task)
     distribution = as_posterior(posterior, model=task.model)
-    seed = 0 if generator is None else drawn_seed(generator)
+    seed = 0 if generator is None else random_seed(generator)
     evaluator = Evaluator(task, distribution, num_samples=num_samples, seed=seed, options=evaluation)
     scores = PredictiveScores.estimate(evaluator, distribution)
     warn_of(scores.notes, stacklevel=2)

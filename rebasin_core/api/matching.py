@@ -81,7 +81,12 @@ def match(  # ruff: ignore[too-many-arguments] - a long search has to be started
     on_interrupt: OnInterrupt = "raise",
     checkpoint: Path | str | None = None,
 ) -> MatchResult:
-    """Find the permutation that aligns a candidate network or posterior with a reference.
+    r"""Find the permutation that aligns a candidate network or posterior with a reference.
+
+    Matchers differ in their objective. The default ``wasserstein`` minimizes the 2-Wasserstein distance
+    $W_2(q_0, g_\# q_1)$ of independent Gaussians over the permutations $g$ of the specification; for single networks
+    this is weight matching (Git Re-Basin). The problem is NP-hard in general, so results are local optima unless
+    ``result.gap`` is 0.
 
     Args:
         reference: Network or posterior to align to; anything that `as_posterior` accepts. It is not changed.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rebasin_core.specs.unification.terms import Reason
 
 
-def trace_spec(  # ruff: ignore[too-many-arguments] - all but two have defaults that suit nearly everybody
+def trace_spec(  # ruff: ignore[too-many-arguments] - all but two have defaults
     model: nn.Module,
     example_inputs: object,
     *,

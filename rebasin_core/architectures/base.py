@@ -1,4 +1,4 @@
-"""The interface of architectures."""
+"""Interface of architectures."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class Architecture(Strategy):
-    """Builds networks of one kind, and gives their symmetries.
+    """A family of networks, with their permutation specification.
 
     Laws:
-        - *Shapes*: a network takes batches ``[N, *input_shape]`` and returns ``[N, output_size]``, or
+        - *Shapes*: a network maps batches ``[N, *input_shape]`` to ``[N, output_size]``, or to
           ``[N, output_size, ...]`` with one score for every position of a sequence or image.
-        - *Seeded*: generators in equal states give equal networks, different ones different networks, and the global
-          generator is not used.
-        - *Spec fits*: the specification names every parameter and buffer, and every group element preserves the
-          function.
+        - *Seeded initialization*: the parameters depend only on the state of the given generator; the global generator
+          is not used.
+        - *Function preserved*: the specification contains every parameter and buffer, and every group element preserves
+          the function.
     """
 
     family: ClassVar[str] = "architecture"
@@ -35,12 +35,12 @@ class Architecture(Strategy):
     def build(
         self, input_shape: tuple[int, ...], output_size: int, *, generator: torch.Generator | None = None
     ) -> nn.Module:
-        """Return a newly initialized network.
+        """Create a network with random initial parameters.
 
         Args:
-            input_shape: Shape of one example.
+            input_shape: Shape of one example, without the batch dimension.
             output_size: Number of outputs, at least 1.
-            generator: Source of randomness; seeded with 0 if None.
+            generator: Random number generator; seeded with 0 if None.
 
         Returns:
             The network, on the CPU.
@@ -49,7 +49,7 @@ class Architecture(Strategy):
             InvalidInputError: If a size is less than 1.
         """
         if output_size < 1 or any(length < 1 for length in input_shape):
-            message = f"expected positive sizes, got input shape {input_shape} and {output_size} outputs"
+            message = f"expected positive sizes, got `input_shape` {input_shape} and `output_size` {output_size}"
             raise InvalidInputError(message)
         return self._build(tuple(input_shape), output_size, generator or torch.Generator().manual_seed(0))
 
@@ -62,13 +62,13 @@ class Architecture(Strategy):
         count: int = 2,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Return random inputs of the kind that its networks take.
+        """Return random inputs for networks of this architecture.
 
         Args:
-            input_shape: Shape of one example.
-            output_size: Number of outputs.
+            input_shape: Shape of one example, without the batch dimension.
+            output_size: Number of outputs; for token models, the size of the vocabulary.
             count: Number of examples.
-            generator: Source of randomness; seeded with 0 if None.
+            generator: Random number generator; seeded with 0 if None.
 
         Returns:
             ``[count, *input_shape]``.
@@ -78,35 +78,51 @@ class Architecture(Strategy):
 
     @final
     def spec(self, model: nn.Module) -> PermutationSpec:
-        """Return the symmetries of a network of this architecture.
+        """Return the permutation specification of a network.
 
         Args:
-            model: A network that `build` returned, or one with the same tensors.
+            model: A network from `build`, or one with the same tensors.
 
         Returns:
             The specification.
 
         Raises:
-            SpecError: If the model is not of this architecture.
+            SpecError: If the model has other tensors than a network of this architecture.
         """
         spec = self._spec(model)
         if set(spec.axes) != set(named_tensors(model)):
-            odd = sorted(set(spec.axes) ^ set(named_tensors(model)))
-            message = f"the model is not a {type(self).__name__}: they differ in {odd}"
+            different = sorted(set(spec.axes) ^ set(named_tensors(model)))
+            message = f"expected a model of `{type(self).__name__}`, got different tensors: {different}"
             raise SpecError(message)
         return spec
 
     def _example_inputs(  # ruff: ignore[no-self-use] - for subclasses to override
         self, input_shape: tuple[int, ...], output_size: int, count: int, generator: torch.Generator
     ) -> Tensor:
-        """Return random inputs: standard normal, unless overridden (for tokens, say, which are integers)."""
+        """Return random inputs: standard normal, unless overridden (for example by integers for token models)."""
         del output_size
         return torch.randn(count, *input_shape, generator=generator)
 
     @abstractmethod
     def _build(self, input_shape: tuple[int, ...], output_size: int, generator: torch.Generator) -> nn.Module:
-        """Return a network whose parameters are drawn from the generator only."""
+        """Return a new network with initial weights.
+
+        Args:
+            input_shape: Shape of one example.
+            output_size: Number of outputs per example.
+            generator: The only source of randomness; the global generator must not be used.
+
+        Returns:
+            The network.
+        """
 
     @abstractmethod
     def _spec(self, model: nn.Module) -> PermutationSpec:
-        """Return the specification of a network."""
+        """Return the permutation symmetries of a network.
+
+        Args:
+            model: A network that `_build` returned.
+
+        Returns:
+            The specification, often a `TableSpec`.
+        """

@@ -1,4 +1,4 @@
-"""The residual networks of CIFAR: three stages of two-convolution blocks."""
+"""Residual networks for CIFAR: three stages of blocks with two convolutions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ShortcutName: TypeAlias = Literal["conv", "pad"]
 
 @final
 class CifarResNetArchitecture(Architecture):
-    """ResNet-20, -32 and so on, for small images.
+    """Residual network for small images, such as ResNet-20: three stages with 16, 32 and 64 channels, times ``width``.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -48,15 +48,15 @@ class CifarResNetArchitecture(Architecture):
     """Number of weight layers, ``6 n + 2`` with ``n`` blocks in each of the three stages: 8, 14, 20, 32, 44, 56, ..."""
 
     width: PositiveInt = 1
-    """Factor of the numbers of channels 16, 32 and 64 of the stages."""
+    """Factor of the numbers of channels of the stages (16, 32 and 64)."""
 
     norm: NormName = "batch"
-    """Normalization: ``batch``; ``layer``, over channels, as in Git Re-Basin; or ``frn``, filter response
-    normalization, as in Bayesian work, since it uses no statistics of a batch."""
+    """Normalization: ``batch``; ``layer`` (over channels, as in Git Re-Basin); or ``frn`` (filter response
+    normalization, common in Bayesian deep learning because it needs no batch statistics)."""
 
     shortcut: ShortcutName = "conv"
-    """Shortcut where the number of channels doubles: ``conv``, a 1x1 convolution and a normalization; or ``pad``,
-    channels of zeros on both sides (option A of the paper)."""
+    """Shortcut of blocks that double the number of channels: ``conv`` (a 1x1 convolution and a normalization) or
+    ``pad`` (padding with channels of zeros on both sides; option A of the paper)."""
 
     @field_validator("depth")
     @classmethod
@@ -84,13 +84,14 @@ class CifarResNetArchitecture(Architecture):
 
 @final
 class CifarResNetSpec(TableSpec):
-    """The symmetries of such a network: one group for each residual stream, one inside each block.
+    """Permutation specification: one group for each residual stream, and one inside each block.
 
-    With padding, the channels of a stage are those of the previous stage between two groups of new ones.
+    With ``pad`` shortcuts, the channels of a stage are the concatenation of a new group, the channels of the previous
+    stage, and a second new group.
 
     Args:
         tensors: The model, or its tensors by name.
-        norm: The kind of its normalizations.
+        norm: Type of the normalizations: ``batch``, ``layer`` or ``frn``.
     """
 
     def __init__(self, tensors: nn.Module | Mapping[str, Tensor], *, norm: NormName = "batch") -> None:
@@ -122,7 +123,7 @@ class CifarResNetSpec(TableSpec):
     @property
     @override
     def sizes(self) -> Mapping[str, int]:
-        # Zeros are padded in equal parts; the tensors alone do not tell.
+        # The shapes do not determine the padding, which is split equally between both sides.
         found: dict[str, int] = {}
         for name, shape in self.shapes.items():
             block = name.removesuffix(".conv2.weight")
@@ -151,14 +152,14 @@ class _Block(nn.Module):
     @override
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = self.norm2(self.conv2(self.norm1(self.conv1(inputs)).relu()))
-        beside = inputs
+        shortcut = inputs
         if self.shortcut is not None:
-            beside = self.shortcut_norm(self.shortcut(inputs))
+            shortcut = self.shortcut_norm(self.shortcut(inputs))
         elif self._added:
             first = self._added // 2
-            thinned = inputs[:, :, :: self._stride, :: self._stride]
-            beside = functional.pad(thinned, (0, 0, 0, 0, first, self._added - first))
-        output: Tensor = (hidden + beside).relu()
+            strided = inputs[:, :, :: self._stride, :: self._stride]
+            shortcut = functional.pad(strided, (0, 0, 0, 0, first, self._added - first))
+        output: Tensor = (hidden + shortcut).relu()
         return output
 
 

@@ -1,4 +1,4 @@
-"""Layers that several architectures share, and their initialization."""
+"""Layers of several architectures, and their initialization."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NormName: TypeAlias = Literal["batch", "layer", "frn"]
 
 @final
 class ChannelLayerNorm(nn.Module):
-    """Layer normalization over the channels at every position, as convolutional networks use it.
+    """Layer normalization over the channels at each position of a feature map ``[N, channels, height, width]``.
 
     Args:
         channels: Number of channels.
@@ -32,7 +32,7 @@ class ChannelLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def reset_parameters(self) -> None:
-        """Make it the identity, as at initialization."""
+        """Reset to unit scales and zero biases."""
         _reset_norm(self)
 
     @override
@@ -49,7 +49,7 @@ class FilterResponseNorm(nn.Module):
 
     Args:
         channels: Number of channels.
-        eps: The $\epsilon$.
+        eps: Constant $\epsilon$, positive.
     """
 
     def __init__(self, channels: int, *, eps: float = 1e-6) -> None:
@@ -60,7 +60,7 @@ class FilterResponseNorm(nn.Module):
         self._eps = eps
 
     def reset_parameters(self) -> None:
-        """Make it the identity, as at initialization."""
+        """Reset to unit scales, zero biases and zero thresholds."""
         _reset_norm(self)
 
     @override
@@ -69,12 +69,12 @@ class FilterResponseNorm(nn.Module):
         bias = self.bias[:, None, None]
         threshold = self.threshold[:, None, None]
         scale = weight * torch.rsqrt(inputs.square().mean((2, 3), keepdim=True) + self._eps)
-        # max(y, t) as relu(y - t) + t: the gradient of a maximum takes four times as long.
+        # max(y, t) as relu(y - t) + t, because the backward pass of a maximum is four times slower.
         return torch.relu(inputs * scale + (bias - threshold)) + threshold
 
 
 def norm_layer(name: NormName, channels: int) -> nn.Module:
-    """Return a normalization of feature maps.
+    """Create a normalization of feature maps.
 
     Args:
         name: ``batch``, ``layer`` or ``frn``.
@@ -89,15 +89,15 @@ def norm_layer(name: NormName, channels: int) -> nn.Module:
 
 
 def norm_rows(kind: NormName, name: str, units: str) -> dict[str, str]:
-    """Return the rows of such a layer in a table.
+    """Return the rows of a layer from `norm_layer` in a table.
 
     Args:
         kind: ``batch``, ``layer`` or ``frn``.
-        name: Of the layer.
-        units: The axis of the channels.
+        name: Name of the layer.
+        units: Axis of the channels.
 
     Returns:
-        Its rows.
+        The rows.
     """
     if kind == "batch":
         return batch_norm(name, units)
@@ -106,12 +106,12 @@ def norm_rows(kind: NormName, name: str, units: str) -> dict[str, str]:
 
 @final
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with one fused projection.
+    """Multi-head self-attention with a fused projection of queries, keys and values.
 
     Args:
-        width: Features of the stream, divisible by the number of heads.
+        width: Number of input and output features, divisible by the number of heads.
         heads: Number of heads.
-        causal: Whether a token sees only those before it.
+        causal: Whether each token attends only to itself and earlier tokens.
     """
 
     def __init__(self, width: int, heads: int, *, causal: bool = False) -> None:
@@ -133,13 +133,13 @@ class SelfAttention(nn.Module):
 
 @final
 class TransformerBlock(nn.Module):
-    """Attention and a two-layer MLP, each with a layer normalization before it and a residual connection around it.
+    """Pre-norm transformer block: attention and a two-layer MLP, each with layer norm and a residual connection.
 
     Args:
-        width: Features of the stream.
+        width: Number of features of the residual stream.
         heads: Number of heads.
         hidden: Number of hidden units of the MLP.
-        causal: Whether a token sees only those before it.
+        causal: Whether each token attends only to itself and earlier tokens.
     """
 
     def __init__(self, width: int, heads: int, hidden: int, *, causal: bool = False) -> None:
@@ -158,20 +158,20 @@ class TransformerBlock(nn.Module):
 
 
 def initialized(make: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:
-    """Return a network that is initialized from a generator only.
+    r"""Create a network whose initial parameters depend only on a generator.
 
-    Weights and biases of dense and convolutional layers are uniform on plus or minus one over the square root of the
-    fan in, as in PyTorch; embeddings and free parameters normal with standard deviation 0.02; normalizations the
-    identity.
+    Weights and biases of dense and convolutional layers are uniform on $\pm 1 / \sqrt{\text{fan in}}$, as in PyTorch.
+    Embeddings and other parameters are normal with standard deviation 0.02. Normalizations have unit scales and zero
+    biases.
 
     Args:
-        make: Builds the network.
-        generator: The source of randomness.
+        make: Function that creates the network.
+        generator: Random number generator.
 
     Returns:
         The network, on the CPU.
     """
-    with torch.device("meta"):  # nothing is drawn there
+    with torch.device("meta"):  # no random numbers are drawn on this device
         model = make()
     model = model.to_empty(device="cpu")
     with torch.no_grad():

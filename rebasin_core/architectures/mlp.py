@@ -37,7 +37,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 @final
 class MLPArchitecture(Architecture):
-    r"""Dense layers with an elementwise activation $\phi$ between them; inputs are flattened.
+    r"""Multilayer perceptron: dense layers with an elementwise activation $\phi$ between them; inputs are flattened.
 
     $$ h_l = \phi(W_l h_{l-1} + b_l), \qquad f(x) = W_L h_{L-1} + b_L $$
 
@@ -78,7 +78,7 @@ class MLPArchitecture(Architecture):
 
 @final
 class MLPSpec(TableSpec):
-    """The symmetries of an MLP: one group for each hidden layer; inputs and outputs are fixed.
+    """Permutation specification of an MLP: one group for each hidden layer; inputs and outputs are fixed.
 
     Args:
         tensors: The model, or its tensors by name: ``layers.<l>.weight`` and, if there are biases, ``layers.<l>.bias``.
@@ -104,8 +104,6 @@ class MLPSpec(TableSpec):
 
 @final
 class _MLP(nn.Module):
-    """The network itself."""
-
     def __init__(
         self, widths: Sequence[int], activation: type[nn.Module], *, bias: bool, generator: torch.Generator
     ) -> None:
@@ -123,7 +121,7 @@ class _MLP(nn.Module):
 
 
 def _linear(inputs: int, outputs: int, *, bias: bool, generator: torch.Generator) -> nn.Linear:
-    # skip_init leaves the global generator alone, which nn.Linear would draw from.
+    # nn.Linear would use the global generator; skip_init does not.
     layer: nn.Linear = skip_init(nn.Linear, inputs, outputs, bias=bias)
     bound = 1 / math.sqrt(inputs)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The residual networks of ImageNet: ResNet-18, -34, -50, -101 and -152."""
+"""Residual networks for ImageNet: ResNet-18, -34, -50, -101 and -152."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ _FIRST_BOTTLENECK: Final = 50
 
 @final
 class ResNetArchitecture(Architecture):
-    """Residual networks with four stages, whose tensors are named as in torchvision.
-
-    Checkpoints of torchvision can therefore be loaded, and have this specification.
+    """Residual network with four stages. Tensor names are those of torchvision, whose checkpoints can be loaded.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -48,11 +46,11 @@ class ResNetArchitecture(Architecture):
     name: Literal["resnet"] = "resnet"
 
     depth: ResNetDepth = 18
-    """Number of weight layers. Networks of 18 and 34 layers have blocks of two 3x3 convolutions, deeper ones
-    bottlenecks."""
+    """Number of weight layers. Networks with 18 and 34 layers have blocks of two 3x3 convolutions, deeper ones
+    bottleneck blocks."""
 
     width: PositiveInt = 64
-    """Number of channels in the first stage, 64 in the paper; the others have 2, 4 and 8 times as many."""
+    """Number of channels in the first stage, 64 in the paper; the other stages have 2, 4 and 8 times this number."""
 
     @override
     def _build(self, input_shape: tuple[int, ...], output_size: int, generator: torch.Generator) -> nn.Module:
@@ -65,7 +63,7 @@ class ResNetArchitecture(Architecture):
 
 @final
 class ResNetSpec(TableSpec):
-    """The symmetries of such a network: one group for each residual stream, one or two inside each block.
+    """Permutation specification: one group for each residual stream, and one or two inside each block.
 
     Args:
         tensors: The model, or its tensors by name.
@@ -94,7 +92,7 @@ class ResNetSpec(TableSpec):
 
 @final
 class _Block(nn.Module):
-    """A basic block, or a bottleneck if it has a third convolution."""
+    """A basic block with two convolutions, or a bottleneck block with three."""
 
     def __init__(self, before: int, inner: int, stride: int, *, bottleneck: bool) -> None:
         super().__init__()
@@ -113,8 +111,8 @@ class _Block(nn.Module):
         hidden: Tensor = self.bn2(self.conv2(self.bn1(self.conv1(inputs)).relu()))
         if self.conv3 is not None and self.bn3 is not None:
             hidden = self.bn3(self.conv3(hidden.relu()))
-        beside = inputs if self.downsample is None else self.downsample(inputs)
-        return (hidden + beside).relu()
+        shortcut = inputs if self.downsample is None else self.downsample(inputs)
+        return (hidden + shortcut).relu()
 
 
 @final

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class AbstractTransformer(Architecture):
-    """Base of the transformers, with the options that both have.
+    """Base class of the transformers, with their common options.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -63,11 +63,11 @@ class AbstractTransformer(Architecture):
 
 @final
 class ViTArchitecture(AbstractTransformer):
-    """A vision transformer: patches, a class token, learned positions.
+    """Vision transformer (ViT) with a class token and learned position embeddings.
 
     Raises:
         ConfigError: If an option is invalid.
-        InvalidInputError: On building, if the patches do not divide the images.
+        InvalidInputError: In `build`, if the patch size does not divide the image size.
 
     References:
         A. Dosovitskiy et al. (2021), "An image is worth 16x16 words", ICLR, arXiv 2010.11929.
@@ -82,13 +82,13 @@ class ViTArchitecture(AbstractTransformer):
     name: Literal["vit"] = "vit"
 
     patch: PositiveInt = 4
-    """Side of the square patches in pixels; must divide the sides of the images."""
+    """Side length of the square patches in pixels; must divide height and width of the images."""
 
     @override
     def _build(self, input_shape: tuple[int, ...], output_size: int, generator: torch.Generator) -> nn.Module:
         channels, *sides = input_shape
         if any(side % self.patch for side in sides):
-            message = f"expected sides divisible by the patch size {self.patch}, got images of {tuple(sides)}"
+            message = f"expected image sides divisible by the patch size {self.patch}, got {tuple(sides)}"
             raise InvalidInputError(message)
         tokens = 1 + math.prod(side // self.patch for side in sides)
 
@@ -101,10 +101,11 @@ class ViTArchitecture(AbstractTransformer):
 
 @final
 class GPTArchitecture(AbstractTransformer):
-    """A decoder of tokens: learned positions, causal attention, and an embedding tied to the readout.
+    """Decoder-only transformer (GPT) with learned position embeddings; the embedding is tied to the output layer.
 
-    The inputs are integers less than the output size, which is the vocabulary; they are flattened to one sequence. The
-    outputs are the scores of the next token after each: ``[N, vocabulary, tokens]``, as cross entropy expects them.
+    Inputs are integers less than ``output_size``, the size of the vocabulary, and are flattened to one sequence.
+    Outputs are the logits of the token after each position, ``[N, vocabulary, tokens]``, as
+    `torch.nn.functional.cross_entropy` expects.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -136,11 +137,11 @@ class GPTArchitecture(AbstractTransformer):
 
 @final
 class TransformerSpec(TableSpec):
-    """The symmetries of both: the residual stream, the hidden units of each MLP, heads, and the width inside each head.
+    """Permutation specification: the residual stream, hidden units of each MLP, heads, and features within each head.
 
     Args:
         tensors: The model, or its tensors by name.
-        heads: The number of heads in every block, by the name of the group: ``blocks.<n>.heads``.
+        heads: Number of heads of every block, by the name of their group: ``blocks.<n>.heads``.
     """
 
     def __init__(self, tensors: nn.Module | Mapping[str, Tensor], *, heads: Mapping[str, int]) -> None:
@@ -151,11 +152,11 @@ class TransformerSpec(TableSpec):
     @override
     def table(self) -> Mapping[str, str]:
         if "patches.weight" in self.shapes:
-            ends = conv("patches", "-", "stream") | {"token": "stream", "positions": "-, stream"}
-            ends |= dense("head", "stream", "-")
+            outer = conv("patches", "-", "stream") | {"token": "stream", "positions": "-, stream"}
+            outer |= dense("head", "stream", "-")
         else:
-            ends = embedding("tokens", "stream") | embedding("positions", "stream")
-        table = ends | norm("norm", "stream")
+            outer = embedding("tokens", "stream") | embedding("positions", "stream")
+        table = outer | norm("norm", "stream")
         for group in self._heads:
             name = group.removesuffix(".heads")
             table |= norm(f"{name}.norm1", "stream") | norm(f"{name}.norm2", "stream")

@@ -27,10 +27,9 @@ _CHANNELS: Final = (64, 128, 256, 512, 512)
 
 @final
 class VGGArchitecture(Architecture):
-    """Five stages of 3x3 convolutions, each followed by max pooling, and one dense layer on the flattened map.
+    """VGG network: five stages of 3x3 convolutions, each followed by max pooling, and one dense layer.
 
-    This is the form used on CIFAR: one dense layer instead of three. Pooling rounds sizes up, so that small images are
-    possible.
+    As usual for CIFAR, there is one dense layer instead of three. Pooling rounds sizes up, which allows small images.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -49,10 +48,10 @@ class VGGArchitecture(Architecture):
     name: Literal["vgg"] = "vgg"
 
     depth: VGGDepth = 16
-    """Number of weight layers in the original networks, which have three dense layers."""
+    """Number of weight layers of the original network, which has three dense layers."""
 
     width: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    """Factor of the numbers of channels 64, 128, 256, 512 and 512."""
+    """Factor of the numbers of channels of the stages (64, 128, 256, 512 and 512), positive."""
 
     batch_norm: bool = True
     """Whether each convolution is followed by batch normalization."""
@@ -75,7 +74,7 @@ class VGGArchitecture(Architecture):
 
 @final
 class VGGSpec(TableSpec):
-    """The symmetries of a VGG network: one group for the channels of each convolution.
+    """Permutation specification: one group for the channels of each convolution.
 
     Args:
         tensors: The model, or its tensors by name.
@@ -103,14 +102,14 @@ class _VGG(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairs)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) if norm else nn.Identity() for width in widths)
         self.head = nn.Linear(last, outputs)
-        self._ends = {sum(map(len, stages[: stage + 1])) - 1 for stage in range(len(stages))}
+        self._last_of_stage = {sum(map(len, stages[: stage + 1])) - 1 for stage in range(len(stages))}
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = inputs
         for layer, (convolution, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             hidden = norm(convolution(hidden)).relu()
-            if layer in self._ends:
+            if layer in self._last_of_stage:
                 hidden = nn.functional.max_pool2d(hidden, 2, ceil_mode=True)
         output: Tensor = self.head(hidden.flatten(1))
         return output

@@ -95,7 +95,16 @@ class AssignmentSolver(Strategy):
 
     @abstractmethod
     def _solve(self, similarity: Tensor, start: Assignment | None) -> Assignment:
-        """Solve finite matrices ``[*batch, m, n]``, ``1 <= m <= n``, in float32 or float64."""
+        """Solve validated problems.
+
+        Args:
+            similarity: Finite matrices ``[*batch, m, n]`` with ``1 <= m <= n``, in float32 or float64.
+            start: Result for similar matrices of the same shape, for a warm start; None for a cold start. A solver
+                may ignore it.
+
+        Returns:
+            The assignment, on the device of ``similarity``; with potentials if the solver computes them.
+        """
 
 
 def without_forbidden(similarity: Tensor) -> Assignment:

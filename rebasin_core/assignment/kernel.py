@@ -105,7 +105,7 @@ def forget_kernel() -> None:
 def _key(source: bytes) -> str:
     """Return a hash of the source, the options and the machine.
 
-    The compiler is not included, so that a cached library can be used on a machine without a compiler.
+    The compiler is not included, since a cached library can also be used on a machine without a compiler.
     """
     machine = (_FLAGS, platform.machine(), ctypes.sizeof(ctypes.c_void_p), platform.libc_ver(), _processor())
     return hashlib.sha256(repr(machine).encode() + source).hexdigest()[:20]
@@ -207,7 +207,7 @@ def _symbol(real: Real) -> str:
 
 
 def _processor() -> str:
-    """Return the processor's features, so that machines that share a home folder use different libraries."""
+    """Return the processor's features, by which the libraries of machines with a shared home folder differ."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

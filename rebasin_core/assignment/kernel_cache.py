@@ -82,7 +82,7 @@ def keep_library(folder: Path, key: str, content: bytes) -> Path | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a temporary file and rename it, so that other processes never read an incomplete file."""
+    """Write a temporary file and rename it; other processes never read an incomplete file."""
     descriptor, written = tempfile.mkstemp(prefix=".assignment-", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -14,7 +14,7 @@ from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.predictive import HeldTask, held_batches
 from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.strategy import Strategy
-from rebasin_core.tensors.noise import drawn_seed
+from rebasin_core.tensors.noise import random_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,8 +70,8 @@ class BarrierEstimator(Strategy):
         - *Endpoints*: the losses at t = 0 and t = 1 are those of the two posteriors.
         - *Reversal*: exchanging the posteriors maps t to 1 - t, up to the stated errors.
         - *Errors stated*: every Monte Carlo estimate has a standard error.
-        - *Inputs untouched*: posteriors, model (including its mode) and data are not changed.
-        - *Repeatable*: generators in equal states give equal curves.
+        - *No side effects*: posteriors, model (including its mode) and data are not changed.
+        - *Reproducibility*: generators in equal states give equal curves.
     """
 
     family: ClassVar[str] = "barrier"
@@ -141,7 +141,7 @@ class BarrierEstimator(Strategy):
             reference=reference,
             candidate=candidate.to(device=reference.device, dtype=reference.dtype),
             task=HeldTask(functional, batches, Likelihood.of(task.likelihood)),
-            seed=drawn_seed(generator),
+            seed=random_seed(generator),
             progress=progress,
             calibration=batches if task.calibration is None else held_batches(functional, task.calibration),
         )
@@ -167,4 +167,11 @@ class BarrierEstimator(Strategy):
 
     @abstractmethod
     def _estimate(self, problem: BarrierProblem) -> LossCurve:
-        """Estimate the curve of a checked problem."""
+        """Estimate the loss curve of a validated problem.
+
+        Args:
+            problem: Two posteriors, the task, and the options of the call.
+
+        Returns:
+            The losses on a grid of t in [0, 1], with their standard errors.
+        """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.problems import sentences
+from rebasin_core.problems import messages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def checked_attributes(curve: type[Any], values: Mapping[str, object]) -> dict[s
     try:
         validated = _model_of(curve).model_validate(dict(values))
     except ValidationError as error:
-        message = f"expected the attributes of a loss curve; {'; '.join(sentences(error.errors())[:5])}"
+        message = f"expected the attributes of a loss curve; {'; '.join(messages(error.errors())[:5])}"
         raise InvalidInputError(message) from error
     t: Sequence[float] = getattr(validated, "t", ())
     if len(t) < 2 or t[0] != 0 or t[-1] != 1 or any(not a < b for a, b in pairwise(t)):

@@ -133,5 +133,6 @@ def _untrusted_excess(t: Sequence[float], estimates: Sequence[LossEstimate], top
         excess = excess_over_chord("bias_errors", t[top], at, first, last).abs().mean().item()
         residual_bias = max(excess, EXCESS_SHARE * total)
     influence = excess_over_chord("sample_influence", t[top], at, first, last)
-    reason = why_untrusted(influence, residual_bias, independent=at.independent, share=EXCESS_SHARE)
+    bias = excess_over_chord("bias", t[top], at, first, last).item()
+    reason = why_untrusted(influence, residual_bias, independent=at.independent, share=EXCESS_SHARE, bias=bias)
     return "" if reason is None else f"the Monte Carlo error of the barrier {_UNTRUSTED}: {reason}"

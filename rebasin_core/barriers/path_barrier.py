@@ -64,7 +64,14 @@ class AbstractPathBarrier(BarrierEstimator):
 
     @abstractmethod
     def _path(self, problem: BarrierProblem) -> Callable[[float], Posterior]:
-        """Return the path as a function of t."""
+        """Return the path on which the loss is evaluated.
+
+        Args:
+            problem: Two posteriors, the task, and the options of the call.
+
+        Returns:
+            The function of t in [0, 1] that returns the posterior at t.
+        """
 
     @final
     @override

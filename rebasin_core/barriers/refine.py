@@ -87,7 +87,7 @@ def _excess(estimates: Mapping[float, LossEstimate]) -> dict[float, float]:
 
 
 def _parabola_maximum(estimates: Mapping[float, LossEstimate]) -> tuple[float | None, float]:
-    """Return the t of the maximum of a parabola, and the maximum; None for t if the excess has no interior maximum."""
+    """Return the t of the maximum of a parabola, and the maximum; None for t if there is no other point to evaluate."""
     excess = _excess(estimates)
     order = sorted(excess)
     top = max(range(1, len(order) - 1), key=lambda i: excess[order[i]])
@@ -99,7 +99,6 @@ def _parabola_maximum(estimates: Mapping[float, LossEstimate]) -> tuple[float | 
         return None, excess[b]
     t = (a + b) / 2 - left / (2 * curvature)
     t = min(max(t, a + _MIN_DISTANCE), c - _MIN_DISTANCE)
-    if abs(t - b) < _MIN_DISTANCE:
-        # The maximum is at an evaluated point: bisect the wider of the two intervals instead.
-        t = (a + b) / 2 if b - a > c - b else (b + c) / 2
+    if abs(t - b) < _MIN_DISTANCE:  # the maximum is at an evaluated point
+        return None, excess[b]
     return t, excess[a] + left * (t - a) + curvature * (t - a) * (t - b)

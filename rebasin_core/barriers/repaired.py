@@ -36,7 +36,14 @@ class AbstractAdjustedBarrier(BarrierEstimator):
 
     @abstractmethod
     def _adjustment(self, problem: BarrierProblem) -> PathAdjustment:
-        """Return the adjustment as a function of t."""
+        """Return the adjustment of the networks on the path.
+
+        Args:
+            problem: Two posteriors, the task, and the calibration data.
+
+        Returns:
+            The adjustment; its method ``at`` returns the change at t.
+        """
 
     @final
     @override
@@ -60,7 +67,7 @@ class AbstractAdjustedBarrier(BarrierEstimator):
 
 @final
 class ResetBarrier(AbstractAdjustedBarrier):
-    """Batch-normalization statistics recomputed at each interior point, on the calibration data.
+    """Loss along a path with batch-normalization statistics recomputed at each interior point, on the calibration data.
 
     Interpolated statistics are not the statistics of interpolated networks. Without the reset, the barrier of networks
     with batch normalization reflects the statistics more than the weights. Models without batch normalization are
@@ -92,7 +99,7 @@ class ResetBarrier(AbstractAdjustedBarrier):
 
 @final
 class RepairBarrier(AbstractAdjustedBarrier):
-    r"""REPAIR: rescale each unit so that its mean and standard deviation interpolate between the endpoints.
+    r"""Loss along a path with REPAIR: mean and standard deviation of each unit interpolate between the endpoints.
 
     The activations of interpolated networks have too small a variance. At $t$, the output of each unit, in all layers
     but the last, is mapped affinely. On the calibration data its mean is then $(1-t)\mu_0 + t\mu_1$ and its standard

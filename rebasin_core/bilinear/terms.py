@@ -34,11 +34,14 @@ _LARGE = 2**14
 @final
 @dataclass(frozen=True, eq=False)
 class Term:
-    """One summand of the objective: one cell of one tensor, in both networks.
+    r"""One summand $\langle \phi, g\,\psi \rangle$ of the objective of weight-space matchers.
+
+    It compares one cell of one tensor in two networks. A *cell* is a view of a tensor whose dimensions are atoms, that
+    is, no products or concatenations of axes (see `rebasin_core.symmetry.cells`).
 
     Attributes:
-        reference: Channels of the reference, ``[C, *atom sizes]``.
-        candidate: Channels of the candidate, of the same shape.
+        reference: Channels $\phi$ of the reference, ``[C, *atom sizes]``.
+        candidate: Channels $\psi$ of the candidate, of the same shape.
         atoms: One atom for each dimension after the channels.
     """
 

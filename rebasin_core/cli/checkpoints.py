@@ -60,14 +60,12 @@ _SHARED = (
     click.option("--matcher", default="wasserstein", show_default=True, help="Registered name of the matcher."),
     click.option(
         "--data",
-        help="Data set: a registered name; a mapping as in run files, '{name: mnist, mean: 0, deviation: 1}'; or "
-        "package.module:function that returns data sets, data loaders or tensors. Used by matchers that need data, "
+        help="Dataset: a registered name; a mapping as in run files, '{name: mnist, mean: 0, deviation: 1}'; or "
+        "package.module:function that returns datasets, data loaders or tensors. Used by matchers that need data, "
         "by --repair, for barriers, and to evaluate alignments.",
     ),
-    click.option(
-        "--data-option", "-d", "options", multiple=True, help="Option of the data set: key=value. Repeatable."
-    ),
-    click.option("--root", type=click.Path(path_type=Path), help="Folder of the data set."),
+    click.option("--data-option", "-d", "options", multiple=True, help="Option of the dataset: key=value. Repeatable."),
+    click.option("--root", type=click.Path(path_type=Path), help="Folder of the dataset."),
 )
 _KEEP = click.option(
     "--keep",
@@ -250,7 +248,7 @@ def barrier(  # ruff: ignore[too-many-arguments,too-many-positional-arguments] -
         ConfigError: If ``--data`` is missing.
     """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
     if data is None:
-        message = "a barrier needs data; name a data set with --data, and its folder with --root"
+        message = "a barrier needs data; name a dataset with --data, and its folder with --root"
         raise ConfigError(message)
     model = load_model(factory)
     splits = load_data(data, options, root)
@@ -287,7 +285,7 @@ def _symmetries(
 
 
 def _examples(splits: DataSplits | None) -> Tensor:
-    """Return inputs from the data set, to check a specification from a file without ``--input``."""
+    """Return inputs from the dataset, to check a specification from a file without ``--input``."""
     if splits is None:
         message = (
             "a specification from a file is checked before use; give --input or --data to run the model on, or "

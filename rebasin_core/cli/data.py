@@ -1,4 +1,4 @@
-"""Data sets given on the command line: a registered data set with options, or the result of a function."""
+"""Datasets given on the command line: a registered dataset with options, or the result of a function."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FORMS = (
-    "`DataSplits`; a pair or mapping (train, test) of `Examples`, data sets, data loaders, or pairs of tensors "
+    "`DataSplits`; a pair or mapping (train, test) of `Examples`, datasets, data loaders, or pairs of tensors "
     "(inputs, targets); or one of these, for both"
 )
 
 
 def load_data(given: str, options: tuple[str, ...], root: Path | None) -> DataSplits:
-    """Load the data set given on the command line.
+    """Load the dataset given on the command line.
 
     Args:
-        given: The name of a registered data set; a mapping with ``name`` and options, as in a run file; or
+        given: The name of a registered dataset; a mapping with ``name`` and options, as in a run file; or
             ``package.module:function``, called with the options.
         options: Options of the form ``key=value``; values are parsed as in a run file.
-        root: The folder of the data set; None for its default.
+        root: The folder of the dataset; None for its default.
 
     Returns:
         The data, split for training and testing.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO, final
 import click
 
 from rebasin_core.errors import DivergenceError, LawViolationError, PluginError, RebasinError, StorageError
-from rebasin_core.plugin.isolation import described
+from rebasin_core.plugin.isolation import format_error
 from rebasin_core.tensors.memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def _report_traceback(text: str) -> str:
 
 
 def _summarized(error: BaseException) -> str:
-    text = " ".join(described(error).split())
+    text = " ".join(format_error(error).split())
     return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 3]}..."
 
 

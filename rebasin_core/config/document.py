@@ -139,6 +139,8 @@ class Document:
             if node is not None:
                 lines.record(node, ())
             content = None if node is None else loader.construct_document(node)
+        except ConfigError:
+            raise
         except yaml.MarkedYAMLError as error:
             line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
             message = f"{source}{line}: {error.problem or error.context or 'not YAML or JSON'}"

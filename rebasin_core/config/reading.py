@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import ValidationError
 
 from rebasin_core.errors import ConfigError
-from rebasin_core.problems import sentences
+from rebasin_core.problems import messages
 from rebasin_core.strategy import Lookup, Options
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def read_config(options: type[Config], document: Document, lookup: Lookup) -> Co
         return options.model_validate(document.content, context={"lookup": lookup})
     except ValidationError as error:
         problems = error.errors()
-    listed = zip(problems, sentences(problems), strict=True)
+    listed = zip(problems, messages(problems), strict=True)
     lines = [f"{document.where(problem['loc'])}: {sentence}" for problem, sentence in listed]
     more = [f"and {len(lines) - _MAX_LISTED} more problems"] if len(lines) > _MAX_LISTED else []
     raise ConfigError("\n".join(lines[:_MAX_LISTED] + more))

@@ -50,7 +50,7 @@ AutoOrLikelihood: TypeAlias = Annotated[
     WrapSerializer(_auto_for_none),
     WithJsonSchema({"anyOf": [{"const": _AUTO}, {FAMILY_KEY: Likelihood.family}]}),
 ]
-"""A likelihood; None, written as ``auto`` in run files, selects the one that fits the data set."""
+"""A likelihood; None, written as ``auto`` in run files, selects the one that fits the dataset."""
 
 
 class PosteriorSource(Options):
@@ -84,7 +84,7 @@ class RunConfig(Options):
     """
 
     data: DataSource
-    """The data set."""
+    """The dataset."""
 
     architecture: Architecture
     """The network architecture."""
@@ -96,7 +96,7 @@ class RunConfig(Options):
     """Whether to accept symmetries although some permuted tensors do not measurably influence the model's outputs."""
 
     inference: Inference = Field(default_factory=MeanFieldVI)
-    """The inference method."""
+    """The inference method; `mean_field_vi` with default options if not given."""
 
     reference: PosteriorSource = PosteriorSource(seed=1)
     """The posterior to align to; by default trained from seed 1."""

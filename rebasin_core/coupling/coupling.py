@@ -38,16 +38,16 @@ class Coupling:
     $$ w'_{i\cdot} = \sum_j \frac{T_{ij}}{a_i} w_{j\cdot}, \qquad
        w'_{\cdot i} = \sum_j w_{\cdot j} \frac{T_{ij}}{b_j}. $$
 
-    The function is preserved if the plan duplicates units, or merges units that are duplicates. If $T$ is a
-    permutation, both formulas are the action of that permutation. Units without mass become zero.
+    The function is preserved if the plan duplicates units, or merges units that are duplicates. If $T$ is proportional
+    to a permutation matrix, both formulas are the action of the permutation. Units without mass become zero.
 
     Attributes:
         layout: Layout of the reference.
         candidate_layout: Layout of the candidate: the same groups, possibly with other sizes.
         plans: ``[n_reference, n_candidate]`` for every group that is not nested; ``[H, m, H', m']`` for a group of
             ``m`` units nested in one of ``H`` units, such as the width inside attention heads.
-        costs: Ground costs of the plans, of the same shapes. The cost of a pair of heads is that of the optimal plan
-            between the widths inside them.
+        costs: Ground costs of the plans, of the same shapes. The cost of a pair of heads includes ``m`` times the cost
+            of the plan between the widths inside them.
         input_axes: Axes ``(tensor, index)`` along which a tensor takes units as inputs.
     """
 

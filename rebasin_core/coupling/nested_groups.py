@@ -67,8 +67,8 @@ def family_plans(
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     r"""Return the plans of a group and of the groups nested in it.
 
-    For every pair of heads $h, h'$, the plan $T^{hh'}$ between the widths inside them is solved first. Its cost is the
-    ground cost of the pair. The plan of a nested group is the product
+    For every pair of heads $h, h'$, the plan $T^{hh'}$ between the $m$ units inside them is solved first. Its cost,
+    times $m$, is added to the ground cost of the pair. The plan of a nested group is the product
 
     $$ T_{hw,h'w'} = T_{hh'} \, T^{hh'}_{ww'} $$
 
@@ -119,7 +119,7 @@ def nearest_permutations(
 
 
 def permutation_cost(families: Families, costs: Mapping[str, Tensor], indices: Mapping[str, Tensor]) -> float:
-    """Return the total ground cost of a permutation over all groups; a group with nested groups contributes theirs.
+    """Return the total ground cost of a permutation; of groups with nested groups, only the costs of the latter count.
 
     Args:
         families: The groups.

@@ -4,7 +4,7 @@ from rebasin_core.data.base import DataSource, DataSplits, Target
 from rebasin_core.data.cifar10 import CIFAR10Source
 from rebasin_core.data.digits import DigitsSource
 from rebasin_core.data.examples import Examples, TensorBatches
-from rebasin_core.data.mnist import AbstractIdxSource, FashionMNISTSource, MNISTSource
+from rebasin_core.data.mnist import AbstractIdxSource, FashionMNISTSource, MNISTSource, Publication
 from rebasin_core.data.uci import UCISource
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Examples",
     "FashionMNISTSource",
     "MNISTSource",
+    "Publication",
     "Target",
     "TensorBatches",
     "UCISource",

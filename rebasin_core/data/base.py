@@ -56,7 +56,7 @@ class DataSource(Strategy):
         - *Determinism*: every load returns the same examples in the same order.
         - *Valid examples*: inputs are floating-point, finite, and normalized with published statistics or those of the
           training examples. Class labels are in ``range(output_size)``. No split is empty.
-        - *Errors*: missing files, damaged files and wrong sizes raise errors that name the file.
+        - *Damaged files*: missing files, damaged files and wrong sizes raise errors that name the file.
     """
 
     family: ClassVar[str] = "dataset"
@@ -82,4 +82,12 @@ class DataSource(Strategy):
 
     @abstractmethod
     def _load(self) -> DataSplits:
-        """Return the dataset; raise DataError or MissingDataError if its files cannot be read."""
+        """Return the dataset, with normalized inputs.
+
+        Returns:
+            Training and test examples, and the prediction target.
+
+        Raises:
+            MissingDataError: If files are missing and are not downloaded.
+            DataError: If a file is damaged or has other content.
+        """

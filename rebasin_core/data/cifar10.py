@@ -26,6 +26,7 @@ _ARCHIVE = RemoteFile(
     "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
     "c32a1d4ab5d03f1284b67883e8d87530",
 )
+# Bytes per record: the class label, and three channels of 32 x 32 pixels.
 _RECORD = 1 + 3 * 32 * 32
 _LARGEST = 10_000 * _RECORD
 _NUM_CLASSES = 10

@@ -11,6 +11,7 @@ from rebasin_core.data.base import DataSource, DataSplits, Target
 from rebasin_core.data.examples import Examples
 from rebasin_core.errors import MissingDataError
 
+# A fifth of the 1797 examples.
 _NUM_TEST = 360
 _LARGEST_PIXEL = 16.0
 

@@ -70,9 +70,9 @@ def require_file(
     Raises:
         MissingDataError: If the file is missing and is not downloaded, or the download fails.
     """
-    found = find_file(root, subfolders, names)
-    if found is not None:
-        return found
+    local = find_file(root, subfolders, names)
+    if local is not None:
+        return local
     candidates = ", ".join(str(root / folder / names[0]) for folder in subfolders)
     if remote is None or not download:
         remedy = "set `root` to the folder that contains it" + ("" if remote is None else ", or `download: true`")

@@ -58,14 +58,15 @@ class Publication:
 
 
 class AbstractIdxSource(DataSource):
-    """Dataset of images of 28 x 28 pixels in 10 classes, in four idx files. A subclass defines ``publication``.
+    """Dataset of images of 28 x 28 pixels in 10 classes, in four idx files.
+
+    A subclass defines the class attribute ``publication``, a `Publication`.
 
     Raises:
         ConfigError: If an option is invalid.
     """
 
     publication: ClassVar[Publication]
-    """Address, checksums and pixel statistics of the dataset."""
 
     root: Path = Path("data")
     """Folder that contains the four idx files, gzipped or not, directly or in a subfolder named after the dataset."""
@@ -183,6 +184,7 @@ def read_idx(path: Path) -> Tensor:
     raw = read_bytes(path)
     if path.suffix == ".gz":
         raw = _decompressed(raw, path)
+    # Header: two zero bytes, the element type, the number of dimensions, and the sizes as big-endian integers.
     dims = raw[3] if len(raw) > 3 else 0
     header = 4 + 4 * dims
     if len(raw) < header or raw[:2] != b"\0\0" or raw[2] != _UNSIGNED_BYTE or not 1 <= dims <= _MOST_DIMENSIONS:

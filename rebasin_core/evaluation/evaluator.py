@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @final
 class Evaluator:
-    """Evaluates posteriors over the parameters of one model on the same data, with the same noise.
+    """Evaluator of posteriors over the parameters of one model, on the same data and with the same noise.
+
+    Use it to compare several posteriors, such as candidates of a search or points on a path: with common random
+    numbers, most Monte Carlo error cancels in differences of their losses. For one posterior, use `score`.
 
     Args:
         task: The model, the data and the likelihood; the data are iterated once and held in memory.

@@ -87,7 +87,7 @@ class FunctionalModel:
                     return compiled(tensors, inputs)
 
             self._compiled = copy.copy(self)
-            self._compiled._call = call  # ruff: ignore[private-member-access] - of its own class
+            self._compiled._call = call  # ruff: ignore[private-member-access] - same class
         return self._compiled
 
     def check(self, tensors: Mapping[str, Tensor], role: str) -> None:

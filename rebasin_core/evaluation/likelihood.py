@@ -22,9 +22,9 @@ class Likelihood(Strategy):
         - *Normalized*: the exponential of `log_prob` integrates (sums) to one over targets.
         - *Prediction*: `prediction` returns the probabilities of the classes, or the mean of the density.
         - *Entropy*: `entropy` is minus the expectation of `log_prob`, unless it is NaN.
-        - *Assessed together*: `assess` returns the results of `log_prob`, `prediction` and `entropy`.
+        - *Joint assessment*: `assess` returns the results of `log_prob`, `prediction` and `entropy`.
         - *Per example*: the results for an example do not depend on the other examples in the batch.
-        - *Misfits*: `check` raises if outputs and targets do not match.
+        - *Invalid targets*: `check` raises if outputs and targets do not match.
         - *Constant*: the outputs of `constant` maximize the mean `log_prob` among outputs equal for all examples.
         - *Gradients*: `log_prob` has finite gradients with respect to the outputs, and their dtype and device.
     """

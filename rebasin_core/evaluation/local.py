@@ -71,10 +71,11 @@ def local_layers(posterior: AbstractIndependentGaussian, model: FunctionalModel,
 
 @final
 class LocalNetworks(AbstractNetworks):
-    r"""Samples the outputs of layers: $y \sim \mathcal N(Mx + m,\; S^2 x^2 + s^2)$, independently for each example.
+    r"""Sampled outputs of layers, $y \sim \mathcal N(Mx + m,\; S^2 x^2 + s^2)$, independent for each example.
 
     $M$ and $S$ are the means and standard deviations of the weight, $m$ and $s$ those of the bias; squares are taken
-    entry by entry. The moments of the first random layer are equal for all networks and are computed once per batch.
+    entry by entry. The moments of the first random layer are equal for all networks and are computed once per batch,
+    unless a skip connection bypasses that layer.
 
     Args:
         posterior: A posterior with independent Gaussian parameters.
@@ -127,7 +128,7 @@ class LocalNetworks(AbstractNetworks):
                     yield Outputs(first, batch_index, values)
 
     def _run(self, noise: _Noise, inputs: Tensor, networks: int, *, expand: bool) -> Tensor:
-        """Return the outputs of several networks for a batch, which the first random layer expands or the caller."""
+        """Return the outputs of several networks for a batch; with `expand`, the first random layer expands it."""
         rows = len(inputs)
         noise.start(networks, rows, expand=expand)
         if not expand and networks > 1:

@@ -55,7 +55,7 @@ class Metric(Strategy):
         - *Exchangeable*: values do not change if the samples are reordered, or all are repeated equally often.
         - *Errors stated*: the Monte Carlo standard error is the standard deviation over independent repetitions.
         - *Bias stated*: the stated bias is twice the decrease of the mean from S to 2S samples.
-        - *Inputs untouched*: predictions are not changed.
+        - *No side effects*: predictions are not changed.
     """
 
     family: ClassVar[str] = "metric"
@@ -88,7 +88,7 @@ class Metric(Strategy):
 
 
 class AbstractSampleMetric(Metric):
-    """Metric that is a function of the log likelihoods of a target under all samples."""
+    """Function of the log likelihoods of a target under all samples; error by the delta method, without bias."""
 
     @abstractmethod
     def _values(self, log_prob: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,20 +102,13 @@ class AbstractSampleMetric(Metric):
             respect to the weight of each sample, centered.
         """
 
-    def _estimate(self, predictions: Predictions, contrasts: int | None) -> MetricValues:
-        """Return the values with an error by the delta method, and without a bias: exact for averages over samples.
-
-        Override this for metrics with a bias or a better error estimate.
-        """
+    @final
+    @override
+    def estimate(self, predictions: Predictions, *, contrasts: int | None = None) -> MetricValues:
         examples, effects = self._values(predictions.log_prob)
         # An antithetic pair is one independent draw.
         units = effects.unflatten(0, (-1, 2)).mean(1) if predictions.paired else effects
         return MetricValues(examples, influence(units, independent=predictions.independent, contrasts=contrasts))
-
-    @final
-    @override
-    def estimate(self, predictions: Predictions, *, contrasts: int | None = None) -> MetricValues:
-        return self._estimate(predictions, contrasts)
 
 
 class AbstractPredictionMetric(Metric):

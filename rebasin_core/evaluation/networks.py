@@ -247,7 +247,7 @@ def _systematic(count: int, seed: int) -> Tensor:
 
 @final
 class LoopedNetworks(AbstractNetworks):
-    """Evaluates networks sequentially, with one network in memory at a time.
+    """Sequential evaluation of networks, with one network in memory at a time.
 
     Args:
         sampled: The networks.
@@ -277,7 +277,7 @@ class LoopedNetworks(AbstractNetworks):
 
 @final
 class VectorizedNetworks(AbstractNetworks):
-    """Evaluates several networks in one batch, with stacked tensors (`torch.vmap`).
+    """Evaluation of several networks in one batch, with stacked tensors (`torch.vmap`).
 
     Args:
         sampled: The networks.

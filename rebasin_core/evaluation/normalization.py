@@ -37,7 +37,7 @@ def use_batch_statistics(model: FunctionalModel) -> None:
 
 @final
 class BatchStatistics:
-    """Recomputes the batch-normalization statistics of a model for given parameters.
+    """Recomputation of the batch-normalization statistics of a model for given parameters.
 
     Averaged weights produce other activations than the networks that were averaged, so their statistics differ.
 

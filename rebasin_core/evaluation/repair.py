@@ -87,7 +87,7 @@ class UnitMaps:
 
 @final
 class ActivationRepair:
-    r"""REPAIR: rescale each unit so that its output has a given mean and standard deviation.
+    r"""REPAIR: rescaling of units to given means and standard deviations of their outputs.
 
     The activations of interpolated networks have too small a variance. From the first layer to the last but one, the
     output $z$ of each unit becomes $\sigma^* (z - \mu) / \sigma + \mu^*$. The map is folded into weight and bias.

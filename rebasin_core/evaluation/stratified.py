@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @final
 class StratifiedPredictor:
-    """Predicts with the number of samples per example of an `Allocation`, the same for all posteriors.
+    """Predictor with the number of samples per example of an `Allocation`, the same for all posteriors.
 
     Args:
         task: The model, data and likelihood.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 from rebasin_core.evaluation.batches import REMEDY, can_be_iterated, checked_batches
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.torch_losses import without_torch_loss
-from rebasin_core.tensors.kinds import refuse
+from rebasin_core.tensors.arguments import raise_wrong_type
 from rebasin_core.tensors.modules import unwrapped
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Task:
         object.__setattr__(self, "likelihood", Likelihood.of(without_torch_loss(self.likelihood)))
         for batches in (self.data, self.data if self.calibration is None else self.calibration):
             if not can_be_iterated(batches):
-                refuse(batches, "batches (inputs, targets)", REMEDY)
+                raise_wrong_type(batches, "batches (inputs, targets)", REMEDY)
 
     def held(self) -> Task:
         """Return the task with its batches in lists, which can be iterated repeatedly.
@@ -88,7 +88,7 @@ def require_task(value: object) -> None:
         InvalidInputError: If it is not a `Task`.
     """
     if not isinstance(value, Task):
-        refuse(value, "a `Task`", "make one with `rebasin_core.Task(model, data)`")
+        raise_wrong_type(value, "a `Task`", "make one with `rebasin_core.Task(model, data)`")
 
 
 def model_of(task: Task | None) -> nn.Module | None:

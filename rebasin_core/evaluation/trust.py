@@ -1,4 +1,4 @@
-"""When a stated Monte Carlo error can be trusted, and the interval that it makes."""
+"""Reliability checks of stated Monte Carlo errors, and confidence intervals."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from rebasin_core.tensors.statistics import mean_stderr
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Shares of the stated error, and numbers of draws, by the tables of coverage in docs/results/coverage.md. Along a path,
-# much of what a bias leaves out is the same at all points, and goes out with the endpoints.
+# Thresholds were chosen by coverage, see docs/results/coverage.md. That of an excess is larger: along a path, much of
+# the residual bias is the same at all points, and cancels.
 LOSS_SHARE, EXCESS_SHARE = 0.1, 0.2
-_LEAST_DRAWS, _MOST_SKEWED = 8, 0.3
-# Smaller errors are rounding.
+_MIN_DRAWS, _MAX_SKEWNESS = 8, 0.3
+# If a few samples dominate the loss of a few examples, the excess is skewed, and small values have small standard
+# errors. With noise shared by all examples the skewness shows this; with independent noise, the bias.
+_MAX_BIAS = 0.3
+# Smaller errors are rounding errors.
 _ROUNDING = 1e-7
 
 
@@ -25,12 +28,16 @@ def degrees_of_freedom(influence: Tensor, *, independent: bool) -> float:
     """Return the degrees of freedom of a standard error.
 
     Args:
-        influence: The numbers that it is estimated from.
-        independent: Whether they belong to examples with noise of their own, which differ in size; their number is
-            then corrected for it (Satterthwaite), from their fourth moment.
+        influence: ``[n]``: the influence values from which it is estimated.
+        independent: Whether noise is independent across examples. The values then have different variances, and the
+            degrees of freedom are estimated from their fourth moment (Satterthwaite).
 
     Returns:
-        At least 1.
+        Degrees of freedom, in [1, n - 1] for n >= 2.
+
+    References:
+        F. E. Satterthwaite (1946), "An approximate distribution of estimates of variance components", Biometrics
+        Bulletin 2(6).
     """
     count = len(influence)
     if not independent or count < 2 or not influence.any():
@@ -40,16 +47,16 @@ def degrees_of_freedom(influence: Tensor, *, independent: bool) -> float:
 
 
 def interval(value: float, stderr: float, degrees: float, level: float) -> tuple[float, float]:
-    """Return the interval of Student's t distribution around a value.
+    """Return Student's t confidence interval of a value.
 
     Args:
-        value: The value, without bias.
-        stderr: Its standard error.
+        value: The value, corrected for its bias.
+        stderr: Standard error of the value.
         degrees: Degrees of freedom of the standard error.
-        level: The probability that the interval is to cover, in (0, 1).
+        level: Nominal coverage probability, in (0, 1).
 
     Returns:
-        Both ends; NaN if the standard error is.
+        Lower and upper limit; NaN if the standard error is NaN.
 
     Raises:
         InvalidInputError: If the level is not in (0, 1).
@@ -61,42 +68,58 @@ def interval(value: float, stderr: float, degrees: float, level: float) -> tuple
     return value - half, value + half
 
 
-def why_untrusted(influence: Tensor, left_out: float, *, independent: bool, share: float = LOSS_SHARE) -> str | None:
-    """Return why a standard error cannot be trusted; None if it can, or there is none.
+def why_untrusted(
+    influence: Tensor, residual_bias: float, *, independent: bool, share: float = LOSS_SHARE, bias: float = 0.0
+) -> str | None:
+    """Return the reason why a standard error cannot be trusted; None if there is no reason or no standard error.
 
     Args:
-        influence: The numbers that it is estimated from.
-        left_out: What the stated bias leaves out, in order of magnitude (`MetricValues.bias_errors`).
-        independent: Whether the numbers belong to examples with noise of their own.
-        share: The largest share of the standard error that the bias may leave out.
+        influence: ``[n]``: the influence values from which it is estimated.
+        residual_bias: Order of magnitude of the error of the stated bias (`MetricValues.bias_errors`).
+        independent: Whether noise is independent across examples.
+        share: Largest accepted ratio of the residual bias to the standard error.
+        bias: Stated bias of an excess; 0 for a loss.
 
     Returns:
-        A clause.
+        A clause for a message, or None.
     """
     count = len(influence)
     stderr = mean_stderr(influence).item()
-    if count < 2 or max(stderr, left_out) < _ROUNDING:
+    if count < 2 or max(stderr, residual_bias) < _ROUNDING:
         return None
-    if left_out > share * stderr:
+    if residual_bias > share * stderr:
         return (
-            "log likelihoods spread too widely between samples, so that a few samples make up the loss of some "
-            "examples; take more samples"
+            "log likelihoods vary too much between samples, and a few samples dominate the loss of some examples; use "
+            "more samples"
         )
     if independent:
+        return _why_bias_is_large(bias, stderr)
+    return _why_few_draws(influence)
+
+
+def _why_bias_is_large(bias: float, stderr: float) -> str | None:
+    if abs(bias) <= _MAX_BIAS * stderr:
         return None
-    if count < _LEAST_DRAWS:
+    return (
+        f"the bias of {bias:.2g}, which is known to first order only, is not small compared with the standard error of "
+        f"{stderr:.2g}; use more samples"
+    )
+
+
+def _why_few_draws(influence: Tensor) -> str | None:
+    if len(influence) < _MIN_DRAWS:
         return (
-            f"they are estimated from {count} independent draws, so that intervals of two errors cover too little; "
-            "take more samples, or the interval of Student's t distribution"
+            f"they are estimated from {len(influence)} independent draws only, and intervals of two standard errors "
+            "cover too little; use more samples, or `interval` (Student's t)"
         )
-    if _skewness(influence) > _MOST_SKEWED:
-        return "a few of the samples make up most of the error; take more samples"
+    if _skewness(influence) > _MAX_SKEWNESS:
+        return "a few samples contribute most of the error; use more samples"
     return None
 
 
 def _skewness(influence: Tensor) -> float:
-    """Return the skewness over the root of the number of draws: from 0 to 1, where one draw makes up all."""
-    centred = (influence - influence.mean()).double()
-    third: float = abs(centred.pow(3).sum().item())
-    second: float = centred.square().sum().item()
+    """Return |skewness| / sqrt(n): from 0 to 1, where 1 means that one draw contributes all of the variance."""
+    centered = (influence - influence.mean()).double()
+    third: float = abs(centered.pow(3).sum().item())
+    second: float = centered.square().sum().item()
     return third / math.sqrt(second) ** 3

@@ -253,7 +253,14 @@ class Inference(Strategy):
 
     @abstractmethod
     def _fit(self, problem: FitProblem) -> FitResult:
-        """Fit the posterior to a validated problem."""
+        """Fit the posterior to a validated problem.
+
+        Args:
+            problem: The problem. Its model must not be modified; its generator is the only source of random numbers.
+
+        Returns:
+            The posterior and the history of training.
+        """
 
 
 def _surveyed(problem: FitProblem, num_examples: int | None) -> FitProblem:

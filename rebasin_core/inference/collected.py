@@ -28,6 +28,7 @@ class Collected:
     def __init__(self, objective: AbstractStackedObjective, capacity: int) -> None:
         self._objective = objective
         self._names = list(objective.parameters)
+        # A tensor: checkpoints save the memory as tensors.
         objective.memory[_COUNT] = torch.zeros((), dtype=torch.int64)
         for name, tensor in {**objective.parameters, **objective.buffers}.items():
             objective.memory[f"samples/{name}"] = tensor.new_zeros((capacity, *tensor.shape), requires_grad=False)

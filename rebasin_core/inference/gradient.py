@@ -59,7 +59,14 @@ class AbstractGradientInference(Inference):
 
     @abstractmethod
     def _optimization(self, objective: AbstractObjective) -> Optimization:
-        """Return the optimizer of an objective, its learning-rate schedule, and the patience of early stopping."""
+        """Return the optimization of an objective.
+
+        Args:
+            objective: Function to minimize, with its parameters.
+
+        Returns:
+            The optimizer, its learning-rate schedule, and the patience of early stopping.
+        """
 
     @final
     @override

@@ -1,4 +1,4 @@
-"""What a training problem is, in a checkpoint: so that training is resumed on the same problem only."""
+"""Identity of a training problem, stored in checkpoints to resume only the same problem."""
 
 from __future__ import annotations
 
@@ -73,6 +73,7 @@ class ProblemIdentity:
             "symmetries": None if problem.layout is None else problem.layout.fingerprint,
             "device": first.device.type,
             "seed": problem.generator.initial_seed(),
+            # A generator that was used before gives other initializations than its seed.
             "state of the generator": _DIGEST + digest_of_tensors({"state": problem.generator.get_state()}),
         }
         inputs = next(checked_batches(problem.data))[0][:_PROBE_ROWS]
@@ -108,13 +109,13 @@ class ProblemIdentity:
                 "name another checkpoint"
             )
             raise FileFormatError(message)
-        found = _differences(stored, self.parts)
-        if not found and not _equal_outputs(probe, _outputs(problem, probe["inputs"])):
-            found = ["the outputs of the network (for example, by another activation)"]
-        if found:
+        differences = _differences(stored, self.parts)
+        if not differences and not _equal_outputs(probe, _outputs(problem, probe["inputs"])):
+            differences = ["the outputs of the network (for example, by another activation)"]
+        if differences:
             message = (
-                f"{path} belongs to another training problem, which differs in {', '.join(found)}; train on the same "
-                "problem, remove the file, or name another checkpoint"
+                f"{path} belongs to another training problem, which differs in {', '.join(differences)}; train on the "
+                "same problem, remove the file, or name another checkpoint"
             )
             raise FileFormatError(message)
 
@@ -123,16 +124,16 @@ def _outputs(problem: FitProblem, inputs: Tensor) -> dict[str, Tensor]:
     """Return a network's outputs in both modes, under a fixed seed; omit a mode in which it cannot run the inputs."""
     first = next(problem.model.parameters())
     devices = [first.device] if first.device.type == "cuda" else []
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     for mode, training in _MODES.items():
         model = FunctionalModel(problem.model, device=first.device, dtype=first.dtype, training=training)
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             torch.manual_seed(0)
             try:
-                found[mode] = model(copied(named_tensors(model.module)), model.to_device(inputs)).cpu()
+                outputs[mode] = model(copied(named_tensors(model.module)), model.to_device(inputs)).cpu()
             except InvalidInputError:  # the batch may be too small, or the inputs may belong to another network
                 continue
-    return found
+    return outputs
 
 
 def _equal_outputs(stored: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> bool:
@@ -156,14 +157,14 @@ def _equal_outputs(stored: Mapping[str, Tensor], current: Mapping[str, Tensor]) 
 
 def _differences(stored: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Return the parts in which two identities differ, with their values unless these are digests."""
-    found: list[str] = []
+    differences: list[str] = []
     for name in [*current, *(name for name in stored if name not in current)]:
         first = stored.get(name)
         second = current.get(name)
         if isinstance(first, Mapping) and isinstance(second, Mapping):
-            found += _differences(first, second, f"{prefix}{name}: ")
+            differences += _differences(first, second, f"{prefix}{name}: ")
         elif first != second:
             values = json.dumps([first, second])
             shown = "" if _DIGEST in values else f" ({json.dumps(first)} in the file, {json.dumps(second)} here)"
-            found.append(f"{prefix}{name}{shown}")
-    return found
+            differences.append(f"{prefix}{name}{shown}")
+    return differences

@@ -44,8 +44,8 @@ class MeanFieldVI(AbstractOptimizedInference):
        - \frac{\lambda}{N} \Big( \mathbb E_q \log p(\theta) + T \, H(q) \Big), \qquad
        p(\theta) = \mathcal N(\mu, \sigma^2), $$
 
-    with the expectation of the log prior and the entropy $H$ summed over all parameters, and $N$ examples in the
-    dataset. For $T = 1$ the second term is $\frac{\lambda}{N} \mathrm{KL}(q \,\|\, p)$. The optimal $q$ approximates
+    with $N$ examples in the dataset; the expected log prior and the entropy $H$ are sums over all parameters. For
+    $T = 1$ the second term is $\frac{\lambda}{N} \mathrm{KL}(q \,\|\, p)$. The optimal $q$ approximates
 
     $$ \Big( p(D \mid \theta)^{1 / \lambda} \, p(\theta) \Big)^{1 / T}. $$
 
@@ -175,6 +175,7 @@ class _Objective(AbstractObjective):
     def __init__(self, problem: FitProblem, model: FunctionalModel, method: MeanFieldVI) -> None:
         initial: dict[str, Tensor] = {n: t.detach() for n, t in model.module.named_parameters()}
         random = chosen_names(list(initial), method.stochastic, "stochastic")
+        # Bounded from below for MOPED: a weight of zero would have the initial rho = -inf.
         stddev = {
             name: torch.full_like(initial[name], method.initial_stddev)
             if method.moped is None
@@ -182,6 +183,7 @@ class _Objective(AbstractObjective):
             for name in random
         }
         parameters = {f"mean/{name}": tensor for name, tensor in initial.items()}
+        # The inverse of softplus: rho = log(exp(s) - 1).
         parameters |= {f"rho/{name}": tensor.expm1().log() for name, tensor in stddev.items()}
         super().__init__(problem, model, parameters)
         self._method = method
@@ -213,6 +215,7 @@ class _Objective(AbstractObjective):
         """Return -E_q[log p(theta)] - T H(q), which is KL(q || p) for T = 1."""
         temperature = self._method.temperature
         if self._method.sticking_the_landing:
+            # Detached in the density: only the path derivative remains (Roeder et al. 2017).
             fixed_mean = {name: mean[name].detach() for name in self._random}
             fixed_stddev = {name: stddev[name].detach() for name in self._random}
             total = temperature * _log_density(fixed_mean, fixed_stddev, sample) - self._random_prior.log_prob(sample)

@@ -34,14 +34,14 @@ def scales_of(names: Iterable[str], scale: PriorScale) -> dict[str, float]:
     """
     if not isinstance(scale, tuple):
         return dict.fromkeys(names, float(scale))
-    found: dict[str, float] = {}
+    scales: dict[str, float] = {}
     for name in names:
         matching = [value for pattern, value in scale if fnmatchcase(name, pattern)]
         if not matching:
             message = f"expected a pattern of `prior_scale` that matches `{name}`; add one, or `*` for all others"
             raise InvalidInputError(message)
-        found[name] = matching[0]
-    return found
+        scales[name] = matching[0]
+    return scales
 
 
 def prior_of(parameters: Mapping[str, Tensor], scale: PriorScale) -> GaussianPrior | None:

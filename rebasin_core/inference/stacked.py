@@ -78,6 +78,7 @@ def reinitialized(model: nn.Module, generator: torch.Generator) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for name, module in fresh.named_modules():
+            # `MultiheadAttention` and `Transformer` of torch have the method with a leading underscore.
             reset: Any = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if reset is not None:
                 reset()
@@ -152,6 +153,7 @@ class StackedNetworks:
                 outputs: Tensor = functional_call(self._model.module, tensors, (inputs,))
             return outputs
 
+        # Each network has its own dropout masks.
         run = torch.vmap(call, randomness="different")
         outputs: Tensor = run(dict(parameters), dict(buffers))
         return outputs

@@ -147,9 +147,9 @@ class _Contents:
 
     def digests(self, *, in_order: bool) -> dict[str, Any]:
         """Return the digests as plain JSON, with that of the order if ``in_order``."""
-        found: dict[str, Any] = {"dtypes": sorted(self._dtypes)}
-        found |= {name: f"digest:{total:032x}" for name, total in self._sums.items()}
-        return found | ({"order of the examples": f"digest:{self._order.hexdigest()}"} if in_order else {})
+        digests: dict[str, Any] = {"dtypes": sorted(self._dtypes)}
+        digests |= {name: f"digest:{total:032x}" for name, total in self._sums.items()}
+        return digests | ({"order of the examples": f"digest:{self._order.hexdigest()}"} if in_order else {})
 
 
 def _digest(content: bytes) -> bytes:

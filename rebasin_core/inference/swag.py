@@ -157,6 +157,7 @@ class _Objective(AbstractStackedObjective):
             mean += deviation / num_collected
             # Welford's update of the sum of squared deviations, which avoids the difference of two large numbers.
             self.memory[f"squares/{name}"] += deviation * (value - mean)
+            # A ring buffer of the last K deviations.
             self.memory[f"deviations/{name}"][(num_collected - 1) % self._rank].copy_(value - mean)
 
     @override

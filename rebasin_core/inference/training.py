@@ -118,6 +118,7 @@ class TrainingLoop:
 
     def _advance(self, epoch: int) -> None:
         """Train for one epoch, and record its training and validation loss."""
+        # By epoch: a resumed run has the same dropout masks and shuffling as an uninterrupted run.
         torch.manual_seed(self._problem.generator.initial_seed() + epoch)
         self.state.history.append(self._epoch(epoch))
         self.objective.end_epoch(epoch)

@@ -257,4 +257,11 @@ class Matcher(Strategy):
 
     @abstractmethod
     def _match(self, problem: MatchProblem) -> MatchResult:
-        """Solve a validated problem; the permutation may be on any device."""
+        """Solve a validated problem. Gradients are disabled.
+
+        Args:
+            problem: Two posteriors on one device, their layout, and the options of the call.
+
+        Returns:
+            The permutation, on any device, with its objective and that of the identity.
+        """

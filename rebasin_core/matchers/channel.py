@@ -64,7 +64,15 @@ class AbstractChannelMatcher(Matcher):
 
     @abstractmethod
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
-        """Return the channels of the reference and of the candidate: ``[C, *s]`` for every parameter of shape ``s``."""
+        """Return the tensors whose inner product the matcher maximizes.
+
+        Args:
+            reference: Posterior to align to.
+            candidate: Posterior to permute.
+
+        Returns:
+            Channels of the reference and of the candidate: ``[C, *s]`` for every parameter of shape ``s``.
+        """
 
     def _require_channels(self, problem: MatchProblem, channels: Channels, role: str) -> None:
         """Raise if a subclass returns channels whose shapes do not fit the parameters."""

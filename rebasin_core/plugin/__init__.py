@@ -1,4 +1,4 @@
-"""Plugins: hook specifications, discovery and the registry. Pluggy is used here and nowhere else."""
+"""Plugins: hook specifications, discovery and the registry. Only this package uses pluggy."""
 
 from rebasin_core.plugin.discovery import ENTRY_POINT_GROUP, PluginStatus
 from rebasin_core.plugin.hookspecs import HookSpecs, hookimpl

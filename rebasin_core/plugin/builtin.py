@@ -1,7 +1,7 @@
-"""The plugin that registers everything built in, through the same hooks as a third party's.
+"""The plugin that registers the built-in components, through the same hooks as third-party plugins.
 
-A strategy is registered by being exported: each hook returns the concrete classes in ``__all__`` of the module of its
-family. Modules are imported inside the hooks, when their family is first asked for.
+Each hook returns the concrete classes in ``__all__`` of the module of its family: exporting a strategy registers it.
+Modules are imported inside the hooks, when their family is first requested.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _exported(module: ModuleType, interface: type[Any]) -> list[type[Any]]:
-    """Return the concrete classes of a family that a module exports: all concrete classes are marked as final."""
+    """Return the concrete classes of a family that a module exports; concrete classes are marked with `final`."""
     exported = [getattr(module, name) for name in module.__all__]
     classes = [kind for kind in exported if isinstance(kind, type) and issubclass(kind, interface)]
     return [kind for kind in classes if getattr(kind, "__final__", False)]

@@ -1,4 +1,4 @@
-"""Finding plugins: every installed distribution with an entry point, each on its own, so that none harms another."""
+"""Discover plugins: load each installed distribution with an entry point, and isolate its errors."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ENTRY_POINT_GROUP = "rebasin_core"
-"""The entry-point group in which a distribution names its plugin module."""
+"""Entry-point group in which a distribution declares its plugin module."""
 
 SWITCH = "REBASIN_PLUGINS"
-"""The environment variable that switches plugins off: ``none``, or a list of the distributions to load; ``all``, or an
-empty value, for all."""
+"""Environment variable that selects the plugins to load: ``none``, ``all`` (also if empty), or a list of distributions
+separated by commas."""
 
 CORE = "rebasin-core"
 
@@ -33,13 +33,13 @@ CORE = "rebasin-core"
 @final
 @dataclass(slots=True)
 class PluginStatus:
-    """One plugin, loaded or not.
+    """A plugin and the result of loading it.
 
     Attributes:
-        name: The name of its entry point.
-        distribution: The installed distribution that has it.
-        version: That distribution's version.
-        error: Why it could not be loaded, or what failed later; None if all is well.
+        name: Name of its entry point.
+        distribution: The installed distribution that declares it.
+        version: Version of the distribution.
+        error: Error message if the plugin could not be loaded or one of its hooks failed; None if there was no error.
         plugin: The loaded module; None if it could not be loaded.
     """
 
@@ -56,19 +56,20 @@ class PluginStatus:
 
     @property
     def is_built_in(self) -> bool:
-        """Whether it is part of this package."""
+        """Whether the plugin is part of this package."""
         return self.distribution == CORE
 
 
 def load_plugins(manager: pluggy.PluginManager, *, external: bool = True) -> list[PluginStatus]:
-    """Register the built-in plugin and all installed ones.
+    """Register the built-in plugin and the installed ones.
 
     Args:
-        manager: A manager that knows the hooks.
-        external: Whether to look for installed distributions.
+        manager: A manager with the hook specifications.
+        external: Whether to load plugins of other installed distributions.
 
     Returns:
-        What was found, loaded or not, in the order of names. Nothing an external plugin does raises from here.
+        The plugins, including those that could not be loaded, sorted by name. Errors of external plugins are stored in
+        the result and not raised.
     """
     core = PluginStatus("builtin", CORE, version(CORE), plugin=builtin)
     manager.register(builtin, name=CORE)
@@ -79,20 +80,20 @@ def load_plugins(manager: pluggy.PluginManager, *, external: bool = True) -> lis
 
 
 def new_manager() -> pluggy.PluginManager:
-    """Return a manager that knows the hooks and has no plugin."""
+    """Create a manager with the hook specifications and without plugins."""
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(HookSpecs)
     return manager
 
 
 def _wanted(installed: Iterable[EntryPoint]) -> list[EntryPoint]:
-    """Return the entry points that the environment variable allows."""
+    """Return the entry points that the environment variable selects."""
     allowed = _allowed()
     return [point for point in installed if allowed is None or canonicalize_name(_distribution(point)) in allowed]
 
 
 def _missing(installed: Iterable[EntryPoint]) -> list[PluginStatus]:
-    """Return a status for each distribution that the environment variable names and that is not installed."""
+    """Return a status for each distribution in the environment variable that is not installed."""
     names = sorted({_distribution(point) for point in installed})
     known = {canonicalize_name(name) for name in (*names, CORE)}
     return [
@@ -108,7 +109,7 @@ def _missing(installed: Iterable[EntryPoint]) -> list[PluginStatus]:
 
 
 def _allowed() -> dict[str, str] | None:
-    """Return the distributions that the environment variable names, by their normalized names; None for all."""
+    """Return the distributions in the environment variable, by their normalized names; None for all."""
     value = os.environ.get(SWITCH, "").strip()
     if value.lower() in {"", "all"}:
         return None
@@ -117,7 +118,7 @@ def _allowed() -> dict[str, str] | None:
 
 
 def _distribution(point: EntryPoint) -> str:
-    # The metadata of a distribution that is damaged, or half removed, has no name.
+    # The metadata of a damaged or partly removed distribution has no name.
     return (point.dist.name if point.dist is not None else None) or "unknown distribution"
 
 
@@ -125,9 +126,9 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> PluginStatus:
     status = PluginStatus(
         point.name, _distribution(point), (point.dist.version if point.dist is not None else None) or "?"
     )
-    refused = _requires_another_core(point)
-    if refused is not None:
-        status.error = refused
+    conflict = _requirement_conflict(point)
+    if conflict is not None:
+        status.error = conflict
         return status
     with isolated() as attempt:
         plugin = point.load()
@@ -137,43 +138,42 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> PluginStatus:
     return status
 
 
-def _requires_another_core(point: EntryPoint) -> str | None:
-    """Return why a distribution does not work with this version, by what it requires; None if it does."""
+def _requirement_conflict(point: EntryPoint) -> str | None:
+    """Return a message if the distribution requires another version of this package, else None."""
     installed = Version(version(CORE))
     for line in (point.dist.requires or ()) if point.dist is not None else ():
         try:
             requirement = Requirement(line)
-        except InvalidRequirement:  # of something else, or it could not be installed
+        except InvalidRequirement:  # not of this package
             continue
         applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
         fits = requirement.specifier.contains(installed, prereleases=True)
         if canonicalize_name(requirement.name) == CORE and applies and not fits:
             return (
-                f"it requires {CORE}{requirement.specifier}, and {installed} is installed; install versions that go "
-                "together"
+                f"it requires {CORE}{requirement.specifier}, but {installed} is installed; install compatible versions"
             )
     return None
 
 
 def _registered(manager: pluggy.PluginManager, plugin: object, name: str) -> str | None:
-    """Register a plugin; return why it cannot be."""
+    """Register a plugin; return an error message if that fails, else None."""
     if manager.register(plugin, name=name) is None:
         return "it is blocked"
-    mistake = mistake_of(plugin, manager)
-    if mistake is not None:
+    error = hook_error(plugin, manager)
+    if error is not None:
         manager.unregister(plugin)
-    return mistake
+    return error
 
 
-def mistake_of(plugin: object, manager: pluggy.PluginManager) -> str | None:
-    """Return what is wrong with the hooks of a registered plugin, which pluggy itself accepts.
+def hook_error(plugin: object, manager: pluggy.PluginManager) -> str | None:
+    """Check the hooks of a registered plugin for errors that pluggy accepts.
 
     Args:
         plugin: The plugin.
         manager: The manager with which it is registered.
 
     Returns:
-        A sentence about hooks that do not exist, or about a plugin without hooks; None if all is well.
+        A message if the plugin implements unknown hooks or no hook, else None.
     """
     callers = manager.get_hookcallers(plugin) or []
     unknown = [
@@ -183,5 +183,5 @@ def mistake_of(plugin: object, manager: pluggy.PluginManager) -> str | None:
         and any(impl.plugin is plugin and not impl.optionalhook for impl in caller.get_hookimpls())
     ]
     if unknown:
-        return "; ".join(f"there is no hook {name!r}: {nearest(name, KNOWN_HOOKS)}" for name in sorted(unknown))
+        return "; ".join(f"unknown hook {name!r}: {nearest(name, KNOWN_HOOKS)}" for name in sorted(unknown))
     return None if callers else f"it implements no hook; {nearest('', KNOWN_HOOKS)}"

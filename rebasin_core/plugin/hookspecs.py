@@ -1,4 +1,4 @@
-"""The hooks that a plugin may implement: one a family."""
+"""The hooks that a plugin can implement: one per family, and one for examples."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 # mypy: disable-error-code=empty-body
-# A hook specification is a signature and a docstring; the empty bodies are the point.
+# A hook specification consists of a signature and a docstring; its body is empty.
 class HookSpecs:
-    """All hooks. A plugin is a module (or object) with functions of these names, marked with `hookimpl`.
+    """All hooks. A plugin is a module or object with functions of these names, marked with `hookimpl`.
 
-    A hook is called when its family is first asked for. Import strategies inside the hook, so that asking for matchers
-    does not import anything else.
+    A hook is called when its family is first requested. Import classes inside the hook: then a request for matchers
+    imports matchers only.
     """
 
     @hookspec
@@ -50,7 +50,7 @@ class HookSpecs:
 
     @hookspec
     def rebasin_operator_rules(self) -> Sequence[type[OperatorRules]]:
-        """Return families of rules for operators of your own, so that models that use them can be traced."""
+        """Return classes of rules for additional operators, which make models with these operators traceable."""
 
     @hookspec
     def rebasin_datasets(self) -> Sequence[type[DataSource]]:
@@ -86,25 +86,25 @@ class HookSpecs:
 
     @hookspec
     def rebasin_posteriors(self) -> Sequence[type[Posterior]]:
-        """Return the classes of posteriors, so that their files can be read."""
+        """Return the classes of posteriors; files of these posteriors can then be read."""
 
     @hookspec
     def rebasin_posterior_adapters(self) -> Sequence[type[PosteriorAdapter]]:
-        """Return the classes of adapters that turn foreign objects into posteriors."""
+        """Return the classes of adapters that convert objects of other libraries to posteriors."""
 
     @hookspec
     def rebasin_examples(self, kind: type[object], folder: Path) -> Sequence[object] | None:
-        """Return small instances of one of your own classes, for the conformance kit.
+        """Return small instances of a class of this plugin, for the conformance kit.
 
-        Needed for what cannot be made from its defaults, or is too large with them.
+        Needed for classes that have no defaults, or that are slow with them.
 
         Args:
-            kind: A configuration, posterior, adapter or rules class that this plugin registers.
-            folder: An empty folder; a data set may write small files there and point at them.
+            kind: A registered class: a strategy, posterior, adapter or family of operator rules.
+            folder: An empty folder, in which a dataset may write small files.
 
         Returns:
-            Configurations, posteriors, for adapters the foreign objects, for rules pairs of a module and its
-            inputs; None for a class that is not yours.
+            Instances of a strategy or posterior; for an adapter, objects that it converts; for operator rules, pairs of
+            a module and its inputs; None for a class of another plugin.
         """
 
 
@@ -123,7 +123,7 @@ HOOKS: dict[str, str] = {
     "posterior": "rebasin_posteriors",
     "posterior_adapter": "rebasin_posterior_adapters",
 }
-"""For every family, the hook that gives it."""
+"""The name of the hook of every family."""
 
 KNOWN_HOOKS: tuple[str, ...] = (*HOOKS.values(), "rebasin_examples")
 """The names of all hooks."""

@@ -1,4 +1,4 @@
-"""Calls of other people's code: whatever it raises is its own error and ends nothing, but for the user's own Ctrl-C."""
+"""Calls of third-party code: all of its exceptions are caught, except the Ctrl-C of the user."""
 
 from __future__ import annotations
 
@@ -18,66 +18,66 @@ _LONGEST = 2000
 @final
 @dataclass(slots=True)
 class Attempt:
-    """What came of a block of other people's code.
+    """Outcome of a block of third-party code.
 
     Attributes:
-        error: What it raised; None if it ended well, or has not ended.
+        error: The exception that it raised; None if it raised none or has not ended.
     """
 
     error: BaseException | None = None
 
     @property
     def problem(self) -> str | None:
-        """What it raised, as one sentence; None if it ended well."""
-        return None if self.error is None else described(self.error)
+        """Type and message of the exception; None if there is none."""
+        return None if self.error is None else format_error(self.error)
 
 
 @contextmanager
 def isolated() -> Generator[Attempt]:
-    """Run a block of other people's code, and keep what it raises: `SystemExit` and `KeyboardInterrupt` included.
+    """Run a block of third-party code and catch its exceptions, including `SystemExit` and `KeyboardInterrupt`.
 
-    There is no limit on time: code that never returns has to be interrupted by the user.
+    There is no time limit: the user has to interrupt code that never returns.
 
     Yields:
-        What came of the block, once it has ended.
+        The outcome, which is set when the block ends.
 
     Raises:
         KeyboardInterrupt: If the user pressed Ctrl-C.
     """
     attempt = Attempt()
-    with _watching() as is_interrupted:
+    with _detecting_ctrl_c() as is_interrupted:
         try:
             yield attempt
         except KeyboardInterrupt as error:
             if is_interrupted():
                 raise
             attempt.error = error
-        except BaseException as error:  # ruff: ignore[blind-except] - the point: nothing of it may end the program
+        except BaseException as error:  # ruff: ignore[blind-except] - no exception of a plugin may end the program
             attempt.error = error
 
 
-def described(error: BaseException) -> str:
-    """Return the kind and the message of an error, also where its message cannot be had.
+def format_error(error: BaseException) -> str:
+    """Return type and message of an exception, also if converting it to a string fails.
 
     Args:
-        error: What was raised.
+        error: The exception.
 
     Returns:
-        One sentence.
+        ``TypeName: message``, truncated.
     """
     try:
         text = str(error)
-    except Exception:  # ruff: ignore[blind-except] - `__str__` is other people's code, too
-        text = "its message cannot be read"
+    except Exception:  # ruff: ignore[blind-except] - `__str__` is third-party code, too
+        text = "(message not available)"
     return f"{type(error).__name__}: {text[:_LONGEST]}"
 
 
 @contextmanager
-def _watching() -> Generator[Callable[[], bool]]:
-    """Tell Ctrl-C from a `KeyboardInterrupt` that code raises itself: only the first comes with a signal."""
+def _detecting_ctrl_c() -> Generator[Callable[[], bool]]:
+    """Distinguish Ctrl-C, which comes with a signal, from a `KeyboardInterrupt` that the code raises itself."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
-        # Other threads get no signals, and neither do processes that ignore them. Others' handlers are left alone.
+        # Only the main thread receives signals, unless the process ignores them. Custom handlers are not replaced.
         is_possible = threading.current_thread() is threading.main_thread() and before is not signal.SIG_IGN
         yield lambda: is_possible
         return

@@ -1,4 +1,4 @@
-"""The registry: every strategy by family and name, and which distribution it came from."""
+"""The registry: all components by family and name, each with the distribution that registers it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.metric import Metric
 from rebasin_core.inference.base import Inference
 from rebasin_core.matchers.base import Matcher
-from rebasin_core.plugin.discovery import PluginStatus, load_plugins, mistake_of, new_manager
+from rebasin_core.plugin.discovery import PluginStatus, hook_error, load_plugins, new_manager
+from rebasin_core.plugin.hook_results import checked_classes, name_of
 from rebasin_core.plugin.hookspecs import HOOKS
 from rebasin_core.plugin.isolation import isolated
-from rebasin_core.plugin.offered import checked_classes, name_of
 from rebasin_core.posteriors.adapter import PosteriorAdapter
 from rebasin_core.posteriors.base import Posterior
 from rebasin_core.specs.base import SpecFactory
@@ -50,19 +50,19 @@ INTERFACES: Mapping[str, type[Any]] = {
 """The interface of every family."""
 
 FAMILIES: Sequence[str] = [family for family, interface in INTERFACES.items() if issubclass(interface, Strategy)]
-"""The families whose members are chosen by name: those of strategies."""
+"""The families of strategies, whose members are selected by name."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """One registered class.
+    """A registered class.
 
     Attributes:
         family: Its family.
-        name: Its name in that family.
+        name: Its name in the family.
         kind: The class.
-        status: The plugin it came from.
+        status: The plugin that registers it.
     """
 
     family: str
@@ -73,14 +73,14 @@ class Registered:
 
 @final
 class Registry:
-    """All strategies of all plugins.
+    """The components of all plugins, by family and name.
 
-    Hooks are called through pluggy when their family is first asked for, each plugin's on its own: one whose hook
-    fails, or returns something else than it should, is left out with its error in `plugins`, and a warning; the others
-    are not touched. Plugins may be registered, unregistered and blocked at any time through `manager`.
+    Hooks are called through pluggy when their family is first requested, separately for each plugin. If a hook fails or
+    returns an invalid value, its classes are ignored with a warning, and `plugins` contains the error. Other plugins
+    are not affected. Plugins can be registered, unregistered and blocked at any time through `manager`.
 
     Args:
-        external: Whether to load installed plugin packages, or only what is built in.
+        external: Whether to load installed plugin packages in addition to the built-in components.
 
     Examples:
         >>> registry = Registry(external=False)
@@ -93,7 +93,7 @@ class Registry:
     def __init__(self, *, external: bool = True) -> None:
         self._manager = new_manager()
         self._plugins = load_plugins(self._manager, external=external)
-        # What each family offers, and the plugins of which that was asked.
+        # For each family, the plugins whose hooks were called, and the classes that they registered.
         self._families: dict[str, tuple[Sequence[object], dict[str, list[Registered]]]] = {}
         for status in self._plugins:
             if status.error is not None:
@@ -101,19 +101,19 @@ class Registry:
 
     @property
     def manager(self) -> pluggy.PluginManager:
-        """The plugin manager: ``register``, ``unregister`` and ``set_blocked`` take effect at once."""
+        """The plugin manager; ``register``, ``unregister`` and ``set_blocked`` take effect immediately."""
         return self._manager
 
     @property
     def plugins(self) -> Sequence[PluginStatus]:
-        """All plugins found, loaded or not. A failing hook shows once its family has been asked for."""
+        """All plugins, loaded or not. The error of a failing hook is included once its family has been requested."""
         return tuple(self._plugins)
 
     def names(self, family: str) -> list[str]:
         """Return the names registered in a family.
 
         Args:
-            family: Such as ``matcher``.
+            family: Name of the family, such as ``matcher``.
 
         Returns:
             The names, sorted.
@@ -124,13 +124,13 @@ class Registry:
         return sorted(self._family(family))
 
     def classes(self, family: str) -> list[type[Any]]:
-        """Return the classes of a family that can be used by name.
+        """Return the classes of a family that can be selected by name.
 
         Args:
-            family: Such as ``matcher``.
+            family: Name of the family, such as ``matcher``.
 
         Returns:
-            The classes in the order of their names, without names that two distributions register.
+            The classes, sorted by name, without names that two distributions register.
 
         Raises:
             UnknownNameError: If there is no such family.
@@ -139,104 +139,105 @@ class Registry:
         return [found[name][0].kind for name in sorted(found) if len(found[name]) == 1]
 
     def all(self, *, distribution: str | None = None) -> list[Registered]:
-        """Return everything that is registered.
+        """Return all registered classes.
 
         Args:
-            distribution: Only what this distribution offers.
+            distribution: If given, only the classes of this distribution.
 
         Returns:
-            Registered classes, by family and name; a name occurs twice if two distributions offer it.
+            The classes, grouped by family; a name occurs twice if two distributions register it.
         """
         found = [entry for family in HOOKS for entries in self._family(family).values() for entry in entries]
         return [entry for entry in found if distribution in {None, entry.status.distribution}]
 
     def get(self, family: str, name: str) -> Registered:
-        """Return a registered class.
+        """Return a registered class with the plugin that registers it.
 
         Args:
-            family: Such as ``matcher``.
-            name: Its name there.
+            family: Name of the family, such as ``matcher``.
+            name: Registered name in the family.
 
         Returns:
-            The class and where it came from.
+            The entry of the class.
 
         Raises:
-            UnknownNameError: If nothing has that name; lists the nearest names, and plugins that could not be loaded.
-            PluginError: If two distributions offer the name.
+            UnknownNameError: If the name is not registered; lists similar names, and plugins that could not be loaded.
+            PluginError: If two distributions register the name.
         """
         entries = self._family(family).get(name, [])
         if len(entries) == 1:
             return entries[0]
         if entries:
-            offered = " and ".join(entry.status.label for entry in entries)
+            labels = " and ".join(entry.status.label for entry in entries)
             message = (
-                f"the {family} {name!r} is offered by {offered}; uninstall one, or leave it out with REBASIN_PLUGINS"
+                f"the {family} {name!r} is registered by {labels}; uninstall one of them, or disable it with "
+                "REBASIN_PLUGINS"
             )
             raise PluginError(message)
         message = f"no {family} {name!r}; {nearest(name, self._family(family))}"
         broken = [f"{status.label} ({status.error})" for status in self._plugins if status.error is not None]
         if broken:
-            message += f". These plugins could not be loaded: {'; '.join(broken)}"
+            message += f". Plugins with errors: {'; '.join(broken)}"
         raise UnknownNameError(message)
 
     def strategy_class(self, family: str, name: str) -> type[Any]:
-        """Return the class of a strategy.
+        """Return a registered class.
 
         Args:
-            family: Such as ``matcher``.
-            name: Its name there.
+            family: Name of the family, such as ``matcher``.
+            name: Registered name in the family.
 
         Returns:
             The class.
 
         Raises:
-            UnknownNameError: If there is no such strategy.
-            PluginError: If two distributions offer it.
+            UnknownNameError: If the name is not registered.
+            PluginError: If two distributions register it.
         """
         return self.get(family, name).kind
 
     def build(self, family: str, value: object) -> Any:  # ruff: ignore[any-type] - any family's strategy
-        """Return a strategy.
+        """Create a strategy.
 
         Args:
-            family: Such as ``matcher``.
-            value: A name, or a mapping with ``name`` and options.
+            family: Name of the family, such as ``matcher``.
+            value: A registered name, or a mapping with ``name`` and options.
 
         Returns:
             The strategy.
 
         Raises:
-            UnknownNameError: If there is no such strategy.
+            UnknownNameError: If the name is not registered.
             ConfigError: If options are unknown or out of range.
-            PluginError: If two distributions offer it.
+            PluginError: If two distributions register the name.
         """
         self._family(family)
         if family not in FAMILIES:
-            message = f"the family {family!r} has no options to build from; {nearest(family, FAMILIES)}"
+            message = f"the classes of family {family!r} have no options; {nearest(family, FAMILIES)}"
             raise UnknownNameError(message)
         return INTERFACES[family].of(value, self.strategy_class)
 
     def call(self, plugin: object, hook: str, **arguments: object) -> list[Any]:
-        """Call one plugin's implementation of a hook, with the wrappers that other plugins put around it.
+        """Call the implementations of a hook by one plugin, inside the hook wrappers of other plugins.
 
         Args:
             plugin: The plugin.
-            hook: The name of the hook.
-            **arguments: Those of the hook.
+            hook: Name of the hook.
+            **arguments: Arguments of the hook.
 
         Returns:
-            What the implementations return; empty if there are none.
+            The returned values; empty if the plugin does not implement the hook.
         """
         impls = getattr(self._manager.hook, hook).get_hookimpls()
-        offering = [impl.plugin for impl in impls if not (impl.wrapper or impl.hookwrapper)]
-        if plugin not in offering:
+        implementing = [impl.plugin for impl in impls if not (impl.wrapper or impl.hookwrapper)]
+        if plugin not in implementing:
             return []
-        others = [other for other in offering if other is not plugin]
+        others = [other for other in implementing if other is not plugin]
         found: list[Any] = self._manager.subset_hook_caller(hook, others)(**arguments)
         return found
 
     def _family(self, family: str) -> dict[str, list[Registered]]:
-        if family not in list(HOOKS):  # a list: what cannot be hashed is no family either
+        if family not in list(HOOKS):  # a list, because the argument may not be hashable
             message = f"no family {family!r}; {nearest(str(family), HOOKS)}"
             raise UnknownNameError(message)
         plugins = [plugin for _, plugin in self._manager.list_name_plugin() if plugin is not None]
@@ -244,18 +245,18 @@ class Registry:
         if not found or plugins != asked:
             found = {}
             for plugin in plugins:
-                for entry in self._offers(family, plugin):
+                for entry in self._registered_by(plugin, family):
                     found.setdefault(entry.name, []).append(entry)
             self._families[family] = plugins, found
         return found
 
-    def _offers(self, family: str, plugin: object) -> list[Registered]:
-        """Return what a plugin offers in a family; note its error if its hook fails."""
+    def _registered_by(self, plugin: object, family: str) -> list[Registered]:
+        """Return the classes that a plugin registers in a family; record the error if its hook fails."""
         status = self._status(plugin)
         found: list[Registered] = []
         with isolated() as attempt:
-            offered = self.call(plugin, HOOKS[family])
-            classes = [kind for kinds in offered for kind in checked_classes(kinds, INTERFACES[family])]
+            returned = self.call(plugin, HOOKS[family])
+            classes = [kind for kinds in returned for kind in checked_classes(kinds, INTERFACES[family])]
             found = [Registered(family, name_of(kind), kind, status) for kind in classes]
         if attempt.error is not None:
             status.error = f"{HOOKS[family]} failed: {attempt.problem}"
@@ -263,14 +264,14 @@ class Registry:
         return found
 
     def _status(self, plugin: object) -> PluginStatus:
-        """Return the status of a registered plugin, a new one if it was registered by hand."""
+        """Return the status of a plugin; create one if it was registered through the manager."""
         for status in self._plugins:
             if status.plugin is plugin:
                 return status
         name = self._manager.get_name(plugin) or repr(plugin)
-        mistake = mistake_of(plugin, self._manager)
-        status = PluginStatus(name, name, "registered by hand", error=mistake, plugin=plugin)
-        if mistake is not None:
+        problem = hook_error(plugin, self._manager)
+        status = PluginStatus(name, name, "registered by hand", error=problem, plugin=plugin)
+        if problem is not None:
             _warn(status)
         self._plugins.append(status)
         return status
@@ -278,7 +279,7 @@ class Registry:
 
 @functools.cache
 def default_registry() -> Registry:
-    """Return the registry of everything installed, made on first use."""
+    """Return the registry of all installed plugins, created on first use."""
     return Registry()
 
 
@@ -286,4 +287,4 @@ find_names_by(lambda family, name: default_registry().strategy_class(family, nam
 
 
 def _warn(status: PluginStatus) -> None:
-    warnings.warn(f"the plugin {status.label} is left out: {status.error}", BrokenPluginWarning, stacklevel=4)
+    warnings.warn(f"plugin {status.label} is ignored: {status.error}", BrokenPluginWarning, stacklevel=4)

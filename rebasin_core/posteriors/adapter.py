@@ -44,7 +44,7 @@ class AbstractWriteBack(ABC):
     """Adapter that can write a posterior back into an object of its library.
 
     Laws:
-        - *Lossless*: after writing back, the object converts to the written posterior and has its predictive
+        - *Write-back*: after writing back, the object converts to the written posterior and has its predictive
           distribution. If the object cannot represent the posterior, an error is raised before it is changed.
     """
 

@@ -85,16 +85,39 @@ class AbstractAttachedPosterior(Posterior):
 
     @abstractmethod
     def _stddev(self) -> dict[str, Tensor]:
-        """Return new tensors with the marginal standard deviations of the random parameters, each ``[*s]``."""
+        """Return the marginal standard deviations of the random parameters.
+
+        Returns:
+            New tensors by parameter name, each ``[*s]``.
+        """
 
     @abstractmethod
     def _from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return samples of the random parameters, each ``[*sample_shape, *s]``."""
+        """Return samples of the random parameters for given base noise.
+
+        Args:
+            noise: Noise from `draw_noise`.
+
+        Returns:
+            Samples by parameter name, each ``[*sample_shape, *s]``.
+        """
 
     @classmethod
     @abstractmethod
     def _rebuild(cls, fields: Fields, unattached: Mapping[str, Tensor], auxiliary: AuxiliaryTensors) -> Self:
-        """Construct a posterior from its parts; raise KeyError if a field is missing."""
+        """Construct a posterior from its parts, after permutation, conversion or loading.
+
+        Args:
+            fields: For each field, tensors ``[*lead, *s]`` by parameter name.
+            unattached: Tensors that belong to no parameter.
+            auxiliary: Buffers, fixed parameters and prior.
+
+        Returns:
+            The posterior.
+
+        Raises:
+            KeyError: If a field is missing.
+        """
 
     def _permuted_field(self, permutation: Permutation, field: str) -> dict[str, Tensor]:
         """Return a permuted field. Override it if a tensor has only some of the axes of its parameter."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 import torch
 
 from rebasin_core.errors import InvalidInputError, NoClosedFormError
-from rebasin_core.tensors.kinds import refuse, require_several
+from rebasin_core.tensors.arguments import raise_wrong_type, require_sequence
 from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
@@ -50,18 +50,18 @@ def require_weights(weights: Weights | None) -> None:
     if weights is None:
         return
     for own in weights.values() if isinstance(weights, Mapping) else [weights]:
-        require_several(own, "weights as a list of numbers, one per posterior")
+        require_sequence(own, "weights as a list of numbers, one per posterior")
         for value in own:
             if not isinstance(value, int | float | torch.Tensor):
-                refuse(value, "a weight as a number")
+                raise_wrong_type(value, "a weight as a number")
 
 
 @final
 class TensorWeights:
-    """Weights of K posteriors for each tensor, which sum to 1.
+    """Weights of K posteriors, normalized to sum 1 for each tensor.
 
     Args:
-        weights: One weight per posterior, or a mapping from name patterns to such weights; equal if None.
+        weights: One nonnegative weight per posterior, or a mapping from name patterns to such weights; equal if None.
         count: Number K of posteriors.
 
     Raises:
@@ -118,13 +118,13 @@ class TensorWeights:
         Returns:
             Means by name, with dtype and device of the first mapping. Integer tensors are copied from the first.
         """
-        found: dict[str, Tensor] = {}
+        means: dict[str, Tensor] = {}
         for name, first in each[0].items():
             if not first.is_floating_point():
-                found[name] = first.clone()
+                means[name] = first.clone()
                 continue
             total = torch.zeros_like(first, dtype=torch.float64)
             for weight, tensors in zip(self.of(name).tolist(), each, strict=True):
                 total += weight * tensors[name].to(first.device).double()
-            found[name] = total.to(first.dtype)
-        return found
+            means[name] = total.to(first.dtype)
+        return means

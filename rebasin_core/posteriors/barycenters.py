@@ -9,7 +9,7 @@ from rebasin_core.posteriors.averaging import TensorWeights
 from rebasin_core.posteriors.checks import require_posteriors, require_same_tensors
 from rebasin_core.posteriors.diagonal_gaussian import weighted_moments
 from rebasin_core.posteriors.pairs import BARYCENTER
-from rebasin_core.tensors.kinds import require_several
+from rebasin_core.tensors.arguments import require_sequence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,8 +53,8 @@ def barycenter(posteriors: Sequence[Posterior], weights: Weights | None = None) 
         >>> from rebasin_core.posteriors import DiagonalGaussianPosterior
         >>> q = DiagonalGaussianPosterior({"w": torch.tensor([0.0])}, {"w": torch.tensor([1.0])})
         >>> r = DiagonalGaussianPosterior({"w": torch.tensor([1.0])}, {"w": torch.tensor([3.0])})
-        >>> middle = barycenter([q, r])
-        >>> middle.mean["w"].item(), middle.stddev["w"].item()
+        >>> center = barycenter([q, r])
+        >>> center.mean["w"].item(), center.stddev["w"].item()
         (0.5, 2.0)
     """
     checked = _checked(posteriors, weights)
@@ -81,8 +81,8 @@ def moment_barycenter(posteriors: Sequence[Posterior], weights: Weights | None =
         >>> import torch
         >>> from rebasin_core.posteriors import PointPosterior, SamplesPosterior
         >>> samples = SamplesPosterior({"w": torch.tensor([[1.0], [5.0]])})
-        >>> middle = moment_barycenter([PointPosterior({"w": torch.tensor([0.0])}), samples])
-        >>> middle.mean["w"].item(), middle.stddev["w"].item()
+        >>> center = moment_barycenter([PointPosterior({"w": torch.tensor([0.0])}), samples])
+        >>> center.mean["w"].item(), center.stddev["w"].item()
         (1.5, 1.0)
     """
     return weighted_moments(posteriors, _checked(posteriors, weights))
@@ -109,7 +109,7 @@ def barycenter_or_moments(posteriors: Sequence[Posterior], weights: Weights | No
 
 def _checked(posteriors: Sequence[Posterior], weights: Weights | None) -> TensorWeights:
     """Return the weights; raise unless there are posteriors and all have the same tensors."""
-    require_several(posteriors, "several posteriors")
+    require_sequence(posteriors, "several posteriors")
     if not len(posteriors):
         message = "expected at least one posterior, got none"
         raise InvalidInputError(message)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class DiagonalGaussianPosterior(AbstractIndependentGaussian, AbstractGaussianPosterior):
     r"""Gaussian $\mathcal N(m, \mathrm{diag}(s^2))$ with independent entries (mean-field posterior).
 
-    Its 2-Wasserstein geodesics are linear in the mean and in the *standard deviation* (not the variance):
+    On a 2-Wasserstein geodesic, the mean and the *standard deviation* (not the variance) are linear in t:
     $m_t = (1-t) m_0 + t m_1$ and $s_t = (1-t) s_0 + t s_1$.
 
     Args:

@@ -40,9 +40,11 @@ class FullGaussianPosterior(AbstractGaussianPosterior):
 
     $$ \theta = m + A^\top z, \qquad z \sim \mathcal N(0, I_R) $$
 
-    Every row of $A$ has the shape of the parameters: permuting $A$ permutes the rows and columns of the covariance. The
-    2-Wasserstein geodesic (Bures-Wasserstein) is linear in $m_t$ and $A_t = (1-t) A_0 + t Q A_1$, with the orthogonal
-    Procrustes solution $Q = \operatorname*{argmin}_Q \lVert A_0 - Q A_1 \rVert_F$.
+    Every row of $A$ has the shape of the parameters: permuting $A$ permutes the rows and columns of the covariance.
+
+    On the 2-Wasserstein (Bures-Wasserstein) geodesic, mean and root are linear in t: $m_t = (1-t) m_0 + t m_1$ and
+    $A_t = (1-t) A_0 + t Q A_1$. $Q$ is the orthogonal Procrustes solution
+    $\operatorname*{argmin}_Q \lVert A_0 - Q A_1 \rVert_F$.
 
     Args:
         mean: Mean $m$ by parameter name, each ``[*s]``.

@@ -140,9 +140,10 @@ def unit_rows(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def gaussian_distance(first: AbstractGaussianPosterior, second: AbstractGaussianPosterior) -> float:
     r"""Return the 2-Wasserstein (Bures-Wasserstein) distance of two Gaussians.
 
-    With roots $A_i^\top A_i = \Sigma_i$ and the nuclear norm $\lVert \cdot \rVert_*$,
-    $W_2^2 = \lVert m_0 - m_1 \rVert^2 + \operatorname{tr} \Sigma_0 + \operatorname{tr} \Sigma_1
-    - 2 \lVert A_0 A_1^\top \rVert_*$.
+    $$ W_2^2 = \lVert m_0 - m_1 \rVert^2 + \operatorname{tr} \Sigma_0 + \operatorname{tr} \Sigma_1
+       - 2 \lVert A_0 A_1^\top \rVert_* $$
+
+    with roots $A_i^\top A_i = \Sigma_i$ and the nuclear norm $\lVert \cdot \rVert_*$.
 
     Args:
         first: A Gaussian with at most 10,000 random parameters.

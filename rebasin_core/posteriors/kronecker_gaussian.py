@@ -136,6 +136,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
             added = prior_precision if isinstance(prior_precision, int | float) else prior_precision[name]
             decomposed = [torch.linalg.eigh(factor) for factor in factors[name]]
             values = torch.ones((), dtype=tensor.dtype, device=tensor.device)
+            # Rounding can make eigenvalues of semidefinite factors slightly negative.
             for eigenvalues, _ in decomposed:
                 values = values[..., None] * eigenvalues.clamp_min(0)
             precision = values + added
@@ -166,6 +167,7 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
 
     @override
     def _stddev(self) -> dict[str, Tensor]:
+        # Var(W_ij) = sum_ab U_ai^2 S_ab^2 V_bj^2.
         return {
             name: self._rotated(name, scale.square(), power=2).sqrt() for name, scale in self._fields["scale"].items()
         }

@@ -36,9 +36,11 @@ class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupledPath):
     $$ \theta = m + d \odot z + F^\top w, \qquad z \sim \mathcal N(0, I_P),\; w \sim \mathcal N(0, I_R) $$
 
     The factor $F$ correlates all parameters, across layers. It is unique only up to an orthogonal map of its rows.
-    Matchers therefore compare the marginal standard deviations instead of $F$. On the coupled path between two
-    posteriors of the same rank, $m$, $d$ and $F$ are linear in $t$, after the second factor is rotated to the first
-    (orthogonal Procrustes). The length of this path is at least the 2-Wasserstein distance.
+    Matchers therefore compare the marginal standard deviations instead of $F$.
+
+    The coupled path between two posteriors of the same rank first rotates the second factor to the first (orthogonal
+    Procrustes). Then $m$, $d$ and $F$ are linear in $t$. The length of this path is at least the 2-Wasserstein
+    distance.
 
     Args:
         mean: Mean $m$ by parameter name, each ``[*s]``.

@@ -125,6 +125,7 @@ class MixturePosterior(AbstractMixture):
     def from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         uniform = noise[_CHOICE].squeeze(-1)
         shape = uniform.shape
+        # By rounding, the last cumulative weight may be less than 1 and than the noise: clamped to the last component.
         cumulative = self._weights.cumsum(0).to(uniform)
         chosen = torch.searchsorted(cumulative, uniform.reshape(-1), right=True).clamp_max(len(self._components) - 1)
         samples: dict[str, Tensor] = {}
@@ -239,10 +240,10 @@ def _kinds(kind: str) -> type[Posterior]:
     known: dict[str, type[Posterior]] = {}
     classes = Posterior.__subclasses__()
     while classes:
-        found = classes.pop()
-        classes += found.__subclasses__()
-        if hasattr(found, "kind"):
-            known[found.kind] = found
+        subclass = classes.pop()
+        classes += subclass.__subclasses__()
+        if hasattr(subclass, "kind"):
+            known[subclass.kind] = subclass
     if kind not in known:
         message = f"unknown representation {kind!r} of a component; {nearest(kind, known)}"
         raise UnknownNameError(message)

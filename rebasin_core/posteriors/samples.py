@@ -208,6 +208,7 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
     def _from_noise(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         uniform = noise[""].squeeze(-1).to(self._unattached["weights"].device)
         index = torch.searchsorted(self._unattached["weights"].cumsum(0).to(uniform), uniform, right=True)
+        # By rounding, the last cumulative weight may be less than 1 and than the noise.
         index = index.clamp_max(self.num_samples - 1)
         every = {**self._fields["samples"], **self._fields["sample_buffers"]}
         return {name: tensor[index.to(tensor.device)].clone() for name, tensor in every.items()}
@@ -254,6 +255,7 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
 @register_wasserstein(SamplesPosterior, SamplesPosterior)
 def _distance(first: SamplesPosterior, second: SamplesPosterior) -> float:
     """Return the distance by exact optimal transport between the two sets of samples."""
+    # Fixed parameters add the same constant to the cost of every pair.
     cost = squared_distances(first.samples, second.samples) + squared_distance(first.fixed, second.mean)
     return math.sqrt(transport_cost(first.weights, second.weights, cost))
 

@@ -83,7 +83,7 @@ def _principal(rows: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
 
 def _roots(mixture: AbstractMixture, like: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """Return roots ``[R, *s]`` of the covariances of the components, times the square roots of their weights."""
-    found: list[dict[str, Tensor]] = []
+    roots: list[dict[str, Tensor]] = []
     for component, weight in zip(mixture.components, mixture.weights.sqrt().tolist(), strict=True):
         if component.is_point:
             continue
@@ -95,8 +95,8 @@ def _roots(mixture: AbstractMixture, like: Mapping[str, Tensor]) -> list[dict[st
             raise InvalidInputError(message)
         root = component.root()
         count = len(next(iter(root.values())))
-        found.append({
+        roots.append({
             name: weight * root[name] if name in root else tensor.new_zeros((count, *tensor.shape))
             for name, tensor in like.items()
         })
-    return found
+    return roots

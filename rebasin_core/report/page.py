@@ -27,7 +27,7 @@ _CSS = """
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6e9ec; --soft: #9aa4ae; --line: #38414a; --paper: #14181c; --tint: #1d2329; }
 }
-body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem 4rem; color: var(--ink); background: var(--paper);
+body { margin: 0 auto; max-width: 68rem; padding: 2rem 1.25rem 4rem; color: var(--ink); background: var(--paper);
   font: 16px/1.55 system-ui, sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 .25rem; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
@@ -35,7 +35,7 @@ p { max-width: 46rem; } .soft { color: var(--soft); } .answer { font-size: 1.15r
 .note { border-left: 3px solid #b35900; padding-left: .75rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .35rem .5rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; background: var(--tint); } th:first-child, td:first-child { text-align: left; }
 img { max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
 figure { margin: 1rem 0; } figcaption { color: var(--soft); font-size: .9rem; }
@@ -49,6 +49,20 @@ _CAPTIONS = {
     "confidence bin. Diagonal: perfect calibration.",
     "similarity": "Cosine similarity between the weights of the (up to 48) largest-norm reference units (rows) and the "
     "candidate units at the same indices (columns), before and after alignment. Up to 4 groups.",
+}
+_SCORE_HEADINGS = {
+    "nll": "NLL|(nats)",
+    "nll_stderr": "NLL|MC s.e.",
+    "nll_bias": "NLL|bias",
+    "nll_data_stderr": "NLL|data s.e.",
+    "effective_samples": "effective|samples",
+    "gibbs": "Gibbs loss|(nats)",
+    "brier": "Brier|score",
+    "ece": "ECE",
+    "entropy": "predictive|entropy (nats)",
+    "mutual_information": "mutual|information (nats)",
+    "rmse": "RMSE",
+    "crps": "CRPS",
 }
 
 
@@ -85,7 +99,7 @@ def write_report(folder: Path) -> Path:
 
 def _body(folder: Path, summary: Summary, record: RunRecord, figures: Sequence[Path]) -> str:
     config = record.config
-    parts = [f"<h1>{escape(_title(config))}</h1>", f'<p class="soft">{escape(config.inference.name)}</p>']
+    parts = [f"<h1>{escape(_title(config))}</h1>", f'<p class="soft">Inference: {escape(config.inference.name)}</p>']
     for split, entries in summary.barriers.items():
         curves = {
             label: LossCurve.from_json(read_json(folder / "curves" / split / f"{label}.json")) for label in entries
@@ -93,7 +107,7 @@ def _body(folder: Path, summary: Summary, record: RunRecord, figures: Sequence[P
         parts += [f"<h2>Loss barrier on the {escape(split)} data</h2>", _answer(curves)]
         means = {label: entry.means.height for label, entry in entries.items() if entry.means is not None}
         headings, rows = barrier_rows(curves, summary.wasserstein_distances, means)
-        parts.append(_table([heading.replace("|", " ") for heading in headings], rows))
+        parts.append(_table(headings, rows))
         parts += [f'<p class="note">{escape(note)}</p>' for note in barrier_notes(curves)]
         parts += [_figure(path) for path in figures if path.stem == f"barrier_{split}"]
         parts.append(_scores(folder, split))
@@ -111,7 +125,7 @@ def _body(folder: Path, summary: Summary, record: RunRecord, figures: Sequence[P
 
 
 def _title(config: Configuration) -> str:
-    """Return the title: the network and the data set. It has no path, so equal runs have equal reports."""
+    """Return the title: the network and the dataset. It has no path, so equal runs have equal reports."""
     return f"{config.architecture.name} on {config.data.name}"
 
 
@@ -131,7 +145,8 @@ def _scores(folder: Path, split: str) -> str:
         return ""
     names = list(found["reference"])
     rows = [[role, *(_number(scores.get(name)) for name in names)] for role, scores in found.items()]
-    return "<h3>Predictive scores</h3>" + _table(["posterior", *names], rows)
+    headings = [_SCORE_HEADINGS.get(name, name) for name in names]
+    return "<h3>Predictive scores</h3>" + _table(["posterior", *headings], rows)
 
 
 def _matches(matches: Mapping[str, MatchRecord]) -> str:
@@ -151,7 +166,7 @@ def _matches(matches: Mapping[str, MatchRecord]) -> str:
 
 
 def _table(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
+    head = "".join(f"<th>{escape(heading).replace('|', '<br>')}</th>" for heading in headings)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -159,7 +174,8 @@ def _table(headings: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
 def _figure(path: Path) -> str:
     """Return a figure embedded as an image. Inline SVG would not do: ids of different figures would collide."""
     data = base64.b64encode(path.read_bytes()).decode()
-    caption = next((text for kind, text in _CAPTIONS.items() if path.stem.startswith(kind)), "")
+    kind, _, subject = path.stem.partition("_")
+    caption = f"Matcher {subject}. {_CAPTIONS[kind]}" if kind == "similarity" else _CAPTIONS[kind]
     alternative = escape(f"{path.stem.replace('_', ' ')}. {caption}")
     return (
         f'<figure><img alt="{alternative}" src="data:image/svg+xml;base64,{data}">'

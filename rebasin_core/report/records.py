@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
 from rebasin_core.errors import FileFormatError
-from rebasin_core.problems import sentences
+from rebasin_core.problems import messages
 from rebasin_core.tensors.reading import read_json, shown
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class _Readable(BaseModel):
         try:
             return cls.model_validate(read_json(path))
         except ValidationError as error:
-            problems = "; ".join(sentences(error.errors())[:3])
+            problems = "; ".join(messages(error.errors())[:3])
             message = (
                 f"{shown(path)} is damaged, or was written by another version ({problems}); run the run file again"
             )

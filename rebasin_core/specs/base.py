@@ -11,7 +11,7 @@ from typing_extensions import override
 from rebasin_core.errors import SpecError
 from rebasin_core.strategy import Strategy
 from rebasin_core.symmetry.permutation import Permutation
-from rebasin_core.tensors.kinds import refuse
+from rebasin_core.tensors.arguments import raise_wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,13 @@ class PermutationSpec(ABC):
 
     @abstractmethod
     def _layout(self) -> Layout:
-        """Return the layout; called once."""
+        """Return the groups, and the axes of every tensor.
+
+        The property `layout` calls this method once.
+
+        Returns:
+            The layout.
+        """
 
     @final
     @cached_property
@@ -67,12 +73,12 @@ class PermutationSpec(ABC):
         return self.layout.axes
 
     @final
-    def require_fit(self, tensors: Mapping[str, Tensor], what: str = "the specification") -> None:
+    def require_fit(self, tensors: Mapping[str, Tensor], description: str = "the specification") -> None:
         """Raise if this specification does not match the tensors of a model.
 
         Args:
             tensors: The parameters and buffers of the model, by name.
-            what: Description of this specification, for the message.
+            description: Description of this specification, for the message.
 
         Raises:
             SpecError: If the names differ.
@@ -80,7 +86,7 @@ class PermutationSpec(ABC):
         """
         different = sorted(set(tensors) ^ set(self.axes))
         if different:
-            message = f"{what} and the model have different tensors: {different}"
+            message = f"{description} and the model have different tensors: {different}"
             raise SpecError(message)
         self.layout.check(tensors, "the model")
 
@@ -119,7 +125,7 @@ def require_spec(value: object) -> None:
         InvalidInputError: If it is not a `PermutationSpec`.
     """
     if not isinstance(value, PermutationSpec):
-        refuse(value, "a `PermutationSpec`", "`trace_spec` derives one from a model")
+        raise_wrong_type(value, "a `PermutationSpec`", "`trace_spec` derives one from a model")
 
 
 class SpecFactory(Strategy):

@@ -75,7 +75,7 @@ def load_spec(path: Path | str) -> PermutationSpec:
 
 @final
 class FileSpecFactory(SpecFactory):
-    """Reads the specification from a JSON file.
+    """Specification factory that reads a JSON file.
 
     Raises:
         ConfigError: If an option is invalid.

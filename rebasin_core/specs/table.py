@@ -16,8 +16,8 @@ from rebasin_core.symmetry.axis import Atom, Group
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.symmetry.notation import parse_axes
 from rebasin_core.symmetry.resolve import names_of, resolve, solve, without_nesting
+from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.checks import require_tensors, shorten
-from rebasin_core.tensors.kinds import refuse, require_mapping
 from rebasin_core.tensors.modules import named_tensors
 from rebasin_core.tensors.names import TensorNames
 
@@ -88,7 +88,7 @@ class TableSpec(PermutationSpec):
         require_mapping(self.sizes, "sizes as a mapping of integers by the names of groups")
         for part in (*self.table.values(), *self.table):
             if not isinstance(part, str):
-                refuse(part, "names and axes in the table as texts, such as 'hidden, -'")
+                raise_wrong_type(part, "names and axes in the table as texts, such as 'hidden, -'")
         table = {name: parse_axes(text) for name, text in self.table.items()}
         self._check_names(table)
         within = _nesting(table)
@@ -158,7 +158,7 @@ def table_spec(
 
 @final
 class TableSpecFactory(SpecFactory):
-    """Uses the same table for every model, as in `TableSpec`.
+    """Specification factory with one table for all models, as in `TableSpec`.
 
     Raises:
         ConfigError: If an option is invalid.

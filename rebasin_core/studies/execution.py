@@ -23,8 +23,8 @@ from rebasin_core.studies.folder import CURVES, SUMMARY, RunFolder, RunIdentity
 from rebasin_core.studies.setting import Setting
 from rebasin_core.studies.similarity_images import similarity_images
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.tensors.arguments import raise_wrong_type, require_path
 from rebasin_core.tensors.files import write_bytes, write_json
-from rebasin_core.tensors.kinds import refuse, require_path
 from rebasin_core.tensors.reading import read_json
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def run(
         RebasinError: If the configuration, the data or a loaded file is invalid, or results cannot be written.
     """
     if not isinstance(config, RunConfig):
-        refuse(config, "a `RunConfig`", "`load_run` reads one from a file")
+        raise_wrong_type(config, "a `RunConfig`", "`load_run` reads one from a file")
     require_path(output)
     setting = Setting(config, registry or default_registry())
     setting.check()

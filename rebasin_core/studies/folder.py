@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from rebasin_core.config.run import RunConfig
 from rebasin_core.errors import ConfigError, FileFormatError, StorageError
-from rebasin_core.problems import sentences
+from rebasin_core.problems import messages
 from rebasin_core.studies.lock import LOCK, FolderLock
 from rebasin_core.tensors.digests import digest_of_file
 from rebasin_core.tensors.files import is_unfinished, write_json
@@ -38,7 +38,7 @@ class RunIdentity:
 
     Attributes:
         config: The configuration as plain JSON.
-        inputs: Digests of the inputs by name: the data set, the network, the specification, loaded files.
+        inputs: Digests of the inputs by name: the dataset, the network, the specification, loaded files.
         code: Versions of the packages whose components are used.
     """
 
@@ -234,7 +234,7 @@ def _stored_identity(path: Path) -> RunIdentity:
     try:
         stored = _StoredRun.model_validate(read_record(path, RUN_KIND, RUN_VERSION), strict=True)
     except (FileFormatError, ValidationError) as error:
-        why = str(error) if isinstance(error, FileFormatError) else "; ".join(sentences(error.errors()))
+        why = str(error) if isinstance(error, FileFormatError) else "; ".join(messages(error.errors()))
         message = (
             f"{path} is not the record of a run that this version can resume ({why}); choose another output folder, or "
             "remove this one"

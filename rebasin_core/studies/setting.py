@@ -70,7 +70,7 @@ class Setting:
 
     Raises:
         ConfigError: If the device is not available.
-        DataError: If the data set cannot be read.
+        DataError: If the dataset cannot be read.
     """
 
     def __init__(self, config: RunConfig, registry: Registry) -> None:
@@ -99,7 +99,7 @@ class Setting:
 
     @cached_property
     def likelihood(self) -> Likelihood:
-        """The likelihood of the run; by default the one that fits the data set."""
+        """The likelihood of the run; by default the one that fits the dataset."""
         is_classification = self._data.target.kind == "classification"
         chosen = self._config.likelihood
         if chosen is None:
@@ -108,7 +108,7 @@ class Setting:
         if is_classification != (chosen.targets == "classes"):
             task = "classification" if chosen.targets == "classes" else "regression"
             message = (
-                f"the likelihood `{chosen.name}` is for {task}, the data set `{self._config.data.name}` for "
+                f"the likelihood `{chosen.name}` is for {task}, the dataset `{self._config.data.name}` for "
                 f"{self._data.target.kind}; use `likelihood: auto`"
             )
             raise ConfigError(message)
@@ -133,7 +133,7 @@ class Setting:
         train, test = self._data.train, self._data.test
         examples = {"x": train.inputs, "y": train.targets, "test x": test.inputs, "test y": test.targets}
         digests = {
-            "the data set": digest_of_tensors(examples),
+            "the dataset": digest_of_tensors(examples),
             "the network": digest_of_tensors(named_tensors(self.model)),
             "the specification": self.spec.layout.fingerprint,
         }
@@ -285,7 +285,7 @@ class Setting:
         """Estimate the loss curve between two posteriors.
 
         Args:
-            split: Split of the data set.
+            split: Split of the dataset.
             reference: The posterior at t = 0.
             candidate: The posterior at t = 1.
             progress: Whether to show a progress bar.
@@ -307,7 +307,7 @@ class Setting:
         """Estimate the loss curve between the means of two posteriors (single networks).
 
         Args:
-            split: Split of the data set.
+            split: Split of the dataset.
             reference: The posterior at t = 0.
             candidate: The posterior at t = 1.
             progress: Whether to show a progress bar.
@@ -342,7 +342,7 @@ class Setting:
         """Score the predictive distribution of a posterior.
 
         Args:
-            split: Split of the data set.
+            split: Split of the dataset.
             posterior: The posterior.
 
         Returns:

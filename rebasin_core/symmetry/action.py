@@ -35,7 +35,7 @@ def act(layout: Layout, indices: Mapping[str, Tensor], tensor: Tensor, axes: Seq
 
 
 def act_on_axes(
-    layout: Layout, indices: Mapping[str, Tensor], tensor: Tensor, axes: Sequence[Axis], what: str
+    layout: Layout, indices: Mapping[str, Tensor], tensor: Tensor, axes: Sequence[Axis], description: str
 ) -> Tensor:
     """Permute the trailing axes like `act`, where these are only some of the axes of a tensor in the layout.
 
@@ -44,7 +44,7 @@ def act_on_axes(
         indices: One index per group.
         tensor: ``[*lead, *sizes]``.
         axes: The axes of the trailing dimensions.
-        what: Description of the tensor, for messages.
+        description: Description of the tensor, for messages.
 
     Returns:
         The permuted tensor.
@@ -54,7 +54,7 @@ def act_on_axes(
     """
     sizes = tuple(axis.size for axis in axes)
     if tuple(tensor.shape[tensor.dim() - len(sizes) :]) != sizes:
-        message = f"{what} has shape {tuple(tensor.shape)}, expected {sizes} as its last dimensions"
+        message = f"{description} has shape {tuple(tensor.shape)}, expected {sizes} as its last dimensions"
         raise InvalidInputError(message)
     for row in atom_rows(axes):
         names = [atom.group for atom in row if atom.group is not None]
@@ -62,8 +62,8 @@ def act_on_axes(
             outside = [outer for outer in layout.ancestors(name) if outer not in names]
             if outside:
                 message = (
-                    f"cannot permute {what}: group {name!r} is nested in {outside[0]!r}, which acts on another axis; "
-                    "use a posterior whose tensors have the shapes of whole parameters"
+                    f"cannot permute {description}: group {name!r} is nested in {outside[0]!r}, which acts on another "
+                    "axis; use a posterior whose tensors have the shapes of whole parameters"
                 )
                 raise InvalidInputError(message)
     return act(layout, indices, tensor, axes)

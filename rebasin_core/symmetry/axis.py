@@ -2,7 +2,7 @@
 
 One dimension of a tensor often holds more than one thing. Flattening a feature map of ``[channels, 7, 7]`` gives an
 axis that is a *product* ``channels * 49``; the output of a fused query-key-value projection is a *concatenation*
-``q + k + v``, where each of the three is a product ``heads * width``. Only atoms carry a group, so that a permutation
+``q + k + v``, where each of the three is a product ``heads * width``. Only atoms carry a group. Therefore a permutation
 of the channels acts on a flattened axis block by block.
 """
 

@@ -14,10 +14,10 @@ from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms
 from rebasin_core.symmetry.cell import atom_rows, count_cells
 from rebasin_core.symmetry.notation import format_axes, parse_axes
 from rebasin_core.symmetry.resolve import resolve
+from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.bounds import MAX_CELLS, MAX_DEPTH, MAX_LENGTH, MAX_UNITS
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.frozen import FrozenMapping
-from rebasin_core.tensors.kinds import refuse, require_mapping
 from rebasin_core.tensors.names import TensorNames
 from rebasin_core.tensors.reading import shown
 
@@ -184,14 +184,14 @@ class Layout:
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(axis.size for axis in axes) for name, axes in self.axes.items()}
 
-    def check(self, tensors: Mapping[str, Tensor], what: str, *, complete: bool = True) -> None:
+    def check(self, tensors: Mapping[str, Tensor], description: str, *, complete: bool = True) -> None:
         """Raise if tensors do not match the layout.
 
         A tensor attached to a parameter of shape ``s`` may have extra leading dimensions: ``(*lead, *s)``.
 
         Args:
             tensors: Tensors by name.
-            what: Description of the tensors, for the message ("the candidate").
+            description: Description of the tensors, for the message ("the candidate").
             complete: Whether every permuted tensor of the layout is required.
 
         Raises:
@@ -202,7 +202,7 @@ class Layout:
         given = set(own.values())
         missing = sorted(name for name in self.moved if name not in given) if complete else []
         if unknown or missing:
-            parts = [f"{what} does not match the specification"]
+            parts = [f"{description} does not match the specification"]
             parts += [f"missing: {shorten(missing)}"] if missing else []
             parts += [f"not in the specification: {shorten(unknown)}"] if unknown else []
             raise InvalidInputError("; ".join(parts))
@@ -210,7 +210,7 @@ class Layout:
             shape = tuple(tensor.shape)
             expected = self.shape(own[name] or name)
             if len(shape) < len(expected) or shape[len(shape) - len(expected) :] != expected:
-                message = f"{what}: `{name}` has shape {shape}, the specification expects {expected} (last dimensions)"
+                message = f"{description}: `{name}` has shape {shape}, expected {expected} as its last dimensions"
                 raise InvalidInputError(message)
 
     def _action_as_json(self) -> dict[str, Any]:
@@ -284,10 +284,10 @@ def _require_kinds(groups: object, axes: object) -> None:
     require_mapping(axes, "the axes as a mapping by the names of tensors")
     for group in cast("Mapping[str, object]", groups).values():
         if not isinstance(group, Group):
-            refuse(group, "a `Group` for every name of a group")
+            raise_wrong_type(group, "a `Group` for every name of a group")
     for of_tensor in cast("Mapping[str, object]", axes).values():
         if not isinstance(of_tensor, tuple) or not all(isinstance(axis, Atom | Product | Concat) for axis in of_tensor):
-            refuse(of_tensor, "a tuple of axes for every tensor", "`table_spec` reads them from texts")
+            raise_wrong_type(of_tensor, "a tuple of axes for every tensor", "`table_spec` reads them from texts")
 
 
 def _group(name: str, entry: object) -> Group:

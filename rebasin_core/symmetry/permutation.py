@@ -14,10 +14,10 @@ from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError
 from rebasin_core.symmetry.action import act, act_on_axes
 from rebasin_core.symmetry.index import check_index, reorder_outer
 from rebasin_core.symmetry.layout import Layout
+from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.checks import require_same_names, require_tensors
 from rebasin_core.tensors.files import read_tensors, write_tensors
 from rebasin_core.tensors.frozen import FrozenMapping
-from rebasin_core.tensors.kinds import refuse, require_mapping
 from rebasin_core.tensors.modules import named_tensors, shared_names
 from rebasin_core.tensors.names import is_count_of_averaged
 
@@ -106,7 +106,7 @@ class Permutation:
             A permutation.
         """
         shapes = {name: layout.index_shape(name) for name in layout.groups}
-        # The ranks of uniform noise are a uniformly random permutation.
+        # Sorting uniform noise yields a uniformly random permutation.
         noise = {n: torch.rand(shape, generator=generator, device=generator.device) for n, shape in shapes.items()}
         return cls(layout, {name: tensor.argsort(-1).cpu() for name, tensor in noise.items()})
 
@@ -184,7 +184,7 @@ class Permutation:
         if isinstance(target, Mapping):
             return self._permuted_tensors(target)
         if isinstance(target, torch.Tensor):
-            refuse(target, "tensors by name", "`apply({name: tensor})` permutes one")
+            raise_wrong_type(target, "tensors by name", "`apply({name: tensor})` permutes one")
         if isinstance(target, Permutable):
             return target.permute(self)
         foreign = _FOREIGN[0] if _FOREIGN else None
@@ -325,13 +325,12 @@ class Permutation:
     def __repr__(self) -> str:
         """Return a short description: for every group, the number of permuted units and of all units."""
         groups = ", ".join(f"{name}: {moved}/{self._indices[name].numel()}" for name, moved in self.moved.items())
-        return f"Permutation(units moved: {groups or 'no groups'})"
+        return f"Permutation(permuted units: {groups or 'no groups'})"
 
-    def _require_layout(self, other: Layout, what: str) -> None:
+    def _require_layout(self, other: Layout, description: str) -> None:
         if other.fingerprint != self._layout.fingerprint:
-            message = (
-                f"{what} belongs to another specification ({other.fingerprint}, expected {self._layout.fingerprint})"
-            )
+            expected = self._layout.fingerprint
+            message = f"{description} belongs to another specification ({other.fingerprint}, expected {expected})"
             raise InvalidInputError(message)
 
 

@@ -34,7 +34,7 @@ class Rescaling:
     Attributes:
         group: The group whose units are scaled, one factor per unit.
         kind: ``scale`` (any positive factor) or ``sign`` (1 or -1).
-        degrees: Exponent of the factor, 1 or -1, by tensor name and dimension; other axes are not scaled.
+        degrees: Integer exponent of the factor, often 1 or -1, by tensor name and dimension; other axes are not scaled.
     """
 
     group: str

@@ -1,1 +1,1 @@
-"""Pure functions on tensors, without any notion of a network."""
+"""Functions on tensors, files and names that do not depend on networks or posteriors."""

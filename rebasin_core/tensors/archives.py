@@ -1,4 +1,4 @@
-"""Arrays in NumPy's archives (``.npz``): nothing is executed, and no more memory is taken than there is."""
+"""Reading of NumPy archives (``.npz``) without executing code or exceeding the free memory."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ def read_npz(path: Path | str, *, names: Collection[str] | None = None) -> dict[
     """Read the arrays of an ``.npz`` file.
 
     Args:
-        path: The file.
-        names: The arrays to read, all of which must be there; all that the file has if not given.
+        path: Path of the file.
+        names: Names of the arrays to read; all arrays of the file if None.
 
     Returns:
         The arrays by name.
 
     Raises:
-        FileFormatError: If the file is missing, damaged or truncated, holds objects, lacks an array, or would take more
-            memory than there is.
+        FileFormatError: If the file is missing, damaged or truncated, contains objects, lacks an array, or needs more
+            memory than is free.
     """
     regular_size(path)
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {info.filename.removesuffix(_SUFFIX): info.file_size for info in archive.infolist()}
             wanted = list(sizes) if names is None else list(names)
-            _require_room(sum(sizes[name] for name in wanted))
+            _require_memory(sum(sizes[name] for name in wanted))
             return {name: _array(archive, name, sizes[name]) for name in wanted}
     except _DAMAGED as error:
         missing = isinstance(error, KeyError)
@@ -74,20 +74,20 @@ def _array(archive: zipfile.ZipFile, name: str, size: int) -> NDArray[Any]:
 
 
 def _read(stream: IO[bytes], name: str, size: int) -> NDArray[Any]:
-    """Return the array in a stream of a known number of bytes, which is compared with what its header promises."""
+    """Return the array in a stream; raise if the size of the stream differs from the shape in its header."""
     version = npy.read_magic(stream)
     if version not in {(1, 0), (2, 0), (3, 0)}:
-        message = f"{name!r} is in version {version} of the format"
+        message = f"{name!r} has version {version} of the format, which is not supported"
         raise ValueError(message)
-    # Version 3 differs from 2 in the text encoding alone, which matters to names of fields: not read here.
+    # Version 3 differs from 2 only in the encoding of field names; structured arrays are not supported.
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read_header(stream)
     if dtype.hasobject or dtype.fields is not None:
-        message = f"{name!r} holds objects"
+        message = f"{name!r} contains objects"
         raise ValueError(message)
     expected = math.prod(shape) * dtype.itemsize
     if min(shape, default=1) < 0 or expected + stream.tell() != size:
-        message = f"{name!r} should have {expected} bytes for shape {shape}, and has {size - stream.tell()}"
+        message = f"expected {expected} bytes of {name!r} for shape {shape}, got {size - stream.tell()}"
         raise ValueError(message)
     content = stream.read(expected + 1)
     if len(content) != expected:
@@ -96,9 +96,9 @@ def _read(stream: IO[bytes], name: str, size: int) -> NDArray[Any]:
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C").copy()
 
 
-def _require_room(size: int) -> None:
+def _require_memory(size: int) -> None:
     free = free_memory(torch.device("cpu"))
-    # Twice: as bytes, and as the array.
+    # Twice the size: the bytes, and the array.
     if size > MAX_DATA_BYTES or 2 * size > free:
         message = f"it expands to {size} bytes, and {free} bytes of memory are free"
         raise ValueError(message)

@@ -1,4 +1,4 @@
-"""Digests of content: what a result was computed from."""
+"""SHA-256 digests of files and tensors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def digest_of_file(path: Path | str) -> str:
     """Return the SHA-256 of a file's content.
 
     Args:
-        path: A regular file.
+        path: Path of a regular file.
 
     Returns:
-        Hexadecimal digits.
+        The digest in hexadecimal digits.
 
     Raises:
-        FileFormatError: If it cannot be read.
+        FileFormatError: If the file cannot be read.
     """
     regular_size(path)
     try:
@@ -39,18 +39,18 @@ def digest_of_file(path: Path | str) -> str:
 
 
 def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return a digest of named tensors: of their names, shapes, dtypes and entries, on whatever device they are.
+    """Return a digest of the names, shapes, dtypes and entries of tensors; it does not depend on their device.
 
     Args:
-        tensors: By name; the order does not matter.
+        tensors: Tensors by name, in any order.
 
     Returns:
-        Hexadecimal digits; equal for tensors that are equal bit for bit.
+        The digest in hexadecimal digits; equal for tensors that are bitwise equal.
     """
     found = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         found.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        # As bytes, since NumPy does not know all dtypes.
+        # As bytes, since NumPy does not support all dtypes.
         found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()

@@ -1,4 +1,4 @@
-"""Files of tensors: safetensors with a JSON document, written to a temporary name and renamed."""
+"""Atomic writing of files, and safetensors files with a JSON document in their metadata."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from rebasin_core.errors import FileFormatError, StorageError
-from rebasin_core.tensors.kinds import require_path
+from rebasin_core.tensors.arguments import require_path
 from rebasin_core.tensors.reading import irregular_kind, other_format, parse_json, reason, regular_size, shown
 
 if TYPE_CHECKING:
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 FORMAT = "rebasin_core/1"
 _ENTRY = "rebasin_core"
 _UNFINISHED = re.compile(r"\.rebasin-\w+\.part(\.\w+)?")
-_LONGEST_SUFFIX = 16
+_MAX_SUFFIX_LENGTH = 16
 OF_DAMAGED_TENSORS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
-"""What torch raises for tensors of names, shapes and dtypes that do not belong together, or that it does not have."""
+"""Errors that PyTorch raises for inconsistent or unsupported names, shapes and dtypes of tensors."""
 
 
 @contextmanager
 def replacing(path: Path | str) -> Generator[Path]:
-    """Give a temporary file beside ``path`` that takes its place when the block ends well.
+    """Provide a temporary file that replaces ``path`` when the block succeeds.
 
-    The content is on the disk before the name is, so that a machine that stops at any moment leaves the old file or the
-    whole new one.
+    The content is flushed to the disk before the file is renamed. If the machine stops at any moment, either the old
+    file or the complete new one remains.
 
     Args:
-        path: The file to write; its folder is made if needed.
+        path: Path of the file to write; its folder is created if needed.
 
     Yields:
-        The temporary path. If the block fails it is removed and ``path`` stays as it was.
+        Path of the temporary file. If the block fails, it is removed and ``path`` is not changed.
 
     Raises:
         StorageError: If the folder or the file cannot be written.
@@ -49,17 +49,17 @@ def replacing(path: Path | str) -> Generator[Path]:
     require_path(path)
     target = Path(path)
     temporary: Path | None = None
-    try:  # ruff: ignore[too-many-statements-in-try-clause] - each of them may find the disk full
-        temporary = _new_beside(target)
+    try:  # ruff: ignore[too-many-statements-in-try-clause] - each may fail because the disk is full
+        temporary = _new_temporary(target)
         yield temporary
         _flush(temporary)
-        # mkstemp makes files that only their owner can read; a result is an ordinary file.
+        # mkstemp creates files that only their owner can read; results get the default permissions.
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
         temporary = None
         _flush_folder(target.parent)
     except OSError as error:
-        message = f"cannot write {shown(target)}: {reason(error)}. Check the space and the permissions of its folder"
+        message = f"cannot write {shown(target)}: {reason(error)}. Check the free space and the folder's permissions"
         raise StorageError(message) from error
     finally:
         if temporary is not None:
@@ -67,25 +67,25 @@ def replacing(path: Path | str) -> Generator[Path]:
 
 
 def is_unfinished(name: str) -> bool:
-    """Return whether a file name is one that `replacing` gives to a file that is being written.
+    """Return whether a file name is that of a temporary file of `replacing`.
 
     Args:
         name: A file name.
 
     Returns:
-        Whether it is; no other program is expected to choose such names.
+        Whether it has the form of such names, which no other program is expected to use.
     """
     return _UNFINISHED.fullmatch(name) is not None
 
 
 def require_writable(path: Path | str) -> None:
-    """Raise if a file cannot be written at a path, so that this is known before the work; nothing is written.
+    """Raise if a file cannot be written at a path; nothing is written.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Raises:
-        StorageError: If the path is that of a folder, or its folder cannot be made or written into.
+        StorageError: If the path is a folder, or its folder cannot be created or is not writable.
     """
     require_path(path)
     problem = _obstacle(Path(path))
@@ -95,11 +95,11 @@ def require_writable(path: Path | str) -> None:
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
-    """Write a file as a whole or not at all.
+    """Write a file atomically.
 
     Args:
-        path: The file; replaced if it exists.
-        content: What it shall hold.
+        path: Path of the file, which is replaced if it exists.
+        content: Content of the file.
 
     Raises:
         StorageError: If it cannot be written.
@@ -109,11 +109,11 @@ def write_bytes(path: Path | str, content: bytes) -> None:
 
 
 def write_json(path: Path | str, document: object) -> None:
-    """Write a JSON document as a whole or not at all.
+    """Write a JSON document atomically.
 
     Args:
-        path: The file; replaced if it exists.
-        document: Anything that JSON can hold.
+        path: Path of the file, which is replaced if it exists.
+        document: A value that JSON can represent.
 
     Raises:
         StorageError: If it cannot be written.
@@ -122,38 +122,38 @@ def write_json(path: Path | str, document: object) -> None:
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], *, kind: str, document: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON document into one safetensors file, as a whole or not at all.
+    """Write tensors and a JSON document to a safetensors file, atomically.
 
     Args:
-        path: The file; replaced if it exists.
-        tensors: By name.
-        kind: What the file holds; `read_tensors` asks for it.
-        document: Kept in the file's metadata.
+        path: Path of the file, which is replaced if it exists.
+        tensors: Tensors by name.
+        kind: Kind of the file, which `read_tensors` checks.
+        document: Document in the file's metadata.
 
     Raises:
         StorageError: If it cannot be written.
     """
-    # One entry, since safetensors writes several in a random order, and equal runs shall give equal bytes.
+    # One entry, since safetensors writes several in a random order, and equal runs must write equal bytes.
     metadata = {_ENTRY: json.dumps({"format": FORMAT, "kind": kind, "document": document})}
     ready: dict[str, Tensor] = {}
-    places: set[int] = set()
+    addresses: set[int] = set()
     for name, tensor in tensors.items():
-        # The format holds no shared memory: what stands under two names is written twice.
+        # The format does not support shared memory: tensors with two names are written twice.
         whole = tensor.detach().cpu().contiguous()
-        ready[name] = whole.clone() if whole.data_ptr() in places else whole
-        places.add(whole.data_ptr())
+        ready[name] = whole.clone() if whole.data_ptr() in addresses else whole
+        addresses.add(whole.data_ptr())
     write_bytes(path, save(ready, metadata=metadata))
 
 
 def read_tensors(path: Path | str, *, kind: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the tensors and the document of a file; nothing in the file is executed.
+    """Read the tensors and the document of a safetensors file; no code in the file is executed.
 
     Args:
-        path: A safetensors file.
-        kind: What it must hold; None takes any safetensors file, also one from elsewhere.
+        path: Path of the file.
+        kind: Expected kind of the file; None for any safetensors file, also of other programs.
 
     Returns:
-        The tensors on the CPU, and the document (empty for a file from elsewhere).
+        The tensors on the CPU, and the document with its ``kind`` (None for files of other programs).
 
     Raises:
         FileFormatError: If the file is missing, damaged or of another kind.
@@ -163,7 +163,7 @@ def read_tensors(path: Path | str, *, kind: str | None = None) -> tuple[dict[str
     try:
         with safe_open(path, framework="pt") as handle:
             metadata = handle.metadata() or {}
-            # Copies: sums over memory that is not aligned, as tensors in files are, differ in the last digit.
+            # Copies, since tensors in files are not aligned, and sums over unaligned memory differ in the last digit.
             names = handle.keys()
             tensors = {name: handle.get_tensor(name).clone() for name in names}
     except (OSError, SafetensorError, *OF_DAMAGED_TENSORS) as error:
@@ -177,31 +177,31 @@ def read_tensors(path: Path | str, *, kind: str | None = None) -> tuple[dict[str
 
 
 def _document(metadata: Mapping[str, str], kind: str | None) -> dict[str, Any]:
-    """Return the document in the metadata of a safetensors file, with its kind; raise unless it is as expected."""
+    """Return the document in the metadata of a safetensors file, with its kind; raise if the kind is not expected."""
     if _ENTRY not in metadata and kind is None:
         return {"kind": None}
     header = parse_json(metadata.get(_ENTRY, "{}"))
     if not isinstance(header, dict):
-        message = f"the entry {_ENTRY!r} of its metadata is no JSON object"
+        message = f"the entry {_ENTRY!r} of its metadata is not a JSON object"
         raise FileFormatError(message)
     found = header.get("kind")
     document = header.get("document", {})
     if not isinstance(found, str) or (kind is not None and found != kind):
-        wanted = "one of the kinds that this package writes" if kind is None else f"kind {kind!r}"
-        message = f"expected a file of {wanted}, got {'unknown' if found is None else shown(found)}"
+        expected = "a kind that this package writes" if kind is None else f"kind {kind!r}"
+        message = f"expected a file of {expected}, got {'unknown' if found is None else shown(found)}"
         raise FileFormatError(message)
     if header.get("format") != FORMAT:
         raise FileFormatError(other_format(f"the format {shown(header.get('format'))}", f"the format {FORMAT!r}"))
     if not isinstance(document, dict):
-        message = f"its document is no JSON object, got {shown(document)}"
+        message = f"its document is not a JSON object, got {shown(document)}"
         raise FileFormatError(message)
     return {**document, "kind": found}
 
 
-def _new_beside(target: Path) -> Path:
-    """Return a new empty file in the folder of a target, making the folder if needed."""
-    # Not the name of the target, which may be as long as names can be; its suffix tells writers the format.
-    suffix = target.suffix if len(target.suffix) <= _LONGEST_SUFFIX else ""
+def _new_temporary(target: Path) -> Path:
+    """Return a new empty file in the folder of a target; create the folder if needed."""
+    # With the suffix of the target, by which writers choose the format, but not its name, which may be too long.
+    suffix = target.suffix if len(target.suffix) <= _MAX_SUFFIX_LENGTH else ""
     try:
         _require_replaceable(target)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -213,7 +213,7 @@ def _new_beside(target: Path) -> Path:
 
 
 def _require_replaceable(target: Path) -> None:
-    """Raise if a path is that of something else than a file: a device would be replaced by a file for ever."""
+    """Raise if a path exists and is not a regular file, since a device would be replaced permanently."""
     kind = irregular_kind(target)
     if kind is not None:
         message = f"it is {kind}"
@@ -221,9 +221,9 @@ def _require_replaceable(target: Path) -> None:
 
 
 def _obstacle(target: Path) -> str | None:
-    """Return why a file cannot be written; None if nothing is seen that is in the way."""
+    """Return the reason why a file cannot be written; None if there is no apparent one."""
     try:
-        target.is_symlink()  # refuses names that are too long, and those with a NUL character
+        target.is_symlink()  # raises for names that are too long or contain NUL
         folder = next(parent for parent in target.absolute().parents if parent.exists())
         kind = irregular_kind(target)
     except (OSError, ValueError) as error:
@@ -231,7 +231,7 @@ def _obstacle(target: Path) -> str | None:
     if kind is not None:
         return f"it is {kind}"
     try:
-        # Permissions say less: not whether the file system can be written, and of what kind it is.
+        # Permissions are not sufficient: the file system may be read-only, for example.
         with tempfile.TemporaryFile(dir=folder):
             return None
     except OSError as error:
@@ -244,7 +244,7 @@ def _flush(path: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Write the folder's entries to the disk, where the system can open a folder for that."""
+    """Flush the folder's entries to the disk, if the system can open folders."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""A mapping that cannot be changed, and that can be pickled."""
+"""An immutable mapping that can be pickled."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ V_co = TypeVar("V_co", covariant=True)
 class FrozenMapping(Mapping[K, V_co]):
     """A read-only copy of a mapping.
 
-    Unlike `types.MappingProxyType` it can be pickled and deep-copied, so that values that hold one travel to other
-    processes. Equality is that of mappings; it has no hash, since its values may have none.
+    Unlike `types.MappingProxyType` it can be pickled and deep-copied, and thus be sent to other processes. Equality is
+    that of mappings. It is not hashable, since its values may not be.
 
     Args:
-        items: The mapping; copied, so that changing it later has no effect. Its values are not copied.
+        items: The mapping. It is copied, so later changes have no effect; its values are not copied.
 
     Examples:
         >>> sizes = FrozenMapping({"hidden": 3})
@@ -58,7 +58,7 @@ class FrozenMapping(Mapping[K, V_co]):
 
     @override
     def __reduce__(self) -> tuple[type[FrozenMapping[K, V_co]], tuple[dict[K, V_co]]]:
-        """Return the parts to make an equal mapping from: for pickling and deep copies."""
+        """Return the constructor and its arguments, for pickling and deep copies."""
         return FrozenMapping, (self._items,)
 
     def __copy__(self) -> FrozenMapping[K, V_co]:

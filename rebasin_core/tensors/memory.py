@@ -1,4 +1,4 @@
-"""How much memory is free, and what it looks like when it is not enough."""
+"""Free memory of devices, and errors raised when it is insufficient."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory could not be had, on the CPU or a GPU.
+    """Return whether an error reports that memory could not be allocated, on the CPU or a GPU.
 
     Args:
-        error: What was raised.
+        error: The exception.
 
     Returns:
-        Whether a smaller piece of work may succeed.
+        Whether memory was insufficient; a smaller batch may succeed.
     """
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
@@ -22,13 +22,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that are free on a device.
+    """Return the free memory of a device.
 
     Args:
-        device: A device.
+        device: The device.
 
     Returns:
-        Bytes; where the system does not tell, two gigabytes are assumed.
+        Free memory in bytes; 2 GiB if the system does not report it.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])

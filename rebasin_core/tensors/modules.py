@@ -1,4 +1,4 @@
-"""The tensors of a module, by name."""
+"""Parameters and buffers of modules, by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from rebasin_core.tensors.kinds import refuse
+from rebasin_core.tensors.arguments import raise_wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# Types of modules that stand for a module that they hold, and where: by name, since importing the compiler takes long.
+# Types of wrappers, with the attribute of the wrapped module; by name, since importing torch._dynamo takes long.
 _WRAPPERS = {
     "torch.nn.parallel.data_parallel.DataParallel": "module",
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
@@ -26,21 +26,23 @@ _WRAPPERS = {
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """Return the network that a compiled, parallel or averaged module stands for.
+    """Return the network inside a compiled, parallel or averaged module.
 
     Args:
         module: Any module.
 
     Returns:
-        The module inside ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` and ``AveragedModel``, in
-        whatever order they are wrapped around each other. Where parts of a module are wrapped, a copy without the
-        wrappers that shares all parameters and buffers. Any other module itself.
+        The module inside any nesting of ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` and
+        ``AveragedModel``. If submodules are wrapped, a copy without the wrappers that shares all parameters and
+        buffers. Any other module is returned unchanged.
 
     Raises:
-        InvalidInputError: If it is no module.
+        InvalidInputError: If the argument is not a module.
     """
     if not isinstance(module, nn.Module):
-        refuse(module, "a network as a torch.nn.Module", "make an instance of a class; wrap a function in a module")
+        raise_wrong_type(
+            module, "a network as a torch.nn.Module", "make an instance of a class; wrap a function in a module"
+        )
     inner = _inner(module)
     if all(_inner(part) is part for part in inner.modules()):
         return inner
@@ -63,7 +65,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return all parameters and buffers of a model by name.
 
     Args:
-        model: Any module; a compiled, parallel or averaged one stands for the module that it wraps.
+        model: Any module; compiled, parallel and averaged modules are unwrapped.
 
     Returns:
         Parameters first, then buffers, in the model's order.
@@ -73,13 +75,13 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def repeated_names(module: nn.Module) -> dict[str, str]:
-    """Return the names that repeat a tensor of a module: tied weights, and modules that are registered twice.
+    """Return the additional names of shared tensors of a module: tied weights, and modules registered twice.
 
     Args:
         module: Any module.
 
     Returns:
-        For each further name of a tensor, its first name.
+        For each additional name of a tensor, its first name.
     """
     first = {id(tensor): name for name, tensor in named_tensors(module).items()}
     every = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
@@ -87,13 +89,13 @@ def repeated_names(module: nn.Module) -> dict[str, str]:
 
 
 def shared_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the names that repeat a tensor, as in the state dict of a module that is registered under two names.
+    """Return the additional names of shared tensors, as in the state dict of a module with tied weights.
 
     Args:
         tensors: Named tensors.
 
     Returns:
-        For each name after the first of a tensor, that first name.
+        For each additional name of a tensor, its first name.
     """
     first: dict[tuple[object, ...], str] = {}
     repeated: dict[str, str] = {}
@@ -108,19 +110,19 @@ def shared_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies of tensors that share neither memory nor gradients with them.
+    """Return detached copies of tensors.
 
     Args:
         tensors: Named tensors.
 
     Returns:
-        Their copies.
+        Copies that share neither memory nor gradients with the tensors.
     """
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def unsaved_buffers(module: nn.Module) -> frozenset[str]:
-    """Return the names of buffers that are not part of the state dict: constants that no training changes.
+    """Return the names of buffers that are not in the state dict (``persistent=False``), which are constants.
 
     Args:
         module: Any module.
@@ -131,14 +133,14 @@ def unsaved_buffers(module: nn.Module) -> frozenset[str]:
     return frozenset(
         f"{prefix}.{name}".lstrip(".")
         for prefix, owner in module.named_modules()
-        for name in owner._non_persistent_buffers_set  # ruff: ignore[private-member-access] - nothing public tells
+        for name in owner._non_persistent_buffers_set  # ruff: ignore[private-member-access] - no public equivalent
     )
 
 
 def shared_copy(module: nn.Module) -> nn.Module:
     """Return a copy of a module that shares its parameters and buffers.
 
-    What the copy keeps from a run (caches, counters, its mode) does not reach the module.
+    Other state that a run of the copy changes (caches, counters, training mode) does not affect the module.
 
     Args:
         module: Any module.
@@ -155,13 +157,13 @@ def shared_copy(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def forward_hooks(hooks: Iterable[tuple[nn.Module, Callable[..., Tensor | None]]]) -> Generator[None]:
-    """Keep forward hooks on modules while a block runs, whatever happens in it.
+    """Register forward hooks on modules for the duration of a block.
 
     Args:
-        hooks: Pairs of a module and its hook, called with the module, its arguments and its output.
+        hooks: Pairs of a module and its hook, which is called with the module, its arguments and its output.
 
     Yields:
-        Nothing; the hooks are on.
+        None. The hooks are removed when the block ends, also by an exception.
     """
     handles = [module.register_forward_hook(hook) for module, hook in hooks]
     try:

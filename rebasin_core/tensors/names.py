@@ -1,4 +1,4 @@
-"""The names of a network's tensors: which are buffers, which repeat a tensor, and how wrappers spell them."""
+"""Names of a network's tensors: buffers, additional names of tied weights, and prefixes added by wrappers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _STATISTICS = re.compile(r"(^|\.)(running_mean|running_var|num_batches_tracked)$")
-# What parallel and compiled modules put into the names of the tensors of the module that they wrap.
+# Parts of names that parallel and compiled modules add.
 _WRAPPERS = frozenset({"module", "_orig_mod"})
-# What `torch.optim.swa_utils.AveragedModel` saves beside the tensors of the network.
+# The entry that `torch.optim.swa_utils.AveragedModel` adds to the state dict of the network.
 COUNT_OF_AVERAGED = "n_averaged"
 
 
@@ -33,9 +33,9 @@ class TensorNames:
     """The names of the parameters and buffers of one network.
 
     Attributes:
-        known: The name of every tensor, each tensor once, in the network's order.
-        buffers: Those that are buffers; None if that is not known.
-        aliases: Further names of tensors (tied weights, modules that are registered twice), with the one in ``known``.
+        known: The first name of every tensor, in the network's order.
+        buffers: Names in ``known`` that are buffers; None if unknown.
+        aliases: Additional names of tensors (tied weights, modules registered twice), with their name in ``known``.
     """
 
     known: tuple[str, ...]
@@ -47,7 +47,7 @@ class TensorNames:
         """Return the names of a module's tensors.
 
         Args:
-            module: Any module; a compiled, parallel or averaged one stands for the module that it wraps.
+            module: Any module; compiled, parallel and averaged modules are unwrapped.
 
         Returns:
             The names.
@@ -57,37 +57,37 @@ class TensorNames:
         return cls(tuple(named_tensors(inner)), buffers, repeated_names(inner))
 
     def of(self, name: str) -> str | None:
-        """Return the known name that a name stands for.
+        """Return the known name of a tensor.
 
         Args:
-            name: A name; as a state dict, or a wrapper of the network (``module.``, ``_orig_mod.``), spells it.
+            name: A name as in a state dict of the network or of a wrapper (with ``module.`` or ``_orig_mod.``).
 
         Returns:
-            The name in ``known``, or None.
+            The name in ``known``, or None if there is none.
         """
-        if name in self._places:
+        if name in self._positions:
             return name
         return self.aliases.get(name) or self._plain.get(_without_wrappers(name))
 
     @cached_property
-    def _places(self) -> Mapping[str, int]:
-        return {name: place for place, name in enumerate(self.known)}
+    def _positions(self) -> Mapping[str, int]:
+        return {name: position for position, name in enumerate(self.known)}
 
     def has_order_of(self, names: Iterable[str]) -> bool:
-        """Return whether names are known ones, in the network's order.
+        """Return whether all names are known and in the network's order.
 
         Args:
-            names: Some names.
+            names: Names of tensors.
 
         Returns:
             True if so.
         """
-        places = [self._places.get(name, -1) for name in names]
-        return all(before < after for before, after in itertools.pairwise([-1, *places]))
+        positions = [self._positions.get(name, -1) for name in names]
+        return all(before < after for before, after in itertools.pairwise([-1, *positions]))
 
     @cached_property
     def _plain(self) -> Mapping[str, str]:
-        """The known names by how they are spelt without wrappers; left out where two are spelt alike."""
+        """The known names by their spelling without wrappers; ambiguous spellings are omitted."""
         pairs = [(_without_wrappers(name), name) for name in self.known]
         pairs += [(_without_wrappers(alias), name) for alias, name in self.aliases.items()]
         targets: dict[str, set[str]] = {}
@@ -95,12 +95,12 @@ class TensorNames:
             targets.setdefault(plain, set()).add(name)
         return {plain: next(iter(names)) for plain, names in targets.items() if len(names) == 1}
 
-    def renamed(self, tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
-        """Return tensors by their known names, in the network's order; names that are not known are kept.
+    def renamed(self, tensors: Mapping[str, Tensor], description: str) -> dict[str, Tensor]:
+        """Return tensors by their known names, in the network's order; unknown names are not changed.
 
         Args:
             tensors: Named tensors.
-            what: What they are, for the message.
+            description: Description of the tensors for the message.
 
         Returns:
             Each tensor once.
@@ -118,47 +118,47 @@ class TensorNames:
             own = self.of(name) or name
             if own in found and not _equal(found[own], tensor):
                 message = (
-                    f"{what}: `{first[own]}` and `{name}` are one tensor of the network, and have different values; "
-                    "give one of them, or a specification of the network in which they are not tied"
+                    f"{description}: `{first[own]}` and `{name}` are one tensor of the network, but have different "
+                    "values; pass one of them, or a specification of the network in which they are not tied"
                 )
                 raise InvalidInputError(message)
             found.setdefault(own, tensor)
             first.setdefault(own, name)
-        # Files sort their tensors; sums over tensors are rounded in their order.
-        return dict(sorted(found.items(), key=lambda item: self._places.get(item[0], len(self.known))))
+        # Files sort tensors by name; rounding of sums over tensors depends on the order.
+        return dict(sorted(found.items(), key=lambda item: self._positions.get(item[0], len(self.known))))
 
     def divide(
-        self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], what: str
+        self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], description: str
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return tensors by their known names, divided into parameters and buffers as the network has them.
+        """Return tensors by their known names, divided into the network's parameters and buffers.
 
         Args:
-            parameters: Taken for parameters so far.
-            buffers: Taken for buffers so far; stays as it is where it is not known which names are buffers.
-            what: What they are, for the message.
+            parameters: Presumed parameters.
+            buffers: Presumed buffers; the division is not changed if the network's buffers are unknown.
+            description: Description of the tensors for the message.
 
         Returns:
             The parameters, and the buffers.
 
         Raises:
-            InvalidInputError: If a parameter holds integers, or two names of one tensor have different values.
+            InvalidInputError: If a parameter contains integers, or two names of one tensor have different values.
         """
         if self.buffers is None:
-            return self.renamed(parameters, what), self.renamed(buffers, what)
-        every = self.renamed({**parameters, **buffers}, what)
+            return self.renamed(parameters, description), self.renamed(buffers, description)
+        every = self.renamed({**parameters, **buffers}, description)
         divided = {name: tensor for name, tensor in every.items() if name not in self.buffers}
-        require_numbers({name: tensor for name, tensor in divided.items() if name in self._places}, what)
+        require_numbers({name: tensor for name, tensor in divided.items() if name in self._positions}, description)
         return divided, {name: tensor for name, tensor in every.items() if name in self.buffers}
 
 
 def buffers_among(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a state dict that are buffers: integers, and normalization statistics.
+    """Return the presumed buffers of a state dict: integer tensors, and normalization statistics by name.
 
     Args:
         tensors: A state dict.
 
     Returns:
-        The buffers, as far as names and types tell.
+        The presumed buffers.
     """
     return {
         name: tensor
@@ -167,23 +167,23 @@ def buffers_among(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def require_numbers(parameters: Mapping[str, Tensor], what: str) -> None:
-    """Refuse parameters that hold integers: quantised weights.
+def require_numbers(parameters: Mapping[str, Tensor], description: str) -> None:
+    """Raise if parameters contain integers, as quantized weights do.
 
     Args:
         parameters: Parameters by name.
-        what: What they are, for the message.
+        description: Description of the parameters for the message.
 
     Raises:
-        InvalidInputError: If there are some; names them and their dtypes.
+        InvalidInputError: If there are integer parameters; names them and their dtypes.
     """
-    whole = sorted(name for name, t in parameters.items() if not (t.is_floating_point() or t.is_complex()))
-    if whole:
-        kinds = Counter(str(parameters[name].dtype) for name in whole)
+    integers = sorted(name for name, t in parameters.items() if not (t.is_floating_point() or t.is_complex()))
+    if integers:
+        dtypes = Counter(str(parameters[name].dtype) for name in integers)
         message = (
-            f"{what}: {shorten(whole)} {'is a parameter' if len(whole) == 1 else 'are parameters'} of the network, got "
-            f"{', '.join(kinds)}; quantized weights cannot be compared or averaged. Dequantize them first (numbers "
-            "times their scales, in float32), and quantize the result again"
+            f"{description}: {shorten(integers)} {'is a parameter' if len(integers) == 1 else 'are parameters'} of the "
+            f"network, got {', '.join(dtypes)}; quantized weights cannot be compared or averaged. Dequantize them "
+            "first (integers times their scales, in float32), and quantize the result again"
         )
         raise InvalidInputError(message)
 
@@ -196,7 +196,7 @@ def is_count_of_averaged(name: str, tensors: Iterable[str]) -> bool:
         tensors: All names of the state dict.
 
     Returns:
-        True if so: all other names begin with ``module.``.
+        True if so: all other names start with ``module.``.
     """
     return name == COUNT_OF_AVERAGED and all(n.startswith("module.") for n in tensors if n != COUNT_OF_AVERAGED)
 

@@ -1,4 +1,4 @@
-"""Noise from a generator, on the device and in the dtype of other tensors."""
+"""Standard normal noise and seeds from a random number generator."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 def standard_normal(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
     """Return standard normal noise.
 
-    It is drawn on the generator's device and then moved, so that a CPU generator gives the same noise on every device.
+    It is generated on the generator's device and then copied. A CPU generator therefore gives the same noise on all
+    devices.
 
     Args:
-        shape: Of the noise.
-        like: Sets its device and dtype.
-        generator: The source of randomness.
+        shape: Shape of the noise.
+        like: Tensor whose device and dtype are used.
+        generator: Random number generator.
 
     Returns:
         The noise.
@@ -30,22 +31,22 @@ def standard_normal(shape: Sequence[int], like: Tensor, generator: torch.Generat
 
 
 def on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
-    """Return a source of randomness on a device, so that noise need not be moved there.
+    """Return a random number generator on a device, for noise that is not copied from another device.
 
     Args:
-        generator: The source; if it is elsewhere, one number is drawn from it, as the seed of the other.
-        device: Where the noise is needed.
+        generator: A generator; if it is on another device, one number is drawn from it as the seed of the new one.
+        device: The device.
 
     Returns:
-        The same generator if it is there already, else a new one.
+        The same generator if it is on the device, else a new one.
     """
     if generator.device.type == device.type:
         return generator
-    return torch.Generator(device).manual_seed(drawn_seed(generator))
+    return torch.Generator(device).manual_seed(random_seed(generator))
 
 
-def drawn_seed(generator: torch.Generator) -> int:
-    """Return a random seed, for noise that is generated several times from its beginning.
+def random_seed(generator: torch.Generator) -> int:
+    """Return a random seed, for noise that is generated repeatedly.
 
     Args:
         generator: Random number generator; one number is drawn from it.

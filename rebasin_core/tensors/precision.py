@@ -1,4 +1,4 @@
-"""The precision in which sums are taken: half precision is widened."""
+"""The precision of computations: half precision is widened to single precision."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return double for double, and single for everything else.
+    """Return the dtype for sums over tensors of a dtype.
 
     Args:
-        dtype: A floating dtype.
+        dtype: A floating-point dtype.
 
     Returns:
-        A dtype fit for sums.
+        float64 for float64, and float32 for all others.
     """
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors in a precision fit for sums.
+    """Return tensors in their working dtype.
 
     Args:
         tensors: Named tensors.
 
     Returns:
-        Floating tensors in their `working_dtype`; others as they are.
+        Floating-point tensors in their `working_dtype`; other tensors unchanged.
     """
     return {name: t.to(working_dtype(t.dtype)) if t.is_floating_point() else t for name, t in tensors.items()}

@@ -1,4 +1,4 @@
-"""Reading of files whose content nobody vouches for: regular files only, of bounded size, and JSON of bounded depth."""
+"""Reading of untrusted files: regular files of limited size, and JSON of limited depth."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rebasin_core.errors import FileFormatError
+from rebasin_core.tensors.arguments import require_path
 from rebasin_core.tensors.bounds import MAX_DEPTH, MAX_JSON_BYTES
-from rebasin_core.tensors.kinds import require_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
 def regular_size(path: Path | str) -> int:
-    """Return the size of a regular file, without opening anything that could block.
+    """Return the size of a regular file, without opening it, which could block for a pipe.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Returns:
-        Its size in bytes.
+        The size in bytes.
 
     Raises:
         FileFormatError: If there is no such file, or it is a folder, a device, a pipe or a socket.
@@ -41,13 +41,13 @@ def regular_size(path: Path | str) -> int:
 
 
 def irregular_kind(path: Path) -> str | None:
-    """Return what there is at a path, links followed, if it is no regular file.
+    """Return the type of an existing path that is not a regular file; links are followed.
 
     Args:
-        path: The path; one that cannot be looked at has nothing.
+        path: The path.
 
     Returns:
-        Such as ``a folder``; None for a regular file, or nothing.
+        The type, such as ``a folder``; None for a regular file, and if there is no file or it is not accessible.
     """
     try:
         mode = path.stat().st_mode
@@ -57,17 +57,17 @@ def irregular_kind(path: Path) -> str | None:
 
 
 def read_bounded(path: Path | str, limit: int) -> bytes:
-    """Return the content of a regular file that is not larger than a bound.
+    """Return the content of a regular file of limited size.
 
     Args:
-        path: The file.
-        limit: The most bytes that it may have.
+        path: Path of the file.
+        limit: Maximum size in bytes.
 
     Returns:
-        Its content.
+        The content.
 
     Raises:
-        FileFormatError: If it cannot be read, is no regular file, or is larger.
+        FileFormatError: If the file cannot be read, is not a regular file, or is larger.
     """
     size = regular_size(path)
     try:
@@ -83,13 +83,13 @@ def read_bounded(path: Path | str, limit: int) -> bytes:
 
 
 def exists(path: Path) -> bool:
-    """Return whether there is something at a path; a path that no file system takes has nothing.
+    """Return whether a path exists; False for invalid paths.
 
     Args:
         path: The path.
 
     Returns:
-        Whether it exists, also as a dangling link.
+        Whether it exists; True for a dangling link.
     """
     try:
         return os.path.lexists(path)
@@ -98,14 +98,14 @@ def exists(path: Path) -> bool:
 
 
 def is_same_file(first: Path, second: Path) -> bool:
-    """Return whether two paths lead to one file, by links or otherwise.
+    """Return whether two paths refer to the same file; links are followed.
 
     Args:
         first: A path.
         second: Another path.
 
     Returns:
-        Whether they do; not if one of them leads nowhere.
+        Whether they do; False if one of them does not exist.
     """
     try:
         return first.samefile(second)
@@ -117,13 +117,13 @@ def read_json(path: Path | str) -> Any:  # ruff: ignore[any-type] - JSON is any 
     """Read a JSON document.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Returns:
         The parsed document.
 
     Raises:
-        FileFormatError: If it is missing, too large, is not JSON, or is nested too deeply.
+        FileFormatError: If the file is missing, too large, not JSON, or nested too deeply.
     """
     content = read_bounded(path, MAX_JSON_BYTES)
     try:
@@ -143,7 +143,7 @@ def parse_json(text: str) -> Any:  # ruff: ignore[any-type] - JSON is any of its
         The value.
 
     Raises:
-        FileFormatError: If it is not JSON, gives a key twice, or is nested too deeply.
+        FileFormatError: If it is not JSON, has a duplicate key, or is nested too deeply.
     """
     try:
         value = json.loads(text, object_pairs_hook=_object)
@@ -157,12 +157,12 @@ def parse_json(text: str) -> Any:  # ruff: ignore[any-type] - JSON is any of its
 
 
 def read_record(path: Path | str, kind: str, version: int) -> dict[str, Any]:
-    """Read a JSON record that says what it is.
+    """Read a JSON record, and check its kind and version.
 
     Args:
-        path: The file.
-        kind: Its entry ``kind``.
-        version: Its entry ``version``.
+        path: Path of the file.
+        kind: Expected entry ``kind``.
+        version: Expected entry ``version``.
 
     Returns:
         The record, without these two entries.
@@ -179,19 +179,19 @@ def read_record(path: Path | str, kind: str, version: int) -> dict[str, Any]:
 
 
 def checked_record(document: object, kind: str, version: int, *, unmarked: bool = False) -> dict[str, Any]:
-    """Return the entries of a JSON record after checking what it is.
+    """Return the entries of a JSON record after checking its kind and version.
 
     Args:
         document: The parsed JSON.
-        kind: Its entry ``kind``.
-        version: Its entry ``version``.
-        unmarked: Whether a record without both entries is taken, too: one that an earlier release wrote.
+        kind: Expected entry ``kind``.
+        version: Expected entry ``version``.
+        unmarked: Whether to accept a record without both entries, as earlier releases wrote.
 
     Returns:
         The record, without these two entries.
 
     Raises:
-        FileFormatError: If it is no object, of another kind, or in another version.
+        FileFormatError: If it is not an object, of another kind, or of another version.
     """
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
         message = f"expected a JSON object of kind {kind!r}, got {type(document).__name__}"
@@ -208,14 +208,14 @@ def checked_record(document: object, kind: str, version: int, *, unmarked: bool 
 
 
 def other_format(found: str, expected: str) -> str:
-    """Return the sentence about a file in a format that this release does not read.
+    """Return a message about a file in a format that this release does not read.
 
     Args:
         found: The format of the file.
         expected: The format that this release reads.
 
     Returns:
-        What was found, what is read, and the way out.
+        The message, with both formats and a remedy.
     """
     return (
         f"written in {found}, this release reads {expected}; install the release that wrote it, or write the file again"
@@ -223,11 +223,11 @@ def other_format(found: str, expected: str) -> str:
 
 
 def shown(value: object, limit: int = 120) -> str:
-    """Return a value as it is put into messages: a path as it is, another value's `repr`, long ones shortened.
+    """Return a value formatted for messages: a path as a string, other values by their shortened `repr`.
 
     Args:
-        value: Any value; values of documents may be of any size.
-        limit: The most characters.
+        value: Any value.
+        limit: Maximum number of characters.
 
     Returns:
         One line.
@@ -240,10 +240,10 @@ def shown(value: object, limit: int = 120) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Return why a file could not be read or written.
+    """Return the reason why a file could not be read or written.
 
     Args:
-        error: What the operating system, or a library, raised.
+        error: The exception of the operating system or of a library.
 
     Returns:
         The reason, in one line.
@@ -259,23 +259,23 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        message = f"{shown(twice)} is given twice"
+        duplicate = next(key for key in keys if keys.count(key) > 1)
+        message = f"duplicate key {shown(duplicate)}"
         raise ValueError(message)
     return found
 
 
 def _require_shallow(value: object) -> None:
-    """Raise if a value is nested too deeply for the functions that walk it; this one walks level by level."""
+    """Raise if a value is nested too deeply for recursive functions; this one is not recursive."""
     level: Sequence[object] = [value]
     for _ in range(MAX_DEPTH):
-        level = [item for outer in level for item in _inside(outer)]
+        level = [item for outer in level for item in _items_of(outer)]
         if not level:
             return
     raise FileFormatError(_TOO_DEEP)
 
 
-def _inside(value: object) -> Sequence[object]:
+def _items_of(value: object) -> Sequence[object]:
     if isinstance(value, dict):
         return list(value.values())
     return value if isinstance(value, list) else ()
@@ -291,4 +291,4 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 
 
 def _kind(mode: int) -> str:
-    return next((name for test, name in _KINDS if test(mode)), "something else")
+    return next((name for test, name in _KINDS if test(mode)), "not a regular file")

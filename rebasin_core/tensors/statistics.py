@@ -60,12 +60,11 @@ def normal_log_density(standard: Tensor, stddev: Tensor) -> Tensor:
 
 
 def symmetrization_bound(log_density: Tensor, permuted: Tensor) -> Tensor:
-    r"""Return a one-sample estimate of a lower bound of the information that symmetrizing a density $q$ adds.
+    r"""Return a one-sample estimate of a lower bound of the mutual information in `PermutationInformation`.
 
     $$ \log q(\theta) - \log \frac{1}{M + 1} \Big(q(\theta) + \sum_{m=1}^M q(g_m \theta)\Big) \le \log (M + 1) $$
 
-    with $\theta \sim q$ and uniform group elements $g_m$. It does not change if a constant is added to all log
-    densities.
+    with $\theta \sim q$ and uniform permutations $g_m$. It does not change if a constant is added to all log densities.
 
     Args:
         log_density: $\log q(\theta)$, a scalar.
@@ -75,14 +74,14 @@ def symmetrization_bound(log_density: Tensor, permuted: Tensor) -> Tensor:
         A scalar, in nats, differentiable.
 
     References:
-        A. van den Oord, Y. Li, O. Vinyals (2018), arXiv 1807.03748 (the bound); Y. Gelberg et al. (2024), arXiv
-        2408.05496 (for permutations of units).
+        A. van den Oord, Y. Li, O. Vinyals (2018), "Representation learning with contrastive predictive coding", arXiv
+        1807.03748 (the bound); Y. Gelberg et al. (2024), arXiv 2408.05496 (for permutations of units).
     """
     return log_density - log_mean_exp(torch.cat([log_density[None], permuted]))
 
 
 def isotropic_kl(mean: Tensor, stddev: Tensor, scale: Tensor | float) -> Tensor:
-    r"""Return the divergence of `gaussian_kl` from a centred Gaussian of one scale, in as few passes as it takes.
+    r"""Return `gaussian_kl` from a centered isotropic Gaussian, computed with fewer passes over the tensors.
 
     $$ \mathrm{KL} = \frac{\lVert m \rVert^2 + \lVert s \rVert^2}{2\sigma^2} - \sum_i \log s_i
        + n \left(\log\sigma - \tfrac12\right) $$
@@ -90,7 +89,7 @@ def isotropic_kl(mean: Tensor, stddev: Tensor, scale: Tensor | float) -> Tensor:
     Args:
         mean: Means, any shape.
         stddev: Standard deviations, positive, same shape.
-        scale: The standard deviation $\sigma$ of the centred Gaussian, a positive scalar.
+        scale: Standard deviation $\sigma$ of the centered Gaussian, a positive scalar.
 
     Returns:
         A scalar, in nats.
@@ -110,8 +109,7 @@ def mean_stderr(values: Tensor, dim: int = -1) -> Tensor:
         dim: The dimension averaged over.
 
     Returns:
-        ``values`` without that dimension; NaN where there is one value only, since one value tells nothing
-        about its spread.
+        ``values`` without that dimension; NaN for a single value, whose standard deviation is undefined.
     """
     count = values.shape[dim]
     if count < 2:

@@ -1,4 +1,4 @@
-"""Nested containers of tensors, as models take and return them."""
+"""Nested containers of tensors, such as inputs and outputs of models."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:  # ruff: ignore[
     """Return a nested container with a function applied to every leaf.
 
     Args:
-        function: Takes a leaf.
-        tree: Lists, tuples, dictionaries and registered classes, nested.
+        function: Function of a leaf.
+        tree: Nested lists, tuples, dictionaries and classes registered with PyTorch's pytree.
 
     Returns:
-        The same nesting.
+        A container of the same structure.
     """
     return pytree.tree_map(function, tree)
 
@@ -38,38 +38,38 @@ def tree_leaves(tree: Any) -> list[Any]:  # ruff: ignore[any-type]
 
 
 def tree_tensors(tree: object) -> list[Tensor]:
-    """Return the tensors in whatever a model returns: in containers, and in the attributes of other objects.
+    """Return the tensors in an output of a model: in nested containers, and in the attributes of other objects.
 
     Args:
-        tree: As in `tree_map`, or objects such as dataclasses and distributions; modules are not opened.
+        tree: As in `tree_map`, or an object such as a dataclass or a distribution; modules are not searched.
 
     Returns:
-        The tensors, each object opened once.
+        The tensors; each object is searched once.
     """
     return _tensors_inside(tree, set())
 
 
-def _tensors_inside(tree: object, opened: set[int]) -> list[Tensor]:
+def _tensors_inside(tree: object, visited: set[int]) -> list[Tensor]:
     found: list[Tensor] = []
     for leaf in tree_leaves(tree):
         if isinstance(leaf, Tensor):
             found.append(leaf)
-        elif not isinstance(leaf, nn.Module | type) and id(leaf) not in opened:
-            opened.add(id(leaf))
-            slots = (name for kind in type(leaf).__mro__ for name in vars(kind).get("__slots__", ()))
+        elif not isinstance(leaf, nn.Module | type) and id(leaf) not in visited:
+            visited.add(id(leaf))
+            slots = (name for base in type(leaf).__mro__ for name in vars(base).get("__slots__", ()))
             values = [*getattr(leaf, "__dict__", {}).values(), *(getattr(leaf, name, None) for name in slots)]
-            found += _tensors_inside(values, opened) if values else []
+            found += _tensors_inside(values, visited) if values else []
     return found
 
 
 def tree_flatten(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:  # ruff: ignore[any-type]
-    """Return the leaves of a nested container, and the function that puts others in their place.
+    """Return the leaves of a nested container, and a function that rebuilds the container from other leaves.
 
     Args:
         tree: As in `tree_map`.
 
     Returns:
-        The leaves and the way back.
+        The leaves, and the function.
     """
     leaves, structure = pytree.tree_flatten(tree)
     return leaves, lambda others: pytree.tree_unflatten(others, structure)

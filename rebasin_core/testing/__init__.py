@@ -1,4 +1,4 @@
-"""The conformance kit: every law of every interface, run on whatever is registered.
+"""The conformance kit: tests the laws of all interfaces on the registered classes.
 
 Plugin authors run it on their package with `rebasin check PACKAGE`, or in their own tests:
 

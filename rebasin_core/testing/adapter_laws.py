@@ -1,4 +1,4 @@
-"""The laws of adapters, which make posteriors of foreign objects."""
+"""The laws of adapters, which convert objects of other libraries to posteriors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _parts(example: object) -> tuple[PosteriorAdapter, object, nn.Module | None]:
-    """Return the adapter, the foreign object, and the model if the example is a pair of the two."""
+    """Return the adapter, the object, and the model if the example is a pair of object and model."""
     adapter, source = cast("tuple[PosteriorAdapter, object]", example)
     if isinstance(source, tuple):
         return adapter, source[0], source[1]
@@ -26,14 +26,14 @@ def _parts(example: object) -> tuple[PosteriorAdapter, object, nn.Module | None]
 
 
 @law("posterior_adapter")
-def posterior_of_its_own(example: object, folder: Path) -> None:
-    """A foreign object becomes a posterior that samples, without being changed."""
+def no_side_effects(example: object, folder: Path) -> None:
+    """The adapter converts the object without changing it; changes of the posterior do not affect the object."""
     del folder
     adapter, source, model = _parts(example)
     names = {f"{base.__module__}.{base.__qualname__}" for base in type(source).__mro__}
     expect(
         names & set(adapter.handles),
-        f"the adapter takes {adapter.handles}, its example is a {type(source).__qualname__}",
+        f"the adapter handles {adapter.handles}, its example is a {type(source).__qualname__}",
     )
     posterior = adapter.to_posterior(source, model=model)
     before = copied(posterior.sample(generator=seeded()))
@@ -45,17 +45,17 @@ def posterior_of_its_own(example: object, folder: Path) -> None:
 
 
 @law("posterior_adapter")
-def what_is_written_is_read(example: object, folder: Path) -> None:
-    """An adapter that writes back gives the written posterior again, for a moved posterior, too."""
+def write_back_round_trip(example: object, folder: Path) -> None:
+    """Converting an object after `write_back` gives the written posterior, also a permuted one."""
     del folder
     adapter, source, model = _parts(example)
     if not isinstance(adapter, AbstractWriteBack):
         return
     original = adapter.to_posterior(source, model=model)
-    moved = original.permute(any_element(original))
-    for written in (moved, original):
+    permuted = original.permute(any_element(original))
+    for written in (permuted, original):
         adapter.write_back(source, written, model=model)
         back = adapter.to_posterior(source, model=model)
         expect_equal(back.mean, written.mean, "mean after writing back", tolerance=1e-6)
-        expect_equal(back.stddev, written.stddev, "spread after writing back", tolerance=1e-5)
+        expect_equal(back.stddev, written.stddev, "standard deviation after writing back", tolerance=1e-5)
         expect_equal(back.buffers, written.buffers, "buffers after writing back")

@@ -22,7 +22,7 @@ _SIZES = (1, 2, 3, 8, 40, 150)
 
 
 def _matrices(size: int, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield square matrices of every sort, those on which solvers go wrong among them."""
+    """Yield named square matrices, including types that are difficult for solvers."""
     generator = seeded(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -33,7 +33,7 @@ def _matrices(size: int, seed: int) -> Iterator[tuple[str, Tensor]]:
     features = normal(size, 2 * size)
     yield "generic", normal(size, size)
     yield "products of weights", features @ normal(size, 2 * size).T
-    yield "a moved copy", features @ features[torch.randperm(size, generator=generator)].T
+    yield "a permuted copy", features @ features[torch.randperm(size, generator=generator)].T
     yield "ties", torch.randint(0, 3, (size, size), generator=generator).double()
     yield "constant", torch.full((size, size), 2.5, dtype=torch.float64)
     yield "equal rows", normal(1, size).expand(size, size).clone()
@@ -47,7 +47,7 @@ def _matrices(size: int, seed: int) -> Iterator[tuple[str, Tensor]]:
 
 def _total(matrix: Tensor, found: Assignment) -> float:
     index = found.index
-    expect(index.sort().values.unique().numel() == len(matrix), f"{index.tolist()} takes a column twice")
+    expect(index.sort().values.unique().numel() == len(matrix), f"{index.tolist()} assigns a column twice")
     return matrix.double().gather(1, index.unsqueeze(1)).sum().item()
 
 
@@ -58,55 +58,59 @@ def _best(matrix: Tensor) -> float:
 
 
 @law("assignment")
-def optimal(config: object, folder: Path) -> None:
-    """The total is that of the best assignment, up to the gap that the solver states."""
+def optimality(config: object, folder: Path) -> None:
+    """The total is that of the best assignment, up to the stated gap."""
     del folder
     solver = cast("AssignmentSolver", config)
     for size in _SIZES:
         for dtype in (torch.float32, torch.float64):
-            for what, matrix in _matrices(size, seed=size):
+            for description, matrix in _matrices(size, seed=size):
                 given = matrix.to(device_under_test(), dtype)
                 found = solver.solve(given)
                 short = _best(given) - _total(given, found)
                 allowed = 1e-9 * given.abs().double().sum().item() + (
                     found.gap.item() if found.gap is not None else 0.0
                 )
-                expect(short <= allowed, f"{what}, {size} rows, {dtype}: the total falls short by {short:.3e}")
+                expect(short <= allowed, f"{description}, {size} rows, {dtype}: the total is too small by {short:.3e}")
 
 
 @law("assignment")
-def certified(config: object, folder: Path) -> None:
-    """Potentials, where they are given, prove the gap that is stated."""
+def certificate(config: object, folder: Path) -> None:
+    """Potentials, if returned, prove the stated gap."""
     del folder
     solver = cast("AssignmentSolver", config)
-    for what, cpu_matrix in _matrices(40, seed=1):
+    for description, cpu_matrix in _matrices(40, seed=1):
         matrix = cpu_matrix.to(device_under_test())
         found = solver.solve(matrix)
         if found.potentials is not None and found.gap is not None:
             proven = bound_gap(matrix, found.index, found.potentials).item()
             expect(
-                abs(proven - found.gap.item()) <= 1e-9 * matrix.abs().sum(), f"{what}: {proven} is proven, not stated"
+                abs(proven - found.gap.item()) <= 1e-9 * matrix.abs().sum(),
+                f"{description}: proven gap {proven}, stated {found.gap}",
             )
 
 
 @law("assignment")
-def beginnings_do_not_matter(config: object, folder: Path) -> None:
-    """Begun from the result for a similar or quite another matrix, the total is the same."""
+def independence_of_the_start(config: object, folder: Path) -> None:
+    """The total does not depend on ``start``, be it the result for a similar or a very different matrix."""
     del folder
     solver = cast("AssignmentSolver", config)
-    for what, cpu_matrix in _matrices(150, seed=2):
+    for description, cpu_matrix in _matrices(150, seed=2):
         matrix = cpu_matrix.to(device_under_test())
         noise = torch.randn(matrix.shape, generator=seeded(3), dtype=torch.float64).to(matrix.device)
         for scale in (0.0, 0.01, 10.0):
             changed = matrix + scale * noise
             found = solver.solve(changed, start=solver.solve(matrix))
             short = _best(changed) - _total(changed, found)
-            expect(short <= 1e-9 * changed.abs().sum().item(), f"{what}, noise {scale}: short by {short:.3e}")
+            expect(
+                short <= 1e-9 * changed.abs().sum().item(),
+                f"{description}, noise {scale}: total too small by {short:.3e}",
+            )
 
 
 @law("assignment")
 def batches(config: object, folder: Path) -> None:
-    """A batch is solved as its matrices are, one by one."""
+    """The result of a batch is that of its matrices solved separately."""
     del folder
     solver = cast("AssignmentSolver", config)
     matrices = torch.randn(2, 3, 20, 20, generator=seeded(4), dtype=torch.float64).to(device_under_test())
@@ -118,13 +122,13 @@ def batches(config: object, folder: Path) -> None:
 
 
 @law("assignment")
-def rectangular(config: object, folder: Path) -> None:
-    """With fewer rows than columns, the best columns are taken, and the gap holds."""
+def rectangular_matrices(config: object, folder: Path) -> None:
+    """With fewer rows than columns, the total is that of the best assignment, and the stated gap is zero."""
     del folder
     solver = cast("AssignmentSolver", config)
     for rows, columns in ((1, 5), (3, 4), (20, 60)):
         matrix = torch.randn(rows, columns, generator=seeded(rows), dtype=torch.float64).to(device_under_test()) - 1
         found = solver.solve(matrix)
         short = _best(matrix) - _total(matrix, found)
-        expect(short <= 1e-9, f"{rows} of {columns}: the total falls short by {short:.3e}")
+        expect(short <= 1e-9, f"{rows} of {columns}: the total is too small by {short:.3e}")
         expect(found.gap is None or found.gap.item() <= 1e-9, f"{rows} of {columns}: the gap is {found.gap}")

@@ -31,7 +31,7 @@ def _curve(config: object, reference: Posterior, candidate: Posterior, seed: int
 
 @law("barrier")
 def equal_endpoints(config: object, folder: Path) -> None:
-    """Between a posterior and itself there is no barrier, and the loss is the same everywhere."""
+    """Between a posterior and itself the loss is constant, and the barrier is zero."""
     del folder
     curve = _curve(config, gaussian(0), gaussian(0))
     expect(abs(curve.height) < 1e-12, f"the barrier between equal endpoints is {curve.height}")
@@ -40,20 +40,21 @@ def equal_endpoints(config: object, folder: Path) -> None:
 
 @law("barrier")
 def closed_form_on_a_quadratic(config: object, folder: Path) -> None:
-    """For a linear model and Gaussian noise the loss between two points is the known parabola."""
+    """For a linear model and Gaussian noise, the loss along the path is the parabola in closed form."""
     del folder
     model = nn.Linear(1, 1, bias=False).double()
     device = device_under_test()
     a = -1.0
     b = 2.0
     scale = 0.7
-    ends = [
+    reference, candidate = [
         PointPosterior({"weight": torch.full((1, 1), value, dtype=torch.float64, device=device)}) for value in (a, b)
     ]
     x = torch.ones(1, 1, dtype=torch.float64)
     y = torch.zeros(1, 1, dtype=torch.float64)
     estimator = cast("BarrierEstimator", config)
-    curve = estimator.estimate(ends[0], ends[1], task=Task(model, [(x, y)], likelihood=GaussianLikelihood(scale=scale)))
+    task = Task(model, [(x, y)], likelihood=GaussianLikelihood(scale=scale))
+    curve = estimator.estimate(reference, candidate, task=task)
     constant = math.log(scale) + 0.5 * math.log(2 * math.pi)
     for t, loss in zip(curve.t, curve.loss, strict=True):
         expected = 0.5 * (((1 - t) * a + t * b) / scale) ** 2 + constant
@@ -62,46 +63,46 @@ def closed_form_on_a_quadratic(config: object, folder: Path) -> None:
 
 @law("barrier")
 def reversal(config: object, folder: Path) -> None:
-    """Exchanging the ends mirrors the curve, up to five stated standard errors."""
+    """Exchanging the posteriors maps t to 1 - t, up to five stated standard errors."""
     del folder
     forward = _curve(config, gaussian(0), gaussian(1))
     backward = _curve(config, gaussian(1), gaussian(0), seed=5)
-    for there, back, s, r in zip(
+    for loss, mirrored, s, r in zip(
         forward.loss, reversed(backward.loss), forward.stderr, reversed(backward.stderr), strict=True
     ):
         allowed = 5 * math.hypot(s, r) + 1e-9
-        expect(abs(there - back) <= allowed, f"losses {there} and {back} differ by more than {allowed:.2e}")
+        expect(abs(loss - mirrored) <= allowed, f"losses {loss} and {mirrored} differ by more than {allowed:.2e}")
 
 
 @law("barrier")
 def errors_stated(config: object, folder: Path) -> None:
-    """Every loss, and the barrier, has a finite standard error."""
+    """All losses and the barrier have finite standard errors."""
     del folder
     curve = _curve(config, gaussian(0), gaussian(1))
     errors = (*curve.stderr, *curve.data_stderr, curve.height_stderr, curve.height_data_stderr)
-    expect(all(math.isfinite(e) and e >= 0 for e in errors), f"standard errors are missing: {errors}")
-    expect(len(curve.t) == len(curve.loss) == len(curve.stderr), "there is not one standard error for each loss")
-    expect((curve.t[0], curve.t[-1]) == (0.0, 1.0), f"the path does not run from 0 to 1: {curve.t}")
+    expect(all(math.isfinite(e) and e >= 0 for e in errors), f"expected finite standard errors, got {errors}")
+    expect(len(curve.t) == len(curve.loss) == len(curve.stderr), "expected one standard error for each loss")
+    expect((curve.t[0], curve.t[-1]) == (0.0, 1.0), f"expected t from 0 to 1, got {curve.t}")
 
 
 @law("barrier")
-def inputs_untouched(config: object, folder: Path) -> None:
-    """Posteriors and model are not changed, the model's mode included."""
+def no_side_effects(config: object, folder: Path) -> None:
+    """Posteriors, parameters and the mode of the model are not changed."""
     del folder
     case = network()
-    ends = (gaussian(0), gaussian(1))
+    endpoints = (gaussian(0), gaussian(1))
     case.model.train()
-    before = [*(copied(end.mean) for end in ends), copied(dict(case.model.named_parameters()))]
-    cast("BarrierEstimator", config).estimate(ends[0], ends[1], task=Task(case.model, case.data))
-    after: list[dict[str, torch.Tensor]] = [*(end.mean for end in ends), dict(case.model.named_parameters())]
+    before = [*(copied(q.mean) for q in endpoints), copied(dict(case.model.named_parameters()))]
+    cast("BarrierEstimator", config).estimate(*endpoints, task=Task(case.model, case.data))
+    after: list[dict[str, torch.Tensor]] = [*(q.mean for q in endpoints), dict(case.model.named_parameters())]
     for now, then in zip(after, before, strict=True):
         expect_equal(now, then, "after estimating")
     expect(case.model.training, "the model was left in evaluation mode")
 
 
 @law("barrier")
-def repeatable(config: object, folder: Path) -> None:
-    """Equal generators give equal curves, and the global generator is left alone."""
+def reproducibility(config: object, folder: Path) -> None:
+    """Equal generator states give equal curves, and the global generator is not used."""
     del folder
     state = torch.get_rng_state()
     curves = [_curve(config, gaussian(0), gaussian(1), seed=3) for _ in range(2)]

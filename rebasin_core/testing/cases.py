@@ -1,4 +1,4 @@
-"""The small problems on which laws are tried."""
+"""Small problems for the laws."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ INPUTS, OUTPUTS = 6, 3
 @final
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A small network with its symmetries, and data for it.
+    """A small network with its specification and data.
 
     Attributes:
         model: An MLP 6-5-4-3 in float64, on the device under test.
-        spec: Its symmetries.
-        data: Batches of 40 examples in three well separated classes.
+        spec: Its permutation specification.
+        data: Batches with 40 examples in total, of three well separated classes.
     """
 
     model: nn.Module
@@ -37,30 +37,30 @@ class Network:
 
 
 def network(seed: int = 0) -> Network:
-    """Return the small network.
+    """Create the small network.
 
     Args:
-        seed: Seed of its weights; the data are always the same.
+        seed: Seed of the weights; the data do not depend on it.
 
     Returns:
-        The network.
+        The network, with its specification and data.
     """
     architecture = MLPArchitecture(hidden=[5, 4], activation="tanh")
     model = architecture.build((INPUTS,), OUTPUTS, generator=seeded(seed)).double()
     generator = seeded(99)
     targets = torch.arange(40) % OUTPUTS
-    centres = 2 * torch.randn(OUTPUTS, INPUTS, generator=generator, dtype=torch.float64)
-    inputs = centres[targets] + 0.3 * torch.randn(40, INPUTS, generator=generator, dtype=torch.float64)
+    centers = 2 * torch.randn(OUTPUTS, INPUTS, generator=generator, dtype=torch.float64)
+    inputs = centers[targets] + 0.3 * torch.randn(40, INPUTS, generator=generator, dtype=torch.float64)
     data = list(zip(inputs.split(16), targets.split(16), strict=True))
     return Network(model.to(device_under_test()), architecture.spec(model), data)
 
 
 def gaussian(seed: int, *, dtype: torch.dtype = torch.float64) -> DiagonalGaussianPosterior:
-    """Return a generic diagonal Gaussian over the small network's parameters.
+    """Create a diagonal Gaussian with random moments over the parameters of the small network.
 
     Args:
         seed: Seed of the means and standard deviations.
-        dtype: Their dtype.
+        dtype: Dtype of the moments.
 
     Returns:
         The posterior.

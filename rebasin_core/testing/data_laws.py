@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @law("dataset")
-def stable(source: object, folder: Path) -> None:
-    """Every load gives the same examples in the same order."""
+def determinism(source: object, folder: Path) -> None:
+    """Every call of `load` returns the same examples in the same order."""
     del folder
     first = cast("DataSource", source).load()
     second = cast("DataSource", source).load()
@@ -26,21 +26,23 @@ def stable(source: object, folder: Path) -> None:
 
 
 @law("dataset")
-def clean(source: object, folder: Path) -> None:
-    """Inputs are floating-point and roughly standardized; targets fit the task; both splits hold examples."""
+def valid_examples(source: object, folder: Path) -> None:
+    """Inputs are floating-point numbers of moderate size, and targets are valid for the task, in both splits."""
     del folder
     splits = cast("DataSource", source).load()
     expect(splits.target.output_size >= 1, f"the target has {splits.target.output_size} outputs")
     for name, part in (("train", splits.train), ("test", splits.test)):
-        expect(part.inputs.is_floating_point(), f"{name}: inputs are {part.inputs.dtype}")
+        expect(part.inputs.is_floating_point(), f"{name}: expected floating-point inputs, got {part.inputs.dtype}")
+        shape = tuple(part.inputs.shape[1:])
+        expect(shape == splits.input_shape, f"{name}: expected inputs of shape {splits.input_shape}, got {shape}")
         expect(
-            tuple(part.inputs.shape[1:]) == splits.input_shape, f"{name}: inputs have another shape than in training"
+            part.inputs.abs().max().item() < 100,
+            f"{name}: expected inputs below 100, got {part.inputs.abs().max().item():.3g}",
         )
-        expect(part.inputs.abs().max().item() < 100, f"{name}: inputs go up to {part.inputs.abs().max().item():.3g}")
         if splits.target.kind == "classification":
             low = int(part.targets.min())
             high = int(part.targets.max())
-            expect(0 <= low <= high < splits.target.output_size, f"{name}: classes from {low} to {high}")
+            expect(0 <= low <= high < splits.target.output_size, f"{name}: invalid class labels from {low} to {high}")
         else:
             width = part.targets.shape[1:]
             expect(
@@ -49,19 +51,19 @@ def clean(source: object, folder: Path) -> None:
 
 
 @law("dataset")
-def honest(source: object, folder: Path) -> None:
-    """A damaged or missing file is a DataError that names it, for datasets that are read from files."""
+def damaged_files(source: object, folder: Path) -> None:
+    """A damaged or missing file raises a DataError that names the file."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         content = path.read_bytes()
-        for what, damaged in (("truncated", content[: len(content) // 2]), ("missing", None)):
+        for damage, damaged in (("truncated", content[: len(content) // 2]), ("missing", None)):
             path.unlink() if damaged is None else path.write_bytes(damaged)
             try:
                 cast("DataSource", source).load()
             except DataError as error:
-                expect(path.name in str(error), f"{path.name} is {what}, but the error does not name it: {error}")
-            except Exception as error:  # ruff: ignore[blind-except] - whatever it is, it is the wrong error
-                expect(condition=False, message=f"{path.name} is {what}: expected a DataError, got {error!r}")
+                expect(path.name in str(error), f"{path.name} is {damage}, but the error does not name it: {error}")
+            except Exception as error:  # ruff: ignore[blind-except] - any other type is a violation
+                expect(condition=False, message=f"{path.name} is {damage}: expected a DataError, got {error!r}")
             else:
-                expect(condition=False, message=f"{path.name} is {what}, and nothing was said")
+                expect(condition=False, message=f"{path.name} is {damage}: expected a DataError, got none")
             path.write_bytes(content)

@@ -33,8 +33,8 @@ def _fit(config: object, seed: int = 0) -> Posterior:
 
 
 @law("inference")
-def model_untouched(config: object, folder: Path) -> None:
-    """The given model keeps its parameters and its mode."""
+def no_side_effects(config: object, folder: Path) -> None:
+    """The parameters and the mode of the given model are not changed."""
     del folder
     case = network()
     before = copied(named_tensors(case.model))
@@ -44,8 +44,8 @@ def model_untouched(config: object, folder: Path) -> None:
 
 
 @law("inference")
-def repeatable(config: object, folder: Path) -> None:
-    """Equal generators give equal posteriors, and the global generator is left alone."""
+def reproducibility(config: object, folder: Path) -> None:
+    """Equal generator states give equal posteriors, and the global generator is not used."""
     del folder
     state = torch.get_rng_state()
     first = _fit(config, 3)
@@ -56,16 +56,16 @@ def repeatable(config: object, folder: Path) -> None:
 
 
 @law("inference")
-def complete(config: object, folder: Path) -> None:
-    """The posterior names every parameter and buffer of the model, with its shape."""
+def completeness(config: object, folder: Path) -> None:
+    """The posterior has all parameters and buffers of the model, with their shapes."""
     del folder
     posterior = _fit(config)
     FunctionalModel(network().model).check({**posterior.mean, **posterior.buffers}, "the posterior")
 
 
 @law("inference")
-def learns(config: object, folder: Path) -> None:
-    """The posterior predicts the training data better than the starting point."""
+def improvement(config: object, folder: Path) -> None:
+    """The training loss of the posterior is lower than that of the initial parameters."""
     del folder
     case = network()
     model = FunctionalModel(case.model, device=device_under_test(), dtype=torch.float64)
@@ -79,23 +79,23 @@ def learns(config: object, folder: Path) -> None:
 
 @final
 class _Interrupting:
-    """Data that stop the program in the middle of a pass, once."""
+    """Data that raise `KeyboardInterrupt` once, in the middle of a pass."""
 
     def __init__(self, data: list[tuple[Tensor, Tensor]], passes: int) -> None:
         self._data = data
-        self._left = passes
+        self._remaining = passes
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self._left -= 1
+        self._remaining -= 1
         for index, batch in enumerate(self._data):
-            if self._left == 0 and index == 1:
+            if self._remaining == 0 and index == 1:
                 raise KeyboardInterrupt
             yield batch
 
 
 @law("inference")
-def resumes(config: object, folder: Path) -> None:
-    """Interrupted in the middle of an epoch and started again, it gives the posterior of an uninterrupted run."""
+def resumption(config: object, folder: Path) -> None:
+    """A run that is interrupted in an epoch and resumed gives the posterior of an uninterrupted run."""
     case = network()
     checkpoint = folder / "training.safetensors"
     inference = cast("Inference", config)

@@ -1,4 +1,4 @@
-"""Running laws on what is registered: being registered means being tested."""
+"""Run the laws of each family on the registered classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rebasin_core.errors import LawViolationError, PluginError
 from rebasin_core.plugin.isolation import isolated
 from rebasin_core.plugin.registry import Registered, Registry, default_registry
 from rebasin_core.posteriors.base import Posterior
-from rebasin_core.testing import (  # ruff: ignore[unused-import] - importing them fills LAWS
+from rebasin_core.testing import (  # ruff: ignore[unused-import] - their import fills LAWS
     adapter_laws,
     assignment_laws,
     barrier_laws,
@@ -41,11 +41,11 @@ _ON_DEVICES = frozenset({"assignment", "barrier", "inference", "likelihood", "ma
 @final
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of one check.
+    """Outcome of one check.
 
     Attributes:
-        outcome: Whether the law holds, is broken, or is exempted.
-        reason: What was wrong, or why it is exempted; empty if it holds.
+        outcome: Whether the law ``holds``, is ``broken``, or is ``exempt``.
+        reason: Error message of a broken law, or reason of the exemption; empty if the law holds.
     """
 
     outcome: Literal["holds", "broken", "exempt"]
@@ -55,12 +55,12 @@ class Verdict:
 @final
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One law, to be tried on one registered class.
+    """The test of one law on one registered class.
 
     Attributes:
         entry: The class.
         law: The law.
-        device: Where posteriors, networks and matrices lie.
+        device: Device of posteriors, networks and matrices.
     """
 
     entry: Registered
@@ -70,37 +70,37 @@ class Check:
     @override
     def __str__(self) -> str:
         """Return ``family:name:law``, and the device if it is not the CPU."""
-        where = "" if self.device == _CPU else f":{self.device}"
-        return f"{self.entry.family}:{self.entry.name}:{self.law.name}{where}"
+        suffix = "" if self.device == _CPU else f":{self.device}"
+        return f"{self.entry.family}:{self.entry.name}:{self.law.name}{suffix}"
 
     def run(self) -> None:
-        """Try the law on all examples of the class.
+        """Test the law on all examples of the class.
 
         Raises:
-            LawViolationError: If it is broken, or the class gives no example.
+            LawViolationError: If the law is broken, or the class has no examples.
         """
         index, count = 0, 1
         while index < count:
-            # Each example gets a folder of its own, so that what one leaves there cannot disturb the next.
+            # Each example has a separate folder, so that files of one cannot affect the next.
             with tempfile.TemporaryDirectory() as name:
                 examples = examples_of(self.entry, Path(name))
                 if not examples:
                     message = (
-                        f"{self.entry.kind.__name__} cannot be made from defaults and {self.entry.status.label} gives "
-                        "no example of it; implement the hook `rebasin_examples`"
+                        f"{self.entry.kind.__name__} has no defaults, and {self.entry.status.label} provides no "
+                        "examples of it; implement the hook `rebasin_examples`"
                     )
                     raise LawViolationError(message)
                 example = examples[index]
-                made = (self.entry.kind(), example) if self.entry.family == "posterior_adapter" else example
+                subject = (self.entry.kind(), example) if self.entry.family == "posterior_adapter" else example
                 if isinstance(example, Posterior):
-                    made = example.to(device=self.device)
+                    subject = example.to(device=self.device)
                 with tried_on(self.device):
-                    self.law.trial(made, Path(name))
+                    self.law.trial(subject, Path(name))
             index += 1
             count = len(examples)
 
     def verdict(self) -> Verdict:
-        """Return what comes of trying the law; nothing that the strategy raises gets out."""
+        """Test the law and return the outcome; exceptions of the strategy are caught."""
         with isolated() as attempt:
             self.run()
         if isinstance(attempt.error, LawViolationError):
@@ -111,32 +111,32 @@ class Check:
 def conformance_checks(
     distribution: str | None = None, *, registry: Registry | None = None, device: torch.device | str = "cpu"
 ) -> Sequence[Check]:
-    """Return every law to be tried on everything that a distribution registers.
+    """Return the checks of all laws on all classes that a distribution registers.
 
     Args:
-        distribution: The name of an installed distribution; None for all.
-        registry: Where to look; everything installed if not given.
-        device: Where posteriors, networks and matrices lie; on another one than the CPU, families that never meet
-            them there (architectures, specifications, data sets, ...) are left out.
+        distribution: Name of an installed distribution; None for all.
+        registry: The registry; that of all installed plugins if None.
+        device: Device of posteriors, networks and matrices. Families that only use the CPU (architectures,
+            specifications, datasets, ...) are omitted on other devices.
 
     Returns:
-        The checks, by family and name, leaving out exempted laws.
+        The checks, without exempt laws.
 
     Raises:
-        PluginError: If the distribution offers nothing, or could not be loaded.
+        PluginError: If the distribution registers nothing or could not be loaded.
     """
     registry = registry or default_registry()
     entries = registry.all(distribution=distribution)
     broken = [s for s in registry.plugins if s.error is not None and distribution in {None, s.distribution}]
     if distribution is not None and (broken or not entries):
-        why = "; ".join(str(status.error) for status in broken) or "no plugin of that name is installed"
-        message = f"{distribution}: {why}"
+        reason = "; ".join(str(status.error) for status in broken) or "no plugin of that name is installed"
+        message = f"{distribution}: {reason}"
         raise PluginError(message)
-    place = torch.device(device)
+    target = torch.device(device)
     return [
-        Check(entry, law, place)
+        Check(entry, law, target)
         for entry in entries
-        if place == _CPU or entry.family in _ON_DEVICES
+        if target == _CPU or entry.family in _ON_DEVICES
         for law in LAWS[entry.family]
         if law.name not in getattr(entry.kind, "exempt_laws", {})
     ]
@@ -145,18 +145,18 @@ def conformance_checks(
 def run_checks(
     distribution: str, *, registry: Registry | None = None, device: torch.device | str = "cpu"
 ) -> dict[str, Verdict]:
-    """Return what comes of all checks on a distribution.
+    """Run all checks on a distribution.
 
     Args:
-        distribution: The name of an installed distribution.
-        registry: Where to look; everything installed if not given.
-        device: Where the laws are tried, as for `conformance_checks`.
+        distribution: Name of an installed distribution.
+        registry: The registry; that of all installed plugins if None.
+        device: Device of the tests, as for `conformance_checks`.
 
     Returns:
-        A verdict for each check, by its name, exempted laws included.
+        A verdict for each check, by its name, including exempt laws.
 
     Raises:
-        PluginError: If the distribution offers nothing, or could not be loaded.
+        PluginError: If the distribution registers nothing or could not be loaded.
     """
     registry = registry or default_registry()
     checks = conformance_checks(distribution, registry=registry, device=device)

@@ -1,4 +1,4 @@
-"""Laws: what every strategy of a family must do, as functions that raise when it does not."""
+"""Laws: properties that every implementation of an interface must satisfy, as functions that raise if violated."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Trial: TypeAlias = Callable[[object, Path], None]
-"""Takes an example (a configuration, posterior or adapter) and an empty folder; raises if the law is broken."""
+"""Function of an example (a strategy, posterior or adapter) and an empty folder; raises if the law is broken."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Law:
-    """One law of one family.
+    """A law of a family.
 
     Attributes:
-        family: The family it belongs to.
-        name: Its name.
-        trial: The function that tries it.
+        family: Name of the family.
+        name: Name of the law.
+        trial: The function that tests it.
     """
 
     family: str
@@ -41,7 +41,7 @@ class Law:
 
     @property
     def sentence(self) -> str:
-        """What the law says, from the trial's docstring."""
+        """The statement of the law: the first line of the docstring of its function."""
         return (self.trial.__doc__ or "").strip().splitlines()[0]
 
 
@@ -53,13 +53,13 @@ _DEVICE: ContextVar[torch.device] = ContextVar("device")
 
 
 def device_under_test() -> torch.device:
-    """Return where posteriors, networks and matrices of a law shall lie; data stay on the CPU, as loaders give them."""
+    """Return the device for posteriors, networks and matrices; data are on the CPU, as from a data loader."""
     return _DEVICE.get(_CPU)
 
 
 @contextmanager
 def tried_on(device: torch.device) -> Generator[None]:
-    """Try laws on a device while a block runs.
+    """Test laws on a device inside a block.
 
     Args:
         device: The device.
@@ -72,7 +72,7 @@ def tried_on(device: torch.device) -> Generator[None]:
 
 
 def law(family: str) -> Callable[[Trial], Trial]:
-    """Return a decorator that adds a function to the laws of a family, under its own name.
+    """Return a decorator that registers a function as a law of a family, under the name of the function.
 
     Args:
         family: The family.
@@ -84,7 +84,7 @@ def law(family: str) -> Callable[[Trial], Trial]:
     def add(trial: Trial) -> Trial:
         @functools.wraps(trial)
         def quiet(example: object, folder: Path) -> None:
-            # Laws are tried on untrained networks with few samples.
+            # Examples are untrained networks with few samples, which cause these warnings.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", MeasurementWarning)
                 trial(example, folder)
@@ -99,8 +99,8 @@ def expect(condition: object, message: str) -> None:
     """Raise if a condition does not hold.
 
     Args:
-        condition: Anything with a truth value.
-        message: What was expected and what came.
+        condition: The condition, any object with a truth value.
+        message: Error message.
 
     Raises:
         LawViolationError: If the condition is false.
@@ -110,28 +110,30 @@ def expect(condition: object, message: str) -> None:
 
 
 def expect_equal(
-    got: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str, *, tolerance: float = 0.0
+    got: Mapping[str, Tensor], expected: Mapping[str, Tensor], description: str, *, tolerance: float = 0.0
 ) -> None:
     """Raise if named tensors differ.
 
     Args:
-        got: What came.
-        expected: What should have come.
-        what: What they are, for the message.
-        tolerance: Largest difference of an entry that passes.
+        got: Tensors by name.
+        expected: The expected tensors.
+        description: Description of the tensors, for the message.
+        tolerance: Largest allowed absolute difference of an entry.
 
     Raises:
-        LawViolationError: If names, shapes or entries differ; names the tensor.
+        LawViolationError: If names, shapes or entries differ; states the tensor.
     """
-    expect(got.keys() == expected.keys(), f"{what}: names differ in {sorted(got.keys() ^ expected.keys())}")
+    expect(got.keys() == expected.keys(), f"{description}: names differ in {sorted(got.keys() ^ expected.keys())}")
     for name, tensor in expected.items():
         expect(
             got[name].shape == tensor.shape,
-            f"{what}: `{name}` has shape {tuple(got[name].shape)}, not {tuple(tensor.shape)}",
+            f"{description}: `{name}` has shape {tuple(got[name].shape)}, expected {tuple(tensor.shape)}",
         )
         sides = [side.to("cpu", torch.float64) for side in (got[name], tensor)]
         difference = (sides[0] - sides[1]).abs().max().item() if tensor.numel() else 0.0
-        expect(difference <= tolerance, f"{what}: `{name}` differs by up to {difference:.2e} (allowed {tolerance:.0e})")
+        expect(
+            difference <= tolerance, f"{description}: `{name}` differs by {difference:.1e} (tolerance {tolerance:.0e})"
+        )
 
 
 def seeded(seed: int = 0) -> torch.Generator:

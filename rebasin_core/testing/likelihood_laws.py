@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _CLASSES, _ROWS = 3, 4
 _CONSTANT_ROWS = 50
-# Targets on both sides of the prediction, at distances from exp(-30) to exp(20): at equal steps of the logarithm, the
-# sum converges to the integral for narrow densities and for heavy tails.
+# Targets on both sides of the prediction, at distances from exp(-30) to exp(20). With equal steps of the logarithm, the
+# sum approximates the integral for narrow densities and for heavy tails.
 _STEP = 0.005
 _FIRST = -6000
 _LAST = 4000
@@ -33,15 +33,15 @@ def _outputs(likelihood: Likelihood, size: int, *, rows: int = _ROWS) -> Tensor:
 
 
 def _targets(likelihood: Likelihood, size: int, *, rows: int = _ROWS) -> Tensor:
-    """Return targets that fit outputs for a size."""
+    """Return valid targets for outputs of a size."""
     if likelihood.targets == "classes":
         return (torch.arange(rows) % size).to(device_under_test())
-    drawn = torch.randn(rows, size, generator=seeded(1), dtype=torch.float64).to(device_under_test())
-    return (2 * drawn).abs().floor() if likelihood.targets == "counts" else drawn
+    normal = torch.randn(rows, size, generator=seeded(1), dtype=torch.float64).to(device_under_test())
+    return (2 * normal).abs().floor() if likelihood.targets == "counts" else normal
 
 
 def _every_target(likelihood: Likelihood, outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return G targets for each of N examples, and how much each counts in an integral (sum), both ``[G, N]``."""
+    """Return G targets for each of N examples, and their weights in an integral (or sum), both ``[G, N]``."""
     if likelihood.targets != "numbers":
         count = _CLASSES if likelihood.targets == "classes" else _COUNTS
         each = torch.arange(count, device=outputs.device).unsqueeze(1).expand(-1, len(outputs))
@@ -66,7 +66,7 @@ def _densities(likelihood: Likelihood) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 @law("likelihood")
 def normalized(example: object, folder: Path) -> None:
-    """The likelihood of all targets together is one, for every example."""
+    """For every example, the likelihood integrates to one over all targets."""
     del folder
     _, _, weight, log_prob = _densities(cast("Likelihood", example))
     totals = (log_prob.exp() * weight).sum(0)
@@ -75,7 +75,7 @@ def normalized(example: object, folder: Path) -> None:
 
 @law("likelihood")
 def prediction(example: object, folder: Path) -> None:
-    """The prediction is the probability of every class, or the mean of the density."""
+    """The prediction contains the class probabilities, or the mean of the density."""
     del folder
     likelihood = cast("Likelihood", example)
     outputs, targets, weight, log_prob = _densities(likelihood)
@@ -87,7 +87,7 @@ def prediction(example: object, folder: Path) -> None:
 
 @law("likelihood")
 def entropy(example: object, folder: Path) -> None:
-    """The entropy is minus the expected log likelihood, where it is known."""
+    """The entropy, if not NaN, is minus the expected log likelihood."""
     del folder
     likelihood = cast("Likelihood", example)
     outputs, _, weight, log_prob = _densities(likelihood)
@@ -100,25 +100,25 @@ def entropy(example: object, folder: Path) -> None:
 
 
 @law("likelihood")
-def assessed_together(example: object, folder: Path) -> None:
-    """`assess` returns log likelihoods, predictions and entropies as they are returned one by one."""
+def joint_assessment(example: object, folder: Path) -> None:
+    """`assess` returns the same log likelihoods, predictions and entropies as the separate methods."""
     del folder
     likelihood = cast("Likelihood", example)
     outputs = _outputs(likelihood, _CLASSES)
     targets = _targets(likelihood, _CLASSES)
     log_prob, predicted, entropies = likelihood.assess(outputs, targets)
-    together = {"log_prob": log_prob, "prediction": predicted, "entropy": entropies.nan_to_num(0.0)}
+    joint = {"log_prob": log_prob, "prediction": predicted, "entropy": entropies.nan_to_num(0.0)}
     alone = {
         "log_prob": likelihood.log_prob(outputs, targets),
         "prediction": likelihood.prediction(outputs),
         "entropy": likelihood.entropy(outputs).nan_to_num(0.0),
     }
-    expect_equal(together, alone, "together", tolerance=1e-12)
+    expect_equal(joint, alone, "joint", tolerance=1e-12)
 
 
 @law("likelihood")
 def per_example(example: object, folder: Path) -> None:
-    """Results for an example are the same alone and in a batch."""
+    """Results for an example do not depend on the other examples in the batch."""
     del folder
     likelihood = cast("Likelihood", example)
     outputs = _outputs(likelihood, _CLASSES)
@@ -138,27 +138,27 @@ def per_example(example: object, folder: Path) -> None:
 
 
 @law("likelihood")
-def misfits(example: object, folder: Path) -> None:
-    """`check` takes what fits, and raises InvalidInputError for targets of another number or form."""
+def invalid_targets(example: object, folder: Path) -> None:
+    """`check` accepts valid targets, and raises InvalidInputError for another number or shape of targets."""
     del folder
     likelihood = cast("Likelihood", example)
     outputs = _outputs(likelihood, _CLASSES)
     targets = _targets(likelihood, _CLASSES)
     likelihood.check(outputs, targets)
-    for what, wrong in (
-        ("a target too few", targets[1:]),
-        ("targets in a further dimension", targets.unsqueeze(-1)),
+    for description, wrong in (
+        ("one target too few", targets[1:]),
+        ("targets with an additional dimension", targets.unsqueeze(-1)),
     ):
         try:
             likelihood.check(outputs, wrong)
         except InvalidInputError:
             continue
-        expect(condition=False, message=f"`check` takes {what}")
+        expect(condition=False, message=f"`check` accepts {description}")
 
 
 @law("likelihood")
 def gradients(example: object, folder: Path) -> None:
-    """Log likelihoods can be differentiated with respect to outputs, and keep their dtype and device."""
+    """Log likelihoods are differentiable in the outputs, and have their dtype and device."""
     del folder
     likelihood = cast("Likelihood", example)
     for dtype in (torch.float32, torch.float64):
@@ -176,7 +176,7 @@ def gradients(example: object, folder: Path) -> None:
 
 @law("likelihood")
 def constant(example: object, folder: Path) -> None:
-    """No other constant outputs have a larger mean log likelihood than those of `constant`, where it finds some."""
+    """The outputs returned by `constant`, if any, maximize the mean log likelihood among constant outputs."""
     del folder
     likelihood = cast("Likelihood", example)
     outputs = _outputs(likelihood, _CLASSES, rows=_CONSTANT_ROWS)
@@ -194,5 +194,5 @@ def constant(example: object, folder: Path) -> None:
         for change in torch.randn(20, *found.shape, generator=seeded(2), dtype=found.dtype).to(found.device):
             other = mean(found + step * change)
             expect(
-                other <= best + 1e-6, f"constant outputs are given with {best:.6f} a target, others have {other:.6f}"
+                other <= best + 1e-6, f"mean log likelihood {best:.6f} of `constant`, but {other:.6f} of other outputs"
             )

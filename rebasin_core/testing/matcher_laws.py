@@ -27,7 +27,7 @@ def _match(config: object, reference: Posterior, candidate: Posterior, case: Net
 
 @law("matcher")
 def planted_permutation(config: object, folder: Path) -> None:
-    """A moved copy of a generic feed-forward network is moved back exactly."""
+    """The permutation of a permuted copy of a generic feed-forward network is recovered exactly."""
     del folder
     case = network()
     for seed in range(3):
@@ -39,23 +39,26 @@ def planted_permutation(config: object, folder: Path) -> None:
 
 @law("matcher")
 def midpoint_not_worse(config: object, folder: Path) -> None:
-    """On data that the network knows, a planted permutation's alignment leaves no higher loss at the midpoint."""
+    """For a planted permutation and data that the network fits, alignment does not increase the midpoint loss."""
     del folder
     case = network()
     for seed in range(3):
         reference = gaussian(seed)
         mean = reference.mean
         data = [(x, functional_call(case.model, mean, (x,)).argmax(-1)) for x, _ in case.data]
-        known = Network(case.model, case.spec, data)
+        fitted = Network(case.model, case.spec, data)
         candidate = case.spec.random_permutation(generator=seeded(seed + 20)).apply(reference)
-        result = _match(config, reference, candidate, known, seed)
+        result = _match(config, reference, candidate, fitted, seed)
         effect = effect_of(result.permutation, reference, candidate, Task(case.model, data))
-        expect(effect is not None and not effect.harmed, f"seed {seed}: the alignment did harm: {effect}")
+        expect(
+            effect is not None and not effect.harmed,
+            f"seed {seed}: alignment increased the midpoint loss: {effect}",
+        )
 
 
 @law("matcher")
-def never_worse_than_the_identity(config: object, folder: Path) -> None:
-    """The objective at the result is at least the objective at the identity, and never falls on the way."""
+def no_worse_than_the_identity(config: object, folder: Path) -> None:
+    """The objective of the result is at least that of the identity, and never decreases during the search."""
     del folder
     case = network()
     for seed in range(5):
@@ -64,13 +67,13 @@ def never_worse_than_the_identity(config: object, folder: Path) -> None:
             result.objective >= result.identity_objective,
             f"seed {seed}: objective {result.objective} below the identity's {result.identity_objective}",
         )
-        falls = [b - a for a, b in zip(result.trace, result.trace[1:], strict=False) if b < a - 1e-9 * abs(a)]
-        expect(not falls, f"seed {seed}: the objective falls on the way: {result.trace}")
+        decreases = [b - a for a, b in zip(result.trace, result.trace[1:], strict=False) if b < a - 1e-9 * abs(a)]
+        expect(not decreases, f"seed {seed}: the objective decreases: {result.trace}")
 
 
 @law("matcher")
-def function_kept(config: object, folder: Path) -> None:
-    """The aligned candidate computes what the candidate computes."""
+def function_preserved(config: object, folder: Path) -> None:
+    """The aligned candidate computes the same function as the candidate."""
     del folder
     case = network()
     candidate = gaussian(1)
@@ -82,7 +85,7 @@ def function_kept(config: object, folder: Path) -> None:
 
 
 @law("matcher")
-def inputs_untouched(config: object, folder: Path) -> None:
+def no_side_effects(config: object, folder: Path) -> None:
     """Reference, candidate and model are not changed."""
     del folder
     case = network()
@@ -96,8 +99,8 @@ def inputs_untouched(config: object, folder: Path) -> None:
 
 
 @law("matcher")
-def repeatable(config: object, folder: Path) -> None:
-    """Equal inputs and generators give equal results, and the global generator is left alone."""
+def reproducibility(config: object, folder: Path) -> None:
+    """Equal inputs and generator states give equal results, and the global generator is not used."""
     del folder
     case = network()
     state = torch.get_rng_state()
@@ -108,7 +111,7 @@ def repeatable(config: object, folder: Path) -> None:
 
 @law("matcher")
 def device_and_dtype(config: object, folder: Path) -> None:
-    """Single and half precision are taken too, and results fit the posteriors they came from."""
+    """Matching works in float32 and bfloat16, and the aligned candidate has their dtype and device."""
     del folder
     case = network()
     for dtype in (torch.float32, torch.bfloat16):

@@ -36,7 +36,7 @@ _ERRORS, _ROUNDING = 4.0, 1e-9
 
 
 def _predictions(metric: Metric, task: _Task, *, seed: int = 0, method: MethodName = "loop") -> Predictions:
-    """Return predictions of a small network with uncertain weights, for a metric."""
+    """Return predictions of a posterior over a small network."""
     case = network()
     posterior = gaussian(0)
     data = case.data
@@ -51,7 +51,7 @@ def _predictions(metric: Metric, task: _Task, *, seed: int = 0, method: MethodNa
 
 
 def _tasks(metric: Metric) -> list[_Task]:
-    """Return the tasks that a metric is for: those that it does not refuse."""
+    """Return the tasks that a metric supports: those for which it does not raise."""
     found: list[_Task] = []
     tasks: tuple[_Task, ...] = ("classes", "numbers")
     for task in tasks:
@@ -61,7 +61,7 @@ def _tasks(metric: Metric) -> list[_Task]:
         except InvalidInputError:
             continue
         found.append(task)
-    expect(found, f"the metric {metric.name!r} refuses classes and numbers alike")
+    expect(found, f"the metric {metric.name!r} supports neither classes nor numbers")
     return found
 
 
@@ -87,13 +87,15 @@ def _rows(predictions: Predictions, rows: slice) -> Predictions:
 
 @law("metric")
 def per_example(example: object, folder: Path) -> None:
-    """There is one finite value for every example, the same alone and among others."""
+    """There is one finite value for each example, independent of the other examples."""
     del folder
     metric = cast("Metric", example)
     for task in _tasks(metric):
         predictions = _predictions(metric, task)
         whole = metric.estimate(predictions).examples
-        expect(whole.shape == predictions.score.shape, f"values of shape {tuple(whole.shape)} for one of each example")
+        expect(
+            whole.shape == predictions.score.shape, f"expected one value per example, got shape {tuple(whole.shape)}"
+        )
         expect(bool(whole.isfinite().all()), f"values are not finite: {whole}")
         for rows in (slice(0, 1), slice(5, 20)):
             few = metric.estimate(_rows(predictions, rows))
@@ -102,20 +104,20 @@ def per_example(example: object, folder: Path) -> None:
 
 @law("metric")
 def exchangeable(example: object, folder: Path) -> None:
-    """Reordering the samples, or repeating all of them, changes no value."""
+    """The values do not change if the samples are reordered, or all repeated."""
     del folder
     metric = cast("Metric", example)
     for task in _tasks(metric):
         predictions = _predictions(metric, task)
         whole = metric.estimate(predictions)
         groups = predictions.groups
-        for what, change in (("reordered", lambda t: t.flip(0)), ("repeated", lambda t: torch.cat([t, t]))):
+        for description, change in (("reordered", lambda t: t.flip(0)), ("repeated", lambda t: torch.cat([t, t]))):
             changed = replace(
                 predictions,
                 log_prob=change(predictions.log_prob),
                 groups=None if groups is None else change(groups),
             )
-            expect_equal(_values(metric.estimate(changed)), _values(whole), f"samples {what}", tolerance=1e-9)
+            expect_equal(_values(metric.estimate(changed)), _values(whole), f"samples {description}", tolerance=1e-9)
 
 
 @law("metric")
@@ -139,23 +141,23 @@ def errors_stated(example: object, folder: Path) -> None:
 
 @law("metric")
 def bias_stated(example: object, folder: Path) -> None:
-    """The stated bias is twice the fall of the metric from S samples to 2S: a bias goes down as 1 / S."""
+    """The stated bias is twice the decrease of the metric from S to 2S samples, since a bias decreases as 1 / S."""
     del folder
     metric = cast("Metric", example)
     for task in _tasks(metric):
         few = [_predictions(metric, task, seed=seed) for seed in range(2 * _REPETITIONS)]
         found = [metric.estimate(one) for one in few]
         pairs = list(zip(few[::2], few[1::2], strict=True))
-        together = torch.stack([metric.estimate(_joined(*pair)).examples.mean() for pair in pairs])
+        joint = torch.stack([metric.estimate(_joined(*pair)).examples.mean() for pair in pairs])
         values = torch.stack([one.examples.mean() for one in found])
-        observed = 2 * (values.unflatten(0, (-1, 2)).mean(1) - together)
+        observed = 2 * (values.unflatten(0, (-1, 2)).mean(1) - joint)
         stated = torch.tensor([one.bias for one in found], dtype=values.dtype).unflatten(0, (-1, 2)).mean(1)
-        left_out = [one.bias_errors.mean().item() for one in found if one.bias_errors is not None]
-        allowed = _ERRORS * mean_stderr(observed - stated).item() + sum(left_out) / len(found) + _ROUNDING
+        residual = [one.bias_errors.mean().item() for one in found if one.bias_errors is not None]
+        allowed = _ERRORS * mean_stderr(observed - stated).item() + sum(residual) / len(found) + _ROUNDING
         expect(
             abs((observed - stated).mean().item()) <= allowed,
-            f"{task}: the stated bias is {stated.mean():.3e}, the observed one {observed.mean():.3e}, more than "
-            f"{allowed:.1e} apart",
+            f"{task}: stated bias {stated.mean():.3e} and observed bias {observed.mean():.3e} differ by more than "
+            f"{allowed:.1e}",
         )
 
 
@@ -171,7 +173,7 @@ def _joined(first: Predictions, second: Predictions) -> Predictions:
 
 
 @law("metric")
-def inputs_untouched(example: object, folder: Path) -> None:
+def no_side_effects(example: object, folder: Path) -> None:
     """Predictions are not changed."""
     del folder
     metric = cast("Metric", example)

@@ -1,4 +1,4 @@
-"""The laws of architectures, of specification factories, and of rules for operators."""
+"""The laws of architectures, specification factories and operator rules."""
 
 from __future__ import annotations
 
@@ -35,43 +35,43 @@ def _inputs(architecture: object) -> Tensor:
 
 @law("architecture")
 def shapes(architecture: object, folder: Path) -> None:
-    """A network takes a batch and returns one row of outputs for each example."""
+    """A network maps a batch of examples to one row of outputs each."""
     del folder
     with torch.no_grad():
         outputs = _model(architecture, 0).eval()(_inputs(architecture))
     expect(
         tuple(outputs.shape[:2]) == (4, _OUTPUTS),
-        f"outputs have shape {tuple(outputs.shape)}, expected it to start with {(4, _OUTPUTS)}",
+        f"expected an output shape that starts with {(4, _OUTPUTS)}, got {tuple(outputs.shape)}",
     )
 
 
 @law("architecture")
-def seeded_initialisation(architecture: object, folder: Path) -> None:
-    """Equal generators give equal networks, different ones different networks; the global one is not used."""
+def seeded_initialization(architecture: object, folder: Path) -> None:
+    """The parameters depend only on the given generator: equal seeds give equal networks, others do not."""
     del folder
     state = torch.get_rng_state()
     first = named_tensors(_model(architecture, seed=1))
     second = named_tensors(_model(architecture, seed=1))
     other = named_tensors(_model(architecture, seed=2))
     expect_equal(first, second, "two networks with the same seed")
-    expect(any(not torch.equal(first[name], other[name]) for name in first), "two seeds give the same network")
+    expect(any(not torch.equal(first[name], other[name]) for name in first), "two different seeds give equal networks")
     expect(torch.equal(state, torch.get_rng_state()), "the global generator was used")
 
 
 @law("architecture")
-def spec_keeps_the_function(architecture: object, folder: Path) -> None:
-    """Every group element leaves the outputs unchanged, to 1e-9 in float64."""
+def function_preserved(architecture: object, folder: Path) -> None:
+    """Group elements of the specification leave the outputs unchanged, to a relative error of 1e-9 in float64."""
     del folder
     model = _model(architecture, 3)
     spec = cast("Architecture", architecture).spec(model)
     found = check_spec(spec, model, _inputs(architecture), generator=seeded(1))
     expect(found.passed, str(found))
-    expect(spec.groups, "the specification has no groups; there is nothing to align")
+    expect(spec.groups, "the specification has no groups")
 
 
 @law("spec")
-def derived_spec_keeps_the_function(factory: object, folder: Path) -> None:
-    """The specification derived for the kit's MLP 6-5-4-3 keeps its function, and the model is not changed."""
+def derived_function_preserved(factory: object, folder: Path) -> None:
+    """The specification derived for an MLP 6-5-4-3 preserves its function, and the model is not changed."""
     del folder
     case = network()
     inputs = case.data[0][0]
@@ -84,11 +84,11 @@ def derived_spec_keeps_the_function(factory: object, folder: Path) -> None:
 
 @law("operator_rules")
 def rules_are_sound(example: object, folder: Path) -> None:
-    """A network with these operators keeps its function under every group element of the traced specification."""
+    """Group elements of the traced specification preserve the function of a network with these operators."""
     del folder
     model, inputs = cast("tuple[nn.Module, Tensor]", example)
     spec = trace_spec(model, inputs)
     expect(not spec.coverage.without_rule, f"operators without a rule: {sorted(spec.coverage.without_rule)}")
-    expect(spec.groups, "the example has no groups, so that it shows nothing")
+    expect(spec.groups, "the traced specification of the example has no groups, so it tests nothing")
     found = check_spec(spec, model, inputs, generator=seeded(1))
     expect(found.kept, f"{found}\n{spec.layout.as_json()['axes']}")

@@ -1,4 +1,4 @@
-"""The laws of operations on two posteriors, tried where a function is registered for them."""
+"""The laws of operations on two posteriors, tested if a function is registered for the pair."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @law("posterior")
 def coupled_path_has_its_endpoints(example: object, folder: Path) -> None:
-    """Where a path within the kind is known, its endpoints are the two posteriors and its mean is linear."""
+    """A coupled path, if supported, has the two posteriors as endpoints, and its mean is linear in t."""
     del folder
     if not isinstance(example, AbstractCoupledPath):
         return
@@ -32,22 +32,22 @@ def coupled_path_has_its_endpoints(example: object, folder: Path) -> None:
     for t in (0.0, 0.25, 0.5, 1.0):
         line = {name: (1 - t) * a + t * other.mean[name] for name, a in posterior.mean.items()}
         expect_equal(path(t).mean, line, f"the mean at {t}", tolerance=1e-12)
-    for t, end in ((0.0, posterior), (1.0, other)):
-        expect_equal(path(t).stddev, end.stddev, f"the standard deviation at {t}", tolerance=1e-8)
+    for t, endpoint in ((0.0, posterior), (1.0, other)):
+        expect_equal(path(t).stddev, endpoint.stddev, f"the standard deviation at {t}", tolerance=1e-8)
 
 
 @law("posterior")
 def geodesic_has_constant_speed(example: object, folder: Path) -> None:
-    """Where a geodesic is registered, its endpoints are the two posteriors and its speed is constant."""
+    """A geodesic, if registered, has the two posteriors as endpoints and constant speed."""
     del folder
     posterior = cast("Posterior", example)
     other = posterior.permute(any_element(posterior, 5))
     if GEODESIC.find([posterior, other]) is None:
         return
     path = geodesic(posterior, other)
-    for t, end in ((0.0, posterior), (1.0, other)):
-        distance = wasserstein_distance(path(t), end)
-        # The distance is the root of a difference, which keeps half of the digits.
+    for t, endpoint in ((0.0, posterior), (1.0, other)):
+        distance = wasserstein_distance(path(t), endpoint)
+        # The distance is the square root of a difference, which loses half of the digits.
         expect(distance < 1e-6, f"the geodesic at {t} has the distance {distance:.1e} to that endpoint")
     whole = wasserstein_distance(posterior, other)
     for t in (0.25, 0.5, 0.75):
@@ -57,7 +57,7 @@ def geodesic_has_constant_speed(example: object, folder: Path) -> None:
 
 @law("posterior")
 def distance_is_a_metric(example: object, folder: Path) -> None:
-    """Where a distance is registered, it is zero, symmetric and invariant as it must be, and not below its bound."""
+    """A distance, if registered, is zero for equal posteriors, symmetric, invariant, and at least its lower bound."""
     del folder
     posterior = cast("Posterior", example)
     other = posterior.permute(any_element(posterior, 5))
@@ -68,7 +68,10 @@ def distance_is_a_metric(example: object, folder: Path) -> None:
     itself = wasserstein_distance(posterior, posterior)
     expect(abs(itself) <= 1e-6, f"the distance to itself is {itself}")
     exchanged = wasserstein_distance(other, posterior)
-    expect(abs(exchanged - distance) <= tolerance, f"exchanging the two changed the distance {distance} to {exchanged}")
+    expect(
+        abs(exchanged - distance) <= tolerance,
+        f"exchanging the posteriors changed {distance} to {exchanged}",
+    )
     element = any_element(posterior, 7)
     permuted = wasserstein_distance(posterior.permute(element), other.permute(element))
     expect(abs(permuted - distance) <= tolerance, f"permuting both changed the distance {distance} to {permuted}")
@@ -78,7 +81,7 @@ def distance_is_a_metric(example: object, folder: Path) -> None:
 
 @law("posterior")
 def barycenter_of_equals(example: object, folder: Path) -> None:
-    """Where a barycenter is registered, that of equal posteriors has their mean and standard deviation."""
+    """The barycenter of equal posteriors, if registered, has their mean and standard deviation."""
     del folder
     posterior = cast("Posterior", example)
     if BARYCENTER.find([posterior, posterior]) is None:
@@ -93,7 +96,7 @@ def barycenter_of_equals(example: object, folder: Path) -> None:
 
 @law("posterior")
 def divergence_is_not_negative(example: object, folder: Path) -> None:
-    """Where a KL divergence is registered, it is zero for equal posteriors and otherwise not negative."""
+    """A KL divergence, if registered, is zero for equal posteriors and nonnegative for others."""
     del folder
     posterior = cast("Posterior", example)
     other = posterior.permute(any_element(posterior, 5))
@@ -101,6 +104,6 @@ def divergence_is_not_negative(example: object, folder: Path) -> None:
     if function is None:
         return
     itself = kl_divergence(posterior, posterior)
-    divergence = function(posterior, other)  # infinite where supports differ, which `kl_divergence` refuses
+    divergence = function(posterior, other)  # infinite if supports differ, for which `kl_divergence` raises
     expect(abs(itself) <= 1e-6, f"the divergence from itself is {itself}")
     expect(divergence >= -1e-6, f"a divergence is {divergence}")

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.posteriors.capabilities import PosteriorPath
 
-# Equal weights of eight samples have no rounding.
+# Weights of 1/8 have no rounding errors.
 _MEMBERS, _SAMPLES = 8, 400
 _EXACT = 1e-9
-# Of a mean and a standard deviation of 400 samples, in standard deviations: more than six standard errors.
+# Tolerance of a mean and a standard deviation of 400 samples, in standard deviations: more than six standard errors.
 _SAMPLED = 8 / math.sqrt(_SAMPLES)
 _INSIDE = (0.25, 0.5, 0.75)
 
@@ -41,7 +41,7 @@ def _low_rank(seed: int) -> LowRankGaussianPosterior:
 
 
 def _pairs() -> dict[str, tuple[Posterior, Posterior, float]]:
-    """Return pairs of posteriors, each with the tolerance of their moments on a path that samples them."""
+    """Return pairs of posteriors, with the tolerance of their moments on a path that represents them by samples."""
     points = PointPosterior(gaussian(0).mean), PointPosterior(gaussian(1).mean)
     return {
         "points": (*points, _EXACT),
@@ -57,46 +57,46 @@ def _between(path: Path, reference: Posterior, candidate: Posterior, tolerance: 
     return path.between(reference, candidate, num_samples=num_samples, seed=3)
 
 
-def _taken(path: Path) -> dict[str, tuple[Posterior, Posterior, float]]:
-    """Return the pairs that a path is for: those that it does not refuse, of which there must be some."""
+def _supported(path: Path) -> dict[str, tuple[Posterior, Posterior, float]]:
+    """Return the pairs that a path supports: those for which it does not raise; raise if there are none."""
     found: dict[str, tuple[Posterior, Posterior, float]] = {}
-    refused = ""
+    last_error = ""
     for kind, pair in _pairs().items():
         try:
             _between(path, *pair)
         except InvalidInputError as error:
-            refused = f"{kind}: {error}"
+            last_error = f"{kind}: {error}"
             continue
         found[kind] = pair
-    expect(found, f"the path {path.name!r} refuses all pairs that it was tried with; the last one, {refused}")
+    expect(found, f"the path {path.name!r} supports none of the pairs; the last error is {last_error}")
     return found
 
 
-def _expect_moments(got: Posterior, wanted: Posterior, what: str, tolerance: float) -> None:
-    """Raise if means or standard deviations differ by more than a tolerance in standard deviations, or rounding."""
+def _expect_moments(got: Posterior, wanted: Posterior, description: str, tolerance: float) -> None:
+    """Raise if means or standard deviations differ by more than a tolerance, in standard deviations, or rounding."""
     largest = max(stddev.max().item() for stddev in wanted.stddev.values())
     allowed = _EXACT if tolerance == _EXACT else tolerance * largest + _EXACT
-    expect_equal(got.mean, wanted.mean, f"{what}: mean", tolerance=allowed)
-    expect_equal(got.stddev, wanted.stddev, f"{what}: standard deviation", tolerance=allowed)
+    expect_equal(got.mean, wanted.mean, f"{description}: mean", tolerance=allowed)
+    expect_equal(got.stddev, wanted.stddev, f"{description}: standard deviation", tolerance=allowed)
 
 
 @law("path")
 def endpoints(example: object, folder: Folder) -> None:
-    """At t = 0 and t = 1, mean and standard deviation are those of the two posteriors."""
+    """Mean and standard deviation at t = 0 and t = 1 are those of the two posteriors."""
     del folder
     path = cast("Path", example)
-    for kind, (reference, candidate, tolerance) in _taken(path).items():
+    for kind, (reference, candidate, tolerance) in _supported(path).items():
         point = _between(path, reference, candidate, tolerance)
-        for t, end in ((0.0, reference), (1.0, candidate)):
-            _expect_moments(point(t), end, f"{kind}, t = {t}", tolerance)
+        for t, endpoint in ((0.0, reference), (1.0, candidate)):
+            _expect_moments(point(t), endpoint, f"{kind}, t = {t}", tolerance)
 
 
 @law("path")
 def reversal(example: object, folder: Folder) -> None:
-    """Exchanging the two posteriors replaces t by 1 - t."""
+    """Exchanging the two posteriors maps t to 1 - t."""
     del folder
     path = cast("Path", example)
-    for kind, (reference, candidate, tolerance) in _taken(path).items():
+    for kind, (reference, candidate, tolerance) in _supported(path).items():
         forward = _between(path, reference, candidate, tolerance)
         backward = _between(path, candidate, reference, tolerance)
         for t in _INSIDE:
@@ -105,17 +105,17 @@ def reversal(example: object, folder: Folder) -> None:
 
 @law("path")
 def common_noise(example: object, folder: Folder) -> None:
-    """All posteriors on a path are of one kind, and equal generators give them the same noise."""
+    """All posteriors on a path have the same representation, and equal generator states give them the same noise."""
     del folder
     path = cast("Path", example)
-    for kind, pair in _taken(path).items():
+    for kind, pair in _supported(path).items():
         point = _between(path, *pair)
         first = point(0.0)
         noise = first.draw_noise((5,), generator=seeded(2))
         for t in (*_INSIDE, 1.0):
-            here = point(t)
-            expect(here.kind == first.kind, f"{kind}: a {here.kind!r} at t = {t}, a {first.kind!r} at t = 0")
-            expect_equal(here.draw_noise((5,), generator=seeded(2)), noise, f"{kind}, t = {t}: noise")
+            at_t = point(t)
+            expect(at_t.kind == first.kind, f"{kind}: {at_t.kind!r} at t = {t}, {first.kind!r} at t = 0")
+            expect_equal(at_t.draw_noise((5,), generator=seeded(2)), noise, f"{kind}, t = {t}: noise")
 
 
 @law("path")
@@ -124,7 +124,7 @@ def equivariance(example: object, folder: Folder) -> None:
     del folder
     path = cast("Path", example)
     element = network().spec.random_permutation(generator=seeded(5))
-    for kind, (reference, candidate, tolerance) in _taken(path).items():
+    for kind, (reference, candidate, tolerance) in _supported(path).items():
         point = _between(path, reference, candidate, tolerance)
         permuted = _between(path, reference.permute(element), candidate.permute(element), tolerance)
         for t in _INSIDE:
@@ -132,18 +132,18 @@ def equivariance(example: object, folder: Folder) -> None:
 
 
 @law("path")
-def kept(example: object, folder: Folder) -> None:
-    """Device and dtype are those of the reference, and the two posteriors are not changed."""
+def device_and_dtype(example: object, folder: Folder) -> None:
+    """The path has the device and dtype of the reference, and the two posteriors are not changed."""
     del folder
     path = cast("Path", example)
-    pairs = _taken(path)
+    pairs = _supported(path)
     for kind, (reference, candidate, tolerance) in pairs.items():
         before = copied(reference.mean), copied(candidate.mean)
         for dtype in (torch.float32, torch.float64):
-            here = _between(path, reference.to(dtype=dtype), candidate.to(dtype=dtype), tolerance)(0.5)
+            midpoint = _between(path, reference.to(dtype=dtype), candidate.to(dtype=dtype), tolerance)(0.5)
             expect(
-                (here.dtype, here.device.type) == (dtype, device_under_test().type),
-                f"{kind}: posteriors in {dtype} on {device_under_test()} give one in {here.dtype} on {here.device}",
+                (midpoint.dtype, midpoint.device.type) == (dtype, device_under_test().type),
+                f"{kind}: expected {dtype} on {device_under_test()}, got {midpoint.dtype} on {midpoint.device}",
             )
         expect_equal(reference.mean, before[0], f"{kind}: the reference")
         expect_equal(candidate.mean, before[1], f"{kind}: the candidate")

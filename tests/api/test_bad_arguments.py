@@ -1,4 +1,4 @@
-"""Arguments of a wrong kind are named, with the way out."""
+"""Arguments of wrong types are errors that name the expected type and a remedy."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ def network() -> nn.Module:
 
 
 @pytest.mark.parametrize("spec", ["weight", None])
-def test_a_specification_is_expected(spec: Any) -> None:
+def test_another_type_than_a_specification_is_an_error(spec: Any) -> None:
     with pytest.raises(InvalidInputError, match=r"expected a `PermutationSpec`, got `(str|NoneType)`; `trace_spec`"):
         rc.match(network(), network(), spec)
 
 
 @pytest.mark.parametrize("task", [[(INPUTS, TARGETS)], network()])
-def test_a_task_is_expected(task: Any) -> None:
+def test_another_type_than_a_task_is_an_error(task: Any) -> None:
     first, second = network(), network()
     spec = rc.trace_spec(first, INPUTS)
-    ends = rc.as_posterior(first), rc.as_posterior(second)
+    posteriors = rc.as_posterior(first), rc.as_posterior(second)
     match = r"expected a `Task`, got `(list|Sequential)`; make one with `rebasin_core.Task\(model, data\)`"
     for call in (
         lambda: rc.barrier(first, second, task),
         lambda: rc.score(first, task),
         lambda: rc.align(first, second, task),
         lambda: rc.match(first, second, spec, task=task),
-        lambda: rc.matchers.WeightMatcher().match(*ends, spec, task=task),
+        lambda: rc.matchers.WeightMatcher().match(*posteriors, spec, task=task),
         lambda: rc.match_many([first, second], spec, task=task),
         lambda: rc.align_samples([first, second], spec, task=task),
         lambda: rc.merge([first, second], spec, task=task),
@@ -47,10 +47,8 @@ def test_a_task_is_expected(task: Any) -> None:
             call()
 
 
-def test_a_data_set_without_batches_is_not_data() -> None:
+def test_a_data_set_without_batches_is_an_error() -> None:
     examples: Any = TensorDataset(INPUTS, TARGETS)
     task = rc.Task(network(), examples)
-    with pytest.raises(
-        InvalidInputError, match=r"the data set `TensorDataset` of single examples; give a `DataLoader`"
-    ):
+    with pytest.raises(InvalidInputError, match=r"the dataset `TensorDataset` of single examples; give a `DataLoader`"):
         rc.barrier(network(), network(), task)

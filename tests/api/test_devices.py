@@ -1,4 +1,4 @@
-"""What a user does with networks on a device: the same numbers as on the CPU, and results where the inputs were."""
+"""Networks on a device: the same results as on the CPU, on the device of the inputs."""
 
 from __future__ import annotations
 
@@ -54,26 +54,26 @@ def close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: floa
 
 
 @pytest.mark.parametrize("path", ["weight", "frank_wolfe", "activation", "transport"])
-def test_residual_networks_are_matched_alike(path: str, device: torch.device) -> None:
+def test_matching_residual_networks(path: str, device: torch.device) -> None:
     data, found = batches((3, 8, 8)), []
-    for place in (CPU, device):
-        (first, spec), (second, _) = (residual(place, seed) for seed in (0, 1))
+    for d in (CPU, device):
+        (first, spec), (second, _) = (residual(d, seed) for seed in (0, 1))
         found.append(rc.match(first, second, spec, path, task=rc.Task(first, data)))
     assert found[1].objective == pytest.approx(found[0].objective, rel=1e-3)
-    moved = found[1].apply(second)
-    assert {tensor.device.type for tensor in named_tensors(moved).values()} == {device.type}
+    permuted = found[1].apply(second)
+    assert {tensor.device.type for tensor in named_tensors(permuted).values()} == {device.type}
     inputs = data[0][0].to(device)
-    torch.testing.assert_close(moved.eval()(inputs), second(inputs), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(permuted.eval()(inputs), second(inputs), rtol=1e-3, atol=1e-4)
 
 
 def test_different_widths(device: torch.device) -> None:
     wide = rc.architectures.MLPArchitecture(hidden=[20, 15])
     other = wide.build((6,), 3, generator=torch.Generator().manual_seed(3))
     found = []
-    for place in (CPU, device):
-        model = network(place)
+    for d in (CPU, device):
+        model = network(d)
         first = rc.posteriors.PointPosterior.from_module(model)
-        second = rc.posteriors.PointPosterior.from_module(other.to(place))
+        second = rc.posteriors.PointPosterior.from_module(other.to(d))
         specs = ARCHITECTURE.spec(model), wide.spec(other)
         data = [(torch.zeros(2, 6), torch.zeros(2))]
         found.append(
@@ -85,8 +85,8 @@ def test_different_widths(device: torch.device) -> None:
 
 def test_many_networks(device: torch.device) -> None:
     found = []
-    for place in (CPU, device):
-        models = [network(place, seed) for seed in range(3)]
+    for d in (CPU, device):
+        models = [network(d, seed) for seed in range(3)]
         found.append(rc.match_many(models, ARCHITECTURE.spec(models[0]), matcher="weight"))
     assert found[1].trace == pytest.approx(found[0].trace, rel=1e-4)
     assert found[1].between(0, 1).compose(found[1].between(1, 0)).is_identity
@@ -95,8 +95,8 @@ def test_many_networks(device: torch.device) -> None:
 
 def test_samples(device: torch.device) -> None:
     found = []
-    for place in (CPU, device):
-        models = [network(place, seed) for seed in range(4)]
+    for d in (CPU, device):
+        models = [network(d, seed) for seed in range(4)]
         tensors = [{name: tensor.detach() for name, tensor in named_tensors(model).items()} for model in models]
         found.append(rc.summarize(tensors, ARCHITECTURE.spec(models[0]), kind="low_rank_gaussian", rank=2))
     close(dict(found[1].posterior.stddev), dict(found[0].posterior.stddev), 1e-4)
@@ -106,18 +106,18 @@ def test_samples(device: torch.device) -> None:
 @pytest.mark.parametrize("repair", [None, "reset", "repair"])
 def test_merging(repair: Literal["reset", "repair"] | None, device: torch.device) -> None:
     found = []
-    for place in (CPU, device):
-        (first, spec), (second, _) = (residual(place, seed) for seed in (0, 1))
+    for d in (CPU, device):
+        (first, spec), (second, _) = (residual(d, seed) for seed in (0, 1))
         merged = rc.merge([first, second], spec, task=rc.Task(first, batches((3, 8, 8))), repair=repair)
         found.append({**merged.posterior.mean, **merged.posterior.buffers})
     close(found[1], found[0], 1e-3)
 
 
 @pytest.mark.parametrize("name", ["pointwise", "marginalized", "reset", "repair"])
-def test_barriers_of_points(name: str, device: torch.device) -> None:
+def test_barriers_of_single_networks(name: str, device: torch.device) -> None:
     curves = []
-    for place in (CPU, device):
-        (first, _), (second, _) = (residual(place, seed) for seed in (0, 1))
+    for d in (CPU, device):
+        (first, _), (second, _) = (residual(d, seed) for seed in (0, 1))
         data = batches((3, 8, 8))
         estimator: dict[str, object] = {"name": name, "num_points": 3}
         if name in {"reset", "repair"}:
@@ -129,20 +129,18 @@ def test_barriers_of_points(name: str, device: torch.device) -> None:
 @pytest.mark.parametrize("method", ["loop", "vectorized", "local"])
 @pytest.mark.parametrize("precision", ["full", "bfloat16"])
 def test_scores_of_distributions(method: MethodName, precision: PrecisionName, device: torch.device) -> None:
-    # The noise is drawn where the networks are: other numbers, and the same loss up to its error.
+    # Noise is sampled on the device of the networks: different samples, equal losses up to the standard error.
     scores = []
-    for place in (CPU, device):
+    for d in (CPU, device):
         options = rc.EvaluationOptions(method=method, precision=precision)
-        scores.append(
-            rc.score(gaussian(place), rc.Task(network(place), batches()), num_samples=256, evaluation=options)
-        )
+        scores.append(rc.score(gaussian(d), rc.Task(network(d), batches()), num_samples=256, evaluation=options))
     assert scores[1].nll == pytest.approx(scores[0].nll, abs=6 * scores[0].nll_stderr + 1e-6)
 
 
 def test_planes_hulls_and_matrices(device: torch.device) -> None:
     found = []
-    for place in (CPU, device):
-        models = [network(place, seed) for seed in range(3)]
+    for d in (CPU, device):
+        models = [network(d, seed) for seed in range(3)]
         plane = rc.loss_plane(models[0], models[1], models[2], rc.Task(models[0], batches()), num_points=3)
         hull = rc.hull_losses(models, rc.Task(models[0], batches()), num_points=4)
         spec = ARCHITECTURE.spec(models[0])
@@ -154,12 +152,12 @@ def test_planes_hulls_and_matrices(device: torch.device) -> None:
 
 def test_canonical_forms_and_information(device: torch.device) -> None:
     found = []
-    for place in (CPU, device):
-        model = network(place)
+    for d in (CPU, device):
+        model = network(d)
         spec = ARCHITECTURE.spec(model)
         form = rc.analysis.canonical_form({name: t.detach() for name, t in named_tensors(model).items()}, spec)
         found.append(dict(form.tensors))
-        information = rc.analysis.permutation_information(gaussian(place), spec)
+        information = rc.analysis.permutation_information(gaussian(d), spec)
         assert 0 <= information.upper <= information.log_order + 5 * information.upper_stderr
     close(found[1], found[0])
 
@@ -170,8 +168,8 @@ def test_training_stays_on_the_device(method: str, device: torch.device) -> None
     posterior = rc.build("inference", name=method, epochs=4, **options).fit(network(device), batches()).posterior
     assert posterior.device.type == device.type
     assert all(tensor.device.type == device.type for tensor in posterior.stddev.values())
-    drawn = posterior.sample((2,), generator=torch.Generator().manual_seed(0))
-    assert {tensor.device.type for tensor in drawn.values()} == {device.type}
+    samples = posterior.sample((2,), generator=torch.Generator().manual_seed(0))
+    assert {tensor.device.type for tensor in samples.values()} == {device.type}
 
 
 def test_predictions_stay_on_the_device(device: torch.device) -> None:
@@ -185,11 +183,11 @@ def test_predictions_stay_on_the_device(device: torch.device) -> None:
     assert found.log_prob.device.type == device.type
 
 
-def test_a_source_of_noise_on_a_device(device: torch.device) -> None:
+def test_a_generator_on_a_device(device: torch.device) -> None:
     given = torch.Generator().manual_seed(3)
-    there = on_device(given, device)
-    assert there.device.type == device.type
-    assert (there is given) == (device.type == "cpu")
-    again = on_device(torch.Generator().manual_seed(3), device)
-    assert there.initial_seed() == again.initial_seed()
-    assert on_device(there, device) is there
+    first = on_device(given, device)
+    assert first.device.type == device.type
+    assert (first is given) == (device.type == "cpu")
+    second = on_device(torch.Generator().manual_seed(3), device)
+    assert first.initial_seed() == second.initial_seed()
+    assert on_device(first, device) is first

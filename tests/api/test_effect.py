@@ -1,4 +1,4 @@
-"""What an alignment does to the loss is measured wherever data are given, and one that does harm is never silent."""
+"""With data, the loss at the midpoint is evaluated before and after alignment; a harmful alignment gives a warning."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ SHUFFLE = SPEC.random_permutation(generator=torch.Generator().manual_seed(3))
 
 @final
 class Fixed(rc.Matcher):
-    """Returns the shuffle, or its inverse, whatever it is given."""
+    """A matcher that always returns the same permutation, or its inverse."""
 
     name: Literal["fixed"] = "fixed"
 
     inverse: bool = False
-    """Which of them."""
+    """Whether to return the inverse."""
 
     @override
     def _match(self, problem: rc.MatchProblem) -> rc.MatchResult:
@@ -55,7 +55,7 @@ def loss_at_midpoint(first: nn.Module, second: nn.Module) -> tuple[float, float]
     return functional.cross_entropy(outputs, Y).item(), (outputs.argmax(-1) == Y).double().mean().item()
 
 
-def test_a_harmful_alignment_is_not_kept_and_not_silent() -> None:
+def test_a_harmful_alignment_is_rejected_with_a_warning() -> None:
     with pytest.warns(AlignmentWarning, match=r"raised the loss at the midpoint.* Returned the unpermuted candidate"):
         result = rc.align(MODEL, MODEL, TASK, spec=SPEC, matcher=Fixed())
     assert result.match.permutation.is_identity
@@ -76,7 +76,7 @@ def test_a_harmful_alignment_is_not_kept_and_not_silent() -> None:
     assert effect.baseline == pytest.approx(-(shares * shares.log()).sum().item())
 
 
-def test_the_alignment_is_returned_where_that_is_asked_for() -> None:
+def test_keep_aligned_returns_a_harmful_alignment() -> None:
     with pytest.warns(AlignmentWarning, match="Returned the alignment"):
         result = rc.align(MODEL, MODEL, TASK, spec=SPEC, matcher=Fixed(), keep="aligned")
     assert result.match.permutation == SHUFFLE
@@ -85,7 +85,7 @@ def test_the_alignment_is_returned_where_that_is_asked_for() -> None:
         rc.align(MODEL, MODEL, TASK, spec=SPEC, keep=wrong)
 
 
-def test_a_helpful_alignment_says_by_how_much() -> None:
+def test_the_effect_of_a_helpful_alignment() -> None:
     candidate = SHUFFLE.apply(MODEL)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -107,7 +107,7 @@ def test_a_helpful_alignment_says_by_how_much() -> None:
     assert result.effect.difference_stderr == pytest.approx(differences.std().item() / math.sqrt(len(Y)))
 
 
-def test_merging_keeps_the_better_of_both_for_every_network() -> None:
+def test_merging_rejects_harmful_alignments() -> None:
     with pytest.warns(AlignmentWarning):
         merged = rc.merge([MODEL, MODEL], SPEC, matcher=Fixed(), task=TASK)
     assert merged.effects[0] is None
@@ -117,15 +117,15 @@ def test_merging_keeps_the_better_of_both_for_every_network() -> None:
     with pytest.warns(AlignmentWarning):
         given = rc.merge([MODEL, MODEL], SPEC, matcher=Fixed(), task=TASK, keep="aligned")
     assert given.permutations[1] == SHUFFLE
-    # Without data there is only the objective, and nothing is said about the loss.
+    # Without data the loss cannot be evaluated.
     assert rc.merge([MODEL, MODEL], SPEC, matcher=Fixed()).effects == (None, None)
 
 
-def test_a_chain_returns_the_best_of_its_steps_and_says_so() -> None:
+def test_a_chain_returns_the_best_of_its_steps_with_a_warning() -> None:
     candidate = SHUFFLE.apply(MODEL)
     matchers = [rc.matchers.WeightMatcher(), Fixed()]
     chain = rc.matchers.ChainMatcher(matchers=matchers)
-    with pytest.warns(AlignmentWarning, match=r"budget exhausted.* what `weight` found is returned"):
+    with pytest.warns(AlignmentWarning, match=r"budget exhausted.* the permutation of `weight` is returned"):
         found = rc.match(MODEL, candidate, SPEC, chain, task=TASK)
     assert found.permutation == SHUFFLE.inverse()
     with pytest.warns(AlignmentWarning, match="the identity is returned"):
@@ -138,20 +138,20 @@ def test_a_chain_returns_the_best_of_its_steps_and_says_so() -> None:
         assert rc.match(MODEL, MODEL, SPEC, chain).permutation == SHUFFLE  # no data, no loss
 
 
-def test_networks_that_do_not_know_the_data_decide_nothing() -> None:
-    # Labels that both networks get wrong: a lower loss halfway is no sign of a better alignment.
+def test_alignments_of_networks_worse_than_a_constant_prediction_are_not_rejected() -> None:
+    # Both networks predict these labels wrongly, so a lower loss at the midpoint does not indicate a better alignment.
     task = rc.Task(MODEL, [(X, (Y + 1) % 3)])
     flat = {n: p / 10 for n, p in MODEL.named_parameters()}
-    moved = SHUFFLE.apply(flat)
+    permuted = SHUFFLE.apply(flat)
     with pytest.warns(AlignmentWarning, match=r"ignores the inputs.* Returned the alignment"):
-        found = rc.align(flat, moved, task, spec=SPEC, keep="best", matcher=Fixed(inverse=True))
+        found = rc.align(flat, permuted, task, spec=SPEC, keep="best", matcher=Fixed(inverse=True))
     assert found.effect is not None
     assert not found.effect.is_meaningful
     assert found.match.permutation == SHUFFLE.inverse()
     assert "not both better than the best prediction that ignores the inputs" in str(found.effect)
 
 
-def test_data_given_for_their_inputs_alone_are_no_obstacle() -> None:
+def test_targets_that_do_not_fit_the_likelihood_give_no_effect() -> None:
     task = rc.Task(MODEL, [(X, torch.zeros(60))])
     result = rc.align(MODEL, SHUFFLE.apply(MODEL), task, spec=SPEC, matcher="activation")
     assert result.effect is None
@@ -159,7 +159,7 @@ def test_data_given_for_their_inputs_alone_are_no_obstacle() -> None:
     assert result.match.permutation == SHUFFLE.inverse()
 
 
-def test_the_effect_on_distributions_is_that_on_their_barycenter() -> None:
+def test_the_effect_of_distributions_is_that_of_their_barycenter() -> None:
     mean = {n: p.detach() for n, p in MODEL.named_parameters()}
     gaussian = rc.posteriors.DiagonalGaussianPosterior(mean, {n: torch.full_like(t, 0.05) for n, t in mean.items()})
     result = rc.align(gaussian, SHUFFLE.apply(gaussian), TASK, spec=SPEC)

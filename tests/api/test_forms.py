@@ -1,4 +1,4 @@
-"""The same network, however it is given: every form and every verb give the same numbers, bit for bit."""
+"""All forms of one network (module, state dict, file, ...) give bitwise equal results in every function."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ import rebasin_core as rc
 from rebasin_core.errors import AlignmentWarning, InvalidInputError
 from rebasin_core.testing.examples.foreign import stand_in
 
-# These networks are random: whether an alignment lowers their loss is no matter here.
+# The networks are random, so alignment need not lower their loss.
 pytestmark = pytest.mark.filterwarnings("ignore::rebasin_core.errors.AlignmentWarning")
 X = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(24) % 3
 
 
 class Tied(nn.Module):
-    """A batch normalization, a weight and a module under two names, and a buffer with a name of its own."""
+    """Network with batch normalization, a weight and a module with two names each, and custom buffers."""
 
     norm: nn.BatchNorm1d
-    gain: Tensor
+    scale: Tensor
     mask: Tensor
 
     def __init__(self) -> None:
@@ -39,15 +39,15 @@ class Tied(nn.Module):
         self.inner = nn.Linear(5, 5, bias=False)
         self.head = nn.Linear(5, 3)
         self.tied = self.head.weight
-        self.register_buffer("gain", torch.rand(3) + 0.5)
+        self.register_buffer("scale", torch.rand(3) + 0.5)
         self.register_buffer("mask", torch.ones(6), persistent=False)
 
     @override
     def forward(self, x: Tensor) -> Tensor:
         hidden = torch.relu(self.norm(self.first(x * self.mask)))
-        gained = torch.relu(self.again(self.inner(hidden)))
-        found: Tensor = self.gain * (self.head(gained) + gained @ self.tied.T)
-        return found
+        last = torch.relu(self.again(self.inner(hidden)))
+        outputs: Tensor = self.scale * (self.head(last) + last @ self.tied.T)
+        return outputs
 
 
 def network(seed: int) -> Tied:
@@ -57,7 +57,7 @@ def network(seed: int) -> Tied:
         model(X + 0.1 * torch.randn_like(X))
     with torch.no_grad():
         model.norm.weight.normal_(1.0, 0.3)
-        model.gain.copy_(torch.rand(3) + 0.5)
+        model.scale.copy_(torch.rand(3) + 0.5)
     return model.eval()
 
 
@@ -85,12 +85,12 @@ def safetensors_file(model: nn.Module, folder: Path) -> rc.Posterior:
 
 def posterior_file(model: nn.Module, folder: Path) -> rc.Posterior:
     path = folder / f"{id(model)}.posterior.safetensors"
-    rc.posteriors.PointPosterior(model.state_dict()).save(path)  # all of it as parameters: it does not know better
+    rc.posteriors.PointPosterior(model.state_dict()).save(path)  # all tensors as parameters, also the buffers
     return rc.load_posterior(path)
 
 
 def compiled(model: nn.Module) -> nn.Module:
-    wrapped: Any = torch.compile(model)  # never run: nothing is compiled
+    wrapped: Any = torch.compile(model)  # never called, so nothing is compiled
     return cast("nn.Module", wrapped)
 
 
@@ -148,7 +148,7 @@ with warnings.catch_warnings():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_numbers(form: str, tmp_path: Path) -> None:
+def test_every_form_gives_equal_results(form: str, tmp_path: Path) -> None:
     given = [FORMS[form](model, tmp_path) for model in MODELS]
     found = {name: verb(*given) for name, verb in VERBS.items()}
     for name, expected in EXPECTED.items():
@@ -156,27 +156,27 @@ def test_every_form_gives_the_same_numbers(form: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_forms_may_be_mixed(form: str, tmp_path: Path) -> None:
+def test_forms_can_be_mixed(form: str, tmp_path: Path) -> None:
     given = FORMS[form](MODELS[1], tmp_path)
     for name in ("match", "barrier", "merge", "match_many"):
         assert str(VERBS[name](MODELS[0], given)) == str(EXPECTED[name]), (form, name)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_apply_takes_what_match_takes_and_gives_the_same_kind(form: str, tmp_path: Path) -> None:
+def test_apply_accepts_every_form_and_returns_its_type(form: str, tmp_path: Path) -> None:
     given = FORMS[form](MODELS[1], tmp_path)
     result = rc.match(MODELS[0], given, SPEC)
     assert not result.permutation.is_identity
-    moved: Any = result.apply(given)
-    assert type(moved) is type(given) or isinstance(given, Mapping)
+    permuted: Any = result.apply(given)
+    assert type(permuted) is type(given) or isinstance(given, Mapping)
     if isinstance(given, Mapping):
-        assert list(moved) == list(given)
+        assert list(permuted) == list(given)
     if isinstance(given, nn.Module):
-        assert list(moved.state_dict()) == list(given.state_dict())
+        assert list(permuted.state_dict()) == list(given.state_dict())
     expected = rc.as_posterior(result.apply(MODELS[1]), spec=SPEC)
-    found = rc.as_posterior(moved, spec=SPEC)
+    found = rc.as_posterior(permuted, spec=SPEC)
     assert str(tensors_of(found)) == str(tensors_of(expected))
-    assert rc.match(MODELS[0], moved, SPEC).permutation.is_identity
+    assert rc.match(MODELS[0], permuted, SPEC).permutation.is_identity
 
 
 @pytest.mark.parametrize("model", [compiled(MODELS[0]), nn.DataParallel(MODELS[0]), partly_compiled(MODELS[0])])
@@ -188,7 +188,7 @@ def test_a_wrapped_model_has_the_specification_of_the_module(model: nn.Module) -
     assert rc.score(MODELS[0], rc.Task(model, [(X, Y)])).nll == rc.score(MODELS[0], TASK).nll
 
 
-def test_a_specification_knows_the_buffers_and_second_names_in_files_too(tmp_path: Path) -> None:
+def test_a_saved_specification_has_the_buffers_and_aliases(tmp_path: Path) -> None:
     assert set(SPEC.layout.buffers or ()) == {name for name, _ in MODELS[0].named_buffers()}
     assert SPEC.layout.aliases["head.weight"] == "tied"
     rc.save_spec(SPEC, tmp_path / "spec.json")
@@ -199,14 +199,14 @@ def test_a_specification_knows_the_buffers_and_second_names_in_files_too(tmp_pat
     first = MODELS[0].state_dict()
     second = MODELS[1].state_dict()
     assert rc.match(first, second, loaded).objective == EXPECTED["match"][-1]
-    # A file of the time before is of the same symmetries; what its tensors are, their names and types tell.
+    # Older files have the symmetries without buffers and aliases, which are then inferred from names and types.
     document = SPEC.layout.as_json()
     old = rc.Layout.from_json({"groups": document["groups"], "axes": document["axes"]})
     assert old.buffers is None
     assert old.fingerprint == SPEC.layout.fingerprint
 
 
-def test_a_table_states_its_buffers_where_it_is_given_tensors_by_name() -> None:
+def test_buffers_of_a_table_of_named_tensors_are_an_argument() -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
     model.register_buffer("offset", torch.rand(3))
     state = model.state_dict()
@@ -219,44 +219,44 @@ def test_a_table_states_its_buffers_where_it_is_given_tensors_by_name() -> None:
         rc.table_spec(rows, state, buffers=["ofset"])
 
 
-QUANTISED = {n: (50 * t).round().to(torch.int8) if t.dim() == 2 else t for n, t in MODELS[0].state_dict().items()}
+QUANTIZED = {n: (50 * t).round().to(torch.int8) if t.dim() == 2 else t for n, t in MODELS[0].state_dict().items()}
 
 
 @pytest.mark.parametrize("spec", [SPEC, rc.specs.GivenSpec(rc.Layout(SPEC.groups, SPEC.axes))])
-def test_quantised_weights_are_refused(spec: rc.PermutationSpec) -> None:
+def test_quantized_weights_are_errors(spec: rc.PermutationSpec) -> None:
     message = r"`(first|inner).weight`.* parameter.* of the network, got torch.int8.* Dequantize them first"
     for call in (
-        lambda: rc.match(QUANTISED, QUANTISED, spec),
-        lambda: rc.merge([QUANTISED, QUANTISED], spec),
-        lambda: rc.barrier(QUANTISED, QUANTISED, TASK),
-        lambda: rc.score(QUANTISED, TASK),
+        lambda: rc.match(QUANTIZED, QUANTIZED, spec),
+        lambda: rc.merge([QUANTIZED, QUANTIZED], spec),
+        lambda: rc.barrier(QUANTIZED, QUANTIZED, TASK),
+        lambda: rc.score(QUANTIZED, TASK),
     ):
         with pytest.raises(InvalidInputError, match=message):
             call()
 
 
-def test_tied_weights_that_differ_are_refused() -> None:
+def test_tied_weights_with_different_values_are_errors() -> None:
     state = untied(MODELS[0])
     state["tied"] += 1
     with pytest.raises(InvalidInputError, match=r"`tied` and `head.weight` are one tensor of the network"):
         rc.match(state, state, SPEC)
 
 
-def test_the_second_name_of_a_tied_weight_is_enough() -> None:
+def test_one_name_of_a_tied_weight_is_sufficient() -> None:
     state = {name: tensor for name, tensor in MODELS[1].state_dict().items() if name != "tied"}
     assert rc.match(MODELS[0], state, SPEC).objective == EXPECTED["match"][-1]
 
 
-def test_training_checkpoints_and_arrays_are_named() -> None:
+def test_training_checkpoints_and_nested_mappings_are_errors() -> None:
     checkpoint: Any = {"epoch": 3, "state_dict": MODELS[0].state_dict()}
     with pytest.raises(InvalidInputError, match="got `int` at 'epoch'"):
         rc.match(checkpoint, checkpoint, SPEC)
     nested: Any = {"state_dict": MODELS[0].state_dict()}
-    with pytest.raises(InvalidInputError, match="give the state dict in it, such as the entry 'state_dict'"):
+    with pytest.raises(InvalidInputError, match="pass the state dict in it, such as the entry 'state_dict'"):
         rc.match(nested, nested, SPEC)
 
 
-def test_a_module_with_bayesian_layers_is_moved_as_the_deterministic_network() -> None:
+def test_a_module_with_bayesian_layers_is_permuted_like_its_deterministic_network() -> None:
     kind = stand_in("bayesian_torch.layers.linear", "LinearReparameterization", nn.Module)
     generator = torch.Generator().manual_seed(0)
 
@@ -274,16 +274,16 @@ def test_a_module_with_bayesian_layers_is_moved_as_the_deterministic_network() -
     rows = {"0.weight": "h, -", "0.bias": "h", "2.weight": "-, h", "2.bias": "-"}
     spec = rc.table_spec(rows, posterior.mean)
     element = spec.random_permutation(generator=generator)
-    moved = element.apply(model)
-    found, expected = rc.as_posterior(moved), element.apply(posterior)
+    permuted = element.apply(model)
+    found, expected = rc.as_posterior(permuted), element.apply(posterior)
     for name, mean in expected.mean.items():
         assert torch.equal(found.mean[name], mean)
         assert torch.equal(found.stddev[name], expected.stddev[name])
-    assert torch.equal(moved[0].prior_weight_mu, model[0].prior_weight_mu[element.indices["h"]])
-    assert torch.equal(moved[2].eps_weight, model[2].eps_weight[:, element.indices["h"]])
+    assert torch.equal(permuted[0].prior_weight_mu, model[0].prior_weight_mu[element.indices["h"]])
+    assert torch.equal(permuted[2].eps_weight, model[2].eps_weight[:, element.indices["h"]])
 
 
-def test_what_cannot_be_written_back_says_so() -> None:
+def test_objects_that_cannot_be_written_are_errors() -> None:
     model = nn.Linear(2, 3)
     spec = rc.trace_spec(nn.Linear(2, 3), torch.zeros(1, 2))
     guide = stand_in("pyro.infer.autoguide.guides", "AutoNormal")()

@@ -9,12 +9,12 @@ from rebasin_core.architectures import MLPArchitecture
 from rebasin_core.errors import InvalidInputError, UnknownNameError
 
 
-def test_what_stands_for_a_posterior() -> None:
+def test_conversion_to_posteriors() -> None:
     model = nn.BatchNorm1d(3)
     from_module, from_mapping = as_posterior(model), as_posterior(model.state_dict())
     assert set(from_module.mean) == {"weight", "bias"}
     assert set(from_module.buffers) == {"running_mean", "running_var", "num_batches_tracked"}
-    # A bare mapping does not say which tensors are buffers; names and types do, for normalizations.
+    # In a mapping, buffers of normalizations are recognized by name and type.
     assert set(from_mapping.buffers) == set(from_module.buffers)
     assert as_posterior(from_module) is from_module
     with pytest.raises(InvalidInputError, match=r"cannot read a posterior from builtins\.int; expected a Posterior"):
@@ -30,13 +30,13 @@ def test_a_posterior_made_from_a_module_is_a_copy() -> None:
     assert torch.equal(posterior.mean["weight"], before)
 
 
-def test_points_take_the_pointwise_estimator() -> None:
+def test_single_networks_use_the_pointwise_estimator() -> None:
     model = nn.Linear(2, 3)
     data = [(torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))]
     assert barrier(model, model, Task(model, data)).stderr == (0.0,) * 25
 
 
-def test_modules_are_matched_and_moved() -> None:
+def test_modules_are_matched_and_permuted() -> None:
     architecture = MLPArchitecture(hidden=[6, 5])
     first, second = (architecture.build((4,), 3, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
     result = match(first, second, architecture.spec(first), matcher="weight")

@@ -1,4 +1,4 @@
-"""Many networks made one, and the landscape between them."""
+"""Merging of networks, and the loss landscape between them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ INPUTS = 6
 
 def examples(rows: int = 240) -> list[tuple[torch.Tensor, torch.Tensor]]:
     g = torch.Generator().manual_seed(0)
-    centres = 2 * torch.randn(3, INPUTS, generator=g)
+    centers = 2 * torch.randn(3, INPUTS, generator=g)
     y = torch.arange(rows) % 3
-    return list(zip((centres[y] + torch.randn(rows, INPUTS, generator=g)).split(60), y.split(60), strict=True))
+    return list(zip((centers[y] + torch.randn(rows, INPUTS, generator=g)).split(60), y.split(60), strict=True))
 
 
 ARCHITECTURE = rc.architectures.MLPArchitecture(hidden=[12])
@@ -47,7 +47,7 @@ def spec(networks: list[nn.Module]) -> rc.PermutationSpec:
     return ARCHITECTURE.spec(networks[0])
 
 
-def test_copies_in_other_orders_merge_into_themselves(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
+def test_permuted_copies_merge_into_the_original(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
     g = torch.Generator().manual_seed(1)
     copies = [networks[0], *(spec.random_permutation(generator=g).apply(networks[0]) for _ in range(3))]
     merged = rc.merge(copies, spec)
@@ -67,25 +67,25 @@ def test_repaired_activations_are_the_mean_of_the_networks(networks: list[nn.Mod
     def stddev(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
         return (x @ tensors["layers.0.weight"].T + tensors["layers.0.bias"]).std(0, correction=0)
 
-    moved = [p.apply(dict(n.named_parameters())) for p, n in zip(merged.permutations, networks, strict=True)]
-    expected = torch.stack([stddev({n: t.detach() for n, t in m.items()}) for m in moved]).mean(0)
+    permuted = [p.apply(dict(n.named_parameters())) for p, n in zip(merged.permutations, networks, strict=True)]
+    expected = torch.stack([stddev({n: t.detach() for n, t in m.items()}) for m in permuted]).mean(0)
     torch.testing.assert_close(stddev(merged.posterior.mean), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(InvalidInputError, match=r"a `task`; got 'reset' for a .* and no task"):
         rc.merge(networks, spec, repair="reset")
 
 
-def test_a_soup_leaves_out_what_spoils_it(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
-    spoilt = trained(9, epochs=0)
+def test_a_soup_excludes_a_bad_network(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
+    bad = trained(9, epochs=0)
     with torch.no_grad():
-        for parameter in spoilt.parameters():
+        for parameter in bad.parameters():
             parameter.mul_(8)
-    found = rc.greedy_soup([spoilt, *networks], spec, rc.Task(networks[0], examples()))
+    found = rc.greedy_soup([bad, *networks], spec, rc.Task(networks[0], examples()))
     assert 0 not in found.members
     best = min(rc.score(n, rc.Task(n, examples())).nll for n in networks)
     assert rc.score(found.posterior, rc.Task(networks[0], examples())).nll <= best + 1e-6
 
 
-def test_checkpoints_are_ordinary(networks: list[nn.Module], tmp_path: Path) -> None:
+def test_checkpoints_can_be_loaded_by_safetensors(networks: list[nn.Module], tmp_path: Path) -> None:
     rc.save_checkpoint(networks[0], tmp_path / "merged.safetensors")
     other = ARCHITECTURE.build((INPUTS,), 3)
     other.load_state_dict(load_file(tmp_path / "merged.safetensors"))
@@ -94,7 +94,7 @@ def test_checkpoints_are_ordinary(networks: list[nn.Module], tmp_path: Path) -> 
     assert rc.load_posterior(tmp_path / "merged.safetensors").kind == "point"
 
 
-def test_matrix_of_all_pairs(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
+def test_barrier_matrix(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
     found = rc.barrier_matrix(networks, rc.Task(networks[0], examples()), spec=spec, num_points=5)
     assert found.aligned is not None
     torch.testing.assert_close(found.unaligned, found.unaligned.T)
@@ -107,22 +107,22 @@ def test_matrix_of_all_pairs(networks: list[nn.Module], spec: rc.PermutationSpec
         rc.barrier_matrix(networks[:1], rc.Task(networks[0], examples()))
 
 
-def test_star_runs_from_the_centre(networks: list[nn.Module]) -> None:
+def test_star_starts_at_the_center(networks: list[nn.Module]) -> None:
     found = rc.star(networks, rc.Task(networks[0], examples()), num_points=3)
-    centre = rc.score(found.center, rc.Task(networks[0], examples())).nll
-    assert [curve.loss[0] for curve in found.curves] == pytest.approx([centre] * 3, rel=1e-5)
+    center = rc.score(found.center, rc.Task(networks[0], examples())).nll
+    assert [curve.loss[0] for curve in found.curves] == pytest.approx([center] * 3, rel=1e-5)
     assert found.curves[1].loss[-1] == pytest.approx(
         rc.score(networks[1], rc.Task(networks[0], examples())).nll, rel=1e-5
     )
 
 
-def test_plane_goes_through_the_three(networks: list[nn.Module]) -> None:
+def test_plane_contains_the_three_networks(networks: list[nn.Module]) -> None:
     found = rc.loss_plane(
         networks[0], networks[1], networks[2], rc.Task(networks[0], examples()), num_points=3, margin=0.0
     )
-    ends = [rc.score(n, rc.Task(networks[0], examples())).nll for n in networks]
-    # Without a margin the second lies at the right end of the first row, the first at its left end or beyond.
-    assert found.loss[0, -1].item() == pytest.approx(ends[1], rel=1e-4) or found.points[2, 0] > found.points[1, 0]
+    losses = [rc.score(n, rc.Task(networks[0], examples())).nll for n in networks]
+    # Without a margin the second network is the last point of the first row, unless the third extends beyond it.
+    assert found.loss[0, -1].item() == pytest.approx(losses[1], rel=1e-4) or found.points[2, 0] > found.points[1, 0]
     distance = sum(
         (a - b).square().sum().item() for a, b in zip(networks[0].parameters(), networks[2].parameters(), strict=True)
     )
@@ -131,16 +131,16 @@ def test_plane_goes_through_the_three(networks: list[nn.Module]) -> None:
         rc.loss_plane(networks[0], networks[1], networks[1], rc.Task(networks[0], examples()))
 
 
-def test_hull_has_its_corners_first(networks: list[nn.Module]) -> None:
+def test_the_first_points_of_a_hull_are_its_vertices(networks: list[nn.Module]) -> None:
     found = rc.hull_losses(networks, rc.Task(networks[0], examples()), num_points=6)
-    ends = [rc.score(n, rc.Task(networks[0], examples())).nll for n in networks]
-    assert found.loss[:3].tolist() == pytest.approx(ends, rel=1e-5)
+    losses = [rc.score(n, rc.Task(networks[0], examples())).nll for n in networks]
+    assert found.loss[:3].tolist() == pytest.approx(losses, rel=1e-5)
     torch.testing.assert_close(found.weights.sum(1), torch.ones(9, dtype=torch.float64))
     assert found.excess[:3].abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("kind", ["bezier", "polygon"])
-def test_a_trained_bend_goes_round_the_barrier(networks: list[nn.Module], kind: str) -> None:
+def test_a_trained_bend_lowers_the_barrier(networks: list[nn.Module], kind: str) -> None:
     options: dict[str, Any] = {"task": rc.Task(networks[0], examples())}
     straight = rc.barrier(networks[0], networks[1], **options, num_points=11)
     bent = rc.barrier(

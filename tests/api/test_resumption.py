@@ -1,4 +1,4 @@
-"""Matches that were interrupted, taken up where they ended."""
+"""Interrupted matches resume from their checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPEC = ARCHITECTURE.spec(A)
 MATCHER = rc.matchers.WeightMatcher(start="identity")
 
 
-def test_an_interrupted_match_leaves_its_best_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_match_saves_its_best_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "match.safetensors"
     whole = rc.match(A, B, SPEC, MATCHER, checkpoint=file)
     assert not file.exists()
@@ -31,7 +31,7 @@ def test_an_interrupted_match_leaves_its_best_and_goes_on(tmp_path: Path, monkey
         interrupt_sweep(patch, 1)
         stopped = rc.match(A, B, SPEC, MATCHER, checkpoint=file, on_interrupt="return")
     assert stopped.outcome is rc.MatchOutcome.INTERRUPTED
-    # Nothing of what the first had found is lost, though the second had no time for anything.
+    # The second search was interrupted in its first sweep, and returns the result of the first search.
     assert stopped.identity_objective < stopped.objective < whole.objective
     assert stopped.permutation == rc.Permutation.load(file)
     resumed = rc.match(A, B, SPEC, MATCHER, checkpoint=file)
@@ -40,16 +40,16 @@ def test_an_interrupted_match_leaves_its_best_and_goes_on(tmp_path: Path, monkey
     assert not file.exists()
 
 
-def test_a_learned_match_does_not_fall_behind_where_it_begins(tmp_path: Path) -> None:
+def test_a_learned_match_is_at_least_as_good_as_its_initial_permutation(tmp_path: Path) -> None:
     file = tmp_path / "match.safetensors"
     found = rc.match(A, B, SPEC, "weight")
     found.permutation.save(file)
-    # A rate at which nothing can be learned.
+    # The learning rate is too small to change the permutation.
     again = rc.match(A, B, SPEC, rc.matchers.SinkhornMatcher(epochs=1, learning_rate=1e-12), checkpoint=file)
     assert again.permutation == found.permutation
 
 
-def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_network_is_an_error(tmp_path: Path) -> None:
     other = rc.architectures.MLPArchitecture(hidden=[7])
     spec = other.spec(other.build((6,), 3))
     spec.random_permutation(generator=torch.Generator().manual_seed(0)).save(tmp_path / "other.safetensors")
@@ -57,7 +57,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         rc.match(A, B, SPEC, "weight", checkpoint=tmp_path / "other.safetensors")
 
 
-def test_a_run_goes_on_with_its_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_resumes_its_interrupted_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     architecture = rc.architectures.MLPArchitecture(hidden=[12, 12])
     for seed, file in enumerate((first, second)):

@@ -1,4 +1,4 @@
-"""The shorthands of `barrier` reach every estimator, between single networks and between posteriors."""
+"""The arguments of `barrier` that override options of the estimator."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ GAUSSIANS = [
 ]
 
 
-@pytest.mark.parametrize("ends", [POINTS, GAUSSIANS], ids=["points", "gaussians"])
+@pytest.mark.parametrize("pair", [POINTS, GAUSSIANS], ids=["points", "gaussians"])
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
-def test_every_shorthand_reaches_every_estimator(estimator: Any, ends: list[rc.Posterior]) -> None:
+def test_overrides_apply_to_every_estimator(estimator: Any, pair: list[rc.Posterior]) -> None:
     curve = rc.barrier(
-        ends[0], ends[1], **PROBLEM, estimator=estimator, num_points=5, num_samples=4, path="moments", metric="brier"
+        pair[0], pair[1], **PROBLEM, estimator=estimator, num_points=5, num_samples=4, path="moments", metric="brier"
     )
     assert curve.t == (0.0, 0.25, 0.5, 0.75, 1.0)
     assert curve.metric == "brier"
 
 
-def test_shorthands_are_options_of_the_innermost_estimator() -> None:
+def test_overrides_apply_to_the_innermost_estimator() -> None:
     inner = {"name": "marginalized", "num_points": 3, "num_samples": 4, "path": "moments", "metric": "gibbs"}
     expected = rc.barrier(GAUSSIANS[0], GAUSSIANS[1], **PROBLEM, estimator={"name": "reset", "estimator": inner})
     found = rc.barrier(
@@ -67,19 +67,19 @@ def test_shorthands_are_options_of_the_innermost_estimator() -> None:
 
 
 def test_single_networks_need_one_sample() -> None:
-    # A straight line of networks, whatever the number of samples: nothing is random.
+    # The path between single networks is deterministic.
     expected = rc.barrier(POINTS[0], POINTS[1], **PROBLEM)
     assert rc.barrier(POINTS[0], POINTS[1], **PROBLEM, num_samples=16) == expected
     assert rc.barrier(GAUSSIANS[0], GAUSSIANS[1], **PROBLEM, estimator="pointwise", num_samples=16) == expected
 
 
-def test_an_instance_takes_shorthands_as_a_name_does() -> None:
+def test_overrides_apply_to_an_instance() -> None:
     expected = rc.barrier(GAUSSIANS[0], GAUSSIANS[1], **PROBLEM, estimator="marginalized", num_points=3, num_samples=4)
     given = rc.barriers.MarginalizedBarrier(num_samples=4)
     assert rc.barrier(GAUSSIANS[0], GAUSSIANS[1], **PROBLEM, estimator=given, num_points=3) == expected
 
 
-def test_a_shorthand_is_validated_where_it_is_an_option() -> None:
+def test_overrides_are_validated_as_options() -> None:
     with pytest.raises(ConfigError, match="num_points: expected an odd number of points"):
         rc.barrier(GAUSSIANS[0], GAUSSIANS[1], **PROBLEM, estimator="repair", num_points=4)
     with pytest.raises(ConfigError, match="no path 'moment'; did you mean 'moments'"):

@@ -1,4 +1,4 @@
-"""Tracing with the rules of all plugins."""
+"""Tracing with the operator rules of all plugins."""
 
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar, cast, final
@@ -36,7 +36,7 @@ def test_every_rule_has_a_namespace_and_belongs_to_one_family() -> None:
     assert not [name for name in rules if name.startswith("aten.") and not hasattr(torch.ops.aten, name[5:])]
 
 
-def test_a_rule_that_fails_freezes_and_is_reported() -> None:
+def test_a_failing_rule_fixes_axes_and_is_reported() -> None:
     def broken(call: rc.Call) -> tuple[()]:
         del call
         message = "width"
@@ -99,7 +99,7 @@ def test_a_run_uses_the_rules_of_its_own_registry() -> None:
 
 
 class Numbered(nn.Module):
-    """Hidden units that a constant tells apart."""
+    """Hidden units that are not exchangeable, because of a constant."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Numbered(nn.Module):
         return output
 
 
-def test_a_specification_that_moves_nothing_is_told() -> None:
+def test_a_specification_without_groups_gives_a_warning() -> None:
     with pytest.warns(NothingMovesWarning, match=r"permutes no axis.*the first: first.weight, axis 0 \[4\]: a buffer"):
         spec = rc.trace_spec(Numbered(), torch.randn(2, 3))
     assert not spec.groups
@@ -127,10 +127,10 @@ def test_a_specification_that_moves_nothing_is_told() -> None:
     ],
     ids=["dense", "normalized", "convolution"],
 )
-def test_a_model_without_hidden_units_is_no_surprise(model: nn.Module) -> None:
+def test_a_model_without_hidden_units_gives_no_warning(model: nn.Module) -> None:
     assert not rc.trace_spec(model, torch.randn(2, 3)).groups  # a warning would be an error
 
 
-def test_what_is_frozen_on_request_is_no_surprise() -> None:
+def test_axes_frozen_on_request_give_no_warning() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     assert not rc.trace_spec(model, torch.randn(2, 3), freeze=["*"]).groups

@@ -99,7 +99,7 @@ def test_a_correct_path_satisfies_all_laws(tmp_path: Folder) -> None:
         (OneWay(), "reversal"),
         (MixedClasses(), "common_noise"),
         (OrderDependent(), "equivariance"),
-        (Double(), "kept"),
+        (Double(), "device_and_dtype"),
         (Undefined(), "endpoints"),
         (Undefined(), "equivariance"),
     ],

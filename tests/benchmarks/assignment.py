@@ -1,9 +1,9 @@
-"""Assignment solvers side by side, on matrices of every sort: seconds, and ratios to SciPy.
+"""Compare the run times of assignment solvers on matrices of several types.
 
-    python tests/benchmarks/assignment.py [SIZE ...]      # and `pip install lapx` for its column
+    python tests/benchmarks/assignment.py [SIZE ...]      # the column lapx requires `pip install lapx`
 
-One thread; processor time, the best of three. *Again* is the compiled kernel begun from its own result for the matrix
-before one per cent of noise was added. Every total is compared with SciPy's.
+On one thread; times are CPU times, the minimum of three runs. *Warm* is the compiled kernel started from its own result
+for the matrix before 1 % of noise was added; *speed-up* is SciPy / compiled. All totals are compared with SciPy's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ except ImportError:
 
 
 def matrices(n: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield matrices in single precision."""
+    """Yield matrices in float32, by name."""
     g = torch.Generator().manual_seed(n)
 
     def normal(*shape: int) -> Tensor:
@@ -39,13 +39,13 @@ def matrices(n: int) -> Iterator[tuple[str, Tensor]]:
 
     a, b = normal(n, 4 * n), normal(n, 4 * n)
     order = torch.randperm(n, generator=g)
-    hard = math.sqrt(4 * n / (2 * math.log(n)))
+    limit = math.sqrt(4 * n / (2 * math.log(n)))  # noise above which the planted assignment is not optimal
     dead = normal(n, n)
     dead[: n // 5], dead[:, : n // 5] = 0, 0
     yield "independent entries", normal(n, n)
     yield "unrelated weights", a @ b.T
-    yield "moved copy, noise 1", a @ (a[order] + normal(n, 4 * n)).T
-    yield "moved copy, noise at the limit", a @ (a[order] + hard * normal(n, 4 * n)).T
+    yield "permuted copy, noise 1", a @ (a[order] + normal(n, 4 * n)).T
+    yield "permuted copy, noise at limit", a @ (a[order] + limit * normal(n, 4 * n)).T
     yield "rank one", normal(n, 1) * normal(1, n)
     yield "scales over e^2", normal(n, n) * (2 * normal(n, 1)).exp() * (2 * normal(1, n)).exp()
     yield "a fifth dead", dead
@@ -54,7 +54,7 @@ def matrices(n: int) -> Iterator[tuple[str, Tensor]]:
 
 
 def timed(run: Callable[[], Tensor]) -> tuple[float, Tensor]:
-    """Return the best processor time of three, and the result."""
+    """Return the minimum CPU time of three runs, and the result."""
     best, result = math.inf, torch.zeros(0)
     for _ in range(3):
         start = time.process_time()
@@ -64,12 +64,12 @@ def timed(run: Callable[[], Tensor]) -> tuple[float, Tensor]:
 
 
 def total(matrix: Tensor, index: Tensor) -> float:
-    """Return what an assignment takes, in double precision."""
+    """Return the total of an assignment, in float64."""
     return matrix.double().gather(1, index.long().unsqueeze(1)).sum().item()
 
 
 def measured(matrix: Tensor) -> list[float]:
-    """Return the seconds of every solver on one matrix, SciPy's first."""
+    """Return the time in seconds of every solver on one matrix, SciPy first."""
     exact, costs = matrix.double().numpy(), (-matrix).numpy()
     compiled, auction = rc.assignment.CompiledAssignment(), rc.assignment.AuctionAssignment()
     before = compiled.solve(matrix)
@@ -86,7 +86,7 @@ def measured(matrix: Tensor) -> list[float]:
     best = total(matrix, found[0])
     for index in found[1:3]:
         if abs(best - total(matrix, index)) > 1e-6 * max(1.0, abs(best)):
-            message = f"a total falls short of SciPy's by {best - total(matrix, index)}"
+            message = f"a total is smaller than SciPy's by {best - total(matrix, index)}"
             raise ValueError(message)
     return list(seconds)
 
@@ -100,10 +100,10 @@ def main() -> None:
         for name, matrix in matrices(n):
             seconds = measured(matrix)
             ratios.append(seconds[0] / seconds[1])
-            rows.append([name, n, *(1000 * spent for spent in seconds), ratios[-1]])
-    headers = ["", "n", "scipy, ms", "compiled", "auction", "again", *(["lapx"] if lap is not None else []), "ratio"]
-    print(tabulate(rows, headers, tablefmt="github", floatfmt=".2f"))
-    print(f"\nGeometric mean of scipy over compiled: {math.exp(sum(map(math.log, ratios)) / len(ratios)):.1f}")
+            rows.append([name, n, *(1000 * elapsed for elapsed in seconds), ratios[-1]])
+    solvers = ["scipy (ms)", "compiled (ms)", "auction (ms)", "warm (ms)", *(["lapx (ms)"] if lap is not None else [])]
+    print(tabulate(rows, ["matrix", "n", *solvers, "speed-up"], tablefmt="github", floatfmt=".2f"))
+    print(f"\nSpeed-up over SciPy (geometric mean): {math.exp(sum(map(math.log, ratios)) / len(ratios)):.1f}")
 
 
 if __name__ == "__main__":

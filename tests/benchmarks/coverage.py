@@ -1,7 +1,7 @@
-"""How often intervals of the stated Monte Carlo errors cover the truth, by closed forms and quadrature.
+"""Coverage of confidence intervals from the stated Monte Carlo errors, compared with closed forms and quadrature.
 
-For every case, sampler and number of samples: 200 independent repetitions of a loss, and of the signed excess inside a
-path. Prints Markdown. `--only loss|excess|trial` and `--cases` choose parts.
+For each case, sampler and number of samples: 200 independent repetitions of a loss, and of the signed excess along a
+path. Prints Markdown. `--only loss|excess|trial` and `--cases` select parts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rebasin_core.posteriors import DiagonalGaussianPosterior
 REPETITIONS, EXAMPLES, POINTS = 200, 60, 5
 SAMPLES = (8, 16, 64, 256)
 SAMPLERS = {
-    # The numbers of `loop`, in less time.
+    # Same samples as `loop`, in less time.
     "weights": EvaluationOptions(method="vectorized"),
     "weights, antithetic": EvaluationOptions(method="vectorized", antithetic=True),
     "local": EvaluationOptions(method="local", antithetic=False),
@@ -38,12 +38,12 @@ LEVELS = (0.6827, 0.95)
 
 @dataclass(frozen=True)
 class Case:
-    """Two Gaussian posteriors over one linear layer, and what their predictives are worth."""
+    """Two Gaussian posteriors over one linear layer, with the exact loss of the predictive."""
 
     inputs: Tensor
     targets: Tensor
     means: tuple[Tensor, Tensor]
-    deviations: tuple[Tensor, Tensor]
+    stddevs: tuple[Tensor, Tensor]
     likelihood: Likelihood
     exact: Callable[[Tensor, Tensor], float]
 
@@ -53,26 +53,26 @@ class Case:
         return rc.Task(model, [(self.inputs, self.targets)], likelihood=self.likelihood)
 
     def at(self, t: float) -> tuple[Tensor, Tensor]:
-        """Mean and deviations on the 2-Wasserstein geodesic: both are linear."""
-        return tuple((1 - t) * first + t * last for first, last in (self.means, self.deviations))  # type: ignore[return-value]
+        """Mean and standard deviation on the 2-Wasserstein geodesic: both are linear in t."""
+        return tuple((1 - t) * first + t * last for first, last in (self.means, self.stddevs))  # type: ignore[return-value]
 
     def loss(self, t: float) -> float:
         return self.exact(*self.at(t))
 
     @property
     def excess(self) -> float:
-        """The largest excess at the points of the path between the ends."""
-        places = [index / (POINTS - 1) for index in range(1, POINTS - 1)]
-        return max(self.loss(t) - (1 - t) * self.loss(0.0) - t * self.loss(1.0) for t in places)
+        """The largest excess at the interior points of the path."""
+        points = [index / (POINTS - 1) for index in range(1, POINTS - 1)]
+        return max(self.loss(t) - (1 - t) * self.loss(0.0) - t * self.loss(1.0) for t in points)
 
-    def posterior(self, end: int) -> DiagonalGaussianPosterior:
-        return DiagonalGaussianPosterior({"weight": self.means[end]}, {"weight": self.deviations[end]})
+    def posterior(self, endpoint: int) -> DiagonalGaussianPosterior:
+        return DiagonalGaussianPosterior({"weight": self.means[endpoint]}, {"weight": self.stddevs[endpoint]})
 
 
 def linear(
-    *, deviations: tuple[float, float], residual: float, size: int = 5, scale: float = 0.3, shift: float = 0.0
+    *, stddevs: tuple[float, float], residual: float, size: int = 5, scale: float = 0.3, shift: float = 0.0
 ) -> Case:
-    """Regression: the predictive is Gaussian, with the variances added."""
+    """Regression: the predictive is Gaussian, and variances add up."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(EXAMPLES, size, generator=g).double()
     mean = torch.randn(1, size, generator=g).double()
@@ -82,43 +82,43 @@ def linear(
         variance = x.square() @ stddev.square().T + scale**2
         return (0.5 * (y - x @ weight.T).square() / variance + 0.5 * (2 * math.pi * variance).log()).mean().item()
 
-    spread = tuple(torch.full_like(mean, value) for value in deviations)
-    return Case(x, y, (mean - shift, mean + shift), (spread[0], spread[1]), GaussianLikelihood(scale=scale), exact)
+    pair = tuple(torch.full_like(mean, value) for value in stddevs)
+    return Case(x, y, (mean - shift, mean + shift), (pair[0], pair[1]), GaussianLikelihood(scale=scale), exact)
 
 
-def classes(*, deviations: tuple[float, float], slopes: tuple[float, float], noise: float) -> Case:
-    """Two classes by one weight each: the logits' difference is Gaussian, and its predictive a Gauss-Hermite sum."""
+def classes(*, stddevs: tuple[float, float], slopes: tuple[float, float], noise: float) -> Case:
+    """Two classes with one weight each: the logit difference is Gaussian; the predictive is a Gauss-Hermite sum."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(EXAMPLES, 1, generator=g).double()
     y = (x[:, 0] + noise * torch.randn(EXAMPLES, generator=g).double() > 0).long()
-    found = np.polynomial.hermite_e.hermegauss(200)
-    nodes = torch.from_numpy(found[0])
-    weights = torch.from_numpy(found[1])
+    rule = np.polynomial.hermite_e.hermegauss(200)
+    nodes = torch.from_numpy(rule[0])
+    weights = torch.from_numpy(rule[1])
 
     def exact(weight: Tensor, stddev: Tensor) -> float:
         sign = (2 * y - 1).double()
         mean = (weight[1] - weight[0]) * x[:, 0] * sign
-        deviation = stddev.square().sum().sqrt() * x[:, 0].abs()
-        chance = torch.sigmoid(mean[:, None] + deviation[:, None] * nodes) @ (weights / weights.sum())
-        return -chance.log().mean().item()
+        scale = stddev.square().sum().sqrt() * x[:, 0].abs()
+        probability = torch.sigmoid(mean[:, None] + scale[:, None] * nodes) @ (weights / weights.sum())
+        return -probability.log().mean().item()
 
     means = tuple(torch.tensor([[-slope / 2], [slope / 2]]).double() for slope in slopes)
-    spread = tuple(torch.full((2, 1), value).double() for value in deviations)
-    return Case(x, y, (means[0], means[1]), (spread[0], spread[1]), Likelihood.of("categorical"), exact)
+    pair = tuple(torch.full((2, 1), value).double() for value in stddevs)
+    return Case(x, y, (means[0], means[1]), (pair[0], pair[1]), Likelihood.of("categorical"), exact)
 
 
 CASES = {
-    "regression, easy": linear(deviations=(0.05, 0.1), residual=1.0, shift=0.03),
-    "regression, wide": linear(deviations=(0.2, 0.4), residual=1.0, shift=0.1),
-    "regression, residuals of 4 deviations": linear(deviations=(0.05, 0.1), residual=4.0),
-    "classes, easy": classes(deviations=(0.3, 0.6), slopes=(1.0, 3.0), noise=0.8),
-    "classes, wide": classes(deviations=(2.0, 4.0), slopes=(4.0, 12.0), noise=0.8),
+    "regression, easy": linear(stddevs=(0.05, 0.1), residual=1.0, shift=0.03),
+    "regression, wide": linear(stddevs=(0.2, 0.4), residual=1.0, shift=0.1),
+    "regression, residuals of 4 s.d.": linear(stddevs=(0.05, 0.1), residual=4.0),
+    "classes, easy": classes(stddevs=(0.3, 0.6), slopes=(1.0, 3.0), noise=0.8),
+    "classes, wide": classes(stddevs=(2.0, 4.0), slopes=(4.0, 12.0), noise=0.8),
 }
 
 
 @dataclass(frozen=True)
-class Found:
-    """One repetition."""
+class Repetition:
+    """The estimates of one repetition."""
 
     value: float
     stderr: float
@@ -127,50 +127,50 @@ class Found:
     warned: bool
 
 
-def losses(case: Case, options: EvaluationOptions, samples: int) -> Iterator[Found]:
+def losses(case: Case, options: EvaluationOptions, samples: int) -> Iterator[Repetition]:
     posterior = case.posterior(1)
     for seed in range(REPETITIONS):
         found = Evaluator(case.task, posterior, num_samples=samples, seed=seed, options=options).loss(posterior)
         intervals = tuple(found.interval(level) for level in LEVELS)
-        yield Found(found.loss, found.stderr, found.bias, intervals, bool(found.notes))
+        yield Repetition(found.loss, found.stderr, found.bias, intervals, bool(found.notes))
 
 
-def excesses(case: Case, options: EvaluationOptions, samples: int) -> Iterator[Found]:
-    ends = case.posterior(0), case.posterior(1)
+def excesses(case: Case, options: EvaluationOptions, samples: int) -> Iterator[Repetition]:
+    endpoints = case.posterior(0), case.posterior(1)
     estimator = MarginalizedBarrier(num_points=POINTS, num_samples=samples, evaluation=options)
     for seed in range(REPETITIONS):
-        curve = estimator.estimate(*ends, case.task, generator=torch.Generator().manual_seed(seed))
+        curve = estimator.estimate(*endpoints, case.task, generator=torch.Generator().manual_seed(seed))
         intervals = tuple(curve.interval(level) for level in LEVELS)
         warned = any("error of the barrier cannot be trusted" in note for note in curve.notes)
-        yield Found(curve.interior_excess, curve.interior_excess_stderr, curve.height_bias, intervals, warned)
+        yield Repetition(curve.interior_excess, curve.interior_excess_stderr, curve.height_bias, intervals, warned)
 
 
-def row(truth: float, found: Sequence[Found]) -> list[str]:
-    values = torch.tensor([one.value for one in found], dtype=torch.float64)
-    inside = [[low <= truth <= high for low, high in one.intervals] for one in found]
-    plain = [abs(one.value - truth) < 1.96 * one.stderr for one in found]
-    wrong = [not own[1] and not one.warned for own, one in zip(inside, found, strict=True)]
+def row(truth: float, repetitions: Sequence[Repetition]) -> list[str]:
+    values = torch.tensor([one.value for one in repetitions], dtype=torch.float64)
+    covered = [[low <= truth <= high for low, high in one.intervals] for one in repetitions]
+    uncorrected = [abs(one.value - truth) < 1.96 * one.stderr for one in repetitions]
+    missed = [not own[1] and not one.warned for own, one in zip(covered, repetitions, strict=True)]
 
-    def share(flags: Sequence[bool]) -> str:
+    def percentage(flags: Sequence[bool]) -> str:
         return f"{100 * sum(flags) / len(flags):.0f}"
 
     return [
         f"{truth:.4f}",
         f"{values.mean().item() - truth:+.4f}",
-        f"{sum(one.bias for one in found) / len(found):+.4f}",
+        f"{sum(one.bias for one in repetitions) / len(repetitions):+.4f}",
         f"{values.std().item():.4f}",
-        f"{torch.tensor([one.stderr for one in found]).median().item():.4f}",
-        share([own[0] for own in inside]),
-        share([own[1] for own in inside]),
-        share(plain),
-        share([one.warned for one in found]),
-        share(wrong),
+        f"{torch.tensor([one.stderr for one in repetitions]).median().item():.4f}",
+        percentage([own[0] for own in covered]),
+        percentage([own[1] for own in covered]),
+        percentage(uncorrected),
+        percentage([one.warned for one in repetitions]),
+        percentage(missed),
     ]
 
 
 HEADERS = [
-    "case", "sampler", "S", "truth", "bias", "stated", "spread", "stated ±", "68 %", "95 %", "95 %, plain", "warned",
-    "wrong, unwarned",
+    "case", "sampler", "S", "truth", "bias", "stated bias", "s.d.", "stated s.e.", "68 %", "95 %", "95 %, uncorrected",
+    "warned", "missed, no warning",
 ]  # fmt: skip
 
 
@@ -189,9 +189,9 @@ def table(quantity: str, cases: Sequence[str]) -> None:
 
 
 def log_likelihoods(case: Case, samples: int, generator: torch.Generator) -> Tensor:
-    """Log likelihoods ``[S, N]`` of samples of the weights, without the library."""
+    """Log likelihoods ``[S, N]`` of weight samples, computed without the library."""
     noise = torch.randn((samples, *case.means[1].shape), generator=generator).double()
-    outputs = (case.means[1] + case.deviations[1] * noise) @ case.inputs.T
+    outputs = (case.means[1] + case.stddevs[1] * noise) @ case.inputs.T
     assert isinstance(case.likelihood, GaussianLikelihood)
     scale = case.likelihood.scale
     return -0.5 * ((case.targets[:, 0] - outputs[:, 0]) / scale).square() - math.log(scale * math.sqrt(2 * math.pi))
@@ -209,46 +209,46 @@ def delta(logs: Tensor, _: torch.Generator) -> tuple[float, float]:
 def jackknife(logs: Tensor, _: torch.Generator) -> tuple[float, float]:
     count = len(logs)
     without = torch.stack([value(torch.cat([logs[:left], logs[left + 1 :]])) for left in range(count)])
-    spread = (without - without.mean()).square().sum().item()
-    return (count - 1) * (without.mean() - value(logs)).item(), math.sqrt((count - 1) / count * spread)
+    squares = (without - without.mean()).square().sum().item()
+    return (count - 1) * (without.mean() - value(logs)).item(), math.sqrt((count - 1) / count * squares)
 
 
 def grouped(logs: Tensor, generator: torch.Generator) -> tuple[float, float]:
-    """Leave one of eight groups out."""
+    """Jackknife over eight groups of samples."""
     groups = torch.stack([torch.logsumexp(part, 0) for part in logs.chunk(8)])
     return jackknife(groups, generator)
 
 
 def bootstrap(logs: Tensor, generator: torch.Generator) -> tuple[float, float]:
-    drawn = torch.randint(len(logs), (200, len(logs)), generator=generator)
-    values = torch.stack([value(logs[rows]) for rows in drawn])
+    resamples = torch.randint(len(logs), (200, len(logs)), generator=generator)
+    values = torch.stack([value(logs[rows]) for rows in resamples])
     return (values.mean() - value(logs)).item(), values.std().item()
 
 
-def tried(case: Case, samples: int) -> Iterator[str]:
-    """Yield the bias, and for every way: its bias, its error by the spread, and the coverage at 95 %."""
+def cells(case: Case, samples: int) -> Iterator[str]:
+    """Yield the true bias, then for each method its bias, its error relative to the true one, and the 95 % coverage."""
     g = torch.Generator().manual_seed(samples)
-    drawn = [log_likelihoods(case, samples, g) for _ in range(REPETITIONS)]
-    values = torch.stack([value(logs) for logs in drawn])
+    repetitions = [log_likelihoods(case, samples, g) for _ in range(REPETITIONS)]
+    values = torch.stack([value(logs) for logs in repetitions])
     truth = case.loss(1.0)
     yield f"{values.mean().item() - truth:+.4f}"
-    for way in (delta, jackknife, grouped, bootstrap):
-        pairs = torch.tensor([way(logs, g) for logs in drawn], dtype=torch.float64)
+    for method in (delta, jackknife, grouped, bootstrap):
+        pairs = torch.tensor([method(logs, g) for logs in repetitions], dtype=torch.float64)
         biases, errors = pairs.unbind(1)
-        quantile = float(student.ppf(0.975, (8 if way is grouped else samples) - 1))
-        inside = ((values - biases - truth).abs() < quantile * errors).double().mean()
-        yield f"{biases.mean():+.4f}, {errors.mean() / values.std():.2f}, {100 * inside:.0f} %"
+        quantile = float(student.ppf(0.975, (8 if method is grouped else samples) - 1))
+        coverage = ((values - biases - truth).abs() < quantile * errors).double().mean()
+        yield f"{biases.mean():+.4f}, {errors.mean() / values.std():.2f}, {100 * coverage:.0f} %"
 
 
 def trial(cases: Sequence[str]) -> None:
-    """Compare ways to an error and a bias, on the same log likelihoods of drawn weights."""
+    """Compare estimates of bias and standard error on the same log likelihoods of weight samples."""
     rows = [
-        [name, str(samples), *tried(CASES[name], samples)]
+        [name, str(samples), *cells(CASES[name], samples)]
         for name in cases
         if name.startswith("regression")
         for samples in SAMPLES
     ]
-    headers = ["case", "S", "bias", "delta", "leave one out", "leave an eighth out", "bootstrap"]
+    headers = ["case", "S", "bias", "delta method", "jackknife", "jackknife, 8 groups", "bootstrap"]
     print("\n### trial\n")
     print(tabulate(rows, headers, tablefmt="github", disable_numparse=True), flush=True)
 

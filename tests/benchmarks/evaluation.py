@@ -1,9 +1,9 @@
-"""What it costs to evaluate many drawn networks: a loop, local noise, vectorised small ones, bfloat16, compilation.
+"""Compare the time and the Monte Carlo error of methods that evaluate posterior samples.
 
     python tests/benchmarks/evaluation.py [--posteriors FIRST SECOND --root DATA]
 
-All in one process and one thread, side by side. With two trained mean-field posteriors of MNIST (784-512-512-512-10),
-the Monte Carlo errors are those at the middle of the path between them; without, of a random network.
+All methods run in one process on one thread. With two trained mean-field posteriors of MNIST (784-512-512-512-10), the
+Monte Carlo errors are those at the midpoint of the path between them; without, those of a random network.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LIKELIHOOD = rc.evaluation.CategoricalLikelihood()
 
 
 def best(function: Callable[[], object], repeats: int = 3) -> float:
-    """Return the least seconds of a call."""
+    """Return the minimum time of a call, in seconds."""
     times: list[float] = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -48,7 +48,7 @@ def best(function: Callable[[], object], repeats: int = 3) -> float:
 
 
 def peak(rows: int = 1000, width: int = 512) -> float:
-    """Return the multiplications and additions a second of a matrix product of the networks' size."""
+    """Return the floating-point operations per second of a matrix product of the networks' size."""
     a, b = torch.randn(rows, width), torch.randn(width, width)
     return 2 * rows * width * width / best(lambda: a @ b, 30)
 
@@ -66,7 +66,7 @@ def random_problem(hidden: list[int], inputs: int, rows: int) -> tuple[nn.Module
 
 
 def large(arguments: argparse.Namespace) -> None:  # ruff: ignore[too-many-locals] - a script
-    """Print seconds, the share of the peak, and Monte Carlo errors for the network of the MNIST results."""
+    """Print times, shares of the peak throughput and Monte Carlo errors for the network of the MNIST results."""
     if arguments.posteriors:
         first, second = (rc.load_posterior(path) for path in arguments.posteriors)
         data = rc.build("dataset", "mnist", root=arguments.root).load()
@@ -82,7 +82,7 @@ def large(arguments: argparse.Namespace) -> None:  # ruff: ignore[too-many-local
     work = 2 * weights * sum(len(y) for _, y in batches)
     rows: list[list[object]] = []
     loop_seconds = loop_error = 0.0
-    # Seeds: as many as tell the spread; the same samples as the loop's have the same spread.
+    # Name, samples, seeds, options. Two seeds where the samples, and thus the Monte Carlo error, are those of the loop.
     methods: tuple[tuple[str, int, int, dict[str, Any]], ...] = (
         ("loop", 4, 12, {"method": "loop"}),
         ("loop, antithetic", 4, 12, {"method": "loop", "antithetic": True}),
@@ -90,7 +90,7 @@ def large(arguments: argparse.Namespace) -> None:  # ruff: ignore[too-many-local
         ("local, antithetic", 4, 12, {"method": "local"}),
         ("local, adaptive", 8, 12, {"method": "local", "allocation": "adaptive"}),
         ("local, adaptive", 32, 12, {"method": "local", "allocation": "adaptive"}),
-        ("vectorized, 4 at once", 4, 2, {"method": "vectorized", "chunk_size": 4}),
+        ("vectorized, chunks of 4", 4, 2, {"method": "vectorized", "chunk_size": 4}),
         ("loop, bfloat16", 4, 2, {"method": "loop", "precision": "bfloat16"}),
     )
     for name, samples, seeds, options in methods:
@@ -103,20 +103,29 @@ def large(arguments: argparse.Namespace) -> None:  # ruff: ignore[too-many-local
         flops = peak()
         seconds = best(run, 2) / samples
         losses = torch.tensor([run(seed).loss for seed in range(seeds)], dtype=torch.float64)
-        # Of one network: the variance of a mean falls with their number.
+        # Scaled to one sample: the variance of a mean is inversely proportional to their number.
         error = losses.std().item() * samples**0.5 if seeds > 2 else loop_error
         if name == "loop":
             loop_seconds, loop_error = seconds, error
-        gain = (loop_seconds * loop_error**2) / (seconds * error**2)
+        efficiency = (loop_seconds * loop_error**2) / (seconds * error**2)
         share = work / seconds / flops
-        rows.append([name, samples, 1e3 * seconds, 100 * share, losses.mean().item(), error / samples**0.5, gain])
+        stddev = error / samples**0.5
+        rows.append([name, samples, 1e3 * seconds, 100 * share, losses.mean().item(), stddev, efficiency])
         print(rows[-1], flush=True)
-    headers = ["method", "networks", "ms a network", "% of the peak", "NLL", "its spread over seeds", "gain"]
+    headers = [
+        "method",
+        "samples",
+        "time per sample (ms)",
+        "% of peak",
+        "NLL (nats)",
+        "std. dev. over seeds",
+        "efficiency",
+    ]
     print(tabulate(rows, headers, floatfmt=("", "", ".0f", ".0f", ".5f", ".6f", ".1f"), tablefmt="github"))
 
 
 def small() -> None:
-    """Print seconds of small networks, one after the other and at once."""
+    """Print times for small networks, evaluated sequentially and in batches."""
     rows: list[list[object]] = []
     for hidden, inputs, batch in (([50], 13, 500), ([32, 32], 64, 100), ([16], 8, 1000), ([64, 64], 64, 200)):
         model, posterior, data = random_problem(hidden, inputs, batch)
@@ -140,7 +149,7 @@ def small() -> None:
 
 
 def compiled() -> None:
-    """Print seconds of a residual network, as it is and as ``torch.compile`` has it."""
+    """Print times for a residual network, without and with ``torch.compile``."""
     rows: list[list[object]] = []
     data = [(torch.randn(128, 3, 32, 32), torch.randint(10, (128,))) for _ in range(2)]
     for norm in ("frn", "batch"):
@@ -152,15 +161,15 @@ def compiled() -> None:
                 rc.Task(model, data), point, options=EvaluationOptions(method="loop", compiled=chosen)
             )
             seconds.append(best(partial(evaluator.loss, point), 4) / 2)
-        rows.append([f"ResNet-20, {norm}, run", *(1e3 * s for s in seconds), seconds[0] / seconds[1]])
-        seconds = [seconds_of_a_step(model, data, compiled=chosen) for chosen in (False, True)]
-        rows.append([f"ResNet-20, {norm}, trained", *(1e3 * s for s in seconds), seconds[0] / seconds[1]])
-    headers = ["network", "as it is (ms)", "compiled (ms)", "ratio"]
+        rows.append([f"ResNet-20, {norm}, evaluation", *(1e3 * s for s in seconds), seconds[0] / seconds[1]])
+        seconds = [time_of_step(model, data, compiled=chosen) for chosen in (False, True)]
+        rows.append([f"ResNet-20, {norm}, training step", *(1e3 * s for s in seconds), seconds[0] / seconds[1]])
+    headers = ["network", "eager (ms)", "compiled (ms)", "speed-up"]
     print(tabulate(rows, headers, floatfmt=("", ".0f", ".0f", ".1f"), tablefmt="github"))
 
 
-def seconds_of_a_step(model: nn.Module, data: list[Any], *, compiled: bool) -> float:
-    """Return the least seconds of a step of training."""
+def time_of_step(model: nn.Module, data: list[Any], *, compiled: bool) -> float:
+    """Return the minimum time of a training step, in seconds."""
     times: list[float] = []
 
     class Timed:
@@ -181,10 +190,10 @@ def main() -> None:
     large(parser.parse_args())
     print("\n256 samples of small networks:\n")
     small()
-    print("\nCompiled, 128 images:\n")
+    print("\ntorch.compile, 128 images:\n")
     compiled()
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # two threads on a busy machine wait for each other
+    torch.set_num_threads(1)  # more threads give less reproducible times on a busy machine
     main()

@@ -1,10 +1,10 @@
-"""What a GPU is worth: evaluation, assignments, layers of Llama's shape and matching, beside the CPU of its machine.
+"""Measure evaluation, assignment, matching and layers of Llama-7B's shape on a GPU, compared with the CPU.
 
-    python -m tests.benchmarks.gpu [SECTION ...]      # evaluation, assignment, layers, matching; all without a name
+    python -m tests.benchmarks.gpu [SECTION ...]      # evaluation, assignment, layers, matching; default: all
 
-Seconds are wall-clock, the device waited for. *Plain*, as in `matching.py`, has its products on the GPU and its
-assignments by SciPy. It and our own matching on one thread of the CPU run first, every case in a process of its own,
-all at once; what takes too long is left out.
+Times are wall-clock times after synchronization of the device. *Plain*, as in `matching.py`, computes similarity
+matrices on the GPU and assignments by SciPy. *Plain* and rebasin_core on one thread of the CPU run first, all cases
+simultaneously in separate processes; cases that exceed the time limit are omitted.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LONG = 1.0  # seconds; calls that take longer are not repeated
-LIMIT = 45.0  # seconds for all that runs beside the GPU
+LONG = 1.0  # calls that take longer, in seconds, are not repeated
+LIMIT = 45.0  # time limit in seconds of the measurements in other processes
 GPU = torch.device("cuda")
 
 
 def best(function: Callable[..., T], *arguments: object) -> tuple[float, T]:
-    """Return a call's result, and the least seconds of three after a first one (or of the first, if it takes long)."""
+    """Return the minimum time of three calls in seconds, after a first one, and the result; one call if it is long."""
     times: list[float] = []
     while True:
         torch.cuda.synchronize()
@@ -62,7 +62,7 @@ def best(function: Callable[..., T], *arguments: object) -> tuple[float, T]:
 
 
 def note(row: list[object]) -> list[object]:
-    """Return a row, shown at once: a run that is broken off has told what it found."""
+    """Print a row immediately, so that an interrupted run has shown its results, and return it."""
     print(row, file=sys.stderr, flush=True)
     return row
 
@@ -75,7 +75,7 @@ def show(title: str, headers: list[str], rows: list[list[object]]) -> None:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A network that is evaluated: how many samples of it, on how many examples."""
+    """A network, with the numbers of posterior samples and of examples in its evaluation."""
 
     name: str
     model: nn.Module
@@ -100,7 +100,7 @@ def evaluated() -> list[Evaluated]:
 
 
 def evaluation() -> None:
-    """Print what it costs to evaluate drawn networks, and the share of the peak."""
+    """Print the time to evaluate posterior samples, and the share of the peak throughput."""
     peaks: dict[PrecisionName, float] = {}
     precisions: dict[PrecisionName, torch.dtype] = {"full": torch.float32, "bfloat16": torch.bfloat16}
     for precision, dtype in precisions.items():
@@ -114,15 +114,24 @@ def evaluation() -> None:
         for method in methods
         for precision in precisions
     ]
-    headers = ["network", "samples x examples", "method", "precision", "ms a network", "% of the peak", "NLL", "GiB"]
+    headers = [
+        "network",
+        "samples x examples",
+        "method",
+        "precision",
+        "time per sample (ms)",
+        "% of peak",
+        "NLL (nats)",
+        "memory (GiB)",
+    ]
     show("Evaluation", headers, rows)
 
 
 def evaluated_by(case: Evaluated, options: EvaluationOptions, peak: float) -> list[object]:
-    """Return the row of one way to evaluate a network."""
+    """Return the row of a network for one method and precision."""
     mean = {name: tensor.detach().to(GPU) for name, tensor in case.model.named_parameters()}
-    # Of a residual network the convolutions alone, which `local` knows.
-    spread = {name: torch.full_like(tensor, 0.01 * (tensor.dim() > 1)) for name, tensor in mean.items()}
+    # Only the weights of matrices and convolutions are random, which `local` supports in a residual network.
+    stddev = {name: torch.full_like(tensor, 0.01 * (tensor.dim() > 1)) for name, tensor in mean.items()}
     functional = FunctionalModel(case.model, device=GPU)
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(case.examples, *case.shape, generator=generator)
@@ -132,7 +141,7 @@ def evaluated_by(case: Evaluated, options: EvaluationOptions, peak: float) -> li
 
     def run() -> float:
         found = predict(
-            rc.posteriors.DiagonalGaussianPosterior(mean, spread),
+            rc.posteriors.DiagonalGaussianPosterior(mean, stddev),
             HeldTask(functional, held, rc.evaluation.CategoricalLikelihood()),
             Sampling(case.samples, 0, options),
         )
@@ -148,13 +157,13 @@ def evaluated_by(case: Evaluated, options: EvaluationOptions, peak: float) -> li
 
 
 def assignment() -> None:
-    """Print seconds of assignments whose matrices lie on the GPU."""
+    """Print run times of assignment solvers for matrices on the GPU."""
     rows: list[list[object]] = []
     generator = torch.Generator(GPU).manual_seed(0)
     for batch, n in ((32, 128), (1024, 64), (1, 512), (1, 2048), (1, 4096), (1, 11008)):
         a, b = (torch.randn(batch, n, min(3 * n, 8192), generator=generator, device=GPU) for _ in range(2))
         order = torch.randperm(n, generator=generator, device=GPU)
-        for what, other in (("unrelated weights", b), ("moved copy, noise 3", a[:, order] + 3 * b)):
+        for label, other in (("unrelated weights", b), ("permuted copy, noise 3", a[:, order] + 3 * b)):
             matrix = (a @ other.transpose(1, 2)).squeeze(0)
             found = [
                 best(solver.solve, matrix)
@@ -162,20 +171,20 @@ def assignment() -> None:
             ]
             totals = [matrix.double().gather(-1, f.index.unsqueeze(-1)).sum().item() for _, f in found]
             times = [1e3 * seconds for seconds in (*(s for s, _ in found), best(matrix.cpu)[0])]
-            rows.append(note([what, f"{batch} x {n}" if batch > 1 else n, *times, totals[1] / totals[0] - 1]))
-    headers = ["", "n", "compiled, ms", "auction", "copy to the CPU alone", "difference of totals"]
-    show("Assignments of matrices on the GPU", headers, rows)
+            rows.append(note([label, f"{batch} x {n}" if batch > 1 else n, *times, totals[1] / totals[0] - 1]))
+    headers = ["matrix", "n", "compiled (ms)", "auction (ms)", "copy to the CPU (ms)", "rel. difference of totals"]
+    show("Assignment solvers for matrices on the GPU", headers, rows)
 
 
 def llama_layer(stream: str) -> dict[str, str]:
-    """Return the axes of a decoder layer: rotary positions fix the order within queries and keys, not within values."""
+    """Return the axes of a decoder layer; rotary embeddings fix the order within queries and keys."""
     rows = {f"{name}_proj": f"heads*128, {stream}" for name in "qk"} | {"v_proj": f"heads*values@heads, {stream}"}
     rows |= {"o_proj": f"{stream}, heads*values@heads", "gate": f"hidden, {stream}", "up": f"hidden, {stream}"}
     return rows | {"down": f"{stream}, hidden", "norm1": stream, "norm2": stream}
 
 
 def llama_weights(generator: torch.Generator) -> dict[str, Tensor]:
-    """Return random weights of a decoder layer of Llama-7B's shape: width 4096, 11008 hidden units."""
+    """Return random weights of a decoder layer of Llama-7B's shape (width 4096, 11008 hidden units)."""
     shapes = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), (4096, 4096))
     shapes |= {"gate": (11008, 4096), "up": (11008, 4096), "down": (4096, 11008)}
     weights = {name: torch.randn(shape, generator=generator, device=GPU) / 64 for name, shape in shapes.items()}
@@ -183,45 +192,54 @@ def llama_weights(generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def layers() -> None:
-    """Print seconds of matching layers of Llama-7B's shape."""
+    """Print run times of matching layers of Llama-7B's shape."""
     generator = torch.Generator(GPU).manual_seed(0)
     first, second = (llama_weights(generator) for _ in range(2))
     rows: list[list[object]] = []
-    for stream, what in (("-", "stream in place"), ("stream", "stream matched too")):
+    for stream, label in (("-", "residual stream fixed"), ("stream", "residual stream matched")):
         spec = rc.table_spec(llama_layer(stream), first)
         planted = spec.random_permutation(generator=generator)
         noisy = {name: tensor + 0.5 * second[name] for name, tensor in planted.apply(first).items()}
-        for pair, other in (("moved copy, noise of half its size", noisy), ("unrelated", second)):
+        for pair, other in (("permuted copy, relative noise 0.5", noisy), ("unrelated", second)):
             torch.cuda.reset_peak_memory_stats()
-            held = torch.cuda.memory_allocated()
+            allocated = torch.cuda.memory_allocated()
             start = time.perf_counter()
             found = rc.matchers.WeightMatcher().match(
                 rc.posteriors.PointPosterior(first), rc.posteriors.PointPosterior(other), spec
             )
             times = [time.perf_counter() - start, found.seconds["similarity"], found.seconds["assignment"]]
-            memory = (torch.cuda.max_memory_allocated() - held) / 2**30
-            right = found.permutation == planted.inverse() if other is noisy else ""
-            rows.append(note([what, pair, *times, len(found.trace) - 1, memory, right]))
-    headers = ["", "networks", "seconds", "similarity", "assignment", "sweeps", "GiB beside them", "found"]
+            memory = (torch.cuda.max_memory_allocated() - allocated) / 2**30
+            recovered = found.permutation == planted.inverse() if other is noisy else ""
+            rows.append(note([label, pair, *times, len(found.trace) - 1, memory, recovered]))
+    headers = [
+        "layer",
+        "networks",
+        "total (s)",
+        "similarity (s)",
+        "assignment (s)",
+        "sweeps",
+        "additional memory (GiB)",
+        "recovered",
+    ]
     show("A layer of Llama-7B's shape", headers, rows)
 
 
-def objective(first: Mapping[str, Tensor], moved: Mapping[str, Tensor]) -> float:
+def objective(first: Mapping[str, Tensor], aligned: Mapping[str, Tensor]) -> float:
     """Return the inner product of two networks."""
-    return sum((tensor.double() * moved[name].double()).sum().item() for name, tensor in first.items())
+    return sum((tensor.double() * aligned[name].double()).sum().item() for name, tensor in first.items())
 
 
-def matched(case: str, place: str) -> tuple[float, float]:
-    """Return seconds and objective of weight matching on a device."""
+def matched(case: str, device: str) -> tuple[float, float]:
+    """Return the time in seconds and the objective of weight matching on a device."""
     first, second, spec, _ = networks(case)
     given = GivenSpec(plain_groups(spec.layout))
-    ends = [rc.posteriors.PointPosterior.from_module(model).to(device=place) for model in (first, second)]
-    seconds, found = best(rc.matchers.WeightMatcher().match, *ends, given)
-    return seconds, objective(ends[0].mean, found.apply(ends[1]).mean)
+    posteriors = [rc.posteriors.PointPosterior.from_module(model).to(device=device) for model in (first, second)]
+    seconds, found = best(rc.matchers.WeightMatcher().match, *posteriors, given)
+    return seconds, objective(posteriors[0].mean, found.apply(posteriors[1]).mean)
 
 
 def published(case: str) -> tuple[float, float]:
-    """Return the same of algorithm 1 as it is published, its products on the GPU."""
+    """Return the time in seconds and the objective of Algorithm 1 as published, with products on the GPU."""
     first, second, spec, _ = networks(case)
     layout = plain_groups(spec.layout)
     sides = [{name: tensor.detach().to(GPU) for name, tensor in m.named_parameters()} for m in (first, second)]
@@ -229,12 +247,12 @@ def published(case: str) -> tuple[float, float]:
     return seconds, objective(sides[0], rc.Permutation(layout, found).apply(sides[1]))
 
 
-def beside(cases: list[str]) -> dict[tuple[str, str], tuple[float, float]]:
-    """Return what the CPU and the published algorithm take, each case in a process of its own; NaN for too long."""
+def compared(cases: list[str]) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return times and objectives on the CPU and of *plain*, each case in its own process; NaN beyond the limit."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.gpu", "--one"]
     running = {
-        (way, case): subprocess.Popen([*command, way, case], stdout=subprocess.PIPE, text=True)
-        for way in ("cpu", "plain")
+        (method, case): subprocess.Popen([*command, method, case], stdout=subprocess.PIPE, text=True)
+        for method in ("cpu", "plain")
         for case in cases
     }
     until = time.monotonic() + LIMIT
@@ -250,28 +268,28 @@ def beside(cases: list[str]) -> dict[tuple[str, str], tuple[float, float]]:
 
 
 def matching() -> None:
-    """Print seconds of weight matching."""
+    """Print run times of weight matching."""
     cases = [*CASES, *(f"{name}:trained" for name in STEPS)]
-    others, rows = beside(cases), list[list[object]]()
+    others, rows = compared(cases), list[list[object]]()
     for case in cases:
-        ours, cpu, loop = matched(case, "cuda"), others["cpu", case], others["plain", case]
-        ratios = [cpu[0] / ours[0], loop[0] / ours[0]]
-        rows.append(note([case, cpu[0], ours[0], loop[0], *ratios, cpu[1], ours[1], loop[1]]))
-    headers = ["", "CPU, s", "GPU", "plain", "CPU / GPU", "plain / GPU", "objective, CPU", "GPU", "plain"]
-    show("Weight matching", headers, rows)
+        gpu, cpu, loop = matched(case, "cuda"), others["cpu", case], others["plain", case]
+        ratios = [cpu[0] / gpu[0], loop[0] / gpu[0]]
+        rows.append(note([case, cpu[0], gpu[0], loop[0], *ratios, cpu[1], gpu[1], loop[1]]))
+    times, objectives = ["CPU (s)", "GPU (s)", "plain (s)"], ["objective: CPU", "GPU", "plain"]
+    show("Weight matching", ["network", *times, "CPU / GPU", "plain / GPU", *objectives], rows)
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sections", nargs="*", help="evaluation, assignment, layers, matching")
-    parser.add_argument("--one", nargs=2, help="`cpu` or `plain`, and a case: print one measurement")
+    parser.add_argument("--one", nargs=2, help="method (`cpu` or `plain`) and case of a single measurement")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.one:
-        way, case = arguments.one
-        print(json.dumps(matched(case, "cpu") if way == "cpu" else published(case)))
+        method, case = arguments.one
+        print(json.dumps(matched(case, "cpu") if method == "cpu" else published(case)))
         return
     print(torch.cuda.get_device_name(), torch.__version__)
     sections = {"evaluation": evaluation, "assignment": assignment, "layers": layers, "matching": matching}

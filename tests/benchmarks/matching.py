@@ -1,13 +1,14 @@
-"""Weight matching: this library, algorithm 1 of Git Re-Basin written out, and the package `rebasin`, side by side.
+"""Compare weight matching by rebasin_core, a plain implementation of Git Re-Basin, and the package `rebasin`.
 
-    pip install rebasin            # in an environment of its own, if its versions of torch are not yours
+    pip install rebasin            # in a separate environment, if it requires another version of torch
     python tests/benchmarks/matching.py [CASE ...] [--peer PYTHON]
 
-One thread, one process a measurement, the same two networks; seconds are wall-clock, the objective is the inner
-product of the two networks after alignment. Ours starts greedily, the default; *identity* from there; *best* does both.
-*Plain* is the published loop as its ports have it: from the identity, every group in random order, all products anew,
-SciPy, until a sweep gains nothing; on the same groups. The package finds its own groups. ``--peer`` names the Python in
-which it is installed (with scikit-learn); without it, that column is empty.
+Each measurement runs in its own process on one thread, for the same two networks. Times are wall-clock times, the
+objective is the inner product of the two networks after alignment. *Greedy* (the default), *identity* and *best* are
+the starts of rebasin_core. *Plain* is Algorithm 1 of Git Re-Basin as its ports implement it: initialized at the
+identity, groups visited in random order, all similarity matrices recomputed, assignments by SciPy, until a sweep does
+not increase the objective; on the same groups. The package derives its own groups. ``--peer`` is the Python interpreter
+with the package (and scikit-learn); without it, that column is empty.
 """
 
 from __future__ import annotations
@@ -47,12 +48,13 @@ CASES: dict[str, Callable[[], Case]] = {
         1000,
     ),
 }
-STEPS = {"mlp-3x512": 200, "mlp-3x2048": 200, "resnet20-x1": 50}  # of training, for `...:trained`
-LIMIT = 900.0  # seconds for one measurement
-MOST_SWEEPS = 100
-MOST_REPEATS, ENOUGH = 30, 10.0  # the best of three, or of more if these take few seconds, or of one that takes many
-METHODS = ("ours", "best", "identity", "plain", "package")
-STARTS: dict[str, Start] = {"ours": "greedy", "best": "best", "identity": "identity"}
+STEPS = {"mlp-3x512": 200, "mlp-3x2048": 200, "resnet20-x1": 50}  # training steps, for `...:trained`
+LIMIT = 900.0  # time limit of one measurement, in seconds
+MAX_SWEEPS = 100
+# At least three runs, up to 30 while they take less than 10 seconds in total; a single run if it takes longer.
+MAX_REPEATS, MAX_SECONDS = 30, 10.0
+METHODS = ("greedy", "best", "identity", "plain", "package")
+STARTS: dict[str, Start] = {"greedy": "greedy", "best": "best", "identity": "identity"}
 
 
 def networks(name: str) -> tuple[nn.Module, nn.Module, rc.PermutationSpec, tuple[int, ...]]:
@@ -77,7 +79,7 @@ def networks(name: str) -> tuple[nn.Module, nn.Module, rc.PermutationSpec, tuple
 
 
 def plain_groups(layout: rc.Layout) -> rc.Layout:
-    """Return the layout with only those groups that the published loop knows: no groups within groups."""
+    """Return the layout with only the groups that the published algorithm supports: those without nesting."""
     nested = {name for name, group in layout.groups.items() if group.within is not None}
     nested |= {group.within for group in layout.groups.values() if group.within is not None}
 
@@ -89,27 +91,27 @@ def plain_groups(layout: rc.Layout) -> rc.Layout:
 
 
 def plain(layout: rc.Layout, first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the permutations of algorithm 1 of Git Re-Basin, everything computed anew at every step."""
+    """Return the permutations of Algorithm 1 of Git Re-Basin, with all similarity matrices recomputed."""
     names: dict[str, list[tuple[str, int]]] = {group: [] for group in layout.groups}
     axes = {name: [getattr(axis, "group", None) for axis in layout.axes[name]] for name in first}
     for name, groups in axes.items():
-        for place, group in enumerate(groups):
+        for dim, group in enumerate(groups):
             if group is not None:
-                names[group].append((name, place))
+                names[group].append((name, dim))
     device = next(iter(first.values())).device
     index = {group: torch.arange(layout.groups[group].size, device=device) for group in names}
     generator = torch.Generator().manual_seed(0)
-    for _ in range(MOST_SWEEPS):
+    for _ in range(MAX_SWEEPS):
         progress = False
         for number in torch.randperm(len(names), generator=generator).tolist():
             group = list(names)[number]
             gram = torch.zeros(len(index[group]), len(index[group]), device=device)
-            for name, place in names[group]:
-                moved = second[name]
-                for other, there in enumerate(axes[name]):
-                    if other != place and there is not None:
-                        moved = moved.index_select(other, index[there])
-                rows = (t.movedim(place, 0).reshape(len(gram), -1) for t in (first[name], moved))
+            for name, dim in names[group]:
+                permuted = second[name]
+                for other, neighbor in enumerate(axes[name]):
+                    if other != dim and neighbor is not None:
+                        permuted = permuted.index_select(other, index[neighbor])
+                rows = (t.movedim(dim, 0).reshape(len(gram), -1) for t in (first[name], permuted))
                 gram += next(rows) @ next(rows).T
             _, columns = linear_sum_assignment(gram.cpu().numpy(), maximize=True)
             best = torch.from_numpy(columns).to(device)
@@ -122,7 +124,7 @@ def plain(layout: rc.Layout, first: dict[str, Tensor], second: dict[str, Tensor]
 
 
 def measured(method: str, case: str) -> dict[str, float]:
-    """Return seconds and objective of one method on one case."""
+    """Return the time in seconds and the objective of one method on one case."""
     first, second, spec, shape = networks(case)
     layout = plain_groups(spec.layout)
     sides = [{n: p.detach() for n, p in model.named_parameters()} for model in (first, second)]
@@ -130,8 +132,8 @@ def measured(method: str, case: str) -> dict[str, float]:
     if method == "package":
         return package(first, second, shape)
     best, found = math.inf, rc.Permutation.identity(layout)
-    until = time.perf_counter() + ENOUGH
-    for number in range(MOST_REPEATS):
+    until = time.perf_counter() + MAX_SECONDS
+    for number in range(MAX_REPEATS):
         start = time.perf_counter()
         if method == "plain":
             found = rc.Permutation(layout, plain(layout, *sides))
@@ -139,22 +141,22 @@ def measured(method: str, case: str) -> dict[str, float]:
             matcher = rc.matchers.WeightMatcher(start=STARTS[method])
             found = matcher.match(posteriors[0], posteriors[1], GivenSpec(layout)).permutation
         best = min(best, time.perf_counter() - start)
-        if best > ENOUGH or (number >= 2 and time.perf_counter() > until):
+        if best > MAX_SECONDS or (number >= 2 and time.perf_counter() > until):
             break
-    moved = found.apply(posteriors[1]).mean
+    aligned = found.apply(posteriors[1]).mean
     return {
         "seconds": best,
-        "objective": sum((t.double() * moved[n].double()).sum().item() for n, t in sides[0].items()),
+        "objective": sum((t.double() * aligned[n].double()).sum().item() for n, t in sides[0].items()),
     }
 
 
 def package(first: nn.Module, second: nn.Module, shape: tuple[int, ...]) -> dict[str, float]:
-    """Return seconds and objective of the package `rebasin`; deriving its groups is not counted."""
-    from rebasin import PermutationCoordinateDescent  # ruff: ignore[import-outside-top-level] - a peer, elsewhere
+    """Return the time and the objective of the package `rebasin`; the time to derive its groups is excluded."""
+    from rebasin import PermutationCoordinateDescent  # ruff: ignore[import-outside-top-level] - not a dependency
 
     descent = PermutationCoordinateDescent(first, second, torch.randn(2, *shape))
     start = time.perf_counter()
-    descent.calculate_permutations(MOST_SWEEPS)
+    descent.calculate_permutations(MAX_SWEEPS)
     seconds = time.perf_counter() - start
     descent.apply_permutations()
     pairs = zip(first.parameters(), second.parameters(), strict=True)
@@ -162,7 +164,7 @@ def package(first: nn.Module, second: nn.Module, shape: tuple[int, ...]) -> dict
 
 
 def in_process(method: str, case: str, python: str | None) -> dict[str, float] | None:
-    """Return a measurement from a process of its own; None without its Python, or if it fails or takes too long."""
+    """Return a measurement in a new process; None without an interpreter, or if it fails or exceeds the time limit."""
     if python is None:
         return None
     command = [python, "-W", "ignore", __file__, case, "--method", method]
@@ -179,8 +181,8 @@ def main() -> None:
     """Print the table, or one measurement."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*")
-    parser.add_argument("--peer", help="the Python with the package `rebasin`")
-    parser.add_argument("--method", choices=METHODS, help="print one measurement, and no table")
+    parser.add_argument("--peer", help="Python interpreter with the package `rebasin`")
+    parser.add_argument("--method", choices=METHODS, help="print one measurement instead of the table")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.method:
@@ -194,11 +196,16 @@ def main() -> None:
         ratios.append(min(s for s in seconds[3:] if not math.isnan(s)) / seconds[0])
         rows.append([case, *seconds, ratios[-1], *objectives])
         print(rows[-1], file=sys.stderr, flush=True)
-    labels = ["best", "identity", "plain", "rebasin"]
-    headers = ["", "ours, s", *labels, "ratio", "ours, objective", *labels]
+    labels = ["greedy", "best", "identity", "plain", "rebasin"]
+    headers = [
+        "network",
+        *(f"{label} (s)" for label in labels),
+        "speed-up",
+        *(f"{label} (objective)" for label in labels),
+    ]
     print(tabulate(rows, headers, tablefmt="github", floatfmt=("", *[".3f"] * 5, ".1f", *[".2f"] * 5)))
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-    print(f"\nGeometric mean of the ratios to the faster of the others: {mean:.1f}")
+    print(f"\nSpeed-up over the faster of plain and rebasin (geometric mean): {mean:.1f}")
 
 
 if __name__ == "__main__":

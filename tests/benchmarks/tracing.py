@@ -1,11 +1,11 @@
-"""Deriving the symmetries of torchvision models, side by side with the package `rebasin` (snimu), on the same models.
+"""Compare the derivation of symmetries of torchvision models with the package `rebasin` (snimu).
 
     pip install torchvision rebasin
     python tests/benchmarks/tracing.py [NAME ...]
 
-For each: seconds to derive, side by side in this run, one process a measurement; how many parameters and buffers move;
-and the relative change of the logits, in float64 and evaluation mode, under one random element of the group that each
-library claims. Values are random, running statistics too.
+For each model and library, in its own process: the time to derive the symmetries; the number of parameters and buffers
+that a random permutation changes; and the relative change of the logits under this permutation, in float64 and
+evaluation mode. Parameters and running statistics are random.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAMES = (
     "resnet18", "resnet50", "vgg11", "resnext50_32x4d", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x1_0",
     "googlenet", "squeezenet1_1", "densenet121", "convnext_tiny", "swin_t", "vit_b_16",
 )  # fmt: skip
-LIMIT = 240.0  # seconds for one measurement
+LIMIT = 240.0  # time limit of one measurement, in seconds
 
 
 def model_of(name: str) -> nn.Module:
@@ -36,7 +36,7 @@ def model_of(name: str) -> nn.Module:
     options = {"init_weights": False} if name == "googlenet" else {}
     model: nn.Module = models.get_model(name, weights=None, **options).double().eval()
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():  # nothing may be constant, and the outputs must depend on everything
+    with torch.no_grad():  # no tensor may be constant, and the outputs must depend on all tensors
         for key, tensor in {**dict(model.named_parameters()), **dict(model.named_buffers())}.items():
             if tensor.is_floating_point():
                 noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
@@ -46,8 +46,8 @@ def model_of(name: str) -> nn.Module:
     return model
 
 
-def ours(name: str, inputs: Tensor) -> tuple[float, nn.Module]:
-    """Return the seconds it takes to derive, and the model moved."""
+def by_core(name: str, inputs: Tensor) -> tuple[float, nn.Module]:
+    """Return the time of `trace_spec` in seconds, and the permuted model."""
     import rebasin_core as rc  # ruff: ignore[import-outside-top-level]
 
     model = model_of(name)
@@ -55,15 +55,15 @@ def ours(name: str, inputs: Tensor) -> tuple[float, nn.Module]:
     spec = rc.trace_spec(model, inputs)
     seconds = time.perf_counter() - start
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    moved = spec.random_permutation(generator=torch.Generator().manual_seed(1)).apply(tensors)
+    permuted = spec.random_permutation(generator=torch.Generator().manual_seed(1)).apply(tensors)
     with torch.no_grad():
         for key, tensor in tensors.items():
-            tensor.copy_(moved[key])
+            tensor.copy_(permuted[key])
     return seconds, model
 
 
-def theirs(name: str, inputs: Tensor) -> tuple[float, nn.Module]:
-    """Return the same for the package `rebasin`."""
+def by_peer(name: str, inputs: Tensor) -> tuple[float, nn.Module]:
+    """Return the time of the package `rebasin` in seconds, and the permuted model."""
     from rebasin import PermutationCoordinateDescent  # ruff: ignore[import-outside-top-level]
 
     model = model_of(name)
@@ -78,20 +78,20 @@ def theirs(name: str, inputs: Tensor) -> tuple[float, nn.Module]:
 
 
 def measure(library: str, name: str) -> dict[str, object]:
-    """Return seconds, tensors moved and the change of the function."""
+    """Return the time, the number of changed tensors and the relative change of the logits."""
     inputs = torch.randn(1, 3, 224, 224, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     before = model_of(name)
-    seconds, after = (ours if library == "ours" else theirs)(name, inputs)
+    seconds, after = (by_core if library == "core" else by_peer)(name, inputs)
     with torch.no_grad():
         expected, found = before(inputs), after(inputs)
     pairs = list(zip(before.state_dict().values(), after.state_dict().values(), strict=True))
-    moved = sum(not torch.equal(first, second) for first, second in pairs)
+    changed = sum(not torch.equal(first, second) for first, second in pairs)
     error = ((found - expected).abs().max() / expected.abs().max()).item()
-    return {"seconds": seconds, "moved": f"{moved} / {len(pairs)}", "error": error}
+    return {"seconds": seconds, "changed": f"{changed} / {len(pairs)}", "error": error}
 
 
 def measured(library: str, name: str) -> dict[str, object]:
-    """Return what a process of its own measures, or why it did not."""
+    """Return a measurement from a new process, or the reason of its failure."""
     command = [sys.executable, "-W", "ignore", __file__, library, name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
@@ -107,18 +107,18 @@ def measured(library: str, name: str) -> dict[str, object]:
 def row(name: str) -> list[str]:
     """Return a row of the table."""
     cells = [f"`{name}`"]
-    for library in ("ours", "theirs"):
+    for library in ("core", "peer"):
         found = measured(library, name)
         if "failed" in found:
             cells += [str(found["failed"]), "", ""]
         else:
-            cells += [f"{found['seconds']:.1f}", str(found["moved"]), f"{found['error']:.0e}"]
+            cells += [f"{found['seconds']:.1f}", str(found["changed"]), f"{found['error']:.0e}"]
     return cells
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    if len(sys.argv) == 3 and sys.argv[1] in {"ours", "theirs"}:
+    if len(sys.argv) == 3 and sys.argv[1] in {"core", "peer"}:
         print(json.dumps(measure(sys.argv[1], sys.argv[2])))
     else:
         measures = ["time (s)", "changed tensors", "relative change"]

@@ -91,9 +91,12 @@ def test_the_barrier_is_printed_before_and_after_alignment(folder: Path, called:
     ("arguments", "message"),
     [
         (["align", "nets:make", "a.safetensors", "b.safetensors", "-o", "c"], "expected --input"),
-        (["barrier", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8"], "name a data set with --data"),
+        (["barrier", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8"], "name a dataset with --data"),
         (["merge", "nets:make", "a.safetensors", "no.safetensors", "-i", "4,1,8,8", "-o", "c"], "cannot read"),
-        (["merge", "nets:make", "a.safetensors", "-w", "1", "-w", "2", "-i", "4,1,8,8", "-o", "c"], "1 weights"),
+        (
+            ["merge", "nets:make", "a.safetensors", "-w", "1", "-w", "2", "-i", "4,1,8,8", "-o", "c"],
+            "expected 1 nonnegative weight",
+        ),
     ],
 )
 def test_invalid_arguments_print_one_message(folder: Path, called: Called, arguments: list[str], message: str) -> None:

@@ -33,7 +33,7 @@ def test_json_with_tabs() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", r"f:3: duplicate key 'a' \(first on line 1\)"),
+        ("a: 1\nb: 2\na: 3\n", r"^f:3: duplicate key 'a' \(first on line 1\)"),
         ("a: [1\nb: 2", "f:2"),
         ("a: 1\n\tb: 2", "f:2"),
         ("!!python/object/apply:os.system [echo]", "could not determine a constructor"),

@@ -1,4 +1,4 @@
-"""Who gets how many samples: against the optimum of Neyman."""
+"""Allocation of samples to examples, compared with the Neyman optimum."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def counts(allocation: Allocation) -> torch.Tensor:
     return each[rows.argsort()]
 
 
-def known_spread(rows: int = 2000) -> torch.Tensor:
-    """Standard deviations over five orders of magnitude, in no order."""
+def known_stddevs(rows: int = 2000) -> torch.Tensor:
+    """Standard deviations over five orders of magnitude, shuffled."""
     return torch.logspace(-5, 0, rows, dtype=torch.float64)[
         torch.randperm(rows, generator=torch.Generator().manual_seed(0))
     ]
 
 
 @pytest.mark.parametrize("num_samples", [8, 16, 100])
-def test_every_example_is_there_once_and_the_total_is_kept(num_samples: int) -> None:
-    spread = known_spread()
-    found = Allocation.of(spread, spread, data(2000), num_samples)
+def test_strata_hold_each_example_once_and_respect_the_total(num_samples: int) -> None:
+    stddev = known_stddevs()
+    found = Allocation.of(stddev, stddev, data(2000), num_samples)
     each = counts(found)
     assert len(each) == 2000
     assert int(each.min()) == MIN_SAMPLES
@@ -42,32 +42,43 @@ def test_every_example_is_there_once_and_the_total_is_kept(num_samples: int) -> 
         assert max(len(y) for _, y in stratum.batches) <= 100
 
 
-def test_the_error_is_near_that_of_the_best_allocation() -> None:
-    spread = known_spread()
-    each = counts(Allocation.of(spread, spread, data(2000), 64)).double()
-    # The least error there is at this total, without a least number of samples (Neyman).
-    best = spread.mean().square() / 64 * 2000
-    assert best < (spread.square() / each).sum() < 1.15 * best
-    assert (spread.square() / 64).sum() > 4 * best
+def test_error_is_close_to_that_of_the_optimal_allocation() -> None:
+    stddev = known_stddevs()
+    each = counts(Allocation.of(stddev, stddev, data(2000), 64)).double()
+    # Neyman's optimum for this total, without a minimum number of samples.
+    best = stddev.mean().square() / 64 * 2000
+    assert best < (stddev.square() / each).sum() < 1.15 * best
+    assert (stddev.square() / 64).sum() > 4 * best
 
 
-def test_noisy_errors_are_averaged_over_examples_of_like_loss() -> None:
-    spread = known_spread()
-    noisy = spread * torch.randn(2000, generator=torch.Generator().manual_seed(1)).double()
-    each = counts(Allocation.of(noisy, spread.log(), data(2000), 64)).double()
-    best = spread.mean().square() / 64 * 2000
-    assert (spread.square() / each).sum() < 1.3 * best
+def test_noisy_errors_are_averaged_over_examples_of_similar_loss() -> None:
+    stddev = known_stddevs()
+    noisy = stddev * torch.randn(2000, generator=torch.Generator().manual_seed(1)).double()
+    each = counts(Allocation.of(noisy, stddev.log(), data(2000), 64)).double()
+    best = stddev.mean().square() / 64 * 2000
+    assert (stddev.square() / each).sum() < 1.3 * best
 
 
-def test_nothing_uncertain() -> None:
+def test_zero_errors_get_the_minimum() -> None:
     found = Allocation.of(torch.zeros(5), torch.arange(5.0), data(5), 16)
     assert counts(found).tolist() == [MIN_SAMPLES] * 5
 
 
-def test_equal_examples_share_evenly() -> None:
+def test_equal_errors_get_equal_numbers() -> None:
     assert counts(Allocation.of(torch.ones(50), torch.zeros(50), data(50), 16)).tolist() == [16] * 50
 
 
-def test_too_few_samples() -> None:
+def test_too_few_samples_raise() -> None:
     with pytest.raises(InvalidInputError, match="at least 8 samples"):
         Allocation.of(torch.ones(2), torch.ones(2), data(2), 6)
+
+
+@pytest.mark.parametrize("middle", [100, 5, 195])
+def test_an_error_is_shared_with_the_32_examples_of_next_loss_on_each_side(middle: int) -> None:
+    losses = torch.randperm(200, generator=torch.Generator().manual_seed(2)).double()
+    errors = torch.where(losses == middle, 1.0, 0.0).double()
+    each = counts(Allocation.of(errors, losses, data(200), 20))
+    neighbors = (losses - middle).abs() <= 32
+    assert (each > MIN_SAMPLES).tolist() == neighbors.tolist()
+    # A quarter of the variance stays with the example itself.
+    assert each[losses == middle].item() > each[losses != middle].max()

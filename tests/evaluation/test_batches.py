@@ -1,4 +1,4 @@
-"""Data that are no batches are named where they are given, by everything that reads data."""
+"""All functions that read data raise a clear error for data that are not batches."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ BAD: dict[str, Any] = {
     "dictionaries": [{"x": X, "y": Y}],
     "arrays": [(X.numpy(), Y.numpy())],
     "lists": [([1.0, 2.0, 3.0], [0])],
-    "a data set": TensorDataset(X, Y),
-    "a data set of as many inputs as targets": TensorDataset(X, X),
+    "a dataset": TensorDataset(X, Y),
+    "a dataset of pairs of equal length": TensorDataset(X, X),
     "a tensor": X,
     "triples": [(X, Y, Y)],
     "nested": [((X,), Y)],
-    "None in it": [None],
-    "texts": ["ab"],
-    "a text": "ab",
+    "None": [None],
+    "strings": ["ab"],
+    "a string": "ab",
     "a number": 3,
     "a dictionary": {"a": (X, Y)},
     "unequal lengths": [(X, Y[:4])],
@@ -51,17 +51,17 @@ READERS: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("kind", BAD)
-def test_what_is_no_batches_is_named(kind: str, reader: str) -> None:
+def test_data_that_are_not_batches_raise(kind: str, reader: str) -> None:
     with pytest.raises(InvalidInputError, match=r"expected batches .*give a `DataLoader`"):
         READERS[reader](BAD[kind])
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_loader_is_taken(reader: str) -> None:
+def test_a_data_loader_is_accepted(reader: str) -> None:
     READERS[reader](DataLoader(TensorDataset(X, Y), batch_size=4))
 
 
 @pytest.mark.parametrize("likelihood", [lambda *_: 0, nn.MSELoss(), None, 3, {"name": 3}, "x" * 300])
-def test_something_else_as_likelihood_is_named(likelihood: Any) -> None:
+def test_values_that_are_not_likelihoods_raise(likelihood: Any) -> None:
     with pytest.raises(RebasinError, match="likelihood"):
         rc.Task(MODEL, GOOD, likelihood)

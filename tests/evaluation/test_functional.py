@@ -27,10 +27,10 @@ def classes() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 @needs_compiler
-def test_compiled_losses_and_training_are_those_of_the_plain_model() -> None:
+def test_compiled_models_give_the_same_losses_and_training() -> None:
     model = network()
-    spread = {name: torch.full_like(p, 0.1) for name, p in model.named_parameters()}
-    q = rc.posteriors.DiagonalGaussianPosterior(rc.posteriors.PointPosterior.from_module(model).mean, spread)
+    stddev = {name: torch.full_like(p, 0.1) for name, p in model.named_parameters()}
+    q = rc.posteriors.DiagonalGaussianPosterior(rc.posteriors.PointPosterior.from_module(model).mean, stddev)
     plain, compiled = (
         Evaluator(rc.Task(model, classes()), q, num_samples=6, options=options).loss(q)
         for options in (EvaluationOptions(method="loop"), EvaluationOptions(method="loop", compiled=True))
@@ -41,12 +41,12 @@ def test_compiled_losses_and_training_are_those_of_the_plain_model() -> None:
         torch.testing.assert_close(dict(second.mean), dict(first.mean), rtol=1e-4, atol=1e-5)
 
 
-def test_noise_at_outputs_is_not_compiled() -> None:
+def test_compiled_local_reparameterization_raises() -> None:
     with pytest.raises(InvalidInputError, match="`compiled` requires estimator='weights', got 'local'"):
         rc.inference.MeanFieldVI(epochs=1).fit(network(), classes(), compiled=True)
 
 
-def test_one_compiled_model() -> None:
+def test_the_compiled_model_is_cached() -> None:
     functional = FunctionalModel(network())
     assert functional.compiled() is functional.compiled()
     assert functional.compiled() is not functional

@@ -1,4 +1,4 @@
-"""Leave-one-out statistics, against leaving out one by one; constants, against closed forms."""
+"""Jackknife, compared with explicit omission of each sample; constant outputs, compared with closed forms."""
 
 from __future__ import annotations
 
@@ -19,48 +19,48 @@ from rebasin_core.evaluation.constant import best_constant
 from rebasin_core.evaluation.jackknife import LogMeanJackknife, influence
 
 
-def logs(spread: float = 1.0, samples: int = 6) -> torch.Tensor:
-    return spread * torch.randn(samples, 5, generator=torch.Generator().manual_seed(0)).double()
+def logs(stddev: float = 1.0, samples: int = 6) -> torch.Tensor:
+    return stddev * torch.randn(samples, 5, generator=torch.Generator().manual_seed(0)).double()
 
 
-@pytest.mark.parametrize("spread", [1e-3, 1.0, 30.0])
-def test_pseudo_values_are_those_of_leaving_out(spread: float) -> None:
-    drawn = logs(spread)
-    count = len(drawn)
-    found = LogMeanJackknife.of(drawn)
-    whole = -(torch.logsumexp(drawn, 0) - math.log(count))
-    for left in range(count):
-        others = torch.cat([drawn[:left], drawn[left + 1 :]])
+@pytest.mark.parametrize("stddev", [1e-3, 1.0, 30.0])
+def test_pseudo_values_omit_each_sample(stddev: float) -> None:
+    samples = logs(stddev)
+    count = len(samples)
+    found = LogMeanJackknife.of(samples)
+    value = -(torch.logsumexp(samples, 0) - math.log(count))
+    for omitted in range(count):
+        others = torch.cat([samples[:omitted], samples[omitted + 1 :]])
         without = -(torch.logsumexp(others, 0) - math.log(count - 1))
-        torch.testing.assert_close(found.pseudo_values[left], count * whole - (count - 1) * without)
-    shares = drawn.softmax(0)
+        torch.testing.assert_close(found.pseudo_values[omitted], count * value - (count - 1) * without)
+    shares = samples.softmax(0)
     torch.testing.assert_close(found.concentration, shares.square().sum(0))
 
 
-def test_one_sample_that_makes_up_all_is_finite() -> None:
-    drawn = torch.tensor([[0.0], [-5000.0], [-6000.0]]).double()
-    found = LogMeanJackknife.of(drawn)
+def test_pseudo_values_are_finite_if_one_sample_dominates() -> None:
+    samples = torch.tensor([[0.0], [-5000.0], [-6000.0]]).double()
+    found = LogMeanJackknife.of(samples)
     assert bool(found.pseudo_values.isfinite().all())
     assert found.concentration.item() == pytest.approx(1.0)
 
 
-def test_pairs_are_left_out_together() -> None:
-    drawn = logs()
+def test_antithetic_pairs_are_omitted_together() -> None:
+    samples = logs()
     zeros = torch.zeros(5, 1)
-    paired = LossEstimate.of(Predictions(drawn, zeros, zeros[:, 0], "accuracy", paired=True))
-    units = drawn.exp().unflatten(0, (-1, 2)).mean(1)
+    paired = LossEstimate.of(Predictions(samples, zeros, zeros[:, 0], "accuracy", paired=True))
+    units = samples.exp().unflatten(0, (-1, 2)).mean(1)
     count = len(units)
     without = [-(units.sum(0) - unit).div(count - 1).log().mean() for unit in units]
-    spread = torch.stack(without)
-    stderr = math.sqrt((count - 1) / count * (spread - spread.mean()).square().sum().item())
+    values = torch.stack(without)
+    stderr = math.sqrt((count - 1) / count * (values - values.mean()).square().sum().item())
     assert paired.stderr == pytest.approx(stderr)
-    assert paired.bias == pytest.approx((count - 1) * (spread.mean().item() - paired.loss))
+    assert paired.bias == pytest.approx((count - 1) * (values.mean().item() - paired.loss))
     assert paired.effective_samples is not None
     shares = units / units.sum(0)
     torch.testing.assert_close(paired.effective_samples, 2 / shares.square().sum(0))
 
 
-def test_independent_noise_has_the_sum_of_the_variances() -> None:
+def test_variances_add_up_for_independent_noise() -> None:
     pseudo_values = LogMeanJackknife.of(logs(samples=9)).pseudo_values
     numbers = influence(pseudo_values, independent=True)
     assert len(numbers) == 8 * 5
@@ -68,10 +68,10 @@ def test_independent_noise_has_the_sum_of_the_variances() -> None:
     assert numbers.square().mean() / len(numbers) == pytest.approx(wanted.item())
 
 
-def test_intervals_are_those_of_students_distribution() -> None:
-    drawn = logs(0.01, samples=4)
+def test_intervals_use_students_distribution() -> None:
+    samples = logs(0.01, samples=4)
     zeros = torch.zeros(5, 1)
-    found = LossEstimate.of(Predictions(drawn, zeros, zeros[:, 0], "accuracy"))
+    found = LossEstimate.of(Predictions(samples, zeros, zeros[:, 0], "accuracy"))
     low, high = found.interval(0.95)
     assert (high - low) / 2 == pytest.approx(3.182446 * found.stderr, rel=1e-6)
     assert (high + low) / 2 == pytest.approx(found.loss - found.bias)
@@ -91,7 +91,7 @@ def test_constants_in_closed_form() -> None:
     assert (mean.item(), scale.item()) == pytest.approx((2.0, 1.0))
 
 
-def test_constants_are_found_for_any_likelihood() -> None:
+def test_numerical_constant_for_any_likelihood() -> None:
     targets = torch.tensor([[0.0], [4.0], [5.0]])
 
     def poisson(outputs: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The laws of likelihoods hold for right densities, and find wrong ones."""
+"""The laws of likelihoods hold for correct densities and detect wrong ones."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rebasin_core.evaluation import TargetKind
 from rebasin_core.testing import LAWS
 
 
-def broken_laws(likelihood: rc.Likelihood, folder: Path) -> set[str]:
-    broken: set[str] = set()
+def violated_laws(likelihood: rc.Likelihood, folder: Path) -> set[str]:
+    violated: set[str] = set()
     for law in LAWS["likelihood"]:
         try:
             law.trial(likelihood, folder)
         except rc.RebasinError:
-            broken.add(law.name)
-    return broken
+            violated.add(law.name)
+    return violated
 
 
 class PoissonLikelihood(rc.Likelihood):
@@ -58,7 +58,7 @@ class PoissonLikelihood(rc.Likelihood):
 
 
 class MislabeledLikelihood(rc.Likelihood):
-    """Classes of which a share is labeled at random."""
+    """Classification with a fraction `share` of random labels."""
 
     targets: ClassVar[TargetKind] = "classes"
 
@@ -113,13 +113,13 @@ class WrongPrediction(PoissonLikelihood):
         return outputs
 
 
-class OfTheBatch(PoissonLikelihood):
+class BatchDependent(PoissonLikelihood):
     @override
     def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return super().log_prob(outputs - outputs.mean(0), targets)
 
 
-class Careless(PoissonLikelihood):
+class WithoutCheck(PoissonLikelihood):
     @override
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         pass
@@ -131,22 +131,31 @@ class Detached(PoissonLikelihood):
         return super().log_prob(outputs, targets).float()
 
 
-def test_classes_of_any_likelihood_get_the_scores_of_classes(tmp_path: Path) -> None:
+def test_any_classification_likelihood_has_the_scores_of_classification(tmp_path: Path) -> None:
     likelihood = MislabeledLikelihood(share=0.3)
-    assert not broken_laws(likelihood, tmp_path)
+    assert not violated_laws(likelihood, tmp_path)
     model = torch.nn.Linear(2, 3)
     data = [(torch.zeros(3, 2), torch.arange(3))]
     found = rc.score(model, rc.Task(model, data, likelihood=likelihood))
     assert {"accuracy", "brier", "ece"} <= found.values.keys()
 
 
-def test_counts_are_summed(tmp_path: Path) -> None:
-    assert not broken_laws(PoissonLikelihood(), tmp_path)
+def test_the_laws_sum_over_counts(tmp_path: Path) -> None:
+    assert not violated_laws(PoissonLikelihood(), tmp_path)
+
+
+def test_counts_have_the_score_of_their_likelihood() -> None:
+    model = torch.nn.Linear(2, 1)
+    inputs, counts = torch.ones(3, 2), torch.tensor([[0.0], [1.0], [2.0]])
+    found = rc.score(model, rc.Task(model, [(inputs, counts)], likelihood=PoissonLikelihood()))
+    expected = (model(inputs).exp() - counts).square().mean().item()
+    assert found.values == {"mean_squared_error": pytest.approx(expected)}
+    assert found.bins is None
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
-def test_densities_of_any_width_are_integrated(scale: float, tmp_path: Path) -> None:
-    assert not broken_laws(rc.evaluation.GaussianLikelihood(scale=scale), tmp_path)
+def test_the_laws_integrate_densities_of_any_width(scale: float, tmp_path: Path) -> None:
+    assert not violated_laws(rc.evaluation.GaussianLikelihood(scale=scale), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -154,18 +163,18 @@ def test_densities_of_any_width_are_integrated(scale: float, tmp_path: Path) -> 
     [
         (Unnormalized, "normalized"),
         (WrongEntropy, "entropy"),
-        (WrongTogether, "assessed_together"),
+        (WrongTogether, "joint_assessment"),
         (WrongPrediction, "prediction"),
-        (OfTheBatch, "per_example"),
-        (Careless, "misfits"),
+        (BatchDependent, "per_example"),
+        (WithoutCheck, "invalid_targets"),
         (Detached, "gradients"),
     ],
 )
-def test_a_wrong_likelihood_breaks_a_law(wrong: type[rc.Likelihood], law: str, tmp_path: Path) -> None:
-    assert law in broken_laws(wrong(name="poisson"), tmp_path)
+def test_a_wrong_likelihood_violates_a_law(wrong: type[rc.Likelihood], law: str, tmp_path: Path) -> None:
+    assert law in violated_laws(wrong(name="poisson"), tmp_path)
 
 
-def test_outputs_have_room_for_the_scale() -> None:
+def test_number_of_outputs() -> None:
     assert rc.evaluation.CategoricalLikelihood().num_outputs(10) == 10
     assert rc.evaluation.GaussianLikelihood().num_outputs(2) == 2
     assert rc.evaluation.HeteroscedasticGaussianLikelihood().num_outputs(2) == 4

@@ -26,7 +26,7 @@ from rebasin_core.posteriors import DiagonalGaussianPosterior, PointPosterior
 
 
 def predictive_loss(num_samples: int, seed: int) -> LossEstimate:
-    """y = theta x with theta ~ N(0.5, 0.8^2) and noise 0.6, on three examples."""
+    """Predictive loss of y = theta x with theta ~ N(0.5, 0.8^2) and noise 0.6, on three examples."""
     q = DiagonalGaussianPosterior(
         {"weight": torch.full((1, 1), 0.5).double()}, {"weight": torch.full((1, 1), 0.8).double()}
     )
@@ -48,8 +48,8 @@ def exact_predictive_loss() -> float:
 
 @pytest.mark.statistics
 def test_stated_errors_cover_the_closed_form() -> None:
-    # 200 repetitions at 95 %: a right estimator has 190 +- 3.1 in the interval; five of these on either side, and
-    # room for the bias that is stated beside it. Seeds are fixed.
+    # 95 % of 200 repetitions: 190 +- 3.1 are expected in the interval; five of these are allowed on either side.
+    # Seeds are fixed.
     inside, bias = 0, []
     for seed in range(200):
         found = predictive_loss(64, seed)
@@ -67,14 +67,14 @@ def test_predictive_loss_converges_to_the_closed_form() -> None:
     assert found.gibbs > found.loss
 
 
-def test_one_sample_has_no_sampling_error() -> None:
+def test_one_sample_has_an_unknown_error() -> None:
     found = predictive_loss(1, 0)
     assert math.isnan(found.stderr)
     assert found.bias == 0.0
     assert found.loss == pytest.approx(found.gibbs)
 
 
-def test_infinite_losses_are_refused() -> None:
+def test_infinite_losses_raise() -> None:
     log_prob = torch.tensor([[-1.0, -float("inf")]])
     with pytest.raises(InvalidInputError, match="non-finite loss at the posterior for 1 of 2 examples"):
         LossEstimate.of(Predictions(log_prob, torch.zeros(2, 1), torch.zeros(2), "accuracy"))
@@ -94,7 +94,7 @@ def test_categorical_equals_cross_entropy(generator: torch.Generator) -> None:
         (HeteroscedasticGaussianLikelihood(), torch.linspace(-1, 1, 8).reshape(4, 2)),
     ],
 )
-def test_what_is_assessed_together_is_what_is_assessed_alone(
+def test_assess_equals_the_separate_methods(
     likelihood: Likelihood, targets: torch.Tensor, generator: torch.Generator
 ) -> None:
     outputs = 3 * torch.randn(4, 4, generator=generator)
@@ -113,22 +113,22 @@ def test_what_is_assessed_together_is_what_is_assessed_alone(
         (torch.zeros(2, 3, 4), torch.tensor([0, 1]), r"expected logits \[N, K\]"),
     ],
 )
-def test_targets_that_do_not_fit(outputs: torch.Tensor, targets: torch.Tensor, message: str) -> None:
+def test_invalid_targets_raise(outputs: torch.Tensor, targets: torch.Tensor, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         CategoricalLikelihood().check(outputs, targets)
 
 
-class Odd(nn.Module):
+class TupleModel(nn.Module):
     @override
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
         return (x,)
 
 
-def test_models_and_data_that_do_not_fit() -> None:
+def test_models_and_data_that_do_not_match_raise() -> None:
     linear = nn.Linear(2, 3)
     data = [(torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))]
     with pytest.raises(InvalidInputError, match="expected the model to return one tensor, got tuple"):
-        barrier({}, {}, Task(Odd(), data), num_points=3)
+        barrier({}, {}, Task(TupleModel(), data), num_points=3)
     with pytest.raises(InvalidInputError, match="cannot be run on inputs of shape"):
         barrier(linear, linear, Task(linear, [(torch.zeros(4, 5), data[0][1])]), num_points=3)
     with pytest.raises(InvalidInputError, match="got an empty dataset"):
@@ -141,13 +141,13 @@ def test_models_and_data_that_do_not_fit() -> None:
         Likelihood.of("categoric")
 
 
-def test_data_that_can_be_read_only_once_are_enough() -> None:
+def test_data_are_iterated_only_once() -> None:
     linear = nn.Linear(2, 3)
     once = iter([(torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))])
     assert barrier(linear, linear, Task(linear, once), num_points=3).height == 0.0
 
 
-def test_half_precision_weights_run_on_their_own_device(device: torch.device) -> None:
+def test_half_precision_networks_run_on_their_device(device: torch.device) -> None:
     linear = nn.Linear(2, 3).to(device, torch.bfloat16)
     data = [(torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))]
     point = PointPosterior.from_module(linear)

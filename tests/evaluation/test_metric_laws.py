@@ -1,4 +1,4 @@
-"""The laws of metrics find wrong ones."""
+"""The laws of metrics detect wrong metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rebasin_core.testing import LAWS
 
 
 class MeanLoss(rc.evaluation.AbstractSampleMetric):
-    """The Gibbs loss once more."""
+    """Same as the Gibbs loss."""
 
     label: ClassVar[str] = "loss"
     name: Literal["mean_loss"] = "mean_loss"
@@ -26,19 +26,19 @@ class MeanLoss(rc.evaluation.AbstractSampleMetric):
         return -log_prob.mean(0), log_prob.mean(0) - log_prob
 
 
-class OfTheBatch(MeanLoss):
+class BatchDependent(MeanLoss):
     @override
     def _values(self, log_prob: Tensor) -> tuple[Tensor, Tensor]:
         return super()._values(log_prob - log_prob.mean())
 
 
-class OfTheFirst(MeanLoss):
+class FirstSampleOnly(MeanLoss):
     @override
     def _values(self, log_prob: Tensor) -> tuple[Tensor, Tensor]:
         return -log_prob[0], log_prob.mean(0) - log_prob
 
 
-class TooSure(MeanLoss):
+class TooSmallErrors(MeanLoss):
     @override
     def _values(self, log_prob: Tensor) -> tuple[Tensor, Tensor]:
         examples, effects = super()._values(log_prob)
@@ -52,45 +52,45 @@ class InPlace(MeanLoss):
         return super()._values(log_prob)
 
 
-class Refusing(rc.Metric):
-    label: ClassVar[str] = "nothing"
-    name: Literal["refusing"] = "refusing"
+class Failing(rc.Metric):
+    label: ClassVar[str] = "failing"
+    name: Literal["failing"] = "failing"
 
     @override
     def estimate(self, predictions: Predictions, *, contrasts: int | None = None) -> MetricValues:
         raise rc.errors.InvalidInputError(self.name)
 
 
-def broken_laws(metric: rc.Metric, folder: Path) -> set[str]:
-    broken: set[str] = set()
+def violated_laws(metric: rc.Metric, folder: Path) -> set[str]:
+    violated: set[str] = set()
     for law in LAWS["metric"]:
         try:
             law.trial(metric, folder)
         except rc.RebasinError:
-            broken.add(law.name)
-    return broken
+            violated.add(law.name)
+    return violated
 
 
-def test_a_right_metric_keeps_all_laws(tmp_path: Path) -> None:
-    assert not broken_laws(MeanLoss(), tmp_path)
+def test_a_correct_metric_satisfies_all_laws(tmp_path: Path) -> None:
+    assert not violated_laws(MeanLoss(), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("metric", "law"),
     [
-        (OfTheBatch(), "per_example"),
-        (OfTheFirst(), "exchangeable"),
-        (TooSure(), "errors_stated"),
-        (InPlace(), "inputs_untouched"),
-        (Refusing(), "per_example"),
+        (BatchDependent(), "per_example"),
+        (FirstSampleOnly(), "exchangeable"),
+        (TooSmallErrors(), "errors_stated"),
+        (InPlace(), "no_side_effects"),
+        (Failing(), "per_example"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_a_wrong_metric_breaks_a_law(metric: rc.Metric, law: str, tmp_path: Path) -> None:
-    assert law in broken_laws(metric, tmp_path)
+def test_a_wrong_metric_violates_a_law(metric: rc.Metric, law: str, tmp_path: Path) -> None:
+    assert law in violated_laws(metric, tmp_path)
 
 
-def test_an_unknown_metric_is_named() -> None:
+def test_an_unknown_metric_raises() -> None:
     predictions = Predictions(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1), "accuracy")
     with pytest.raises(rc.errors.UnknownNameError, match="no metric 'bier'; did you mean 'brier'"):
         rc.evaluation.LossEstimate.of(predictions, metric="bier")

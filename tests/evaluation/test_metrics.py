@@ -1,4 +1,4 @@
-"""Metrics of predictions, against scikit-learn and by hand."""
+"""Metrics of predictions, compared with scikit-learn and explicit computations."""
 
 from collections.abc import Callable
 from typing import ClassVar, Literal
@@ -14,17 +14,17 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation import Predictions
 
 
-def test_brier_score_of_two_classes_is_twice_that_of_one(generator: torch.Generator) -> None:
+def test_brier_score_sums_over_both_classes(generator: torch.Generator) -> None:
     p = torch.rand(200, generator=generator).double()
     y = torch.randint(2, (200,), generator=generator)
     both = torch.stack([1 - p, p], 1)
     assert rc.metrics.brier_score(both, y) == pytest.approx(2 * brier_score_loss(y.numpy(), p.numpy()))
 
 
-def test_calibration_error_by_hand() -> None:
+def test_calibration_error_of_four_examples() -> None:
     p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.35, 0.65]])
     y = torch.tensor([0, 1, 1, 1])
-    # Bins of one tenth: 0.9 twice, half right; 0.6 right; 0.65 right.
+    # Bins of width 0.1: two predictions at 0.9, one correct; one correct at 0.6 and at 0.65, in different bins.
     expected = (2 * 0.4 + 0.4 + 0.35) / 4
     assert rc.metrics.expected_calibration_error(p, y, bins=10) == pytest.approx(expected, abs=1e-6)
 
@@ -35,14 +35,14 @@ def test_calibrated_predictions_have_no_error() -> None:
 
 
 @pytest.mark.parametrize("metric", [rc.metrics.brier_score, rc.metrics.expected_calibration_error])
-def test_logits_are_refused(metric: Callable[[torch.Tensor, torch.Tensor], float]) -> None:
+def test_logits_raise(metric: Callable[[torch.Tensor, torch.Tensor], float]) -> None:
     with pytest.raises(rc.RebasinError, match="apply softmax first"):
         metric(torch.tensor([[2.0, 1.0]]), torch.tensor([0]))
     with pytest.raises(rc.RebasinError, match="expected probabilities"):
         metric(torch.tensor([0.5, 0.5]), torch.tensor([0, 1]))
 
 
-def test_area_under_the_curve_with_ties(generator: torch.Generator) -> None:
+def test_auroc_with_ties(generator: torch.Generator) -> None:
     inside, outside = (torch.randint(10, (n,), generator=generator) / 10 + shift for n, shift in ((300, 0), (200, 0.2)))
     expected = roc_auc_score([0] * 300 + [1] * 200, torch.cat([inside, outside]).numpy())
     assert rc.metrics.auroc(inside, outside) == pytest.approx(expected)
@@ -50,7 +50,7 @@ def test_area_under_the_curve_with_ties(generator: torch.Generator) -> None:
         rc.metrics.auroc(torch.tensor([]), outside)
 
 
-def test_score_of_mixtures_by_numerical_integration(generator: torch.Generator) -> None:
+def test_crps_of_gaussian_mixtures_by_numerical_integration(generator: torch.Generator) -> None:
     means, scales = torch.randn(5, 3, 1, generator=generator).double(), 0.3 + torch.rand(5, 3, 1, generator=generator)
     y = torch.randn(3, 1, generator=generator).double()
     grid = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
@@ -74,7 +74,7 @@ def test_distances_between_predictives() -> None:
 
 
 class PixelLikelihood(rc.Likelihood):
-    """A class for every pixel."""
+    """One class per pixel."""
 
     name: Literal["pixel"] = "pixel"
     targets: ClassVar[Literal["classes", "numbers"]] = "classes"
@@ -85,8 +85,8 @@ class PixelLikelihood(rc.Likelihood):
 
     @override
     def log_prob(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        of_pixels = outputs.log_softmax(-3).gather(-3, targets.unsqueeze(-3).expand(*outputs.shape[:-3], 1, -1, -1))
-        return of_pixels.flatten(-3).sum(-1)
+        log_prob = outputs.log_softmax(-3).gather(-3, targets.unsqueeze(-3).expand(*outputs.shape[:-3], 1, -1, -1))
+        return log_prob.flatten(-3).sum(-1)
 
     @override
     def prediction(self, outputs: torch.Tensor) -> torch.Tensor:
@@ -103,7 +103,7 @@ class PixelLikelihood(rc.Likelihood):
 
 
 @pytest.mark.parametrize("metric", ["error", "brier"])
-def test_metrics_of_one_class_an_example_refuse_a_class_for_every_pixel(metric: str) -> None:
+def test_classification_metrics_raise_for_one_class_per_pixel(metric: str) -> None:
     first, second = nn.Conv2d(1, 3, 1), nn.Conv2d(1, 3, 1)
     task = rc.Task(first, [(torch.randn(6, 1, 4, 4), torch.randint(3, (6, 4, 4)))], PixelLikelihood())
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""How networks are drawn from mixtures: whole where they can be, in proportion to weights otherwise."""
+"""Sampling from mixtures: each network once if possible, else systematic sampling of the components."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ def task() -> rc.Task:
 
 
 @pytest.mark.parametrize("num_samples", [5, 64])
-def test_a_mixture_of_networks_is_the_set_of_them(num_samples: int) -> None:
+def test_small_mixtures_use_each_network_once(num_samples: int) -> None:
     members, data = points(5), task()
     inputs, targets = next(iter(data.data))
-    chances = torch.stack([(inputs @ member.mean["weight"].T).softmax(1) for member in members]).mean(0)
-    exact = -chances[torch.arange(40), targets].log().mean().item()
+    probabilities = torch.stack([(inputs @ member.mean["weight"].T).softmax(1) for member in members]).mean(0)
+    exact = -probabilities[torch.arange(40), targets].log().mean().item()
     for posterior in (MixturePosterior(members), SamplesPosterior.from_points(members)):
         found = rc.score(posterior, data, num_samples=num_samples)
         assert found.nll == pytest.approx(exact, abs=1e-12)
-        assert found.values["accuracy"] == pytest.approx((chances.argmax(1) == targets).double().mean().item())
+        assert found.values["accuracy"] == pytest.approx((probabilities.argmax(1) == targets).double().mean().item())
 
 
-def drawn(posterior: rc.Posterior, count: int, seed: int = 0) -> torch.Tensor:
+def sampled(posterior: rc.Posterior, count: int, seed: int = 0) -> torch.Tensor:
     return torch.stack([tensors["weight"] for tensors in SampledNetworks(posterior, count, seed)]).flatten(1)
 
 
 @pytest.mark.parametrize("kind", ["samples", "mixture"])
-def test_fewer_than_there_are_come_without_replacement(kind: str) -> None:
+def test_fewer_samples_than_components_are_without_replacement(kind: str) -> None:
     members = points(12)
     posterior = SamplesPosterior.from_points(members) if kind == "samples" else MixturePosterior(members)
     for seed in range(20):
-        assert len(drawn(posterior, 8, seed).unique(dim=0)) == 8
-    everyone = torch.cat([drawn(posterior, 3, seed) for seed in range(60)])
-    assert len(everyone.unique(dim=0)) == 12
+        assert len(sampled(posterior, 8, seed).unique(dim=0)) == 8
+    networks = torch.cat([sampled(posterior, 3, seed) for seed in range(60)])
+    assert len(networks.unique(dim=0)) == 12
 
 
-def test_components_are_met_in_proportion_to_their_weights() -> None:
+def test_components_are_sampled_in_proportion_to_their_weights() -> None:
     far = [
         DiagonalGaussianPosterior(
             {"weight": torch.full((2, 3), value).double()}, {"weight": torch.full((2, 3), 0.01).double()}
@@ -61,22 +61,22 @@ def test_components_are_met_in_proportion_to_their_weights() -> None:
         SamplesPosterior.from_points([PointPosterior(q.mean) for q in far], weights=weights),
     ):
         for seed in range(10):
-            counts = torch.bincount(drawn(posterior, 150, seed)[:, 0].round().long() + 1)
+            counts = torch.bincount(sampled(posterior, 150, seed)[:, 0].round().long() + 1)
             assert (counts - 150 * weights).abs().max() <= 1
-        # Two halves are alike, and not one component after the other.
-        assert len(drawn(posterior, 150)[:20, 0].round().unique()) == 3
+        # The order is random: components are not sampled in blocks.
+        assert len(sampled(posterior, 150)[:20, 0].round().unique()) == 3
 
 
-def test_the_mean_over_seeds_is_that_of_the_mixture() -> None:
+def test_the_mean_over_seeds_is_the_mean_of_the_mixture() -> None:
     members = points(7)
     posterior = MixturePosterior(members)
-    mean = torch.stack([drawn(posterior, 3, seed).mean(0) for seed in range(400)])
+    mean = torch.stack([sampled(posterior, 3, seed).mean(0) for seed in range(400)])
     error = mean.std(0) / 20
     assert ((mean.mean(0) - posterior.mean["weight"].flatten()).abs() < 5 * error).all()
 
 
 @pytest.mark.statistics
-def test_another_batch_size_is_another_draw_within_the_stated_error() -> None:
+def test_losses_for_different_batch_sizes_agree_within_the_stated_error() -> None:
     data = rc.build("dataset", "digits").load()
     model = rc.architectures.MLPArchitecture(hidden=[16]).build(
         data.input_shape, 10, generator=torch.Generator().manual_seed(0)
@@ -85,5 +85,5 @@ def test_another_batch_size_is_another_draw_within_the_stated_error() -> None:
     posterior = DiagonalGaussianPosterior(mean, {name: torch.full_like(t, 0.1) for name, t in mean.items()})
     found = [rc.score(posterior, rc.Task(model, list(data.test.batches(size)))) for size in range(20, 340, 20)]
     losses = torch.tensor([one.nll for one in found])
-    # Sixteen draws know their spread to 18 %.
+    # Relative error of a standard deviation from 16 values: 18 %.
     assert losses.std().item() == pytest.approx(found[0].nll_stderr, rel=0.6)

@@ -1,4 +1,4 @@
-"""What each weight is to a model, however the model is written, and what can be done with its products."""
+"""Analysis of how a model uses its weights, for different implementations, and interception of its products."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from rebasin_core.evaluation.reading import Interception, ModelReading, Product,
 from tests.evaluation.implementations import IMPLEMENTATIONS, layers, spec_of
 
 
-class Written(nn.Module):
-    """A function of parameters and inputs."""
+class FunctionModule(nn.Module):
+    """A module that applies a function to its inputs and parameters."""
 
     def __init__(self, function: Callable[..., Tensor], **shapes: tuple[int, ...]) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def short(use: WeightUse) -> tuple[str, int | None, tuple[int, ...], str | None,
 
 ROWS, IMAGES, TOKENS = torch.zeros(2, 5), torch.zeros(2, 4, 8, 8), torch.zeros(2, 3, 5)
 
-# The function, its parameters, inputs, and what its products are.
+# Function, shapes of its parameters, inputs, and the expected products.
 PRODUCTS: dict[str, tuple[Callable[..., Tensor], dict[str, tuple[int, ...]], Tensor, list[tuple[Any, ...]]]] = {
     "linear": (functional.linear, {"w": (7, 5), "b": (7,)}, ROWS, [("w", 0, (1,), "b", -1)]),
     "linear without bias": (functional.linear, {"w": (7, 5)}, TOKENS, [("w", 0, (1,), None, -1)]),
@@ -119,7 +119,7 @@ PRODUCTS: dict[str, tuple[Callable[..., Tensor], dict[str, tuple[int, ...]], Ten
         ROWS,
         [("w", 1, (0,), "b", -1)],
     ),
-    "what is added is no bias": (
+    "added term is not a bias": (
         lambda x, w, p: functional.linear(x, w) + p,
         {"w": (5, 5), "p": (3, 5)},
         TOKENS,
@@ -129,16 +129,16 @@ PRODUCTS: dict[str, tuple[Callable[..., Tensor], dict[str, tuple[int, ...]], Ten
 
 
 @pytest.mark.parametrize("case", PRODUCTS)
-def test_products_however_they_are_written(case: str) -> None:
+def test_products_are_recognized(case: str) -> None:
     function, shapes, inputs, expected = PRODUCTS[case]
-    assert [short(use) for use in reading_of(Written(function, **shapes), inputs).uses] == expected
+    assert [short(use) for use in reading_of(FunctionModule(function, **shapes), inputs).uses] == expected
 
 
 @pytest.mark.parametrize("case", [case for case, (_, _, _, uses) in PRODUCTS.items() if uses[0][1] is not None])
-def test_the_units_of_a_product_are_those_of_its_weight(case: str) -> None:
-    """Oracle: a weight and a bias that are scaled unit by unit scale the outputs seen, and nothing else does."""
+def test_units_of_a_product_are_those_of_its_weight(case: str) -> None:
+    """Oracle: scaling weight and bias unit by unit scales the intercepted outputs by the same factors."""
     function, shapes, inputs, _ = PRODUCTS[case]
-    model = FunctionalModel(Written(function, **shapes), dtype=torch.float64)
+    model = FunctionalModel(FunctionModule(function, **shapes), dtype=torch.float64)
     x = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     tensors = {name: p.detach() for name, p in model.module.named_parameters()}
     use = reading_of(model.module, inputs).uses[0]
@@ -165,9 +165,9 @@ def test_the_units_of_a_product_are_those_of_its_weight(case: str) -> None:
 
 @pytest.mark.parametrize("case", [case for case, (_, _, _, uses) in PRODUCTS.items() if uses[0][1] is not None])
 def test_products_with_other_weights_and_their_variance(case: str) -> None:
-    """Oracles: the product with other weights is that of a model with these; the variance, sums over basis vectors."""
+    """Oracles: the product of a model with the other weights, and the variance as a sum over basis vectors."""
     function, shapes, inputs, _ = PRODUCTS[case]
-    model = FunctionalModel(Written(function, **shapes), dtype=torch.float64)
+    model = FunctionalModel(FunctionModule(function, **shapes), dtype=torch.float64)
     use = reading_of(model.module, inputs).uses[0]
     if not use.is_linear:
         pytest.skip("not linear in one tensor of activations: it cannot be computed with other weights")
@@ -194,7 +194,7 @@ def test_products_with_other_weights_and_their_variance(case: str) -> None:
 
         def keep(_: WeightUse, product: Product) -> Tensor:
             kept.append(product.output())
-            return kept[0].clone()  # the next function may write into its inputs
+            return kept[0].clone()  # a later function may modify its inputs in place
 
         zeros = {name: torch.zeros_like(t) for name, t in tensors.items()}
         with Interception([use], zeros | {use.name: weight}, on_product=keep):
@@ -219,27 +219,27 @@ def roles(reading: ModelReading) -> tuple[set[tuple[str, int]], set[tuple[str, i
     return set(reading.input_axes), set(reading.unclear_axes)
 
 
-def test_axes_that_read_units() -> None:
-    # A sum over units with a factor each.
-    pooled = Written(lambda x, w, v: (v * torch.tanh(x @ w)).sum(-1), w=(5, 7), v=(7,))
+def test_input_axes_and_unclear_axes() -> None:
+    # A weighted sum over units.
+    pooled = FunctionModule(lambda x, w, v: (v * torch.tanh(x @ w)).sum(-1), w=(5, 7), v=(7,))
     assert roles(reading_of(pooled, ROWS)) == ({("w", 0), ("v", 0)}, set())
-    scaled = Written(lambda x, w, g, v: (g * (x @ w)) @ v, w=(5, 7), g=(7,), v=(7, 3))
+    scaled = FunctionModule(lambda x, w, g, v: (g * (x @ w)) @ v, w=(5, 7), g=(7,), v=(7, 3))
     assert roles(reading_of(scaled, ROWS)) == ({("w", 0), ("v", 0)}, set())
     # Parts of a weight, weights computed from others, and lookups.
-    parts = Written(lambda x, w: torch.cat([x @ part.T for part in w.chunk(2)], -1), w=(6, 5))
+    parts = FunctionModule(lambda x, w: torch.cat([x @ part.T for part in w.chunk(2)], -1), w=(6, 5))
     assert roles(reading_of(parts, ROWS)) == ({("w", 1)}, set())
-    masked = Written(lambda x, w: functional.linear(x, w * torch.ones(7, 5).tril()), w=(7, 5))
+    masked = FunctionModule(lambda x, w: functional.linear(x, w * torch.ones(7, 5).tril()), w=(7, 5))
     assert roles(reading_of(masked, ROWS)) == ({("w", 1)}, set())
-    joined = Written(lambda x, w, v: functional.linear(x, torch.cat([w, v])), w=(7, 5), v=(2, 5))
+    joined = FunctionModule(lambda x, w, v: functional.linear(x, torch.cat([w, v])), w=(7, 5), v=(2, 5))
     assert roles(reading_of(joined, ROWS)) == ({("w", 1), ("v", 1)}, set())
-    table = Written(lambda x, e, w: functional.embedding(x, e) @ w, e=(4, 5), w=(5, 3))
+    table = FunctionModule(lambda x, e, w: functional.embedding(x, e) @ w, e=(4, 5), w=(5, 3))
     assert roles(reading_of(table, torch.tensor([[0, 1]]))) == ({("w", 0)}, set())
-    # Which of two matrices reads the other one is not known, what both of them read is.
-    low_rank = Written(lambda x, w, b, a: functional.linear(x, w + b @ a), w=(7, 5), b=(7, 2), a=(2, 5))
+    # It is unknown which of two factors reads the other; the axis that reads activations is known.
+    low_rank = FunctionModule(lambda x, w, b, a: functional.linear(x, w + b @ a), w=(7, 5), b=(7, 2), a=(2, 5))
     assert roles(reading_of(low_rank, ROWS)) == ({("w", 1), ("a", 1)}, {("b", 1), ("a", 0)})
-    tied = Written(lambda x, e: functional.linear(functional.embedding(x, e), e), e=(4, 5))
+    tied = FunctionModule(lambda x, e: functional.linear(functional.embedding(x, e), e), e=(4, 5))
     assert roles(reading_of(tied, torch.tensor([[0, 1]]))) == (set(), {("e", 1)})
-    unknown = Written(torch.cdist, w=(7, 5))
+    unknown = FunctionModule(torch.cdist, w=(7, 5))
     assert roles(reading_of(unknown, ROWS)) == (set(), {("w", 0), ("w", 1)})
 
 
@@ -269,9 +269,9 @@ def test_layers_of_pytorch() -> None:
         assert name in found.excluded
 
 
-def test_weights_of_unknown_origin_are_not_passed_over() -> None:
+def test_weights_of_unknown_origin_are_reported() -> None:
     class Hidden(nn.Module):
-        """A product with a tensor that nobody saw being made from the parameter."""
+        """A product with a tensor that is computed from the parameter outside of PyTorch."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -299,7 +299,7 @@ def test_a_model_is_read_once() -> None:
     assert model.reading(torch.zeros(2, 5)) is model.reading(torch.ones(2, 5))
 
 
-def test_watched_models_return_the_same() -> None:
+def test_interception_does_not_change_the_outputs() -> None:
     model = nn.TransformerEncoderLayer(8, 2, dim_feedforward=12, batch_first=True).double().eval()
     functional_model = FunctionalModel(model, dtype=torch.float64)
     x = torch.randn(3, 5, 8, dtype=torch.float64)
@@ -319,7 +319,7 @@ def test_watched_models_return_the_same() -> None:
 
 @pytest.mark.parametrize("matcher", ["activation", "gradient"])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_networks_are_matched_however_they_are_written(implementation: str, matcher: str) -> None:
+def test_matching_does_not_depend_on_the_implementation(implementation: str, matcher: str) -> None:
     model = IMPLEMENTATIONS[implementation](layers())
     spec = spec_of(model)
     planted = spec.random_permutation(generator=torch.Generator().manual_seed(1))
@@ -328,7 +328,7 @@ def test_networks_are_matched_however_they_are_written(implementation: str, matc
     assert found.permutation == planted.inverse()
 
 
-def test_groups_that_no_product_computes_are_named() -> None:
+def test_a_warning_names_groups_that_no_product_computes() -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
             super().__init__()

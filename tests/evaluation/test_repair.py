@@ -1,4 +1,4 @@
-"""REPAIR keeps precision, names what it leaves out, and reads the network at its own parameters."""
+"""REPAIR keeps the dtype and names the weights that it skips."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FixedBias(nn.Module):
         return output
 
 
-def test_a_weight_whose_bias_is_a_buffer_is_named() -> None:
+def test_a_warning_names_a_weight_whose_bias_is_a_buffer() -> None:
     with pytest.warns(UnreadWeightWarning, match=r"`weight` \(its bias is a buffer\)") as caught:
         repair = ActivationRepair(FixedBias(), torch.ones(2, 3))
     assert not repair

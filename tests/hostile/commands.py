@@ -1,4 +1,4 @@
-"""Command lines on small files, run in this process, and what may come of them."""
+"""Command lines on small files, run in this process, and their documented exit codes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SPEC = {
     "kind": "specification", "version": 1, "groups": {"h": {"size": 4}},
     "axes": {"0.weight": "h, 3", "0.bias": "h", "2.weight": "2, h", "2.bias": "2"},
 }  # fmt: skip
-PAIR = ["nets:make", "a.safetensors", "b.safetensors", "-i", "2,3"]  # the input that the symmetries are checked on
+PAIR = ["nets:make", "a.safetensors", "b.safetensors", "-i", "2,3"]  # the input shape for checking the specification
 COMMANDS = [
     ["spec", "nets:make", "-i", "2,3", "--no-check"],
     ["align", *PAIR, "--spec", "spec.json", "--matcher", "weight", "-o", "out.safetensors"],
@@ -48,7 +48,7 @@ DOCUMENTED = frozenset(ExitCode) - {ExitCode.INTERNAL}
 
 
 def prepare(folder: Path) -> None:
-    """Write the files that the commands name."""
+    """Write the files for the commands."""
     (folder / "nets.py").write_text(NETS, encoding="utf-8")
     (folder / "spec.json").write_text(json.dumps(SPEC), encoding="utf-8")
     (folder / "bad.yaml").write_text("data: nothing\n", encoding="utf-8")
@@ -63,7 +63,7 @@ def prepare(folder: Path) -> None:
 
 
 def commands(seed: int, folder: Path) -> list[str]:
-    """Return a command line that is mutated, or of which a file is."""
+    """Return a mutated command line; sometimes, mutate one of its files, too."""
     rng = random.Random(seed)
     words = mutated_arguments(rng.choice(COMMANDS), rng)
     if rng.random() < 0.3:
@@ -85,8 +85,8 @@ def _restored(folder: Path) -> Generator[None]:
         sys.modules.pop("nets", None)
 
 
-def ending(words: list[str], folder: Path) -> tuple[int, str]:
-    """Return the exit code of a command line, and what it printed on the standard error stream."""
+def run_command(words: list[str], folder: Path) -> tuple[int, str]:
+    """Run a command line, and return its exit code and standard error."""
     errors = io.StringIO()
     with _restored(folder), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
         sys.argv = ["rebasin", *words]

@@ -21,14 +21,14 @@ NUMBERS = (0, -1, 1, 2, True, 10**12, 2**63, 10**30, 10**400, 0.5, -0.0, 1e-320,
 
 
 def nested(depth: int) -> Any:
-    """Return a list in a list in a list ..."""
+    """Return nested lists."""
     value: Any = 0
     for _ in range(depth):
         value = [value]
     return value
 
 
-def strange(rng: Random) -> Any:
+def invalid(rng: Random) -> Any:
     """Return a value of another type, size or range."""
     return rng.choice([
         None, rng.choice(NUMBERS), rng.choice(NUMBERS), rng.choice(TEXTS), [], {}, [rng.choice(NUMBERS)] * 3,
@@ -36,13 +36,13 @@ def strange(rng: Random) -> Any:
     ])  # fmt: skip
 
 
-def places(value: Any, found: list[tuple[Any, Any]] | None = None) -> list[tuple[Any, Any]]:
-    """Return every container with every key or index in it."""
+def entries_of(value: Any, found: list[tuple[Any, Any]] | None = None) -> list[tuple[Any, Any]]:
+    """Return all containers in a value, each with each of its keys or indices."""
     found = [] if found is None else found
     keys = value.keys() if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     for key in keys:
         found.append((value, key))
-        places(value[key], found)
+        entries_of(value[key], found)
     return found
 
 
@@ -50,9 +50,9 @@ def mutated_value(value: Any, rng: Random) -> Any:
     """Return a JSON value with one to three changes of its structure."""
     value = copy.deepcopy(value)
     for _ in range(rng.choice([1, 1, 2, 3])):
-        every = places(value)
+        every = entries_of(value)
         if not every or rng.random() < 0.03:
-            return strange(rng)
+            return invalid(rng)
         container, key = rng.choice(every)
         kind = rng.randrange(5)
         if kind == 0:
@@ -60,13 +60,13 @@ def mutated_value(value: Any, rng: Random) -> Any:
         elif kind == 1 and isinstance(container, dict):
             container[rng.choice(["", "name", "kind", "size", str(key)[::-1], rng.choice(TEXTS)])] = container.pop(key)
         elif kind == 2:
-            other, there = rng.choice(every)
-            # Parts that were changed before may be gone.
-            container[key] = copy.deepcopy(other[there]) if _has(other, there) else strange(rng)
+            other, other_key = rng.choice(every)
+            # The entry may have been deleted by an earlier change.
+            container[key] = copy.deepcopy(other[other_key]) if _has(other, other_key) else invalid(rng)
         elif kind == 3 and isinstance(container, list):
-            container.insert(key, strange(rng))
+            container.insert(key, invalid(rng))
         else:
-            container[key] = strange(rng)
+            container[key] = invalid(rng)
     return value
 
 
@@ -75,7 +75,7 @@ def _has(container: Any, key: Any) -> bool:
 
 
 def mutated_bytes(content: bytes, rng: Random) -> bytes:
-    """Return bytes with a few of them changed, cut out, doubled, or cut off."""
+    """Return bytes with a few changes: replacements, deletions, repetitions, truncation."""
     data = bytearray(content)
     for _ in range(rng.choice([1, 1, 2, 5])):
         start = rng.randrange(len(data) + 1) if rng.random() < 0.5 else rng.randrange(min(len(data), 64) + 1)
@@ -99,7 +99,7 @@ def mutated_bytes(content: bytes, rng: Random) -> bytes:
 
 
 def mutated_json(content: bytes, rng: Random) -> bytes:
-    """Return a JSON text of another structure, or with other bytes."""
+    """Return a JSON text with another structure or other bytes."""
     if rng.random() < 0.2:
         return mutated_bytes(content, rng)
     if rng.random() < 0.05:
@@ -108,7 +108,7 @@ def mutated_json(content: bytes, rng: Random) -> bytes:
 
 
 def mutated_safetensors(content: bytes, rng: Random) -> bytes:
-    """Return a safetensors file with another header, another document in it, or other bytes."""
+    """Return a safetensors file with another header, document or other bytes."""
     if rng.random() < 0.3:
         return mutated_bytes(content, rng)
     length = int.from_bytes(content[:8], "little")
@@ -119,7 +119,7 @@ def mutated_safetensors(content: bytes, rng: Random) -> bytes:
         text = rng.choice(["[", "3", "true", "[]", "[" * DEEP]) if rng.random() < 0.1 else json.dumps(document)
         metadata["rebasin_core"] = text
     elif rng.random() < 0.5:
-        # Names of tensors: those of fields and parameters, exchanged or changed.
+        # Exchange or change the names of tensors.
         names = [name for name in header if name != "__metadata__"]
         first, second = rng.choice(names), rng.choice([*names, "x", "mean/", "/", rng.choice(TEXTS[3:5])])
         entries = header[first], header.get(second)
@@ -155,7 +155,7 @@ _LINES = (
 
 
 def mutated_yaml(content: bytes, rng: Random) -> bytes:
-    """Return a YAML text with lines of every kind of strangeness, of another structure, or with other bytes."""
+    """Return a YAML text with invalid lines, another structure or other bytes."""
     lines = content.decode().splitlines()
     match rng.randrange(4):
         case 0:
@@ -165,7 +165,7 @@ def mutated_yaml(content: bytes, rng: Random) -> bytes:
         case 2:
             index = rng.randrange(len(lines))
             key = lines[index].partition(":")[0]
-            lines[index] = f"{key}: {json.dumps(strange(rng))}"
+            lines[index] = f"{key}: {json.dumps(invalid(rng))}"
         case _:
             lines[rng.randrange(len(lines))] = rng.choice(lines).replace(
                 rng.choice("{}[]:,&*"), rng.choice("{}[]:,&*!")
@@ -184,17 +184,17 @@ _WORDS = (*_TEXT_OF_WORDS.split(), "1" * 400, ",".join(["1"] * 200), "x" * 250, 
 
 
 def mutated_arguments(arguments: list[str], rng: Random) -> list[str]:
-    """Return a command line with words replaced, left out, doubled or put in."""
+    """Return a command line with words replaced, deleted, repeated or inserted."""
     words = list(arguments)
     for _ in range(rng.choice([1, 1, 2, 3])):
-        place = rng.randrange(1, len(words) + 1) if rng.random() < 0.95 else 0
+        index = rng.randrange(1, len(words) + 1) if rng.random() < 0.95 else 0
         match rng.randrange(4):
-            case 0 if len(words) > 1 and place < len(words):
-                del words[place]
-            case 1 if place < len(words):
-                words[place] = rng.choice(_WORDS)
-            case 2 if place < len(words):
-                words.insert(place, words[place])
+            case 0 if len(words) > 1 and index < len(words):
+                del words[index]
+            case 1 if index < len(words):
+                words[index] = rng.choice(_WORDS)
+            case 2 if index < len(words):
+                words.insert(index, words[index])
             case _:
-                words.insert(place, rng.choice(_WORDS))
+                words.insert(index, rng.choice(_WORDS))
     return words

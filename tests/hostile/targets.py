@@ -1,4 +1,4 @@
-"""Every kind of file that is read: a valid one, what reads it, and how it is mutated."""
+"""All file formats that are read: a valid file, its reader, and its mutations."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ splits: [test, train]
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of file.
+    """A file format.
 
     Attributes:
-        name: What it is.
+        name: Name of the format.
         write: Writes a valid file.
-        read: Reads one.
-        mutation: Makes other content of valid content.
+        read: Reads a file.
+        mutation: Mutates valid content.
     """
 
     name: str
@@ -60,14 +60,14 @@ class Target:
     mutation: Mutation
 
     def content(self, folder: Path) -> bytes:
-        """Return the content of the valid file, after reading it back."""
+        """Return the content of a valid file, after verifying that it can be read."""
         path = folder / self.name
         self.write(path)
         self.read(path)
         return path.read_bytes()
 
     def outcome(self, path: Path, content: bytes) -> str:
-        """Return how content is taken: ``read``, or the name of an error of this package; others are raised."""
+        """Return ``read``, or the name of the error of this package that is raised; other errors propagate."""
         path.write_bytes(content)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -77,13 +77,13 @@ class Target:
             except RebasinError as error:
                 text = str(error)
                 if not text or "\n\n" in text or len(text) > 20_000:
-                    message = f"no sentence: {text[:100]!r}"
+                    message = f"invalid message: {text[:100]!r}"
                     raise AssertionError(message) from error
                 return type(error).__name__
         return "read"
 
     def mutated(self, content: bytes, rng: Random) -> bytes:
-        """Return other content."""
+        """Return mutated content."""
         return self.mutation(content, rng)
 
 
@@ -172,9 +172,7 @@ def write_run(path: Path) -> None:
     path.write_text(RUN, encoding="utf-8")
 
 
-IDENTITY = RunIdentity(
-    {"seed": 1, "matchers": [{"name": "weight"}]}, {"the data set": "abc"}, {"rebasin-core": "0.1.0"}
-)
+IDENTITY = RunIdentity({"seed": 1, "matchers": [{"name": "weight"}]}, {"the dataset": "abc"}, {"rebasin-core": "0.1.0"})
 
 
 def write_run_record(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whatever a file holds and whatever is typed: an error of this package, or a documented exit code."""
+"""Any file content and any command line leads to an error of this package or a documented exit code."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ from rebasin_core.config.document import Document
 from rebasin_core.errors import FileFormatError, RebasinError
 from rebasin_core.posteriors.foreign.state_dict import load_samples
 from rebasin_core.tensors.reading import read_json
-from tests.hostile.commands import DOCUMENTED, commands, ending, prepare
+from tests.hostile.commands import DOCUMENTED, commands, prepare, run_command
 from tests.hostile.targets import TARGETS, Target
 
 SEEDS = st.integers(0, 2**32 - 1)
-# The same mutations in every run; `tests/benchmarks/hostile.py` tries others.
+# The same mutations in every run; `tests/benchmarks/hostile.py` tests others.
 FEW = settings(max_examples=25, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-def test_files_of_any_content_are_read_or_refused(target: Target, tmp_path: Path) -> None:
+def test_files_with_any_content_are_read_or_raise(target: Target, tmp_path: Path) -> None:
     content = target.content(tmp_path)
     found: set[str] = set()
 
     @FEW
     @given(SEEDS)
-    def tried(seed: int) -> None:
+    def run(seed: int) -> None:
         mutated = target.mutated(content, random.Random(seed))
         found.add(target.outcome(tmp_path / target.name, mutated))
 
-    tried()
-    # Mutations that change nothing that is looked at would show nothing.
+    run()
+    # Some mutations must be detected; otherwise, the test would be meaningless.
     assert found - {"read"} or target.name == "stage record"
     assert target.outcome(tmp_path / target.name, content) == "read"
 
 
-def test_commands_of_any_words_end_with_a_documented_code(tmp_path: Path) -> None:
+def test_any_command_line_ends_with_a_documented_code(tmp_path: Path) -> None:
     codes: set[int] = set()
 
     @settings(FEW, max_examples=60)
     @given(SEEDS)
-    def tried(seed: int) -> None:
+    def run(seed: int) -> None:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
         prepare(folder)
         words = commands(seed, folder)
-        code, errors = ending(words, folder)
+        code, errors = run_command(words, folder)
         assert code in DOCUMENTED, (words, errors)
         assert "Traceback" not in errors, words
         assert code == 0 or errors.strip(), words
         codes.add(code)
 
-    tried()
+    run()
     assert 2 in codes
 
 
@@ -75,7 +75,7 @@ READERS = {
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("kind", ["device", "fifo", "folder", "nothing", "long", "nul", "loop"])
-def test_what_is_no_regular_file_is_named_at_once(tmp_path: Path, reader: str, kind: str) -> None:
+def test_paths_that_are_not_regular_files_raise(tmp_path: Path, reader: str, kind: str) -> None:
     path = tmp_path / {"long": "x" * 300, "nul": "a\0b"}.get(kind, kind)
     match kind:
         case "device":
@@ -94,7 +94,7 @@ def test_what_is_no_regular_file_is_named_at_once(tmp_path: Path, reader: str, k
 
 
 @pytest.mark.parametrize("name", ["posterior point", "permutation", "training"])
-def test_files_of_another_format_version_are_refused(tmp_path: Path, name: str) -> None:
+def test_files_of_another_format_version_raise(tmp_path: Path, name: str) -> None:
     target = next(target for target in TARGETS if target.name == name)
     content = target.content(tmp_path)
     assert content.count(b"rebasin_core/1") == 1
@@ -105,7 +105,7 @@ def test_files_of_another_format_version_are_refused(tmp_path: Path, name: str) 
         target.read(tmp_path / "later")
 
 
-def test_a_curve_of_another_version_is_refused(tmp_path: Path) -> None:
+def test_curve_of_another_version_raises(tmp_path: Path) -> None:
     target = next(target for target in TARGETS if target.name == "curve")
     target.write(tmp_path / "curve")
     document = read_json(tmp_path / "curve")
@@ -127,10 +127,10 @@ def test_a_curve_of_another_version_is_refused(tmp_path: Path) -> None:
         ({"loss": [1, 2]}, "`loss` has 2 values"),
         ({"loss": [[1], [2], [3]]}, "loss"),
         ({"metric": 3}, "metric"),
-        ({"colour": 3}, "colour"),
+        ({"color": 3}, "color"),
     ],
 )
-def test_a_curve_is_read_strictly(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_invalid_curves_raise(tmp_path: Path, change: dict[str, object], message: str) -> None:
     target = next(target for target in TARGETS if target.name == "curve")
     target.write(tmp_path / "curve")
     with pytest.raises(RebasinError, match=message):
@@ -143,19 +143,17 @@ def test_a_curve_is_read_strictly(tmp_path: Path, change: dict[str, object], mes
         ({"groups": {"h": {"size": 10**12}}, "axes": {"w": "h"}}, "units, expected at most"),
         ({"groups": {"h": {"size": 3}, "ghost": {"size": 3}}, "axes": {"w": "h"}}, "no tensor has an axis .*`ghost`"),
         ({"groups": {"h": {"size": 3, "witin": "g"}}, "axes": {"w": "h"}}, "`within`"),
-        ({"groups": {"h": {"size": True}}, "axes": {"w": "h"}}, "a whole number"),
-        ({"groups": {"h": {"size": 3.0}}, "axes": {"w": "h"}}, "a whole number"),
+        ({"groups": {"h": {"size": True}}, "axes": {"w": "h"}}, "an integer, at least 1"),
+        ({"groups": {"h": {"size": 3.0}}, "axes": {"w": "h"}}, "an integer, at least 1"),
         ({"groups": {}, "axes": {"w": "*".join(["2"] * 2000)}}, "at most 64 factors"),
-        ({"groups": {}, "axes": {"w": "(" * 50_000}}, "at most 32 parentheses"),
+        ({"groups": {}, "axes": {"w": "(" * 50_000}}, "at most 32 nested parentheses"),
         ({"groups": {}, "axes": {"w": "9" * 5000}}, "at most 15 digits"),
-        ({"groups": {"h": {"size": 2}}, "axes": {"w": "*".join(["(h + 1)"] * 20)}}, "more than 100000 cells"),
+        ({"groups": {"h": {"size": 2}}, "axes": {"w": "*".join(["(h + 1)"] * 20)}}, "at most 100000 cells"),
         ({"groups": {}, "axes": {"w": "999999999999999*999999999999999"}}, "positions"),
         ({"groups": {"h": {"size": 2}}, "axes": {"w": "h@("}}, "a group"),
     ],
 )
-def test_specifications_ask_for_no_more_than_there_can_be(
-    tmp_path: Path, document: dict[str, object], message: str
-) -> None:
+def test_specifications_with_excessive_sizes_raise(tmp_path: Path, document: dict[str, object], message: str) -> None:
     path = tmp_path / "spec.json"
     path.write_text(json.dumps({"kind": "specification", "version": 1, **document}), encoding="utf-8")
     with pytest.raises(RebasinError, match=message):
@@ -163,7 +161,7 @@ def test_specifications_ask_for_no_more_than_there_can_be(
 
 
 def bomb(level: int) -> str:
-    """Return nine aliases of the level below."""
+    """Return nine aliases of the previous level."""
     return ", ".join([f"*a{level - 1}"] * 9)
 
 
@@ -176,23 +174,23 @@ def bomb(level: int) -> str:
         ("? &x {*x : 1}\n: 1", "expected a name"),
         ("a: 1\n\0", "not YAML or JSON"),
         ("!!timestamp 99", "could not determine a constructor"),
-        ("a: !!int x", "'x' is no int"),
-        ("a: !!bool x", "'x' is no bool"),
+        ("a: !!int x", "'x' is not of type int"),
+        ("a: !!bool x", "'x' is not of type bool"),
         ("a0: &a0 [1]\n" + "".join(f"a{k}: &a{k} [{bomb(k)}]\n" for k in range(1, 10)), "200000"),
         ("a0: &a0 {x: 1}\n" + "".join(f"a{k}: &a{k} {{<<: [{bomb(k)}]}}\n" for k in range(1, 10)), "200000"),
     ],
 )
-def test_run_files_ask_for_no_more_than_there_can_be(tmp_path: Path, text: str, message: str) -> None:
+def test_run_files_with_excessive_content_raise(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(RebasinError, match=message):
         rc.load_run(tmp_path / "run.yaml")
 
 
-def test_dates_are_texts() -> None:
+def test_dates_are_read_as_strings() -> None:
     assert Document.parse("a: 2020-01-01\nb: 2020-99-99", "f").content == {"a": "2020-01-01", "b": "2020-99-99"}
 
 
-def test_an_archive_that_expands_beyond_the_memory_takes_none(tmp_path: Path) -> None:
+def test_archive_larger_than_memory_raises(tmp_path: Path) -> None:
     shape = (2**40,)
     with (
         zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive,
@@ -201,5 +199,5 @@ def test_an_archive_that_expands_beyond_the_memory_takes_none(tmp_path: Path) ->
         npy.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
         for _ in range(64):
             file.write(bytes(2**20))
-    with pytest.raises(FileFormatError, match=r"should have 8796093022208 bytes for shape \(1099511627776,\)"):
+    with pytest.raises(FileFormatError, match=r"expected 8796093022208 bytes of .* for shape \(1099511627776,\)"):
         load_samples(tmp_path / "bomb.npz")

@@ -211,14 +211,14 @@ def test_reading_the_data_does_not_change_the_global_generator() -> None:
 def test_data_that_are_not_batches_raise() -> None:
     x, y, *_ = outlier_regression()
     bad: list[tuple[Any, str]] = [
-        (TensorDataset(x, y), "got the data set `TensorDataset` of single examples; give a `DataLoader`"),
+        (TensorDataset(x, y), "got the dataset `TensorDataset` of single examples; give a `DataLoader`"),
         (x, "expected batches .* got `Tensor`"),
         ({"x": x}, "expected batches .* got `dict`"),
         (3, "expected batches .* got `int`"),
         ([{"x": x, "y": y}], "two tensors .* got dict"),
         ([(x.numpy(), y.numpy())], r"got tuple of \['ndarray', 'ndarray'\]"),
-        ([(x, y[:5])], r"one row an example .* got shapes \(33, 2\) and \(5, 1\)"),
-        ([(x[0], torch.tensor(1))], "one row an example"),
+        ([(x, y[:5])], r"one row per example .* got shapes \(33, 2\) and \(5, 1\)"),
+        ([(x[0], torch.tensor(1))], "one row per example"),
         ([x, y], "two tensors .* got Tensor"),
         ([], "at least one example"),
         ([(x[:0], y[:0])], "at least one example"),

@@ -103,11 +103,11 @@ def test_flipout_has_the_marginals_of_weight_noise(generator: torch.Generator) -
 
 
 @pytest.mark.parametrize("estimator", ["local", "flipout"])
-@pytest.mark.parametrize("way", OTHER_IMPLEMENTATIONS)
-def test_noise_does_not_depend_on_how_a_network_is_written(way: str, estimator: EstimatorName) -> None:
+@pytest.mark.parametrize("implementation", OTHER_IMPLEMENTATIONS)
+def test_noise_does_not_depend_on_how_a_network_is_written(implementation: str, estimator: EstimatorName) -> None:
     x = torch.randn(4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found: list[torch.Tensor] = []
-    for name in ("linear", way):
+    for name in ("linear", implementation):
         model = FunctionalModel(IMPLEMENTATIONS[name](layers()), dtype=torch.float64)
         mean = {n: p.detach().clone().requires_grad_() for n, p in model.module.named_parameters()}
         stddev = {n: 0.1 + p.detach().abs() for n, p in mean.items()}

@@ -141,10 +141,10 @@ def test_multi_swag_is_a_mixture() -> None:
     assert [q.kind for q in posterior.components] == ["low_rank_gaussian"] * 3
 
 
-@pytest.mark.parametrize("way", OTHER_IMPLEMENTATIONS)
-def test_dropout_does_not_depend_on_how_a_network_is_written(way: str) -> None:
+@pytest.mark.parametrize("implementation", OTHER_IMPLEMENTATIONS)
+def test_dropout_does_not_depend_on_how_a_network_is_written(implementation: str) -> None:
     data = [(x.double(), y) for x, y in classes()]
-    models = [IMPLEMENTATIONS[name](layers((3, 7, 6, 3))) for name in ("linear", way)]
+    models = [IMPLEMENTATIONS[name](layers((3, 7, 6, 3))) for name in ("linear", implementation)]
     fits = [rc.inference.MCDropout(rate=0.3, epochs=3).fit(model, data) for model in models]
     assert fits[1].history == pytest.approx(fits[0].history, rel=1e-9)
     means = [as_outputs_inputs(model, fit.posterior.mean) for model, fit in zip(models, fits, strict=True)]

@@ -1,18 +1,21 @@
-"""Change the numerical code one operation at a time, and count the changes that no test notices.
+"""Mutation testing of the numerical code: change one operation at a time, and count the changes that no test detects.
 
-The work is done by mutmut; its options stand in `pyproject.toml` under `[tool.mutmut]`. It skips functions with
-decorators. Nearly all methods here carry `@override`, which does nothing at run time. So the tree is copied to a folder
-of its own, and the decorator is taken off there. Properties, validators and context managers are still skipped.
+Mutations are made by mutmut, with the options in `pyproject.toml` under `[tool.mutmut]`. It skips functions with
+decorators. Most methods have the decorator `@override`, which has no effect at run time. Therefore the tree is copied
+to another folder, and the decorator is removed there. Properties, validators and context managers are still skipped.
 
     pip install mutmut
-    python tests/mutation/mutate.py            # all modules of MODULES: some hours on two cores
+    python tests/mutation/mutate.py            # all modules in MODULES: several hours on two cores
     python tests/mutation/mutate.py repair     # the modules whose path contains "repair"
 
 It prints a table of modules with the numbers of mutants and of survivors, and writes every survivor as a diff to
-`survivors.diff` in the folder named by `--keep` (a temporary one otherwise).
+`survivors.diff` in the folder named by `--keep` (a temporary one otherwise). Mutants that change only the words of a
+message are listed as "wording", and are not part of the score.
 """
 
 import argparse
+import ast
+import difflib
 import os
 import re
 import shutil
@@ -24,7 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Every module whose numbers end in a result, with the tests that must notice a change in it.
+# The modules whose computations affect results, with the tests that must detect a change in them.
 MODULES = {
     "rebasin_core/posteriors/paths.py": ("tests/posteriors", "tests/barriers", "tests/test_conformance.py"),
     "rebasin_core/posteriors/interpolation.py": ("tests/posteriors", "tests/barriers"),
@@ -56,9 +59,9 @@ OVERRIDE = re.compile(r"^ *@override\n", re.MULTILINE)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", help="parts of the paths of modules; all modules where none is given")
+    parser.add_argument("parts", nargs="*", help="parts of the paths of modules; default: all modules")
     parser.add_argument("--keep", type=Path, help="folder to work in, kept for a later run")
-    parser.add_argument("--children", type=int, default=2, help="number of mutants that are tried at the same time")
+    parser.add_argument("--children", type=int, default=2, help="number of mutants that are tested in parallel")
     options = parser.parse_args()
     chosen = {
         module: tests
@@ -90,19 +93,19 @@ def copy_tree(folder: Path, chosen: dict[str, tuple[str, ...]]) -> None:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-        # Where mutmut copies the tests only while it runs, Python's finders have not seen them yet.
+        # mutmut copies the tests while it runs; the folders must exist before, since Python caches folder listings.
         mutants = folder / "mutants" / name
         mutants.parent.mkdir(parents=True, exist_ok=True)
         if name.startswith("rebasin_core/") and name.endswith(".py"):
             target.write_text(OVERRIDE.sub("", source.read_text()))
     project = folder / "pyproject.toml"
     tests = sorted({test for group in chosen.values() for test in group})
-    project.write_text(
-        project
-        .read_text()
-        .replace("only_mutate = []", f"only_mutate = {sorted(chosen)}")
-        .replace("pytest_add_cli_args_test_selection = []", f"pytest_add_cli_args_test_selection = {tests}")
-    )
+    text = project.read_text()
+    for option, values in (("only_mutate", sorted(chosen)), ("pytest_add_cli_args_test_selection", tests)):
+        if f"{option} = []" not in text:
+            sys.exit(f"expected `{option} = []` under [tool.mutmut] in pyproject.toml: nothing was measured")
+        text = text.replace(f"{option} = []", f"{option} = {values}")
+    project.write_text(text)
 
 
 def run(folder: Path, *arguments: str) -> str:
@@ -130,18 +133,43 @@ def report(folder: Path) -> None:
         if not name:
             continue
         module = re.split(r"\.x(?:_|ǁ)", name)[0]
-        counts.setdefault(module, Counter())[verdict] += 1
         if verdict not in {"killed", "timeout"}:
-            survivors.append((name, verdict))
-    print("| module | mutants | killed | score |\n|---|---|---|---|")
+            before, after = variants(folder, module, name)
+            if without_sentences(before) == without_sentences(after):
+                verdict = "wording"
+            else:
+                survivors.append(f"# {name}: {verdict}\n{difference(before, after)}\n")
+        counts.setdefault(module, Counter())[verdict] += 1
+    print("| module | mutants | killed | score | others |\n|---|--:|--:|--:|---|")
     for module, verdicts in sorted(counts.items()):
-        total = verdicts.total()
+        total = verdicts.total() - verdicts["wording"] - verdicts["not checked"]
         killed = verdicts["killed"] + verdicts["timeout"]
         others = ", ".join(f"{verdict} {number}" for verdict, number in verdicts.items() if verdict != "killed")
-        print(f"| {module} | {total} | {killed} | {killed / total:.1%} | {others}")
-    with (folder / "survivors.diff").open("w") as stream:
-        for name, verdict in survivors:
-            stream.write(f"# {verdict}\n{run(folder, 'show', name)}\n")
+        print(f"| {module} | {total} | {killed} | {killed / max(total, 1):.1%} | {others} |")
+    (folder / "survivors.diff").write_text("\n".join(survivors))
+
+
+def variants(folder: Path, module: str, name: str) -> tuple[str, str]:
+    """Return the source of the function that a mutant changes, without and with the change."""
+    source = (folder / "mutants" / f"{module.replace('.', '/')}.py").read_text()
+    mutant = name.removeprefix(f"{module}.")
+    original = f"{mutant.rpartition('__mutmut_')[0]}__mutmut_orig"
+    sources = {
+        node.name: (ast.get_source_segment(source, node) or "").replace(node.name, "changed")
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and node.name in {mutant, original}
+    }
+    return sources[original], sources[mutant]
+
+
+def without_sentences(source: str) -> str:
+    """Return a source without the words of messages: string literals that contain a space."""
+    return re.sub(r"""("|')(?:(?!\1)[^\n])* (?:(?!\1)[^\n])*\1""", "''", source)
+
+
+def difference(before: str, after: str) -> str:
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm="")
+    return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
 
 
 if __name__ == "__main__":

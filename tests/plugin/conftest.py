@@ -1,4 +1,4 @@
-"""A fresh environment with real distributions in it."""
+"""Fixture: a new virtual environment with installed distributions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fresh environment with real distributions in it."""
+"""Virtual environments with installed distributions."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ DISTRIBUTIONS = Path(__file__).parent / "distributions"
 
 
 class Environment:
-    """A virtual environment with its own rebasin-core, and third-party libraries borrowed from this one."""
+    """A virtual environment with its own rebasin-core and the third-party libraries of the current environment."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         venv.create(folder, with_pip=False)
         self.bin = folder / "bin"
         site = next((folder / "lib").glob("python*/site-packages"))
-        # Torch is too large to be installed again: what this environment has is put after the fresh one's own packages.
+        # Torch is too large to install again: the packages of the current environment are appended to the path.
         (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
     def install(self, *sources: Path) -> None:
-        # Built from copies, so that building leaves nothing in the checkout.
+        # Build from copies, because building writes files into the source folder.
         copies = []
         for source in sources:
             copy = self.folder / "sources" / source.name

@@ -1,4 +1,4 @@
-"""Bad plugins are reported by name, version and error, and everything else keeps working."""
+"""Broken plugins are reported with name, version and error, and other plugins are not affected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAIN = import_module("rebasin_core.cli.main")  # the package has a function of t
 
 
 class AbstractDelegatingMatcher(Matcher):
-    """Does what `weight` does."""
+    """Delegates to `weight`."""
 
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
@@ -39,7 +39,7 @@ class AbstractDelegatingMatcher(Matcher):
 
 @final
 class CallbackMatcher(AbstractDelegatingMatcher):
-    """Has an option that no file can contain."""
+    """Has an option without a JSON schema."""
 
     name: Literal["callback"] = "callback"
 
@@ -48,12 +48,12 @@ class CallbackMatcher(AbstractDelegatingMatcher):
 
 
 class Handle:
-    """A class that pydantic does not know."""
+    """A class without a pydantic schema."""
 
 
 @final
 class HandleMatcher(AbstractDelegatingMatcher):
-    """Has an option of a class that pydantic does not know."""
+    """Has an option of a class without a pydantic schema."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -71,7 +71,7 @@ class UnfinishedMatcher(Matcher):
 
 @final
 class EscapingMatcher(AbstractDelegatingMatcher):
-    """Has a name that leads out of the folder of a run."""
+    """Has a name that is a path outside the run folder."""
 
     name: Literal["../../escaped"] = "../../escaped"
 
@@ -105,8 +105,8 @@ SameClassName = type(
 )
 
 
-def offering(*kinds: object) -> ModuleType:
-    """Return a plugin whose hook returns these."""
+def plugin_with(*kinds: object) -> ModuleType:
+    """Return a plugin whose hook returns these objects."""
 
     @hookimpl
     def rebasin_matchers() -> object:
@@ -125,7 +125,7 @@ def registry_with(plugin: ModuleType) -> Registry:
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Registry]:
-    """Return a function that makes a registry in which one external plugin is installed, which loads as given."""
+    """Return a function that creates a registry with one external plugin, loaded by the given function."""
 
     def make(load: Callable[[EntryPoint], Any]) -> Registry:
         point = EntryPoint("bad", __name__, discovery.ENTRY_POINT_GROUP)
@@ -151,37 +151,35 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Registry]:
         (HandleMatcher, "HandleMatcher has options that a JSON schema cannot describe, `handle`: .*Handle"),
     ],
 )  # fmt: skip
-def test_a_bad_class_is_named_and_the_rest_works(kind: object, expected: str) -> None:
-    registry = registry_with(offering(kind))
-    with pytest.warns(BrokenPluginWarning, match=f"bad registered by hand is left out: rebasin_matchers .*{expected}"):
+def test_invalid_class_is_named_and_other_classes_are_registered(kind: object, expected: str) -> None:
+    registry = registry_with(plugin_with(kind))
+    with pytest.warns(BrokenPluginWarning, match=f"bad registered by hand is ignored: rebasin_matchers .*{expected}"):
         names = registry.names("matcher")
     assert names == Registry(external=False).names("matcher")
     assert registry.build("matcher", "weight") == WeightMatcher()
     assert run_schema({family: registry.classes(family) for family in FAMILIES})
 
 
-def test_a_hook_that_returns_a_class_alone_is_told_to_return_a_list() -> None:
-    module = offering()
+def test_hook_that_returns_a_class_instead_of_a_list_is_reported() -> None:
+    module = plugin_with()
     vars(module)["rebasin_matchers"] = hookimpl(specname="rebasin_matchers")(lambda: AbstractDelegatingMatcher)
     with pytest.warns(BrokenPluginWarning, match=r"expected a list of classes, got <class .*AbstractDelegatingMatcher"):
         registry_with(module).names("matcher")
 
 
 @pytest.mark.parametrize("error", [SystemExit(0), SystemExit("bye"), GeneratorExit()])
-def test_a_plugin_that_exits_when_it_is_imported_ends_nothing(
-    installed: Callable[..., Registry], error: BaseException
-) -> None:
+def test_exit_on_import_is_caught(installed: Callable[..., Registry], error: BaseException) -> None:
     def load(_: EntryPoint) -> ModuleType:
         raise error
 
-    with pytest.warns(BrokenPluginWarning, match=f"unknown distribution . is left out: {type(error).__name__}"):
+    with pytest.warns(BrokenPluginWarning, match=f"unknown distribution . is ignored: {type(error).__name__}"):
         registry = installed(load)
     assert registry.build("matcher", "weight") == WeightMatcher()
 
 
 @pytest.mark.parametrize("error", [SystemExit(0), SystemExit("bye"), GeneratorExit()])
-def test_a_hook_that_exits_ends_nothing(error: BaseException) -> None:
-    module = offering()
+def test_exit_in_a_hook_is_caught(error: BaseException) -> None:
+    module = plugin_with()
 
     @hookimpl
     def rebasin_matchers() -> list[type]:
@@ -193,8 +191,8 @@ def test_a_hook_that_exits_ends_nothing(error: BaseException) -> None:
         assert registry.build("matcher", "weight") == WeightMatcher()
 
 
-def test_a_component_that_exits_when_it_is_tried_breaks_its_laws_only() -> None:
-    verdicts = run_checks("bad", registry=registry_with(offering(ExitingMatcher)))
+def test_exit_in_a_component_breaks_only_its_laws() -> None:
+    verdicts = run_checks("bad", registry=registry_with(plugin_with(ExitingMatcher)))
     assert verdicts
     assert {verdict.outcome for verdict in verdicts.values()} == {"broken"}
     assert {verdict.reason for verdict in verdicts.values()} == {"raised SystemExit: 0"}
@@ -202,14 +200,14 @@ def test_a_component_that_exits_when_it_is_tried_breaks_its_laws_only() -> None:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Has Ctrl-C raise KeyboardInterrupt, as in a program that a user starts; workers of the tests ignore it."""
+    """Install the default handler of Ctrl-C, which test workers ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_interrupting_a_slow_plugin_is_not_its_error(installed: Callable[..., Registry]) -> None:
+def test_ctrl_c_during_loading_is_raised(installed: Callable[..., Registry]) -> None:
     def load(_: EntryPoint) -> ModuleType:
         signal.raise_signal(signal.SIGINT)
         raise AssertionError
@@ -220,26 +218,26 @@ def test_interrupting_a_slow_plugin_is_not_its_error(installed: Callable[..., Re
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_a_plugin_that_raises_keyboard_interrupt_itself_ends_nothing(installed: Callable[..., Registry]) -> None:
+def test_keyboard_interrupt_raised_by_a_plugin_is_caught(installed: Callable[..., Registry]) -> None:
     def load(_: EntryPoint) -> ModuleType:
         raise KeyboardInterrupt
 
-    with pytest.warns(BrokenPluginWarning, match="is left out: KeyboardInterrupt"):
+    with pytest.warns(BrokenPluginWarning, match="is ignored: KeyboardInterrupt"):
         registry = installed(load)
     assert registry.build("matcher", "weight") == WeightMatcher()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 class UnreadableError(Exception):
-    """Cannot be shown."""
+    """Cannot be converted to a string."""
 
     @override
     def __str__(self) -> str:
         raise RuntimeError
 
 
-class Endless(list[object]):  # ruff: ignore[subclass-builtin] - what is tried here
-    """Yields without end."""
+class Endless(list[object]):  # ruff: ignore[subclass-builtin] - tested here
+    """An infinite list."""
 
     @override
     def __iter__(self) -> Iterator[Any]:
@@ -251,23 +249,23 @@ def raising() -> object:
 
 
 @pytest.mark.parametrize(
-    ("give", "expected"),
+    ("hook", "expected"),
     [
-        (raising, "UnreadableError: its message cannot be read"),
+        (raising, "UnreadableError: .message not available"),
         (lambda: itertools.repeat(WeightMatcher), "expected a list of classes, got repeat"),
         (lambda: Endless([]), "expected at most 1000 classes, got more"),
     ],
 )
-def test_hooks_that_return_without_end_are_named(give: Callable[[], object], expected: str) -> None:
-    module = offering()
-    vars(module)["rebasin_matchers"] = hookimpl(specname="rebasin_matchers")(give)
+def test_hooks_with_infinite_results_are_reported(hook: Callable[[], object], expected: str) -> None:
+    module = plugin_with()
+    vars(module)["rebasin_matchers"] = hookimpl(specname="rebasin_matchers")(hook)
     registry = registry_with(module)
     with pytest.warns(BrokenPluginWarning, match=expected):
         names = registry.names("matcher")
     assert names == Registry(external=False).names("matcher")
 
 
-def test_a_hook_under_another_function_name_is_not_called_misspelt() -> None:
+def test_hook_with_another_function_name_is_registered() -> None:
     module = ModuleType("other_names")
     vars(module)["matchers_of_mine"] = hookimpl(specname="rebasin_matchers")(lambda: [SameClassName])
     registry = registry_with(module)
@@ -275,9 +273,9 @@ def test_a_hook_under_another_function_name_is_not_called_misspelt() -> None:
     assert [status.error for status in registry.plugins] == [None, None]
 
 
-def test_names_too_long_for_files_are_refused() -> None:
+def test_too_long_names_are_reported() -> None:
     members = {"__doc__": "Long.", "__annotations__": {"name": str}, "name": "x" * 250, "__module__": __name__}
-    registry = registry_with(offering(type("LongMatcher", (AbstractDelegatingMatcher,), members)))
+    registry = registry_with(plugin_with(type("LongMatcher", (AbstractDelegatingMatcher,), members)))
     with pytest.warns(BrokenPluginWarning, match=r"LongMatcher is registered as 'xxx.*at most 100 characters"):
         registry.names("matcher")
 
@@ -285,15 +283,15 @@ def test_names_too_long_for_files_are_refused() -> None:
 @pytest.mark.parametrize(
     ("requires", "error"),
     [
-        ("rebasin-core>=99", "it requires rebasin-core>=99, and 0.1.0 is installed"),
-        ("Rebasin_Core[plot]<0.1", "it requires rebasin-core<0.1, and 0.1.0 is installed"),
+        ("rebasin-core>=99", "it requires rebasin-core>=99, but 0.1.0 is installed"),
+        ("Rebasin_Core[plot]<0.1", "it requires rebasin-core<0.1, but 0.1.0 is installed"),
         ('rebasin-core>=99; python_version < "3"', None),
         ('rebasin-core>=99; extra == "future"', None),
         ("rebasin-core>=0.1,<0.2", None),
         ("something strange !!", None),
     ],
 )
-def test_a_plugin_for_another_version_is_reported(
+def test_plugin_for_another_version_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, requires: str, error: str | None
 ) -> None:
     info = tmp_path / "elsewhere-1.0.dist-info"
@@ -315,7 +313,7 @@ def test_a_plugin_for_another_version_is_reported(
 
 
 @pytest.mark.parametrize(("value", "reported"), [("", 0), ("ALL", 0), ("None", 0), ("nonee", 1), ("al", 1)])
-def test_words_of_the_environment_variable(monkeypatch: pytest.MonkeyPatch, value: str, reported: int) -> None:
+def test_values_of_the_environment_variable(monkeypatch: pytest.MonkeyPatch, value: str, reported: int) -> None:
     monkeypatch.setenv(discovery.SWITCH, value)
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
@@ -324,9 +322,9 @@ def test_words_of_the_environment_variable(monkeypatch: pytest.MonkeyPatch, valu
     assert ("rank" in registry.names("matcher")) == (value in {"", "ALL"})
 
 
-def test_a_taken_name_is_refused_and_the_schema_has_the_other_names(installed: Callable[..., Registry]) -> None:
-    registry = installed(lambda _: offering(OtherWeightMatcher))
-    with pytest.raises(PluginError, match=r"'weight' is offered by rebasin-core .* and unknown distribution \?"):
+def test_name_conflict_raises_and_is_not_in_the_schema(installed: Callable[..., Registry]) -> None:
+    registry = installed(lambda _: plugin_with(OtherWeightMatcher))
+    with pytest.raises(PluginError, match=r"'weight' is registered by rebasin-core .* and unknown distribution \?"):
         registry.build("matcher", "weight")
     done = CliRunner().invoke(MAIN.cli, ["schema"])
     assert done.exit_code == 0, done.output
@@ -336,7 +334,7 @@ def test_a_taken_name_is_refused_and_the_schema_has_the_other_names(installed: C
 
 
 def test_classes_of_one_name_do_not_replace_each_other_in_the_schema() -> None:
-    registry = registry_with(offering(SameClassName))
+    registry = registry_with(plugin_with(SameClassName))
     schema = run_schema({family: registry.classes(family) for family in FAMILIES})
     definitions = schema["$defs"]
     keys = {choice["$ref"].removeprefix("#/$defs/") for choice in definitions["matcher"]["oneOf"][1:]}

@@ -1,4 +1,4 @@
-"""Registration goes through pluggy: its markers, wrappers and plugin manager work as pluggy documents them."""
+"""Registration through pluggy: markers, wrappers and the plugin manager work as documented by pluggy."""
 
 from __future__ import annotations
 
@@ -63,21 +63,21 @@ def rebasin_matchers() -> list[type[Matcher]]:
     return [IdentityMatcher]
 
 
-def test_a_plugin_registered_by_hand_is_found_at_once(registry: Registry) -> None:
-    assert "identity" not in registry.names("matcher")  # the family has been asked for before
+def test_plugin_registered_by_hand_is_available_immediately(registry: Registry) -> None:
+    assert "identity" not in registry.names("matcher")  # the family has been requested before
     registry.manager.register(plugin(rebasin_matchers))
     assert registry.build("matcher", "identity") == IdentityMatcher()
     assert registry.get("matcher", "identity").status.label == "made_by_hand registered by hand"
     assert [status.name for status in registry.plugins] == ["builtin", "made_by_hand"]
 
 
-def test_names_within_options_are_found_there_too(registry: Registry) -> None:
+def test_names_in_options_are_resolved_in_the_same_registry(registry: Registry) -> None:
     registry.manager.register(plugin(rebasin_matchers))
     wrapper = registry.build("matcher", {"name": "chain", "matchers": ["identity", "weight"]})
     assert repr(wrapper) == "ChainMatcher(matchers=(IdentityMatcher(), WeightMatcher()))"
 
 
-def test_a_hook_may_have_another_name(registry: Registry) -> None:
+def test_hook_function_with_another_name(registry: Registry) -> None:
     @hookimpl(specname="rebasin_matchers")
     def my_matchers() -> list[type[Matcher]]:
         return [IdentityMatcher]
@@ -86,7 +86,7 @@ def test_a_hook_may_have_another_name(registry: Registry) -> None:
     assert registry.strategy_class("matcher", "identity") is IdentityMatcher
 
 
-def test_coming_first_neither_replaces_nor_repeats_what_others_offer(registry: Registry) -> None:
+def test_tryfirst_neither_replaces_nor_repeats_other_classes(registry: Registry) -> None:
     @hookimpl(tryfirst=True)
     def rebasin_matchers() -> list[type[Matcher]]:
         return [IdentityMatcher, OtherWeightMatcher]
@@ -94,12 +94,12 @@ def test_coming_first_neither_replaces_nor_repeats_what_others_offer(registry: R
     registry.manager.register(plugin(rebasin_matchers))
     assert len([entry for entry in registry.all() if entry.name == "identity"]) == 1
     with pytest.raises(
-        PluginError, match=r"'weight' is offered by rebasin-core .* and made_by_hand registered by hand"
+        PluginError, match=r"'weight' is registered by rebasin-core .* and made_by_hand registered by hand"
     ):
         registry.get("matcher", "weight")
 
 
-def test_unregistered_is_gone_and_can_come_back(registry: Registry) -> None:
+def test_plugin_can_be_unregistered_and_registered_again(registry: Registry) -> None:
     module = plugin(rebasin_matchers)
     registry.manager.register(module)
     assert "identity" in registry.names("matcher")
@@ -111,7 +111,7 @@ def test_unregistered_is_gone_and_can_come_back(registry: Registry) -> None:
     assert "identity" in registry.names("matcher")
 
 
-def test_blocked_is_gone_and_stays_away(registry: Registry) -> None:
+def test_blocked_plugin_cannot_be_registered_again(registry: Registry) -> None:
     registry.manager.register(plugin(rebasin_matchers), name="mine")
     assert "identity" in registry.names("matcher")
     registry.manager.set_blocked("mine")
@@ -120,27 +120,27 @@ def test_blocked_is_gone_and_stays_away(registry: Registry) -> None:
     assert "identity" not in registry.names("matcher")
 
 
-def test_a_wrapper_sees_what_each_plugin_offers_and_can_change_it(registry: Registry) -> None:
+def test_wrapper_can_change_the_classes_of_each_plugin(registry: Registry) -> None:
     seen: list[list[list[type[Matcher]]]] = []
 
     @hookimpl(wrapper=True, specname="rebasin_matchers")
     def without_annealing() -> Generator[None, list[list[type[Matcher]]], list[list[type[Matcher]]]]:
-        offered = yield
-        seen.append(offered)
-        kept = [[kind for kind in kinds if kind.registered_name() != "annealing"] for kinds in offered]
-        return kept  # ruff: ignore[return-in-generator] - the way in which wrappers of pluggy return
+        returned = yield
+        seen.append(returned)
+        kept = [[kind for kind in kinds if kind.registered_name() != "annealing"] for kinds in returned]
+        return kept  # ruff: ignore[return-in-generator] - required by wrappers of pluggy
 
     registry.manager.register(plugin(rebasin_matchers))
     before = set(registry.names("matcher"))
     registry.manager.register(plugin(without_annealing, name="wrapper"))
     assert before - set(registry.names("matcher")) == {"annealing"}
-    # Once for each plugin that offers matchers, and for no other.
+    # The wrapper is called once for each plugin with matchers.
     assert sorted(len(kinds) for [kinds] in seen) == [1, len(before) - 1]
     registry.manager.unregister(name="wrapper")
     assert set(registry.names("matcher")) == before
 
 
-def test_a_misspelt_hook_is_named_with_the_nearest_name(registry: Registry) -> None:
+def test_misspelt_hook_is_reported_with_the_nearest_name(registry: Registry) -> None:
     @hookimpl(specname="rebasin_machers")
     def my_matchers() -> list[type[Matcher]]:
         return [IdentityMatcher]
@@ -150,13 +150,13 @@ def test_a_misspelt_hook_is_named_with_the_nearest_name(registry: Registry) -> N
         return []
 
     registry.manager.register(plugin(my_matchers, rebasin_datasets))
-    with pytest.warns(BrokenPluginWarning, match="there is no hook 'rebasin_machers': did you mean 'rebasin_matchers'"):
+    with pytest.warns(BrokenPluginWarning, match="unknown hook 'rebasin_machers': did you mean 'rebasin_matchers'"):
         registry.names("matcher")
-    with pytest.raises(UnknownNameError, match=r"made_by_hand registered by hand \(there is no hook 'rebasin_machers'"):
+    with pytest.raises(UnknownNameError, match=r"made_by_hand registered by hand \(unknown hook 'rebasin_machers'"):
         registry.build("matcher", "identity")
 
 
-def test_a_hook_of_a_later_version_may_be_marked_as_optional(registry: Registry) -> None:
+def test_optional_hook_of_a_later_version_is_allowed(registry: Registry) -> None:
     @hookimpl(optionalhook=True)
     def rebasin_things_to_come() -> list[type]:
         return []
@@ -166,7 +166,7 @@ def test_a_hook_of_a_later_version_may_be_marked_as_optional(registry: Registry)
     assert all(status.error is None for status in registry.plugins)
 
 
-def test_an_installed_plugin_is_registered_under_its_distribution_and_entry_point(
+def test_name_of_an_installed_plugin_is_distribution_and_entry_point(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     point = EntryPoint("mine", f"{__name__}", discovery.ENTRY_POINT_GROUP)
@@ -178,19 +178,19 @@ def test_an_installed_plugin_is_registered_under_its_distribution_and_entry_poin
     assert "identity" not in registry.names("matcher")
 
 
-@pytest.mark.parametrize("offered", [int, IdentityMatcher(), None])
-def test_what_is_no_class_of_the_family_is_an_error_of_its_plugin(registry: Registry, offered: object) -> None:
+@pytest.mark.parametrize("returned", [int, IdentityMatcher(), None])
+def test_object_that_is_not_a_class_of_the_family_is_reported(registry: Registry, returned: object) -> None:
     @hookimpl
     def rebasin_matchers() -> list[object]:
-        return [offered]
+        return [returned]
 
     registry.manager.register(plugin(rebasin_matchers))
-    with pytest.warns(BrokenPluginWarning, match=f"expected subclasses of Matcher, got {re.escape(repr(offered))}"):
+    with pytest.warns(BrokenPluginWarning, match=f"expected subclasses of Matcher, got {re.escape(repr(returned))}"):
         assert "weight" in registry.names("matcher")
     assert registry.plugins[-1].error is not None
 
 
-def test_a_class_without_a_name_is_an_error_of_its_plugin(registry: Registry) -> None:
+def test_class_without_a_name_is_reported(registry: Registry) -> None:
     @final
     class NamelessMatcher(Matcher):
         @override
@@ -206,16 +206,16 @@ def test_a_class_without_a_name_is_an_error_of_its_plugin(registry: Registry) ->
         registry.names("matcher")
 
 
-def test_examples_come_through_pluggy_too(registry: Registry, tmp_path: Path) -> None:
+def test_examples_are_requested_through_pluggy(registry: Registry, tmp_path: Path) -> None:
     @hookimpl(specname="rebasin_examples")
-    def small_ones(kind: type[object]) -> list[object]:  # a hook need not take all arguments
+    def small_instances(kind: type[object]) -> list[object]:  # a hook need not take all arguments
         assert kind is IdentityMatcher
         return [IdentityMatcher(), IdentityMatcher()]
 
-    registry.manager.register(plugin(rebasin_matchers, small_ones))
+    registry.manager.register(plugin(rebasin_matchers, small_instances))
     assert examples_of(registry.get("matcher", "identity"), tmp_path) == (IdentityMatcher(), IdentityMatcher())
     checks = {check.law.name: check for check in conformance_checks("made_by_hand", registry=registry)}
-    checks["never_worse_than_the_identity"].run()
+    checks["no_worse_than_the_identity"].run()
 
 
 def test_every_concrete_component_of_this_package_is_registered(registry: Registry) -> None:

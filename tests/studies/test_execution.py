@@ -263,9 +263,9 @@ def test_the_likelihood_is_chosen_by_name_or_with_options(tmp_path: Path) -> Non
 
 
 def test_a_likelihood_must_fit_the_data_set(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="`gaussian` is for regression, the data set `digits` for classification"):
+    with pytest.raises(ConfigError, match="`gaussian` is for regression, the dataset `digits` for classification"):
         run(config(tmp_path, "likelihood: gaussian"), tmp_path / "out")
-    with pytest.raises(ConfigError, match="`categorical` is for classification, the data set `uci` for regression"):
+    with pytest.raises(ConfigError, match="`categorical` is for classification, the dataset `uci` for regression"):
         run(config(tmp_path, "likelihood: categorical", regression(tmp_path)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

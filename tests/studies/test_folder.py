@@ -149,7 +149,7 @@ def test_a_run_killed_before_its_record_was_written_is_restarted(finished: Path,
 def test_changed_data_are_an_error(copied: Path) -> None:
     write_data(copied, 2)
     before = contents(copied / "out")
-    with pytest.raises(StorageError, match=r"whose inputs have changed since: the data set; choose another output"):
+    with pytest.raises(StorageError, match=r"whose inputs have changed since: the dataset; choose another output"):
         run(config(copied), copied / "out")
     assert contents(copied / "out") == before
 

@@ -30,18 +30,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
 
 
-def test_whoever_reads_the_old_file_reads_it_to_its_end(tmp_path: Path) -> None:
+def test_an_open_reader_of_the_old_file_is_not_affected(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
     write_bytes(path, b"old content")
     with path.open("rb", buffering=0) as reader:
         assert reader.read(3) == b"old"
         write_bytes(path, b"new")
-        # Not so if the content were copied into the old file instead of a new one taking its name.
+        # This would fail if the content were written into the old file instead of renaming a new one.
         assert reader.read() == b" content"
     assert path.read_bytes() == b"new"
 
 
-def test_content_is_on_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_content_is_flushed_before_the_file_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     fsync, rename = os.fsync, Path.replace
 
@@ -61,7 +61,7 @@ def test_content_is_on_the_disk_before_its_name(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
-def test_only_files_are_replaced(tmp_path: Path, kind: str) -> None:
+def test_only_regular_files_are_replaced(tmp_path: Path, kind: str) -> None:
     path = tmp_path / kind
     match kind:
         case "pipe":
@@ -78,14 +78,14 @@ def test_only_files_are_replaced(tmp_path: Path, kind: str) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [kind]
 
 
-def test_files_have_ordinary_permissions(tmp_path: Path) -> None:
+def test_files_have_default_permissions(tmp_path: Path) -> None:
     write_bytes(tmp_path / "x", b"")
     mask = os.umask(0)
     os.umask(mask)
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o666 & ~mask
 
 
-def test_full_disk(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_leaves_the_old_file(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"old": True})
     code = f"""
 import resource, torch
@@ -108,13 +108,13 @@ for write in (
     assert read_json(tmp_path / "x.json") == {"old": True}
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_writable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot write"):
         write_json(tmp_path / "file" / "x.json", {})
 
 
-def test_kinds_are_kept_apart(tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_an_error(tmp_path: Path) -> None:
     write_tensors(tmp_path / "x", {"a": torch.ones(2)}, kind="posterior", document={"n": 1})
     tensors, document = read_tensors(tmp_path / "x", kind="posterior")
     assert torch.equal(tensors["a"], torch.ones(2))
@@ -129,7 +129,7 @@ def test_pickle_is_never_read(tmp_path: Path) -> None:
         read_tensors(tmp_path / "x.pt")
 
 
-def test_tensors_that_share_memory_are_written_each(tmp_path: Path) -> None:
+def test_tensors_that_share_memory_are_written_separately(tmp_path: Path) -> None:
     shared = torch.arange(3.0)
     write_tensors(tmp_path / "f.safetensors", {"a": shared, "b": shared}, kind="k", document={})
     tensors, _ = read_tensors(tmp_path / "f.safetensors", kind="k")

@@ -28,7 +28,7 @@ def test_log_mean_exp_does_not_overflow() -> None:
     assert log_mean_exp(torch.tensor([0.0, math.log(3.0)])).item() == pytest.approx(math.log(2.0))
 
 
-def test_stderr_of_one_value_is_unknown() -> None:
+def test_stderr_of_one_value_is_nan() -> None:
     assert math.isnan(mean_stderr(torch.tensor([1.0])).item())
     assert mean_stderr(torch.tensor([0.0, 2.0])).item() == pytest.approx(1.0)
 

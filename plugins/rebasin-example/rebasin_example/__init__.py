@@ -1,4 +1,4 @@
-"""A plugin of rebasin_core to copy: one architecture, one matcher."""
+"""Template of a rebasin_core plugin: an architecture, a matcher and a rule for an operator."""
 
 from rebasin_example.architecture import ConvNetArchitecture, ConvNetSpec
 from rebasin_example.matcher import RankMatcher

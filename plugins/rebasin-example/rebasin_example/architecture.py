@@ -1,4 +1,4 @@
-"""A small convolutional network, and its symmetries as a table."""
+"""A small convolutional network, with its permutation specification as a table."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 
 @final
 class ConvNetSpec(TableSpec):
-    """The symmetries of a network that `ConvNetArchitecture` builds.
+    """Permutation specification of networks of `ConvNetArchitecture`.
 
-    Pooling acts on every channel in the same way, so that channels can be permuted. Flattening
-    ``[channels, height, width]`` makes the inputs of the dense layer a product, ``channels*-``: the second factor, the
-    positions, is fixed.
+    Channels can be permuted, because pooling acts on each channel separately. Flattening ``[channels, height, width]``
+    makes the input axis of the dense layer a product, ``channels*-``. Its second factor, the positions, is fixed.
     """
 
-    table = {  # ruff: ignore[mutable-class-default] - a table is never changed
+    table = {  # ruff: ignore[mutable-class-default] - tables are not modified
         "convolution.weight": "channels, -, -, -",
         "convolution.bias": "channels",
         "dense.weight": "hidden, channels*-",
@@ -69,13 +68,11 @@ class ConvNetArchitecture(Architecture):
 
 @final
 class _ConvNet(nn.Module):
-    """The network itself."""
-
     def __init__(self, input_shape: tuple[int, ...], widths: tuple[int, int, int], generator: torch.Generator) -> None:
         super().__init__()
         depth, height, width = input_shape
         channels, hidden, outputs = widths
-        # skip_init does not draw from the global generator; the parameters are drawn from the given one.
+        # nn.Linear would use the global generator; skip_init does not.
         self.convolution = skip_init(nn.Conv2d, depth, channels, kernel_size=3, padding=1)
         self.dense = skip_init(nn.Linear, channels * (height // 2) * (width // 2), hidden)
         self.readout = skip_init(nn.Linear, hidden, outputs)

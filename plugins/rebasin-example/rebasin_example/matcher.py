@@ -1,4 +1,4 @@
-"""A matcher that is simple enough to read in a minute."""
+"""A simple matcher."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 class NestedGroupError(RebasinError, ValueError):
-    """The network has groups within groups, which this matcher does not know."""
+    """The specification has nested groups, which the matcher does not support."""
 
 
 @final
 class RankMatcher(Matcher):
-    r"""Pairs units by the rank of their norm.
+    r"""Matches units by the rank of their norm.
 
-    The norm of a unit (of all weights that enter or leave it, in mean and standard deviation) does not change when
-    other groups are permuted, so sorting both networks' units by it aligns moved copies of one network exactly, in one
-    pass. Between networks that differ it is a weak method. If the pairing is worse than none, in the inner product of
-    the means, the identity is returned.
+    The norm of a unit includes its incoming and outgoing weights, in mean and standard deviation. It is invariant under
+    permutations of other groups. Therefore, sorting the units of both networks by their norms recovers the permutation
+    of a permuted copy exactly, in one pass. For independently trained networks, the method is weak. If the inner
+    product of the means is smaller than at the identity, the identity is returned.
 
     Examples:
         >>> import torch
@@ -50,7 +50,7 @@ class RankMatcher(Matcher):
         candidate = problem.candidate
         nested = [name for name, group in layout.groups.items() if group.within is not None]
         if nested:
-            message = f"the matcher `rank` does not know groups within groups, got {nested}; use `weight`"
+            message = f"expected no nested groups for the matcher `rank`, got {nested}; use `weight`"
             raise NestedGroupError(message)
         indices: dict[str, Tensor] = {}
         for name in layout.groups:
@@ -71,7 +71,7 @@ class RankMatcher(Matcher):
 
 
 def _norms(layout: Layout, posterior: Posterior, group: str) -> Tensor:
-    """Return the squared norm of everything that is attached to each unit of a group."""
+    """Return the squared norm of the entries that belong to each unit of a group."""
     total = torch.zeros(layout.groups[group].size, dtype=torch.float64, device=posterior.device)
     mean, stddev = posterior.mean, posterior.stddev
     for name in layout.tensors_of(group):
@@ -83,13 +83,13 @@ def _norms(layout: Layout, posterior: Posterior, group: str) -> Tensor:
 
 
 def _unit_sums(layout: Layout, name: str, squares: Tensor, group: str) -> Tensor:
-    """Return the sums over everything but the units of a group, cell by cell."""
+    """Return the sums over all dimensions except the units of a group."""
     size = layout.groups[group].size
     sums = torch.zeros(size, dtype=squares.dtype, device=squares.device)
     for cell, atoms in cells(squares, layout.axes[name]):
-        for place, atom in enumerate(atoms):
+        for dim, atom in enumerate(atoms):
             if atom.group == group:
-                sums += cell.movedim(place, 0).flatten(1).sum(1) if cell.dim() > 1 else cell
+                sums += cell.movedim(dim, 0).flatten(1).sum(1) if cell.dim() > 1 else cell
     return sums
 
 

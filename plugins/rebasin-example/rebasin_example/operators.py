@@ -1,4 +1,4 @@
-"""An operator of one's own, and the rule that lets models with it be traced."""
+"""A custom operator, and the rule that makes models with it traceable."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @torch.library.custom_op("rebasin_example::decay", mutates_args=())
 def decay(x: Tensor, rate: Tensor) -> Tensor:
-    """Return running averages along time, with one rate a channel.
+    """Compute exponential moving averages along time, with one rate per channel.
 
     Args:
         x: ``[batch, time, channels]``.
-        rate: ``[channels]``, between 0 and 1.
+        rate: ``[channels]``, in [0, 1].
 
     Returns:
         ``[batch, time, channels]``.
@@ -41,7 +41,7 @@ def _(x: Tensor, rate: Tensor) -> Tensor:
 
 
 def decay_rule(call: Call) -> Result:
-    """Keep the steps in order, and tie the rates to the channels.
+    """Fix the time axis, and constrain rates and channels to be permuted identically.
 
     Args:
         call: ``decay(x, rate)``.
@@ -64,7 +64,7 @@ class DecayRules(OperatorRules):
 
 @final
 class DecayNet(nn.Module):
-    """A network with the operator between two dense layers: what the conformance kit traces and checks.
+    """A network with the operator between two dense layers, as an example for the conformance kit.
 
     Args:
         width: Number of channels.

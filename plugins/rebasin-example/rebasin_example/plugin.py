@@ -1,4 +1,4 @@
-"""The hooks, which return the classes that this package adds. Each class is imported inside its hook, when needed."""
+"""The hooks, which return the classes of this package. Each hook imports its classes when it is called."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rebasin_operator_rules() -> Sequence[type[OperatorRules]]:
 
 @hookimpl
 def rebasin_examples(kind: type[object], folder: Path) -> Sequence[object] | None:
-    """Return networks on which the conformance kit tries the rules."""
+    """Return networks on which the conformance kit tests the rules."""
     del folder
     from rebasin_example.operators import DecayNet, DecayRules
 

@@ -1,4 +1,4 @@
-"""The conformance kit of rebasin_core, on everything that this package registers."""
+"""Run the conformance kit of rebasin_core on the classes of this package."""
 
 from __future__ import annotations
 

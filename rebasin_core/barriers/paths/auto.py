@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @final
 class AutoPath(Path):
-    """The first path with a closed form of `WassersteinPath` and `CoupledPath`; `SamplesPath` if there is none.
+    """The first of `WassersteinPath`, `CoupledPath` and `SamplesPath` that is defined for a pair of posteriors.
 
     Examples:
         >>> import torch

@@ -42,7 +42,7 @@ class Path(Strategy):
         - *Common noise*: all posteriors on a path have the same ``kind`` and noise of the same shapes. Therefore one
           draw of noise gives a sample at each t (common random numbers).
         - *Equivariance*: permuting both posteriors permutes the path.
-        - *Kept*: device and dtype are those of the reference, and the two posteriors are not changed.
+        - *Device and dtype*: device and dtype are those of the reference, and the two posteriors are not changed.
     """
 
     family: ClassVar[str] = "path"
@@ -78,4 +78,11 @@ class Path(Strategy):
 
     @abstractmethod
     def _between(self, problem: PathProblem) -> PosteriorPath:
-        """Return the path of a validated problem as a function of t."""
+        """Return the path between two posteriors as a function of t.
+
+        Args:
+            problem: Two posteriors over the same tensors.
+
+        Returns:
+            The function: the posterior at t in [0, 1]. All of these posteriors must accept the same noise.
+        """

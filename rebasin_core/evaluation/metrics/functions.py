@@ -258,6 +258,10 @@ def _require_probabilities(probabilities: Tensor, targets: Tensor) -> None:
         )
         raise InvalidInputError(message)
     worst = (probabilities.sum(-1) - 1).abs().max().item()
-    if not worst < 1e-2 or bool((probabilities < 0).any()):
-        message = f"expected non-negative rows that sum to 1, got sums off by up to {worst:.2g}; apply softmax first"
+    least = probabilities.min().item()
+    if not worst < 1e-2 or least < 0:
+        message = (
+            f"expected non-negative rows that sum to 1, got sums off by up to {worst:.2g} and a minimum of "
+            f"{least:.2g}; apply softmax first"
+        )
         raise InvalidInputError(message)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal, final
 
-import torch
 from typing_extensions import override
 
 from rebasin_core.evaluation.jackknife import LogMeanJackknife, influence
-from rebasin_core.evaluation.metric import AbstractSampleMetric, MetricValues
+from rebasin_core.evaluation.metric import Metric, MetricValues
 from rebasin_core.tensors.statistics import log_mean_exp
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from rebasin_core.evaluation.predictive import Predictions
 
 
 @final
-class NLLMetric(AbstractSampleMetric):
+class NLLMetric(Metric):
     r"""Predictive loss: negative log of the likelihood averaged over samples.
 
     $$ -\log \frac1S \sum_s p(y \mid x, \theta_s) $$
@@ -42,12 +39,7 @@ class NLLMetric(AbstractSampleMetric):
     name: Literal["nll"] = "nll"
 
     @override
-    def _values(self, log_prob: Tensor) -> tuple[Tensor, Tensor]:
-        losses = -log_mean_exp(log_prob, dim=0)
-        return losses, 1.0 - torch.exp(log_prob + losses)
-
-    @override
-    def _estimate(self, predictions: Predictions, contrasts: int | None) -> MetricValues:
+    def estimate(self, predictions: Predictions, *, contrasts: int | None = None) -> MetricValues:
         log_prob = predictions.log_prob
         samples = len(log_prob)
         # An antithetic pair is one independent draw.

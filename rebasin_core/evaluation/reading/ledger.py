@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @final
 class Ledger:
-    """Accumulates the entries of a `ModelReading`.
+    """Accumulator of the entries of a `ModelReading`.
 
     Args:
         tensors: Parameters and buffers by name.

@@ -142,6 +142,7 @@ class IVONAdapter(PosteriorAdapter, AbstractWriteBack):
         require_same_tensors(before.mean, posterior.mean, "the posterior to write into IVON")
         mean, stddev = posterior.mean, posterior.stddev
         groups = self._groups(source, model)
+        # All groups are validated before anything is written.
         hessians: list[Tensor] = []
         for names, group in groups:
             flat = torch.cat([stddev[name].flatten() for name in names]).to(group["hess"])
@@ -167,7 +168,7 @@ class IVONAdapter(PosteriorAdapter, AbstractWriteBack):
             raise InvalidInputError(message)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         groups: list[dict[str, Any]] = getattr(source, "param_groups", [])
-        found: list[tuple[list[str], dict[str, Any]]] = []
+        named: list[tuple[list[str], dict[str, Any]]] = []
         for group in groups:
             missing = [key for key in ("hess", "ess", "weight_decay", "params") if key not in group]
             unknown = sum(id(parameter) not in names for parameter in group.get("params", ()))
@@ -178,16 +179,17 @@ class IVONAdapter(PosteriorAdapter, AbstractWriteBack):
                     else f"expected the model that IVON optimizes, got one without {unknown} of its parameters"
                 )
                 raise InvalidInputError(message)
-            found.append(([names[id(parameter)] for parameter in group["params"]], group))
-        return found
+            named.append(([names[id(parameter)] for parameter in group["params"]], group))
+        return named
 
 
 @final
 class PyroGuideAdapter(PosteriorAdapter):
     """Adapter for Pyro's guides ``AutoNormal``, ``AutoDiagonalNormal`` and ``AutoLowRankMultivariateNormal``.
 
-    Sample sites are parameters. A prefix that all sites share and that is not in the model (the name of the network) is
-    removed.
+    Sample sites are parameters. A prefix that all sites share and that is not in the model is removed: the site
+    ``net.0.weight`` is the parameter ``0.weight``. The guide must have been called once, because Pyro creates its
+    parameters at the first call.
     """
 
     handles: ClassVar[tuple[str, ...]] = (

@@ -54,7 +54,7 @@ class BayesianLayout:
             Whether it has.
         """
         return any(
-            (found := self.mean.search(name)) is not None and self.scale.format(**found.groupdict()) in names
+            (match := self.mean.search(name)) is not None and self.scale.format(**match.groupdict()) in names
             for name in names
         )
 
@@ -68,7 +68,7 @@ class BayesianLayout:
             Mapping from tensor names to parameter names, for means, scales and other tensors of their shape (noise,
             priors); to None for other tensors of Bayesian layers. Tensors of other layers are omitted.
         """
-        found: dict[str, str | None] = {}
+        parameters: dict[str, str | None] = {}
         for name, tensor in tensors.items():
             mean = self.mean.search(name)
             if mean is None:
@@ -78,11 +78,11 @@ class BayesianLayout:
                 rest = other.removeprefix(mean["prefix"])
                 if other.startswith(mean["prefix"]) and mean["kind"] in rest and "." not in rest.partition(".")[2]:
                     same = value.shape == tensor.shape
-                    found[other] = mean["prefix"] + kind if same else found.get(other)
+                    parameters[other] = mean["prefix"] + kind if same else parameters.get(other)
             for other in tensors:
                 if other.startswith(mean["prefix"]) and self.ignored.search(other) is not None:
-                    found.setdefault(other, None)
-        return found
+                    parameters.setdefault(other, None)
+        return parameters
 
 
 # In this order: state dicts of an earlier layout may contain copies with the names of a later one.
@@ -138,14 +138,14 @@ def from_bayesian_layers(tensors: Tensors, layout: BayesianLayout, buffers: Tens
     stddev: dict[str, Tensor] = {}
     read: set[str] = set()
     for name, tensor in tensors.items():
-        found = layout.mean.search(name)
-        if found is None:
+        match = layout.mean.search(name)
+        if match is None:
             continue
-        scale = layout.scale.format(**found.groupdict())
+        scale = layout.scale.format(**match.groupdict())
         if scale not in tensors:
             message = f"expected `{scale}` for the mean `{name}` of {layout.library}, got no such tensor"
             raise InvalidInputError(message)
-        plain = found["prefix"] + ("bias" if found["kind"] == "bias" else "weight")
+        plain = match["prefix"] + ("bias" if match["kind"] == "bias" else "weight")
         mean[plain] = tensor.detach().clone()
         stddev[plain] = layout.stddev(tensors[scale].detach())
         read |= {name, scale}

@@ -68,7 +68,7 @@ def from_state_dict(tensors: Mapping[str, Tensor], *, swag_scale: float = 0.5) -
     """
     tensors = {name: tensor.detach() for name, tensor in tensors.items()}
     for pattern, names in ((_WRAPPED_SWAG, "covariance_sqrt"), (_SWAG, "cov_mat_sqrt")):
-        if any((found := pattern.match(name)) and found["part"] == "sq_mean" for name in tensors):
+        if any((match := pattern.match(name)) and match["part"] == "sq_mean" for name in tensors):
             return _swag(tensors, pattern, names, swag_scale)
     if COUNT_OF_AVERAGED in tensors:
         own = {n.removeprefix("module."): t for n, t in tensors.items() if n.startswith("module.")}
@@ -84,10 +84,10 @@ def from_state_dict(tensors: Mapping[str, Tensor], *, swag_scale: float = 0.5) -
 def _swag(tensors: Mapping[str, Tensor], pattern: re.Pattern[str], factor: str, scale: float) -> Posterior:
     parts: dict[str, dict[str, Tensor]] = {"mean": {}, "sq_mean": {}, factor: {}}
     for name, tensor in tensors.items():
-        found = pattern.match(name)
-        if found is not None and found["part"] in parts:
-            own = found.groupdict().get("prefix") or ""
-            parts[found["part"]][own + found["name"]] = tensor
+        match = pattern.match(name)
+        if match is not None and match["part"] in parts:
+            prefix = match.groupdict().get("prefix") or ""
+            parts[match["part"]][prefix + match["name"]] = tensor
     # Running means of normalization layers have the name of a SWAG mean, but no corresponding mean square.
     mean = {name: tensor for name, tensor in parts["mean"].items() if name in parts["sq_mean"]}
     missing = sorted(parts["sq_mean"].keys() - mean.keys())
@@ -105,9 +105,9 @@ def _swag(tensors: Mapping[str, Tensor], pattern: re.Pattern[str], factor: str, 
     )
 
 
-def _is_moment(found: re.Match[str] | None, mean: Mapping[str, Tensor]) -> bool:
+def _is_moment(match: re.Match[str] | None, mean: Mapping[str, Tensor]) -> bool:
     """Return whether a matched name is that of a SWAG statistic, not of a running mean."""
-    return found is not None and (found.groupdict().get("prefix") or "") + found["name"] in mean
+    return match is not None and (match.groupdict().get("prefix") or "") + match["name"] in mean
 
 
 def load_samples(path: Path | str, *, model: nn.Module | None = None, prefix: str = "") -> SamplesPosterior:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-# Gain of the weights, and standard deviation of the biases. The first pair suits most networks. A signal is visible
-# behind saturating units with large gains, behind oscillating units with small gains, through many layers with small
-# biases.
+# Gain of the weights, and standard deviation of biases and other vectors. The first pair suits most networks. A signal
+# is visible behind saturating units with large gains, behind oscillating units with small gains, through many layers
+# with small biases.
 _FRESH = (
     (math.sqrt(2.0), 0.3),
     (1.0, 0.05),

@@ -37,7 +37,7 @@ class EquivariantNoise(TorchDispatchMode):
     def __enter__(self) -> EquivariantNoise:
         self._sources.clear()
         self._count = 0
-        super().__enter__()  # type: ignore[no-untyped-call]  # likewise
+        super().__enter__()  # type: ignore[no-untyped-call]  # PyTorch has no types there
         return self
 
     @override

@@ -24,7 +24,7 @@ from rebasin_core.specs.tracing.model_tensors import ModelTensors, fixed_reasons
 from rebasin_core.specs.unification.constraints import Constraints
 from rebasin_core.specs.unification.solution import solve_constraints
 from rebasin_core.specs.unification.terms import Reason, fresh
-from rebasin_core.tensors.kinds import require_mapping
+from rebasin_core.tensors.arguments import require_mapping
 from rebasin_core.tensors.modules import unwrapped
 from rebasin_core.tensors.names import TensorNames
 from rebasin_core.tensors.trees import tree_map

@@ -1,1 +1,1 @@
-"""Small instances of registered classes, on which the conformance kit tries its laws."""
+"""Small instances of registered classes, for the conformance kit."""

@@ -1,4 +1,4 @@
-"""Small objects as other libraries make them, for the conformance kit: stand-ins of the same types and attributes."""
+"""Stand-ins for objects of other libraries, with the same type names and attributes, for the conformance kit."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def stand_in(module: str, name: str, base: type[Any] = SimpleNamespace) -> type[Any]:
-    """Return a class that looks like one of another library.
+    """Create a class with the module and name of a class of another library.
 
     Args:
-        module: Where that class is defined.
-        name: Its name.
-        base: What it derives from.
+        module: Module of that class.
+        name: Name of that class.
+        base: Base class.
 
     Returns:
         The class.
@@ -63,4 +63,4 @@ FOREIGN: dict[type[object], Callable[[], Sequence[object]]] = {
     IVONAdapter: _ivon,
     PyroGuideAdapter: _guides,
 }
-"""For every adapter, what makes its examples."""
+"""The function that creates the examples of each adapter."""

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @final
 class Between(nn.Module):
-    """A function between two dense layers, so that what it does to its axes shows in their weights.
+    """A function between two dense layers, whose weights then show the groups of its axes.
 
     Args:
-        inputs: Features of the input.
-        width: Features that the function gets.
-        after: Features that it gives.
-        function: From ``[N, width]`` to ``[N, after]``.
+        inputs: Number of input features.
+        width: Number of input features of the function.
+        after: Number of output features of the function.
+        function: Maps ``[N, width]`` to ``[N, after]``.
     """
 
     def __init__(self, inputs: int, width: int, after: int, function: Callable[[Tensor], Tensor]) -> None:
@@ -43,7 +43,7 @@ def modules(name: str) -> Sequence[tuple[nn.Module, Tensor]]:
         name: The name of the family.
 
     Returns:
-        Pairs of a network and its inputs; none where an operator is not PyTorch's own.
+        Pairs of a network and its inputs; empty for operators of other libraries.
     """
     state = torch.get_rng_state()
     torch.manual_seed(0)
@@ -164,10 +164,10 @@ def _slicing() -> list[tuple[nn.Module, Tensor]]:
 
 
 def _writing() -> list[tuple[nn.Module, Tensor]]:
-    places = torch.tensor([2, 0])
+    rows = torch.tensor([2, 0])
     return [
-        _vector(12, 12, lambda x: x.view(-1, 3, 4).index_add(1, places, x.view(-1, 3, 4)[:, :2]).flatten(1)),
-        _vector(12, 12, lambda x: x.view(-1, 3, 4).index_fill(1, places, 0.5).flatten(1)),
+        _vector(12, 12, lambda x: x.view(-1, 3, 4).index_add(1, rows, x.view(-1, 3, 4)[:, :2]).flatten(1)),
+        _vector(12, 12, lambda x: x.view(-1, 3, 4).index_fill(1, rows, 0.5).flatten(1)),
     ]
 
 

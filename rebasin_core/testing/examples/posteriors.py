@@ -110,4 +110,4 @@ POSTERIORS: dict[type[object], Callable[[], Sequence[object]]] = {
     MixturePosterior: _mixtures,
     MultiplicativeNoisePosterior: _multiplicative,
 }
-"""For every representation, what makes its examples."""
+"""The function that creates the examples of each representation."""

@@ -1,4 +1,4 @@
-"""Small instances of registered classes, on which the conformance kit tries its laws."""
+"""Examples of a registered class, from its plugin or from its defaults."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def examples_of(entry: Registered, folder: Path) -> Sequence[object]:
         folder: An empty folder that examples may use.
 
     Returns:
-        What the plugin's hook ``rebasin_examples`` gives, or those of this package for what is built in; else one
-        instance with default options, if there are defaults; else nothing.
+        The examples from the hook ``rebasin_examples`` of the plugin, or those of this package for built-in classes. If
+        there are none: one instance with default options, or nothing if an option has no default.
 
     Raises:
-        PluginError: If the hook gives examples without end.
+        PluginError: If the hook returns too many examples.
     """
     given = built_in_examples(entry.kind, folder) if entry.status.is_built_in else _given(entry, folder)
     if given is not None:
@@ -41,7 +41,7 @@ def examples_of(entry: Registered, folder: Path) -> Sequence[object]:
 
 
 def _given(entry: Registered, folder: Path) -> Sequence[object] | None:
-    """Return what the plugin's own hook gives, called through pluggy, which knows the options of the hook's marker."""
+    """Return the examples of the plugin's hook, called through pluggy, which handles the options of `hookimpl`."""
     manager = new_manager()
     manager.register(entry.status.plugin)
     return next(iter(manager.hook.rebasin_examples(kind=entry.kind, folder=folder)), None)
@@ -50,6 +50,6 @@ def _given(entry: Registered, folder: Path) -> Sequence[object] | None:
 def _bounded(given: Sequence[object], entry: Registered) -> Sequence[object]:
     examples = tuple(islice(given, MAX_CLASSES + 1))
     if len(examples) > MAX_CLASSES:
-        message = f"{entry.status.label} gives more than {MAX_CLASSES} examples of {entry.kind.__name__}"
+        message = f"{entry.status.label} provides more than {MAX_CLASSES} examples of {entry.kind.__name__}"
         raise PluginError(message)
     return examples

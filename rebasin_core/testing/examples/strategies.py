@@ -1,4 +1,4 @@
-"""Small instances of what is built in, for the conformance kit."""
+"""Small instances of built-in classes, for the conformance kit."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def built_in_examples(kind: type[object], folder: Path) -> Sequence[object] | No
 
     Args:
         kind: The class.
-        folder: An empty folder, where data sets get a few small files.
+        folder: An empty folder, in which small files of datasets are written.
 
     Returns:
-        The instances, or None where the defaults do.
+        The instances; None to use the defaults.
     """
     if issubclass(kind, OperatorRules):
         return modules(kind.name)
@@ -100,7 +100,7 @@ def _cifar10(folder: Path) -> Sequence[object]:
     batches = folder / "cifar-10-batches-bin"
     batches.mkdir(parents=True, exist_ok=True)
     for name in (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"):
-        # Three records a file, so that half a file is not a whole number of them.
+        # Three records per file: half of a file is not an integer number of records.
         labels = np.array([[0], [4], [9]], np.uint8)
         pixels = random.integers(0, 256, (3, 3072), np.uint8)
         (batches / name).write_bytes(np.hstack([labels, pixels]).tobytes())
@@ -119,7 +119,7 @@ def _mean_field(_: Path) -> Sequence[object]:
     shared = {"epochs": 30, "prior_scale": 1.0, "optimizer": _FAST}
     return [
         inference.MeanFieldVI(**shared),
-        # So few examples say little beside a whole prior, with noise as large as that of drawn weights.
+        # With few examples and the noise of weight samples, the full prior would dominate.
         inference.MeanFieldVI(**shared, estimator="weights", sticking_the_landing=True, kl_weight=0.1),
         inference.MeanFieldVI(**shared, estimator="flipout", stochastic=("layers.2.*",), kl_warmup=5),
     ]

@@ -1,3 +1,3 @@
-"""A plugin that ends the program when it is imported."""
+"""A plugin that exits when it is imported."""
 
 raise SystemExit(0)

@@ -1,4 +1,4 @@
-"""A plugin with a matcher, a path, a likelihood, a metric, a posterior and an inference method that gives it."""
+"""A plugin with a matcher, a path, a likelihood, a metric, a posterior and an inference method that returns it."""
 
 import math
 from typing import Annotated, ClassVar, Literal
@@ -27,7 +27,7 @@ class IdentityMatcher(rc.Matcher):
 
 
 class EasedPath(rc.Path):
-    """The geodesic, run slowly near the endpoints."""
+    """The geodesic with smaller steps near the endpoints."""
 
     name: Literal["eased"] = "eased"
 
@@ -48,7 +48,7 @@ class TemperedLikelihood(rc.Likelihood):
     """Temperature of the softmax."""
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """Accept everything: the test gives what fits."""
+        """Accept everything; the tests use valid targets only."""
 
     def log_prob(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the log probabilities of the targets."""
@@ -77,7 +77,7 @@ class TemperedLikelihood(rc.Likelihood):
 
 
 class SphericalMetric(rc.evaluation.AbstractPredictionMetric):
-    """One less the spherical score of the predicted probabilities."""
+    """One minus the spherical score of the predicted probabilities."""
 
     label: ClassVar[str] = "spherical loss"
 
@@ -142,12 +142,12 @@ def logistic_barycenter(posteriors, weights) -> LogisticPosterior:
 
 
 class LogisticInference(rc.Inference):
-    """Puts logistic noise of one scale around the estimate of another method."""
+    """Adds logistic noise of one scale to the estimate of another method."""
 
     name: Literal["logistic"] = "logistic"
 
     start: rc.Inference = rc.inference.MAPInference(epochs=2)
-    """Method that finds the location."""
+    """Method that estimates the location."""
 
     scale: PositiveFloat = 0.01
     """Scale of the noise."""

@@ -5,5 +5,5 @@ from rebasin_core import hookimpl
 
 @hookimpl
 def rebasin_machers() -> list[type]:
-    """Return nothing, since nobody asks."""
+    """Return no classes; this hook is never called."""
     return []

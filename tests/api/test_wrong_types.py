@@ -1,4 +1,4 @@
-"""Every public function says what is wrong with an argument of another kind: no error comes from inside."""
+"""Arguments of wrong types raise a `RebasinError` in every public function, never an error from its internals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GAUSSIAN = rc.posteriors.DiagonalGaussianPosterior(POINT.mean, {n: t.abs() + 0.1
 PERMUTATION = SPEC.random_permutation(generator=torch.Generator().manual_seed(1))
 ROWS = {"0.weight": "h, -", "0.bias": "h", "2.weight": "-, h", "2.bias": "-"}
 
-# Valid arguments by name; each is replaced by objects of every other kind.
+# Valid arguments by name; the test replaces each of them by objects of other types.
 CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "align": (rc.align, {"reference": MODEL, "candidate": MODEL, "task": TASK, "spec": SPEC, "matcher": "weight"}),
     "align_samples": (rc.align_samples, {"samples": [POINT, POINT], "spec": SPEC, "matcher": "weight", "task": TASK}),
@@ -96,12 +96,12 @@ WRONG: dict[str, Any] = {
 
 
 def raw_error(call: Callable[..., Any], arguments: dict[str, Any]) -> str | None:
-    """Return an error from inside, None if there is none, or one that is meant for the caller."""
+    """Return an internal error, or an error message that is too short; None otherwise."""
     try:
         call(**arguments)
     except RebasinError as error:
-        return None if len(str(error)) > 15 else f"says too little: {error}"
-    except Exception as error:  # ruff: ignore[blind-except] - any other one is a fault
+        return None if len(str(error)) > 15 else f"message too short: {error}"
+    except Exception as error:  # ruff: ignore[blind-except] - any other exception is a fault
         where = traceback.extract_tb(error.__traceback__)[-1]
         return f"{type(error).__name__}: {error!s:.90} [{Path(where.filename).name}:{where.lineno}]"
     return None
@@ -109,7 +109,7 @@ def raw_error(call: Callable[..., Any], arguments: dict[str, Any]) -> str | None
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.filterwarnings("ignore::rebasin_core.errors.RebasinWarning")
-def test_wrong_kinds_are_refused_by_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_types_raise_a_rebasin_error(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     call, valid = CALLS[name]
     found = {
@@ -120,12 +120,12 @@ def test_wrong_kinds_are_refused_by_name(name: str, tmp_path: Path, monkeypatch:
     assert not {case: problem for case, problem in found.items() if problem is not None}
 
 
-def test_every_public_function_is_tried() -> None:
+def test_every_public_function_is_tested() -> None:
     functions = {name for name in rc.__all__ if inspect.isfunction(getattr(rc, name))}
     assert functions - {"default_registry"} <= CALLS.keys()
 
 
-def test_losses_of_torch_in_the_place_of_a_likelihood() -> None:
+def test_pytorch_losses_as_likelihoods() -> None:
     expected = rc.score(MODEL, TASK)
     given: Any
     for given in (nn.functional.cross_entropy, nn.CrossEntropyLoss()):
@@ -144,7 +144,7 @@ def test_losses_of_torch_in_the_place_of_a_likelihood() -> None:
 
 
 @pytest.mark.parametrize("fault", ["flat", "missing", "other"])
-def test_channels_that_do_not_fit_name_the_matcher(fault: str) -> None:
+def test_invalid_channels_are_errors_that_name_the_matcher(fault: str) -> None:
     @final
     class Faulty(AbstractChannelMatcher):
         name: Literal["faulty"] = "faulty"

@@ -1,4 +1,4 @@
-"""What a hook may return: classes of its family that can be named, built and described in a schema."""
+"""Validation of the classes that hooks return: they need a name, a concrete class and a JSON schema."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from rebasin_core.tensors.reading import shown
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-# Names become parts of file names in the folder of a run.
+# Names become parts of file names in the run folder.
 _NAME = re.compile(r"\w[\w.+-]*")
 
 
-def checked_classes(offered: object, interface: type[Any]) -> list[type[Any]]:
-    """Return the classes that a hook returned, after checking them.
+def checked_classes(returned: object, interface: type[Any]) -> list[type[Any]]:
+    """Validate the classes that a hook returned.
 
     Args:
-        offered: The value that the hook returned.
+        returned: The returned value.
         interface: The interface of the family.
 
     Returns:
@@ -38,11 +38,11 @@ def checked_classes(offered: object, interface: type[Any]) -> list[type[Any]]:
         PluginError: If the value is not a list, or an item is not a class of the family, is abstract, has no valid
             name, or has options that a JSON schema cannot describe.
     """
-    if not isinstance(offered, list | tuple):
-        message = f"expected a list of classes, got {shown(offered)}"
+    if not isinstance(returned, list | tuple):
+        message = f"expected a list of classes, got {shown(returned)}"
         raise PluginError(message)
-    # A subclass of `list` may yield without end.
-    classes = list(islice(offered, MAX_CLASSES + 1))
+    # A subclass of `list` may be an infinite iterator.
+    classes = list(islice(returned, MAX_CLASSES + 1))
     if len(classes) > MAX_CLASSES:
         message = f"expected at most {MAX_CLASSES} classes, got more"
         raise PluginError(message)
@@ -59,7 +59,7 @@ def name_of(kind: type[Any]) -> str:
         The name.
 
     Raises:
-        ConfigError: If a strategy gives none.
+        ConfigError: If a strategy has none.
     """
     if issubclass(kind, Strategy):
         return kind.registered_name()
@@ -89,7 +89,7 @@ def _checked(kind: object, interface: type[Any]) -> type[Any]:
 
 
 def _require_schema(kind: type[BaseModel]) -> None:
-    """Raise if an option has no JSON schema: it could not be given in a run file, nor stored with results."""
+    """Raise if an option has no JSON schema, which run files and stored results require."""
     try:
         kind.model_json_schema()
     except PydanticUserError as error:
