@@ -250,7 +250,7 @@ class Strategy(Options, ABC):
         options = {"name": value} if isinstance(value, str) else value
         if not isinstance(options, Mapping) or not isinstance(options.get("name"), str):
             message = (
-                f"expected the name of a {cls.family}, a mapping with `name` and options, or an instance of "
+                f"expected the name of a registered {cls.family}, a mapping with `name` and options, or an instance of "
                 f"`{cls.__name__}`, got {value!r}"
             )
             raise custom_error(message)

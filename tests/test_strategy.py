@@ -190,7 +190,12 @@ BAD_OPTIONS: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "matchers[0].assignment.max_unassigned",
         "expected a value less than or equal to 1, got 2",
     ),
-    "no strategy": ("matchers", {"name": "restarts", "matcher": 3}, "matcher", "expected the name of a matcher"),
+    "no strategy": (
+        "matchers",
+        {"name": "restarts", "matcher": 3},
+        "matcher",
+        "expected the name of a registered matcher",
+    ),
 }
 INTERFACES: dict[str, type[Strategy]] = {
     "data": rc.DataSource,
@@ -265,7 +270,9 @@ def test_all_problems_are_reported_once() -> None:
 
 @pytest.mark.parametrize("value", [3, None, {"max_sweeps": 3}, {"name": 3}, [], KLMatcher])
 def test_values_of_other_types_raise(value: object) -> None:
-    with pytest.raises(ConfigError, match="expected the name of a matcher, a mapping with `name` and options, or an"):
+    with pytest.raises(
+        ConfigError, match="expected the name of a registered matcher, a mapping with `name` and options, or an"
+    ):
         rc.Matcher.of(value)
 
 

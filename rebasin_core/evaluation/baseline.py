@@ -51,7 +51,6 @@ def constant_loss(task: HeldTask, tensors: Mapping[str, Tensor], metric: Metric 
             task.likelihood.score_name,
             targets=targets,
             groups=prediction.unsqueeze(0),
-            is_point=True,
         )
         try:
             return LossEstimate.of(predictions, metric=metric).loss

@@ -98,8 +98,8 @@ class AbstractSampleMetric(Metric):
             log_prob: Log likelihoods ``[S, N]``, in nats.
 
         Returns:
-            Values ``[N]``, and influences ``[S, N]`` with mean zero over samples: the derivative of the value with
-            respect to the weight of each sample, centered.
+            Values ``[N]``, and influences ``[S, N]``: the derivative of the value with respect to the weight of each
+            sample, up to a constant per example.
         """
 
     @final

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 LOSS_SHARE, EXCESS_SHARE = 0.1, 0.2
 _MIN_DRAWS, _MAX_SKEWNESS = 8, 0.3
 # If a few samples dominate the loss of a few examples, the excess is skewed, and small values have small standard
-# errors. With noise shared by all examples the skewness shows this; with independent noise, the bias.
-_MAX_BIAS = 0.3
+# errors. With noise shared by all examples the skewness shows this. With independent noise, the bias and few degrees of
+# freedom show it: the sum over many examples of similar variance is nearly normal.
+_MAX_BIAS, _MANY_DEGREES = 0.3, 150
 # Smaller errors are rounding errors.
 _ROUNDING = 1e-7
 
@@ -93,15 +94,15 @@ def why_untrusted(
             "more samples"
         )
     if independent:
-        return _why_bias_is_large(bias, stderr)
+        return _why_skewed(influence, bias, stderr)
     return _why_few_draws(influence)
 
 
-def _why_bias_is_large(bias: float, stderr: float) -> str | None:
-    if abs(bias) <= _MAX_BIAS * stderr:
+def _why_skewed(influence: Tensor, bias: float, stderr: float) -> str | None:
+    if abs(bias) <= _MAX_BIAS * stderr or degrees_of_freedom(influence, independent=True) >= _MANY_DEGREES:
         return None
     return (
-        f"the bias of {bias:.2g}, which is known to first order only, is not small compared with the standard error of "
+        f"a few examples dominate it, and the bias of {bias:.2g} is not small compared with the standard error of "
         f"{stderr:.2g}; use more samples"
     )
 

@@ -66,17 +66,32 @@ def skew(t: float) -> float:
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_the_maximum_of_a_cubic_is_located_to_the_tolerance(*, mirrored: bool) -> None:
-    evaluate = Recorded((lambda t: skew(1 - t)) if mirrored else skew)
-    points, estimates = refine_maximum(evaluate, path_grid(5), 1e-5)
-    ends = estimates[0].loss, estimates[-1].loss
-    excess = {t: e.loss - (1 - t) * ends[0] - t * ends[1] for t, e in zip(points, estimates, strict=True)}
+    loss = (lambda t: skew(1 - t)) if mirrored else skew
+    points, estimates = refine_maximum(Recorded(loss), path_grid(5), 1e-5)
+    endpoints = estimates[0].loss, estimates[-1].loss
+    excess = {t: e.loss - (1 - t) * endpoints[0] - t * endpoints[1] for t, e in zip(points, estimates, strict=True)}
     best = max(excess, key=excess.__getitem__)
     assert excess[best] == pytest.approx(1.0, abs=1e-5)
     assert best == pytest.approx(2 / 3 if mirrored else 1 / 3, abs=3e-3)
-    # Successive parabolic interpolation converges faster than bisection would.
-    assert len(points) <= 5 + 4
-    coarse, _ = refine_maximum(Recorded(skew), path_grid(5), 0.05)
-    assert len(coarse) < len(points)
+    # Successive parabolic interpolation: the maximum is known to 2e-3, 3e-4, 5e-6 after one, two, three more points.
+    assert len(points) == 5 + 3
+    # The predicted increase is 0.084: at a larger tolerance the grid suffices.
+    assert len(refine_maximum(Recorded(loss), path_grid(5), 0.08)[0]) > 5
+    assert refine_maximum(Recorded(loss), path_grid(5), 0.09)[0] == path_grid(5)
+
+
+def test_the_points_of_a_mirrored_loss_are_mirrored() -> None:
+    for tolerance in (1e-2, 1e-3, 1e-6):
+        points, _ = refine_maximum(Recorded(skew), path_grid(5), tolerance)
+        mirrored, _ = refine_maximum(Recorded(lambda t: skew(1 - t)), path_grid(5), tolerance)
+        assert [1 - t for t in reversed(mirrored)] == pytest.approx(points)
+
+
+def test_a_maximum_next_to_the_last_point_is_found() -> None:
+    points, estimates = refine_maximum(Recorded(lambda t: t**9 * (1 - t)), path_grid(5), 1e-6)
+    best = max(estimates, key=lambda e: e.loss).loss
+    assert best == pytest.approx(0.9**9 * 0.1, abs=1e-5)
+    assert len(points) > 6
 
 
 def test_a_path_without_a_maximum_inside_needs_no_more_points() -> None:

@@ -83,7 +83,7 @@ barrier:
         ),
         (MINIMAL + "matchers: [weight, weight]", ["expected matchers with different names"]),
         (MINIMAL + "matchers: []", ["run.yaml:3: matchers: "]),
-        (MINIMAL + "matchers: [3]", ["run.yaml:3: matchers[0]: expected the name of a matcher"]),
+        (MINIMAL + "matchers: [3]", ["run.yaml:3: matchers[0]: expected the name of a registered matcher"]),
         (MINIMAL + "likelihood: gausian", ["run.yaml:3: likelihood.name: no likelihood 'gausian'; did you mean"]),
         (
             MINIMAL + "likelihood: {name: gaussian, scale: 0}",
@@ -101,7 +101,7 @@ barrier:
             ],
         ),
         (MINIMAL + "barrier: {name: reset, num_points: 3}", ["run.yaml:3: barrier.num_points: unknown option"]),
-        (MINIMAL + "barrier: {num_points: 3}", ["run.yaml:3: barrier: expected the name of a barrier"]),
+        (MINIMAL + "barrier: {num_points: 3}", ["run.yaml:3: barrier: expected the name of a registered barrier"]),
         (MINIMAL + "reference: {seed: 1, path: x}", ["run.yaml:3: reference: expected either `seed`"]),
         (
             MINIMAL + "reference: {seed: 1, inference: {name: map, epochs: x}}",

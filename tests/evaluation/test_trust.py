@@ -76,9 +76,14 @@ def test_a_bias_that_is_not_small_is_not_trusted_where_examples_have_noise_of_th
     for bias in (0.29 * stderr, -0.29 * stderr):
         assert why_untrusted(numbers, 0.0, independent=True, bias=bias) is None
     for bias in (0.31 * stderr, -0.31 * stderr):
-        assert "known to first order" in str(why_untrusted(numbers, 0.0, independent=True, bias=bias))
+        assert "a few examples dominate it" in str(why_untrusted(numbers, 0.0, independent=True, bias=bias))
         # With noise that all examples share, the skewness tells.
         assert why_untrusted(numbers, 0.0, independent=False, bias=bias) is None
+    # The sum over many examples of equal variance is nearly normal.
+    many = torch.tensor([1.0, -1.0] * 76).double()
+    bias = many.std().item() / len(many) ** 0.5
+    assert why_untrusted(many, 0.0, independent=True, bias=bias) is None
+    assert why_untrusted(many[:150], 0.0, independent=True, bias=bias) is not None
 
 
 def test_a_bias_that_leaves_out_much_is_not_trusted() -> None:

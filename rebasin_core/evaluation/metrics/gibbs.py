@@ -34,5 +34,4 @@ class GibbsMetric(AbstractSampleMetric):
 
     @override
     def _values(self, log_prob: Tensor) -> tuple[Tensor, Tensor]:
-        losses = -log_prob.mean(0)
-        return losses, -log_prob - losses
+        return -log_prob.mean(0), -log_prob

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
+from torch import Tensor
+
 from rebasin_core.specs.unification.reshaping import reshape, stack
 from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms, Reason, concatenation, fresh, length
 
@@ -317,6 +319,18 @@ def is_tensor(value: object) -> TypeIs[AxisTerms]:
         True for a tuple of terms.
     """
     return isinstance(value, tuple) and all(isinstance(term, tuple) for term in value)
+
+
+def is_constant(example: object) -> TypeIs[Tensor]:
+    """Return whether the model's code alone determines a tensor argument.
+
+    Args:
+        example: The result of `Call.example`, or an item of it.
+
+    Returns:
+        True for a tensor with values; False for a record of shape and dtype.
+    """
+    return type(example) is Tensor and example.device.type != "meta"
 
 
 def tensors_in(value: object) -> list[AxisTerms]:

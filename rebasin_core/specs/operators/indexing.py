@@ -6,10 +6,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, final
 
 import torch
-from torch import Tensor
 
 from rebasin_core.specs.operators.base import OperatorRules
-from rebasin_core.specs.operators.call import is_tensor
+from rebasin_core.specs.operators.call import is_constant, is_tensor
 from rebasin_core.specs.operators.elementwise import elementwise
 from rebasin_core.specs.unification.terms import differences, length
 
@@ -101,6 +100,8 @@ def index_select(call: Call) -> Result:
         The axes of the result.
     """
     terms = call.tensor("self")
+    if not terms:
+        return frozen(call)
     dim = call.arguments["dim"] % len(terms)
     chosen = constant_index(call.example("index"), length(terms[dim]))
     if chosen is not None:
@@ -148,11 +149,11 @@ def constant_index(example: object, size: int) -> list[int] | None:
     Returns:
         Indices from 0 to ``size - 1``; None if the values are unknown, none are selected, or there are too many.
     """
-    if not isinstance(example, Tensor) or type(example) is not Tensor or example.device.type == "meta":
+    if not is_constant(example) or example.dim() != 1:
         return None
-    if example.dim() != 1 or not 0 < len(example) <= _FEW or example.is_floating_point():
+    if not 0 < len(example) <= _FEW or example.is_floating_point():
         return None
-    values = example.nonzero()[:, 0] if example.dtype == torch.bool else example % size
+    values = example.nonzero()[:, 0] if is_mask(example) else example % size
     return [int(value) for value in values] or None
 
 
@@ -168,6 +169,18 @@ def is_mask(example: object) -> bool:
     return getattr(example, "dtype", None) in {torch.bool, torch.uint8}
 
 
+def has_masks(call: Call) -> bool:
+    """Return whether an index tensor among the argument ``indices`` is a boolean mask.
+
+    Args:
+        call: ``index(self, indices)`` or ``index_put(self, indices, values)``.
+
+    Returns:
+        True for at least one mask.
+    """
+    return any(map(is_mask, call.example("indices") or []))
+
+
 def gather(call: Call) -> Result:
     """Fix the indexed dimension and tie the others to the index tensor.
 
@@ -180,7 +193,7 @@ def gather(call: Call) -> Result:
     terms = call.tensor("self")
     dim = call.arguments["dim"]
     chosen = call.optional("index") or call.optional("indices") or ()
-    if dim is None or len(chosen) != len(terms):
+    if dim is None or not terms or len(chosen) != len(terms):
         return frozen(call)
     call.reduce(terms, [dim])
     found = list(chosen)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from itertools import starmap
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from rebasin_core.specs.operators.base import OperatorRules
-from rebasin_core.specs.unification.terms import length
+from rebasin_core.specs.unification.terms import length, uniform
 
 if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Result, Rule
     from rebasin_core.specs.operators.call import Call
 
 _OWN = ("weight", "bias", "running_mean", "running_var", "mean", "var", "bn_weight", "bn_bias")
+BATCH_NORMALIZATIONS: Final = (
+    "batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "native_batch_norm",
+    "_native_batch_norm_legit_functional", "cudnn_batch_norm", "miopen_batch_norm", "instance_norm",
+    "_batch_norm_impl_index", "_batch_norm_no_update", "_batch_norm_with_update",
+    "_batch_norm_with_update_functional",
+)  # fmt: skip
+"""All variants of batch and instance normalization."""
+
 _GROUPS = "the channels do not split into the groups of the normalization"
 
 
@@ -34,7 +42,8 @@ def batch_norm(call: Call) -> Result:
         call.reduce(tuple(inputs), range(2, len(inputs)))
     elif all(call.optional(name) is None for name in _OWN):
         call.observe((inputs[1],))
-    return [tuple(inputs), *((inputs[1],) if any(shape) else ((),) for shape in call.shapes[1:])]
+    statistics = [(inputs[1],) if any(shape) else tuple(map(uniform, shape)) for shape in call.shapes[1:]]
+    return [tuple(inputs), *statistics]  # statistics of the batch are empty in evaluation mode
 
 
 def layer_norm(call: Call) -> Result:
@@ -96,14 +105,8 @@ def weight_norm(call: Call) -> Result:
     return [found, scale][: len(call.shapes)]
 
 
-_BATCH = (
-    "batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "native_batch_norm",
-    "cudnn_batch_norm", "instance_norm", "_batch_norm_impl_index", "_batch_norm_no_update",
-    "_batch_norm_with_update",
-)  # fmt: skip
-
 RULES: dict[str, Rule] = {
-    **{f"aten.{name}": batch_norm for name in _BATCH},
+    **{f"aten.{name}": batch_norm for name in BATCH_NORMALIZATIONS},
     **{f"aten.{name}": layer_norm for name in ("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")},
     **{f"aten.{name}": weight_norm for name in ("_weight_norm", "_weight_norm_interface")},
     **{f"aten.{name}": group_norm for name in ("group_norm", "native_group_norm")},

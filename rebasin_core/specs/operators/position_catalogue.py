@@ -17,7 +17,7 @@ from rebasin_core.specs.operators.position_order import (
     sort_positions,
     topk,
 )
-from rebasin_core.specs.operators.positions import Positions, label_of
+from rebasin_core.specs.operators.positions import Positions, can_hold, label_of
 from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms, substitute, uniform
 
 if TYPE_CHECKING:
@@ -103,7 +103,9 @@ def rearranged(call: Call, ordinary: Callable[[Call], list[AxisTerms]], *, compl
     label = label_of(call.first)
     others = [value for value in list(call.arguments.values())[1:] if is_tensor(value) or isinstance(value, Positions)]
     dtype = call.arguments.get("dtype")
-    if label is None or others or (dtype is not None and str(dtype) in {"torch.bool", "torch.uint8", "torch.int8"}):
+    if label is None or others or not can_hold(dtype, label):
+        return None
+    if call.operator == "aten.view" and dtype is not None:  # the bits of the positions are read as another dtype
         return None
     first = next(iter(call.arguments))
     found = ordinary(replace(call, arguments={**call.arguments, first: tuple(call.first)}))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rebasin_core.specs.operators.call import is_tensor
+from rebasin_core.specs.operators.indexing import has_masks
 from rebasin_core.specs.operators.positions import (
     Positions,
     are_positions,
@@ -25,22 +26,20 @@ def index(call: Call) -> list[AxisTerms] | None:
     """Look up elements by position; the dimensions of the index tensors replace the indexed dimensions.
 
     Args:
-        call: ``index(self, indices)``, without masks.
+        call: ``index(self, indices)``.
 
     Returns:
-        The axes of the result.
+        The axes of the result; None if an index tensor is a mask.
     """
+    if has_masks(call):
+        return None
     terms = call.tensor("self")
     given = {dim: item for dim, item in enumerate(call.arguments["indices"]) if is_tensor(item)}
     dims = list(given)
-    index_dims = max((len(item) for item in given.values()), default=0)
     kept = [term for dim, term in enumerate(terms) if dim not in dims]
-    if not dims or not are_positions(terms, *given.values()) or len(call.shapes[0]) != len(kept) + index_dims:
+    if not dims or not are_positions(terms, *given.values()):
         return None
     start = dims[0] if dims == list(range(dims[0], dims[-1] + 1)) else 0
-    sizes = [max(length(item[back]) for item in given.values() if len(item) >= -back) for back in range(-index_dims, 0)]
-    if list(call.shapes[0][start : start + index_dims]) != sizes:  # one of them is a mask
-        return None
     if not all(_is_induced_by(call, item) for item in given.values()):
         call.reduce(terms, dims)
     for dim, item in given.items():
@@ -62,8 +61,8 @@ def index_select(call: Call) -> list[AxisTerms] | None:
         terms, dim, chosen = call.tensor("weight"), 0, call.tensor("indices")
     else:
         terms, chosen = call.tensor("self"), call.tensor("index")
-        dim = call.arguments["dim"] % len(terms)
-    if not are_positions(terms, chosen):
+        dim = call.arguments["dim"] % max(len(terms), 1)
+    if not terms or not are_positions(terms, chosen):
         return None
     if not _is_induced_by(call, chosen):
         call.reduce(terms, [dim])
@@ -126,7 +125,9 @@ def scatter(call: Call) -> list[AxisTerms] | None:
     terms, chosen = call.tensor("self"), call.tensor("index")
     source = call.optional("src") or call.optional("source")
     label = label_of(chosen)
-    if label is None or label.kind != "positions" or label_of(terms) is not None or label_of(source) is not None:
+    if not terms or label_of(terms) is not None or label_of(source) is not None:
+        return None
+    if label is None or label.kind != "positions":
         return None
     dim = call.arguments["dim"] % len(terms)
     by_line = len(chosen) == 1 and call.operator.startswith("aten.index")
@@ -156,10 +157,11 @@ def index_put(call: Call) -> list[AxisTerms] | None:
         call: ``index_put(self, indices, values, accumulate)``.
 
     Returns:
-        The axes of the result; None if the positions are used as plain integers.
+        The axes of the result; None if the positions are used as plain integers or as a mask.
     """
     terms, values, indices = call.tensor("self"), call.tensor("values"), call.arguments["indices"]
-    if len(indices) != 1 or not is_tensor(indices[0]) or len(indices[0]) != 1 or label_of(terms) is not None:
+    one_index = len(indices) == 1 and is_tensor(indices[0]) and len(indices[0]) == 1
+    if not one_index or has_masks(call) or label_of(terms) is not None:
         return None
     (chosen,) = indices
     label, written = label_of(chosen), label_of(values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rebasin_core.specs.operators.positions import Label, Positions, induce, induced_axis, label_of
+from rebasin_core.specs.operators.positions import Label, Positions, can_hold, induce, induced_axis, label_of
 from rebasin_core.specs.unification.terms import AxisTerms, fresh, has_uniform, length
 
 if TYPE_CHECKING:
@@ -72,14 +72,15 @@ def arange(call: Call) -> list[AxisTerms] | None:
         One axis; the values are positions along it.
     """
     start, step = call.arguments.get("start", 0), call.arguments.get("step", 1)
-    floating = call.arguments.get("dtype")
-    if (start, step) != (0, 1) or (floating is not None and floating.is_floating_point) or call.shapes[0] == (1,):
+    dtype = call.arguments.get("dtype")
+    if (start, step) != (0, 1) or (dtype is not None and dtype.is_floating_point) or call.shapes[0] == (1,):
         return None
     (size,) = call.shapes[0]
     if call.arguments.get("end") != size:
         return None
     axis = fresh(size)
-    return [Positions.of((axis,), Label(axis, distinct=axis, why="values vary along it"))]
+    label = Label(axis, distinct=axis, why="values vary along it")
+    return [Positions.of((axis,), label)] if can_hold(dtype, label) else None
 
 
 def sort_positions(call: Call) -> list[AxisTerms] | None:

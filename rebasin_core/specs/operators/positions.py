@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, final
 
+import torch
+
 from rebasin_core.specs.unification.induced import InducedAxis
 from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms, Variable, length, substitute
 
@@ -139,6 +141,26 @@ def are_positions(*values: object) -> bool:
     """
     labels = [label for label in map(label_of, values) if label is not None]
     return all(label.kind == "positions" for label in labels)
+
+
+def can_hold(dtype: torch.dtype | None, label: Label) -> bool:
+    """Return whether tensors of a dtype represent positions exactly.
+
+    Args:
+        dtype: The dtype; None if it does not change.
+        label: The meaning of the values.
+
+    Returns:
+        True if the last position is exact. Counts and offsets may be larger than any position, so for them True only
+        for ``int32`` and ``int64``. False for dtypes of one byte: in an index, some of them are masks.
+    """
+    if dtype is None or dtype in {torch.int32, torch.int64}:
+        return True
+    if label.kind != "positions" or dtype.itemsize == 1 or dtype.is_complex:
+        return False
+    # A float has 1 - log2(eps) significant bits, so the integers up to 2 / eps are exact.
+    largest = 2 / torch.finfo(dtype).eps if dtype.is_floating_point else torch.iinfo(dtype).max
+    return length(label.along) - 1 <= largest
 
 
 def tie_indexed(call: Call, term: AxisTerm, label: Label | None) -> AxisTerm:

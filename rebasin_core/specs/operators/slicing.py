@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.operators.call import is_constant, is_tensor
 from rebasin_core.specs.unification.terms import length, uniform
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
 
 _STACKED = "slices are stacked along it"
+_COMPUTED = "its range is computed"
 
 
 def cat(call: Call) -> Result:
@@ -78,12 +80,16 @@ def split(call: Call) -> Result:
     """Split a dimension into consecutive parts.
 
     Args:
-        call: ``split``, ``chunk``, ``tensor_split``, ``hsplit``.
+        call: ``split``, ``chunk``, ``tensor_split``, ``hsplit``. Computed bounds fix the dimension.
 
     Returns:
         The axes of each part.
     """
     dim = call.arguments.get("dim", 0)
+    if call.optional("tensor_indices_or_sections") is not None and not is_constant(
+        call.example("tensor_indices_or_sections")
+    ):
+        return [call.mix(call.first, {dim % len(call.first): shape[dim]}, _COMPUTED) for shape in call.shapes]
     return call.split(call.first, dim, [shape[dim] for shape in call.shapes])
 
 
@@ -152,13 +158,18 @@ def narrow(call: Call) -> Result:
     """Return a range along a dimension.
 
     Args:
-        call: ``narrow(self, dim, start, length)``.
+        call: ``narrow(self, dim, start, length)``. A computed start fixes the dimension.
 
     Returns:
         The axes of the range.
     """
-    dim = call.arguments["dim"]
+    dim = call.arguments["dim"] % len(call.first)
     start = call.arguments["start"]
+    if is_tensor(start):
+        value = call.example("start")
+        if not is_constant(value):
+            return call.mix(call.first, {dim: call.shapes[0][dim]}, _COMPUTED)
+        start = int(value)
     start += length(call.first[dim]) if start < 0 else 0
     return narrowed(call, call.first, dim, start, call.shapes[0][dim])
 

@@ -58,7 +58,9 @@ def scatter(call: Call) -> Result:
         The axes of the result.
     """
     terms = list(call.tensor("self"))
-    dim = call.arguments["dim"] % len(call.tensor("self"))
+    if not terms:
+        return frozen(call)
+    dim = call.arguments["dim"] % len(terms)
     call.reduce(tuple(terms), [dim])
     terms[dim] = call.freeze(terms[dim], _WRITTEN)
     for name in ("index", "src", "source"):

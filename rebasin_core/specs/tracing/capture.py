@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from rebasin_core.specs.tracing.graph import ModelGraph
+from rebasin_core.specs.tracing.lookup import looked_up
 from rebasin_core.specs.tracing.quiet import quietly
 from rebasin_core.tensors.modules import named_tensors, shared_copy
 from rebasin_core.tensors.trees import tree_flatten, tree_tensors
@@ -178,7 +179,8 @@ class _UseObserver(TorchFunctionMode):
     """Observes uses of tensors that a recorded graph does not contain.
 
     Attributes:
-        read: Tensors whose values Python or NumPy read; the rest of the execution may depend on these values.
+        read: Tensors whose values Python or NumPy read, because the rest of the execution may depend on these values;
+            and the records of lookups by tensors without dimensions, whose values PyTorch reads.
         differentiates: Whether the model computes gradients in its forward pass.
     """
 
@@ -194,10 +196,13 @@ class _UseObserver(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _READS and args and isinstance(args[0], Tensor):
             self.read.append(args[0])
+        if name in _SUBSCRIPTS:
+            self.read += looked_up(args[0], args[1])
         if (name in _DIFFERENTIATIONS and "autograd" in str(getattr(func, "__module__", ""))) or name == "backward":
             self.differentiates = True
         return func(*args, **(kwargs or {}))
 
 
 _READS = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr"})
+_SUBSCRIPTS = frozenset({"__getitem__", "__setitem__"})
 _DIFFERENTIATIONS = frozenset({"grad", "backward"})

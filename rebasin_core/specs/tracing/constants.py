@@ -35,10 +35,9 @@ class KnownConstants:
             node: The node of the constant.
             value: The value; ignored unless it is a tensor that holds data.
         """
-        if not isinstance(value, Tensor) or type(value) not in {Tensor, torch.nn.Parameter}:
-            return
-        if value.device.type != "meta" and not node.meta.get("unknown"):
-            self._values[node] = value.detach()
+        known = None if node.meta.get("unknown") else values_of(value)
+        if known is not None:
+            self._values[node] = known
 
     def compute(self, node: Node) -> Tensor | None:
         """Compute the value of an operator if all its arguments are known.
@@ -52,6 +51,9 @@ class KnownConstants:
         target = node.target
         if not all(argument in self._values for argument in node.all_input_nodes):
             return None
+        if target is torch.ops.aten.detach_.default:
+            self._values[node] = self._values[node.all_input_nodes[0]]
+            return self._values[node]
         if not isinstance(target, torch._ops.OpOverload) or not _is_computable(node, target):  # ruff: ignore[private-member-access] - there is no public alias
             return None
         args, given = map_arg((node.args, node.kwargs), lambda argument: self._values[argument])
@@ -63,10 +65,10 @@ class KnownConstants:
                 value = target(*args, **kwargs)
         except (RuntimeError, TypeError, ValueError, IndexError):
             return None
-        if not isinstance(value, Tensor) or value.device.type == "meta":
-            return None
-        self._values[node] = value
-        return value
+        known = values_of(value)
+        if known is not None:
+            self._values[node] = known
+        return known
 
     def example(self, node: Node, name: str) -> Any:  # ruff: ignore[any-type] - nested lists of tensors and records
         """Return the value of an argument if it is a constant, else a record of its shape and dtype.
@@ -82,6 +84,21 @@ class KnownConstants:
         names = [argument.name for argument in schema.arguments] if schema is not None else []
         given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}.get(name)
         return map_arg(given, lambda argument: self._values.get(argument, value_of(argument)))
+
+
+def values_of(value: object) -> Tensor | None:
+    """Return the values of a constant.
+
+    Args:
+        value: A tensor, or anything else.
+
+    Returns:
+        The tensor, detached; None if it is not a tensor that holds data.
+    """
+    if not isinstance(value, Tensor) or type(value) not in {Tensor, torch.nn.Parameter} or value.device.type == "meta":
+        return None
+    found = value.detach()  # of a tensor that left `torch.func.grad`, it has another type
+    return found if type(found) is Tensor else None
 
 
 def _is_computable(node: Node, target: torch._ops.OpOverload) -> bool:
@@ -107,15 +124,26 @@ def refined(terms: AxisTerms, value: Tensor) -> AxisTerms:
     Returns:
         The axes, some of them replaced by uniform or new free ones.
     """
-    if 0 in value.shape:
+    if 0 in value.shape or value.layout is not torch.strided:
         return terms
     found = list(terms)
+    signs = _zero_signs(value)
     for dim, size in enumerate(value.shape):
-        if size > 1 and bool((value == value.narrow(dim, 0, 1)).all()):
+        if size > 1 and all(bool((part == part.narrow(dim, 0, 1)).all()) for part in (value, signs)):
             found[dim] = uniform(size)
-    if _is_equivariant(value):
+    if _is_equivariant(value) and not signs.any():
         found[-2:] = [fresh(value.shape[-1])] * 2
     return tuple(found)
+
+
+def _zero_signs(value: Tensor) -> Tensor:
+    """Return where a tensor is negative zero, which equals zero although functions such as ``1 / x`` differ."""
+    if value.is_complex():
+        return _zero_signs(value.real) + 2 * _zero_signs(value.imag)
+    if not value.is_floating_point():
+        return torch.zeros((), dtype=torch.bool, device=value.device).expand(value.shape)
+    wide = value.double()
+    return (wide == 0) & wide.signbit()
 
 
 def _is_equivariant(value: Tensor) -> bool:

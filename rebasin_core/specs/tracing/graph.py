@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
+import torch
 from torch.fx import GraphModule, Node
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -44,20 +45,19 @@ class ModelGraph:
         )
 
     @cached_property
-    def normalization_tensors(self) -> frozenset[str]:
-        """Names of the parameters and buffers that normalizations use, running statistics among them."""
-        found: set[str] = set()
-        for node in self.module.graph.nodes:
-            if "norm" in str(node.target):
-                names = [argument.name for argument in node.args if isinstance(argument, Node)]
-                found |= {origin for name in names if (origin := self.origins.get(name)) is not None}
-        return frozenset(found)
+    def running_statistics(self) -> frozenset[str]:
+        """Names of the parameters and buffers that normalizations use as running statistics."""
+        return self._origins_of(_statistics(self.module))
 
     @cached_property
     def written_tensors(self) -> frozenset[str]:
         """Names of the parameters and buffers that the graph writes to."""
-        names = {node.name for node in written_nodes(self.module)}
-        return frozenset(origin for name, origin in self.origins.items() if origin is not None and name in names)
+        return self._origins_of(written_nodes(self.module))
+
+    def _origins_of(self, nodes: set[Node]) -> frozenset[str]:
+        """Return the names of the parameters and buffers among some nodes."""
+        found = (self.origins.get(node.name) for node in nodes if node.op == "placeholder")
+        return frozenset(origin for origin in found if origin is not None)
 
 
 def value_of(node: Node) -> Any:  # ruff: ignore[any-type] - a tensor, a record of one, a scalar, or a list of those
@@ -106,17 +106,40 @@ def makes_new_tensor(node: Node) -> bool:
 
 def _targets(module: GraphModule, node: Node) -> Iterator[object]:
     """Yield the arguments that an operator writes to."""
+    yield from _given(module, node, written_nodes)
     schema = getattr(node.target, "_schema", None)
-    regions = [argument for argument in node.args if isinstance(argument, Node) and argument.op == "get_attr"]
-    for region in regions:
-        inner = getattr(module, str(region.target))
-        if isinstance(inner, GraphModule):
-            changed = written_nodes(inner)
-            placeholders = (other for other in inner.graph.nodes if other.op == "placeholder")
-            given = node.args[node.args.index(region) + 1 :]
-            yield from (outer for outer, own in zip(given, placeholders, strict=False) if own in changed)
-    if schema is None or not schema.is_mutable:
+    if schema is None or not schema.is_mutable or node.target is torch.ops.aten.detach_.default:
         return
     for index, argument in enumerate(schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
-            yield node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
+            yield _argument(node, index, argument.name)
+
+
+def _statistics(module: GraphModule) -> set[Node]:
+    """Return the nodes that batch and instance normalizations use as running statistics, also in nested graphs."""
+    found: set[Node] = set()
+    for node in module.graph.nodes:
+        arguments = enumerate(getattr(getattr(node.target, "_schema", None), "arguments", ()))
+        used = [_argument(node, index, argument.name) for index, argument in arguments if argument.name in _STATISTICS]
+        found.update(given for given in (*used, *_given(module, node, _statistics)) if isinstance(given, Node))
+    return found
+
+
+def _argument(node: Node, index: int, name: str) -> object:
+    """Return an argument of an operator, by its index and name in the schema."""
+    return node.args[index] if index < len(node.args) else node.kwargs.get(name)
+
+
+def _given(module: GraphModule, node: Node, select: Callable[[GraphModule], set[Node]]) -> Iterator[object]:
+    """Yield the arguments for those placeholders of nested graphs that a function of the nested graph selects."""
+    for index, region in enumerate(node.args):
+        inner = getattr(module, str(region.target)) if isinstance(region, Node) and region.op == "get_attr" else None
+        if isinstance(inner, GraphModule):
+            selected = select(inner)
+            placeholders = (other for other in inner.graph.nodes if other.op == "placeholder")
+            given = zip(node.args[index + 1 :], placeholders, strict=False)
+            yield from (outer for outer, own in given if own in selected)
+
+
+_STATISTICS: Final = frozenset({"running_mean", "running_var"})
+"""Arguments of all variants of batch and instance normalization, by their names in the schemas."""

@@ -14,8 +14,9 @@ from rebasin_core.errors import SpecError
 from rebasin_core.specs.operators.call import Call, is_tensor, tensors_in
 from rebasin_core.specs.operators.elementwise import elementwise, unchanged
 from rebasin_core.specs.operators.indexing import frozen
+from rebasin_core.specs.operators.normalization import BATCH_NORMALIZATIONS
 from rebasin_core.specs.operators.positions import Positions, as_integers, label_of, labels_in
-from rebasin_core.specs.tracing.constants import KnownConstants, refined
+from rebasin_core.specs.tracing.constants import KnownConstants, refined, values_of
 from rebasin_core.specs.tracing.decompose import Decomposer
 from rebasin_core.specs.tracing.graph import value_of, written_nodes
 from rebasin_core.specs.tracing.positioned import positioned
@@ -34,6 +35,7 @@ _RANGES = ("aten.slice", "aten.narrow")  # an empty range does not constrain the
 _ACCEPT_EMPTY = frozenset({
     "aten.cat", "aten.index", "aten.index_put", "aten.index_put_", "aten.linear", "aten.conv2d", "aten.index_select",
     "torchvision.roi_align", "torchvision.roi_pool", "torchvision.nms",
+    *(f"aten.{name}" for name in BATCH_NORMALIZATIONS),
 })  # fmt: skip
 
 
@@ -139,7 +141,7 @@ class Interpreter:
             if found is not None:
                 return _check_lengths(call, found)
         except Exception as error:  # ruff: ignore[blind-except] - as below; the axes of the positions are then fixed
-            self.without_rule[f"{call.operator} (its rule failed: {type(error).__name__}: {error})"] = 1
+            self._report(_failed(call, error))
         return ordinary(as_integers(call))
 
     def _apply_rule(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms]:
@@ -157,12 +159,12 @@ class Interpreter:
                 return _check_lengths(call, rule(call))
             except Exception as error:  # ruff: ignore[blind-except] - a rule that fails must not stop the trace
                 # Constraints added before the failure are harmless. Decomposing or fixing keeps the result sound.
-                label = f"{call.operator} (its rule failed: {type(error).__name__}: {error})"
+                label = _failed(call, error)
         found = self._apply_decomposition(call, node, values)
         if found is None:
             return self._fix_axes(call, label)
         if label != call.operator:  # a failed rule is reported even if the operator is decomposed
-            self.without_rule[label] = self.without_rule.get(label, 0) + 1
+            self._report(label)
         return found
 
     def _apply_decomposition(self, call: Call, node: Node, values: Mapping[Node, Any]) -> list[AxisTerms] | None:
@@ -184,8 +186,17 @@ class Interpreter:
         return _check_lengths(call, plain)
 
     def _fix_axes(self, call: Call, label: str) -> list[AxisTerms]:
-        self.without_rule[label] = self.without_rule.get(label, 0) + 1
+        self._report(label)
         return frozen(call, not_ruled=True)
+
+    def _report(self, label: str) -> None:
+        """Count a call of an operator without a rule, or whose rule failed."""
+        self.without_rule[label] = self.without_rule.get(label, 0) + 1
+
+
+def _failed(call: Call, error: Exception) -> str:
+    """Return the label for reports of a call whose rule failed."""
+    return f"{call.operator} (its rule failed: {type(error).__name__}: {error})"
 
 
 def _fix_empty(call: Call) -> list[AxisTerms]:
@@ -216,7 +227,7 @@ def constant_terms(tensor: Tensor, name: str) -> AxisTerms:
     """Return the axes of a constant, which are fixed unless a permutation leaves its values unchanged.
 
     Args:
-        tensor: The constant. On the meta device, it has no values and is assumed to vary along every axis.
+        tensor: The constant. Without values, such as on the meta device, it is assumed to vary along every axis.
         name: Name of the constant, for reports.
 
     Returns:
@@ -224,8 +235,8 @@ def constant_terms(tensor: Tensor, name: str) -> AxisTerms:
     """
     reason = Reason("constant", name, "values vary along it")
     terms = tuple(fresh(size, reason) for size in tensor.shape)
-    known = tensor.device.type != "meta" and type(tensor) in {Tensor, torch.nn.Parameter}
-    return refined(terms, tensor.detach()) if known else terms
+    known = values_of(tensor)
+    return terms if known is None else refined(terms, known)
 
 
 def _bind_arguments(node: Node, values: Mapping[Node, Any]) -> dict[str, Any]:

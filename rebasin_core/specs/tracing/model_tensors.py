@@ -186,7 +186,7 @@ def fixed_reasons(
         Reasons by name.
     """
     why = dict.fromkeys(set(tensors.named) - graph.used_tensors, "never used")
-    free = tensors.states | graph.normalization_tensors | set(freed)
+    free = tensors.states | graph.running_statistics | set(freed)
     constant = {name for name in set(tensors.buffers) - free if not tensors.buffers[name].is_floating_point()}
     undecided = (set(tensors.buffers) & graph.used_tensors) - constant - free - tensors.unsaved
     if undecided:

@@ -47,6 +47,22 @@ CONTRACTION: Final = {
     "attention math": Case(4, lambda h: aten._scaled_dot_product_attention_math(*_attended(h))),
 }
 
+
+def _statistics(outputs: tuple[Tensor, ...]) -> list[Tensor]:
+    values, *statistics = outputs
+    return [values, *(after(values.flatten(1), value) for value in statistics)]
+
+
+def _evaluated(name: str, *training: bool) -> Case:
+    """Return a batch normalization in evaluation mode, whose statistics of the batch are empty."""
+
+    def function(h: Tensor, w: Tensor, b: Tensor, m: Tensor, v: Tensor) -> list[Tensor]:
+        variance = v.detach().square()
+        return _statistics(getattr(aten, name)(grid(h, 2, 3), w, b, m.detach(), variance, *training, 0.1, 1e-5))
+
+    return Case(6, function, ((2,), (2,), (2,), (2,)))
+
+
 NORMALIZATION: Final = {
     "batch_norm": Case(
         6,
@@ -66,31 +82,36 @@ NORMALIZATION: Final = {
         lambda h, w, b: _statistics(aten._native_batch_norm_legit.no_stats(grid(h, 2, 3), w, b, True, 0.1, 1e-5)),
         ((2,), (2,)),
     ),
-    "legit no training": Case(
+    "legit functional": Case(
         6,
-        lambda h, w, b, m, v: aten._native_batch_norm_legit_no_training(
-            grid(h, 2, 3), w, b, m.detach(), v.detach().square(), 0.1, 1e-5
-        )[0],
-        ((2,), (2,), (2,), (2,)),
+        lambda h, w, b: _statistics(
+            aten._native_batch_norm_legit_functional(
+                grid(h, 2, 3), w, b, h.new_zeros(2), h.new_ones(2), True, 0.1, 1e-5
+            )
+        ),
+        ((2,), (2,)),
     ),
-    "no update": Case(
-        6,
-        lambda h, w, b, m, v: aten._batch_norm_no_update(
-            grid(h, 2, 3), w, b, m.detach(), v.detach().square(), 0.1, 1e-5
-        )[0],
-        ((2,), (2,), (2,), (2,)),
-    ),
+    "native_batch_norm in evaluation": _evaluated("native_batch_norm", False),
+    "legit no training": _evaluated("_native_batch_norm_legit_no_training"),
+    "no update": _evaluated("_batch_norm_no_update"),
     "with update": Case(
         6,
         lambda h, w, b: _statistics(
-            aten._batch_norm_with_update(grid(h, 2, 3), w, b, h.new_zeros(2), h.new_ones(2), 0.1, 1e-5)[:3]
+            aten._batch_norm_with_update(grid(h, 2, 3), w, b, h.new_zeros(2), h.new_ones(2), 0.1, 1e-5)
+        ),
+        ((2,), (2,)),
+    ),
+    "with update functional": Case(
+        6,
+        lambda h, w, b: _statistics(
+            aten._batch_norm_with_update_functional(grid(h, 2, 3), w, b, h.new_zeros(2), h.new_ones(2), 0.1, 1e-5)
         ),
         ((2,), (2,)),
     ),
     "impl index": Case(
         6,
         lambda h, w, b: _statistics(
-            aten._batch_norm_impl_index(grid(h, 2, 3), w, b, None, None, True, 0.1, 1e-5, False)[:3]
+            aten._batch_norm_impl_index(grid(h, 2, 3), w, b, None, None, True, 0.1, 1e-5, False)[:4]
         ),
         ((2,), (2,)),
     ),
@@ -113,11 +134,6 @@ NORMALIZATION: Final = {
 
 def _weighted(h: Tensor, weight: Tensor, norms: Tensor) -> list[Tensor]:
     return [h @ weight, after(h, norms)]
-
-
-def _statistics(outputs: tuple[Tensor, ...]) -> list[Tensor]:
-    values, *statistics = outputs
-    return [values, *(after(values.flatten(1), value) for value in statistics)]
 
 
 def _recurrent(name: str, states: int, *, bidirectional: bool = False) -> Case:

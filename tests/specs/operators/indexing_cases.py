@@ -40,6 +40,10 @@ CASES: Final[dict[str, Case]] = {
     "index mask of both": Case(
         6, lambda h: grid(h, 2, 3)[:, torch.tensor([[True, False, True], [False, True, False]])]
     ),
+    "index mask of bytes": Case(
+        4, lambda h, w: [h[:, torch.tensor([1, 1, 0, 1]).byte()], h[:, (w < 1e9).byte()]], ((4,),)
+    ),
+    "index one integer": Case(6, lambda h, w: [grid(h, 2, 3)[:, torch.tensor(1)], h * w[w.argmin()]], ((6,),)),
     "_unsafe_index": Case(4, lambda h: aten._unsafe_index(h, [None, INDEX])),
     "index_select": Case(6, lambda h: [grid(h, 3, 2).index_select(-2, INDEX), h.index_select(1, ONE)]),
     "index_select argsort": Case(6, lambda h, w: grid(h, 3, 2).index_select(1, w.argsort()), ((3,),)),

@@ -278,3 +278,52 @@ def test_unsorted_lookups_share_the_hidden_units_of_experts() -> None:
     assert check_spec(spec, model, x).passed
     assert spec.layout.as_json()["axes"]["bias"] == "matrix, matrix.3"
     assert all(group.within is None for group in spec.groups.values())
+
+
+class _Arranged(nn.Module):
+    """A dense layer scaled by a table in the order of scores; the positions are converted to another dtype."""
+
+    def __init__(self, size: int, convert: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.dense = nn.Linear(3, 2)
+        self.scores, self.table, self.weights = (nn.Parameter(torch.randn(size)) for _ in range(3))
+        self.convert = convert
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        arranged = self.table[self.convert(self.scores.argsort()).long()]
+        output: Tensor = self.dense(x) * (arranged * self.weights).sum()
+        return output
+
+
+@pytest.mark.parametrize(
+    ("dtype", "exact", "inexact"), [(torch.bfloat16, 257, 299), (torch.float16, 2049, 2101), (torch.int16, 299, None)]
+)
+def test_positions_survive_conversion_only_to_dtypes_that_hold_the_last_one(
+    dtype: torch.dtype, exact: int, inexact: int | None
+) -> None:
+    for size in (exact, inexact):
+        if size is None:
+            continue
+        model, x = _Arranged(size, lambda found: found.to(dtype)), torch.randn(2, 3)
+        spec = trace_spec(model, x)
+        assert spec.layout.as_json()["axes"]["table"] == ("scores" if size == exact else str(size))
+        permuted = spec.random_permutation(generator=torch.Generator().manual_seed(0)).apply(
+            dict(model.named_parameters())
+        )
+        torch.testing.assert_close(torch.func.functional_call(model, permuted, (x,)), model(x))
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda found: torch.arange(len(found), dtype=torch.int8),  # 128 and larger numbers overflow
+        lambda found: found.int().view(torch.float32),  # the same bits represent other numbers
+        lambda found: found.bool(),
+    ],
+)
+def test_converted_positions_that_are_other_numbers_fix_the_axis(convert: Callable[[Tensor], Tensor]) -> None:
+    model, x = _Arranged(299, convert), torch.randn(2, 3)
+    spec = trace_spec(model, x)
+    check_spec(spec, model, x).require(allow_untested=True)
+    assert spec.layout.as_json()["axes"]["table"] == "299"

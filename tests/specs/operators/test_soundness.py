@@ -35,14 +35,13 @@ if TYPE_CHECKING:
 # Rules that no network here reaches: for other devices, and for operators that PyTorch does not record before dispatch.
 UNREACHED: Final = frozenset({
     "aten._scaled_dot_product_efficient_attention", "aten._scaled_dot_product_flash_attention", "aten.cudnn_batch_norm",
-    "aten._batch_norm_impl_index", "aten._batch_norm_no_update", "aten._batch_norm_with_update", "aten.conj",
-    "aten._native_batch_norm_legit_no_training", "aten.contiguous", "aten.lift_fresh", "aten.requires_grad_",
+    "aten.miopen_batch_norm", "aten.conj", "aten.contiguous", "aten.lift_fresh", "aten.requires_grad_",
     "aten._embedding_bag",
 })  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*deprecated", "ignore:The .*vmap")
+@pytest.mark.filterwarnings("ignore:.*deprecated", "ignore:indexing with dtype", "ignore:The .*vmap")
 @pytest.mark.parametrize(
     ("cases", "families"),
     [

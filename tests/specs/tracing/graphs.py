@@ -37,6 +37,16 @@ def parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(*shape))
 
 
+def between(function: Callable[..., Tensor], outputs: int = 4, **members: nn.Module | nn.Parameter) -> Graph:
+    """Return two dense layers with four hidden units, and a function of these units between them."""
+    return Graph(
+        lambda net, x, *more: net.last(function(net, net.first(x).tanh(), *more)),
+        first=nn.Linear(3, 4),
+        last=nn.Linear(outputs, 2),
+        **members,
+    )
+
+
 def constant(module: nn.Module, name: str, value: Tensor, *, persistent: bool = True) -> nn.Module:
     module.register_buffer(name, value, persistent=persistent)
     return module

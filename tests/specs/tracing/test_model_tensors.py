@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 from typing_extensions import override
 
 from rebasin_core import check_spec, trace_spec
 from rebasin_core.errors import SpecError
-from tests.specs.tracing.graphs import Graph, axes, constant, parameter, traced
+from tests.specs.tracing.graphs import Graph, axes, between, constant, parameter, traced
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rebasin_core.specs.tracing.capture import Method
 
 ROWS = torch.randn(6, 3)
@@ -71,6 +74,66 @@ def test_frozen_batch_normalizations_are_permuted() -> None:
     assert {found[f"1.{name}"] for name in ("weight", "bias", "running_mean", "running_var")} == {"units.0"}
     fixed = trace_spec(model, torch.randn(2, 3, 4, 4), freeze=["1.*"])
     assert not fixed.groups
+
+
+@pytest.mark.parametrize("method", ["export", "execution"])
+@pytest.mark.parametrize(
+    ("shape", "function"),
+    [
+        ((4,), lambda buffer, h: h * buffer / torch.linalg.vector_norm(buffer)),
+        ((4,), lambda buffer, h: h * functional.normalize(buffer, dim=0)),
+        ((4, 1), lambda buffer, h: h * buffer.renorm(2, 0, 0.5)[:, 0]),
+        ((4, 1), lambda buffer, h: h * torch._weight_norm(buffer, torch.ones(1, 1), 1)[:, 0]),
+        ((4,), lambda buffer, h: functional.layer_norm(h, (4,), buffer)),
+        ((4,), lambda buffer, h: functional.group_norm(h, 1, None, buffer)),
+        ((4,), lambda buffer, h: functional.batch_norm(h, torch.zeros(4), torch.ones(4), buffer)),
+        ((1, 1, 4), lambda buffer, h: h * functional.instance_norm(buffer)[0, 0]),
+    ],
+)
+def test_constant_buffers_of_norms_are_fixed(
+    shape: tuple[int, ...], function: Callable[[Tensor, Tensor], Tensor], method: Method
+) -> None:
+    model = between(lambda net, h: function(net.first.scale, h))
+    constant(model.first, "scale", torch.rand(shape) + 0.5)  # type: ignore[arg-type]  # a member of a Graph
+    spec = trace_spec(model, ROWS, method=method)
+    assert axes(spec)["first.bias"] == "4"
+    assert axes(spec)["first.scale"] == ", ".join(map(str, shape))
+    free = trace_spec(model, ROWS, method=method, free=["first.scale"])
+    assert check_spec(free, model, ROWS).passed
+    assert axes(free)["first.bias"] == "first"
+
+
+aten = torch.ops.aten
+BATCH_NORMALIZATIONS: dict[str, Callable[..., Tensor]] = {
+    "batch_norm": lambda h, w, b, m, v: functional.batch_norm(h, m, v, w, b),
+    "batch_norm with keywords": lambda h, w, b, m, v: aten.batch_norm(
+        h, w, b, running_mean=m, running_var=v, training=False, momentum=0.1, eps=1e-5, cudnn_enabled=False
+    ),
+    "instance_norm": lambda h, w, b, m, v: functional.instance_norm(
+        h[..., None], m, v, w, b, use_input_stats=False
+    ).squeeze(-1),
+    "native_batch_norm": lambda h, *own: aten.native_batch_norm(h, *own, False, 0.1, 1e-5)[0],  # ruff: ignore[boolean-positional-value-in-call] - a schema without keywords
+    "legit": lambda h, *own: aten._native_batch_norm_legit(h, *own, False, 0.1, 1e-5)[0],  # ruff: ignore[boolean-positional-value-in-call]
+    "functional": lambda h, *own: aten._native_batch_norm_legit_functional(h, *own, False, 0.1, 1e-5)[0],  # ruff: ignore[boolean-positional-value-in-call]
+    "no training": lambda h, *own: aten._native_batch_norm_legit_no_training(h, *own, 0.1, 1e-5)[0],
+    "no update": lambda h, *own: aten._batch_norm_no_update(h, *own, 0.1, 1e-5)[0],
+    "without gradients": lambda h, w, b, m, v: torch.no_grad()(functional.batch_norm)(h, m, v, w, b),
+}
+
+
+@pytest.mark.parametrize("method", ["export", "execution"])
+@pytest.mark.parametrize("name", BATCH_NORMALIZATIONS)
+def test_running_statistics_of_every_batch_normalization_are_permuted(name: str, method: Method) -> None:
+    function = BATCH_NORMALIZATIONS[name]
+    model = between(
+        lambda net, h: function(h, net.scale, net.shift, net.first.mean, net.first.variance),
+        scale=parameter(4),
+        shift=parameter(4),
+    )
+    for statistic in ("mean", "variance"):
+        constant(model.first, statistic, torch.rand(4) + 0.5)  # type: ignore[arg-type]  # a member of a Graph
+    found = axes(traced(model, ROWS, method=method))
+    assert found["first.mean"] == found["first.variance"] == found["first.bias"] == found["scale"] == "scale"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
