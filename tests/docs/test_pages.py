@@ -1,4 +1,4 @@
-"""The pages say what is so: their code runs, every public name and option is in them."""
+"""The pages are true: their code runs, every public name and option is in them."""
 
 from __future__ import annotations
 

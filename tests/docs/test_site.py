@@ -1,4 +1,4 @@
-"""The built pages show what their sources say.
+"""The built pages show the contents of their sources.
 
 ``mkdocs build --strict --site-dir DIR`` builds them; the environment variable ``REBASIN_SITE`` names that folder. The
 script ``.ci/run`` does both.

@@ -65,7 +65,7 @@ def test_constant_indices_of_every_dtype_split_the_axis(dtype: torch.dtype) -> N
         lambda h, mask: h.unflatten(1, (2, 2))[:, mask[:2], torch.tensor([0, 1])].repeat(1, 2),
     ],
 )
-def test_masks_of_several_dimensions_and_beside_indices_are_sound(
+def test_masks_of_several_dimensions_and_with_indices_are_sound(
     function: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype
 ) -> None:
     assert _traced(between(lambda _, h: function(h, torch.ones(4, dtype=dtype))))["first.weight"] == "4, 3"
