@@ -97,6 +97,7 @@ def test_a_maximum_next_to_the_last_point_is_found() -> None:
 def test_a_path_without_a_maximum_inside_needs_no_more_points() -> None:
     evaluate = Recorded(lambda t: (t - 0.5) ** 2)
     assert refine_maximum(evaluate, path_grid(5), 1e-6)[0] == path_grid(5)
+    assert refine_maximum(Recorded(lambda t: 1 + t), path_grid(5), 1e-6)[0] == path_grid(5)
 
 
 def test_no_point_is_added_next_to_another() -> None:

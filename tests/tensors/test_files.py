@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import resource
 import stat
@@ -9,9 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from rebasin_core.errors import FileFormatError, StorageError
-from rebasin_core.tensors.files import read_tensors, replacing, require_writable, write_bytes, write_json, write_tensors
+from rebasin_core.tensors.files import (
+    FORMAT,
+    is_unfinished,
+    read_tensors,
+    replacing,
+    require_writable,
+    write_bytes,
+    write_json,
+    write_tensors,
+)
 from rebasin_core.tensors.reading import read_json
 
 
@@ -134,3 +145,68 @@ def test_tensors_that_share_memory_are_written_separately(tmp_path: Path) -> Non
     write_tensors(tmp_path / "f.safetensors", {"a": shared, "b": shared}, kind="k", document={})
     tensors, _ = read_tensors(tmp_path / "f.safetensors", kind="k")
     assert torch.equal(tensors["a"], tensors["b"])
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"), [("x.json", ".json"), ("x", ""), ("x" + ".s" * 3, ".s"), ("x." + "s" * 40, "")]
+)
+def test_temporary_files_are_in_the_folder_of_the_target_with_its_suffix(
+    tmp_path: Path, name: str, suffix: str
+) -> None:
+    target = tmp_path / "new" / "folders" / name
+    with replacing(target) as temporary:
+        assert temporary.parent == target.parent
+        assert temporary.suffix == (suffix or ".part")
+        assert is_unfinished(temporary.name)
+        temporary.write_bytes(b"content")
+    assert [path.name for path in target.parent.iterdir()] == [name]
+    for other in (name, ".rebasin-x.part.two.three", "rebasin-x.part", ".rebasin-.part", ".rebasin-x.part2"):
+        assert not is_unfinished(other)
+
+
+def test_documents_are_written_for_readers(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"a": [1]})
+    assert (tmp_path / "x.json").read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
+
+
+def test_files_of_other_programs_have_no_kind(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"w": torch.ones(2)}, path)
+    tensors, document = read_tensors(path)
+    assert (tensors["w"].tolist(), document) == ([1.0, 1.0], {"kind": None})
+    with pytest.raises(FileFormatError, match="expected a file of kind 'posterior', got unknown"):
+        read_tensors(path, kind="posterior")
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ([1], "is not a JSON object"),
+        ({"kind": 3, "format": FORMAT}, "expected a file of a kind that this package writes, got 3"),
+        ({"format": FORMAT}, "expected a file of a kind that this package writes, got unknown"),
+        ({"kind": "k", "format": "rebasin_core/99"}, f"rebasin_core/99.*{FORMAT}"),
+        ({"kind": "k"}, f"None.*{FORMAT}"),
+        ({"kind": "k", "format": FORMAT, "document": 3}, "its document is not a JSON object, got 3"),
+    ],
+)
+def test_damaged_headers_are_named(tmp_path: Path, header: object, message: str) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"w": torch.ones(2)}, path, metadata={"rebasin_core": json.dumps(header)})
+    with pytest.raises(FileFormatError, match=rf"x\.safetensors'?: .*{message}"):
+        read_tensors(path)
+
+
+def test_a_missing_document_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"w": torch.ones(2)}, path, metadata={"rebasin_core": json.dumps({"kind": "k", "format": FORMAT})})
+    assert read_tensors(path, kind="k")[1] == {"kind": "k"}
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="no file system in which nobody can create files")
+def test_a_path_without_an_existing_parent_is_checked_in_the_nearest_folder(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "folders" / "x")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(StorageError, match=r"cannot write '?/proc/new/x'?: /proc: .+\. Choose another path"):
+        require_writable("/proc/new/x")
+    with pytest.raises(StorageError, match=r"cannot write .*: .*(too long|name).*\. Choose another path"):
+        require_writable(tmp_path / ("x" * 300))

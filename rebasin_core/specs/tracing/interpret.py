@@ -183,7 +183,10 @@ class Interpreter:
         for label in labels_in(results):
             self._constraints.freeze(label.along, call.because(label.why))
         plain = [fixed if own is None else tuple(own) for own, fixed in zip(results, unused, strict=True)]
-        return _check_lengths(call, plain)
+        try:
+            return _check_lengths(call, plain)
+        except SpecError:  # PyTorch states wrong shapes, such as those of LSTM states before 2.13
+            return None
 
     def _fix_axes(self, call: Call, label: str) -> list[AxisTerms]:
         self._report(label)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from rebasin_core.specs.operators.attention import AttentionRules
 from rebasin_core.specs.operators.catalogue import BUILT_IN_FAMILIES
@@ -46,9 +47,12 @@ UNREACHED: Final = frozenset({
     ("cases", "families"),
     [
         (pooling_cases.CASES, (PoolingRules, ConvolutionRules, ReductionRules)),
-        (
+        pytest.param(
             contraction_cases.CASES,
             (ContractionRules, AttentionRules, NormalizationRules, RecurrentRules, FourierRules, MatrixRules),
+            marks=pytest.mark.skipif(
+                TorchVersion(torch.__version__) < "2.13", reason="recorded LSTMs with projections fail"
+            ),
         ),
         (indexing_cases.CASES, (IndexingRules, WritingRules)),
         (shape_cases.CASES, (ShapeRules, SlicingRules, CreationRules, ElementwiseRules)),

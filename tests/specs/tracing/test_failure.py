@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 from typing_extensions import override
 
 from rebasin_core import trace_spec
@@ -71,7 +72,7 @@ def _on_meta() -> nn.Module:
         return _Masked()
 
 
-CASES: list[tuple[Any, Any, str]] = [
+CASES: list[Any] = [
     (lambda x: x, ROWS, "expected a torch.nn.Module as the model, got a function"),
     (nn.Linear, ROWS, "got the class Linear; create an instance"),
     (nn.Sequential(nn.LazyLinear(8)), ROWS, r"'0.weight' is a lazy parameter .* run the model on one batch"),
@@ -95,10 +96,13 @@ CASES: list[tuple[Any, Any, str]] = [
     (_on_meta(), ROWS, "meta device, where tensors have no values"),
     (_Returning(None), ROWS, "expected a model that returns tensors, got no tensor in the output"),
     (_Returning("text"), ROWS, "got no tensor in the output of _Returning"),
-    (
+    pytest.param(
         _mlp(),
         torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(4, 3)], layout=torch.jagged),
         "Pass padded tensors instead of nested ones",
+        marks=pytest.mark.skipif(
+            TorchVersion(torch.__version__) < "2.13", reason="the exporter fails on nested tensors with another error"
+        ),
     ),
 ]
 
