@@ -31,7 +31,10 @@ def transformers_models() -> dict[str, tuple[type[nn.Module], object, dict[str, 
     both = {**text, "decoder_input_ids": ids}
     sound = {"input_features": torch.randn(2, 16, 40), "decoder_input_ids": ids}
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
-    clip = {"text_config": {**small, "projection_dim": 16}, "vision_config": {**vision, "projection_dim": 16}}
+    clip = {
+        "text_config": {**small, "projection_dim": 16, "eos_token_id": 2},
+        "vision_config": {**vision, "projection_dim": 16},
+    }
     gpt2 = t.GPT2Config(vocab_size=97, n_embd=24, n_layer=2, n_head=4, n_positions=32, use_cache=False)
     t5 = t.T5Config(d_model=24, d_kv=6, d_ff=40, num_layers=2, num_heads=4, vocab_size=97, use_cache=False)
     whisper = t.WhisperConfig(

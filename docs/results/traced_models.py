@@ -167,7 +167,8 @@ def record(
         "permuted": coverage.moved_axes,
         "axes": coverage.axes,
         "error": check.error,
-        "passed": check.passed,
+        "preserved": check.kept,
+        "untested": sorted(check.untested),
         "fixed": reasons,
         "without_rule": dict(coverage.without_rule),
     }
@@ -297,7 +298,8 @@ def main() -> None:
             continue
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(json.dumps(found) + "\n")
-        print(name, "function preserved" if found["passed"] else "FUNCTION CHANGED", found["error"], flush=True)
+        verdict = "function preserved" if found["preserved"] else "FUNCTION CHANGED"
+        print(name, verdict, found["error"], "untested:", found["untested"] or "none", flush=True)
 
 
 if __name__ == "__main__":

@@ -47,12 +47,9 @@ UNREACHED: Final = frozenset({
     ("cases", "families"),
     [
         (pooling_cases.CASES, (PoolingRules, ConvolutionRules, ReductionRules)),
-        pytest.param(
+        (
             contraction_cases.CASES,
             (ContractionRules, AttentionRules, NormalizationRules, RecurrentRules, FourierRules, MatrixRules),
-            marks=pytest.mark.skipif(
-                TorchVersion(torch.__version__) < "2.13", reason="recorded LSTMs with projections fail"
-            ),
         ),
         (indexing_cases.CASES, (IndexingRules, WritingRules)),
         (shape_cases.CASES, (ShapeRules, SlicingRules, CreationRules, ElementwiseRules)),
@@ -61,6 +58,8 @@ UNREACHED: Final = frozenset({
 def test_every_rule_is_sound_with_every_output_of_its_operator(
     cases: dict[str, Case], families: tuple[type[OperatorRules], ...]
 ) -> None:
+    if cases is contraction_cases.CASES and TorchVersion(torch.__version__) < "2.13":
+        pytest.skip("recorded LSTMs with projections fail")
     wrong: dict[str, float] = {}
     used: dict[str, set[int]] = {}
     for name, case in cases.items():
