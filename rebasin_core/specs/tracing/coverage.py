@@ -97,10 +97,11 @@ class Coverage:
     @override
     def __str__(self) -> str:
         """Return the counts, then the fixed axes grouped by reason."""
+        groups = "1 group" if self.groups == 1 else f"{self.groups} groups"
         lines = [
             (
                 f"{self.moved_axes} of {self.axes} axes and {self.moved_tensors} of {self.tensors} tensors are "
-                f"permuted, in {self.groups} groups; log10 of the group order: {self.log10_order:.1f}"
+                f"permuted, in {groups}; log10 of the group order: {self.log10_order:.1f}"
             )
         ]
         lines += [str(self.captured)] if str(self.captured) else []
