@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -67,3 +68,49 @@ def test_the_accumulated_objective_equals_the_inner_product() -> None:
     assert result.objective == pytest.approx(expected, rel=1e-6)
     assert result.trace[-1] == result.objective
     assert list(result.trace) == sorted(result.trace)
+
+
+def mlp_problem() -> CoordinateDescent:
+    architecture, shape = ARCHITECTURES["mlp"]
+    models = [architecture.build(shape, 5, generator=torch.Generator().manual_seed(s)).double() for s in (1, 2)]
+    first, second = ({n: p.detach().unsqueeze(0) for n, p in model.named_parameters()} for model in models)
+    return CoordinateDescent(architecture.spec(models[0]).layout, first, second)
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_a_returned_matrix_is_a_copy(*, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if large:
+        monkeypatch.setattr(similarity, "_SMALL", 0)
+    solver = mlp_problem()
+    for name in solver.indices:
+        expected = solver.similarity(name).clone()
+        solver.similarity(name).zero_()
+        torch.testing.assert_close(solver.similarity(name), expected, rtol=0, atol=0)
+
+
+def test_times_add_up_over_steps() -> None:
+    solver = mlp_problem()
+    start = perf_counter()
+    solver.initialize_greedily()
+    first = dict(solver.seconds)
+    assert all(seconds > 0 for seconds in first.values())
+    solver.sweep(torch.Generator().manual_seed(0))
+    second = dict(solver.seconds)
+    assert all(second[name] > first[name] for name in first)
+    assert sum(second.values()) < perf_counter() - start
+
+
+def test_a_converged_descent_changes_no_unit() -> None:
+    solver = mlp_problem()
+    generator = torch.Generator().manual_seed(0)
+    while solver.sweep(generator):
+        pass
+    indices, objective = {name: index.clone() for name, index in solver.indices.items()}, solver.objective()
+    assert not solver.sweep(generator)
+    assert all(torch.equal(solver.indices[name], index) for name, index in indices.items())
+    assert solver.objective() == objective
+    # From there, a fresh descent changes no unit either.
+    again = mlp_problem()
+    again.start_at(indices)
+    assert not again.sweep(generator)
+    assert again.objective() == pytest.approx(objective)
