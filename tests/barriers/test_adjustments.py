@@ -60,23 +60,23 @@ class ShiftBarrier(AbstractAdjustedBarrier):
 POINTWISE = PointwiseBarrier(num_points=3)
 
 
+def network(weight: float) -> rc.Posterior:
+    return rc.posteriors.PointPosterior({"weight": torch.full((1, 1), weight).double()})
+
+
 @pytest.mark.parametrize("scale_first", [False, True])
 def test_the_outer_adjustment_is_applied_first(*, scale_first: bool) -> None:
     x, y = torch.linspace(-1, 1, 9).double()[:, None], torch.zeros(9, 1).double()
     task = rc.Task(nn.Linear(1, 1, bias=False), [(x, y)], likelihood="gaussian")
-    first, last = (rc.posteriors.PointPosterior({"weight": torch.full((1, 1), w).double()}) for w in (0.5, 1.5))
     for seen in SEEN.values():
         seen.clear()
     if scale_first:
         nested: rc.BarrierEstimator = ScaleBarrier(estimator=ShiftBarrier(estimator=POINTWISE))
     else:
         nested = ShiftBarrier(estimator=ScaleBarrier(estimator=POINTWISE))
-    found = rc.barrier(first, last, task, estimator=nested)
+    found = rc.barrier(network(0.5), network(1.5), task, estimator=nested)
     midpoint = 2 * 1.0 + 1 if scale_first else 2 * (1.0 + 1)
-    expected = [
-        rc.score(rc.posteriors.PointPosterior({"weight": torch.full((1, 1), w).double()}), task).nll
-        for w in (0.5, midpoint, 1.5)
-    ]
+    expected = [rc.score(network(weight), task).nll for weight in (0.5, midpoint, 1.5)]
     assert found.loss == pytest.approx(expected)
     for seen in SEEN.values():
         assert [t for t, _, _ in seen] == [0.0, 0.5, 1.0]

@@ -17,7 +17,9 @@ NOISE = torch.tensor([1.0, -2.0, 3.0])
 
 
 def test_numbers_and_tensors_are_subtracted_in_float64() -> None:
-    at, first, last = (estimate(scale * NOISE, loss) for scale, loss in ((4.0, 1.0), (1.0, 0.5), (2.0, 0.1)))
+    at = estimate(4 * NOISE, 1.0)
+    first = estimate(NOISE, 0.5)
+    last = estimate(2 * NOISE, 0.1)
     assert excess_over_chord("loss", 0.25, at, first, last).item() == pytest.approx(1.0 - 0.75 * 0.5 - 0.25 * 0.1)
     excess = excess_over_chord("sample_influence", 0.25, at, first, last)
     assert excess.dtype == torch.float64

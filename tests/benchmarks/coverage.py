@@ -54,7 +54,9 @@ class Case:
 
     def at(self, t: float) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation on the 2-Wasserstein geodesic: both are linear in t."""
-        return tuple((1 - t) * first + t * last for first, last in (self.means, self.stddevs))  # type: ignore[return-value]
+        mean, other_mean = self.means
+        stddev, other_stddev = self.stddevs
+        return (1 - t) * mean + t * other_mean, (1 - t) * stddev + t * other_stddev
 
     def loss(self, t: float) -> float:
         return self.exact(*self.at(t))

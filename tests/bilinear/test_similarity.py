@@ -10,6 +10,8 @@ import rebasin_core as rc
 from rebasin_core.bilinear import similarity, terms
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.bilinear.similarity import SimilarityMatrices
+from rebasin_core.bilinear.terms import Channels
+from rebasin_core.symmetry.layout import Layout
 
 # Residual streams (a group twice in one tensor), nested groups, convolutions, products after flattening.
 ARCHITECTURES = {
@@ -27,6 +29,14 @@ def nudged(index: torch.Tensor, part: float, generator: torch.Generator) -> torc
     return changed
 
 
+def problem(name: str) -> tuple[Layout, Channels, Channels]:
+    """Return the layout of an architecture, and one channel of each of two networks with random weights."""
+    architecture, shape = ARCHITECTURES[name]
+    models = [architecture.build(shape, 5, generator=torch.Generator().manual_seed(seed)).double() for seed in (1, 2)]
+    channels = [{n: p.detach().unsqueeze(0) for n, p in model.named_parameters()} for model in models]
+    return architecture.spec(models[0]).layout, channels[0], channels[1]
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("large", [True, False])
 def test_updated_matrices_equal_recomputed_ones(*, name: str, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,10 +51,7 @@ def test_updated_matrices_equal_recomputed_ones(*, name: str, large: bool, monke
         return updates[-1]
 
     monkeypatch.setattr(SimilarityMatrices, "_update", watched)
-    architecture, shape = ARCHITECTURES[name]
-    models = [architecture.build(shape, 5, generator=torch.Generator().manual_seed(s)).double() for s in (1, 2)]
-    layout = architecture.spec(models[0]).layout
-    first, second = ({n: p.detach().unsqueeze(0) for n, p in model.named_parameters()} for model in models)
+    layout, first, second = problem(name)
     solver = CoordinateDescent(layout, first, second)
     generator = torch.Generator().manual_seed(0)
     for step in range(20):
@@ -70,18 +77,11 @@ def test_the_accumulated_objective_equals_the_inner_product() -> None:
     assert list(result.trace) == sorted(result.trace)
 
 
-def mlp_problem() -> CoordinateDescent:
-    architecture, shape = ARCHITECTURES["mlp"]
-    models = [architecture.build(shape, 5, generator=torch.Generator().manual_seed(s)).double() for s in (1, 2)]
-    first, second = ({n: p.detach().unsqueeze(0) for n, p in model.named_parameters()} for model in models)
-    return CoordinateDescent(architecture.spec(models[0]).layout, first, second)
-
-
 @pytest.mark.parametrize("large", [True, False])
 def test_a_returned_matrix_is_a_copy(*, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if large:
         monkeypatch.setattr(similarity, "_SMALL", 0)
-    solver = mlp_problem()
+    solver = CoordinateDescent(*problem("mlp"))
     for name in solver.indices:
         expected = solver.similarity(name).clone()
         solver.similarity(name).zero_()
@@ -89,7 +89,7 @@ def test_a_returned_matrix_is_a_copy(*, large: bool, monkeypatch: pytest.MonkeyP
 
 
 def test_times_add_up_over_steps() -> None:
-    solver = mlp_problem()
+    solver = CoordinateDescent(*problem("mlp"))
     start = perf_counter()
     solver.initialize_greedily()
     first = dict(solver.seconds)
@@ -101,7 +101,7 @@ def test_times_add_up_over_steps() -> None:
 
 
 def test_a_converged_descent_changes_no_unit() -> None:
-    solver = mlp_problem()
+    solver = CoordinateDescent(*problem("mlp"))
     generator = torch.Generator().manual_seed(0)
     while solver.sweep(generator):
         pass
@@ -110,7 +110,7 @@ def test_a_converged_descent_changes_no_unit() -> None:
     assert all(torch.equal(solver.indices[name], index) for name, index in indices.items())
     assert solver.objective() == objective
     # From there, a fresh descent changes no unit either.
-    again = mlp_problem()
+    again = CoordinateDescent(*problem("mlp"))
     again.start_at(indices)
     assert not again.sweep(generator)
     assert again.objective() == pytest.approx(objective)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx.node import map_arg
 
+from rebasin_core.specs.operators.call import is_constant
 from rebasin_core.specs.tracing.graph import value_of
 from rebasin_core.specs.unification.terms import fresh, uniform
 
@@ -95,10 +96,10 @@ def values_of(value: object) -> Tensor | None:
     Returns:
         The tensor, detached; None if it is not a tensor that holds data.
     """
-    if not isinstance(value, Tensor) or type(value) not in {Tensor, torch.nn.Parameter} or value.device.type == "meta":
+    if not isinstance(value, Tensor) or type(value) not in {Tensor, torch.nn.Parameter}:
         return None
-    found = value.detach()  # of a tensor that left `torch.func.grad`, it has another type
-    return found if type(found) is Tensor else None
+    found: object = value.detach()  # of a tensor that left `torch.func.grad`, it has another type
+    return found if is_constant(found) else None
 
 
 def _is_computable(node: Node, target: torch._ops.OpOverload) -> bool:

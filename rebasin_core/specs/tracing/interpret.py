@@ -179,14 +179,15 @@ class Interpreter:
             self._decomposer.depth -= 1
         results = outputs if _returns_list(node) else [outputs]
         unused = call.all_fixed("never used")
-        self.decomposed[call.operator] = self.decomposed.get(call.operator, 0) + 1
         for label in labels_in(results):
             self._constraints.freeze(label.along, call.because(label.why))
         plain = [fixed if own is None else tuple(own) for own, fixed in zip(results, unused, strict=True)]
         try:
-            return _check_lengths(call, plain)
+            checked = _check_lengths(call, plain)
         except SpecError:  # PyTorch states wrong shapes, such as those of LSTM states before 2.13
             return None
+        self.decomposed[call.operator] = self.decomposed.get(call.operator, 0) + 1
+        return checked
 
     def _fix_axes(self, call: Call, label: str) -> list[AxisTerms]:
         self._report(label)

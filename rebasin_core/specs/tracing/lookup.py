@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rebasin_core.specs.operators.indexing import is_mask
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_MASKS = frozenset({torch.bool, torch.uint8})
 
 
 def looked_up(source: object, subscript: object) -> list[Tensor]:
@@ -59,4 +59,4 @@ def _indexed_dims(item: object) -> int:
     """Return the number of dimensions that an item of a subscript indexes, except for an ellipsis."""
     if item is None or item is Ellipsis or isinstance(item, bool):
         return 0
-    return item.dim() if isinstance(item, Tensor) and item.dtype in _MASKS else 1
+    return item.dim() if isinstance(item, Tensor) and is_mask(item) else 1

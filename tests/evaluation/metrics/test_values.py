@@ -62,7 +62,8 @@ def test_the_bootstrap_of_the_error_is_that_over_all_resamples() -> None:
 
 def test_resamples_are_the_same_at_every_call_and_leave_the_global_generator_alone() -> None:
     state = torch.get_rng_state()
-    first, second = (Metric.of("error").estimate(predictions(GROUPS, TARGETS)) for _ in range(2))
+    first = Metric.of("error").estimate(predictions(GROUPS, TARGETS))
+    second = Metric.of("error").estimate(predictions(GROUPS, TARGETS))
     torch.testing.assert_close(first.influence, second.influence, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -108,8 +109,8 @@ def test_fifteen_bins_are_the_default(generator: torch.Generator) -> None:
     y = torch.randint(4, (500,), generator=generator)
     assert len(rc.metrics.reliability(p, y)[0]) == 15
     assert rc.metrics.expected_calibration_error(p, y) == rc.metrics.expected_calibration_error(p, y, bins=15)
-    largest, predicted = (part.numpy() for part in p.max(-1))
-    right = predicted == y.numpy()
+    largest = p.amax(-1).numpy()
+    right = (p.argmax(-1) == y).numpy()
     for count in (15, 4):
         edges = itertools.pairwise(np.linspace(0, 1, count + 1))
         bins = [(largest > low) & (largest <= high) for low, high in edges]

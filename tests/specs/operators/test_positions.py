@@ -286,7 +286,9 @@ class _Arranged(nn.Module):
     def __init__(self, size: int, convert: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.dense = nn.Linear(3, 2)
-        self.scores, self.table, self.weights = (nn.Parameter(torch.randn(size)) for _ in range(3))
+        self.scores = nn.Parameter(torch.randn(size))
+        self.table = nn.Parameter(torch.randn(size))
+        self.weights = nn.Parameter(torch.randn(size))
         self.convert = convert
 
     @override

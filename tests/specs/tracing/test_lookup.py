@@ -14,6 +14,8 @@ from tests.specs.tracing.graphs import Graph, Net, axes, between, parameter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rebasin_core.specs.tracing.capture import Method
+
 ROWS = torch.randn(6, 3)
 
 
@@ -65,9 +67,9 @@ def test_a_lookup_by_a_computed_position_fixes_the_axis() -> None:
 
 
 @pytest.mark.parametrize("method", ["export", "execution"])
-def test_a_constant_without_dimensions_selects_one_unit(method: str) -> None:
+def test_a_constant_without_dimensions_selects_one_unit(method: Method) -> None:
     model = between(lambda _, h: h * h[:, torch.tensor(-2)][:, None])
-    spec = trace_spec(model, ROWS, method=method)  # type: ignore[arg-type]  # a parameter of the test
+    spec = trace_spec(model, ROWS, method=method)
     assert check_spec(spec, model, ROWS).passed
     assert axes(spec)["first.weight"] == "first + 2, 3"
 

@@ -94,7 +94,7 @@ def test_constant_buffers_of_norms_are_fixed(
     shape: tuple[int, ...], function: Callable[[Tensor, Tensor], Tensor], method: Method
 ) -> None:
     model = between(lambda net, h: function(net.first.scale, h))
-    constant(model.first, "scale", torch.rand(shape) + 0.5)  # type: ignore[arg-type]  # a member of a Graph
+    constant(model.get_submodule("first"), "scale", torch.rand(shape) + 0.5)
     spec = trace_spec(model, ROWS, method=method)
     assert axes(spec)["first.bias"] == "4"
     assert axes(spec)["first.scale"] == ", ".join(map(str, shape))
@@ -131,7 +131,7 @@ def test_running_statistics_of_every_batch_normalization_are_permuted(name: str,
         shift=parameter(4),
     )
     for statistic in ("mean", "variance"):
-        constant(model.first, statistic, torch.rand(4) + 0.5)  # type: ignore[arg-type]  # a member of a Graph
+        constant(model.get_submodule("first"), statistic, torch.rand(4) + 0.5)
     found = axes(traced(model, ROWS, method=method))
     assert found["first.mean"] == found["first.variance"] == found["first.bias"] == found["scale"] == "scale"
 
