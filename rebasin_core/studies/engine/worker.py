@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 
@@ -117,6 +117,32 @@ def run_task(text: str) -> str:
     return json.dumps(results)
 
 
+@final
+class LocalRunner:
+    """Computes tasks in this process with a given workspace; errors of stages are raised, with their traceback.
+
+    Args:
+        workspace: The workspace.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    def __call__(self, text: str) -> str:
+        """Compute the stages of a task; stored results that are missing or damaged are part of the result."""
+        task = json.loads(text)
+        sources = {stage.id: stage for stage in map(Stage.from_json, task["sources"])}
+        results: list[dict[str, Any]] = []
+        for value in task["stages"]:
+            stage = Stage.from_json(value)
+            try:
+                compute_stage(self._workspace, stage, sources)
+                results.append({"id": stage.id})
+            except (MissingArtifactError, DamagedArtifactError) as error:
+                results.append({"id": stage.id, **described(error)})
+        return json.dumps(results)
+
+
 def _attempt(workspace: Workspace, stage: Stage, sources: Mapping[str, Stage]) -> dict[str, Any]:
     """Compute one stage, and return its identity with its error, if any."""
     printed = io.StringIO()
@@ -145,8 +171,9 @@ def described(error: BaseException) -> dict[str, Any]:
     found: dict[str, Any] = {"error": type(error).__name__, "message": str(error) or repr(error)}
     if isinstance(error, MissingArtifactError | DamagedArtifactError):
         return {**found, "permanent": False, "culprit": error.id}
-    passing = isinstance(error, StorageError | OSError) or is_out_of_memory(error)
-    return {**found, "permanent": isinstance(error, RebasinError) and not isinstance(error, StorageError) or not passing}
+    passing = isinstance(error, OSError) or is_out_of_memory(error)
+    own = isinstance(error, RebasinError) and not isinstance(error, StorageError)
+    return {**found, "permanent": own or not passing}
 
 
 def _work(workspace: Workspace, stage: Stage) -> Work:
