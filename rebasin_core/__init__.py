@@ -22,6 +22,7 @@ from rebasin_core import (
     report,
     specs,
     symmetry,
+    tracking,
 )
 from rebasin_core.api import (
     align,
@@ -69,6 +70,7 @@ from rebasin_core.specs import (
 from rebasin_core.strategy import Strategy
 from rebasin_core.studies import load_run, run
 from rebasin_core.symmetry import Group, Layout, Permutation
+from rebasin_core.tracking import Tracker
 
 __version__ = _version("rebasin-core")
 
@@ -103,6 +105,7 @@ __all__ = [
     "Strategy",
     "TableSpec",
     "Task",
+    "Tracker",
     "align",
     "align_samples",
     "analysis",
@@ -146,6 +149,7 @@ __all__ = [
     "symmetry",
     "table_spec",
     "trace_spec",
+    "tracking",
     "wasserstein_distance",
     "write_back",
 ]

@@ -136,6 +136,10 @@ class SlowSolverWarning(RebasinWarning):
     """The compiled assignment kernel is not available; SciPy is used instead, which is exact but slower."""
 
 
+class TrackingWarning(RebasinWarning):
+    """A tracker failed and receives no more events; the study and its results are not affected."""
+
+
 class BrokenPluginWarning(RebasinWarning):
     """A plugin could not be loaded, or one of its hooks failed; its components are ignored."""
 

@@ -126,3 +126,11 @@ def rebasin_posterior_adapters() -> Sequence[type[Any]]:
     from rebasin_core import posteriors
 
     return _exported(posteriors, posteriors.PosteriorAdapter)
+
+
+@hookimpl
+def rebasin_trackers() -> Sequence[type[Any]]:
+    """Return the trackers."""
+    from rebasin_core import tracking
+
+    return _exported(tracking, tracking.Tracker)

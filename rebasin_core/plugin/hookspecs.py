@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import SpecFactory
     from rebasin_core.specs.operators.base import OperatorRules
+    from rebasin_core.tracking.base import Tracker
 
 PROJECT = "rebasin_core"
 
@@ -93,6 +94,10 @@ class HookSpecs:
         """Return the classes of adapters that convert objects of other libraries to posteriors."""
 
     @hookspec
+    def rebasin_trackers(self) -> Sequence[type[Tracker]]:
+        """Return the classes of trackers."""
+
+    @hookspec
     def rebasin_examples(self, kind: type[object], folder: Path) -> Sequence[object] | None:
         """Return small instances of a class of this plugin, for the conformance kit.
 
@@ -122,6 +127,7 @@ HOOKS: dict[str, str] = {
     "path": "rebasin_paths",
     "posterior": "rebasin_posteriors",
     "posterior_adapter": "rebasin_posterior_adapters",
+    "tracker": "rebasin_trackers",
 }
 """The name of the hook of every family."""
 

@@ -26,6 +26,7 @@ from rebasin_core.posteriors.base import Posterior
 from rebasin_core.specs.base import SpecFactory
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.strategy import Strategy, find_names_by
+from rebasin_core.tracking.base import Tracker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ INTERFACES: Mapping[str, type[Any]] = {
     "posterior_adapter": PosteriorAdapter,
     "operator_rules": OperatorRules,
     "spec": SpecFactory,
+    "tracker": Tracker,
 }
 """The interface of every family."""
 

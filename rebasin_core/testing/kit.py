@@ -27,6 +27,7 @@ from rebasin_core.testing import (  # ruff: ignore[unused-import] - their import
     pair_laws,
     path_laws,
     posterior_laws,
+    tracker_laws,
 )
 from rebasin_core.testing.examples.registered import examples_of
 from rebasin_core.testing.law import LAWS, Law, tried_on

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rebasin_core import architectures, data, inference
+from rebasin_core import architectures, data, inference, tracking
 from rebasin_core.barriers.marginalized import MarginalizedBarrier
 from rebasin_core.matchers.annealing import AnnealingMatcher
 from rebasin_core.specs.files import FileSpecFactory, GivenSpec, save_spec
@@ -181,6 +181,7 @@ _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
     inference.SGHMC: _hamiltonians,
     inference.MCDropout: _dropouts,
     MarginalizedBarrier: _marginalized,
+    tracking.JSONLinesTracker: lambda folder: [tracking.JSONLinesTracker(path=folder / "events.jsonl")],
 }
 
 
