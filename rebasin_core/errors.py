@@ -61,7 +61,7 @@ class MissingArtifactError(StorageError, LookupError):
     """A store has no artifact of this identity.
 
     Args:
-        message: What is missing, and where.
+        message: Description of the missing artifact and its store.
         identity: The identity.
 
     Attributes:
@@ -77,7 +77,7 @@ class DamagedArtifactError(FileFormatError):
     """The record or a file of a stored artifact is damaged or missing; the stage must be computed again.
 
     Args:
-        message: What is damaged, and where.
+        message: Description of the damage and its location.
         identity: Identity of the artifact.
 
     Attributes:

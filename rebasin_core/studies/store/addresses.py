@@ -17,7 +17,7 @@ _LOCAL = ("file://", "local://")
 
 
 def open_storage(address: str | Path) -> Storage:
-    """Return the file system at an address; nothing is written.
+    """Return the file system at an address, without writing to it.
 
     Args:
         address: A folder, or an address of `fsspec`.

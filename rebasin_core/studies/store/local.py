@@ -155,7 +155,7 @@ class LocalStorage(Storage):
             raise StorageError(message) from error
 
     def _is_stored(self, target: Path, file: StoredFile) -> bool:
-        """Return whether a blob exists with the right content; mark it as used, so that `gc` keeps it."""
+        """Return whether a blob exists with the right content; mark it as used, for `collect_garbage`."""
         try:
             # First, since a concurrent `gc` compares this time.
             os.utime(target)
@@ -193,7 +193,7 @@ def _writing(path: Path) -> Generator[None]:
 
 @contextmanager
 def _temporary(folder: Path, mode: int) -> Generator[tuple[Path, BinaryIO]]:
-    """Provide a new temporary file, which is removed at the end unless it was renamed."""
+    """Provide a new temporary file, which is removed on exit unless it was renamed."""
     path = folder / f".rebasin-{secrets.token_hex(8)}.part"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     try:

@@ -36,7 +36,7 @@ class AbstractStageNotes(ABC):
         """
 
     def write_log(self, identity: str, text: str) -> None:
-        """Store the log of a stage; of a long one its end.
+        """Store the log of a stage; of a long log, the last 8 MiB.
 
         Args:
             identity: Identity of the stage.

@@ -1,4 +1,4 @@
-"""Identification of this machine and process, so that other processes notice when it has ended."""
+"""Identification of this machine and its processes, by which others notice that a process was killed."""
 
 from __future__ import annotations
 

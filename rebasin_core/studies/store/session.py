@@ -69,8 +69,8 @@ class Holder:
 class Session:
     """Context manager of a process that computes stages of a store; holds leases on them.
 
-    A lease tells other processes that a stage is being computed. It ends when it is released, when the session ends, or
-    when the session is dead: its process has ended, or its counter has not changed for some time. That time is measured
+    A lease tells other processes that a stage is being computed. It is free after its release, after the
+    session is closed, or when the session is dead: its process has ended, or its counter has not changed for some time. That time is measured
     by the monotonic clock of the process that waits; clocks of machines are never compared. Leases only avoid work that
     is done twice. If two processes obtain the same lease, or a lease is lost, the stored artifacts are still correct.
 

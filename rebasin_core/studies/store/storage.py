@@ -36,7 +36,7 @@ class Storage(ABC):
 
     Laws:
         A reader sees an object completely or not at all: also if a writer is killed, or several write the same key.
-        Reading a key that does not exist returns None; deleting it does nothing. Other failures are a StorageError.
+        Reading a key that does not exist returns None; deleting it has no effect. Other failures are a StorageError.
 
     Attributes:
         address: Address of the folder.
@@ -137,7 +137,7 @@ class Storage(ABC):
 
     @abstractmethod
     def is_empty(self) -> bool:
-        """Return whether the folder does not exist or contains nothing."""
+        """Return whether the folder does not exist or is empty."""
 
     @abstractmethod
     def scratch(self, name: str) -> Path:

@@ -52,8 +52,8 @@ class Store(AbstractStageNotes):
     """Artifacts by the identity of their stage, in a folder or on any file system of `fsspec`.
 
     Many processes on many machines may use one store. An artifact is written completely or not at all, and two
-    processes that write the same artifact do no harm. Everything that is read is verified by checksums. Nothing is
-    locked; `session` provides leases, which avoid that two processes compute the same stage.
+    processes that write the same artifact do no harm. Everything that is read is verified by checksums. There are no
+    locks; `session` provides leases, which avoid that two processes compute the same stage.
 
     Attributes:
         address: The folder or address.
@@ -68,7 +68,7 @@ class Store(AbstractStageNotes):
 
     @classmethod
     def open(cls, address: str | Path) -> Store:
-        """Open a store; nothing is written.
+        """Open a store without writing to it.
 
         Args:
             address: A folder, or an address such as ``s3://bucket/folder`` of a file system that `fsspec` supports.
@@ -178,7 +178,7 @@ class Store(AbstractStageNotes):
         files: Mapping[str, Path],
         about: Mapping[str, Any],
     ) -> Artifact:
-        """Store the result of a stage: first the files, then the record, so that readers see a complete artifact.
+        """Store the result of a stage: first the files, then the record. Readers see a complete artifact.
 
         Args:
             stage: Identity document of the stage.
@@ -306,7 +306,7 @@ class Store(AbstractStageNotes):
     def prepare(self) -> None:
         if self._is_ready:
             return
-        # The header once more at the end, since another process may have written it in the meantime.
+        # The header is read twice, since another process may have written it in the meantime.
         if not self._has_header() and not self.storage.is_empty() and not self._has_header():
             message = f"{self.address} contains other files but no {HEADER}; choose a new or empty folder as a store"
             raise StorageError(message)

@@ -1,4 +1,4 @@
-"""Stores: what is written can be read, equal results have equal digests, and damage is detected."""
+"""Stores: written artifacts can be read, equal results have equal digests, and damage is detected."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def record_of(store: Store, artifact: Artifact) -> Path:
     return Path(store.address) / "records" / artifact.id[:2] / f"{artifact.id}.json"
 
 
-def test_opening_writes_nothing(tmp_path: Path) -> None:
+def test_opening_writes_no_file(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "absent")
     assert store.ids() == set()
     assert not store.has("0" * 64)
@@ -232,12 +232,12 @@ def test_logs_failures_and_roots(store: Store) -> None:
     assert "study" not in store.roots()
 
 
-def test_long_logs_keep_their_end(store: Store) -> None:
-    store.write_log("a" * 64, "x" * 2**23 + "the end")
+def test_long_logs_keep_their_last_lines(store: Store) -> None:
+    store.write_log("a" * 64, "x" * 2**23 + "last line")
     log = store.read_log("a" * 64)
     assert log is not None
     assert len(log) == 2**23
-    assert log.endswith("the end")
+    assert log.endswith("last line")
 
 
 def test_damaged_roots_and_failures(store: Store) -> None:
