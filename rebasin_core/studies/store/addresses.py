@@ -26,13 +26,17 @@ def open_storage(address: str | Path) -> Storage:
         The file system.
 
     Raises:
-        InvalidInputError: If the address is invalid.
+        InvalidInputError: If the address is invalid, or requires a package that is not installed.
     """
     require_path(address)
     text = str(address)
     for prefix in _LOCAL:
         text = text.removeprefix(prefix)
-    if not text or "\0" in text or "://" in text:
+    if "://" in text and "\0" not in text:
+        from rebasin_core.studies.store.remote import RemoteStorage  # ruff: ignore[import-outside-top-level] - fsspec is needed here only
+
+        return RemoteStorage(text)
+    if not text or "\0" in text:
         message = f"expected a folder or an address such as 's3://bucket/folder' as a store, got {shown(address)}"
         raise InvalidInputError(message)
     return LocalStorage(Path(text))
