@@ -54,7 +54,39 @@ class FileFormatError(RebasinError, ValueError):
 
 
 class StorageError(RebasinError, OSError):
-    """A result cannot be written: no space, no permission, or the path already exists."""
+    """A result cannot be written (no space, no permission, the path already exists), or a store is not accessible."""
+
+
+class MissingArtifactError(StorageError, LookupError):
+    """A store has no artifact of this identity.
+
+    Args:
+        message: Description of the missing artifact and its store.
+        identity: The identity.
+
+    Attributes:
+        id: The identity.
+    """
+
+    def __init__(self, message: str, identity: str = "") -> None:
+        super().__init__(message)
+        self.id = identity
+
+
+class DamagedArtifactError(FileFormatError):
+    """The record or a file of a stored artifact is damaged or missing; the stage must be computed again.
+
+    Args:
+        message: Description of the damage and its location.
+        identity: Identity of the artifact.
+
+    Attributes:
+        id: Identity of the artifact.
+    """
+
+    def __init__(self, message: str, identity: str = "") -> None:
+        super().__init__(message)
+        self.id = identity
 
 
 class LawViolationError(RebasinError, AssertionError):

@@ -1,19 +1,19 @@
-"""SHA-256 digests of files and tensors."""
+"""SHA-256 digests of files, tensors and JSON values."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from rebasin_core.errors import FileFormatError
+from rebasin_core.errors import FileFormatError, InvalidInputError
 from rebasin_core.tensors.reading import reason, regular_size, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
 
@@ -54,3 +54,43 @@ def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
         # As bytes, since NumPy does not support all dtypes.
         found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def canonical_json(value: object) -> str:
+    """Return the canonical JSON text of a value: keys sorted, no spaces, ASCII characters only.
+
+    Args:
+        value: A value that JSON can represent.
+
+    Returns:
+        The text; equal values have equal texts, and parsing the text returns an equal value.
+
+    Raises:
+        InvalidInputError: If the value contains NaN, infinities, keys that are not strings, or other objects.
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
+    except (TypeError, ValueError, RecursionError) as error:
+        message = f"expected a value that JSON can represent, with null for NaN: {reason(error)}"
+        raise InvalidInputError(message) from error
+    return text
+
+
+def digest_of_json(value: object) -> str:
+    """Return the SHA-256 of the canonical JSON of a value.
+
+    Args:
+        value: A value that JSON can represent.
+
+    Returns:
+        The digest in hexadecimal digits.
+    """
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    """Return a mapping as a dictionary, which `json` requires."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    message = f"objects of type {type(value).__name__} are not JSON"
+    raise TypeError(message)

@@ -110,7 +110,7 @@ def _add_results(
     from torch.utils.tensorboard.summary import hparams  # ruff: ignore[import-outside-top-level] - an extra
 
     for summary in hparams({name: str(v) if v is None else v for name, v in options.items()}, dict(metrics)):
-        writer.file_writer.add_summary(summary)
+        writer.file_writer.add_summary(summary)  # type: ignore[attr-defined] # declared as None
     for name, value in metrics.items():
         writer.add_scalar(name, value, 0)
 
