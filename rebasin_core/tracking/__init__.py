@@ -11,6 +11,7 @@ from rebasin_core.tracking.events import (
     flattened,
 )
 from rebasin_core.tracking.json_lines import JSONLinesTracker
+from rebasin_core.tracking.tensorboard import TensorBoardTracker
 from rebasin_core.tracking.tracking import AbstractRecorder, Tracking
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "StageFailure",
     "StudyInfo",
     "StudySummary",
+    "TensorBoardTracker",
     "Tracker",
     "Tracking",
     "flattened",

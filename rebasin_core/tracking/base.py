@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 class Tracker(Strategy):
     """Destination for the results of a study while it runs, such as a TensorBoard folder or an MLflow server.
 
-    A study sends nothing unless it names a tracker. Trackers do not belong to the identity of a stage: they change no
-    result, and adding one recomputes nothing. Options are stored in files; credentials must not be options, but come
-    from the environment or the configuration of the client.
+    Results are sent only if a study names a tracker. Trackers do not belong to the identity of a stage: they change no
+    result, and no stage is recomputed if one is added. Options are stored in files;
+    credentials must not be options, but come from the environment or the configuration of the client.
 
     Laws:
         - *Every event*: any event is accepted, with NaN and infinite values, empty series, long or non-ASCII names,
           nested factors, and files that no longer exist.
-        - *Isolation*: an error ends the tracking with one warning, never the study (guaranteed by `open`).
+        - *Isolation*: an error stops the tracking with one warning, never the study (guaranteed by `open`).
         - *No side effects*: events, PyTorch's random state, default dtype and the working directory do not change.
         - *Resumption*: a second connection for the same study succeeds and continues the record of the first. A
-          tracker is only told of stages that were computed now; results that were sent before are not sent again.
+          tracker only receives stages that were computed now; results that were sent before are not sent again.
         - *Canonical*: equal trackers have equal JSON.
     """
 
     family: ClassVar[str] = "tracker"
 
     close_seconds: ClassVar[float] = 60.0
-    """Longest time, in seconds, that the end of a study waits for one call of the recorder."""
+    """Longest time, in seconds, that a finished study waits for one call of the recorder."""
 
     @final
     def open(self, study: StudyInfo) -> Tracking:

@@ -1,4 +1,4 @@
-"""Values that a tracker receives: a study, its stages that finished or failed, and its end."""
+"""Values that a tracker receives: a study, its stages that finished or failed, and its summary."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class StageFailure(AbstractEvent):
 @final
 @dataclass(frozen=True, slots=True)
 class StudySummary(AbstractEvent):
-    """The end of a study, finished or interrupted.
+    """Counts and durations of a finished or interrupted study.
 
     Attributes:
         computed: Number of stages that were computed.
@@ -146,7 +146,7 @@ class StudySummary(AbstractEvent):
         failed: Number of stages that failed.
         blocked: Number of stages that were not computed because a stage that they read failed, or the study was
             interrupted.
-        seconds: Duration of the study, from its start to its end.
+        seconds: Duration of the study.
         work_seconds: Sum of the durations of the computed stages.
         interrupted: Whether the study was interrupted.
     """

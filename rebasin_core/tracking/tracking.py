@@ -45,7 +45,7 @@ class AbstractRecorder(ABC):
 
     @abstractmethod
     def study_finished(self, summary: StudySummary) -> None:
-        """Record the end of the study. Not called if the process ends before.
+        """Record that the study finished, or was interrupted. Not called if the process is killed.
 
         Args:
             summary: Counts and durations.
@@ -60,9 +60,9 @@ class AbstractRecorder(ABC):
 class Tracking:
     """An open connection of one study to trackers; a context manager.
 
-    Every method returns immediately: a background thread for each tracker delivers the events in order. An error of a
-    tracker ends the delivery to this tracker, with one `TrackingWarning`; it is never raised. On exit, the connection
-    waits until all events are delivered, unless a tracker needs more than its `close_seconds` for one event.
+    Every method returns immediately: a background thread for each tracker delivers the events in their sequence. An
+    error of a tracker stops the delivery to this tracker, with one `TrackingWarning`; it is never raised. On exit, the
+    connection waits until all events are delivered, unless a tracker needs more than its `close_seconds` for one event.
 
     Args:
         deliveries: The delivery to each tracker.
@@ -84,10 +84,10 @@ class Tracking:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Wait until all events are delivered, and end the delivery."""
-        # All threads finish at the same time: first announce the end to each of them.
+        """Wait until all events are delivered, and stop the delivery."""
+        # All threads finish at the same time: first state to each that no event follows.
         for delivery in self._deliveries:
-            delivery.end()
+            delivery.finish()
         for delivery in self._deliveries:
             delivery.wait()
             delivery.warn()
@@ -109,7 +109,7 @@ class Tracking:
         self._deliver(event)
 
     def study_finished(self, summary: StudySummary) -> None:
-        """Deliver the end of the study.
+        """Deliver the summary of the study.
 
         Args:
             summary: Counts and durations.
@@ -134,7 +134,7 @@ class Delivery:
     Args:
         name: Name of the tracker, for warnings.
         create: Creates the recorder; called in the background thread.
-        close_seconds: Longest duration of one call of the recorder after the end of the study.
+        close_seconds: Longest duration of one call of the recorder after the study finished.
     """
 
     def __init__(self, name: str, create: Callable[[], AbstractRecorder], *, close_seconds: float) -> None:
@@ -144,7 +144,7 @@ class Delivery:
         self._changed = threading.Condition()
         self._waiting: deque[Event] = deque()
         self._calls = 0  # of the recorder that returned, to see progress
-        self._has_ended = False
+        self._is_complete = False
         self._is_given_up = False
         self._is_warned = False
         self._problem: str | None = None
@@ -171,10 +171,10 @@ class Delivery:
                 self._waiting.append(event)
                 self._changed.notify_all()
 
-    def end(self) -> None:
-        """Announce that no event follows."""
+    def finish(self) -> None:
+        """State that no event follows."""
         with self._changed:
-            self._has_ended = True
+            self._is_complete = True
             self._changed.notify_all()
 
     def wait(self) -> None:
@@ -204,16 +204,16 @@ class Delivery:
             self._attempt(recorder[0].close)
 
     def _next(self) -> Event | None:
-        """Return the next event, when there is one; None at the end or after an error."""
+        """Return the next event, when there is one; None if no event follows, or after an error."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._has_ended or self._problem is not None)
+            self._changed.wait_for(lambda: self._waiting or self._is_complete or self._problem is not None)
             return self._waiting.popleft() if self._waiting and self._problem is None else None
 
     def _attempt(self, call: Callable[[], None]) -> None:
-        """Call the recorder; an error ends the delivery."""
+        """Call the recorder; an error stops the delivery."""
         try:
             call()
-        except BaseException as error:  # ruff: ignore[blind-except] - no error of a tracker may end the study
+        except BaseException as error:  # ruff: ignore[blind-except] - no error of a tracker may stop the study
             with self._changed:
                 self._fail(f"{type(error).__name__}: {error}"[:_MAX_MESSAGE])
         self._calls += 1

@@ -1,4 +1,4 @@
-"""Delivery of events: in order, in the background, isolated from the study, and only on request."""
+"""Delivery of events: sequential, in the background, isolated from the study, and only on request."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ScriptedRecorder(AbstractRecorder):
 
     @override
     def study_finished(self, summary: StudySummary) -> None:
-        self._act("end", summary)
+        self._act("summary", summary)
 
     @override
     def close(self) -> None:
@@ -89,7 +89,7 @@ def send(*trackers: rc.Tracker) -> tuple[str, ...]:
     return tracking.problems
 
 
-def test_events_arrive_in_order_in_one_other_thread() -> None:
+def test_events_arrive_sequentially_in_one_other_thread() -> None:
     calls: list[tuple[str, object]] = []
     threads = set()
 
@@ -99,22 +99,22 @@ def test_events_arrive_in_order_in_one_other_thread() -> None:
 
     with acting(act) as tracker:
         assert send(tracker) == ()
-    assert calls == [("open", STUDY), ("finished", TRAINED), ("failed", FAILED), ("end", SUMMARY), ("close", None)]
+    assert calls == [("open", STUDY), ("finished", TRAINED), ("failed", FAILED), ("summary", SUMMARY), ("close", None)]
     (thread,) = threads
     assert thread is not threading.current_thread()
     assert not thread.is_alive()
 
 
-def test_without_trackers_nothing_happens() -> None:
+def test_without_trackers_no_thread_starts() -> None:
     before = threading.active_count()
     with open_trackers([], STUDY) as tracking:
         tracking.stage_finished(TRAINED)
         assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("failing", ["open", "finished", "failed", "end", "close"])
+@pytest.mark.parametrize("failing", ["open", "finished", "failed", "summary", "close"])
 @pytest.mark.parametrize("error", [ValueError("no space"), SystemExit(3), KeyboardInterrupt()], ids=repr)
-def test_an_error_ends_the_tracking_with_one_warning_and_reaches_no_other_tracker(
+def test_an_error_stops_the_tracking_with_one_warning_and_reaches_no_other_tracker(
     failing: str, error: BaseException, tmp_path: Path
 ) -> None:
     calls: list[str] = []
@@ -133,7 +133,7 @@ def test_an_error_ends_the_tracking_with_one_warning_and_reaches_no_other_tracke
     assert caught[0].category is TrackingWarning
     assert "'scripted' failed and receives no more events" in problem
     assert f"{type(error).__name__}: {error}" in problem
-    order = ["open", "finished", "failed", "end", "close"]
+    order = ["open", "finished", "failed", "summary", "close"]
     expected = order[: order.index(failing) + 1]
     assert calls == (expected if failing in {"open", "close"} else [*expected, "close"])
     assert len(path.read_text(encoding="utf-8").splitlines()) == 4

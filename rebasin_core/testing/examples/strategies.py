@@ -181,6 +181,7 @@ _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
     inference.SGHMC: _hamiltonians,
     inference.MCDropout: _dropouts,
     MarginalizedBarrier: _marginalized,
+    tracking.TensorBoardTracker: lambda folder: [tracking.TensorBoardTracker(folder=folder / "board")],
     tracking.JSONLinesTracker: lambda folder: [tracking.JSONLinesTracker(path=folder / "events.jsonl")],
 }
 
