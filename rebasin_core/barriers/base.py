@@ -78,7 +78,7 @@ class BarrierEstimator(Strategy):
     family: ClassVar[str] = "barrier"
 
     @property
-    def uses_calibration(self) -> bool:  # ruff: ignore[no-self-use] - overridden by estimators that do not
+    def uses_calibration(self) -> bool:
         """Whether the curve depends on the calibration data. If not, curves are reused when these data change."""
         return True
 

@@ -21,8 +21,8 @@ from rebasin_core.plugin.registry import FAMILIES, default_registry
 from rebasin_core.report.page import write_report
 from rebasin_core.studies.execution import load_run
 from rebasin_core.studies.execution import run as execute
-from rebasin_core.studies.folder import CONFIG
-from rebasin_core.studies.setting import choose_device
+from rebasin_core.studies.folder import RECORD
+from rebasin_core.studies.kinds.device import choose_device
 
 if TYPE_CHECKING:
     from rebasin_core.config.run import RunConfig
@@ -146,7 +146,7 @@ def _execute(config: RunConfig, output: Path, *, progress: bool | None, device: 
 
     def kept() -> str:
         text = f"Finished stages are in {output}; run the same command again to resume"
-        return text if (output / CONFIG).is_file() else ""
+        return text if (output / RECORD).is_file() else ""
 
     with on_interrupt(kept):
         result = execute(config, output, progress=sys.stderr.isatty() if progress is None else progress)

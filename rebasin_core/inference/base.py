@@ -116,12 +116,12 @@ class Inference(Strategy):
     family: ClassVar[str] = "inference"
 
     @property
-    def is_point(self) -> bool:  # ruff: ignore[no-self-use] - overridden by methods that fit a single network
+    def is_point(self) -> bool:
         """Whether the posteriors are single networks (`Posterior.is_point`)."""
         return False
 
     @property
-    def uses_spec(self) -> bool:  # ruff: ignore[no-self-use] - overridden by methods that do not
+    def uses_spec(self) -> bool:
         """Whether the posterior depends on the specification. If not, posteriors are reused when it changes."""
         return True
 

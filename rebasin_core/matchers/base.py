@@ -174,7 +174,7 @@ class Matcher(Strategy):
     family: ClassVar[str] = "matcher"
 
     @property
-    def uses_task(self) -> bool:  # ruff: ignore[no-self-use] - overridden by matchers that compare weights only
+    def uses_task(self) -> bool:
         """Whether the result depends on the model or the data. If not, results are reused when the data change."""
         return True
 

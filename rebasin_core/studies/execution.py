@@ -18,10 +18,10 @@ from rebasin_core.studies.engine.worker import LocalRunner
 from rebasin_core.studies.folder import STORE, RunFolder
 from rebasin_core.studies.kinds.curve import curve_in
 from rebasin_core.studies.kinds.report import environment
+from rebasin_core.studies.kinds.workspace import Workspace
 from rebasin_core.studies.planning.contents import Contents
 from rebasin_core.studies.planning.run import RunPlan
 from rebasin_core.studies.store import Store
-from rebasin_core.studies.workspace import Workspace
 from rebasin_core.tensors.arguments import raise_wrong_type, require_path
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def load_run(path: Path | str, *, registry: Registry | None = None) -> RunConfig
     return read_config(RunConfig, Document.read(path), (registry or default_registry()).strategy_class)
 
 
-def run(  # ruff: ignore[too-many-arguments] - keyword-only after the second
+def run(
     config: RunConfig,
     output: Path | str,
     *,
@@ -162,12 +162,12 @@ def _result(
     plan: RunPlan, folder: Path, artifacts: Mapping[str, Artifact], workspace: Workspace, outcome: Outcome
 ) -> RunResult:
     summary = artifacts["summary"].documents["summary"]
-    curves: dict[str, dict[Split, dict[str, LossCurve]]] = {"curve": {}, "means": {}}
+    curves: dict[str, dict[Any, dict[str, LossCurve]]] = {"curve": {}, "means": {}}
     for role, artifact in artifacts.items():
         kind, _, rest = role.partition("/")
         if kind in curves:
             split, _, label = rest.partition("/")
-            curves[kind].setdefault(split, {})[label] = curve_in(artifact.documents)  # type: ignore[call-overload] # a split
+            curves[kind].setdefault(split, {})[label] = curve_in(artifact.documents)
     return RunResult(
         folder,
         curves["curve"],

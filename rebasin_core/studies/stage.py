@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, final
 
 from rebasin_core.errors import FileFormatError
+from rebasin_core.tensors.digests import canonical_json
 from rebasin_core.tensors.reading import parse_json
 
 if TYPE_CHECKING:
@@ -50,8 +51,14 @@ class Stage:
     def __post_init__(self) -> None:
         """Compute the identity."""
         # Equal to the canonical JSON of `document`, without parsing the options of a hundred thousand stages.
-        code, inputs, reads = (_object(part) for part in (self.code, self.inputs, self.reads))  # fmt: skip
-        text = f'{{"code":{code},"inputs":{inputs},"kind":{json.dumps(self.kind)},"options":{self.options},"reads":{reads}}}'
+        parts = (
+            f'"code":{_object(self.code)}',
+            f'"inputs":{_object(self.inputs)}',
+            f'"kind":{json.dumps(self.kind)}',
+            f'"options":{self.options}',
+            f'"reads":{_object(self.reads)}',
+        )
+        text = f"{{{','.join(parts)}}}"
         object.__setattr__(self, "id", hashlib.sha256(text.encode()).hexdigest())
 
     @property
@@ -112,8 +119,8 @@ def without(options: str, name: str) -> str:
         message = f"expected the options of a stage as a JSON object, got {options[:80]!r}"
         raise FileFormatError(message)
     parsed.pop(name, None)
-    return json.dumps(parsed, sort_keys=True, separators=(",", ":"))
+    return canonical_json(parsed)
 
 
 def _object(pairs: Entries) -> str:
-    return json.dumps(dict(pairs), sort_keys=True, separators=(",", ":"))
+    return canonical_json(dict(pairs))

@@ -140,4 +140,6 @@ def task(config: object, folder: Path) -> None:
     result = _match(config, reference, candidate, case)
     alone = matcher.match(reference, candidate, case.spec, generator=seeded())
     expect(result.permutation == alone.permutation, "the task changed the permutation")
-    expect(result.objective == alone.objective, f"the objective is {result.objective} with a task, else {alone.objective}")
+    expect(
+        result.objective == alone.objective, f"the objective is {result.objective} with a task, else {alone.objective}"
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
+from typing_extensions import override
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -33,6 +35,7 @@ class Failure:
     attempts: int = 1
     is_permanent: bool = True
 
+    @override
     def __str__(self) -> str:
         """Return the stage with the error."""
         return f"{self.stage.short}: {self.error}: {self.message}"

@@ -19,10 +19,10 @@ from rebasin_core.studies.store import Artifact
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from rebasin_core.studies.kinds.workspace import Workspace
     from rebasin_core.studies.planning.cell import CellPlan
     from rebasin_core.studies.planning.contents import Contents
     from rebasin_core.studies.stage import Stage
-    from rebasin_core.studies.workspace import Workspace
 
 
 @final

@@ -135,7 +135,7 @@ class Scheduler:
             # Before the pool is shut down: `cancel` also stops running tasks, if the executor can.
             for future, task in self._running.items():
                 future.cancel()
-                self._release(session, task.stages)
+                _release(session, task.stages)
             pool.shutdown(wait=True, cancel_futures=True)
 
     @property
@@ -149,14 +149,15 @@ class Scheduler:
             if not stages:
                 continue
             for stage in stages:
-                self._tell(lambda observer, stage=stage: observer.submitted(stage))
+                for observer in self._observers:
+                    observer.submitted(stage)
             read = {identity for stage in stages for _, identity in stage.reads}
             sources = [self._graph[identity] for identity in read if self._graph[identity].kind == "data"]
             text = task_text(self._store.address, stages, sources, device=self._settings.device)
             try:
                 future = pool.submit(self._settings.run, text)
             except BaseException:
-                self._release(session, stages)
+                _release(session, stages)
                 raise
             self._running[future] = _Task(stages)
             if future.done():  # an executor that runs tasks in this process
@@ -185,7 +186,7 @@ class Scheduler:
         done, _ = wait(self._running, timeout=_POLL, return_when=FIRST_COMPLETED)
         for future in done:
             task = self._running.pop(future)
-            self._release(session, task.stages)
+            _release(session, task.stages)
             self._handle(state, future, task)
         for future, task in list(self._running.items()):
             self._watch(state, session, future, task)
@@ -220,7 +221,7 @@ class Scheduler:
             return
         future.cancel()
         del self._running[future]
-        self._release(session, task.stages)
+        _release(session, task.stages)
         self._lose(state, task, f"the stage took longer than the timeout of {self._settings.timeout:g} s")
 
     def _lose(self, state: Progress, task: _Task, reason: str) -> None:
@@ -298,13 +299,14 @@ class Scheduler:
         if self._elsewhere and not self._running and not state.has_ready:
             sleep(_POLL)
 
-    def _release(self, session: Session, stages: Sequence[Stage]) -> None:
-        for stage in stages:
-            session.release(stage.id)
-
     def _tell(self, event: Callable[[Observer], None]) -> None:
         for observer in self._observers:
             event(observer)
+
+
+def _release(session: Session, stages: Sequence[Stage]) -> None:
+    for stage in stages:
+        session.release(stage.id)
 
 
 def record_failure(store: Store, failure: Failure) -> None:

@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 
 from rebasin_core.errors import DamagedArtifactError, MissingArtifactError, PluginError, RebasinError, StorageError
-from rebasin_core.studies.kinds import KINDS, Context
+from rebasin_core.studies.kinds.base import Context
+from rebasin_core.studies.kinds.catalogue import KINDS
+from rebasin_core.studies.kinds.workspace import Workspace
 from rebasin_core.studies.planning.contents import Contents
 from rebasin_core.studies.stage import Stage
 from rebasin_core.studies.store import Store
-from rebasin_core.studies.workspace import Workspace
 from rebasin_core.tensors.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
-    from rebasin_core.studies.kinds import Work
+    from rebasin_core.studies.kinds.base import Work
     from rebasin_core.studies.store import Artifact
 
 

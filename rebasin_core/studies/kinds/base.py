@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from rebasin_core.data.examples import Examples
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.studies.kinds.options import NetworkOptions
+    from rebasin_core.studies.kinds.workspace import Workspace
     from rebasin_core.studies.stage import Stage
     from rebasin_core.studies.store import Artifact
-    from rebasin_core.studies.workspace import Workspace
 
 
 @final

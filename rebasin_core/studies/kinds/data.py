@@ -4,29 +4,22 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, final
 
-from pydantic import PositiveInt
 from typing_extensions import override
 
-from rebasin_core.data.base import DataSource
 from rebasin_core.studies.kinds.base import Context, Product, Work
+from rebasin_core.studies.kinds.options import DataOptions
 
 
 @final
 class DataWork(Work):
     """Loads the examples of one split. Its identity is the digest of the examples, so folders do not matter."""
 
-    located: ClassVar[frozenset[str]] = frozenset({"source", "split", "count"})
+    located: ClassVar[frozenset[str]] = frozenset({"data"})
 
     kind: Literal["data"] = "data"
 
-    source: DataSource
-    """The dataset."""
-
-    split: Literal["train", "test"]
-    """Split of the dataset."""
-
-    count: PositiveInt | None = None
-    """Number of examples, from the first; all if None."""
+    data: DataOptions
+    """Where the examples are."""
 
     @override
     def compute(self, context: Context) -> Product:
@@ -34,8 +27,8 @@ class DataWork(Work):
         examples = context.workspace.examples(stage)
         target = context.workspace.target(stage)
         entries = {
-            "source": self.source.name,
-            "split": self.split,
+            "source": self.data.source.name,
+            "split": self.data.split,
             "examples": len(examples),
             "input_shape": list(examples.inputs.shape[1:]),
             "target": {"kind": target.kind, "output_size": target.output_size},

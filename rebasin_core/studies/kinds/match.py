@@ -16,10 +16,11 @@ from rebasin_core.studies.kinds.base import Context, Product, Work
 from rebasin_core.studies.kinds.names import PERMUTATION
 from rebasin_core.studies.kinds.network import spec_in
 from rebasin_core.studies.kinds.options import NetworkOptions
-from rebasin_core.studies.similarity_images import similarity_images
+from rebasin_core.studies.kinds.similarity_images import similarity_images
 
 if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
+
 
 @final
 class MatchWork(Work):

@@ -13,8 +13,7 @@ from rebasin_core.specs.base import SpecFactory
 from rebasin_core.specs.check import SpecCheck, check_spec
 from rebasin_core.specs.files import spec_document, spec_from_document
 from rebasin_core.studies.kinds.base import Context, Product, Work
-from rebasin_core.studies.kinds.data import DataWork
-from rebasin_core.studies.kinds.options import NetworkOptions
+from rebasin_core.studies.kinds.options import DataOptions, NetworkOptions
 from rebasin_core.tensors.digests import digest_of_tensors
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class NetworkWork(Work):
     spec: SpecFactory | None = None
     """Specification factory; that of the architecture if None."""
 
-    data: DataWork
+    data: DataOptions
     """The examples, of which a few are used."""
 
     def derive(self, model: nn.Module, inputs: Tensor, registry: Registry) -> PermutationSpec:

@@ -8,6 +8,7 @@ import torch
 from pydantic import PositiveInt
 
 from rebasin_core.architectures.base import Architecture
+from rebasin_core.data.base import DataSource
 from rebasin_core.errors import ConfigError
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.strategy import Options
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
 
 ANY_DEVICE = "any"
 """Kind of device of stages whose results are accepted from any device."""
+
+
+class DataOptions(Options):
+    """Where the examples of one split are."""
+
+    source: DataSource
+    """The dataset."""
+
+    split: Literal["train", "test"]
+    """Split of the dataset."""
+
+    count: PositiveInt | None = None
+    """Number of examples, from the first; all if None."""
 
 
 class NetworkOptions(Options):

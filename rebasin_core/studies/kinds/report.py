@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from rebasin_core.report.page import write_report
 from rebasin_core.studies.kinds.base import Context, Product, Work
-from rebasin_core.studies.view import write_results
+from rebasin_core.studies.kinds.view import write_results
 from rebasin_core.tensors.files import write_json
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ class ReportWork(Work):
     @override
     def compute(self, context: Context) -> Product:
         folder = context.folder
-        write_json(folder / "run.json", {"config": self.config, "code": dict(context.stage.code), "about": environment()})
+        write_json(
+            folder / "run.json", {"config": self.config, "code": dict(context.stage.code), "about": environment()}
+        )
         for role, _ in context.stage.reads:
             write_results(folder, role, context.artifact(role), context.workspace.store)
         files = [write_report(folder), *_figures(folder)]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rebasin_core.data.examples import Examples, TensorBatches
     from rebasin_core.specs.base import PermutationSpec
 
+
 @final
 class TrainWork(Work):
     """Trains a posterior from a seed. Training that is interrupted resumes from its last checkpoint."""

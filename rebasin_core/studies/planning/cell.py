@@ -15,11 +15,12 @@ from rebasin_core.studies.kinds.data import DataWork
 from rebasin_core.studies.kinds.load import LoadWork
 from rebasin_core.studies.kinds.match import MatchWork
 from rebasin_core.studies.kinds.network import NetworkWork
-from rebasin_core.studies.kinds.options import ANY_DEVICE, NetworkOptions
+from rebasin_core.studies.kinds.options import ANY_DEVICE, DataOptions, NetworkOptions
 from rebasin_core.studies.kinds.scores import ScoresWork
 from rebasin_core.studies.kinds.train import TrainWork
-from rebasin_core.studies.planning.contents import Contents, paths_in
+from rebasin_core.studies.planning.contents import Contents, is_point_file, paths_in
 from rebasin_core.studies.stage import Entries, Stage, entries
+from rebasin_core.tensors.digests import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -116,13 +117,13 @@ class CellPlan:
     def data(self, split: Split) -> Stage:
         """Add the stage of a split of the dataset."""
         digest = self._facts.train if split == "train" else self._facts.test
-        prepared = self._once(f"data {split}", lambda: self._data_work(split))
+        prepared = self._once(f"data {split}", lambda: DataWork(data=self._data(split)))
         return self._add(prepared.stage(f"{split} data", inputs={"examples": digest}))
 
     @cached_property
     def network(self) -> Stage:
         """The stage of the network and its symmetries."""
-        work = NetworkWork(network=self.options, spec=self.config.spec, data=self._data_work("test"))
+        work = NetworkWork(network=self.options, spec=self.config.spec, data=self._data("test"))
         stage = Prepared(work, self._contents).stage("network", inputs={"examples": self._facts.inputs})
         return self._add(stage)
 
@@ -154,7 +155,7 @@ class CellPlan:
     def is_point(self, source: PosteriorSource) -> bool:
         """Return whether a posterior is a single network."""
         if source.path is not None:
-            return self._contents.is_point(source.path)
+            return is_point_file(source.path)
         return self.training(source).inference.is_point
 
     def training(self, source: PosteriorSource) -> TrainWork:
@@ -193,7 +194,7 @@ class CellPlan:
             reads["train"] = self.data("train")
         return self._add(prepared.stage(f"match {label}", reads=reads))
 
-    def curve(  # ruff: ignore[too-many-arguments] - what a curve depends on
+    def curve(
         self,
         barrier: BarrierEstimator,
         split: Split,
@@ -250,9 +251,9 @@ class CellPlan:
         reads = {"data": self.data(split), "posterior": posterior}
         return self._add(prepared.stage(f"scores {label}", reads=reads))
 
-    def _data_work(self, split: Split) -> DataWork:
+    def _data(self, split: Split) -> DataOptions:
         count = self.config.num_train if split == "train" else self.config.num_test
-        return DataWork(source=self.config.data, split=split, count=count)
+        return DataOptions(source=self.config.data, split=split, count=count)
 
     def _once(self, kind: str, make: Callable[[], Work], strategy: object = None) -> Prepared:
         """Return the prepared computation of a kind with a strategy; make it on the first call."""
@@ -278,7 +279,7 @@ def _identity_of(work: Work, contents: Contents) -> str:
         document.pop(name, None)
     found = paths_in(work, without=work.located)
     digests = {str(path): f"sha256:{contents.file(path)}" for path in found if path.is_file()}
-    return json.dumps(_replaced(document, digests), sort_keys=True, separators=(",", ":"))
+    return canonical_json(_replaced(document, digests))
 
 
 def _replaced(value: Any, texts: Mapping[str, str]) -> Any:  # ruff: ignore[any-type] - JSON

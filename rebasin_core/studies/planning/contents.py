@@ -15,7 +15,7 @@ from rebasin_core.errors import FileFormatError, UnknownNameError
 from rebasin_core.plugin.discovery import CORE
 from rebasin_core.strategy import Options, Strategy, strategies_in
 from rebasin_core.studies.kinds.network import digest_of_inputs
-from rebasin_core.studies.workspace import digest_of_examples
+from rebasin_core.studies.kinds.workspace import digest_of_examples
 from rebasin_core.tensors.digests import digest_of_file
 from rebasin_core.tensors.files import document_of
 
@@ -84,20 +84,6 @@ class Contents:
         digest = digest_of_file(path)
         self._files[path] = (state, digest)
         return digest
-
-    def is_point(self, path: Path) -> bool:
-        """Return whether a file contains a single network.
-
-        Args:
-            path: A posterior, or plain checkpoint.
-
-        Returns:
-            True also for damaged files, whose errors are reported where they are loaded.
-        """
-        try:
-            return document_of(path).get("representation", "point") == "point"
-        except FileFormatError:
-            return True
 
     def data(self, source: DataSource, num_train: int | None, num_test: int | None) -> DataFacts:
         """Return the digests of a dataset; it is loaded on the first call.
@@ -169,6 +155,21 @@ class Contents:
         except UnknownNameError:
             return type(strategy).__module__, "0"
         return status.distribution, status.version
+
+
+def is_point_file(path: Path) -> bool:
+    """Return whether a file contains a single network.
+
+    Args:
+        path: A posterior, or plain checkpoint.
+
+    Returns:
+        True also for damaged files, whose errors are reported where they are loaded.
+    """
+    try:
+        return bool(document_of(path).get("representation", "point") == "point")
+    except FileFormatError:
+        return True
 
 
 @cache

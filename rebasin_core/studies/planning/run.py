@@ -96,5 +96,7 @@ class RunPlan:
         config = self.config
         matchers = tuple(matcher.name for matcher in config.matchers)
         work = SummaryWork(splits=config.splits, matchers=matchers, means=self.has_means)
-        read = {role: stage for role, stage in self.roles.items() if role.partition("/")[0] in {"match", "curve", "means"}}
+        read = {
+            role: stage for role, stage in self.roles.items() if role.partition("/")[0] in {"match", "curve", "means"}
+        }
         self._add("summary", Prepared(work, contents).stage("summary", reads=read))

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.studies.kinds.names import PERMUTATION, POSTERIOR
@@ -50,22 +50,22 @@ def write_results(folder: Path, role: str, artifact: Artifact, store: Store) -> 
     return list(files)
 
 
-class _Stored:
+class _Stored(NamedTuple):
     """A stored file, by its name in the artifact."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    name: str
 
 
 def _files(role: str, artifact: Artifact) -> dict[str, bytes | _Stored]:
     """Return the contents of a stage's files by their names in the output folder."""
     kind, _, rest = role.partition("/")
     documents = artifact.documents
+    found: dict[str, bytes | _Stored] = {}
     match kind:
         case "posterior":
-            return {f"posteriors/{rest}.safetensors": _Stored(POSTERIOR)}
+            found = {f"posteriors/{rest}.safetensors": _Stored(POSTERIOR)}
         case "match":
-            return {
+            found = {
                 f"permutations/{rest}.safetensors": _Stored(PERMUTATION),
                 f"permutations/{rest}.json": _json(documents["match"]),
                 f"similarities/{rest}.json": _json(documents["similarities"]),
@@ -73,14 +73,14 @@ def _files(role: str, artifact: Artifact) -> dict[str, bytes | _Stored]:
         case "curve" | "means":
             split, _, label = rest.partition("/")
             base = f"curves/{split}/{label}" if kind == "curve" else f"curves/{split}/means/{label}"
-            return {f"{base}.json": _json(documents["curve"]), f"{base}.csv": _csv(documents["curve"])}
+            found = {f"{base}.json": _json(documents["curve"]), f"{base}.csv": _csv(documents["curve"])}
         case "scores":
-            return {f"scores/{rest}.json": _json(documents["scores"])}
+            found = {f"scores/{rest}.json": _json(documents["scores"])}
         case "summary":
-            return {"summary.json": _json(documents["summary"])}
+            found = {"summary.json": _json(documents["summary"])}
         case "report":
-            return {name: _Stored(name) for name in artifact.files}
-    return {}
+            found = {name: _Stored(name) for name in artifact.files}
+    return found
 
 
 def _json(document: object) -> bytes:
@@ -88,7 +88,7 @@ def _json(document: object) -> bytes:
 
 
 def _csv(document: Mapping[str, Any]) -> bytes:
-    curve = LossCurve.from_json(document)
+    curve = LossCurve.from_json(dict(document))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*_COLUMNS[:-1], curve.score_name])
@@ -119,4 +119,4 @@ def _link(source: Path, target: Path, digest: str) -> None:
 def _same(source: Path, target: Path, digest: str) -> bool:
     if source.stat().st_size != target.stat().st_size:
         return False
-    return os.path.samefile(source, target) or digest_of_file(target) == digest
+    return source.samefile(target) or digest_of_file(target) == digest

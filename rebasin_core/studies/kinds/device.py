@@ -6,6 +6,7 @@ import torch
 
 from rebasin_core.errors import ConfigError
 
+
 def choose_device(name: str) -> torch.device:
     """Return a device.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeVar, final
 
@@ -9,9 +10,9 @@ from rebasin_core.api.conversion import load_posterior
 from rebasin_core.errors import DataError
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.plugin.registry import Registry, default_registry
-from rebasin_core.studies.device import choose_device
-from rebasin_core.studies.kinds.data import DataWork
+from rebasin_core.studies.kinds.device import choose_device
 from rebasin_core.studies.kinds.names import POSTERIOR
+from rebasin_core.studies.kinds.options import DataOptions, NetworkOptions
 from rebasin_core.tensors.digests import digest_of_tensors
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from rebasin_core.data.base import DataSplits, Target
     from rebasin_core.data.examples import Examples
     from rebasin_core.posteriors.base import Posterior
-    from rebasin_core.studies.kinds.options import NetworkOptions
     from rebasin_core.studies.stage import Stage
     from rebasin_core.studies.store import Artifact, Store
 
@@ -87,13 +87,13 @@ class Workspace:
         Raises:
             DataError: If the dataset has changed since the stage was planned, or differs on this machine.
         """
-        work = DataWork.model_validate_json(stage.work)
+        work = _data_in(stage)
         found = self.unverified(work)
         if stage.id not in self._verified:
             if digest_of_examples(found) != dict(stage.inputs)["examples"]:
                 message = (
-                    f"the {work.split} examples of the dataset `{work.source.name}` differ from those of this run; they "
-                    "have changed, or this machine has others. Run the command again"
+                    f"the {work.split} examples of `{work.source.name}` differ from those of this run: they "
+                    "changed, or this machine has others. Run the command again"
                 )
                 raise DataError(message)
             self._verified.add(stage.id)
@@ -101,9 +101,9 @@ class Workspace:
 
     def target(self, stage: Stage) -> Target:
         """Return the prediction target of a dataset's stage."""
-        return self._splits(DataWork.model_validate_json(stage.work)).target
+        return self._splits(_data_in(stage)).target
 
-    def unverified(self, work: DataWork) -> Examples:
+    def unverified(self, work: DataOptions) -> Examples:
         """Return the examples of a dataset without comparing their digest."""
         splits = self._splits(work)
         return (splits.train if work.split == "train" else splits.test).first(work.count)
@@ -131,9 +131,14 @@ class Workspace:
         FunctionalModel(model).check({**found.mean, **found.buffers}, str(path))
         return _kept(self._posteriors, key, found.to(device=self.device, dtype=options.torch_dtype), _NUM_POSTERIORS)
 
-    def _splits(self, work: DataWork) -> DataSplits:
+    def _splits(self, work: DataOptions) -> DataSplits:
         key = work.source.canonical_json()
         return self._loaded.get(key) or _kept(self._loaded, key, work.source.load(), _NUM_DATASETS)
+
+
+def _data_in(stage: Stage) -> DataOptions:
+    """Return where the examples of a dataset's stage are."""
+    return DataOptions.model_validate(json.loads(stage.work)["data"])
 
 
 def _kept(cache: OrderedDict[Key, Value], key: Key, value: Value, limit: int) -> Value:
