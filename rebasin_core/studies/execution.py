@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.config.run import RunConfig
+from rebasin_core.errors import DamagedArtifactError, MissingArtifactError
 from rebasin_core.executors.in_process import InProcessExecutor
 from rebasin_core.plugin.registry import Registry, default_registry
 from rebasin_core.studies.engine.preparation import Preparation
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from rebasin_core.barriers.curve import LossCurve
     from rebasin_core.config.run import Split
-    from rebasin_core.studies.engine.observer import Outcome
     from rebasin_core.studies.store import Artifact
 
 
@@ -121,10 +121,8 @@ def run(
     with RunFolder(output, {role: stage.id for role, stage in plan.roles.items()}, _record(plan)) as folder:
         opened.write_root(_root_name(folder.root), [stage.id for stage in plan.graph])
         preparation.write()
-        outcome = _compute(plan, workspace)
-        artifacts = {role: opened.read(stage.id) for role, stage in plan.roles.items()}
-        folder.write(artifacts, opened)
-    return _result(plan, folder.root, artifacts, workspace, outcome)
+        computed, artifacts = _completed(plan, workspace, folder)
+    return _result(plan, folder.root, artifacts, workspace, computed)
 
 
 def _prepared(plan: RunPlan, workspace: Workspace, contents: Contents) -> Preparation:
@@ -136,10 +134,39 @@ def _prepared(plan: RunPlan, workspace: Workspace, contents: Contents) -> Prepar
     return preparation
 
 
-def _compute(plan: RunPlan, workspace: Workspace) -> Outcome:
-    settings = Settings(stop_at_failure=True, run=LocalRunner(workspace))
-    scheduler = Scheduler(plan.graph, workspace.store, InProcessExecutor(), settings)
-    return scheduler.run([stage.id for stage in plan.roles.values()])
+def _completed(
+    plan: RunPlan, workspace: Workspace, folder: RunFolder
+) -> tuple[tuple[str, ...], Mapping[str, Artifact]]:
+    """Compute the run and write its results; compute stages again whose stored results are damaged.
+
+    Args:
+        plan: The plan.
+        workspace: Store and device.
+        folder: The output folder.
+
+    Returns:
+        Identities of the computed stages, and the results by role.
+
+    Raises:
+        RebasinError: If a stage fails.
+    """
+    store = workspace.store
+    computed: tuple[str, ...] = ()
+    while True:
+        settings = Settings(stop_at_failure=True, run=LocalRunner(workspace))
+        scheduler = Scheduler(plan.graph, store, InProcessExecutor(), settings)
+        outcome = scheduler.run([stage.id for stage in plan.roles.values()])
+        repeated = set(computed) & set(outcome.computed)
+        computed += outcome.computed
+        try:
+            artifacts = {role: store.read(stage.id) for role, stage in plan.roles.items()}
+            folder.write(artifacts, store)
+        except (DamagedArtifactError, MissingArtifactError) as error:
+            if error.id in repeated:  # a disk that damages what is written
+                raise
+            store.remove(error.id)
+        else:
+            return computed, artifacts
 
 
 def _root_name(folder: Path) -> str:
@@ -159,7 +186,7 @@ def _record(plan: RunPlan) -> dict[str, Any]:
 
 
 def _result(
-    plan: RunPlan, folder: Path, artifacts: Mapping[str, Artifact], workspace: Workspace, outcome: Outcome
+    plan: RunPlan, folder: Path, artifacts: Mapping[str, Artifact], workspace: Workspace, computed: tuple[str, ...]
 ) -> RunResult:
     summary = artifacts["summary"].documents["summary"]
     curves: dict[str, dict[Any, dict[str, LossCurve]]] = {"curve": {}, "means": {}}
@@ -175,5 +202,5 @@ def _result(
         summary["matches"],
         str(workspace.device),
         curves["means"],
-        tuple(plan.graph[identity].label for identity in outcome.computed),
+        tuple(plan.graph[identity].label for identity in computed),
     )

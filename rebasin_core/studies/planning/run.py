@@ -84,13 +84,13 @@ class RunPlan:
                 for label in (UNALIGNED, *(matcher.name for matcher in config.matchers)):
                     role = f"{kind}/{split}/{label}"
                     match = self.roles.get(f"match/{label}")
-                    self._add(role, self.cell.curve(estimator, split, *self._pair, match=match, label=role))
+                    self._add(role, self.cell.curve(estimator, split, *self._pair, match=match, label=role.removeprefix("curve/")))
 
     def _add_scores(self) -> None:
         for split in self.config.splits:
             for name, stage in zip(("reference", "candidate"), self._pair, strict=True):
                 role = f"scores/{split}/{name}"
-                self._add(role, self.cell.scores(split, stage, role))
+                self._add(role, self.cell.scores(split, stage, f"{split}/{name}"))
 
     def _add_summary(self, contents: Contents) -> None:
         config = self.config
