@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 from rebasin_core.errors import ConfigError
 
 Overrides: TypeAlias = dict[str, Any]
-"""New values by the dotted names of options, such as ``inference.epochs``. A component that is given as a whole replaces
-the previous one with all its options."""
+"""New values by the dotted names of options, such as ``inference.epochs``. A component that is given completely
+replaces the previous one and all its options."""
 
 
 def overridden(document: dict[str, Any], overrides: Overrides) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -61,7 +60,7 @@ def _by_name(value: object) -> object:
     for item in value:
         name = item.get("name") if isinstance(item, Mapping) else getattr(item, "name", item)
         if not isinstance(name, str) or name in found:
-            message = f"expected components of different names, got {name!r} twice; use a mapping of labels to components"
+            message = f"expected components of different names, got {name!r} twice; use a mapping with labels"
             raise custom_error(message)
         found[name] = item
     return found
@@ -109,17 +108,17 @@ class StudyConfig(Options):
     base: RunConfig
     """The run of which all cells are variations."""
 
-    grid: dict[str, list[Any] | dict[LevelName, Overrides]] = {}
+    grid: dict[str, list[Any] | dict[LevelName, Overrides]] = Field(default_factory=dict)
     """Factors. A list has values of the option that the name denotes, such as ``inference.epochs``. A mapping has
     levels by name; each level is a set of overrides of options."""
 
-    variants: dict[LevelName, Overrides] = {}
+    variants: dict[LevelName, Overrides] = Field(default_factory=dict)
     """Sets of overrides by name, each combined with the grid; the base alone if not given."""
 
     seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(1), BeforeValidator(_as_seeds)] = (1, 2, 3)
     """Seeds of the posteriors of each cell; a number n stands for 1 to n."""
 
-    posteriors: dict[str, PosteriorSource] = {}
+    posteriors: dict[str, PosteriorSource] = Field(default_factory=dict)
     """Posteriors by name, instead of `seeds`, for example files to load."""
 
     pairs: Literal["all", "none"] | Against | PairList = "all"
@@ -129,10 +128,10 @@ class StudyConfig(Options):
     no_pairs: tuple[LevelName, ...] = ()
     """Variants in which no pairs are compared."""
 
-    matchers: Annotated[dict[str, Matcher], BeforeValidator(_by_name)] = {}
+    matchers: Annotated[dict[str, Matcher], BeforeValidator(_by_name)] = Field(default_factory=dict)
     """Matchers by label, or a list; those of the run if not given."""
 
-    barriers: Annotated[dict[str, BarrierEstimator], BeforeValidator(_by_name)] = {}
+    barriers: Annotated[dict[str, BarrierEstimator], BeforeValidator(_by_name)] = Field(default_factory=dict)
     """Barrier estimators by label, or a list; that of the run if not given."""
 
     scores: bool = True
@@ -235,7 +234,7 @@ class StudyConfig(Options):
     def _usable_labels(cls, value: Mapping[str, Any]) -> Mapping[str, Any]:
         for label in value:
             if not _LABEL.fullmatch(label) or label in RESERVED:
-                message = f"expected a label of letters, digits and `_.+-` that is not the name of a column, got {label!r}"
+                message = f"expected a label of letters, digits and `_.+-` that is no name of a column, got {label!r}"
                 raise custom_error(message)
         return value
 
@@ -304,5 +303,3 @@ def _validated(document: Any, factors: Mapping[str, Level], lookup: Any) -> RunC
         cell = ", ".join(f"{name}={level}" for name, level in factors.items())
         message = f"the cell ({cell}) is not a valid run: {'; '.join(messages(error.errors()))}"
         raise ConfigError(message) from None
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -149,6 +150,8 @@ def _completed(
 
     Raises:
         RebasinError: If a stage fails.
+        DamagedArtifactError: If a result is damaged again after it was computed again.
+        MissingArtifactError: If a result is removed again after it was computed again.
     """
     store = workspace.store
     computed: tuple[str, ...] = ()
@@ -178,7 +181,7 @@ def _root_name(folder: Path) -> str:
 def _record(plan: RunPlan) -> dict[str, Any]:
     code = {name: number for stage in plan.graph for name, number in stage.code}
     return {
-        "config": plan.config.model_dump(mode="json"),
+        "config": json.loads(plan.config.canonical_json()),
         "inputs": dict(plan.inputs),
         "code": code,
         "about": environment(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NoReturn, final
 
 from tqdm import tqdm
 from typing_extensions import override
@@ -21,7 +21,7 @@ class Display(Observer):
     """One progress bar for all stages; failures and retries are printed above it."""
 
     def __init__(self) -> None:
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[NoReturn] | None = None
 
     @override
     def started(self, total: int, needed: int) -> None:
@@ -31,7 +31,7 @@ class Display(Observer):
     @override
     def submitted(self, stage: Stage) -> None:
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{stage.kind} {stage.label}"[:60], refresh=False)
+            self._bar.set_postfix_str(stage.label[:60], refresh=False)
 
     @override
     def finished(self, stage: Stage, artifact: Artifact | None) -> None:

@@ -51,6 +51,7 @@ class Outcome:
         reused: Number of stages of the plan whose results were stored before or by another command.
         failures: Failed stages by identity.
         blocked: Identities of the stages that read, directly or indirectly, a failed stage.
+        unfinished: Number of other stages that remain to be computed, after an interruption.
         seconds: Duration.
         work_seconds: Sum of the durations of the computed stages.
     """
@@ -59,6 +60,7 @@ class Outcome:
     reused: int = 0
     failures: Mapping[str, Failure] = field(default_factory=dict)
     blocked: Sequence[str] = ()
+    unfinished: int = 0
     seconds: float = 0.0
     work_seconds: float = 0.0
 

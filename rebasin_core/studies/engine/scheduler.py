@@ -115,6 +115,7 @@ class Scheduler:
                 len(self._graph) - needed,
                 self._failures,
                 tuple(state.blocked),
+                len(state.needed),
                 monotonic() - start,
                 self._work_seconds,
             )

@@ -18,9 +18,17 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
-from rebasin_core.errors import DamagedArtifactError, MissingArtifactError, PluginError, RebasinError, StorageError
+from rebasin_core.errors import (
+    ConfigError,
+    DamagedArtifactError,
+    MissingArtifactError,
+    PluginError,
+    RebasinError,
+    StorageError,
+)
 from rebasin_core.studies.kinds.base import Context
 from rebasin_core.studies.kinds.catalogue import KINDS
+from rebasin_core.studies.kinds.options import ANY_DEVICE
 from rebasin_core.studies.kinds.workspace import Workspace
 from rebasin_core.studies.planning.contents import Contents
 from rebasin_core.studies.stage import Stage
@@ -178,8 +186,12 @@ def described(error: BaseException) -> dict[str, Any]:
 
 
 def _work(workspace: Workspace, stage: Stage) -> Work:
-    """Return the computation of a stage; raise if this process has other code than the one that planned it."""
+    """Return the computation of a stage; raise if this process has another kind of device or other code."""
     work = KINDS[stage.kind].model_validate_json(stage.work)
+    required = getattr(getattr(work, "network", None), "device", ANY_DEVICE)
+    if required not in {ANY_DEVICE, workspace.device.type}:
+        message = f"expected a device of kind {required!r}, as the run requires, got {str(workspace.device)!r}"
+        raise ConfigError(message)
     found = Contents(workspace.registry).code(work)
     if found != dict(stage.code):
         message = (

@@ -9,7 +9,6 @@ from pydantic import PositiveInt
 
 from rebasin_core.architectures.base import Architecture
 from rebasin_core.data.base import DataSource
-from rebasin_core.errors import ConfigError
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.strategy import Options
 
@@ -71,13 +70,7 @@ class NetworkOptions(Options):
 
         Returns:
             The network.
-
-        Raises:
-            ConfigError: If the options require another kind of device.
         """
-        if self.device not in {ANY_DEVICE, device.type}:
-            message = f"expected a device of kind {self.device!r}, as the run requires, got {str(device)!r}"
-            raise ConfigError(message)
         generator = torch.Generator().manual_seed(seed)
         outputs = self.likelihood.num_outputs(self.output_size)
         return self.architecture.build(self.input_shape, outputs, generator=generator).to(device, self.torch_dtype)

@@ -84,7 +84,8 @@ class RunPlan:
                 for label in (UNALIGNED, *(matcher.name for matcher in config.matchers)):
                     role = f"{kind}/{split}/{label}"
                     match = self.roles.get(f"match/{label}")
-                    self._add(role, self.cell.curve(estimator, split, *self._pair, match=match, label=role.removeprefix("curve/")))
+                    text = role.removeprefix("curve/")
+                    self._add(role, self.cell.curve(estimator, split, *self._pair, match=match, label=text))
 
     def _add_scores(self) -> None:
         for split in self.config.splits:

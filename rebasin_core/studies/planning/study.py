@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple, final
 
@@ -12,10 +11,10 @@ from rebasin_core.studies.kinds.summary import UNALIGNED
 from rebasin_core.studies.planning.cell import CellPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rebasin_core.barriers.base import BarrierEstimator
-    from rebasin_core.config.run import PosteriorSource, Split
+    from rebasin_core.config.run import Split
     from rebasin_core.config.study import Cell, StudyConfig
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.studies.planning.contents import Contents
@@ -120,9 +119,13 @@ class StudyPlan:
     @property
     def targets(self) -> list[str]:
         """Identities of the stages whose results the study requests."""
-        results = [*self.posteriors, *self.scores, *self.curves]
-        matches = [curve.match for curve in self.curves if curve.match]
-        return list(dict.fromkeys([*(result.stage for result in results), *matches]))
+        found = [result.stage for result in self.results]
+        return list(dict.fromkeys([*found, *(curve.match for curve in self.curves if curve.match)]))
+
+    @property
+    def results(self) -> list[PlannedPosterior | PlannedScores | PlannedCurve]:
+        """All posteriors, scores and curves."""
+        return [*self.posteriors, *self.scores, *self.curves]
 
     def _add_cell(self, index: int) -> None:
         cell, plan = self.cells[index]
