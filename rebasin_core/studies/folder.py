@@ -128,7 +128,9 @@ class RunFolder:
             path = self.root / name
             if identity in current:
                 continue
-            if path.resolve().is_relative_to(self.root.resolve()) and not path.is_symlink():
+            # The record may have been edited: only files that a run writes are removed, and only in this folder.
+            is_ours = name.partition("/")[0] in {*_FOLDERS, "summary.json", "report.html"}
+            if is_ours and path.resolve().is_relative_to(self.root.resolve()) and not path.is_symlink():
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
             del self._results[name]
