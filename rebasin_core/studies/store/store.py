@@ -98,6 +98,17 @@ class Store(AbstractStageNotes):
     def __repr__(self) -> str:
         return f"Store.open({self.address!r})"
 
+    def exists(self) -> bool:
+        """Return whether the store has been written.
+
+        Returns:
+            Whether it has a header.
+
+        Raises:
+            StorageError: If the address is not accessible.
+        """
+        return self._has_header()
+
     def ids(self) -> set[str]:
         """Return the identities of all artifacts.
 
