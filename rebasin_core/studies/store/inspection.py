@@ -179,7 +179,7 @@ def verify_store(store: Store) -> Verification:
     records = records_of(store)
     for identity, found in read_all(store, records):
         if isinstance(found, FileFormatError):
-            damaged[identity] = str(found)
+            damaged[identity] = str(found.__cause__ or found)
             continue
         for file in set(found.files.values()):
             users.setdefault(file, []).append(identity)
@@ -264,8 +264,8 @@ def _listed(identity: str, found: Artifact | DamagedArtifactError, written: floa
     if isinstance(found, DamagedArtifactError):
         return ListedArtifact(identity, DAMAGED, 0, written, None)
     seconds = found.about.get("seconds")
-    known = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    return ListedArtifact(identity, found.kind, found.size, written, float(seconds) if known else None)
+    known = float(seconds) if isinstance(seconds, int | float) else None
+    return ListedArtifact(identity, found.kind, found.size, written, known)
 
 
 def records_of(store: Store) -> dict[str, Entry]:

@@ -151,7 +151,7 @@ class LocalStorage(Storage):
     @override
     def entries(self, folder: str) -> Iterator[Entry]:
         for entry in _scan(self._root / folder):
-            key = f"{folder}/{entry.name}"
+            key = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir(follow_symlinks=False):
                 yield from self.entries(key)
             else:

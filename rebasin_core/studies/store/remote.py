@@ -54,7 +54,7 @@ class RemoteStorage(Storage):
 
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
-        self._files, self._root = _opened(self.address)
+        self._files, self._root = _opened(address)
         protocol = self._files.protocol
         names = {protocol} if isinstance(protocol, str) else set(protocol)
         self._is_object_store = bool(names & _OBJECT_STORES)
@@ -216,7 +216,7 @@ class RemoteStorage(Storage):
         return content
 
     def _found(self, folder: str) -> dict[str, dict[str, Any]]:
-        path = self._path(folder)
+        path = self._path(folder).rstrip("/")
         with self._access(path):
             self._files.invalidate_cache()
             try:
@@ -224,7 +224,8 @@ class RemoteStorage(Storage):
             except FileNotFoundError:
                 return {}
         prefix = f"{path.strip('/')}/"
-        return {f"{folder}/{name.strip('/').removeprefix(prefix)}": about for name, about in found.items()}
+        base = f"{folder}/" if folder else ""
+        return {f"{base}{name.strip('/').removeprefix(prefix)}": about for name, about in found.items()}
 
     def _download(self, file: StoredFile, target: Path) -> None:
         path = self._path(blob_key(file.sha256))

@@ -29,6 +29,11 @@ class Entry:
     size: int
     modified: float
 
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return self.key.rpartition("/")[2]
+
 
 def temporary_name() -> str:
     """Return the name of a new temporary file, which `is_unfinished` recognizes."""
@@ -170,7 +175,7 @@ class Storage(ABC):
 
     @abstractmethod
     def entries(self, folder: str) -> Iterator[Entry]:
-        """Yield all objects in a folder and its subfolders, in any order."""
+        """Yield all objects in a folder and its subfolders, in any order; the whole store for an empty name."""
 
     @abstractmethod
     def is_empty(self) -> bool:

@@ -29,7 +29,7 @@ from rebasin_core.studies.store.layout import (
     HEADER,
     RECORDS,
     ROOTS,
-    identity_in,
+    listed_digest,
     record_key,
     root_key,
     root_name,
@@ -118,7 +118,7 @@ class Store(AbstractStageNotes):
         Raises:
             StorageError: If the store cannot be read.
         """
-        found = (identity_in(key) for key in self.storage.keys(RECORDS))
+        found = (listed_digest(key, record_key) for key in self.storage.keys(RECORDS))
         return {identity for identity in found if identity is not None}
 
     def has(self, identity: str) -> bool:
