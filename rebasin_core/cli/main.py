@@ -74,7 +74,7 @@ def run(file: Path, output: Path | None, store: str | None, progress: bool | Non
 
     FILE (YAML or JSON) describes two posteriors, to train or to load, and the matchers and barriers. Results are
     written to runs/NAME, where NAME is the name of FILE without its suffix, unless --output is given. Run the command
-    again to resume: stored results are reused, and what depends on a changed option or file is computed again.
+    again to resume: stored results are reused, and stages that depend on a changed option or file are computed again.
     """
     _execute(load_run(file), output or Path("runs") / file.stem, store, progress=progress, device=device)
 

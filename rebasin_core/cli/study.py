@@ -23,7 +23,7 @@ _MAX_FAILURES = 10
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--store", help="Folder or address of the store (default: REBASIN_STORE, or rebasin-store).")
-@click.option("--dry-run", is_flag=True, help="Show the plan and compute nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the plan only.")
 @click.option("--only", multiple=True, metavar="PATTERN", help="Only cells whose label matches, as `*width=64*`.")
 @click.option("--workers", type=click.IntRange(min=1), help="Compute in this number of processes of this machine.")
 @click.option("--device", help="Device of the workers: auto, cpu, cuda, ... Overrides the study file.")
@@ -42,9 +42,9 @@ def study(  # ruff: ignore[too-many-arguments, too-many-positional-arguments] - 
 ) -> None:
     """Compute the study described in FILE.
 
-    FILE (YAML or JSON) has a base run, what varies, seeds, and the pairs to compare. The command prints the plan, with
-    an estimate of the time from stored results of similar stages, and computes what is not stored. Run it again to
-    finish a study that was interrupted; on several machines at once, the commands share the work. `rebasin results
+    FILE (YAML or JSON) has a base run, its variations, seeds, and the pairs to compare. The command prints the plan, with
+    an estimate of the time from stored results of similar stages, and computes the results that are not stored. Run it again to
+    finish a study that was interrupted; commands on several machines share the work. `rebasin results
     FILE` prints the results. The exit code is 1 if a stage failed.
     \f
 
@@ -77,7 +77,7 @@ def _print_forecast(plan: Study, forecast: Forecast, executor: Executor) -> None
         click.echo(f"{kind:<10}{total - needed:>10}{needed:>12}")
     click.echo()
     if not forecast.needed:
-        click.echo("Nothing is to be computed.")
+        click.echo("All results are stored.")
         return
     workers = f"{forecast.workers} task{'s' if forecast.workers > 1 else ''} at a time ({executor.name})"
     if forecast.seconds:

@@ -1,4 +1,4 @@
-"""Options of a study file: a base run, what varies, and which pairs of posteriors are compared."""
+"""Options of a study file: a base run, its variations, and the pairs of posteriors to compare."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Cell:
 
 
 class StudyConfig(Options):
-    """Configuration of a study: a base run and what varies.
+    """Configuration of a study: a base run and its variations.
 
     The *cells* of a study are all combinations of the levels of the grid's factors and of the variants. In every cell,
     one posterior is trained per seed, and all pairs (or the chosen ones) are matched by every matcher. The barrier of
@@ -116,7 +116,7 @@ class StudyConfig(Options):
     """Sets of overrides by name, each combined with the grid; the base alone if not given."""
 
     seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(1), BeforeValidator(_as_seeds)] = (1, 2, 3)
-    """Seeds of the posteriors of each cell; a number n stands for 1 to n."""
+    """Seeds of the posteriors of each cell; a number n for 1 to n."""
 
     posteriors: dict[str, PosteriorSource] = Field(default_factory=dict)
     """Posteriors by name, instead of `seeds`, for example files to load."""
@@ -141,7 +141,7 @@ class StudyConfig(Options):
     """Where stages are computed; not part of their identity."""
 
     trackers: tuple[Tracker, ...] = ()
-    """Trackers to which results are sent while the study runs; nothing is sent if there are none."""
+    """Trackers to which results are sent while the study runs; without trackers, none are sent."""
 
     timeout: PositiveFloat = _SECONDS_OF_A_DAY
     """Seconds after which an attempt to compute a stage is stopped."""
@@ -258,7 +258,7 @@ class StudyConfig(Options):
 
     @model_validator(mode="after")
     def _valid_levels(self, info: ValidationInfo) -> Self:
-        """Validate each level alone, so that problems are reported where they are written."""
+        """Validate each level alone, to report problems with the line of the level."""
         lookup = (info.context or {}).get("lookup")
         base = json.loads(self.base.model_dump_json())
         problems = []

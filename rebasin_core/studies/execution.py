@@ -87,7 +87,7 @@ def run(
     """Train or load two posteriors, align them with every matcher, and estimate the barriers before and after.
 
     A run is a plan of stages. The result of each stage is stored under its identity: a digest of its options, of the
-    results and file contents that it reads, and of the code. If the same run is started again, nothing is computed; if
+    results and file contents that it reads, and of the code. If the same run is started again, no stage is computed; if
     an option, the dataset, a loaded file or the code has changed, exactly the stages that depend on it are. Training
     that was interrupted resumes from its last checkpoint.
 
@@ -165,7 +165,7 @@ def _completed(
             artifacts = {role: store.read(stage.id) for role, stage in plan.roles.items()}
             folder.write(artifacts, store)
         except (DamagedArtifactError, MissingArtifactError) as error:
-            if error.id in repeated:  # a disk that damages what is written
+            if error.id in repeated:  # the disk damages the files that are written
                 raise
             store.remove(error.id)
         else:

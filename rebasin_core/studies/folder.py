@@ -92,7 +92,6 @@ class RunFolder:
             DamagedArtifactError: If a stored file is damaged.
             StorageError: If a file cannot be written.
         """
-        # Recorded first, so that files are known to belong to the run if the command is killed.
         for role, artifact in artifacts.items():
             names = write_results(self.root, role, artifact, store)
             name = f"stages/{role.replace('/', '-')}.json"
@@ -129,8 +128,8 @@ class RunFolder:
             if identity in current:
                 continue
             # The record may have been edited: only files that a run writes are removed, and only in this folder.
-            is_ours = name.partition("/")[0] in {*_FOLDERS, "summary.json", "report.html"}
-            if is_ours and path.resolve().is_relative_to(self.root.resolve()) and not path.is_symlink():
+            is_result = name.partition("/")[0] in {*_FOLDERS, "summary.json", "report.html"}
+            if is_result and path.resolve().is_relative_to(self.root.resolve()) and not path.is_symlink():
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
             del self._results[name]

@@ -1,4 +1,4 @@
-"""The graph of stages: which stages read which, and what remains to be computed."""
+"""The graph of stages: which stages read which, and which remain to be computed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Graph:
         return self._stages[identity]
 
     def needed(self, targets: Iterable[str], stored: Collection[str]) -> list[Stage]:
-        """Return the stages to be computed so that all targets are stored.
+        """Return the stages that must be computed to store all targets.
 
         A stage is needed if it is not stored, and is a target or is read by a needed stage. Inputs of stored stages are
         not needed, even if they have been removed from the store.

@@ -52,12 +52,12 @@ _CIRCUMSTANCES = ("executor", "trackers", "timeout", "retries", "store")
 @final
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What remains to be computed, and how long it takes.
+    """The stages to be computed, and their expected duration.
 
     Attributes:
         total: Number of stages of each kind.
         needed: Number of stages of each kind that are to be computed.
-        seconds: Expected sum of the durations of the stages to be computed, as far as it is known.
+        seconds: Expected sum of the durations of the stages to be computed, without those of unknown duration.
         unknown: Kinds of stages whose duration is unknown, since none is stored.
         workers: Number of tasks that run at the same time.
     """
@@ -113,7 +113,7 @@ class Study:
         self.store = store if isinstance(store, Store) else Store.open(store)
 
     def forecast(self, executor: Executor | None = None) -> Forecast:
-        """Return what remains to be computed.
+        """Return the stages to be computed, and their expected duration.
 
         Args:
             executor: The executor; that of the configuration if None.
@@ -141,7 +141,7 @@ class Study:
         progress: bool = False,
         observers: Sequence[Observer] = (),
     ) -> Outcome:
-        """Compute what remains of the study.
+        """Compute the remaining stages of the study.
 
         The same call finishes a study that was interrupted, whose driver or workers were killed, or some of whose
         stages failed. Several processes, also on several machines, can run one study with one store: each computes
@@ -156,7 +156,7 @@ class Study:
             observers: Receive the events of the computation.
 
         Returns:
-            What was computed, and what failed.
+            The computed stages and the failed ones.
 
         Raises:
             RebasinError: If a network, a file to be loaded, or training options are invalid: before any computation.

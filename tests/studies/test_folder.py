@@ -105,7 +105,7 @@ def test_other_settings_replace_the_files_of_the_stages_that_they_change(copied:
     assert results(contents(out)) == results(before)
 
 
-def test_an_edited_file_is_replaced_and_one_of_an_older_version_is_refused(copied: Path) -> None:
+def test_an_edited_file_is_replaced_and_one_of_an_older_version_is_an_error(copied: Path) -> None:
     out = copied / "out"
     before = contents(out)
     (out / "curves/test/unaligned.csv").write_text("t,loss\n")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rebasin_core.studies.stage import Stage
     from rebasin_core.studies.store import Store
 
-# Reading more records of a large store would take longer than the estimate is worth.
+# Reading more records of a large store costs more time than a better estimate saves.
 _MAX_READ = 300
 
 

@@ -1,4 +1,4 @@
-"""What is told of a plan while it is computed: to a display, to trackers, or to nobody."""
+"""Events of a computation, for displays and trackers."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Outcome:
 
 
 class Observer:
-    """Receives the events of a computation; the methods do nothing unless they are overridden."""
+    """Receives the events of a computation; the methods are empty unless they are overridden."""
 
     def started(self, total: int, needed: int) -> None:
         """A plan of ``total`` stages starts, of which ``needed`` are to be computed."""

@@ -29,7 +29,7 @@ _POLL = 1.0
 @final
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a plan is computed; nothing of it changes a result.
+    """How a plan is computed; these settings change no result.
 
     Attributes:
         device: Device of the workers, as for `Workspace`.
@@ -93,7 +93,7 @@ class Scheduler:
             targets: Identities of the stages whose results are requested.
 
         Returns:
-            What was computed, and what failed.
+            The computed stages and the failed ones.
 
         Raises:
             StorageError: If the store cannot be used.
@@ -104,7 +104,7 @@ class Scheduler:
         state = Progress(self._graph, requested, self._store.ids())
         state.start(self._settings.seconds)
         needed = len(state.needed)
-        self._tell(lambda observer: observer.started(len(self._graph), needed))
+        self._notify(lambda observer: observer.started(len(self._graph), needed))
         try:
             if needed:
                 with self._store.session() as session:
@@ -119,7 +119,7 @@ class Scheduler:
                 monotonic() - start,
                 self._work_seconds,
             )
-            self._tell(lambda observer: observer.ended(outcome))
+            self._notify(lambda observer: observer.ended(outcome))
         return outcome
 
     def _compute(self, state: Progress, session: Session) -> None:
@@ -181,7 +181,7 @@ class Scheduler:
         return found
 
     def _collect(self, state: Progress, session: Session) -> None:
-        """Wait for a task, and handle those that ended or take too long."""
+        """Wait for a task, and handle those that ended or exceed the timeout."""
         if not self._running:
             return
         done, _ = wait(self._running, timeout=_POLL, return_when=FIRST_COMPLETED)
@@ -244,7 +244,7 @@ class Scheduler:
             self._fail(state, self._failure(stage, result))
             return
         reason = f"{result['error']}: {result['message']}"
-        self._tell(lambda observer: observer.retried(stage, reason))
+        self._notify(lambda observer: observer.retried(stage, reason))
         state.push(stage)
 
     def _repair(self, state: Progress, stage: Stage, result: Mapping[str, Any]) -> None:
@@ -255,7 +255,7 @@ class Scheduler:
             self._fail(state, self._failure(stage, result))
             return
         self._store.remove(culprit)
-        self._tell(lambda observer: observer.retried(self._graph[culprit], result["message"]))
+        self._notify(lambda observer: observer.retried(self._graph[culprit], result["message"]))
         state.recompute(culprit, stage)
 
     def _failure(self, stage: Stage, result: Mapping[str, Any]) -> Failure:
@@ -269,7 +269,7 @@ class Scheduler:
         state.fail(stage.id)
         if stage.id not in self._settings.known_failures:
             record_failure(self._store, failure)
-        self._tell(lambda observer: observer.failed(failure))
+        self._notify(lambda observer: observer.failed(failure))
 
     def _finish(self, state: Progress, stage: Stage, *, computed: bool) -> None:
         artifact = None
@@ -284,7 +284,7 @@ class Scheduler:
             if stage.id in self._attempts:
                 self._store.clear_failure(stage.id)
         state.finish(stage.id)
-        self._tell(lambda observer: observer.finished(stage, artifact))
+        self._notify(lambda observer: observer.finished(stage, artifact))
 
     def _look_elsewhere(self, state: Progress, session: Session) -> None:
         """Look at the stages that other commands compute: they are stored, abandoned, or still being computed."""
@@ -300,7 +300,7 @@ class Scheduler:
         if self._elsewhere and not self._running and not state.has_ready:
             sleep(_POLL)
 
-    def _tell(self, event: Callable[[Observer], None]) -> None:
+    def _notify(self, event: Callable[[Observer], None]) -> None:
         for observer in self._observers:
             event(observer)
 
@@ -311,7 +311,7 @@ def _release(session: Session, stages: Sequence[Stage]) -> None:
 
 
 def record_failure(store: Store, failure: Failure) -> None:
-    """Store a failure and its log, so that a later command can report it; errors of the store are ignored.
+    """Store a failure and its log, which a later command can report; errors of the store are ignored.
 
     Args:
         store: The store.

@@ -36,7 +36,7 @@ class Progress:
         self.blocked: set[str] = set()
 
     def start(self, seconds: Mapping[str, float]) -> None:
-        """Determine what is needed, and its order.
+        """Determine the needed stages and their order.
 
         Args:
             seconds: Expected seconds by kind.
@@ -80,7 +80,7 @@ class Progress:
                     self.push(self.needed[dependent])
 
     def fail(self, identity: str) -> None:
-        """Record that a stage cannot be computed, and nothing that depends on it."""
+        """Record that a stage, and those that depend on it, cannot be computed."""
         self.needed.pop(identity, None)
         remaining = list(self._dependents[identity])
         while remaining:

@@ -95,7 +95,7 @@ def about_now(device: torch.device, seconds: float) -> dict[str, Any]:
 
 
 def task_text(store: str, stages: list[Stage], sources: list[Stage], *, device: str) -> str:
-    """Return a task: stages to be computed one after another, in a worker.
+    """Return a task: stages that a worker computes sequentially.
 
     Args:
         store: Address of the store.

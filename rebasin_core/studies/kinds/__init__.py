@@ -1,1 +1,1 @@
-"""What each kind of stage computes, one file per kind."""
+"""The computations of the stages, one file per kind."""

@@ -1,4 +1,4 @@
-"""The interface of stages' computations: their options, what they read, and what they produce."""
+"""The interface of stages' computations: their options, inputs and results."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Product:
 @final
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a stage can use: the results of the stages that it reads, a device, and folders.
+    """The environment of a stage: the results of the stages that it reads, a device, and folders.
 
     Attributes:
         workspace: Store, device and caches of the worker.
@@ -105,7 +105,7 @@ class Context:
 
 
 class Work(Options, ABC):
-    """Computation of one kind of stage: its options, and how its result is computed from what it reads.
+    """Computation of one kind of stage: its options, and how its result is computed from the results that it reads.
 
     Laws:
         - *Determinism*: the product is determined by the identity of the stage, on one kind of device and with one
@@ -113,7 +113,7 @@ class Work(Options, ABC):
     """
 
     located: ClassVar[frozenset[str]] = frozenset()
-    """Options that state where something is, not what it is; they are not part of the identity."""
+    """Options that are locations of data, not contents; they are not part of the identity."""
 
     kind: str
     """The kind of stage, fixed by every class."""
@@ -136,7 +136,7 @@ class Work(Options, ABC):
         """Compute the result.
 
         Args:
-            context: What the stage reads, the device, and folders for files.
+            context: Results that the stage reads, the device, and folders for files.
 
         Returns:
             The documents and files to be stored.

@@ -1,4 +1,4 @@
-"""Digests of what stages read: files, datasets, and the source code of packages."""
+"""Digests of the inputs of stages: files, datasets, and the source code of packages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class DataFacts(NamedTuple):
-    """What plans need to know of a dataset.
+    """Digests and shapes of a dataset, for plans.
 
     Attributes:
         train: Digest of the training examples.
