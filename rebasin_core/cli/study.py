@@ -42,10 +42,10 @@ def study(  # ruff: ignore[too-many-arguments, too-many-positional-arguments] - 
 ) -> None:
     """Compute the study described in FILE.
 
-    FILE (YAML or JSON) has a base run, its variations, seeds, and the pairs to compare. The command prints the plan, with
-    an estimate of the time from stored results of similar stages, and computes the results that are not stored. Run it again to
-    finish a study that was interrupted; commands on several machines share the work. `rebasin results
-    FILE` prints the results. The exit code is 1 if a stage failed.
+    FILE (YAML or JSON) has a base run, its variations, seeds, and the pairs to compare. The command prints the plan and
+    an estimate of the time, from stored results of similar stages, and computes the results that are not stored. Run it
+    again to finish a study that was interrupted; commands on several machines share the work. `rebasin results FILE`
+    prints the results. The exit code is 1 if a stage failed.
     \f
 
     Raises:

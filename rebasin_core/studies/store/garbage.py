@@ -121,7 +121,7 @@ class _Collector:
     def artifacts(self) -> tuple[str, ...]:
         """Remove artifacts, and return their identities."""
         found = sorted(self._records.keys() - self._needed)
-        # Studies may have begun while the store was listed.
+        # Studies may have started while the store was listed.
         needed: set[str] = set().union(*self._store.roots().values()) if found else set()
         return tuple(identity for identity in found if identity not in needed and self._remove(self._records[identity]))
 
