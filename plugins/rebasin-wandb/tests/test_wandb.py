@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,21 @@ def records(path: Path) -> Iterator[Record]:
         size, kind = int.from_bytes(content[position + 4 : position + 6], "little"), content[position + 6]
         parts += content[position + 7 : position + 7 + size]
         position += 7 + size
+        if position > len(content):  # not yet written completely
+            return
         if kind in {1, 4}:  # a whole record, or its last chunk
             yield Record.FromString(parts)
             parts = b""
+
+
+def complete(path: Path) -> list[Record]:
+    """Return the records of a file once the last one is written: the client's process writes them after `finish`."""
+    for _ in range(600):
+        found = list(records(path)) if path.stat().st_size else []
+        if any(record.HasField("exit") for record in found):
+            return found
+        time.sleep(0.1)
+    raise TimeoutError(path)
 
 
 def nested(found: dict[str, Any], keys: list[str], value: object) -> None:
@@ -70,7 +83,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     runs = {}
     for path in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
         found: dict[str, Any] = {"config": {}, "summary": {}, "history": [], "exit": None}
-        for record in records(path):
+        for record in complete(path):
             if record.HasField("run"):
                 found |= {"id": record.run.run_id, "group": record.run.run_group, "kind": record.run.job_type}
                 found |= {"name": record.run.display_name, "project": record.run.project}
