@@ -16,6 +16,7 @@ from rebasin_core import (
     coupling,
     data,
     errors,
+    executors,
     inference,
     matchers,
     posteriors,
@@ -52,6 +53,7 @@ from rebasin_core.config import RunConfig
 from rebasin_core.data import DataSource
 from rebasin_core.errors import RebasinError, RebasinWarning
 from rebasin_core.evaluation import EvaluationOptions, Likelihood, Metric, Task, metrics
+from rebasin_core.executors import Executor
 from rebasin_core.inference import Inference
 from rebasin_core.matchers import Matcher, MatchOutcome, MatchProblem, MatchResult
 from rebasin_core.plugin import Registry, default_registry, hookimpl
@@ -81,6 +83,7 @@ __all__ = [
     "Call",
     "DataSource",
     "EvaluationOptions",
+    "Executor",
     "Group",
     "Inference",
     "Layout",
@@ -123,6 +126,7 @@ __all__ = [
     "data",
     "default_registry",
     "errors",
+    "executors",
     "greedy_soup",
     "hookimpl",
     "hull_losses",

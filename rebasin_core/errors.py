@@ -89,6 +89,10 @@ class DamagedArtifactError(FileFormatError):
         self.id = identity
 
 
+class WorkerLostError(RebasinError, RuntimeError):
+    """The process or machine of a task ended before the task was finished."""
+
+
 class LawViolationError(RebasinError, AssertionError):
     """A registered strategy violates a law of its interface (raised by the conformance kit)."""
 

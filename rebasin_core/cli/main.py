@@ -15,6 +15,7 @@ from rebasin_core.cli.checkpoints import align, barrier, merge
 from rebasin_core.cli.guard import ExitCode, guarded, on_interrupt, print_error
 from rebasin_core.cli.output import print_checks, print_plugins, print_result
 from rebasin_core.cli.spec import spec
+from rebasin_core.cli.store import store
 from rebasin_core.config.schema import run_schema
 from rebasin_core.errors import RebasinWarning
 from rebasin_core.plugin.registry import FAMILIES, default_registry
@@ -130,7 +131,7 @@ def check(package: str, device: str) -> None:
         raise SystemExit(ExitCode.FAILED)
 
 
-for command in (spec, align, merge, barrier):
+for command in (spec, align, merge, barrier, store):
     cli.add_command(command)
 
 

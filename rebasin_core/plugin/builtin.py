@@ -134,3 +134,11 @@ def rebasin_trackers() -> Sequence[type[Any]]:
     from rebasin_core import tracking
 
     return _exported(tracking, tracking.Tracker)
+
+
+@hookimpl
+def rebasin_executors() -> Sequence[type[Any]]:
+    """Return the executors."""
+    from rebasin_core import executors
+
+    return _exported(executors, executors.Executor)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rebasin_core.data.base import DataSource
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.metric import Metric
+    from rebasin_core.executors.base import Executor
     from rebasin_core.inference.base import Inference
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.adapter import PosteriorAdapter
@@ -98,6 +99,10 @@ class HookSpecs:
         """Return the classes of trackers."""
 
     @hookspec
+    def rebasin_executors(self) -> Sequence[type[Executor]]:
+        """Return the classes of executors."""
+
+    @hookspec
     def rebasin_examples(self, kind: type[object], folder: Path) -> Sequence[object] | None:
         """Return small instances of a class of this plugin, for the conformance kit.
 
@@ -127,6 +132,7 @@ HOOKS: dict[str, str] = {
     "path": "rebasin_paths",
     "posterior": "rebasin_posteriors",
     "posterior_adapter": "rebasin_posterior_adapters",
+    "executor": "rebasin_executors",
     "tracker": "rebasin_trackers",
 }
 """The name of the hook of every family."""

@@ -15,6 +15,7 @@ from rebasin_core.data.base import DataSource
 from rebasin_core.errors import BrokenPluginWarning, PluginError, UnknownNameError, nearest
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.metric import Metric
+from rebasin_core.executors.base import Executor
 from rebasin_core.inference.base import Inference
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.discovery import PluginStatus, hook_error, load_plugins, new_manager
@@ -38,6 +39,7 @@ INTERFACES: Mapping[str, type[Any]] = {
     "assignment": AssignmentSolver,
     "dataset": DataSource,
     "barrier": BarrierEstimator,
+    "executor": Executor,
     "inference": Inference,
     "likelihood": Likelihood,
     "matcher": Matcher,

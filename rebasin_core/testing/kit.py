@@ -19,6 +19,7 @@ from rebasin_core.testing import (  # ruff: ignore[unused-import] - their import
     assignment_laws,
     barrier_laws,
     data_laws,
+    executor_laws,
     inference_laws,
     likelihood_laws,
     matcher_laws,

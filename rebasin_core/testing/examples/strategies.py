@@ -9,6 +9,7 @@ import numpy as np
 
 from rebasin_core import architectures, data, inference, tracking
 from rebasin_core.barriers.marginalized import MarginalizedBarrier
+from rebasin_core.executors.processes import ProcessesExecutor
 from rebasin_core.matchers.annealing import AnnealingMatcher
 from rebasin_core.specs.files import FileSpecFactory, GivenSpec, save_spec
 from rebasin_core.specs.operators.base import OperatorRules
@@ -181,6 +182,7 @@ _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
     inference.SGHMC: _hamiltonians,
     inference.MCDropout: _dropouts,
     MarginalizedBarrier: _marginalized,
+    ProcessesExecutor: lambda _: [ProcessesExecutor(workers=2, threads=1)],
     tracking.TensorBoardTracker: lambda folder: [tracking.TensorBoardTracker(folder=folder / "board")],
     tracking.JSONLinesTracker: lambda folder: [tracking.JSONLinesTracker(path=folder / "events.jsonl")],
 }

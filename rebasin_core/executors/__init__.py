@@ -1,0 +1,7 @@
+"""Executors: run the tasks of a study in this process, in other processes, or on a cluster."""
+
+from rebasin_core.executors.base import Executor
+from rebasin_core.executors.in_process import InProcessExecutor
+from rebasin_core.executors.processes import ProcessesExecutor
+
+__all__ = ["Executor", "InProcessExecutor", "ProcessesExecutor"]

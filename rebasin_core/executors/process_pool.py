@@ -1,0 +1,183 @@
+"""A `concurrent.futures.Executor` whose running tasks can be cancelled, and whose workers are independent."""
+
+from __future__ import annotations
+
+import pickle  # ruff: ignore[suspicious-pickle-import] - over pipes between our own processes
+import threading
+from collections import deque
+from concurrent import futures
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
+
+from typing_extensions import override
+
+from rebasin_core.errors import WorkerLostError
+from rebasin_core.executors.worker_process import WorkerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rebasin_core.executors.resources import Share
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+@final
+class TaskFuture(futures.Future[Any]):
+    """Future of a task of a `ProcessPool`; a running task can be cancelled.
+
+    The state of the base class remains *pending* while a worker runs the task, since it forbids to cancel a *running*
+    future. Waiting for a cancelled future returns when the owner of the task calls `finish`.
+
+    Args:
+        on_cancel: Called once with this future after it was cancelled; must not block.
+    """
+
+    def __init__(self, on_cancel: Callable[[TaskFuture], None]) -> None:
+        super().__init__()
+        self._on_cancel = on_cancel
+        self.is_started = False
+
+    @override
+    def cancel(self) -> bool:
+        was_cancelled = self.cancelled()
+        is_cancelled = super().cancel()
+        if is_cancelled and not was_cancelled:
+            self._on_cancel(self)
+        return is_cancelled
+
+    @override
+    def running(self) -> bool:
+        return self.is_started and not self.done()
+
+    def finish(self, result: object = None, error: BaseException | None = None) -> None:
+        """Set the outcome, unless the task was cancelled. Called once, by the owner of the task.
+
+        Args:
+            result: Result of the task.
+            error: Exception of the task; None if it returned a result.
+        """
+        if not self.set_running_or_notify_cancel():
+            return
+        if error is None:
+            self.set_result(result)
+        else:
+            self.set_exception(error)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Task:
+    future: TaskFuture
+    call: bytes
+
+
+@final
+class ProcessPool(futures.Executor):
+    """Runs tasks in worker processes, each served by its own thread.
+
+    A task has one owner, which finishes its future: the queue, then the thread that removes the task from it.
+
+    Args:
+        shares: The part of the machine for each worker.
+    """
+
+    def __init__(self, shares: Sequence[Share]) -> None:
+        self._changed = threading.Condition()  # protects the next three
+        self._queue: deque[_Task] = deque()
+        self._running: dict[TaskFuture, WorkerProcess | None] = {}
+        self._is_shut_down = False
+        # Daemons: a program that exits without `shutdown` does not wait for its tasks; the workers exit with it.
+        self._threads = [threading.Thread(target=self._serve, args=(share,), daemon=True) for share in shares]
+        for thread in self._threads:
+            thread.start()
+
+    @override
+    def submit(
+        self, fn: Callable[_Parameters, _Result], /, *args: _Parameters.args, **kwargs: _Parameters.kwargs
+    ) -> futures.Future[_Result]:
+        future = TaskFuture(self._stop)
+        call = pickle.dumps((fn, args, kwargs))
+        with self._changed:
+            if self._is_shut_down:
+                message = "cannot submit a task after shutdown"
+                raise RuntimeError(message)
+            self._queue.append(_Task(future, call))
+            self._changed.notify()
+        return future
+
+    @override
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        with self._changed:
+            self._is_shut_down = True
+            unfinished = [task.future for task in self._queue] + list(self._running)
+            self._changed.notify_all()
+        if cancel_futures:
+            for future in unfinished:
+                future.cancel()
+        if wait:
+            for thread in self._threads:
+                if thread is not threading.current_thread():  # that of a callback of a future
+                    thread.join()
+
+    def _stop(self, future: TaskFuture) -> None:
+        """Remove a cancelled task from the queue, or kill the worker that runs it."""
+        with self._changed:
+            queued = [task for task in self._queue if task.future is future]
+            for task in queued:
+                self._queue.remove(task)
+            # Under the lock: afterwards, this worker may have another task.
+            worker = self._running.get(future)
+            if worker is not None:
+                worker.kill()
+        if queued:
+            future.finish()
+
+    def _serve(self, share: Share) -> None:
+        """Run tasks until shutdown, in one worker process after another."""
+        worker: WorkerProcess | None = None
+        while (task := self._next()) is not None:
+            result, error = None, None
+            try:
+                worker = _restarted(worker, share)
+                if self._assign(task.future, worker):
+                    result = worker.run(task.call)
+            except Exception as raised:  # ruff: ignore[blind-except] - raised by `result`
+                error = raised
+            with self._changed:
+                del self._running[task.future]
+            if worker is not None and (isinstance(error, WorkerLostError) or worker.was_killed):
+                worker.stop()
+                worker = None
+            task.future.finish(result, error)
+        if worker is not None:
+            worker.stop()
+
+    def _next(self) -> _Task | None:
+        """Wait for a task, and remove it from the queue; return None if there are none after shutdown."""
+        with self._changed:
+            while not self._queue:
+                if self._is_shut_down:
+                    return None
+                self._changed.wait()
+            task = self._queue.popleft()
+            task.future.is_started = True
+            self._running[task.future] = None
+            return task
+
+    def _assign(self, future: TaskFuture, worker: WorkerProcess) -> bool:
+        """Record the worker of a task; return False if the task was cancelled before."""
+        with self._changed:
+            self._running[future] = worker
+            return not future.cancelled()
+
+
+def _restarted(worker: WorkerProcess | None, share: Share) -> WorkerProcess:
+    """Return a worker if it is alive, else a new one."""
+    if worker is None:
+        return WorkerProcess(share)
+    if worker.is_alive():
+        return worker
+    worker.stop()
+    return WorkerProcess(share)
