@@ -172,8 +172,8 @@ class _Collector:
     def leftovers(self, removed: AbstractSet[str]) -> tuple[str, ...]:
         """Remove temporary files, and logs and failures of stages without root and artifact, and return their keys."""
         known = self._needed | (self._records.keys() - removed)
-        notes = self._by_digest(LOGS, log_key) | self._by_digest(FAILURES, failure_key)
-        found = [entry for identity, entry in notes.items() if identity not in known]
+        notes = (self._by_digest(LOGS, log_key), self._by_digest(FAILURES, failure_key))
+        found = [entry for entries in notes for identity, entry in entries.items() if identity not in known]
         found += [entry for entries in self._entries.values() for entry in entries if is_unfinished(entry.name)]
         return tuple(sorted(entry.key for entry in found if self._remove(entry)))
 
