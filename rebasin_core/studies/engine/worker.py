@@ -74,7 +74,7 @@ def compute_stage(workspace: Workspace, stage: Stage, sources: Mapping[str, Stag
 
 
 def about_now(device: torch.device, seconds: float) -> dict[str, Any]:
-    """Return facts about a computation that are stored beside its result, and are not part of it.
+    """Return facts about a computation that are stored together with its result, and are not part of it.
 
     Args:
         device: The device.
