@@ -16,7 +16,6 @@ from rebasin_core.studies.kinds.base import Context, Product, Work
 from rebasin_core.studies.kinds.names import PERMUTATION
 from rebasin_core.studies.kinds.network import spec_in
 from rebasin_core.studies.kinds.options import NetworkOptions
-from rebasin_core.studies.kinds.similarity_images import similarity_images
 
 if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
@@ -71,8 +70,7 @@ class MatchWork(Work):
             "unaligned": _distance(reference, candidate),
             "aligned": _distance(reference, result.permutation.apply(candidate)),
         }
-        images = similarity_images(reference, candidate, result.permutation)
-        return Product({"match": entries, "distances": distances, "similarities": images}, {PERMUTATION: path})
+        return Product({"match": entries, "distances": distances}, {PERMUTATION: path})
 
 
 def _distance(reference: Posterior, candidate: Posterior) -> float | None:

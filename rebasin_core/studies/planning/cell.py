@@ -17,6 +17,7 @@ from rebasin_core.studies.kinds.match import MatchWork
 from rebasin_core.studies.kinds.network import NetworkWork
 from rebasin_core.studies.kinds.options import ANY_DEVICE, DataOptions, NetworkOptions
 from rebasin_core.studies.kinds.scores import ScoresWork
+from rebasin_core.studies.kinds.similarities import SimilaritiesWork
 from rebasin_core.studies.kinds.train import TrainWork
 from rebasin_core.studies.planning.contents import Contents, is_point_file, paths_in
 from rebasin_core.studies.stage import Entries, Stage, entries
@@ -81,6 +82,7 @@ class CellPlan:
         self._facts = contents.data(config.data, config.num_train, config.num_test)
         # By identity of the strategy, which is much faster than its hash; the value keeps the strategy alive.
         self._prepared: dict[tuple[object, ...], tuple[Prepared, object]] = {}
+        self._splits: dict[str, Stage] = {}
 
     @cached_property
     def likelihood(self) -> Likelihood:
@@ -116,9 +118,12 @@ class CellPlan:
 
     def data(self, split: Split) -> Stage:
         """Add the stage of a split of the dataset."""
+        if split in self._splits:
+            return self._splits[split]
         digest = self._facts.train if split == "train" else self._facts.test
         prepared = self._once(f"data {split}", lambda: DataWork(data=self._data(split)))
-        return self._add(prepared.stage(f"{split} data", inputs={"examples": digest}))
+        self._splits[split] = self._add(prepared.stage(f"{split} data", inputs={"examples": digest}))
+        return self._splits[split]
 
     @cached_property
     def network(self) -> Stage:
@@ -193,6 +198,22 @@ class CellPlan:
         if matcher.uses_task:
             reads["train"] = self.data("train")
         return self._add(prepared.stage(f"match {label}", reads=reads))
+
+    def similarities(self, match: Stage, reference: Stage, candidate: Stage, label: str) -> Stage:
+        """Add the stage of the unit similarities before and after a match.
+
+        Args:
+            match: Stage of the match.
+            reference: Stage of the reference.
+            candidate: Stage of the candidate.
+            label: Text for messages.
+
+        Returns:
+            The stage.
+        """
+        prepared = self._once("similarities", lambda: SimilaritiesWork(network=self.options))
+        reads = {"network": self.network, "match": match, "reference": reference, "candidate": candidate}
+        return self._add(prepared.stage(f"similarities {label}", reads=reads))
 
     def curve(
         self,
