@@ -76,7 +76,7 @@ def collect_garbage(store: Store, *, grace: float = GRACE, dry_run: bool = False
     Args:
         store: The store.
         grace: Seconds, at least 0; 0 is safe only while no other process writes to the store.
-        dry_run: Whether to remove nothing.
+        dry_run: Whether to only list the objects.
 
     Returns:
         The removed objects.
@@ -103,7 +103,7 @@ class _Collector:
     Args:
         store: The store.
         before: Objects that were changed at this time or later are kept.
-        dry_run: Whether to remove nothing.
+        dry_run: Whether to only list the objects.
     """
 
     def __init__(self, store: Store, before: float, *, dry_run: bool) -> None:
@@ -121,7 +121,7 @@ class _Collector:
     def artifacts(self) -> tuple[str, ...]:
         """Remove artifacts, and return their identities."""
         found = sorted(self._records.keys() - self._needed)
-        # Studies may have begun while the store was listed.
+        # Studies may have started while the store was listed.
         needed: set[str] = set().union(*self._store.roots().values()) if found else set()
         return tuple(identity for identity in found if identity not in needed and self._remove(self._records[identity]))
 
@@ -172,8 +172,8 @@ class _Collector:
     def leftovers(self, removed: AbstractSet[str]) -> tuple[str, ...]:
         """Remove temporary files, and logs and failures of stages without root and artifact, and return their keys."""
         known = self._needed | (self._records.keys() - removed)
-        notes = self._by_digest(LOGS, log_key) | self._by_digest(FAILURES, failure_key)
-        found = [entry for identity, entry in notes.items() if identity not in known]
+        notes = (self._by_digest(LOGS, log_key), self._by_digest(FAILURES, failure_key))
+        found = [entry for entries in notes for identity, entry in entries.items() if identity not in known]
         found += [entry for entries in self._entries.values() for entry in entries if is_unfinished(entry.name)]
         return tuple(sorted(entry.key for entry in found if self._remove(entry)))
 
