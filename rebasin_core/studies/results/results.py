@@ -30,19 +30,23 @@ class Results:
 
     Attributes:
         rows: The rows.
+        factors: Names of the factors; those of the first row if not given.
 
     Raises:
         InvalidInputError: If rows have different factors, or two rows describe the same curve.
     """
 
     rows: tuple[Row, ...]
+    factors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise if the rows do not belong to one study."""
+        if self.rows and not self.factors:
+            object.__setattr__(self, "factors", tuple(self.rows[0].factors))
         seen: set[tuple[object, ...]] = set()
         for row in self.rows:
-            if list(row.factors) != list(self.rows[0].factors):
-                message = f"expected rows with the factors {list(self.rows[0].factors)}, got {list(row.factors)}"
+            if tuple(row.factors) != self.factors:
+                message = f"expected rows with the factors {list(self.factors)}, got {list(row.factors)}"
                 raise InvalidInputError(message)
             names = (row.reference, row.candidate, row.split, row.barrier, row.alignment)
             key = (*row.factors.values(), *names)
@@ -51,11 +55,6 @@ class Results:
                 message = f"expected different rows, got {names} twice{f' in the cell {where}' if where else ''}"
                 raise InvalidInputError(message)
             seen.add(key)
-
-    @property
-    def factors(self) -> tuple[str, ...]:
-        """Names of the factors."""
-        return tuple(self.rows[0].factors) if self.rows else ()
 
     def columns(self) -> dict[str, list[Scalar]]:
         """Return the rows by column.
