@@ -38,9 +38,8 @@ def megabytes() -> int:
 
 def plan() -> None:
     """Time the planning of studies of increasing size, and their scheduling without any work."""
-    print(
-        f"{'stages':>8} {'plan (s)':>9} {'schedule (s)':>13} {'us a stage':>11} {'peak MB':>8}   (before: {megabytes()} MB)"
-    )
+    print(f"peak memory before: {megabytes()} MB")
+    print(f"{'stages':>8} {'plan (s)':>9} {'schedule (s)':>13} {'us a stage':>11} {'peak MB':>8}")
     for cells in (7, 65, 650):
         scales = [0.01 * (index + 1) for index in range(cells)]
         config = rc.StudyConfig(base=BASE, grid={"inference.prior_scale": scales}, seeds=8, matchers=["weight"])
@@ -71,15 +70,12 @@ def run(folder: Path) -> None:
     ):
         outcome = rc.Study(config, folder / name).run(executor=executor)
         times[name] = outcome.seconds
-        share = (outcome.seconds - outcome.work_seconds) / outcome.work_seconds
-        print(
-            f"{name:<12} {len(outcome.computed)} stages, {outcome.seconds:.1f} s, of which work {outcome.work_seconds:.1f} s"
-            + (
-                f"; engine {1000 * share * outcome.work_seconds / len(outcome.computed):.1f} ms a stage, {share:.1%} of the work"
-                if name == "in process"
-                else ""
-            )
-        )
+        engine = outcome.seconds - outcome.work_seconds
+        number = len(outcome.computed)
+        print(f"{name:<12} {number} stages in {outcome.seconds:.1f} s; work {outcome.work_seconds:.1f} s")
+        if executor is None:
+            each = 1000 * engine / number
+            print(f"{'':<12} engine: {each:.1f} ms a stage, {engine / outcome.work_seconds:.1%} of the work")
     print(f"speed-up of two workers over one: {times['one worker'] / times['two workers']:.2f}")
     start = perf_counter()
     again = rc.Study(config, folder / "in process").run()
