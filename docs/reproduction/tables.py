@@ -29,12 +29,13 @@ def tables(path: Path) -> str:
     The last factor has one row for each level. Factors are the columns before ``reference``.
     """
     with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = list(rows[0])
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    names = list(reader.fieldnames or ())
     *outer, last = names[: names.index("reference")]
     found: dict[tuple[str, ...], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        found[(*(row[name] for name in outer), row["barrier"])][row[last]].append(row)
+        found[*(row[name] for name in outer), row["barrier"]][row[last]].append(row)
     return "\n".join(
         f"\n### {path.stem}: {', '.join(title)}\n\n{table(last, levels)}" for title, levels in found.items()
     )
@@ -48,15 +49,22 @@ def table(factor: str, levels: dict[str, list[Row]]) -> str:
     for level, rows in levels.items():
         line = [level]
         for alignment in alignments:
-            heights = {(r["reference"], r["candidate"]): float(r["height"]) for r in rows if r["alignment"] == alignment}
+            heights = {
+                (r["reference"], r["candidate"]): float(r["height"]) for r in rows if r["alignment"] == alignment
+            }
             estimate = mean_over_pairs(heights)
             line.append(f"{estimate.mean:.4f} ± {estimate.stderr:.4f}")
         aligned = [r for r in rows if r["alignment"] == ("wasserstein" if "wasserstein" in known else "weight")]
         monte_carlo = max(float(r["height_stderr"]) for r in rows)
         data = statistics.mean(float(r["height_data_stderr"]) for r in aligned)
-        ends = [float(r[name]) for r in aligned for name in ("reference_score", "candidate_score")]
+        endpoints = [float(r[name]) for r in aligned for name in ("reference_score", "candidate_score")]
         midpoint = statistics.mean(float(r["midpoint_score"]) for r in aligned)
-        line += [f"{monte_carlo:.4f}", f"{data:.4f}", f"{100 * statistics.mean(ends):.2f}", f"{100 * midpoint:.2f}"]
+        line += [
+            f"{monte_carlo:.4f}",
+            f"{data:.4f}",
+            f"{100 * statistics.mean(endpoints):.2f}",
+            f"{100 * midpoint:.2f}",
+        ]
         lines.append(line)
     names = [name if name == "unaligned" else f"`{name}`" for name in alignments]
     headers = [factor, *names, "MC s.e.", "data s.e.", "endpoint (%)", "midpoint (%)"]
