@@ -14,6 +14,7 @@ from rebasin_core.assignment import which_solver
 from rebasin_core.cli.checkpoints import align, barrier, merge
 from rebasin_core.cli.guard import ExitCode, guarded, on_interrupt, print_error
 from rebasin_core.cli.output import print_checks, print_plugins, print_result
+from rebasin_core.cli.results import results
 from rebasin_core.cli.spec import spec
 from rebasin_core.cli.store import store
 from rebasin_core.cli.study import study
@@ -135,7 +136,7 @@ def check(package: str, device: str) -> None:
         raise SystemExit(ExitCode.FAILED)
 
 
-for command in (spec, align, merge, barrier, study, store):
+for command in (spec, align, merge, barrier, study, results, store):
     cli.add_command(command)
 
 
