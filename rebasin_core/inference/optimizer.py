@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from abc import ABC, abstractmethod
@@ -60,6 +61,12 @@ def _plain(value: object) -> object:
     raise ValueError(message)
 
 
+@functools.cache
+def _signature(kind: type[Any]) -> tuple[inspect.Parameter, ...]:
+    """Return the arguments of a torch class, without the first: the parameters or the optimizer."""
+    return tuple(inspect.signature(kind).parameters.values())[1:]
+
+
 class AbstractTorchOptions(Options, ABC):
     """Name and options of a torch class.
 
@@ -103,7 +110,7 @@ class AbstractTorchOptions(Options, ABC):
 
     @model_validator(mode="after")
     def _check_arguments(self) -> Self:
-        signature = list(inspect.signature(self._class()).parameters.values())[1:]  # without `params` or `optimizer`
+        signature = _signature(self._class())
         given = self._arguments()
         known = {parameter.name for parameter in signature}
         problems = [
