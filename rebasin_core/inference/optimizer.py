@@ -26,7 +26,7 @@ from rebasin_core.errors import InvalidInputError, nearest
 from rebasin_core.strategy import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pydantic_core import InitErrorDetails
 
@@ -62,7 +62,7 @@ def _plain(value: object) -> object:
 
 
 @functools.cache
-def _signature(kind: type[Any]) -> tuple[inspect.Parameter, ...]:
+def _signature(kind: Callable[..., object]) -> tuple[inspect.Parameter, ...]:
     """Return the arguments of a torch class, without the first: the parameters or the optimizer."""
     return tuple(inspect.signature(kind).parameters.values())[1:]
 
@@ -110,7 +110,8 @@ class AbstractTorchOptions(Options, ABC):
 
     @model_validator(mode="after")
     def _check_arguments(self) -> Self:
-        signature = _signature(self._class())
+        make: Callable[..., object] = self._class()
+        signature = _signature(make)
         given = self._arguments()
         known = {parameter.name for parameter in signature}
         problems = [
