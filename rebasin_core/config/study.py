@@ -233,7 +233,7 @@ class StudyConfig(Options):
                 if not _LABEL.fullmatch(str(level)):
                     message = f"expected a level of letters, digits and `_.+-`, got {level!r}"
                     raise custom_error(message)
-            if str(name) in RESERVED | {VARIANT}:
+            if info.field_name == "grid" and str(name) in RESERVED | {VARIANT}:
                 message = f"`{name}` is the name of a column of results; choose another name"
                 raise custom_error(message)
             if info.field_name == "grid" and not levels:
