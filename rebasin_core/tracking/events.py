@@ -54,6 +54,9 @@ class StudyInfo(AbstractEvent):
     version: str = ""
 
 
+_FRACTION = 1000
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Series(AbstractEvent):
@@ -77,6 +80,17 @@ class Series(AbstractEvent):
         """
         steps = self.steps if self.steps is not None else range(len(self.values))
         return list(zip(steps, self.values, strict=False))
+
+    def integer_points(self) -> list[tuple[int, float]]:
+        """Return the pairs of an integer step and its value, for tools whose steps are integers.
+
+        Returns:
+            One pair for each value. If not all steps are integers, such as points t of a path, they are multiplied by
+            1000 and rounded.
+        """
+        points = self.points()
+        scale = 1 if all(float(step).is_integer() for step, _ in points) and self.axis != "t" else _FRACTION
+        return [(round(scale * step), value) for step, value in points]
 
 
 @final

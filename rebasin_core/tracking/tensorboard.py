@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from rebasin_core.tracking.events import Series, StageEvent, StageFailure, StudyInfo, StudySummary
 
 _MAX_NAME = 80
-# TensorBoard has integer steps; points t of a path in [0, 1] are written in thousandths.
-_FRACTION = 1000
 
 
 @final
@@ -31,8 +29,8 @@ class TensorBoardTracker(Tracker):
     """Write one TensorBoard run for each stage: series as curves, options and results as hyperparameters and metrics.
 
     The event files are in ``folder/STUDY/KIND/STAGE``. Show them with ``tensorboard --logdir FOLDER``; the tab
-    *HParams* compares the stages. Figures are not written, because TensorBoard does not show SVG. It needs the extra
-    ``tensorboard``.
+    *HParams* compares the stages. Steps are integers: points t of a path are multiplied by 1000. Figures are not
+    written, because TensorBoard does not show SVG. It needs the extra ``tensorboard``.
 
     Examples:
         >>> TensorBoardTracker(folder="board")
@@ -95,12 +93,9 @@ def _writer(folder: Path) -> SummaryWriter:
 
 
 def _add_series(writer: SummaryWriter, name: str, series: Series) -> None:
-    points = series.points()
-    is_integer = all(float(step).is_integer() for step, _ in points)
-    if series.axis == "t":
-        name, is_integer = f"{name} (step: 1000 t)", False
-    for step, value in points:
-        writer.add_scalar(name, value, round(step if is_integer else _FRACTION * step))
+    label = f"{name} at 1000 t" if series.axis == "t" else name
+    for step, value in series.integer_points():
+        writer.add_scalar(label, value, step)
 
 
 def _add_results(

@@ -69,7 +69,7 @@ def test_series_are_curves_and_metrics_are_scalars(board: Path) -> None:
     assert [e.value for e in found.Scalars("train/final")] == [0.5]
     assert [e.value for e in found.Scalars("stage/seconds")] == [12.5]
     found = read(board / "curve" / "wide_1-2_weight-b2b2b2b2")
-    curve = [(e.step, round(e.value, 6)) for e in found.Scalars("curve/loss (step: 1000 t)")]
+    curve = [(e.step, round(e.value, 6)) for e in found.Scalars("curve/loss at 1000 t")]
     assert curve == [(0, 0.1), (500, 0.35), (1000, 0.2)]
     assert [round(e.value, 6) for e in found.Scalars("curve/height")] == [0.25]
 

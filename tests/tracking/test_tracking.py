@@ -238,6 +238,12 @@ def test_points_of_a_series() -> None:
     assert Series([3.0, 2.0], steps=[0.0, 0.5], axis="t").points() == [(0.0, 3.0), (0.5, 2.0)]
 
 
+def test_integer_points_of_a_series() -> None:
+    assert Series([3.0, 2.0], steps=[2.0, 5.0]).integer_points() == [(2, 3.0), (5, 2.0)]
+    assert Series([3.0, 2.0], steps=[0.0, 0.25]).integer_points() == [(0, 3.0), (250, 2.0)]
+    assert Series([3.0, 2.0], steps=[0.0, 1.0], axis="t").integer_points() == [(0, 3.0), (1000, 2.0)]
+
+
 def test_flattened_settings() -> None:
     settings = {"a": {"b": {"c": 1}, "d": None}, "e": [1, {"f": math.inf}], "g": math.nan, "h": Path("x")}
     expected = {"a.b.c": 1, "a.d": None, "e": '[1, {"f": "Infinity"}]', "g": "NaN", "h": "x"}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.studies.store.artifact import is_digest
 from rebasin_core.tensors.reading import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HEADER = "store.json"
 RECORDS, BLOBS, LOGS, FAILURES = "records", "blobs", "logs", "failures"
@@ -85,3 +89,17 @@ def session_in(key: str) -> str:
 
 def _stem(key: str, suffix: str) -> str:
     return key.rsplit("/", 1)[-1].removesuffix(suffix)
+
+
+def listed_digest(key: str, key_of: Callable[[str], str]) -> str | None:
+    """Return the digest of an object in a listing; None for objects that this program did not name.
+
+    Args:
+        key: Key of the object.
+        key_of: Function of this module that constructs such keys from digests.
+
+    Returns:
+        The digest.
+    """
+    digest = identity_in(key)
+    return digest if digest is not None and key == key_of(digest) else None

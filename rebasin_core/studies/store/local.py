@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
-import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, final
@@ -16,7 +14,8 @@ from rebasin_core.errors import FileFormatError, StorageError
 from rebasin_core.studies.store.artifact import StoredFile
 from rebasin_core.studies.store.blobs import VerifiedFiles
 from rebasin_core.studies.store.layout import BLOBS, UNFINISHED, blob_key
-from rebasin_core.studies.store.storage import Entry, Storage
+from rebasin_core.studies.store.scratch import clear_local_scratch, local_scratch_times
+from rebasin_core.studies.store.storage import Entry, Storage, temporary_name
 from rebasin_core.tensors.files import is_unfinished
 from rebasin_core.tensors.reading import read_bounded, reason, regular_size, shown
 
@@ -113,6 +112,34 @@ class LocalStorage(Storage):
             raise StorageError(message) from error
 
     @override
+    def delete_if_older(self, key: str, time: float) -> bool:
+        path = self._root / key
+        aside = path.with_name(temporary_name())
+        with _writing(path):
+            try:
+                if path.stat().st_mtime >= time:
+                    return False
+                # Renamed first: a writer that marks the file as used after this comparison does not find it any more,
+                # and writes it again; one that marked it before is noticed by the second comparison.
+                path.rename(aside)
+            except FileNotFoundError:
+                return False
+            if aside.stat().st_mtime >= time:
+                aside.replace(path)
+                return False
+            aside.unlink()
+        return True
+
+    @override
+    def verify_blob(self, file: StoredFile) -> None:
+        VerifiedFiles().require(self._root / blob_key(file.sha256), file)
+
+    @override
+    def clock(self) -> float:
+        with _writing(self._root), _temporary(self._root, _DEFAULT_MODE) as (path, _):
+            return path.stat().st_mtime
+
+    @override
     def keys(self, folder: str) -> Iterator[str]:
         for entry in _scan(self._root / folder):
             if entry.is_dir(follow_symlinks=False):
@@ -124,7 +151,7 @@ class LocalStorage(Storage):
     @override
     def entries(self, folder: str) -> Iterator[Entry]:
         for entry in _scan(self._root / folder):
-            key = f"{folder}/{entry.name}"
+            key = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir(follow_symlinks=False):
                 yield from self.entries(key)
             else:
@@ -144,15 +171,12 @@ class LocalStorage(Storage):
         return folder
 
     @override
+    def scratch_times(self) -> dict[str, float]:
+        return local_scratch_times(self._root / UNFINISHED)
+
+    @override
     def clear_scratch(self, name: str) -> None:
-        folder = self._root / UNFINISHED / name
-        try:
-            shutil.rmtree(folder)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            message = f"cannot delete {shown(folder)}: {reason(error)}. Check its permissions"
-            raise StorageError(message) from error
+        clear_local_scratch(self._root / UNFINISHED, name)
 
     def _is_stored(self, target: Path, file: StoredFile) -> bool:
         """Return whether a blob exists with the right content; mark it as used, for `collect_garbage`."""
@@ -194,7 +218,7 @@ def _writing(path: Path) -> Generator[None]:
 @contextmanager
 def _temporary(folder: Path, mode: int) -> Generator[tuple[Path, BinaryIO]]:
     """Provide a new temporary file, which is removed on exit unless it was renamed."""
-    path = folder / f".rebasin-{secrets.token_hex(8)}.part"
+    path = folder / temporary_name()
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
         descriptor = os.open(path, flags, mode)

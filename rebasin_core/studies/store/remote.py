@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
-import shutil
 import tempfile
 from contextlib import contextmanager
 from datetime import datetime
@@ -20,7 +18,8 @@ from rebasin_core.errors import FileFormatError, InvalidInputError, RebasinError
 from rebasin_core.studies.store.artifact import StoredFile
 from rebasin_core.studies.store.blobs import VerifiedFiles
 from rebasin_core.studies.store.layout import BLOBS, UNFINISHED, blob_key
-from rebasin_core.studies.store.storage import Entry, Storage
+from rebasin_core.studies.store.scratch import clear_local_scratch, local_scratch_times
+from rebasin_core.studies.store.storage import Entry, Storage, temporary_name
 from rebasin_core.tensors.digests import digest_of_file
 from rebasin_core.tensors.files import replacing
 from rebasin_core.tensors.reading import reason, regular_size, shown
@@ -55,7 +54,7 @@ class RemoteStorage(Storage):
 
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
-        self._files, self._root = _opened(self.address)
+        self._files, self._root = _opened(address)
         protocol = self._files.protocol
         names = {protocol} if isinstance(protocol, str) else set(protocol)
         self._is_object_store = bool(names & _OBJECT_STORES)
@@ -134,6 +133,36 @@ class RemoteStorage(Storage):
                 return
 
     @override
+    def delete_if_older(self, key: str, time: float) -> bool:
+        path = self._path(key)
+        with self._access(path):
+            self._files.invalidate_cache()
+            try:
+                if _modified(self._files.info(path)) >= time:
+                    return False
+                self._files.rm_file(path)
+            except FileNotFoundError:
+                return False
+        return True
+
+    @override
+    def verify_blob(self, file: StoredFile) -> None:
+        path = self._path(blob_key(file.sha256))
+        with self._access(path):
+            self._require_content(path, file, Path(os.devnull))
+
+    @override
+    def clock(self) -> float:
+        key = f"{UNFINISHED}/{temporary_name()}"
+        self.put(key, b"x")
+        path = self._path(key)
+        with self._access(path):
+            self._files.invalidate_cache()
+            found = _modified(self._files.info(path))
+            self._files.rm_file(path)
+        return found
+
+    @override
     def keys(self, folder: str) -> Iterator[str]:
         yield from self._found(folder)
 
@@ -162,8 +191,12 @@ class RemoteStorage(Storage):
         return folder
 
     @override
+    def scratch_times(self) -> dict[str, float]:
+        return local_scratch_times(self._cache / UNFINISHED)
+
+    @override
     def clear_scratch(self, name: str) -> None:
-        shutil.rmtree(self._cache / UNFINISHED / name, ignore_errors=True)
+        clear_local_scratch(self._cache / UNFINISHED, name)
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
@@ -183,7 +216,7 @@ class RemoteStorage(Storage):
         return content
 
     def _found(self, folder: str) -> dict[str, dict[str, Any]]:
-        path = self._path(folder)
+        path = self._path(folder).rstrip("/")
         with self._access(path):
             self._files.invalidate_cache()
             try:
@@ -191,16 +224,19 @@ class RemoteStorage(Storage):
             except FileNotFoundError:
                 return {}
         prefix = f"{path.strip('/')}/"
-        return {f"{folder}/{name.strip('/').removeprefix(prefix)}": about for name, about in found.items()}
+        base = f"{folder}/" if folder else ""
+        return {f"{base}{name.strip('/').removeprefix(prefix)}": about for name, about in found.items()}
 
     def _download(self, file: StoredFile, target: Path) -> None:
         path = self._path(blob_key(file.sha256))
-        with replacing(target) as temporary:
-            with self._access(path):
-                digest, size = self._copied(path, temporary, file.size)
-            if (digest, size) != (file.sha256, file.size):
-                message = f"the checksum of {self._shown(path)} does not match its content"
-                raise FileFormatError(message)
+        with replacing(target) as temporary, self._access(path):
+            self._require_content(path, file, temporary)
+
+    def _require_content(self, path: str, file: StoredFile, copy: Path) -> None:
+        """Copy a file, and raise if its content differs."""
+        if self._copied(path, copy, file.size) != (file.sha256, file.size):
+            message = f"the checksum of {self._shown(path)} does not match its content"
+            raise FileFormatError(message)
 
     def _copied(self, path: str, target: Path, limit: int) -> tuple[str, int]:
         """Copy at most ``limit`` bytes and one more; return their digest and number."""
@@ -227,7 +263,7 @@ class RemoteStorage(Storage):
                 yield path
                 return
             self._require_folder(path)
-            temporary = f"{path.rsplit('/', 1)[0]}/.rebasin-{secrets.token_hex(8)}.part"
+            temporary = f"{path.rsplit('/', 1)[0]}/{temporary_name()}"
             try:
                 yield temporary
                 self._files.mv(temporary, path)

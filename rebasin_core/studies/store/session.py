@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, final
 
 from typing_extensions import override
@@ -193,7 +193,7 @@ class Session:
         if holder is None or holder.has_ended:
             self._seen.pop(session, None)
             return None
-        now = time.monotonic()
+        now = monotonic()
         counter, since = self._seen.get(session, (None, now))
         if counter != holder.counter:
             self._seen[session] = (holder.counter, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
@@ -27,6 +28,16 @@ class Entry:
     key: str
     size: int
     modified: float
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return self.key.rpartition("/")[2]
+
+
+def temporary_name() -> str:
+    """Return the name of a new temporary file, which `is_unfinished` recognizes."""
+    return f".rebasin-{secrets.token_hex(8)}.part"
 
 
 class Storage(ABC):
@@ -128,12 +139,43 @@ class Storage(ABC):
         """Delete an object if it exists."""
 
     @abstractmethod
+    def delete_if_older(self, key: str, time: float) -> bool:
+        """Delete an object unless it has been written, or used by `put_blob`, since a time.
+
+        Args:
+            key: Its key.
+            time: Seconds since 1970, by the clock of the file system.
+
+        Returns:
+            Whether it was deleted.
+
+        Raises:
+            StorageError: If it cannot be deleted.
+        """
+
+    @abstractmethod
+    def verify_blob(self, file: StoredFile) -> None:
+        """Read a stored file completely, and raise if its content differs.
+
+        Args:
+            file: Digest and size of the content.
+
+        Raises:
+            FileFormatError: If the file is missing or its content differs.
+            StorageError: If it cannot be read.
+        """
+
+    @abstractmethod
+    def clock(self) -> float:
+        """Return the time of the file system in seconds since 1970, to compare with `Entry.modified`."""
+
+    @abstractmethod
     def keys(self, folder: str) -> Iterator[str]:
         """Yield the keys of all objects in a folder and its subfolders, in any order."""
 
     @abstractmethod
     def entries(self, folder: str) -> Iterator[Entry]:
-        """Yield all objects in a folder and its subfolders, in any order."""
+        """Yield all objects in a folder and its subfolders, in any order; the whole store for an empty name."""
 
     @abstractmethod
     def is_empty(self) -> bool:
@@ -149,6 +191,10 @@ class Storage(ABC):
         Returns:
             The path.
         """
+
+    @abstractmethod
+    def scratch_times(self) -> dict[str, float]:
+        """Return the names of the folders of `scratch`, with the time of the last change of their files."""
 
     @abstractmethod
     def clear_scratch(self, name: str) -> None:

@@ -29,7 +29,7 @@ from rebasin_core.studies.store.layout import (
     HEADER,
     RECORDS,
     ROOTS,
-    identity_in,
+    listed_digest,
     record_key,
     root_key,
     root_name,
@@ -98,6 +98,17 @@ class Store(AbstractStageNotes):
     def __repr__(self) -> str:
         return f"Store.open({self.address!r})"
 
+    def exists(self) -> bool:
+        """Return whether the store has been written.
+
+        Returns:
+            Whether it has a header.
+
+        Raises:
+            StorageError: If the address is not accessible.
+        """
+        return self._has_header()
+
     def ids(self) -> set[str]:
         """Return the identities of all artifacts.
 
@@ -107,7 +118,7 @@ class Store(AbstractStageNotes):
         Raises:
             StorageError: If the store cannot be read.
         """
-        found = (identity_in(key) for key in self.storage.keys(RECORDS))
+        found = (listed_digest(key, record_key) for key in self.storage.keys(RECORDS))
         return {identity for identity in found if identity is not None}
 
     def has(self, identity: str) -> bool:

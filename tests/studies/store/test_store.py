@@ -28,13 +28,6 @@ def store(tmp_path: Path) -> Store:
     return Store.open(tmp_path / "store")
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "weights.bin"
-    path.write_bytes(b"weights" * 100)
-    return path
-
-
 def record_of(store: Store, artifact: Artifact) -> Path:
     return Path(store.address) / "records" / artifact.id[:2] / f"{artifact.id}.json"
 
