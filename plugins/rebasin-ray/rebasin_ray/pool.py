@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
+from typing_extensions import override
+
 from rebasin_core.errors import ConfigError, WorkerLostError
 from rebasin_core.executors import TaskFuture
-from typing_extensions import override
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -69,7 +70,8 @@ def fitting_tasks(executor: RayExecutor) -> int:
         The number; 0 if no node has the resources of one task.
     """
     count = 0
-    for node in ray.nodes():
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call] # of a library
+    for node in nodes:
         if node["Alive"]:
             found = node["Resources"]
             tasks = found.get("CPU", 0.0) // executor.num_cpus
@@ -116,7 +118,7 @@ class RayPool(futures.Executor):
                 "set `num_cpus` and `num_gpus`"
             )
             raise ConfigError(message)
-        self._remote = ray.remote(_call).options(
+        self._remote: Any = ray.remote(_call).options(
             num_cpus=executor.num_cpus, num_gpus=executor.num_gpus, max_retries=executor.max_retries
         )
         self._changed = threading.Condition()  # protects the next three

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import rebasin_core as rc
 from rebasin_core.errors import ConfigError, WorkerLostError
 from rebasin_core.testing import Check, conformance_checks
@@ -23,6 +24,8 @@ from rebasin_ray import RayExecutor
 
 sys.path.insert(0, str(Path(__file__).parent))
 import ray_tasks
+
+ray.cloudpickle.register_pickle_by_value(ray_tasks)  # processes of Ray do not have this folder in their path
 
 LOOPBACK = "127.0.0.2"  # Ray replaces 127.0.0.1 by the address of this machine in its network
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, final
 
-import rebasin_core as rc
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from typing_extensions import override
+
+import rebasin_core as rc
 
 if TYPE_CHECKING:
     from concurrent import futures

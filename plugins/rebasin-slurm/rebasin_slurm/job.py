@@ -35,7 +35,7 @@ def run_task(
         Whether the task succeeded, and its result or exception.
 
     Raises:
-        UncompletedJobError: If the job is told to stop, because it was preempted or its time is over.
+        UncompletedJobError: If Slurm stops the job, because it was preempted or its time is over.
     """
     threading.Thread(target=_watch, args=(heartbeat, patience), daemon=True).start()
     torch.set_num_threads(threads)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
 import submitit
-from rebasin_core.errors import ConfigError, WorkerLostError
-from rebasin_core.executors import TaskFuture
 from typing_extensions import override
 
+from rebasin_core.errors import ConfigError, WorkerLostError
+from rebasin_core.executors import TaskFuture
 from rebasin_slurm.job import run_task
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ class _Pace:
     awaits_exit: bool
 
 
-_PACES = {"slurm": _Pace(2.0, 1.0, 60.0, 30.0, 120.0, awaits_exit=False), "local": _Pace(0.1, 0.0, 0.1, 1.0, 5.0, awaits_exit=True)}
+_PACES = {
+    "slurm": _Pace(2.0, 1.0, 60.0, 30.0, 120.0, awaits_exit=False),
+    "local": _Pace(0.1, 0.0, 0.1, 1.0, 5.0, awaits_exit=True),
+}
 
 
 @final
@@ -212,7 +215,9 @@ def _submitter(executor: SlurmExecutor) -> Any:  # ruff: ignore[any-type] - subm
             slurm_additional_parameters=dict(executor.parameters) or None,
         )
     except (RuntimeError, ValueError, OSError) as error:
-        message = f"cannot submit jobs to {executor.cluster!r}: {error}; for a trial on this machine, set `cluster: local`"
+        message = (
+            f"cannot submit jobs to {executor.cluster!r}: {error}; for a trial on this machine, set `cluster: local`"
+        )
         raise ConfigError(message) from error
     return found
 
@@ -221,7 +226,7 @@ def _outcome(job: Any) -> tuple[object, BaseException | None]:  # ruff: ignore[a
     """Return the result and the exception of a task whose job left a result; one of them is None."""
     try:
         is_result, value = job.result()
-    except Exception as error:  # ruff: ignore[blind-except] - the job was told to stop, or its result is damaged
+    except Exception as error:  # ruff: ignore[blind-except] - Slurm stopped the job, or its result is damaged
         return None, WorkerLostError(f"job {job.job_id} did not finish its task: {error}")
     return (value, None) if is_result else (None, value)
 

@@ -11,6 +11,7 @@ from concurrent import futures
 from pathlib import Path
 
 import pytest
+
 import rebasin_core as rc
 from rebasin_core.errors import ConfigError, WorkerLostError
 from rebasin_core.testing import Check, conformance_checks
@@ -32,10 +33,10 @@ def pool(tmp_path: Path) -> Iterator[futures.Executor]:
 def started(file: Path) -> int:
     """Wait for the file of a task, and return the process of the task."""
     deadline = time.monotonic() + 30
-    while not file.exists() or not file.read_text().strip():
+    while not file.exists() or not file.read_text(encoding="utf-8").strip():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return int(file.read_text().split()[0])
+    return int(file.read_text(encoding="utf-8").split()[0])
 
 
 @pytest.mark.parametrize("check", conformance_checks("rebasin-slurm"), ids=str)
@@ -78,10 +79,15 @@ def test_folder_of_jobs_is_private(pool: futures.Executor, tmp_path: Path) -> No
 
 
 def test_options_are_those_of_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script for Slurm, with a stand-in for its commands: there is no Slurm here."""
+    """The script for Slurm, written by replacements of its commands."""
     commands = tmp_path / "bin"
     commands.mkdir()
-    for name, line in {"srun": "", "sbatch": 'cp "$1" script; echo Submitted batch job 7', "sacct": "", "scancel": ""}.items():
+    for name, line in {
+        "srun": "",
+        "sbatch": 'cp "$1" script; echo Submitted batch job 7',
+        "sacct": "",
+        "scancel": "",
+    }.items():
         (commands / name).write_text(f"#!/bin/sh\n{line}\n")
         (commands / name).chmod(0o700)
     monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
@@ -98,7 +104,15 @@ def test_options_are_those_of_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert future.cancel()
     pool.shutdown(cancel_futures=True)
     script = (tmp_path / "script").read_text()
-    for option in ("partition=gpu", "account=lab", "time=90", "cpus-per-task=4", "gpus-per-node=1", "mem=8GB", "qos=long"):
+    for option in (
+        "partition=gpu",
+        "account=lab",
+        "time=90",
+        "cpus-per-task=4",
+        "gpus-per-node=1",
+        "mem=8GB",
+        "qos=long",
+    ):
         assert f"#SBATCH --{option}\n" in script
 
 
