@@ -18,8 +18,8 @@ class RayExecutor(rc.Executor):
     """Runs tasks on a Ray cluster, or in a local Ray on this machine.
 
     Ray must be able to import `rebasin_core` and its plugins, in the same versions, on all nodes. Every node must reach
-    the store of the study. The number of threads of a task is that of its CPUs, at least 1. A task whose process or node
-    fails raises a `rebasin_core.errors.WorkerLostError`. Cancelling a running task kills its process.
+    the store of the study. The number of threads of a task is that of its CPUs, at least 1. If its process or node
+    fails, a task raises a `rebasin_core.errors.WorkerLostError`. Cancelling a running task kills its process.
 
     If the calling process is connected to Ray already, that connection is used and remains open.
 
