@@ -45,7 +45,7 @@ def store() -> None:
 def list_command(address: str, kind: str | None) -> None:
     """List artifacts, the oldest first.
 
-    Prints the beginning of the identity, the kind of the stage, the size of the files, the time of writing, and the
+    Prints the first digits of the identity, the kind of the stage, the size of the files, the time of writing, and the
     seconds that the computation took.
     """
     for row in list_artifacts(_opened(address), kind=kind):
@@ -83,7 +83,7 @@ def verify(address: str) -> None:
 
 @store.command()
 @_ADDRESS
-@click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the numbers of objects without removing them.")
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),

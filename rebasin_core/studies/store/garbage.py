@@ -76,13 +76,13 @@ def collect_garbage(store: Store, *, grace: float = GRACE, dry_run: bool = False
     Args:
         store: The store.
         grace: Seconds, at least 0; 0 is safe only while no other process writes to the store.
-        dry_run: Whether to remove nothing.
+        dry_run: Whether to report the objects without removing them.
 
     Returns:
         The removed objects.
 
     Raises:
-        FileFormatError: If a root is damaged; nothing is removed then.
+        FileFormatError: If a root is damaged. No object is removed then.
         StorageError: If the store cannot be read or written.
     """
     now = store.storage.clock()
@@ -103,7 +103,7 @@ class _Collector:
     Args:
         store: The store.
         before: Objects that were changed at this time or later are kept.
-        dry_run: Whether to remove nothing.
+        dry_run: Whether to report the objects without removing them.
     """
 
     def __init__(self, store: Store, before: float, *, dry_run: bool) -> None:
@@ -121,7 +121,7 @@ class _Collector:
     def artifacts(self) -> tuple[str, ...]:
         """Remove artifacts, and return their identities."""
         found = sorted(self._records.keys() - self._needed)
-        # Studies may have begun while the store was listed.
+        # Studies may have started while the store was listed.
         needed: set[str] = set().union(*self._store.roots().values()) if found else set()
         return tuple(identity for identity in found if identity not in needed and self._remove(self._records[identity]))
 

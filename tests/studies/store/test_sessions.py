@@ -61,7 +61,7 @@ def write_session(store: Store, name: str, **changes: object) -> Path:
     return path
 
 
-def test_the_lease_of_a_killed_process_is_free_at_once(store: Store) -> None:
+def test_the_lease_of_a_killed_process_is_free_immediately(store: Store) -> None:
     command = [sys.executable, "-c", HOLD, store.address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, store.session() as own:
         assert process.stdout is not None
