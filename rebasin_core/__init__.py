@@ -49,7 +49,7 @@ from rebasin_core.api import (
 from rebasin_core.architectures import Architecture
 from rebasin_core.assignment import AssignmentSolver
 from rebasin_core.barriers import BarrierEstimator, LossCurve, Path
-from rebasin_core.config import RunConfig
+from rebasin_core.config import RunConfig, StudyConfig
 from rebasin_core.data import DataSource
 from rebasin_core.errors import RebasinError, RebasinWarning
 from rebasin_core.evaluation import EvaluationOptions, Likelihood, Metric, Task, metrics
@@ -70,7 +70,7 @@ from rebasin_core.specs import (
     table_spec,
 )
 from rebasin_core.strategy import Strategy
-from rebasin_core.studies import load_run, run
+from rebasin_core.studies import Study, load_run, load_study, run
 from rebasin_core.symmetry import Group, Layout, Permutation
 from rebasin_core.tracking import Tracker
 
@@ -106,6 +106,8 @@ __all__ = [
     "RunConfig",
     "SpecFactory",
     "Strategy",
+    "Study",
+    "StudyConfig",
     "TableSpec",
     "Task",
     "Tracker",
@@ -135,6 +137,7 @@ __all__ = [
     "load_posterior",
     "load_run",
     "load_spec",
+    "load_study",
     "loss_plane",
     "match",
     "match_many",

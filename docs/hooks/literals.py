@@ -90,6 +90,9 @@ def _meaning(name: ExprName) -> Expr | None:
 
 def _value(name: ExprName) -> str | Expr | None:
     """Return the value that is assigned to a name at the top of a module, if there is one."""
-    found = name.resolved
+    try:
+        found = name.resolved
+    except KeyError:  # a part of a parameter specification, such as `P.args`
+        return None
     target = found.final_target if isinstance(found, Alias) else found
     return target.value if isinstance(target, Attribute) else None

@@ -69,12 +69,18 @@ class BarrierEstimator(Strategy):
         - *Equal endpoints*: between a posterior and itself the loss is the same at every t and the barrier is zero.
         - *Endpoints*: the losses at t = 0 and t = 1 are those of the two posteriors.
         - *Reversal*: exchanging the posteriors maps t to 1 - t, up to the stated errors.
+        - *Calibration*: with ``uses_calibration = False``, the calibration data do not change the curve.
         - *Errors stated*: every Monte Carlo estimate has a standard error.
         - *No side effects*: posteriors, model (including its mode) and data are not changed.
         - *Reproducibility*: generators in equal states give equal curves.
     """
 
     family: ClassVar[str] = "barrier"
+
+    @property
+    def uses_calibration(self) -> bool:
+        """Whether the curve depends on the calibration data. If not, curves are reused when these data change."""
+        return True
 
     def with_options(self, **options: object) -> Self:
         """Return this estimator with some options changed. A wrapper passes them on to the estimator that it wraps.

@@ -52,6 +52,11 @@ class MarginalizedBarrier(AbstractPathBarrier):
     num_samples: Annotated[int, Field(ge=2)] = 32
     """Number of posterior samples S at each point, at least 2."""
 
+    @property
+    @override
+    def uses_calibration(self) -> bool:
+        return False
+
     @override
     def of_means(self) -> PointwiseBarrier:
         return PointwiseBarrier(

@@ -44,6 +44,11 @@ class PointwiseBarrier(AbstractNetworkBarrier):
 
     name: Literal["pointwise"] = "pointwise"
 
+    @property
+    @override
+    def uses_calibration(self) -> bool:
+        return False
+
     @override
     def _path(self, problem: BarrierProblem) -> Callable[[float], Posterior]:
         return self._networks(problem)

@@ -16,14 +16,15 @@ from rebasin_core.cli.guard import ExitCode, guarded, on_interrupt, print_error
 from rebasin_core.cli.output import print_checks, print_plugins, print_result
 from rebasin_core.cli.spec import spec
 from rebasin_core.cli.store import store
+from rebasin_core.cli.study import study
 from rebasin_core.config.schema import run_schema
 from rebasin_core.errors import RebasinWarning
 from rebasin_core.plugin.registry import FAMILIES, default_registry
 from rebasin_core.report.page import write_report
 from rebasin_core.studies.execution import load_run
 from rebasin_core.studies.execution import run as execute
-from rebasin_core.studies.folder import CONFIG
-from rebasin_core.studies.setting import choose_device
+from rebasin_core.studies.folder import RECORD
+from rebasin_core.studies.kinds.device import choose_device
 
 if TYPE_CHECKING:
     from rebasin_core.config.run import RunConfig
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _OUTPUT = click.option(
     "--output", "-o", type=click.Path(path_type=Path), help="Output folder; an unfinished run in it is resumed."
 )
+_STORE = click.option("--store", help="Folder or address of the store (default: `store` in the output folder).")
 _PROGRESS = click.option(
     "--progress/--no-progress", default=None, help="Show progress bars (default: if standard error is a terminal)."
 )
@@ -49,30 +51,32 @@ def cli() -> None:
 
 @cli.command()
 @_OUTPUT
+@_STORE
 @_PROGRESS
 @_DEVICE
-def demo(output: Path | None, progress: bool | None, device: str | None) -> None:  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
+def demo(output: Path | None, store: str | None, progress: bool | None, device: str | None) -> None:  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     """Train, align and compare two small posteriors.
 
     Takes about a minute and downloads nothing. Results are written to rebasin-demo/, unless --output is given.
     """
     config = load_run(Path(__file__).with_name("demo.yaml"))
-    _execute(config, output or Path("rebasin-demo"), progress=progress, device=device)
+    _execute(config, output or Path("rebasin-demo"), store, progress=progress, device=device)
 
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @_OUTPUT
+@_STORE
 @_PROGRESS
 @_DEVICE
-def run(file: Path, output: Path | None, progress: bool | None, device: str | None) -> None:  # ruff: ignore[boolean-type-hint-positional-argument]
+def run(file: Path, output: Path | None, store: str | None, progress: bool | None, device: str | None) -> None:  # ruff: ignore[boolean-type-hint-positional-argument]
     """Run the experiment described in FILE.
 
     FILE (YAML or JSON) describes two posteriors, to train or to load, and the matchers and barriers. Results are
     written to runs/NAME, where NAME is the name of FILE without its suffix, unless --output is given. Run the command
-    again to resume: finished stages are reused.
+    again to resume: stored results are reused, and stages that depend on a changed option or file are computed again.
     """
-    _execute(load_run(file), output or Path("runs") / file.stem, progress=progress, device=device)
+    _execute(load_run(file), output or Path("runs") / file.stem, store, progress=progress, device=device)
 
 
 @cli.command()
@@ -131,7 +135,7 @@ def check(package: str, device: str) -> None:
         raise SystemExit(ExitCode.FAILED)
 
 
-for command in (spec, align, merge, barrier, store):
+for command in (spec, align, merge, barrier, study, store):
     cli.add_command(command)
 
 
@@ -141,17 +145,17 @@ def main() -> None:
     sys.exit(guarded(lambda: cli.main(standalone_mode=False)))
 
 
-def _execute(config: RunConfig, output: Path, *, progress: bool | None, device: str | None) -> None:
+def _execute(config: RunConfig, output: Path, store: str | None, *, progress: bool | None, device: str | None) -> None:
     if device is not None:
         config = config.model_copy(update={"device": device})
 
     def kept() -> str:
         text = f"Finished stages are in {output}; run the same command again to resume"
-        return text if (output / CONFIG).is_file() else ""
+        return text if (output / RECORD).is_file() else ""
 
     with on_interrupt(kept):
-        result = execute(config, output, progress=sys.stderr.isatty() if progress is None else progress)
-        print_result(result, write_report(result.folder))
+        shown = sys.stderr.isatty() if progress is None else progress
+        print_result(execute(config, output, store=store, report=True, progress=shown))
 
 
 def _show_warning(  # ruff: ignore[too-many-positional-arguments] - the signature that `warnings` calls

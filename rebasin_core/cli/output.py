@@ -12,7 +12,6 @@ from rebasin_core.report.table import alignment_notes, barrier_notes, barrier_ta
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from rebasin_core.plugin.registry import Registry
     from rebasin_core.studies.execution import RunResult
@@ -28,12 +27,11 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size((0, 0)).columns or None
 
 
-def print_result(result: RunResult, report: Path) -> None:
+def print_result(result: RunResult) -> None:
     """Print a run's barriers, the reduction by alignment, and the paths of the results.
 
     Args:
         result: The result of the run.
-        report: Path of the HTML report.
     """
     for split, curves in result.curves.items():
         click.echo(f"\nLoss barrier on the {split} data ({result.device})\n")
@@ -48,7 +46,7 @@ def print_result(result: RunResult, report: Path) -> None:
         click.echo(f"\nLowest barrier: `{best}`, from {before} (unaligned) to {after}{unit} (±: {error}).")
         for note in barrier_notes(curves):
             click.echo(f"Note: {note}")
-    click.echo(f"\nResults are in {result.folder}; open {report}")
+    click.echo(f"\nResults are in {result.folder}; open {result.folder / 'report.html'}")
 
 
 def print_plugins(registry: Registry) -> bool:

@@ -34,7 +34,7 @@ def receive(pipe: int, is_alive: Callable[[], bool]) -> bytes | None:
 
     Args:
         pipe: File descriptor.
-        is_alive: Whether the process on the other side runs. It is called while nothing arrives: a pipe remains open if
+        is_alive: Whether the process on the other side runs. It is called while no data arrive: a pipe remains open if
             that process has forked another one before it ended.
 
     Returns:

@@ -105,13 +105,25 @@ class Inference(Strategy):
         - *No side effects*: the given model is not changed; its parameters are the initialization.
         - *Reproducibility*: equal models, data and generator states give equal posteriors. The global generator is not
           changed.
+        - *Specification*: with ``uses_spec = False``, the posterior is the same with and without a specification.
         - *Resumption*: a run that is killed and restarted with the same checkpoint file returns the posterior of an
           uninterrupted run.
+        - *Point*: the posterior is a point if and only if ``is_point`` is true.
         - *Completeness*: the posterior contains every parameter and buffer of the model.
         - *Improvement*: the posterior predicts the training data better than the initialization.
     """
 
     family: ClassVar[str] = "inference"
+
+    @property
+    def is_point(self) -> bool:
+        """Whether the posteriors are single networks (`Posterior.is_point`)."""
+        return False
+
+    @property
+    def uses_spec(self) -> bool:
+        """Whether the posterior depends on the specification. If not, posteriors are reused when it changes."""
+        return True
 
     @final
     def fit(  # ruff: ignore[too-many-arguments] - parts of the problem, keyword-only after the second

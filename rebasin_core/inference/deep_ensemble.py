@@ -60,6 +60,11 @@ class DeepEnsemble(AbstractOptimizedInference):
         require_entrywise(self.optimizer.name, self.members)
         return self
 
+    @property
+    @override
+    def uses_spec(self) -> bool:
+        return False
+
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
         return _Objective(problem, model, members=self.members, prior_scale=self.prior_scale, together=self.together)

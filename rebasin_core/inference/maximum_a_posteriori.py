@@ -43,6 +43,16 @@ class MAPInference(AbstractOptimizedInference):
     r"""Standard deviation $\sigma$ of the prior, positive; a number, or a mapping from name patterns. Infinity is a
     flat prior (maximum likelihood)."""
 
+    @property
+    @override
+    def is_point(self) -> bool:
+        return True
+
+    @property
+    @override
+    def uses_spec(self) -> bool:
+        return False
+
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
         return _Objective(problem, model, members=1, prior_scale=self.prior_scale)

@@ -72,6 +72,11 @@ class MCDropout(AbstractOptimizedInference):
     r"""Standard deviation $\sigma$ of the prior, positive; a number, or a mapping from name patterns. Infinity is a
     flat prior."""
 
+    @property
+    @override
+    def uses_spec(self) -> bool:
+        return False
+
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
         return _Objective(problem, model, self)

@@ -154,6 +154,11 @@ class MeanFieldVI(AbstractOptimizedInference):
             else wider * scale,
         )
 
+    @property
+    @override
+    def uses_spec(self) -> bool:
+        return self.num_permutations > 0
+
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
         if self.num_permutations and problem.layout is None:

@@ -72,6 +72,11 @@ class SnapshotEnsemble(AbstractGradientInference):
         """Number of epochs in a cycle."""
         return self.epochs // self.members
 
+    @property
+    @override
+    def uses_spec(self) -> bool:
+        return False
+
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
         return _Objective(problem, model, self)

@@ -137,6 +137,11 @@ class AbstractStochasticGradientMCMC(AbstractGradientInference):
         return 0.5 * (1 + math.cos(math.pi * fraction)), fraction >= self.exploration
 
     @final
+    @property
+    @override
+    def uses_spec(self) -> bool:
+        return False
+
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
         return _Objective(problem, model, self)

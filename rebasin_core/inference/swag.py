@@ -113,6 +113,11 @@ class SWAG(AbstractGradientInference):
         """Number of collection epochs; one iterate is collected after each."""
         return self.epochs - self.collecting_start
 
+    @property
+    @override
+    def uses_spec(self) -> bool:
+        return False
+
     @override
     def _objective(self, problem: FitProblem, model: FunctionalModel) -> AbstractObjective:
         return _Objective(problem, model, self)

@@ -167,10 +167,16 @@ class Matcher(Strategy):
         - *Function preserved*: the aligned candidate computes the candidate's function.
         - *No side effects*: reference and candidate are not changed.
         - *Reproducibility*: equal inputs and generator states give equal results.
+        - *Task*: with ``uses_task = False``, the result is the same with and without a task.
         - *Device and dtype*: runs on the reference's device, in any floating-point dtype.
     """
 
     family: ClassVar[str] = "matcher"
+
+    @property
+    def uses_task(self) -> bool:
+        """Whether the result depends on the model or the data. If not, results are reused when the data change."""
+        return True
 
     @final
     def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the third

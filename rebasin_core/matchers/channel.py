@@ -62,6 +62,11 @@ class AbstractChannelMatcher(Matcher):
     objective. ``identity``: the identity permutation. ``best``: one descent from each of these two, of which the better
     result is returned."""
 
+    @property
+    @override
+    def uses_task(self) -> bool:
+        return False
+
     @abstractmethod
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
         """Return the tensors whose inner product the matcher maximizes.

@@ -84,6 +84,11 @@ class FrankWolfeMatcher(Matcher):
     tolerance: NonNegativeFloat = 1e-5
     """The search stops if a step increases the objective by at most this share of its absolute value."""
 
+    @property
+    @override
+    def uses_task(self) -> bool:
+        return False
+
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()

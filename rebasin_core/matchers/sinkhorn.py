@@ -83,6 +83,11 @@ class SinkhornMatcher(Matcher):
     likelihood: Likelihood = CategoricalLikelihood()
     """Likelihood of the targets given the network's outputs."""
 
+    @property
+    @override
+    def uses_task(self) -> bool:
+        return self.loss != "weights"
+
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()

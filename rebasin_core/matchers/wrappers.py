@@ -59,6 +59,11 @@ class RestartsMatcher(Matcher):
     restarts: PositiveInt = 5
     """Number of runs from random permutations, in addition to the first run."""
 
+    @property
+    @override
+    def uses_task(self) -> bool:
+        return self.matcher.uses_task
+
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
         start = perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from typing_extensions import override
 
@@ -48,9 +48,39 @@ def save_spec(spec: PermutationSpec, path: Path | str) -> None:
     Raises:
         StorageError: If the file cannot be written.
     """
+    write_json(path, spec_document(spec))
+
+
+def spec_document(spec: PermutationSpec) -> dict[str, Any]:
+    """Return a specification as plain JSON, as `save_spec` writes it.
+
+    Args:
+        spec: Any specification.
+
+    Returns:
+        The document, which `spec_from_document` reads.
+
+    Raises:
+        InvalidInputError: If the value is not a specification.
+    """
     require_spec(spec)
-    document = {"kind": _KIND, "version": _VERSION, **spec.layout.as_json()}
-    write_json(path, document)
+    return {"kind": _KIND, "version": _VERSION, **spec.layout.as_json()}
+
+
+def spec_from_document(document: object) -> PermutationSpec:
+    """Return the specification in a document of `spec_document`.
+
+    Args:
+        document: The document.
+
+    Returns:
+        The specification. Verify it with `check_spec`.
+
+    Raises:
+        FileFormatError: If the document has another format.
+        SpecError: If its groups and axes contradict each other.
+    """
+    return GivenSpec(Layout.from_json(checked_record(document, _KIND, _VERSION)))
 
 
 def load_spec(path: Path | str) -> PermutationSpec:
@@ -67,7 +97,7 @@ def load_spec(path: Path | str) -> PermutationSpec:
         SpecError: If its groups and axes contradict each other.
     """
     try:
-        return GivenSpec(Layout.from_json(checked_record(read_json(path), _KIND, _VERSION)))
+        return spec_from_document(read_json(path))
     except (FileFormatError, SpecError) as error:
         message = f"{shown(Path(path))}: {error}; expected a specification in JSON, as `save_spec` writes it"
         raise type(error)(message) from error

@@ -1,86 +1,77 @@
-"""The output folder of a run: its identity, its lock, and the records of its finished stages."""
+"""The output folder of a run: its lock, its record, and the results of the run's stages."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, Self, final
 
 from pydantic import BaseModel, ValidationError
 
-from rebasin_core.config.run import RunConfig
-from rebasin_core.errors import ConfigError, FileFormatError, StorageError
+from rebasin_core.errors import FileFormatError, StorageError
 from rebasin_core.problems import messages
+from rebasin_core.studies.kinds.view import write_results
 from rebasin_core.studies.lock import LOCK, FolderLock
-from rebasin_core.tensors.digests import digest_of_file
 from rebasin_core.tensors.files import is_unfinished, write_json
 from rebasin_core.tensors.reading import read_record, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from types import TracebackType
 
-CONFIG = "run.json"
-CURVES = "curves"
-SUMMARY = "summary.json"
-RUN_KIND, RUN_VERSION = "run", 1
-_STAGE_KIND, _STAGE_VERSION = "stage", 1
-# A run can be resumed on another device.
-_IGNORED_KEYS = ("device",)
+    from rebasin_core.studies.store import Artifact, Store
+
+RECORD = "run.json"
+STORE = "store"
+"""Name of the store in the output folder, unless another one is chosen."""
+
+_KIND, _VERSION = "run", 2
+_FOLDERS = ("posteriors", "permutations", "similarities", "curves", "scores", "stages", "figures")
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class RunIdentity:
-    """Everything that determines the results of a run.
+class _Record(BaseModel):
+    """Keys of the record of a run that are read again."""
 
-    Attributes:
-        config: The configuration as plain JSON.
-        inputs: Digests of the inputs by name: the dataset, the network, the specification, loaded files.
-        code: Versions of the packages whose components are used.
-    """
-
-    config: Mapping[str, Any]
-    inputs: Mapping[str, str]
-    code: Mapping[str, str]
+    stages: dict[str, str]
+    results: dict[str, str]
 
 
 @final
 class RunFolder:
-    """The output folder of one run and the records of its finished stages, used by one command at a time.
+    """The output folder of a run, used by one command at a time.
 
-    On entering, the folder is validated before anything is changed: it must be new, empty, or of the same run, and not
-    in use. A stage is finished if its record exists and all files that it wrote and read have the recorded checksums.
-    Records are written after the files, so a run that is killed reuses its finished stages and repeats the others.
+    On entering, the folder is validated before anything is changed: it must be new, empty, or the output folder of a
+    run, and not in use. If a run with other settings or inputs was written to it before, the files of stages that are
+    not part of the new run are removed; their results remain in the store.
 
     Args:
         root: The folder; created if it does not exist.
-        identity: Identity of the run.
-        about: Further information for the record, such as versions; not part of the identity.
+        stages: Identity of the run's stage of each role.
+        record: Further entries of the record: configuration, inputs, versions.
 
     Raises:
-        StorageError: On entering, if the folder holds another run or other files, is in use, or cannot be written.
+        StorageError: On entering, if the folder contains other files, is in use, or cannot be written.
     """
 
-    def __init__(self, root: Path | str, identity: RunIdentity, about: Mapping[str, str]) -> None:
+    def __init__(self, root: Path | str, stages: Mapping[str, str], record: Mapping[str, Any]) -> None:
         self.root = Path(root)
-        self._identity = identity
-        self._about = about
+        self._stages = stages
+        self._entries = record
         self._held = ExitStack()
-        self._digests: dict[Path, tuple[tuple[int, int], str]] = {}
+        # Files in the folder, with the stage of each.
+        self._results: dict[str, str] = {}
 
     def __enter__(self) -> Self:
-        """Validate and lock the folder, remove temporary files of a killed run, and write the run's record."""
+        """Validate and lock the folder, and remove files of other stages and temporary files of a killed run."""
         # Validated before locking, which writes a file, and again under the lock.
-        self._is_new()
+        self._read()
         with ExitStack() as held:
             held.enter_context(FolderLock(self.root))
-            is_new = self._is_new()
+            self._results = self._read()
             self._remove_unfinished()
-            if is_new:
-                self._write_record()
+            self._remove_outdated()
+            self._write_record()
             self._held = held.pop_all()
         return self
 
@@ -90,109 +81,58 @@ class RunFolder:
         """Release the lock."""
         self._held.close()
 
-    def path(self, *parts: str) -> Path:
-        """Return a path in the folder.
+    def write(self, artifacts: Mapping[str, Artifact], store: Store) -> None:
+        """Write the results of stages, and the record of each stage.
 
         Args:
-            *parts: Folder and file names.
-
-        Returns:
-            The path.
-        """
-        return self.root.joinpath(*parts)
-
-    def is_done(self, stage: str, reads: Sequence[Path]) -> bool:
-        """Return whether a stage is finished and the files that it wrote and read are unchanged.
-
-        Args:
-            stage: Name of the stage.
-            reads: Files of other stages that it reads.
-
-        Returns:
-            True if its files can be reused.
-        """
-        try:
-            record = read_record(self._record(stage), _STAGE_KIND, _STAGE_VERSION)
-            files = dict(record["files"])
-            return dict(record["reads"]) == self._checksums(reads) and all(
-                self._checksum(self.root / str(name)) == checksum for name, checksum in files.items()
-            )
-        except (FileFormatError, KeyError, TypeError, ValueError):
-            return False
-
-    def finish(self, stage: str, files: Sequence[Path], *, reads: Sequence[Path], about: Mapping[str, object]) -> None:
-        """Record that a stage is finished.
-
-        Args:
-            stage: Name of the stage.
-            files: Files that it wrote.
-            reads: Files of other stages that it read.
-            about: Run time in seconds and number of threads.
+            artifacts: Stored results by role.
+            store: The store.
 
         Raises:
-            StorageError: If the record cannot be written.
+            DamagedArtifactError: If a stored file is damaged.
+            StorageError: If a file cannot be written.
         """
-        entries = {"files": self._checksums(files), "reads": self._checksums(reads), **about}
-        write_json(self._record(stage), {"kind": _STAGE_KIND, "version": _STAGE_VERSION, "stage": stage, **entries})
+        for role, artifact in artifacts.items():
+            names = write_results(self.root, role, artifact, store)
+            name = f"stages/{role.replace('/', '-')}.json"
+            about = {"kind": "stage", "version": 2, "id": artifact.id, "digest": artifact.digest, **artifact.about}
+            write_json(self.root / name, about)
+            self._results |= dict.fromkeys((*names, name), artifact.id)
+        self._write_record()
 
     def _write_record(self) -> None:
-        identity = self._identity
-        entries = {"config": identity.config, "inputs": identity.inputs, "code": identity.code}
-        record = {"kind": RUN_KIND, "version": RUN_VERSION, **entries, "about": self._about}
-        write_json(self.root / CONFIG, record)
+        record = {"kind": _KIND, "version": _VERSION, **self._entries, "stages": dict(self._stages)}
+        write_json(self.root / RECORD, {**record, "results": self._results})
 
-    def _record(self, stage: str) -> Path:
-        return self.root / "stages" / f"{stage}.json"
-
-    def _checksums(self, paths: Sequence[Path]) -> dict[str, str]:
-        return {path.relative_to(self.root).as_posix(): self._checksum(path) for path in paths}
-
-    def _checksum(self, path: Path) -> str:
-        """Return the digest of a file; cached while its size and modification time are unchanged."""
-        try:
-            status = path.stat()
-        except OSError as error:
-            message = f"cannot read {path}: {reason(error)}"
-            raise FileFormatError(message) from error
-        state = (status.st_mtime_ns, status.st_size)
-        cached = self._digests.get(path)
-        if cached is None or cached[0] != state:
-            cached = self._digests[path] = (state, digest_of_file(path))
-        return cached[1]
-
-    def _is_new(self) -> bool:
-        """Return whether the folder holds no run; raise if it holds another run, or other files."""
+    def _read(self) -> dict[str, str]:
+        """Return the files of the run in the folder; raise if it contains other files."""
         try:
             names = sorted(p.name for p in self.root.iterdir()) if self.root.exists() else []
         except (OSError, ValueError) as error:
             message = f"cannot use {self.root} as an output folder: {reason(error)}"
             raise StorageError(message) from error
-        if CONFIG in names:
-            self._require_same()
-            return False
+        if RECORD in names:
+            return _stored(self.root / RECORD).results
         # A run that was killed before it wrote its record leaves a lock file and at most one temporary file.
-        others = [name for name in names if name != LOCK and not is_unfinished(name)]
+        others = [name for name in names if name not in {LOCK, STORE} and not is_unfinished(name)]
         if others:
             message = f"{self.root} contains other files ({', '.join(others[:4])}); choose a new or empty output folder"
             raise StorageError(message)
-        return True
+        return {}
 
-    def _require_same(self) -> None:
-        stored = _stored_identity(self.root / CONFIG)
-        old, new = stored.config, self._identity.config
-        keys = [f"`{k}`" for k in {**old, **new} if k not in _IGNORED_KEYS and old.get(k) != new.get(k)]
-        if keys:
-            raise StorageError(self._mismatch(f"with different settings: {', '.join(keys)}"))
-        changed = _differing(stored.inputs, self._identity.inputs)
-        if changed:
-            raise StorageError(self._mismatch(f"whose inputs have changed since: {', '.join(changed)}"))
-        versions = _differing(stored.code, self._identity.code)
-        if versions:
-            pairs = [f"{k} {stored.code.get(k, 'none')}, now {self._identity.code.get(k, 'none')}" for k in versions]
-            raise StorageError(self._mismatch(f"of another version: {'; '.join(pairs)}"))
-
-    def _mismatch(self, difference: str) -> str:
-        return f"{self.root} contains a run {difference}; choose another output folder, or remove this one"
+    def _remove_outdated(self) -> None:
+        """Remove the files of stages that are not part of this run."""
+        current = set(self._stages.values())
+        for name, identity in list(self._results.items()):
+            path = self.root / name
+            if identity in current:
+                continue
+            # The record may have been edited: only files that a run writes are removed, and only in this folder.
+            is_result = name.partition("/")[0] in {*_FOLDERS, "summary.json", "report.html"}
+            if is_result and path.resolve().is_relative_to(self.root.resolve()) and not path.is_symlink():
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+            del self._results[name]
 
     def _remove_unfinished(self) -> None:
         """Remove temporary files of a killed run, recognized by folder and name, and older than the lock."""
@@ -202,9 +142,6 @@ class RunFolder:
         for folder in (self.root, *folders, *subfolders):
             if folder.is_dir():
                 _remove_unfinished_in(folder, before)
-
-
-_FOLDERS = ("posteriors", "permutations", "similarities", CURVES, "scores", "stages", "figures")
 
 
 def _remove_unfinished_in(folder: Path, before: float) -> None:
@@ -217,36 +154,14 @@ def _remove_unfinished_in(folder: Path, before: float) -> None:
         raise StorageError(message) from error
 
 
-def _differing(stored: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    return [key for key in {**stored, **now} if stored.get(key) != now.get(key)]
-
-
-class _StoredRun(BaseModel):
-    """Required keys of the record of a run."""
-
-    config: dict[str, Any]
-    inputs: dict[str, str]
-    code: dict[str, str]
-
-
-def _stored_identity(path: Path) -> RunIdentity:
-    """Return the identity in the record of a run."""
+def _stored(path: Path) -> _Record:
+    """Return the record of the run in a folder."""
     try:
-        stored = _StoredRun.model_validate(read_record(path, RUN_KIND, RUN_VERSION), strict=True)
+        return _Record.model_validate(read_record(path, _KIND, _VERSION), strict=True)
     except (FileFormatError, ValidationError) as error:
         why = str(error) if isinstance(error, FileFormatError) else "; ".join(messages(error.errors()))
         message = (
-            f"{path} is not the record of a run that this version can resume ({why}); choose another output folder, or "
-            "remove this one"
+            f"{path} is not the record of a run of this version ({why}); choose another output folder, or remove this "
+            "one. Posteriors in it can be loaded with `reference: {path: ...}`"
         )
         raise StorageError(message) from error
-    return RunIdentity(_normalized(stored.config), stored.inputs, stored.code)
-
-
-def _normalized(stored: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a stored configuration in the current format; options may have been renamed since it was written."""
-    try:
-        return RunConfig.model_validate(stored).model_dump(mode="json")
-    except (ConfigError, ValidationError):
-        # No longer valid, so it differs from every valid configuration; the caller reports the differing keys.
-        return stored

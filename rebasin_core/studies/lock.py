@@ -24,7 +24,7 @@ _MAX_LENGTH = 200
 class FolderLock:
     """Context manager for exclusive use of a folder.
 
-    The operating system releases the lock when the process ends, even if it is killed. The lock file contains the
+    The operating system releases the lock when the process exits, even if it is killed. The lock file contains the
     process and host that hold the lock, for the error message of a second process.
 
     Args:

@@ -176,6 +176,28 @@ def read_tensors(path: Path | str, *, kind: str | None = None) -> tuple[dict[str
         raise FileFormatError(message) from error
 
 
+def document_of(path: Path | str) -> dict[str, Any]:
+    """Return the document of a safetensors file without reading its tensors.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        The document with its ``kind`` (None for files of other programs).
+
+    Raises:
+        FileFormatError: If the file is missing or damaged.
+    """
+    regular_size(path)
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+    except (OSError, SafetensorError, *OF_DAMAGED_TENSORS) as error:
+        message = f"cannot read {shown(Path(path))}: {reason(error)}. Expected a safetensors file"
+        raise FileFormatError(message) from error
+    return _document(metadata, None)
+
+
 def _document(metadata: Mapping[str, str], kind: str | None) -> dict[str, Any]:
     """Return the document in the metadata of a safetensors file, with its kind; raise if the kind is not expected."""
     if _ENTRY not in metadata and kind is None:

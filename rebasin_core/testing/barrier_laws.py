@@ -108,3 +108,18 @@ def reproducibility(config: object, folder: Path) -> None:
     curves = [_curve(config, gaussian(0), gaussian(1), seed=3) for _ in range(2)]
     expect(curves[0].loss == curves[1].loss, "two runs with the same seed differ")
     expect(torch.equal(state, torch.get_rng_state()), "the global generator was used")
+
+
+@law("barrier")
+def calibration(config: object, folder: Path) -> None:
+    """An estimator with ``uses_calibration = False`` returns the same curve with other calibration data."""
+    del folder
+    estimator = cast("BarrierEstimator", config)
+    if estimator.uses_calibration:
+        return
+    case = network()
+    curves = []
+    for data in (case.data, [(inputs + 1, targets) for inputs, targets in case.data]):
+        task = Task(case.model, case.data, calibration=data)
+        curves.append(estimator.estimate(gaussian(0), gaussian(1), task, generator=seeded()))
+    expect(curves[0].loss == curves[1].loss, f"the calibration data changed the losses: {curves}")

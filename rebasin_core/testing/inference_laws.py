@@ -106,3 +106,26 @@ def resumption(config: object, folder: Path) -> None:
     resumed = inference.fit(case.model, case.data, generator=seeded(1), checkpoint=checkpoint).posterior
     expect_equal(resumed.mean, whole.mean, "resumed and uninterrupted")
     expect_equal(resumed.stddev, whole.stddev, "resumed and uninterrupted")
+
+
+@law("inference")
+def point(config: object, folder: Path) -> None:
+    """The posterior is a single network if and only if the method says so."""
+    del folder
+    inference = cast("Inference", config)
+    posterior = _fit(config)
+    expect(posterior.is_point == inference.is_point, f"`is_point` is {inference.is_point}, got {posterior!r}")
+
+
+@law("inference")
+def specification(config: object, folder: Path) -> None:
+    """A method with ``uses_spec = False`` returns the same posterior with and without a specification."""
+    del folder
+    inference = cast("Inference", config)
+    if inference.uses_spec:
+        return
+    case = network()
+    fitted = inference.fit(case.model, case.data, generator=seeded(), spec=case.spec).posterior
+    alone = inference.fit(case.model, case.data, generator=seeded()).posterior
+    expect_equal(fitted.mean, alone.mean, "a fit with a specification")
+    expect_equal(fitted.stddev, alone.stddev, "a fit with a specification")

@@ -125,3 +125,21 @@ def device_and_dtype(config: object, folder: Path) -> None:
             f"the aligned candidate is on {aligned.device}, not {device_under_test()}",
         )
         expect_equal(aligned.mean, reference.mean, f"a planted permutation in {dtype}")
+
+
+@law("matcher")
+def task(config: object, folder: Path) -> None:
+    """A matcher with ``uses_task = False`` returns the same permutation and objective with and without a task."""
+    del folder
+    matcher = cast("Matcher", config)
+    if matcher.uses_task:
+        return
+    case = network()
+    reference = gaussian(0)
+    candidate = gaussian(1)
+    result = _match(config, reference, candidate, case)
+    alone = matcher.match(reference, candidate, case.spec, generator=seeded())
+    expect(result.permutation == alone.permutation, "the task changed the permutation")
+    expect(
+        result.objective == alone.objective, f"the objective is {result.objective} with a task, else {alone.objective}"
+    )

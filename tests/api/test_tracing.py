@@ -1,5 +1,6 @@
 """Tracing with the operator rules of all plugins."""
 
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar, cast, final
 
@@ -15,7 +16,6 @@ from rebasin_core.specs import TracedSpecFactory
 from rebasin_core.specs.operators import AxisTerms
 from rebasin_core.specs.operators.base import Rules
 from rebasin_core.specs.operators.default import default_rules, find_rules_by
-from rebasin_core.studies.setting import Setting
 
 
 def _entry(distribution: str) -> SimpleNamespace:
@@ -83,7 +83,7 @@ def test_a_factory_uses_the_rules_of_installed_plugins_unless_others_are_given()
         find_rules_by(installed_rules)
 
 
-def test_a_run_uses_the_rules_of_its_own_registry() -> None:
+def test_a_run_uses_the_rules_of_its_own_registry(tmp_path: Path) -> None:
     @final
     class OtherRules(rc.OperatorRules):
         name = "other"
@@ -95,7 +95,8 @@ def test_a_run_uses_the_rules_of_its_own_registry() -> None:
     registry.manager.register(plugin)
     config = rc.RunConfig.model_validate({"data": "digits", "architecture": "mlp", "spec": "traced"})
     with pytest.raises(PluginError, match=r"'aten.linear' has rules from rebasin-core .* and mine"):
-        _ = Setting(config, registry).spec
+        rc.run(config, tmp_path / "out", registry=registry)
+    assert not (tmp_path / "out").exists()
 
 
 class Numbered(nn.Module):

@@ -13,7 +13,7 @@ from sybil import Document, Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 import rebasin_core
-from rebasin_core import Registry, RunConfig, api, config, evaluation, plugin, studies, testing
+from rebasin_core import Registry, RunConfig, StudyConfig, api, config, evaluation, plugin, studies, testing
 from rebasin_core.config import PosteriorSource
 from rebasin_core.plugin.hookspecs import HOOKS
 from rebasin_core.plugin.registry import FAMILIES
@@ -93,7 +93,7 @@ def test_examples_are_in_a_section_that_the_pages_show() -> None:
 
 def test_every_option_is_described() -> None:
     kinds: list[type[Options]] = [e.kind for e in Registry(external=False).all() if e.family in FAMILIES]
-    kinds += [RunConfig, PosteriorSource]
+    kinds += [RunConfig, StudyConfig, PosteriorSource]
     for kind in kinds:
         blank = {*kind.model_fields} - {"name", *kind.descriptions()}
         assert not blank, f"{kind.__name__}: {blank}"

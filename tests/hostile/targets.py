@@ -19,7 +19,7 @@ from rebasin_core.data.mnist import read_idx
 from rebasin_core.errors import RebasinError, RebasinWarning
 from rebasin_core.posteriors.foreign.state_dict import load_samples
 from rebasin_core.report.records import Scores, Similarities, Summary
-from rebasin_core.studies.folder import RunFolder, RunIdentity
+from rebasin_core.studies.folder import RunFolder
 from rebasin_core.tensors.reading import read_json
 from tests.hostile import mutations
 from tests.hostile.mutations import Mutation
@@ -30,6 +30,16 @@ SPEC = rc.table_spec(
     {name: tensor.detach() for name, tensor in MODEL.named_parameters()},
 )
 DATA = [(torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 2)]
+STUDY = """
+base: {data: digits, architecture: mlp}
+grid: {width: {narrow: {architecture.hidden: [4]}}, inference.epochs: [1, 2]}
+variants: {exact: {inference.kl_weight: 1.0}}
+seeds: 2
+pairs: [[1, 2]]
+matchers: {weight: {name: weight, max_sweeps: 5}}
+barriers: [pointwise]
+executor: {name: processes, workers: 2}
+"""
 RUN = """
 data: {name: uci, dataset: toy, root: .}
 architecture: {name: mlp, hidden: [4]}
@@ -172,33 +182,26 @@ def write_run(path: Path) -> None:
     path.write_text(RUN, encoding="utf-8")
 
 
-IDENTITY = RunIdentity({"seed": 1, "matchers": [{"name": "weight"}]}, {"the dataset": "abc"}, {"rebasin-core": "0.1.0"})
+STAGES = {"posterior/reference": "a" * 64}
 
 
 def write_run_record(path: Path) -> None:
-    entries = {"config": IDENTITY.config, "inputs": IDENTITY.inputs, "code": IDENTITY.code, "about": {"torch": "2"}}
-    path.write_text(json.dumps({"kind": "run", "version": 1, **entries}), encoding="utf-8")
+    entries = {"config": {"seed": 1}, "inputs": {}, "code": {}, "about": {"torch": "2"}}
+    results = {"posteriors/reference.safetensors": "a" * 64, "curves/test/weight.json": "b" * 64}
+    record = {"kind": "run", "version": 2, **entries, "stages": STAGES, "results": results}
+    path.write_text(json.dumps(record), encoding="utf-8")
 
 
 def read_run_record(path: Path) -> object:
     folder = path.parent / "run"
     folder.mkdir(exist_ok=True)
     (folder / "run.json").write_bytes(path.read_bytes())
-    with RunFolder(folder, IDENTITY, {}) as found:
+    with RunFolder(folder, STAGES, {}) as found:
         return found
 
 
-def write_stage_record(path: Path) -> None:
-    path.write_text(
-        json.dumps({"kind": "stage", "version": 1, "files": {"a": "0" * 64}, "reads": {}, "seconds": 1.0}),
-        encoding="utf-8",
-    )
-
-
-def read_stage_record(path: Path) -> object:
-    (path.parent / "stages").mkdir(exist_ok=True)
-    (path.parent / "stages" / "s.json").write_bytes(path.read_bytes())
-    return RunFolder(path.parent, IDENTITY, {}).is_done("s", ())
+def write_study(path: Path) -> None:
+    path.write_text(STUDY, encoding="utf-8")
 
 
 SUMMARY = {
@@ -242,7 +245,7 @@ TARGETS = [
     Target("training", write_training, train, TENSORS),
     Target("run file", write_run, rc.load_run, mutations.mutated_yaml),
     Target("run record", write_run_record, read_run_record, JSON),
-    Target("stage record", write_stage_record, read_stage_record, JSON),
+    Target("study file", write_study, rc.load_study, mutations.mutated_yaml),
     Target("samples.npz", write_npz, lambda path: load_samples(path, model=MODEL), BYTES),
     Target("UCI archive", write_uci, read_uci, BYTES),
     Target("UCI text", write_uci_text, read_uci_text, BYTES),

@@ -19,6 +19,8 @@ from rebasin_core import RunConfig, load_run, run
 from rebasin_core.architectures import MLPArchitecture
 from rebasin_core.errors import SpecError, StorageError
 from rebasin_core.studies.lock import LOCK, FolderLock
+from rebasin_core.studies.planning import contents as contents_module
+from rebasin_core.studies.store import Store
 from rebasin_core.tensors.modules import named_tensors
 
 TEXT = """
@@ -57,16 +59,22 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
-    """A copy of `finished`, whose configuration has the new path of the data."""
+    """A copy of `finished`."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    record = json.loads((tmp_path / "out/run.json").read_text())
-    record["config"]["data"]["root"] = str(tmp_path)
-    (tmp_path / "out/run.json").write_text(json.dumps(record))
     return tmp_path
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and "store" not in p.relative_to(folder).parts
+    }
+
+
+def results(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the files without run times and the order of the record's entries."""
+    return {name: content for name, content in files.items() if name != "run.json" and not name.startswith("stages")}
 
 
 def test_a_folder_in_use_is_an_error_and_unchanged(copied: Path) -> None:
@@ -84,13 +92,28 @@ def test_a_folder_in_use_is_an_error_and_unchanged(copied: Path) -> None:
     assert (out / LOCK).read_bytes() == b""
 
 
-def test_different_settings_are_an_error_and_change_nothing(copied: Path) -> None:
+def test_other_settings_replace_the_files_of_the_stages_that_they_change(copied: Path) -> None:
     out = copied / "out"
-    (out / "posteriors/.rebasin-abcd1234.part.safetensors").write_bytes(b"of a run that is running")
     before = contents(out)
-    with pytest.raises(StorageError, match="a run with different settings: `seed`"):
-        run(config(copied, "seed: 7"), out)
-    assert contents(out) == before
+    other = config(copied).replace(matchers=("wasserstein",))
+    result = run(other, out)
+    assert set(result.computed) == {"curve test/wasserstein", "match wasserstein", "summary"}
+    after = contents(out)
+    assert "curves/test/weight.json" not in after
+    assert after["curves/test/unaligned.json"] == before["curves/test/unaligned.json"]
+    assert not run(config(copied), out).computed
+    assert results(contents(out)) == results(before)
+
+
+def test_an_edited_file_is_replaced_and_one_of_an_older_version_is_an_error(copied: Path) -> None:
+    out = copied / "out"
+    before = contents(out)
+    (out / "curves/test/unaligned.csv").write_text("t,loss\n")
+    run(config(copied), out)
+    assert contents(out)["curves/test/unaligned.csv"] == before["curves/test/unaligned.csv"]
+    (out / "run.json").write_text('{"kind": "run", "version": 1, "config": {}}')
+    with pytest.raises(StorageError, match=r"can be loaded with `reference: \{path: ...\}`"):
+        run(config(copied), out)
 
 
 @pytest.mark.slow
@@ -104,8 +127,8 @@ def test_a_second_command_does_not_disturb_the_first(tmp_path: Path) -> None:
         time.sleep(0.001)
     # A stopped process holds the lock, however fast the machine is.
     first.send_signal(signal.SIGSTOP)
-    for change, message in (("num_train: 20", "is in use"), ("num_train: 21", "different settings: `num_train`")):
-        with pytest.raises(StorageError, match=message):
+    for change in ("num_train: 20", "num_train: 21"):
+        with pytest.raises(StorageError, match="is in use"):
             run(config(tmp_path, change), tmp_path / "out")
     first.send_signal(signal.SIGCONT)
     _, errors = first.communicate(timeout=100)
@@ -123,7 +146,7 @@ def test_files_of_users_are_never_removed(copied: Path) -> None:
     (out / "curves/.rebasin-abcd1234.part.json").symlink_to(copied / "toy.npz")
     before = contents(out)
     run(config(copied), out)
-    assert contents(out) == before
+    assert results(contents(out)) == results(before)
     assert (out / ".rebasin-folder01.part").is_dir()
     assert (out / "curves/.rebasin-abcd1234.part.json").is_symlink()
 
@@ -146,39 +169,54 @@ def test_a_run_killed_before_its_record_was_written_is_restarted(finished: Path,
     assert not list((tmp_path / "out").glob(".rebasin-*"))
 
 
-def test_changed_data_are_an_error(copied: Path) -> None:
+def test_changed_data_change_every_curve(copied: Path) -> None:
+    before = json.loads((copied / "out/curves/test/unaligned.json").read_text())["loss"]
     write_data(copied, 2)
-    before = contents(copied / "out")
-    with pytest.raises(StorageError, match=r"whose inputs have changed since: the dataset; choose another output"):
-        run(config(copied), copied / "out")
-    assert contents(copied / "out") == before
+    changed = run(config(copied), copied / "out")
+    fresh = run(config(copied), copied / "fresh")
+    assert changed.curves == fresh.curves
+    assert list(changed.curves["test"]["unaligned"].loss) != before
+    assert set(changed.computed) == set(fresh.computed)
 
 
-def test_a_changed_loaded_file_is_an_error(tmp_path: Path) -> None:
+def test_a_changed_loaded_file_changes_what_depends_on_it(tmp_path: Path) -> None:
     write_data(tmp_path, 1)
     write_checkpoint(tmp_path / "c.safetensors", 1)
     change = f"candidate: {{path: {tmp_path}/c.safetensors}}\n"
-    run(config(tmp_path, change), tmp_path / "out")
+    first = run(config(tmp_path, change), tmp_path / "out")
     write_checkpoint(tmp_path / "c.safetensors", 2)
-    with pytest.raises(StorageError, match=r"have changed since: .*c\.safetensors"):
-        run(config(tmp_path, change), tmp_path / "out")
-    again = run(config(tmp_path, change), tmp_path / "other")
+    again = run(config(tmp_path, change), tmp_path / "out")
+    fresh = run(config(tmp_path, change), tmp_path / "fresh")
+    assert again.curves == fresh.curves
+    assert first.curves["test"]["unaligned"].loss[-1] != again.curves["test"]["unaligned"].loss[-1]
+    # The reference is trained from a seed, and is not affected.
+    assert set(first.computed) - set(again.computed) == {
+        "train data", "test data", "train reference", "scores test/reference",
+    }  # fmt: skip
     write_checkpoint(tmp_path / "c.safetensors", 1)
-    before = run(config(tmp_path, change), tmp_path / "out")
-    assert before.curves["test"]["unaligned"].loss[-1] != again.curves["test"]["unaligned"].loss[-1]
+    assert not run(config(tmp_path, change), tmp_path / "out").computed
 
 
-def test_a_changed_specification_file_is_an_error(tmp_path: Path) -> None:
+def test_a_loaded_file_may_move(tmp_path: Path) -> None:
+    write_data(tmp_path, 1)
+    write_checkpoint(tmp_path / "c.safetensors", 1)
+    run(config(tmp_path, f"candidate: {{path: {tmp_path}/c.safetensors}}\n"), tmp_path / "out")
+    (tmp_path / "c.safetensors").rename(tmp_path / "d.safetensors")
+    assert not run(config(tmp_path, f"candidate: {{path: {tmp_path}/d.safetensors}}\n"), tmp_path / "out").computed
+
+
+def test_a_changed_specification_file_changes_matches_and_not_trainings(tmp_path: Path) -> None:
     write_data(tmp_path, 1)
     spec = MLPArchitecture(hidden=[4]).spec(MLPArchitecture(hidden=[4]).build((3,), 1, generator=torch.Generator()))
     document = {"kind": "specification", "version": 1, **spec.layout.as_json()}
     (tmp_path / "spec.json").write_text(json.dumps(document))
     change = f"spec: {{name: file, path: {tmp_path}/spec.json}}\n"
-    run(config(tmp_path, change), tmp_path / "out")
+    first = run(config(tmp_path, change), tmp_path / "out")
     fixed = {name: ", ".join(map(str, spec.layout.shape(name))) for name in spec.layout.axes}
     (tmp_path / "spec.json").write_text(json.dumps({**document, "groups": {}, "axes": fixed}))
-    with pytest.raises(StorageError, match=r"have changed since: the specification"):
-        run(config(tmp_path, change), tmp_path / "out")
+    second = run(config(tmp_path, change), tmp_path / "out")
+    assert first.matches["weight"]["moved"] != second.matches["weight"]["moved"]
+    assert set(second.computed) == {"match weight", "curve test/weight", "summary"}
 
 
 def test_untested_tensors_are_an_error_unless_allowed(tmp_path: Path) -> None:
@@ -191,24 +229,14 @@ def test_untested_tensors_are_an_error_unless_allowed(tmp_path: Path) -> None:
     assert (tmp_path / "out/summary.json").is_file()
 
 
-def test_another_version_of_the_package_is_an_error(copied: Path) -> None:
-    record = json.loads((copied / "out/run.json").read_text())
-    assert record["code"] == {"rebasin-core": "0.1.0"}
-    (copied / "out/run.json").write_text(json.dumps({**record, "code": {"rebasin-core": "0.0.9"}}))
-    with pytest.raises(StorageError, match=r"of another version: rebasin-core 0\.0\.9, now 0\.1\.0"):
-        run(config(copied), copied / "out")
-
-
-def test_a_stage_is_repeated_if_its_inputs_changed(copied: Path) -> None:
-    out = copied / "out"
-    curve = json.loads((out / "curves/test/unaligned.json").read_text())["loss"]
-    other = run(config(copied, "candidate: {seed: 9}\n"), copied / "other")
-    # Replace a posterior together with the record of its stage, as if parts of another folder were copied.
-    for name in ("posteriors/candidate.safetensors", "stages/posterior-candidate.json"):
-        shutil.copy(copied / "other" / name, out / name)
-    result = run(config(copied), out)
-    assert result.curves["test"]["unaligned"].loss == other.curves["test"]["unaligned"].loss
-    assert list(result.curves["test"]["unaligned"].loss) != curve
+def test_another_version_of_the_package_is_another_run(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = json.loads((copied / "out/run.json").read_text())
+    assert first["code"]["rebasin-core"].startswith("0.1.0+")
+    monkeypatch.setattr(contents_module, "version", lambda _: "0.0.9")
+    result = run(config(copied), copied / "out")
+    assert "train reference" in result.computed
+    second = json.loads((copied / "out/run.json").read_text())
+    assert not set(first["stages"].values()) & set(second["stages"].values())
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "3", "[" * 5000, '{"kind": "run", "version": 99}', '{"config": {}}'])
@@ -218,13 +246,29 @@ def test_an_invalid_run_record_is_an_error(copied: Path, text: str) -> None:
         run(config(copied), copied / "out")
 
 
-@pytest.mark.parametrize("text", ["[]", "{", "[" * 5000, '{"kind": "stage", "version": 1, "files": 3, "reads": {}}'])
-def test_a_stage_with_a_damaged_record_is_repeated(copied: Path, text: str) -> None:
+def test_a_stage_with_a_damaged_record_is_repeated(copied: Path) -> None:
     before = contents(copied / "out/curves")
-    (copied / "out/stages/curve-test-weight.json").write_text(text)
-    run(config(copied), copied / "out")
-    assert contents(copied / "out/curves") == before
-    assert json.loads((copied / "out/stages/curve-test-weight.json").read_text())["threads"] == torch.get_num_threads()
+    identity = json.loads((copied / "out/stages/curve-test-weight.json").read_text())["id"]
+    for text in ("[]", "{", "[" * 5000, '{"kind": "artifact", "version": 1}'):
+        (record,) = (copied / "out/store/records").rglob(f"{identity}.json")
+        record.chmod(0o644)
+        record.write_text(text)
+        assert "curve test/weight" in run(config(copied), copied / "out").computed
+        assert contents(copied / "out/curves") == before
+
+
+def test_a_damaged_posterior_is_trained_again(copied: Path) -> None:
+    out = copied / "out"
+    before = contents(out)
+    stages = json.loads((out / "run.json").read_text())["stages"]
+    store = Store.open(out / "store")
+    blob = store.fetch(store.read(stages["posterior/candidate"]), "posterior.safetensors")
+    blob.chmod(0o644)
+    blob.write_bytes(b"x" * blob.stat().st_size)
+    store.remove(stages["curve/test/unaligned"])
+    result = run(config(copied), out)
+    assert {"train candidate", "curve test/unaligned"} <= set(result.computed)
+    assert results(contents(out)) == results(before)
 
 
 def test_the_number_of_threads_is_recorded(finished: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from rebasin_core.studies.store import Store
+
 TEXT = """
 data: digits
 architecture: {name: mlp, hidden: [64]}
@@ -38,8 +40,15 @@ def whole(path: Path) -> bool:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {
-        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and "stages" not in p.parts
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and not {"stages", "store"} & set(p.relative_to(folder).parts)
     }
+
+
+def results(folder: Path) -> dict[str, str]:
+    store = Store.open(folder / "store")
+    return {identity: store.read(identity).digest for identity in store.ids()}
 
 
 @pytest.mark.slow
@@ -65,3 +74,4 @@ def test_a_killed_run_is_resumed_to_the_same_files(tmp_path: Path) -> None:
     _, errors = last.communicate(timeout=100)
     assert last.returncode == 0, errors.decode()
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert results(tmp_path / "killed") == results(tmp_path / "whole")

@@ -76,7 +76,7 @@ def collect_garbage(store: Store, *, grace: float = GRACE, dry_run: bool = False
     Args:
         store: The store.
         grace: Seconds, at least 0; 0 is safe only while no other process writes to the store.
-        dry_run: Whether to report the objects without removing them.
+        dry_run: Whether to only list the objects.
 
     Returns:
         The removed objects.
@@ -103,7 +103,7 @@ class _Collector:
     Args:
         store: The store.
         before: Objects that were changed at this time or later are kept.
-        dry_run: Whether to report the objects without removing them.
+        dry_run: Whether to only list the objects.
     """
 
     def __init__(self, store: Store, before: float, *, dry_run: bool) -> None:

@@ -1,0 +1,332 @@
+"""The scheduler: submits stages whose inputs are stored, and handles results, lost workers and other commands."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, final
+
+from rebasin_core.errors import MissingArtifactError, StorageError
+from rebasin_core.studies.engine.observer import Failure, Observer, Outcome
+from rebasin_core.studies.engine.state import Progress
+from rebasin_core.studies.engine.worker import run_task, task_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from concurrent.futures import Executor as Pool
+
+    from rebasin_core.executors.base import Executor
+    from rebasin_core.studies.graph import Graph
+    from rebasin_core.studies.stage import Stage
+    from rebasin_core.studies.store import Session, Store
+
+# Seconds between looks at stages that another command computes, and at timeouts.
+_POLL = 1.0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a plan is computed; these settings change no result.
+
+    Attributes:
+        device: Device of the workers, as for `Workspace`.
+        retries: How often a stage is tried again after its worker was lost, timed out, or could not store the result.
+        timeout: Seconds after which an attempt of a stage is stopped.
+        stop_at_failure: Whether to stop at the first failure.
+        known_failures: Failures of earlier commands by identity; these stages are not tried again.
+        seconds: Expected seconds of stages by identity, for the order and the grouping into tasks.
+        run: Function that computes a task; it must be picklable unless the executor runs tasks in this process.
+    """
+
+    device: str = "auto"
+    retries: int = 2
+    timeout: float = 86_400.0
+    stop_at_failure: bool = False
+    known_failures: Mapping[str, Failure] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    run: Callable[[str], str] = run_task
+
+
+@final
+@dataclass(slots=True)
+class _Task:
+    """Stages that one worker computes, and when it was first seen running."""
+
+    stages: Sequence[Stage]
+    since: float | None = None
+
+
+@final
+class Scheduler:
+    """Computes a plan once.
+
+    Args:
+        graph: The graph of stages.
+        store: The store.
+        executor: Runs the tasks.
+        settings: How the plan is computed.
+        observers: Receive the events.
+    """
+
+    def __init__(
+        self, graph: Graph, store: Store, executor: Executor, settings: Settings, observers: Sequence[Observer] = ()
+    ) -> None:
+        self._graph = graph
+        self._store = store
+        self._executor = executor
+        self._settings = settings
+        self._observers = observers
+        self._running: dict[Future[str], _Task] = {}
+        self._elsewhere: dict[str, Stage] = {}
+        self._attempts: dict[str, int] = {}
+        self._failures: dict[str, Failure] = {}
+        self._computed: list[str] = []
+        self._work_seconds = 0.0
+
+    def run(self, targets: Iterable[str]) -> Outcome:
+        """Compute the stages that the targets need.
+
+        Args:
+            targets: Identities of the stages whose results are requested.
+
+        Returns:
+            The computed stages and the failed ones.
+
+        Raises:
+            StorageError: If the store cannot be used.
+            KeyboardInterrupt: If the command is interrupted; running stages are stopped.
+        """
+        start = monotonic()
+        requested = list(targets)
+        state = Progress(self._graph, requested, self._store.ids())
+        state.start(self._settings.seconds)
+        needed = len(state.needed)
+        self._notify(lambda observer: observer.started(len(self._graph), needed))
+        try:
+            if needed:
+                with self._store.session() as session:
+                    self._compute(state, session)
+        finally:
+            outcome = Outcome(
+                tuple(self._computed),
+                len(self._graph) - needed,
+                self._failures,
+                tuple(state.blocked),
+                len(state.needed),
+                monotonic() - start,
+                self._work_seconds,
+            )
+            self._notify(lambda observer: observer.ended(outcome))
+        return outcome
+
+    def _compute(self, state: Progress, session: Session) -> None:
+        for identity, failure in self._settings.known_failures.items():
+            if identity in state.needed:
+                self._fail(state, failure)
+        pool = self._executor.open()
+        try:
+            while not state.is_finished and not self._is_stopped:
+                self._submit(state, session, pool)
+                self._collect(state, session)
+                self._look_elsewhere(state, session)
+        finally:
+            # Before the pool is shut down: `cancel` also stops running tasks, if the executor can.
+            for future, task in self._running.items():
+                future.cancel()
+                _release(session, task.stages)
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def _is_stopped(self) -> bool:
+        return self._settings.stop_at_failure and bool(self._failures)
+
+    def _submit(self, state: Progress, session: Session, pool: Pool) -> None:
+        """Submit ready stages while the executor accepts tasks."""
+        while state.has_ready and len(self._running) < self._executor.slots and not self._is_stopped:
+            stages = self._next_stages(state, session)
+            if not stages:
+                continue
+            for stage in stages:
+                for observer in self._observers:
+                    observer.submitted(stage)
+            read = {identity for stage in stages for _, identity in stage.reads}
+            sources = [self._graph[identity] for identity in read if self._graph[identity].kind == "data"]
+            text = task_text(self._store.address, stages, sources, device=self._settings.device)
+            try:
+                future = pool.submit(self._settings.run, text)
+            except BaseException:
+                _release(session, stages)
+                raise
+            self._running[future] = _Task(stages)
+            if future.done():  # an executor that runs tasks in this process
+                self._collect(state, session)
+
+    def _next_stages(self, state: Progress, session: Session) -> list[Stage]:
+        """Return ready stages for one task, with their leases; stages of other commands are remembered."""
+        found: list[Stage] = []
+        seconds = 0.0
+        while state.has_ready and (not found or seconds < self._executor.task_seconds):
+            stage = state.pop()
+            if not session.acquire(stage.id):
+                self._elsewhere[stage.id] = stage
+            elif self._store.has(stage.id):
+                session.release(stage.id)
+                self._finish(state, stage, computed=False)
+            else:
+                found.append(stage)
+                seconds += self._settings.seconds.get(stage.id, 1.0)
+        return found
+
+    def _collect(self, state: Progress, session: Session) -> None:
+        """Wait for a task, and handle those that ended or exceed the timeout."""
+        if not self._running:
+            return
+        done, _ = wait(self._running, timeout=_POLL, return_when=FIRST_COMPLETED)
+        for future in done:
+            task = self._running.pop(future)
+            _release(session, task.stages)
+            self._handle(state, future, task)
+        for future, task in list(self._running.items()):
+            self._watch(state, session, future, task)
+
+    def _handle(self, state: Progress, future: Future[str], task: _Task) -> None:
+        error = None if future.cancelled() else future.exception()
+        if error is not None and not isinstance(error, Exception):
+            raise error  # an interruption
+        if error is not None and self._settings.stop_at_failure and self._settings.run is not run_task:
+            raise error
+        if error is not None or future.cancelled():
+            self._lose(state, task, "the worker was lost" if error is None else f"{type(error).__name__}: {error}")
+            return
+        stages = {stage.id: stage for stage in task.stages}
+        for result in json.loads(future.result()):
+            stage = stages[result["id"]]
+            if "error" not in result:
+                self._finish(state, stage, computed=True)
+            elif "culprit" in result:
+                self._repair(state, stage, result)
+            elif result["permanent"]:
+                self._fail(state, self._failure(stage, result))
+            else:
+                self._retry(state, stage, result)
+
+    def _watch(self, state: Progress, session: Session, future: Future[str], task: _Task) -> None:
+        """Stop a task that has been running for longer than the timeout of its stages."""
+        if task.since is None:
+            task.since = monotonic() if future.running() else None
+            return
+        if monotonic() - task.since < self._settings.timeout * len(task.stages):
+            return
+        future.cancel()
+        del self._running[future]
+        _release(session, task.stages)
+        self._lose(state, task, f"the stage took longer than the timeout of {self._settings.timeout:g} s")
+
+    def _lose(self, state: Progress, task: _Task, reason: str) -> None:
+        """Handle a task that ended without a result; stages whose results it stored are finished."""
+        blamed = False
+        for stage in task.stages:
+            if self._store.has(stage.id):
+                self._finish(state, stage, computed=True)
+            elif blamed:  # it had not been started
+                state.push(stage)
+            else:
+                blamed = True
+                self._retry(state, stage, {"error": "WorkerLostError", "message": reason, "permanent": False})
+
+    def _retry(self, state: Progress, stage: Stage, result: Mapping[str, Any]) -> None:
+        """Try a stage again, unless it was tried often enough."""
+        attempts = self._attempts[stage.id] = self._attempts.get(stage.id, 0) + 1
+        if attempts > self._settings.retries:
+            self._fail(state, self._failure(stage, result))
+            return
+        reason = f"{result['error']}: {result['message']}"
+        self._notify(lambda observer: observer.retried(stage, reason))
+        state.push(stage)
+
+    def _repair(self, state: Progress, stage: Stage, result: Mapping[str, Any]) -> None:
+        """Compute a stage again whose stored result is missing or damaged, and then the one that reads it."""
+        culprit = result["culprit"]
+        attempts = self._attempts[stage.id] = self._attempts.get(stage.id, 0) + 1
+        if attempts > self._settings.retries or culprit not in self._graph:
+            self._fail(state, self._failure(stage, result))
+            return
+        self._store.remove(culprit)
+        self._notify(lambda observer: observer.retried(self._graph[culprit], result["message"]))
+        state.recompute(culprit, stage)
+
+    def _failure(self, stage: Stage, result: Mapping[str, Any]) -> Failure:
+        attempts = max(self._attempts.get(stage.id, 1), 1)
+        log = result.get("log", "")
+        return Failure(stage, result["error"], result["message"], log, attempts, bool(result["permanent"]))
+
+    def _fail(self, state: Progress, failure: Failure) -> None:
+        stage = failure.stage
+        self._failures[stage.id] = failure
+        state.fail(stage.id)
+        if stage.id not in self._settings.known_failures:
+            record_failure(self._store, failure)
+        self._notify(lambda observer: observer.failed(failure))
+
+    def _finish(self, state: Progress, stage: Stage, *, computed: bool) -> None:
+        artifact = None
+        if computed:
+            try:
+                artifact = self._store.read(stage.id)
+            except MissingArtifactError:  # not visible yet, or removed by another command
+                self._retry(state, stage, {"error": "MissingArtifactError", "message": "no result", "permanent": False})
+                return
+            self._computed.append(stage.id)
+            self._work_seconds += float(artifact.about.get("seconds", 0.0))
+            if stage.id in self._attempts:
+                self._store.clear_failure(stage.id)
+        state.finish(stage.id)
+        self._notify(lambda observer: observer.finished(stage, artifact))
+
+    def _look_elsewhere(self, state: Progress, session: Session) -> None:
+        """Look at the stages that other commands compute: they are stored, abandoned, or still being computed."""
+        if not self._elsewhere:
+            return
+        for identity, stage in list(self._elsewhere.items()):
+            if self._store.has(identity):
+                del self._elsewhere[identity]
+                self._finish(state, stage, computed=False)
+            elif session.holder(identity) is None:
+                del self._elsewhere[identity]
+                state.push(stage)
+        if self._elsewhere and not self._running and not state.has_ready:
+            sleep(_POLL)
+
+    def _notify(self, event: Callable[[Observer], None]) -> None:
+        for observer in self._observers:
+            event(observer)
+
+
+def _release(session: Session, stages: Sequence[Stage]) -> None:
+    for stage in stages:
+        session.release(stage.id)
+
+
+def record_failure(store: Store, failure: Failure) -> None:
+    """Store a failure and its log, which a later command can report; errors of the store are ignored.
+
+    Args:
+        store: The store.
+        failure: The failure.
+    """
+    document = {
+        "label": failure.stage.label,
+        "kind": failure.stage.kind,
+        "error": failure.error,
+        "message": failure.message,
+        "attempts": failure.attempts,
+        "permanent": failure.is_permanent,
+    }
+    try:
+        store.write_failure(failure.stage.id, document)
+        store.write_log(failure.stage.id, failure.log)
+    except StorageError:  # the disk may be full, which was the failure
+        return

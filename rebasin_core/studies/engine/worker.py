@@ -1,0 +1,223 @@
+"""Computation of stages in one process: the driver, or a worker that gets its tasks as JSON text."""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+import shutil
+import socket
+import tempfile
+import traceback
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+
+from rebasin_core.errors import (
+    ConfigError,
+    DamagedArtifactError,
+    MissingArtifactError,
+    PluginError,
+    RebasinError,
+    StorageError,
+)
+from rebasin_core.studies.kinds.base import Context
+from rebasin_core.studies.kinds.catalogue import KINDS
+from rebasin_core.studies.kinds.options import ANY_DEVICE
+from rebasin_core.studies.kinds.workspace import Workspace
+from rebasin_core.studies.planning.contents import Contents
+from rebasin_core.studies.stage import Stage
+from rebasin_core.studies.store import Store
+from rebasin_core.tensors.memory import is_out_of_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+    from rebasin_core.studies.kinds.base import Work
+    from rebasin_core.studies.store import Artifact
+
+
+def compute_stage(workspace: Workspace, stage: Stage, sources: Mapping[str, Stage]) -> Artifact:
+    """Compute a stage and store its result, unless it is stored.
+
+    Args:
+        workspace: Store, device and caches.
+        stage: The stage; the results that it reads are stored.
+        sources: The stages of the datasets that it reads, by identity.
+
+    Returns:
+        The stored result.
+
+    Raises:
+        RebasinError: If the result cannot be computed from these inputs.
+        MissingArtifactError: If a result that it reads is not stored.
+        DamagedArtifactError: If a result that it reads is damaged.
+        StorageError: If the result cannot be written.
+    """
+    store = workspace.store
+    if store.has(stage.id):
+        return store.read(stage.id)
+    work = _work(workspace, stage)
+    scratch = store.scratch(stage.id)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="result-") as folder, _precision(work):
+        start = perf_counter()
+        product = work.compute(Context(workspace, stage, sources, Path(folder), scratch))
+        about = about_now(workspace.device, perf_counter() - start)
+        artifact = store.write(stage.document, product.documents, product.files, about)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return artifact
+
+
+def about_now(device: torch.device, seconds: float) -> dict[str, Any]:
+    """Return facts about a computation that are stored together with its result, and are not part of it.
+
+    Args:
+        device: The device.
+        seconds: Wall-clock time.
+
+    Returns:
+        Time, threads, device, host and versions, as plain JSON.
+    """
+    return {
+        "seconds": round(seconds, 4),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "host": socket.gethostname(),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def task_text(store: str, stages: list[Stage], sources: list[Stage], *, device: str) -> str:
+    """Return a task: stages that a worker computes sequentially.
+
+    Args:
+        store: Address of the store.
+        stages: The stages; none reads another one.
+        sources: The stages of the datasets that they read.
+        device: Device, as for `Workspace`.
+
+    Returns:
+        JSON, the argument of `run_task`.
+    """
+    listed = {"stages": [stage.as_json() for stage in stages], "sources": [stage.as_json() for stage in sources]}
+    return json.dumps({"store": store, "device": device, **listed})
+
+
+def run_task(text: str) -> str:
+    """Compute the stages of a task. Errors of stages are part of the result, with a log.
+
+    Args:
+        text: The task, from `task_text`.
+
+    Returns:
+        JSON: for each stage its identity, and its error if there was one.
+    """
+    task = json.loads(text)
+    workspace = _workspace(task["store"], task["device"])
+    sources = {stage.id: stage for stage in map(Stage.from_json, task["sources"])}
+    results = [_attempt(workspace, Stage.from_json(value), sources) for value in task["stages"]]
+    return json.dumps(results)
+
+
+@final
+class LocalRunner:
+    """Computes tasks in this process with a given workspace; errors of stages are raised, with their traceback.
+
+    Args:
+        workspace: The workspace.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    def __call__(self, text: str) -> str:
+        """Compute the stages of a task; stored results that are missing or damaged are part of the result."""
+        task = json.loads(text)
+        sources = {stage.id: stage for stage in map(Stage.from_json, task["sources"])}
+        results: list[dict[str, Any]] = []
+        for value in task["stages"]:
+            stage = Stage.from_json(value)
+            try:
+                compute_stage(self._workspace, stage, sources)
+                results.append({"id": stage.id})
+            except (MissingArtifactError, DamagedArtifactError) as error:
+                results.append({"id": stage.id, **described(error)})
+        return json.dumps(results)
+
+
+def _attempt(workspace: Workspace, stage: Stage, sources: Mapping[str, Stage]) -> dict[str, Any]:
+    """Compute one stage, and return its identity with its error, if any."""
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed), redirect_stderr(printed):
+            compute_stage(workspace, stage, sources)
+    except Exception as error:  # ruff: ignore[blind-except] - an error of one stage must not affect the others
+        log = printed.getvalue() + traceback.format_exc()
+        return {"id": stage.id, **described(error), "log": log[-_MAX_LOG:]}
+    return {"id": stage.id}
+
+
+_MAX_LOG = 100_000
+
+
+def described(error: BaseException) -> dict[str, Any]:
+    """Return an error of a stage as plain JSON.
+
+    Args:
+        error: The error.
+
+    Returns:
+        Class, message, whether the same stage would fail again (``permanent``), and the stage whose stored result is
+        missing or damaged (``culprit``), if that is the cause.
+    """
+    found: dict[str, Any] = {"error": type(error).__name__, "message": str(error) or repr(error)}
+    if isinstance(error, MissingArtifactError | DamagedArtifactError):
+        return {**found, "permanent": False, "culprit": error.id}
+    passing = isinstance(error, OSError) or is_out_of_memory(error)
+    own = isinstance(error, RebasinError) and not isinstance(error, StorageError)
+    return {**found, "permanent": own or not passing}
+
+
+def _work(workspace: Workspace, stage: Stage) -> Work:
+    """Return the computation of a stage; raise if this process has another kind of device or other code."""
+    work = KINDS[stage.kind].model_validate_json(stage.work)
+    required = getattr(getattr(work, "network", None), "device", ANY_DEVICE)
+    if required not in {ANY_DEVICE, workspace.device.type}:
+        message = f"expected a device of kind {required!r}, as the run requires, got {str(workspace.device)!r}"
+        raise ConfigError(message)
+    found = Contents(workspace.registry).code(work)
+    if found != dict(stage.code):
+        message = (
+            f"the stage was planned with {_shown(stage.code)}, and this process has {_shown(found.items())}; install "
+            "the same versions everywhere, and run the command again"
+        )
+        raise PluginError(message)
+    return work
+
+
+def _shown(code: object) -> str:
+    return ", ".join(f"{name} {number}" for name, number in dict(code).items())  # type: ignore[call-overload] # pairs
+
+
+@contextmanager
+def _precision(work: Work) -> Generator[None]:
+    """Use the precision of matrix products that the stage requires, and restore the previous one."""
+    network = getattr(work, "network", None)
+    before = torch.get_float32_matmul_precision()
+    with ExitStack() as stack:
+        if network is not None and network.precision != before:
+            stack.callback(torch.set_float32_matmul_precision, before)
+            torch.set_float32_matmul_precision(network.precision)
+        yield
+
+
+@lru_cache(maxsize=2)
+def _workspace(address: str, device: str) -> Workspace:
+    return Workspace(Store.open(address), device=device)

@@ -1,0 +1,1 @@
+"""The computations of the stages, one file per kind."""

@@ -1,0 +1,1 @@
+"""Plans: the graph of stages of a run or a study, from its file."""

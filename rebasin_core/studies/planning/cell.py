@@ -1,0 +1,291 @@
+"""The stages of one cell: one dataset, network and inference method, and everything that is computed with them."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+
+from rebasin_core.errors import ConfigError
+from rebasin_core.evaluation.likelihoods import CategoricalLikelihood, GaussianLikelihood
+from rebasin_core.studies.kinds.curve import CurveWork
+from rebasin_core.studies.kinds.data import DataWork
+from rebasin_core.studies.kinds.load import LoadWork
+from rebasin_core.studies.kinds.match import MatchWork
+from rebasin_core.studies.kinds.network import NetworkWork
+from rebasin_core.studies.kinds.options import ANY_DEVICE, DataOptions, NetworkOptions
+from rebasin_core.studies.kinds.scores import ScoresWork
+from rebasin_core.studies.kinds.train import TrainWork
+from rebasin_core.studies.planning.contents import Contents, is_point_file, paths_in
+from rebasin_core.studies.stage import Entries, Stage, entries
+from rebasin_core.tensors.digests import canonical_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from rebasin_core.barriers.base import BarrierEstimator
+    from rebasin_core.config.run import PosteriorSource, RunConfig, Split
+    from rebasin_core.evaluation.likelihood import Likelihood
+    from rebasin_core.matchers.base import Matcher
+    from rebasin_core.studies.graph import Graph
+    from rebasin_core.studies.kinds.base import Work
+
+
+@final
+class Prepared:
+    """A computation that many stages share: its options as JSON, and the code that it runs, computed once."""
+
+    def __init__(self, work: Work, contents: Contents) -> None:
+        self.kind = work.kind_name()
+        self.work = json.dumps(_with_absolute_paths(work))
+        self.options = _identity_of(work, contents)
+        self.code: Entries = entries(contents.code(work))
+
+    def stage(
+        self, label: str, *, reads: Mapping[str, Stage] | None = None, inputs: Mapping[str, str] | None = None
+    ) -> Stage:
+        """Return a stage of this computation.
+
+        Args:
+            label: Text for messages.
+            reads: Stages whose results it reads, by role.
+            inputs: Digests of contents that it reads, by name.
+
+        Returns:
+            The stage.
+        """
+        found = {role: stage.id for role, stage in (reads or {}).items()}
+        return Stage(self.kind, self.options, self.work, entries(found), entries(inputs or {}), self.code, label)
+
+
+@final
+class CellPlan:
+    """Adds the stages of one cell to a graph: posteriors, matches, curves and scores.
+
+    Args:
+        config: The run configuration of the cell; its posteriors are not used.
+        graph: Graph to which stages are added.
+        contents: Digests of contents.
+
+    Raises:
+        ConfigError: If the likelihood does not fit the dataset.
+        DataError: If the dataset cannot be read.
+    """
+
+    def __init__(self, config: RunConfig, graph: Graph, contents: Contents) -> None:
+        self.config = config
+        self._graph = graph
+        self._contents = contents
+        self._facts = contents.data(config.data, config.num_train, config.num_test)
+        # By identity of the strategy, which is much faster than its hash; the value keeps the strategy alive.
+        self._prepared: dict[tuple[object, ...], tuple[Prepared, object]] = {}
+
+    @cached_property
+    def likelihood(self) -> Likelihood:
+        """The likelihood of the configuration; by default the one that fits the dataset."""
+        config = self.config
+        target = self._facts.target
+        is_classification = target.kind == "classification"
+        chosen = config.likelihood
+        if chosen is None:
+            return CategoricalLikelihood() if is_classification else GaussianLikelihood(scale=config.noise_scale)
+        if is_classification != (chosen.targets == "classes"):
+            task = "classification" if chosen.targets == "classes" else "regression"
+            message = (
+                f"the likelihood `{chosen.name}` is for {task}, the dataset `{config.data.name}` for {target.kind}; "
+                "use `likelihood: auto`"
+            )
+            raise ConfigError(message)
+        return chosen
+
+    @cached_property
+    def options(self) -> NetworkOptions:
+        """The network and the numerical settings."""
+        device = self.config.device
+        return NetworkOptions(
+            architecture=self.config.architecture,
+            input_shape=self._facts.input_shape,
+            likelihood=self.likelihood,
+            output_size=self._facts.target.output_size,
+            dtype=self.config.dtype,
+            device=ANY_DEVICE if device == "auto" else device.partition(":")[0],
+            precision=torch.get_float32_matmul_precision(),
+        )
+
+    def data(self, split: Split) -> Stage:
+        """Add the stage of a split of the dataset."""
+        digest = self._facts.train if split == "train" else self._facts.test
+        prepared = self._once(f"data {split}", lambda: DataWork(data=self._data(split)))
+        return self._add(prepared.stage(f"{split} data", inputs={"examples": digest}))
+
+    @cached_property
+    def network(self) -> Stage:
+        """The stage of the network and its symmetries."""
+        work = NetworkWork(network=self.options, spec=self.config.spec, data=self._data("test"))
+        stage = Prepared(work, self._contents).stage("network", inputs={"examples": self._facts.inputs})
+        return self._add(stage)
+
+    def posterior(self, source: PosteriorSource, label: str) -> Stage:
+        """Add the stage of a posterior, trained or loaded.
+
+        Args:
+            source: Its seed or file.
+            label: Text for messages, such as ``reference``.
+
+        Returns:
+            The stage.
+
+        Raises:
+            FileFormatError: If the file cannot be read.
+        """
+        if source.path is not None:
+            path = source.path.absolute()
+            work = LoadWork(network=self.options, path=path)
+            digest = self._contents.file(path)
+            return self._add(Prepared(work, self._contents).stage(f"load {label}", inputs={"file": digest}))
+        training = self.training(source)
+        prepared = self._once(f"train {training.seed}", lambda: training, training.inference)
+        reads = {"train": self.data("train")}
+        if training.inference.uses_spec:
+            reads["network"] = self.network
+        return self._add(prepared.stage(f"train {label}", reads=reads))
+
+    def is_point(self, source: PosteriorSource) -> bool:
+        """Return whether a posterior is a single network."""
+        if source.path is not None:
+            return is_point_file(source.path)
+        return self.training(source).inference.is_point
+
+    def training(self, source: PosteriorSource) -> TrainWork:
+        """Return the training of a posterior from a seed."""
+        config = self.config
+        return TrainWork(
+            network=self.options,
+            inference=source.inference or config.inference,
+            seed=source.seed or 0,
+            batch_size=config.batch_size,
+            validation_fraction=config.validation_fraction,
+            validation_batch_size=config.evaluation_batch_size if config.validation_fraction else None,
+        )
+
+    def match(self, matcher: Matcher, reference: Stage, candidate: Stage, label: str) -> Stage:
+        """Add the stage of a match.
+
+        Args:
+            matcher: The matcher.
+            reference: Stage of the reference.
+            candidate: Stage of the candidate.
+            label: Text for messages.
+
+        Returns:
+            The stage.
+        """
+        config = self.config
+        batch_size = config.evaluation_batch_size if matcher.uses_task else None
+        prepared = self._once(
+            "match",
+            lambda: MatchWork(network=self.options, matcher=matcher, seed=config.seed, batch_size=batch_size),
+            matcher,
+        )
+        reads = {"network": self.network, "reference": reference, "candidate": candidate}
+        if matcher.uses_task:
+            reads["train"] = self.data("train")
+        return self._add(prepared.stage(f"match {label}", reads=reads))
+
+    def curve(
+        self,
+        barrier: BarrierEstimator,
+        split: Split,
+        reference: Stage,
+        candidate: Stage,
+        *,
+        match: Stage | None,
+        label: str,
+    ) -> Stage:
+        """Add the stage of a loss curve.
+
+        Args:
+            barrier: The barrier estimator.
+            split: Split of the dataset.
+            reference: Stage of the reference.
+            candidate: Stage of the candidate.
+            match: Stage of the match that aligns the candidate; None for the unaligned candidate.
+            label: Text for messages.
+
+        Returns:
+            The stage.
+        """
+        config = self.config
+        prepared = self._once(
+            "curve",
+            lambda: CurveWork(
+                network=self.options, barrier=barrier, seed=config.seed, batch_size=config.evaluation_batch_size
+            ),
+            barrier,
+        )
+        reads = {"data": self.data(split), "reference": reference, "candidate": candidate}
+        if barrier.uses_calibration:
+            reads["calibration"] = self.data("train")
+        if match is not None:
+            reads |= {"network": self.network, "match": match}
+        return self._add(prepared.stage(f"curve {label}", reads=reads))
+
+    def scores(self, split: Split, posterior: Stage, label: str) -> Stage:
+        """Add the stage of the scores of a posterior.
+
+        Args:
+            split: Split of the dataset.
+            posterior: Stage of the posterior.
+            label: Text for messages.
+
+        Returns:
+            The stage.
+        """
+        config = self.config
+        prepared = self._once(
+            "scores",
+            lambda: ScoresWork(network=self.options, seed=config.seed, batch_size=config.evaluation_batch_size),
+        )
+        reads = {"data": self.data(split), "posterior": posterior}
+        return self._add(prepared.stage(f"scores {label}", reads=reads))
+
+    def _data(self, split: Split) -> DataOptions:
+        count = self.config.num_train if split == "train" else self.config.num_test
+        return DataOptions(source=self.config.data, split=split, count=count)
+
+    def _once(self, kind: str, make: Callable[[], Work], strategy: object = None) -> Prepared:
+        """Return the prepared computation of a kind with a strategy; make it on the first call."""
+        key = (kind, id(strategy))
+        if key not in self._prepared:
+            self._prepared[key] = (Prepared(make(), self._contents), strategy)
+        return self._prepared[key][0]
+
+    def _add(self, stage: Stage) -> Stage:
+        return self._graph.add(stage)
+
+
+def _with_absolute_paths(work: Work) -> Any:  # ruff: ignore[any-type] - JSON
+    """Return the options of a computation as JSON, with absolute paths: workers can run in other folders."""
+    changed = {str(path): str(path.absolute()) for path in paths_in(work)}
+    return _replaced(json.loads(work.canonical_json()), changed)
+
+
+def _identity_of(work: Work, contents: Contents) -> str:
+    """Return the options that determine the result as canonical JSON, with digests instead of paths of files."""
+    document = json.loads(work.canonical_json())
+    for name in ("kind", *work.located):
+        document.pop(name, None)
+    found = paths_in(work, without=work.located)
+    digests = {str(path): f"sha256:{contents.file(path)}" for path in found if path.is_file()}
+    return canonical_json(_replaced(document, digests))
+
+
+def _replaced(value: Any, texts: Mapping[str, str]) -> Any:  # ruff: ignore[any-type] - JSON
+    """Return a JSON value in which some strings are replaced."""
+    if isinstance(value, dict):
+        return {key: _replaced(item, texts) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replaced(item, texts) for item in value]
+    return texts.get(value, value) if isinstance(value, str) else value
