@@ -15,17 +15,23 @@ _GAP = 2
 
 
 def plain_table(
-    rows: Sequence[Sequence[str]], headers: Sequence[str], *, align: Sequence[str] | None = None, width: int | None
+    rows: Sequence[Sequence[str]],
+    headers: Sequence[str],
+    *,
+    align: Sequence[str] | None = None,
+    width: int | None,
+    repeated: int = 1,
 ) -> str:
     """Return a table as text, split into several tables below each other if it is too wide.
 
-    Each part repeats the first column. A single column that does not fit next to the first one exceeds the width.
+    Each part repeats the first columns. A single column that does not fit next to them exceeds the width.
 
     Args:
         rows: Cells of each row.
         headers: Headings, which can have several lines.
         align: ``left`` or ``right`` for each column; all left if None.
         width: Maximum number of characters per line; None for no limit.
+        repeated: Number of columns that are repeated in each part.
 
     Returns:
         The table; parts are separated by an empty line.
@@ -33,7 +39,7 @@ def plain_table(
     sides = ["left"] * len(headers) if align is None else list(align)
 
     def part(columns: Sequence[int]) -> str:
-        chosen = [0, *columns] if columns else [0]
+        chosen = [*range(repeated), *columns]
         return tabulate(
             [[row[index] for index in chosen] for row in rows],
             headers=[headers[index] for index in chosen],
@@ -42,7 +48,7 @@ def plain_table(
         )
 
     parts: list[list[int]] = [[]]
-    for column in range(1, len(headers)):
+    for column in range(repeated, len(headers)):
         if parts[-1] and width is not None and _width(part([*parts[-1], column])) > width:
             parts.append([])
         parts[-1].append(column)

@@ -1,0 +1,45 @@
+"""The command `rebasin results`: tables, files and figures of the results of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rebasin_core.cli.output import terminal_width
+from rebasin_core.studies.results import read_results, write_figures
+from rebasin_core.studies.study import Study, load_study
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--store", help="Folder or address of the store (default: REBASIN_STORE, or rebasin-store).")
+@click.option("--group-by", metavar="NAMES", default="", help="Columns to group by, such as width,matcher.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write all curves to a CSV file.")
+@click.option("--parquet", type=click.Path(path_type=Path), help="Write all curves to a Parquet file.")
+@click.option("--figures", type=click.Path(path_type=Path), help="Draw the barriers into this folder.")
+def results(  # ruff: ignore[too-many-positional-arguments] - one for each option
+    file: Path, store: str | None, group_by: str, csv_path: Path | None, parquet: Path | None, figures: Path | None
+) -> None:
+    """Print the results of the study described in FILE.
+
+    The table has the mean barriers over pairs of posteriors, and over the cells that differ in other factors only.
+    Errors account for networks that several pairs share. Names of factors can be shortened to their last part. Without
+    --group-by, rows are grouped by all factors. The command also works while the study is computed.
+    """
+    study = Study(load_study(file), store, name=str(file.absolute()))
+    found = read_results(study)
+    names = [name.strip() for name in group_by.split(",") if name.strip()]
+    click.echo(found.group_by(*names).text(width=terminal_width()))
+    missing = len(study.plan.curves) - len(found.rows)
+    if missing:
+        click.echo(f"\n{missing} of {len(study.plan.curves)} curves are missing; `rebasin study {file}` computes them.")
+    if csv_path is not None:
+        found.to_csv(csv_path)
+        click.echo(f"\n{len(found.rows)} rows are in {csv_path}")
+    if parquet is not None:
+        found.to_parquet(parquet)
+        click.echo(f"\n{len(found.rows)} rows are in {parquet}")
+    if figures is not None and found.rows:
+        for path in write_figures(found, figures, *names):
+            click.echo(path)

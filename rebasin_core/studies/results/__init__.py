@@ -1,0 +1,9 @@
+"""Results of studies: one row per loss curve, means over pairs with jackknife errors, tables and figures."""
+
+from rebasin_core.studies.results.figures import draw_means, write_figures
+from rebasin_core.studies.results.reading import read_results
+from rebasin_core.studies.results.results import Results
+from rebasin_core.studies.results.row import Row
+from rebasin_core.studies.results.table import Group, Table
+
+__all__ = ["Group", "Results", "Row", "Table", "draw_means", "read_results", "write_figures"]
