@@ -78,7 +78,7 @@ def verify(address: str) -> None:
 
 @store.command()
 @_ADDRESS
-@click.option("--dry-run", is_flag=True, help="Print the objects to be removed, and keep them.")
+@click.option("--dry-run", is_flag=True, help="Print the numbers of objects without removing them.")
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),

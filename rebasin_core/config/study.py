@@ -45,7 +45,7 @@ RESERVED = frozenset({
 """Names of columns in tables of results, which factors cannot have."""
 
 _LABEL = re.compile(r"\w[\w.+\-]*")
-_LEVEL = re.compile(r"\w[\w ,.+\-]*")
+_MAX_LEVEL = 100
 _SECONDS_OF_A_DAY = 86_400.0
 Level: TypeAlias = int | float | str | bool | list[Any] | None
 """Level of a factor: a value of an option, or the name of a set of overrides."""
@@ -233,8 +233,9 @@ class StudyConfig(Options):
                 raise custom_error(message)
             names = list(levels) if is_grid and isinstance(levels, dict) else [] if is_grid else [name]
             for level in names:
-                if not _LEVEL.fullmatch(str(level)):
-                    message = f"expected a level of letters, digits, spaces and `_,.+-`, got {level!r}"
+                text = str(level)
+                if not text.isprintable() or not 0 < len(text) <= _MAX_LEVEL or {"/", "\\"} & set(text):
+                    message = f"expected a level of 1 to {_MAX_LEVEL} printable characters without slashes, got {text[:_MAX_LEVEL]!r}"
                     raise custom_error(message)
             if is_grid and str(name) in RESERVED | {VARIANT}:
                 message = f"`{name}` is the name of a column of results; choose another name"
