@@ -235,7 +235,8 @@ class StudyConfig(Options):
             for level in names:
                 text = str(level)
                 if not text.isprintable() or not 0 < len(text) <= _MAX_LEVEL or {"/", "\\"} & set(text):
-                    message = f"expected a level of 1 to {_MAX_LEVEL} printable characters without slashes, got {text[:_MAX_LEVEL]!r}"
+                    shown = repr(text[:_MAX_LEVEL])
+                    message = f"expected a level of 1 to {_MAX_LEVEL} printable characters without slashes, got {shown}"
                     raise custom_error(message)
             if is_grid and str(name) in RESERVED | {VARIANT}:
                 message = f"`{name}` is the name of a column of results; choose another name"
