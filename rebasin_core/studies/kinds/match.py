@@ -39,13 +39,16 @@ class MatchWork(Work):
     batch_size: PositiveInt | None = None
     """Batch size for matchers that run the network; None for others."""
 
+    num_examples: PositiveInt | None = None
+    """Number of training examples, from the first; all if None."""
+
     @override
     def compute(self, context: Context) -> Product:
         reference = context.posterior("reference", self.network)
         candidate = context.posterior("candidate", self.network)
         task = None
         if self.batch_size is not None:
-            batches = context.examples("train").batches(self.batch_size)
+            batches = context.examples("train").first(self.num_examples).batches(self.batch_size)
             task = Task(context.model(self.network), batches, self.network.likelihood)
         result = self.matcher.match(
             reference,

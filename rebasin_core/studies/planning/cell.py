@@ -173,6 +173,7 @@ class CellPlan:
             batch_size=config.batch_size,
             validation_fraction=config.validation_fraction,
             validation_batch_size=config.evaluation_batch_size if config.validation_fraction else None,
+            compiled=config.compiled,
         )
 
     def match(self, matcher: Matcher, reference: Stage, candidate: Stage, label: str) -> Stage:
@@ -191,7 +192,13 @@ class CellPlan:
         batch_size = config.evaluation_batch_size if matcher.uses_task else None
         prepared = self._once(
             "match",
-            lambda: MatchWork(network=self.options, matcher=matcher, seed=config.seed, batch_size=batch_size),
+            lambda: MatchWork(
+                network=self.options,
+                matcher=matcher,
+                seed=config.seed,
+                batch_size=batch_size,
+                num_examples=config.num_match if matcher.uses_task else None,
+            ),
             matcher,
         )
         reads = {"network": self.network, "reference": reference, "candidate": candidate}
@@ -242,7 +249,11 @@ class CellPlan:
         prepared = self._once(
             "curve",
             lambda: CurveWork(
-                network=self.options, barrier=barrier, seed=config.seed, batch_size=config.evaluation_batch_size
+                network=self.options,
+                barrier=barrier,
+                seed=config.seed,
+                batch_size=config.evaluation_batch_size,
+                num_calibration=config.num_calibration if barrier.uses_calibration else None,
             ),
             barrier,
         )
@@ -267,7 +278,12 @@ class CellPlan:
         config = self.config
         prepared = self._once(
             "scores",
-            lambda: ScoresWork(network=self.options, seed=config.seed, batch_size=config.evaluation_batch_size),
+            lambda: ScoresWork(
+                network=self.options,
+                seed=config.seed,
+                num_samples=config.num_score_samples,
+                batch_size=config.evaluation_batch_size,
+            ),
         )
         reads = {"data": self.data(split), "posterior": posterior}
         return self._add(prepared.stage(f"scores {label}", reads=reads))
