@@ -94,7 +94,7 @@ def signatures(world: World) -> dict[str, object]:
     pair = (symmetries, reference, candidate, world.seed)
     weight = (pair, world.max_sweeps)
     activation = (pair, train, world.num_match, world.evaluation_batch_size)
-    curve = (
+    curve: tuple[object, ...] = (
         network,
         reference,
         candidate,
