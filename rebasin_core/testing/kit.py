@@ -28,6 +28,7 @@ from rebasin_core.testing import (  # ruff: ignore[unused-import] - their import
     pair_laws,
     path_laws,
     posterior_laws,
+    study_laws,
     tracker_laws,
 )
 from rebasin_core.testing.examples.registered import examples_of
