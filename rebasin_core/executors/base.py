@@ -29,7 +29,7 @@ class Executor(Strategy):
           seconds, or it returns False and does not disturb the task. Other tasks are not affected.
         - *Shutdown*: ``shutdown(cancel_futures=True)`` stops all tasks that can be stopped, and all workers.
         - *No orphans*: workers exit if the process that opened the executor exits, even if it is killed.
-        - *Studies*: a study has the same artifacts as in one process with as many threads.
+        - *Studies*: a study has the same artifacts as in one process with an equal number of threads.
         - *Context*: the executor is a context manager, and can be opened several times.
     """
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @law("executor")
 def studies(config: object, folder: Path) -> None:
-    """A small study through the executor has the same artifacts as in this process with as many threads."""
+    """A small study through the executor has the same artifacts as in this process with equally many threads."""
     executor = cast("Executor", config)
     random = np.random.default_rng(0)
     x = random.normal(size=(60, 3))
