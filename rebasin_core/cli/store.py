@@ -58,19 +58,24 @@ def list_command(address: str, kind: str | None) -> None:
 
 @store.command()
 @_ADDRESS
-def verify(address: str) -> None:
+@click.option("--remove", is_flag=True, help="Remove damaged artifacts; their studies then compute them again.")
+def verify(address: str, remove: bool) -> None:  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     """Compare all stored files with their checksums.
 
     Reads the whole store. Prints damaged artifacts, and the number of files that belong to no artifact. The exit code
-    is 1 if there is damage. Running a study again replaces its damaged artifacts.
+    is 1 if there is damage. A study that reads a damaged artifact computes it again; with --remove, also the study that
+    requests it as a result.
     \f
 
     Raises:
         SystemExit: If there is damage.
     """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
-    found = verify_store(_opened(address))
+    opened = _opened(address)
+    found = verify_store(opened)
     for identity, why in sorted(found.damaged.items()):
         click.echo(f"DAMAGED {identity}: {why}")
+        if remove:
+            opened.remove(identity)
     for digest, why in sorted(found.damaged_files.items()):
         click.echo(f"DAMAGED file {digest}, of no artifact: {why}")
     if found.damaged_roots:
@@ -79,6 +84,31 @@ def verify(address: str) -> None:
     click.echo(f"{contents}, {len(found.damaged)} artifacts damaged, {len(found.unreferenced)} files of no artifact")
     if not found.passed:
         raise SystemExit(ExitCode.FAILED)
+
+
+@store.command()
+@click.argument("stage", metavar="ID")
+@_ADDRESS
+def log(stage: str, address: str) -> None:
+    """Print the error of a stage that failed, and its log.
+
+    ID is the identity of the stage, or its first digits, as printed by `rebasin study`.
+    \f
+
+    Raises:
+        InvalidInputError: If there is no such failure, or several.
+    """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
+    opened = _opened(address)
+    failures = opened.read_failures()
+    found = [identity for identity in failures if identity.startswith(stage)]
+    if len(found) != 1:
+        known = ", ".join(identity[:_DIGITS] for identity in found or failures) or "none"
+        message = f"{len(found)} failed stages have an identity that starts with {stage!r}; failed stages: {known}"
+        raise InvalidInputError(message)
+    document = failures[found[0]] if isinstance(failures[found[0]], dict) else {}
+    click.echo(f"{document.get('label')} ({found[0]})")
+    click.echo(f"{document.get('error')}: {document.get('message')} (attempts: {document.get('attempts')})")
+    click.echo((opened.read_log(found[0]) or "no log").rstrip())
 
 
 @store.command()
