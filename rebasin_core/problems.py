@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from rebasin_core.errors import nearest
 
@@ -112,3 +112,17 @@ def _sentence(options: Collection[str], problem: ErrorDetails) -> str:
         text = text.replace(start, replacement)
     text = text.replace("Input should be", "expected")
     return f"{text[:1].lower()}{text[1:]}, got {problem['input']!r}"
+
+
+def problem_at(location: tuple[str | int, ...], sentence: str) -> ValidationError:
+    """Return a validation error at a location.
+
+    Args:
+        location: Location of the problem, relative to the validated value.
+        sentence: The message.
+
+    Returns:
+        The error that a validator has to raise.
+    """
+    detail: InitErrorDetails = {"type": custom_error(sentence), "loc": location, "input": None}
+    return ValidationError.from_exception_data("options", [detail])

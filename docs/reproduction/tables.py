@@ -1,19 +1,18 @@
-"""Print the tables of the study from the records of ``study.py measure``; draw the figure from the tables of the page.
+"""Print the tables of studies from the CSV files of ``rebasin results``; draw the figure from the tables of the page.
 
-python docs/reproduction/tables.py study.jsonl
+python docs/reproduction/tables.py widths.csv ablations.csv
 python docs/reproduction/tables.py --page docs/reproduction/index.md --figure docs/reproduction/widths.svg
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import csv
 import statistics
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
-from study import SAMPLES
 from tabulate import tabulate
 
 from rebasin_core.analysis import mean_over_pairs
@@ -21,57 +20,55 @@ from rebasin_core.report import save_figure, styled_figure
 from rebasin_core.report.style import COLORS, LINES, UNALIGNED_COLOR
 
 ALIGNMENTS = ("unaligned", "weight", "wasserstein", "activation")
-# Single networks with prior scale 0.1, and (`matched`) with the regularization of the means of the posteriors.
-METHODS = {"vi": ("vi", "p0.05-kl0.05"), "map": ("map", "p0.1"), "matched": ("map", "p0.223607")}
-Records = dict[str, list[dict[str, Any]]]
+Row: TypeAlias = dict[str, str]
 
 
-def read(path: Path) -> dict[str, Records]:
-    """Return the records by cell and alignment."""
-    found: dict[str, Records] = defaultdict(lambda: defaultdict(list))
-    for line in path.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        # Records with another number of samples than the default form a separate cell.
-        num_samples = record.get("samples", SAMPLES)
-        cell = record["cell"] if num_samples == SAMPLES else f"{record['cell']}-{num_samples}"
-        found[cell][record["alignment"]].append(record)
-    return found
+def tables(path: Path) -> str:
+    """Return one Markdown table for each barrier estimator and each level of all factors but the last.
+
+    The last factor has one row for each level. Factors are the columns before ``reference``.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    names = list(reader.fieldnames or ())
+    *outer, last = names[: names.index("reference")]
+    found: dict[tuple[str, ...], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        found[*(row[name] for name in outer), row["barrier"]][row[last]].append(row)
+    return "\n".join(
+        f"\n### {path.stem}: {', '.join(title)}\n\n{table(last, levels)}" for title, levels in found.items()
+    )
 
 
-def table(cells: dict[str, Records], chosen: list[tuple[str, str]]) -> str:
-    """Return a Markdown table with one row per cell."""
-    rows = []
-    for label, name in chosen:
-        if name not in cells:
-            continue
-        records = cells[name]
-        row = [label]
-        for alignment in ALIGNMENTS:
-            heights = {tuple(record["pair"]): record["height"] for record in records.get(alignment, [])}
-            estimate = mean_over_pairs(heights) if heights else None
-            row.append("" if estimate is None else f"{estimate.mean:.4f} ± {estimate.stderr:.4f}")
-        unaligned = records["unaligned"]
-        monte_carlo = max(r["stderr"] for records in records.values() for r in records)
-        aligned = records.get("wasserstein") or records["weight"]  # equal for single networks
-        data = statistics.mean(r["data_stderr"] for r in aligned)
-        endpoint = statistics.mean(score for r in unaligned for score in (r["scores"][0], r["scores"][2]))
-        midpoint = statistics.mean(r["scores"][1] for r in aligned)
-        rows.append([*row, f"{monte_carlo:.4f}", f"{data:.4f}", f"{100 * endpoint:.2f}", f"{100 * midpoint:.2f}"])
-    headers = [
-        "",
-        *(f"`{a}`" if a != "unaligned" else a for a in ALIGNMENTS),
-        "MC s.e.",
-        "data s.e.",
-        "endpoint (%)",
-        "midpoint (%)",
-    ]
-    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
-
-
-def widths(data: str, method: str) -> list[tuple[str, str]]:
-    """Return the cells of all widths, with their labels."""
-    name, options = METHODS[method]
-    return [(str(w), f"{data}-mlp-{name}-w{w}-d3-{options}-e8-n60000") for w in (64, 128, 256, 512, 1024)]
+def table(factor: str, levels: dict[str, list[Row]]) -> str:
+    """Return a Markdown table with one row for each level."""
+    known = {row["alignment"] for rows in levels.values() for row in rows}
+    alignments = [name for name in ALIGNMENTS if name in known]
+    lines = []
+    for level, rows in levels.items():
+        line = [level]
+        for alignment in alignments:
+            heights = {
+                (r["reference"], r["candidate"]): float(r["height"]) for r in rows if r["alignment"] == alignment
+            }
+            estimate = mean_over_pairs(heights)
+            line.append(f"{estimate.mean:.4f} ± {estimate.stderr:.4f}")
+        aligned = [r for r in rows if r["alignment"] == ("wasserstein" if "wasserstein" in known else "weight")]
+        monte_carlo = max(float(r["height_stderr"]) for r in rows)
+        data = statistics.mean(float(r["height_data_stderr"]) for r in aligned)
+        endpoints = [float(r[name]) for r in aligned for name in ("reference_score", "candidate_score")]
+        midpoint = statistics.mean(float(r["midpoint_score"]) for r in aligned)
+        line += [
+            f"{monte_carlo:.4f}",
+            f"{data:.4f}",
+            f"{100 * statistics.mean(endpoints):.2f}",
+            f"{100 * midpoint:.2f}",
+        ]
+        lines.append(line)
+    names = [name if name == "unaligned" else f"`{name}`" for name in alignments]
+    headers = [factor, *names, "MC s.e.", "data s.e.", "endpoint (%)", "midpoint (%)"]
+    return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
 
 
 def heights(page: str, data: str, method: str) -> dict[str, list[tuple[int, float, float]]]:
@@ -109,52 +106,16 @@ def figure(page: str, path: Path) -> None:
 
 
 def main() -> None:
-    """Print the tables of a file of records, or draw the figure of a page."""
+    """Print the tables of result files, or draw the figure of a page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("lines", type=Path, nargs="?")
+    parser.add_argument("results", type=Path, nargs="*", help="CSV files of `rebasin results`")
     parser.add_argument("--page", type=Path)
     parser.add_argument("--figure", type=Path, default=Path("widths.svg"))
     arguments = parser.parse_args()
     if arguments.page:
         figure(arguments.page.read_text(encoding="utf-8"), arguments.figure)
-    if not arguments.lines:
-        return
-    cells = read(arguments.lines)
-    base = "mnist-mlp-vi-w256"
-    others = [
-        ("baseline", f"{base}-d3-p0.05-kl0.05-e8-n60000"),
-        *((f"KL weight {k}", f"{base}-d3-p0.05-kl{k}-e8-n60000") for k in ("0.01", "0.2", "1")),
-        *((f"{d} hidden layer{'s' * (d > 1)}", f"{base}-d{d}-p0.05-kl0.05-e8-n60000") for d in (1, 2, 5)),
-        *((f"prior scale {p}", f"{base}-d3-p{p}-kl0.05-e8-n60000") for p in ("0.025", "0.1", "0.2")),
-        ("20,000 examples", f"{base}-d3-p0.05-kl0.05-e24-n20000"),
-        ("5,000 examples", f"{base}-d3-p0.05-kl0.05-e96-n5000"),
-    ]
-    name = others[0][1]
-    samples = [(str(n), name if n == SAMPLES else f"{name}-{n}") for n in (2, 4, SAMPLES, 64, 256)]
-    fashion = widths("fashion_mnist", "vi")[3][1]
-    rates = [
-        ("baseline (0.001)", fashion),
-        *((f"learning rate {rate}", f"{fashion}-r{rate}") for rate in ("0.003", "0.01")),
-    ]
-    cifar = [
-        ("ResNet-20, FRN, mean field", "cifar10-resnet-vi-w1-d20-p0.1-kl0.05-e3-n50000-8"),
-        ("ResNet-20, FRN, single networks", "cifar10-resnet-map-w1-d20-p0.1-e3-n50000"),
-        ("mean field", "cifar10-mlp-vi-w512-d3-p0.05-kl0.05-e12-n50000"),
-        ("single networks", "cifar10-mlp-map-w512-d3-p0.1-e12-n50000"),
-    ]
-    for title, chosen in (
-        ("MNIST, mean-field posteriors", widths("mnist", "vi")),
-        ("Fashion-MNIST, mean-field posteriors", widths("fashion_mnist", "vi")),
-        ("MNIST, single networks", widths("mnist", "map")),
-        ("Fashion-MNIST, single networks", widths("fashion_mnist", "map")),
-        ("MNIST, single networks, regularized like the means of the posteriors", widths("mnist", "matched")),
-        ("Fashion-MNIST, single networks, regularized like the means", widths("fashion_mnist", "matched")),
-        ("MNIST, mean-field posteriors, 3 x 256, ablations", others),
-        ("MNIST, mean-field posteriors, 3 x 256, number of samples", samples),
-        ("Fashion-MNIST, mean-field posteriors, 3 x 512, learning rate", rates),
-        ("CIFAR-10", cifar),
-    ):
-        print(f"\n### {title}\n\n{table(cells, chosen)}")
+    for path in arguments.results:
+        print(tables(path))
 
 
 if __name__ == "__main__":

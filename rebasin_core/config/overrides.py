@@ -16,7 +16,8 @@ def overridden(document: dict[str, Any], overrides: Overrides) -> dict[str, Any]
 
     Args:
         document: Options as plain JSON; not changed.
-        overrides: New values by dotted names; numbers are indices of lists.
+        overrides: New values by dotted names; numbers are indices of lists. Values of whole components are applied
+            before those of their options.
 
     Returns:
         The new options, not validated. Unchanged parts are shared with the given ones.
@@ -29,7 +30,7 @@ def overridden(document: dict[str, Any], overrides: Overrides) -> dict[str, Any]
         {'inference': {'name': 'map', 'epochs': 8}}
     """
     found: Any = document
-    for name, value in overrides.items():
+    for name, value in sorted(overrides.items(), key=lambda item: item[0].count(".")):
         found = _replaced(found, name.split("."), value, name)
     return dict(found)
 

@@ -1,10 +1,11 @@
-"""The JSON schema of run files, including all registered components."""
+"""The JSON schemas of run and study files, including all registered components."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from rebasin_core.config.run import RunConfig
+from rebasin_core.config.study import StudyConfig
 from rebasin_core.strategy import FAMILY_KEY
 
 if TYPE_CHECKING:
@@ -21,7 +22,36 @@ def run_schema(strategies: Mapping[str, Iterable[type[Any]]]) -> dict[str, Any]:
         A JSON schema (draft 2020-12). A component of a family is either a registered name, or an object with ``name``
         and options.
     """
-    schema = RunConfig.model_json_schema()
+    return _with_components(RunConfig.model_json_schema(), strategies)
+
+
+def study_schema(strategies: Mapping[str, Iterable[type[Any]]]) -> dict[str, Any]:
+    """Return the JSON schema of a study file.
+
+    Args:
+        strategies: Registered classes by family.
+
+    Returns:
+        A JSON schema (draft 2020-12). The base is the path of a run file, or its content. Matchers and barriers are
+        lists, or mappings by label.
+    """
+    schema = StudyConfig.model_json_schema()
+    options = schema["properties"]
+    options["base"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/RunConfig"}]} | _described(options["base"])
+    options["seeds"] = {"anyOf": [{"type": "integer", "minimum": 1}, options["seeds"]]} | _described(options["seeds"])
+    for name in ("matchers", "barriers"):
+        component = options[name]["additionalProperties"]
+        either = [{"type": "object", "additionalProperties": component}, {"type": "array", "items": component}]
+        options[name] = {"anyOf": either} | _described(options[name])
+    return _with_components(schema, strategies)
+
+
+def _described(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: part[key] for key in ("description", "title") if key in part}
+
+
+def _with_components(schema: dict[str, Any], strategies: Mapping[str, Iterable[type[Any]]]) -> dict[str, Any]:
+    """Return a schema with the definitions of all components."""
     definitions = schema.setdefault("$defs", {})
     for family, kinds in strategies.items():
         choices: list[dict[str, Any]] = []

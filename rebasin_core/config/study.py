@@ -28,14 +28,20 @@ from rebasin_core.errors import ConfigError
 from rebasin_core.executors.base import Executor
 from rebasin_core.executors.in_process import InProcessExecutor
 from rebasin_core.matchers.base import Matcher
-from rebasin_core.problems import custom_error, messages
+from rebasin_core.problems import custom_error, messages, problem_at
 from rebasin_core.strategy import Options
 from rebasin_core.tracking.base import Tracker
 
 VARIANT = "variant"
 """Name of the factor of the variants."""
 
-RESERVED = frozenset({"reference", "candidate", "split", "barrier", "alignment", "matcher", "unaligned"})
+RESERVED = frozenset({
+    *("reference", "candidate", "split", "barrier", "alignment", "matcher", "unaligned", "metric", "height"),
+    *("height_stderr", "height_data_stderr", "height_bias", "location", "interior_excess", "interior_location"),
+    *("reference_loss", "midpoint_loss", "candidate_loss", "baseline", "score_name", "reference_score"),
+    *("midpoint_score", "candidate_score", "distance", "objective", "seconds", "match_seconds", "threads", "device"),
+    "id",
+})
 """Names of columns in tables of results, which factors cannot have."""
 
 _LABEL = re.compile(r"\w[\w.+\-]*")
@@ -206,9 +212,8 @@ class StudyConfig(Options):
         found: dict[RunConfig, Cell] = {}
         for combination in itertools.product(*levels.values()):
             factors = {name: level for name, (level, _) in zip(levels, combination, strict=True)}
-            document = base
-            for _, overrides in combination:
-                document = overridden(document, overrides)
+            overrides = {option: value for _, level in combination for option, value in level.items()}
+            document = overridden(base, overrides) if overrides else base
             has_pairs = factors.get(VARIANT) not in self.no_pairs or VARIANT not in factors
             cell = Cell(factors, self.base if document is base else _validated(document, factors, lookup), has_pairs)
             if cell.config in found:
@@ -221,6 +226,13 @@ class StudyConfig(Options):
     @classmethod
     def _usable_names(cls, value: Mapping[Any, Any], info: ValidationInfo) -> Mapping[Any, Any]:
         for name, levels in value.items():
+            if not _LABEL.fullmatch(str(name)):
+                message = f"expected a name of letters, digits and `_.+-`, got {name!r}"
+                raise custom_error(message)
+            for level in levels if isinstance(levels, dict) and info.field_name == "grid" else ():
+                if not _LABEL.fullmatch(str(level)):
+                    message = f"expected a level of letters, digits and `_.+-`, got {level!r}"
+                    raise custom_error(message)
             if str(name) in RESERVED | {VARIANT}:
                 message = f"`{name}` is the name of a column of results; choose another name"
                 raise custom_error(message)
@@ -251,9 +263,31 @@ class StudyConfig(Options):
         if unknown:
             message = f"`pairs` names {sorted(unknown)}, expected names among {list(names)}"
             raise ValueError(message)
+        pairs = self.pairs_of_members()
+        if len(set(pairs)) < len(pairs):
+            message = "expected different pairs, got a pair twice"
+            raise ValueError(message)
         if any(reference == candidate for reference, candidate in self.pairs_of_members()):
             message = "expected pairs of two different posteriors"
             raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _one_factor_per_option(self) -> Self:
+        """Require that every option is set by one factor, and that the study does not replace it."""
+        replaced = {"reference": "posteriors", "candidate": "posteriors"}
+        replaced |= {"matchers": "matchers"} if self.matchers else {}
+        replaced |= {"barrier": "barriers"} if self.barriers else {}
+        owners: dict[str, str] = {}
+        for name, levels in self.levels().items():
+            location: tuple[str, ...] = ("variants",) if name == VARIANT else ("grid", name)
+            for option in {option: None for _, overrides in levels for option in overrides}:
+                own = replaced.get(option.partition(".")[0])
+                if own is not None:
+                    raise problem_at(location, f"`{option}` has no effect in a study; use `{own}` of the study")
+                owner = owners.setdefault(option, name)
+                if owner != name:
+                    raise problem_at(location, f"`{option}` is already set by the factor `{owner}`")
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from abc import ABC, abstractmethod
@@ -25,7 +26,7 @@ from rebasin_core.errors import InvalidInputError, nearest
 from rebasin_core.strategy import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pydantic_core import InitErrorDetails
 
@@ -58,6 +59,12 @@ def _plain(value: object) -> object:
         return value
     message = f"expected a finite number, a string, true, false, null, or a list of these, got {value!r}"
     raise ValueError(message)
+
+
+@functools.cache
+def _signature(kind: Callable[..., object]) -> tuple[inspect.Parameter, ...]:
+    """Return the arguments of a torch class, without the first: the parameters or the optimizer."""
+    return tuple(inspect.signature(kind).parameters.values())[1:]
 
 
 class AbstractTorchOptions(Options, ABC):
@@ -103,7 +110,8 @@ class AbstractTorchOptions(Options, ABC):
 
     @model_validator(mode="after")
     def _check_arguments(self) -> Self:
-        signature = list(inspect.signature(self._class()).parameters.values())[1:]  # without `params` or `optimizer`
+        make: Callable[..., object] = self._class()
+        signature = _signature(make)
         given = self._arguments()
         known = {parameter.name for parameter in signature}
         problems = [

@@ -87,6 +87,8 @@ def test_plugins_and_schema(tmp_path: Path, called: Called) -> None:
     assert {"kl,", "wasserstein,", "weight"} <= set(listed.stdout.split())
     _, schema, _ = called("schema", cwd=tmp_path)
     assert "matchers" in json.loads(schema)["properties"]
+    _, schema, _ = called("schema", "--study", cwd=tmp_path)
+    assert "seeds" in json.loads(schema)["properties"]
 
 
 def test_interruption_prints_how_to_resume(tmp_path: Path) -> None:

@@ -103,10 +103,14 @@ def test_every_hook_is_explained() -> None:
     assert not [hook for hook in HOOKS.values() if f"`{hook}`" not in text]
 
 
-def test_run_files_in_the_pages_are_valid(tmp_path: Path, builtin_registry: Registry) -> None:
+def test_run_files_and_study_files_in_the_pages_are_valid(tmp_path: Path, builtin_registry: Registry) -> None:
     block = re.search(r"```yaml\n(.*?)```", TEXT[ROOT / "docs" / "run-files.md"], re.DOTALL)
     assert block
     (tmp_path / "run.yaml").write_text(block[1])
     rebasin_core.load_run(tmp_path / "run.yaml", registry=builtin_registry)
     for path in sorted((ROOT / "docs").rglob("*.yaml")):
-        rebasin_core.load_run(path, registry=builtin_registry)
+        is_study = re.search(r"^base:", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if is_study:
+            rebasin_core.load_study(path, registry=builtin_registry).cells()
+        else:
+            rebasin_core.load_run(path, registry=builtin_registry)

@@ -12,7 +12,7 @@ from rebasin_core.studies.results.row import Scalar
 def row(
     pair: tuple[str, str], alignment: str, height: float, *, split: str = "test", barrier: str = "m", **factors: Scalar
 ) -> Row:
-    """Return a row; ``__`` in the name of a factor stands for a dot."""
+    """Return a row; ``__`` in the name of a factor is replaced by a dot."""
     return Row(
         factors={name.replace("__", "."): level for name, level in factors.items()},
         reference=pair[0],

@@ -74,7 +74,7 @@ def test_parquet_and_the_data_frame_have_the_values_and_their_types(tmp_path: Pa
     assert list(frame.columns) == list(table)
 
 
-def test_files_are_replaced_or_the_error_says_why(tmp_path: Path) -> None:
+def test_files_are_replaced_or_the_error_names_the_reason(tmp_path: Path) -> None:
     results = Results(tuple(study()))
     (tmp_path / "folder").mkdir()
     for write in (results.to_csv, results.to_parquet):

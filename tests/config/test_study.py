@@ -1,0 +1,135 @@
+"""Study files: cells, pairs, and errors with the file, the line and the nearest name."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import pytest
+
+import rebasin_core as rc
+from rebasin_core.config.schema import study_schema
+from rebasin_core.config.study import RESERVED, VARIANT
+from rebasin_core.plugin.registry import FAMILIES
+from rebasin_core.studies.results.row import COLUMNS
+
+BASE = "base: {data: digits, architecture: mlp}\n"
+
+
+def load(text: str, folder: Path) -> rc.StudyConfig:
+    (folder / "study.yaml").write_text(text)
+    return rc.load_study(folder / "study.yaml")
+
+
+def test_cells_are_the_product_of_the_grid_and_the_variants(tmp_path: Path) -> None:
+    study = load(
+        BASE
+        + """
+grid:
+  inference.kl_weight: [0.05, 1.0]
+  width: {narrow: {architecture.hidden: [8]}, wide: {architecture.hidden: [16, 16], batch_size: 7}}
+variants:
+  short: {inference.epochs: 1}
+  long: {inference.epochs: 9}
+""",
+        tmp_path,
+    )
+    assert [tuple(cell.factors.values()) for cell in study.cells()] == [
+        (weight, width, variant)
+        for weight in (0.05, 1.0)
+        for width in ("narrow", "wide")
+        for variant in ("short", "long")
+    ]
+
+
+def test_whole_components_are_overridden_before_their_options(tmp_path: Path) -> None:
+    variants = "variants: {map: {inference: map}, vi: {inference.kl_weight: 0.5}}\n"
+    study = load(BASE + "grid: {inference.epochs: [3, 5]}\n" + variants, tmp_path)
+    assert [cell.config.inference for cell in study.cells()] == [
+        method
+        for epochs in (3, 5)
+        for method in (rc.inference.MAPInference(epochs=epochs), rc.inference.MeanFieldVI(epochs=epochs, kl_weight=0.5))
+    ]
+    variants = "variants: {map: {inference: map}, vi: {batch_size: 5}}\n"
+    study = load(BASE + "grid: {inference.kl_weight: [0.1]}\n" + variants, tmp_path)
+    with pytest.raises(rc.errors.ConfigError, match=r"variant=map.*kl_weight: unknown option"):
+        study.cells()
+
+
+def test_a_cell_has_the_options_of_its_levels(tmp_path: Path) -> None:
+    text = BASE + "grid:\n  width: {a: {architecture.hidden: [8]}, b: {architecture.hidden: [16], batch_size: 7}}\n"
+    first, second = load(text, tmp_path).cells()
+    assert first.config == rc.RunConfig(data="digits", architecture={"name": "mlp", "hidden": [8]})
+    assert second.config == first.config.replace(architecture={"name": "mlp", "hidden": [16]}, batch_size=7)
+    assert dict(second.factors) == {"width": "b"}
+
+
+def test_a_base_file_is_relative_to_the_study_and_has_its_own_errors(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "run.yaml").write_text("data: digits\narchitecture: mlp\nbatch_size: 7\n")
+    study = load("base: runs/run.yaml\nseeds: 2\n", tmp_path)
+    assert study.base.batch_size == 7
+    (tmp_path / "runs" / "run.yaml").write_text("data: digits\narchitecture: mlp\nbatch_sise: 7\n")
+    with pytest.raises(
+        rc.errors.ConfigError, match=r"run.yaml:3: batch_sise: unknown option; did you mean 'batch_size'"
+    ):
+        load("base: runs/run.yaml\n", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("grid:\n  inference.kl_weigth: [0.1]\n", "study.yaml:3: .*did you mean 'kl_weight'"),
+        ("grid:\n  batch_size:\n  - 3\n  - 0\n", r"study.yaml:5: .*greater than 0, got 0"),
+        ("variants:\n  a:\n    batch_size: 1\n    dtype: int\n", "study.yaml:5: .*got 'int'"),
+        ("grid:\n  height: [1]\n", "`height` is the name of a column"),
+        ("grid:\n  a/b: {x: {batch_size: 1}}\n", "expected a name of letters, digits and .* got 'a/b'"),
+        ("grid:\n  a: {../x: {batch_size: 1}}\n", r"expected a level of letters, .* got '../x'"),
+        (
+            "grid:\n  batch_size: [1, 2]\n  b: {x: {batch_size: 3}}\n",
+            "study.yaml:4: grid.b: `batch_size` is already set by the factor `batch_size`",
+        ),
+        (
+            "grid:\n  candidate.seed: [1, 2]\n",
+            "study.yaml:3: .*`candidate.seed` has no effect in a study; use `posteriors`",
+        ),
+        ("matchers: [kl]\ngrid:\n  matchers: [[weight], [kl]]\n", "study.yaml:4: .*no effect .* use `matchers`"),
+        ("grid:\n  batch_size: [4, 4]\n", "have equal options"),
+        ("matchers: [weight, weight]\n", "'weight' twice; use a mapping with labels"),
+        ("matchers: {unaligned: weight}\n", "got 'unaligned'"),
+        ("pairs: [[1, 4]]\n", r"`pairs` names \['4'\]"),
+        ("pairs: [[1, 2], [1, 2]]\n", "got a pair twice"),
+        ("pairs: [[1, 1]]\n", "two different posteriors"),
+        ("seeds: [1, 1]\n", "expected different seeds"),
+        ("sedes: 3\n", "study.yaml:2: sedes: unknown option; did you mean 'seeds'"),
+    ],
+)
+def test_errors_have_the_line_and_the_way_out(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(rc.errors.ConfigError, match=message):
+        load(BASE + text, tmp_path).cells()
+
+
+def test_pairs_and_labels(tmp_path: Path) -> None:
+    study = load(BASE + "pairs: {against: 2}\nmatchers: {w: weight, w5: {name: weight, max_sweeps: 5}}\n", tmp_path)
+    assert study.pairs_of_members() == (("2", "1"), ("2", "3"))
+    assert study.matchers == {"w": rc.matchers.WeightMatcher(), "w5": rc.matchers.WeightMatcher(max_sweeps=5)}
+    named = load(BASE + "posteriors: {a: {path: a.safetensors}, b: {seed: 3}}\n", tmp_path)
+    assert named.pairs_of_members() == (("a", "b"),)
+
+
+def test_columns_of_the_results_are_reserved() -> None:
+    assert {*COLUMNS, "matcher", "unaligned"} == RESERVED
+    assert VARIANT not in RESERVED
+
+
+def test_the_schema_of_studies_has_every_option_and_component(builtin_registry: rc.Registry) -> None:
+    kinds = {f: [builtin_registry.strategy_class(f, n) for n in builtin_registry.names(f)] for f in FAMILIES}
+    schema = study_schema(kinds)
+    assert set(schema["properties"]) == set(rc.StudyConfig.model_fields)
+    assert schema["properties"]["base"]["anyOf"] == [{"type": "string"}, {"$ref": "#/$defs/RunConfig"}]
+    assert schema["properties"]["matchers"]["anyOf"][1]["items"] == {"$ref": "#/$defs/matcher"}
+    text = json.dumps(schema)
+    assert "x-family" not in text
+    for reference in {part.split('"')[0] for part in text.split('"$ref": "#/')[1:]}:
+        assert functools.reduce(lambda part, key: part[key], reference.split("/"), schema)
