@@ -95,6 +95,7 @@ class Progress:
         """Record that a stage, and those that depend on it, cannot be computed."""
         self.needed.pop(identity, None)
         self._entries.pop(identity, None)
+        self._waiting.pop(identity, None)
         remaining = list(self._dependents[identity])
         while remaining:
             dependent = remaining.pop()
