@@ -14,7 +14,6 @@ from rebasin_core.evaluation.networks import (
     VectorizedNetworks,
 )
 from rebasin_core.posteriors.capabilities import AbstractIndependentGaussian
-from rebasin_core.tensors.memory import free_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +27,12 @@ if TYPE_CHECKING:
 _SMALL = {"cpu": 2e7, "cuda": 2e10}
 # Maximum number of activations per pass on a CPU: fits the cache, and products are large enough to be efficient.
 _CPU_ELEMENTS = 5_000_000
-# Memory of a pass, as a multiple of its outputs, and the largest fraction of the free memory to use.
-_COPIES, _MEMORY_FRACTION = 6, 0.5
+# Memory of a pass, as a multiple of its outputs.
+_COPIES = 6
+# Memory of a pass in bytes. It does not depend on the free memory: the number of networks per batch determines the
+# random numbers of `local`, so results would change with the load of the machine, and the number of its processes.
+_MEMORY = {"cpu": 2**30, "cuda": 2**32}
+_OTHER_MEMORY = 2**30
 # Maximum number of tensors that a message names.
 _MAX_NAMED = 8
 
@@ -92,11 +95,14 @@ def networks_of(
 
 
 def _chunk(model: FunctionalModel, inputs: Tensor, count: int, *, stacked: bool) -> int:
-    """Return the number of networks per batch that fits into memory, and on a CPU into its cache."""
+    """Return the number of networks per batch, by the memory of a pass and, on a CPU, its cache.
+
+    It only depends on the model, the shape of its inputs and the type of the device.
+    """
     elements = model.output_elements(inputs)
     per_network = elements * inputs.element_size() * _COPIES
     if stacked:
         per_network += model.size * inputs.element_size() * 2
     if inputs.device.type == "cpu":
         count = min(count, max(1, _CPU_ELEMENTS // elements))
-    return int(max(1, min(count, _MEMORY_FRACTION * free_memory(inputs.device) // max(per_network, 1))))
+    return max(1, min(count, _MEMORY.get(inputs.device.type, _OTHER_MEMORY) // max(per_network, 1)))

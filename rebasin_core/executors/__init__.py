@@ -3,5 +3,6 @@
 from rebasin_core.executors.base import Executor
 from rebasin_core.executors.in_process import InProcessExecutor
 from rebasin_core.executors.processes import ProcessesExecutor
+from rebasin_core.executors.task_future import TaskFuture
 
-__all__ = ["Executor", "InProcessExecutor", "ProcessesExecutor"]
+__all__ = ["Executor", "InProcessExecutor", "ProcessesExecutor", "TaskFuture"]

@@ -7,11 +7,12 @@ import threading
 from collections import deque
 from concurrent import futures
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, final
 
 from typing_extensions import override
 
 from rebasin_core.errors import WorkerLostError
+from rebasin_core.executors.task_future import TaskFuture
 from rebasin_core.executors.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
@@ -21,49 +22,6 @@ if TYPE_CHECKING:
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
-
-
-@final
-class TaskFuture(futures.Future[Any]):
-    """Future of a task of a `ProcessPool`; a running task can be cancelled.
-
-    The state of the base class remains *pending* while a worker runs the task, since it forbids to cancel a *running*
-    future. Waiting for a cancelled future returns when the owner of the task calls `finish`.
-
-    Args:
-        on_cancel: Called once with this future after it was cancelled; must not block.
-    """
-
-    def __init__(self, on_cancel: Callable[[TaskFuture], None]) -> None:
-        super().__init__()
-        self._on_cancel = on_cancel
-        self.is_started = False
-
-    @override
-    def cancel(self) -> bool:
-        was_cancelled = self.cancelled()
-        is_cancelled = super().cancel()
-        if is_cancelled and not was_cancelled:
-            self._on_cancel(self)
-        return is_cancelled
-
-    @override
-    def running(self) -> bool:
-        return self.is_started and not self.done()
-
-    def finish(self, result: object = None, error: BaseException | None = None) -> None:
-        """Set the outcome, unless the task was cancelled. Called once, by the owner of the task.
-
-        Args:
-            result: Result of the task.
-            error: Exception of the task; None if it returned a result.
-        """
-        if not self.set_running_or_notify_cancel():
-            return
-        if error is None:
-            self.set_result(result)
-        else:
-            self.set_exception(error)
 
 
 @final

@@ -239,6 +239,15 @@ def test_bfloat16_changes_the_loss_little() -> None:
     assert half == pytest.approx(full, abs=0.02)
 
 
+@pytest.mark.parametrize("method", ["local", "vectorized"])
+def test_results_do_not_depend_on_the_free_memory(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mlp()
+    expected = run(gaussian_around(model), model, 16, method=method)
+    monkeypatch.setattr("os.sysconf", lambda _: 1)  # one page of one byte
+    found = run(gaussian_around(model), model, 16, method=method)
+    assert torch.equal(found.log_prob, expected.log_prob)
+
+
 def test_out_of_memory_halves_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     model = mlp()
     expected = run(gaussian_around(model), model, 16, method="vectorized")
