@@ -12,19 +12,14 @@ from rebasin_core.cli.output import terminal_width
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.report.width import wrapped_table
 from rebasin_core.studies.store import Store, collect_garbage, disk_usage, list_artifacts, verify_store
+from rebasin_core.studies.study import DEFAULT_STORE, STORE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rebasin_core.studies.store import Garbage
 
-STORE = "REBASIN_STORE"
-"""Environment variable with the address of the default store."""
-
-DEFAULT_STORE = "rebasin-store"
-"""Folder of the default store, if the environment variable is not set."""
-
-_ADDRESS = click.argument("address", envvar=STORE, default=DEFAULT_STORE)
+_ADDRESS = click.argument("address", envvar=STORE_VARIABLE, default=DEFAULT_STORE)
 _SECONDS_AN_HOUR = 3600
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _DIGITS = 12  # of identities; unique in stores of a million artifacts with probability 0.998
@@ -113,7 +108,7 @@ def log(stage: str, address: str) -> None:
 
 @store.command()
 @_ADDRESS
-@click.option("--dry-run", is_flag=True, help="Print the objects to be removed, and keep them.")
+@click.option("--dry-run", is_flag=True, help="Print the numbers of objects without removing them.")
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),
@@ -151,11 +146,32 @@ def du(address: str) -> None:
     click.echo(wrapped_table(rows, ["kind", "artifacts", "size"], width=terminal_width()))
 
 
+@store.command()
+@click.argument("identity", metavar="ID")
+@_ADDRESS
+def log(identity: str, address: str) -> None:
+    """Print the log of the stage ID that failed.
+
+    The first digits of ID are sufficient.
+    \f
+
+    Raises:
+        InvalidInputError: If there is no such log, or the digits are ambiguous.
+    """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
+    opened = _opened(address)
+    found = [failed for failed in opened.read_failures() if failed.startswith(identity)]
+    if len(found) != 1:
+        message = f"expected the first digits of one failed stage, got {identity!r}, which fits {len(found)}"
+        raise InvalidInputError(message)
+    for line in (opened.read_log(found[0]) or "no output").splitlines():
+        click.echo(_printable(line))
+
+
 def _opened(address: str) -> Store:
     """Return an existing store."""
     found = Store.open(address)
     if not found.exists():
-        message = f"there is no store at {address!r}; give its ADDRESS, or set {STORE}"
+        message = f"there is no store at {address!r}; give its ADDRESS, or set {STORE_VARIABLE}"
         raise InvalidInputError(message)
     return found
 

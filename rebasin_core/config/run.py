@@ -125,6 +125,18 @@ class RunConfig(Options):
     num_test: PositiveInt | None = None
     """Use only the first `num_test` test examples; all if not given."""
 
+    num_match: PositiveInt | None = None
+    """Number of training examples for matchers that run the network, from the first; all if not given."""
+
+    num_calibration: PositiveInt = 5000
+    """Number of training examples on which `reset`, `repair` and `curved` are fitted, from the first."""
+
+    num_score_samples: PositiveInt = 32
+    """Number of posterior samples for predictive scores."""
+
+    compiled: bool = False
+    """Whether networks are trained with ``torch.compile``."""
+
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of the training examples held out for early stopping, in [0, 1)."""
 

@@ -45,6 +45,7 @@ RESERVED = frozenset({
 """Names of columns in tables of results, which factors cannot have."""
 
 _LABEL = re.compile(r"\w[\w.+\-]*")
+_MAX_LEVEL = 100
 _SECONDS_OF_A_DAY = 86_400.0
 Level: TypeAlias = int | float | str | bool | list[Any] | None
 """Level of a factor: a value of an option, or the name of a set of overrides."""
@@ -225,18 +226,22 @@ class StudyConfig(Options):
     @field_validator("grid", "variants", mode="after")
     @classmethod
     def _usable_names(cls, value: Mapping[Any, Any], info: ValidationInfo) -> Mapping[Any, Any]:
+        is_grid = info.field_name == "grid"
         for name, levels in value.items():
-            if not _LABEL.fullmatch(str(name)):
+            if is_grid and not _LABEL.fullmatch(str(name)):
                 message = f"expected a name of letters, digits and `_.+-`, got {name!r}"
                 raise custom_error(message)
-            for level in levels if isinstance(levels, dict) and info.field_name == "grid" else ():
-                if not _LABEL.fullmatch(str(level)):
-                    message = f"expected a level of letters, digits and `_.+-`, got {level!r}"
+            names = list(levels) if is_grid and isinstance(levels, dict) else [] if is_grid else [name]
+            for level in names:
+                text = str(level)
+                if not text.isprintable() or not 0 < len(text) <= _MAX_LEVEL or {"/", "\\"} & set(text):
+                    shown = repr(text[:_MAX_LEVEL])
+                    message = f"expected a level of 1 to {_MAX_LEVEL} printable characters without slashes, got {shown}"
                     raise custom_error(message)
-            if str(name) in RESERVED | {VARIANT}:
+            if is_grid and str(name) in RESERVED | {VARIANT}:
                 message = f"`{name}` is the name of a column of results; choose another name"
                 raise custom_error(message)
-            if info.field_name == "grid" and not levels:
+            if is_grid and not levels:
                 message = f"expected at least one level of `{name}`, got none"
                 raise custom_error(message)
         return value

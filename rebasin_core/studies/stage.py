@@ -89,6 +89,9 @@ class Stage:
         return cls(kind, options, work, entries(reads), entries(inputs), entries(code), label)
 
 
+_string = json.encoder.encode_basestring_ascii
+
+
 def entries(values: Mapping[str, str]) -> Entries:
     """Return a mapping as sorted pairs.
 
@@ -123,4 +126,4 @@ def without(options: str, name: str) -> str:
 
 
 def _object(pairs: Entries) -> str:
-    return canonical_json(dict(pairs))
+    return f"{{{','.join(f'{_string(name)}:{_string(value)}' for name, value in pairs)}}}"

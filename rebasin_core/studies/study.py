@@ -199,9 +199,12 @@ class Study:
         preparation = Preparation(workspace, self._contents, stored)
         open_ids = {stage.id for stage in needed}
         unfinished = sorted({result.cell for result in self.plan.results if result.stage in open_ids})
-        for index in unfinished:
-            ids = {result.stage for result in self.plan.posteriors if result.cell == index} & open_ids
-            preparation.check(self.plan.cells[index][1], [self.plan.graph[identity] for identity in ids])
+        posteriors: dict[int, dict[str, Stage]] = {index: {} for index in unfinished}
+        for posterior in self.plan.posteriors:
+            if posterior.stage in open_ids:
+                posteriors[posterior.cell][posterior.stage] = self.plan.graph[posterior.stage]
+        for index, stages in posteriors.items():
+            preparation.check(self.plan.cells[index][1], list(stages.values()))
         return preparation
 
     def _intact(self) -> set[str]:

@@ -178,7 +178,7 @@ class Delivery:
             self._changed.notify_all()
 
     def wait(self) -> None:
-        """Wait until all events are delivered; give up if one call takes longer than `close_seconds`."""
+        """Wait until all events are delivered; give up if one call lasts longer than `close_seconds`."""
         before = -1
         while self._thread.is_alive() and before != self._calls:  # as long as calls return
             before = self._calls

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import sys
 import tempfile
 from collections.abc import Callable
@@ -54,14 +53,19 @@ OPERATIONS: dict[str, Callable[[Store], object]] = {
 }
 
 
+def peak() -> int:
+    """Return the peak memory of this process in KiB, on Linux."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
 def measure(name: str, address: str) -> None:
     store = Store.open(address)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     start = perf_counter()
     OPERATIONS[name](store)
     seconds = perf_counter() - start
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(f"{name:<20}{seconds:8.2f} s{memory / 1024:8.0f} MiB", flush=True)
+    print(f"{name:<20}{seconds:8.2f} s{(peak() - before) / 1024:8.0f} MiB", flush=True)
 
 
 def main(number: int, folder: Path) -> None:

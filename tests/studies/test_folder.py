@@ -97,7 +97,12 @@ def test_other_settings_replace_the_files_of_the_stages_that_they_change(copied:
     before = contents(out)
     other = config(copied).replace(matchers=("wasserstein",))
     result = run(other, out)
-    assert set(result.computed) == {"curve test/wasserstein", "match wasserstein", "summary"}
+    assert set(result.computed) == {
+        "curve test/wasserstein",
+        "match wasserstein",
+        "similarities wasserstein",
+        "summary",
+    }
     after = contents(out)
     assert "curves/test/weight.json" not in after
     assert after["curves/test/unaligned.json"] == before["curves/test/unaligned.json"]
@@ -216,7 +221,7 @@ def test_a_changed_specification_file_changes_matches_and_not_trainings(tmp_path
     (tmp_path / "spec.json").write_text(json.dumps({**document, "groups": {}, "axes": fixed}))
     second = run(config(tmp_path, change), tmp_path / "out")
     assert first.matches["weight"]["moved"] != second.matches["weight"]["moved"]
-    assert set(second.computed) == {"match weight", "curve test/weight", "summary"}
+    assert set(second.computed) == {"match weight", "similarities weight", "curve test/weight", "summary"}
 
 
 def test_untested_tensors_are_an_error_unless_allowed(tmp_path: Path) -> None:

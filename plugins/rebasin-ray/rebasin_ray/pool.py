@@ -70,7 +70,7 @@ def fitting_tasks(executor: RayExecutor) -> int:
         The number; 0 if no node has the resources of one task.
     """
     count = 0
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call] # of a library
+    nodes: list[dict[str, Any]] = ray.nodes()
     for node in nodes:
         if node["Alive"]:
             found = node["Resources"]

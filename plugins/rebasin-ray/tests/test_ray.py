@@ -29,9 +29,6 @@ ray.cloudpickle.register_pickle_by_value(ray_tasks)  # processes of Ray do not h
 
 LOOPBACK = "127.0.0.2"  # Ray replaces 127.0.0.1 by the address of this machine in its network
 
-# One process runs all of these tests: each would start a cluster of its own.
-pytestmark = pytest.mark.xdist_group("ray")
-
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:

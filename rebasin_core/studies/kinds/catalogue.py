@@ -11,6 +11,7 @@ from rebasin_core.studies.kinds.match import MatchWork
 from rebasin_core.studies.kinds.network import NetworkWork
 from rebasin_core.studies.kinds.report import ReportWork
 from rebasin_core.studies.kinds.scores import ScoresWork
+from rebasin_core.studies.kinds.similarities import SimilaritiesWork
 from rebasin_core.studies.kinds.summary import SummaryWork
 from rebasin_core.studies.kinds.train import TrainWork
 
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
 KINDS: dict[str, type[Work]] = {
     kind.kind_name(): kind
     for kind in (
-        DataWork, NetworkWork, TrainWork, LoadWork, MatchWork, CurveWork, ScoresWork, SummaryWork, ReportWork,
+        DataWork,
+        NetworkWork,
+        TrainWork,
+        LoadWork,
+        MatchWork,
+        CurveWork,
+        ScoresWork,
+        SimilaritiesWork,
+        SummaryWork,
+        ReportWork,
     )
-}  # fmt: skip
+}
 """The classes by kind."""

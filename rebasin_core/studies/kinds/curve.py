@@ -23,9 +23,6 @@ from rebasin_core.symmetry.permutation import Permutation
 if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
 
-# Activation statistics of more training examples differ little, and `reset` and `repair` recompute them at each point.
-_NUM_CALIBRATION_EXAMPLES = 5000
-
 
 @final
 class CurveWork(Work):
@@ -45,12 +42,15 @@ class CurveWork(Work):
     batch_size: PositiveInt
     """Batch size."""
 
+    num_calibration: PositiveInt | None = None
+    """Number of calibration examples, from the first; None without calibration."""
+
     @override
     def compute(self, context: Context) -> Product:
         model = context.model(self.network)
         calibration = None
         if context.reads("calibration"):
-            calibration = context.examples("calibration").first(_NUM_CALIBRATION_EXAMPLES).batches(self.batch_size)
+            calibration = context.examples("calibration").first(self.num_calibration).batches(self.batch_size)
         task = Task(model, context.examples("data").batches(self.batch_size), self.network.likelihood, calibration)
         with warnings.catch_warnings():
             # Notes on reliability are stored with the curve.

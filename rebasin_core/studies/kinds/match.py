@@ -16,7 +16,6 @@ from rebasin_core.studies.kinds.base import Context, Product, Work
 from rebasin_core.studies.kinds.names import PERMUTATION
 from rebasin_core.studies.kinds.network import spec_in
 from rebasin_core.studies.kinds.options import NetworkOptions
-from rebasin_core.studies.kinds.similarity_images import similarity_images
 
 if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
@@ -40,13 +39,16 @@ class MatchWork(Work):
     batch_size: PositiveInt | None = None
     """Batch size for matchers that run the network; None for others."""
 
+    num_examples: PositiveInt | None = None
+    """Number of training examples, from the first; all if None."""
+
     @override
     def compute(self, context: Context) -> Product:
         reference = context.posterior("reference", self.network)
         candidate = context.posterior("candidate", self.network)
         task = None
         if self.batch_size is not None:
-            batches = context.examples("train").batches(self.batch_size)
+            batches = context.examples("train").first(self.num_examples).batches(self.batch_size)
             task = Task(context.model(self.network), batches, self.network.likelihood)
         result = self.matcher.match(
             reference,
@@ -71,8 +73,7 @@ class MatchWork(Work):
             "unaligned": _distance(reference, candidate),
             "aligned": _distance(reference, result.permutation.apply(candidate)),
         }
-        images = similarity_images(reference, candidate, result.permutation)
-        return Product({"match": entries, "distances": distances, "similarities": images}, {PERMUTATION: path})
+        return Product({"match": entries, "distances": distances}, {PERMUTATION: path})
 
 
 def _distance(reference: Posterior, candidate: Posterior) -> float | None:

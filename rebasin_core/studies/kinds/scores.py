@@ -26,7 +26,7 @@ class ScoresWork(Work):
     seed: NonNegativeInt
     """Seed of the posterior samples."""
 
-    num_samples: PositiveInt = 32
+    num_samples: PositiveInt
     """Number of posterior samples."""
 
     batch_size: PositiveInt

@@ -44,6 +44,9 @@ class TrainWork(Work):
     validation_batch_size: PositiveInt | None = None
     """Batch size for validation; None if no examples are held out."""
 
+    compiled: bool = False
+    """Whether the network is compiled."""
+
     def batches(self, examples: Examples) -> tuple[TensorBatches, TensorBatches | None]:
         """Return batches of the training and the held-out examples.
 
@@ -85,6 +88,7 @@ class TrainWork(Work):
             generator=torch.Generator().manual_seed(self.seed + 2**32),
             checkpoint=context.scratch / "training.safetensors",
             progress=context.progress,
+            compiled=self.compiled,
             label=context.stage.label,
         )
         path = context.folder / POSTERIOR

@@ -68,8 +68,9 @@ def _files(role: str, artifact: Artifact) -> dict[str, bytes | _Stored]:
             found = {
                 f"permutations/{rest}.safetensors": _Stored(PERMUTATION),
                 f"permutations/{rest}.json": _json(documents["match"]),
-                f"similarities/{rest}.json": _json(documents["similarities"]),
             }
+        case "similarities":
+            found = {f"similarities/{rest}.json": _json(documents["similarities"])}
         case "curve" | "means":
             split, _, label = rest.partition("/")
             base = f"curves/{split}/{label}" if kind == "curve" else f"curves/{split}/means/{label}"

@@ -17,6 +17,7 @@ from rebasin_core.studies.kinds.match import MatchWork
 from rebasin_core.studies.kinds.network import NetworkWork
 from rebasin_core.studies.kinds.options import ANY_DEVICE, DataOptions, NetworkOptions
 from rebasin_core.studies.kinds.scores import ScoresWork
+from rebasin_core.studies.kinds.similarities import SimilaritiesWork
 from rebasin_core.studies.kinds.train import TrainWork
 from rebasin_core.studies.planning.contents import Contents, is_point_file, paths_in
 from rebasin_core.studies.stage import Entries, Stage, entries
@@ -81,6 +82,7 @@ class CellPlan:
         self._facts = contents.data(config.data, config.num_train, config.num_test)
         # By identity of the strategy, which is much faster than its hash; the value keeps the strategy alive.
         self._prepared: dict[tuple[object, ...], tuple[Prepared, object]] = {}
+        self._splits: dict[str, Stage] = {}
 
     @cached_property
     def likelihood(self) -> Likelihood:
@@ -116,9 +118,12 @@ class CellPlan:
 
     def data(self, split: Split) -> Stage:
         """Add the stage of a split of the dataset."""
+        if split in self._splits:
+            return self._splits[split]
         digest = self._facts.train if split == "train" else self._facts.test
         prepared = self._once(f"data {split}", lambda: DataWork(data=self._data(split)))
-        return self._add(prepared.stage(f"{split} data", inputs={"examples": digest}))
+        self._splits[split] = self._add(prepared.stage(f"{split} data", inputs={"examples": digest}))
+        return self._splits[split]
 
     @cached_property
     def network(self) -> Stage:
@@ -168,6 +173,7 @@ class CellPlan:
             batch_size=config.batch_size,
             validation_fraction=config.validation_fraction,
             validation_batch_size=config.evaluation_batch_size if config.validation_fraction else None,
+            compiled=config.compiled,
         )
 
     def match(self, matcher: Matcher, reference: Stage, candidate: Stage, label: str) -> Stage:
@@ -186,13 +192,35 @@ class CellPlan:
         batch_size = config.evaluation_batch_size if matcher.uses_task else None
         prepared = self._once(
             "match",
-            lambda: MatchWork(network=self.options, matcher=matcher, seed=config.seed, batch_size=batch_size),
+            lambda: MatchWork(
+                network=self.options,
+                matcher=matcher,
+                seed=config.seed,
+                batch_size=batch_size,
+                num_examples=config.num_match if matcher.uses_task else None,
+            ),
             matcher,
         )
         reads = {"network": self.network, "reference": reference, "candidate": candidate}
         if matcher.uses_task:
             reads["train"] = self.data("train")
         return self._add(prepared.stage(f"match {label}", reads=reads))
+
+    def similarities(self, match: Stage, reference: Stage, candidate: Stage, label: str) -> Stage:
+        """Add the stage of the unit similarities before and after a match.
+
+        Args:
+            match: Stage of the match.
+            reference: Stage of the reference.
+            candidate: Stage of the candidate.
+            label: Text for messages.
+
+        Returns:
+            The stage.
+        """
+        prepared = self._once("similarities", lambda: SimilaritiesWork(network=self.options))
+        reads = {"network": self.network, "match": match, "reference": reference, "candidate": candidate}
+        return self._add(prepared.stage(f"similarities {label}", reads=reads))
 
     def curve(
         self,
@@ -221,7 +249,11 @@ class CellPlan:
         prepared = self._once(
             "curve",
             lambda: CurveWork(
-                network=self.options, barrier=barrier, seed=config.seed, batch_size=config.evaluation_batch_size
+                network=self.options,
+                barrier=barrier,
+                seed=config.seed,
+                batch_size=config.evaluation_batch_size,
+                num_calibration=config.num_calibration if barrier.uses_calibration else None,
             ),
             barrier,
         )
@@ -246,7 +278,12 @@ class CellPlan:
         config = self.config
         prepared = self._once(
             "scores",
-            lambda: ScoresWork(network=self.options, seed=config.seed, batch_size=config.evaluation_batch_size),
+            lambda: ScoresWork(
+                network=self.options,
+                seed=config.seed,
+                num_samples=config.num_score_samples,
+                batch_size=config.evaluation_batch_size,
+            ),
         )
         reads = {"data": self.data(split), "posterior": posterior}
         return self._add(prepared.stage(f"scores {label}", reads=reads))

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import sys
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
@@ -140,13 +140,17 @@ class Contents:
         Returns:
             For each distribution, its version and the digest of its source code.
         """
-        found = {CORE: code_of_package("rebasin_core", version(CORE))}
+        found = {CORE: self._core}
         for strategy in strategies_in(options):
             name, number = self._distribution(strategy)
             if name != CORE:
                 module = type(strategy).__module__.partition(".")[0]
                 found[name] = code_of_package(module, number)
         return found
+
+    @cached_property
+    def _core(self) -> str:
+        return code_of_package("rebasin_core", version(CORE))
 
     def _distribution(self, strategy: Strategy) -> tuple[str, str]:
         """Return the name and version of the distribution of a strategy; its module if it is not registered."""

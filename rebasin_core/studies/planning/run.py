@@ -31,8 +31,8 @@ class RunPlan:
         config: The configuration.
         graph: The graph of stages.
         cell: The plan of the run's only cell.
-        roles: The stage of each role: ``posterior/reference``, ``match/NAME``, ``curve/SPLIT/LABEL``,
-            ``means/SPLIT/LABEL``, ``scores/SPLIT/ROLE``, ``summary`` and ``report``.
+        roles: The stage of each role: ``posterior/ROLE``, ``match/NAME``, ``similarities/NAME``,
+            ``curve/SPLIT/LABEL``, ``means/SPLIT/LABEL``, ``scores/SPLIT/ROLE``, ``summary`` and ``report``.
 
     Raises:
         RebasinError: If the dataset or a file cannot be read, or the likelihood does not fit the dataset.
@@ -47,7 +47,9 @@ class RunPlan:
             "posterior/candidate": self.cell.posterior(config.candidate, "candidate"),
         }
         for matcher in config.matchers:
-            self.roles[f"match/{matcher.name}"] = self.cell.match(matcher, *self._pair, matcher.name)
+            match = self.roles[f"match/{matcher.name}"] = self.cell.match(matcher, *self._pair, matcher.name)
+            similarities = self.cell.similarities(match, *self._pair, matcher.name)
+            self.roles[f"similarities/{matcher.name}"] = similarities
         self._add_curves()
         self._add_scores()
         self._add_summary(contents)

@@ -137,18 +137,25 @@ class StudyPlan:
             for split in cell.config.splits if self.config.scores else ():
                 scores = plan.scores(split, stages[name], f"{prefix}{name}, {split}")
                 self.scores.append(PlannedScores(index, name, split, scores.id))
-        if cell.has_pairs:
-            for reference, candidate in self._pairs:
-                self._add_pair(index, reference, candidate, stages)
+        barriers = self._barriers(cell, plan)
+        for reference, candidate in self._pairs if cell.has_pairs else ():
+            self._add_pair(index, reference, candidate, stages, barriers)
 
-    def _add_pair(self, index: int, reference: str, candidate: str, stages: Mapping[str, Stage]) -> None:
+    def _add_pair(
+        self,
+        index: int,
+        reference: str,
+        candidate: str,
+        stages: Mapping[str, Stage],
+        barriers: Mapping[str, BarrierEstimator],
+    ) -> None:
         cell, plan = self.cells[index]
         pair = (stages[reference], stages[candidate])
         label = f"{cell.label}, {reference} and {candidate}".removeprefix(", ")
         matches: dict[str, Stage | None] = {UNALIGNED: None}
         for name, matcher in self._matchers(cell).items():
             matches[name] = plan.match(matcher, *pair, f"{label}, {name}")
-        for barrier, estimator in self._barriers(cell, plan).items():
+        for barrier, estimator in barriers.items():
             for split in cell.config.splits:
                 for alignment, match in matches.items():
                     text = f"{label}, {alignment}, {barrier}, {split}"

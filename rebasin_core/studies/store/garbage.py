@@ -82,7 +82,7 @@ def collect_garbage(store: Store, *, grace: float = GRACE, dry_run: bool = False
         The removed objects.
 
     Raises:
-        FileFormatError: If a root is damaged; nothing is removed then.
+        FileFormatError: If a root is damaged. No object is removed then.
         StorageError: If the store cannot be read or written.
     """
     now = store.storage.clock()

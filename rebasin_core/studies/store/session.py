@@ -69,7 +69,7 @@ class Holder:
 class Session:
     """Context manager of a process that computes stages of a store; holds leases on them.
 
-    A lease tells other processes that a stage is being computed. It is free after its release, after the session is
+    A lease informs other processes that a stage is being computed. It is free after its release, after the session is
     closed, or when the session is dead: its process was killed, or its counter has not changed for some time. That time
     is measured by the monotonic clock of the process that waits; clocks of machines are never compared. Leases only
     avoid work that is done twice. If two processes obtain the same lease, or a lease is lost, the stored artifacts are

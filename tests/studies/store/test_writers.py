@@ -153,7 +153,7 @@ def test_recent_objects_are_kept(store: Store, source: Path) -> None:
 
 
 def test_a_file_that_a_writer_reuses_is_kept(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The writer has marked the file as used, and its record is not written yet, when the collection ends."""
+    """The writer has marked the file as used, and its record is not written yet, during the collection."""
     store.remove(store.write(STAGE, {}, {"w.bin": source}, {}).id)
     age(blob(store), 200)
     file = store.storage.put_blob(source)
