@@ -82,31 +82,6 @@ def verify(address: str, remove: bool) -> None:  # ruff: ignore[boolean-type-hin
 
 
 @store.command()
-@click.argument("stage", metavar="ID")
-@_ADDRESS
-def log(stage: str, address: str) -> None:
-    """Print the error of a stage that failed, and its log.
-
-    ID is the identity of the stage, or its first digits, as printed by `rebasin study`.
-    \f
-
-    Raises:
-        InvalidInputError: If there is no such failure, or several.
-    """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
-    opened = _opened(address)
-    failures = opened.read_failures()
-    found = [identity for identity in failures if identity.startswith(stage)]
-    if len(found) != 1:
-        known = ", ".join(identity[:_DIGITS] for identity in found or failures) or "none"
-        message = f"{len(found)} failed stages have an identity that starts with {stage!r}; failed stages: {known}"
-        raise InvalidInputError(message)
-    document = failures[found[0]] if isinstance(failures[found[0]], dict) else {}
-    click.echo(f"{document.get('label')} ({found[0]})")
-    click.echo(f"{document.get('error')}: {document.get('message')} (attempts: {document.get('attempts')})")
-    click.echo((opened.read_log(found[0]) or "no log").rstrip())
-
-
-@store.command()
 @_ADDRESS
 @click.option("--dry-run", is_flag=True, help="Print the numbers of objects without removing them.")
 @click.option(
