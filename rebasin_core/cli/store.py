@@ -53,19 +53,24 @@ def list_command(address: str, kind: str | None) -> None:
 
 @store.command()
 @_ADDRESS
-def verify(address: str) -> None:
+@click.option("--remove", is_flag=True, help="Remove damaged artifacts; their studies then compute them again.")
+def verify(address: str, remove: bool) -> None:  # ruff: ignore[boolean-type-hint-positional-argument] - click passes flags so
     """Compare all stored files with their checksums.
 
     Reads the whole store. Prints damaged artifacts, and the number of files that belong to no artifact. The exit code
-    is 1 if there is damage. Running a study again replaces its damaged artifacts.
+    is 1 if there is damage. A study that reads a damaged artifact computes it again; with --remove, also the study that
+    requests it as a result.
     \f
 
     Raises:
         SystemExit: If there is damage.
     """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
-    found = verify_store(_opened(address))
+    opened = _opened(address)
+    found = verify_store(opened)
     for identity, why in sorted(found.damaged.items()):
         click.echo(f"DAMAGED {identity}: {why}")
+        if remove:
+            opened.remove(identity)
     for digest, why in sorted(found.damaged_files.items()):
         click.echo(f"DAMAGED file {digest}, of no artifact: {why}")
     if found.damaged_roots:

@@ -65,7 +65,7 @@ def study(  # ruff: ignore[too-many-arguments, too-many-positional-arguments] - 
         shown = sys.stderr.isatty() if progress is None else progress
         outcome = plan.run(executor=executor, device=device, retry_failed=retry_failed, progress=shown)
     _print_outcome(outcome)
-    if outcome.failures:
+    if outcome.failures or outcome.unfinished:
         raise SystemExit(ExitCode.FAILED)
 
 
@@ -90,6 +90,12 @@ def _print_forecast(plan: Study, forecast: Forecast, executor: Executor) -> None
 
 def _print_outcome(outcome: Outcome) -> None:
     click.echo(f"Computed {len(outcome.computed)} stages in {_duration(outcome.seconds)}.")
+    if outcome.unfinished:
+        click.echo(
+            f"{outcome.unfinished} stages remain, since all workers are occupied by stages that exceeded the timeout "
+            "and cannot be stopped. End them, and run the same command again.",
+            err=True,
+        )
     for failure in list(outcome.failures.values())[:_MAX_FAILURES]:
         click.echo(f"failed: {failure}", err=True)
     if outcome.failures:

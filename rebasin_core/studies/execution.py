@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.config.run import RunConfig
-from rebasin_core.errors import DamagedArtifactError, MissingArtifactError
+from rebasin_core.errors import DamagedArtifactError, MissingArtifactError, StorageError
 from rebasin_core.executors.in_process import InProcessExecutor
 from rebasin_core.plugin.registry import Registry, default_registry
 from rebasin_core.studies.engine.preparation import Preparation
@@ -152,13 +152,16 @@ def _completed(
         RebasinError: If a stage fails.
         DamagedArtifactError: If a result is damaged again after it was computed again.
         MissingArtifactError: If a result is removed again after it was computed again.
+        StorageError: If a stage cannot read results that are computed again and again.
     """
     store = workspace.store
     computed: tuple[str, ...] = ()
     while True:
-        settings = Settings(stop_at_failure=True, run=LocalRunner(workspace))
+        settings = Settings(stop_at_failure=True, raise_errors=True, run=LocalRunner(workspace))
         scheduler = Scheduler(plan.graph, store, InProcessExecutor(), settings)
         outcome = scheduler.run([stage.id for stage in plan.roles.values()])
+        for failure in outcome.failures.values():  # other errors have been raised
+            raise StorageError(str(failure))
         repeated = set(computed) & set(outcome.computed)
         computed += outcome.computed
         try:

@@ -16,6 +16,7 @@ from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.config.run import RunConfig
 from rebasin_core.config.study import StudyConfig
+from rebasin_core.errors import DamagedArtifactError, MissingArtifactError
 from rebasin_core.plugin.discovery import CORE
 from rebasin_core.plugin.registry import Registry, default_registry
 from rebasin_core.studies.engine.display import Display
@@ -34,7 +35,7 @@ from rebasin_core.tracking.base import open_trackers
 from rebasin_core.tracking.events import StudyInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from rebasin_core.executors.base import Executor
     from rebasin_core.studies.stage import Stage
@@ -124,7 +125,7 @@ class Study:
         Raises:
             StorageError: If the store cannot be read.
         """
-        stored = self.store.ids()
+        stored = self._intact()
         needed = self.plan.graph.needed(self.plan.targets, stored)
         expected = _seconds(self.store, stored, needed)
         unknown = {stage.kind for stage in needed if stage.id not in expected}
@@ -163,16 +164,19 @@ class Study:
             StorageError: If the store cannot be written.
             KeyboardInterrupt: If the call is interrupted.
         """
-        stored = self.store.ids()
+        stored = self._intact()
         needed = self.plan.graph.needed(self.plan.targets, stored)
         preparation = self._prepared(stored, needed)
         self.store.write_root(self._root, [stage.id for stage in self.plan.graph])
         preparation.write()
+        self._remove_damaged(stored)
+        failures = self._failures()
         settings = Settings(
             device=device or self.config.base.device.partition(":")[0],
             retries=self.config.retries,
             timeout=self.config.timeout,
-            known_failures={} if retry_failed else self._known_failures(),
+            known_failures={} if retry_failed else {i: f for i, f in failures.items() if f.is_permanent},
+            recorded_failures=failures.keys(),
             seconds=_seconds(self.store, stored, needed),
         )
         with ExitStack() as stack:
@@ -203,12 +207,30 @@ class Study:
             preparation.check(self.plan.cells[index][1], list(stages.values()))
         return preparation
 
-    def _known_failures(self) -> dict[str, Failure]:
+    def _intact(self) -> set[str]:
+        """Return the identities of all stored results, except the requested ones whose records are damaged."""
+        stored = self.store.ids()
+        if self.store.storage.connections > 1:  # reading is slow, and object stores verify their content
+            return stored
+        requested = stored.intersection(self.plan.targets)
+        return stored - (requested - self.store.read_many(requested).keys())
+
+    def _remove_damaged(self, intact: Collection[str]) -> None:
+        """Remove requested results whose records are damaged, so that the store does not list them."""
+        for identity in self.store.ids().intersection(self.plan.targets).difference(intact):
+            try:
+                self.store.read(identity)
+            except (DamagedArtifactError, MissingArtifactError):
+                self.store.remove(identity)
+
+    def _failures(self) -> dict[str, Failure]:
+        """Return the failures of stages of this study in earlier calls."""
         found: dict[str, Failure] = {}
         for identity, document in self.store.read_failures().items():
-            if identity in self.plan.graph and isinstance(document, Mapping) and document.get("permanent") is True:
+            if identity in self.plan.graph and isinstance(document, Mapping):
                 error, message = str(document.get("error")), str(document.get("message"))
-                found[identity] = Failure(self.plan.graph[identity], error, message)
+                is_permanent = document.get("permanent") is True
+                found[identity] = Failure(self.plan.graph[identity], error, message, is_permanent=is_permanent)
         return found
 
     def _info(self, needed: Sequence[Stage]) -> StudyInfo:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, final
 
-from rebasin_core.errors import MissingArtifactError, StorageError
+from rebasin_core.errors import (
+    DamagedArtifactError,
+    FileFormatError,
+    MissingArtifactError,
+    StorageError,
+    WorkerLostError,
+)
 from rebasin_core.studies.engine.observer import Failure, Observer, Outcome
 from rebasin_core.studies.engine.state import Progress
-from rebasin_core.studies.engine.worker import run_task, task_text
+from rebasin_core.studies.engine.worker import described, run_task, task_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from concurrent.futures import Executor as Pool
 
     from rebasin_core.executors.base import Executor
@@ -36,7 +43,9 @@ class Settings:
         retries: How often a stage is tried again after its worker was lost, timed out, or could not store the result.
         timeout: Seconds after which an attempt of a stage is stopped.
         stop_at_failure: Whether to stop at the first failure.
+        raise_errors: Whether to raise an error of a task, instead of computing the task again.
         known_failures: Failures of earlier commands by identity; these stages are not tried again.
+        recorded_failures: Identities of all stages of which the store has a failure; it is removed when they succeed.
         seconds: Expected seconds of stages by identity, for the order and the grouping into tasks.
         run: Function that computes a task; it must be picklable unless the executor runs tasks in this process.
     """
@@ -45,7 +54,9 @@ class Settings:
     retries: int = 2
     timeout: float = 86_400.0
     stop_at_failure: bool = False
+    raise_errors: bool = False
     known_failures: Mapping[str, Failure] = field(default_factory=dict)
+    recorded_failures: Collection[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     run: Callable[[str], str] = run_task
 
@@ -53,10 +64,17 @@ class Settings:
 @final
 @dataclass(slots=True)
 class _Task:
-    """Stages that one worker computes, and when it was first seen running."""
+    """Stages that one worker computes.
+
+    Attributes:
+        stages: The stages.
+        since: When the task was first seen running.
+        is_stuck: Whether it exceeded its timeout and could not be stopped; it still occupies a worker.
+    """
 
     stages: Sequence[Stage]
     since: float | None = None
+    is_stuck: bool = False
 
 
 @final
@@ -77,13 +95,20 @@ class Scheduler:
         self._graph = graph
         self._store = store
         self._executor = executor
+        self._slots = executor.slots
         self._settings = settings
         self._observers = observers
         self._running: dict[Future[str], _Task] = {}
         self._elsewhere: dict[str, Stage] = {}
-        self._attempts: dict[str, int] = {}
+        self._attempts: Counter[str] = Counter()
+        # How often a stage could not read a result, by both identities.
+        self._repairs: Counter[tuple[str, str]] = Counter()
+        # Stages of tasks that were lost with other stages: any of them may be the cause, so each gets its own task.
+        self._alone: set[str] = set()
         self._failures: dict[str, Failure] = {}
+        self._num_stuck = 0
         self._computed: list[str] = []
+        self._reused = 0
         self._work_seconds = 0.0
 
     def run(self, targets: Iterable[str]) -> Outcome:
@@ -93,15 +118,17 @@ class Scheduler:
             targets: Identities of the stages whose results are requested.
 
         Returns:
-            The computed stages and the failed ones.
+            The computed stages and the failed ones. Stages remain unfinished after a failure if `Settings` say so, or
+            if tasks that exceed the timeout and cannot be stopped occupy all workers.
 
         Raises:
             StorageError: If the store cannot be used.
             KeyboardInterrupt: If the command is interrupted; running stages are stopped.
         """
         start = monotonic()
-        requested = list(targets)
-        state = Progress(self._graph, requested, self._store.ids())
+        stored = self._store.ids()
+        self._reused = sum(stage.id in stored for stage in self._graph)
+        state = Progress(self._graph, targets, stored)
         state.start(self._settings.seconds)
         needed = len(state.needed)
         self._notify(lambda observer: observer.started(len(self._graph), needed))
@@ -112,7 +139,7 @@ class Scheduler:
         finally:
             outcome = Outcome(
                 tuple(self._computed),
-                len(self._graph) - needed,
+                self._reused,
                 self._failures,
                 tuple(state.blocked),
                 len(state.needed),
@@ -126,26 +153,32 @@ class Scheduler:
         for identity, failure in self._settings.known_failures.items():
             if identity in state.needed:
                 self._fail(state, failure)
+        if self._is_over(state):
+            return
         pool = self._executor.open()
         try:
-            while not state.is_finished and not self._is_stopped:
+            while not self._is_over(state):
                 self._submit(state, session, pool)
                 self._collect(state, session)
                 self._look_elsewhere(state, session)
         finally:
-            # Before the pool is shut down: `cancel` also stops running tasks, if the executor can.
-            for future, task in self._running.items():
+            # Before the pool is shut down: `cancel` also stops running tasks, if the executor can. The session releases
+            # the leases afterwards.
+            for future in self._running:
                 future.cancel()
-                _release(session, task.stages)
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=not self._num_stuck, cancel_futures=True)
+
+    def _is_over(self, state: Progress) -> bool:
+        return state.is_finished or self._is_stopped
 
     @property
     def _is_stopped(self) -> bool:
-        return self._settings.stop_at_failure and bool(self._failures)
+        is_enough = self._settings.stop_at_failure and bool(self._failures)
+        return is_enough or self._num_stuck >= self._slots
 
     def _submit(self, state: Progress, session: Session, pool: Pool) -> None:
         """Submit ready stages while the executor accepts tasks."""
-        while state.has_ready and len(self._running) < self._executor.slots and not self._is_stopped:
+        while state.has_ready and len(self._running) < self._slots and not self._is_stopped:
             stages = self._next_stages(state, session)
             if not stages:
                 continue
@@ -155,11 +188,7 @@ class Scheduler:
             read = {identity for stage in stages for _, identity in stage.reads}
             sources = [self._graph[identity] for identity in read if self._graph[identity].kind == "data"]
             text = task_text(self._store.address, stages, sources, device=self._settings.device)
-            try:
-                future = pool.submit(self._settings.run, text)
-            except BaseException:
-                _release(session, stages)
-                raise
+            future = pool.submit(self._settings.run, text)
             self._running[future] = _Task(stages)
             if future.done():  # an executor that runs tasks in this process
                 self._collect(state, session)
@@ -169,6 +198,8 @@ class Scheduler:
         found: list[Stage] = []
         seconds = 0.0
         while state.has_ready and (not found or seconds < self._executor.task_seconds):
+            if found and state.peek().id in self._alone:
+                break
             stage = state.pop()
             if not session.acquire(stage.id):
                 self._elsewhere[stage.id] = stage
@@ -178,6 +209,8 @@ class Scheduler:
             else:
                 found.append(stage)
                 seconds += self._settings.seconds.get(stage.id, 1.0)
+                if stage.id in self._alone:
+                    break
         return found
 
     def _collect(self, state: Progress, session: Session) -> None:
@@ -187,19 +220,20 @@ class Scheduler:
         done, _ = wait(self._running, timeout=_POLL, return_when=FIRST_COMPLETED)
         for future in done:
             task = self._running.pop(future)
-            _release(session, task.stages)
-            self._handle(state, future, task)
+            if task.is_stuck:  # its stages have been submitted again
+                self._num_stuck -= 1
+            else:
+                _release(session, task.stages)
+                self._handle(state, future, task)
         for future, task in list(self._running.items()):
             self._watch(state, session, future, task)
 
     def _handle(self, state: Progress, future: Future[str], task: _Task) -> None:
         error = None if future.cancelled() else future.exception()
-        if error is not None and not isinstance(error, Exception):
-            raise error  # an interruption
-        if error is not None and self._settings.stop_at_failure and self._settings.run is not run_task:
+        if error is not None and (self._settings.raise_errors or not isinstance(error, Exception)):
             raise error
         if error is not None or future.cancelled():
-            self._lose(state, task, "the worker was lost" if error is None else f"{type(error).__name__}: {error}")
+            self._lose(state, task, _LOST if error is None else described(error))
             return
         stages = {stage.id: stage for stage in task.stages}
         for result in json.loads(future.result()):
@@ -208,39 +242,45 @@ class Scheduler:
                 self._finish(state, stage, computed=True)
             elif "culprit" in result:
                 self._repair(state, stage, result)
-            elif result["permanent"]:
-                self._fail(state, self._failure(stage, result))
             else:
-                self._retry(state, stage, result)
+                self._charge(state, stage, result)
 
     def _watch(self, state: Progress, session: Session, future: Future[str], task: _Task) -> None:
         """Stop a task that has been running for longer than the timeout of its stages."""
         if task.since is None:
             task.since = monotonic() if future.running() else None
+        limit = self._settings.timeout * len(task.stages)
+        if task.is_stuck or task.since is None or monotonic() - task.since < limit:
             return
-        if monotonic() - task.since < self._settings.timeout * len(task.stages):
+        if future.cancel():
+            del self._running[future]
+        elif future.done():  # in the meantime
             return
-        future.cancel()
-        del self._running[future]
+        else:
+            task.is_stuck = True
+            self._num_stuck += 1
         _release(session, task.stages)
-        self._lose(state, task, f"the stage took longer than the timeout of {self._settings.timeout:g} s")
+        self._lose(state, task, {**_LOST, "message": f"took longer than the timeout of {self._settings.timeout:g} s"})
 
-    def _lose(self, state: Progress, task: _Task, reason: str) -> None:
+    def _lose(self, state: Progress, task: _Task, result: Mapping[str, Any]) -> None:
         """Handle a task that ended without a result; stages whose results it stored are finished."""
-        blamed = False
+        remaining: list[Stage] = []
         for stage in task.stages:
             if self._store.has(stage.id):
                 self._finish(state, stage, computed=True)
-            elif blamed:  # it had not been started
-                state.push(stage)
             else:
-                blamed = True
-                self._retry(state, stage, {"error": "WorkerLostError", "message": reason, "permanent": False})
+                remaining.append(stage)
+        if len(remaining) == 1:
+            self._charge(state, remaining[0], {**result, "permanent": False})
+            return
+        for stage in remaining:
+            self._alone.add(stage.id)
+            state.push(stage)
 
-    def _retry(self, state: Progress, stage: Stage, result: Mapping[str, Any]) -> None:
-        """Try a stage again, unless it was tried often enough."""
-        attempts = self._attempts[stage.id] = self._attempts.get(stage.id, 0) + 1
-        if attempts > self._settings.retries:
+    def _charge(self, state: Progress, stage: Stage, result: Mapping[str, Any]) -> None:
+        """Count a failed attempt to compute a stage, and try it again unless that is hopeless or was done often."""
+        self._attempts[stage.id] += 1
+        if result["permanent"] or self._attempts[stage.id] > self._settings.retries:
             self._fail(state, self._failure(stage, result))
             return
         reason = f"{result['error']}: {result['message']}"
@@ -250,17 +290,29 @@ class Scheduler:
     def _repair(self, state: Progress, stage: Stage, result: Mapping[str, Any]) -> None:
         """Compute a stage again whose stored result is missing or damaged, and then the one that reads it."""
         culprit = result["culprit"]
-        attempts = self._attempts[stage.id] = self._attempts.get(stage.id, 0) + 1
-        if attempts > self._settings.retries or culprit not in self._graph:
+        self._repairs[stage.id, culprit] += 1
+        if culprit not in self._graph or self._repairs[stage.id, culprit] > max(1, self._settings.retries):
+            self._attempts[stage.id] += 1
             self._fail(state, self._failure(stage, result))
+            return
+        if self._is_intact(culprit):  # it was computed again since then
+            state.push(stage)
             return
         self._store.remove(culprit)
         self._notify(lambda observer: observer.retried(self._graph[culprit], result["message"]))
         state.recompute(culprit, stage)
 
+    def _is_intact(self, identity: str) -> bool:
+        try:
+            for file in self._store.read(identity).files.values():
+                self._store.storage.verify_blob(file)
+        except (MissingArtifactError, FileFormatError):
+            return False
+        return True
+
     def _failure(self, stage: Stage, result: Mapping[str, Any]) -> Failure:
-        attempts = max(self._attempts.get(stage.id, 1), 1)
         log = result.get("log", "")
+        attempts = self._attempts[stage.id]
         return Failure(stage, result["error"], result["message"], log, attempts, bool(result["permanent"]))
 
     def _fail(self, state: Progress, failure: Failure) -> None:
@@ -276,20 +328,22 @@ class Scheduler:
         if computed:
             try:
                 artifact = self._store.read(stage.id)
-            except MissingArtifactError:  # not visible yet, or removed by another command
-                self._retry(state, stage, {"error": "MissingArtifactError", "message": "no result", "permanent": False})
+            except (MissingArtifactError, DamagedArtifactError) as error:
+                self._store.remove(stage.id)
+                self._charge(state, stage, {**described(error), "permanent": False})
                 return
             self._computed.append(stage.id)
             self._work_seconds += float(artifact.about.get("seconds", 0.0))
-            if stage.id in self._attempts:
+            if stage.id in self._attempts or stage.id in self._settings.recorded_failures:
                 self._store.clear_failure(stage.id)
+        else:
+            self._reused += 1
+        self._failures.pop(stage.id, None)
         state.finish(stage.id)
         self._notify(lambda observer: observer.finished(stage, artifact))
 
     def _look_elsewhere(self, state: Progress, session: Session) -> None:
         """Look at the stages that other commands compute: they are stored, abandoned, or still being computed."""
-        if not self._elsewhere:
-            return
         for identity, stage in list(self._elsewhere.items()):
             if self._store.has(identity):
                 del self._elsewhere[identity]
@@ -303,6 +357,9 @@ class Scheduler:
     def _notify(self, event: Callable[[Observer], None]) -> None:
         for observer in self._observers:
             event(observer)
+
+
+_LOST = {"error": WorkerLostError.__name__, "message": "the task was cancelled", "permanent": False}
 
 
 def _release(session: Session, stages: Sequence[Stage]) -> None:

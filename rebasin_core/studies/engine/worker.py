@@ -59,10 +59,13 @@ def compute_stage(workspace: Workspace, stage: Stage, sources: Mapping[str, Stag
         DamagedArtifactError: If a result that it reads is damaged.
         StorageError: If the result cannot be written.
     """
+    return _computed(workspace, stage, required_work(workspace, stage), sources)
+
+
+def _computed(workspace: Workspace, stage: Stage, work: Work, sources: Mapping[str, Stage]) -> Artifact:
     store = workspace.store
     if store.has(stage.id):
         return store.read(stage.id)
-    work = _work(workspace, stage)
     scratch = store.scratch(stage.id)
     with tempfile.TemporaryDirectory(dir=scratch, prefix="result-") as folder, _precision(work):
         start = perf_counter()
@@ -155,12 +158,17 @@ class LocalRunner:
 def _attempt(workspace: Workspace, stage: Stage, sources: Mapping[str, Stage]) -> dict[str, Any]:
     """Compute one stage, and return its identity with its error, if any."""
     printed = io.StringIO()
+    is_able = False
     try:
         with redirect_stdout(printed), redirect_stderr(printed):
-            compute_stage(workspace, stage, sources)
+            work = required_work(workspace, stage)
+            is_able = True
+            _computed(workspace, stage, work, sources)
     except Exception as error:  # ruff: ignore[blind-except] - an error of one stage must not affect the others
         log = printed.getvalue() + traceback.format_exc()
-        return {"id": stage.id, **described(error), "log": log[-_MAX_LOG:]}
+        found = {"id": stage.id, **described(error), "log": log[-_MAX_LOG:]}
+        # An error of this worker, such as another version of a package, says nothing about the stage.
+        return found if is_able else {**found, "permanent": False}
     return {"id": stage.id}
 
 
@@ -185,8 +193,20 @@ def described(error: BaseException) -> dict[str, Any]:
     return {**found, "permanent": own or not passing}
 
 
-def _work(workspace: Workspace, stage: Stage) -> Work:
-    """Return the computation of a stage; raise if this process has another kind of device or other code."""
+def required_work(workspace: Workspace, stage: Stage) -> Work:
+    """Return the computation of a stage, if this process can do it.
+
+    Args:
+        workspace: Device and registry of this process.
+        stage: The stage.
+
+    Returns:
+        The computation.
+
+    Raises:
+        ConfigError: If the stage requires another kind of device, or a component that is not installed here.
+        PluginError: If the code of this process differs from that for which the stage was planned.
+    """
     work = KINDS[stage.kind].model_validate_json(stage.work)
     required = getattr(getattr(work, "network", None), "device", ANY_DEVICE)
     if required not in {ANY_DEVICE, workspace.device.type}:

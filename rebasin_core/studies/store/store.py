@@ -344,7 +344,8 @@ class Store(AbstractStageNotes):
 
     def _damaged(self, identity: str, why: str) -> DamagedArtifactError:
         message = (
-            f"the artifact {identity} in the store {self.address} is damaged: {why}. Run the study again to replace it"
+            f"the artifact {identity} in the store {self.address} is damaged: {why}. `rebasin store verify "
+            "--remove` removes damaged results, and the same study then computes them again"
         )
         return DamagedArtifactError(message, identity)
 
