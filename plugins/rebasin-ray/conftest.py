@@ -2,4 +2,4 @@
 
 from importlib.util import find_spec
 
-collect_ignore_glob = [] if find_spec("ray") and find_spec("rebasin_ray") else ["rebasin_ray/*"]
+collect_ignore_glob = [] if find_spec("ray") and find_spec("rebasin_ray") else ["rebasin_ray/*", "tests/ray_tasks.py"]

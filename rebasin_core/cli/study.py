@@ -93,7 +93,7 @@ def _print_outcome(outcome: Outcome) -> None:
     if outcome.unfinished:
         click.echo(
             f"{outcome.unfinished} stages remain, since all workers are occupied by stages that exceeded the timeout "
-            "and cannot be stopped. End them, and run the same command again.",
+            "and cannot be stopped. Kill them, and run the same command again.",
             err=True,
         )
     for failure in list(outcome.failures.values())[:_MAX_FAILURES]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -55,35 +54,3 @@ def test_a_checkpoint_of_another_network_is_an_error(tmp_path: Path) -> None:
     spec.random_permutation(generator=torch.Generator().manual_seed(0)).save(tmp_path / "other.safetensors")
     with pytest.raises(FileFormatError, match="another specification"):
         rc.match(A, B, SPEC, "weight", checkpoint=tmp_path / "other.safetensors")
-
-
-def test_a_run_resumes_its_interrupted_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    architecture = rc.architectures.MLPArchitecture(hidden=[12, 12])
-    for seed, file in enumerate((first, second)):
-        rc.save_checkpoint(architecture.build((64,), 10, generator=torch.Generator().manual_seed(seed)), file)
-    (tmp_path / "run.yaml").write_text(
-        "data: digits\narchitecture: {name: mlp, hidden: [12, 12]}\n"
-        f"reference: {{path: {first}}}\ncandidate: {{path: {second}}}\n"
-        "matchers: [{name: weight, start: identity}]\nbarrier: {name: pointwise, num_points: 3}\n"
-    )
-    config, output = rc.load_run(tmp_path / "run.yaml"), tmp_path / "out"
-    with monkeypatch.context() as patch:
-        interrupt_sweep(patch, 2)
-        with pytest.raises(KeyboardInterrupt):
-            rc.run(config, output)
-    kept = output / "permutations" / "weight.unfinished"
-    begun = rc.Permutation.load(kept)
-    assert not begun.is_identity
-    seen: list[rc.Permutation | None] = []
-    match = rc.matchers.WeightMatcher.match
-
-    def watched(self: rc.matchers.WeightMatcher, *arguments: Any, **options: Any) -> rc.MatchResult:
-        seen.append(options["initial"])
-        return match(self, *arguments, **options)
-
-    monkeypatch.setattr(rc.matchers.WeightMatcher, "match", watched)
-    rc.run(config, output)
-    assert seen == [begun]
-    assert not kept.exists()
-    assert (output / "summary.json").exists()

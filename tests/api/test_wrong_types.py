@@ -29,6 +29,7 @@ ROWS = {"0.weight": "h, -", "0.bias": "h", "2.weight": "-, h", "2.bias": "-"}
 
 # Valid arguments by name; the test replaces each of them by objects of other types.
 CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "load_study": (rc.load_study, {"path": "study.yaml"}),
     "align": (rc.align, {"reference": MODEL, "candidate": MODEL, "task": TASK, "spec": SPEC, "matcher": "weight"}),
     "align_samples": (rc.align_samples, {"samples": [POINT, POINT], "spec": SPEC, "matcher": "weight", "task": TASK}),
     "as_posterior": (rc.as_posterior, {"source": MODEL, "model": MODEL, "spec": SPEC}),

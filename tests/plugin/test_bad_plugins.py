@@ -193,9 +193,10 @@ def test_exit_in_a_hook_is_caught(error: BaseException) -> None:
 
 def test_exit_in_a_component_breaks_only_its_laws() -> None:
     verdicts = run_checks("bad", registry=registry_with(plugin_with(ExitingMatcher)))
-    assert verdicts
-    assert {verdict.outcome for verdict in verdicts.values()} == {"broken"}
-    assert {verdict.reason for verdict in verdicts.values()} == {"raised SystemExit: 0"}
+    # A matcher that may use the task satisfies the law on tasks without being run.
+    assert {name for name, verdict in verdicts.items() if verdict.outcome == "holds"} == {"matcher:exiting:task"}
+    broken = [verdict for verdict in verdicts.values() if verdict.outcome != "holds"]
+    assert {(verdict.outcome, verdict.reason) for verdict in broken} == {("broken", "raised SystemExit: 0")}
 
 
 @pytest.fixture

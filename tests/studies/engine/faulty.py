@@ -30,7 +30,7 @@ PERMANENT = {"error": "DivergenceError", "message": "diverged", "permanent": Tru
 LOST = WorkerLostError("killed")
 HANG = "hang"
 DAMAGE = "damage"
-"""Faults of an attempt: an error in the result, a lost worker, no end, a result that is damaged when it is written."""
+"""Faults of an attempt: an error in the result, a lost worker, a task that hangs, a result that is damaged when it is written."""
 
 Fault = dict[str, Any] | Exception | str
 
@@ -71,7 +71,7 @@ class Lab:
         return json.dumps([{"id": each.id, **self._attempt(each)} for each in stages])
 
     def hangs(self, text: str) -> bool:
-        """Whether a task does not end; removes the fault."""
+        """Whether a task hangs; removes the fault."""
         for value in json.loads(text)["stages"]:
             label = Stage.from_json(value).label
             if self.faults[label][:1] == [HANG]:
@@ -152,7 +152,7 @@ class Threads(Executor):
 
 @final
 class Hanging(Executor):
-    """Some tasks do not end; they can be stopped or not."""
+    """Some tasks hang; they can be stopped or not."""
 
     name: Literal["hanging"] = "hanging"
     stoppable: bool = True

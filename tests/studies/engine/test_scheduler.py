@@ -215,7 +215,7 @@ MANY = graph(*(stage(str(index)) for index in range(6)))
 def test_only_the_stage_at_fault_is_charged(lab: Lab, seen: Recorder) -> None:
     lab.faults["3"] = [LOST] * 10
     outcome = run(lab, Batches(task_seconds=6), stages=MANY, observers=(seen,), retries=1)
-    # All together; then each that was not stored alone, until only one is left to blame.
+    # All together; then each that was not stored alone, until only one is left.
     assert lab.tasks[0] == list("012345")
     assert sorted(map(tuple, lab.tasks[1:])) == [("3",), ("3",), ("4",), ("5",)]
     assert [(f.stage.label, f.attempts) for f in outcome.failures.values()] == [("3", 2)]
@@ -244,7 +244,7 @@ def test_durations_limit_a_task(lab: Lab) -> None:
     assert lab.tasks == [["0", "1"], ["2", "3"], ["4", "5"]]
 
 
-# Tasks that do not end.
+# Tasks that hang.
 
 
 def test_a_hanging_stage_is_stopped_and_tried_again(lab: Lab, seen: Recorder) -> None:
@@ -275,7 +275,7 @@ def test_a_task_that_cannot_be_stopped_occupies_its_worker(lab: Lab) -> None:
     assert executor.pool.waited is False
 
 
-def test_the_command_ends_if_all_workers_are_occupied(lab: Lab) -> None:
+def test_the_command_stops_if_all_workers_are_occupied(lab: Lab) -> None:
     lab.faults["c"] = [HANG] * 2
     executor = Hanging(stoppable=False, workers=2).with_faults(lab)
     outcome = run(lab, executor, timeout=0.1)
@@ -284,7 +284,7 @@ def test_the_command_ends_if_all_workers_are_occupied(lab: Lab) -> None:
     assert names(ALL, run(lab).computed) == sorted(VALUES.keys() - names(ALL, outcome.computed))
 
 
-def test_an_end_after_the_timeout_frees_the_worker(lab: Lab) -> None:
+def test_a_result_after_the_timeout_frees_the_worker(lab: Lab) -> None:
     class Ending(Recorder):
         @override
         def retried(self, stage: Stage, reason: str) -> None:
@@ -368,7 +368,7 @@ def test_many_damaged_inputs_of_one_stage(lab: Lab, store: Store) -> None:
     assert values(store)["last"] == 9
 
 
-def test_a_disk_that_damages_everything_ends_in_a_failure(lab: Lab, store: Store) -> None:
+def test_a_disk_that_damages_everything_is_a_failure(lab: Lab, store: Store) -> None:
     lab.faults["a"] = [DAMAGE] * 20
     outcome = run(lab, retries=2)
     assert names(ALL, list(outcome.failures)) == ["a"]
