@@ -216,7 +216,7 @@ class Study:
         return stored - (requested - self.store.read_many(requested).keys())
 
     def _remove_damaged(self, intact: Collection[str]) -> None:
-        """Remove requested results whose records are damaged, so that the store does not list them."""
+        """Remove requested results whose records are damaged; the store lists them, too."""
         for identity in self.store.ids().intersection(self.plan.targets).difference(intact):
             try:
                 self.store.read(identity)

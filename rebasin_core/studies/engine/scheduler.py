@@ -118,7 +118,7 @@ class Scheduler:
             targets: Identities of the stages whose results are requested.
 
         Returns:
-            The computed stages and the failed ones. Stages remain unfinished after a failure if `Settings` say so, or
+            The computed stages and the failed ones. Stages remain unfinished after a failure with `stop_at_failure`, or
             if tasks that exceed the timeout and cannot be stopped occupy all workers.
 
         Raises:

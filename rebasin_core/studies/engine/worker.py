@@ -167,7 +167,7 @@ def _attempt(workspace: Workspace, stage: Stage, sources: Mapping[str, Stage]) -
     except Exception as error:  # ruff: ignore[blind-except] - an error of one stage must not affect the others
         log = printed.getvalue() + traceback.format_exc()
         found = {"id": stage.id, **described(error), "log": log[-_MAX_LOG:]}
-        # An error of this worker, such as another version of a package, says nothing about the stage.
+        # An error of this worker, such as another version of a package, is not a failure of the stage.
         return found if is_able else {**found, "permanent": False}
     return {"id": stage.id}
 

@@ -172,7 +172,7 @@ def test_permanent_failures_are_not_tried_again(lab: Lab) -> None:
 
 
 def test_known_failures_are_not_tried_again(lab: Lab, store: Store) -> None:
-    """Also those of stages that are ready at once, and without workers if nothing else remains."""
+    """Also those of stages that are ready immediately, and without workers if no other stage remains."""
     known = {each.id: Failure(each, "DivergenceError", "diverged") for each in (B, E)}
     outcome = run(lab, known_failures=known)
     assert sorted(values(store)) == ["a", "c"]
@@ -194,7 +194,7 @@ def test_stop_at_the_first_failure(lab: Lab) -> None:
     assert (names(ALL, list(outcome.blocked)), outcome.unfinished) == (["b", "c", "d", "g"], 2)
 
 
-def test_errors_of_tasks_are_raised_if_the_settings_say_so(lab: Lab) -> None:
+def test_errors_of_tasks_are_raised_with_raise_errors(lab: Lab) -> None:
     lab.faults["a"] = [RebasinError("in this process")]
     with pytest.raises(RebasinError, match="in this process"):
         run(lab, raise_errors=True)
@@ -215,7 +215,7 @@ MANY = graph(*(stage(str(index)) for index in range(6)))
 def test_only_the_stage_at_fault_is_charged(lab: Lab, seen: Recorder) -> None:
     lab.faults["3"] = [LOST] * 10
     outcome = run(lab, Batches(task_seconds=6), stages=MANY, observers=(seen,), retries=1)
-    # All together; then each that was not stored alone, until only one is left.
+    # All together; then each that was not stored alone, until only one remains.
     assert lab.tasks[0] == list("012345")
     assert sorted(map(tuple, lab.tasks[1:])) == [("3",), ("3",), ("4",), ("5",)]
     assert [(f.stage.label, f.attempts) for f in outcome.failures.values()] == [("3", 2)]
