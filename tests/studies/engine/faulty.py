@@ -30,7 +30,7 @@ PERMANENT = {"error": "DivergenceError", "message": "diverged", "permanent": Tru
 LOST = WorkerLostError("killed")
 HANG = "hang"
 DAMAGE = "damage"
-"""Faults of an attempt: an error in the result, a lost worker, a task that hangs, a result that is damaged when it is written."""
+"""Faults of an attempt: an error in the result, a lost worker, a task that hangs, a damaged result."""
 
 Fault = dict[str, Any] | Exception | str
 
