@@ -1,4 +1,4 @@
-"""Which stages an edit changes: every stage that depends on what is edited, and no other one.
+"""Which stages an edit changes: every stage that depends on the edited value, and no other one.
 
 The tables below are written from the meaning of the stages, not from the code.
 """

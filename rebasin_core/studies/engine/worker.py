@@ -212,8 +212,9 @@ def required_work(workspace: Workspace, stage: Stage) -> Work:
     if required not in {ANY_DEVICE, workspace.device.type}:
         message = f"expected a device of kind {required!r}, as the run requires, got {str(workspace.device)!r}"
         raise ConfigError(message)
-    found = Contents(workspace.registry).code(work)
-    if found != dict(stage.code):
+    found = Contents(workspace.registry).code(work, without=work.located)
+    planned = dict(stage.code)
+    if any(planned.get(name) != number for name, number in found.items()):
         message = (
             f"the stage was planned with {_shown(stage.code)}, and this process has {_shown(found.items())}; install "
             "the same versions everywhere, and run the command again"

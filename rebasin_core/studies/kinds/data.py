@@ -23,7 +23,7 @@ class DataWork(Work):
 
     @override
     def compute(self, context: Context) -> Product:
-        # Only what the examples determine: several datasets can have equal examples.
+        # Only facts that the examples determine: several datasets can have equal examples.
         examples = context.workspace.examples(context.stage)
         entries = {"examples": len(examples), "input_shape": list(examples.inputs.shape[1:])}
         return Product({"data": entries})

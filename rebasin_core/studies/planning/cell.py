@@ -36,13 +36,19 @@ if TYPE_CHECKING:
 
 @final
 class Prepared:
-    """A computation that many stages share: its options as JSON, and the code that it runs, computed once."""
+    """A computation that many stages share: its options as JSON, and the code that it runs, computed once.
 
-    def __init__(self, work: Work, contents: Contents) -> None:
+    Args:
+        work: The computation.
+        contents: Digests of contents.
+        code: Versions of packages that the computation uses in addition to those of its strategies.
+    """
+
+    def __init__(self, work: Work, contents: Contents, code: Mapping[str, str] | None = None) -> None:
         self.kind = work.kind_name()
         self.work = json.dumps(_with_absolute_paths(work))
         self.options = _identity_of(work, contents)
-        self.code: Entries = entries(contents.code(work, without=work.located))
+        self.code: Entries = entries({**(code or {}), **contents.code(work, without=work.located)})
 
     def stage(
         self, label: str, *, reads: Mapping[str, Stage] | None = None, inputs: Mapping[str, str] | None = None
@@ -137,7 +143,8 @@ class CellPlan:
     def network(self) -> Stage:
         """The stage of the network and its symmetries."""
         work = NetworkWork(network=self.options, spec=self.config.spec, data=self._data("test"))
-        stage = Prepared(work, self._contents).stage("network", inputs={"examples": self._facts.inputs})
+        code = {} if self.config.spec is None else self._contents.code_of_rules()
+        stage = Prepared(work, self._contents, code).stage("network", inputs={"examples": self._facts.inputs})
         return self._add(stage)
 
     def posterior(self, source: PosteriorSource, label: str) -> Stage:
@@ -157,7 +164,11 @@ class CellPlan:
             path = source.path.absolute()
             work = LoadWork(network=self.options, path=path)
             digest = self._contents.file(path)
-            return self._add(Prepared(work, self._contents).stage(f"load {label}", inputs={"file": digest}))
+            return self._add(
+                Prepared(work, self._contents, self._contents.code_of_file(path)).stage(
+                    f"load {label}", inputs={"file": digest}
+                )
+            )
         training = self.training(source)
         prepared = self._once(f"train {training.seed}", lambda: training, training.inference)
         reads = {"train": self.data("train")}

@@ -21,10 +21,10 @@ from rebasin_core.tensors.digests import digest_of_file, digest_of_json
 from rebasin_core.tensors.files import document_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from rebasin_core.data.base import DataSource, DataSplits, Target
-    from rebasin_core.plugin.registry import Registry
+    from rebasin_core.plugin.registry import Registered, Registry
 
 
 class DataFacts(NamedTuple):
@@ -90,7 +90,7 @@ class Contents:
             path: A file or folder.
 
         Returns:
-            The digest, with its kind as prefix; the absolute path if nothing exists there.
+            The digest, with its kind as prefix; the absolute path if there is no file or folder.
 
         Raises:
             FileFormatError: If a file cannot be read.
@@ -176,6 +176,39 @@ class Contents:
                 module = type(strategy).__module__.partition(".")[0]
                 found.setdefault(name, set()).add(code_of_package(module, number))
         return {name: " ".join(sorted(codes)) for name, codes in found.items()}
+
+    def code_of_file(self, path: Path) -> dict[str, str]:
+        """Return the version of the package that reads a posterior.
+
+        Args:
+            path: File of a posterior, or plain checkpoint.
+
+        Returns:
+            Version and digest of the distribution of its representation; empty for those of this package.
+        """
+        try:
+            representation = document_of(path).get("representation", "point")
+            entry = self._registry.get("posterior", representation)
+        except (FileFormatError, UnknownNameError):  # reported when the file is loaded
+            return {}
+        return self._code_of([entry])
+
+    def code_of_rules(self) -> dict[str, str]:
+        """Return the versions of the packages with rules for operators, which traced specifications depend on.
+
+        Returns:
+            Version and digest of each distribution other than this package.
+        """
+        return self._code_of([entry for entry in self._registry.all() if entry.family == "operator_rules"])
+
+    @staticmethod
+    def _code_of(registered: Sequence[Registered]) -> dict[str, str]:
+        found = {
+            entry.status.distribution: code_of_package(entry.kind.__module__.partition(".")[0], entry.status.version)
+            for entry in registered
+        }
+        found.pop(CORE, None)
+        return found
 
     @cached_property
     def _core(self) -> str:

@@ -533,7 +533,7 @@ def dependents_of(stages: Graph, failed: set[str]) -> set[str]:
 
 
 def check_random_faults(seed: int, folder: Path) -> None:
-    """Any faults: what can be computed is computed with the right value, and the next command finishes the rest."""
+    """Any faults: all possible stages are computed with the right value, and the next command finishes the rest."""
     chooser = random.Random(seed)
     stages = random_graph(chooser)
     clean = Lab(Store.open(folder / "clean"))
