@@ -122,7 +122,7 @@ def test_pairs_and_labels(tmp_path: Path) -> None:
 
 
 def test_columns_of_the_results_are_reserved() -> None:
-    assert {*COLUMNS, "matcher", "unaligned"} == RESERVED
+    assert {*COLUMNS, "matcher", "unaligned", "member"} == RESERVED
     assert VARIANT not in RESERVED
 
 
