@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rebasin_core.studies.stage import Stage
     from rebasin_core.studies.store import Artifact
 
-# What changes the last digits of results, although it is not part of the identity of a stage.
+# These change the last digits of results, but are not part of the identity of a stage.
 _CIRCUMSTANCES = {"threads": "numbers of threads", "device": "devices", "torch": "versions of PyTorch"}
 _NUMBER = re.compile(r"\d[\d.]*(e[+-]?\d+)?")
 
@@ -72,12 +72,12 @@ def damaged(identities: Collection[str]) -> list[str]:
     return [f"{count} damaged and not included, such as {min(identities)}; the study computes them again."]
 
 
-def caveats(notes: Sequence[Sequence[str]], what: str) -> list[str]:
+def caveats(notes: Sequence[Sequence[str]], subject: str) -> list[str]:
     """Return the notes of curves or scores, each once, with the number of those that have it.
 
     Args:
         notes: The notes of each curve.
-        what: ``curves`` or ``scores``.
+        subject: ``curves`` or ``scores``.
 
     Returns:
         One sentence for each note; notes that differ in numbers only are represented by the first one.
@@ -88,7 +88,7 @@ def caveats(notes: Sequence[Sequence[str]], what: str) -> list[str]:
         key = _NUMBER.sub("#", note)
         first.setdefault(key, note)
         counts[key] += 1
-    return [f"{counts[key]} of {len(notes)} {what}, for example: {note}." for key, note in first.items()]
+    return [f"{counts[key]} of {len(notes)} {subject}, for example: {note}." for key, note in first.items()]
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -77,7 +77,7 @@ class StudyPosterior:
 
 
 def read_posteriors(study: Study, *, registry: Registry | None = None) -> Iterator[StudyPosterior]:
-    """Read the posteriors of a study one after the other, as far as they are stored.
+    """Read the posteriors of a study sequentially, as far as they are stored.
 
     Args:
         study: The study.

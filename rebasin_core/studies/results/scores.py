@@ -70,8 +70,8 @@ class ScoresRow:
         """Return all values by column; NaN becomes None.
 
         Returns:
-            The factors, the scores and the other attributes. The column of a score with the name of a factor or of
-            another column ends with ``_score``.
+            The factors, the scores and the other attributes. ``_score`` is appended to the name of a score
+            that is the name of a factor or another column.
         """
         before: dict[str, Scalar] = {**self.factors, "member": self.member, "split": self.split}
         after = {name: getattr(self, name) for name in ("seconds", "threads", "device", "torch", "id")}

@@ -19,6 +19,7 @@ CONFIG = rc.StudyConfig.model_validate({
         "architecture": {"name": "mlp", "hidden": [8]},
         "inference": {"name": "map", "epochs": 1},
         "barrier": {"name": "pointwise", "num_points": 3},
+        "matchers": ["weight"],
         "num_train": 200,
         "num_test": 100,
     },
@@ -68,13 +69,13 @@ def test_posteriors_are_those_that_were_trained(study: rc.Study) -> None:
     assert [(one.cell.label, one.member) for one in found] == [
         (f"width={width}", seed) for width in ("narrow", "wide") for seed in ("1", "2", "3")
     ]
-    assert [one.posterior.mean["0.weight"].shape[0] for one in found] == [4, 4, 4, 8, 8, 8]
-    stored = {(row.factors["width"], row.member): row for row in read_results(study).scores}
+    assert [one.posterior.mean["layers.0.weight"].shape[0] for one in found] == [4, 4, 4, 8, 8, 8]
+    stored = {(str(row.factors["width"]), row.member): row for row in read_results(study).scores}
     data = CONFIG.base.data.load()
     for one in found:
         model = one.cell.config.architecture.build(data.input_shape, data.target.output_size)
         score = rc.score(one.posterior, rc.Task(model, data.test.first(100).batches(100)))
-        assert score.nll == pytest.approx(stored[one.cell.factors["width"], one.member].scores["nll"], rel=1e-5)
+        assert score.nll == pytest.approx(stored[str(one.cell.factors["width"]), one.member].scores["nll"], rel=1e-5)
 
 
 def test_what_is_removed_is_missing_by_kind(study: rc.Study) -> None:
@@ -110,7 +111,7 @@ def test_failures_of_missing_stages_are_noted(study: rc.Study) -> None:
     assert curve[:8] in note
 
 
-def test_different_circumstances_are_noted(study: rc.Study, tmp_path: Path) -> None:
+def test_different_circumstances_are_noted(study: rc.Study) -> None:
     assert not [note for note in read_results(study).notes if "threads" in note]
     planned = study.plan.curves[0].stage
     artifact = study.store.read(planned)
