@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from rebasin_core.errors import ConfigError
+from rebasin_core.errors import ConfigError, nearest
 
 Overrides: TypeAlias = dict[str, Any]
 """New values by the dotted names of options, such as ``inference.epochs``. A component that is given completely
@@ -42,7 +42,7 @@ def _replaced(part: Any, keys: list[str], value: Any, name: str) -> Any:  # ruff
     rest = keys[1:]
     if isinstance(part, dict):
         if rest and first not in part:
-            message = f"{name}: there is no option `{first}`"
+            message = f"{name}: no option `{first}`; {nearest(first, part)}"
             raise ConfigError(message)
         return {**part, first: _replaced(part.get(first), rest, value, name)}
     if isinstance(part, list) and first.isdecimal() and int(first) < len(part):
@@ -50,5 +50,6 @@ def _replaced(part: Any, keys: list[str], value: Any, name: str) -> Any:  # ruff
         return [*part[:index], _replaced(part[index], rest, value, name), *part[index + 1 :]]
     if isinstance(part, str) and rest == [] and part != "auto":  # a component without options, given by its name
         return {"name": part, first: value}
-    message = f"{name}: `{first}` leads into {part!r}, which has no options"
+    parent = name.removesuffix(".".join(["", *keys]))
+    message = f"{name}: `{parent}` is {part!r}, without an option `{first}`; override `{parent}` as a whole"
     raise ConfigError(message)

@@ -128,8 +128,8 @@ class RunConfig(Options):
     num_match: PositiveInt | None = None
     """Number of training examples for matchers that run the network, from the first; all if not given."""
 
-    num_calibration: PositiveInt = 5000
-    """Number of training examples on which `reset`, `repair` and `curved` are fitted, from the first."""
+    num_calibration: PositiveInt | None = 5000
+    """Number of training examples on which `reset`, `repair` and `curved` are fitted, from the first; all if null."""
 
     num_score_samples: PositiveInt = 32
     """Number of posterior samples for predictive scores."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, TypeAlias, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias, final
 
 from annotated_types import MinLen
 from pydantic import (
@@ -17,20 +17,25 @@ from pydantic import (
     PositiveFloat,
     ValidationError,
     ValidationInfo,
+    WrapValidator,
     field_validator,
     model_validator,
 )
 
 from rebasin_core.barriers.base import BarrierEstimator
+from rebasin_core.config.levels import as_factor, as_levels, as_pairs, as_seeds, by_name, problems_of_level
 from rebasin_core.config.overrides import Overrides, overridden
 from rebasin_core.config.run import PosteriorSource, RunConfig
-from rebasin_core.errors import ConfigError
+from rebasin_core.errors import ConfigError, nearest
 from rebasin_core.executors.base import Executor
 from rebasin_core.executors.in_process import InProcessExecutor
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.problems import custom_error, messages, problem_at
 from rebasin_core.strategy import Options
 from rebasin_core.tracking.base import Tracker
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 VARIANT = "variant"
 """Name of the factor of the variants."""
@@ -44,6 +49,9 @@ RESERVED = frozenset({
 })
 """Names of columns in tables of results, which factors cannot have."""
 
+UNALIGNED_LABEL = "unaligned"
+"""Label of the unaligned curves, which no component can have."""
+
 _LABEL = re.compile(r"\w[\w.+\-]*")
 _MAX_LEVEL = 100
 _SECONDS_OF_A_DAY = 86_400.0
@@ -51,26 +59,6 @@ Level: TypeAlias = int | float | str | bool | list[Any] | None
 """Level of a factor: a value of an option, or the name of a set of overrides."""
 LevelName: TypeAlias = int | float | str
 PairList: TypeAlias = tuple[tuple[LevelName, LevelName], ...]
-
-
-def _as_seeds(value: object) -> object:
-    """Return the seeds 1, 2, ..., n for a number n."""
-    is_count = isinstance(value, int) and not isinstance(value, bool)
-    return list(range(1, value + 1)) if is_count else value  # type: ignore[operator] # a number
-
-
-def _by_name(value: object) -> object:
-    """Return a mapping by name for a list of components."""
-    if not isinstance(value, list | tuple):
-        return value
-    found: dict[str, object] = {}
-    for item in value:
-        name = item.get("name") if isinstance(item, Mapping) else getattr(item, "name", item)
-        if not isinstance(name, str) or name in found:
-            message = f"expected components of different names, got {name!r} twice; use a mapping with labels"
-            raise custom_error(message)
-        found[name] = item
-    return found
 
 
 class Against(Options):
@@ -115,30 +103,32 @@ class StudyConfig(Options):
     base: RunConfig
     """The run of which all cells are variations."""
 
-    grid: dict[str, list[Any] | dict[LevelName, Overrides]] = Field(default_factory=dict)
+    grid: dict[str, Annotated[list[Any] | dict[LevelName, Overrides], BeforeValidator(as_factor)]] = Field(
+        default_factory=dict
+    )
     """Factors. A list has values of the option that the name denotes, such as ``inference.epochs``. A mapping has
     levels by name; each level is a set of overrides of options."""
 
-    variants: dict[LevelName, Overrides] = Field(default_factory=dict)
+    variants: Annotated[dict[LevelName, Overrides], BeforeValidator(as_levels)] = Field(default_factory=dict)
     """Sets of overrides by name, each combined with the grid; the base alone if not given."""
 
-    seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(1), BeforeValidator(_as_seeds)] = (1, 2, 3)
+    seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(1), BeforeValidator(as_seeds)] = (1, 2, 3)
     """Seeds of the posteriors of each cell; a number n for 1 to n."""
 
     posteriors: dict[str, PosteriorSource] = Field(default_factory=dict)
     """Posteriors by name, instead of `seeds`, for example files to load."""
 
-    pairs: Literal["all", "none"] | Against | PairList = "all"
+    pairs: Annotated[Literal["all", "none"] | Against | PairList, BeforeValidator(as_pairs)] = "all"
     """Pairs to compare: ``all``, ``none`` (posteriors are only scored), ``{against: NAME}``, or a list of pairs
     ``[reference, candidate]``. Names are seeds or those of `posteriors`."""
 
     no_pairs: tuple[LevelName, ...] = ()
     """Variants in which no pairs are compared."""
 
-    matchers: Annotated[dict[str, Matcher], BeforeValidator(_by_name)] = Field(default_factory=dict)
+    matchers: Annotated[dict[str, Matcher], WrapValidator(by_name)] = Field(default_factory=dict)
     """Matchers by label, or a list; those of the run if not given."""
 
-    barriers: Annotated[dict[str, BarrierEstimator], BeforeValidator(_by_name)] = Field(default_factory=dict)
+    barriers: Annotated[dict[str, BarrierEstimator], WrapValidator(by_name)] = Field(default_factory=dict)
     """Barrier estimators by label, or a list; that of the run if not given."""
 
     scores: bool = True
@@ -250,8 +240,10 @@ class StudyConfig(Options):
     @classmethod
     def _usable_labels(cls, value: Mapping[str, Any]) -> Mapping[str, Any]:
         for label in value:
-            if not _LABEL.fullmatch(label) or label in RESERVED:
-                message = f"expected a label of letters, digits and `_.+-` that is no name of a column, got {label!r}"
+            if not _LABEL.fullmatch(label) or label == UNALIGNED_LABEL:
+                message = (
+                    f"expected a label of letters, digits and `_.+-` other than `{UNALIGNED_LABEL}`, got {label!r}"
+                )
                 raise custom_error(message)
         return value
 
@@ -281,12 +273,15 @@ class StudyConfig(Options):
     def _one_factor_per_option(self) -> Self:
         """Require that every option is set by one factor, and that the study does not replace it."""
         replaced = {"reference": "posteriors", "candidate": "posteriors"}
+        fixed = {"device": "all cells have one device; set it in `base`"}
         replaced |= {"matchers": "matchers"} if self.matchers else {}
         replaced |= {"barrier": "barriers"} if self.barriers else {}
         owners: dict[str, str] = {}
         for name, levels in self.levels().items():
             location: tuple[str, ...] = ("variants",) if name == VARIANT else ("grid", name)
             for option in {option: None for _, overrides in levels for option in overrides}:
+                if option in fixed:
+                    raise problem_at(location, f"`{option}`: {fixed[option]}")
                 own = replaced.get(option.partition(".")[0])
                 if own is not None:
                     raise problem_at(location, f"`{option}` has no effect in a study; use `{own}` of the study")
@@ -296,43 +291,43 @@ class StudyConfig(Options):
         return self
 
     @model_validator(mode="after")
+    def _known_variants(self) -> Self:
+        unknown = [name for name in self.no_pairs if name not in self.variants]
+        if unknown:
+            raise problem_at(
+                ("no_pairs",), f"no variant {unknown[0]!r}; {nearest(str(unknown[0]), map(str, self.variants))}"
+            )
+        twice = [f"{label}_of_means" for label in self.barriers if f"{label}_of_means" in self.barriers]
+        if twice:
+            message = f"`{twice[0]}` is the label of the barrier between means; choose another label"
+            raise problem_at(("barriers",), message)
+        return self
+
+    @model_validator(mode="after")
     def _valid_levels(self, info: ValidationInfo) -> Self:
         """Validate each level alone, to report problems with the line of the level."""
         lookup = (info.context or {}).get("lookup")
         base = json.loads(self.base.model_dump_json())
         problems = []
-        for name, levels in self.levels().items():
+        factors = self.levels()
+        for factor, levels in factors.items():
+            others = {k: v for name, found in factors.items() if name != factor for k, v in found[0][1].items()}
             for index, (level, overrides) in enumerate(levels):
-                prefix: tuple[str | int, ...] = ("variants",) if name == VARIANT else ("grid", name)
-                is_list = name != VARIANT and isinstance(self.grid[name], list)
-                location = (*prefix, index if is_list else str(level))
-                problems += _problems(base, overrides, () if is_list else None, location, lookup)
+                locate = functools.partial(self._located, factor, index, level)
+                problems += problems_of_level(base, overrides, others, locate, lookup)
         if problems:
             raise ValidationError.from_exception_data(type(self).__name__, problems)
         return self
 
-
-def _problems(
-    base: Any,  # ruff: ignore[any-type] - JSON
-    overrides: Overrides,
-    inside: tuple[()] | None,
-    location: tuple[str | int, ...],
-    lookup: Any,  # ruff: ignore[any-type] - `Lookup`, or None
-) -> list[Any]:
-    """Return the problems of a set of overrides, each at the override that causes it."""
-    try:
-        RunConfig.model_validate(overridden(base, overrides), context={"lookup": lookup})
-    except ValidationError as error:
-        found = []
-        for problem, sentence in zip(error.errors(), messages(error.errors()), strict=True):
-            dotted = ".".join(str(part) for part in problem["loc"])
-            key = next((name for name in overrides if dotted.startswith(name)), None)
-            where = location if inside is not None or key is None else (*location, key)
-            found.append({"type": custom_error(sentence), "loc": where, "input": problem["input"]})
-        return found
-    except ConfigError as error:
-        return [{"type": custom_error(str(error)), "loc": location, "input": None}]
-    return []
+    def _located(self, factor: str, index: int, level: Level, option: str) -> tuple[str | int, ...]:
+        """Return the location of an override in the file; of the level if the option is empty."""
+        if factor == VARIANT:
+            prefix: tuple[str | int, ...] = ("variants", str(level))
+        elif isinstance(self.grid[factor], list):
+            return ("grid", factor, index)
+        else:
+            prefix = ("grid", factor, str(level))
+        return (*prefix, option) if option else prefix
 
 
 def _validated(document: Any, factors: Mapping[str, Level], lookup: Any) -> RunConfig:  # ruff: ignore[any-type] - JSON

@@ -76,7 +76,7 @@ barrier:
         ("[1, 2]", ["run.yaml:1: expected a mapping"]),
         ("", ["run.yaml:1: expected a mapping"]),
         ("data: digit\narchitecture: mlp", ["run.yaml:1: data.name: no dataset 'digit'; did you mean 'digits'?"]),
-        (MINIMAL + "matcher: [weight]", ["run.yaml:3: matcher: unknown option; did you mean 'matchers'?"]),
+        (MINIMAL + "matcher: [weight]", ["run.yaml:3: matcher: unknown option; did you mean 'matchers'"]),
         (
             MINIMAL + "matchers:\n- weight\n- {name: kl, direction: up}",
             ["run.yaml:5: matchers[1].direction:", "got 'up'"],

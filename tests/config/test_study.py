@@ -104,6 +104,35 @@ def test_a_base_file_is_relative_to_the_study_and_has_its_own_errors(tmp_path: P
         ("pairs: [[1, 4]]\n", r"`pairs` names \['4'\]"),
         ("pairs: [[1, 2], [1, 2]]\n", "got a pair twice"),
         ("pairs: [[1, 1]]\n", "two different posteriors"),
+        (
+            "variants: {a: {architecture.hiden: [1]}}\n",
+            "study.yaml:2: variants.a.architecture.hiden: unknown option; did",
+        ),
+        (
+            "grid: {architecture.hidden: [[8], [0, 4]]}\n",
+            r"grid.architecture.hidden\[1\]\[0\]: expected a value greater",
+        ),
+        ("grid: {inferense.epochs: [1]}\n", r"epochs\[0\]: no option `inferense`; did you mean 'inference'"),
+        (
+            "grid: {spec.path: [a]}\n",
+            r"path\[0\]: `spec` is None, without an option `path`; override `spec` as a whole",
+        ),
+        ("variants: {a: {inference: {epochs: 3}}}\n", "variants.a.inference: expected the name of a registered"),
+        ("grid: {width: {narrow: 3}}\n", "study.yaml:2: grid.width.narrow: expected a mapping of overrides .* got 3$"),
+        ("grid: {batch_size: 3}\n", "study.yaml:2: grid.batch_size: expected a list of values, or levels by name"),
+        ("variants: {a: 3}\n", "study.yaml:2: variants.a: expected a mapping of overrides"),
+        ("variants: {a: {device: cpu}}\n", "variants: `device`: all cells have one device; set it in `base`"),
+        ("pairs: some\n", "study.yaml:2: pairs: expected `all`, `none`, .* got 'some'$"),
+        ("pairs: [[1]]\n", "study.yaml:2: pairs: expected `all`, `none`"),
+        ("pairs: {agains: 1}\n", "study.yaml:2: pairs: expected `all`, `none`, `{against: NAME}`"),
+        ("variants: {exact: {seed: 1}}\nno_pairs: [exakt]\n", "study.yaml:3: no_pairs: no variant 'exakt'; did"),
+        ("matchers: [3]\n", r"study.yaml:2: matchers\[0\]: expected the name of a component"),
+        (
+            "matchers:\n- weight\n- {name: kl, max_swep: 3}\n",
+            r"study.yaml:4: matchers\[1\].max_swep: unknown option; did",
+        ),
+        ("barriers: {a: pointwise, a_of_means: pointwise}\n", "study.yaml:2: barriers: `a_of_means` is the label"),
+        ("seeds: 0\n", "study.yaml:2: seeds: expected a number of seeds of at least 1, .* got 0"),
         ("seeds: [1, 1]\n", "expected different seeds"),
         ("sedes: 3\n", "study.yaml:2: sedes: unknown option; did you mean 'seeds'"),
     ],
@@ -119,6 +148,24 @@ def test_pairs_and_labels(tmp_path: Path) -> None:
     assert study.matchers == {"w": rc.matchers.WeightMatcher(), "w5": rc.matchers.WeightMatcher(max_sweeps=5)}
     named = load(BASE + "posteriors: {a: {path: a.safetensors}, b: {seed: 3}}\n", tmp_path)
     assert named.pairs_of_members() == (("a", "b"),)
+
+
+def test_names_and_values_that_yaml_reads_as_other_types(tmp_path: Path) -> None:
+    text = "grid: {allow_untested: [true, false], num_train: [null, 5]}\n"
+    text += "variants: {true: , null: {seed: 4}, 2: {seed: 5}}\n"
+    cells = load(BASE + text, tmp_path).cells()
+    assert len(cells) == 12
+    assert {cell.factors["variant"] for cell in cells} == {"true", "null", 2}
+    assert [cell.config.num_train for cell in cells[:4]] == [None, None, None, 5]
+    assert [cell.config.seed for cell in cells[:3]] == [0, 4, 5]
+
+
+def test_options_of_a_component_that_another_factor_selects(tmp_path: Path) -> None:
+    base = "base: {data: digits, architecture: mlp, inference: map}\n"
+    study = load(base + "grid: {inference.kl_weight: [0.1]}\nvariants: {vi: {inference: mean_field_vi}}\n", tmp_path)
+    assert [cell.config.inference for cell in study.cells()] == [rc.inference.MeanFieldVI(kl_weight=0.1)]
+    study = load(BASE + "posteriors: {reference: {seed: 1}, candidate: {seed: 2}}\n", tmp_path)
+    assert study.pairs_of_members() == (("reference", "candidate"),)
 
 
 def test_columns_of_the_results_are_reserved() -> None:

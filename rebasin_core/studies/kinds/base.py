@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from rebasin_core.data.base import Target
     from rebasin_core.data.examples import Examples
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.studies.kinds.options import NetworkOptions
@@ -87,10 +86,6 @@ class Context:
     def examples(self, role: str) -> Examples:
         """Return the examples that the stage reads in a role."""
         return self.workspace.examples(self.sources[self._read(role)])
-
-    def target(self, role: str) -> Target:
-        """Return the prediction target of the examples that the stage reads in a role."""
-        return self.workspace.target(self.sources[self._read(role)])
 
     def posterior(self, role: str, options: NetworkOptions) -> Posterior:
         """Return the posterior that the stage reads in a role, on the device and in the dtype of the network."""

@@ -13,6 +13,7 @@ from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.barriers.curve import LossCurve
 from rebasin_core.barriers.curve_json import KIND, VERSION
 from rebasin_core.errors import MeasurementWarning
+from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.task import Task
 from rebasin_core.studies.kinds.base import Context, Product, Work
 from rebasin_core.studies.kinds.names import PERMUTATION
@@ -33,6 +34,9 @@ class CurveWork(Work):
     network: NetworkOptions
     """The network."""
 
+    likelihood: Likelihood
+    """Likelihood of the targets given the network's outputs."""
+
     barrier: BarrierEstimator
     """The barrier estimator."""
 
@@ -42,16 +46,13 @@ class CurveWork(Work):
     batch_size: PositiveInt
     """Batch size."""
 
-    num_calibration: PositiveInt | None = None
-    """Number of calibration examples, from the first; None without calibration."""
-
     @override
     def compute(self, context: Context) -> Product:
         model = context.model(self.network)
         calibration = None
         if context.reads("calibration"):
-            calibration = context.examples("calibration").first(self.num_calibration).batches(self.batch_size)
-        task = Task(model, context.examples("data").batches(self.batch_size), self.network.likelihood, calibration)
+            calibration = context.examples("calibration").batches(self.batch_size)
+        task = Task(model, context.examples("data").batches(self.batch_size), self.likelihood, calibration)
         with warnings.catch_warnings():
             # Notes on reliability are stored with the curve.
             warnings.simplefilter("ignore", MeasurementWarning)

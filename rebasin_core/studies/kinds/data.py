@@ -23,14 +23,7 @@ class DataWork(Work):
 
     @override
     def compute(self, context: Context) -> Product:
-        stage = context.stage
-        examples = context.workspace.examples(stage)
-        target = context.workspace.target(stage)
-        entries = {
-            "source": self.data.source.name,
-            "split": self.data.split,
-            "examples": len(examples),
-            "input_shape": list(examples.inputs.shape[1:]),
-            "target": {"kind": target.kind, "output_size": target.output_size},
-        }
+        # Only what the examples determine: several datasets can have equal examples.
+        examples = context.workspace.examples(context.stage)
+        entries = {"examples": len(examples), "input_shape": list(examples.inputs.shape[1:])}
         return Product({"data": entries})

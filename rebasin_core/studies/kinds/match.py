@@ -9,6 +9,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.task import Task
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.posteriors.divergence import wasserstein_distance
@@ -36,20 +37,20 @@ class MatchWork(Work):
     seed: NonNegativeInt
     """Seed of the matcher."""
 
+    likelihood: Likelihood | None = None
+    """Likelihood for matchers that run the network; None for others."""
+
     batch_size: PositiveInt | None = None
     """Batch size for matchers that run the network; None for others."""
-
-    num_examples: PositiveInt | None = None
-    """Number of training examples, from the first; all if None."""
 
     @override
     def compute(self, context: Context) -> Product:
         reference = context.posterior("reference", self.network)
         candidate = context.posterior("candidate", self.network)
         task = None
-        if self.batch_size is not None:
-            batches = context.examples("train").first(self.num_examples).batches(self.batch_size)
-            task = Task(context.model(self.network), batches, self.network.likelihood)
+        if self.batch_size is not None and self.likelihood is not None:
+            batches = context.examples("train").batches(self.batch_size)
+            task = Task(context.model(self.network), batches, self.likelihood)
         result = self.matcher.match(
             reference,
             candidate,

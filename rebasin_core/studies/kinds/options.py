@@ -9,7 +9,6 @@ from pydantic import PositiveInt
 
 from rebasin_core.architectures.base import Architecture
 from rebasin_core.data.base import DataSource
-from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.strategy import Options
 
 if TYPE_CHECKING:
@@ -41,11 +40,8 @@ class NetworkOptions(Options):
     input_shape: tuple[int, ...]
     """Shape of one input, without the batch dimension."""
 
-    likelihood: Likelihood
-    """Likelihood of the targets given the network's outputs."""
-
-    output_size: PositiveInt
-    """Number of classes, or number of target dimensions."""
+    num_outputs: PositiveInt
+    """Number of outputs."""
 
     dtype: Literal["float32", "float64"] = "float32"
     """Floating-point type of parameters and inputs."""
@@ -72,5 +68,5 @@ class NetworkOptions(Options):
             The network.
         """
         generator = torch.Generator().manual_seed(seed)
-        outputs = self.likelihood.num_outputs(self.output_size)
-        return self.architecture.build(self.input_shape, outputs, generator=generator).to(device, self.torch_dtype)
+        model = self.architecture.build(self.input_shape, self.num_outputs, generator=generator)
+        return model.to(device, self.torch_dtype)

@@ -8,6 +8,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from typing_extensions import override
 
 from rebasin_core.evaluation.evaluator import Evaluator
+from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.scores import PredictiveScores
 from rebasin_core.evaluation.task import Task
 from rebasin_core.studies.kinds.base import Context, Product, Work
@@ -23,6 +24,9 @@ class ScoresWork(Work):
     network: NetworkOptions
     """The network."""
 
+    likelihood: Likelihood
+    """Likelihood of the targets given the network's outputs."""
+
     seed: NonNegativeInt
     """Seed of the posterior samples."""
 
@@ -36,7 +40,7 @@ class ScoresWork(Work):
     def compute(self, context: Context) -> Product:
         posterior = context.posterior("posterior", self.network)
         batches = context.examples("data").batches(self.batch_size)
-        task = Task(context.model(self.network), batches, self.network.likelihood)
+        task = Task(context.model(self.network), batches, self.likelihood)
         evaluator = Evaluator(task, posterior, num_samples=self.num_samples, seed=self.seed)
         scores = PredictiveScores.estimate(evaluator, posterior)
         return Product({"scores": {"scores": scores.as_json(), "bins": scores.bins, "notes": list(scores.notes)}})

@@ -9,6 +9,7 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from typing_extensions import override
 
+from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.inference.base import Inference
 from rebasin_core.studies.kinds.base import Context, Product, Work
 from rebasin_core.studies.kinds.names import POSTERIOR
@@ -28,6 +29,9 @@ class TrainWork(Work):
 
     network: NetworkOptions
     """The network."""
+
+    likelihood: Likelihood
+    """Likelihood of the targets given the network's outputs."""
 
     inference: Inference
     """The inference method."""
@@ -73,7 +77,7 @@ class TrainWork(Work):
         """
         data, validation = self.batches(examples)
         model = self.network.build(device, seed=self.seed)
-        self.inference.check(model, data, validation=validation, spec=spec, likelihood=self.network.likelihood)
+        self.inference.check(model, data, validation=validation, spec=spec, likelihood=self.likelihood)
 
     @override
     def compute(self, context: Context) -> Product:
@@ -83,7 +87,7 @@ class TrainWork(Work):
             data,
             validation=validation,
             spec=spec_in(context.artifact("network")) if context.reads("network") else None,
-            likelihood=self.network.likelihood,
+            likelihood=self.likelihood,
             # A random stream independent of the initialization, which uses the seed itself.
             generator=torch.Generator().manual_seed(self.seed + 2**32),
             checkpoint=context.scratch / "training.safetensors",

@@ -18,7 +18,7 @@ from rebasin_core.tensors.digests import digest_of_tensors
 if TYPE_CHECKING:
     from torch import nn
 
-    from rebasin_core.data.base import DataSplits, Target
+    from rebasin_core.data.base import DataSplits
     from rebasin_core.data.examples import Examples
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.studies.stage import Stage
@@ -98,10 +98,6 @@ class Workspace:
                 raise DataError(message)
             self._verified.add(stage.id)
         return found
-
-    def target(self, stage: Stage) -> Target:
-        """Return the prediction target of a dataset's stage."""
-        return self._splits(_data_in(stage)).target
 
     def unverified(self, work: DataOptions) -> Examples:
         """Return the examples of a dataset without comparing their digest."""

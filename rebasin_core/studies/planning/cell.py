@@ -19,7 +19,7 @@ from rebasin_core.studies.kinds.options import ANY_DEVICE, DataOptions, NetworkO
 from rebasin_core.studies.kinds.scores import ScoresWork
 from rebasin_core.studies.kinds.similarities import SimilaritiesWork
 from rebasin_core.studies.kinds.train import TrainWork
-from rebasin_core.studies.planning.contents import Contents, is_point_file, paths_in
+from rebasin_core.studies.planning.contents import Contents, is_point_file, with_paths
 from rebasin_core.studies.stage import Entries, Stage, entries
 from rebasin_core.tensors.digests import canonical_json
 
@@ -42,7 +42,7 @@ class Prepared:
         self.kind = work.kind_name()
         self.work = json.dumps(_with_absolute_paths(work))
         self.options = _identity_of(work, contents)
-        self.code: Entries = entries(contents.code(work))
+        self.code: Entries = entries(contents.code(work, without=work.located))
 
     def stage(
         self, label: str, *, reads: Mapping[str, Stage] | None = None, inputs: Mapping[str, str] | None = None
@@ -82,7 +82,7 @@ class CellPlan:
         self._facts = contents.data(config.data, config.num_train, config.num_test)
         # By identity of the strategy, which is much faster than its hash; the value keeps the strategy alive.
         self._prepared: dict[tuple[object, ...], tuple[Prepared, object]] = {}
-        self._splits: dict[str, Stage] = {}
+        self._splits: dict[tuple[Split, int | None], Stage] = {}
 
     @cached_property
     def likelihood(self) -> Likelihood:
@@ -109,21 +109,29 @@ class CellPlan:
         return NetworkOptions(
             architecture=self.config.architecture,
             input_shape=self._facts.input_shape,
-            likelihood=self.likelihood,
-            output_size=self._facts.target.output_size,
+            num_outputs=self.likelihood.num_outputs(self._facts.target.output_size),
             dtype=self.config.dtype,
             device=ANY_DEVICE if device == "auto" else device.partition(":")[0],
             precision=torch.get_float32_matmul_precision(),
         )
 
-    def data(self, split: Split) -> Stage:
-        """Add the stage of a split of the dataset."""
-        if split in self._splits:
-            return self._splits[split]
-        digest = self._facts.train if split == "train" else self._facts.test
-        prepared = self._once(f"data {split}", lambda: DataWork(data=self._data(split)))
-        self._splits[split] = self._add(prepared.stage(f"{split} data", inputs={"examples": digest}))
-        return self._splits[split]
+    def data(self, split: Split, count: int | None = None) -> Stage:
+        """Add the stage of a split of the dataset.
+
+        Args:
+            split: The split.
+            count: Number of examples, from the first; all of the configuration if None.
+
+        Returns:
+            The stage. Stages of equal examples are equal.
+        """
+        key = (split, count)
+        if key not in self._splits:
+            options = self._data(split, count)
+            work = Prepared(DataWork(data=options), self._contents)
+            digest = self._contents.examples(self.config.data, split, options.count)
+            self._splits[key] = self._add(work.stage(f"{split} data", inputs={"examples": digest}))
+        return self._splits[key]
 
     @cached_property
     def network(self) -> Stage:
@@ -168,6 +176,7 @@ class CellPlan:
         config = self.config
         return TrainWork(
             network=self.options,
+            likelihood=self.likelihood,
             inference=source.inference or config.inference,
             seed=source.seed or 0,
             batch_size=config.batch_size,
@@ -196,14 +205,14 @@ class CellPlan:
                 network=self.options,
                 matcher=matcher,
                 seed=config.seed,
+                likelihood=self.likelihood if matcher.uses_task else None,
                 batch_size=batch_size,
-                num_examples=config.num_match if matcher.uses_task else None,
             ),
             matcher,
         )
         reads = {"network": self.network, "reference": reference, "candidate": candidate}
         if matcher.uses_task:
-            reads["train"] = self.data("train")
+            reads["train"] = self.data("train", config.num_match)
         return self._add(prepared.stage(f"match {label}", reads=reads))
 
     def similarities(self, match: Stage, reference: Stage, candidate: Stage, label: str) -> Stage:
@@ -250,16 +259,16 @@ class CellPlan:
             "curve",
             lambda: CurveWork(
                 network=self.options,
+                likelihood=self.likelihood,
                 barrier=barrier,
                 seed=config.seed,
                 batch_size=config.evaluation_batch_size,
-                num_calibration=config.num_calibration if barrier.uses_calibration else None,
             ),
             barrier,
         )
         reads = {"data": self.data(split), "reference": reference, "candidate": candidate}
         if barrier.uses_calibration:
-            reads["calibration"] = self.data("train")
+            reads["calibration"] = self.data("train", config.num_calibration)
         if match is not None:
             reads |= {"network": self.network, "match": match}
         return self._add(prepared.stage(f"curve {label}", reads=reads))
@@ -280,6 +289,7 @@ class CellPlan:
             "scores",
             lambda: ScoresWork(
                 network=self.options,
+                likelihood=self.likelihood,
                 seed=config.seed,
                 num_samples=config.num_score_samples,
                 batch_size=config.evaluation_batch_size,
@@ -288,9 +298,10 @@ class CellPlan:
         reads = {"data": self.data(split), "posterior": posterior}
         return self._add(prepared.stage(f"scores {label}", reads=reads))
 
-    def _data(self, split: Split) -> DataOptions:
-        count = self.config.num_train if split == "train" else self.config.num_test
-        return DataOptions(source=self.config.data, split=split, count=count)
+    def _data(self, split: Split, count: int | None = None) -> DataOptions:
+        counts = [self.config.num_train if split == "train" else self.config.num_test, count]
+        smallest = min((number for number in counts if number is not None), default=None)
+        return DataOptions(source=self.config.data, split=split, count=smallest)
 
     def _once(self, kind: str, make: Callable[[], Work], strategy: object = None) -> Prepared:
         """Return the prepared computation of a kind with a strategy; make it on the first call."""
@@ -305,24 +316,12 @@ class CellPlan:
 
 def _with_absolute_paths(work: Work) -> Any:  # ruff: ignore[any-type] - JSON
     """Return the options of a computation as JSON, with absolute paths: workers can run in other folders."""
-    changed = {str(path): str(path.absolute()) for path in paths_in(work)}
-    return _replaced(json.loads(work.canonical_json()), changed)
+    return with_paths(work, json.loads(work.canonical_json()), lambda path: str(path.absolute()))
 
 
 def _identity_of(work: Work, contents: Contents) -> str:
-    """Return the options that determine the result as canonical JSON, with digests instead of paths of files."""
+    """Return the options that determine the result as canonical JSON, with digests instead of paths."""
     document = json.loads(work.canonical_json())
     for name in ("kind", *work.located):
         document.pop(name, None)
-    found = paths_in(work, without=work.located)
-    digests = {str(path): f"sha256:{contents.file(path)}" for path in found if path.is_file()}
-    return canonical_json(_replaced(document, digests))
-
-
-def _replaced(value: Any, texts: Mapping[str, str]) -> Any:  # ruff: ignore[any-type] - JSON
-    """Return a JSON value in which some strings are replaced."""
-    if isinstance(value, dict):
-        return {key: _replaced(item, texts) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_replaced(item, texts) for item in value]
-    return texts.get(value, value) if isinstance(value, str) else value
+    return canonical_json(with_paths(work, document, contents.path))

@@ -5,22 +5,23 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
 from rebasin_core.errors import FileFormatError, UnknownNameError
 from rebasin_core.plugin.discovery import CORE
 from rebasin_core.strategy import Options, Strategy, strategies_in
 from rebasin_core.studies.kinds.network import digest_of_inputs
 from rebasin_core.studies.kinds.workspace import digest_of_examples
-from rebasin_core.tensors.digests import digest_of_file
+from rebasin_core.tensors.digests import digest_of_file, digest_of_json
 from rebasin_core.tensors.files import document_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rebasin_core.data.base import DataSource, DataSplits, Target
     from rebasin_core.plugin.registry import Registry
@@ -30,15 +31,11 @@ class DataFacts(NamedTuple):
     """Digests and shapes of a dataset, for plans.
 
     Attributes:
-        train: Digest of the training examples.
-        test: Digest of the test examples.
         inputs: Digest of the inputs on which symmetries are checked.
         input_shape: Shape of one input.
         target: Prediction target.
     """
 
-    train: str
-    test: str
     inputs: str
     input_shape: tuple[int, ...]
     target: Target
@@ -59,6 +56,7 @@ class Contents:
         self._files: dict[Path, tuple[tuple[int, int], str]] = {}
         self._splits: dict[str, DataSplits] = {}
         self._data: dict[tuple[str, int | None, int | None], DataFacts] = {}
+        self._examples: dict[tuple[str, str, int], str] = {}
 
     def file(self, path: Path) -> str:
         """Return the digest of a file.
@@ -85,6 +83,24 @@ class Contents:
         self._files[path] = (state, digest)
         return digest
 
+    def path(self, path: Path) -> str:
+        """Return the digest of a file, or of all files in a folder.
+
+        Args:
+            path: A file or folder.
+
+        Returns:
+            The digest, with its kind as prefix; the absolute path if nothing exists there.
+
+        Raises:
+            FileFormatError: If a file cannot be read.
+        """
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+            listed = {file.relative_to(path).as_posix(): self.file(file) for file in files}
+            return f"folder-sha256:{digest_of_json(listed)}"
+        return f"sha256:{self.file(path)}" if path.is_file() else str(path.absolute())
+
     def data(self, source: DataSource, num_train: int | None, num_test: int | None) -> DataFacts:
         """Return the digests of a dataset; it is loaded on the first call.
 
@@ -105,16 +121,27 @@ class Contents:
             if name not in self._splits:
                 self._splits[name] = source.load()
             splits = self._splits[name]
-            train = splits.train.first(num_train)
-            test = splits.test.first(num_test)
-            self._data[key] = DataFacts(
-                digest_of_examples(train),
-                digest_of_examples(test),
-                digest_of_inputs(test),
-                splits.input_shape,
-                splits.target,
-            )
+            inputs = digest_of_inputs(splits.test.first(num_test))
+            self._data[key] = DataFacts(inputs, splits.input_shape, splits.target)
         return self._data[key]
+
+    def examples(self, source: DataSource, split: Literal["train", "test"], count: int | None) -> str:
+        """Return the digest of the examples of a split.
+
+        Args:
+            source: The dataset.
+            split: The split.
+            count: Number of examples, from the first; all if None.
+
+        Returns:
+            The digest.
+        """
+        splits = self.splits(source, None, None)
+        examples = splits.train if split == "train" else splits.test
+        key = (source.canonical_json(), split, len(examples) if count is None else min(count, len(examples)))
+        if key not in self._examples:
+            self._examples[key] = digest_of_examples(examples.first(count))
+        return self._examples[key]
 
     def splits(self, source: DataSource, num_train: int | None, num_test: int | None) -> DataSplits:
         """Return the examples of a dataset.
@@ -131,22 +158,24 @@ class Contents:
         splits = self._splits[source.canonical_json()]
         return replace(splits, train=splits.train.first(num_train), test=splits.test.first(num_test))
 
-    def code(self, options: Options) -> dict[str, str]:
+    def code(self, options: Options, *, without: frozenset[str] = frozenset()) -> dict[str, str]:
         """Return the versions of the packages whose strategies are used.
 
         Args:
             options: Options that contain strategies.
+            without: Names of options to skip.
 
         Returns:
             For each distribution, its version and the digest of its source code.
         """
-        found = {CORE: self._core}
-        for strategy in strategies_in(options):
+        found = {CORE: {self._core}}
+        used = [getattr(options, name) for name in type(options).model_fields if name not in without]
+        for strategy in strategies_in(used):
             name, number = self._distribution(strategy)
             if name != CORE:
                 module = type(strategy).__module__.partition(".")[0]
-                found[name] = code_of_package(module, number)
-        return found
+                found.setdefault(name, set()).add(code_of_package(module, number))
+        return {name: " ".join(sorted(codes)) for name, codes in found.items()}
 
     @cached_property
     def _core(self) -> str:
@@ -155,10 +184,13 @@ class Contents:
     def _distribution(self, strategy: Strategy) -> tuple[str, str]:
         """Return the name and version of the distribution of a strategy; its module if it is not registered."""
         try:
-            status = self._registry.get(strategy.family, strategy.registered_name()).status
+            entry = self._registry.get(strategy.family, strategy.registered_name())
         except UnknownNameError:
+            entry = None
+        # A class that is not registered can have the name of one that is.
+        if entry is None or entry.kind is not type(strategy):
             return type(strategy).__module__, "0"
-        return status.distribution, status.version
+        return entry.status.distribution, entry.status.version
 
 
 def is_point_file(path: Path) -> bool:
@@ -209,29 +241,27 @@ def _sources(package: str) -> Iterator[tuple[str, Path]]:
         yield path.name, path
 
 
-def paths_in(options: Options, *, without: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """Yield the paths among options, recursively.
+def with_paths(options: Options, document: dict[str, Any], text: Callable[[Path], str]) -> dict[str, Any]:
+    """Return options as JSON in which each path is replaced.
 
     Args:
         options: Any options.
-        without: Names of options to skip.
+        document: The options as plain JSON; names that are missing are skipped.
+        text: The text that replaces a path.
 
-    Yields:
-        Each path.
+    Returns:
+        The new JSON.
     """
-    for name in type(options).model_fields:
-        if name not in without:
-            yield from _paths(getattr(options, name))
+    return {name: _replaced(getattr(options, name, None), value, text) for name, value in document.items()}
 
 
-def _paths(value: object) -> Iterator[Path]:
+def _replaced(value: object, part: Any, text: Callable[[Path], str]) -> Any:  # ruff: ignore[any-type] - JSON
     if isinstance(value, Path):
-        yield value
-    elif isinstance(value, Options):
-        yield from paths_in(value)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _paths(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _paths(item)
+        return text(value)
+    if isinstance(value, Options) and isinstance(part, dict):
+        return with_paths(value, part, text)
+    if isinstance(value, Mapping) and isinstance(part, dict):
+        return {name: _replaced(value.get(name), item, text) for name, item in part.items()}
+    if isinstance(value, tuple | list) and isinstance(part, list) and len(value) == len(part):
+        return [_replaced(item, inner, text) for item, inner in zip(value, part, strict=True)]
+    return part
