@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 import rebasin_core as rc
+from rebasin_core.studies.results import read_posteriors
 
 STUDY = Path(__file__).with_name("matched.yaml")
 
@@ -32,15 +33,11 @@ def main() -> None:
     parser.add_argument("--store", required=True)
     arguments = parser.parse_args()
     study = rc.Study(rc.load_study(STUDY), arguments.store, only=["*SGHMC*"])
-    for planned in study.plan.posteriors:
-        cell = study.plan.cells[planned.cell][0]
-        artifact = study.store.read(planned.stage)
-        chain = rc.load_posterior(study.store.fetch(artifact, "posterior.safetensors"))
-        data = cell.config.data.load()
-        model = cell.config.architecture.build(data.input_shape, data.target.output_size)
-        print(
-            f"{cell.label}, seed {planned.member}: {between_halves(chain, rc.Task(model, data.test.batches(500))):.3f}"
-        )
+    for found in read_posteriors(study):
+        data = found.cell.config.data.load()
+        model = found.cell.config.architecture.build(data.input_shape, data.target.output_size)
+        height = between_halves(found.posterior, rc.Task(model, data.test.batches(500)))
+        print(f"{found.cell.label}, seed {found.member}: {height:.3f}")
 
 
 if __name__ == "__main__":

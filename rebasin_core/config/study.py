@@ -45,7 +45,7 @@ RESERVED = frozenset({
     *("height_stderr", "height_data_stderr", "height_bias", "location", "interior_excess", "interior_location"),
     *("reference_loss", "midpoint_loss", "candidate_loss", "baseline", "score_name", "reference_score"),
     *("midpoint_score", "candidate_score", "distance", "objective", "seconds", "match_seconds", "threads", "device"),
-    "id",
+    *("torch", "notes", "id", "member"),
 })
 """Names of columns in tables of results, which factors cannot have."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from itertools import combinations
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ def simulated(networks: int, node: float, pair: float, generator: torch.Generato
     }
 
 
-def independent(values: dict[tuple[int, int], float]) -> float:
+def independent(values: Mapping[Any, float]) -> float:
     return statistics.stdev(values.values()) / math.sqrt(len(values))
 
 
@@ -114,9 +116,15 @@ def test_the_error_over_cells_is_unbiased_whatever_the_dependence_within_a_seed(
 
 def test_intervals_over_dependent_cells_have_their_nominal_coverage() -> None:
     generator = torch.Generator().manual_seed(4)
-    draws = [mean_over_cells(simulated_cells(5, 4, 1.0, 0.5, generator)) for _ in range(2000)]
-    covers = statistics.mean(low < 0 < high for low, high in (found.interval() for found in draws))
+    draws = [simulated_cells(5, 4, 1.0, 0.5, generator) for _ in range(2000)]
+    found = [mean_over_cells(draw) for draw in draws]
+    covers = statistics.mean(low < 0 < high for low, high in (one.interval() for one in found))
     assert 0.93 < covers < 0.97
+    # Cells with other networks (16 degrees of freedom), and all pairs of all cells as independent values (39).
+    cells = [math.sqrt(sum(mean_over_pairs(cell).stderr ** 2 for cell in draw)) / 4 for draw in draws]
+    pairs = [independent(dict(enumerate(v for cell in draw for v in cell.values()))) for draw in draws]
+    for errors, quantile, limit in ((cells, 2.12, 0.75), (pairs, 2.02, 0.45)):
+        assert statistics.mean(abs(o.mean) < quantile * e for o, e in zip(found, errors, strict=True)) < limit
 
 
 def test_the_jackknife_over_unequal_cells_is_the_loop_that_leaves_one_network_out() -> None:

@@ -33,7 +33,9 @@ def test_tables_files_and_figures(tmp_path: Path, called: Called) -> None:
     code, output, errors = called("results", "s.yaml", cwd=tmp_path)
     assert (code, errors) == (0, "")
     assert "There are no results yet." in output
-    assert "12 of 12 curves are missing; `rebasin study s.yaml` computes them." in output
+    assert (
+        "12 of 12 curves are missing; `rebasin study s.yaml` computes the remaining stages: 2 data, 6 train," in output
+    )
 
     config = rc.load_study(tmp_path / "s.yaml")
     partly = rc.Study(config, tmp_path / "rebasin-store", only=["*narrow*"])
@@ -41,10 +43,12 @@ def test_tables_files_and_figures(tmp_path: Path, called: Called) -> None:
     code, output, errors = called("results", "s.yaml", cwd=tmp_path)
     assert (code, errors) == (0, "")
     assert "6 of 12 curves are missing" in output
+    code, output, _ = called("results", "s.yaml", "--only", "*narrow*", cwd=tmp_path)
+    assert (code, "missing" in output, "Note: " in output) == (0, False, True)
     study = rc.Study(config, tmp_path / "rebasin-store")
     assert not study.run().failures
 
-    written = ("--csv", "r.csv", "--parquet", "r.parquet", "--figures", "figures")
+    written = ("--csv", "r.csv", "--parquet", "r.parquet", "--figures", "figures", "--scores", "scores.csv")
     code, output, errors = called("results", "s.yaml", "--group-by", "width, matcher", *written, cwd=tmp_path)
     assert (code, errors) == (0, "")
     assert "missing" not in output
@@ -60,7 +64,8 @@ def test_tables_files_and_figures(tmp_path: Path, called: Called) -> None:
         ("narrow", "1", "3", "unaligned"),
     ]
     assert pq.read_table(tmp_path / "r.parquet").to_pydict() == found.columns()
-    assert {path.name for path in (tmp_path / "figures").iterdir()} >= {"barrier_width.png", "barrier_alignment.svg"}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} >= {"barrier_width.png", "barrier_width.svg"}
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 1 + 6
     aligned, unaligned = found.rows[1], found.rows[0]
     assert 0 < aligned.distance < unaligned.distance
     artifact = study.store.read(aligned.id)

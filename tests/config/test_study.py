@@ -169,7 +169,7 @@ def test_options_of_a_component_that_another_factor_selects(tmp_path: Path) -> N
 
 
 def test_columns_of_the_results_are_reserved() -> None:
-    assert {*COLUMNS, "matcher", "unaligned"} == RESERVED
+    assert {*COLUMNS, "matcher", "unaligned", "member"} == RESERVED
     assert VARIANT not in RESERVED
 
 

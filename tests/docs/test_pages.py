@@ -18,7 +18,7 @@ from rebasin_core.config import PosteriorSource
 from rebasin_core.plugin.hookspecs import HOOKS
 from rebasin_core.plugin.registry import FAMILIES
 from rebasin_core.strategy import Options
-from rebasin_core.studies import store
+from rebasin_core.studies import results, store
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
@@ -27,7 +27,7 @@ API = "\n".join(text for page, text in TEXT.items() if page.parent.name == "api"
 PUBLIC = [
     rebasin_core,
     *(value for name in rebasin_core.__all__ if inspect.ismodule(value := getattr(rebasin_core, name))),
-    *(api, config, evaluation, plugin, studies, store, testing),
+    *(api, config, evaluation, plugin, results, studies, store, testing),
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ from rebasin_core.report.style import COLORS, LINES, UNALIGNED_COLOR, save_figur
 from rebasin_core.studies.results.row import UNALIGNED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -21,16 +20,21 @@ if TYPE_CHECKING:
 
 # Larger ratios of the levels of a factor are drawn on a logarithmic axis.
 _MAX_LINEAR_RATIO = 10.0
-# Horizontal distance of the bars of two lines, as a fraction of the range of the levels.
+# Horizontal distance of the bars of two alignments: as a fraction of the range of numeric levels, and between names.
 _SHIFT = 0.012
-_UNSAFE = re.compile(r"[^A-Za-z0-9._+-]")
+_SHIFT_OF_NAMES = 0.08
+# More levels than this are not labeled one by one.
+_MAX_TICKS = 8
+_PANELS = ("split", "barrier")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._+=-]")
 
 
 def draw_means(axes: Axes, table: Table, factor: str, *, measure: str = "height") -> None:
-    """Plot a mean against a factor, one line for each alignment; bars are 95 % confidence intervals.
+    """Plot a mean against a factor, for each alignment; bars are 95 % confidence intervals.
 
-    The axis is numeric if all levels are numbers, and logarithmic if they span more than a factor of 10. Otherwise
-    levels are equally spaced, in the order of the table.
+    The axis is numeric if all levels are numbers, and logarithmic if they span more than a factor of 10; the means of
+    an alignment are then connected by a line. Otherwise levels are equally spaced, in the order of the table. A group
+    without an interval, such as one of fewer than three networks, has no bar.
 
     Args:
         axes: Matplotlib axes.
@@ -48,16 +52,17 @@ def draw_means(axes: Axes, table: Table, factor: str, *, measure: str = "height"
     for index, alignment in enumerate(alignments):
         own = [group for group in groups if group.keys["alignment"] == alignment]
         positions = [_position(group.keys[factor], levels, is_numeric=is_numeric) for group in own]
-        is_line = is_numeric or len(levels) > 1
         color = UNALIGNED_COLOR if alignment == UNALIGNED else COLORS[aligned.index(alignment) % len(COLORS)]
-        style = LINES[index % len(LINES)] if is_line else ""
-        shifted = _shifted(positions, index - (len(alignments) - 1) / 2, axes.get_xscale())
+        style = LINES[index % len(LINES)] if is_numeric else ""
+        # Of a factor that is the alignment itself, each position has one bar only.
+        steps = 0.0 if factor == "alignment" else index - (len(alignments) - 1) / 2
+        shifted = _shifted(positions, steps, axes.get_xscale(), is_numeric=is_numeric)
         _draw_line(axes, shifted, own, measure, label=alignment, color=color, style=style)
     axes.set_ylabel("barrier" if measure == "height" else measure.replace("_", " "))
 
 
 def write_figures(results: Results, folder: Path, *names: str) -> list[Path]:
-    """Draw the barrier against factors, as PNG and SVG: one figure for each factor.
+    """Draw the barrier against factors, as PNG and SVG.
 
     A figure has one row of panels for each split, with one panel for each barrier estimator. The barrier is the mean
     over pairs, and over the cells that differ in other factors; bars are 95 % confidence intervals.
@@ -65,8 +70,9 @@ def write_figures(results: Results, folder: Path, *names: str) -> list[Path]:
     Args:
         results: The results.
         folder: Output folder.
-        *names: Factors, as in `Results.group_by`; all factors with several levels if none is given. Without any such
-            factor, the barrier is plotted against the alignment.
+        *names: Factors, as in `Results.group_by`: the barrier is plotted against the first one, in one figure for each
+            combination of levels of the others. Without names there is one figure for each factor with several levels,
+            or, if there is none, one against the alignment.
 
     Returns:
         The files written.
@@ -76,22 +82,42 @@ def write_figures(results: Results, folder: Path, *names: str) -> list[Path]:
         UnknownNameError: If a name is unknown.
         StorageError: If the files cannot be written.
     """
+    chosen = [name for name in results.resolved(*names) if name not in _PANELS]
+    if not chosen:
+        return [path for factor in _varied(results) for path in _write(results.group_by(factor), folder, factor, {})]
+    axis, *others = chosen
+    others = [name for name in others if name != "alignment"]
+    table = results.group_by(axis, *others)
+    combinations = dict.fromkeys(tuple(group.keys[name] for name in others) for group in table.groups)
     written: list[Path] = []
-    for factor in results.resolved(*names) if names else _varied(results):
-        table = results.group_by(factor)
-        splits = list(dict.fromkeys(group.keys["split"] for group in table.groups))
-        barriers = list(dict.fromkeys(group.keys["barrier"] for group in table.groups))
-        with styled_figure(4.6 * len(barriers), 3.8 * len(splits)) as figure:
-            panels = figure.subplots(len(splits), len(barriers), squeeze=False)
-            for row, split in enumerate(splits):
-                for column, barrier in enumerate(barriers):
-                    axes = panels[row, column]
-                    draw_means(axes, table.where(split=split, barrier=barrier), factor)
-                    axes.set_title(f"{barrier}, {split} data")
-            handles, labels = panels[0, 0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
-            written += save_figure(figure, folder, f"barrier_{_UNSAFE.sub('_', factor)}")
+    for levels in combinations:
+        fixed = dict(zip(others, levels, strict=True))
+        written += _write(table.where(**fixed), folder, axis, fixed, taken=[path.stem for path in written])
     return written
+
+
+def _write(
+    table: Table, folder: Path, factor: str, fixed: Mapping[str, Scalar], *, taken: Sequence[str] = ()
+) -> list[Path]:
+    """Draw one figure: the barriers of a table against a factor; ``fixed`` are the levels of other factors."""
+    splits = list(dict.fromkeys(group.keys["split"] for group in table.groups))
+    barriers = list(dict.fromkeys(group.keys["barrier"] for group in table.groups))
+    if not splits:
+        return []
+    with styled_figure(4.6 * len(barriers), 3.8 * len(splits)) as figure:
+        panels = figure.subplots(len(splits), len(barriers), squeeze=False)
+        for row, split in enumerate(splits):
+            for column, barrier in enumerate(barriers):
+                axes = panels[row, column]
+                draw_means(axes, table.where(split=split, barrier=barrier), factor)
+                axes.set_title(f"{barrier}, {split} data")
+        if fixed:
+            figure.suptitle(", ".join(f"{name}: {level}" for name, level in fixed.items()))
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+        suffix = "".join(f"_{name}={level}" for name, level in fixed.items())
+        name = f"barrier_{_UNSAFE.sub('_', factor + suffix)}"
+        return save_figure(figure, folder, f"{name}_{len(taken)}" if name in taken else name)
 
 
 def _varied(results: Results) -> Sequence[str]:
@@ -108,7 +134,7 @@ def _draw_line(  # ruff: ignore[too-many-arguments] - keywords of a plot
     container = axes.errorbar(
         positions,
         [mean.mean for mean in means],
-        yerr=[0.0 if math.isnan(half) else half for half in halves],
+        yerr=halves,
         label=label,
         color=color,
         marker="o",
@@ -118,8 +144,10 @@ def _draw_line(  # ruff: ignore[too-many-arguments] - keywords of a plot
     container[0].set_linestyle(style or "none")
 
 
-def _shifted(positions: Sequence[float], steps: float, scale: str) -> list[float]:
-    """Return positions shifted horizontally, to keep bars of several lines apart."""
+def _shifted(positions: Sequence[float], steps: float, scale: str, *, is_numeric: bool) -> list[float]:
+    """Return positions shifted horizontally, to keep bars of several alignments apart."""
+    if not is_numeric:
+        return [position + _SHIFT_OF_NAMES * steps for position in positions]
     if scale == "log":
         ratio = max(positions) / min(positions)
         return [position * ratio ** (_SHIFT * steps) for position in positions]
@@ -142,3 +170,6 @@ def _label_axis(axes: Axes, factor: str, levels: Sequence[Scalar], *, is_numeric
     numbers = [level for level in levels if isinstance(level, int | float)]
     if min(numbers) > 0 and max(numbers) / min(numbers) > _MAX_LINEAR_RATIO:
         axes.set_xscale("log")
+    if len(numbers) <= _MAX_TICKS:
+        axes.set_xticks(numbers, [str(number) for number in numbers])
+        axes.set_xticks([], minor=True)

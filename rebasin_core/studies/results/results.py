@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.errors import InvalidInputError, PluginError, UnknownNameError, nearest
@@ -13,9 +13,12 @@ from rebasin_core.studies.results.table import Table, grouped
 from rebasin_core.tensors.files import replacing, write_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
+
+    from rebasin_core.studies.results.scores import ScoresRow
 
 _GROUPED = ("split", "barrier", "alignment")
 # Further columns by which rows can be grouped.
@@ -26,11 +29,15 @@ _SYNONYMS = {"matcher": "alignment"}
 @final
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Results of a study: one row per loss curve.
+    """Results of a study: one row per loss curve, and the scores of the posteriors.
 
     Attributes:
         rows: The rows.
         factors: Names of the factors; those of the first row if not given.
+        scores: The predictive scores of each posterior on each split.
+        missing: Number of stages that remain to be computed, by kind.
+        notes: Caveats: failed stages and damaged results, results that were computed with different numbers of
+            threads, devices or versions of PyTorch, and the notes of curves and scores.
 
     Raises:
         InvalidInputError: If rows have different factors, or two rows describe the same curve.
@@ -38,6 +45,9 @@ class Results:
 
     rows: tuple[Row, ...]
     factors: tuple[str, ...] = ()
+    scores: tuple[ScoresRow, ...] = ()
+    missing: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise if the rows do not belong to one study."""
@@ -63,10 +73,22 @@ class Results:
             The factors, then the attributes of `Row`. Unknown values are None. A factor whose levels have several
             types is text.
         """
-        found: dict[str, list[Scalar]] = {name: [] for name in (*self.factors, *COLUMNS)}
-        for row in self.rows:
-            for name, value in row.values().items():
-                found[name].append(value)
+        return self._columns([row.values() for row in self.rows], COLUMNS)
+
+    def scores_columns(self) -> dict[str, list[Scalar]]:
+        """Return the scores of the posteriors by column.
+
+        Returns:
+            The factors, ``member``, ``split``, the scores, ``seconds``, ``threads``, ``device``, ``torch``, ``id`` and
+            ``notes`` (`ScoresRow`). Unknown values are None. A factor whose levels have several types is text.
+        """
+        values = [row.values() for row in self.scores]
+        return self._columns(values, tuple(dict.fromkeys(name for row in values for name in row)))
+
+    def _columns(self, values: Sequence[Mapping[str, Scalar]], names: Sequence[str]) -> dict[str, list[Scalar]]:
+        """Return rows by column; factors first."""
+        every = dict.fromkeys((*self.factors, *names))
+        found: dict[str, list[Scalar]] = {name: [row.get(name) for row in values] for name in every}
         return found | {name: _of_one_type(found[name]) for name in self.factors}
 
     def frame(self) -> pd.DataFrame:
@@ -80,6 +102,17 @@ class Results:
         """
         return _data_frame(self.columns())
 
+    def scores_frame(self) -> pd.DataFrame:
+        """Return the scores of the posteriors as a data frame.
+
+        Returns:
+            A pandas data frame with the columns of `scores_columns`.
+
+        Raises:
+            PluginError: If pandas is not installed.
+        """
+        return _data_frame(self.scores_columns())
+
     def to_csv(self, path: Path) -> None:
         """Write the rows as CSV; unknown values are empty.
 
@@ -90,6 +123,17 @@ class Results:
             StorageError: If the file cannot be written.
         """
         write_bytes(path, as_csv(self.columns()).encode())
+
+    def scores_to_csv(self, path: Path) -> None:
+        """Write the scores of the posteriors as CSV; unknown values are empty.
+
+        Args:
+            path: The file. An existing file is replaced.
+
+        Raises:
+            StorageError: If the file cannot be written.
+        """
+        write_bytes(path, as_csv(self.scores_columns()).encode())
 
     def to_parquet(self, path: Path) -> None:
         """Write the rows as Parquet; unknown values are null.

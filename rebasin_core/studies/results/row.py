@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 UNALIGNED = "unaligned"
 """Alignment of the pair before matching."""
 
+SEPARATOR = " | "
+"""Between the notes in a column."""
+
 Scalar: TypeAlias = str | int | float | bool | None
 """Value in a table."""
 
@@ -55,6 +58,8 @@ class Row:
         match_seconds: Time to match the pair, in seconds; NaN for the unaligned pair.
         threads: Number of threads; None if unknown.
         device: Device of the computation; empty if unknown.
+        torch: Version of PyTorch; empty if unknown.
+        notes: Caveats of the curve (`LossCurve.notes`); separated by ``|`` in the column.
         id: Identity of the curve's artifact in the store; empty if there is none.
     """
 
@@ -86,6 +91,8 @@ class Row:
     match_seconds: float = math.nan
     threads: int | None = None
     device: str = ""
+    torch: str = ""
+    notes: tuple[str, ...] = ()
     id: str = ""
 
     @classmethod
@@ -97,7 +104,7 @@ class Row:
             factors: Level of each factor by name; a level that is a list or mapping becomes JSON text.
             **values: The attributes that are not those of the curve: ``reference``, ``candidate``, ``split``,
                 ``barrier``, ``alignment``, and optionally ``distance``, ``objective``, ``seconds``, ``match_seconds``,
-                ``threads``, ``device`` and ``id``.
+                ``threads``, ``device``, ``torch`` and ``id``.
 
         Returns:
             The row.
@@ -121,6 +128,7 @@ class Row:
             reference_score=curve.score[0],
             midpoint_score=curve.score[middle],
             candidate_score=curve.score[-1],
+            notes=curve.notes,
             **values,
         )
 
@@ -131,7 +139,8 @@ class Row:
             The values, in the order of the columns.
         """
         own: dict[str, Scalar] = {name: getattr(self, name) for name in COLUMNS}
-        return {name: _known(value) for name, value in {**self.factors, **own}.items()}
+        own["notes"] = SEPARATOR.join(self.notes)
+        return {name: known(value) for name, value in {**self.factors, **own}.items()}
 
 
 COLUMNS: tuple[str, ...] = tuple(part.name for part in fields(Row) if part.name != "factors")
@@ -154,5 +163,13 @@ def as_scalar(level: object) -> Scalar:
     return json.dumps(level)
 
 
-def _known(value: Scalar) -> Scalar:
+def known(value: Scalar) -> Scalar:
+    """Return a value in a table; None for NaN.
+
+    Args:
+        value: The value.
+
+    Returns:
+        The value or None.
+    """
     return None if isinstance(value, float) and math.isnan(value) else value

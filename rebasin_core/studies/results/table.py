@@ -98,7 +98,7 @@ class Table:
             found[count] = [getattr(group, count) for group in self.groups]
         return found
 
-    def where(self, **values: Scalar) -> Table:
+    def where(self, /, **values: Scalar) -> Table:
         """Return the groups with certain values.
 
         Args:

@@ -44,6 +44,13 @@ def test_a_row_has_the_numbers_of_its_curve() -> None:
     assert (found.height, found.interior_excess, found.interior_location) == (0.4, 0.4, 0.5)
     assert (found.values()["seconds"], found.values()["objective"]) == (2.0, None)
     assert list(found.values())[:4] == ["width", "hidden", "inference", "reference"]
+    noted = Row.of(replace(CURVE, notes=("one; two", "three")), {}, **names, torch="2.9")
+    assert noted.notes == ("one; two", "three")
+    assert (noted.values()["notes"], noted.values()["torch"], found.values()["notes"]) == (
+        "one; two | three",
+        "2.9",
+        "",
+    )
 
 
 def test_csv_is_read_back(tmp_path: Path) -> None:
