@@ -1,0 +1,121 @@
+"""A study that takes about a second, commands that compute it, and the processes of these commands."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rebasin_core.studies.store import Store
+from rebasin_core.studies.study import Study, load_study
+
+RUN = """
+data: digits
+architecture: {name: mlp, hidden: [8]}
+inference: {name: map, epochs: 1, optimizer: {name: Adam, lr: 0.01}}
+matchers: [weight]
+barrier: {name: pointwise, num_points: 3}
+num_train: 200
+num_test: 100
+batch_size: 50
+"""
+
+STUDY = """
+base: run.yaml
+seeds: 3
+scores: true
+matchers: {weight: weight, from_identity: {name: weight, start: identity}}
+retries: 2
+"""
+SECONDS = 60.0
+"""Time after which a command of this study has certainly hung."""
+
+
+def write_study(folder: Path, text: str = STUDY) -> Path:
+    """Write the files of the study, and return the path of the study file."""
+    (folder / "run.yaml").write_text(RUN, encoding="utf-8")
+    (folder / "study.yaml").write_text(text, encoding="utf-8")
+    return folder / "study.yaml"
+
+
+def opened(file: Path, store: Path | str, **changes: Any) -> Study:
+    """Return the study of a file, with changes of options that do not change results."""
+    config = load_study(file)
+    return Study(type(config).model_validate({**dict(config), **changes}), store, name=str(file))
+
+
+def contents(store: Path | str) -> dict[str, object]:
+    """Return the digests of all artifacts, and the bytes of all files."""
+    found = Store.open(store)
+    digests: dict[str, object] = {identity: found.read(identity).digest for identity in found.ids()}
+    blobs = Path(store) / "blobs"
+    return digests | {path.name: path.read_bytes() for path in blobs.rglob("*") if path.is_file()}
+
+
+def remains(store: Path | str) -> list[str]:
+    """Return the files of leases and sessions."""
+    folders = [Path(store) / name for name in ("leases", "sessions")]
+    return [path.name for folder in folders for path in folder.rglob("*") if path.is_file()]
+
+
+def _fields(process: Path) -> list[str]:
+    """Return the state, the parent, ... of a process."""
+    return (process / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+
+
+def workers_of(driver: int) -> list[int]:
+    """Return the worker processes of a process."""
+    found: list[int] = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with suppress(OSError):
+                state, parent = _fields(process)[:2]
+                command = (process / "cmdline").read_bytes()
+                if int(parent) == driver and state != "Z" and b"rebasin_core.executors.worker" in command:
+                    found.append(int(process.name))
+    return found
+
+
+def is_running(process: int) -> bool:
+    try:
+        return _fields(Path(f"/proc/{process}"))[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], object], seconds: float = SECONDS) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.02)
+
+
+def count(store: Path | str) -> int:
+    """Return the number of stored artifacts."""
+    return len(Store.open(store).ids())
+
+
+@contextmanager
+def command(file: Path, store: Path, *options: str) -> Generator[subprocess.Popen[bytes]]:
+    """Start `rebasin study` in two processes; whatever happens, it and its workers have ended afterwards."""
+    arguments = [sys.executable, "-m", "rebasin_core", "study", str(file), "--store", str(store), *options]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    workers: set[int] = set()
+    try:
+        yield process
+        workers.update(workers_of(process.pid))
+    finally:
+        process.kill()
+        process.communicate()
+        try:
+            wait_until(lambda: not any(map(is_running, workers)), 20)
+        finally:
+            for worker in filter(is_running, workers):
+                with suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
