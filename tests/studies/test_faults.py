@@ -150,8 +150,8 @@ def test_two_commands_at_the_same_time(file: Path, store: Path, undisturbed: dic
         assert process.returncode == 0, errors.decode()
     assert (outcome.failures, outcome.unfinished) == ({}, 0)
     # Each stage was computed once, by one of them; the network before, by the command.
-    theirs = int(output.decode().rpartition("Computed ")[2].split()[0])
-    assert theirs + len(outcome.computed) == TOTAL - 1
+    others = int(output.decode().rpartition("Computed ")[2].split()[0])
+    assert others + len(outcome.computed) == TOTAL - 1
     assert outcome.computed
     assert contents(store) == undisturbed
     assert not remains(store)

@@ -92,12 +92,12 @@ def write_figures(results: Results, folder: Path, *names: str) -> list[Path]:
     written: list[Path] = []
     for levels in combinations:
         fixed = dict(zip(others, levels, strict=True))
-        written += _write(table.where(**fixed), folder, axis, fixed, taken=[path.stem for path in written])
+        written += _write(table.where(**fixed), folder, axis, fixed, used=[path.stem for path in written])
     return written
 
 
 def _write(
-    table: Table, folder: Path, factor: str, fixed: Mapping[str, Scalar], *, taken: Sequence[str] = ()
+    table: Table, folder: Path, factor: str, fixed: Mapping[str, Scalar], *, used: Sequence[str] = ()
 ) -> list[Path]:
     """Draw one figure: the barriers of a table against a factor; ``fixed`` are the levels of other factors."""
     splits = list(dict.fromkeys(group.keys["split"] for group in table.groups))
@@ -117,7 +117,7 @@ def _write(
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
         suffix = "".join(f"_{name}={level}" for name, level in fixed.items())
         name = f"barrier_{_UNSAFE.sub('_', factor + suffix)}"
-        return save_figure(figure, folder, f"{name}_{len(taken)}" if name in taken else name)
+        return save_figure(figure, folder, f"{name}_{len(used)}" if name in used else name)
 
 
 def _varied(results: Results) -> Sequence[str]:
