@@ -29,7 +29,7 @@ def as_seeds(value: object) -> object:
 
 
 def as_levels(value: object) -> object:
-    """Return levels by name, each a set of overrides; an empty level overrides nothing."""
+    """Return levels by name, each a set of overrides; an empty level has no overrides."""
     if not isinstance(value, Mapping):
         message = f"expected levels by name, each a mapping of overrides, got {value!r}"
         raise custom_error(message)

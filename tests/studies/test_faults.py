@@ -46,7 +46,7 @@ WORKERS = ProcessesExecutor(workers=2, threads=1)
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """The results of a study that nothing disturbs."""
+    """The results of an undisturbed study."""
     folder = tmp_path_factory.mktemp("undisturbed")
     outcome = opened(write_study(folder), folder / "store").run()
     assert (outcome.failures, outcome.unfinished) == ({}, 0)

@@ -1,4 +1,4 @@
-"""A study that takes about a second, commands that compute it, and the processes of these commands."""
+"""A study of about one second, commands that compute it, and the processes of these commands."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def is_running(process: int) -> bool:
 def wait_until(condition: Callable[[], object], seconds: float = SECONDS) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it takes too long"
+        assert time.monotonic() < end, "it exceeds the time limit"
         time.sleep(0.02)
 
 
