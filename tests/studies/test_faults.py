@@ -89,6 +89,7 @@ class Disturbance(Observer):
         self.retries.append(reason)
 
 
+@pytest.mark.nightly  # depends on the speed of the machine
 def test_killed_and_hanging_workers(file: Path, store: Path, undisturbed: dict[str, object]) -> None:
     """A worker that the system has stopped hangs, as far as the driver can see."""
     seen = Disturbance({3: signal.SIGKILL, 8: signal.SIGKILL, 14: signal.SIGSTOP}, seed=1)
@@ -127,6 +128,7 @@ def test_a_killed_driver(file: Path, store: Path, undisturbed: dict[str, object]
     assert contents(store) == undisturbed
 
 
+@pytest.mark.nightly  # depends on the speed of the machine
 def test_an_interruption(file: Path, store: Path, undisturbed: dict[str, object]) -> None:
     with command(file, store, "--workers", "2") as process:
         wait_until(lambda: count(store) >= 5)

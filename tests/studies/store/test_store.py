@@ -123,7 +123,7 @@ def test_truncated_records_are_damaged(store: Store, source: Path, length: int) 
     artifact = store.write(STAGE, DOCUMENTS, {"weights.bin": source}, ABOUT)
     path = record_of(store, artifact)
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(DamagedArtifactError, match="Run the study again"):
+    with pytest.raises(DamagedArtifactError, match="`rebasin store verify --remove` removes damaged results"):
         store.read(artifact.id)
     assert store.read_many([artifact.id]) == {}
 
