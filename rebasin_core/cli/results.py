@@ -7,13 +7,14 @@ from pathlib import Path
 import click
 
 from rebasin_core.cli.output import terminal_width
+from rebasin_core.cli.study import STORE
 from rebasin_core.studies.results import read_results, write_figures
 from rebasin_core.studies.study import Study, load_study
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--store", help="Folder or address of the store (default: REBASIN_STORE, or rebasin-store).")
+@STORE
 @click.option("--only", multiple=True, metavar="PATTERN", help="Only cells whose label matches, as `*width=64*`.")
 @click.option("--group-by", metavar="NAMES", default="", help="Columns to group by, such as width,matcher.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write all curves to a CSV file.")

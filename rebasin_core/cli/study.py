@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from rebasin_core.studies.study import Forecast
 
 _MAX_FAILURES = 10
+STORE = click.option("--store", help="Folder or address of the store (default: REBASIN_STORE, or rebasin-store).")
+"""Option of the commands that use the store of a study."""
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--store", help="Folder or address of the store (default: REBASIN_STORE, or rebasin-store).")
+@STORE
 @click.option("--dry-run", is_flag=True, help="Show the plan only.")
 @click.option("--only", multiple=True, metavar="PATTERN", help="Only cells whose label matches, as `*width=64*`.")
 @click.option("--workers", type=click.IntRange(min=1), help="Compute in this number of processes of this machine.")

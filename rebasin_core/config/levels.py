@@ -57,8 +57,7 @@ def as_pairs(value: object) -> object:
         return value
     if isinstance(value, Mapping) and "against" in value and len(value) == 1:
         return value
-    is_list = isinstance(value, list | tuple)
-    if is_list and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):  # type: ignore[attr-defined] # a list
+    if isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
         return value
     message = f"expected `all`, `none`, `{{against: NAME}}`, or a list of pairs `[reference, candidate]`, got {value!r}"
     raise custom_error(message)
@@ -82,7 +81,7 @@ def by_name(value: object, handler: ValidatorFunctionWrapHandler) -> object:
     except ValidationError as error:
         # The keys of the file are the indices.
         names = list(found)
-        problems = [
+        problems: list[InitErrorDetails] = [
             {
                 "type": custom_error(problem["msg"]),
                 "loc": (names.index(str(problem["loc"][0])), *problem["loc"][1:]) if problem["loc"] else (),
@@ -90,7 +89,7 @@ def by_name(value: object, handler: ValidatorFunctionWrapHandler) -> object:
             }
             for problem in error.errors()
         ]
-        raise ValidationError.from_exception_data(error.title, problems) from None  # type: ignore[arg-type] # dictionaries
+        raise ValidationError.from_exception_data(error.title, problems) from None
 
 
 def problems_of_level(

@@ -49,7 +49,7 @@ RESERVED = frozenset({
 })
 """Names of columns in tables of results, which factors cannot have."""
 
-UNALIGNED_LABEL = "unaligned"
+UNALIGNED = "unaligned"
 """Label of the unaligned curves, which no component can have."""
 
 _LABEL = re.compile(r"\w[\w.+\-]*")
@@ -240,10 +240,8 @@ class StudyConfig(Options):
     @classmethod
     def _usable_labels(cls, value: Mapping[str, Any]) -> Mapping[str, Any]:
         for label in value:
-            if not _LABEL.fullmatch(label) or label == UNALIGNED_LABEL:
-                message = (
-                    f"expected a label of letters, digits and `_.+-` other than `{UNALIGNED_LABEL}`, got {label!r}"
-                )
+            if not _LABEL.fullmatch(label) or label == UNALIGNED:
+                message = f"expected a label of letters, digits and `_.+-` other than `{UNALIGNED}`, got {label!r}"
                 raise custom_error(message)
         return value
 

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import pickle  # ruff: ignore[suspicious-pickle-import] - over pipes between our own processes
-import threading
 from collections import deque
-from concurrent import futures
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, final
+from functools import partial
+from typing import TYPE_CHECKING, final
 
 from typing_extensions import override
 
 from rebasin_core.errors import WorkerLostError
-from rebasin_core.executors.task_future import TaskFuture
+from rebasin_core.executors.task_pool import AbstractTaskPool
 from rebasin_core.executors.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from rebasin_core.executors.resources import Share
-
-_Parameters = ParamSpec("_Parameters")
-_Result = TypeVar("_Result")
+    from rebasin_core.executors.task_future import TaskFuture
+    from rebasin_core.executors.task_pool import Call
 
 
 @final
@@ -32,7 +30,7 @@ class _Task:
 
 
 @final
-class ProcessPool(futures.Executor):
+class ProcessPool(AbstractTaskPool):
     """Runs tasks in worker processes, each served by its own thread.
 
     A task has one owner, which finishes its future: the queue, then the thread that removes the task from it.
@@ -42,43 +40,20 @@ class ProcessPool(futures.Executor):
     """
 
     def __init__(self, shares: Sequence[Share]) -> None:
-        self._changed = threading.Condition()  # protects the next three
+        super().__init__()
         self._queue: deque[_Task] = deque()
         self._running: dict[TaskFuture, WorkerProcess | None] = {}
-        self._is_shut_down = False
-        # Daemons: a program that exits without `shutdown` does not wait for its tasks; the workers exit with it.
-        self._threads = [threading.Thread(target=self._serve, args=(share,), daemon=True) for share in shares]
-        for thread in self._threads:
-            thread.start()
+        self._start([partial(self._serve, share) for share in shares])
 
     @override
-    def submit(
-        self, fn: Callable[_Parameters, _Result], /, *args: _Parameters.args, **kwargs: _Parameters.kwargs
-    ) -> futures.Future[_Result]:
-        future = TaskFuture(self._stop)
-        call = pickle.dumps((fn, args, kwargs))
-        with self._changed:
-            if self._is_shut_down:
-                message = "cannot submit a task after shutdown"
-                raise RuntimeError(message)
-            self._queue.append(_Task(future, call))
-            self._changed.notify()
-        return future
+    def _add(self, future: TaskFuture, call: Call) -> None:
+        self._queue.append(_Task(future, pickle.dumps(call)))
 
     @override
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        with self._changed:
-            self._is_shut_down = True
-            unfinished = [task.future for task in self._queue] + list(self._running)
-            self._changed.notify_all()
-        if cancel_futures:
-            for future in unfinished:
-                future.cancel()
-        if wait:
-            for thread in self._threads:
-                if thread is not threading.current_thread():  # that of a callback of a future
-                    thread.join()
+    def _unfinished(self) -> list[TaskFuture]:
+        return [*(task.future for task in self._queue), *self._running]
 
+    @override
     def _stop(self, future: TaskFuture) -> None:
         """Remove a cancelled task from the queue, or kill the worker that runs it."""
         with self._changed:

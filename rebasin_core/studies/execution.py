@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from rebasin_core.executors.in_process import InProcessExecutor
 from rebasin_core.plugin.registry import Registry, default_registry
 from rebasin_core.studies.engine.preparation import Preparation
 from rebasin_core.studies.engine.scheduler import Scheduler, Settings
-from rebasin_core.studies.engine.worker import LocalRunner
+from rebasin_core.studies.engine.worker import Runner
 from rebasin_core.studies.folder import STORE, RunFolder
 from rebasin_core.studies.kinds.curve import curve_in
 from rebasin_core.studies.kinds.report import environment
@@ -24,6 +23,7 @@ from rebasin_core.studies.kinds.workspace import Workspace
 from rebasin_core.studies.planning.contents import Contents
 from rebasin_core.studies.planning.run import RunPlan
 from rebasin_core.studies.store import Store
+from rebasin_core.studies.store.layout import root_of
 from rebasin_core.tensors.arguments import raise_wrong_type, require_path
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def run(
     plan = RunPlan(config, contents, report=report)
     preparation = _prepared(plan, workspace, contents)
     with RunFolder(output, {role: stage.id for role, stage in plan.roles.items()}, _record(plan)) as folder:
-        opened.write_root(_root_name(folder.root), [stage.id for stage in plan.graph])
+        opened.write_root(root_of("run", str(folder.root.absolute())), [stage.id for stage in plan.graph])
         preparation.write()
         computed, artifacts = _completed(plan, workspace, folder)
     return _result(plan, folder.root, artifacts, workspace, computed)
@@ -155,9 +155,9 @@ def _completed(
         StorageError: If a stage cannot read results that are computed again and again.
     """
     store = workspace.store
+    settings = Settings(stop_at_failure=True, raise_errors=True, run=Runner(workspace))
     computed: tuple[str, ...] = ()
     while True:
-        settings = Settings(stop_at_failure=True, raise_errors=True, run=LocalRunner(workspace))
         scheduler = Scheduler(plan.graph, store, InProcessExecutor(), settings)
         outcome = scheduler.run([stage.id for stage in plan.roles.values()])
         for failure in outcome.failures.values():  # other errors have been raised
@@ -173,12 +173,6 @@ def _completed(
             store.remove(error.id)
         else:
             return computed, artifacts
-
-
-def _root_name(folder: Path) -> str:
-    """Return the name under which the store remembers which results an output folder refers to."""
-    path = str(folder.absolute())
-    return f"run-{hashlib.sha256(path.encode()).hexdigest()[:16]}"
 
 
 def _record(plan: RunPlan) -> dict[str, Any]:

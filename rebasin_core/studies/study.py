@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -29,6 +28,7 @@ from rebasin_core.studies.kinds.workspace import Workspace
 from rebasin_core.studies.planning.contents import Contents
 from rebasin_core.studies.planning.study import StudyPlan
 from rebasin_core.studies.store import Store
+from rebasin_core.studies.store.layout import root_of
 from rebasin_core.tensors.arguments import raise_wrong_type
 from rebasin_core.tensors.digests import digest_of_json
 from rebasin_core.tracking.base import open_trackers
@@ -125,7 +125,7 @@ class Study:
         Raises:
             StorageError: If the store cannot be read.
         """
-        stored = self._intact()
+        stored, _ = self._survey()
         needed = self.plan.graph.needed(self.plan.targets, stored)
         expected = _seconds(self.store, stored, needed)
         unknown = {stage.kind for stage in needed if stage.id not in expected}
@@ -164,12 +164,12 @@ class Study:
             StorageError: If the store cannot be written.
             KeyboardInterrupt: If the call is interrupted.
         """
-        stored = self._intact()
+        stored, damaged = self._survey()
         needed = self.plan.graph.needed(self.plan.targets, stored)
         preparation = self._prepared(stored, needed)
-        self.store.write_root(self._root, [stage.id for stage in self.plan.graph])
-        preparation.write()
-        self._remove_damaged(stored)
+        self.store.write_root(root_of("study", self.name), [stage.id for stage in self.plan.graph])
+        stored |= preparation.write()
+        self._remove(damaged)
         failures = self._failures()
         settings = Settings(
             device=device or self.config.base.device.partition(":")[0],
@@ -185,12 +185,7 @@ class Study:
                 tracking = stack.enter_context(open_trackers(self.config.trackers, self._info(needed)))
                 watching.append(TrackingObserver(tracking, self._factors()))
             chosen = executor or self.config.executor
-            return Scheduler(self.plan.graph, self.store, chosen, settings, watching).run(self.plan.targets)
-
-    @property
-    def _root(self) -> str:
-        """Name under which the store remembers the results of this study."""
-        return f"study-{hashlib.sha256(self.name.encode()).hexdigest()[:16]}"
+            return Scheduler(self.plan.graph, self.store, chosen, settings, watching).run(self.plan.targets, stored)
 
     def _prepared(self, stored: set[str], needed: Sequence[Stage]) -> Preparation:
         """Check the networks, files and training options of all cells with stages to be computed."""
@@ -207,17 +202,18 @@ class Study:
             preparation.check(self.plan.cells[index][1], list(stages.values()))
         return preparation
 
-    def _intact(self) -> set[str]:
-        """Return the identities of all stored results, except the requested ones whose records are damaged."""
+    def _survey(self) -> tuple[set[str], set[str]]:
+        """Return the identities of intact stored results, and those of requested results whose records are damaged."""
         stored = self.store.ids()
         if self.store.storage.connections > 1:  # reading is slow, and object stores verify their content
-            return stored
+            return stored, set()
         requested = stored.intersection(self.plan.targets)
-        return stored - (requested - self.store.read_many(requested).keys())
+        damaged = requested.difference(self.store.read_many(requested))
+        return stored - damaged, damaged
 
-    def _remove_damaged(self, intact: Collection[str]) -> None:
-        """Remove requested results whose records are damaged; the store lists them, too."""
-        for identity in self.store.ids().intersection(self.plan.targets).difference(intact):
+    def _remove(self, damaged: Collection[str]) -> None:
+        """Remove damaged results, unless another command has replaced them since."""
+        for identity in damaged:
             try:
                 self.store.read(identity)
             except (DamagedArtifactError, MissingArtifactError):

@@ -15,10 +15,9 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 """A value that a JSON file can contain."""
 
 
+@dataclass(frozen=True, slots=True)
 class AbstractEvent:
     """A value that can be converted to JSON."""
-
-    __slots__ = ()
 
     def to_json(self) -> dict[str, JSON]:
         """Return the event as JSON values.
@@ -26,7 +25,7 @@ class AbstractEvent:
         Returns:
             The attributes by name. Infinities and NaN become strings, such as ``"Infinity"``, and paths, too.
         """
-        names = [item.name for item in fields(self)]  # type: ignore[arg-type] # all events are dataclasses
+        names = [item.name for item in fields(self)]
         return {name: as_json(getattr(self, name)) for name in names}
 
 

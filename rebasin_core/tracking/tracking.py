@@ -6,6 +6,7 @@ import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Self, TypeAlias, final
 
 from rebasin_core.errors import TrackingWarning
@@ -199,7 +200,7 @@ class Delivery:
         recorder: list[AbstractRecorder] = []
         self._attempt(lambda: recorder.append(self._create()))
         while recorder and (event := self._next()) is not None:
-            self._attempt(lambda event=event: _record(recorder[0], event))  # type: ignore[misc] # mypy 7459
+            self._attempt(partial(_record, recorder[0], event))
         if recorder and not self._is_given_up:
             self._attempt(recorder[0].close)
 

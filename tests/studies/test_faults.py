@@ -257,7 +257,7 @@ def test_damage_between_two_commands(
     overwrite(finished / "blobs" / blob[:2] / blob)
     scores = next(scores.stage for scores in study.plan.scores if scores.member == study.plan.posteriors[0].member)
     Store.open(finished).remove(scores)
-    worker._workspace.cache_clear()
+    worker._runner.cache_clear()
     assert set(opened(file, finished).run().computed) == {posterior, scores}
     assert contents(finished) == undisturbed
 

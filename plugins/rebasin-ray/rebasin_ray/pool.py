@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from concurrent import futures
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import ray
 import torch
@@ -15,14 +14,14 @@ from ray.exceptions import RayError, RayTaskError
 from typing_extensions import override
 
 from rebasin_core.errors import ConfigError, WorkerLostError
-from rebasin_core.executors import TaskFuture
+from rebasin_core.executors import AbstractTaskPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from rebasin_core.executors import Call, TaskFuture
     from rebasin_ray.executor import RayExecutor
 
-_Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
 _POLL_SECONDS = 0.1
@@ -97,7 +96,7 @@ def _call(threads: int, fn: Callable[..., _Result], args: tuple[Any, ...], kwarg
 
 
 @final
-class RayPool(futures.Executor):
+class RayPool(AbstractTaskPool):
     """Runs tasks on Ray; one thread follows them.
 
     Args:
@@ -108,7 +107,8 @@ class RayPool(futures.Executor):
     """
 
     def __init__(self, executor: RayExecutor) -> None:
-        self._threads = max(1, int(executor.num_cpus))
+        super().__init__()
+        self._torch_threads = max(1, int(executor.num_cpus))
         self._connection = ExitStack()
         self._connection.enter_context(opened_ray(executor))
         if executor.address is None and fitting_tasks(executor) == 0:
@@ -121,39 +121,20 @@ class RayPool(futures.Executor):
         self._remote: Any = ray.remote(_call).options(
             num_cpus=executor.num_cpus, num_gpus=executor.num_gpus, max_retries=executor.max_retries
         )
-        self._changed = threading.Condition()  # protects the next three
         self._running: dict[Any, TaskFuture] = {}  # by reference of the result
         self._cancelled: deque[TaskFuture] = deque()
-        self._is_shut_down = False
-        self._follower = threading.Thread(target=self._follow, daemon=True)
-        self._follower.start()
+        self._start([self._follow])
 
     @override
-    def submit(
-        self, fn: Callable[_Parameters, _Result], /, *args: _Parameters.args, **kwargs: _Parameters.kwargs
-    ) -> futures.Future[_Result]:
-        future = TaskFuture(self._stop)
-        with self._changed:
-            if self._is_shut_down:
-                message = "cannot submit a task after shutdown"
-                raise RuntimeError(message)
-            self._running[self._remote.remote(self._threads, fn, args, kwargs)] = future
-            future.is_started = True
-            self._changed.notify()
-        return future
+    def _add(self, future: TaskFuture, call: Call) -> None:
+        self._running[self._remote.remote(self._torch_threads, *call)] = future
+        future.is_started = True
 
     @override
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        with self._changed:
-            self._is_shut_down = True
-            unfinished = list(self._running.values())
-            self._changed.notify()
-        if cancel_futures:
-            for future in unfinished:
-                future.cancel()
-        if wait and self._follower is not threading.current_thread():
-            self._follower.join()
+    def _unfinished(self) -> list[TaskFuture]:
+        return list(self._running.values())
 
+    @override
     def _stop(self, future: TaskFuture) -> None:
         with self._changed:
             self._cancelled.append(future)

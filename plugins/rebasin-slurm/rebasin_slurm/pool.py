@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
-from concurrent import futures
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
+from typing import TYPE_CHECKING, Any, final
 
 import submitit
 from typing_extensions import override
 
 from rebasin_core.errors import ConfigError, WorkerLostError
-from rebasin_core.executors import TaskFuture
+from rebasin_core.executors import AbstractTaskPool
 from rebasin_slurm.job import run_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from rebasin_core.executors import Call, TaskFuture
     from rebasin_slurm.executor import SlurmExecutor
-
-_Parameters = ParamSpec("_Parameters")
-_Result = TypeVar("_Result")
 
 _LOG_LINES = 20
 
@@ -60,7 +54,7 @@ _PACES = {
 @dataclass(eq=False, slots=True)
 class _Task:
     future: TaskFuture
-    call: tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]
+    call: Call
     job: Any = None
     asked: float = field(default_factory=time.monotonic)
     over_since: float | None = None
@@ -68,7 +62,7 @@ class _Task:
 
 
 @final
-class JobPool(futures.Executor):
+class JobPool(AbstractTaskPool):
     """Runs tasks as jobs; one thread submits, follows and cancels them.
 
     Args:
@@ -79,45 +73,27 @@ class JobPool(futures.Executor):
     """
 
     def __init__(self, executor: SlurmExecutor) -> None:
+        super().__init__()
         self._pace = _PACES[executor.cluster]
         self._cpus = executor.cpus
         self._submitter = _submitter(executor)
         self._heartbeat = executor.folder.absolute() / f"driver-{uuid.uuid4().hex}"
         self._beat()
-        self._changed = threading.Condition()  # protects the next three
         self._waiting: list[_Task] = []
-        self._unfinished: set[TaskFuture] = set()
-        self._is_shut_down = False
-        self._follower = threading.Thread(target=self._follow, daemon=True)
-        self._follower.start()
+        self._open: set[TaskFuture] = set()
+        self._start([self._follow])
 
     @override
-    def submit(
-        self, fn: Callable[_Parameters, _Result], /, *args: _Parameters.args, **kwargs: _Parameters.kwargs
-    ) -> futures.Future[_Result]:
-        future = TaskFuture(self._wake)
-        with self._changed:
-            if self._is_shut_down:
-                message = "cannot submit a task after shutdown"
-                raise RuntimeError(message)
-            self._waiting.append(_Task(future, (fn, args, kwargs)))
-            self._unfinished.add(future)
-            self._changed.notify()
-        return future
+    def _add(self, future: TaskFuture, call: Call) -> None:
+        self._waiting.append(_Task(future, call))
+        self._open.add(future)
 
     @override
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        with self._changed:
-            self._is_shut_down = True
-            unfinished = list(self._unfinished)
-            self._changed.notify()
-        if cancel_futures:
-            for future in unfinished:
-                future.cancel()
-        if wait and self._follower is not threading.current_thread():
-            self._follower.join()
+    def _unfinished(self) -> list[TaskFuture]:
+        return list(self._open)
 
-    def _wake(self, _: TaskFuture) -> None:
+    @override
+    def _stop(self, future: TaskFuture) -> None:
         with self._changed:
             self._changed.notify()
 
@@ -191,7 +167,7 @@ class JobPool(futures.Executor):
 
     def _finish(self, task: _Task, result: object = None, error: BaseException | None = None) -> None:
         with self._changed:
-            self._unfinished.discard(task.future)
+            self._open.discard(task.future)
         task.future.finish(result, error)
 
     def _beat(self) -> None:

@@ -65,15 +65,20 @@ class Preparation:
                 self._check(cell, stage, network)
                 self._checked.add(key)
 
-    def write(self) -> None:
+    def write(self) -> set[str]:
         """Store the results that were computed for the checks.
+
+        Returns:
+            Their identities.
 
         Raises:
             StorageError: If the store cannot be written.
         """
         for artifact in self._new:
             self._workspace.store.write(artifact.stage, artifact.documents, {}, artifact.about)
+        written = {artifact.id for artifact in self._new}
         self._new.clear()
+        return written
 
     def _network(self, stage: Stage) -> Artifact:
         """Return the result of a network's stage, stored or computed now."""

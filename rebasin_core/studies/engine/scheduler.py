@@ -111,11 +111,12 @@ class Scheduler:
         self._reused = 0
         self._work_seconds = 0.0
 
-    def run(self, targets: Iterable[str]) -> Outcome:
+    def run(self, targets: Iterable[str], stored: Collection[str] | None = None) -> Outcome:
         """Compute the stages that the targets need.
 
         Args:
             targets: Identities of the stages whose results are requested.
+            stored: Identities of the stages with a stored result; those in the store if None.
 
         Returns:
             The computed stages and the failed ones. Stages remain unfinished after a failure with `stop_at_failure`, or
@@ -126,9 +127,9 @@ class Scheduler:
             KeyboardInterrupt: If the command is interrupted; running stages are stopped.
         """
         start = monotonic()
-        stored = self._store.ids()
-        self._reused = sum(stage.id in stored for stage in self._graph)
-        state = Progress(self._graph, targets, stored)
+        present = self._store.ids() if stored is None else set(stored)
+        self._reused = sum(stage.id in present for stage in self._graph)
+        state = Progress(self._graph, targets, present)
         state.start(self._settings.seconds)
         needed = len(state.needed)
         self._notify(lambda observer: observer.started(len(self._graph), needed))

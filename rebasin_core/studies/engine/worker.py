@@ -36,44 +36,9 @@ from rebasin_core.studies.store import Store
 from rebasin_core.tensors.memory import is_out_of_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     from rebasin_core.studies.kinds.base import Work
-    from rebasin_core.studies.store import Artifact
-
-
-def compute_stage(workspace: Workspace, stage: Stage, sources: Mapping[str, Stage]) -> Artifact:
-    """Compute a stage and store its result, unless it is stored.
-
-    Args:
-        workspace: Store, device and caches.
-        stage: The stage; the results that it reads are stored.
-        sources: The stages of the datasets that it reads, by identity.
-
-    Returns:
-        The stored result.
-
-    Raises:
-        RebasinError: If the result cannot be computed from these inputs.
-        MissingArtifactError: If a result that it reads is not stored.
-        DamagedArtifactError: If a result that it reads is damaged.
-        StorageError: If the result cannot be written.
-    """
-    return _computed(workspace, stage, required_work(workspace, stage), sources)
-
-
-def _computed(workspace: Workspace, stage: Stage, work: Work, sources: Mapping[str, Stage]) -> Artifact:
-    store = workspace.store
-    if store.has(stage.id):
-        return store.read(stage.id)
-    scratch = store.scratch(stage.id)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix="result-") as folder, _precision(work):
-        start = perf_counter()
-        product = work.compute(Context(workspace, stage, sources, Path(folder), scratch))
-        about = about_now(workspace.device, perf_counter() - start)
-        artifact = store.write(stage.document, product.documents, product.files, about)
-    shutil.rmtree(scratch, ignore_errors=True)
-    return artifact
 
 
 def about_now(device: torch.device, seconds: float) -> dict[str, Any]:
@@ -123,53 +88,97 @@ def run_task(text: str) -> str:
         JSON: for each stage its identity, and its error if there was one.
     """
     task = json.loads(text)
-    workspace = _workspace(task["store"], task["device"])
-    sources = {stage.id: stage for stage in map(Stage.from_json, task["sources"])}
-    results = [_attempt(workspace, Stage.from_json(value), sources) for value in task["stages"]]
-    return json.dumps(results)
+    return _run(task, _runner(task["store"], task["device"]).attempt)
 
 
 @final
-class LocalRunner:
-    """Computes tasks in this process with a given workspace; errors of stages are raised, with their traceback.
+class Runner:
+    """Computes stages with a workspace.
 
     Args:
-        workspace: The workspace.
+        workspace: Store, device and caches.
     """
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
+        self._contents = Contents(workspace.registry)
 
     def __call__(self, text: str) -> str:
-        """Compute the stages of a task; stored results that are missing or damaged are part of the result."""
-        task = json.loads(text)
-        sources = {stage.id: stage for stage in map(Stage.from_json, task["sources"])}
-        results: list[dict[str, Any]] = []
-        for value in task["stages"]:
-            stage = Stage.from_json(value)
-            try:
-                compute_stage(self._workspace, stage, sources)
-                results.append({"id": stage.id})
-            except (MissingArtifactError, DamagedArtifactError) as error:
-                results.append({"id": stage.id, **described(error)})
-        return json.dumps(results)
+        """Compute the stages of a task in this process; errors of stages are raised, with their traceback.
 
+        Args:
+            text: The task, from `task_text`.
 
-def _attempt(workspace: Workspace, stage: Stage, sources: Mapping[str, Stage]) -> dict[str, Any]:
-    """Compute one stage, and return its identity with its error, if any."""
-    printed = io.StringIO()
-    is_able = False
-    try:
-        with redirect_stdout(printed), redirect_stderr(printed):
-            work = required_work(workspace, stage)
-            is_able = True
-            _computed(workspace, stage, work, sources)
-    except Exception as error:  # ruff: ignore[blind-except] - an error of one stage must not affect the others
-        log = printed.getvalue() + traceback.format_exc()
-        found = {"id": stage.id, **described(error), "log": log[-_MAX_LOG:]}
-        # An error of this worker, such as another version of a package, is not a failure of the stage.
-        return found if is_able else {**found, "permanent": False}
-    return {"id": stage.id}
+        Returns:
+            JSON: for each stage its identity, and the result that it reads if that is missing or damaged.
+
+        Raises:
+            RebasinError: If a result cannot be computed from its inputs, or cannot be stored.
+        """
+        return _run(json.loads(text), self._computed_or_culprit)
+
+    def attempt(self, stage: Stage, sources: Mapping[str, Stage]) -> dict[str, Any]:
+        """Compute one stage, and return its identity with its error, if any.
+
+        Args:
+            stage: The stage; the results that it reads are stored.
+            sources: The stages of the datasets that it reads, by identity.
+
+        Returns:
+            Plain JSON.
+        """
+        printed = io.StringIO()
+        is_able = False
+        try:
+            with redirect_stdout(printed), redirect_stderr(printed):
+                work = self._required_work(stage)
+                is_able = True
+                self._compute(stage, work, sources)
+        except Exception as error:  # ruff: ignore[blind-except] - an error of one stage must not affect the others
+            log = printed.getvalue() + traceback.format_exc()
+            found = {"id": stage.id, **described(error), "log": log[-_MAX_LOG:]}
+            # An error of this worker, such as another version of a package, is not a failure of the stage.
+            return found if is_able else {**found, "permanent": False}
+        return {"id": stage.id}
+
+    def _computed_or_culprit(self, stage: Stage, sources: Mapping[str, Stage]) -> dict[str, Any]:
+        try:
+            self._compute(stage, self._required_work(stage), sources)
+        except (MissingArtifactError, DamagedArtifactError) as error:
+            return {"id": stage.id, **described(error)}
+        return {"id": stage.id}
+
+    def _compute(self, stage: Stage, work: Work, sources: Mapping[str, Stage]) -> None:
+        """Compute a stage and store its result, unless it is stored and intact."""
+        store = self._workspace.store
+        if store.has(stage.id):
+            store.read(stage.id)
+            return
+        scratch = store.scratch(stage.id)
+        with tempfile.TemporaryDirectory(dir=scratch, prefix="result-") as folder, _precision(work):
+            start = perf_counter()
+            product = work.compute(Context(self._workspace, stage, sources, Path(folder), scratch))
+            about = about_now(self._workspace.device, perf_counter() - start)
+            store.write(stage.document, product.documents, product.files, about)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    def _required_work(self, stage: Stage) -> Work:
+        """Return the computation of a stage; raise if this process has another kind of device or other code."""
+        work = KINDS[stage.kind].model_validate_json(stage.work)
+        required = getattr(getattr(work, "network", None), "device", ANY_DEVICE)
+        device = self._workspace.device
+        if required not in {ANY_DEVICE, device.type}:
+            message = f"expected a device of kind {required!r}, as the run requires, got {str(device)!r}"
+            raise ConfigError(message)
+        planned = dict(stage.code)
+        found = self._contents.code(work, without=work.located)
+        if any(planned.get(name) != number for name, number in found.items()):
+            message = (
+                f"the stage was planned with {_shown(planned)}, and this process has {_shown(found)}; install the same "
+                "versions everywhere, and run the command again"
+            )
+            raise PluginError(message)
+        return work
 
 
 _MAX_LOG = 100_000
@@ -193,38 +202,14 @@ def described(error: BaseException) -> dict[str, Any]:
     return {**found, "permanent": own or not passing}
 
 
-def required_work(workspace: Workspace, stage: Stage) -> Work:
-    """Return the computation of a stage, if this process can do it.
-
-    Args:
-        workspace: Device and registry of this process.
-        stage: The stage.
-
-    Returns:
-        The computation.
-
-    Raises:
-        ConfigError: If the stage requires another kind of device, or a component that is not installed here.
-        PluginError: If the code of this process differs from that for which the stage was planned.
-    """
-    work = KINDS[stage.kind].model_validate_json(stage.work)
-    required = getattr(getattr(work, "network", None), "device", ANY_DEVICE)
-    if required not in {ANY_DEVICE, workspace.device.type}:
-        message = f"expected a device of kind {required!r}, as the run requires, got {str(workspace.device)!r}"
-        raise ConfigError(message)
-    found = Contents(workspace.registry).code(work, without=work.located)
-    planned = dict(stage.code)
-    if any(planned.get(name) != number for name, number in found.items()):
-        message = (
-            f"the stage was planned with {_shown(stage.code)}, and this process has {_shown(found.items())}; install "
-            "the same versions everywhere, and run the command again"
-        )
-        raise PluginError(message)
-    return work
+def _run(task: Mapping[str, Any], compute: Callable[[Stage, Mapping[str, Stage]], dict[str, Any]]) -> str:
+    """Compute the stages of a parsed task, and return the results as JSON."""
+    sources = {stage.id: stage for stage in map(Stage.from_json, task["sources"])}
+    return json.dumps([compute(Stage.from_json(value), sources) for value in task["stages"]])
 
 
-def _shown(code: object) -> str:
-    return ", ".join(f"{name} {number}" for name, number in dict(code).items())  # type: ignore[call-overload] # pairs
+def _shown(code: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in code.items())
 
 
 @contextmanager
@@ -240,5 +225,5 @@ def _precision(work: Work) -> Generator[None]:
 
 
 @lru_cache(maxsize=2)
-def _workspace(address: str, device: str) -> Workspace:
-    return Workspace(Store.open(address), device=device)
+def _runner(address: str, device: str) -> Runner:
+    return Runner(Workspace(Store.open(address), device=device))

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 from typing_extensions import override
 
+from rebasin_core.config.study import UNALIGNED
 from rebasin_core.studies.kinds.base import Context, Product, Work
 from rebasin_core.studies.kinds.curve import curve_in
 
 if TYPE_CHECKING:
     from rebasin_core.barriers.curve import LossCurve
-
-UNALIGNED = "unaligned"
-"""Label of the unaligned curve in files and tables."""
 
 _SUMMARIZED = (
     "height",
@@ -56,7 +54,7 @@ class SummaryWork(Work):
         summary = {
             "barriers": barriers,
             "wasserstein_distances": {
-                UNALIGNED: distances[self.matchers[0]]["unaligned"],
+                UNALIGNED: distances[self.matchers[0]][UNALIGNED],
                 **{name: found["aligned"] for name, found in distances.items()},
             },
             "matches": {name: context.document(f"match/{name}", "match") for name in self.matchers},

@@ -70,7 +70,6 @@ class Contents:
         Raises:
             FileFormatError: If it cannot be read.
         """
-        digest = None
         known = self._files.get(path)
         try:
             status = path.stat()

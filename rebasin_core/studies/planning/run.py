@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, final
 
+from rebasin_core.config.study import UNALIGNED
 from rebasin_core.studies.graph import Graph
 from rebasin_core.studies.kinds.report import ReportWork
-from rebasin_core.studies.kinds.summary import UNALIGNED, SummaryWork
+from rebasin_core.studies.kinds.summary import SummaryWork
 from rebasin_core.studies.planning.cell import CellPlan, Prepared
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple, final
 
+from rebasin_core.config.study import UNALIGNED
 from rebasin_core.errors import ConfigError
 from rebasin_core.studies.graph import Graph
-from rebasin_core.studies.kinds.summary import UNALIGNED
 from rebasin_core.studies.planning.cell import CellPlan
 
 if TYPE_CHECKING:

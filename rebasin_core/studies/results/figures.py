@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from rebasin_core.config.study import UNALIGNED
 from rebasin_core.report.style import COLORS, LINES, UNALIGNED_COLOR, save_figure, styled_figure
-from rebasin_core.studies.results.row import UNALIGNED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

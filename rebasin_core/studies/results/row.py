@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
     from rebasin_core.barriers.curve import LossCurve
 
-UNALIGNED = "unaligned"
-"""Alignment of the pair before matching."""
-
 SEPARATOR = " | "
 """Between the notes in a column."""
 

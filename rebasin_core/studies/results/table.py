@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, final
 
 from rebasin_core.analysis.pairs import PairMean, mean_over_cells
+from rebasin_core.config.study import UNALIGNED
 from rebasin_core.report.width import plain_table
-from rebasin_core.studies.results.row import UNALIGNED, Row, Scalar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from rebasin_core.studies.results.row import Row, Scalar
 
 Cell: TypeAlias = "tuple[Scalar, ...]"
 Pair: TypeAlias = "tuple[str, str]"

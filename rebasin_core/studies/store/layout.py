@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
@@ -103,3 +104,16 @@ def listed_digest(key: str, key_of: Callable[[str], str]) -> str | None:
     """
     digest = identity_in(key)
     return digest if digest is not None and key == key_of(digest) else None
+
+
+def root_of(kind: str, user: str) -> str:
+    """Return the name of the root of a run or study.
+
+    Args:
+        kind: ``run`` or ``study``.
+        user: The path of its output folder or file, or another name.
+
+    Returns:
+        A file name; different for different users.
+    """
+    return f"{kind}-{hashlib.sha256(user.encode()).hexdigest()[:16]}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, final
 
+import pytest
 from pydantic import PrivateAttr
 from typing_extensions import override
 
@@ -19,6 +20,7 @@ from rebasin_core.errors import DamagedArtifactError, MissingArtifactError, Work
 from rebasin_core.executors import InProcessExecutor
 from rebasin_core.executors.base import Executor
 from rebasin_core.studies.engine.observer import Failure, Observer, Outcome
+from rebasin_core.studies.engine.scheduler import Scheduler, Settings
 from rebasin_core.studies.engine.worker import described
 from rebasin_core.studies.graph import Graph
 from rebasin_core.studies.stage import Stage, entries
@@ -255,3 +257,38 @@ def values(store: Store) -> dict[str, int]:
     """Return the stored values by the name of the stage."""
     found = store.read_many(store.ids())
     return {artifact.stage["options"]["name"]: artifact.documents["value"] for artifact in found.values()}
+
+
+# A diamond, a chain, and a stage that reads both.
+A = stage("a")
+B = stage("b", A)
+C = stage("c", A)
+D = stage("d", B, C)
+E = stage("e")
+F = stage("f", E)
+G = stage("g", D, F)
+ALL = graph(A, B, C, D, E, F, G)
+VALUES = {"a": 1, "b": 2, "c": 2, "d": 5, "e": 1, "f": 2, "g": 8}
+
+
+def run(
+    lab: Lab,
+    executor: Executor | None = None,
+    *,
+    stages: Graph = ALL,
+    observers: tuple[Observer, ...] = (),
+    **settings: Any,
+) -> Outcome:
+    chosen = Settings(run=lab.run, **settings)
+    targets = [each.id for each in stages]
+    return Scheduler(stages, lab.store, executor or InProcessExecutor(), chosen, observers).run(targets)
+
+
+def folders(store: Store) -> list[str]:
+    """Return the leases and sessions that remain."""
+    root = Path(store.address)
+    return [str(path) for name in ("leases", "sessions") for path in (root / name).rglob("*") if path.is_file()]
+
+
+EXECUTORS = {"in_process": InProcessExecutor(), "threads": Threads(), "batches": Batches(task_seconds=5)}
+executors = pytest.mark.parametrize("executor", EXECUTORS.values(), ids=list(EXECUTORS))

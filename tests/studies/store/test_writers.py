@@ -1,4 +1,4 @@
-"""Many writers, killed writers, full disks, and garbage collection beside writers."""
+"""Many writers, killed writers, full disks, and garbage collection during writes."""
 
 from __future__ import annotations
 
