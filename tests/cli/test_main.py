@@ -104,8 +104,10 @@ def test_interruption_prints_how_to_resume(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 60
-    while not (tmp_path / "runs/long/posteriors").exists() and time.monotonic() < deadline:
+    unfinished = tmp_path / "runs/long/store/unfinished"
+    while not list(unfinished.rglob("*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert list(unfinished.rglob("*.safetensors"))  # training has started
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
