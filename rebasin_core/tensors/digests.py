@@ -68,8 +68,27 @@ def canonical_json(value: object) -> str:
     Raises:
         InvalidInputError: If the value contains NaN, infinities, keys that are not strings, or other objects.
     """
+    return _json(value, sort_keys=True)
+
+
+def ordered_json(value: object) -> str:
+    """Return the compact JSON text of a value, with the keys of mappings in their order.
+
+    Args:
+        value: A value that JSON can represent.
+
+    Returns:
+        The text; parsing it returns an equal value with the same order.
+
+    Raises:
+        InvalidInputError: If the value contains NaN, infinities, keys that are not strings, or other objects.
+    """
+    return _json(value, sort_keys=False)
+
+
+def _json(value: object, *, sort_keys: bool) -> str:
     try:
-        text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
+        text = json.dumps(value, sort_keys=sort_keys, separators=(",", ":"), allow_nan=False, default=_plain)
     except (TypeError, ValueError, RecursionError) as error:
         message = f"expected a value that JSON can represent, with null for NaN: {reason(error)}"
         raise InvalidInputError(message) from error

@@ -80,6 +80,16 @@ def test_the_folder_contains_all_results(tmp_path: Path) -> None:
     assert 2.2 < found["baseline"] <= math.log(10)
 
 
+def test_results_keep_the_order_of_the_run_file(tmp_path: Path) -> None:
+    run(config(tmp_path), tmp_path / "out")
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert list(summary["barriers"]["test"]) == ["unaligned", "weight", "wasserstein", "kl"]
+    assert list(summary["matches"]) == ["weight", "wasserstein", "kl"]
+    assert list(summary["wasserstein_distances"]) == ["unaligned", "weight", "wasserstein", "kl"]
+    scores = json.loads((tmp_path / "out/scores/test/reference.json").read_text())["scores"]
+    assert list(scores)[:3] == ["nll", "nll_stderr", "nll_bias"]
+
+
 def test_a_run_of_single_networks_has_no_barrier_of_means(tmp_path: Path) -> None:
     single = TEXT.replace("[weight, wasserstein, kl]", "[weight]").replace("mean_field_vi", "map")
     single = single.replace("marginalized, num_points: 3, num_samples: 4", "pointwise, num_points: 3")

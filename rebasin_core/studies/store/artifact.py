@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from rebasin_core.errors import FileFormatError, InvalidInputError
 from rebasin_core.tensors.bounds import MAX_JSON_BYTES
-from rebasin_core.tensors.digests import canonical_json, digest_of_json
+from rebasin_core.tensors.digests import digest_of_json, ordered_json
 from rebasin_core.tensors.reading import checked_record, parse_json, shown
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def record_text(artifact: Artifact) -> bytes:
         artifact: The artifact.
 
     Returns:
-        The canonical JSON, with a checksum.
+        JSON with a checksum. Keys keep their order, which is that of curves and scores in reports; digests ignore it.
 
     Raises:
         InvalidInputError: If a document cannot be represented in JSON, or the record is too large or too deep.
@@ -134,7 +134,7 @@ def record_text(artifact: Artifact) -> bytes:
         "about": artifact.about,
     }
     record = {"kind": KIND, "version": VERSION, **entries, "checksum": digest_of_json(entries)}
-    content = canonical_json(record).encode()
+    content = ordered_json(record).encode()
     if len(content) > MAX_JSON_BYTES:
         message = (
             f"the record of the {artifact.kind} stage {artifact.id[:12]} has {len(content)} bytes, expected at most "
