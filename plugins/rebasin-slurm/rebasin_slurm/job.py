@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def run_task(
     call: tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]],
     threads: int,
-    heartbeat: Path,
+    files: tuple[Path, Path],
     patience: float,
 ) -> tuple[bool, object]:
     """Run a task in a job.
@@ -28,7 +28,7 @@ def run_task(
     Args:
         call: The function and its arguments.
         threads: Number of threads.
-        heartbeat: File that the submitting process changes while it runs.
+        files: A file that the submitting process changes while it runs, and one that it creates to stop this job.
         patience: Seconds without a change after which the job stops.
 
     Returns:
@@ -37,7 +37,7 @@ def run_task(
     Raises:
         UncompletedJobError: If Slurm stops the job, because it was preempted or its time is over.
     """
-    threading.Thread(target=_watch, args=(heartbeat, patience), daemon=True).start()
+    threading.Thread(target=_watch, args=(*files, patience), daemon=True).start()
     torch.set_num_threads(threads)
     function, args, kwargs = call
     try:
@@ -49,11 +49,15 @@ def run_task(
         return False, error
 
 
-def _watch(heartbeat: Path, patience: float) -> None:
-    """Kill this process if a file no longer changes."""
+def _watch(heartbeat: Path, stop: Path, patience: float) -> None:
+    """Kill this process if one file no longer changes, or another one exists.
+
+    Signals are not sufficient: a command that a shell runs in the background ignores the signal with which submitit
+    cancels local jobs, and its jobs inherit that.
+    """
     content = b""
     changed = time.monotonic()
-    while time.monotonic() - changed < patience:
+    while time.monotonic() - changed < patience and not stop.exists():
         time.sleep(patience / 10)
         try:
             found = heartbeat.read_bytes()

@@ -16,6 +16,8 @@ from rebasin_core.executors import AbstractTaskPool
 from rebasin_slurm.job import run_task
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rebasin_core.executors import Call, TaskFuture
     from rebasin_slurm.executor import SlurmExecutor
 
@@ -55,6 +57,7 @@ _PACES = {
 class _Task:
     future: TaskFuture
     call: Call
+    stop: Path
     job: Any = None
     asked: float = field(default_factory=time.monotonic)
     over_since: float | None = None
@@ -81,11 +84,12 @@ class JobPool(AbstractTaskPool):
         self._beat()
         self._waiting: list[_Task] = []
         self._open: set[TaskFuture] = set()
+        self._stops: list[Path] = []
         self._start([self._follow])
 
     @override
     def _add(self, future: TaskFuture, call: Call) -> None:
-        self._waiting.append(_Task(future, call))
+        self._waiting.append(_Task(future, call, self._heartbeat.with_name(f"stop-{uuid.uuid4().hex}")))
         self._open.add(future)
 
     @override
@@ -104,7 +108,9 @@ class JobPool(AbstractTaskPool):
             self._beat()
             running += self._submitted(waiting)
             running = [task for task in running if not self._is_finished(task)]
-        self._heartbeat.unlink(missing_ok=True)
+        # Jobs that still run stop when the heartbeat no longer changes.
+        for path in (self._heartbeat, *self._stops):
+            path.unlink(missing_ok=True)
 
     def _next(self, *, is_idle: bool) -> list[_Task] | None:
         """Return new tasks, perhaps none; wait for one if no job runs. Return None after shutdown."""
@@ -132,9 +138,8 @@ class JobPool(AbstractTaskPool):
         try:
             with self._submitter.batch():
                 for task in given:
-                    task.job = self._submitter.submit(
-                        run_task, task.call, self._cpus, self._heartbeat, self._pace.patience
-                    )
+                    files = (self._heartbeat, task.stop)
+                    task.job = self._submitter.submit(run_task, task.call, self._cpus, files, self._pace.patience)
         except Exception as error:  # ruff: ignore[blind-except] - of `sbatch`, the file system or pickling
             for task in given:
                 self._finish(task, error=WorkerLostError(f"a job could not be submitted: {error}"))
@@ -148,6 +153,9 @@ class JobPool(AbstractTaskPool):
         if task.future.cancelled():
             if not task.is_stopping:
                 task.job.cancel(check=False)
+                with suppress(OSError):
+                    task.stop.touch()
+                self._stops.append(task.stop)
                 self._finish(task)
                 task.is_stopping = True
             return not self._pace.awaits_exit or bool(task.job.done())

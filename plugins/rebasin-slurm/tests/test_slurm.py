@@ -53,6 +53,20 @@ def test_a_killed_job_names_its_log(pool: futures.Executor, tmp_path: Path) -> N
     assert other.result(30) == "42"
 
 
+def test_tasks_of_a_command_that_ignores_the_interrupt_signal_can_be_cancelled(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a shell
+    try:
+        with SlurmExecutor(cluster="local", folder=tmp_path / "jobs").open() as pool:
+            future = pool.submit(beat, str(tmp_path / "beat"), 600.0)
+            process = started(tmp_path / "beat")
+            assert future.cancel()
+            pool.shutdown()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not Path(f"/proc/{process}").exists()
+    assert not list((tmp_path / "jobs").glob("stop-*"))
+
+
 def test_a_preempted_job_starts_its_task_again(pool: futures.Executor, tmp_path: Path) -> None:
     file = tmp_path / "beat"
     future = pool.submit(beat, str(file), 3.0)
