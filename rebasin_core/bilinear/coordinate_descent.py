@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.assignment import Assignment, AssignmentSolver, default_solver
+from rebasin_core.bilinear.pieces import pieces
+from rebasin_core.bilinear.products import inner_products, picked, sorted_product, total_product
 from rebasin_core.bilinear.similarity import SimilarityMatrices, reordered_within
-from rebasin_core.bilinear.terms import Term, inner_products, joined, picked, sorted_product, terms_of, total_product
+from rebasin_core.bilinear.terms import Term, joined, terms_of
 from rebasin_core.symmetry.action import act_on_cell
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class CoordinateDescent:
         candidate: Channels of the candidate, of the same shapes.
         initial: The initial index of every group; the identity if None.
         solver: Solver of the assignment problems; the fastest exact one if None.
+        memory: Maximum number of bytes for similarity matrices that are kept between steps; unlimited if None. Others
+            are recomputed. The matrix of the current group is not included.
 
     Attributes:
         indices: The current index of every group, ``new[i] = old[index[i]]``; replaced, never modified in place.
@@ -50,7 +54,8 @@ class CoordinateDescent:
 
     Complexity:
         For each step at most one matrix product for each axis on which the group acts, and one assignment. Memory for
-        two similarity matrices for each group.
+        two similarity matrices for each group, or as limited, and for some slices of the largest tensor. Tensors that
+        are mapped from files are read when they are used.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class CoordinateDescent:
         *,
         initial: Mapping[str, Tensor] | None = None,
         solver: AssignmentSolver | None = None,
+        memory: int | None = None,
     ) -> None:
         self._layout = layout
         self._solver = solver or default_solver()
@@ -68,15 +74,15 @@ class CoordinateDescent:
             term for name, tensor in reference.items() for term in terms_of(layout.axes[name], tensor, candidate[name])
         ]
         self._terms = joined([term for term in terms if term.groups])
-        self._constant = sum(total_product(term.reference, term.candidate) for term in terms if not term.groups)
         device = self._terms[0].reference.device if self._terms else torch.device("cpu")
         self._identity = {
             name: torch.arange(group.size, device=device).expand(layout.index_shape(name)).clone()
             for name, group in layout.groups.items()
         }
         self._terms_of_group = {name: [term for term in self._terms if name in term.groups] for name in layout.groups}
-        self._similarities = SimilarityMatrices(layout, self._terms_of_group)
+        self._similarities = SimilarityMatrices(layout, self._terms_of_group, memory=memory)
         self.start_at(initial)
+        self._constant = self._value([term for term in terms if not term.groups])
         # The last computed objective, with the indices it belongs to.
         self._objective: tuple[Mapping[str, Tensor], float] | None = None
 
@@ -125,7 +131,11 @@ class CoordinateDescent:
         before = self.objective()
         old = self.indices
         matched: set[str] = set()
-        shares = {name: self._similarities.share_known(name, matched) for name in self._not_nested()}
+        shares = {
+            name: self._similarities.share_known(name, matched)
+            for name in self._layout.groups
+            if name not in self._layout.nesting
+        }
         # Each term is counted when the last of its groups is matched, by the similarity of that group.
         value = self._constant
         uncounted = dict.fromkeys(self._terms)
@@ -203,12 +213,6 @@ class CoordinateDescent:
             ``[*outer, n, n]`` in float64: rows are reference units, columns candidate units.
         """
         return self._similarities.of(name, self.indices).to(torch.float64, copy=True)
-
-    def _not_nested(self) -> list[str]:
-        """Return the groups that are neither nested nor have nested groups."""
-        outermost = [name for name, group in self._layout.groups.items() if group.within is None]
-        around = {outer for name in self._layout.groups for outer in self._layout.ancestors(name)}
-        return [name for name in outermost if name not in around]
 
     def _match_by(self, name: str, terms: list[Term]) -> float:
         """Match a group by some of its terms; return their sum at the assignment."""
@@ -307,21 +311,24 @@ class CoordinateDescent:
         for term in self._terms_of_group[child]:
             compared = [term.positions(name)[0], term.positions(child)[0]]
             batch = [term.positions(group)[0] for group in self._layout.ancestors(name)]
-            permuted = act_on_cell(self._layout, self.indices, term.candidate, term.atoms, skip=compared)
-            products = inner_products(term.reference, permuted, batch=batch, compared=compared)
-            total = products.reshape(*outer, size, width, size, width).transpose(-3, -2) + total
+            for reference, candidate, done in pieces(term, self.indices, whole=compared, nested=self._layout.nesting):
+                permuted = act_on_cell(self._layout, self.indices, candidate, term.atoms, skip=(*compared, *done))
+                products = inner_products(reference, permuted, batch=batch, compared=compared)
+                total = products.reshape(*outer, size, width, size, width).transpose(-3, -2) + total
         similarity = torch.as_tensor(total)
         choice = self._solver.solve(similarity).index
         return picked(similarity, choice).sum(-1), choice
 
     def _value(self, terms: Sequence[Term]) -> float:
         """Return the sum of some terms at the current indices."""
-        if self.indices is self._identity:
-            return sum(total_product(term.reference, term.candidate) for term in terms)
-        return sum(
-            total_product(term.reference, act_on_cell(self._layout, self.indices, term.candidate, term.atoms))
-            for term in terms
-        )
+        value = 0.0
+        for term in terms:
+            for reference, candidate, done in pieces(term, self.indices, nested=self._layout.nesting):
+                permuted = candidate
+                if self.indices is not self._identity:
+                    permuted = act_on_cell(self._layout, self.indices, candidate, term.atoms, skip=done)
+                value += total_product(reference, permuted)
+        return value
 
 
 def upper_bound(

@@ -62,6 +62,10 @@ class AbstractChannelMatcher(Matcher):
     objective. ``identity``: the identity permutation. ``best``: one descent from each of these two, of which the better
     result is returned."""
 
+    memory: PositiveInt | None = None
+    """Maximum number of bytes for similarity matrices that are kept between steps; matrices beyond it are recomputed,
+    which takes more time and changes rounding. Unlimited if None: two matrices for each group."""
+
     @property
     @override
     def uses_task(self) -> bool:
@@ -104,7 +108,7 @@ class AbstractChannelMatcher(Matcher):
         self._require_channels(problem, candidate, "candidate")
         require_finite(reference, "the reference's channels")
         require_finite(candidate, "the candidate's channels")
-        solver = CoordinateDescent(problem.layout, reference, candidate, solver=self.assignment)
+        solver = CoordinateDescent(problem.layout, reference, candidate, solver=self.assignment, memory=self.memory)
         identity_objective = solver.objective()
 
         def descend(max_sweeps: int = self.max_sweeps) -> MatchResult:
