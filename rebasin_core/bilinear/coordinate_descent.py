@@ -321,13 +321,14 @@ class CoordinateDescent:
 
     def _value(self, terms: Sequence[Term]) -> float:
         """Return the sum of some terms at the current indices."""
+        if self.indices is self._identity:
+            return sum(total_product(left, right) for term in terms for left, right, _ in pieces(term, {}))
         value = 0.0
         for term in terms:
             for reference, candidate, done in pieces(term, self.indices, nested=self._layout.nesting):
-                permuted = candidate
-                if self.indices is not self._identity:
-                    permuted = act_on_cell(self._layout, self.indices, candidate, term.atoms, skip=done)
-                value += total_product(reference, permuted)
+                value += total_product(
+                    reference, act_on_cell(self._layout, self.indices, candidate, term.atoms, skip=done)
+                )
         return value
 
 

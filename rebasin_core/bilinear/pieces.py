@@ -32,7 +32,8 @@ def pieces(
 
     Args:
         term: The term.
-        indices: Permutations of the groups, applied to the dimension along which the candidate is cut.
+        indices: Permutations of groups, applied to the dimension along which the candidate is cut; the identity for
+            groups without one.
         whole: Positions among the atoms that must not be cut.
         nested: Groups that must not be cut: nested groups and the groups around them.
 
@@ -46,16 +47,15 @@ def pieces(
         return
     dim = 1 + cut
     length = term.candidate.shape[dim]
-    group = term.atoms[cut].group
+    index = indices.get(term.atoms[cut].group or "")
     step = max(1, MAX_ENTRIES * length // size)
     for start in range(0, length, step):
         count = min(step, length - start)
         reference = term.reference.narrow(dim, start, count)
-        if group is None:
+        if index is None:
             candidate = term.candidate.narrow(dim, start, count)
         else:
-            units = indices[group].narrow(0, start, count)
-            candidate = term.candidate.index_select(dim, units.to(term.candidate.device))
+            candidate = term.candidate.index_select(dim, index.narrow(0, start, count).to(term.candidate.device))
         yield _widened(reference), _widened(candidate), (cut,)
 
 

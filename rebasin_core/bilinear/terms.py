@@ -51,9 +51,8 @@ class Term:
     @cached_property
     def bound(self) -> float:
         """The product of both norms, an upper bound of the term (Cauchy-Schwarz)."""
-        dtype = self.dtype
-        left = torch.linalg.vector_norm(self.reference, dtype=dtype)
-        return left.item() * torch.linalg.vector_norm(self.candidate, dtype=dtype).item()
+        norms = [torch.linalg.vector_norm(side, dtype=self.dtype) for side in (self.reference, self.candidate)]
+        return float(norms[0]) * float(norms[1])
 
     @cached_property
     def norm(self) -> float:
@@ -62,7 +61,7 @@ class Term:
             return self.bound
         sides = (side.to(self.dtype) for side in (self.reference, self.candidate))
         centered = [side - side.mean(-1, keepdim=True) for side in sides]
-        return math.prod(torch.linalg.vector_norm(side).item() for side in centered)
+        return math.prod(float(torch.linalg.vector_norm(side)) for side in centered)
 
     @cached_property
     def groups(self) -> tuple[str, ...]:

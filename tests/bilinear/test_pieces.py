@@ -101,11 +101,12 @@ def test_a_descent_in_pieces_finds_what_one_on_whole_tensors_finds(
         return descent
 
     for seed in range(3):
-        sides = network(seed, dtype), network(seed + 10, dtype)
-        found = run(*sides, memory)
+        first, second = network(seed, dtype), network(seed + 10, dtype)
+        found = run(first, second, memory)
         with monkeypatch.context() as patch:
             patch.setattr(pieces, "MAX_ENTRIES", 2**40)
-            expected = run(*({n: t.double() for n, t in side.items()} for side in sides), None)
+            exact = [{n: t.double() for n, t in side.items()} for side in (first, second)]
+            expected = run(exact[0], exact[1], None)
         for name, index in expected.indices.items():
             assert torch.equal(found.indices[name], index), name
         assert found.objective() == pytest.approx(expected.objective(), rel=1e-5)
