@@ -64,7 +64,7 @@ class AbstractChannelMatcher(Matcher):
 
     memory: PositiveInt | None = None
     """Maximum number of bytes for similarity matrices that are kept between steps; matrices beyond it are recomputed,
-    which takes more time and changes rounding. Unlimited if None: two matrices for each group."""
+    at the cost of time and different rounding. Unlimited if None: two matrices for each group."""
 
     @property
     @override

@@ -76,7 +76,7 @@ def replacing(path: Path | str) -> Generator[Path]:
 def without_flushing(folder: Path) -> Generator[None]:
     """Write files of one folder without flushing them to the disk: they are temporary, and will be copied or deleted.
 
-    Flushing takes milliseconds, most of the time that it takes to write a small file.
+    Flushing is the largest part of the time for writing a small file.
 
     Args:
         folder: The folder; files in its subfolders are flushed.

@@ -3,7 +3,7 @@
     python tests/benchmarks/studies.py [plan | run]
 
 ``plan`` plans studies of about 1,000, 10,000 and 100,000 stages. ``run`` computes a study of more than 300 stages (the
-digits, perceptrons with one and two layers of 512 units, 100 epochs) in this process and in one and two worker
+digits, MLPs with one and two layers of 512 units, 100 epochs) in this process and in one and two worker
 processes, then again, and with one option changed. All workers use one thread.
 """
 
