@@ -77,7 +77,7 @@ class SimilarityMatrices:
         self._remembered = self._within(memory)
 
     def _within(self, memory: int | None) -> frozenset[str]:
-        """Return the groups whose matrices are kept: in the given memory, those that save the largest amount of work per byte."""
+        """Return the groups whose matrices are kept: those with the largest saving per byte that fit into memory."""
         if memory is None:
             return frozenset(self._layout.groups)
         found = []
