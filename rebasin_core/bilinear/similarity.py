@@ -273,10 +273,8 @@ class SimilarityMatrices:
             dim = term.positions(along)[0]
             skipped = [dim]
             reference = term.reference.index_select(1 + dim, units)
-            new, old = (
-                Term(reference, term.candidate.index_select(1 + dim, indices[along][units]), term.atoms)
-                for indices in (now, kept.indices)
-            )
+            new = Term(reference, term.candidate.index_select(1 + dim, now[along][units]), term.atoms)
+            old = Term(reference, term.candidate.index_select(1 + dim, kept.indices[along][units]), term.atoms)
         for position in term.positions(name):
             fixed = (position, *skipped)
             sides = zip(pieces(new, now, whole=fixed), pieces(old, kept.indices, whole=fixed), strict=True)

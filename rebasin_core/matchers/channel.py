@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from rebasin_core.assignment import AssignmentSolver, AutoAssignment
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
+from rebasin_core.bilinear.descent_state import DescentState
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem, MatchResult
 from rebasin_core.matchers.search import interruptible
@@ -118,11 +119,15 @@ class AbstractChannelMatcher(Matcher):
 
         if problem.initial is not None:
             solver.start_at(problem.initial.indices)
+        if self.start != "best":
+            keep_state(problem, solver)
+        if problem.initial is not None:
             return descend()
         state = problem.generator.get_state()
         greedy = False
         with interruptible(problem) as initialization:
-            greedy = self.start != "identity" and solver.initialize_greedily()
+            if self.start != "identity" and not solver.state.is_initialized:
+                greedy = solver.initialize_greedily()
         if initialization.happened:
             if solver.objective() < identity_objective:
                 solver.start_at(None)
@@ -134,6 +139,30 @@ class AbstractChannelMatcher(Matcher):
         problem.generator.set_state(state)
         solver.start_at(None)
         return best_result(result, descend())
+
+
+def keep_state(problem: MatchProblem, solver: CoordinateDescent) -> None:
+    """Continue from the state in the problem's record, and save the state there after each step.
+
+    Args:
+        problem: The matching problem; nothing is done if it has no record.
+        solver: Coordinate descent at its starting point.
+
+    Raises:
+        FileFormatError: If the record is not the state of a descent over these groups.
+    """
+    record = problem.record
+    if record is None:
+        return
+    saved = record.saved()
+    if saved is not None:
+        permutation, document = saved
+        solver.continue_from(DescentState.of_document(document, problem.layout.groups), permutation.indices)
+
+    def state() -> tuple[Permutation, dict[str, object]]:
+        return Permutation(problem.layout, solver.indices), solver.state.model_dump()
+
+    solver.on_step = lambda: record.save(state)
 
 
 def run_descent(
