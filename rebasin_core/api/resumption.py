@@ -83,7 +83,7 @@ class FileRecord:
         """Write the last state.
 
         Returns:
-            Whether the search has a state; if not, nothing is written.
+            Whether the search has a state; if not, no file is written.
 
         Raises:
             StorageError: If the file cannot be written.

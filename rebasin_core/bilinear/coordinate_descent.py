@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 _RELATIVE_TOLERANCE = 1e-6
 
 
-def _nothing() -> None:
-    """Do nothing after a step."""
+def _no_observer() -> None:
+    """Ignore a step."""
 
 
 @final
@@ -94,7 +94,7 @@ class CoordinateDescent:
         # The last computed objective, with the indices it belongs to.
         self._objective: tuple[Mapping[str, Tensor], float] | None = None
         self._at_identity: float | None = None
-        self.on_step: Callable[[], None] = _nothing
+        self.on_step: Callable[[], None] = _no_observer
 
     def objective(self) -> float:
         """Return the objective at the current indices.
@@ -127,8 +127,7 @@ class CoordinateDescent:
     def continue_from(self, state: DescentState, indices: Mapping[str, Tensor]) -> None:
         """Start at the state of an earlier descent of the same problem.
 
-        `initialize_greedily` and `sweeps` then skip what that descent has done, and find what it would have found, up
-        to rounding.
+        `initialize_greedily` and `sweeps` then skip the steps of that descent, and reach its result up to rounding.
 
         Args:
             state: The state.

@@ -21,7 +21,7 @@ class DescentState(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_assignment=True)
 
     matched: list[str] = Field(default_factory=list)
-    """Groups that the greedy initialization has visited, in order."""
+    """Groups that the greedy initialization has visited."""
 
     is_initialized: bool = False
     """Whether the initialization is complete."""
@@ -47,7 +47,7 @@ class DescentState(BaseModel):
         self.generator = base64.b64encode(generator.get_state().cpu().numpy().tobytes()).decode("ascii")
 
     def restore(self, generator: torch.Generator) -> None:
-        """Set a generator to the stored state; nothing is done if there is none.
+        """Set a generator to the stored state, if there is one.
 
         Args:
             generator: The generator.

@@ -35,10 +35,10 @@ OnInterrupt: TypeAlias = Literal["raise", "return"]
 
 
 class SearchRecord(Protocol):
-    """Where a long search keeps its state, so that it can be continued after the process was killed.
+    """Storage for the state of a long search, from which it can be continued after the process was killed.
 
-    The state is a permutation and a JSON document of the matcher's own. A search that continues from a state finds what
-    the uninterrupted search would have found, up to rounding.
+    The state is a permutation and a JSON document of the matcher's own. A search that continues from a state has
+    the result of the uninterrupted search, up to rounding.
     """
 
     def saved(self) -> tuple[Permutation, Mapping[str, Any]] | None:
@@ -68,7 +68,7 @@ class MatchProblem:
         initial: Permutation to start from, for iterative matchers; their own initialization if None.
         on_interrupt: On Ctrl-C, ``"raise"`` KeyboardInterrupt or ``"return"`` the best result so far.
         likelihood: Likelihood of the targets in the data; None without data.
-        record: Where a long search keeps its state and continues from; None to keep nothing. Matchers may ignore it.
+        record: Storage for the state of a long search, which continues from it. Matchers may ignore it.
     """
 
     reference: Posterior
@@ -224,7 +224,7 @@ class Matcher(Strategy):
             initial: Permutation to start from, for iterative matchers; their own initialization if None.
             on_interrupt: On Ctrl-C, ``"raise"`` KeyboardInterrupt, or ``"return"`` the best result so far, with the
                 outcome `MatchOutcome.INTERRUPTED`. Pass its permutation as ``initial`` to resume.
-            record: Where a long search keeps its state and continues from; None to keep nothing.
+            record: Storage for the state of a long search, which continues from it.
 
         Returns:
             The result. A search that did not converge is reported as its `outcome`, not as an error.

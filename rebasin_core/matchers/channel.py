@@ -145,7 +145,7 @@ def keep_state(problem: MatchProblem, solver: CoordinateDescent) -> None:
     """Continue from the state in the problem's record, and save the state there after each step.
 
     Args:
-        problem: The matching problem; nothing is done if it has no record.
+        problem: The matching problem, with or without a record.
         solver: Coordinate descent at its starting point.
 
     Raises:

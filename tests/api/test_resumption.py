@@ -84,7 +84,7 @@ class MemoryRecord:
 
 @pytest.mark.parametrize("start", ["greedy", "identity"])
 @pytest.mark.parametrize("initial", [False, True])
-def test_a_search_killed_after_any_step_finds_what_it_would_have_found(start: str, *, initial: bool) -> None:
+def test_a_search_killed_after_any_step_has_the_result_of_the_whole_search(start: str, *, initial: bool) -> None:
     matcher = rc.matchers.WeightMatcher.model_validate({"start": start})
     first = SPEC.random_permutation(generator=torch.Generator().manual_seed(5)) if initial else None
 
