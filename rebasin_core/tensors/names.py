@@ -298,7 +298,7 @@ def first_names(known: Mapping[str, str], tensors: Mapping[str, Tensor], descrip
 
 
 def have_equal_values(first: Tensor, second: Tensor) -> bool:
-    """Return whether two tensors have the same shape and values; nothing is copied unless their devices differ.
+    """Return whether two tensors have the same shape and values; without a copy unless their devices differ.
 
     Args:
         first: A tensor.
@@ -317,7 +317,7 @@ def counters_among(names: Iterable[str]) -> frozenset[str]:
         names: Names of tensors.
 
     Returns:
-        The names that are ``num_batches_tracked`` or end with it.
+        The names that are ``num_batches_tracked`` or have it as their last part.
     """
     return frozenset(name for name in names if _COUNTER.search(name) is not None)
 
@@ -343,7 +343,7 @@ def _are_equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> boo
 
 
 def _sharing_memory(tensors: Mapping[str, Tensor], found: Mapping[str, str]) -> dict[str, str]:
-    """Return the known names of further tensors that share memory with a tensor whose name is known."""
+    """Return the known names of further tensors that share memory with a tensor in ``found``."""
     known: dict[str, str] = {}
     repeated = shared_names(tensors)
     for name in tensors:

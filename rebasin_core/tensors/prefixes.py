@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 Shape: TypeAlias = "tuple[int, ...]"
-# Names of the network that are compared with all names of the file to find possible prefixes. Rare names are the most
-# informative: an embedding occurs once, a bias in every layer.
+# Names of the network that are compared with all names of the file to find possible prefixes. Rare names are
+# more informative: an embedding occurs once, a bias in every layer.
 _NUM_PROBES = 8
 # A prefix is tried first on this number of names, which are spaced evenly: mixtures of experts have 100,000 names.
 _NUM_TRIED = 64
@@ -26,7 +26,7 @@ class Renaming:
     """Replacement of a prefix that all names have.
 
     Attributes:
-        removed: Prefix of the names in the file, empty or with a dot at the end.
+        removed: Prefix of the names in the file, empty or with a final dot.
         added: Prefix of the names in the network that replaces it.
     """
 
@@ -118,7 +118,7 @@ def split_common(first: str, second: str) -> tuple[str, str]:
         second: Another name.
 
     Returns:
-        The two prefixes, empty or with a dot at the end.
+        The two prefixes, empty or with a final dot.
     """
     left, right = first.split("."), second.split(".")
     common = 0
@@ -153,7 +153,9 @@ def best_renamings(
     # Only the prefixes that fit many of a few names are tried on all names.
     few = spellings[:: max(1, len(spellings) // _NUM_TRIED)]
     counts = {renaming: len(network.covered(renaming, given, few)[0]) for renaming in candidates}
-    promising = sorted(counts, key=lambda renaming: (-counts[renaming], renaming))[:_NUM_CANDIDATES]
+    most = max(counts.values(), default=0)
+    promising = [renaming for renaming, count in counts.items() if 2 * count >= most]
+    promising = sorted(promising, key=lambda renaming: (-counts[renaming], renaming))[:_NUM_CANDIDATES]
     covered = {}
     for renaming in promising:
         found, equal = network.covered(renaming, given, spellings)

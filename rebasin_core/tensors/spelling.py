@@ -45,7 +45,7 @@ def without_wrappers(name: str) -> str:
     """Return a name without the parts that wrappers add.
 
     Args:
-        name: The name of a tensor, or a prefix that ends with a dot.
+        name: The name of a tensor, or a prefix with a final dot.
 
     Returns:
         The shorter name.
