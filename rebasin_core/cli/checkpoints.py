@@ -18,7 +18,7 @@ from rebasin_core.api.tracing import trace_spec
 from rebasin_core.cli.data import load_data
 from rebasin_core.cli.guard import on_interrupt
 from rebasin_core.cli.output import terminal_width
-from rebasin_core.cli.sources import load_model, parse_input
+from rebasin_core.cli.sources import load_model
 from rebasin_core.cli.targets import require_free
 from rebasin_core.errors import ConfigError
 from rebasin_core.evaluation.task import Task
@@ -26,6 +26,7 @@ from rebasin_core.report.table import alignment_notes, barrier_table
 from rebasin_core.specs.check import check_spec
 from rebasin_core.specs.files import load_spec
 from rebasin_core.tensors.files import require_writable
+from rebasin_core.tensors.input_texts import parse_input
 from rebasin_core.tensors.reading import exists
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.metric import Metric
 from rebasin_core.executors.base import Executor
 from rebasin_core.inference.base import Inference
+from rebasin_core.isolation import isolated
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.plugin.discovery import PluginStatus, hook_error, load_plugins, new_manager
 from rebasin_core.plugin.hook_results import checked_classes, name_of
 from rebasin_core.plugin.hookspecs import HOOKS
-from rebasin_core.plugin.isolation import isolated
 from rebasin_core.posteriors.adapter import PosteriorAdapter
 from rebasin_core.posteriors.base import Posterior
 from rebasin_core.specs.base import SpecFactory

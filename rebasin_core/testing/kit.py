@@ -11,7 +11,7 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.errors import LawViolationError, PluginError
-from rebasin_core.plugin.isolation import isolated
+from rebasin_core.isolation import isolated
 from rebasin_core.plugin.registry import Registered, Registry, default_registry
 from rebasin_core.posteriors.base import Posterior
 from rebasin_core.testing import (  # ruff: ignore[unused-import] - their import fills LAWS
