@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rebasin_core.assignment import which_solver
-from rebasin_core.cli.checkpoints import align, barrier, merge
+from rebasin_core.cli.checkpoints import CHECKPOINT_COMMANDS
 from rebasin_core.cli.guard import ExitCode, guarded, on_interrupt, print_error
 from rebasin_core.cli.output import print_checks, print_plugins, print_result
 from rebasin_core.cli.results import results
@@ -137,7 +137,7 @@ def check(package: str, device: str) -> None:
         raise SystemExit(ExitCode.FAILED)
 
 
-for command in (spec, align, merge, barrier, study, results, store):
+for command in (spec, *CHECKPOINT_COMMANDS, study, results, store):
     cli.add_command(command)
 
 

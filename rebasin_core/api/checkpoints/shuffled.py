@@ -41,7 +41,7 @@ def shuffled_network(tensors: Mapping[str, Tensor], file: Path, *, seed: int = 0
         return _shuffled(tensors[name], generator)
 
     infos = {name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-    write_checkpoint(file, infos, produce, metadata={}, force=True)
+    write_checkpoint(file, infos, produce)
     with safe_open(file, framework="pt") as handle:
         return {name: handle.get_tensor(name) for name in names}
 
