@@ -196,8 +196,9 @@ class Study:
         unfinished = sorted({result.cell for result in self.plan.results if result.stage in open_ids})
         posteriors: dict[int, dict[str, Stage]] = {index: {} for index in unfinished}
         for posterior in self.plan.posteriors:
-            if posterior.stage in open_ids:
-                posteriors[posterior.cell][posterior.stage] = self.plan.graph[posterior.stage]
+            origin = self.plan.cells[posterior.cell][1].origins[posterior.stage]
+            if origin.id in open_ids:
+                posteriors[posterior.cell][origin.id] = origin
         for index, stages in posteriors.items():
             preparation.check(self.plan.cells[index][1], list(stages.values()))
         return preparation
@@ -241,8 +242,9 @@ class Study:
         """Return the factors of the stages: the levels of the first cell that contains them, and the pair."""
         found: dict[str, dict[str, object]] = {}
         for posterior in self.plan.posteriors:
-            cell = self.plan.cells[posterior.cell][0]
-            found.setdefault(posterior.stage, {**cell.factors, "posterior": posterior.member})
+            cell, plan = self.plan.cells[posterior.cell]
+            for identity in (posterior.stage, plan.origins[posterior.stage].id):
+                found.setdefault(identity, {**cell.factors, "posterior": posterior.member})
         for scores in self.plan.scores:
             cell = self.plan.cells[scores.cell][0]
             found.setdefault(scores.stage, {**cell.factors, "posterior": scores.member, "split": scores.split})

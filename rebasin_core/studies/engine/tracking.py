@@ -98,6 +98,8 @@ def _metrics(artifact: Artifact) -> dict[str, float]:
     if "match" in documents:
         found = {name: documents["match"][name] for name in ("objective", "identity_objective", "sweeps")}
         return _finite({**found, "distance": documents["distances"]["aligned"]})
+    if "aligned" in documents:
+        return {"mean_squared_distance": documents["aligned"]["mean_squared_distances"][-1]}
     if "scores" in documents:
         return _finite(documents["scores"]["scores"])
     if "training" in documents and documents["training"]["history"]:
@@ -116,6 +118,8 @@ def _series(artifact: Artifact) -> dict[str, Series]:
         return {name: Series(values) for name, values in names.items() if values}
     if "match" in documents:
         return {"objective": Series(documents["match"]["trace"], axis="sweep")}
+    if "aligned" in documents:
+        return {"mean_squared_distance": Series(documents["aligned"]["mean_squared_distances"], axis="round")}
     return {}
 
 

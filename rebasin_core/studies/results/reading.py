@@ -41,7 +41,7 @@ def read_results(study: Study) -> Results:
     """
     plan = study.plan
     stored = study.store.ids()
-    wanted = stored & set(plan.targets)
+    wanted = stored & {*plan.targets, *(stage.id for _, cell in plan.cells for stage in cell.origins.values())}
     artifacts = study.store.read_many(sorted(wanted))
     unreadable = sorted(wanted - artifacts.keys())
     needed = plan.graph.needed(plan.targets, stored - set(unreadable))
@@ -135,17 +135,28 @@ def _row(
 
 
 def _scores(study: Study, artifacts: Mapping[str, Artifact]) -> list[ScoresRow]:
+    trained = {
+        (posterior.cell, posterior.member): artifacts.get(
+            study.plan.cells[posterior.cell][1].origins[posterior.stage].id
+        )
+        for posterior in study.plan.posteriors
+    }
     return [
         ScoresRow.of(
             artifacts[planned.stage].documents["scores"],
             study.plan.cells[planned.cell][0].factors,
             member=planned.member,
             split=planned.split,
+            train_seconds=_seconds_of_training(trained[planned.cell, planned.member]),
             **_circumstances(artifacts[planned.stage]),
         )
         for planned in study.plan.scores
         if planned.stage in artifacts
     ]
+
+
+def _seconds_of_training(artifact: Artifact | None) -> float:
+    return _number(artifact.about.get("seconds") if artifact is not None and artifact.kind == "train" else None)
 
 
 def _circumstances(artifact: Artifact) -> dict[str, Any]:
