@@ -182,7 +182,7 @@ def _regression_scores(
     if scale is None:
         return found
     unit = scale.to(means)
-    errors = unit * (predictions.prediction - targets)
+    errors = unit.double() * (predictions.prediction - targets).double()
     crps = gaussian_mixture_crps(unit * means, unit * stddevs, unit * targets).mean().item()
     return {**found, "rmse_original": math.sqrt(errors.square().mean().item()), "crps_original": crps}
 
