@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, final
 
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.config.run import RunConfig
 from rebasin_core.config.study import StudyConfig
-from rebasin_core.errors import DamagedArtifactError, MissingArtifactError
+from rebasin_core.errors import DamagedArtifactError, MissingArtifactError, RebasinError, TrackingWarning
 from rebasin_core.plugin.discovery import CORE
 from rebasin_core.plugin.registry import Registry, default_registry
 from rebasin_core.studies.engine.display import Display
@@ -27,6 +29,8 @@ from rebasin_core.studies.engine.tracking import TrackingObserver
 from rebasin_core.studies.kinds.workspace import Workspace
 from rebasin_core.studies.planning.contents import Contents
 from rebasin_core.studies.planning.study import StudyPlan
+from rebasin_core.studies.results.figures import write_figures
+from rebasin_core.studies.results.reading import read_results
 from rebasin_core.studies.store import Store
 from rebasin_core.studies.store.layout import root_of
 from rebasin_core.tensors.arguments import raise_wrong_type
@@ -182,8 +186,10 @@ class Study:
         with ExitStack() as stack:
             watching = [*observers, *([Display()] if progress else [])]
             if self.config.trackers:
+                # The folder is entered first, so that it is deleted after the trackers are closed.
+                folder = Path(stack.enter_context(TemporaryDirectory(prefix="rebasin-")))
                 tracking = stack.enter_context(open_trackers(self.config.trackers, self._info(needed)))
-                watching.append(TrackingObserver(tracking, self._factors()))
+                watching.append(TrackingObserver(tracking, self._factors(), lambda: self._figures(folder)))
             chosen = executor or self.config.executor
             return Scheduler(self.plan.graph, self.store, chosen, settings, watching).run(self.plan.targets, stored)
 
@@ -237,6 +243,17 @@ class Study:
         reused = len(graph) - len(needed)
         name = Path(self.name).stem
         return StudyInfo(identity, name, settings, graph.counts(), reused, self.store.address, version(CORE))
+
+    def _figures(self, folder: Path) -> dict[str, Path]:
+        """Draw the figures of the results if a tracker uses them. Results are stored, so a problem is a warning."""
+        if not any(tracker.uses_files for tracker in self.config.trackers):
+            return {}
+        try:
+            return {path.name: path for path in write_figures(read_results(self), folder)}
+        except RebasinError as error:
+            message = f"no figures are sent to trackers: {error}"
+            warnings.warn(message, TrackingWarning, stacklevel=2)
+            return {}
 
     def _factors(self) -> dict[str, dict[str, object]]:
         """Return the factors of the stages: the levels of the first cell that contains them, and the pair."""

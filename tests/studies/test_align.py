@@ -27,6 +27,11 @@ BASE: dict[str, Any] = {
 }
 
 
+def samples(posterior: rc.Posterior) -> rc.posteriors.SamplesPosterior:
+    assert isinstance(posterior, rc.posteriors.SamplesPosterior)
+    return posterior
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> rc.Study:
     """Return a finished study with and without the option."""
@@ -47,7 +52,7 @@ def test_samples_are_those_of_the_function_and_trainings_are_shared(study: rc.St
     for seed in ("1", "2"):
         trained = found["variant=as trained", seed]
         aligned = found["variant=aligned", seed]
-        expected = rc.align_samples(trained.posterior, spec, matcher="wasserstein")
+        expected = rc.align_samples(samples(trained.posterior), spec, matcher="wasserstein")
         for name, tensor in expected.samples.as_tensors().items():
             torch.testing.assert_close(aligned.posterior.as_tensors()[name], tensor, rtol=0, atol=0)
         distances = study.store.read(aligned.id).documents["aligned"]["mean_squared_distances"]
@@ -67,10 +72,10 @@ def test_matches_and_barriers_are_those_of_the_aligned_posteriors(study: rc.Stud
     architecture = study.config.base.architecture
     model = architecture.build(data.input_shape, 10)
     spec = architecture.spec(model)
-    pair = [rc.align_samples(found["variant=as trained", seed], spec).samples for seed in ("1", "2")]
-    candidate = rc.match(*pair, spec, matcher="weight").apply(pair[1])
+    first, second = [rc.align_samples(samples(found["variant=as trained", seed]), spec).samples for seed in ("1", "2")]
+    candidate = rc.match(first, second, spec, matcher="weight").apply(second)
     task = rc.Task(model, data.test.first(100).batches(100))
-    curve = rc.barrier(pair[0], candidate, task, num_points=3, num_samples=3)
+    curve = rc.barrier(first, candidate, task, num_points=3, num_samples=3)
     heights = {
         row.factors["variant"]: row.height
         for row in read_results(study).rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 from rebasin_core.api.conversion import load_posterior
 from rebasin_core.studies.kinds.curve import curve_in
@@ -20,12 +20,23 @@ if TYPE_CHECKING:
     from rebasin_core.config.study import Cell
     from rebasin_core.plugin.registry import Registry
     from rebasin_core.posteriors.base import Posterior
-    from rebasin_core.studies.planning.study import PlannedCurve
-    from rebasin_core.studies.store import Artifact
-    from rebasin_core.studies.study import Study
+    from rebasin_core.studies.planning.study import PlannedCurve, StudyPlan
+    from rebasin_core.studies.store import Artifact, Store
 
 
-def read_results(study: Study) -> Results:
+class PlannedStudy(Protocol):
+    """A study with its plan and its store, as `rebasin_core.Study`, which is defined above this module."""
+
+    @property
+    def plan(self) -> StudyPlan:
+        """The stages."""
+
+    @property
+    def store(self) -> Store:
+        """The store."""
+
+
+def read_results(study: PlannedStudy) -> Results:
     """Read the results of a study, as far as they are stored.
 
     Args:
@@ -76,7 +87,7 @@ class StudyPosterior:
     id: str
 
 
-def read_posteriors(study: Study, *, registry: Registry | None = None) -> Iterator[StudyPosterior]:
+def read_posteriors(study: PlannedStudy, *, registry: Registry | None = None) -> Iterator[StudyPosterior]:
     """Read the posteriors of a study sequentially, as far as they are stored.
 
     Args:
@@ -98,7 +109,7 @@ def read_posteriors(study: Study, *, registry: Registry | None = None) -> Iterat
             yield StudyPosterior(study.plan.cells[planned.cell][0], planned.member, posterior, artifact.id)
 
 
-def _rows(study: Study, artifacts: Mapping[str, Artifact]) -> list[Row]:
+def _rows(study: PlannedStudy, artifacts: Mapping[str, Artifact]) -> list[Row]:
     # The distance of the unaligned pair is stored with its matches.
     unaligned = {
         (curve.cell, curve.reference, curve.candidate): artifacts[curve.match].documents["distances"]["unaligned"]
@@ -134,7 +145,7 @@ def _row(
     )
 
 
-def _scores(study: Study, artifacts: Mapping[str, Artifact]) -> list[ScoresRow]:
+def _scores(study: PlannedStudy, artifacts: Mapping[str, Artifact]) -> list[ScoresRow]:
     trained = {
         (posterior.cell, posterior.member): artifacts.get(
             study.plan.cells[posterior.cell][1].origins[posterior.stage].id
