@@ -37,8 +37,8 @@ _MAX_TAG = 5000
 class MLflowTracker(Tracker):
     """Send a study to MLflow: one run for the study, and in it one nested run for each stage.
 
-    The nested runs have the options that the study varies as parameters, and results as metrics. The run of the study has
-    figures of the barriers as artifacts. If a study is run again, its run continues. Credentials come from MLflow's
+    The nested runs have the options that the study varies as parameters, and results as metrics. The run of the study
+    has figures of the barriers as artifacts. If a study is run again, its run continues. Credentials come from MLflow's
     environment variables.
 
     Examples:

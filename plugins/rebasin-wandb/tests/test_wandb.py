@@ -173,7 +173,7 @@ def test_figures_are_attached(tmp_path: Path, runs: dict[str, dict[str, Any]]) -
 
 
 @pytest.mark.parametrize("attach_files", [True, False])
-def test_figures_of_the_study_are_attached_to_its_run(tmp_path: Path, attach_files: bool) -> None:
+def test_figures_of_the_study_are_attached_to_its_run(tmp_path: Path, *, attach_files: bool) -> None:
     figure = tmp_path / "barrier.svg"
     figure.write_text("<svg/>")
     summary = StudySummary(computed=1, files={"barrier.svg": figure, "missing.svg": tmp_path / "missing.svg"})
