@@ -106,6 +106,12 @@ class Layout:
         return self._chains[name]
 
     @cached_property
+    def nesting(self) -> frozenset[str]:
+        """Groups that are nested in other groups, and the groups around them."""
+        inner = {name for name in self.groups if self.ancestors(name)}
+        return frozenset(inner | {outer for name in inner for outer in self.ancestors(name)})
+
+    @cached_property
     def _chains(self) -> dict[str, tuple[str, ...]]:
         return {name: self._chain(name) for name in self.groups}
 

@@ -259,12 +259,12 @@ class Permutation:
         """
         return Permutation(self._layout, {name: index.to(device) for name, index in self._indices.items()})
 
-    def save(self, path: Path | str, *, meta: Mapping[str, str] | None = None) -> None:
+    def save(self, path: Path | str, *, meta: Mapping[str, Any] | None = None) -> None:
         """Write the permutation and its layout to a safetensors file, atomically.
 
         Args:
             path: The file; replaced if it exists.
-            meta: Texts by name to store in the file, such as the matcher that was used.
+            meta: JSON values by name to store in the file, such as the matcher that was used.
 
         Raises:
             StorageError: If the file cannot be written; an existing file is not changed.

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/studies.py [plan | run]
 
-``plan`` plans studies of about 1,000, 10,000 and 100,000 stages. ``run`` computes a study of 312 stages (digits, two
-layers of 256 units, 20 epochs) in this process and in one and two worker processes, then again, and with one option
-changed. All workers use one thread.
+``plan`` plans studies of about 1,000, 10,000 and 100,000 stages. ``run`` computes a study of more than 300 stages (the
+digits, MLPs with one and two layers of 512 units, 100 epochs) in this process and in one and two worker
+processes, then again, and with one option changed. All workers use one thread.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from rebasin_core.studies.engine.state import Progress
 
 BASE = {
     "data": "digits",
-    "architecture": {"name": "mlp", "hidden": [256, 256]},
-    "inference": {"name": "map", "epochs": 20},
+    "architecture": {"name": "mlp", "hidden": [512, 512]},
+    "inference": {"name": "map", "epochs": 100},
     "matchers": ["weight", "activation"],
     "barrier": {"name": "pointwise", "num_points": 25},
 }
@@ -40,7 +40,7 @@ def plan() -> None:
     """Time the planning of studies of increasing size, and their scheduling without any work."""
     print(f"peak memory before: {megabytes()} MB")
     print(f"{'stages':>8} {'plan (s)':>9} {'schedule (s)':>13} {'us a stage':>11} {'peak MB':>8}")
-    for cells in (7, 65, 650):
+    for cells in (10, 100, 1000):
         scales = [0.01 * (index + 1) for index in range(cells)]
         config = rc.StudyConfig(base=BASE, grid={"inference.prior_scale": scales}, seeds=8, matchers=["weight"])
         start = perf_counter()
@@ -60,7 +60,7 @@ def plan() -> None:
 def run(folder: Path) -> None:
     """Time a study in this process and in worker processes, a second call, and a changed option."""
     torch.set_num_threads(1)
-    grid = {"inference.prior_scale": [0.1, 1.0, 10.0], "architecture.hidden": [[256], [256, 256]]}
+    grid = {"inference.prior_scale": [0.1, 0.3, 1.0, 3.0], "architecture.hidden": [[512], [512, 512]]}
     config = rc.StudyConfig(base=BASE, grid=grid, seeds=4)
     times = {}
     for name, executor in (
