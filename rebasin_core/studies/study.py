@@ -186,7 +186,7 @@ class Study:
         with ExitStack() as stack:
             watching = [*observers, *([Display()] if progress else [])]
             if self.config.trackers:
-                # The folder is entered first, so that it is deleted after the trackers are closed.
+                # Entered first, and therefore deleted after the trackers are closed.
                 folder = Path(stack.enter_context(TemporaryDirectory(prefix="rebasin-")))
                 tracking = stack.enter_context(open_trackers(self.config.trackers, self._info(needed)))
                 watching.append(TrackingObserver(tracking, self._factors(), lambda: self._figures(folder)))
