@@ -16,6 +16,7 @@ from rebasin_core.errors import InvalidInputError, RebasinError
 from rebasin_core.isolation import isolated
 from rebasin_core.strategy import Strategy
 from rebasin_core.tensors.modules import named_tensors, unsaved_buffers
+from rebasin_core.tensors.names import TensorNames
 from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
@@ -52,6 +53,26 @@ class SourcedModel:
         unsaved = unsaved_buffers(self.module)
         tensors = {name: tensor for name, tensor in named_tensors(self.module).items() if name not in unsaved}
         return StoredForm({name: tuple(tensor.shape) for name, tensor in tensors.items()}, self.stored)
+
+    @cached_property
+    def names(self) -> TensorNames:
+        """Names and shapes of the tensors in files, for `match_names`."""
+        own = TensorNames.of_module(self.module)
+        if not self.stored:
+            return own
+        parts = self.form.stored
+        whole = {part.tensor: name for name, part in parts.items() if len(self.form.parts[part.tensor]) == 1}
+        unsaved = {name: name for name in own.known if name not in self.form.shapes}
+        tensors = {name: part.tensor for name, part in parts.items()} | unsaved
+        return TensorNames(
+            known=tuple(tensors),
+            buffers=frozenset(name for name, tensor in tensors.items() if tensor in (own.buffers or ())),
+            aliases={
+                alias: whole[first] for alias, first in own.aliases.items() if first in whole and alias not in parts
+            },
+            shapes={name: parts[name].shape if name in parts else own.shapes[name] for name in tensors},
+            optional=frozenset(name for name, tensor in tensors.items() if tensor in own.optional),
+        )
 
 
 class ModelSource(Strategy):
