@@ -64,6 +64,7 @@ class SourcedModel:
         whole = {part.tensor: name for name, part in parts.items() if len(self.form.parts[part.tensor]) == 1}
         unsaved = {name: name for name in own.known if name not in self.form.shapes}
         tensors = {name: part.tensor for name, part in parts.items()} | unsaved
+        aliases = {alias: first for alias, first in own.aliases.items() if first in whole and alias not in parts}
         return TensorNames(
             known=tuple(tensors),
             buffers=frozenset(name for name, tensor in tensors.items() if tensor in (own.buffers or ())),
