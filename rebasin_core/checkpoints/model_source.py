@@ -68,9 +68,7 @@ class SourcedModel:
         return TensorNames(
             known=tuple(tensors),
             buffers=frozenset(name for name, tensor in tensors.items() if tensor in (own.buffers or ())),
-            aliases={
-                alias: whole[first] for alias, first in own.aliases.items() if first in whole and alias not in parts
-            },
+            aliases={alias: whole[first] for alias, first in aliases.items()},
             shapes={name: parts[name].shape if name in parts else own.shapes[name] for name in tensors},
             optional=frozenset(name for name, tensor in tensors.items() if tensor in own.optional),
         )
