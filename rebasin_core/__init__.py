@@ -40,9 +40,11 @@ from rebasin_core.api import (
     match,
     match_many,
     merge,
+    model_of,
     open_checkpoint,
     save_checkpoint,
     score,
+    spec_of,
     star,
     summarize,
     trace_spec,
@@ -51,7 +53,7 @@ from rebasin_core.api import (
 from rebasin_core.architectures import Architecture
 from rebasin_core.assignment import AssignmentSolver
 from rebasin_core.barriers import BarrierEstimator, LossCurve, Path
-from rebasin_core.checkpoints import Checkpoint, CheckpointReader
+from rebasin_core.checkpoints import Checkpoint, CheckpointReader, ModelSource
 from rebasin_core.config import RunConfig, StudyConfig
 from rebasin_core.data import DataSource
 from rebasin_core.errors import RebasinError, RebasinWarning
@@ -99,6 +101,7 @@ __all__ = [
     "MatchResult",
     "Matcher",
     "Metric",
+    "ModelSource",
     "OperatorRules",
     "Path",
     "Permutation",
@@ -150,6 +153,7 @@ __all__ = [
     "matchers",
     "merge",
     "metrics",
+    "model_of",
     "open_checkpoint",
     "posteriors",
     "report",
@@ -157,6 +161,7 @@ __all__ = [
     "save_checkpoint",
     "save_spec",
     "score",
+    "spec_of",
     "specs",
     "star",
     "summarize",

@@ -26,6 +26,7 @@ from rebasin_core.testing import (  # ruff: ignore[unused-import] - their import
     matcher_laws,
     metric_laws,
     model_laws,
+    model_source_laws,
     pair_laws,
     path_laws,
     posterior_laws,

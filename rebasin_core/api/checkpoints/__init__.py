@@ -1,5 +1,6 @@
 """Functions for checkpoint files of any registered format."""
 
+from rebasin_core.api.checkpoints.models import model_of, spec_of
 from rebasin_core.api.checkpoints.opening import open_checkpoint
 
-__all__ = ["open_checkpoint"]
+__all__ = ["model_of", "open_checkpoint", "spec_of"]
