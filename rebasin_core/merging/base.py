@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.merging.problem import MergeProblem
+from rebasin_core.merging.problem import MergeProblem, blocks_of
 from rebasin_core.posteriors.averaging import finite_coefficients, normalized_weights, require_weights
 from rebasin_core.strategy import Strategy
 from rebasin_core.tensors.arguments import raise_wrong_type, require_sequence
@@ -24,8 +24,6 @@ Weighting: TypeAlias = Literal["relative", "coefficients", "equal"]
 - ``coefficients``: used as given, of any sign;
 - ``equal``: the method has no weights, and only accepts equal ones.
 """
-
-_CHECKED = 1 << 20
 
 
 class MergeMethod(Strategy):
@@ -146,10 +144,11 @@ class MergeMethod(Strategy):
         first = given[0]
         if not first.is_floating_point():
             return first.clone()
-        merged = self._merge(MergeProblem(name, given, used, None if base is None else base.detach(), seed))
+        problem = MergeProblem(name, given, used, None if base is None else base.detach(), seed)
+        merged = self._merge(problem)
         if _is_finite(merged):
             return merged
-        if all(torch.equal(first, other) for other in given[1:]):  # such as a mask with minus infinity
+        if problem.are_equal():  # such as masks with minus infinity
             return first.clone()
         message = (
             f"`{name}`: merging by {self.name!r} gives NaN, infinite values or values beyond the range of {first.dtype}"
@@ -195,7 +194,5 @@ def _require_same_kind(name: str, tensors: Sequence[Tensor]) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Return whether all entries are finite; dtypes of 8 bits are widened in blocks."""
-    flat = tensor.reshape(-1)
-    blocks = (flat[start : start + _CHECKED].to(torch.float64) for start in range(0, len(flat), _CHECKED))
-    return all(bool(block.isfinite().all()) for block in blocks)
+    """Return whether all entries are finite; the entries are widened, because some dtypes have no comparisons."""
+    return all(block.isfinite().all() for block in blocks_of((tensor,)))

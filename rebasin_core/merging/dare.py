@@ -10,7 +10,7 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.merging.base import MergeMethod, Weighting
-from rebasin_core.merging.sign_election import elected_mean
+from rebasin_core.merging.sign_election import elected_mean_
 from rebasin_core.merging.task_arithmetic import Scale
 from rebasin_core.merging.ties import Density
 
@@ -31,7 +31,8 @@ class DAREMerge(MergeMethod):
     - $\theta_0 + \lambda \sum_k w_k\, \tilde\tau_k$, where weights are coefficients as in task arithmetic
       (mergekit's ``dare_linear``);
     - or, with `elect_sign`, $\theta_0 + \lambda$ times the weighted mean of the $\tilde\tau_k$ with the elected sign,
-      where weights are relative as in TIES (mergekit's ``dare_ties``).
+      where weights are relative as in TIES (mergekit's ``dare_ties`` with
+      ``normalize: true``).
 
     mergekit 0.1.5 divides by the fraction of the L1 norm that is kept, instead of $p$. Random numbers depend on the
     seed, the name of the tensor and the index of the network only: tensors can be merged in any order. With equal
@@ -81,10 +82,10 @@ class DAREMerge(MergeMethod):
 
         def merged(differences: Tensor) -> Tensor:
             # Drawn on the CPU, so that the result does not depend on the device.
-            drawn = [torch.rand(differences.shape[1], generator=generator) for generator in generators]
-            dropped = (torch.stack(drawn) >= self.density).to(differences.device)
-            kept = differences.masked_fill(dropped, 0.0) / self.density
-            return self.scale * (elected_mean(kept, weights) if self.elect_sign else weights @ kept)
+            drawn = torch.stack([torch.rand(differences.shape[1], generator=generator) for generator in generators])
+            kept = differences.masked_fill_((drawn >= self.density).to(differences.device), 0.0)
+            mean = elected_mean_(kept, weights) if self.elect_sign else weights @ kept
+            return mean.mul_(self.scale / self.density)
 
         return problem.map_differences(merged)
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Numbers of entries per network and block: 2 MB in float64.
-_BLOCK = 1 << 18
+# Number of entries per network and block: 0.5 MB in float64, so that the blocks of a few networks fit into a cache.
+_BLOCK = 1 << 16
 
 
 @final
@@ -55,29 +55,29 @@ class MergeProblem:
 
         Args:
             function: Function of the values of a block ``[K, n]`` in float64, which returns the merged values ``[n]``;
-                called once for each block, in the order of the entries.
+                called once for each block, in the order of the entries. It may change the block in place, and must not
+                keep it: the next block overwrites it.
 
         Returns:
             The merged tensor ``[*s]``, with dtype and device of the first network. Values beyond the range of the dtype
             are NaN, which `MergeMethod.merge` reports.
         """
-        return self._filled(function(values) for values in _blocks(self.tensors))
+        return self._filled(function(values) for values in blocks_of(self.tensors))
 
     def map_differences(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the base plus a difference that is merged from those of all networks.
 
         Args:
             function: Function of the differences from the base ``[K, n]`` in float64, which returns the merged
-                difference ``[n]``; called once for each block, in the order of the entries.
+                difference ``[n]``; otherwise as in `map_values`.
 
         Returns:
             As `map_values`.
         """
-        blocks = zip(self.difference_blocks(), _blocks((self._required_base(),), self.tensors[0]), strict=True)
-        return self._filled(base[0] + function(differences) for differences, base in blocks)
+        return self._filled(base + function(differences) for differences, base in self._differences(self.tensors))
 
     def difference_blocks(self, network: int | None = None) -> Iterator[Tensor]:
-        """Yield the differences of networks from the base, in blocks of entries.
+        """Yield the differences of networks from the base, in blocks of entries; each overwrites the one before.
 
         Args:
             network: Index of a network; all if None.
@@ -85,10 +85,8 @@ class MergeProblem:
         Yields:
             ``[K, n]`` in float64, with K = 1 for one network.
         """
-        chosen = self.tensors if network is None else (self.tensors[network],)
-        like = self.tensors[0]
-        for values, base in zip(_blocks(chosen, like), _blocks((self._required_base(),), like), strict=True):
-            yield values - base
+        for differences, _ in self._differences(self.tensors if network is None else (self.tensors[network],)):
+            yield differences
 
     def gram(self, *, of_differences: bool = False) -> Tensor:
         """Return the inner products of the networks' tensors.
@@ -100,15 +98,26 @@ class MergeProblem:
             ``[K, K]`` in float64, on the CPU.
         """
         total = torch.zeros(len(self.tensors), len(self.tensors), dtype=torch.float64)
-        for block in self.difference_blocks() if of_differences else _blocks(self.tensors):
+        for block in self.difference_blocks() if of_differences else blocks_of(self.tensors):
             total += (block @ block.T).cpu()
         return total
 
-    def _required_base(self) -> Tensor:
+    def are_equal(self) -> bool:
+        """Return whether the tensors of all networks, and the base, are equal.
+
+        Returns:
+            True if so; false if an entry is NaN.
+        """
+        every = self.tensors if self.base is None else (*self.tensors, self.base)
+        return all(bool((block == block[0]).all()) for block in blocks_of(every))
+
+    def _differences(self, chosen: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield blocks of differences from the base ``[K, n]``, and of the base ``[n]``."""
         if self.base is None:
             message = f"`{self.name}`: expected the tensor of a base to compute differences from it, got none"
             raise InvalidInputError(message)
-        return self.base
+        for block in blocks_of((*chosen, self.base), self.tensors[0]):
+            yield block[:-1].sub_(block[-1]), block[-1]
 
     def _filled(self, blocks: Iterator[Tensor]) -> Tensor:
         first = self.tensors[0]
@@ -117,19 +126,33 @@ class MergeProblem:
         largest = torch.finfo(first.dtype).max
         start = 0
         for block in blocks:
-            # Some dtypes saturate, and others become infinite: NaN marks both.
-            in_range = block.abs() <= largest
-            values = block if bool(in_range.all()) else block.masked_fill(~in_range, torch.nan)
-            flat[start : start + len(block)] = values.to(first.dtype)
+            extremes = block.aminmax()
+            if not -largest <= extremes.min.item() <= extremes.max.item() <= largest:
+                # Some dtypes saturate, and others become infinite: NaN marks both.
+                block.masked_fill_((block.abs() <= largest).logical_not_(), torch.nan)
+            flat[start : start + len(block)].copy_(block)
             start += len(block)
         return merged
 
 
-def _blocks(tensors: tuple[Tensor, ...], like: Tensor | None = None) -> Iterator[Tensor]:
-    """Yield the entries of tensors of one shape as blocks ``[K, n]`` in float64, on the device of ``like``."""
+def blocks_of(tensors: tuple[Tensor, ...], like: Tensor | None = None) -> Iterator[Tensor]:
+    """Yield the entries of tensors of one shape in blocks; each overwrites the one before.
+
+    Args:
+        tensors: K tensors of one shape, with any dtypes of real numbers and devices.
+        like: Tensor whose device is that of the blocks; the first tensor if None.
+
+    Yields:
+        ``[K, n]`` in float64.
+    """
     device = (tensors[0] if like is None else like).device
     # A view where the tensor is contiguous: nothing is read or copied.
     flat = [tensor.reshape(-1) for tensor in tensors]
-    for start in range(0, flat[0].numel(), _BLOCK):
-        stop = start + _BLOCK
-        yield torch.stack([entries[start:stop].to(device=device, dtype=torch.float64) for entries in flat])
+    count = flat[0].numel()
+    # One memory for all blocks: new memory for each is several times slower than the computation.
+    memory = torch.empty(len(flat), min(count, _BLOCK), dtype=torch.float64, device=device)
+    for start in range(0, count, _BLOCK):
+        block = memory[:, : count - start]
+        for row, entries in zip(block, flat, strict=True):
+            row.copy_(entries[start : start + _BLOCK])
+        yield block

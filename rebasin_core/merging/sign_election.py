@@ -10,22 +10,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def elected_mean(differences: Tensor, weights: Tensor) -> Tensor:
+def elected_mean_(differences: Tensor, weights: Tensor) -> Tensor:
     r"""Return the weighted means of the differences that have the elected sign.
 
     The elected sign of an entry is $\gamma = \operatorname{sgn} \sum_k w_k \tau_k$. The mean is over the networks with
     $\operatorname{sgn} \tau_k = \gamma$, which excludes entries that were trimmed to zero.
 
     Args:
-        differences: ``[K, n]``: differences $\tau_k$ of the networks from the base.
+        differences: ``[K, n]``: differences $\tau_k$ of the networks from the base; overwritten.
         weights: ``[K]``, nonnegative.
 
     Returns:
         ``[n]``; zero where no network has the elected sign, or the weighted sum is zero.
     """
-    weighted = weights.unsqueeze(1) * differences
-    elected = weighted.sum(0).sign()
-    agreeing = (differences.sign() == elected) & (elected != 0)
-    total = (weighted * agreeing).sum(0)
-    divisor = weights @ agreeing.to(weights.dtype)
-    return torch.where(divisor > 0, total / divisor.clamp_min(torch.finfo(divisor.dtype).tiny), 0.0)
+    weighted = differences.mul_(weights.unsqueeze(1))
+    elected = weighted.sum(0).sign_()
+    agreeing = (weighted * elected > 0).to(weights.dtype)
+    divisor = weights @ agreeing
+    # Without an agreeing network, the sum is zero.
+    return weighted.mul_(agreeing).sum(0).div_(divisor.clamp_min_(torch.finfo(divisor.dtype).tiny))

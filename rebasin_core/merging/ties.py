@@ -10,7 +10,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from rebasin_core.merging.base import MergeMethod
-from rebasin_core.merging.sign_election import elected_mean
+from rebasin_core.merging.sign_election import elected_mean_
 from rebasin_core.merging.task_arithmetic import Scale
 from rebasin_core.tensors.selection import kth_largest
 
@@ -72,8 +72,8 @@ class TIESMerge(MergeMethod):
         thresholds = self._thresholds(problem).to(weights.device).unsqueeze(1)
 
         def merged(differences: Tensor) -> Tensor:
-            trimmed = differences.masked_fill(differences.abs() < thresholds, 0.0)
-            return self.scale * elected_mean(trimmed, weights)
+            trimmed = differences.masked_fill_(differences.abs() < thresholds, 0.0)
+            return elected_mean_(trimmed, weights).mul_(self.scale)
 
         return problem.map_differences(merged)
 

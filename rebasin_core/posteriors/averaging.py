@@ -11,10 +11,11 @@ import torch
 
 from rebasin_core.errors import InvalidInputError, NoClosedFormError
 from rebasin_core.tensors.arguments import raise_wrong_type, require_sequence
-from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_MAX_LENGTH = 120
 
 Weights: TypeAlias = Sequence[float] | Mapping[str, Sequence[float]]
 """One weight per posterior, or a mapping from patterns of tensor names to such weights (the first match applies)."""
@@ -35,7 +36,7 @@ def normalized_weights(weights: Tensor, count: int) -> Tensor:
     """
     total = weights.sum().item()
     if tuple(weights.shape) != (count,) or not bool((weights >= 0).all()) or not 0 < total < math.inf:
-        message = f"expected {count} nonnegative finite weights, not all zero, got {shown(str(weights.tolist()))}"
+        message = f"expected {count} nonnegative weights, finite and not all zero, got {_listed(weights)}"
         raise InvalidInputError(message)
     return weights / weights.sum()
 
@@ -54,9 +55,15 @@ def finite_coefficients(coefficients: Tensor, count: int) -> Tensor:
         InvalidInputError: If the number of coefficients is not K, or one is infinite or NaN.
     """
     if tuple(coefficients.shape) != (count,) or not bool(coefficients.isfinite().all()):
-        message = f"expected {count} finite coefficients, got {shown(str(coefficients.tolist()))}"
+        message = f"expected {count} finite coefficients, got {_listed(coefficients)}"
         raise InvalidInputError(message)
     return coefficients
+
+
+def _listed(numbers: Tensor) -> str:
+    """Return numbers for a message, in one line of limited length."""
+    text = str(numbers.tolist())
+    return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]}..."
 
 
 def require_weights(weights: Weights | None) -> None:

@@ -67,13 +67,13 @@ def _histogram(blocks: Iterable[Tensor], prefix: int, shift: int) -> Tensor:
     """Return the counts of the next digit among the numbers whose leading digits are given."""
     counts = torch.zeros(_BINS, dtype=torch.int64)
     for block in blocks:
-        digits = (_beginning_with(block, prefix, shift) >> shift) & (_BINS - 1)
+        digits = _beginning_with(block, prefix, shift).bitwise_right_shift_(shift).bitwise_and_(_BINS - 1)
         counts += digits.bincount(minlength=_BINS).cpu()
     return counts
 
 
 def _beginning_with(block: Tensor, prefix: int, shift: int) -> Tensor:
-    """Return the bits of the numbers whose digits above the next one are given."""
+    """Return the bits of the numbers whose digits above the next one are given, as a new tensor."""
     # Negative zero, which compares equal to zero, has other bits.
     bits = block.abs().view(torch.int64)
     return bits if shift == _FIRST_SHIFT else bits[bits >> (shift + _DIGIT) == prefix]
