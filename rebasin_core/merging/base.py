@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Weighting: TypeAlias = Literal["relative", "coefficients", "equal"]
-"""What the weights of a merge method mean.
+"""Meaning of the weights of a merge method.
 
 - ``relative``: nonnegative, and normalized to sum 1;
 - ``coefficients``: used as given, of any sign;
@@ -59,7 +59,7 @@ class MergeMethod(Strategy):
 
     @property
     def weighting(self) -> Weighting:
-        """What the weights mean; ``relative`` unless a method overrides it."""
+        """Meaning of the weights; ``relative`` unless a method overrides it."""
         return "relative"
 
     @final

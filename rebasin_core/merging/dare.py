@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class DAREMerge(MergeMethod):
     r"""Base plus randomly dropped and rescaled differences of networks from it.
 
-    Each entry of a difference is kept with probability $p$ (`density`), independently, and divided by $p$, so that its
-    expectation does not change: $\tilde\tau_k = m_k \odot (\theta_k - \theta_0) / p$, $m_k \sim
+    Each entry of a difference is kept with probability $p$ (`density`), independently, and divided by $p$, which keeps
+    its expectation: $\tilde\tau_k = m_k \odot (\theta_k - \theta_0) / p$, $m_k \sim
     \operatorname{Bernoulli}(p)$. The result is
 
     - $\theta_0 + \lambda \sum_k w_k\, \tilde\tau_k$, where weights are coefficients as in task arithmetic
@@ -81,7 +81,7 @@ class DAREMerge(MergeMethod):
         generators = [_generator(problem, network) for network in range(len(problem.tensors))]
 
         def merged(differences: Tensor) -> Tensor:
-            # Drawn on the CPU, so that the result does not depend on the device.
+            # Numbers drawn on the CPU are the same for all devices.
             drawn = torch.stack([torch.rand(differences.shape[1], generator=generator) for generator in generators])
             kept = differences.masked_fill_((drawn >= self.density).to(differences.device), 0.0)
             mean = elected_mean_(kept, weights) if self.elect_sign else weights @ kept

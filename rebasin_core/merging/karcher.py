@@ -22,12 +22,12 @@ _TOLERANCE = 1e-12
 class KarcherMerge(MergeMethod):
     r"""Karcher mean of the directions of two or more networks, separately for each tensor.
 
-    With the unit vectors $u_k = \theta_k / \|\theta_k\|$ and the great-circle distance $d$, the result is
+    With the unit vectors $u_k = \theta_k / \|\theta_k\|$ and the geodesic distance $d$ on the sphere, the result is
 
     $$ \Bigl(\sum_k w_k \|\theta_k\|\Bigr)\, \operatorname*{argmin}_{\|m\| = 1} \sum_k w_k\, d(m, u_k)^2 $$
 
     For two networks of equal norm, it is spherical linear interpolation. Tensors that are zero have no direction, and
-    only contribute to the norm. The minimum is unique if the $u_k$ lie in an open half sphere; otherwise the result is
+    only contribute to the norm. The minimum is unique if the $u_k$ are in an open half sphere; otherwise the result is
     the stationary point that is found from the normalized weighted mean. The method is mergekit's ``karcher`` (equal
     weights there), with tolerance $10^{-12}$ instead of $10^{-5}$.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Number of entries per network and block: 0.5 MB in float64, so that the blocks of a few networks fit into a cache.
+# Number of entries per network and block: 0.5 MB in float64. The blocks of a few networks fit into a cache.
 _BLOCK = 1 << 16
 
 
@@ -55,8 +55,8 @@ class MergeProblem:
 
         Args:
             function: Function of the values of a block ``[K, n]`` in float64, which returns the merged values ``[n]``;
-                called once for each block, in the order of the entries. It may change the block in place, and must not
-                keep it: the next block overwrites it.
+                called once for each block, in the order of the entries. It may overwrite the block, and must not keep
+                it: the next block uses the same memory.
 
         Returns:
             The merged tensor ``[*s]``, with dtype and device of the first network. Values beyond the range of the dtype

@@ -96,7 +96,7 @@ class StreamingMerge:
         return self._method.merge(name, tensors, weights, base=base, seed=self._seed)
 
     def tensors(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """Merge the tensors of several names, one after the other.
+        """Merge the tensors of several names sequentially.
 
         Args:
             names: The names.

@@ -48,7 +48,7 @@ def kth_largest(blocks: Callable[[], Iterable[Tensor]], k: int, *, count: int) -
         raise InvalidInputError(message)
     prefix = 0
     shift = _FIRST_SHIFT
-    # The leading digits of the result are `prefix`; it is the k-th largest of the `count` numbers that begin with them.
+    # The leading digits of the result are `prefix`; it is the k-th largest of the `count` numbers with that prefix.
     while count > _FEW and shift >= 0:
         histogram = _histogram(blocks(), prefix, shift)
         at_least = histogram.flip(0).cumsum(0).flip(0)
@@ -59,7 +59,7 @@ def kth_largest(blocks: Callable[[], Iterable[Tensor]], k: int, *, count: int) -
         shift -= _DIGIT
     if shift < 0:
         return torch.tensor(prefix).view(torch.float64).item()
-    candidates = torch.cat([_beginning_with(block, prefix, shift) for block in blocks()])
+    candidates = torch.cat([_with_prefix(block, prefix, shift) for block in blocks()])
     return candidates.kthvalue(len(candidates) + 1 - k).values.view(torch.float64).item()
 
 
@@ -67,12 +67,12 @@ def _histogram(blocks: Iterable[Tensor], prefix: int, shift: int) -> Tensor:
     """Return the counts of the next digit among the numbers whose leading digits are given."""
     counts = torch.zeros(_BINS, dtype=torch.int64)
     for block in blocks:
-        digits = _beginning_with(block, prefix, shift).bitwise_right_shift_(shift).bitwise_and_(_BINS - 1)
+        digits = _with_prefix(block, prefix, shift).bitwise_right_shift_(shift).bitwise_and_(_BINS - 1)
         counts += digits.bincount(minlength=_BINS).cpu()
     return counts
 
 
-def _beginning_with(block: Tensor, prefix: int, shift: int) -> Tensor:
+def _with_prefix(block: Tensor, prefix: int, shift: int) -> Tensor:
     """Return the bits of the numbers whose digits above the next one are given, as a new tensor."""
     # Negative zero, which compares equal to zero, has other bits.
     bits = block.abs().view(torch.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,19 @@ def test_the_mean_method_is_the_barycenter(networks: list[nn.Module], spec: rc.P
 
 def test_repair_of_a_merge_with_coefficients(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
     task = rc.Task(networks[0], examples())
-    options = {"method": {"name": "task_arithmetic", "scale": 0.5}, "base": networks[0], "weights": [0.5, -0.1]}
-    found = rc.merge(networks[1:], spec, **options, task=task, repair="repair", keep="aligned")
+    found = rc.merge(
+        networks[1:],
+        spec,
+        method={"name": "task_arithmetic", "scale": 0.5},
+        base=networks[0],
+        weights=[0.5, -0.1],
+        task=task,
+        repair="repair",
+        keep="aligned",
+    )
     x = torch.cat([x for x, _ in examples()])
 
-    def stddev(tensors: Any) -> torch.Tensor:
+    def stddev(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return (x @ tensors["layers.0.weight"].T + tensors["layers.0.bias"]).std(0, correction=0)
 
     aligned = [p.apply(dict(n.named_parameters())) for p, n in zip(found.permutations, networks[1:], strict=True)]

@@ -26,7 +26,7 @@ from tabulate import tabulate
 
 NETWORKS = ("first", "second")
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-# For each method of mergekit: its options, ours, and the weights. Without random numbers, DARE keeps everything.
+# For each method of mergekit: its options, those of rebasin_core, and the weights. Without random numbers, DARE keeps everything.
 METHODS: dict[str, tuple[dict[str, object], dict[str, object], list[float]]] = {
     "linear": ({"normalize": True}, {"name": "mean"}, [0.7, 0.3]),
     "slerp": ({"t": 0.3}, {"name": "slerp"}, [0.7, 0.3]),
@@ -109,7 +109,7 @@ def measured(merge):
     print(json.dumps({"seconds": seconds, "megabytes": max(0, peak - before) / 1e3}))
 """
 
-OURS = """
+REBASIN = """
 import struct, torch
 from safetensors import safe_open
 import rebasin_core as rc
@@ -142,7 +142,7 @@ def merge():
 measured(merge)
 """
 
-THEIRS = """
+MERGEKIT = """
 import torch, yaml
 from mergekit.config import MergeConfiguration
 from mergekit.merge import run_merge
@@ -196,16 +196,16 @@ def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
 
 def largest_difference(root: Path) -> tuple[float, float]:
     """Return the largest difference, in units of the rounding of the dtype, and the share of entries that differ."""
-    ours = tensors_in(root / "ours")
-    theirs = tensors_in(root / "theirs")
+    merged = tensors_in(root / "rebasin_core")
+    expected = tensors_in(root / "mergekit")
     inputs = [tensors_in(root / name) for name in ("base", *NETWORKS)]
-    if ours.keys() != theirs.keys():
-        message = f"names differ: {sorted(ours.keys() ^ theirs.keys())}"
+    if merged.keys() != expected.keys():
+        message = f"names differ: {sorted(merged.keys() ^ expected.keys())}"
         raise SystemExit(message)
     largest, unequal, count = 0.0, 0, 0
-    for name, tensor in ours.items():
-        difference = (tensor.double() - theirs[name].double()).abs()
-        sizes = torch.stack([own[name].double().abs() for own in (ours, *inputs)]).amax(0)
+    for name, tensor in merged.items():
+        difference = (tensor.double() - expected[name].double()).abs()
+        sizes = torch.stack([own[name].double().abs() for own in (merged, *inputs)]).amax(0)
         rounding = torch.finfo(tensor.dtype).eps / 2 * sizes
         largest = max(largest, (difference / rounding).max().item())
         unequal += int((difference > 0).sum())
@@ -229,13 +229,15 @@ def main() -> None:
         size = (root / "base" / "model.safetensors").stat().st_size
         print(f"files of {size / 1e6:.1f} MB, {args.dtype}")
         rows: list[list[object]] = []
-        for method, (_, ours, weights) in METHODS.items():
-            options = json.dumps({"method": ours, "weights": weights})
-            own = in_process(sys.executable, MEASURED + OURS, str(root), str(root / "ours"), options)
+        for method, (_, own_options, weights) in METHODS.items():
+            options = json.dumps({"method": own_options, "weights": weights})
+            own = in_process(sys.executable, MEASURED + REBASIN, str(root), str(root / "rebasin_core"), options)
             row: list[object] = [method, own["seconds"], own["megabytes"]]
             if args.mergekit:
                 (root / "recipe.yaml").write_text(configuration(root, method, args))
-                other = in_process(args.mergekit, MEASURED + THEIRS, str(root / "recipe.yaml"), str(root / "theirs"))
+                other = in_process(
+                    args.mergekit, MEASURED + MERGEKIT, str(root / "recipe.yaml"), str(root / "mergekit")
+                )
                 row += [other["seconds"], other["megabytes"], *largest_difference(root)]
             rows.append(row)
         headers = ["method", "rebasin_core (s)", "memory (MB)"]

@@ -64,7 +64,7 @@ def test_listed_buffers_are_averaged_whatever_their_name() -> None:
     torch.testing.assert_close(merge.tensor("body.weight"), (FIRST["body.weight"] + SECOND["body.weight"]) / 2)
 
 
-def test_quantized_weights_are_refused_unless_they_are_equal_or_buffers() -> None:
+def test_quantized_weights_are_errors_unless_they_are_equal_or_buffers() -> None:
     int8 = [{"w": torch.tensor([1, value], dtype=torch.int8)} for value in (2, 3)]
     readers = [reader(tensors) for tensors in int8]
     with pytest.raises(InvalidInputError, match=r"`w`: expected floating-point weights, got torch.int8 with different"):

@@ -60,7 +60,8 @@ def _ties(differences: list[torch.Tensor]) -> torch.Tensor:
     weighted = torch.stack([sparsify.magnitude(difference, 0.5) for difference in differences]) * weights
     agreeing = generalized.get_mask(weighted, method="sum")
     share = (weights * agreeing).sum(0)
-    return (weighted * agreeing).sum(0) / share.where(share != 0, torch.ones_like(share))
+    merged: torch.Tensor = (weighted * agreeing).sum(0) / share.where(share != 0, torch.ones_like(share))
+    return merged
 
 
 def _model_stock(base: torch.Tensor, networks: list[torch.Tensor]) -> torch.Tensor:
