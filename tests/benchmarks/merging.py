@@ -26,7 +26,7 @@ from tabulate import tabulate
 
 NETWORKS = ("first", "second")
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-# For each method of mergekit: its options, those of rebasin_core, and the weights. Without random numbers, DARE keeps everything.
+# For each method of mergekit: its options, those of rebasin_core, and the weights. DARE keeps all: others are random.
 METHODS: dict[str, tuple[dict[str, object], dict[str, object], list[float]]] = {
     "linear": ({"normalize": True}, {"name": "mean"}, [0.7, 0.3]),
     "slerp": ({"t": 0.3}, {"name": "slerp"}, [0.7, 0.3]),

@@ -65,8 +65,8 @@ class GlobalNoise(WithoutBase):
 
 
 @final
-class InPlace(WithoutBase):
-    name: Literal["in_place"] = "in_place"
+class Overwriting(WithoutBase):
+    name: Literal["overwriting"] = "overwriting"
 
     @override
     def _merge(self, problem: MergeProblem) -> Tensor:
@@ -96,7 +96,7 @@ FAULTS: list[tuple[rc.MergeMethod, str, str]] = [
     (Unweighted(), "weight_zero", "with other networks of weight zero: `matrix` differs"),
     (Positional(), "equivariance", "permuted networks: `matrix` differs"),
     (GlobalNoise(), "reproducibility", "PyTorch's random state was changed"),
-    (InPlace(), "shape_dtype_and_device", "inputs of `matrix`: `0` differs"),
+    (Overwriting(), "shape_dtype_and_device", "inputs of `matrix`: `0` differs"),
     (Alias(), "shape_dtype_and_device", "`matrix`: the result shares the memory of an input"),
     (Widened(), "shape_dtype_and_device", "`matrix`: expected .*float32.*, got .*float64"),
 ]
