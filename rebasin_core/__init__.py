@@ -13,6 +13,7 @@ from rebasin_core import (
     assignment,
     barriers,
     bilinear,
+    checkpoints,
     coupling,
     data,
     errors,
@@ -40,6 +41,7 @@ from rebasin_core.api import (
     match,
     match_many,
     merge,
+    open_checkpoint,
     save_checkpoint,
     score,
     star,
@@ -50,6 +52,7 @@ from rebasin_core.api import (
 from rebasin_core.architectures import Architecture
 from rebasin_core.assignment import AssignmentSolver
 from rebasin_core.barriers import BarrierEstimator, LossCurve, Path
+from rebasin_core.checkpoints import Checkpoint, CheckpointReader
 from rebasin_core.config import RunConfig, StudyConfig
 from rebasin_core.data import DataSource
 from rebasin_core.errors import RebasinError, RebasinWarning
@@ -83,6 +86,8 @@ __all__ = [
     "AssignmentSolver",
     "BarrierEstimator",
     "Call",
+    "Checkpoint",
+    "CheckpointReader",
     "DataSource",
     "EvaluationOptions",
     "Executor",
@@ -127,6 +132,7 @@ __all__ = [
     "bilinear",
     "build",
     "check_spec",
+    "checkpoints",
     "coupling",
     "data",
     "default_registry",
@@ -148,6 +154,7 @@ __all__ = [
     "merge",
     "merging",
     "metrics",
+    "open_checkpoint",
     "posteriors",
     "report",
     "run",
