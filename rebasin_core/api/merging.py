@@ -164,7 +164,7 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         is_barycenter = False
     if repair is not None:
         shares = None if strategy.weighting == "coefficients" else weights
-        result = _repaired(networks_to_merge, result, repair, shares, held)
+        result = with_repair(networks_to_merge, result, repair, shares, held)
     return Merged(
         result,
         tuple(own.permutation for own in aligned),
@@ -230,10 +230,24 @@ def _merged_points(
     return PointPosterior(dict(merge_of.tensors(every[0].shared_mean())), buffers=dict(merge_of.tensors(buffers)))
 
 
-def _repaired(
+def with_repair(
     aligned: Sequence[Posterior], merged: Posterior, repair: RepairName, weights: Weights | None, task: Task | None
-) -> Posterior:
-    """Return a merged network with corrected activation statistics (REPAIR) and batch-normalization statistics."""
+) -> PointPosterior:
+    """Return a merged network with corrected activation statistics (REPAIR) and batch-normalization statistics.
+
+    Args:
+        aligned: The networks that were merged.
+        merged: The merged network.
+        repair: As for `merge`.
+        weights: Weights of the networks; equal if None.
+        task: Network module and data.
+
+    Returns:
+        The corrected network.
+
+    Raises:
+        InvalidInputError: If ``repair`` is unknown, there is no task, or the merged posterior is not a single network.
+    """
     if repair not in get_args(RepairName) or task is None or not merged.is_point:
         message = (
             f"expected `repair` among {get_args(RepairName)}, single networks and a `task`; got {repair!r} for a "

@@ -64,6 +64,7 @@ class CheckpointAlignment:
         effect: Loss at the midpoint before and after alignment; None without data.
         matcher: The matcher.
         seed: Seed of the matcher and of the shuffled copy.
+        recipe: JSON values of the recipe, for the metadata of the output; None if there is none.
     """
 
     reference: CheckpointNetwork
@@ -77,6 +78,7 @@ class CheckpointAlignment:
     effect: AlignmentEffect | None
     matcher: Matcher
     seed: int
+    recipe: Mapping[str, Any] | None = None
 
     @property
     def permutation(self) -> Permutation:
@@ -112,7 +114,6 @@ class CheckpointAlignment:
         dtype: torch.dtype | None = None,
         max_shard_bytes: int = MAX_SHARD_BYTES,
         work: Path | None = None,
-        recipe: Mapping[str, Any] | None = None,
     ) -> tuple[Path, ...]:
         """Write the aligned candidate, with the names, dtypes and companions of the candidate, and the permutation.
 
@@ -122,7 +123,6 @@ class CheckpointAlignment:
             dtype: Dtype of floating-point tensors; that of the candidate if None.
             max_shard_bytes: Maximum size of a shard in a folder.
             work: Folder on the same disk for the unfinished output; a temporary one if None.
-            recipe: JSON values of the recipe, for the metadata.
 
         Returns:
             The files with tensors, and the file of the permutation.
@@ -138,7 +138,7 @@ class CheckpointAlignment:
             "matcher": json.loads(self.matcher.canonical_json()),
             "seed": self.seed,
             "specification": self.spec.layout.fingerprint,
-            "recipe": recipe,
+            "recipe": self.recipe,
         }
         with working_folder(Path(path), work) as folder:
             return write_output(
@@ -270,7 +270,17 @@ def aligned_pair(  # ruff: ignore[too-many-arguments] - one step of two function
     distances = network_distances(problem.spec.layout, first.tensors, second.tensors, result.permutation)
     by_chance = search.align_by_chance(first, second) if chance and not search.matcher.uses_task else None
     return CheckpointAlignment(
-        first, second, problem.spec, problem.model, result, distances, by_chance, function, effect, search.matcher, search.seed
+        reference=first,
+        candidate=second,
+        spec=problem.spec,
+        model=problem.model,
+        result=result,
+        distances=distances,
+        chance=by_chance,
+        function=function,
+        effect=effect,
+        matcher=search.matcher,
+        seed=search.seed,
     )
 
 

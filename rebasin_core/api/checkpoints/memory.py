@@ -69,9 +69,7 @@ def within_memory(matcher: Matcher, memory: int | None, layout: Layout, tensors:
         )
         raise InvalidInputError(message)
     if not isinstance(matcher, AbstractChannelMatcher):
-        message = (
-            f"the memory of the matcher {matcher.name!r} cannot be limited; use `weight`, or give no limit"
-        )
+        message = f"the memory of the matcher {matcher.name!r} cannot be limited; use `weight`, or give no limit"
         raise InvalidInputError(message)
     return matcher.replace(memory=memory - needed)
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from rebasin_core.api.checkpoints.alignment import CheckpointAlignment, TaskOfModel
     from rebasin_core.api.checkpoints.network import CheckpointNetwork
-    from rebasin_core.checkpoints.checkpoint import Checkpoint
     from rebasin_core.api.merging import RepairName
+    from rebasin_core.checkpoints.checkpoint import Checkpoint
     from rebasin_core.checkpoints.model_source import ModelSource
     from rebasin_core.evaluation.effect import Keep
     from rebasin_core.evaluation.task import Task
@@ -56,6 +56,7 @@ class CheckpointMerge:
         weights: Weight of each network, or a mapping from patterns of tensor names to such weights; None for 1 each.
         seed: Seed of random numbers.
         repaired: The merged network with corrected activation statistics, in memory; None without repair.
+        recipe: JSON values of the recipe, for the metadata of the output; None if there is none.
     """
 
     networks: tuple[CheckpointNetwork, ...]
@@ -65,6 +66,7 @@ class CheckpointMerge:
     weights: Weights | None
     seed: int
     repaired: PointPosterior | None = None
+    recipe: Mapping[str, Any] | None = None
 
     def tensor(self, name: str) -> Tensor:
         """Return a merged tensor.
@@ -84,7 +86,7 @@ class CheckpointMerge:
     def _merge(self) -> StreamingMerge:
         return StreamingMerge(
             self.method,
-            [_reader(network, found) for network, found in zip(self.networks, self.alignments, strict=True)],
+            list(map(_reader, self.networks, self.alignments)),
             weights=self.weights,
             base=None if self.base is None else self.base.tensors.__getitem__,
             buffers=self.networks[0].expected.buffers,
@@ -123,8 +125,6 @@ class CheckpointMerge:
         dtype: torch.dtype | None = None,
         max_shard_bytes: int = MAX_SHARD_BYTES,
         work: Path | None = None,
-        progress: Callable[[str], None] | None = None,
-        recipe: Mapping[str, Any] | None = None,
     ) -> tuple[Path, ...]:
         """Write the merged network, with the names, dtypes and companions of the first, and the permutations.
 
@@ -134,8 +134,6 @@ class CheckpointMerge:
             dtype: Dtype of floating-point tensors; that of the first network if None.
             max_shard_bytes: Maximum size of a shard in a folder.
             work: Folder on the same disk for the unfinished output; a temporary one if None.
-            progress: Called with the name of each tensor when it is written.
-            recipe: JSON values of the recipe, for the metadata.
 
         Returns:
             The files with tensors, and the files of the permutations.
@@ -155,7 +153,7 @@ class CheckpointMerge:
             "matcher": json.loads(found[0].matcher.canonical_json()) if found else None,
             "specification": found[0].spec.layout.fingerprint if found else None,
             "seed": self.seed,
-            "recipe": recipe,
+            "recipe": self.recipe,
         }
         numbered = enumerate(self.alignments, start=1)
         permutations = {f"_{number}": each.permutation for number, each in numbered if each is not None}
@@ -170,7 +168,6 @@ class CheckpointMerge:
                 work=folder,
                 dtype=dtype,
                 max_shard_bytes=max_shard_bytes,
-                progress=progress,
             )
 
 
@@ -286,7 +283,8 @@ def _repaired(merge: CheckpointMerge, repair: RepairName, task: Task | None) -> 
         {name: tensor for name, tensor in tensors.items() if name not in buffers},
         buffers={name: tensor for name, tensor in tensors.items() if name in buffers},
     )
-    return replace(merge, repaired=with_repair(aligned, merged, repair, merge.weights, task))
+    weights = None if merge.method.weighting == "coefficients" else merge.weights
+    return replace(merge, repaired=with_repair(aligned, merged, repair, weights, task))
 
 
 def _reader(network: CheckpointNetwork, alignment: CheckpointAlignment | None) -> Callable[[str], Tensor]:

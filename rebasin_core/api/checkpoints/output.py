@@ -1,4 +1,4 @@
-"""Outputs of alignments and merges: where they may be written, what their metadata states, and how they are verified."""
+"""Outputs of alignments and merges: their place, their layout and the record in their metadata."""
 
 from __future__ import annotations
 
@@ -81,7 +81,6 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
     work: Path,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int,
-    progress: Callable[[str], None] | None = None,
 ) -> tuple[Path, ...]:
     """Write a network in the layout of a checkpoint, the permutations, and the provenance in the metadata.
 
@@ -95,7 +94,6 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
         work: Folder on the same disk for the unfinished output.
         dtype: Dtype of floating-point tensors; that of ``like`` if None.
         max_shard_bytes: Maximum size of a shard in a folder.
-        progress: Called with the name of each tensor when it is written.
 
     Returns:
         The files with tensors, then those of the permutations.
@@ -124,7 +122,6 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
         companions=[*companions, *([] if is_file else elements.values())],
         max_shard_bytes=max_shard_bytes,
         work=work,
-        progress=progress,
     )
     if is_file:
         for label, path in elements.items():

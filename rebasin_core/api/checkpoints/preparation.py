@@ -11,7 +11,6 @@ from rebasin_core.api.checkpoints.network import CheckpointNetwork
 from rebasin_core.checkpoints.function_check import FunctionDifference, function_difference
 from rebasin_core.checkpoints.stored import StoredForm
 from rebasin_core.errors import InvalidInputError, SpecError
-from rebasin_core.specs.base import PermutationSpec
 from rebasin_core.specs.files import load_spec
 from rebasin_core.symmetry.action import act
 from rebasin_core.tensors.names import TensorNames
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from rebasin_core.checkpoints.checkpoint import Checkpoint
     from rebasin_core.checkpoints.model_source import ModelSource, SourcedModel
     from rebasin_core.checkpoints.naming import NamePolicy
-    from rebasin_core.specs.base import ExampleInputs
+    from rebasin_core.specs.base import ExampleInputs, PermutationSpec
     from rebasin_core.symmetry.permutation import Permutation
 
 

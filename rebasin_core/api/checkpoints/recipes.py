@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -23,6 +23,7 @@ from rebasin_core.tensors.lock import FolderLock
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
     from rebasin_core.api.checkpoints.alignment import TaskOfModel
     from rebasin_core.api.merging import RepairName
     from rebasin_core.evaluation.effect import Keep
@@ -129,9 +130,10 @@ def load_recipe(file: Path | str, *, registry: Registry | None = None) -> AlignR
     Raises:
         ConfigError: If the file is missing or an entry is invalid; lists all problems with their lines.
     """
-    document = Document.load(file)
-    kind = MergeRecipe if document.content.get("command") == "merge" else AlignRecipe
-    found: AlignRecipe | MergeRecipe = read_config(kind, document, (registry or default_registry()).strategy_class)
+    document = Document.read(file)
+    lookup = (registry or default_registry()).strategy_class
+    is_merge = isinstance(document.content, dict) and document.content.get("command") == "merge"
+    found = read_config(MergeRecipe, document, lookup) if is_merge else read_config(AlignRecipe, document, lookup)
     folder = Path(file).parent
     paths = {name: folder / value for name, value in found if isinstance(value, Path)}
     if isinstance(found, MergeRecipe):
@@ -143,10 +145,8 @@ def _written(
     recipe: AlignRecipe | MergeRecipe, output: Path, found: CheckpointAlignment | CheckpointMerge, work: Path | None
 ) -> tuple[Path, ...]:
     dtype = None if recipe.dtype is None else getattr(torch, recipe.dtype)
-    record = json.loads(recipe.canonical_json())
-    return found.write(
-        output, force=recipe.force, dtype=dtype, max_shard_bytes=recipe.max_shard, work=work, recipe=record
-    )
+    recorded = replace(found, recipe=json.loads(recipe.canonical_json()))
+    return recorded.write(output, force=recipe.force, dtype=dtype, max_shard_bytes=recipe.max_shard, work=work)
 
 
 @contextmanager
@@ -157,5 +157,5 @@ def _work(output: Path | None) -> Generator[Path | None]:
         return
     folder = output.with_name(f"{output.name}.unfinished")
     with FolderLock(folder):
-        yield folder
+        yield folder  # ruff: ignore[fallible-context-manager] - the folder remains if the block fails
         shutil.rmtree(folder, ignore_errors=True)

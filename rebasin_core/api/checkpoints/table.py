@@ -118,11 +118,11 @@ def _distances(distance: Distance, by_chance: Distance | None) -> list[str]:
 
 def _sentences(found: CheckpointAlignment) -> list[str]:
     distances = found.distances
+    scale = "0 for equal, 1.41 for unrelated networks"
     lines = [
-        "Distance: norm of the difference, relative to the root mean square of both norms; 0 for equal, 1.41 for "
-        "unrelated networks.",
-        f"Symmetry explains {distances.total.explained:.1%} of the squared distance; the specification permutes tensors "
-        f"with {distances.coverage:.1%} of all parameters.",
+        f"Distance: norm of the difference, relative to the root mean square of both norms; {scale}.",
+        f"Symmetry explains {distances.total.explained:.1%} of the squared distance.",
+        f"The specification permutes tensors with {distances.coverage:.1%} of all parameters.",
         f"Matching: {found.result.outcome.value}; {found.result.sweeps} sweeps.",
     ]
     if found.function is not None:

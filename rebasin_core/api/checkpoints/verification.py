@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +18,8 @@ from rebasin_core.tensors.digests import digest_of_file
 from rebasin_core.tensors.reading import parse_json, shown
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rebasin_core.checkpoints.checkpoint import Checkpoint
 
 _LENIENT = NamePolicy()

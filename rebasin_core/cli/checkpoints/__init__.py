@@ -7,5 +7,4 @@ from rebasin_core.cli.checkpoints.diff import diff
 from rebasin_core.cli.checkpoints.merge import merge
 from rebasin_core.cli.checkpoints.recipe import recipe
 
-CHECKPOINT_COMMANDS = (align, merge, barrier, diff, apply, invert, recipe)
-"""The commands."""
+__all__ = ["align", "apply", "barrier", "diff", "invert", "merge", "recipe"]

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 @click.option(
     "--verify",
     type=PATH,
-    help="Output of `align` for these two checkpoints: verify that it is CANDIDATE, permuted by the permutation next to "
-    "it, and that both inputs are unchanged.",
+    help="Output of `align` for these checkpoints: verify that it is CANDIDATE, permuted by the permutation next to "
+    "it, and that the inputs are unchanged.",
 )
 @shared("model", "names", "matching", "data", "report")
 def diff(reference: Path, candidate: Path, verify: Path | None, **given: Any) -> None:  # ruff: ignore[any-type] - options of click

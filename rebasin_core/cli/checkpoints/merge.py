@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     help="Merge method: a registered name, or a mapping such as '{name: ties, density: 0.3}'.",
 )
 @click.option("--base", type=PATH, help="Base of methods that merge differences, such as the model before fine-tuning.")
-@click.option(
-    "--weight", "-w", "weights", multiple=True, type=float, help="Weight of one checkpoint; repeat for each."
-)
+@click.option("--weight", "-w", "weights", multiple=True, type=float, help="Weight of one checkpoint; repeat for each.")
 @click.option("--align/--no-align", "is_aligned", default=True, show_default=True, help="Align before merging.")
 @click.option(
     "--repair",

@@ -150,10 +150,12 @@ def recipe(kind: type[Config], given: Mapping[str, Any], **values: object) -> Co
         ConfigError: If options are invalid; names them.
     """
     entries: dict[str, object] = {name: given[name] for name in kind.model_fields if given.get(name) is not None}
-    entries |= {"model": _model(given), "names": name_options(given), "matcher": strategy(given["matcher"], "--matcher")}
+    entries |= {
+        "model": _model(given),
+        "names": name_options(given),
+        "matcher": strategy(given["matcher"], "--matcher"),
+    }
     entries |= values
-    if "max_shard" in kind.model_fields and "max_shard" in given:
-        entries["max_shard"] = given["max_shard"]
     return validated(kind, {name: value for name, value in entries.items() if value is not None})
 
 
@@ -174,8 +176,8 @@ def validated(kind: type[Config], entries: Mapping[str, object]) -> Config:
         return kind.model_validate(dict(entries), context={"lookup": default_registry().strategy_class})
     except ValidationError as error:
         problems = error.errors()
-    listed = zip(problems, messages(problems), strict=True)
-    lines = [f"--{str(problem['loc'][0]).replace('_', '-') if problem['loc'] else ''}: {text}" for problem, text in listed]
+    names = [str(problem["loc"][0]).replace("_", "-") if problem["loc"] else "" for problem in problems]
+    lines = [f"--{name}: {text}" for name, text in zip(names, messages(problems), strict=True)]
     raise ConfigError("\n".join(lines))
 
 
