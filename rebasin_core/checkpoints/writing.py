@@ -89,7 +89,7 @@ def write_checkpoint(  # ruff: ignore[too-many-arguments] - all but three have d
 ) -> tuple[Path, ...]:
     """Write tensors one at a time, whole or not at all.
 
-    A path that ends in ``.safetensors`` is one file, any other path a folder with `INDEX` and shards, or with
+    A path with the suffix ``.safetensors`` is one file, any other path a folder with `INDEX` and shards, or with
     ``model.safetensors`` if one shard suffices. The content is determined by the tensors and the metadata.
 
     Args:
@@ -153,9 +153,7 @@ def require_output(target: Path) -> None:
     if target.suffix == SUFFIX:
         require_writable(target)
     elif exists(target) and not target.is_dir():
-        message = (
-            f"cannot write the folder {shown(target)}: it is a file. Choose another path, or one that ends in {SUFFIX}"
-        )
+        message = f"cannot write the folder {shown(target)}: it is a file. Choose another path, or one with the suffix {SUFFIX}"
         raise StorageError(message)
     else:
         require_writable(target / _WHOLE)
@@ -230,11 +228,11 @@ class _Output:
 
     def _write_file(self, path: Path, names: Sequence[str]) -> None:
         header: dict[str, Any] = {"__metadata__": {"format": "pt", **dict(sorted(self.metadata.items()))}}
-        end = 0
+        size = 0
         for name in names:
             info = self.infos[name]
-            start, end = end, end + info.num_bytes
-            entry = {"dtype": _DTYPES[info.dtype], "shape": list(info.shape), "data_offsets": [start, end]}
+            start, size = size, size + info.num_bytes
+            entry = {"dtype": _DTYPES[info.dtype], "shape": list(info.shape), "data_offsets": [start, size]}
             header[name] = entry
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         text += b" " * (-len(text) % _ALIGNMENT)

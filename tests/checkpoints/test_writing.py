@@ -60,9 +60,9 @@ def write(path: Path, tensors: Mapping[str, Tensor], **options: object) -> tuple
 
 def test_the_bytes_are_those_of_the_reference_implementation(tmp_path: Path) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in every_dtype().items()}
-    assert write(tmp_path / "ours.safetensors", tensors) == (tmp_path / "ours.safetensors",)
-    save_file(tensors, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
-    assert (tmp_path / "ours.safetensors").read_bytes() == (tmp_path / "theirs.safetensors").read_bytes()
+    assert write(tmp_path / "x.safetensors", tensors) == (tmp_path / "x.safetensors",)
+    save_file(tensors, tmp_path / "expected.safetensors", metadata={"format": "pt"})
+    assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "expected.safetensors").read_bytes()
 
 
 def test_all_dtypes_and_the_metadata_are_read_by_safetensors(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_all_dtypes_and_the_metadata_are_read_by_safetensors(tmp_path: Path) -> 
         assert handle.metadata() == {"format": "pt", "rebasin": '{"a": "ä"}'}
 
 
-def test_a_folder_has_shards_an_index_and_the_companions(tmp_path: Path) -> None:
+def test_a_folder_has_shards_an_index_and_the_other_files(tmp_path: Path) -> None:
     tensors = {f"layer.{number}.weight": torch.randn(10, 10) for number in range(7)}
     config = tmp_path / "config.json"
     config.write_text("{}")
@@ -149,7 +149,7 @@ def test_names_of_other_formats_are_errors(tmp_path: Path, suffix: str) -> None:
         require_output(tmp_path / f"out{suffix}")
 
 
-def test_places_that_cannot_be_written_are_errors(tmp_path: Path) -> None:
+def test_outputs_that_cannot_be_written_are_errors(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder.safetensors").mkdir()
     for path in (tmp_path / "file", tmp_path / "folder.safetensors", tmp_path / "file" / "x.safetensors"):
