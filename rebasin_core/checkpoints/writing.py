@@ -153,7 +153,7 @@ def require_output(target: Path) -> None:
     if target.suffix == SUFFIX:
         require_writable(target)
     elif exists(target) and not target.is_dir():
-        message = f"cannot write the folder {shown(target)}: it is a file. Choose another path, or one with the suffix {SUFFIX}"
+        message = f"cannot write the folder {shown(target)}: it is a file. Choose another path, or the suffix {SUFFIX}"
         raise StorageError(message)
     else:
         require_writable(target / _WHOLE)
