@@ -58,10 +58,7 @@ def choose_entry(saved: object, path: Path, entry: str | None) -> ChosenEntry:
         message = f"{shown(path)} contains one tensor without a name; expected a state dict, tensors by name"
         raise FileFormatError(message)
     found = dict(_mappings(saved))
-    if entry is not None:
-        keys = _entry_keys(found, path, entry)
-    else:
-        keys = _only_candidate(found, path, saved)
+    keys = _entry_keys(found, path, entry) if entry is not None else _only_candidate(found, path, saved)
     chosen = found[keys]
     tensors = {str(name): value.detach() for name, value in chosen.items() if isinstance(value, Tensor)}
     return ChosenEntry(keys, tensors, dict(_others(saved, keys)))

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SUFFIX = ".npy"
+_MAX_UNCHECKED_BYTES = 2**26
+_MAX_COMPRESSION = 50
 
 
 @final
@@ -45,9 +47,18 @@ class NpzReader(CheckpointReader):
         stored = [each for each in entries if each.compress_type == zipfile.ZIP_STORED]
         compressed = [each.filename.removesuffix(_SUFFIX) for each in entries if each not in stored]
         arrays = {each.filename.removesuffix(_SUFFIX): _mapped(path, each) for each in stored}
+        _require_plausible(path, sum(each.file_size for each in entries if each not in stored))
         arrays |= read_npz(path, names=compressed) if compressed else {}
         tensors = _tensors(path, arrays)
         return Checkpoint(path, self.name, tensors, files=(path,), shards=dict.fromkeys(tensors, path.name))
+
+
+def _require_plausible(path: Path, size: int) -> None:
+    """Raise if compressed arrays expand to far more than numbers of a network can."""
+    compressed = path.stat().st_size
+    if size > max(_MAX_UNCHECKED_BYTES, _MAX_COMPRESSION * compressed):
+        message = f"its {compressed} bytes expand to {size}, more than {_MAX_COMPRESSION} times as much"
+        raise ValueError(message)
 
 
 def _mapped(path: Path, entry: zipfile.ZipInfo) -> NDArray[Any]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_LEGACY_MAGIC_END = 40
+_MAX_LEGACY_HEAD = 40
 _PICKLE_START = b"\x80"
 _OBJECT_FILE = "data.pkl"
 _MAX_OBJECT_BYTES = 128 * 2**20
@@ -50,7 +50,7 @@ class TorchReader(CheckpointReader):
     def recognizes(self, path: Path, head: bytes) -> bool:
         if head.startswith(ZIP_MAGIC):
             return is_torch_archive(zip_names(path))
-        return head.startswith(_PICKLE_START) and _LEGACY_MAGIC in head[:_LEGACY_MAGIC_END]
+        return head.startswith(_PICKLE_START) and _LEGACY_MAGIC in head[:_MAX_LEGACY_HEAD]
 
     @override
     def _read(self, path: Path, entry: str | None) -> Checkpoint:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 ZIP_MAGIC = b"PK\x03\x04"
 """First bytes of a zip archive with at least one entry."""
 
-_END_MAGIC = b"PK\x05\x06"
-_END_BYTES = 22
-_END64_LOCATOR_MAGIC = b"PK\x06\x07"
-_END64_LOCATOR_BYTES = 20
-_END64_BYTES = 56
+_TRAILER_MAGIC = b"PK\x05\x06"
+_TRAILER_BYTES = 22
+_HEADER_BYTES = 30
+_TRAILER64_LOCATOR_MAGIC = b"PK\x06\x07"
+_TRAILER64_LOCATOR_BYTES = 20
+_TRAILER64_BYTES = 56
 _MAX_COMMENT_BYTES = 2**16
 _MAX_DIRECTORY_BYTES = 32 * 2**20  # 100 bytes an entry: 300,000 tensors
 _UNKNOWN_SIZE = 0xFFFFFFFF
@@ -72,28 +73,28 @@ def data_offset(path: Path, entry: zipfile.ZipInfo) -> int:
     """
     with path.open("rb") as handle:
         handle.seek(entry.header_offset)
-        header = handle.read(zipfile.sizeFileHeader)
-    if len(header) < zipfile.sizeFileHeader or not header.startswith(ZIP_MAGIC):
+        header = handle.read(_HEADER_BYTES)
+    if len(header) < _HEADER_BYTES or not header.startswith(ZIP_MAGIC):
         message = f"no entry at byte {entry.header_offset} of the archive"
         raise zipfile.BadZipFile(message)
     name_length, extra_length = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")
-    return entry.header_offset + zipfile.sizeFileHeader + name_length + extra_length
+    return entry.header_offset + _HEADER_BYTES + name_length + extra_length
 
 
 def _directory_size(path: Path) -> int:
-    """Return the size in bytes of the directory according to the records at the end of the archive."""
+    """Return the size in bytes of the directory according to the last records of the archive."""
     size = path.stat().st_size
-    length = min(size, _MAX_COMMENT_BYTES + _END_BYTES + _END64_LOCATOR_BYTES + _END64_BYTES)
+    length = min(size, _MAX_COMMENT_BYTES + _TRAILER_BYTES + _TRAILER64_LOCATOR_BYTES + _TRAILER64_BYTES)
     with path.open("rb") as handle:
         handle.seek(size - length)
         tail = handle.read(length)
-    end = tail.rfind(_END_MAGIC)
-    if end < 0:
-        message = "the zip archive has no directory at its end; the file is truncated or damaged"
+    trailer = tail.rfind(_TRAILER_MAGIC)
+    if trailer < 0:
+        message = "the zip archive has no directory; the file is truncated or damaged"
         raise zipfile.BadZipFile(message)
-    found = int.from_bytes(tail[end + 12 : end + 16], "little")
-    locator = end - _END64_LOCATOR_BYTES
-    if found == _UNKNOWN_SIZE and locator >= 0 and tail[locator:].startswith(_END64_LOCATOR_MAGIC):
-        record = max(locator - _END64_BYTES, 0)
+    found = int.from_bytes(tail[trailer + 12 : trailer + 16], "little")
+    locator = trailer - _TRAILER64_LOCATOR_BYTES
+    if found == _UNKNOWN_SIZE and locator >= 0 and tail[locator:].startswith(_TRAILER64_LOCATOR_MAGIC):
+        record = max(locator - _TRAILER64_BYTES, 0)
         found = int.from_bytes(tail[record + 40 : record + 48], "little")
     return found
