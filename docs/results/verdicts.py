@@ -4,9 +4,9 @@
 
 Pairs are: all published pairs (`families.py`), the same network twice (identical), copies with noise, permuted copies
 with noise (planted), networks trained further with Adam for 100 steps (fine-tuned), two networks with random initial
-weights (random), and a trained network with one of them (untrained). The standard deviation of the noise is relative to that of each tensor. Every pair is aligned
-by `weight` matching. For comparison, the candidate is aligned to shuffled copies of the reference, in which each axis
-of each tensor is permuted independently (chance).
+weights (random), and a trained network with one of them (untrained). The standard deviation of the noise is relative to
+that of each tensor. Every pair is aligned by `weight` matching. For comparison, the candidate is aligned to shuffled
+copies of the reference, in which each axis of each tensor is permuted independently (chance).
 
 Each line has, over all tensors with a permuted axis: the cosine similarity before and after alignment, by chance also
 (median over the shuffles); the share of the squared distance that alignment removes (``explained``); the shares of
