@@ -14,13 +14,14 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 
 import rebasin_core as rc
 from rebasin_core.executors import ProcessesExecutor
 from rebasin_core.studies.engine.state import Progress
+from rebasin_core.studies.store import Store, disk_usage
 
 BASE = {
     "data": "digits",
@@ -68,7 +69,10 @@ def run(folder: Path) -> None:
         ("one worker", ProcessesExecutor(workers=1, threads=1)),
         ("two workers", ProcessesExecutor(workers=2, threads=1)),
     ):
-        outcome = rc.Study(config, folder / name).run(executor=executor)
+        study = rc.Study(config, folder / name)
+        start = process_time()
+        outcome = study.run(executor=executor)
+        driver = process_time() - start
         times[name] = outcome.seconds
         engine = outcome.seconds - outcome.work_seconds
         number = len(outcome.computed)
@@ -76,7 +80,11 @@ def run(folder: Path) -> None:
         if executor is None:
             each = 1000 * engine / number
             print(f"{'':<12} engine: {each:.1f} ms a stage, {engine / outcome.work_seconds:.1%} of the work")
+        else:
+            print(f"{'':<12} driver: {1000 * driver / number:.1f} ms of CPU time a stage")
     print(f"speed-up of two workers over one: {times['one worker'] / times['two workers']:.2f}")
+    for kind, usage in disk_usage(Store.open(folder / "in process")).kinds.items():
+        print(f"{'':<12} {kind}: {usage.artifacts} artifacts, {usage.size / usage.artifacts / 1024:.1f} KiB each")
     start = perf_counter()
     again = rc.Study(config, folder / "in process").run()
     print(f"again: {len(again.computed)} stages computed, {perf_counter() - start:.2f} s with planning")
