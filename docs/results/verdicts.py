@@ -1,6 +1,7 @@
 """Measure how alignments of related, independently trained and random networks differ from alignments by chance.
 
     python docs/results/verdicts.py --checkpoints FOLDER --data DATA --limit 2000 > verdicts.jsonl
+    python docs/results/verdict_tables.py verdicts.jsonl
 
 Pairs are: all published pairs (`families.py`), the same network twice (identical), copies with noise, permuted copies
 with noise (planted), networks trained further with Adam for 100 steps (fine-tuned), two networks with random initial
@@ -12,7 +13,8 @@ Each line has, over all tensors with a permuted axis: the cosine similarity befo
 (median over the shuffles); the share of the squared distance that alignment removes (``explained``); the shares of
 permuted units and, for planted permutations, of recovered units; and the measure of `families.py` at the midpoint
 before and after alignment, and with recomputed batch statistics (``reset``). ``excess`` is ``(c - chance) / (1 -
-chance)`` for the cosine ``c``: 0 is chance, and 1 are equal networks.
+chance)`` for the cosine ``c``: 0 is chance, and 1 are equal networks. ``verdict`` is derived from these statistics
+alone, without data.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import json
 import time
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import published
 import torch
@@ -33,7 +35,7 @@ from torch.nn import functional
 import rebasin_core as rc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 Tensors = dict[str, Tensor]
 
@@ -41,6 +43,12 @@ NOISES = (0.0, 0.1, 0.5, 1.0)
 RATES = (1e-4, 1e-3)
 STEPS = 100
 SHUFFLES = 3
+
+EQUAL = 1e-3  # of the relative distance; the rounding of sums in single precision
+RELATED_BEFORE = 0.2  # of the excess before alignment
+NOTHING_EXPLAINED = 0.02  # of the removed share of the squared distance
+RELATED_AFTER = 0.8  # of the excess after alignment
+BETTER_THAN_CHANCE = 0.03  # likewise
 
 
 @dataclass(frozen=True)
@@ -201,6 +209,19 @@ def excess(cosine: float, chance: float) -> float:
     return (cosine - chance) / (1 - chance) if chance < 1 else float("nan")
 
 
+def verdict(line: Mapping[str, Any]) -> str:
+    """Return how two networks are related, from the statistics of a line."""
+    if line["distance_after"] < EQUAL:
+        return "equal"
+    if line["excess_before"] > RELATED_BEFORE:
+        return "already aligned" if line["explained"] < NOTHING_EXPLAINED else "partly aligned"
+    if line["excess_after"] > RELATED_AFTER:
+        return "related"
+    gain = line["cosine_after"] - line["chance_cosine_after"]
+    is_better = line["excess_after"] > BETTER_THAN_CHANCE and gain > line["chance_range"]
+    return "better than chance" if is_better else "no better than chance"
+
+
 def by_chance(alignments: list[Alignment]) -> dict[str, float]:
     """Return the medians of the statistics of alignments to shuffled references, and the range of the cosine."""
     found = [alignment.statistics for alignment in alignments]
@@ -230,6 +251,7 @@ def record(name: str, case: Case, spec: rc.PermutationSpec, data: Data) -> dict[
         chance = median(alignment.distances.of_group(group).cosine_after for alignment in chances)
         groups[group] = [here.cosine_before, here.cosine_after, chance]
     line |= {"groups": groups, "seconds": found.seconds}
+    line["verdict"] = verdict(line)
     if case.kind in {"independent", "related", "fine-tuned", "planted"}:
         permuted = found.result.apply(candidate)
         candidates = {"before": case.candidate, "after": {**permuted.mean, **permuted.buffers}}
