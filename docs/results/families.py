@@ -104,7 +104,7 @@ FAMILIES = {
     "resnet32a": Family(
         _names("cifar10_resnet32A_dansun_run", 1, 5), (3, 32, 32), "cifar10", pixels=IMAGENET
     ),
-    "convnet": Family(_names("cifar10_convnet_", "start", "end"), (3, 32, 32), "cifar10"),
+    "convnet": Family(("cifar10_convnet_start", "cifar10_convnet_end"), (3, 32, 32), "cifar10"),
     "cifar10_bayesian_cnn": Family(
         _names("cifar10_bnn_cnn_", 1, 2, 3, 6),
         (3, 32, 32),
@@ -208,7 +208,7 @@ def _products(family: Family, data: Data) -> tuple[Tensor, Tensor]:
     table = (elements[:, None] + elements) % family.classes
     if family.table:
         table = torch.from_numpy(np.load(data.checkpoints / f"{family.table}.npy")).long()
-    if family.shape == (3,):  # the last token ends the input
+    if family.shape == (3,):  # the last token is the same in all inputs
         inputs = torch.cat([inputs, torch.full((len(inputs), 1), family.classes)], dim=1)
     return inputs, table.reshape(-1)
 

@@ -213,7 +213,7 @@ class Transformer(nn.Module):
     """A transformer of one layer on three tokens, without normalization.
 
     Args:
-        size: Number of classes; the vocabulary has one token more, which ends the input.
+        size: Number of classes; the vocabulary has one more token, the last of every input.
     """
 
     def __init__(self, size: int) -> None:

@@ -33,8 +33,8 @@ KINDS = {
 def interval(values: Iterable[float], digits: int = 2) -> str:
     """Return the least and the largest value."""
     found = sorted(values)
-    ends = [f"{found[0]:.{digits}f}", f"{found[-1]:.{digits}f}"]
-    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+    bounds = [f"{found[0]:.{digits}f}", f"{found[-1]:.{digits}f}"]
+    return bounds[0] if bounds[0] == bounds[1] else " to ".join(bounds)
 
 
 def label(line: Mapping[str, Any]) -> str:
@@ -49,7 +49,7 @@ def relations(lines: list[Line]) -> str:
     rows = []
     for kind in dict.fromkeys(label(line) for line in lines):
         found = [line for line in lines if label(line) == kind]
-        columns = ["cosine_before", "cosine_after", "excess_before", "excess_after", "explained", "moved"]
+        columns = ["cosine_before", "cosine_after", "excess_before", "excess_after", "explained", "permuted"]
         ranges = [interval(line[column] for line in found) for column in columns]
         verdicts = Counter(line["verdict"] for line in found)
         shown = ", ".join(f"{name} {count}" for name, count in verdicts.most_common())

@@ -46,7 +46,7 @@ SHUFFLES = 3
 
 EQUAL = 1e-3  # of the relative distance; the rounding of sums in single precision
 RELATED_BEFORE = 0.2  # of the excess before alignment
-NOTHING_EXPLAINED = 0.02  # of the removed share of the squared distance
+SMALL_SHARE = 0.02  # of the removed share of the squared distance
 RELATED_AFTER = 0.8  # of the excess after alignment
 BETTER_THAN_CHANCE = 0.03  # likewise
 
@@ -61,7 +61,7 @@ class Case:
         reference: Parameters and buffers of the reference.
         candidate: Parameters and buffers of the candidate.
         strength: Relative noise, or the learning rate.
-        planted: The permutation of the candidate, if it is known.
+        planted: The permutation of the candidate, if one was planted.
     """
 
     kind: str
@@ -184,7 +184,7 @@ class Alignment:
             "distance_before": total.unaligned,
             "distance_after": total.aligned,
             "explained": total.explained,
-            "moved": share(self.result.permutation),
+            "permuted": share(self.result.permutation),
         }
 
 
@@ -214,11 +214,11 @@ def verdict(line: Mapping[str, Any]) -> str:
     if line["distance_after"] < EQUAL:
         return "equal"
     if line["excess_before"] > RELATED_BEFORE:
-        return "already aligned" if line["explained"] < NOTHING_EXPLAINED else "partly aligned"
+        return "already aligned" if line["explained"] < SMALL_SHARE else "partly aligned"
     if line["excess_after"] > RELATED_AFTER:
         return "related"
-    gain = line["cosine_after"] - line["chance_cosine_after"]
-    is_better = line["excess_after"] > BETTER_THAN_CHANCE and gain > line["chance_range"]
+    difference = line["cosine_after"] - line["chance_cosine_after"]
+    is_better = line["excess_after"] > BETTER_THAN_CHANCE and difference > line["chance_range"]
     return "better than chance" if is_better else "no better than chance"
 
 

@@ -74,7 +74,7 @@ def test_symmetries_of_larger_networks_are_derived_and_verified(scripts: Callabl
 
 
 @pytest.mark.parametrize("name", ["mnist_mlp", "resnet20a"])
-def test_files_with_other_names_are_refused(scripts: Callable[[str], Any], name: str) -> None:
+def test_files_with_other_names_are_an_error(scripts: Callable[[str], Any], name: str) -> None:
     load: Callable[[str, Mapping[str, Tensor]], nn.Module] = scripts("families").load
     tensors = dict(getattr(scripts("published"), name)().state_dict())
     assert load(name, tensors).state_dict().keys() == tensors.keys()
