@@ -38,7 +38,7 @@ def _safetensors(folder: Path) -> Sequence[object]:
 
 
 def _torch(folder: Path) -> Sequence[object]:
-    plain, nested, legacy = (folder / name for name in ("model.pt", "last.ckpt", "old.pth"))
+    plain, nested, legacy = folder / "model.pt", folder / "last.ckpt", folder / "old.pth"
     torch.save(_tensors(), plain)
     torch.save({"state_dict": _tensors(), "epoch": 3, "optimizer_states": [{"state": {}}]}, nested)
     torch.save(_tensors(), legacy, _use_new_zipfile_serialization=False)
@@ -55,7 +55,7 @@ def _npz(folder: Path) -> Sequence[object]:
 
 def _folders(folder: Path) -> Sequence[object]:
     tensors = _contiguous()
-    single, sharded, pickled = (folder / name for name in ("single", "sharded", "pickled"))
+    single, sharded, pickled = folder / "single", folder / "sharded", folder / "pickled"
     for target in (single, sharded, pickled):
         target.mkdir()
         (target / "config.json").write_text('{"model_type": "mlp"}', encoding="utf-8")
