@@ -124,7 +124,8 @@ class MergeMethod(Strategy):
 
         Args:
             name: Name of the tensor; random numbers depend on it, and errors state it.
-            tensors: Tensors of the K networks, ``[*s]`` each. Floating-point dtypes and devices may differ.
+            tensors: Tensors of the K networks, ``[*s]`` each. Floating-point dtypes and devices may differ. Complex
+                tensors are merged as their real and imaginary parts.
             weights: K weights, with the meaning of `weighting`.
             base: Tensor ``[*s]`` of the base, for methods that use one.
             seed: Seed of random numbers.
@@ -142,6 +143,10 @@ class MergeMethod(Strategy):
         used = self.require_coefficients(weights, len(given))
         _require_same_kind(name, given if base is None else (*given, *_checked_tensors(name, [base])))
         first = given[0]
+        if first.is_complex():
+            real_base = None if base is None else _as_real(base.detach())
+            real = self.merge(name, [_as_real(tensor) for tensor in given], weights, base=real_base, seed=seed)
+            return torch.view_as_complex(real)
         if not first.is_floating_point():
             return first.clone()
         problem = MergeProblem(name, given, used, None if base is None else base.detach(), seed)
@@ -185,12 +190,17 @@ def _require_same_kind(name: str, tensors: Sequence[Tensor]) -> None:
         if tensor.shape != first.shape:
             message = f"`{name}`: expected tensors of one shape, got {tuple(first.shape)} and {tuple(tensor.shape)}"
             raise InvalidInputError(message)
-        if tensor.is_complex() or tensor.is_floating_point() != first.is_floating_point():
+        if (tensor.is_floating_point(), tensor.is_complex()) != (first.is_floating_point(), first.is_complex()):
             message = (
                 f"`{name}`: expected floating-point tensors from all networks, or integers from all, got {first.dtype} "
-                f"and {tensor.dtype}; convert quantized or complex weights to a floating-point dtype"
+                f"and {tensor.dtype}; convert quantized weights to a floating-point dtype"
             )
             raise InvalidInputError(message)
+
+
+def _as_real(tensor: Tensor) -> Tensor:
+    """Return the real and imaginary parts of a complex tensor, ``[*s, 2]``."""
+    return torch.view_as_real(tensor.resolve_conj())
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -90,7 +90,7 @@ class StreamingMerge:
         weights = self._weights.of(name).tolist()
         if self._is_buffer(name, tensors[0]):
             return self._buffer(name, tensors, weights)
-        if not tensors[0].is_floating_point():
+        if not (tensors[0].is_floating_point() or tensors[0].is_complex()):
             _require_equal(name, tensors)
         base = None if self._base is None else self._base(name)
         return self._method.merge(name, tensors, weights, base=base, seed=self._seed)

@@ -159,11 +159,12 @@ class TensorWeights:
         """
         means: dict[str, Tensor] = {}
         for name, first in each[0].items():
-            if not first.is_floating_point():
+            if not (first.is_floating_point() or first.is_complex()):
                 means[name] = first.clone()
                 continue
-            total = torch.zeros_like(first, dtype=torch.float64)
+            wide = torch.complex128 if first.is_complex() else torch.float64
+            total = torch.zeros_like(first, dtype=wide)
             for weight, tensors in zip(self.of(name).tolist(), each, strict=True):
-                total += weight * tensors[name].to(first.device).double()
+                total += weight * tensors[name].to(first.device, wide)
             means[name] = total.to(first.dtype)
         return means

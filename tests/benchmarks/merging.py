@@ -1,4 +1,4 @@
-"""Run time and memory of merge methods on folders of Llama's shape, and their differences from mergekit.
+"""CPU time and memory of merge methods on folders of Llama's shape, and their differences from mergekit.
 
     python tests/benchmarks/merging.py [--width 64] [--layers 2] [--vocabulary 512] [--dtype float32]
         [--mergekit PYTHON] [--mergekit-dtype float32]
@@ -101,9 +101,9 @@ def measured(merge):
             time.sleep(0.002)
     watcher = threading.Thread(target=watch)
     watcher.start()
-    start = time.perf_counter()
+    start = time.process_time()
     merge()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     running = False
     watcher.join()
     print(json.dumps({"seconds": seconds, "megabytes": max(0, peak - before) / 1e3}))
@@ -240,8 +240,8 @@ def main() -> None:
                 )
                 row += [other["seconds"], other["megabytes"], *largest_difference(root)]
             rows.append(row)
-        headers = ["method", "rebasin_core (s)", "memory (MB)"]
-        headers += ["mergekit (s)", "memory (MB)", "max. difference (roundings)", "unequal entries (share)"]
+        headers = ["method", "rebasin_core (CPU s)", "memory (MB)"]
+        headers += ["mergekit (CPU s)", "memory (MB)", "max. difference (roundings)", "unequal entries (share)"]
         print(tabulate(rows, headers[: len(rows[0])], floatfmt=".3g"))
 
 

@@ -239,6 +239,18 @@ def test_networks_of_other_dtypes_and_layouts() -> None:
     assert not merged(MeanMerge(), parameter, second).requires_grad
 
 
+def test_complex_tensors_are_merged_by_parts() -> None:
+    first = torch.tensor([1 + 2j, 3 - 1j], dtype=torch.complex64)
+    second = torch.tensor([3 + 0j, 1 + 1j], dtype=torch.complex64)
+    assert merged(MeanMerge(), first, second.conj()).tolist() == [2 + 1j, 2 - 1j]
+    subtracted = merged(TaskArithmeticMerge(), first, weights=[-1], base=second)
+    assert subtracted.tolist() == [5 - 2j, -1 + 3j]
+    averaged = rc.merge(
+        [{"w": first}, {"w": second}], rc.table_spec({"w": "-"}, {"w": first}), matcher=None, weights=[3, 1]
+    )
+    assert averaged.posterior.mean["w"].tolist() == [1.5 + 1.5j, 2.5 - 0.5j]
+
+
 def test_wrong_inputs() -> None:
     first, second, base = tensors(3, 4)
     with pytest.raises(InvalidInputError, match="expected 2 networks for the merge method 'slerp', got 3"):
@@ -269,8 +281,8 @@ def test_wrong_inputs() -> None:
         InvalidInputError, match=r"`w`: expected floating-point tensors .* got torch.float64 and torch.int8"
     ):
         merged(MeanMerge(), first, second.to(torch.int8))
-    with pytest.raises(InvalidInputError, match="convert quantized or complex weights"):
-        merged(MeanMerge(), first.to(torch.complex64), second.to(torch.complex64))
+    with pytest.raises(InvalidInputError, match=r"got torch\.float64 and torch\.complex64"):
+        merged(MeanMerge(), first, second.to(torch.complex64))
     with pytest.raises(InvalidInputError, match="expected a tensor for `w`, got `list`"):
         MeanMerge().merge("w", [first, [1.0]], [1, 1])  # type: ignore[list-item]  # the wrong type is tested
     with pytest.raises(ConfigError, match="density: expected a value greater than 0"):

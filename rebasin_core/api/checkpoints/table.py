@@ -66,6 +66,8 @@ def alignment_record(found: CheckpointAlignment) -> dict[str, Any]:
         "relation": verdict.relation.name.lower(),
         "verdict": str(verdict),
         "share_moved": verdict.moved,
+        "excess_over_chance": verdict.excess,
+        "aligned_before": verdict.aligned_before,
         "coverage": found.distances.coverage,
         "outcome": found.result.outcome.name.lower(),
         "sweeps": found.result.sweeps,

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from rebasin_core.analysis.distances import NetworkDistances
     from rebasin_core.symmetry.permutation import Permutation
 
-# Cosine similarity from which two networks have one origin; independently trained networks are far below it.
-_RELATED = 0.6
-# Share of permuted units up to which networks are already aligned.
-_FEW_UNITS = 0.02
-# Increase of the cosine similarity by alignment, relative to that by chance, from which units correspond.
-_BETTER_THAN_CHANCE = 1.25
+# The limits separate 21 published families of networks from copies with known permutations and noise, fine-tuned
+# copies and untrained networks; see `docs/results/checkpoints.md`.
+_RELATED = 0.85
+_BETTER_THAN_CHANCE = 0.03
+_ALIGNED_BEFORE = 0.9
+_PARTLY_ALIGNED_BEFORE = 0.3
 
 
 @final
@@ -25,14 +25,18 @@ class Relation(Enum):
     """How two networks are related, according to their weights before and after alignment."""
 
     EQUAL = "equal: the candidate is the reference, up to a permutation of its units"
-    ALREADY_ALIGNED = "already aligned: the networks are related, and their units are in the same order"
-    RELATED = "related: after alignment the weights are similar; the networks have a common origin"
+    ALREADY_ALIGNED = "already aligned: the networks have a common origin, and their units are in the same order"
+    PARTLY_ALIGNED = (
+        "partly aligned: the networks have a common origin, such as the same initialization, and a part of their units "
+        "is in the same order"
+    )
+    RELATED = "related: after alignment the weights are similar, so the networks have a common origin"
     INDEPENDENT = (
-        "independently trained: alignment finds corresponding units, more than by chance, but the weights remain "
-        "different"
+        "better than chance: alignment finds corresponding units, but the weights remain different, as for networks "
+        "that were trained independently"
     )
     CHANCE = "no better than chance: alignment with a shuffled copy of the reference is as good"
-    UNKNOWN = "not determined: the alignment was not compared with chance"
+    UNKNOWN = "not determined, because the alignment was not compared with chance"
 
 
 @final
@@ -43,17 +47,16 @@ class Verdict:
     Attributes:
         relation: How the networks are related.
         moved: Share of units that the permutation moves, in [0, 1].
-        cosine_before: Cosine similarity of the permuted tensors before alignment.
-        cosine_after: Cosine similarity after alignment.
-        chance: Increase of the cosine similarity when the candidate is aligned with a shuffled copy of the reference;
-            None if not computed.
+        excess: Cosine similarity after alignment in excess of chance, relative to its maximum: 0 for chance, 1 for
+            equal networks; None if it was not compared with chance.
+        aligned_before: Share of the cosine similarity after alignment that the networks had before: 0 for units in
+            random order, 1 for aligned networks.
     """
 
     relation: Relation
     moved: float
-    cosine_before: float
-    cosine_after: float
-    chance: float | None
+    excess: float | None
+    aligned_before: float
 
     @classmethod
     def of(cls, permutation: Permutation, distances: NetworkDistances, by_chance: NetworkDistances | None) -> Verdict:
@@ -67,13 +70,15 @@ class Verdict:
         Returns:
             The verdict.
         """
-        moved = share_moved(permutation)
         found = distances.permuted
-        chance = None
+        start, excess = 0.0, None
         if by_chance is not None:
-            chance = by_chance.permuted.cosine_after - by_chance.permuted.cosine_before
-        gain = found.cosine_after - found.cosine_before
-        return cls(_relation(distances, moved, gain, chance), moved, found.cosine_before, found.cosine_after, chance)
+            start = by_chance.permuted.cosine_before
+            excess = _share(found.cosine_after, by_chance.permuted.cosine_after, 1.0)
+        before = _share(found.cosine_before, start, found.cosine_after)
+        is_equal = distances.total.after == 0
+        relation = _relation(found.cosine_after, excess, before, equal=is_equal)
+        return cls(relation, share_moved(permutation), excess, before)
 
     @override
     def __str__(self) -> str:
@@ -94,12 +99,18 @@ def share_moved(permutation: Permutation) -> float:
     return sum(permutation.moved.values()) / total if total else 0.0
 
 
-def _relation(distances: NetworkDistances, moved: float, gain: float, chance: float | None) -> Relation:
-    found = distances.permuted
-    if distances.total.aligned == 0:
+def _share(value: float, start: float, end: float) -> float:
+    """Return the position of a value between two others, 0 if these are equal."""
+    return (value - start) / (end - start) if end > start else 0.0
+
+
+def _relation(cosine: float, excess: float | None, before: float, *, equal: bool) -> Relation:
+    if equal:
         return Relation.EQUAL
-    if found.cosine_after >= _RELATED:
-        return Relation.ALREADY_ALIGNED if moved <= _FEW_UNITS else Relation.RELATED
-    if chance is None:
+    if excess is not None and excess <= _BETTER_THAN_CHANCE:
+        return Relation.CHANCE
+    if cosine >= _RELATED:
+        return Relation.ALREADY_ALIGNED if before >= _ALIGNED_BEFORE else Relation.RELATED
+    if excess is None:
         return Relation.UNKNOWN
-    return Relation.INDEPENDENT if gain > _BETTER_THAN_CHANCE * chance else Relation.CHANCE
+    return Relation.PARTLY_ALIGNED if before >= _PARTLY_ALIGNED_BEFORE else Relation.INDEPENDENT
