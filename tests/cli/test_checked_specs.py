@@ -25,8 +25,10 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "checked_nets.py").write_text(NETS)
     namespace: dict[str, type[torch.nn.Module]] = {}
     exec(NETS, namespace)
-    for number in "ab":
-        save_file(namespace["make"]().state_dict(), tmp_path / f"{number}.safetensors")
+    first = namespace["make"]().state_dict()
+    save_file(first, tmp_path / "a.safetensors")
+    # The wrong specification permutes the outputs.
+    save_file({n: t.flip(0) if n.startswith("2.") else t for n, t in first.items()}, tmp_path / "b.safetensors")
     for name, axes, group in (("wrong", WRONG, "o"), ("right", RIGHT, "h")):
         groups = {group: {"size": 3 if group == "o" else 6}}
         document = {"kind": "specification", "version": 1, "groups": groups, "axes": axes}

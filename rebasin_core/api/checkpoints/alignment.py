@@ -15,7 +15,7 @@ from rebasin_core.api.alignment import select_alignment
 from rebasin_core.api.checkpoints.memory import within_memory
 from rebasin_core.api.checkpoints.opening import open_checkpoint
 from rebasin_core.api.checkpoints.output import require_free_output, working_folder, write_output
-from rebasin_core.api.checkpoints.preparation import permuted_tensor, prepared
+from rebasin_core.api.checkpoints.preparation import Prepared, permuted_tensor, prepared
 from rebasin_core.api.checkpoints.search import CheckpointSearch
 from rebasin_core.api.checkpoints.table import alignment_record, alignment_report
 from rebasin_core.api.checkpoints.verdict import Verdict
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rebasin_core.api.checkpoints.network import CheckpointNetwork
-    from rebasin_core.api.checkpoints.preparation import Prepared
     from rebasin_core.checkpoints.function_check import FunctionDifference
     from rebasin_core.checkpoints.model_source import ModelSource, SourcedModel
     from rebasin_core.evaluation.effect import AlignmentEffect, Keep
@@ -89,6 +88,14 @@ class CheckpointAlignment:
     def verdict(self) -> Verdict:
         """What the alignment means: whether the networks are related, and whether it is better than chance."""
         return Verdict.of(self.permutation, self.distances, self.chance)
+
+    def module(self) -> nn.Module:
+        """Return the module of the model with the tensors of the reference.
+
+        Raises:
+            InvalidInputError: If only a specification was given.
+        """
+        return Prepared((self.reference,), self.spec, self.model).module()
 
     def report(self, *, full: bool = False, width: int | None = None) -> str:
         """Return a table of the distances in all and by group, before and after alignment, and the verdict.
@@ -228,7 +235,7 @@ def align_checkpoints(  # ruff: ignore[too-many-arguments] - all but two have de
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rebasin-")))
         strategy = within_memory(as_matcher(matcher), memory, problem.spec.layout, problem.networks[0].tensors)
         search = CheckpointSearch(problem.spec, strategy, folder, seed, progress)
-        measured = None if task is None else task(problem.require_model().module)
+        measured = None if task is None else task(problem.module())
         return aligned_pair(problem, search, 1, check=check, chance=chance, task=measured, keep=keep)
 
 

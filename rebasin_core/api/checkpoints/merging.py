@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from rebasin_core.api.checkpoints.alignment import aligned_pair, opened
 from rebasin_core.api.checkpoints.memory import within_memory
+from rebasin_core.api.checkpoints.network import as_point
 from rebasin_core.api.checkpoints.output import require_free_output, working_folder, write_output
 from rebasin_core.api.checkpoints.preparation import prepared, unaligned
 from rebasin_core.api.checkpoints.search import CheckpointSearch
@@ -20,7 +21,6 @@ from rebasin_core.checkpoints.naming import NamePolicy
 from rebasin_core.checkpoints.writing import MAX_SHARD_BYTES
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.merging.streaming import StreamingMerge
-from rebasin_core.posteriors.point import PointPosterior
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.merging.base import MergeMethod
     from rebasin_core.posteriors.averaging import Weights
+    from rebasin_core.posteriors.point import PointPosterior
     from rebasin_core.specs.base import PermutationSpec
 
 _LENIENT = NamePolicy()
@@ -245,7 +246,7 @@ def merge_checkpoints(  # ruff: ignore[too-many-arguments] - all but the first h
         with ExitStack() as stack:
             folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rebasin-")))
             aligner = within_memory(as_matcher(matcher), memory, problem.spec.layout, networks[0].tensors)
-            measured = None if task is None else task(problem.require_model().module).held()
+            measured = None if task is None else task(problem.module()).held()
             for number in range(1, len(every)):
                 search = CheckpointSearch(problem.spec, aligner, folder / str(number), seed, progress)
                 alignments[number] = aligned_pair(
@@ -277,12 +278,8 @@ def _repaired(merge: CheckpointMerge, repair: RepairName, task: Task | None) -> 
     aligned = [
         network.posterior if found is None else found.result.apply(network.posterior) for network, found in pairs
     ]
-    buffers = merge.networks[0].expected.buffers or frozenset()
     tensors = {name: merge.tensor(name) for name in merge.networks[0].tensors}
-    merged = PointPosterior(
-        {name: tensor for name, tensor in tensors.items() if name not in buffers},
-        buffers={name: tensor for name, tensor in tensors.items() if name in buffers},
-    )
+    merged = as_point(tensors, merge.networks[0].expected.buffers or ())
     weights = None if merge.method.weighting == "coefficients" else merge.weights
     return replace(merge, repaired=with_repair(aligned, merged, repair, weights, task))
 

@@ -12,7 +12,7 @@ from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.tensors.names import TensorNames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     import torch
     from torch import Tensor
@@ -69,12 +69,7 @@ class CheckpointNetwork:
     @cached_property
     def posterior(self) -> PointPosterior:
         """The network as a point posterior, which shares the memory of the tensors."""
-        buffers = self.expected.buffers or frozenset()
-        found = dict(self.tensors)
-        return PointPosterior(
-            {name: tensor for name, tensor in found.items() if name not in buffers},
-            buffers={name: tensor for name, tensor in found.items() if name in buffers},
-        )
+        return as_point(self.tensors, self.expected.buffers or ())
 
     def infos(self, dtype: torch.dtype | None = None) -> dict[str, TensorInfo]:
         """Return dtype and shape of the tensors of an output with the layout of this checkpoint.
@@ -110,6 +105,23 @@ class CheckpointNetwork:
             return stored(targets[name]) if name in targets else self.checkpoint.tensors[name]
 
         return tensor
+
+
+def as_point(tensors: Mapping[str, Tensor], buffers: Collection[str]) -> PointPosterior:
+    """Return a network as a point posterior, which shares the memory of the tensors.
+
+    Args:
+        tensors: Parameters and buffers by name.
+        buffers: Names of buffers.
+
+    Returns:
+        The posterior.
+    """
+    found = dict(tensors)
+    return PointPosterior(
+        {name: tensor for name, tensor in found.items() if name not in buffers},
+        buffers={name: tensor for name, tensor in found.items() if name in buffers},
+    )
 
 
 def _names_in_files(expected: TensorNames, form: StoredForm) -> TensorNames:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, final
+
+from torch import nn
 
 from rebasin_core.api.checkpoints.models import model_of, spec_of
 from rebasin_core.api.checkpoints.network import CheckpointNetwork
@@ -13,6 +16,7 @@ from rebasin_core.checkpoints.stored import StoredForm
 from rebasin_core.errors import InvalidInputError, SpecError
 from rebasin_core.specs.files import load_spec
 from rebasin_core.symmetry.action import act
+from rebasin_core.tensors.modules import named_tensors, repeated_names
 from rebasin_core.tensors.names import TensorNames
 
 if TYPE_CHECKING:
@@ -42,8 +46,11 @@ class Prepared:
     spec: PermutationSpec
     model: SourcedModel | None
 
-    def require_model(self) -> SourcedModel:
-        """Return the model.
+    def module(self) -> nn.Module:
+        """Return the module of the model with the tensors of the first network, which are mapped to memory.
+
+        Returns:
+            A copy of the module.
 
         Raises:
             InvalidInputError: If only a specification was given.
@@ -51,7 +58,7 @@ class Prepared:
         if self.model is None:
             message = "expected the model; give `model` as a factory (package.module:name)"
             raise InvalidInputError(message)
-        return self.model
+        return with_tensors(self.model.module, self.networks[0].tensors)
 
     def require_runnable(self) -> ExampleInputs:
         """Return the example inputs of the model, for the function check.
@@ -140,6 +147,30 @@ def prepared(
     for network in networks:
         symmetries.layout.check(network.tensors, str(network.checkpoint.path))
     return Prepared(networks, symmetries, source)
+
+
+def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of a module with other tensors, without copying them.
+
+    Args:
+        module: The module; its parameters may be on the meta device.
+        tensors: All parameters and saved buffers by name.
+
+    Returns:
+        The copy. Its parameters share the memory of the tensors.
+    """
+    copied = copy.deepcopy(module)
+    names = {**{name: name for name in named_tensors(module)}, **repeated_names(module)}
+    parameters: dict[str, nn.Parameter] = {}
+    for name, own in names.items():
+        owner = copied.get_submodule(name.rpartition(".")[0])
+        attribute = name.rpartition(".")[2]
+        if own in tensors and attribute in dict(owner.named_parameters(recurse=False, remove_duplicate=False)):
+            parameters.setdefault(own, nn.Parameter(tensors[own], requires_grad=False))
+            owner.register_parameter(attribute, parameters[own])
+        elif own in tensors:
+            owner.register_buffer(attribute, tensors[own])
+    return copied
 
 
 def unaligned(checkpoints: Sequence[Checkpoint], names: NamePolicy) -> tuple[CheckpointNetwork, ...]:

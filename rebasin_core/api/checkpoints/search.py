@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.analysis.distances import NetworkDistances, network_distances
+from rebasin_core.api.checkpoints.network import as_point
 from rebasin_core.api.checkpoints.shuffled import shuffled_network
 from rebasin_core.api.resumption import search_with_checkpoint
-from rebasin_core.posteriors.point import PointPosterior
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rebasin_core.api.checkpoints.network import CheckpointNetwork
     from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher, MatchResult
+    from rebasin_core.posteriors.point import PointPosterior
     from rebasin_core.specs.base import PermutationSpec
 
 _STATE = "match.safetensors"
@@ -82,8 +83,7 @@ class CheckpointSearch:
         """
         file = self.folder / _SHUFFLED
         copy = shuffled_network(reference.tensors, file, seed=self.seed)
-        buffers = candidate.posterior.buffers.keys()
-        network = PointPosterior({n: t for n, t in copy.items() if n not in buffers})
+        network = as_point(copy, candidate.posterior.buffers)
         result = self._run(_STATE_BY_CHANCE, network, candidate, self._problem(reference, candidate), None)
         distances = network_distances(self.spec.layout, copy, candidate.tensors, result.permutation)
         file.unlink(missing_ok=True)

@@ -58,11 +58,7 @@ def barrier(reference: Path, candidate: Path, points: int, **given: Any) -> None
         memory=found.memory,
         progress=show_progress(quiet=given["quiet"]),
     )
-    model = aligned.model
-    if model is None:
-        message = "a barrier needs the model; give --model package.module:factory"
-        raise ConfigError(message)
-    task = task_on(model.module, splits.test.batches(1000), calibration=train)
+    task = task_on(aligned.module(), splits.test.batches(1000), calibration=train)
     first, second = aligned.reference.posterior, aligned.candidate.posterior
     label = found.matcher.name
     curves = {
