@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _FACTOR = 32.0
 """Ratio of the largest accepted change and the change that one unit of rounding of each parameter causes."""
 _LARGEST_TOLERANCE = 0.05
-# What operators and models raise for dtypes and devices that they do not support.
+# Errors of operators and models for dtypes and devices that they do not support.
 _FAILURES = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AssertionError)
 
 
@@ -179,7 +179,7 @@ class _Deferred(Tensor):
 
     produce: Callable[[], Tensor]
 
-    # Modules take the same paths as with plain tensors, because functions of Python do not see a difference.
+    # Modules follow the same paths as with plain tensors, because functions of Python do not see a difference.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # ruff: ignore[private-member-access] - documented under this name
 
     @classmethod

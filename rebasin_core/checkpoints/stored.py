@@ -134,7 +134,7 @@ class StoredForm:
 
         Returns:
             Tensors by their names in the model, without those whose parts are not all given. Tensors that files store
-            unchanged are those of ``files``; others are assembled when they are read, each time anew.
+            unchanged are those of ``files``; others are assembled when they are read, each time.
         """
         return _Assembled(self, files)
 

@@ -85,7 +85,7 @@ class OutputOptions(CheckpointOptions):
     """Options of commands that write a checkpoint."""
 
     output: Path | None = None
-    """File that ends in ``.safetensors``, or folder."""
+    """File with the suffix ``.safetensors``, or folder."""
 
     dtype: Dtype | None = None
     """Dtype of floating-point tensors in the output; those of the first input, or the candidate, if not given."""

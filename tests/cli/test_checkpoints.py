@@ -102,7 +102,10 @@ def test_the_barrier_is_printed_before_and_after_alignment(folder: Path, called:
             "did you mean 'weight'",
         ),
         (["align", "a.safetensors", "b.safetensors", *MODEL, "-o", "c", "--memory", "much"], "expected a size"),
-        (["align", "a.safetensors", "b.safetensors", *MODEL, "-o", "c", "--memory", "1MB"], "beside the mapped files"),
+        (
+            ["align", "a.safetensors", "b.safetensors", *MODEL, "-o", "c", "--memory", "1MB"],
+            "in addition to mapped files",
+        ),
         (["align", "a.safetensors", "b.safetensors", *MODEL, "-o", "c.pt"], "c.safetensors"),
         (["barrier", "a.safetensors", "b.safetensors", *MODEL], "name a dataset with --data"),
         (["merge", "a.safetensors", "no.safetensors", *MODEL, "-o", "c"], "cannot read"),

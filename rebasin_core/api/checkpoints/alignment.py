@@ -86,7 +86,7 @@ class CheckpointAlignment:
 
     @cached_property
     def verdict(self) -> Verdict:
-        """What the alignment means: whether the networks are related, and whether it is better than chance."""
+        """Meaning of the alignment: whether the networks are related, and whether it is better than chance."""
         return Verdict.of(self.permutation, self.distances, self.chance)
 
     def module(self) -> nn.Module:
@@ -122,10 +122,10 @@ class CheckpointAlignment:
         max_shard_bytes: int = MAX_SHARD_BYTES,
         work: Path | None = None,
     ) -> tuple[Path, ...]:
-        """Write the aligned candidate, with the names, dtypes and companions of the candidate, and the permutation.
+        """Write the aligned candidate, with the names, dtypes and other files of the candidate, and the permutation.
 
         Args:
-            path: A file that ends in ``.safetensors``, or a folder.
+            path: A file with the suffix ``.safetensors``, or a folder.
             force: Whether to replace an existing output.
             dtype: Dtype of floating-point tensors; that of the candidate if None.
             max_shard_bytes: Maximum size of a shard in a folder.
@@ -212,7 +212,7 @@ def align_checkpoints(  # ruff: ignore[too-many-arguments] - all but two have de
         keep: With a task, as for `align`: ``best`` keeps the candidate's order, with an `AlignmentWarning`, if
             alignment raises the loss at the midpoint; ``aligned`` never does.
         seed: Seed of the matcher and of the shuffled copy.
-        memory: Maximum number of bytes beside the mapped files; as much as is useful if None.
+        memory: Maximum number of bytes in addition to mapped files; as much as is useful if None.
         work: Folder for temporary files and the state of the search, from which an interrupted call continues. A
             temporary folder if None.
         progress: Whether to show progress bars.

@@ -39,7 +39,7 @@ def apply_to_checkpoint(  # ruff: ignore[too-many-arguments] - all but three hav
     Args:
         permutation: A permutation, or its file, such as the one next to the output of an alignment.
         checkpoint: Checkpoint of the model of the permutation.
-        output: A file that ends in ``.safetensors``, or a folder.
+        output: A file with the suffix ``.safetensors``, or a folder.
         names: Rules for names in the file that differ from those of the model.
         force: Whether to replace an existing output.
         dtype: Dtype of floating-point tensors; that of the checkpoint if None.

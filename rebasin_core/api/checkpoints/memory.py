@@ -1,4 +1,4 @@
-"""Memory of an alignment of two checkpoints, beside their mapped files."""
+"""Memory of an alignment of two checkpoints, in addition to mapped files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MATRICES = 3
 
 
 def memory_needed(layout: Layout, tensors: Mapping[str, Tensor]) -> int:
-    """Return the memory that the alignment of two checkpoints needs at least, beside the mapped files.
+    """Return the memory that the alignment of two checkpoints needs at least, in addition to mapped files.
 
     Args:
         layout: The groups.
@@ -49,7 +49,7 @@ def within_memory(matcher: Matcher, memory: int | None, layout: Layout, tensors:
 
     Args:
         matcher: The matcher.
-        memory: Maximum number of bytes beside the mapped files; unlimited if None.
+        memory: Maximum number of bytes in addition to mapped files; unlimited if None.
         layout: The groups.
         tensors: Tensors of one of the networks.
 
@@ -64,8 +64,8 @@ def within_memory(matcher: Matcher, memory: int | None, layout: Layout, tensors:
     needed = memory_needed(layout, tensors)
     if needed > memory:
         message = (
-            f"the alignment needs about {needed / 1e9:.1f} GB beside the mapped files, and {memory / 1e9:.1f} GB are "
-            "allowed; allow more, or freeze the largest groups"
+            f"the alignment needs about {needed / 1e9:.1f} GB in addition to mapped files, and {memory / 1e9:.1f} GB "
+            "are allowed; allow more, or freeze the largest groups"
         )
         raise InvalidInputError(message)
     if not isinstance(matcher, AbstractChannelMatcher):

@@ -127,10 +127,10 @@ class CheckpointMerge:
         max_shard_bytes: int = MAX_SHARD_BYTES,
         work: Path | None = None,
     ) -> tuple[Path, ...]:
-        """Write the merged network, with the names, dtypes and companions of the first, and the permutations.
+        """Write the merged network, with the names, dtypes and other files of the first, and the permutations.
 
         Args:
-            path: A file that ends in ``.safetensors``, or a folder.
+            path: A file with the suffix ``.safetensors``, or a folder.
             force: Whether to replace an existing output.
             dtype: Dtype of floating-point tensors; that of the first network if None.
             max_shard_bytes: Maximum size of a shard in a folder.
@@ -216,7 +216,7 @@ def merge_checkpoints(  # ruff: ignore[too-many-arguments] - all but the first h
         repair: With a task: ``reset`` recomputes batch-normalization statistics, ``repair`` is REPAIR. The merged
             network is in memory then.
         seed: Seed of the matcher, the shuffled copies and the merge method.
-        memory: Maximum number of bytes beside the mapped files; as much as is useful if None.
+        memory: Maximum number of bytes in addition to mapped files; as much as is useful if None.
         work: Folder for temporary files and the state of the searches, from which an interrupted call continues. A
             temporary folder if None.
         progress: Whether to show progress bars.

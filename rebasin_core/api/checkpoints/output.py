@@ -1,4 +1,4 @@
-"""Outputs of alignments and merges: their place, their layout and the record in their metadata."""
+"""Outputs of alignments and merges: their path, their layout and the record in their metadata."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
     """Write a network in the layout of a checkpoint, the permutations, and the provenance in the metadata.
 
     Args:
-        output: A file that ends in ``.safetensors``, or a folder.
-        like: The network with the names, dtypes and companions of the output.
+        output: A file with the suffix ``.safetensors``, or a folder.
+        like: The network with the names, dtypes and other files of the output.
         produce: Returns a tensor of the model by its name.
         permutations: Permutations by their label; see `permutation_path`.
         provenance: JSON values about the method.
@@ -113,13 +113,13 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
         "permutations": {path.name: digest_of_file(path) for path in elements.values()},
         **provenance,
     }
-    companions = [path for path in like.checkpoint.companions if not is_file]
+    others = [path for path in like.checkpoint.companions if not is_file]
     files = write_checkpoint(
         output,
         infos,
         lambda name: in_file(name).to(infos[name].dtype),
         metadata={PROVENANCE: json.dumps(record, sort_keys=True)},
-        companions=[*companions, *([] if is_file else elements.values())],
+        companions=[*others, *([] if is_file else elements.values())],
         max_shard_bytes=max_shard_bytes,
         work=work,
     )

@@ -129,7 +129,7 @@ def prepared(
 
     Raises:
         FileFormatError: If the file of the specification is damaged.
-        InvalidInputError: If checkpoints do not fit the model, or neither model nor specification is known.
+        InvalidInputError: If checkpoints do not fit the model, or there is neither a model nor a specification.
         SpecError: If the model cannot be traced.
     """
     given = load_spec(spec) if isinstance(spec, Path | str) else spec

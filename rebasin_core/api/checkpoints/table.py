@@ -42,7 +42,7 @@ def alignment_report(found: CheckpointAlignment, *, full: bool = False, width: i
         by_chance = None if chance is None else _of_groups(chance, groups)
         rows.append([label, *_units(found, groups), *_distances(total, by_chance)])
     shown = rows if full else rows[:_MAX_ROWS]
-    headers = ["", "units", "moved", "distance\nbefore", "distance\nafter", "distance\nby chance"]
+    headers = ["", "units", "permuted", "distance\nbefore", "distance\nafter", "distance\nby chance"]
     lines = [plain_table(shown, headers, align=["left", *["right"] * 5], width=width)]
     if len(shown) < len(rows):
         lines.append(f"... {len(rows) - len(shown)} more rows of groups")
@@ -65,7 +65,7 @@ def alignment_record(found: CheckpointAlignment) -> dict[str, Any]:
         "candidate": str(found.candidate.checkpoint.path),
         "relation": verdict.relation.name.lower(),
         "verdict": str(verdict),
-        "share_moved": verdict.moved,
+        "share_permuted": verdict.permuted,
         "excess_over_chance": verdict.excess,
         "aligned_before": verdict.aligned_before,
         "coverage": found.distances.coverage,
@@ -77,7 +77,7 @@ def alignment_record(found: CheckpointAlignment) -> dict[str, Any]:
         "groups": {
             name: {
                 "size": math.prod(found.spec.layout.index_shape(name)),
-                "moved": found.permutation.moved[name],
+                "permuted": found.permutation.moved[name],
                 **_record(found.distances.of_group(name)),
             }
             for name in found.spec.layout.groups

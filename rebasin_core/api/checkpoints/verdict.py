@@ -46,7 +46,7 @@ class Verdict:
 
     Attributes:
         relation: How the networks are related.
-        moved: Share of units that the permutation moves, in [0, 1].
+        permuted: Share of units that are permuted, in [0, 1].
         excess: Cosine similarity after alignment in excess of chance, relative to its maximum: 0 for chance, 1 for
             equal networks; None if it was not compared with chance.
         aligned_before: Share of the cosine similarity after alignment that the networks had before: 0 for units in
@@ -54,7 +54,7 @@ class Verdict:
     """
 
     relation: Relation
-    moved: float
+    permuted: float
     excess: float | None
     aligned_before: float
 
@@ -78,7 +78,7 @@ class Verdict:
         before = _share(found.cosine_before, start, found.cosine_after)
         is_equal = distances.total.after == 0
         relation = _relation(found.cosine_after, excess, before, equal=is_equal)
-        return cls(relation, share_moved(permutation), excess, before)
+        return cls(relation, share_permuted(permutation), excess, before)
 
     @override
     def __str__(self) -> str:
@@ -86,22 +86,22 @@ class Verdict:
         return self.relation.value
 
 
-def share_moved(permutation: Permutation) -> float:
-    """Return the share of all units that a permutation moves.
+def share_permuted(permutation: Permutation) -> float:
+    """Return the share of all units that are not fixed points of a permutation.
 
     Args:
         permutation: The permutation.
 
     Returns:
-        The number of moved units, divided by that of all units; 0 without groups.
+        The number of these units, divided by that of all units; 0 without groups.
     """
     total = sum(index.numel() for index in permutation.indices.values())
     return sum(permutation.moved.values()) / total if total else 0.0
 
 
-def _share(value: float, start: float, end: float) -> float:
+def _share(value: float, start: float, stop: float) -> float:
     """Return the position of a value between two others, 0 if these are equal."""
-    return (value - start) / (end - start) if end > start else 0.0
+    return (value - start) / (stop - start) if stop > start else 0.0
 
 
 def _relation(cosine: float, excess: float | None, before: float, *, equal: bool) -> Relation:

@@ -52,7 +52,7 @@ def barrier(reference: Path, candidate: Path, points: int, **given: Any) -> None
         freeze=found.freeze,
         check=found.check,
         chance=False,
-        task=lambda model: task_on(model, train),
+        task=(lambda model: task_on(model, train)) if found.matcher.uses_task else None,
         keep="aligned",
         seed=found.seed,
         memory=found.memory,

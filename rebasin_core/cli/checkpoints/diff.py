@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def diff(reference: Path, candidate: Path, verify: Path | None, **given: Any) -> None:  # ruff: ignore[any-type] - options of click
     """Print how different two checkpoints are, and how much of the difference is a permutation.
 
-    Nothing is written. Exit code 1 if --verify fails.
+    No file is written. Exit code 1 if --verify fails.
     \f
 
     Raises:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def merge(checkpoints: tuple[Path, ...], **given: Any) -> None:  # ruff: ignore[any-type] - options of click
     """Align CHECKPOINTS with the first one, or with --base, and merge them.
 
-    The output has the names, dtypes and companion files of the first checkpoint; the permutations are written next to
+    The output has the names, dtypes and other files of the first checkpoint; the permutations are written next to
     it. If the command is interrupted or killed, the same command continues.
     """
     found = recipe(

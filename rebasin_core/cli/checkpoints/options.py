@@ -64,7 +64,7 @@ _MATCHING = (
         "--check/--no-check",
         default=True,
         show_default=True,
-        help="Compare the outputs of the model before and after the permutation; write nothing if they differ.",
+        help="Compare the outputs of the model before and after the permutation; write no output if they differ.",
     ),
     click.option(
         "--chance/--no-chance",
@@ -73,7 +73,7 @@ _MATCHING = (
         help="Align also with a shuffled copy of the reference, to compare with chance. Doubles the time.",
     ),
     click.option("--seed", default=0, show_default=True, help="Seed of the matcher and of the shuffled copy."),
-    click.option("--memory", help="Maximum memory beside the mapped files, such as 8GB."),
+    click.option("--memory", help="Maximum memory in addition to mapped files, such as 8GB."),
 )
 _DATA = (
     click.option(
@@ -105,7 +105,7 @@ _OUTPUT = (
 _REPORT = (
     click.option("--full", is_flag=True, help="List every group in the report."),
     click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
-    click.option("--quiet", is_flag=True, help="Print no report and no progress."),
+    click.option("--quiet", is_flag=True, help="Print no report and no progress bars."),
 )
 
 

@@ -20,7 +20,7 @@ def show_progress(*, quiet: bool) -> bool:
     """Return whether to show progress bars: if standard error is a terminal.
 
     Args:
-        quiet: Whether the command was told to print nothing.
+        quiet: The option `--quiet`.
 
     Returns:
         Whether to show them.
@@ -35,7 +35,7 @@ def print_recipe_result(result: RecipeResult, *, full: bool, as_json: bool, quie
         result: The result.
         full: Whether to list every group.
         as_json: Whether to print JSON instead of text.
-        quiet: Whether to print nothing.
+        quiet: The option `--quiet`.
     """
     if as_json:
         click.echo(json.dumps({**result.found.as_json(), "files": [str(path) for path in result.files]}, indent=2))
