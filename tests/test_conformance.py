@@ -37,7 +37,7 @@ def test_every_family_has_laws() -> None:
 
 def test_exempt_built_in_components() -> None:
     # tests/specs/operators/test_vision.py tests the rules of torchvision's operators. The other laws do not apply to
-    # matchers that minimize a loss on data or compare gradients of sampled networks, to barriers on trained curves, and
-    # to an executor without workers.
+    # matchers that minimize a loss on data or compare gradients of sampled networks, to barriers on trained curves, to
+    # an executor without workers, and to a source of models that is given a factory.
     exempt = {entry.name for entry in BUILTIN.all() if getattr(entry.kind, "exempt_laws", {})}
-    assert exempt == {"vision", "annealing", "straight_through", "gradient", "curved", "in_process"}
+    assert exempt == {"vision", "annealing", "straight_through", "gradient", "curved", "in_process", "factory"}

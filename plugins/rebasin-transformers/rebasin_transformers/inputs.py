@@ -110,7 +110,7 @@ def _of_images(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def _features(config: PreTrainedConfig, generator: torch.Generator) -> Tensor:
-    """Return a random spectrogram, of which Whisper needs twice as many frames as positions."""
+    """Return a random spectrogram; Whisper needs two frames for each position."""
     positions = getattr(config, "max_source_positions", None)
     bands = getattr(config, "num_mel_bins", None) or getattr(config, "feature_size", None) or 80
     return torch.randn(_BATCH, bands, 2 * positions if positions else _NUM_FRAMES, generator=generator)

@@ -29,7 +29,15 @@ _DROPPED = frozenset({
     "use_kernels", "kernel_config", "compression_config",
 })  # fmt: skip
 # Entries that differ between checkpoints of one architecture, and do not change its symmetries.
-_UNRELATED = frozenset({"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "id2label", "label2id"})
+_UNRELATED = frozenset({
+    "_name_or_path",
+    "transformers_version",
+    "torch_dtype",
+    "dtype",
+    "use_cache",
+    "id2label",
+    "label2id",
+})
 # Outputs that a model returns in addition to its predictions. Hidden states are permuted by an alignment.
 _AUXILIARY = (
     "past_key_values", "hidden_states", "attentions", "router_logits", "loss", "encoder_last_hidden_state",
@@ -87,8 +95,8 @@ def _usable(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "an unknown method")
         message = (
-            f"the checkpoint is quantized ({method}), so its tensors cannot be compared or averaged; dequantize it first "
-            "(`model.dequantize()` in transformers), and quantize the result again"
+            f"the checkpoint is quantized ({method}), so its tensors cannot be compared or averaged; dequantize it "
+            "first (`model.dequantize()` in transformers), and quantize the result again"
         )
         raise InvalidInputError(message)
     found = _without(dict(config), _DROPPED)
@@ -135,8 +143,8 @@ def _config(document: dict[str, Any]) -> PreTrainedConfig:
     kind = document["model_type"]
     if kind not in CONFIG_MAPPING:
         message = (
-            f"transformers {version('transformers')} has no models of type {kind!r}; install a version that has, or give "
-            "a factory of the model, `package.module:name`. Code next to the weights is not executed"
+            f"transformers {version('transformers')} has no models of type {kind!r}; install a version that has, or "
+            "give a factory of the model, `package.module:name`. Code next to the weights is not executed"
         )
         raise InvalidInputError(message)
     config: PreTrainedConfig = CONFIG_MAPPING[kind].from_dict(document)
@@ -183,7 +191,7 @@ def _identity(kind: str, document: Mapping[str, Any], inputs: Mapping[str, str])
 
 @contextmanager
 def _offline() -> Generator[None]:
-    """Make the client of the hub refuse all downloads."""
+    """Disable downloads by the client of the hub."""
     from huggingface_hub import constants  # ruff: ignore[import-outside-top-level] - slow
 
     before = constants.HF_HUB_OFFLINE

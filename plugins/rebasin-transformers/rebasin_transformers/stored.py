@@ -7,14 +7,13 @@ offset show which part of a tensor each name in files is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode  # ruff: ignore[import-private-name] - its documented name
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key, revert_weight_conversion
 from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key, revert_weight_conversion
 from typing_extensions import override
 
 from rebasin_core.checkpoints import StoredTensor
@@ -22,6 +21,8 @@ from rebasin_core.errors import InvalidInputError
 from rebasin_core.tensors.modules import named_tensors, unsaved_buffers
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import PreTrainedModel
 
     from rebasin_core import Checkpoint
@@ -48,7 +49,9 @@ def stored_tensors(module: PreTrainedModel, checkpoint: Checkpoint) -> dict[str,
     written = _written(module, tensors)
     found = _in_own_form(written, tensors, checkpoint.tensors)
     found = _with_older_names(module, found, tensors, checkpoint.tensors)
-    is_unchanged = found.keys() == tensors.keys() and all(part.is_whole(tuple(tensors[n].shape)) for n, part in found.items())
+    is_unchanged = found.keys() == tensors.keys() and all(
+        part.is_whole(tuple(tensors[n].shape)) for n, part in found.items()
+    )
     return {} if is_unchanged else found
 
 
@@ -66,7 +69,7 @@ def _written(module: PreTrainedModel, tensors: Mapping[str, Tensor]) -> dict[str
                 "give a factory of a model with the tensors in the files, `package.module:name`"
             )
             raise InvalidInputError(message)
-        found[name] = StoredTensor(owner, tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
+        found[name] = StoredTensor(owner, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
     return found
 
 
@@ -109,11 +112,15 @@ def _with_older_names(
 
 def _memory(tensor: Tensor) -> int:
     """Return the identity of the memory of a tensor; tensors on the meta device have none, but an identity."""
-    return tensor.untyped_storage()._cdata  # ruff: ignore[private-member-access] - it has no public name
+    identity: int = tensor.untyped_storage()._cdata  # ruff: ignore[private-member-access] - it has no public name
+    return identity
 
 
 class _WithoutCopies(TorchDispatchMode):
-    """Returns the tensor itself instead of a copy, so that its stride and offset remain visible."""
+    """Returns the tensor itself instead of a copy, to keep its stride and offset."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch has no types there
 
     @override
     def __torch_dispatch__(
