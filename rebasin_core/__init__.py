@@ -20,6 +20,7 @@ from rebasin_core import (
     executors,
     inference,
     matchers,
+    merging,
     posteriors,
     report,
     specs,
@@ -40,7 +41,9 @@ from rebasin_core.api import (
     match,
     match_many,
     merge,
+    merge_lora,
     model_of,
+    open_adapter,
     open_checkpoint,
     save_checkpoint,
     score,
@@ -61,6 +64,7 @@ from rebasin_core.evaluation import EvaluationOptions, Likelihood, Metric, Task,
 from rebasin_core.executors import Executor
 from rebasin_core.inference import Inference
 from rebasin_core.matchers import Matcher, MatchOutcome, MatchProblem, MatchResult
+from rebasin_core.merging import MergeMethod
 from rebasin_core.plugin import Registry, default_registry, hookimpl
 from rebasin_core.posteriors import Posterior, PosteriorAdapter, barycenter, kl_divergence, wasserstein_distance
 from rebasin_core.specs import (
@@ -100,6 +104,7 @@ __all__ = [
     "MatchProblem",
     "MatchResult",
     "Matcher",
+    "MergeMethod",
     "Metric",
     "ModelSource",
     "OperatorRules",
@@ -152,8 +157,11 @@ __all__ = [
     "match_many",
     "matchers",
     "merge",
+    "merge_lora",
+    "merging",
     "metrics",
     "model_of",
+    "open_adapter",
     "open_checkpoint",
     "posteriors",
     "report",

@@ -1,7 +1,7 @@
 """Main functions of the library: `align`, `match`, `barrier`, `merge`, `score`, `trace_spec` and others."""
 
 from rebasin_core.api.alignment import AlignResult, align
-from rebasin_core.api.checkpoints import model_of, open_checkpoint, spec_of
+from rebasin_core.api.checkpoints import merge_lora, model_of, open_adapter, open_checkpoint, spec_of
 from rebasin_core.api.conversion import as_posterior, load_posterior, write_back
 from rebasin_core.api.evaluation import barrier, score
 from rebasin_core.api.landscape import BarrierMatrix, Star, barrier_matrix, star
@@ -35,7 +35,9 @@ __all__ = [
     "match",
     "match_many",
     "merge",
+    "merge_lora",
     "model_of",
+    "open_adapter",
     "open_checkpoint",
     "save_checkpoint",
     "score",

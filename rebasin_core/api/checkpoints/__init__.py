@@ -1,6 +1,7 @@
 """Functions for checkpoint files of any registered format."""
 
+from rebasin_core.api.checkpoints.adapters import merge_lora, open_adapter
 from rebasin_core.api.checkpoints.models import model_of, spec_of
 from rebasin_core.api.checkpoints.opening import open_checkpoint
 
-__all__ = ["model_of", "open_checkpoint", "spec_of"]
+__all__ = ["merge_lora", "model_of", "open_adapter", "open_checkpoint", "spec_of"]
