@@ -6,17 +6,15 @@ import importlib
 import json
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
 from typing_extensions import override
 
 from rebasin_core import Checkpoint, ModelSource
-from rebasin_core.checkpoints import SourcedModel
-from rebasin_core.errors import FileFormatError, InvalidInputError
+from rebasin_core.checkpoints import SourcedModel, configuration_of
+from rebasin_core.errors import InvalidInputError
 from rebasin_core.tensors.input_texts import parse_input
-from rebasin_core.tensors.reading import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -53,7 +51,7 @@ class TimmModelSource(ModelSource):
 
     @override
     def recognizes(self, checkpoint: Checkpoint) -> bool:
-        return isinstance(_configuration(checkpoint).get("architecture"), str)
+        return isinstance(configuration_of(checkpoint).get("architecture"), str)
 
     @override
     def _prepare(self) -> None:
@@ -61,7 +59,7 @@ class TimmModelSource(ModelSource):
 
     @override
     def _build(self, checkpoint: Checkpoint) -> SourcedModel:
-        config = _configuration(checkpoint)
+        config = configuration_of(checkpoint)
         described = _described(config)
         with _offline():
             module = _module(config, described)
@@ -69,18 +67,6 @@ class TimmModelSource(ModelSource):
         related = [config["architecture"], config.get("num_classes"), config.get("model_args"), described, self.input]
         packages = {name: version(name) for name in ("timm", "rebasin-timm")}
         return SourcedModel(module, ((images,), {}), json.dumps([packages, related], sort_keys=True, default=str))
-
-
-def _configuration(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """Return the configuration in the folder of a checkpoint; empty if there is none."""
-    if checkpoint.config is not None:
-        return checkpoint.config
-    path = Path(checkpoint.path)
-    try:
-        found = read_json(path.parent / "config.json") if path.is_file() else {}
-    except FileFormatError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _described(config: Mapping[str, Any]) -> dict[str, Any]:

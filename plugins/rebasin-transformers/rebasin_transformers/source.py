@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 from typing_extensions import override
 
 from rebasin_core import Checkpoint, ModelSource
-from rebasin_core.checkpoints import SourcedModel
+from rebasin_core.checkpoints import SourcedModel, configuration_of
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.tensors.input_texts import parse_named_inputs
 
@@ -65,7 +65,7 @@ class TransformersModelSource(ModelSource):
 
     @override
     def recognizes(self, checkpoint: Checkpoint) -> bool:
-        return isinstance((checkpoint.config or {}).get("model_type"), str)
+        return isinstance(configuration_of(checkpoint).get("model_type"), str)
 
     @override
     def _prepare(self) -> None:
@@ -76,7 +76,7 @@ class TransformersModelSource(ModelSource):
         from rebasin_transformers.inputs import example_inputs  # ruff: ignore[import-outside-top-level] - slow
         from rebasin_transformers.stored import stored_tensors  # ruff: ignore[import-outside-top-level] - slow
 
-        document = _usable(checkpoint.config or {})
+        document = _usable(configuration_of(checkpoint))
         with _offline():
             module = _module(document)
         given = dict(self.named_inputs)
