@@ -1,4 +1,4 @@
-"""Checkpoints: files of any format with the tensors of one network."""
+"""Checkpoints: files of any format with the tensors of one network, and the models that they belong to."""
 
 from rebasin_core.checkpoints.base import CheckpointReader
 from rebasin_core.checkpoints.checkpoint import Checkpoint
@@ -6,7 +6,7 @@ from rebasin_core.checkpoints.construction import parameters_on_meta, with_reser
 from rebasin_core.checkpoints.factory_source import FactoryModelSource
 from rebasin_core.checkpoints.folder_reader import FolderReader
 from rebasin_core.checkpoints.function_check import FunctionDifference, function_difference
-from rebasin_core.checkpoints.model_source import ModelSource, SourcedModel
+from rebasin_core.checkpoints.model_source import ModelSource, SourcedModel, configuration_of
 from rebasin_core.checkpoints.npz_reader import NpzReader
 from rebasin_core.checkpoints.safetensors_reader import SafetensorsReader
 from rebasin_core.checkpoints.stored import StoredForm, StoredTensor
@@ -25,6 +25,7 @@ __all__ = [
     "StoredForm",
     "StoredTensor",
     "TorchReader",
+    "configuration_of",
     "function_difference",
     "parameters_on_meta",
     "with_reserved_memory",

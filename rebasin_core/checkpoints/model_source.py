@@ -5,19 +5,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 from torch import nn
 
 from rebasin_core.checkpoints.construction import parameters_on_meta
 from rebasin_core.checkpoints.stored import StoredForm
-from rebasin_core.errors import InvalidInputError, RebasinError
+from rebasin_core.errors import FileFormatError, InvalidInputError, RebasinError
 from rebasin_core.isolation import isolated
 from rebasin_core.strategy import Strategy
 from rebasin_core.tensors.modules import named_tensors, unsaved_buffers
 from rebasin_core.tensors.names import TensorNames
-from rebasin_core.tensors.reading import shown
+from rebasin_core.tensors.reading import read_json, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,6 +72,24 @@ class SourcedModel:
             shapes={name: parts[name].shape if name in parts else own.shapes[name] for name in tensors},
             optional=frozenset(name for name, tensor in tensors.items() if tensor in own.optional),
         )
+
+
+def configuration_of(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """Return the configuration of the model of a checkpoint.
+
+    Args:
+        checkpoint: The checkpoint of a folder, or of a file in a folder.
+
+    Returns:
+        Content of ``config.json`` in that folder; empty if there is none, or if it is not a JSON object.
+    """
+    if checkpoint.config is not None:
+        return checkpoint.config
+    try:
+        found = read_json(checkpoint.path.parent / "config.json") if checkpoint.path.is_file() else {}
+    except FileFormatError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class ModelSource(Strategy):

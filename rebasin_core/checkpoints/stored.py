@@ -91,7 +91,7 @@ class StoredForm:
 
     Raises:
         InvalidInputError: If a tensor in files is no part of the model's tensor, or the parts of a tensor do not have
-            as many entries as the tensor.
+            its number of entries.
 
     Examples:
         >>> form = StoredForm({"both": (4, 3)}, {
@@ -134,7 +134,7 @@ class StoredForm:
 
         Returns:
             Tensors by their names in the model, without those whose parts are not all given. Tensors that files store
-            unchanged are those of ``files``; others are assembled when they are read, each time.
+            unchanged are those of ``files``; others are assembled whenever they are read.
         """
         return _Assembled(self, files)
 

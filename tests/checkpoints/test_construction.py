@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 
 import pytest
@@ -58,6 +59,46 @@ def test_shared_parameters_remain_shared() -> None:
         model = Shared()
     names = [name for name, _ in model.named_parameters()]
     assert names == ["one.weight", "third.weight", "third.bias", "fourth.bias"]
+
+
+def test_copies_and_wrapped_modules_have_no_memory_either() -> None:
+    with parameters_on_meta():
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        model = nn.Sequential(
+            nn.TransformerEncoder(layer, 2), nn.LSTM(8, 4), nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+        )
+    assert {(type(p), p.device.type) for p in model.parameters()} == {(nn.Parameter, "meta")}
+    assert {type(p) for p in layer.parameters()} == {nn.Parameter}
+    recurrent = model[1]
+    assert isinstance(recurrent, nn.LSTM)
+    assert [w is p for w, p in zip(recurrent._flat_weights, recurrent.parameters(), strict=True)] == [True] * 4
+    real = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+    assert [n for n, _ in model[0].named_parameters()] == [n for n, _ in real.named_parameters()]
+
+
+def test_buffers_are_computed_on_the_device_of_parameters() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(3)
+            self.register_buffer("mask", torch.ones(3, device=self.norm.weight.device).cumsum(0))
+            self.register_buffer("initial", self.norm.weight.detach().clone())
+
+    with parameters_on_meta():
+        model = Masked()
+    assert model.get_buffer("mask").tolist() == [1.0, 2.0, 3.0]
+    # Values of parameters are unknown.
+    assert type(model.get_buffer("initial")) is Tensor
+    assert model.get_buffer("initial").device.type == "meta"
+
+
+def test_parameters_are_initialized_without_memory() -> None:
+    with parameters_on_meta():
+        model = nn.Linear(2**16, 2**15)  # 8 GB
+        nn.init.orthogonal_(nn.Linear(3, 3).weight)
+        nn.init.zeros_(model.weight)
+        model.weight.data.normal_()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 * 2**20
 
 
 def test_flags_and_dtypes_of_parameters_are_kept() -> None:

@@ -179,7 +179,7 @@ def test_masked_scores_are_compared() -> None:
 
 def test_missing_tensors_are_errors() -> None:
     module = nn.Linear(6, 3).to("meta")
-    with pytest.raises(InvalidInputError, match="got none for bias"):
+    with pytest.raises(InvalidInputError, match=r"got none for `bias`"):
         function_difference(module, {"weight": torch.ones(3, 6)}, lambda _: torch.ones(3, 6), ((torch.ones(2, 6),), {}))
 
 

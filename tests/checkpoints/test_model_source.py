@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from rebasin_core.checkpoints import SourcedModel, StoredTensor, parameters_on_meta
+from rebasin_core.checkpoints import (
+    SafetensorsReader,
+    SourcedModel,
+    StoredTensor,
+    configuration_of,
+    parameters_on_meta,
+)
 from rebasin_core.checkpoints.naming import match_names
 from rebasin_core.tensors.names import TensorNames
 
@@ -40,3 +50,14 @@ def test_names_in_files_keep_ties_buffers_and_optional_tensors() -> None:
     file = {f"module.{name}": torch.ones(part.shape) for name, part in stored.items() if "num_batches" not in name}
     found = match_names(names, file, "a file")
     assert found.names == {name: f"module.{name}" for name in stored if "num_batches" not in name}
+
+
+def test_configurations_are_those_of_the_folder(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({"weight": torch.ones(2)}, file)
+    assert configuration_of(SafetensorsReader().read(file)) == {}
+    for text, expected in (('{"hidden": 3}', {"hidden": 3}), ("[3]", {}), ("{", {})):
+        (tmp_path / "config.json").write_text(text, encoding="utf-8")
+        assert configuration_of(SafetensorsReader().read(file)) == expected
+    given = replace(SafetensorsReader().read(file), config={"hidden": 4})
+    assert configuration_of(given) == {"hidden": 4}

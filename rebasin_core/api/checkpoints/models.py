@@ -8,7 +8,7 @@ from rebasin_core.api.checkpoints.spec_cache import SpecCache
 from rebasin_core.api.tracing import trace_spec
 from rebasin_core.checkpoints.construction import with_reserved_memory
 from rebasin_core.checkpoints.factory_source import FactoryModelSource
-from rebasin_core.checkpoints.model_source import ModelSource, SourcedModel
+from rebasin_core.checkpoints.model_source import ModelSource, SourcedModel, configuration_of
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.plugin.registry import Registry, default_registry
 from rebasin_core.tensors.reading import shown
@@ -114,11 +114,12 @@ def _needs_options(kind: type[ModelSource]) -> bool:
 def _unknown(checkpoint: Checkpoint, registry: Registry) -> str:
     """Return the message that no source recognizes a checkpoint, with the way out."""
     names = ", ".join(registry.names("model_source"))
-    plugins = {plugin for key, plugin in _PLUGINS.items() if key in (checkpoint.config or {})}
+    config = configuration_of(checkpoint)
+    plugins = {plugin for key, plugin in _PLUGINS.items() if key in config}
     missing = sorted(plugins - {entry.status.distribution for entry in registry.all()})
     if missing:
         return f"{shown(checkpoint.path)}: the model is unknown; run `pip install {' '.join(missing)}`, {_REMEDY}"
-    found = "has a configuration that no source of models recognizes" if checkpoint.config else "has no configuration"
+    found = "has a configuration that no source of models recognizes" if config else "has no configuration"
     return (
         f"{shown(checkpoint.path)} {found} (installed sources: {names}); expected a folder with the config.json of a "
         f"supported library, {_REMEDY}"
