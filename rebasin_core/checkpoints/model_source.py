@@ -37,7 +37,7 @@ class SourcedModel:
         example_inputs: Small positional and keyword inputs on the CPU, for tracing and for the function check; None if
             unknown.
         identity: Text that determines the structure of the module: configuration, class, and version of the library.
-            Specifications of equal identities are equal, so they are cached. Empty if unknown: no specification is cached.
+            Specifications of equal identities are equal, so they are cached. Empty if unknown.
         stored: Tensors in the files by name, as parts of tensors of the module. Empty if the files contain the
             parameters and saved buffers of the module under their names.
     """

@@ -17,7 +17,7 @@ from rebasin_core.api.checkpoints.opening import open_checkpoint
 from rebasin_core.api.checkpoints.output import require_free_output, working_folder, write_output
 from rebasin_core.api.checkpoints.preparation import Prepared, permuted_tensor, prepared
 from rebasin_core.api.checkpoints.search import CheckpointSearch
-from rebasin_core.api.checkpoints.table import alignment_record, alignment_report
+from rebasin_core.api.checkpoints.table import AlignmentFigures, alignment_record, alignment_report
 from rebasin_core.api.checkpoints.verdict import Verdict
 from rebasin_core.api.matching import as_matcher
 from rebasin_core.checkpoints.checkpoint import Checkpoint
@@ -107,11 +107,19 @@ class CheckpointAlignment:
         Returns:
             Several lines.
         """
-        return alignment_report(self, full=full, width=width)
+        return alignment_report(self._figures, full=full, width=width)
 
     def as_json(self) -> dict[str, Any]:
         """Return all figures as JSON values."""
-        return alignment_record(self)
+        return {
+            "reference": str(self.reference.checkpoint.path),
+            "candidate": str(self.candidate.checkpoint.path),
+            **alignment_record(self._figures),
+        }
+
+    @property
+    def _figures(self) -> AlignmentFigures:
+        return AlignmentFigures(self.result, self.distances, self.chance, self.function, self.effect, self.verdict)
 
     def write(
         self,

@@ -4,22 +4,55 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
 
 from rebasin_core.report.width import plain_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from rebasin_core.analysis.distances import Distance, NetworkDistances
-    from rebasin_core.api.checkpoints.alignment import CheckpointAlignment
+    from rebasin_core.api.checkpoints.verdict import Verdict
+    from rebasin_core.checkpoints.function_check import FunctionDifference
+    from rebasin_core.evaluation.effect import AlignmentEffect
+    from rebasin_core.matchers.base import MatchResult
 
 _NUMBER = re.compile(r"(?<![^.@])\d+(?![^.@])")
 _MAX_ROWS = 30
 _NONE = "-"
 
 
-def alignment_report(found: CheckpointAlignment, *, full: bool = False, width: int | None = None) -> str:
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class AlignmentFigures:
+    """The figures of a report; see `CheckpointAlignment`.
+
+    Attributes:
+        result: Result of the matcher.
+        distances: Distances between the networks.
+        chance: Distances between a shuffled copy of the reference and the candidate; None if not computed.
+        function: Difference between the outputs of the candidate and of the aligned candidate; None if not computed.
+        effect: Loss at the midpoint before and after alignment; None without data.
+        verdict: Meaning of the alignment.
+    """
+
+    result: MatchResult
+    distances: NetworkDistances
+    chance: NetworkDistances | None
+    function: FunctionDifference | None
+    effect: AlignmentEffect | None
+    verdict: Verdict
+
+    def units(self, groups: Iterable[str]) -> list[str]:
+        """Return the number of units and of permuted units of some groups, as text."""
+        layout = self.result.permutation.layout
+        names = list(groups)
+        total = sum(math.prod(layout.index_shape(name)) for name in names)
+        return [str(total), str(sum(self.result.permutation.moved[name] for name in names))]
+
+
+def alignment_report(found: AlignmentFigures, *, full: bool = False, width: int | None = None) -> str:
     """Return a report for people: distances before and after alignment, in all and by group, and the verdict.
 
     Args:
@@ -31,16 +64,17 @@ def alignment_report(found: CheckpointAlignment, *, full: bool = False, width: i
         Several lines.
     """
     chance = found.chance
+    layout = found.result.permutation.layout
     rows = [
         ["all tensors", *_distances(found.distances.total, None if chance is None else chance.total)],
         ["permuted tensors", *_distances(found.distances.permuted, None if chance is None else chance.permuted)],
     ]
-    rows = [[row[0], *_units(found, found.spec.layout.groups), *row[1:]] for row in rows]
-    labels = _labels(found.spec.layout.groups, full=full)
+    rows = [[row[0], *found.units(layout.groups), *row[1:]] for row in rows]
+    labels = _labels(layout.groups, full=full)
     for label, groups in labels.items():
         total = _of_groups(found.distances, groups)
         by_chance = None if chance is None else _of_groups(chance, groups)
-        rows.append([label, *_units(found, groups), *_distances(total, by_chance)])
+        rows.append([label, *found.units(groups), *_distances(total, by_chance)])
     shown = rows if full else rows[:_MAX_ROWS]
     headers = ["", "units", "permuted", "distance\nbefore", "distance\nafter", "distance\nby chance"]
     lines = [plain_table(shown, headers, align=["left", *["right"] * 5], width=width)]
@@ -49,7 +83,7 @@ def alignment_report(found: CheckpointAlignment, *, full: bool = False, width: i
     return "\n".join([*lines, "", *_sentences(found)])
 
 
-def alignment_record(found: CheckpointAlignment) -> dict[str, Any]:
+def alignment_record(found: AlignmentFigures) -> dict[str, Any]:
     """Return all figures of an alignment as JSON values.
 
     Args:
@@ -60,9 +94,8 @@ def alignment_record(found: CheckpointAlignment) -> dict[str, Any]:
     """
     verdict = found.verdict
     function = found.function
+    layout = found.result.permutation.layout
     record: dict[str, Any] = {
-        "reference": str(found.reference.checkpoint.path),
-        "candidate": str(found.candidate.checkpoint.path),
         "relation": verdict.relation.name.lower(),
         "verdict": str(verdict),
         "share_permuted": verdict.permuted,
@@ -76,11 +109,11 @@ def alignment_record(found: CheckpointAlignment) -> dict[str, Any]:
         "by_chance": None if found.chance is None else _record(found.chance.permuted),
         "groups": {
             name: {
-                "size": math.prod(found.spec.layout.index_shape(name)),
-                "permuted": found.permutation.moved[name],
+                "size": math.prod(layout.index_shape(name)),
+                "permuted": found.result.permutation.moved[name],
                 **_record(found.distances.of_group(name)),
             }
-            for name in found.spec.layout.groups
+            for name in layout.groups
         },
         "function": None,
     }
@@ -103,12 +136,6 @@ def _labels(groups: Mapping[str, object], *, full: bool) -> dict[str, list[str]]
     return {label if len(names) == 1 else f"{label} (x{len(names)})": names for label, names in found.items()}
 
 
-def _units(found: CheckpointAlignment, groups: object) -> list[str]:
-    names = list(groups)  # type: ignore[call-overload]
-    total = sum(math.prod(found.spec.layout.index_shape(name)) for name in names)
-    return [str(total), str(sum(found.permutation.moved[name] for name in names))]
-
-
 def _of_groups(distances: NetworkDistances, groups: list[str]) -> Distance:
     return distances.of(dict.fromkeys(name for group in groups for name in distances.groups[group]))
 
@@ -118,7 +145,7 @@ def _distances(distance: Distance, by_chance: Distance | None) -> list[str]:
     return [f"{distance.unaligned:.4f}", f"{distance.aligned:.4f}", chance]
 
 
-def _sentences(found: CheckpointAlignment) -> list[str]:
+def _sentences(found: AlignmentFigures) -> list[str]:
     distances = found.distances
     scale = "0 for equal, 1.41 for unrelated networks"
     lines = [
