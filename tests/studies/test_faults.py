@@ -18,13 +18,15 @@ import pytest
 from typing_extensions import override
 
 from rebasin_core.executors import ProcessesExecutor
-from rebasin_core.studies.engine import worker
+from rebasin_core.studies.engine import scheduler, worker
 from rebasin_core.studies.engine.observer import Observer, Outcome
 from rebasin_core.studies.stage import Stage
 from rebasin_core.studies.store import Artifact, Store
 from tests.cli import conftest as cli
 from tests.cli.conftest import Called
+from tests.studies.disturbed import FOLDER, disturb, process_of, replace_task
 from tests.studies.tiny import (
+    DISTURBED,
     SECONDS,
     STUDY,
     command,
@@ -65,38 +67,54 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-class Disturbance(Observer):
-    """Sends signals to workers, before the stages with chosen numbers are finished."""
+@pytest.fixture
+def disturbances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the orders to tasks."""
+    (tmp_path / "disturbances").mkdir()
+    monkeypatch.setenv(FOLDER, str(tmp_path / "disturbances"))
+    return tmp_path / "disturbances"
 
-    def __init__(self, moments: dict[int, signal.Signals], seed: int) -> None:
-        self.retries: list[str] = []
-        self.victims: list[int] = []
-        self._moments = moments
-        self._chooser = random.Random(seed)
-        self._finished = 0
 
-    @override
-    def finished(self, stage: Stage, artifact: Artifact | None) -> None:
-        self._finished += 1
-        workers = sorted(set(workers_of(os.getpid())) - set(self.victims))
-        due = [moment for moment in self._moments if moment <= self._finished]
-        if due and workers:  # a worker that was killed before may not have been replaced yet
-            self.victims.append(self._chooser.choice(workers))
-            os.kill(self.victims[-1], self._moments.pop(due[0]))
+class Retries(Observer):
+    """Keeps the reasons of retries."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
 
     @override
     def retried(self, stage: Stage, reason: str) -> None:
-        self.retries.append(reason)
+        self.reasons.append(reason)
 
 
-@pytest.mark.nightly  # depends on the speed of the machine
-def test_killed_and_hanging_workers(file: Path, store: Path, undisturbed: dict[str, object]) -> None:
+class Clock:
+    """A clock on which a day passes whenever somebody looks, as long as the process of one task exists."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self._folder = folder
+        self._number = number
+        self._now = 0.0
+
+    def __call__(self) -> float:
+        process = process_of(self._folder, self._number)
+        if process is not None and is_running(process):
+            self._now += 86_400.0
+        return self._now
+
+
+def test_killed_and_hanging_workers(
+    file: Path, store: Path, undisturbed: dict[str, object], disturbances: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker that the system has stopped hangs, as far as the driver can see."""
-    seen = Disturbance({3: signal.SIGKILL, 8: signal.SIGKILL, 14: signal.SIGSTOP}, seed=1)
-    outcome = opened(file, store, timeout=4.0).run(executor=WORKERS, observers=[seen])
+    disturb(disturbances, {3: "killed", 8: "hanging"})
+    replace_task(monkeypatch)
+    monkeypatch.setattr(scheduler, "monotonic", Clock(disturbances, 8))
+    seen = Retries()
+    # The clock also exceeds the timeout of the task that runs beside the hanging one, perhaps several times.
+    outcome = opened(file, store, timeout=3600.0, retries=100).run(executor=WORKERS, observers=[seen])
     assert (outcome.failures, outcome.blocked, outcome.unfinished) == ({}, (), 0)
-    assert len(seen.victims) == 3
-    assert not any(map(is_running, seen.victims))
+    assert any("killed by SIGKILL" in reason for reason in seen.reasons)
+    assert any("took longer than the timeout of 3600 s" in reason for reason in seen.reasons)
+    assert not any(is_running(process_of(disturbances, number) or 0) for number in (3, 8))
     assert not workers_of(os.getpid())
     assert contents(store) == undisturbed
     assert not remains(store)
@@ -128,32 +146,48 @@ def test_a_killed_driver(file: Path, store: Path, undisturbed: dict[str, object]
     assert contents(store) == undisturbed
 
 
-@pytest.mark.nightly  # depends on the speed of the machine
-def test_an_interruption(file: Path, store: Path, undisturbed: dict[str, object]) -> None:
-    with command(file, store, "--workers", "2") as process:
-        wait_until(lambda: count(store) >= 5)
+def test_an_interruption(file: Path, store: Path, undisturbed: dict[str, object], disturbances: Path) -> None:
+    disturb(disturbances, {6: "held"})
+    with command(file, store, "--workers", "1", program=DISTURBED) as process:
+        wait_until((disturbances / "held").exists)
         workers = workers_of(process.pid)
-        assert workers
+        assert workers == [process_of(disturbances, 6)]
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=SECONDS)
         assert process.returncode == 130
         assert b"run the same command again to continue" in errors
         wait_until(lambda: not any(map(is_running, workers)))
     assert not remains(store)
+    assert count(store) == 6  # the network, and five tasks
     assert not opened(file, store).run().failures
     assert contents(store) == undisturbed
 
 
-def test_two_commands_at_the_same_time(file: Path, store: Path, undisturbed: dict[str, object]) -> None:
-    with command(file, store, "--workers", "1") as process:
-        wait_until(lambda: count(store) >= 3)
-        outcome = opened(file, store).run()
+class Releasing(Observer):
+    """Lets a held task continue after the first stage."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "released"
+
+    @override
+    def finished(self, stage: Stage, artifact: Artifact | None) -> None:
+        self._file.touch()
+
+
+def test_two_commands_at_the_same_time(
+    file: Path, store: Path, undisturbed: dict[str, object], disturbances: Path
+) -> None:
+    disturb(disturbances, {4: "held"})
+    with command(file, store, program=DISTURBED) as process:
+        wait_until((disturbances / "held").exists)
+        outcome = opened(file, store).run(observers=[Releasing(disturbances)])
         output, errors = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, errors.decode()
     assert (outcome.failures, outcome.unfinished) == ({}, 0)
     # Each stage was computed once, by one of them; the network before, by the command.
     others = int(output.decode().rpartition("Computed ")[2].split()[0])
     assert others + len(outcome.computed) == TOTAL - 1
+    assert others >= 4
     assert outcome.computed
     assert contents(store) == undisturbed
     assert not remains(store)

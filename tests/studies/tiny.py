@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,17 +13,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rebasin_core.studies.store import Store
 from rebasin_core.studies.study import Study, load_study
 
+# Regression: scikit-learn, which has the digits, takes a second to import.
 RUN = """
-data: digits
+data: {name: uci, dataset: toy, root: ROOT}
 architecture: {name: mlp, hidden: [8]}
 inference: {name: map, epochs: 1, optimizer: {name: Adam, lr: 0.01}}
 matchers: [weight]
 barrier: {name: pointwise, num_points: 3}
-num_train: 200
-num_test: 100
 batch_size: 50
 """
 
@@ -33,13 +35,17 @@ scores: true
 matchers: {weight: weight, from_identity: {name: weight, start: identity}}
 retries: 2
 """
+ROOT = Path(__file__).parents[2]
 SECONDS = 60.0
 """Time after which a command of this study has certainly hung."""
 
 
 def write_study(folder: Path, text: str = STUDY) -> Path:
     """Write the files of the study, and return the path of the study file."""
-    (folder / "run.yaml").write_text(RUN, encoding="utf-8")
+    random = np.random.default_rng(0)
+    x = random.normal(size=(300, 6))
+    np.savez(folder / "toy.npz", x=x, y=np.tanh(x[:, 0]) * x[:, 1], test_index=np.arange(100)[None])
+    (folder / "run.yaml").write_text(RUN.replace("ROOT", json.dumps(str(folder))), encoding="utf-8")
     (folder / "study.yaml").write_text(text, encoding="utf-8")
     return folder / "study.yaml"
 
@@ -101,11 +107,23 @@ def count(store: Path | str) -> int:
     return len(Store.open(store).ids())
 
 
+REBASIN = ("-m", "rebasin_core")
+DISTURBED = ("-c", "from tests.studies.disturbed import main; main()")
+"""The same with tasks that follow the orders of `tests.studies.disturbed`."""
+
+
 @contextmanager
-def command(file: Path, store: Path, *options: str) -> Generator[subprocess.Popen[bytes]]:
+def command(
+    file: Path, store: Path, *options: str, program: tuple[str, str] = REBASIN
+) -> Generator[subprocess.Popen[bytes]]:
     """Start `rebasin study` in two processes; whatever happens, it and its workers have ended afterwards."""
-    arguments = [sys.executable, "-m", "rebasin_core", "study", str(file), "--store", str(store), *options]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    arguments = [sys.executable, *program, "study", str(file), "--store", str(store), *options]
+    # A shell's background jobs, and their child processes, ignore the signal by default.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    finally:
+        signal.signal(signal.SIGINT, before)
     workers: set[int] = set()
     try:
         yield process
