@@ -13,6 +13,7 @@ from rebasin_core import (
     assignment,
     barriers,
     bilinear,
+    checkpoints,
     coupling,
     data,
     errors,
@@ -39,6 +40,7 @@ from rebasin_core.api import (
     match,
     match_many,
     merge,
+    open_checkpoint,
     save_checkpoint,
     score,
     star,
@@ -49,6 +51,7 @@ from rebasin_core.api import (
 from rebasin_core.architectures import Architecture
 from rebasin_core.assignment import AssignmentSolver
 from rebasin_core.barriers import BarrierEstimator, LossCurve, Path
+from rebasin_core.checkpoints import Checkpoint, CheckpointReader
 from rebasin_core.config import RunConfig, StudyConfig
 from rebasin_core.data import DataSource
 from rebasin_core.errors import RebasinError, RebasinWarning
@@ -81,6 +84,8 @@ __all__ = [
     "AssignmentSolver",
     "BarrierEstimator",
     "Call",
+    "Checkpoint",
+    "CheckpointReader",
     "DataSource",
     "EvaluationOptions",
     "Executor",
@@ -124,6 +129,7 @@ __all__ = [
     "bilinear",
     "build",
     "check_spec",
+    "checkpoints",
     "coupling",
     "data",
     "default_registry",
@@ -144,6 +150,7 @@ __all__ = [
     "matchers",
     "merge",
     "metrics",
+    "open_checkpoint",
     "posteriors",
     "report",
     "run",

@@ -1,13 +1,16 @@
-"""Analysis modulo symmetries: chain diagnostics, canonical forms, mutual information, means over pairs of networks."""
+"""Analysis modulo symmetries: distances, chain diagnostics, canonical forms, information, means over pairs."""
 
 from rebasin_core.analysis.canonical import CanonicalForm, canonical_form
 from rebasin_core.analysis.diagnostics import ChainDiagnostics, count_transpositions, diagnose_chains
+from rebasin_core.analysis.distances import Distance, NetworkDistances, network_distances
 from rebasin_core.analysis.information import PermutationInformation, permutation_information
 from rebasin_core.analysis.pairs import PairMean, mean_over_cells, mean_over_pairs
 
 __all__ = [
     "CanonicalForm",
     "ChainDiagnostics",
+    "Distance",
+    "NetworkDistances",
     "PairMean",
     "PermutationInformation",
     "canonical_form",
@@ -15,5 +18,6 @@ __all__ = [
     "diagnose_chains",
     "mean_over_cells",
     "mean_over_pairs",
+    "network_distances",
     "permutation_information",
 ]

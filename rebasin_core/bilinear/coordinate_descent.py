@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.assignment import Assignment, AssignmentSolver, default_solver
+from rebasin_core.bilinear.bound import upper_bound
+from rebasin_core.bilinear.descent_state import DescentState
+from rebasin_core.bilinear.pieces import pieces
+from rebasin_core.bilinear.products import inner_products, picked, total_product
 from rebasin_core.bilinear.similarity import SimilarityMatrices, reordered_within
-from rebasin_core.bilinear.terms import Term, inner_products, joined, picked, sorted_product, terms_of, total_product
+from rebasin_core.bilinear.terms import Term, joined, terms_of
 from rebasin_core.symmetry.action import act_on_cell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -22,6 +26,10 @@ if TYPE_CHECKING:
 
 # A step is accepted only if its increase exceeds rounding, relative to the similarities involved.
 _RELATIVE_TOLERANCE = 1e-6
+
+
+def _no_observer() -> None:
+    """Ignore a step."""
 
 
 @final
@@ -42,15 +50,20 @@ class CoordinateDescent:
         candidate: Channels of the candidate, of the same shapes.
         initial: The initial index of every group; the identity if None.
         solver: Solver of the assignment problems; the fastest exact one if None.
+        memory: Maximum number of bytes for similarity matrices that are kept between steps; unlimited if None. Others
+            are recomputed. The matrix of the current group is not included.
 
     Attributes:
         indices: The current index of every group, ``new[i] = old[index[i]]``; replaced, never modified in place.
         total_increase: Increase of the objective since the start.
         seconds: Time in seconds spent on similarity matrices and on assignments.
+        state: Progress of the initialization and of the current sweep, with which a descent can be continued.
+        on_step: Called after each step, when `state` and the indices are consistent.
 
     Complexity:
         For each step at most one matrix product for each axis on which the group acts, and one assignment. Memory for
-        two similarity matrices for each group.
+        two similarity matrices for each group, or as limited, and for some slices of the largest tensor. Tensors that
+        are mapped from files are read when they are used.
     """
 
     def __init__(
@@ -61,6 +74,7 @@ class CoordinateDescent:
         *,
         initial: Mapping[str, Tensor] | None = None,
         solver: AssignmentSolver | None = None,
+        memory: int | None = None,
     ) -> None:
         self._layout = layout
         self._solver = solver or default_solver()
@@ -68,17 +82,19 @@ class CoordinateDescent:
             term for name, tensor in reference.items() for term in terms_of(layout.axes[name], tensor, candidate[name])
         ]
         self._terms = joined([term for term in terms if term.groups])
-        self._constant = sum(total_product(term.reference, term.candidate) for term in terms if not term.groups)
         device = self._terms[0].reference.device if self._terms else torch.device("cpu")
         self._identity = {
             name: torch.arange(group.size, device=device).expand(layout.index_shape(name)).clone()
             for name, group in layout.groups.items()
         }
         self._terms_of_group = {name: [term for term in self._terms if name in term.groups] for name in layout.groups}
-        self._similarities = SimilarityMatrices(layout, self._terms_of_group)
+        self._similarities = SimilarityMatrices(layout, self._terms_of_group, memory=memory)
         self.start_at(initial)
+        self._constant = self._value([term for term in terms if not term.groups])
         # The last computed objective, with the indices it belongs to.
         self._objective: tuple[Mapping[str, Tensor], float] | None = None
+        self._at_identity: float | None = None
+        self.on_step: Callable[[], None] = _no_observer
 
     def objective(self) -> float:
         """Return the objective at the current indices.
@@ -105,6 +121,21 @@ class CoordinateDescent:
         self._stale = dict.fromkeys(self._layout.groups, True)
         self.seconds = {"similarity": 0.0, "assignment": 0.0}
         self.total_increase = 0.0
+        self.state = DescentState()
+        self._is_continued = False
+
+    def continue_from(self, state: DescentState, indices: Mapping[str, Tensor]) -> None:
+        """Start at the state of an earlier descent of the same problem.
+
+        `initialize_greedily` and `sweeps` then skip the steps of that descent, and reach its result up to rounding.
+
+        Args:
+            state: The state.
+            indices: The index of every group at that state.
+        """
+        self.start_at(indices)
+        self.state = state
+        self._is_continued = True
 
     def upper_bound(self) -> float:
         """Return an upper bound of the objective over all permutations, see `upper_bound`."""
@@ -116,39 +147,47 @@ class CoordinateDescent:
 
         The next group is always the one with the largest share of its similarity in such terms. At first these are
         biases and weights next to inputs and outputs. Unmatched neighbors contribute only noise to a similarity matrix,
-        so a first sweep from the identity leads to worse local optima. Nested groups and the groups around them keep
-        their current indices.
+        so a first sweep from the identity leads to worse local optima. Nested groups and the groups around them are not
+        permuted. The descent must be at the identity, or continue an initialization.
 
         Returns:
-            Whether the objective increased; if not, nothing has changed.
+            Whether the objective is larger than at the identity; if not, the descent is at the identity.
         """
-        before = self.objective()
-        old = self.indices
-        matched: set[str] = set()
-        shares = {name: self._similarities.share_known(name, matched) for name in self._not_nested()}
+        before = self._objective_at_identity()
+        is_continued = bool(self.state.matched)
         # Each term is counted when the last of its groups is matched, by the similarity of that group.
         value = self._constant
         uncounted = dict.fromkeys(self._terms)
+        free = [name for name in self._layout.groups if name not in self._layout.nesting]
+        matched = self.state.matched
+        shares = {name: self._similarities.share_known(name, matched) for name in free if name not in matched}
         while shares:
             name = max(shares, key=shares.__getitem__)
-            if shares[name] > 0:
+            if shares.pop(name) > 0:
                 known = self._similarities.known_terms(name, matched)
                 value += self._match_by(name, known)
                 for term in known:
-                    del uncounted[term]
-            matched.add(name)
-            del shares[name]
+                    uncounted.pop(term, None)
+            matched.append(name)
             for other in {group for term in self._terms_of_group[name] for group in term.groups if group in shares}:
                 shares[other] = self._similarities.share_known(other, matched)
-        value += self._value([*uncounted])
+            self.on_step()
+        value = self._constant + self._value(self._terms) if is_continued else value + self._value([*uncounted])
+        self.state.is_initialized = True
         if value - before <= _RELATIVE_TOLERANCE * abs(before):
-            self.indices = old
+            self.indices = self._identity
             self._last.clear()
             self._stale = dict.fromkeys(self._layout.groups, True)
             return False
         self._objective = (self.indices, value)
         self.total_increase += value - before
         return True
+
+    def _objective_at_identity(self) -> float:
+        if self._at_identity is None:
+            at_identity = self.indices is self._identity
+            self._at_identity = self.objective() if at_identity else self._constant + self._value(self._terms, {})
+        return self._at_identity
 
     def sweep(self, generator: torch.Generator) -> bool:
         """Optimize every group once, in random order.
@@ -159,12 +198,22 @@ class CoordinateDescent:
         Returns:
             Whether any index changed.
         """
+        if self._is_continued:
+            self.state.restore(generator)
+        self._is_continued = False
+        self.state.remember(generator)
         names = list(self._layout.groups)
         order = torch.randperm(len(names), generator=generator, device=generator.device).tolist()
-        changed = False
-        for name in (names[i] for i in order):
+        for name in [names[number] for number in order][self.state.position :]:
             if self._stale[name] and self._step(name):
-                changed = True
+                self.state.changed = True
+            self.state.position += 1
+            self.on_step()
+        changed = self.state.changed
+        self.state.remember(generator)
+        self.state.position = 0
+        self.state.changed = False
+        self.state.num_sweeps += 1
         return changed
 
     def sweeps(self, generator: torch.Generator, max_sweeps: int) -> Iterator[bool]:
@@ -172,12 +221,13 @@ class CoordinateDescent:
 
         Args:
             generator: Source of the orders.
-            max_sweeps: Maximum number of sweeps.
+            max_sweeps: Maximum number of sweeps, including those of the descent that is continued.
 
         Yields:
             After each sweep, whether any index changed; the last is False at a local optimum.
         """
-        for _ in range(max_sweeps):
+        done = self.state.num_sweeps if self._is_continued else 0
+        for _ in range(done, max_sweeps):
             changed = self.sweep(generator)
             yield changed
             if not changed:
@@ -203,12 +253,6 @@ class CoordinateDescent:
             ``[*outer, n, n]`` in float64: rows are reference units, columns candidate units.
         """
         return self._similarities.of(name, self.indices).to(torch.float64, copy=True)
-
-    def _not_nested(self) -> list[str]:
-        """Return the groups that are neither nested nor have nested groups."""
-        outermost = [name for name, group in self._layout.groups.items() if group.within is None]
-        around = {outer for name in self._layout.groups for outer in self._layout.ancestors(name)}
-        return [name for name in outermost if name not in around]
 
     def _match_by(self, name: str, terms: list[Term]) -> float:
         """Match a group by some of its terms; return their sum at the assignment."""
@@ -307,54 +351,21 @@ class CoordinateDescent:
         for term in self._terms_of_group[child]:
             compared = [term.positions(name)[0], term.positions(child)[0]]
             batch = [term.positions(group)[0] for group in self._layout.ancestors(name)]
-            permuted = act_on_cell(self._layout, self.indices, term.candidate, term.atoms, skip=compared)
-            products = inner_products(term.reference, permuted, batch=batch, compared=compared)
-            total = products.reshape(*outer, size, width, size, width).transpose(-3, -2) + total
+            for reference, candidate, done in pieces(term, self.indices, whole=compared, nested=self._layout.nesting):
+                permuted = act_on_cell(self._layout, self.indices, candidate, term.atoms, skip=(*compared, *done))
+                products = inner_products(reference, permuted, batch=batch, compared=compared)
+                total = products.reshape(*outer, size, width, size, width).transpose(-3, -2) + total
         similarity = torch.as_tensor(total)
         choice = self._solver.solve(similarity).index
         return picked(similarity, choice).sum(-1), choice
 
-    def _value(self, terms: Sequence[Term]) -> float:
-        """Return the sum of some terms at the current indices."""
-        if self.indices is self._identity:
-            return sum(total_product(term.reference, term.candidate) for term in terms)
-        return sum(
-            total_product(term.reference, act_on_cell(self._layout, self.indices, term.candidate, term.atoms))
-            for term in terms
-        )
-
-
-def upper_bound(
-    terms_of_group: Mapping[str, Sequence[Term]],
-    similarities: SimilarityMatrices,
-    solver: AssignmentSolver,
-    indices: Mapping[str, Tensor],
-    last: Mapping[str, Assignment],
-) -> float:
-    """Return an upper bound of a sum of bilinear assignment problems over all permutations.
-
-    Terms on which a single group acts contribute their best assignment, solved for matrices and found by sorting for
-    vectors. All other terms contribute the product of their norms (Cauchy-Schwarz).
-
-    Args:
-        terms_of_group: The terms on which each group acts.
-        similarities: The similarity matrices of the groups.
-        solver: Solver of the assignment problems.
-        indices: Any indices of the groups.
-        last: The last assignment of each group; used if it is optimal for all permutations of the other groups.
-
-    Returns:
-        The bound, up to rounding.
-    """
-    bound = 0.0
-    for name, terms in terms_of_group.items():
-        single = [term for term in terms if term.groups == (name,)]
-        if any(len(term.atoms) > 1 for term in single):
-            constant = similarities.constant_part(name, indices)
-            # If these are all terms, the group was optimized already; a warm start would take longer than a cold one.
-            solved = last.get(name) if len(single) == len(terms) else None
-            bound += picked(constant, (solved or solver.solve(constant)).index).double().sum().item()
-        else:
-            bound += sum(sorted_product(term.reference, term.candidate) for term in single)
-    shared = dict.fromkeys(term for terms in terms_of_group.values() for term in terms if len(term.groups) > 1)
-    return bound + sum(term.bound for term in shared)
+    def _value(self, terms: Sequence[Term], indices: Mapping[str, Tensor] | None = None) -> float:
+        """Return the sum of some terms at the current indices, or at the identity if ``indices`` is empty."""
+        indices = self.indices if indices is None else indices
+        if not indices or indices is self._identity:
+            return sum(total_product(left, right) for term in terms for left, right, _ in pieces(term, {}))
+        value = 0.0
+        for term in terms:
+            for reference, candidate, done in pieces(term, indices, nested=self._layout.nesting):
+                value += total_product(reference, act_on_cell(self._layout, indices, candidate, term.atoms, skip=done))
+        return value

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import torch
 
-from rebasin_core.bilinear.terms import Term, Workspace, add_inner_products, inner_products
+from rebasin_core.bilinear.pieces import pieces
+from rebasin_core.bilinear.products import Workspace, add_inner_products, inner_products
+from rebasin_core.bilinear.terms import Term
 from rebasin_core.symmetry.action import act_on_cell
 
 if TYPE_CHECKING:
@@ -49,12 +52,15 @@ class SimilarityMatrices:
     Args:
         layout: The groups.
         terms_of_group: The terms on which each group acts.
+        memory: Maximum number of bytes of all matrices that are kept; unlimited if None.
 
     Complexity:
-        Memory for two matrices for each group, in addition to the two networks.
+        Memory for two matrices for each group, or as limited, in addition to the two networks.
     """
 
-    def __init__(self, layout: Layout, terms_of_group: Mapping[str, Sequence[Term]]) -> None:
+    def __init__(
+        self, layout: Layout, terms_of_group: Mapping[str, Sequence[Term]], *, memory: int | None = None
+    ) -> None:
         self._layout = layout
         self._constant: dict[str, Tensor] = {}
         self._kept: dict[str, _Kept] = {}
@@ -65,11 +71,24 @@ class SimilarityMatrices:
             name: [t for t in terms if t not in self._fixed[name]] for name, terms in terms_of_group.items()
         }
         self._size = {name: sum(t.candidate.numel() for t in terms) for name, terms in self._varying.items()}
-        within = {name for name in layout.groups if layout.ancestors(name)}
-        self._nested = within | {outer for name in within for outer in layout.ancestors(name)}
-        every = [term.candidate for terms in terms_of_group.values() for term in terms]
-        self._dtype = functools.reduce(torch.promote_types, {t.dtype for t in every}, torch.float32)
+        every = {term.dtype for terms in terms_of_group.values() for term in terms}
+        self._dtype = functools.reduce(torch.promote_types, every, torch.float32)
         self._workspace = Workspace()
+        self._remembered = self._within(memory)
+
+    def _within(self, memory: int | None) -> frozenset[str]:
+        """Return the groups whose matrices are kept: those with the largest saving per byte that fit into memory."""
+        if memory is None:
+            return frozenset(self._layout.groups)
+        found = []
+        width = self._dtype.itemsize
+        size = {name: math.prod(self._layout.index_shape(name)) for name in self._layout.groups}
+        for name in sorted(size, key=lambda name: self._size[name] / size[name], reverse=True):
+            needed = 2 * size[name] * self._layout.index_shape(name)[-1] * width
+            if needed <= memory:
+                memory -= needed
+                found.append(name)
+        return frozenset(found)
 
     def of(self, name: str, indices: Mapping[str, Tensor]) -> Tensor:
         """Return the similarity matrix of a group; do not modify it in place.
@@ -81,9 +100,11 @@ class SimilarityMatrices:
         Returns:
             ``[*outer, n, n]``, in the precision of the terms.
         """
+        if name not in self._remembered:
+            return self.recomputed(name, indices, self._every(name))
         if not self._varying[name]:
             return self.constant_part(name, indices)
-        if name in self._nested:
+        if name in self._layout.nesting:
             return self.constant_part(name, indices) + self.recomputed(name, indices, self._varying[name])
         kept = self._kept.get(name)
         if kept is None or not self._is_updated(name, kept, indices):
@@ -136,6 +157,8 @@ class SimilarityMatrices:
         Returns:
             ``[*outer, n, n]``.
         """
+        if name not in self._remembered:
+            return self.recomputed(name, indices, terms)
         return self._keep(name, indices, [term for term in terms if term not in self._fixed[name]]).total
 
     def _every(self, name: str) -> Sequence[Term]:
@@ -163,20 +186,21 @@ class SimilarityMatrices:
         self, total: Tensor, name: str, indices: Mapping[str, Tensor], terms: Sequence[Term], *, empty: bool = False
     ) -> Tensor:
         """Add the sum over some terms to a matrix, or write it if the matrix is empty."""
-        if empty and not (terms and self._nested.isdisjoint(terms[0].groups)):
+        if empty and not (terms and self._layout.nesting.isdisjoint(terms[0].groups)):
             total.zero_()
         inside = indices
-        if name in self._nested:  # inner groups are permuted together with the candidate's units
+        if name in self._layout.nesting:  # inner groups are permuted together with the candidate's units
             inside = reordered_within(self._layout, indices, name, indices[name].argsort(-1))
         occurrences = [(term, position) for term in terms for position in term.positions(name)]
         for number, (term, position) in enumerate(occurrences):
-            if self._nested.isdisjoint(term.groups):
+            if self._layout.nesting.isdisjoint(term.groups):
                 new = empty and number == 0
                 add_inner_products(total, term, position, indices, self._workspace, empty=new)
                 continue
             outer = [term.positions(group)[0] for group in self._layout.ancestors(name)]
-            permuted = act_on_cell(self._layout, inside, term.candidate, term.atoms, skip=(position,))
-            total += inner_products(term.reference, permuted, batch=outer, compared=[position])
+            for reference, candidate, done in pieces(term, inside, whole=(position,), nested=self._layout.nesting):
+                permuted = act_on_cell(self._layout, inside, candidate, term.atoms, skip=(position, *done))
+                total += inner_products(reference, permuted, batch=outer, compared=[position])
         return total
 
     def constant_part(self, name: str, indices: Mapping[str, Tensor]) -> Tensor:
@@ -189,9 +213,12 @@ class SimilarityMatrices:
         Returns:
             ``[*outer, n, n]``.
         """
-        if name not in self._constant:
-            self._constant[name] = self.recomputed(name, indices, self._fixed[name])
-        return self._constant[name]
+        known = self._constant.get(name)
+        if known is None:
+            known = self.recomputed(name, indices, self._fixed[name])
+            if name in self._remembered:
+                self._constant[name] = known
+        return known
 
     def _keep(self, name: str, indices: Mapping[str, Tensor], terms: list[Term]) -> _Kept:
         """Compute the sum over the constant and some other terms, and store it in the memory of the last matrix."""
@@ -232,7 +259,7 @@ class SimilarityMatrices:
     def _along(self, name: str, term: Term, changed: Mapping[str, Tensor]) -> str | None:
         """Return the group whose permuted units are the only change of a term, if there is exactly one such group."""
         permuted = [group for group in _others(name, term) if group in changed]
-        if len(permuted) != 1 or permuted[0] == name or permuted[0] in self._nested:
+        if len(permuted) != 1 or permuted[0] == name or permuted[0] in self._layout.nesting:
             return None
         return permuted[0]
 
@@ -240,20 +267,21 @@ class SimilarityMatrices:
         self, name: str, term: Term, along: str | None, units: Tensor | None, kept: _Kept, now: Mapping[str, Tensor]
     ) -> None:
         """Add the difference that changed permutations make to one term; only for ``units`` of ``along``, if given."""
-        reference = term.reference
-        new_candidate = old_candidate = term.candidate
+        new, old = term, term
         skipped: list[int] = []
         if along is not None and units is not None:
             dim = term.positions(along)[0]
             skipped = [dim]
-            reference = reference.index_select(1 + dim, units)
-            new_candidate = term.candidate.index_select(1 + dim, now[along][units])
-            old_candidate = term.candidate.index_select(1 + dim, kept.indices[along][units])
+            reference = term.reference.index_select(1 + dim, units)
+            new = Term(reference, term.candidate.index_select(1 + dim, now[along][units]), term.atoms)
+            old = Term(reference, term.candidate.index_select(1 + dim, kept.indices[along][units]), term.atoms)
         for position in term.positions(name):
             fixed = (position, *skipped)
-            new = act_on_cell(self._layout, now, new_candidate, term.atoms, skip=fixed)
-            old = act_on_cell(self._layout, kept.indices, old_candidate, term.atoms, skip=fixed)
-            kept.total += inner_products(reference, new - old, batch=[], compared=[position])
+            sides = zip(pieces(new, now, whole=fixed), pieces(old, kept.indices, whole=fixed), strict=True)
+            for (reference, new_piece, done), (_, old_piece, _) in sides:
+                after = act_on_cell(self._layout, now, new_piece, term.atoms, skip=(*fixed, *done))
+                before = act_on_cell(self._layout, kept.indices, old_piece, term.atoms, skip=(*fixed, *done))
+                kept.total += inner_products(reference, after - before, batch=[], compared=[position])
 
 
 def _others(name: str, term: Term) -> list[str]:

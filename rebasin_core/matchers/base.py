@@ -6,7 +6,7 @@ import warnings
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, final, overload
 
 import torch
 
@@ -19,7 +19,7 @@ from rebasin_core.strategy import Strategy
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor, nn
 
@@ -32,6 +32,24 @@ if TYPE_CHECKING:
 
 
 OnInterrupt: TypeAlias = Literal["raise", "return"]
+
+
+class SearchRecord(Protocol):
+    """Storage for the state of a long search, from which it can be continued after the process was killed.
+
+    The state is a permutation and a JSON document of the matcher's own. A search that continues from a state has
+    the result of the uninterrupted search, up to rounding.
+    """
+
+    def saved(self) -> tuple[Permutation, Mapping[str, Any]] | None:
+        """Return the state that an earlier search for the same problem has saved; None if there is none."""
+
+    def save(self, state: Callable[[], tuple[Permutation, Mapping[str, Any]]]) -> None:
+        """Save a state, unless the last one was saved a moment ago.
+
+        Args:
+            state: Returns the state.
+        """
 
 
 @final
@@ -50,6 +68,7 @@ class MatchProblem:
         initial: Permutation to start from, for iterative matchers; their own initialization if None.
         on_interrupt: On Ctrl-C, ``"raise"`` KeyboardInterrupt or ``"return"`` the best result so far.
         likelihood: Likelihood of the targets in the data; None without data.
+        record: Storage for the state of a long search, which continues from it. Matchers may ignore it.
     """
 
     reference: Posterior
@@ -62,6 +81,7 @@ class MatchProblem:
     initial: Permutation | None = None
     on_interrupt: OnInterrupt = "raise"
     likelihood: Likelihood | None = None
+    record: SearchRecord | None = None
 
     def starting_at(self, initial: Permutation | None) -> MatchProblem:
         """Return a copy of the problem with another initial permutation.
@@ -190,6 +210,7 @@ class Matcher(Strategy):
         progress: bool = False,
         initial: Permutation | None = None,
         on_interrupt: OnInterrupt = "raise",
+        record: SearchRecord | None = None,
     ) -> MatchResult:
         """Find the permutation that aligns a candidate with a reference.
 
@@ -203,6 +224,7 @@ class Matcher(Strategy):
             initial: Permutation to start from, for iterative matchers; their own initialization if None.
             on_interrupt: On Ctrl-C, ``"raise"`` KeyboardInterrupt, or ``"return"`` the best result so far, with the
                 outcome `MatchOutcome.INTERRUPTED`. Pass its permutation as ``initial`` to resume.
+            record: Storage for the state of a long search, which continues from it.
 
         Returns:
             The result. A search that did not converge is reported as its `outcome`, not as an error.
@@ -239,6 +261,7 @@ class Matcher(Strategy):
             initial=initial,
             on_interrupt=on_interrupt,
             likelihood=None if task is None else Likelihood.of(task.likelihood),
+            record=record,
         )
         if initial is not None and initial.layout.fingerprint != spec.layout.fingerprint:
             message = "the initial permutation belongs to another specification"

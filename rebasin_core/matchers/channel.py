@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from rebasin_core.assignment import AssignmentSolver, AutoAssignment
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
+from rebasin_core.bilinear.descent_state import DescentState
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem, MatchResult
 from rebasin_core.matchers.search import interruptible
@@ -62,6 +63,10 @@ class AbstractChannelMatcher(Matcher):
     objective. ``identity``: the identity permutation. ``best``: one descent from each of these two, of which the better
     result is returned."""
 
+    memory: PositiveInt | None = None
+    """Maximum number of bytes for similarity matrices that are kept between steps; matrices beyond it are recomputed,
+    at the cost of time and different rounding. Unlimited if None: two matrices for each group."""
+
     @property
     @override
     def uses_task(self) -> bool:
@@ -104,7 +109,7 @@ class AbstractChannelMatcher(Matcher):
         self._require_channels(problem, candidate, "candidate")
         require_finite(reference, "the reference's channels")
         require_finite(candidate, "the candidate's channels")
-        solver = CoordinateDescent(problem.layout, reference, candidate, solver=self.assignment)
+        solver = CoordinateDescent(problem.layout, reference, candidate, solver=self.assignment, memory=self.memory)
         identity_objective = solver.objective()
 
         def descend(max_sweeps: int = self.max_sweeps) -> MatchResult:
@@ -114,11 +119,15 @@ class AbstractChannelMatcher(Matcher):
 
         if problem.initial is not None:
             solver.start_at(problem.initial.indices)
+        if self.start != "best":
+            keep_state(problem, solver)
+        if problem.initial is not None:
             return descend()
         state = problem.generator.get_state()
         greedy = False
         with interruptible(problem) as initialization:
-            greedy = self.start != "identity" and solver.initialize_greedily()
+            if self.start != "identity" and not solver.state.is_initialized:
+                greedy = solver.initialize_greedily()
         if initialization.happened:
             if solver.objective() < identity_objective:
                 solver.start_at(None)
@@ -130,6 +139,30 @@ class AbstractChannelMatcher(Matcher):
         problem.generator.set_state(state)
         solver.start_at(None)
         return best_result(result, descend())
+
+
+def keep_state(problem: MatchProblem, solver: CoordinateDescent) -> None:
+    """Continue from the state in the problem's record, and save the state there after each step.
+
+    Args:
+        problem: The matching problem, with or without a record.
+        solver: Coordinate descent at its starting point.
+
+    Raises:
+        FileFormatError: If the record is not the state of a descent over these groups.
+    """
+    record = problem.record
+    if record is None:
+        return
+    saved = record.saved()
+    if saved is not None:
+        permutation, document = saved
+        solver.continue_from(DescentState.of_document(document, problem.layout.groups), permutation.indices)
+
+    def state() -> tuple[Permutation, dict[str, object]]:
+        return Permutation(problem.layout, solver.indices), solver.state.model_dump()
+
+    solver.on_step = lambda: record.save(state)
 
 
 def run_descent(

@@ -13,12 +13,14 @@ from typing_extensions import override
 
 from rebasin_core.assignment import solve_assignment
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
-from rebasin_core.bilinear.terms import inner_products, terms_of
+from rebasin_core.bilinear.products import inner_products
+from rebasin_core.bilinear.terms import terms_of
 from rebasin_core.matchers.base import Matcher, MatchOutcome, MatchProblem, MatchResult
 from rebasin_core.matchers.channel import mean_channels, moment_channels
 from rebasin_core.matchers.search import interruptible
 from rebasin_core.symmetry.action import act_softly
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.tensors.precision import widened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,7 +119,7 @@ class FrankWolfeMatcher(Matcher):
         )
 
     def _channels_of(self, posterior: Posterior) -> dict[str, Tensor]:
-        return mean_channels(posterior) if self.channels == "mean" else moment_channels(posterior)
+        return widened(mean_channels(posterior) if self.channels == "mean" else moment_channels(posterior))
 
 
 def _descended(

@@ -142,3 +142,11 @@ def rebasin_executors() -> Sequence[type[Any]]:
     from rebasin_core import executors
 
     return _exported(executors, executors.Executor)
+
+
+@hookimpl
+def rebasin_checkpoint_readers() -> Sequence[type[Any]]:
+    """Return the readers of checkpoint files."""
+    from rebasin_core import checkpoints
+
+    return _exported(checkpoints, checkpoints.CheckpointReader)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rebasin_core.assignment.base import AssignmentSolver
     from rebasin_core.barriers.base import BarrierEstimator
     from rebasin_core.barriers.paths.base import Path as PosteriorPath
+    from rebasin_core.checkpoints.base import CheckpointReader
     from rebasin_core.data.base import DataSource
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.metric import Metric
@@ -103,6 +104,10 @@ class HookSpecs:
         """Return the classes of executors."""
 
     @hookspec
+    def rebasin_checkpoint_readers(self) -> Sequence[type[CheckpointReader]]:
+        """Return the classes of readers of checkpoint files."""
+
+    @hookspec
     def rebasin_examples(self, kind: type[object], folder: Path) -> Sequence[object] | None:
         """Return small instances of a class of this plugin, for the conformance kit.
 
@@ -114,7 +119,8 @@ class HookSpecs:
 
         Returns:
             Instances of a strategy or posterior; for an adapter, objects that it converts; for operator rules, pairs of
-            a module and its inputs; None for a class of another plugin.
+            a module and its inputs; for a checkpoint reader, pairs of an instance and the path of a file that it reads;
+            None for a class of another plugin.
         """
 
 
@@ -134,6 +140,7 @@ HOOKS: dict[str, str] = {
     "posterior_adapter": "rebasin_posterior_adapters",
     "executor": "rebasin_executors",
     "tracker": "rebasin_trackers",
+    "checkpoint_reader": "rebasin_checkpoint_readers",
 }
 """The name of the hook of every family."""
 

@@ -11,6 +11,7 @@ from rebasin_core.architectures.base import Architecture
 from rebasin_core.assignment.base import AssignmentSolver
 from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.barriers.paths.base import Path
+from rebasin_core.checkpoints.base import CheckpointReader
 from rebasin_core.data.base import DataSource
 from rebasin_core.errors import BrokenPluginWarning, PluginError, UnknownNameError, nearest
 from rebasin_core.evaluation.likelihood import Likelihood
@@ -50,6 +51,7 @@ INTERFACES: Mapping[str, type[Any]] = {
     "operator_rules": OperatorRules,
     "spec": SpecFactory,
     "tracker": Tracker,
+    "checkpoint_reader": CheckpointReader,
 }
 """The interface of every family."""
 

@@ -89,8 +89,8 @@ class PointPosterior(AbstractIndependentGaussian, AbstractAttachedPosterior):
         """
         label = "the state dict"
         require_tensors(tensors, label)
-        given = copied(tensors)
-        named = given if names is None else names.renamed(given, label)
+        # Copies do not share memory, by which second names of tied weights are found.
+        named = copied(tensors if names is None else names.renamed(tensors, label))
         buffers = buffers_among(named)
         if names is not None:
             named, buffers = names.divide({n: t for n, t in named.items() if n not in buffers}, buffers, label)

@@ -18,7 +18,7 @@ from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.bounds import MAX_CELLS, MAX_DEPTH, MAX_LENGTH, MAX_UNITS
 from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.frozen import FrozenMapping
-from rebasin_core.tensors.names import TensorNames
+from rebasin_core.tensors.names import TensorNames, counters_among
 from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
@@ -104,6 +104,12 @@ class Layout:
             Names; empty for a group that is not nested.
         """
         return self._chains[name]
+
+    @cached_property
+    def nesting(self) -> frozenset[str]:
+        """Groups that are nested in other groups, and the groups around them."""
+        inner = {name for name in self.groups if self.ancestors(name)}
+        return frozenset(inner | {outer for name in inner for outer in self.ancestors(name)})
 
     @cached_property
     def _chains(self) -> dict[str, tuple[str, ...]]:
@@ -269,7 +275,9 @@ class Layout:
     @cached_property
     def names(self) -> TensorNames:
         """The names of the tensors, of the buffers among them, and their aliases."""
-        return TensorNames(tuple(self.axes), self.buffers, self.aliases)
+        fixed_buffers = (self.buffers or frozenset()) - set(self.moved)
+        optional = fixed_buffers | counters_among(self.axes)
+        return TensorNames(tuple(self.axes), self.buffers, self.aliases, self._shapes, optional)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -217,12 +217,11 @@ class Permutation:
 
     def _permuted_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         require_tensors(tensors, "the mapping")
-        names = self._layout.names
-        # Tensors that share memory are permuted once, and the results share memory. A second name of a tensor may be
-        # missing from the layout; then the first name is used.
+        # Tensors that share memory are permuted once, and the results share memory.
         repeated = {} if tensors.keys() <= self._layout.axes.keys() else shared_names(tensors)
-        kept = {name for name in tensors if names.of(name) is None and is_count_of_averaged(name, tensors)}
-        own = {name: names.of(name) or names.of(repeated.get(name, name)) or name for name in tensors}
+        resolved = self._layout.names.resolved(tensors, "the mapping")
+        kept = {name for name in tensors if name not in resolved and is_count_of_averaged(name, tensors)}
+        own = {name: resolved.get(name, name) for name in tensors}
         described = {own[name]: tensor for name, tensor in tensors.items() if name not in kept}
         self._layout.check(described, "the mapping", complete=False)
         permuted: dict[str, Tensor] = {}
@@ -259,12 +258,12 @@ class Permutation:
         """
         return Permutation(self._layout, {name: index.to(device) for name, index in self._indices.items()})
 
-    def save(self, path: Path | str, *, meta: Mapping[str, str] | None = None) -> None:
+    def save(self, path: Path | str, *, meta: Mapping[str, Any] | None = None) -> None:
         """Write the permutation and its layout to a safetensors file, atomically.
 
         Args:
             path: The file; replaced if it exists.
-            meta: Texts by name to store in the file, such as the matcher that was used.
+            meta: JSON values by name to store in the file, such as the matcher that was used.
 
         Raises:
             StorageError: If the file cannot be written; an existing file is not changed.

@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ FORMAT = "rebasin_core/1"
 _ENTRY = "rebasin_core"
 _UNFINISHED = re.compile(r"\.rebasin-\w+\.part(\.\w+)?")
 _MAX_SUFFIX_LENGTH = 16
+# The folder of `without_flushing`.
+_UNFLUSHED: ContextVar[Path | None] = ContextVar("unflushed", default=None)
 OF_DAMAGED_TENSORS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
 """Errors that PyTorch raises for inconsistent or unsupported names, shapes and dtypes of tensors."""
 
@@ -52,18 +55,40 @@ def replacing(path: Path | str) -> Generator[Path]:
     try:  # ruff: ignore[too-many-statements-in-try-clause] - each may fail because the disk is full
         temporary = _new_temporary(target)
         yield temporary
-        _flush(temporary)
+        durable = _UNFLUSHED.get() != target.parent
+        if durable:
+            _flush(temporary)
         # mkstemp creates files that only their owner can read; results get the default permissions.
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
         temporary = None
-        _flush_folder(target.parent)
+        if durable:
+            _flush_folder(target.parent)
     except OSError as error:
         message = f"cannot write {shown(target)}: {reason(error)}. Check the free space and the folder's permissions"
         raise StorageError(message) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def without_flushing(folder: Path) -> Generator[None]:
+    """Write files of one folder without flushing them to the disk: they are temporary, and will be copied or deleted.
+
+    Flushing is the largest part of the time for writing a small file.
+
+    Args:
+        folder: The folder; files in its subfolders are flushed.
+
+    Yields:
+        Nothing.
+    """
+    token = _UNFLUSHED.set(folder)
+    try:
+        yield
+    finally:
+        _UNFLUSHED.reset(token)
 
 
 def is_unfinished(name: str) -> bool:

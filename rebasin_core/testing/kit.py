@@ -18,6 +18,7 @@ from rebasin_core.testing import (  # ruff: ignore[unused-import] - their import
     adapter_laws,
     assignment_laws,
     barrier_laws,
+    checkpoint_laws,
     data_laws,
     executor_laws,
     inference_laws,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,3 +58,57 @@ def test_a_checkpoint_of_another_network_is_an_error(tmp_path: Path) -> None:
     spec.random_permutation(generator=torch.Generator().manual_seed(0)).save(tmp_path / "other.safetensors")
     with pytest.raises(FileFormatError, match="another specification"):
         rc.match(A, B, SPEC, "weight", checkpoint=tmp_path / "other.safetensors")
+
+
+class Killed(BaseException):
+    """The process was killed: no handler of the search can react."""
+
+
+class MemoryRecord:
+    """Keeps the last state, and stops the search after some states."""
+
+    def __init__(self, stop: int) -> None:
+        self.stop = stop
+        self.state: tuple[rc.Permutation, dict[str, Any]] | None = None
+
+    def saved(self) -> tuple[rc.Permutation, dict[str, Any]] | None:
+        return self.state
+
+    def save(self, state: Callable[[], tuple[rc.Permutation, Mapping[str, Any]]]) -> None:
+        permutation, document = state()
+        self.state = permutation, json.loads(json.dumps(dict(document)))
+        self.stop -= 1
+        if self.stop == 0:
+            raise Killed
+
+
+@pytest.mark.parametrize("start", ["greedy", "identity"])
+@pytest.mark.parametrize("initial", [False, True])
+def test_a_search_killed_after_any_step_has_the_result_of_the_whole_search(start: str, *, initial: bool) -> None:
+    matcher = rc.matchers.WeightMatcher.model_validate({"start": start})
+    first = SPEC.random_permutation(generator=torch.Generator().manual_seed(5)) if initial else None
+
+    def search(record: MemoryRecord | None) -> rc.MatchResult:
+        return matcher.match(rc.as_posterior(A), rc.as_posterior(B), SPEC, initial=first, record=record)
+
+    whole = search(None)
+    for stop in itertools.count(1):
+        record = MemoryRecord(stop)
+        try:
+            found = search(record)
+        except Killed:
+            found = search(record)
+        else:
+            break
+        assert found.permutation == whole.permutation
+        assert found.objective == pytest.approx(whole.objective, rel=1e-6)
+    assert stop > 6
+
+
+def test_damaged_states_are_errors(tmp_path: Path) -> None:
+    file = tmp_path / "match.safetensors"
+    identity = SPEC.identity()
+    for state in ({"position": -1}, {"matched": ["other"]}, {"position": 99}, {"generator": "!", "position": 1}, "x"):
+        identity.save(file, meta={"search": state})
+        with pytest.raises(FileFormatError, match="delete the file to restart"):
+            rc.match(A, B, SPEC, MATCHER, checkpoint=file)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import rebasin_core as rc
-from rebasin_core.bilinear import similarity, terms
+from rebasin_core.bilinear import products, similarity
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.bilinear.similarity import SimilarityMatrices
 from rebasin_core.bilinear.terms import Channels
@@ -42,7 +42,7 @@ def problem(name: str) -> tuple[Layout, Channels, Channels]:
 def test_updated_matrices_equal_recomputed_ones(*, name: str, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if large:  # small tensors are treated like large ones: only changed columns are computed, in reused memory
         monkeypatch.setattr(similarity, "_SMALL", 0)
-        monkeypatch.setattr(terms, "_LARGE", 0)
+        monkeypatch.setattr(products, "_LARGE", 0)
     updates: list[bool] = []
     update = SimilarityMatrices._update
 

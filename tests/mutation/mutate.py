@@ -48,6 +48,7 @@ MODULES = {
     "rebasin_core/evaluation/scores.py": ("tests/evaluation", "tests/barriers"),
     "rebasin_core/evaluation/metric.py": ("tests/evaluation", "tests/barriers"),
     "rebasin_core/evaluation/metrics/*.py": ("tests/evaluation",),
+    "rebasin_core/bilinear/products.py": ("tests/bilinear", "tests/matchers"),
     "rebasin_core/bilinear/terms.py": ("tests/bilinear", "tests/matchers"),
     "rebasin_core/bilinear/similarity.py": ("tests/bilinear", "tests/matchers"),
     "rebasin_core/bilinear/unit_similarity.py": ("tests/bilinear", "tests/matchers"),

@@ -19,6 +19,7 @@ from rebasin_core.tensors.files import (
     read_tensors,
     replacing,
     require_writable,
+    without_flushing,
     write_bytes,
     write_json,
     write_tensors,
@@ -69,6 +70,18 @@ def test_the_content_is_flushed_before_the_file_is_renamed(tmp_path: Path, monke
     monkeypatch.setattr(Path, "replace", recorded_rename)
     write_bytes(tmp_path / "x", b"whole")
     assert done == ["content", "name", "folder"]
+
+
+def test_temporary_files_of_one_folder_are_not_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    with without_flushing(tmp_path):
+        write_bytes(tmp_path / "x", b"whole")
+        assert not flushed
+        write_bytes(tmp_path / "inside" / "x", b"whole")
+        assert len(flushed) == 2
+    write_bytes(tmp_path / "x", b"again")
+    assert len(flushed) == 4
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])

@@ -33,6 +33,7 @@ from rebasin_core.studies.kinds.workspace import Workspace
 from rebasin_core.studies.planning.contents import Contents
 from rebasin_core.studies.stage import Stage
 from rebasin_core.studies.store import Store
+from rebasin_core.tensors.files import without_flushing
 from rebasin_core.tensors.memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -157,7 +158,8 @@ class Runner:
         scratch = store.scratch(stage.id)
         with tempfile.TemporaryDirectory(dir=scratch, prefix="result-") as folder, _precision(work):
             start = perf_counter()
-            product = work.compute(Context(self._workspace, stage, sources, Path(folder), scratch))
+            with without_flushing(Path(folder)):  # the store flushes its copies
+                product = work.compute(Context(self._workspace, stage, sources, Path(folder), scratch))
             about = about_now(self._workspace.device, perf_counter() - start)
             store.write(stage.document, product.documents, product.files, about)
         shutil.rmtree(scratch, ignore_errors=True)

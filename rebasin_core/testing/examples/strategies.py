@@ -15,6 +15,7 @@ from rebasin_core.specs.files import FileSpecFactory, GivenSpec, save_spec
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.table import TableSpecFactory
 from rebasin_core.symmetry.layout import Layout
+from rebasin_core.testing.examples.checkpoints import CHECKPOINTS
 from rebasin_core.testing.examples.foreign import FOREIGN
 from rebasin_core.testing.examples.modules import modules
 from rebasin_core.testing.examples.posteriors import POSTERIORS
@@ -44,7 +45,7 @@ def built_in_examples(kind: type[object], folder: Path) -> Sequence[object] | No
     for given in (POSTERIORS, FOREIGN):
         if kind in given:
             return given[kind]()
-    make = _MAKERS.get(kind)
+    make = CHECKPOINTS.get(kind) or _MAKERS.get(kind)
     return None if make is None else make(folder)
 
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from rebasin_core.bilinear import terms
-from rebasin_core.bilinear.terms import Term, Workspace, add_inner_products, rows_of_units, total_product
+from rebasin_core.bilinear import products
+from rebasin_core.bilinear.products import Workspace, add_inner_products, rows_of_units, total_product
+from rebasin_core.bilinear.terms import Term
 from rebasin_core.symmetry import Atom
 
 ATOMS = (Atom(7, "out"), Atom(5, "in"), Atom(9))
@@ -22,7 +23,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_inner_products_are_those_of_einsum(
     *, large: bool, position: int, equation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(terms, "_LARGE", 0 if large else 2**30)
+    monkeypatch.setattr(products, "_LARGE", 0 if large else 2**30)
     term = Term(random(2, 7, 5, 9), random(2, 7, 5, 9, seed=1), ATOMS)
     indices = {"out": torch.tensor([3, 0, 6, 1, 2, 5, 4]), "in": torch.tensor([4, 2, 0, 1, 3])}
     other = "in" if position == 0 else "out"

@@ -1,0 +1,209 @@
+"""Distances between two networks, per tensor and per group, before and after alignment."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from rebasin_core.bilinear.pieces import pieces
+from rebasin_core.bilinear.products import total_product
+from rebasin_core.bilinear.terms import terms_of
+from rebasin_core.symmetry.action import act_on_cell
+from rebasin_core.symmetry.cell import atom_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from torch import Tensor
+
+    from rebasin_core.bilinear.terms import Term
+    from rebasin_core.symmetry.layout import Layout
+    from rebasin_core.symmetry.permutation import Permutation
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Distance:
+    r"""How far two networks $a$ and $b$ are apart in some of their tensors, before and after alignment by $g$.
+
+    Attributes:
+        reference: $\lVert a \rVert^2$.
+        candidate: $\lVert b \rVert^2$; alignment does not change it.
+        before: $\langle a, b \rangle$.
+        after: $\langle a, g\,b \rangle$.
+        size: Number of entries.
+    """
+
+    reference: float = 0.0
+    candidate: float = 0.0
+    before: float = 0.0
+    after: float = 0.0
+    size: int = 0
+
+    def __add__(self, other: Distance) -> Distance:
+        """Return the distance in the tensors of both."""
+        return Distance(
+            self.reference + other.reference,
+            self.candidate + other.candidate,
+            self.before + other.before,
+            self.after + other.after,
+            self.size + other.size,
+        )
+
+    @property
+    def unaligned(self) -> float:
+        r"""Relative distance before alignment.
+
+        $$ \lVert a - b \rVert \big/ \sqrt{(\lVert a \rVert^2 + \lVert b \rVert^2) / 2} $$
+
+        0 for equal networks, and $\sqrt{2}$ for orthogonal ones; NaN if both are zero.
+        """
+        return self._relative(self.before)
+
+    @property
+    def aligned(self) -> float:
+        """Relative distance after alignment."""
+        return self._relative(self.after)
+
+    @property
+    def cosine_before(self) -> float:
+        r"""Cosine similarity $\langle a, b \rangle / (\lVert a \rVert \lVert b \rVert)$ before alignment."""
+        return self._cosine(self.before)
+
+    @property
+    def cosine_after(self) -> float:
+        """Cosine similarity after alignment."""
+        return self._cosine(self.after)
+
+    @property
+    def explained(self) -> float:
+        r"""Removed share of the squared distance: $1 - \lVert a - gb \rVert^2 / \lVert a - b \rVert^2$."""
+        total = self.reference + self.candidate - 2 * self.before
+        return 2 * (self.after - self.before) / total if total > 0 else 0.0
+
+    def _relative(self, product: float) -> float:
+        scale = (self.reference + self.candidate) / 2
+        squared = self.reference + self.candidate - 2 * product
+        return math.sqrt(max(squared, 0.0) / scale) if scale > 0 else math.nan
+
+    def _cosine(self, product: float) -> float:
+        scale = math.sqrt(self.reference) * math.sqrt(self.candidate)
+        return product / scale if scale > 0 else math.nan
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NetworkDistances:
+    """Distances between two networks by tensor.
+
+    Attributes:
+        tensors: The distance of every tensor that both networks have, by name.
+        groups: For each group, the names of the tensors on which it acts.
+    """
+
+    tensors: Mapping[str, Distance]
+    groups: Mapping[str, tuple[str, ...]]
+
+    @property
+    def total(self) -> Distance:
+        """The distance in all tensors."""
+        return sum(self.tensors.values(), Distance())
+
+    @property
+    def permuted(self) -> Distance:
+        """The distance in the tensors on which any group acts."""
+        names = {name for tensors in self.groups.values() for name in tensors}
+        return self.of(names)
+
+    @property
+    def fixed(self) -> Distance:
+        """The distance in the tensors on which no group acts: alignment does not change it."""
+        names = {name for tensors in self.groups.values() for name in tensors}
+        return self.of(name for name in self.tensors if name not in names)
+
+    @property
+    def coverage(self) -> float:
+        """Share of all entries that are in tensors on which a group acts."""
+        size = self.total.size
+        return self.permuted.size / size if size else 0.0
+
+    def of(self, names: Iterable[str]) -> Distance:
+        """Return the distance in some tensors.
+
+        Args:
+            names: Names of tensors.
+
+        Returns:
+            Their distance.
+        """
+        return sum((self.tensors[name] for name in names), Distance())
+
+    def of_group(self, group: str) -> Distance:
+        """Return the distance in the tensors on which a group acts. Most tensors belong to several groups.
+
+        Args:
+            group: Name of the group.
+
+        Returns:
+            The distance.
+        """
+        return self.of(self.groups[group])
+
+
+def network_distances(
+    layout: Layout,
+    reference: Mapping[str, Tensor],
+    candidate: Mapping[str, Tensor],
+    permutation: Permutation | None = None,
+    *,
+    progress: Callable[[str], None] | None = None,
+) -> NetworkDistances:
+    """Return the distances between two networks before and after a permutation of the candidate.
+
+    Tensors are read one at a time, large ones in slices; the permuted candidate is not constructed.
+
+    Args:
+        layout: The groups, and the axes of all tensors.
+        reference: Tensors of the reference by name: parameters, and buffers if wanted.
+        candidate: Tensors of the candidate; names that only one network has are ignored.
+        permutation: The permutation of the candidate; the identity if None.
+        progress: Called with the name of each tensor when it is done.
+
+    Returns:
+        The distances. Products are summed in the precision of the tensors, at least single, and totals in float64.
+    """
+    indices = {} if permutation is None else permutation.indices
+    found: dict[str, Distance] = {}
+    for name, tensor in reference.items():
+        if name in candidate and name in layout.axes and _is_number(tensor) and _is_number(candidate[name]):
+            found[name] = _distance(layout, indices, name, tensor, candidate[name])
+            if progress is not None:
+                progress(name)
+    acting = {name: {atom.group for row in atom_rows(layout.axes[name]) for atom in row} for name in found}
+    groups = {group: tuple(name for name in found if group in acting[name]) for group in layout.groups}
+    return NetworkDistances(found, groups)
+
+
+def _distance(layout: Layout, indices: Mapping[str, Tensor], name: str, left: Tensor, right: Tensor) -> Distance:
+    total = Distance(size=left.numel())
+    for term in terms_of(layout.axes[name], left.unsqueeze(0), right.unsqueeze(0)):
+        before = reference_norm = candidate_norm = 0.0
+        for reference, candidate, _ in pieces(term, {}):
+            reference_norm += total_product(reference, reference)
+            candidate_norm += total_product(candidate, candidate)
+            before += total_product(reference, candidate)
+        after = _aligned_product(layout, indices, term) if indices and term.groups else before
+        total += Distance(reference_norm, candidate_norm, before, after)
+    return total
+
+
+def _aligned_product(layout: Layout, indices: Mapping[str, Tensor], term: Term) -> float:
+    value = 0.0
+    for reference, candidate, done in pieces(term, indices, nested=layout.nesting):
+        value += total_product(reference, act_on_cell(layout, indices, candidate, term.atoms, skip=done))
+    return value
+
+
+def _is_number(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.numel() > 0

@@ -1,0 +1,73 @@
+"""Opening of checkpoints of any registered format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rebasin_core.checkpoints.base import HEAD_BYTES
+from rebasin_core.errors import FileFormatError, PluginError
+from rebasin_core.plugin.registry import default_registry
+from rebasin_core.tensors.arguments import require_path
+from rebasin_core.tensors.reading import reason, regular_size, shown
+
+if TYPE_CHECKING:
+    from rebasin_core.checkpoints.base import CheckpointReader
+    from rebasin_core.checkpoints.checkpoint import Checkpoint
+    from rebasin_core.plugin.registry import Registry
+
+_NUM_SHOWN_BYTES = 16
+
+
+def open_checkpoint(path: Path | str, *, entry: str | None = None, registry: Registry | None = None) -> Checkpoint:
+    """Open the tensors of one network in a file or folder of any registered format.
+
+    The format is determined from the content, not from the name. No code in the files is executed.
+
+    Args:
+        path: The file or folder.
+        entry: Keys of the nested state dict to read, joined by dots, such as ``state_dict``; needed if a file contains
+            several.
+        registry: Registry of readers; all installed plugins if None.
+
+    Returns:
+        The checkpoint. Its tensors are mapped to memory where the format allows it, and read when they are used.
+
+    Raises:
+        FileFormatError: If the path does not exist, is damaged, or has a format that no reader recognizes.
+        InvalidInputError: If there is no such entry, or several and none is given.
+        PluginError: If several readers recognize the format.
+    """
+    require_path(path)
+    given = Path(path)
+    head = _head(given)
+    registry = registry or default_registry()
+    readers: list[CheckpointReader] = [kind() for kind in registry.classes("checkpoint_reader")]
+    found = [reader for reader in readers if reader.recognizes(given, head)]
+    if not found:
+        names = ", ".join(reader.name for reader in readers)
+        message = (
+            f"{shown(given)} is not a checkpoint of a known format ({names}); it starts with "
+            f"{head[:_NUM_SHOWN_BYTES]!r}"
+        )
+        raise FileFormatError(message)
+    if len(found) > 1:
+        labels = " and ".join(f"{r.name!r} of {registry.get(r.family, r.name).status.label}" for r in found)
+        message = f"{shown(given)} is recognized by the readers {labels}; disable one with REBASIN_PLUGINS"
+        raise PluginError(message)
+    return found[0].read(given, entry=entry)
+
+
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a file; empty for a folder."""
+    try:
+        if path.is_dir():
+            return b""
+        regular_size(path)
+        with path.open("rb") as handle:
+            return handle.read(HEAD_BYTES)
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileFormatError):
+            raise
+        message = f"cannot read {shown(path)}: {reason(error)}"
+        raise FileFormatError(message) from error
