@@ -94,7 +94,7 @@ class ProcessPool(AbstractTaskPool):
         """Wait for a task, and remove it from the queue; return None if there are none after shutdown."""
         with self._changed:
             self._num_idle += has_worker
-            # A thread without a worker leaves tasks to idle workers: starting a process takes seconds.
+            # A thread without a worker leaves tasks to idle workers: a process needs seconds to start.
             while len(self._queue) <= (0 if has_worker else self._num_idle):
                 if self._is_shut_down and not self._queue:
                     return None

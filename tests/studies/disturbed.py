@@ -1,7 +1,7 @@
 """Tasks that are killed, stopped or held at chosen numbers, and a command that computes a study with such tasks.
 
-The tasks of a study count themselves with files in the folder of `DISTURBANCES`, in all processes. They then do what
-the file with their number and the ending of an order says. Nothing here depends on the speed of the machine.
+The tasks of a study, in all its processes, number themselves with files in a folder, and follow the orders for their
+numbers, which are files in the same folder. Nothing depends on the speed of the machine.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _numbered(folder: Path) -> int:
 
 
 def disturbed_task(text: str) -> str:
-    """Compute a task, and do what the order for its number says.
+    """Follow the order for the number of a task, and compute it.
 
     The worker of a ``killed`` task dies before it computes anything, and the system stops the worker of a ``hanging``
     task. A ``held`` task waits for a file.

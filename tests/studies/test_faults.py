@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import subprocess
-import threading
 import time
 from pathlib import Path
 
@@ -19,16 +18,18 @@ from typing_extensions import override
 
 from rebasin_core.executors import ProcessesExecutor
 from rebasin_core.studies.engine import scheduler, worker
-from rebasin_core.studies.engine.observer import Observer, Outcome
+from rebasin_core.studies.engine.observer import Observer
 from rebasin_core.studies.stage import Stage
 from rebasin_core.studies.store import Artifact, Store
 from tests.cli import conftest as cli
 from tests.cli.conftest import Called
 from tests.studies.disturbed import FOLDER, disturb, process_of, replace_task
+from tests.studies.kills import end_drivers, kill_workers
 from tests.studies.tiny import (
     DISTURBED,
     SECONDS,
     STUDY,
+    TOTAL,
     command,
     contents,
     count,
@@ -40,8 +41,9 @@ from tests.studies.tiny import (
     write_study,
 )
 
-TOTAL = 24
 called = cli.called  # the fixture
+
+pytestmark = pytest.mark.timeout(300)  # if the machine has other work
 
 WORKERS = ProcessesExecutor(workers=2, threads=1)
 
@@ -109,7 +111,7 @@ def test_killed_and_hanging_workers(
     replace_task(monkeypatch)
     monkeypatch.setattr(scheduler, "monotonic", Clock(disturbances, 8))
     seen = Retries()
-    # The clock also exceeds the timeout of the task that runs beside the hanging one, perhaps several times.
+    # The clock also exceeds the timeout of the other running task, perhaps several times.
     outcome = opened(file, store, timeout=3600.0, retries=100).run(executor=WORKERS, observers=[seen])
     assert (outcome.failures, outcome.blocked, outcome.unfinished) == ({}, (), 0)
     assert any("killed by SIGKILL" in reason for reason in seen.reasons)
@@ -118,19 +120,6 @@ def test_killed_and_hanging_workers(
     assert not workers_of(os.getpid())
     assert contents(store) == undisturbed
     assert not remains(store)
-
-
-def disturb_driver(file: Path, store: Path, seconds: float, number: signal.Signals) -> int:
-    """Signal a command at some time after its start, and return its exit code; no worker survives."""
-    with command(file, store, "--workers", "2") as process:
-        end = time.monotonic() + seconds
-        while process.poll() is None and time.monotonic() < end:
-            time.sleep(0.01)
-        workers = workers_of(process.pid)
-        process.send_signal(number)
-        process.communicate(timeout=SECONDS)
-        wait_until(lambda: not any(map(is_running, workers)))
-        return process.returncode
 
 
 def test_a_killed_driver(file: Path, store: Path, undisturbed: dict[str, object]) -> None:
@@ -325,29 +314,8 @@ def test_a_clock_that_jumps(
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("seed", range(4))
-def test_workers_killed_at_random_moments(file: Path, store: Path, undisturbed: dict[str, object], seed: int) -> None:
-    """Five each time, also while they start."""
-    chooser = random.Random(seed)
-    ended = threading.Event()
-    outcomes: list[Outcome] = []
-
-    def study() -> None:
-        outcomes.append(opened(file, store, retries=20).run(executor=WORKERS))
-        ended.set()
-
-    thread = threading.Thread(target=study)
-    thread.start()
-    kills = 0
-    while kills < 5 and not ended.wait(chooser.uniform(0.1, 3.0)):
-        workers = workers_of(os.getpid())
-        if workers:
-            os.kill(chooser.choice(workers), signal.SIGKILL)
-            kills += 1
-    thread.join(10 * SECONDS)
-    assert (outcomes[0].failures, outcomes[0].unfinished) == ({}, 0)
-    assert contents(store) == undisturbed
-    assert not remains(store)
+def test_workers_killed_at_random_moments(file: Path, undisturbed: dict[str, object]) -> None:
+    kill_workers(file, WORKERS, lambda: workers_of(os.getpid()), undisturbed, kills=20, seed=0)
     assert not workers_of(os.getpid())
 
 
@@ -355,22 +323,10 @@ def test_workers_killed_at_random_moments(file: Path, store: Path, undisturbed: 
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_driver_that_ends_at_random_moments(
-    file: Path, store: Path, undisturbed: dict[str, object], number: signal.Signals
+    file: Path, undisturbed: dict[str, object], number: signal.Signals
 ) -> None:
     """Twenty times, with the same store: from before the first stage to after the last one."""
-    chooser = random.Random(number)
-    for _ in range(20):
-        code = disturb_driver(file, store, chooser.uniform(0.5, 8.0), number)
-        assert code in {-number, 0, 130 if number is signal.SIGINT else 0}
-        if number is signal.SIGINT and code == 130:
-            assert not remains(store)
-        if code == 0:
-            assert contents(store) == undisturbed
-            Store.open(store).remove(chooser.choice(sorted(Store.open(store).ids())))
-    with command(file, store, "--workers", "2") as process:
-        _, errors = process.communicate(timeout=SECONDS)
-        assert process.returncode == 0, errors.decode()
-    assert contents(store) == undisturbed
+    end_drivers(file, undisturbed, "--workers", "2", ends=20, seed=number, number=number)
 
 
 @pytest.mark.nightly
@@ -382,7 +338,7 @@ def test_many_commands_at_the_same_time(file: Path, store: Path, undisturbed: di
         command(file, store) as third,
         command(file, store, "--workers", "2") as fourth,
     ):
-        time.sleep(4)
+        wait_until(lambda: count(store) >= 3)
         fourth.kill()
         for process in (first, second, third):
             _, errors = process.communicate(timeout=3 * SECONDS)

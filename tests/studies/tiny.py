@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from rebasin_core.studies.store import Store
 from rebasin_core.studies.study import Study, load_study
 
-# Regression: scikit-learn, which has the digits, takes a second to import.
+# Regression: scikit-learn, which has the digits, needs a second for its import.
 RUN = """
 data: {name: uci, dataset: toy, root: ROOT}
 architecture: {name: mlp, hidden: [8]}
@@ -35,8 +36,10 @@ scores: true
 matchers: {weight: weight, from_identity: {name: weight, start: identity}}
 retries: 2
 """
+TOTAL = 24
+"""Number of its stages."""
 ROOT = Path(__file__).parents[2]
-SECONDS = 60.0
+SECONDS = 120.0
 """Time after which a command of this study has certainly hung."""
 
 
@@ -77,15 +80,33 @@ def _fields(process: Path) -> list[str]:
 
 def workers_of(driver: int) -> list[int]:
     """Return the worker processes of a process."""
-    found: list[int] = []
+    return [process for process in children_of()[driver] if "rebasin_core.executors.worker" in command_of(process)]
+
+
+def children_of() -> defaultdict[int, list[int]]:
+    """Return the running processes by their parents."""
+    found: defaultdict[int, list[int]] = defaultdict(list)
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             with suppress(OSError):
                 state, parent = _fields(process)[:2]
-                command = (process / "cmdline").read_bytes()
-                if int(parent) == driver and state != "Z" and b"rebasin_core.executors.worker" in command:
-                    found.append(int(process.name))
+                if state != "Z":
+                    found[int(parent)].append(int(process.name))
     return found
+
+
+def descendants(process: int) -> list[int]:
+    """Return the running processes that a process has started, and those that they have started."""
+    found = children_of()[process]
+    return [*found, *(each for child in found for each in descendants(child))]
+
+
+def command_of(process: int) -> str:
+    """Return the command line of a process; empty if it has exited."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def is_running(process: int) -> bool:
@@ -127,7 +148,7 @@ def command(
     workers: set[int] = set()
     try:
         yield process
-        workers.update(workers_of(process.pid))
+        workers.update(descendants(process.pid))
     finally:
         process.kill()
         process.communicate()
