@@ -29,7 +29,7 @@ def shared_pool() -> Iterator[futures.Executor]:
 @pytest.fixture
 def pool(shared_pool: futures.Executor) -> futures.Executor:
     """A pool of one worker; tests that lose the worker find a new one afterwards."""
-    assert shared_pool.submit(tasks.length, "abc").result(60) == 3  # nothing runs, and nothing waits
+    assert shared_pool.submit(tasks.length, "abc").result(60) == 3  # the pool is idle
     return shared_pool
 
 

@@ -1,7 +1,7 @@
 """Tasks that are killed, stopped or held at chosen numbers, and a command that computes a study with such tasks.
 
 The tasks of a study, in all its processes, number themselves with files in a folder, and follow the orders for their
-numbers, which are files in the same folder. Nothing depends on the speed of the machine.
+numbers, which are files in the same folder. The speed of the machine does not matter.
 """
 
 from __future__ import annotations

@@ -106,8 +106,8 @@ def _with_killed_workers(
     return outcomes[0], kills
 
 
-def end_drivers(
-    file: Path, expected: Mapping[str, object], *options: str, ends: int, seed: int, number: signal.Signals
+def stop_drivers(
+    file: Path, expected: Mapping[str, object], *options: str, stops: int, seed: int, number: signal.Signals
 ) -> None:
     """Signal commands that compute one study with one store, and finish it with the same command.
 
@@ -115,17 +115,17 @@ def end_drivers(
         file: The study.
         expected: The contents of the store of an undisturbed study.
         options: Options of the command.
-        ends: Number of commands that do not finish because of the signal.
+        stops: Number of commands that do not finish because of the signal.
         seed: Seed of the moments.
         number: The signal.
     """
     chooser = random.Random(seed)
     store = file.parent / "store"
-    while ends > 0:
-        code = _ended_driver(file, store, options, chooser, number)
+    while stops > 0:
+        code = _stopped_driver(file, store, options, chooser, number)
         assert code in {-number, 0, 130 if number is signal.SIGINT else 0}
         if code != 0:
-            ends -= 1
+            stops -= 1
         else:
             assert contents(store) == expected
             for identity in chooser.sample(sorted(Store.open(store).ids()), 8):
@@ -138,7 +138,7 @@ def end_drivers(
     assert contents(store) == expected
 
 
-def _ended_driver(
+def _stopped_driver(
     file: Path, store: Path, options: tuple[str, ...], chooser: random.Random, number: signal.Signals
 ) -> int:
     """Signal a command at a random moment, and return its exit code; none of its processes survives."""

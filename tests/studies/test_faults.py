@@ -24,7 +24,7 @@ from rebasin_core.studies.store import Artifact, Store
 from tests.cli import conftest as cli
 from tests.cli.conftest import Called
 from tests.studies.disturbed import FOLDER, disturb, process_of, replace_task
-from tests.studies.kills import end_drivers, kill_workers
+from tests.studies.kills import kill_workers, stop_drivers
 from tests.studies.tiny import (
     DISTURBED,
     SECONDS,
@@ -326,7 +326,7 @@ def test_a_driver_that_ends_at_random_moments(
     file: Path, undisturbed: dict[str, object], number: signal.Signals
 ) -> None:
     """Twenty times, with the same store: from before the first stage to after the last one."""
-    end_drivers(file, undisturbed, "--workers", "2", ends=20, seed=number, number=number)
+    stop_drivers(file, undisturbed, "--workers", "2", stops=20, seed=number, number=number)
 
 
 @pytest.mark.nightly

@@ -15,7 +15,7 @@ pytest.importorskip("rebasin_ray")
 import ray
 from rebasin_ray import RayExecutor
 
-from tests.studies.kills import end_drivers, kill_workers, undisturbed_contents
+from tests.studies.kills import kill_workers, stop_drivers, undisturbed_contents
 from tests.studies.tiny import STUDY, command_of, descendants, write_study
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(3000)]
@@ -47,6 +47,6 @@ def test_processes_killed_at_random_moments(tmp_path: Path, undisturbed: dict[st
 
 
 def test_a_driver_killed_at_random_moments(tmp_path: Path, undisturbed: dict[str, object]) -> None:
-    """Its local Ray ends with it."""
+    """Its local Ray exits with it."""
     file = write_study(tmp_path, f"{STUDY}executor: {EXECUTOR.canonical_json()}\n")
-    end_drivers(file, undisturbed, ends=10, seed=0, number=signal.SIGKILL)
+    stop_drivers(file, undisturbed, stops=10, seed=0, number=signal.SIGKILL)

@@ -13,7 +13,7 @@ pytest.importorskip("rebasin_slurm")
 
 from rebasin_slurm import SlurmExecutor
 
-from tests.studies.kills import end_drivers, kill_workers, undisturbed_contents
+from tests.studies.kills import kill_workers, stop_drivers, undisturbed_contents
 from tests.studies.tiny import STUDY, command_of, descendants, wait_until, write_study
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(3000)]
@@ -43,4 +43,4 @@ def test_a_driver_killed_at_random_moments(
     executor: SlurmExecutor, tmp_path: Path, undisturbed: dict[str, object]
 ) -> None:
     file = write_study(tmp_path, f"{STUDY}executor: {executor.canonical_json()}\n")
-    end_drivers(file, undisturbed, ends=10, seed=0, number=signal.SIGKILL)
+    stop_drivers(file, undisturbed, stops=10, seed=0, number=signal.SIGKILL)
