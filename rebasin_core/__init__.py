@@ -20,6 +20,7 @@ from rebasin_core import (
     executors,
     inference,
     matchers,
+    merging,
     posteriors,
     report,
     specs,
@@ -59,6 +60,7 @@ from rebasin_core.evaluation import EvaluationOptions, Likelihood, Metric, Task,
 from rebasin_core.executors import Executor
 from rebasin_core.inference import Inference
 from rebasin_core.matchers import Matcher, MatchOutcome, MatchProblem, MatchResult
+from rebasin_core.merging import MergeMethod
 from rebasin_core.plugin import Registry, default_registry, hookimpl
 from rebasin_core.posteriors import Posterior, PosteriorAdapter, barycenter, kl_divergence, wasserstein_distance
 from rebasin_core.specs import (
@@ -98,6 +100,7 @@ __all__ = [
     "MatchProblem",
     "MatchResult",
     "Matcher",
+    "MergeMethod",
     "Metric",
     "OperatorRules",
     "Path",
@@ -149,6 +152,7 @@ __all__ = [
     "match_many",
     "matchers",
     "merge",
+    "merging",
     "metrics",
     "open_checkpoint",
     "posteriors",

@@ -26,7 +26,17 @@ def test_law_holds_on_a_gpu(check: Check) -> None:
 
 def test_other_devices_only_test_families_that_use_them() -> None:
     checks = conformance_checks("rebasin-core", registry=BUILTIN, device="cuda")
-    families = {"assignment", "barrier", "inference", "likelihood", "matcher", "metric", "path", "posterior"}
+    families = {
+        "assignment",
+        "barrier",
+        "inference",
+        "likelihood",
+        "matcher",
+        "merge_method",
+        "metric",
+        "path",
+        "posterior",
+    }
     assert {check.entry.family for check in checks} == families
     assert all(str(check).endswith(":cuda") for check in checks)
 
@@ -37,7 +47,7 @@ def test_every_family_has_laws() -> None:
 
 def test_exempt_built_in_components() -> None:
     # tests/specs/operators/test_vision.py tests the rules of torchvision's operators. The other laws do not apply to
-    # matchers that minimize a loss on data or compare gradients of sampled networks, to barriers on trained curves, and
-    # to an executor without workers.
+    # matchers that minimize a loss on data or compare gradients of sampled networks, to barriers on trained curves, to
+    # an executor without workers, and to a merge method that drops entries at random.
     exempt = {entry.name for entry in BUILTIN.all() if getattr(entry.kind, "exempt_laws", {})}
-    assert exempt == {"vision", "annealing", "straight_through", "gradient", "curved", "in_process"}
+    assert exempt == {"vision", "annealing", "straight_through", "gradient", "curved", "in_process", "dare"}

@@ -1,8 +1,9 @@
 """Compute and plot R-hat of chains from different seeds, before and after alignment.
 
-    python docs/results/chains.py --posteriors FOLDER --root DATA --figure docs/results/chains.svg
+    rebasin study docs/results/every_method.yaml --only "data=mnist, variant=sghmc" --store STORE
+    python docs/results/chains.py --store STORE --figure docs/results/chains.svg
 
-``FOLDER`` contains the SGHMC posteriors of ``every_method.py --data mnist --only sghmc --posteriors FOLDER``.
+The SGHMC posteriors on MNIST are read from the store of the study.
 """
 
 from __future__ import annotations
@@ -16,24 +17,25 @@ from matplotlib import pyplot as plt
 
 import rebasin_core as rc
 from rebasin_core.evaluation import FunctionalModel
+from rebasin_core.studies.results import read_posteriors
 
 mpl.use("Agg")
+
+STUDY = Path(__file__).with_name("every_method.yaml")
 
 
 def main() -> None:
     """Print the diagnostics, and plot R-hat."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--posteriors", type=Path, required=True)
-    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--store", required=True)
     parser.add_argument("--figure", type=Path, required=True)
     arguments = parser.parse_args()
-    data = rc.build("dataset", name="mnist", root=arguments.root).load()
-    architecture = rc.architectures.MLPArchitecture(hidden=[128, 128])
-    model = architecture.build(data.input_shape, 10)
-    spec = architecture.spec(model)
-    parts = [
-        rc.posteriors.SamplesPosterior.load(arguments.posteriors / f"mnist-sghmc-{seed}.safetensors") for seed in (1, 2)
-    ]
+    study = rc.Study(rc.load_study(STUDY), arguments.store, only=["data=mnist, variant=sghmc"])
+    config = study.plan.cells[0][0].config
+    data = config.data.load()
+    model = config.architecture.build(data.input_shape, 10)
+    spec = config.architecture.spec(model)
+    parts = [found.posterior for found in read_posteriors(study)]
     chains = rc.posteriors.SamplesPosterior(
         {name: torch.cat([q.samples[name] for q in parts]) for name in parts[0].mean},
         chains=torch.cat([parts[0].chains, parts[1].chains + 2]),

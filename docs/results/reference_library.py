@@ -4,7 +4,7 @@
     python docs/results/reference_library.py --root DATA --output reference.jsonl [--splits 5]
 
 A 784-128-128-10 network on Fashion-MNIST, and a network with one hidden layer of 50 units on two UCI datasets, as in
-`every_method.py` and `uci_posteriors.py`. One chain each. SGHMC has the learning rate 0.01 and the friction 0.1 per
+`every_method.yaml` and `uci_posteriors.yaml`. One chain each. SGHMC has the learning rate 0.01 and the friction 0.1 per
 step, in the library's parameters ``lr = 0.1`` and ``alpha = 1`` (for UCI 0.002: ``lr = 0.0447``, ``alpha = 2.236``).
 """
 
@@ -16,9 +16,8 @@ import time
 from pathlib import Path
 
 import torch
-from every_method import scores, write
+from comparison import image_scores, regression_scores, write
 from rebasin_posteriors import PosteriorsSGHMC, PosteriorsSGLD, PosteriorsVI
-from uci_posteriors import score, unit_of
 
 import rebasin_core as rc
 
@@ -50,7 +49,7 @@ def images(root: Path, output: Path) -> None:
         train, start = data.train.batches(128, shuffle_seed=1), time.time()
         fit = method.fit(model, train, generator=torch.Generator().manual_seed(1))
         found = {"set": "fashion_mnist", "method": label, "seconds": round(time.time() - start)}
-        write(output, found | scores(fit.posterior, model, data.test))
+        write(output, found | image_scores(fit.posterior, model, data))
 
 
 def regressions(chosen: list[str], root: Path, output: Path, splits: int) -> None:
@@ -59,14 +58,13 @@ def regressions(chosen: list[str], root: Path, output: Path, splits: int) -> Non
     for name in chosen:
         for split in range(splits):
             data = rc.build("dataset", name="uci", dataset=name, root=root, split=split).load()
-            unit = unit_of(root, name, split)
             for label, method in methods(400, 0.01, 0.002, 1.0).items():
                 model = architecture.build(data.input_shape, 2, generator=torch.Generator().manual_seed(split))
                 train, start = data.train.batches(32, shuffle_seed=split), time.time()
                 generator = torch.Generator().manual_seed(split)
                 fit = method.fit(model, train, likelihood="heteroscedastic", generator=generator)
                 found = {"set": name, "method": label, "split": split, "seconds": round(time.time() - start)}
-                write(output, found | score(fit.posterior, model, data.test, unit))
+                write(output, found | regression_scores(fit.posterior, model, data))
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
     pip install torch-uncertainty
     python docs/results/reference_loops.py --root DATA --output loops.jsonl [--splits 3]
 
-Networks, data, batches, optimizers and initializations are those of `every_method.py` (Fashion-MNIST) and
-`uci_posteriors.py`. The reference is trained by ten lines of PyTorch. Its posterior (SWAG, snapshots, MC dropout) and
-predictions are those of torch-uncertainty; its scores are computed by `torch.distributions` and torchmetrics.
+Networks, data, batches and optimizers are those of `every_method.yaml` (Fashion-MNIST) and `uci_posteriors.yaml`. The
+reference is trained by ten lines of PyTorch from the same initialization. Its posterior (SWAG, snapshots, MC dropout)
+and predictions are those of torch-uncertainty; its scores are computed by `torch.distributions` and torchmetrics.
 ``max_difference`` is the largest absolute difference between trained weights, for methods with equal steps.
 """
 
@@ -20,15 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from every_method import methods as image_methods
-from every_method import scores, write
+from comparison import image_scores, methods_of, regression_scores, write
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torch.nn import functional
 from torch_uncertainty.methods import SWAG, CheckpointCollector, mc_dropout
 from torchmetrics.classification import MulticlassCalibrationError
-from uci_posteriors import METHODS as REGRESSION_METHODS
-from uci_posteriors import score, unit_of
 
 import rebasin_core as rc
 
@@ -140,7 +137,7 @@ def max_difference(posterior: rc.Posterior, reference: nn.Module, method: str) -
     return max((trained[name] - parameter).abs().max().item() for name, parameter in reference.named_parameters())
 
 
-def image_scores(outputs: Tensor, targets: Tensor) -> dict[str, float]:
+def image_scores_of(outputs: Tensor, targets: Tensor) -> dict[str, float]:
     """Return NLL, accuracy, ECE (15 bins) and Brier score of the predictive distribution."""
     predictive = outputs.softmax(-1).mean(0)
     return {
@@ -166,7 +163,7 @@ def heteroscedastic(outputs: Tensor) -> Independent:
     return Independent(Normal(mean, 1e-3 + functional.softplus(raw)), 1)
 
 
-def regression_scores(outputs: Tensor, targets: Tensor, unit: float) -> dict[str, float]:
+def regression_scores_of(outputs: Tensor, targets: Tensor, unit: float) -> dict[str, float]:
     """Return RMSE and NLL of the predictive distribution, in the units of the targets."""
     members = outputs.movedim(0, 1)
     mixture = MixtureSameFamily(Categorical(torch.ones_like(members[..., 0])), heteroscedastic(members))
@@ -197,13 +194,13 @@ def images(root: Path, output: Path, chosen: list[str]) -> None:
             data.input_shape, 10, generator=torch.Generator().manual_seed(1)
         )
         problem = Problem(model, data, 128, 1, functional.cross_entropy, 1e-3, 0.1, 0.2, epochs)
-        posterior, outputs, found = compare(problem, method, image_methods(1.0)[method], "categorical")
+        posterior, outputs, found = compare(problem, method, methods_of("every_method.yaml")[method], "categorical")
         line = {"set": "fashion_mnist", "method": method} | found
         write(
             output,
             line
-            | {"rebasin_core": scores(posterior, model, data.test)}
-            | {"reference": image_scores(outputs, data.test.targets)},
+            | {"rebasin_core": image_scores(posterior, model, data)}
+            | {"reference": image_scores_of(outputs, data.test.targets)},
         )
 
 
@@ -214,7 +211,6 @@ def regressions(root: Path, output: Path, splits: int, chosen: list[str]) -> Non
     for name in ("concrete", "energy"):
         for split in range(splits):
             data = doubled(rc.build("dataset", name="uci", dataset=name, root=root, split=split).load())
-            unit = unit_of(root, name, split)
             for method in chosen:
                 model = rc.architectures.MLPArchitecture(hidden=[50]).build(
                     data.input_shape, 2, generator=torch.Generator().manual_seed(split)
@@ -224,13 +220,17 @@ def regressions(root: Path, output: Path, splits: int, chosen: list[str]) -> Non
                     return -heteroscedastic(outputs).log_prob(targets).mean()
 
                 problem = Problem(model, data, 32, split, loss, 0.01, 1.0, 0.05, epochs, decays=True)
-                posterior, outputs, found = compare(problem, method, REGRESSION_METHODS[method], "heteroscedastic")
+                posterior, outputs, found = compare(
+                    problem, method, methods_of("uci_posteriors.yaml")[method], "heteroscedastic"
+                )
                 line = (
                     {"set": name, "split": split, "method": method}
                     | found
-                    | {"rebasin_core": score(posterior, model, data.test, unit)}
+                    | {"rebasin_core": regression_scores(posterior, model, data)}
                 )
-                write(output, line | {"reference": regression_scores(outputs, data.test.targets, unit)})
+                write(
+                    output, line | {"reference": regression_scores_of(outputs, data.test.targets, data.target.scale[0])}
+                )
 
 
 def main() -> None:

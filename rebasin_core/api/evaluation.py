@@ -13,7 +13,7 @@ from rebasin_core.evaluation.task import require_task
 from rebasin_core.tensors.noise import random_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import torch
 
@@ -86,6 +86,7 @@ def score(
     task: Task,
     *,
     num_samples: int = 64,
+    target_scale: Sequence[float] = (),
     evaluation: EvaluationOptions | None = None,
     generator: torch.Generator | None = None,
 ) -> PredictiveScores:
@@ -95,6 +96,8 @@ def score(
         posterior: A posterior; anything that `as_posterior` accepts.
         task: Model, data and likelihood.
         num_samples: Number of posterior samples, at least 1; a single network is run once.
+        target_scale: Numbers by which the dimensions of the targets were divided (`Target.scale` of a dataset), for
+            scores in the original units in addition.
         evaluation: How sampled networks are evaluated: method, precision, sample allocation.
         generator: Random number generator; seeded with 0 if None.
 
@@ -103,7 +106,8 @@ def score(
         error and more.
 
     Raises:
-        InvalidInputError: If posterior, model and data do not fit each other, or a loss is not finite.
+        InvalidInputError: If posterior, model and data do not fit each other, a loss is not finite, or the scale does
+            not fit the targets.
 
     Examples:
         >>> import torch
@@ -117,6 +121,6 @@ def score(
     distribution = as_posterior(posterior, model=task.model)
     seed = 0 if generator is None else random_seed(generator)
     evaluator = Evaluator(task, distribution, num_samples=num_samples, seed=seed, options=evaluation)
-    scores = PredictiveScores.estimate(evaluator, distribution)
+    scores = PredictiveScores.estimate(evaluator, distribution, target_scale=target_scale)
     warn_of(scores.notes, stacklevel=2)
     return scores

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
 
 import torch
 from tqdm import tqdm
@@ -18,13 +18,16 @@ from rebasin_core.posteriors.divergence import squared_moment_distance
 from rebasin_core.specs.base import require_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.permutation import Permutation
+
+ManyStart: TypeAlias = Literal["identity", "first", "best"]
+"""Initial permutations of a joint alignment."""
 
 
 @final
@@ -35,8 +38,8 @@ class ManyMatch:
     Attributes:
         permutations: $P_k$, the permutation of network $k$ to the shared ordering.
         posteriors: The permuted posteriors.
-        trace: Mean squared distance to the barycenter (over means and standard deviations), before the first round and
-            after each round; non-increasing.
+        trace: Mean squared distance to the barycenter (over means and standard deviations), before the alignment, after
+            matching with the first network if this is the start, and after each round; no round increases it.
     """
 
     permutations: tuple[Permutation, ...]
@@ -72,6 +75,7 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
     spec: PermutationSpec,
     *,
     matcher: Matcher | str | Mapping[str, object] = "wasserstein",
+    start: ManyStart = "identity",
     max_rounds: int = 20,
     task: Task | None = None,
     generator: torch.Generator | None = None,
@@ -90,6 +94,10 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
             or a mixture, with its weights.
         spec: Permutation symmetries of the network.
         matcher: A registered name (``frank_wolfe``, ...), a mapping with ``name`` and options, or an instance.
+        start: Initial permutations: ``identity``; ``first``, for which each network is matched with the first one; or
+            ``best``, both, of which the result with the smaller mean squared distance is returned. Networks in several
+            clusters, such as the samples of several chains, can remain unaligned from ``identity``: the barycenter of
+            the others is then dominated by the network's own cluster.
         max_rounds: Maximum number of rounds, at least 0.
         task: Network module and data, for matchers that run the network, and for inputs that need the module in
             `as_posterior`.
@@ -100,7 +108,8 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
         The permutations, and the permuted posteriors.
 
     Raises:
-        InvalidInputError: If there is no network, or the networks do not fit each other or the specification.
+        InvalidInputError: If there is no network, the networks do not fit each other or the specification, or the start
+            is unknown.
 
     References:
         S. Ainsworth, J. Hayase, S. Srinivasa (2023), "Git Re-Basin", ICLR, arXiv 2209.04836, algorithm 2 (MergeMany).
@@ -126,21 +135,27 @@ def match_many(  # ruff: ignore[too-many-arguments] - the problem's parts, keywo
     if not given or max_rounds < 0:
         message = f"expected at least one network and `max_rounds` of at least 0, got {len(given)} and {max_rounds!r}"
         raise InvalidInputError(message)
+    if start not in get_args(ManyStart):
+        message = f"expected `start` among {get_args(ManyStart)}, got {start!r}"
+        raise InvalidInputError(message)
     strategy = as_matcher(matcher)
     generator = generator or torch.Generator().manual_seed(0)
     held = None if task is None else task.held()
-    joint = _JointAlignment(given, weights.tolist(), spec)
-    trace = [mean_squared_distance(joint.permuted, weights.tolist())]
-    for _ in tqdm(range(max_rounds), desc="match many", leave=False, disable=not progress):
-        for k in torch.randperm(len(given), generator=generator, device=generator.device).tolist():
-            center = joint.barycenter_of_others(k)
-            if center is not None:
-                step = strategy.match(center, joint.permuted[k], spec, task=held, generator=generator)
-                joint.update_if_closer(k, step.permutation, center)
-        trace.append(mean_squared_distance(joint.permuted, weights.tolist()))
-        if trace[-1] >= trace[-2]:
-            break
-    return ManyMatch(tuple(joint.permutations), tuple(joint.permuted), tuple(trace))
+
+    def permutation(reference: Posterior, candidate: Posterior) -> Permutation:
+        return strategy.match(reference, candidate, spec, task=held, generator=generator).permutation.to("cpu")
+
+    found: list[ManyMatch] = []
+    for name in ("identity", "first") if start == "best" else (start,):
+        joint = _JointAlignment(given, weights.tolist(), spec, permutation)
+        if name == "first":
+            joint.match_with_first()
+        for _ in tqdm(range(max_rounds), desc="match many", leave=False, disable=not progress):
+            joint.match_with_others(torch.randperm(len(given), generator=generator, device=generator.device).tolist())
+            if joint.trace[-1] >= joint.trace[-2]:
+                break
+        found.append(ManyMatch(tuple(joint.permutations), tuple(joint.permuted), tuple(joint.trace)))
+    return min(found, key=lambda match: match.trace[-1])
 
 
 def mean_squared_distance(posteriors: Sequence[Posterior], weights: Sequence[float]) -> float:
@@ -161,13 +176,36 @@ def mean_squared_distance(posteriors: Sequence[Posterior], weights: Sequence[flo
 class _JointAlignment:
     """Networks, their current permutations to the shared ordering, and the permuted networks."""
 
-    def __init__(self, given: Sequence[Posterior], weights: Sequence[float], spec: PermutationSpec) -> None:
+    def __init__(
+        self,
+        given: Sequence[Posterior],
+        weights: Sequence[float],
+        spec: PermutationSpec,
+        match: Callable[[Posterior, Posterior], Permutation],
+    ) -> None:
         self._given = given
         self._weights = weights
+        self._match = match
         self.permutations = [spec.identity()] * len(given)
         self.permuted = list(given)
+        self.trace = [mean_squared_distance(given, weights)]
 
-    def barycenter_of_others(self, index: int) -> Posterior | None:
+    def match_with_first(self) -> None:
+        """Match every network with the first one."""
+        for k in range(1, len(self._given)):
+            self.permutations[k] = self._match(self._given[0], self._given[k])
+            self.permuted[k] = self.permutations[k].apply(self._given[k])
+        self.trace.append(mean_squared_distance(self.permuted, self._weights))
+
+    def match_with_others(self, order: Sequence[int]) -> None:
+        """Match every network with the barycenter of the others, in an order."""
+        for k in order:
+            center = self._barycenter_of_others(k)
+            if center is not None:
+                self._update_if_closer(k, self._match(center, self.permuted[k]), center)
+        self.trace.append(mean_squared_distance(self.permuted, self._weights))
+
+    def _barycenter_of_others(self, index: int) -> Posterior | None:
         """Return the barycenter of all networks but one; None if their weights are zero."""
         others = [k for k in range(len(self._given)) if k != index]
         weights = [self._weights[k] for k in others]
@@ -175,9 +213,9 @@ class _JointAlignment:
             return None
         return barycenter_or_moments([self.permuted[k] for k in others], weights)[0]
 
-    def update_if_closer(self, index: int, step: Permutation, center: Posterior) -> None:
+    def _update_if_closer(self, index: int, step: Permutation, center: Posterior) -> None:
         """Permute a network if that decreases its distance to the barycenter of the others."""
-        permutation = self.permutations[index].compose(step.to("cpu"))
+        permutation = self.permutations[index].compose(step)
         candidate = permutation.apply(self._given[index])
         if squared_moment_distance(center, candidate) < squared_moment_distance(center, self.permuted[index]):
             self.permutations[index] = permutation

@@ -17,7 +17,12 @@ from rebasin_core.evaluation.normalization import BatchStatistics
 from rebasin_core.evaluation.predictive import held_batches
 from rebasin_core.evaluation.repair import ActivationMoments, ActivationRepair
 from rebasin_core.evaluation.task import model_of, require_task
+from rebasin_core.merging.base import MergeMethod
+from rebasin_core.merging.mean import MeanMerge
+from rebasin_core.merging.streaming import StreamingMerge
+from rebasin_core.plugin.registry import default_registry
 from rebasin_core.posteriors.barycenters import barycenter, barycenter_or_moments
+from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.specs.base import require_spec
 from rebasin_core.tensors.files import write_bytes
@@ -44,16 +49,16 @@ RepairName: TypeAlias = Literal["reset", "repair"]
 @final
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """Average of several networks or posteriors.
+    """Result of merging several networks or posteriors.
 
     Attributes:
         posterior: The merged network or posterior.
         permutations: Permutation that was applied to each member; the identity for the reference.
-        members: Indices of the averaged networks in the input, in the order in which they were added.
-        is_barycenter: Whether `posterior` is the 2-Wasserstein barycenter. If none is registered for these classes of
-            posteriors, it is false and `posterior` is their `moment_barycenter`.
-        effects: For each network, the loss at the midpoint between it and the reference, before and after the matcher's
-            alignment. None for the reference, without data, and if the loss could not be evaluated.
+        members: Indices of the merged networks in the input, in the order in which they were added.
+        is_barycenter: Whether `posterior` is the 2-Wasserstein barycenter. It is false for methods other than ``mean``,
+            and if no barycenter is registered for these classes of posteriors; then it is their `moment_barycenter`.
+        effects: For each network, the loss at the midpoint between it and the reference (or the base), before and after
+            the matcher's alignment. None for the reference, without data, and if the loss could not be evaluated.
     """
 
     posterior: Posterior
@@ -67,40 +72,51 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
     networks: Sequence[PosteriorLike],
     spec: PermutationSpec,
     *,
+    method: MergeMethod | str | Mapping[str, object] = "mean",
+    base: PosteriorLike | None = None,
     matcher: Matcher | str | Mapping[str, object] | None = "wasserstein",
     reference: int = 0,
     weights: Weights | None = None,
+    seed: int = 0,
     repair: RepairName | None = None,
     task: Task | None = None,
     keep: Keep = "best",
     generator: torch.Generator | None = None,
 ) -> Merged:
-    """Merge two or more networks or posteriors: align them with one of them, and average.
+    """Merge two or more networks or posteriors: align them with one of them or with their base, and merge.
 
-    The average is the 2-Wasserstein barycenter: for single networks, the mean of the parameters. If no barycenter is
-    registered for these classes of posteriors, it is their `moment_barycenter`, and `Merged.is_barycenter` is false.
+    The method ``mean`` is the 2-Wasserstein barycenter: for single networks, the mean of the parameters. If no
+    barycenter is registered for these classes of posteriors, it is their `moment_barycenter`, and
+    `Merged.is_barycenter` is false. The other methods merge single networks, tensor by tensor.
 
     Args:
         networks: At least one network or posterior; anything that `as_posterior` accepts.
         spec: Permutation symmetries of the network. They are not checked here; see `check_spec`.
-        matcher: A registered name, a mapping with ``name`` and options, or an instance; None to average without
+        method: Merge method: a registered name (``mean``, ``task_arithmetic``, ``ties``, ``dare``, ``slerp``,
+            ``karcher``, ``model_stock``, ...), a mapping with ``name`` and options, or an instance.
+        base: Network from which the others were fine-tuned, for methods that merge differences from it. All networks
+            are then aligned with the base.
+        matcher: A registered name, a mapping with ``name`` and options, or an instance; None to merge without
             alignment.
-        reference: Index of the network that all others are aligned with.
-        weights: Weight of each network, or a mapping from patterns of tensor names to such weights (layer-wise); equal
-            if None.
+        reference: Index of the network that all others are aligned with; 0 if there is a ``base``.
+        weights: Weight of each network, or a mapping from patterns of tensor names to such weights (layer-wise). If
+            None, 1 for each; most methods normalize weights to sum 1 (`MergeMethod.weighting`).
+        seed: Seed of methods with random numbers (``dare``).
         repair: ``reset`` recomputes batch-normalization statistics. ``repair`` (REPAIR) first rescales each unit to the
-            average of the networks' activation means and standard deviations. For single networks; needs ``task``.
+            average of the networks' activation means and standard deviations (with ``weights``, unless they are
+            coefficients). For single networks; needs ``task``.
         task: Network module and data, for the repair and for matchers that run the network. Statistics are computed
             from its calibration data.
-        keep: With a ``task``, as for `align`: ``best`` averages the unpermuted network, with an `AlignmentWarning`, if
-            its alignment raises the loss at the midpoint; ``aligned`` always averages the aligned network.
+        keep: With a ``task``, as for `align`: ``best`` merges the unpermuted network, with an `AlignmentWarning`, if
+            its alignment raises the loss at the midpoint; ``aligned`` always merges the aligned network.
         generator: Random number generator of the matcher; seeded with 0 if None.
 
     Returns:
         The merged posterior, and the permutations.
 
     Raises:
-        InvalidInputError: If networks do not fit each other or the specification, or ``repair`` lacks a ``task``.
+        InvalidInputError: If networks do not fit each other, the specification or the method, the base is missing or
+            superfluous, or ``repair`` lacks a ``task``.
 
     References:
         S. Ainsworth et al. (2023), "Git Re-Basin", ICLR, arXiv 2209.04836. M. Wortsman et al. (2022), "Model soups",
@@ -117,31 +133,101 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         [1.0, 3.0]
     """
     require_spec(spec)
+    strategy = as_merge_method(method)
     model = model_of(task)
-    posteriors = as_posteriors(networks, model=model, spec=spec)
-    if not 0 <= reference < len(posteriors):
+    every = as_posteriors([*networks, *([] if base is None else [base])], model=model, spec=spec)
+    posteriors = every if base is None else every[:-1]
+    center = reference if base is None else len(posteriors)
+    if not 0 <= reference < len(posteriors) or (base is not None and reference != 0):
         message = (
-            f"expected at least one network, and the index of one as `reference`; got {len(posteriors)} networks and "
-            f"{reference!r}"
+            f"expected at least one network, and the index of one as `reference` (0 with a base); got "
+            f"{len(posteriors)} networks{'' if base is None else ', a base'} and {reference!r}"
         )
         raise InvalidInputError(message)
+    strategy.require_inputs(len(posteriors), has_base=base is not None)
     held = None if task is None else task.held()
-    aligned = list(posteriors)
-    permutations = [spec.identity()] * len(posteriors)
-    effects: list[AlignmentEffect | None] = [None] * len(posteriors)
+    aligned = [_Aligned(posterior, spec.identity()) for posterior in posteriors]
     if matcher is not None:
-        strategy = as_matcher(matcher)
+        with_matcher = as_matcher(matcher)
         for index, posterior in enumerate(posteriors):
-            if index != reference:
-                found = strategy.match(posteriors[reference], posterior, spec, task=held, generator=generator)
+            if index != center:
+                found = with_matcher.match(every[center], posterior, spec, task=held, generator=generator)
+                effect = None
                 if held is not None:
-                    found, effects[index] = select_alignment(found, posteriors[reference], posterior, held, keep)
-                permutations[index] = found.permutation
-                aligned[index] = found.apply(posterior)
-    result, is_barycenter = barycenter_or_moments(aligned, weights)
+                    found, effect = select_alignment(found, every[center], posterior, held, keep)
+                aligned[index] = _Aligned(found.apply(posterior), found.permutation, effect)
+    networks_to_merge = [own.posterior for own in aligned]
+    if strategy == MeanMerge():
+        result, is_barycenter = barycenter_or_moments(networks_to_merge, weights)
+    else:
+        result = _merged_points(strategy, networks_to_merge, weights, None if base is None else every[-1], seed)
+        is_barycenter = False
     if repair is not None:
-        result = _repaired(aligned, result, repair, weights, held)
-    return Merged(result, tuple(permutations), tuple(range(len(posteriors))), is_barycenter, tuple(effects))
+        shares = None if strategy.weighting == "coefficients" else weights
+        result = _repaired(networks_to_merge, result, repair, shares, held)
+    return Merged(
+        result,
+        tuple(own.permutation for own in aligned),
+        tuple(range(len(posteriors))),
+        is_barycenter,
+        tuple(own.effect for own in aligned),
+    )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Aligned:
+    """A network with the permutation that was applied to it, and the effect of the alignment if it was estimated."""
+
+    posterior: Posterior
+    permutation: Permutation
+    effect: AlignmentEffect | None = None
+
+
+def as_merge_method(method: MergeMethod | str | Mapping[str, object]) -> MergeMethod:
+    """Return a merge method.
+
+    Args:
+        method: A registered name, a mapping with ``name`` and options, or an instance.
+
+    Returns:
+        The method.
+
+    Raises:
+        UnknownNameError: If no method has that name.
+        ConfigError: If options are invalid.
+    """
+    if isinstance(method, MergeMethod):
+        return method
+    built: MergeMethod = default_registry().build("merge_method", method)
+    return built
+
+
+def _merged_points(
+    method: MergeMethod, aligned: Sequence[Posterior], weights: Weights | None, base: Posterior | None, seed: int
+) -> PointPosterior:
+    """Merge single networks; raise if one is a posterior, or their tensors differ."""
+    every = [*aligned, *([] if base is None else [base])]
+    for posterior in every:
+        if not posterior.is_point:
+            message = (
+                f"expected single networks for the merge method {method.name!r}, got a {posterior.kind!r} posterior; "
+                "merge posteriors by the method 'mean', or pass their means"
+            )
+            raise InvalidInputError(message)
+        require_same_tensors(every[0].shared_mean(), posterior.shared_mean(), "a network")
+        require_same_tensors(every[0].buffers, posterior.buffers, "the buffers of a network")
+    tensors = [{**posterior.shared_mean(), **posterior.buffers} for posterior in every]
+    buffers = every[0].buffers
+    merge_of = StreamingMerge(
+        method,
+        [own.__getitem__ for own in tensors[: len(aligned)]],
+        weights=weights,
+        base=None if base is None else tensors[-1].__getitem__,
+        buffers=buffers,
+        seed=seed,
+    )
+    return PointPosterior(dict(merge_of.tensors(every[0].shared_mean())), buffers=dict(merge_of.tensors(buffers)))
 
 
 def _repaired(

@@ -79,8 +79,8 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
     """Align the members of an ensemble, the draws of chains, or the components of a mixture with each other.
 
     With a ``reference``, every sample is matched with that sample. Without, all samples are jointly aligned
-    (`match_many`). Under a permutation-invariant prior the exact posterior is invariant as well, so the permuted
-    samples have the same posterior density.
+    (`match_many` with ``start="best"``). Under a permutation-invariant prior the exact posterior is invariant as well,
+    and the permuted samples have the same posterior density.
 
     Args:
         samples: A set of samples, a mixture, or a sequence of at least one network or posterior (anything that
@@ -121,6 +121,7 @@ def align_samples(  # ruff: ignore[too-many-arguments] - the problem's parts, ke
             given,
             spec,
             matcher=matcher,
+            start="best",
             max_rounds=max_rounds,
             task=task,
             generator=generator,

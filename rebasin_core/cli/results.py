@@ -36,12 +36,14 @@ def results(  # ruff: ignore[too-many-arguments, too-many-positional-arguments] 
     The table has the mean barriers over pairs of posteriors, and over the cells that differ in other factors only.
     Errors account for networks that several pairs share. Names of factors can be shortened to their last part. Without
     --group-by, rows are grouped by all factors. Figures show the barrier against the first name of --group-by, in one
-    figure for each combination of levels of the others. The command also works while the study is computed.
+    figure for each combination of levels of the others. For a study without pairs, the table has the mean scores of the
+    posteriors. The command also works while the study is computed.
     """
     study = Study(load_study(file), store, name=str(file.absolute()), only=only)
     found = read_results(study)
     names = [name.strip() for name in group_by.split(",") if name.strip()]
-    click.echo(found.group_by(*names).text(width=terminal_width()))
+    table = found.group_by(*names) if study.plan.curves else found.scores_by(*names)
+    click.echo(table.text(width=terminal_width()))
     for note in found.notes:
         click.echo(f"\nNote: {note}")
     if found.missing:

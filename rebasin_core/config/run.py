@@ -107,6 +107,10 @@ class RunConfig(Options):
     matchers: Annotated[tuple[Matcher, ...], MinLen(1)] = (WeightMatcher(), WassersteinMatcher())
     """Matchers to compare, each applied separately; their names must differ."""
 
+    align_samples: Matcher | None = None
+    """Matcher that aligns the samples of each posterior with each other before posteriors are matched
+    (`rebasin_core.align_samples`); none if not given. Its posteriors must be samples or mixtures."""
+
     barrier: BarrierEstimator = MarginalizedBarrier()
     """The barrier estimator."""
 

@@ -45,7 +45,7 @@ RESERVED = frozenset({
     *("height_stderr", "height_data_stderr", "height_bias", "location", "interior_excess", "interior_location"),
     *("reference_loss", "midpoint_loss", "candidate_loss", "baseline", "score_name", "reference_score"),
     *("midpoint_score", "candidate_score", "distance", "objective", "seconds", "match_seconds", "threads", "device"),
-    *("torch", "notes", "id", "member"),
+    *("torch", "notes", "id", "member", "train_seconds"),
 })
 """Names of columns in tables of results, which factors cannot have."""
 
@@ -101,7 +101,7 @@ class StudyConfig(Options):
     """
 
     base: RunConfig
-    """The run of which all cells are variations."""
+    """The run of which all cells are variations. `seeds` or `posteriors` replace its reference and candidate."""
 
     grid: dict[str, Annotated[list[Any] | dict[LevelName, Overrides], BeforeValidator(as_factor)]] = Field(
         default_factory=dict
@@ -265,6 +265,17 @@ class StudyConfig(Options):
         if any(reference == candidate for reference, candidate in self.pairs_of_members()):
             message = "expected pairs of two different posteriors"
             raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _no_posteriors_of_base(self) -> Self:
+        """Require that no file and no inference method of the base's own posteriors is ignored."""
+        for role in () if self.posteriors else ("reference", "candidate"):
+            source: PosteriorSource = getattr(self.base, role)
+            option = "path" if source.path is not None else "inference" if source.inference is not None else None
+            if option is not None:
+                remedy = "list the posteriors of the study under `posteriors`, or remove the option"
+                raise problem_at(("base", role), f"`{option}` has no effect, since `seeds` replace it; {remedy}")
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, final
@@ -22,10 +23,24 @@ class Target:
     Attributes:
         kind: ``"classification"`` or ``"regression"``.
         output_size: Number of classes, or number of target dimensions.
+        scale: Numbers by which the dimensions of the targets were divided, such as their standard deviations; empty if
+            the targets are in their original units.
+
+    Raises:
+        DataError: If the scale does not have one positive number for each dimension of a regression target.
     """
 
     kind: Literal["classification", "regression"]
     output_size: int
+    scale: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise if the scale does not fit the targets."""
+        fits = self.kind == "regression" and len(self.scale) == self.output_size
+        if self.scale and not (fits and all(0 < number < math.inf for number in self.scale)):
+            expected = f"{self.output_size} positive numbers" if self.kind == "regression" else "none for class labels"
+            message = f"expected `scale` to have {expected}, got {self.scale!r}"
+            raise DataError(message)
 
 
 @final

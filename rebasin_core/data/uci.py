@@ -32,7 +32,8 @@ class UCISource(DataSource):
     The dataset is either a file ``<dataset>.npz`` with arrays ``x`` ``[n, d]``, ``y`` ``[n]`` and ``test_index``
     ``[splits, m]``, or the text files of the published splits: ``<dataset>/data/data.txt`` with
     ``index_features.txt``, ``index_target.txt`` and ``index_test_<split>.txt`` in the same folder. Inputs ``[N, d]``
-    and targets ``[N, 1]`` are standardized with the statistics of the training examples.
+    and targets ``[N, 1]`` are standardized with the statistics of the training examples. The standard deviation of the
+    targets is the `scale` of the `Target`, with which scores are converted to their original units.
 
     Raises:
         ConfigError: If an option is invalid.
@@ -132,9 +133,12 @@ def _split(x: NDArray[np.float64], y: NDArray[np.float64], test: NDArray[np.int6
     train_y = y[~is_test]
     # Constant columns have standard deviation zero; dividing by 1 leaves them at zero.
     scale = np.where(train_x.std(0) > 0, train_x.std(0), 1.0)
+    unit = float(train_y.std()) or 1.0
     inputs = torch.from_numpy((x - train_x.mean(0)) / scale).float()
-    targets = torch.from_numpy((y - train_y.mean()) / (train_y.std() or 1.0)).float().unsqueeze(1)
+    targets = torch.from_numpy((y - train_y.mean()) / unit).float().unsqueeze(1)
     mask = torch.from_numpy(is_test)
     return DataSplits(
-        Examples(inputs[~mask], targets[~mask]), Examples(inputs[mask], targets[mask]), Target("regression", 1)
+        Examples(inputs[~mask], targets[~mask]),
+        Examples(inputs[mask], targets[mask]),
+        Target("regression", 1, (unit,)),
     )

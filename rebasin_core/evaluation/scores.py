@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
+import torch
+
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.likelihoods import AbstractRegressionLikelihood
 from rebasin_core.evaluation.loss import LossEstimate
@@ -18,6 +20,10 @@ from rebasin_core.evaluation.metrics import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
     from rebasin_core.evaluation.evaluator import Evaluator
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.predictive import Predictions
@@ -44,7 +50,8 @@ class PredictiveScores:
         values: Other scores by name. Classification: ``accuracy``, ``brier``, ``ece`` (15 bins of equal width),
             ``entropy`` (of the predictive, mean over examples, nats), ``mutual_information`` (between target and
             weights, nats). Regression: ``rmse`` and ``crps``, in units of the targets. Other likelihoods: the mean
-            score.
+            score. With a ``target_scale`` also ``nll_original``, ``rmse_original`` and ``crps_original``, in the
+            original units of the targets.
         bins: For classification, ``count``, ``confidence`` and ``accuracy`` of each bin (`reliability`); else None.
         nll_bias: Estimated upward bias of `nll` due to the finite number of samples.
         effective_samples: Effective number of samples of the loss of an example: the median over examples.
@@ -64,44 +71,60 @@ class PredictiveScores:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def estimate(cls, evaluator: Evaluator, posterior: Posterior) -> PredictiveScores:
+    def estimate(
+        cls, evaluator: Evaluator, posterior: Posterior, *, target_scale: Sequence[float] = ()
+    ) -> PredictiveScores:
         """Return the scores of a posterior.
 
         Args:
             evaluator: Evaluator of the model on the data.
             posterior: The posterior.
+            target_scale: As for `of`.
 
         Returns:
             The scores.
 
         Raises:
-            InvalidInputError: If the posterior does not match the model, or a loss is not finite.
+            InvalidInputError: If the posterior does not match the model, a loss is not finite, or the scale does not
+                fit the targets.
         """
         regression = isinstance(evaluator.likelihood, AbstractRegressionLikelihood)
-        return cls.of(evaluator.predictions(posterior, keep_outputs=regression), evaluator.likelihood)
+        predictions = evaluator.predictions(posterior, keep_outputs=regression)
+        return cls.of(predictions, evaluator.likelihood, target_scale=target_scale)
 
     @classmethod
-    def of(cls, predictions: Predictions, likelihood: Likelihood) -> PredictiveScores:
-        """Return the scores of predictions.
+    def of(
+        cls, predictions: Predictions, likelihood: Likelihood, *, target_scale: Sequence[float] = ()
+    ) -> PredictiveScores:
+        r"""Return the scores of predictions.
+
+        With standardized targets $y / s$ the density of the original targets is smaller by the factor
+        $\prod_k s_k$, so their negative log likelihood is larger by $\sum_k \log s_k$.
 
         Args:
             predictions: Predictions, as from `evaluation.predict`; for regression with ``keep_outputs=True``.
             likelihood: The likelihood of the predictions.
+            target_scale: Numbers by which the dimensions of the targets were divided (`Target.scale`). If given, scores
+                in the original units are added.
 
         Returns:
             The scores.
 
         Raises:
-            InvalidInputError: If a loss is not finite, or outputs are missing.
+            InvalidInputError: If a loss is not finite, outputs are missing, or the scale does not have one positive
+                number for each dimension of numeric targets.
         """
+        scale = _checked_scale(target_scale, predictions, likelihood)
         estimate = LossEstimate.of(predictions)
         bins: dict[str, list[float]] | None = None
         if likelihood.targets == "classes":
             values, bins = _classification_scores(predictions, estimate)
         elif isinstance(likelihood, AbstractRegressionLikelihood):
-            values = _regression_scores(predictions, likelihood)
+            values = _regression_scores(predictions, likelihood, scale)
         else:
             values = {estimate.score_name: estimate.score}
+        if scale is not None:
+            values = {"nll_original": estimate.loss + scale.log().sum().item(), **values}
         effective = estimate.effective_samples
         return cls(
             nll=estimate.loss,
@@ -142,15 +165,36 @@ def _classification_scores(
     return values, bins
 
 
-def _regression_scores(predictions: Predictions, likelihood: AbstractRegressionLikelihood) -> dict[str, float]:
+def _regression_scores(
+    predictions: Predictions, likelihood: AbstractRegressionLikelihood, scale: Tensor | None
+) -> dict[str, float]:
     outputs, targets = predictions.outputs, predictions.targets
     if outputs is None or targets is None:
         message = "the scores of a regression need the outputs of each network; pass `keep_outputs=True` to `predict`"
         raise InvalidInputError(message)
-    mean, scale = likelihood.moments(outputs.flatten(0, 1))
+    mean, stddev = likelihood.moments(outputs.flatten(0, 1))
     means = mean.unflatten(0, outputs.shape[:2])
-    scales = scale.unflatten(0, outputs.shape[:2])
-    return {
+    stddevs = stddev.unflatten(0, outputs.shape[:2])
+    found = {
         "rmse": math.sqrt(predictions.score.mean().item()),
-        "crps": gaussian_mixture_crps(means, scales, targets).mean().item(),
+        "crps": gaussian_mixture_crps(means, stddevs, targets).mean().item(),
     }
+    if scale is None:
+        return found
+    unit = scale.to(means)
+    errors = unit.double() * (predictions.prediction - targets).double()
+    crps = gaussian_mixture_crps(unit * means, unit * stddevs, unit * targets).mean().item()
+    return {**found, "rmse_original": math.sqrt(errors.square().mean().item()), "crps_original": crps}
+
+
+def _checked_scale(scale: Sequence[float], predictions: Predictions, likelihood: Likelihood) -> Tensor | None:
+    """Return the scale of the targets in float64; None if there is none."""
+    if not scale:
+        return None
+    targets = predictions.targets
+    size = targets.shape[-1] if likelihood.targets == "numbers" and targets is not None else 0
+    if len(scale) != size or not all(0 < number < math.inf for number in scale):
+        expected = f"{size} positive numbers" if size else f"none for the likelihood {likelihood.name!r}"
+        message = f"expected `target_scale` to have {expected}, got {tuple(scale)!r}"
+        raise InvalidInputError(message)
+    return torch.tensor(scale, dtype=torch.float64)

@@ -129,6 +129,14 @@ def rebasin_posterior_adapters() -> Sequence[type[Any]]:
 
 
 @hookimpl
+def rebasin_merge_methods() -> Sequence[type[Any]]:
+    """Return the merge methods."""
+    from rebasin_core import merging
+
+    return _exported(merging, merging.MergeMethod)
+
+
+@hookimpl
 def rebasin_trackers() -> Sequence[type[Any]]:
     """Return the trackers."""
     from rebasin_core import tracking

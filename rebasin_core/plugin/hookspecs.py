@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rebasin_core.executors.base import Executor
     from rebasin_core.inference.base import Inference
     from rebasin_core.matchers.base import Matcher
+    from rebasin_core.merging.base import MergeMethod
     from rebasin_core.posteriors.adapter import PosteriorAdapter
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import SpecFactory
@@ -96,6 +97,10 @@ class HookSpecs:
         """Return the classes of adapters that convert objects of other libraries to posteriors."""
 
     @hookspec
+    def rebasin_merge_methods(self) -> Sequence[type[MergeMethod]]:
+        """Return the classes of merge methods."""
+
+    @hookspec
     def rebasin_trackers(self) -> Sequence[type[Tracker]]:
         """Return the classes of trackers."""
 
@@ -139,6 +144,7 @@ HOOKS: dict[str, str] = {
     "posterior": "rebasin_posteriors",
     "posterior_adapter": "rebasin_posterior_adapters",
     "executor": "rebasin_executors",
+    "merge_method": "rebasin_merge_methods",
     "tracker": "rebasin_trackers",
     "checkpoint_reader": "rebasin_checkpoint_readers",
 }

@@ -19,6 +19,7 @@ from rebasin_core.evaluation.metric import Metric
 from rebasin_core.executors.base import Executor
 from rebasin_core.inference.base import Inference
 from rebasin_core.matchers.base import Matcher
+from rebasin_core.merging.base import MergeMethod
 from rebasin_core.plugin.discovery import PluginStatus, hook_error, load_plugins, new_manager
 from rebasin_core.plugin.hook_results import checked_classes, name_of
 from rebasin_core.plugin.hookspecs import HOOKS
@@ -44,6 +45,7 @@ INTERFACES: Mapping[str, type[Any]] = {
     "inference": Inference,
     "likelihood": Likelihood,
     "matcher": Matcher,
+    "merge_method": MergeMethod,
     "metric": Metric,
     "path": Path,
     "posterior": Posterior,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias, final
 
@@ -10,10 +11,11 @@ import torch
 
 from rebasin_core.errors import InvalidInputError, NoClosedFormError
 from rebasin_core.tensors.arguments import raise_wrong_type, require_sequence
-from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_MAX_LENGTH = 120
 
 Weights: TypeAlias = Sequence[float] | Mapping[str, Sequence[float]]
 """One weight per posterior, or a mapping from patterns of tensor names to such weights (the first match applies)."""
@@ -30,12 +32,38 @@ def normalized_weights(weights: Tensor, count: int) -> Tensor:
         The weights divided by their sum.
 
     Raises:
-        InvalidInputError: If the number of weights is not K, one is negative, or all are zero.
+        InvalidInputError: If the number of weights is not K, one is negative or infinite, or all are zero.
     """
-    if tuple(weights.shape) != (count,) or not bool((weights >= 0).all()) or not weights.sum().item() > 0:
-        message = f"expected {count} nonnegative weights, not all zero, got {shown(weights)}"
+    total = weights.sum().item()
+    if tuple(weights.shape) != (count,) or not bool((weights >= 0).all()) or not 0 < total < math.inf:
+        message = f"expected {count} nonnegative weights, finite and not all zero, got {_listed(weights)}"
         raise InvalidInputError(message)
     return weights / weights.sum()
+
+
+def finite_coefficients(coefficients: Tensor, count: int) -> Tensor:
+    """Return coefficients unchanged; raise unless there are K finite ones.
+
+    Args:
+        coefficients: ``[K]``, of any sign.
+        count: Expected number K.
+
+    Returns:
+        The coefficients.
+
+    Raises:
+        InvalidInputError: If the number of coefficients is not K, or one is infinite or NaN.
+    """
+    if tuple(coefficients.shape) != (count,) or not bool(coefficients.isfinite().all()):
+        message = f"expected {count} finite coefficients, got {_listed(coefficients)}"
+        raise InvalidInputError(message)
+    return coefficients
+
+
+def _listed(numbers: Tensor) -> str:
+    """Return numbers for a message, in one line of limited length."""
+    text = str(numbers.tolist())
+    return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]}..."
 
 
 def require_weights(weights: Weights | None) -> None:
@@ -58,25 +86,28 @@ def require_weights(weights: Weights | None) -> None:
 
 @final
 class TensorWeights:
-    """Weights of K posteriors, normalized to sum 1 for each tensor.
+    """Weights of K posteriors for each tensor, normalized to sum 1 unless they are coefficients.
 
     Args:
-        weights: One nonnegative weight per posterior, or a mapping from name patterns to such weights; equal if None.
+        weights: One weight per posterior, or a mapping from name patterns to such weights; if None, 1 for each before
+            they are normalized.
         count: Number K of posteriors.
+        relative: Whether weights are nonnegative and normalized to sum 1. If false, they are finite coefficients of any
+            sign, which are not changed.
 
     Raises:
-        InvalidInputError: If the number of weights is not K, one is negative, or all are zero.
+        InvalidInputError: If the number of weights is not K, or a weight is negative or not finite, or all are zero.
     """
 
-    def __init__(self, weights: Weights | None, count: int) -> None:
+    def __init__(self, weights: Weights | None, count: int, *, relative: bool = True) -> None:
         require_weights(weights)
         given = weights if weights is not None else [1.0] * count
         by_pattern = given if isinstance(given, Mapping) else {"*": given}
+        checked = normalized_weights if relative else finite_coefficients
         self._by_pattern = {
-            pattern: normalized_weights(torch.tensor(list(own), dtype=torch.float64), count)
-            for pattern, own in by_pattern.items()
+            pattern: checked(torch.tensor(list(own), dtype=torch.float64), count) for pattern, own in by_pattern.items()
         }
-        self._equal = torch.full((count,), 1 / count, dtype=torch.float64)
+        self._equal = checked(torch.ones(count, dtype=torch.float64), count)
 
     def require_uniform(self, label: str) -> Tensor:
         """Return the weights if they are the same for all tensors; raise otherwise.
@@ -105,9 +136,17 @@ class TensorWeights:
             name: Name of the tensor.
 
         Returns:
-            Weights ``[K]``, in float64; equal if no pattern matches.
+            Weights ``[K]``, in float64; equal (coefficients: 1 for each) if no pattern matches.
         """
         return next((own for p, own in self._by_pattern.items() if fnmatch.fnmatchcase(name, p)), self._equal)
+
+    def all(self) -> list[Tensor]:
+        """Return the weights of all patterns.
+
+        Returns:
+            Weights ``[K]`` in float64, for each pattern.
+        """
+        return list(self._by_pattern.values())
 
     def mean(self, each: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Return weighted means of tensors.
@@ -120,11 +159,12 @@ class TensorWeights:
         """
         means: dict[str, Tensor] = {}
         for name, first in each[0].items():
-            if not first.is_floating_point():
+            if not (first.is_floating_point() or first.is_complex()):
                 means[name] = first.clone()
                 continue
-            total = torch.zeros_like(first, dtype=torch.float64)
+            wide = torch.complex128 if first.is_complex() else torch.float64
+            total = torch.zeros_like(first, dtype=wide)
             for weight, tensors in zip(self.of(name).tolist(), each, strict=True):
-                total += weight * tensors[name].to(first.device).double()
+                total += weight * tensors[name].to(first.device, wide)
             means[name] = total.to(first.dtype)
         return means

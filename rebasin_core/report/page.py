@@ -52,6 +52,7 @@ _CAPTIONS = {
 }
 _SCORE_HEADINGS = {
     "nll": "NLL|(nats)",
+    "nll_original": "NLL|(original units)",
     "nll_stderr": "NLL|MC s.e.",
     "nll_bias": "NLL|bias",
     "nll_data_stderr": "NLL|data s.e.",
@@ -63,6 +64,8 @@ _SCORE_HEADINGS = {
     "mutual_information": "mutual|information (nats)",
     "rmse": "RMSE",
     "crps": "CRPS",
+    "rmse_original": "RMSE|(original units)",
+    "crps_original": "CRPS|(original units)",
 }
 
 

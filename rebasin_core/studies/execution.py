@@ -130,8 +130,7 @@ def _prepared(plan: RunPlan, workspace: Workspace, contents: Contents) -> Prepar
     """Check the run before any computation and before any file is written."""
     stored = workspace.store.ids()
     preparation = Preparation(workspace, contents, stored)
-    sources = (plan.roles["posterior/reference"], plan.roles["posterior/candidate"])
-    preparation.check(plan.cell, [stage for stage in sources if stage.id not in stored])
+    preparation.check(plan.cell, [stage for stage in plan.cell.origins.values() if stage.id not in stored])
     return preparation
 
 

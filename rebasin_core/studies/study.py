@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, final
 
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.config.run import RunConfig
 from rebasin_core.config.study import StudyConfig
-from rebasin_core.errors import DamagedArtifactError, MissingArtifactError
+from rebasin_core.errors import DamagedArtifactError, MissingArtifactError, RebasinError, TrackingWarning
 from rebasin_core.plugin.discovery import CORE
 from rebasin_core.plugin.registry import Registry, default_registry
 from rebasin_core.studies.engine.display import Display
@@ -27,6 +29,8 @@ from rebasin_core.studies.engine.tracking import TrackingObserver
 from rebasin_core.studies.kinds.workspace import Workspace
 from rebasin_core.studies.planning.contents import Contents
 from rebasin_core.studies.planning.study import StudyPlan
+from rebasin_core.studies.results.figures import write_figures
+from rebasin_core.studies.results.reading import read_results
 from rebasin_core.studies.store import Store
 from rebasin_core.studies.store.layout import root_of
 from rebasin_core.tensors.arguments import raise_wrong_type
@@ -182,8 +186,10 @@ class Study:
         with ExitStack() as stack:
             watching = [*observers, *([Display()] if progress else [])]
             if self.config.trackers:
+                # Entered first, and therefore deleted after the trackers are closed.
+                folder = Path(stack.enter_context(TemporaryDirectory(prefix="rebasin-")))
                 tracking = stack.enter_context(open_trackers(self.config.trackers, self._info(needed)))
-                watching.append(TrackingObserver(tracking, self._factors()))
+                watching.append(TrackingObserver(tracking, self._factors(), lambda: self._figures(folder)))
             chosen = executor or self.config.executor
             return Scheduler(self.plan.graph, self.store, chosen, settings, watching).run(self.plan.targets, stored)
 
@@ -196,8 +202,9 @@ class Study:
         unfinished = sorted({result.cell for result in self.plan.results if result.stage in open_ids})
         posteriors: dict[int, dict[str, Stage]] = {index: {} for index in unfinished}
         for posterior in self.plan.posteriors:
-            if posterior.stage in open_ids:
-                posteriors[posterior.cell][posterior.stage] = self.plan.graph[posterior.stage]
+            origin = self.plan.cells[posterior.cell][1].origins[posterior.stage]
+            if origin.id in open_ids:
+                posteriors[posterior.cell][origin.id] = origin
         for index, stages in posteriors.items():
             preparation.check(self.plan.cells[index][1], list(stages.values()))
         return preparation
@@ -237,12 +244,24 @@ class Study:
         name = Path(self.name).stem
         return StudyInfo(identity, name, settings, graph.counts(), reused, self.store.address, version(CORE))
 
+    def _figures(self, folder: Path) -> dict[str, Path]:
+        """Draw the figures of the results if a tracker uses them. Results are stored, so a problem is a warning."""
+        if not any(tracker.uses_files for tracker in self.config.trackers):
+            return {}
+        try:
+            return {path.name: path for path in write_figures(read_results(self), folder)}
+        except RebasinError as error:
+            message = f"no figures are sent to trackers: {error}"
+            warnings.warn(message, TrackingWarning, stacklevel=2)
+            return {}
+
     def _factors(self) -> dict[str, dict[str, object]]:
         """Return the factors of the stages: the levels of the first cell that contains them, and the pair."""
         found: dict[str, dict[str, object]] = {}
         for posterior in self.plan.posteriors:
-            cell = self.plan.cells[posterior.cell][0]
-            found.setdefault(posterior.stage, {**cell.factors, "posterior": posterior.member})
+            cell, plan = self.plan.cells[posterior.cell]
+            for identity in (posterior.stage, plan.origins[posterior.stage].id):
+                found.setdefault(identity, {**cell.factors, "posterior": posterior.member})
         for scores in self.plan.scores:
             cell = self.plan.cells[scores.cell][0]
             found.setdefault(scores.stage, {**cell.factors, "posterior": scores.member, "split": scores.split})

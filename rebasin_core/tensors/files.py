@@ -63,7 +63,7 @@ def replacing(path: Path | str) -> Generator[Path]:
         temporary.replace(target)
         temporary = None
         if durable:
-            _flush_folder(target.parent)
+            flush_folder(target.parent)
     except OSError as error:
         message = f"cannot write {shown(target)}: {reason(error)}. Check the free space and the folder's permissions"
         raise StorageError(message) from error
@@ -290,7 +290,7 @@ def _flush(path: Path) -> None:
         os.fsync(written.fileno())
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Flush the folder's entries to the disk, if the system can open folders."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

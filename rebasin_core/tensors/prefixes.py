@@ -14,6 +14,8 @@ Shape: TypeAlias = "tuple[int, ...]"
 # Names of the network that are compared with all names of the file to find possible prefixes. Rare names are
 # more informative: an embedding occurs once, a bias in every layer.
 _NUM_PROBES = 8
+# Number of prefixes for each of these names; those that leave most of both names in common come first.
+_NUM_PER_PROBE = 256
 # A prefix is tried first on this number of names, which are spaced evenly: mixtures of experts have 100,000 names.
 _NUM_TRIED = 64
 # Number of prefixes that are tried on all names.
@@ -54,6 +56,11 @@ class Renaming:
             The name; None if ``name`` does not have the prefix.
         """
         return self.removed + name[len(self.added) :] if name.startswith(self.added) else None
+
+    @property
+    def num_parts(self) -> int:
+        """The number of parts of both prefixes."""
+        return self.removed.count(".") + self.added.count(".")
 
     @property
     def complexity(self) -> int:
@@ -180,8 +187,8 @@ def _candidates(network: NamesOfNetwork, given: Mapping[str, Shape]) -> Iterator
     }
     rare = sorted((spelling for spelling in found if found[spelling]), key=lambda spelling: len(found[spelling]))
     for spelling in rare[:_NUM_PROBES]:
-        for name in found[spelling]:
-            yield Renaming(*split_common(name, spelling))
+        renamings = {Renaming(*split_common(name, spelling)) for name in found[spelling]}
+        yield from sorted(renamings, key=lambda renaming: (renaming.num_parts, renaming))[:_NUM_PER_PROBE]
 
 
 def _one_of_each_shape(network: NamesOfNetwork) -> Iterator[tuple[str, str]]:

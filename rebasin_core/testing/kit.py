@@ -24,6 +24,7 @@ from rebasin_core.testing import (  # ruff: ignore[unused-import] - their import
     inference_laws,
     likelihood_laws,
     matcher_laws,
+    merge_laws,
     metric_laws,
     model_laws,
     pair_laws,
@@ -39,7 +40,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _CPU = torch.device("cpu")
-_ON_DEVICES = frozenset({"assignment", "barrier", "inference", "likelihood", "matcher", "metric", "path", "posterior"})
+_ON_DEVICES = frozenset({
+    "assignment",
+    "barrier",
+    "inference",
+    "likelihood",
+    "matcher",
+    "merge_method",
+    "metric",
+    "path",
+    "posterior",
+})
 
 
 @final

@@ -107,4 +107,6 @@ def _events(folder: Path) -> Sequence[StageEvent | StageFailure | StudySummary]:
         files={"loss curve.svg": figure, "missing.svg": folder / "missing.svg"},
     )
     failed = StageFailure(kind="match", label="wide, 1-3", id="c3" * 32, error="ValueError: ü", attempts=3, log="x\n")
-    return measured, trained, failed, StudySummary(computed=2, reused=1, failed=1, blocked=3, seconds=2.0)
+    files = {"barrier.svg": figure, "missing.png": folder / "missing.png"}
+    summary = StudySummary(computed=2, reused=1, failed=1, blocked=3, seconds=2.0, files=files)
+    return measured, trained, failed, summary

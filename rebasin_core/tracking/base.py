@@ -36,6 +36,11 @@ class Tracker(Strategy):
     close_seconds: ClassVar[float] = 60.0
     """Longest time, in seconds, that a finished study waits for one call of the recorder."""
 
+    @property
+    def uses_files(self) -> bool:
+        """Whether the recorder uses attached files. Figures are drawn only if a tracker of the study uses them."""
+        return False
+
     @final
     def open(self, study: StudyInfo) -> Tracking:
         """Open a connection for one study.

@@ -162,6 +162,9 @@ class StudySummary(AbstractEvent):
         seconds: Duration of the study.
         work_seconds: Sum of the durations of the computed stages.
         interrupted: Whether the study was interrupted.
+        files: Figures of the results that may be attached, by name, such as ``barrier_width.svg``; they must not be
+            changed, and are deleted after the recorder is closed. Empty if no stage was computed, the study was
+            interrupted, or no tracker uses files.
     """
 
     computed: int
@@ -171,6 +174,7 @@ class StudySummary(AbstractEvent):
     seconds: float = 0.0
     work_seconds: float = 0.0
     interrupted: bool = False
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 def as_json(value: object) -> JSON:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO, final
 
@@ -56,7 +57,7 @@ class _Recorder(AbstractRecorder):
 
     @override
     def study_finished(self, summary: StudySummary) -> None:
-        self._write("study_finished", summary)
+        self._write("study_finished", replace(summary, files={}))  # they are deleted
 
     @override
     def close(self) -> None:

@@ -74,7 +74,8 @@ class _Recorder(AbstractRecorder):
 
     @override
     def study_finished(self, summary: StudySummary) -> None:
-        self._study.add_text("summary", _table({name: str(value) for name, value in summary.to_json().items()}))
+        counts = {name: str(value) for name, value in summary.to_json().items() if name != "files"}
+        self._study.add_text("summary", _table(counts))
 
     @override
     def close(self) -> None:

@@ -46,6 +46,58 @@ def test_alignments_are_cycle_consistent() -> None:
     assert cycle.is_identity
 
 
+def two_chains() -> tuple[rc.posteriors.SamplesPosterior, rc.PermutationSpec, rc.Permutation]:
+    """Return four samples each of two chains around similar networks, and the permutation of the second chain."""
+    architecture = rc.architectures.MLPArchitecture(hidden=[16, 16])
+    generator = torch.Generator().manual_seed(0)
+    model = architecture.build((6,), 3, generator=generator).double()
+    spec = architecture.spec(model)
+    first = {name: p.detach() for name, p in model.named_parameters()}
+
+    def noise(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.std() * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+
+    planted = spec.random_permutation(generator=generator)
+    similar = {name: 0.7 * tensor + math.sqrt(1 - 0.7**2) * noise(tensor) for name, tensor in first.items()}
+    draws = [
+        {name: tensor + 0.02 * noise(tensor) for name, tensor in center.items()}
+        for center in (first, planted.apply(similar))
+        for _ in range(4)
+    ]
+    samples = {name: torch.stack([draw[name] for draw in draws]) for name in first}
+    return rc.posteriors.SamplesPosterior(samples), spec, planted
+
+
+def test_chains_are_aligned_although_samples_of_one_chain_dominate_the_barycenter_of_the_others() -> None:
+    samples, spec, planted = two_chains()
+    stuck = rc.match_many(samples, spec)
+    assert all(permutation.is_identity for permutation in stuck.permutations)
+    found = rc.align_samples(samples, spec)
+    for k in range(4):
+        assert found.permutations[k] == found.permutations[0]
+        relative = found.permutations[4 + k].compose(found.permutations[0].inverse())
+        assert relative == planted.inverse()
+    assert found.mean_squared_distances[-1] < 0.5 * stuck.trace[-1]
+
+
+def test_the_best_start_is_the_better_of_both() -> None:
+    samples, spec, _ = two_chains()
+    for given in (samples, scrambled()[0]):
+        layout = spec if given is samples else network().spec
+        last = {start: rc.match_many(given, layout, start=start).trace[-1] for start in ("identity", "first")}
+        best = rc.match_many(given, layout, start="best")
+        assert best.trace[-1] == pytest.approx(min(last.values()))
+        assert all(b <= a + 1e-9 for a, b in zip(best.trace[1:], best.trace[2:], strict=False))
+
+
+def test_an_unknown_start_is_an_error() -> None:
+    samples, spec, _ = two_chains()
+    with pytest.raises(
+        rc.errors.InvalidInputError, match=r"expected `start` among .*'identity', 'first', 'best'.* got 'greedy'"
+    ):
+        rc.match_many(samples, spec, start="greedy")  # type: ignore[arg-type] # the error is tested
+
+
 def test_alignment_preserves_the_predictive() -> None:
     samples, _ = scrambled()
     case = network()
@@ -261,7 +313,7 @@ def test_align_samples_equals_match_many_for_all_forms_of_networks(form: str) ->
     }
     given = forms[form]
     found = rc.align_samples(given, spec)
-    expected = rc.match_many(given, spec, matcher="weight", max_rounds=10)
+    expected = rc.match_many(given, spec, matcher="weight", start="best", max_rounds=10)
     assert found.permutations == expected.permutations
     assert found.mean_squared_distances == pytest.approx(expected.trace)
     assert found.mean_squared_distances[-1] < 1e-12 < found.mean_squared_distances[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import rebasin_core as rc
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import InvalidInputError, UnknownNameError
 
 INPUTS = 6
 
@@ -72,6 +73,87 @@ def test_repaired_activations_are_the_mean_of_the_networks(networks: list[nn.Mod
     torch.testing.assert_close(stddev(merged.posterior.mean), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(InvalidInputError, match=r"a `task`; got 'reset' for a .* and no task"):
         rc.merge(networks, spec, repair="reset")
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare", "model_stock"])
+def test_networks_are_aligned_with_their_base(method: str, networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
+    base = {name: parameter.detach() for name, parameter in networks[0].named_parameters()}
+    g = torch.Generator().manual_seed(1)
+    tuned = [{n: t + 0.01 * torch.randn(t.shape, generator=g) for n, t in base.items()} for _ in range(2)]
+    expected = rc.merge(tuned, spec, method=method, base=base, matcher=None)
+    permuted = [spec.random_permutation(generator=g).apply(network) for network in tuned]
+    found = rc.merge(permuted, spec, method=method, base=base)
+    assert not any(p.is_identity for p in found.permutations)
+    assert not found.is_barycenter
+    for name, start in base.items():
+        torch.testing.assert_close(found.posterior.mean[name], expected.posterior.mean[name])
+        assert not torch.equal(found.posterior.mean[name], start)
+
+
+def test_options_weights_and_seed_of_a_method(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
+    base, first, second = ({n: p.detach() for n, p in network.named_parameters()} for network in networks)
+    options = {"name": "task_arithmetic", "scale": 0.5}
+    found = rc.merge(
+        [first, second], spec, method=options, base=base, matcher=None, weights={"layers.0.*": [0.2, -0.4]}
+    )
+    for name, start in base.items():
+        w = (0.1, -0.2) if name.startswith("layers.0.") else (0.5, 0.5)
+        wanted = start + w[0] * (first[name] - start) + w[1] * (second[name] - start)
+        torch.testing.assert_close(found.posterior.mean[name], wanted)
+    drawn = [rc.merge([first], spec, method="dare", base=base, matcher=None, seed=s).posterior.mean for s in (1, 1, 2)]
+    assert torch.equal(drawn[0]["layers.0.weight"], drawn[1]["layers.0.weight"])
+    assert not torch.equal(drawn[0]["layers.0.weight"], drawn[2]["layers.0.weight"])
+
+
+def test_the_mean_method_is_the_barycenter(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
+    tensors = [dict(network.named_parameters()) for network in networks]
+    found = rc.merge(networks, spec, method=rc.merging.MeanMerge(), matcher=None, weights=[1, 2, 3])
+    assert found.is_barycenter
+    for name, mean in found.posterior.mean.items():
+        merged = rc.merging.MeanMerge().merge(name, [own[name] for own in tensors], [1, 2, 3])
+        torch.testing.assert_close(mean, merged)
+
+
+def test_repair_of_a_merge_with_coefficients(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
+    task = rc.Task(networks[0], examples())
+    found = rc.merge(
+        networks[1:],
+        spec,
+        method={"name": "task_arithmetic", "scale": 0.5},
+        base=networks[0],
+        weights=[0.5, -0.1],
+        task=task,
+        repair="repair",
+        keep="aligned",
+    )
+    x = torch.cat([x for x, _ in examples()])
+
+    def stddev(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return (x @ tensors["layers.0.weight"].T + tensors["layers.0.bias"]).std(0, correction=0)
+
+    aligned = [p.apply(dict(n.named_parameters())) for p, n in zip(found.permutations, networks[1:], strict=True)]
+    wanted = torch.stack([stddev({n: t.detach() for n, t in own.items()}) for own in aligned]).mean(0)
+    torch.testing.assert_close(stddev(found.posterior.mean), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_wrong_methods_and_bases(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'ties'"):
+        rc.merge(networks, spec, method="tie")
+    with pytest.raises(InvalidInputError, match="expected a base network for the merge method 'ties', got none"):
+        rc.merge(networks, spec, method="ties")
+    with pytest.raises(InvalidInputError, match="expected no base network for the merge method 'mean', got one"):
+        rc.merge(networks, spec, base=networks[0])
+    with pytest.raises(InvalidInputError, match="`reference` \\(0 with a base\\); got 3 networks, a base and 1"):
+        rc.merge(networks, spec, method="ties", base=networks[0], reference=1)
+    mean = {name: parameter.detach() for name, parameter in networks[0].named_parameters()}
+    gaussian = rc.posteriors.DiagonalGaussianPosterior(mean, {n: torch.ones_like(t) for n, t in mean.items()})
+    with pytest.raises(
+        InvalidInputError, match=r"expected single networks .* 'slerp', got a 'diagonal_gaussian' posterior"
+    ):
+        rc.merge([gaussian, networks[0]], spec, method="slerp")
+    other = {**mean, "layers.1.bias": torch.zeros(5)}
+    with pytest.raises(InvalidInputError, match=r"layers\.1\.bias"):
+        rc.merge([mean, other], spec, method="slerp", matcher=None)
 
 
 def test_a_soup_excludes_a_bad_network(networks: list[nn.Module], spec: rc.PermutationSpec) -> None:

@@ -73,6 +73,18 @@ def test_tables_files_and_figures(tmp_path: Path, called: Called) -> None:
     assert aligned.seconds == artifact.about["seconds"]
 
 
+def test_a_study_without_pairs_has_a_table_of_scores(tmp_path: Path, called: Called) -> None:
+    (tmp_path / "s.yaml").write_text(FILE + "pairs: none\n")
+    assert not rc.Study(rc.load_study(tmp_path / "s.yaml"), tmp_path / "rebasin-store").run().failures
+    code, output, errors = called("results", "s.yaml", "--group-by", "width", cwd=tmp_path)
+    assert (code, errors) == (0, "")
+    group = read_results(rc.Study(rc.load_study(tmp_path / "s.yaml"), tmp_path / "rebasin-store")).scores_by().groups[0]
+    mean = group.means["accuracy"]
+    assert f"{mean.mean:.4f} ± {mean.stderr:.4f}" in output
+    assert mean.stderr > 0
+    assert group.means["train_seconds"].mean > 0
+
+
 def test_unknown_names_are_errors(tmp_path: Path, called: Called) -> None:
     (tmp_path / "s.yaml").write_text(FILE)
     code, _, errors = called("results", "s.yaml", "--group-by", "widht", cwd=tmp_path)

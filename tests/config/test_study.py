@@ -142,6 +142,24 @@ def test_errors_have_the_line_and_the_way_out(text: str, message: str, tmp_path:
         load(BASE + text, tmp_path).cells()
 
 
+@pytest.mark.parametrize(
+    ("role", "option", "value"), [("reference", "path", "a.safetensors"), ("candidate", "inference", "map")]
+)
+def test_posteriors_of_the_base_are_not_ignored(role: str, option: str, value: str, tmp_path: Path) -> None:
+    source = f"{{path: {value}}}" if option == "path" else f"{{seed: 3, {option}: {value}}}"
+    text = f"base:\n  data: digits\n  architecture: mlp\n  {role}: {source}\n"
+    message = rf"study.yaml:4: base.{role}: `{option}` has no effect, since `seeds` replace it; list .* `posteriors`"
+    with pytest.raises(rc.errors.ConfigError, match=message):
+        load(text, tmp_path)
+    study = load(text + "posteriors: {a: {path: a.safetensors}, b: {seed: 3, inference: map}}\n", tmp_path)
+    assert list(study.members) == ["a", "b"]
+
+
+def test_seeds_replace_those_of_the_base(tmp_path: Path) -> None:
+    study = load("base: {data: digits, architecture: mlp, reference: {seed: 7}}\nseeds: 2\n", tmp_path)
+    assert [source.seed for source in study.members.values()] == [1, 2]
+
+
 def test_pairs_and_labels(tmp_path: Path) -> None:
     study = load(BASE + "pairs: {against: 2}\nmatchers: {w: weight, w5: {name: weight, max_sweeps: 5}}\n", tmp_path)
     assert study.pairs_of_members() == (("2", "1"), ("2", "3"))
@@ -169,7 +187,7 @@ def test_options_of_a_component_that_another_factor_selects(tmp_path: Path) -> N
 
 
 def test_columns_of_the_results_are_reserved() -> None:
-    assert {*COLUMNS, "matcher", "unaligned", "member"} == RESERVED
+    assert {*COLUMNS, "matcher", "unaligned", "member", "train_seconds"} == RESERVED
     assert VARIANT not in RESERVED
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rebasin_core import Registry
-from rebasin_core.data import CIFAR10Source, DigitsSource, Examples, FashionMNISTSource, MNISTSource, UCISource
+from rebasin_core.data import CIFAR10Source, DigitsSource, Examples, FashionMNISTSource, MNISTSource, Target, UCISource
 from rebasin_core.data import cifar10 as cifar10_module
 from rebasin_core.data.files import RemoteFile
 from rebasin_core.data.mnist import read_idx
@@ -86,10 +86,24 @@ def test_uci_splits_and_scales(tmp_path: Path, builtin_registry: Registry) -> No
     assert (len(splits.train), len(splits.test)) == (17, 3)
     torch.testing.assert_close(splits.train.inputs.std(0, correction=0), torch.ones(4))
     torch.testing.assert_close(splits.train.targets.mean().item(), 0.0, atol=1e-6, rtol=0)
+    with np.load(tmp_path / "tiny.npz") as archive:
+        y, test = archive["y"], archive["test_index"][1]
+    (scale,) = splits.target.scale
+    original = scale * splits.test.targets[:, 0].double().numpy() + np.delete(y, test).mean()
+    np.testing.assert_allclose(original, y[np.sort(test)], rtol=1e-5, atol=1e-5)
     with pytest.raises(DataError, match="split 5"):
         UCISource(dataset="tiny", root=tmp_path, split=5).load()
     with pytest.raises(ConfigError, match="split: expected a value greater than or equal to 0, got -1"):
         UCISource(dataset="tiny", split=-1)
+
+
+def test_the_scale_of_a_target_fits_its_dimensions() -> None:
+    assert Target("regression", 2, (1.0, 0.5)).scale == (1.0, 0.5)
+    for scale in ((1.0,), (1.0, 0.0), (1.0, float("nan")), (float("inf"), 1.0)):
+        with pytest.raises(DataError, match="expected `scale` to have 2 positive numbers, got"):
+            Target("regression", 2, scale)
+    with pytest.raises(DataError, match=r"to have none for class labels, got \(1.0,\)"):
+        Target("classification", 1, (1.0,))
 
 
 def test_uci_text_layout_gives_the_same(tmp_path: Path, builtin_registry: Registry) -> None:

@@ -159,6 +159,7 @@ def expected(edit: str, state: dict[str, Any]) -> set[str]:
         "allow_untested": set(),
         "matchers.0": {"match/weight"},
         "barrier": CURVES,
+        "spec": {"network"},
         "spec.file": {"network"} if state["spec"] else set(),
         "spec.path": set(),
         "data.root": set(),
@@ -198,6 +199,7 @@ VALUES: dict[str, Any] = {
     "allow_untested": True,
     "matchers.0": {"name": "weight", "max_sweeps": 3},
     "barrier": {"name": "pointwise", "num_points": 5},
+    "spec": "traced",
 }
 
 
@@ -276,6 +278,33 @@ def test_each_edit_of_a_run_with_a_loaded_posterior(edit: str, tmp_path: Path) -
     with pytest.MonkeyPatch.context() as patch:
         after = identities(edited(edit, run, tmp_path, patch))
     assert {role for role in before if after[role] != before[role]} == expected(edit, STATE)
+
+
+MEANS: list[tuple[dict[str, Any], set[str]]] = [
+    ({"barrier.num_samples": 3}, set()),
+    ({"num_score_samples": 4}, set()),
+    ({"barrier.num_points": 5}, {"unaligned", "weight", "activation"}),
+    ({"inference.epochs": 2}, {"unaligned", "weight", "activation"}),
+    ({"num_test": 10}, {"unaligned", "weight", "activation"}),
+    ({"matchers.0": {"name": "weight", "max_sweeps": 3}}, {"weight"}),
+    ({"num_match": 15}, {"activation"}),
+]
+
+
+@pytest.mark.parametrize(("edits", "changed"), MEANS, ids=[next(iter(edits)) for edits, _ in MEANS])
+def test_curves_between_means_do_not_depend_on_posterior_samples(
+    edits: dict[str, Any], changed: set[str], tmp_path: Path
+) -> None:
+    write_files(tmp_path)
+    run = document(tmp_path, {**STATE, "calibrated": False})
+    plans = [
+        RunPlan(rc.RunConfig(**options), Contents(default_registry())) for options in (run, overridden(run, edits))
+    ]
+    before, after = [
+        {role.rpartition("/")[2]: stage.id for role, stage in plan.roles.items() if role.startswith("means/")}
+        for plan in plans
+    ]
+    assert {label for label in before if after[label] != before[label]} == changed
 
 
 def test_relative_and_absolute_paths_and_the_folder_of_the_process_do_not_matter(

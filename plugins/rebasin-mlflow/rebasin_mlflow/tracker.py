@@ -18,6 +18,7 @@ from rebasin_core.tracking import AbstractRecorder, flattened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from mlflow import MlflowClient
 
@@ -36,8 +37,9 @@ _MAX_TAG = 5000
 class MLflowTracker(Tracker):
     """Send a study to MLflow: one run for the study, and in it one nested run for each stage.
 
-    The nested runs have the options that the study varies as parameters, results as metrics, and figures as artifacts.
-    If a study is run again, its run continues. Credentials come from MLflow's environment variables.
+    The nested runs have the options that the study varies as parameters, and results as metrics. The run of the study
+    has figures of the barriers as artifacts. If a study is run again, its run continues. Credentials come from MLflow's
+    environment variables.
 
     Examples:
         >>> MLflowTracker(tracking_uri="sqlite:///mlflow.db", experiment="widths")
@@ -70,6 +72,11 @@ class MLflowTracker(Tracker):
             )
             raise ValueError(message)
         return address
+
+    @property
+    @override
+    def uses_files(self) -> bool:
+        return self.attach_files
 
     @override
     def _open(self, study: StudyInfo) -> AbstractRecorder:
@@ -107,10 +114,7 @@ class _Recorder(AbstractRecorder):
             label = f"{name} at 1000 t" if series.axis == "t" else name
             points += [(label, value, step) for step, value in series.integer_points()]
         self._log_metrics(run, points)
-        if self._attach_files:
-            for path in event.files.values():
-                if path.is_file():
-                    self._client.log_artifact(run, str(path))
+        self._attach(run, event.files)
         self._client.set_terminated(run, "FINISHED")
 
     @override
@@ -126,6 +130,7 @@ class _Recorder(AbstractRecorder):
         counts["blocked"] = summary.blocked
         durations = {"seconds": summary.seconds, "work_seconds": summary.work_seconds}
         self._log_metrics(self._run, [(name, value, 0) for name, value in {**counts, **durations}.items()])
+        self._attach(self._run, summary.files)
         failed = "FAILED" if summary.failed else "FINISHED"
         self._client.set_terminated(self._run, "KILLED" if summary.interrupted else failed)
         self._is_finished = True
@@ -167,6 +172,11 @@ class _Recorder(AbstractRecorder):
         run = str(created.info.run_id)
         self._log_params(run, {"kind": event.kind, **event.factors})
         return run
+
+    def _attach(self, run: str, files: Mapping[str, Path]) -> None:
+        for path in files.values() if self._attach_files else ():
+            if path.is_file():
+                self._client.log_artifact(run, str(path))
 
     def _log_params(self, run: str, values: Mapping[str, object]) -> None:
         from mlflow.entities import Param  # ruff: ignore[import-outside-top-level] - slow

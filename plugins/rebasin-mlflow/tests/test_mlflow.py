@@ -101,6 +101,22 @@ def test_stages_are_nested_runs(tracker: MLflowTracker, tmp_path: Path) -> None:
     assert [path.read_text() for path in (tmp_path / "artifacts").rglob("loss.svg")] == ["<svg/>"]
 
 
+def test_figures_of_the_study_are_artifacts_of_its_run(tracker: MLflowTracker, tmp_path: Path) -> None:
+    figure = tmp_path / "barrier.svg"
+    figure.write_text("<svg/>")
+    summary = StudySummary(computed=1, files={"barrier.svg": figure, "missing.svg": tmp_path / "missing.svg"})
+    client = MlflowClient(tracking_uri=tracker.tracking_uri)
+    for attach_files, expected in ((False, []), (True, ["barrier.svg"])):
+        one = tracker.replace(attach_files=attach_files)
+        assert one.uses_files is attach_files
+        with one.open(STUDY) as tracking:
+            tracking.study_finished(summary)
+        assert tracking.problems == ()
+        study, _ = runs(tracker)
+        assert [file.path for file in client.list_artifacts(study.info.run_id)] == expected
+        assert study.info.status == "FINISHED"
+
+
 def test_a_second_connection_continues_the_run_of_the_study(tracker: MLflowTracker, tmp_path: Path) -> None:
     with tracker.open(STUDY) as tracking:
         tracking.stage_finished(TRAINED)

@@ -13,6 +13,8 @@ from rebasin_core.errors import PluginError
 from rebasin_core.tracking import AbstractRecorder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from wandb import Run
 
     from rebasin_core.tracking import StageEvent, StageFailure, StudyInfo, StudySummary
@@ -53,6 +55,11 @@ class WandbTracker(Tracker):
     attach_files: bool = True
     """Whether figures are uploaded."""
 
+    @property
+    @override
+    def uses_files(self) -> bool:
+        return self.attach_files
+
     @override
     def _open(self, study: StudyInfo) -> AbstractRecorder:
         # Otherwise the client reports its own errors to its makers; a study only sends its results.
@@ -89,10 +96,7 @@ class _Recorder(AbstractRecorder):
             for step, value in series.points():
                 run.log({axis: step, name: value})
         run.summary.update({**event.metrics, "seconds": event.seconds})
-        if self._tracker.attach_files:
-            for name, path in event.files.items():
-                if path.is_file():
-                    _attach(run, name, path)
+        self._attach(run, event.files)
         run.finish()
 
     @override
@@ -103,11 +107,17 @@ class _Recorder(AbstractRecorder):
 
     @override
     def study_finished(self, summary: StudySummary) -> None:
-        self._study.summary.update(summary.to_json())
+        self._study.summary.update({name: value for name, value in summary.to_json().items() if name != "files"})
+        self._attach(self._study, summary.files)
 
     @override
     def close(self) -> None:
         self._study.finish()
+
+    def _attach(self, run: Run, files: Mapping[str, Path]) -> None:
+        for name, path in files.items() if self._tracker.attach_files else ():
+            if path.is_file():
+                _attach(run, name, path)
 
     def _start(self, kind: str, label: str, identity: str, config: dict[str, Any]) -> Run:
         """Return a new run, or the existing run of the same study or stage."""

@@ -172,6 +172,24 @@ def test_figures_are_attached(tmp_path: Path, runs: dict[str, dict[str, Any]]) -
     assert "<svg/>" in page.read_text()
 
 
+@pytest.mark.parametrize("attach_files", [True, False])
+def test_figures_of_the_study_are_attached_to_its_run(tmp_path: Path, *, attach_files: bool) -> None:
+    figure = tmp_path / "barrier.svg"
+    figure.write_text("<svg/>")
+    summary = StudySummary(computed=1, files={"barrier.svg": figure, "missing.svg": tmp_path / "missing.svg"})
+    tracker = WandbTracker(mode="offline", folder=tmp_path, attach_files=attach_files)
+    assert tracker.uses_files is attach_files
+    with tracker.open(STUDY) as tracking:
+        tracking.study_finished(summary)
+    assert tracking.problems == ()
+    study = read(tmp_path)["widths"]
+    attached = [row for row in study["history"] if any(key.startswith("barrier.svg") for key in row)]
+    assert len(attached) == attach_files
+    assert ["<svg/>" in page.read_text() for page in (tmp_path / "wandb").rglob("*.html")] == [True] * attach_files
+    assert study["summary"]["computed"] == 1
+    assert "files" not in study["summary"]
+
+
 def test_failed_stages_are_failed_runs(runs: dict[str, dict[str, Any]]) -> None:
     failed = runs["wide, 1-3"]
     assert failed["exit"] == 1

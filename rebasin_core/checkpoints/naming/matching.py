@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.tensors.names import TensorNames
-    from rebasin_core.tensors.prefixes import Shape
 
 _MAX_SHOWN = 6
+# Number of entries by which equal matrices are found.
+_NUM_COMPARED = 16
 
 
 def match_names(
@@ -55,7 +56,7 @@ def match_names(
     # A constant of another length, such as a mask for longer texts, is not that of the network.
     unlike = {own for own in expected.optional if own in expected.shapes}
     resolved = {n: own for n, own in resolved.items() if own not in unlike or shapes[n] == expected.shapes[own]}
-    first = first_names(_own_names_first(resolved, expected), tensors, description)
+    first = first_names(_own_names_first(resolved), tensors, description)
     names = {own: first[own] for own in expected.known if own in first}
     if policy.mode == "lenient":
         resolved |= _tied_by_value(names, tensors, [name for name in tensors if name not in resolved])
@@ -88,12 +89,13 @@ def _resolved(
     if policy.mode == "lenient":
         return expected.resolved(tensors, description, prefix=policy.prefix)
     own = {name: name for name in expected.known} | dict(expected.aliases)
-    return {name: own[name] for name in tensors if name in own}
+    prefixed = {f"{policy.prefix or ''}{name}": known for name, known in own.items()}
+    return {name: prefixed[name] for name in tensors if name in prefixed}
 
 
-def _own_names_first(resolved: Mapping[str, str], expected: TensorNames) -> dict[str, str]:
-    """Return names with the second names of tied weights last."""
-    return dict(sorted(resolved.items(), key=lambda pair: pair[0] in expected.aliases))
+def _own_names_first(resolved: Mapping[str, str]) -> dict[str, str]:
+    """Return names with the second names of tied weights last: those that are less like the name in the network."""
+    return dict(sorted(resolved.items(), key=lambda pair: sum(map(len, split_common(*pair)))))
 
 
 def _tied_by_value(names: Mapping[str, str], tensors: Mapping[str, Tensor], extra: Sequence[str]) -> dict[str, str]:
@@ -101,21 +103,27 @@ def _tied_by_value(names: Mapping[str, str], tensors: Mapping[str, Tensor], extr
 
     Vectors are excluded: many biases are zero, and many scales are one.
     """
-    by_shape: dict[Shape, list[tuple[str, Tensor]]] = {}
+    by_start: dict[object, list[tuple[str, Tensor]]] = {}
+    shapes = {tuple(tensors[name].shape) for name in extra}
     for own, name in names.items():
-        by_shape.setdefault(tuple(tensors[name].shape), []).append((own, tensors[name]))
+        if tuple(tensors[name].shape) in shapes and _is_matrix(tensors[name]):
+            by_start.setdefault(_start(tensors[name]), []).append((own, tensors[name]))
     found: dict[str, str] = {}
     for name in extra:
-        tensor = tensors[name]
-        if tensor.dim() > 1 and tensor.is_floating_point() and tensor.numel() and not _is_constant(tensor):
-            same = (own for own, other in by_shape.get(tuple(tensor.shape), ()) if _is_copy(tensor, other))
+        if by_start and _is_matrix(tensors[name]) and not _is_constant(tensors[name]):
+            same = (own for own, t in by_start.get(_start(tensors[name]), ()) if have_equal_values(t, tensors[name]))
             found.update((name, own) for own in itertools.islice(same, 1))
     return found
 
 
-def _is_copy(tensor: Tensor, other: Tensor) -> bool:
-    # The first entries differ in almost all cases, and reading them reads one page of a file.
-    return tensor.dtype == other.dtype and have_equal_values(tensor[:1], other[:1]) and have_equal_values(tensor, other)
+def _is_matrix(tensor: Tensor) -> bool:
+    return tensor.dim() > 1 and tensor.numel() > 0 and tensor.is_floating_point()
+
+
+def _start(tensor: Tensor) -> object:
+    """Return the shape, dtype and first entries, which differ for almost all tensors, and are one page of a file."""
+    row = tensor[(0,) * (tensor.dim() - 1)][:_NUM_COMPARED]
+    return tuple(tensor.shape), tensor.dtype, tuple(row.tolist())
 
 
 def _is_constant(tensor: Tensor) -> bool:

@@ -18,7 +18,7 @@ class NamePolicy(Options):
 
     mode: Literal["lenient", "strict"] = "lenient"
     """``lenient`` accepts a common prefix (``module.``, ``model.``, ...) and older spellings of names; ``strict``
-    requires the names of the network, or second names of tied weights."""
+    requires the names of the network, or second names of tied weights, after ``prefix``."""
 
     prefix: str | None = None
     """Prefix of the names in the file, for files with several networks, such as ``student.``; found if None."""
@@ -28,7 +28,8 @@ class NamePolicy(Options):
 
     extra: Literal["keep", "skip", "error"] | None = None
     """Tensors of the file that the network does not have: ``keep`` copies them to the output, unchanged; ``skip``
-    omits them. If None, ``keep`` for lenient and ``error`` for strict names."""
+    omits them. If None, ``keep`` for lenient and ``error`` for strict names. Copied tensors are not permuted, so a head
+    on top of the network must be part of the network."""
 
     resized: Literal["keep", "error"] = "error"
     """Tensors with the network's number of dimensions but other lengths, such as embeddings of another vocabulary."""

@@ -12,7 +12,8 @@ from rebasin_core.studies.kinds.curve import curve_in
 from rebasin_core.tracking.events import Series, StageEvent, StageFailure, StudySummary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from rebasin_core.studies.engine.observer import Failure, Outcome
     from rebasin_core.studies.stage import Stage
@@ -27,11 +28,18 @@ class TrackingObserver(Observer):
     Args:
         tracking: Connection to the trackers.
         factors: Factors of stages by identity, such as the levels of the cell and the pair.
+        figures: Draws the figures of the finished study, and returns them by name.
     """
 
-    def __init__(self, tracking: Tracking, factors: Mapping[str, Mapping[str, object]]) -> None:
+    def __init__(
+        self,
+        tracking: Tracking,
+        factors: Mapping[str, Mapping[str, object]],
+        figures: Callable[[], Mapping[str, Path]],
+    ) -> None:
         self._tracking = tracking
         self._factors = factors
+        self._figures = figures
 
     @override
     def finished(self, stage: Stage, artifact: Artifact | None) -> None:
@@ -78,6 +86,7 @@ class TrackingObserver(Observer):
                 outcome.seconds,
                 outcome.work_seconds,
                 interrupted=outcome.unfinished > 0,
+                files=self._figures() if outcome.computed and not outcome.unfinished else {},
             )
         )
 
@@ -98,6 +107,8 @@ def _metrics(artifact: Artifact) -> dict[str, float]:
     if "match" in documents:
         found = {name: documents["match"][name] for name in ("objective", "identity_objective", "sweeps")}
         return _finite({**found, "distance": documents["distances"]["aligned"]})
+    if "aligned" in documents:
+        return {"mean_squared_distance": documents["aligned"]["mean_squared_distances"][-1]}
     if "scores" in documents:
         return _finite(documents["scores"]["scores"])
     if "training" in documents and documents["training"]["history"]:
@@ -116,6 +127,8 @@ def _series(artifact: Artifact) -> dict[str, Series]:
         return {name: Series(values) for name, values in names.items() if values}
     if "match" in documents:
         return {"objective": Series(documents["match"]["trace"], axis="sweep")}
+    if "aligned" in documents:
+        return {"mean_squared_distance": Series(documents["aligned"]["mean_squared_distances"], axis="round")}
     return {}
 
 

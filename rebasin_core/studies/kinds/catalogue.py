@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rebasin_core.studies.kinds.align import AlignWork
 from rebasin_core.studies.kinds.curve import CurveWork
 from rebasin_core.studies.kinds.data import DataWork
 from rebasin_core.studies.kinds.load import LoadWork
@@ -25,6 +26,7 @@ KINDS: dict[str, type[Work]] = {
         NetworkWork,
         TrainWork,
         LoadWork,
+        AlignWork,
         MatchWork,
         CurveWork,
         ScoresWork,

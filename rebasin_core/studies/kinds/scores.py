@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, final
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from typing_extensions import override
 
 from rebasin_core.evaluation.evaluator import Evaluator
@@ -36,11 +36,14 @@ class ScoresWork(Work):
     batch_size: PositiveInt
     """Batch size."""
 
+    target_scale: tuple[PositiveFloat, ...] = ()
+    """Numbers by which the dimensions of the targets were divided, for scores in the original units; empty if none."""
+
     @override
     def compute(self, context: Context) -> Product:
         posterior = context.posterior("posterior", self.network)
         batches = context.examples("data").batches(self.batch_size)
         task = Task(context.model(self.network), batches, self.likelihood)
         evaluator = Evaluator(task, posterior, num_samples=self.num_samples, seed=self.seed)
-        scores = PredictiveScores.estimate(evaluator, posterior)
+        scores = PredictiveScores.estimate(evaluator, posterior, target_scale=self.target_scale)
         return Product({"scores": {"scores": scores.as_json(), "bins": scores.bins, "notes": list(scores.notes)}})

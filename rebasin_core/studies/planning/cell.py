@@ -10,6 +10,7 @@ import torch
 
 from rebasin_core.errors import ConfigError
 from rebasin_core.evaluation.likelihoods import CategoricalLikelihood, GaussianLikelihood
+from rebasin_core.studies.kinds.align import AlignWork
 from rebasin_core.studies.kinds.curve import CurveWork
 from rebasin_core.studies.kinds.data import DataWork
 from rebasin_core.studies.kinds.load import LoadWork
@@ -76,6 +77,11 @@ class CellPlan:
         graph: Graph to which stages are added.
         contents: Digests of contents.
 
+    Attributes:
+        config: The configuration.
+        origins: For the identity of the stage of each posterior, the stage that trains or loads it. Another one only if
+            its samples are then aligned.
+
     Raises:
         ConfigError: If the likelihood does not fit the dataset.
         DataError: If the dataset cannot be read.
@@ -83,6 +89,7 @@ class CellPlan:
 
     def __init__(self, config: RunConfig, graph: Graph, contents: Contents) -> None:
         self.config = config
+        self.origins: dict[str, Stage] = {}
         self._graph = graph
         self._contents = contents
         self._facts = contents.data(config.data, config.num_train, config.num_test)
@@ -148,18 +155,27 @@ class CellPlan:
         return self._add(stage)
 
     def posterior(self, source: PosteriorSource, label: str) -> Stage:
-        """Add the stage of a posterior, trained or loaded.
+        """Add the stages of a posterior: it is trained or loaded, and its samples are aligned if this is configured.
 
         Args:
             source: Its seed or file.
             label: Text for messages, such as ``reference``.
 
         Returns:
-            The stage.
+            The last stage.
 
         Raises:
+            ConfigError: If the samples of a single network are to be aligned.
             FileFormatError: If the file cannot be read.
         """
+        origin = self._origin(source, label)
+        matcher = self.config.align_samples
+        found = origin if matcher is None else self._aligned(matcher, source, origin, label)
+        self.origins[found.id] = origin
+        return found
+
+    def _origin(self, source: PosteriorSource, label: str) -> Stage:
+        """Add the stage that trains or loads a posterior."""
         if source.path is not None:
             path = source.path.absolute()
             work = LoadWork(network=self.options, path=path)
@@ -175,6 +191,18 @@ class CellPlan:
         if training.inference.uses_spec:
             reads["network"] = self.network
         return self._add(prepared.stage(f"train {label}", reads=reads))
+
+    def _aligned(self, matcher: Matcher, source: PosteriorSource, origin: Stage, label: str) -> Stage:
+        """Add the stage that aligns the samples of a posterior with each other."""
+        if self.is_point(source):
+            message = (
+                f"`align_samples` needs posteriors with several samples, but {label} is a single network; remove the "
+                "option"
+            )
+            raise ConfigError(message)
+        prepared = self._once("align", lambda: AlignWork(matcher=matcher, **self._matching(matcher)), matcher)
+        reads = {"network": self.network, "posterior": origin, **self._matching_data(matcher)}
+        return self._add(prepared.stage(f"align samples of {label}", reads=reads))
 
     def is_point(self, source: PosteriorSource) -> bool:
         """Return whether a posterior is a single network."""
@@ -208,23 +236,23 @@ class CellPlan:
         Returns:
             The stage.
         """
-        config = self.config
-        batch_size = config.evaluation_batch_size if matcher.uses_task else None
-        prepared = self._once(
-            "match",
-            lambda: MatchWork(
-                network=self.options,
-                matcher=matcher,
-                seed=config.seed,
-                likelihood=self.likelihood if matcher.uses_task else None,
-                batch_size=batch_size,
-            ),
-            matcher,
-        )
-        reads = {"network": self.network, "reference": reference, "candidate": candidate}
-        if matcher.uses_task:
-            reads["train"] = self.data("train", config.num_match)
+        prepared = self._once("match", lambda: MatchWork(matcher=matcher, **self._matching(matcher)), matcher)
+        pair = {"reference": reference, "candidate": candidate}
+        reads = {"network": self.network, **pair, **self._matching_data(matcher)}
         return self._add(prepared.stage(f"match {label}", reads=reads))
+
+    def _matching(self, matcher: Matcher) -> dict[str, Any]:
+        """Return the options of a computation with a matcher, apart from the matcher."""
+        return {
+            "network": self.options,
+            "seed": self.config.seed,
+            "likelihood": self.likelihood if matcher.uses_task else None,
+            "batch_size": self.config.evaluation_batch_size if matcher.uses_task else None,
+        }
+
+    def _matching_data(self, matcher: Matcher) -> dict[str, Stage]:
+        """Return the data of a matcher that runs the network; empty for others."""
+        return {"train": self.data("train", self.config.num_match)} if matcher.uses_task else {}
 
     def similarities(self, match: Stage, reference: Stage, candidate: Stage, label: str) -> Stage:
         """Add the stage of the unit similarities before and after a match.
@@ -304,6 +332,7 @@ class CellPlan:
                 seed=config.seed,
                 num_samples=config.num_score_samples,
                 batch_size=config.evaluation_batch_size,
+                target_scale=self._facts.target.scale if self.likelihood.targets == "numbers" else (),
             ),
         )
         reads = {"data": self.data(split), "posterior": posterior}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 from rebasin_core.api.conversion import load_posterior
 from rebasin_core.studies.kinds.curve import curve_in
@@ -20,12 +20,23 @@ if TYPE_CHECKING:
     from rebasin_core.config.study import Cell
     from rebasin_core.plugin.registry import Registry
     from rebasin_core.posteriors.base import Posterior
-    from rebasin_core.studies.planning.study import PlannedCurve
-    from rebasin_core.studies.store import Artifact
-    from rebasin_core.studies.study import Study
+    from rebasin_core.studies.planning.study import PlannedCurve, StudyPlan
+    from rebasin_core.studies.store import Artifact, Store
 
 
-def read_results(study: Study) -> Results:
+class PlannedStudy(Protocol):
+    """A study with its plan and its store, as `rebasin_core.Study`, which is defined above this module."""
+
+    @property
+    def plan(self) -> StudyPlan:
+        """The stages."""
+
+    @property
+    def store(self) -> Store:
+        """The store."""
+
+
+def read_results(study: PlannedStudy) -> Results:
     """Read the results of a study, as far as they are stored.
 
     Args:
@@ -41,7 +52,7 @@ def read_results(study: Study) -> Results:
     """
     plan = study.plan
     stored = study.store.ids()
-    wanted = stored & set(plan.targets)
+    wanted = stored & {*plan.targets, *(stage.id for _, cell in plan.cells for stage in cell.origins.values())}
     artifacts = study.store.read_many(sorted(wanted))
     unreadable = sorted(wanted - artifacts.keys())
     needed = plan.graph.needed(plan.targets, stored - set(unreadable))
@@ -76,7 +87,7 @@ class StudyPosterior:
     id: str
 
 
-def read_posteriors(study: Study, *, registry: Registry | None = None) -> Iterator[StudyPosterior]:
+def read_posteriors(study: PlannedStudy, *, registry: Registry | None = None) -> Iterator[StudyPosterior]:
     """Read the posteriors of a study sequentially, as far as they are stored.
 
     Args:
@@ -98,7 +109,7 @@ def read_posteriors(study: Study, *, registry: Registry | None = None) -> Iterat
             yield StudyPosterior(study.plan.cells[planned.cell][0], planned.member, posterior, artifact.id)
 
 
-def _rows(study: Study, artifacts: Mapping[str, Artifact]) -> list[Row]:
+def _rows(study: PlannedStudy, artifacts: Mapping[str, Artifact]) -> list[Row]:
     # The distance of the unaligned pair is stored with its matches.
     unaligned = {
         (curve.cell, curve.reference, curve.candidate): artifacts[curve.match].documents["distances"]["unaligned"]
@@ -134,18 +145,29 @@ def _row(
     )
 
 
-def _scores(study: Study, artifacts: Mapping[str, Artifact]) -> list[ScoresRow]:
+def _scores(study: PlannedStudy, artifacts: Mapping[str, Artifact]) -> list[ScoresRow]:
+    trained = {
+        (posterior.cell, posterior.member): artifacts.get(
+            study.plan.cells[posterior.cell][1].origins[posterior.stage].id
+        )
+        for posterior in study.plan.posteriors
+    }
     return [
         ScoresRow.of(
             artifacts[planned.stage].documents["scores"],
             study.plan.cells[planned.cell][0].factors,
             member=planned.member,
             split=planned.split,
+            train_seconds=_seconds_of_training(trained[planned.cell, planned.member]),
             **_circumstances(artifacts[planned.stage]),
         )
         for planned in study.plan.scores
         if planned.stage in artifacts
     ]
+
+
+def _seconds_of_training(artifact: Artifact | None) -> float:
+    return _number(artifact.about.get("seconds") if artifact is not None and artifact.kind == "train" else None)
 
 
 def _circumstances(artifact: Artifact) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, final
 
 from rebasin_core.errors import InvalidInputError, PluginError, UnknownNameError, nearest
 from rebasin_core.studies.results.row import COLUMNS, Row, Scalar
+from rebasin_core.studies.results.scores_table import ScoresTable, grouped_scores
 from rebasin_core.studies.results.table import Table, grouped
 from rebasin_core.tensors.files import replacing, write_bytes
 
@@ -79,8 +80,9 @@ class Results:
         """Return the scores of the posteriors by column.
 
         Returns:
-            The factors, ``member``, ``split``, the scores, ``seconds``, ``threads``, ``device``, ``torch``, ``id`` and
-            ``notes`` (`ScoresRow`). Unknown values are None. A factor whose levels have several types is text.
+            The factors, ``member``, ``split``, the scores, ``seconds``, ``train_seconds``, ``threads``, ``device``,
+            ``torch``, ``id`` and ``notes`` (`ScoresRow`). Unknown values are None. A factor whose levels have several
+            types is text.
         """
         values = [row.values() for row in self.scores]
         return self._columns(values, tuple(dict.fromkeys(name for row in values for name in row)))
@@ -189,20 +191,39 @@ class Results:
         Raises:
             UnknownNameError: If a name is unknown or ambiguous.
         """
-        return list(dict.fromkeys(self._resolved(name) for name in names))
+        return list(dict.fromkeys(self._resolved(name, (*_GROUPED, *_NAMES)) for name in names))
 
-    def _resolved(self, name: str) -> str:
-        """Return the column that a name denotes."""
-        if name in {*self.factors, *_GROUPED, *_NAMES}:
+    def scores_by(self, *names: str) -> ScoresTable:
+        """Return mean scores of posteriors, over the posteriors and cells that differ in other factors only.
+
+        The error is the standard error over posteriors of different names (seeds), of their means over the cells:
+        networks of one seed in several cells may depend on each other. If each cell has one posterior, it is the
+        standard error over the cells, such as those of several splits of a dataset.
+
+        Args:
+            *names: Factors, ``split`` or ``member``, as in `group_by`. All factors if no name is given.
+
+        Returns:
+            The table of means, in the order of the rows.
+
+        Raises:
+            UnknownNameError: If a name is unknown or ambiguous.
+        """
+        resolved = list(dict.fromkeys(self._resolved(name, ("split", "member")) for name in names))
+        return grouped_scores(self.scores, list(dict.fromkeys([*(resolved or self.factors), "split"])))
+
+    def _resolved(self, name: str, columns: Sequence[str]) -> str:
+        """Return the factor or column that a name denotes."""
+        if name in {*self.factors, *columns}:
             return name
         matching = [factor for factor in self.factors if factor.endswith(f".{name}")]
-        if not matching and name in _SYNONYMS:
+        if not matching and _SYNONYMS.get(name) in columns:
             return _SYNONYMS[name]
         if len(matching) > 1:
             message = f"the name {name!r} is ambiguous; expected one of {matching}"
             raise UnknownNameError(message)
         if not matching:
-            known = [*self.factors, *_GROUPED, *_NAMES, *_SYNONYMS]
+            known = [*self.factors, *columns, *(n for n, meaning in _SYNONYMS.items() if meaning in columns)]
             message = f"no factor or column {name!r} to group by; {nearest(name, known)}"
             raise UnknownNameError(message)
         return matching[0]

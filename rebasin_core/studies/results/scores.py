@@ -12,6 +12,8 @@ from rebasin_core.tensors.frozen import FrozenMapping
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_CIRCUMSTANCES = ("threads", "device", "torch", "id")
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,7 @@ class ScoresRow:
         scores: Scores by name (`PredictiveScores`): ``nll``, its errors, and others such as ``accuracy``; NaN if
             unknown.
         seconds: Time to compute the scores, in seconds; NaN if unknown.
+        train_seconds: Time to train the posterior, in seconds; NaN if unknown, or if it was loaded.
         threads: Number of threads; None if unknown.
         device: Device of the computation; empty if unknown.
         torch: Version of PyTorch; empty if unknown.
@@ -38,6 +41,7 @@ class ScoresRow:
     split: str
     scores: Mapping[str, float]
     seconds: float = math.nan
+    train_seconds: float = math.nan
     threads: int | None = None
     device: str = ""
     torch: str = ""
@@ -51,8 +55,8 @@ class ScoresRow:
         Args:
             document: The document ``scores`` of the stage.
             factors: Level of each factor by name; a level that is a list or mapping becomes JSON text.
-            **values: The other attributes: ``member``, ``split``, and optionally ``seconds``, ``threads``, ``device``,
-                ``torch`` and ``id``.
+            **values: The other attributes: ``member``, ``split``, and optionally ``seconds``,
+                ``train_seconds``, ``threads``, ``device``, ``torch`` and ``id``.
 
         Returns:
             The row.
@@ -74,7 +78,7 @@ class ScoresRow:
             that is the name of a factor or another column.
         """
         before: dict[str, Scalar] = {**self.factors, "member": self.member, "split": self.split}
-        after = {name: getattr(self, name) for name in ("seconds", "threads", "device", "torch", "id")}
+        after = {name: getattr(self, name) for name in ("seconds", "train_seconds", *_CIRCUMSTANCES)}
         after["notes"] = SEPARATOR.join(self.notes)
         taken = {*before, *after}
         scores = {f"{name}_score" if name in taken else name: value for name, value in self.scores.items()}

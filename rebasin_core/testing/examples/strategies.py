@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rebasin_core import architectures, data, inference, tracking
+from rebasin_core import architectures, data, inference, merging, tracking
 from rebasin_core.barriers.marginalized import MarginalizedBarrier
 from rebasin_core.executors.processes import ProcessesExecutor
 from rebasin_core.matchers.annealing import AnnealingMatcher
@@ -157,6 +157,14 @@ def _dropouts(_: Path) -> Sequence[object]:
 _FAST = inference.OptimizerSpec(lr=0.02)
 
 
+def _ties(_: Path) -> Sequence[object]:
+    return [merging.TIESMerge(density=0.5), merging.TIESMerge(density=1, scale=0.5)]
+
+
+def _dares(_: Path) -> Sequence[object]:
+    return [merging.DAREMerge(), merging.DAREMerge(density=0.3, elect_sign=True)]
+
+
 def _marginalized(_: Path) -> Sequence[object]:
     return [
         MarginalizedBarrier(num_points=5, num_samples=16),
@@ -183,6 +191,8 @@ _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
     inference.SGHMC: _hamiltonians,
     inference.MCDropout: _dropouts,
     MarginalizedBarrier: _marginalized,
+    merging.TIESMerge: _ties,
+    merging.DAREMerge: _dares,
     ProcessesExecutor: lambda _: [ProcessesExecutor(workers=2, threads=1)],
     tracking.TensorBoardTracker: lambda folder: [tracking.TensorBoardTracker(folder=folder / "board")],
     tracking.JSONLinesTracker: lambda folder: [tracking.JSONLinesTracker(path=folder / "events.jsonl")],

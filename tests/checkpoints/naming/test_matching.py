@@ -61,7 +61,7 @@ def test_the_nearest_name_has_the_prefix_of_the_file() -> None:
         match_names(names_of(), state, "a.pt")
 
 
-def test_a_file_of_another_network_says_so() -> None:
+def test_a_file_of_another_network_is_an_error() -> None:
     with pytest.raises(InvalidInputError, match=r"none of the 10 tensors is in it: expected `first.weight`, got `x`"):
         match_names(names_of(), {"x": torch.ones(3)}, "a.pt")
 
@@ -136,6 +136,32 @@ def test_tied_weights_have_one_or_both_names(removed: str | None, mode: Any) -> 
     restored = found.restore(changed, state)
     assert list(restored) == list(state)
     assert all(torch.equal(restored[name], state[name] + 1) for name in state)
+
+
+def test_the_own_name_is_preferred_to_the_second_one_with_any_prefix() -> None:
+    state = {f"model.{name}": tensor for name, tensor in reversed(saved(Tied()).items())}
+    found = match_names(names_of(Tied), state, "a.pt")
+    assert found.names["embedding.weight"] == "model.embedding.weight"
+    assert dict(found.tied) == {"model.head.weight": "embedding.weight"}
+
+
+def test_strict_names_have_exactly_the_given_prefix() -> None:
+    state = {f"net.{name}": tensor for name, tensor in saved(Network()).items()}
+    policy = NamePolicy(mode="strict", prefix="net.")
+    assert match_names(names_of(), state, "a.pt", policy).removed == "net."
+    with pytest.raises(InvalidInputError, match=r"not in the network: `net.first.weight`"):
+        match_names(names_of(), state, "a.pt", policy.replace(prefix="module.net."))
+
+
+def test_two_files_are_matched_without_a_network() -> None:
+    tensors = saved(Tied()) | {"step": torch.tensor(3)}
+    tensors["head.weight"] = tensors["embedding.weight"]
+    names = TensorNames.of_tensors(tensors)
+    assert dict(names.aliases) == {"head.weight": "embedding.weight"}
+    other = {f"module.{name}": tensor for name, tensor in saved(Tied()).items()} | {"step": torch.tensor(5)}
+    found = match_names(names, other, "b.pt")
+    assert set(found.names) == set(names.known)
+    assert found.names["step"] == "step"
 
 
 def test_tied_weights_with_different_values_are_errors() -> None:
