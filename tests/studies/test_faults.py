@@ -89,7 +89,7 @@ class Retries(Observer):
 
 
 class Clock:
-    """A clock on which a day passes whenever somebody looks, as long as the process of one task exists."""
+    """A clock on which a day passes at each reading, as long as the process of one task exists."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self._folder = folder
