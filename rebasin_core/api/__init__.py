@@ -1,7 +1,7 @@
 """Main functions of the library: `align`, `match`, `barrier`, `merge`, `score`, `trace_spec` and others."""
 
 from rebasin_core.api.alignment import AlignResult, align
-from rebasin_core.api.checkpoints import open_checkpoint
+from rebasin_core.api.checkpoints import merge_lora, open_adapter, open_checkpoint
 from rebasin_core.api.conversion import as_posterior, load_posterior, write_back
 from rebasin_core.api.evaluation import barrier, score
 from rebasin_core.api.landscape import BarrierMatrix, Star, barrier_matrix, star
@@ -35,6 +35,8 @@ __all__ = [
     "match",
     "match_many",
     "merge",
+    "merge_lora",
+    "open_adapter",
     "open_checkpoint",
     "save_checkpoint",
     "score",

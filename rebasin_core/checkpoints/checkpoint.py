@@ -66,12 +66,13 @@ class Checkpoint:
         Digests are computed once, unless the size or the time of the last change of a file differs.
 
         Returns:
-            The digests in hexadecimal digits, by file name.
+            The digests in hexadecimal digits, by file name, or by path if two files have the same name.
 
         Raises:
             FileFormatError: If a file cannot be read any more.
         """
-        return {file.name: _digest(file) for file in self.files}
+        names = [file.name for file in self.files]
+        return {str(file) if names.count(file.name) > 1 else file.name: _digest(file) for file in self.files}
 
     @override
     def __repr__(self) -> str:

@@ -73,22 +73,43 @@ def _array(archive: zipfile.ZipFile, name: str, size: int) -> NDArray[Any]:
         return _read(stream, name, size)
 
 
-def _read(stream: IO[bytes], name: str, size: int) -> NDArray[Any]:
-    """Return the array in a stream; raise if the size of the stream differs from the shape in its header."""
+def read_header(stream: IO[bytes], name: str, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of an array, after which the stream is at its entries.
+
+    Args:
+        stream: A stream at the start of an array in the format ``.npy``.
+        name: Name of the array, for messages.
+        size: Number of bytes of the array with its header.
+
+    Returns:
+        The shape, whether the order of entries is Fortran's, and the dtype.
+
+    Raises:
+        ValueError: If the header is damaged, describes objects, or a shape that does not have this size.
+    """
+    start = stream.tell()
     version = npy.read_magic(stream)
     if version not in {(1, 0), (2, 0), (3, 0)}:
         message = f"{name!r} has version {version} of the format, which is not supported"
         raise ValueError(message)
     # Version 3 differs from 2 only in the encoding of field names; structured arrays are not supported.
-    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read_header(stream)
+    read_shape = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read_shape(stream)
     if dtype.hasobject or dtype.fields is not None:
         message = f"{name!r} contains objects"
         raise ValueError(message)
     expected = math.prod(shape) * dtype.itemsize
-    if min(shape, default=1) < 0 or expected + stream.tell() != size:
-        message = f"expected {expected} bytes of {name!r} for shape {shape}, got {size - stream.tell()}"
+    got = size - (stream.tell() - start)
+    if min(shape, default=1) < 0 or expected != got:
+        message = f"expected {expected} bytes of {name!r} for shape {shape}, got {got}"
         raise ValueError(message)
+    return shape, fortran, dtype
+
+
+def _read(stream: IO[bytes], name: str, size: int) -> NDArray[Any]:
+    """Return the array in a stream; raise if the size of the stream differs from the shape in its header."""
+    shape, fortran, dtype = read_header(stream, name, size)
+    expected = math.prod(shape) * dtype.itemsize
     content = stream.read(expected + 1)
     if len(content) != expected:
         message = f"{name!r} is truncated: {len(content)} of {expected} bytes"

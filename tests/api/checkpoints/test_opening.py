@@ -64,7 +64,7 @@ def test_a_format_of_two_readers_names_both(tmp_path: Path) -> None:
 
 def test_unknown_files_are_described(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\x93unknown")
-    with pytest.raises(FileFormatError, match=r"starts with.*x93unknown"):
+    with pytest.raises(FileFormatError, match=r"unknown format that starts with.*x93unknown"):
         open_checkpoint(tmp_path / "a")
 
 
