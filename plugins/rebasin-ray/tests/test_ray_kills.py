@@ -30,7 +30,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 @pytest.fixture
 def connected() -> Iterator[None]:
-    """A connection for all studies: a local Ray takes seconds to start."""
+    """A connection for all studies: a local Ray starts slowly."""
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
