@@ -25,6 +25,7 @@ from rebasin_core.posteriors.barycenters import barycenter, barycenter_or_moment
 from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.specs.base import require_spec
+from rebasin_core.tensors.arguments import require_sequence
 from rebasin_core.tensors.files import write_bytes
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.effect import AlignmentEffect, Keep
     from rebasin_core.evaluation.metric import Metric
     from rebasin_core.evaluation.task import Task
-    from rebasin_core.matchers.base import Matcher
+    from rebasin_core.matchers.base import Matcher, MatchResult
     from rebasin_core.posteriors.averaging import Weights
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
@@ -135,6 +136,7 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
     require_spec(spec)
     strategy = as_merge_method(method)
     model = model_of(task)
+    require_sequence(networks, "several networks or posteriors")
     every = as_posteriors([*networks, *([] if base is None else [base])], model=model, spec=spec)
     posteriors = every if base is None else every[:-1]
     center = reference if base is None else len(posteriors)
@@ -148,14 +150,10 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
     held = None if task is None else task.held()
     aligned = [_Aligned(posterior, spec.identity()) for posterior in posteriors]
     if matcher is not None:
-        with_matcher = as_matcher(matcher)
         for index, posterior in enumerate(posteriors):
             if index != center:
-                found = with_matcher.match(every[center], posterior, spec, task=held, generator=generator)
-                effect = None
-                if held is not None:
-                    found, effect = select_alignment(found, every[center], posterior, held, keep)
-                aligned[index] = _Aligned(found.apply(posterior), found.permutation, effect)
+                found = as_matcher(matcher).match(every[center], posterior, spec, task=held, generator=generator)
+                aligned[index] = _selected(found, every[center], posterior, held, keep)
     networks_to_merge = [own.posterior for own in aligned]
     if strategy == MeanMerge():
         result, is_barycenter = barycenter_or_moments(networks_to_merge, weights)
@@ -201,6 +199,16 @@ def as_merge_method(method: MergeMethod | str | Mapping[str, object]) -> MergeMe
         return method
     built: MergeMethod = default_registry().build("merge_method", method)
     return built
+
+
+def _selected(
+    found: MatchResult, reference: Posterior, posterior: Posterior, task: Task | None, keep: Keep
+) -> _Aligned:
+    """Return the network with the permutation that ``keep`` selects."""
+    effect = None
+    if task is not None:
+        found, effect = select_alignment(found, reference, posterior, task, keep)
+    return _Aligned(found.apply(posterior), found.permutation, effect)
 
 
 def _merged_points(

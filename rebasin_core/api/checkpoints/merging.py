@@ -21,6 +21,7 @@ from rebasin_core.checkpoints.naming import NamePolicy
 from rebasin_core.checkpoints.writing import MAX_SHARD_BYTES
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.merging.streaming import StreamingMerge
+from rebasin_core.tensors.arguments import require_sequence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from rebasin_core.specs.base import PermutationSpec
 
 _LENIENT = NamePolicy()
+_MIN_CHECKPOINTS = 2
 
 
 @final
@@ -230,6 +232,7 @@ def merge_checkpoints(  # ruff: ignore[too-many-arguments] - all but the first h
         SpecError: If the model cannot be traced, or a permutation changes its function.
         StorageError: If the work folder cannot be written.
     """
+    require_sequence(checkpoints, "at least two checkpoints")
     if len(checkpoints) < _MIN_CHECKPOINTS:
         message = f"expected at least two checkpoints to merge, got {len(checkpoints)}"
         raise InvalidInputError(message)
@@ -267,9 +270,6 @@ def merge_checkpoints(  # ruff: ignore[too-many-arguments] - all but the first h
         found = _repaired(found, repair, measured)
     found.tensor(next(iter(networks[first].tensors)))  # raises now if the weights do not fit
     return found
-
-
-_MIN_CHECKPOINTS = 2
 
 
 def _repaired(merge: CheckpointMerge, repair: RepairName, task: Task | None) -> CheckpointMerge:

@@ -25,7 +25,7 @@ def align(reference: Path, candidate: Path, **given: Any) -> None:  # ruff: igno
     """Permute CANDIDATE to match REFERENCE.
 
     Both are files or folders of one model, of any size: safetensors, shards with an index, Hugging Face folders, files
-    of torch.save, npz. The output computes the same function as CANDIDATE and has its names, dtypes and companion
+    of torch.save, npz. The output computes the same function as CANDIDATE and has its names, dtypes and other
     files; the permutation is written next to it. The report compares the distance of the networks before and after, and
     with alignment to a shuffled copy of REFERENCE.
 
