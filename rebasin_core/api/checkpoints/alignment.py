@@ -56,7 +56,7 @@ class CheckpointAlignment:
         spec: Permutation symmetries of the model.
         model: The model; None if only a specification was given.
         result: Result of the matcher.
-        distances: Distances between the networks before and after alignment.
+        distances: Distances between the parameters of the networks before and after alignment.
         chance: Distances between a shuffled copy of the reference and the candidate, before and after they were
             aligned in the same way; None if not computed.
         function: Difference between the outputs of the candidate and of the aligned candidate; None if not computed.
@@ -282,7 +282,8 @@ def aligned_pair(  # ruff: ignore[too-many-arguments] - one step of two function
     if held is not None:
         result, effect = select_alignment(result, first.posterior, second.posterior, held, keep)
     function = problem.function_check(second, result.permutation) if check else None
-    distances = network_distances(problem.spec.layout, first.tensors, second.tensors, result.permutation)
+    # Without buffers: running variances can be so large that nothing else would count.
+    distances = network_distances(problem.spec.layout, first.parameters, second.parameters, result.permutation)
     by_chance = search.align_by_chance(first, second) if chance and not search.matcher.uses_task else None
     return CheckpointAlignment(
         reference=first,

@@ -75,7 +75,7 @@ class CheckpointSearch:
             candidate: The candidate.
 
         Returns:
-            Distances between the shuffled copy and the candidate before and after this alignment.
+            Distances between the parameters of both before and after this alignment.
 
         Raises:
             KeyboardInterrupt: If the search is interrupted; its state is in the folder.
@@ -85,7 +85,7 @@ class CheckpointSearch:
         copy = shuffled_network(reference.tensors, file, seed=self.seed)
         network = as_point(copy, candidate.posterior.buffers)
         result = self._run(_STATE_BY_CHANCE, network, candidate, self._problem(reference, candidate), None)
-        distances = network_distances(self.spec.layout, copy, candidate.tensors, result.permutation)
+        distances = network_distances(self.spec.layout, network.shared_mean(), candidate.parameters, result.permutation)
         file.unlink(missing_ok=True)
         return distances
 
