@@ -180,7 +180,12 @@ def test_folders_with_other_files_are_not_replaced(tmp_path: Path) -> None:
 def test_the_free_space_is_checked_before_tensors_are_computed(tmp_path: Path) -> None:
     infos = {"w": TensorInfo(torch.float32, (10**14,))}
     produced: list[str] = []
+
+    def produce(name: str) -> Tensor:
+        produced.append(name)
+        return torch.zeros(1)
+
     with pytest.raises(StorageError, match=r"needs 400000.00 GB, and \d+.\d\d GB of its disk are free"):
-        write_checkpoint(tmp_path / "x.safetensors", infos, lambda name: produced.append(name) or torch.zeros(1))
+        write_checkpoint(tmp_path / "x.safetensors", infos, produce)
     assert not produced
     assert not list(tmp_path.iterdir())
