@@ -193,8 +193,8 @@ def main(folder: Path, name: str, options: list[str], *, merge: bool) -> None:
         is_recovered = rc.Permutation.load(next(target.glob("rebasin_permutation*"))) == planted
         print(
             f"{name:<12}{command:<7}{size:6.2f} GB {seconds:6.0f} s {cpu:6.0f} CPU s  anonymous {anonymous:5.2f} GB  "
-            f"mapped {mapped:5.2f} GB  distance {distances['distance_before']:.3f} -> "
-            f"{distances['distance_after']:.3f}  {found['relation']}  {'recovered' if is_recovered else 'NOT recovered'}",
+            f"mapped {mapped:5.2f} GB  distance {distances['distance_before']:.3f}, {distances['distance_after']:.3f}  "
+            f"{found['relation']}  {'recovered' if is_recovered else 'NOT recovered'}",
             flush=True,
         )
         shutil.rmtree(target)
