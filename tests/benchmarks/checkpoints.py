@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 import rebasin_core as rc
 from rebasin_core.api.checkpoints.preparation import permuted_tensor
@@ -70,7 +71,9 @@ class Denoiser(nn.Module):
         diffusers = importlib.import_module("diffusers")
         self.unet = diffusers.UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
 
+    @override
     def forward(self, sample: Tensor, step: Tensor, text: Tensor) -> Tensor:
+        """Return the predicted noise."""
         output: Tensor = self.unet(sample, step, text, return_dict=False)[0]
         return output
 
