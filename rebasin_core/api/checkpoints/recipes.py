@@ -13,8 +13,8 @@ import torch
 
 from rebasin_core.api.checkpoints.alignment import CheckpointAlignment, align_checkpoints
 from rebasin_core.api.checkpoints.merging import CheckpointMerge, merge_checkpoints
-from rebasin_core.api.checkpoints.opening import open_checkpoint
 from rebasin_core.api.checkpoints.output import require_free_output
+from rebasin_core.api.opening import open_checkpoint
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.config.recipe import AlignRecipe, MergeRecipe
@@ -112,7 +112,7 @@ def run_recipe(
                 work=work,
                 **options,
             )
-        files = () if recipe.output is None else _written(recipe, recipe.output, found, work)
+        files = () if recipe.output is None else _written(recipe, recipe.output, found, work, progress=progress)
     return RecipeResult(found, files)
 
 
@@ -142,11 +142,18 @@ def load_recipe(file: Path | str, *, registry: Registry | None = None) -> AlignR
 
 
 def _written(
-    recipe: AlignRecipe | MergeRecipe, output: Path, found: CheckpointAlignment | CheckpointMerge, work: Path | None
+    recipe: AlignRecipe | MergeRecipe,
+    output: Path,
+    found: CheckpointAlignment | CheckpointMerge,
+    work: Path | None,
+    *,
+    progress: bool,
 ) -> tuple[Path, ...]:
     dtype = None if recipe.dtype is None else getattr(torch, recipe.dtype)
     recorded = replace(found, recipe=json.loads(recipe.canonical_json()))
-    return recorded.write(output, force=recipe.force, dtype=dtype, max_shard_bytes=recipe.max_shard, work=work)
+    return recorded.write(
+        output, force=recipe.force, dtype=dtype, max_shard_bytes=recipe.max_shard, work=work, progress=progress
+    )
 
 
 @contextmanager
