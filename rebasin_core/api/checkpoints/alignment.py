@@ -285,7 +285,7 @@ def aligned_pair(  # ruff: ignore[too-many-arguments] - one step of two function
     if held is not None:
         result, effect = select_alignment(result, first.posterior, second.posterior, held, keep)
     function = problem.function_check(second, result.permutation) if check else None
-    # Without buffers: running variances can be so large that nothing else would count.
+    # Without buffers: running variances can be larger than all parameters.
     distances = search.distances(first.parameters, second.parameters, result.permutation)
     by_chance = search.align_by_chance(first, second) if chance and not search.matcher.uses_task else None
     return CheckpointAlignment(
