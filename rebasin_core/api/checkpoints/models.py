@@ -75,7 +75,7 @@ def spec_of(
 
     Raises:
         InvalidInputError: If there are no example inputs.
-        SpecError: If the model cannot be traced, or a pattern in ``freeze`` matches nothing.
+        SpecError: If the model cannot be traced, or a pattern in ``freeze`` matches no tensor.
     """
     cached = SpecCache.of(model.identity, freeze, registry or default_registry()) if cache else None
     found = cached.read() if cached is not None else None
