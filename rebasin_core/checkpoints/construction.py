@@ -123,7 +123,7 @@ def _registering(replace: Callable[[nn.Parameter], nn.Parameter | None]) -> Gene
 
 @final
 class _WithoutInitialization(TorchFunctionMode):
-    """Skips operators that change parameters in place."""
+    """Skips operators that write to parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,10 +146,10 @@ class _WithoutInitialization(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
         name: str = getattr(func, "__name__", "")
-        is_in_place = name == "__setitem__" or (name.endswith("_") and not name.startswith("_"))
+        is_written = name == "__setitem__" or (name.endswith("_") and not name.startswith("_"))
         # Functions of `torch.nn.init` are called with keywords here.
         changed = next(iter([*args[:1], *(kwargs or {}).values()]), None)
-        if is_in_place and name != "requires_grad_" and isinstance(changed, Tensor):
+        if is_written and name != "requires_grad_" and isinstance(changed, Tensor):
             address = changed.untyped_storage().data_ptr()
             if address and address in self._memory:
                 return changed

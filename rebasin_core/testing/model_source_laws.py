@@ -85,7 +85,7 @@ def function(example: object, folder: Path) -> None:
     spec = spec_of(model, cache=False)
     tensors = named_tensors(model.module) | dict(model.form.model_tensors(checkpoint.tensors))
     element = spec.random_permutation(generator=seeded())
-    expect(not element.is_identity, "the specification permutes nothing")
+    expect(not element.is_identity, "the specification permutes no tensor")
     permuted = element.apply(tensors)
     given = {name: tensors[name] for name in model.form.shapes}
     found = function_difference(model.module, given, lambda name: permuted[name], model.example_inputs)

@@ -29,7 +29,7 @@ from rebasin_core.testing import Check, conformance_checks
 if TYPE_CHECKING:
     from torch import nn
 
-# One descent from the identity ends at a local optimum in some small networks.
+# One descent from the identity finds only a local optimum in some small networks.
 RESTARTS = {"name": "restarts", "matcher": "weight", "restarts": 5}
 # Weight matching does not find planted elements of networks whose convolutions have many groups.
 GROUPED = {"regnetx_002"}

@@ -31,7 +31,7 @@ from rebasin_core.testing import Check, conformance_checks
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# One descent from the identity ends at a local optimum in some small networks.
+# One descent from the identity finds only a local optimum in some small networks.
 RESTARTS = {"name": "restarts", "matcher": "weight", "restarts": 5}
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 SMALL = {
