@@ -1,9 +1,10 @@
-"""The tests on every supported version of Python, and with the lowest versions that `pyproject.toml` promises.
+"""The tests on every supported version of Python, with the lowest versions of `pyproject.toml`, and the long ones.
 
     nox -f .ci/noxfile.py                      # all that have an interpreter here; others are named and skipped
     nox -f .ci/noxfile.py -s tests-3.12        # one version
     nox -f .ci/noxfile.py -s lowest            # the lowest versions
     nox -f .ci/noxfile.py -s lowest -- tests/specs -n 2
+    nox -f .ci/noxfile.py -s nightly           # the long tests of faults, which no other session runs
 
 Environments are made by uv and kept in `.nox`.
 """
@@ -51,3 +52,14 @@ def lowest(session: nox.Session) -> None:
     session.chdir(ROOT)
     session.install("pip>=24", *COMPILED, "--resolution", "lowest-direct", *PROJECT)
     run_tests(session)
+
+
+@nox.session(python=PYTHONS[0], default=False)
+def nightly(session: nox.Session) -> None:
+    """Run the long tests of faults, also through Ray and submitit."""
+    session.chdir(ROOT)
+    session.install("pip", *COMPILED, "-c", "constraints.txt", *PROJECT)
+    plugins = ["-e", "plugins/rebasin-ray", "-e", "plugins/rebasin-slurm"]
+    session.install("--no-deps", *COMPILED, "-r", "plugins/requirements.txt", *plugins)
+    # One at a time: the moments of the faults depend on the load of the machine.
+    session.run("python", "-m", "pytest", "-m", "nightly", "-n", "0", *session.posargs)

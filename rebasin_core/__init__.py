@@ -29,6 +29,7 @@ from rebasin_core import (
 )
 from rebasin_core.api import (
     align,
+    align_checkpoints,
     align_samples,
     as_posterior,
     barrier,
@@ -41,6 +42,7 @@ from rebasin_core.api import (
     match,
     match_many,
     merge,
+    merge_checkpoints,
     merge_lora,
     model_of,
     open_adapter,
@@ -125,6 +127,7 @@ __all__ = [
     "Task",
     "Tracker",
     "align",
+    "align_checkpoints",
     "align_samples",
     "analysis",
     "architectures",
@@ -157,6 +160,7 @@ __all__ = [
     "match_many",
     "matchers",
     "merge",
+    "merge_checkpoints",
     "merge_lora",
     "merging",
     "metrics",

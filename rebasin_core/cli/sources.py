@@ -15,7 +15,7 @@ def load_model(reference: str, *, meta: bool = False) -> nn.Module:
     Args:
         reference: ``package.module:factory``; the current folder is searched too. The factory is a function or class
             that is called without arguments and returns a `torch.nn.Module`, or is itself a `torch.nn.Module`.
-        meta: Whether to make the model on the meta device, where nothing is allocated.
+        meta: Whether to make the model on the meta device, without memory.
 
     Returns:
         The model.

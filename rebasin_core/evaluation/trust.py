@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from scipy.stats import t as student
-
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.tensors.statistics import mean_stderr
 
@@ -65,7 +63,9 @@ def interval(value: float, stderr: float, degrees: float, level: float) -> tuple
     if not 0 < level < 1:
         message = f"expected a level in (0, 1), such as 0.95, got {level!r}"
         raise InvalidInputError(message)
-    half = float(student.ppf((1 + level) / 2, degrees)) * stderr
+    from scipy.special import stdtrit  # ruff: ignore[import-outside-top-level] - as long as a third of this package
+
+    half = float(stdtrit(degrees, (1 + level) / 2)) * stderr
     return value - half, value + half
 
 

@@ -43,6 +43,8 @@ class ProcessPool(AbstractTaskPool):
         super().__init__()
         self._queue: deque[_Task] = deque()
         self._running: dict[TaskFuture, WorkerProcess | None] = {}
+        # Threads that have a worker and wait for a task.
+        self._num_idle = 0
         self._start([partial(self._serve, share) for share in shares])
 
     @override
@@ -60,6 +62,7 @@ class ProcessPool(AbstractTaskPool):
             queued = [task for task in self._queue if task.future is future]
             for task in queued:
                 self._queue.remove(task)
+                self._changed.notify_all()
             # Under the lock: afterwards, this worker may have another task.
             worker = self._running.get(future)
             if worker is not None:
@@ -70,7 +73,7 @@ class ProcessPool(AbstractTaskPool):
     def _serve(self, share: Share) -> None:
         """Run tasks until shutdown, in one worker process after another."""
         worker: WorkerProcess | None = None
-        while (task := self._next()) is not None:
+        while (task := self._next(has_worker=worker is not None)) is not None:
             result, error = None, None
             try:
                 worker = _restarted(worker, share)
@@ -87,16 +90,20 @@ class ProcessPool(AbstractTaskPool):
         if worker is not None:
             worker.stop()
 
-    def _next(self) -> _Task | None:
+    def _next(self, *, has_worker: bool) -> _Task | None:
         """Wait for a task, and remove it from the queue; return None if there are none after shutdown."""
         with self._changed:
-            while not self._queue:
-                if self._is_shut_down:
+            self._num_idle += has_worker
+            # A thread without a worker leaves tasks to idle workers: a process needs seconds to start.
+            while len(self._queue) <= (0 if has_worker else self._num_idle):
+                if self._is_shut_down and not self._queue:
                     return None
                 self._changed.wait()
+            self._num_idle -= has_worker
             task = self._queue.popleft()
             task.future.is_started = True
             self._running[task.future] = None
+            self._changed.notify_all()  # after shutdown, threads wait until the queue is empty
             return task
 
     def _assign(self, future: TaskFuture, worker: WorkerProcess) -> bool:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class ProcessesExecutor(Executor):
     """Runs tasks in processes of this machine.
 
-    Each worker is a new Python process, which starts with its first task and runs one task at a time. CPUs and GPUs are
-    divided among the workers. A worker that is killed loses only its task, and is restarted for the next one. The
-    function of a task must be importable: functions of ``__main__`` are not.
+    Each worker is a new Python process, which starts if a task waits and no worker is idle, and runs one task at a
+    time. CPUs and GPUs are divided among the workers. A worker that is killed loses only its task, and is restarted for
+    the next one. The function of a task must be importable: functions of ``__main__`` are not.
 
     Workers do not receive Ctrl-C. They exit with the process that opened the executor.
 

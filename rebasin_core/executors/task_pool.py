@@ -43,7 +43,7 @@ class AbstractTaskPool(futures.Executor):
                 message = "cannot submit a task after shutdown"
                 raise RuntimeError(message)
             self._add(future, (fn, args, kwargs))
-            self._changed.notify()
+            self._changed.notify_all()
         return future
 
     @final

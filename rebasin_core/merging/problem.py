@@ -146,7 +146,7 @@ def blocks_of(tensors: tuple[Tensor, ...], like: Tensor | None = None) -> Iterat
         ``[K, n]`` in float64.
     """
     device = (tensors[0] if like is None else like).device
-    # A view where the tensor is contiguous: nothing is read or copied.
+    # Contiguous tensors are not copied, and mapped ones are not read before they are used.
     flat = [tensor.reshape(-1) for tensor in tensors]
     count = flat[0].numel()
     # One memory for all blocks: new memory for each is several times slower than the computation.

@@ -1,24 +1,18 @@
-"""Valid and broken plugins, installed together with pip in a new environment."""
+"""Valid and broken plugins, installed together with pip in a new environment, and commands that use some of them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
 
-from tests.plugin.environment import DISTRIBUTIONS, ROOT, Environment
+from tests.plugin.environment import EXAMPLE, Environment
 
 GOOD = "rebasin-test-good"
 MISSPELT = "rebasin-test-misspelt"
 ALL = ",".join(f"rebasin-test-{name}" for name in ("good", "failing", "clashing", "misspelt", "hook-fails", "exiting"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def environment(new_environment: Callable[..., Environment]) -> Environment:
-    return new_environment(*sorted(path for path in DISTRIBUTIONS.iterdir() if path.is_dir()))
 
 
 def test_plugins_are_listed_with_their_errors(environment: Environment) -> None:
@@ -62,20 +56,27 @@ for name in ("weight", "missing"):
         assert expected in done.stdout, done.stdout
 
 
-@pytest.mark.parametrize("plugins", ["none", GOOD])
-def test_environment_variable_disables_plugins(environment: Environment, plugins: str) -> None:
-    done = environment.run("-m", "rebasin_core", "plugins", plugins=plugins)
-    assert done.returncode == 0, done.stdout
-    assert ("identity" in done.stdout) == (plugins == GOOD)
-    assert "BROKEN" not in done.stdout
-    assert not done.stderr
+def test_environment_variable_selects_plugins(environment: Environment) -> None:
+    code = """
+import json, os, warnings
+from rebasin_core import Registry
 
-
-@pytest.mark.parametrize("plugins", ["", "all"])
-def test_empty_environment_variable_loads_all_plugins(environment: Environment, plugins: str) -> None:
-    done = environment.run("-m", "rebasin_core", "plugins", plugins=plugins)
-    assert "identity" in done.stdout
-    assert "BROKEN" in done.stdout
+found = {}
+for plugins in ("none", "rebasin-test-good", "all", ""):
+    os.environ["REBASIN_PLUGINS"] = plugins
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        registry = Registry()
+        found[plugins] = "identity" in registry.names("matcher"), len(caught) > 0
+print(json.dumps(found))
+"""
+    done = environment.run("-c", code)
+    assert json.loads(done.stdout) == {
+        "none": [False, False],
+        GOOD: [True, False],
+        "all": [True, True],  # broken plugins cause warnings
+        "": [True, True],
+    }
 
 
 RUN = """
@@ -158,13 +159,11 @@ def test_kit_detects_a_broken_law(environment: Environment) -> None:
     assert "unknown hook 'rebasin_machers'" in broken.stderr
 
 
-def test_example_package_passes_the_kit_and_runs(new_environment: Callable[..., Environment]) -> None:
-    example = ROOT / "plugins" / "rebasin-example"
-    environment = new_environment(example)
+def test_example_package_passes_the_kit_and_runs(environment: Environment) -> None:
     checked = environment.run("-m", "rebasin_core", "check", "rebasin-example", plugins="rebasin-example")
     assert checked.returncode == 0, checked.stdout
     assert "0 are broken" in checked.stdout
-    arguments = ("run", str(example / "run.yaml"), "-o", "out")
+    arguments = ("run", str(EXAMPLE / "run.yaml"), "-o", "out")
     done = environment.run("-m", "rebasin_core", *arguments, plugins="rebasin-example")
     assert done.returncode == 0, done.stderr
     assert "rank" in done.stdout

@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import subprocess
-import threading
 import time
 from pathlib import Path
 
@@ -18,15 +17,19 @@ import pytest
 from typing_extensions import override
 
 from rebasin_core.executors import ProcessesExecutor
-from rebasin_core.studies.engine import worker
-from rebasin_core.studies.engine.observer import Observer, Outcome
+from rebasin_core.studies.engine import scheduler, worker
+from rebasin_core.studies.engine.observer import Observer
 from rebasin_core.studies.stage import Stage
 from rebasin_core.studies.store import Artifact, Store
 from tests.cli import conftest as cli
 from tests.cli.conftest import Called
+from tests.studies.disturbed import FOLDER, disturb, process_of, replace_task
+from tests.studies.kills import kill_workers, stop_drivers
 from tests.studies.tiny import (
+    DISTURBED,
     SECONDS,
     STUDY,
+    TOTAL,
     command,
     contents,
     count,
@@ -38,8 +41,9 @@ from tests.studies.tiny import (
     write_study,
 )
 
-TOTAL = 24
 called = cli.called  # the fixture
+
+pytestmark = pytest.mark.timeout(300)  # if the machine has other work
 
 WORKERS = ProcessesExecutor(workers=2, threads=1)
 
@@ -65,54 +69,57 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-class Disturbance(Observer):
-    """Sends signals to workers, before the stages with chosen numbers are finished."""
+@pytest.fixture
+def disturbances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the orders to tasks."""
+    (tmp_path / "disturbances").mkdir()
+    monkeypatch.setenv(FOLDER, str(tmp_path / "disturbances"))
+    return tmp_path / "disturbances"
 
-    def __init__(self, moments: dict[int, signal.Signals], seed: int) -> None:
-        self.retries: list[str] = []
-        self.victims: list[int] = []
-        self._moments = moments
-        self._chooser = random.Random(seed)
-        self._finished = 0
 
-    @override
-    def finished(self, stage: Stage, artifact: Artifact | None) -> None:
-        self._finished += 1
-        workers = sorted(set(workers_of(os.getpid())) - set(self.victims))
-        due = [moment for moment in self._moments if moment <= self._finished]
-        if due and workers:  # a worker that was killed before may not have been replaced yet
-            self.victims.append(self._chooser.choice(workers))
-            os.kill(self.victims[-1], self._moments.pop(due[0]))
+class Retries(Observer):
+    """Keeps the reasons of retries."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
 
     @override
     def retried(self, stage: Stage, reason: str) -> None:
-        self.retries.append(reason)
+        self.reasons.append(reason)
 
 
-@pytest.mark.nightly  # depends on the speed of the machine
-def test_killed_and_hanging_workers(file: Path, store: Path, undisturbed: dict[str, object]) -> None:
+class Clock:
+    """A clock on which a day passes at each reading, as long as the process of one task exists."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self._folder = folder
+        self._number = number
+        self._now = 0.0
+
+    def __call__(self) -> float:
+        process = process_of(self._folder, self._number)
+        if process is not None and is_running(process):
+            self._now += 86_400.0
+        return self._now
+
+
+def test_killed_and_hanging_workers(
+    file: Path, store: Path, undisturbed: dict[str, object], disturbances: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker that the system has stopped hangs, as far as the driver can see."""
-    seen = Disturbance({3: signal.SIGKILL, 8: signal.SIGKILL, 14: signal.SIGSTOP}, seed=1)
-    outcome = opened(file, store, timeout=4.0).run(executor=WORKERS, observers=[seen])
+    disturb(disturbances, {3: "killed", 8: "hanging"})
+    replace_task(monkeypatch)
+    monkeypatch.setattr(scheduler, "monotonic", Clock(disturbances, 8))
+    seen = Retries()
+    # The clock also exceeds the timeout of the other running task, perhaps several times.
+    outcome = opened(file, store, timeout=3600.0, retries=100).run(executor=WORKERS, observers=[seen])
     assert (outcome.failures, outcome.blocked, outcome.unfinished) == ({}, (), 0)
-    assert len(seen.victims) == 3
-    assert not any(map(is_running, seen.victims))
+    assert any("killed by SIGKILL" in reason for reason in seen.reasons)
+    assert any("the timeout of 3600 s" in reason for reason in seen.reasons)
+    assert not any(is_running(process_of(disturbances, number) or 0) for number in (3, 8))
     assert not workers_of(os.getpid())
     assert contents(store) == undisturbed
     assert not remains(store)
-
-
-def disturb_driver(file: Path, store: Path, seconds: float, number: signal.Signals) -> int:
-    """Signal a command at some time after its start, and return its exit code; no worker survives."""
-    with command(file, store, "--workers", "2") as process:
-        end = time.monotonic() + seconds
-        while process.poll() is None and time.monotonic() < end:
-            time.sleep(0.01)
-        workers = workers_of(process.pid)
-        process.send_signal(number)
-        process.communicate(timeout=SECONDS)
-        wait_until(lambda: not any(map(is_running, workers)))
-        return process.returncode
 
 
 def test_a_killed_driver(file: Path, store: Path, undisturbed: dict[str, object]) -> None:
@@ -128,32 +135,48 @@ def test_a_killed_driver(file: Path, store: Path, undisturbed: dict[str, object]
     assert contents(store) == undisturbed
 
 
-@pytest.mark.nightly  # depends on the speed of the machine
-def test_an_interruption(file: Path, store: Path, undisturbed: dict[str, object]) -> None:
-    with command(file, store, "--workers", "2") as process:
-        wait_until(lambda: count(store) >= 5)
+def test_an_interruption(file: Path, store: Path, undisturbed: dict[str, object], disturbances: Path) -> None:
+    disturb(disturbances, {6: "held"})
+    with command(file, store, "--workers", "1", program=DISTURBED) as process:
+        wait_until((disturbances / "held").exists)
         workers = workers_of(process.pid)
-        assert workers
+        assert workers == [process_of(disturbances, 6)]
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=SECONDS)
         assert process.returncode == 130
         assert b"run the same command again to continue" in errors
         wait_until(lambda: not any(map(is_running, workers)))
     assert not remains(store)
+    assert count(store) == 6  # the network, and five tasks
     assert not opened(file, store).run().failures
     assert contents(store) == undisturbed
 
 
-def test_two_commands_at_the_same_time(file: Path, store: Path, undisturbed: dict[str, object]) -> None:
-    with command(file, store, "--workers", "1") as process:
-        wait_until(lambda: count(store) >= 3)
-        outcome = opened(file, store).run()
+class Releasing(Observer):
+    """Lets a held task continue after the first stage."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "released"
+
+    @override
+    def finished(self, stage: Stage, artifact: Artifact | None) -> None:
+        self._file.touch()
+
+
+def test_two_commands_at_the_same_time(
+    file: Path, store: Path, undisturbed: dict[str, object], disturbances: Path
+) -> None:
+    disturb(disturbances, {4: "held"})
+    with command(file, store, program=DISTURBED) as process:
+        wait_until((disturbances / "held").exists)
+        outcome = opened(file, store).run(observers=[Releasing(disturbances)])
         output, errors = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, errors.decode()
     assert (outcome.failures, outcome.unfinished) == ({}, 0)
     # Each stage was computed once, by one of them; the network before, by the command.
     others = int(output.decode().rpartition("Computed ")[2].split()[0])
     assert others + len(outcome.computed) == TOTAL - 1
+    assert others >= 4
     assert outcome.computed
     assert contents(store) == undisturbed
     assert not remains(store)
@@ -291,29 +314,8 @@ def test_a_clock_that_jumps(
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("seed", range(4))
-def test_workers_killed_at_random_moments(file: Path, store: Path, undisturbed: dict[str, object], seed: int) -> None:
-    """Five each time, also while they start."""
-    chooser = random.Random(seed)
-    ended = threading.Event()
-    outcomes: list[Outcome] = []
-
-    def study() -> None:
-        outcomes.append(opened(file, store, retries=20).run(executor=WORKERS))
-        ended.set()
-
-    thread = threading.Thread(target=study)
-    thread.start()
-    kills = 0
-    while kills < 5 and not ended.wait(chooser.uniform(0.1, 3.0)):
-        workers = workers_of(os.getpid())
-        if workers:
-            os.kill(chooser.choice(workers), signal.SIGKILL)
-            kills += 1
-    thread.join(10 * SECONDS)
-    assert (outcomes[0].failures, outcomes[0].unfinished) == ({}, 0)
-    assert contents(store) == undisturbed
-    assert not remains(store)
+def test_workers_killed_at_random_moments(file: Path, undisturbed: dict[str, object]) -> None:
+    kill_workers(file, WORKERS, lambda: workers_of(os.getpid()), undisturbed, kills=20, seed=0)
     assert not workers_of(os.getpid())
 
 
@@ -321,22 +323,10 @@ def test_workers_killed_at_random_moments(file: Path, store: Path, undisturbed: 
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_driver_that_ends_at_random_moments(
-    file: Path, store: Path, undisturbed: dict[str, object], number: signal.Signals
+    file: Path, undisturbed: dict[str, object], number: signal.Signals
 ) -> None:
     """Twenty times, with the same store: from before the first stage to after the last one."""
-    chooser = random.Random(number)
-    for _ in range(20):
-        code = disturb_driver(file, store, chooser.uniform(0.5, 8.0), number)
-        assert code in {-number, 0, 130 if number is signal.SIGINT else 0}
-        if number is signal.SIGINT and code == 130:
-            assert not remains(store)
-        if code == 0:
-            assert contents(store) == undisturbed
-            Store.open(store).remove(chooser.choice(sorted(Store.open(store).ids())))
-    with command(file, store, "--workers", "2") as process:
-        _, errors = process.communicate(timeout=SECONDS)
-        assert process.returncode == 0, errors.decode()
-    assert contents(store) == undisturbed
+    stop_drivers(file, undisturbed, "--workers", "2", stops=20, seed=number, number=number)
 
 
 @pytest.mark.nightly
@@ -348,7 +338,7 @@ def test_many_commands_at_the_same_time(file: Path, store: Path, undisturbed: di
         command(file, store) as third,
         command(file, store, "--workers", "2") as fourth,
     ):
-        time.sleep(4)
+        wait_until(lambda: count(store) >= 3)
         fourth.kill()
         for process in (first, second, third):
             _, errors = process.communicate(timeout=3 * SECONDS)

@@ -1,18 +1,23 @@
-"""Runs that are killed at different times, and resumed."""
+"""Runs that are killed in different stages, and resumed."""
 
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 
 from rebasin_core.studies.store import Store
+from tests.cli import conftest as cli
+from tests.cli.conftest import Called
+from tests.studies.tiny import wait_until
+
+called = cli.called  # the fixture
 
 TEXT = """
 data: digits
@@ -51,27 +56,36 @@ def results(folder: Path) -> dict[str, str]:
     return {identity: store.read(identity).digest for identity in store.ids()}
 
 
+def is_training(folder: Path) -> bool:
+    """Return whether the state of a training is stored."""
+    return any((folder / "store" / "unfinished").rglob("*.safetensors"))
+
+
+def has_a_match(folder: Path) -> bool:
+    """Return whether the networks are trained and matched."""
+    store = Store.open(folder / "store")
+    return any(artifact.kind == "match" for artifact in store.read_many(store.ids()).values())
+
+
+def kill_when(process: subprocess.Popen[bytes], is_reached: Callable[[], bool]) -> None:
+    wait_until(lambda: is_reached() or process.poll() is not None)
+    process.kill()
+    process.communicate()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_killed_run_is_resumed_to_the_same_files(tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed_to_the_same_files(tmp_path: Path, called: Called) -> None:
     (tmp_path / "run.yaml").write_text(TEXT)
-    uninterrupted = start(tmp_path, "whole")
-    output, errors = uninterrupted.communicate(timeout=100)
-    assert uninterrupted.returncode == 0, errors.decode()
-    assert b"unaligned" in output
-    # The delays after the folder appears differ, to kill the run in different stages.
-    for delay in (0.0, 0.5, 1.5):
-        process = start(tmp_path, "killed")
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "killed" / "run.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        found = [p for p in (tmp_path / "killed").rglob("*") if p.is_file() and not p.name.startswith(".")]
+    code, output, errors = called("run", "run.yaml", "-o", "whole", cwd=tmp_path)
+    assert code == 0, errors
+    assert "unaligned" in output
+    killed = tmp_path / "killed"
+    for is_reached in (is_training, has_a_match):
+        kill_when(start(tmp_path, "killed"), partial(is_reached, killed))
+        found = [p for p in killed.rglob("*") if p.is_file() and not p.name.startswith(".")]
         assert all(whole(path) for path in found)
-    last = start(tmp_path, "killed")
-    _, errors = last.communicate(timeout=100)
-    assert last.returncode == 0, errors.decode()
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+    code, _, errors = called("run", "run.yaml", "-o", "killed", cwd=tmp_path)
+    assert code == 0, errors
+    assert contents(killed) == contents(tmp_path / "whole")
+    assert results(killed) == results(tmp_path / "whole")

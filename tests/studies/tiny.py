@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rebasin_core.studies.store import Store
 from rebasin_core.studies.study import Study, load_study
 
+# Regression: scikit-learn, which has the digits, needs a second for its import.
 RUN = """
-data: digits
+data: {name: uci, dataset: toy, root: ROOT}
 architecture: {name: mlp, hidden: [8]}
 inference: {name: map, epochs: 1, optimizer: {name: Adam, lr: 0.01}}
 matchers: [weight]
 barrier: {name: pointwise, num_points: 3}
-num_train: 200
-num_test: 100
 batch_size: 50
 """
 
@@ -33,13 +36,19 @@ scores: true
 matchers: {weight: weight, from_identity: {name: weight, start: identity}}
 retries: 2
 """
-SECONDS = 60.0
+TOTAL = 24
+"""Number of its stages."""
+ROOT = Path(__file__).parents[2]
+SECONDS = 120.0
 """Time after which a command of this study has certainly hung."""
 
 
 def write_study(folder: Path, text: str = STUDY) -> Path:
     """Write the files of the study, and return the path of the study file."""
-    (folder / "run.yaml").write_text(RUN, encoding="utf-8")
+    random = np.random.default_rng(0)
+    x = random.normal(size=(300, 6))
+    np.savez(folder / "toy.npz", x=x, y=np.tanh(x[:, 0]) * x[:, 1], test_index=np.arange(100)[None])
+    (folder / "run.yaml").write_text(RUN.replace("ROOT", json.dumps(str(folder))), encoding="utf-8")
     (folder / "study.yaml").write_text(text, encoding="utf-8")
     return folder / "study.yaml"
 
@@ -71,15 +80,33 @@ def _fields(process: Path) -> list[str]:
 
 def workers_of(driver: int) -> list[int]:
     """Return the worker processes of a process."""
-    found: list[int] = []
+    return [process for process in children_of()[driver] if "rebasin_core.executors.worker" in command_of(process)]
+
+
+def children_of() -> defaultdict[int, list[int]]:
+    """Return the running processes by their parents."""
+    found: defaultdict[int, list[int]] = defaultdict(list)
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             with suppress(OSError):
                 state, parent = _fields(process)[:2]
-                command = (process / "cmdline").read_bytes()
-                if int(parent) == driver and state != "Z" and b"rebasin_core.executors.worker" in command:
-                    found.append(int(process.name))
+                if state != "Z":
+                    found[int(parent)].append(int(process.name))
     return found
+
+
+def descendants(process: int) -> list[int]:
+    """Return the running processes that a process has started, and those that they have started."""
+    found = children_of()[process]
+    return [*found, *(each for child in found for each in descendants(child))]
+
+
+def command_of(process: int) -> str:
+    """Return the command line of a process; empty if it has exited."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def is_running(process: int) -> bool:
@@ -101,15 +128,27 @@ def count(store: Path | str) -> int:
     return len(Store.open(store).ids())
 
 
+REBASIN = ("-m", "rebasin_core")
+DISTURBED = ("-c", "from tests.studies.disturbed import main; main()")
+"""The same with tasks that follow the orders of `tests.studies.disturbed`."""
+
+
 @contextmanager
-def command(file: Path, store: Path, *options: str) -> Generator[subprocess.Popen[bytes]]:
+def command(
+    file: Path, store: Path, *options: str, program: tuple[str, str] = REBASIN
+) -> Generator[subprocess.Popen[bytes]]:
     """Start `rebasin study` in two processes; whatever happens, it and its workers have ended afterwards."""
-    arguments = [sys.executable, "-m", "rebasin_core", "study", str(file), "--store", str(store), *options]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    arguments = [sys.executable, *program, "study", str(file), "--store", str(store), *options]
+    # A shell's background jobs, and their child processes, ignore the signal by default.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    finally:
+        signal.signal(signal.SIGINT, before)
     workers: set[int] = set()
     try:
         yield process
-        workers.update(workers_of(process.pid))
+        workers.update(descendants(process.pid))
     finally:
         process.kill()
         process.communicate()

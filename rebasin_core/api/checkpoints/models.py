@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rebasin_core.api.checkpoints.spec_cache import SpecCache
 from rebasin_core.api.tracing import trace_spec
+from rebasin_core.checkpoints.checkpoint import Checkpoint
 from rebasin_core.checkpoints.construction import with_reserved_memory
 from rebasin_core.checkpoints.factory_source import FactoryModelSource
 from rebasin_core.checkpoints.model_source import ModelSource, SourcedModel, configuration_of
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.plugin.registry import Registry, default_registry
+from rebasin_core.tensors.arguments import raise_wrong_type
 from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rebasin_core.checkpoints.checkpoint import Checkpoint
     from rebasin_core.specs.base import PermutationSpec
 
 _REMEDY = "or give a factory of the model, `package.module:name`"
@@ -51,6 +52,8 @@ def model_of(
         UnknownNameError: If no source has the given name.
         ConfigError: If options of the source are invalid.
     """
+    if not isinstance(checkpoint, Checkpoint):
+        raise_wrong_type(checkpoint, "a checkpoint, from `open_checkpoint`")
     registry = registry or default_registry()
     return _source(checkpoint, source, registry).build(checkpoint)
 
@@ -77,6 +80,8 @@ def spec_of(
         InvalidInputError: If there are no example inputs.
         SpecError: If the model cannot be traced, or a pattern in ``freeze`` matches no tensor.
     """
+    if not isinstance(model, SourcedModel):
+        raise_wrong_type(model, "a model, from `model_of`")
     cached = SpecCache.of(model.identity, freeze, registry or default_registry()) if cache else None
     found = cached.read() if cached is not None else None
     if found is not None:

@@ -1,0 +1,154 @@
+"""Workers and drivers of real studies that are killed at random moments, for any executor.
+
+The moments are seeded. They are numbers of stored stages and seconds, and cover a study at any speed of the
+machine.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from rebasin_core.executors import Executor
+from rebasin_core.studies.engine.observer import Outcome
+from rebasin_core.studies.store import Store
+from tests.studies.tiny import (
+    SECONDS,
+    TOTAL,
+    command,
+    contents,
+    count,
+    descendants,
+    is_running,
+    opened,
+    remains,
+    wait_until,
+    write_study,
+)
+
+PER_STUDY = 5
+
+
+def undisturbed_contents(folder: Path) -> dict[str, object]:
+    """Compute the study in this process with one thread, and return the contents of its store."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        outcome = opened(write_study(folder), folder / "store").run()
+    finally:
+        torch.set_num_threads(before)
+    assert (outcome.failures, outcome.unfinished) == ({}, 0)
+    return contents(folder / "store")
+
+
+def kill_workers(
+    file: Path,
+    executor: Executor,
+    workers: Callable[[], list[int]],
+    expected: Mapping[str, object],
+    *,
+    kills: int,
+    seed: int,
+) -> None:
+    """Compute studies in this process, and kill their workers, also while they start.
+
+    Args:
+        file: The study.
+        executor: Starts the workers.
+        workers: Returns the processes of the workers.
+        expected: The contents of the store of an undisturbed study.
+        kills: Smallest number of workers that are killed.
+        seed: Seed of the moments and the workers.
+    """
+    chooser = random.Random(seed)
+    number = 0
+    while kills > 0:
+        number += 1
+        store = file.parent / f"store{number}"
+        outcome, killed = _with_killed_workers(file, store, executor, workers, chooser)
+        assert (outcome.failures, outcome.unfinished) == ({}, 0)
+        assert contents(store) == expected
+        assert not remains(store)
+        kills -= killed
+
+
+def _with_killed_workers(
+    file: Path, store: Path, executor: Executor, workers: Callable[[], list[int]], chooser: random.Random
+) -> tuple[Outcome, int]:
+    ended = threading.Event()
+    outcomes: list[Outcome] = []
+
+    def study() -> None:
+        try:
+            outcomes.append(opened(file, store, retries=20).run(executor=executor))
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=study)
+    thread.start()
+    kills = 0
+    while kills < PER_STUDY and not ended.wait(chooser.uniform(0.05, 3.0)):
+        found = workers()
+        if found:
+            with suppress(ProcessLookupError):
+                os.kill(chooser.choice(found), signal.SIGKILL)
+                kills += 1
+    thread.join(10 * SECONDS)
+    assert outcomes, "the study has not ended"
+    return outcomes[0], kills
+
+
+def stop_drivers(
+    file: Path, expected: Mapping[str, object], *options: str, stops: int, seed: int, number: signal.Signals
+) -> None:
+    """Signal commands that compute one study with one store, and finish it with the same command.
+
+    Args:
+        file: The study.
+        expected: The contents of the store of an undisturbed study.
+        options: Options of the command.
+        stops: Number of commands that do not finish because of the signal.
+        seed: Seed of the moments.
+        number: The signal.
+    """
+    chooser = random.Random(seed)
+    store = file.parent / "store"
+    while stops > 0:
+        code = _stopped_driver(file, store, options, chooser, number)
+        assert code in {-number, 0, 130 if number is signal.SIGINT else 0}
+        if code != 0:
+            stops -= 1
+        else:
+            assert contents(store) == expected
+            for identity in chooser.sample(sorted(Store.open(store).ids()), 8):
+                Store.open(store).remove(identity)
+        if code == 130:
+            assert not remains(store)
+    with command(file, store, *options) as process:
+        _, errors = process.communicate(timeout=3 * SECONDS)
+        assert process.returncode == 0, errors.decode()
+    assert contents(store) == expected
+
+
+def _stopped_driver(
+    file: Path, store: Path, options: tuple[str, ...], chooser: random.Random, number: signal.Signals
+) -> int:
+    """Signal a command at a random moment, and return its exit code; none of its processes survives."""
+    total = chooser.randrange(count(store), TOTAL + 1)
+    with command(file, store, *options) as process:
+        wait_until(lambda: count(store) >= total or process.poll() is not None, 3 * SECONDS)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(chooser.uniform(0, 1))
+        workers = descendants(process.pid)
+        process.send_signal(number)
+        process.communicate(timeout=SECONDS)
+        wait_until(lambda: not any(map(is_running, workers)))
+        return process.returncode
