@@ -29,6 +29,7 @@ from rebasin_core import (
 )
 from rebasin_core.api import (
     align,
+    align_checkpoints,
     align_samples,
     as_posterior,
     barrier,
@@ -41,11 +42,14 @@ from rebasin_core.api import (
     match,
     match_many,
     merge,
+    merge_checkpoints,
     merge_lora,
+    model_of,
     open_adapter,
     open_checkpoint,
     save_checkpoint,
     score,
+    spec_of,
     star,
     summarize,
     trace_spec,
@@ -54,7 +58,7 @@ from rebasin_core.api import (
 from rebasin_core.architectures import Architecture
 from rebasin_core.assignment import AssignmentSolver
 from rebasin_core.barriers import BarrierEstimator, LossCurve, Path
-from rebasin_core.checkpoints import Checkpoint, CheckpointReader
+from rebasin_core.checkpoints import Checkpoint, CheckpointReader, ModelSource
 from rebasin_core.config import RunConfig, StudyConfig
 from rebasin_core.data import DataSource
 from rebasin_core.errors import RebasinError, RebasinWarning
@@ -104,6 +108,7 @@ __all__ = [
     "Matcher",
     "MergeMethod",
     "Metric",
+    "ModelSource",
     "OperatorRules",
     "Path",
     "Permutation",
@@ -122,6 +127,7 @@ __all__ = [
     "Task",
     "Tracker",
     "align",
+    "align_checkpoints",
     "align_samples",
     "analysis",
     "architectures",
@@ -154,9 +160,11 @@ __all__ = [
     "match_many",
     "matchers",
     "merge",
+    "merge_checkpoints",
     "merge_lora",
     "merging",
     "metrics",
+    "model_of",
     "open_adapter",
     "open_checkpoint",
     "posteriors",
@@ -165,6 +173,7 @@ __all__ = [
     "save_checkpoint",
     "save_spec",
     "score",
+    "spec_of",
     "specs",
     "star",
     "summarize",

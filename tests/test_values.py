@@ -25,7 +25,8 @@ from rebasin_core.testing.cases import network
 from rebasin_core.testing.examples.posteriors import POSTERIORS
 
 # Dataclasses that are not results but arguments of strategies and operator rules.
-WORK = {rc.Call, rc.MatchProblem, rc.Task, rc.barriers.PathProblem}
+# `Checkpoint` is a handle of files, compared by identity.
+WORK = {rc.Call, rc.Checkpoint, rc.MatchProblem, rc.Task, rc.barriers.PathProblem}
 
 
 def nested_layout() -> rc.Layout:

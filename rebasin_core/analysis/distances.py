@@ -30,8 +30,8 @@ class Distance:
     Attributes:
         reference: $\lVert a \rVert^2$.
         candidate: $\lVert b \rVert^2$; alignment does not change it.
-        before: $\langle a, b \rangle$.
-        after: $\langle a, g\,b \rangle$.
+        before: $\lVert a - b \rVert^2$.
+        after: $\lVert a - g\,b \rVert^2$.
         size: Number of entries.
     """
 
@@ -79,17 +79,17 @@ class Distance:
     @property
     def explained(self) -> float:
         r"""Removed share of the squared distance: $1 - \lVert a - gb \rVert^2 / \lVert a - b \rVert^2$."""
-        total = self.reference + self.candidate - 2 * self.before
-        return 2 * (self.after - self.before) / total if total > 0 else 0.0
+        return 1 - self.after / self.before if self.before > 0 else 0.0
 
-    def _relative(self, product: float) -> float:
+    def _relative(self, squared: float) -> float:
         scale = (self.reference + self.candidate) / 2
-        squared = self.reference + self.candidate - 2 * product
-        return math.sqrt(max(squared, 0.0) / scale) if scale > 0 else math.nan
+        return math.sqrt(squared / scale) if scale > 0 else math.nan
 
-    def _cosine(self, product: float) -> float:
+    def _cosine(self, squared: float) -> float:
         scale = math.sqrt(self.reference) * math.sqrt(self.candidate)
-        return product / scale if scale > 0 else math.nan
+        if scale <= 0:
+            return math.nan
+        return min(1.0, max(-1.0, (self.reference + self.candidate - squared) / (2 * scale)))
 
 
 @final
@@ -192,17 +192,21 @@ def _distance(layout: Layout, indices: Mapping[str, Tensor], name: str, left: Te
         for reference, candidate, _ in pieces(term, {}):
             reference_norm += total_product(reference, reference)
             candidate_norm += total_product(candidate, candidate)
-            before += total_product(reference, candidate)
-        after = _aligned_product(layout, indices, term) if indices and term.groups else before
+            before += _squared(reference - candidate)
+        after = _aligned_distance(layout, indices, term) if indices and term.groups else before
         total += Distance(reference_norm, candidate_norm, before, after)
     return total
 
 
-def _aligned_product(layout: Layout, indices: Mapping[str, Tensor], term: Term) -> float:
+def _aligned_distance(layout: Layout, indices: Mapping[str, Tensor], term: Term) -> float:
     value = 0.0
     for reference, candidate, done in pieces(term, indices, nested=layout.nesting):
-        value += total_product(reference, act_on_cell(layout, indices, candidate, term.atoms, skip=done))
+        value += _squared(reference - act_on_cell(layout, indices, candidate, term.atoms, skip=done))
     return value
+
+
+def _squared(difference: Tensor) -> float:
+    return total_product(difference, difference)
 
 
 def _is_number(tensor: Tensor) -> bool:

@@ -1,7 +1,15 @@
 """Main functions of the library: `align`, `match`, `barrier`, `merge`, `score`, `trace_spec` and others."""
 
 from rebasin_core.api.alignment import AlignResult, align
-from rebasin_core.api.checkpoints import merge_lora, open_adapter, open_checkpoint
+from rebasin_core.api.checkpoints import (
+    align_checkpoints,
+    merge_checkpoints,
+    merge_lora,
+    model_of,
+    open_adapter,
+    open_checkpoint,
+    spec_of,
+)
 from rebasin_core.api.conversion import as_posterior, load_posterior, write_back
 from rebasin_core.api.evaluation import barrier, score
 from rebasin_core.api.landscape import BarrierMatrix, Star, barrier_matrix, star
@@ -23,6 +31,7 @@ __all__ = [
     "Star",
     "Summary",
     "align",
+    "align_checkpoints",
     "align_samples",
     "as_posterior",
     "barrier",
@@ -35,11 +44,14 @@ __all__ = [
     "match",
     "match_many",
     "merge",
+    "merge_checkpoints",
     "merge_lora",
+    "model_of",
     "open_adapter",
     "open_checkpoint",
     "save_checkpoint",
     "score",
+    "spec_of",
     "star",
     "summarize",
     "trace_spec",

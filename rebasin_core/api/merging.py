@@ -25,6 +25,7 @@ from rebasin_core.posteriors.barycenters import barycenter, barycenter_or_moment
 from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.specs.base import require_spec
+from rebasin_core.tensors.arguments import require_sequence
 from rebasin_core.tensors.files import write_bytes
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.effect import AlignmentEffect, Keep
     from rebasin_core.evaluation.metric import Metric
     from rebasin_core.evaluation.task import Task
-    from rebasin_core.matchers.base import Matcher
+    from rebasin_core.matchers.base import Matcher, MatchResult
     from rebasin_core.posteriors.averaging import Weights
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
@@ -135,6 +136,7 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
     require_spec(spec)
     strategy = as_merge_method(method)
     model = model_of(task)
+    require_sequence(networks, "several networks or posteriors")
     every = as_posteriors([*networks, *([] if base is None else [base])], model=model, spec=spec)
     posteriors = every if base is None else every[:-1]
     center = reference if base is None else len(posteriors)
@@ -148,14 +150,10 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
     held = None if task is None else task.held()
     aligned = [_Aligned(posterior, spec.identity()) for posterior in posteriors]
     if matcher is not None:
-        with_matcher = as_matcher(matcher)
         for index, posterior in enumerate(posteriors):
             if index != center:
-                found = with_matcher.match(every[center], posterior, spec, task=held, generator=generator)
-                effect = None
-                if held is not None:
-                    found, effect = select_alignment(found, every[center], posterior, held, keep)
-                aligned[index] = _Aligned(found.apply(posterior), found.permutation, effect)
+                found = as_matcher(matcher).match(every[center], posterior, spec, task=held, generator=generator)
+                aligned[index] = _selected(found, every[center], posterior, held, keep)
     networks_to_merge = [own.posterior for own in aligned]
     if strategy == MeanMerge():
         result, is_barycenter = barycenter_or_moments(networks_to_merge, weights)
@@ -164,7 +162,7 @@ def merge(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-on
         is_barycenter = False
     if repair is not None:
         shares = None if strategy.weighting == "coefficients" else weights
-        result = _repaired(networks_to_merge, result, repair, shares, held)
+        result = with_repair(networks_to_merge, result, repair, shares, held)
     return Merged(
         result,
         tuple(own.permutation for own in aligned),
@@ -203,6 +201,16 @@ def as_merge_method(method: MergeMethod | str | Mapping[str, object]) -> MergeMe
     return built
 
 
+def _selected(
+    found: MatchResult, reference: Posterior, posterior: Posterior, task: Task | None, keep: Keep
+) -> _Aligned:
+    """Return the network with the permutation that ``keep`` selects."""
+    effect = None
+    if task is not None:
+        found, effect = select_alignment(found, reference, posterior, task, keep)
+    return _Aligned(found.apply(posterior), found.permutation, effect)
+
+
 def _merged_points(
     method: MergeMethod, aligned: Sequence[Posterior], weights: Weights | None, base: Posterior | None, seed: int
 ) -> PointPosterior:
@@ -230,10 +238,24 @@ def _merged_points(
     return PointPosterior(dict(merge_of.tensors(every[0].shared_mean())), buffers=dict(merge_of.tensors(buffers)))
 
 
-def _repaired(
+def with_repair(
     aligned: Sequence[Posterior], merged: Posterior, repair: RepairName, weights: Weights | None, task: Task | None
-) -> Posterior:
-    """Return a merged network with corrected activation statistics (REPAIR) and batch-normalization statistics."""
+) -> PointPosterior:
+    """Return a merged network with corrected activation statistics (REPAIR) and batch-normalization statistics.
+
+    Args:
+        aligned: The networks that were merged.
+        merged: The merged network.
+        repair: As for `merge`.
+        weights: Weights of the networks; equal if None.
+        task: Network module and data.
+
+    Returns:
+        The corrected network.
+
+    Raises:
+        InvalidInputError: If ``repair`` is unknown, there is no task, or the merged posterior is not a single network.
+    """
     if repair not in get_args(RepairName) or task is None or not merged.is_point:
         message = (
             f"expected `repair` among {get_args(RepairName)}, single networks and a `task`; got {repair!r} for a "

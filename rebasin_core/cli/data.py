@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rebasin_core.cli.sources import load_object
 from rebasin_core.config.document import Document
 from rebasin_core.data.base import DataSource, DataSplits, Target
 from rebasin_core.data.examples import Examples
 from rebasin_core.errors import ConfigError, InvalidInputError
 from rebasin_core.evaluation.batches import checked_batches
-from rebasin_core.plugin.isolation import isolated
+from rebasin_core.isolation import isolated, load_object
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO, final
 import click
 
 from rebasin_core.errors import DivergenceError, LawViolationError, PluginError, RebasinError, StorageError
-from rebasin_core.plugin.isolation import format_error
+from rebasin_core.isolation import format_error
 from rebasin_core.tensors.memory import is_out_of_memory
 
 if TYPE_CHECKING:

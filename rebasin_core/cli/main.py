@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rebasin_core.assignment import which_solver
-from rebasin_core.cli.checkpoints import align, barrier, merge
+from rebasin_core.cli import checkpoints
 from rebasin_core.cli.guard import ExitCode, guarded, on_interrupt, print_error
 from rebasin_core.cli.output import print_checks, print_plugins, print_result
 from rebasin_core.cli.results import results
@@ -137,7 +137,8 @@ def check(package: str, device: str) -> None:
         raise SystemExit(ExitCode.FAILED)
 
 
-for command in (spec, align, merge, barrier, study, results, store):
+checkpoint_commands = [getattr(checkpoints, name) for name in checkpoints.__all__]
+for command in (spec, *checkpoint_commands, study, results, store):
     cli.add_command(command)
 
 

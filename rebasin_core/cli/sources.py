@@ -1,25 +1,12 @@
-"""Models and example inputs given on the command line."""
+"""Models given on the command line."""
 
 from __future__ import annotations
 
-import importlib
-import math
-import re
-import sys
-from pathlib import Path
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.plugin.isolation import isolated
-from rebasin_core.tensors.bounds import MAX_DIGITS, MAX_TRACED_NUMBERS
-from rebasin_core.tensors.reading import shown
-
-_INPUT = re.compile(r"(?P<shape>\d+(?:,\d+)*)(?::(?P<kind>float|int|bool)(?:<(?P<bound>\d+))?)?", re.ASCII)
-_MAX_DIMENSIONS = 16
-_MAX_BOUND = 2**62
-_FORM = "expected a shape such as 2,3,224,224, or 2,16:int<1000 for integers, or 2,16:bool"
+from rebasin_core.isolation import isolated, load_object
 
 
 def load_model(reference: str, *, meta: bool = False) -> nn.Module:
@@ -28,7 +15,7 @@ def load_model(reference: str, *, meta: bool = False) -> nn.Module:
     Args:
         reference: ``package.module:factory``; the current folder is searched too. The factory is a function or class
             that is called without arguments and returns a `torch.nn.Module`, or is itself a `torch.nn.Module`.
-        meta: Whether to make the model on the meta device, where nothing is allocated.
+        meta: Whether to make the model on the meta device, without memory.
 
     Returns:
         The model.
@@ -47,97 +34,3 @@ def load_model(reference: str, *, meta: bool = False) -> nn.Module:
         message = f"expected {reference} to return a torch.nn.Module, got {type(model).__name__}"
         raise InvalidInputError(message)
     return model
-
-
-def load_object(reference: str, purpose: str) -> object:
-    """Import an object.
-
-    Args:
-        reference: ``package.module:name``; the current folder is searched too.
-        purpose: Noun phrase for the error message, such as "a model".
-
-    Returns:
-        The object.
-
-    Raises:
-        InvalidInputError: If it cannot be imported.
-    """
-    name, colon, attribute = reference.partition(":")
-    if not (name and colon and attribute):
-        message = f"expected package.module:factory, got {reference!r}"
-        raise InvalidInputError(message)
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    found: object = None
-    with isolated() as attempt:
-        found = importlib.import_module(name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    if attempt.error is not None:
-        message = f"cannot make {purpose} from {reference}: {attempt.problem}"
-        raise InvalidInputError(message) from attempt.error
-    return found
-
-
-def parse_input(text: str) -> Tensor:
-    """Return a random input of a given shape and type.
-
-    Args:
-        text: Comma-separated shape, followed by ``:int<N`` for integers in [0, N) (``:int`` for N = 2) or by ``:bool``;
-            standard normal entries without a suffix.
-
-    Returns:
-        The input; the same for equal texts.
-
-    Raises:
-        InvalidInputError: If the text has another form, or the input would be too large.
-
-    Examples:
-        >>> tuple(parse_input("2,16:int<50").shape)
-        (2, 16)
-    """
-    found = _INPUT.fullmatch(text.replace(" ", ""))
-    if found is None:
-        message = f"{_FORM}, got {shown(text)}"
-        raise InvalidInputError(message)
-    shape = [_number(length) for length in found["shape"].split(",")]
-    bound = _number(found["bound"] or "2")
-    # Python cannot convert integers of more than a few thousand digits to text, so each length is bounded first.
-    if len(shape) > _MAX_DIMENSIONS or math.prod(shape) > MAX_TRACED_NUMBERS or not 1 <= bound <= _MAX_BOUND:
-        message = (
-            f"{_FORM}, with at most {_MAX_DIMENSIONS} dimensions and {MAX_TRACED_NUMBERS} elements, and a bound from 1 "
-            f"to {_MAX_BOUND}; got {shown(text)}"
-        )
-        raise InvalidInputError(message)
-    generator = torch.Generator().manual_seed(0)
-    if found["kind"] in {None, "float"}:
-        return torch.randn(shape, generator=generator)
-    numbers = torch.randint(bound, shape, generator=generator)
-    return numbers.bool() if found["kind"] == "bool" else numbers
-
-
-def _number(digits: str) -> int:
-    """Return an integer; `sys.maxsize`, which exceeds every limit, if it has too many digits."""
-    return int(digits) if len(digits) <= MAX_DIGITS + 4 else sys.maxsize
-
-
-def parse_named_inputs(texts: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return random keyword inputs.
-
-    Args:
-        texts: Inputs of the form ``name=shape``; see `parse_input`.
-
-    Returns:
-        The inputs by name.
-
-    Raises:
-        InvalidInputError: If a text has another form.
-    """
-    found: dict[str, Tensor] = {}
-    for text in texts:
-        name, equals, shape = text.partition("=")
-        if not (equals and name.isidentifier()):
-            message = f"expected name=shape, such as input_ids=2,16:int<1000, got {text!r}"
-            raise InvalidInputError(message)
-        found[name] = parse_input(shape)
-    return found

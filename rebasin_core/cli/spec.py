@@ -10,11 +10,12 @@ import click
 from rebasin_core.api.tracing import trace_spec
 from rebasin_core.cli.guard import ExitCode
 from rebasin_core.cli.output import terminal_width
-from rebasin_core.cli.sources import load_model, parse_input, parse_named_inputs
+from rebasin_core.cli.sources import load_model
 from rebasin_core.cli.targets import require_free
 from rebasin_core.report.width import wrapped_table
 from rebasin_core.specs.check import check_spec
 from rebasin_core.specs.files import save_spec
+from rebasin_core.tensors.input_texts import parse_input, parse_named_inputs
 
 if TYPE_CHECKING:
     from rebasin_core.specs.tracing.capture import Method

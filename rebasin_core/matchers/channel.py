@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, final
 
 import torch
-from pydantic import BeforeValidator, PositiveInt
+from pydantic import BeforeValidator, NonNegativeInt, PositiveInt
 from tqdm import tqdm
 from typing_extensions import override
 
@@ -63,7 +63,7 @@ class AbstractChannelMatcher(Matcher):
     objective. ``identity``: the identity permutation. ``best``: one descent from each of these two, of which the better
     result is returned."""
 
-    memory: PositiveInt | None = None
+    memory: NonNegativeInt | None = None
     """Maximum number of bytes for similarity matrices that are kept between steps; matrices beyond it are recomputed,
     at the cost of time and different rounding. Unlimited if None: two matrices for each group."""
 

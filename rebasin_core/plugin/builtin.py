@@ -158,3 +158,11 @@ def rebasin_checkpoint_readers() -> Sequence[type[Any]]:
     from rebasin_core import checkpoints
 
     return _exported(checkpoints, checkpoints.CheckpointReader)
+
+
+@hookimpl
+def rebasin_model_sources() -> Sequence[type[Any]]:
+    """Return the sources of models."""
+    from rebasin_core import checkpoints
+
+    return _exported(checkpoints, checkpoints.ModelSource)

@@ -13,9 +13,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from rebasin_core.errors import nearest
+from rebasin_core.isolation import isolated
 from rebasin_core.plugin import builtin
 from rebasin_core.plugin.hookspecs import KNOWN_HOOKS, PROJECT, HookSpecs
-from rebasin_core.plugin.isolation import isolated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

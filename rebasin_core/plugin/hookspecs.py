@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rebasin_core.barriers.base import BarrierEstimator
     from rebasin_core.barriers.paths.base import Path as PosteriorPath
     from rebasin_core.checkpoints.base import CheckpointReader
+    from rebasin_core.checkpoints.model_source import ModelSource
     from rebasin_core.data.base import DataSource
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.evaluation.metric import Metric
@@ -113,6 +114,10 @@ class HookSpecs:
         """Return the classes of readers of checkpoint files."""
 
     @hookspec
+    def rebasin_model_sources(self) -> Sequence[type[ModelSource]]:
+        """Return the classes of sources of models."""
+
+    @hookspec
     def rebasin_examples(self, kind: type[object], folder: Path) -> Sequence[object] | None:
         """Return small instances of a class of this plugin, for the conformance kit.
 
@@ -125,7 +130,7 @@ class HookSpecs:
         Returns:
             Instances of a strategy or posterior; for an adapter, objects that it converts; for operator rules, pairs of
             a module and its inputs; for a checkpoint reader, pairs of an instance and the path of a file that it reads;
-            None for a class of another plugin.
+            for a model source, pairs of an instance and a checkpoint; None for a class of another plugin.
         """
 
 
@@ -147,6 +152,7 @@ HOOKS: dict[str, str] = {
     "merge_method": "rebasin_merge_methods",
     "tracker": "rebasin_trackers",
     "checkpoint_reader": "rebasin_checkpoint_readers",
+    "model_source": "rebasin_model_sources",
 }
 """The name of the hook of every family."""
 

@@ -12,18 +12,19 @@ from rebasin_core.assignment.base import AssignmentSolver
 from rebasin_core.barriers.base import BarrierEstimator
 from rebasin_core.barriers.paths.base import Path
 from rebasin_core.checkpoints.base import CheckpointReader
+from rebasin_core.checkpoints.model_source import ModelSource
 from rebasin_core.data.base import DataSource
 from rebasin_core.errors import BrokenPluginWarning, PluginError, UnknownNameError, nearest
 from rebasin_core.evaluation.likelihood import Likelihood
 from rebasin_core.evaluation.metric import Metric
 from rebasin_core.executors.base import Executor
 from rebasin_core.inference.base import Inference
+from rebasin_core.isolation import isolated
 from rebasin_core.matchers.base import Matcher
 from rebasin_core.merging.base import MergeMethod
 from rebasin_core.plugin.discovery import PluginStatus, hook_error, load_plugins, new_manager
 from rebasin_core.plugin.hook_results import checked_classes, name_of
 from rebasin_core.plugin.hookspecs import HOOKS
-from rebasin_core.plugin.isolation import isolated
 from rebasin_core.posteriors.adapter import PosteriorAdapter
 from rebasin_core.posteriors.base import Posterior
 from rebasin_core.specs.base import SpecFactory
@@ -54,6 +55,7 @@ INTERFACES: Mapping[str, type[Any]] = {
     "spec": SpecFactory,
     "tracker": Tracker,
     "checkpoint_reader": CheckpointReader,
+    "model_source": ModelSource,
 }
 """The interface of every family."""
 

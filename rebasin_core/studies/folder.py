@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 from rebasin_core.errors import FileFormatError, StorageError
 from rebasin_core.problems import messages
 from rebasin_core.studies.kinds.view import write_results
-from rebasin_core.studies.lock import LOCK, FolderLock
 from rebasin_core.tensors.files import is_unfinished, write_json
+from rebasin_core.tensors.lock import LOCK, FolderLock
 from rebasin_core.tensors.reading import read_record, reason
 
 if TYPE_CHECKING:

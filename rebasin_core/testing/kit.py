@@ -11,7 +11,7 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.errors import LawViolationError, PluginError
-from rebasin_core.plugin.isolation import isolated
+from rebasin_core.isolation import isolated
 from rebasin_core.plugin.registry import Registered, Registry, default_registry
 from rebasin_core.posteriors.base import Posterior
 from rebasin_core.testing import (  # ruff: ignore[unused-import] - their import fills LAWS
@@ -27,6 +27,7 @@ from rebasin_core.testing import (  # ruff: ignore[unused-import] - their import
     merge_laws,
     metric_laws,
     model_laws,
+    model_source_laws,
     pair_laws,
     path_laws,
     posterior_laws,

@@ -25,12 +25,23 @@ TASK = rc.Task(MODEL, [(X, Y)])
 POINT = rc.as_posterior(MODEL)
 GAUSSIAN = rc.posteriors.DiagonalGaussianPosterior(POINT.mean, {n: t.abs() + 0.1 for n, t in POINT.mean.items()})
 PERMUTATION = SPEC.random_permutation(generator=torch.Generator().manual_seed(1))
+CHECKPOINT = rc.Checkpoint(Path("no"), "safetensors", {}, (), {})
 ROWS = {"0.weight": "h, -", "0.bias": "h", "2.weight": "-, h", "2.bias": "-"}
 
 # Valid arguments by name; the test replaces each of them by objects of other types.
 CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "load_study": (rc.load_study, {"path": "study.yaml"}),
     "align": (rc.align, {"reference": MODEL, "candidate": MODEL, "task": TASK, "spec": SPEC, "matcher": "weight"}),
+    "align_checkpoints": (rc.align_checkpoints, {"reference": "no.safetensors", "candidate": "no.safetensors"}),
+    "merge_checkpoints": (
+        rc.merge_checkpoints,
+        {"checkpoints": ["no.safetensors", "no.safetensors"], "method": "mean"},
+    ),
+    "open_checkpoint": (rc.open_checkpoint, {"path": "no.safetensors"}),
+    "open_adapter": (rc.open_adapter, {"path": "no"}),
+    "merge_lora": (rc.merge_lora, {"base": CHECKPOINT, "adapter": CHECKPOINT}),
+    "model_of": (rc.model_of, {"checkpoint": CHECKPOINT, "source": None}),
+    "spec_of": (rc.spec_of, {"model": rc.model_of(CHECKPOINT, "torch.nn:Identity")}),
     "align_samples": (rc.align_samples, {"samples": [POINT, POINT], "spec": SPEC, "matcher": "weight", "task": TASK}),
     "as_posterior": (rc.as_posterior, {"source": MODEL, "model": MODEL, "spec": SPEC}),
     "barrier": (

@@ -20,6 +20,9 @@ def make():
 """
 
 
+MODEL = ("-m", "nets:make", "-i", "4,1,8,8")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "nets.py").write_text(NETS)
@@ -41,10 +44,11 @@ def folder(tmp_path: Path) -> Path:
 
 def test_align_recovers_a_planted_permutation(folder: Path) -> None:
     done = rebasin(
-        "align", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8", "-o", "c.safetensors", cwd=folder
+        "align", "a.safetensors", "b.safetensors", "-m", "nets:make", "-i", "4,1,8,8", "-o", "c.safetensors", cwd=folder
     )
     assert done.returncode == 0, done.stderr
-    assert "units permuted, groups: 1" in done.stdout
+    assert "Verdict: equal" in done.stdout
+    assert "written: c.safetensors" in done.stdout
     first, found = load_file(folder / "a.safetensors"), load_file(folder / "c.safetensors")
     assert set(first) == set(found)
     for name, tensor in first.items():
@@ -52,7 +56,7 @@ def test_align_recovers_a_planted_permutation(folder: Path) -> None:
 
 
 def test_an_interrupted_align_is_resumed(folder: Path, called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ("align", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8", "-o", "c.safetensors")
+    arguments = ("align", "a.safetensors", "b.safetensors", "-m", "nets:make", "-i", "4,1,8,8", "-o", "c.safetensors")
 
     def interrupted(*_: object) -> bool:
         raise KeyboardInterrupt
@@ -61,7 +65,7 @@ def test_an_interrupted_align_is_resumed(folder: Path, called: Called, monkeypat
         patch.setattr(CoordinateDescent, "initialize_greedily", interrupted)
         code, _, errors = called(*arguments, cwd=folder)
     assert code == 130
-    assert "run the same command again" in errors
+    assert "Run the same command again" in errors
     assert (folder / "c.safetensors.unfinished").exists()
     assert not (folder / "c.safetensors").exists()
     assert called(*arguments, cwd=folder)[0] == 0
@@ -70,7 +74,7 @@ def test_an_interrupted_align_is_resumed(folder: Path, called: Called, monkeypat
 
 
 def test_merge_writes_an_ordinary_checkpoint(folder: Path, called: Called) -> None:
-    arguments = ("merge", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8", "-o", "m.safetensors")
+    arguments = ("merge", "a.safetensors", "b.safetensors", "-m", "nets:make", "-i", "4,1,8,8", "-o", "m.safetensors")
     code, _, errors = called(*arguments, "--repair", "reset", "--data", "digits", cwd=folder)
     assert code == 0, errors
     first, found = load_file(folder / "a.safetensors"), load_file(folder / "m.safetensors")
@@ -79,24 +83,35 @@ def test_merge_writes_an_ordinary_checkpoint(folder: Path, called: Called) -> No
 
 
 def test_the_barrier_is_printed_before_and_after_alignment(folder: Path, called: Called) -> None:
-    arguments = ("barrier", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8", "--points", "3")
+    arguments = ("barrier", "a.safetensors", "b.safetensors", "-m", "nets:make", "-i", "4,1,8,8", "--points", "3")
     code, output, errors = called(*arguments, "--data", "digits", cwd=folder)
     assert code == 0, errors
-    lines = [line.split() for line in output.splitlines() if line.startswith(("unaligned", "wasserstein"))]
-    assert [line[0] for line in lines] == ["unaligned", "wasserstein"]
+    lines = [line.split() for line in output.splitlines() if line.startswith(("unaligned", "weight"))]
+    assert [line[0] for line in lines] == ["unaligned", "weight"]
     assert float(lines[1][1]) == 0.0
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["align", "nets:make", "a.safetensors", "b.safetensors", "-o", "c"], "expected --input"),
-        (["barrier", "nets:make", "a.safetensors", "b.safetensors", "-i", "4,1,8,8"], "name a dataset with --data"),
-        (["merge", "nets:make", "a.safetensors", "no.safetensors", "-i", "4,1,8,8", "-o", "c"], "cannot read"),
+        (["align", "a.safetensors", "b.safetensors", "-o", "c"], "has no configuration"),
+        (["align", "a.safetensors", "b.safetensors", "-i", "4,1,8,8", "-o", "c"], "give it as --model"),
+        (["align", "a.safetensors", "b.safetensors", "-m", "nets:make", "-o", "c"], "example inputs"),
         (
-            ["merge", "nets:make", "a.safetensors", "-w", "1", "-w", "2", "-i", "4,1,8,8", "-o", "c"],
-            "expected 1 nonnegative weight",
+            ["align", "a.safetensors", "b.safetensors", *MODEL, "-o", "c", "--matcher", "wieght"],
+            "did you mean 'weight'",
         ),
+        (["align", "a.safetensors", "b.safetensors", *MODEL, "-o", "c", "--memory", "much"], "expected a size"),
+        (
+            ["align", "a.safetensors", "b.safetensors", *MODEL, "-o", "c", "--memory", "1MB"],
+            "in addition to mapped files",
+        ),
+        (["align", "a.safetensors", "b.safetensors", *MODEL, "-o", "c.pt"], "c.safetensors"),
+        (["barrier", "a.safetensors", "b.safetensors", *MODEL], "name a dataset with --data"),
+        (["merge", "a.safetensors", "no.safetensors", *MODEL, "-o", "c"], "cannot read"),
+        (["merge", "a.safetensors", *MODEL, "-o", "c"], "checkpoints"),
+        (["merge", "a.safetensors", "b.safetensors", "-w", "1", *MODEL, "-o", "c"], "weight"),
+        (["merge", "a.safetensors", "b.safetensors", *MODEL, "-o", "c", "--method", "ties"], "expected a base network"),
     ],
 )
 def test_invalid_arguments_print_one_message(folder: Path, called: Called, arguments: list[str], message: str) -> None:
@@ -129,7 +144,7 @@ def test_an_input_is_never_overwritten(folder: Path, called: Called, command: st
     (folder / "hard.safetensors").hardlink_to(folder / "a.safetensors")
     for output in ("a.safetensors", "b.safetensors", "./b.safetensors", "link.safetensors", "hard.safetensors"):
         for extra in ([], ["--force"]):
-            arguments = (command, "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "-o", output, *extra)
+            arguments = (command, "a.safetensors", "b.safetensors", "-m", "nets:make", *INPUTS, "-o", output, *extra)
             code, _, errors = called(*arguments, cwd=folder)
             assert code == 3
             assert "is also an input" in errors
@@ -138,7 +153,7 @@ def test_an_input_is_never_overwritten(folder: Path, called: Called, command: st
 
 def test_an_existing_file_is_replaced_only_with_force(folder: Path, called: Called) -> None:
     (folder / "c.safetensors").write_text("mine")
-    arguments = ("align", "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "-o", "c.safetensors")
+    arguments = ("align", "a.safetensors", "b.safetensors", "-m", "nets:make", *INPUTS, "-o", "c.safetensors")
     code, _, errors = called(*arguments, cwd=folder)
     assert code == 3
     assert "--force" in errors
@@ -149,7 +164,7 @@ def test_an_existing_file_is_replaced_only_with_force(folder: Path, called: Call
 
 def test_data_can_come_from_a_function(folder: Path, called: Called) -> None:
     (folder / "own.py").write_text(DATA)
-    arguments = ("barrier", "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "--points", "3")
+    arguments = ("barrier", "a.safetensors", "b.safetensors", "-m", "nets:make", *INPUTS, "--points", "3")
     code, output, errors = called(*arguments, "--data", "own:splits", "-d", "scale=0.5", "-d", "count=20", cwd=folder)
     assert code == 0, errors
     assert "the loss at the midpoint:" in output
@@ -163,7 +178,7 @@ def test_data_can_come_from_a_function(folder: Path, called: Called) -> None:
 
 
 def test_data_sets_have_the_same_options_as_in_run_files(folder: Path, called: Called) -> None:
-    arguments = ("barrier", "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "--data")
+    arguments = ("barrier", "a.safetensors", "b.safetensors", "-m", "nets:make", *INPUTS, "--data")
     for given in (["mnist", "-d", "mean=0", "-d", "deviation=1"], ["{name: mnist, mean: 0, deviation: 1}"]):
         code, _, errors = called(*arguments, *given, cwd=folder)
         assert code == 2
@@ -183,20 +198,20 @@ def test_data_sets_have_the_same_options_as_in_run_files(folder: Path, called: C
 
 def test_align_prints_the_loss_at_the_midpoint(folder: Path, called: Called) -> None:
     (folder / "own.py").write_text(DATA)
-    arguments = ("align", "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "-o", "c.safetensors")
+    arguments = ("align", "a.safetensors", "b.safetensors", "-m", "nets:make", *INPUTS, "-o", "c.safetensors")
     code, output, errors = called(*arguments, "--data", "own:splits", "--keep", "aligned", cwd=folder)
     assert code == 0, errors
     assert "loss at the midpoint" in output
     code, output, errors = called(*arguments, "--force", cwd=folder)
     assert code == 0, errors
-    assert "pass --data to evaluate the loss" in output
+    assert "loss at the midpoint" not in output
 
 
 @pytest.mark.parametrize("width", [50, 80])
 def test_tables_fit_the_terminal(folder: Path, called: Called, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     (folder / "own.py").write_text(DATA)
     monkeypatch.setenv("COLUMNS", str(width))
-    arguments = ("barrier", "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "--points", "3")
+    arguments = ("barrier", "a.safetensors", "b.safetensors", "-m", "nets:make", *INPUTS, "--points", "3")
     code, output, errors = called(*arguments, "--data", "own:splits", cwd=folder)
     assert code == 0, errors
     table = [line for line in output.splitlines() if not line.startswith("`")]
@@ -206,7 +221,7 @@ def test_tables_fit_the_terminal(folder: Path, called: Called, monkeypatch: pyte
 
 def test_wrong_preprocessing_gives_a_warning(folder: Path) -> None:
     (folder / "own.py").write_text(DATA)
-    arguments = ("barrier", "nets:make", "a.safetensors", "b.safetensors", *INPUTS, "--points", "3")
+    arguments = ("barrier", "a.safetensors", "b.safetensors", "-m", "nets:make", *INPUTS, "--points", "3")
     done = rebasin(*arguments, "--data", "own:splits", "-d", "scale=50", cwd=folder)
     assert done.returncode == 0
     assert done.stderr.count("no better than the best prediction that ignores the inputs") == 1

@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from rebasin_core import RunConfig, load_run, run
 from rebasin_core.architectures import MLPArchitecture
 from rebasin_core.errors import SpecError, StorageError
-from rebasin_core.studies.lock import LOCK, FolderLock
 from rebasin_core.studies.planning import contents as contents_module
 from rebasin_core.studies.store import Store
+from rebasin_core.tensors.lock import LOCK, FolderLock
 from rebasin_core.tensors.modules import named_tensors
 
 TEXT = """

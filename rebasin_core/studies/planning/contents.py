@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
-from rebasin_core.api.checkpoints.opening import digest_of_checkpoint, reader_of
+from rebasin_core.api.opening import digest_of_checkpoint, reader_of
 from rebasin_core.checkpoints.safetensors_reader import SAFETENSORS
 from rebasin_core.errors import FileFormatError, InvalidInputError, PluginError, UnknownNameError
+from rebasin_core.plugin.code import code_of_package
 from rebasin_core.plugin.discovery import CORE
 from rebasin_core.strategy import Options, Strategy, strategies_in
 from rebasin_core.studies.kinds.network import digest_of_inputs
@@ -23,7 +21,7 @@ from rebasin_core.tensors.digests import digest_of_file, digest_of_json
 from rebasin_core.tensors.files import document_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from rebasin_core.data.base import DataSource, DataSplits, Target
     from rebasin_core.plugin.registry import Registered, Registry
@@ -260,39 +258,6 @@ def is_point_file(path: Path) -> bool:
         return bool(document_of(path).get("representation", "point") == "point")
     except FileFormatError:
         return True
-
-
-@cache
-def code_of_package(package: str, number: str) -> str:
-    """Return the version of a package and a digest of its source files, which detects changes between versions.
-
-    Args:
-        package: Name of a top-level module.
-        number: Version of the distribution.
-
-    Returns:
-        Text of the form ``1.2.3+0123456789ab``; only the version if there are no source files.
-    """
-    found = hashlib.sha256()
-    count = 0
-    for name, path in _sources(package):
-        found.update(repr((name, hashlib.sha256(path.read_bytes()).hexdigest())).encode())
-        count += 1
-    return f"{number}+{found.hexdigest()[:12]}" if count else number
-
-
-def _sources(package: str) -> Iterator[tuple[str, Path]]:
-    """Yield the source files of a package in a fixed order, with their names relative to it."""
-    module = sys.modules.get(package)
-    try:
-        path = Path(inspect.getsourcefile(module) or "") if module is not None else Path()
-    except TypeError:  # a built-in module, or the module of an interactive session
-        return
-    if path.name == "__init__.py":
-        for file in sorted(path.parent.rglob("*.py")):
-            yield file.relative_to(path.parent).as_posix(), file
-    elif path.is_file():
-        yield path.name, path
 
 
 def with_paths(options: Options, document: dict[str, Any], text: Callable[[Path], str]) -> dict[str, Any]:

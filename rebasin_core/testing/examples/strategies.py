@@ -17,6 +17,7 @@ from rebasin_core.specs.table import TableSpecFactory
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.testing.examples.checkpoints import CHECKPOINTS
 from rebasin_core.testing.examples.foreign import FOREIGN
+from rebasin_core.testing.examples.model_sources import MODEL_SOURCES
 from rebasin_core.testing.examples.modules import modules
 from rebasin_core.testing.examples.posteriors import POSTERIORS
 
@@ -45,7 +46,7 @@ def built_in_examples(kind: type[object], folder: Path) -> Sequence[object] | No
     for given in (POSTERIORS, FOREIGN):
         if kind in given:
             return given[kind]()
-    make = CHECKPOINTS.get(kind) or _MAKERS.get(kind)
+    make = CHECKPOINTS.get(kind) or MODEL_SOURCES.get(kind) or _MAKERS.get(kind)
     return None if make is None else make(folder)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
+import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, final
+
+from rebasin_core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -54,6 +59,36 @@ def isolated() -> Generator[Attempt]:
             attempt.error = error
         except BaseException as error:  # ruff: ignore[blind-except] - no exception of a plugin may end the program
             attempt.error = error
+
+
+def load_object(reference: str, purpose: str) -> object:
+    """Import an object.
+
+    Args:
+        reference: ``package.module:name``; the current folder is searched too.
+        purpose: Noun phrase for the error message, such as "a model".
+
+    Returns:
+        The object.
+
+    Raises:
+        InvalidInputError: If it cannot be imported.
+    """
+    name, colon, attribute = reference.partition(":")
+    if not (name and colon and attribute):
+        message = f"expected package.module:factory, got {reference!r}"
+        raise InvalidInputError(message)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    found: object = None
+    with isolated() as attempt:
+        found = importlib.import_module(name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    if attempt.error is not None:
+        message = f"cannot make {purpose} from {reference}: {attempt.problem}"
+        raise InvalidInputError(message) from attempt.error
+    return found
 
 
 def format_error(error: BaseException) -> str:

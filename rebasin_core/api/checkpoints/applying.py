@@ -1,0 +1,80 @@
+"""Saved permutations applied to checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rebasin_core.api.checkpoints.alignment import opened
+from rebasin_core.api.checkpoints.network import CheckpointNetwork
+from rebasin_core.api.checkpoints.output import require_free_output, working_folder, write_output
+from rebasin_core.api.checkpoints.preparation import permuted_tensor
+from rebasin_core.checkpoints.naming import NamePolicy
+from rebasin_core.checkpoints.stored import StoredForm
+from rebasin_core.checkpoints.writing import MAX_SHARD_BYTES
+from rebasin_core.symmetry.permutation import Permutation
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from rebasin_core.checkpoints.checkpoint import Checkpoint
+
+_LENIENT = NamePolicy()
+
+
+def apply_to_checkpoint(  # ruff: ignore[too-many-arguments] - all but three have defaults
+    permutation: Permutation | Path | str,
+    checkpoint: Checkpoint | Path | str,
+    output: Path | str,
+    *,
+    names: NamePolicy = _LENIENT,
+    force: bool = False,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    work: Path | None = None,
+) -> tuple[Path, ...]:
+    """Permute a checkpoint tensor by tensor, and write it in the same layout.
+
+    Args:
+        permutation: A permutation, or its file, such as the one next to the output of an alignment.
+        checkpoint: Checkpoint of the model of the permutation.
+        output: A file with the suffix ``.safetensors``, or a folder.
+        names: Rules for names in the file that differ from those of the model.
+        force: Whether to replace an existing output.
+        dtype: Dtype of floating-point tensors; that of the checkpoint if None.
+        max_shard_bytes: Maximum size of a shard in a folder.
+        work: Folder on the same disk for the unfinished output; a temporary one if None.
+
+    Returns:
+        The files with tensors, and the file of the permutation.
+
+    Raises:
+        FileFormatError: If a file is damaged, or of an unknown format.
+        InvalidInputError: If the checkpoint does not fit the permutation.
+        StorageError: If the output is an input, exists and ``force`` is false, or cannot be written.
+    """
+    element = permutation if isinstance(permutation, Permutation) else Permutation.load(permutation)
+    layout = element.layout
+    source = opened(checkpoint)
+    target = Path(output)
+    require_free_output(target, [source], force=force)
+    form = StoredForm({name: layout.shape(name) for name in layout.axes})
+    network = CheckpointNetwork.of(source, layout.names, form, names)
+    layout.check(network.tensors, str(source.path))
+
+    def produce(name: str) -> Tensor:
+        return permuted_tensor(element, network.tensors, name)
+
+    with working_folder(target, work) as folder:
+        return write_output(
+            target,
+            network,
+            produce,
+            {"": element},
+            {"command": "apply", "specification": layout.fingerprint},
+            inputs=[source],
+            work=folder,
+            dtype=dtype,
+            max_shard_bytes=max_shard_bytes,
+        )

@@ -1,0 +1,296 @@
+"""Merging of checkpoints of any size and format: align, and combine tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from rebasin_core.api.checkpoints.alignment import aligned_pair, opened
+from rebasin_core.api.checkpoints.memory import within_memory
+from rebasin_core.api.checkpoints.network import as_point
+from rebasin_core.api.checkpoints.output import require_free_output, working_folder, write_output
+from rebasin_core.api.checkpoints.preparation import prepared, unaligned
+from rebasin_core.api.checkpoints.search import CheckpointSearch
+from rebasin_core.api.matching import as_matcher
+from rebasin_core.api.merging import as_merge_method, with_repair
+from rebasin_core.checkpoints.naming import NamePolicy
+from rebasin_core.checkpoints.writing import MAX_SHARD_BYTES
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.merging.streaming import StreamingMerge
+from rebasin_core.tensors.arguments import require_sequence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import torch
+    from torch import Tensor
+
+    from rebasin_core.api.checkpoints.alignment import CheckpointAlignment, TaskOfModel
+    from rebasin_core.api.checkpoints.network import CheckpointNetwork
+    from rebasin_core.api.merging import RepairName
+    from rebasin_core.checkpoints.checkpoint import Checkpoint
+    from rebasin_core.checkpoints.model_source import ModelSource
+    from rebasin_core.evaluation.effect import Keep
+    from rebasin_core.evaluation.task import Task
+    from rebasin_core.matchers.base import Matcher
+    from rebasin_core.merging.base import MergeMethod
+    from rebasin_core.posteriors.averaging import Weights
+    from rebasin_core.posteriors.point import PointPosterior
+    from rebasin_core.specs.base import PermutationSpec
+
+_LENIENT = NamePolicy()
+_MIN_CHECKPOINTS = 2
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class CheckpointMerge:
+    """Merge of aligned checkpoints; returned by `merge_checkpoints`. Tensors are merged when they are written.
+
+    Attributes:
+        networks: The merged networks.
+        base: The base, for methods that merge differences from it; None for others.
+        alignments: Alignment of every network with the reference; None for the reference, and without alignment.
+        method: The merge method.
+        weights: Weight of each network, or a mapping from patterns of tensor names to such weights; None for 1 each.
+        seed: Seed of random numbers.
+        repaired: The merged network with corrected activation statistics, in memory; None without repair.
+        recipe: JSON values of the recipe, for the metadata of the output; None if there is none.
+    """
+
+    networks: tuple[CheckpointNetwork, ...]
+    base: CheckpointNetwork | None
+    alignments: tuple[CheckpointAlignment | None, ...]
+    method: MergeMethod
+    weights: Weights | None
+    seed: int
+    repaired: PointPosterior | None = None
+    recipe: Mapping[str, Any] | None = None
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a merged tensor.
+
+        Args:
+            name: Name of a parameter or buffer of the model.
+
+        Returns:
+            A new tensor, in the dtype of the first network.
+        """
+        if self.repaired is None:
+            return self._merge.tensor(name)
+        own = self.repaired.mean if name in self.repaired.shared_mean() else self.repaired.buffers
+        return own[name].to(self.networks[0].tensors[name].dtype)
+
+    @property
+    def _merge(self) -> StreamingMerge:
+        return StreamingMerge(
+            self.method,
+            list(map(_reader, self.networks, self.alignments)),
+            weights=self.weights,
+            base=None if self.base is None else self.base.tensors.__getitem__,
+            buffers=self.networks[0].expected.buffers,
+            seed=self.seed,
+        )
+
+    def report(self, *, full: bool = False, width: int | None = None) -> str:
+        """Return the reports of all alignments.
+
+        Args:
+            full: Whether to list every group; otherwise groups whose names differ only in numbers are one row.
+            width: Maximum number of characters per line; no limit if None.
+
+        Returns:
+            Several lines.
+        """
+        parts = []
+        for network, found in zip(self.networks, self.alignments, strict=True):
+            if found is not None:
+                parts.append(f"{network.checkpoint.path}:\n{found.report(full=full, width=width)}")
+        return "\n\n".join(parts)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the method, and all figures of the alignments, as JSON values."""
+        return {
+            "method": json.loads(self.method.canonical_json()),
+            "checkpoints": [str(network.checkpoint.path) for network in self.networks],
+            "alignments": [None if found is None else found.as_json() for found in self.alignments],
+        }
+
+    def write(
+        self,
+        path: Path | str,
+        *,
+        force: bool = False,
+        dtype: torch.dtype | None = None,
+        max_shard_bytes: int = MAX_SHARD_BYTES,
+        work: Path | None = None,
+    ) -> tuple[Path, ...]:
+        """Write the merged network, with the names, dtypes and other files of the first, and the permutations.
+
+        Args:
+            path: A file with the suffix ``.safetensors``, or a folder.
+            force: Whether to replace an existing output.
+            dtype: Dtype of floating-point tensors; that of the first network if None.
+            max_shard_bytes: Maximum size of a shard in a folder.
+            work: Folder on the same disk for the unfinished output; a temporary one if None.
+
+        Returns:
+            The files with tensors, and the files of the permutations.
+
+        Raises:
+            StorageError: If the output is one of the inputs, exists and ``force`` is false, or cannot be written; an
+                existing one is not changed.
+        """
+        target = Path(path)
+        inputs = [network.checkpoint for network in (*self.networks, *([] if self.base is None else [self.base]))]
+        require_free_output(target, inputs, force=force)
+        found = [each for each in self.alignments if each is not None]
+        provenance = {
+            "command": "merge",
+            "method": json.loads(self.method.canonical_json()),
+            "weights": _plain(self.weights),
+            "matcher": json.loads(found[0].matcher.canonical_json()) if found else None,
+            "specification": found[0].spec.layout.fingerprint if found else None,
+            "seed": self.seed,
+            "recipe": self.recipe,
+        }
+        numbered = enumerate(self.alignments, start=1)
+        permutations = {f"_{number}": each.permutation for number, each in numbered if each is not None}
+        with working_folder(target, work) as folder:
+            return write_output(
+                target,
+                self.networks[0],
+                self.tensor,
+                permutations,
+                provenance,
+                inputs=inputs,
+                work=folder,
+                dtype=dtype,
+                max_shard_bytes=max_shard_bytes,
+            )
+
+
+def merge_checkpoints(  # ruff: ignore[too-many-arguments] - all but the first have defaults
+    checkpoints: Sequence[Checkpoint | Path | str],
+    *,
+    base: Checkpoint | Path | str | None = None,
+    method: MergeMethod | str | Mapping[str, object] = "mean",
+    weights: Weights | None = None,
+    align: bool = True,
+    model: ModelSource | Mapping[str, Any] | str | None = None,
+    spec: PermutationSpec | Path | str | None = None,
+    matcher: Matcher | str | Mapping[str, object] = "weight",
+    names: NamePolicy = _LENIENT,
+    freeze: Sequence[str] = (),
+    check: bool = True,
+    chance: bool = True,
+    task: TaskOfModel | None = None,
+    keep: Keep = "best",
+    repair: RepairName | None = None,
+    seed: int = 0,
+    memory: int | None = None,
+    work: Path | None = None,
+    progress: bool = False,
+) -> CheckpointMerge:
+    """Align checkpoints with the first one, or with the base, and merge them tensor by tensor.
+
+    Args:
+        checkpoints: At least two checkpoints of one model: files or folders of any registered format.
+        base: Base of methods that merge differences from it, such as the model before fine-tuning. All checkpoints are
+            aligned with it.
+        method: Merge method: a registered name, a mapping with ``name`` and options, or an instance.
+        weights: Weight of each checkpoint, or a mapping from patterns of tensor names to such weights; 1 for each if
+            None. Methods state their meaning.
+        align: Whether to align; otherwise tensors are merged as they are.
+        model: Source of the model; as for `align_checkpoints`. Not needed without alignment.
+        spec: Permutation symmetries or their file; traced from the model if None.
+        matcher: A registered name, a mapping with ``name`` and options, or an instance.
+        names: Rules for names in the files that differ from those of the model.
+        freeze: Glob patterns of tensors to keep fixed; only if the specification is traced.
+        check: Whether to compare the outputs of the model before and after each permutation.
+        chance: Whether to compare each alignment with one to a shuffled copy of the reference.
+        task: Function that returns a task for the module of the model; as for `align_checkpoints`.
+        keep: With a task: whether to keep the order of a network whose alignment raises the loss at the midpoint.
+        repair: With a task: ``reset`` recomputes batch-normalization statistics, ``repair`` is REPAIR. The merged
+            network is in memory then.
+        seed: Seed of the matcher, the shuffled copies and the merge method.
+        memory: Maximum number of bytes in addition to mapped files; as much as is useful if None.
+        work: Folder for temporary files and the state of the searches, from which an interrupted call continues. A
+            temporary folder if None.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The merge; `CheckpointMerge.write` computes and writes it.
+
+    Raises:
+        FileFormatError: If a file is damaged, or of an unknown format.
+        InvalidInputError: If the checkpoints do not fit each other, the model or the method.
+        SpecError: If the model cannot be traced, or a permutation changes its function.
+        StorageError: If the work folder cannot be written.
+    """
+    require_sequence(checkpoints, "at least two checkpoints")
+    if len(checkpoints) < _MIN_CHECKPOINTS:
+        message = f"expected at least two checkpoints to merge, got {len(checkpoints)}"
+        raise InvalidInputError(message)
+    strategy = as_merge_method(method)
+    strategy.require_inputs(len(checkpoints), has_base=base is not None)
+    every = [opened(each) for each in ([] if base is None else [base])] + [opened(each) for each in checkpoints]
+    alignments: list[CheckpointAlignment | None] = [None] * len(every)
+    measured: Task | None = None
+    if align:
+        problem = prepared(every, model=model, spec=spec, names=names, freeze=freeze)
+        networks = problem.networks
+        if check:
+            problem.require_runnable()
+        with ExitStack() as stack:
+            folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rebasin-")))
+            aligner = within_memory(as_matcher(matcher), memory, problem.spec.layout, networks[0].tensors)
+            measured = None if task is None else task(problem.module()).held()
+            for number in range(1, len(every)):
+                search = CheckpointSearch(problem.spec, aligner, folder / str(number), seed, progress)
+                alignments[number] = aligned_pair(
+                    problem, search, number, check=check, chance=chance, task=measured, keep=keep
+                )
+    else:
+        networks = unaligned(every, names)
+    first = 0 if base is None else 1
+    found = CheckpointMerge(
+        networks[first:],
+        None if base is None else networks[0],
+        tuple(alignments[first:]),
+        strategy,
+        weights,
+        seed,
+    )
+    if repair is not None:
+        found = _repaired(found, repair, measured)
+    found.tensor(next(iter(networks[first].tensors)))  # raises now if the weights do not fit
+    return found
+
+
+def _repaired(merge: CheckpointMerge, repair: RepairName, task: Task | None) -> CheckpointMerge:
+    """Return a merge with corrected activation statistics; all networks are in memory."""
+    pairs = zip(merge.networks, merge.alignments, strict=True)
+    aligned = [
+        network.posterior if found is None else found.result.apply(network.posterior) for network, found in pairs
+    ]
+    tensors = {name: merge.tensor(name) for name in merge.networks[0].tensors}
+    merged = as_point(tensors, merge.networks[0].expected.buffers or ())
+    weights = None if merge.method.weighting == "coefficients" else merge.weights
+    return replace(merge, repaired=with_repair(aligned, merged, repair, weights, task))
+
+
+def _reader(network: CheckpointNetwork, alignment: CheckpointAlignment | None) -> Callable[[str], Tensor]:
+    return network.tensors.__getitem__ if alignment is None else alignment.tensor
+
+
+def _plain(weights: Weights | None) -> Any:  # ruff: ignore[any-type] - JSON
+    if weights is None:
+        return None
+    if hasattr(weights, "items"):
+        return {pattern: [float(each) for each in own] for pattern, own in weights.items()}
+    return [float(each) for each in weights]

@@ -1,0 +1,139 @@
+"""A network in a checkpoint: its tensors under the names of the model, and the way back to the names of the files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, final
+
+from rebasin_core.checkpoints.naming import NamePolicy, match_names
+from rebasin_core.checkpoints.writing import TensorInfo
+from rebasin_core.posteriors.point import PointPosterior
+from rebasin_core.tensors.names import TensorNames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    import torch
+    from torch import Tensor
+
+    from rebasin_core.checkpoints.checkpoint import Checkpoint
+    from rebasin_core.checkpoints.naming import NameMatch
+    from rebasin_core.checkpoints.stored import StoredForm
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class CheckpointNetwork:
+    """The tensors of one network in a checkpoint.
+
+    Attributes:
+        checkpoint: The checkpoint.
+        expected: The names of the model's tensors.
+        form: How files store the tensors of the model.
+        match: Which name in the file has which tensor.
+    """
+
+    checkpoint: Checkpoint
+    expected: TensorNames
+    form: StoredForm
+    match: NameMatch
+
+    @classmethod
+    def of(
+        cls, checkpoint: Checkpoint, expected: TensorNames, form: StoredForm, policy: NamePolicy
+    ) -> CheckpointNetwork:
+        """Find the tensors of a model in a checkpoint.
+
+        Args:
+            checkpoint: The checkpoint.
+            expected: Names and shapes of the model's tensors.
+            form: How files store them.
+            policy: Rules for names that differ.
+
+        Returns:
+            The network.
+
+        Raises:
+            InvalidInputError: If the tensors do not fit the model and the policy does not allow it.
+        """
+        names = _names_in_files(expected, form)
+        match = match_names(names, checkpoint.tensors, str(checkpoint.path), policy)
+        return cls(checkpoint, expected, form, match)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Parameters and saved buffers by the names of the model; mapped to memory where files store them unchanged."""
+        return self.form.model_tensors(self.match.select(self.checkpoint.tensors))
+
+    @cached_property
+    def posterior(self) -> PointPosterior:
+        """The network as a point posterior, which shares the memory of the tensors."""
+        return as_point(self.tensors, self.expected.buffers or ())
+
+    def infos(self, dtype: torch.dtype | None = None) -> dict[str, TensorInfo]:
+        """Return dtype and shape of the tensors of an output with the layout of this checkpoint.
+
+        Args:
+            dtype: Dtype of floating-point tensors; that of the file if None.
+
+        Returns:
+            By names in the file.
+        """
+        tensors = self.checkpoint.tensors
+        return {
+            name: TensorInfo(
+                tensors[name].dtype if dtype is None or not tensors[name].is_floating_point() else dtype,
+                tuple(tensors[name].shape),
+            )
+            for name in self.match.output_names
+        }
+
+    def in_file(self, produce: Callable[[str], Tensor]) -> Callable[[str], Tensor]:
+        """Return a function that returns tensors under the names of the file.
+
+        Args:
+            produce: Returns a tensor of the model by its name.
+
+        Returns:
+            Function of a name in `infos`. Extra tensors of the file are returned unchanged.
+        """
+        stored = self.form.stored_tensors(produce)
+        targets = self.match.targets
+
+        def tensor(name: str) -> Tensor:
+            return stored(targets[name]) if name in targets else self.checkpoint.tensors[name]
+
+        return tensor
+
+
+def as_point(tensors: Mapping[str, Tensor], buffers: Collection[str]) -> PointPosterior:
+    """Return a network as a point posterior, which shares the memory of the tensors.
+
+    Args:
+        tensors: Parameters and buffers by name.
+        buffers: Names of buffers.
+
+    Returns:
+        The posterior.
+    """
+    found = dict(tensors)
+    return PointPosterior(
+        {name: tensor for name, tensor in found.items() if name not in buffers},
+        buffers={name: tensor for name, tensor in found.items() if name in buffers},
+    )
+
+
+def _names_in_files(expected: TensorNames, form: StoredForm) -> TensorNames:
+    """Return the names that files should contain."""
+    whole = {part.tensor: name for name, part in form.stored.items() if part.is_whole(form.shapes[part.tensor])}
+    if all(name == own for own, name in whole.items()) and len(whole) == len(form.stored):
+        return expected
+    buffers = expected.buffers or frozenset()
+    return TensorNames(
+        known=tuple(form.stored),
+        buffers=frozenset(name for name, part in form.stored.items() if part.tensor in buffers),
+        aliases={alias: whole[own] for alias, own in expected.aliases.items() if own in whole},
+        shapes={name: part.shape for name, part in form.stored.items()},
+        optional=frozenset(name for name, part in form.stored.items() if part.tensor in expected.optional),
+    )

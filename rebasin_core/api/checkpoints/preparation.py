@@ -1,0 +1,207 @@
+"""Checkpoints, their model and its specification, before anything is computed."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, final
+
+from torch import nn
+
+from rebasin_core.api.checkpoints.models import model_of, spec_of
+from rebasin_core.api.checkpoints.network import CheckpointNetwork
+from rebasin_core.checkpoints.function_check import FunctionDifference, function_difference
+from rebasin_core.checkpoints.stored import StoredForm
+from rebasin_core.errors import InvalidInputError, SpecError
+from rebasin_core.specs.files import load_spec
+from rebasin_core.symmetry.action import act
+from rebasin_core.tensors.modules import named_tensors, repeated_names
+from rebasin_core.tensors.names import TensorNames
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from rebasin_core.checkpoints.checkpoint import Checkpoint
+    from rebasin_core.checkpoints.model_source import ModelSource, SourcedModel
+    from rebasin_core.checkpoints.naming import NamePolicy
+    from rebasin_core.specs.base import ExampleInputs, PermutationSpec
+    from rebasin_core.symmetry.permutation import Permutation
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Networks of one model in several checkpoints.
+
+    Attributes:
+        networks: The networks, in the order of the checkpoints.
+        spec: Permutation symmetries of the model.
+        model: The model; None if only a specification was given.
+    """
+
+    networks: tuple[CheckpointNetwork, ...]
+    spec: PermutationSpec
+    model: SourcedModel | None
+
+    def module(self) -> nn.Module:
+        """Return the module of the model with the tensors of the first network, which are mapped to memory.
+
+        Returns:
+            A copy of the module.
+
+        Raises:
+            InvalidInputError: If only a specification was given.
+        """
+        if self.model is None:
+            message = "expected the model; give `model` as a factory (package.module:name)"
+            raise InvalidInputError(message)
+        return with_tensors(self.model.module, self.networks[0].tensors)
+
+    def require_runnable(self) -> ExampleInputs:
+        """Return the example inputs of the model, for the function check.
+
+        Returns:
+            Positional and keyword inputs.
+
+        Raises:
+            InvalidInputError: If there is no model or no example input.
+        """
+        if self.model is None or self.model.example_inputs is None:
+            message = (
+                "the function check needs the model and example inputs; give `model` as a factory "
+                "(package.module:name) and the shapes of its inputs, or skip the check"
+            )
+            raise InvalidInputError(message)
+        return self.model.example_inputs
+
+    def function_check(self, network: CheckpointNetwork, permutation: Permutation) -> FunctionDifference:
+        """Compare the outputs of the model with a network and with the permuted network.
+
+        Args:
+            network: One of the networks.
+            permutation: The permutation.
+
+        Returns:
+            The difference.
+
+        Raises:
+            InvalidInputError: If there is no model or no example input.
+            SpecError: If the outputs differ by more than rounding.
+        """
+        inputs = self.require_runnable()
+        module = cast("SourcedModel", self.model).module
+
+        def permuted(name: str) -> Tensor:
+            return permuted_tensor(permutation, network.tensors, name)
+
+        found = function_difference(module, network.tensors, permuted, inputs)
+        if not found.reason and not found.is_kept:
+            message = (
+                f"the permutation changes the function of the model: {found}. The specification is wrong for this "
+                "model; trace it again, or find the wrong axes with `rebasin spec --check`"
+            )
+            raise SpecError(message)
+        return found
+
+
+def prepared(
+    checkpoints: Sequence[Checkpoint],
+    *,
+    model: ModelSource | Mapping[str, Any] | str | None,
+    spec: PermutationSpec | Path | str | None,
+    names: NamePolicy,
+    freeze: Sequence[str] = (),
+) -> Prepared:
+    """Find the model, its specification and the tensors of all checkpoints.
+
+    Args:
+        checkpoints: At least one checkpoint. The model is that of the first.
+        model: Source of the model; see `align_checkpoints`.
+        spec: Permutation symmetries or their file; traced if None.
+        names: Rules for names in the files.
+        freeze: Patterns of tensors to keep fixed; only if the specification is traced.
+
+    Returns:
+        The networks, the specification and the model.
+
+    Raises:
+        FileFormatError: If the file of the specification is damaged.
+        InvalidInputError: If checkpoints do not fit the model, or there is neither a model nor a specification.
+        SpecError: If the model cannot be traced.
+    """
+    given = load_spec(spec) if isinstance(spec, Path | str) else spec
+    if given is not None and freeze:
+        message = "`freeze` applies to traced specifications; write the fixed axes in the file of the specification"
+        raise InvalidInputError(message)
+    source = None if given is not None and model is None else model_of(checkpoints[0], model)
+    if source is not None:
+        symmetries = spec_of(source, freeze=freeze) if given is None else given
+        expected, form = TensorNames.of_module(source.module), source.form
+    elif given is not None:
+        symmetries, expected = given, given.layout.names
+        form = StoredForm({name: given.layout.shape(name) for name in given.layout.axes})
+    networks = tuple(CheckpointNetwork.of(checkpoint, expected, form, names) for checkpoint in checkpoints)
+    for network in networks:
+        symmetries.layout.check(network.tensors, str(network.checkpoint.path))
+    return Prepared(networks, symmetries, source)
+
+
+def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of a module with other tensors, without copying them.
+
+    Args:
+        module: The module; its parameters may be on the meta device.
+        tensors: All parameters and saved buffers by name.
+
+    Returns:
+        The copy. Its parameters share the memory of the tensors.
+    """
+    copied = copy.deepcopy(module)
+    names = {**{name: name for name in named_tensors(module)}, **repeated_names(module)}
+    parameters: dict[str, nn.Parameter] = {}
+    for name, own in names.items():
+        owner = copied.get_submodule(name.rpartition(".")[0])
+        attribute = name.rpartition(".")[2]
+        if own in tensors and attribute in dict(owner.named_parameters(recurse=False, remove_duplicate=False)):
+            parameters.setdefault(own, nn.Parameter(tensors[own], requires_grad=False))
+            owner.register_parameter(attribute, parameters[own])
+        elif own in tensors:
+            owner.register_buffer(attribute, tensors[own])
+    return copied
+
+
+def unaligned(checkpoints: Sequence[Checkpoint], names: NamePolicy) -> tuple[CheckpointNetwork, ...]:
+    """Find the tensors of the first checkpoint in all others; no model is needed.
+
+    Args:
+        checkpoints: At least one checkpoint.
+        names: Rules for names in the files.
+
+    Returns:
+        The networks, under the names of the first checkpoint.
+
+    Raises:
+        InvalidInputError: If the checkpoints do not fit each other.
+    """
+    expected = TensorNames.of_tensors(checkpoints[0].tensors)
+    form = StoredForm(dict(expected.shapes))
+    return tuple(CheckpointNetwork.of(checkpoint, expected, form, names) for checkpoint in checkpoints)
+
+
+def permuted_tensor(permutation: Permutation, tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """Return one permuted tensor of a network.
+
+    Args:
+        permutation: The permutation.
+        tensors: The network.
+        name: Name of a tensor.
+
+    Returns:
+        The permuted tensor; the tensor itself if the layout does not contain it.
+    """
+    layout = permutation.layout
+    tensor = tensors[name]
+    return act(layout, permutation.indices, tensor, layout.axes[name]) if name in layout.axes else tensor

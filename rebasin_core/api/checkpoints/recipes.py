@@ -1,0 +1,161 @@
+"""Alignments and merges that recipes describe, with their outputs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+
+from rebasin_core.api.checkpoints.alignment import CheckpointAlignment, align_checkpoints
+from rebasin_core.api.checkpoints.merging import CheckpointMerge, merge_checkpoints
+from rebasin_core.api.checkpoints.output import require_free_output
+from rebasin_core.api.opening import open_checkpoint
+from rebasin_core.config.document import Document
+from rebasin_core.config.reading import read_config
+from rebasin_core.config.recipe import AlignRecipe, MergeRecipe
+from rebasin_core.plugin.registry import default_registry
+from rebasin_core.tensors.lock import FolderLock
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from rebasin_core.api.checkpoints.alignment import TaskOfModel
+    from rebasin_core.api.merging import RepairName
+    from rebasin_core.evaluation.effect import Keep
+    from rebasin_core.plugin.registry import Registry
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class RecipeResult:
+    """Result of a recipe.
+
+    Attributes:
+        found: The alignment or the merge.
+        files: The files that were written: tensors, then permutations; empty without an output.
+    """
+
+    found: CheckpointAlignment | CheckpointMerge
+    files: tuple[Path, ...]
+
+
+def run_recipe(
+    recipe: AlignRecipe | MergeRecipe,
+    *,
+    task: TaskOfModel | None = None,
+    keep: Keep = "best",
+    repair: RepairName | None = None,
+    progress: bool = False,
+) -> RecipeResult:
+    """Align or merge checkpoints as a recipe states, and write the output.
+
+    The state of the search is kept in a folder next to the output, with its name and ``.unfinished``. The same recipe
+    continues from it after an interruption, and removes it when the output is written. Only one process at a time works
+    on an output.
+
+    Args:
+        recipe: The recipe.
+        task: Function that returns a task for the module of the model; see `align_checkpoints`.
+        keep: With a task: whether to keep the order of a network whose alignment raises the loss at the midpoint.
+        repair: With a task, for merges: recompute statistics (``reset``), or REPAIR (``repair``).
+        progress: Whether to show progress bars.
+
+    Returns:
+        The result.
+
+    Raises:
+        ConfigError: If an option is invalid.
+        FileFormatError: If a file is damaged, or of an unknown format.
+        InvalidInputError: If the checkpoints do not fit each other, the model or the method, or the memory is not
+            sufficient.
+        SpecError: If the model cannot be traced, or a permutation changes its function.
+        StorageError: If the output is an input, exists and ``force`` is false, cannot be written, or another process
+            works on it.
+    """
+    given = [recipe.reference, recipe.candidate] if isinstance(recipe, AlignRecipe) else [*recipe.checkpoints]
+    if isinstance(recipe, MergeRecipe) and recipe.base is not None:
+        given.append(recipe.base)
+    inputs = [open_checkpoint(path) for path in given]
+    if recipe.output is not None:
+        require_free_output(recipe.output, inputs, force=recipe.force)
+    options: dict[str, Any] = {
+        "model": recipe.model,
+        "spec": recipe.spec,
+        "matcher": recipe.matcher,
+        "names": recipe.names,
+        "freeze": recipe.freeze,
+        "check": recipe.check,
+        "chance": recipe.chance,
+        "memory": recipe.memory,
+        "task": task,
+        "keep": keep,
+        "seed": recipe.seed,
+        "progress": progress,
+    }
+    with _work(recipe.output) as work:
+        found: CheckpointAlignment | CheckpointMerge
+        if isinstance(recipe, AlignRecipe):
+            found = align_checkpoints(*inputs, work=work, **options)
+        else:
+            found = merge_checkpoints(
+                inputs[: len(recipe.checkpoints)],
+                base=None if recipe.base is None else inputs[-1],
+                method=recipe.method,
+                weights=recipe.weights,
+                align=recipe.align,
+                repair=repair,
+                work=work,
+                **options,
+            )
+        files = () if recipe.output is None else _written(recipe, recipe.output, found, work)
+    return RecipeResult(found, files)
+
+
+def load_recipe(file: Path | str, *, registry: Registry | None = None) -> AlignRecipe | MergeRecipe:
+    """Read a recipe from a YAML or JSON file.
+
+    Args:
+        file: The file, with the entry ``command: align`` or ``command: merge``. Relative paths in it are relative to
+            the folder of the file.
+        registry: Registry of components; all installed plugins if None.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ConfigError: If the file is missing or an entry is invalid; lists all problems with their lines.
+    """
+    document = Document.read(file)
+    lookup = (registry or default_registry()).strategy_class
+    is_merge = isinstance(document.content, dict) and document.content.get("command") == "merge"
+    found = read_config(MergeRecipe, document, lookup) if is_merge else read_config(AlignRecipe, document, lookup)
+    folder = Path(file).parent
+    paths = {name: folder / value for name, value in found if isinstance(value, Path)}
+    if isinstance(found, MergeRecipe):
+        return found.replace(**paths, checkpoints=tuple(folder / path for path in found.checkpoints))
+    return found.replace(**paths)
+
+
+def _written(
+    recipe: AlignRecipe | MergeRecipe, output: Path, found: CheckpointAlignment | CheckpointMerge, work: Path | None
+) -> tuple[Path, ...]:
+    dtype = None if recipe.dtype is None else getattr(torch, recipe.dtype)
+    recorded = replace(found, recipe=json.loads(recipe.canonical_json()))
+    return recorded.write(output, force=recipe.force, dtype=dtype, max_shard_bytes=recipe.max_shard, work=work)
+
+
+@contextmanager
+def _work(output: Path | None) -> Generator[Path | None]:
+    """Provide the folder of unfinished work of an output, which only this process uses."""
+    if output is None:
+        yield None
+        return
+    folder = output.with_name(f"{output.name}.unfinished")
+    with FolderLock(folder):
+        yield folder  # ruff: ignore[fallible-context-manager] - the folder remains if the block fails
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,115 @@
+"""The search for an alignment of two checkpoints, which continues after the process was killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, final
+
+import torch
+
+from rebasin_core.analysis.distances import NetworkDistances, network_distances
+from rebasin_core.api.checkpoints.network import as_point
+from rebasin_core.api.checkpoints.shuffled import shuffled_network
+from rebasin_core.api.resumption import search_with_checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rebasin_core.api.checkpoints.network import CheckpointNetwork
+    from rebasin_core.evaluation.task import Task
+    from rebasin_core.matchers.base import Matcher, MatchResult
+    from rebasin_core.posteriors.point import PointPosterior
+    from rebasin_core.specs.base import PermutationSpec
+
+_STATE = "match.safetensors"
+_STATE_BY_CHANCE = "chance.safetensors"
+_SHUFFLED = "shuffled.safetensors"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class CheckpointSearch:
+    """A matcher, and a folder for its state.
+
+    Attributes:
+        spec: Permutation symmetries of the model.
+        matcher: The matcher.
+        folder: Folder for temporary files and the state of the search.
+        seed: Seed of the matcher and of the shuffled copy.
+        progress: Whether to show a progress bar.
+    """
+
+    spec: PermutationSpec
+    matcher: Matcher
+    folder: Path
+    seed: int
+    progress: bool
+
+    def align(
+        self, reference: CheckpointNetwork, candidate: CheckpointNetwork, *, task: Task | None = None
+    ) -> MatchResult:
+        """Align a candidate with a reference, or continue an interrupted search for the same files.
+
+        Args:
+            reference: The reference.
+            candidate: The candidate.
+            task: Model and data, for matchers that need them.
+
+        Returns:
+            The result.
+
+        Raises:
+            KeyboardInterrupt: If the search is interrupted; its state is in the folder.
+            StorageError: If the folder cannot be written.
+        """
+        return self._run(_STATE, reference.posterior, candidate, self._problem(reference, candidate), task)
+
+    def align_by_chance(self, reference: CheckpointNetwork, candidate: CheckpointNetwork) -> NetworkDistances:
+        """Align a candidate with a shuffled copy of the reference.
+
+        Args:
+            reference: The reference.
+            candidate: The candidate.
+
+        Returns:
+            Distances between the shuffled copy and the candidate before and after this alignment.
+
+        Raises:
+            KeyboardInterrupt: If the search is interrupted; its state is in the folder.
+            StorageError: If the folder cannot be written.
+        """
+        file = self.folder / _SHUFFLED
+        copy = shuffled_network(reference.tensors, file, seed=self.seed)
+        network = as_point(copy, candidate.posterior.buffers)
+        result = self._run(_STATE_BY_CHANCE, network, candidate, self._problem(reference, candidate), None)
+        distances = network_distances(self.spec.layout, copy, candidate.tensors, result.permutation)
+        file.unlink(missing_ok=True)
+        return distances
+
+    def _run(
+        self, state: str, reference: PointPosterior, candidate: CheckpointNetwork, problem: str, task: Task | None
+    ) -> MatchResult:
+        search = partial(
+            self.matcher.match,
+            reference,
+            candidate.posterior,
+            self.spec,
+            task=task,
+            generator=torch.Generator().manual_seed(self.seed),
+            progress=self.progress,
+        )
+        return search_with_checkpoint(search, self.spec.layout, self.folder / state, problem=problem)
+
+    def _problem(self, reference: CheckpointNetwork, candidate: CheckpointNetwork) -> str:
+        """Return a digest of everything that determines the result of the search."""
+        parts = {
+            "matcher": json.loads(self.matcher.canonical_json()),
+            "files": [dict(network.checkpoint.digests()) for network in (reference, candidate)],
+            "names": [dict(network.match.names) for network in (reference, candidate)],
+            "layout": self.spec.layout.fingerprint,
+            "seed": self.seed,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,98 @@
+"""Verification of the outputs of alignments."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rebasin_core.api.checkpoints.alignment import opened
+from rebasin_core.api.checkpoints.network import CheckpointNetwork
+from rebasin_core.api.checkpoints.output import PROVENANCE, permutation_path
+from rebasin_core.api.checkpoints.preparation import permuted_tensor
+from rebasin_core.checkpoints.naming import NamePolicy
+from rebasin_core.checkpoints.stored import StoredForm
+from rebasin_core.errors import FileFormatError
+from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.tensors.digests import digest_of_file
+from rebasin_core.tensors.reading import parse_json, shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rebasin_core.checkpoints.checkpoint import Checkpoint
+
+_LENIENT = NamePolicy()
+
+
+def verify_output(
+    output: Path | str, reference: Path | str, candidate: Path | str, *, names: NamePolicy = _LENIENT
+) -> list[str]:
+    """Verify that an output of an alignment is the permuted candidate, and that the inputs are those of the alignment.
+
+    Args:
+        output: The output: a file or folder.
+        reference: The reference.
+        candidate: The candidate.
+        names: Rules for names in the files.
+
+    Returns:
+        The problems; empty if the output is verified. Every entry of every tensor is compared.
+
+    Raises:
+        FileFormatError: If a file is damaged, or the output has no provenance.
+        InvalidInputError: If the candidate does not fit the permutation.
+    """
+    found = opened(output)
+    record = provenance_of(found)
+    inputs = [opened(each) for each in (reference, candidate)]
+    problems = []
+    for number, (given, stated) in enumerate(zip(inputs, record["inputs"], strict=False)):
+        if dict(given.digests()) != stated.get("sha256"):
+            role = ("reference", "candidate")[number]
+            problems.append(f"the {role} {shown(given.path)} is not the file of the alignment: its SHA-256 differs")
+    path = permutation_path(found.path)
+    if record.get("permutations", {}).get(path.name) != digest_of_file(path):
+        problems.append(f"{shown(path)} is not the permutation of the alignment: its SHA-256 differs")
+    return problems or _differences(found, inputs[1], Permutation.load(path), names)
+
+
+def provenance_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the record in the metadata of an output.
+
+    Args:
+        checkpoint: The output.
+
+    Returns:
+        The record.
+
+    Raises:
+        FileFormatError: If there is none.
+    """
+    record = parse_json(checkpoint.metadata.get(PROVENANCE, "null"))
+    if not isinstance(record, dict) or not isinstance(record.get("inputs"), list):
+        message = f"{shown(checkpoint.path)} has no record of an alignment in its metadata"
+        raise FileFormatError(message)
+    return record
+
+
+def _differences(output: Checkpoint, candidate: Checkpoint, permutation: Permutation, names: NamePolicy) -> list[str]:
+    """Return the tensors of an output that are not those of the permuted candidate."""
+    layout = permutation.layout
+    form = StoredForm({name: layout.shape(name) for name in layout.axes})
+    network = CheckpointNetwork.of(candidate, layout.names, form, names)
+    in_file = network.in_file(lambda name: permuted_tensor(permutation, network.tensors, name))
+    expected = network.infos()
+    problems = [f"`{name}` is missing in the output" for name in expected if name not in output.tensors]
+    problems += [f"`{name}` of the output is not in the candidate" for name in output.tensors if name not in expected]
+    for name in expected.keys() & output.tensors.keys():
+        tensor = output.tensors[name]
+        if not _equal(in_file(name).to(tensor.dtype), tensor):
+            problems.append(f"`{name}` of the output is not that of the permuted candidate")
+    return sorted(problems)
+
+
+def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+    return first.shape == second.shape and torch.equal(
+        first.contiguous().view(-1).view(torch.uint8), second.contiguous().view(-1).view(torch.uint8)
+    )

@@ -1,0 +1,70 @@
+"""The command `rebasin barrier`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rebasin_core.api.checkpoints.alignment import align_checkpoints
+from rebasin_core.api.evaluation import barrier as measure
+from rebasin_core.cli.checkpoints.data import task_on
+from rebasin_core.cli.checkpoints.options import PATH, recipe, shared
+from rebasin_core.cli.checkpoints.output import show_progress
+from rebasin_core.cli.data import load_data
+from rebasin_core.cli.output import terminal_width
+from rebasin_core.config.recipe import AlignRecipe
+from rebasin_core.errors import ConfigError
+from rebasin_core.report.table import alignment_notes, barrier_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command()
+@click.argument("reference", type=PATH)
+@click.argument("candidate", type=PATH)
+@click.option("--points", default=11, show_default=True, help="Number of points on the path, endpoints included; odd.")
+@shared("model", "names", "matching", "data", "report")
+def barrier(reference: Path, candidate: Path, points: int, **given: Any) -> None:  # ruff: ignore[any-type] - options of click
+    """Print the loss barrier between two checkpoints before and after alignment.
+
+    The loss is evaluated on the test data of --data.
+
+    \f
+
+    Raises:
+        ConfigError: If ``--data`` is missing.
+    """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
+    if given["data"] is None:
+        message = "a barrier needs data; name a dataset with --data, and its folder with --root"
+        raise ConfigError(message)
+    splits = load_data(given["data"], given["options"], given["root"])
+    found = recipe(AlignRecipe, given, reference=reference, candidate=candidate)
+    train = splits.train.first(5000).batches(1000)
+    aligned = align_checkpoints(
+        reference,
+        candidate,
+        model=found.model,
+        spec=found.spec,
+        matcher=found.matcher,
+        names=found.names,
+        freeze=found.freeze,
+        check=found.check,
+        chance=False,
+        task=(lambda model: task_on(model, train)) if found.matcher.uses_task else None,
+        keep="aligned",
+        seed=found.seed,
+        memory=found.memory,
+        progress=show_progress(quiet=given["quiet"]),
+    )
+    task = task_on(aligned.module(), splits.test.batches(1000), calibration=train)
+    first, second = aligned.reference.posterior, aligned.candidate.posterior
+    label = found.matcher.name
+    curves = {
+        name: measure(first, other, task, num_points=points)
+        for name, other in (("unaligned", second), (label, aligned.result.apply(second)))
+    }
+    click.echo(barrier_table(curves, {}, width=terminal_width()))
+    for note in alignment_notes(curves):
+        click.echo(note)
