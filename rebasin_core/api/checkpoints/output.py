@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rebasin_core.api.checkpoints.progress import phase
 from rebasin_core.checkpoints.writing import SUFFIX, require_output, write_checkpoint
 from rebasin_core.errors import StorageError
 from rebasin_core.tensors.digests import digest_of_file
@@ -81,6 +82,7 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
     work: Path,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int,
+    progress: bool = False,
 ) -> tuple[Path, ...]:
     """Write a network in the layout of a checkpoint, the permutations, and the provenance in the metadata.
 
@@ -94,6 +96,7 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
         work: Folder on the same disk for the unfinished output.
         dtype: Dtype of floating-point tensors; that of ``like`` if None.
         max_shard_bytes: Maximum size of a shard in a folder.
+        progress: Whether to show a progress bar.
 
     Returns:
         The files with tensors, then those of the permutations.
@@ -114,15 +117,17 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
         **provenance,
     }
     others = [path for path in like.checkpoint.companions if not is_file]
-    files = write_checkpoint(
-        output,
-        infos,
-        lambda name: in_file(name).to(infos[name].dtype),
-        metadata={PROVENANCE: json.dumps(record, sort_keys=True)},
-        companions=[*others, *([] if is_file else elements.values())],
-        max_shard_bytes=max_shard_bytes,
-        work=work,
-    )
+    with phase("write", infos, shown=progress) as done:
+        files = write_checkpoint(
+            output,
+            infos,
+            lambda name: in_file(name).to(infos[name].dtype),
+            metadata={PROVENANCE: json.dumps(record, sort_keys=True)},
+            companions=[*others, *([] if is_file else elements.values())],
+            max_shard_bytes=max_shard_bytes,
+            work=work,
+            progress=done,
+        )
     if is_file:
         for label, path in elements.items():
             shutil.move(path, permutation_path(output, label))
