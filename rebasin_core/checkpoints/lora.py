@@ -188,7 +188,7 @@ def _numbers(document: Mapping[str, Any], path: Path, name: str) -> dict[str, fl
 def _of_pattern(patterns: Mapping[str, float], layer: str, default: float) -> float:
     """Return the value of the first pattern that is a suffix of a layer's name, as peft chooses it.
 
-    Patterns are compared as texts, since a regular expression of an untrusted file can take unbounded time.
+    Patterns are compared as texts, since a regular expression of an untrusted file can need unbounded time.
     """
     found = next((p for p in patterns if layer == p.lstrip("^") or layer.endswith(f".{p}")), None)
     return default if found is None else patterns[found]
