@@ -66,11 +66,6 @@ class CheckpointNetwork:
         """Parameters and saved buffers by the names of the model; mapped to memory where files store them unchanged."""
         return self.form.model_tensors(self.match.select(self.checkpoint.tensors))
 
-    @property
-    def parameters(self) -> Mapping[str, Tensor]:
-        """The tensors without buffers, such as running statistics."""
-        return self.posterior.shared_mean()
-
     @cached_property
     def posterior(self) -> PointPosterior:
         """The network as a point posterior, which shares the memory of the tensors."""

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _STATE = "match.safetensors"
 _STATE_BY_CHANCE = "chance.safetensors"
 _SHUFFLED = "shuffled.safetensors"
+# Number of shuffled copies, for networks of at most this number of entries.
+_COPIES = 3
+_SMALL = 10**7
 
 
 @final
@@ -72,32 +75,44 @@ class CheckpointSearch:
         """
         return self._run(_STATE, reference.posterior, candidate, self._problem(reference, candidate), task)
 
-    def align_by_chance(self, reference: CheckpointNetwork, candidate: CheckpointNetwork) -> NetworkDistances:
-        """Align a candidate with a shuffled copy of the reference.
+    def align_by_chance(
+        self, reference: CheckpointNetwork, candidate: CheckpointNetwork
+    ) -> tuple[NetworkDistances, float]:
+        """Align a candidate with shuffled copies of the reference: three for small networks, one for large ones.
 
         Args:
             reference: The reference.
             candidate: The candidate.
 
         Returns:
-            Distances between the parameters of both before and after this alignment.
+            Distances between a shuffled copy and the candidate before and after this alignment: those with the median
+            cosine similarity after alignment. And the range of this similarity over the copies.
 
         Raises:
             KeyboardInterrupt: If the search is interrupted; its state is in the folder.
             StorageError: If the folder cannot be written.
         """
+        entries = sum(tensor.numel() for tensor in reference.tensors.values())
+        count = _COPIES if entries <= _SMALL else 1
+        found = [self._by_chance(reference, candidate, self.seed * _COPIES + number) for number in range(count)]
+        found.sort(key=lambda each: each.permuted.cosine_after)
+        spread = found[-1].permuted.cosine_after - found[0].permuted.cosine_after
+        return found[count // 2], spread
+
+    def _by_chance(self, reference: CheckpointNetwork, candidate: CheckpointNetwork, seed: int) -> NetworkDistances:
         file = self.folder / _SHUFFLED
-        copy = shuffled_network(reference.tensors, file, seed=self.seed)
+        copy = shuffled_network(reference.tensors, file, seed=seed)
         network = as_point(copy, candidate.posterior.buffers)
-        result = self._run(_STATE_BY_CHANCE, network, candidate, self._problem(reference, candidate), None)
-        distances = self.distances(network.shared_mean(), candidate.parameters, result.permutation)
+        problem = f"{self._problem(reference, candidate)}-{seed}"
+        result = self._run(_STATE_BY_CHANCE, network, candidate, problem, None)
+        distances = self.distances(copy, candidate.tensors, result.permutation)
         file.unlink(missing_ok=True)
         return distances
 
     def distances(
         self, reference: Mapping[str, Tensor], candidate: Mapping[str, Tensor], permutation: Permutation
     ) -> NetworkDistances:
-        """Return the distances between two networks before and after a permutation of the second.
+        """Return the distances between the parameters of two networks before and after a permutation of the second.
 
         Args:
             reference: Tensors of the reference.
@@ -105,10 +120,13 @@ class CheckpointSearch:
             permutation: The permutation.
 
         Returns:
-            The distances.
+            The distances. Buffers are not compared: running variances can be larger than all parameters.
         """
-        with phase("compare", candidate, shown=self.progress) as done:
-            return network_distances(self.spec.layout, reference, candidate, permutation, progress=done)
+        layout = self.spec.layout
+        buffers = layout.names.buffers or ()
+        parameters = {name: tensor for name, tensor in reference.items() if name not in buffers}
+        with phase("compare", parameters, shown=self.progress) as done:
+            return network_distances(layout, parameters, candidate, permutation, progress=done)
 
     def _run(
         self, state: str, reference: PointPosterior, candidate: CheckpointNetwork, problem: str, task: Task | None
