@@ -19,7 +19,7 @@ BLOCK = re.compile(
     r'^(?P<skipped><!-- not run: .*? -->\n)?```(?P<language>\w+)(?: title="(?P<file>[^"]+)")?\n(?P<text>.*?)^```$',
     re.MULTILINE | re.DOTALL,
 )
-NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]\d+)?")
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]\d+)?")
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def assert_same_text(found: str, expected: str) -> None:
         NUMBER.sub("#", line).split() for line in expected.splitlines() if line
     ]
     for number, stated in zip(NUMBER.findall(found), NUMBER.findall(expected), strict=True):
-        is_rounding = "e" in stated
-        assert is_rounding or float(number) == pytest.approx(float(stated), rel=0.05, abs=0.02)
+        is_rounding_error = "e" in stated
+        assert is_rounding_error or float(number) == pytest.approx(float(stated), rel=0.05, abs=0.02)
 
 
 def run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
