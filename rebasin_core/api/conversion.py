@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from rebasin_core.api.checkpoints.opening import read_any
+from rebasin_core.checkpoints.requirements import require_network
+from rebasin_core.checkpoints.safetensors_reader import SAFETENSORS
 from rebasin_core.errors import FileFormatError, InvalidInputError
 from rebasin_core.plugin.registry import Registry, default_registry
 from rebasin_core.posteriors.adapter import AbstractWriteBack, PosteriorAdapter
@@ -18,7 +21,7 @@ from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.specs.base import require_spec
 from rebasin_core.symmetry.permutation import permute_foreign_by
 from rebasin_core.tensors.arguments import require_sequence
-from rebasin_core.tensors.files import OF_DAMAGED_TENSORS, read_tensors
+from rebasin_core.tensors.files import OF_DAMAGED_TENSORS, document_in
 from rebasin_core.tensors.modules import named_tensors, unsaved_buffers, unwrapped
 from rebasin_core.tensors.names import TensorNames, require_numbers
 from rebasin_core.tensors.reading import shown
@@ -184,27 +187,49 @@ def adapter_of(source: object, registry: Registry | None = None) -> PosteriorAda
 
 
 def load_posterior(path: Path | str, *, model: nn.Module | None = None, registry: Registry | None = None) -> Posterior:
-    """Read a posterior of any registered representation, or a plain safetensors checkpoint as a single network.
+    """Read a posterior of any registered representation, or a checkpoint of any registered format as a single network.
 
     Args:
-        path: The file.
-        model: The network, to distinguish parameters from buffers in a plain checkpoint.
-        registry: Registry of representations; all installed plugins if None.
+        path: The file, or the folder of a checkpoint. If a file contains several networks, open one of them with
+            `open_checkpoint` and its option ``entry``, and pass its tensors to `as_posterior`.
+        model: The network, to distinguish parameters from buffers in a checkpoint.
+        registry: Registry of representations and readers; all installed plugins if None.
 
     Returns:
         The posterior, on the CPU.
 
     Raises:
-        FileFormatError: If the file is missing or damaged.
+        FileFormatError: If the file is missing or damaged, or has a format that no reader recognizes.
+        InvalidInputError: If a file contains several networks.
         UnknownNameError: If no installed plugin registers its representation.
     """
-    tensors, document = read_tensors(path)
-    if document.get("kind") is None:
-        return as_posterior(tensors, model=model)
-    if document["kind"] != "posterior":
+    registry = registry or default_registry()
+    found = read_any(path, registry=registry)
+    try:
+        document = document_in(found.metadata) if found.format == SAFETENSORS else {"kind": None}
+    except FileFormatError as error:
+        message = f"{shown(found.path)}: {error}"
+        raise FileFormatError(message) from error
+    if document["kind"] is None:
+        require_network(found)
+    elif document["kind"] != "posterior":
         message = f"{path}: expected a posterior or a checkpoint, got a file of kind {document['kind']!r}"
         raise FileFormatError(message)
-    registry = registry or default_registry()
+    # Copies, since tensors in files are not aligned, and sums over unaligned memory differ in the last digit.
+    tensors = {name: tensor.clone() for name, tensor in found.tensors.items()}
+    if document["kind"] is None:
+        return as_posterior(tensors, model=model)
+    return _posterior_of(document, tensors, path, model, registry)
+
+
+def _posterior_of(
+    document: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    path: Path | str,
+    model: nn.Module | None,
+    registry: Registry,
+) -> Posterior:
+    """Return the posterior with the representation that the document of a file names."""
     registry.names("posterior")  # imports all representations, because a mixture can contain any of them
     representation = document.get("representation")
     if not isinstance(representation, str):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import tokenize
 import zipfile
 import zlib
 from abc import abstractmethod
@@ -26,8 +28,21 @@ if TYPE_CHECKING:
 HEAD_BYTES = 4096
 """Number of bytes at the start of a file that readers see to recognize its format."""
 
-_DAMAGED = (OSError, EOFError, MemoryError, SafetensorError, zipfile.BadZipFile, zlib.error, *OF_DAMAGED_TENSORS)
-_MAX_REASON = 300
+# Headers of NumPy arrays are Python literals, which are split into tokens.
+_DAMAGED = (
+    OSError,
+    EOFError,
+    MemoryError,
+    SyntaxError,
+    SafetensorError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    tokenize.TokenError,
+    *OF_DAMAGED_TENSORS,
+)
+_MAX_REASON = 160
+_MAX_NAME_LENGTH = 500
 
 
 class CheckpointReader(Strategy):
@@ -82,7 +97,8 @@ class CheckpointReader(Strategy):
         except _DAMAGED as error:
             if isinstance(error, RebasinError):
                 raise
-            message = f"cannot read {shown(given)}: {_short(error)}. Expected a checkpoint in the format {self.name!r}"
+            problem = f"{short_reason(error)}. The file is damaged, or not in the format {self.name!r}"
+            message = f"cannot read {shown(given)}: {problem}"
             raise FileFormatError(message) from error
         _require_plain(found)
         return found
@@ -116,15 +132,30 @@ def require_no_entry(path: Path, entry: str | None, format_name: str) -> None:
         raise InvalidInputError(message)
 
 
-def _short(error: BaseException) -> str:
-    text = reason(error)
+def short_reason(error: BaseException) -> str:
+    """Return the reason why a file could not be read; libraries repeat content of files in their messages.
+
+    Args:
+        error: The exception of a library.
+
+    Returns:
+        The reason in one line of at most 163 characters.
+    """
+    text = f"{type(error).__name__} {reason(error)}" if isinstance(error, LookupError) else reason(error)
     return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}..."
 
 
 def _require_plain(checkpoint: Checkpoint) -> None:
-    """Raise unless a checkpoint has tensors, and each is dense, on the CPU and not larger than its memory."""
+    """Raise unless a checkpoint has tensors with printable names, dense, on the CPU and within their memory."""
     if not checkpoint.tensors:
         message = f"{shown(checkpoint.path)} contains no tensors; expected the parameters of a network"
+        raise FileFormatError(message)
+    unusable = [name for name in checkpoint.tensors if not name.isprintable() or not 0 < len(name) <= _MAX_NAME_LENGTH]
+    if unusable:
+        message = (
+            f"{shown(checkpoint.path)}: expected printable names of at most {_MAX_NAME_LENGTH} characters, got "
+            f"{shown(unusable[0])}"
+        )
         raise FileFormatError(message)
     problems: dict[str, list[str]] = {}
     for name, tensor in checkpoint.tensors.items():

@@ -28,6 +28,7 @@ _FACTOR = re.compile(
     r"^(?P<layer>.+)\.lora_(?P<embedding>embedding_)?(?P<factor>[AB])(\.weight|\.default|\.default\.weight)?$"
 )
 _SAVED = re.compile(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)")
+_MAX_NUMBER = 10**6
 _REMEDY = "merge it with the library that wrote it: `model.merge_and_unload().save_pretrained(output)` of peft"
 
 
@@ -162,8 +163,8 @@ def _checked_options(document: Mapping[str, Any], path: Path) -> LoraOptions:
 
 
 def _number(value: object, path: Path, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        message = f"{shown(path)}: expected a positive number `{name}`, got {shown(value)}"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MAX_NUMBER:
+        message = f"{shown(path)}: expected a positive number `{name}` below {_MAX_NUMBER}, got {shown(value)}"
         raise FileFormatError(message)
     return value
 

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Literal, final
 from safetensors import SafetensorError, safe_open
 from typing_extensions import override
 
-from rebasin_core.checkpoints.base import CheckpointReader, require_no_entry
+from rebasin_core.checkpoints.base import CheckpointReader, require_no_entry, short_reason
 from rebasin_core.checkpoints.checkpoint import Checkpoint
 from rebasin_core.errors import FileFormatError
 from rebasin_core.tensors.files import OF_DAMAGED_TENSORS
-from rebasin_core.tensors.reading import reason, regular_size, shown
+from rebasin_core.tensors.reading import regular_size, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+SAFETENSORS = "safetensors"
+"""Registered name of the reader of single safetensors files."""
 
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
@@ -85,5 +88,5 @@ def map_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             names = handle.keys()
             return {name: handle.get_tensor(name) for name in names}, dict(handle.metadata() or {})
     except (OSError, SafetensorError, *OF_DAMAGED_TENSORS) as error:
-        message = f"cannot read {shown(path)}: {reason(error)}. The safetensors file is damaged or truncated"
+        message = f"cannot read {shown(path)}: {short_reason(error)}. The safetensors file is damaged or truncated"
         raise FileFormatError(message) from error

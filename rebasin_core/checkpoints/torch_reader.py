@@ -34,6 +34,8 @@ _MAX_OBJECT_BYTES = 128 * 2**20
 # PyTorch chooses the format of these files from their names.
 _SUFFIX_OF_SAFETENSORS = ".safetensors"
 _FORBIDDEN = re.compile(r"GLOBAL (\S+)|class/function `?([\w.]+)")
+_INNER = re.compile(r"WeightsUnpickler error:\s*(.+)")
+_MAX_REASON = 160
 
 
 @final
@@ -112,7 +114,7 @@ def _load(path: Path, readable: Path, *, is_archive: bool) -> Any:  # ruff: igno
     except pickle.UnpicklingError as error:
         message = f"cannot read {shown(path)}: {_unpickling_problem(str(error))}"
         raise FileFormatError(message) from error
-    except (SyntaxError, AssertionError, ImportError) as error:  # of hostile pickles; others become errors in `read`
+    except (AssertionError, ImportError) as error:  # others become errors in `read`
         message = f"cannot read {shown(path)}: {reason(error)}. The file is damaged"
         raise FileFormatError(message) from error
 
@@ -147,8 +149,10 @@ def _unpickling_problem(text: str) -> str:
     """Return the problem of a file that PyTorch does not unpickle, and the remedy."""
     found = _FORBIDDEN.search(text)
     if found is None:
-        lines = [line for line in text.splitlines() if line.strip()]
-        return f"its pickle is damaged or not supported ({shown(lines[-1] if lines else text)})"
+        inner = _INNER.search(text)
+        return (
+            f"its pickle is damaged or not supported ({' '.join((inner[1] if inner else text).split())[:_MAX_REASON]})"
+        )
     return (
         f"it contains objects of type or function `{shown(found[1] or found[2], 80)[1:-1]}`, which can execute code; "
         "only tensors and plain containers are read. Where you trust the file, load it with the program that wrote it, "

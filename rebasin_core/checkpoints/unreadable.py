@@ -56,7 +56,7 @@ def unreadable(path: Path, head: bytes) -> str:
         The format that it appears to have, and how to convert it.
     """
     kind, remedy = _kind(path, head)
-    return f"{shown(path)} is not a readable checkpoint: it is {kind}; {remedy}"
+    return f"cannot read {shown(path)}: it is {kind}; {remedy}"
 
 
 def _kind(path: Path, head: bytes) -> tuple[str, str]:

@@ -191,4 +191,4 @@ def _matches(path: Path, patterns: Sequence[str]) -> bool:
 
 def _is_plain(name: str) -> bool:
     """Return whether a text is the name of a file, without folders."""
-    return bool(name) and not name.startswith(".") and not set(name) & set("/\\\0:")
+    return bool(name) and name.isprintable() and not name.startswith(".") and not set(name) & set("/\\\0:")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
+from rebasin_core.checkpoints.unfinished import unfinished_folder
+from rebasin_core.checkpoints.weights import belonging_to
 from rebasin_core.errors import InvalidInputError, StorageError
 from rebasin_core.tensors.files import flush_folder, require_writable
 from rebasin_core.tensors.reading import exists, reason, shown
@@ -115,6 +116,8 @@ def write_checkpoint(  # ruff: ignore[too-many-arguments] - all but three have d
             message = f"`{name}` is of dtype {info.dtype}, which safetensors files cannot contain"
             raise InvalidInputError(message)
     require_output(target)
+    copied = tuple(companions)
+    _require_space(target, sum(info.num_bytes for info in infos.values()) + sum(path.stat().st_size for path in copied))
     is_file = target.suffix == SUFFIX
     shards = [sorted_names(infos)] if is_file else shards_of(infos, max_shard_bytes)
     names_of_files = [target.name] if is_file else shard_names(len(shards))
@@ -125,7 +128,7 @@ def write_checkpoint(  # ruff: ignore[too-many-arguments] - all but three have d
             if is_file:
                 (folder / target.name).replace(target)
             else:
-                _add_companions(folder, companions)
+                _add_companions(folder, copied)
                 _replace_folder(folder, target)
         flush_folder(target.parent)
     except OSError as error:
@@ -135,14 +138,15 @@ def write_checkpoint(  # ruff: ignore[too-many-arguments] - all but three have d
 
 
 def require_output(target: Path) -> None:
-    """Raise if an output cannot be written at a path; nothing is written.
+    """Raise if an output cannot be written at a path, without writing it.
 
     Args:
         target: Path of the file or folder.
 
     Raises:
         InvalidInputError: If the path has the suffix of another format.
-        StorageError: If its folder is not writable, or it is a folder instead of a file or the reverse.
+        StorageError: If its folder is not writable, it is a folder instead of a file or the reverse, or a folder with
+            files that are not those of a checkpoint.
     """
     if target.suffix in {".pt", ".pth", ".bin", ".ckpt", ".npz", ".gguf", ".h5"}:
         message = (
@@ -157,6 +161,13 @@ def require_output(target: Path) -> None:
         raise StorageError(message)
     else:
         require_writable(target / _WHOLE)
+        foreign = _foreign_file(target) if target.is_dir() else None
+        if foreign is not None:
+            message = (
+                f"cannot replace the folder {shown(target)}: it contains {shown(foreign)}, which is not a file of a "
+                "checkpoint. Choose another output, or remove the folder"
+            )
+            raise StorageError(message)
 
 
 def sorted_names(infos: Mapping[str, TensorInfo]) -> list[str]:
@@ -263,21 +274,43 @@ def _add_companions(folder: Path, companions: Iterable[Path]) -> None:
         shutil.copyfile(companion, folder / companion.name)
 
 
+def _unfinished(target: Path, work: Path | None) -> AbstractContextManager[Path]:
+    """Return a context manager with an empty folder for the unfinished output, which is removed afterwards."""
+    return unfinished_folder(target) if work is None else _folder_in(work)
+
+
 @contextmanager
-def _unfinished(target: Path, work: Path | None) -> Generator[Path]:
-    """Provide an empty folder for the unfinished output, which is removed afterwards."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if work is None:
-        # Not `tempfile.mkdtemp`, whose folders only their owner can read.
-        folder = target.parent / f".rebasin-{secrets.token_hex(4)}.part"
-    else:
-        folder = work / "output"
-        shutil.rmtree(folder, ignore_errors=True)
+def _folder_in(work: Path) -> Generator[Path]:
+    folder = work / "output"
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_space(target: Path, size: int) -> None:
+    """Raise if the disk of an output has too little free space; an output that is replaced is removed only later."""
+    folder = next((parent for parent in target.absolute().parents if parent.exists()), None)
+    free = size if folder is None else shutil.disk_usage(folder).free
+    if size > free:
+        message = (
+            f"cannot write {shown(target)}: it needs {size / 10**9:.2f} GB, and {free / 10**9:.2f} GB of its disk are "
+            "free; choose another disk"
+        )
+        raise StorageError(message)
+
+
+def _foreign_file(folder: Path) -> str | None:
+    """Return the name of an entry of a folder that outputs do not have; None if there is none."""
+    belonging = {path.name for path in belonging_to(folder)} | {INDEX}
+    foreign = (
+        path.name
+        for path in folder.iterdir()
+        if path.name not in belonging and not (path.suffix == SUFFIX and path.is_file())
+    )
+    return next(foreign, None)
 
 
 def _replace_folder(folder: Path, target: Path) -> None:

@@ -60,7 +60,7 @@ class PosteriorSource(Options):
     """Seed of the initialization, the batch order and the noise of training."""
 
     path: Path | None = None
-    """File of a posterior saved by this library, or safetensors checkpoint."""
+    """File of a posterior saved by this library, or checkpoint of any registered format: a file or a folder."""
 
     inference: Inference | None = None
     """Inference method of a trained posterior; `inference` of the run if not given."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -36,6 +37,7 @@ _DAMAGED = (
     SyntaxError,
     zipfile.BadZipFile,
     zlib.error,
+    tokenize.TokenError,
 )
 
 

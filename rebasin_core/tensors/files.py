@@ -195,7 +195,7 @@ def read_tensors(path: Path | str, *, kind: str | None = None) -> tuple[dict[str
         message = f"cannot read {shown(Path(path))}: {reason(error)}. Expected a safetensors file"
         raise FileFormatError(message) from error
     try:
-        return tensors, _document(metadata, kind)
+        return tensors, document_in(metadata, kind)
     except FileFormatError as error:
         message = f"{shown(Path(path))}: {error}"
         raise FileFormatError(message) from error
@@ -220,11 +220,22 @@ def document_of(path: Path | str) -> dict[str, Any]:
     except (OSError, SafetensorError, *OF_DAMAGED_TENSORS) as error:
         message = f"cannot read {shown(Path(path))}: {reason(error)}. Expected a safetensors file"
         raise FileFormatError(message) from error
-    return _document(metadata, None)
+    return document_in(metadata)
 
 
-def _document(metadata: Mapping[str, str], kind: str | None) -> dict[str, Any]:
-    """Return the document in the metadata of a safetensors file, with its kind; raise if the kind is not expected."""
+def document_in(metadata: Mapping[str, str], kind: str | None = None) -> dict[str, Any]:
+    """Return the document in the metadata of a safetensors file, with its kind.
+
+    Args:
+        metadata: The metadata.
+        kind: Expected kind of the file; None for any safetensors file, also of other programs.
+
+    Returns:
+        The document with its ``kind`` (None for files of other programs).
+
+    Raises:
+        FileFormatError: If it is damaged or of another kind.
+    """
     if _ENTRY not in metadata and kind is None:
         return {"kind": None}
     header = parse_json(metadata.get(_ENTRY, "{}"))

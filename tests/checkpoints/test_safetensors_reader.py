@@ -49,6 +49,14 @@ def test_damaged_files_raise_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31mb", "x" * 501])
+def test_names_that_cannot_be_printed_are_errors(tmp_path: Path, name: str) -> None:
+    save_file({name: torch.zeros(3)}, tmp_path / "a.safetensors")
+    with pytest.raises(FileFormatError, match="printable names of at most 500 characters") as caught:
+        open_checkpoint(tmp_path / "a.safetensors")
+    assert str(caught.value).isprintable()
+
+
 def test_a_file_without_tensors_is_no_checkpoint(tmp_path: Path) -> None:
     save_file({}, tmp_path / "a.safetensors")
     with pytest.raises(FileFormatError, match="contains no tensors"):

@@ -98,7 +98,8 @@ def test_a_folder_has_shards_an_index_and_the_other_files(tmp_path: Path) -> Non
 def test_one_shard_has_the_usual_name_and_an_existing_folder_is_replaced(tmp_path: Path) -> None:
     tensors = {"w": torch.randn(3)}
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "old").write_text("x")
+    (tmp_path / "model" / "old.safetensors").write_text("x")
+    (tmp_path / "model" / "config.json").write_text("{}")
     assert write(tmp_path / "model", tensors) == (tmp_path / "model" / "model.safetensors",)
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["model.safetensors"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -166,3 +167,25 @@ def test_new_files_have_the_default_permissions(tmp_path: Path) -> None:
         os.umask(mask)
     assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o644
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
+
+
+def test_folders_with_other_files_are_not_replaced(tmp_path: Path) -> None:
+    write(tmp_path / "model", {"w": torch.ones(2)})
+    (tmp_path / "model" / "thesis.tex").write_text("x")
+    with pytest.raises(StorageError, match=r"contains 'thesis.tex', which is not a file of a checkpoint"):
+        write(tmp_path / "model", {"w": torch.zeros(2)})
+    assert torch.equal(load_file(tmp_path / "model" / "model.safetensors")["w"], torch.ones(2))
+
+
+def test_the_free_space_is_checked_before_tensors_are_computed(tmp_path: Path) -> None:
+    infos = {"w": TensorInfo(torch.float32, (10**14,))}
+    produced: list[str] = []
+
+    def produce(name: str) -> Tensor:
+        produced.append(name)
+        return torch.zeros(1)
+
+    with pytest.raises(StorageError, match=r"needs 400000.00 GB, and \d+.\d\d GB of its disk are free"):
+        write_checkpoint(tmp_path / "x.safetensors", infos, produce)
+    assert not produced
+    assert not list(tmp_path.iterdir())

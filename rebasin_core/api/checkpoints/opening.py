@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rebasin_core.checkpoints.base import HEAD_BYTES
+from rebasin_core.checkpoints.folder_reader import FolderReader
 from rebasin_core.checkpoints.requirements import require_network
 from rebasin_core.checkpoints.unreadable import unreadable
 from rebasin_core.errors import FileFormatError, PluginError
 from rebasin_core.plugin.registry import default_registry
 from rebasin_core.tensors.arguments import require_path
+from rebasin_core.tensors.digests import digest_of_file, digest_of_json
 from rebasin_core.tensors.reading import exists, irregular_kind, reason, regular_size, shown
 
 if TYPE_CHECKING:
@@ -76,6 +78,25 @@ def read_any(path: Path | str, *, entry: str | None = None, registry: Registry |
         message = f"{shown(given)} is recognized by the readers {labels}; disable one with REBASIN_PLUGINS"
         raise PluginError(message)
     return found[0].read(given, entry=entry)
+
+
+def digest_of_checkpoint(path: Path | str, *, registry: Registry | None = None) -> str:
+    """Return a digest of the files that hold the tensors of a posterior or checkpoint.
+
+    Args:
+        path: The file or folder.
+        registry: Registry of readers; all installed plugins if None.
+
+    Returns:
+        The SHA-256 of a single file; of the list of digests for a folder.
+
+    Raises:
+        FileFormatError: If it cannot be read.
+    """
+    given = Path(path)
+    if irregular_kind(given) is None and not FolderReader().recognizes(given, _head(given)):
+        return digest_of_file(given)
+    return digest_of_json(read_any(path, registry=registry).digests())
 
 
 def _head(path: Path) -> bytes:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 from typing_extensions import override
 
+from rebasin_core.api.checkpoints.opening import digest_of_checkpoint
 from rebasin_core.api.conversion import load_posterior
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.studies.kinds.base import Context, Product, Work
 from rebasin_core.studies.kinds.names import POSTERIOR
 from rebasin_core.studies.kinds.options import NetworkOptions
-from rebasin_core.tensors.digests import digest_of_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +34,7 @@ class LoadWork(Work):
     """The network."""
 
     path: Path
-    """File of a posterior, or safetensors checkpoint."""
+    """File of a posterior, or checkpoint of any format: a file or a folder."""
 
     def load(self, model: nn.Module, registry: Registry) -> Posterior:
         """Read the posterior and check that it fits the network.
@@ -57,7 +57,7 @@ class LoadWork(Work):
     @override
     def compute(self, context: Context) -> Product:
         posterior = self.load(context.model(self.network), context.workspace.registry)
-        digest = digest_of_file(self.path)
+        digest = digest_of_checkpoint(self.path, registry=context.workspace.registry)
         if digest != dict(context.stage.inputs)["file"]:
             message = f"{self.path} has changed since the command started; run it again"
             raise InvalidInputError(message)

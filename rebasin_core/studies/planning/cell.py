@@ -179,7 +179,7 @@ class CellPlan:
         if source.path is not None:
             path = source.path.absolute()
             work = LoadWork(network=self.options, path=path)
-            digest = self._contents.file(path)
+            digest = self._contents.checkpoint(path)
             return self._add(
                 Prepared(work, self._contents, self._contents.code_of_file(path)).stage(
                     f"load {label}", inputs={"file": digest}

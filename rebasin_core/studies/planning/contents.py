@@ -9,7 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
-from rebasin_core.errors import FileFormatError, UnknownNameError
+from rebasin_core.api.checkpoints.opening import digest_of_checkpoint
+from rebasin_core.errors import FileFormatError, InvalidInputError, UnknownNameError
 from rebasin_core.plugin.code import code_of_package
 from rebasin_core.plugin.discovery import CORE
 from rebasin_core.strategy import Options, Strategy, strategies_in
@@ -79,6 +80,23 @@ class Contents:
         digest = digest_of_file(path)
         self._files[path] = (state, digest)
         return digest
+
+    def checkpoint(self, path: Path) -> str:
+        """Return the digest of a posterior or checkpoint: of the files that hold its tensors.
+
+        Args:
+            path: A file or folder.
+
+        Returns:
+            The digest.
+
+        Raises:
+            FileFormatError: If it cannot be read.
+        """
+        try:
+            return digest_of_checkpoint(path, registry=self._registry)
+        except (FileFormatError, InvalidInputError):  # reported when it is loaded, unless it is missing
+            return self.file(path)
 
     def path(self, path: Path) -> str:
         """Return the digest of a file, or of all files in a folder.
