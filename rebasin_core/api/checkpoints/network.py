@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rebasin_core.checkpoints.naming import NameMatch
     from rebasin_core.checkpoints.stored import StoredForm
 
+_LARGE = 0.01
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,17 @@ class CheckpointNetwork:
     def posterior(self) -> PointPosterior:
         """The network as a point posterior, which shares the memory of the tensors."""
         return as_point(self.tensors, self.expected.buffers or ())
+
+    @cached_property
+    def copied_weights(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of large extra tensors, more than 1% of all bytes, that outputs contain without being permuted."""
+        tensors = self.checkpoint.tensors
+        least = _LARGE * self.checkpoint.num_bytes
+        return {
+            name: tuple(tensors[name].shape)
+            for name in self.match.kept
+            if tensors[name].is_floating_point() and tensors[name].numel() * tensors[name].element_size() > least
+        }
 
     def infos(self, dtype: torch.dtype | None = None) -> dict[str, TensorInfo]:
         """Return dtype and shape of the tensors of an output with the layout of this checkpoint.
