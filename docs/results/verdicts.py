@@ -48,7 +48,7 @@ EQUAL = 1e-3  # of the relative distance; the rounding of sums in single precisi
 RELATED_BEFORE = 0.2  # of the excess before alignment
 SMALL_SHARE = 0.02  # of the removed share of the squared distance
 RELATED_AFTER = 0.8  # of the excess after alignment
-BETTER_THAN_CHANCE = 0.03  # likewise
+BETTER_THAN_CHANCE = 0.01  # likewise
 
 
 @dataclass(frozen=True)

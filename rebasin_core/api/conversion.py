@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from rebasin_core.api.checkpoints.opening import read_any
+from rebasin_core.api.opening import read_any
 from rebasin_core.checkpoints.requirements import require_network
 from rebasin_core.checkpoints.safetensors_reader import SAFETENSORS
 from rebasin_core.errors import FileFormatError, InvalidInputError

@@ -5,10 +5,10 @@ from rebasin_core.api.checkpoints.alignment import CheckpointAlignment, align_ch
 from rebasin_core.api.checkpoints.applying import apply_to_checkpoint
 from rebasin_core.api.checkpoints.merging import CheckpointMerge, merge_checkpoints
 from rebasin_core.api.checkpoints.models import model_of, spec_of
-from rebasin_core.api.checkpoints.opening import open_checkpoint
 from rebasin_core.api.checkpoints.recipes import RecipeResult, load_recipe, run_recipe
 from rebasin_core.api.checkpoints.verdict import Relation, Verdict
 from rebasin_core.api.checkpoints.verification import verify_output
+from rebasin_core.api.opening import open_checkpoint
 
 __all__ = [
     "CheckpointAlignment",

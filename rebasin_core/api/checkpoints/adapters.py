@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rebasin_core.api.checkpoints.opening import open_checkpoint, read_any
+from rebasin_core.api.opening import open_checkpoint, read_any
 from rebasin_core.checkpoints.checkpoint import Checkpoint
 from rebasin_core.checkpoints.lora import LoraTensors
 from rebasin_core.checkpoints.requirements import is_adapter

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, final
 from rebasin_core.analysis.distances import NetworkDistances, network_distances
 from rebasin_core.api.alignment import select_alignment
 from rebasin_core.api.checkpoints.memory import within_memory
-from rebasin_core.api.checkpoints.opening import open_checkpoint
 from rebasin_core.api.checkpoints.output import require_free_output, working_folder, write_output
 from rebasin_core.api.checkpoints.preparation import Prepared, permuted_tensor, prepared
 from rebasin_core.api.checkpoints.search import CheckpointSearch
 from rebasin_core.api.checkpoints.table import AlignmentFigures, alignment_record, alignment_report
 from rebasin_core.api.checkpoints.verdict import Verdict
 from rebasin_core.api.matching import as_matcher
+from rebasin_core.api.opening import open_checkpoint
 from rebasin_core.checkpoints.checkpoint import Checkpoint
 from rebasin_core.checkpoints.naming import NamePolicy
 from rebasin_core.checkpoints.writing import MAX_SHARD_BYTES

@@ -13,8 +13,8 @@ import torch
 
 from rebasin_core.api.checkpoints.alignment import CheckpointAlignment, align_checkpoints
 from rebasin_core.api.checkpoints.merging import CheckpointMerge, label_of, merge_checkpoints
-from rebasin_core.api.checkpoints.opening import open_checkpoint
 from rebasin_core.api.checkpoints.output import require_free_output, unfinished_work
+from rebasin_core.api.opening import open_checkpoint
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.config.recipe import AlignRecipe, MergeRecipe

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 from typing_extensions import override
 
-from rebasin_core.api.checkpoints.opening import digest_of_checkpoint
 from rebasin_core.api.conversion import load_posterior
+from rebasin_core.api.opening import digest_of_checkpoint
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.studies.kinds.base import Context, Product, Work

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
-from rebasin_core.api.checkpoints.opening import digest_of_checkpoint
+from rebasin_core.api.opening import digest_of_checkpoint
 from rebasin_core.errors import FileFormatError, InvalidInputError, UnknownNameError
 from rebasin_core.plugin.code import code_of_package
 from rebasin_core.plugin.discovery import CORE

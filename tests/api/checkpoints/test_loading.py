@@ -65,7 +65,7 @@ def test_adapters_and_several_networks_are_errors(tmp_path: Path) -> None:
 
 
 def test_folders_with_shards_have_the_digests_of_their_files(tmp_path: Path) -> None:
-    from rebasin_core.api.checkpoints.opening import (  # ruff: ignore[import-outside-top-level] - only here
+    from rebasin_core.api.opening import (  # ruff: ignore[import-outside-top-level] - only here
         digest_of_checkpoint,
     )
 
