@@ -12,7 +12,7 @@ from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.tensors.names import TensorNames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import torch
     from torch import Tensor
@@ -118,6 +118,39 @@ class CheckpointNetwork:
             return stored(targets[name]) if name in targets else self.checkpoint.tensors[name]
 
         return tensor
+
+
+def networks_in(
+    checkpoints: Sequence[Checkpoint], expected: TensorNames, form: StoredForm, policy: NamePolicy
+) -> tuple[CheckpointNetwork, ...]:
+    """Find the tensors of a model in several checkpoints.
+
+    A prefix is that of the files with several networks. It does not apply to the other files, unless no file has it.
+
+    Args:
+        checkpoints: The checkpoints.
+        expected: Names and shapes of the model's tensors.
+        form: How files store them.
+        policy: Rules for names that differ.
+
+    Returns:
+        The networks, in the order of the checkpoints.
+
+    Raises:
+        InvalidInputError: If the tensors of a checkpoint do not fit the model and the policy does not allow it.
+    """
+    prefixed = [_has_prefix(checkpoint, policy.prefix) for checkpoint in checkpoints]
+    without = policy.replace(prefix=None)
+    return tuple(
+        CheckpointNetwork.of(checkpoint, expected, form, policy if has_prefix or not any(prefixed) else without)
+        for checkpoint, has_prefix in zip(checkpoints, prefixed, strict=True)
+    )
+
+
+def _has_prefix(checkpoint: Checkpoint, prefix: str | None) -> bool:
+    """Return whether names have a prefix, possibly after others such as that of a wrapper."""
+    part = f".{(prefix or '').removesuffix('.')}."
+    return any(part in f".{name}" for name in checkpoint.tensors)
 
 
 def as_point(tensors: Mapping[str, Tensor], buffers: Collection[str]) -> PointPosterior:
