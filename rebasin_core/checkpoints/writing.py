@@ -72,7 +72,7 @@ class TensorInfo:
     shape: tuple[int, ...]
 
     @property
-    def num_bytes(self) -> int:
+    def nbytes(self) -> int:
         """Size of the entries in bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
@@ -120,7 +120,7 @@ def write_checkpoint(  # ruff: ignore[too-many-arguments] - all but three have d
             raise InvalidInputError(message)
     require_output(target)
     copied = tuple(companions)
-    _require_space(target, sum(info.num_bytes for info in infos.values()) + sum(path.stat().st_size for path in copied))
+    _require_space(target, sum(info.nbytes for info in infos.values()) + sum(path.stat().st_size for path in copied))
     is_file = target.suffix == SUFFIX
     shards = [sorted_names(infos)] if is_file else shards_of(infos, max_shard_bytes)
     names_of_files = [target.name] if is_file else shard_names(len(shards))
@@ -200,11 +200,11 @@ def shards_of(infos: Mapping[str, TensorInfo], max_bytes: int) -> list[list[str]
     shards: list[list[str]] = [[]]
     size = 0
     for name, info in infos.items():
-        if shards[-1] and size + info.num_bytes > max_bytes:
+        if shards[-1] and size + info.nbytes > max_bytes:
             shards.append([])
             size = 0
         shards[-1].append(name)
-        size += info.num_bytes
+        size += info.nbytes
     return [sorted_names({name: infos[name] for name in names}) for names in shards]
 
 
@@ -238,7 +238,7 @@ class _Output:
             self._write_file(folder / file, names)
         if len(shards) > 1:
             where = {name: file for file, names in shards.items() for name in names}
-            size = sum(info.num_bytes for info in self.infos.values())
+            size = sum(info.nbytes for info in self.infos.values())
             index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(where.items()))}
             (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
@@ -247,7 +247,7 @@ class _Output:
         size = 0
         for name in names:
             info = self.infos[name]
-            start, size = size, size + info.num_bytes
+            start, size = size, size + info.nbytes
             entry = {"dtype": _DTYPES[info.dtype], "shape": list(info.shape), "data_offsets": [start, size]}
             header[name] = entry
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
-from rebasin_core.analysis.distances import NetworkDistances, network_distances
 from rebasin_core.api.alignment import select_alignment
 from rebasin_core.api.checkpoints.memory import within_memory
 from rebasin_core.api.checkpoints.output import require_free_output, working_folder, write_output
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from rebasin_core.analysis.distances import NetworkDistances
     from rebasin_core.api.checkpoints.network import CheckpointNetwork
     from rebasin_core.checkpoints.function_check import FunctionDifference
     from rebasin_core.checkpoints.model_source import ModelSource, SourcedModel
@@ -137,6 +137,7 @@ class CheckpointAlignment:
         dtype: torch.dtype | None = None,
         max_shard_bytes: int = MAX_SHARD_BYTES,
         work: Path | None = None,
+        progress: bool = False,
     ) -> tuple[Path, ...]:
         """Write the aligned candidate, with the names, dtypes and other files of the candidate, and the permutation.
 
@@ -146,6 +147,7 @@ class CheckpointAlignment:
             dtype: Dtype of floating-point tensors; that of the candidate if None.
             max_shard_bytes: Maximum size of a shard in a folder.
             work: Folder on the same disk for the unfinished output; a temporary one if None.
+            progress: Whether to show a progress bar.
 
         Returns:
             The files with tensors, and the file of the permutation.
@@ -174,6 +176,7 @@ class CheckpointAlignment:
                 work=folder,
                 dtype=dtype,
                 max_shard_bytes=max_shard_bytes,
+                progress=progress,
             )
 
     def tensor(self, name: str) -> Tensor:
@@ -290,7 +293,7 @@ def aligned_pair(  # ruff: ignore[too-many-arguments] - one step of two function
     if held is not None:
         result, effect = select_alignment(result, first.posterior, second.posterior, held, keep)
     function = problem.function_check(second, result.permutation) if check else None
-    distances = network_distances(problem.spec.layout, first.tensors, second.tensors, result.permutation)
+    distances = search.distances(first.tensors, second.tensors, result.permutation)
     by_chance = search.align_by_chance(first, second) if chance and not search.matcher.uses_task else None
     return CheckpointAlignment(
         reference=first,

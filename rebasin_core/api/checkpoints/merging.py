@@ -130,6 +130,7 @@ class CheckpointMerge:
         dtype: torch.dtype | None = None,
         max_shard_bytes: int = MAX_SHARD_BYTES,
         work: Path | None = None,
+        progress: bool = False,
     ) -> tuple[Path, ...]:
         """Write the merged network, with the names, dtypes and other files of the first, and the permutations.
 
@@ -139,6 +140,7 @@ class CheckpointMerge:
             dtype: Dtype of floating-point tensors; that of the first network if None.
             max_shard_bytes: Maximum size of a shard in a folder.
             work: Folder on the same disk for the unfinished output; a temporary one if None.
+            progress: Whether to show a progress bar.
 
         Returns:
             The files with tensors, and the files of the permutations.
@@ -173,6 +175,7 @@ class CheckpointMerge:
                 work=folder,
                 dtype=dtype,
                 max_shard_bytes=max_shard_bytes,
+                progress=progress,
             )
 
 

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rebasin_core.api.checkpoints.progress import phase
 from rebasin_core.checkpoints.unfinished import unfinished_folder
 from rebasin_core.checkpoints.writing import SUFFIX, require_output, write_checkpoint
 from rebasin_core.errors import RebasinError, StorageError
@@ -102,6 +103,7 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
     work: Path,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int,
+    progress: bool = False,
 ) -> tuple[Path, ...]:
     """Write a network in the layout of a checkpoint, the permutations, and the provenance in the metadata.
 
@@ -115,6 +117,7 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
         work: Folder on the same disk for the unfinished output.
         dtype: Dtype of floating-point tensors; that of ``like`` if None.
         max_shard_bytes: Maximum size of a shard in a folder.
+        progress: Whether to show a progress bar.
 
     Returns:
         The files with tensors, then those of the permutations.
@@ -137,16 +140,18 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
     }
     write_json(work / _PLACED, digests)
     others = [path for path in like.checkpoint.companions if not is_file]
-    files = write_checkpoint(
-        output,
-        infos,
-        lambda name: in_file(name).to(infos[name].dtype),
-        metadata={PROVENANCE: json.dumps(record, sort_keys=True)},
-        companions=[*others, *([] if is_file else elements.values())],
-        beside={path: permutation_path(output, label) for label, path in elements.items()},
-        max_shard_bytes=max_shard_bytes,
-        work=work,
-    )
+    with phase("write", infos, shown=progress) as done:
+        files = write_checkpoint(
+            output,
+            infos,
+            lambda name: in_file(name).to(infos[name].dtype),
+            metadata={PROVENANCE: json.dumps(record, sort_keys=True)},
+            companions=[*others, *([] if is_file else elements.values())],
+            beside={path: permutation_path(output, label) for label, path in elements.items()},
+            max_shard_bytes=max_shard_bytes,
+            work=work,
+            progress=done,
+        )
     return (*files, *(permutation_path(output, label) for label in permutations))
 
 

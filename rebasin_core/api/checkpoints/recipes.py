@@ -114,7 +114,7 @@ def run_recipe(
                 work=work,
                 **options,
             )
-        files = () if recipe.output is None else _written(recipe, recipe.output, found, work)
+        files = () if recipe.output is None else _written(recipe, recipe.output, found, work, progress=progress)
     return RecipeResult(found, files)
 
 
@@ -144,11 +144,18 @@ def load_recipe(file: Path | str, *, registry: Registry | None = None) -> AlignR
 
 
 def _written(
-    recipe: AlignRecipe | MergeRecipe, output: Path, found: CheckpointAlignment | CheckpointMerge, work: Path | None
+    recipe: AlignRecipe | MergeRecipe,
+    output: Path,
+    found: CheckpointAlignment | CheckpointMerge,
+    work: Path | None,
+    *,
+    progress: bool,
 ) -> tuple[Path, ...]:
     dtype = None if recipe.dtype is None else getattr(torch, recipe.dtype)
     recorded = replace(found, recipe=json.loads(recipe.canonical_json()))
-    return recorded.write(output, force=recipe.force, dtype=dtype, max_shard_bytes=recipe.max_shard, work=work)
+    return recorded.write(
+        output, force=recipe.force, dtype=dtype, max_shard_bytes=recipe.max_shard, work=work, progress=progress
+    )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import torch
 
 from rebasin_core.analysis.distances import NetworkDistances, network_distances
 from rebasin_core.api.checkpoints.network import as_point
+from rebasin_core.api.checkpoints.progress import phase
 from rebasin_core.api.checkpoints.shuffled import shuffled_network
 from rebasin_core.api.resumption import search_with_checkpoint
 from rebasin_core.errors import FileFormatError
@@ -23,7 +24,7 @@ from rebasin_core.tensors.files import read_tensors
 from rebasin_core.tensors.reading import exists
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -102,9 +103,25 @@ class CheckpointSearch:
         copy = shuffled_network(reference.tensors, file, seed=self.seed)
         network = as_point(copy, candidate.posterior.buffers)
         result = self._run(_BY_CHANCE, network, candidate, self._problem(reference, candidate, None), None)
-        distances = network_distances(self.spec.layout, copy, candidate.tensors, result.permutation)
+        distances = self.distances(copy, candidate.tensors, result.permutation)
         file.unlink(missing_ok=True)
         return distances
+
+    def distances(
+        self, reference: Mapping[str, Tensor], candidate: Mapping[str, Tensor], permutation: Permutation
+    ) -> NetworkDistances:
+        """Return the distances between two networks before and after a permutation of the second.
+
+        Args:
+            reference: Tensors of the reference.
+            candidate: Tensors of the candidate.
+            permutation: The permutation.
+
+        Returns:
+            The distances.
+        """
+        with phase("compare", candidate, shown=self.progress) as done:
+            return network_distances(self.spec.layout, reference, candidate, permutation, progress=done)
 
     def _run(
         self, kind: str, reference: PointPosterior, candidate: CheckpointNetwork, problem: str, task: Task | None
