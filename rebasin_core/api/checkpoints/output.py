@@ -49,6 +49,9 @@ def require_free_output(
         StorageError: If the output or the permutation next to it cannot be written; if one of them is an input,
             contains one (also through a link), or is in the folder of one; or if one exists and ``force`` is false.
     """
+    if "\0" in str(output):
+        message = f"cannot write {shown(output)}: the path contains a NUL character"
+        raise StorageError(message)
     require_output(output)
     is_file = output.suffix == SUFFIX
     permutations = [permutation_path(output, label) for label in labels] if is_file else []
