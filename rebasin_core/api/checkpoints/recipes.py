@@ -18,7 +18,7 @@ from rebasin_core.api.opening import open_checkpoint
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.config.recipe import AlignRecipe, MergeRecipe
-from rebasin_core.errors import StorageError
+from rebasin_core.errors import ConfigError, StorageError
 from rebasin_core.plugin.registry import default_registry
 from rebasin_core.tensors.lock import LOCK, FolderLock
 from rebasin_core.tensors.reading import exists, shown
@@ -134,7 +134,11 @@ def load_recipe(file: Path | str, *, registry: Registry | None = None) -> AlignR
     """
     document = Document.read(file)
     lookup = (registry or default_registry()).strategy_class
-    is_merge = isinstance(document.content, dict) and document.content.get("command") == "merge"
+    command = document.content.get("command", "align") if isinstance(document.content, dict) else "align"
+    if str(command) not in {"align", "merge"}:
+        message = f"{document.where(('command',))}: command: expected 'align' or 'merge', got {shown(command)}"
+        raise ConfigError(message)
+    is_merge = command == "merge"
     found = read_config(MergeRecipe, document, lookup) if is_merge else read_config(AlignRecipe, document, lookup)
     folder = Path(file).parent
     paths = {name: folder / value for name, value in found if isinstance(value, Path)}

@@ -23,6 +23,13 @@ class Perceptron(nn.Sequential):
         super().__init__(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 4))
 
 
+class Wide(nn.Sequential):
+    """Two wide hidden layers."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(8, 96), nn.ReLU(), nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 4))
+
+
 class Convolutional(nn.Sequential):
     """A convolution with batch statistics, and a layer over its flattened channels."""
 
@@ -157,6 +164,7 @@ PERCEPTRON = Case(
     },
     {"first": 16, "second": 12},
 )
+WIDE = Case(Wide, PERCEPTRON.inputs, PERCEPTRON.axes, {"first": 96, "second": 64})
 CONVOLUTIONAL = Case(
     Convolutional,
     "4,1,8,8",

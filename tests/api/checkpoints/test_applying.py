@@ -38,8 +38,8 @@ def test_a_later_checkpoint_of_the_candidate_is_permuted_in_the_same_way(folder:
 
 
 def test_the_inverse_restores_the_candidate(folder: Path, tmp_path: Path) -> None:
-    permutation = rc.Permutation.load(folder / PERMUTATION)
-    for number, given in enumerate((permutation, folder / PERMUTATION)):
+    permutations: list[rc.Permutation | Path] = [rc.Permutation.load(folder / PERMUTATION), folder / PERMUTATION]
+    for number, given in enumerate(permutations):
         output = tmp_path / f"{number}.safetensors"
         apply_to_checkpoint(given, folder / "c.safetensors", output, inverse=True)
         found, candidate = load_file(output), load_file(folder / "b.safetensors")

@@ -145,6 +145,7 @@ def digits(model: nn.Module) -> Task:
     return Task(model, [(inputs, torch.from_numpy(data.target[:300]))])
 
 
+@pytest.mark.filterwarnings("ignore::rebasin_core.errors.AlignmentWarning")  # the network is not trained
 def test_batch_statistics_are_recomputed_from_data(tmp_path: Path) -> None:
     paths, networks = family(CONVOLUTIONAL, tmp_path, 2)
     found = merged(CONVOLUTIONAL, paths, repair="reset", task=digits, keep="aligned")

@@ -127,7 +127,7 @@ def test_folders_of_other_content_are_never_replaced(pair: tuple[Path, Checkpoin
     path = folder / "c" / content
     path.parent.mkdir(parents=True)
     path.write_text("mine")
-    with pytest.raises(StorageError, match="cannot (replace the folder|write)"):
+    with pytest.raises(StorageError, match=r"cannot (replace the folder|write)"):
         found.write(folder / "c", force=True)
     assert path.read_text() == "mine"
 

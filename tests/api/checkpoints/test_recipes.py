@@ -103,14 +103,21 @@ def test_a_recipe_file_merges_with_weights_by_pattern(folder: Path) -> None:
     ("text", "messages"),
     [
         ("command: align\nreference: a\n", ["candidate"]),
-        ("command: align\nreference: a\ncandidate: b\nsede: 3\n", ["line 4", "did you mean 'seed'"]),
-        ("command: align\nreference: a\ncandidate: b\nseed: -3\n", ["line 4", "greater than or equal to 0"]),
-        ("command: align\nreference: a\ncandidate: b\nmemory: much\n", ["line 4", "expected a size"]),
-        ("command: align\nreference: a\ncandidate: b\ndtype: int8\n", ["line 4", "float64"]),
-        ("command: align\nreference: a\ncandidate: b\n\nmatcher: wieght\n", ["line 5", "did you mean 'weight'"]),
-        ("command: merge\ncheckpoints: [a]\n", ["line 2"]),
-        ("command: merge\ncheckpoints: [a, b]\nmethod: {name: ties, density: 3}\n", ["line 3", "density"]),
-        ("command: mrege\ncheckpoints: [a, b]\n", ["merge"]),
+        ("command: align\nreference: a\ncandidate: b\nsede: 3\n", ["recipe.yaml:4: ", "did you mean 'seed'"]),
+        ("command: align\nreference: a\ncandidate: b\nseed: -3\n", ["recipe.yaml:4: ", "greater than or equal to 0"]),
+        ("command: align\nreference: a\ncandidate: b\nmemory: much\n", ["recipe.yaml:4: ", "expected a size"]),
+        ("command: align\nreference: a\ncandidate: b\ndtype: int8\n", ["recipe.yaml:4: ", "float64"]),
+        (
+            "command: align\nreference: a\ncandidate: b\n\nmatcher: wieght\n",
+            ["recipe.yaml:5: ", "did you mean 'weight'"],
+        ),
+        ("command: merge\ncheckpoints: [a]\n", ["recipe.yaml:2: "]),
+        ("command: merge\ncheckpoints: [a, b]\nmethod: {name: ties, density: 3}\n", ["recipe.yaml:3: ", "density"]),
+        (
+            "checkpoints: [a, b]\ncommand: mrege\n",
+            ["recipe.yaml:2: command: expected 'align' or 'merge'", "got 'mrege'"],
+        ),
+        ("command: [merge]\n", ["recipe.yaml:1: command: expected 'align' or 'merge'"]),
         ("- command\n", ["mapping"]),
         ("command: [align\n", ["recipe.yaml"]),
     ],
@@ -204,7 +211,7 @@ def test_a_permutation_that_was_placed_before_an_interruption_is_no_obstacle(
 def test_another_file_in_its_place_is_an_obstacle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted_between_files(folder, monkeypatch)
     (folder / "o.permutation.safetensors").write_text("mine")
-    with pytest.raises(StorageError, match=r"o\.permutation\.safetensors' exists"):
+    with pytest.raises(StorageError, match=r"o\.permutation\.safetensors exists"):
         run_recipe(recipe(folder))
     assert (folder / "o.permutation.safetensors").read_text() == "mine"
 
@@ -219,7 +226,7 @@ def test_failures_leave_nothing(folder: Path, options: dict[str, Any]) -> None:
 def test_a_folder_of_others_with_the_name_of_unfinished_work_is_kept(folder: Path) -> None:
     (folder / "o.safetensors.unfinished").mkdir()
     (folder / "o.safetensors.unfinished" / "thesis.tex").write_text("mine")
-    with pytest.raises(StorageError, match="is not a folder of unfinished work"):
+    with pytest.raises(StorageError, match="is not the folder of unfinished work"):
         run_recipe(recipe(folder))
     assert (folder / "o.safetensors.unfinished" / "thesis.tex").read_text() == "mine"
     (folder / "o.safetensors.unfinished" / "thesis.tex").unlink()
@@ -238,7 +245,8 @@ def test_an_input_in_the_folder_of_unfinished_work_is_kept(folder: Path) -> None
 
 
 def test_the_specification_is_an_input(folder: Path) -> None:
-    write(folder / "c" / "model.safetensors", {"a": torch.ones(1)}) if (folder / "c").mkdir() is None else None
+    (folder / "c").mkdir()
+    write(folder / "c" / "model.safetensors", {"a": torch.ones(1)})
     (folder / "c" / "spec.json").write_text("{}")
     with pytest.raises(StorageError, match="is also an input"):
         run_recipe(recipe(folder, output=folder / "c", spec=folder / "c" / "spec.json", force=True))
