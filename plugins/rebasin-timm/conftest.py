@@ -1,7 +1,7 @@
 """Import timm without torchvision, and collect the docstring examples of this package only if timm is installed.
 
 timm imports transforms of images and datasets from torchvision, which its models do not use. A build of torchvision
-that fits that of PyTorch is not always at hand. Without it, empty modules take its place while timm is imported.
+that fits that of PyTorch is not always at hand. Without it, empty modules replace it while timm is imported.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Empty(ModuleType):
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds empty modules in place of those of torchvision."""
+    """Finds empty modules instead of those of torchvision."""
 
     @override
     def find_spec(

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import copy
 import threading
-import warnings
 import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode  # ruff: ignore[import-private-name] - its documented place
-from torch.nn.modules.module import (
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import UninitializedParameter
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
 
 @contextmanager
@@ -27,10 +24,9 @@ def parameters_on_meta() -> Generator[None]:
     """Put the parameters of modules that are constructed inside a block on the meta device.
 
     Buffers and other tensors keep their device and values, unlike under ``torch.device("meta")``: frequencies of
-    rotary embeddings and tables of relative positions are in no checkpoint and have to be computed. Each parameter
-    loses its memory when the module registers it, before it is initialized. Until the end of the block it reports its
-    old device, on which some modules compute their buffers. Parameters that are shared remain shared. Only modules
-    constructed in the current thread are affected.
+    rotary embeddings and tables of relative positions are in no checkpoint and have to be computed. Each parameter is
+    replaced when the module registers it, before it is initialized. Until then it has address space, but no memory.
+    Parameters that are shared remain shared. Only modules constructed in the current thread are affected.
 
     Yields:
         None.
@@ -41,84 +37,48 @@ def parameters_on_meta() -> Generator[None]:
         >>> model[0].weight.device, model[1].running_var
         (device(type='meta'), tensor([1., 1., 1., 1.]))
     """
-    construction = _Construction()
-    handles = [
-        # PyTorch annotates hooks without the replacement that they may return.
-        register_module_parameter_registration_hook(cast("Callable[..., None]", construction.replace)),
-        register_module_module_registration_hook(cast("Callable[..., None]", construction.note)),
-    ]
-    try:
-        with warnings.catch_warnings():
-            # When PyTorch copies a module.
-            warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor", UserWarning)
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        construction.finish()
+    replaced: dict[int, tuple[weakref.ref[nn.Parameter], nn.Parameter]] = {}
 
-
-class _Construction:
-    """The modules that are constructed in a block."""
-
-    def __init__(self) -> None:
-        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self._thread = threading.get_ident()
-        self._modules: dict[int, nn.Module] = {}
-        # The fake parameter of each parameter that is still alive.
-        self._fakes: dict[int, tuple[weakref.ref[nn.Parameter], nn.Parameter]] = {}
-
-    def note(self, module: nn.Module, name: str, part: nn.Module | None) -> None:
-        """Note the modules that become part of another module, among them copies.
-
-        Args:
-            module: The other module.
-            name: Name of the part.
-            part: The module; None if it is only announced.
-        """
-        del name
-        if threading.get_ident() == self._thread:
-            self._modules.update((id(found), found) for found in (module, part) if found is not None)
-
-    def replace(self, module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
-        """Return a parameter without memory that reports the same device.
-
-        Args:
-            module: Module that registers the parameter.
-            name: Name of the parameter.
-            parameter: The parameter; None if it is only announced.
-
-        Returns:
-            The new parameter; None to register the given one.
-        """
-        if parameter is None or threading.get_ident() != self._thread:
+    def replace(parameter: nn.Parameter) -> nn.Parameter | None:
+        if parameter.device.type == "meta":
             return None
-        self.note(module, name, None)
-        if parameter.device.type == "meta" or isinstance(parameter, UninitializedParameter | FakeTensor):
-            return None
-        known = self._fakes.get(id(parameter))
+        known = replaced.get(id(parameter))
         if known is None or known[0]() is not parameter:
-            fake = self._mode.from_tensor(parameter.detach())
-            known = weakref.ref(parameter), _like(parameter, fake, vars(parameter))
-            self._fakes[id(parameter)] = known
+            known = weakref.ref(parameter), _on_meta(parameter)
+            replaced[id(parameter)] = known
         return known[1]
 
-    def finish(self) -> None:
-        """Put all parameters without memory on the meta device, and buffers that were computed from them."""
-        own = frozenset(vars(self._mode.from_tensor(torch.empty(0))))
-        # Both are kept, because the identity of a tensor that was freed can be that of a later one.
-        found: dict[int, tuple[Tensor, Tensor]] = {}
-        every = {id(part): part for module in self._modules.values() for part in module.modules()}
-        for module in every.values():
-            owned = [
-                *module.named_parameters(recurse=False, remove_duplicate=False),
-                *module.named_buffers(recurse=False, remove_duplicate=False),
-            ]
-            for name, tensor in owned:
-                if isinstance(tensor, FakeTensor):
-                    _, meta = found.setdefault(id(tensor), (tensor, _on_meta(tensor, own)))
-                    # Recurrent layers keep further references, which this assignment replaces.
-                    setattr(module, name, meta)
+    with _registering(replace):
+        yield
+
+
+@contextmanager
+def without_initialization() -> Generator[None]:
+    """Skip the initialization of the parameters of modules that are constructed inside a block.
+
+    Parameters have address space on the CPU, but no memory, because none of their entries is written. Some modules
+    compute their buffers on the device of a parameter, and so need parameters that are not on the meta device.
+
+    Yields:
+        None.
+    """
+    mode = _WithoutInitialization()
+    with _registering(mode.register), mode:
+        yield
+
+
+def put_on_meta(module: nn.Module) -> None:
+    """Replace the parameters of a module by parameters on the meta device; shared ones remain shared.
+
+    Args:
+        module: The module, which is changed.
+    """
+    given = {id(parameter): parameter for parameter in module.parameters() if parameter.device.type != "meta"}
+    replaced = {key: _on_meta(parameter) for key, parameter in given.items()}
+    for part in module.modules():
+        for name, parameter in [*part.named_parameters(recurse=False, remove_duplicate=False)]:
+            if id(parameter) in replaced and not isinstance(parameter, UninitializedParameter):
+                setattr(part, name, replaced[id(parameter)])
 
 
 def with_reserved_memory(module: nn.Module) -> nn.Module:
@@ -143,19 +103,63 @@ def with_reserved_memory(module: nn.Module) -> nn.Module:
         return module
 
 
-def _like(parameter: nn.Parameter, tensor: Tensor, flags: Mapping[str, object]) -> nn.Parameter:
-    """Return a tensor as a parameter with the flags of another one, such as those for optimizers."""
-    found = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
-    vars(found).update(flags)
+@contextmanager
+def _registering(replace: Callable[[nn.Parameter], nn.Parameter | None]) -> Generator[None]:
+    """Call a function for the parameters that modules of this thread register, and use the parameter it returns."""
+    thread = threading.get_ident()
+
+    def hook(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        del module, name
+        is_usable = parameter is not None and not isinstance(parameter, UninitializedParameter)
+        return replace(parameter) if is_usable and parameter is not None and threading.get_ident() == thread else None
+
+    # PyTorch annotates hooks without the replacement that they may return.
+    handle = register_module_parameter_registration_hook(cast("Callable[..., None]", hook))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@final
+class _WithoutInitialization(TorchFunctionMode):
+    """Skips operators that write to parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._memory: set[int] = set()
+
+    def register(self, parameter: nn.Parameter) -> None:
+        """Skip operators on the memory of a parameter.
+
+        Args:
+            parameter: The parameter.
+        """
+        self._memory.add(parameter.untyped_storage().data_ptr())
+
+    @override
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        name: str = getattr(func, "__name__", "")
+        is_written = name == "__setitem__" or (name.endswith("_") and not name.startswith("_"))
+        # Functions of `torch.nn.init` are called with keywords here.
+        changed = next(iter([*args[:1], *(kwargs or {}).values()]), None)
+        if is_written and name != "requires_grad_" and isinstance(changed, Tensor):
+            address = changed.untyped_storage().data_ptr()
+            if address and address in self._memory:
+                return changed
+        return func(*args, **(kwargs or {}))
+
+
+def _on_meta(parameter: nn.Parameter) -> nn.Parameter:
+    found = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+    vars(found).update(vars(parameter))  # such as flags for optimizers
     return found
-
-
-def _on_meta(tensor: Tensor, own: Collection[str]) -> Tensor:
-    """Return a fake tensor on the meta device, without the attributes that all fake tensors have."""
-    found = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-    if not isinstance(tensor, nn.Parameter):
-        return found
-    return _like(tensor, found, {name: flag for name, flag in vars(tensor).items() if name not in own})
 
 
 def _reserved(tensor: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _FACTOR = 32.0
 """Ratio of the largest accepted change and the change that one unit of rounding of each parameter causes."""
 _LARGEST_TOLERANCE = 0.05
+_SLICE = 1 << 22
+"""Number of entries that are changed at a time."""
 # Errors of operators and models for dtypes and devices that they do not support.
 _FAILURES = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AssertionError)
 
@@ -88,7 +90,7 @@ def function_difference(
         dtype: Dtype in which the model computes, on tensors converted to it one at a time. If None, float64 for tensors
             in float64, and float32 for all others: in bfloat16, rounding can hide a wrong permutation. If the model
             does not run in this dtype, it runs in float32.
-        device: Device on which the operators run; tensors are moved to it one at a time.
+        device: Device on which the operators run; tensors are copied to it one at a time.
 
     Returns:
         The difference.
@@ -143,7 +145,7 @@ class _Comparison:
         try:
             outputs = self._run(lambda name: first[name], dtype)
             others = self._run(self._second, dtype)
-            jittered = self._run(lambda name: _jittered(_converted(first[name], dtype)), dtype)
+            jittered = self._run(lambda name: _jittered(first[name], dtype), dtype)
         except InvalidInputError:
             raise
         except _FAILURES as error:
@@ -165,7 +167,7 @@ class _Comparison:
 
     def _deferred(self, name: str, tensor: Tensor, produce: Callable[[str], Tensor], dtype: torch.dtype) -> _Deferred:
         kind = dtype if tensor.is_floating_point() else tensor.dtype
-        return _Deferred.like(tensor, kind, self._device, lambda: produce(name).to(self._device, kind))
+        return _Deferred.like(tensor, kind, self._device, lambda: produce(name).to(self._device))
 
     def _input(self, leaf: object, dtype: torch.dtype) -> object:
         if not isinstance(leaf, Tensor):
@@ -179,7 +181,7 @@ class _Deferred(Tensor):
 
     produce: Callable[[], Tensor]
 
-    # Modules follow the same paths as with plain tensors, because functions of Python do not see a difference.
+    # Modules run the same code as with plain tensors, because functions of Python do not see a difference.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # ruff: ignore[private-member-access] - documented under this name
 
     @classmethod
@@ -209,11 +211,16 @@ class _Deferred(Tensor):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
+        table = args[0] if args else None
+        if func is torch.ops.aten.embedding.default and isinstance(table, _Deferred):
+            # Only the rows that are looked up are converted.
+            rows = func(table.produce(), *args[1:], **dict(kwargs or {}))
+            return rows.to(table.dtype) if isinstance(rows, Tensor) else rows
         return func(*tree_map(_produced, args), **tree_map(_produced, dict(kwargs or {})))
 
 
 def _produced(leaf: object) -> object:
-    return leaf.produce() if isinstance(leaf, _Deferred) else leaf
+    return leaf.produce().to(leaf.dtype) if isinstance(leaf, _Deferred) else leaf
 
 
 def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -228,18 +235,20 @@ def _wide_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
     return torch.float64 if entries and entries.most_common(1)[0][0] == torch.float64 else torch.float32
 
 
-def _jittered(tensor: Tensor) -> Tensor:
-    """Return a tensor with each entry changed by one unit of rounding, with pseudorandom signs."""
+def _jittered(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor in a dtype, with each entry changed by one unit of rounding, with pseudorandom signs."""
     if not tensor.is_floating_point() or not tensor.numel():
         return tensor
-    signs = torch.ones((), dtype=tensor.dtype)
+    found = tensor.to(dtype, copy=True).contiguous()
     generator = torch.Generator().manual_seed(0)
-    for dim, size in enumerate(tensor.shape):
-        # Products of one sign for each index of each dimension need no memory for a random number for each entry.
-        sign = torch.randint(2, (size,), generator=generator).to(tensor.dtype) * 2 - 1
-        shape = (-1, *(1,) * (tensor.dim() - dim - 1))
-        signs = torch.mul(signs, sign.reshape(shape))
-    return torch.addcmul(tensor, tensor, signs, value=torch.finfo(tensor.dtype).eps)
+    rows = found.view(-1, found.shape[-1]) if found.dim() > 1 else found.view(1, -1)
+    # A sign is that of its row times that of its column: no random number for each entry is needed.
+    signs = [torch.randint(2, (size,), generator=generator).to(dtype) * 2 - 1 for size in rows.shape]
+    step = max(1, _SLICE // rows.shape[1])
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        part.addcmul_(part, signs[0][start : start + step, None] * signs[1], value=torch.finfo(dtype).eps)
+    return found
 
 
 def _compared(

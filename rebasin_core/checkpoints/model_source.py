@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import torch
 from torch import nn
 
-from rebasin_core.checkpoints.construction import parameters_on_meta
+from rebasin_core.checkpoints.construction import parameters_on_meta, put_on_meta, without_initialization
 from rebasin_core.checkpoints.stored import StoredForm
 from rebasin_core.errors import FileFormatError, InvalidInputError, RebasinError
 from rebasin_core.isolation import isolated
@@ -37,7 +37,7 @@ class SourcedModel:
         example_inputs: Small positional and keyword inputs on the CPU, for tracing and for the function check; None if
             unknown.
         identity: Text that determines the structure of the module: configuration, class, and version of the library.
-            Specifications of equal identities are equal, so they are cached. Empty if unknown.
+            Specifications of equal identities are equal, so they are cached. Empty if unknown; then there is no cache.
         stored: Tensors in the files by name, as parts of tensors of the module. Empty if the files contain the
             parameters and saved buffers of the module under their names.
     """
@@ -141,15 +141,20 @@ class ModelSource(Strategy):
             self._prepare()
             with parameters_on_meta():
                 made.append(self._build(checkpoint))
+            if _lacks_buffers(made[-1]):
+                with without_initialization():
+                    made.append(self._build(checkpoint))
         if isinstance(attempt.error, RebasinError):
             raise attempt.error
         if attempt.error is not None:
             message = f"cannot make the model of {shown(checkpoint.path)} by {self!r}: {attempt.problem}"
             raise InvalidInputError(message) from attempt.error
-        model = made[0]
+        model = made[-1]
         if not (isinstance(model, SourcedModel) and isinstance(model.module, nn.Module)):
             message = f"expected {self!r} to return a SourcedModel with a torch.nn.Module, got {type(model).__name__}"
             raise InvalidInputError(message)
+        if len(made) > 1:
+            put_on_meta(model.module)
         model.module.eval()
         return model
 
@@ -158,7 +163,10 @@ class ModelSource(Strategy):
 
     @abstractmethod
     def _build(self, checkpoint: Checkpoint) -> SourcedModel:
-        """Make the model. Parameters of modules that are constructed meanwhile are put on the meta device.
+        """Make the model. Parameters of modules that are constructed meanwhile have no memory.
+
+        Modules can compute buffers on the device of their parameters. If buffers are on the meta device, the method is
+        called again with parameters on the CPU, which are not initialized.
 
         Args:
             checkpoint: The checkpoint.
@@ -166,3 +174,10 @@ class ModelSource(Strategy):
         Returns:
             The model.
         """
+
+
+def _lacks_buffers(made: object) -> bool:
+    """Return whether buffers of a model have no values, because they were computed on the device of parameters."""
+    if not (isinstance(made, SourcedModel) and isinstance(made.module, nn.Module)):
+        return False
+    return any(buffer.device.type == "meta" for buffer in made.module.buffers())

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 import rebasin_core as rc
 from rebasin_core.checkpoints import parameters_on_meta, with_reserved_memory
+from rebasin_core.checkpoints.construction import put_on_meta, without_initialization
 
 
 class Rotating(nn.Module):
@@ -69,36 +70,60 @@ def test_copies_and_wrapped_modules_have_no_memory_either() -> None:
         )
     assert {(type(p), p.device.type) for p in model.parameters()} == {(nn.Parameter, "meta")}
     assert {type(p) for p in layer.parameters()} == {nn.Parameter}
-    recurrent = model[1]
-    assert isinstance(recurrent, nn.LSTM)
-    assert [w is p for w, p in zip(recurrent._flat_weights, recurrent.parameters(), strict=True)] == [True] * 4
     real = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
     assert [n for n, _ in model[0].named_parameters()] == [n for n, _ in real.named_parameters()]
 
 
-def test_buffers_are_computed_on_the_device_of_parameters() -> None:
-    class Masked(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm = nn.LayerNorm(3)
-            self.register_buffer("mask", torch.ones(3, device=self.norm.weight.device).cumsum(0))
-            self.register_buffer("initial", self.norm.weight.detach().clone())
+class Masked(nn.Module):
+    """A module that computes a buffer on the device of a parameter."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.large = nn.Linear(2**16, 2**15)  # 8 GB
+        with torch.no_grad():
+            nn.init.trunc_normal_(self.large.weight[:5])
+            self.large.weight.data.normal_()
+            self.large.weight[3] = 2.0
+            self.large.weight.copy_(torch.zeros(1))
+        self.large.bias.requires_grad = False
+        mask = torch.zeros(3, device=self.large.weight.device)
+        mask += 1.0
+        self.register_buffer("mask", mask.cumsum(0), persistent=False)
+
+
+def test_buffers_are_computed_without_initialization_of_parameters() -> None:
     with parameters_on_meta():
         model = Masked()
+    assert model.get_buffer("mask").device.type == "meta"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with without_initialization():
+        model = Masked()
+    put_on_meta(model)
     assert model.get_buffer("mask").tolist() == [1.0, 2.0, 3.0]
-    # Values of parameters are unknown.
-    assert type(model.get_buffer("initial")) is Tensor
-    assert model.get_buffer("initial").device.type == "meta"
+    assert not model.get_parameter("large.bias").requires_grad
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 2**20  # 1 GB
+    assert nn.Linear(1, 1).weight.device.type == "cpu"
+
+
+def test_ties_and_references_of_recurrent_layers_are_kept_on_meta() -> None:
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False), nn.LSTM(3, 4))
+    model[1].weight = model[0].weight
+    put_on_meta(model)
+    assert [n for n, _ in model.named_parameters()][:2] == ["0.weight", "2.weight_ih_l0"]
+    recurrent = model[2]
+    assert isinstance(recurrent, nn.LSTM)
+    assert [w is p for w, p in zip(recurrent._flat_weights, recurrent.parameters(), strict=True)] == [True] * 4
 
 
 def test_parameters_are_initialized_without_memory() -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with parameters_on_meta():
         model = nn.Linear(2**16, 2**15)  # 8 GB
-        nn.init.orthogonal_(nn.Linear(3, 3).weight)
+        nn.init.trunc_normal_(model.weight)
         nn.init.zeros_(model.weight)
         model.weight.data.normal_()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 * 2**20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 2**20  # 1 GB
 
 
 def test_flags_and_dtypes_of_parameters_are_kept() -> None:

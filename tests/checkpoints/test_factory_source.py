@@ -44,7 +44,7 @@ def test_without_inputs_there_are_none(checkpoint: Checkpoint) -> None:
     assert FactoryModelSource(factory="makers_of_a_user:make").build(checkpoint).example_inputs is None
 
 
-def test_a_module_is_used_as_it_is(checkpoint: Checkpoint) -> None:
+def test_a_module_is_used_unchanged(checkpoint: Checkpoint) -> None:
     found = FactoryModelSource(factory="makers_of_a_user:module").build(checkpoint)
     assert found.module.get_parameter("weight").device.type == "cpu"
 
@@ -59,7 +59,7 @@ def test_no_checkpoint_is_recognized(checkpoint: Checkpoint) -> None:
         ("fail", "cannot make the model of .*x.safetensors by FactoryModelSource.*: ZeroDivisionError: no"),
         ("leave", "SystemExit: 3"),
         ("number", "expected makers_of_a_user:number to return a torch.nn.Module, got int"),
-        ("nothing", "has no attribute 'nothing'"),
+        ("missing", "has no attribute 'missing'"),
     ],
 )
 def test_failures_are_errors(checkpoint: Checkpoint, name: str, message: str) -> None:

@@ -20,7 +20,7 @@ from rebasin_core.testing.examples.model_sources import TiedNetwork
 NUMBERS = torch.randint(11, (4, 5), generator=torch.Generator().manual_seed(1))
 
 
-def perceptron() -> nn.Sequential:
+def mlp() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
@@ -40,7 +40,7 @@ def loaded(module: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
 
 
 def test_the_error_is_the_relative_change_of_the_outputs() -> None:
-    module, inputs = perceptron(), torch.randn(5, 6)
+    module, inputs = mlp(), torch.randn(5, 6)
     first, second = tensors_of(module, 0), tensors_of(module, 1)
     found = function_difference(module, first, second.__getitem__, ((inputs,), {}))
     one, other = loaded(module, first)(inputs), loaded(module, second)(inputs)
@@ -67,7 +67,7 @@ def test_group_elements_are_kept_and_wrong_ones_are_not() -> None:
 
 
 def test_rounding_is_accepted() -> None:
-    module, inputs = perceptron(), torch.randn(5, 6)
+    module, inputs = mlp(), torch.randn(5, 6)
     first = tensors_of(module)
     rounded = {name: tensor * (1 + 1e-7) for name, tensor in first.items()}
     found = function_difference(module, first, rounded.__getitem__, ((inputs,), {}))
@@ -77,7 +77,7 @@ def test_rounding_is_accepted() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
 def test_narrow_tensors_are_compared_in_float32(dtype: torch.dtype) -> None:
-    module, inputs = perceptron(), torch.randn(5, 6)
+    module, inputs = mlp(), torch.randn(5, 6)
     first = tensors_of(module, dtype=dtype)
     second = {name: tensor.float() + 0.01 for name, tensor in first.items()}
     found = function_difference(module, first, second.__getitem__, ((inputs,), {}))
@@ -87,7 +87,7 @@ def test_narrow_tensors_are_compared_in_float32(dtype: torch.dtype) -> None:
 
 
 def test_the_dtype_can_be_chosen() -> None:
-    module, inputs = perceptron(), torch.randn(5, 6)
+    module, inputs = mlp(), torch.randn(5, 6)
     first = tensors_of(module, dtype=torch.bfloat16)
     found = function_difference(module, first, first.__getitem__, ((inputs,), {}), dtype=torch.bfloat16)
     assert found.dtype == torch.bfloat16
@@ -138,7 +138,7 @@ def test_layers_with_other_uses_of_parameters(module: nn.Module, inputs: object)
 
 
 def test_modules_are_not_changed() -> None:
-    module = perceptron()
+    module = mlp()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     state = torch.get_rng_state()
     first = tensors_of(module)

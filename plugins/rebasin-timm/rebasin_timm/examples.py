@@ -40,10 +40,10 @@ def examples(folder: Path) -> Sequence[object]:
         size = options.get("img_size", 32)
         described = {"input_size": [3, size, size], "fixed_input_size": bool(options)}
         config = {"architecture": name, "num_classes": 5, "model_args": options, "pretrained_cfg": described}
-        place = folder / name
-        place.mkdir()
-        (place / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        save_model(model, str(place / "model.safetensors"))
-        checkpoint = open_checkpoint(place / "model.safetensors")
+        target = folder / name
+        target.mkdir()
+        (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        save_model(model, str(target / "model.safetensors"))
+        checkpoint = open_checkpoint(target / "model.safetensors")
         found.append((TimmModelSource(), replace(checkpoint, config=config)))
     return found

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 # Arguments of `timm.create_model` that load weights or other configurations.
-_REFUSED = frozenset({
+_EXCLUDED = frozenset({
     "cache_dir", "checkpoint_path", "exportable", "model_name", "no_jit", "pretrained", "pretrained_cfg",
     "pretrained_cfg_overlay", "scriptable",
 })  # fmt: skip
@@ -36,7 +36,7 @@ class TimmModelSource(ModelSource):
     """Makes the model of a checkpoint of timm from the ``config.json`` in its folder.
 
     The configuration is the one that timm writes for the hub: ``architecture``, ``num_classes``, ``model_args`` and
-    ``pretrained_cfg``. Nothing is downloaded.
+    ``pretrained_cfg``. There are no downloads.
 
     Examples:
         >>> TimmModelSource(input="1,3,64,64")
@@ -87,7 +87,7 @@ def _module(config: Mapping[str, Any], described: Mapping[str, Any]) -> nn.Modul
             "the model, `package.module:name`"
         )
         raise InvalidInputError(message)
-    options = {key: value for key, value in dict(config.get("model_args") or {}).items() if key not in _REFUSED}
+    options = {key: value for key, value in dict(config.get("model_args") or {}).items() if key not in _EXCLUDED}
     classes = config.get("num_classes", described.get("num_classes"))
     if classes is not None:
         options.setdefault("num_classes", classes)

@@ -31,7 +31,7 @@ def example_inputs(module: PreTrainedModel) -> dict[str, Tensor]:
         Inputs by name: tokens that are not special, images, or sound, and tokens of the decoder.
 
     Raises:
-        InvalidInputError: If the model takes other inputs.
+        InvalidInputError: If the model has other inputs.
     """
     accepted = inspect.signature(type(module).forward).parameters
     config = module.config
@@ -47,7 +47,7 @@ def example_inputs(module: PreTrainedModel) -> dict[str, Tensor]:
     found = {name: make(config, generator) for name, make in makers.items() if name in names and name in accepted}
     if main not in found:
         message = (
-            f"{type(module).__name__} takes {main!r}, for which there are no example inputs; give them as "
+            f"{type(module).__name__} needs {main!r}, for which there are no example inputs; give them as "
             "`named_inputs` of the source"
         )
         raise InvalidInputError(message)
@@ -62,16 +62,16 @@ def _is_dual_encoder(config: PreTrainedConfig) -> bool:
 
 
 def _tokens(config: PreTrainedConfig, generator: torch.Generator) -> Tensor:
-    """Return random tokens, of which only the last is special: the end of a text, where there is one."""
+    """Return random tokens, of which only the last is special: ``eos``, if the model has it."""
     text = config.get_text_config()
     special = {number for number in _special(config.to_dict()) if 0 <= number < text.vocab_size}
     longest = getattr(text, "max_position_embeddings", None)
     length = min(_NUM_TOKENS, longest if isinstance(longest, int) and longest > 0 else _NUM_TOKENS)
     plain = torch.tensor([number for number in range(text.vocab_size) if number not in special] or [0])
     found = plain[torch.randint(len(plain), (_BATCH, length), generator=generator)]
-    end = getattr(text, "eos_token_id", None)
-    if isinstance(end, int) and end in special:
-        found[:, -1] = end
+    last = getattr(text, "eos_token_id", None)
+    if isinstance(last, int) and last in special:
+        found[:, -1] = last
     return found
 
 

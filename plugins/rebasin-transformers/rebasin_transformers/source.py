@@ -50,7 +50,7 @@ class TransformersModelSource(ModelSource):
     """Makes the model of a folder of Hugging Face transformers from its ``config.json``.
 
     The class is the one that ``architectures`` names, or the base model of ``model_type``. Only classes of the
-    installed version of transformers are used: code in the folder is never executed, and nothing is downloaded.
+    installed version of transformers are used: code in the folder is never executed, and there are no downloads.
 
     Examples:
         >>> TransformersModelSource(named_inputs={"input_ids": "1,16:int<1000"})

@@ -31,6 +31,8 @@ from rebasin_core.testing import Check, conformance_checks
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# One descent from the identity finds only a local optimum in some small networks.
+RESTARTS = {"name": "restarts", "matcher": "weight", "restarts": 5}
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 SMALL = {
     "hidden_size": 16,
@@ -96,7 +98,7 @@ def made(name: str, seed: int = 0, **options: object) -> PreTrainedModel:
     torch.manual_seed(seed)
     model: PreTrainedModel = getattr(transformers, name)(getattr(transformers, config)(**{**values, **options})).eval()
     with torch.no_grad():
-        for tensor in [*model.parameters(), *model.buffers()]:
+        for tensor in model.parameters():
             if tensor.is_floating_point() and tensor.dim() == 1 and tensor.numel() > 1:
                 tensor.add_(0.1 * torch.rand_like(tensor))
             elif tensor.is_floating_point() and tensor.dim() > 1:
@@ -150,7 +152,7 @@ def test_planted_elements_are_found_and_written(name: str, tmp_path: Path) -> No
     assert model.example_inputs is not None
     changed = function_difference(model.module, tensors, read.__getitem__, model.example_inputs)
     assert changed.error < 0.05
-    aligned = rc.match(tensors, read, spec, matcher="weight").permutation.apply(read)
+    aligned = rc.match(tensors, read, spec, matcher=RESTARTS).permutation.apply(read)
     distance = sum(float((aligned[key] - tensors[key]).square().sum()) for key in expected)
     assert distance <= 1.1e-8 * sum(p.numel() for p in expected.values())
 
@@ -276,7 +278,6 @@ def test_specifications_are_cached_by_the_configuration(tmp_path: Path, monkeypa
         ({"model_type": "unheard_of"}, "has no models of type 'unheard_of'.*Code next to the weights is not executed"),
         ({"architectures": ["UnheardOfModel"]}, "has no UnheardOfModel"),
         ({"architectures": ["AutoTokenizer", "pipeline"]}, "has no AutoTokenizer, pipeline"),
-        ({"quantization_config": {"quant_method": "gptq"}}, r"is quantized \(gptq\).*dequantize it first"),
         ({"hidden_size": "many"}, "cannot make the model of"),
         ({"num_attention_heads": 0}, "cannot make the model of"),
     ],
@@ -285,6 +286,15 @@ def test_unusable_configurations_are_errors(tmp_path: Path, changes: Mapping[str
     saved(made("LlamaForCausalLM"), tmp_path)
     with pytest.raises(InvalidInputError, match=message):
         rc.model_of(with_config(tmp_path, **changes))
+
+
+def test_quantized_files_are_errors(tmp_path: Path) -> None:
+    saved(made("LlamaForCausalLM"), tmp_path)
+    document = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    document["quantization_config"] = {"quant_method": "gptq"}
+    (tmp_path / "config.json").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(InvalidInputError, match=r"is quantized \(gptq\).*dequantize it first"):
+        rc.model_of(rc.open_checkpoint(tmp_path / "model.safetensors"))
 
 
 def test_code_in_the_folder_is_not_executed(tmp_path: Path) -> None:
@@ -299,7 +309,7 @@ def test_code_in_the_folder_is_not_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-def test_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_kernels_are_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.getaddrinfo", None)  # cannot be called
     saved(made("LlamaForCausalLM"), tmp_path)
     kernels = {"attn_implementation": "kernels-community/flash-attn3", "use_kernels": True}

@@ -168,7 +168,7 @@ def test_damaged_cache_files_are_replaced(checkpoint: Checkpoint, cache: Path) -
     assert json.loads(file.read_text(encoding="utf-8"))["kind"] == "specification"
 
 
-def test_nothing_is_cached_without_identity_or_on_request(checkpoint: Checkpoint, cache: Path) -> None:
+def test_the_cache_is_not_used_without_identity_or_on_request(checkpoint: Checkpoint, cache: Path) -> None:
     plugins = registry(HiddenSource)
     model = rc.model_of(with_config(checkpoint, hidden=7), registry=plugins)
     rc.spec_of(model, cache=False, registry=plugins)
@@ -178,7 +178,7 @@ def test_nothing_is_cached_without_identity_or_on_request(checkpoint: Checkpoint
 
 def test_a_cache_that_cannot_be_written_is_not_used(checkpoint: Checkpoint, cache: Path) -> None:
     cache.parent.mkdir(parents=True)
-    cache.write_text("a file in place of the folder", encoding="utf-8")
+    cache.write_text("a file instead of a folder", encoding="utf-8")
     plugins = registry(HiddenSource)
     model = rc.model_of(with_config(checkpoint, hidden=7), registry=plugins)
     assert rc.spec_of(model, registry=plugins).groups
@@ -189,4 +189,4 @@ def test_models_without_inputs_cannot_be_traced(checkpoint: Checkpoint) -> None:
         rc.spec_of(rc.model_of(checkpoint, TIED))
     model = rc.model_of(checkpoint, {"name": "factory", "factory": TIED, "inputs": ["2,5:int<11"]})
     with pytest.raises(SpecError, match="matches"):
-        rc.spec_of(model, freeze=["nothing"])
+        rc.spec_of(model, freeze=["missing"])
