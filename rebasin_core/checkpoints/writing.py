@@ -84,7 +84,7 @@ def write_checkpoint(  # ruff: ignore[too-many-arguments] - all but three have d
     *,
     metadata: Mapping[str, str] | None = None,
     companions: Iterable[Path] = (),
-    beside: Mapping[Path, Path] | None = None,
+    renamed: Mapping[Path, Path] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     work: Path | None = None,
     progress: Callable[[str], None] | None = None,
@@ -100,8 +100,8 @@ def write_checkpoint(  # ruff: ignore[too-many-arguments] - all but three have d
         produce: Returns a tensor by its name; called once for each, in the order of the files.
         metadata: Texts in the metadata of all files, in addition to ``format: pt``.
         companions: Files to copy to the folder; none for a single file.
-        beside: Finished files on the same disk, with the paths to which they are moved immediately before the output;
-            only for a single file.
+        renamed: Finished files on the same disk, and their final paths; they are renamed immediately before the output.
+            Only for a single file.
         max_shard_bytes: Maximum size of a shard; a larger tensor has a shard of its own.
         work: Folder on the same disk for the unfinished output; a temporary folder next to the output if None.
         progress: Called with the name of each tensor when it is written.
@@ -129,8 +129,8 @@ def write_checkpoint(  # ruff: ignore[too-many-arguments] - all but three have d
         with _unfinished(target, work) as folder:
             output.write(folder, dict(zip(names_of_files, shards, strict=True)))
             if is_file:
-                for finished, place in (beside or {}).items():
-                    finished.replace(place)
+                for finished, final in (renamed or {}).items():
+                    finished.replace(final)
                 (folder / target.name).replace(target)
             else:
                 _add_companions(folder, copied)

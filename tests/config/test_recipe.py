@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from rebasin_core.config.recipe import AlignRecipe, MergeRecipe, as_bytes
 from rebasin_core.matchers import WeightMatcher
+from rebasin_core.plugin.registry import default_registry
 
 
 @pytest.mark.parametrize(
@@ -46,10 +47,7 @@ def test_recipes_are_equal_to_those_of_their_json() -> None:
     assert document["memory"] == 8 * 10**9
     assert document["command"] == "align"
 
-    def lookup(family: str, name: str) -> type[WeightMatcher]:
-        assert (family, name) == ("matcher", "weight")
-        return WeightMatcher
-
+    lookup = default_registry().strategy_class
     assert AlignRecipe.model_validate(document, context={"lookup": lookup}) == given
 
 
@@ -66,7 +64,7 @@ def test_recipes_are_equal_to_those_of_their_json() -> None:
         ({"command": "merge"}, "align"),
     ],
 )
-def test_wrong_values_are_refused(entries: dict[str, object], message: str) -> None:
+def test_wrong_values_are_rejected(entries: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         AlignRecipe.model_validate({"reference": "a", "candidate": "b", **entries})
 

@@ -150,7 +150,7 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
             lambda name: in_file(name).to(infos[name].dtype),
             metadata={PROVENANCE: json.dumps(record, sort_keys=True)},
             companions=[*others, *([] if is_file else elements.values())],
-            beside={path: permutation_path(output, label) for label, path in elements.items()},
+            renamed={path: permutation_path(output, label) for label, path in elements.items()},
             max_shard_bytes=max_shard_bytes,
             work=work,
             progress=done,
@@ -201,7 +201,7 @@ def _require_no_input(path: Path, output: Path, given: Checkpoint | Path) -> Non
 
 
 def _placed(output: Path) -> dict[str, str]:
-    """Return the digests of permutations that a killed run may have moved next to the output, by file name."""
+    """Return the digests of the permutations that a killed run may have written next to the output, by file name."""
     try:
         found = read_json(unfinished_work(output) / _PLACED)
     except RebasinError:

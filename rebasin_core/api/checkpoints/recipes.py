@@ -191,7 +191,7 @@ def _work(recipe: AlignRecipe | MergeRecipe, inputs: Sequence[Checkpoint | Path]
 
 
 def _require_own(folder: Path) -> None:
-    """Raise if a folder exists and is not one of unfinished work, since it is removed at the end."""
+    """Raise if a folder exists and is not one of unfinished work, because it is removed on completion."""
     if exists(folder) and (folder.is_symlink() or not folder.is_dir() or _is_foreign(folder)):
         message = (
             f"{shown(folder)} exists, and is not the folder of unfinished work; rename it, or choose another output"

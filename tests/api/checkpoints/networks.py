@@ -16,7 +16,7 @@ from typing_extensions import override
 Tensors: TypeAlias = dict[str, Tensor]
 
 
-class Perceptron(nn.Sequential):
+class Mlp(nn.Sequential):
     """Two hidden layers."""
 
     def __init__(self) -> None:
@@ -155,8 +155,8 @@ class Case:
         return found
 
 
-PERCEPTRON = Case(
-    Perceptron,
+MLP = Case(
+    Mlp,
     "5,8",
     {
         "first": (("0.weight", 0), ("0.bias", 0), ("2.weight", 1)),
@@ -164,7 +164,7 @@ PERCEPTRON = Case(
     },
     {"first": 16, "second": 12},
 )
-WIDE = Case(Wide, PERCEPTRON.inputs, PERCEPTRON.axes, {"first": 96, "second": 64})
+WIDE = Case(Wide, MLP.inputs, MLP.axes, {"first": 96, "second": 64})
 CONVOLUTIONAL = Case(
     Convolutional,
     "4,1,8,8",
@@ -202,7 +202,7 @@ ATTENTION = Case(
     {"heads": 3, "queries": 12, "values": 12},
     {"queries": 4, "values": 4},
 )  # fmt: skip
-CASES = {"perceptron": PERCEPTRON, "convolutional": CONVOLUTIONAL, "tied": TIED, "attention": ATTENTION}
+CASES = {"mlp": MLP, "convolutional": CONVOLUTIONAL, "tied": TIED, "attention": ATTENTION}
 
 
 def noisy(tensors: Mapping[str, Tensor], scale: float, seed: int = 2) -> Tensors:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import rebasin_core as rc
 from rebasin_core.api.checkpoints import apply_to_checkpoint
 from rebasin_core.errors import FileFormatError, InvalidInputError, StorageError
-from tests.api.checkpoints.networks import CONVOLUTIONAL, PERCEPTRON, noisy, write
+from tests.api.checkpoints.networks import CONVOLUTIONAL, MLP, noisy, write
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,8 @@ def test_the_permutation_is_never_replaced(folder: Path, tmp_path: Path) -> None
     assert (tmp_path / "o.permutation.safetensors").read_bytes() == before
 
 
-def test_checkpoints_of_other_networks_are_refused(folder: Path, tmp_path: Path) -> None:
-    other = write(tmp_path / "other.safetensors", PERCEPTRON.network())
+def test_checkpoints_of_other_networks_are_rejected(folder: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "other.safetensors", MLP.network())
     with pytest.raises(InvalidInputError, match="does not fit"):
         apply_to_checkpoint(folder / PERMUTATION, other, tmp_path / "out.safetensors")
     wider = load_file(folder / "b.safetensors")
@@ -78,7 +78,7 @@ def test_checkpoints_of_other_networks_are_refused(folder: Path, tmp_path: Path)
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_files_that_are_no_permutation_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_files_that_are_no_permutation_are_rejected(folder: Path, tmp_path: Path) -> None:
     for path in (folder / "a.safetensors", tmp_path / "missing"):
         with pytest.raises(FileFormatError):
             apply_to_checkpoint(path, folder / "b.safetensors", tmp_path / "out.safetensors")

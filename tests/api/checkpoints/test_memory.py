@@ -1,4 +1,4 @@
-"""Limits of memory: refused with the needed number, and without influence on the result."""
+"""Limits of memory: rejected with the needed number, and without influence on the result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_needed_memory_grows_with_the_matrices_of_the_largest_group() -> Non
     assert 2 * 4 * (20_000**2 - 10_000**2) <= large - small <= 4 * 4 * (20_000**2 - 10_000**2)
 
 
-def test_too_little_memory_is_refused_with_the_needed_number(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_too_little_memory_is_rejected_with_the_needed_number(pair: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="in addition to mapped files") as error:
         rc.align_checkpoints(*pair, model=CONVOLUTIONAL.source, memory=10**6)
     needed = re.search(r"needs about ([\d.]+) GB", str(error.value))
@@ -62,7 +62,7 @@ def test_the_matcher_gets_the_memory_that_remains() -> None:
     assert within_memory(WeightMatcher(), None, spec.layout, tensors) == WeightMatcher()
 
 
-def test_matchers_without_a_limit_are_refused() -> None:
+def test_matchers_without_a_limit_are_rejected() -> None:
     spec, tensors = wide(64)
     with pytest.raises(InvalidInputError, match="the memory of the matcher 'sinkhorn' cannot be limited"):
         within_memory(SinkhornMatcher(), 10**12, spec.layout, tensors)

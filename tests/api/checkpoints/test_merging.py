@@ -16,11 +16,11 @@ import rebasin_core as rc
 from rebasin_core.api.checkpoints import CheckpointMerge, merge_checkpoints
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.task import Task
-from tests.api.checkpoints.networks import CONVOLUTIONAL, PERCEPTRON, TIED, Case, Tensors, noisy, write
+from tests.api.checkpoints.networks import CONVOLUTIONAL, MLP, TIED, Case, Tensors, noisy, write
 
 
 def family(case: Case, folder: Path, count: int = 3) -> tuple[list[Path], list[Tensors]]:
-    """Write a network and permuted noisy copies; return the files, and the networks in one order."""
+    """Write a network and permuted noisy copies; return the files, and the networks before permutation."""
     networks = [case.network(), *(noisy(case.network(), 0.02, seed) for seed in range(1, count))]
     paths = [write(folder / "0.safetensors", networks[0])]
     for number, network in enumerate(networks[1:], start=1):
@@ -49,7 +49,7 @@ def mean(networks: list[Tensors], weights: list[float]) -> Tensors:
     }
 
 
-@pytest.mark.parametrize("case", [PERCEPTRON, CONVOLUTIONAL, TIED], ids=["perceptron", "convolutional", "tied"])
+@pytest.mark.parametrize("case", [MLP, CONVOLUTIONAL, TIED], ids=["mlp", "convolutional", "tied"])
 def test_the_mean_of_permuted_copies_is_that_of_the_copies(case: Case, tmp_path: Path) -> None:
     paths, networks = family(case, tmp_path)
     files = merged(case, paths).write(tmp_path / "m.safetensors")
@@ -67,14 +67,14 @@ def test_the_mean_of_permuted_copies_is_that_of_the_copies(case: Case, tmp_path:
 
 
 def test_weights_are_relative(tmp_path: Path) -> None:
-    paths, networks = family(PERCEPTRON, tmp_path)
-    merged(PERCEPTRON, paths, weights=[1, 2, 5]).write(tmp_path / "m.safetensors")
+    paths, networks = family(MLP, tmp_path)
+    merged(MLP, paths, weights=[1, 2, 5]).write(tmp_path / "m.safetensors")
     assert_close(load_file(tmp_path / "m.safetensors"), mean(networks, [1, 2, 5]))
 
 
 def test_weights_can_differ_between_tensors(tmp_path: Path) -> None:
-    paths, networks = family(PERCEPTRON, tmp_path)
-    merged(PERCEPTRON, paths, weights={"4.*": [0, 0, 1], "*.bias": [1, 0, 0]}).write(tmp_path / "m.safetensors")
+    paths, networks = family(MLP, tmp_path)
+    merged(MLP, paths, weights={"4.*": [0, 0, 1], "*.bias": [1, 0, 0]}).write(tmp_path / "m.safetensors")
     equal, first, last = mean(networks, [1, 1, 1]), networks[0], networks[2]
     expected = {
         name: last[name] if name.startswith("4.") else first[name] if name.endswith("bias") else equal[name]
@@ -84,8 +84,8 @@ def test_weights_can_differ_between_tensors(tmp_path: Path) -> None:
 
 
 def test_task_arithmetic_adds_the_differences_from_the_base(tmp_path: Path) -> None:
-    paths, networks = family(PERCEPTRON, tmp_path)
-    found = merged(PERCEPTRON, paths[1:], base=paths[0], method="task_arithmetic", weights=[0.5, -2.0])
+    paths, networks = family(MLP, tmp_path)
+    found = merged(MLP, paths[1:], base=paths[0], method="task_arithmetic", weights=[0.5, -2.0])
     found.write(tmp_path / "m.safetensors")
     base, second, third = networks
     expected = {
@@ -97,8 +97,8 @@ def test_task_arithmetic_adds_the_differences_from_the_base(tmp_path: Path) -> N
 
 
 def test_ties_merges_the_largest_differences_of_the_elected_sign(tmp_path: Path) -> None:
-    paths, networks = family(PERCEPTRON, tmp_path)
-    found = merged(PERCEPTRON, paths[1:], base=paths[0], method={"name": "ties", "density": 0.5})
+    paths, networks = family(MLP, tmp_path)
+    found = merged(MLP, paths[1:], base=paths[0], method={"name": "ties", "density": 0.5})
     found.write(tmp_path / "m.safetensors")
     base = networks[0]
     expected = {}
@@ -115,7 +115,7 @@ def test_ties_merges_the_largest_differences_of_the_elected_sign(tmp_path: Path)
 
 
 def test_without_alignment_tensors_are_merged_as_they_are(tmp_path: Path) -> None:
-    paths, _ = family(PERCEPTRON, tmp_path)
+    paths, _ = family(MLP, tmp_path)
     found = merge_checkpoints(paths, align=False)
     assert not found.report()
     assert [path.name for path in found.write(tmp_path / "m.safetensors")] == ["m.safetensors"]
@@ -123,17 +123,17 @@ def test_without_alignment_tensors_are_merged_as_they_are(tmp_path: Path) -> Non
 
 
 def test_names_and_dtypes_are_those_of_the_first(tmp_path: Path) -> None:
-    paths, networks = family(PERCEPTRON, tmp_path, 2)
+    paths, networks = family(MLP, tmp_path, 2)
     half = {f"module.{name}": tensor.half() for name, tensor in networks[0].items()}
     torch.save({"state_dict": half, "epoch": 3}, tmp_path / "first.ckpt")
-    merged(PERCEPTRON, [tmp_path / "first.ckpt", paths[1]]).write(tmp_path / "m.safetensors")
+    merged(MLP, [tmp_path / "first.ckpt", paths[1]]).write(tmp_path / "m.safetensors")
     rounded = {name: tensor.half().float() for name, tensor in networks[0].items()}
     expected = {f"module.{name}": tensor.half() for name, tensor in mean([rounded, networks[1]], [1, 1]).items()}
     assert_close(load_file(tmp_path / "m.safetensors"), expected, 0)
 
 
 def test_halves_are_summed_in_higher_precision(tmp_path: Path) -> None:
-    large = {name: torch.full_like(tensor, 6e4).half() for name, tensor in PERCEPTRON.network().items()}
+    large = {name: torch.full_like(tensor, 6e4).half() for name, tensor in MLP.network().items()}
     path = write(tmp_path / "large.safetensors", large)
     merge_checkpoints([path] * 3, align=False).write(tmp_path / "m.safetensors")
     assert_close(load_file(tmp_path / "m.safetensors"), large, 0)
@@ -177,24 +177,24 @@ def test_batch_statistics_are_recomputed_from_data(tmp_path: Path) -> None:
         ({"repair": "reset", "task": digits, "align": False}, "needs alignment"),
     ],
 )
-def test_options_that_do_not_fit_are_refused_before_networks_are_aligned(
+def test_options_that_do_not_fit_are_rejected_before_networks_are_aligned(
     tmp_path: Path, options: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths, _ = family(PERCEPTRON, tmp_path)
+    paths, _ = family(MLP, tmp_path)
     monkeypatch.setattr("rebasin_core.api.checkpoints.merging.aligned_pair", None)
     with pytest.raises(InvalidInputError, match=message):
-        merged(PERCEPTRON, paths, **options)
+        merged(MLP, paths, **options)
 
 
 def test_one_checkpoint_is_no_merge(tmp_path: Path) -> None:
-    paths, _ = family(PERCEPTRON, tmp_path, 2)
+    paths, _ = family(MLP, tmp_path, 2)
     with pytest.raises(InvalidInputError, match="at least two checkpoints"):
-        merged(PERCEPTRON, paths[:1])
+        merged(MLP, paths[:1])
 
 
 def test_json_has_all_alignments(tmp_path: Path) -> None:
-    paths, _ = family(PERCEPTRON, tmp_path)
-    record = json.loads(json.dumps(merged(PERCEPTRON, paths).as_json(), allow_nan=False))
+    paths, _ = family(MLP, tmp_path)
+    record = json.loads(json.dumps(merged(MLP, paths).as_json(), allow_nan=False))
     assert record["alignments"][0] is None
     assert [each["candidate"] for each in record["alignments"][1:]] == [str(path) for path in paths[1:]]
     assert record["method"]["name"] == "mean"

@@ -20,20 +20,18 @@ from safetensors.torch import load_file
 import rebasin_core as rc
 from rebasin_core.api.checkpoints import CheckpointAlignment
 from rebasin_core.errors import InvalidInputError, StorageError
-from tests.api.checkpoints.networks import PERCEPTRON, noisy, write
+from tests.api.checkpoints.networks import MLP, noisy, write
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CheckpointAlignment]:
     """A folder with a reference file and a candidate folder, and their alignment."""
     folder = tmp_path_factory.mktemp("pair")
-    write(folder / "a.safetensors", PERCEPTRON.network())
+    write(folder / "a.safetensors", MLP.network())
     (folder / "b").mkdir()
-    write(
-        folder / "b" / "model.safetensors", PERCEPTRON.permuted(noisy(PERCEPTRON.network(), 0.02), PERCEPTRON.orders())
-    )
+    write(folder / "b" / "model.safetensors", MLP.permuted(noisy(MLP.network(), 0.02), MLP.orders()))
     (folder / "b" / "config.json").write_text("{}")
-    found = rc.align_checkpoints(folder / "a.safetensors", folder / "b", model=PERCEPTRON.source, chance=False)
+    found = rc.align_checkpoints(folder / "a.safetensors", folder / "b", model=MLP.source, chance=False)
     return folder, found
 
 
@@ -81,7 +79,7 @@ def test_inputs_are_never_replaced(pair: tuple[Path, CheckpointAlignment], outpu
     assert contents(folder) == before
 
 
-def test_nothing_is_written_into_the_folder_of_an_input(pair: tuple[Path, CheckpointAlignment]) -> None:
+def test_no_output_is_written_into_the_folder_of_an_input(pair: tuple[Path, CheckpointAlignment]) -> None:
     folder, found = pair
     for output in ("b/c.safetensors", "b/c", "b/deep/c.safetensors"):
         with pytest.raises(StorageError, match="is in the folder of an input"):
@@ -93,7 +91,7 @@ def test_the_permutation_does_not_replace_an_input(original: tuple[Path, Checkpo
     folder, _ = original
     candidate = shutil.copy(folder / "b" / "model.safetensors", tmp_path / "c.permutation.safetensors")
     before = Path(candidate).read_bytes()
-    found = rc.align_checkpoints(folder / "a.safetensors", candidate, model=PERCEPTRON.source, chance=False)
+    found = rc.align_checkpoints(folder / "a.safetensors", candidate, model=MLP.source, chance=False)
     for force in (False, True):
         with pytest.raises(StorageError, match=r"c\.permutation\.safetensors is also an input"):
             found.write(tmp_path / "c.safetensors", force=force)
@@ -117,7 +115,7 @@ def test_existing_files_are_replaced_only_with_force(pair: tuple[Path, Checkpoin
     assert contents(folder) == before
     found.write(output, force=True)
     after = load_file(output / "model.safetensors" if occupied == "c" else output)
-    assert after.keys() == PERCEPTRON.network().keys()
+    assert after.keys() == MLP.network().keys()
     assert not (folder / "c" / "notes.txt").exists()
 
 
@@ -176,7 +174,7 @@ def test_impossible_paths_raise_one_error(
 
 
 @pytest.mark.parametrize("output", ["c.safetensors", "c"])
-def test_a_full_disk_leaves_nothing(pair: tuple[Path, CheckpointAlignment], output: str) -> None:
+def test_a_full_disk_leaves_no_files(pair: tuple[Path, CheckpointAlignment], output: str) -> None:
     folder, found = pair
     before = contents(folder)
     for size in (64, 1500):  # of the permutation, of the tensors
@@ -200,7 +198,7 @@ def test_an_interruption_leaves_the_existing_output(
         names.append(name)
         if len(names) == 4:
             raise KeyboardInterrupt
-        return torch.zeros_like(PERCEPTRON.network()[name])
+        return torch.zeros_like(MLP.network()[name])
 
     with monkeypatch.context() as patch:
         patch.setattr(CheckpointAlignment, "tensor", interrupted)

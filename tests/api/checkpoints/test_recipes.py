@@ -18,27 +18,27 @@ from rebasin_core.config.recipe import AlignRecipe, MergeRecipe
 from rebasin_core.errors import ConfigError, InvalidInputError, StorageError
 from rebasin_core.plugin.registry import default_registry
 from rebasin_core.tensors.lock import LOCK, FolderLock
-from tests.api.checkpoints.networks import PERCEPTRON, Tensors, noisy, write
+from tests.api.checkpoints.networks import MLP, Tensors, noisy, write
 
-MODEL = f"{{name: factory, factory: '{PERCEPTRON.source['factory']}', inputs: ['5,8']}}"
+MODEL = f"{{name: factory, factory: '{MLP.source['factory']}', inputs: ['5,8']}}"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A network, and two permuted noisy copies."""
-    write(tmp_path / "a.safetensors", PERCEPTRON.network())
+    write(tmp_path / "a.safetensors", MLP.network())
     for number, name in enumerate("bc", start=1):
-        write(tmp_path / f"{name}.safetensors", PERCEPTRON.permuted(copy(number), PERCEPTRON.orders(number)))
+        write(tmp_path / f"{name}.safetensors", MLP.permuted(copy(number), MLP.orders(number)))
     return tmp_path
 
 
 def copy(number: int) -> Tensors:
-    return noisy(PERCEPTRON.network(), 0.02, number)
+    return noisy(MLP.network(), 0.02, number)
 
 
 def recipe(folder: Path, **options: object) -> AlignRecipe:
     entries = {
-        "model": PERCEPTRON.source,
+        "model": MLP.source,
         "reference": folder / "a.safetensors",
         "candidate": folder / "b.safetensors",
         "output": folder / "o.safetensors",
@@ -86,7 +86,7 @@ def test_a_recipe_file_merges_with_weights_by_pattern(folder: Path) -> None:
             "command": "merge",
             "checkpoints": ["a.safetensors", "b.safetensors", "c.safetensors"],
             "output": "o.safetensors",
-            "model": PERCEPTRON.source,
+            "model": MLP.source,
             "weights": {"4.*": [0, 0, 1], "*": [1, 1, 0]},
         })
     )
@@ -95,7 +95,7 @@ def test_a_recipe_file_merges_with_weights_by_pattern(folder: Path) -> None:
     run_recipe(found)
     output = load_file(folder / "o.safetensors")
     torch.testing.assert_close(output["4.weight"], copy(2)["4.weight"])
-    torch.testing.assert_close(output["0.weight"], (PERCEPTRON.network()["0.weight"] + copy(1)["0.weight"]) / 2)
+    torch.testing.assert_close(output["0.weight"], (MLP.network()["0.weight"] + copy(1)["0.weight"]) / 2)
     assert not (folder / "o.safetensors.unfinished").exists()
 
 
@@ -129,7 +129,7 @@ def test_problems_in_files_are_named_with_their_lines(tmp_path: Path, text: str,
     assert all(message in str(error.value) for message in messages), error.value
 
 
-def test_the_state_of_an_interrupted_search_is_kept_and_removed_at_the_end(
+def test_the_state_of_an_interrupted_search_is_kept_and_removed_on_completion(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -180,12 +180,12 @@ def test_completed_searches_are_not_repeated(folder: Path, monkeypatch: pytest.M
         again = run_recipe(recipe(folder, force=True))
     changed = {path.name: path.read_bytes() for path in again.files}
     assert changed["o.permutation.safetensors"] == expected["o.permutation.safetensors"]
-    assert load_file(folder / "o.safetensors").keys() == PERCEPTRON.network().keys()
+    assert load_file(folder / "o.safetensors").keys() == MLP.network().keys()
     assert again.found.as_json() == undisturbed.found.as_json()
 
 
 def interrupted_between_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the recipe, and interrupt it when the permutation is in its place and the output is not."""
+    """Run the recipe, and interrupt it after the permutation was written and before the output."""
     replace: Callable[[Path, Path], Path] = Path.replace
 
     def interrupted(path: Path, target: Path) -> Path:
@@ -208,7 +208,7 @@ def test_a_permutation_that_was_placed_before_an_interruption_is_no_obstacle(
     assert files(folder) == WRITTEN
 
 
-def test_another_file_in_its_place_is_an_obstacle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_file_at_its_path_is_an_obstacle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted_between_files(folder, monkeypatch)
     (folder / "o.permutation.safetensors").write_text("mine")
     with pytest.raises(StorageError, match=r"o\.permutation\.safetensors exists"):
@@ -216,8 +216,8 @@ def test_another_file_in_its_place_is_an_obstacle(folder: Path, monkeypatch: pyt
     assert (folder / "o.permutation.safetensors").read_text() == "mine"
 
 
-@pytest.mark.parametrize("options", [{"memory": 1000}, {"freeze": ["nothing"]}, {"spec": "no.json"}])
-def test_failures_leave_nothing(folder: Path, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("options", [{"memory": 1000}, {"freeze": ["none"]}, {"spec": "no.json"}])
+def test_failures_leave_no_files(folder: Path, options: dict[str, Any]) -> None:
     with pytest.raises((InvalidInputError, Exception)):
         run_recipe(recipe(folder, **options))
     assert files(folder) == set()
@@ -268,17 +268,17 @@ def test_an_output_that_another_process_has_written_meanwhile_is_not_replaced(
     entered = FolderLock.__enter__
 
     def late(self: FolderLock) -> FolderLock:
-        (folder / "o.safetensors").write_text("theirs")
+        (folder / "o.safetensors").write_text("another")
         return entered(self)
 
     monkeypatch.setattr(FolderLock, "__enter__", late)
     with pytest.raises(StorageError, match="exists"):
         run_recipe(recipe(folder))
-    assert (folder / "o.safetensors").read_text() == "theirs"
+    assert (folder / "o.safetensors").read_text() == "another"
     assert not (folder / "o.safetensors.unfinished").exists()
 
 
-def test_without_an_output_nothing_is_written(folder: Path) -> None:
+def test_without_an_output_no_file_is_written(folder: Path) -> None:
     result = run_recipe(recipe(folder, output=None))
     assert result.files == ()
     assert files(folder) == set()

@@ -15,7 +15,7 @@ from rebasin_core.api.checkpoints.search import CheckpointSearch
 from rebasin_core.checkpoints.naming import NamePolicy
 from rebasin_core.checkpoints.stored import StoredForm
 from rebasin_core.matchers import WeightMatcher
-from tests.api.checkpoints.networks import PERCEPTRON, write
+from tests.api.checkpoints.networks import MLP, write
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,7 +33,7 @@ def test_killed_runs_continue_and_write_the_same_bytes(tmp_path: Path, kills: in
 def networks(tmp_path: Path) -> list[CheckpointNetwork]:
     spec = specification()
     form = StoredForm({name: spec.layout.shape(name) for name in spec.layout.axes})
-    paths = [write(tmp_path / f"{seed}.safetensors", PERCEPTRON.network(seed)) for seed in range(3)]
+    paths = [write(tmp_path / f"{seed}.safetensors", MLP.network(seed)) for seed in range(3)]
     return [CheckpointNetwork.of(rc.open_checkpoint(path), spec.layout.names, form, NamePolicy()) for path in paths]
 
 
@@ -42,7 +42,7 @@ def specification() -> rc.PermutationSpec:
         "0.weight": "first, -", "0.bias": "first", "2.weight": "second, first", "2.bias": "second",
         "4.weight": "-, second", "4.bias": "-",
     }  # fmt: skip
-    return rc.table_spec(axes, PERCEPTRON.network())
+    return rc.table_spec(axes, MLP.network())
 
 
 def search(folder: Path, *, seed: int = 0, max_sweeps: int = 100) -> CheckpointSearch:

@@ -1,4 +1,4 @@
-"""Verdicts of networks whose relation is known."""
+"""Verdicts of networks with known relations."""
 
 from __future__ import annotations
 

@@ -15,16 +15,16 @@ from safetensors.torch import load_file, save_file
 import rebasin_core as rc
 from rebasin_core.api.checkpoints import apply_to_checkpoint, merge_checkpoints, verify_output
 from rebasin_core.errors import FileFormatError
-from tests.api.checkpoints.networks import PERCEPTRON, noisy, write
+from tests.api.checkpoints.networks import MLP, noisy, write
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
-    write(folder / "a.safetensors", PERCEPTRON.network())
-    candidate = PERCEPTRON.permuted(noisy(PERCEPTRON.network(), 0.02), PERCEPTRON.orders())
+    write(folder / "a.safetensors", MLP.network())
+    candidate = MLP.permuted(noisy(MLP.network(), 0.02), MLP.orders())
     write(folder / "b.safetensors", {**candidate, "extra": torch.ones(2)})
-    found = rc.align_checkpoints(folder / "a.safetensors", folder / "b.safetensors", model=PERCEPTRON.source)
+    found = rc.align_checkpoints(folder / "a.safetensors", folder / "b.safetensors", model=MLP.source)
     found.write(folder / "c.safetensors")
     found.write(folder / "c", max_shard_bytes=600)
     found.write(folder / "half.safetensors", dtype=torch.bfloat16)

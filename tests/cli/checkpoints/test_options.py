@@ -1,4 +1,4 @@
-"""Commands for checkpoints: exit codes, JSON, messages of one line, and what they leave behind."""
+"""Commands for checkpoints: exit codes, JSON, messages of one line, and files that remain."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.api.checkpoints.networks import PERCEPTRON, noisy, write
+from tests.api.checkpoints.networks import MLP, noisy, write
 from tests.cli.conftest import Called, rebasin
 
-MODEL = ("-m", str(PERCEPTRON.source["factory"]), "-i", "5,8")
+MODEL = ("-m", str(MLP.source["factory"]), "-i", "5,8")
 PAIR = ("a.safetensors", "b.safetensors")
 INPUTS = {"a.safetensors", "b.safetensors", "r.safetensors"}
 
@@ -21,9 +21,9 @@ INPUTS = {"a.safetensors", "b.safetensors", "r.safetensors"}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A network, a permuted noisy copy, and an unrelated network."""
-    write(tmp_path / "a.safetensors", PERCEPTRON.network())
-    write(tmp_path / "b.safetensors", PERCEPTRON.permuted(noisy(PERCEPTRON.network(), 0.02), PERCEPTRON.orders()))
-    write(tmp_path / "r.safetensors", PERCEPTRON.network(seed=4))
+    write(tmp_path / "a.safetensors", MLP.network())
+    write(tmp_path / "b.safetensors", MLP.permuted(noisy(MLP.network(), 0.02), MLP.orders()))
+    write(tmp_path / "r.safetensors", MLP.network(seed=4))
     return tmp_path
 
 
@@ -82,14 +82,14 @@ def test_reports(folder: Path, called: Called) -> None:
 
 def test_a_recipe_with_an_output_of_the_command_line(folder: Path, called: Called) -> None:
     (folder / "recipes").mkdir()
-    model = json.dumps(PERCEPTRON.source)
+    model = json.dumps(MLP.source)
     (folder / "recipes" / "r.yaml").write_text(
         f"command: merge\ncheckpoints: [../a.safetensors, ../b.safetensors]\nmodel: {model}\nweights: [0, 1]\n"
     )
     code, output, errors = called("recipe", "recipes/r.yaml", "-o", "m.safetensors", cwd=folder)
     assert code == 0, errors
     assert "written: m.safetensors" in output
-    found, expected = load_file(folder / "m.safetensors"), noisy(PERCEPTRON.network(), 0.02)
+    found, expected = load_file(folder / "m.safetensors"), noisy(MLP.network(), 0.02)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     with safe_open(folder / "m.safetensors", framework="pt") as handle:
         assert json.loads(handle.metadata()["rebasin"])["recipe"]["weights"] == [0.0, 1.0]
@@ -109,15 +109,15 @@ def test_a_recipe_with_an_output_of_the_command_line(folder: Path, called: Calle
         (["--memory", "300MB"], "are allowed"),
         (["--matcher", "{name: weight, sweeps: 3}"], "--matcher: matcher.sweeps: unknown option; did you mean"),
         (["--matcher", "{name: weight"], "--matcher"),
-        (["--freeze", "nothing*"], "no parameter or buffer matches 'nothing*'"),
+        (["--freeze", "absent*"], "no parameter or buffer matches 'absent*'"),
         (["-k", "tokens"], "expected NAME=SHAPE for --kwarg"),
         (["-i", "5,x"], "5,x"),
         (["--prefix", "student."], "student."),
         (["--spec", "a.safetensors"], "a.safetensors"),
-        (["--data", "nothing"], "nothing"),
+        (["--data", "absent"], "absent"),
     ],
 )
-def test_wrong_values_are_one_line_and_leave_nothing(
+def test_wrong_values_are_one_line_and_leave_no_files(
     folder: Path, called: Called, arguments: list[str], message: str
 ) -> None:
     code, output, errors = called("align", *PAIR, *MODEL, "-o", "o.safetensors", *arguments, cwd=folder)
@@ -136,7 +136,8 @@ def test_unknown_options_are_named(folder: Path, called: Called, option: str) ->
 
 
 @pytest.mark.parametrize("arguments", [("diff", *PAIR, *MODEL), ("merge", *PAIR, "-o", "m.safetensors", "--no-align")])
-def test_commands_run_as_programs(folder: Path, arguments: tuple[str, ...]) -> None:
+def test_commands_run_as_programs(folder: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     done = rebasin(*arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
