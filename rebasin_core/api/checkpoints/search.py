@@ -129,7 +129,7 @@ class CheckpointSearch:
     def distances(
         self, reference: Mapping[str, Tensor], candidate: Mapping[str, Tensor], permutation: Permutation
     ) -> NetworkDistances:
-        """Return the distances between two networks before and after a permutation of the second.
+        """Return the distances between the parameters of two networks before and after a permutation of the second.
 
         Args:
             reference: Tensors of the reference.
@@ -137,10 +137,13 @@ class CheckpointSearch:
             permutation: The permutation.
 
         Returns:
-            The distances.
+            The distances. Buffers are not compared: running variances can be larger than all parameters.
         """
-        with phase("compare", candidate, shown=self.progress) as done:
-            return network_distances(self.spec.layout, reference, candidate, permutation, progress=done)
+        layout = self.spec.layout
+        buffers = layout.names.buffers or ()
+        parameters = {name: tensor for name, tensor in reference.items() if name not in buffers}
+        with phase("compare", parameters, shown=self.progress) as done:
+            return network_distances(layout, parameters, candidate, permutation, progress=done)
 
     def _run(
         self, kind: str, reference: PointPosterior, candidate: CheckpointNetwork, problem: str, task: Task | None
