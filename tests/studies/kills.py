@@ -10,8 +10,8 @@ import os
 import random
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,7 +34,8 @@ from tests.studies.tiny import (
     write_study,
 )
 
-PER_STUDY = 5
+PAUSE = 4.0
+"""Longest time between two kills in seconds."""
 
 
 def undisturbed_contents(folder: Path) -> dict[str, object]:
@@ -70,40 +71,28 @@ def kill_workers(
     """
     chooser = random.Random(seed)
     number = 0
-    while kills > 0:
+    while kills > 0:  # as many of them in one study as it lasts
         number += 1
         store = file.parent / f"store{number}"
-        outcome, killed = _with_killed_workers(file, store, executor, workers, chooser)
+        with ThreadPoolExecutor(1) as thread:
+            running = thread.submit(opened(file, store, retries=100).run, executor=executor)
+            kills -= _kill(workers, running, chooser, kills)
+            outcome = running.result()
         assert (outcome.failures, outcome.unfinished) == ({}, 0)
         assert contents(store) == expected
         assert not remains(store)
-        kills -= killed
 
 
-def _with_killed_workers(
-    file: Path, store: Path, executor: Executor, workers: Callable[[], list[int]], chooser: random.Random
-) -> tuple[Outcome, int]:
-    ended = threading.Event()
-    outcomes: list[Outcome] = []
-
-    def study() -> None:
-        try:
-            outcomes.append(opened(file, store, retries=20).run(executor=executor))
-        finally:
-            ended.set()
-
-    thread = threading.Thread(target=study)
-    thread.start()
+def _kill(workers: Callable[[], list[int]], running: Future[Outcome], chooser: random.Random, most: int) -> int:
+    """Kill workers until a study is finished or enough were killed; return their number."""
     kills = 0
-    while kills < PER_STUDY and not ended.wait(chooser.uniform(0.05, 3.0)):
+    while kills < most and not wait([running], chooser.uniform(0.05, PAUSE)).done:
         found = workers()
         if found:
             with suppress(ProcessLookupError):
                 os.kill(chooser.choice(found), signal.SIGKILL)
                 kills += 1
-    thread.join(10 * SECONDS)
-    assert outcomes, "the study has not ended"
-    return outcomes[0], kills
+    return kills
 
 
 def stop_drivers(
