@@ -100,6 +100,8 @@ def stop_drivers(
 ) -> None:
     """Signal commands that compute one study with one store, and finish it with the same command.
 
+    Between two commands, stored stages are removed: then the next one also has work.
+
     Args:
         file: The study.
         expected: The contents of the store of an undisturbed study.
@@ -111,16 +113,17 @@ def stop_drivers(
     chooser = random.Random(seed)
     store = file.parent / "store"
     while stops > 0:
-        code = _stopped_driver(file, store, options, chooser, number)
-        assert code in {-number, 0, 130 if number is signal.SIGINT else 0}
-        if code != 0:
-            stops -= 1
-        else:
+        code, errors = _stopped_driver(file, store, options, chooser, number)
+        assert code in {-number, 0, 130 if number is signal.SIGINT else 0}, (code, errors.decode())
+        if code == 0:
             assert contents(store) == expected
-            for identity in chooser.sample(sorted(Store.open(store).ids()), 8):
-                Store.open(store).remove(identity)
+        else:
+            stops -= 1
         if code == 130:
             assert not remains(store)
+        stored = sorted(Store.open(store).ids())
+        for identity in chooser.sample(stored, max(0, len(stored) - TOTAL // 2)):
+            Store.open(store).remove(identity)
     with command(file, store, *options) as process:
         _, errors = process.communicate(timeout=3 * SECONDS)
         assert process.returncode == 0, errors.decode()
@@ -129,15 +132,15 @@ def stop_drivers(
 
 def _stopped_driver(
     file: Path, store: Path, options: tuple[str, ...], chooser: random.Random, number: signal.Signals
-) -> int:
-    """Signal a command at a random moment, and return its exit code; none of its processes survives."""
-    total = chooser.randrange(count(store), TOTAL + 1)
+) -> tuple[int, bytes]:
+    """Signal a command at a random moment, and return its exit code and errors; none of its processes survives."""
+    total = chooser.randint(count(store), TOTAL)
     with command(file, store, *options) as process:
         wait_until(lambda: count(store) >= total or process.poll() is not None, 3 * SECONDS)
         with suppress(subprocess.TimeoutExpired):
             process.wait(chooser.uniform(0, 1))
         workers = descendants(process.pid)
         process.send_signal(number)
-        process.communicate(timeout=SECONDS)
+        _, errors = process.communicate(timeout=SECONDS)
         wait_until(lambda: not any(map(is_running, workers)))
-        return process.returncode
+        return process.returncode, errors
