@@ -71,7 +71,7 @@ def kill_workers(
     """
     chooser = random.Random(seed)
     number = 0
-    while kills > 0:  # as many of them in one study as it lasts
+    while kills > 0:
         number += 1
         store = file.parent / f"store{number}"
         with ThreadPoolExecutor(1) as thread:

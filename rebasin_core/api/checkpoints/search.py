@@ -110,8 +110,8 @@ class CheckpointSearch:
         seeds = range(self.seed * _COPIES, self.seed * _COPIES + count)
         found = [self._align_with_copy(reference, candidate, seed) for seed in seeds]
         found.sort(key=lambda each: each.permuted.cosine_after)
-        spread = found[-1].permuted.cosine_after - found[0].permuted.cosine_after
-        return found[count // 2], spread
+        extent = found[-1].permuted.cosine_after - found[0].permuted.cosine_after
+        return found[count // 2], extent
 
     def _align_with_copy(
         self, reference: CheckpointNetwork, candidate: CheckpointNetwork, seed: int

@@ -84,7 +84,7 @@ def distances(before: float, after: float) -> NetworkDistances:
 
 
 @pytest.mark.parametrize(
-    ("cosines", "chance", "spread", "excess", "relation"),
+    ("cosines", "chance", "extent", "excess", "relation"),
     [
         ((0.0, 0.95), (0.0, 0.5), 0.1, 0.9, Relation.RELATED),
         ((0.9, 0.9), (0.0, 0.5), 0.1, 0.8, Relation.ALREADY_ALIGNED),
@@ -97,10 +97,10 @@ def distances(before: float, after: float) -> NetworkDistances:
     ],
 )
 def test_relations_of_given_cosines(
-    cosines: tuple[float, float], chance: tuple[float, float], spread: float, excess: float, relation: Relation
+    cosines: tuple[float, float], chance: tuple[float, float], extent: float, excess: float, relation: Relation
 ) -> None:
     spec = rc.table_spec({"w": "g, -"}, {"w": torch.zeros(2, 2)})
-    found = Verdict.of(Permutation.identity(spec.layout), distances(*cosines), distances(*chance), spread)
+    found = Verdict.of(Permutation.identity(spec.layout), distances(*cosines), distances(*chance), extent)
     assert found.relation is relation
     assert found.excess_before == pytest.approx((cosines[0] - chance[0]) / (1 - chance[0]))
     assert found.excess_after == pytest.approx(excess)
