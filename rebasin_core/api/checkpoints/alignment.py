@@ -121,7 +121,15 @@ class CheckpointAlignment:
 
     @property
     def _figures(self) -> AlignmentFigures:
-        return AlignmentFigures(self.result, self.distances, self.chance, self.function, self.effect, self.verdict)
+        return AlignmentFigures(
+            self.result,
+            self.distances,
+            self.chance,
+            self.function,
+            self.effect,
+            self.verdict,
+            self.candidate.copied_weights,
+        )
 
     def write(
         self,
