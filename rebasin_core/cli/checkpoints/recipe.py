@@ -8,7 +8,7 @@ import click
 
 from rebasin_core.api.checkpoints.recipes import load_recipe, run_recipe
 from rebasin_core.cli.checkpoints.options import PATH, shared
-from rebasin_core.cli.checkpoints.output import print_recipe_result, show_progress
+from rebasin_core.cli.checkpoints.output import print_recipe_result, resumption, show_progress
 from rebasin_core.cli.guard import on_interrupt
 
 if TYPE_CHECKING:
@@ -27,6 +27,6 @@ def recipe(file: Path, output: Path | None, *, force: bool, **given: Any) -> Non
     """
     found = load_recipe(file)
     changes = {"output": output or found.output, "force": force or found.force}
-    with on_interrupt(lambda: "Run the same command again to continue"):
+    with on_interrupt(lambda: resumption(changes["output"])):
         result = run_recipe(found.replace(**changes), progress=show_progress(quiet=given["quiet"]))
     print_recipe_result(result, full=given["full"], as_json=given["as_json"], quiet=given["quiet"])
