@@ -1,6 +1,7 @@
 """Measure how alignments of related, independently trained and random networks differ from alignments by chance.
 
     python docs/results/verdicts.py --checkpoints FOLDER --data DATA --limit 2000 > verdicts.jsonl
+    python docs/results/verdicts.py --checkpoints FOLDER --data DATA --held-out > held_out.jsonl
     python docs/results/verdict_tables.py verdicts.jsonl
 
 Pairs are: all published pairs (`families.py`), the same network twice (identical), copies with noise, permuted copies
@@ -14,7 +15,7 @@ Each line has, over all tensors with a permuted axis: the cosine similarity befo
 permuted units and, for planted permutations, of recovered units; and the measure of `families.py` at the midpoint
 before and after alignment, and with recomputed batch statistics (``reset``). ``excess`` is ``(c - chance) / (1 -
 chance)`` for the cosine ``c``: 0 is chance, and 1 are equal networks. ``verdict`` is derived from these statistics
-alone, without data.
+alone, without data. Its thresholds were chosen on the pairs above; ``--held-out`` has others.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import copy
 import json
 import time
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +45,8 @@ NOISES = (0.0, 0.1, 0.5, 1.0)
 RATES = (1e-4, 1e-3)
 STEPS = 100
 SHUFFLES = 3
+HELD_OUT_SEEDS = 5
+HELD_OUT_NOISE = 0.3
 
 EQUAL = 1e-3  # of the relative distance; the rounding of sums in single precision
 RELATED_BEFORE = 0.2  # of the excess before alignment
@@ -131,6 +135,25 @@ def cases(name: str, spec: rc.PermutationSpec, data: Data) -> Iterator[Case]:
     first, second = [getattr(published, name)().state_dict() for _ in range(2)]
     yield Case("random", ("random", "random"), first, second)
     yield Case("untrained", (file, "random"), reference, second)
+
+
+def held_out_cases(name: str, spec: rc.PermutationSpec, data: Data) -> Iterator[Case]:
+    """Yield pairs that are not in `cases`, which were not used to choose the thresholds."""
+    family = FAMILIES[name]
+    for first, second in set(combinations(family.files, 2)) - set(family.pairs):
+        yield Case("independent", (first, second), tensors_of(name, first, data), tensors_of(name, second, data))
+    file = family.files[-1]
+    reference = tensors_of(name, file, data)
+    for seed in range(100, 100 + HELD_OUT_SEEDS):
+        generator = torch.Generator().manual_seed(seed)
+        copied = noisy(reference, HELD_OUT_NOISE, generator)
+        yield Case("noisy", (file, "noisy"), reference, copied, HELD_OUT_NOISE)
+        permutation = spec.random_permutation(generator=generator)
+        yield Case("planted", (file, "planted"), reference, permutation.apply(copied), HELD_OUT_NOISE, permutation)
+        torch.manual_seed(seed)
+        first, second = [getattr(published, name)().state_dict() for _ in range(2)]
+        yield Case("random", ("random", "random"), first, second)
+        yield Case("untrained", (file, "random"), reference, second)
 
 
 def tensors_of(name: str, file: str, data: Data) -> Tensors:
@@ -230,7 +253,7 @@ def by_chance(alignments: list[Alignment]) -> dict[str, float]:
     return result | {"chance_range": max(cosines) - min(cosines)}
 
 
-def record(name: str, case: Case, spec: rc.PermutationSpec, data: Data) -> dict[str, object]:
+def record(name: str, case: Case, spec: rc.PermutationSpec, data: Data, *, evaluate: bool) -> dict[str, object]:
     """Return the line of one pair."""
     parameters = {key for key, _ in getattr(published, name)().named_parameters()}
     reference, candidate = point(case.reference, parameters), point(case.candidate, parameters)
@@ -252,7 +275,7 @@ def record(name: str, case: Case, spec: rc.PermutationSpec, data: Data) -> dict[
         groups[group] = [here.cosine_before, here.cosine_after, chance]
     line |= {"groups": groups, "seconds": found.seconds}
     line["verdict"] = verdict(line)
-    if case.kind in {"independent", "related", "fine-tuned", "planted"}:
+    if evaluate and case.kind in {"independent", "related", "fine-tuned", "planted"}:
         permuted = found.result.apply(candidate)
         candidates = {"before": case.candidate, "after": {**permuted.mean, **permuted.buffers}}
         for when, tensors in candidates.items():
@@ -263,13 +286,16 @@ def record(name: str, case: Case, spec: rc.PermutationSpec, data: Data) -> dict[
 
 def main() -> None:
     """Print one line per pair."""
-    arguments = parser((__doc__ or "").splitlines()[0]).parse_args()
+    options = parser((__doc__ or "").splitlines()[0])
+    options.add_argument("--held-out", action="store_true", help="other pairs, without midpoints")
+    arguments = options.parse_args()
     data = Data(arguments.checkpoints, arguments.data, arguments.limit)
     torch.set_num_threads(1)
     for name in arguments.families:
         spec = specification(name)
-        for case in cases(name, spec, data):
-            print(json.dumps(record(name, case, spec, data)), flush=True)
+        for case in (held_out_cases if arguments.held_out else cases)(name, spec, data):
+            line = record(name, case, spec, data, evaluate=not arguments.held_out)
+            print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

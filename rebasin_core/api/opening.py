@@ -65,6 +65,23 @@ def read_any(path: Path | str, *, entry: str | None = None, registry: Registry |
         InvalidInputError: If there is no such entry, or several and none is given.
         PluginError: If several readers recognize the format.
     """
+    return reader_of(path, registry=registry).read(path, entry=entry)
+
+
+def reader_of(path: Path | str, *, registry: Registry | None = None) -> CheckpointReader:
+    """Return the reader that recognizes a file or folder.
+
+    Args:
+        path: The file or folder.
+        registry: Registry of readers; all installed plugins if None.
+
+    Returns:
+        The reader.
+
+    Raises:
+        FileFormatError: If the path does not exist, or has a format that no reader recognizes.
+        PluginError: If several readers recognize the format.
+    """
     require_path(path)
     given = Path(path)
     head = _head(given)
@@ -77,7 +94,7 @@ def read_any(path: Path | str, *, entry: str | None = None, registry: Registry |
         labels = " and ".join(f"{r.name!r} of {registry.get(r.family, r.name).status.label}" for r in found)
         message = f"{shown(given)} is recognized by the readers {labels}; disable one with REBASIN_PLUGINS"
         raise PluginError(message)
-    return found[0].read(given, entry=entry)
+    return found[0]
 
 
 def digest_of_checkpoint(path: Path | str, *, registry: Registry | None = None) -> str:

@@ -153,11 +153,11 @@ def _checked_options(document: Mapping[str, Any], path: Path) -> LoraOptions:
         raise FileFormatError(message)
     ranks = _numbers(document, path, "rank_pattern")
     return LoraOptions(
-        rank=int(_number(document.get("r"), path, "r")),
+        rank=_rank(document.get("r"), path, "r"),
         alpha=_number(document.get("lora_alpha"), path, "lora_alpha"),
         rank_stabilized=bool(document.get("use_rslora")),
         fan_in_fan_out=bool(document.get("fan_in_fan_out")),
-        rank_pattern={pattern: int(rank) for pattern, rank in ranks.items()},
+        rank_pattern={pattern: _rank(rank, path, f"rank_pattern.{pattern}") for pattern, rank in ranks.items()},
         alpha_pattern=_numbers(document, path, "alpha_pattern"),
     )
 
@@ -167,6 +167,14 @@ def _number(value: object, path: Path, name: str) -> float:
         message = f"{shown(path)}: expected a positive number `{name}` below {_MAX_NUMBER}, got {shown(value)}"
         raise FileFormatError(message)
     return value
+
+
+def _rank(value: object, path: Path, name: str) -> int:
+    rank = _number(value, path, name)
+    if rank != int(rank):
+        message = f"{shown(path)}: expected an integer `{name}`, got {shown(value)}"
+        raise FileFormatError(message)
+    return int(rank)
 
 
 def _numbers(document: Mapping[str, Any], path: Path, name: str) -> dict[str, float]:
@@ -180,7 +188,7 @@ def _numbers(document: Mapping[str, Any], path: Path, name: str) -> dict[str, fl
 def _of_pattern(patterns: Mapping[str, float], layer: str, default: float) -> float:
     """Return the value of the first pattern that is a suffix of a layer's name, as peft chooses it.
 
-    Patterns are compared as texts, since a regular expression of an untrusted file can take unbounded time.
+    Patterns are compared as texts, since a regular expression of an untrusted file can need unbounded time.
     """
     found = next((p for p in patterns if layer == p.lstrip("^") or layer.endswith(f".{p}")), None)
     return default if found is None else patterns[found]

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from rebasin_core import Checkpoint, CheckpointReader, Registry, hookimpl, open_checkpoint
 from rebasin_core.errors import FileFormatError, InvalidInputError, PluginError
+from rebasin_core.studies.planning.contents import Contents
 
 
 class LinesReader(CheckpointReader):
@@ -48,6 +49,14 @@ def test_the_name_of_a_file_does_not_matter(tmp_path: Path) -> None:
 def test_a_reader_of_a_plugin_is_used(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("lines\n1\n2", encoding="utf-8")
     assert open_checkpoint(tmp_path / "a", registry=with_plugin()).tensors["a"].tolist() == [1, 2]
+
+
+def test_the_code_of_a_reader_belongs_to_the_identity_of_what_it_reads(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("lines\n1\n2", encoding="utf-8")
+    save_file({"a": torch.ones(3)}, tmp_path / "b")
+    contents = Contents(with_plugin())
+    assert contents.code_of_file(tmp_path / "a").keys() == {"lines_plugin"}
+    assert contents.code_of_file(tmp_path / "b") == {}
 
 
 def test_errors_of_a_reader_are_damaged_files(tmp_path: Path) -> None:

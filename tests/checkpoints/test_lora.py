@@ -81,6 +81,8 @@ def test_a_prefix_of_the_base_is_found(tmp_path: Path) -> None:
         (factors(), {"peft_type": "IA3"}, FileFormatError, "type 'LORA', got 'IA3'.*merge_and_unload"),
         (factors(), {"use_dora": True}, FileFormatError, "got DoRA"),
         (factors(), {"r": 0}, FileFormatError, "positive number `r` .*, got 0"),
+        (factors(), {"r": 0.5}, FileFormatError, "an integer `r`, got 0.5"),
+        (factors(), {"rank_pattern": {"fc": 0.5}}, FileFormatError, "an integer `rank_pattern.fc`, got 0.5"),
         (factors(), {"lora_alpha": "x"}, FileFormatError, "positive number `lora_alpha` .*, got 'x'"),
         (factors(), {"alpha_pattern": [1]}, FileFormatError, "a JSON object `alpha_pattern`"),
         (factors("other"), {}, InvalidInputError, "changes `other.weight`, which the base .* does not have"),
@@ -93,7 +95,7 @@ def test_a_prefix_of_the_base_is_found(tmp_path: Path) -> None:
         ),
         ({**factors(), "fc.lora_magnitude_vector": torch.ones(3)}, {}, FileFormatError, "is not supported; merge it"),
     ],
-    ids=["kind", "dora", "rank", "alpha", "pattern", "layer", "factor", "shape", "magnitude"],
+    ids=["kind", "dora", "rank", "fraction", "ranks", "alpha", "pattern", "layer", "factor", "shape", "magnitude"],
 )
 def test_adapters_that_do_not_fit(
     tmp_path: Path, tensors: dict[str, Tensor], options: Any, error: type[Exception], message: str

@@ -9,8 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
-from rebasin_core.api.opening import digest_of_checkpoint
-from rebasin_core.errors import FileFormatError, InvalidInputError, UnknownNameError
+from rebasin_core.api.opening import digest_of_checkpoint, reader_of
+from rebasin_core.checkpoints.safetensors_reader import SAFETENSORS
+from rebasin_core.errors import FileFormatError, InvalidInputError, PluginError, UnknownNameError
 from rebasin_core.plugin.code import code_of_package
 from rebasin_core.plugin.discovery import CORE
 from rebasin_core.strategy import Options, Strategy, strategies_in
@@ -193,20 +194,23 @@ class Contents:
         return {name: " ".join(sorted(codes)) for name, codes in found.items()}
 
     def code_of_file(self, path: Path) -> dict[str, str]:
-        """Return the version of the package that reads a posterior.
+        """Return the versions of the packages that read a posterior or checkpoint.
 
         Args:
             path: File of a posterior, or plain checkpoint.
 
         Returns:
-            Version and digest of the distribution of its representation; empty for those of this package.
+            Version and digest of the distributions of its reader and representation; empty for those of this package.
         """
+        entries: list[Registered] = []
         try:
-            representation = document_of(path).get("representation", "point")
-            entry = self._registry.get("posterior", representation)
-        except (FileFormatError, UnknownNameError):  # reported when the file is loaded
-            return {}
-        return self._code_of([entry])
+            reader = reader_of(path, registry=self._registry)
+            entries.append(self._registry.get(reader.family, reader.name))
+            if reader.name == SAFETENSORS:
+                entries.append(self._registry.get("posterior", document_of(path).get("representation", "point")))
+        except (FileFormatError, UnknownNameError, PluginError):  # reported when the file is loaded
+            pass
+        return self._code_of(entries)
 
     def code_of_rules(self) -> dict[str, str]:
         """Return the versions of the packages with rules for operators, which traced specifications depend on.
