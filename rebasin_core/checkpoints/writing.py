@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 
 from rebasin_core.checkpoints.unfinished import unfinished_folder
-from rebasin_core.checkpoints.weights import belonging_to
+from rebasin_core.checkpoints.weights import belonging_to, has_weights
 from rebasin_core.errors import InvalidInputError, StorageError
 from rebasin_core.tensors.files import flush_folder, require_writable
 from rebasin_core.tensors.reading import exists, reason, shown
@@ -84,6 +84,7 @@ def write_checkpoint(  # ruff: ignore[too-many-arguments] - all but three have d
     *,
     metadata: Mapping[str, str] | None = None,
     companions: Iterable[Path] = (),
+    renamed: Mapping[Path, Path] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     work: Path | None = None,
     progress: Callable[[str], None] | None = None,
@@ -99,6 +100,8 @@ def write_checkpoint(  # ruff: ignore[too-many-arguments] - all but three have d
         produce: Returns a tensor by its name; called once for each, in the order of the files.
         metadata: Texts in the metadata of all files, in addition to ``format: pt``.
         companions: Files to copy to the folder; none for a single file.
+        renamed: Finished files on the same disk, and their final paths; they are renamed immediately before the output.
+            Only for a single file.
         max_shard_bytes: Maximum size of a shard; a larger tensor has a shard of its own.
         work: Folder on the same disk for the unfinished output; a temporary folder next to the output if None.
         progress: Called with the name of each tensor when it is written.
@@ -126,6 +129,8 @@ def write_checkpoint(  # ruff: ignore[too-many-arguments] - all but three have d
         with _unfinished(target, work) as folder:
             output.write(folder, dict(zip(names_of_files, shards, strict=True)))
             if is_file:
+                for finished, final in (renamed or {}).items():
+                    finished.replace(final)
                 (folder / target.name).replace(target)
             else:
                 _add_companions(folder, copied)
@@ -161,11 +166,11 @@ def require_output(target: Path) -> None:
         raise StorageError(message)
     else:
         require_writable(target / _WHOLE)
-        foreign = _foreign_file(target) if target.is_dir() else None
+        foreign = _foreign_content(target) if target.is_dir() else None
         if foreign is not None:
             message = (
-                f"cannot replace the folder {shown(target)}: it contains {shown(foreign)}, which is not a file of a "
-                "checkpoint. Choose another output, or remove the folder"
+                f"cannot replace the folder {shown(target)}: it contains {foreign}. Choose another output, or remove "
+                "the folder"
             )
             raise StorageError(message)
 
@@ -302,15 +307,16 @@ def _require_space(target: Path, size: int) -> None:
         raise StorageError(message)
 
 
-def _foreign_file(folder: Path) -> str | None:
-    """Return the name of an entry of a folder that outputs do not have; None if there is none."""
+def _foreign_content(folder: Path) -> str | None:
+    """Return the reason why a folder is not that of a checkpoint; None if it is empty or may be replaced."""
     belonging = {path.name for path in belonging_to(folder)} | {INDEX}
-    foreign = (
-        path.name
-        for path in folder.iterdir()
-        if path.name not in belonging and not (path.suffix == SUFFIX and path.is_file())
-    )
-    return next(foreign, None)
+    entries = list(folder.iterdir())
+    foreign = [
+        path.name for path in entries if path.name not in belonging and not (path.suffix == SUFFIX and path.is_file())
+    ]
+    if foreign:
+        return f"{shown(foreign[0])}, which is not a file of a checkpoint"
+    return "no weights, and other files" if entries and not has_weights(folder) else None
 
 
 def _replace_folder(folder: Path, target: Path) -> None:

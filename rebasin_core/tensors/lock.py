@@ -40,12 +40,7 @@ class FolderLock:
 
     def __enter__(self) -> Self:
         """Acquire the lock, and write the process and host to its file."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        except (OSError, ValueError) as error:
-            message = f"cannot use {self._folder} as an output folder: {reason(error)}"
-            raise StorageError(message) from error
+        handle = self._opened()
         if not _acquire(handle):
             holder = os.read(handle, _MAX_LENGTH).decode(errors="replace").strip() or "another process"
             os.close(handle)
@@ -54,6 +49,9 @@ class FolderLock:
                 "was changed"
             )
             raise StorageError(message)
+        if not self._is_current(handle):  # the process that held the lock has removed the folder
+            os.close(handle)
+            return self.__enter__()
         self._handle = handle
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -67,6 +65,22 @@ class FolderLock:
             os.ftruncate(self._handle, 0)
             os.close(self._handle)
             self._handle = None
+
+    def _opened(self) -> int:
+        """Open the lock file."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except (OSError, ValueError) as error:
+            message = f"cannot use {self._folder} as an output folder: {reason(error)}"
+            raise StorageError(message) from error
+
+    def _is_current(self, handle: int) -> bool:
+        """Return whether an open file is the lock file in the folder."""
+        try:
+            return os.path.samestat(os.fstat(handle), (self._folder / LOCK).stat())
+        except OSError:
+            return False
 
 
 def _acquire(handle: int) -> bool:

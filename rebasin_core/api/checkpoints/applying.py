@@ -28,6 +28,7 @@ def apply_to_checkpoint(  # ruff: ignore[too-many-arguments] - all but three hav
     checkpoint: Checkpoint | Path | str,
     output: Path | str,
     *,
+    inverse: bool = False,
     names: NamePolicy = _LENIENT,
     force: bool = False,
     dtype: torch.dtype | None = None,
@@ -40,6 +41,7 @@ def apply_to_checkpoint(  # ruff: ignore[too-many-arguments] - all but three hav
         permutation: A permutation, or its file, such as the one next to the output of an alignment.
         checkpoint: Checkpoint of the model of the permutation.
         output: A file with the suffix ``.safetensors``, or a folder.
+        inverse: Whether to apply the inverse of the permutation.
         names: Rules for names in the file that differ from those of the model.
         force: Whether to replace an existing output.
         dtype: Dtype of floating-point tensors; that of the checkpoint if None.
@@ -54,11 +56,13 @@ def apply_to_checkpoint(  # ruff: ignore[too-many-arguments] - all but three hav
         InvalidInputError: If the checkpoint does not fit the permutation.
         StorageError: If the output is an input, exists and ``force`` is false, or cannot be written.
     """
-    element = permutation if isinstance(permutation, Permutation) else Permutation.load(permutation)
+    given = permutation if isinstance(permutation, Permutation) else Permutation.load(permutation)
+    element = given.inverse() if inverse else given
     layout = element.layout
     source = opened(checkpoint)
     target = Path(output)
-    require_free_output(target, [source], force=force)
+    read: list[Checkpoint | Path] = [source] if isinstance(permutation, Permutation) else [source, Path(permutation)]
+    require_free_output(target, read, force=force)
     form = StoredForm({name: layout.shape(name) for name in layout.axes})
     network = CheckpointNetwork.of(source, layout.names, form, names)
     layout.check(network.tensors, str(source.path))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +21,12 @@ from rebasin_core.api.matching import as_matcher
 from rebasin_core.api.merging import as_merge_method, with_repair
 from rebasin_core.checkpoints.naming import NamePolicy
 from rebasin_core.checkpoints.writing import MAX_SHARD_BYTES
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import InvalidInputError, nearest
 from rebasin_core.merging.streaming import StreamingMerge
 from rebasin_core.tensors.arguments import require_sequence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import torch
     from torch import Tensor
@@ -149,7 +151,9 @@ class CheckpointMerge:
         """
         target = Path(path)
         inputs = [network.checkpoint for network in (*self.networks, *([] if self.base is None else [self.base]))]
-        require_free_output(target, inputs, force=force)
+        numbered = enumerate(self.alignments, start=1)
+        permutations = {label_of(number): each.permutation for number, each in numbered if each is not None}
+        require_free_output(target, inputs, force=force, labels=permutations)
         found = [each for each in self.alignments if each is not None]
         provenance = {
             "command": "merge",
@@ -160,8 +164,6 @@ class CheckpointMerge:
             "seed": self.seed,
             "recipe": self.recipe,
         }
-        numbered = enumerate(self.alignments, start=1)
-        permutations = {f"_{number}": each.permutation for number, each in numbered if each is not None}
         with working_folder(target, work) as folder:
             return write_output(
                 target,
@@ -175,6 +177,18 @@ class CheckpointMerge:
                 max_shard_bytes=max_shard_bytes,
                 progress=progress,
             )
+
+
+def label_of(number: int) -> str:
+    """Return the label of a permutation in file names; see `permutation_path`.
+
+    Args:
+        number: Number of the checkpoint, from 1.
+
+    Returns:
+        The label.
+    """
+    return f"_{number}"
 
 
 def merge_checkpoints(  # ruff: ignore[too-many-arguments] - all but the first have defaults
@@ -236,17 +250,19 @@ def merge_checkpoints(  # ruff: ignore[too-many-arguments] - all but the first h
         StorageError: If the work folder cannot be written.
     """
     require_sequence(checkpoints, "at least two checkpoints")
-    if len(checkpoints) < _MIN_CHECKPOINTS:
-        message = f"expected at least two checkpoints to merge, got {len(checkpoints)}"
-        raise InvalidInputError(message)
     strategy = as_merge_method(method)
-    strategy.require_inputs(len(checkpoints), has_base=base is not None)
+    _require_fit(strategy, len(checkpoints), weights, has_base=base is not None)
+    if repair is not None and (task is None or not align):
+        missing = "data, `task` (--data)" if task is None else "alignment, which reads the model"
+        message = f"`repair` {repair!r} recomputes statistics of activations and needs {missing}"
+        raise InvalidInputError(message)
     every = [opened(each) for each in ([] if base is None else [base])] + [opened(each) for each in checkpoints]
     alignments: list[CheckpointAlignment | None] = [None] * len(every)
     measured: Task | None = None
-    if align:
-        problem = prepared(every, model=model, spec=spec, names=names, freeze=freeze)
-        networks = problem.networks
+    problem = prepared(every, model=model, spec=spec, names=names, freeze=freeze) if align else None
+    networks = unaligned(every, names) if problem is None else problem.networks
+    _require_used(weights, networks[0].tensors)
+    if problem is not None:
         if check:
             problem.require_runnable()
         with ExitStack() as stack:
@@ -258,8 +274,6 @@ def merge_checkpoints(  # ruff: ignore[too-many-arguments] - all but the first h
                 alignments[number] = aligned_pair(
                     problem, search, number, check=check, chance=chance, task=measured, keep=keep
                 )
-    else:
-        networks = unaligned(every, names)
     first = 0 if base is None else 1
     found = CheckpointMerge(
         networks[first:],
@@ -271,7 +285,6 @@ def merge_checkpoints(  # ruff: ignore[too-many-arguments] - all but the first h
     )
     if repair is not None:
         found = _repaired(found, repair, measured)
-    found.tensor(next(iter(networks[first].tensors)))  # raises now if the weights do not fit
     return found
 
 
@@ -285,6 +298,27 @@ def _repaired(merge: CheckpointMerge, repair: RepairName, task: Task | None) -> 
     merged = as_point(tensors, merge.networks[0].expected.buffers or ())
     weights = None if merge.method.weighting == "coefficients" else merge.weights
     return replace(merge, repaired=with_repair(aligned, merged, repair, weights, task))
+
+
+def _require_fit(method: MergeMethod, count: int, weights: Weights | None, *, has_base: bool) -> None:
+    """Raise if a method cannot merge a number of networks with some weights, before networks are aligned."""
+    if count < _MIN_CHECKPOINTS:
+        message = f"expected at least two checkpoints to merge, got {count}"
+        raise InvalidInputError(message)
+
+    def unread(name: str) -> Tensor:
+        raise KeyError(name)
+
+    StreamingMerge(method, [unread] * count, weights=weights, base=unread if has_base else None)
+
+
+def _require_used(weights: Weights | None, names: Iterable[str]) -> None:
+    """Raise if a pattern of weights matches no tensor."""
+    known = list(names)
+    for pattern in weights if isinstance(weights, Mapping) else ():
+        if not fnmatch.filter(known, pattern):
+            message = f"no tensor matches {pattern!r} in `weights`; {nearest(pattern, known)}"
+            raise InvalidInputError(message)
 
 
 def _reader(network: CheckpointNetwork, alignment: CheckpointAlignment | None) -> Callable[[str], Tensor]:

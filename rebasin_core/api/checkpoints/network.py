@@ -12,7 +12,7 @@ from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.tensors.names import TensorNames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import torch
     from torch import Tensor
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rebasin_core.checkpoints.checkpoint import Checkpoint
     from rebasin_core.checkpoints.naming import NameMatch
     from rebasin_core.checkpoints.stored import StoredForm
+
+_LARGE = 0.01
 
 
 @final
@@ -71,6 +73,17 @@ class CheckpointNetwork:
         """The network as a point posterior, which shares the memory of the tensors."""
         return as_point(self.tensors, self.expected.buffers or ())
 
+    @cached_property
+    def copied_weights(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of large extra tensors, more than 1% of all bytes, that outputs contain without being permuted."""
+        tensors = self.checkpoint.tensors
+        least = _LARGE * self.checkpoint.num_bytes
+        return {
+            name: tuple(tensors[name].shape)
+            for name in self.match.kept
+            if tensors[name].is_floating_point() and tensors[name].numel() * tensors[name].element_size() > least
+        }
+
     def infos(self, dtype: torch.dtype | None = None) -> dict[str, TensorInfo]:
         """Return dtype and shape of the tensors of an output with the layout of this checkpoint.
 
@@ -105,6 +118,39 @@ class CheckpointNetwork:
             return stored(targets[name]) if name in targets else self.checkpoint.tensors[name]
 
         return tensor
+
+
+def networks_in(
+    checkpoints: Sequence[Checkpoint], expected: TensorNames, form: StoredForm, policy: NamePolicy
+) -> tuple[CheckpointNetwork, ...]:
+    """Find the tensors of a model in several checkpoints.
+
+    A prefix is that of the files with several networks. It does not apply to the other files, unless no file has it.
+
+    Args:
+        checkpoints: The checkpoints.
+        expected: Names and shapes of the model's tensors.
+        form: How files store them.
+        policy: Rules for names that differ.
+
+    Returns:
+        The networks, in the order of the checkpoints.
+
+    Raises:
+        InvalidInputError: If the tensors of a checkpoint do not fit the model and the policy does not allow it.
+    """
+    prefixed = [_has_prefix(checkpoint, policy.prefix) for checkpoint in checkpoints]
+    without = policy.replace(prefix=None)
+    return tuple(
+        CheckpointNetwork.of(checkpoint, expected, form, policy if has_prefix or not any(prefixed) else without)
+        for checkpoint, has_prefix in zip(checkpoints, prefixed, strict=True)
+    )
+
+
+def _has_prefix(checkpoint: Checkpoint, prefix: str | None) -> bool:
+    """Return whether names have a prefix, possibly after others such as that of a wrapper."""
+    part = f".{(prefix or '').removesuffix('.')}."
+    return any(part in f".{name}" for name in checkpoint.tensors)
 
 
 def as_point(tensors: Mapping[str, Tensor], buffers: Collection[str]) -> PointPosterior:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rebasin_core.api.checkpoints.progress import phase
+from rebasin_core.checkpoints.unfinished import unfinished_folder
 from rebasin_core.checkpoints.writing import SUFFIX, require_output, write_checkpoint
-from rebasin_core.errors import StorageError
+from rebasin_core.errors import RebasinError, StorageError
 from rebasin_core.tensors.digests import digest_of_file
-from rebasin_core.tensors.reading import exists, is_same_file, reason, shown
+from rebasin_core.tensors.files import require_writable, write_json
+from rebasin_core.tensors.reading import exists, is_same_file, read_json, reason, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -30,31 +30,55 @@ PROVENANCE = "rebasin"
 """Entry of the metadata of outputs: a JSON text with the inputs, the specification, the permutations and the method."""
 
 _ELEMENT = "permutation"
+_PLACED = "placed.json"
 
 
-def require_free_output(output: Path, inputs: Iterable[Checkpoint], *, force: bool) -> None:
+def require_free_output(
+    output: Path, inputs: Iterable[Checkpoint | Path], *, force: bool, labels: Iterable[str] = ("",)
+) -> None:
     """Raise if an output cannot be written, would replace an input, or exists and must not be replaced.
 
     Args:
         output: The file or folder to be written.
-        inputs: The checkpoints that are read.
+        inputs: The checkpoints and other files that are read.
         force: Whether an existing output that is not an input may be replaced.
+        labels: Labels of the permutations that are written; see `permutation_path`.
 
     Raises:
         InvalidInputError: If the name of the output is that of another format.
-        StorageError: If the output cannot be written, is one of the inputs or contains one (also through a link), or
-            exists and ``force`` is false.
+        StorageError: If the output or the permutation next to it cannot be written; if one of them is an input,
+            contains one (also through a link), or is in the folder of one; or if one exists and ``force`` is false.
     """
-    require_output(output)
-    for given in inputs:
-        paths = [given.path, *given.files, *given.companions]
-        inside = output.is_dir() and any(output.resolve() in path.resolve().parents for path in paths)
-        if inside or any(is_same_file(output, path) for path in paths):
-            message = f"the output {shown(output)} is also an input ({shown(given.path)}); choose another output"
-            raise StorageError(message)
-    if not force and exists(output):
-        message = f"{shown(output)} exists; choose another output, or replace it with `force` (--force)"
+    if "\0" in str(output):
+        message = f"cannot write {shown(output)}: the path contains a NUL character"
         raise StorageError(message)
+    require_output(output)
+    is_file = output.suffix == SUFFIX
+    permutations = [permutation_path(output, label) for label in labels] if is_file else []
+    for path in permutations:
+        require_writable(path)
+    written = [output, *permutations]
+    for given in inputs:
+        for path in written:
+            _require_no_input(path, output, given)
+    if not force:
+        placed = _placed(output)
+        for path in written:
+            if exists(path) and not (path.name in placed and placed[path.name] == digest_of_file(path)):
+                message = f"{shown(path)} exists; choose another output, or replace it with `force` (--force)"
+                raise StorageError(message)
+
+
+def unfinished_work(output: Path) -> Path:
+    """Return the path of the folder with the state of an unfinished output of a recipe.
+
+    Args:
+        output: The output.
+
+    Returns:
+        A path next to the output.
+    """
+    return output.with_name(f"{output.name}.unfinished")
 
 
 def permutation_path(output: Path, label: str = "") -> Path:
@@ -110,12 +134,14 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
     elements = {label: work / permutation_path(output, label).name for label in permutations}
     for label, path in elements.items():
         permutations[label].save(path)
+    digests = {path.name: digest_of_file(path) for path in elements.values()}
     record = {
         "version": version("rebasin-core"),
         "inputs": [{"path": given.path.name, "sha256": dict(given.digests())} for given in inputs],
-        "permutations": {path.name: digest_of_file(path) for path in elements.values()},
+        "permutations": digests,
         **provenance,
     }
+    write_json(work / _PLACED, digests)
     others = [path for path in like.checkpoint.companions if not is_file]
     with phase("write", infos, shown=progress) as done:
         files = write_checkpoint(
@@ -124,13 +150,11 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
             lambda name: in_file(name).to(infos[name].dtype),
             metadata={PROVENANCE: json.dumps(record, sort_keys=True)},
             companions=[*others, *([] if is_file else elements.values())],
+            renamed={path: permutation_path(output, label) for label, path in elements.items()},
             max_shard_bytes=max_shard_bytes,
             work=work,
             progress=done,
         )
-    if is_file:
-        for label, path in elements.items():
-            shutil.move(path, permutation_path(output, label))
     return (*files, *(permutation_path(output, label) for label in permutations))
 
 
@@ -151,11 +175,35 @@ def working_folder(output: Path, work: Path | None) -> Generator[Path]:
     if work is not None:
         yield work
         return
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(unfinished_folder(output))
+        except OSError as error:
+            message = f"cannot write to {shown(output.parent)}: {reason(error)}"
+            raise StorageError(message) from error
+        yield folder
+
+
+def _require_no_input(path: Path, output: Path, given: Checkpoint | Path) -> None:
+    """Raise if a path that is written is that of an input, contains an input, or is in the folder of one."""
+    if isinstance(given, Path):
+        main, paths = given, [given]
+    else:
+        main, paths = given.path, [given.path, *given.files, *given.companions]
+    parents = {parent for each in paths for parent in each.resolve().parents}
+    contains = (path.is_dir() and path.resolve() in parents) or unfinished_work(output).resolve() in parents
+    if contains or any(is_same_file(path, each) for each in paths):
+        message = f"the output {shown(path)} is also an input ({shown(main)}); choose another output"
+        raise StorageError(message)
+    if main.is_dir() and main.resolve() in path.resolve().parents:
+        message = f"the output {shown(path)} is in the folder of an input ({shown(main)}); choose another output"
+        raise StorageError(message)
+
+
+def _placed(output: Path) -> dict[str, str]:
+    """Return the digests of the permutations that a killed run may have written next to the output, by file name."""
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(dir=output.parent, prefix=".rebasin-", suffix=".part")
-    except OSError as error:
-        message = f"cannot write to {shown(output.parent)}: {reason(error)}"
-        raise StorageError(message) from error
-    with folder as name:
-        yield Path(name)
+        found = read_json(unfinished_work(output) / _PLACED)
+    except RebasinError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 from torch import nn
 
 from rebasin_core.api.checkpoints.models import model_of, spec_of
-from rebasin_core.api.checkpoints.network import CheckpointNetwork
+from rebasin_core.api.checkpoints.network import CheckpointNetwork, networks_in
 from rebasin_core.checkpoints.function_check import FunctionDifference, function_difference
 from rebasin_core.checkpoints.stored import StoredForm
 from rebasin_core.errors import InvalidInputError, SpecError
@@ -143,7 +143,7 @@ def prepared(
     elif given is not None:
         symmetries, expected = given, given.layout.names
         form = StoredForm({name: given.layout.shape(name) for name in given.layout.axes})
-    networks = tuple(CheckpointNetwork.of(checkpoint, expected, form, names) for checkpoint in checkpoints)
+    networks = networks_in(checkpoints, expected, form, names)
     for network in networks:
         symmetries.layout.check(network.tensors, str(network.checkpoint.path))
     return Prepared(networks, symmetries, source)
@@ -188,7 +188,7 @@ def unaligned(checkpoints: Sequence[Checkpoint], names: NamePolicy) -> tuple[Che
     """
     expected = TensorNames.of_tensors(checkpoints[0].tensors)
     form = StoredForm(dict(expected.shapes))
-    return tuple(CheckpointNetwork.of(checkpoint, expected, form, names) for checkpoint in checkpoints)
+    return networks_in(checkpoints, expected, form, names)
 
 
 def permuted_tensor(permutation: Permutation, tensors: Mapping[str, Tensor], name: str) -> Tensor:

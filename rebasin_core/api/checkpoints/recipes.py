@@ -12,20 +12,23 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 
 from rebasin_core.api.checkpoints.alignment import CheckpointAlignment, align_checkpoints
-from rebasin_core.api.checkpoints.merging import CheckpointMerge, merge_checkpoints
-from rebasin_core.api.checkpoints.output import require_free_output
+from rebasin_core.api.checkpoints.merging import CheckpointMerge, label_of, merge_checkpoints
+from rebasin_core.api.checkpoints.output import require_free_output, unfinished_work
 from rebasin_core.api.opening import open_checkpoint
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.config.recipe import AlignRecipe, MergeRecipe
+from rebasin_core.errors import ConfigError, StorageError
 from rebasin_core.plugin.registry import default_registry
-from rebasin_core.tensors.lock import FolderLock
+from rebasin_core.tensors.lock import LOCK, FolderLock
+from rebasin_core.tensors.reading import exists, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from rebasin_core.api.checkpoints.alignment import TaskOfModel
     from rebasin_core.api.merging import RepairName
+    from rebasin_core.checkpoints.checkpoint import Checkpoint
     from rebasin_core.evaluation.effect import Keep
     from rebasin_core.plugin.registry import Registry
 
@@ -81,8 +84,7 @@ def run_recipe(
     if isinstance(recipe, MergeRecipe) and recipe.base is not None:
         given.append(recipe.base)
     inputs = [open_checkpoint(path) for path in given]
-    if recipe.output is not None:
-        require_free_output(recipe.output, inputs, force=recipe.force)
+    read: list[Checkpoint | Path] = [*inputs, *([] if recipe.spec is None else [recipe.spec])]
     options: dict[str, Any] = {
         "model": recipe.model,
         "spec": recipe.spec,
@@ -97,7 +99,7 @@ def run_recipe(
         "seed": recipe.seed,
         "progress": progress,
     }
-    with _work(recipe.output) as work:
+    with _work(recipe, read) as work:
         found: CheckpointAlignment | CheckpointMerge
         if isinstance(recipe, AlignRecipe):
             found = align_checkpoints(*inputs, work=work, **options)
@@ -132,7 +134,11 @@ def load_recipe(file: Path | str, *, registry: Registry | None = None) -> AlignR
     """
     document = Document.read(file)
     lookup = (registry or default_registry()).strategy_class
-    is_merge = isinstance(document.content, dict) and document.content.get("command") == "merge"
+    command = document.content.get("command", "align") if isinstance(document.content, dict) else "align"
+    if str(command) not in {"align", "merge"}:
+        message = f"{document.where(('command',))}: command: expected 'align' or 'merge', got {shown(command)}"
+        raise ConfigError(message)
+    is_merge = command == "merge"
     found = read_config(MergeRecipe, document, lookup) if is_merge else read_config(AlignRecipe, document, lookup)
     folder = Path(file).parent
     paths = {name: folder / value for name, value in found if isinstance(value, Path)}
@@ -157,12 +163,52 @@ def _written(
 
 
 @contextmanager
-def _work(output: Path | None) -> Generator[Path | None]:
-    """Provide the folder of unfinished work of an output, which only this process uses."""
-    if output is None:
+def _work(recipe: AlignRecipe | MergeRecipe, inputs: Sequence[Checkpoint | Path]) -> Generator[Path | None]:
+    """Provide the folder of unfinished work of an output, which only this process uses.
+
+    If the work fails or is interrupted, the folder remains unless it is empty.
+
+    Yields:
+        The folder; None without an output.
+    """
+    if recipe.output is None:
         yield None
         return
-    folder = output.with_name(f"{output.name}.unfinished")
+    labels = _labels(recipe)
+    require_free_output(recipe.output, inputs, force=recipe.force, labels=labels)
+    folder = unfinished_work(recipe.output)
+    _require_own(folder)
     with FolderLock(folder):
-        yield folder  # ruff: ignore[fallible-context-manager] - the folder remains if the block fails
+        try:
+            # Another process may have written the output before the folder was locked.
+            require_free_output(recipe.output, inputs, force=recipe.force, labels=labels)
+            yield folder
+        except BaseException:
+            if not any(path.is_file() and path.name != LOCK for path in folder.rglob("*")):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_own(folder: Path) -> None:
+    """Raise if a folder exists and is not one of unfinished work, because it is removed on completion."""
+    if exists(folder) and (folder.is_symlink() or not folder.is_dir() or _is_foreign(folder)):
+        message = (
+            f"{shown(folder)} exists, and is not the folder of unfinished work; rename it, or choose another output"
+        )
+        raise StorageError(message)
+
+
+def _is_foreign(folder: Path) -> bool:
+    names = {path.name for path in folder.iterdir()}
+    return bool(names) and LOCK not in names
+
+
+def _labels(recipe: AlignRecipe | MergeRecipe) -> list[str]:
+    """Return the labels of the permutations that are written."""
+    if isinstance(recipe, AlignRecipe):
+        return [""]
+    if not recipe.align:
+        return []
+    first = 2 if recipe.base is None else 1
+    return [label_of(number) for number in range(first, len(recipe.checkpoints) + 1)]

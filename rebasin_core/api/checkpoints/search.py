@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, final
@@ -15,29 +16,43 @@ from rebasin_core.api.checkpoints.network import as_point
 from rebasin_core.api.checkpoints.progress import phase
 from rebasin_core.api.checkpoints.shuffled import shuffled_network
 from rebasin_core.api.resumption import search_with_checkpoint
+from rebasin_core.errors import FileFormatError
+from rebasin_core.matchers.base import MatchOutcome, MatchResult
+from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.tensors.digests import digest_of_tensors
+from rebasin_core.tensors.files import read_tensors
+from rebasin_core.tensors.reading import exists
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from torch import Tensor
 
     from rebasin_core.api.checkpoints.network import CheckpointNetwork
     from rebasin_core.evaluation.task import Task
-    from rebasin_core.matchers.base import Matcher, MatchResult
+    from rebasin_core.matchers.base import Matcher
     from rebasin_core.posteriors.point import PointPosterior
     from rebasin_core.specs.base import PermutationSpec
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.layout import Layout
 
-_STATE = "match.safetensors"
-_STATE_BY_CHANCE = "chance.safetensors"
+_ALIGNED = "aligned"
+_BY_CHANCE = "chance"
 _SHUFFLED = "shuffled.safetensors"
+_RESULT = "result"
+_NAME_LENGTH = 16
+# Number of shuffled copies, for networks of at most this number of entries.
+_COPIES = 3
+_SMALL = 10**7
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class CheckpointSearch:
     """A matcher, and a folder for its state.
+
+    The names of files in the folder contain a digest of the matcher and of the checkpoints. Therefore, searches for
+    other checkpoints, or with other options, neither continue from them nor change them.
 
     Attributes:
         spec: Permutation symmetries of the model.
@@ -70,26 +85,43 @@ class CheckpointSearch:
             KeyboardInterrupt: If the search is interrupted; its state is in the folder.
             StorageError: If the folder cannot be written.
         """
-        return self._run(_STATE, reference.posterior, candidate, self._problem(reference, candidate), task)
+        problem = self._problem(reference, candidate, task)
+        return self._run(_ALIGNED, reference.posterior, candidate, problem, task)
 
-    def align_by_chance(self, reference: CheckpointNetwork, candidate: CheckpointNetwork) -> NetworkDistances:
-        """Align a candidate with a shuffled copy of the reference.
+    def align_by_chance(
+        self, reference: CheckpointNetwork, candidate: CheckpointNetwork
+    ) -> tuple[NetworkDistances, float]:
+        """Align a candidate with shuffled copies of the reference: three for small networks, one for large ones.
 
         Args:
             reference: The reference.
             candidate: The candidate.
 
         Returns:
-            Distances between the shuffled copy and the candidate before and after this alignment.
+            Distances between a shuffled copy and the candidate before and after this alignment: those with the median
+            cosine similarity after alignment. And the range of this similarity over the copies.
 
         Raises:
             KeyboardInterrupt: If the search is interrupted; its state is in the folder.
             StorageError: If the folder cannot be written.
         """
+        entries = sum(tensor.numel() for tensor in reference.tensors.values())
+        count = _COPIES if entries <= _SMALL else 1
+        seeds = range(self.seed * _COPIES, self.seed * _COPIES + count)
+        found = [self._align_with_copy(reference, candidate, seed) for seed in seeds]
+        found.sort(key=lambda each: each.permuted.cosine_after)
+        extent = found[-1].permuted.cosine_after - found[0].permuted.cosine_after
+        return found[count // 2], extent
+
+    def _align_with_copy(
+        self, reference: CheckpointNetwork, candidate: CheckpointNetwork, seed: int
+    ) -> NetworkDistances:
         file = self.folder / _SHUFFLED
-        copy = shuffled_network(reference.tensors, file, seed=self.seed)
+        copy = shuffled_network(reference.tensors, file, seed=seed)
         network = as_point(copy, candidate.posterior.buffers)
-        result = self._run(_STATE_BY_CHANCE, network, candidate, self._problem(reference, candidate), None)
+        # The state of the search is that of this copy.
+        problem = f"{self._problem(reference, candidate, None)}-{seed}"
+        result = self._run(f"{_BY_CHANCE}-{seed}", network, candidate, problem, None)
         distances = self.distances(copy, candidate.tensors, result.permutation)
         file.unlink(missing_ok=True)
         return distances
@@ -97,7 +129,7 @@ class CheckpointSearch:
     def distances(
         self, reference: Mapping[str, Tensor], candidate: Mapping[str, Tensor], permutation: Permutation
     ) -> NetworkDistances:
-        """Return the distances between two networks before and after a permutation of the second.
+        """Return the distances between the parameters of two networks before and after a permutation of the second.
 
         Args:
             reference: Tensors of the reference.
@@ -105,14 +137,24 @@ class CheckpointSearch:
             permutation: The permutation.
 
         Returns:
-            The distances.
+            The distances. Buffers are not compared: running variances can be larger than all parameters.
         """
-        with phase("compare", candidate, shown=self.progress) as done:
-            return network_distances(self.spec.layout, reference, candidate, permutation, progress=done)
+        layout = self.spec.layout
+        buffers = layout.names.buffers or ()
+        parameters = {name: tensor for name, tensor in reference.items() if name not in buffers}
+        with phase("compare", parameters, shown=self.progress) as done:
+            return network_distances(layout, parameters, candidate, permutation, progress=done)
 
     def _run(
-        self, state: str, reference: PointPosterior, candidate: CheckpointNetwork, problem: str, task: Task | None
+        self, kind: str, reference: PointPosterior, candidate: CheckpointNetwork, problem: str, task: Task | None
     ) -> MatchResult:
+        """Return the result of a search; that of the file if the search was completed by a killed process."""
+        state = self.folder / f"{kind}-{problem[:_NAME_LENGTH]}.safetensors"
+        completed = state.with_suffix(f".completed{state.suffix}")
+        if exists(completed):
+            found = _read_result(completed, self.spec.layout)
+            if found is not None:
+                return found
         search = partial(
             self.matcher.match,
             reference,
@@ -122,15 +164,64 @@ class CheckpointSearch:
             generator=torch.Generator().manual_seed(self.seed),
             progress=self.progress,
         )
-        return search_with_checkpoint(search, self.spec.layout, self.folder / state, problem=problem)
+        result = search_with_checkpoint(search, self.spec.layout, state, problem=problem)
+        _write_result(completed, result)
+        return result
 
-    def _problem(self, reference: CheckpointNetwork, candidate: CheckpointNetwork) -> str:
+    def _problem(self, reference: CheckpointNetwork, candidate: CheckpointNetwork, task: Task | None) -> str:
         """Return a digest of everything that determines the result of the search."""
         parts = {
             "matcher": json.loads(self.matcher.canonical_json()),
             "files": [dict(network.checkpoint.digests()) for network in (reference, candidate)],
+            "entries": [list(network.checkpoint.entry) for network in (reference, candidate)],
             "names": [dict(network.match.names) for network in (reference, candidate)],
             "layout": self.spec.layout.fingerprint,
             "seed": self.seed,
+            "data": _digest_of_data(task) if task is not None and self.matcher.uses_task else None,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_data(task: Task) -> list[str]:
+    """Return digests of the batches of a task that holds them."""
+
+    def digests(batches: Iterable[tuple[Tensor, Tensor]]) -> list[str]:
+        return [digest_of_tensors({"inputs": inputs, "targets": targets}) for inputs, targets in batches]
+
+    return [*digests(task.data), "calibration", *digests(task.calibration or ())]
+
+
+def _write_result(path: Path, result: MatchResult) -> None:
+    """Write a completed result, unless it has numbers that JSON cannot represent."""
+    numbers = [result.objective, result.identity_objective, *result.trace]
+    if result.upper_bound is not None:
+        numbers.append(result.upper_bound)
+    if all(map(math.isfinite, numbers)):
+        record = {
+            "objective": result.objective,
+            "identity_objective": result.identity_objective,
+            "outcome": result.outcome.name,
+            "trace": list(result.trace),
+            "seconds": dict(result.seconds),
+            "upper_bound": result.upper_bound,
+        }
+        result.permutation.save(path, meta={_RESULT: record})
+
+
+def _read_result(path: Path, layout: Layout) -> MatchResult | None:
+    """Return a completed result; None if the file is damaged."""
+    try:
+        permutation = Permutation.load(path, layout)
+        _, document = read_tensors(path)
+        record = document[_RESULT]
+        return MatchResult(
+            permutation=permutation,
+            objective=float(record["objective"]),
+            identity_objective=float(record["identity_objective"]),
+            outcome=MatchOutcome[record["outcome"]],
+            trace=tuple(map(float, record["trace"])),
+            seconds=dict(record["seconds"]),
+            upper_bound=None if record["upper_bound"] is None else float(record["upper_bound"]),
+        )
+    except (FileFormatError, KeyError, TypeError, ValueError):
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _NUMBER = re.compile(r"(?<![^.@])\d+(?![^.@])")
 _MAX_ROWS = 30
+_MAX_COPIED = 6
 _NONE = "-"
 
 
@@ -35,6 +37,7 @@ class AlignmentFigures:
         function: Difference between the outputs of the candidate and of the aligned candidate; None if not computed.
         effect: Loss at the midpoint before and after alignment; None without data.
         verdict: Meaning of the alignment.
+        copied: Shapes of large tensors that the model does not have, and that outputs contain unchanged.
     """
 
     result: MatchResult
@@ -43,6 +46,7 @@ class AlignmentFigures:
     function: FunctionDifference | None
     effect: AlignmentEffect | None
     verdict: Verdict
+    copied: Mapping[str, tuple[int, ...]]
 
     def units(self, groups: Iterable[str]) -> list[str]:
         """Return the number of units and of permuted units of some groups, as text."""
@@ -99,8 +103,8 @@ def alignment_record(found: AlignmentFigures) -> dict[str, Any]:
         "relation": verdict.relation.name.lower(),
         "verdict": str(verdict),
         "share_permuted": verdict.permuted,
-        "excess_over_chance": verdict.excess,
-        "aligned_before": verdict.aligned_before,
+        "excess_before": verdict.excess_before,
+        "excess_after": verdict.excess_after,
         "coverage": found.distances.coverage,
         "outcome": found.result.outcome.name.lower(),
         "sweeps": found.result.sweeps,
@@ -109,19 +113,21 @@ def alignment_record(found: AlignmentFigures) -> dict[str, Any]:
         "by_chance": None if found.chance is None else _record(found.chance.permuted),
         "groups": {
             name: {
-                "size": math.prod(layout.index_shape(name)),
+                "units": math.prod(layout.index_shape(name)),
                 "permuted": found.result.permutation.moved[name],
                 **_record(found.distances.of_group(name)),
             }
             for name in layout.groups
         },
         "function": None,
+        "midpoint": None if found.effect is None else _effect_record(found.effect),
+        "copied": {name: list(shape) for name, shape in found.copied.items()},
     }
     if function is not None:
         record["function"] = {
             "kept": function.is_kept,
             "error": _finite(function.error),
-            "tolerance": function.tolerance,
+            "tolerance": _finite(function.tolerance),
             "dtype": str(function.dtype).removeprefix("torch."),
             "reason": function.reason,
         }
@@ -158,6 +164,13 @@ def _sentences(found: AlignmentFigures) -> list[str]:
         lines.append(f"Check: {found.function}.")
     if found.effect is not None:
         lines.append(f"Data: {found.effect}.")
+    if found.copied:
+        names = [f"`{name}` {[*shape]}" for name, shape in found.copied.items()]
+        more = f" and {len(names) - _MAX_COPIED} more" if len(names) > _MAX_COPIED else ""
+        lines.append(
+            f"Copied unchanged, because the model does not have them: {', '.join(names[:_MAX_COPIED])}{more}. "
+            "If such weights act on permuted units, the output is wrong; use a model that contains them."
+        )
     return [*lines, f"Verdict: {found.verdict}."]
 
 
@@ -168,7 +181,14 @@ def _record(distance: Distance) -> dict[str, Any]:
         "distance_after": _finite(distance.aligned),
         "cosine_before": _finite(distance.cosine_before),
         "cosine_after": _finite(distance.cosine_after),
-        "explained": distance.explained,
+        "explained": _finite(distance.explained),
+    }
+
+
+def _effect_record(effect: AlignmentEffect) -> dict[str, Any]:
+    return {
+        name: _finite(value) if isinstance(value, float) else value
+        for name, value in dataclasses.asdict(effect).items()
     }
 
 

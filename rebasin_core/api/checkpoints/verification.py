@@ -45,14 +45,17 @@ def verify_output(
     """
     found = opened(output)
     record = provenance_of(found)
+    if record.get("command") != "align":
+        message = f"expected the output of an alignment, got that of {record.get('command')!r}: {shown(found.path)}"
+        raise FileFormatError(message)
     inputs = [opened(each) for each in (reference, candidate)]
     problems = []
-    for number, (given, stated) in enumerate(zip(inputs, record["inputs"], strict=False)):
+    for number, (given, stated) in enumerate(zip(inputs, record["inputs"], strict=True)):
         if dict(given.digests()) != stated.get("sha256"):
             role = ("reference", "candidate")[number]
             problems.append(f"the {role} {shown(given.path)} is not the file of the alignment: its SHA-256 differs")
     path = permutation_path(found.path)
-    if record.get("permutations", {}).get(path.name) != digest_of_file(path):
+    if record["permutations"].get(path.name) != digest_of_file(path):
         problems.append(f"{shown(path)} is not the permutation of the alignment: its SHA-256 differs")
     return problems or _differences(found, inputs[1], Permutation.load(path), names)
 
@@ -70,10 +73,19 @@ def provenance_of(checkpoint: Checkpoint) -> dict[str, Any]:
         FileFormatError: If there is none.
     """
     record = parse_json(checkpoint.metadata.get(PROVENANCE, "null"))
-    if not isinstance(record, dict) or not isinstance(record.get("inputs"), list):
+    if not _is_record(record):
         message = f"{shown(checkpoint.path)} has no record of an alignment in its metadata"
         raise FileFormatError(message)
-    return record
+    return dict(record)
+
+
+def _is_record(value: object) -> bool:
+    """Return whether a JSON value has the entries of a record, which anyone may have written."""
+    if not isinstance(value, dict) or not isinstance(value.get("permutations"), dict):
+        return False
+    inputs = value.get("inputs")
+    count = 2 if value.get("command") == "align" else None
+    return isinstance(inputs, list) and all(isinstance(each, dict) for each in inputs) and count in {None, len(inputs)}
 
 
 def _differences(output: Checkpoint, candidate: Checkpoint, permutation: Permutation, names: NamePolicy) -> list[str]:

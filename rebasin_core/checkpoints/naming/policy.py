@@ -21,7 +21,8 @@ class NamePolicy(Options):
     requires the names of the network, or second names of tied weights, after ``prefix``."""
 
     prefix: str | None = None
-    """Prefix of the names in the file, for files with several networks, such as ``student.``; found if None."""
+    """Prefix of the names in files with several networks, such as ``student.``; found if None. It does not apply to
+    files without such names, unless no file has it."""
 
     missing: Literal["error", "skip"] = "error"
     """Parameters and saved buffers of the network that the file does not contain. ``skip`` aligns without them."""

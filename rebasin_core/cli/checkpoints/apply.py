@@ -28,12 +28,12 @@ def apply(permutation: Path, checkpoint: Path, *, inverse: bool, **given: Any) -
 
     `rebasin align` and `merge` write permutations next to their outputs. No model is needed.
     """
-    found = Permutation.load(permutation)
     print_files(
         apply_to_checkpoint(
-            found.inverse() if inverse else found,
+            permutation,
             checkpoint,
             given["output"],
+            inverse=inverse,
             names=NamePolicy(**name_options(given)),
             force=given["force"],
             dtype=None if given["dtype"] is None else getattr(torch, given["dtype"]),

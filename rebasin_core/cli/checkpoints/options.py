@@ -176,8 +176,11 @@ def validated(kind: type[Config], entries: Mapping[str, object]) -> Config:
         return kind.model_validate(dict(entries), context={"lookup": default_registry().strategy_class})
     except ValidationError as error:
         problems = error.errors()
-    names = [str(problem["loc"][0]).replace("_", "-") if problem["loc"] else "" for problem in problems]
-    lines = [f"--{name}: {text}" for name, text in zip(names, messages(problems), strict=True)]
+    names = [str(problem["loc"][0]) if problem["loc"] else "" for problem in problems]
+    lines = [
+        f"--{name.replace('_', '-')}: {text.removeprefix(f'{name}: ')}"
+        for name, text in zip(names, messages(problems), strict=True)
+    ]
     raise ConfigError("\n".join(lines))
 
 
@@ -236,11 +239,14 @@ def size_of(text: str, option: str) -> int:
         ConfigError: If the text is no size.
     """
     try:
-        found = as_bytes(text)
+        found = int(str(as_bytes(text)))
     except ValueError as error:
         message = f"{option}: {error}"
         raise ConfigError(message) from error
-    return int(str(found))
+    if found < 1:
+        message = f"{option}: expected at least 1 byte, got {text!r}"
+        raise ConfigError(message)
+    return found
 
 
 def name_options(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,68 @@
+"""Limits of memory: rejected with the needed number, and without influence on the result."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import rebasin_core as rc
+from rebasin_core.api.checkpoints.memory import memory_needed, within_memory
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.matchers import SinkhornMatcher, WeightMatcher
+from tests.api.checkpoints.networks import CONVOLUTIONAL, write
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Independent networks, whose alignment takes several sweeps."""
+    return tuple(write(tmp_path / f"{seed}.safetensors", CONVOLUTIONAL.network(seed)) for seed in (0, 1))  # type: ignore[return-value]
+
+
+def wide(width: int) -> tuple[rc.PermutationSpec, dict[str, torch.Tensor]]:
+    module = nn.Sequential(nn.Linear(4, width, device="meta"), nn.ReLU(), nn.Linear(width, 4, device="meta"))
+    tensors = dict(module.state_dict())
+    axes = {"0.weight": "hidden, -", "0.bias": "hidden", "2.weight": "-, hidden", "2.bias": "-"}
+    return rc.table_spec(axes, tensors), tensors
+
+
+def test_the_needed_memory_grows_with_the_matrices_of_the_largest_group() -> None:
+    small, large = (memory_needed(spec.layout, tensors) for spec, tensors in map(wide, (10_000, 20_000)))
+    # Similarities of 20,000 units in single precision are 1.6 GB; there are at least two such matrices.
+    assert 2 * 4 * (20_000**2 - 10_000**2) <= large - small <= 4 * 4 * (20_000**2 - 10_000**2)
+
+
+def test_too_little_memory_is_rejected_with_the_needed_number(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="in addition to mapped files") as error:
+        rc.align_checkpoints(*pair, model=CONVOLUTIONAL.source, memory=10**6)
+    needed = re.search(r"needs about ([\d.]+) GB", str(error.value))
+    assert needed is not None
+    allowed = round(float(needed[1]) * 10**9 + 10**8)
+    limited = rc.align_checkpoints(*pair, model=CONVOLUTIONAL.source, memory=allowed)
+    limited.write(tmp_path / "limited.safetensors")
+    free = rc.align_checkpoints(*pair, model=CONVOLUTIONAL.source)
+    free.write(tmp_path / "free.safetensors")
+    assert (tmp_path / "limited.permutation.safetensors").read_bytes() == (
+        tmp_path / "free.permutation.safetensors"
+    ).read_bytes()
+    first, second = load_file(tmp_path / "limited.safetensors"), load_file(tmp_path / "free.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in second)
+
+
+def test_the_matcher_gets_the_memory_that_remains() -> None:
+    spec, tensors = wide(64)
+    needed = memory_needed(spec.layout, tensors)
+    found = within_memory(WeightMatcher(), needed + 1000, spec.layout, tensors)
+    assert isinstance(found, WeightMatcher)
+    assert found.memory == 1000
+    assert within_memory(WeightMatcher(), None, spec.layout, tensors) == WeightMatcher()
+
+
+def test_matchers_without_a_limit_are_rejected() -> None:
+    spec, tensors = wide(64)
+    with pytest.raises(InvalidInputError, match="the memory of the matcher 'sinkhorn' cannot be limited"):
+        within_memory(SinkhornMatcher(), 10**12, spec.layout, tensors)
