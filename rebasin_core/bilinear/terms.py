@@ -51,8 +51,8 @@ class Term:
     @cached_property
     def bound(self) -> float:
         """The product of both norms, an upper bound of the term (Cauchy-Schwarz)."""
-        norms = [torch.linalg.vector_norm(side, dtype=self.dtype) for side in (self.reference, self.candidate)]
-        return float(norms[0]) * float(norms[1])
+        norms = [_norm(side, self.dtype) for side in (self.reference, self.candidate)]
+        return norms[0] * norms[1]
 
     @cached_property
     def norm(self) -> float:
@@ -83,6 +83,13 @@ class Term:
             The positions, ascending.
         """
         return [position for position, name in self.grouped if name == group]
+
+
+def _norm(side: Tensor, dtype: torch.dtype) -> float:
+    """Return the norm, computed in a dtype."""
+    # PyTorch does not promote 8-bit floating-point numbers; bfloat16 contains all of them.
+    values = side.to(torch.bfloat16) if side.element_size() == 1 else side
+    return float(torch.linalg.vector_norm(values, dtype=dtype))
 
 
 def terms_of(axes: Sequence[Axis], reference: Tensor, candidate: Tensor) -> Iterator[Term]:

@@ -10,8 +10,8 @@ import os
 import random
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,7 +34,8 @@ from tests.studies.tiny import (
     write_study,
 )
 
-PER_STUDY = 5
+PAUSE = 4.0
+"""Longest time between two kills in seconds."""
 
 
 def undisturbed_contents(folder: Path) -> dict[str, object]:
@@ -73,43 +74,33 @@ def kill_workers(
     while kills > 0:
         number += 1
         store = file.parent / f"store{number}"
-        outcome, killed = _with_killed_workers(file, store, executor, workers, chooser)
+        with ThreadPoolExecutor(1) as thread:
+            running = thread.submit(opened(file, store, retries=100).run, executor=executor)
+            kills -= _kill(workers, running, chooser, kills)
+            outcome = running.result()
         assert (outcome.failures, outcome.unfinished) == ({}, 0)
         assert contents(store) == expected
         assert not remains(store)
-        kills -= killed
 
 
-def _with_killed_workers(
-    file: Path, store: Path, executor: Executor, workers: Callable[[], list[int]], chooser: random.Random
-) -> tuple[Outcome, int]:
-    ended = threading.Event()
-    outcomes: list[Outcome] = []
-
-    def study() -> None:
-        try:
-            outcomes.append(opened(file, store, retries=20).run(executor=executor))
-        finally:
-            ended.set()
-
-    thread = threading.Thread(target=study)
-    thread.start()
+def _kill(workers: Callable[[], list[int]], running: Future[Outcome], chooser: random.Random, most: int) -> int:
+    """Kill workers until a study is finished or enough were killed; return their number."""
     kills = 0
-    while kills < PER_STUDY and not ended.wait(chooser.uniform(0.05, 3.0)):
+    while kills < most and not wait([running], chooser.uniform(0.05, PAUSE)).done:
         found = workers()
         if found:
             with suppress(ProcessLookupError):
                 os.kill(chooser.choice(found), signal.SIGKILL)
                 kills += 1
-    thread.join(10 * SECONDS)
-    assert outcomes, "the study has not ended"
-    return outcomes[0], kills
+    return kills
 
 
 def stop_drivers(
     file: Path, expected: Mapping[str, object], *options: str, stops: int, seed: int, number: signal.Signals
 ) -> None:
     """Signal commands that compute one study with one store, and finish it with the same command.
+
+    Between two commands, stored stages are removed: then the next one also has work.
 
     Args:
         file: The study.
@@ -122,16 +113,17 @@ def stop_drivers(
     chooser = random.Random(seed)
     store = file.parent / "store"
     while stops > 0:
-        code = _stopped_driver(file, store, options, chooser, number)
-        assert code in {-number, 0, 130 if number is signal.SIGINT else 0}
-        if code != 0:
-            stops -= 1
-        else:
+        code, errors = _stopped_driver(file, store, options, chooser, number)
+        assert code in {-number, 0, 130 if number is signal.SIGINT else 0}, (code, errors.decode())
+        if code == 0:
             assert contents(store) == expected
-            for identity in chooser.sample(sorted(Store.open(store).ids()), 8):
-                Store.open(store).remove(identity)
+        else:
+            stops -= 1
         if code == 130:
             assert not remains(store)
+        stored = sorted(Store.open(store).ids())
+        for identity in chooser.sample(stored, max(0, len(stored) - TOTAL // 2)):
+            Store.open(store).remove(identity)
     with command(file, store, *options) as process:
         _, errors = process.communicate(timeout=3 * SECONDS)
         assert process.returncode == 0, errors.decode()
@@ -140,15 +132,15 @@ def stop_drivers(
 
 def _stopped_driver(
     file: Path, store: Path, options: tuple[str, ...], chooser: random.Random, number: signal.Signals
-) -> int:
-    """Signal a command at a random moment, and return its exit code; none of its processes survives."""
-    total = chooser.randrange(count(store), TOTAL + 1)
+) -> tuple[int, bytes]:
+    """Signal a command at a random moment, and return its exit code and errors; none of its processes survives."""
+    total = chooser.randint(count(store), TOTAL)
     with command(file, store, *options) as process:
         wait_until(lambda: count(store) >= total or process.poll() is not None, 3 * SECONDS)
         with suppress(subprocess.TimeoutExpired):
             process.wait(chooser.uniform(0, 1))
         workers = descendants(process.pid)
         process.send_signal(number)
-        process.communicate(timeout=SECONDS)
+        _, errors = process.communicate(timeout=SECONDS)
         wait_until(lambda: not any(map(is_running, workers)))
-        return process.returncode
+        return process.returncode, errors

@@ -37,8 +37,9 @@ def connected() -> Iterator[None]:
 
 
 def workers() -> list[int]:
-    """Return the processes of Ray that run tasks, or wait for some."""
-    return [process for process in descendants(os.getpid()) if command_of(process).startswith("ray::")]
+    """Return the processes of Ray that run tasks, or wait for some, without those on which the whole node depends."""
+    names = ("ray::IDLE", "ray::_call")
+    return [process for process in descendants(os.getpid()) if command_of(process).startswith(names)]
 
 
 @pytest.mark.usefixtures("connected")

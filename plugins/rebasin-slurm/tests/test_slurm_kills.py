@@ -26,7 +26,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 @pytest.fixture
 def executor(tmp_path: Path) -> SlurmExecutor:
-    return SlurmExecutor(cluster="local", jobs=2, folder=tmp_path / "jobs", task_seconds=0)
+    """Two jobs at a time with a few stages each; after a kill, each of these stages has its own job."""
+    return SlurmExecutor(cluster="local", jobs=2, folder=tmp_path / "jobs", task_seconds=3)
 
 
 def jobs() -> list[int]:

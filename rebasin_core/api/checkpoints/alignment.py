@@ -59,7 +59,8 @@ class CheckpointAlignment:
         result: Result of the matcher.
         distances: Distances between the networks before and after alignment.
         chance: Distances between a shuffled copy of the reference and the candidate, before and after they were
-            aligned in the same way; None if not computed.
+            aligned in the same way; the median of several copies; None if not computed.
+        chance_range: Range of the cosine similarity after alignment over these copies; 0 for one copy.
         function: Difference between the outputs of the candidate and of the aligned candidate; None if not computed.
         effect: Loss at the midpoint before and after alignment; None without data.
         matcher: The matcher.
@@ -73,6 +74,7 @@ class CheckpointAlignment:
     result: MatchResult
     distances: NetworkDistances
     chance: NetworkDistances | None
+    chance_range: float
     function: FunctionDifference | None
     effect: AlignmentEffect | None
     matcher: Matcher
@@ -97,7 +99,7 @@ class CheckpointAlignment:
     @cached_property
     def verdict(self) -> Verdict:
         """Meaning of the alignment: whether the networks are related, and whether it is better than chance."""
-        return Verdict.of(self.permutation, self.distances, self.chance)
+        return Verdict.of(self.permutation, self.distances, self.chance, self.chance_range)
 
     def module(self) -> nn.Module:
         """Return the module of the model with the tensors of the reference.
@@ -313,7 +315,9 @@ def aligned_pair(  # ruff: ignore[too-many-arguments] - one step of two function
         result, effect = select_alignment(result, first.posterior, second.posterior, held, keep)
     function = problem.function_check(second, pair.of_candidate(result.permutation)) if check else None
     distances = search.distances(pair, result.permutation)
-    by_chance = search.align_by_chance(pair) if chance and not search.matcher.uses_task else None
+    by_chance, chance_range = None, 0.0
+    if chance and not search.matcher.uses_task:
+        by_chance, chance_range = search.align_by_chance(pair)
     return CheckpointAlignment(
         pair=pair,
         spec=problem.spec,
@@ -321,6 +325,7 @@ def aligned_pair(  # ruff: ignore[too-many-arguments] - one step of two function
         result=result,
         distances=distances,
         chance=by_chance,
+        chance_range=chance_range,
         function=function,
         effect=effect,
         matcher=search.matcher,

@@ -39,6 +39,9 @@ _BY_CHANCE = "chance"
 _SHUFFLED = "shuffled.safetensors"
 _RESULT = "result"
 _NAME_LENGTH = 16
+# Number of shuffled copies, for networks of at most this number of entries.
+_COPIES = 3
+_SMALL = 10**7
 
 
 @final
@@ -77,43 +80,58 @@ class CheckpointSearch:
         """
         return self._run(_ALIGNED, pair.reference_tensors, pair, self._problem(pair, task), task)
 
-    def align_by_chance(self, pair: ComparedPair) -> NetworkDistances:
-        """Align a candidate with a shuffled copy of the reference.
+    def align_by_chance(self, pair: ComparedPair) -> tuple[NetworkDistances, float]:
+        """Align a candidate with shuffled copies of the reference: three for small networks, one for large ones.
 
         Args:
             pair: The reference and the candidate.
 
         Returns:
-            Distances between the shuffled copy and the candidate before and after this alignment.
+            Distances between a shuffled copy and the candidate before and after this alignment: those with the median
+            cosine similarity after alignment. And the range of this similarity over the copies.
 
         Raises:
             KeyboardInterrupt: If the search is interrupted; its state is in the folder.
             StorageError: If the folder cannot be written.
         """
+        entries = sum(tensor.numel() for tensor in pair.reference_tensors.values())
+        count = _COPIES if entries <= _SMALL else 1
+        seeds = range(self.seed * _COPIES, self.seed * _COPIES + count)
+        found = [self._align_with_copy(pair, seed) for seed in seeds]
+        found.sort(key=lambda each: each.permuted.cosine_after)
+        extent = found[-1].permuted.cosine_after - found[0].permuted.cosine_after
+        return found[count // 2], extent
+
+    def _align_with_copy(self, pair: ComparedPair, seed: int) -> NetworkDistances:
         file = self.folder / _SHUFFLED
-        copy = shuffled_network(pair.reference_tensors, file, seed=self.seed)
-        result = self._run(_BY_CHANCE, copy, pair, self._problem(pair, None), None)
+        copy = shuffled_network(pair.reference_tensors, file, seed=seed)
+        # The state of the search is that of this copy.
+        problem = f"{self._problem(pair, None)}-{seed}"
+        result = self._run(f"{_BY_CHANCE}-{seed}", copy, pair, problem, None)
         distances = self._distances(pair, copy, result.permutation)
         file.unlink(missing_ok=True)
         return distances
 
     def distances(self, pair: ComparedPair, permutation: Permutation) -> NetworkDistances:
-        """Return the distances between two networks before and after a permutation of the second.
+        """Return the distances between the parameters of two networks before and after a permutation of the second.
 
         Args:
             pair: The reference and the candidate.
             permutation: The permutation of the compared tensors.
 
         Returns:
-            The distances.
+            The distances. Buffers are not compared: running variances can be larger than all parameters.
         """
         return self._distances(pair, pair.reference_tensors, permutation)
 
     def _distances(
         self, pair: ComparedPair, reference: Mapping[str, Tensor], permutation: Permutation
     ) -> NetworkDistances:
-        with phase("compare", pair.candidate_tensors, shown=self.progress) as done:
-            return network_distances(pair.spec.layout, reference, pair.candidate_tensors, permutation, progress=done)
+        layout = pair.spec.layout
+        buffers = layout.names.buffers or ()
+        parameters = {name: tensor for name, tensor in reference.items() if name not in buffers}
+        with phase("compare", parameters, shown=self.progress) as done:
+            return network_distances(layout, parameters, pair.candidate_tensors, permutation, progress=done)
 
     def _run(
         self, kind: str, reference: Mapping[str, Tensor], pair: ComparedPair, problem: str, task: Task | None

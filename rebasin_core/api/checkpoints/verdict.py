@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from rebasin_core.analysis.distances import NetworkDistances
     from rebasin_core.symmetry.permutation import Permutation
 
-# The limits separate 21 published families of networks from copies with known permutations and noise, fine-tuned
-# copies and untrained networks; see `docs/results/checkpoints.md`.
-_RELATED = 0.85
-_BETTER_THAN_CHANCE = 0.03
-_ALIGNED_BEFORE = 0.9
-_PARTLY_ALIGNED_BEFORE = 0.3
+# The limits were chosen on 18 published families of networks, copies with known permutations and noise, fine-tuned
+# copies and untrained networks, and tested on others of the same families; see `docs/results/verdicts.md`.
+_BETTER_THAN_CHANCE = 0.01
+_SAME_ORDER = 0.2
+_SAME_ORDER_COMPLETELY = 0.02
+_RELATED = 0.8
+# Without a comparison with chance: limit of the cosine similarity.
+_SIMILAR = 0.85
 
 
 @final
@@ -44,41 +46,59 @@ class Relation(Enum):
 class Verdict:
     """Meaning of an alignment.
 
+    Excess over chance is $(c - c_0) / (1 - c_0)$ for the cosine similarity $c$ of the permuted tensors and that of a
+    shuffled copy of the reference, $c_0$: 0 for chance, and 1 for equal networks.
+
     Attributes:
         relation: How the networks are related.
         permuted: Share of units that are permuted, in [0, 1].
-        excess: Cosine similarity after alignment in excess of chance, relative to its maximum: 0 for chance, 1 for
-            equal networks; None if it was not compared with chance.
-        aligned_before: Share of the cosine similarity after alignment that the networks had before: 0 for units in
-            random order, 1 for aligned networks.
+        excess_before: Excess over chance before alignment; None without a comparison with chance.
+        excess_after: Excess over chance after alignment; None without a comparison with chance.
     """
 
     relation: Relation
     permuted: float
-    excess: float | None
-    aligned_before: float
+    excess_before: float | None
+    excess_after: float | None
 
     @classmethod
-    def of(cls, permutation: Permutation, distances: NetworkDistances, by_chance: NetworkDistances | None) -> Verdict:
+    def of(
+        cls,
+        permutation: Permutation,
+        distances: NetworkDistances,
+        by_chance: NetworkDistances | None,
+        chance_range: float = 0.0,
+    ) -> Verdict:
         """Return the verdict of an alignment.
 
         Args:
             permutation: The permutation.
             distances: Distances before and after alignment.
             by_chance: The same for a shuffled copy of the reference; None if not computed.
+            chance_range: Range of the cosine similarity after alignment over several shuffled copies.
 
         Returns:
             The verdict.
         """
+        share = share_permuted(permutation)
         found = distances.permuted
-        start, excess = 0.0, None
-        if by_chance is not None:
-            start = by_chance.permuted.cosine_before
-            excess = _share(found.cosine_after, by_chance.permuted.cosine_after, 1.0)
-        before = _share(found.cosine_before, start, found.cosine_after)
-        is_equal = distances.total.after == 0
-        relation = _relation(found.cosine_after, excess, before, equal=is_equal)
-        return cls(relation, share_permuted(permutation), excess, before)
+        if by_chance is None:
+            relation = _relation_without_chance(distances)
+            return cls(relation, share, None, None)
+        chance = by_chance.permuted
+        before = _excess(found.cosine_before, chance.cosine_before)
+        after = _excess(found.cosine_after, chance.cosine_after)
+        is_better = after > _BETTER_THAN_CHANCE and found.cosine_after - chance.cosine_after > chance_range
+        if distances.total.after == 0:
+            relation = Relation.EQUAL
+        elif before > _SAME_ORDER:
+            is_complete = found.explained < _SAME_ORDER_COMPLETELY
+            relation = Relation.ALREADY_ALIGNED if is_complete else Relation.PARTLY_ALIGNED
+        elif after > _RELATED:
+            relation = Relation.RELATED
+        else:
+            relation = Relation.INDEPENDENT if is_better else Relation.CHANCE
+        return cls(relation, share, before, after)
 
     @override
     def __str__(self) -> str:
@@ -99,18 +119,14 @@ def share_permuted(permutation: Permutation) -> float:
     return sum(permutation.moved.values()) / total if total else 0.0
 
 
-def _share(value: float, start: float, stop: float) -> float:
-    """Return the position of a value between two others, 0 if these are equal."""
-    return (value - start) / (stop - start) if stop > start else 0.0
+def _excess(cosine: float, chance: float) -> float:
+    return (cosine - chance) / (1 - chance) if chance < 1 else 0.0
 
 
-def _relation(cosine: float, excess: float | None, before: float, *, equal: bool) -> Relation:
-    if equal:
+def _relation_without_chance(distances: NetworkDistances) -> Relation:
+    found = distances.permuted
+    if distances.total.after == 0:
         return Relation.EQUAL
-    if excess is not None and excess <= _BETTER_THAN_CHANCE:
-        return Relation.CHANCE
-    if cosine >= _RELATED:
-        return Relation.ALREADY_ALIGNED if before >= _ALIGNED_BEFORE else Relation.RELATED
-    if excess is None:
+    if found.cosine_after < _SIMILAR:
         return Relation.UNKNOWN
-    return Relation.PARTLY_ALIGNED if before >= _PARTLY_ALIGNED_BEFORE else Relation.INDEPENDENT
+    return Relation.ALREADY_ALIGNED if found.explained < _SAME_ORDER_COMPLETELY else Relation.RELATED

@@ -75,9 +75,9 @@ def disturbed(given: Recipe, kills: int, chooser: random.Random) -> int:
     """Run a recipe undisturbed, then with kills; return the number of kills."""
     output = given.output
     assert output is not None
-    began = time.monotonic()
+    started = time.monotonic()
     assert finished(start(given))
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - started
     expected = contents(output)
     removed(output)
     count = 0

@@ -96,10 +96,11 @@ def test_the_shuffled_copy_is_removed_and_gives_the_same_distances_again(
     networks: list[CheckpointNetwork], tmp_path: Path
 ) -> None:
     first, second, _ = networks
-    found = search(tmp_path / "w").align_by_chance(pair(first, second))
-    assert [path.suffixes[0] for path in (tmp_path / "w").iterdir()] == [".completed"]
-    assert search(tmp_path / "w").align_by_chance(pair(first, second)) == found
-    assert search(tmp_path / "w", seed=1).align_by_chance(pair(first, second)) != found
+    found, extent = search(tmp_path / "w").align_by_chance(pair(first, second))
+    assert 0 < extent < 0.5
+    assert [path.suffixes[0] for path in (tmp_path / "w").iterdir()] == [".completed"] * 3
+    assert search(tmp_path / "w").align_by_chance(pair(first, second)) == (found, extent)
+    assert search(tmp_path / "w", seed=1).align_by_chance(pair(first, second)) != (found, extent)
     # Shuffling changes no entry, so norms are those of the reference.
     norm = sum(float(tensor.double().square().sum()) for tensor in first.tensors.values())
     assert found.total.reference == pytest.approx(norm, rel=1e-6)
