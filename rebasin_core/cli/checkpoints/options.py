@@ -46,6 +46,7 @@ _MODEL = (
 _NAMES = (
     click.option("--strict", is_flag=True, help="Require the names of the model in the files."),
     click.option("--prefix", help="Prefix of the names in files with several networks, such as `student.`."),
+    click.option("--entry", help="Nested state dict of files that contain several, such as `ema`."),
     click.option(
         "--extra",
         type=click.Choice(["keep", "skip", "error"]),
