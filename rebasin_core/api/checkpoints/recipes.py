@@ -167,10 +167,13 @@ def opened_entries(paths: Sequence[Path], entry: str | None) -> list[Checkpoint]
         try:
             found.append(open_checkpoint(path, entry=entry))
         except InvalidInputError as error:
+            missing = error
             if entry is None:
                 raise
-            missing = error
-            found.append(open_checkpoint(path))
+            try:
+                found.append(open_checkpoint(path))
+            except InvalidInputError:  # there are several entries, and this error names them
+                raise error from None
     if missing is not None and not any(".".join(each.entry) == entry for each in found):
         raise missing
     return found
