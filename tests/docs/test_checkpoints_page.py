@@ -79,11 +79,12 @@ def test_code_and_commands_print_the_texts_of_the_page(
             exec(compile(block.text, str(PAGE), "exec"), namespace)
             printed = capfd.readouterr().out
         elif block.language == "console" and block.is_run:
-            commands = [line[2:] for line in block.text.splitlines() if line.startswith("$ ")]
-            for command in commands:
-                run(command, monkeypatch)
+            lines = block.text.replace("\\\n", "").splitlines()
+            for line in lines:
+                if line.startswith("$ "):
+                    run(line[2:], monkeypatch)
             printed = capfd.readouterr().out
-            texts = [line for line in block.text.splitlines() if not line.startswith("$ ")]
+            texts = [line for line in lines if not line.startswith("$ ")]
             assert_same_text(printed, "\n".join(texts))
         elif block.language == "text" and block.is_run:
             assert printed
