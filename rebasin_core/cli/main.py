@@ -18,7 +18,7 @@ from rebasin_core.cli.results import results
 from rebasin_core.cli.spec import spec
 from rebasin_core.cli.store import store
 from rebasin_core.cli.study import study
-from rebasin_core.config.schema import run_schema, study_schema
+from rebasin_core.config.schema import recipe_schema, run_schema, study_schema
 from rebasin_core.errors import RebasinWarning
 from rebasin_core.plugin.registry import FAMILIES, default_registry
 from rebasin_core.report.page import write_report
@@ -108,15 +108,17 @@ def plugins() -> None:
 
 
 @cli.command()
-@click.option("--study", "is_study", is_flag=True, help="Print the schema of study files instead.")
-def schema(*, is_study: bool) -> None:
-    """Print the JSON schema of run files, or of study files.
+@click.option("--study", "kind", flag_value="study", help="Print the schema of study files instead.")
+@click.option("--recipe", "kind", flag_value="recipe", help="Print the schema of recipes instead.")
+def schema(kind: str | None) -> None:
+    """Print the JSON schema of run files, of study files, or of recipes for checkpoints.
 
     The schema includes the components of all installed plugins.
     """
     registry = default_registry()
     classes = {family: registry.classes(family) for family in FAMILIES}
-    click.echo(json.dumps((study_schema if is_study else run_schema)(classes), indent=2))
+    found = {"study": study_schema, "recipe": recipe_schema}.get(kind or "", run_schema)(classes)
+    click.echo(json.dumps(found, indent=2))
 
 
 @cli.command()

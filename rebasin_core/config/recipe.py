@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from annotated_types import MinLen
-from pydantic import BeforeValidator, NonNegativeInt, PositiveInt
+from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, WithJsonSchema
 
 from rebasin_core.checkpoints.model_source import ModelSource
 from rebasin_core.checkpoints.naming import NamePolicy
@@ -45,7 +45,9 @@ def as_bytes(size: object) -> object:
     return round(float(found["number"]) * _UNITS[found["unit"].upper()])
 
 
-Bytes: TypeAlias = Annotated[PositiveInt, BeforeValidator(as_bytes)]
+_BYTES_SCHEMA = {"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string", "examples": ["8GB"]}]}
+
+Bytes: TypeAlias = Annotated[PositiveInt, BeforeValidator(as_bytes), WithJsonSchema(_BYTES_SCHEMA)]
 """A number of bytes, or a text such as ``8GB``."""
 
 
@@ -67,6 +69,10 @@ class CheckpointOptions(Options):
 
     names: NamePolicy = NamePolicy()
     """Rules for names in the files that differ from those of the model."""
+
+    entry: str | None = None
+    """Keys of the nested state dict, joined by dots, for files that contain several, such as ``ema``. It does not apply
+    to files without this entry, unless no file has it."""
 
     check: bool = True
     """Compare the outputs of the model before and after the permutation, and write no output if they differ."""

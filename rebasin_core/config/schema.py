@@ -1,9 +1,12 @@
-"""The JSON schemas of run and study files, including all registered components."""
+"""The JSON schemas of run files, study files and recipes, including all registered components."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
+from rebasin_core.config.recipe import AlignRecipe, MergeRecipe
 from rebasin_core.config.run import RunConfig
 from rebasin_core.config.study import StudyConfig
 from rebasin_core.strategy import FAMILY_KEY
@@ -44,6 +47,18 @@ def study_schema(strategies: Mapping[str, Iterable[type[Any]]]) -> dict[str, Any
         either = [{"type": "object", "additionalProperties": component}, {"type": "array", "items": component}]
         options[name] = {"anyOf": either} | _described(options[name])
     return _with_components(schema, strategies)
+
+
+def recipe_schema(strategies: Mapping[str, Iterable[type[Any]]]) -> dict[str, Any]:
+    """Return the JSON schema of a recipe: an alignment or a merge of checkpoints.
+
+    Args:
+        strategies: Registered classes by family.
+
+    Returns:
+        A JSON schema (draft 2020-12).
+    """
+    return _with_components(TypeAdapter(AlignRecipe | MergeRecipe).json_schema(), strategies)
 
 
 def _described(part: Mapping[str, Any]) -> dict[str, Any]:

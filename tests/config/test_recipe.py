@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from rebasin_core.config.recipe import AlignRecipe, MergeRecipe, as_bytes
+from rebasin_core.config.schema import recipe_schema
 from rebasin_core.matchers import WeightMatcher
-from rebasin_core.plugin.registry import default_registry
+from rebasin_core.plugin.registry import FAMILIES, Registry, default_registry
 
 
 @pytest.mark.parametrize(
@@ -49,6 +52,21 @@ def test_recipes_are_equal_to_those_of_their_json() -> None:
 
     lookup = default_registry().strategy_class
     assert AlignRecipe.model_validate(document, context={"lookup": lookup}) == given
+
+
+def test_the_schema_has_both_commands_and_every_component(builtin_registry: Registry) -> None:
+    schema = recipe_schema({family: builtin_registry.classes(family) for family in FAMILIES})
+    assert schema["anyOf"] == [{"$ref": "#/$defs/AlignRecipe"}, {"$ref": "#/$defs/MergeRecipe"}]
+    for kind in (AlignRecipe, MergeRecipe):
+        properties = schema["$defs"][kind.__name__]["properties"]
+        assert properties.keys() == kind.model_fields.keys()
+        assert {"type": "string", "examples": ["8GB"]} in properties["max_shard"]["anyOf"]
+        assert properties["matcher"]["$ref"] == "#/$defs/matcher"
+    names = schema["$defs"]["merge_method"]["oneOf"][0]["enum"]
+    assert set(names) == set(builtin_registry.names("merge_method"))
+    text = json.dumps(schema)
+    for reference in re.findall(r'"\$ref": "#/([^"]+)"', text):
+        assert functools.reduce(lambda part, key: part[key], reference.split("/"), schema)
 
 
 @pytest.mark.parametrize(

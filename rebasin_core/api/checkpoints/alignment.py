@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from rebasin_core.api.alignment import select_alignment
+from rebasin_core.api.checkpoints.compared import ComparedPair
 from rebasin_core.api.checkpoints.memory import within_memory
 from rebasin_core.api.checkpoints.output import require_free_output, working_folder, write_output
 from rebasin_core.api.checkpoints.preparation import Prepared, permuted_tensor, prepared
@@ -22,6 +23,7 @@ from rebasin_core.api.opening import open_checkpoint
 from rebasin_core.checkpoints.checkpoint import Checkpoint
 from rebasin_core.checkpoints.naming import NamePolicy
 from rebasin_core.checkpoints.writing import MAX_SHARD_BYTES
+from rebasin_core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -51,8 +53,7 @@ class CheckpointAlignment:
     """Alignment of a candidate checkpoint with a reference; returned by `align_checkpoints`.
 
     Attributes:
-        reference: The reference.
-        candidate: The candidate, not permuted.
+        pair: The reference and the candidate, not permuted, and the tensors in which they are compared.
         spec: Permutation symmetries of the model.
         model: The model; None if only a specification was given.
         result: Result of the matcher.
@@ -67,8 +68,7 @@ class CheckpointAlignment:
         recipe: JSON values of the recipe, for the metadata of the output; None if there is none.
     """
 
-    reference: CheckpointNetwork
-    candidate: CheckpointNetwork
+    pair: ComparedPair
     spec: PermutationSpec
     model: SourcedModel | None
     result: MatchResult
@@ -82,9 +82,19 @@ class CheckpointAlignment:
     recipe: Mapping[str, Any] | None = None
 
     @property
+    def reference(self) -> CheckpointNetwork:
+        """The reference."""
+        return self.pair.reference
+
+    @property
+    def candidate(self) -> CheckpointNetwork:
+        """The candidate, not permuted."""
+        return self.pair.candidate
+
+    @cached_property
     def permutation(self) -> Permutation:
         """The permutation that aligns the candidate."""
-        return self.result.permutation
+        return self.pair.of_candidate(self.result.permutation)
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -129,6 +139,7 @@ class CheckpointAlignment:
             self.effect,
             self.verdict,
             self.candidate.copied_weights,
+            {name: len(rows) for name, rows in self.pair.rows.items()},
         )
 
     def write(
@@ -255,7 +266,7 @@ def align_checkpoints(  # ruff: ignore[too-many-arguments] - all but two have de
     with ExitStack() as stack:
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rebasin-")))
         strategy = within_memory(as_matcher(matcher), memory, problem.spec.layout, problem.networks[0].tensors)
-        search = CheckpointSearch(problem.spec, strategy, folder, seed, progress)
+        search = CheckpointSearch(strategy, folder, seed, progress)
         measured = None if task is None else task(problem.module())
         return aligned_pair(problem, search, 1, check=check, chance=chance, task=measured, keep=keep)
 
@@ -285,23 +296,30 @@ def aligned_pair(  # ruff: ignore[too-many-arguments] - one step of two function
         The alignment.
 
     Raises:
+        InvalidInputError: If there are data, and the networks do not have the same tensors.
         SpecError: If the permutation changes the function of the model.
         StorageError: If the folder cannot be written.
     """
     first, second = problem.networks[0], problem.networks[candidate]
+    pair = ComparedPair.of(problem.spec, first, second)
     held = None if task is None else task.held()
-    result = search.align(first, second, task=held)
+    if held is not None and not pair.is_complete:
+        message = (
+            f"{second.checkpoint.path} has missing tensors or another vocabulary; the loss at the midpoint with the "
+            "reference is not defined. Omit the data"
+        )
+        raise InvalidInputError(message)
+    result = search.align(pair, task=held)
     effect = None
     if held is not None:
         result, effect = select_alignment(result, first.posterior, second.posterior, held, keep)
-    function = problem.function_check(second, result.permutation) if check else None
-    distances = search.distances(first.tensors, second.tensors, result.permutation)
+    function = problem.function_check(second, pair.of_candidate(result.permutation)) if check else None
+    distances = search.distances(pair, result.permutation)
     by_chance, chance_range = None, 0.0
     if chance and not search.matcher.uses_task:
-        by_chance, chance_range = search.align_by_chance(first, second)
+        by_chance, chance_range = search.align_by_chance(pair)
     return CheckpointAlignment(
-        reference=first,
-        candidate=second,
+        pair=pair,
         spec=problem.spec,
         model=problem.model,
         result=result,

@@ -8,10 +8,12 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from rebasin_core.api.checkpoints.alignment import aligned_pair, opened
+from rebasin_core.api.checkpoints.common_rows import CommonRows, common_rows
 from rebasin_core.api.checkpoints.memory import within_memory
 from rebasin_core.api.checkpoints.network import as_point
 from rebasin_core.api.checkpoints.output import require_free_output, working_folder, write_output
@@ -76,27 +78,57 @@ class CheckpointMerge:
     def tensor(self, name: str) -> Tensor:
         """Return a merged tensor.
 
+        Tensors that not all networks have are those of the first, as are rows of embeddings and heads.
+
         Args:
             name: Name of a parameter or buffer of the model.
 
         Returns:
             A new tensor, in the dtype of the first network.
         """
-        if self.repaired is None:
-            return self._merge.tensor(name)
-        own = self.repaired.mean if name in self.repaired.shared_mean() else self.repaired.buffers
-        return own[name].to(self.networks[0].tensors[name].dtype)
+        if self.repaired is not None:
+            own = self.repaired.mean if name in self.repaired.shared_mean() else self.repaired.buffers
+            return own[name].to(self.networks[0].tensors[name].dtype)
+        first = _reader(self.networks[0], self.alignments[0])
+        if not all(name in network.tensors for network in self._all):
+            return first(name).clone()
+        merged = self._merge.tensor(name)
+        rows = self._rows.get(name)
+        return merged if rows is None else rows.into(len(self._all) - len(self.networks), first(name), merged)
 
     @property
+    def _all(self) -> tuple[CheckpointNetwork, ...]:
+        """The base if there is one, and the networks: the first of these is the reference of all alignments."""
+        return self.networks if self.base is None else (self.base, *self.networks)
+
+    @cached_property
+    def _rows(self) -> Mapping[str, CommonRows]:
+        return common_rows([found.pair.rows for found in self.alignments if found is not None])
+
+    @cached_property
     def _merge(self) -> StreamingMerge:
+        alignments = self.alignments if self.base is None else (None, *self.alignments)
+        readers = [
+            self._common(number, _reader(network, found))
+            for number, (network, found) in enumerate(zip(self._all, alignments, strict=True))
+        ]
         return StreamingMerge(
             self.method,
-            list(map(_reader, self.networks, self.alignments)),
+            readers[-len(self.networks) :],
             weights=self.weights,
-            base=None if self.base is None else self.base.tensors.__getitem__,
+            base=None if self.base is None else readers[0],
             buffers=self.networks[0].expected.buffers,
             seed=self.seed,
         )
+
+    def _common(self, number: int, read: Callable[[str], Tensor]) -> Callable[[str], Tensor]:
+        """Return a function that returns the rows of one network's tensor that all networks have."""
+
+        def rows(name: str) -> Tensor:
+            common = self._rows.get(name)
+            return read(name) if common is None else common.of(number, read(name))
+
+        return rows
 
     def report(self, *, full: bool = False, width: int | None = None) -> str:
         """Return the reports of all alignments.
@@ -270,7 +302,7 @@ def merge_checkpoints(  # ruff: ignore[too-many-arguments] - all but the first h
             aligner = within_memory(as_matcher(matcher), memory, problem.spec.layout, networks[0].tensors)
             measured = None if task is None else task(problem.module()).held()
             for number in range(1, len(every)):
-                search = CheckpointSearch(problem.spec, aligner, folder / str(number), seed, progress)
+                search = CheckpointSearch(aligner, folder / str(number), seed, progress)
                 alignments[number] = aligned_pair(
                     problem, search, number, check=check, chance=chance, task=measured, keep=keep
                 )

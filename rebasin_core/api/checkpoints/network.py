@@ -34,12 +34,14 @@ class CheckpointNetwork:
         expected: The names of the model's tensors.
         form: How files store the tensors of the model.
         match: Which name in the file has which tensor.
+        policy: Rules for names and shapes that differ.
     """
 
     checkpoint: Checkpoint
     expected: TensorNames
     form: StoredForm
     match: NameMatch
+    policy: NamePolicy
 
     @classmethod
     def of(
@@ -61,7 +63,12 @@ class CheckpointNetwork:
         """
         names = _names_in_files(expected, form)
         match = match_names(names, checkpoint.tensors, str(checkpoint.path), policy)
-        return cls(checkpoint, expected, form, match)
+        return cls(checkpoint, expected, form, match, policy)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether tensors of the model are missing, or have other shapes."""
+        return bool(self.match.resized or self.match.missing)
 
     @cached_property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -115,7 +122,11 @@ class CheckpointNetwork:
         targets = self.match.targets
 
         def tensor(name: str) -> Tensor:
-            return stored(targets[name]) if name in targets else self.checkpoint.tensors[name]
+            if name not in targets:
+                return self.checkpoint.tensors[name]
+            if targets[name] in self.match.resized:  # such tensors are stored as they are
+                return produce(self.form.stored[targets[name]].tensor)
+            return stored(targets[name])
 
         return tensor
 

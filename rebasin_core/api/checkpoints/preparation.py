@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 from torch import nn
 
+from rebasin_core.api.checkpoints.compared import own_layout
 from rebasin_core.api.checkpoints.models import model_of, spec_of
 from rebasin_core.api.checkpoints.network import CheckpointNetwork, networks_in
 from rebasin_core.checkpoints.function_check import FunctionDifference, function_difference
@@ -16,8 +17,10 @@ from rebasin_core.checkpoints.stored import StoredForm
 from rebasin_core.errors import InvalidInputError, SpecError
 from rebasin_core.specs.files import load_spec
 from rebasin_core.symmetry.action import act
+from rebasin_core.tensors.checks import shorten
 from rebasin_core.tensors.modules import named_tensors, repeated_names
 from rebasin_core.tensors.names import TensorNames
+from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,8 +70,16 @@ class Prepared:
             Positional and keyword inputs.
 
         Raises:
-            InvalidInputError: If there is no model or no example input.
+            InvalidInputError: If there is no model or no example input, or a network has not all tensors of the model.
         """
+        for network in self.networks:
+            if network.match.missing:
+                message = (
+                    "the function check needs all tensors of the model, and "
+                    f"{shown(network.checkpoint.path)} does not have {shorten(list(network.match.missing))}; skip the "
+                    "check"
+                )
+                raise InvalidInputError(message)
         if self.model is None or self.model.example_inputs is None:
             message = (
                 "the function check needs the model and example inputs; give `model` as a factory "
@@ -145,7 +156,7 @@ def prepared(
         form = StoredForm({name: given.layout.shape(name) for name in given.layout.axes})
     networks = networks_in(checkpoints, expected, form, names)
     for network in networks:
-        symmetries.layout.check(network.tensors, str(network.checkpoint.path))
+        own_layout(symmetries.layout, network).check(network.tensors, str(network.checkpoint.path))
     return Prepared(networks, symmetries, source)
 
 
@@ -188,7 +199,15 @@ def unaligned(checkpoints: Sequence[Checkpoint], names: NamePolicy) -> tuple[Che
     """
     expected = TensorNames.of_tensors(checkpoints[0].tensors)
     form = StoredForm(dict(expected.shapes))
-    return networks_in(checkpoints, expected, form, names)
+    networks = networks_in(checkpoints, expected, form, names)
+    for network in networks:
+        if network.is_partial:
+            message = (
+                f"{shown(network.checkpoint.path)} has tensors that are missing or of another shape; such networks are "
+                "merged only with alignment"
+            )
+            raise InvalidInputError(message)
+    return networks
 
 
 def permuted_tensor(permutation: Permutation, tensors: Mapping[str, Tensor], name: str) -> Tensor:

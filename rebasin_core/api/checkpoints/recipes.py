@@ -18,7 +18,7 @@ from rebasin_core.api.opening import open_checkpoint
 from rebasin_core.config.document import Document
 from rebasin_core.config.reading import read_config
 from rebasin_core.config.recipe import AlignRecipe, MergeRecipe
-from rebasin_core.errors import ConfigError, StorageError
+from rebasin_core.errors import ConfigError, InvalidInputError, StorageError
 from rebasin_core.plugin.registry import default_registry
 from rebasin_core.tensors.lock import LOCK, FolderLock
 from rebasin_core.tensors.reading import exists, shown
@@ -83,7 +83,7 @@ def run_recipe(
     given = [recipe.reference, recipe.candidate] if isinstance(recipe, AlignRecipe) else [*recipe.checkpoints]
     if isinstance(recipe, MergeRecipe) and recipe.base is not None:
         given.append(recipe.base)
-    inputs = [open_checkpoint(path) for path in given]
+    inputs = opened_entries(given, recipe.entry)
     read: list[Checkpoint | Path] = [*inputs, *([] if recipe.spec is None else [recipe.spec])]
     options: dict[str, Any] = {
         "model": recipe.model,
@@ -145,6 +145,38 @@ def load_recipe(file: Path | str, *, registry: Registry | None = None) -> AlignR
     if isinstance(found, MergeRecipe):
         return found.replace(**paths, checkpoints=tuple(folder / path for path in found.checkpoints))
     return found.replace(**paths)
+
+
+def opened_entries(paths: Sequence[Path], entry: str | None) -> list[Checkpoint]:
+    """Open checkpoints, with a given entry of those that have it.
+
+    Args:
+        paths: The files and folders.
+        entry: Keys of a nested state dict, joined by dots; None for the only state dict of each file.
+
+    Returns:
+        The checkpoints.
+
+    Raises:
+        FileFormatError: If a file is damaged, or of an unknown format.
+        InvalidInputError: If no file has the entry, or there are several entries in a file without it.
+    """
+    found = []
+    missing: InvalidInputError | None = None
+    for path in paths:
+        try:
+            found.append(open_checkpoint(path, entry=entry))
+        except InvalidInputError as error:
+            missing = error
+            if entry is None:
+                raise
+            try:
+                found.append(open_checkpoint(path))
+            except InvalidInputError:  # there are several entries, and this error names them
+                raise error from None
+    if missing is not None and not any(".".join(each.entry) == entry for each in found):
+        raise missing
+    return found
 
 
 def _written(

@@ -29,11 +29,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rebasin_core.api.checkpoints.network import CheckpointNetwork
+    from rebasin_core.api.checkpoints.compared import ComparedPair
     from rebasin_core.evaluation.task import Task
     from rebasin_core.matchers.base import Matcher
-    from rebasin_core.posteriors.point import PointPosterior
-    from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.layout import Layout
 
 _ALIGNED = "aligned"
@@ -55,27 +53,22 @@ class CheckpointSearch:
     other checkpoints, or with other options, neither continue from them nor change them.
 
     Attributes:
-        spec: Permutation symmetries of the model.
         matcher: The matcher.
         folder: Folder for temporary files and the state of the search.
         seed: Seed of the matcher and of the shuffled copy.
         progress: Whether to show a progress bar.
     """
 
-    spec: PermutationSpec
     matcher: Matcher
     folder: Path
     seed: int
     progress: bool
 
-    def align(
-        self, reference: CheckpointNetwork, candidate: CheckpointNetwork, *, task: Task | None = None
-    ) -> MatchResult:
+    def align(self, pair: ComparedPair, *, task: Task | None = None) -> MatchResult:
         """Align a candidate with a reference, or continue an interrupted search for the same files.
 
         Args:
-            reference: The reference.
-            candidate: The candidate.
+            pair: The reference and the candidate.
             task: Model and data, for matchers that need them.
 
         Returns:
@@ -85,17 +78,13 @@ class CheckpointSearch:
             KeyboardInterrupt: If the search is interrupted; its state is in the folder.
             StorageError: If the folder cannot be written.
         """
-        problem = self._problem(reference, candidate, task)
-        return self._run(_ALIGNED, reference.posterior, candidate, problem, task)
+        return self._run(_ALIGNED, pair.reference_tensors, pair, self._problem(pair, task), task)
 
-    def align_by_chance(
-        self, reference: CheckpointNetwork, candidate: CheckpointNetwork
-    ) -> tuple[NetworkDistances, float]:
+    def align_by_chance(self, pair: ComparedPair) -> tuple[NetworkDistances, float]:
         """Align a candidate with shuffled copies of the reference: three for small networks, one for large ones.
 
         Args:
-            reference: The reference.
-            candidate: The candidate.
+            pair: The reference and the candidate.
 
         Returns:
             Distances between a shuffled copy and the candidate before and after this alignment: those with the median
@@ -105,77 +94,83 @@ class CheckpointSearch:
             KeyboardInterrupt: If the search is interrupted; its state is in the folder.
             StorageError: If the folder cannot be written.
         """
-        entries = sum(tensor.numel() for tensor in reference.tensors.values())
+        entries = sum(tensor.numel() for tensor in pair.reference_tensors.values())
         count = _COPIES if entries <= _SMALL else 1
         seeds = range(self.seed * _COPIES, self.seed * _COPIES + count)
-        found = [self._align_with_copy(reference, candidate, seed) for seed in seeds]
+        found = [self._align_with_copy(pair, seed) for seed in seeds]
         found.sort(key=lambda each: each.permuted.cosine_after)
         extent = found[-1].permuted.cosine_after - found[0].permuted.cosine_after
         return found[count // 2], extent
 
-    def _align_with_copy(
-        self, reference: CheckpointNetwork, candidate: CheckpointNetwork, seed: int
-    ) -> NetworkDistances:
+    def _align_with_copy(self, pair: ComparedPair, seed: int) -> NetworkDistances:
         file = self.folder / _SHUFFLED
-        copy = shuffled_network(reference.tensors, file, seed=seed)
-        network = as_point(copy, candidate.posterior.buffers)
+        copy = shuffled_network(pair.reference_tensors, file, seed=seed)
         # The state of the search is that of this copy.
-        problem = f"{self._problem(reference, candidate, None)}-{seed}"
-        result = self._run(f"{_BY_CHANCE}-{seed}", network, candidate, problem, None)
-        distances = self.distances(copy, candidate.tensors, result.permutation)
+        problem = f"{self._problem(pair, None)}-{seed}"
+        result = self._run(f"{_BY_CHANCE}-{seed}", copy, pair, problem, None)
+        distances = self._distances(pair, copy, result.permutation)
         file.unlink(missing_ok=True)
         return distances
 
-    def distances(
-        self, reference: Mapping[str, Tensor], candidate: Mapping[str, Tensor], permutation: Permutation
-    ) -> NetworkDistances:
+    def distances(self, pair: ComparedPair, permutation: Permutation) -> NetworkDistances:
         """Return the distances between the parameters of two networks before and after a permutation of the second.
 
         Args:
-            reference: Tensors of the reference.
-            candidate: Tensors of the candidate.
-            permutation: The permutation.
+            pair: The reference and the candidate.
+            permutation: The permutation of the compared tensors.
 
         Returns:
             The distances. Buffers are not compared: running variances can be larger than all parameters.
         """
-        layout = self.spec.layout
+        return self._distances(pair, pair.reference_tensors, permutation)
+
+    def _distances(
+        self, pair: ComparedPair, reference: Mapping[str, Tensor], permutation: Permutation
+    ) -> NetworkDistances:
+        layout = pair.spec.layout
         buffers = layout.names.buffers or ()
         parameters = {name: tensor for name, tensor in reference.items() if name not in buffers}
         with phase("compare", parameters, shown=self.progress) as done:
-            return network_distances(layout, parameters, candidate, permutation, progress=done)
+            return network_distances(layout, parameters, pair.candidate_tensors, permutation, progress=done)
 
     def _run(
-        self, kind: str, reference: PointPosterior, candidate: CheckpointNetwork, problem: str, task: Task | None
+        self, kind: str, reference: Mapping[str, Tensor], pair: ComparedPair, problem: str, task: Task | None
     ) -> MatchResult:
         """Return the result of a search; that of the file if the search was completed by a killed process."""
         state = self.folder / f"{kind}-{problem[:_NAME_LENGTH]}.safetensors"
         completed = state.with_suffix(f".completed{state.suffix}")
         if exists(completed):
-            found = _read_result(completed, self.spec.layout)
+            found = _read_result(completed, pair.spec.layout)
             if found is not None:
                 return found
         search = partial(
             self.matcher.match,
-            reference,
-            candidate.posterior,
-            self.spec,
+            as_point(reference, pair.buffers),
+            as_point(pair.candidate_tensors, pair.buffers),
+            pair.spec,
             task=task,
             generator=torch.Generator().manual_seed(self.seed),
             progress=self.progress,
         )
-        result = search_with_checkpoint(search, self.spec.layout, state, problem=problem)
+        result = search_with_checkpoint(search, pair.spec.layout, state, problem=problem)
         _write_result(completed, result)
         return result
 
-    def _problem(self, reference: CheckpointNetwork, candidate: CheckpointNetwork, task: Task | None) -> str:
+    def _problem(self, pair: ComparedPair, task: Task | None) -> str:
         """Return a digest of everything that determines the result of the search."""
+        networks = pair.reference, pair.candidate
+        rows = {
+            f"{name}.{role}": getattr(shared, role)
+            for name, shared in pair.rows.items()
+            for role in ("reference", "candidate")
+        }
         parts = {
             "matcher": json.loads(self.matcher.canonical_json()),
-            "files": [dict(network.checkpoint.digests()) for network in (reference, candidate)],
-            "entries": [list(network.checkpoint.entry) for network in (reference, candidate)],
-            "names": [dict(network.match.names) for network in (reference, candidate)],
-            "layout": self.spec.layout.fingerprint,
+            "files": [dict(network.checkpoint.digests()) for network in networks],
+            "entries": [list(network.checkpoint.entry) for network in networks],
+            "names": [dict(network.match.names) for network in networks],
+            "rows": digest_of_tensors(rows),
+            "layout": pair.spec.layout.fingerprint,
             "seed": self.seed,
             "data": _digest_of_data(task) if task is not None and self.matcher.uses_task else None,
         }

@@ -38,6 +38,7 @@ class AlignmentFigures:
         effect: Loss at the midpoint before and after alignment; None without data.
         verdict: Meaning of the alignment.
         copied: Shapes of large tensors that the model does not have, and that outputs contain unchanged.
+        rows: Numbers of rows that both vocabularies have, by the tensors of which only these are compared.
     """
 
     result: MatchResult
@@ -47,6 +48,7 @@ class AlignmentFigures:
     effect: AlignmentEffect | None
     verdict: Verdict
     copied: Mapping[str, tuple[int, ...]]
+    rows: Mapping[str, int]
 
     def units(self, groups: Iterable[str]) -> list[str]:
         """Return the number of units and of permuted units of some groups, as text."""
@@ -121,6 +123,7 @@ def alignment_record(found: AlignmentFigures) -> dict[str, Any]:
         },
         "function": None,
         "midpoint": None if found.effect is None else _effect_record(found.effect),
+        "rows": dict(found.rows),
         "copied": {name: list(shape) for name, shape in found.copied.items()},
     }
     if function is not None:
@@ -164,6 +167,9 @@ def _sentences(found: AlignmentFigures) -> list[str]:
         lines.append(f"Check: {found.function}.")
     if found.effect is not None:
         lines.append(f"Data: {found.effect}.")
+    if found.rows:
+        counts = ", ".join(f"`{name}` ({count})" for name, count in found.rows.items())
+        lines.append(f"Only rows that both networks have are compared: {counts}. Each network keeps its other rows.")
     if found.copied:
         names = [f"`{name}` {[*shape]}" for name, shape in found.copied.items()]
         more = f" and {len(names) - _MAX_COPIED} more" if len(names) > _MAX_COPIED else ""

@@ -26,7 +26,11 @@ _LENIENT = NamePolicy()
 
 
 def verify_output(
-    output: Path | str, reference: Path | str, candidate: Path | str, *, names: NamePolicy = _LENIENT
+    output: Path | str,
+    reference: Checkpoint | Path | str,
+    candidate: Checkpoint | Path | str,
+    *,
+    names: NamePolicy = _LENIENT,
 ) -> list[str]:
     """Verify that an output of an alignment is the permuted candidate, and that the inputs are those of the alignment.
 

@@ -8,6 +8,7 @@ import click
 import torch
 
 from rebasin_core.api.checkpoints.applying import apply_to_checkpoint
+from rebasin_core.api.checkpoints.recipes import opened_entries
 from rebasin_core.checkpoints.naming import NamePolicy
 from rebasin_core.cli.checkpoints.options import PATH, name_options, shared, size_of
 from rebasin_core.cli.checkpoints.output import print_files
@@ -31,7 +32,7 @@ def apply(permutation: Path, checkpoint: Path, *, inverse: bool, **given: Any) -
     print_files(
         apply_to_checkpoint(
             permutation,
-            checkpoint,
+            opened_entries([checkpoint], given["entry"])[0],
             given["output"],
             inverse=inverse,
             names=NamePolicy(**name_options(given)),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rebasin_core.api.checkpoints.alignment import align_checkpoints
+from rebasin_core.api.checkpoints.recipes import opened_entries
 from rebasin_core.api.evaluation import barrier as measure
 from rebasin_core.cli.checkpoints.data import task_on
 from rebasin_core.cli.checkpoints.options import PATH, recipe, shared
@@ -43,8 +44,7 @@ def barrier(reference: Path, candidate: Path, points: int, **given: Any) -> None
     found = recipe(AlignRecipe, given, reference=reference, candidate=candidate)
     train = splits.train.first(5000).batches(1000)
     aligned = align_checkpoints(
-        reference,
-        candidate,
+        *opened_entries([reference, candidate], found.entry),
         model=found.model,
         spec=found.spec,
         matcher=found.matcher,

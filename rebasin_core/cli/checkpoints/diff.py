@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rebasin_core.api.checkpoints.recipes import run_recipe
+from rebasin_core.api.checkpoints.recipes import opened_entries, run_recipe
 from rebasin_core.api.checkpoints.verification import verify_output
 from rebasin_core.cli.checkpoints.data import task_of_options
 from rebasin_core.cli.checkpoints.options import PATH, recipe, shared
@@ -40,7 +40,7 @@ def diff(reference: Path, candidate: Path, verify: Path | None, **given: Any) ->
     """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
     found = recipe(AlignRecipe, given, reference=reference, candidate=candidate)
     if verify is not None:
-        problems = verify_output(verify, reference, candidate, names=found.names)
+        problems = verify_output(verify, *opened_entries([reference, candidate], found.entry), names=found.names)
         if given["as_json"]:
             click.echo(json.dumps({"output": str(verify), "problems": problems}, indent=2))
         else:

@@ -46,12 +46,19 @@ _MODEL = (
 _NAMES = (
     click.option("--strict", is_flag=True, help="Require the names of the model in the files."),
     click.option("--prefix", help="Prefix of the names in files with several networks, such as `student.`."),
+    click.option("--entry", help="Nested state dict of files that contain several, such as `ema`."),
     click.option(
         "--extra",
         type=click.Choice(["keep", "skip", "error"]),
         help="Tensors that the model does not have: copied to the output (default), omitted, or an error.",
     ),
     click.option("--missing", type=click.Choice(["error", "skip"]), help="Tensors that a file does not have."),
+    click.option(
+        "--resized",
+        type=click.Choice(["error", "keep"]),
+        help="Embeddings and heads of other vocabularies or numbers of classes. `keep`: compare only rows that both "
+        "files have, by token or label if the folders contain them, and keep each file's other rows.",
+    ),
 )
 _MATCHING = (
     click.option(
@@ -259,5 +266,5 @@ def name_options(given: Mapping[str, Any]) -> dict[str, Any]:
         Options of `NamePolicy`.
     """
     mode = "strict" if given["strict"] else "lenient"
-    entries = {"mode": mode, "prefix": given["prefix"], "extra": given["extra"], "missing": given["missing"]}
+    entries = {"mode": mode, **{name: given[name] for name in ("prefix", "extra", "missing", "resized")}}
     return {name: value for name, value in entries.items() if value is not None}

@@ -43,12 +43,12 @@ class Convolutional(nn.Sequential):
 class Tied(nn.Module):
     """An embedding with the same weights as the output."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: int = 11) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(11, 8)
+        self.embedding = nn.Embedding(tokens, 8)
         self.hidden = nn.Linear(8, 14)
         self.back = nn.Linear(14, 8)
-        self.head = nn.Linear(8, 11, bias=False)
+        self.head = nn.Linear(8, tokens, bias=False)
         self.head.weight = self.embedding.weight
 
     @override

@@ -278,6 +278,18 @@ def test_an_output_that_another_process_has_written_meanwhile_is_not_replaced(
     assert not (folder / "o.safetensors.unfinished").exists()
 
 
+def test_an_entry_is_chosen_in_the_files_that_have_it(folder: Path) -> None:
+    candidate = load_file(folder / "b.safetensors")
+    torch.save({"model": load_file(folder / "c.safetensors"), "ema": candidate}, folder / "b.ckpt")
+    with pytest.raises(InvalidInputError, match=r"'model', 'ema'; choose one with the option `entry`"):
+        run_recipe(recipe(folder, candidate=folder / "b.ckpt"))
+    with pytest.raises(InvalidInputError, match="did you mean 'ema'"):
+        run_recipe(recipe(folder, candidate=folder / "b.ckpt", reference=folder / "b.ckpt", entry="emas"))
+    run_recipe(recipe(folder, candidate=folder / "b.ckpt", entry="ema"))
+    output = load_file(folder / "o.safetensors")
+    assert all(torch.equal(output[name], tensor) for name, tensor in copy(1).items())
+
+
 def test_without_an_output_no_file_is_written(folder: Path) -> None:
     result = run_recipe(recipe(folder, output=None))
     assert result.files == ()

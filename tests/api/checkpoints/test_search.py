@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import rebasin_core as rc
+from rebasin_core.api.checkpoints.compared import ComparedPair
 from rebasin_core.api.checkpoints.network import CheckpointNetwork
 from rebasin_core.api.checkpoints.search import CheckpointSearch
 from rebasin_core.checkpoints.naming import NamePolicy
@@ -45,32 +46,36 @@ def specification() -> rc.PermutationSpec:
     return rc.table_spec(axes, MLP.network())
 
 
+def pair(reference: CheckpointNetwork, candidate: CheckpointNetwork) -> ComparedPair:
+    return ComparedPair.of(specification(), reference, candidate)
+
+
 def search(folder: Path, *, seed: int = 0, max_sweeps: int = 100) -> CheckpointSearch:
-    return CheckpointSearch(specification(), WeightMatcher(max_sweeps=max_sweeps), folder, seed, progress=False)
+    return CheckpointSearch(WeightMatcher(max_sweeps=max_sweeps), folder, seed, progress=False)
 
 
 def test_results_are_those_of_the_matcher_and_are_read_by_the_next_run(
     networks: list[CheckpointNetwork], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, _ = networks
-    found = search(tmp_path / "w").align(first, second)
+    found = search(tmp_path / "w").align(pair(first, second))
     generator = torch.Generator().manual_seed(0)
     direct = WeightMatcher().match(first.posterior, second.posterior, specification(), generator=generator)
     assert found.permutation == direct.permutation
     assert found.objective == direct.objective
     monkeypatch.setattr(WeightMatcher, "match", None)  # the next run does not search
-    again = search(tmp_path / "w").align(first, second)
+    again = search(tmp_path / "w").align(pair(first, second))
     assert again == found
 
 
 def test_results_of_other_searches_are_not_read(networks: list[CheckpointNetwork], tmp_path: Path) -> None:
     first, second, third = networks
     folder = tmp_path / "w"
-    found = search(folder).align(first, second)
+    found = search(folder).align(pair(first, second))
     for other in (
-        search(folder).align(first, third),
-        search(folder).align(second, first),
-        search(folder, max_sweeps=1).align(first, second),
+        search(folder).align(pair(first, third)),
+        search(folder).align(pair(second, first)),
+        search(folder, max_sweeps=1).align(pair(first, second)),
     ):
         assert other.trace != found.trace
     assert len(list(folder.glob("aligned-*.completed.safetensors"))) == 4
@@ -78,11 +83,11 @@ def test_results_of_other_searches_are_not_read(networks: list[CheckpointNetwork
 
 def test_a_damaged_result_is_computed_again(networks: list[CheckpointNetwork], tmp_path: Path) -> None:
     first, second, _ = networks
-    found = search(tmp_path / "w").align(first, second)
+    found = search(tmp_path / "w").align(pair(first, second))
     (path,) = (tmp_path / "w").glob("*.completed.safetensors")
     for content in (b"", path.read_bytes()[:-3], b"\x00" * 100):
         path.write_bytes(content)
-        again = search(tmp_path / "w").align(first, second)
+        again = search(tmp_path / "w").align(pair(first, second))
         assert again.permutation == found.permutation
         assert again.trace == found.trace
 
@@ -91,11 +96,11 @@ def test_the_shuffled_copy_is_removed_and_gives_the_same_distances_again(
     networks: list[CheckpointNetwork], tmp_path: Path
 ) -> None:
     first, second, _ = networks
-    found, extent = search(tmp_path / "w").align_by_chance(first, second)
+    found, extent = search(tmp_path / "w").align_by_chance(pair(first, second))
     assert 0 < extent < 0.5
     assert [path.suffixes[0] for path in (tmp_path / "w").iterdir()] == [".completed"] * 3
-    assert search(tmp_path / "w").align_by_chance(first, second) == (found, extent)
-    assert search(tmp_path / "w", seed=1).align_by_chance(first, second) != (found, extent)
+    assert search(tmp_path / "w").align_by_chance(pair(first, second)) == (found, extent)
+    assert search(tmp_path / "w", seed=1).align_by_chance(pair(first, second)) != (found, extent)
     # Shuffling changes no entry, so norms are those of the reference.
     norm = sum(float(tensor.double().square().sum()) for tensor in first.tensors.values())
     assert found.total.reference == pytest.approx(norm, rel=1e-6)
