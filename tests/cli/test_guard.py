@@ -195,7 +195,9 @@ def test_an_interrupted_command_continues_or_starts_again_with_other_networks(
         (folder / "out.safetensors").unlink()
 
 
-@pytest.mark.parametrize("output", ["a.safetensors", "b.safetensors", "./b.safetensors", "link.safetensors", "hard.safetensors"])
+@pytest.mark.parametrize(
+    "output", ["a.safetensors", "b.safetensors", "./b.safetensors", "link.safetensors", "hard.safetensors"]
+)
 def test_the_output_is_never_an_input(folder: Path, called: Called, output: str) -> None:
     (folder / "link.safetensors").symlink_to(folder / "a.safetensors")
     (folder / "hard.safetensors").hardlink_to(folder / "b.safetensors")
