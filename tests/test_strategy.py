@@ -69,7 +69,7 @@ def test_different_options_or_classes_are_not_equal(one: Strategy, other: object
 
 def test_canonical_json_is_sorted_complete_and_compact() -> None:
     assert WeightMatcher(max_sweeps=5).canonical_json() == (
-        '{"assignment":{"name":"auto"},"max_sweeps":5,"name":"weight","start":"greedy"}'
+        '{"assignment":{"name":"auto"},"max_sweeps":5,"memory":null,"name":"weight","start":"greedy"}'
     )
     assert json.loads(
         rc.architectures.VGGArchitecture().canonical_json()
@@ -135,7 +135,7 @@ BAD_OPTIONS: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "matchers",
         {"name": "weight", "momentum": 1},
         "momentum",
-        "unknown option; known: 'assignment', 'max_sweeps', 'start'",
+        "unknown option; known: 'assignment', 'max_sweeps', 'memory', 'start'",
     ),
     "misspelt": (
         "matchers",

@@ -65,7 +65,7 @@ def test_an_interrupted_align_is_resumed(folder: Path, called: Called, monkeypat
         patch.setattr(CoordinateDescent, "initialize_greedily", interrupted)
         code, _, errors = called(*arguments, cwd=folder)
     assert code == 130
-    assert "Run the same command again" in errors
+    assert "run the same command again" in errors
     assert (folder / "c.safetensors.unfinished").exists()
     assert not (folder / "c.safetensors").exists()
     assert called(*arguments, cwd=folder)[0] == 0

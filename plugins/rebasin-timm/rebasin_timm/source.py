@@ -109,7 +109,9 @@ def _overlay(name: str, described: Mapping[str, Any]) -> dict[str, Any]:
 def _images(config: Mapping[str, Any], module: nn.Module, described: Mapping[str, Any]) -> Tensor:
     known: Mapping[str, Any] = {**vars(module).get("pretrained_cfg", {}), **described}
     channels, height, width = known.get("input_size") or _DEFAULT_SIZE
-    size = (config.get("model_args") or {}).get("img_size")
+    options: Mapping[str, Any] = config.get("model_args") or {}
+    channels = options.get("in_chans") or channels
+    size = options.get("img_size")
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
     elif not known.get("fixed_input_size", False):

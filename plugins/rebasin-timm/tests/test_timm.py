@@ -66,7 +66,9 @@ def made(name: str, **options: object) -> nn.Module:
 
 
 def saved(model: nn.Module, folder: Path) -> rc.Checkpoint:
-    save_for_hf(model, folder, safe_serialization=True)
+    # Older versions do not record the arguments of the model.
+    options = MODELS[model.pretrained_cfg["architecture"]]
+    save_for_hf(model, folder, model_args=options or None, safe_serialization=True)
     return rc.open_checkpoint(folder / "model.safetensors")
 
 
@@ -102,7 +104,8 @@ def test_planted_elements_are_found_and_written(name: str, tmp_path: Path) -> No
 
     if name in GROUPED:
         return
-    aligned = rc.match(tensors, candidate, spec, matcher=RESTARTS).permutation.apply(candidate)
+    matcher = "weight" if name == "resnet50" else RESTARTS  # large, and found by one descent
+    aligned = rc.match(tensors, candidate, spec, matcher=matcher).permutation.apply(candidate)
     assert all(torch.equal(aligned[key], tensors[key]) for key in model.form.shapes)
 
 

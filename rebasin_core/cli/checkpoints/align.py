@@ -9,7 +9,7 @@ import click
 from rebasin_core.api.checkpoints.recipes import run_recipe
 from rebasin_core.cli.checkpoints.data import task_of_options
 from rebasin_core.cli.checkpoints.options import PATH, recipe, shared
-from rebasin_core.cli.checkpoints.output import print_recipe_result, show_progress
+from rebasin_core.cli.checkpoints.output import print_recipe_result, resumption, show_progress
 from rebasin_core.cli.guard import on_interrupt
 from rebasin_core.config.recipe import AlignRecipe
 
@@ -32,7 +32,7 @@ def align(reference: Path, candidate: Path, **given: Any) -> None:  # ruff: igno
     If the command is interrupted or killed, the same command continues.
     """
     found = recipe(AlignRecipe, given, reference=reference, candidate=candidate)
-    with on_interrupt(lambda: "Run the same command again to continue"):
+    with on_interrupt(lambda: resumption(found.output)):
         result = run_recipe(
             found, task=task_of_options(given), keep=given["keep"], progress=show_progress(quiet=given["quiet"])
         )

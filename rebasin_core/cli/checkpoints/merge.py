@@ -9,7 +9,7 @@ import click
 from rebasin_core.api.checkpoints.recipes import run_recipe
 from rebasin_core.cli.checkpoints.data import task_of_options
 from rebasin_core.cli.checkpoints.options import PATH, recipe, shared, strategy
-from rebasin_core.cli.checkpoints.output import print_recipe_result, show_progress
+from rebasin_core.cli.checkpoints.output import print_recipe_result, resumption, show_progress
 from rebasin_core.cli.guard import on_interrupt
 from rebasin_core.config.recipe import MergeRecipe
 
@@ -48,7 +48,7 @@ def merge(checkpoints: tuple[Path, ...], **given: Any) -> None:  # ruff: ignore[
         weights=given["weights"] or None,
         align=given["is_aligned"],
     )
-    with on_interrupt(lambda: "Run the same command again to continue"):
+    with on_interrupt(lambda: resumption(found.output)):
         result = run_recipe(
             found,
             task=task_of_options(given),

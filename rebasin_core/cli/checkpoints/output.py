@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rebasin_core.api.checkpoints.output import unfinished_work
 from rebasin_core.cli.output import terminal_width
+from rebasin_core.tensors.reading import exists
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +28,21 @@ def show_progress(*, quiet: bool) -> bool:
         Whether to show them.
     """
     return sys.stderr.isatty() and not quiet
+
+
+def resumption(output: Path | None) -> str:
+    """Return how to continue an interrupted command.
+
+    Args:
+        output: The output of the command.
+
+    Returns:
+        A sentence; empty if there is no unfinished work.
+    """
+    folder = None if output is None else unfinished_work(output)
+    if folder is None or not exists(folder):
+        return ""
+    return f"Unfinished work is in {folder}; run the same command again to continue"
 
 
 def print_recipe_result(result: RecipeResult, *, full: bool, as_json: bool, quiet: bool) -> None:

@@ -8,7 +8,7 @@ import click
 
 from rebasin_core.api.checkpoints.recipes import load_recipe, run_recipe
 from rebasin_core.cli.checkpoints.options import PATH, shared
-from rebasin_core.cli.checkpoints.output import print_recipe_result, show_progress
+from rebasin_core.cli.checkpoints.output import print_recipe_result, resumption, show_progress
 from rebasin_core.cli.guard import on_interrupt
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def recipe(file: Path, output: Path | None, *, force: bool, **given: Any) -> Non
     `command: align` or `command: merge`, and the options of that command. The recipe is in the metadata of the output.
     """
     found = load_recipe(file)
-    changes = {"output": output or found.output, "force": force or found.force}
-    with on_interrupt(lambda: "Run the same command again to continue"):
-        result = run_recipe(found.replace(**changes), progress=show_progress(quiet=given["quiet"]))
+    target = output or found.output
+    with on_interrupt(lambda: resumption(target)):
+        result = run_recipe(
+            found.replace(output=target, force=force or found.force), progress=show_progress(quiet=given["quiet"])
+        )
     print_recipe_result(result, full=given["full"], as_json=given["as_json"], quiet=given["quiet"])
