@@ -129,7 +129,9 @@ def search_with_checkpoint(
     require_writable(path)
     record = FileRecord(path, layout, problem)
     try:
-        result = search(initial=record.permutation or initial, on_interrupt="return", record=record)
+        # A matcher with a state continues from it; from the permutation alone, it would omit its initialization.
+        start = initial if record.saved() is not None else record.permutation or initial
+        result = search(initial=start, on_interrupt="return", record=record)
     except FileFormatError as error:
         message = f"{path}: {error}; {_RESTART}"
         raise FileFormatError(message) from error

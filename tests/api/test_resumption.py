@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import rebasin_core as rc
+from rebasin_core.api.resumption import FileRecord
 from rebasin_core.errors import FileFormatError
 from tests.matchers.test_interruption import interrupt_sweep
 
@@ -102,6 +103,41 @@ def test_a_search_killed_after_any_step_has_the_result_of_the_whole_search(start
             break
         assert found.permutation == whole.permutation
         assert found.objective == pytest.approx(whole.objective, rel=1e-6)
+    assert stop > 6
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("start", ["greedy", "identity"])
+def test_a_killed_match_continues_from_its_file_with_the_result_of_the_whole_search(
+    start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, given: bool
+) -> None:
+    matcher = rc.matchers.WeightMatcher.model_validate({"start": start})
+    initial = SPEC.random_permutation(generator=torch.Generator().manual_seed(5)) if given else None
+    whole = rc.match(A, B, SPEC, matcher, initial=initial)
+    flush = FileRecord.flush
+    monkeypatch.setattr("rebasin_core.api.resumption._INTERVAL", 0.0)
+    count = 0
+
+    def killed(record: FileRecord) -> bool:
+        nonlocal count
+        flush(record)
+        count += 1
+        if count == stop:
+            raise Killed
+        return True
+
+    monkeypatch.setattr(FileRecord, "flush", killed)
+    for stop in itertools.count(1):
+        count = 0
+        file = tmp_path / f"{stop}.safetensors"
+        try:
+            rc.match(A, B, SPEC, matcher, checkpoint=file, initial=initial)
+            break  # the search has fewer steps
+        except Killed:
+            pass
+        found = rc.match(A, B, SPEC, matcher, checkpoint=file, initial=initial)
+        assert found.permutation == whole.permutation, stop
+        assert not file.exists()
     assert stop > 6
 
 
