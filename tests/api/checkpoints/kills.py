@@ -75,7 +75,7 @@ def disturbed(given: Recipe, kills: int, chooser: random.Random) -> int:
     """Run a recipe undisturbed, then with kills; return the number of kills."""
     output = given.output
     assert output is not None
-    run_recipe(given)  # in this process, so that child processes need not import the modules for tracing
+    run_recipe(given)  # in this process: child processes then need no import of the modules for tracing
     expected = contents(output)
     removed(output)
     started = time.monotonic()
