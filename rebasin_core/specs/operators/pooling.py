@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.operators.convolution import at
+from rebasin_core.specs.unification.relation import Sight
 from rebasin_core.specs.unification.terms import length, uniform
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.base import Result, Rule, Sights
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerm
 
@@ -106,6 +107,11 @@ RULES: dict[str, Rule] = {
     **{f"aten.{name}": resampling for name in _RESAMPLING},
 }
 
+SIGHTS: Sights = {
+    **{f"aten.{name}": Sight.HOMOGENEOUS if "max" in name else Sight.LINEAR for name in _POOLING},
+    **{f"aten.{name}": Sight.LINEAR for name in _RESAMPLING},
+}
+
 
 @final
 class PoolingRules(OperatorRules):
@@ -113,3 +119,4 @@ class PoolingRules(OperatorRules):
 
     name = "pooling"
     rules = RULES
+    sights = SIGHTS
