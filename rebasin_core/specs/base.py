@@ -85,6 +85,14 @@ class PermutationSpec(ABC):
         return symmetry
 
     @property
+    def folded_symmetry(self) -> Symmetry:
+        """The maps that the model admits if the scales of its normalizations are one, as after folding.
+
+        It is equal to ``symmetry`` for a model without such normalizations.
+        """
+        return self.symmetry
+
+    @property
     def example_inputs(self) -> ExampleInputs | None:
         """Example inputs of the model, with tensors on the meta device; None if unknown."""
         return None

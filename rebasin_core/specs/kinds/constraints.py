@@ -140,9 +140,7 @@ class DegreeConstraints:
         self.see(term, Sight.ANY, reason)
         return self._axes.freeze(term, reason)
 
-    def unify(
-        self, first: AxisTerm, second: AxisTerm, reason: Reason, relation: Relation = Relation.TIED
-    ) -> AxisTerm:
+    def unify(self, first: AxisTerm, second: AxisTerm, reason: Reason, relation: Relation = Relation.TIED) -> AxisTerm:
         """Relate the degrees of two axes.
 
         Args:

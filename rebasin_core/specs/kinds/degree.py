@@ -25,7 +25,7 @@ class Degree:
         own_slot: The slot, if this is the axis of a parameter itself, not of a tensor computed from it.
     """
 
-    scale: Mapping[Slot, int] = field(default_factory=FrozenMapping)
+    scale: Mapping[Slot, int] = field(default_factory=lambda: FrozenMapping({}))
     sign: frozenset[Slot] = frozenset()
     square_of: Degree | None = None
     own_slot: Slot | None = None

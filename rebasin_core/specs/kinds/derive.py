@@ -27,6 +27,7 @@ from rebasin_core.symmetry.linear import Kind, LinearSymmetry, Slot, Symmetry
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from rebasin_core.specs.kinds.constraints import Equation
     from rebasin_core.specs.operators.base import Sights
     from rebasin_core.specs.unification.constraints import Constraints
     from rebasin_core.specs.unification.solution import Solution
@@ -136,7 +137,7 @@ class Slots:
     def _evidence(self) -> dict[str, GroupEvidence]:
         """Return what the graph states about each group; what it states about several is stated about each."""
         group_of = {slot: name for name, slots in self.of_group.items() for slot in slots}
-        equations = {name: [] for name in self.of_group}
+        equations: dict[str, list[Equation]] = {name: [] for name in self.of_group}
         seen: dict[str, list[Seen]] = {name: [] for name in self.of_group}
 
         def groups(*degrees: Degree) -> set[str]:
@@ -183,4 +184,3 @@ def _is_within(family: Family, other: Family) -> bool:
     theirs = {slot.tensor: degree for slot, degree in other.degrees.items()}
     flipped = {tensor: -degree for tensor, degree in theirs.items()}
     return mine in (theirs, flipped) or (family.kind is Kind.SIGN and mine.keys() == theirs.keys())
-

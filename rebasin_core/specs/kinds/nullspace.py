@@ -66,9 +66,9 @@ def binary_nullspace(
         if not row:
             continue
         pivot = next(unknown for unknown in unknowns if unknown in row)
-        for own in pivots.values():
+        for other, own in pivots.items():
             if pivot in own:
-                own ^= row
+                pivots[other] = own ^ row
         pivots[pivot] = row
     return [
         frozenset({free, *(pivot for pivot, row in pivots.items() if free in row)})
@@ -77,7 +77,9 @@ def binary_nullspace(
     ]
 
 
-def independent_of(vectors: Iterable[frozenset[Unknown]], basis: Iterable[frozenset[Unknown]]) -> list[frozenset[Unknown]]:
+def independent_of(
+    vectors: Iterable[frozenset[Unknown]], basis: Iterable[frozenset[Unknown]]
+) -> list[frozenset[Unknown]]:
     """Return the vectors modulo 2 that extend a basis.
 
     Args:

@@ -31,7 +31,7 @@ def _unknown(name: str) -> None:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Call:
+class Call:  # ruff: ignore[too-many-public-methods] - the vocabulary of all rules
     """The call of an operator in a traced graph.
 
     A tensor is represented by the *terms* of its axes, one per dimension. A rule returns the terms of the outputs and

@@ -23,7 +23,7 @@ from rebasin_core.specs.operators.writing import WritingRules
 from rebasin_core.tensors.frozen import FrozenMapping
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.operators.base import OperatorRules, Rules, Sights
+    from rebasin_core.specs.operators.base import OperatorRules, Rules
 
 BUILT_IN_FAMILIES: Final[tuple[type[OperatorRules], ...]] = (
     AttentionRules,
@@ -49,8 +49,3 @@ BUILT_IN_RULES: Final[Rules] = FrozenMapping({
     name: rule for family in BUILT_IN_FAMILIES for name, rule in family.rules.items()
 })
 """All built-in rules, by operator name."""
-
-BUILT_IN_SIGHTS: Final[Sights] = FrozenMapping({
-    name: sight for family in BUILT_IN_FAMILIES for name, sight in family.sights.items()
-})
-"""How the built-in operators see the units of axes, by operator name."""

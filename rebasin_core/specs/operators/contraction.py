@@ -187,7 +187,20 @@ RULES: dict[str, Rule] = {
     **{f"aten.{name}": added for name in ("addmm", "baddbmm", "addmv", "addmm_")},
 }
 
-_LINEAR = ("linear", "matmul", "mm", "bmm", "mv", "dot", "linalg_matmul", "addmm", "baddbmm", "addmv", "outer", "einsum")
+_LINEAR = (
+    "linear",
+    "matmul",
+    "mm",
+    "bmm",
+    "mv",
+    "dot",
+    "linalg_matmul",
+    "addmm",
+    "baddbmm",
+    "addmv",
+    "outer",
+    "einsum",
+)
 SIGHTS: Sights = {f"aten.{name}": Sight.LINEAR for name in _LINEAR}
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.specs.operators.base import Result, Rule, Sights
     from rebasin_core.specs.operators.call import Call
-    from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
+    from rebasin_core.specs.unification.terms import AxisTerm
 
 _MEANS = ("running_mean", "mean")
 _VARIANCES = ("running_var", "var")

@@ -14,8 +14,7 @@ from rebasin_core.errors import SpecError
 from rebasin_core.specs.base import PermutationSpec
 from rebasin_core.specs.kinds.derive import Slots, Symmetries
 from rebasin_core.specs.operators.call import is_tensor, tensors_in
-from rebasin_core.specs.operators.catalogue import BUILT_IN_SIGHTS
-from rebasin_core.specs.operators.default import default_rules
+from rebasin_core.specs.operators.default import default_rules, sights_of
 from rebasin_core.specs.operators.positions import labels_in
 from rebasin_core.specs.tracing.capture import capture, capture_training
 from rebasin_core.specs.tracing.coverage import Captured, Coverage, coverage_of
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
     from rebasin_core.specs.base import ExampleInputs
-    from rebasin_core.specs.operators.base import Rules, Sights
+    from rebasin_core.specs.operators.base import Rules
     from rebasin_core.specs.tracing.capture import CaptureMethod, Method
     from rebasin_core.specs.tracing.graph import ModelGraph
     from rebasin_core.specs.unification.interface import AxisConstraints
@@ -64,7 +63,7 @@ class TracedSpec(PermutationSpec):
         symmetries: The linear symmetries; none if None.
     """
 
-    def __init__(
+    def __init__(  # ruff: ignore[too-many-arguments] - all that one derivation yields
         self,
         solution: Solution,
         without_rule: Mapping[str, int],
@@ -100,8 +99,8 @@ class TracedSpec(PermutationSpec):
         return Symmetry(self.layout, self._symmetries.plain.linear if self._symmetries else ())
 
     @cached_property
+    @override
     def folded_symmetry(self) -> Symmetry:
-        """The symmetry of the model if the gains of its normalizations are one."""
         return Symmetry(self.layout, self._symmetries.folded.linear if self._symmetries else ())
 
     @cached_property
@@ -149,7 +148,8 @@ def derive(  # ruff: ignore[too-many-arguments] - those of `trace_spec`
     freed = frozenset(tensors.freed(free)) - frozen
     args, named_args = tensors.on_device(example_inputs, kwargs or {})
     require_inputs(model, args, named_args)
-    problem = _Problem(model, tensors, args, named_args, frozen, freed, default_rules() if rules is None else rules, BUILT_IN_SIGHTS)
+    own_rules = default_rules() if rules is None else rules
+    problem = _Problem(model, tensors, args, named_args, frozen, freed, own_rules)
     if method == "auto":
         return _solve_automatically(problem)
     return _solve_by(problem, method)
@@ -209,7 +209,6 @@ class _Problem:
     frozen: frozenset[str]
     freed: frozenset[str]
     rules: Rules
-    sights: Sights
 
     def solve(self, method: CaptureMethod, why: str = "") -> TracedSpec:
         """Return the specification from a graph captured by a method."""
@@ -253,7 +252,7 @@ class _Problem:
         interpreter = Interpreter(constraints, self.rules)
         self._run(graph, terms_of, constraints, interpreter)
         solution = solve_constraints(constraints, terms_of, parameters=tensors.parameters)
-        slots = Slots(constraints, solution, self.sights)
+        slots = Slots(constraints, solution, sights_of(self.rules))
         own = {name: slots.terms_of(name, terms) for name, terms in terms_of.items()}
         second = Interpreter(slots.constraints, self.rules, slots.constraints.conclude)
         self._run(graph, own, slots.constraints, second)

@@ -134,9 +134,7 @@ class Constraints:
             reason: The operator.
         """
 
-    def unify(
-        self, first: AxisTerm, second: AxisTerm, reason: Reason, relation: Relation = Relation.TIED
-    ) -> AxisTerm:
+    def unify(self, first: AxisTerm, second: AxisTerm, reason: Reason, relation: Relation = Relation.TIED) -> AxisTerm:
         """Constrain two axes to be permuted identically.
 
         Args:

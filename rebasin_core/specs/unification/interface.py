@@ -36,9 +36,7 @@ class AxisConstraints(Protocol):
     def freeze(self, term: AxisTerm, reason: Reason) -> AxisTerm:
         """Fix an axis."""
 
-    def unify(
-        self, first: AxisTerm, second: AxisTerm, reason: Reason, relation: Relation = Relation.TIED
-    ) -> AxisTerm:
+    def unify(self, first: AxisTerm, second: AxisTerm, reason: Reason, relation: Relation = Relation.TIED) -> AxisTerm:
         """Relate two axes of equal length."""
 
     def split(self, term: AxisTerm, sizes: Sequence[int], reason: Reason) -> list[Part]:
