@@ -81,8 +81,9 @@ class DegreeConstraints:
         self._axes = Constraints()
         self._sights = sights
         self._degrees: dict[Variable, Degree] = {}
-        # Axes of stacked tensors, with a term for each.
+        # The axes of the parts of stacked tensors, by variable; and the number of restrictions when it was made.
         self._stacked: dict[Variable, list[AxisTerm]] = {}
+        self._num_restrictions = 0
         self.equations: list[Equation] = []
         self.seen: list[Seen] = []
 
@@ -216,7 +217,7 @@ class DegreeConstraints:
             The axes of its outputs; axes of absolute values are new.
         """
         sight = self._sight_of(call, results)
-        if sight is Sight.LINEAR:
+        if sight in {Sight.COPY, Sight.LINEAR}:
             return results
         reason = call.because(f"units are seen by {call.operator.removeprefix('aten.')}")
         terms = [term for terms in (*results, *(call.tensors if sight is Sight.ANY else ())) for term in terms]
@@ -236,7 +237,8 @@ class DegreeConstraints:
         plain = call.operator.removesuffix("_")
         sight = self._sights.get(call.operator) or self._sights.get(plain) or Sight.ANY
         is_to_integers = getattr(call.arguments.get("dtype"), "is_floating_point", True) is False
-        if is_to_integers:
+        # Further outputs are indices or statistics.
+        if is_to_integers or (sight is not Sight.COPY and call.used - {0}):
             return Sight.ANY
         if call.operator.endswith("_") and sight in {Sight.LINEAR, Sight.EVEN}:
             before = [variable for term in call.first for variable in self._variables(term)]
@@ -260,7 +262,6 @@ class DegreeConstraints:
         if all(factor is factors[0] for factor in factors):
             return factors[0]
         found = Variable(factors[0].size, _SPLIT)
-        self._stacked[found] = [(factor,) for factor in factors]
         for index, factor in enumerate(factors):
             self._axes.restrictions[found, new, index] = (factor,)
         return found
@@ -277,8 +278,18 @@ class DegreeConstraints:
                 continue
             if factor in self._degrees:
                 yield factor
-            for part in (*factor.parts, *self._stacked.get(factor, ())):
+            for part in (*factor.parts, *self._parts_when_stacked(factor)):
                 yield from self._variables(part)
+
+    def _parts_when_stacked(self, variable: Variable) -> Sequence[AxisTerm]:
+        """Return the axis of each part of a stacked tensor that has different axes in each."""
+        restrictions = self._axes.restrictions
+        if len(restrictions) != self._num_restrictions:
+            self._num_restrictions = len(restrictions)
+            self._stacked = {}
+            for (own, _, _), term in restrictions.items():
+                self._stacked.setdefault(own, []).append(term)
+        return self._stacked.get(variable, ())
 
     def _degrees_of(self, term: AxisTerm) -> list[Degree]:
         return [self._degrees[variable] for variable in dict.fromkeys(self._variables(term))]

@@ -120,7 +120,9 @@ class Slots:
     def symmetries(self) -> Symmetries:
         """Return the linear symmetries, after the second interpretation."""
         evidence = self._evidence()
-        maps = {name: one.maps() for name, one in evidence.items()}
+        # Maps that mix outer units do not commute with different permutations of the inner units of each.
+        outer = {group.within for group in self._layout.groups.values()}
+        maps = {name: None if name in outer else one.maps() for name, one in evidence.items()}
         plain = {name: _families(one, maps[name], folded=False) for name, one in evidence.items()}
         folded = {name: _families(one, maps[name], folded=True) for name, one in evidence.items()}
         return Symmetries(self._symmetry(plain), self._symmetry(folded))

@@ -30,7 +30,11 @@ def linear(call: Call) -> Result:
     call.contract(inputs[-1], weight[-1])
     if len(weight) == 1:
         return inputs[:-1]
-    rows = weight[0] if bias is None else call.broadcast((weight[0],), bias, relation=Relation.EQUAL)[0]
+    if bias is None:
+        return (*inputs[:-1], weight[0])
+    for term in inputs[:-1]:
+        call.see(term, Sight.SUM, "the same bias is added at all positions")
+    (rows,) = call.broadcast((weight[0],), bias, relation=Relation.EQUAL)
     return (*inputs[:-1], rows)
 
 
@@ -126,8 +130,10 @@ def einsum(call: Call) -> Result:
             letters.setdefault(letter, []).append(term)
     found = {letter: _combined(call, terms, is_kept=letter in right) for letter, terms in letters.items()}
     shared = set.intersection(*(set(name) for name in names)) - set(".")
-    for letter in set(letters) - set(right):  # contracted; only letters in all tensors are batch dimensions
-        call.observe(tuple(found[other] for other in (shared & set(right)) | {letter}))
+    contracted = set(letters) - set(right)
+    # Only letters in all tensors are batch dimensions; those of them that are contracted are contracted as one.
+    for together in (contracted & shared, *({letter} for letter in contracted - shared)):
+        call.observe(tuple(found[letter] for letter in (shared & set(right)) | together))
     before, _, after = right.partition("...")
     batch = call.broadcast(*batches, relation=Relation.PRODUCT) if "..." in right else ()
     return (*(found[letter] for letter in before), *batch, *(found[letter] for letter in after))

@@ -36,6 +36,8 @@ def convolution(call: Call) -> Result:
     rows = _channels(call, inputs[lead - 1], weight)
     if bias is not None:
         rows = call.relate(Relation.EQUAL, rows, bias[0], why=_GROUPS)
+        for term in (*inputs[: lead - 1], *inputs[lead:]):
+            call.see(term, Sight.SUM, "the same bias is added at all positions")
     positions = _positions(call, inputs[lead:], weight[2:])
     mixed = [dim for dim, term in enumerate(positions, lead) if term != inputs[dim]]
     if mixed and any(length(term) > 1 for dim, term in enumerate(positions, lead) if dim not in mixed):

@@ -170,8 +170,11 @@ _QUANTIZED = (
 
 _LINEAR = (
     "add", "sub", "rsub", "mul", "div", "pow", "square", "neg", "negative", "subtract", "multiply", "divide",
-    "true_divide", "glu", "alias", "alias_copy", "clone", "contiguous", "detach", "dropout", "feature_dropout", "lift",
-    "lift_fresh", "lift_fresh_copy", "to", "_to_copy", "type_as", "requires_grad",
+    "true_divide", "glu",
+)  # fmt: skip
+_COPY = (
+    "alias", "alias_copy", "clone", "contiguous", "detach", "dropout", "feature_dropout", "lift", "lift_fresh",
+    "lift_fresh_copy", "to", "_to_copy", "type_as", "requires_grad",
 )  # fmt: skip
 _HOMOGENEOUS = ("relu", "leaky_relu")
 _ODD = (
@@ -182,6 +185,7 @@ _EVEN = ("abs", "absolute")
 
 SIGHTS: Sights = {
     **{f"aten.{name}": Sight.LINEAR for name in _LINEAR},
+    **{f"aten.{name}": Sight.COPY for name in _COPY},
     **{f"aten.{name}": Sight.HOMOGENEOUS for name in _HOMOGENEOUS},
     **{f"aten.{name}": Sight.ODD for name in _ODD},
     **{f"aten.{name}": Sight.EVEN for name in _EVEN},

@@ -319,7 +319,7 @@ RULES: dict[str, Rule] = {
     "aten.where": where,
 }
 
-SIGHTS: Sights = {f"aten.{name}": Sight.LINEAR for name in ("_unsafe_index", "embedding", "index", "index_select")}
+SIGHTS: Sights = {f"aten.{name}": Sight.COPY for name in ("_unsafe_index", "embedding", "index", "index_select")}
 
 
 @final

@@ -40,6 +40,8 @@ def batch_norm(call: Call) -> Result:
         The axes of the input, and of the statistics if they are returned.
     """
     inputs = list(call.first)
+    for term in (inputs[0], *inputs[2:]):
+        call.see(term, Sight.ANY, "the same shift is added at all positions")
     # A scale changes the variance, but not the number that is added to it before the root is taken.
     call.see(inputs[1], Sight.ODD, "units are divided by a root of their variance and a number")
     for names, relation in ((_MEANS, Relation.EQUAL), (_VARIANCES, None), (_GAINS, Relation.PRODUCT)):
@@ -78,6 +80,8 @@ def layer_norm(call: Call) -> Result:
     count = len(call.arguments["normalized_shape"])
     lead = inputs[: len(inputs) - count]
     normalized = inputs[len(inputs) - count :]
+    for term in lead:
+        call.see(term, Sight.ANY, "units are divided by the norm along another axis")
     for term in normalized:
         call.see(term, Sight.NORM, "units are divided by their norm")
         if "layer" in call.operator:

@@ -38,6 +38,7 @@ def pooling(call: Call) -> Result:
     for index, (term, size) in enumerate(zip(positions, sizes, strict=True)):
         dim = len(inputs) - dims + index
         if _covers_all(call, index, length(term), size):
+            call.see(term, Sight.ANY if "max" in call.operator else Sight.SUM)
             terms[dim] = ()
         elif not (_covers_one(call, index) or ("adaptive" in call.operator and size == length(term))):
             mixed[dim] = size

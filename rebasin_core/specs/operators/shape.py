@@ -293,7 +293,7 @@ RULES: dict[str, Rule] = {
 }
 
 _NOT_LINEAR = {"aten.meshgrid", "aten.diag_embed", "aten.fill_diagonal_", "aten.diagonal", "aten.adjoint", "aten.mH"}
-SIGHTS: Sights = {name: Sight.LINEAR for name in RULES if name not in _NOT_LINEAR}
+SIGHTS: Sights = {name: Sight.COPY for name in RULES if name not in _NOT_LINEAR}
 
 
 @final

@@ -240,7 +240,7 @@ RULES: dict[str, Rule] = {
     "aten.unbind": unbind,
 }
 
-SIGHTS: Sights = dict.fromkeys(RULES, Sight.LINEAR)
+SIGHTS: Sights = dict.fromkeys(RULES, Sight.COPY)
 
 
 @final

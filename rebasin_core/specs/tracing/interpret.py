@@ -20,6 +20,7 @@ from rebasin_core.specs.tracing.constants import KnownConstants, refined, values
 from rebasin_core.specs.tracing.decompose import Decomposer
 from rebasin_core.specs.tracing.graph import value_of, written_nodes
 from rebasin_core.specs.tracing.positioned import positioned
+from rebasin_core.specs.unification.relation import Sight
 from rebasin_core.specs.unification.terms import Reason, fresh, has_uniform, length, substitute
 
 if TYPE_CHECKING:
@@ -150,7 +151,9 @@ class Interpreter:
         try:
             found = positioned(call, node, ordinary)
             if found is not None:
-                return self._conclude(call, _check_lengths(call, found))
+                for term in (term for terms in (*call.tensors, *found) for term in terms):
+                    call.see(term, Sight.ANY, "units are seen by an operator on positions")
+                return _check_lengths(call, found)
         except Exception as error:  # ruff: ignore[blind-except] - as below; the axes of the positions are then fixed
             self._report(_failed(call, error))
         return ordinary(as_integers(call))

@@ -29,6 +29,8 @@ class Relation(Enum):
 class Sight(Enum):
     """How an operator sees the units of an axis: the family of maps of the units that commute with it."""
 
+    COPY = "copy"
+    """Entries are copied, moved, repeated or split, but not computed: all invertible maps."""
     LINEAR = "linear"
     """A linear function of the tensor, the same for all units: all invertible maps."""
     NORM = "norm"
