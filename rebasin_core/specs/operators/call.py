@@ -29,9 +29,9 @@ def _unknown(name: str) -> None:
     del name
 
 
-@final
+@final  # ruff: ignore[too-many-public-methods] - the vocabulary of all rules
 @dataclass(frozen=True, slots=True)
-class Call:  # ruff: ignore[too-many-public-methods] - the vocabulary of all rules
+class Call:
     """The call of an operator in a traced graph.
 
     A tensor is represented by the *terms* of its axes, one per dimension. A rule returns the terms of the outputs and
