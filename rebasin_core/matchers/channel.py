@@ -99,16 +99,24 @@ class AbstractChannelMatcher(Matcher):
                 f"parameters: {'; '.join(problems)}; please report this to its author"
             )
             raise InvalidInputError(message)
+        require_finite(channels, f"the {role}'s channels")
 
-    @final
     @override
     def _match(self, problem: MatchProblem) -> MatchResult:
-        start = perf_counter()
+        return self._match_permutations(problem)
+
+    @final
+    def _match_permutations(self, problem: MatchProblem) -> MatchResult:
+        """Return the permutation between two posteriors."""
         reference, candidate = self._channels(problem.reference, problem.candidate)
         self._require_channels(problem, reference, "reference")
         self._require_channels(problem, candidate, "candidate")
-        require_finite(reference, "the reference's channels")
-        require_finite(candidate, "the candidate's channels")
+        return self._match_channels(problem, reference, candidate)
+
+    @final
+    def _match_channels(self, problem: MatchProblem, reference: Channels, candidate: Channels) -> MatchResult:
+        """Return the permutation between two sets of channels."""
+        start = perf_counter()
         solver = CoordinateDescent(problem.layout, reference, candidate, solver=self.assignment, memory=self.memory)
         identity_objective = solver.objective()
 

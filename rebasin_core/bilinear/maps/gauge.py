@@ -1,0 +1,170 @@
+r"""The gauge of minimal norm: a representative of all networks that differ by scales and invertible maps.
+
+The squared norm of a network, as a function of a scale or an invertible map of one group, is
+$\mathrm{tr}(M P) + \mathrm{tr}(M^{-1} Q)$, where $M = g^\top g$, and $P$ and $Q$ are the Gram matrices of all weights
+that produce and consume the units. Its minimum satisfies $M P M = Q$: the geometric mean of $P^{-1}$ and $Q$, and for a
+scale the fourth root of a ratio of norms. The minimum is unique up to orthogonal maps, or signs. Therefore two networks
+in this gauge that differ by the whole group differ by orthogonal maps, signs and permutations only.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from rebasin_core.bilinear.maps.slot_cells import slot_cells
+from rebasin_core.errors import ConvergenceWarning
+from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.symmetry_element import SymmetryElement
+from rebasin_core.symmetry.kind import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from rebasin_core.bilinear.terms import Channels
+    from rebasin_core.symmetry.linear import LinearSymmetry, Symmetry
+
+_UNBOUNDED = {Kind.POSITIVE, Kind.NONZERO, Kind.ROTATION, Kind.INVERTIBLE}
+_MAX_SWEEPS = 200
+_TOLERANCE = 1e-10
+# Relative size of the smallest eigenvalue of a Gram matrix that is taken into account.
+_RIDGE = 1e-6
+
+
+def balanced(symmetry: Symmetry, channels: Channels) -> tuple[Channels, SymmetryElement]:
+    """Return a network in the gauge of minimal norm, and the element that transforms the network to it.
+
+    Args:
+        symmetry: The linear symmetries.
+        channels: ``[C, *s]`` for every parameter; further channels than the first are transformed by absolute values.
+
+    Returns:
+        The channels in float64, and the element: scales and symmetric positive definite maps.
+
+    References:
+        F. Pittorino et al. (2022), "Deep networks on toroids", ICML, arXiv 2202.03038 (scales); G. Kempf, L. Ness
+        (1979), "The length of vectors in representation spaces" (uniqueness up to a compact group).
+    """
+    current = {name: tensor.double() for name, tensor in channels.items()}
+    total = SymmetryElement.identity(symmetry)
+    unbounded = [index for index, linear in enumerate(symmetry.linear) if linear.kind in _UNBOUNDED]
+    change = 0.0
+    for _ in range(_MAX_SWEEPS if unbounded else 0):
+        change = 0.0
+        for index in unbounded:
+            linear = symmetry.linear[index]
+            value, size = _best(symmetry, linear, current)
+            if size > _TOLERANCE:
+                step = mapping(symmetry, {index: value})
+                current = transformed(step, current, {slot.tensor for slot in linear.degrees})
+                total = total.compose(step)
+                change = max(change, size)
+        if change <= _TOLERANCE:
+            break
+    if change > _TOLERANCE:
+        message = (
+            f"the gauge still changed by a factor of {1 + change:.3g} after {_MAX_SWEEPS} sweeps: it is approximate"
+        )
+        warnings.warn(message, ConvergenceWarning, stacklevel=2)
+    return current, total
+
+
+def mapping(symmetry: Symmetry, maps: Mapping[int, Tensor]) -> SymmetryElement:
+    """Return an element that permutes nothing.
+
+    Args:
+        symmetry: The linear symmetries.
+        maps: Maps by index among the linear symmetries; all others are the identity.
+
+    Returns:
+        The element.
+    """
+    identity = Permutation.identity(symmetry.permutations)
+    return SymmetryElement(symmetry, identity, [maps.get(index) for index in range(len(symmetry.linear))])
+
+
+def transformed(element: SymmetryElement, channels: Channels, names: set[str]) -> Channels:
+    """Return channels with some tensors transformed.
+
+    Args:
+        element: The element.
+        channels: ``[C, *s]`` by name; the first channel is transformed by the element, others by absolute values.
+        names: Names of the tensors that the element transforms.
+
+    Returns:
+        The channels; other tensors are those given.
+    """
+    given = {name: tensor for name, tensor in channels.items() if name in names}
+    first = element.apply({name: tensor[:1] for name, tensor in given.items()})
+    others = {name: tensor[1:] for name, tensor in given.items() if tensor.shape[0] > 1}
+    rest = _absolute(element).apply(others) if others else {}
+    return {**channels, **{n: torch.cat([t, rest[n]]) if n in rest else t for n, t in first.items()}}
+
+
+def _absolute(element: SymmetryElement) -> SymmetryElement:
+    """Return the element that transforms standard deviations."""
+    maps = [None if value is None else value.abs() for value in element.maps]
+    return SymmetryElement(element.symmetry, element.permutation, maps)
+
+
+def _best(symmetry: Symmetry, linear: LinearSymmetry, channels: Mapping[str, Tensor]) -> tuple[Tensor, float]:
+    """Return the optimal map with all others fixed, and how far it is from the identity."""
+    produced, consumed = (_gram(symmetry, linear, channels, sign) for sign in (1, -1))
+    if linear.kind is Kind.INVERTIBLE:
+        return _geometric_mean(produced, consumed)
+    if linear.kind is Kind.ROTATION:
+        half = produced.shape[-1] // 2
+        produced, consumed = (one[..., :half] + one[..., half:] for one in (produced, consumed))
+    usable = (produced > 0) & (consumed > 0)
+    ratio = torch.where(usable, consumed / produced.clamp_min(torch.finfo(produced.dtype).tiny), 1.0)
+    factor = ratio**0.25
+    size = float(factor.log().abs().max())
+    if linear.kind is Kind.ROTATION:
+        return torch.stack([factor, torch.zeros_like(factor)], -1), size
+    return factor, size
+
+
+def _gram(symmetry: Symmetry, linear: LinearSymmetry, channels: Mapping[str, Tensor], sign: int) -> Tensor:
+    """Return the Gram matrices of producing or consuming weights, or their diagonals for factors."""
+    shape = symmetry.layout.index_shape(linear.group)
+    is_matrix = linear.kind is Kind.INVERTIBLE
+    outer = symmetry.layout.ancestors(linear.group)
+    like = next(iter(channels.values()))
+    total = torch.zeros((*shape, shape[-1]) if is_matrix else shape, dtype=torch.float64, device=like.device)
+    for name in dict.fromkeys(slot.tensor for slot in linear.degrees):
+        if name not in channels:
+            continue
+        for cell in slot_cells(symmetry.layout, name, channels[name], channels[name]):
+            for position, slot in enumerate(cell.slots):
+                if slot is None or linear.degrees.get(slot, 0) * sign <= 0:
+                    continue
+                front = [*(cell.dims_of(group)[0] for group in outer), position + 1]
+                rows = cell.reference.movedim(front, [*range(len(front))]).reshape(*shape, -1)
+                total += rows @ rows.mT if is_matrix else rows.square().sum(-1)
+    return total
+
+
+def _geometric_mean(produced: Tensor, consumed: Tensor) -> tuple[Tensor, float]:
+    r"""Return $M^{1/2}$ with $M P M = Q$."""
+    root, inverse_root = _roots(_regularized(produced))
+    middle, _ = _roots(root @ _regularized(consumed) @ root)
+    found, _ = _roots(inverse_root @ middle @ inverse_root)
+    identity = torch.eye(found.shape[-1], dtype=found.dtype, device=found.device)
+    return found, float((found - identity).abs().max())
+
+
+def _regularized(gram: Tensor) -> Tensor:
+    size = gram.shape[-1]
+    scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(torch.finfo(gram.dtype).tiny)
+    return gram + _RIDGE * scale[..., None, None] * torch.eye(size, dtype=gram.dtype, device=gram.device)
+
+
+def _roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the symmetric square root of a positive definite matrix, and its inverse."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    roots = values.clamp_min(torch.finfo(values.dtype).tiny).sqrt()
+    return (vectors * roots.unsqueeze(-2)) @ vectors.mT, (vectors / roots.unsqueeze(-2)) @ vectors.mT
