@@ -61,7 +61,7 @@ def has_ended(child: int) -> bool:
 
 
 def kill_when(child: int, is_reached: Callable[[], bool]) -> None:
-    """Kill a child process at a stage; if it is too fast for that, it ends."""
+    """Kill a child process at a stage; if it is too fast for that, it finishes."""
     wait_until(lambda: is_reached() or has_ended(child))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
