@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -73,6 +74,7 @@ class TwoLevels:
         self._solver = solver
         self._inner = nested_directly(layout, name)
         self._outer = layout.index_shape(name)
+        self._dtype = functools.reduce(torch.promote_types, (term.dtype for term in terms), torch.float32)
         self._coupled = [term for term in terms if len(self._nested(term)) > 1]
         alone = [term for term in terms if len(self._nested(term)) == 1]
         self._alone = {
@@ -137,16 +139,15 @@ class TwoLevels:
     def _products_alone(self, child: str, terms: Sequence[Term]) -> Tensor:
         """Return the sum over terms with one nested group, ``[*outer, n, n, m, m]``."""
         *outer, size, width = self._layout.index_shape(child)
-        device = self._indices[child].device
-        total = torch.zeros((*outer, size, size, width, width), dtype=torch.float32, device=device)
+        units = size * width
+        total = torch.zeros((*outer, units, units), dtype=self._dtype, device=self._indices[child].device)
         for term in terms:
             compared = [term.positions(self._name)[0], term.positions(child)[0]]
             batch = self._batch(term)
             for reference, candidate, done in pieces(term, self._indices, whole=compared, nested=self._layout.nesting):
                 permuted = act_on_cell(self._layout, self._indices, candidate, term.atoms, skip=(*compared, *done))
-                products = inner_products(reference, permuted, batch=batch, compared=compared)
-                total = products.reshape(*outer, size, width, size, width).transpose(-3, -2) + total
-        return total
+                total += inner_products(reference, permuted, batch=batch, compared=compared)
+        return total.view(*outer, size, width, size, width).transpose(-3, -2)
 
     def _batch(self, term: Term) -> list[int]:
         return [term.positions(group)[0] for group in self._layout.ancestors(self._name)]
