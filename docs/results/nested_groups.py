@@ -7,8 +7,7 @@ The reference has random parameters. The candidate is a permuted copy with Gauss
 given relative to the root mean square of each tensor. The matcher is `weight`. *Jointly*: a group is assigned together
 with the groups nested in it. *One at a time*: each group is assigned with all others fixed; this is an ablation, not an
 option of the matcher. The table has the number of trials in which the objective of the planted element is reached, the
-mean share of recovered units, and the mean CPU time of a match. A trial of a large network takes seconds, so these have
-fewer trials.
+mean share of recovered units, and the mean CPU time of a match. Large networks have fewer trials.
 """
 
 from __future__ import annotations

@@ -151,9 +151,8 @@ class CoordinateDescent:
 
         The next group is always the one with the largest share of its similarity in such terms. At first these are
         biases and weights next to inputs and outputs. Unmatched neighbors contribute only noise to a similarity matrix,
-        so a first sweep from the identity leads to worse local optima. Nested groups are matched jointly with the group
-        around them; groups at three or more levels are not permuted. The descent must be at the identity, or continue
-        an initialization.
+        so a first sweep from the identity leads to worse local optima. Nested groups and the groups around them are not
+        permuted. The descent must be at the identity, or continue an initialization.
 
         Returns:
             Whether the objective is larger than at the identity; if not, the descent is at the identity.
@@ -163,19 +162,20 @@ class CoordinateDescent:
         # Each term is counted when the last of its groups is matched, by the similarity of that group.
         value = self._constant
         uncounted = dict.fromkeys(self._terms)
-        free = [n for n in self._layout.groups if n not in self._layout.nesting or self._is_outermost(n)]
+        # Tried: nested groups matched here, too. On trained transformers the objective is higher or lower by up to 9 %.
+        free = [name for name in self._layout.groups if name not in self._layout.nesting]
         matched = self.state.matched
-        shares = {name: self._share_known(name) for name in free if name not in matched}
+        shares = {name: self._similarities.share_known(name, matched) for name in free if name not in matched}
         while shares:
             name = max(shares, key=shares.__getitem__)
             if shares.pop(name) > 0:
-                known = self._similarities.known_terms(name, {*matched, *self._inner[name]})
+                known = self._similarities.known_terms(name, matched)
                 value += self._match_by(name, known)
                 for term in known:
                     uncounted.pop(term, None)
-            matched.extend((name, *self._inner[name]))
+            matched.append(name)
             for other in {group for term in self._terms_of_group[name] for group in term.groups if group in shares}:
-                shares[other] = self._share_known(other)
+                shares[other] = self._similarities.share_known(other, matched)
             self.on_step()
         value = self._constant + self._value(self._terms) if is_continued else value + self._value([*uncounted])
         self.state.is_initialized = True
@@ -187,13 +187,6 @@ class CoordinateDescent:
         self._objective = (self.indices, value)
         self.total_increase += value - before
         return True
-
-    def _is_outermost(self, name: str) -> bool:
-        """Return whether a group is not nested, and can be matched jointly with the groups nested in it."""
-        return self._layout.groups[name].within is None and bool(self._inner[name])
-
-    def _share_known(self, name: str) -> float:
-        return self._similarities.share_known(name, {*self.state.matched, *self._inner[name]})
 
     def _objective_at_identity(self) -> float:
         if self._at_identity is None:
@@ -269,14 +262,10 @@ class CoordinateDescent:
     def _match_by(self, name: str, terms: list[Term]) -> float:
         """Match a group by some of its terms; return their sum at the assignment."""
         start = perf_counter()
-        within: dict[str, Tensor] = {}
-        if self._inner[name]:
-            similarity, within = self._at_two_levels(name, terms)
-        else:
-            similarity = self._similarities.known(name, self.indices, terms)
+        similarity = self._similarities.known(name, self.indices, terms)
         mid = perf_counter()
         found = self._solver.solve(similarity)
-        self.indices = {**self.indices, name: found.index, **_chosen(within, found.index)}
+        self.indices = {**self.indices, name: found.index}
         value = picked(similarity, found.index).double().sum().item()
         if len(terms) == len(self._terms_of_group[name]):  # optimal until a neighbor changes
             self._last[name] = found

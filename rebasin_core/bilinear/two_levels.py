@@ -61,7 +61,7 @@ class TwoLevels:
 
     Complexity:
         For n outer units with m units of a nested group in each: a product over n m units for each term, and n^2
-        assignments of size m. For coupled groups, at most four times as many assignments, and products over n^2 pairs
+        assignments of size m. For coupled groups, up to four times the assignments, and products over n^2 pairs
         of m units, with at most one slice of permuted candidates in memory at a time.
     """
 
@@ -186,7 +186,7 @@ class TwoLevels:
 def _products_of_pairs(
     left: Tensor, right: Tensor, chosen: Mapping[int, Tensor], compared: int | None
 ) -> Iterator[Tensor]:
-    """Yield the inner products ``[rows, n, m, m]`` of some reference units with all candidate units, in order.
+    """Yield the inner products ``[rows, n, m, m]`` of some reference units with all candidate units.
 
     ``left`` and ``right`` are ``[batch, n, *m, rest]``, and ``chosen`` has the permutation ``[batch, n, n, m]`` of the
     candidate along some of the nested dimensions, numbered from zero.

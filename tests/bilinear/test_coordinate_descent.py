@@ -96,7 +96,7 @@ def test_at_convergence_no_single_group_can_be_improved(start: Literal["greedy",
 def test_stopping_at_the_maximum_number_of_sweeps_is_an_outcome() -> None:
     a, spec = attention(0)
     b, _ = attention(1)
-    result = WeightMatcher(max_sweeps=1, start="identity").match(PointPosterior(a), PointPosterior(b), spec)
+    result = WeightMatcher(max_sweeps=1).match(PointPosterior(a), PointPosterior(b), spec)
     assert result.outcome is MatchOutcome.MAX_SWEEPS
     assert result.sweeps == 1
 

@@ -152,16 +152,13 @@ def test_inner_groups_of_three_levels_are_coupled(seed: int) -> None:
     assert result.objective == pytest.approx(value(a, a))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_greedy_initialization_matches_nested_groups_with_their_neighbors(seed: int) -> None:
-    # The second dense layer is determined only by the grouped convolution before it.
+@pytest.mark.parametrize("seed", range(10))
+def test_dense_layers_after_a_grouped_convolution_are_recovered(seed: int) -> None:
+    # The greedy initialization matches the hidden units before the groups, only by the last layer.
     table = {**GROUPED, "out": "h, g*b", "head": "-, h"}
-    shapes = {**GROUPED_SHAPES, "out": (5, 6), "head": (2, 5)}
+    shapes = {**GROUPED_SHAPES, "out": (5, 6), "head": (3, 5)}
     a = random_tensors(shapes, seed)
     spec = table_spec(table, a, sizes={"g": 3})
     b = spec.random_permutation(generator=torch.Generator().manual_seed(seed)).apply(a)
-    descent = CoordinateDescent(spec.layout, channels(a), channels(b))
-    assert descent.initialize_greedily()
-    assert descent.objective() == pytest.approx(value(a, a))
-    assert descent.objective() == pytest.approx(value(a, Permutation(spec.layout, descent.indices).apply(b)))
-    assert set(descent.state.matched) == set(spec.groups)
+    result = WeightMatcher().match(PointPosterior(a), PointPosterior(b), spec)
+    assert result.objective == pytest.approx(value(a, a))
