@@ -189,20 +189,30 @@ def _products_of_pairs(
     """Yield the inner products ``[rows, n, m, m]`` of some reference units with all candidate units.
 
     ``left`` and ``right`` are ``[batch, n, *m, rest]``, and ``chosen`` has the permutation ``[batch, n, n, m]`` of the
-    candidate along some of the nested dimensions, numbered from zero.
+    candidate along at least one of the nested dimensions, numbered from zero.
     """
     size = right.shape[1]
     step = max(1, MAX_ENTRIES // max(1, right[0].numel()))
     for number, units in enumerate(right):
+        parts = units.reshape(-1, units.shape[-1])
         for start in range(0, size, step):
             rows = left[number, start : start + step]
-            columns = units.expand(len(rows), *units.shape)
-            for dim, choice in chosen.items():
-                index = choice[number, start : start + step]
-                shape = [1] * (columns.dim() - 2)
-                shape[dim] = index.shape[-1]
-                columns = torch.take_along_dim(columns, index.reshape(*index.shape[:2], *shape), dim=2 + dim)
             front = rows.unsqueeze(1) if compared is None else rows.movedim(1 + compared, 1)
-            back = columns.unsqueeze(2) if compared is None else columns.movedim(2 + compared, 2)
-            products = front.flatten(2) @ back.flatten(3).flatten(1, 2).mT
+            near = {dim: choice[number, start : start + step] for dim, choice in chosen.items()}
+            order = _rows_of_pairs(units.shape[:-1], near, count=len(rows))
+            order = order if compared is None else order.movedim(2 + compared, 2)
+            # Gathered in the order of the product: a second copy needs about the time of the product.
+            back = parts.index_select(0, order.flatten()).view(len(rows), size * front.shape[1], -1)
+            products = front.flatten(2) @ back.mT
             yield products.reshape(len(rows), front.shape[1], size, front.shape[1]).transpose(1, 2)
+
+
+def _rows_of_pairs(shape: Sequence[int], chosen: Mapping[int, Tensor], *, count: int) -> Tensor:
+    """Return the rows of a flattened tensor ``[n, *m, rest]`` that the pairs gather, ``[count, n, *m]``."""
+    size, *widths = shape
+    device = next(iter(chosen.values())).device
+    index = torch.arange(size, device=device).expand(count, size)
+    for dim, width in enumerate(widths):
+        along = chosen[dim] if dim in chosen else torch.arange(width, device=device).expand(count, size, width)
+        index = index.unsqueeze(-1) * width + along.reshape(count, size, *[1] * dim, width)
+    return index
