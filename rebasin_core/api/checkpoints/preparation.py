@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 from torch import nn
 
 from rebasin_core.api.checkpoints.compared import own_layout
+from rebasin_core.api.checkpoints.fitted import FittedTensors
 from rebasin_core.api.checkpoints.models import model_of, spec_of
 from rebasin_core.api.checkpoints.network import CheckpointNetwork, networks_in
 from rebasin_core.checkpoints.function_check import FunctionDifference, function_difference
@@ -91,6 +92,9 @@ class Prepared:
     def function_check(self, network: CheckpointNetwork, permutation: Permutation) -> FunctionDifference:
         """Compare the outputs of the model with a network and with the permuted network.
 
+        If the network has another vocabulary or number of classes than the model, the rows that both have are compared;
+        see `FittedTensors`.
+
         Args:
             network: One of the networks.
             permutation: The permutation.
@@ -105,10 +109,12 @@ class Prepared:
         inputs = self.require_runnable()
         module = cast("SourcedModel", self.model).module
 
-        def permuted(name: str) -> Tensor:
-            return permuted_tensor(permutation, network.tensors, name)
+        fitted = FittedTensors(network.tensors, {name: network.form.shapes[name] for name in network.match.resized})
 
-        found = function_difference(module, network.tensors, permuted, inputs)
+        def permuted(name: str) -> Tensor:
+            return fitted.fit(name, permuted_tensor(permutation, network.tensors, name))
+
+        found = function_difference(module, fitted, permuted, inputs)
         if not found.reason and not found.is_kept:
             message = (
                 f"the permutation changes the function of the model: {found}. The specification is wrong for this "
