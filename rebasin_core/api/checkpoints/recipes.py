@@ -72,7 +72,7 @@ def run_recipe(
         The result.
 
     Raises:
-        ConfigError: If an option is invalid.
+        ConfigError: If an option is invalid, or the device is not available.
         FileFormatError: If a file is damaged, or of an unknown format.
         InvalidInputError: If the checkpoints do not fit each other, the model or the method, or the memory is not
             sufficient.
@@ -94,6 +94,7 @@ def run_recipe(
         "check": recipe.check,
         "chance": recipe.chance,
         "memory": recipe.memory,
+        "device": recipe.device,
         "task": task,
         "keep": keep,
         "seed": recipe.seed,
