@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from rebasin_core.errors import SpecError
 from rebasin_core.strategy import Strategy
+from rebasin_core.symmetry.linear import Symmetry
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.arguments import raise_wrong_type
 
@@ -30,7 +31,8 @@ ExampleInputs: TypeAlias = "tuple[tuple[Any, ...], Mapping[str, Any]]"
 class PermutationSpec(ABC):
     """Permutation symmetries of a model: its groups, and the axes of each tensor on which they act.
 
-    A subclass returns the layout from `_layout`. To write the layout as a table, derive from `TableSpec`.
+    A subclass returns the layout from `_layout`, and may return further symmetries from `_symmetry`. To write the
+    layout as a table, derive from `TableSpec`.
 
     Laws:
         - *Function preserved*: applying any group element to all parameters and buffers of the model leaves its
@@ -54,6 +56,33 @@ class PermutationSpec(ABC):
     def layout(self) -> Layout:
         """The groups, and the axes of every tensor."""
         return self._layout()
+
+    def _symmetry(self) -> Symmetry:
+        """Return the linear maps of the model's units; none unless a subclass derives them.
+
+        The property `symmetry` calls this method once.
+
+        Returns:
+            The symmetry. Its `Symmetry.permutations` must equal `layout`.
+        """
+        return Symmetry(self.layout)
+
+    @final
+    @cached_property
+    def symmetry(self) -> Symmetry:
+        """The maps that the model admits on the units of its groups, in addition to permutations.
+
+        Raises:
+            SpecError: If the permutations of the symmetry are not those of `layout`.
+        """
+        symmetry = self._symmetry()
+        if symmetry.permutations.fingerprint != self.layout.fingerprint:
+            message = (
+                f"`_symmetry` of `{type(self).__qualname__}` returned a symmetry whose `permutations` differ from "
+                "`layout`; list in `unpermuted` the groups that only the symmetry has"
+            )
+            raise SpecError(message)
+        return symmetry
 
     @property
     def example_inputs(self) -> ExampleInputs | None:

@@ -134,7 +134,7 @@ class CheckpointMerge:
         return rows
 
     def report(self, *, full: bool = False, width: int | None = None) -> str:
-        """Return the reports of all alignments.
+        """Return the reports of all alignments, or a sentence if the networks were not aligned.
 
         Args:
             full: Whether to list every group; otherwise groups whose names differ only in numbers are one row.
@@ -147,7 +147,7 @@ class CheckpointMerge:
         for network, found in zip(self.networks, self.alignments, strict=True):
             if found is not None:
                 parts.append(f"{network.checkpoint.path}:\n{found.report(full=full, width=width)}")
-        return "\n\n".join(parts)
+        return "\n\n".join(parts) or f"Merged without alignment by {self.method.name!r}."
 
     def as_json(self) -> dict[str, Any]:
         """Return the method, and all figures of the alignments, as JSON values."""
@@ -193,7 +193,7 @@ class CheckpointMerge:
         provenance = {
             "command": "merge",
             "method": json.loads(self.method.canonical_json()),
-            "weights": _plain(self.weights),
+            "weights": plain_weights(self.weights),
             "matcher": json.loads(found[0].matcher.canonical_json()) if found else None,
             "specification": found[0].spec.layout.fingerprint if found else None,
             "seed": self.seed,
@@ -370,7 +370,15 @@ def _reader(
     return lambda name: permuted_tensor(alignment.permutation, network.tensors, name, device)
 
 
-def _plain(weights: Weights | None) -> Any:  # ruff: ignore[any-type] - JSON
+def plain_weights(weights: Weights | None) -> Any:  # ruff: ignore[any-type] - JSON
+    """Return weights as JSON values.
+
+    Args:
+        weights: The weights, or a mapping from patterns of tensor names to such weights.
+
+    Returns:
+        The same with lists of numbers; patterns in their order, because the first one that matches applies.
+    """
     if weights is None:
         return None
     if hasattr(weights, "items"):

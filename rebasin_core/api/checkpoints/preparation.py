@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 from torch import nn
 
 from rebasin_core.api.checkpoints.compared import own_layout
+from rebasin_core.api.checkpoints.fitted import FittedTensors
 from rebasin_core.api.checkpoints.models import model_of, spec_of
 from rebasin_core.api.checkpoints.network import CheckpointNetwork, networks_in
 from rebasin_core.checkpoints.function_check import FunctionDifference, function_difference
@@ -95,6 +96,9 @@ class Prepared:
     ) -> FunctionDifference:
         """Compare the outputs of the model with a network and with the permuted network.
 
+        If the network has another vocabulary or number of classes than the model, the rows that both have are compared;
+        see `FittedTensors`.
+
         Args:
             network: One of the networks.
             permutation: The permutation.
@@ -110,12 +114,14 @@ class Prepared:
         inputs = self.require_runnable()
         module = cast("SourcedModel", self.model).module
 
-        def permuted(name: str) -> Tensor:
-            return permuted_tensor(permutation, network.tensors, name)
+        fitted = FittedTensors(network.tensors, {name: network.form.shapes[name] for name in network.match.resized})
 
-        found = function_difference(module, network.tensors, permuted, inputs, device=device)
+        def permuted(name: str) -> Tensor:
+            return fitted.fit(name, permuted_tensor(permutation, network.tensors, name))
+
+        found = function_difference(module, fitted, permuted, inputs, device=device)
         if found.reason and device != CPU:  # for example, of a model that makes tensors on the CPU
-            found = function_difference(module, network.tensors, permuted, inputs)
+            found = function_difference(module, fitted, permuted, inputs)
         if not found.reason and not found.is_kept:
             message = (
                 f"the permutation changes the function of the model: {found}. The specification is wrong for this "

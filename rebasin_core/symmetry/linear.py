@@ -1,0 +1,386 @@
+"""Linear symmetries: the maps that a network admits on its units in addition to their permutation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, final
+
+from rebasin_core.errors import FileFormatError, SpecError, nearest
+from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, concat, product
+from rebasin_core.symmetry.layout import Layout
+from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
+from rebasin_core.tensors.frozen import FrozenMapping
+from rebasin_core.tensors.reading import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+
+@final
+class Kind(StrEnum):
+    """A family of linear maps of the units of a group.
+
+    Members of the first three kinds multiply each unit by a factor of its own; those of the others are matrices.
+    """
+
+    SIGN = "sign"
+    """One factor 1 or -1 per unit (odd activation functions, such as tanh)."""
+    POSITIVE = "positive"
+    """One positive factor per unit (positively homogeneous activation functions, such as ReLU)."""
+    NONZERO = "nonzero"
+    """One nonzero factor per unit (units that enter linearly, such as the ungated half of SwiGLU)."""
+    ROTATION = "rotation"
+    """One rotation and positive scale per pair of units (i, i + n/2): a complex factor (rotary positions)."""
+    ORTHOGONAL = "orthogonal"
+    """Orthogonal matrices (the residual stream between normalizations by root mean square)."""
+    ORTHOGONAL_FIXING_ONES = "orthogonal_fixing_ones"
+    """Orthogonal matrices with ``g @ 1 = 1`` (the residual stream between layer normalizations)."""
+    INVERTIBLE = "invertible"
+    """Invertible matrices (units between two linear layers, such as the value width of an attention head)."""
+
+    @property
+    def is_factor(self) -> bool:
+        """Whether a map is one real factor per unit."""
+        return self in {Kind.SIGN, Kind.POSITIVE, Kind.NONZERO}
+
+    def map_shape(self, size: int) -> tuple[int, ...]:
+        """Return the shape of a map of ``size`` units, without the dimensions of outer groups.
+
+        Args:
+            size: Number of units; even for `ROTATION`.
+
+        Returns:
+            ``(n,)`` for factors, ``(n/2, 2)`` for rotations (real and imaginary part), ``(n, n)`` for matrices.
+        """
+        if self.is_factor:
+            return (size,)
+        return (size // 2, 2) if self is Kind.ROTATION else (size, size)
+
+    def dimension(self, size: int) -> int:
+        """Return the number of continuous parameters of a map of ``size`` units.
+
+        Args:
+            size: Number of units.
+
+        Returns:
+            The dimension of the group of these maps.
+        """
+        match self:
+            case Kind.SIGN:
+                return 0
+            case Kind.POSITIVE | Kind.NONZERO | Kind.ROTATION:
+                return size
+            case Kind.ORTHOGONAL:
+                return size * (size - 1) // 2
+            case Kind.ORTHOGONAL_FIXING_ONES:
+                return (size - 1) * (size - 2) // 2
+            case Kind.INVERTIBLE:
+                return size * size
+
+
+@final
+@dataclass(frozen=True, slots=True, order=True)
+class Slot:
+    """One occurrence of a group on a tensor.
+
+    Attributes:
+        tensor: Name of the tensor.
+        dim: Index of the tensor's dimension.
+        number: Index of the atom on the axis of that dimension, left to right (see `atoms_of`). It distinguishes the
+            parts of a concatenation, such as the query, key and value of a fused projection.
+    """
+
+    tensor: str
+    dim: int
+    number: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LinearSymmetry:
+    r"""One family of linear maps of the units of a group that leaves the function of the network unchanged.
+
+    Factors multiply the entries of unit $i$ by $f_i^d$, where $d$ is the degree of the slot. Rotations and matrices
+    $g$ transform the axis of a slot of degree 1 by $g$ (a tensor that produces the units) and that of a slot of degree
+    -1 by $g^{-T}$ (a tensor that consumes them). Slots that are not listed are not transformed.
+
+    Attributes:
+        group: Name of a group of the layout. A nested group has one map per unit of its outer groups.
+        kind: The family of maps.
+        degrees: The degree by slot. A degree of 0 is omitted.
+        ones: Names of tensors that must be one in all entries, or other maps than the identity change the function
+            (scales of normalizations).
+
+    Raises:
+        SpecError: If there is no degree, or one is not an integer or not allowed for the kind.
+    """
+
+    group: str
+    kind: Kind
+    degrees: Mapping[Slot, int]
+    ones: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Freeze the mapping and check the degrees."""
+        require_mapping(self.degrees, "degrees as a mapping by `Slot`")
+        if not isinstance(self.kind, Kind):
+            raise_wrong_type(self.kind, "the kind of a linear symmetry as a member of `Kind`")
+        given: Iterable[tuple[object, object]] = self.degrees.items()
+        for slot, degree in given:
+            if not isinstance(slot, Slot) or type(degree) is not int:
+                message = f"group {self.group!r}: expected integer degrees by `Slot`, got {slot!r}: {degree!r}"
+                raise SpecError(message)
+            if not self.kind.is_factor and degree not in {-1, 0, 1}:
+                message = f"{slot}: expected degree 1 or -1 for maps of kind {self.kind}, got {degree}"
+                raise SpecError(message)
+        degrees = {slot: degree for slot, degree in self.degrees.items() if degree}
+        if not degrees:
+            message = f"group {self.group!r}: expected at least one slot with a nonzero degree, got none"
+            raise SpecError(message)
+        object.__setattr__(self, "degrees", FrozenMapping(degrees))
+        object.__setattr__(self, "ones", tuple(self.ones))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the symmetry as a JSON object: each degree is a list of tensor, dimension, number and degree."""
+        degrees = [[slot.tensor, slot.dim, slot.number, self.degrees[slot]] for slot in sorted(self.degrees)]
+        document = {"group": self.group, "kind": str(self.kind), "degrees": degrees}
+        return document | ({"ones": sorted(self.ones)} if self.ones else {})
+
+    @classmethod
+    def from_json(cls, document: object) -> LinearSymmetry:
+        """Return the symmetry written by `as_json`.
+
+        Args:
+            document: The parsed JSON.
+
+        Returns:
+            An equal symmetry.
+
+        Raises:
+            FileFormatError: If the document has another structure.
+            SpecError: If a degree is not allowed.
+        """
+        entry: dict[str, Any] = document if isinstance(document, dict) else {}
+        group, kind, ones = entry.get("group"), entry.get("kind"), entry.get("ones", [])
+        rows = entry.get("degrees")
+        kinds = [member for member in Kind if kind == member]
+        fits = isinstance(group, str) and bool(kinds) and entry.keys() <= {"group", "kind", "degrees", "ones"}
+        fits = fits and isinstance(rows, list) and all(map(_is_degree, rows))
+        if not fits or not isinstance(ones, list) or not all(isinstance(name, str) for name in ones):
+            message = (
+                "expected a linear symmetry as an object with `group`, `kind` and `degrees` (lists of tensor, "
+                f"dimension, number and degree), got {shown(document)}"
+            )
+            raise FileFormatError(message)
+        return cls(str(group), kinds[0], {Slot(*row[:3]): row[3] for row in rows or ()}, tuple(ones))
+
+
+@final
+@dataclass(frozen=True)
+class Symmetry:
+    """The linear part of a specification: the maps that it admits in addition to permutations.
+
+    Attributes:
+        layout: The groups and the tensors they act on. It can have more groups than the layout of the permutations:
+            those of ``unpermuted``.
+        linear: The linear symmetries. A group can have several families of factors, and families of matrices on
+            disjoint slots.
+        unpermuted: Names of the groups that have maps but whose units cannot be permuted. Groups with rotations, whose
+            pairs differ in frequency, always belong to them.
+
+    Raises:
+        SpecError: On construction, if a linear symmetry names a group, tensor, dimension or atom that the layout does
+            not have, if a slot is transformed twice by maps that do not commute, if rotations act on an odd number of
+            units, or if matrices act on a group with inner groups.
+    """
+
+    layout: Layout
+    linear: tuple[LinearSymmetry, ...] = ()
+    unpermuted: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Freeze the parts and check that they agree."""
+        if not isinstance(self.layout, Layout):
+            raise_wrong_type(self.layout, "a `Layout` for the groups of a symmetry")
+        linear = tuple(self.linear)
+        for item in linear:
+            if not isinstance(item, LinearSymmetry):
+                raise_wrong_type(item, "linear symmetries as values of `LinearSymmetry`")
+            _check_linear(self.layout, item)
+        _check_together(linear)
+        rotated = {item.group for item in linear if item.kind is Kind.ROTATION}
+        for name in self.unpermuted:
+            if name not in self.layout.groups:
+                message = f"`unpermuted` names the group {name!r}; {nearest(name, self.layout.groups)}"
+                raise SpecError(message)
+        unpermuted = frozenset(self.unpermuted) | rotated
+        groups = self.layout.groups.values()
+        inner = sorted(group.name for group in groups if group.within in unpermuted and group.name not in unpermuted)
+        if inner:
+            message = f"groups {inner} are nested in groups that cannot be permuted; add them to `unpermuted`"
+            raise SpecError(message)
+        object.__setattr__(self, "linear", linear)
+        object.__setattr__(self, "unpermuted", unpermuted)
+
+    def of(self, group: str) -> tuple[LinearSymmetry, ...]:
+        """Return the linear symmetries of a group.
+
+        Args:
+            group: Name of a group.
+
+        Returns:
+            Those in ``linear`` with this group; empty if it admits permutations only.
+        """
+        return tuple(item for item in self.linear if item.group == group)
+
+    def map_shape(self, linear: LinearSymmetry) -> tuple[int, ...]:
+        """Return the shape of a map of a linear symmetry.
+
+        Args:
+            linear: One of ``linear``.
+
+        Returns:
+            The sizes of the outer groups, then `Kind.map_shape`.
+        """
+        *outer, size = self.layout.index_shape(linear.group)
+        return (*outer, *linear.kind.map_shape(size))
+
+    @cached_property
+    def dimension(self) -> int:
+        """The number of continuous parameters of a group element."""
+        total = 0
+        for item in self.linear:
+            *outer, size = self.layout.index_shape(item.group)
+            total += math.prod(outer) * item.kind.dimension(size)
+        return total
+
+    @cached_property
+    def log2_signs(self) -> int:
+        """The binary logarithm of the number of choices of signs: one per unit with a sign or a nonzero factor."""
+        signed = [item.group for item in self.linear if item.kind in {Kind.SIGN, Kind.NONZERO}]
+        return sum(math.prod(self.layout.index_shape(group)) for group in signed)
+
+    @cached_property
+    def permutations(self) -> Layout:
+        """The layout of the permutations: ``layout``, with fixed axes for the groups of ``unpermuted``."""
+        if not self.unpermuted:
+            return self.layout
+        groups = {name: group for name, group in self.layout.groups.items() if name not in self.unpermuted}
+        axes = {
+            name: tuple(_fixed(axis, self.unpermuted) for axis in of_tensor)
+            for name, of_tensor in self.layout.axes.items()
+        }
+        return Layout(groups, axes, self.layout.buffers, self.layout.aliases)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short hash of the layout and the linear symmetries; equal symmetries have equal fingerprints."""
+        document = {**self.as_json(), "layout": self.layout.fingerprint}
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the symmetry as a JSON object that `from_json` reads back."""
+        document = {"layout": self.layout.as_json(), "linear": [item.as_json() for item in self.linear]}
+        return document | ({"unpermuted": sorted(self.unpermuted)} if self.unpermuted else {})
+
+    @classmethod
+    def from_json(cls, document: object) -> Symmetry:
+        """Return the symmetry written by `as_json`.
+
+        Args:
+            document: The parsed JSON.
+
+        Returns:
+            An equal symmetry.
+
+        Raises:
+            FileFormatError: If the document has another structure.
+            SpecError: If its parts contradict each other.
+        """
+        entry: dict[str, Any] = document if isinstance(document, dict) else {}
+        linear, unpermuted = entry.get("linear"), entry.get("unpermuted", [])
+        if not isinstance(linear, list) or not (
+            isinstance(unpermuted, list) and all(isinstance(name, str) for name in unpermuted)
+        ):
+            message = f"expected a symmetry as an object with `layout` and `linear`, got {shown(document)}"
+            raise FileFormatError(message)
+        items = tuple(LinearSymmetry.from_json(item) for item in linear)
+        return cls(Layout.from_json(entry.get("layout", {})), items, frozenset(unpermuted))
+
+
+def _is_degree(row: object) -> bool:
+    """Return whether a value is a list of a tensor, a dimension, the number of an atom and a degree."""
+    return isinstance(row, list) and [type(item) for item in row] == [str, int, int, int]
+
+
+def _check_linear(layout: Layout, linear: LinearSymmetry) -> None:
+    """Raise if a linear symmetry does not fit the layout."""
+    group = layout.groups.get(linear.group)
+    if group is None:
+        message = f"a linear symmetry names the group {linear.group!r}; {nearest(linear.group, layout.groups)}"
+        raise SpecError(message)
+    for name in (*linear.ones, *(slot.tensor for slot in linear.degrees)):
+        if name not in layout.axes:
+            message = f"a symmetry of group {group.name!r} names the tensor `{name}`; {nearest(name, layout.axes)}"
+            raise SpecError(message)
+    for slot in linear.degrees:
+        _check_slot(layout, group, slot)
+    if linear.kind is Kind.ROTATION and group.size % 2:
+        message = f"group {group.name!r}: expected an even number of units for rotations of pairs, got {group.size}"
+        raise SpecError(message)
+    inner = sorted(other.name for other in layout.groups.values() if other.within == group.name)
+    if inner and not linear.kind.is_factor:
+        message = (
+            f"group {group.name!r} has the inner groups {inner}: expected factors of its units (sign, positive or "
+            f"nonzero), got kind {linear.kind}"
+        )
+        raise SpecError(message)
+    transformed = sorted({slot.tensor for slot in linear.degrees}.intersection(linear.ones))
+    if transformed:
+        message = f"group {group.name!r}: {transformed} must be one and have degrees too; remove one of the two"
+        raise SpecError(message)
+
+
+def _check_slot(layout: Layout, group: Group, slot: Slot) -> None:
+    """Raise if the layout has no occurrence of the group at a slot."""
+    axes = layout.axes[slot.tensor]
+    if not 0 <= slot.dim < len(axes):
+        message = f"`{slot.tensor}` has {len(axes)} dimensions, got a slot of group {group.name!r} at {slot.dim}"
+        raise SpecError(message)
+    atoms = list(atoms_of(axes[slot.dim]))
+    at = [number for number, atom in enumerate(atoms) if atom.group == group.name]
+    if slot.number not in at:
+        message = (
+            f"`{slot.tensor}`, dimension {slot.dim}: expected a slot of group {group.name!r} at one of the atoms {at}, "
+            f"got {slot.number}"
+        )
+        raise SpecError(message)
+
+
+def _check_together(linear: Collection[LinearSymmetry]) -> None:
+    """Raise if two linear symmetries transform one slot and do not commute."""
+    matrices = [(slot, item) for item in linear if not item.kind.is_factor for slot in item.degrees]
+    for slot, item in matrices:
+        for other in linear:
+            if other is not item and slot in other.degrees:
+                message = (
+                    f"{slot} is transformed by maps of kind {item.kind} and of kind {other.kind}: expected at most one "
+                    "family of maps at a slot, or factors only"
+                )
+                raise SpecError(message)
+
+
+def _fixed(axis: Axis, groups: Collection[str]) -> Axis:
+    """Return the axis with the atoms of some groups replaced by fixed atoms."""
+    match axis:
+        case Atom(size, group):
+            return Atom(size) if group in groups else axis
+        case Product(factors):
+            return product(*(_fixed(factor, groups) for factor in factors))
+        case Concat(parts):
+            return concat(*(_fixed(part, groups) for part in parts))
