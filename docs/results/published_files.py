@@ -35,7 +35,7 @@ from verdicts import Case, aligned, midpoints, point, record, tensors_of
 
 import rebasin_core as rc
 
-TOLERANCE = 1e-6  # of distances and cosines: rounding of sums in another order
+TOLERANCE = 1e-6  # of distances and cosines: the last digit of a sum depends on the alignment of memory
 WORDS = {"equal": "equal", "already_aligned": "already aligned", "partly_aligned": "partly aligned"} | {
     "related": "related",
     "independent": "better than chance",

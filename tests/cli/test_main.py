@@ -1,4 +1,4 @@
-"""The command `rebasin`, in this process and, where its end or its plugins matter, in one of its own."""
+"""The command `rebasin`, in this process and, where its exit code or its plugins matter, in a new one."""
 
 from __future__ import annotations
 
