@@ -16,6 +16,7 @@ from rebasin_core.bilinear.similarity import SimilarityMatrices, reordered_withi
 from rebasin_core.bilinear.terms import Term, joined, terms_of
 from rebasin_core.bilinear.two_levels import TwoLevels, nested_directly
 from rebasin_core.symmetry.action import act_on_cell
+from rebasin_core.tensors.device import CPU
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,6 +59,7 @@ class CoordinateDescent:
         solver: Solver of the assignment problems; the fastest exact one if None.
         memory: Maximum number of bytes for similarity matrices that are kept between steps; unlimited if None. Others
             are recomputed. The matrix of the current group is not included.
+        device: Device of the computation, to which slices of the channels are copied; that of the channels if None.
 
     Attributes:
         indices: The current index of every group, ``new[i] = old[index[i]]``; replaced, never modified in place.
@@ -72,7 +74,7 @@ class CoordinateDescent:
         are mapped from files are read when they are used.
     """
 
-    def __init__(
+    def __init__(  # ruff: ignore[too-many-arguments] - the problem and its limits; four have defaults
         self,
         layout: Layout,
         reference: Channels,
@@ -81,16 +83,19 @@ class CoordinateDescent:
         initial: Mapping[str, Tensor] | None = None,
         solver: AssignmentSolver | None = None,
         memory: int | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self._layout = layout
         self._solver = solver or default_solver()
         terms = [
-            term for name, tensor in reference.items() for term in terms_of(layout.axes[name], tensor, candidate[name])
+            term
+            for name, tensor in reference.items()
+            for term in terms_of(layout.axes[name], tensor, candidate[name], device=device)
         ]
         self._terms = joined([term for term in terms if term.groups])
-        device = self._terms[0].reference.device if self._terms else torch.device("cpu")
+        target = device or (self._terms[0].reference.device if self._terms else CPU)
         self._identity = {
-            name: torch.arange(group.size, device=device).expand(layout.index_shape(name)).clone()
+            name: torch.arange(group.size, device=target).expand(layout.index_shape(name)).clone()
             for name, group in layout.groups.items()
         }
         self._terms_of_group = {name: [term for term in self._terms if name in term.groups] for name in layout.groups}
