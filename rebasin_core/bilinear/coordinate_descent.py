@@ -16,6 +16,7 @@ from rebasin_core.bilinear.similarity import SimilarityMatrices, reordered_withi
 from rebasin_core.bilinear.terms import Term, joined, terms_of
 from rebasin_core.bilinear.two_levels import TwoLevels, nested_directly
 from rebasin_core.symmetry.action import act_on_cell
+from rebasin_core.tensors.device import CPU
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 # A step is accepted only if its increase exceeds rounding, relative to the similarities involved.
 _RELATIVE_TOLERANCE = 1e-6
+# Number of sweeps after which coupled nested groups are fixed in steps of their outer group, until nothing changes.
+# Joint steps recover the correspondence of the outer units in the first sweeps, and need up to 20 times the time.
+_JOINT_SWEEPS = 2
 
 
 def _no_observer() -> None:
@@ -40,9 +44,9 @@ class CoordinateDescent:
     Each step optimizes one group exactly with all others fixed: one linear assignment problem, or one for each unit of
     the outer groups. A group and its directly nested groups (heads and the width inside them) are optimized jointly, by
     assignment problems for every pair of outer units (see `TwoLevels`): exactly, unless a tensor has axes of several of
-    the nested groups; then at least as well as with the current permutation of the nested groups. If a group acts twice
-    on a tensor, the assignment is a linearization. A step is accepted only if the objective increases by more than
-    rounding.
+    the nested groups; then at least as well as with the current permutation of the nested groups. Such joint steps are
+    made in the first two sweeps, and again when no other step improves the objective. If a group acts twice on a
+    tensor, the assignment is a linearization. A step is accepted only if the objective increases by more than rounding.
 
     Similarity matrices are updated incrementally, groups whose neighbors are unchanged are skipped, and assignments are
     warm-started.
@@ -55,6 +59,7 @@ class CoordinateDescent:
         solver: Solver of the assignment problems; the fastest exact one if None.
         memory: Maximum number of bytes for similarity matrices that are kept between steps; unlimited if None. Others
             are recomputed. The matrix of the current group is not included.
+        device: Device of the computation, to which slices of the channels are copied; that of the channels if None.
 
     Attributes:
         indices: The current index of every group, ``new[i] = old[index[i]]``; replaced, never modified in place.
@@ -69,7 +74,7 @@ class CoordinateDescent:
         are mapped from files are read when they are used.
     """
 
-    def __init__(
+    def __init__(  # ruff: ignore[too-many-arguments] - the problem and its limits; four have defaults
         self,
         layout: Layout,
         reference: Channels,
@@ -78,20 +83,28 @@ class CoordinateDescent:
         initial: Mapping[str, Tensor] | None = None,
         solver: AssignmentSolver | None = None,
         memory: int | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self._layout = layout
         self._solver = solver or default_solver()
         terms = [
-            term for name, tensor in reference.items() for term in terms_of(layout.axes[name], tensor, candidate[name])
+            term
+            for name, tensor in reference.items()
+            for term in terms_of(layout.axes[name], tensor, candidate[name], device=device)
         ]
         self._terms = joined([term for term in terms if term.groups])
-        device = self._terms[0].reference.device if self._terms else torch.device("cpu")
+        target = device or (self._terms[0].reference.device if self._terms else CPU)
         self._identity = {
-            name: torch.arange(group.size, device=device).expand(layout.index_shape(name)).clone()
+            name: torch.arange(group.size, device=target).expand(layout.index_shape(name)).clone()
             for name, group in layout.groups.items()
         }
         self._terms_of_group = {name: [term for term in self._terms if name in term.groups] for name in layout.groups}
         self._inner = {name: nested_directly(layout, name) for name in layout.groups}
+        self._coupled = [
+            name
+            for name, inner in self._inner.items()
+            if any(sum(group in inner for group in term.groups) > 1 for term in self._terms_of_group[name])
+        ]
         self._similarities = SimilarityMatrices(layout, self._terms_of_group, memory=memory)
         self.start_at(initial)
         self._constant = self._value([term for term in terms if not term.groups])
@@ -201,7 +214,7 @@ class CoordinateDescent:
             generator: Source of the order.
 
         Returns:
-            Whether any index changed.
+            Whether any index changed, or joint steps follow in the next sweep.
         """
         if self._is_continued:
             self.state.restore(generator)
@@ -214,11 +227,22 @@ class CoordinateDescent:
                 self.state.changed = True
             self.state.position += 1
             self.on_step()
-        changed = self.state.changed
+        changed = self._continues()
         self.state.remember(generator)
         self.state.position = 0
         self.state.changed = False
         self.state.num_sweeps += 1
+        return changed
+
+    def _continues(self) -> bool:
+        """Return whether to sweep again, and choose whether with joint steps of coupled nested groups."""
+        changed = self.state.changed
+        if changed:
+            self.state.is_joint = self.state.num_sweeps + 1 < _JOINT_SWEEPS
+        elif self._coupled and not self.state.is_joint:
+            self.state.is_joint = True
+            self._stale.update(dict.fromkeys(self._coupled, True))
+            return True
         return changed
 
     def sweeps(self, generator: torch.Generator, max_sweeps: int) -> Iterator[bool]:
@@ -229,7 +253,7 @@ class CoordinateDescent:
             max_sweeps: Maximum number of sweeps, including those of the descent that is continued.
 
         Yields:
-            After each sweep, whether any index changed; the last is False at a local optimum.
+            After each sweep, the value of `sweep`; the last is False at a local optimum.
         """
         done = self.state.num_sweeps if self._is_continued else 0
         for _ in range(done, max_sweeps):
@@ -282,7 +306,7 @@ class CoordinateDescent:
             return False
         start = perf_counter()
         within: dict[str, Tensor] = {}
-        if self._inner[name]:
+        if self._inner[name] and (self.state.is_joint or name not in self._coupled):
             similarity, within = self._at_two_levels(name, terms)
         else:
             similarity = self._similarities.of(name, self.indices)

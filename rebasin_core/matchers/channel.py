@@ -72,6 +72,11 @@ class AbstractChannelMatcher(Matcher):
     def uses_task(self) -> bool:
         return False
 
+    @property
+    @override
+    def uses_slices(self) -> bool:
+        return True
+
     @abstractmethod
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
         """Return the tensors whose inner product the matcher maximizes.
@@ -100,16 +105,27 @@ class AbstractChannelMatcher(Matcher):
             )
             raise InvalidInputError(message)
 
-    @final
-    @override
-    def _match(self, problem: MatchProblem) -> MatchResult:
-        start = perf_counter()
+    def _descent(self, problem: MatchProblem) -> CoordinateDescent:
+        """Return the coordinate descent at the identity."""
         reference, candidate = self._channels(problem.reference, problem.candidate)
         self._require_channels(problem, reference, "reference")
         self._require_channels(problem, candidate, "candidate")
         require_finite(reference, "the reference's channels")
         require_finite(candidate, "the candidate's channels")
-        solver = CoordinateDescent(problem.layout, reference, candidate, solver=self.assignment, memory=self.memory)
+        return CoordinateDescent(
+            problem.layout,
+            reference,
+            candidate,
+            solver=self.assignment,
+            memory=self.memory,
+            device=problem.device,
+        )
+
+    @final
+    @override
+    def _match(self, problem: MatchProblem) -> MatchResult:
+        start = perf_counter()
+        solver = self._descent(problem)
         identity_objective = solver.objective()
 
         def descend(max_sweeps: int = self.max_sweeps) -> MatchResult:

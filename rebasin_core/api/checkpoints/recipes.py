@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from rebasin_core.evaluation.effect import Keep
     from rebasin_core.plugin.registry import Registry
 
+# Options of recipes that are arguments of `align_checkpoints` and `merge_checkpoints`.
+_OPTIONS = ("model", "spec", "matcher", "names", "freeze", "check", "chance", "memory", "device", "seed")
+
 
 @final
 @dataclass(frozen=True, eq=False, slots=True)
@@ -74,7 +77,7 @@ def run_recipe(
         The result.
 
     Raises:
-        ConfigError: If an option is invalid.
+        ConfigError: If an option is invalid, or the device is not available.
         FileFormatError: If a file is damaged, or of an unknown format.
         InvalidInputError: If the checkpoints do not fit each other, the model or the method, or the memory is not
             sufficient.
@@ -88,17 +91,9 @@ def run_recipe(
     inputs = opened_entries(given, recipe.entry)
     read: list[Checkpoint | Path] = [*inputs, *([] if recipe.spec is None else [recipe.spec])]
     options: dict[str, Any] = {
-        "model": recipe.model,
-        "spec": recipe.spec,
-        "matcher": recipe.matcher,
-        "names": recipe.names,
-        "freeze": recipe.freeze,
-        "check": recipe.check,
-        "chance": recipe.chance,
-        "memory": recipe.memory,
+        **{name: getattr(recipe, name) for name in _OPTIONS},
         "task": task,
         "keep": keep,
-        "seed": recipe.seed,
         "progress": progress,
     }
     with _work(recipe, read, inputs) as (work, is_finished):

@@ -17,6 +17,7 @@ from rebasin_core.cli.output import terminal_width
 from rebasin_core.config.recipe import AlignRecipe
 from rebasin_core.errors import ConfigError, InvalidInputError
 from rebasin_core.report.table import alignment_notes, barrier_table
+from rebasin_core.tensors.device import choose_device
 from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 @click.argument("reference", type=PATH)
 @click.argument("candidate", type=PATH)
 @click.option("--points", default=11, show_default=True, help="Number of points on the path, endpoints included; odd.")
-@shared("model", "names", "matching", "data", "report")
+@shared("model", "names", "matching", "device", "data", "report")
 def barrier(reference: Path, candidate: Path, points: int, **given: Any) -> None:  # ruff: ignore[any-type] - options of click
     """Print the loss barrier between two checkpoints before and after alignment.
 
@@ -60,11 +61,14 @@ def barrier(reference: Path, candidate: Path, points: int, **given: Any) -> None
         keep="aligned",
         seed=found.seed,
         memory=found.memory,
+        device=found.device,
         progress=show_progress(quiet=given["quiet"]),
     )
     _require_complete(aligned)
     task = task_on(aligned.module(), splits.test.batches(1000), calibration=train)
-    first, second = aligned.reference.posterior, aligned.candidate.posterior
+    device = choose_device(found.device)
+    first = aligned.reference.posterior.to(device=device)
+    second = aligned.candidate.posterior.to(device=device)
     label = found.matcher.name
     curves = {
         name: measure(first, other, task, num_points=points)
