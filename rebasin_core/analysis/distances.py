@@ -15,6 +15,7 @@ from rebasin_core.symmetry.cell import atom_rows
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    import torch
     from torch import Tensor
 
     from rebasin_core.bilinear.terms import Term
@@ -157,6 +158,7 @@ def network_distances(
     candidate: Mapping[str, Tensor],
     permutation: Permutation | None = None,
     *,
+    device: torch.device | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> NetworkDistances:
     """Return the distances between two networks before and after a permutation of the candidate.
@@ -168,16 +170,18 @@ def network_distances(
         reference: Tensors of the reference by name: parameters, and buffers if wanted.
         candidate: Tensors of the candidate; names that only one network has are ignored.
         permutation: The permutation of the candidate; the identity if None.
+        device: Device of the products, to which slices of the tensors are copied; that of the tensors if None.
         progress: Called with the name of each tensor when it is done.
 
     Returns:
         The distances. Products are summed in the precision of the tensors, at least single, and totals in float64.
     """
-    indices = {} if permutation is None else permutation.indices
+    indices = {} if permutation is None else {name: i.to(device=device) for name, i in permutation.indices.items()}
     found: dict[str, Distance] = {}
     for name, tensor in reference.items():
         if name in candidate and name in layout.axes and _is_number(tensor) and _is_number(candidate[name]):
-            found[name] = _distance(layout, indices, name, tensor, candidate[name])
+            terms = terms_of(layout.axes[name], tensor.unsqueeze(0), candidate[name].unsqueeze(0), device=device)
+            found[name] = _distance(layout, indices, terms, tensor.numel())
             if progress is not None:
                 progress(name)
     acting = {name: {atom.group for row in atom_rows(layout.axes[name]) for atom in row} for name in found}
@@ -185,9 +189,9 @@ def network_distances(
     return NetworkDistances(found, groups)
 
 
-def _distance(layout: Layout, indices: Mapping[str, Tensor], name: str, left: Tensor, right: Tensor) -> Distance:
-    total = Distance(size=left.numel())
-    for term in terms_of(layout.axes[name], left.unsqueeze(0), right.unsqueeze(0)):
+def _distance(layout: Layout, indices: Mapping[str, Tensor], terms: Iterable[Term], size: int) -> Distance:
+    total = Distance(size=size)
+    for term in terms:
         before = reference_norm = candidate_norm = 0.0
         for reference, candidate, _ in pieces(term, {}):
             reference_norm += total_product(reference, reference)

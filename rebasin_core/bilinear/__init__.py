@@ -2,12 +2,14 @@
 
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.bilinear.terms import Channels, Term
+from rebasin_core.bilinear.two_levels import TwoLevels
 from rebasin_core.bilinear.unit_similarity import UnitSimilarity, unit_similarities
 
 __all__ = [
     "Channels",
     "CoordinateDescent",
     "Term",
+    "TwoLevels",
     "UnitSimilarity",
     "unit_similarities",
 ]

@@ -2,13 +2,14 @@
 
 The tensors of a term keep the dtype of the network, and may be mapped from a file. Products need at least single
 precision, and the candidate permuted. Doing both for a slice at a time bounds the memory by the size of a slice, for
-checkpoints that do not fit into memory.
+checkpoints that do not fit into memory. If products are computed on another device, slices are copied to it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+from rebasin_core.tensors.device import select
 from rebasin_core.tensors.precision import working_dtype
 
 if TYPE_CHECKING:
@@ -38,16 +39,18 @@ def pieces(
         nested: Groups that must not be cut: nested groups and the groups around them.
 
     Yields:
-        The slices; one with views of the tensors if the term is not large and has that precision already.
+        The slices, on the device of the term; one with views of the tensors if the term is not large, and has that
+        precision and device already.
     """
     size = term.candidate.numel()
     cut = _longest(term, whole, nested) if size > MAX_ENTRIES else None
     if cut is None:
-        yield _widened(term.reference), _widened(term.candidate), ()
+        yield _placed(term.reference, term), _placed(term.candidate, term), ()
         return
     dim = 1 + cut
     length = term.candidate.shape[dim]
     index = indices.get(term.atoms[cut].group or "")
+    index = None if index is None else index.to(term.candidate.device)
     step = max(1, MAX_ENTRIES * length // size)
     for start in range(0, length, step):
         count = min(step, length - start)
@@ -55,8 +58,8 @@ def pieces(
         if index is None:
             candidate = term.candidate.narrow(dim, start, count)
         else:
-            candidate = term.candidate.index_select(dim, index.narrow(0, start, count).to(term.candidate.device))
-        yield _widened(reference), _widened(candidate), (cut,)
+            candidate = select(term.candidate, dim, index.narrow(0, start, count))
+        yield _placed(reference, term), _placed(candidate, term), (cut,)
 
 
 def _longest(term: Term, whole: Collection[int], nested: Collection[str]) -> int | None:
@@ -66,5 +69,6 @@ def _longest(term: Term, whole: Collection[int], nested: Collection[str]) -> int
     return max(allowed, key=sizes.__getitem__, default=None)
 
 
-def _widened(tensor: Tensor) -> Tensor:
-    return tensor.to(working_dtype(tensor.dtype))
+def _placed(tensor: Tensor, term: Term) -> Tensor:
+    """Return a slice on the device and in the precision of the products; it is copied before it is widened."""
+    return tensor.to(device=term.device).to(working_dtype(tensor.dtype))

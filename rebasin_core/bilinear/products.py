@@ -165,7 +165,7 @@ def total_product(left: Tensor, right: Tensor) -> float:
     second = right.reshape(-1)
     if left.numel() <= _CHUNK:
         return torch.dot(first, second).item()
-    if left.is_cuda:  # one launch for each piece would take longer than the pieces
+    if left.device.type != "cpu":  # one launch for each piece would take longer than the pieces
         whole = left.numel() // _CHUNK * _CHUNK
         rest = torch.dot(first[whole:], second[whole:])
         pieces = torch.einsum("pc,pc->p", first[:whole].view(-1, _CHUNK), second[:whole].view(-1, _CHUNK))

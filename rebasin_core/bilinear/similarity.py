@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import torch
 
 from rebasin_core.bilinear.pieces import pieces
 from rebasin_core.bilinear.products import Workspace, add_inner_products, inner_products
-from rebasin_core.bilinear.terms import Term
 from rebasin_core.symmetry.action import act_on_cell
+from rebasin_core.tensors.device import select
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from torch import Tensor
 
+    from rebasin_core.bilinear.terms import Term
     from rebasin_core.symmetry.layout import Layout
 
 # Total number of entries of a group's terms below which a matrix is recomputed: bookkeeping would take longer.
@@ -272,9 +273,9 @@ class SimilarityMatrices:
         if along is not None and units is not None:
             dim = term.positions(along)[0]
             skipped = [dim]
-            reference = term.reference.index_select(1 + dim, units)
-            new = Term(reference, term.candidate.index_select(1 + dim, now[along][units]), term.atoms)
-            old = Term(reference, term.candidate.index_select(1 + dim, kept.indices[along][units]), term.atoms)
+            reference = select(term.reference, 1 + dim, units)
+            new = replace(term, reference=reference, candidate=select(term.candidate, 1 + dim, now[along][units]))
+            old = replace(new, candidate=select(term.candidate, 1 + dim, kept.indices[along][units]))
         for position in term.positions(name):
             fixed = (position, *skipped)
             sides = zip(pieces(new, now, whole=fixed), pieces(old, kept.indices, whole=fixed), strict=True)

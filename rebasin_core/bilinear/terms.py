@@ -37,11 +37,13 @@ class Term:
         reference: Channels $\phi$ of the reference, ``[C, *atom sizes]``.
         candidate: Channels $\psi$ of the candidate, of the same shape.
         atoms: One atom for each dimension after the channels.
+        device: Device of the products, to which slices of the tensors are copied; that of the tensors if None.
     """
 
     reference: Tensor
     candidate: Tensor
     atoms: tuple[Atom, ...]
+    device: torch.device | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -92,19 +94,22 @@ def _norm(side: Tensor, dtype: torch.dtype) -> float:
     return float(torch.linalg.vector_norm(values, dtype=dtype))
 
 
-def terms_of(axes: Sequence[Axis], reference: Tensor, candidate: Tensor) -> Iterator[Term]:
+def terms_of(
+    axes: Sequence[Axis], reference: Tensor, candidate: Tensor, *, device: torch.device | None = None
+) -> Iterator[Term]:
     """Yield the terms of one tensor.
 
     Args:
         axes: Its axes.
         reference: ``[C, *s]``.
         candidate: ``[C, *s]``.
+        device: Device of the products; that of the tensors if None.
 
     Yields:
         One term for each cell.
     """
     for (left, atoms), (right, _) in zip(cells(reference, axes), cells(candidate, axes), strict=True):
-        yield Term(left, right, atoms)
+        yield Term(left, right, atoms, device)
 
 
 def joined(terms: Sequence[Term]) -> list[Term]:
@@ -124,6 +129,9 @@ def joined(terms: Sequence[Term]) -> list[Term]:
         else:
             rest.append(term)
     for atoms, same in vectors.items():
-        left = torch.cat([t.reference.to(t.dtype) for t in same])
-        rest.append(Term(left, torch.cat([t.candidate.to(t.dtype) for t in same]), atoms))
+        sides = [
+            torch.cat([side.to(device=t.device).to(t.dtype) for t, side in each])
+            for each in ([(t, t.reference) for t in same], [(t, t.candidate) for t in same])
+        ]
+        rest.append(Term(sides[0], sides[1], atoms, same[0].device))
     return rest

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.tensors.checks import shorten
-from rebasin_core.tensors.modules import named_tensors, shared_copy, unsaved_buffers
+from rebasin_core.tensors.modules import marked_as_parameter_, named_tensors, shared_copy, unsaved_buffers
 from rebasin_core.tensors.trees import tree_map, tree_tensors
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _LARGEST_TOLERANCE = 0.05
 _SLICE = 1 << 22
 """Number of entries that are changed at a time."""
 # Errors of operators and models for dtypes and devices that they do not support.
-_FAILURES = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AssertionError)
+_FAILURES = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AssertionError, AttributeError)
 
 
 @final
@@ -200,6 +200,7 @@ class _Deferred(Tensor):
         make = Tensor._make_wrapper_subclass  # ruff: ignore[private-member-access] - documented under this name
         found: _Deferred = make(cls, tensor.shape, dtype=dtype, device=device)
         found.produce = produce
+        marked_as_parameter_(found)
         return found
 
     @classmethod

@@ -25,7 +25,7 @@ from rebasin_core.report.page import write_report
 from rebasin_core.studies.execution import load_run
 from rebasin_core.studies.execution import run as execute
 from rebasin_core.studies.folder import RECORD
-from rebasin_core.studies.kinds.device import choose_device
+from rebasin_core.tensors.device import choose_device
 
 if TYPE_CHECKING:
     from rebasin_core.config.run import RunConfig

@@ -84,7 +84,12 @@ class CheckpointOptions(Options):
     """Seed of the matcher and of the shuffled copy."""
 
     memory: Bytes | None = None
-    """Maximum memory, such as ``8GB``, in addition to mapped files. If not given, as much as is useful."""
+    """Maximum memory, such as ``8GB``, in addition to mapped files, and on the device. If not given, as much as is
+    useful."""
+
+    device: str = "cpu"
+    """`auto` (CUDA if available), `cpu`, `cuda`, `cuda:1`, ... Whole networks are copied to the device if they fit into
+    its memory, otherwise slices of their tensors."""
 
 
 class OutputOptions(CheckpointOptions):

@@ -7,13 +7,12 @@ import warnings
 from typing import TYPE_CHECKING, Any, final
 
 import torch
-from torch.func import functional_call
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.evaluation.reading import ModelReading, read
 from rebasin_core.tensors.checks import require_same_names
 from rebasin_core.tensors.memory import is_out_of_memory
-from rebasin_core.tensors.modules import forward_hooks, named_tensors, unwrapped
+from rebasin_core.tensors.modules import call_with_tensors, forward_hooks, named_tensors, unwrapped
 from rebasin_core.tensors.trees import tree_leaves, tree_map
 
 if TYPE_CHECKING:
@@ -173,7 +172,7 @@ class FunctionalModel:
         named = tree_map(zeros, dict(kwargs))
         leaves = [leaf for leaf in tree_leaves([given, named]) if isinstance(leaf, torch.Tensor)]
         try:
-            return read(lambda copies: functional_call(self._model, copies, given, named), self._expected, leaves)
+            return read(lambda copies: call_with_tensors(self._model, copies, given, named), self._expected, leaves)
         except (RuntimeError, TypeError, ValueError) as error:
             message = f"the model cannot be run on zeros of the shapes that the specification was traced with: {error}"
             raise InvalidInputError(message) from error
@@ -220,7 +219,7 @@ class FunctionalModel:
         return outputs
 
     def _called(self, tensors: dict[str, Tensor], inputs: Tensor) -> object:
-        return functional_call(self._model, tensors, (inputs,))
+        return call_with_tensors(self._model, tensors, (inputs,))
 
 
 def _misfit(inputs: Tensor, error: Exception) -> str:

@@ -72,6 +72,8 @@ class MatchProblem:
         likelihood: Likelihood of the targets in the data; None without data.
         record: Storage for the state of a long search, which continues from it. Matchers may ignore it.
         given_symmetry: The linear symmetries; none if None.
+        device: Device to compute on, to which slices of the posteriors' tensors are copied; that of the posteriors if
+            None. Only for matchers with `Matcher.uses_slices`.
     """
 
     reference: Posterior
@@ -85,6 +87,7 @@ class MatchProblem:
     on_interrupt: OnInterrupt = "raise"
     likelihood: Likelihood | None = None
     record: SearchRecord | None = None
+    device: torch.device | None = None
     given_symmetry: Symmetry | None = None
 
     @property
@@ -210,6 +213,11 @@ class Matcher(Strategy):
         """Whether the result depends on the model or the data. If not, results are reused when the data change."""
         return True
 
+    @property
+    def uses_slices(self) -> bool:
+        """Whether the matcher can compute on another device than that of the posteriors, in slices of their tensors."""
+        return False
+
     @final
     def match(  # ruff: ignore[too-many-arguments] - the problem's parts, keyword-only after the third
         self,
@@ -223,6 +231,7 @@ class Matcher(Strategy):
         initial: Permutation | None = None,
         on_interrupt: OnInterrupt = "raise",
         record: SearchRecord | None = None,
+        device: torch.device | None = None,
     ) -> MatchResult:
         """Find the permutation that aligns a candidate with a reference.
 
@@ -237,18 +246,22 @@ class Matcher(Strategy):
             on_interrupt: On Ctrl-C, ``"raise"`` KeyboardInterrupt, or ``"return"`` the best result so far, with the
                 outcome `MatchOutcome.INTERRUPTED`. Pass its permutation as ``initial`` to resume.
             record: Storage for the state of a long search, which continues from it.
+            device: Device to compute on, to which slices of tensors are copied when they are used; that of the
+                reference if None. For posteriors that do not fit into the memory of the device.
 
         Returns:
             The result. A search that did not converge is reported as its `outcome`, not as an error.
 
         Raises:
             InvalidInputError: If the posteriors do not fit each other or the specification, the initial permutation
-                belongs to another specification, or a required input is missing.
+                belongs to another specification, a required input is missing, or the matcher cannot compute on another
+                device than that of the reference.
         """
         require_spec(spec)
         require_posteriors(reference, candidate)
         reference = reference.named_as(spec.layout.names)
         candidate = candidate.named_as(spec.layout.names)
+        self._require_device(reference, device)
         means = reference.shared_mean(), candidate.shared_mean()
         for posterior, mean, role in zip(
             (reference, candidate), means, ("the reference", "the candidate"), strict=True
@@ -276,11 +289,21 @@ class Matcher(Strategy):
             given_symmetry=spec.symmetry_of(
                 *({**mean, **p.buffers} for mean, p in zip(means, (reference, candidate), strict=True))
             ),
+            device=device,
         )
         if initial is not None and initial.layout.fingerprint != spec.layout.fingerprint:
             message = "the initial permutation belongs to another specification"
             raise InvalidInputError(message)
         return self.solve(problem)
+
+    def _require_device(self, reference: Posterior, device: torch.device | None) -> None:
+        """Raise if the matcher cannot compute on a device, because it is not that of the reference."""
+        if device is not None and device != reference.device and not self.uses_slices:
+            message = (
+                f"the matcher {self.name!r} computes on the device of the reference, {reference.device}, not on "
+                f"{device}; copy the posteriors to that device, or use `weight`"
+            )
+            raise InvalidInputError(message)
 
     @final
     def solve(self, problem: MatchProblem) -> MatchResult:

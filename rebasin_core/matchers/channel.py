@@ -72,6 +72,11 @@ class AbstractChannelMatcher(Matcher):
     def uses_task(self) -> bool:
         return False
 
+    @property
+    @override
+    def uses_slices(self) -> bool:
+        return True
+
     @abstractmethod
     def _channels(self, reference: Posterior, candidate: Posterior) -> tuple[Channels, Channels]:
         """Return the tensors whose inner product the matcher maximizes.
@@ -117,7 +122,14 @@ class AbstractChannelMatcher(Matcher):
     def _match_channels(self, problem: MatchProblem, reference: Channels, candidate: Channels) -> MatchResult:
         """Return the permutation between two sets of channels."""
         start = perf_counter()
-        solver = CoordinateDescent(problem.layout, reference, candidate, solver=self.assignment, memory=self.memory)
+        solver = CoordinateDescent(
+            problem.layout,
+            reference,
+            candidate,
+            solver=self.assignment,
+            memory=self.memory,
+            device=problem.device,
+        )
         identity_objective = solver.objective()
 
         def descend(max_sweeps: int = self.max_sweeps) -> MatchResult:

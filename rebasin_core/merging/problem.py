@@ -48,7 +48,7 @@ class MergeProblem:
     @property
     def weight_vector(self) -> Tensor:
         """The weights as a tensor ``[K]`` in float64, on the device of the first network."""
-        return torch.tensor(self.weights, dtype=torch.float64, device=self.tensors[0].device)
+        return torch.tensor(self.weights, dtype=torch.float64).to(self.tensors[0].device)
 
     def map_values(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the merged tensor of a method that merges entries, given the values of all networks.

@@ -6,12 +6,11 @@ import copy
 from typing import TYPE_CHECKING, final
 
 import torch
-from torch.func import functional_call
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.symmetry.axis import atoms_of
 from rebasin_core.symmetry.rescaling import Rescaling, RescalingKind, UnitScaling, unit_norms
-from rebasin_core.tensors.modules import named_tensors
+from rebasin_core.tensors.modules import call_with_tensors, named_tensors
 from rebasin_core.tensors.trees import tree_leaves
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ class _Network:
     def outputs(self, tensors: dict[str, Tensor]) -> Tensor:
         """Return all outputs, concatenated to one vector."""
         try:
-            result = functional_call(self._model, tensors, self._inputs)
+            result = call_with_tensors(self._model, tensors, self._inputs)
         except (RuntimeError, TypeError, ValueError) as error:
             message = f"the model cannot be run on these inputs: {error}"
             raise InvalidInputError(message) from error

@@ -21,6 +21,23 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
+def total_memory(device: torch.device) -> int:
+    """Return the memory of a device, whether or not it is used.
+
+    Args:
+        device: The device.
+
+    Returns:
+        Memory in bytes; 2 GiB if the system does not report it.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 2 * 2**30
+
+
 def free_memory(device: torch.device) -> int:
     """Return the free memory of a device.
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from torch import nn
+from torch.func import functional_call
 
 from rebasin_core.tensors.arguments import raise_wrong_type
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# Part of the message of `Module.get_parameter` for other tensors.
+_NO_PARAMETER = "is not an nn.Parameter"
 # Types of wrappers, with the attribute of the wrapped module; by name, since importing torch._dynamo takes long.
 _WRAPPERS = {
     "torch.nn.parallel.data_parallel.DataParallel": "module",
@@ -119,6 +122,53 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         Copies that share neither memory nor gradients with the tensors.
     """
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def call_with_tensors(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object] | None = None,
+) -> object:
+    """Call a module with other tensors, also if its `forward` reads parameters by `Module.get_parameter`.
+
+    Args:
+        module: Any module; it is not changed.
+        tensors: Parameters and buffers by name.
+        args: Positional inputs.
+        kwargs: Keyword inputs.
+
+    Returns:
+        The output of the module.
+
+    Raises:
+        AttributeError: If the module reads an attribute that it does not have.
+    """
+    named = dict(kwargs or {})
+    try:
+        return functional_call(module, dict(tensors), args, named)
+    except AttributeError as error:
+        if _NO_PARAMETER not in str(error):
+            raise
+    given = dict(tensors)
+    for name, _ in module.named_parameters(remove_duplicate=False):
+        if name in given:
+            given[name] = marked_as_parameter_(given[name].view_as(given[name]))
+    return functional_call(module, given, args, named)
+
+
+def marked_as_parameter_(tensor: Tensor) -> Tensor:
+    """Mark a tensor as a parameter.
+
+    Args:
+        tensor: The tensor, which is changed.
+
+    Returns:
+        The tensor, which `isinstance` and `Module.get_parameter` now accept as an `nn.Parameter`.
+    """
+    # ruff: ignore[private-member-access] - read by the class of parameters for this purpose
+    tensor._is_param = True
+    return tensor
 
 
 def unsaved_buffers(module: nn.Module) -> frozenset[str]:

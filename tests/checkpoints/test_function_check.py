@@ -193,3 +193,24 @@ def test_models_without_numbers_as_outputs_are_errors() -> None:
     first = tensors_of(module)
     with pytest.raises(InvalidInputError, match="floating-point outputs, got none from Largest"):
         function_difference(module, first, first.__getitem__, ((torch.ones(2, 6),), {}))
+
+
+class Fetching(nn.Module):
+    """Reads a parameter by `get_parameter`, which accepts no other tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.last((inputs @ self.get_parameter("first.weight").T + self.first.bias).relu())
+        return output
+
+
+def test_models_that_fetch_parameters_by_name_are_compared() -> None:
+    module, inputs = Fetching(), torch.randn(5, 6)
+    first, second = tensors_of(module, 0), tensors_of(module, 1)
+    found = function_difference(module, first, second.__getitem__, ((inputs,), {}))
+    one, other = loaded(module, first)(inputs), loaded(module, second)(inputs)
+    assert found.error == pytest.approx(((other - one).norm() / one.norm()).item(), rel=1e-4)

@@ -15,16 +15,20 @@ from rebasin_core.tensors.files import is_unfinished
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be locked")
 KILLED = """
 import os, signal, sys
+from contextlib import ExitStack
 from pathlib import Path
 from rebasin_core.checkpoints.unfinished import unfinished_folder
-with unfinished_folder(Path(sys.argv[1])) as folder:
-    (folder / "model.safetensors").write_text("half")
+with ExitStack() as stack:
+    for target in sys.argv[1:]:
+        folder = stack.enter_context(unfinished_folder(Path(target)))
+        (folder / "model.safetensors").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def kill(target: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, str(target)], check=False)
+def kill(*targets: Path) -> None:
+    """Kill a process that writes outputs."""
+    done = subprocess.run([sys.executable, "-c", KILLED, *map(str, targets)], check=False)
     assert done.returncode == -signal.SIGKILL
 
 
@@ -43,8 +47,7 @@ def test_renamed_folders_remain(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_killed_runs_are_removed_for_the_same_output_only(tmp_path: Path) -> None:
-    kill(tmp_path / "model")
-    kill(tmp_path / "other")
+    kill(tmp_path / "model", tmp_path / "other")
     assert len(list(tmp_path.iterdir())) == 2
     with unfinished_folder(tmp_path / "model") as folder:
         assert folder.is_dir()

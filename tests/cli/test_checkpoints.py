@@ -1,7 +1,8 @@
-"""The commands for checkpoints: one test in a subprocess, the others in this process."""
+"""The commands for checkpoints, in this process; `checkpoints/test_options.py` runs some as programs."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
-from tests.cli.conftest import Called, rebasin
+from tests.cli.conftest import Called
 
 NETS = """
 import torch
@@ -42,13 +43,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_align_recovers_a_planted_permutation(folder: Path) -> None:
-    done = rebasin(
-        "align", "a.safetensors", "b.safetensors", "-m", "nets:make", "-i", "4,1,8,8", "-o", "c.safetensors", cwd=folder
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Verdict: equal" in done.stdout
-    assert "written: c.safetensors" in done.stdout
+def test_align_recovers_a_planted_permutation(folder: Path, called: Called) -> None:
+    code, output, errors = called("align", "a.safetensors", "b.safetensors", *MODEL, "-o", "c.safetensors", cwd=folder)
+    assert (code, errors) == (0, "")
+    assert "Verdict: equal" in output
+    assert "written: c.safetensors" in output
     first, found = load_file(folder / "a.safetensors"), load_file(folder / "c.safetensors")
     assert set(first) == set(found)
     for name, tensor in first.items():
@@ -177,6 +176,21 @@ def test_data_can_come_from_a_function(folder: Path, called: Called) -> None:
     assert "unexpected keyword argument 'wrong'" in errors
 
 
+def test_the_barrier_needs_networks_of_equal_shapes(folder: Path, called: Called) -> None:
+    (folder / "own.py").write_text(DATA)
+    tensors = load_file(folder / "b.safetensors")
+    wider = {name: torch.cat([tensors[name], tensors[name][:2]]) for name in ("4.weight", "4.bias")}
+    save_file({**tensors, **wider}, folder / "wider.safetensors")
+    arguments = ("barrier", "a.safetensors", "wider.safetensors", "-m", "nets:make", *INPUTS, "--data", "own:splits")
+    code, _, errors = called(*arguments, cwd=folder)
+    assert code == 2
+    assert "`4.weight` [12, 12] instead of [10, 12]" in errors
+    code, output, errors = called(*arguments, "--resized", "keep", cwd=folder)
+    assert (code, output) == (2, "")
+    assert "wider.safetensors has missing tensors or another vocabulary than a.safetensors" in errors
+    assert errors.count("\n") == 1
+
+
 def test_data_sets_have_the_same_options_as_in_run_files(folder: Path, called: Called) -> None:
     arguments = ("barrier", "a.safetensors", "b.safetensors", "-m", "nets:make", *INPUTS, "--data")
     for given in (["mnist", "-d", "mean=0", "-d", "deviation=1"], ["{name: mnist, mean: 0, deviation: 1}"]):
@@ -219,9 +233,11 @@ def test_tables_fit_the_terminal(folder: Path, called: Called, monkeypatch: pyte
     assert sum(line.startswith("unaligned") for line in table) > 1
 
 
-def test_wrong_preprocessing_gives_a_warning(folder: Path) -> None:
+def test_wrong_preprocessing_gives_a_warning(folder: Path, called: Called) -> None:
     (folder / "own.py").write_text(DATA)
     arguments = ("barrier", "a.safetensors", "b.safetensors", "-m", "nets:make", *INPUTS, "--points", "3")
-    done = rebasin(*arguments, "--data", "own:splits", "-d", "scale=50", cwd=folder)
-    assert done.returncode == 0
-    assert done.stderr.count("no better than the best prediction that ignores the inputs") == 1
+    with warnings.catch_warnings():
+        warnings.resetwarnings()  # as in a process of its own
+        code, _, errors = called(*arguments, "--data", "own:splits", "-d", "scale=50", cwd=folder)
+    assert code == 0
+    assert errors.count("no better than the best prediction that ignores the inputs") == 1

@@ -30,10 +30,10 @@ def damage(tmp_path: Path, artifact: Artifact) -> None:
     path.write_bytes(b"z" * 2048)
 
 
-def test_as_a_user_runs_it(tmp_path: Path, filled: Artifact) -> None:
-    listed = rebasin("store", "ls", cwd=tmp_path)
-    assert listed.returncode == 0, listed.stderr
-    assert filled.id[:12] in listed.stdout
+def test_as_a_user_runs_it(tmp_path: Path, called: Called, filled: Artifact) -> None:
+    code, output, errors = called("store", "ls", cwd=tmp_path)
+    assert (code, errors) == (0, "")
+    assert filled.id[:12] in output
     damage(tmp_path, filled)
     verified = rebasin("store", "verify", cwd=tmp_path)
     assert verified.returncode == 1

@@ -118,3 +118,21 @@ def test_shuffled_networks_have_the_same_entries(scripts: Callable[[str], Any]) 
         assert shuffled[name].flatten().sort().values.tolist() == tensor.flatten().tolist()
     rows = shuffled["a"].sort(dim=1).values.tolist()
     assert sorted(rows) == tensors["a"].tolist()
+
+
+def test_reports_differ_where_values_differ_by_more_than_rounding(scripts: Callable[[str], Any]) -> None:
+    differences: Callable[[object, object], list[str]] = scripts("published_files").differences
+    first = {"reference": "a.npz", "relation": "equal", "total": {"size": 3, "after": 0.5}}
+    assert differences(first, {**first, "reference": "a.pt", "total": {"size": 3, "after": 0.5 + 1e-8}}) == []
+    assert differences(first, {**first, "total": {"size": 3, "after": 0.501}}) == [".total.after: 0.5 and 0.501"]
+    assert differences(first, {**first, "relation": "chance"}) == [".relation: equal and chance"]
+    assert differences(first, {"relation": "equal"}) == [f": {first} and {{'relation': 'equal'}}"]
+
+
+def test_the_report_of_a_command_is_compared_with_python(scripts: Callable[[str], Any]) -> None:
+    from_python: Callable[[dict[str, Any], dict[str, Any]], list[str]] = scripts("published_files").from_python
+    report = {"relation": "independent", "permuted": {"distance_before": 1.4, "distance_after": 1.2}}
+    line = {"verdict": "better than chance", "distance_before": 1.4, "distance_after": 1.2 + 1e-8}
+    assert from_python(report, line) == []
+    assert from_python({**report, "relation": "chance"}, line) == ["chance: better than chance"]
+    assert from_python(report, {**line, "distance_after": 1.3}) == ["distance_after: 1.2, in Python 1.3"]

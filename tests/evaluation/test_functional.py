@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from torch import nn
+from typing_extensions import override
 
 import rebasin_core as rc
 from rebasin_core.errors import InvalidInputError
@@ -50,3 +51,26 @@ def test_the_compiled_model_is_cached() -> None:
     functional = FunctionalModel(network())
     assert functional.compiled() is functional.compiled()
     assert functional.compiled() is not functional
+
+
+class Fetching(nn.Module):
+    """Reads its parameters by `get_parameter`, which accepts no other tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 5), nn.Linear(5, 3)
+
+    @override
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(inputs @ self.get_parameter("first.weight").T + self.first.bias)
+        output: torch.Tensor = self.last(hidden)
+        return output
+
+
+def test_models_that_fetch_parameters_by_name_use_the_given_tensors() -> None:
+    other, inputs = Fetching(), classes()[0][0]
+    found = FunctionalModel(Fetching())(dict(other.named_parameters()), inputs)
+    torch.testing.assert_close(found, other(inputs))
+    (gradient,) = torch.autograd.grad(found.sum(), other.first.weight)
+    (expected,) = torch.autograd.grad(other(inputs).sum(), other.first.weight)
+    torch.testing.assert_close(gradient, expected)

@@ -15,6 +15,7 @@ import pytest
 import rebasin_core as rc
 from rebasin_core.errors import RebasinError, WorkerLostError
 from rebasin_core.executors import ProcessesExecutor, resources
+from rebasin_core.testing import LAWS, Law
 from rebasin_core.testing.executor_tasks import beat
 from tests.executors import tasks
 
@@ -192,6 +193,13 @@ def test_workers_run_at_the_same_time_with_devices_in_turn(monkeypatch: pytest.M
         found = [opened.submit(tasks.threads).result() for _ in range(2)]
     assert {visible for _, _, visible in found} <= {"3", "5"}
     assert [share.gpu for share in resources.shares(5, 1)] == ["3", "5", "3", "5", "3"]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("law", LAWS["executor"], ids=lambda law: law.name)
+def test_the_laws_hold_for_two_workers(law: Law, tmp_path: Path) -> None:
+    """`tests/test_conformance.py` tests them with one worker."""
+    law.trial(ProcessesExecutor(workers=2, threads=1), tmp_path)
 
 
 def test_executor_is_chosen_by_name() -> None:

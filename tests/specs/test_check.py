@@ -125,3 +125,40 @@ def test_caching_model_is_run_without_state_and_not_changed() -> None:
     assert check_spec(spec, model, torch.randn(2, 3)).passed
     assert model.kept is None
     assert model.positions.shape == (1,)
+
+
+class Fetching(nn.Module):
+    """Reads its parameters by `get_parameter`, which accepts no other tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.register_buffer("factor", torch.ones(2))
+
+    @override
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden = (inputs @ self.get_parameter("first.weight").T + self.first.get_parameter("bias")).tanh()
+        output: torch.Tensor = self.last(hidden) * self.get_buffer("factor")
+        return output
+
+
+def test_models_that_fetch_parameters_by_name_are_checked() -> None:
+    model = Fetching()
+    table = {"first.weight": "a, -", "first.bias": "a", "last.weight": "-, a", "last.bias": "-", "factor": "-"}
+    assert check_spec(table_spec(table, model), model, inputs(3)).passed
+    wrong = check_spec(table_spec({**table, "first.bias": "-"}, model), model, inputs(3))
+    assert list(wrong.failing_groups) == ["a"]
+    assert "`first.bias`, axis 0: should belong to the group" in str(wrong)
+
+
+def test_a_missing_parameter_is_the_error_of_the_model() -> None:
+    class Absent(Fetching):
+        @override
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return inputs @ self.get_parameter("absent")
+
+    table = dict.fromkeys(("first.bias", "last.bias", "factor"), "-") | dict.fromkeys(
+        ("first.weight", "last.weight"), "-, -"
+    )
+    with pytest.raises(SpecError, match=r"cannot run the model on the example inputs: AttributeError: .*absent"):
+        check_spec(table_spec(table, Absent()), Absent(), inputs(3))

@@ -103,16 +103,19 @@ class Clock:
         return self._now
 
 
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_killed_and_hanging_workers(
-    file: Path, store: Path, undisturbed: dict[str, object], disturbances: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, undisturbed: dict[str, object], disturbances: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     """A worker that the system has stopped hangs, as far as the driver can see."""
+    store = file.parent / "store"
     disturb(disturbances, {3: "killed", 8: "hanging"})
     replace_task(monkeypatch)
     monkeypatch.setattr(scheduler, "monotonic", Clock(disturbances, 8))
     seen = Retries()
-    # The clock also exceeds the timeout of the other running task, perhaps several times.
-    outcome = opened(file, store, timeout=3600.0, retries=100).run(executor=WORKERS, observers=[seen])
+    # The clock also exceeds the timeout of another running task, perhaps several times.
+    executor = ProcessesExecutor(workers=workers, threads=1)
+    outcome = opened(file, store, timeout=3600.0, retries=100).run(executor=executor, observers=[seen])
     assert (outcome.failures, outcome.blocked, outcome.unfinished) == ({}, (), 0)
     assert any("killed by SIGKILL" in reason for reason in seen.reasons)
     assert any("the timeout of 3600 s" in reason for reason in seen.reasons)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from rebasin_core.api.alignment import select_alignment
 from rebasin_core.api.checkpoints.compared import ComparedPair
-from rebasin_core.api.checkpoints.memory import within_memory
 from rebasin_core.api.checkpoints.output import require_free_output, working_folder, write_output
+from rebasin_core.api.checkpoints.placement import placed
 from rebasin_core.api.checkpoints.preparation import Prepared, permuted_tensor, prepared
 from rebasin_core.api.checkpoints.search import CheckpointSearch
 from rebasin_core.api.checkpoints.table import AlignmentFigures, alignment_record, alignment_report
@@ -24,6 +24,7 @@ from rebasin_core.checkpoints.checkpoint import Checkpoint
 from rebasin_core.checkpoints.naming import NamePolicy
 from rebasin_core.checkpoints.writing import MAX_SHARD_BYTES
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.tensors.device import choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -219,6 +220,7 @@ def align_checkpoints(  # ruff: ignore[too-many-arguments] - all but two have de
     keep: Keep = "best",
     seed: int = 0,
     memory: int | None = None,
+    device: torch.device | str = "cpu",
     work: Path | None = None,
     progress: bool = False,
 ) -> CheckpointAlignment:
@@ -244,7 +246,9 @@ def align_checkpoints(  # ruff: ignore[too-many-arguments] - all but two have de
         keep: With a task, as for `align`: ``best`` keeps the candidate's order, with an `AlignmentWarning`, if
             alignment raises the loss at the midpoint; ``aligned`` never does.
         seed: Seed of the matcher and of the shuffled copy.
-        memory: Maximum number of bytes in addition to mapped files; as much as is useful if None.
+        memory: Maximum number of bytes in addition to mapped files, and on the device; as much as is useful if None.
+        device: Device of the computations: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ... Whole networks are copied to it
+            if they fit into its memory, otherwise slices of their tensors.
         work: Folder for temporary files and the state of the search, from which an interrupted call continues. A
             temporary folder if None.
         progress: Whether to show progress bars.
@@ -253,20 +257,23 @@ def align_checkpoints(  # ruff: ignore[too-many-arguments] - all but two have de
         The alignment.
 
     Raises:
+        ConfigError: If the device is not available.
         FileFormatError: If a file is damaged, or of an unknown format.
         InvalidInputError: If the checkpoints do not fit the model, there is no model for the function check, or the
             memory is not sufficient.
         SpecError: If the model cannot be traced, or the permutation changes its function.
         StorageError: If the work folder cannot be written.
     """
+    chosen = choose_device(device)
     checkpoints = [opened(each) for each in (reference, candidate)]
     problem = prepared(checkpoints, model=model, spec=spec, names=names, freeze=freeze)
     if check:
         problem.require_runnable()
     with ExitStack() as stack:
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rebasin-")))
-        strategy = within_memory(as_matcher(matcher), memory, problem.spec.layout, problem.networks[0].tensors)
-        search = CheckpointSearch(strategy, folder, seed, progress)
+        tensors = problem.networks[0].tensors
+        strategy, placement = placed(as_matcher(matcher), memory, chosen, problem.spec.layout, tensors)
+        search = CheckpointSearch(strategy, folder, seed, progress, placement)
         measured = None if task is None else task(problem.module())
         return aligned_pair(problem, search, 1, check=check, chance=chance, task=measured, keep=keep)
 
@@ -312,8 +319,11 @@ def aligned_pair(  # ruff: ignore[too-many-arguments] - one step of two function
     result = search.align(pair, task=held)
     effect = None
     if held is not None:
-        result, effect = select_alignment(result, first.posterior, second.posterior, held, keep)
-    function = problem.function_check(second, pair.of_candidate(result.permutation)) if check else None
+        at_start = search.placement.network(first.tensors, pair.buffers)
+        at_end = search.placement.network(second.tensors, pair.buffers)
+        result, effect = select_alignment(result, at_start, at_end, held, keep)
+    permutation = pair.of_candidate(result.permutation)
+    function = problem.function_check(second, permutation, search.placement.device) if check else None
     distances = search.distances(pair, result.permutation)
     by_chance, chance_range = None, 0.0
     if chance and not search.matcher.uses_task:

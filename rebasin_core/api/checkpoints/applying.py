@@ -13,6 +13,7 @@ from rebasin_core.checkpoints.naming import NamePolicy
 from rebasin_core.checkpoints.stored import StoredForm
 from rebasin_core.checkpoints.writing import MAX_SHARD_BYTES
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.tensors.device import CPU, choose_device
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,7 @@ def apply_to_checkpoint(  # ruff: ignore[too-many-arguments] - all but three hav
     force: bool = False,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    device: torch.device | str = "cpu",
     work: Path | None = None,
 ) -> tuple[Path, ...]:
     """Permute a checkpoint tensor by tensor, and write it in the same layout.
@@ -46,16 +48,20 @@ def apply_to_checkpoint(  # ruff: ignore[too-many-arguments] - all but three hav
         force: Whether to replace an existing output.
         dtype: Dtype of floating-point tensors; that of the checkpoint if None.
         max_shard_bytes: Maximum size of a shard in a folder.
+        device: Device to which tensors are copied one at a time, and on which they are permuted. The result is the
+            same on all devices.
         work: Folder on the same disk for the unfinished output; a temporary one if None.
 
     Returns:
         The files with tensors, and the file of the permutation.
 
     Raises:
+        ConfigError: If the device is not available.
         FileFormatError: If a file is damaged, or of an unknown format.
         InvalidInputError: If the checkpoint does not fit the permutation.
         StorageError: If the output is an input, exists and ``force`` is false, or cannot be written.
     """
+    chosen = choose_device(device)
     given = permutation if isinstance(permutation, Permutation) else Permutation.load(permutation)
     element = given.inverse() if inverse else given
     layout = element.layout
@@ -68,7 +74,7 @@ def apply_to_checkpoint(  # ruff: ignore[too-many-arguments] - all but three hav
     layout.check(network.tensors, str(source.path))
 
     def produce(name: str) -> Tensor:
-        return permuted_tensor(element, network.tensors, name)
+        return permuted_tensor(element, network.tensors, name, chosen).to(CPU)
 
     with working_folder(target, work) as folder:
         return write_output(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.errors import InvalidInputError
+from rebasin_core.tensors.device import select
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ class CommonRows:
         Returns:
             A copy of the rows.
         """
-        return tensor.index_select(self.dim, self.positions[number].to(tensor.device))
+        return select(tensor, self.dim, self.positions[number])
 
     def into(self, number: int, tensor: Tensor, rows: Tensor) -> Tensor:
         """Return a copy of one network's tensor with other values in the common rows.

@@ -1,4 +1,4 @@
-"""Memory of an alignment of two checkpoints, in addition to mapped files."""
+"""Memory of an alignment of two checkpoints, in addition to mapped files, or on a device."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from rebasin_core.bilinear.pieces import MAX_ENTRIES
+from rebasin_core.bilinear.two_levels import nested_directly
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.matchers.channel import AbstractChannelMatcher
+from rebasin_core.tensors.device import CPU
+from rebasin_core.tensors.memory import total_memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import torch
     from torch import Tensor
 
     from rebasin_core.matchers.base import Matcher
@@ -22,6 +26,10 @@ _FLOAT = 4
 _SLICES = 8
 # Interpreter and libraries.
 _PROCESS = 400 * 10**6
+# Reference, candidate, permuted candidate, midpoint, and intermediate results of their evaluation.
+_NETWORKS = 5
+# Share of the memory of a device that is used if no limit is given.
+_SHARE = 0.8
 # Similarity matrix of a group, that of its nested groups, and the copy of the assignment solver.
 _MATRICES = 3
 
@@ -44,14 +52,42 @@ def memory_needed(layout: Layout, tensors: Mapping[str, Tensor]) -> int:
     return _PROCESS + max(matrices + slices, 2 * largest)
 
 
-def within_memory(matcher: Matcher, memory: int | None, layout: Layout, tensors: Mapping[str, Tensor]) -> Matcher:
+def fits_on(device: torch.device, memory: int | None, layout: Layout, tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether whole networks fit into the memory of a device, with all that is computed from them.
+
+    Args:
+        device: The device.
+        memory: Maximum number of bytes on the device; 80% of its memory if None.
+        layout: The groups.
+        tensors: Tensors of one of the networks.
+
+    Returns:
+        Whether five networks (both, the permuted candidate, the midpoint, and intermediate results) fit, and all
+        similarity matrices. False for the CPU, to which tensors are mapped.
+    """
+    if device.type == "cpu":
+        return False
+    networks = _NETWORKS * sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    limit = _limit(device) if memory is None else memory
+    return networks + _all_matrices(layout) + memory_needed(layout, tensors) <= limit
+
+
+def within_memory(
+    matcher: Matcher,
+    memory: int | None,
+    layout: Layout,
+    tensors: Mapping[str, Tensor],
+    device: torch.device = CPU,
+) -> Matcher:
     """Return a matcher that does not use more than the given memory.
 
     Args:
         matcher: The matcher.
-        memory: Maximum number of bytes in addition to mapped files; unlimited if None.
+        memory: Maximum number of bytes, in addition to mapped files, and on the device. If None, unlimited on the CPU,
+            and 80% of the memory of other devices.
         layout: The groups.
         tensors: Tensors of one of the networks.
+        device: Device of the similarity matrices.
 
     Returns:
         The matcher; it recomputes the similarity matrices for which there is no memory.
@@ -59,9 +95,13 @@ def within_memory(matcher: Matcher, memory: int | None, layout: Layout, tensors:
     Raises:
         InvalidInputError: If the memory is not sufficient, or the matcher's memory cannot be limited.
     """
-    if memory is None:
-        return matcher
     needed = memory_needed(layout, tensors)
+    if memory is None:
+        # The memory of a device, unlike its free memory, is the same when an interrupted command continues.
+        limit = _limit(device)
+        if device.type == "cpu" or needed + _all_matrices(layout) <= limit:
+            return matcher
+        memory = limit
     if needed > memory:
         message = (
             f"the alignment needs about {needed / 1e9:.1f} GB in addition to mapped files, and {memory / 1e9:.1f} GB "
@@ -74,6 +114,19 @@ def within_memory(matcher: Matcher, memory: int | None, layout: Layout, tensors:
     return matcher.replace(memory=memory - needed)
 
 
+def _limit(device: torch.device) -> int:
+    return round(_SHARE * total_memory(device))
+
+
+def _all_matrices(layout: Layout) -> int:
+    return 2 * _FLOAT * sum(_entries(layout, name) for name in layout.groups)
+
+
 def _entries(layout: Layout, name: str) -> int:
+    """Return the entries of the similarity matrices of a group, or of all pairs of units of the groups nested in it."""
     shape = layout.index_shape(name)
-    return prod(shape) * shape[-1]
+    inner = nested_directly(layout, name)
+    # All units within one unit of the outer groups are compared with each other.
+    units = (prod(layout.index_shape(child)) for child in inner)
+    pairs = sum(number**2 // prod(shape[:-1]) for number in units)
+    return max(prod(shape) * shape[-1], pairs)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, final
 
 from rebasin_core.api.checkpoints.alignment import aligned_pair, opened
 from rebasin_core.api.checkpoints.common_rows import CommonRows, common_rows
-from rebasin_core.api.checkpoints.memory import within_memory
 from rebasin_core.api.checkpoints.network import as_point
 from rebasin_core.api.checkpoints.output import require_free_output, working_folder, write_output
-from rebasin_core.api.checkpoints.preparation import prepared, unaligned
+from rebasin_core.api.checkpoints.placement import placed
+from rebasin_core.api.checkpoints.preparation import permuted_tensor, prepared, unaligned
 from rebasin_core.api.checkpoints.search import CheckpointSearch
 from rebasin_core.api.matching import as_matcher
 from rebasin_core.api.merging import as_merge_method, with_repair
@@ -26,6 +26,7 @@ from rebasin_core.checkpoints.writing import MAX_SHARD_BYTES
 from rebasin_core.errors import InvalidInputError, nearest
 from rebasin_core.merging.streaming import StreamingMerge
 from rebasin_core.tensors.arguments import require_sequence
+from rebasin_core.tensors.device import CPU, choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -64,6 +65,7 @@ class CheckpointMerge:
         seed: Seed of random numbers.
         repaired: The merged network with corrected activation statistics, in memory; None without repair.
         recipe: JSON values of the recipe, for the metadata of the output; None if there is none.
+        device: Device on which tensors are merged, to which they are copied one name at a time.
     """
 
     networks: tuple[CheckpointNetwork, ...]
@@ -74,6 +76,7 @@ class CheckpointMerge:
     seed: int
     repaired: PointPosterior | None = None
     recipe: Mapping[str, Any] | None = None
+    device: torch.device = CPU
 
     def tensor(self, name: str) -> Tensor:
         """Return a merged tensor.
@@ -84,15 +87,15 @@ class CheckpointMerge:
             name: Name of a parameter or buffer of the model.
 
         Returns:
-            A new tensor, in the dtype of the first network.
+            A new tensor on the CPU, in the dtype of the first network.
         """
         if self.repaired is not None:
             own = self.repaired.mean if name in self.repaired.shared_mean() else self.repaired.buffers
             return own[name].to(self.networks[0].tensors[name].dtype)
-        first = _reader(self.networks[0], self.alignments[0])
+        first = _reader(self.networks[0], self.alignments[0], CPU)
         if not all(name in network.tensors for network in self._all):
             return first(name).clone()
-        merged = self._merge.tensor(name)
+        merged = self._merge.tensor(name).to(CPU)
         rows = self._rows.get(name)
         return merged if rows is None else rows.into(len(self._all) - len(self.networks), first(name), merged)
 
@@ -109,7 +112,7 @@ class CheckpointMerge:
     def _merge(self) -> StreamingMerge:
         alignments = self.alignments if self.base is None else (None, *self.alignments)
         readers = [
-            self._common(number, _reader(network, found))
+            self._common(number, _reader(network, found, self.device))
             for number, (network, found) in enumerate(zip(self._all, alignments, strict=True))
         ]
         return StreamingMerge(
@@ -131,7 +134,7 @@ class CheckpointMerge:
         return rows
 
     def report(self, *, full: bool = False, width: int | None = None) -> str:
-        """Return the reports of all alignments.
+        """Return the reports of all alignments, or a sentence if the networks were not aligned.
 
         Args:
             full: Whether to list every group; otherwise groups whose names differ only in numbers are one row.
@@ -144,7 +147,7 @@ class CheckpointMerge:
         for network, found in zip(self.networks, self.alignments, strict=True):
             if found is not None:
                 parts.append(f"{network.checkpoint.path}:\n{found.report(full=full, width=width)}")
-        return "\n\n".join(parts)
+        return "\n\n".join(parts) or f"Merged without alignment by {self.method.name!r}."
 
     def as_json(self) -> dict[str, Any]:
         """Return the method, and all figures of the alignments, as JSON values."""
@@ -190,7 +193,7 @@ class CheckpointMerge:
         provenance = {
             "command": "merge",
             "method": json.loads(self.method.canonical_json()),
-            "weights": _plain(self.weights),
+            "weights": plain_weights(self.weights),
             "matcher": json.loads(found[0].matcher.canonical_json()) if found else None,
             "specification": found[0].spec.layout.fingerprint if found else None,
             "seed": self.seed,
@@ -242,6 +245,7 @@ def merge_checkpoints(  # ruff: ignore[too-many-arguments] - all but the first h
     repair: RepairName | None = None,
     seed: int = 0,
     memory: int | None = None,
+    device: torch.device | str = "cpu",
     work: Path | None = None,
     progress: bool = False,
 ) -> CheckpointMerge:
@@ -267,7 +271,8 @@ def merge_checkpoints(  # ruff: ignore[too-many-arguments] - all but the first h
         repair: With a task: ``reset`` recomputes batch-normalization statistics, ``repair`` is REPAIR. The merged
             network is in memory then.
         seed: Seed of the matcher, the shuffled copies and the merge method.
-        memory: Maximum number of bytes in addition to mapped files; as much as is useful if None.
+        memory: Maximum number of bytes in addition to mapped files, and on the device; as much as is useful if None.
+        device: Device of the computations, as for `align_checkpoints`.
         work: Folder for temporary files and the state of the searches, from which an interrupted call continues. A
             temporary folder if None.
         progress: Whether to show progress bars.
@@ -276,12 +281,14 @@ def merge_checkpoints(  # ruff: ignore[too-many-arguments] - all but the first h
         The merge; `CheckpointMerge.write` computes and writes it.
 
     Raises:
+        ConfigError: If the device is not available.
         FileFormatError: If a file is damaged, or of an unknown format.
         InvalidInputError: If the checkpoints do not fit each other, the model or the method.
         SpecError: If the model cannot be traced, or a permutation changes its function.
         StorageError: If the work folder cannot be written.
     """
     require_sequence(checkpoints, "at least two checkpoints")
+    chosen = choose_device(device)
     strategy = as_merge_method(method)
     _require_fit(strategy, len(checkpoints), weights, has_base=base is not None)
     if repair is not None and (task is None or not align):
@@ -299,10 +306,10 @@ def merge_checkpoints(  # ruff: ignore[too-many-arguments] - all but the first h
             problem.require_runnable()
         with ExitStack() as stack:
             folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rebasin-")))
-            aligner = within_memory(as_matcher(matcher), memory, problem.spec.layout, networks[0].tensors)
+            aligner, placement = placed(as_matcher(matcher), memory, chosen, problem.spec.layout, networks[0].tensors)
             measured = None if task is None else task(problem.module()).held()
             for number in range(1, len(every)):
-                search = CheckpointSearch(aligner, folder / str(number), seed, progress)
+                search = CheckpointSearch(aligner, folder / str(number), seed, progress, placement)
                 alignments[number] = aligned_pair(
                     problem, search, number, check=check, chance=chance, task=measured, keep=keep
                 )
@@ -314,22 +321,24 @@ def merge_checkpoints(  # ruff: ignore[too-many-arguments] - all but the first h
         strategy,
         weights,
         seed,
+        device=chosen,
     )
     if repair is not None:
-        found = _repaired(found, repair, measured)
+        found = _repaired(found, repair, measured, placement.of_networks)
     return found
 
 
-def _repaired(merge: CheckpointMerge, repair: RepairName, task: Task | None) -> CheckpointMerge:
-    """Return a merge with corrected activation statistics; all networks are in memory."""
+def _repaired(merge: CheckpointMerge, repair: RepairName, task: Task | None, device: torch.device) -> CheckpointMerge:
+    """Return a merge with corrected activation statistics; all networks are in the memory of a device."""
     pairs = zip(merge.networks, merge.alignments, strict=True)
     aligned = [
         network.posterior if found is None else found.result.apply(network.posterior) for network, found in pairs
     ]
+    aligned = [network.to(device=device) for network in aligned]
     tensors = {name: merge.tensor(name) for name in merge.networks[0].tensors}
-    merged = as_point(tensors, merge.networks[0].expected.buffers or ())
+    merged = as_point(tensors, merge.networks[0].expected.buffers or ()).to(device=device)
     weights = None if merge.method.weighting == "coefficients" else merge.weights
-    return replace(merge, repaired=with_repair(aligned, merged, repair, weights, task))
+    return replace(merge, repaired=with_repair(aligned, merged, repair, weights, task).to(device=CPU))
 
 
 def _require_fit(method: MergeMethod, count: int, weights: Weights | None, *, has_base: bool) -> None:
@@ -353,11 +362,23 @@ def _require_used(weights: Weights | None, names: Iterable[str]) -> None:
             raise InvalidInputError(message)
 
 
-def _reader(network: CheckpointNetwork, alignment: CheckpointAlignment | None) -> Callable[[str], Tensor]:
-    return network.tensors.__getitem__ if alignment is None else alignment.tensor
+def _reader(
+    network: CheckpointNetwork, alignment: CheckpointAlignment | None, device: torch.device
+) -> Callable[[str], Tensor]:
+    if alignment is None:
+        return lambda name: network.tensors[name].to(device)
+    return lambda name: permuted_tensor(alignment.permutation, network.tensors, name, device)
 
 
-def _plain(weights: Weights | None) -> Any:  # ruff: ignore[any-type] - JSON
+def plain_weights(weights: Weights | None) -> Any:  # ruff: ignore[any-type] - JSON
+    """Return weights as JSON values.
+
+    Args:
+        weights: The weights, or a mapping from patterns of tensor names to such weights.
+
+    Returns:
+        The same with lists of numbers; patterns in their order, because the first one that matches applies.
+    """
     if weights is None:
         return None
     if hasattr(weights, "items"):

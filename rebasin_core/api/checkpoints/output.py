@@ -148,7 +148,7 @@ def write_output(  # ruff: ignore[too-many-arguments] - all parts of an output
             output,
             infos,
             lambda name: in_file(name).to(infos[name].dtype),
-            metadata={PROVENANCE: json.dumps(record, sort_keys=True)},
+            metadata={PROVENANCE: json.dumps(record)},
             companions=[*others, *([] if is_file else elements.values())],
             renamed={path: permutation_path(output, label) for label, path in elements.items()},
             max_shard_bytes=max_shard_bytes,

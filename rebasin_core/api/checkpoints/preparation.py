@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 from torch import nn
 
 from rebasin_core.api.checkpoints.compared import own_layout
+from rebasin_core.api.checkpoints.fitted import FittedTensors
 from rebasin_core.api.checkpoints.models import model_of, spec_of
 from rebasin_core.api.checkpoints.network import CheckpointNetwork, networks_in
 from rebasin_core.checkpoints.function_check import FunctionDifference, function_difference
@@ -18,6 +19,7 @@ from rebasin_core.errors import InvalidInputError, SpecError
 from rebasin_core.specs.files import load_spec
 from rebasin_core.symmetry.action import act
 from rebasin_core.tensors.checks import shorten
+from rebasin_core.tensors.device import CPU, indexable
 from rebasin_core.tensors.modules import named_tensors, repeated_names
 from rebasin_core.tensors.names import TensorNames
 from rebasin_core.tensors.reading import shown
@@ -25,6 +27,7 @@ from rebasin_core.tensors.reading import shown
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import torch
     from torch import Tensor
 
     from rebasin_core.checkpoints.checkpoint import Checkpoint
@@ -88,12 +91,18 @@ class Prepared:
             raise InvalidInputError(message)
         return self.model.example_inputs
 
-    def function_check(self, network: CheckpointNetwork, permutation: Permutation) -> FunctionDifference:
+    def function_check(
+        self, network: CheckpointNetwork, permutation: Permutation, device: torch.device = CPU
+    ) -> FunctionDifference:
         """Compare the outputs of the model with a network and with the permuted network.
+
+        If the network has another vocabulary or number of classes than the model, the rows that both have are compared;
+        see `FittedTensors`.
 
         Args:
             network: One of the networks.
             permutation: The permutation.
+            device: Device on which the model runs; the CPU if the model cannot run on it.
 
         Returns:
             The difference.
@@ -105,10 +114,14 @@ class Prepared:
         inputs = self.require_runnable()
         module = cast("SourcedModel", self.model).module
 
-        def permuted(name: str) -> Tensor:
-            return permuted_tensor(permutation, network.tensors, name)
+        fitted = FittedTensors(network.tensors, {name: network.form.shapes[name] for name in network.match.resized})
 
-        found = function_difference(module, network.tensors, permuted, inputs)
+        def permuted(name: str) -> Tensor:
+            return fitted.fit(name, permuted_tensor(permutation, network.tensors, name))
+
+        found = function_difference(module, fitted, permuted, inputs, device=device)
+        if found.reason and device != CPU:  # for example, of a model that makes tensors on the CPU
+            found = function_difference(module, fitted, permuted, inputs)
         if not found.reason and not found.is_kept:
             message = (
                 f"the permutation changes the function of the model: {found}. The specification is wrong for this "
@@ -210,17 +223,22 @@ def unaligned(checkpoints: Sequence[Checkpoint], names: NamePolicy) -> tuple[Che
     return networks
 
 
-def permuted_tensor(permutation: Permutation, tensors: Mapping[str, Tensor], name: str) -> Tensor:
+def permuted_tensor(
+    permutation: Permutation, tensors: Mapping[str, Tensor], name: str, device: torch.device = CPU
+) -> Tensor:
     """Return one permuted tensor of a network.
 
     Args:
         permutation: The permutation.
         tensors: The network.
         name: Name of a tensor.
+        device: Device to which the tensor is copied.
 
     Returns:
-        The permuted tensor; the tensor itself if the layout does not contain it.
+        The permuted tensor, on the device; the tensor itself if the layout does not contain it.
     """
     layout = permutation.layout
-    tensor = tensors[name]
-    return act(layout, permutation.indices, tensor, layout.axes[name]) if name in layout.axes else tensor
+    tensor = tensors[name].to(device)
+    if name not in layout.axes:
+        return tensor
+    return act(layout, permutation.indices, indexable(tensor), layout.axes[name]).view(tensor.dtype)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 
 from rebasin_core.api.checkpoints.alignment import CheckpointAlignment, align_checkpoints
-from rebasin_core.api.checkpoints.merging import CheckpointMerge, label_of, merge_checkpoints
+from rebasin_core.api.checkpoints.finished import finished_files, is_finished_output
+from rebasin_core.api.checkpoints.merging import CheckpointMerge, label_of, merge_checkpoints, plain_weights
 from rebasin_core.api.checkpoints.output import require_free_output, unfinished_work
 from rebasin_core.api.opening import open_checkpoint
 from rebasin_core.config.document import Document
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from rebasin_core.checkpoints.checkpoint import Checkpoint
     from rebasin_core.evaluation.effect import Keep
     from rebasin_core.plugin.registry import Registry
+
+# Options of recipes that are arguments of `align_checkpoints` and `merge_checkpoints`.
+_OPTIONS = ("model", "spec", "matcher", "names", "freeze", "check", "chance", "memory", "device", "seed")
 
 
 @final
@@ -58,8 +62,9 @@ def run_recipe(
     """Align or merge checkpoints as a recipe states, and write the output.
 
     The state of the search is kept in a folder next to the output, with its name and ``.unfinished``. The same recipe
-    continues from it after an interruption, and removes it when the output is written. Only one process at a time works
-    on an output.
+    continues from it after an interruption, and removes it when the output is written. If a run was killed between
+    these two steps, the same recipe compares the output with its result, and removes the folder. Only one process at a
+    time works on an output.
 
     Args:
         recipe: The recipe.
@@ -72,7 +77,7 @@ def run_recipe(
         The result.
 
     Raises:
-        ConfigError: If an option is invalid.
+        ConfigError: If an option is invalid, or the device is not available.
         FileFormatError: If a file is damaged, or of an unknown format.
         InvalidInputError: If the checkpoints do not fit each other, the model or the method, or the memory is not
             sufficient.
@@ -86,20 +91,12 @@ def run_recipe(
     inputs = opened_entries(given, recipe.entry)
     read: list[Checkpoint | Path] = [*inputs, *([] if recipe.spec is None else [recipe.spec])]
     options: dict[str, Any] = {
-        "model": recipe.model,
-        "spec": recipe.spec,
-        "matcher": recipe.matcher,
-        "names": recipe.names,
-        "freeze": recipe.freeze,
-        "check": recipe.check,
-        "chance": recipe.chance,
-        "memory": recipe.memory,
+        **{name: getattr(recipe, name) for name in _OPTIONS},
         "task": task,
         "keep": keep,
-        "seed": recipe.seed,
         "progress": progress,
     }
-    with _work(recipe, read) as work:
+    with _work(recipe, read, inputs) as (work, is_finished):
         found: CheckpointAlignment | CheckpointMerge
         if isinstance(recipe, AlignRecipe):
             found = align_checkpoints(*inputs, work=work, **options)
@@ -114,7 +111,11 @@ def run_recipe(
                 work=work,
                 **options,
             )
-        files = () if recipe.output is None else _written(recipe, recipe.output, found, work, progress=progress)
+        files: tuple[Path, ...] = ()
+        if recipe.output is not None and is_finished:
+            files = _finished(recipe, recipe.output, found)
+        elif recipe.output is not None:
+            files = _written(recipe, recipe.output, found, work, progress=progress)
     return RecipeResult(found, files)
 
 
@@ -179,6 +180,17 @@ def opened_entries(paths: Sequence[Path], entry: str | None) -> list[Checkpoint]
     return found
 
 
+def _finished(
+    recipe: AlignRecipe | MergeRecipe, output: Path, found: CheckpointAlignment | CheckpointMerge
+) -> tuple[Path, ...]:
+    like = found.candidate if isinstance(found, CheckpointAlignment) else found.networks[0]
+    return finished_files(output, like, found.tensor, _labels(recipe), dtype=_dtype(recipe))
+
+
+def _dtype(recipe: AlignRecipe | MergeRecipe) -> torch.dtype | None:
+    return None if recipe.dtype is None else getattr(torch, recipe.dtype)
+
+
 def _written(
     recipe: AlignRecipe | MergeRecipe,
     output: Path,
@@ -187,39 +199,61 @@ def _written(
     *,
     progress: bool,
 ) -> tuple[Path, ...]:
-    dtype = None if recipe.dtype is None else getattr(torch, recipe.dtype)
-    recorded = replace(found, recipe=json.loads(recipe.canonical_json()))
+    options = json.loads(recipe.canonical_json())
+    if isinstance(recipe, MergeRecipe):
+        options["weights"] = plain_weights(recipe.weights)  # the first pattern applies: their order matters
+    recorded = replace(found, recipe=options)
     return recorded.write(
-        output, force=recipe.force, dtype=dtype, max_shard_bytes=recipe.max_shard, work=work, progress=progress
+        output, force=recipe.force, dtype=_dtype(recipe), max_shard_bytes=recipe.max_shard, work=work, progress=progress
     )
 
 
 @contextmanager
-def _work(recipe: AlignRecipe | MergeRecipe, inputs: Sequence[Checkpoint | Path]) -> Generator[Path | None]:
+def _work(
+    recipe: AlignRecipe | MergeRecipe, read: Sequence[Checkpoint | Path], inputs: Sequence[Checkpoint]
+) -> Generator[tuple[Path | None, bool]]:
     """Provide the folder of unfinished work of an output, which only this process uses.
 
     If the work fails or is interrupted, the folder remains unless it is empty.
 
     Yields:
-        The folder; None without an output.
+        The folder; None without an output. And whether a killed run has already finished the output.
     """
     if recipe.output is None:
-        yield None
+        yield None, False
         return
-    labels = _labels(recipe)
-    require_free_output(recipe.output, inputs, force=recipe.force, labels=labels)
+    _require_output(recipe, recipe.output, read, inputs)
     folder = unfinished_work(recipe.output)
     _require_own(folder)
     with FolderLock(folder):
         try:
             # Another process may have written the output before the folder was locked.
-            require_free_output(recipe.output, inputs, force=recipe.force, labels=labels)
-            yield folder
+            yield folder, _require_output(recipe, recipe.output, read, inputs)
         except BaseException:
             if not any(path.is_file() and path.name != LOCK for path in folder.rglob("*")):
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
+
+
+def _require_output(
+    recipe: AlignRecipe | MergeRecipe, output: Path, read: Sequence[Checkpoint | Path], inputs: Sequence[Checkpoint]
+) -> bool:
+    """Raise if an output cannot be written; return whether a killed run of the recipe has already finished it."""
+    labels = _labels(recipe)
+    is_finished = is_finished_output(recipe, output, inputs, labels)
+    require_free_output(output, read, force=recipe.force or is_finished, labels=labels)
+    return is_finished
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder of unfinished work, its lock last: without the lock, it would not be recognized after a kill."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _require_own(folder: Path) -> None:

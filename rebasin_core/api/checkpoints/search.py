@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, final
 
 import torch
 
 from rebasin_core.analysis.distances import NetworkDistances, network_distances
-from rebasin_core.api.checkpoints.network import as_point
+from rebasin_core.api.checkpoints.placement import Placement
 from rebasin_core.api.checkpoints.progress import phase
 from rebasin_core.api.checkpoints.shuffled import shuffled_network
 from rebasin_core.api.resumption import search_with_checkpoint
 from rebasin_core.errors import FileFormatError
 from rebasin_core.matchers.base import MatchOutcome, MatchResult
 from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.tensors.device import CPU
 from rebasin_core.tensors.digests import digest_of_tensors
 from rebasin_core.tensors.files import read_tensors
 from rebasin_core.tensors.reading import exists
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from rebasin_core.matchers.base import Matcher
     from rebasin_core.symmetry.layout import Layout
 
+_ON_CPU = Placement()
 _ALIGNED = "aligned"
 _BY_CHANCE = "chance"
 _SHUFFLED = "shuffled.safetensors"
@@ -57,12 +59,14 @@ class CheckpointSearch:
         folder: Folder for temporary files and the state of the search.
         seed: Seed of the matcher and of the shuffled copy.
         progress: Whether to show a progress bar.
+        placement: Device of the computations.
     """
 
     matcher: Matcher
     folder: Path
     seed: int
     progress: bool
+    placement: Placement = _ON_CPU
 
     def align(self, pair: ComparedPair, *, task: Task | None = None) -> MatchResult:
         """Align a candidate with a reference, or continue an interrupted search for the same files.
@@ -131,7 +135,9 @@ class CheckpointSearch:
         buffers = layout.names.buffers or ()
         parameters = {name: tensor for name, tensor in reference.items() if name not in buffers}
         with phase("compare", parameters, shown=self.progress) as done:
-            return network_distances(layout, parameters, pair.candidate_tensors, permutation, progress=done)
+            return network_distances(
+                layout, parameters, pair.candidate_tensors, permutation, device=self.placement.device, progress=done
+            )
 
     def _run(
         self, kind: str, reference: Mapping[str, Tensor], pair: ComparedPair, problem: str, task: Task | None
@@ -145,14 +151,16 @@ class CheckpointSearch:
                 return found
         search = partial(
             self.matcher.match,
-            as_point(reference, pair.buffers),
-            as_point(pair.candidate_tensors, pair.buffers),
+            self.placement.network(reference, pair.buffers),
+            self.placement.network(pair.candidate_tensors, pair.buffers),
             pair.spec,
             task=task,
             generator=torch.Generator().manual_seed(self.seed),
             progress=self.progress,
+            device=self.placement.of_slices,
         )
-        result = search_with_checkpoint(search, pair.spec.layout, state, problem=problem)
+        found = search_with_checkpoint(search, pair.spec.layout, state, problem=problem)
+        result = replace(found, permutation=found.permutation.to(CPU))
         _write_result(completed, result)
         return result
 
@@ -172,6 +180,7 @@ class CheckpointSearch:
             "rows": digest_of_tensors(rows),
             "layout": pair.spec.layout.fingerprint,
             "seed": self.seed,
+            "device": self.placement.device.type,  # on which rounding depends
             "data": _digest_of_data(task) if task is not None and self.matcher.uses_task else None,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -161,7 +161,7 @@ def _sentences(found: AlignmentFigures) -> list[str]:
         f"Distance: norm of the difference, relative to the root mean square of both norms; {scale}.",
         f"Symmetry explains {distances.total.explained:.1%} of the squared distance.",
         f"The specification permutes tensors with {distances.coverage:.1%} of all parameters.",
-        f"Matching: {found.result.outcome.value}; {found.result.sweeps} sweeps.",
+        f"Matching: {found.result.outcome.value}; {_counted(found.result.sweeps, 'sweep')}.",
     ]
     if found.function is not None:
         lines.append(f"Check: {found.function}.")
@@ -178,6 +178,10 @@ def _sentences(found: AlignmentFigures) -> list[str]:
             "If such weights act on permuted units, the output is wrong; use a model that contains them."
         )
     return [*lines, f"Verdict: {found.verdict}."]
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _record(distance: Distance) -> dict[str, Any]:

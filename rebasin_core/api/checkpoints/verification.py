@@ -103,12 +103,21 @@ def _differences(output: Checkpoint, candidate: Checkpoint, permutation: Permuta
     problems += [f"`{name}` of the output is not in the candidate" for name in output.tensors if name not in expected]
     for name in expected.keys() & output.tensors.keys():
         tensor = output.tensors[name]
-        if not _equal(in_file(name).to(tensor.dtype), tensor):
+        if not equal_bytes(in_file(name).to(tensor.dtype), tensor):
             problems.append(f"`{name}` of the output is not that of the permuted candidate")
     return sorted(problems)
 
 
-def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+def equal_bytes(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Return whether two tensors of one dtype have the same shape and the same bytes.
+
+    Args:
+        first: A tensor.
+        second: A tensor.
+
+    Returns:
+        Whether they are the same; NaN is equal to itself.
+    """
     return first.shape == second.shape and torch.equal(
         first.contiguous().view(-1).view(torch.uint8), second.contiguous().view(-1).view(torch.uint8)
     )

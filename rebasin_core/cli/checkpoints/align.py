@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("reference", type=PATH)
 @click.argument("candidate", type=PATH)
-@shared("model", "names", "matching", "data", "output", "report")
+@shared("model", "names", "matching", "device", "data", "output", "report")
 def align(reference: Path, candidate: Path, **given: Any) -> None:  # ruff: ignore[any-type] - options of click
     """Permute CANDIDATE to match REFERENCE.
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("permutation", type=PATH)
 @click.argument("checkpoint", type=PATH)
 @click.option("--inverse", is_flag=True, help="Apply the inverse permutation.")
-@shared("names", "output")
+@shared("names", "device", "output")
 def apply(permutation: Path, checkpoint: Path, *, inverse: bool, **given: Any) -> None:  # ruff: ignore[any-type] - options of click
     """Apply a saved PERMUTATION to another CHECKPOINT of the model.
 
@@ -39,6 +39,7 @@ def apply(permutation: Path, checkpoint: Path, *, inverse: bool, **given: Any) -
             force=given["force"],
             dtype=None if given["dtype"] is None else getattr(torch, given["dtype"]),
             max_shard_bytes=size_of(given["max_shard"], "--max-shard"),
+            device=given["device"],
         )
     )
 

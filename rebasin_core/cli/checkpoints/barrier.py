@@ -15,18 +15,22 @@ from rebasin_core.cli.checkpoints.output import show_progress
 from rebasin_core.cli.data import load_data
 from rebasin_core.cli.output import terminal_width
 from rebasin_core.config.recipe import AlignRecipe
-from rebasin_core.errors import ConfigError
+from rebasin_core.errors import ConfigError, InvalidInputError
 from rebasin_core.report.table import alignment_notes, barrier_table
+from rebasin_core.tensors.device import choose_device
+from rebasin_core.tensors.reading import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from rebasin_core.api.checkpoints.alignment import CheckpointAlignment
 
 
 @click.command()
 @click.argument("reference", type=PATH)
 @click.argument("candidate", type=PATH)
 @click.option("--points", default=11, show_default=True, help="Number of points on the path, endpoints included; odd.")
-@shared("model", "names", "matching", "data", "report")
+@shared("model", "names", "matching", "device", "data", "report")
 def barrier(reference: Path, candidate: Path, points: int, **given: Any) -> None:  # ruff: ignore[any-type] - options of click
     """Print the loss barrier between two checkpoints before and after alignment.
 
@@ -36,6 +40,7 @@ def barrier(reference: Path, candidate: Path, points: int, **given: Any) -> None
 
     Raises:
         ConfigError: If ``--data`` is missing.
+        InvalidInputError: If the networks do not have the same tensors.
     """  # ruff: ignore[escape-sequence-in-docstring] - click shows only the text before the form feed
     if given["data"] is None:
         message = "a barrier needs data; name a dataset with --data, and its folder with --root"
@@ -56,10 +61,14 @@ def barrier(reference: Path, candidate: Path, points: int, **given: Any) -> None
         keep="aligned",
         seed=found.seed,
         memory=found.memory,
+        device=found.device,
         progress=show_progress(quiet=given["quiet"]),
     )
+    _require_complete(aligned)
     task = task_on(aligned.module(), splits.test.batches(1000), calibration=train)
-    first, second = aligned.reference.posterior, aligned.candidate.posterior
+    device = choose_device(found.device)
+    first = aligned.reference.posterior.to(device=device)
+    second = aligned.candidate.posterior.to(device=device)
     label = found.matcher.name
     curves = {
         name: measure(first, other, task, num_points=points)
@@ -68,3 +77,14 @@ def barrier(reference: Path, candidate: Path, points: int, **given: Any) -> None
     click.echo(barrier_table(curves, {}, width=terminal_width()))
     for note in alignment_notes(curves):
         click.echo(note)
+
+
+def _require_complete(aligned: CheckpointAlignment) -> None:
+    """Raise if the networks have different vocabularies or tensors, between which there is no path."""
+    if not aligned.pair.is_complete:
+        message = (
+            f"{shown(aligned.candidate.checkpoint.path)} has missing tensors or another vocabulary than "
+            f"{shown(aligned.reference.checkpoint.path)}; the loss on the path between them is not defined. Use "
+            "`rebasin diff` to compare the rows that both have"
+        )
+        raise InvalidInputError(message)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     help="Output of `align` for these checkpoints: verify that it is CANDIDATE, permuted by the permutation next to "
     "it, and that the inputs are unchanged.",
 )
-@shared("model", "names", "matching", "data", "report")
+@shared("model", "names", "matching", "device", "data", "report")
 def diff(reference: Path, candidate: Path, verify: Path | None, **given: Any) -> None:  # ruff: ignore[any-type] - options of click
     """Print how different two checkpoints are, and how much of the difference is a permutation.
 

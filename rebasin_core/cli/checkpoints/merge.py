@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     type=click.Choice(["reset", "repair"]),
     help="`reset`: recompute batch-normalization statistics; `repair`: REPAIR. Needs --data.",
 )
-@shared("model", "names", "matching", "data", "output", "report")
+@shared("model", "names", "matching", "device", "data", "output", "report")
 def merge(checkpoints: tuple[Path, ...], **given: Any) -> None:  # ruff: ignore[any-type] - options of click
     """Align CHECKPOINTS with the first one, or with --base, and merge them.
 

@@ -80,7 +80,12 @@ _MATCHING = (
         help="Align also with a shuffled copy of the reference, to compare with chance. Doubles the time.",
     ),
     click.option("--seed", default=0, show_default=True, help="Seed of the matcher and of the shuffled copy."),
-    click.option("--memory", help="Maximum memory in addition to mapped files, such as 8GB."),
+    click.option("--memory", help="Maximum memory in addition to mapped files, and on --device, such as 8GB."),
+)
+_DEVICE = (
+    click.option(
+        "--device", default="cpu", show_default=True, help="Device of the computations: auto, cpu, cuda, cuda:1, ..."
+    ),
 )
 _DATA = (
     click.option(
@@ -120,7 +125,7 @@ def shared(*groups: str) -> Callable[[Callable[..., None]], Callable[..., None]]
     """Return a decorator that adds groups of options to a command.
 
     Args:
-        *groups: Names among ``model``, ``names``, ``matching``, ``data``, ``output`` and ``report``.
+        *groups: Names among ``model``, ``names``, ``matching``, ``device``, ``data``, ``output`` and ``report``.
 
     Returns:
         The decorator. The command receives the options as keyword arguments.
@@ -129,6 +134,7 @@ def shared(*groups: str) -> Callable[[Callable[..., None]], Callable[..., None]]
         "model": _MODEL,
         "names": _NAMES,
         "matching": _MATCHING,
+        "device": _DEVICE,
         "data": _DATA,
         "output": _OUTPUT,
         "report": _REPORT,

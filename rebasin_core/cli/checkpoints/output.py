@@ -57,8 +57,7 @@ def print_recipe_result(result: RecipeResult, *, full: bool, as_json: bool, quie
     if as_json:
         click.echo(json.dumps({**result.found.as_json(), "files": [str(path) for path in result.files]}, indent=2))
     elif not quiet:
-        text = result.found.report(full=full, width=terminal_width())
-        click.echo(text or "not aligned")
+        click.echo(result.found.report(full=full, width=terminal_width()))
         print_files(result.files)
 
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 import torch
-from torch.func import functional_call
 
 from rebasin_core.errors import SpecError
 from rebasin_core.specs.checking.draws import is_number, widened
 from rebasin_core.specs.checking.measure import NOISE
 from rebasin_core.specs.checking.precision import FullPrecision
-from rebasin_core.tensors.modules import shared_copy
+from rebasin_core.tensors.modules import call_with_tensors, shared_copy
 from rebasin_core.tensors.trees import tree_map, tree_tensors
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 # Errors of operators with invalid values (a matrix that is not positive definite, an index out of range), and of checks
 # inside models.
-FAILURES = (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError, AssertionError)
+FAILURES = (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError, AssertionError, AttributeError)
 
 
 @final
@@ -172,7 +171,7 @@ class Runner:
         """Return the output of the model, with gradients enabled if it computes gradients inside."""
         with torch.set_grad_enabled(torch.is_grad_enabled() or self._takes_gradients):
             try:
-                output: object = functional_call(model, dict(tensors), inputs.args, inputs.kwargs)
+                output: object = call_with_tensors(model, tensors, inputs.args, inputs.kwargs)
             except RuntimeError as error:
                 if torch.is_grad_enabled() or _NO_GRADIENTS not in str(error):
                     raise

@@ -10,9 +10,9 @@ from rebasin_core.api.conversion import load_posterior
 from rebasin_core.errors import DataError
 from rebasin_core.evaluation.functional import FunctionalModel
 from rebasin_core.plugin.registry import Registry, default_registry
-from rebasin_core.studies.kinds.device import choose_device
 from rebasin_core.studies.kinds.names import POSTERIOR
 from rebasin_core.studies.kinds.options import DataOptions, NetworkOptions
+from rebasin_core.tensors.device import choose_device
 from rebasin_core.tensors.digests import digest_of_tensors
 
 if TYPE_CHECKING:

@@ -194,7 +194,7 @@ _MAKERS: dict[type[object], Callable[[Path], Sequence[object]]] = {
     MarginalizedBarrier: _marginalized,
     merging.TIESMerge: _ties,
     merging.DAREMerge: _dares,
-    ProcessesExecutor: lambda _: [ProcessesExecutor(workers=2, threads=1)],
+    ProcessesExecutor: lambda _: [ProcessesExecutor(workers=1, threads=1)],
     tracking.TensorBoardTracker: lambda folder: [tracking.TensorBoardTracker(folder=folder / "board")],
     tracking.JSONLinesTracker: lambda folder: [tracking.JSONLinesTracker(path=folder / "events.jsonl")],
 }

@@ -94,10 +94,15 @@ def disturbed(given: Recipe, kills: int, chooser: random.Random) -> int:
         if output.exists():  # complete, also if the process was killed before it has removed its state
             if contents(output) != expected:
                 sys.exit("the output differs from that of an undisturbed run")
+            if output.with_name(f"{output.name}.unfinished").exists():  # the same command removes it
+                assert finished(start(given))
+                assert contents(output) == expected
+            if output.with_name(f"{output.name}.unfinished").exists():
+                sys.exit("the unfinished work was not removed")
             if count < kills:
                 removed(output)
     remaining = {path.name for path in output.parent.iterdir()} - {"a.safetensors", "b.safetensors"}
-    if remaining - set(expected) - {f"{output.name}.unfinished"}:
+    if remaining - set(expected):
         sys.exit(f"there are further files: {remaining}")
     removed(output)
     return count

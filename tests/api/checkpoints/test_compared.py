@@ -13,8 +13,9 @@ from torch import Tensor
 
 import rebasin_core as rc
 from rebasin_core.api.checkpoints import apply_to_checkpoint, verify_output
+from rebasin_core.api.checkpoints.fitted import FittedTensors
 from rebasin_core.checkpoints.naming import NamePolicy
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import InvalidInputError, SpecError
 from rebasin_core.evaluation.task import Task
 from tests.api.checkpoints.networks import MLP, TIED, Tensors, Tied, noisy, write
 
@@ -71,6 +72,8 @@ def test_the_first_rows_are_shared_and_all_rows_are_kept(tmp_path: Path, count: 
     assert found.as_json()["rows"] == {"embedding.weight": min(count, 11)}
     assert f"`embedding.weight` ({min(count, 11)})" in found.report()
     assert found.as_json()["relation"] == "related"
+    assert found.function is not None
+    assert found.function.is_kept
     # The saved permutation is one of the candidate.
     assert verify_output(tmp_path / "c.safetensors", first, second) == []
     apply_to_checkpoint(
@@ -153,6 +156,31 @@ def test_the_loss_between_networks_of_different_vocabularies_is_not_computed(tmp
         rc.align_checkpoints(first, second, model=TIED.source, names=KEEP, task=task)
     with pytest.raises(InvalidInputError, match="only with alignment"):
         rc.merge_checkpoints([first, second], align=False, names=KEEP)
+
+
+@pytest.mark.parametrize("count", [14, 9])
+def test_the_function_of_the_rows_of_the_model_is_checked(tmp_path: Path, count: int) -> None:
+    candidate = TIED.permuted(copy_with([*range(11), None, None, None][:count]), TIED.orders())
+    first = write(tmp_path / "a.safetensors", TIED.network())
+    second = write(tmp_path / "b.safetensors", candidate)
+    axes = TIED.axes["stream"]
+    wrong = {name: ["-"] * TIED.network()[name].dim() for name in TIED.network() if name != "head.weight"}
+    for name, dim in axes[:-1]:  # without the input of the hidden layer
+        if name in wrong:
+            wrong[name][dim] = "s"
+    module = Tied()
+    spec = rc.table_spec({name: ", ".join(parts) for name, parts in wrong.items()}, module)
+    with pytest.raises(SpecError, match="changes the function of the model: function NOT kept"):
+        rc.align_checkpoints(first, second, model=TIED.source, spec=spec, names=KEEP)
+
+
+def test_rows_are_omitted_or_repeated_to_fit_the_model() -> None:
+    rows = torch.arange(12.0).reshape(4, 3)
+    fitted = FittedTensors({"a": rows, "b": rows, "c": rows}, {"a": (2, 3), "b": (7, 3)})
+    assert torch.equal(fitted["a"], rows[:2])
+    assert torch.equal(fitted["b"], rows[[0, 1, 2, 3, 0, 1, 2]])
+    assert fitted["c"] is rows
+    assert (list(fitted), len(fitted)) == (["a", "b", "c"], 3)
 
 
 @pytest.mark.parametrize("where", ["reference", "candidate"])

@@ -36,6 +36,19 @@ def test_the_needed_memory_grows_with_the_matrices_of_the_largest_group() -> Non
     assert 2 * 4 * (20_000**2 - 10_000**2) <= large - small <= 4 * 4 * (20_000**2 - 10_000**2)
 
 
+def test_the_needed_memory_includes_all_pairs_of_units_inside_a_group() -> None:
+    def needed(channels: int) -> int:
+        tensors = {
+            "in": torch.empty(8 * channels, 4, device="meta"),
+            "out": torch.empty(4, 8 * channels, device="meta"),
+        }
+        spec = rc.table_spec({"in": "heads*width@heads, -", "out": "-, heads*width"}, tensors, sizes={"heads": 8})
+        return memory_needed(spec.layout, tensors)
+
+    # Every unit of one network is compared with every unit of the other, inside all pairs of the 8 heads.
+    assert 2 * 4 * (16_000**2 - 8_000**2) <= needed(2000) - needed(1000) <= 4 * 4 * (16_000**2 - 8_000**2)
+
+
 def test_too_little_memory_is_rejected_with_the_needed_number(pair: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="in addition to mapped files") as error:
         rc.align_checkpoints(*pair, model=CONVOLUTIONAL.source, memory=10**6)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from rebasin_core.api.checkpoints import load_recipe, run_recipe
+from rebasin_core.api.checkpoints import RecipeResult, load_recipe, run_recipe
 from rebasin_core.bilinear.coordinate_descent import CoordinateDescent
 from rebasin_core.config.recipe import AlignRecipe, MergeRecipe
 from rebasin_core.errors import ConfigError, InvalidInputError, StorageError
 from rebasin_core.plugin.registry import default_registry
+from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.lock import LOCK, FolderLock
 from tests.api.checkpoints.networks import MLP, Tensors, noisy, write
+
+Recipe: TypeAlias = AlignRecipe | MergeRecipe
 
 MODEL = f"{{name: factory, factory: '{MLP.source['factory']}', inputs: ['5,8']}}"
 
@@ -97,6 +101,14 @@ def test_a_recipe_file_merges_with_weights_by_pattern(folder: Path) -> None:
     torch.testing.assert_close(output["4.weight"], copy(2)["4.weight"])
     torch.testing.assert_close(output["0.weight"], (MLP.network()["0.weight"] + copy(1)["0.weight"]) / 2)
     assert not (folder / "o.safetensors.unfinished").exists()
+    # The record in the output gives the same output: the first pattern applies, so their order is kept.
+    with safe_open(folder / "o.safetensors", framework="pt") as handle:
+        record = json.loads(handle.metadata()["rebasin"])
+    assert list(record["recipe"]["weights"]) == list(record["weights"]) == ["4.*", "*"]
+    (folder / "again.json").write_text(json.dumps({**record["recipe"], "output": "again.safetensors"}))
+    run_recipe(load_recipe(folder / "again.json"))
+    again = load_file(folder / "again.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in output.items())
 
 
 @pytest.mark.parametrize(
@@ -214,6 +226,125 @@ def test_another_file_at_its_path_is_an_obstacle(folder: Path, monkeypatch: pyte
     with pytest.raises(StorageError, match=r"o\.permutation\.safetensors exists"):
         run_recipe(recipe(folder))
     assert (folder / "o.permutation.safetensors").read_text() == "mine"
+
+
+def merged(folder: Path, **options: object) -> MergeRecipe:
+    entries = {
+        "model": MLP.source,
+        "checkpoints": [folder / f"{name}.safetensors" for name in "abc"],
+        "output": folder / "o.safetensors",
+        **options,
+    }
+    return MergeRecipe.model_validate(entries, context={"lookup": default_registry().strategy_class})
+
+
+def killed_after_the_output(given: Recipe, monkeypatch: pytest.MonkeyPatch) -> RecipeResult:
+    """Run a recipe up to the removal of its work; return the result of an undisturbed run."""
+
+    def interrupted(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    assert given.output is not None
+    undisturbed = run_recipe(given)
+    if given.output.is_dir():
+        shutil.rmtree(given.output)
+    else:
+        for path in undisturbed.files:
+            path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("rebasin_core.api.checkpoints.recipes._remove", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(given)
+    assert given.output.with_name(f"{given.output.name}.unfinished").is_dir()
+    return undisturbed
+
+
+def states(paths: Iterable[Path]) -> list[tuple[int, int]]:
+    """Return the entries of the file system that change if a file is written again."""
+    return [(path.stat().st_ino, path.stat().st_mtime_ns) for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (recipe, {}),
+        (merged, {}),
+        (recipe, {"output": "o", "max_shard": 1000}),
+        (merged, {"output": "o", "max_shard": 1000}),
+        (recipe, {"dtype": "bfloat16", "chance": False}),
+        (merged, {"align": False}),
+    ],
+)
+def test_the_same_recipe_completes_a_run_that_was_killed_after_its_output(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, kind: Callable[..., Recipe], options: dict[str, Any]
+) -> None:
+    given = kind(folder, **{key: folder / value if key == "output" else value for key, value in options.items()})
+    undisturbed = killed_after_the_output(given, monkeypatch)
+    written = states(undisturbed.files)
+    result = run_recipe(given)
+    assert result.files == undisturbed.files
+    assert states(result.files) == written
+    assert result.found.as_json() == undisturbed.found.as_json()
+    assert not list(folder.glob("*.unfinished"))
+    with pytest.raises(StorageError, match="exists; choose another output"):
+        run_recipe(given)
+
+
+@pytest.mark.parametrize("change", ["recipe", "input", "permutation", "no permutation", "provenance"])
+def test_other_outputs_are_not_taken_for_that_of_a_killed_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    killed_after_the_output(recipe(folder), monkeypatch)
+    options = {}
+    if change == "recipe":
+        options["seed"] = 1
+    elif change == "input":
+        (folder / "b.safetensors").write_bytes((folder / "c.safetensors").read_bytes())
+    elif change == "permutation":
+        Permutation.identity(Permutation.load(folder / "o.permutation.safetensors").layout).save(
+            folder / "o.permutation.safetensors"
+        )
+    elif change == "no permutation":
+        (folder / "o.permutation.safetensors").unlink()
+    else:
+        write(folder / "o.safetensors", copy(1))
+    before = (folder / "o.safetensors").read_bytes()
+    with pytest.raises(StorageError, match="exists; choose another output"):
+        run_recipe(recipe(folder, **options))
+    assert (folder / "o.safetensors").read_bytes() == before
+    run_recipe(recipe(folder, force=True, **options))
+    assert files(folder) == WRITTEN
+
+
+def test_a_damaged_output_of_a_killed_run_is_not_reported_as_complete(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_after_the_output(recipe(folder), monkeypatch)
+    content = bytearray((folder / "o.safetensors").read_bytes())
+    content[-1] ^= 1  # of the last tensor
+    (folder / "o.safetensors").write_bytes(content)
+    with pytest.raises(StorageError, match="differs from this result; replace it with `force`"):
+        run_recipe(recipe(folder))
+    assert (folder / "o.safetensors").read_bytes() == content
+
+
+def test_the_lock_is_removed_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_after_the_output(recipe(folder), monkeypatch)
+    unlink: Callable[..., None] = Path.unlink
+
+    def interrupted(path: Path, *, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok=missing_ok)
+        if path.parent.name == "o.safetensors.unfinished":
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run_recipe(recipe(folder))
+        assert (folder / "o.safetensors.unfinished" / LOCK).exists()
+    run_recipe(recipe(folder))
+    assert files(folder) == WRITTEN
 
 
 @pytest.mark.parametrize("options", [{"memory": 1000}, {"freeze": ["none"]}, {"spec": "no.json"}])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 
 from tests.api.checkpoints.networks import MLP, noisy, write
 from tests.cli.conftest import Called, rebasin
+from tests.pretend import NAME, PretendedDevice
 
 MODEL = ("-m", str(MLP.source["factory"]), "-i", "5,8")
 PAIR = ("a.safetensors", "b.safetensors")
@@ -127,7 +130,47 @@ def test_wrong_values_are_one_line_and_leave_no_files(
     assert files(folder) == set()
 
 
-@pytest.mark.parametrize("option", ["--sede", "--device"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("align", *PAIR, *MODEL, "-o", "o.safetensors"),
+        ("merge", *PAIR, *MODEL, "-o", "o.safetensors"),
+        ("diff", *PAIR, *MODEL),
+        ("barrier", *PAIR, *MODEL, "--data", "digits"),
+        ("apply", "p.safetensors", "a.safetensors", "-o", "o.safetensors"),
+    ],
+    ids=itemgetter(0),
+)
+def test_devices_that_are_not_available_are_one_line(folder: Path, called: Called, command: tuple[str, ...]) -> None:
+    code, output, errors = called(*command, "--device", "tpu9", cwd=folder)
+    assert (code, output) == (2, "")
+    assert "the device 'tpu9' is not available" in errors
+    assert errors.count("\n") == 1
+    assert files(folder) == set()
+
+
+def test_commands_on_a_device_write_the_files_of_the_cpu(folder: Path, called: Called) -> None:
+    for device in ("cpu", NAME):
+        with PretendedDevice() if device == NAME else nullcontext() as used:
+            output = f"{device}.safetensors"
+            code, _, errors = called("align", *PAIR, *MODEL, "-o", output, "--device", device, cwd=folder)
+            assert (code, errors) == (0, "")
+            code, _, errors = called("merge", *PAIR, "--no-align", "-o", f"m_{output}", "--device", device, cwd=folder)
+            assert (code, errors) == (0, "")
+            permutation = f"{device}.permutation.safetensors"
+            code, _, errors = called(
+                "apply", permutation, output, "--inverse", "-o", f"i_{output}", "--device", device, cwd=folder
+            )
+            assert (code, errors) == (0, "")
+    assert used is not None
+    assert used.copied > 0
+    for prefix in ("", "m_", "i_"):
+        found = load_file(folder / f"{prefix}{NAME}.safetensors")
+        expected = load_file(folder / f"{prefix}cpu.safetensors")
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("option", ["--sede", "--devise"])
 def test_unknown_options_are_named(folder: Path, called: Called, option: str) -> None:
     code, _, errors = called("align", *PAIR, *MODEL, "-o", "o.safetensors", option, "3", cwd=folder)
     assert code == 2
