@@ -45,7 +45,7 @@ class Block(nn.Module):
             layer(x).view(batch, tokens, self.heads, -1).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        stream = stream + self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        stream = self.out(mixed.transpose(1, 2).reshape(batch, tokens, width)) + stream
         return stream + self.down(functional.gelu(self.up(self.norm2(stream))))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
@@ -26,7 +27,7 @@ from rebasin_core.symmetry.symmetry_element import SymmetryElement
 from rebasin_core.symmetry.unit_map import UnitMap
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from rebasin_core.matchers.base import MatchProblem
     from rebasin_core.symmetry.linear import Symmetry
@@ -83,16 +84,8 @@ class RefinedMatcher(Matcher):
         start = perf_counter()
         loss = MidpointLoss(problem, self.likelihood)
         found = self.matcher.solve(problem)
-        element = found.element
-        if element is None:
-            element = SymmetryElement(problem.symmetry, found.permutation, [None] * len(problem.symmetry.linear))
-        directions = _Directions(element.symmetry)
-        if not directions.values:
-            message = "the specification admits no linear maps that could be refined; use the inner matcher"
-            raise InvalidInputError(message)
-        best, lowest = element, loss.of(element)
-        trace = [-lowest]
-        optimizer = torch.optim.Adam(directions.values, lr=self.learning_rate)
+        search = _Search(loss, self._initial(problem, found))
+        optimizer = torch.optim.Adam(search.directions.values, lr=self.learning_rate)
         outcome = found.outcome
         with interruptible(problem) as interruption:
             for _ in tqdm(range(self.epochs), desc="refine", leave=False, disable=not problem.progress):
@@ -100,30 +93,57 @@ class RefinedMatcher(Matcher):
                 for inputs, targets in loss.batches:
                     t = 0.5 + self.interval * (torch.rand((), generator=problem.generator).item() - 0.5)
                     with torch.enable_grad():
-                        current = element.compose(directions.element())
+                        current = search.current()
                         optimizer.zero_grad()
-                        mean = current.apply(loss.candidate)
-                        loss.at(mean, current, inputs, targets, t=t).backward()
+                        loss.at(current.apply(loss.candidate), current, inputs, targets, t=t).backward()
                     optimizer.step()
-                current = element.compose(directions.element(detached=True))
-                value = loss.of(current)
-                trace.append(max(trace[-1], -value))
-                if value < lowest:
-                    best, lowest = current, value
-        at_identity = -loss.of(SymmetryElement.identity(element.symmetry))
-        if at_identity > -lowest:
-            best, lowest = SymmetryElement.identity(element.symmetry), -at_identity
+                search.evaluate(search.current(detached=True))
+        identity_objective = -search.evaluate(SymmetryElement.identity(search.best.symmetry))
         return replace(
             found,
-            permutation=best.permutation,
-            element=best,
-            objective=-lowest,
-            identity_objective=at_identity,
+            permutation=search.best.permutation,
+            element=search.best,
+            objective=-search.lowest,
+            identity_objective=identity_objective,
             outcome=interruption.outcome(outcome),
-            trace=tuple(trace),
+            trace=tuple(search.trace),
             seconds={"total": perf_counter() - start, "matcher": found.seconds.get("total", 0.0)},
             upper_bound=None,
         )
+
+    @staticmethod
+    def _initial(problem: MatchProblem, found: MatchResult) -> SymmetryElement:
+        """Return the element of a result."""
+        if found.element is not None:
+            return found.element
+        if not any(linear.kind is not Kind.SIGN for linear in problem.symmetry.linear):
+            message = "expected a specification with linear maps that can be refined, got none; use the inner matcher"
+            raise InvalidInputError(message)
+        return SymmetryElement(problem.symmetry, found.permutation, [None] * len(problem.symmetry.linear))
+
+
+@final
+class _Search:
+    """The current and the best element of a refinement."""
+
+    def __init__(self, loss: MidpointLoss, initial: SymmetryElement) -> None:
+        self._loss = loss
+        self._initial = initial
+        self.directions = _Directions(initial.symmetry)
+        self.best, self.lowest = initial, loss.of(initial)
+        self.trace = [-self.lowest]
+
+    def current(self, *, detached: bool = False) -> SymmetryElement:
+        """Return the current element."""
+        return self._initial.compose(self.directions.element(detached=detached))
+
+    def evaluate(self, element: SymmetryElement) -> float:
+        """Return the loss of an element at the midpoint, and keep the element if it is the best."""
+        value = self._loss.of(element)
+        if value < self.lowest:
+            self.best, self.lowest = element, value
+        self.trace.append(-self.lowest)
+        return value
 
 
 @final
@@ -161,15 +181,18 @@ def _exponential(kind: Kind, direction: Tensor) -> Tensor:
         case Kind.ORTHOGONAL | Kind.ORTHOGONAL_FIXING_ONES:
             skew = direction - direction.mT
             if kind is Kind.ORTHOGONAL_FIXING_ONES:  # skew-symmetric matrices that map the ones to zero
-                skew = skew - skew.mean(-1, keepdim=True)
-                skew = skew - skew.mean(-2, keepdim=True)
-            found: Tensor = torch.linalg.matrix_exp(skew)
-            return found
+                skew -= skew.mean(-1, keepdim=True)
+                skew -= skew.mean(-2, keepdim=True)
+            return _matrix_exponential(skew)
         case Kind.INVERTIBLE:
-            found = torch.linalg.matrix_exp(direction)
-            return found
+            return _matrix_exponential(direction)
         case Kind.ROTATION:
             size = direction[..., :1].exp()
             return torch.cat([size * direction[..., 1:].cos(), size * direction[..., 1:].sin()], -1)
         case _:
             return direction.exp()
+
+
+def _matrix_exponential(matrix: Tensor) -> Tensor:
+    found: Tensor = torch.linalg.matrix_exp(matrix)
+    return found

@@ -1,4 +1,4 @@
-"""Channel matchers that align modulo the whole symmetry group: permutations, signs, scales, rotations, invertible maps."""
+"""Channel matchers that align modulo the whole symmetry group: permutations, signs, scales and linear maps."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class AbstractSymmetryMatcher(AbstractChannelMatcher):
 
     def _admitted(self, problem: MatchProblem) -> Symmetry:
         """Return the linear symmetries of the option under which both posteriors are closed."""
-        symmetry = problem.symmetry if self.symmetry == "full" else restricted_to(problem.symmetry, self.symmetry)
+        symmetry = restricted_to(problem.symmetry, tuple(Kind) if isinstance(self.symmetry, str) else self.symmetry)
         diagonal = [
             posterior
             for posterior in (problem.reference, problem.candidate)

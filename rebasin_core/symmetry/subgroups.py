@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from rebasin_core.symmetry.kind import Kind
-from rebasin_core.symmetry.linear import Symmetry
 from rebasin_core.tensors.frozen import FrozenMapping
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from rebasin_core.symmetry.linear import LinearSymmetry
+    from rebasin_core.symmetry.linear import LinearSymmetry, Symmetry
 
 # The kinds of maps that each kind contains, the largest first.
 _CONTAINED: Final[Mapping[Kind, tuple[Kind, ...]]] = {

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, final
 
 import torch
 
 from rebasin_core.assignment import default_solver
+from rebasin_core.bilinear.maps.cell_pairs import cell_pairs
 from rebasin_core.bilinear.maps.gauge import mapping, transformed
 from rebasin_core.bilinear.maps.optimal import best_map, best_value
 from rebasin_core.bilinear.maps.products import unit_products
 from rebasin_core.bilinear.maps.signs import SignFamilies
-from rebasin_core.bilinear.maps.slot_cells import slot_cells
 from rebasin_core.symmetry.kind import Kind
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.symmetry.symmetry_element import SymmetryElement
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.assignment import AssignmentSolver
-    from rebasin_core.bilinear.maps.slot_cells import SlotCell
+    from rebasin_core.bilinear.maps.cell_pairs import SlotCell
     from rebasin_core.bilinear.terms import Channels
     from rebasin_core.symmetry.linear import LinearSymmetry, Symmetry
 
@@ -79,7 +80,7 @@ class MapDescent:
 
     def objective(self) -> float:
         """Return the inner product of the reference and the current network."""
-        return sum(_product(t, self._current[name]) for name, t in self._reference.items())
+        return math.fsum(_product(t, self._current[name]) for name, t in self._reference.items())
 
     def initialize(self) -> None:
         """Optimize every group once, by the weights shared with groups that are already optimized.
@@ -108,7 +109,7 @@ class MapDescent:
         """
         names = [name for name, group in self._layout.groups.items() if group.within is None]
         order = torch.randperm(len(names), generator=generator, device=generator.device).tolist()
-        total = sum(self._step(names[number], None) for number in order)
+        total = math.fsum(self._step(names[number], None) for number in order)
         # Rounding does not accumulate over sweeps.
         self._current = transformed(self.element, self._candidate, set(self._candidate))
         return total / max(self._scale, torch.finfo(torch.float64).tiny)
@@ -133,7 +134,7 @@ class MapDescent:
         return increase
 
     def _part(self, names: Collection[str]) -> float:
-        return sum(_product(self._reference[name], self._current[name]) for name in names)
+        return math.fsum(_product(self._reference[name], self._current[name]) for name in sorted(names))
 
     def _apply(self, step: SymmetryElement, names: Collection[str]) -> None:
         self._current = transformed(step, self._current, set(names) & self._reference.keys())
@@ -147,7 +148,7 @@ class MapDescent:
         for tensor in self._tensors[name]:
             if tensor not in self._reference:
                 continue
-            for cell in slot_cells(self._layout, tensor, self._reference[tensor], self._current[tensor]):
+            for cell in cell_pairs(self._layout, tensor, self._reference[tensor], self._current[tensor]):
                 others = {group for group in cell.groups if group is not None} - own
                 if name in cell.groups and (known is None or others <= set(known)):
                     yield cell
@@ -156,7 +157,7 @@ class MapDescent:
         """Return the share of the weights of a group that are shared with known groups only."""
 
         def weight(cells: Iterator[SlotCell]) -> float:
-            return sum(float(cell.reference.square().sum() * cell.candidate.square().sum()) ** 0.5 for cell in cells)
+            return math.fsum(float(cell.reference.norm() * cell.candidate.norm()) for cell in cells)
 
         return weight(self._cells(name, known)) / max(weight(self._cells(name, None)), 1e-300)
 

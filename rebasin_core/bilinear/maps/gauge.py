@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rebasin_core.bilinear.maps.slot_cells import slot_cells
+from rebasin_core.bilinear.maps.cell_pairs import cell_pairs
 from rebasin_core.errors import ConvergenceWarning
+from rebasin_core.symmetry.kind import Kind
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.symmetry.symmetry_element import SymmetryElement
-from rebasin_core.symmetry.kind import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _UNBOUNDED = {Kind.POSITIVE, Kind.NONZERO, Kind.ROTATION, Kind.INVERTIBLE}
 _MAX_SWEEPS = 200
 _TOLERANCE = 1e-10
-# Relative size of the smallest eigenvalue of a Gram matrix that is taken into account.
+# Relative size of the smallest eigenvalue of a Gram matrix that is not rounding.
 _RIDGE = 1e-6
 
 
@@ -138,7 +138,7 @@ def _gram(symmetry: Symmetry, linear: LinearSymmetry, channels: Mapping[str, Ten
     for name in dict.fromkeys(slot.tensor for slot in linear.degrees):
         if name not in channels:
             continue
-        for cell in slot_cells(symmetry.layout, name, channels[name], channels[name]):
+        for cell in cell_pairs(symmetry.layout, name, channels[name], channels[name]):
             for position, slot in enumerate(cell.slots):
                 if slot is None or linear.degrees.get(slot, 0) * sign <= 0:
                     continue

@@ -64,11 +64,10 @@ def best_value(kind: Kind, similarity: Tensor) -> Tensor:
     """
     match kind:
         case Kind.ORTHOGONAL | Kind.INVERTIBLE:
-            found: Tensor = torch.linalg.svdvals(similarity).sum(-1)
-            return found
+            return _nuclear_norm(similarity)
         case Kind.ORTHOGONAL_FIXING_ONES:
             inner, mean = _without_ones(similarity)
-            return torch.linalg.svdvals(inner).sum(-1) + mean
+            return _nuclear_norm(inner) + mean
         case Kind.ROTATION:
             return _complex(similarity).abs().sum(-1)
         case Kind.SIGN | Kind.NONZERO:
@@ -77,9 +76,15 @@ def best_value(kind: Kind, similarity: Tensor) -> Tensor:
             return similarity.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
+def _nuclear_norm(similarity: Tensor) -> Tensor:
+    values: Tensor = torch.linalg.svdvals(similarity).sum(-1)
+    return values
+
+
 def _polar_factor(similarity: Tensor) -> Tensor:
     left, _, right = torch.linalg.svd(similarity, full_matrices=False)
-    return left @ right
+    factor: Tensor = left @ right
+    return factor
 
 
 def _polar_factor_fixing_ones(similarity: Tensor) -> Tensor:
@@ -106,7 +111,7 @@ def _complement_of_ones(like: Tensor) -> Tensor:
 
 
 def _complex(similarity: Tensor) -> Tensor:
-    """Return, for every pair of units, the sum over the pair as complex numbers: reference times conjugate candidate."""
+    """Return the products of every pair of units as complex numbers: reference times conjugate candidate."""
     half = similarity.shape[-1] // 2
     diagonal = [
         [

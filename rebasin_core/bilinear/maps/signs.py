@@ -86,12 +86,12 @@ class SignFamilies:
                 flipped = {member for bit, member in enumerate(members) if code >> bit & 1}
                 value = similarities.new_zeros(total.shape)
                 for number in own:
-                    value = value + (-1) ** len(self.patterns[number] & flipped) * similarities[number]
+                    value += (-1) ** len(self.patterns[number] & flipped) * similarities[number]
                 better = torch.ones_like(total, dtype=torch.bool) if best is None else value > best
                 best = value if best is None else torch.maximum(best, value)
                 for member in members:
                     flips[member] = torch.where(better, torch.tensor(member in flipped), flips[member])
-            total = total + (0 if best is None else best)
+            total += 0 if best is None else best
         return total, flips
 
     def maps(self, flips: Tensor) -> dict[int, Tensor]:

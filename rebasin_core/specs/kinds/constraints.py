@@ -1,7 +1,7 @@
 """The second interpretation of a graph: how the units of every axis are transformed and seen.
 
 The first interpretation finds the groups. Here, every occurrence of a group on a parameter, a *slot*, has a variable of
-its own, with an unknown degree. The rules of the operators are applied again; what they state about the combination of
+its own, with an unknown degree. The rules of the operators are applied again; their statements on the combination of
 axes becomes equations between degrees, and how they see units becomes a limit of the kind of the group.
 """
 
@@ -56,13 +56,13 @@ class Seen:
         degree: Degree of the axis.
         sight: How it is seen.
         reason: The operator.
-        gain: The slot of the vector by which it is multiplied unit by unit, if that is a parameter itself.
+        scale: The slot of the vector by which it is multiplied unit by unit, if that is a parameter itself.
     """
 
     degree: Degree
     sight: Sight
     reason: Reason
-    gain: Slot | None = None
+    scale: Slot | None = None
 
 
 @final
@@ -105,7 +105,7 @@ class DegreeConstraints:
             degree: The degree.
 
         Returns:
-            The variable; it is fixed, because the groups are known.
+            The variable; it is fixed, because the groups are derived already.
         """
         variable = Variable(size, _SPLIT)
         self._degrees[variable] = degree
@@ -179,7 +179,7 @@ class DegreeConstraints:
         """Divide the first factor of a product; equal parts become a stacked tensor.
 
         Args:
-            factors: The factors, changed in place.
+            factors: The factors; modified.
             size: Length of the first new factor.
             reason: The operator.
         """
@@ -266,10 +266,10 @@ class DegreeConstraints:
             self._axes.restrictions[found, new, index] = (factor,)
         return found
 
-    def _use(self, degree: Degree, sight: Sight, reason: Reason, gain: Slot | None = None) -> None:
+    def _use(self, degree: Degree, sight: Sight, reason: Reason, scale: Slot | None = None) -> None:
         if degree.square_of is not None:
             self.seen.append(Seen(degree.square_of, Sight.DIAGONAL, reason))
-        self.seen.append(Seen(degree, sight, reason, gain))
+        self.seen.append(Seen(degree, sight, reason, scale))
 
     def _variables(self, term: AxisTerm) -> Iterator[Variable]:
         """Yield the variables with degrees in a term."""

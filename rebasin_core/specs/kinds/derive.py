@@ -42,8 +42,8 @@ class Symmetries:
     """The linear symmetries of a model.
 
     Attributes:
-        plain: Those of the model as it is.
-        folded: Those of the model if the gains of its normalizations are one.
+        plain: Those of the model with any parameters.
+        folded: Those of the model if the scales of its normalizations are one.
     """
 
     plain: Symmetry
@@ -137,7 +137,7 @@ class Slots:
         return Symmetry(self._layout, tuple(found))
 
     def _evidence(self) -> dict[str, GroupEvidence]:
-        """Return what the graph states about each group; what it states about several is stated about each."""
+        """Return the statements of the graph on each group; a statement on several groups is one on each."""
         group_of = {slot: name for name, slots in self.of_group.items() for slot in slots}
         equations: dict[str, list[Equation]] = {name: [] for name in self.of_group}
         seen: dict[str, list[Seen]] = {name: [] for name in self.of_group}
@@ -169,7 +169,7 @@ class Slots:
 
 
 def _families(evidence: GroupEvidence, maps: Family | None, *, folded: bool) -> list[Family]:
-    """Return the maps that mix units if there are any (and gains are folded, where they must be), else scalings."""
+    """Return the maps that mix units if there are any (and scales are folded, where they must be), else scalings."""
     return evidence.scalings() if maps is None or (maps.ones and not folded) else [maps]
 
 
@@ -182,7 +182,7 @@ def _inner(layout: Layout, families: Mapping[str, list[Family]], name: str) -> I
 
 def _is_within(family: Family, other: Family) -> bool:
     """Return whether a scaling of outer units is one of the maps of inner units."""
-    mine = {slot.tensor: degree for slot, degree in family.degrees.items()}
-    theirs = {slot.tensor: degree for slot, degree in other.degrees.items()}
-    flipped = {tensor: -degree for tensor, degree in theirs.items()}
-    return mine in (theirs, flipped) or (family.kind is Kind.SIGN and mine.keys() == theirs.keys())
+    outer = {slot.tensor: degree for slot, degree in family.degrees.items()}
+    inner = {slot.tensor: degree for slot, degree in other.degrees.items()}
+    flipped = {tensor: -degree for tensor, degree in inner.items()}
+    return outer in (inner, flipped) or (family.kind is Kind.SIGN and outer.keys() == inner.keys())

@@ -30,7 +30,7 @@ class Family:
     Attributes:
         kind: The kind of the maps.
         degrees: The degree of every slot that is transformed.
-        ones: Slots of gains that must be one.
+        ones: Slots of scales that must be one.
     """
 
     kind: Kind
@@ -78,20 +78,20 @@ class GroupEvidence:
 
     def maps(self) -> Family | None:
         """Return the family of maps that mix units; None if there is none."""
-        gains = self._gains()
-        if self._why_not_mixed(gains) is not None:
+        scales = self._norm_scales()
+        if self._why_not_mixed(scales) is not None:
             return None
-        slots = [slot for slot in self.slots if slot not in gains]
-        sights = {one.sight for one in self.seen if one.degree.slots - gains}
-        ones = tuple(slot for slot in self.slots if slot in gains)
+        slots = [slot for slot in self.slots if slot not in scales]
+        sights = {one.sight for one in self.seen if one.degree.slots - scales}
+        ones = tuple(slot for slot in self.slots if slot in scales)
         equations = [_difference(equation) for equation in self.equations]
-        equations = [{slot: count for slot, count in row.items() if slot not in gains} for row in equations]
+        equations = [{slot: count for slot, count in row.items() if slot not in scales} for row in equations]
         if Sight.NORM not in sights and Sight.SUM not in sights:
             solutions = integer_nullspace(slots, equations)
             if len(solutions) == 1 and set(solutions[0]) == set(slots) and {*map(abs, solutions[0].values())} == {1}:
                 return Family(Kind.INVERTIBLE, FrozenMapping(solutions[0]), ones)
             return None
-        parities = [(equation.first.sign ^ equation.second.sign) - gains for equation in self.equations]
+        parities = [(equation.first.sign ^ equation.second.sign) - scales for equation in self.equations]
         if binary_nullspace(slots, parities) != [frozenset(slots)]:
             return None
         kind = Kind.ORTHOGONAL_FIXING_ONES if Sight.SUM in sights else Kind.ORTHOGONAL
@@ -99,17 +99,17 @@ class GroupEvidence:
 
     def why_not_larger(self) -> Reason | None:
         """Return the first operator that sees single units; None if maps that mix them are admitted."""
-        return self._why_not_mixed(self._gains())
+        return self._why_not_mixed(self._norm_scales())
 
-    def _gains(self) -> frozenset[Slot]:
-        """Return the slots of gains: vectors by which units are multiplied."""
-        return frozenset(one.gain for one in self.seen if one.gain is not None and one.gain in self.vectors)
+    def _norm_scales(self) -> frozenset[Slot]:
+        """Return the slots of scales: vectors by which units are multiplied."""
+        return frozenset(one.scale for one in self.seen if one.scale is not None and one.scale in self.vectors)
 
-    def _why_not_mixed(self, gains: frozenset[Slot]) -> Reason | None:
+    def _why_not_mixed(self, scales: frozenset[Slot]) -> Reason | None:
         for one in self.seen:
-            if one.degree.own_slot in gains:
+            if one.degree.own_slot in scales:
                 continue
-            if one.sight in _NOT_MIXED or (one.sight is Sight.DIAGONAL and one.gain not in gains):
+            if one.sight in _NOT_MIXED or (one.sight is Sight.DIAGONAL and one.scale not in scales):
                 return one.reason
         return None
 

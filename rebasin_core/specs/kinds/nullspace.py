@@ -84,7 +84,7 @@ def independent_of(
 
     Args:
         vectors: Candidates.
-        basis: Vectors that are known.
+        basis: Independent vectors.
 
     Returns:
         Those candidates that are no sums of the basis and earlier candidates.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _MEANS = ("running_mean", "mean")
 _VARIANCES = ("running_var", "var")
-_GAINS = ("weight", "bn_weight")
+_SCALES = ("weight", "bn_weight")
 _SHIFTS = ("bias", "bn_bias")
 BATCH_NORMALIZATIONS: Final = (
     "batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "native_batch_norm",
@@ -42,21 +42,21 @@ def batch_norm(call: Call) -> Result:
     inputs = list(call.first)
     for term in (inputs[0], *inputs[2:]):
         call.see(term, Sight.ANY, "the same shift is added at all positions")
-    # A scale changes the variance, but not the number that is added to it before the root is taken.
+    # A scale changes the variance, but not the number that is added to it before the root.
     call.see(inputs[1], Sight.ODD, "units are divided by a root of their variance and a number")
-    for names, relation in ((_MEANS, Relation.EQUAL), (_VARIANCES, None), (_GAINS, Relation.PRODUCT)):
+    for names, relation in ((_MEANS, Relation.EQUAL), (_VARIANCES, None), (_SCALES, Relation.PRODUCT)):
         inputs[1] = _with_own(call, inputs[1], names, relation)
     inputs[1] = _with_own(call, inputs[1], _SHIFTS, Relation.EQUAL)
     if "instance" in call.operator:
         call.reduce(tuple(inputs), range(2, len(inputs)))
-    elif all(call.optional(name) is None for name in (*_MEANS, *_VARIANCES, *_GAINS, *_SHIFTS)):
+    elif all(call.optional(name) is None for name in (*_MEANS, *_VARIANCES, *_SCALES, *_SHIFTS)):
         call.observe((inputs[1],))
     statistics = [(inputs[1],) if any(shape) else tuple(map(uniform, shape)) for shape in call.shapes[1:]]
     return [tuple(inputs), *statistics]  # statistics of the batch are empty in evaluation mode
 
 
 def _with_own(call: Call, channels: AxisTerm, names: Sequence[str], relation: Relation | None) -> AxisTerm:
-    """Return the channels after a statistic, gain or shift is applied; without a relation, it must not change."""
+    """Return the channels after a statistic, scale or shift is applied; without a relation, it must not change."""
     for name in names:
         own = call.optional(name)
         if own is None or length(own[0]) != length(channels):

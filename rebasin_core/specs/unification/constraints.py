@@ -273,7 +273,7 @@ class Constraints:
         """Replace the first factor of a product by factors, the first of which has a given length.
 
         Args:
-            factors: Factors of a product, changed in place; the first may be a concatenation.
+            factors: Factors of a product, modified; the first may be a concatenation.
             size: The length, a divisor of that of the first factor.
             reason: Reason for fixing the axis if its parts have no such factor.
         """

@@ -13,6 +13,8 @@ import rebasin_core as rc
 from rebasin_core.symmetry import SymmetryElement
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rebasin_core.specs import TracedSpec
     from rebasin_core.symmetry import Symmetry
 
@@ -54,8 +56,8 @@ class Transformer(nn.Module):
         mixed = functional.scaled_dot_product_attention(
             query, key, value, is_causal=True, enable_gqa=self.groups != self.heads
         )
-        stream = stream + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
-        stream = stream + self.down(functional.gelu(self.up(self.norm2(stream))))
+        stream = self.out(mixed.transpose(1, 2).reshape(batch, length, width)) + stream
+        stream = self.down(functional.gelu(self.up(self.norm2(stream)))) + stream
         output: Tensor = self.head(self.norm(stream))
         return output
 
@@ -64,7 +66,7 @@ def network(name: str) -> tuple[nn.Module, Tensor]:
     """Return a network in double precision with random weights, and inputs."""
     torch.manual_seed(0)
     tokens = torch.randint(0, 11, (2, 5))
-    found: tuple[nn.Module, Tensor] = {
+    makers: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
         "relu": lambda: (_mlp(nn.ReLU()), torch.randn(4, 5)),
         "tanh": lambda: (_mlp(nn.Tanh()), torch.randn(4, 5)),
         "linear": lambda: (nn.Sequential(nn.Linear(12, 6), nn.Linear(6, 12)), torch.randn(4, 12)),
@@ -73,8 +75,8 @@ def network(name: str) -> tuple[nn.Module, Tensor]:
         "rms": lambda: (Transformer(nn.RMSNorm), tokens),
         "layer norm": lambda: (Transformer(nn.LayerNorm), tokens),
         "grouped queries": lambda: (Transformer(nn.LayerNorm, heads=4), tokens),
-    }[name]()
-    module, inputs = found
+    }
+    module, inputs = makers[name]()
     return module.double().eval(), inputs.double() if inputs.is_floating_point() else inputs
 
 
@@ -89,7 +91,7 @@ def _convolutions() -> nn.Module:
 
 
 def planted(
-    spec: TracedSpec, symmetry: Symmetry, tensors: dict[str, Tensor], noise: float = 0.0, seed: int = 1
+    symmetry: Symmetry, tensors: dict[str, Tensor], noise: float = 0.0, seed: int = 1
 ) -> tuple[dict[str, Tensor], SymmetryElement]:
     """Return a copy of a network transformed by a random element, with noise relative to each tensor's deviation."""
     generator = torch.Generator().manual_seed(seed)

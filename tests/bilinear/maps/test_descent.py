@@ -30,7 +30,7 @@ def test_a_planted_element_is_recovered(name: str) -> None:
     spec = traced(module, inputs)
     reference = tensors_of(module)
     symmetry = spec.symmetry_of(reference)
-    candidate, _ = planted(spec, symmetry, reference)
+    candidate, _ = planted(symmetry, reference)
     before, after = (functional_call(module, tensors, (inputs,)) for tensors in (reference, candidate))
     assert torch.allclose(before, after, rtol=1e-9, atol=1e-11)
     names = [name for name, _ in module.named_parameters()]
@@ -46,7 +46,7 @@ def test_noise_remains_and_the_function_of_the_candidate_is_kept(name: str) -> N
     module, inputs = network(name)
     spec = traced(module, inputs)
     reference = tensors_of(module)
-    candidate, _ = planted(spec, spec.symmetry_of(reference), reference, noise=0.1)
+    candidate, _ = planted(spec.symmetry_of(reference), reference, noise=0.1)
     names = [name for name, _ in module.named_parameters()]
     permuted = rc.match(reference, candidate, spec, matcher="weight")
     result = rc.match(reference, candidate, spec, matcher=WeightMatcher(symmetry="full"))

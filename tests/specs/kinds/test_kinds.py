@@ -1,4 +1,4 @@
-"""The kinds of groups that tracing derives, for models whose symmetries are known."""
+"""The kinds of groups that tracing derives, for models with textbook symmetries."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_normalized_queries_admit_fewer_maps() -> None:
     plain, scaled = (rc.trace_spec(Attention(scaled=one), torch.randn(2, 5, 3)).symmetry for one in (False, True))
     assert [linear.kind for linear in plain.linear].count(Kind.INVERTIBLE) == 3
     assert [linear.kind for linear in scaled.linear].count(Kind.INVERTIBLE) == 2
-    assert Kind.NONZERO in {linear.kind for linear in scaled.linear}  # the scale, against the keys
+    assert Kind.NONZERO in {linear.kind for linear in scaled.linear}  # the scale, ascalest the keys
 
 
 def test_a_rule_of_another_library_admits_permutations_only() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from rebasin_core.symmetry.axis import Atom, Axis, Concat, Product
 from rebasin_core.symmetry.cell import cells
-from rebasin_core.symmetry.linear import Slot
+from rebasin_core.symmetry.kind import Slot
+from rebasin_core.symmetry.slots import labeled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ class SlotCell:
         return [position + 1 for position, name in enumerate(self.groups) if name == group]
 
 
-def slot_cells(layout: Layout, name: str, reference: Tensor, candidate: Tensor) -> Iterator[SlotCell]:
+def cell_pairs(layout: Layout, name: str, reference: Tensor, candidate: Tensor) -> Iterator[SlotCell]:
     """Yield the cells of a tensor in two networks.
 
     Args:
@@ -58,26 +58,9 @@ def slot_cells(layout: Layout, name: str, reference: Tensor, candidate: Tensor) 
     Yields:
         The cells; their tensors are views if possible.
     """
-    known: dict[str, tuple[Slot, str]] = {}
-    axes = [_labeled(axis, name, dim, [0], known) for dim, axis in enumerate(layout.axes[name])]
+    group_of: dict[str, str] = {}
+    axes = [labeled(axis, dim, group_of) for dim, axis in enumerate(layout.axes[name])]
     for (left, atoms), (right, _) in zip(cells(reference, axes), cells(candidate, axes), strict=True):
-        found = [known.get(atom.group or "") for atom in atoms]
-        slots = tuple(None if one is None else one[0] for one in found)
-        yield SlotCell(left, right, slots, tuple(None if one is None else one[1] for one in found))
-
-
-def _labeled(axis: Axis, name: str, dim: int, counter: list[int], known: dict[str, tuple[Slot, str]]) -> Axis:
-    """Return an axis in which every atom with a group has a name of its own, that of its slot."""
-    match axis:
-        case Atom(size, group):
-            slot = Slot(name, dim, counter[0])
-            counter[0] += 1
-            if group is None:
-                return axis
-            label = f"{dim}.{slot.number}"
-            known[label] = (slot, group)
-            return Atom(size, label)
-        case Product(factors):
-            return Product(tuple(_labeled(factor, name, dim, counter, known) for factor in factors))
-        case Concat(parts):
-            return Concat(tuple(_labeled(part, name, dim, counter, known) for part in parts))
+        labels = [atom.group if atom.group in group_of else None for atom in atoms]
+        slots = tuple(None if label is None else Slot(name, *map(int, label.split("."))) for label in labels)
+        yield SlotCell(left, right, slots, tuple(None if label is None else group_of[label] for label in labels))
