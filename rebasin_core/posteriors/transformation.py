@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rebasin_core.errors import NotClosedError
 from rebasin_core.symmetry.kind import Kind
-from rebasin_core.symmetry.linear_action import slot_cells
+from rebasin_core.symmetry.slots import slot_cells
 from rebasin_core.symmetry.symmetry_element import SymmetryElement
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ def _dependence(
     """Return why a map makes independent entries dependent; None if it does not."""
     if linear.kind.is_factor:
         return None
-    for cell, dim in slot_cells(element.symmetry, slot, scale):
+    for cell, dims in slot_cells(element.symmetry.layout, slot, scale):
+        dim = dims[-1]
         if not bool(cell.any()):
             continue
         if not gaussian or linear.kind is Kind.INVERTIBLE:

@@ -7,7 +7,6 @@ from rebasin_core.symmetry.linear import Kind, LinearSymmetry, Slot, Symmetry
 from rebasin_core.symmetry.linear_action import act_linearly
 from rebasin_core.symmetry.linear_maps import LinearMaps
 from rebasin_core.symmetry.permutation import GroupElement, Permutable, Permutation, Transformable
-from rebasin_core.symmetry.rescaling import Rescaling, UnitScaling
 from rebasin_core.symmetry.symmetry_element import SymmetryElement, load_element
 from rebasin_core.symmetry.unit_map import UnitMap
 
@@ -24,13 +23,11 @@ __all__ = [
     "Permutable",
     "Permutation",
     "Product",
-    "Rescaling",
     "Slot",
     "Symmetry",
     "SymmetryElement",
     "Transformable",
     "UnitMap",
-    "UnitScaling",
     "act_linearly",
     "cells",
     "concat",

@@ -10,9 +10,10 @@ import torch
 
 from rebasin_core.errors import InvalidInputError
 from rebasin_core.symmetry.action import act
-from rebasin_core.symmetry.axis import Atom, atoms_of
-from rebasin_core.symmetry.kind import Kind, Slot
+from rebasin_core.symmetry.axis import Atom
+from rebasin_core.symmetry.kind import Kind
 from rebasin_core.symmetry.linear_action import act_linearly
+from rebasin_core.symmetry.slots import slots_of
 from rebasin_core.symmetry.unit_map import UnitMap, identity_like
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rebasin_core.symmetry.kind import Slot
     from rebasin_core.symmetry.linear import LinearSymmetry, Symmetry
     from rebasin_core.symmetry.permutation import Permutation
 
@@ -183,14 +185,7 @@ class LinearMaps:
         if linear.kind.is_factor:
             return False
         layout = self.symmetry.layout
-        slots = {
-            Slot(name, dim, number)
-            for name in layout.tensors_of(linear.group)
-            if name not in linear.ones
-            for dim, axis in enumerate(layout.axes[name])
-            for number, atom in enumerate(atoms_of(axis))
-            if atom.group == linear.group
-        }
+        slots = {slot for slot in slots_of(layout, linear.group) if slot.tensor not in linear.ones}
         return slots == linear.degrees.keys()
 
     def _deviation(self, linear: LinearSymmetry, item: UnitMap | None, permutation: Permutation) -> float:

@@ -192,6 +192,25 @@ def test_complex_and_integer_tensors() -> None:
     assert torch.equal(only_heads.apply(whole)["square"], whole["square"])
 
 
+def test_two_families_of_factors_at_one_slot() -> None:
+    """Such as a scale after a batch normalization, which a sign may precede."""
+    slot, only_first = Slot("square", 0), Slot("bias", 0)
+    of = Symmetry(
+        LAYOUT,
+        (
+            LinearSymmetry("s", Kind.SIGN, {slot: 1, only_first: 1}),
+            LinearSymmetry("s", Kind.POSITIVE, {slot: 2}),
+        ),
+    )
+    e = element(of, 3)
+    sign, positive = e.maps
+    assert sign is not None
+    assert positive is not None
+    x = {"square": tensors(1)["square"], "bias": tensors(1)["bias"]}
+    scaled = SymmetryElement(of, Permutation.identity(LAYOUT), e.maps).apply(x)
+    expect_close(scaled, {"square": (sign * positive**2)[:, None] * x["square"], "bias": sign * x["bias"]})
+
+
 def test_results_share_no_memory_and_inputs_do_not_change() -> None:
     of = symmetry(Kind.SIGN, Kind.SIGN)
     x = tensors(1)
