@@ -14,7 +14,7 @@ from rebasin_core.symmetry import Kind
 
 
 def data() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return overlapping classes, so that the loss at the midpoint is not zero."""
+    """Return classes that overlap: the loss at the midpoint is not zero."""
     g = torch.Generator().manual_seed(0)
     centers = 0.7 * torch.randn(3, 6, generator=g)
     y = torch.arange(180) % 3
