@@ -87,11 +87,11 @@ class GPT(nn.Module):
 
     @override
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return scores ``[batch, vocabulary, tokens]`` of the next characters."""
+        """Return scores ``[batch * tokens, vocabulary]`` of the next characters."""
         stream = self.tokens(tokens) + self.positions[: tokens.shape[1]]
         for block in self.blocks:
             stream = block(stream)
-        return self.head(self.norm(stream)).transpose(1, 2)
+        return self.head(self.norm(stream)).flatten(0, 1)
 
 
 def images(folder: Path, split: str) -> tuple[Tensor, Tensor]:
@@ -113,9 +113,9 @@ def characters(data: Path) -> tuple[Tensor, Tensor]:
 
 
 def sequences(text: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return sequences and their next characters."""
+    """Return sequences ``[batch, tokens]`` and their next characters ``[batch * tokens]``."""
     rows = starts.unsqueeze(1) + torch.arange(CONTEXT)
-    return text[rows], text[rows + 1]
+    return text[rows], text[rows + 1].flatten()
 
 
 def train(model: nn.Module, batches: int, draw: object, rate: float) -> None:

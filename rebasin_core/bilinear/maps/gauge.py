@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _UNBOUNDED = {Kind.POSITIVE, Kind.NONZERO, Kind.ROTATION, Kind.INVERTIBLE}
 _MAX_SWEEPS = 200
 _TOLERANCE = 1e-10
+# Largest relative change in the last sweep without a warning.
+_INEXACT = 1e-3
 # Relative size of the smallest eigenvalue of a Gram matrix that is not rounding.
 _RIDGE = 1e-6
 
@@ -65,10 +67,8 @@ def balanced(symmetry: Symmetry, channels: Channels) -> tuple[Channels, Symmetry
                 change = max(change, size)
         if change <= _TOLERANCE:
             break
-    if change > _TOLERANCE:
-        message = (
-            f"the gauge still changed by a factor of {1 + change:.3g} after {_MAX_SWEEPS} sweeps: it is approximate"
-        )
+    if change > _INEXACT:
+        message = f"the gauge still changed by {change:.1%} after {_MAX_SWEEPS} sweeps: it is approximate"
         warnings.warn(message, ConvergenceWarning, stacklevel=2)
     return current, total
 
@@ -113,12 +113,14 @@ def _absolute(element: SymmetryElement) -> SymmetryElement:
 
 def _best(symmetry: Symmetry, linear: LinearSymmetry, channels: Mapping[str, Tensor]) -> tuple[Tensor, float]:
     """Return the optimal map with all others fixed, and how far it is from the identity."""
-    produced, consumed = (_gram(symmetry, linear, channels, sign) for sign in (1, -1))
+    produced = _gram(symmetry, linear, channels, 1)
+    consumed = _gram(symmetry, linear, channels, -1)
     if linear.kind is Kind.INVERTIBLE:
         return _geometric_mean(produced, consumed)
     if linear.kind is Kind.ROTATION:
         half = produced.shape[-1] // 2
-        produced, consumed = (one[..., :half] + one[..., half:] for one in (produced, consumed))
+        produced = produced[..., :half] + produced[..., half:]
+        consumed = consumed[..., :half] + consumed[..., half:]
     usable = (produced > 0) & (consumed > 0)
     ratio = torch.where(usable, consumed / produced.clamp_min(torch.finfo(produced.dtype).tiny), 1.0)
     factor = ratio**0.25
