@@ -82,7 +82,7 @@ from rebasin_core.specs import (
 )
 from rebasin_core.strategy import Strategy
 from rebasin_core.studies import Study, load_run, load_study, run
-from rebasin_core.symmetry import Group, Layout, Permutation
+from rebasin_core.symmetry import Group, GroupElement, Layout, Permutation, SymmetryElement, load_element
 from rebasin_core.tracking import Tracker
 
 __version__ = _version("rebasin-core")
@@ -98,6 +98,7 @@ __all__ = [
     "EvaluationOptions",
     "Executor",
     "Group",
+    "GroupElement",
     "Inference",
     "Layout",
     "Likelihood",
@@ -123,6 +124,7 @@ __all__ = [
     "Strategy",
     "Study",
     "StudyConfig",
+    "SymmetryElement",
     "TableSpec",
     "Task",
     "Tracker",
@@ -151,6 +153,7 @@ __all__ = [
     "hull_losses",
     "inference",
     "kl_divergence",
+    "load_element",
     "load_posterior",
     "load_run",
     "load_spec",

@@ -21,6 +21,10 @@ class NoClosedFormError(InvalidInputError):
     """No closed form of this distance, divergence, path or barycenter is registered for these posteriors."""
 
 
+class NotClosedError(InvalidInputError):
+    """A posterior has no representation of the same kind after a linear map of units, such as a rotation."""
+
+
 class DivergenceError(RebasinError, ArithmeticError):
     """Training diverged: a loss or a parameter became NaN or infinite."""
 

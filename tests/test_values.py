@@ -46,7 +46,11 @@ def values() -> dict[str, Any]:
     options: dict[str, Any] = {"task": rc.Task(case.model, case.data)}
     tensors = {name: p.detach() for name, p in case.model.named_parameters()}
     traced = rc.trace_spec(case.model, case.data[0][0])
-    sign = rc.symmetry.Rescaling("hidden.0", "sign", {("layers.0.weight", 0): 1, ("layers.1.weight", 1): -1})
+    sign = rc.symmetry.LinearSymmetry(
+        "hidden.0",
+        rc.symmetry.Kind.SIGN,
+        {rc.symmetry.Slot("layers.0.weight", 0): 1, rc.symmetry.Slot("layers.1.weight", 1): -1},
+    )
     summary = rc.summarize(pair, case.spec)
     layout = nested_layout()
     found: dict[str, Any] = {
@@ -115,7 +119,7 @@ def parts(value: Any) -> Any:
         return {key: parts(item) for key, item in value.items()}
     if isinstance(value, list | tuple | frozenset):
         return [parts(item) for item in (sorted(value, key=repr) if isinstance(value, frozenset) else value)]
-    return [type(value), vars(value)] if isinstance(value, rc.symmetry.UnitScaling | rc.Likelihood) else value
+    return [type(value), vars(value)] if isinstance(value, rc.Likelihood) else value
 
 
 def same(first: Any, second: Any) -> bool:

@@ -19,7 +19,7 @@ from rebasin_core.posteriors.base import Posterior
 from rebasin_core.posteriors.foreign.adapters import ModuleAdapter, bayesian_layout
 from rebasin_core.posteriors.point import PointPosterior
 from rebasin_core.specs.base import require_spec
-from rebasin_core.symmetry.permutation import permute_foreign_by
+from rebasin_core.symmetry.permutation import transform_foreign_by
 from rebasin_core.tensors.arguments import require_sequence
 from rebasin_core.tensors.files import OF_DAMAGED_TENSORS, document_in
 from rebasin_core.tensors.modules import named_tensors, unsaved_buffers, unwrapped
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.posteriors.foreign.layout import BayesianLayout
     from rebasin_core.specs.base import PermutationSpec
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement, Permutation
 
 PosteriorLike: TypeAlias = Posterior | Mapping[str, Tensor] | nn.Module | object
 """A posterior, or anything that `as_posterior` converts to one.
@@ -243,27 +243,33 @@ def _posterior_of(
         raise FileFormatError(message) from error
 
 
-def _permuted_copy(permutation: Permutation, target: object) -> object:
-    """Return a permuted copy of an object that a registered adapter reads."""
+def _transformed_copy(element: GroupElement, target: object) -> object:
+    """Return a transformed copy of an object that a registered adapter reads."""
     if isinstance(target, nn.Module) and (layout := bayesian_layout(target)) is not None:
-        return _permuted_layers(permutation, target, layout)
+        if element != element.permutation:
+            message = (
+                f"`{type(target).__qualname__}` has Bayesian layers, which can only be permuted; apply the element to "
+                "the posterior that `rebasin_core.as_posterior` returns for it"
+            )
+            raise InvalidInputError(message)
+        return _permuted_layers(element.permutation, target, layout)
     adapter = adapter_of(target)
     if not isinstance(adapter, AbstractWriteBack):
         message = (
             f"{type(adapter).__name__} can read `{type(target).__qualname__}` but not write to it; apply the "
-            "permutation to the posterior that `rebasin_core.as_posterior` returns for it"
+            "group element to the posterior that `rebasin_core.as_posterior` returns for it"
         )
         raise InvalidInputError(message)
     if isinstance(target, torch.optim.Optimizer):
         message = (
             f"`{type(target).__qualname__}` refers to the parameters of a network, and a copy of it would not; "
-            "permute its posterior, and write that back with `write_back(optimizer, posterior, model=model)`"
+            "transform its posterior, and write that back with `write_back(optimizer, posterior, model=model)`"
         )
         raise InvalidInputError(message)
     posterior = adapter.to_posterior(target)
-    permuted = copy.deepcopy(target)
-    adapter.write_back(permuted, posterior.permute(permutation))
-    return permuted
+    transformed = copy.deepcopy(target)
+    adapter.write_back(transformed, posterior.transform(element))
+    return transformed
 
 
 def _permuted_layers(permutation: Permutation, module: nn.Module, layout: BayesianLayout) -> nn.Module:
@@ -279,4 +285,4 @@ def _permuted_layers(permutation: Permutation, module: nn.Module, layout: Bayesi
     return permuted
 
 
-permute_foreign_by(_permuted_copy)
+transform_foreign_by(_transformed_copy)

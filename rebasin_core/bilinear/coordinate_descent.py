@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 # A step is accepted only if its increase exceeds rounding, relative to the similarities involved.
 _RELATIVE_TOLERANCE = 1e-6
+# Number of sweeps after which coupled nested groups are fixed in steps of their outer group, until nothing changes.
+# Joint steps recover the correspondence of the outer units in the first sweeps, and need up to 20 times the time.
+_JOINT_SWEEPS = 2
 
 
 def _no_observer() -> None:
@@ -41,9 +44,9 @@ class CoordinateDescent:
     Each step optimizes one group exactly with all others fixed: one linear assignment problem, or one for each unit of
     the outer groups. A group and its directly nested groups (heads and the width inside them) are optimized jointly, by
     assignment problems for every pair of outer units (see `TwoLevels`): exactly, unless a tensor has axes of several of
-    the nested groups; then at least as well as with the current permutation of the nested groups. If a group acts twice
-    on a tensor, the assignment is a linearization. A step is accepted only if the objective increases by more than
-    rounding.
+    the nested groups; then at least as well as with the current permutation of the nested groups. Such joint steps are
+    made in the first two sweeps, and again when no other step improves the objective. If a group acts twice on a
+    tensor, the assignment is a linearization. A step is accepted only if the objective increases by more than rounding.
 
     Similarity matrices are updated incrementally, groups whose neighbors are unchanged are skipped, and assignments are
     warm-started.
@@ -97,6 +100,11 @@ class CoordinateDescent:
         }
         self._terms_of_group = {name: [term for term in self._terms if name in term.groups] for name in layout.groups}
         self._inner = {name: nested_directly(layout, name) for name in layout.groups}
+        self._coupled = [
+            name
+            for name, inner in self._inner.items()
+            if any(sum(group in inner for group in term.groups) > 1 for term in self._terms_of_group[name])
+        ]
         self._similarities = SimilarityMatrices(layout, self._terms_of_group, memory=memory)
         self.start_at(initial)
         self._constant = self._value([term for term in terms if not term.groups])
@@ -206,7 +214,7 @@ class CoordinateDescent:
             generator: Source of the order.
 
         Returns:
-            Whether any index changed.
+            Whether any index changed, or joint steps follow in the next sweep.
         """
         if self._is_continued:
             self.state.restore(generator)
@@ -219,11 +227,22 @@ class CoordinateDescent:
                 self.state.changed = True
             self.state.position += 1
             self.on_step()
-        changed = self.state.changed
+        changed = self._continues()
         self.state.remember(generator)
         self.state.position = 0
         self.state.changed = False
         self.state.num_sweeps += 1
+        return changed
+
+    def _continues(self) -> bool:
+        """Return whether to sweep again, and choose whether with joint steps of coupled nested groups."""
+        changed = self.state.changed
+        if changed:
+            self.state.is_joint = self.state.num_sweeps + 1 < _JOINT_SWEEPS
+        elif self._coupled and not self.state.is_joint:
+            self.state.is_joint = True
+            self._stale.update(dict.fromkeys(self._coupled, True))
+            return True
         return changed
 
     def sweeps(self, generator: torch.Generator, max_sweeps: int) -> Iterator[bool]:
@@ -234,7 +253,7 @@ class CoordinateDescent:
             max_sweeps: Maximum number of sweeps, including those of the descent that is continued.
 
         Yields:
-            After each sweep, whether any index changed; the last is False at a local optimum.
+            After each sweep, the value of `sweep`; the last is False at a local optimum.
         """
         done = self.state.num_sweeps if self._is_continued else 0
         for _ in range(done, max_sweeps):
@@ -287,7 +306,7 @@ class CoordinateDescent:
             return False
         start = perf_counter()
         within: dict[str, Tensor] = {}
-        if self._inner[name]:
+        if self._inner[name] and (self.state.is_joint or name not in self._coupled):
             similarity, within = self._at_two_levels(name, terms)
         else:
             similarity = self._similarities.of(name, self.indices)

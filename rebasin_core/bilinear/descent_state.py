@@ -35,6 +35,9 @@ class DescentState(BaseModel):
     num_sweeps: NonNegativeInt = 0
     """Number of complete sweeps."""
 
+    is_joint: bool = True
+    """Whether coupled nested groups are optimized jointly with their outer group in the current sweep."""
+
     generator: str = ""
     """State of the generator before the order of the current sweep was drawn, in base 64; empty before the first."""
 

@@ -13,6 +13,7 @@ from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
 from rebasin_core.posteriors.base import KIND, Posterior
 from rebasin_core.posteriors.checks import require_same_tensors
 from rebasin_core.posteriors.interpolation import interpolate, interpolate_buffers
+from rebasin_core.posteriors.transformation import require_ones, require_untransformed, transformed_scales
 from rebasin_core.tensors.checks import require_finite
 from rebasin_core.tensors.files import OF_DAMAGED_TENSORS, read_tensors
 from rebasin_core.tensors.modules import copied
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.capabilities import PosteriorPath
     from rebasin_core.posteriors.prior import GaussianPrior
     from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.symmetry_element import SymmetryElement
     from rebasin_core.tensors.names import TensorNames
 
 Q = TypeVar("Q", bound="AbstractAttachedPosterior")
@@ -119,6 +121,13 @@ class AbstractAttachedPosterior(Posterior):
             KeyError: If a field is missing.
         """
 
+    _linear_fields: ClassVar[frozenset[str]] = frozenset()
+    """Names of the fields that linear maps transform as they transform the parameters: means, samples, factors."""
+    _scale_fields: ClassVar[frozenset[str]] = frozenset()
+    """Names of the fields that are scales of independent, symmetric noise: standard deviations, radii."""
+    _has_gaussian_scales: ClassVar[bool] = False
+    """Whether the noise of the scale fields is Gaussian: orthogonal maps preserve it if its scales are equal."""
+
     def _permuted_field(self, permutation: Permutation, field: str) -> dict[str, Tensor]:
         """Return a permuted field. Override it if a tensor has only some of the axes of its parameter."""
         return permutation.apply(self._fields[field])
@@ -127,6 +136,19 @@ class AbstractAttachedPosterior(Posterior):
         """Return the unattached tensors, permuted. Override it if one of them has an axis that is permuted."""
         del permutation
         return self._unattached
+
+    def _transformed_fields(self, element: SymmetryElement) -> Fields:
+        """Return all fields, transformed by an element with linear maps. Override it for fields of other kinds."""
+        return {field: self._transformed_field(element, field) for field in self._fields}
+
+    def _transformed_field(self, element: SymmetryElement, field: str) -> dict[str, Tensor]:
+        tensors = self._fields[field]
+        if field in self._linear_fields | self._buffer_fields:
+            return element.apply_to_deviations(tensors)
+        if field in self._scale_fields:
+            return transformed_scales(self.kind, element, tensors, gaussian=self._has_gaussian_scales)
+        require_untransformed(self.kind, element, tensors, field)
+        return self._permuted_field(element.permutation, field)
 
     @final
     @property
@@ -218,6 +240,17 @@ class AbstractAttachedPosterior(Posterior):
         permutation.layout.check({**next(iter(self._fields.values())), **self._fixed, **self.buffers}, self.kind)
         fields = {field: self._permuted_field(permutation, field) for field in self._fields}
         return self._rebuild(fields, self._permuted_unattached(permutation), self._auxiliary.mapped(permutation.apply))
+
+    @final
+    @override
+    def _transform(self, element: SymmetryElement) -> Self:
+        element.layout.check({**next(iter(self._fields.values())), **self._fixed, **self.buffers}, self.kind)
+        require_ones(self.kind, element, lambda: ({**self.shared_mean(), **self.buffers}, self._stddev()))
+        return self._rebuild(
+            self._transformed_fields(element),
+            self._permuted_unattached(element.permutation),
+            self._auxiliary.transformed(element),
+        )
 
     @final
     @override

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rebasin_core.symmetry.symmetry_element import SymmetryElement
     from rebasin_core.tensors.names import TensorNames
 
 # Prefixes of the names in files.
@@ -102,6 +103,19 @@ class AuxiliaryTensors:
         """
         prior = None if self.prior is None else self.prior.mapped(function)
         return AuxiliaryTensors(function(self.buffers), function(self.fixed), prior)
+
+    def transformed(self, element: SymmetryElement) -> AuxiliaryTensors:
+        """Apply a group element with linear maps to buffers, fixed parameters and the prior.
+
+        Args:
+            element: The group element.
+
+        Returns:
+            The new auxiliary tensors; without a prior if the transformed one is not diagonal.
+        """
+        prior = None if self.prior is None else self.prior.transformed(element)
+        buffers = element.apply_to_deviations(self.buffers)
+        return AuxiliaryTensors(buffers, element.apply_to_deviations(self.fixed), prior)
 
     def named_as(self, names: TensorNames, label: str) -> AuxiliaryTensors:
         """Return these tensors with the names of a network; see `Posterior.named_as`.

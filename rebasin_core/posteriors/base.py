@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 
+from rebasin_core.posteriors.transformation import isometry_of, raise_not_closed
+from rebasin_core.symmetry.symmetry_element import SymmetryElement
 from rebasin_core.tensors.files import write_tensors
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.posteriors.prior import GaussianPrior
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement, Permutation
     from rebasin_core.tensors.names import TensorNames
 
 KIND = "posterior"
@@ -35,6 +37,8 @@ class Posterior(ABC):
         - *Equivariance*: ``q.permute(g).from_noise(q.permute_noise(g, noise)) == g.apply(q.from_noise(noise))``.
         - *Moments*: mean and standard deviation of ``q.permute(g)`` are those of ``q``, permuted.
         - *Group action*: ``q.permute(g).permute(g.inverse())`` equals ``q``.
+        - *Linear maps*: all of this holds for `transform` and `transform_noise` and elements of any kind under which
+          the representation is closed; others raise an error.
         - *Reproducibility*: generators in equal states give equal samples. The global generator is not used.
         - *No aliasing*: in-place changes of a returned tensor do not change the posterior.
         - *Serialization*: `load` after `save` gives an equal posterior, as do pickling and `copy.deepcopy`.
@@ -99,6 +103,40 @@ class Posterior(ABC):
         Raises:
             InvalidInputError: If names or shapes do not fit the layout.
         """
+
+    @final
+    def transform(self, element: GroupElement) -> Self:
+        """Return the push-forward of this distribution under a group element of any kind.
+
+        Single networks, samples and mixtures of representations that allow it are closed under all elements. A
+        diagonal Gaussian is closed under signs and scales, a full Gaussian under all elements, and a low-rank Gaussian
+        if its independent part is. The prior is transformed, too; it is None if the transformed one is not diagonal.
+
+        Args:
+            element: Group element whose layout contains all parameters and buffers. A permutation is applied by
+                `permute`.
+
+        Returns:
+            The distribution of ``element.apply(theta)``.
+
+        Raises:
+            InvalidInputError: If names or shapes do not fit the layout, or the representation is not closed under the
+                element.
+        """
+        if isinstance(element, SymmetryElement) and not element.linear_maps.are_trivial:
+            return self._transform(element)
+        return self.permute(element.permutation)
+
+    def _transform(self, element: SymmetryElement) -> Self:
+        """Return the distribution of ``element.apply(theta)``; raise unless overridden.
+
+        Args:
+            element: An element with at least one map other than the identity.
+
+        Raises:
+            NotClosedError: If the representation is not closed under the element.
+        """
+        raise_not_closed(self.kind, element.linear_maps.acting()[0], "it defines no such transformation")
 
     @abstractmethod
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
@@ -189,6 +227,33 @@ class Posterior(ABC):
         """
         attached = {name: tensor for name, tensor in noise.items() if name in permutation.layout.axes}
         return {**noise, **permutation.apply(attached)}
+
+    @final
+    def transform_noise(self, element: GroupElement, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the noise for which the transformed posterior returns the transformed samples.
+
+        Args:
+            element: Group element under which this posterior is closed.
+            noise: Noise from `draw_noise`.
+
+        Returns:
+            Noise for ``self.transform(element).from_noise``. Exceptions are Kronecker-factored Gaussians whose bases
+            are recomputed (see `KroneckerGaussianPosterior`); their samples are independent of those before.
+        """
+        if isinstance(element, SymmetryElement) and not element.linear_maps.are_trivial:
+            return self._transform_noise(element, noise)
+        return self.permute_noise(element.permutation, noise)
+
+    def _transform_noise(  # ruff: ignore[no-self-use] - overridden by representations with other noise
+        self, element: SymmetryElement, noise: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the noise of `transform_noise` for an element with linear maps.
+
+        This implementation transforms each tensor that has the name of a tensor of the layout by the signs and the
+        orthogonal maps of the element, and returns all others unchanged.
+        """
+        attached = {name: tensor for name, tensor in noise.items() if name in element.layout.axes}
+        return {**noise, **isometry_of(element).apply_to_deviations(attached)}
 
     @final
     def save(self, path: Path | str, *, meta: Mapping[str, Any] | None = None) -> None:

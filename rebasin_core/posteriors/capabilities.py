@@ -10,6 +10,8 @@ import torch
 from typing_extensions import override
 
 from rebasin_core.posteriors.base import Posterior
+from rebasin_core.posteriors.transformation import raise_not_closed
+from rebasin_core.symmetry.symmetry_element import SymmetryElement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement, Permutation
 
 PosteriorPath: TypeAlias = Callable[[float], Posterior]
 """Path of posteriors: a function of the interpolation coefficient t in [0, 1]."""
@@ -125,6 +127,27 @@ class AbstractMixture(Posterior):
         Raises:
             InvalidInputError: If the number of permutations is not K, or a layout does not fit.
         """
+
+    def transform_each(self, elements: Sequence[GroupElement]) -> Self:
+        """Return the mixture in which each component is transformed by its own group element.
+
+        This implementation supports permutations only. Representations override it.
+
+        Args:
+            elements: K group elements, one per component.
+
+        Returns:
+            The mixture of the transformed components.
+
+        Raises:
+            InvalidInputError: If the number of elements is not K, a layout does not fit, or a component is not closed
+                under its element.
+        """
+        maps = [e.linear_maps.acting() for e in elements if isinstance(e, SymmetryElement)]
+        for acting in maps:
+            if acting:
+                raise_not_closed(self.kind, acting[0], "it does not define `transform_each`")
+        return self.permute_each([element.permutation for element in elements])
 
     @final
     @property

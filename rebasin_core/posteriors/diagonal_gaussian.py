@@ -59,6 +59,9 @@ class DiagonalGaussianPosterior(AbstractIndependentGaussian, AbstractGaussianPos
     """
 
     kind: ClassVar[str] = "diagonal_gaussian"
+    _linear_fields: ClassVar[frozenset[str]] = frozenset({"mean"})
+    _scale_fields: ClassVar[frozenset[str]] = frozenset({"stddev"})
+    _has_gaussian_scales: ClassVar[bool] = True
 
     def __init__(
         self,

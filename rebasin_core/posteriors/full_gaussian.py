@@ -69,6 +69,7 @@ class FullGaussianPosterior(AbstractGaussianPosterior):
     """
 
     kind: ClassVar[str] = "full_gaussian"
+    _linear_fields: ClassVar[frozenset[str]] = frozenset({"root", "mean"})
 
     def __init__(
         self,
@@ -128,6 +129,22 @@ class FullGaussianPosterior(AbstractGaussianPosterior):
         columns = factor.T.split(sizes, dim=1)
         root = {n: c.reshape(-1, *t.shape) for c, (n, t) in zip(columns, mean.items(), strict=True)}
         return cls(mean, root, buffers=buffers, fixed=fixed, prior=prior)
+
+    @classmethod
+    def from_gaussian(cls, posterior: AbstractGaussianPosterior) -> FullGaussianPosterior:
+        """Return the same distribution as a dense Gaussian, which is closed under all linear maps.
+
+        Args:
+            posterior: A Gaussian with at most 10,000 random parameters.
+
+        Returns:
+            The posterior, with the same fixed parameters, buffers and prior.
+
+        Raises:
+            InvalidInputError: If there are more random parameters.
+        """
+        auxiliary = AuxiliaryTensors.of(posterior.buffers, posterior.fixed, posterior.prior)
+        return cls(posterior.random_mean, posterior.root(), **auxiliary.options)
 
     @override
     def _stddev(self) -> dict[str, Tensor]:

@@ -13,6 +13,8 @@ from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
 from rebasin_core.posteriors.checks import require_nonnegative
 from rebasin_core.posteriors.gaussian import AbstractGaussianPosterior, require_same_random, unit_rows
 from rebasin_core.posteriors.pairs import register_kl
+from rebasin_core.posteriors.transformation import acting_on, raise_not_closed
+from rebasin_core.tensors.eigenbasis import orthogonalized
 from rebasin_core.tensors.modules import copied
 from rebasin_core.tensors.noise import standard_normal
 from rebasin_core.tensors.statistics import normal_log_density
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.attached import Fields
     from rebasin_core.posteriors.prior import GaussianPrior
     from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.symmetry_element import SymmetryElement
 
 # Tolerance for the orthonormality of a basis.
 _ORTHONORMAL = 1e-3
@@ -44,6 +47,10 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
     $A$, with eigenvalues $\beta_a$ and $\alpha_b$, and $S_{ab} = (N \beta_a \alpha_b + \delta)^{-1/2}$. So do its
     eigenvalue-corrected (EKFAC) and tempered variants. A parameter with one axis (a bias) has no $V$; a scalar has
     neither $U$ nor $V$. Permutations act on the columns of $U$ and $V$ and leave $S$ unchanged.
+
+    Signs, rotations and orthogonal maps of an axis act on the columns of its basis, too. Factors and invertible maps
+    are represented if the transformed rows of the basis are still orthogonal, if the parameter has only one axis, or if
+    $S$ is an outer product; in the last two cases the bases are recomputed, and the samples for given noise differ.
 
     No 2-Wasserstein geodesic is registered, since it is in general not Kronecker-factored; use the path `moments` or
     `samples`.
@@ -255,6 +262,24 @@ class KroneckerGaussianPosterior(AbstractGaussianPosterior):
             )
             for name, tensor in tensors.items()
         }
+
+    @override
+    def _transformed_fields(self, element: SymmetryElement) -> Fields:
+        permuted = {field: self._permuted_field(element.permutation, field) for field in ("left", "right", "scale")}
+        for name, tensor in self._fields["mean"].items():
+            acting = acting_on(element, name)
+            scale = self._fields["scale"][name]
+            for axis, field in enumerate(("left", "right")):
+                if not acting or name not in self._fields[field]:
+                    continue
+                dims = range(1) if field == "left" else range(1, tensor.dim())
+                mapped = element.apply_to_axes(name, self._fields[field][name], dims)
+                found = orthogonalized(mapped.flatten(1), scale, axis)
+                if found is None:
+                    raise_not_closed(self.kind, acting[0][1], f"it leaves no Kronecker product for `{name}`")
+                permuted[field][name], scale = found[0].reshape(mapped.shape), found[1]
+            permuted["scale"][name] = scale
+        return {"mean": element.apply_to_deviations(self._fields["mean"]), **permuted}
 
     @classmethod
     @override

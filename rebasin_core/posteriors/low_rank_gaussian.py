@@ -66,6 +66,9 @@ class LowRankGaussianPosterior(AbstractGaussianPosterior, AbstractCoupledPath):
     """
 
     kind: ClassVar[str] = "low_rank_gaussian"
+    _linear_fields: ClassVar[frozenset[str]] = frozenset({"mean", "factor"})
+    _scale_fields: ClassVar[frozenset[str]] = frozenset({"diagonal"})
+    _has_gaussian_scales: ClassVar[bool] = True
 
     def __init__(
         self,

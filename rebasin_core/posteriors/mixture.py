@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement, Permutation
+    from rebasin_core.symmetry.symmetry_element import SymmetryElement
     from rebasin_core.tensors.names import TensorNames
 
 _CHOICE = "component"
@@ -148,11 +149,18 @@ class MixturePosterior(AbstractMixture):
 
     @override
     def permute_noise(self, permutation: Permutation, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        permuted = dict(noise)
+        return self._noise_after(permutation, noise)
+
+    @override
+    def _transform_noise(self, element: SymmetryElement, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self._noise_after(element, noise)
+
+    def _noise_after(self, element: GroupElement, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        transformed = dict(noise)
         for first in set(self._noise_index):
-            own = self._components[first].permute_noise(permutation, self._noise_of(first, noise))
-            permuted |= {f"{first}/{name}": tensor for name, tensor in own.items()}
-        return permuted
+            own = self._components[first].transform_noise(element, self._noise_of(first, noise))
+            transformed |= {f"{first}/{name}": tensor for name, tensor in own.items()}
+        return transformed
 
     @override
     def permute(self, permutation: Permutation) -> Self:
@@ -160,11 +168,19 @@ class MixturePosterior(AbstractMixture):
 
     @override
     def permute_each(self, permutations: Sequence[Permutation]) -> Self:
-        if len(permutations) != len(self._components):
-            message = f"expected {len(self._components)} permutations, got {len(permutations)}"
+        return self.transform_each(permutations)
+
+    @override
+    def _transform(self, element: SymmetryElement) -> Self:
+        return self.transform_each([element] * len(self._components))
+
+    @override
+    def transform_each(self, elements: Sequence[GroupElement]) -> Self:
+        if len(elements) != len(self._components):
+            message = f"expected {len(self._components)} permutations, got {len(elements)}"
             raise InvalidInputError(message)
-        permuted = [q.permute(p) for q, p in zip(self._components, permutations, strict=True)]
-        return type(self)(permuted, weights=self._weights)
+        transformed = [q.transform(element) for q, element in zip(self._components, elements, strict=True)]
+        return type(self)(transformed, weights=self._weights)
 
     @override
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:

@@ -13,6 +13,7 @@ from rebasin_core.errors import FileFormatError, InvalidInputError, NoClosedForm
 from rebasin_core.posteriors.attached import AbstractAttachedPosterior, Fields, require_compatible
 from rebasin_core.posteriors.auxiliary import AuxiliaryTensors
 from rebasin_core.posteriors.capabilities import AbstractCoupledPath, PosteriorPath
+from rebasin_core.posteriors.transformation import acting_on, raise_not_closed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.posteriors.prior import GaussianPrior
     from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.symmetry_element import SymmetryElement
 
 NoiseLaw: TypeAlias = Literal["bernoulli", "gaussian"]
 
@@ -115,7 +117,8 @@ class MultiplicativeNoisePosterior(AbstractAttachedPosterior, AbstractCoupledPat
     dropout samples one mask per example; the predictive distribution of an example is the same.) Ensembles with fixed
     masks or member-specific factors (Masksembles, BatchEnsemble) are a `SamplesPosterior`.
 
-    Rates and factors are permuted with their axis.
+    Rates and factors are permuted with their axis. Signs and scales of units multiply the mean. Rotations of an axis
+    with noise are not represented; those of other axes are.
 
     Args:
         mean: Mean $m$ by parameter name, each ``[*s]``.
@@ -139,6 +142,7 @@ class MultiplicativeNoisePosterior(AbstractAttachedPosterior, AbstractCoupledPat
     """
 
     kind: ClassVar[str] = "multiplicative_noise"
+    _linear_fields: ClassVar[frozenset[str]] = frozenset({"mean"})
 
     def __init__(
         self,
@@ -220,6 +224,19 @@ class MultiplicativeNoisePosterior(AbstractAttachedPosterior, AbstractCoupledPat
     @override
     def _permuted_unattached(self, permutation: Permutation) -> dict[str, Tensor]:
         return {source.key: _permuted_units(permutation, source, source.rate) for source in self.noise}
+
+    @override
+    def _transformed_fields(self, element: SymmetryElement) -> Fields:
+        for source in self.noise:
+            for name, dim in source.targets:
+                for slot, linear in acting_on(element, name):
+                    if slot.dim == dim and not linear.kind.is_factor:
+                        raise_not_closed(self.kind, linear, f"it mixes units of `{name}` that have independent noise")
+        return super()._transformed_fields(element)
+
+    @override
+    def _transform_noise(self, element: SymmetryElement, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.permute_noise(element.permutation, noise)
 
     @classmethod
     @override

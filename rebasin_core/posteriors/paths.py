@@ -185,12 +185,7 @@ def _sampled(posterior: Posterior, count: int, seed: int) -> SamplesPosterior:
     """Return the empirical distribution of ``count`` samples of a posterior."""
     if isinstance(posterior, SamplesPosterior) and posterior.num_samples == count and posterior.is_uniform:
         return posterior
-    samples = posterior.sample((count,), generator=torch.Generator().manual_seed(seed))
-    buffers = posterior.buffers
-    return SamplesPosterior(
-        {name: tensor for name, tensor in samples.items() if name not in buffers},
-        sample_buffers={name: samples[name] for name in buffers},
-    )
+    return SamplesPosterior.from_posterior(posterior, count, generator=torch.Generator().manual_seed(seed))
 
 
 def _require_pair(first: Posterior, second: Posterior) -> None:

@@ -44,6 +44,7 @@ class PointPosterior(AbstractIndependentGaussian, AbstractAttachedPosterior):
     """
 
     kind: ClassVar[str] = "point"
+    _linear_fields: ClassVar[frozenset[str]] = frozenset({"mean"})
 
     def __init__(
         self,

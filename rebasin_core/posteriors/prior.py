@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
-from rebasin_core.errors import InvalidInputError
+from rebasin_core.errors import InvalidInputError, NotClosedError
+from rebasin_core.posteriors.transformation import acting_on, transformed_scales
 from rebasin_core.symmetry.permutation import Permutation
 from rebasin_core.tensors.checks import require_finite, require_same_names
 from rebasin_core.tensors.frozen import FrozenMapping
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rebasin_core.symmetry.layout import Layout
+    from rebasin_core.symmetry.symmetry_element import SymmetryElement
+
+_KIND = "prior"
 
 
 @final
@@ -130,6 +134,32 @@ class GaussianPrior:
         """
         return GaussianPrior(_mapped(self.mean, function), _mapped(self.stddev, function))
 
+    def transformed(self, element: SymmetryElement) -> GaussianPrior | None:
+        """Return the prior after a transformation of the parameters.
+
+        Args:
+            element: A group element with linear maps.
+
+        Returns:
+            The transformed prior; None if its entries are not independent, since an orthogonal map mixes entries of
+            different standard deviations, or an invertible map acts on a parameter.
+
+        Raises:
+            InvalidInputError: If a parameter has another shape than in the layout.
+        """
+        parts = [dict(self.mean), dict(self.stddev)]
+        for name in self.mean:
+            if acting_on(element, name):
+                shape = element.layout.shape(element.layout.names.of(name) or name)
+                for part in parts:
+                    part[name] = part[name].expand(shape)
+        mean, stddev = parts
+        try:
+            scales = transformed_scales(_KIND, element, _whole(stddev), gaussian=True)
+        except NotClosedError:
+            return None
+        return GaussianPrior({**mean, **element.apply_to_deviations(_whole(mean))}, {**stddev, **scales})
+
     def is_exchangeable(self, layout: Layout) -> bool:
         """Return whether permutations of a layout leave the prior unchanged, by one random permutation.
 
@@ -154,5 +184,9 @@ class GaussianPrior:
 def _mapped(
     tensors: Mapping[str, Tensor], function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    whole = {name: tensor for name, tensor in tensors.items() if tensor.dim()}
-    return {**tensors, **function(whole)}
+    return {**tensors, **function(_whole(tensors))}
+
+
+def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors that are not scalars."""
+    return {name: tensor for name, tensor in tensors.items() if tensor.dim()}

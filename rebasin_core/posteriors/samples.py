@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.averaging import TensorWeights
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.posteriors.prior import GaussianPrior
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement, Permutation
     from rebasin_core.tensors.names import TensorNames
 
 
@@ -68,6 +68,7 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
     """
 
     kind: ClassVar[str] = "samples"
+    _linear_fields: ClassVar[frozenset[str]] = frozenset({"samples"})
     _buffer_fields: ClassVar[frozenset[str]] = frozenset({"sample_buffers"})
 
     def __init__(  # ruff: ignore[too-many-arguments] - the parts of one distribution
@@ -122,6 +123,31 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
             {name: torch.stack([mean[name] for mean in means]) for name in means[0]},
             sample_buffers={name: torch.stack([own[name] for own in buffers]) for name in buffers[0]},
             weights=weights,
+        )
+
+    @classmethod
+    def from_posterior(cls, posterior: Posterior, num_samples: int, *, generator: torch.Generator) -> Self:
+        """Return the empirical distribution of independent samples of a posterior.
+
+        Args:
+            posterior: Any posterior.
+            num_samples: Number of samples, at least 1.
+            generator: Random number generator.
+
+        Returns:
+            The posterior; each sample has its own buffers.
+
+        Raises:
+            InvalidInputError: If the number of samples is not positive.
+        """
+        if num_samples < 1:
+            message = f"expected at least one sample, got {num_samples}"
+            raise InvalidInputError(message)
+        samples = posterior.sample((num_samples,), generator=generator)
+        buffers = posterior.buffers
+        return cls(
+            {name: tensor for name, tensor in samples.items() if name not in buffers},
+            sample_buffers={name: samples[name] for name in buffers},
         )
 
     @property
@@ -215,19 +241,23 @@ class SamplesPosterior(AbstractEmpirical, AbstractAttachedPosterior):
 
     @override
     def permute_each(self, permutations: Sequence[Permutation]) -> Self:
-        if len(permutations) != self.num_samples:
-            message = f"expected {self.num_samples} permutations, one per sample, got {len(permutations)}"
+        return self.transform_each(permutations)
+
+    @override
+    def transform_each(self, elements: Sequence[GroupElement]) -> Self:
+        if len(elements) != self.num_samples:
+            message = f"expected {self.num_samples} permutations, one per sample, got {len(elements)}"
             raise InvalidInputError(message)
         every = {**self._fields["samples"], **self._fields["sample_buffers"]}
         shared = {**self._fixed, **self._auxiliary.buffers}
-        fixed = [name for p in permutations for name, t in p.apply(shared).items() if not torch.equal(t, shared[name])]
+        fixed = [name for p in elements for name, t in p.apply(shared).items() if not torch.equal(t, shared[name])]
         if fixed:
             message = (
                 "expected permutations that do not change tensors shared by all samples, got ones that change "
                 f"{sorted(set(fixed))}"
             )
             raise InvalidInputError(message)
-        permuted = [p.apply({name: t[k] for name, t in every.items()}) for k, p in enumerate(permutations)]
+        permuted = [p.apply({name: t[k] for name, t in every.items()}) for k, p in enumerate(elements)]
         stacked = {name: torch.stack([m[name] for m in permuted]) for name in every}
         return type(self)(
             {name: stacked[name] for name in self._fields["samples"]},

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from rebasin_core.errors import InvalidInputError
-from rebasin_core.symmetry.axis import atoms_of
-from rebasin_core.symmetry.rescaling import Rescaling, RescalingKind, UnitScaling, unit_norms
+from rebasin_core.symmetry.kind import Kind
+from rebasin_core.symmetry.linear import LinearSymmetry, Symmetry
+from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.slots import slot_sums, slots_of
+from rebasin_core.symmetry.symmetry_element import SymmetryElement
 from rebasin_core.tensors.modules import call_with_tensors, named_tensors
 from rebasin_core.tensors.trees import tree_leaves
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rebasin_core.specs.base import PermutationSpec
+    from rebasin_core.symmetry.kind import Slot
     from rebasin_core.symmetry.layout import Layout
 
 # A conserved quantity is zero up to rounding; any other is of the order of the gradients.
@@ -32,11 +36,11 @@ def find_rescalings(
     inputs: Tensor | tuple[Tensor, ...],
     *,
     generator: torch.Generator | None = None,
-) -> tuple[Rescaling, ...]:
+) -> tuple[LinearSymmetry, ...]:
     r"""Find the scale and sign symmetries of the units of a network.
 
-    Let slot $s$ of a unit be its entries in one tensor (its incoming weights, its bias or its outgoing weights).
-    Scaling each slot by $\lambda^{d_s}$ preserves the function for all $\lambda > 0$ only if
+    Consider the entries of a unit in each slot of its group: its incoming weights, its bias and its outgoing weights.
+    Scaling slot $s$ by $\lambda^{d_s}$ preserves the function for all $\lambda > 0$ only if
     $\sum_s d_s \langle \theta_s, \partial f / \partial \theta_s \rangle = 0$ for every output $f$ and every input.
     The degrees $d$ are therefore in the null space of these inner products; integer solutions are verified on the
     network. A sign symmetry is verified for all slots of a group together. Each returned symmetry preserved the outputs
@@ -49,7 +53,7 @@ def find_rescalings(
         generator: Random number generator for the directions of the gradients and the factors; seeded with 0 if None.
 
     Returns:
-        The rescalings; a group can have several or none.
+        Linear symmetries of the kinds `Kind.POSITIVE` and `Kind.SIGN`; a group can have several or none.
 
     Raises:
         InvalidInputError: If the model does not match the specification, or cannot be run on the inputs.
@@ -60,33 +64,26 @@ def find_rescalings(
 
     Examples:
         >>> from rebasin_core.architectures import MLPArchitecture
+        >>> from rebasin_core.symmetry import Slot
         >>> architecture = MLPArchitecture(hidden=[4])
         >>> model = architecture.build((3,), 2)
         >>> (found,) = find_rescalings(architecture.spec(model), model, torch.randn(5, 3))
-        >>> found.kind, found.degrees["layers.0.bias", 0], found.degrees["layers.1.weight", 1]
-        ('scale', 1, -1)
+        >>> str(found.kind), found.degrees[Slot("layers.0.bias", 0)], found.degrees[Slot("layers.1.weight", 1)]
+        ('positive', 1, -1)
     """
     network = _Network(model, inputs, generator or torch.Generator().manual_seed(0))
     spec.layout.check(network.tensors, "the model")
-    found: list[Rescaling] = []
+    found: list[LinearSymmetry] = []
     for group in (group for group in spec.layout.groups.values() if group.within is None):
-        slots = [
-            (name, dim)
-            for name, axes in spec.layout.axes.items()
-            for dim, axis in enumerate(axes)
-            if name in network.parameters and any(atom.group == group.name for atom in atoms_of(axis))
-        ]
+        slots = [slot for slot in slots_of(spec.layout, group.name) if slot.tensor in network.parameters]
         if not slots:
             continue
-        candidates: list[tuple[RescalingKind, dict[tuple[str, int], int]]] = [
-            ("scale", dict(zip(slots, degrees, strict=True)))
-            for degrees in _degrees(network.conserved(spec.layout, group.name, slots))
+        candidates = [
+            LinearSymmetry(group.name, Kind.POSITIVE, dict(zip(slots, degrees, strict=True)))
+            for degrees in _degrees(network.conserved(spec.layout, slots))
         ]
-        candidates.append(("sign", dict.fromkeys(slots, 1)))
-        for kind, degrees in candidates:
-            rescaling = Rescaling(group.name, kind, {slot: degree for slot, degree in degrees.items() if degree})
-            if network.preserves_outputs(spec.layout, rescaling, group.size):
-                found.append(rescaling)
+        candidates.append(LinearSymmetry(group.name, Kind.SIGN, dict.fromkeys(slots, 1)))
+        found += [linear for linear in candidates if network.preserves_outputs(spec.layout, linear, group.size)]
     return tuple(found)
 
 
@@ -126,32 +123,27 @@ class _Network:
             found.append(dict(zip(leaves, gradients, strict=True)))
         return found
 
-    def conserved(self, layout: Layout, group: str, slots: Sequence[tuple[str, int]]) -> Tensor:
+    def conserved(self, layout: Layout, slots: Sequence[Slot]) -> Tensor:
         """Return the inner products of parameters and gradients, ``[probes * units, slots]``."""
         columns = [
-            torch.cat([self._products(layout, group, slot, gradients) for gradients in self._gradients])
+            torch.cat([
+                slot_sums(layout, slot, self.tensors[slot.tensor] * gradients[slot.tensor])
+                for gradients in self._gradients
+            ])
             for slot in slots
         ]
         return torch.stack(columns, dim=1)
 
-    def _products(self, layout: Layout, group: str, slot: tuple[str, int], gradients: dict[str, Tensor]) -> Tensor:
-        name, dim = slot
-        value = self.tensors[name]
-        gradient = gradients[name]
-        # `unit_norms` computes norms per unit; the inner products follow from 4 <a, b> = |a + b|^2 - |a - b|^2.
-        norms = [unit_norms(layout, group, name, dim, value + sign * gradient) for sign in (1, -1)]
-        return (norms[0] - norms[1]) / 4
-
-    def preserves_outputs(self, layout: Layout, rescaling: Rescaling, size: int) -> bool:
-        """Return whether rescaling by random factors leaves the outputs unchanged."""
+    def preserves_outputs(self, layout: Layout, linear: LinearSymmetry, size: int) -> bool:
+        """Return whether random factors of the units leave the outputs unchanged."""
         noise = torch.rand(size, generator=self._generator, dtype=torch.float64)
-        factors = (noise - 0.5).exp() if rescaling.kind == "scale" else torch.where(noise < 0.5, -1.0, 1.0).double()
-        if rescaling.kind == "sign" and not bool((factors < 0).any()):
+        factors = (noise - 0.5).exp() if linear.kind is Kind.POSITIVE else torch.where(noise < 0.5, -1.0, 1.0).double()
+        if linear.kind is Kind.SIGN and not bool((factors < 0).any()):
             factors[0] = -1.0
-        scaled = UnitScaling(layout, [rescaling], [factors]).apply(self.tensors)
+        element = SymmetryElement(Symmetry(layout, (linear,)), Permutation.identity(layout), [factors])
         with torch.no_grad():
             before = self.outputs(self.tensors)
-            after = self.outputs(scaled)
+            after = self.outputs(element.apply(self.tensors))
         return bool(torch.allclose(before, after, rtol=1e-8, atol=1e-9 * before.abs().max().item()))
 
 

@@ -4,25 +4,33 @@ from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, conca
 from rebasin_core.symmetry.cell import cells
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.symmetry.linear import Kind, LinearSymmetry, Slot, Symmetry
-from rebasin_core.symmetry.permutation import Permutable, Permutation
-from rebasin_core.symmetry.rescaling import Rescaling, UnitScaling
+from rebasin_core.symmetry.linear_action import act_linearly
+from rebasin_core.symmetry.linear_maps import LinearMaps
+from rebasin_core.symmetry.permutation import GroupElement, Permutable, Permutation, Transformable
+from rebasin_core.symmetry.symmetry_element import SymmetryElement, load_element
+from rebasin_core.symmetry.unit_map import UnitMap
 
 __all__ = [
     "Atom",
     "Axis",
     "Concat",
     "Group",
+    "GroupElement",
     "Kind",
     "Layout",
+    "LinearMaps",
     "LinearSymmetry",
     "Permutable",
     "Permutation",
     "Product",
-    "Rescaling",
     "Slot",
     "Symmetry",
-    "UnitScaling",
+    "SymmetryElement",
+    "Transformable",
+    "UnitMap",
+    "act_linearly",
     "cells",
     "concat",
+    "load_element",
     "product",
 ]

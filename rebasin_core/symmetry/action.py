@@ -52,10 +52,7 @@ def act_on_axes(
     Raises:
         InvalidInputError: If the sizes differ, or the outer group of a nested group acts on an axis that is omitted.
     """
-    sizes = tuple(axis.size for axis in axes)
-    if tuple(tensor.shape[tensor.dim() - len(sizes) :]) != sizes:
-        message = f"{description} has shape {tuple(tensor.shape)}, expected {sizes} as its last dimensions"
-        raise InvalidInputError(message)
+    require_axes(tensor, axes, description)
     for row in atom_rows(axes):
         names = [atom.group for atom in row if atom.group is not None]
         for name in names:
@@ -67,6 +64,23 @@ def act_on_axes(
                 )
                 raise InvalidInputError(message)
     return act(layout, indices, tensor, axes)
+
+
+def require_axes(tensor: Tensor, axes: Sequence[Axis], description: str) -> None:
+    """Raise if the trailing dimensions of a tensor do not have the lengths of some axes.
+
+    Args:
+        tensor: The tensor.
+        axes: The axes.
+        description: Description of the tensor, for messages.
+
+    Raises:
+        InvalidInputError: If the sizes differ.
+    """
+    sizes = tuple(axis.size for axis in axes)
+    if tuple(tensor.shape[tensor.dim() - len(sizes) :]) != sizes:
+        message = f"{description} has shape {tuple(tensor.shape)}, expected {sizes} as its last dimensions"
+        raise InvalidInputError(message)
 
 
 def act_on_cell(
@@ -103,7 +117,7 @@ def act_on_cell(
         if dims == [*range(dims[0], dims[-1] + 1)]:
             cell = _gathered_together(cell, dims[0], index)
         else:  # align the dimensions of the index with those of the cell
-            cell = torch.take_along_dim(cell, _broadcast_index(index, dims, cell.dim()), dim=lead + position)
+            cell = torch.take_along_dim(cell, broadcast_to_dims(index, dims, cell.dim()), dim=lead + position)
     return cell
 
 
@@ -180,8 +194,17 @@ def _position(atoms: Sequence[Atom], group: str) -> int:
     return next(position for position, atom in enumerate(atoms) if atom.group == group)
 
 
-def _broadcast_index(index: Tensor, dims: list[int], ndim: int) -> Tensor:
-    """Reshape the index to ``ndim`` dimensions for broadcasting: its own dimensions become ``dims``."""
+def broadcast_to_dims(index: Tensor, dims: Sequence[int], ndim: int) -> Tensor:
+    """Reshape a tensor for broadcasting with a tensor of ``ndim`` dimensions: its own dimensions become ``dims``.
+
+    Args:
+        index: A tensor with one dimension for each of ``dims``.
+        dims: Distinct dimensions of the other tensor, not negative.
+        ndim: Number of dimensions of the other tensor.
+
+    Returns:
+        A view with ``ndim`` dimensions, of length 1 where they are not in ``dims``.
+    """
     order = sorted(range(len(dims)), key=dims.__getitem__)
     shape = [1] * ndim
     for source in order:

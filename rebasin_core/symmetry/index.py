@@ -1,4 +1,4 @@
-"""Index tensors of permutations: validation, and reordering along the outer dimensions."""
+"""Index tensors of permutations: validation, random ones, inverses and compositions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import torch
 from rebasin_core.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
+
+    from rebasin_core.symmetry.layout import Layout
 
 
 def reorder_outer(index: Tensor, outer: list[Tensor]) -> Tensor:
@@ -47,3 +51,55 @@ def check_index(name: str, index: Tensor, shape: tuple[int, ...]) -> None:
     if not torch.equal(index.sort(-1).values.cpu(), torch.arange(shape[-1]).expand(shape)):
         message = f"group {name!r}: expected each integer from 0 to {shape[-1] - 1} exactly once"
         raise InvalidInputError(message)
+
+
+def random_indices(layout: Layout, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return a uniformly random index for every group.
+
+    Args:
+        layout: The groups.
+        generator: The source of randomness.
+
+    Returns:
+        Indices on the CPU.
+    """
+    shapes = {name: layout.index_shape(name) for name in layout.groups}
+    # Sorting uniform noise yields a uniformly random permutation.
+    noise = {n: torch.rand(shape, generator=generator, device=generator.device) for n, shape in shapes.items()}
+    return {name: tensor.argsort(-1).cpu() for name, tensor in noise.items()}
+
+
+def inverse_indices(layout: Layout, indices: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the indices of the inverse permutation.
+
+    Args:
+        layout: The groups.
+        indices: The index of every group.
+
+    Returns:
+        The inverse indices.
+    """
+    inverse: dict[str, Tensor] = {}
+    for name in layout.outer_first:
+        # Old unit h has the new index back[h]; the inner permutation at that index is the one to invert for h.
+        inner = indices[name].argsort(-1)
+        inverse[name] = reorder_outer(inner, [inverse[outer] for outer in layout.ancestors(name)])
+    return inverse
+
+
+def composed_indices(layout: Layout, first: Mapping[str, Tensor], then: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the indices of the composition of two permutations.
+
+    Args:
+        layout: The groups.
+        first: The indices of the permutation that is applied first.
+        then: The indices of the second.
+
+    Returns:
+        ``first[name][then[name]]`` for every group.
+    """
+    composed: dict[str, Tensor] = {}
+    for name, index in first.items():
+        outer = [then[group].to(index.device) for group in layout.ancestors(name)]
+        composed[name] = reorder_outer(index, outer).gather(-1, then[name].to(index.device))
+    return composed

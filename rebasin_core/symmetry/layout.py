@@ -286,6 +286,38 @@ class Layout:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def require_same_layout(expected: Layout, given: Layout, description: str) -> None:
+    """Raise if two layouts differ.
+
+    Args:
+        expected: A layout.
+        given: Another layout.
+        description: Description of the owner of the second, for the message.
+
+    Raises:
+        InvalidInputError: If their fingerprints differ.
+    """
+    if given.fingerprint != expected.fingerprint:
+        message = (
+            f"{description} belongs to another specification ({given.fingerprint}, expected {expected.fingerprint})"
+        )
+        raise InvalidInputError(message)
+
+
+def require_layout(value: object) -> None:
+    """Raise if a value is not a layout.
+
+    Args:
+        value: Any object.
+
+    Raises:
+        InvalidInputError: If it is not a `Layout`.
+    """
+    if not isinstance(value, Layout):
+        message = f"expected a `Layout`, got `{type(value).__qualname__}`; use the `layout` of the specification"
+        raise InvalidInputError(message)
+
+
 def _require_kinds(groups: object, axes: object) -> None:
     """Raise if groups or axes have another type than a layout requires."""
     require_mapping(groups, "the groups as a mapping by name")

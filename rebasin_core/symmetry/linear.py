@@ -6,12 +6,12 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
 from rebasin_core.errors import FileFormatError, SpecError, nearest
 from rebasin_core.symmetry.axis import Atom, Axis, Concat, Group, Product, atoms_of, concat, product
+from rebasin_core.symmetry.kind import Kind, Slot
 from rebasin_core.symmetry.layout import Layout
 from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.frozen import FrozenMapping
@@ -20,84 +20,7 @@ from rebasin_core.tensors.reading import shown
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-
-@final
-class Kind(StrEnum):
-    """A family of linear maps of the units of a group.
-
-    Members of the first three kinds multiply each unit by a factor of its own; those of the others are matrices.
-    """
-
-    SIGN = "sign"
-    """One factor 1 or -1 per unit (odd activation functions, such as tanh)."""
-    POSITIVE = "positive"
-    """One positive factor per unit (positively homogeneous activation functions, such as ReLU)."""
-    NONZERO = "nonzero"
-    """One nonzero factor per unit (units that enter linearly, such as the ungated half of SwiGLU)."""
-    ROTATION = "rotation"
-    """One rotation and positive scale per pair of units (i, i + n/2): a complex factor (rotary positions)."""
-    ORTHOGONAL = "orthogonal"
-    """Orthogonal matrices (the residual stream between normalizations by root mean square)."""
-    ORTHOGONAL_FIXING_ONES = "orthogonal_fixing_ones"
-    """Orthogonal matrices with ``g @ 1 = 1`` (the residual stream between layer normalizations)."""
-    INVERTIBLE = "invertible"
-    """Invertible matrices (units between two linear layers, such as the value width of an attention head)."""
-
-    @property
-    def is_factor(self) -> bool:
-        """Whether a map is one real factor per unit."""
-        return self in {Kind.SIGN, Kind.POSITIVE, Kind.NONZERO}
-
-    def map_shape(self, size: int) -> tuple[int, ...]:
-        """Return the shape of a map of ``size`` units, without the dimensions of outer groups.
-
-        Args:
-            size: Number of units; even for `ROTATION`.
-
-        Returns:
-            ``(n,)`` for factors, ``(n/2, 2)`` for rotations (real and imaginary part), ``(n, n)`` for matrices.
-        """
-        if self.is_factor:
-            return (size,)
-        return (size // 2, 2) if self is Kind.ROTATION else (size, size)
-
-    def dimension(self, size: int) -> int:
-        """Return the number of continuous parameters of a map of ``size`` units.
-
-        Args:
-            size: Number of units.
-
-        Returns:
-            The dimension of the group of these maps.
-        """
-        match self:
-            case Kind.SIGN:
-                return 0
-            case Kind.POSITIVE | Kind.NONZERO | Kind.ROTATION:
-                return size
-            case Kind.ORTHOGONAL:
-                return size * (size - 1) // 2
-            case Kind.ORTHOGONAL_FIXING_ONES:
-                return (size - 1) * (size - 2) // 2
-            case Kind.INVERTIBLE:
-                return size * size
-
-
-@final
-@dataclass(frozen=True, slots=True, order=True)
-class Slot:
-    """One occurrence of a group on a tensor.
-
-    Attributes:
-        tensor: Name of the tensor.
-        dim: Index of the tensor's dimension.
-        number: Index of the atom on the axis of that dimension, left to right (see `atoms_of`). It distinguishes the
-            parts of a concatenation, such as the query, key and value of a fused projection.
-    """
-
-    tensor: str
-    dim: int
-    number: int = 0
+__all__ = ["Kind", "LinearSymmetry", "Slot", "Symmetry"]
 
 
 @final
@@ -237,6 +160,15 @@ class Symmetry:
             Those in ``linear`` with this group; empty if it admits permutations only.
         """
         return tuple(item for item in self.linear if item.group == group)
+
+    @cached_property
+    def by_tensor(self) -> Mapping[str, tuple[tuple[Slot, int], ...]]:
+        """For every tensor with a slot: its slots, each with the index in ``linear`` of the symmetry that has it."""
+        found: dict[str, list[tuple[Slot, int]]] = {}
+        for index, item in enumerate(self.linear):
+            for slot in item.degrees:
+                found.setdefault(slot.tensor, []).append((slot, index))
+        return FrozenMapping({name: tuple(slots) for name, slots in found.items()})
 
     def map_shape(self, linear: LinearSymmetry) -> tuple[int, ...]:
         """Return the shape of a map of a linear symmetry.

@@ -1,28 +1,26 @@
-"""Permutations: one index tensor for each group of a layout."""
+"""Group elements of a network's symmetries, and the permutations among them: one index tensor for each group."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload, runtime_checkable
+import math
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol, final, overload, runtime_checkable
 
 import torch
-from torch import nn
 from typing_extensions import override
 
 from rebasin_core.errors import FileFormatError, InvalidInputError, SpecError
 from rebasin_core.symmetry.action import act, act_on_axes
-from rebasin_core.symmetry.index import check_index, reorder_outer
-from rebasin_core.symmetry.layout import Layout
+from rebasin_core.symmetry.application import AbstractAction
+from rebasin_core.symmetry.index import check_index, composed_indices, inverse_indices, random_indices
+from rebasin_core.symmetry.layout import Layout, require_layout, require_same_layout
 from rebasin_core.tensors.arguments import raise_wrong_type, require_mapping
 from rebasin_core.tensors.checks import require_same_names, require_tensors
 from rebasin_core.tensors.files import read_tensors, write_tensors
 from rebasin_core.tensors.frozen import FrozenMapping
-from rebasin_core.tensors.modules import named_tensors, shared_names
-from rebasin_core.tensors.names import is_count_of_averaged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from typing import Self
 
@@ -33,17 +31,146 @@ _KIND = "permutation"
 
 @runtime_checkable
 class Permutable(Protocol):
-    """An object to which a permutation can be applied, such as a posterior."""
+    """An object to which a permutation can be applied."""
 
     def permute(self, permutation: Permutation) -> Self:
         """Return a permuted copy of this object."""
 
 
-T = TypeVar("T")
+@runtime_checkable
+class Transformable(Permutable, Protocol):
+    """An object to which any group element can be applied, such as a posterior."""
+
+    def transform(self, element: GroupElement) -> Self:
+        """Return a transformed copy of this object."""
+
+
+class GroupElement(AbstractAction):
+    """An element of the symmetry group of a network: a permutation, or linear maps of units and a permutation.
+
+    Elements are values: no method modifies one. Equality is up to rounding.
+
+    Laws:
+        - *Function preserved*: ``apply`` to all parameters and buffers leaves the outputs of the network unchanged, up
+          to rounding, if the specification is correct.
+        - *Group action*: ``g.compose(h).apply(x)`` is ``h.apply(g.apply(x))``, up to rounding.
+        - *Inverse*: ``g.compose(g.inverse()).is_identity``.
+        - *Distance*: ``distance`` is zero for the identity only, and that of the inverse is the same.
+        - *Serialization*: `load_element` after `save` gives an equal element.
+    """
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def permutation(self) -> Permutation:
+        """The permutation, which is applied after the linear maps, if there are any."""
+
+    @property
+    @abstractmethod
+    def is_identity(self) -> bool:
+        """Whether the element leaves all tensors unchanged, up to rounding of its maps."""
+
+    @property
+    @abstractmethod
+    def distances(self) -> Mapping[str, float]:
+        r"""The distance from the identity of every group.
+
+        Let $M$ be the matrix by which an element transforms the units of a group, one block for each unit of its outer
+        groups. The distance is $\sqrt{(\lVert M - 1 \rVert^2 + \lVert M^{-T} - 1 \rVert^2) / 2}$ in Frobenius norms:
+        an element and its inverse have the same distance. It is $\sqrt{2 k}$ for a permutation of $k$ units, and
+        $\lVert g - 1 \rVert$ for an orthogonal map. If a group has several linear symmetries, it is the largest.
+        """
+
+    @final
+    @property
+    def distance(self) -> float:
+        """The distance from the identity: the Euclidean norm of `distances`."""
+        return math.hypot(*self.distances.values())
+
+    @abstractmethod
+    def inverse(self) -> Self:
+        """Return the element that undoes this one."""
+
+    @abstractmethod
+    def compose(self, then: GroupElement) -> GroupElement:
+        """Return the element that applies this one first, then ``then``.
+
+        Args:
+            then: Element to apply second.
+
+        Returns:
+            The composition; a permutation if both are permutations.
+
+        Raises:
+            InvalidInputError: If the two belong to different specifications.
+        """
+
+    @abstractmethod
+    def _preceded_by(self, first: Permutation) -> GroupElement:
+        """Return the element that applies a permutation of the same layout first, then this one."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """Return the element with its tensors on a device.
+
+        Args:
+            device: The target device.
+
+        Returns:
+            An equal element.
+        """
+
+    @abstractmethod
+    def save(self, path: Path | str, *, meta: Mapping[str, Any] | None = None) -> None:
+        """Write the element, with the layout and symmetries it belongs to, to a safetensors file, atomically.
+
+        Args:
+            path: The file; replaced if it exists.
+            meta: JSON values by name to store in the file, such as the matcher that was used.
+
+        Raises:
+            StorageError: If the file cannot be written; an existing file is not changed.
+        """
+
+    @abstractmethod
+    def apply_to_axes(self, name: str, tensor: Tensor, dims: Sequence[int]) -> Tensor:
+        """Return a transformed copy of a tensor whose trailing dimensions are only some of a parameter's axes.
+
+        Args:
+            name: Name of a tensor in the layout.
+            tensor: ``[*lead, *sizes]`` with the sizes of those axes.
+            dims: Indices of the axes, ascending.
+
+        Returns:
+            The transformed tensor.
+
+        Raises:
+            InvalidInputError: If the shape differs, or the outer group of a nested group acts on another axis.
+        """
+
+    @abstractmethod
+    def _permute(self, target: Permutable) -> object:
+        """Return a permuted copy of an object that has no ``transform``; raise if this is not a permutation."""
+
+    @final
+    @override
+    def _applied_to(self, target: object) -> object:
+        if isinstance(target, Transformable):
+            return target.transform(self)
+        if isinstance(target, Permutable):
+            return self._permute(target)
+        if _FOREIGN:
+            return _FOREIGN[0](self, target)
+        message = (
+            f"expected a mapping of tensors, a module or a posterior, got `{type(target).__qualname__}`; convert it "
+            "with `rebasin_core.as_posterior`, and put the result back with `rebasin_core.write_back`"
+        )
+        raise InvalidInputError(message)
 
 
 @final
-class Permutation:
+class Permutation(GroupElement):
     r"""An element of the permutation symmetry group of a network: one index tensor per group.
 
     An index $p$ means ``new[i] = old[p[i]]``. A nested group has an index $q$ of shape ``[*outer, n]``, with one
@@ -70,7 +197,7 @@ class Permutation:
     __slots__ = ("_indices", "_layout")
 
     def __init__(self, layout: Layout, indices: Mapping[str, Tensor]) -> None:
-        _require_layout(layout)
+        require_layout(layout)
         require_mapping(indices, "indices as a mapping by the names of groups")
         require_tensors(indices, "the indices")
         require_same_names(layout.groups, indices, "the permutation")
@@ -105,15 +232,17 @@ class Permutation:
         Returns:
             A permutation.
         """
-        shapes = {name: layout.index_shape(name) for name in layout.groups}
-        # Sorting uniform noise yields a uniformly random permutation.
-        noise = {n: torch.rand(shape, generator=generator, device=generator.device) for n, shape in shapes.items()}
-        return cls(layout, {name: tensor.argsort(-1).cpu() for name, tensor in noise.items()})
+        return cls(layout, random_indices(layout, generator))
 
     @property
+    @override
     def layout(self) -> Layout:
-        """The groups and the axes they act on."""
         return self._layout
+
+    @property
+    @override
+    def permutation(self) -> Permutation:
+        return self
 
     @property
     def indices(self) -> Mapping[str, Tensor]:
@@ -121,8 +250,8 @@ class Permutation:
         return self._indices
 
     @property
+    @override
     def is_identity(self) -> bool:
-        """Whether no unit is permuted."""
         return not any(self.moved.values())
 
     @property
@@ -133,141 +262,64 @@ class Permutation:
             for name, index in self._indices.items()
         }
 
-    def inverse(self) -> Permutation:
-        """Return the permutation that undoes this one."""
-        indices: dict[str, Tensor] = {}
-        for name in self._layout.outer_first:
-            # Old unit h has the new index back[h]; the inner permutation at that index is the one to invert for h.
-            inner = self._indices[name].argsort(-1)
-            indices[name] = reorder_outer(inner, [indices[outer] for outer in self._layout.ancestors(name)])
-        return Permutation(self._layout, indices)
+    @property
+    @override
+    def distances(self) -> Mapping[str, float]:
+        return {name: math.sqrt(2 * moved) for name, moved in self.moved.items()}
 
-    def compose(self, then: Permutation) -> Permutation:
-        """Return the permutation that applies this one first, then ``then``.
+    @override
+    def inverse(self) -> Permutation:
+        return Permutation(self._layout, inverse_indices(self._layout, self._indices))
+
+    @overload
+    def compose(self, then: Permutation) -> Permutation: ...
+    @overload
+    def compose(self, then: GroupElement) -> GroupElement: ...
+    @override
+    def compose(self, then: GroupElement) -> GroupElement:
+        """Return the element that applies this permutation first, then ``then``.
 
         Args:
-            then: Permutation to apply second.
+            then: Element to apply second.
 
         Returns:
-            ``p.compose(q)`` has the index ``p[q]``.
+            The composition; ``p.compose(q)`` has the index ``p[q]``.
 
         Raises:
             InvalidInputError: If the two belong to different layouts.
         """
-        self._require_layout(then.layout, "the second permutation")
-        indices: dict[str, Tensor] = {}
-        for name, index in self._indices.items():
-            second = then.indices[name].to(index.device)
-            outer = [then.indices[group].to(index.device) for group in self._layout.ancestors(name)]
-            indices[name] = reorder_outer(index, outer).gather(-1, second)
-        return Permutation(self._layout, indices)
+        if not isinstance(then, GroupElement):
+            raise_wrong_type(then, "a permutation or another group element")
+        require_same_layout(self._layout, then.layout, "the second element")
+        return then._preceded_by(self)  # ruff: ignore[private-member-access] - double dispatch
 
-    @overload
-    def apply(self, target: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
-    @overload
-    def apply(self, target: T) -> T: ...
-    def apply(self, target: object) -> Any:
-        """Return a permuted copy of a mapping of tensors, a module, a posterior, or an object of another library.
+    @override
+    def _preceded_by(self, first: Permutation) -> Permutation:
+        return Permutation(self._layout, composed_indices(self._layout, first.indices, self._indices))
 
-        Args:
-            target: Tensors by name, each ``[*lead, *shape]`` with ``shape`` from the layout, on any device; a module
-                (also compiled, parallel or averaged); an object with a ``permute`` method; or an object of another
-                library whose adapter can write into it, such as a fitted Laplace object.
-
-        Returns:
-            An object of the same type with the same names, sharing no memory with ``target``.
-
-        Raises:
-            InvalidInputError: If a tensor is not in the layout or has another shape, or the type of ``target`` is not
-                supported.
-        """
-        if isinstance(target, Mapping):
-            return self._permuted_tensors(target)
-        if isinstance(target, torch.Tensor):
-            raise_wrong_type(target, "tensors by name", "`apply({name: tensor})` permutes one")
-        if isinstance(target, Permutable):
-            return target.permute(self)
-        foreign = _FOREIGN[0] if _FOREIGN else None
-        if isinstance(target, nn.Module) and (foreign is None or self._fits(target)):
-            return self._permuted_module(target)
-        if foreign is not None:
-            return foreign(self, target)
-        message = (
-            f"expected a mapping of tensors, a module or a posterior, got `{type(target).__qualname__}`; convert it "
-            "with `rebasin_core.as_posterior`, and put the result back with `rebasin_core.write_back`"
-        )
-        raise InvalidInputError(message)
-
+    @override
     def apply_to_axes(self, name: str, tensor: Tensor, dims: Sequence[int]) -> Tensor:
-        """Return a permuted copy of a tensor whose trailing dimensions are only some of a parameter's axes.
-
-        Args:
-            name: Name of a tensor in the layout.
-            tensor: ``[*lead, *sizes]`` with the sizes of those axes.
-            dims: Indices of the axes, in order.
-
-        Returns:
-            The permuted tensor.
-
-        Raises:
-            InvalidInputError: If the shape differs, or the outer group of a nested group acts on another axis.
-        """
         axes = [self._layout.axes[name][dim] for dim in dims]
         return act_on_axes(self._layout, self._indices, tensor, axes, f"a tensor attached to `{name}`")
 
-    def _permuted_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        require_tensors(tensors, "the mapping")
-        # Tensors that share memory are permuted once, and the results share memory.
-        repeated = {} if tensors.keys() <= self._layout.axes.keys() else shared_names(tensors)
-        resolved = self._layout.names.resolved(tensors, "the mapping")
-        kept = {name for name in tensors if name not in resolved and is_count_of_averaged(name, tensors)}
-        own = {name: resolved.get(name, name) for name in tensors}
-        described = {own[name]: tensor for name, tensor in tensors.items() if name not in kept}
-        self._layout.check(described, "the mapping", complete=False)
-        permuted: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
-            if name in kept:
-                permuted[name] = tensor.clone()
-            elif name in repeated:
-                permuted[name] = permuted[repeated[name]]
-            else:
-                permuted[name] = act(self._layout, self._indices, tensor, self._layout.axes[own[name]])
-        return permuted
+    @override
+    def _act(self, name: str, tensor: Tensor) -> Tensor:
+        return act(self._layout, self._indices, tensor, self._layout.axes[name])
 
-    def _fits(self, module: nn.Module) -> bool:
-        return all(self._layout.names.of(name) is not None for name in named_tensors(module))
+    @override
+    def _require_preserving(self, tensors: Mapping[str, Tensor]) -> None:
+        del tensors  # permutations preserve every function
 
-    def _permuted_module(self, module: nn.Module) -> nn.Module:
-        tensors = named_tensors(module)
-        self._layout.check(tensors, "the module")
-        permuted = copy.deepcopy(module)
-        with torch.no_grad():
-            for name, tensor in named_tensors(permuted).items():
-                axes = self._layout.axes[self._layout.names.of(name) or name]
-                tensor.copy_(act(self._layout, self._indices, tensors[name], axes))
-        return permuted
+    @override
+    def _permute(self, target: Permutable) -> object:
+        return target.permute(self)
 
+    @override
     def to(self, device: torch.device | str) -> Permutation:
-        """Return the permutation with its indices on a device.
-
-        Args:
-            device: The target device.
-
-        Returns:
-            An equal permutation.
-        """
         return Permutation(self._layout, {name: index.to(device) for name, index in self._indices.items()})
 
+    @override
     def save(self, path: Path | str, *, meta: Mapping[str, Any] | None = None) -> None:
-        """Write the permutation and its layout to a safetensors file, atomically.
-
-        Args:
-            path: The file; replaced if it exists.
-            meta: JSON values by name to store in the file, such as the matcher that was used.
-
-        Raises:
-            StorageError: If the file cannot be written; an existing file is not changed.
-        """
         write_tensors(
             path, dict(self._indices), kind=_KIND, document={**(meta or {}), "layout": self._layout.as_json()}
         )
@@ -287,7 +339,7 @@ class Permutation:
             FileFormatError: If the file is missing or damaged, is not of a permutation, or belongs to another layout.
         """
         if layout is not None:
-            _require_layout(layout)
+            require_layout(layout)
         tensors, document = read_tensors(path, kind=_KIND)
         try:
             stored = Layout.from_json(document.get("layout", {}))
@@ -326,26 +378,14 @@ class Permutation:
         groups = ", ".join(f"{name}: {moved}/{self._indices[name].numel()}" for name, moved in self.moved.items())
         return f"Permutation(permuted units: {groups or 'no groups'})"
 
-    def _require_layout(self, other: Layout, description: str) -> None:
-        if other.fingerprint != self._layout.fingerprint:
-            expected = self._layout.fingerprint
-            message = f"{description} belongs to another specification ({other.fingerprint}, expected {expected})"
-            raise InvalidInputError(message)
+
+_FOREIGN: list[Callable[[GroupElement, object], object]] = []
 
 
-_FOREIGN: list[Callable[[Permutation, object], object]] = []
-
-
-def permute_foreign_by(action: Callable[[Permutation, object], object]) -> None:
-    """Set the function that permutes objects of other libraries.
+def transform_foreign_by(action: Callable[[GroupElement, object], object]) -> None:
+    """Set the function that transforms objects of other libraries.
 
     Args:
-        action: Returns a permuted copy of an object; raises InvalidInputError if it cannot.
+        action: Returns a transformed copy of an object; raises InvalidInputError if it cannot.
     """
     _FOREIGN[:] = [action]
-
-
-def _require_layout(value: object) -> None:
-    if not isinstance(value, Layout):
-        message = f"expected a `Layout`, got `{type(value).__qualname__}`; use the `layout` of the specification"
-        raise InvalidInputError(message)

@@ -23,6 +23,7 @@ from rebasin_core.testing import (  # ruff: ignore[unused-import] - their import
     executor_laws,
     inference_laws,
     likelihood_laws,
+    linear_laws,
     matcher_laws,
     merge_laws,
     metric_laws,

@@ -116,6 +116,24 @@ def test_the_current_inner_permutations_are_kept_where_they_are_better(seed: int
     assert descent.objective() >= best - 1e-9
 
 
+@pytest.mark.parametrize(("table", "shapes", "size"), CASES, ids=NAMES)
+@pytest.mark.parametrize("seed", range(6))
+def test_no_joint_step_improves_a_local_optimum(
+    table: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], size: int, seed: int
+) -> None:
+    a, b = random_tensors(shapes, seed), random_tensors(shapes, seed + 100)
+    spec = spec_of(table, a, size)
+    descent = CoordinateDescent(spec.layout, channels(a), channels(b))
+    values = [descent.objective()]
+    sweeps = descent.sweeps(torch.Generator().manual_seed(seed), 100)
+    values.extend(descent.objective() for _ in sweeps)
+    assert values == sorted(values)
+    found = Permutation(spec.layout, descent.indices)
+    assert descent.objective() == pytest.approx(value(a, found.apply(b)))
+    again = CoordinateDescent(spec.layout, channels(a), channels(b), initial=descent.indices)
+    assert not any(again._step(name) for name in spec.groups)
+
+
 @pytest.mark.parametrize("limit", [1, 40, 2**24])
 @pytest.mark.parametrize(("table", "shapes", "size"), CASES, ids=NAMES)
 def test_values_are_inner_products_of_the_chosen_assignments(

@@ -1,0 +1,127 @@
+"""The application of a group element to tensors by name, to modules and to other objects."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, final, overload
+
+import torch
+from torch import nn
+
+from rebasin_core.tensors.arguments import raise_wrong_type
+from rebasin_core.tensors.checks import require_tensors
+from rebasin_core.tensors.modules import named_tensors, shared_names
+from rebasin_core.tensors.names import is_count_of_averaged
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rebasin_core.symmetry.layout import Layout
+
+T = TypeVar("T")
+
+
+class AbstractAction(ABC):
+    """Base class of group elements: they transform tensors by name, modules and other objects in the same way."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def layout(self) -> Layout:
+        """The groups that are permuted, and the axes they act on: the layout of the specification."""
+
+    @abstractmethod
+    def _act(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a transformed copy of a tensor ``[*lead, *s]`` attached to a tensor of the layout."""
+
+    @abstractmethod
+    def _require_preserving(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise if this element changes the function of a network with these tensors, by their names in the layout."""
+
+    @abstractmethod
+    def _applied_to(self, target: object) -> object:
+        """Return a transformed copy of an object that is neither a mapping nor a module of the layout."""
+
+    @overload
+    def apply(self, target: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+    @overload
+    def apply(self, target: T) -> T: ...
+    @final
+    def apply(self, target: object) -> Any:
+        """Return a transformed copy of a mapping of tensors, a module, a posterior, or an object of another library.
+
+        Args:
+            target: Tensors by name, each ``[*lead, *shape]`` with ``shape`` from the layout, on any device; a module
+                (also compiled, parallel or averaged); an object with the methods ``permute`` and ``transform``; or an
+                object of another library whose adapter can write into it, such as a fitted Laplace object.
+
+        Returns:
+            An object of the same type with the same names, sharing no memory with ``target``. Tensors keep their
+            dtype; linear maps are applied in double precision.
+
+        Raises:
+            InvalidInputError: If a tensor is not in the layout or has another shape, if it is of an integer dtype and
+                a linear map acts on it, if a tensor that must be one is not (see `LinearSymmetry`), if a posterior is
+                not closed under the element, or if the type of ``target`` is not supported.
+        """
+        if isinstance(target, Mapping):
+            return self._transformed(target, check=True)
+        if isinstance(target, torch.Tensor):
+            raise_wrong_type(target, "tensors by name", "`apply({name: tensor})` transforms one")
+        if isinstance(target, nn.Module) and all(self.layout.names.of(name) for name in named_tensors(target)):
+            return self._transformed_module(target)
+        return self._applied_to(target)
+
+    @final
+    def apply_to_deviations(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return transformed copies of tensors that are not those of a network, such as deviations from a mean.
+
+        Unlike `apply`, this does not require that certain tensors are one.
+
+        Args:
+            tensors: Tensors by name, each ``[*lead, *shape]`` with ``shape`` from the layout.
+
+        Returns:
+            The transformed tensors.
+
+        Raises:
+            InvalidInputError: If a tensor is not in the layout, has another shape, or is of an integer dtype and a
+                linear map acts on it.
+        """
+        return self._transformed(tensors, check=False)
+
+    def _transformed(self, tensors: Mapping[str, Tensor], *, check: bool) -> dict[str, Tensor]:
+        layout = self.layout
+        require_tensors(tensors, "the mapping")
+        # Tensors that share memory are transformed once, and the results share memory.
+        repeated = {} if tensors.keys() <= layout.axes.keys() else shared_names(tensors)
+        resolved = layout.names.resolved(tensors, "the mapping")
+        kept = {name for name in tensors if name not in resolved and is_count_of_averaged(name, tensors)}
+        own = {name: resolved.get(name, name) for name in tensors}
+        described = {own[name]: tensor for name, tensor in tensors.items() if name not in kept}
+        layout.check(described, "the mapping", complete=False)
+        if check:
+            self._require_preserving(described)
+        transformed: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            if name in kept:
+                transformed[name] = tensor.clone()
+            elif name in repeated:
+                transformed[name] = transformed[repeated[name]]
+            else:
+                transformed[name] = self._act(own[name], tensor)
+        return transformed
+
+    def _transformed_module(self, module: nn.Module) -> nn.Module:
+        tensors = named_tensors(module)
+        self.layout.check(tensors, "the module")
+        own = {name: self.layout.names.of(name) or name for name in tensors}
+        self._require_preserving({own[name]: tensor for name, tensor in tensors.items()})
+        transformed = copy.deepcopy(module)
+        with torch.no_grad():
+            for name, tensor in named_tensors(transformed).items():
+                tensor.copy_(self._act(own[name], tensors[name]))
+        return transformed
