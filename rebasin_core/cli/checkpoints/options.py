@@ -197,7 +197,7 @@ def validated(kind: type[Config], entries: Mapping[str, object]) -> Config:
     raise ConfigError("\n".join(lines))
 
 
-def strategy(text: str, option: str) -> object:
+def strategy(text: str, option: str) -> str | dict[str, Any]:
     """Return a component given as a name or as a mapping.
 
     Args:
@@ -219,7 +219,7 @@ def strategy(text: str, option: str) -> object:
     return dict(content)
 
 
-def model_option(given: Mapping[str, Any]) -> object:
+def model_option(given: Mapping[str, Any]) -> str | dict[str, Any] | None:
     """Return the source of the model.
 
     Args:
