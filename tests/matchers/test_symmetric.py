@@ -15,8 +15,8 @@ from rebasin_core.symmetry import Kind, SymmetryElement
 
 def pair(activation: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], rc.PermutationSpec]:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 8), activation, nn.Linear(8, 3)).double()
-    spec = rc.trace_spec(model, torch.randn(2, 3).double())
+    model = nn.Sequential(nn.Linear(9, 6), activation, nn.Linear(6, 9)).double()
+    spec = rc.trace_spec(model, torch.randn(2, 9).double())
     reference = {name: tensor.detach() for name, tensor in model.named_parameters()}
     element = SymmetryElement.random(spec.symmetry, generator=torch.Generator().manual_seed(1))
     return reference, element.apply(reference), spec
