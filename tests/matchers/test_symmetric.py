@@ -46,14 +46,14 @@ def test_diagonal_gaussians_are_aligned_modulo_signs_and_scales(activation: nn.M
 def test_invertible_maps_of_single_networks_and_samples_only() -> None:
     mean, moved, spec = pair(nn.Identity())
     stddev = {name: torch.full_like(tensor, 0.1) for name, tensor in mean.items()}
-    gaussians = posterior(mean, stddev), posterior(moved, stddev)
-    found = rc.match(*gaussians, spec, WassersteinMatcher(symmetry="full"))
+    first, second = posterior(mean, stddev), posterior(moved, stddev)
+    found = rc.match(first, second, spec, WassersteinMatcher(symmetry="full"))
     assert found.element is not None
     assert {linear.kind for linear in found.element.symmetry.linear} == {Kind.NONZERO}
     with pytest.raises(NotClosedError, match="standard deviations of entries"):
-        rc.match(*gaussians, spec, WassersteinMatcher(symmetry=("invertible",)))
-    samples = [SamplesPosterior({n: torch.stack([t, t]) for n, t in side.items()}) for side in (mean, moved)]
-    aligned = rc.match(*samples, spec, WeightMatcher(symmetry="full", tolerance=1e-12)).apply(samples[1])
+        rc.match(first, second, spec, WassersteinMatcher(symmetry=("invertible",)))
+    one, two = [SamplesPosterior({n: torch.stack([t, t]) for n, t in side.items()}) for side in (mean, moved)]
+    aligned = rc.match(one, two, spec, WeightMatcher(symmetry="full", tolerance=1e-12)).apply(two)
     assert torch.allclose(aligned.mean["0.weight"], mean["0.weight"], atol=1e-5)
 
 
