@@ -65,7 +65,7 @@ def sequences() -> Tensor:
 
 
 def pictures() -> Tensor:
-    return torch.randn(160, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    return torch.randn(130, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
 
 def built(architecture: Architecture, *arguments: Any) -> nn.Module:
@@ -156,13 +156,13 @@ CASES: dict[str, Case] = {
     "grouped queries with root mean square norms": Case(
         lambda: Block(rms_norm, key_heads=1, has_bias=False, is_causal=True), sequences, POSITIONS
     ),
-    "vit": Case(
-        lambda: built(ViTArchitecture(patch=2, **SIZES), (1, 4, 4), 3),
+    "vit": Case(  # of two blocks: in the first, the class token is the same for all images
+        lambda: built(ViTArchitecture(patch=2, **(SIZES | {"depth": 2})), (1, 4, 4), 3),
         pictures,
         {
-            # Writers: patches, class token, positions, out, fc2, and three biases; two of them are exchanges.
-            **around_norms(3 * WIDTH + 3 + 3, 4 + 1 + 5 + WIDTH + 3 + 3 - 2, biases=3 * WIDTH),
-            **of_attention(keys=WIDTH, values=WIDTH),
+            # Writers: patches, class token, positions, and out and down of two blocks; two of them are exchanges.
+            **around_norms(2 * (3 * WIDTH + 3) + 3, 5 + 1 + 5 + 2 * (WIDTH + 3 + 2) - 2, biases=5 * WIDTH),
+            **of_attention(keys=2 * WIDTH, values=2 * WIDTH),
             "a vector from the bias of patches, or from the class token, to the positions": 2 * WIDTH,
         },
     ),
