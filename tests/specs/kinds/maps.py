@@ -71,7 +71,7 @@ def one_step_larger(symmetry: Symmetry) -> Iterator[tuple[str, Symmetry]]:
         for linear in symmetry.of(group):
             for kind, degrees in _larger(linear):
                 if kind.is_factor or not inner:  # a group with inner groups has factors only
-                    wrong = LinearSymmetry(group, kind, degrees)
+                    wrong = LinearSymmetry(group, kind, degrees, linear.ones)
                     yield f"{group}: {kind} for {linear.kind}", Symmetry(layout, (wrong,))
         if not any(symmetry.of(name) for name in (group, *inner)):  # signs of heads are among the maps of their width
             signs = LinearSymmetry(group, Kind.SIGN, dict.fromkeys(slots_of(layout, group), 1))

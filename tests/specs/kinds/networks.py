@@ -1,4 +1,4 @@
-"""Small networks whose symmetries are known from textbooks."""
+"""Small networks with textbook symmetries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Derived linear symmetries against a numerical count.
+r"""Derived linear symmetries ascalest a numerical count.
 
 At generic parameters, the directions that leave all outputs unchanged to first order form the null space of the
 Jacobian of the outputs with respect to all parameters. Its dimension equals that of the derived symmetries, plus the
@@ -64,7 +64,7 @@ def sequences() -> Tensor:
     return torch.cartesian_prod(*[torch.arange(VOCABULARY)] * TOKENS)
 
 
-def pictures() -> Tensor:
+def image_batches() -> Tensor:
     return torch.randn(130, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
 
@@ -108,7 +108,7 @@ def around_norms(readers: int, writers: int, *, biases: int) -> dict[str, int]:
     return {
         "a multiple of the ones in a row that reads units with mean zero": readers,
         "a number added to all units of the stream, of which the mean is subtracted": writers,
-        "the shift of a normalization against the biases that follow": biases,
+        "the shift of a normalization ascalest the biases that follow": biases,
     }
 
 
@@ -116,7 +116,7 @@ def of_attention(*, keys: int, values: int) -> dict[str, int]:
     """Return the families of attention with biases."""
     return {
         "the bias of a key, under a softmax over keys": keys,
-        "the bias of a value against that of the output": values,
+        "the bias of a value ascalest that of the output": values,
     }
 
 
@@ -130,13 +130,13 @@ CASES: dict[str, Case] = {
     "relu": Case(lambda: dense(nn.ReLU(), 5, 4), partial(vectors, 3)),
     "tanh": Case(lambda: dense(nn.Tanh(), 5, 4), partial(vectors, 3)),
     "gelu": Case(lambda: dense(nn.GELU(), 5, 4), partial(vectors, 3)),
-    "linear": Case(lambda: dense(nn.Identity(), 2), partial(vectors, 3), {"a bias against the next bias": 2}),
+    "linear": Case(lambda: dense(nn.Identity(), 2), partial(vectors, 3), {"a bias ascalest the next bias": 2}),
     "gated": Case(Gated, partial(vectors, 3)),
     "convolutions": Case(lambda: convolutional(nn.LeakyReLU(0.1)), partial(images, 120)),
     "batch norm": Case(
         lambda: convolutional(nn.BatchNorm2d(4), nn.LeakyReLU(0.1), bias=False),
         partial(images, 120),
-        {"the scale of a unit against the scale of its normalization, with given statistics": 4},
+        {"the scale of a unit ascalest the scale of its normalization, with given statistics": 4},
     ),
     "layer norm": Case(
         lambda: nn.Sequential(nn.Linear(7, 5), layer_norm(5), nn.Linear(5, 4)),
@@ -158,7 +158,7 @@ CASES: dict[str, Case] = {
     ),
     "vit": Case(  # of two blocks: in the first, the class token is the same for all images
         lambda: built(ViTArchitecture(patch=2, **(SIZES | {"depth": 2})), (1, 4, 4), 3),
-        pictures,
+        image_batches,
         {
             # Writers: patches, class token, positions, and out and down of two blocks; two of them are exchanges.
             **around_norms(2 * (3 * WIDTH + 3) + 3, 5 + 1 + 5 + 2 * (WIDTH + 3 + 2) - 2, biases=5 * WIDTH),
@@ -187,15 +187,15 @@ def test_the_dimension_is_that_of_the_null_space(name: str) -> None:
     model = case.build().double().eval()
     inputs = case.inputs()
     spec = rc.trace_spec(model, inputs[:2])
-    gains = {tensor for linear in spec.folded_symmetry.linear for tensor in linear.ones}
-    parameters = generic(model, inputs, gains)
-    folded = spec.folded_symmetry.dimension + sum(parameters[key].numel() for key in gains)
+    scales = {tensor for linear in spec.folded_symmetry.linear for tensor in linear.ones}
+    parameters = generic(model, inputs, scales)
+    folded = spec.folded_symmetry.dimension + sum(parameters[key].numel() for key in scales)
     assert folded >= spec.symmetry.dimension
     derived = spec.symmetry.dimension if case.is_tied else folded
     assert null_dimension(model, parameters, inputs) == derived + sum(case.others.values())
 
 
-def generic(model: nn.Module, inputs: Tensor, gains: Collection[str]) -> dict[str, Tensor]:
+def generic(model: nn.Module, inputs: Tensor, scales: Collection[str]) -> dict[str, Tensor]:
     """Return random parameters at which no unit of a rectifier has the same sign on all inputs: it would be linear."""
     same: list[Tensor] = []
 
@@ -208,7 +208,7 @@ def generic(model: nn.Module, inputs: Tensor, gains: Collection[str]) -> dict[st
     handles = [module.register_forward_hook(examine) for module in rectifiers]
     for _ in range(100):
         parameters = {
-            key: 1 + 0.3 * torch.randn_like(value) if key in gains else 0.7 * torch.randn_like(value)
+            key: 1 + 0.3 * torch.randn_like(value) if key in scales else 0.7 * torch.randn_like(value)
             for key, value in model.named_parameters()
         }
         same.clear()
