@@ -142,7 +142,7 @@ def _drawn(symmetry: Symmetry, generator: torch.Generator) -> list[Tensor]:
     for linear in symmetry.linear:
         shape = symmetry.map_shape(linear)
         value = random_map(linear.kind, shape, log_stddev=_LOG_STDDEV, generator=generator)
-        if linear.kind in {Kind.SIGN, Kind.NONZERO} and not bool((value < 0).any()):
+        if linear.kind.has_signs and not bool((value < 0).any()):
             value.flatten()[int(torch.randint(value.numel(), (), generator=generator))] *= -1
         found.append(value)
     return found

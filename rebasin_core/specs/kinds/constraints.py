@@ -8,10 +8,11 @@ axes becomes equations between degrees, and how they see units becomes a limit o
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.kinds.degree import Degree
+from rebasin_core.specs.kinds.statement import Equation, Seen
 from rebasin_core.specs.unification.constraints import Constraints, factor_atomic
 from rebasin_core.specs.unification.relation import Relation, Sight
 from rebasin_core.specs.unification.terms import Reason, Uniform, Variable, concatenation, length, substitute
@@ -26,43 +27,8 @@ if TYPE_CHECKING:
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms, Factor
     from rebasin_core.symmetry.linear import Slot
 
+_SCALED = "units are multiplied by a vector"
 _SPLIT = Reason("split", "an axis", "its units are used differently")
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Equation:
-    """The degrees of two axes are equal, or opposite if their product is summed over.
-
-    Attributes:
-        first: Degree of the first axis.
-        second: Degree of the second axis.
-        is_contraction: Whether the degrees are opposite.
-        reason: The operator.
-    """
-
-    first: Degree
-    second: Degree
-    is_contraction: bool
-    reason: Reason
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """How an operator sees an axis.
-
-    Attributes:
-        degree: Degree of the axis.
-        sight: How it is seen.
-        reason: The operator.
-        scale: The slot of the vector by which it is multiplied unit by unit, if that is a parameter itself.
-    """
-
-    degree: Degree
-    sight: Sight
-    reason: Reason
-    scale: Slot | None = None
 
 
 @final
@@ -337,14 +303,16 @@ class DegreeConstraints:
             self.equations.append(Equation(first, second, relation is Relation.CONTRACTED, reason))
             return self._computed(x)
         if relation is Relation.TIED:
-            self._use(first, Sight.ANY, reason)
-            self._use(second, Sight.ANY, reason)
+            tied = replace(reason, why="units are combined by any function")
+            self._use(first, Sight.ANY, tied)
+            self._use(second, Sight.ANY, tied)
             return x
         total = first.plus(second, -1 if relation is Relation.QUOTIENT else 1)
         if x is y and relation is Relation.PRODUCT:
             return self.new_axis(x.size, Degree(total.scale, frozenset(), first))
-        self._use(first, Sight.DIAGONAL, reason, second.own_slot)
-        self._use(second, Sight.DIAGONAL, reason, first.own_slot)
+        scaled = replace(reason, why=_SCALED)
+        self._use(first, Sight.DIAGONAL, scaled, second.own_slot)
+        self._use(second, Sight.DIAGONAL, scaled, first.own_slot)
         return self.new_axis(x.size, total)
 
     def _computed(self, x: Variable) -> Variable:
@@ -364,10 +332,11 @@ class DegreeConstraints:
             if relation is Relation.QUOTIENT and own is y:
                 self.see((own,), Sight.ANY, reason)
             elif not is_uniform:
-                self.see((own,), Sight.DIAGONAL, reason)
+                self.see((own,), Sight.DIAGONAL, replace(reason, why=_SCALED))
         else:
             sums = is_uniform and relation is not Relation.TIED
-            self.see((own,), Sight.SUM if sums else Sight.ANY, reason)
+            why = "the same number is added to all units" if sums else "units are combined with fixed elements"
+            self.see((own,), Sight.SUM if sums else Sight.ANY, replace(reason, why=why))
             if isinstance(own, Variable) and own in self._degrees:
                 return self._computed(own)
         return own

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, final
 
-from rebasin_core.specs.kinds.constraints import DegreeConstraints, Seen
+from rebasin_core.specs.kinds.constraints import DegreeConstraints
 from rebasin_core.specs.kinds.degree import Degree
 from rebasin_core.specs.kinds.families import Family, GroupEvidence
+from rebasin_core.specs.kinds.statement import Seen
 from rebasin_core.specs.unification.relation import Sight
 from rebasin_core.specs.unification.terms import (
     AxisTerm,
@@ -27,7 +28,7 @@ from rebasin_core.symmetry.linear import Kind, LinearSymmetry, Slot, Symmetry
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from rebasin_core.specs.kinds.constraints import Equation
+    from rebasin_core.specs.kinds.statement import Equation
     from rebasin_core.specs.operators.base import Sights
     from rebasin_core.specs.unification.constraints import Constraints
     from rebasin_core.specs.unification.solution import Solution
@@ -44,10 +45,12 @@ class Symmetries:
     Attributes:
         plain: Those of the model with any parameters.
         folded: Those of the model if the scales of its normalizations are one.
+        limits: For every group that does not admit all invertible maps, the operator that excludes larger ones.
     """
 
     plain: Symmetry
     folded: Symmetry
+    limits: Mapping[str, Reason]
 
 
 @final
@@ -125,7 +128,13 @@ class Slots:
         maps = {name: None if name in outer else one.maps() for name, one in evidence.items()}
         plain = {name: _families(one, maps[name], folded=False) for name, one in evidence.items()}
         folded = {name: _families(one, maps[name], folded=True) for name, one in evidence.items()}
-        return Symmetries(self._symmetry(plain), self._symmetry(folded))
+        limits = {
+            name: one.why_not_larger(folded[name])
+            for name, one in evidence.items()
+            if not any(_inner(self._layout, folded, name))
+        }
+        found = {name: reason for name, reason in limits.items() if reason is not None}
+        return Symmetries(self._symmetry(plain), self._symmetry(folded), found)
 
     def _symmetry(self, families: Mapping[str, list[Family]]) -> Symmetry:
         found = [

@@ -13,7 +13,7 @@ from rebasin_core.tensors.frozen import FrozenMapping
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from rebasin_core.specs.kinds.constraints import Equation, Seen
+    from rebasin_core.specs.kinds.statement import Equation, Seen
     from rebasin_core.specs.unification.terms import Reason
     from rebasin_core.symmetry.linear import Slot
 
@@ -97,9 +97,31 @@ class GroupEvidence:
         kind = Kind.ORTHOGONAL_FIXING_ONES if Sight.SUM in sights else Kind.ORTHOGONAL
         return Family(kind, FrozenMapping(dict.fromkeys(slots, 1)), ones)
 
-    def why_not_larger(self) -> Reason | None:
-        """Return the first operator that sees single units; None if maps that mix them are admitted."""
-        return self._why_not_mixed(self._norm_scales())
+    def why_not_larger(self, families: Sequence[Family]) -> Reason | None:
+        """Return the first operator that excludes larger maps.
+
+        Args:
+            families: The maps that the group admits.
+
+        Returns:
+            The reason; None if all invertible maps are admitted, or no single operator excludes larger ones.
+        """
+        kinds = {family.kind for family in families}
+        if Kind.INVERTIBLE in kinds:
+            return None
+        mixing = kinds & {Kind.ORTHOGONAL, Kind.ORTHOGONAL_FIXING_ONES}
+        if not mixing and Kind.NONZERO in kinds:
+            return self._why_not_mixed(self._norm_scales()) or self._first({Sight.DIAGONAL})
+        excluding: list[set[Sight]] = [{Sight.SUM}, {Sight.NORM}] if mixing else [{Sight.ANY}]
+        if not mixing:
+            excluding = [{Sight.HOMOGENEOUS}, _NOT_SIGNED] if Kind.POSITIVE in kinds else excluding
+            excluding += [{Sight.ODD}, _NOT_SCALED]
+        found = map(self._first, [*excluding, set(Sight)])
+        return next((reason for reason in found if reason is not None), None)
+
+    def _first(self, sights: Collection[Sight]) -> Reason | None:
+        """Return the first operator that sees the units in one of some ways."""
+        return next((one.reason for one in self.seen if one.sight in sights), None)
 
     def _norm_scales(self) -> frozenset[Slot]:
         """Return the slots of scales: vectors by which units are multiplied."""
