@@ -161,6 +161,27 @@ class Symmetry:
         """
         return tuple(item for item in self.linear if item.group == group)
 
+    def union(self, other: Symmetry) -> Symmetry:
+        """Return the symmetry with the linear symmetries of both.
+
+        Args:
+            other: A symmetry with the same groups and axes.
+
+        Returns:
+            This one's linear symmetries, then those that only the other has.
+
+        Raises:
+            SpecError: If the layouts differ, or two families of maps transform one slot and do not commute.
+        """
+        if other.fingerprint == self.fingerprint:
+            return self
+        if other.layout.fingerprint != self.layout.fingerprint or other.unpermuted != self.unpermuted:
+            own, given = self.fingerprint, other.fingerprint
+            message = f"expected symmetries of the same groups, axes and permutations, got {own} and {given}"
+            raise SpecError(message)
+        added = tuple(item for item in other.linear if item not in self.linear)
+        return Symmetry(self.layout, self.linear + added, self.unpermuted)
+
     @cached_property
     def by_tensor(self) -> Mapping[str, tuple[tuple[Slot, int], ...]]:
         """For every tensor with a slot: its slots, each with the index in ``linear`` of the symmetry that has it."""
