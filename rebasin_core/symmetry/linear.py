@@ -317,8 +317,8 @@ def _check_slot(layout: Layout, group: Group, slot: Slot) -> None:
     at = [number for number, atom in enumerate(atoms) if atom.group == group.name]
     if slot.number not in at:
         message = (
-            f"{shown(slot.tensor)}, dimension {slot.dim}: expected a slot of group {shown(group.name)} at one of the atoms "
-            f"{at}, got {slot.number}"
+            f"{shown(slot.tensor)}, dimension {slot.dim}: expected a slot of group {shown(group.name)} at one of the "
+            f"atoms {at}, got {slot.number}"
         )
         raise SpecError(message)
 
