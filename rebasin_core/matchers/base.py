@@ -16,6 +16,7 @@ from rebasin_core.evaluation.task import model_of
 from rebasin_core.posteriors.checks import require_posteriors, require_same_tensors
 from rebasin_core.specs.base import require_spec
 from rebasin_core.strategy import Strategy
+from rebasin_core.symmetry.linear import Symmetry
 from rebasin_core.symmetry.permutation import Permutation
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from rebasin_core.posteriors.base import Posterior
     from rebasin_core.specs.base import PermutationSpec
     from rebasin_core.symmetry.layout import Layout
+    from rebasin_core.symmetry.symmetry_element import SymmetryElement
 
     T = TypeVar("T")
 
@@ -69,6 +71,7 @@ class MatchProblem:
         on_interrupt: On Ctrl-C, ``"raise"`` KeyboardInterrupt or ``"return"`` the best result so far.
         likelihood: Likelihood of the targets in the data; None without data.
         record: Storage for the state of a long search, which continues from it. Matchers may ignore it.
+        given_symmetry: The linear symmetries; none if None.
         device: Device to compute on, to which slices of the posteriors' tensors are copied; that of the posteriors if
             None. Only for matchers with `Matcher.uses_slices`.
     """
@@ -85,6 +88,12 @@ class MatchProblem:
     likelihood: Likelihood | None = None
     record: SearchRecord | None = None
     device: torch.device | None = None
+    given_symmetry: Symmetry | None = None
+
+    @property
+    def symmetry(self) -> Symmetry:
+        """The linear symmetries that both posteriors admit; none unless given."""
+        return self.given_symmetry or Symmetry(self.layout)
 
     def starting_at(self, initial: Permutation | None) -> MatchProblem:
         """Return a copy of the problem with another initial permutation.
@@ -122,6 +131,8 @@ class MatchResult:
         seconds: Wall-clock time in seconds, by part of the algorithm.
         upper_bound: Upper bound on the objective over all permutations, or None if the matcher computes none. Tensors
             on which one group acts contribute their best assignment, other tensors the product of their norms.
+        element: The group element that aligns the candidate, for matchers that also search over linear maps; None if
+            it is the permutation.
     """
 
     permutation: Permutation
@@ -131,6 +142,7 @@ class MatchResult:
     trace: tuple[float, ...]
     seconds: Mapping[str, float]
     upper_bound: float | None = None
+    element: SymmetryElement | None = None
 
     @property
     def gap(self) -> float | None:
@@ -158,7 +170,7 @@ class MatchResult:
         """
         trace = (self.identity_objective,)
         identity = Permutation.identity(layout)
-        return replace(self, permutation=identity, objective=self.identity_objective, trace=trace)
+        return replace(self, permutation=identity, element=None, objective=self.identity_objective, trace=trace)
 
     @overload
     def apply(self, candidate: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
@@ -177,7 +189,7 @@ class MatchResult:
         Raises:
             InvalidInputError: If the candidate does not fit the specification.
         """
-        return self.permutation.apply(candidate)
+        return (self.element or self.permutation).apply(candidate)
 
 
 class Matcher(Strategy):
@@ -256,7 +268,6 @@ class Matcher(Strategy):
         ):
             spec.layout.check({**mean, **posterior.buffers}, role)
         require_same_tensors(*means, "the candidate")
-        del means
         if candidate.prior is not None and not candidate.prior.is_exchangeable(spec.layout):
             message = (
                 "the candidate's prior differs between units of a group; the aligned posterior refers to the permuted "
@@ -275,6 +286,9 @@ class Matcher(Strategy):
             on_interrupt=on_interrupt,
             likelihood=None if task is None else Likelihood.of(task.likelihood),
             record=record,
+            given_symmetry=spec.symmetry_of(
+                *({**mean, **p.buffers} for mean, p in zip(means, (reference, candidate), strict=True))
+            ),
             device=device,
         )
         if initial is not None and initial.layout.fingerprint != spec.layout.fingerprint:

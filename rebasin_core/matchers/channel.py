@@ -104,15 +104,25 @@ class AbstractChannelMatcher(Matcher):
                 f"parameters: {'; '.join(problems)}; please report this to its author"
             )
             raise InvalidInputError(message)
+        require_finite(channels, f"the {role}'s channels")
 
-    def _descent(self, problem: MatchProblem) -> CoordinateDescent:
-        """Return the coordinate descent at the identity."""
+    @override
+    def _match(self, problem: MatchProblem) -> MatchResult:
+        return self._match_permutations(problem)
+
+    @final
+    def _match_permutations(self, problem: MatchProblem) -> MatchResult:
+        """Return the permutation between two posteriors."""
         reference, candidate = self._channels(problem.reference, problem.candidate)
         self._require_channels(problem, reference, "reference")
         self._require_channels(problem, candidate, "candidate")
-        require_finite(reference, "the reference's channels")
-        require_finite(candidate, "the candidate's channels")
-        return CoordinateDescent(
+        return self._match_channels(problem, reference, candidate)
+
+    @final
+    def _match_channels(self, problem: MatchProblem, reference: Channels, candidate: Channels) -> MatchResult:
+        """Return the permutation between two sets of channels."""
+        start = perf_counter()
+        solver = CoordinateDescent(
             problem.layout,
             reference,
             candidate,
@@ -120,12 +130,6 @@ class AbstractChannelMatcher(Matcher):
             memory=self.memory,
             device=problem.device,
         )
-
-    @final
-    @override
-    def _match(self, problem: MatchProblem) -> MatchResult:
-        start = perf_counter()
-        solver = self._descent(problem)
         identity_objective = solver.objective()
 
         def descend(max_sweeps: int = self.max_sweeps) -> MatchResult:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rebasin_core.evaluation.likelihood import Likelihood
     from rebasin_core.matchers.base import MatchProblem
-    from rebasin_core.symmetry.permutation import Permutation
+    from rebasin_core.symmetry.permutation import GroupElement
 
 
 BY_LOSS = "minimizes the loss at the midpoint, for which a permuted copy of the reference need not be optimal"
@@ -65,7 +65,7 @@ class MidpointLoss:
         self._buffers = widened(reference.buffers), widened(problem.candidate.buffers)
 
     def at(
-        self, mean: Mapping[str, Tensor], permutation: Permutation, inputs: Tensor, targets: Tensor, *, t: float = 0.5
+        self, mean: Mapping[str, Tensor], permutation: GroupElement, inputs: Tensor, targets: Tensor, *, t: float = 0.5
     ) -> Tensor:
         """Return the loss on a batch at a point between the two networks, differentiable in ``mean``.
 
@@ -84,7 +84,7 @@ class MidpointLoss:
         """
         between = {name: torch.lerp(tensor, mean[name], t) for name, tensor in self.reference.items()}
         if self._stddevs is not None:
-            permuted = permutation.apply(self._stddevs[1])
+            permuted = {n: t.abs() for n, t in permutation.apply_to_deviations(self._stddevs[1]).items()}
             between = {
                 name: tensor
                 + torch.lerp(self._stddevs[0][name], permuted[name], t)
@@ -103,7 +103,7 @@ class MidpointLoss:
             raise InvalidInputError(message)
         return loss
 
-    def of(self, permutation: Permutation) -> float:
+    def of(self, permutation: GroupElement) -> float:
         """Return the loss at the midpoint on all data, for distributions with common random numbers in all calls.
 
         Args:

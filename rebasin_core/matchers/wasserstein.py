@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal, final
 
 from typing_extensions import override
 
-from rebasin_core.matchers.channel import AbstractChannelMatcher, mean_channels, moment_channels
+from rebasin_core.matchers.channel import mean_channels, moment_channels
+from rebasin_core.matchers.symmetric import AbstractSymmetryMatcher
 
 if TYPE_CHECKING:
     from rebasin_core.bilinear.terms import Channels
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @final
-class WassersteinMatcher(AbstractChannelMatcher):
+class WassersteinMatcher(AbstractSymmetryMatcher):
     r"""Aligns distributions: minimizes $W_2(q_0, P_\# q_1)$ between independent Gaussians.
 
     $$ W_2^2(q_0, P_\# q_1) = \mathrm{const} - 2 \sum_l \langle M^0_l, P_l M^1_l P_{l-1}^\top \rangle

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal, final
 
 from typing_extensions import override
 
-from rebasin_core.matchers.channel import AbstractChannelMatcher, mean_channels
+from rebasin_core.matchers.channel import mean_channels
+from rebasin_core.matchers.symmetric import AbstractSymmetryMatcher
 
 if TYPE_CHECKING:
     from rebasin_core.bilinear.terms import Channels
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @final
-class WeightMatcher(AbstractChannelMatcher):
+class WeightMatcher(AbstractSymmetryMatcher):
     r"""Aligns the means: $\max_P \sum_l \langle M^0_l, P_l M^1_l P_{l-1}^\top \rangle$.
 
     For single networks this is the weight matching of Git Re-Basin. For distributions it ignores the standard

@@ -85,6 +85,28 @@ class PermutationSpec(ABC):
         return symmetry
 
     @property
+    def folded_symmetry(self) -> Symmetry:
+        """The maps that the model admits if the scales of its normalizations are one, as after folding.
+
+        It is equal to ``symmetry`` for a model without such normalizations.
+        """
+        return self.symmetry
+
+    @final
+    def symmetry_of(self, *networks: Mapping[str, Tensor]) -> Symmetry:
+        """Return the symmetry that networks have in common.
+
+        Args:
+            networks: Tensors of each network by name.
+
+        Returns:
+            ``folded_symmetry`` if the scales of all normalizations that it names are one, else ``symmetry``.
+        """
+        names = {name for linear in self.folded_symmetry.linear for name in linear.ones}
+        folded = all(bool((tensors[n] == 1).all()) for tensors in networks for n in names if n in tensors)
+        return self.folded_symmetry if folded else self.symmetry
+
+    @property
     def example_inputs(self) -> ExampleInputs | None:
         """Example inputs of the model, with tensors on the meta device; None if unknown."""
         return None

@@ -10,6 +10,7 @@ from typing_extensions import override
 from rebasin_core.errors import FileFormatError, SpecError
 from rebasin_core.specs.base import PermutationSpec, SpecFactory, require_spec
 from rebasin_core.symmetry.layout import Layout
+from rebasin_core.symmetry.linear import Symmetry
 from rebasin_core.tensors.files import write_json
 from rebasin_core.tensors.modules import named_tensors
 from rebasin_core.tensors.reading import checked_record, read_json, shown
@@ -28,14 +29,29 @@ class GivenSpec(PermutationSpec):
 
     Args:
         layout: The groups and axes.
+        symmetry: The linear symmetries; none if None.
+        folded_symmetry: Those of a model whose normalizations are folded; equal to ``symmetry`` if None.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(
+        self, layout: Layout, symmetry: Symmetry | None = None, folded_symmetry: Symmetry | None = None
+    ) -> None:
         self._given = layout
+        self._own_symmetry = symmetry or Symmetry(layout)
+        self._folded = folded_symmetry or self._own_symmetry
 
     @override
     def _layout(self) -> Layout:
         return self._given
+
+    @override
+    def _symmetry(self) -> Symmetry:
+        return self._own_symmetry
+
+    @property
+    @override
+    def folded_symmetry(self) -> Symmetry:
+        return self._folded
 
 
 def save_spec(spec: PermutationSpec, path: Path | str) -> None:
@@ -64,7 +80,20 @@ def spec_document(spec: PermutationSpec) -> dict[str, Any]:
         InvalidInputError: If the value is not a specification.
     """
     require_spec(spec)
-    return {"kind": _KIND, "version": _VERSION, **spec.layout.as_json()}
+    document = {"kind": _KIND, "version": _VERSION, **spec.layout.as_json()}
+    if spec.symmetry.linear:
+        document["symmetry"] = _symmetry_document(spec, spec.symmetry)
+    if spec.folded_symmetry is not spec.symmetry and spec.folded_symmetry != spec.symmetry:
+        document["folded_symmetry"] = _symmetry_document(spec, spec.folded_symmetry)
+    return document
+
+
+def _symmetry_document(spec: PermutationSpec, symmetry: Symmetry) -> dict[str, Any]:
+    """Return a symmetry as plain JSON, without its layout if that is the one of the permutations."""
+    document = symmetry.as_json()
+    if symmetry.layout.fingerprint == spec.layout.fingerprint:
+        del document["layout"]
+    return document
 
 
 def spec_from_document(document: object) -> PermutationSpec:
@@ -80,7 +109,11 @@ def spec_from_document(document: object) -> PermutationSpec:
         FileFormatError: If the document has another format.
         SpecError: If its groups and axes contradict each other.
     """
-    return GivenSpec(Layout.from_json(checked_record(document, _KIND, _VERSION)))
+    entries = checked_record(document, _KIND, _VERSION)
+    layout = Layout.from_json(entries)
+    given = {name: entries[name] for name in ("symmetry", "folded_symmetry") if isinstance(entries.get(name), dict)}
+    found = {name: Symmetry.from_json({"layout": layout.as_json(), **entry}) for name, entry in given.items()}
+    return GivenSpec(layout, found.get("symmetry"), found.get("folded_symmetry"))
 
 
 def load_spec(path: Path | str) -> PermutationSpec:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.unification.relation import Relation, Sight
 from rebasin_core.specs.unification.terms import length, uniform
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.base import Result, Rule, Sights
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerms
 
@@ -32,7 +33,10 @@ def attention(call: Call) -> Result:
     if call.arguments.get("enable_gqa") and length(query[-3]) != length(key[-3]):
         key = _repeated(key, length(query[-3]))
         value = _repeated(value, length(query[-3]))
-    batch = call.broadcast(query[:-2], key[:-2], value[:-2])
+    batch = call.broadcast(query[:-2], key[:-2], relation=Relation.PRODUCT)
+    for term in (*batch, query[-2], key[-2]):
+        call.see(term, Sight.ANY, "units are seen by a softmax")
+    batch = call.broadcast(batch, value[:-2], relation=Relation.PRODUCT)
     call.contract(query[-1], key[-1], batch)
     tokens = call.contract(key[-2], value[-2], batch)
     scores = (*batch, query[-2], tokens)
@@ -68,6 +72,8 @@ _NAMES = (
 
 RULES: dict[str, Rule] = {f"aten.{name}": attention for name in _NAMES}
 
+SIGHTS: Sights = {f"aten.{name}": Sight.LINEAR for name in _NAMES}
+
 
 @final
 class AttentionRules(OperatorRules):
@@ -75,3 +81,4 @@ class AttentionRules(OperatorRules):
 
     name = "attention"
     rules = RULES
+    sights = SIGHTS

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from rebasin_core.specs.operators.call import Call
+    from rebasin_core.specs.unification.relation import Sight
     from rebasin_core.specs.unification.terms import AxisTerms
 
 Result: TypeAlias = "AxisTerms | list[AxisTerms]"
@@ -19,6 +20,9 @@ Rule: TypeAlias = "Callable[[Call], Result]"
 
 Rules: TypeAlias = "Mapping[str, Rule]"
 """Rules by operator name."""
+
+Sights: TypeAlias = "Mapping[str, Sight]"
+"""How operators see the units of the axes that they keep, by operator name."""
 
 
 class OperatorRules(ABC):
@@ -36,9 +40,13 @@ class OperatorRules(ABC):
         name: Name of the family.
         rules: Rules by operator name without overload, such as ``aten.linear`` or ``mylib.my_operator``. The rule for
             ``relu`` also applies to the in-place operator ``relu_``.
+        sights: How operators see the units of the axes that they keep, by the same names. An operator that is not in it
+            admits permutations only, no scales, signs or other linear maps. If it is ``LINEAR``, the rule must state
+            with `Call.relate`, `Call.contract` and `Call.see` how the axes of several tensors are combined.
         exempt_laws: Names of laws that the conformance kit skips, with reasons.
     """
 
     name: ClassVar[str]
     rules: ClassVar[Rules]
+    sights: ClassVar[Sights] = {}
     exempt_laws: ClassVar[Mapping[str, str]] = {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from torch import Tensor
 
+from rebasin_core.specs.unification.relation import Relation, Sight
 from rebasin_core.specs.unification.reshaping import reshape, stack
 from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms, Reason, concatenation, fresh, length
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeIs
 
-    from rebasin_core.specs.unification.constraints import Constraints, Part, PartPath
+    from rebasin_core.specs.unification.constraints import Part, PartPath
+    from rebasin_core.specs.unification.interface import AxisConstraints
 
 _SPLIT = "a split isolates single units"
 _TIED = "two tied axes have different factors or parts"
@@ -27,7 +29,7 @@ def _unknown(name: str) -> None:
     del name
 
 
-@final
+@final  # ruff: ignore[too-many-public-methods] - the vocabulary of all rules
 @dataclass(frozen=True, slots=True)
 class Call:
     """The call of an operator in a traced graph.
@@ -52,7 +54,7 @@ class Call:
     arguments: Mapping[str, Any]
     shapes: tuple[tuple[int, ...], ...]
     used: frozenset[int]
-    constraints: Constraints
+    constraints: AxisConstraints
     example: Callable[[str], Any] = _unknown
 
     def tensor(self, name: str) -> AxisTerms:
@@ -147,15 +149,40 @@ class Call:
         Returns:
             The unified axis.
         """
+        return self.relate(Relation.TIED, first, *others, why=why)
+
+    def relate(self, relation: Relation, first: AxisTerm, *others: AxisTerm, why: str = _TIED) -> AxisTerm:
+        """Unify axes, and state how their elements are combined: scales and signs depend on it.
+
+        Args:
+            relation: How they are combined; only for operators that the family's ``sights`` contain.
+            first: An axis.
+            others: The other axes.
+            why: Reason to report for axes that are fixed because their factors or parts differ.
+
+        Returns:
+            The axis of the combination.
+        """
         for other in others:
-            first = self.constraints.unify(first, other, self.because(why))
+            first = self.constraints.unify(first, other, self.because(why), relation)
         return first
 
-    def broadcast(self, *tensors: AxisTerms) -> AxisTerms:
+    def see(self, term: AxisTerm, sight: Sight, why: str = "") -> None:
+        """Record how the operator sees the units of an axis, where ``sights`` does not state it.
+
+        Args:
+            term: The axis.
+            sight: How it is seen.
+            why: A short phrase for reports.
+        """
+        self.constraints.see(term, sight, self.because(why or f"units are seen by a function that is {sight.value}"))
+
+    def broadcast(self, *tensors: AxisTerms, relation: Relation = Relation.TIED) -> AxisTerms:
         """Unify the axes of tensors that are combined elementwise, with broadcasting.
 
         Args:
             tensors: The axes of each tensor.
+            relation: How their elements are combined.
 
         Returns:
             The axes of the result.
@@ -164,7 +191,10 @@ class Call:
         for dim in range(-max(map(len, tensors), default=0), 0):
             terms = [terms[dim] for terms in tensors if len(terms) >= -dim]
             sizes = {length(term) for term in terms} - {1}
-            found.append(self.unify(*(term for term in terms if length(term) != 1 or not sizes)))
+            given = [term for term in terms if length(term) != 1 or not sizes]
+            found.append(self.relate(relation, *given))
+            if relation is Relation.EQUAL and len(given) < len(tensors):  # one number is added to all units
+                self.see(found[-1], Sight.SUM)
         return tuple(found)
 
     def contract(self, first: AxisTerm, second: AxisTerm, batch: AxisTerms = (), *, why: str = _CONTRACTED) -> AxisTerm:
@@ -181,7 +211,7 @@ class Call:
         Returns:
             The unified axis.
         """
-        unified = self.unify(first, second, why=why)
+        unified = self.relate(Relation.CONTRACTED, first, second, why=why)
         self.observe((*batch, unified))
         return unified
 

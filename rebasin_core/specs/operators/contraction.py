@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.unification.relation import Relation, Sight
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.operators.base import Result, Rule
+    from collections.abc import Sequence
+
+    from rebasin_core.specs.operators.base import Result, Rule, Sights
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
 
@@ -27,7 +30,11 @@ def linear(call: Call) -> Result:
     call.contract(inputs[-1], weight[-1])
     if len(weight) == 1:
         return inputs[:-1]
-    rows = weight[0] if bias is None else call.broadcast((weight[0],), bias)[0]
+    if bias is None:
+        return (*inputs[:-1], weight[0])
+    for term in inputs[:-1]:
+        call.see(term, Sight.SUM, "the same bias is added at all positions")
+    (rows,) = call.broadcast((weight[0],), bias, relation=Relation.EQUAL)
     return (*inputs[:-1], rows)
 
 
@@ -56,7 +63,7 @@ def product(call: Call, first: AxisTerms, second: AxisTerms) -> AxisTerms:
         The axes of the product.
     """
     inner = second[-2] if len(second) > 1 else second[-1]
-    batch = call.broadcast(first[:-2], second[:-2])
+    batch = call.broadcast(first[:-2], second[:-2], relation=Relation.PRODUCT)
     call.contract(first[-1], inner, batch)
     return (*batch, *first[-2:-1], *second[max(len(second) - 1, 1) :])
 
@@ -71,7 +78,7 @@ def added(call: Call) -> Result:
         The axes of the sum.
     """
     start, first, second, *_ = call.arguments.values()
-    return call.broadcast(start, product(call, first, second))
+    return call.broadcast(start, product(call, first, second), relation=Relation.EQUAL)
 
 
 def added_batch(call: Call) -> Result:
@@ -111,32 +118,49 @@ def einsum(call: Call) -> Result:
     Returns:
         The axes of the letters after the arrow.
     """
-    equation = call.arguments["equation"].replace(" ", "")
     tensors: list[AxisTerms] = call.arguments["tensors"]
-    left, arrow, right = equation.partition("->")
-    letters: dict[str, AxisTerm] = {}
+    names, right = _letters(call.arguments["equation"])
+    letters: dict[str, list[AxisTerm]] = {}
     batches: list[AxisTerms] = []
-    names = left.split(",")
-    shared = set.intersection(*(set(name) for name in names)) - set(".")
     for name, terms in zip(names, tensors, strict=True):
         before, dots, after = name.partition("...")
         stop = len(terms) - len(after)
         batches.append(terms[len(before) : stop] if dots else ())
         for letter, term in [*zip(before, terms, strict=False), *zip(after, terms[stop:], strict=True)]:
-            letters[letter] = _unified(call, letters.get(letter, ()), term)
+            letters.setdefault(letter, []).append(term)
+    found = {letter: _combined(call, terms, is_kept=letter in right) for letter, terms in letters.items()}
+    shared = set.intersection(*(set(name) for name in names)) - set(".")
+    contracted = set(letters) - set(right)
+    # Only letters in all tensors are batch dimensions; those of them that are contracted are contracted as one.
+    for together in (contracted & shared, *({letter} for letter in contracted - shared)):
+        call.observe(tuple(found[letter] for letter in (shared & set(right)) | together))
+    before, _, after = right.partition("...")
+    batch = call.broadcast(*batches, relation=Relation.PRODUCT) if "..." in right else ()
+    return (*(found[letter] for letter in before), *batch, *(found[letter] for letter in after))
+
+
+def _letters(equation: str) -> tuple[list[str], str]:
+    """Return the letters of each tensor, and of the result."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
     if not arrow:
-        once = sorted(letter for letter in letters if left.count(letter) == 1)
+        once = sorted(letter for letter in set(left) - set(",.") if left.count(letter) == 1)
         right = ("..." if "..." in left else "") + "".join(once)
-    for letter in set(letters) - set(right):  # contracted; only letters in all tensors are batch dimensions
-        call.observe(tuple(letters[other] for other in (shared & set(right)) | {letter}))
-    before, dots, after = right.partition("...")
-    batch = call.broadcast(*batches) if dots else ()
-    return (*(letters[letter] for letter in before), *batch, *(letters[letter] for letter in after))
+    return left.split(","), right
 
 
-def _unified(call: Call, first: AxisTerm, second: AxisTerm) -> AxisTerm:
+def _combined(call: Call, terms: Sequence[AxisTerm], *, is_kept: bool) -> AxisTerm:
     """Return the axis of a letter; axes of length 1 are broadcast."""
-    return call.unify(first, second) if first and second else first or second
+    given = [term for term in terms if term]
+    if not given:
+        return ()
+    if is_kept:
+        return call.relate(Relation.PRODUCT, *given)
+    if len(given) == 1:
+        call.see(given[0], Sight.SUM)
+    elif len(given) > 2:
+        for term in given:
+            call.see(term, Sight.ANY)
+    return call.relate(Relation.CONTRACTED, *given)
 
 
 def bilinear(call: Call) -> Result:
@@ -169,6 +193,22 @@ RULES: dict[str, Rule] = {
     **{f"aten.{name}": added for name in ("addmm", "baddbmm", "addmv", "addmm_")},
 }
 
+_LINEAR = (
+    "linear",
+    "matmul",
+    "mm",
+    "bmm",
+    "mv",
+    "dot",
+    "linalg_matmul",
+    "addmm",
+    "baddbmm",
+    "addmv",
+    "outer",
+    "einsum",
+)
+SIGHTS: Sights = {f"aten.{name}": Sight.LINEAR for name in _LINEAR}
+
 
 @final
 class ContractionRules(OperatorRules):
@@ -176,3 +216,4 @@ class ContractionRules(OperatorRules):
 
     name = "contraction"
     rules = RULES
+    sights = SIGHTS

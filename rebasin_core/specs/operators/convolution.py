@@ -6,10 +6,11 @@ from math import prod
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.unification.relation import Relation, Sight
 from rebasin_core.specs.unification.terms import length
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.base import Result, Rule, Sights
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
 
@@ -34,7 +35,9 @@ def convolution(call: Call) -> Result:
     lead = len(inputs) - len(weight) + 2
     rows = _channels(call, inputs[lead - 1], weight)
     if bias is not None:
-        rows = call.unify(rows, bias[0], why=_GROUPS)
+        rows = call.relate(Relation.EQUAL, rows, bias[0], why=_GROUPS)
+        for term in (*inputs[: lead - 1], *inputs[lead:]):
+            call.see(term, Sight.SUM, "the same bias is added at all positions")
     positions = _positions(call, inputs[lead:], weight[2:])
     mixed = [dim for dim, term in enumerate(positions, lead) if term != inputs[dim]]
     if mixed and any(length(term) > 1 for dim, term in enumerate(positions, lead) if dim not in mixed):
@@ -49,7 +52,7 @@ def _channels(call: Call, inputs: AxisTerm, weight: AxisTerms) -> AxisTerm:
     channels, within = call.reshape([inputs], [groups, length(inputs) // groups], _GROUPS)
     outer, inner = call.reshape([weight[0]], [groups, length(weight[0]) // groups], _GROUPS)
     column, row = (inner, weight[1]) if transposed else (weight[1], inner)
-    both = call.unify(channels, outer, why=_GROUPS)
+    both = call.relate(Relation.PRODUCT, channels, outer, why=_GROUPS)
     call.contract(within, column, (both,), why=_GROUPS)
     return (*both, *row)
 
@@ -220,6 +223,8 @@ RULES: dict[str, Rule] = {
     "aten.pixel_unshuffle": pixel_unshuffle,
 }
 
+SIGHTS: Sights = {f"aten.{name}": Sight.LINEAR for name in (*_CONVOLUTIONS, "pixel_shuffle", "pixel_unshuffle")}
+
 
 @final
 class ConvolutionRules(OperatorRules):
@@ -227,3 +232,4 @@ class ConvolutionRules(OperatorRules):
 
     name = "convolution"
     rules = RULES
+    sights = SIGHTS

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
-from rebasin_core.specs.unification.terms import length
+from rebasin_core.specs.unification.relation import Relation, Sight
+from rebasin_core.specs.unification.terms import length, uniform
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.base import Result, Rule, Sights
     from rebasin_core.specs.operators.call import Call
 
 
@@ -22,6 +23,66 @@ def elementwise(call: Call) -> Result:
         The axes of the result.
     """
     return call.broadcast(*call.tensors)
+
+
+def added(call: Call) -> Result:
+    """Tie the axes of tensors that are added or subtracted.
+
+    Args:
+        call: ``add``, ``sub``, ``rsub``.
+
+    Returns:
+        The axes of the result.
+    """
+    found = call.broadcast(*call.tensors, relation=Relation.EQUAL)
+    if any(isinstance(call.arguments.get(name), int | float) and call.arguments[name] for name in ("self", "other")):
+        return tuple(call.relate(Relation.EQUAL, term, uniform(length(term))) for term in found)
+    return found
+
+
+def multiplied(call: Call) -> Result:
+    """Tie the axes of tensors that are multiplied.
+
+    Args:
+        call: ``mul``.
+
+    Returns:
+        The axes of the result.
+    """
+    return call.broadcast(*call.tensors, relation=Relation.PRODUCT)
+
+
+def divided(call: Call) -> Result:
+    """Tie the axes of a tensor and its divisor.
+
+    Args:
+        call: ``div``.
+
+    Returns:
+        The axes of the result.
+    """
+    found = call.broadcast(*call.tensors, relation=Relation.QUOTIENT)
+    if call.arguments.get("rounding_mode"):
+        for term in found:
+            call.see(term, Sight.ANY)
+    return found
+
+
+def power(call: Call) -> Result:
+    """Tie the axes of base and exponent. A square is the product of a tensor with itself.
+
+    Args:
+        call: ``pow(self, exponent)`` or ``square(self)``.
+
+    Returns:
+        The axes of the result.
+    """
+    if call.operator.removesuffix("_") == "aten.square" or call.arguments.get("exponent") == 2:
+        return call.broadcast(call.first, call.first, relation=Relation.PRODUCT)
+    found = call.broadcast(*call.tensors)
+    for term in found:
+        call.see(term, Sight.ANY)
+    return found
 
 
 def unchanged(call: Call) -> Result:
@@ -80,7 +141,10 @@ def glu(call: Call) -> Result:
     """
     dim = call.arguments["dim"]
     half = call.shapes[0][dim]
-    return call.broadcast(*call.split(call.tensor("self"), dim, [half, half]))
+    value, gate = call.split(call.tensor("self"), dim, [half, half])
+    for term in gate:
+        call.see(term, Sight.ANY, "units are seen by a gate")
+    return call.broadcast(value, gate, relation=Relation.PRODUCT)
 
 
 _UNCHANGED = (
@@ -92,9 +156,9 @@ _UNCHANGED = (
 # Elementwise operators without the tag `torch.Tag.pointwise`.
 _ELEMENTWISE = (
     "hardswish", "special_ndtr", "isclose", "fill", "log_sigmoid", "copy", "masked_fill_", "zero_",
-    "threshold_", "isnan", "isinf", "isfinite", "true_divide", "floor_divide", "subtract", "multiply", "divide",
+    "threshold_", "isnan", "isinf", "isfinite", "floor_divide",
     "not_equal", "greater", "less", "greater_equal", "less_equal", "arccos", "arcsin", "arctan", "arctan2",
-    "special_expit", "special_logit", "special_erf", "rsub", "__and__", "__or__", "__xor__", "__lshift__",
+    "special_expit", "special_logit", "special_erf", "__and__", "__or__", "__xor__", "__lshift__",
     "__rshift__", "absolute", "negative", "fix", "polar", "complex", "mish_", "gelu_", "isreal",
     "special_log1p", "special_expm1",
 )  # fmt: skip
@@ -104,7 +168,34 @@ _QUANTIZED = (
     "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
 )
 
+_LINEAR = (
+    "add", "sub", "rsub", "mul", "div", "pow", "square", "neg", "negative", "subtract", "multiply", "divide",
+    "true_divide", "glu",
+)  # fmt: skip
+_COPY = (
+    "alias", "alias_copy", "clone", "contiguous", "detach", "dropout", "feature_dropout", "lift", "lift_fresh",
+    "lift_fresh_copy", "to", "_to_copy", "type_as", "requires_grad",
+)  # fmt: skip
+_HOMOGENEOUS = ("relu", "leaky_relu")
+_ODD = (
+    "tanh", "erf", "special_erf", "sin", "sinh", "asinh", "atan", "arctan", "arcsinh", "tan", "asin", "arcsin", "sign",
+    "sgn", "tanhshrink", "softshrink", "hardshrink", "erfinv", "atanh", "arctanh", "trunc", "fix",
+)  # fmt: skip
+_EVEN = ("abs", "absolute")
+
+SIGHTS: Sights = {
+    **{f"aten.{name}": Sight.LINEAR for name in _LINEAR},
+    **{f"aten.{name}": Sight.COPY for name in _COPY},
+    **{f"aten.{name}": Sight.HOMOGENEOUS for name in _HOMOGENEOUS},
+    **{f"aten.{name}": Sight.ODD for name in _ODD},
+    **{f"aten.{name}": Sight.EVEN for name in _EVEN},
+}
+
 RULES: dict[str, Rule] = {
+    **{f"aten.{name}": added for name in ("add", "sub", "rsub", "subtract")},
+    **{f"aten.{name}": multiplied for name in ("mul", "multiply")},
+    **{f"aten.{name}": divided for name in ("div", "divide", "true_divide")},
+    **{f"aten.{name}": power for name in ("pow", "square")},
     **{f"aten.{name}": fake_quantized for name in _QUANTIZED},
     **{f"aten.{name}": elementwise for name in _ELEMENTWISE},
     **{f"aten.{name}": unchanged for name in _UNCHANGED},
@@ -120,3 +211,4 @@ class ElementwiseRules(OperatorRules):
 
     name = "elementwise"
     rules = RULES
+    sights = SIGHTS

@@ -10,12 +10,13 @@ import torch
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.operators.call import is_constant, is_tensor
 from rebasin_core.specs.operators.elementwise import elementwise
+from rebasin_core.specs.unification.relation import Relation, Sight
 from rebasin_core.specs.unification.terms import differences, length
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.base import Result, Rule, Sights
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
 
@@ -135,7 +136,7 @@ def select_constant(call: Call, terms: AxisTerms, dim: int, chosen: Sequence[int
     found: list[AxisTerm] = []
     for other in range(len(terms)):
         along = [part[other] for part in slices]
-        found.append(call.concat(along) if other == dim else call.unify(*along))
+        found.append(call.concat(along) if other == dim else call.relate(Relation.EQUAL, *along))
     return tuple(found)
 
 
@@ -318,6 +319,8 @@ RULES: dict[str, Rule] = {
     "aten.where": where,
 }
 
+SIGHTS: Sights = {f"aten.{name}": Sight.COPY for name in ("_unsafe_index", "embedding", "index", "index_select")}
+
 
 @final
 class IndexingRules(OperatorRules):
@@ -325,3 +328,4 @@ class IndexingRules(OperatorRules):
 
     name = "indexing"
     rules = RULES
+    sights = SIGHTS

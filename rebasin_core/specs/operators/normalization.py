@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from itertools import starmap
 from typing import TYPE_CHECKING, Final, final
 
 from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.unification.relation import Relation, Sight
 from rebasin_core.specs.unification.terms import length, uniform
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.operators.base import Result, Rule
-    from rebasin_core.specs.operators.call import Call
+    from collections.abc import Sequence
 
-_OWN = ("weight", "bias", "running_mean", "running_var", "mean", "var", "bn_weight", "bn_bias")
+    from rebasin_core.specs.operators.base import Result, Rule, Sights
+    from rebasin_core.specs.operators.call import Call
+    from rebasin_core.specs.unification.terms import AxisTerm
+
+_MEANS = ("running_mean", "mean")
+_VARIANCES = ("running_var", "var")
+_SCALES = ("weight", "bn_weight")
+_SHIFTS = ("bias", "bn_bias")
 BATCH_NORMALIZATIONS: Final = (
     "batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "native_batch_norm",
     "_native_batch_norm_legit_functional", "cudnn_batch_norm", "miopen_batch_norm", "instance_norm",
@@ -34,16 +40,31 @@ def batch_norm(call: Call) -> Result:
         The axes of the input, and of the statistics if they are returned.
     """
     inputs = list(call.first)
-    for name in _OWN:
-        own = call.optional(name)
-        if own is not None and length(own[0]) == length(inputs[1]):
-            inputs[1] = call.unify(inputs[1], own[0])
+    for term in (inputs[0], *inputs[2:]):
+        call.see(term, Sight.ANY, "the same shift is added at all positions")
+    # A scale changes the variance, but not the number that is added to it before the root.
+    call.see(inputs[1], Sight.ODD, "units are divided by a root of their variance and a number")
+    for names, relation in ((_MEANS, Relation.EQUAL), (_VARIANCES, None), (_SCALES, Relation.PRODUCT)):
+        inputs[1] = _with_own(call, inputs[1], names, relation)
+    inputs[1] = _with_own(call, inputs[1], _SHIFTS, Relation.EQUAL)
     if "instance" in call.operator:
         call.reduce(tuple(inputs), range(2, len(inputs)))
-    elif all(call.optional(name) is None for name in _OWN):
+    elif all(call.optional(name) is None for name in (*_MEANS, *_VARIANCES, *_SCALES, *_SHIFTS)):
         call.observe((inputs[1],))
     statistics = [(inputs[1],) if any(shape) else tuple(map(uniform, shape)) for shape in call.shapes[1:]]
     return [tuple(inputs), *statistics]  # statistics of the batch are empty in evaluation mode
+
+
+def _with_own(call: Call, channels: AxisTerm, names: Sequence[str], relation: Relation | None) -> AxisTerm:
+    """Return the channels after a statistic, scale or shift is applied; without a relation, it must not change."""
+    for name in names:
+        own = call.optional(name)
+        if own is None or length(own[0]) != length(channels):
+            continue
+        if relation is None:
+            call.see(own[0], Sight.ANY, "variances are not scaled")
+        channels = call.relate(relation or Relation.PRODUCT, channels, own[0])
+    return channels
 
 
 def layer_norm(call: Call) -> Result:
@@ -59,8 +80,17 @@ def layer_norm(call: Call) -> Result:
     count = len(call.arguments["normalized_shape"])
     lead = inputs[: len(inputs) - count]
     normalized = inputs[len(inputs) - count :]
-    own = [found for name in ("weight", "bias") if (found := call.optional(name)) is not None]
-    joined = (*lead, *starmap(call.unify, zip(normalized, *own, strict=True)))
+    for term in lead:
+        call.see(term, Sight.ANY, "units are divided by the norm along another axis")
+    for term in normalized:
+        call.see(term, Sight.NORM, "units are divided by their norm")
+        if "layer" in call.operator:
+            call.see(term, Sight.SUM, "their mean is subtracted")
+    for name, relation in (("weight", Relation.PRODUCT), ("bias", Relation.EQUAL)):
+        own = call.optional(name)
+        if own is not None:
+            normalized = tuple(call.relate(relation, *pair) for pair in zip(normalized, own, strict=True))
+    joined = (*lead, *normalized)
     call.reduce(joined, range(len(lead), len(joined)))
     statistics = (*lead, *((),) * count)
     return [joined, *(statistics for _ in call.shapes[1:])]
@@ -112,6 +142,9 @@ RULES: dict[str, Rule] = {
     **{f"aten.{name}": group_norm for name in ("group_norm", "native_group_norm")},
 }
 
+_LINEAR = (*BATCH_NORMALIZATIONS, "layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
+SIGHTS: Sights = {f"aten.{name}": Sight.LINEAR for name in _LINEAR}
+
 
 @final
 class NormalizationRules(OperatorRules):
@@ -119,3 +152,4 @@ class NormalizationRules(OperatorRules):
 
     name = "normalization"
     rules = RULES
+    sights = SIGHTS

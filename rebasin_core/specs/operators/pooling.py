@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.operators.convolution import at
+from rebasin_core.specs.unification.relation import Sight
 from rebasin_core.specs.unification.terms import length, uniform
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.base import Result, Rule, Sights
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerm
 
@@ -37,6 +38,7 @@ def pooling(call: Call) -> Result:
     for index, (term, size) in enumerate(zip(positions, sizes, strict=True)):
         dim = len(inputs) - dims + index
         if _covers_all(call, index, length(term), size):
+            call.see(term, Sight.ANY if "max" in call.operator else Sight.SUM)
             terms[dim] = ()
         elif not (_covers_one(call, index) or ("adaptive" in call.operator and size == length(term))):
             mixed[dim] = size
@@ -106,6 +108,11 @@ RULES: dict[str, Rule] = {
     **{f"aten.{name}": resampling for name in _RESAMPLING},
 }
 
+SIGHTS: Sights = {
+    **{f"aten.{name}": Sight.HOMOGENEOUS if "max" in name else Sight.LINEAR for name in _POOLING},
+    **{f"aten.{name}": Sight.LINEAR for name in _RESAMPLING},
+}
+
 
 @final
 class PoolingRules(OperatorRules):
@@ -113,3 +120,4 @@ class PoolingRules(OperatorRules):
 
     name = "pooling"
     rules = RULES
+    sights = SIGHTS

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.unification.relation import Sight
 
 if TYPE_CHECKING:
-    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.base import Result, Rule, Sights
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerms
 
@@ -25,9 +26,23 @@ def reduction(call: Call) -> Result:
     """
     terms = call.first
     dims = dims_of(call)
+    for sight in _seen_when_reduced(call):
+        for dim in dims:
+            call.see(terms[dim], sight, "units are reduced to one number")
     kept = bool(call.arguments.get("keepdim", False))
     remaining = tuple(() if dim in dims else term for dim, term in enumerate(terms) if kept or dim not in dims)
     return [remaining] * len(call.shapes)
+
+
+def _seen_when_reduced(call: Call) -> tuple[Sight, ...]:
+    """Return how an operator sees the units that it reduces."""
+    name = call.operator.removeprefix("aten.")
+    if name in _SUMS:
+        return (Sight.SUM,)
+    if name in _VARIANCES:
+        return (Sight.SUM, Sight.NORM)
+    is_euclidean = name in _NORMS and call.arguments.get("ord", call.arguments.get("p", 2)) in {2, None, "fro"}
+    return (Sight.NORM,) if is_euclidean else (Sight.ANY,)
 
 
 def extremum(call: Call) -> Result:
@@ -190,6 +205,14 @@ _REDUCTIONS = (
     "std_mean", "aminmax", "all", "any", "nansum", "nanmean", "count_nonzero", "special_logsumexp", "frobenius_norm",
 )  # fmt: skip
 
+_SUMS = ("sum", "mean", "nansum", "nanmean")
+_VARIANCES = ("var", "std", "var_mean", "std_mean")
+_NORMS = ("norm", "linalg_vector_norm", "frobenius_norm")
+SIGHTS: Sights = {
+    **{f"aten.{name}": Sight.LINEAR for name in ("sum", "mean")},
+    **{f"aten.{name}": Sight.HOMOGENEOUS for name in ("amax", "amin", "max", "min", "std", *_NORMS)},
+}
+
 RULES: dict[str, Rule] = {
     **{f"aten.{name}": reduction for name in _REDUCTIONS},
     **{f"aten.{name}": extremum for name in ("max", "min", "median", "nanmedian", "kthvalue", "mode")},
@@ -214,3 +237,4 @@ class ReductionRules(OperatorRules):
 
     name = "reduction"
     rules = RULES
+    sights = SIGHTS

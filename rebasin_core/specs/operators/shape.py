@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
+from rebasin_core.specs.unification.relation import Sight
 from rebasin_core.specs.unification.terms import fresh, has_uniform, length, uniform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.base import Result, Rule, Sights
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerms
 
@@ -291,6 +292,9 @@ RULES: dict[str, Rule] = {
     "aten.unfold": unfold,
 }
 
+_NOT_LINEAR = {"aten.meshgrid", "aten.diag_embed", "aten.fill_diagonal_", "aten.diagonal", "aten.adjoint", "aten.mH"}
+SIGHTS: Sights = {name: Sight.COPY for name in RULES if name not in _NOT_LINEAR}
+
 
 @final
 class ShapeRules(OperatorRules):
@@ -298,3 +302,4 @@ class ShapeRules(OperatorRules):
 
     name = "shape"
     rules = RULES
+    sights = SIGHTS

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.operators.call import is_constant, is_tensor
+from rebasin_core.specs.unification.relation import Relation, Sight
 from rebasin_core.specs.unification.terms import length, uniform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rebasin_core.specs.operators.base import Result, Rule
+    from rebasin_core.specs.operators.base import Result, Rule, Sights
     from rebasin_core.specs.operators.call import Call
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms
 
@@ -33,7 +34,7 @@ def cat(call: Call) -> Result:
     found = [
         call.concat([terms[dim] for terms in tensors])
         if other == dim
-        else call.unify(*(terms[other] for terms in tensors))
+        else call.relate(Relation.EQUAL, *(terms[other] for terms in tensors))
         for other in range(len(tensors[0]))
     ]
     return tuple(found)
@@ -72,7 +73,7 @@ def stacked(call: Call, tensors: Sequence[AxisTerms], dim: int) -> AxisTerms:
     else:
         new, _ = call.stack([()] * len(tensors), _STACKED)
         for other in different:
-            found[other] = call.unify(*(terms[other] for terms in tensors))
+            found[other] = call.relate(Relation.EQUAL, *(terms[other] for terms in tensors))
     return (*found[:dim], new, *found[dim:])
 
 
@@ -205,6 +206,9 @@ def pad(call: Call) -> Result:
     terms = list(call.first)
     amounts = call.arguments["pad"]
     constant = call.arguments.get("mode", "constant") == "constant"
+    if call.arguments.get("value"):
+        for term in terms:
+            call.see(term, Sight.ANY, "entries are padded with a number")
     for number in range(len(amounts) // 2):  # amounts are given from the last dimension backward
         dim = len(terms) - 1 - number
         before, after = amounts[2 * number : 2 * number + 2]
@@ -236,6 +240,8 @@ RULES: dict[str, Rule] = {
     "aten.unbind": unbind,
 }
 
+SIGHTS: Sights = dict.fromkeys(RULES, Sight.COPY)
+
 
 @final
 class SlicingRules(OperatorRules):
@@ -243,3 +249,4 @@ class SlicingRules(OperatorRules):
 
     name = "slicing"
     rules = RULES
+    sights = SIGHTS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from functools import partial
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -20,14 +20,18 @@ from rebasin_core.specs.tracing.constants import KnownConstants, refined, values
 from rebasin_core.specs.tracing.decompose import Decomposer
 from rebasin_core.specs.tracing.graph import value_of, written_nodes
 from rebasin_core.specs.tracing.positioned import positioned
+from rebasin_core.specs.unification.relation import Sight
 from rebasin_core.specs.unification.terms import Reason, fresh, has_uniform, length, substitute
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rebasin_core.specs.operators.base import Result, Rules
-    from rebasin_core.specs.unification.constraints import Constraints
+    from rebasin_core.specs.unification.interface import AxisConstraints
     from rebasin_core.specs.unification.terms import AxisTerm, AxisTerms, Factor
+
+Conclude: TypeAlias = "Callable[[Call, list[AxisTerms]], list[AxisTerms]]"
+"""Function of a call and the axes of its outputs; returns their axes."""
 
 
 _RANGES = ("aten.slice", "aten.narrow")  # an empty range does not constrain the tensor
@@ -37,6 +41,12 @@ _ACCEPT_EMPTY = frozenset({
     "torchvision.roi_align", "torchvision.roi_pool", "torchvision.nms",
     *(f"aten.{name}" for name in BATCH_NORMALIZATIONS),
 })  # fmt: skip
+
+
+def _as_they_are(call: Call, results: list[AxisTerms]) -> list[AxisTerms]:
+    """Return the axes of the outputs of a call unchanged."""
+    del call
+    return results
 
 
 @final
@@ -51,14 +61,16 @@ class Interpreter:
     Args:
         constraints: The constraints that the rules add to.
         rules: Rules by operator name.
+        conclude: Called with every call to which a rule was applied, and the axes of its outputs; returns their axes.
 
     Attributes:
         without_rule: Number of calls of each operator with neither a rule nor a decomposition, or whose rule failed.
         decomposed: Number of calls of each operator that was decomposed.
     """
 
-    def __init__(self, constraints: Constraints, rules: Rules) -> None:
+    def __init__(self, constraints: AxisConstraints, rules: Rules, conclude: Conclude = _as_they_are) -> None:
         self._constraints = constraints
+        self._conclude = conclude
         self._rules = rules
         self._known = KnownConstants()
         self._decomposer = Decomposer()
@@ -139,6 +151,8 @@ class Interpreter:
         try:
             found = positioned(call, node, ordinary)
             if found is not None:
+                for term in (term for terms in (*call.tensors, *found) for term in terms):
+                    call.see(term, Sight.ANY, "units are seen by an operator on positions")
                 return _check_lengths(call, found)
         except Exception as error:  # ruff: ignore[blind-except] - as below; the axes of the positions are then fixed
             self._report(_failed(call, error))
@@ -156,7 +170,7 @@ class Interpreter:
         label = call.operator
         if rule is not None:
             try:
-                return _check_lengths(call, rule(call))
+                return self._conclude(call, _check_lengths(call, rule(call)))
             except Exception as error:  # ruff: ignore[blind-except] - a rule that fails must not stop the trace
                 # Constraints added before the failure are harmless. Decomposing or fixing keeps the result sound.
                 label = _failed(call, error)
@@ -271,7 +285,7 @@ def _output_shapes(node: Node) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(_size(size) for size in item.shape) for item in found if hasattr(item, "shape"))
 
 
-def _fix_read_positions(node: Node, values: Mapping[Node, Any], constraints: Constraints) -> None:
+def _fix_read_positions(node: Node, values: Mapping[Node, Any], constraints: AxisConstraints) -> None:
     """Fix the axes along which positions are used as integers, for example read by Python."""
     name = _operator_name(node)
     if name.startswith(("aten.sym_", "aten._assert_tensor_metadata")):  # use only shape and dtype

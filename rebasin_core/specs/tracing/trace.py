@@ -12,8 +12,9 @@ from typing_extensions import override
 
 from rebasin_core.errors import SpecError
 from rebasin_core.specs.base import PermutationSpec
+from rebasin_core.specs.kinds.derive import Slots, Symmetries
 from rebasin_core.specs.operators.call import is_tensor, tensors_in
-from rebasin_core.specs.operators.default import default_rules
+from rebasin_core.specs.operators.default import default_rules, sights_of
 from rebasin_core.specs.operators.positions import labels_in
 from rebasin_core.specs.tracing.capture import capture, capture_training
 from rebasin_core.specs.tracing.coverage import Captured, Coverage, coverage_of
@@ -24,6 +25,7 @@ from rebasin_core.specs.tracing.model_tensors import ModelTensors, fixed_reasons
 from rebasin_core.specs.unification.constraints import Constraints
 from rebasin_core.specs.unification.solution import solve_constraints
 from rebasin_core.specs.unification.terms import Reason, fresh
+from rebasin_core.symmetry.linear import Symmetry
 from rebasin_core.tensors.arguments import require_mapping
 from rebasin_core.tensors.modules import unwrapped
 from rebasin_core.tensors.names import TensorNames
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from rebasin_core.specs.operators.base import Rules
     from rebasin_core.specs.tracing.capture import CaptureMethod, Method
     from rebasin_core.specs.tracing.graph import ModelGraph
+    from rebasin_core.specs.unification.interface import AxisConstraints
     from rebasin_core.specs.unification.solution import Solution
     from rebasin_core.specs.unification.terms import AxisTerms
     from rebasin_core.symmetry.layout import Layout
@@ -57,9 +60,10 @@ class TracedSpec(PermutationSpec):
         captured: The method by which the graph was captured.
         decomposed: Number of calls of each decomposed operator.
         names: Names of the buffers, and aliases of shared tensors.
+        symmetries: The linear symmetries; none if None.
     """
 
-    def __init__(
+    def __init__(  # ruff: ignore[too-many-arguments] - all that one derivation yields
         self,
         solution: Solution,
         without_rule: Mapping[str, int],
@@ -68,8 +72,10 @@ class TracedSpec(PermutationSpec):
         decomposed: Mapping[str, int] | None = None,
         *,
         names: TensorNames | None = None,
+        symmetries: Symmetries | None = None,
     ) -> None:
         self._solution = solution
+        self._symmetries = symmetries
         self._names = names
         self._without_rule = dict(without_rule)
         self._example_inputs = example_inputs
@@ -87,6 +93,15 @@ class TracedSpec(PermutationSpec):
         return (
             layout if self._names is None else replace(layout, buffers=self._names.buffers, aliases=self._names.aliases)
         )
+
+    @override
+    def _symmetry(self) -> Symmetry:
+        return Symmetry(self.layout, self._symmetries.plain.linear if self._symmetries else ())
+
+    @cached_property
+    @override
+    def folded_symmetry(self) -> Symmetry:
+        return Symmetry(self.layout, self._symmetries.folded.linear if self._symmetries else ())
 
     @cached_property
     def coverage(self) -> Coverage:
@@ -133,7 +148,8 @@ def derive(  # ruff: ignore[too-many-arguments] - those of `trace_spec`
     freed = frozenset(tensors.freed(free)) - frozen
     args, named_args = tensors.on_device(example_inputs, kwargs or {})
     require_inputs(model, args, named_args)
-    problem = _Problem(model, tensors, args, named_args, frozen, freed, default_rules() if rules is None else rules)
+    own_rules = default_rules() if rules is None else rules
+    problem = _Problem(model, tensors, args, named_args, frozen, freed, own_rules)
     if method == "auto":
         return _solve_automatically(problem)
     return _solve_by(problem, method)
@@ -201,7 +217,7 @@ class _Problem:
         except Exception as error:  # the model's code may raise anything
             raise _Uncaptured(error) from error
         try:
-            solution, interpreter = self._interpret(graph, method)
+            solution, symmetries, interpreter = self._interpret(graph, method)
         except UnknownLengthError as error:
             raise _Uncaptured(error) from error
         example = tree_map(_without_values, self.args), tree_map(_without_values, dict(self.kwargs))
@@ -214,9 +230,10 @@ class _Problem:
             captured=captured,
             decomposed=interpreter.decomposed,
             names=names,
+            symmetries=symmetries,
         )
 
-    def _interpret(self, graph: ModelGraph, method: CaptureMethod) -> tuple[Solution, Interpreter]:
+    def _interpret(self, graph: ModelGraph, method: CaptureMethod) -> tuple[Solution, Symmetries, Interpreter]:
         tensors = self.tensors
         reasons = fixed_reasons(
             tensors,
@@ -232,12 +249,28 @@ class _Problem:
         constraints = Constraints()
         for terms in terms_of.values():
             constraints.observe(terms)
-        constants = {name: tensors.buffers[name] for name in tensors.unsaved}
+        interpreter = Interpreter(constraints, self.rules)
+        self._run(graph, terms_of, constraints, interpreter)
+        solution = solve_constraints(constraints, terms_of, parameters=tensors.parameters)
+        slots = Slots(constraints, solution, sights_of(self.rules))
+        own = {name: slots.terms_of(name, terms) for name, terms in terms_of.items()}
+        second = Interpreter(slots.constraints, self.rules, slots.constraints.conclude)
+        self._run(graph, own, slots.constraints, second)
+        return solution, slots.symmetries(), interpreter
+
+    def _run(
+        self,
+        graph: ModelGraph,
+        terms_of: Mapping[str, AxisTerms],
+        constraints: AxisConstraints,
+        interpreter: Interpreter,
+    ) -> None:
+        """Interpret the graph, and fix the axes of its outputs."""
+        constants = {name: self.tensors.buffers[name] for name in self.tensors.unsaved}
         inputs = [_placeholder(node, graph, terms_of, constants) for node in graph.placeholders.values()]
         for name, value in zip(graph.placeholders, inputs, strict=True):
             if graph.origins.get(name) is None and is_tensor(value):
                 constraints.observe(value)
-        interpreter = Interpreter(constraints, self.rules)
         unsaved = {name: constants[origin] for name, origin in graph.origins.items() if origin in constants}
         returned = interpreter.run(graph.module, inputs, {**graph.constants, **unsaved})
         outputs = tensors_in(returned)
@@ -247,8 +280,6 @@ class _Problem:
                 constraints.freeze(term, Reason("output", str(index), "model output"))
         for label in labels_in(returned):
             constraints.freeze(label.along, Reason("output", "positions", "positions along it are a model output"))
-        solution = solve_constraints(constraints, terms_of, parameters=tensors.parameters)
-        return solution, interpreter
 
 
 def _placeholder(

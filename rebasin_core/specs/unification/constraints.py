@@ -14,6 +14,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, TypeAlias, final
 
 from rebasin_core.errors import SpecError
+from rebasin_core.specs.unification.relation import Relation, Sight
 from rebasin_core.specs.unification.terms import (
     AxisTerm,
     Reason,
@@ -124,13 +125,23 @@ class Constraints:
             found.extend(fresh(factor.size, reason) if has_uniform((factor,)) else (factor,))
         return tuple(found)
 
-    def unify(self, first: AxisTerm, second: AxisTerm, reason: Reason) -> AxisTerm:
+    def see(self, term: AxisTerm, sight: Sight, reason: Reason) -> None:
+        """Record how an operator sees the units of an axis: permutations do not distinguish it.
+
+        Args:
+            term: The axis.
+            sight: How it is seen.
+            reason: The operator.
+        """
+
+    def unify(self, first: AxisTerm, second: AxisTerm, reason: Reason, relation: Relation = Relation.TIED) -> AxisTerm:
         """Constrain two axes to be permuted identically.
 
         Args:
             first: An axis.
             second: Another axis of the same length.
             reason: Reason for fixing both if they have no common refinement.
+            relation: How their elements are combined: permutations do not distinguish it.
 
         Returns:
             The unified axis. Uniform factors impose no constraint and are replaced by those of the other axis.
@@ -138,6 +149,7 @@ class Constraints:
         Raises:
             SpecError: If the lengths differ.
         """
+        del relation
         if length(first) != length(second):
             message = f"expected two axes of equal length, got {length(first)} and {length(second)}"
             raise SpecError(message)
@@ -256,6 +268,21 @@ class Constraints:
             inner_sizes = differences([start, *(bound for bound in stops if start < bound < stop), stop])
             found.extend(inner.inside(((factor, index),)) for inner in self.split(part, inner_sizes, reason))
         return _merge_parts(found, sizes)
+
+    def divide(self, factors: deque[Factor], size: int, reason: Reason) -> None:
+        """Replace the first factor of a product by factors, the first of which has a given length.
+
+        Args:
+            factors: Factors of a product, modified; the first may be a concatenation.
+            size: The length, a divisor of that of the first factor.
+            reason: Reason for fixing the axis if its parts have no such factor.
+        """
+        if factor_atomic(factors, size):
+            return
+        first = factors.popleft()
+        product = (*fresh(size), *fresh(first.size // size))
+        self.unify((first,), product, reason)
+        factors.extendleft(reversed(substitute(product)))
 
     def restrict(self, term: AxisTerm, path: PartPath) -> AxisTerm:
         """Return the restriction of an axis to a part of a concatenation in the same tensor: ``term|A_i|B_j``.

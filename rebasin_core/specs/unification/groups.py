@@ -19,7 +19,9 @@ Axes: TypeAlias = "Mapping[str, tuple[Axis, ...]]"
 _NOT_IN_NAMES: Final = re.compile(r"[^\w.\[\]]")  # not allowed in the notation of axes
 
 
-def merge_inseparable(groups: Groups, axes: Axes, inseparable: Callable[[str, str], bool]) -> tuple[Groups, Axes]:
+def merge_inseparable(
+    groups: Groups, axes: Axes, inseparable: Callable[[str, str], bool]
+) -> tuple[Groups, Axes, Mapping[str, str]]:
     """Replace every product ``v*w`` of inseparable groups by one group of ``|v| |w|`` units.
 
     If v and w occur only as this product, all permutations of the product are symmetries.
@@ -30,13 +32,16 @@ def merge_inseparable(groups: Groups, axes: Axes, inseparable: Callable[[str, st
         inseparable: Whether no cell of an observed tensor contains one of two groups without the other.
 
     Returns:
-        The groups and axes; a merged group has the name of the outer group.
+        The groups and axes; a merged group has the name of the outer group. The innermost of all groups that were
+        merged, for every merged group.
     """
+    innermost: dict[str, str] = {}
     while True:
         pair = next(_mergeable(groups, axes, inseparable), None)
         if pair is None:
-            return groups, axes
+            return groups, axes, innermost
         outer, inner = pair
+        innermost[outer] = innermost.pop(inner, inner)
         size = groups[outer].size * groups[inner].size
         axes = {name: tuple(_merged(axis, pair, size) for axis in dims) for name, dims in axes.items()}
         groups = {
@@ -89,7 +94,7 @@ def _merged(axis: Axis, pair: tuple[str, str], size: int) -> Axis:
             return Atom(size, outer) if group == outer else axis
 
 
-def named_layout(groups: Groups, axes: Axes) -> Layout:
+def named_layout(groups: Groups, axes: Axes) -> tuple[Layout, Mapping[str, str]]:
     """Return a layout whose groups are named after the module of the first tensor that contains them.
 
     Args:
@@ -97,7 +102,7 @@ def named_layout(groups: Groups, axes: Axes) -> Layout:
         axes: The axes of all tensors.
 
     Returns:
-        The layout.
+        The layout, and the name of each group by its temporary name.
     """
     names: dict[str, str] = {}
     for tensor, dims in axes.items():
@@ -106,13 +111,14 @@ def named_layout(groups: Groups, axes: Axes) -> Layout:
             if atom.group is not None and atom.group not in names:
                 nested = groups[atom.group].within is not None
                 names[atom.group] = _unused_name(f"{module}.inner" if nested else module, names.values())
-    return Layout(
+    layout = Layout(
         {
             names[name]: Group(names[name], group.size, names[group.within] if group.within else None)
             for name, group in groups.items()
         },
         {tensor: tuple(_renamed(axis, names) for axis in dims) for tensor, dims in axes.items()},
     )
+    return layout, names
 
 
 def _unused_name(wanted: str, used: Collection[str]) -> str:

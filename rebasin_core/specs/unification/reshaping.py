@@ -7,17 +7,17 @@ from functools import reduce
 from math import prod
 from typing import TYPE_CHECKING
 
-from rebasin_core.specs.unification.constraints import Constraints, factor_atomic
 from rebasin_core.specs.unification.terms import AxisTerm, Reason, Variable, fresh, has_uniform, length, substitute
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rebasin_core.specs.unification.interface import AxisConstraints
     from rebasin_core.specs.unification.terms import Factor
 
 
 def reshape(
-    constraints: Constraints, terms: Sequence[AxisTerm], sizes: Sequence[int], reason: Reason
+    constraints: AxisConstraints, terms: Sequence[AxisTerm], sizes: Sequence[int], reason: Reason
 ) -> list[AxisTerm]:
     """Return the axes of a reshaped tensor: the product of the new terms is the product of the old ones.
 
@@ -45,28 +45,20 @@ def reshape(
                 run.append(factors.popleft())
                 size //= run[-1].size
             elif factors[0].size % size == 0:
-                _factor_first(constraints, factors, size, reason)
+                constraints.divide(factors, size, reason)
             else:
                 break
         if size == 1:
             found.append(tuple(run))
         else:
             targets.appendleft(size * length(tuple(run)))
-            found.extend(_freeze_run(factors, run, targets, reason))
+            found.extend(_freeze_run(constraints, factors, run, targets, reason))
     return found
 
 
-def _factor_first(constraints: Constraints, factors: deque[Factor], size: int, reason: Reason) -> None:
-    """Replace the first factor x by a product y*z with y of a given length; x may be a concatenation."""
-    if factor_atomic(factors, size):
-        return
-    first = factors.popleft()
-    product = (*fresh(size), *fresh(first.size // size))
-    constraints.unify((first,), product, reason)
-    factors.extendleft(reversed(substitute(product)))
-
-
-def _freeze_run(factors: deque[Factor], run: list[Factor], targets: deque[int], reason: Reason) -> list[AxisTerm]:
+def _freeze_run(
+    constraints: AxisConstraints, factors: deque[Factor], run: list[Factor], targets: deque[int], reason: Reason
+) -> list[AxisTerm]:
     """Fix the shortest run of old dimensions with the length of a run of new ones; return the new dimensions."""
     sizes = [targets.popleft()]
     while length(tuple(run)) != prod(sizes):
@@ -74,11 +66,11 @@ def _freeze_run(factors: deque[Factor], run: list[Factor], targets: deque[int], 
             run.append(factors.popleft())
         else:
             sizes.append(targets.popleft())
-    Constraints.freeze(tuple(run), reason)
+    constraints.freeze(tuple(run), reason)
     return [fresh(size, reason) for size in sizes]
 
 
-def stack(constraints: Constraints, terms: Sequence[AxisTerm], reason: Reason) -> tuple[AxisTerm, AxisTerm]:
+def stack(constraints: AxisConstraints, terms: Sequence[AxisTerm], reason: Reason) -> tuple[AxisTerm, AxisTerm]:
     """Return the axes of tensors that are stacked along a new dimension N.
 
     Args:

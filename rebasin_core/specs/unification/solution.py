@@ -33,10 +33,12 @@ class Solution:
     Attributes:
         layout: Groups and axes.
         reasons: Reasons for every dimension of every tensor that is fixed, wholly or in part; empty for free ones.
+        variables: The name of the group of each free variable; of a product that is one group, the last factor only.
     """
 
     layout: Layout
     reasons: Mapping[str, tuple[tuple[Reason, ...], ...]]
+    variables: Mapping[Variable, str]
 
 
 def solve_constraints(
@@ -67,9 +69,10 @@ def solve_constraints(
     def inseparable(first: str, second: str) -> bool:
         return co_occurrence.inseparable(variable_of[first], variable_of[second])
 
-    layout = named_layout(*merge_inseparable(groups, axes, inseparable))
+    merged, merged_axes, innermost = merge_inseparable(groups, axes, inseparable)
+    layout, final = named_layout(merged, merged_axes)
     reasons = {name: tuple(tuple(_reasons(term)) for term in terms) for name, terms in tensors.items()}
-    return Solution(layout, reasons)
+    return Solution(layout, reasons, {variable_of[innermost.get(name, name)]: final[name] for name in merged})
 
 
 def resolve_induced(constraints: Constraints, tensors: Iterable[AxisTerms]) -> None:

@@ -131,6 +131,7 @@ def _filled(h: Tensor) -> Tensor:
 
 
 ELEMENTWISE: Final = {
+    "arithmetic": Case(4, lambda h, w: ((h - w) / (2 + w.square())) * 3 + 1 / (1 + h**2), ((4,),)),
     "in place": Case(4, lambda h: F.mish(F.gelu((h * 1).masked_fill_(h > 1, 0.5)).mul_(2), inplace=True)),
     "zero_": Case(4, lambda h: h + (h * 1).zero_() + F.threshold(h * 1, 0.1, 0.2, inplace=True)),
     "gelu_": Case(4, lambda h: aten.gelu_(h * 1) + aten.mish_(h * 1)),

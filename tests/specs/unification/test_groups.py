@@ -9,8 +9,9 @@ GROUPS = {"v": Group("v", 2), "w": Group("w", 3, "v")}
 
 def test_adjacent_inseparable_groups_are_merged() -> None:
     axes = {"a": (product(OUTER, INNER), Atom(4)), "b": (concat(Atom(5), product(OUTER, INNER, Atom(2))),)}
-    groups, merged = merge_inseparable(GROUPS, axes, lambda _first, _second: True)
+    groups, merged, innermost = merge_inseparable(GROUPS, axes, lambda _first, _second: True)
     assert groups == {"v": Group("v", 6)}
+    assert innermost == {"v": "w"}
     assert merged == {"a": (WHOLE, Atom(4)), "b": (concat(Atom(5), product(WHOLE, Atom(2))),)}
 
 
@@ -21,16 +22,18 @@ def test_groups_that_occur_apart_are_not_merged() -> None:
         {"a": (product(INNER, OUTER),)},
         {"a": (product(OUTER, Atom(2), INNER),)},
     ):
-        assert merge_inseparable(GROUPS, axes, lambda _first, _second: True) == (GROUPS, axes)
+        assert merge_inseparable(GROUPS, axes, lambda _first, _second: True) == (GROUPS, axes, {})
     together = {"a": (product(OUTER, INNER),)}
-    assert merge_inseparable(GROUPS, together, lambda _first, _second: False) == (GROUPS, together)
+    assert merge_inseparable(GROUPS, together, lambda _first, _second: False) == (GROUPS, together, {})
     apart = {name: Group(name, group.size) for name, group in GROUPS.items()}
-    assert merge_inseparable(apart, together, lambda _first, _second: True) == (apart, together)
+    assert merge_inseparable(apart, together, lambda _first, _second: True) == (apart, together, {})
 
 
 def test_chains_are_merged_into_one_group() -> None:
     groups = {**GROUPS, "x": Group("x", 4, "w")}
-    found, axes = merge_inseparable(groups, {"a": (product(OUTER, INNER, Atom(4, "x")),)}, lambda _first, _second: True)
+    chain = {"a": (product(OUTER, INNER, Atom(4, "x")),)}
+    found, axes, innermost = merge_inseparable(groups, chain, lambda _first, _second: True)
+    assert innermost == {"v": "x"}
     assert found == {"v": Group("v", 24)}
     assert axes == {"a": (Atom(24, "v"),)}
 
@@ -42,7 +45,8 @@ def test_groups_are_named_after_the_first_module_that_contains_them() -> None:
         "0.weight": (Atom(6, "5"), Atom(4, "8")),
         "scale": (Atom(6, "5"),),
     }
-    layout = named_layout(groups, axes)
+    layout, names = named_layout(groups, axes)
+    assert names["9"] == "net.first.inner"
     assert layout.as_json() == {
         "groups": {
             "net.first": {"size": 2},
@@ -59,5 +63,5 @@ def test_groups_are_named_after_the_first_module_that_contains_them() -> None:
 
 
 def test_characters_that_the_notation_does_not_allow_are_replaced() -> None:
-    layout = named_layout({"1": Group("1", 2)}, {"a-b/c.weight": (Atom(2, "1"),)})
+    layout, _ = named_layout({"1": Group("1", 2)}, {"a-b/c.weight": (Atom(2, "1"),)})
     assert list(layout.groups) == ["a_b_c"]

@@ -1,0 +1,190 @@
+r"""The gauge of minimal norm: a representative of all networks that differ by scales and invertible maps.
+
+The squared norm of a network, as a function of a scale or an invertible map of one group, is
+$\mathrm{tr}(M P) + \mathrm{tr}(M^{-1} Q)$, where $M = g^\top g$, and $P$ and $Q$ are the Gram matrices of all weights
+that produce and consume the units. Its minimum satisfies $M P M = Q$: the geometric mean of $P^{-1}$ and $Q$, and for a
+scale the fourth root of a ratio of norms. The minimum is unique up to orthogonal maps, or signs. Therefore two networks
+in this gauge that differ by the whole group differ by orthogonal maps, signs and permutations only.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from rebasin_core.bilinear.maps.cell_pairs import cell_pairs
+from rebasin_core.errors import ConvergenceWarning
+from rebasin_core.symmetry.kind import Kind
+from rebasin_core.symmetry.permutation import Permutation
+from rebasin_core.symmetry.symmetry_element import SymmetryElement
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from rebasin_core.bilinear.terms import Channels
+    from rebasin_core.symmetry.linear import LinearSymmetry, Symmetry
+
+_UNBOUNDED = {Kind.POSITIVE, Kind.NONZERO, Kind.ROTATION, Kind.INVERTIBLE}
+_MAX_SWEEPS = 200
+_TOLERANCE = 1e-10
+# Largest relative change in the last sweep without a warning.
+_INEXACT = 1e-3
+# Squared norm of added weights, relative to the mean of the given ones, and the smallest relative eigenvalue without
+# them: maps of rank-deficient weights stay bounded.
+_RIDGE = 1e-6
+_FULL_RANK = 1e-8
+
+
+def balanced(symmetry: Symmetry, channels: Channels) -> tuple[Channels, SymmetryElement]:
+    """Return a network in the gauge of minimal norm, and the element that transforms the network to it.
+
+    Args:
+        symmetry: The linear symmetries.
+        channels: ``[C, *s]`` for every parameter; further channels than the first are transformed by absolute values.
+
+    Returns:
+        The channels in float64, and the element: scales and symmetric positive definite maps.
+
+    References:
+        F. Pittorino et al. (2022), "Deep networks on toroids", ICML, arXiv 2202.03038 (scales); G. Kempf, L. Ness
+        (1979), "The length of vectors in representation spaces" (uniqueness up to a compact group).
+    """
+    current = {name: tensor.double() for name, tensor in channels.items()}
+    total = SymmetryElement.identity(symmetry)
+    unbounded = [index for index, linear in enumerate(symmetry.linear) if linear.kind in _UNBOUNDED]
+    added: dict[int, tuple[Tensor, Tensor]] = {}
+    change = 0.0
+    for _ in range(_MAX_SWEEPS if unbounded else 0):
+        change = 0.0
+        for index in unbounded:
+            linear = symmetry.linear[index]
+            value, size = _best(symmetry, index, current, added)
+            if size > _TOLERANCE:
+                step = mapping(symmetry, {index: value})
+                current = transformed(step, current, {slot.tensor for slot in linear.degrees})
+                total = total.compose(step)
+                change = max(change, size)
+        if change <= _TOLERANCE:
+            break
+    if change > _INEXACT:
+        message = f"the gauge still changed by {change:.1%} after {_MAX_SWEEPS} sweeps: it is approximate"
+        warnings.warn(message, ConvergenceWarning, stacklevel=2)
+    return current, total
+
+
+def mapping(symmetry: Symmetry, maps: Mapping[int, Tensor]) -> SymmetryElement:
+    """Return an element that permutes nothing.
+
+    Args:
+        symmetry: The linear symmetries.
+        maps: Maps by index among the linear symmetries; all others are the identity.
+
+    Returns:
+        The element.
+    """
+    identity = Permutation.identity(symmetry.permutations)
+    return SymmetryElement(symmetry, identity, [maps.get(index) for index in range(len(symmetry.linear))])
+
+
+def transformed(element: SymmetryElement, channels: Channels, names: set[str]) -> Channels:
+    """Return channels with some tensors transformed.
+
+    Args:
+        element: The element.
+        channels: ``[C, *s]`` by name; the first channel is transformed by the element, others by absolute values.
+        names: Names of the tensors that the element transforms.
+
+    Returns:
+        The channels; other tensors are those given.
+    """
+    given = {name: tensor for name, tensor in channels.items() if name in names}
+    first = element.apply({name: tensor[:1] for name, tensor in given.items()})
+    others = {name: tensor[1:] for name, tensor in given.items() if tensor.shape[0] > 1}
+    rest = _absolute(element).apply(others) if others else {}
+    return {**channels, **{n: torch.cat([t, rest[n]]) if n in rest else t for n, t in first.items()}}
+
+
+def _absolute(element: SymmetryElement) -> SymmetryElement:
+    """Return the element that transforms standard deviations."""
+    maps = [None if value is None else value.abs() for value in element.maps]
+    return SymmetryElement(element.symmetry, element.permutation, maps)
+
+
+def _best(
+    symmetry: Symmetry, index: int, channels: Mapping[str, Tensor], added: dict[int, tuple[Tensor, Tensor]]
+) -> tuple[Tensor, float]:
+    """Return the optimal map with all others fixed, and how far it is from the identity.
+
+    Args:
+        symmetry: The linear symmetries.
+        index: Index of the map.
+        channels: The network.
+        added: Gram matrices of small added weights by index, which are transformed like weights; updated.
+    """
+    linear = symmetry.linear[index]
+    produced = _gram(symmetry, linear, channels, 1)
+    consumed = _gram(symmetry, linear, channels, -1)
+    if linear.kind is Kind.INVERTIBLE:
+        own = added.get(index) or (_small(produced), _small(consumed))
+        found, inverse = _geometric_mean(produced + own[0], consumed + own[1])
+        added[index] = found @ own[0] @ found, inverse @ own[1] @ inverse
+        identity = torch.eye(found.shape[-1], dtype=found.dtype, device=found.device)
+        return found, float((found - identity).abs().max())
+    if linear.kind is Kind.ROTATION:
+        half = produced.shape[-1] // 2
+        produced = produced[..., :half] + produced[..., half:]
+        consumed = consumed[..., :half] + consumed[..., half:]
+    usable = (produced > 0) & (consumed > 0)
+    ratio = torch.where(usable, consumed / produced.clamp_min(torch.finfo(produced.dtype).tiny), 1.0)
+    factor = ratio**0.25
+    size = float(factor.log().abs().max())
+    if linear.kind is Kind.ROTATION:
+        return torch.stack([factor, torch.zeros_like(factor)], -1), size
+    return factor, size
+
+
+def _gram(symmetry: Symmetry, linear: LinearSymmetry, channels: Mapping[str, Tensor], sign: int) -> Tensor:
+    """Return the Gram matrices of producing or consuming weights, or their diagonals for factors."""
+    shape = symmetry.layout.index_shape(linear.group)
+    is_matrix = linear.kind is Kind.INVERTIBLE
+    outer = symmetry.layout.ancestors(linear.group)
+    like = next(iter(channels.values()))
+    total = torch.zeros((*shape, shape[-1]) if is_matrix else shape, dtype=torch.float64, device=like.device)
+    for name in dict.fromkeys(slot.tensor for slot in linear.degrees):
+        if name not in channels:
+            continue
+        for cell in cell_pairs(symmetry.layout, name, channels[name], channels[name]):
+            for position, slot in enumerate(cell.slots):
+                if slot is None or linear.degrees.get(slot, 0) * sign <= 0:
+                    continue
+                front = [*(cell.dims_of(group)[0] for group in outer), position + 1]
+                rows = cell.reference.movedim(front, [*range(len(front))]).reshape(*shape, -1)
+                total += rows @ rows.mT if is_matrix else rows.square().sum(-1)
+    return total
+
+
+def _geometric_mean(produced: Tensor, consumed: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return $M^{1/2}$ with $M P M = Q$, and its inverse."""
+    root, inverse_root = _roots(produced)
+    middle, _ = _roots(root @ consumed @ root)
+    return _roots(inverse_root @ middle @ inverse_root)
+
+
+def _small(gram: Tensor) -> Tensor:
+    """Return a small multiple of the identity for a singular matrix, else zero."""
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    values = torch.linalg.eigvalsh(gram)
+    scale = _RIDGE * values.mean(-1).clamp_min(torch.finfo(gram.dtype).tiny)
+    scale = torch.where(values[..., 0] > _FULL_RANK * values[..., -1], torch.zeros_like(scale), scale)
+    return scale[..., None, None] * identity
+
+
+def _roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the symmetric square root of a positive definite matrix, and its inverse."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    roots = values.clamp_min(torch.finfo(values.dtype).tiny).sqrt()
+    return (vectors * roots.unsqueeze(-2)) @ vectors.mT, (vectors / roots.unsqueeze(-2)) @ vectors.mT

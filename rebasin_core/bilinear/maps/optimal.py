@@ -1,0 +1,130 @@
+r"""Optimal maps: the $g$ that maximizes $\langle S, g \rangle$, for similarities $S$ between units."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from rebasin_core.errors import InvalidInputError
+from rebasin_core.symmetry.kind import Kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def best_map(kind: Kind, similarity: Tensor) -> Tensor:
+    r"""Return the map of a compact kind with the largest inner product with a similarity matrix.
+
+    - orthogonal: the polar factor of $S$ (the Procrustes problem), with $S = U \Sigma V^\top$ it is $U V^\top$
+    - orthogonal, with the ones fixed: the same on the complement of the ones
+    - rotations: the angle of $\sum S_{ij}$ over each pair, as complex numbers
+    - sign: the sign of the diagonal
+
+    For an invertible map, or a nonzero factor, this is the optimal orthogonal map, or sign: the rest is determined by
+    the gauge.
+
+    Args:
+        kind: The kind.
+        similarity: ``[*outer, n, n]``: rows are reference units.
+
+    Returns:
+        The map, with the shape of `Kind.map_shape`.
+
+    Raises:
+        InvalidInputError: If the kind has no compact maps but the identity.
+
+    References:
+        P. Schönemann (1966), "A generalized solution of the orthogonal Procrustes problem", Psychometrika 31.
+    """
+    match kind:
+        case Kind.ORTHOGONAL | Kind.INVERTIBLE:
+            return _polar_factor(similarity)
+        case Kind.ORTHOGONAL_FIXING_ONES:
+            return _polar_factor_fixing_ones(similarity)
+        case Kind.ROTATION:
+            return _angles(similarity)
+        case Kind.SIGN | Kind.NONZERO:
+            diagonal = similarity.diagonal(dim1=-2, dim2=-1)
+            return torch.where(diagonal < 0, -1.0, 1.0).to(similarity.dtype)
+        case Kind.POSITIVE:
+            message = "positive factors are determined by the gauge alone"
+            raise InvalidInputError(message)
+
+
+def best_value(kind: Kind, similarity: Tensor) -> Tensor:
+    """Return the inner product of a similarity matrix with its optimal map.
+
+    Args:
+        kind: The kind.
+        similarity: ``[*outer, n, n]``.
+
+    Returns:
+        ``[*outer]``.
+    """
+    match kind:
+        case Kind.ORTHOGONAL | Kind.INVERTIBLE:
+            return _nuclear_norm(similarity)
+        case Kind.ORTHOGONAL_FIXING_ONES:
+            inner, mean = _without_ones(similarity)
+            return _nuclear_norm(inner) + mean
+        case Kind.ROTATION:
+            return _complex(similarity).abs().sum(-1)
+        case Kind.SIGN | Kind.NONZERO:
+            return similarity.diagonal(dim1=-2, dim2=-1).abs().sum(-1)
+        case Kind.POSITIVE:
+            return similarity.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def _nuclear_norm(similarity: Tensor) -> Tensor:
+    values: Tensor = torch.linalg.svdvals(similarity).sum(-1)
+    return values
+
+
+def _polar_factor(similarity: Tensor) -> Tensor:
+    left, _, right = torch.linalg.svd(similarity, full_matrices=False)
+    factor: Tensor = left @ right
+    return factor
+
+
+def _polar_factor_fixing_ones(similarity: Tensor) -> Tensor:
+    basis = _complement_of_ones(similarity)
+    inner, _ = _without_ones(similarity)
+    size = similarity.shape[-1]
+    return basis @ _polar_factor(inner) @ basis.mT + 1 / size
+
+
+def _without_ones(similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a similarity matrix on the complement of the ones, and its part along them."""
+    basis = _complement_of_ones(similarity)
+    return basis.mT @ similarity @ basis, similarity.sum((-2, -1)) / similarity.shape[-1]
+
+
+def _complement_of_ones(like: Tensor) -> Tensor:
+    """Return an orthonormal basis ``[n, n - 1]`` of the vectors with sum zero: the columns of a Householder matrix."""
+    size = like.shape[-1]
+    normal = torch.full((size,), size**-0.5, dtype=like.dtype, device=like.device)
+    normal[0] -= 1
+    matrix = torch.eye(size, dtype=like.dtype, device=like.device)
+    matrix -= 2 * torch.outer(normal, normal) / normal.square().sum()
+    return matrix[:, 1:]
+
+
+def _complex(similarity: Tensor) -> Tensor:
+    """Return the products of every pair of units as complex numbers: reference times conjugate candidate."""
+    half = similarity.shape[-1] // 2
+    diagonal = [
+        [
+            similarity[..., a * half : (a + 1) * half, b * half : (b + 1) * half].diagonal(dim1=-2, dim2=-1)
+            for b in (0, 1)
+        ]
+        for a in (0, 1)
+    ]
+    return torch.complex(diagonal[0][0] + diagonal[1][1], diagonal[1][0] - diagonal[0][1])
+
+
+def _angles(similarity: Tensor) -> Tensor:
+    total = _complex(similarity)
+    size = total.abs()
+    unit = torch.where(size > 0, total / size.clamp_min(torch.finfo(size.dtype).tiny), torch.ones_like(total))
+    return torch.view_as_real(unit)

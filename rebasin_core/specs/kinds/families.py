@@ -1,0 +1,118 @@
+"""The linear symmetries of one group, from the degrees of its slots and how operators see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from rebasin_core.specs.kinds.nullspace import binary_nullspace, independent_of, integer_nullspace
+from rebasin_core.specs.unification.relation import Sight
+from rebasin_core.symmetry.linear import Kind
+from rebasin_core.tensors.frozen import FrozenMapping
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from rebasin_core.specs.kinds.constraints import Equation, Seen
+    from rebasin_core.specs.unification.terms import Reason
+    from rebasin_core.symmetry.linear import Slot
+
+_NOT_SCALED = {Sight.ANY, Sight.ODD, Sight.NORM, Sight.SUM}
+_NOT_SIGNED = {Sight.ANY, Sight.HOMOGENEOUS, Sight.SUM}
+_NOT_MIXED = {Sight.ANY, Sight.HOMOGENEOUS, Sight.ODD, Sight.EVEN}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A family of linear maps of the units of a group.
+
+    Attributes:
+        kind: The kind of the maps.
+        degrees: The degree of every slot that is transformed.
+        ones: Slots of scales that must be one.
+    """
+
+    kind: Kind
+    degrees: Mapping[Slot, int]
+    ones: tuple[Slot, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GroupEvidence:
+    """All that the graph states about the units of one group.
+
+    Attributes:
+        slots: The occurrences of the group on parameters and buffers.
+        vectors: Those on tensors with one axis.
+        equations: Equations between degrees.
+        seen: How operators see the units.
+    """
+
+    slots: Sequence[Slot]
+    vectors: Collection[Slot]
+    equations: Sequence[Equation]
+    seen: Sequence[Seen]
+
+    def scalings(self) -> list[Family]:
+        """Return the scales and signs of single units."""
+        rows = [_difference(equation) for equation in self.equations]
+        rows += [dict(one.degree.scale) for one in self.seen if one.sight in _NOT_SCALED]
+        signs = [equation.first.sign ^ equation.second.sign for equation in self.equations]
+        signs += [one.degree.sign for one in self.seen if one.sight in _NOT_SIGNED]
+        scales = integer_nullspace(self.slots, rows)
+        flips = binary_nullspace(self.slots, signs)
+        found: list[Family] = []
+        both: list[frozenset[Slot]] = []
+        for degrees in scales:
+            odd = frozenset(slot for slot, degree in degrees.items() if degree % 2)
+            admits = bool(odd) and not independent_of([odd], flips)
+            found.append(Family(Kind.NONZERO if admits else Kind.POSITIVE, FrozenMapping(degrees)))
+            both += [odd] if admits else []
+        found += [
+            Family(Kind.SIGN, FrozenMapping(dict.fromkeys((slot for slot in self.slots if slot in flip), 1)))
+            for flip in independent_of(flips, both)
+        ]
+        return found
+
+    def maps(self) -> Family | None:
+        """Return the family of maps that mix units; None if there is none."""
+        scales = self._norm_scales()
+        if self._why_not_mixed(scales) is not None:
+            return None
+        slots = [slot for slot in self.slots if slot not in scales]
+        sights = {one.sight for one in self.seen if one.degree.slots - scales}
+        ones = tuple(slot for slot in self.slots if slot in scales)
+        equations = [_difference(equation) for equation in self.equations]
+        equations = [{slot: count for slot, count in row.items() if slot not in scales} for row in equations]
+        if Sight.NORM not in sights and Sight.SUM not in sights:
+            solutions = integer_nullspace(slots, equations)
+            if len(solutions) == 1 and set(solutions[0]) == set(slots) and {*map(abs, solutions[0].values())} == {1}:
+                return Family(Kind.INVERTIBLE, FrozenMapping(solutions[0]), ones)
+            return None
+        parities = [(equation.first.sign ^ equation.second.sign) - scales for equation in self.equations]
+        if binary_nullspace(slots, parities) != [frozenset(slots)]:
+            return None
+        kind = Kind.ORTHOGONAL_FIXING_ONES if Sight.SUM in sights else Kind.ORTHOGONAL
+        return Family(kind, FrozenMapping(dict.fromkeys(slots, 1)), ones)
+
+    def why_not_larger(self) -> Reason | None:
+        """Return the first operator that sees single units; None if maps that mix them are admitted."""
+        return self._why_not_mixed(self._norm_scales())
+
+    def _norm_scales(self) -> frozenset[Slot]:
+        """Return the slots of scales: vectors by which units are multiplied."""
+        return frozenset(one.scale for one in self.seen if one.scale is not None and one.scale in self.vectors)
+
+    def _why_not_mixed(self, scales: frozenset[Slot]) -> Reason | None:
+        for one in self.seen:
+            if one.degree.own_slot in scales:
+                continue
+            if one.sight in _NOT_MIXED or (one.sight is Sight.DIAGONAL and one.scale not in scales):
+                return one.reason
+        return None
+
+
+def _difference(equation: Equation) -> dict[Slot, int]:
+    return dict(equation.first.plus(equation.second, 1 if equation.is_contraction else -1).scale)
