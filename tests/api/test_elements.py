@@ -1,4 +1,4 @@
-"""Alignments by matchers that find linear maps, in every function that takes a matcher."""
+"""Alignments by matchers that find linear maps, in every function with a matcher as its argument."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_merged_copies_are_the_network() -> None:
     assert not torch.allclose(permuted["0.weight"], networks[0]["0.weight"], atol=0.1)
 
 
-def test_many_networks_and_samples_have_one_order_and_sign() -> None:
+def test_many_networks_and_samples_are_jointly_aligned() -> None:
     _, spec, networks = copies(4)
     found = rc.match_many(networks, spec, matcher=FULL, start="first")
     for own, element in zip(networks, found.permutations, strict=True):
