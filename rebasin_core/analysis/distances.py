@@ -35,7 +35,7 @@ class Distance:
         before: $\lVert a - b \rVert^2$.
         after: $\lVert a - g\,b \rVert^2$.
         size: Number of entries.
-        aligned_candidate: $\lVert g\,b \rVert^2$; equal to ``candidate`` if $g$ is a permutation.
+        aligned_candidate: $\lVert g\,b \rVert^2$; that of ``candidate`` if None, as for permutations.
     """
 
     reference: float = 0.0
@@ -43,7 +43,7 @@ class Distance:
     before: float = 0.0
     after: float = 0.0
     size: int = 0
-    aligned_candidate: float = 0.0
+    aligned_candidate: float | None = None
 
     def __add__(self, other: Distance) -> Distance:
         """Return the distance in the tensors of both."""
@@ -53,8 +53,12 @@ class Distance:
             self.before + other.before,
             self.after + other.after,
             self.size + other.size,
-            self.aligned_candidate + other.aligned_candidate,
+            self._norm_after + other._norm_after,
         )
+
+    @property
+    def _norm_after(self) -> float:
+        return self.candidate if self.aligned_candidate is None else self.aligned_candidate
 
     @property
     def unaligned(self) -> float:
@@ -69,7 +73,7 @@ class Distance:
     @property
     def aligned(self) -> float:
         """Relative distance after alignment."""
-        return self._relative(self.after, self.aligned_candidate)
+        return self._relative(self.after, self._norm_after)
 
     @property
     def cosine_before(self) -> float:
@@ -79,7 +83,7 @@ class Distance:
     @property
     def cosine_after(self) -> float:
         """Cosine similarity after alignment."""
-        return self._cosine(self.after, self.aligned_candidate)
+        return self._cosine(self.after, self._norm_after)
 
     @property
     def explained(self) -> float:
@@ -210,7 +214,7 @@ def _distance(layout: Layout, indices: Mapping[str, Tensor], terms: Iterable[Ter
             candidate_norm += total_product(candidate, candidate)
             before += _squared(reference - candidate)
         after = _aligned_distance(layout, indices, term) if indices and term.groups else before
-        total += Distance(reference_norm, candidate_norm, before, after, aligned_candidate=candidate_norm)
+        total += Distance(reference_norm, candidate_norm, before, after)
     return total
 
 
