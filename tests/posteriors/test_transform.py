@@ -325,7 +325,7 @@ class WithoutScales(DeclaredBox):
 
 
 class Vague(DeclaredBox):
-    """An error that names nothing."""
+    """An error without the names of the group and the kind."""
 
     @override
     def _transformed_fields(self, element: SymmetryElement) -> dict[str, dict[str, Tensor]]:
