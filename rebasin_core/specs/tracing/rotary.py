@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from torch import Tensor
+    from torch.fx import Graph
 
 _MULTIPLIED: Final = frozenset({"mul", "multiply"})
 _ADDED: Final = frozenset({"add"})
@@ -48,7 +49,7 @@ class Rotary:
         tensor: The node of the tensor.
         cos: The node of the cosines.
         sin: The node of the sines.
-        inner: The nodes between the tensor and the result, later ones first.
+        inner: The nodes between the tensor and the result.
     """
 
     result: Node
@@ -93,7 +94,7 @@ def with_rotary(graph: ModelGraph, found: Collection[Rotary]) -> tuple[ModelGrap
     copied = copy.deepcopy(graph.module.graph)
     of = dict(zip(graph.module.graph.nodes, copied.nodes, strict=True))
     names: dict[str, Rotary] = {}
-    erased: set[Node] = set()
+    unused: list[Node] = []
     for one in found:
         result = of[one.result]
         with copied.inserting_before(result):
@@ -101,15 +102,19 @@ def with_rotary(graph: ModelGraph, found: Collection[Rotary]) -> tuple[ModelGrap
         new.meta = dict(result.meta)
         names[new.name] = one
         result.replace_all_uses_with(new)
+        unused.extend([result, *(of[node] for node in one.inner)])
         of[one.result] = new
-        erased.add(one.result)
-        copied.erase_node(result)
-        for node in one.inner:
-            if node not in erased and not of[node].users:
-                copied.erase_node(of[node])
-                erased.add(node)
+    _erase(copied, list(dict.fromkeys(unused)))
     module = GraphModule(graph.module, copied)
     return ModelGraph(module, graph.origins, graph.constants), names
+
+
+def _erase(graph: Graph, nodes: list[Node]) -> None:
+    """Erase those of some nodes that no other node uses."""
+    while unused := [node for node in nodes if not node.users]:
+        for node in unused:
+            graph.erase_node(node)
+            nodes.remove(node)
 
 
 def _by_rotated_halves(node: Node, halves: _EqualHalves) -> Rotary | None:
