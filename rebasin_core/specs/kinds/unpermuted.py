@@ -1,4 +1,4 @@
-"""Fixed axes that admit linear maps: constants vary along them, so that their units cannot be permuted, but scaled.
+"""Fixed axes along which constants vary: their units cannot be permuted, but can admit linear maps.
 
 Such an axis has no group in the layout of the permutations. In the *open* axes of a tensor, every fixed axis along
 which only constants vary has a temporary group of its own. Two equal halves of such an axis can have one group
@@ -24,7 +24,7 @@ PairKey: TypeAlias = "tuple[str, int, int]"
 """Two equal halves: tensor, dimension, and index among the pairs of that dimension."""
 
 _CONSTANT: Final = frozenset({"constant", "buffer"})
-_OPEN, _PAIR = "?", "??"  # of the names of temporary groups; names of groups begin with a letter
+_OPEN, _PAIR = "?", "??"  # of the names of temporary groups; names of groups have other first characters
 
 
 def admits_maps(variable: Variable) -> bool:

@@ -72,13 +72,13 @@ class KnownConstants:
         return known
 
     def value(self, node: Node) -> Tensor | None:
-        """Return the value of a node if it is known.
+        """Return the recorded value of a node.
 
         Args:
             node: A node.
 
         Returns:
-            The recorded value, or None.
+            The value, or None if it was not recorded.
         """
         return self._values.get(node)
 

@@ -205,7 +205,7 @@ def _two_parts(node: Node) -> tuple[Node, Node] | None:
 
 @final
 class _EqualHalves:
-    """Decides whether both halves of the last dimension of a tensor are equal, whatever the inputs are."""
+    """Decides whether both halves of the last dimension of a tensor are equal for all inputs."""
 
     def __init__(self, graph: ModelGraph, constants: Mapping[str, Tensor], written: Collection[Node]) -> None:
         self._written = written
@@ -255,7 +255,7 @@ def _keeps_last(node: Node, source: Node) -> bool:
     if name in {"select", "index_select", "repeat_interleave", "slice"}:
         dim = _argument(node, "dim", 0 if name == "slice" else None)
         return isinstance(dim, int) and not _is_last(dim, source)
-    if name == "index":  # neighboring indices, the first dimensions: the last one is kept in its place
+    if name == "index":  # the first dimensions are indexed
         indices = node.args[1]
         return isinstance(indices, list | tuple) and len(indices) < len(before) and None not in indices
     return True
