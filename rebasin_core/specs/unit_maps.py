@@ -27,7 +27,7 @@ _SYMMETRIC = {Kind.SIGN, Kind.ORTHOGONAL, Kind.ORTHOGONAL_FIXING_ONES}
 class UnitMaps(BaseModel):
     """One family of linear maps of the units of a group.
 
-    Tensors are given by glob patterns of their names. A pattern can end with the index of a dimension
+    Tensors are given by glob patterns of their names. The index of a dimension can follow a pattern
     (``layer.weight:1``), and of the occurrence of the group on it: ``qkv.weight:0.1`` is the second occurrence on
     dimension 0, such as the keys in a fused projection of queries, keys and values.
 

@@ -53,7 +53,7 @@ def sight_of(call: Call, sights: Sights) -> Sight:
 
     Args:
         call: The call.
-        sights: The sights of all operators. That of ``relu`` also applies to the in-place operator ``relu_``.
+        sights: The sights of all operators. That of ``relu`` also applies to ``relu_``.
 
     Returns:
         The sight; `Sight.ANY` if the result has integers, or further outputs are used: indices or statistics.
