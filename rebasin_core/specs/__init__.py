@@ -12,6 +12,7 @@ from rebasin_core.specs.tracing.coverage import Captured, Coverage, FrozenAxis
 from rebasin_core.specs.tracing.factory import TracedSpecFactory
 from rebasin_core.specs.tracing.trace import TracedSpec
 from rebasin_core.specs.unification.relation import Relation, Sight
+from rebasin_core.specs.unit_maps import UnitMaps
 
 __all__ = [
     "Call",
@@ -32,6 +33,7 @@ __all__ = [
     "TableSpecFactory",
     "TracedSpec",
     "TracedSpecFactory",
+    "UnitMaps",
     "check_spec",
     "find_rescalings",
     "from_git_rebasin",

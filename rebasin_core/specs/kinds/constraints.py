@@ -8,17 +8,27 @@ axes becomes equations between degrees, and how they see units becomes a limit o
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 from rebasin_core.specs.kinds.degree import Degree
 from rebasin_core.specs.kinds.statement import Equation, Seen
+from rebasin_core.specs.operators.default import sight_of
 from rebasin_core.specs.unification.constraints import Constraints, factor_atomic
+from rebasin_core.specs.unification.nesting import cells
 from rebasin_core.specs.unification.relation import Relation, Sight
-from rebasin_core.specs.unification.terms import Reason, Uniform, Variable, concatenation, length, substitute
+from rebasin_core.specs.unification.terms import (
+    Reason,
+    Uniform,
+    Variable,
+    concatenation,
+    length,
+    substitute,
+    without_zeros,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from rebasin_core.specs.operators.base import Sights
     from rebasin_core.specs.operators.call import Call
@@ -41,6 +51,8 @@ class DegreeConstraints:
     Attributes:
         equations: All equations.
         seen: How operators see axes.
+        tracked: Slots for which tensors are recorded.
+        tensors: The axes of the recorded tensors.
     """
 
     def __init__(self, sights: Sights) -> None:
@@ -52,6 +64,8 @@ class DegreeConstraints:
         self._num_restrictions = 0
         self.equations: list[Equation] = []
         self.seen: list[Seen] = []
+        self.tracked: set[Slot] = set()
+        self.tensors: list[AxisTerms] = []
 
     @property
     def restrictions(self) -> dict[tuple[Variable, Variable, int], AxisTerm]:
@@ -78,7 +92,32 @@ class DegreeConstraints:
         return variable
 
     def observe(self, terms: AxisTerms) -> None:
-        """Ignore a tensor: it does not constrain degrees."""
+        """Record that a tensor with these axes exists, if one of them has a slot that is tracked.
+
+        Args:
+            terms: One term per dimension.
+        """
+        if self.tracked and any(degree.origin in self.tracked for term in terms for degree in self._degrees_of(term)):
+            self.tensors.append(terms)
+
+    def cells(self) -> Iterator[tuple[Slot, ...]]:
+        """Yield, for every cell of the observed tensors, a slot of the group of each axis; see `nesting.cells`."""
+        for terms in dict.fromkeys(tuple(map(substitute, terms)) for terms in self.tensors):
+            for cell in cells(self._axes, terms, self._degrees.__contains__):
+                origins = (self._degrees[factor].origin for factor in cell if factor in self._degrees)
+                yield tuple(origin for origin in origins if origin is not None)
+
+    def is_undivided(self, term: AxisTerm) -> bool:
+        """Return whether an axis is that of one slot, as a whole.
+
+        Args:
+            term: The axis.
+
+        Returns:
+            Whether it is one variable with a degree.
+        """
+        factors = substitute(term)
+        return len(factors) == 1 and factors[0] in self._degrees
 
     def see(self, term: AxisTerm, sight: Sight, reason: Reason) -> None:
         """Record how an operator sees an axis.
@@ -128,6 +167,10 @@ class DegreeConstraints:
             self.see(term, Sight.ANY, reason)
         return first if self._has_degrees(first) else second
 
+    def slots_in(self, term: AxisTerm) -> frozenset[Slot]:
+        """Return all slots on which the degree of an axis depends."""
+        return frozenset(slot for degree in self._degrees_of(term) for slot in degree.slots)
+
     def split(self, term: AxisTerm, sizes: Sequence[int], reason: Reason) -> list[Part]:
         """Split an axis.
 
@@ -158,7 +201,7 @@ class DegreeConstraints:
         factors.popleft()
         new = Variable(size, reason)
         new.parts = ((),) * size
-        factors.extendleft(reversed([new, *map(self._stack(new), zip(*parts, strict=True))]))
+        factors.extendleft(reversed([new, *(self.stacked(new, own) for own in zip(*parts, strict=True))]))
 
     def restrict(self, term: AxisTerm, path: PartPath) -> AxisTerm:
         """Restrict an axis to a part of another axis of the same tensor.
@@ -183,7 +226,10 @@ class DegreeConstraints:
             The axes of its outputs; axes of absolute values are new.
         """
         sight = self._sight_of(call, results)
-        if sight in {Sight.COPY, Sight.LINEAR}:
+        if sight is Sight.COPY:
+            return results
+        results = [tuple(map(without_zeros, terms)) for terms in results]  # such as the mean of a normalization
+        if sight is Sight.LINEAR:
             return results
         reason = call.because(f"units are seen by {call.operator.removeprefix('aten.')}")
         terms = [term for terms in (*results, *(call.tensors if sight is Sight.ANY else ())) for term in terms]
@@ -200,20 +246,12 @@ class DegreeConstraints:
                 yield degree
 
     def _sight_of(self, call: Call, results: list[AxisTerms]) -> Sight:
-        plain = call.operator.removesuffix("_")
-        sight = self._sights.get(call.operator) or self._sights.get(plain) or Sight.ANY
-        is_to_integers = getattr(call.arguments.get("dtype"), "is_floating_point", True) is False
-        # Further outputs are indices or statistics.
-        if is_to_integers or (sight is not Sight.COPY and call.used - {0}):
-            return Sight.ANY
+        sight = sight_of(call, self._sights)
         if call.operator.endswith("_") and sight in {Sight.LINEAR, Sight.EVEN}:
             before = [variable for term in call.first for variable in self._variables(term)]
             after = [variable for terms in results for term in terms for variable in self._variables(term)]
             return sight if before == after and sight is Sight.LINEAR else Sight.ANY
         return sight
-
-    def _stack(self, new: Variable) -> _Stacker:
-        return _Stacker(self, new)
 
     def stacked(self, new: Variable, factors: Sequence[Factor]) -> Factor:
         """Return the axis of a stacked tensor, from that of each part.
@@ -309,7 +347,7 @@ class DegreeConstraints:
             return x
         total = first.plus(second, -1 if relation is Relation.QUOTIENT else 1)
         if x is y and relation is Relation.PRODUCT:
-            return self.new_axis(x.size, Degree(total.scale, frozenset(), first))
+            return self.new_axis(x.size, replace(total, sign=frozenset(), square_of=first))
         scaled = replace(reason, why=_SCALED)
         self._use(first, Sight.DIAGONAL, scaled, second.own_slot)
         self._use(second, Sight.DIAGONAL, scaled, first.own_slot)
@@ -320,12 +358,12 @@ class DegreeConstraints:
         degree = self._degrees[x]
         if degree.own_slot is None:
             return x
-        return self.new_axis(x.size, Degree(degree.scale, degree.sign, degree.square_of))
+        return self.new_axis(x.size, replace(degree, own_slot=None))
 
     def _with_constant(self, x: Factor, y: Factor, reason: Reason, relation: Relation) -> Factor:
         """Return the combination of an axis with one along which a tensor has given values."""
         if not self._has_degrees((x,)) and not self._has_degrees((y,)):
-            return self._axes.unify((x,), (y,), reason)[0]
+            return self._axes.unify(without_zeros((x,)), without_zeros((y,)), reason)[0]
         own, constant = (x, y) if self._has_degrees((x,)) else (y, x)
         is_uniform = isinstance(constant, Uniform)
         if relation in {Relation.PRODUCT, Relation.QUOTIENT}:
@@ -333,7 +371,7 @@ class DegreeConstraints:
                 self.see((own,), Sight.ANY, reason)
             elif not is_uniform:
                 self.see((own,), Sight.DIAGONAL, replace(reason, why=_SCALED))
-        else:
+        elif not (isinstance(constant, Uniform) and constant.is_zero and relation is not Relation.TIED):
             sums = is_uniform and relation is not Relation.TIED
             why = "the same number is added to all units" if sums else "units are combined with fixed elements"
             self.see((own,), Sight.SUM if sums else Sight.ANY, replace(reason, why=why))
@@ -346,23 +384,11 @@ class DegreeConstraints:
         found: list[Factor] = []
         for factor in substitute(term):
             if isinstance(factor, Variable) and factor in self._degrees:
-                found.append(self.new_axis(factor.size, Degree(self._degrees[factor].scale)))
+                degree = self._degrees[factor]
+                found.append(self.new_axis(factor.size, Degree(degree.scale, origin=degree.origin)))
             elif isinstance(factor, Variable) and factor.parts and self._has_degrees((factor,)):
                 found.extend(concatenation([self._without_sign(part) for part in factor.parts]))
             else:
                 self.see((factor,), Sight.ANY, _SPLIT)
                 found.append(factor)
         return tuple(found)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Stacker:
-    """Combines the axes of the parts of a tensor that is stacked along a new axis."""
-
-    constraints: DegreeConstraints
-    new: Variable
-
-    def __call__(self, factors: Iterable[Factor]) -> Factor:
-        """Return the axis in the stacked tensor."""
-        return self.constraints.stacked(self.new, list(factors))

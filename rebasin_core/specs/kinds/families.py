@@ -68,7 +68,7 @@ class GroupEvidence:
         for degrees in scales:
             odd = frozenset(slot for slot, degree in degrees.items() if degree % 2)
             admits = bool(odd) and not independent_of([odd], flips)
-            found.append(Family(Kind.NONZERO if admits else Kind.POSITIVE, FrozenMapping(degrees)))
+            found.append(Family(Kind.NONZERO if admits else Kind.POSITIVE, _oriented(degrees)))
             both += [odd] if admits else []
         found += [
             Family(Kind.SIGN, FrozenMapping(dict.fromkeys((slot for slot in self.slots if slot in flip), 1)))
@@ -89,7 +89,7 @@ class GroupEvidence:
         if Sight.NORM not in sights and Sight.SUM not in sights:
             solutions = integer_nullspace(slots, equations)
             if len(solutions) == 1 and set(solutions[0]) == set(slots) and {*map(abs, solutions[0].values())} == {1}:
-                return Family(Kind.INVERTIBLE, FrozenMapping(solutions[0]), ones)
+                return Family(Kind.INVERTIBLE, _oriented(solutions[0]), ones)
             return None
         parities = [(equation.first.sign ^ equation.second.sign) - scales for equation in self.equations]
         if binary_nullspace(slots, parities) != [frozenset(slots)]:
@@ -134,6 +134,12 @@ class GroupEvidence:
             if one.sight in _NOT_MIXED or (one.sight is Sight.DIAGONAL and one.scale not in scales):
                 return one.reason
         return None
+
+
+def _oriented(degrees: Mapping[Slot, int]) -> Mapping[Slot, int]:
+    """Return degrees that are positive where units are produced: in most tensors, along their first dimension."""
+    total = sum(degree if slot.dim == 0 else -degree for slot, degree in degrees.items())
+    return FrozenMapping({slot: -degree if total < 0 else degree for slot, degree in degrees.items()})
 
 
 def _difference(equation: Equation) -> dict[Slot, int]:

@@ -72,13 +72,17 @@ def group_kinds(plain: Symmetry, folded: Symmetry, limits: Mapping[str, Reason])
         limits: The operator that excludes larger maps, by group.
 
     Returns:
-        One value for each group of the layout.
+        One value for each group, also for those whose units cannot be permuted.
     """
     found: list[GroupKinds] = []
-    for name, group in plain.layout.groups.items():
-        *outer, size = plain.layout.index_shape(name)
+    groups = {**plain.layout.groups, **folded.layout.groups}
+    for name, group in groups.items():
+        layout = plain.layout if name in plain.layout.groups else folded.layout
+        *outer, size = layout.index_shape(name)
         count = math.prod(outer)
-        permutations = 0.0 if name in plain.unpermuted else count * math.lgamma(size + 1) / math.log(10)
+        permutations = (
+            0.0 if name in plain.unpermuted | folded.unpermuted else count * math.lgamma(size + 1) / math.log(10)
+        )
         found.append(
             GroupKinds(
                 name,

@@ -1,4 +1,4 @@
-"""Statements of a graph on the units of axes: equations between degrees, and how operators see them."""
+"""The statements of a graph on degrees: equations between them, and how operators see axes."""
 
 from __future__ import annotations
 

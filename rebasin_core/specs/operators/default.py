@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from rebasin_core.specs.operators.base import OperatorRules
 from rebasin_core.specs.operators.catalogue import BUILT_IN_RULES
+from rebasin_core.specs.unification.relation import Sight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rebasin_core.specs.operators.base import Rules, Sights
+    from rebasin_core.specs.operators.call import Call
 
 _PROVIDERS: list[Callable[[], Rules]] = []
 
@@ -44,6 +46,21 @@ def sights_of(rules: Rules) -> Sights:
         for name, sight in family.sights.items()
         if rules.get(name) is family.rules.get(name)
     }
+
+
+def sight_of(call: Call, sights: Sights) -> Sight:
+    """Return how the operator of a call sees the units of the axes that it keeps.
+
+    Args:
+        call: The call.
+        sights: The sights of all operators. That of ``relu`` also applies to ``relu_``.
+
+    Returns:
+        The sight; `Sight.ANY` if the result has integers, or further outputs are used: indices or statistics.
+    """
+    sight = sights.get(call.operator) or sights.get(call.operator.removesuffix("_")) or Sight.ANY
+    is_to_integers = getattr(call.arguments.get("dtype"), "is_floating_point", True) is False
+    return Sight.ANY if is_to_integers or (sight is not Sight.COPY and call.used - {0}) else sight
 
 
 def _families(base: type[OperatorRules]) -> Iterator[type[OperatorRules]]:

@@ -98,7 +98,7 @@ def traced(network: nn.Module, inputs: Tensor, calls: list[Call]) -> TracedSpec:
     rules = {name: recording(rule) for name, rule in BUILT_IN_RULES.items()}
     sights = sights_of(BUILT_IN_RULES)
     # Sights belong to rules, and the recording rules are others.
-    with mock.patch("rebasin_core.specs.tracing.trace.sights_of", return_value=sights):
+    with mock.patch("rebasin_core.specs.tracing.second.sights_of", return_value=sights):
         return trace_spec(network, inputs, method="execution", rules=rules)
 
 
