@@ -73,8 +73,8 @@ def balanced(symmetry: Symmetry, channels: Channels) -> tuple[Channels, Symmetry
             break
     if change > _INEXACT:
         message = (
-            f"the squared norm still decreased by {100 * change:.2g} % in the last of {_MAX_SWEEPS} sweeps: the gauge is "
-            "approximate"
+            f"the squared norm still decreased by {100 * change:.2g} % in the last of {_MAX_SWEEPS} sweeps: the gauge "
+            "is approximate"
         )
         warnings.warn(message, ConvergenceWarning, stacklevel=2)
     return current, total
