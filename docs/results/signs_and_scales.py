@@ -1,4 +1,4 @@
-"""Contribution of signs and scales to the alignment of perceptrons: single networks and mean-field posteriors.
+"""Contribution of signs and scales to the alignment of MLPs: single networks and mean-field posteriors.
 
     python docs/results/signs_and_scales.py --root DATA [--seeds N]
 
